@@ -1,0 +1,105 @@
+"""Every error Kensa raises on purpose, grouped by who must act.
+
+A vendor's exception never leaves its adapter: it is translated to one of these, with the thing that failed and the
+remedy in its text. What is not one of these is a bug and may show a traceback.
+"""
+
+from __future__ import annotations
+
+
+class KensaError(Exception):
+    """Root of the hierarchy. `str(error)` is one or more whole sentences for a person: what failed, and what to do."""
+
+    exit_code = 1
+
+
+# --- the operator must act: configuration, disk, camera --------------------------------------------------------------
+
+
+class OperatorError(KensaError):
+    """Something at the site is wrong and a person there can mend it."""
+
+    exit_code = 2
+
+
+class ConfigError(OperatorError):
+    """The configuration is refused: the text gives each key's path, what was given and what is allowed."""
+
+
+class StateDirError(OperatorError):
+    """The state directory cannot be used: missing rights, another agent holds its lock, or the disk is full."""
+
+
+class CameraError(OperatorError):
+    """A camera cannot be opened or stopped delivering; the capture thread retries with back-off."""
+
+
+class FrameError(KensaError):
+    """One frame cannot be judged (corrupt, wrong size, wrong channels); it becomes a counted drop, never a crash."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        """`reason` is a `records.DropReason` value; `detail` says what was seen and what was expected."""
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+class SourceEndedError(KensaError):
+    """A finite source (folder, video file) has no more frames; not a fault."""
+
+
+# --- the cloud side must act: the release is refused ------------------------------------------------------------------
+
+
+class ReleaseError(KensaError):
+    """A release is refused; the line keeps its last good model."""
+
+    exit_code = 3
+
+
+class ManifestError(ReleaseError):
+    """The manifest cannot be parsed or breaks the contract."""
+
+
+class IntegrityError(ReleaseError):
+    """A file's length or digest is not what the manifest says."""
+
+
+class ContractError(ReleaseError):
+    """The model's inputs, outputs or graph break the model contract."""
+
+
+class SelfTestError(ReleaseError):
+    """The model loads but does not give the golden answers on this machine."""
+
+
+# --- retried by Kensa itself ------------------------------------------------------------------------------------------
+
+
+class TransportError(KensaError):
+    """The message could not be handed to the broker now; the outbox keeps it and the sender retries."""
+
+    exit_code = 4
+
+
+class OutboxError(KensaError):
+    """The outbox could not commit; the text names the file and the remedy."""
+
+    exit_code = 2
+
+
+class InferenceError(KensaError):
+    """The runtime failed on a batch; its frames get `unknown` verdicts."""
+
+
+# --- commands ---------------------------------------------------------------------------------------------------------
+
+
+class MissingExtraError(OperatorError):
+    """A command or camera kind needs a package that is not installed; the text names the extra to install."""
+
+
+class ControlError(KensaError):
+    """The control socket refused a request, or no agent listens on it."""
+
+    exit_code = 5
