@@ -58,10 +58,11 @@ class Plan:
     tiles: tuple[Tile, ...]
     scale_x: float  # original pixels per model-input pixel
     scale_y: float
+    input_hw: tuple[int, int]
 
-    def original_box(self, tile: int, box: tuple[float, float, float, float], input_hw: tuple[int, int]) -> Box:
+    def original_box(self, tile: int, box: tuple[float, float, float, float]) -> Box:
         """Map (x0, y0, x1, y1), fractions of input `tile`, to (x, y, w, h) in original pixels, clipped to the ROI."""
-        height, width = input_hw
+        height, width = self.input_hw
         place = self.tiles[tile]
         left, top, roi_w, roi_h = self.roi
         x0 = (place.x + box[0] * width) * self.scale_x
@@ -100,7 +101,7 @@ def plan(geometry: Geometry, *, height: int, width: int, roi: Box | None = None)
         else:  # one bilinear step to the input follows; a side that is too short is padded first
             scale_x = max(reduced_w, geometry.width) / geometry.width * (1 << halvings)
             scale_y = max(reduced_h, geometry.height) / geometry.height * (1 << halvings)
-        return Plan((x, y, w, h), halvings, (geometry.height, geometry.width), (Tile(0, 0),), scale_x, scale_y)
+        return Plan((x, y, w, h), halvings, (geometry.height, geometry.width), (Tile(0, 0),), scale_x, scale_y, (geometry.height, geometry.width))
     halvings = {1: 0, 2: 1, 4: 2}[geometry.reduction]
     padded_h = max(h >> halvings, geometry.height)
     padded_w = max(w >> halvings, geometry.width)
@@ -110,7 +111,7 @@ def plan(geometry: Geometry, *, height: int, width: int, roi: Box | None = None)
         for tx in _offsets(padded_w, geometry.width, geometry.overlap_px)
     )
     scale = float(1 << halvings)
-    return Plan((x, y, w, h), halvings, (padded_h, padded_w), tiles, scale, scale)
+    return Plan((x, y, w, h), halvings, (padded_h, padded_w), tiles, scale, scale, (geometry.height, geometry.width))
 
 
 def check_pixels(pixels: Pixels) -> None:

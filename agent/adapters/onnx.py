@@ -1,0 +1,157 @@
+"""ONNX Runtime behind the `Model` port: a release folder in, judgements out.
+
+Promise: the bytes that were hashed are the bytes that are loaded (read once, checked against the manifest, handed to the
+runtime through a memfd, so that loading releases the GIL); the graph must meet the model contract or is refused by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime as ort
+
+from agent.errors import ContractError, InferenceError, IntegrityError
+from agent.model import manifest as manifests
+from agent.records import Scores
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from agent.records import DecisionRule, Geometry, ModelIdentity, Pixels
+
+
+def _options() -> ort.SessionOptions:
+    """One thread a call and no spinning: the workers are the parallelism."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 4  # its errors come as exceptions, which carry the same text
+    return options
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:300]
+
+
+def open_session(data: bytes, *, source: str) -> ort.InferenceSession:
+    """Load model bytes. Raises ContractError naming `source` when the runtime refuses them."""
+    fd = os.memfd_create("kensa-model", os.MFD_CLOEXEC)
+    try:
+        with os.fdopen(fd, "wb", closefd=False) as file:
+            file.write(data)
+        return ort.InferenceSession(f"/proc/self/fd/{fd}", _options(), providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime's exceptions share no base class
+        msg = f"{source}: ONNX Runtime {ort.__version__} refuses the model: {_first_line(error)}"
+        raise ContractError(msg) from error
+    finally:
+        os.close(fd)
+
+
+def read_checked(path: Path, entry: manifests.FileEntry) -> bytes:
+    """Read one release file, bounded by the manifest's length. Raises IntegrityError."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(entry.length_bytes + 1)
+    except OSError as error:
+        msg = f"{path}: {error.strerror}; the release is incomplete, fetch or export it again"
+        raise IntegrityError(msg) from error
+    actual = hashlib.sha256(data).hexdigest()
+    if len(data) != entry.length_bytes or actual != entry.sha256:
+        msg = (
+            f"{path} is not the file that the manifest names: sha256 {actual[:12]}..., expected {entry.sha256[:12]}... "
+            f"({entry.length_bytes} bytes). It was changed or damaged; fetch or export the release again"
+        )
+        raise IntegrityError(msg)
+    return data
+
+
+class OnnxModel:
+    """A loaded release; immutable, `infer` may be called from several threads at once."""
+
+    def __init__(self, *, session: ort.InferenceSession, manifest: manifests.Manifest, trusted: bool) -> None:
+        """Check the session against the manifest. Raises ContractError."""
+        self._session = session
+        self.manifest = manifest
+        self._identity = manifest.identity(trusted=trusted)
+        self._geometry = manifest.geometry.to_record()
+        self._rule = manifest.rule()
+        self._outputs = list(manifest.outputs)
+        self._check(session)
+
+    @classmethod
+    def load(cls, release_dir: Path, *, trusted: bool = False) -> OnnxModel:
+        """Read, verify and load `release_dir`. Raises a ReleaseError that names the file and what is wrong."""
+        manifest = manifests.read(release_dir)
+        path = release_dir / manifests.MODEL_NAME
+        data = read_checked(path, manifest.files[manifests.MODEL_NAME])
+        return cls(session=open_session(data, source=str(path)), manifest=manifest, trusted=trusted)
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """See `ports.Model`."""
+        return self._identity
+
+    @property
+    def geometry(self) -> Geometry:
+        """See `ports.Model`."""
+        return self._geometry
+
+    @property
+    def rule(self) -> DecisionRule:
+        """See `ports.Model`."""
+        return self._rule
+
+    @property
+    def preprocess_digest(self) -> str:
+        """See `ports.Model`."""
+        return self.manifest.preprocess_sha256
+
+    def infer(self, batch: Pixels) -> Scores:
+        """See `ports.Model`."""
+        try:
+            results = self._session.run(self._outputs, {"image": batch})
+        except Exception as error:  # the runtime's exceptions share no base class
+            msg = f"{self._identity.name} {self._identity.version} failed on a batch of {len(batch)}: {_first_line(error)}"
+            raise InferenceError(msg) from error
+        return Scores(results[0], results[1] if len(results) > 1 else None)
+
+    def _check(self, session: ort.InferenceSession) -> None:
+        """Compare the graph's interface with the contract of the manifest, then run one grey picture through it."""
+        geometry, classes = self._geometry, len(self._rule.classes)
+        problems: list[str] = []
+        inputs = session.get_inputs()
+        expected = [geometry.height, geometry.width, geometry.channels]
+        if len(inputs) != 1 or inputs[0].name != "image":
+            problems.append(f"inputs are {[i.name for i in inputs]}, expected exactly ['image']")
+        elif inputs[0].type != "tensor(uint8)" or list(inputs[0].shape[1:]) != expected:
+            problems.append(f"input is {inputs[0].type} {inputs[0].shape}, expected tensor(uint8) [N, {expected}]")
+        elif isinstance(inputs[0].shape[0], int):
+            problems.append(f"the batch dimension is fixed to {inputs[0].shape[0]}, expected a dynamic N")
+        names: list[str] = [o.name for o in session.get_outputs()]
+        if missing := [name for name in self._outputs if name not in names]:
+            problems.append(f"outputs are {names}, missing {missing}")
+        if not problems:
+            grey = np.full((2, *expected), 128, np.uint8)
+            problems = self._check_result(self.infer(grey), classes)
+        if problems:
+            msg = f"model {self._identity.name} {self._identity.version} breaks the contract: {'; '.join(problems)}"
+            raise ContractError(msg)
+
+    def _check_result(self, result: Scores, classes: int) -> list[str]:
+        """What is wrong with the shapes and dtypes of a batch of two."""
+        problems: list[str] = []
+        scores: Any = result.scores
+        if scores.dtype != np.float32 or scores.shape != (2, classes):
+            problems.append(f"scores are {scores.dtype} {list(scores.shape)}, expected float32 [N, {classes}]")
+        evidence: Any = result.evidence
+        if evidence is not None and (evidence.dtype != np.float32 or evidence.ndim != 3 or len(evidence) != 2):  # noqa: PLR2004
+            problems.append(f"evidence is {evidence.dtype} {list(evidence.shape)}, expected float32 [N, h, w]")
+        return problems
+
+

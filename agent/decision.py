@@ -1,0 +1,109 @@
+"""Scores -> outcome, pure: per-class thresholds, unsure band, tiles to part, evidence to a box.
+
+The same function judges on the line, in evaluation and in `explain`. Nothing here knows time, files or cameras.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from agent.records import DecisionRule, Judgement, Outcome
+
+if TYPE_CHECKING:
+    from agent.preprocess import Plan
+    from agent.records import Box, Floats
+
+BOX_LEVEL: Final = 0.5  # a box spans the connected cells of at least this share of the peak's evidence
+_NEIGHBOURS: Final = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx)
+
+
+@lru_cache(maxsize=64)
+def _defect_indices(classes: tuple[str, ...], defects: frozenset[str]) -> tuple[int, ...]:
+    return tuple(i for i, name in enumerate(classes) if name in defects)
+
+
+@lru_cache(maxsize=64)
+def _good_indices(classes: tuple[str, ...], defects: frozenset[str]) -> tuple[int, ...]:
+    return tuple(i for i, name in enumerate(classes) if name not in defects)
+
+
+def unknown(reason: str) -> Judgement:
+    """No judgement was possible, and why."""
+    return Judgement(Outcome.UNKNOWN, None, 0.0, (), None, reason)
+
+
+def evidence_score(evidence: Floats, rule: DecisionRule) -> float:
+    """One defect score in [0, 1] from the cells [tiles, h, w] of a part, by the rule's aggregation."""
+    if rule.aggregation == "max":
+        return float(evidence.max())
+    cells = evidence.ravel()
+    top = max(1, round(cells.size * rule.top_fraction))
+    return float(np.partition(cells, cells.size - top)[cells.size - top :].mean())
+
+
+def part_score(rule: DecisionRule, scores: Floats, evidence: Floats | None) -> tuple[float, int, list[float]]:
+    """Return the score to compare with the threshold, the index of the named defect class, and the part's scores.
+
+    `scores` is [tiles, classes], `evidence` [tiles, h, w] or None. The index is -1 for a model without defect classes.
+    """
+    part: list[float] = scores[0].tolist() if len(scores) == 1 else scores.max(axis=0).tolist()
+    indices = _defect_indices(rule.classes, rule.defects)
+    if not indices:
+        return 0.0, -1, part
+    if rule.score == "evidence" and evidence is not None:
+        return evidence_score(evidence, rule), max(indices, key=part.__getitem__), part
+    thresholds, classes = rule.thresholds, rule.classes
+    best = max(indices, key=lambda i: part[i] - thresholds[classes[i]])
+    return part[best], best, part
+
+
+def decide(rule: DecisionRule, plan: Plan, scores: Floats, evidence: Floats | None) -> Judgement:
+    """Judge one part from its tiles' raw results.
+
+    `scores` float32 [tiles, classes] in [0, 1]; `evidence` float32 [tiles, h, w] in [0, 1] or None. `plan` places
+    the tiles on the frame, for the box. Scores that are not finite give `unknown`, never a verdict.
+    """
+    value, index, part = part_score(rule, scores, evidence)
+    if not all(-1.0 < s < 2.0 for s in part) or not -1.0 < value < 2.0:  # noqa: PLR2004 - catches NaN and inf at once
+        return unknown("scores are not finite")
+    good = _good_indices(rule.classes, rule.defects)
+    margin = value - rule.thresholds[rule.classes[index]] if index >= 0 else -1.0
+    if margin >= 0.0:
+        outcome = Outcome.DEFECT
+    elif margin >= -rule.unsure_band and index >= 0 and rule.unsure_band > 0.0:
+        outcome = Outcome.UNSURE
+    elif good:
+        name = rule.classes[max(good, key=part.__getitem__)]
+        return Judgement(Outcome.OK, name, value, tuple(part))
+    else:  # every class is a defect and none is likely: a person must look
+        outcome = Outcome.UNSURE
+    box = locate(plan, evidence) if evidence is not None else None
+    return Judgement(outcome, rule.classes[index], value, tuple(part), box)
+
+
+def peak(evidence: Floats) -> tuple[int, int, int]:
+    """(tile, row, column) of the strongest cell of [tiles, h, w]."""
+    tile, row, column = np.unravel_index(int(evidence.argmax()), evidence.shape)
+    return int(tile), int(row), int(column)
+
+
+def locate(plan: Plan, evidence: Floats) -> Box:
+    """Box (x, y, w, h), original pixels, around the connected strong cells of the tile with the strongest one."""
+    tile, row, column = peak(evidence)
+    cells = evidence[tile]
+    h, w = cells.shape
+    level = float(cells[row, column]) * BOX_LEVEL
+    seen, stack = {(row, column)}, [(row, column)]
+    while stack:
+        y, x = stack.pop()
+        for dy, dx in _NEIGHBOURS:
+            near = (y + dy, x + dx)
+            if 0 <= near[0] < h and 0 <= near[1] < w and near not in seen and cells[near] >= level:
+                seen.add(near)
+                stack.append(near)
+    rows, columns = [y for y, _ in seen], [x for _, x in seen]
+    fractions = (min(columns) / w, min(rows) / h, (max(columns) + 1) / w, (max(rows) + 1) / h)
+    return plan.original_box(tile, fractions)
