@@ -1,0 +1,65 @@
+"""What a training recipe gets and gives: the seam between data, training and export.
+
+Two recipes exist: `pipeline.training.train_classifier` (class scores only) and `pipeline.dense.train_dense` (evidence
+map). Both take a `Task` and return a `Trained` network; export, quantisation, threshold and evaluation are shared.
+Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from agent.records import Geometry
+    from pipeline.dataset import Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """Everything a user may set; goes into the lineage as it is. A recipe's own constants belong to its code version."""
+
+    net: str = "small"  # a name in pipeline.network.BODIES
+    epochs: int = 40
+    batch: int = 32
+    learning_rate: float = 4e-3  # peak of the one cycle
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.05
+    seed: int = 0
+    threads: int = 2  # of torch; part of what makes results equal
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What to learn. `classes` is the order of the model's scores; the good classes come first."""
+
+    train: tuple[Sample, ...]
+    val: tuple[Sample, ...]  # to report progress on; never to learn from
+    classes: tuple[str, ...]
+    defects: frozenset[str]
+    geometry: Geometry
+    parameters: Parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A trained network and how its outputs are to be read."""
+
+    net: Any  # pipeline.network.Net in eval mode, with the weights to export
+    score: Literal["classes", "evidence"] = "classes"
+    aggregation: Literal["max", "top_mean"] = "max"
+    top_fraction: float = 0.2
+
+
+class Progress(Protocol):
+    """Told how far a step is; draws a bar, writes lines or does nothing."""
+
+    def __call__(self, step: str, done: int, total: int, note: str = "") -> None:
+        """`done` of `total` units of `step` are finished; `note` is a short text such as a loss."""
+
+
+class Recipe(Protocol):
+    """Learn the task. Same task, CPU type and library versions give the same weights, bit for bit."""
+
+    def __call__(self, task: Task, *, progress: Progress) -> Trained:
+        """Raises OperatorError when the data do not suit the recipe."""
