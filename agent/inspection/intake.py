@@ -1,0 +1,175 @@
+"""Intake: where capture threads leave frames and workers take batches.
+
+Bounded by camera, with a named policy: `newest` displaces the oldest waiting frame of the same camera, `wait` holds the
+capture thread back. A displaced frame is counted as `overrun`; if it carries a part id it gets an `unknown` verdict
+instead, because a triggered part always ends in a verdict. Batches never mix inspections, the oldest frame goes first,
+and nobody waits for a batch to fill.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, Literal
+
+import numpy as np
+
+from agent.records import DropReason
+
+if TYPE_CHECKING:
+    from agent.counters import CameraCounters
+    from agent.inspection.pool import FramePool
+    from agent.records import Frame
+
+_STOP_POLL_S: Final = 0.1  # how soon a held-back capture thread notices that it must stop
+_NO_PIXELS: Final = np.empty((0, 0), np.uint8)  # of a frame that only waits for its `unknown` verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Frames of one inspection for one worker; `late` ones were displaced and only get an `unknown` verdict."""
+
+    inspection: int  # index into the hub's inspections
+    frames: tuple[Frame, ...]
+    late: tuple[Frame, ...] = ()
+
+
+@dataclass(slots=True)
+class _Lane:
+    """One camera's waiting frames."""
+
+    inspection: int
+    capacity: int
+    policy: Literal["newest", "wait"]
+    counters: CameraCounters
+    pool: FramePool
+    waiting: deque[Frame] = field(default_factory=deque)
+
+
+class IntakeHub:
+    """All cameras' waiting frames behind one condition; made before the threads start, then fixed."""
+
+    def __init__(self, *, workers: int, max_batch: int) -> None:
+        """Serve `workers` takers with batches of at most `max_batch` frames."""
+        self._lock = threading.Lock()
+        self._filled = threading.Condition(self._lock)
+        self._room = threading.Condition(self._lock)
+        self._workers = workers
+        self._max_batch = max_batch
+        self._lanes: list[_Lane] = []
+        self._late: dict[int, list[Frame]] = {}
+        self._pending = 0
+        self._closed = False
+
+    def add_camera(
+        self,
+        *,
+        inspection: int,
+        capacity: int,
+        policy: Literal["newest", "wait"],
+        counters: CameraCounters,
+        pool: FramePool,
+    ) -> CameraIntake:
+        """Add a camera before the threads start; returns its entrance."""
+        lane = _Lane(inspection, capacity, policy, counters, pool)
+        self._lanes.append(lane)
+        return CameraIntake(self, lane)
+
+    def take(self, timeout_s: float) -> Batch | None:
+        """Return what is there, at most this worker's fair share; None after `timeout_s` without a frame."""
+        with self._filled:
+            if not self._pending and not self._late and not self._filled.wait(timeout_s):
+                return None
+            if self._late:
+                inspection, frames = self._late.popitem()
+                return Batch(inspection, (), tuple(frames))
+            if not self._pending:
+                return None
+            batch = self._pop()
+            self._room.notify_all()
+            if self._pending:
+                self._filled.notify()
+            return batch
+
+    @property
+    def pending(self) -> int:
+        """Frames that wait."""
+        return self._pending
+
+    def close(self) -> None:
+        """Refuse new frames; what waits can still be taken."""
+        with self._lock:
+            self._closed = True
+            self._filled.notify_all()
+            self._room.notify_all()
+
+    def abandon(self) -> None:
+        """Drop what still waits, counted as `shutdown`; for a drain that ran out of time."""
+        with self._lock:
+            for lane in self._lanes:
+                for frame in lane.waiting:
+                    lane.counters.dropped(DropReason.SHUTDOWN)
+                    lane.pool.release(frame.buffer)
+                lane.waiting.clear()
+            self._pending = 0
+
+    def _pop(self) -> Batch:
+        """Oldest frame first, then more of its inspection; a share for each worker, so that bursts spread over cores."""
+        share = min(self._max_batch, -(-self._pending // self._workers))
+        filled = [lane for lane in self._lanes if lane.waiting]
+        first = min(filled, key=_head)
+        lanes = [lane for lane in filled if lane.inspection == first.inspection]
+        frames = []
+        while lanes and len(frames) < share:
+            lane = lanes[0] if len(lanes) == 1 else min(lanes, key=_head)
+            frames.append(lane.waiting.popleft())
+            if not lane.waiting:
+                lanes.remove(lane)
+        self._pending -= len(frames)
+        return Batch(first.inspection, tuple(frames))
+
+    def _offer(self, lane: _Lane, frame: Frame, stop: threading.Event) -> bool:
+        with self._lock:
+            while len(lane.waiting) >= lane.capacity and lane.policy == "wait":
+                if self._closed or stop.is_set():
+                    return False
+                self._room.wait(_STOP_POLL_S)
+            if self._closed:
+                return False
+            if len(lane.waiting) >= lane.capacity:
+                self._displace(lane)
+            lane.waiting.append(frame)
+            self._pending += 1
+            self._filled.notify()
+            return True
+
+    def _displace(self, lane: _Lane) -> None:
+        oldest = lane.waiting.popleft()
+        self._pending -= 1
+        if oldest.part_id is None:
+            lane.counters.dropped(DropReason.OVERRUN)
+            lane.pool.release(oldest.buffer)
+        else:
+            lane.pool.release(oldest.buffer)
+            self._late.setdefault(lane.inspection, []).append(replace(oldest, pixels=_NO_PIXELS, buffer=-1))
+
+
+def _head(lane: _Lane) -> int:
+    return lane.waiting[0].due_ns
+
+
+class CameraIntake:
+    """One camera's entrance to the hub, used by its capture thread."""
+
+    def __init__(self, hub: IntakeHub, lane: _Lane) -> None:
+        """Made by `IntakeHub.add_camera`."""
+        self._hub = hub
+        self._lane = lane
+
+    def offer(self, frame: Frame, stop: threading.Event) -> bool:
+        """Leave a frame. False when the hub is closed (or `stop` is set while waiting): the caller counts the drop.
+
+        Policy `newest` never blocks; `wait` blocks until there is room.
+        """
+        return self._hub._offer(self._lane, frame, stop)  # noqa: SLF001 - one class in two faces

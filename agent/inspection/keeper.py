@@ -1,0 +1,128 @@
+"""Keeps the newest frames of defect and unsure parts for `kensa explain`, without ever holding up the loop.
+
+The loop hands a frame over by copying it into a free copy buffer; when none is free (encoding cannot follow) the frame is
+not kept, its verdict says so by having no image, and `skipped` counts. Files: `frames/<camera>-<epoch>-<seq>.jpg` and, with
+evidence, `.npz` beside it (evidence uint8 [tiles, h, w], tiles int32 [tiles, 2], scale, ROI, input size). The number and
+the bytes are bounded; the oldest go first.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import cv2
+import numpy as np
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from agent.preprocess import Plan
+    from agent.records import Floats, Frame, Origin, Pixels
+
+FOLDER: Final = "frames"
+_COPIES: Final = 4  # frames that may wait for the encoder: bounds memory
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    name: str
+    buffer: Pixels
+    plan: Plan
+    evidence: Floats | None
+
+
+class FrameKeeper:
+    """A bounded folder of kept frames and the thread that writes it."""
+
+    def __init__(self, *, state_dir: Path, frames: int, max_bytes: int, jpeg_quality: int) -> None:
+        """Keep at most `frames` pictures and `max_bytes` in `state_dir/frames`."""
+        self._folder = state_dir / FOLDER
+        self._frames = frames
+        self._max_bytes = max_bytes
+        self._quality = jpeg_quality
+        self._jobs: queue.SimpleQueue[_Kept | None] = queue.SimpleQueue()
+        self._free: list[Pixels | None] = [None] * _COPIES
+        self._lock = threading.Lock()
+        self._kept: list[tuple[str, int]] = []  # (stem, bytes), oldest first
+        self._bytes = 0
+        self._thread: threading.Thread | None = None
+        self.skipped = 0  # frames that were not kept because the encoder was busy or the disk refused
+
+    def start(self) -> None:
+        """Read what is there and start writing. Raises OSError when the folder cannot be made."""
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        files = sorted(self._folder.glob("*.jpg"), key=lambda p: p.stat().st_mtime_ns)
+        self._kept = [(p.stem, self._size(p.stem)) for p in files]
+        self._bytes = sum(size for _, size in self._kept)
+        self._thread = threading.Thread(target=self._run, name="kensa-keeper", daemon=True)
+        self._thread.start()
+
+    def offer(self, frame: Frame, *, origin: Origin, plan: Plan, evidence: Floats | None) -> str | None:
+        """Copy the frame for keeping; returns its reference below the state directory, or None when it is not kept."""
+        if self._frames == 0:
+            return None
+        with self._lock:
+            if not self._free:
+                self.skipped += 1
+                return None
+            buffer = self._free.pop()
+        if buffer is None or buffer.shape != frame.pixels.shape:
+            buffer = np.empty_like(frame.pixels)
+        np.copyto(buffer, frame.pixels)
+        name = f"{origin.camera}-{origin.boot_epoch}-{frame.seq}"
+        self._jobs.put(_Kept(name, buffer, plan, None if evidence is None else evidence.copy()))
+        return f"{FOLDER}/{name}.jpg"
+
+    def close(self, timeout_s: float) -> None:
+        """Write what was taken and stop within `timeout_s` seconds."""
+        self._jobs.put(None)
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            try:
+                self._write(job)
+            except (OSError, cv2.error) as error:
+                self.skipped += 1
+                _log.warning("frame %s is not kept: %s", job.name, error)
+            with self._lock:
+                self._free.append(job.buffer)
+
+    def _write(self, job: _Kept) -> None:
+        done, data = cv2.imencode(".jpg", job.buffer, [cv2.IMWRITE_JPEG_QUALITY, self._quality])
+        if not done:
+            raise OSError(f"a frame of shape {job.buffer.shape} could not be encoded")
+        if job.evidence is not None:
+            plan = job.plan
+            np.savez_compressed(
+                self._folder / f"{job.name}.npz",
+                evidence=np.round(np.clip(job.evidence, 0, 1) * 255).astype(np.uint8),
+                tiles=np.array([(t.x, t.y) for t in plan.tiles], np.int32),
+                scale=np.array([plan.scale_x, plan.scale_y]),
+                roi=np.array(plan.roi, np.int32),
+                input_hw=np.array(plan.input_hw, np.int32),
+            )
+        partial = self._folder / f"{job.name}.part"
+        partial.write_bytes(data.tobytes())
+        partial.replace(self._folder / f"{job.name}.jpg")  # a reader never sees half a picture
+        size = self._size(job.name)
+        self._kept.append((job.name, size))
+        self._bytes += size
+        self._prune()
+
+    def _prune(self) -> None:
+        while self._kept and (len(self._kept) > self._frames or self._bytes > self._max_bytes):
+            stem, size = self._kept.pop(0)
+            self._bytes -= size
+            for suffix in (".jpg", ".npz"):
+                (self._folder / f"{stem}{suffix}").unlink(missing_ok=True)
+
+    def _size(self, stem: str) -> int:
+        paths = (self._folder / f"{stem}.jpg", self._folder / f"{stem}.npz")
+        return sum(p.stat().st_size for p in paths if p.exists())
