@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 MANIFEST: Final = "manifest.csv"
-SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
+SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp"})  # what agent.images decodes
 SPLITS: Final = ("train", "val", "test")
 GOOD_CLASSES: Final = frozenset({"ok", "good", "normal"})  # what a class of good parts may be called without `binary`
 MAX_SAMPLES: Final = 1_000_000

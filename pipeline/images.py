@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 
-from agent.preprocess import Plan, Preprocessor, check_pixels
+from agent.errors import FrameError
+from agent.images import ImageDecoder
+from agent.preprocess import Plan, Preprocessor
 from agent.records import Geometry
 from pipeline.dataset import DatasetError
 
@@ -36,18 +37,16 @@ class Inputs:
 
 
 def read_picture(path: Path) -> Pixels:
-    """Decode to [H, W] mono or [H, W, 3] BGR uint8; an alpha channel is dropped. Raises DatasetError."""
-    data = np.fromfile(path, np.uint8)
-    pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
-    if pixels is None:
-        raise DatasetError(f"{path} cannot be decoded as a picture; fetch it again or take it out of the data set.")
-    if pixels.dtype != np.uint8:
-        raise DatasetError(f"{path} has {pixels.dtype} pixels; 8 bits a channel are needed.")
-    if pixels.ndim == 3 and pixels.shape[2] in {1, 4}:  # noqa: PLR2004 - BGRA
-        pixels = pixels[:, :, 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels[:, :, :3])
-    picture: Pixels = pixels
-    check_pixels(picture)
-    return picture
+    """Decode to [H, W] mono or [H, W, 3] BGR uint8, as the line's folder source does. Raises DatasetError."""
+    decoder = ImageDecoder()
+    try:
+        return decoder.decode(path.read_bytes(), None)
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}.") from error
+    except FrameError as error:
+        raise DatasetError(f"{path}: {error.detail}. Mend the picture or take it out of the data set.") from error
+    finally:
+        decoder.close()
 
 
 def is_grey(pixels: Pixels) -> bool:
