@@ -1,0 +1,115 @@
+"""The scripts' set-up: what it says where something is missing, and that it never speaks on standard output."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SCRIPTS = sorted(path for path in (ROOT / "scripts").iterdir() if path.is_file())
+ENTRY = [path for path in SCRIPTS if path.name != "_env"]
+TOOLS = ("bash", "cat", "cut", "dirname", "env", "flock", "readlink", "sed", "sha256sum")
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Path:
+    """A checkout's scripts in a folder with spaces, and a PATH that holds a few tools and no Python."""
+    checkout = tmp_path / "a line's PC"
+    for folder in ("scripts", "requirements"):
+        shutil.copytree(ROOT / folder, checkout / folder)
+    path = tmp_path / "bin"
+    path.mkdir()
+    for tool in TOOLS:
+        found = shutil.which(tool)
+        assert found, f"{tool} is part of every Debian"
+        (path / tool).symlink_to(found)
+    return checkout
+
+
+def give(machine: Path, name: str, body: str) -> None:
+    """Put an executable on the machine's PATH."""
+    program = machine.parent / "bin" / name
+    program.write_text(f"#!/bin/bash\n{body}\n", encoding="utf-8")
+    program.chmod(0o755)
+
+
+def set_up(machine: Path, *, uid: int = 1000, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Source _env as user `uid` with the machine's PATH only, and set up the device's requirements."""
+    env = (machine / "scripts" / "_env").read_text(encoding="utf-8")
+    path = machine.parent / "bin"
+    env = env.replace("$EUID", str(uid)).replace("PATH=$PATH:/usr/sbin:/sbin", f"PATH={path}")
+    (machine / "scripts" / "_env").write_text(env, encoding="utf-8")
+    return subprocess.run(
+        [str(path / "bash"), "-c", 'set -euo pipefail; source "$0"; setup device', f"{machine}/scripts/_env"],
+        cwd=machine.parent,
+        env={"PATH": str(path), "HOME": os.environ.get("HOME", "/"), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+WITHOUT_ENSUREPIP = f'[[ "$*" == *ensurepip* ]] && exit 1\nexec {sys.executable!r} "$@"'
+OLD_PYTHON = "exit 1"
+
+
+@pytest.mark.parametrize("script", ENTRY, ids=lambda script: script.name)
+def test_every_script_is_executable_and_parses(script: Path) -> None:
+    assert os.access(script, os.X_OK)
+    subprocess.run(["bash", "-n", str(script)], check=True, timeout=10)
+
+
+def test_without_python_the_remedy_is_printed_with_sudo(machine: Path) -> None:
+    result = set_up(machine)
+
+    assert result.returncode == 2
+    assert "Python 3.11 or newer is needed" in result.stderr
+    assert "sudo apt-get install python3 python3-venv" in result.stderr
+    assert result.stdout == ""
+
+
+def test_an_old_python_is_not_taken(machine: Path) -> None:
+    give(machine, "python3", OLD_PYTHON)
+
+    assert "Python 3.11 or newer is needed" in set_up(machine).stderr
+
+
+def test_without_the_venv_module_its_debian_package_is_named(machine: Path) -> None:
+    give(machine, "python3", WITHOUT_ENSUREPIP)
+
+    result = set_up(machine)
+
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert result.returncode == 2
+    assert f"sudo apt-get install python{version}-venv" in result.stderr
+    assert not (machine / ".venv").exists()
+
+
+def test_root_needs_no_sudo(machine: Path) -> None:
+    result = set_up(machine, uid=0)
+
+    assert result.returncode == 2
+    assert "Type: apt-get install python3 python3-venv" in result.stderr
+
+
+@pytest.mark.parametrize(("uid", "ci", "called"), [(0, "true", True), (0, "", False), (1000, "true", False)])
+def test_apt_is_called_only_as_root_in_ci(machine: Path, uid: int, ci: str, *, called: bool) -> None:
+    calls = machine.parent / "apt-calls"
+    give(machine, "apt-get", f'echo "$@" >>{str(calls)!r}')
+
+    set_up(machine, uid=uid, CI=ci)
+
+    assert calls.exists() == called
+    if called:
+        assert "install -y" in calls.read_text(encoding="utf-8")
+        assert "python3-venv" in calls.read_text(encoding="utf-8")
