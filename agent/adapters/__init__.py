@@ -1,0 +1,1 @@
+"""One vendor per file: cameras, inference runtimes, transports. Adapters never import each other."""

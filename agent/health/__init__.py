@@ -1,0 +1,1 @@
+"""Watching the machine and the line: loss accounting, metrics, drift."""

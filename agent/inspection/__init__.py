@@ -1,0 +1,1 @@
+"""The hot path: capture, frame buffers, intake and the worker loop."""

@@ -1,0 +1,200 @@
+"""One thread per camera: exposures in, numbered frames to the intake, for as long as the agent runs.
+
+Promise: the thread outlives everything a camera does. A lost or silent camera is closed and opened again after the
+watch's delay; an exposure that cannot be used is counted and dropped under a reason; each exposure, usable or not,
+takes the next `seq`, so the consumer sees every gap. It hands over or releases every buffer it acquires. `stop`
+returns within its time-out, even when a driver hangs: the thread is a daemon and closes its camera when the driver
+lets go of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from agent.errors import CameraError, FrameError, SourceEndedError
+from agent.inspection.watch import Backoff, CameraWatch
+from agent.records import DropReason, Frame
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from agent.clock import Clock
+    from agent.counters import CameraCounters
+    from agent.inspection.intake import CameraIntake
+    from agent.inspection.pool import FramePool
+    from agent.ports import FrameSource
+    from agent.records import CameraStatus, Grab, Pixels
+
+_log = logging.getLogger(__name__)
+
+_READ_S: Final = 0.2  # how long one read may wait: what `stop` and the stall watch can be late by
+_FIRST_EXPOSURE_S: Final = 10.0  # RTSP and USB cameras need some seconds from opening to the first frame
+
+
+class CaptureThread:
+    """Runs one camera. `stall_ms` None means that silence is normal: triggered cameras, folders, video files.
+
+    `width` and `height` (px) are the camera's declared size; a frame of another size is dropped. `random` spreads the
+    reconnects of many cameras.
+    """
+
+    def __init__(
+        self,
+        *,
+        camera: str,
+        source: FrameSource,
+        intake: CameraIntake,
+        pool: FramePool,
+        counters: CameraCounters,
+        clock: Clock,
+        random: Random,
+        stall_ms: int | None = 2_000,
+        declared_px: tuple[int | None, int | None] = (None, None),
+        backoff: Backoff = Backoff(),  # noqa: B008  # frozen
+    ) -> None:
+        self._camera = camera
+        self._source = source
+        self._intake = intake
+        self._pool = pool
+        self._counters = counters
+        self._clock = clock
+        self._width, self._height = declared_px
+        self._watch = CameraWatch(
+            camera=camera,
+            stall_s=None if stall_ms is None else stall_ms / 1_000,
+            first_exposure_s=_FIRST_EXPOSURE_S,
+            backoff=backoff,
+            random=random,
+            now_ns=clock.monotonic_ns(),
+        )
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"capture {camera}", daemon=True)
+        self._seq = 0
+        self._shape: tuple[int, ...] | None = None  # of the last good frame: what the next buffer must hold
+        self._buffer = -1  # acquired and not handed over yet
+
+    @property
+    def status(self) -> CameraStatus:
+        """The camera's state; from any thread."""
+        return self._watch.status
+
+    @property
+    def running(self) -> bool:
+        """Whether frames may still come."""
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        """Begin to capture."""
+        self._thread.start()
+
+    def stop(self, *, timeout_s: float = 1.0) -> bool:
+        """End capturing; True when the thread has ended within `timeout_s` seconds. Safe to call twice."""
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            _log.warning("camera %s: its driver does not return; it is left behind", self._camera)
+            return False
+        return True
+
+    def _run(self) -> None:
+        error: str | None = None
+        try:
+            self._capture()
+        except Exception as bug:  # noqa: BLE001  # a thread's top: the other cameras go on, the heartbeat shows it
+            error = f"internal error: {type(bug).__name__}"
+            _log.exception("camera %s: capture ended by a bug", self._camera)
+        finally:
+            self._source.close()
+            self._pool.release(self._buffer)
+            self._buffer = -1
+            self._watch.stopped(self._clock.monotonic_ns(), error=error)
+
+    def _capture(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._watch.opening(self._clock.monotonic_ns())
+                self._source.open()
+                self._deliver()
+            except SourceEndedError as end:
+                _log.info("camera %s: %s", self._camera, end)
+                self._watch.ended(self._clock.monotonic_ns())
+                return
+            except CameraError as error:
+                delay_s = self._watch.lost(self._clock.monotonic_ns(), str(error))
+                _log.warning("camera %s: %s; next attempt in %.1f s", self._camera, error, delay_s)
+                self._source.close()
+                self._clock.wait(self._stop, delay_s)
+
+    def _deliver(self) -> None:
+        """Read until the thread is stopped. Raises CameraError when the camera is lost or silent."""
+        while not self._stop.is_set():
+            try:
+                grab = self._source.read(timeout_s=_READ_S, buffer=self._free_buffer())
+                if grab is None:
+                    if stall := self._watch.silence(self._clock.monotonic_ns()):
+                        raise CameraError(stall)
+                    continue
+                self._check(grab)
+            except FrameError as error:
+                self._watch.exposure(self._clock.monotonic_ns(), error=str(error))
+                self._number()
+                self._counters.dropped(DropReason(error.reason))
+                _log.debug("camera %s: dropped: %s", self._camera, error)
+                continue
+            self._watch.exposure(self._clock.monotonic_ns())
+            self._hand_over(grab)
+
+    def _free_buffer(self) -> Pixels | None:
+        """Return the buffer for the next exposure; None before the first one, and when the pool has none free."""
+        if self._buffer < 0 and self._shape is not None:
+            self._buffer = self._pool.acquire(self._shape)
+        return None if self._buffer < 0 else self._pool.pixels(self._buffer)
+
+    def _check(self, grab: Grab) -> None:
+        """Raise FrameError for what no worker could judge."""
+        pixels = grab.pixels
+        if grab.incomplete:
+            raise FrameError(DropReason.INCOMPLETE, "the transport lost a part of the picture")
+        mono_or_bgr = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)  # noqa: PLR2004
+        if not mono_or_bgr or pixels.dtype != np.uint8:
+            raise FrameError(
+                DropReason.CHANNELS, f"{pixels.dtype} of shape {pixels.shape}; uint8 [H, W] or [H, W, 3] is expected"
+            )
+        height, width = pixels.shape[:2]
+        if min(height, width) == 0 or (self._width or width, self._height or height) != (width, height):
+            raise FrameError(
+                DropReason.SIZE, f"{width}x{height} px; declared are {self._width or 'any'}x{self._height or 'any'}"
+            )
+
+    def _number(self) -> int:
+        self._counters.captured()
+        self._seq += 1
+        return self._seq - 1
+
+    def _hand_over(self, grab: Grab) -> None:
+        buffer = -1
+        if self._buffer >= 0 and grab.pixels is self._pool.pixels(self._buffer):
+            buffer, self._buffer = self._buffer, -1
+        elif self._buffer >= 0 and grab.pixels.shape != self._shape:  # the size changed: this buffer fits no more
+            self._pool.release(self._buffer)
+            self._buffer = -1
+        self._shape = grab.pixels.shape
+        frame = Frame(
+            camera=self._camera,
+            seq=self._number(),
+            due_ns=grab.due_ns,
+            captured_utc_ns=self._clock.utc_ns(),
+            pixels=grab.pixels,
+            part_id=grab.part_id,
+            hardware_ns=grab.hardware_ns,
+            buffer=buffer,
+        )
+        if not self._intake.offer(frame, self._stop):
+            self._counters.dropped(DropReason.SHUTDOWN)
+            self._pool.release(buffer)
+        self._watch.listening(self._clock.monotonic_ns())

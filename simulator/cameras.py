@@ -1,0 +1,295 @@
+"""Cameras that are not there: pictures in memory, a real MJPEG server on loopback, and the faults that cameras have.
+
+The servers speak the real protocols on real sockets, so the agent's adapters meet what a camera in a plant would send.
+They can be held (connections stay open and nothing comes: what a hung camera does), killed and started again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import socketserver
+import struct
+import threading
+import time
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final, Self
+
+import numpy as np
+
+from agent.errors import CameraError, FrameError, SourceEndedError
+from agent.records import DropReason, Grab
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from random import Random
+    from types import TracebackType
+
+    from agent.clock import Clock
+    from agent.ports import FrameSource
+    from agent.records import Pixels
+
+# --- pictures in memory -----------------------------------------------------------------------------------------------
+
+
+class StillCamera:
+    """Delivers the same pictures over and over, as fast as they are taken; `count` exposures, or without end."""
+
+    def __init__(self, *, pictures: Sequence[Pixels], clock: Clock, count: int | None = None) -> None:
+        self._pictures = pictures
+        self._clock = clock
+        self._count = count
+        self._taken = 0
+
+    def open(self) -> None:
+        """See `FrameSource.open`."""
+
+    def read(self, *, timeout_s: float, buffer: Pixels | None) -> Grab | None:
+        """See `FrameSource.read`; copies into `buffer` where it fits."""
+        if self._taken == self._count:
+            raise SourceEndedError(f"all {self._count} exposures were taken")
+        pixels = self._pictures[self._taken % len(self._pictures)]
+        self._taken += 1
+        if buffer is not None and buffer.shape == pixels.shape:
+            np.copyto(buffer, pixels)
+            pixels = buffer
+        return Grab(pixels=pixels, due_ns=self._clock.monotonic_ns())
+
+    def close(self) -> None:
+        """See `FrameSource.close`."""
+
+
+class Fault(StrEnum):
+    """What can be wrong with one exposure."""
+
+    CORRUPT = "corrupt"  # cannot be decoded
+    INCOMPLETE = "incomplete"  # packets were lost
+    CROPPED = "cropped"  # a row is missing
+    EMPTY = "empty"  # no pixels at all
+    FOUR_CHANNELS = "four channels"
+    DEEP = "deep"  # 16 bits a pixel
+    SILENT = "silent"  # nothing arrives, and nothing will until the camera is opened again
+    LOST = "lost"  # the camera is gone
+
+
+class FaultyCamera:
+    """Another camera with faults: the n-th exposure, counted over all openings, has the n-th fault (None: none)."""
+
+    def __init__(self, *, camera: FrameSource, faults: Iterator[Fault | None], clock: Clock) -> None:
+        self._camera = camera
+        self._faults = faults
+        self._clock = clock
+        self._never = threading.Event()
+        self._silent = False
+        self.openings = 0
+
+    def open(self) -> None:
+        """See `FrameSource.open`."""
+        self.openings += 1
+        self._silent = False
+        self._camera.open()
+
+    def read(self, *, timeout_s: float, buffer: Pixels | None) -> Grab | None:
+        """See `FrameSource.read`."""
+        fault = None if self._silent else next(self._faults, None)
+        self._silent |= fault is Fault.SILENT
+        if self._silent:
+            self._clock.wait(self._never, timeout_s)
+            return None
+        grab = self._camera.read(timeout_s=timeout_s, buffer=buffer)
+        return grab if grab is None or fault is None else _with_fault(grab, fault)
+
+    def close(self) -> None:
+        """See `FrameSource.close`."""
+        self._camera.close()
+
+
+def _with_fault(grab: Grab, fault: Fault) -> Grab:
+    match fault:
+        case Fault.CORRUPT:
+            raise FrameError(DropReason.CORRUPT, "the simulated camera damaged it")
+        case Fault.LOST:
+            raise CameraError("the simulated camera was unplugged")
+        case Fault.INCOMPLETE:
+            return replace(grab, incomplete=True)
+        case Fault.CROPPED:
+            return replace(grab, pixels=grab.pixels[:-1])
+        case Fault.EMPTY:
+            return replace(grab, pixels=grab.pixels[:0])
+        case Fault.FOUR_CHANNELS:
+            return replace(grab, pixels=np.zeros((*grab.pixels.shape[:2], 4), np.uint8))
+        case Fault.DEEP:
+            return replace(grab, pixels=grab.pixels.astype(np.uint16))
+        case _:
+            return grab
+
+
+# --- damaged files ----------------------------------------------------------------------------------------------------
+
+
+class Damage(StrEnum):
+    """What can happen to an encoded JPEG on its way."""
+
+    CUT = "cut"  # the rest never came
+    NO_END = "no end"  # only the end-of-image marker is missing
+    GARBAGE = "garbage"  # not a picture at all
+    NOTHING = "nothing"  # no bytes
+    MARKER = "marker"  # a bit flip made a marker inside the coded data
+    BOMB = "bomb"  # the header claims 16000 x 16000 pixels
+
+
+def damaged(jpeg: bytes, damage: Damage, random: Random) -> bytes:
+    """Return the baseline JPEG with that damage."""
+    match damage:
+        case Damage.CUT:
+            return jpeg[: random.randrange(2, len(jpeg) - 2)]
+        case Damage.NO_END:
+            return jpeg[:-2]
+        case Damage.GARBAGE:
+            return b"\x00" + random.randbytes(len(jpeg) - 1)
+        case Damage.NOTHING:
+            return b""
+        case Damage.MARKER:
+            at = random.randrange(len(jpeg) * 3 // 4, len(jpeg) - 4)
+            return jpeg[:at] + b"\xff\xc8" + jpeg[at + 2 :]
+        case Damage.BOMB:
+            at = jpeg.index(b"\xff\xc0") + 5  # marker, length, bits a sample
+            return jpeg[:at] + struct.pack(">HH", 16_000, 16_000) + jpeg[at + 4 :]
+
+
+# --- servers ----------------------------------------------------------------------------------------------------------
+
+_HELD_POLL_S: Final = 0.02
+
+
+class CameraServer(ABC):
+    """A camera on 127.0.0.1, on a free port that it keeps over `kill` and `start`; use it in a `with`.
+
+    `picture(n)` gives the n-th encoded JPEG of a connection.
+    """
+
+    def __init__(self, *, picture: Callable[[int], bytes], fps: float = 25.0) -> None:
+        self._picture = picture
+        self._period_s = 1.0 / fps
+        self._held = threading.Event()
+        self._port = 0
+        self._server: socketserver.ThreadingTCPServer | None = None
+        self._connections: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        self.accepted = 0  # connections since the first start
+
+    @property
+    def port(self) -> int:
+        """The TCP port; known after the first start."""
+        return self._port
+
+    def start(self) -> None:
+        """Listen, on the same port as before."""
+        owner = self
+
+        class Handler(socketserver.BaseRequestHandler):
+            def handle(self) -> None:
+                owner._serve(self.request)
+
+        class Server(socketserver.ThreadingTCPServer):
+            allow_reuse_address = True
+            daemon_threads = True
+
+        self._server = Server(("127.0.0.1", self._port), Handler)
+        self._port = self._server.server_address[1]
+        threading.Thread(
+            target=self._server.serve_forever, args=(0.02,), name=f"camera {self._port}", daemon=True
+        ).start()
+
+    def kill(self) -> None:
+        """Vanish: close the port and cut all connections."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
+        with self._lock:
+            for connection in self._connections:
+                with contextlib.suppress(OSError):  # the client was faster
+                    connection.shutdown(socket.SHUT_RDWR)
+
+    def hold(self) -> None:
+        """Hang: keep the connections, accept new ones, send nothing."""
+        self._held.set()
+
+    def go_on(self) -> None:
+        """End `hold`."""
+        self._held.clear()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    @abstractmethod
+    def _converse(self, connection: socket.socket) -> None:
+        """Talk to one client until it or the server goes; an OSError ends it."""
+
+    def _serve(self, connection: socket.socket) -> None:
+        with self._lock:
+            self._connections.add(connection)
+            self.accepted += 1
+        try:
+            self._converse(connection)
+        except OSError:
+            pass  # the client went away, or `kill` cut it off
+        finally:
+            with self._lock:
+                self._connections.discard(connection)
+
+    def _paced_pictures(self) -> Iterator[bytes]:
+        """Yield pictures at the camera's rate, none while it is held; ends when the server is killed."""
+        number, due_s = 0, time.monotonic()
+        while self._server is not None:
+            time.sleep(max(0.0, due_s - time.monotonic()))
+            if self._held.is_set():
+                time.sleep(_HELD_POLL_S)
+                due_s = time.monotonic()
+                continue
+            yield self._picture(number)
+            number += 1
+            due_s += self._period_s
+
+
+class MjpegServer(CameraServer):
+    """MJPEG over HTTP. `announce_length` False leaves out Content-Length, as many simple cameras do."""
+
+    def __init__(
+        self, *, picture: Callable[[int], bytes], fps: float = 25.0, announce_length: bool = True, status: int = 200
+    ) -> None:
+        super().__init__(picture=picture, fps=fps)
+        self._announce_length = announce_length
+        self._status = status
+
+    @property
+    def url(self) -> str:
+        """The stream's address."""
+        return f"http://127.0.0.1:{self._port}/stream"
+
+    def _converse(self, connection: socket.socket) -> None:
+        request = b""
+        while b"\r\n\r\n" not in request:
+            received = connection.recv(4_096)
+            if not received:
+                return
+            request += received
+        head = (
+            f"HTTP/1.0 {self._status} As configured\r\nContent-Type: multipart/x-mixed-replace; boundary=kensa\r\n\r\n"
+        )
+        connection.sendall(head.encode())
+        if self._status != 200:  # noqa: PLR2004
+            return
+        for picture in self._paced_pictures():
+            length = f"Content-Length: {len(picture)}\r\n" if self._announce_length else ""
+            part = f"--kensa\r\nContent-Type: image/jpeg\r\n{length}\r\n".encode()
+            connection.sendall(part + picture + b"\r\n")
