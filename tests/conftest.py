@@ -1,15 +1,23 @@
-"""Rules for every test: with CI=true a skip that nobody allowed is a failure, whoever asked for it."""
+"""Rules for every test: with CI=true a skip that nobody allowed is a failure, whoever asked for it.
+
+Hypothesis has no deadline of its own, because machines stall (pytest-timeout ends what hangs), and with CI=true it tries the
+same examples every time, so that a red run is the change's doing; elsewhere it explores.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 from tests.support import NEVER_IN_CI, in_ci
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+
+hypothesis.settings.register_profile("kensa", deadline=None, derandomize=in_ci(), print_blob=True)
+hypothesis.settings.load_profile("kensa")
 
 
 def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
