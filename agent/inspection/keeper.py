@@ -1,7 +1,7 @@
 """Keeps the newest frames of defect and unsure parts for `kensa explain`, without ever holding up the loop.
 
 The loop hands a frame over by copying it into a free copy buffer; when none is free (encoding cannot follow) the frame is
-not kept, its verdict says so by having no image, and `skipped` counts. Files: `frames/<camera>-<epoch>-<seq>.jpg` and, with
+not kept, its verdict says so by having no image, and `skipped` counts. Files: `frames/<inspection>/<camera>-<epoch>-<seq>.jpg` and, with
 evidence, `.npz` beside it (evidence uint8 [tiles, h, w], tiles int32 [tiles, 2], scale, ROI, input size). The number and
 the bytes are bounded; the oldest go first.
 """
@@ -39,9 +39,10 @@ class _Kept:
 class FrameKeeper:
     """A bounded folder of kept frames and the thread that writes it."""
 
-    def __init__(self, *, state_dir: Path, frames: int, max_bytes: int, jpeg_quality: int) -> None:
-        """Keep at most `frames` pictures and `max_bytes` in `state_dir/frames`."""
-        self._folder = state_dir / FOLDER
+    def __init__(self, *, state_dir: Path, inspection: str, frames: int, max_bytes: int, jpeg_quality: int) -> None:
+        """Keep at most `frames` pictures and `max_bytes` in `state_dir/frames/<inspection>`."""
+        self._reference = f"{FOLDER}/{inspection}"
+        self._folder = state_dir / self._reference
         self._frames = frames
         self._max_bytes = max_bytes
         self._quality = jpeg_quality
@@ -55,7 +56,7 @@ class FrameKeeper:
 
     def start(self) -> None:
         """Read what is there and start writing. Raises OSError when the folder cannot be made."""
-        self._folder.mkdir(mode=0o700, exist_ok=True)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         files = sorted(self._folder.glob("*.jpg"), key=lambda p: p.stat().st_mtime_ns)
         self._kept = [(p.stem, self._size(p.stem)) for p in files]
         self._bytes = sum(size for _, size in self._kept)
@@ -76,7 +77,7 @@ class FrameKeeper:
         np.copyto(buffer, frame.pixels)
         name = f"{origin.camera}-{origin.boot_epoch}-{frame.seq}"
         self._jobs.put(_Kept(name, buffer, plan, None if evidence is None else evidence.copy()))
-        return f"{FOLDER}/{name}.jpg"
+        return f"{self._reference}/{name}.jpg"
 
     def close(self, timeout_s: float) -> None:
         """Write what was taken and stop within `timeout_s` seconds."""

@@ -52,20 +52,21 @@ class Station:
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
-    """One inspection as the loop sees it: its slot, its ROI and its cameras."""
+class InspectionContext:
+    """One inspection as the loop sees it: its slot, its ROI, where frames are kept, and its cameras."""
 
     slot: ModelSlot
     roi: Box | None
+    keeper: FrameKeeper | None
     stations: dict[str, Station]
 
 
 class _Desk:
     """One worker's own buffers for one inspection and lease: batch buffer, preprocessors, verdict origins."""
 
-    def __init__(self, *, bench: Bench, lease: Lease | None, max_batch: int) -> None:
+    def __init__(self, *, context: InspectionContext, lease: Lease | None, max_batch: int) -> None:
         self.lease = lease
-        self._bench = bench
+        self._bench = context
         self._max_batch = max_batch
         self._preprocessors: dict[str, Preprocessor] = {}
         self._origins: dict[str, Origin] = {}
@@ -85,7 +86,9 @@ class _Desk:
         if len(self._slots) < inputs:
             assert self.lease is not None  # noqa: S101 - only asked for with a model
             geometry = self.lease.model.geometry
-            grown = np.empty((max(inputs, self._max_batch), geometry.height, geometry.width, geometry.channels), np.uint8)
+            grown = np.empty(
+                (max(inputs, self._max_batch), geometry.height, geometry.width, geometry.channels), np.uint8
+            )
             grown[: len(self._slots)] = self._slots  # inputs of this batch that are already written
             self._slots = grown
         return self._slots
@@ -127,18 +130,16 @@ class Worker:
         self,
         *,
         hub: IntakeHub,
-        benches: Sequence[Bench],
+        contexts: Sequence[InspectionContext],
         sink: VerdictSink,
-        keeper: FrameKeeper | None,
         clock: Clock,
         max_batch: int,
         on_fault: Callable[[str], None],
     ) -> None:
-        """Judge what `hub` gives with `benches` (indexed as the hub's inspections) and hand verdicts to `sink`."""
+        """Judge what `hub` gives with `contexts` (indexed as the hub's inspections) and hand verdicts to `sink`."""
         self._hub = hub
-        self._benches = benches
+        self._benches = contexts
         self._sink = sink
-        self._keeper = keeper
         self._clock = clock
         self._max_batch = max_batch
         self._on_fault = on_fault
@@ -155,17 +156,17 @@ class Worker:
 
     def judge(self, batch: Batch) -> None:
         """Judge one batch: the hot path."""
-        bench = self._benches[batch.inspection]
-        desk = self._desk(batch.inspection, bench)
+        context = self._benches[batch.inspection]
+        desk = self._desk(batch.inspection, context)
         lease = desk.lease
         if batch.late:
-            self._finish(desk, bench, batch.late, [unknown("overrun: displaced by newer parts")] * len(batch.late))
+            self._finish(desk, context, batch.late, [unknown("overrun: displaced by newer parts")] * len(batch.late))
         if not batch.frames:
             return
         if lease is None:
-            self._finish(desk, bench, batch.frames, [unknown("no usable model")] * len(batch.frames))
+            self._finish(desk, context, batch.frames, [unknown("no usable model")] * len(batch.frames))
             return
-        placed = self._preprocess(desk, bench, batch.frames)
+        placed = self._preprocess(desk, context, batch.frames)
         if not placed:
             return
         used = placed[-1].stop
@@ -173,24 +174,28 @@ class Worker:
             result = lease.model.infer(desk.slots(used)[:used])
         except InferenceError as error:
             self._on_fault(str(error))
-            self._finish(desk, bench, [p.frame for p in placed], [unknown(f"inference failed: {error}")] * len(placed))
+            self._finish(
+                desk, context, [p.frame for p in placed], [unknown(f"inference failed: {error}")] * len(placed)
+            )
             return
         scores, evidence = result.scores, result.evidence
         judgements = [
-            decide(lease.rule, p.plan, scores[p.start : p.stop], None if evidence is None else evidence[p.start : p.stop])
+            decide(
+                lease.rule, p.plan, scores[p.start : p.stop], None if evidence is None else evidence[p.start : p.stop]
+            )
             for p in placed
         ]
-        self._finish(desk, bench, [p.frame for p in placed], judgements, placed, evidence)
+        self._finish(desk, context, [p.frame for p in placed], judgements, placed, evidence)
 
-    def _desk(self, inspection: int, bench: Bench) -> _Desk:
-        lease = bench.slot.lease()
+    def _desk(self, inspection: int, context: InspectionContext) -> _Desk:
+        lease = context.slot.lease()
         desk = self._desks.get(inspection)
         if desk is None or desk.lease is not lease:
-            desk = _Desk(bench=bench, lease=lease, max_batch=self._max_batch)
+            desk = _Desk(context=context, lease=lease, max_batch=self._max_batch)
             self._desks[inspection] = desk
         return desk
 
-    def _preprocess(self, desk: _Desk, bench: Bench, frames: Sequence[Frame]) -> list[_Placed]:
+    def _preprocess(self, desk: _Desk, context: InspectionContext, frames: Sequence[Frame]) -> list[_Placed]:
         """Write all frames' inputs side by side; a frame that cannot be used is dropped, or `unknown` if triggered."""
         placed: list[_Placed] = []
         start = 0
@@ -201,24 +206,24 @@ class Worker:
                 stop = start + len(plan.tiles)
                 preprocessor.into(frame.pixels, desk.slots(stop)[start:stop])
             except FrameError as error:
-                self._refuse(desk, bench, frame, error)
+                self._refuse(desk, context, frame, error)
                 continue
             placed.append(_Placed(frame, plan, start, stop))
             start = stop
         return placed
 
-    def _refuse(self, desk: _Desk, bench: Bench, frame: Frame, error: FrameError) -> None:
+    def _refuse(self, desk: _Desk, context: InspectionContext, frame: Frame, error: FrameError) -> None:
         if frame.part_id is not None:
-            self._finish(desk, bench, [frame], [unknown(str(error))])
+            self._finish(desk, context, [frame], [unknown(str(error))])
             return
-        station = bench.stations[frame.camera]
+        station = context.stations[frame.camera]
         station.counters.dropped(DropReason(error.reason))
         station.pool.release(frame.buffer)
 
     def _finish(
         self,
         desk: _Desk,
-        bench: Bench,
+        context: InspectionContext,
         frames: Sequence[Frame],
         judgements: Sequence[Judgement],
         placed: Sequence[_Placed] | None = None,
@@ -229,9 +234,9 @@ class Worker:
         verdicts: list[Verdict] = []
         for i, (frame, judgement) in enumerate(zip(frames, judgements, strict=True)):
             image = None
-            if self._keeper is not None and placed is not None and judgement.outcome is not Outcome.OK:
+            if context.keeper is not None and placed is not None and judgement.outcome is not Outcome.OK:
                 cells = None if evidence is None else evidence[placed[i].start : placed[i].stop]
-                image = self._keeper.offer(frame, origin=desk.origin(frame.camera), plan=placed[i].plan, evidence=cells)
+                image = context.keeper.offer(frame, origin=desk.origin(frame.camera), plan=placed[i].plan, evidence=cells)
             verdicts.append(
                 Verdict(
                     origin=desk.origin(frame.camera),
@@ -245,18 +250,22 @@ class Worker:
             )
         self._sink.append(verdicts)
         for frame, verdict in zip(frames, verdicts, strict=True):
-            station = bench.stations[frame.camera]
+            station = context.stations[frame.camera]
             station.pool.release(frame.buffer)
             station.counters.judged(verdict.judgement.outcome, verdict.latency_us)
 
 
-def start_worker(worker: Worker, *, index: int, drained: threading.Event, on_crash: Callable[[BaseException], None]) -> threading.Thread:
+def start_worker(
+    worker: Worker, *, index: int, drained: threading.Event, on_crash: Callable[[BaseException], None]
+) -> threading.Thread:
     """Start `worker` in a named thread; `on_crash` hears of a bug that ended it."""
 
     def top() -> None:
         try:
             worker.run(drained)
-        except Exception as error:  # a thread's top: a bug must stop the agent loudly, not silently thin out its workers
+        except (
+            Exception
+        ) as error:  # a thread's top: a bug must stop the agent loudly, not silently thin out its workers
             _log.exception("worker %d died", index)
             on_crash(error)
 

@@ -1,0 +1,182 @@
+"""The agent's hold on its state directory: an exclusive lock, and the socket that the commands talk to.
+
+One agent at a time uses a state directory. `control.sock` (mode 0600: who may read the state may ask) speaks one bounded
+JSON object a line: `{"cmd": "status"}` -> `{"ok": true, ...}` or `{"ok": false, "error": "..."}`. Handlers run on the
+control thread, one request at a time; a client that is slow or silent is cut off.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import socket
+import threading
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from agent.errors import ControlError, KensaError, StateDirError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+SOCKET_NAME: Final = "control.sock"
+LOCK_NAME: Final = "lock"
+MAX_REQUEST_BYTES: Final = 64 * 1024
+MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
+CLIENT_TIMEOUT_S: Final = 5.0
+_log = logging.getLogger(__name__)
+
+
+class StateDir:
+    """The locked state directory. Use as a context manager; the kernel frees the lock when the process dies."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd = -1
+
+    def __enter__(self) -> Self:
+        """Make the directory (0700) and take the lock. Raises StateDirError with the remedy."""
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._fd = os.open(self.path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StateDirError(
+                f"state_dir {self.path} cannot be used: {error.strerror}. Give the user who runs Kensa "
+                "write access to it, or set another state_dir"
+            ) from error
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            os.close(self._fd)
+            self._fd = -1
+            raise StateDirError(
+                f"state_dir {self.path} is in use by another agent (process {holder}). "
+                "Stop that one first, or give this one its own state_dir"
+            ) from error
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Free the lock."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+@contextmanager
+def _short_path(directory: Path) -> Iterator[str]:
+    """A path to the socket that fits into the 108 bytes of `sockaddr_un`, however deep `directory` lies."""
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{fd}/{SOCKET_NAME}"
+    finally:
+        os.close(fd)
+
+
+class ControlServer:
+    """Serves the control socket of one locked state directory."""
+
+    def __init__(
+        self, *, state_dir: Path, handlers: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]]
+    ) -> None:
+        """Answer each `cmd` with its handler, which gets the whole request and may raise KensaError."""
+        self._dir = state_dir
+        self._handlers = dict(handlers)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="kensa-control", daemon=True)
+
+    def start(self) -> None:
+        """Bind and serve. Raises StateDirError when the socket cannot be made."""
+        (self._dir / SOCKET_NAME).unlink(missing_ok=True)  # left by an agent that was killed; the lock says it is gone
+        before = os.umask(0o177)  # the socket must never exist with wider rights
+        try:
+            with _short_path(self._dir) as path:
+                self._socket.bind(path)
+        except OSError as error:
+            raise StateDirError(
+                f"{self._dir / SOCKET_NAME} cannot be made: {error.strerror}. The file system of state_dir must allow sockets"
+            ) from error
+        finally:
+            os.umask(before)
+        self._socket.listen(8)
+        self._socket.settimeout(0.5)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop serving and remove the socket; safe to call twice, and before `start`."""
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join(CLIENT_TIMEOUT_S + 1.0)
+            (self._dir / SOCKET_NAME).unlink(missing_ok=True)
+        self._socket.close()
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            try:
+                client, _ = self._socket.accept()
+            except TimeoutError:
+                continue
+            except OSError:
+                return
+            with client, suppress(OSError):  # a client that goes away is its own business
+                client.settimeout(CLIENT_TIMEOUT_S)
+                client.sendall(self._answer(_read_line(client, MAX_REQUEST_BYTES)))
+
+    def _answer(self, line: bytes) -> bytes:
+        try:
+            request = json.loads(line)
+            if not isinstance(request, dict) or not isinstance(request.get("cmd"), str):
+                raise ControlError('expected one JSON object with a text "cmd"')
+            handler = self._handlers.get(request["cmd"])
+            if handler is None:
+                raise ControlError(f"unknown command {request['cmd'][:64]!r}; known: {', '.join(sorted(self._handlers))}")
+            answer: dict[str, Any] = {"ok": True, **handler(request)}
+        except (ValueError, RecursionError):
+            answer = {"ok": False, "error": "the request is not one line of JSON"}
+        except KensaError as error:
+            answer = {"ok": False, "error": str(error)}
+        except Exception as error:  # noqa: BLE001 - a bug in a handler must not end the control thread
+            _log.exception("control request failed")
+            answer = {"ok": False, "error": f"internal error: {type(error).__name__}"}
+        return json.dumps(answer).encode() + b"\n"
+
+
+def _read_line(connection: socket.socket, limit: int) -> bytes:
+    data = bytearray()
+    while not data.endswith(b"\n"):
+        chunk = connection.recv(min(65_536, limit + 1 - len(data)))
+        if not chunk:
+            break
+        data += chunk
+        if len(data) > limit:
+            return b""
+    return bytes(data)
+
+
+def request(state_dir: Path, command: str, **arguments: object) -> dict[str, Any]:
+    """Ask the agent that runs on `state_dir`. Raises ControlError when none does, or when it refuses."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(CLIENT_TIMEOUT_S)
+        try:
+            with _short_path(state_dir) as path:
+                connection.connect(path)
+            connection.sendall(json.dumps({"cmd": command, **arguments}).encode() + b"\n")
+            line = _read_line(connection, MAX_ANSWER_BYTES)
+        except OSError as error:
+            raise ControlError(
+                f"no agent answers on {state_dir / SOCKET_NAME} ({error.strerror or error}). Is `kensa run` running "
+                "with this state_dir, and may you read it?"
+            ) from error
+    try:
+        answer = json.loads(line)
+    except ValueError as error:
+        raise ControlError(f"the agent on {state_dir} gave no readable answer") from error
+    if not isinstance(answer, dict) or not answer.get("ok"):
+        raise ControlError(str(answer.get("error", "refused")) if isinstance(answer, dict) else "refused")
+    return answer
