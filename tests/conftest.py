@@ -1,7 +1,7 @@
 """Rules for every test: with CI=true a skip that nobody allowed is a failure, whoever asked for it.
 
-Hypothesis has no deadline of its own, because machines stall (pytest-timeout ends what hangs), and with CI=true it tries the
-same examples every time, so that a red run is the change's doing; elsewhere it explores.
+Hypothesis has no deadline of its own, because machines stall (pytest-timeout ends what hangs), and with CI=true it
+tries the same examples every time, so that a red run is the change's doing; elsewhere it explores.
 """
 
 from __future__ import annotations
