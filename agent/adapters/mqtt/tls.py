@@ -1,0 +1,75 @@
+"""Certificates for mutual TLS, checked at start so that a wrong file is named before the line runs."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from agent.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+IOT_CORE_ALPN: Final = "x-amzn-mqtt-ca"  # client certificates on port 443
+HTTPS_PORT: Final = 443
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsFiles:
+    """PEM files for mutual TLS; `key` must not be encrypted. `alpn` None: IoT Core's own on port 443, else none."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+    alpn: str | None = None
+
+
+def _readable(path: Path, what: str) -> None:
+    try:
+        with path.open("rb") as file:
+            empty = not file.read(1)
+    except OSError as error:
+        msg = f"{what} {path}: {error.strerror}. Give a PEM file that the agent's user may read"
+        raise ConfigError(msg) from error
+    if empty:
+        msg = f"{what} {path} is empty. Give a PEM file"
+        raise ConfigError(msg)
+
+
+def tls_context(files: TlsFiles, *, port: int) -> ssl.SSLContext:
+    """Load the certificates. Raises ConfigError naming the file and the remedy."""
+    _readable(files.ca, "CA certificate")
+    _readable(files.certificate, "client certificate")
+    _readable(files.key, "private key")
+    try:
+        context = ssl.create_default_context(cafile=files.ca)
+    except ssl.SSLError as error:
+        msg = f"CA certificate {files.ca} is no PEM certificate. For AWS IoT Core it is AmazonRootCA1.pem"
+        raise ConfigError(msg) from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    asked = False
+
+    def encrypted() -> str:
+        nonlocal asked
+        asked = True
+        return ""
+
+    try:  # the password callback keeps OpenSSL from asking on the terminal
+        context.load_cert_chain(files.certificate, files.key, password=encrypted)
+    except ssl.SSLError as error:
+        if asked:
+            msg = (
+                f"private key {files.key} is encrypted. Give it unencrypted, mode 0600 (openssl pkey -in ... -out ...)"
+            )
+        elif error.reason == "KEY_VALUES_MISMATCH":
+            msg = f"private key {files.key} does not belong to {files.certificate}. Give the pair that was issued"
+        else:
+            msg = (
+                f"client certificate {files.certificate} with key {files.key}: not PEM ({error.reason}). Give PEM files"
+            )
+        raise ConfigError(msg) from error
+    alpn = files.alpn or (IOT_CORE_ALPN if port == HTTPS_PORT else None)
+    if alpn is not None:
+        context.set_alpn_protocols([alpn])
+    return context
