@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime as ort
 
 from agent.errors import ContractError, InferenceError, IntegrityError
+from agent.model import graph_policy
 from agent.model import manifest as manifests
 from agent.records import Scores
 
@@ -90,6 +91,7 @@ class OnnxModel:
         manifest = manifests.read(release_dir)
         path = release_dir / manifests.MODEL_NAME
         data = read_checked(path, manifest.files[manifests.MODEL_NAME])
+        graph_policy.check(data, source=str(path))
         return cls(session=open_session(data, source=str(path)), manifest=manifest, trusted=trusted)
 
     @property
@@ -153,5 +155,3 @@ class OnnxModel:
         if evidence is not None and (evidence.dtype != np.float32 or evidence.ndim != 3 or len(evidence) != 2):  # noqa: PLR2004
             problems.append(f"evidence is {evidence.dtype} {list(evidence.shape)}, expected float32 [N, h, w]")
         return problems
-
-
