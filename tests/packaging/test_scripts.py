@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SCRIPTS = sorted(path for path in (ROOT / "scripts").iterdir() if path.is_file())
 ENTRY = [path for path in SCRIPTS if path.name != "_env"]
-TOOLS = ("bash", "cat", "cut", "dirname", "env", "flock", "readlink", "sed", "sha256sum")
+TOOLS = ("bash", "cat", "chmod", "cut", "dirname", "env", "flock", "mkdir", "readlink", "sed", "sha256sum")
 
 
 @pytest.fixture
@@ -26,6 +26,9 @@ def machine(tmp_path: Path) -> Path:
     checkout = tmp_path / "a line's PC"
     for folder in ("scripts", "requirements"):
         shutil.copytree(ROOT / folder, checkout / folder)
+    for file in ("pyproject.toml", "agent/__init__.py"):
+        (checkout / file).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / file, checkout / file)
     path = tmp_path / "bin"
     path.mkdir()
     for tool in TOOLS:
@@ -73,7 +76,7 @@ def test_without_python_the_remedy_is_printed_with_sudo(machine: Path) -> None:
     result = set_up(machine)
 
     assert result.returncode == 2
-    assert "Python 3.11 or newer is needed" in result.stderr
+    assert "Python 3.11, 3.12 or 3.13 is needed" in result.stderr
     assert "sudo apt-get install python3 python3-venv" in result.stderr
     assert result.stdout == ""
 
@@ -81,7 +84,7 @@ def test_without_python_the_remedy_is_printed_with_sudo(machine: Path) -> None:
 def test_an_old_python_is_not_taken(machine: Path) -> None:
     give(machine, "python3", OLD_PYTHON)
 
-    assert "Python 3.11 or newer is needed" in set_up(machine).stderr
+    assert "Python 3.11, 3.12 or 3.13 is needed" in set_up(machine).stderr
 
 
 def test_without_the_venv_module_its_debian_package_is_named(machine: Path) -> None:
@@ -113,3 +116,67 @@ def test_apt_is_called_only_as_root_in_ci(machine: Path, uid: int, ci: str, *, c
     if called:
         assert "install -y" in calls.read_text(encoding="utf-8")
         assert "python3-venv" in calls.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def uv_calls(machine: Path) -> Path:
+    """The calls of a stand-in for uv, which makes a .venv with an idle python and talks on standard output."""
+    calls = machine.parent / "uv-calls"
+    python = f"{machine}/.venv/bin/python"
+    give(machine, "python3", f'exec {sys.executable!r} "$@"')
+    give(
+        machine,
+        "uv",
+        f'echo noise; echo "$@" >>"{calls}"\n'
+        f'[[ $1 == venv ]] || exit 0\nmkdir -p "{machine}/.venv/bin"\n'
+        f'echo "#!/bin/bash" >"{python}"; chmod +x "{python}"',
+    )
+    return calls
+
+
+def test_a_set_is_installed_once_and_again_when_its_lock_changed(machine: Path, uv_calls: Path) -> None:
+    first = set_up(machine)
+    assert first.returncode == 0, first.stderr
+    made, device, project = uv_calls.read_text(encoding="utf-8").splitlines()
+    assert made.startswith("venv")
+    assert "--require-hashes" in device
+    assert "requirements/build.txt" in device
+    assert "requirements/device.txt" in device
+    assert f"--editable {machine}" in project
+
+    uv_calls.write_text("", encoding="utf-8")
+    assert set_up(machine).returncode == 0
+    assert uv_calls.read_text(encoding="utf-8") == ""
+
+    with (machine / "requirements" / "device.txt").open("a", encoding="utf-8") as file:
+        file.write("# changed\n")
+    assert set_up(machine).returncode == 0
+    (again,) = uv_calls.read_text(encoding="utf-8").splitlines()
+    assert "requirements/device.txt" in again
+    assert "requirements/build.txt" not in again
+
+
+def test_the_set_up_never_speaks_on_standard_output(machine: Path, uv_calls: Path) -> None:
+    result = set_up(machine)
+
+    assert uv_calls.exists()
+    assert result.stdout == ""
+    assert "noise" in result.stderr
+
+
+def test_a_moved_checkout_gets_a_new_environment(machine: Path, uv_calls: Path) -> None:
+    set_up(machine)
+    (machine / ".venv" / ".kensa" / "root").write_text("/elsewhere", encoding="utf-8")
+    uv_calls.write_text("", encoding="utf-8")
+
+    result = set_up(machine)
+
+    assert "the checkout was moved" in result.stderr
+    assert uv_calls.read_text(encoding="utf-8").startswith("venv")
+
+
+def test_an_install_that_fails_is_tried_again_next_time(machine: Path, uv_calls: Path) -> None:
+    give(machine, "uv", "exit 1")
+    assert set_up(machine).returncode != 0
+    assert not (machine / ".venv" / ".kensa" / "device").exists()
+    assert not uv_calls.exists()
