@@ -88,6 +88,12 @@ class OutboxError(KensaError):
     exit_code = 2
 
 
+class MessageError(KensaError):
+    """A message that arrived, or a name or number that should go into one, breaks the wire format."""
+
+    exit_code = 4
+
+
 class InferenceError(KensaError):
     """The runtime failed on a batch; its frames get `unknown` verdicts."""
 

@@ -1,0 +1,111 @@
+"""The heartbeat: what the agent says of itself at regular intervals.
+
+Promise: for every camera `captured == judged + sum(dropped) + pending`; a heartbeat that breaks it cannot be built.
+A heartbeat that would be too long for one message is sent in parts which repeat the shared fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping  # noqa: TC003  pydantic reads the annotations
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from agent.records import CameraState, DropReason  # noqa: TC001  pydantic reads the annotations
+from agent.wire.codec import MAX_MESSAGE_BYTES, Count, Digest, Name, Text, Unit, WireModel
+
+Positive = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+
+
+class CameraHealth(WireModel):
+    """One camera since the agent's start. `captured == judged + sum(dropped) + pending`."""
+
+    camera: Name
+    inspection: Name
+    state: CameraState
+    fps: Positive
+    captured: Count
+    judged: Count  # `unknown` verdicts count
+    pending: Count
+    dropped: Mapping[DropReason, Count] = {}  # reasons that never happened may be left out
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        if self.captured != self.judged + sum(self.dropped.values()) + self.pending:
+            msg = f"camera {self.camera}: captured is not judged + dropped + pending"
+            raise ValueError(msg)
+        return self
+
+
+class InspectionHealth(WireModel):
+    """Which model judges an inspection's cameras; all null while there is no usable model."""
+
+    inspection: Name
+    model: Name | None
+    version: Text | None
+    sha256: Digest | None
+    trusted: bool  # False for an unsigned local release
+    preprocess_digest: Digest | None
+
+
+class OutboxHealth(WireModel):
+    """What waits for the broker, and what was lost on this device since the agent's start."""
+
+    rows: Count  # messages waiting
+    verdicts: Count  # verdicts in them
+    bytes: Count
+    oldest_age_s: Positive
+    evicted: Count = 0  # verdicts given up because the outbox was full
+    damaged: Count = 0  # verdicts known to be lost with a damaged file
+    gaps: Count = 0  # gap messages written
+    storage_error: Text | None = None  # why nothing can be committed now
+
+
+class Heartbeat(WireModel):
+    """The whole message. Times since the agent's start unless said otherwise."""
+
+    v: Literal[1] = 1
+    kind: Literal["heartbeat"] = "heartbeat"
+    thing: Name
+    line: Name
+    boot_epoch: Count
+    agent_version: Text
+    utc_us: Count  # when it was made, microseconds since 1970 UTC
+    uptime_s: Positive
+    transport: Literal["up", "down", "none"]
+    transport_reason: Text | None = None  # why it is down
+    latency_p50_us: Count | None  # due time to decision over the last interval; null when nothing was judged
+    latency_p99_us: Count | None
+    cpu: Positive  # cores, over the last interval
+    rss_bytes: Count
+    temperature_c: Annotated[float, Field(allow_inf_nan=False)] | None
+    memory_used: Unit | None = None  # share of the machine's memory in use
+    outbox: OutboxHealth
+    inspections: tuple[InspectionHealth, ...]
+    cameras: tuple[CameraHealth, ...]
+    part: Count = 1  # 1 .. parts: which piece of a heartbeat that did not fit into one message
+    parts: Count = 1
+
+
+def encode_heartbeat(heartbeat: Heartbeat) -> tuple[bytes, ...]:
+    """Return the heartbeat as one message, or as several when it has too many inspections and cameras for one."""
+    whole = _dump(heartbeat)
+    if len(whole) < MAX_MESSAGE_BYTES:
+        return (whole,)
+    pieces: list[Heartbeat] = []
+    piece = heartbeat.model_copy(update={"inspections": (), "cameras": (), "part": 999, "parts": 999})
+    for field in ("inspections", "cameras"):
+        for item in getattr(heartbeat, field):
+            grown = piece.model_copy(update={field: (*getattr(piece, field), item)})
+            if len(_dump(grown)) >= MAX_MESSAGE_BYTES:
+                pieces.append(piece)
+                grown = piece.model_copy(update={"inspections": (), "cameras": (), field: (item,)})
+            piece = grown
+    pieces.append(piece)
+    return tuple(
+        _dump(piece.model_copy(update={"part": number, "parts": len(pieces)})) for number, piece in enumerate(pieces, 1)
+    )
+
+
+def _dump(heartbeat: Heartbeat) -> bytes:
+    return heartbeat.model_dump_json(ensure_ascii=True).encode()
