@@ -22,6 +22,7 @@ from agent.records import DropReason
 if TYPE_CHECKING:
     from agent.records import Box, Geometry, Pixels
 
+MAX_TILES: Final = 1_024  # of one frame: bounds the batch buffer whatever a manifest asks for
 VERSION: Final = 1  # raise it when the same geometry would give other bytes: it is part of `digest`
 
 
@@ -86,7 +87,7 @@ def plan(geometry: Geometry, *, height: int, width: int, roi: Box | None = None)
     """Place the model inputs on a frame of `height` x `width` pixels; pure.
 
     `roi` (x, y, w, h) goes before the geometry's own; both default to the whole frame. Raises FrameError (`size`) when
-    the ROI does not lie within the frame.
+    the ROI does not lie within the frame, is narrower than the reduction, or gives more than MAX_TILES tiles.
     """
     x, y, w, h = roi or geometry.roi or (0, 0, width, height)
     if w <= 0 or h <= 0 or x < 0 or y < 0 or x + w > width or y + h > height:
@@ -101,15 +102,29 @@ def plan(geometry: Geometry, *, height: int, width: int, roi: Box | None = None)
         else:  # one bilinear step to the input follows; a side that is too short is padded first
             scale_x = max(reduced_w, geometry.width) / geometry.width * (1 << halvings)
             scale_y = max(reduced_h, geometry.height) / geometry.height * (1 << halvings)
-        return Plan((x, y, w, h), halvings, (geometry.height, geometry.width), (Tile(0, 0),), scale_x, scale_y, (geometry.height, geometry.width))
+        return Plan(
+            (x, y, w, h),
+            halvings,
+            (geometry.height, geometry.width),
+            (Tile(0, 0),),
+            scale_x,
+            scale_y,
+            (geometry.height, geometry.width),
+        )
     halvings = {1: 0, 2: 1, 4: 2}[geometry.reduction]
+    if min(w, h) < geometry.reduction:
+        raise FrameError(DropReason.SIZE, f"{w}x{h} px leave nothing at reduction {geometry.reduction}")
     padded_h = max(h >> halvings, geometry.height)
     padded_w = max(w >> halvings, geometry.width)
-    tiles = tuple(
-        Tile(tx, ty)
-        for ty in _offsets(padded_h, geometry.height, geometry.overlap_px)
-        for tx in _offsets(padded_w, geometry.width, geometry.overlap_px)
-    )
+    rows = _offsets(padded_h, geometry.height, geometry.overlap_px)
+    columns = _offsets(padded_w, geometry.width, geometry.overlap_px)
+    if len(rows) * len(columns) > MAX_TILES:
+        raise FrameError(
+            DropReason.SIZE,
+            f"{w}x{h} px give {len(rows) * len(columns):,} tiles, at most {MAX_TILES:,} are judged: set a ROI, a larger "
+            "reduction or less overlap",
+        )
+    tiles = tuple(Tile(tx, ty) for ty in rows for tx in columns)
     scale = float(1 << halvings)
     return Plan((x, y, w, h), halvings, (padded_h, padded_w), tiles, scale, scale, (geometry.height, geometry.width))
 
