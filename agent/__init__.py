@@ -11,4 +11,5 @@ __version__ = "0.1.0"
 # Without the limit a header that claims 16000 x 16000 pixels costs seconds and 1.5 GB before a row is decoded.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 26))  # 8192 x 8192, as agent.images.MAX_IMAGE_PX
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # the adapters say what failed; OpenCV would print addresses
+os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_transport;tcp")  # see agent/adapters/stream.py
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # quiet: FFmpeg prints URLs with their passwords

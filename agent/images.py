@@ -247,10 +247,10 @@ def _bmp(view: memoryview) -> ImageHeader:
     """BMP: uncompressed, 24 bits or 8 bits with a palette; checks the length."""
     offset, header_bytes, width, height = struct.unpack_from("<4xIIii", view, 6)
     bits, compression, _, _, _, colours = struct.unpack_from("<HIIiiI", view, 28)
-    if header_bytes < _BMP_HEADER or compression != 0:
-        raise _corrupt("the BMP is compressed or older than version 3; save it as PNG")
     if bits not in (8, 24):
         raise _wrong_channels(f"the BMP has {bits} bits a pixel")
+    if header_bytes < _BMP_HEADER or compression != 0:
+        raise _corrupt("the BMP is compressed or older than version 3; save it as PNG")
     channels = 3
     if bits == 8:  # noqa: PLR2004
         palette = np.frombuffer(view, np.uint8, 4 * min(colours or 256, 256), 14 + header_bytes).reshape(-1, 4)

@@ -185,6 +185,11 @@ class CameraServer(ABC):
         """The TCP port; known after the first start."""
         return self._port
 
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """The stream's address."""
+
     def start(self) -> None:
         """Listen, on the same port as before."""
         owner = self

@@ -10,8 +10,10 @@ picture; a camera whose pictures must prove themselves speaks MJPEG or GenICam.
 
 from __future__ import annotations
 
+import os
 import threading
 from abc import ABC, abstractmethod
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -24,7 +26,7 @@ from agent.inspection.pacing import Pacer
 from agent.records import DropReason, Grab
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from agent.clock import Clock
     from agent.records import Pixels
@@ -107,6 +109,38 @@ class _Grabber(threading.Thread):
             self._changed.notify_all()
 
 
+class _TransportGate:
+    """OpenCV takes RTSP's transport from the environment, at each opening, for the whole process.
+
+    So openings with the same transport go in parallel, and one with the other waits until they are through. The
+    variable exists from the start (agent/__init__.py): a new value moves nothing that another thread may be reading.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._transport = "tcp"
+        self._openings = 0
+
+    @contextmanager
+    def opened(self, transport: str) -> Iterator[None]:
+        """Hold the environment at `transport` meanwhile."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._openings == 0 or self._transport == transport)
+            if self._transport != transport:
+                self._transport = transport
+                os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = f"rtsp_transport;{transport}"
+            self._openings += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._openings -= 1
+                self._changed.notify_all()
+
+
+_transport_gate: Final = _TransportGate()
+
+
 class _LiveSource(ABC):
     """What RTSP and V4L2 have in common; see the module."""
 
@@ -154,25 +188,23 @@ class RtspSource(_LiveSource):
 
     def __init__(self, *, url: str, clock: Clock, transport: Literal["tcp", "udp"] = "tcp") -> None:
         super().__init__(name=redact(url), clock=clock)
-        # FFmpeg takes the transport as an option of the query, and removes it; its environment is for all cameras.
-        self._url = f"{url}{'&' if '?' in url else '?'}{transport}"
+        self._url = url
+        self._transport = transport
 
     def _connect(self) -> cv2.VideoCapture:
-        capture = cv2.VideoCapture(
-            self._url,
-            cv2.CAP_FFMPEG,
-            [
-                cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
-                _FFMPEG_TIMEOUT_MS,
-                cv2.CAP_PROP_READ_TIMEOUT_MSEC,
-                _FFMPEG_TIMEOUT_MS,
-                cv2.CAP_PROP_N_THREADS,
-                1,  # frame threads would hold back a frame each
-            ],
-        )
+        options = {
+            cv2.CAP_PROP_OPEN_TIMEOUT_MSEC: _FFMPEG_TIMEOUT_MS,
+            cv2.CAP_PROP_READ_TIMEOUT_MSEC: _FFMPEG_TIMEOUT_MS,
+            cv2.CAP_PROP_N_THREADS: 1,  # frame threads would hold back a frame each
+        }
+        with _transport_gate.opened(self._transport):
+            capture = cv2.VideoCapture(
+                self._url, cv2.CAP_FFMPEG, [number for pair in options.items() for number in pair]
+            )
         if not capture.isOpened():
             raise CameraError(
-                f"{self._name} cannot be opened: check address, user and password, network, and that it offers RTSP"
+                f"{self._name} cannot be opened: check address, user, password, network, "
+                f"and that it offers RTSP over {self._transport}"
             )
         return capture
 

@@ -1,0 +1,158 @@
+"""A folder of pictures as a camera."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import pytest
+
+from agent.adapters.folder import FolderSource
+from agent.clock import SystemClock
+from agent.errors import CameraError, FrameError, SourceEndedError
+from agent.records import DropReason
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from agent.records import Grab
+
+CLOCK = SystemClock()
+
+
+def picture(level: int) -> np.ndarray:
+    return np.full((24, 32, 3), level, np.uint8)
+
+
+def write(folder: Path, **levels: int) -> None:
+    """Write a PNG for each name; double underscores stand for subfolders."""
+    for name, level in levels.items():
+        file = folder / f"{name.replace('__', '/')}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(file), picture(level))
+
+
+def read_all(source: FolderSource) -> list[Grab]:
+    grabs: list[Grab] = []
+    source.open()
+    while True:
+        try:
+            grab = source.read(timeout_s=1.0, buffer=None)
+        except SourceEndedError:
+            source.close()
+            return grabs
+        assert grab is not None
+        grabs.append(grab)
+
+
+def test_pictures_of_all_levels_come_once_and_sorted(tmp_path: Path) -> None:
+    write(tmp_path, b=2, a=1, sub__c=3)
+    (tmp_path / "notes.txt").write_text("no picture")
+    grabs = read_all(FolderSource(path=tmp_path, clock=CLOCK))
+    assert [grab.part_id for grab in grabs] == ["a.png", "b.png", "sub/c.png"]
+    assert [int(grab.pixels[0, 0, 0]) for grab in grabs] == [1, 2, 3]
+
+
+def test_a_manifest_gives_order_and_split(tmp_path: Path) -> None:
+    write(tmp_path, a=1, b=2, c=3)
+    (tmp_path / "manifest.csv").write_text("path,split\nc.png,val\nb.png,train\na.png,val\n")
+    assert [grab.part_id for grab in read_all(FolderSource(path=tmp_path, clock=CLOCK, split="val"))] == [
+        "c.png",
+        "a.png",
+    ]
+    by_file = FolderSource(path=tmp_path / "manifest.csv", clock=CLOCK)
+    assert [grab.part_id for grab in read_all(by_file)] == ["c.png", "b.png", "a.png"]
+
+
+def test_a_looped_folder_starts_over(tmp_path: Path) -> None:
+    write(tmp_path, a=1, b=2)
+    source = FolderSource(path=tmp_path, clock=CLOCK, loop=True)
+    source.open()
+    grabs = [source.read(timeout_s=1.0, buffer=None) for _ in range(5)]
+    assert [grab.part_id for grab in grabs if grab] == ["a.png", "b.png", "a.png", "b.png", "a.png"]
+    source.close()
+
+
+def test_pacing_keeps_the_grid_and_a_short_read_comes_back_empty(tmp_path: Path) -> None:
+    write(tmp_path, a=1, b=2, c=3)
+    source = FolderSource(path=tmp_path, clock=CLOCK, fps=20.0)
+    source.open()
+    first = source.read(timeout_s=1.0, buffer=None)
+    assert source.read(timeout_s=0.001, buffer=None) is None
+    second = source.read(timeout_s=1.0, buffer=None)
+    assert first is not None
+    assert second is not None
+    assert second.due_ns - first.due_ns == 50_000_000
+    source.close()
+
+
+def test_it_decodes_into_the_buffer_that_is_handed_in(tmp_path: Path) -> None:
+    write(tmp_path, a=5)
+    source = FolderSource(path=tmp_path, clock=CLOCK)
+    source.open()
+    buffer = np.empty((24, 32, 3), np.uint8)
+    grab = source.read(timeout_s=1.0, buffer=buffer)
+    assert grab is not None
+    assert grab.pixels is buffer
+    assert (buffer == 5).all()
+    source.close()
+
+
+def test_a_bad_picture_is_one_frame_error_with_its_name_and_the_next_one_comes(tmp_path: Path) -> None:
+    write(tmp_path, a=1, c=3)
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:-20])
+    (tmp_path / "manifest.csv").write_text("path\na.png\nb.png\ngone.png\nc.png\n")
+    source = FolderSource(path=tmp_path, clock=CLOCK)
+    source.open()
+    assert source.read(timeout_s=1.0, buffer=None)
+    for name in ("b.png", "gone.png"):
+        with pytest.raises(FrameError, match=name) as caught:
+            source.read(timeout_s=1.0, buffer=None)
+        assert caught.value.reason == DropReason.CORRUPT
+    last = source.read(timeout_s=1.0, buffer=None)
+    assert last is not None
+    assert last.part_id == "c.png"
+    source.close()
+
+
+def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "huge.png").open("wb") as file:
+        file.truncate(1 << 30)
+    source = FolderSource(path=tmp_path, clock=CLOCK)
+    source.open()
+    with pytest.raises(FrameError, match="at most") as caught:
+        source.read(timeout_s=1.0, buffer=None)
+    assert caught.value.reason == DropReason.SIZE
+    source.close()
+
+
+@pytest.mark.parametrize(
+    ("manifest", "split", "said"),
+    [
+        (None, None, "holds no pictures"),
+        (None, "val", "no manifest.csv"),
+        ("name,split\na.png,val\n", None, "needs the column path; it has name, split"),
+        ("path\na.png\n", "val", "needs the column split; it has path"),
+        ("path,split\na.png,train\n", "val", "no pictures of split 'val': its splits are train"),
+        ("", None, "needs the column path; it has none"),
+        ("path\n../outside.png\n", None, "line 2: path '../outside.png' must be relative"),
+        ("path\n/etc/passwd\n", None, "must be relative"),
+        ("path\n\xff\xfe\n", None, "not a CSV file in UTF-8"),
+    ],
+)
+def test_a_folder_that_cannot_be_a_camera_says_why(
+    tmp_path: Path, manifest: str | None, split: str | None, said: str
+) -> None:
+    if manifest is not None:
+        (tmp_path / "manifest.csv").write_bytes(manifest.encode("latin-1"))
+    with pytest.raises(CameraError, match=said):
+        FolderSource(path=tmp_path, clock=CLOCK, split=split).open()
+
+
+def test_a_missing_folder_and_a_wrong_file_say_so(tmp_path: Path) -> None:
+    with pytest.raises(CameraError, match="does not exist"):
+        FolderSource(path=tmp_path / "nowhere", clock=CLOCK).open()
+    write(tmp_path, a=1)
+    with pytest.raises(CameraError, match=r"neither a folder nor a \.csv"):
+        FolderSource(path=tmp_path / "a.png", clock=CLOCK).open()
