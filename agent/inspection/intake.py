@@ -58,7 +58,7 @@ class IntakeHub:
         self._workers = workers
         self._max_batch = max_batch
         self._lanes: list[_Lane] = []
-        self._late: dict[int, list[Frame]] = {}
+        self._late: dict[int, list[tuple[CameraCounters, Frame]]] = {}  # by inspection
         self._pending = 0
         self._closed = False
 
@@ -82,8 +82,8 @@ class IntakeHub:
             if not self._pending and not self._late and not self._filled.wait(timeout_s):
                 return None
             if self._late:
-                inspection, frames = self._late.popitem()
-                return Batch(inspection, (), tuple(frames))
+                inspection, late = self._late.popitem()
+                return Batch(inspection, (), tuple(frame for _, frame in late))
             if not self._pending:
                 return None
             batch = self._pop()
@@ -112,6 +112,10 @@ class IntakeHub:
                     lane.counters.dropped(DropReason.SHUTDOWN)
                     lane.pool.release(frame.buffer)
                 lane.waiting.clear()
+            for late in self._late.values():
+                for counters, _ in late:
+                    counters.dropped(DropReason.SHUTDOWN)
+            self._late.clear()
             self._pending = 0
 
     def _pop(self) -> Batch:
@@ -152,7 +156,8 @@ class IntakeHub:
             lane.pool.release(oldest.buffer)
         else:
             lane.pool.release(oldest.buffer)
-            self._late.setdefault(lane.inspection, []).append(replace(oldest, pixels=_NO_PIXELS, buffer=-1))
+            late = replace(oldest, pixels=_NO_PIXELS, buffer=-1)
+            self._late.setdefault(lane.inspection, []).append((lane.counters, late))
 
 
 def _head(lane: _Lane) -> int:
