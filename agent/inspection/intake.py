@@ -119,12 +119,12 @@ class IntakeHub:
             self._pending = 0
 
     def _pop(self) -> Batch:
-        """Oldest frame first, then more of its inspection; a share for each worker, so that bursts spread over cores."""
+        """Oldest frame first, then more of its inspection; a share for each worker: bursts spread over cores."""
         share = min(self._max_batch, -(-self._pending // self._workers))
         filled = [lane for lane in self._lanes if lane.waiting]
         first = min(filled, key=_head)
         lanes = [lane for lane in filled if lane.inspection == first.inspection]
-        frames = []
+        frames: list[Frame] = []
         while lanes and len(frames) < share:
             lane = lanes[0] if len(lanes) == 1 else min(lanes, key=_head)
             frames.append(lane.waiting.popleft())
