@@ -1,0 +1,186 @@
+"""The recipe for data with masks: learn an evidence map, cell by cell.
+
+Each crop teaches three things. Its cells: defect or not, from the mask. The whole crop: the mean of its strongest
+cells, which is what the decision compares with the threshold, says whether a defect lies in it; this also uses
+defective pictures that nobody marked. The class channels: which defect, in the cells of the mask and in the crop.
+
+Crops are cut from the whole preprocessed picture, so tiles' borders fall anywhere; good crops get defects pasted
+(`pipeline.dense_augment`). They are made ahead by one thread; since a batch depends on seed and number only, the
+weights do not depend on its pace.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from agent.errors import OperatorError
+from agent.preprocess import Preprocessor
+from pipeline.dense_augment import CropSampler, Picture, Settings
+from pipeline.images import prepare, read_mask, read_picture
+from pipeline.network import to_input
+from pipeline.recipe import Trained
+from pipeline.training import Optimiser, make_net, start
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from agent.records import Geometry, Pixels
+    from pipeline.dataset import Sample
+    from pipeline.dense_augment import Batch
+    from pipeline.recipe import Progress, Task
+
+TOP_FRACTION: Final = 0.2  # of the cells: their mean is the part's score
+CLASS_WEIGHT: Final = 0.5  # of the class channels' loss
+AHEAD: Final = 4  # batches made before they are needed
+REPORT_EVERY: Final = 20  # steps between two calls of `progress`
+
+
+def whole_geometry(geometry: Geometry, height: int, width: int) -> Geometry:
+    """Return the geometry whose only tile is the whole reduced picture of a `height` x `width` px frame.
+
+    Its bytes are those that the tiles of `geometry` are cut from.
+    """
+    if geometry.mode == "whole":
+        return geometry
+    if geometry.roi is not None:
+        width, height = geometry.roi[2:]
+    rows = max(height // geometry.reduction, geometry.height)
+    columns = max(width // geometry.reduction, geometry.width)
+    return replace(geometry, height=rows, width=columns, overlap_px=0)
+
+
+def load_pictures(task: Task) -> list[Picture]:
+    """Read and preprocess the training samples whole, with their masks. Raises DatasetError."""
+    defects = [name for name in task.classes if name in task.defects]
+    label_of = {name: 1 + i for i, name in enumerate(defects)}
+    return [_picture(sample, task.geometry, label_of.get(sample.class_name, 0)) for sample in task.train]
+
+
+def _picture(sample: Sample, geometry: Geometry, label: int) -> Picture:
+    frame = read_picture(sample.path)
+    whole = whole_geometry(geometry, *frame.shape[:2])
+    pixels = prepare(Preprocessor(whole), frame)[0][0]
+    if label == 0:
+        return Picture(pixels, np.zeros(pixels.shape[:2], np.uint8), label)
+    return Picture(pixels, _mask(sample, whole, frame.shape[:2]), label)
+
+
+def _mask(sample: Sample, whole: Geometry, shape: tuple[int, ...]) -> Pixels | None:
+    """Return the preprocessed mask, 1 in every pixel that any of the defect fell into; None when it is empty."""
+    mask = read_mask(sample)
+    if mask is None:
+        return None
+    if mask.shape != shape:
+        raise OperatorError(
+            f"{sample.mask_path}: mask of {mask.shape[1]}x{mask.shape[0]} px, picture of {shape[1]}x{shape[0]} px; "
+            "give both the same size."
+        )
+    share = prepare(Preprocessor(replace(whole, channels=1)), mask)[0][0, :, :, 0]
+    return (share > 0).astype(np.uint8) if share.any() else None
+
+
+def top_mean(cells: torch.Tensor, fraction: float) -> torch.Tensor:
+    """Mean of the strongest `fraction` of each row's cells: [N, h, w] -> [N]; `agent.decision` does the same."""
+    flat = cells.flatten(1)
+    return flat.topk(max(1, round(flat.shape[1] * fraction)), dim=1).values.mean(1)
+
+
+def dense_loss(logits: torch.Tensor, batch: Batch, *, smoothing: float) -> torch.Tensor:
+    """The three losses of the module's description, for logits [N, 1 + defects, h, w]."""
+    entropy = functional.binary_cross_entropy_with_logits
+    smoothed = (smoothing / 2, 1.0 - smoothing)
+
+    def soft(target: torch.Tensor) -> torch.Tensor:
+        return smoothed[0] + target * (smoothed[1] - smoothed[0])
+
+    masks = torch.from_numpy(batch.masks).float()
+    marked = functional.adaptive_max_pool2d(masks[:, None], logits.shape[2:])  # [N, 1, h, w]
+    labels = torch.from_numpy(batch.labels)
+    located = torch.from_numpy(batch.located)[:, None, None, None]
+    which = functional.one_hot(labels, logits.shape[1])[:, 1:].float()  # [N, defects]
+    cells = (entropy(logits[:, :1], soft(marked), reduction="none") * located).mean()
+    part = entropy(top_mean(logits[:, 0], TOP_FRACTION), soft((labels > 0).float()))
+    classes = (entropy(logits[:, 1:], soft(marked * which[:, :, None, None]), reduction="none") * located).mean()
+    naming = entropy(logits[:, 1:].amax((2, 3)), soft(which))
+    return cells + part + CLASS_WEIGHT * (classes + 0.2 * naming)
+
+
+def _made_ahead(sampler: CropSampler, steps: int) -> Iterator[Batch]:
+    """Yield batches 0 .. steps - 1, made by one thread up to AHEAD of the caller."""
+    ready: queue.Queue[Batch | BaseException] = queue.Queue(AHEAD)
+    stopped = threading.Event()
+
+    def put(item: Batch | BaseException) -> None:
+        while not stopped.is_set():
+            try:
+                ready.put(item, timeout=0.2)
+            except queue.Full:
+                continue
+            return
+
+    def make() -> None:
+        try:
+            for number in range(steps):
+                put(sampler.batch(number))
+                if stopped.is_set():
+                    return
+        except Exception as error:  # noqa: BLE001 - a thread's top: raised again by the consumer
+            put(error)
+
+    maker = threading.Thread(target=make, name="crops", daemon=True)
+    maker.start()
+    try:
+        for _ in range(steps):
+            item = ready.get()
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stopped.set()
+        maker.join()
+
+
+def step_count(task: Task, pictures: list[Picture]) -> int:
+    """Steps in which crops cover the area of all pictures `epochs` times."""
+    area = sum(p.pixels.shape[0] * p.pixels.shape[1] for p in pictures)
+    crops = task.parameters.epochs * area / (task.geometry.height * task.geometry.width)
+    return max(1, round(crops / task.parameters.batch))
+
+
+def train_dense(task: Task, *, progress: Progress) -> Trained:
+    """Learn the evidence map. See `recipe.Recipe`. Raises OperatorError without good or without marked pictures."""
+    pictures = load_pictures(task)
+    if not any(p.label == 0 for p in pictures) or not any(p.label and p.mask is not None for p in pictures):
+        raise OperatorError(
+            "the evidence map needs good pictures and defective ones with masks in the training split; "
+            "add them or train the classifier with --head classifier."
+        )
+    parameters = task.parameters
+    start(parameters)
+    torch.set_flush_denormal(True)  # vanishing weights would slow every product tenfold
+    steps = step_count(task, pictures)
+    sampler = CropSampler(
+        pictures,
+        crop_hw=(task.geometry.height, task.geometry.width),
+        batch=parameters.batch,
+        seed=parameters.seed,
+        settings=Settings(),
+    )
+    net = make_net(task, head="evidence").train()
+    optimiser = Optimiser(net, parameters, steps=steps)
+    total = 0.0
+    for number, batch in enumerate(_made_ahead(sampler, steps), start=1):
+        loss = dense_loss(net(to_input(torch.from_numpy(batch.pixels))), batch, smoothing=parameters.label_smoothing)
+        optimiser.step(loss)
+        total += loss.item()
+        if number % REPORT_EVERY == 0 or number == steps:
+            progress("train", number, steps, f"loss {total / ((number - 1) % REPORT_EVERY + 1):.3f}")
+            total = 0.0
+    return Trained(optimiser.averaged.net, score="evidence", aggregation="top_mean", top_fraction=TOP_FRACTION)
