@@ -164,7 +164,7 @@ class Link:
         if self._end is None and flags.is_disconnect_packet_from_server:
             self._end = f"the broker ended the connection: {_explain(reason)}"
         elif self._end is None and self.up:
-            self._end = "the connection was lost"
+            self._end = "the connection was lost: the network, the broker, or another client with the same client id"
         self.up = False
 
     def _acknowledged(

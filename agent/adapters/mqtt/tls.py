@@ -25,6 +25,17 @@ class TlsFiles:
     alpn: str | None = None
 
 
+class _TidySocket(ssl.SSLSocket):
+    """Closes itself when the handshake fails: paho forgets such a socket, and each attempt would leave one open."""
+
+    def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002 - the base's signature
+        try:
+            super().do_handshake(block)
+        except OSError:
+            self.close()
+            raise
+
+
 def _readable(path: Path, what: str) -> None:
     try:
         with path.open("rb") as file:
@@ -47,6 +58,7 @@ def tls_context(files: TlsFiles, *, port: int) -> ssl.SSLContext:
     except ssl.SSLError as error:
         msg = f"CA certificate {files.ca} is no PEM certificate. For AWS IoT Core it is AmazonRootCA1.pem"
         raise ConfigError(msg) from error
+    context.sslsocket_class = _TidySocket
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     asked = False
 
