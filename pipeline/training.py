@@ -1,0 +1,170 @@
+"""The training loop's parts that every recipe shares, and the recipe for class scores.
+
+AdamW, one learning-rate cycle, an exponential moving average of all weights, label smoothing; flips, small shifts,
+brightness, contrast and noise on the bytes that the device's preprocessing wrote. Deterministic: `start` fixes seed,
+threads and algorithms, and every random draw comes from generators that follow from the seed.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Final
+
+import torch
+from torch.nn import functional
+
+from agent.errors import OperatorError
+from pipeline.images import load_inputs
+from pipeline.network import BODIES, Net, to_input
+from pipeline.recipe import Parameters, Trained
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pipeline.recipe import Progress, Task
+
+EMA_DECAY: Final = 0.99  # of the weights, a step; starts faster
+WARM_UP: Final = 0.25  # share of the steps in which the learning rate rises
+NOISE: Final = 0.03  # standard deviation, of the half range of a byte
+BRIGHTNESS: Final = 0.15  # largest shift, of the half range
+CONTRAST: Final = 0.2  # largest relative change
+SHIFT: Final = 1 / 16  # largest shift of the picture, of its side
+
+
+def start(parameters: Parameters) -> torch.Generator:
+    """Make torch deterministic and return the generator for batches and augmentation, on the CPU."""
+    torch.use_deterministic_algorithms(mode=True)
+    torch.set_num_threads(parameters.threads)
+    torch.manual_seed(parameters.seed)
+    return torch.Generator().manual_seed(parameters.seed + 1)
+
+
+def make_net(task: Task, *, head: str) -> Net:
+    """Build the network that the task's parameters name. Raises OperatorError listing the names."""
+    body = BODIES.get(task.parameters.net)
+    if body is None:
+        raise OperatorError(f"--net {task.parameters.net!r} is not known; choose one of {', '.join(BODIES)}.")
+    geometry = task.geometry
+    if geometry.height % body.stride or geometry.width % body.stride:
+        raise OperatorError(
+            f"--geometry {geometry.height}x{geometry.width}: both sides must be multiples of {body.stride} for this network."
+        )
+    return Net(
+        body=body,
+        head="evidence" if head == "evidence" else "classifier",
+        channels=geometry.channels,
+        classes=task.classes,
+        defects=task.defects,
+    ).to(memory_format=torch.channels_last)
+
+
+class Averaged:
+    """The exponential moving average of a network, which is what gets exported."""
+
+    def __init__(self, net: Net) -> None:
+        """Start from the weights of `net`."""
+        self.net = copy.deepcopy(net).eval()
+        self._steps = 0
+
+    @torch.no_grad()
+    def update(self, net: Net) -> None:
+        """Take one step towards `net`; the first steps are larger, so that the start is forgotten."""
+        self._steps += 1
+        decay = min(EMA_DECAY, self._steps / (self._steps + 10))
+        for mine, new in zip(self.net.state_dict().values(), net.state_dict().values(), strict=True):
+            if mine.is_floating_point():
+                mine.lerp_(new, 1.0 - decay)
+            else:
+                mine.copy_(new)
+
+
+class Optimiser:
+    """AdamW under a one-cycle schedule; `step` does backward, update and average."""
+
+    def __init__(self, net: Net, parameters: Parameters, *, steps: int) -> None:
+        """`steps` is the number of calls to come. Biases and norms do not decay."""
+        decayed = [p for p in net.parameters() if p.ndim > 1]
+        others = [p for p in net.parameters() if p.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": parameters.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        self._adam = torch.optim.AdamW(groups, lr=parameters.learning_rate)
+        self._cycle = torch.optim.lr_scheduler.OneCycleLR(
+            self._adam, max_lr=parameters.learning_rate, total_steps=steps + 1, pct_start=WARM_UP
+        )
+        self._net = net
+        self.averaged = Averaged(net)
+
+    def step(self, loss: torch.Tensor) -> None:
+        """Learn from one batch's loss."""
+        self._adam.zero_grad(set_to_none=True)
+        loss.backward()
+        self._adam.step()
+        self._cycle.step()
+        self.averaged.update(self._net)
+
+
+def batches(count: int, size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
+    """Yield index batches of one epoch in random order; a short last one is left out when there are others."""
+    order = torch.randperm(count, generator=generator)
+    for first in range(0, max(1, count - size + 1), size):
+        yield order[first : first + size]
+
+
+def uniform(count: int, low: float, high: float, generator: torch.Generator) -> torch.Tensor:
+    """[count, 1, 1, 1] numbers, one for each picture of a batch."""
+    return torch.empty(count, 1, 1, 1).uniform_(low, high, generator=generator)
+
+
+def photometric(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Change brightness, contrast and noise of [N, C, H, W] in -1..1, and clip as a camera does."""
+    count = len(pixels)
+    pixels = pixels * uniform(count, 1 - CONTRAST, 1 + CONTRAST, generator)
+    pixels = pixels + uniform(count, -BRIGHTNESS, BRIGHTNESS, generator)
+    level = uniform(count, 0.0, NOISE, generator)
+    pixels = pixels + level * torch.empty(pixels.shape).normal_(generator=generator)
+    return pixels.clamp(-1.0, 127.0 / 128.0)
+
+
+def flipped(tensors: tuple[torch.Tensor, ...], generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+    """Flip each item of the batch along height and width by chance, alike in all tensors [N, ..., H, W]."""
+    for axis in (-1, -2):
+        chosen = torch.rand(len(tensors[0]), generator=generator) < 0.5  # noqa: PLR2004 - a fair coin
+        tensors = tuple(
+            torch.where(chosen.view(-1, *[1] * (tensor.ndim - 1)), tensor.flip(axis), tensor) for tensor in tensors
+        )
+    return tensors
+
+
+def shifted(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Move each picture [N, C, H, W] by up to SHIFT of its side; its border is replicated."""
+    for axis in (2, 3):
+        side = pixels.shape[axis]
+        reach = int(side * SHIFT)
+        offsets = torch.randint(-reach, reach + 1, (len(pixels), 1), generator=generator)
+        index = (torch.arange(side)[None] + offsets).clamp_(0, side - 1)
+        shape = [len(pixels), 1, 1, 1]
+        shape[axis] = side
+        pixels = torch.gather(pixels, axis, index.view(shape).expand(pixels.shape))
+    return pixels
+
+
+def train_classifier(task: Task, *, progress: Progress) -> Trained:
+    """Learn class scores for whole pictures or tiles; a tile carries its picture's class. See `recipe.Recipe`."""
+    parameters = task.parameters
+    generator = start(parameters)
+    inputs = load_inputs(task.train, task.geometry)
+    pixels = torch.from_numpy(inputs.pixels)
+    index = {name: i for i, name in enumerate(task.classes)}
+    labels = torch.tensor([index[task.train[owner].class_name] for owner in inputs.owner])
+    net = make_net(task, head="classifier").train()
+    steps = parameters.epochs * sum(1 for _ in range(0, max(1, len(labels) - parameters.batch + 1), parameters.batch))
+    optimiser = Optimiser(net, parameters, steps=steps)
+    for epoch in range(parameters.epochs):
+        total, count = 0.0, 0
+        for chosen in batches(len(labels), parameters.batch, generator):
+            batch = to_input(pixels[chosen])
+            batch = photometric(shifted(flipped((batch,), generator)[0], generator), generator)
+            loss = functional.cross_entropy(net(batch), labels[chosen], label_smoothing=parameters.label_smoothing)
+            optimiser.step(loss)
+            total, count = total + loss.item(), count + 1
+        progress("train", epoch + 1, parameters.epochs, f"loss {total / count:.3f}")
+    return Trained(optimiser.averaged.net)
