@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import socketserver
 import struct
 import threading
 import time
@@ -25,7 +24,6 @@ from agent.records import DropReason, Grab
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from random import Random
-    from types import TracebackType
 
     from agent.clock import Clock
     from agent.ports import FrameSource
@@ -175,7 +173,7 @@ class CameraServer(ABC):
         self._period_s = 1.0 / fps
         self._held = threading.Event()
         self._port = 0
-        self._server: socketserver.ThreadingTCPServer | None = None
+        self._listener: socket.socket | None = None
         self._connections: set[socket.socket] = set()
         self._lock = threading.Lock()
         self.accepted = 0  # connections since the first start
@@ -192,29 +190,17 @@ class CameraServer(ABC):
 
     def start(self) -> None:
         """Listen, on the same port as before."""
-        owner = self
-
-        class Handler(socketserver.BaseRequestHandler):
-            def handle(self) -> None:
-                owner._serve(self.request)
-
-        class Server(socketserver.ThreadingTCPServer):
-            allow_reuse_address = True
-            daemon_threads = True
-
-        self._server = Server(("127.0.0.1", self._port), Handler)
-        self._port = self._server.server_address[1]
-        threading.Thread(
-            target=self._server.serve_forever, args=(0.02,), name=f"camera {self._port}", daemon=True
-        ).start()
+        self._listener = socket.create_server(("127.0.0.1", self._port))
+        self._port = int(self._listener.getsockname()[1])
+        threading.Thread(target=self._accept, args=(self._listener,), name=f"camera {self._port}", daemon=True).start()
 
     def kill(self) -> None:
         """Vanish: close the port and cut all connections."""
-        if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
-            self._server = None
         with self._lock:
+            if self._listener is not None:
+                self._listener.shutdown(socket.SHUT_RDWR)  # which ends `accept`; closing alone does not
+                self._listener.close()
+                self._listener = None
             for connection in self._connections:
                 with contextlib.suppress(OSError):  # the client was faster
                     connection.shutdown(socket.SHUT_RDWR)
@@ -231,31 +217,38 @@ class CameraServer(ABC):
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.kill()
 
     @abstractmethod
     def _converse(self, connection: socket.socket) -> None:
         """Talk to one client until it or the server goes; an OSError ends it."""
 
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # the port was closed
+            while True:
+                connection, _ = listener.accept()
+                threading.Thread(
+                    target=self._serve, args=(connection,), name=f"client of {self._port}", daemon=True
+                ).start()
+
     def _serve(self, connection: socket.socket) -> None:
         with self._lock:
+            if self._listener is None:
+                connection.close()
+                return
             self._connections.add(connection)
             self.accepted += 1
-        try:
+        with contextlib.suppress(OSError):  # the client went away, or `kill` cut it off
             self._converse(connection)
-        except OSError:
-            pass  # the client went away, or `kill` cut it off
-        finally:
-            with self._lock:
-                self._connections.discard(connection)
+        with self._lock:
+            self._connections.discard(connection)
+        connection.close()
 
     def _paced_pictures(self) -> Iterator[bytes]:
         """Yield pictures at the camera's rate, none while it is held; ends when the server is killed."""
         number, due_s = 0, time.monotonic()
-        while self._server is not None:
+        while self._listener is not None:
             time.sleep(max(0.0, due_s - time.monotonic()))
             if self._held.is_set():
                 time.sleep(_HELD_POLL_S)

@@ -262,7 +262,7 @@ class V4l2Source(_LiveSource):
         raise CameraError(f"{self._name} is not a camera device (there: {there}): check `device` and the USB cable")
 
 
-class VideoFileSource:
+class VideoSource:
     """A video file as a camera, at `fps` or its own rate; `loop` starts over at the end, else the source is done."""
 
     def __init__(self, *, path: str | Path, clock: Clock, fps: float | None = None, loop: bool = False) -> None:

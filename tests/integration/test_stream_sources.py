@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from agent.adapters.mjpeg import MjpegSource
-from agent.adapters.stream import RtspSource, V4l2Source, VideoFileSource
+from agent.adapters.stream import RtspSource, V4l2Source, VideoSource
 from agent.clock import SystemClock
 from agent.errors import CameraError, SourceEndedError
 from simulator.cameras import MjpegServer
@@ -271,7 +271,7 @@ def video(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(("fps", "period_ns"), [(None, 20_000_000), (100.0, 10_000_000)])
 def test_a_video_is_paced_at_its_own_rate_or_the_configured_one(video: Path, fps: float | None, period_ns: int) -> None:
-    source = VideoFileSource(path=video, clock=SteppingClock(), fps=fps)
+    source = VideoSource(path=video, clock=SteppingClock(), fps=fps)
     source.open()
     grabs = read(source, 8)
     assert [level(grab.pixels) for grab in grabs] == list(range(8))
@@ -283,7 +283,7 @@ def test_a_video_is_paced_at_its_own_rate_or_the_configured_one(video: Path, fps
 
 def test_a_looped_video_starts_over_and_fills_the_buffer(video: Path) -> None:
     buffer = np.empty((HEIGHT, WIDTH, 3), np.uint8)
-    source = VideoFileSource(path=video, clock=CLOCK, fps=500, loop=True)
+    source = VideoSource(path=video, clock=CLOCK, fps=500, loop=True)
     source.open()
     levels = []
     for _ in range(18):
@@ -295,9 +295,9 @@ def test_a_looped_video_starts_over_and_fills_the_buffer(video: Path) -> None:
 
 
 def test_a_file_that_is_no_video_says_so(tmp_path: Path) -> None:
-    assert "does not exist" in error_of(VideoFileSource(path=tmp_path / "gone.mp4", clock=CLOCK))
+    assert "does not exist" in error_of(VideoSource(path=tmp_path / "gone.mp4", clock=CLOCK))
     (tmp_path / "text.mp4").write_text("no video")
-    assert "cannot be opened as a video" in error_of(VideoFileSource(path=tmp_path / "text.mp4", clock=CLOCK))
+    assert "cannot be opened as a video" in error_of(VideoSource(path=tmp_path / "text.mp4", clock=CLOCK))
 
 
 # --- V4L2 -------------------------------------------------------------------------------------------------------------
