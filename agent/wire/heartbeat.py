@@ -28,6 +28,7 @@ class CameraHealth(WireModel):
     judged: Count  # `unknown` verdicts count
     pending: Count
     dropped: Mapping[DropReason, Count] = {}  # reasons that never happened may be left out
+    error: Text | None = None  # the last one, without credentials; kept after recovery
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
@@ -80,6 +81,9 @@ class Heartbeat(WireModel):
     rss_bytes: Count
     temperature_c: Annotated[float, Field(allow_inf_nan=False)] | None
     memory_used: Unit | None = None  # share of the machine's memory in use
+    faults: Count = 0  # batches that the model's runtime failed on
+    last_fault: Text | None = None
+    frames_not_kept: Count = 0  # of defect and unsure parts, because writing them could not follow
     outbox: OutboxHealth
     inspections: tuple[InspectionHealth, ...]
     cameras: tuple[CameraHealth, ...]

@@ -1,0 +1,170 @@
+"""The heartbeat: what the agent says of itself every `heartbeat_s`.
+
+Promise: `build` is pure, so a heartbeat can be replayed from two snapshots; the thread never touches the hot path, keeps
+to absolute deadlines, skips the beats it missed instead of sending them late, and outlives a sink that refuses.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+from agent.clock import NS_PER_S
+from agent.counters import quantile_us
+from agent.errors import KensaError
+from agent.records import DropReason
+from agent.wire import CameraHealth, Heartbeat, InspectionHealth
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent.clock import Clock
+    from agent.health.snapshot import AgentIdentity, CameraSnapshot, InspectionSnapshot, Snapshot
+
+_FIRST_S: Final = 1.0  # the first beat waits until cameras and transport had time to connect
+_TEXT_CHARACTERS: Final = 250  # of an error; the wire allows 256
+_log = logging.getLogger(__name__)
+
+
+def build(identity: AgentIdentity, *, previous: Snapshot | None, current: Snapshot) -> Heartbeat:
+    """Return the heartbeat of `current`. Latency and CPU are those since `previous`, or since the agent's start."""
+    latency = _interval_latency(previous, current)
+    return Heartbeat(
+        thing=identity.thing,
+        line=identity.line,
+        boot_epoch=identity.boot_epoch,
+        agent_version=identity.version,
+        utc_us=max(0, current.utc_ns // 1_000),
+        uptime_s=_seconds(current.monotonic_ns - identity.started_ns),
+        transport=current.transport,
+        transport_reason=_text(current.transport_reason),
+        latency_p50_us=quantile_us(latency, 0.5),
+        latency_p99_us=quantile_us(latency, 0.99),
+        cpu=_cores(identity, previous, current),
+        rss_bytes=current.process.rss_bytes,
+        temperature_c=current.process.temperature_c,
+        memory_used=current.process.memory_used,
+        faults=current.faults,
+        last_fault=_text(current.last_fault),
+        frames_not_kept=sum(inspection.frames_not_kept for inspection in current.inspections),
+        outbox=current.outbox,
+        inspections=tuple(_inspection(inspection) for inspection in current.inspections),
+        cameras=tuple(_camera(camera) for camera in current.cameras),
+    )
+
+
+def _inspection(inspection: InspectionSnapshot) -> InspectionHealth:
+    model = inspection.model
+    return InspectionHealth(
+        inspection=inspection.inspection,
+        model=None if model is None else model.name,
+        version=None if model is None else model.version,
+        sha256=None if model is None else model.sha256,
+        trusted=model is not None and model.trusted,
+        preprocess_digest=inspection.preprocess_digest,
+    )
+
+
+def _camera(camera: CameraSnapshot) -> CameraHealth:
+    status, accounting = camera.status, camera.accounting
+    return CameraHealth(
+        camera=status.camera,
+        inspection=camera.inspection,
+        state=status.state,
+        fps=round(status.fps, 2),
+        captured=accounting.captured,
+        judged=accounting.judged,
+        pending=accounting.pending,
+        dropped={DropReason(reason): count for reason, count in accounting.dropped.items()},
+        error=_text(status.last_error),
+    )
+
+
+def _interval_latency(previous: Snapshot | None, current: Snapshot) -> list[tuple[int, int]]:
+    """Buckets of all cameras together, counted since `previous`."""
+    counts = Counter[int]()
+    for camera in current.cameras:
+        counts.update(dict(camera.latency))
+    for camera in previous.cameras if previous else ():
+        counts.subtract(dict(camera.latency))
+    return sorted((upper, count) for upper, count in counts.items() if count > 0)
+
+
+def _cores(identity: AgentIdentity, previous: Snapshot | None, current: Snapshot) -> float:
+    began_ns = identity.started_ns if previous is None else previous.monotonic_ns
+    used_s = current.process.cpu_s - (0.0 if previous is None else previous.process.cpu_s)
+    wall_s = _seconds(current.monotonic_ns - began_ns)
+    return round(max(0.0, used_s) / wall_s, 4) if wall_s > 0.0 else 0.0
+
+
+def _seconds(duration_ns: int) -> float:
+    return max(0.0, duration_ns / NS_PER_S)
+
+
+def _text(text: str | None) -> str | None:
+    return None if text is None else text[:_TEXT_CHARACTERS]
+
+
+class HeartbeatThread:
+    """Builds a heartbeat every `period_s` from `snapshot()` and gives it to `sink`."""
+
+    def __init__(
+        self,
+        *,
+        identity: AgentIdentity,
+        snapshot: Callable[[], Snapshot],
+        sink: Callable[[Heartbeat], None],
+        clock: Clock,
+        period_s: float,
+    ) -> None:
+        """`snapshot` and `sink` are called from the heartbeat's thread, and from whoever calls `beat`."""
+        self._identity = identity
+        self._snapshot = snapshot
+        self._sink = sink
+        self._clock = clock
+        self._period_ns = round(period_s * NS_PER_S)
+        self._previous: Snapshot | None = None
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="kensa-heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """Begin; the first beat comes after a second, or after the period where that is shorter."""
+        self._thread.start()
+
+    def beat(self) -> None:
+        """Send one now: for the last word after a drain. Raises what the sink raises."""
+        with self._lock:
+            current = self._snapshot()
+            heartbeat = build(self._identity, previous=self._previous, current=current)
+            self._previous = current
+        self._sink(heartbeat)
+
+    def latest(self) -> Heartbeat:
+        """Build one for `status` without sending it; its interval is the one since the last beat."""
+        with self._lock:
+            return build(self._identity, previous=self._previous, current=self._snapshot())
+
+    def close(self, *, timeout_s: float = 1.0) -> None:
+        """Stop within `timeout_s` seconds; safe to call twice and before `start`."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        try:
+            self._beat_until_stopped()
+        except Exception:
+            _log.exception("the heartbeat ended by a bug; inspection goes on")
+
+    def _beat_until_stopped(self) -> None:
+        due_ns = self._clock.monotonic_ns() + min(round(_FIRST_S * NS_PER_S), self._period_ns)
+        while not self._clock.wait(self._stop, max(0, due_ns - self._clock.monotonic_ns()) / NS_PER_S):
+            try:
+                self.beat()
+            except KensaError as error:
+                _log.warning("a heartbeat was not sent: %s", error)
+            missed = max(0, self._clock.monotonic_ns() - due_ns) // self._period_ns
+            due_ns += (1 + missed) * self._period_ns

@@ -1,0 +1,69 @@
+"""What the agent looks like at one moment: read by the heartbeat, the metrics and `status`, written by nobody.
+
+`app` fills it from counters, cameras, slots and the outbox when somebody asks; the hot path knows nothing of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from agent.counters import Accounting
+    from agent.health.process import ProcessUsage
+    from agent.records import CameraStatus, ModelIdentity
+    from agent.wire import OutboxHealth
+
+
+@dataclass(frozen=True, slots=True)
+class AgentIdentity:
+    """What does not change while the agent runs."""
+
+    thing: str
+    line: str
+    boot_epoch: int
+    version: str  # of Kensa
+    started_ns: int  # monotonic
+
+
+@dataclass(frozen=True, slots=True)
+class CameraSnapshot:
+    """One camera; counts since the agent's start."""
+
+    inspection: str
+    status: CameraStatus
+    accounting: Accounting
+    latency: tuple[tuple[int, int], ...]  # LatencyHistogram.buckets(): (upper edge in us, count)
+    latency_total_us: int
+
+    @property
+    def camera(self) -> str:
+        """Its name."""
+        return self.status.camera
+
+
+@dataclass(frozen=True, slots=True)
+class InspectionSnapshot:
+    """One inspection; `model` is None while there is no usable one."""
+
+    inspection: str
+    model: ModelIdentity | None
+    preprocess_digest: str | None
+    pool_misses: int = 0  # frames for which no buffer was free
+    frames_not_kept: int = 0  # of defect and unsure parts, because writing them could not follow
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything at one moment."""
+
+    monotonic_ns: int
+    utc_ns: int
+    cameras: tuple[CameraSnapshot, ...]
+    inspections: tuple[InspectionSnapshot, ...]
+    outbox: OutboxHealth
+    process: ProcessUsage
+    transport: Literal["up", "down", "none"] = "none"
+    transport_reason: str | None = None  # why it is down
+    faults: int = 0  # batches that the model's runtime failed on
+    last_fault: str | None = None
