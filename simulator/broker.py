@@ -110,7 +110,12 @@ class MosquittoBroker:
         )
         config.write_text(lines + "\n".join(self._settings) + "\n", encoding="utf-8")
         with self._log_path.open("ab") as log:
-            process = subprocess.Popen([self._program, "-c", str(config)], stdin=subprocess.DEVNULL, stderr=log)
+            process = subprocess.Popen(
+                [self._program, "-c", str(config)],
+                stdin=subprocess.DEVNULL,
+                stderr=log,
+                process_group=0,  # Ctrl-C is for the program that uses the broker, which may still need it
+            )
         self._process = process
         deadline = time.monotonic() + _START_S
         while time.monotonic() < deadline and process.poll() is None:

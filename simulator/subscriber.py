@@ -1,0 +1,261 @@
+"""An independent consumer of verdicts: its own process and MQTT client, nothing shared with the agent but the wire.
+
+    python -m simulator.subscriber --port 1883
+
+prints `{"kind":"ready"}` once it listens, then each message it understood as a line of JSON: every verdict once, as a
+single verdict message even if it came in an envelope, gaps and heartbeats as they came; and, as it changes, a line
+`{"kind":"ledger",...}` with unique verdicts, duplicates and missing numbers by camera. It ends when its input ends.
+
+Promise: a verdict is reported once, by its key, however often it arrives; what cannot be decoded is counted and
+skipped. The broker keeps the session, so that a broken connection of this consumer loses nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import queue
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+
+from agent import wire
+from agent.errors import MessageError, OperatorError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from agent.records import Verdict
+
+TOPIC: Final = "kensa/#"
+_START_S: Final = 15.0
+_STOP_S: Final = 5.0
+_NEWS_S: Final = 0.2  # how often the ledger is printed while it changes
+
+
+@dataclass(frozen=True, slots=True)
+class CameraCount:
+    """What arrived from one camera, over all boot epochs."""
+
+    unique: int
+    duplicates: int
+    missing: int  # numbers below the highest that did not arrive: drops of the agent, or losses
+
+
+@dataclass(slots=True)
+class _Stream:
+    """One camera in one boot epoch. About 60 bytes a verdict: enough for days of a line, not for years."""
+
+    seen: set[int] = field(default_factory=set)
+    duplicates: int = 0
+
+
+class Ledger:
+    """De-duplicates by the verdict's key and counts; not thread-safe."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self.refused = 0  # messages that could not be decoded
+        self.gaps = 0  # gap messages: losses that the agent itself reported
+        self._streams: dict[tuple[str, str, int], _Stream] = {}
+
+    def take(self, verdicts: Iterable[Verdict]) -> list[Verdict]:
+        """Return those that are new."""
+        fresh: list[Verdict] = []
+        for verdict in verdicts:
+            origin = verdict.origin
+            stream = self._streams.setdefault((origin.line, origin.camera, origin.boot_epoch), _Stream())
+            if verdict.seq in stream.seen:
+                stream.duplicates += 1
+            else:
+                stream.seen.add(verdict.seq)
+                fresh.append(verdict)
+        return fresh
+
+    def cameras(self) -> dict[str, CameraCount]:
+        """Counts by camera."""
+        counts: dict[str, CameraCount] = {}
+        for (_, camera, _), stream in self._streams.items():
+            before = counts.get(camera, CameraCount(0, 0, 0))
+            counts[camera] = CameraCount(
+                before.unique + len(stream.seen),
+                before.duplicates + stream.duplicates,
+                before.missing + max(stream.seen, default=-1) + 1 - len(stream.seen),
+            )
+        return counts
+
+    def line(self) -> str:
+        """Return the ledger as the line of JSON that is printed."""
+        cameras = {
+            name: {"unique": c.unique, "duplicates": c.duplicates, "missing": c.missing}
+            for name, c in self.cameras().items()
+        }
+        return json.dumps({"kind": "ledger", "refused": self.refused, "gaps": self.gaps, "cameras": cameras})
+
+
+# --- the consumer's own process ---------------------------------------------------------------------------------------
+
+
+class _Consumer:
+    """Everything runs on paho's thread, but the end."""
+
+    def __init__(self, *, host: str, port: int, client_id: str) -> None:
+        self._ledger = Ledger()
+        self._printed = ""
+        self._next_news = 0.0
+        self._client = paho.Client(CallbackAPIVersion.VERSION2, client_id=client_id, clean_session=False)
+        self._client.reconnect_delay_set(1, 2)
+        self._client.on_connect = lambda client, *_: client.subscribe(TOPIC, qos=1)
+        self._client.on_subscribe = lambda *_: self._say('{"kind":"ready"}')
+        self._client.on_message = self._received
+        self._client.connect(host, port)
+
+    def run(self) -> None:
+        """Consume until standard input ends."""
+        self._client.loop_start()
+        sys.stdin.read()
+        self._client.disconnect()
+        self._client.loop_stop()
+        self._say(self._ledger.line())
+
+    def _say(self, line: str) -> None:
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+    def _received(self, _client: object, _userdata: object, message: paho.MQTTMessage) -> None:
+        lines: list[str] = []
+        try:
+            content = wire.decode(bytes(message.payload))
+        except MessageError:
+            self._ledger.refused += 1
+        else:
+            if isinstance(content, wire.Delivery):
+                lines = [wire.encode_verdict(verdict).decode() for verdict in self._ledger.take(content.verdicts)]
+            else:
+                self._ledger.gaps += isinstance(content, wire.Gap)
+                lines = [message.payload.decode()]
+        now = time.monotonic()
+        if now >= self._next_news and (news := self._ledger.line()) != self._printed:
+            self._printed, self._next_news = news, now + _NEWS_S
+            lines.append(news)
+        if lines:
+            self._say("\n".join(lines))
+
+
+# --- its owner's side -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """The subscriber's ledger as its owner sees it."""
+
+    cameras: dict[str, CameraCount] = field(default_factory=dict)
+    refused: int = 0
+    gaps: int = 0
+
+    @property
+    def unique(self) -> int:
+        """All verdicts that arrived, each counted once."""
+        return sum(count.unique for count in self.cameras.values())
+
+    @property
+    def duplicates(self) -> int:
+        """Arrivals beyond the first."""
+        return sum(count.duplicates for count in self.cameras.values())
+
+
+class Subscriber:
+    """Runs the consumer in a process of its own and hands out what it reports; use as a context manager."""
+
+    def __init__(self, *, host: str, port: int) -> None:
+        """Prepare to listen on the broker at `host`:`port`."""
+        self.counts = Counts()
+        self.heartbeats = 0
+        self._host, self._port = host, port
+        self._verdicts: queue.SimpleQueue[Verdict] = queue.SimpleQueue()
+        self._ready = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        """Start and wait until it listens. Raises OperatorError when it does not."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "simulator.subscriber", "--host", self._host, "--port", str(self._port)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            process_group=0,  # Ctrl-C is for the demo, which still needs a subscriber while it drains
+        )
+        self._thread = threading.Thread(target=self._read, args=(self._process,), name="subscriber", daemon=True)
+        self._thread.start()
+        if not self._ready.wait(_START_S):
+            self.close()
+            msg = f"the subscriber did not reach the broker at {self._host}:{self._port} within {_START_S:g} s"
+            raise OperatorError(msg)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """See `close`."""
+        self.close()
+
+    def close(self) -> None:
+        """End the process; its last ledger is read. Safe to call twice."""
+        process, thread = self._process, self._thread
+        if process is None or thread is None:
+            return
+        if process.stdin is not None:
+            process.stdin.close()
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(_STOP_S)
+        thread.join(_STOP_S)
+        if process.stdout is not None:
+            process.stdout.close()
+        self._process = None
+
+    def received(self) -> list[Verdict]:
+        """Return the verdicts that arrived since the last call, each once, without waiting."""
+        return [self._verdicts.get_nowait() for _ in range(self._verdicts.qsize())]
+
+    def _read(self, process: subprocess.Popen[bytes]) -> None:
+        """Thread `subscriber`."""
+        for line in process.stdout or ():
+            if line.startswith(b'{"kind"'):
+                self._note(json.loads(line))
+            else:
+                content = wire.decode(line)
+                if isinstance(content, wire.Delivery):
+                    for verdict in content.verdicts:
+                        self._verdicts.put(verdict)
+                elif isinstance(content, wire.Heartbeat):
+                    self.heartbeats += 1
+
+    def _note(self, news: dict[str, Any]) -> None:
+        if news["kind"] == "ready":
+            self._ready.set()
+        else:
+            cameras = {name: CameraCount(**counts) for name, counts in news["cameras"].items()}
+            self.counts = Counts(cameras, news["refused"], news["gaps"])
+
+
+def main() -> None:
+    """Run the consumer."""
+    parser = argparse.ArgumentParser(
+        prog="python -m simulator.subscriber", description="Print the verdicts of a broker."
+    )
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--client-id", default="kensa-subscriber")
+    arguments = parser.parse_args()
+    _Consumer(host=arguments.host, port=arguments.port, client_id=arguments.client_id).run()
+
+
+if __name__ == "__main__":
+    main()
