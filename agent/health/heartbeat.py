@@ -1,7 +1,7 @@
 """The heartbeat: what the agent says of itself every `heartbeat_s`.
 
-Promise: `build` is pure, so a heartbeat can be replayed from two snapshots; the thread never touches the hot path, keeps
-to absolute deadlines, skips the beats it missed instead of sending them late, and outlives a sink that refuses.
+Promise: `build` is pure, so a heartbeat can be replayed from two snapshots; the thread never touches the hot path,
+keeps to absolute deadlines, skips the beats it missed instead of sending them late, and outlives a sink that refuses.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from agent.counters import quantile_us
 from agent.errors import KensaError
 from agent.records import DropReason
 from agent.wire import CameraHealth, Heartbeat, InspectionHealth
+from agent.wire.codec import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from agent.health.snapshot import AgentIdentity, CameraSnapshot, InspectionSnapshot, Snapshot
 
 _FIRST_S: Final = 1.0  # the first beat waits until cameras and transport had time to connect
-_TEXT_CHARACTERS: Final = 250  # of an error; the wire allows 256
+_TEXT_BYTES: Final = 240  # of an error as JSON, so that the three of them leave room for everything else
 _log = logging.getLogger(__name__)
 
 
@@ -104,7 +105,11 @@ def _seconds(duration_ns: int) -> float:
 
 
 def _text(text: str | None) -> str | None:
-    return None if text is None else text[:_TEXT_CHARACTERS]
+    if text is None:
+        return None
+    while len(quoted(text)) > _TEXT_BYTES:  # a character outside ASCII takes 6 or 12 bytes
+        text = text[: max(1, len(text) * _TEXT_BYTES // len(quoted(text)))]
+    return text
 
 
 class HeartbeatThread:
@@ -156,7 +161,7 @@ class HeartbeatThread:
     def _run(self) -> None:
         try:
             self._beat_until_stopped()
-        except Exception:
+        except Exception:  # noqa: BLE001 - a thread's top
             _log.exception("the heartbeat ended by a bug; inspection goes on")
 
     def _beat_until_stopped(self) -> None:

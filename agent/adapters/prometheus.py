@@ -1,0 +1,186 @@
+"""Prometheus metrics on 127.0.0.1: one snapshot of the agent for each scrape, nothing on the hot path.
+
+Promise: the default registry of the client library stays as it was; only this machine can connect; a scrape costs one
+snapshot and the text. Names follow https://prometheus.io/docs/practices/naming/: base units, `_total` on counters.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Final
+
+from prometheus_client import start_http_server
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    StateSetMetricFamily,
+)
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from agent.errors import ConfigError
+from agent.records import CameraState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from prometheus_client.metrics_core import Metric
+
+    from agent.health.snapshot import AgentIdentity, CameraSnapshot, InspectionSnapshot, Snapshot
+
+HOST: Final = "127.0.0.1"
+# Upper edges of the latency histogram, us: from 256 us to 16.8 s in octaves, where the counters' own buckets end, too.
+_EDGES_US: Final = tuple(1 << exponent for exponent in range(8, 25))
+
+_CAMERA = ("inspection", "camera")
+_CAMERA_COUNTERS: Final[tuple[tuple[str, str, Callable[[CameraSnapshot], float]], ...]] = (
+    ("kensa_frames_captured", "Exposures, usable or not.", lambda c: c.accounting.captured),
+    ("kensa_camera_stalls", "Times an open camera went silent.", lambda c: c.status.stalls),
+    ("kensa_camera_reopenings", "Times a camera was lost or stalled.", lambda c: c.status.reopenings),
+)
+_CAMERA_GAUGES: Final[tuple[tuple[str, str, Callable[[CameraSnapshot], float]], ...]] = (
+    ("kensa_frames_pending", "Captured, and neither judged nor dropped yet.", lambda c: c.accounting.pending),
+    ("kensa_camera_frames_per_second", "Exposures a second, smoothed.", lambda c: c.status.fps),
+)
+_INSPECTION_COUNTERS: Final[tuple[tuple[str, str, Callable[[InspectionSnapshot], float]], ...]] = (
+    ("kensa_frame_pool_misses", "Frames for which no buffer was free.", lambda i: i.pool_misses),
+    ("kensa_frames_not_kept", "Defect and unsure frames that could not be kept.", lambda i: i.frames_not_kept),
+)
+_GAUGES: Final[tuple[tuple[str, str, Callable[[Snapshot], float]], ...]] = (
+    ("kensa_outbox_messages", "Messages that wait for the broker.", lambda s: s.outbox.rows),
+    ("kensa_outbox_verdicts", "Verdicts in them.", lambda s: s.outbox.verdicts),
+    ("kensa_outbox_bytes", "Bytes of them.", lambda s: s.outbox.bytes),
+    ("kensa_outbox_oldest_age_seconds", "How long the oldest of them has waited.", lambda s: s.outbox.oldest_age_s),
+    ("kensa_outbox_storage_ok", "1 while verdicts can be committed.", lambda s: s.outbox.storage_error is None),
+)
+_COUNTERS: Final[tuple[tuple[str, str, Callable[[Snapshot], float]], ...]] = (
+    ("kensa_outbox_evicted_verdicts", "Verdicts given up because the outbox was full.", lambda s: s.outbox.evicted),
+    ("kensa_outbox_damaged_verdicts", "Verdicts lost with a damaged file.", lambda s: s.outbox.damaged),
+    ("kensa_outbox_gaps", "Gap messages written.", lambda s: s.outbox.gaps),
+    ("kensa_inference_faults", "Batches that the model's runtime failed on.", lambda s: s.faults),
+)
+
+
+class AgentCollector(Collector):
+    """Turns snapshots into metric families."""
+
+    def __init__(self, *, identity: AgentIdentity, snapshot: Callable[[], Snapshot]) -> None:
+        """`snapshot` is called once for each scrape, from the server's thread."""
+        self._identity = identity
+        self._snapshot = snapshot
+
+    def describe(self) -> Iterable[Metric]:
+        """Say nothing of the families in advance: registering must not take a snapshot."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """All families of one moment."""
+        snapshot, identity = self._snapshot(), self._identity
+        about = {"version": identity.version, "thing": identity.thing, "line": identity.line}
+        yield InfoMetricFamily("kensa_build", "The agent.", value=about)
+        yield GaugeMetricFamily("kensa_boot_epoch", "Starts on this state directory.", value=identity.boot_epoch)
+        uptime_s = max(0.0, (snapshot.monotonic_ns - identity.started_ns) / 1e9)
+        yield GaugeMetricFamily("kensa_uptime_seconds", "Since the agent's start.", value=uptime_s)
+        for name, text, value in _GAUGES:
+            yield GaugeMetricFamily(name, text, value=float(value(snapshot)))
+        for name, text, value in _COUNTERS:
+            yield CounterMetricFamily(name, text, value=value(snapshot))
+        if snapshot.transport != "none":
+            up = float(snapshot.transport == "up")
+            yield GaugeMetricFamily("kensa_transport_up", "1 while the broker is connected.", value=up)
+        if snapshot.process.temperature_c is not None:
+            yield GaugeMetricFamily("kensa_temperature_celsius", "Processor.", value=snapshot.process.temperature_c)
+        yield from _cameras(snapshot.cameras)
+        yield from _inspections(snapshot.inspections)
+
+
+def _cameras(cameras: Sequence[CameraSnapshot]) -> Iterator[Metric]:
+    for name, text, value in _CAMERA_COUNTERS:
+        yield _each(CounterMetricFamily(name, text, labels=_CAMERA), cameras, value)
+    for name, text, value in _CAMERA_GAUGES:
+        yield _each(GaugeMetricFamily(name, text, labels=_CAMERA), cameras, value)
+    verdicts = CounterMetricFamily("kensa_verdicts", "Judged frames.", labels=(*_CAMERA, "outcome"))
+    dropped = CounterMetricFamily("kensa_frames_dropped", "Frames without a verdict.", labels=(*_CAMERA, "reason"))
+    states = StateSetMetricFamily("kensa_camera_state", "Where the camera stands.", labels=_CAMERA)
+    latency = HistogramMetricFamily("kensa_verdict_latency_seconds", "From due time to decision.", labels=_CAMERA)
+    for camera in cameras:
+        labels = [camera.inspection, camera.camera]
+        for outcome, count in camera.accounting.outcomes.items():
+            verdicts.add_metric([*labels, outcome], count)
+        for reason, count in camera.accounting.dropped.items():
+            dropped.add_metric([*labels, reason], count)
+        states.add_metric(labels, {str(state): state == camera.status.state for state in CameraState})
+        latency.add_metric(labels, buckets(camera.latency), camera.latency_total_us / 1e6)
+    yield from (verdicts, dropped, states, latency)
+
+
+def _inspections(inspections: Sequence[InspectionSnapshot]) -> Iterator[Metric]:
+    for name, text, value in _INSPECTION_COUNTERS:
+        family = CounterMetricFamily(name, text, labels=("inspection",))
+        for inspection in inspections:
+            family.add_metric([inspection.inspection], value(inspection))
+        yield family
+    models = InfoMetricFamily("kensa_model", "The model that judges.", labels=("inspection",))
+    for inspection in inspections:
+        if (model := inspection.model) is not None:
+            trusted = "true" if model.trusted else "false"
+            about = {"model": model.name, "version": model.version, "sha256": model.sha256, "trusted": trusted}
+            models.add_metric([inspection.inspection], about)
+    yield models
+
+
+def _each(
+    family: CounterMetricFamily | GaugeMetricFamily,
+    cameras: Sequence[CameraSnapshot],
+    value: Callable[[CameraSnapshot], float],
+) -> Metric:
+    for camera in cameras:
+        family.add_metric([camera.inspection, camera.camera], value(camera))
+    return family
+
+
+def buckets(latency: Sequence[tuple[int, int]]) -> list[tuple[str, float]]:
+    """LatencyHistogram.buckets() -> cumulative (`le` in seconds, count), as Prometheus wants them."""
+    counts = [0] * (len(_EDGES_US) + 1)
+    for upper_us, count in latency:
+        # The counters' edges are exclusive and one above the octave's end.
+        index = next((i for i, edge in enumerate(_EDGES_US) if upper_us <= edge + 1), len(_EDGES_US))
+        counts[index] += count
+    names = [*(repr(edge / 1e6) for edge in _EDGES_US), "+Inf"]
+    return list(zip(names, accumulate(map(float, counts)), strict=True))
+
+
+class MetricsServer:
+    """The endpoint `http://127.0.0.1:PORT/metrics`."""
+
+    def __init__(self, *, identity: AgentIdentity, snapshot: Callable[[], Snapshot], port: int) -> None:
+        """Serve on `port` from `start` on; 0 takes any free one."""
+        self._registry = CollectorRegistry()
+        self._registry.register(AgentCollector(identity=identity, snapshot=snapshot))
+        ProcessCollector(registry=self._registry)
+        self._asked = port
+        self._server: Any = None  # wsgiref's, by the client library
+        self._thread: Any = None
+
+    def start(self) -> int:
+        """Serve in a thread; returns the port. Raises ConfigError when it is taken."""
+        try:
+            self._server, self._thread = start_http_server(self._asked, addr=HOST, registry=self._registry)
+        except OSError as error:
+            raise ConfigError(
+                f"metrics.port: {HOST}:{self._asked} cannot be served: {error.strerror}. "
+                "Choose another port, or 0 for any"
+            ) from error
+        self._thread.name = "kensa-metrics"
+        port: int = self._server.server_port
+        return port
+
+    def close(self) -> None:
+        """Stop serving; safe to call twice, and before `start`."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._thread.join(1.0)
+            self._server = None
