@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from agent.errors import OperatorError
+from agent.preprocess import Preprocessor
+from agent.records import Geometry, Pixels
+from pipeline.dataset import Dataset
+from pipeline.images import prepare
+from pipeline.recipe import Parameters, Task, Trained
+
+torch = pytest.importorskip("torch", reason="the recipe needs the extra `train`")
+
+from typing import TYPE_CHECKING
+
+from pipeline.dense import dense_loss, load_pictures, top_mean, train_dense, whole_geometry  # noqa: E402
+from pipeline.dense_augment import Batch  # noqa: E402
+from pipeline.network import to_input  # noqa: E402
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TILES = Geometry("tiles", 64, 64, 1, 2, 16)
+
+
+def silent(_step: str, _done: int, _total: int, _note: str = "") -> None:
+    return
+
+
+def write_part(root: Path, split: str, class_name: str, number: int, *, marked: bool = True) -> None:
+    """A grey part of 150x170 px, with a dark spot of 16 px if it is to be defective."""
+    random = np.random.default_rng([number, len(class_name), len(split)])
+    picture = random.integers(90, 130, (150, 170)).astype(np.uint8)
+    name = f"{class_name}{number}_{split}.png"
+    if class_name != "ok":
+        y, x = (int(v) for v in random.integers(8, 120, 2))
+        mask = np.zeros_like(picture)
+        mask[y : y + 16, x : x + 16] = 255
+        picture[mask > 0] = 20
+        if marked:
+            (root / "masks").mkdir(exist_ok=True)
+            cv2.imwrite(str(root / "masks" / name), mask)
+    (root / split / class_name).mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(root / split / class_name / name), picture)
+
+
+def make_task(root: Path, *, epochs: int = 1, geometry: Geometry = TILES, seed: int = 0) -> Task:
+    data = Dataset.load(root)
+    parameters = Parameters(net="tiny", epochs=epochs, batch=8, seed=seed, threads=1)
+    return Task(data.split("train"), (), data.classes, data.defects, geometry, parameters)
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Path:
+    for number in range(6):
+        write_part(tmp_path, "train", "ok", number)
+        write_part(tmp_path, "train", "spot", number)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        TILES,
+        Geometry("tiles", 64, 96, 3, 4, 8),
+        Geometry("tiles", 32, 32, 1, 1, 8, (5, 7, 101, 77)),
+        Geometry("whole", 64, 64, 1),
+    ],
+)
+def test_crops_come_from_the_bytes_that_the_device_cuts_its_tiles_from(geometry: Geometry) -> None:
+    frame: Pixels = np.random.default_rng(0).integers(0, 256, (151, 173), dtype=np.uint8)
+    tiles, plan = prepare(Preprocessor(geometry), frame)
+    whole = prepare(Preprocessor(whole_geometry(geometry, *frame.shape)), frame)[0]
+    assert len(whole) == 1
+    for pixels, tile in zip(tiles, plan.tiles, strict=True):
+        cut = whole[0, tile.y : tile.y + geometry.height, tile.x : tile.x + geometry.width]
+        assert np.array_equal(pixels, cut)
+
+
+def test_every_pixel_that_a_defect_falls_into_is_marked(parts: Path) -> None:
+    task = make_task(parts)
+    for picture, sample in zip(load_pictures(task), task.train, strict=True):
+        assert picture.mask is not None
+        assert picture.label == (1 if sample.class_name == "spot" else 0)
+        assert (picture.mask[picture.pixels[..., 0] < 50] == 1).all()
+        assert int(picture.mask.sum()) <= 9 * 9 * picture.label
+
+
+def test_a_defective_picture_without_a_mask_still_teaches_that_it_is_defective(parts: Path) -> None:
+    write_part(parts, "train", "spot", 99, marked=False)
+    pictures = load_pictures(make_task(parts))
+    assert [p.label for p in pictures if p.mask is None] == [1]
+
+
+def test_a_mask_of_another_size_is_refused_by_name(parts: Path) -> None:
+    cv2.imwrite(str(parts / "masks" / "spot3_train.png"), np.full((10, 20), 255, np.uint8))
+    with pytest.raises(OperatorError, match=r"spot3_train\.png.*20x10.*170x150"):
+        load_pictures(make_task(parts))
+
+
+def test_training_without_good_pictures_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    for number in range(3):
+        write_part(tmp_path, "train", "spot", number)
+    with pytest.raises(OperatorError, match="good pictures"):
+        train_dense(make_task(tmp_path), progress=silent)
+
+
+def test_the_crops_score_is_the_mean_of_the_strongest_cells() -> None:
+    cells = torch.arange(20.0).reshape(1, 4, 5)
+    assert top_mean(cells, 0.2).tolist() == [(19 + 18 + 17 + 16) / 4]
+
+
+def test_cells_without_a_known_mask_teach_through_the_crop_only() -> None:
+    logits = torch.zeros(1, 2, 4, 4, requires_grad=True)
+    masks, pixels = np.zeros((1, 64, 64), np.uint8), np.zeros((1, 64, 64, 1), np.uint8)
+    batch = Batch(pixels, masks, np.array([1]), np.zeros(1, np.float32))
+    dense_loss(logits, batch, smoothing=0.0).backward()
+    assert logits.grad is not None
+    assert (logits.grad <= 0).all()  # everything pulls towards "defect": the empty mask is not believed
+
+
+def train(task: Task) -> Trained:
+    before = torch.get_num_threads()
+    try:
+        return train_dense(task, progress=silent)
+    finally:
+        torch.set_num_threads(before)
+        torch.use_deterministic_algorithms(mode=False)
+
+
+@pytest.mark.train
+def test_equal_seeds_give_equal_weights(parts: Path) -> None:
+    first, second, other = (train(make_task(parts, seed=seed)).net.state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.train
+def test_an_unseen_defect_is_found_where_it_is(parts: Path) -> None:
+    for number in range(8):
+        write_part(parts, "val", "ok", number)
+        write_part(parts, "val", "spot", number)
+    trained = train(make_task(parts, epochs=60))
+    held = Dataset.load(parts).split("val")
+    pictures = load_pictures(Task(held, (), ("ok", "spot"), frozenset({"spot"}), TILES, Parameters()))
+    peaks: dict[int, list[float]] = {0: [], 1: []}
+    for picture in pictures:
+        size = [side // 16 * 16 for side in picture.pixels.shape[:2]]
+        with torch.no_grad():
+            logits = trained.net(to_input(torch.from_numpy(picture.pixels[None, : size[0], : size[1]])))[0, 0]
+        peaks[picture.label].append(float(logits.max()))
+        if picture.label and picture.mask is not None:
+            row, column = divmod(int(logits.argmax()), logits.shape[1])
+            around = picture.mask[max(0, row * 16 - 8) : row * 16 + 24, max(0, column * 16 - 8) : column * 16 + 24]
+            assert around.any()
+    assert min(peaks[1]) > max(peaks[0])
