@@ -179,6 +179,8 @@ class Agent:
         self._workers: list[threading.Thread] = []
         self._crash: BaseException | None = None
         self._stopped = False
+        self._usage = ProcessReader()
+        self._heartbeat: HeartbeatThread
         self.outbox: Outbox
 
     # --- life ---------------------------------------------------------------------------------------------------------
@@ -276,6 +278,49 @@ class Agent:
         """Stop."""
         self.stop()
 
+    def snapshot(self) -> Snapshot:
+        """Everything that heartbeat, metrics and status show, at this moment."""
+        stats = self.outbox.health()
+        if self.transport is None:
+            state: Literal["up", "down", "none"] = "none"
+            reason = None
+        else:
+            up, why = self.outbox.connection()
+            state, reason = ("up", None) if up else ("down", why)
+        inspections = []
+        for name, slot in self.slots.items():
+            lease = slot.lease()
+            inspections.append(
+                InspectionSnapshot(
+                    inspection=name,
+                    model=lease.model.identity if lease else None,
+                    preprocess_digest=lease.model.preprocess_digest if lease else None,
+                    pool_misses=self.pools[name].misses,
+                    frames_not_kept=self.keepers[name].skipped,
+                )
+            )
+        return Snapshot(
+            monotonic_ns=self.clock.monotonic_ns(),
+            utc_ns=self.clock.utc_ns(),
+            cameras=tuple(
+                CameraSnapshot(
+                    inspection=view.inspection,
+                    status=view.capture.status,
+                    accounting=view.counters.snapshot(),
+                    latency=tuple(view.counters.latency.buckets()),
+                    latency_total_us=view.counters.latency.total_us(),
+                )
+                for view in self.cameras.values()
+            ),
+            inspections=tuple(inspections),
+            outbox=stats,
+            process=self._usage.read(),
+            transport=state,
+            transport_reason=reason,
+            faults=self.faults,
+            last_fault=self.last_fault,
+        )
+
     # --- pieces -------------------------------------------------------------------------------------------------------
 
     def _load_models(self) -> None:
@@ -352,11 +397,29 @@ class Agent:
             )
 
     def _start_services(self) -> None:
+        identity = AgentIdentity(
+            self.config.thing, self.config.line, self.boot_epoch, agent.__version__, self.started_ns
+        )
+        self._heartbeat = HeartbeatThread(
+            identity=identity,
+            snapshot=self.snapshot,
+            sink=self._send_heartbeat,
+            clock=self.clock,
+            period_s=self.config.heartbeat_s,
+        )
+        if self.config.metrics is not None:
+            from agent.adapters.prometheus import MetricsServer  # noqa: PLC0415 - only where it is configured
+
+            metrics = MetricsServer(identity=identity, snapshot=self.snapshot, port=self.config.metrics.port)
+            _log.info("metrics on http://127.0.0.1:%d/metrics", metrics.start())
+            self._stack.callback(metrics.close)
         control = ControlServer(
             state_dir=self.config.state_dir, handlers={"status": self._status, "explain": self._explain}
         )
         control.start()
         self._stack.callback(control.close)
+        self._heartbeat.start()
+        self._stack.callback(self._heartbeat.close)
 
     def _close_outbox(self) -> None:
         self.outbox.close(deadline_ns=self.clock.monotonic_ns() + round(self.config.drain_s * NS_PER_S))
@@ -374,13 +437,14 @@ class Agent:
     # --- control socket -----------------------------------------------------------------------------------------------
 
     def _status(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {"heartbeat": {}}
+        return {"heartbeat": self._heartbeat.latest().model_dump(mode="json")}
 
     def _explain(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         key = request.get("key")
         if not isinstance(key, str):
-            raise KensaError('explain needs a "key"')
-        return {"verdict": None}
+            raise ControlError('explain needs a text "key"')
+        found = self.outbox.find(key)
+        return {"verdict": None if found is None else json.loads(encode_verdict(found))}
 
 
 def build(

@@ -89,7 +89,8 @@ class _Desk:
             grown = np.empty(
                 (max(inputs, self._max_batch), geometry.height, geometry.width, geometry.channels), np.uint8
             )
-            grown[: len(self._slots)] = self._slots  # inputs of this batch that are already written
+            if len(self._slots):
+                grown[: len(self._slots)] = self._slots  # inputs of this batch that are already written
             self._slots = grown
         return self._slots
 

@@ -1,0 +1,41 @@
+"""`kensa status`: what a running agent says of itself, from its control socket."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from agent import config, control
+
+
+def main(argv: list[str]) -> int:
+    """Print the running agent's heartbeat, for people or with --json for machines."""
+    parser = argparse.ArgumentParser(prog="kensa status", description=__doc__)
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="the configuration that the agent runs with")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    arguments = parser.parse_args(argv)
+    answer = control.request(config.load(arguments.config).state_dir, "status")
+    heartbeat = answer["heartbeat"]
+    print(json.dumps(heartbeat) if arguments.json else _text(heartbeat))
+    return 0
+
+
+def _text(beat: dict[str, Any]) -> str:
+    lines = [
+        f"{beat['thing']} / {beat['line']}: kensa {beat['agent_version']}, boot epoch {beat['boot_epoch']}, "
+        f"up {beat['uptime_s']:.0f} s, {beat['cpu']:.2f} cores, {beat['rss_bytes'] / 1e6:.0f} MB",
+        f"broker {beat['transport']}, outbox {beat['outbox']['rows']} messages ({beat['outbox']['verdicts']} verdicts)",
+    ]
+    lines += [
+        f"inspection {i['inspection']}: {i['model']} {i['version']}{'' if i['trusted'] else ' (untrusted)'}"
+        for i in beat["inspections"]
+    ]
+    for camera in beat["cameras"]:
+        dropped = ", ".join(f"{count} {reason}" for reason, count in camera["dropped"].items()) or "none"
+        lines.append(
+            f"camera {camera['camera']}: {camera['state']}, {camera['fps']:.1f} frames/s, captured {camera['captured']}, "
+            f"judged {camera['judged']}, dropped {dropped}, pending {camera['pending']}"
+        )
+    return "\n".join(lines)
