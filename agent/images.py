@@ -38,7 +38,9 @@ _JPEG_OTHER_FRAMES: Final = frozenset({0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB,
 # In coded data FF is followed by 00 (stuffing) or D0..D7 (restart); anything else ends the scan.
 _JPEG_SCAN_END: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _JPEG_RESTART: Final = re.compile(rb"\xff[\xd0-\xd7]")
-_SOF_MIN, _SOS_MIN, _BMP_HEADER = 6, 6, 40
+_JPEG_MAX_SCANS: Final = 100  # encoders write about 10; each one costs a pass over the whole picture
+_SOF_MIN: Final = 6  # bytes, without the components
+_BMP_HEADER: Final = 40  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,14 +190,12 @@ def _png_header(kind: bytes, body: memoryview) -> ImageHeader:
 def _jpeg(view: memoryview) -> ImageHeader:
     """JPEG: ITU-T T.81 annex B; walks the segments and the scans to the end-of-image marker."""
     header: ImageHeader | None = None
-    restarts = scanned = False
+    restarts, scans = False, 0
     at = 2
     while True:
         at, marker = _jpeg_marker(view, at)
         if marker == 0xD9:  # noqa: PLR2004  # EOI
-            if header is None or not scanned:
-                raise _corrupt("the JPEG ends before its picture")
-            return header
+            break
         (length,) = struct.unpack_from(">H", view, at)
         body, at = at + 2, at + length
         if length < 2 or at > len(view):  # noqa: PLR2004  # the length counts itself
@@ -209,7 +209,10 @@ def _jpeg(view: memoryview) -> ImageHeader:
         elif marker == 0xDD:  # noqa: PLR2004  # DRI
             restarts = struct.unpack_from(">H", view, body)[0] > 0
         elif marker == 0xDA:  # noqa: PLR2004  # SOS
-            at, scanned = _jpeg_scan(view, at, restarts=restarts), True
+            at, scans = _jpeg_scan(view, at, restarts=restarts), scans + 1
+    if header is None or not 0 < scans <= _JPEG_MAX_SCANS:
+        raise _corrupt(f"the JPEG has {scans} scans and {'no' if header is None else 'a'} frame header")
+    return header
 
 
 def _jpeg_marker(view: memoryview, at: int) -> tuple[int, int]:

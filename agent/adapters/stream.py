@@ -33,14 +33,17 @@ if TYPE_CHECKING:
 
 _OPEN_WAIT_S: Final = 0.7  # then `read` goes on waiting, in slices, so that stopping takes less than a second
 _CLOSE_WAIT_S: Final = 0.2
-_FFMPEG_TIMEOUT_MS: Final = 5_000  # for opening, and for a read that the stall watch has long given up
+_FFMPEG_TIMEOUT_MS: Final = 3_000  # for opening, and for a read that the stall watch has given up
 
 
 class _Grabber(threading.Thread):
     """Connects, then grabs one frame for each `request`; ends after `leave`, whenever its current call returns."""
 
     def __init__(self, *, name: str, connect: Callable[[], cv2.VideoCapture], clock: Clock) -> None:
-        super().__init__(name=f"grab {name}", daemon=True)
+        # No daemon: the interpreter's exit would cut a daemon out of OpenCV's call, and C++ answers that with abort().
+        # The exit waits for FFmpeg's or the driver's time-out instead.
+        super().__init__(name=f"grab {name}", daemon=False)
+        self._camera = name
         self._connect = connect
         self._clock = clock
         self._changed = threading.Condition()
@@ -57,17 +60,13 @@ class _Grabber(threading.Thread):
         except CameraError as error:
             self._fail(error)
             return
+        except cv2.error as error:
+            self._fail(CameraError(f"{self._camera} cannot be opened ({error.err})"))
+            return
         try:
-            with self._changed:
-                self.capture = capture
-                self._changed.notify_all()
-            while self._next_request():
-                if not capture.grab():
-                    self._fail(CameraError("it delivers no more frames: check cable, power and network"))
-                    return
-                with self._changed:
-                    self._grabbed_ns, self._wanted = self._clock.monotonic_ns(), False
-                    self._changed.notify_all()
+            self._grab_on_request(capture)
+        except cv2.error as error:
+            self._fail(CameraError(f"{self._camera} failed ({error.err}): check cable, power and network"))
         finally:
             capture.release()
 
@@ -97,6 +96,18 @@ class _Grabber(threading.Thread):
             self._leaving = True
             self._changed.notify_all()
         self.join(_CLOSE_WAIT_S)
+
+    def _grab_on_request(self, capture: cv2.VideoCapture) -> None:
+        with self._changed:
+            self.capture = capture
+            self._changed.notify_all()
+        while self._next_request():
+            if not capture.grab():
+                self._fail(CameraError(f"{self._camera} delivers no more frames: check cable, power and network"))
+                return
+            with self._changed:
+                self._grabbed_ns, self._wanted = self._clock.monotonic_ns(), False
+                self._changed.notify_all()
 
     def _next_request(self) -> bool:
         with self._changed:
@@ -168,10 +179,7 @@ class _LiveSource(ABC):
         if not self._grabber.connected(timeout_s) or self._grabber.capture is None:
             return None
         left_s = max(0, deadline_ns - self._clock.monotonic_ns()) / NS_PER_S
-        try:
-            grabbed_ns = self._grabber.request(left_s)
-        except CameraError as error:
-            raise CameraError(f"{self._name}: {error}") from error
+        grabbed_ns = self._grabber.request(left_s)
         if grabbed_ns is None:
             return None
         return Grab(pixels=_retrieve(self._grabber.capture, buffer), due_ns=grabbed_ns)
@@ -320,7 +328,10 @@ class VideoSource:
 
 def _retrieve(capture: cv2.VideoCapture, buffer: Pixels | None) -> Pixels:
     """Convert the grabbed frame to BGR, into `buffer` where its size fits. Raises FrameError."""
-    done, pixels = capture.retrieve(buffer)
+    try:
+        done, pixels = capture.retrieve(buffer)
+    except cv2.error as error:
+        raise FrameError(DropReason.CORRUPT, f"the frame cannot be decoded ({error.err})") from error
     if not done:
         raise FrameError(DropReason.CORRUPT, "the frame cannot be decoded")
     return pixels  # type: ignore[return-value]  # the stubs do not know that frames are uint8

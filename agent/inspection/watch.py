@@ -119,16 +119,22 @@ class CameraWatch:
         """The next exposure is awaited from now on: time for which a full intake held us back is not the camera's."""
         self._alive_ns = now_ns
 
+    def patience_s(self, now_ns: int, longest_s: float) -> float:
+        """How long to wait for the next exposure, so that a stall is seen when its limit passes and not later."""
+        if self._stall_s is None:
+            return longest_s
+        left_s = self._limit_s(self._stall_s) - (now_ns - self._alive_ns) / NS_PER_S
+        return min(longest_s, max(left_s, 0.001))
+
     def silence(self, now_ns: int) -> str | None:
         """Nothing arrived; return what to report once this is a stall: close, wait `lost`'s delay, reopen."""
         if self._stall_s is None:
             return None
-        waiting = self._last_exposure_ns is None
-        limit_s = max(self._stall_s, self._first_exposure_s) if waiting else self._stall_s
+        limit_s = self._limit_s(self._stall_s)
         silent_s = (now_ns - self._alive_ns) / NS_PER_S
         if silent_s < limit_s:
             return None
-        what = "since it was opened" if waiting else "although it is connected"
+        what = "since it was opened" if self._last_exposure_ns is None else "although it is connected"
         error = f"no frame for {silent_s:.1f} s {what} (limit {limit_s:g} s)"
         moved = self._moved(_Event.STALL, now_ns)
         self._status = replace(moved, fps=0.0, stalls=moved.stalls + 1, last_error=error)
@@ -150,6 +156,9 @@ class CameraWatch:
         """The capture thread ends, by request or by a bug (`error`)."""
         moved = self._moved(_Event.STOP, now_ns)
         self._status = replace(moved, fps=0.0, last_error=error or moved.last_error)
+
+    def _limit_s(self, stall_s: float) -> float:
+        return max(stall_s, self._first_exposure_s) if self._last_exposure_ns is None else stall_s
 
     def _moved(self, event: _Event, now_ns: int) -> CameraStatus:
         status = self._status

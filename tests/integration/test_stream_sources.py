@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -20,7 +22,7 @@ from agent.clock import SystemClock
 from agent.errors import CameraError, SourceEndedError
 from simulator.cameras import MjpegServer
 from simulator.rtsp import RtspServer
-from tests.support import require
+from tests.support import ROOT, require
 
 if TYPE_CHECKING:
     from agent.ports import FrameSource
@@ -254,6 +256,25 @@ def test_an_rtsp_camera_that_never_answers_can_be_closed_at_once() -> None:
         source.open()
         assert source.read(timeout_s=0.05, buffer=None) is None
         source.close()
+
+
+LEAVING = """
+import sys
+from agent.adapters.stream import RtspSource
+from agent.clock import SystemClock
+source = RtspSource(url=sys.argv[1], clock=SystemClock())
+source.open()
+source.close()
+"""
+
+
+def test_a_program_ends_cleanly_although_an_rtsp_camera_hangs() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"rtsp://127.0.0.1:{silent.getsockname()[1]}/x"
+        done = subprocess.run(
+            [sys.executable, "-c", LEAVING, url], cwd=ROOT, capture_output=True, timeout=60, check=False
+        )
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 # --- video files ------------------------------------------------------------------------------------------------------

@@ -36,6 +36,17 @@ def test_silence_after_frames_is_a_stall_once_the_limit_has_passed() -> None:
     assert camera.status.stalls == 1
 
 
+def test_the_next_wait_ends_when_the_limit_passes() -> None:
+    camera = watch()
+    camera.opening(0)
+    assert camera.patience_s(0, 0.2) == 0.2
+    camera.exposure(1 * S)
+    assert camera.patience_s(2 * S, 0.2) == 0.2
+    assert camera.patience_s(2_900_000_000, 0.2) == pytest.approx(0.1)
+    assert 0 < camera.patience_s(4 * S, 0.2) < 0.01
+    assert watch(stall_s=None).patience_s(10**6 * S, 0.2) == 0.2
+
+
 def test_a_camera_that_opens_gets_longer_for_its_first_frame() -> None:
     camera = watch()
     camera.opening(0)

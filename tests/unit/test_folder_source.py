@@ -12,6 +12,7 @@ from agent.adapters.folder import FolderSource
 from agent.clock import SystemClock
 from agent.errors import CameraError, FrameError, SourceEndedError
 from agent.records import DropReason
+from tests.support import real_data
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -125,6 +126,13 @@ def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
         source.read(timeout_s=1.0, buffer=None)
     assert caught.value.reason == DropReason.SIZE
     source.close()
+
+
+@pytest.mark.parametrize(("name", "count"), [("xsdd", 208), ("magtile", 191)])
+def test_real_pictures_are_all_read(name: str, count: int) -> None:
+    grabs = read_all(FolderSource(path=real_data(name), clock=CLOCK, split="val"))
+    assert len(grabs) == count
+    assert len({grab.part_id for grab in grabs}) == count
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ REFUSED = {
     "grey with alpha": (png(4, 4, colour=4), DropReason.CHANNELS, "alpha"),
     "half a JPEG": (encode(".jpg", BGR)[:900], DropReason.CORRUPT, "cut|end-of-image"),
     "a JPEG without its end": (encode(".jpg", BGR)[:-2], DropReason.CORRUPT, "end-of-image"),
-    "a JPEG without a picture": (b"\xff\xd8\xff\xd9", DropReason.CORRUPT, "ends before"),
+    "a JPEG without a picture": (b"\xff\xd8\xff\xd9", DropReason.CORRUPT, "0 scans and no frame header"),
     "a JPEG bomb": (damaged(encode(".jpg", BGR), Damage.BOMB, random.Random(1)), DropReason.SIZE, "16000x16000"),
     "CMYK": (cmyk_jpeg(), DropReason.CHANNELS, "4 channels"),
     "half a BMP": (encode(".bmp", BGR)[:2000], DropReason.CORRUPT, "cut"),
