@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import cv2
 import numpy as np
 import pytest
@@ -12,8 +14,6 @@ from pipeline.images import prepare
 from pipeline.recipe import Parameters, Task, Trained
 
 torch = pytest.importorskip("torch", reason="the recipe needs the extra `train`")
-
-from typing import TYPE_CHECKING
 
 from pipeline.dense import dense_loss, load_pictures, top_mean, train_dense, whole_geometry  # noqa: E402
 from pipeline.dense_augment import Batch  # noqa: E402
