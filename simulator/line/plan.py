@@ -1,0 +1,152 @@
+"""Which part comes when: a pure function of (configuration, index), cheap enough to ask for every verdict.
+
+Invariants: planning never draws a pixel; two readers with the same `LineConfig` agree on every part of the line, in any
+order of asking; with a pool, parts that share a picture share its recipe and differ in part id and index only.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from simulator.line.config import Difficulty, Kind, LineConfig, Surface
+
+_CHOICE, _RECIPE, _STEP, PIXELS = range(4)  # independent random streams of one line
+_POOL_LEVELS = 8  # light levels that a large pool holds
+
+
+@dataclass(frozen=True, slots=True)
+class Pose:
+    """Where the part lies: displacement in part pixels and rotation in degrees about the ROI's centre."""
+
+    dx: float
+    dy: float
+    degrees: float
+
+
+@dataclass(frozen=True, slots=True)
+class Light:
+    """The state of the lamp and the exposure for one picture."""
+
+    drift: float  # the lamp's level by slow drift; 1 is nominal
+    exposure: float  # the exposure's level by steps; 1 is nominal
+    gain: float  # what reaches the pixels: drift x exposure x flicker
+    tilt_x: float  # relative change of the light from the ROI's left edge to its right edge
+    tilt_y: float  # the same from top to bottom
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """All that a picture is rendered from, besides the random stream `picture`."""
+
+    picture: int  # number of the picture; equals the part's index on a line without a pool
+    surface: Surface
+    kind: Kind
+    difficulty: Difficulty
+    pose: Pose
+    light: Light
+    focus_px: float  # sigma
+    motion_px: float  # travel along the belt
+
+
+def stream(seed: int, purpose: int, number: int) -> np.random.Generator:
+    """Return the random stream for one purpose and one part; streams do not depend on the order of asking."""
+    return np.random.Generator(np.random.Philox(key=np.array([seed * 8 + purpose, number], dtype=np.uint64)))
+
+
+def drift_at(config: LineConfig, index: int) -> float:
+    """Return the lamp's level at part `index`: 1 is nominal, changes over `drift_period_parts` parts."""
+    phase = index / config.drift_period_parts
+    if config.drift_shape == "ramp":
+        return 1.0 - config.drift_amplitude * min(phase, 1.0)
+    return 1.0 + config.drift_amplitude * math.sin(2.0 * math.pi * phase)
+
+
+def exposure_at(config: LineConfig, index: int) -> float:
+    """Return the exposure's level at part `index`: constant for `exposure_step_every_parts` parts, then it jumps."""
+    step = index // config.exposure_step_every_parts
+    if step == 0:
+        return 1.0
+    return 1.0 + config.exposure_step * float(stream(config.seed, _STEP, step).uniform(-1.0, 1.0))
+
+
+def pool_levels(config: LineConfig) -> int:
+    """Return how many light levels the pool holds (0 without a pool); pictures are spread evenly over them."""
+    return min(_POOL_LEVELS, max(1, config.pool // 8)) if config.pool else 0
+
+
+def _pool_defects(config: LineConfig, level: int) -> tuple[int, int]:
+    """Return (pictures, defective pictures) of the pool at one light level."""
+    pictures = len(range(level, config.pool, pool_levels(config)))
+    return pictures, min(max(1, round(pictures * config.pool_defect_share)), pictures - 1) if pictures > 1 else 0
+
+
+def _level_light(config: LineConfig, level: int) -> float:
+    low = 1.0 - config.drift_amplitude
+    high = 1.0 if config.drift_shape == "ramp" else 1.0 + config.drift_amplitude
+    return low + (high - low) * (level + 0.5) / pool_levels(config)
+
+
+def picture_of(config: LineConfig, index: int) -> int:
+    """Return the number of the picture that part `index` shows.
+
+    With a pool the part's class is drawn at the line's defect rate, and its picture among those of the pool that have
+    that class and the light level that is nearest to the drift at this moment. Exposure steps are left to lines without
+    a pool.
+    """
+    if not config.pool:
+        return index
+    levels = pool_levels(config)
+    wanted = drift_at(config, index)
+    level = min(range(levels), key=lambda number: abs(_level_light(config, number) - wanted))
+    pictures, defects = _pool_defects(config, level)
+    rng = stream(config.seed, _CHOICE, index)
+    if defects and rng.random() < config.defect_rate:
+        row = int(rng.integers(defects))
+    else:
+        row = int(rng.integers(defects, pictures))
+    return level + row * levels
+
+
+def recipe_of(config: LineConfig, picture: int) -> Recipe:
+    """Return what picture number `picture` of the line shows."""
+    rng = stream(config.seed, _RECIPE, picture)
+    draws = rng.random(12)
+    defective = bool(draws[0] < config.defect_rate)
+    drift, exposure = 1.0, 1.0
+    if config.pool:
+        level = picture % pool_levels(config)
+        defective = picture // pool_levels(config) < _pool_defects(config, level)[1]
+        drift = _level_light(config, level)
+    else:
+        drift, exposure = drift_at(config, picture), exposure_at(config, picture)
+    kind: Kind = config.kinds[int(draws[1] * len(config.kinds))] if defective else "none"
+    difficulty: Difficulty = "none"
+    if defective:
+        strong_from = config.weak_share + (1.0 - config.weak_share) / 2.0
+        difficulty = "weak" if draws[2] < config.weak_share else "medium" if draws[2] < strong_from else "strong"
+    signed = 2.0 * draws - 1.0
+    return Recipe(
+        picture=picture,
+        surface=config.surfaces[int(draws[3] * len(config.surfaces))],
+        kind=kind,
+        difficulty=difficulty,
+        pose=Pose(
+            dx=float(signed[4]) * config.jitter_px,
+            dy=float(signed[5]) * config.jitter_px,
+            degrees=float(signed[6]) * config.jitter_deg,
+        ),
+        light=Light(
+            drift=drift,
+            exposure=exposure,
+            gain=drift * exposure * (1.0 + config.flicker * float(signed[7])),
+            tilt_x=0.08 * float(signed[8]),
+            tilt_y=0.08 * float(signed[9]),
+        ),
+        focus_px=float(draws[10]) * config.focus_blur_px,
+        motion_px=float(draws[11]) * config.motion_blur_px,
+    )

@@ -1,0 +1,302 @@
+"""From a recipe to pixels: the simulated line as a camera sees it, with the truth of every part.
+
+Invariants: part k of a configuration always has the same pixels on one platform, whatever was rendered before; the ROI of
+a frame and the ROI rendered alone are the same pixels; the part lies inside the ROI.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from simulator.line import plan
+from simulator.line.config import CAMERAS, CameraModel, LineConfig, class_of
+from simulator.line.defects import Canvas, Damage, draw
+from simulator.line.designs import SIDE_PX, Design, design_for
+from simulator.line.scene import Scene
+from simulator.line.textures import Textures
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from agent.records import Box, Pixels
+    from simulator.line.config import Difficulty, Kind, Surface
+    from simulator.line.plan import Light, Pose, Recipe
+
+RENDERER_VERSION = 1  # part of the cache's key: raise it with every change of pixels
+_PAD_PX = 16  # rendered around a region so that blur has its neighbours
+_NOISE_SIDE = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """What really lies under the camera when part `part_id` is exposed."""
+
+    part_id: str
+    index: int
+    class_name: str  # one of simulator.line.CLASSES
+    kind: Kind
+    difficulty: Difficulty
+    surface: Surface
+    pose: Pose
+    light: Light
+    picture: int  # parts with equal numbers show the same pixels
+    _line: SimulatedLine = field(repr=False, compare=False)
+
+    @property
+    def defective(self) -> bool:
+        """True when the part must be rejected."""
+        return self.kind != "none"
+
+    def mask(self) -> Pixels:
+        """Return [H, W] uint8 in frame pixels: 255 on the defect, 0 elsewhere. Drawn when asked for: milliseconds."""
+        return self._line.mask(self.index)
+
+    def box(self) -> Box | None:
+        """Return the defect's bounding box in frame pixels, or None for a good part."""
+        mask = self.mask()
+        if not mask.any():
+            return None
+        x, y, width, height = cv2.boundingRect(mask)
+        return x, y, width, height
+
+
+@cache
+def _design(surface: Surface, scale: int) -> Design:
+    return design_for(surface, scale)
+
+
+def _scaled(pixels: Pixels, field_: Pixels) -> Pixels:
+    """Multiply [h, w] or [h, w, 3] by a share [h, w] of 255."""
+    share = cv2.merge([field_] * 3) if pixels.ndim == 3 else field_
+    return np.asarray(cv2.multiply(pixels, share, scale=1.0 / 255.0), dtype=np.uint8)
+
+
+class SimulatedLine:
+    """A conveyor with a camera over it. Immutable after construction and safe to use from several threads."""
+
+    def __init__(self, config: LineConfig) -> None:
+        """Generate the materials of the line: a second or two."""
+        self.config = config
+        self._camera = CAMERAS[config.camera]
+        self._side = SIDE_PX * self._camera.scale
+        self._scene = Scene(seed=config.seed, camera=self._camera)
+        self._textures = Textures(seed=config.seed, side=self._side, scale=self._camera.scale)
+        self._sigma = {
+            surface: self._textures.deviation(surface, np.random.default_rng((config.seed, 5)))
+            for surface in config.surfaces
+        }
+        rng = np.random.default_rng((config.seed, 37))
+        shape = (_NOISE_SIDE, _NOISE_SIDE, self._camera.channels)
+        noise = rng.standard_normal(shape, dtype=np.float32) * np.float32(config.noise)
+        self._noise = np.squeeze(np.clip(np.rint(noise), -127, 127).astype(np.int8))
+
+    @property
+    def camera(self) -> CameraModel:
+        """The camera that looks at the line."""
+        return self._camera
+
+    @property
+    def roi(self) -> Box:
+        """The square of the frame (x, y, width, height) that holds the part."""
+        return self._camera.roi
+
+    def part_id(self, index: int) -> str:
+        """Return the id of part `index`: `S{seed}-{index}` with seven digits."""
+        return f"S{self.config.seed}-{index:07d}"
+
+    def index_of(self, part_id: str) -> int:
+        """Return the index of a part id of this line. Raises ValueError for an id of another line."""
+        match = re.fullmatch(r"S(\d+)-(\d{7,})", part_id)
+        if match is None or int(match[1]) != self.config.seed:
+            message = f"{part_id!r} is not a part of this line; its parts are called S{self.config.seed}-0000000 and so on"
+            raise ValueError(message)
+        return int(match[2])
+
+    def truth(self, part: int | str) -> Truth:
+        """Return the truth of a part by index or part id, without drawing anything: tens of microseconds."""
+        index = self.index_of(part) if isinstance(part, str) else part
+        recipe = self._recipe(index)
+        return Truth(
+            part_id=self.part_id(index),
+            index=index,
+            class_name=class_of(recipe.kind),
+            kind=recipe.kind,
+            difficulty=recipe.difficulty,
+            surface=recipe.surface,
+            pose=recipe.pose,
+            light=recipe.light,
+            picture=recipe.picture,
+            _line=self,
+        )
+
+    def _recipe(self, index: int) -> Recipe:
+        if index < 0:
+            message = f"part index {index} is negative; the first part is 0"
+            raise ValueError(message)
+        return plan.recipe_of(self.config, plan.picture_of(self.config, index))
+
+    def render(self, index: int) -> Pixels:
+        """Return the whole frame of part `index`: [1080, 1920, 3] BGR or [2048, 2448] mono, uint8."""
+        return self._expose(self._recipe(index), (0, 0, self._camera.width, self._camera.height))
+
+    def render_picture(self, picture: int) -> Pixels:
+        """Return the whole frame of a picture by its number (see `Truth.picture`)."""
+        recipe = plan.recipe_of(self.config, picture)
+        return self._expose(recipe, (0, 0, self._camera.width, self._camera.height))
+
+    def render_roi(self, index: int) -> Pixels:
+        """Return the ROI of part `index` alone, as `render` would show it: [896, 896, 3] or [1792, 1792] uint8."""
+        return self._expose(self._recipe(index), self.roi)
+
+    def mask(self, index: int) -> Pixels:
+        """Return the defect's mask of part `index` in frame pixels [H, W] uint8: 255 on the defect, 0 elsewhere."""
+        out = np.zeros((self._camera.height, self._camera.width), dtype=np.uint8)
+        x, y, width, height = self.roi
+        out[y : y + height, x : x + width] = self.mask_roi(index)
+        return out
+
+    def mask_roi(self, index: int) -> Pixels:
+        """Return the defect's mask of part `index` in ROI pixels [h, w] uint8."""
+        recipe = self._recipe(index)
+        _, _, width, height = self.roi
+        if recipe.kind == "none":
+            return np.zeros((height, width), dtype=np.uint8)
+        rng = plan.stream(self.config.seed, plan.PIXELS, recipe.picture)
+        design = _design(recipe.surface, self._camera.scale)
+        damage = self._damage(recipe, design, rng)
+        flat = np.zeros((self._side, self._side), dtype=np.uint8)
+        rows, columns = damage.mask.shape
+        flat[damage.y : damage.y + rows, damage.x : damage.x + columns] = damage.mask * np.uint8(255)
+        moved = cv2.warpAffine(flat, self._matrix(recipe.pose, self.roi), (width, height), flags=cv2.INTER_LINEAR)
+        return np.asarray(np.where(np.asarray(moved) > 127, 255, 0), dtype=np.uint8)
+
+    def _damage(self, recipe: Recipe, design: Design, rng: np.random.Generator) -> Damage:
+        """Draw the recipe's defect; takes the first draws of the picture's random stream."""
+        canvas = Canvas(
+            rng=rng, design=design, scale=self._camera.scale, texture_sigma=self._sigma[recipe.surface]
+        )
+        return draw(canvas, recipe.kind, recipe.difficulty)
+
+    def _matrix(self, pose: Pose, region: Box) -> npt.NDArray[np.float64]:
+        """Return the 2x3 map from the part's square to the region's pixels."""
+        centre = (self._side - 1) / 2.0
+        matrix = cv2.getRotationMatrix2D((centre, centre), pose.degrees, 1.0)
+        scale = self._camera.scale
+        matrix[0, 2] += self._camera.width / 2.0 - 0.5 - centre - region[0] + pose.dx * scale
+        matrix[1, 2] += self._camera.height / 2.0 - 0.5 - centre - region[1] + pose.dy * scale
+        return np.asarray(matrix, dtype=np.float64)
+
+    def _part(self, recipe: Recipe, rng: np.random.Generator) -> tuple[Pixels, Pixels]:
+        """Return the part on its own, (pixels, alpha), before it is laid on the belt."""
+        design = _design(recipe.surface, self._camera.scale)
+        damage = None if recipe.kind == "none" else self._damage(recipe, design, rng)
+        grey = design.shade * (1.0 + self._textures.cut(recipe.surface, rng))
+        if self._camera.channels == 3:
+            tone = 1.0 + rng.uniform(-0.012, 0.012, 3)
+            planes = [cv2.convertScaleAbs(grey, alpha=t * k) for t, k in zip(design.tint, tone, strict=True)]
+            pixels = np.asarray(cv2.merge(planes))
+        else:
+            pixels = np.asarray(cv2.convertScaleAbs(grey))
+        alpha = design.alpha
+        if damage is not None:
+            alpha = alpha.copy()
+            rows, columns = damage.change.shape
+            where = np.s_[damage.y : damage.y + rows, damage.x : damage.x + columns]
+            if pixels.ndim == 3:
+                change = damage.change[..., None] * np.array(damage.tint, dtype=np.float32)
+            else:
+                change = damage.change
+            pixels[where] = np.clip(np.rint(pixels[where] * (1.0 + change)), 0, 255).astype(np.uint8)
+            if damage.missing is not None:
+                alpha[where] = np.rint(alpha[where] * (1.0 - damage.missing)).astype(np.uint8)
+        return pixels, alpha
+
+    def _expose(self, recipe: Recipe, region: Box) -> Pixels:
+        """Render one region of the frame: belt, shadow, part, light, blur and noise, in this order."""
+        rng = plan.stream(self.config.seed, plan.PIXELS, recipe.picture)
+        part, alpha = self._part(recipe, rng)
+        travel = int(rng.integers(0, 1 << 20))
+        noise_x, noise_y = (int(value) for value in rng.integers(0, _NOISE_SIDE, 2))
+        padded = self._padded(region)
+        frame = self._scene.background(travel, *padded)
+        self._lay(frame, part, alpha, recipe, padded)
+        frame = self._light(frame, recipe.light, padded)
+        frame = _blurred(frame, recipe, self._camera.scale)
+        x, y, width, height = region
+        frame = frame[y - padded[1] : y - padded[1] + height, x - padded[0] : x - padded[0] + width]
+        return self._noisy(frame, noise_x + x, noise_y + y)
+
+    def _padded(self, region: Box) -> Box:
+        x0, y0 = max(region[0] - _PAD_PX, 0), max(region[1] - _PAD_PX, 0)
+        x1 = min(region[0] + region[2] + _PAD_PX, self._camera.width)
+        y1 = min(region[1] + region[3] + _PAD_PX, self._camera.height)
+        return x0, y0, x1 - x0, y1 - y0
+
+    def _lay(self, frame: Pixels, part: Pixels, alpha: Pixels, recipe: Recipe, region: Box) -> None:
+        """Lay the part with its shadow onto the belt, in place."""
+        x, y, width, height = self.roi
+        top, left = y - region[1], x - region[0]
+        target = frame[top : top + height, left : left + width]
+        matrix = self._matrix(recipe.pose, self.roi)
+        size = (width, height)
+        design = _design(recipe.surface, self._camera.scale)
+        shadow = np.asarray(cv2.warpAffine(design.shadow, matrix, size, borderMode=cv2.BORDER_REPLICATE))
+        cover = np.asarray(cv2.warpAffine(alpha, matrix, size))
+        moved = np.asarray(cv2.warpAffine(part, matrix, size, borderMode=cv2.BORDER_REPLICATE))
+        belt = _scaled(_scaled(target, shadow), 255 - cover)
+        cv2.add(belt, _scaled(moved, cover), dst=belt)
+        target[...] = belt
+
+    def _light(self, frame: Pixels, light: Light, region: Box) -> Pixels:
+        """Apply the lamp: level, tilt over the ROI and fall-off towards the frame's corners."""
+        scale, camera = self._camera.scale, self._camera
+        x, y, width, height = region
+        u = (np.arange(x, x + width, dtype=np.float32) - camera.width / 2.0) / (896.0 * scale)
+        v = (np.arange(y, y + height, dtype=np.float32) - camera.height / 2.0) / (896.0 * scale)
+        across = light.tilt_x * u - 0.10 * u * u
+        along = light.tilt_y * v - 0.10 * v * v
+        gain = np.float32(light.gain) * (1.0 + across[None, :] + along[:, None])
+        level = np.rint(np.clip(gain * 128.0, 0.0, 255.0)).astype(np.uint8)
+        if frame.ndim == 3:
+            level = np.asarray(cv2.merge([level] * 3))
+        return np.asarray(cv2.multiply(frame, level, scale=1.0 / 128.0), dtype=np.uint8)
+
+    def _noisy(self, frame: Pixels, x: int, y: int) -> Pixels:
+        """Add the sensor's noise, cut from a bank at (x, y) so that a ROI has the noise of its frame."""
+        out = np.empty_like(frame, order="C")
+        height, width = frame.shape[:2]
+        row = 0
+        while row < height:
+            from_y = (y + row) % _NOISE_SIDE
+            rows = min(height - row, _NOISE_SIDE - from_y)
+            column = 0
+            while column < width:
+                from_x = (x + column) % _NOISE_SIDE
+                columns = min(width - column, _NOISE_SIDE - from_x)
+                noise = self._noise[from_y : from_y + rows, from_x : from_x + columns]
+                piece = np.s_[row : row + rows, column : column + columns]
+                out[piece] = cv2.add(frame[piece], noise, dtype=cv2.CV_8U)
+                column += columns
+            row += rows
+        return out
+
+
+def _blurred(frame: Pixels, recipe: Recipe, scale: int) -> Pixels:
+    """Blur by focus (Gaussian) and by the belt's travel during the exposure (along x)."""
+    sigma = recipe.focus_px * scale
+    if sigma > 0.2:
+        radius = min(int(np.ceil(3.0 * sigma)), _PAD_PX - 4)
+        frame = np.asarray(cv2.GaussianBlur(frame, (2 * radius + 1, 2 * radius + 1), sigma))
+    travel = recipe.motion_px * scale
+    if travel > 0.3:
+        half = int(np.ceil(travel / 2.0))
+        kernel = np.clip(travel / 2.0 + 0.5 - np.abs(np.arange(-half, half + 1)), 0.0, 1.0)
+        kernel = (kernel / kernel.sum()).astype(np.float32)[None, :]
+        frame = np.asarray(cv2.filter2D(frame, -1, kernel))
+    return frame
