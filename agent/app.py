@@ -179,7 +179,7 @@ class Agent:
         self._workers: list[threading.Thread] = []
         self._crash: BaseException | None = None
         self._stopped = False
-        self._usage = ProcessReader()
+        self._usage = ProcessMeter()
         self._heartbeat: HeartbeatThread
         self.outbox: Outbox
 
@@ -208,8 +208,8 @@ class Agent:
             boot_epoch=self.boot_epoch,
             limits=OutboxLimits(
                 max_bytes=config.outbox.max_bytes,
-                commit_ms=config.outbox.commit_ms,
-                history_days=config.outbox.history_days,
+                commit_s=config.outbox.commit_ms / 1_000,
+                history_s=config.outbox.history_days * 86_400.0,
                 history_bytes=config.outbox.history_bytes,
             ),
         )
@@ -339,7 +339,9 @@ class Agent:
                 inspection=name,
                 frames=keep.frames,
                 max_bytes=keep.max_bytes,
+                max_per_s=keep.max_per_s,
                 jpeg_quality=keep.jpeg_quality,
+                clock=self.clock,
             )
             keeper.start()
             self._stack.callback(keeper.close, self.config.drain_s)

@@ -40,7 +40,9 @@ class _Strict(BaseModel):
 class _Camera(_Strict):
     """What every camera kind has."""
 
-    width: int | None = Field(default=None, ge=1, le=65_536)  # declared size; frames of another size are dropped (`size`)
+    width: int | None = Field(
+        default=None, ge=1, le=65_536
+    )  # declared size; frames of another size are dropped (`size`)
     height: int | None = Field(default=None, ge=1, le=65_536)
     stall_ms: int = Field(default=2_000, ge=100, le=600_000)  # no frame for so long: reported and reconnected
 
@@ -138,7 +140,9 @@ class Tls(_Strict):
     ca: Path
     certificate: Path
     key: Path
-    alpn: Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,64}$")] | None = None  # IoT Core on 443: x-amzn-mqtt-ca
+    alpn: Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,64}$")] | None = (
+        None  # IoT Core on 443: x-amzn-mqtt-ca
+    )
 
     @property
     def files(self) -> tuple[Path, Path, Path]:
@@ -153,7 +157,9 @@ class Mqtt(_Strict):
     host: Annotated[str, StringConstraints(min_length=1, max_length=253)]
     port: int = Field(default=8883, ge=1, le=65_535)
     protocol: Literal["3.1.1", "5"] = "5"
-    client_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_:-]{1,128}$")] | None = None  # None: the thing's name
+    client_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_:-]{1,128}$")] | None = (
+        None  # None: the thing's name
+    )
     username: str | None = Field(default=None, max_length=256)
     password_file: Path | None = None
     tls: Tls | None = None
@@ -177,7 +183,9 @@ class NoTransport(_Strict):
 class Outbox(_Strict):
     """How much the device keeps while the broker is away, and after."""
 
-    max_bytes: int = Field(default=512 * 1024 * 1024, ge=1024 * 1024, le=1024**4)  # oldest ok verdicts go first beyond this
+    max_bytes: int = Field(
+        default=512 * 1024 * 1024, ge=1024 * 1024, le=1024**4
+    )  # oldest ok verdicts go first beyond this
     commit_ms: int = Field(default=250, ge=10, le=10_000)  # longest wait of an ok verdict before it is on disk
     history_days: float = Field(default=7.0, gt=0.0, le=3_650.0)
     history_bytes: int = Field(default=256 * 1024 * 1024, ge=1024 * 1024, le=1024**4)
@@ -188,6 +196,7 @@ class Keep(_Strict):
 
     frames: int = Field(default=500, ge=0, le=1_000_000)  # newest kept; 0 keeps none
     max_bytes: int = Field(default=2 * 1024**3, ge=1024 * 1024, le=1024**4)
+    max_per_s: float = Field(default=1.0, gt=0.0, le=1_000.0, allow_inf_nan=False)  # sustained, an inspection; bursts of 10
     jpeg_quality: int = Field(default=95, ge=50, le=100)
 
 
@@ -337,7 +346,9 @@ def _absolute(config: Config, base: Path) -> Config:
 def parse(tree: object, *, source: str, base: Path) -> Config:
     """Validate an already parsed tree; relative paths are resolved against `base`. Raises ConfigError."""
     if not isinstance(tree, dict):
-        msg = f"{source}: expected a mapping of keys at the top, got {type(tree).__name__}. See docs/config.example.yaml"
+        msg = (
+            f"{source}: expected a mapping of keys at the top, got {type(tree).__name__}. See docs/config.example.yaml"
+        )
         raise ConfigError(msg)
     try:
         return _absolute(Config.model_validate(tree), base)

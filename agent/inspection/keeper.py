@@ -1,7 +1,8 @@
 """Keeps the newest frames of defect and unsure parts for `kensa explain`, without ever holding up the loop.
 
 The loop hands a frame over by copying it into a free copy buffer; when none is free (encoding cannot follow) the frame is
-not kept, its verdict says so by having no image, and `skipped` counts. Files: `frames/<inspection>/<camera>-<epoch>-<seq>.jpg` and, with
+not kept, its verdict says so by having no image, and `skipped` counts. Encoding a 1080p frame costs about 15 ms of a
+core, so the sustained rate is bounded too: a burst of defects must not slow the line down. Files: `frames/<inspection>/<camera>-<epoch>-<seq>.jpg` and, with
 evidence, `.npz` beside it (evidence uint8 [tiles, h, w], tiles int32 [tiles, 2], scale, ROI, input size). The number and
 the bytes are bounded; the oldest go first.
 """
@@ -17,13 +18,17 @@ from typing import TYPE_CHECKING, Final
 import cv2
 import numpy as np
 
+from agent.clock import NS_PER_S
+
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from agent.clock import Clock
     from agent.preprocess import Plan
     from agent.records import Floats, Frame, Origin, Pixels
 
 FOLDER: Final = "frames"
+BURST: Final = 10
 _COPIES: Final = 4  # frames that may wait for the encoder: bounds memory
 _log = logging.getLogger(__name__)
 
@@ -39,8 +44,24 @@ class _Kept:
 class FrameKeeper:
     """A bounded folder of kept frames and the thread that writes it."""
 
-    def __init__(self, *, state_dir: Path, inspection: str, frames: int, max_bytes: int, jpeg_quality: int) -> None:
-        """Keep at most `frames` pictures and `max_bytes` in `state_dir/frames/<inspection>`."""
+    def __init__(
+        self,
+        *,
+        state_dir: Path,
+        inspection: str,
+        frames: int,
+        max_bytes: int,
+        max_per_s: float,
+        jpeg_quality: int,
+        clock: Clock,
+    ) -> None:
+        """Keep at most `frames` pictures and `max_bytes` in `state_dir/frames/<inspection>`.
+
+        `max_per_s` bounds the sustained rate; a burst of `BURST` is taken at once.
+        """
+        self._clock = clock
+        self._interval_ns = round(NS_PER_S / max_per_s)
+        self._next_ns = 0  # virtual time of a token bucket: one token every interval, at most BURST of them
         self._reference = f"{FOLDER}/{inspection}"
         self._folder = state_dir / self._reference
         self._frames = frames
@@ -52,7 +73,7 @@ class FrameKeeper:
         self._kept: list[tuple[str, int]] = []  # (stem, bytes), oldest first
         self._bytes = 0
         self._thread: threading.Thread | None = None
-        self.skipped = 0  # frames that were not kept because the encoder was busy or the disk refused
+        self.skipped = 0  # frames that were not kept: too many at once, or the disk refused
 
     def start(self) -> None:
         """Read what is there and start writing. Raises OSError when the folder cannot be made."""
@@ -67,10 +88,13 @@ class FrameKeeper:
         """Copy the frame for keeping; returns its reference below the state directory, or None when it is not kept."""
         if self._frames == 0:
             return None
+        now = self._clock.monotonic_ns()
         with self._lock:
-            if not self._free:
+            earliest = max(self._next_ns, now - (BURST - 1) * self._interval_ns)
+            if not self._free or earliest > now:
                 self.skipped += 1
                 return None
+            self._next_ns = earliest + self._interval_ns
             buffer = self._free.pop()
         if buffer is None or buffer.shape != frame.pixels.shape:
             buffer = np.empty_like(frame.pixels)
