@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from simulator.line.config import CAMERAS, CLASSES, DIFFICULTIES, KINDS, SURFACES, CameraModel, LineConfig
+from simulator.line.dataset import render_dataset
 from simulator.line.render import SimulatedLine, Truth
+from simulator.line.source import SimulatedSource, SourceOptions
 
 __all__ = [
     "CAMERAS",
@@ -14,5 +16,8 @@ __all__ = [
     "CameraModel",
     "LineConfig",
     "SimulatedLine",
+    "SimulatedSource",
+    "SourceOptions",
     "Truth",
+    "render_dataset",
 ]

@@ -35,7 +35,8 @@ def _parser() -> argparse.ArgumentParser:
 def _progress(done: int, total: int) -> None:
     if done == total or done % 50 == 0:
         end = "\n" if done == total else ""
-        print(f"\r{done} of {total} parts", end=end, file=sys.stderr, flush=True)
+        sys.stderr.write(f"\r{done} of {total} parts{end}")
+        sys.stderr.flush()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:  # pydantic's, from an option outside its range
         parser.error(str(error))
     except (KensaError, OSError) as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         return error.exit_code if isinstance(error, KensaError) else 2
     return 0
 

@@ -1,8 +1,8 @@
 """What a simulated line is made of, as one frozen record; two lines with equal records show the same pixels.
 
 Invariants: all lengths are in part pixels, which are the pixels of the colour camera's 896x896 ROI (the mono camera has
-twice the resolution, so one part pixel is 2x2 of its pixels). All periods count parts, not seconds, so that a line is the
-same at every frame rate.
+twice the resolution, so one part pixel is 2x2 of its pixels). All periods count parts, not seconds, so that a line is
+the same at every frame rate.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ CAMERAS: dict[CameraName, CameraModel] = {
 
 
 class LineConfig(BaseModel):
-    """One simulated line. Lighting is a function of the part's index only: see `simulator.line.light`."""
+    """One simulated line. Lighting is a function of the part's index only: see `simulator.line.plan`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -67,7 +67,7 @@ class LineConfig(BaseModel):
     defect_rate: Rate = 0.03
     kinds: Annotated[tuple[Kind, ...], Field(min_length=1)] = KINDS
     weak_share: Rate = 0.2  # of the defects; medium and strong share the rest evenly
-    pool: Annotated[int, Field(ge=0, le=4096)] = 0  # distinct pictures that the line cycles through; 0: every part is new
+    pool: Annotated[int, Field(ge=0, le=4096)] = 0  # pictures that the line cycles through; 0: every part is new
     pool_defect_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.4  # of the pool; not the rate on the line
 
     drift_amplitude: Annotated[float, Field(ge=0.0, le=0.6)] = 0.08  # of the light's level

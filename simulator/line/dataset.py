@@ -1,8 +1,8 @@
 """Parts with their truth as a folder of images: `manifest.csv`, `SPLIT/CLASS/NAME.png` and `masks/NAME.png`.
 
-Invariants: images are the camera's ROI; equal (configuration, split, number) give equal files; each part is its own group,
-so that no split leaks into another; writing one split again replaces it and leaves the others alone; the manifest appears
-last and whole, so that a folder with a manifest is complete.
+Invariants: images are the camera's ROI; equal (configuration, split, number) give equal files; each part is its own
+group, so that no split leaks into another; writing one split again replaces it and leaves the others alone; the
+manifest appears last and whole, so that a folder with a manifest is complete.
 """
 
 from __future__ import annotations
@@ -143,8 +143,8 @@ def render_dataset(
 ) -> list[Row]:
     """Write parts 0 to n-1 of line `seed` as split `split` of the dataset at `out_dir`, and return their rows.
 
-    Without `config` the set is balanced for training: 60 % defective, kinds and surfaces evenly. PNG is lossless; JPEG (quality
-    97) is three times faster and four times smaller. `progress(done, n)` is called after every part.
+    Without `config` the set is balanced for training: 60 % defective, kinds and surfaces evenly. PNG is lossless; JPEG
+    (quality 97) is about twice as fast and four times smaller. `progress(done, n)` is called after every part.
     Raises OperatorError when `split` is no plain name or the folder holds parts of this seed in another split.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", split):

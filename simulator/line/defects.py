@@ -1,10 +1,10 @@
 """Defects of graded difficulty, drawn as a relative change of brightness over one part.
 
 Difficulty is a promise about visibility, kept by measurement: after drawing, the defect's strength is scaled until its
-detection index d' lies in the band of its grade. d' = sqrt(sum D^2) / sigma, where D is the relative change of brightness
-after 4x area averaging (what a model that sees the ROI at 224x224 gets) and sigma the surface texture's own deviation
-there: the signal-to-noise ratio of a matched filter in white noise. weak: near the threshold; medium: a person sees it
-when looking for it; strong: obvious. Lengths are part pixels.
+detection index d' lies in the band of its grade. d' = sqrt(sum D^2) / sigma, where D is the relative change of
+brightness after 4x area averaging (what a model that sees the ROI at 224x224 gets) and sigma the surface texture's own
+deviation there: the signal-to-noise ratio of a matched filter in white noise. weak: near the threshold; medium: a
+person sees it when looking for it; strong: obvious. Lengths are part pixels.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Canvas:
     @property
     def side(self) -> int:
         """Side of the part's square, camera pixels."""
-        return self.design.shade.shape[0]
+        return int(self.design.shade.shape[0])
 
     def place(self, clearance: float) -> tuple[float, float]:
         """Return a random point (x, y) in camera pixels with at least `clearance` part pixels of metal around it."""
@@ -72,8 +72,9 @@ class Canvas:
         return float(self.rng.uniform(low, high))
 
 
-def _graded(difficulty: Difficulty, weak: tuple[float, float], medium: tuple[float, float],
-            strong: tuple[float, float]) -> tuple[float, float]:
+def _graded(
+    difficulty: Difficulty, weak: tuple[float, float], medium: tuple[float, float], strong: tuple[float, float]
+) -> tuple[float, float]:
     return {"weak": weak, "medium": medium}.get(difficulty, strong)
 
 
@@ -158,7 +159,8 @@ def _blowhole(canvas: Canvas, difficulty: Difficulty) -> Damage:
         turn, squeeze = canvas.uniform(0.0, 2.0 * np.pi), canvas.uniform(0.78, 1.0)
         dx = xx - (cx - left + away * np.cos(turn))
         dy = (yy - (cy - top + away * np.sin(turn))) / squeeze
-        wobble = 1.0 + 0.12 * np.sin(3.0 * np.arctan2(dy, dx) + turn)
+        around = np.arctan2(dy, dx)
+        wobble = 1.0 + 0.07 * np.sin(2.0 * around + 3.0 * turn) + 0.05 * np.sin(3.0 * around + turn)
         depth = np.clip((radius * wobble - np.hypot(dx, dy)) / (0.35 * radius) + 0.5, 0.0, 1.0)
         lit = np.clip((dx + dy) / (1.4 * radius), -1.0, 1.0)  # the far wall of the pit catches the lamp
         rim = np.exp(-(((np.hypot(dx, dy) - 1.12 * radius) / (0.18 * radius)) ** 2)) * np.clip(lit, 0.0, 1.0)
@@ -234,12 +236,17 @@ def _chip(canvas: Canvas, difficulty: Difficulty) -> Damage:
     bite = 1.0 - np.hypot(dx, dy) / radius + ragged
     facets = smooth_noise(canvas.rng, xx.shape, radius * 0.16 * canvas.scale)
     broken = np.clip(bite / 0.10, 0.0, 1.0)
-    gone = np.clip((bite - 0.34) / 0.06, 0.0, 1.0)
+    gone = np.clip((bite - 0.42) / 0.06, 0.0, 1.0)
     metal = _metal(canvas, left, top, bite.shape)
-    contrast = canvas.uniform(*_graded(difficulty, (0.28, 0.4), (0.5, 0.6), (0.55, 0.7)))
-    change = broken * np.clip(-contrast + 0.22 * facets, _DARKEST, 0.35) * metal
-    return Damage(left, top, np.asarray(change, dtype=np.float32), (broken > 0.5) & (metal > 0.4),
-                  missing=np.asarray(gone, dtype=np.float32))
+    contrast = canvas.uniform(*_graded(difficulty, (0.28, 0.4), (0.42, 0.52), (0.4, 0.5)))
+    change = broken * np.clip(-contrast + 0.32 * facets, _DARKEST, 0.4) * metal
+    return Damage(
+        left,
+        top,
+        np.asarray(change, dtype=np.float32),
+        (broken > 0.5) & (metal > 0.4),
+        missing=np.asarray(gone, dtype=np.float32),
+    )
 
 
 def detection_index(change: Floats, sigma: float, scale: int) -> float:

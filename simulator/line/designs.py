@@ -1,7 +1,7 @@
 """The three products of the line: outline, relief and how the lamp shades them.
 
-Everything comes from signed distances (negative inside the metal) in part pixels about the part's centre, so that the same
-design renders at every scale. The lamp stands at the upper left.
+Everything comes from signed distances (negative inside the metal) in part pixels about the part's centre, so that the
+same design renders at every scale. The lamp stands at the upper left.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from simulator.line.config import Difficulty, Kind, LineConfig, Surface
 
 _CHOICE, _RECIPE, _STEP, PIXELS = range(4)  # independent random streams of one line
+_U64 = 2**64 - 1
 _POOL_LEVELS = 8  # light levels that a large pool holds
 
 
@@ -58,6 +59,14 @@ def stream(seed: int, purpose: int, number: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=np.array([seed * 8 + purpose, number], dtype=np.uint64)))
 
 
+def _uniform(seed: int, purpose: int, number: int) -> float:
+    """Return one number in [0, 1) of a stream, in a microsecond: splitmix64 (Steele, Lea and Flood 2014)."""
+    z = ((seed * 8 + purpose) * 0xD1B54A32D192ED03 + (number + 1) * 0x9E3779B97F4A7C15) & _U64
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _U64
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _U64
+    return ((z ^ (z >> 31)) >> 11) / 2**53
+
+
 def drift_at(config: LineConfig, index: int) -> float:
     """Return the lamp's level at part `index`: 1 is nominal, changes over `drift_period_parts` parts."""
     phase = index / config.drift_period_parts
@@ -71,7 +80,7 @@ def exposure_at(config: LineConfig, index: int) -> float:
     step = index // config.exposure_step_every_parts
     if step == 0:
         return 1.0
-    return 1.0 + config.exposure_step * float(stream(config.seed, _STEP, step).uniform(-1.0, 1.0))
+    return 1.0 + config.exposure_step * (2.0 * _uniform(config.seed, _STEP, step) - 1.0)
 
 
 def pool_levels(config: LineConfig) -> int:
@@ -85,10 +94,15 @@ def _pool_defects(config: LineConfig, level: int) -> tuple[int, int]:
     return pictures, min(max(1, round(pictures * config.pool_defect_share)), pictures - 1) if pictures > 1 else 0
 
 
+def _drift_range(config: LineConfig) -> tuple[float, float]:
+    """Return the lowest level of the lamp and the span up to the highest."""
+    amplitude = config.drift_amplitude
+    return 1.0 - amplitude, amplitude if config.drift_shape == "ramp" else 2.0 * amplitude
+
+
 def _level_light(config: LineConfig, level: int) -> float:
-    low = 1.0 - config.drift_amplitude
-    high = 1.0 if config.drift_shape == "ramp" else 1.0 + config.drift_amplitude
-    return low + (high - low) * (level + 0.5) / pool_levels(config)
+    low, span = _drift_range(config)
+    return low + span * (level + 0.5) / pool_levels(config)
 
 
 def picture_of(config: LineConfig, index: int) -> int:
@@ -101,15 +115,14 @@ def picture_of(config: LineConfig, index: int) -> int:
     if not config.pool:
         return index
     levels = pool_levels(config)
-    wanted = drift_at(config, index)
-    level = min(range(levels), key=lambda number: abs(_level_light(config, number) - wanted))
+    low, span = _drift_range(config)
+    level = min(int((drift_at(config, index) - low) / span * levels), levels - 1) if span else 0
     pictures, defects = _pool_defects(config, level)
-    rng = stream(config.seed, _CHOICE, index)
-    if defects and rng.random() < config.defect_rate:
-        row = int(rng.integers(defects))
+    if defects and _uniform(config.seed, _CHOICE, 2 * index) < config.defect_rate:
+        first, count = 0, defects
     else:
-        row = int(rng.integers(defects, pictures))
-    return level + row * levels
+        first, count = defects, pictures - defects
+    return level + (first + int(_uniform(config.seed, _CHOICE, 2 * index + 1) * count)) * levels
 
 
 def recipe_of(config: LineConfig, picture: int) -> Recipe:

@@ -1,7 +1,7 @@
 """From a recipe to pixels: the simulated line as a camera sees it, with the truth of every part.
 
-Invariants: part k of a configuration always has the same pixels on one platform, whatever was rendered before; the ROI of
-a frame and the ROI rendered alone are the same pixels; the part lies inside the ROI.
+Invariants: part k of a configuration always has the same pixels on one platform, whatever was rendered before; the
+ROI of a frame and the ROI rendered alone are the same pixels; the part lies inside the ROI.
 """
 
 from __future__ import annotations
@@ -71,10 +71,14 @@ def _design(surface: Surface, scale: int) -> Design:
     return design_for(surface, scale)
 
 
-def _scaled(pixels: Pixels, field_: Pixels) -> Pixels:
+def _scaled(pixels: Pixels, share: Pixels) -> Pixels:
     """Multiply [h, w] or [h, w, 3] by a share [h, w] of 255."""
-    share = cv2.merge([field_] * 3) if pixels.ndim == 3 else field_
-    return np.asarray(cv2.multiply(pixels, share, scale=1.0 / 255.0), dtype=np.uint8)
+    shares = cv2.merge([share] * 3) if pixels.ndim == 3 else share
+    return np.asarray(cv2.multiply(pixels, shares, scale=1.0 / 255.0), dtype=np.uint8)
+
+
+def _warped(pixels: Pixels, matrix: npt.NDArray[np.float64], size: tuple[int, int]) -> Pixels:
+    return np.asarray(cv2.warpAffine(pixels, matrix, size, borderMode=cv2.BORDER_REPLICATE), dtype=np.uint8)
 
 
 class SimulatedLine:
@@ -114,8 +118,7 @@ class SimulatedLine:
         """Return the index of a part id of this line. Raises ValueError for an id of another line."""
         match = re.fullmatch(r"S(\d+)-(\d{7,})", part_id)
         if match is None or int(match[1]) != self.config.seed:
-            message = f"{part_id!r} is not a part of this line; its parts are called S{self.config.seed}-0000000 and so on"
-            raise ValueError(message)
+            raise ValueError(f"{part_id!r} is not a part of this line; its first part is {self.part_id(0)!r}")
         return int(match[2])
 
     def truth(self, part: int | str) -> Truth:
@@ -137,8 +140,7 @@ class SimulatedLine:
 
     def _recipe(self, index: int) -> Recipe:
         if index < 0:
-            message = f"part index {index} is negative; the first part is 0"
-            raise ValueError(message)
+            raise ValueError(f"part index {index} is negative; the first part is 0")
         return plan.recipe_of(self.config, plan.picture_of(self.config, index))
 
     def render(self, index: int) -> Pixels:
@@ -178,9 +180,7 @@ class SimulatedLine:
 
     def _damage(self, recipe: Recipe, design: Design, rng: np.random.Generator) -> Damage:
         """Draw the recipe's defect; takes the first draws of the picture's random stream."""
-        canvas = Canvas(
-            rng=rng, design=design, scale=self._camera.scale, texture_sigma=self._sigma[recipe.surface]
-        )
+        canvas = Canvas(rng=rng, design=design, scale=self._camera.scale, texture_sigma=self._sigma[recipe.surface])
         return draw(canvas, recipe.kind, recipe.difficulty)
 
     def _matrix(self, pose: Pose, region: Box) -> npt.NDArray[np.float64]:
@@ -200,9 +200,9 @@ class SimulatedLine:
         if self._camera.channels == 3:
             tone = 1.0 + rng.uniform(-0.012, 0.012, 3)
             planes = [cv2.convertScaleAbs(grey, alpha=t * k) for t, k in zip(design.tint, tone, strict=True)]
-            pixels = np.asarray(cv2.merge(planes))
+            pixels = np.asarray(cv2.merge(planes), dtype=np.uint8)
         else:
-            pixels = np.asarray(cv2.convertScaleAbs(grey))
+            pixels = np.asarray(cv2.convertScaleAbs(grey), dtype=np.uint8)
         alpha = design.alpha
         if damage is not None:
             alpha = alpha.copy()
@@ -246,9 +246,9 @@ class SimulatedLine:
         matrix = self._matrix(recipe.pose, self.roi)
         size = (width, height)
         design = _design(recipe.surface, self._camera.scale)
-        shadow = np.asarray(cv2.warpAffine(design.shadow, matrix, size, borderMode=cv2.BORDER_REPLICATE))
-        cover = np.asarray(cv2.warpAffine(alpha, matrix, size))
-        moved = np.asarray(cv2.warpAffine(part, matrix, size, borderMode=cv2.BORDER_REPLICATE))
+        shadow = _warped(design.shadow, matrix, size)
+        cover = _warped(alpha, matrix, size)
+        moved = _warped(part, matrix, size)
         belt = _scaled(_scaled(target, shadow), 255 - cover)
         cv2.add(belt, _scaled(moved, cover), dst=belt)
         target[...] = belt

@@ -1,4 +1,4 @@
-"""The place: a rubber belt between aluminium rails, with sensors, a light bar and a reject nozzle at the frame's border.
+"""The place: a rubber belt between aluminium rails, with sensors, a light bar and a reject nozzle at its border.
 
 Everything is measured in part pixels from the optical centre and drawn once per line; only the belt moves. Static parts
 stay outside the ROI, so that a ROI needs the belt alone.
@@ -36,7 +36,7 @@ def _belt(rng: np.random.Generator, scale: int) -> Floats:
     dust = smooth_noise(rng, (height, length), 0.8 * scale)
     level += 10.0 * np.clip(dust - 3.1, 0.0, 1.0)
     across = (np.arange(height, dtype=np.float32) / scale - BELT_HALF_PX) / BELT_HALF_PX
-    level *= (1.0 - 0.22 * across[:, None] ** 4)
+    level *= 1.0 - 0.22 * across[:, None] ** 4
     blend = 128 * scale  # the two ends meet without a seam
     ramp = np.linspace(0.0, 1.0, blend, dtype=np.float32)[None, :]
     level[:, :blend] = level[:, :blend] * ramp + level[:, -blend:] * (1.0 - ramp)
@@ -72,8 +72,9 @@ class Pen:
 
     def line(self, points: npt.ArrayLike, width: float, colour: Colour) -> None:
         """Draw a polyline [N, 2]."""
-        cv2.polylines(self._sheet, [self._points(points)], False, colour, max(1, round(width * self._scale)),
-                      cv2.LINE_AA, _SHIFT)
+        cv2.polylines(
+            self._sheet, [self._points(points)], False, colour, max(1, round(width * self._scale)), cv2.LINE_AA, _SHIFT
+        )
 
     def gradient(self, x0: float, y0: float, x1: float, y1: float, stops: tuple[float, ...], tint: Colour) -> None:
         """Fill a rectangle with brightness `stops` from top to bottom, times `tint`: a profile seen from above."""
@@ -90,6 +91,25 @@ class Pen:
 
 _ALUMINIUM: Colour = (186, 182, 176)
 _DARK: Colour = (34, 33, 32)
+
+
+def _curve(start: list[float], out: list[float], into: list[float], end: list[float]) -> npt.NDArray[np.float64]:
+    """Return 24 points [24, 2] of the cubic Bezier curve from `start` to `end`."""
+    t = np.linspace(0.0, 1.0, 24)[:, None]
+    points = (np.array(point, dtype=np.float64) for point in (start, out, into, end))
+    weights = ((1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3)
+    return np.asarray(sum(weight * point for weight, point in zip(weights, points, strict=True)))
+
+
+def _light_bar(pen: Pen, x0: float, x1: float, y: float) -> None:
+    """A bar light in a dark housing: a row of lenses behind a diffuser, `y` is its middle."""
+    pen.gradient(x0, y - 34.0, x1, y + 28.0, (0.5, 1.1, 0.95, 0.9, 0.8, 0.45), (70, 68, 66))
+    pen.gradient(x0 + 10.0, y - 16.0, x1 - 10.0, y + 16.0, (0.78, 0.92, 1.0, 0.92, 0.78), (250, 248, 240))
+    for x in np.arange(x0 + 26.0, x1 - 16.0, 24.0):
+        pen.disc(float(x), y, 9.0, (246, 242, 232))
+        pen.disc(float(x), y, 5.5, (255, 255, 255))
+    for x in (x0 + 24.0, x1 - 24.0):
+        _bolt(pen, x, y + 22.0, 4.0)
 
 
 def _bolt(pen: Pen, x: float, y: float, radius: float) -> None:
@@ -129,6 +149,7 @@ def _hazard(pen: Pen, x0: float, x1: float, y0: float, y1: float) -> None:
 
 def _sensor(pen: Pen, x: float, y: float, turn: int) -> None:
     """A photoelectric sensor on a bracket, `turn` = +1 looking down the belt from the upper rail, -1 from the lower."""
+
     def at(dx: float, dy: float) -> list[float]:
         return [x + dx, y + dy * turn]
 
@@ -141,7 +162,7 @@ def _sensor(pen: Pen, x: float, y: float, turn: int) -> None:
     pen.polygon([at(-16, 40), at(16, 40), at(16, 58), at(-16, 58)], _DARK)
     pen.disc(x, y + 50 * turn, 6.0, (60, 40, 120))
     pen.disc(x - 9, y - 20 * turn, 3.2, (90, 240, 120))
-    cable = np.array([at(8, -34), at(14, -60), at(34, -86), at(70, -100), at(150, -104)])
+    cable = _curve(at(8, -34), at(10, -88), at(60, -50), at(190, -58))
     pen.line(cable, 7.0, (28, 28, 28))
     pen.line(cable + np.array([-1.0, -1.5]), 1.6, (74, 74, 74))
 
@@ -156,9 +177,11 @@ def _nozzle(pen: Pen, x: float, y: float) -> None:
     pen.box(x - 9, y - 74, x + 9, y - 66, (52, 92, 112))
     for dx in (-36, 36):
         _bolt(pen, x + dx, y + 2, 6.0)
-    hose = np.array([[x, y + 60], [x + 40, y + 66], [x + 110, y + 58], [x + 220, y + 70]])
-    pen.line(hose, 15.0, (146, 84, 26))
-    pen.line(hose + np.array([0.0, -3.5]), 3.5, (214, 150, 84))
+    hose = _curve([x + 40, y + 24], [x + 120, y + 20], [x + 120, y + 62], [x + 300, y + 44])
+    pen.box(x + 34, y + 12, x + 56, y + 36, (60, 120, 150))
+    pen.line(hose + np.array([2.0, 4.0]), 15.0, (70, 68, 66))
+    pen.line(hose, 14.0, (146, 84, 26))
+    pen.line(hose + np.array([0.0, -3.0]), 3.5, (214, 150, 84))
 
 
 def _furniture(sheet: Pixels, camera: CameraModel) -> Pixels:
@@ -173,13 +196,11 @@ def _furniture(sheet: Pixels, camera: CameraModel) -> Pixels:
         _sensor(pen, -610.0, -BELT_HALF_PX + 34.0, 1)
         _sensor(pen, -610.0, BELT_HALF_PX - 34.0, -1)
         _nozzle(pen, 700.0, BELT_HALF_PX - 4.0)
-        pen.gradient(560.0, -BELT_HALF_PX - 80.0, 900.0, -BELT_HALF_PX + 4.0, (0.5, 1.0, 1.35, 1.38, 1.0, 0.4), (190, 186, 180))
-        for x in range(580, 900, 24):
-            pen.disc(float(x), -BELT_HALF_PX - 26.0, 6.5, (255, 255, 252))
+        _light_bar(pen, 560.0, 900.0, -BELT_HALF_PX - 20.0)
     else:
         _sensor(pen, -530.0, -BELT_HALF_PX + 26.0, 1)
         _nozzle(pen, 540.0, BELT_HALF_PX + 18.0)
-    return np.any(sheet != 1, axis=2).astype(np.uint8) * 255
+    return np.where(np.any(sheet != 1, axis=2), 255, 0).astype(np.uint8)
 
 
 class Scene:
@@ -206,12 +227,13 @@ class Scene:
     def background(self, travel: int, x: int, y: int, width: int, height: int) -> Pixels:
         """Return the region (x, y, width, height) of the frame with the belt advanced by `travel` camera pixels."""
         camera = self._camera
-        rows = np.clip(np.arange(y, y + height) - camera.height // 2 + BELT_HALF_PX * camera.scale, 0, len(self._belt) - 1)
+        first_row = BELT_HALF_PX * camera.scale - camera.height // 2
+        rows = np.clip(np.arange(y, y + height) + first_row, 0, len(self._belt) - 1)
         length = self._belt.shape[1]
         start = (x + travel) % length
         first = min(width, length - start)
         band = self._belt[rows[0] : rows[-1] + 1]
-        top, bottom = int(np.searchsorted(rows, rows[0], side="right")) - 1, len(rows)
+        top = int(np.searchsorted(rows, rows[0], side="right")) - 1
         out = np.empty((height, width, *self._belt.shape[2:]), dtype=np.uint8)
         bottom = top + len(band)
         out[top:bottom, :first] = band[:, start : start + first]
@@ -224,6 +246,6 @@ class Scene:
             np.copyto(out, self._furniture[region], where=(cover > 0)[..., None] if out.ndim == 3 else cover > 0)
         shade = self._shade[region]
         if shade.min() < 255:
-            shade = cv2.merge([shade] * 3) if out.ndim == 3 else shade
-            out = np.asarray(cv2.multiply(out, shade, scale=1.0 / 255.0))
+            shades = cv2.merge([shade] * 3) if out.ndim == 3 else shade
+            out = np.asarray(cv2.multiply(out, shades, scale=1.0 / 255.0), dtype=np.uint8)
         return out

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.records import Pixels
-    from simulator.line.config import Difficulty, Kind, Surface
+    from simulator.line.config import CameraName, Difficulty, Kind, Surface
 
 _TILE, _GAP, _HEAD, _SIDE = 200, 6, 34, 110
 _INK = (40, 40, 40)
@@ -80,7 +80,8 @@ def write_defect_sheet(path: Path, *, seed: int) -> None:
 def write_frame_sheet(path: Path, *, seed: int) -> None:
     """Write one whole frame of each camera side by side, reduced to one height, with the ROI outlined."""
     height, frames = 800, []
-    for camera, surface in (("colour1080", "turned"), ("mono5mp", "cast")):
+    shown: tuple[tuple[CameraName, Surface], ...] = (("colour1080", "turned"), ("mono5mp", "cast"))
+    for camera, surface in shown:
         config = LineConfig(seed=seed, camera=camera, surfaces=(surface,), defect_rate=1.0, kinds=("crack", "chip"))
         line = SimulatedLine(config)
         frame = line.render(_find(line, surface, "crack", "strong"))
@@ -91,4 +92,4 @@ def write_frame_sheet(path: Path, *, seed: int) -> None:
         size = (round(frame.shape[1] * height / frame.shape[0]), height)
         small = np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
         frames.append(cv2.copyMakeBorder(small, 0, 0, 0, 10, cv2.BORDER_CONSTANT, value=(255, 255, 255)))
-    _write(path, np.hstack(frames)[:, :-10], 85)
+    _write(path, np.asarray(np.hstack(frames)[:, :-10], dtype=np.uint8), 85)

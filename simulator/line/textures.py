@@ -1,7 +1,7 @@
 """Procedural metal: relative brightness of brushed, sand-blasted and turned surfaces.
 
-A texture is float32 with mean 0: a surface shows `shade * (1 + texture)`. Banks are larger than a part and each part cuts
-its own piece, mirrored at random, so that no two parts are alike. Nothing in a texture resembles a medium defect.
+A texture is float32 with mean 0: a surface shows `shade * (1 + texture)`. Banks are larger than a part and each part
+cuts its own piece, mirrored at random, so that no two parts are alike. Nothing in a texture resembles a medium defect.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _SLACK_PX = 512  # how much larger than the part a bank is, part pixels
 
 def _unit(field: Floats) -> Floats:
     """Return the field with mean 0 and standard deviation 1."""
-    return ((field - field.mean()) / field.std()).astype(np.float32)
+    return np.asarray((field - field.mean()) / field.std(), dtype=np.float32)
 
 
 def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], sigma: float) -> Floats:
@@ -40,7 +40,11 @@ class Textures:
         self._scale = scale
         rng = np.random.default_rng((seed, 11))
         size = side + _SLACK_PX * scale
-        self._banks = {"brushed": self._brushed(rng, size), "cast": self._cast(rng, size), "turned": self._grain(rng, size)}
+        self._banks = {
+            "brushed": self._brushed(rng, size),
+            "cast": self._cast(rng, size),
+            "turned": self._grain(rng, size),
+        }
         axis = (np.arange(side, dtype=np.float32) - (side - 1) / 2.0) / scale
         radius = np.hypot(axis[None, :], axis[:, None])
         self._ring = np.rint(radius * 4.0).astype(np.uint16)  # quarter part pixels
@@ -75,8 +79,9 @@ class Textures:
         pitch = float(rng.uniform(4.5, 6.5))
         feed = np.sin(2.0 * np.pi * (radius / pitch + float(rng.random()))).astype(np.float32)
         lines = rng.standard_normal(length, dtype=np.float32)[:, None]
-        fine = _unit(np.asarray(cv2.GaussianBlur(lines, (1, 0), sigmaX=0.1, sigmaY=2.2))[:, 0])
-        broad = _unit(np.asarray(cv2.GaussianBlur(lines[::-1], (1, 0), sigmaX=0.1, sigmaY=14.0))[:, 0])
+        narrow = np.asarray(cv2.GaussianBlur(lines, (1, 0), sigmaX=0.1, sigmaY=2.2), dtype=np.float32)
+        wide = np.asarray(cv2.GaussianBlur(lines[::-1], (1, 0), sigmaX=0.1, sigmaY=14.0), dtype=np.float32)
+        fine, broad = _unit(narrow[:, 0]), _unit(wide[:, 0])
         return np.asarray(0.03 * feed + 0.04 * fine + 0.012 * broad, dtype=np.float32)
 
     def cut(self, surface: str, rng: np.random.Generator) -> Floats:

@@ -1,0 +1,171 @@
+"""The simulated line as a camera: one exposure per part, triggered, handed over by reference.
+
+Invariants: the pictures of a pooled line are rendered before the first exposure and never copied or changed after it;
+part ids are unique within a source, also over a reconnection; `SimulatedLine(config).truth(part_id)` anywhere tells
+the truth of every exposure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path  # noqa: TC003 - pydantic reads the annotation
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+from pydantic import Field, ValidationError
+
+from agent.errors import CameraError, ConfigError, SourceEndedError
+from agent.inspection.pacing import Pacer
+from agent.records import Grab
+from simulator.line import plan
+from simulator.line.config import LineConfig
+from simulator.line.render import RENDERER_VERSION, SimulatedLine
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from agent.clock import Clock
+    from agent.records import Pixels
+
+DEFAULT_POOL = 32  # pictures; 0.2 GB of 1080p frames
+
+
+class SourceOptions(LineConfig):
+    """What a configuration may say about a simulated camera: the line's own keys and these."""
+
+    pool: Annotated[int, Field(ge=0, le=4096)] = DEFAULT_POOL
+    fps: Annotated[float, Field(gt=0.0, le=10_000.0, allow_inf_nan=False)] | None = 30.0  # null: as fast as taken
+    parts: Annotated[int, Field(ge=1)] | None = None  # null: without end
+    first_part: Annotated[int, Field(ge=0)] = 0
+    cache_dir: Path | None = None  # where rendered pools are kept between runs
+
+    def line(self) -> LineConfig:
+        """Return the line's part of the options: what a reader of the truth needs."""
+        return LineConfig.model_validate(self.model_dump(include=set(LineConfig.model_fields)))
+
+
+def from_config(options: Mapping[str, object], *, clock: Clock) -> SimulatedSource:
+    """Return the source that a camera's `options` describe. Raises ConfigError with every refused key."""
+    try:
+        checked = SourceOptions.model_validate(dict(options))
+    except ValidationError as error:
+        lines = [
+            f"  options.{'.'.join(map(str, problem['loc']))}: given {problem['input']!r}; "
+            f"{_allowed(problem['type'], problem['msg'])}"
+            for problem in error.errors()
+        ]
+        raise ConfigError("the simulated camera is refused:\n" + "\n".join(lines)) from error
+    return SimulatedSource(
+        line=SimulatedLine(checked.line()),
+        clock=clock,
+        fps=checked.fps,
+        parts=checked.parts,
+        first_part=checked.first_part,
+        cache_dir=checked.cache_dir,
+    )
+
+
+def _allowed(kind: str, message: str) -> str:
+    if kind == "extra_forbidden":
+        return f"no such key; allowed: {', '.join(sorted(SourceOptions.model_fields))}"
+    return message[:1].lower() + message[1:]
+
+
+class SimulatedSource:
+    """A `FrameSource` over a simulated line. Frames are read-only and stay valid as long as the source."""
+
+    def __init__(
+        self,
+        *,
+        line: SimulatedLine,
+        clock: Clock,
+        fps: float | None = None,
+        parts: int | None = None,
+        first_part: int = 0,
+        cache_dir: Path | None = None,
+    ) -> None:
+        """Expose `parts` parts (None: without end) at `fps` a second (None: as fast as they are taken)."""
+        self._line = line
+        self._clock = clock
+        self._pacer = Pacer(fps=fps, clock=clock)
+        self._end = None if parts is None else first_part + parts
+        self._index = first_part
+        self._cache_dir = cache_dir
+        self._pool: Sequence[Pixels] = ()
+        self._opened = False
+
+    @property
+    def line(self) -> SimulatedLine:
+        """The line, for whoever needs the truth."""
+        return self._line
+
+    def open(self) -> None:
+        """See `FrameSource.open`; renders the pool the first time, or maps it from the cache."""
+        if self._line.config.pool and not self._pool:
+            self._pool = self._load() if self._cache_dir is not None else self._render()
+        self._opened = True
+        self._pacer.restart()
+
+    def read(self, *, timeout_s: float, buffer: Pixels | None) -> Grab | None:
+        """See `FrameSource.read`; ignores `buffer`. Without a pool each part is rendered here: some 50 ms."""
+        if not self._opened:
+            raise CameraError("the simulated camera is not open: call open() first")
+        if self._index == self._end:
+            raise SourceEndedError(
+                f"all parts of the simulated line up to {self._line.part_id(self._index - 1)} passed"
+            )
+        due_ns = self._pacer.wait(timeout_s)
+        if due_ns is None:
+            return None
+        index = self._index
+        self._index += 1
+        line = self._line
+        pixels = self._pool[plan.picture_of(line.config, index)] if self._pool else line.render(index)
+        return Grab(pixels=pixels, due_ns=due_ns, part_id=line.part_id(index))
+
+    def close(self) -> None:
+        """See `FrameSource.close`; the pool stays for the next `open`."""
+        self._opened = False
+
+    def _render(self) -> list[Pixels]:
+        """Render the pool on all cores (OpenCV and NumPy release the interpreter's lock)."""
+        with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="simulated-line") as threads:
+            frames = list(threads.map(self._line.render_picture, range(self._line.config.pool)))
+        for frame in frames:
+            frame.flags.writeable = False
+        return frames
+
+    def _load(self) -> list[Pixels]:
+        """Map the pool from the cache, after rendering it when it is not there. Raises CameraError."""
+        assert self._cache_dir is not None  # noqa: S101 - for the type checker: open() asked
+        described = f"{RENDERER_VERSION} {np.__version__} {self._line.config.model_dump_json()}"
+        path = self._cache_dir / f"line-{hashlib.sha256(described.encode()).hexdigest()[:16]}.npy"
+        camera = self._line.camera
+        shape = (self._line.config.pool, camera.height, camera.width) + ((3,) if camera.channels == 3 else ())
+        try:
+            frames = self._map(path, shape)
+            if frames is None:
+                self._cache_dir.mkdir(parents=True, exist_ok=True)
+                partial = path.with_suffix(f".{os.getpid()}.npy")
+                np.save(partial, np.stack(self._render()))
+                partial.replace(path)
+                frames = self._map(path, shape)
+        except OSError as error:
+            raise CameraError(f"the cache {path} of the simulated line cannot be used: {error.strerror}") from error
+        if frames is None:
+            raise CameraError(f"the cache {path} of the simulated line changes while it is written: delete it")
+        return frames
+
+    @staticmethod
+    def _map(path: Path, shape: tuple[int, ...]) -> list[Pixels] | None:
+        """Return the cached frames, or None when the file is missing, truncated or not of `shape`."""
+        try:
+            stack = np.load(path, mmap_mode="r")
+        except (FileNotFoundError, ValueError, EOFError):
+            return None
+        if stack.shape != shape or stack.dtype != np.uint8:
+            return None
+        plain = np.asarray(stack).view(np.ndarray)
+        return [plain[number] for number in range(len(plain))]
