@@ -158,6 +158,7 @@ class Agent:
         transport: Transport | None,
         sources: Mapping[str, FrameSource],
         clock: Clock,
+        on_commit: Callable[[Sequence[Verdict], int], None] | None,
     ) -> None:
         """Use `build`."""
         self.config = config
@@ -172,6 +173,7 @@ class Agent:
         self.faults = 0  # batches that the runtime failed on
         self.last_fault: str | None = None
         self._sources = sources
+        self._on_commit = on_commit
         self._stack = ExitStack()
         self._hub = IntakeHub(workers=config.worker_count(), max_batch=config.max_batch)
         self._drained = threading.Event()
@@ -455,9 +457,11 @@ def build(
     transport: Transport | None = None,
     sources: Mapping[str, FrameSource] | None = None,
     clock: Clock | None = None,
+    on_commit: Callable[[Sequence[Verdict], int], None] | None = None,
 ) -> Agent:
     """Compose an agent; nothing runs and nothing is written yet.
 
+    `on_commit` hears, on the writer's thread, of verdicts that are on disk and when (monotonic ns).
     `transport` goes before the configured one; `sources` (camera name -> source) go before the configured cameras.
     Raises ConfigError for what can be seen without starting.
     """
@@ -469,4 +473,4 @@ def build(
     for name, camera in cameras.items():
         if name not in given:
             given[name] = open_source(camera, clock)
-    return Agent(config, transport=transport or open_transport(config, clock), sources=given, clock=clock)
+    return Agent(config, transport=transport or open_transport(config, clock), sources=given, clock=clock, on_commit=on_commit)

@@ -6,7 +6,7 @@ mono or [H, W, 3] for BGR. Boxes are (x, y, width, height) in pixels of the orig
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
 
@@ -67,6 +67,31 @@ class Frame:
     part_id: str | None = None
     hardware_ns: int | None = None
     buffer: int = -1  # index of the pool buffer that holds the pixels; -1 when the source owns them
+
+
+class CameraState(StrEnum):
+    """Where a camera's capture thread stands; the heartbeat shows it."""
+
+    CONNECTING = "connecting"  # first frame not seen yet
+    RUNNING = "running"  # exposures arrive, usable or not
+    STALLED = "stalled"  # open, but nothing arrived for longer than its limit; reopening follows
+    RECONNECTING = "reconnecting"  # lost; waiting for or trying the next opening
+    ENDED = "ended"  # a finite source is done
+    STOPPED = "stopped"  # by request, or by a bug that the log shows
+
+
+@dataclass(frozen=True, slots=True)
+class CameraStatus:
+    """What the heartbeat says of one camera; replaced as a whole, never changed."""
+
+    camera: str
+    state: CameraState
+    since_ns: int  # monotonic: when this state began
+    frames: int = 0  # exposures since the start, usable or not
+    fps: float = 0.0  # smoothed over about ten exposures
+    stalls: int = 0
+    reopenings: int = 0  # times the camera was lost or stalled
+    last_error: str | None = None  # without credentials; kept after recovery
 
 
 # --- model ------------------------------------------------------------------------------------------------------------
@@ -172,6 +197,7 @@ class Verdict:
     arm: str | None = None  # "champion" or "challenger" in a trial or an A/B test
     challenger_outcome: Outcome | None = None
     challenger_sha256: str | None = None
+    decided_ns: int = field(default=0, compare=False)  # monotonic; stays on the device, for time to commit
 
     @property
     def key(self) -> str:

@@ -247,6 +247,7 @@ class Worker:
                     latency_us=(now - frame.due_ns) // 1_000,
                     part_id=frame.part_id,
                     image=image,
+                    decided_ns=now,
                 )
             )
         self._sink.append(verdicts)
