@@ -137,5 +137,8 @@ def float_model(plain: Plain, *, taps: bool = False) -> ModelProto:
     shape = ["N", plain.channels, plain.height, plain.width]
     outputs = output_infos(plain)
     if taps:
-        outputs += [helper.make_tensor_value_info(name, TensorProto.FLOAT, [f"{name}_{d}" for d in range(4)]) for name in taps_made]
+        outputs += [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, [f"{name}_{d}" for d in range(4)])
+            for name in taps_made
+        ]
     return graph.model([helper.make_tensor_value_info(FLOAT_INPUT, TensorProto.FLOAT, shape)], outputs)

@@ -103,7 +103,9 @@ class Net(nn.Module):
                 Conv(weight.float().numpy().copy(), bias.float().numpy().copy(), conv.stride[0], conv.padding[0])
             )
         weight, bias = self.head.weight.detach().numpy().copy(), self.head.bias.detach().numpy().copy()
-        head = Classifier(weight, bias, self.activation) if self.head_kind == "classifier" else EvidenceMap(weight, bias)
+        head = (
+            Classifier(weight, bias, self.activation) if self.head_kind == "classifier" else EvidenceMap(weight, bias)
+        )
         return Plain(
             height=geometry.height,
             width=geometry.width,

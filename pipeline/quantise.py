@@ -170,13 +170,13 @@ def int8_model(plain: Plain, ranges: Ranges, *, target_cpu: TargetCpu = "any", f
         scale = _span(0.0, ranges.relu[i])[0]
         value = writer.quantise(out, f"relu{i}", scale=scale, zero=0)
     if isinstance(plain.head, Classifier):
-        maximum = graph.add("MaxPool", [writer.dequantise(value, "max_in")], "max_out", kernel_shape=list(map_size(plain)))
+        maximum = graph.add(
+            "MaxPool", [writer.dequantise(value, "max_in")], "max_out", kernel_shape=list(map_size(plain))
+        )
         maxima = writer.quantise(maximum, "maxima_q", scale=scale, zero=0)
         mean = graph.add("GlobalAveragePool", [writer.dequantise(value, "mean_in")], "mean_out")
         means = writer.quantise(mean, "means_q", scale=_span(*ranges.head)[0], zero=0)
-        finish_classifier(
-            graph, plain.head, writer.dequantise(maxima, "maxima"), writer.dequantise(means, "means")
-        )
+        finish_classifier(graph, plain.head, writer.dequantise(maxima, "maxima"), writer.dequantise(means, "means"))
     else:
         _evidence_head(writer, plain, value, scale, ranges)
     shape_in = ["N", plain.height, plain.width, plain.channels]

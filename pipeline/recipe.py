@@ -25,6 +25,7 @@ class Parameters:
     learning_rate: float = 4e-3  # peak of the one cycle
     weight_decay: float = 0.05
     label_smoothing: float = 0.05
+    top_fraction: float | None = None  # of the evidence cells whose mean is the part's score; None: the recipe's own
     seed: int = 0
     threads: int = 2  # of torch; part of what makes results equal
 

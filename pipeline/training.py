@@ -11,6 +11,7 @@ import copy
 from typing import TYPE_CHECKING, Final
 
 import torch
+from torch import nn
 from torch.nn import functional
 
 from agent.errors import OperatorError
@@ -19,7 +20,7 @@ from pipeline.network import BODIES, Net, to_input
 from pipeline.recipe import Parameters, Trained
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from pipeline.recipe import Progress, Task
 
@@ -35,6 +36,7 @@ def start(parameters: Parameters) -> torch.Generator:
     """Make torch deterministic and return the generator for batches and augmentation, on the CPU."""
     torch.use_deterministic_algorithms(mode=True)
     torch.set_num_threads(parameters.threads)
+    torch.set_flush_denormal(True)  # vanishing weights would slow every product tenfold
     torch.manual_seed(parameters.seed)
     return torch.Generator().manual_seed(parameters.seed + 1)
 
@@ -76,6 +78,19 @@ class Averaged:
                 mine.lerp_(new, 1.0 - decay)
             else:
                 mine.copy_(new)
+
+
+@torch.no_grad()
+def settle(net: Net, batches_of: Iterable[torch.Tensor]) -> None:
+    """Measure the batch norms' statistics anew on inputs [N, C, H, W]: averaged weights never ran with the old ones."""
+    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean over all batches
+    net.train()
+    for batch in batches_of:
+        net(batch)
+    net.eval()
 
 
 class Optimiser:
@@ -158,13 +173,19 @@ def train_classifier(task: Task, *, progress: Progress) -> Trained:
     net = make_net(task, head="classifier").train()
     steps = parameters.epochs * sum(1 for _ in range(0, max(1, len(labels) - parameters.batch + 1), parameters.batch))
     optimiser = Optimiser(net, parameters, steps=steps)
+
+    def augmented(chosen: torch.Tensor) -> torch.Tensor:
+        batch = flipped((to_input(pixels[chosen]),), generator)[0]
+        return photometric(shifted(batch, generator), generator)
+
     for epoch in range(parameters.epochs):
         total, count = 0.0, 0
         for chosen in batches(len(labels), parameters.batch, generator):
-            batch = to_input(pixels[chosen])
-            batch = photometric(shifted(flipped((batch,), generator)[0], generator), generator)
-            loss = functional.cross_entropy(net(batch), labels[chosen], label_smoothing=parameters.label_smoothing)
+            loss = functional.cross_entropy(
+                net(augmented(chosen)), labels[chosen], label_smoothing=parameters.label_smoothing
+            )
             optimiser.step(loss)
             total, count = total + loss.item(), count + 1
         progress("train", epoch + 1, parameters.epochs, f"loss {total / count:.3f}")
+    settle(optimiser.averaged.net, (augmented(chosen) for chosen in batches(len(labels), parameters.batch, generator)))
     return Trained(optimiser.averaged.net)

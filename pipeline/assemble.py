@@ -1,0 +1,217 @@
+"""From a data set to a release: the order of the steps, and nothing of how each is done.
+
+read -> choose geometry and head -> train -> export -> quantise -> check the graph -> threshold -> evaluate -> golden set ->
+manifest -> report. One threshold is chosen on the int8 scores of the validation split and used for fp32 and int8 alike.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from agent import preprocess
+from agent.model.manifest import GOLDEN_NAME, MODEL_NAME, DecisionSpec, FileEntry, GeometrySpec, Lineage, Manifest
+from agent.records import DecisionRule
+from pipeline import evaluate as evaluation
+from pipeline import release, report
+from pipeline.choice import choose_geometry, choose_head, describe, parse_geometry
+from pipeline.dataset import Dataset, DatasetError
+from pipeline.export import float_model, to_bytes
+from pipeline.images import load_inputs
+from pipeline.plain import EvidenceMap
+from pipeline.quantise import calibrate, check_optimised, int8_model
+from pipeline.recipe import Parameters, Task
+from pipeline.training import train_classifier
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from agent.records import Geometry, Pixels
+    from pipeline.choice import Head
+    from pipeline.dataset import Sample
+    from pipeline.plain import Plain
+    from pipeline.quantise import TargetCpu
+    from pipeline.recipe import Progress, Recipe, Trained
+
+CALIBRATION_PICTURES: Final = 100
+NEEDED_SPLITS: Final = ("train", "val")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the user asked for; None lets the data decide."""
+
+    data: Path
+    name: str
+    version: str
+    parameters: Parameters
+    geometry: str | None = None
+    head: Head | None = None
+    target_cpu: TargetCpu = "any"
+    false_rejects: float | None = None  # allowed share on the validation split; None: best mean of both recalls
+
+
+def build(request: Request, *, progress: Progress) -> release.Files:
+    """Train and make everything that the release folder holds. Raises OperatorError for data that do not suit."""
+    started, created = time.monotonic(), datetime.now(UTC)
+    task, dataset, head = _task(request)
+    trained = _recipe(head)(task, progress=progress)
+    plain = trained.net.plain(task.geometry)
+    calibration = _calibration(task)
+    model = to_bytes(int8_model(plain, calibrate(plain, calibration), target_cpu=request.target_cpu))
+    check_optimised(model, plain)
+    reference = to_bytes(float_model(plain))
+    fp32, int8 = _evaluate(task, trained, reference, model, request.false_rejects, progress)
+    golden = _golden(task, plain, model)
+    manifest = _manifest(
+        request, task, dataset, (fp32, int8), trained, model=model, golden=golden, reference=reference, head=head
+    )
+    lineage = manifest.lineage.model_copy(
+        update={
+            "created_utc": created.isoformat(timespec="seconds"),
+            "duration_s": round(time.monotonic() - started, 1),
+        }
+    )
+    manifest = manifest.model_copy(update={"lineage": lineage})
+    page = report.render(report.Subject(manifest=manifest, int8=int8, fp32=fp32, split="val"))
+    return release.Files(model, golden, reference, manifest, page)
+
+
+def _task(request: Request) -> tuple[Task, Dataset, Head]:
+    dataset = Dataset.load(request.data)
+    train, val = (dataset.split(name) for name in NEEDED_SPLITS)
+    missing = set(dataset.classes) - {s.class_name for s in train}
+    if missing:
+        raise DatasetError(f"{dataset.root}: the classes {', '.join(sorted(missing))} have no training pictures.")
+    if len(dataset.classes) < 2:  # noqa: PLR2004 - one class cannot be told from another
+        raise DatasetError(f"{dataset.root}: only the class {dataset.classes[0]} is there; at least two are needed.")
+    if request.geometry is None:
+        geometry = choose_geometry(dataset, train)
+    else:
+        geometry = parse_geometry(request.geometry, train)
+    head = request.head or choose_head(dataset)
+    return Task(train, val, dataset.classes, dataset.defects, geometry, request.parameters), dataset, head
+
+
+def _recipe(head: Head) -> Recipe:
+    if head == "classifier":
+        return train_classifier
+    from pipeline.dense import train_dense  # noqa: PLC0415 - most trainings need one of the two
+
+    return train_dense
+
+
+def _spread(samples: tuple[Sample, ...], count: int) -> tuple[Sample, ...]:
+    """Evenly spaced samples; they are sorted by name, thus by class, so that each class is there."""
+    return samples[:: max(1, len(samples) // count)]
+
+
+def _calibration(task: Task) -> Pixels:
+    return load_inputs(_spread(task.train, CALIBRATION_PICTURES), task.geometry).pixels
+
+
+def _evaluate(
+    task: Task, trained: Trained, reference: bytes, model: bytes, false_rejects: float | None, progress: Progress
+) -> tuple[evaluation.Evaluation, evaluation.Evaluation]:
+    has_map = trained.net.head_kind == "evidence"
+    infers = (
+        evaluation.float_infer(reference, evidence=has_map),
+        evaluation.int8_infer(model, evidence=has_map),
+    )
+    raw_float, raw_int8 = evaluation.run_all(infers, task.val, task.geometry, progress=progress)
+    rule = DecisionRule(
+        classes=task.classes,
+        defects=task.defects,
+        thresholds=dict.fromkeys(sorted(task.defects), 0.0),
+        score=trained.score,
+        aggregation=trained.aggregation,
+        top_fraction=trained.top_fraction,
+    )
+    # Six digits: what the manifest states is what was used here.
+    threshold = round(evaluation.choose_threshold(raw_int8, task.val, rule, false_rejects=false_rejects), 6)
+    rule = replace(rule, thresholds=dict.fromkeys(sorted(task.defects), threshold))
+    return evaluation.evaluate(raw_float, task.val, rule), evaluation.evaluate(raw_int8, task.val, rule)
+
+
+def _golden(task: Task, plain: Plain, model: bytes) -> bytes:
+    """One input of each of a few validation pictures: of tiles the one that looks most defective to the int8 model."""
+    index = {name: i for i, name in enumerate(task.classes)}
+    truth = np.array([index[s.class_name] for s in task.val], np.int64)
+    rows = release.golden_rows(truth, plain.height * plain.width * plain.channels)
+    inputs = load_inputs([task.val[row] for row in rows], task.geometry)
+    infer = evaluation.int8_infer(model, evidence=isinstance(plain.head, EvidenceMap))
+    suspicion = infer(inputs.pixels).scores[:, plain.defect_rows].max(axis=1)
+    chosen = [max(np.flatnonzero(inputs.owner == i), key=suspicion.__getitem__) for i in range(len(rows))]
+    images = np.ascontiguousarray(inputs.pixels[chosen])
+    return release.golden_bytes(images, infer(images), truth[rows])
+
+
+def _manifest(
+    request: Request,
+    task: Task,
+    dataset: Dataset,
+    evaluations: tuple[evaluation.Evaluation, evaluation.Evaluation],
+    trained: Trained,
+    *,
+    model: bytes,
+    golden: bytes,
+    reference: bytes,
+    head: Head,
+) -> Manifest:
+    fp32, int8 = evaluations
+    parameters: dict[str, Any] = {
+        **asdict(task.parameters),
+        "head": head,
+        "geometry": describe(task.geometry),
+        "target_cpu": request.target_cpu,
+        "false_rejects": request.false_rejects,
+        "calibration_pictures": len(_spread(task.train, CALIBRATION_PICTURES)),
+        "float_sha256": release.sha256(reference),
+    }
+    files = {
+        name: FileEntry(sha256=release.sha256(data), length_bytes=len(data))
+        for name, data in ((MODEL_NAME, model), (GOLDEN_NAME, golden))
+    }
+    return Manifest(
+        name=request.name,
+        version=request.version,
+        classes=task.classes,
+        defects=tuple(c for c in task.classes if c in task.defects),
+        geometry=_spec(task.geometry),
+        preprocess_sha256=preprocess.digest(task.geometry),
+        decision=DecisionSpec(
+            thresholds=dict(int8.rule.thresholds),
+            score=trained.score,
+            aggregation=trained.aggregation,
+            top_fraction=trained.top_fraction,
+        ),
+        outputs=("scores", "evidence") if trained.net.head_kind == "evidence" else ("scores",),
+        metrics={"split": "val", "fp32": fp32.figures, "int8": int8.figures, **evaluation.agreement(fp32, int8)},
+        lineage=Lineage(
+            dataset_sha256=dataset.digest,
+            code_version=release.code_version(),
+            seed=task.parameters.seed,
+            parameters=parameters,
+            libraries=release.library_versions(),
+            cpu=release.cpu_type(),
+            threads=task.parameters.threads,
+            created_utc="",
+        ),
+        files=files,  # type: ignore[arg-type] - keys are the two literals
+    )
+
+
+def _spec(geometry: Geometry) -> GeometrySpec:
+    return GeometrySpec(
+        mode=geometry.mode,
+        height=geometry.height,
+        width=geometry.width,
+        channels=geometry.channels,
+        reduction=geometry.reduction,
+        overlap_px=geometry.overlap_px,
+        roi=geometry.roi,
+    )

@@ -1,0 +1,306 @@
+"""report.html: one self-contained page on a release, for a person who decides whether to trust it.
+
+No script, no address: inline SVG and base64 pictures. Every text from outside is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any, Final
+
+import cv2
+import numpy as np
+
+from agent.records import Outcome
+from pipeline import charts, metrics
+from pipeline.evaluate import labels, predictions
+from pipeline.images import read_mask, read_picture
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from agent.model.manifest import Manifest
+    from agent.records import Judgement, Pixels
+    from pipeline.dataset import Sample
+    from pipeline.evaluate import Evaluation
+
+MISTAKES: Final = 24  # pictures shown
+_PICTURE_PX: Final = 220  # longer side of a shown picture
+_BOX_BGR, _MASK_BGR = (0, 140, 255), (60, 220, 60)
+
+_STYLE: Final = """
+:root{--ink:#1d2733;--soft:#5c6b7a;--line:#dfe5eb;--card:#fff;--page:#f4f6f8;--good:#14795a;--bad:#b8331f;--blue:#1f5fa8}
+*{box-sizing:border-box}body{margin:0;background:var(--page);color:var(--ink);font:15px/1.5 system-ui,"DejaVu Sans",sans-serif}
+main{max-width:1120px;margin:0 auto;padding:32px 24px 64px}h1{font-size:28px;margin:0}h2{font-size:18px;margin:0 0 12px}
+.sub{color:var(--soft);margin:4px 0 24px}.card{background:var(--card);border:1px solid var(--line);border-radius:10px;
+padding:20px;margin:0 0 20px;overflow-x:auto}.row{display:grid;grid-template-columns:repeat(auto-fit,minmax(420px,1fr));gap:20px}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(170px,1fr));gap:12px;margin:0 0 20px}
+.tile{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:14px 16px}.tile b{display:block;font-size:26px}
+.tile span{color:var(--soft);font-size:13px}table{border-collapse:collapse;font-size:14px}
+td,th{padding:5px 10px;text-align:right;border-bottom:1px solid var(--line);font-variant-numeric:tabular-nums}
+th:first-child,td:first-child{text-align:left}th{color:var(--soft);font-weight:600}.matrix td,.matrix th{border:1px solid #fff;
+text-align:center;min-width:44px}.matrix th:first-child{text-align:right}code{font:12.5px ui-monospace,"DejaVu Sans Mono",monospace;
+word-break:break-all}.gallery{display:grid;grid-template-columns:repeat(auto-fill,minmax(170px,1fr));gap:14px}
+figure{margin:0}figure img{width:100%;border-radius:6px;display:block;background:#ccd}figcaption{font-size:12.5px;color:var(--soft);
+margin-top:4px;word-break:break-word}figcaption b{color:var(--bad)}p.note{color:var(--soft);font-size:13px;margin:10px 0 0}
+svg text{font:12px system-ui,"DejaVu Sans",sans-serif;fill:#5c6b7a}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What the page is about."""
+
+    manifest: Manifest
+    int8: Evaluation
+    fp32: Evaluation
+    split: str
+
+
+def render(subject: Subject) -> str:
+    """Return the whole page."""
+    manifest, evaluation = subject.manifest, subject.int8
+    title = f"{manifest.name} {manifest.version}"
+    geometry = manifest.geometry
+    about = (
+        f"{len(manifest.classes)} classes · {geometry.mode} {geometry.height}×{geometry.width}×{geometry.channels} · "
+        f"judged on {evaluation.figures['images']} pictures of split {subject.split} · model.onnx "
+        f"{manifest.files['model.onnx'].length_bytes / 1000:.0f} kB"
+    )
+    body = [
+        f"<h1>{escape(title)}</h1><p class=sub>{escape(about)}</p>",
+        _tiles(evaluation.figures, manifest.metrics),
+        f"<div class=row>{_card('Confusion', _matrix(evaluation))}{_card('fp32 against int8', _figures(subject))}</div>",
+        f"<div class=row>{_card('Precision and recall', _curves(evaluation))}{_card('Scores', _histogram(evaluation))}</div>",
+        _kinds(evaluation.figures),
+        _card("Worst mistakes", _gallery(evaluation)),
+        _card("Lineage", _lineage(manifest)),
+    ]
+    return (
+        f"<!doctype html><html lang=en><head><meta charset=utf-8><title>{escape(title)}</title>"
+        f"<meta name=viewport content='width=device-width'><style>{_STYLE}</style></head><body><main>"
+        f"{''.join(body)}</main></body></html>\n"
+    )
+
+
+def markdown(manifest: Manifest, figures: Mapping[str, Any], split: str) -> str:
+    """A short page of figures for the documentation, without pictures."""
+    lines = [
+        f"# {manifest.name} {manifest.version}",
+        "",
+        f"`model.onnx` {manifest.files['model.onnx'].length_bytes:,} bytes, sha256 `{manifest.files['model.onnx'].sha256}`.",
+        f"Judged on {figures['images']:,} pictures of split {split} that training never saw. Written by `kensa evaluate`.",
+        "",
+        "| figure | int8 | fp32 |",
+        "|---|---|---|",
+    ]
+    fp32 = figures.get("fp32", {})
+    for key in ("accuracy", "macro_f1", "auroc", "escape_rate", "false_reject_rate", "localisation_hit_rate"):
+        if figures.get(key) is not None:
+            lines.append(f"| {key.replace('_', ' ')} | {_percent(figures[key])} | {_percent(fp32.get(key))} |")
+    lines += [
+        f"| recall {name} | {_percent(value)} | {_percent(fp32.get('recall', {}).get(name))} |"
+        for name, value in figures["recall"].items()
+    ]
+    lines += [f"| agreement of int8 with fp32 | {_percent(figures.get('int8_agreement'))} | |", ""]
+    kinds: Mapping[str, Mapping[str, Mapping[str, Any]]] = figures.get("recall_by_kind", {})
+    if kinds:
+        levels = sorted({level for row in kinds.values() for level in row}, key=_level)
+        lines += [f"| recall by kind | {' | '.join(levels)} |", "|---" * (1 + len(levels)) + "|"]
+        for kind, row in kinds.items():
+            cells = [f"{_percent(row[x]['recall'], 1)} of {row[x]['parts']}" if x in row else "–" for x in levels]
+            lines.append(f"| {kind} | {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _card(title: str, content: str) -> str:
+    return f"<section class=card><h2>{escape(title)}</h2>{content}</section>"
+
+
+def _percent(value: Any, digits: int = 2) -> str:
+    return "–" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def _interval(value: Sequence[float] | None) -> str:
+    return "" if value is None else f" <small>({100 * value[0]:.1f} – {100 * value[1]:.1f})</small>"
+
+
+def _tiles(figures: Mapping[str, Any], all_metrics: Mapping[str, Any]) -> str:
+    shown = [
+        ("accuracy, int8", _percent(figures["accuracy"])),
+        ("macro F1", _percent(figures["macro_f1"])),
+        ("AUROC, ok against defect", "–" if figures["auroc"] is None else f"{figures['auroc']:.4f}"),
+        ("escapes", _percent(figures.get("escape_rate"))),
+        ("false rejects", _percent(figures.get("false_reject_rate"))),
+        ("int8 agrees with fp32", _percent(all_metrics.get("int8_agreement"))),
+        ("located within 16 px", _percent(figures.get("localisation_hit_rate"))),
+    ]
+    cells = [f"<div class=tile><b>{value}</b><span>{name}</span></div>" for name, value in shown if value != "–"]
+    return f"<div class=tiles>{''.join(cells)}</div>"
+
+
+def _matrix(evaluation: Evaluation) -> str:
+    rule = evaluation.rule
+    table = metrics.confusion(
+        labels(evaluation.samples, rule), predictions(evaluation.judgements, rule), len(rule.classes)
+    )
+    names = [*rule.classes, "none"]
+    columns = range(len(names) if table[:, -1].any() else len(rule.classes))
+    head = "".join(f"<th>{escape(names[c])}</th>" for c in columns)
+    rows = []
+    for r, name in enumerate(rule.classes):
+        total = max(1, int(table[r].sum()))
+        cells = []
+        for c in columns:
+            count, share = int(table[r, c]), float(table[r, c]) / total
+            colour = (
+                f"rgba(20,121,90,{0.12 + 0.7 * share:.2f})"
+                if r == c
+                else f"rgba(184,51,31,{min(1.0, 0.15 + share):.2f})"
+            )
+            cells.append(f"<td style='background:{colour if count else '#eef1f4'}'>{count or '·'}</td>")
+        rows.append(f"<tr><th>{escape(name)}</th>{''.join(cells)}</tr>")
+    note = "<p class=note>Rows: truth. Columns: verdict of the int8 model at the release's thresholds.</p>"
+    return f"<table class=matrix><tr><th></th>{head}</tr>{''.join(rows)}</table>{note}"
+
+
+def _figures(subject: Subject) -> str:
+    rows = []
+    keys = ("accuracy", "macro_f1", "auroc", "escape_rate", "false_reject_rate", "localisation_hit_rate")
+    for key in keys:
+        values = [e.figures.get(key) for e in (subject.fp32, subject.int8)]
+        if values[1] is None:
+            continue
+        spans = [e.figures["intervals"].get(key) for e in (subject.fp32, subject.int8)]
+        cells = "".join(f"<td>{_percent(v)}{_interval(s)}</td>" for v, s in zip(values, spans, strict=True))
+        rows.append(f"<tr><td>{key.replace('_', ' ')}</td>{cells}</tr>")
+    for name in subject.int8.rule.classes:
+        cells = "".join(f"<td>{_percent(e.figures['recall'][name])}</td>" for e in (subject.fp32, subject.int8))
+        rows.append(f"<tr><td>recall {escape(name)}</td>{cells}</tr>")
+    note = "<p class=note>In brackets: 95 % interval, drawing whole groups of pictures with replacement.</p>"
+    return f"<table><tr><th></th><th>fp32</th><th>int8</th></tr>{''.join(rows)}</table>{note}"
+
+
+def _curves(evaluation: Evaluation) -> str:
+    defect = np.array([s.is_defect for s in evaluation.samples])
+    if defect.any() and not defect.all():
+        scores = np.array([j.score for j in evaluation.judgements])
+        return charts.curves({"defect": metrics.precision_recall(scores, defect)})
+    table = np.array([j.scores for j in evaluation.judgements])
+    truth = labels(evaluation.samples, evaluation.rule)
+    found = {
+        name: metrics.precision_recall(table[:, i], truth == i)
+        for i, name in enumerate(evaluation.rule.classes)
+        if (truth == i).any()
+    }
+    return charts.curves(found)
+
+
+def _histogram(evaluation: Evaluation) -> str:
+    scores = np.array([j.score for j in evaluation.judgements])
+    defect = np.array([s.is_defect for s in evaluation.samples])
+    if defect.any() and not defect.all():
+        thresholds = sorted(set(evaluation.rule.thresholds.values()))
+        return charts.histogram({"ok": scores[~defect], "defect": scores[defect]}, thresholds, "defect score")
+    right = labels(evaluation.samples, evaluation.rule) == predictions(evaluation.judgements, evaluation.rule)
+    return charts.histogram({"right": scores[right], "wrong": scores[~right]}, [], "score of the named class")
+
+
+def _kinds(figures: Mapping[str, Any]) -> str:
+    kinds: Mapping[str, Mapping[str, Mapping[str, Any]]] = figures.get("recall_by_kind", {})
+    if not kinds:
+        return ""
+    levels = sorted({level for row in kinds.values() for level in row}, key=_level)
+    head = "".join(f"<th>{escape(level)}</th>" for level in levels)
+    rows = []
+    for kind, row in kinds.items():
+        cells = "".join(
+            f"<td>{_percent(row[x]['recall'], 1)} <small>of {row[x]['parts']}</small></td>"
+            if x in row
+            else "<td>–</td>"
+            for x in levels
+        )
+        rows.append(f"<tr><td>{escape(kind)}</td>{cells}</tr>")
+    return _card("Recall by kind and difficulty", f"<table><tr><th></th>{head}</tr>{''.join(rows)}</table>")
+
+
+def _level(name: str) -> tuple[int, str]:
+    order = ("weak", "medium", "strong")
+    return (order.index(name) if name in order else len(order), name)
+
+
+def mistakes(evaluation: Evaluation) -> list[int]:
+    """Indices of wrong verdicts, the surest first: escapes by how low, all others by how high they scored."""
+    truth, predicted = labels(evaluation.samples, evaluation.rule), predictions(evaluation.judgements, evaluation.rule)
+    wrong = np.flatnonzero(truth != predicted)
+    return sorted((int(i) for i in wrong), key=lambda i: -_sureness(evaluation.judgements[i]))
+
+
+def _sureness(judgement: Judgement) -> float:
+    return 1.0 - judgement.score if judgement.outcome == Outcome.OK else judgement.score
+
+
+def _gallery(evaluation: Evaluation) -> str:
+    wrong = mistakes(evaluation)
+    if not wrong:
+        return "<p>None: every picture of this split was judged right.</p>"
+    figures = []
+    for i in wrong[:MISTAKES]:
+        sample, judgement = evaluation.samples[i], evaluation.judgements[i]
+        extra = " ".join(x for x in (sample.kind, sample.difficulty, sample.surface) if x)
+        caption = (
+            f"{escape(sample.class_name)} → <b>{escape(judgement.class_name or 'unknown')}</b> at {judgement.score:.2f}"
+            f"<br>{escape(extra or sample.name)}"
+        )
+        figures.append(
+            f"<figure><img alt='' src='{_picture(sample, judgement)}'><figcaption>{caption}</figcaption></figure>"
+        )
+    note = f"<p class=note>{len(wrong)} wrong of {len(evaluation.samples)}, the surest first. Orange: where the model "
+    note += "saw a defect. Green: the mask's outline.</p>"
+    return f"<div class=gallery>{''.join(figures)}</div>{note}"
+
+
+def _picture(sample: Sample, judgement: Judgement) -> str:
+    pixels = read_picture(sample.path)
+    scale = _PICTURE_PX / max(pixels.shape[:2])
+    shown: Pixels = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+    if shown.ndim == 2:  # noqa: PLR2004 - mono
+        shown = cv2.cvtColor(shown, cv2.COLOR_GRAY2BGR)  # type: ignore[assignment]
+    mask = read_mask(sample)
+    if mask is not None:
+        small = cv2.resize(mask, (shown.shape[1], shown.shape[0]), interpolation=cv2.INTER_AREA)
+        outlines, _ = cv2.findContours((small > 0).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+        cv2.drawContours(shown, outlines, -1, _MASK_BGR, 1)
+    if judgement.box is not None:
+        x, y, w, h = (round(v * scale) for v in judgement.box)
+        cv2.rectangle(shown, (x, y), (x + w, y + h), _BOX_BGR, 2)
+    _, data = cv2.imencode(".jpg", shown, [cv2.IMWRITE_JPEG_QUALITY, 80])
+    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
+
+
+def _lineage(manifest: Manifest) -> str:
+    lineage = manifest.lineage
+    thresholds = ", ".join(f"{name} {value:.3f}" for name, value in sorted(manifest.decision.thresholds.items()))
+    decision = manifest.decision
+    rows: Iterable[tuple[str, object]] = (
+        ("model.onnx", manifest.files["model.onnx"].sha256),
+        ("golden.npz", manifest.files["golden.npz"].sha256),
+        ("data set", lineage.dataset_sha256),
+        ("preprocessing", manifest.preprocess_sha256),
+        ("code", lineage.code_version),
+        ("seed", lineage.seed),
+        ("parameters", ", ".join(f"{k}={v}" for k, v in sorted(lineage.parameters.items()))),
+        ("decision", f"{decision.score}, {decision.aggregation} of {decision.top_fraction:g}"),
+        ("thresholds", thresholds),
+        ("libraries", ", ".join(f"{k} {v}" for k, v in sorted(lineage.libraries.items()))),
+        ("CPU, threads", f"{lineage.cpu}, {lineage.threads}"),
+        ("made", f"{lineage.created_utc}, in {lineage.duration_s:.0f} s"),
+    )
+    cells = "".join(
+        f"<tr><td>{name}</td><td style='text-align:left'><code>{escape(str(value))}</code></td></tr>"
+        for name, value in rows
+    )
+    return f"<table>{cells}</table>"
