@@ -1,0 +1,80 @@
+"""Files of the state directory that must survive a power cut: the rules of fsync, in one place.
+
+A replaced file needs fsync(file), rename, fsync(directory): without the last, a power cut can bring the old one back.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from agent.errors import StateDirError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def usable_directory(path: Path) -> Path:
+    """Create `path` where needed and prove that it can be written. Raises StateDirError with the remedy."""
+    probe = path / f".probe-{os.getpid()}"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"kensa")
+        probe.unlink()
+    except OSError as error:
+        probe.unlink(missing_ok=True) if path.is_dir() and os.access(path, os.W_OK) else None
+        raise StateDirError(
+            f"The state directory {path} cannot be written: {error.strerror}. "
+            "Give this user the right to write there, free disk space, or set another state directory."
+        ) from error
+    return path
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames and new files in `path` durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace_durably(path: Path, content: bytes) -> None:
+    """Write `content` to `path` so that a power cut leaves either the old or the new file, whole."""
+    beside = path.with_name(path.name + ".new")
+    with beside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+    sync_directory(path.parent)
+
+
+class Ballast:
+    """Disk space set aside: freed when the disk is full, so that the outbox can still evict and commit."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        """The file is `path`, of `size` bytes."""
+        self._path = path
+        self._size = size
+
+    @property
+    def is_set(self) -> bool:
+        """Whether the space is set aside now."""
+        return self._path.exists()
+
+    def set_aside(self) -> bool:
+        """Take the space where it is not taken; False when the disk does not have it."""
+        try:
+            if self._path.exists() and self._path.stat().st_size == self._size:
+                return True
+            with self._path.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, self._size)
+        except OSError:
+            self.free()
+            return False
+        return True
+
+    def free(self) -> None:
+        """Give the space back."""
+        self._path.unlink(missing_ok=True)

@@ -1,0 +1,118 @@
+"""The bounded local history: what was delivered, for `explain`.
+
+Its own file, in WAL with synchronous=NORMAL: a power cut may take the newest seconds of it, never the file. Oldest
+first out, by age and by bytes, a few rows at a time. A damaged history is set aside and begun anew: nothing waits for
+it.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from typing import TYPE_CHECKING, Final
+
+from agent.errors import KensaError
+from agent.outbox.database import STREAM_TABLE, Streams, connect
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from agent.outbox.rows import Row
+
+HISTORY_NAME: Final = "history.db"
+_SCHEMA: Final = (
+    STREAM_TABLE,
+    """
+CREATE TABLE IF NOT EXISTS delivered(
+    id INTEGER PRIMARY KEY, stream INTEGER NOT NULL, first_seq INTEGER NOT NULL, last_seq INTEGER NOT NULL,
+    utc_s INTEGER NOT NULL, size INTEGER NOT NULL, body BLOB NOT NULL
+) STRICT
+""",
+    "CREATE INDEX IF NOT EXISTS delivered_by_seq ON delivered(stream, last_seq, first_seq)",
+)
+_PRUNE_ROWS: Final = 512  # at most, in one transaction
+_PRUNE_EVERY_S: Final = 10
+_log = logging.getLogger(__name__)
+
+
+class History:
+    """Used from one thread. No method raises for trouble with the file: the history is a comfort, not a duty."""
+
+    def __init__(self, path: Path, *, max_bytes: int, max_age_s: float) -> None:
+        """Open or create the file; a damaged one is replaced."""
+        self._path = path
+        self._max_bytes = max_bytes
+        self._max_age_s = max_age_s
+        self._pruned_s = 0
+        self._open()
+
+    def _open(self) -> None:
+        try:
+            self._try_open()
+        except sqlite3.DatabaseError as error:
+            _log.warning("The history %s is damaged (%s); it is set aside and begun anew.", self._path, error)
+            self._start_over()
+
+    def _try_open(self) -> None:
+        self._connection = connect(self._path, max_bytes=self._max_bytes * 2, synchronous="NORMAL")
+        try:
+            for statement in _SCHEMA:
+                self._connection.execute(statement)
+            self._streams = Streams(self._connection)
+            self._bytes: int = self._connection.execute("SELECT coalesce(sum(size), 0) FROM delivered").fetchone()[0]
+        except sqlite3.DatabaseError:
+            self._connection.close()
+            raise
+
+    def _start_over(self) -> None:
+        for suffix in ("-wal", "-shm"):
+            self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+        self._path.replace(self._path.with_name(self._path.name + ".damaged"))
+        self._try_open()
+
+    def add(self, rows: Sequence[Row], *, utc_s: int) -> None:
+        """Keep delivered rows; gaps are not kept."""
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            for row in rows:
+                if row.verdicts:
+                    self._insert(row, utc_s)
+            self._prune(utc_s)
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            _log.warning("The history %s could not take %d messages: %s", self._path, len(rows), error)
+            self._recover()
+
+    def _insert(self, row: Row, utc_s: int) -> None:
+        self._connection.execute(
+            "INSERT INTO delivered(stream, first_seq, last_seq, utc_s, size, body) VALUES (?, ?, ?, ?, ?, ?)",
+            (self._streams.id_of(row.stream), row.first_seq, row.last_seq, utc_s, row.size, row.body),
+        )
+        self._bytes += row.size
+
+    def _prune(self, utc_s: int) -> None:
+        is_full = self._bytes > self._max_bytes
+        if not is_full and utc_s - self._pruned_s < _PRUNE_EVERY_S:
+            return
+        self._pruned_s = utc_s
+        oldest = self._connection.execute("SELECT id, utc_s, size FROM delivered ORDER BY id LIMIT ?", (_PRUNE_ROWS,))
+        last = None
+        for number, delivered_s, size in oldest.fetchall():
+            if self._bytes <= self._max_bytes and delivered_s > utc_s - self._max_age_s:
+                break
+            self._bytes -= size
+            last = number
+        if last is not None:
+            self._connection.execute("DELETE FROM delivered WHERE id <= ?", (last,))
+
+    def _recover(self) -> None:
+        self._connection.close()
+        try:
+            self._open()
+        except (sqlite3.Error, OSError, KensaError) as error:
+            _log.error("The history %s cannot be used: %s", self._path, error)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()

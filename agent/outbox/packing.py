@@ -1,0 +1,166 @@
+"""Verdicts to rows: ok verdicts of one kind share an envelope, all others leave alone and at once.
+
+An envelope on disk grows with every commit until it is full or old enough to travel, so that ok verdicts are durable
+soon and still travel in company. Nothing is forgotten before `written` says that its row is committed. Not thread-safe.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from agent.errors import MessageError
+from agent.outbox.rows import RANK_OF, Rank, Row, Stream, packed
+from agent.records import Judgement, Outcome
+from agent.wire import Pack, PackKey, encode_verdict, pack_key
+
+if TYPE_CHECKING:
+    from agent.outbox.rows import RowIds
+    from agent.records import Origin, Verdict
+
+_log = logging.getLogger(__name__)
+_NS_PER_S: Final = 1_000_000_000
+_MAX_STREAMS: Final = 1_024  # origins remembered; far more than a device has cameras and models
+
+
+@dataclass(slots=True)
+class _OpenPack:
+    pack: Pack
+    number: int  # id of its row
+    stream: Stream
+    since_ns: int
+    is_sealed: bool = False
+    row: Row | None = None  # as committed
+    draft: Row | None = None  # as put in the transaction that runs
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A row to put, and its former self on disk."""
+
+    row: Row
+    replaced: Row | None
+
+
+class Packer:
+    """Collects verdicts and gives the rows that must be written."""
+
+    def __init__(self, *, next_id: RowIds, seal_s: float) -> None:
+        """`next_id` numbers the rows; an envelope travels after `seal_s` seconds at the latest."""
+        self._next_id = next_id
+        self._seal_ns = int(seal_s * _NS_PER_S)
+        self._open: dict[PackKey, _OpenPack] = {}
+        self._sealed: list[_OpenPack] = []
+        self._urgent: list[tuple[Row, Verdict]] = []
+        self._streams: dict[int, tuple[Origin, Stream]] = {}
+
+    def add(self, verdict: Verdict, *, now_ns: int, utc_s: int) -> None:
+        """Take one verdict; one that cannot be put on the wire becomes `unknown`, which is never `ok`."""
+        try:
+            self._add(verdict, now_ns, utc_s)
+        except MessageError as error:
+            _log.error("A verdict was replaced by unknown: %s", error)
+            self._add(_unusable(verdict), now_ns, utc_s)
+
+    def _add(self, verdict: Verdict, now_ns: int, utc_s: int) -> None:
+        key = pack_key(verdict)
+        if key is None:
+            stream = self._stream(verdict.origin)
+            rank = RANK_OF[verdict.judgement.outcome]
+            body = encode_verdict(verdict)
+            row = Row(self._next_id(), rank, stream, verdict.seq, verdict.seq, 1, utc_s, body)
+            self._urgent.append((row, verdict))
+            return
+        entry = self._open.get(key)
+        if entry is not None:
+            if entry.pack.try_add(verdict):
+                return
+            self._seal(key, entry)
+        pack = Pack(verdict)
+        if not pack.try_add(verdict):
+            raise MessageError(f"Verdict {verdict.key} does not fit into an envelope.")
+        self._open[key] = _OpenPack(pack, self._next_id(), self._stream(verdict.origin), now_ns)
+
+    def _stream(self, origin: Origin) -> Stream:
+        known = self._streams.get(id(origin))
+        if known is None:
+            if len(self._streams) >= _MAX_STREAMS:
+                self._streams.clear()
+            known = self._streams[id(origin)] = (origin, Stream.of(origin))  # the Origin is kept: its id stays taken
+        return known[1]
+
+    def _seal(self, key: PackKey, entry: _OpenPack) -> None:
+        entry.is_sealed = True
+        self._sealed.append(entry)
+        del self._open[key]
+
+    def seal(self, *, now_ns: int, everything: bool) -> None:
+        """Let envelopes grow no more: those that are old enough, or all of them."""
+        for key, entry in list(self._open.items()):
+            if everything or now_ns - entry.since_ns >= self._seal_ns:
+                self._seal(key, entry)
+
+    @property
+    def has_urgent(self) -> bool:
+        """Whether rows wait that must be committed at once."""
+        return bool(self._urgent)
+
+    @property
+    def waiting(self) -> int:
+        """How many verdicts wait here for their commit."""
+        packs = (*self._open.values(), *self._sealed)
+        return len(self._urgent) + sum(entry.pack.count - (entry.row.verdicts if entry.row else 0) for entry in packs)
+
+    def urgent_changes(self) -> list[Change]:
+        """Return the rows that must be committed at once."""
+        return [Change(row, None) for row, _verdict in self._urgent]
+
+    def envelope_changes(self, *, utc_s: int) -> list[Change]:
+        """Return the envelopes that grew since their last commit."""
+        changes: list[Change] = []
+        for entry in (*self._sealed, *self._open.values()):
+            pack, row = entry.pack, entry.row
+            if row is None or row.verdicts != pack.count:
+                since = utc_s if row is None else row.utc_s
+                body = packed(pack.encode())
+                entry.draft = Row(
+                    entry.number, Rank.OK, entry.stream, pack.first_seq, pack.last_seq, pack.count, since, body
+                )
+                changes.append(Change(entry.draft, row))
+        return changes
+
+    def urgent_written(self) -> tuple[list[Row], list[Verdict]]:
+        """Forget the rows of `urgent_changes`, which are committed; return them and their verdicts."""
+        rows, verdicts = [row for row, _ in self._urgent], [verdict for _, verdict in self._urgent]
+        self._urgent.clear()
+        return rows, verdicts
+
+    def envelopes_written(self) -> list[Row]:
+        """Note that `envelope_changes` are committed; return, and forget, those that may travel now."""
+        ready: list[Row] = []
+        for entry in (*self._sealed, *self._open.values()):
+            if entry.draft is not None:
+                entry.row, entry.draft = entry.draft, None
+            if entry.is_sealed and entry.row is not None:
+                ready.append(entry.row)
+        self._sealed.clear()
+        return ready
+
+    def open_rows(self) -> list[Row]:
+        """Return the committed rows that must not travel yet."""
+        return [entry.row for entry in (*self._sealed, *self._open.values()) if entry.row is not None]
+
+    def drop(self, number: int) -> None:
+        """Forget the envelope with this row id: it was evicted."""
+        for key, entry in list(self._open.items()):
+            if entry.number == number:
+                del self._open[key]
+        self._sealed = [entry for entry in self._sealed if entry.number != number]
+
+
+def _unusable(verdict: Verdict) -> Verdict:
+    reason = "the judgement held a number that is out of range"
+    judgement = Judgement(Outcome.UNKNOWN, None, 0.0, (), reason=reason)
+    latency_us, captured_utc_ns = max(0, verdict.latency_us), max(0, verdict.captured_utc_ns)
+    return replace(verdict, judgement=judgement, latency_us=latency_us, captured_utc_ns=captured_utc_ns)

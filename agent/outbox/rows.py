@@ -1,0 +1,180 @@
+"""The frozen records inside the outbox: limits, rows of the log, losses, statistics."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+from agent.records import Origin, Outcome
+from agent.wire import MAX_DECODE_BYTES, OutboxHealth, verdict_topic
+
+DAY_S: Final = 86_400.0
+ROW_OVERHEAD: Final = 128  # bytes of a row beside its body: its columns, its entry in the index, the page's share
+
+
+class Rank(IntEnum):
+    """What a row is worth when room is needed: the lowest goes first, and within a rank the oldest.
+
+    `unknown` says that nothing was judged: a person can act on its camera, not on its part. `unsure` waits for a
+    person's decision on a part, `defect` stops one. A gap is the only trace of what went before it, and is never given
+    up.
+    """
+
+    OK = 0
+    UNKNOWN = 1
+    UNSURE = 2
+    DEFECT = 3
+    GAP = 4
+
+
+RANK_OF: Final = {
+    Outcome.OK: Rank.OK,
+    Outcome.UNKNOWN: Rank.UNKNOWN,
+    Outcome.UNSURE: Rank.UNSURE,
+    Outcome.DEFECT: Rank.DEFECT,
+}
+OUTCOME_OF: Final = {rank: outcome for outcome, rank in RANK_OF.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxLimits:
+    """Every bound of the outbox; `agent.config.Outbox` sets those that a site may want to change."""
+
+    max_bytes: int = 512 * 1024 * 1024  # of the log's file; its write-ahead log comes on top (4 MiB at most)
+    commit_s: float = 0.25  # longest wait of an ok verdict before it is on disk
+    seal_s: float = 2.0  # longest wait of an ok verdict for company before it may travel
+    handover: int = 4_096  # verdicts between the workers and the writer; `append` blocks beyond
+    in_flight: int = 64  # unacknowledged messages; the transport's own bound may be lower
+    live_queue: int = 256  # committed messages that wait in memory for the transport
+    ack_timeout_s: float = 20.0  # then the message is published again
+    retry_s: float = 0.2  # first wait after the transport refused; doubles, with jitter
+    retry_max_s: float = 30.0
+    history_s: float = 7 * DAY_S
+    history_bytes: int = 256 * 1024 * 1024
+
+    @property
+    def ballast_bytes(self) -> int:
+        """Disk space set aside, to be freed when the disk is full."""
+        return min(1024 * 1024, self.max_bytes // 8)
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Where sequence numbers count: one camera in one boot epoch."""
+
+    thing: str
+    line: str
+    inspection: str
+    camera: str
+    boot_epoch: int
+
+    @classmethod
+    def of(cls, origin: Origin) -> Stream:
+        """Return the stream of the verdicts with this origin."""
+        return cls(origin.thing, origin.line, origin.inspection, origin.camera, origin.boot_epoch)
+
+    @property
+    def topic(self) -> str:
+        """The topic of its verdicts and gaps."""
+        return verdict_topic(self.thing, self.camera)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One message of the log. `body` is the final payload; that of an envelope is zlib-compressed."""
+
+    id: int  # never used twice while the agent runs
+    rank: Rank
+    stream: Stream
+    first_seq: int  # smallest
+    last_seq: int  # largest; -1 for a gap
+    verdicts: int  # 0 for a gap
+    utc_s: int
+    body: bytes
+
+    @property
+    def size(self) -> int:
+        """What the row takes on disk, about, in bytes."""
+        return len(self.body) + ROW_OVERHEAD
+
+    @property
+    def payload(self) -> bytes:
+        """The message as it is published. Raises zlib.error for a damaged one."""
+        return unpacked(self.body)
+
+
+class RowIds:
+    """Numbers for rows, ascending and never the same twice; used from one thread."""
+
+    def __init__(self) -> None:
+        self._next = 1
+
+    def __call__(self) -> int:
+        """Return the next number."""
+        number = self._next
+        self._next += 1
+        return number
+
+    def skip_to(self, number: int) -> None:
+        """Go on at `number`, or later where that is already past."""
+        self._next = max(self._next, number)
+
+
+def packed(payload: bytes) -> bytes:
+    """Return the compressed body of an envelope."""
+    return zlib.compress(payload, 1)
+
+
+def unpacked(body: bytes) -> bytes:
+    """Return the message in `body`, bounded. Raises zlib.error for a damaged one."""
+    if body.startswith(b"{"):
+        return body
+    return zlib.decompressobj().decompress(body, MAX_DECODE_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Verdicts of one stream and outcome that are gone. With `exact` each number in `ranges` was one of them."""
+
+    stream: Stream
+    outcome: Outcome
+    verdicts: int
+    ranges: tuple[tuple[int, int], ...]  # [first, last] pairs, inclusive
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxStats:
+    """A glance at the outbox; counts are since the start."""
+
+    rows: int  # messages in the log
+    verdicts: int  # verdicts in them
+    bytes: int
+    oldest_utc_s: int | None  # when the oldest of them was committed
+    handover: int  # verdicts that the writer has not seen yet
+    in_flight: int
+    appended: int
+    committed: int
+    delivered: int  # verdicts acknowledged and moved to the history
+    commits: int  # transactions
+    evicted: int  # verdicts given up because the outbox was full
+    damaged: int  # verdicts known to be lost with a damaged file
+    gaps: int  # gap messages written
+    connected: bool
+    reason: str  # of the transport's last change
+    storage_error: str | None  # why nothing can be committed now
+
+    def health(self, utc_s: float) -> OutboxHealth:
+        """Return what the heartbeat says of the outbox at the time `utc_s`, seconds since 1970 UTC."""
+        return OutboxHealth(
+            rows=self.rows,
+            verdicts=self.verdicts + self.handover,
+            bytes=self.bytes,
+            oldest_age_s=0.0 if self.oldest_utc_s is None else max(0.0, utc_s - self.oldest_utc_s),
+            evicted=self.evicted,
+            damaged=self.damaged,
+            gaps=self.gaps,
+            storage_error=self.storage_error and self.storage_error[:256],
+        )

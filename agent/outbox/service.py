@@ -1,0 +1,186 @@
+"""The outbox as the agent sees it: `append` in, the transport out, nothing lost in between.
+
+Start order: files, then the threads, then the transport. Stop order: commit all, drain while the transport is up, then
+the transport, then the files.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from typing import TYPE_CHECKING, Self
+
+from agent.clock import NS_PER_S
+from agent.errors import OutboxError
+from agent.outbox import lookup
+from agent.outbox.belt import Belt
+from agent.outbox.files import usable_directory
+from agent.outbox.rows import OutboxLimits, OutboxStats
+from agent.outbox.sender import Sender
+from agent.outbox.writer import Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+    from agent.clock import Clock
+    from agent.ports import Transport
+    from agent.records import Verdict
+
+_log = logging.getLogger(__name__)
+_POLL_S = 0.01
+_MIN_CLOSE_NS = NS_PER_S // 2  # for the transport's good-bye, whatever the deadline
+
+
+class Outbox:
+    """A `ports.VerdictSink` that keeps what it takes until the broker has it."""
+
+    def __init__(
+        self,
+        *,
+        state_dir: Path,
+        transport: Transport | None,
+        clock: Clock,
+        limits: OutboxLimits | None = None,
+        on_commit: Callable[[Sequence[Verdict], int], None] | None = None,
+    ) -> None:
+        """Open the files in `state_dir`, whose lock the caller holds. Raises StateDirError when they cannot be used.
+
+        Without a `transport` everything stays in the outbox. `on_commit(verdicts, monotonic_ns)` is called in the
+        writer's thread after each commit that holds verdicts other than `ok`, with those; it must be quick and not
+        raise.
+        """
+        self._clock = clock
+        self._state_dir = usable_directory(state_dir)
+        limits = limits or OutboxLimits()
+        self._belt = Belt(live_rows=limits.live_queue)
+        self.writer = Writer(state_dir=state_dir, limits=limits, clock=clock, belt=self._belt, on_commit=on_commit)
+        self.sender: Sender | None = None
+        if transport is not None:
+            self.sender = Sender(
+                transport=transport,
+                belt=self._belt,
+                clock=clock,
+                limits=limits,
+                random=random.Random(),  # noqa: S311
+            )
+        self._stop_writer = threading.Event()
+        self._stop_sender = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._failure: BaseException | None = None
+
+    def start(self) -> None:
+        """Start the threads and let the transport connect."""
+        self._run("outbox-writer", self._stop_writer, self.writer.step, self._belt.wake_writer)
+        if self.sender is not None:
+            self._run("outbox-sender", self._stop_sender, self.sender.step, self._belt.wake_sender)
+            self.sender.start()
+
+    def __enter__(self) -> Self:
+        """Start."""
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Commit everything and stop, without waiting for the broker."""
+        self.close(self._clock.monotonic_ns())
+
+    def append(self, verdicts: Sequence[Verdict]) -> None:
+        """Take ownership of the verdicts; see `ports.VerdictSink`. Raises OutboxError when closed or broken."""
+        if self._failure is not None:
+            raise OutboxError(f"The outbox stopped: {self._failure!r}. This is a bug; the log has its trace.")
+        self.writer.append(verdicts)
+
+    def publish_now(self, topic: str, payloads: Sequence[bytes]) -> None:
+        """Publish heartbeats: QoS 1, not kept on disk, replaced by the next call for the topic while unsent."""
+        if self.sender is not None:
+            self.sender.publish_now(topic, payloads)
+
+    def find(self, key: str) -> lookup.Found | None:
+        """Return the committed verdict with the key `line/camera/boot_epoch/seq`, delivered or not; any thread."""
+        return lookup.find(self._state_dir, key)
+
+    def stats(self) -> OutboxStats:
+        """Return the counts of this moment; any thread."""
+        writer, sender = self.writer, self.sender
+        totals = writer.log.totals
+        return OutboxStats(
+            rows=totals.rows,
+            verdicts=totals.verdicts,
+            bytes=totals.bytes,
+            oldest_utc_s=writer.oldest_utc_s,
+            handover=writer.waiting,
+            in_flight=0 if sender is None else sender.in_flight,
+            appended=writer.appended,
+            committed=writer.committed,
+            delivered=writer.delivered,
+            commits=writer.commits,
+            evicted=writer.evicted,
+            damaged=writer.damaged,
+            gaps=writer.gaps,
+            connected=self._belt.is_connected,
+            reason="no transport is configured" if sender is None else sender.reason,
+            storage_error=writer.storage_error,
+        )
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether everything that was appended is committed, and acknowledged where the transport is up."""
+        if self.writer.waiting:
+            return False
+        if self.sender is None or not self._belt.is_connected:
+            return True
+        return self.writer.log.totals.rows == 0 and self.sender.is_idle
+
+    def close(self, deadline_ns: int) -> OutboxStats:
+        """Commit all, deliver what can be delivered until the monotonic `deadline_ns`, stop; return the last counts.
+
+        What was not delivered waits for the next start. Raises OutboxError when verdicts could not be committed.
+        """
+        self.writer.begin_closing()
+        pause = threading.Event()
+        while self._threads and self._failure is None and not self.is_drained:
+            if self._clock.monotonic_ns() >= deadline_ns:
+                break
+            self._clock.wait(pause, _POLL_S)
+        self._stop(self._stop_sender, "outbox-sender")
+        if self.sender is not None:
+            left_ns = max(_MIN_CLOSE_NS, deadline_ns - self._clock.monotonic_ns())
+            self.sender.close(timeout_s=left_ns / NS_PER_S)
+        self._stop(self._stop_writer, "outbox-writer")
+        if self._failure is None:
+            self.writer.step()
+        waiting, stats = self.writer.waiting, self.stats()
+        self.writer.close()
+        if waiting:
+            raise OutboxError(
+                f"{waiting} verdicts could not be committed to {self._state_dir} before the stop: "
+                f"{stats.storage_error or self._failure!r}. Free disk space or replace the disk."
+            )
+        return stats
+
+    def _stop(self, stop: threading.Event, name: str) -> None:
+        stop.set()
+        self._belt.wake_writer.set()
+        self._belt.wake_sender.set()
+        for thread in self._threads:
+            if thread.name == name:
+                thread.join()
+
+    def _run(self, name: str, stop: threading.Event, step: Callable[[], float], wake: threading.Event) -> None:
+        def run() -> None:
+            try:
+                while not stop.is_set():
+                    wake.clear()
+                    self._clock.wait(wake, step())
+            except Exception as error:  # noqa: BLE001  a thread's top: `append` reports it
+                _log.exception("The thread %s stopped on a bug", name)
+                self._failure = error
+
+        thread = threading.Thread(target=run, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()

@@ -1,0 +1,386 @@
+"""The writer thread: the only one that touches the log.
+
+Promise: a verdict that `append` took is committed, `ok` within `commit_s`, any other at once; what cannot be committed
+now stays in memory and is tried again, and the hand-over then blocks rather than dropping. What must be given up,
+because the log is full or damaged, becomes a gap message in the same transaction.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from agent.errors import KensaError, OutboxError, StateDirError
+from agent.outbox.database import is_corrupt, is_full
+from agent.outbox.files import Ballast
+from agent.outbox.gaps import GapBook
+from agent.outbox.history import HISTORY_NAME, History
+from agent.outbox.log import LOG_NAME, OutboxLog
+from agent.outbox.packing import Change, Packer
+from agent.outbox.rows import Rank, Row, RowIds
+from agent.outbox.salvage import Salvage, finish_swap, fresh_path, salvage, swap
+from agent.records import Outcome
+from agent.wire import GapReason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from agent.clock import Clock
+    from agent.outbox.belt import Belt
+    from agent.outbox.rows import Loss, OutboxLimits
+    from agent.records import Verdict
+
+BALLAST_NAME: Final = "outbox.ballast"
+_NS_PER_S: Final = 1_000_000_000
+_COMMIT_SHARE: Final = 0.8  # of commit_s: the rest is for the commit itself
+_RETRY_NS: Final = _NS_PER_S
+_BALLAST_RETRY_NS: Final = 30 * _NS_PER_S
+_BACKLOG_ROWS: Final = 64  # read at once
+_log = logging.getLogger(__name__)
+
+
+class Writer:
+    """`append` is called by the workers, `step` by one thread only."""
+
+    def __init__(
+        self,
+        *,
+        state_dir: Path,
+        limits: OutboxLimits,
+        clock: Clock,
+        belt: Belt,
+        on_commit: Callable[[Sequence[Verdict], int], None] | None = None,
+    ) -> None:
+        """Open the files in `state_dir`; a damaged log is salvaged. Raises StateDirError when they cannot be used."""
+        self._path = state_dir / LOG_NAME
+        self._limits = limits
+        self._clock = clock
+        self._belt = belt
+        self._on_commit = on_commit
+        self._incoming: deque[Verdict] = deque()
+        self._handover: Final = min(limits.handover, limits.max_bytes // 1_024)
+        self._space = threading.Event()
+        self._is_closing = False
+        self._gaps = GapBook()
+        self._held: dict[int, Row] = {}  # offered to the sender and not back yet
+        self._delivered: list[Row] = []  # in the history, not deleted from the log yet
+        self._cursors = dict.fromkeys(Rank, 0)  # rows of the rank up to this id are held or done with
+        self._unknown_loss = False  # more was lost than is known: every stream that shows up is told
+        self._told: set[tuple[str, str]] = set()
+        self._must_recount = False
+        self.appended = self.committed = self.delivered = self.commits = self.evicted = self.damaged = self.gaps = 0
+        self.storage_error: str | None = None
+        self.oldest_utc_s: int | None = None
+        self._ballast = Ballast(state_dir / BALLAST_NAME, limits.ballast_bytes)
+        self._ballast_ns = 0
+        self._retry_ns = 0
+        self._next_id = RowIds()
+        self._packer = Packer(next_id=self._next_id, seal_s=limits.seal_s)
+        self._log = self._open()
+        self._next_id.skip_to(self._log.newest_id() + 1)
+        self._history = History(state_dir / HISTORY_NAME, max_bytes=limits.history_bytes, max_age_s=limits.history_s)
+        self._ballast.set_aside()
+        self._tick_ns = clock.monotonic_ns()
+        self._after_commit()
+
+    def _open(self) -> OutboxLog:
+        try:
+            finish_swap(self._path)
+            return OutboxLog(self._path, max_bytes=self._limits.max_bytes)
+        except sqlite3.DatabaseError as error:
+            if not is_corrupt(error):
+                raise OutboxError(f"The outbox {self._path} cannot be opened: {error}. Free disk space.") from error
+            return self._rebuilt(error)
+        except OSError as error:
+            raise StateDirError(f"The outbox {self._path} cannot be opened: {error.strerror}.") from error
+
+    # --- any thread ---------------------------------------------------------------------------------------------------
+
+    def append(self, verdicts: Sequence[Verdict]) -> None:
+        """Take ownership; blocks while the hand-over is full. Raises OutboxError after `begin_closing`."""
+        while len(self._incoming) >= self._handover:
+            self._space.clear()
+            self._belt.wake_writer.set()
+            if self._is_closing:
+                break
+            self._clock.wait(self._space, 0.05)
+        if self._is_closing:
+            raise OutboxError("The outbox is closed: no more verdicts are taken.")
+        self.appended += len(verdicts)
+        self._incoming.extend(verdicts)
+        for verdict in verdicts:
+            if verdict.judgement.outcome is not Outcome.OK:
+                self._belt.wake_writer.set()
+                return
+        if len(self._incoming) > self._handover // 2:
+            self._belt.wake_writer.set()
+
+    def begin_closing(self) -> None:
+        """Refuse new verdicts, and commit all that is here at the next step."""
+        self._is_closing = True
+        self._belt.wake_writer.set()
+
+    @property
+    def waiting(self) -> int:
+        """Verdicts that were appended and are not committed."""
+        return len(self._incoming) + self._packer.waiting
+
+    @property
+    def log(self) -> OutboxLog:
+        """The log, for its totals."""
+        return self._log
+
+    # --- the writer's thread ------------------------------------------------------------------------------------------
+
+    def step(self) -> float:
+        """Do what is due; return how many seconds may pass until the next step unless the belt wakes the writer."""
+        now_ns = self._clock.monotonic_ns()
+        is_tick = now_ns >= self._tick_ns or self._is_closing or len(self._incoming) > self._handover // 2
+        self._take_released()
+        self._take_incoming(now_ns)
+        if now_ns < self._retry_ns:
+            return (self._retry_ns - now_ns) / _NS_PER_S
+        try:
+            if is_tick:
+                self._tick(now_ns)
+            elif self._packer.has_urgent:
+                self._commit(self._packer.urgent_changes(), with_envelopes=False)
+            if self._belt.wants_backlog:
+                self._serve_backlog()
+        except sqlite3.Error as error:
+            self._trouble(error)
+        next_ns = max(self._retry_ns, self._tick_ns)
+        return max(0.0, (next_ns - self._clock.monotonic_ns()) / _NS_PER_S)
+
+    def _take_incoming(self, now_ns: int) -> None:
+        incoming, packer = self._incoming, self._packer
+        room = min(len(incoming), self._handover - packer.waiting)
+        if room <= 0:
+            return
+        utc_s = self._clock.utc_ns() // _NS_PER_S
+        for _ in range(room):
+            packer.add(incoming.popleft(), now_ns=now_ns, utc_s=utc_s)
+        self._space.set()
+
+    def _take_released(self) -> None:
+        while self._belt.released:
+            row = self._belt.released.popleft()
+            self._held.pop(row.id, None)
+            self._to_backlog(row)
+
+    def _to_backlog(self, row: Row) -> None:
+        self._cursors[row.rank] = min(self._cursors[row.rank], row.id - 1)
+
+    def _tick(self, now_ns: int) -> None:
+        """Commit everything: envelopes that grew, and the end of rows that were acknowledged."""
+        self._packer.seal(now_ns=now_ns, everything=self._is_closing)
+        utc_s = self._clock.utc_ns() // _NS_PER_S
+        acked = [self._belt.acked.popleft() for _ in range(len(self._belt.acked))]
+        if acked:
+            self._history.add(acked, utc_s=utc_s)  # first: a cut between the two leaves it twice, not nowhere
+            self._delivered.extend(acked)
+        changes = self._packer.urgent_changes() + self._packer.envelope_changes(utc_s=utc_s)
+        self._commit(changes, with_envelopes=True)
+        self._tick_ns = now_ns + int(self._limits.commit_s * _COMMIT_SHARE * _NS_PER_S)
+        if not self._ballast.is_set and now_ns >= self._ballast_ns:
+            self._ballast_ns = now_ns + _BALLAST_RETRY_NS
+            if self._ballast.set_aside():
+                self._log.cap_bytes = self._log.full_cap
+
+    def _commit(self, changes: list[Change], *, with_envelopes: bool) -> None:
+        delivered = self._delivered if with_envelopes else []
+        gone: set[int] = set()
+        gap_rows: list[tuple[Row, Row | None]] = []
+        if changes or delivered:
+            try:
+                with self._log.transaction():
+                    for row in delivered:
+                        self._log.delete(row.id)
+                    losses = self._put(changes)
+                    gone.update(losses)
+                    gap_rows = self._gaps.staged_rows(self._clock.utc_ns())
+                    for row, replaced in gap_rows:
+                        self._log.put(row, replaced=replaced)
+            except BaseException:
+                self._gaps.roll_back()
+                raise
+            self.commits += 1
+            self.evicted += sum(loss.verdicts for loss in losses.values())
+            self.gaps += self._gaps.commit(gap_rows)
+        self._settle(changes, gone, with_envelopes=with_envelopes)
+
+    def _put(self, changes: list[Change]) -> dict[int, Loss]:
+        """Put the rows and evict what is too much; return the losses by row id."""
+        losses: dict[int, Loss] = {}
+
+        def note(number: int, loss: Loss) -> None:
+            losses[number] = loss
+            self._gaps.add(loss, GapReason.EVICTED, self._next_id)
+
+        protected = self._held.keys() | {change.row.id for change in changes}
+        for change in changes:
+            if self._unknown_loss:
+                self._tell(change.row)
+            self._log.put(change.row, replaced=change.replaced)
+            self._log.evict(protected, note)
+        self._log.evict(self._held.keys(), note)
+        return losses
+
+    def _tell(self, row: Row) -> None:
+        camera = (row.stream.line, row.stream.camera)
+        if camera not in self._told:
+            self._told.add(camera)
+            self._gaps.add_unknown(row.stream, GapReason.DAMAGED, self._next_id)
+
+    def _settle(self, changes: list[Change], gone: set[int], *, with_envelopes: bool) -> None:
+        """After the commit: tell the packer, the sender and the hook."""
+        self.committed += sum(
+            change.row.verdicts - (change.replaced.verdicts if change.replaced else 0) for change in changes
+        )
+        ready, verdicts = self._packer.urgent_written()
+        if with_envelopes:
+            ready += self._packer.envelopes_written()
+            for row in self._delivered:
+                self._held.pop(row.id, None)
+            self.delivered += sum(row.verdicts for row in self._delivered)
+            self._delivered.clear()
+        for number in gone:
+            self._packer.drop(number)
+        live = [row for row in ready if row.id not in gone]
+        taken = self._belt.offer_live(live)
+        self._held.update((row.id, row) for row in live[:taken])
+        for row in live[taken:]:
+            self._to_backlog(row)
+        self._after_commit()
+        if verdicts and self._on_commit is not None:
+            self._on_commit(verdicts, self._clock.monotonic_ns())
+
+    def _after_commit(self) -> None:
+        self._retry_ns = 0
+        self.storage_error = None
+        if self._must_recount:
+            self._log.totals = self._log.count()
+            self._must_recount = False
+        self.oldest_utc_s = self._log.oldest_utc_s()
+        self._belt.backlog_rows = self._log.totals.rows - len(self._held) - len(self._packer.open_rows())
+
+    def _serve_backlog(self) -> None:
+        """Give the sender a page of what waits: most valuable first, oldest first within a rank."""
+        skip = self._held.keys() | {row.id for row in self._packer.open_rows()}
+        page: list[Row] = []
+        damaged: list[int] = []
+        for rank in reversed(Rank):
+            room = _BACKLOG_ROWS - len(page)
+            if room <= 0:
+                break
+            rows, unreadable = self._log.after(rank, self._cursors[rank], room + len(skip))
+            fresh = [row for row in rows if row.id not in skip][:room]
+            page += fresh
+            damaged += [number for number in unreadable if number not in skip]
+            if fresh:
+                self._cursors[rank] = fresh[-1].id
+        if damaged:
+            self._drop_damaged(damaged)
+        for row in page:
+            self._held[row.id] = row
+            if row.rank is Rank.GAP:
+                self._gaps.seal(row.id)
+        self._belt.backlog_rows = 0 if not page else self._belt.backlog_rows - len(page)
+        self._belt.offer_backlog(page)
+
+    # --- trouble ------------------------------------------------------------------------------------------------------
+
+    def _drop_damaged(self, numbers: Sequence[int]) -> None:
+        """Turn rows whose CRC is wrong into gaps."""
+        verdicts = 0
+        try:
+            with self._log.transaction():
+                for number in numbers:
+                    loss = self._log.loss(number)
+                    if loss is not None:
+                        verdicts += loss.verdicts
+                        self._gaps.add(loss, GapReason.DAMAGED, self._next_id)
+                    self._log.delete(number)
+                gap_rows = self._gaps.staged_rows(self._clock.utc_ns())
+                for row, replaced in gap_rows:
+                    self._log.put(row, replaced=replaced)
+        except BaseException:
+            self._gaps.roll_back()
+            raise
+        self.damaged += verdicts
+        self.gaps += self._gaps.commit(gap_rows)
+
+    def _trouble(self, error: sqlite3.Error) -> None:
+        """Answer an error of SQLite; what is not committed stays where it is and is tried again."""
+        self.storage_error = f"The outbox {self._path} cannot commit: {error}."
+        _log.error("%s It is kept in memory and tried again; free disk space or replace the disk.", self.storage_error)
+        now_ns = self._clock.monotonic_ns()
+        try:
+            if is_corrupt(error):
+                self._log.close()
+                self._log = self._rebuilt(error)
+                self._cursors = dict.fromkeys(Rank, 0)
+                return
+            if is_full(error):
+                had_ballast = self._ballast.is_set
+                self._ballast.free()
+                self._ballast_ns = now_ns + _BALLAST_RETRY_NS
+                self._log.make_room()
+                if had_ballast:
+                    return  # the next step tries at once
+            else:
+                self._log.close()
+                self._log = self._open()
+                self._must_recount = True
+        except (sqlite3.Error, KensaError, OSError) as second:
+            _log.error("The outbox %s is still in trouble: %s", self._path, second)
+        self._retry_ns = now_ns + _RETRY_NS
+
+    def _rebuilt(self, error: sqlite3.Error) -> OutboxLog:
+        """Return a new log with all that can be saved, from the damaged file and from memory; the old one is set aside.
+
+        The new one is complete, gaps included, before it takes the old one's place.
+        """
+        _log.error("The outbox %s is damaged (%s); it is salvaged and set aside.", self._path, error)
+        fresh = OutboxLog(fresh_path(self._path), max_bytes=self._limits.max_bytes)
+        try:
+            saved = salvage(self._path, fresh)
+            self._next_id.skip_to(fresh.newest_id() + 1)
+            self._account(saved, fresh)
+        finally:
+            fresh.close()
+        swap(self._path)
+        return OutboxLog(self._path, max_bytes=self._limits.max_bytes)
+
+    def _account(self, saved: Salvage, log: OutboxLog) -> None:
+        """Put what memory still holds, and gaps for what is lost, into the new log."""
+        remembered = [*self._held.values(), *self._packer.open_rows(), *self._gaps.rows()]
+        missing = {row.id: row for row in remembered if row.id not in saved.saved}
+        lost = [loss for number, loss in saved.losses.items() if number not in missing]
+        try:
+            with log.transaction():
+                for row in missing.values():
+                    log.put(row, replaced=None)
+                for loss in lost:
+                    self._gaps.add(loss, GapReason.DAMAGED, self._next_id)
+                self._unknown_loss |= not saved.is_complete
+                for stream in () if saved.is_complete else saved.streams:
+                    self._told.add((stream.line, stream.camera))
+                    self._gaps.add_unknown(stream, GapReason.DAMAGED, self._next_id)
+                gap_rows = self._gaps.staged_rows(self._clock.utc_ns())
+                for row, replaced in gap_rows:
+                    log.put(row, replaced=replaced)
+        except BaseException:
+            self._gaps.roll_back()
+            raise
+        self.damaged += sum(loss.verdicts for loss in lost)
+        self.gaps += self._gaps.commit(gap_rows)
+
+    def close(self) -> None:
+        """Close the files; the thread that steps has ended."""
+        self._log.close()
+        self._history.close()

@@ -1,0 +1,117 @@
+"""A broker in memory: the transport port, with trouble by plan, for tests and benchmarks.
+
+It acknowledges, loses, delays, doubles and reorders as a seeded plan says, and can be connected and disconnected at any
+moment. What it delivered is what a subscriber would have seen.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from agent.errors import TransportError
+from agent.records import Outgoing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Probabilities, each for one publish; all 0 is a perfect broker."""
+
+    refuse: float = 0.0  # TransportError
+    lose: float = 0.0  # neither delivered nor acknowledged
+    lose_ack: float = 0.0  # delivered, not acknowledged
+    double: float = 0.0  # delivered twice
+
+
+class MemoryTransport:
+    """A `ports.Transport` without a network. With `auto_ack` off, acknowledgements wait for `acknowledge`."""
+
+    def __init__(
+        self, *, max_in_flight: int = 32, auto_ack: bool = True, connected: bool = True, trouble: Trouble | None = None,
+        seed: int = 0,
+    ) -> None:  # fmt: skip
+        """`connected`: whether `start` finds the broker up."""
+        self._max_in_flight = max_in_flight
+        self._auto_ack = auto_ack
+        self._connected = connected
+        self._trouble = trouble or Trouble()
+        self._random = random.Random(seed)
+        self._lock = threading.Lock()
+        self._waiting: deque[int] = deque()
+        self._on_ack: Callable[[int], None] = _ignore_ack
+        self._on_connection: Callable[[bool, str], None] = _ignore_connection
+        self.delivered: list[Outgoing] = []
+
+    @property
+    def max_in_flight(self) -> int:
+        """See `ports.Transport.max_in_flight`."""
+        return self._max_in_flight
+
+    @property
+    def unacknowledged(self) -> int:
+        """Delivered or lost messages whose acknowledgement waits for `acknowledge`."""
+        return len(self._waiting)
+
+    def start(self, *, on_ack: Callable[[int], None], on_connection: Callable[[bool, str], None]) -> None:
+        """See `ports.Transport.start`."""
+        self._on_ack = on_ack
+        self._on_connection = on_connection
+        on_connection(self._connected, "started")
+
+    def publish(self, token: int, topic: str, payload: bytes) -> None:
+        """See `ports.Transport.publish`."""
+        trouble, draw = self._trouble, self._random.random
+        with self._lock:
+            if not self._connected:
+                raise TransportError("the memory broker is away")
+            if draw() < trouble.refuse:
+                raise TransportError("the memory broker refused by plan")
+            if draw() < trouble.lose:
+                return
+            self.delivered.append(Outgoing(token, topic, payload))
+            if draw() < trouble.double:
+                self.delivered.append(Outgoing(token, topic, payload))
+            if draw() < trouble.lose_ack:
+                return
+            if not self._auto_ack:
+                self._waiting.append(token)
+                return
+        self._on_ack(token)
+
+    def acknowledge(self, count: int, *, shuffled: bool = False) -> int:
+        """Acknowledge up to `count` messages, the oldest first or in a seeded disorder; return how many."""
+        with self._lock:
+            if shuffled:
+                self._random.shuffle(self._waiting)
+            tokens = [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]
+        for token in tokens:
+            self._on_ack(token)
+        return len(tokens)
+
+    def set_connected(self, up: bool) -> None:  # noqa: FBT001  reads as a sentence
+        """Lose or find the broker; what was not acknowledged is forgotten with the connection."""
+        with self._lock:
+            if up == self._connected:
+                return
+            self._connected = up
+            self._waiting.clear()
+        self._on_connection(up, "connected by plan" if up else "cut by plan")
+
+    def close(self, *, timeout_s: float) -> None:
+        """See `ports.Transport.close`."""
+        with self._lock:
+            self._connected = False
+
+
+def _ignore_ack(_token: int) -> None:
+    """Nobody listens yet."""
+
+
+def _ignore_connection(_up: bool, _reason: str) -> None:  # noqa: FBT001  the port's signature
+    """Nobody listens yet."""
