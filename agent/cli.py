@@ -1,7 +1,7 @@
 """The `kensa` command: finds its subcommands, keeps tracebacks for bugs, and gives exit codes a meaning.
 
-0 done · 1 the thing asked for failed · 2 configuration, disk or camera: the operator must act · 3 a release is refused ·
-4 the broker · 5 no running agent, or it refused ·
+0 done · 1 the thing asked for failed · 2 configuration, disk or camera: the operator must act · 3 a release is
+refused · 4 the broker · 5 no running agent, or it refused ·
 64 wrong usage.
 """
 
@@ -67,7 +67,9 @@ def _find(name: str) -> Callable[[list[str]], int]:
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]
         if missing in {"simulator", "pipeline"}:
-            remedy = "it is not part of the device package: run it from a checkout, where scripts/demo sets everything up"
+            remedy = (
+                "it is not part of the device package: run it from a checkout, where scripts/demo sets everything up"
+            )
         else:
             extra = {"demo": "sim", "bench": "sim", "train": "train", "evaluate": "pipeline"}.get(name, "dev")
             remedy = f"the package {error.name!r} is missing: pip install -e '.[{extra}]', or run scripts/{name}"

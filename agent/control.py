@@ -1,7 +1,7 @@
 """The agent's hold on its state directory: an exclusive lock, and the socket that the commands talk to.
 
-One agent at a time uses a state directory. `control.sock` (mode 0600: who may read the state may ask) speaks one bounded
-JSON object a line: `{"cmd": "status"}` -> `{"ok": true, ...}` or `{"ok": false, "error": "..."}`. Handlers run on the
+One agent at a time uses a state directory. `control.sock` (mode 0600: who may read the state may ask) speaks one
+bounded JSON object a line: `{"cmd": "status"}` -> `{"ok": true, ...}` or `{"ok": false, "error": "..."}`. Handlers run on the
 control thread, one request at a time; a client that is slow or silent is cut off.
 """
 
@@ -100,7 +100,8 @@ class ControlServer:
                 self._socket.bind(path)
         except OSError as error:
             raise StateDirError(
-                f"{self._dir / SOCKET_NAME} cannot be made: {error.strerror}. The file system of state_dir must allow sockets"
+                f"{self._dir / SOCKET_NAME} cannot be made: {error.strerror}. "
+                "The file system of state_dir must allow sockets"
             ) from error
         finally:
             os.umask(before)
@@ -128,15 +129,19 @@ class ControlServer:
                 client.settimeout(CLIENT_TIMEOUT_S)
                 client.sendall(self._answer(_read_line(client, MAX_REQUEST_BYTES)))
 
+    def _handle(self, request: object) -> Mapping[str, Any]:
+        """Answer one parsed request. Raises KensaError."""
+        if not isinstance(request, dict) or not isinstance(request.get("cmd"), str):
+            raise ControlError('expected one JSON object with a text "cmd"')
+        handler = self._handlers.get(request["cmd"])
+        if handler is None:
+            known = ", ".join(sorted(self._handlers))
+            raise ControlError(f"unknown command {request['cmd'][:64]!r}; known: {known}")
+        return handler(request)
+
     def _answer(self, line: bytes) -> bytes:
         try:
-            request = json.loads(line)
-            if not isinstance(request, dict) or not isinstance(request.get("cmd"), str):
-                raise ControlError('expected one JSON object with a text "cmd"')
-            handler = self._handlers.get(request["cmd"])
-            if handler is None:
-                raise ControlError(f"unknown command {request['cmd'][:64]!r}; known: {', '.join(sorted(self._handlers))}")
-            answer: dict[str, Any] = {"ok": True, **handler(request)}
+            answer = {"ok": True, **self._handle(json.loads(line))}
         except (ValueError, RecursionError):
             answer = {"ok": False, "error": "the request is not one line of JSON"}
         except KensaError as error:

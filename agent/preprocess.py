@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from agent.records import Box, Geometry, Pixels
 
 MAX_TILES: Final = 1_024  # of one frame: bounds the batch buffer whatever a manifest asks for
+cv2.setNumThreads(1)  # the workers are the parallelism; OpenCV's own threads would fight them for the cores
+
 VERSION: Final = 1  # raise it when the same geometry would give other bytes: it is part of `digest`
 
 

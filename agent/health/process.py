@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import time
+
 import psutil
 
 if TYPE_CHECKING:
@@ -70,3 +72,8 @@ class ProcessMeter:
         except (OSError, ValueError):  # a driver that went away, or wrote what is no number
             return None
         return hottest_c({chip: [entry.current for entry in entries] for chip, entries in sensors.items()})
+
+
+def process_age_s() -> float:
+    """Seconds since this process began, the interpreter's own start included; resolution 10 ms (proc(5), starttime)."""
+    return time.time() - psutil.Process().create_time()

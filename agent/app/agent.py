@@ -1,142 +1,53 @@
-"""Composition: the only file that picks concrete adapters, and the one that knows the order of start and stop.
+"""The composed inspector and its life.
 
 Start: lock, epoch, models, outbox, keepers, workers, control, heartbeat, cameras; so nothing is captured before
-everything behind it stands. Stop is the same backwards: cameras first, then the batches that wait, then the outbox, each
-within its share of `drain_s`; what does not finish is counted as dropped (`shutdown`), what is undelivered stays on disk.
+everything behind it stands. Stop is the same backwards: cameras first, then the batches that wait, then the outbox,
+within `drain_s` each; what does not finish is counted as dropped (`shutdown`), what is undelivered stays on disk.
 """
 
 from __future__ import annotations
 
+import gc
+import json
 import logging
 import random
 import threading
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Final, Self
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import agent
 from agent import config as configuration
 from agent.adapters.onnx import OnnxModel
-from agent.clock import NS_PER_S, SystemClock
+from agent.app.choose import site_lease
+from agent.clock import NS_PER_S
 from agent.control import ControlServer, StateDir
 from agent.counters import CameraCounters
-from agent.errors import ConfigError, KensaError, MissingExtraError
+from agent.errors import ControlError, KensaError, OutboxError
+from agent.health.heartbeat import HeartbeatThread
+from agent.health.process import ProcessMeter, process_age_s
+from agent.health.snapshot import AgentIdentity, CameraSnapshot, InspectionSnapshot, Snapshot
 from agent.inspection.capture import CaptureThread
 from agent.inspection.intake import IntakeHub
 from agent.inspection.keeper import FrameKeeper
 from agent.inspection.pool import FramePool
 from agent.inspection.worker import InspectionContext, Station, Worker, start_worker
-from agent.outbox import Outbox, OutboxLimits
-from agent.outbox.epoch import next_boot_epoch
-from agent.slot import Lease, ModelSlot
+from agent.outbox import Outbox, OutboxLimits, next_boot_epoch
+from agent.slot import ModelSlot
+from agent.wire import OutboxHealth, encode_heartbeat, encode_verdict, heartbeat_topic
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from agent.clock import Clock
-    from agent.ports import FrameSource, Model, Transport
+    from agent.ports import FrameSource, Transport, VerdictSink
+    from agent.records import Verdict
+    from agent.wire import Heartbeat
 
 _log = logging.getLogger(__name__)
 _CAPTURE_STOP_S: Final = 1.0  # a camera's driver gets this long to return
 _INFINITE_KINDS: Final = (configuration.V4l2Camera, configuration.RtspCamera, configuration.MjpegCamera)
-
-
-def open_transport(config: configuration.Config, clock: Clock) -> Transport | None:
-    """The configured way to the broker; None for `kind: none`. Raises ConfigError for certificates that cannot work."""
-    chosen = config.transport
-    if isinstance(chosen, configuration.NoTransport):
-        return None
-    from agent.adapters.mqtt import MqttTransport, TlsFiles  # noqa: PLC0415 - paho only where it is used
-
-    tls = chosen.tls
-    return MqttTransport(
-        host=chosen.host,
-        port=chosen.port,
-        client_id=chosen.client_id or config.thing,
-        protocol=chosen.protocol,
-        tls=None if tls is None else TlsFiles(ca=tls.ca, certificate=tls.certificate, key=tls.key, alpn=tls.alpn),
-        username=chosen.username,
-        password=None if chosen.password_file is None else _read_secret(chosen.password_file),
-        keepalive_s=chosen.keepalive_s,
-        max_in_flight=chosen.max_in_flight,
-        clock=clock,
-    )
-
-
-def _read_secret(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"transport.password_file {path} cannot be read: {error}") from error
-
-
-def open_source(camera: configuration.Camera, clock: Clock) -> FrameSource:
-    """The adapter for a camera's kind. Raises MissingExtraError when a plugin is not installed."""
-    match camera:
-        case configuration.FolderCamera():
-            from agent.adapters.folder import FolderSource  # noqa: PLC0415 - only what the line uses is loaded
-
-            return FolderSource(path=camera.path, split=camera.split, fps=camera.fps, loop=camera.loop, clock=clock)
-        case configuration.MjpegCamera():
-            from agent.adapters.mjpeg import MjpegSource  # noqa: PLC0415
-
-            return MjpegSource(url=camera.url, clock=clock)
-        case configuration.PluginCamera():
-            return _open_plugin(camera, clock)
-        case _:
-            return _open_stream(camera, clock)
-
-
-def _open_stream(
-    camera: configuration.VideoCamera | configuration.V4l2Camera | configuration.RtspCamera, clock: Clock
-) -> FrameSource:
-    from agent.adapters import stream  # noqa: PLC0415 - only what the line uses is loaded
-
-    match camera:
-        case configuration.VideoCamera():
-            return stream.VideoSource(path=camera.path, fps=camera.fps, loop=camera.loop, clock=clock)
-        case configuration.V4l2Camera():
-            return stream.V4l2Source(
-                device=camera.device,
-                width=camera.width,
-                height=camera.height,
-                fps=camera.fps,
-                fourcc=camera.fourcc,
-                clock=clock,
-            )
-        case configuration.RtspCamera():
-            return stream.RtspSource(url=camera.url, transport=camera.transport, clock=clock)
-
-
-def _open_plugin(camera: configuration.PluginCamera, clock: Clock) -> FrameSource:
-    found = [point for point in entry_points(group="kensa.sources") if point.name == camera.source]
-    if not found:
-        known = sorted(point.name for point in entry_points(group="kensa.sources"))
-        raise ConfigError(f"camera source {camera.source!r} is not installed; installed: {', '.join(known) or 'none'}")
-    try:
-        factory = found[0].load()
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"camera source {camera.source!r} needs {error.name}: the simulator runs from a checkout, "
-            "set up with scripts/demo or pip install -e '.[sim]'"
-        ) from error
-    source: FrameSource = factory(camera.options, clock=clock)
-    return source
-
-
-def site_lease(model: Model, inspection: configuration.Inspection, *, name: str) -> Lease:
-    """Lay the site's thresholds over the model's own. Raises ConfigError for a class that the model does not have."""
-    rule = model.rule
-    if unknown := sorted(set(inspection.thresholds) - rule.defects):
-        raise ConfigError(
-            f"inspections.{name}.thresholds: {', '.join(unknown)} is no defect class of {model.identity.name} "
-            f"{model.identity.version}; its defects are {', '.join(sorted(rule.defects))}"
-        )
-    thresholds = {**rule.thresholds, **inspection.thresholds}
-    band = rule.unsure_band if inspection.unsure_band is None else inspection.unsure_band
-    return Lease(model, replace(rule, thresholds=thresholds, unsure_band=band))
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +57,22 @@ class CameraView:
     inspection: str
     counters: CameraCounters
     capture: CaptureThread
+
+
+class _FirstVerdict:
+    """Passes verdicts on; says once how long the first one took, which is what a person waits for after a restart."""
+
+    def __init__(self, sink: VerdictSink) -> None:
+        self.append = self._first  # the instance's own: after the first verdict nothing stands in between
+        self._sink = sink
+        self._lock = threading.Lock()
+
+    def _first(self, verdicts: Sequence[Verdict]) -> None:
+        self._sink.append(verdicts)
+        with self._lock:
+            if self.append != self._sink.append:
+                self.append = self._sink.append
+                _log.info("first verdict %.2f s after the process began", process_age_s())
 
 
 class Agent:
@@ -205,9 +132,7 @@ class Agent:
             state_dir=state_dir,
             transport=self.transport,
             clock=self.clock,
-            thing=config.thing,
-            line=config.line,
-            boot_epoch=self.boot_epoch,
+            on_commit=self._on_commit,
             limits=OutboxLimits(
                 max_bytes=config.outbox.max_bytes,
                 commit_s=config.outbox.commit_ms / 1_000,
@@ -223,10 +148,10 @@ class Agent:
         self._start_services()
         for view in self.cameras.values():
             view.capture.start()
+        gc.freeze()  # what lives as long as the agent need not be looked at by every collection
         _log.info(
-            "kensa %s inspects %s: %d camera(s), %d worker(s), boot epoch %d",
+            "kensa %s inspects with %d camera(s) and %d worker(s), boot epoch %d",
             agent.__version__,
-            ", ".join(f"{n} with {s.lease().model.identity.name}" for n, s in self.slots.items() if s.lease()),  # type: ignore[union-attr]
             len(self.cameras),
             len(self._workers),
             self.boot_epoch,
@@ -268,6 +193,8 @@ class Agent:
             worker.join(max(0.0, (deadline - self.clock.monotonic_ns()) / NS_PER_S))
         clean = not any(worker.is_alive() for worker in self._workers)
         self._hub.abandon()
+        with suppress(KensaError):  # the last word: pending is 0; without a broker nobody hears it
+            self._heartbeat.beat()
         self._stack.close()
         return clean
 
@@ -282,13 +209,10 @@ class Agent:
 
     def snapshot(self) -> Snapshot:
         """Everything that heartbeat, metrics and status show, at this moment."""
-        stats = self.outbox.health()
-        if self.transport is None:
-            state: Literal["up", "down", "none"] = "none"
-            reason = None
-        else:
-            up, why = self.outbox.connection()
-            state, reason = ("up", None) if up else ("down", why)
+        stats = self.outbox.stats()
+        state: Literal["up", "down", "none"] = "none"
+        if self.transport is not None:
+            state = "up" if stats.connected else "down"
         inspections = []
         for name, slot in self.slots.items():
             lease = slot.lease()
@@ -315,10 +239,21 @@ class Agent:
                 for view in self.cameras.values()
             ),
             inspections=tuple(inspections),
-            outbox=stats,
+            outbox=OutboxHealth(
+                rows=stats.rows,
+                verdicts=stats.verdicts,
+                bytes=stats.bytes,
+                oldest_age_s=max(0.0, self.clock.utc_ns() / NS_PER_S - stats.oldest_utc_s)
+                if stats.oldest_utc_s
+                else 0.0,
+                evicted=stats.evicted,
+                damaged=stats.damaged,
+                gaps=stats.gaps,
+                storage_error=stats.storage_error,
+            ),
             process=self._usage.read(),
             transport=state,
-            transport_reason=reason,
+            transport_reason=stats.reason if state == "down" else None,
             faults=self.faults,
             last_fault=self.last_fault,
         )
@@ -387,18 +322,17 @@ class Agent:
         return contexts
 
     def _start_workers(self, contexts: list[InspectionContext]) -> None:
+        sink = _FirstVerdict(self.outbox)
         for index in range(self.config.worker_count()):
             worker = Worker(
                 hub=self._hub,
                 contexts=contexts,
-                sink=self.outbox,
+                sink=sink,
                 clock=self.clock,
                 max_batch=self.config.max_batch,
                 on_fault=self._note_fault,
             )
-            self._workers.append(
-                start_worker(worker, index=index, drained=self._drained, on_crash=self._note_crash)
-            )
+            self._workers.append(start_worker(worker, index=index, drained=self._drained, on_crash=self._note_crash))
 
     def _start_services(self) -> None:
         identity = AgentIdentity(
@@ -426,7 +360,14 @@ class Agent:
         self._stack.callback(self._heartbeat.close)
 
     def _close_outbox(self) -> None:
-        self.outbox.close(deadline_ns=self.clock.monotonic_ns() + round(self.config.drain_s * NS_PER_S))
+        try:
+            self.outbox.close(self.clock.monotonic_ns() + round(self.config.drain_s * NS_PER_S))
+        except OutboxError as error:
+            _log.error("%s", error)
+            self._crash = error
+
+    def _send_heartbeat(self, heartbeat: Heartbeat) -> None:
+        self.outbox.publish_now(heartbeat_topic(self.config.thing), encode_heartbeat(heartbeat))
 
     def _note_fault(self, text: str) -> None:
         self.faults += 1
@@ -448,29 +389,4 @@ class Agent:
         if not isinstance(key, str):
             raise ControlError('explain needs a text "key"')
         found = self.outbox.find(key)
-        return {"verdict": None if found is None else json.loads(encode_verdict(found))}
-
-
-def build(
-    config: configuration.Config,
-    *,
-    transport: Transport | None = None,
-    sources: Mapping[str, FrameSource] | None = None,
-    clock: Clock | None = None,
-    on_commit: Callable[[Sequence[Verdict], int], None] | None = None,
-) -> Agent:
-    """Compose an agent; nothing runs and nothing is written yet.
-
-    `on_commit` hears, on the writer's thread, of verdicts that are on disk and when (monotonic ns).
-    `transport` goes before the configured one; `sources` (camera name -> source) go before the configured cameras.
-    Raises ConfigError for what can be seen without starting.
-    """
-    clock = clock or SystemClock()
-    given = dict(sources or {})
-    cameras = {name: c for inspection in config.inspections.values() for name, c in inspection.cameras.items()}
-    if unknown := sorted(set(given) - set(cameras)):
-        raise ConfigError(f"sources are given for {', '.join(unknown)}, which no inspection names")
-    for name, camera in cameras.items():
-        if name not in given:
-            given[name] = open_source(camera, clock)
-    return Agent(config, transport=transport or open_transport(config, clock), sources=given, clock=clock, on_commit=on_commit)
+        return {"verdict": None if found is None else json.loads(encode_verdict(found.verdict))}

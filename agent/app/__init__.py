@@ -1,0 +1,47 @@
+"""Composition: the only place that picks concrete adapters, and the one that knows the order of start and stop."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agent.app.agent import Agent
+from agent.app.choose import open_source, open_transport, site_lease
+from agent.clock import SystemClock
+from agent.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from agent.clock import Clock
+    from agent.config import Config
+    from agent.ports import FrameSource, Transport
+    from agent.records import Verdict
+
+__all__ = ["Agent", "build", "open_source", "open_transport", "site_lease"]
+
+
+def build(
+    config: Config,
+    *,
+    transport: Transport | None = None,
+    sources: Mapping[str, FrameSource] | None = None,
+    clock: Clock | None = None,
+    on_commit: Callable[[Sequence[Verdict], int], None] | None = None,
+) -> Agent:
+    """Compose an agent; nothing runs and nothing is written yet.
+
+    `on_commit` hears, on the writer's thread, of verdicts that are on disk and when (monotonic ns).
+    `transport` goes before the configured one; `sources` (camera name -> source) go before the configured cameras.
+    Raises ConfigError for what can be seen without starting.
+    """
+    clock = clock or SystemClock()
+    given = dict(sources or {})
+    cameras = {name: c for inspection in config.inspections.values() for name, c in inspection.cameras.items()}
+    if unknown := sorted(set(given) - set(cameras)):
+        raise ConfigError(f"sources are given for {', '.join(unknown)}, which no inspection names")
+    for name, camera in cameras.items():
+        if name not in given:
+            given[name] = open_source(camera, clock)
+    return Agent(
+        config, transport=transport or open_transport(config, clock), sources=given, clock=clock, on_commit=on_commit
+    )

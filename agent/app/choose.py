@@ -1,0 +1,113 @@
+"""Configuration -> concrete adapters: nothing else in Kensa names one. Each is imported only where a line uses it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
+
+from agent import config as configuration
+from agent.errors import ConfigError, MissingExtraError
+from agent.slot import Lease
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from agent.clock import Clock
+    from agent.ports import FrameSource, Model, Transport
+
+
+def open_transport(config: configuration.Config, clock: Clock) -> Transport | None:
+    """The configured way to the broker; None for `kind: none`. Raises ConfigError for certificates that cannot work."""
+    chosen = config.transport
+    if isinstance(chosen, configuration.NoTransport):
+        return None
+    from agent.adapters.mqtt import MqttTransport, TlsFiles  # noqa: PLC0415 - paho only where it is used
+
+    tls = chosen.tls
+    return MqttTransport(
+        host=chosen.host,
+        port=chosen.port,
+        client_id=chosen.client_id or config.thing,
+        protocol=chosen.protocol,
+        tls=None if tls is None else TlsFiles(ca=tls.ca, certificate=tls.certificate, key=tls.key, alpn=tls.alpn),
+        username=chosen.username,
+        password=None if chosen.password_file is None else _read_secret(chosen.password_file),
+        keepalive_s=chosen.keepalive_s,
+        max_in_flight=chosen.max_in_flight,
+        clock=clock,
+    )
+
+
+def _read_secret(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"transport.password_file {path} cannot be read: {error}") from error
+
+
+def open_source(camera: configuration.Camera, clock: Clock) -> FrameSource:
+    """The adapter for a camera's kind. Raises MissingExtraError when a plugin is not installed."""
+    match camera:
+        case configuration.FolderCamera():
+            from agent.adapters.folder import FolderSource  # noqa: PLC0415 - only what the line uses is loaded
+
+            return FolderSource(path=camera.path, split=camera.split, fps=camera.fps, loop=camera.loop, clock=clock)
+        case configuration.MjpegCamera():
+            from agent.adapters.mjpeg import MjpegSource  # noqa: PLC0415
+
+            return MjpegSource(url=camera.url, clock=clock)
+        case configuration.PluginCamera():
+            return _open_plugin(camera, clock)
+        case _:
+            return _open_stream(camera, clock)
+
+
+def _open_stream(
+    camera: configuration.VideoCamera | configuration.V4l2Camera | configuration.RtspCamera, clock: Clock
+) -> FrameSource:
+    from agent.adapters import stream  # noqa: PLC0415 - only what the line uses is loaded
+
+    match camera:
+        case configuration.VideoCamera():
+            return stream.VideoSource(path=camera.path, fps=camera.fps, loop=camera.loop, clock=clock)
+        case configuration.V4l2Camera():
+            return stream.V4l2Source(
+                device=camera.device,
+                width=camera.width,
+                height=camera.height,
+                fps=camera.fps,
+                fourcc=camera.fourcc,
+                clock=clock,
+            )
+        case configuration.RtspCamera():
+            return stream.RtspSource(url=camera.url, transport=camera.transport, clock=clock)
+
+
+def _open_plugin(camera: configuration.PluginCamera, clock: Clock) -> FrameSource:
+    found = [point for point in entry_points(group="kensa.sources") if point.name == camera.source]
+    if not found:
+        known = sorted(point.name for point in entry_points(group="kensa.sources"))
+        raise ConfigError(f"camera source {camera.source!r} is not installed; installed: {', '.join(known) or 'none'}")
+    try:
+        factory = found[0].load()
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"camera source {camera.source!r} needs {error.name}: the simulator runs from a checkout, "
+            "set up with scripts/demo or pip install -e '.[sim]'"
+        ) from error
+    source: FrameSource = factory(camera.options, clock=clock)
+    return source
+
+
+def site_lease(model: Model, inspection: configuration.Inspection, *, name: str) -> Lease:
+    """Lay the site's thresholds over the model's own. Raises ConfigError for a class that the model does not have."""
+    rule = model.rule
+    if unknown := sorted(set(inspection.thresholds) - rule.defects):
+        raise ConfigError(
+            f"inspections.{name}.thresholds: {', '.join(unknown)} is no defect class of {model.identity.name} "
+            f"{model.identity.version}; its defects are {', '.join(sorted(rule.defects))}"
+        )
+    thresholds = {**rule.thresholds, **inspection.thresholds}
+    band = rule.unsure_band if inspection.unsure_band is None else inspection.unsure_band
+    return Lease(model, replace(rule, thresholds=thresholds, unsure_band=band))
