@@ -6,6 +6,7 @@ tries the same examples every time, so that a red run is the change's doing; els
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import hypothesis
@@ -30,6 +31,16 @@ def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
         return
     report.outcome = "failed"
     report.longrepr = f"{report.nodeid} was skipped, and with CI=true nothing may be: {reason}"
+
+
+@pytest.fixture(autouse=True)
+def _float_mode_is_left_alone() -> Generator[None, None, None]:
+    """Fail the test that leaves subnormal floats off for the whole process, not the innocent one that runs next."""
+    yield
+    if sys.float_info.min / 2 > 0:
+        return
+    sys.modules["torch"].set_flush_denormal(False)  # nothing else in use can switch it
+    pytest.fail("left torch.set_flush_denormal(True) behind: switch it off again, it holds for the whole process")
 
 
 @pytest.hookimpl(wrapper=True)
