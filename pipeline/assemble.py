@@ -1,7 +1,7 @@
 """From a data set to a release: the order of the steps, and nothing of how each is done.
 
-read -> choose geometry and head -> train -> export -> quantise -> check the graph -> threshold -> evaluate -> golden set ->
-manifest -> report. One threshold is chosen on the int8 scores of the validation split and used for fp32 and int8 alike.
+read, choose geometry and head, train, export, quantise, check the graph, set the threshold, evaluate, golden set,
+manifest, report. One threshold is chosen on the int8 scores of the validation split and used for fp32 and int8 alike.
 """
 
 from __future__ import annotations
@@ -89,10 +89,7 @@ def _task(request: Request) -> tuple[Task, Dataset, Head]:
         raise DatasetError(f"{dataset.root}: the classes {', '.join(sorted(missing))} have no training pictures.")
     if len(dataset.classes) < 2:  # noqa: PLR2004 - one class cannot be told from another
         raise DatasetError(f"{dataset.root}: only the class {dataset.classes[0]} is there; at least two are needed.")
-    if request.geometry is None:
-        geometry = choose_geometry(dataset, train)
-    else:
-        geometry = parse_geometry(request.geometry, train)
+    geometry = parse_geometry(request.geometry, train) if request.geometry else choose_geometry(dataset, train)
     head = request.head or choose_head(dataset)
     return Task(train, val, dataset.classes, dataset.defects, geometry, request.parameters), dataset, head
 
@@ -172,10 +169,6 @@ def _manifest(
         "calibration_pictures": len(_spread(task.train, CALIBRATION_PICTURES)),
         "float_sha256": release.sha256(reference),
     }
-    files = {
-        name: FileEntry(sha256=release.sha256(data), length_bytes=len(data))
-        for name, data in ((MODEL_NAME, model), (GOLDEN_NAME, golden))
-    }
     return Manifest(
         name=request.name,
         version=request.version,
@@ -201,7 +194,10 @@ def _manifest(
             threads=task.parameters.threads,
             created_utc="",
         ),
-        files=files,  # type: ignore[arg-type] - keys are the two literals
+        files={
+            MODEL_NAME: FileEntry(sha256=release.sha256(model), length_bytes=len(model)),
+            GOLDEN_NAME: FileEntry(sha256=release.sha256(golden), length_bytes=len(golden)),
+        },
     )
 
 

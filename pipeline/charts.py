@@ -19,6 +19,7 @@ HEIGHT: Final = 300
 _LEFT, _TOP, _RIGHT, _BOTTOM = 46, 12, 12, 40
 _COLOURS: Final = ("#1f5fa8", "#b8331f", "#14795a", "#8a4fb0", "#c07a00", "#3a8fa3", "#7a5a3c", "#d1477a")
 _BINS: Final = 40
+_QUARTERS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def _x(share: float) -> float:
@@ -49,7 +50,7 @@ def _frame(horizontal: str, vertical: str, ticks: Sequence[tuple[float, str]]) -
 def _svg(content: str, names: Sequence[str]) -> str:
     legend = "".join(
         f"<span style='margin-right:14px;white-space:nowrap;font-size:13px'><i style='display:inline-block;width:12px;"
-        f"height:12px;border-radius:3px;background:{_COLOURS[i % len(_COLOURS)]};margin-right:5px;vertical-align:-1px'></i>"
+        f"height:12px;border-radius:3px;background:{_COLOURS[i % len(_COLOURS)]};margin-right:5px'></i>"
         f"{escape(name)}</span>"
         for i, name in enumerate(names)
     )
@@ -74,7 +75,7 @@ def histogram(groups: Mapping[str, Values], marks: Sequence[float], title: str) 
     """Counts of scores in 0..1 by group, on a logarithmic scale; `marks` are thresholds, drawn as dashed lines."""
     edges = np.linspace(0.0, 1.0, _BINS + 1)
     counts = {name: np.histogram(values, edges)[0] for name, values in groups.items()}
-    highest = max(10, max(int(c.max()) for c in counts.values()))
+    highest = max([10, *(int(c.max()) for c in counts.values())])
     decades = int(np.ceil(np.log10(highest)))
     ticks = [(0.0, "0"), *((_log_share(10**k, highest), str(10**k)) for k in range(decades + 1) if 10**k <= highest)]
     parts = [_frame(title, "pictures (log)", ticks)]
@@ -89,11 +90,11 @@ def histogram(groups: Mapping[str, Values], marks: Sequence[float], title: str) 
                     f"<rect x='{x:.1f}' y='{top:.1f}' width='{width:.1f}' height='{_y(0) - top:.1f}' "
                     f"fill='{_COLOURS[i % len(_COLOURS)]}'/>"
                 )
-    for mark in marks:
-        parts.append(
-            f"<line x1='{_x(mark):.1f}' x2='{_x(mark):.1f}' y1='{_y(0):.1f}' y2='{_y(1):.1f}' stroke='#1d2733' "
-            f"stroke-dasharray='5 4'/><text x='{_x(mark) + 5:.1f}' y='{_y(0.95):.1f}'>threshold {mark:.3f}</text>"
-        )
+    parts += [
+        f"<line x1='{_x(mark):.1f}' x2='{_x(mark):.1f}' y1='{_y(0):.1f}' y2='{_y(1):.1f}' stroke='#1d2733' "
+        f"stroke-dasharray='5 4'/><text x='{_x(mark) + 5:.1f}' y='{_y(0.95):.1f}'>threshold {mark:.3f}</text>"
+        for mark in marks
+    ]
     return _svg("".join(parts), list(groups))
 
 

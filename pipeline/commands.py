@@ -30,7 +30,8 @@ def _need(extra: str, *modules: str) -> None:
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingExtraError(
-            f"{', '.join(missing)} is not installed. Install the extra `{extra}`: pip install -e '.[{extra}]' in the checkout."
+            f"{', '.join(missing)} is not installed. Install the extra `{extra}`: in the checkout, "
+            f"pip install -e '.[{extra}]'."
         )
 
 
@@ -135,7 +136,7 @@ def _request(arguments: argparse.Namespace) -> Request:
 def _train(arguments: argparse.Namespace) -> int:
     _positive(arguments)
     _need("train", "torch", "onnx")
-    # libgomp reads this when torch is loaded: threads that wait must sleep, or a shared machine trains at half the speed.
+    # libgomp reads this when torch is loaded. Threads that wait must sleep: spinning halves the speed of a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from agent.model import manifest as manifests  # noqa: PLC0415
     from pipeline import release  # noqa: PLC0415
@@ -175,8 +176,9 @@ def _lineage(manifest: Any) -> dict[str, Any]:
 
 
 def _summary(figures: dict[str, Any]) -> str:
-    keys = ("images", "accuracy", "macro_f1", "auroc", "escape_rate", "false_reject_rate", "localisation_hit_rate")
-    shown = [(key, figures[key]) for key in keys if figures.get(key) is not None]
+    from pipeline.page import HEADLINES  # noqa: PLC0415
+
+    shown = [(key, figures[key]) for key in ("images", *HEADLINES) if figures.get(key) is not None]
     return "  ".join(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in shown)
 
 

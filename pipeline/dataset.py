@@ -2,11 +2,12 @@
 
 Two layouts are read. With `manifest.csv` in the root: columns `path`, `split`, `class` are needed; `sha256`, `group`,
 `binary` (ok | defect), `mask`, `kind`, `difficulty`, `surface` are used where they exist. Without it: `split/class/*`
-(split folders are named train, val or test). Masks (non-zero where the defect is) come from the column `mask`, or from
+(split folders are named train, val or test). Masks (bright where the defect is) come from the column `mask`, or from
 `masks/<picture's name>.png`.
 
-Invariants: every path lies in the root; splits share no group; with `verify` every file has the digest that the manifest
-states. The digest of a data set depends on (path, sha256, class, split) only, not on where it lies or on row order.
+Invariants: every path lies in the root; splits share no group; with `verify` every file has the digest that the
+manifest states. The digest of a data set depends on (path, sha256, class, split) only, not on where it lies or on the
+order of rows.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class Dataset:
             raise DatasetError(f"{root} is not a folder. Give the folder that holds {MANIFEST} or split/class/*.png.")
         root = root.resolve()
         manifest = root / MANIFEST
-        rows = _manifest_rows(root, manifest) if manifest.is_file() else _folder_rows(root)
+        rows = _manifest_rows(manifest) if manifest.is_file() else _folder_rows(root)
         samples = tuple(sorted((_sample(root, row, verify=verify) for row in rows), key=lambda s: s.name))
         _check_whole(root, samples)
         defects = frozenset(s.class_name for s in samples if s.is_defect)
@@ -102,7 +103,7 @@ class _Row:
     fields: Mapping[str, str]
 
 
-def _manifest_rows(root: Path, manifest: Path) -> Iterator[_Row]:
+def _manifest_rows(manifest: Path) -> Iterator[_Row]:
     try:
         with manifest.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file)
@@ -137,7 +138,7 @@ def _folder_rows(root: Path) -> Iterator[_Row]:
 
 
 def _inside(root: Path, relative: str, where: str) -> Path:
-    """Resolve a path of the manifest. Raises DatasetError when it leaves the root, by `..`, as absolute or by a link."""
+    """Resolve a path of the manifest. Raises DatasetError when it leaves the root by `..`, as absolute or by a link."""
     pure = PurePosixPath(relative)
     path = (root / pure).resolve()
     if not relative or "\0" in relative or pure.is_absolute() or ".." in pure.parts or not path.is_relative_to(root):

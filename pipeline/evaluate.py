@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     Infer = Callable[[Pixels], Scores]
 
+
 HIT_PX: Final = 16.0  # an evidence peak this near to the mask, in original pixels, has found the defect
 
 
@@ -137,7 +138,7 @@ def predictions(judgements: Sequence[Judgement], rule: DecisionRule) -> npt.NDAr
 
 
 def evaluate(raws: Sequence[Raw], samples: Sequence[Sample], rule: DecisionRule) -> Evaluation:
-    """Judge raw results and compute the figures, each with its 95 % interval by group bootstrap where it is a headline."""
+    """Judge raw results and compute the figures; accuracy and AUROC with 95 % intervals by group bootstrap."""
     judgements = judge(raws, rule)
     truth, predicted = labels(samples, rule), predictions(judgements, rule)
     scores = np.array([j.score for j in judgements])
@@ -176,7 +177,7 @@ def _by_class(values: npt.NDArray[np.float64], rule: DecisionRule) -> dict[str, 
 def recall_by_kind(
     samples: Sequence[Sample], judgements: Sequence[Judgement]
 ) -> dict[str, dict[str, dict[str, float | int]]]:
-    """kind -> difficulty -> found share and count of defective parts, for data that tell kind and difficulty."""
+    """Return kind -> difficulty -> found share and count of defective parts, for data that tell kind and difficulty."""
     found: dict[str, dict[str, list[bool]]] = {}
     for sample, judgement in zip(samples, judgements, strict=True):
         if sample.is_defect and sample.kind and sample.difficulty:

@@ -93,7 +93,7 @@ def finish_classifier(graph: Graph, head: Classifier, maxima: str, means: str) -
 def finish_evidence(graph: Graph, plain: Plain, logits: str, maxima: str) -> None:
     """Logit map [N, 1 + defects, h, w] and its maxima [N, 1 + defects, 1, 1] -> `scores`, `evidence`.
 
-    1 - sigmoid(x) = sigmoid(-x), so one product with a matrix of 0, 1 and -1 puts the maxima in the order of the classes.
+    1 - sigmoid(x) = sigmoid(-x), so one product with a matrix of 0, 1 and -1 puts the maxima in the classes' order.
     """
     order = np.zeros((1 + len(plain.defect_rows), len(plain.classes)), np.float32)
     order[0] = -1.0
@@ -134,7 +134,7 @@ def float_model(plain: Plain, *, taps: bool = False) -> ModelProto:
         graph.add("MaxPool", ["logit_map"], "maxima", kernel_shape=list(map_size(plain)))
         finish_evidence(graph, plain, "logit_map", "maxima")
         taps_made.append("logit_map")
-    shape = ["N", plain.channels, plain.height, plain.width]
+    shape: list[str | int | None] = ["N", plain.channels, plain.height, plain.width]
     outputs = output_infos(plain)
     if taps:
         outputs += [

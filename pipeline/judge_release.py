@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.adapters.onnx import OnnxModel
 from pipeline import evaluate as evaluation
-from pipeline import report
+from pipeline import page, report
 from pipeline.dataset import Dataset, DatasetError
 from pipeline.release import FLOAT_NAME, sha256
 
@@ -36,7 +36,7 @@ class Judged:
 
     def markdown(self) -> str:
         """A page for the documentation."""
-        return report.markdown(self.manifest, self.figures, self.split)
+        return page.markdown(self.manifest, self.figures, self.split)
 
 
 def _float_reference(release_dir: Path, manifest: Manifest) -> tuple[bytes | None, str]:
@@ -62,7 +62,7 @@ def judge_release(release_dir: Path, data: Path, split: str, *, progress: Progre
             f"{', '.join(model.rule.classes)}."
         )
     reference, why = _float_reference(release_dir, model.manifest)
-    infers = [model.infer]
+    infers: list[evaluation.Infer] = [model.infer]
     if reference is not None:
         infers.append(evaluation.float_infer(reference, evidence="evidence" in model.manifest.outputs))
     raws = evaluation.run_all(infers, samples, model.geometry, progress=progress)

@@ -20,7 +20,7 @@ INTERVAL: Final = (2.5, 97.5)  # percentiles: a 95 % interval
 
 
 def confusion(truth: Labels, predicted: Labels, classes: int) -> Labels:
-    """[classes, classes + 1] counts: rows are the truth, columns the prediction; the last column is no judgement (-1)."""
+    """[classes, classes + 1] counts: rows are the truth, columns the prediction, the last one no judgement (-1)."""
     table = np.zeros((classes, classes + 1), np.int64)
     np.add.at(table, (truth, np.where(predicted < 0, classes, predicted)), 1)
     return table

@@ -25,7 +25,7 @@ STEM: Final = 4  # side and stride of the stem, px
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """Widths of the stages and number of convolutions in each; the stem is the first of stage 0, a stage halves the map."""
+    """Widths of the stages and their numbers of convolutions. The stem is the first; each later stage halves the map."""
 
     widths: tuple[int, ...]
     depths: tuple[int, ...]
@@ -60,7 +60,7 @@ class Net(nn.Module):
     ) -> None:
         """Weights come from torch's global generator: seed it first.
 
-        The evidence head's channel 0 is "some defect here"; the others are the defect classes in the order of `classes`.
+        The evidence head's channel 0 is "some defect here"; the others are the defect classes, ordered as `classes`.
         """
         super().__init__()
         self.body, self.head_kind, self.activation = body, head, activation
@@ -118,5 +118,5 @@ class Net(nn.Module):
 
 
 def to_input(pixels: torch.Tensor) -> torch.Tensor:
-    """uint8 [N, H, W, C] -> float [N, C, H, W], (byte - 128) / 128, in the memory layout that convolutions are fastest in."""
+    """uint8 [N, H, W, C] -> float [N, C, H, W], (byte - 128) / 128, in the layout that convolutions are fastest in."""
     return pixels.permute(0, 3, 1, 2).float().sub_(128.0).div_(128.0).contiguous(memory_format=torch.channels_last)

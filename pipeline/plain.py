@@ -30,7 +30,7 @@ class Classifier:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EvidenceMap:
-    """A 1x1 convolution: channel 0 is "some defect here", channel 1 + i the i-th defect class in the order of `classes`.
+    """A 1x1 convolution: channel 0 is "some defect here", channel 1 + i the i-th defect class, ordered as `classes`.
 
     Evidence is the sigmoid of channel 0. A defect class scores the sigmoid of its channel's maximum over the map, every
     good class one minus the maximum of the evidence.

@@ -1,17 +1,17 @@
 """Float network -> the int8 graph of the model contract.
 
-QDQ form, activations uint8, weights int8 per output channel, ranges by minimum and maximum over a calibration set. The
-graph is written directly rather than by onnxruntime.quantization: the family is a chain, and this way the bytes depend on
-nothing but weights and ranges, the input's scale is exact, the two pools have ranges of their own, and the small heads stay
-float.
+QDQ form, activations uint8, weights int8 per output channel, ranges by minimum and maximum over a calibration set.
+The graph is written directly rather than by onnxruntime.quantization: the family is a chain, and this way the bytes
+depend on nothing but weights and ranges, the input's scale is exact, the two pools have ranges of their own, and the
+small heads stay float.
 
-The contract's input is uint8 [N, H, W, C]; the bytes are the quantised tensor, with scale 1/128 and zero point 128. The
-stem is folded: [N, H, W, C] -> [N, H, W/4, 4C] costs nothing, its kernel becomes 4x1, and the sums are the same integers.
-A ReLU is the clip at 0 of a quantisation whose zero point is 0, so there is no Relu node.
+The contract's input is uint8 [N, H, W, C]; the bytes are the quantised tensor, with scale 1/128 and zero point 128.
+The stem is folded: [N, H, W, C] -> [N, H, W/4, 4C] costs nothing, its kernel becomes 4x1, and the sums are the same
+integers. A ReLU is the clip at 0 of a quantisation whose zero point is 0, so there is no Relu node.
 
-`target_cpu`: on x86 without VNNI, uint8 x int8 products are added in pairs in 16 bits and saturate with full-range weights.
-`any` (the default) and `avx2` keep weights within +-64, which cannot saturate (2 * 255 * 64 < 2^15), costs no speed and
-gives the same integers on every CPU. `vnni` uses +-127, for CPUs with VNNI or dot-product instructions only.
+`target_cpu`: on x86 without VNNI, uint8 x int8 products are added in pairs in 16 bits and saturate with full-range
+weights. `any` (the default) and `avx2` keep weights within +-64, which cannot saturate (2 * 255 * 64 < 2^15), costs no
+speed and gives the same integers on every CPU. `vnni` uses +-127, for CPUs with VNNI or dot-product instructions only.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ def int8_model(plain: Plain, ranges: Ranges, *, target_cpu: TargetCpu = "any", f
         finish_classifier(graph, plain.head, writer.dequantise(maxima, "maxima"), writer.dequantise(means, "means"))
     else:
         _evidence_head(writer, plain, value, scale, ranges)
-    shape_in = ["N", plain.height, plain.width, plain.channels]
+    shape_in: list[str | int | None] = ["N", plain.height, plain.width, plain.channels]
     return graph.model([helper.make_tensor_value_info("image", TensorProto.UINT8, shape_in)], output_infos(plain))
 
 
@@ -213,7 +213,7 @@ def check_optimised(model: bytes, plain: Plain) -> Counter[str]:
     expected = len(plain.convs) + (0 if isinstance(plain.head, Classifier) else 1)
     if operators["Conv"] or operators["FusedConv"] or operators["QLinearConv"] != expected:
         raise ContractError(
-            f"after optimisation by ONNX Runtime {ort.__version__} the graph holds {dict(operators)}: {expected} QLinearConv "
-            "and no Conv are expected. This runtime does not fuse the graph; use the version that requirements/ locks."
+            f"after optimisation by ONNX Runtime {ort.__version__} the graph holds {dict(operators)}: {expected} "
+            "QLinearConv and no Conv are expected. This runtime does not fuse the graph; use the version in requirements/."
         )
     return operators

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """Everything a user may set; goes into the lineage as it is. A recipe's own constants belong to its code version."""
+    """What a user may set; goes into the lineage as it is. A recipe's own constants belong to its code version."""
 
     net: str = "small"  # a name in pipeline.network.BODIES
     epochs: int = 40

@@ -1,7 +1,7 @@
 """Writes the release folder: model.onnx, golden.npz, manifest.json; beside them float.onnx and report.html, which stay.
 
-Promise: equal inputs give equal bytes. `golden.npz` has fixed zip dates; the manifest is canonical JSON and differs only in
-`lineage.created_utc` and `lineage.duration_s`. The folder appears whole or not at all: it is written aside and renamed.
+Promise: equal inputs give equal bytes. `golden.npz` has fixed zip dates; the manifest is canonical JSON and differs
+only in `lineage.created_utc` and `lineage.duration_s`. The folder is written aside and renamed, so it is never half there.
 """
 
 from __future__ import annotations
@@ -144,8 +144,11 @@ def write(out: Path, files: Files) -> None:
 def compare(new: Files, old_dir: Path, old: Manifest) -> Sequence[str]:
     """Say, line by line, whether the release in `old_dir` has the same bytes, and if not, how far its figures are."""
     lines = []
-    for name, data in ((MODEL_NAME, new.model), (GOLDEN_NAME, new.golden)):
-        before, now = old.files[name].sha256, sha256(data)
+    digests = (
+        (MODEL_NAME, old.files[MODEL_NAME].sha256, sha256(new.model)),
+        (GOLDEN_NAME, old.files[GOLDEN_NAME].sha256, sha256(new.golden)),
+    )
+    for name, before, now in digests:
         lines.append(f"{name}: identical ({now[:12]})" if before == now else f"{name}: {before[:12]} -> {now[:12]}")
     mine, theirs = new.manifest.lineage, old.lineage
     for field in ("dataset_sha256", "code_version", "seed", "cpu", "threads"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import cv2
@@ -17,6 +18,7 @@ from agent.records import Outcome
 from pipeline import charts, metrics
 from pipeline.evaluate import labels, predictions
 from pipeline.images import read_mask, read_picture
+from pipeline.page import HEADLINES, levels, percent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -30,23 +32,7 @@ MISTAKES: Final = 24  # pictures shown
 _PICTURE_PX: Final = 220  # longer side of a shown picture
 _BOX_BGR, _MASK_BGR = (0, 140, 255), (60, 220, 60)
 
-_STYLE: Final = """
-:root{--ink:#1d2733;--soft:#5c6b7a;--line:#dfe5eb;--card:#fff;--page:#f4f6f8;--good:#14795a;--bad:#b8331f;--blue:#1f5fa8}
-*{box-sizing:border-box}body{margin:0;background:var(--page);color:var(--ink);font:15px/1.5 system-ui,"DejaVu Sans",sans-serif}
-main{max-width:1120px;margin:0 auto;padding:32px 24px 64px}h1{font-size:28px;margin:0}h2{font-size:18px;margin:0 0 12px}
-.sub{color:var(--soft);margin:4px 0 24px}.card{background:var(--card);border:1px solid var(--line);border-radius:10px;
-padding:20px;margin:0 0 20px;overflow-x:auto}.row{display:grid;grid-template-columns:repeat(auto-fit,minmax(420px,1fr));gap:20px}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(170px,1fr));gap:12px;margin:0 0 20px}
-.tile{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:14px 16px}.tile b{display:block;font-size:26px}
-.tile span{color:var(--soft);font-size:13px}table{border-collapse:collapse;font-size:14px}
-td,th{padding:5px 10px;text-align:right;border-bottom:1px solid var(--line);font-variant-numeric:tabular-nums}
-th:first-child,td:first-child{text-align:left}th{color:var(--soft);font-weight:600}.matrix td,.matrix th{border:1px solid #fff;
-text-align:center;min-width:44px}.matrix th:first-child{text-align:right}code{font:12.5px ui-monospace,"DejaVu Sans Mono",monospace;
-word-break:break-all}.gallery{display:grid;grid-template-columns:repeat(auto-fill,minmax(170px,1fr));gap:14px}
-figure{margin:0}figure img{width:100%;border-radius:6px;display:block;background:#ccd}figcaption{font-size:12.5px;color:var(--soft);
-margin-top:4px;word-break:break-word}figcaption b{color:var(--bad)}p.note{color:var(--soft);font-size:13px;margin:10px 0 0}
-svg text{font:12px system-ui,"DejaVu Sans",sans-serif;fill:#5c6b7a}
-"""
+_STYLE: Final = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +55,13 @@ def render(subject: Subject) -> str:
         f"judged on {evaluation.figures['images']} pictures of split {subject.split} · model.onnx "
         f"{manifest.files['model.onnx'].length_bytes / 1000:.0f} kB"
     )
+    confusion, figures = _card("Confusion", _matrix(evaluation)), _card("fp32 against int8", _figures(subject))
+    curves, scores = _card("Precision and recall", _curves(evaluation)), _card("Scores", _histogram(evaluation))
     body = [
         f"<h1>{escape(title)}</h1><p class=sub>{escape(about)}</p>",
         _tiles(evaluation.figures, manifest.metrics),
-        f"<div class=row>{_card('Confusion', _matrix(evaluation))}{_card('fp32 against int8', _figures(subject))}</div>",
-        f"<div class=row>{_card('Precision and recall', _curves(evaluation))}{_card('Scores', _histogram(evaluation))}</div>",
+        f"<div class=row>{confusion}{figures}</div>",
+        f"<div class=row>{curves}{scores}</div>",
         _kinds(evaluation.figures),
         _card("Worst mistakes", _gallery(evaluation)),
         _card("Lineage", _lineage(manifest)),
@@ -85,43 +73,8 @@ def render(subject: Subject) -> str:
     )
 
 
-def markdown(manifest: Manifest, figures: Mapping[str, Any], split: str) -> str:
-    """A short page of figures for the documentation, without pictures."""
-    lines = [
-        f"# {manifest.name} {manifest.version}",
-        "",
-        f"`model.onnx` {manifest.files['model.onnx'].length_bytes:,} bytes, sha256 `{manifest.files['model.onnx'].sha256}`.",
-        f"Judged on {figures['images']:,} pictures of split {split} that training never saw. Written by `kensa evaluate`.",
-        "",
-        "| figure | int8 | fp32 |",
-        "|---|---|---|",
-    ]
-    fp32 = figures.get("fp32", {})
-    for key in ("accuracy", "macro_f1", "auroc", "escape_rate", "false_reject_rate", "localisation_hit_rate"):
-        if figures.get(key) is not None:
-            lines.append(f"| {key.replace('_', ' ')} | {_percent(figures[key])} | {_percent(fp32.get(key))} |")
-    lines += [
-        f"| recall {name} | {_percent(value)} | {_percent(fp32.get('recall', {}).get(name))} |"
-        for name, value in figures["recall"].items()
-    ]
-    lines += [f"| agreement of int8 with fp32 | {_percent(figures.get('int8_agreement'))} | |", ""]
-    kinds: Mapping[str, Mapping[str, Mapping[str, Any]]] = figures.get("recall_by_kind", {})
-    if kinds:
-        levels = sorted({level for row in kinds.values() for level in row}, key=_level)
-        lines += [f"| recall by kind | {' | '.join(levels)} |", "|---" * (1 + len(levels)) + "|"]
-        for kind, row in kinds.items():
-            cells = [f"{_percent(row[x]['recall'], 1)} of {row[x]['parts']}" if x in row else "–" for x in levels]
-            lines.append(f"| {kind} | {' | '.join(cells)} |")
-        lines.append("")
-    return "\n".join(lines)
-
-
 def _card(title: str, content: str) -> str:
     return f"<section class=card><h2>{escape(title)}</h2>{content}</section>"
-
-
-def _percent(value: Any, digits: int = 2) -> str:
-    return "–" if value is None else f"{100 * value:.{digits}f} %"
 
 
 def _interval(value: Sequence[float] | None) -> str:
@@ -130,13 +83,13 @@ def _interval(value: Sequence[float] | None) -> str:
 
 def _tiles(figures: Mapping[str, Any], all_metrics: Mapping[str, Any]) -> str:
     shown = [
-        ("accuracy, int8", _percent(figures["accuracy"])),
-        ("macro F1", _percent(figures["macro_f1"])),
+        ("accuracy, int8", percent(figures["accuracy"])),
+        ("macro F1", percent(figures["macro_f1"])),
         ("AUROC, ok against defect", "–" if figures["auroc"] is None else f"{figures['auroc']:.4f}"),
-        ("escapes", _percent(figures.get("escape_rate"))),
-        ("false rejects", _percent(figures.get("false_reject_rate"))),
-        ("int8 agrees with fp32", _percent(all_metrics.get("int8_agreement"))),
-        ("located within 16 px", _percent(figures.get("localisation_hit_rate"))),
+        ("escapes", percent(figures.get("escape_rate"))),
+        ("false rejects", percent(figures.get("false_reject_rate"))),
+        ("int8 agrees with fp32", percent(all_metrics.get("int8_agreement"))),
+        ("located within 16 px", percent(figures.get("localisation_hit_rate"))),
     ]
     cells = [f"<div class=tile><b>{value}</b><span>{name}</span></div>" for name, value in shown if value != "–"]
     return f"<div class=tiles>{''.join(cells)}</div>"
@@ -169,16 +122,15 @@ def _matrix(evaluation: Evaluation) -> str:
 
 def _figures(subject: Subject) -> str:
     rows = []
-    keys = ("accuracy", "macro_f1", "auroc", "escape_rate", "false_reject_rate", "localisation_hit_rate")
-    for key in keys:
+    for key in HEADLINES:
         values = [e.figures.get(key) for e in (subject.fp32, subject.int8)]
         if values[1] is None:
             continue
         spans = [e.figures["intervals"].get(key) for e in (subject.fp32, subject.int8)]
-        cells = "".join(f"<td>{_percent(v)}{_interval(s)}</td>" for v, s in zip(values, spans, strict=True))
+        cells = "".join(f"<td>{percent(v)}{_interval(s)}</td>" for v, s in zip(values, spans, strict=True))
         rows.append(f"<tr><td>{key.replace('_', ' ')}</td>{cells}</tr>")
     for name in subject.int8.rule.classes:
-        cells = "".join(f"<td>{_percent(e.figures['recall'][name])}</td>" for e in (subject.fp32, subject.int8))
+        cells = "".join(f"<td>{percent(e.figures['recall'][name])}</td>" for e in (subject.fp32, subject.int8))
         rows.append(f"<tr><td>recall {escape(name)}</td>{cells}</tr>")
     note = "<p class=note>In brackets: 95 % interval, drawing whole groups of pictures with replacement.</p>"
     return f"<table><tr><th></th><th>fp32</th><th>int8</th></tr>{''.join(rows)}</table>{note}"
@@ -213,23 +165,16 @@ def _kinds(figures: Mapping[str, Any]) -> str:
     kinds: Mapping[str, Mapping[str, Mapping[str, Any]]] = figures.get("recall_by_kind", {})
     if not kinds:
         return ""
-    levels = sorted({level for row in kinds.values() for level in row}, key=_level)
-    head = "".join(f"<th>{escape(level)}</th>" for level in levels)
+    columns = levels(kinds)
+    head = "".join(f"<th>{escape(level)}</th>" for level in columns)
     rows = []
     for kind, row in kinds.items():
         cells = "".join(
-            f"<td>{_percent(row[x]['recall'], 1)} <small>of {row[x]['parts']}</small></td>"
-            if x in row
-            else "<td>–</td>"
-            for x in levels
+            f"<td>{percent(row[x]['recall'], 1)} <small>of {row[x]['parts']}</small></td>" if x in row else "<td>–</td>"
+            for x in columns
         )
         rows.append(f"<tr><td>{escape(kind)}</td>{cells}</tr>")
     return _card("Recall by kind and difficulty", f"<table><tr><th></th>{head}</tr>{''.join(rows)}</table>")
-
-
-def _level(name: str) -> tuple[int, str]:
-    order = ("weak", "medium", "strong")
-    return (order.index(name) if name in order else len(order), name)
 
 
 def mistakes(evaluation: Evaluation) -> list[int]:

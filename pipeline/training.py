@@ -49,7 +49,8 @@ def make_net(task: Task, *, head: str) -> Net:
     geometry = task.geometry
     if geometry.height % body.stride or geometry.width % body.stride:
         raise OperatorError(
-            f"--geometry {geometry.height}x{geometry.width}: both sides must be multiples of {body.stride} for this network."
+            f"--geometry {geometry.height}x{geometry.width}: both sides must be multiples of {body.stride} for --net "
+            f"{task.parameters.net}."
         )
     return Net(
         body=body,
