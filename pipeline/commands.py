@@ -136,7 +136,7 @@ def _request(arguments: argparse.Namespace) -> Request:
 def _train(arguments: argparse.Namespace) -> int:
     _positive(arguments)
     _need("train", "torch", "onnx")
-    # libgomp reads this when torch is loaded. Threads that wait must sleep: spinning halves the speed of a busy machine.
+    # libgomp reads this when torch is loaded. Waiting threads must sleep; spinning halves the speed of a shared machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from agent.model import manifest as manifests  # noqa: PLC0415
     from pipeline import release  # noqa: PLC0415

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pipeline.dense_augment import Batch
     from pipeline.recipe import Progress, Task
 
-TOP_FRACTION: Final = 0.2  # of the cells: their mean is the part's score
+TOP_FRACTION: Final = 0.2  # of the cells: their mean is the part's score; unless the parameters say another
 CLASS_WEIGHT: Final = 0.5  # of the class channels' loss
 AHEAD: Final = 4  # batches made before they are needed
 REPORT_EVERY: Final = 20  # steps between two calls of `progress`
@@ -92,7 +92,7 @@ def top_mean(cells: torch.Tensor, fraction: float) -> torch.Tensor:
     return flat.topk(max(1, round(flat.shape[1] * fraction)), dim=1).values.mean(1)
 
 
-def dense_loss(logits: torch.Tensor, batch: Batch, *, smoothing: float) -> torch.Tensor:
+def dense_loss(logits: torch.Tensor, batch: Batch, *, smoothing: float, fraction: float) -> torch.Tensor:
     """The three losses of the module's description, for logits [N, 1 + defects, h, w]."""
     entropy = functional.binary_cross_entropy_with_logits
     smoothed = (smoothing / 2, 1.0 - smoothing)
@@ -106,7 +106,7 @@ def dense_loss(logits: torch.Tensor, batch: Batch, *, smoothing: float) -> torch
     located = torch.from_numpy(batch.located)[:, None, None, None]
     which = functional.one_hot(labels, logits.shape[1])[:, 1:].float()  # [N, defects]
     cells = (entropy(logits[:, :1], soft(marked), reduction="none") * located).mean()
-    part = entropy(top_mean(logits[:, 0], TOP_FRACTION), soft((labels > 0).float()))
+    part = entropy(top_mean(logits[:, 0], fraction), soft((labels > 0).float()))
     classes = (entropy(logits[:, 1:], soft(marked * which[:, :, None, None]), reduction="none") * located).mean()
     naming = entropy(logits[:, 1:].amax((2, 3)), soft(which))
     return cells + part + CLASS_WEIGHT * (classes + 0.2 * naming)
@@ -164,7 +164,7 @@ def train_dense(task: Task, *, progress: Progress) -> Trained:
         )
     parameters = task.parameters
     start(parameters)
-    torch.set_flush_denormal(True)  # vanishing weights would slow every product tenfold
+    fraction = parameters.top_fraction or TOP_FRACTION
     steps = step_count(task, pictures)
     sampler = CropSampler(
         pictures,
@@ -177,10 +177,11 @@ def train_dense(task: Task, *, progress: Progress) -> Trained:
     optimiser = Optimiser(net, parameters, steps=steps)
     total = 0.0
     for number, batch in enumerate(_made_ahead(sampler, steps), start=1):
-        loss = dense_loss(net(to_input(torch.from_numpy(batch.pixels))), batch, smoothing=parameters.label_smoothing)
+        logits = net(to_input(torch.from_numpy(batch.pixels)))
+        loss = dense_loss(logits, batch, smoothing=parameters.label_smoothing, fraction=fraction)
         optimiser.step(loss)
         total += loss.item()
         if number % REPORT_EVERY == 0 or number == steps:
             progress("train", number, steps, f"loss {total / ((number - 1) % REPORT_EVERY + 1):.3f}")
             total = 0.0
-    return Trained(optimiser.averaged.net, score="evidence", aggregation="top_mean", top_fraction=TOP_FRACTION)
+    return Trained(optimiser.averaged.net, score="evidence", aggregation="top_mean", top_fraction=fraction)

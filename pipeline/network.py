@@ -25,7 +25,7 @@ STEM: Final = 4  # side and stride of the stem, px
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """Widths of the stages and their numbers of convolutions. The stem is the first; each later stage halves the map."""
+    """Widths and numbers of convolutions of the stages. The stem is the first; later stages halve the map."""
 
     widths: tuple[int, ...]
     depths: tuple[int, ...]

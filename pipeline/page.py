@@ -36,9 +36,11 @@ def markdown(manifest: Manifest, figures: Mapping[str, Any], split: str) -> str:
         "| figure | int8 | fp32 |",
         "|---|---|---|",
     ]
-    for key in HEADLINES:
-        if figures.get(key) is not None:
-            lines.append(f"| {key.replace('_', ' ')} | {percent(figures[key])} | {percent(fp32.get(key))} |")
+    lines += [
+        f"| {key.replace('_', ' ')} | {percent(figures[key])} | {percent(fp32.get(key))} |"
+        for key in HEADLINES
+        if figures.get(key) is not None
+    ]
     lines += [
         f"| recall {name} | {percent(value)} | {percent(fp32.get('recall', {}).get(name))} |"
         for name, value in figures["recall"].items()

@@ -214,6 +214,6 @@ def check_optimised(model: bytes, plain: Plain) -> Counter[str]:
     if operators["Conv"] or operators["FusedConv"] or operators["QLinearConv"] != expected:
         raise ContractError(
             f"after optimisation by ONNX Runtime {ort.__version__} the graph holds {dict(operators)}: {expected} "
-            "QLinearConv and no Conv are expected. This runtime does not fuse the graph; use the version in requirements/."
+            "QLinearConv and no Conv are expected. The runtime does not fuse it; use that of requirements/."
         )
     return operators

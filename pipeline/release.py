@@ -1,7 +1,7 @@
 """Writes the release folder: model.onnx, golden.npz, manifest.json; beside them float.onnx and report.html, which stay.
 
 Promise: equal inputs give equal bytes. `golden.npz` has fixed zip dates; the manifest is canonical JSON and differs
-only in `lineage.created_utc` and `lineage.duration_s`. The folder is written aside and renamed, so it is never half there.
+only in `lineage.created_utc` and `lineage.duration_s`. The folder is written aside and renamed: it is never half there.
 """
 
 from __future__ import annotations
