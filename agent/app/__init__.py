@@ -27,10 +27,12 @@ def build(
     sources: Mapping[str, FrameSource] | None = None,
     clock: Clock | None = None,
     on_commit: Callable[[Sequence[Verdict], int], None] | None = None,
+    observe: Callable[[Sequence[Verdict]], None] | None = None,
 ) -> Agent:
     """Compose an agent; nothing runs and nothing is written yet.
 
-    `on_commit` hears, on the writer's thread, of verdicts that are on disk and when (monotonic ns).
+    `observe` sees every verdict, on the workers' threads; `on_commit` hears on the writer's thread of verdicts other than
+    `ok` that are on disk, and when (monotonic ns).
     `transport` goes before the configured one; `sources` (camera name -> source) go before the configured cameras.
     Raises ConfigError for what can be seen without starting.
     """
@@ -43,5 +45,10 @@ def build(
         if name not in given:
             given[name] = open_source(camera, clock)
     return Agent(
-        config, transport=transport or open_transport(config, clock), sources=given, clock=clock, on_commit=on_commit
+        config,
+        transport=transport or open_transport(config, clock),
+        sources=given,
+        clock=clock,
+        on_commit=on_commit,
+        observe=observe,
     )

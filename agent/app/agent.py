@@ -75,6 +75,19 @@ class _FirstVerdict:
                 _log.info("first verdict %.2f s after the process began", process_age_s())
 
 
+class _Observed:
+    """Shows verdicts to an observer on their way to the outbox."""
+
+    def __init__(self, sink: VerdictSink, observe: Callable[[Sequence[Verdict]], None]) -> None:
+        self._sink = sink
+        self._observe = observe
+
+    def append(self, verdicts: Sequence[Verdict]) -> None:
+        """See `ports.VerdictSink`."""
+        self._sink.append(verdicts)
+        self._observe(verdicts)
+
+
 class Agent:
     """A composed inspector. `start`, then `wait` or `stop`; as a context manager it stops on the way out."""
 
@@ -86,6 +99,7 @@ class Agent:
         sources: Mapping[str, FrameSource],
         clock: Clock,
         on_commit: Callable[[Sequence[Verdict], int], None] | None,
+        observe: Callable[[Sequence[Verdict]], None] | None,
     ) -> None:
         """Use `build`."""
         self.config = config
@@ -101,6 +115,7 @@ class Agent:
         self.last_fault: str | None = None
         self._sources = sources
         self._on_commit = on_commit
+        self._observe = observe
         self._stack = ExitStack()
         self._hub = IntakeHub(workers=config.worker_count(), max_batch=config.max_batch)
         self._drained = threading.Event()
@@ -322,7 +337,7 @@ class Agent:
         return contexts
 
     def _start_workers(self, contexts: list[InspectionContext]) -> None:
-        sink = _FirstVerdict(self.outbox)
+        sink = _FirstVerdict(_Observed(self.outbox, self._observe) if self._observe else self.outbox)
         for index in range(self.config.worker_count()):
             worker = Worker(
                 hub=self._hub,

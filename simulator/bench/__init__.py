@@ -1,0 +1,1 @@
+"""Benchmarks that anyone can repeat: each compares inside one run, interleaved, and reports medians."""

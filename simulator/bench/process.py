@@ -1,0 +1,88 @@
+"""`kensa run` as a process of its own: its memory, its time to the first verdict, and what it must not import."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import cv2
+import psutil
+import yaml
+
+from agent.errors import KensaError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from agent.records import Pixels
+    from simulator.broker import AnyBroker
+
+_RUN_S: Final = 12.0  # memory has settled by then: outbox, history and keeper have worked
+_FIRST: Final = re.compile(r"first verdict ([0-9.]+) s after the process began")
+_FORBIDDEN: Final = ("boto3", "botocore", "tuf", "torch", "awscrt")
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessResult:
+    """What one run of `kensa run` with one 30 fps folder camera showed."""
+
+    rss_mb: float  # resident, at the end of the run
+    first_verdict_s: float  # from the start of the process, interpreter included
+    forbidden_modules: tuple[str, ...]  # libraries mapped or imported that must not be
+
+
+def _write_camera(folder: Path, frames: Sequence[Pixels]) -> None:
+    folder.mkdir()
+    for index, frame in enumerate(frames):
+        cv2.imwrite(str(folder / f"{index:03d}.jpg"), frame, [cv2.IMWRITE_JPEG_QUALITY, 92])
+
+
+def measure_process(
+    release: Path, *, frames: Sequence[Pixels], broker: AnyBroker, roi: Sequence[int]
+) -> ProcessResult:
+    """Run `kensa run` on a folder of 1080p JPEGs at 30 fps and look at it from outside. Raises KensaError when it fails."""
+    with tempfile.TemporaryDirectory(prefix="kensa-bench-") as name:
+        base = Path(name)
+        _write_camera(base / "images", frames)
+        tree = {
+            "thing": "bench",
+            "line": "bench",
+            "state_dir": "state",
+            "transport": {"kind": "mqtt", "host": broker.host, "port": broker.port, "protocol": "3.1.1"},
+            "inspections": {
+                "part": {
+                    "release": str(release.resolve()),
+                    "roi": list(roi),
+                    "cameras": {"cam": {"kind": "folder", "path": "images", "fps": 30, "loop": True}},
+                }
+            },
+        }
+        (base / "kensa.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
+        # The module list is the process's own: it is printed by the interpreter on its way out.
+        program = (
+            "import atexit, sys; atexit.register(lambda: print('modules', *sorted({m.split('.')[0] for m in sys.modules}),"
+            " file=sys.stderr)); from agent.cli import main; sys.exit(main(['run', sys.argv[1]]))"
+        )
+        log = base / "log"
+        with log.open("w", encoding="utf-8") as stderr:
+            process = subprocess.Popen([sys.executable, "-c", program, str(base / "kensa.yaml")], stderr=stderr)
+            try:
+                time.sleep(_RUN_S)
+                rss = psutil.Process(process.pid).memory_info().rss
+            except psutil.NoSuchProcess:
+                rss = 0
+            finally:
+                process.terminate()
+                process.wait(timeout=20.0)
+        text = log.read_text(encoding="utf-8")
+    first, modules = _FIRST.search(text), re.search(r"^modules (.*)$", text, re.MULTILINE)
+    if first is None or modules is None or not rss:
+        raise KensaError(f"kensa run did not inspect in the benchmark; its log:\n{text[-2_000:]}")
+    loaded = set(modules[1].split())
+    return ProcessResult(rss / 1e6, float(first[1]), tuple(m for m in _FORBIDDEN if m in loaded))
