@@ -13,6 +13,7 @@ skipped. The broker keeps the session, so that a broken connection of this consu
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import queue
 import subprocess
@@ -125,8 +126,9 @@ class _Consumer:
         self._say(self._ledger.line())
 
     def _say(self, line: str) -> None:
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
+        with contextlib.suppress(BrokenPipeError):  # whoever read this is gone, and standard input ends too
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
 
     def _received(self, _client: object, _userdata: object, message: paho.MQTTMessage) -> None:
         lines: list[str] = []

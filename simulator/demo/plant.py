@@ -1,0 +1,179 @@
+"""Everything around the agent, composed: broker, a bad network on request, independent subscriber, cameras on a line.
+
+Start order: broker, network, subscriber, line, and the agent last, so that the first verdict already has a reader. The
+way out is the same backwards. The configuration is written beside the report: it is what a person would write by hand.
+"""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
+
+import yaml
+
+from agent import app, config
+from agent.clock import SystemClock
+from agent.errors import OperatorError
+from simulator.broker import AnyBroker, open_broker
+from simulator.line import CAMERAS, SimulatedLine
+from simulator.line.source import SimulatedSource, from_config
+from simulator.proxy import Proxy
+from simulator.subscriber import Subscriber
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from simulator.line.config import CameraName
+
+DEFAULT_RELEASE: Final = Path(__file__).resolve().parents[2] / "releases" / "default"
+CONFIG_NAME: Final = "demo.yaml"
+STATE_NAME: Final = "state"
+_DRAIN_S: Final = 10.0
+_DEFECT_RATE: Final = 0.04  # a bad day, but a demo should not be boring
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a person may choose."""
+
+    seconds: float = 60.0
+    fps: float = 30.0  # of the colour camera; the mono camera has a third of it
+    seed: int = 7
+    broker: Literal["auto", "mosquitto", "amqtt"] = "auto"
+    release: Path = DEFAULT_RELEASE
+    out: Path = Path("out/demo")
+    outage_s: float = 0.0  # how long the network is unplugged in the middle
+
+
+@dataclass(frozen=True, slots=True)
+class _Camera:
+    name: str
+    inspection: str
+    model: CameraName
+    share: float  # of the chosen frame rate
+    pool: int  # pictures that are rendered before the start: 6 MB each, too slow to draw while the line runs
+
+    def options(self, chosen: Options) -> dict[str, Any]:
+        """Return what the configuration says of the simulated camera."""
+        return {
+            "camera": self.model,
+            "seed": chosen.seed,
+            "defect_rate": _DEFECT_RATE,
+            "pool": self.pool,
+            "fps": chosen.fps * self.share,
+        }
+
+
+_CAMERAS: Final = (
+    _Camera("top", "surface", "colour1080", 1.0, 40),
+    _Camera("side", "profile", "mono5mp", 1.0 / 3.0, 16),
+)
+
+
+class Plant:
+    """A running plant; use as a context manager, which starts everything but the agent."""
+
+    broker: AnyBroker
+    subscriber: Subscriber
+    agent: app.Agent
+
+    def __init__(self, options: Options, *, progress: Callable[[str], None]) -> None:
+        """Prepare; `progress` is told what is being made ready, in a few words."""
+        self.options = options
+        self.lines: dict[str, SimulatedLine] = {}
+        self.proxy: Proxy | None = None
+        self._progress = progress
+        self._clock = SystemClock()
+        self._stack = ExitStack()
+
+    @property
+    def state_dir(self) -> Path:
+        """The agent's state directory."""
+        return self.options.out / STATE_NAME
+
+    def __enter__(self) -> Self:
+        """Start broker, network and subscriber, make the line, compose the agent. Raises a KensaError."""
+        with ExitStack() as stack:
+            self._prepare_folder()
+            self._progress("starting the MQTT broker")
+            self.broker = open_broker(self.options.broker)
+            stack.enter_context(self.broker)
+            port = self.broker.port
+            if self.options.outage_s > 0.0:
+                self.proxy = stack.enter_context(Proxy(port=port))
+                port = self.proxy.port
+            self._progress("starting the independent subscriber")
+            self.subscriber = stack.enter_context(Subscriber(host=self.broker.host, port=self.broker.port))
+            sources = {camera.name: self._open_camera(camera) for camera in _CAMERAS}
+            self._progress("loading the model")
+            self.agent = app.build(self._configure(port), sources=sources, clock=self._clock)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop everything that is still running."""
+        self._stack.close()
+
+    def _prepare_folder(self) -> None:
+        """Make the folder, and clear the state of the last demo. Raises OperatorError for a folder that is not ours."""
+        out = self.options.out
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            if self.state_dir.exists():
+                if not (out / CONFIG_NAME).is_file():
+                    msg = f"--out {out} holds a folder {STATE_NAME!r} that no demo made. Give another folder"
+                    raise OperatorError(msg)
+                shutil.rmtree(self.state_dir)
+        except OSError as error:
+            msg = f"--out {out} cannot be used: {error.strerror}. Give a folder that you may write to"
+            raise OperatorError(msg) from error
+
+    def _open_camera(self, camera: _Camera) -> SimulatedSource:
+        width, height = CAMERAS[camera.model].width, CAMERAS[camera.model].height
+        self._progress(f"rendering {camera.pool} pictures for camera {camera.name} ({width}x{height})")
+        source = from_config(camera.options(self.options), clock=self._clock)
+        source.open()  # renders its pictures: the line must not wait for them once it runs
+        self.lines[camera.name] = source.line
+        return source
+
+    def _configure(self, port: int) -> config.Config:
+        """Write the configuration file and read it back, so that what is shown is what runs."""
+        release = self.options.release.resolve()
+        if not release.is_dir():
+            msg = f"there is no release at {release}. Train one (kensa train --help) or give one with --release"
+            raise OperatorError(msg)
+        tree: dict[str, Any] = {
+            "thing": "demo-thing",
+            "line": "demo-line",
+            "state_dir": STATE_NAME,
+            "inspections": {
+                camera.inspection: {
+                    "release": str(release),
+                    "roi": list(CAMERAS[camera.model].roi),
+                    "cameras": {
+                        camera.name: {
+                            "kind": "plugin",
+                            "source": "simulated",
+                            "width": CAMERAS[camera.model].width,
+                            "height": CAMERAS[camera.model].height,
+                            "options": camera.options(self.options),
+                        }
+                    },
+                }
+                for camera in _CAMERAS
+            },
+            "transport": {
+                "kind": "mqtt",
+                "host": self.broker.host,
+                "port": port,
+                "protocol": "5" if self.broker.kind == "mosquitto" else "3.1.1",
+            },
+            "heartbeat_s": 5.0,
+            "drain_s": _DRAIN_S,
+        }
+        path = self.options.out / CONFIG_NAME
+        path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+        return config.load(path)

@@ -1,0 +1,302 @@
+"""The closing report: what happened, for a plant manager, and the same as one JSON object for machines.
+
+`verify` is the demo's own verdict: it lists what is missing, and an empty list is the only success.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.console import Group
+from rich.padding import Padding
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from agent.counters import quantile_us
+from agent.records import Outcome
+from simulator.demo.tally import Finding
+from simulator.line import DIFFICULTIES, KINDS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.console import RenderableType
+
+    from agent.health.snapshot import Snapshot
+    from agent.records import ModelIdentity
+    from simulator.demo.tally import Tally
+    from simulator.subscriber import Counts
+
+_EDGES_MS: Final = (1.0, 2.0, 3.0, 4.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 50.0, 100.0)  # of the latency histogram
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A demo that has ended: taken after the drain."""
+
+    seconds: float  # that frames were taken
+    broker: str
+    outage_s: float
+    snapshot: Snapshot
+    tally: Tally
+    counts: Counts
+    cores: float  # mean processor use of the process, the simulated line and the view included
+    problems: tuple[str, ...] = ()
+    files: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def model(self) -> ModelIdentity | None:
+        """What judged."""
+        return next((i.model for i in self.snapshot.inspections if i.model is not None), None)
+
+    @property
+    def captured(self) -> int:
+        """Frames that the cameras delivered."""
+        return sum(camera.accounting.captured for camera in self.snapshot.cameras)
+
+    @property
+    def judged(self) -> int:
+        """Frames that got a verdict."""
+        return sum(camera.accounting.judged for camera in self.snapshot.cameras)
+
+    @property
+    def dropped(self) -> int:
+        """Frames that got none, each counted under a reason."""
+        return sum(camera.accounting.dropped_total for camera in self.snapshot.cameras)
+
+
+def verify(snapshot: Snapshot, tally: Tally, counts: Counts) -> tuple[str, ...]:
+    """Return what is missing, a sentence each: captured = judged + dropped, and each verdict arrived exactly once."""
+    problems: list[str] = []
+    for camera in snapshot.cameras:
+        accounting, arrived = camera.accounting, counts.cameras.get(camera.camera)
+        unique = arrived.unique if arrived is not None else 0
+        if accounting.pending:
+            problems.append(
+                f"camera {camera.camera}: {accounting.captured} frames captured, but {accounting.judged} judged and "
+                f"{accounting.dropped_total} dropped: {accounting.pending} unaccounted for"
+            )
+        if unique < accounting.judged:
+            problems.append(
+                f"camera {camera.camera}: {accounting.judged - unique} of {accounting.judged} verdicts did not arrive"
+            )
+        elif unique > accounting.judged:
+            problems.append(f"camera {camera.camera}: {unique} verdicts arrived, only {accounting.judged} were judged")
+    if counts.refused:
+        problems.append(f"{counts.refused} messages could not be decoded by the subscriber")
+    if counts.gaps:
+        problems.append(f"the agent reported {counts.gaps} gaps: verdicts that it had to give up")
+    if tally.delivered != counts.unique:
+        problems.append(f"the subscriber counted {counts.unique} verdicts, but reported {tally.delivered}")
+    return tuple(problems)
+
+
+def histogram(tally: Tally) -> list[tuple[str, int]]:
+    """Return (label, verdicts) for each class of latency, from the lowest to the highest that occurred."""
+    edges = (0.0, *_EDGES_MS, float("inf"))
+    counts = [0] * (len(edges) - 1)
+    for latency in tally.latencies_us:
+        counts[next(i for i in range(len(counts)) if latency < edges[i + 1] * 1_000.0)] += 1
+    labels = [f"< {upper:g} ms" if upper != edges[-1] else f">= {_EDGES_MS[-1]:g} ms" for upper in edges[1:]]
+    filled = [i for i, n in enumerate(counts) if n]
+    return [(labels[i], counts[i]) for i in range(filled[0], filled[-1] + 1)] if filled else []
+
+
+def to_json(result: Result) -> dict[str, Any]:
+    """Return the report as one JSON object."""
+    tally, model = result.tally, result.model
+    found, defective = tally.caught()
+    dropped: dict[str, int] = {}
+    for camera in result.snapshot.cameras:
+        for reason, number in camera.accounting.dropped.items():
+            dropped[reason] = dropped.get(reason, 0) + number
+    return {
+        "complete": not result.problems,
+        "problems": list(result.problems),
+        "seconds": round(result.seconds, 3),
+        "captured": result.captured,
+        "judged": result.judged,
+        "dropped": result.dropped,
+        "dropped_by_reason": dropped,
+        "delivered": result.counts.unique,
+        "duplicates": result.counts.duplicates,
+        "frames_lost": result.captured - result.dropped - result.counts.unique,
+        "outcomes": {str(outcome): tally.outcomes[outcome] for outcome in Outcome},
+        "defective": defective,
+        "found": found,
+        "escapes": tally.findings[Finding.ESCAPE],
+        "false_rejects": tally.findings[Finding.FALSE_REJECT],
+        "set_aside": tally.findings[Finding.ASIDE],
+        "found_by_difficulty": {d: list(tally.caught(d)) for d in DIFFICULTIES},
+        "latency_p50_ms": _rounded(tally.latency_ms(0.50)),
+        "latency_p99_ms": _rounded(tally.latency_ms(0.99)),
+        "latency_histogram": dict(histogram(tally)),
+        "frames_per_s": round(result.judged / result.seconds, 2) if result.seconds else 0.0,
+        "cpu_cores": round(result.cores, 3),
+        "rss_mb": round(result.snapshot.process.rss_bytes / 1e6, 1),
+        "broker": result.broker,
+        "outage_s": result.outage_s,
+        "model": None
+        if model is None
+        else {"name": model.name, "version": model.version, "sha256": model.sha256, "trusted": model.trusted},
+        "cameras": {
+            camera.camera: {
+                "captured": camera.accounting.captured,
+                "judged": camera.accounting.judged,
+                "dropped": camera.accounting.dropped,
+                "latency_p99_us": quantile_us(camera.latency, 0.99),
+            }
+            for camera in result.snapshot.cameras
+        },
+        "files": {name: str(path) for name, path in result.files.items()},
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
+
+
+# --- for a person -----------------------------------------------------------------------------------------------------
+
+
+def headline(result: Result) -> str:
+    """Return the result in one line of plain text."""
+    found, defective = result.tally.caught()
+    escapes, rejects = (result.tally.findings[f] for f in (Finding.ESCAPE, Finding.FALSE_REJECT))
+    model = result.model
+    name = f"{model.name} {model.version}" if model is not None else "no model"
+    return (
+        f"{result.judged:,} parts inspected by {name}: {found} of {defective} defective parts found, "
+        f"{escapes} escaped, {rejects} good parts rejected"
+    )
+
+
+def closing(result: Result) -> RenderableType:
+    """Return the report for a person."""
+    ok = not result.problems
+    title = "Every frame is accounted for, every verdict arrived" if ok else "Something is missing"
+    body: list[RenderableType] = [_summary(result), Text()]
+    body += [Text(f"✗ {problem}", "bold red") for problem in result.problems]
+    if result.problems:
+        body.append(Text())
+    tables = Table.grid(expand=True, padding=(0, 1))
+    tables.add_column(ratio=1)
+    tables.add_column(ratio=1)
+    tables.add_row(_recall(result.tally), _bars(result.tally))
+    body += [tables, Text(), _next_steps(result)]
+    style = "green" if ok else "red"
+    return Padding(
+        Panel(Group(*body), title=f"[bold]{'✓' if ok else '✗'} {title}[/]", border_style=style, padding=(1, 2)),
+        (1, 0, 0, 0),
+    )
+
+
+def _summary(result: Result) -> Table:
+    tally = result.tally
+    found, defective = tally.caught()
+    escapes, rejects, aside = (tally.findings[f] for f in (Finding.ESCAPE, Finding.FALSE_REJECT, Finding.ASIDE))
+    weak = tally.by_difficulty["weak", Finding.ESCAPE]
+    rate = result.judged / result.seconds if result.seconds else 0.0
+    rows = [
+        ("Parts", f"{result.judged:,} inspected in {result.seconds:.0f} s, {rate:.1f} a second"),
+        (
+            "Defects",
+            f"{found} of {defective} defective parts found; {escapes} escaped"
+            + (f" ({weak} of them barely visible)" if weak else ""),
+        ),
+        ("Good parts", f"{rejects} rejected by mistake; {aside} parts were set aside for a person to look at"),
+        ("Speed", _speed(result)),
+        (
+            "Delivery",
+            f"{result.counts.unique:,} of {result.judged:,} verdicts arrived over MQTT ({result.broker}), "
+            f"{result.counts.duplicates} twice; {result.dropped} frames dropped"
+            + (f"; the network was away for {result.outage_s:g} s" if result.outage_s else ""),
+        ),
+        ("Model", _model_text(result)),
+        (
+            "Machine",
+            f"{result.cores:.2f} processor cores, {result.snapshot.process.rss_bytes / 1e6:.0f} MB with line and view",
+        ),
+    ]
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="grey62", no_wrap=True)
+    table.add_column()
+    for label, text in rows:
+        table.add_row(label, text)
+    return table
+
+
+def _speed(result: Result) -> str:
+    p50, p99 = result.tally.latency_ms(0.50), result.tally.latency_ms(0.99)
+    if p50 is None or p99 is None:
+        return "nothing was judged"
+    return f"half of the decisions within {p50:.1f} ms of the exposure, 99 of 100 within {p99:.1f} ms"
+
+
+def _model_text(result: Result) -> str:
+    model = result.model
+    if model is None:
+        return "no usable model: every part is unknown"
+    trust = "" if model.trusted else ", a local release without a signature"
+    return f"{model.name} {model.version}, sha256 {model.sha256[:12]}{trust}"
+
+
+def _recall(tally: Tally) -> Table:
+    """Found parts by how hard their defect is to see, and by kind."""
+    table = Table.grid(padding=(0, 1))
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_row(Text("Defects found", "bold"), "", "")
+    for difficulty in reversed(DIFFICULTIES):
+        found, every = tally.caught(difficulty)
+        if every:
+            table.add_row(Text(difficulty, "grey62"), f"{found} of {every}", _bar(found / every, 12, "green"))
+    for kind in KINDS:
+        missed = tally.by_kind[kind, Finding.ESCAPE]
+        every = missed + tally.by_kind[kind, Finding.CAUGHT] + tally.by_kind[kind, Finding.ASIDE]
+        if every:
+            label = kind.replace("_2px", ", 2 px wide")
+            table.add_row(
+                Text(label, "grey62"), f"{every - missed} of {every}", _bar((every - missed) / every, 12, "cyan")
+            )
+    return table
+
+
+def _bars(tally: Tally) -> Table:
+    """The latency histogram."""
+    classes = histogram(tally)
+    top = max((number for _, number in classes), default=1)
+    table = Table.grid(padding=(0, 1))
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_row("", Text("Exposure to decision", "bold"), "")
+    for label, number in classes:
+        table.add_row(Text(label, "grey62"), _bar(number / top, 16, "cyan"), f"{number:,}")
+    return table
+
+
+def _bar(share: float, width: int, style: str) -> Text:
+    eighths = round(share * width * 8)
+    bar = "█" * (eighths // 8) + ("▏▎▍▌▋▊▉"[eighths % 8 - 1] if eighths % 8 else "")
+    return Text(bar or ("▏" if share > 0 else ""), style)
+
+
+def _next_steps(result: Result) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="grey62", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, path in result.files.items():
+        table.add_row(name, Text(str(path), "cyan"))
+    if not result.outage_s:
+        table.add_row(
+            "Try next", Text("kensa demo --outage 5", "cyan").append("   unplug the network for 5 s", "grey62")
+        )
+    table.add_row(
+        "" if not result.outage_s else "Try next",
+        Text("kensa run docs/config.example.yaml", "cyan").append("   your own cameras", "grey62"),
+    )
+    return table

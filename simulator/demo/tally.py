@@ -1,0 +1,134 @@
+"""Verdicts as they arrive at the subscriber, against the truth that only the simulated line knows.
+
+Pure bookkeeping: no clock, no threads, no pixels. What a verdict means is decided in `grade`, once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final, Protocol
+
+import numpy as np
+
+from agent.records import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from agent.records import Verdict
+    from simulator.line import SimulatedLine, Truth
+
+_RECENT: Final = 64  # findings that the live view can show
+_KEPT: Final = 2_000  # findings for the contact sheet
+_TREND_S: Final = 60  # seconds of latency that the live view can show
+
+
+class Finding(StrEnum):
+    """What a verdict is worth, given the truth."""
+
+    PASSED = "passed"  # good, and said to be good
+    CAUGHT = "caught"  # defective, and said to be
+    ESCAPE = "escape"  # defective, and said to be good
+    FALSE_REJECT = "false reject"  # good, and said to be defective
+    ASIDE = "to a person"  # unsure: nobody decided
+    UNJUDGED = "not judged"  # unknown: nothing could be said
+
+
+@dataclass(frozen=True, slots=True)
+class Graded:
+    """A verdict with its truth."""
+
+    verdict: Verdict
+    truth: Truth
+    finding: Finding
+
+
+class HasDefect(Protocol):
+    """As much of the truth as grading needs."""
+
+    @property
+    def defective(self) -> bool:
+        """Whether the part must be rejected."""
+
+
+def grade(outcome: Outcome, truth: HasDefect) -> Finding:
+    """Return what `outcome` is worth for a part with this truth."""
+    match outcome:
+        case Outcome.OK:
+            return Finding.ESCAPE if truth.defective else Finding.PASSED
+        case Outcome.DEFECT:
+            return Finding.CAUGHT if truth.defective else Finding.FALSE_REJECT
+        case Outcome.UNSURE:
+            return Finding.ASIDE
+        case Outcome.UNKNOWN:
+            return Finding.UNJUDGED
+
+
+class Tally:
+    """Counts and remembers; used from one thread."""
+
+    def __init__(self, lines: Mapping[str, SimulatedLine]) -> None:
+        """Verdicts of camera `name` are compared with the parts of `lines[name]`."""
+        self._lines = lines
+        self.outcomes: Counter[Outcome] = Counter()
+        self.findings: Counter[Finding] = Counter()
+        self.by_difficulty: Counter[tuple[str, Finding]] = Counter()  # defective parts only
+        self.by_kind: Counter[tuple[str, Finding]] = Counter()  # defective parts only
+        self.recent: deque[Graded] = deque(maxlen=_RECENT)  # everything but PASSED, newest last
+        self.noteworthy: deque[Graded] = deque(maxlen=_KEPT)
+        self.latencies_us: list[int] = []
+        self._seconds: deque[tuple[int, list[int]]] = deque(maxlen=_TREND_S)
+
+    @property
+    def delivered(self) -> int:
+        """Verdicts that arrived, each once."""
+        return len(self.latencies_us)
+
+    def take(self, verdict: Verdict) -> Graded:
+        """Count one verdict. Raises KeyError for a camera and ValueError for a part that is not on the line."""
+        line = self._lines[verdict.origin.camera]
+        truth = line.truth(verdict.part_id if verdict.part_id is not None else verdict.seq)
+        graded = Graded(verdict, truth, grade(verdict.judgement.outcome, truth))
+        self.outcomes[verdict.judgement.outcome] += 1
+        self.findings[graded.finding] += 1
+        if truth.defective:
+            self.by_difficulty[truth.difficulty, graded.finding] += 1
+            self.by_kind[truth.kind, graded.finding] += 1
+        if graded.finding is not Finding.PASSED:
+            self.recent.append(graded)
+            self.noteworthy.append(graded)
+        self._time(verdict)
+        return graded
+
+    def _time(self, verdict: Verdict) -> None:
+        self.latencies_us.append(verdict.latency_us)
+        second = verdict.captured_utc_ns // 1_000_000_000
+        for known, latencies in reversed(self._seconds):
+            if known == second:
+                latencies.append(verdict.latency_us)
+                return
+            if known < second:
+                break
+        if not self._seconds or second > self._seconds[-1][0]:
+            self._seconds.append((second, [verdict.latency_us]))
+
+    def latency_ms(self, share: float) -> float | None:
+        """Return the latency (due time to decision, ms) that `share` (0..1) of all verdicts keep to."""
+        if not self.latencies_us:
+            return None
+        return float(np.quantile(np.asarray(self.latencies_us), share)) / 1_000.0
+
+    def trend_ms(self) -> list[float]:
+        """Return the p99 latency (ms) of each of the last seconds, oldest first."""
+        return [float(np.quantile(latencies, 0.99)) / 1_000.0 for _, latencies in self._seconds]
+
+    def caught(self, difficulty: str | None = None) -> tuple[int, int]:
+        """Return (found or set aside, all) defective parts that were judged, of one difficulty or of all."""
+        counts: Counter[Finding] = Counter()
+        for (of, finding), number in self.by_difficulty.items():
+            if difficulty in {None, of}:
+                counts[finding] += number
+        found = counts[Finding.CAUGHT] + counts[Finding.ASIDE]
+        return found, found + counts[Finding.ESCAPE]
