@@ -37,7 +37,10 @@ if TYPE_CHECKING:
     from pipeline.recipe import Progress, Task
 
 TOP_FRACTION: Final = 0.2  # of the cells: their mean is the part's score; unless the parameters say another
+LEAST_SHARE: Final = 0.1  # of a crop's cell loss goes to its defect, however small that is
 CLASS_WEIGHT: Final = 0.5  # of the class channels' loss
+_COLOUR_AXES: Final = np.array([[1, 1, 1], [1, 0, -1], [-1, 2, -1]]) / np.sqrt([[3], [2], [6]])  # lightness, two hues
+_COLOUR_RANK: Final = 2  # hues count as so many frequencies higher than lightness
 AHEAD: Final = 4  # batches made before they are needed
 REPORT_EVERY: Final = 20  # steps between two calls of `progress`
 
@@ -105,11 +108,37 @@ def dense_loss(logits: torch.Tensor, batch: Batch, *, smoothing: float, fraction
     labels = torch.from_numpy(batch.labels)
     located = torch.from_numpy(batch.located)[:, None, None, None]
     which = functional.one_hot(labels, logits.shape[1])[:, 1:].float()  # [N, defects]
-    cells = (entropy(logits[:, :1], soft(marked), reduction="none") * located).mean()
+    balance = 1.0 + marked * (LEAST_SHARE / marked.mean((2, 3), keepdim=True).clamp(min=1e-6) - 1.0).clamp(0.0, 20.0)
+    cells = (entropy(logits[:, :1], soft(marked), reduction="none") * balance * located).mean()
     part = entropy(top_mean(logits[:, 0], fraction), soft((labels > 0).float()))
     classes = (entropy(logits[:, 1:], soft(marked * which[:, :, None, None]), reduction="none") * located).mean()
     naming = entropy(logits[:, 1:].amax((2, 3)), soft(which))
     return cells + part + CLASS_WEIGHT * (classes + 0.2 * naming)
+
+
+@torch.no_grad()
+def spread_stem(weight: torch.Tensor) -> None:
+    """Start the stem [out, C, k, k] from plus and minus a cosine basis of its patch, low frequencies first.
+
+    Random kernels are all dominated by the patch's mean, so that after batch normalisation a defect of a few grey levels
+    drowns in brightness; of these, each frequency gets a channel and a scale of its own. Halves the steps needed.
+    """
+    count, colours, side, _ = weight.shape
+    wave = np.cos(np.pi * (np.arange(side)[None] + 0.5) * np.arange(side)[:, None] / side)
+    wave /= np.linalg.norm(wave, axis=1, keepdims=True)
+    axes = np.ones((1, 1)) if colours == 1 else _COLOUR_AXES
+    order = sorted(
+        ((row + column + (_COLOUR_RANK if axis else 0), axis, row, column))
+        for axis in range(len(axes))
+        for row in range(side)
+        for column in range(side)
+    )
+    kernels = np.stack(
+        [axes[axis][:, None, None] * np.outer(wave[row], wave[column]) for _, axis, row, column in order]
+    )
+    half = np.resize(kernels, ((count + 1) // 2, *kernels.shape[1:]))
+    both = torch.from_numpy(np.concatenate([half, -half])[:count])
+    weight.copy_(both + 0.02 * torch.randn(both.shape))  # equal kernels must be able to part
 
 
 def _made_ahead(sampler: CropSampler, steps: int) -> Iterator[Batch]:
@@ -174,6 +203,7 @@ def train_dense(task: Task, *, progress: Progress) -> Trained:
         settings=Settings(),
     )
     net = make_net(task, head="evidence").train()
+    spread_stem(net.layers[0][0].weight)
     optimiser = Optimiser(net, parameters, steps=steps)
     total = 0.0
     for number, batch in enumerate(_made_ahead(sampler, steps), start=1):

@@ -44,6 +44,7 @@ class Settings:
     paste_aspect: float = 0.15  # log of its stretch along x
     paste_angle: float = 12.0  # degrees; every third one is turned at will
     paste_contrast: float = 0.4  # log of the factor on the defect's contrast
+    paste_largest: float = 0.15  # of the crop's area; larger cut-outs have lost the contrast to what lay around them
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,7 +122,8 @@ class CropSampler:
         self._places = {
             id(p): np.flatnonzero(p.mask) for p in pictures if p.label and p.mask is not None and p.mask.any()
         }
-        cutouts = _cutouts(pictures)
+        largest = settings.paste_largest * crop_hw[0] * crop_hw[1]
+        cutouts = [c for c in _cutouts(pictures) if c.mask.sum() <= largest]
         self._cutouts = {label: [c for c in cutouts if c.label == label] for label in self._labels}
         self._pastable = [label for label in self._labels if self._cutouts[label]]
         bank = np.random.Generator(np.random.SFC64([seed, 0]))
