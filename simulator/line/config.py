@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 
 Surface = Literal["brushed", "cast", "turned"]
 CameraName = Literal["colour1080", "mono5mp"]
-Kind = Literal["none", "scratch", "scratch_2px", "blowhole", "crack", "stain", "chip"]
+DefectKind = Literal["scratch", "scratch_2px", "blowhole", "crack", "stain", "chip"]
+Kind = Literal["none"] | DefectKind
 Difficulty = Literal["none", "weak", "medium", "strong"]
 
 SURFACES: tuple[Surface, ...] = ("brushed", "cast", "turned")
 CLASSES: tuple[str, ...] = ("ok", "scratch", "blowhole", "crack", "stain", "chip")
-KINDS: tuple[Kind, ...] = ("scratch", "scratch_2px", "blowhole", "crack", "stain", "chip")
+KINDS: tuple[DefectKind, ...] = ("scratch", "scratch_2px", "blowhole", "crack", "stain", "chip")
 DIFFICULTIES: tuple[Difficulty, ...] = ("weak", "medium", "strong")
 
 ROI_PX = 896  # side of the square region that holds the part, part pixels
@@ -65,7 +66,7 @@ class LineConfig(BaseModel):
     camera: CameraName = "colour1080"
     surfaces: Annotated[tuple[Surface, ...], Field(min_length=1)] = SURFACES
     defect_rate: Rate = 0.03
-    kinds: Annotated[tuple[Kind, ...], Field(min_length=1)] = KINDS
+    kinds: Annotated[tuple[DefectKind, ...], Field(min_length=1)] = KINDS
     weak_share: Rate = 0.2  # of the defects; medium and strong share the rest evenly
     pool: Annotated[int, Field(ge=0, le=4096)] = 0  # pictures that the line cycles through; 0: every part is new
     pool_defect_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.4  # of the pool; not the rate on the line

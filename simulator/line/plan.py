@@ -15,7 +15,7 @@ import numpy as np
 if TYPE_CHECKING:
     from simulator.line.config import Difficulty, Kind, LineConfig, Surface
 
-_CHOICE, _RECIPE, _STEP, PIXELS = range(4)  # independent random streams of one line
+_CHOICE, _RECIPE, _STEP, PIXELS, DAMAGE = range(5)  # independent random streams of one line
 _U64 = 2**64 - 1
 _POOL_LEVELS = 8  # light levels that a large pool holds
 

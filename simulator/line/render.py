@@ -77,10 +77,6 @@ def _scaled(pixels: Pixels, share: Pixels) -> Pixels:
     return np.asarray(cv2.multiply(pixels, shares, scale=1.0 / 255.0), dtype=np.uint8)
 
 
-def _warped(pixels: Pixels, matrix: npt.NDArray[np.float64], size: tuple[int, int]) -> Pixels:
-    return np.asarray(cv2.warpAffine(pixels, matrix, size, borderMode=cv2.BORDER_REPLICATE), dtype=np.uint8)
-
-
 class SimulatedLine:
     """A conveyor with a camera over it. Immutable after construction and safe to use from several threads."""
 
@@ -90,7 +86,7 @@ class SimulatedLine:
         self._camera = CAMERAS[config.camera]
         self._side = SIDE_PX * self._camera.scale
         self._scene = Scene(seed=config.seed, camera=self._camera)
-        self._textures = Textures(seed=config.seed, side=self._side, scale=self._camera.scale)
+        self._textures = Textures(surfaces=config.surfaces, seed=config.seed, side=self._side, scale=self._camera.scale)
         self._sigma = {
             surface: self._textures.deviation(surface, np.random.default_rng((config.seed, 5)))
             for surface in config.surfaces
@@ -169,18 +165,21 @@ class SimulatedLine:
         _, _, width, height = self.roi
         if recipe.kind == "none":
             return np.zeros((height, width), dtype=np.uint8)
-        rng = plan.stream(self.config.seed, plan.PIXELS, recipe.picture)
-        design = _design(recipe.surface, self._camera.scale)
-        damage = self._damage(recipe, design, rng)
+        damage = self._damage(recipe)
         flat = np.zeros((self._side, self._side), dtype=np.uint8)
         rows, columns = damage.mask.shape
         flat[damage.y : damage.y + rows, damage.x : damage.x + columns] = damage.mask * np.uint8(255)
         moved = cv2.warpAffine(flat, self._matrix(recipe.pose, self.roi), (width, height), flags=cv2.INTER_LINEAR)
         return np.asarray(np.where(np.asarray(moved) > 127, 255, 0), dtype=np.uint8)
 
-    def _damage(self, recipe: Recipe, design: Design, rng: np.random.Generator) -> Damage:
-        """Draw the recipe's defect; takes the first draws of the picture's random stream."""
-        canvas = Canvas(rng=rng, design=design, scale=self._camera.scale, texture_sigma=self._sigma[recipe.surface])
+    def _damage(self, recipe: Recipe) -> Damage:
+        """Draw the recipe's defect, from a random stream of its own: the part is the same with and without it."""
+        canvas = Canvas(
+            rng=plan.stream(self.config.seed, plan.DAMAGE, recipe.picture),
+            design=_design(recipe.surface, self._camera.scale),
+            scale=self._camera.scale,
+            texture_sigma=self._sigma[recipe.surface],
+        )
         return draw(canvas, recipe.kind, recipe.difficulty)
 
     def _matrix(self, pose: Pose, region: Box) -> npt.NDArray[np.float64]:
@@ -195,7 +194,7 @@ class SimulatedLine:
     def _part(self, recipe: Recipe, rng: np.random.Generator) -> tuple[Pixels, Pixels]:
         """Return the part on its own, (pixels, alpha), before it is laid on the belt."""
         design = _design(recipe.surface, self._camera.scale)
-        damage = None if recipe.kind == "none" else self._damage(recipe, design, rng)
+        damage = None if recipe.kind == "none" else self._damage(recipe)
         grey = design.shade * (1.0 + self._textures.cut(recipe.surface, rng))
         if self._camera.channels == 3:
             tone = 1.0 + rng.uniform(-0.012, 0.012, 3)
@@ -246,11 +245,13 @@ class SimulatedLine:
         matrix = self._matrix(recipe.pose, self.roi)
         size = (width, height)
         design = _design(recipe.surface, self._camera.scale)
-        shadow = _warped(design.shadow, matrix, size)
-        cover = _warped(alpha, matrix, size)
-        moved = _warped(part, matrix, size)
-        belt = _scaled(_scaled(target, shadow), 255 - cover)
-        cv2.add(belt, _scaled(moved, cover), dst=belt)
+        moved = cv2.warpAffine(cv2.merge([*cv2.split(part), alpha]), matrix, size)
+        cover = np.asarray(cv2.extractChannel(moved, self._camera.channels), dtype=np.uint8)
+        metal = cv2.cvtColor(moved, cv2.COLOR_BGRA2BGR) if part.ndim == 3 else cv2.extractChannel(moved, 0)
+        # The shadow is soft: the nearest pixel will do.
+        shadow = cv2.warpAffine(design.shadow, matrix, size, flags=cv2.INTER_NEAREST, borderValue=255)
+        belt = _scaled(_scaled(target, np.asarray(shadow, dtype=np.uint8)), 255 - cover)
+        cv2.add(belt, _scaled(np.asarray(metal, dtype=np.uint8), cover), dst=belt)
         target[...] = belt
 
     def _light(self, frame: Pixels, light: Light, region: Box) -> Pixels:

@@ -22,15 +22,15 @@ Pixels = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
 BELT_HALF_PX = 470  # half the belt's visible width, part pixels
-_BELT_LENGTH_PX = 2048  # after which the belt's texture repeats
+_SPARE_PX = 384  # by how much the belt's texture is longer than a frame before it repeats
 _SHIFT = 4
 
 
-def _belt(rng: np.random.Generator, scale: int) -> Floats:
-    """Return grey levels of one turn of the belt: woven rubber with wear along the travel and a few scuffs."""
-    height, length = 2 * BELT_HALF_PX * scale, _BELT_LENGTH_PX * scale
-    y, x = np.mgrid[0:height, 0:length].astype(np.float32) / scale
-    weave = np.sin(2.0 * np.pi * (x + y) / 8.0) * np.sin(2.0 * np.pi * (x - y) / 8.0)
+def _belt(rng: np.random.Generator, length: int, scale: int) -> Floats:
+    """Return grey levels of one turn of the belt, `length` camera pixels: woven rubber with wear along the travel."""
+    height = 2 * BELT_HALF_PX * scale
+    along, down = (np.sin(2.0 * np.pi / 8.0 / scale * np.arange(n, dtype=np.float32)) ** 2 for n in (length, height))
+    weave = along[None, :] - down[:, None]
     level = 52.0 + 3.2 * weave + 2.0 * smooth_noise(rng, (height, length), 0.9 * scale)
     level += 1.6 * np.asarray(cv2.blur(smooth_noise(rng, (height, length), 1.5 * scale), (220 * scale, 1))) * 6.0
     dust = smooth_noise(rng, (height, length), 0.8 * scale)
@@ -162,7 +162,7 @@ def _sensor(pen: Pen, x: float, y: float, turn: int) -> None:
     pen.polygon([at(-16, 40), at(16, 40), at(16, 58), at(-16, 58)], _DARK)
     pen.disc(x, y + 50 * turn, 6.0, (60, 40, 120))
     pen.disc(x - 9, y - 20 * turn, 3.2, (90, 240, 120))
-    cable = _curve(at(8, -34), at(10, -88), at(60, -50), at(190, -58))
+    cable = _curve(at(8, -34), at(10, -88), at(40, -66), at(120, -130))
     pen.line(cable, 7.0, (28, 28, 28))
     pen.line(cable + np.array([-1.0, -1.5]), 1.6, (74, 74, 74))
 
@@ -210,7 +210,7 @@ class Scene:
         """Draw belt and furniture."""
         self._camera = camera
         rng = np.random.default_rng((seed, 23))
-        grey = np.clip(_belt(rng, camera.scale), 0, 255)
+        grey = np.clip(_belt(rng, camera.width + _SPARE_PX * camera.scale, camera.scale), 0, 255)
         tint = np.array([1.02, 1.03, 0.95], dtype=np.float32)
         self._belt: Pixels = np.rint(grey if camera.channels == 1 else grey[..., None] * tint).astype(np.uint8)
         sheet = np.full((camera.height, camera.width, 3), 1, dtype=np.uint8)

@@ -79,10 +79,13 @@ def write_defect_sheet(path: Path, *, seed: int) -> None:
 
 def write_frame_sheet(path: Path, *, seed: int) -> None:
     """Write one whole frame of each camera side by side, reduced to one height, with the ROI outlined."""
-    height, frames = 800, []
+    height = 800
+    frames: list[Pixels] = []
     shown: tuple[tuple[CameraName, Surface], ...] = (("colour1080", "turned"), ("mono5mp", "cast"))
     for camera, surface in shown:
-        config = LineConfig(seed=seed, camera=camera, surfaces=(surface,), defect_rate=1.0, kinds=("crack", "chip"))
+        config = LineConfig(
+            seed=seed + len(frames), camera=camera, surfaces=(surface,), defect_rate=1.0, kinds=("crack", "chip")
+        )
         line = SimulatedLine(config)
         frame = line.render(_find(line, surface, "crack", "strong"))
         if frame.ndim == 2:
@@ -91,5 +94,5 @@ def write_frame_sheet(path: Path, *, seed: int) -> None:
         cv2.rectangle(frame, (x, y), (x + side, y + side), (120, 220, 120), 2 * CAMERAS[camera].scale, cv2.LINE_AA)
         size = (round(frame.shape[1] * height / frame.shape[0]), height)
         small = np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
-        frames.append(cv2.copyMakeBorder(small, 0, 0, 0, 10, cv2.BORDER_CONSTANT, value=(255, 255, 255)))
+        frames.append(np.pad(small, ((0, 0), (0, 10), (0, 0)), constant_values=255))
     _write(path, np.asarray(np.hstack(frames)[:, :-10], dtype=np.uint8), 85)
