@@ -128,10 +128,10 @@ def spread_stem(weight: torch.Tensor) -> None:
     wave /= np.linalg.norm(wave, axis=1, keepdims=True)
     axes = np.ones((1, 1)) if colours == 1 else _COLOUR_AXES
     order = sorted(
-        ((row + column + (_COLOUR_RANK if axis else 0), axis, row, column))
+        (y + x + (_COLOUR_RANK if axis else 0), axis, y, x)
         for axis in range(len(axes))
-        for row in range(side)
-        for column in range(side)
+        for y in range(side)
+        for x in range(side)
     )
     kernels = np.stack(
         [axes[axis][:, None, None] * np.outer(wave[row], wave[column]) for _, axis, row, column in order]
