@@ -20,6 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from agent.errors import ConfigError
 
 MAX_CONFIG_BYTES: Final = 1024 * 1024
+MAX_VALUES: Final = 100_000  # with every YAML alias followed: ten lines of aliases can stand for ten thousand million
+_SHOWN_CHARACTERS: Final = 80  # of a refused value
 
 # Names end up in MQTT topics and file names, so that they are the same on every transport and disk.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -299,8 +301,13 @@ def _allowed_keys(holder: Any) -> list[str]:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 80 else text[:77] + "..."  # noqa: PLR2004 - one terminal line
+    """At most one terminal line of JSON; what lies beyond is not even looked at."""
+    text = ""
+    for piece in json.JSONEncoder(default=str).iterencode(value):
+        text += piece
+        if len(text) > _SHOWN_CHARACTERS:
+            return text[: _SHOWN_CHARACTERS - 3] + "..."
+    return text
 
 
 def _explain(error: Any) -> str:
@@ -313,18 +320,17 @@ def _explain(error: Any) -> str:
         near = difflib.get_close_matches(key, allowed, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         return f"{path}: unknown key.{hint} Allowed here: {', '.join(allowed)}"
-    if kind == "missing":
-        return f"{path}: is required"
     message = str(error["msg"]).removeprefix("Value error, ")
-    if kind == "value_error":
-        return f"{path}: {message}"
-    if kind == "union_tag_invalid":
-        return f"{path}.kind: given {_shown(error['ctx']['tag'])}, allowed: {error['ctx']['expected_tags']}"
-    if kind == "union_tag_not_found":
-        return f"{path}.kind: is required"
-    if kind == "string_pattern_mismatch":
-        return f"{path}: given {_shown(error['input'])}, must match {error['ctx']['pattern']}"
-    return f"{path}: given {_shown(error['input'])}; {message[0].lower()}{message[1:]}"
+    given, context = _shown(error["input"]), error.get("ctx", {})
+    said = {
+        "missing": ": is required",
+        "value_error": f": {message}",
+        "union_tag_invalid": f".kind: given {_shown(context.get('tag'))}, allowed: {context.get('expected_tags')}",
+        "union_tag_not_found": ".kind: is required",
+        "path_type": f": given {given}, expected a path",
+        "string_pattern_mismatch": f": given {given}, must match {context.get('pattern')}",
+    }
+    return path + said.get(kind, f": given {given}; {message[0].lower()}{message[1:]}")
 
 
 def _absolute(config: Config, base: Path) -> Config:
@@ -373,4 +379,20 @@ def load(path: Path) -> Config:
     except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as error:
         msg = f"{path} is not valid YAML: {error}"
         raise ConfigError(msg) from error
+    _check_size(tree, path)
     return parse(tree, source=str(path), base=path.resolve().parent)
+
+
+def _check_size(tree: object, path: Path) -> None:
+    """Refuse a tree that is far larger than its text. Raises ConfigError."""
+    waiting, seen = [tree], 0
+    while waiting:
+        value = waiting.pop()
+        seen += 1
+        if seen > MAX_VALUES:
+            msg = f"{path}: holds more than {MAX_VALUES:,} values; check its aliases (*name)"
+            raise ConfigError(msg)
+        if isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
