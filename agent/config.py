@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
@@ -272,7 +272,7 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 def _tag(member: Any) -> str | None:
     """Value of the discriminator `kind` by which pydantic names this member of a union in its paths."""
     kind = member.model_fields.get("kind") if isinstance(member, type) and issubclass(member, BaseModel) else None
-    return None if kind is None else str(kind.annotation.__args__[0])
+    return None if kind is None else str(get_args(kind.annotation)[0])
 
 
 def _follow(path: tuple[int | str, ...]) -> tuple[list[str], Any]:
