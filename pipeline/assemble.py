@@ -20,12 +20,14 @@ from pipeline import evaluate as evaluation
 from pipeline import release, report
 from pipeline.choice import choose_geometry, choose_head, describe, parse_geometry
 from pipeline.dataset import Dataset, DatasetError
+from pipeline.dense import train_dense
 from pipeline.export import float_model, to_bytes
 from pipeline.images import load_inputs
 from pipeline.plain import EvidenceMap
 from pipeline.quantise import calibrate, check_optimised, int8_model
 from pipeline.recipe import Parameters, Task
 from pipeline.training import train_classifier
+from pipeline.whole import train_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,7 +61,7 @@ def build(request: Request, *, progress: Progress) -> release.Files:
     """Train and make everything that the release folder holds. Raises OperatorError for data that do not suit."""
     started, created = time.monotonic(), datetime.now(UTC)
     task, dataset, head = _task(request)
-    trained = _recipe(head)(task, progress=progress)
+    trained = _recipe(head, task.geometry)(task, progress=progress)
     plain = trained.net.plain(task.geometry)
     calibration = _calibration(task)
     model = to_bytes(int8_model(plain, calibrate(plain, calibration), target_cpu=request.target_cpu))
@@ -94,12 +96,10 @@ def _task(request: Request) -> tuple[Task, Dataset, Head]:
     return Task(train, val, dataset.classes, dataset.defects, geometry, request.parameters), dataset, head
 
 
-def _recipe(head: Head) -> Recipe:
+def _recipe(head: Head, geometry: Geometry) -> Recipe:
     if head == "classifier":
         return train_classifier
-    from pipeline.dense import train_dense  # noqa: PLC0415 - most trainings need one of the two
-
-    return train_dense
+    return train_whole if geometry.mode == "whole" else train_dense
 
 
 def _spread(samples: tuple[Sample, ...], count: int) -> tuple[Sample, ...]:

@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 
     from pipeline.assemble import Request
 
-_NAMES = ("tiny", "small", "medium", "large")  # of pipeline.network.BODIES, which needs torch; a test keeps them equal
+_NAMES = (
+    "tiny",
+    "compact",
+    "small",
+    "medium",
+    "large",
+)  # of pipeline.network.BODIES, which needs torch; a test keeps them equal
 
 
 def _need(extra: str, *modules: str) -> None:
@@ -136,7 +142,7 @@ def _request(arguments: argparse.Namespace) -> Request:
 def _train(arguments: argparse.Namespace) -> int:
     _positive(arguments)
     _need("train", "torch", "onnx")
-    # libgomp reads this when torch is loaded. Waiting threads must sleep; spinning halves the speed of a shared machine.
+    # libgomp reads this when torch is loaded. Waiting threads must sleep: spinning halves a shared machine's speed.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from agent.model import manifest as manifests  # noqa: PLC0415
     from pipeline import release  # noqa: PLC0415

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 EMA_DECAY: Final = 0.99  # of the weights, a step; starts faster
 WARM_UP: Final = 0.25  # share of the steps in which the learning rate rises
+NOISE_BANK: Final = 1 << 22  # numbers
 NOISE: Final = 0.03  # standard deviation, of the half range of a byte
 BRIGHTNESS: Final = 0.15  # largest shift, of the half range
 CONTRAST: Final = 0.2  # largest relative change
@@ -130,14 +131,32 @@ def uniform(count: int, low: float, high: float, generator: torch.Generator) -> 
     return torch.empty(count, 1, 1, 1).uniform_(low, high, generator=generator)
 
 
-def photometric(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Change brightness, contrast and noise of [N, C, H, W] in -1..1, and clip as a camera does."""
-    count = len(pixels)
-    pixels = pixels * uniform(count, 1 - CONTRAST, 1 + CONTRAST, generator)
-    pixels = pixels + uniform(count, -BRIGHTNESS, BRIGHTNESS, generator)
-    level = uniform(count, 0.0, NOISE, generator)
-    pixels = pixels + level * torch.empty(pixels.shape).normal_(generator=generator)
-    return pixels.clamp(-1.0, 127.0 / 128.0)
+class Photometric:
+    """Changes brightness, contrast and noise of batches [N, C, H, W] in -1..1, and clips as a camera does."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        """Draw a bank of noise once: fresh noise for every batch would cost more than the network."""
+        self._generator = generator
+        self._bank = torch.empty(NOISE_BANK).normal_(generator=generator)
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return the changed batch."""
+        generator, count = self._generator, len(pixels)
+        pixels = pixels * uniform(count, 1 - CONTRAST, 1 + CONTRAST, generator)
+        pixels = pixels + uniform(count, -BRIGHTNESS, BRIGHTNESS, generator)
+        pixels = pixels + self._noise(pixels) * uniform(count, 0.0, NOISE, generator)
+        return pixels.clamp(-1.0, 127.0 / 128.0)
+
+    def _noise(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Cut one stretch for each picture from the bank; they may overlap."""
+        size = pixels[0].numel()
+        last = max(1, len(self._bank) - size)
+        starts = torch.randint(last, (len(pixels),), generator=self._generator).tolist()
+        if size > len(self._bank):
+            return torch.empty(pixels.shape).normal_(generator=self._generator)
+        # Filled in channels_last order, the layout of the batch.
+        n, c, h, w = pixels.shape
+        return torch.stack([self._bank[i : i + size] for i in starts]).view(n, h, w, c).permute(0, 3, 1, 2)
 
 
 def flipped(tensors: tuple[torch.Tensor, ...], generator: torch.Generator) -> tuple[torch.Tensor, ...]:
@@ -174,10 +193,11 @@ def train_classifier(task: Task, *, progress: Progress) -> Trained:
     net = make_net(task, head="classifier").train()
     steps = parameters.epochs * sum(1 for _ in range(0, max(1, len(labels) - parameters.batch + 1), parameters.batch))
     optimiser = Optimiser(net, parameters, steps=steps)
+    light = Photometric(generator)
 
     def augmented(chosen: torch.Tensor) -> torch.Tensor:
         batch = flipped((to_input(pixels[chosen]),), generator)[0]
-        return photometric(shifted(batch, generator), generator)
+        return light(shifted(batch, generator))
 
     for epoch in range(parameters.epochs):
         total, count = 0.0, 0
