@@ -74,7 +74,7 @@ def write_defect_sheet(path: Path, *, seed: int) -> None:
             sheet[top : top + _TILE, left : left + _TILE] = tile
             if number == 0:
                 _text(sheet, kind.replace("_2px", " 2 px"), 8, top + _TILE // 2)
-    _write(path, sheet, 85)
+    _write(path, sheet, 80)
 
 
 def write_frame_sheet(path: Path, *, seed: int) -> None:
