@@ -1,9 +1,9 @@
 """The recipe for whole parts with masks: an evidence map over a picture that shows all of the part.
 
 Every cell learns from the mask whether a defect touches it, and which; the strongest cells together learn whether the
-part is defective, because their mean is what the decision compares with the threshold. A defect's place on the part matters
-(a chip is at the edge), so nothing is cut or pasted: flips, small shifts, light and noise only. For crops of larger
-pictures see `pipeline.dense`.
+part is defective, because their mean is what the decision compares with the threshold. A defect's place on the part
+matters (a chip is at the edge), so nothing is cut or pasted: flips, light and noise only. For crops of larger pictures
+see `pipeline.dense`.
 """
 
 from __future__ import annotations
