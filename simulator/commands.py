@@ -43,6 +43,8 @@ def demo(argv: list[str]) -> int:
         "--fps", type=_within(0.5, 120, "frames/s"), default=defaults.fps,
         help="parts a second under the colour camera (30); the 5 megapixel mono camera sees a third",
     )  # fmt: skip
+    parser.add_argument("--cameras", type=int, choices=(1, 2), default=defaults.cameras,
+                        help="1: the colour camera only, which starts sooner and needs half the memory")  # fmt: skip
     parser.add_argument("--outage", type=_within(0, 3600, "s"), default=0.0, metavar="SECONDS",
                         help="unplug the network for so long in the middle")  # fmt: skip
     parser.add_argument("--broker", choices=("auto", "mosquitto", "amqtt"), default=defaults.broker,
@@ -59,6 +61,7 @@ def demo(argv: list[str]) -> int:
     options = Options(
         seconds=arguments.seconds,
         fps=arguments.fps,
+        cameras=arguments.cameras,
         seed=arguments.seed,
         broker=arguments.broker,
         release=arguments.release,

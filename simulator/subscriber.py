@@ -64,10 +64,11 @@ class Ledger:
         """Start empty."""
         self.refused = 0  # messages that could not be decoded
         self.gaps = 0  # gap messages: losses that the agent itself reported
+        self.replayed = 0  # verdicts that waited in the device's backlog
         self._streams: dict[tuple[str, str, int], _Stream] = {}
 
-    def take(self, verdicts: Iterable[Verdict]) -> list[Verdict]:
-        """Return those that are new."""
+    def take(self, verdicts: Iterable[Verdict], *, replay: bool = False) -> list[Verdict]:
+        """Return those that are new; `replay` is the mark of the message that they came in."""
         fresh: list[Verdict] = []
         for verdict in verdicts:
             origin = verdict.origin
@@ -77,6 +78,7 @@ class Ledger:
             else:
                 stream.seen.add(verdict.seq)
                 fresh.append(verdict)
+        self.replayed += len(fresh) if replay else 0
         return fresh
 
     def cameras(self) -> dict[str, CameraCount]:
@@ -97,7 +99,8 @@ class Ledger:
             name: {"unique": c.unique, "duplicates": c.duplicates, "missing": c.missing}
             for name, c in self.cameras().items()
         }
-        return json.dumps({"kind": "ledger", "refused": self.refused, "gaps": self.gaps, "cameras": cameras})
+        news = {"kind": "ledger", "refused": self.refused, "gaps": self.gaps, "replayed": self.replayed}
+        return json.dumps({**news, "cameras": cameras})
 
 
 # --- the consumer's own process ---------------------------------------------------------------------------------------
@@ -138,7 +141,8 @@ class _Consumer:
             self._ledger.refused += 1
         else:
             if isinstance(content, wire.Delivery):
-                lines = [wire.encode_verdict(verdict).decode() for verdict in self._ledger.take(content.verdicts)]
+                fresh = self._ledger.take(content.verdicts, replay=content.replay)
+                lines = [wire.encode_verdict(verdict).decode() for verdict in fresh]
             else:
                 self._ledger.gaps += isinstance(content, wire.Gap)
                 lines = [message.payload.decode()]
@@ -160,6 +164,7 @@ class Counts:
     cameras: dict[str, CameraCount] = field(default_factory=dict)
     refused: int = 0
     gaps: int = 0
+    replayed: int = 0
 
     @property
     def unique(self) -> int:
@@ -244,7 +249,7 @@ class Subscriber:
             self._ready.set()
         else:
             cameras = {name: CameraCount(**counts) for name, counts in news["cameras"].items()}
-            self.counts = Counts(cameras, news["refused"], news["gaps"])
+            self.counts = Counts(cameras, news["refused"], news["gaps"], news["replayed"])
 
 
 def main() -> None:

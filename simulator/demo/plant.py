@@ -41,6 +41,7 @@ class Options:
 
     seconds: float = 60.0
     fps: float = 30.0  # of the colour camera; the mono camera has a third of it
+    cameras: int = 2  # 1: without the mono camera
     seed: int = 7
     broker: Literal["auto", "mosquitto", "amqtt"] = "auto"
     release: Path = DEFAULT_RELEASE
@@ -68,7 +69,7 @@ class _Camera:
 
 
 _CAMERAS: Final = (
-    _Camera("top", "surface", "colour1080", 1.0, 40),
+    _Camera("top", "surface", "colour1080", 1.0, 32),
     _Camera("side", "profile", "mono5mp", 1.0 / 3.0, 16),
 )
 
@@ -83,6 +84,7 @@ class Plant:
     def __init__(self, options: Options, *, progress: Callable[[str], None]) -> None:
         """Prepare; `progress` is told what is being made ready, in a few words."""
         self.options = options
+        self._cameras = _CAMERAS[: options.cameras]
         self.lines: dict[str, SimulatedLine] = {}
         self.proxy: Proxy | None = None
         self._progress = progress
@@ -97,6 +99,7 @@ class Plant:
     def __enter__(self) -> Self:
         """Start broker, network and subscriber, make the line, compose the agent. Raises a KensaError."""
         with ExitStack() as stack:
+            self._check_release()
             self._prepare_folder()
             self._progress("starting the MQTT broker")
             self.broker = open_broker(self.options.broker)
@@ -107,7 +110,7 @@ class Plant:
                 port = self.proxy.port
             self._progress("starting the independent subscriber")
             self.subscriber = stack.enter_context(Subscriber(host=self.broker.host, port=self.broker.port))
-            sources = {camera.name: self._open_camera(camera) for camera in _CAMERAS}
+            sources = {camera.name: self._open_camera(camera) for camera in self._cameras}
             self._progress("loading the model")
             self.agent = app.build(self._configure(port), sources=sources, clock=self._clock)
             self._stack = stack.pop_all()
@@ -116,6 +119,13 @@ class Plant:
     def __exit__(self, *_: object) -> None:
         """Stop everything that is still running."""
         self._stack.close()
+
+    def _check_release(self) -> None:
+        """Before anything slow. Raises OperatorError."""
+        if not self.options.release.is_dir():
+            release = self.options.release.resolve()
+            msg = f"there is no release at {release}. Train one (kensa train --help) or give one with --release"
+            raise OperatorError(msg)
 
     def _prepare_folder(self) -> None:
         """Make the folder, and clear the state of the last demo. Raises OperatorError for a folder that is not ours."""
@@ -141,17 +151,13 @@ class Plant:
 
     def _configure(self, port: int) -> config.Config:
         """Write the configuration file and read it back, so that what is shown is what runs."""
-        release = self.options.release.resolve()
-        if not release.is_dir():
-            msg = f"there is no release at {release}. Train one (kensa train --help) or give one with --release"
-            raise OperatorError(msg)
         tree: dict[str, Any] = {
             "thing": "demo-thing",
             "line": "demo-line",
             "state_dir": STATE_NAME,
             "inspections": {
                 camera.inspection: {
-                    "release": str(release),
+                    "release": str(self.options.release.resolve()),
                     "roi": list(CAMERAS[camera.model].roi),
                     "cameras": {
                         camera.name: {
@@ -163,7 +169,7 @@ class Plant:
                         }
                     },
                 }
-                for camera in _CAMERAS
+                for camera in self._cameras
             },
             "transport": {
                 "kind": "mqtt",

@@ -122,6 +122,7 @@ def to_json(result: Result) -> dict[str, Any]:
         "dropped_by_reason": dropped,
         "delivered": result.counts.unique,
         "duplicates": result.counts.duplicates,
+        "replayed": result.counts.replayed,
         "frames_lost": result.captured - result.dropped - result.counts.unique,
         "outcomes": {str(outcome): tally.outcomes[outcome] for outcome in Outcome},
         "defective": defective,
@@ -212,7 +213,11 @@ def _summary(result: Result) -> Table:
             "Delivery",
             f"{result.counts.unique:,} of {result.judged:,} verdicts arrived over MQTT ({result.broker}), "
             f"{result.counts.duplicates} twice; {result.dropped} frames dropped"
-            + (f"; the network was away for {result.outage_s:g} s" if result.outage_s else ""),
+            + (
+                f"; {result.counts.replayed} waited while the network was away for {result.outage_s:g} s"
+                if result.outage_s
+                else ""
+            ),
         ),
         ("Model", _model_text(result)),
         (
