@@ -24,7 +24,7 @@ from agent.errors import ConfigError
 from agent.records import CameraState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from prometheus_client.metrics_core import Metric
 
@@ -70,10 +70,6 @@ class AgentCollector(Collector):
         """`snapshot` is called once for each scrape, from the server's thread."""
         self._identity = identity
         self._snapshot = snapshot
-
-    def describe(self) -> Iterable[Metric]:
-        """Say nothing of the families in advance: registering must not take a snapshot."""
-        return ()
 
     def collect(self) -> Iterator[Metric]:
         """All families of one moment."""

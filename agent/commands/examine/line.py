@@ -1,0 +1,178 @@
+"""The line: every camera delivers a frame that its model can take, and the broker can be reached.
+
+While an agent runs, it is asked instead: a second user of a camera would be refused, and a second connection with the
+same client id would throw the agent off the broker.
+"""
+
+from __future__ import annotations
+
+import queue
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from agent import config as configuration
+from agent import preprocess
+from agent.app.choose import open_source, open_transport
+from agent.clock import SystemClock
+from agent.commands.examine import certificates
+from agent.commands.examine.finding import Finding, fail, ok, warn
+from agent.errors import ControlError, FrameError, KensaError, SourceEndedError
+from agent.model import manifest as manifests
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from agent.config import Camera, Config, Inspection
+    from agent.ports import FrameSource
+    from agent.records import Geometry, Grab
+
+_FRAME_S: Final = 10.0  # RTSP and USB cameras need some seconds from opening to the first frame
+_HANG_S: Final = 20.0  # a driver that does not return is left behind after this
+_BROKER_S: Final = 10.0
+
+
+def from_agent(status: Mapping[str, Any]) -> Iterator[Finding]:
+    """Cameras and broker as the running agent's heartbeat has them."""
+    beat = status.get("heartbeat")
+    if not isinstance(beat, dict):
+        raise ControlError("the running agent gave no heartbeat")
+    for camera in beat["cameras"]:
+        check, error = f"camera {camera['camera']}", camera.get("error")
+        seen = f"{camera['state']} at {camera['fps']:.1f} frames/s, says the running agent"
+        if camera["state"] in {"running", "ended"}:
+            yield ok(check, seen)
+        else:
+            yield fail(check, f"{seen}: {error or 'no frame yet'}", "check power, cable and address of the camera")
+    if beat["transport"] == "up":
+        yield ok("broker", "connected, says the running agent")
+    elif beat["transport"] == "down":
+        reason = beat.get("transport_reason") or "not connected"
+        yield fail("broker", f"{reason}, says the running agent", "verdicts wait on disk; check network and broker")
+    else:
+        yield warn("broker", "transport is none: verdicts stay on this machine", "set transport.kind: mqtt for a plant")
+
+
+# --- cameras ----------------------------------------------------------------------------------------------------------
+
+
+def examine_cameras(config: Config) -> Iterator[Finding]:
+    """Open each camera and take one frame."""
+    for inspection in config.inspections.values():
+        geometry = _geometry(inspection)
+        for name, camera in inspection.cameras.items():
+            yield _camera(f"camera {name}", camera, inspection, geometry)
+
+
+def _geometry(inspection: Inspection) -> Geometry | None:
+    try:
+        return manifests.read(inspection.release).geometry.to_record()
+    except KensaError:  # has its own finding
+        return None
+
+
+def _camera(check: str, camera: Camera, inspection: Inspection, geometry: Geometry | None) -> Finding:
+    remedy = "mend the camera or its keys in the configuration; the agent itself would try again and again"
+    outcome: list[Finding] = []
+
+    def look() -> None:
+        try:
+            source = open_source(camera, SystemClock())
+            try:
+                outcome.append(_first_frame(check, source, camera, inspection, geometry))
+            finally:
+                source.close()
+        except KensaError as error:
+            outcome.append(fail(check, str(error), remedy))
+
+    thread = threading.Thread(target=look, name=f"doctor {check}", daemon=True)
+    thread.start()
+    thread.join(_HANG_S)
+    return outcome[0] if outcome else fail(check, f"its driver does not return within {_HANG_S:.0f} s", remedy)
+
+
+def _first_frame(
+    check: str, source: FrameSource, camera: Camera, inspection: Inspection, geometry: Geometry | None
+) -> Finding:
+    """Raises CameraError."""
+    began = time.monotonic()
+    source.open()
+    try:
+        grab = _read(source, began + _FRAME_S)
+    except FrameError as error:
+        return fail(check, f"its first frame cannot be used: {error}", "check format and size that the camera sends")
+    except SourceEndedError as error:
+        return fail(check, f"it ended before its first frame: {error}", "check path and split of the camera")
+    if grab is None:
+        return fail(check, f"open, but no frame within {_FRAME_S:.0f} s", "check trigger, exposure and stream settings")
+    height, width = grab.pixels.shape[:2]
+    mono = grab.pixels.ndim == 2  # noqa: PLR2004
+    seen = f"{width}x{height} px {'mono' if mono else 'colour'}, first frame after {time.monotonic() - began:.1f} s"
+    if (camera.width or width, camera.height or height) != (width, height):
+        declared = f"declared are {camera.width}x{camera.height}"
+        return fail(check, f"{seen}, but {declared}: every frame would be dropped", "correct width and height")
+    if geometry is not None:
+        try:
+            preprocess.plan(geometry, height=height, width=width, roi=inspection.roi)
+        except FrameError as error:
+            return fail(check, f"{seen}, but {error.detail}", "correct the inspection's roi, or the camera's size")
+    return ok(check, seen)
+
+
+def _read(source: FrameSource, deadline: float) -> Grab | None:
+    while time.monotonic() < deadline:
+        grab = source.read(timeout_s=0.5, buffer=None)
+        if grab is not None:
+            return grab
+    return None
+
+
+# --- broker -----------------------------------------------------------------------------------------------------------
+
+
+def examine_certificates(config: Config) -> Iterator[Finding]:
+    """Expiry of the broker's CA and of the device's certificate."""
+    chosen = config.transport
+    if isinstance(chosen, configuration.Mqtt) and chosen.tls is not None:
+        yield certificates.examine("certificate ca", chosen.tls.ca)
+        yield certificates.examine("certificate device", chosen.tls.certificate)
+
+
+def examine_broker(config: Config) -> Finding:
+    """Name, TCP, TLS and MQTT, each with its own remedy."""
+    chosen = config.transport
+    if isinstance(chosen, configuration.NoTransport):
+        return warn(
+            "broker", "transport is none: verdicts stay on this machine", "set transport.kind: mqtt for a plant"
+        )
+    where = f"{chosen.host}:{chosen.port}"
+    try:
+        socket.create_connection((chosen.host, chosen.port), timeout=_BROKER_S).close()
+    except socket.gaierror as error:
+        return fail("broker", f"{chosen.host} has no address: {error.strerror}", "check transport.host and DNS")
+    except OSError as error:
+        reason = error.strerror or str(error)
+        return fail("broker", f"{where}: {reason}", "is the broker running, and does the firewall let this port out?")
+    up, reason = _connect(config)
+    if not up:
+        return fail("broker", f"{where}: {reason}", "check certificates, user, client id and the broker's own log")
+    tls = "mutual TLS, " if chosen.tls else ""
+    return ok("broker", f"{where}: {tls}MQTT {chosen.protocol}, connected as {chosen.client_id or config.thing}")
+
+
+def _connect(config: Config) -> tuple[bool, str]:
+    """Connect as the agent would; whether it worked, and why not."""
+    try:
+        transport = open_transport(config, SystemClock())
+    except KensaError as error:
+        return False, str(error)
+    assert transport is not None  # noqa: S101 - the caller has answered `none`
+    answers: queue.SimpleQueue[tuple[bool, str]] = queue.SimpleQueue()
+    transport.start(on_ack=lambda _: None, on_connection=lambda up, reason: answers.put((up, reason)))
+    try:
+        return answers.get(timeout=_BROKER_S)
+    except queue.Empty:
+        return False, f"no answer to the MQTT connection within {_BROKER_S:.0f} s"
+    finally:
+        transport.close(timeout_s=2.0)

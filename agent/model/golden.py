@@ -1,0 +1,100 @@
+"""The golden set: pictures with the answers that the release gave where it was made.
+
+Promise: `golden.npz` is read as hostile bytes (no pickles, bounded before unpacking, shapes as the manifest has them),
+and `compare` says how far this machine's answers are from those. It is pure but for calling the model.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from agent import decision
+from agent.errors import SelfTestError
+
+if TYPE_CHECKING:
+    from agent.model.manifest import Manifest
+    from agent.ports import Model
+    from agent.records import Floats, Pixels
+
+MAX_UNPACKED_BYTES: Final = 512 * 1024 * 1024
+_BATCH: Final = 8
+_NAMES: Final = frozenset({"images", "scores", "evidence", "labels"})
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenSet:
+    """`images` uint8 [N, H, W, C], `scores` float32 [N, classes], `evidence` float32 [N, h, w] or None."""
+
+    images: Pixels
+    scores: Floats
+    evidence: Floats | None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """This machine's answers against the golden ones."""
+
+    images: int
+    same_outcome: int  # how many lie on the same side of the threshold
+    largest_difference: float  # of any score
+
+
+def read(data: bytes, manifest: Manifest, *, source: str) -> GoldenSet:
+    """Unpack the bytes of `golden.npz`. Raises SelfTestError naming `source`."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > MAX_UNPACKED_BYTES:
+            raise SelfTestError(f"{source} unpacks to {unpacked:,} bytes, at most {MAX_UNPACKED_BYTES:,} are read")
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in arrays.files if name in _NAMES}
+    except (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, OSError, NotImplementedError) as error:
+        raise SelfTestError(f"{source} is no golden set: {error}. Export the release again") from error
+    _check(found, manifest, source)
+    return GoldenSet(found["images"], found["scores"], found.get("evidence"))
+
+
+def _check(found: dict[str, Any], manifest: Manifest, source: str) -> None:
+    geometry, count = manifest.geometry, len(found.get("images", ()))
+    expected: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
+        "images": (np.uint8, (count, geometry.height, geometry.width, geometry.channels)),
+        "scores": (np.float32, (count, len(manifest.classes))),
+    }
+    for name, (dtype, shape) in expected.items():
+        array = found.get(name)
+        if array is None or array.dtype != dtype or array.shape != shape or not count:
+            seen = "missing" if array is None else f"{array.dtype} {list(array.shape)}"
+            raise SelfTestError(f"{source}: {name} is {seen}, expected {dtype.__name__} {['N', *shape[1:]]}")
+    evidence = found.get("evidence")
+    if evidence is not None and (evidence.dtype != np.float32 or evidence.ndim != 3 or len(evidence) != count):  # noqa: PLR2004
+        raise SelfTestError(
+            f"{source}: evidence is {evidence.dtype} {list(evidence.shape)}, expected float32 [N, h, w]"
+        )
+
+
+def compare(model: Model, golden: GoldenSet) -> Comparison:
+    """Run the golden pictures. Raises InferenceError, or SelfTestError when the evidence has another shape."""
+    rule, same, largest = model.rule, 0, 0.0
+    for start in range(0, len(golden.images), _BATCH):
+        part = slice(start, start + _BATCH)
+        result = model.infer(np.ascontiguousarray(golden.images[part]))
+        evidence = None if golden.evidence is None else golden.evidence[part]
+        if (evidence is None) != (result.evidence is None) or (
+            evidence is not None and result.evidence is not None and evidence.shape != result.evidence.shape
+        ):
+            raise SelfTestError("the golden set's evidence has another shape than the model's")
+        largest = max(largest, float(np.abs(result.scores - golden.scores[part]).max()))
+        for i in range(len(result.scores)):
+            sides = []
+            for scores, cells in ((result.scores, result.evidence), (golden.scores[part], evidence)):
+                cut = None if cells is None else cells[i : i + 1]
+                value, index, _ = decision.part_score(rule, scores[i : i + 1], cut)
+                sides.append(index >= 0 and value >= rule.thresholds[rule.classes[index]])
+            same += sides[0] == sides[1]
+    return Comparison(len(golden.images), same, largest)
