@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import threading
 
 NS_PER_S = 1_000_000_000
 

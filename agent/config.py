@@ -100,7 +100,7 @@ class MjpegCamera(_Camera):
 
 
 class PluginCamera(_Camera):
-    """A camera kind that another package brings through the entry-point group `kensa.sources`, `simulated` among them."""
+    """A camera kind of another package (entry-point group `kensa.sources`); `simulated` is one."""
 
     kind: Literal["plugin"]
     source: Name  # the entry point's name
@@ -198,7 +198,7 @@ class Keep(_Strict):
 
     frames: int = Field(default=500, ge=0, le=1_000_000)  # newest kept; 0 keeps none
     max_bytes: int = Field(default=2 * 1024**3, ge=1024 * 1024, le=1024**4)
-    max_per_s: float = Field(default=1.0, gt=0.0, le=1_000.0, allow_inf_nan=False)  # sustained, an inspection; bursts of 10
+    max_per_s: float = Field(default=1.0, gt=0.0, le=1_000.0, allow_inf_nan=False)  # sustained; bursts of 10
     jpeg_quality: int = Field(default=95, ge=50, le=100)
 
 
@@ -230,7 +230,7 @@ class Config(_Strict):
         for name, inspection in self.inspections.items():
             for camera in inspection.cameras:
                 if camera in owner:
-                    msg = f"camera {camera!r} is in inspections {owner[camera]!r} and {name!r}; names are unique on a line"
+                    msg = f"camera {camera!r} is in inspections {owner[camera]!r} and {name!r}; they must differ"
                     raise ValueError(msg)
                 owner[camera] = name
         return self
@@ -364,7 +364,7 @@ def parse(tree: object, *, source: str, base: Path) -> Config:
 
 
 def load(path: Path) -> Config:
-    """Read and validate a YAML file. Raises ConfigError naming the file, the key's path, what was given, what is allowed."""
+    """Read and validate a YAML file. Raises ConfigError naming the file, the key, what was given, what is allowed."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_CONFIG_BYTES + 1)

@@ -1,8 +1,8 @@
 """The agent's hold on its state directory: an exclusive lock, and the socket that the commands talk to.
 
 One agent at a time uses a state directory. `control.sock` (mode 0600: who may read the state may ask) speaks one
-bounded JSON object a line: `{"cmd": "status"}` -> `{"ok": true, ...}` or `{"ok": false, "error": "..."}`. Handlers run on the
-control thread, one request at a time; a client that is slow or silent is cut off.
+bounded JSON object a line: `{"cmd": "status"}` -> `{"ok": true, ...}` or `{"ok": false, "error": "..."}`. Handlers
+run on the control thread, one request at a time; a client that is slow or silent is cut off.
 """
 
 from __future__ import annotations

@@ -9,10 +9,10 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from agent.records import DropReason, Outcome
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from agent.records import DropReason, Outcome
 
 _STEPS: Final = 8  # buckets an octave: a quantile is read to within 2**(1/8), 9 %
 _OCTAVES: Final = 26  # 1 us to 67 s

@@ -264,3 +264,14 @@ def _bmp(view: memoryview) -> ImageHeader:
     if needed > len(view):
         raise _corrupt(f"the BMP is cut: {len(view):,} bytes where its header needs {needed:,}")
     return header
+
+
+def encode_jpeg(pixels: Pixels, quality: int) -> bytes:
+    """Encode [H, W] or [H, W, 3] BGR uint8. Raises ValueError for a shape that JPEG cannot hold."""
+    try:
+        done, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    except cv2.error as error:
+        raise ValueError(f"a picture of shape {pixels.shape} cannot be a JPEG") from error
+    if not done:
+        raise ValueError(f"a picture of shape {pixels.shape} cannot be a JPEG")
+    return bytes(data)

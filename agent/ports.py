@@ -27,9 +27,9 @@ class FrameSource(Protocol):
         """Return the next exposure, or None when none arrived within `timeout_s` seconds.
 
         `buffer` is a free [H, W, C] or [H, W] uint8 array of the size that the last frame had, or None; a source that
-        can decodes into it so that nothing is allocated, a source that owns its pixels ignores it.
-        Raises FrameError for an exposure that cannot be used (it counts as captured and dropped),
-        CameraError when the camera is gone (the caller closes and reopens), SourceEndedError when it is finite and done.
+        can decodes into it so that nothing is allocated, a source that owns its pixels ignores it. Raises FrameError
+        for an exposure that cannot be used (it counts as captured and dropped), CameraError when the camera is gone
+        (the caller closes and reopens), SourceEndedError when it is finite and done.
         """
 
     def close(self) -> None:

@@ -1,9 +1,9 @@
 """Frame -> batch slot, by the manifest's geometry. The one preprocessing: training, evaluation and the line call this.
 
-Promise: pixels are reduced by exact 2x2 area steps (`cv2.INTER_AREA` at a factor of two), so thin defects fade but never
-break up; at most one bilinear step follows. The bytes written are the model's quantised input: there is no float and no
-normalisation here. A `Preprocessor` allocates its work buffers once for a frame shape; after that `into` allocates
-nothing of a frame's size. One instance belongs to one thread.
+Promise: pixels are reduced by exact 2x2 area steps (`cv2.INTER_AREA` at a factor of two), so thin defects fade but
+never break up; at most one bilinear step follows. The bytes written are the model's quantised input: there is no
+float and no normalisation here. A `Preprocessor` allocates its work buffers once for a frame shape; after that `into`
+allocates nothing of a frame's size. One instance belongs to one thread.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ VERSION: Final = 1  # raise it when the same geometry would give other bytes: it
 
 
 def digest(geometry: Geometry) -> str:
-    """SHA-256 (hex) of the geometry and of this module's `VERSION`; equal digests mean equal bytes from equal frames."""
+    """SHA-256 (hex) of geometry and `VERSION`; equal digests mean equal bytes from equal frames."""
     canonical = {
         "version": VERSION,
         "mode": geometry.mode,
@@ -78,7 +78,7 @@ class Plan:
 
 
 def _offsets(length: int, tile: int, overlap: int) -> list[int]:
-    """Return evenly spaced starts of tiles that cover `length` with at least `overlap` shared pixels between neighbours."""
+    """Return evenly spaced starts of tiles that cover `length`; neighbours share at least `overlap` pixels."""
     if length <= tile:
         return [0]
     count = 1 + -(-(length - tile) // (tile - overlap))
@@ -123,8 +123,8 @@ def plan(geometry: Geometry, *, height: int, width: int, roi: Box | None = None)
     if len(rows) * len(columns) > MAX_TILES:
         raise FrameError(
             DropReason.SIZE,
-            f"{w}x{h} px give {len(rows) * len(columns):,} tiles, at most {MAX_TILES:,} are judged: set a ROI, a larger "
-            "reduction or less overlap",
+            f"{w}x{h} px give {len(rows) * len(columns):,} tiles, at most {MAX_TILES:,} are judged: "
+            "set a ROI, a larger reduction or less overlap",
         )
     tiles = tuple(Tile(tx, ty) for ty in rows for tx in columns)
     scale = float(1 << halvings)

@@ -1,8 +1,8 @@
 """ModelSlot: the one place where the model wing touches the loop.
 
-A worker takes a lease once per batch, before preprocessing: session, geometry, thresholds and identity of the whole batch
-come from that lease, so no batch mixes versions, and a swap is one reference store between two batches. CPython stores and
-loads a reference atomically; no lock is taken on the hot path.
+A worker takes a lease once per batch, before preprocessing: session, geometry, thresholds and identity of the whole
+batch come from that lease, so no batch mixes versions, and a swap is one reference store between two batches. CPython
+stores and loads a reference atomically; no lock is taken on the hot path.
 """
 
 from __future__ import annotations

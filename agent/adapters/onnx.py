@@ -1,7 +1,8 @@
 """ONNX Runtime behind the `Model` port: a release folder in, judgements out.
 
-Promise: the bytes that were hashed are the bytes that are loaded (read once, checked against the manifest, handed to the
-runtime through a memfd, so that loading releases the GIL); the graph must meet the model contract or is refused by name.
+Promise: the bytes that were hashed are the bytes that are loaded (read once, checked against the manifest, handed to
+the runtime through a memfd, so that loading releases the GIL); the graph must meet the model contract or is refused
+by name.
 """
 
 from __future__ import annotations
@@ -119,8 +120,8 @@ class OnnxModel:
         try:
             results = self._session.run(self._outputs, {"image": batch})
         except Exception as error:  # the runtime's exceptions share no base class
-            msg = f"{self._identity.name} {self._identity.version} failed on a batch of {len(batch)}: {_first_line(error)}"
-            raise InferenceError(msg) from error
+            name = f"{self._identity.name} {self._identity.version}"
+            raise InferenceError(f"{name} failed on a batch of {len(batch)}: {_first_line(error)}") from error
         return Scores(results[0], results[1] if len(results) > 1 else None)
 
     def _check(self, session: ort.InferenceSession) -> None:

@@ -31,10 +31,9 @@ def build(
 ) -> Agent:
     """Compose an agent; nothing runs and nothing is written yet.
 
-    `observe` sees every verdict, on the workers' threads; `on_commit` hears on the writer's thread of verdicts other than
-    `ok` that are on disk, and when (monotonic ns).
-    `transport` goes before the configured one; `sources` (camera name -> source) go before the configured cameras.
-    Raises ConfigError for what can be seen without starting.
+    `observe` sees every verdict, on the workers' threads; `on_commit` hears on the writer's thread of verdicts other
+    than `ok` that are on disk, and when (monotonic ns). `transport` goes before the configured one; `sources` (camera
+    name -> source) go before the configured cameras. Raises ConfigError for what can be seen without starting.
     """
     clock = clock or SystemClock()
     given = dict(sources or {})

@@ -1,0 +1,1 @@
+"""The subcommands of the device wheel; each module has `main(argv) -> exit code`."""

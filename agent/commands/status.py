@@ -23,10 +23,13 @@ def main(argv: list[str]) -> int:
 
 
 def _text(beat: dict[str, Any]) -> str:
+    outbox = beat["outbox"]
     lines = [
-        f"{beat['thing']} / {beat['line']}: kensa {beat['agent_version']}, boot epoch {beat['boot_epoch']}, "
-        f"up {beat['uptime_s']:.0f} s, {beat['cpu']:.2f} cores, {beat['rss_bytes'] / 1e6:.0f} MB",
-        f"broker {beat['transport']}, outbox {beat['outbox']['rows']} messages ({beat['outbox']['verdicts']} verdicts)",
+        (
+            f"{beat['thing']} / {beat['line']}: kensa {beat['agent_version']}, boot epoch {beat['boot_epoch']}, "
+            f"up {beat['uptime_s']:.0f} s, {beat['cpu']:.2f} cores, {beat['rss_bytes'] / 1e6:.0f} MB"
+        ),
+        f"broker {beat['transport']}, outbox {outbox['rows']} messages ({outbox['verdicts']} verdicts)",
     ]
     lines += [
         f"inspection {i['inspection']}: {i['model']} {i['version']}{'' if i['trusted'] else ' (untrusted)'}"
@@ -35,7 +38,7 @@ def _text(beat: dict[str, Any]) -> str:
     for camera in beat["cameras"]:
         dropped = ", ".join(f"{count} {reason}" for reason, count in camera["dropped"].items()) or "none"
         lines.append(
-            f"camera {camera['camera']}: {camera['state']}, {camera['fps']:.1f} frames/s, captured {camera['captured']}, "
-            f"judged {camera['judged']}, dropped {dropped}, pending {camera['pending']}"
+            f"camera {camera['camera']}: {camera['state']}, {camera['fps']:.1f} frames/s, "
+            f"captured {camera['captured']}, judged {camera['judged']}, dropped {dropped}, pending {camera['pending']}"
         )
     return "\n".join(lines)

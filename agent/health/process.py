@@ -7,10 +7,9 @@ this on the hot path.
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
-
-import time
 
 import psutil
 

@@ -1,10 +1,10 @@
 """Keeps the newest frames of defect and unsure parts for `kensa explain`, without ever holding up the loop.
 
-The loop hands a frame over by copying it into a free copy buffer; when none is free (encoding cannot follow) the frame is
-not kept, its verdict says so by having no image, and `skipped` counts. Encoding a 1080p frame costs about 15 ms of a
-core, so the sustained rate is bounded too: a burst of defects must not slow the line down. Files: `frames/<inspection>/<camera>-<epoch>-<seq>.jpg` and, with
-evidence, `.npz` beside it (evidence uint8 [tiles, h, w], tiles int32 [tiles, 2], scale, ROI, input size). The number and
-the bytes are bounded; the oldest go first.
+The loop hands a frame over by copying it into a free copy buffer; when none is free (encoding cannot follow) the
+frame is not kept, its verdict says so by having no image, and `skipped` counts. Encoding a 1080p frame costs about 15
+ms of a core, so the sustained rate is bounded too: a burst of defects must not slow the line down. Files:
+`frames/<inspection>/<camera>-<epoch>-<seq>.jpg` and, with evidence, `.npz` beside it (evidence uint8 [tiles, h, w],
+tiles int32 [tiles, 2], scale, ROI, input size). The number and the bytes are bounded; the oldest go first.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-import cv2
 import numpy as np
 
 from agent.clock import NS_PER_S
+from agent.images import encode_jpeg
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -113,16 +113,14 @@ class FrameKeeper:
         while (job := self._jobs.get()) is not None:
             try:
                 self._write(job)
-            except (OSError, cv2.error) as error:
+            except (OSError, ValueError) as error:
                 self.skipped += 1
                 _log.warning("frame %s is not kept: %s", job.name, error)
             with self._lock:
                 self._free.append(job.buffer)
 
     def _write(self, job: _Kept) -> None:
-        done, data = cv2.imencode(".jpg", job.buffer, [cv2.IMWRITE_JPEG_QUALITY, self._quality])
-        if not done:
-            raise OSError(f"a frame of shape {job.buffer.shape} could not be encoded")
+        data = encode_jpeg(job.buffer, self._quality)
         if job.evidence is not None:
             plan = job.plan
             np.savez_compressed(
@@ -134,7 +132,7 @@ class FrameKeeper:
                 input_hw=np.array(plan.input_hw, np.int32),
             )
         partial = self._folder / f"{job.name}.part"
-        partial.write_bytes(data.tobytes())
+        partial.write_bytes(data)
         partial.replace(self._folder / f"{job.name}.jpg")  # a reader never sees half a picture
         size = self._size(job.name)
         self._kept.append((job.name, size))

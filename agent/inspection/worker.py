@@ -1,9 +1,9 @@
 """The hot loop: take a batch, lease the model, preprocess in place, infer, decide, hand over. Run to completion.
 
-One worker a core, no queue between preprocessing and inference. In steady state nothing of a frame's size is allocated:
-pixels go from the camera's buffer through the preprocessor's work buffers into the worker's own batch buffer.
-Whatever goes wrong with a frame ends in a counted drop or an `unknown` verdict; whatever goes wrong with a batch ends in
-`unknown` verdicts; the worker goes on.
+One worker a core, no queue between preprocessing and inference. In steady state nothing of a frame's size is
+allocated: pixels go from the camera's buffer through the preprocessor's work buffers into the worker's own batch
+buffer. Whatever goes wrong with a frame ends in a counted drop or an `unknown` verdict; whatever goes wrong with a
+batch ends in `unknown` verdicts; the worker goes on.
 """
 
 from __future__ import annotations
@@ -237,7 +237,8 @@ class Worker:
             image = None
             if context.keeper is not None and placed is not None and judgement.outcome is not Outcome.OK:
                 cells = None if evidence is None else evidence[placed[i].start : placed[i].stop]
-                image = context.keeper.offer(frame, origin=desk.origin(frame.camera), plan=placed[i].plan, evidence=cells)
+                origin = desk.origin(frame.camera)
+                image = context.keeper.offer(frame, origin=origin, plan=placed[i].plan, evidence=cells)
             verdicts.append(
                 Verdict(
                     origin=desk.origin(frame.camera),
@@ -265,9 +266,7 @@ def start_worker(
     def top() -> None:
         try:
             worker.run(drained)
-        except (
-            Exception
-        ) as error:  # a thread's top: a bug must stop the agent loudly, not silently thin out its workers
+        except Exception as error:  # noqa: BLE001 - a thread's top: a bug stops the agent, it does not thin out workers
             _log.exception("worker %d died", index)
             on_crash(error)
 

@@ -1,14 +1,14 @@
-"""`manifest.json`: what a release says of itself. One parser for the pipeline that writes it and the device that reads it.
+"""`manifest.json`, what a release says of itself: one parser for the pipeline that writes and the device that reads.
 
-A release is a flat folder: `manifest.json`, `model.onnx`, `golden.npz`. The manifest lists length and sha256 of the others,
-so whoever trusts the manifest can trust the bytes. Nothing here loads a model.
+A release is a flat folder: `manifest.json`, `model.onnx`, `golden.npz`. The manifest lists length and sha256 of the
+others, so whoever trusts the manifest can trust the bytes. Nothing here loads a model.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - kept with its users
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
@@ -54,7 +54,9 @@ class GeometrySpec(_Strict):
     @model_validator(mode="after")
     def _overlap_is_less_than_a_tile(self) -> Self:
         if self.overlap_px >= min(self.height, self.width):
-            msg = f"overlap_px {self.overlap_px} must be less than the tile's shorter side {min(self.height, self.width)}"
+            msg = (
+                f"overlap_px {self.overlap_px} must be less than the tile's shorter side {min(self.height, self.width)}"
+            )
             raise ValueError(msg)
         return self
 
@@ -115,7 +117,8 @@ class Manifest(_Strict):
             msg = f"defects {sorted(unknown)} are not among the classes {list(self.classes)}"
             raise ValueError(msg)
         if set(self.decision.thresholds) != set(self.defects):
-            msg = f"thresholds are given for {sorted(self.decision.thresholds)}, but the defects are {sorted(self.defects)}"
+            given = sorted(self.decision.thresholds)
+            msg = f"thresholds are given for {given}, but the defects are {sorted(self.defects)}"
             raise ValueError(msg)
         if self.outputs not in {("scores",), ("scores", "evidence")}:
             msg = f"outputs are {list(self.outputs)}, allowed are ['scores'] and ['scores', 'evidence']"
@@ -129,8 +132,9 @@ class Manifest(_Strict):
         expected = preprocess.digest(self.geometry.to_record())
         if self.preprocess_sha256 != expected:
             msg = (
-                f"preprocess_sha256 is {self.preprocess_sha256[:12]}..., this Kensa's preprocessing gives {expected[:12]}...: "
-                "the model was trained with another preprocessing version; retrain it or install the matching Kensa"
+                f"preprocess_sha256 is {self.preprocess_sha256[:12]}..., this Kensa's preprocessing gives "
+                f"{expected[:12]}...: the model was trained with another preprocessing version; retrain it, or install "
+                "the matching Kensa"
             )
             raise ValueError(msg)
         return self

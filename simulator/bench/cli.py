@@ -91,8 +91,8 @@ def main(argv: list[str]) -> int:
     """Run one benchmark; 0 when it ran, whatever it measured."""
     parser = argparse.ArgumentParser(prog="kensa bench", description=__doc__)
     parser.add_argument("what", choices=("loop",))
-    parser.add_argument("--json", action="store_true", help="one JSON object on standard output, the table on the other")
-    parser.add_argument("--release", type=Path, default=DEFAULT_RELEASE, help="release folder (default: the bundled one)")
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    parser.add_argument("--release", type=Path, default=DEFAULT_RELEASE, help="release folder")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default 5)")
     parser.add_argument("--calls", type=int, default=2_000, help="frames for each figure of a round")
     parser.add_argument("--paced-seconds", type=float, default=20.0, help="length of each paced run")

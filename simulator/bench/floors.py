@@ -41,7 +41,7 @@ def on_threads(make: Callable[[int], Callable[[], None]], *, threads: int, calls
 
 
 def raw(model: Model, inputs: Pixels, *, threads: int, calls: int) -> float:
-    """Frames per second of inference alone; every output is computed. `inputs` [N, H, W, C] are real, preprocessed frames."""
+    """Frames per second of inference alone, every output computed; `inputs` [N, H, W, C] are preprocessed frames."""
 
     def make(thread: int) -> Callable[[], None]:
         position = thread

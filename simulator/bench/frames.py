@@ -1,4 +1,4 @@
-"""Frames for benchmarks: rendered once, handed over by reference, paced on a fixed grid or as fast as they are taken."""
+"""Frames for benchmarks: rendered once, handed over by reference, on a fixed grid or as fast as they are taken."""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 
 Throughput: per round, interleaved in one run: inference alone, preprocessing alone, the agent (full frame), the agent
 (ROI), the samples' loop; the ratios are taken inside the round, their medians are reported. The agent is the product,
-composed by `app.build`: capture thread, intake, workers, decision, outbox on disk, QoS 1 to the broker. Its rate is that of
-frames judged while outbox and sender work beside it; between rounds it drains.
-Paced: cameras on a fixed grid, evenly staggered; latency is exact, from due time to decision.
+composed by `app.build`: capture thread, intake, workers, decision, outbox on disk, QoS 1 to the broker. Its rate is
+that of frames judged while outbox and sender work beside it; between rounds it drains. Paced: cameras on a fixed
+grid, evenly staggered; latency is exact, from due time to decision.
 """
 
 from __future__ import annotations
@@ -168,7 +168,9 @@ def make_config(
 class _GatedAgent:
     """An agent with one gated camera, which stays up over all rounds."""
 
-    def __init__(self, settings: Settings, *, broker: AnyBroker, frames: list[Pixels], roi: Sequence[int] | None) -> None:
+    def __init__(
+        self, settings: Settings, *, broker: AnyBroker, frames: list[Pixels], roi: Sequence[int] | None
+    ) -> None:
         self._dir = tempfile.TemporaryDirectory(prefix="kensa-bench-")
         self._source = GatedSource(frames)
         # Whole frames are not what the bundled release was trained on: no score may turn them into a flood of defects.

@@ -43,10 +43,8 @@ def _write_camera(folder: Path, frames: Sequence[Pixels]) -> None:
         cv2.imwrite(str(folder / f"{index:03d}.jpg"), frame, [cv2.IMWRITE_JPEG_QUALITY, 92])
 
 
-def measure_process(
-    release: Path, *, frames: Sequence[Pixels], broker: AnyBroker, roi: Sequence[int]
-) -> ProcessResult:
-    """Run `kensa run` on a folder of 1080p JPEGs at 30 fps and look at it from outside. Raises KensaError when it fails."""
+def measure_process(release: Path, *, frames: Sequence[Pixels], broker: AnyBroker, roi: Sequence[int]) -> ProcessResult:
+    """Run `kensa run` on a folder of 1080p JPEGs at 30 fps and look at it from outside. Raises KensaError."""
     with tempfile.TemporaryDirectory(prefix="kensa-bench-") as name:
         base = Path(name)
         _write_camera(base / "images", frames)
@@ -66,8 +64,9 @@ def measure_process(
         (base / "kensa.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
         # The module list is the process's own: it is printed by the interpreter on its way out.
         program = (
-            "import atexit, sys; atexit.register(lambda: print('modules', *sorted({m.split('.')[0] for m in sys.modules}),"
-            " file=sys.stderr)); from agent.cli import main; sys.exit(main(['run', sys.argv[1]]))"
+            "import atexit, sys; loaded = lambda: sorted({m.split('.')[0] for m in sys.modules}); "
+            "atexit.register(lambda: print('modules', *loaded(), file=sys.stderr)); "
+            "from agent.cli import main; sys.exit(main(['run', sys.argv[1]]))"
         )
         log = base / "log"
         with log.open("w", encoding="utf-8") as stderr:
