@@ -153,23 +153,28 @@ class OutboxLog:
         """Whether something must be evicted before the transaction may end."""
         return self.totals.bytes > self.cap_bytes or self.pages_used() > self._page_cap
 
+    def has_room(self, size: int) -> bool:
+        """Whether rows of `size` bytes fit without evicting, whatever pages they touch."""
+        pages = self.pages_used() + 2 * (size // PAGE_BYTES) + 8
+        return self.totals.bytes + size <= self.cap_bytes and pages <= self._page_cap
+
     def pages_used(self) -> int:
         """Pages that hold something, the transaction's own included."""
         pages: int = self._connection.execute("PRAGMA page_count").fetchone()[0]
         free: int = self._connection.execute("PRAGMA freelist_count").fetchone()[0]
         return pages - free
 
-    def evict(self, protected: Collection[int], note: Callable[[int, Loss], None]) -> None:
+    def evict(self, protected: Collection[int], note: Callable[[int, Loss], None], *, below: Rank) -> None:
         """Remove the least valuable rows, oldest first, until the log is within its caps; inside a transaction.
 
-        Rows whose id is in `protected` (the transport has them now) and gaps stay. `note` is told the id
+        Rows whose id is in `protected` and those of rank `below` or higher stay. `note` is told the id
         and the loss of each.
         """
         while self.is_over_cap():
             victims = self._connection.execute(
                 "SELECT id, rank, stream, first_seq, last_seq, verdicts FROM message INDEXED BY message_by_value "
                 "WHERE rank < ? ORDER BY rank, id LIMIT ?",
-                (int(Rank.GAP), len(protected) + 8),
+                (int(below), len(protected) + 8),
             ).fetchall()
             victims = [victim for victim in victims if victim[0] not in protected]
             if not victims:

@@ -81,6 +81,39 @@ def _verdicts(body: bytes) -> Iterator[tuple[Verdict, bytes]]:
             yield verdict, payload
 
 
+@dataclass(frozen=True, slots=True)
+class KnownRange:
+    """Keys of one camera and boot epoch between which verdicts are kept; some in between may be gone."""
+
+    line: str
+    camera: str
+    boot_epoch: int
+    first_seq: int
+    last_seq: int
+
+
+def known(state_dir: Path) -> tuple[KnownRange, ...]:
+    """Return what `find` could find, newest epoch first. Raises OutboxError when a file cannot be read."""
+    spans: dict[tuple[str, str, int], tuple[int, int]] = {}
+    for name, table in _TABLES.items():
+        path = state_dir / name
+        if not path.exists():
+            continue
+        query = (
+            f"SELECT line, camera, boot_epoch, MIN(first_seq), MAX(last_seq) FROM {table} "  # noqa: S608  constant
+            f"JOIN stream ON stream.id = {table}.stream GROUP BY line, camera, boot_epoch"
+        )
+        try:
+            with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5.0)) as connection:
+                for line, camera, epoch, first, last in connection.execute(query):
+                    span = spans.get((line, camera, epoch), (first, last))
+                    spans[line, camera, epoch] = (min(first, span[0]), max(last, span[1]))
+        except sqlite3.Error as error:
+            raise OutboxError(f"The file {path} cannot be read: {error}.") from error
+    found = [KnownRange(*key, *span) for key, span in spans.items()]
+    return tuple(sorted(found, key=lambda r: (-r.boot_epoch, r.line, r.camera)))
+
+
 def newest_epoch(state_dir: Path) -> int:
     """Return the greatest boot epoch that outbox and history name; 0 when they name none or cannot be read."""
     newest = 0

@@ -102,19 +102,14 @@ class Packer:
                 self._seal(key, entry)
 
     @property
-    def has_urgent(self) -> bool:
-        """Whether rows wait that must be committed at once."""
-        return bool(self._urgent)
-
-    @property
     def waiting(self) -> int:
         """How many verdicts wait here for their commit."""
         packs = (*self._open.values(), *self._sealed)
         return len(self._urgent) + sum(entry.pack.count - (entry.row.verdicts if entry.row else 0) for entry in packs)
 
     def urgent_changes(self) -> list[Change]:
-        """Return the rows that must be committed at once."""
-        return [Change(row, None) for row, _verdict in self._urgent]
+        """Return the rows that must be committed at once, the least valuable first."""
+        return [Change(row, None) for row, _verdict in sorted(self._urgent, key=lambda item: item[0].rank)]
 
     def envelope_changes(self, *, utc_s: int) -> list[Change]:
         """Return the envelopes that grew since their last commit."""

@@ -62,7 +62,7 @@ class Writer:
         self._belt = belt
         self._on_commit = on_commit
         self._incoming: deque[Verdict] = deque()
-        self._handover: Final = min(limits.handover, limits.max_bytes // 1_024)
+        self._handover: Final = min(limits.handover, limits.max_bytes // 2_048)
         self._space = threading.Event()
         self._is_closing = False
         self._gaps = GapBook()
@@ -145,10 +145,12 @@ class Writer:
         if now_ns < self._retry_ns:
             return (self._retry_ns - now_ns) / _NS_PER_S
         try:
-            if is_tick:
+            urgent = self._packer.urgent_changes()
+            # An envelope may be evicted only as a whole: where something must go, all that is in memory is put first.
+            if is_tick or (urgent and not self._log.has_room(sum(change.row.size for change in urgent))):
                 self._tick(now_ns)
-            elif self._packer.has_urgent:
-                self._commit(self._packer.urgent_changes(), with_envelopes=False)
+            elif urgent:
+                self._commit(urgent, with_envelopes=False)
             if self._belt.wants_backlog:
                 self._serve_backlog()
         except sqlite3.Error as error:
@@ -183,7 +185,7 @@ class Writer:
         if acked:
             self._history.add(acked, utc_s=utc_s)  # first: a cut between the two leaves it twice, not nowhere
             self._delivered.extend(acked)
-        changes = self._packer.urgent_changes() + self._packer.envelope_changes(utc_s=utc_s)
+        changes = self._packer.envelope_changes(utc_s=utc_s) + self._packer.urgent_changes()
         self._commit(changes, with_envelopes=True)
         self._tick_ns = now_ns + int(self._limits.commit_s * _COMMIT_SHARE * _NS_PER_S)
         if not self._ballast.is_set and now_ns >= self._ballast_ns:
@@ -221,13 +223,16 @@ class Writer:
             losses[number] = loss
             self._gaps.add(loss, GapReason.EVICTED, self._next_id)
 
-        protected = self._held.keys() | {change.row.id for change in changes}
-        for change in changes:
+        unsettled = self._held.keys() | {change.row.id for change in changes}
+        for change in changes:  # the least valuable first, so that nothing goes for the sake of what is worth less
             if self._unknown_loss:
                 self._tell(change.row)
             self._log.put(change.row, replaced=change.replaced)
-            self._log.evict(protected, note)
-        self._log.evict(self._held.keys(), note)
+            if change.row.rank is Rank.OK:  # its envelope's former self may be the oldest: wait until all are put
+                self._log.evict(unsettled, note, below=Rank.UNKNOWN)
+            else:
+                self._log.evict(self._held.keys(), note, below=Rank.GAP)
+        self._log.evict(self._held.keys(), note, below=Rank.GAP)
         return losses
 
     def _tell(self, row: Row) -> None:
