@@ -26,7 +26,7 @@ from pipeline.dense_augment import CropSampler, Picture, Settings
 from pipeline.images import prepare, read_mask, read_picture
 from pipeline.network import to_input
 from pipeline.recipe import Trained
-from pipeline.training import Optimiser, make_net, start
+from pipeline.training import Optimiser, deterministic, make_net
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -183,6 +183,7 @@ def step_count(task: Task, pictures: list[Picture]) -> int:
     return max(1, round(crops / task.parameters.batch))
 
 
+@deterministic
 def train_dense(task: Task, *, progress: Progress) -> Trained:
     """Learn the evidence map. See `recipe.Recipe`. Raises OperatorError without good or without marked pictures."""
     pictures = load_pictures(task)
@@ -192,7 +193,6 @@ def train_dense(task: Task, *, progress: Progress) -> Trained:
             "add them or train the classifier with --head classifier."
         )
     parameters = task.parameters
-    start(parameters)
     fraction = parameters.top_fraction or TOP_FRACTION
     steps = step_count(task, pictures)
     sampler = CropSampler(

@@ -1,13 +1,14 @@
 """The training loop's parts that every recipe shares, and the recipe for class scores.
 
 AdamW, one learning-rate cycle, an exponential moving average of all weights, label smoothing; flips, small shifts,
-brightness, contrast and noise on the bytes that the device's preprocessing wrote. Deterministic: `start` fixes seed,
-threads and algorithms, and every random draw comes from generators that follow from the seed.
+brightness, contrast and noise on the bytes that the device's preprocessing wrote. Deterministic: a recipe's decorator
+fixes seed, threads and algorithms, and every random draw comes from generators that follow from the seed.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -22,7 +23,7 @@ from pipeline.recipe import Parameters, Trained
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from pipeline.recipe import Progress, Task
+    from pipeline.recipe import Progress, Recipe, Task
 
 EMA_DECAY: Final = 0.99  # of the weights, a step; starts faster
 WARM_UP: Final = 0.25  # share of the steps in which the learning rate rises
@@ -33,12 +34,28 @@ CONTRAST: Final = 0.2  # largest relative change
 SHIFT: Final = 1 / 16  # largest shift of the picture, of its side
 
 
-def start(parameters: Parameters) -> torch.Generator:
-    """Make torch deterministic and return the generator for batches and augmentation, on the CPU."""
-    torch.use_deterministic_algorithms(mode=True)
-    torch.set_num_threads(parameters.threads)
-    torch.set_flush_denormal(True)  # vanishing weights would slow every product tenfold
-    torch.manual_seed(parameters.seed)
+def deterministic(recipe: Recipe) -> Recipe:
+    """Make a recipe repeatable: fixed seed, threads and algorithms while it runs; earlier settings come back after."""
+
+    @functools.wraps(recipe)
+    def run(task: Task, *, progress: Progress) -> Trained:
+        threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+        torch.use_deterministic_algorithms(mode=True)
+        torch.set_num_threads(task.parameters.threads)
+        torch.set_flush_denormal(True)  # vanishing weights would slow every product tenfold
+        torch.manual_seed(task.parameters.seed)
+        try:
+            return recipe(task, progress=progress)
+        finally:
+            torch.set_flush_denormal(False)
+            torch.set_num_threads(threads)
+            torch.use_deterministic_algorithms(mode=strict)
+
+    return run
+
+
+def make_generator(parameters: Parameters) -> torch.Generator:
+    """Return the generator for batches and augmentation; torch's global one is for weights."""
     return torch.Generator().manual_seed(parameters.seed + 1)
 
 
@@ -182,10 +199,11 @@ def shifted(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return pixels
 
 
+@deterministic
 def train_classifier(task: Task, *, progress: Progress) -> Trained:
     """Learn class scores for whole pictures or tiles; a tile carries its picture's class. See `recipe.Recipe`."""
     parameters = task.parameters
-    generator = start(parameters)
+    generator = make_generator(parameters)
     inputs = load_inputs(task.train, task.geometry)
     pixels = torch.from_numpy(inputs.pixels)
     index = {name: i for i, name in enumerate(task.classes)}

@@ -18,7 +18,7 @@ from agent.errors import OperatorError
 from pipeline.images import load_inputs, load_masks
 from pipeline.network import to_input
 from pipeline.recipe import Trained
-from pipeline.training import Optimiser, Photometric, batches, flipped, make_net, settle, start
+from pipeline.training import Optimiser, Photometric, batches, deterministic, flipped, make_generator, make_net, settle
 
 if TYPE_CHECKING:
     from pipeline.recipe import Progress, Task
@@ -48,10 +48,11 @@ def map_loss(
     return cells / logits.shape[1] + functional.binary_cross_entropy_with_logits(part, defective)
 
 
+@deterministic
 def train_whole(task: Task, *, progress: Progress) -> Trained:
     """Learn the evidence map. See `recipe.Recipe`. Raises OperatorError when no training picture has a mask."""
     parameters = task.parameters
-    generator = start(parameters)
+    generator = make_generator(parameters)
     masks = torch.from_numpy(load_masks(task.train, task.geometry))
     defects = [name for name in task.classes if name in task.defects]
     numbers = np.array([defects.index(s.class_name) + 1 if s.is_defect else 0 for s in task.train])

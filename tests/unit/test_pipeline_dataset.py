@@ -58,7 +58,7 @@ def test_folders_are_read_without_a_manifest(tmp_path: Path) -> None:
 
 
 def test_the_digest_depends_on_contents_and_not_on_place_or_row_order(tmp_path: Path) -> None:
-    digests = []
+    digests, rows = [], ["", ""]
     for name, turned in (("one", False), ("two", True)):
         good, bad = two_parts(tmp_path / name)
         rows = [f"train/ok/a.png,train,ok,{good},g1,ok,", f"val/scratch/b.png,val,scratch,{bad},g2,defect,"]
@@ -133,7 +133,7 @@ def test_a_manifest_that_is_not_text_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_and_a_missing_one_say_what_is_expected(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="holds neither manifest.csv nor pictures"):
+    with pytest.raises(DatasetError, match="holds neither manifest"):
         Dataset.load(tmp_path)
     with pytest.raises(DatasetError, match="is not a folder"):
         Dataset.load(tmp_path / "none")

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import io
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from agent.errors import OperatorError
+from agent.records import Scores
+from pipeline import release
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def golden(seed: int = 0) -> bytes:
+    random = np.random.default_rng(seed)
+    images = random.integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+    result = Scores(random.random((4, 3), np.float32), random.random((4, 2, 2), np.float32))
+    return release.golden_bytes(images, result, np.arange(4))
+
+
+def test_the_golden_set_has_equal_bytes_whenever_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = golden()
+    monkeypatch.setattr(time, "time", lambda: 2_000_000_000.0)
+    assert golden() == first
+    assert golden(1) != first
+
+
+def test_the_golden_set_is_read_without_pickle() -> None:
+    with np.load(io.BytesIO(golden()), allow_pickle=False) as arrays:
+        assert sorted(arrays) == ["evidence", "images", "labels", "scores"]
+        assert arrays["images"].dtype == np.uint8
+        assert arrays["scores"].shape == (4, 3)
+
+
+def test_golden_rows_take_the_classes_in_turn_and_stay_bounded() -> None:
+    labels = np.array([0] * 500 + [1] * 3 + [2] * 40)
+    rows = release.golden_rows(labels, 1000)
+    assert len(rows) == release.GOLDEN_COUNT
+    assert np.bincount(labels[rows]).tolist() == [31, 3, 30]
+    assert len(release.golden_rows(labels, release.GOLDEN_BYTES // 5)) == 5
+    assert len(release.golden_rows(labels[:2], 1)) == 2
+
+
+def test_a_folder_that_is_no_release_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(OperatorError, match="is not a release folder"):
+        release.check_out(tmp_path)
+    with pytest.raises(OperatorError, match="is not a release folder"):
+        release.check_out(tmp_path / "thesis.txt")
+    release.check_out(tmp_path / "new")
+
+
+def test_the_code_version_names_the_sources() -> None:
+    assert release.code_version() == release.code_version()
+    assert release.code_version().startswith("kensa 0.")
