@@ -42,6 +42,9 @@ CLASS_WEIGHT: Final = 0.5  # of the class channels' loss
 _COLOUR_AXES: Final = np.array([[1, 1, 1], [1, 0, -1], [-1, 2, -1]]) / np.sqrt([[3], [2], [6]])  # lightness, two hues
 _COLOUR_RANK: Final = 2  # hues count as so many frequencies higher than lightness
 AHEAD: Final = 4  # batches made before they are needed
+CROP_PX: Final = 128  # longest side of a training crop
+PASTE_SHARE: Final = 0.5  # of the good crops get a defect pasted
+FEW_DEFECTS: Final = 250  # marked pictures; with more of them less is pasted
 REPORT_EVERY: Final = 20  # steps between two calls of `progress`
 
 
@@ -176,11 +179,22 @@ def _made_ahead(sampler: CropSampler, steps: int) -> Iterator[Batch]:
         maker.join()
 
 
+def crop_size(geometry: Geometry) -> tuple[int, int]:
+    """Height and width of the training crops: a large input needs no larger ones, the network slides over it."""
+    return min(geometry.height, CROP_PX), min(geometry.width, CROP_PX)
+
+
 def step_count(task: Task, pictures: list[Picture]) -> int:
     """Steps in which crops cover the area of all pictures `epochs` times."""
     area = sum(p.pixels.shape[0] * p.pixels.shape[1] for p in pictures)
-    crops = task.parameters.epochs * area / (task.geometry.height * task.geometry.width)
-    return max(1, round(crops / task.parameters.batch))
+    height, width = crop_size(task.geometry)
+    return max(1, round(task.parameters.epochs * area / (height * width) / task.parameters.batch))
+
+
+def _settings(pictures: list[Picture]) -> Settings:
+    """Paste as much as real defects are scarce."""
+    marked = sum(p.label > 0 and p.mask is not None for p in pictures)
+    return Settings(paste_share=PASTE_SHARE * min(1.0, FEW_DEFECTS / marked))
 
 
 @deterministic
@@ -197,10 +211,10 @@ def train_dense(task: Task, *, progress: Progress) -> Trained:
     steps = step_count(task, pictures)
     sampler = CropSampler(
         pictures,
-        crop_hw=(task.geometry.height, task.geometry.width),
+        crop_hw=crop_size(task.geometry),
         batch=parameters.batch,
         seed=parameters.seed,
-        settings=Settings(),
+        settings=_settings(pictures),
     )
     net = make_net(task, head="evidence").train()
     spread_stem(net.layers[0][0].weight)

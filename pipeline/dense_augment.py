@@ -37,9 +37,9 @@ class Settings:
     paste_share: float = 0.5  # of those that get a defect pasted
     hit_share: float = 0.8  # of the crops of defective pictures that are placed on the defect
     gain: float = 0.35  # log of the factor on all grey levels
-    bias: float = 15.0  # grey levels
+    bias: float = 8.0  # grey levels
     gamma: float = 0.2  # log of the exponent
-    noise: float = 3.0  # largest standard deviation, grey levels
+    noise: float = 1.5  # largest standard deviation, grey levels
     paste_size: float = 0.35  # log of the pasted defect's scale
     paste_aspect: float = 0.15  # log of its stretch along x
     paste_angle: float = 12.0  # degrees; every third one is turned at will

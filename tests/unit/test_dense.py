@@ -15,7 +15,7 @@ from pipeline.recipe import Parameters, Task, Trained
 
 torch = pytest.importorskip("torch", reason="the recipe needs the extra `train`")
 
-from pipeline.dense import dense_loss, load_pictures, top_mean, train_dense, whole_geometry  # noqa: E402
+from pipeline.dense import dense_loss, load_pictures, spread_stem, top_mean, train_dense, whole_geometry  # noqa: E402
 from pipeline.dense_augment import Batch  # noqa: E402
 from pipeline.network import to_input  # noqa: E402
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 TILES = Geometry("tiles", 64, 64, 1, 2, 16)
 
 
-def silent(_step: str, _done: int, _total: int, _note: str = "") -> None:
+def silent(step: str, done: int, total: int, note: str = "") -> None:  # noqa: ARG001 - a `Progress`
     return
 
 
@@ -116,9 +116,20 @@ def test_cells_without_a_known_mask_teach_through_the_crop_only() -> None:
     logits = torch.zeros(1, 2, 4, 4, requires_grad=True)
     masks, pixels = np.zeros((1, 64, 64), np.uint8), np.zeros((1, 64, 64, 1), np.uint8)
     batch = Batch(pixels, masks, np.array([1]), np.zeros(1, np.float32))
-    dense_loss(logits, batch, smoothing=0.0).backward()
+    dense_loss(logits, batch, smoothing=0.0, fraction=0.2).backward()
     assert logits.grad is not None
     assert (logits.grad <= 0).all()  # everything pulls towards "defect": the empty mask is not believed
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_stem_starts_with_pairs_that_tell_every_frequency_apart(channels: int) -> None:
+    torch.manual_seed(0)
+    weight = torch.empty(32, channels, 4, 4)
+    spread_stem(weight)
+    assert (weight[:16] + weight[16:]).abs().max() < 0.2
+    assert int(torch.linalg.matrix_rank(weight[:16].flatten(1))) == 16
+    brightness = weight.sum((1, 2, 3)).abs()
+    assert int((brightness > 1.0).sum()) == 2  # one pair sees brightness, the others detail
 
 
 def train(task: Task) -> Trained:
