@@ -1,0 +1,442 @@
+"""`kensa doctor` finds what keeps a line from running, says what to do, and never shows a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from agent import app, cli, config
+from agent.adapters.onnx import OnnxModel
+from agent.commands import doctor
+from agent.commands.examine import certificates, line, machine, releases, state
+from agent.commands.examine.finding import Finding, Status
+from agent.model import golden
+from agent.model.manifest import GOLDEN_NAME
+from simulator.broker import open_broker
+from tests.release_kit import golden_arrays, spot_images, write_release
+from tests.support import require
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> dict[str, Any]:
+    """A healthy configuration as a tree."""
+    write_release(tmp_path / "release")
+    (tmp_path / "images").mkdir()
+    cv2.imwrite(str(tmp_path / "images" / "0.png"), np.full((64, 96), 20, np.uint8))
+    return {
+        "thing": "thing-1",
+        "line": "line-1",
+        "state_dir": str(tmp_path / "state"),
+        "inspections": {
+            "top": {
+                "release": str(tmp_path / "release"),
+                "cameras": {"cam": {"kind": "folder", "path": str(tmp_path / "images")}},
+            }
+        },
+        "transport": {"kind": "none"},
+        "workers": 1,
+    }
+
+
+def written(folder: Path, tree: Mapping[str, Any]) -> Path:
+    path = folder / "kensa.yaml"
+    path.write_text(yaml.safe_dump(dict(tree)))
+    return path
+
+
+def findings(folder: Path, tree: Mapping[str, Any]) -> dict[str, Finding]:
+    return {finding.check: finding for finding in doctor.examine(written(folder, tree))}
+
+
+def test_a_healthy_site_can_run(tmp_path: Path, site: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    code = cli.main(["doctor", str(written(tmp_path, site))])
+    out = capsys.readouterr().out
+
+    assert code == 0, out
+    assert "OK    camera cam: 96x64 px mono, first frame after" in out
+    assert "8 of 8 golden pictures judged as where it was made" in out
+    assert "WARN  release top: spots 1.0.0" in out
+    assert "untrusted" in out
+    assert "the line can run" in out
+    assert max(map(len, out.splitlines())) <= 120
+
+
+def test_json_is_one_object_for_machines(
+    tmp_path: Path, site: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    site["inspections"]["top"]["cameras"]["cam"]["path"] = str(tmp_path / "nowhere")
+
+    code = cli.main(["doctor", "--json", str(written(tmp_path, site))])
+    told = json.loads(capsys.readouterr().out)
+
+    assert code == 2
+    assert told["ok"] is False
+    broken = [f for f in told["findings"] if f["status"] == "fail"]
+    assert [f["check"] for f in broken] == ["camera cam"]
+    assert "nowhere" in broken[0]["seen"]
+    assert all(f["remedy"] for f in told["findings"] if f["status"] != "ok")
+
+
+def test_without_a_configuration_the_machine_is_looked_at() -> None:
+    checks = [finding.check for finding in doctor.examine(None)]
+
+    assert checks == ["python", "libraries", "processor", "clock"]
+
+
+def test_a_bad_configuration_ends_the_examination(tmp_path: Path, site: dict[str, Any]) -> None:
+    found = findings(tmp_path, {**site, "thing": "a b"})
+
+    assert found["configuration"].status is Status.FAIL
+    assert "thing: given" in found["configuration"].seen
+    assert list(found)[-1] == "configuration"
+
+
+# --- machine ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "status", "says"),
+    [
+        ("flags\t\t: fpu avx2 avx512_vnni\n" * 2, Status.OK, "AVX512-VNNI: int8 at full speed"),
+        ("flags\t\t: fpu avx2 avx_vnni\n", Status.OK, "AVX-VNNI"),
+        ("Features\t: fp asimd asimddp\n", Status.OK, "NEON dot product"),
+        ("flags\t\t: fpu avx2\n", Status.OK, "train with --target-cpu any, the default, or avx2"),
+        ("flags\t\t: fpu sse4_2\n", Status.WARN, "neither AVX2 nor int8 dot products"),
+        ("Features\t: asimddp\n\nFeatures\t: asimd\n", Status.WARN, "neither"),  # big.LITTLE: one core lacks it
+        ("", Status.WARN, "neither"),
+    ],
+)
+def test_the_processor_is_told_in_terms_of_int8(cpuinfo: str, status: Status, says: str) -> None:
+    finding = machine.processor(cpuinfo, "arch")
+
+    assert finding.status is status
+    assert says in finding.seen
+
+
+# --- state ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [("/", "ext4"), ("/var/lib", "xfs"), ("/var/library", "ext4"), ("/mnt/with blank/x", "nfs4"), ("/run/x", "tmpfs")],
+)
+def test_the_file_system_is_the_innermost_mount(path: str, kind: str) -> None:
+    mountinfo = """\
+22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+23 22 8:2 / /var/lib rw shared:2 - xfs /dev/sda2 rw
+24 22 0:5 / /run rw - tmpfs tmpfs rw
+25 22 0:6 / /mnt/with\\040blank rw - nfs4 server:/x rw
+nonsense
+"""
+
+    assert state.file_system_type(mountinfo, Path(path)) == kind
+
+
+def test_a_directory_that_cannot_be_made_is_a_failure(tmp_path: Path, site: dict[str, Any]) -> None:
+    (tmp_path / "file").write_text("")
+    found = findings(tmp_path, {**site, "state_dir": str(tmp_path / "file" / "state")})
+
+    if os.geteuid() != 0:  # root may write everywhere, but not below a file
+        assert found["state_dir"].status is Status.FAIL
+    assert found["state_dir"].check == "state_dir"
+
+
+def test_a_state_dir_that_is_a_file_is_a_failure_with_a_remedy(tmp_path: Path, site: dict[str, Any]) -> None:
+    (tmp_path / "file").write_text("")
+
+    found = findings(tmp_path, {**site, "state_dir": str(tmp_path / "file")})
+
+    assert found["state_dir"].status is Status.FAIL
+    assert "write access" in str(found["state_dir"].remedy)
+
+
+def test_caps_that_the_disk_cannot_hold_are_told(tmp_path: Path, site: dict[str, Any]) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    enough = findings(tmp_path, {**site, "keep": {"frames": 0}, "outbox": {"max_bytes": 2**20, "history_bytes": 2**20}})
+    warned = findings(tmp_path, {**site, "outbox": {"max_bytes": min(2**40, 2 * free)}})
+    failed = findings(tmp_path, {**site, "outbox": {"max_bytes": min(2**40, 20 * free)}})
+
+    assert enough["disk"].status is Status.OK
+    assert warned["disk"].status is Status.WARN
+    assert failed["disk"].status is Status.FAIL or free > 2**40 / 10
+
+
+def test_a_metrics_port_in_use_is_a_failure(tmp_path: Path, site: dict[str, Any]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+
+        found = findings(tmp_path, {**site, "metrics": {"port": taken.getsockname()[1]}})
+
+    assert found["metrics"].status is Status.FAIL
+    assert findings(tmp_path, {**site, "metrics": {"port": 0}})["metrics"].status is Status.OK
+
+
+def test_nothing_is_left_behind_and_nothing_is_made(tmp_path: Path, site: dict[str, Any]) -> None:
+    findings(tmp_path, site)
+    assert not (tmp_path / "state").exists()
+    (tmp_path / "state").mkdir()
+
+    findings(tmp_path, site)
+
+    assert list((tmp_path / "state").iterdir()) == []
+
+
+# --- releases ---------------------------------------------------------------------------------------------------------
+
+
+def release_findings(folder: Path, tree: Mapping[str, Any]) -> dict[str, Finding]:
+    loaded = config.load(written(folder, tree))
+    return {finding.check: finding for finding in releases.examine(loaded)}
+
+
+def test_a_release_that_is_refused_is_named_with_the_reason(tmp_path: Path, site: dict[str, Any]) -> None:
+    (tmp_path / "release" / "model.onnx").write_bytes(b"changed")
+
+    found = release_findings(tmp_path, site)
+
+    assert found["release top"].status is Status.FAIL
+    assert "is not the file that the manifest names" in found["release top"].seen
+
+
+def golden_bytes(folder: Path, arrays: Mapping[str, Any]) -> bytes:
+    np.savez_compressed(folder / "changed.npz", **arrays)
+    return (folder / "changed.npz").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "says"),
+    [
+        (lambda a: a, Status.OK, "scores within 0.0000"),
+        (lambda a: {k: a[k] for k in ("images", "scores", "evidence")}, Status.OK, "8 of 8"),
+        (lambda a: {**a, "scores": 1 - a["scores"]}, Status.FAIL, "0 of 8 golden pictures"),
+        (lambda a: {**a, "scores": a["scores"] - np.float32(0.06)}, Status.WARN, "8 of 8"),
+        (lambda a: {**a, "images": a["images"][:, :16]}, Status.FAIL, "images is uint8 [8, 16, 32, 1], expected"),
+        (lambda a: {**a, "scores": a["scores"][:4]}, Status.FAIL, "scores is float32 [4, 2], expected float32"),
+        (lambda a: {**a, "evidence": a["evidence"][:, :2]}, Status.FAIL, "evidence has another shape"),
+        (lambda a: {**a, "evidence": a["evidence"][0]}, Status.FAIL, "evidence is float32 [4, 4]"),
+        (lambda a: {"images": a["images"][:0], "scores": a["scores"][:0]}, Status.FAIL, "images is uint8 [0, 32"),
+        (lambda a: {"scores": a["scores"]}, Status.FAIL, "images is missing"),
+        (lambda _: {"images": np.array([{}], object)}, Status.FAIL, "is no golden set"),
+    ],
+)
+def test_the_golden_set_must_come_out_again(
+    tmp_path: Path, site: dict[str, Any], change: Any, status: Status, says: str
+) -> None:
+    arrays = change(golden_arrays(*spot_images()))
+    write_release(tmp_path / "release", golden=golden_bytes(tmp_path, arrays))
+
+    finding = release_findings(tmp_path, site)["release top golden"]
+
+    assert finding.status is status, finding
+    assert says in finding.seen
+
+
+@pytest.mark.parametrize("data", [b"x", b"PK\x03\x04", b"\x93NUMPY\x01\x00"])
+def test_a_golden_file_that_is_none_is_a_failure(tmp_path: Path, site: dict[str, Any], data: bytes) -> None:
+    write_release(tmp_path / "release", golden=data)
+
+    finding = release_findings(tmp_path, site)["release top golden"]
+
+    assert finding.status is Status.FAIL
+    assert GOLDEN_NAME in finding.seen
+
+
+def test_a_golden_bomb_is_not_unpacked(tmp_path: Path, site: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(golden, "MAX_UNPACKED_BYTES", 1_000_000)  # the real limit would take seconds to make
+    write_release(tmp_path / "release", golden=golden_bytes(tmp_path, {"images": np.zeros(2_000_000, np.uint8)}))
+
+    finding = release_findings(tmp_path, site)["release top golden"]
+
+    assert finding.status is Status.FAIL
+    assert "at most 1,000,000 are read" in finding.seen
+
+
+def test_thresholds_for_a_class_that_the_model_lacks_are_a_failure(tmp_path: Path, site: dict[str, Any]) -> None:
+    site["inspections"]["top"]["thresholds"] = {"dent": 0.5}
+
+    finding = release_findings(tmp_path, site)["release top thresholds"]
+
+    assert finding.status is Status.FAIL
+    assert "dent is no defect class of spots 1.0.0; its defects are spot" in finding.seen
+
+
+def test_a_vnni_release_on_another_processor_is_warned_of(
+    tmp_path: Path, site: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = write_release(tmp_path / "release")
+    tree = json.loads((release / "manifest.json").read_text())
+    tree["lineage"]["parameters"]["target_cpu"] = "vnni"
+    (release / "manifest.json").write_text(json.dumps(tree))
+    for has, expected in ((False, True), (True, False)):
+        monkeypatch.setattr(releases, "own_processor_has_dot_product", lambda has=has: has)
+        assert ("release top cpu" in release_findings(tmp_path, site)) is expected
+
+
+def test_a_release_of_two_inspections_is_loaded_once(
+    tmp_path: Path, site: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site["inspections"]["side"] = {**site["inspections"]["top"], "cameras": {"b": {"kind": "v4l2"}}}
+    loads: list[Path] = []
+    load = OnnxModel.load
+
+    def counted(path: Path) -> OnnxModel:
+        loads.append(path)
+        return load(path)
+
+    monkeypatch.setattr(OnnxModel, "load", counted)
+
+    found = release_findings(tmp_path, site)
+
+    assert len(loads) == 1
+    assert {"release top", "release side"} <= set(found)
+
+
+# --- line -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("camera", "says"),
+    [
+        ({"width": 640, "height": 480}, "96x64 px mono, first frame after"),
+        ({"path": "/nowhere"}, "/nowhere"),
+        ({"split": "val"}, "val"),
+    ],
+)
+def test_a_camera_that_would_deliver_nothing_usable_is_a_failure(
+    tmp_path: Path, site: dict[str, Any], camera: dict[str, Any], says: str
+) -> None:
+    site["inspections"]["top"]["cameras"]["cam"].update(camera)
+
+    finding = findings(tmp_path, site)["camera cam"]
+
+    assert finding.status is Status.FAIL
+    assert says in finding.seen
+    assert finding.remedy
+
+
+def test_a_roi_outside_the_cameras_picture_is_a_failure(tmp_path: Path, site: dict[str, Any]) -> None:
+    site["inspections"]["top"]["roi"] = [0, 0, 500, 500]
+
+    finding = findings(tmp_path, site)["camera cam"]
+
+    assert finding.status is Status.FAIL
+    assert "does not lie in a frame of 96x64 px" in finding.seen
+
+
+def test_a_damaged_picture_is_told_as_such(tmp_path: Path, site: dict[str, Any]) -> None:
+    (tmp_path / "images" / "0.png").write_bytes(b"\x89PNG\r\n\x1a\n cut")
+
+    finding = findings(tmp_path, site)["camera cam"]
+
+    assert finding.status is Status.FAIL
+    assert "its first frame cannot be used" in finding.seen
+
+
+def test_a_broker_that_answers_is_found(tmp_path: Path, site: dict[str, Any]) -> None:
+    with open_broker() as broker:
+        site["transport"] = {"kind": "mqtt", "host": broker.host, "port": broker.port, "protocol": "3.1.1"}
+
+        finding = findings(tmp_path, site)["broker"]
+
+    assert finding.status is Status.OK, finding
+    assert "MQTT 3.1.1, connected as thing-1" in finding.seen
+
+
+def test_brokers_that_cannot_be_reached_are_told_apart(tmp_path: Path, site: dict[str, Any]) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        free = probe.getsockname()[1]
+    site["transport"] = {"kind": "mqtt", "host": "127.0.0.1", "port": free}
+    refused = findings(tmp_path, site)["broker"]
+    site["transport"] = {"kind": "mqtt", "host": "no-such-host.invalid", "port": free}
+    unknown = findings(tmp_path, site)["broker"]
+
+    assert (refused.status, unknown.status) == (Status.FAIL, Status.FAIL)
+    assert "refused" in refused.seen
+    assert "has no address" in unknown.seen
+
+
+def test_a_running_agent_is_asked_instead_of_its_cameras(tmp_path: Path, site: dict[str, Any]) -> None:
+    path = written(tmp_path, site)
+    with app.build(config.load(path)):
+        found = {finding.check: finding for finding in doctor.examine(path)}
+
+    assert found["agent"].seen == f"runs on this state directory as process {os.getpid()}"
+    assert "says the running agent" in found["camera cam"].seen
+    assert found["broker"].status is Status.WARN
+    assert state.running_agent(tmp_path / "state") is None
+
+
+def test_what_the_agent_says_of_cameras_and_broker_is_passed_on() -> None:
+    beat = {
+        "cameras": [{"camera": "c", "state": "reconnecting", "fps": 0.0, "error": "no route"}],
+        "transport": "down",
+        "transport_reason": "not authorised",
+    }
+
+    camera, broker = line.from_agent({"heartbeat": beat})
+
+    assert (camera.status, broker.status) == (Status.FAIL, Status.FAIL)
+    assert "no route" in camera.seen
+    assert "not authorised" in broker.seen
+
+
+# --- certificates -----------------------------------------------------------------------------------------------------
+
+
+def certificate(folder: Path, days: int) -> Path:
+    require(shutil.which("openssl"), "openssl", "apt install openssl")
+    path = folder / f"{days}.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    command += ["-keyout", str(folder / "key"), "-out", str(path), "-subj", "/CN=x", "-days", str(days)]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    return path
+
+
+@pytest.mark.parametrize(("days", "status"), [(365, Status.OK), (10, Status.WARN), (20_000, Status.OK)])
+def test_a_certificate_tells_until_when_it_is_good(tmp_path: Path, days: int, status: Status) -> None:
+    path = certificate(tmp_path, days)
+
+    finding = certificates.examine("certificate", path)
+    begins, ends = certificates.validity(path.read_text())
+
+    assert finding.status is status
+    assert ends - begins == timedelta(days=days)
+    assert abs(begins - datetime.now(UTC)) < timedelta(minutes=5)
+
+
+def test_an_expired_certificate_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = datetime.now(UTC)
+    path = certificate(tmp_path, 1)
+    for begins, ends, says in (
+        (now - timedelta(days=9), now - timedelta(days=1), "expired on"),
+        (now + timedelta(days=1), now + timedelta(days=9), "is valid from"),
+    ):
+        monkeypatch.setattr(certificates, "validity", lambda _, span=(begins, ends): span)
+        finding = certificates.examine("certificate", path)
+        assert finding.status is Status.FAIL
+        assert says in finding.seen
+
+
+@pytest.mark.parametrize("text", ["", "x", "-----BEGIN CERTIFICATE-----\nMAAA\n-----END CERTIFICATE-----\n"])
+def test_what_is_no_certificate_is_a_failure(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "x.pem"
+    path.write_text(text)
+
+    assert certificates.examine("certificate", path).status is Status.FAIL
+    assert certificates.examine("certificate", tmp_path / "absent").status is Status.FAIL
