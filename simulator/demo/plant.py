@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 import yaml
 
 from agent import app, config
+from agent.adapters.mqtt import MqttTransport
 from agent.clock import SystemClock
 from agent.errors import OperatorError
 from simulator.broker import AnyBroker, open_broker
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 DEFAULT_RELEASE: Final = Path(__file__).resolve().parents[2] / "releases" / "default"
 CONFIG_NAME: Final = "demo.yaml"
 STATE_NAME: Final = "state"
+_THING: Final = "demo-thing"
 _DRAIN_S: Final = 10.0
 _DEFECT_RATE: Final = 0.04  # a bad day, but a demo should not be boring
 
@@ -112,7 +114,8 @@ class Plant:
             self.subscriber = stack.enter_context(Subscriber(host=self.broker.host, port=self.broker.port))
             sources = {camera.name: self._open_camera(camera) for camera in self._cameras}
             self._progress("loading the model")
-            self.agent = app.build(self._configure(port), sources=sources, clock=self._clock)
+            transport = self._open_transport(port)
+            self.agent = app.build(self._configure(port), transport=transport, sources=sources, clock=self._clock)
             self._stack = stack.pop_all()
         return self
 
@@ -149,10 +152,25 @@ class Plant:
         self.lines[camera.name] = source.line
         return source
 
+    def _open_transport(self, port: int) -> MqttTransport:
+        """What the configuration describes, but reconnecting within a second: a demo has no half minute to wait."""
+        return MqttTransport(
+            host=self.broker.host,
+            port=port,
+            client_id=_THING,
+            protocol=self._protocol,
+            backoff_s=(0.2, 1.0),
+            clock=self._clock,
+        )
+
+    @property
+    def _protocol(self) -> Literal["3.1.1", "5"]:
+        return "5" if self.broker.kind == "mosquitto" else "3.1.1"
+
     def _configure(self, port: int) -> config.Config:
         """Write the configuration file and read it back, so that what is shown is what runs."""
         tree: dict[str, Any] = {
-            "thing": "demo-thing",
+            "thing": _THING,
             "line": "demo-line",
             "state_dir": STATE_NAME,
             "inspections": {
@@ -175,7 +193,7 @@ class Plant:
                 "kind": "mqtt",
                 "host": self.broker.host,
                 "port": port,
-                "protocol": "5" if self.broker.kind == "mosquitto" else "3.1.1",
+                "protocol": self._protocol,
             },
             "heartbeat_s": 5.0,
             "drain_s": _DRAIN_S,

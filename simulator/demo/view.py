@@ -5,11 +5,13 @@ Pure: a `Moment` in, something rich can print out. Nothing here reads a clock or
 
 from __future__ import annotations
 
+import io
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from rich.console import Group
+from rich.console import Console, Group
 from rich.layout import Layout
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
@@ -101,8 +103,16 @@ def screen(moment: Moment, *, width: int) -> RenderableType:
     return layout
 
 
+def picture(moment: Moment, *, width: int = 100, height: int = 30) -> str:
+    """Return the screen as an SVG that loads nothing from anywhere."""
+    console = Console(record=True, file=io.StringIO(), force_terminal=True, width=width, height=height)
+    console.print(screen(moment, width=width))
+    svg = console.export_svg(title="kensa demo")
+    return re.sub(r"@font-face \{[^}]*\}\s*", "", svg)
+
+
 def _frame(title: str, body: RenderableType) -> Panel:
-    return Panel(body, title=f"[bold]{title}[/]", title_align="left", border_style="grey39", padding=(0, 1))
+    return Panel(body, title=f"[bold default]{title}[/]", title_align="left", border_style="grey39", padding=(0, 1))
 
 
 def _header(moment: Moment) -> RenderableType:
@@ -115,7 +125,7 @@ def _header(moment: Moment) -> RenderableType:
         Text(" KENSA ", "bold black on cyan"),
         Text(f"● {moment.note}", moment.note_style),
         ProgressBar(total=moment.seconds, completed=min(moment.elapsed_s, moment.seconds), complete_style="cyan"),
-        Text(f"{min(moment.elapsed_s, moment.seconds):.0f} of {moment.seconds:.0f} s", "cyan"),
+        Text(f"{min(moment.elapsed_s, moment.seconds):.0f} of {moment.seconds:.0f} s ", "cyan"),
     )
     return row
 
