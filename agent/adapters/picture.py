@@ -1,4 +1,4 @@
-"""Draws one judged frame for a person: the frame with its box, the same with the evidence over it, and a caption.
+"""Draws one judged frame for a person: the frame, the evidence over it, a close-up of the defect, and a caption.
 
 Pixels and texts in, the bytes of a PNG out. The evidence is shown as the model gave it: each cell at its place, warm
 where the model saw a defect, transparent where it saw none.
@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
 Colour = tuple[int, int, int]  # BGR
 
-_PANE: Final = 720  # px: longest width of a picture
+_PANE: Final = 600  # px: longest width of a picture
 _TALLEST: Final = 900
+_CLOSE: Final = 0.6  # a cut wider than this share of the frame shows nothing new
+_LEAST: Final = 120  # px: narrowest cut, so that a speck keeps its surroundings
 _MARGIN: Final = 20
 _HEADER: Final = 64
 _LINE: Final = 26
@@ -67,14 +69,39 @@ def draw(frame: Pixels, *, caption: Caption, box: Box | None, heat: Heat | None)
     panes = [("frame", plain.copy())]
     if heat is not None:
         panes.append(("evidence", _warm(plain, heat, scale)))
-    for _, pane in panes:
-        if box is not None:
-            _corners(pane, box, scale, colour)
+    if box is not None:
+        for _, pane in panes:
+            _corners(pane, _scaled(box, (0, 0), scale), colour)
+        left, top, cut_w, cut_h = _close(box, width, height)
+        if cut_w <= width * _CLOSE:
+            close = _fitted(frame[top : top + cut_h, left : left + cut_w], size)
+            _corners(close, _scaled(box, (left, top), size[0] / cut_w), colour)
+            panes.append(("close-up", close))
     canvas = _canvas(panes, caption, colour)
     done, data = cv2.imencode(".png", canvas)
     if not done:
         raise KensaError("the picture could not be encoded")
     return data.tobytes()
+
+
+def _scaled(box: Box, origin: tuple[int, int], scale: float) -> Box:
+    x, y, w, h = box
+    return (
+        round((x - origin[0]) * scale),
+        round((y - origin[1]) * scale),
+        round(w * scale),
+        round(h * scale),
+    )
+
+
+def _close(box: Box, width: int, height: int) -> Box:
+    """A cut with the frame's proportions around the box, three times its size."""
+    x, y, w, h = box
+    cut_w = min(width, max(3 * w, round(3 * h * width / height), _LEAST))
+    cut_h = min(height, max(1, round(cut_w * height / width)))
+    left = min(max(0, x + w // 2 - cut_w // 2), width - cut_w)
+    top = min(max(0, y + h // 2 - cut_h // 2), height - cut_h)
+    return (left, top, cut_w, cut_h)
 
 
 def _fitted(frame: Pixels, size: tuple[int, int]) -> Pixels:
@@ -104,9 +131,9 @@ def _warm(plain: Pixels, heat: Heat, scale: float) -> Pixels:
     return np.asarray(np.round(faded * (1 - share) + colours.astype(np.float32) * share), np.uint8)
 
 
-def _corners(pane: Pixels, box: Box, scale: float, colour: Colour) -> None:
+def _corners(pane: Pixels, box: Box, colour: Colour) -> None:
     """Mark the box by its corners: a whole rectangle would hide a thin defect at its edge."""
-    x, y, w, h = (round(v * scale) for v in box)
+    x, y, w, h = box
     left, top = max(2, x - 4), max(2, y - 4)
     right, bottom = min(pane.shape[1] - 3, x + w + 4), min(pane.shape[0] - 3, y + h + 4)
     arm = max(8, min(right - left, bottom - top) // 4)
@@ -119,7 +146,7 @@ def _corners(pane: Pixels, box: Box, scale: float, colour: Colour) -> None:
 
 def _canvas(panes: Sequence[tuple[str, Pixels]], caption: Caption, colour: Colour) -> Pixels:
     height, width = panes[0][1].shape[:2]
-    column = max(width, 560)
+    column = max(width, _PANE)
     total_w = _MARGIN + len(panes) * (column + _MARGIN)
     total_h = _HEADER + _MARGIN + _TAG + height + _MARGIN + _LINE * len(caption.lines) + _MARGIN
     canvas = np.full((total_h, total_w, 3), _BACK, np.uint8)

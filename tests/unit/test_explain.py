@@ -10,11 +10,12 @@ import cv2
 import numpy as np
 import pytest
 
-from agent import app, cli, config
-from agent.adapters.picture import Caption, Heat, draw
+from agent import app, cli, config, preprocess
+from agent.adapters import picture
 from agent.commands import explain
 from agent.errors import KensaError
 from agent.preprocess import Plan, Tile
+from agent.records import Geometry
 from tests.release_kit import write_release
 
 if TYPE_CHECKING:
@@ -222,13 +223,29 @@ def test_a_damaged_database_is_an_error_not_a_crash(tmp_path: Path) -> None:
         explain.find(tmp_path, "l/c/1/1")
 
 
+def test_the_evidence_is_drawn_where_its_tile_lies_on_the_frame() -> None:
+    geometry = Geometry(mode="tiles", height=32, width=32, channels=1, reduction=2)
+    plan = preprocess.plan(geometry, height=400, width=600, roi=(200, 100, 128, 128))
+    evidence = np.zeros((len(plan.tiles), 4, 4), np.float32)
+    evidence[3, 1, 2] = 1.0  # of the tile at the bottom right
+
+    warm = picture._warm(np.zeros((400, 600, 3), np.uint8), picture.Heat(evidence, plan), 1.0)
+    y, x = np.unravel_index(int(warm.sum(axis=2).argmax()), (400, 600))
+
+    # tile 3 begins at 64 px, a cell is 16 px of the frame
+    assert 200 + 64 + 2 * 16 <= x < 200 + 64 + 3 * 16
+    assert 100 + 64 + 1 * 16 <= y < 100 + 64 + 2 * 16
+    assert not warm[:100].any()
+    assert not warm[:, :200].any()
+
+
 @pytest.mark.parametrize("shape", [(40, 60), (40, 60, 3), (1080, 1920, 3), (3, 3000), (1, 1)])
 def test_any_frame_can_be_drawn(shape: tuple[int, ...]) -> None:
     height, width = shape[:2]
     plan = Plan((0, 0, width, height), 0, (16, 16), (Tile(0, 0), Tile(16, 0)), width / 32, height / 16, (16, 16))
-    heat = Heat(np.ones((2, 2, 2), np.float32), plan)
-    caption = Caption("defect", "検査 scratch", (("key", "l/c/1/1"),))
+    heat = picture.Heat(np.ones((2, 2, 2), np.float32), plan)
+    caption = picture.Caption("defect", "検査 scratch", (("key", "l/c/1/1"),))
 
-    png = draw(np.zeros(shape, np.uint8), caption=caption, box=(0, 0, width, height), heat=heat)
+    png = picture.draw(np.zeros(shape, np.uint8), caption=caption, box=(0, 0, width, height), heat=heat)
 
     assert cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR) is not None
