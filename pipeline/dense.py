@@ -44,6 +44,7 @@ _COLOUR_RANK: Final = 2  # hues count as so many frequencies higher than lightne
 AHEAD: Final = 4  # batches made before they are needed
 CROP_PX: Final = 128  # longest side of a training crop
 PASTE_SHARE: Final = 0.5  # of the good crops get a defect pasted
+DECOY_SHARE: Final = 0.25  # get sound surface pasted
 FEW_DEFECTS: Final = 250  # marked pictures; with more of them less is pasted
 REPORT_EVERY: Final = 20  # steps between two calls of `progress`
 
@@ -194,7 +195,8 @@ def step_count(task: Task, pictures: list[Picture]) -> int:
 def _settings(pictures: list[Picture]) -> Settings:
     """Paste as much as real defects are scarce."""
     marked = sum(p.label > 0 and p.mask is not None for p in pictures)
-    return Settings(paste_share=PASTE_SHARE * min(1.0, FEW_DEFECTS / marked))
+    scarcity = min(1.0, FEW_DEFECTS / marked)
+    return Settings(paste_share=PASTE_SHARE * scarcity, decoy_share=DECOY_SHARE * scarcity)
 
 
 @deterministic
