@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from agent.clock import SystemClock
 from agent.errors import TransportError
 from agent.health.heartbeat import HeartbeatThread, build
-from agent.health.process import ProcessMeter, hottest_c
+from agent.health.process import ProcessMeter, hottest_c, process_age_s
 from agent.health.snapshot import InspectionSnapshot
 from agent.records import CameraState, DropReason, Outcome
 from agent.wire import OutboxHealth, decode, encode_heartbeat
@@ -197,6 +200,20 @@ def test_this_process_is_measured() -> None:
     assert usage.memory_used is not None
     assert 0.0 < usage.memory_used <= 1.0
     assert usage.temperature_c is None or -40.0 < usage.temperature_c < 150.0
+
+
+def test_the_age_of_this_process_is_known_without_a_library() -> None:
+    began = psutil.Process().create_time()
+
+    assert process_age_s() == pytest.approx(time.time() - began, abs=1.5)  # psutil counts from a whole second
+
+
+def test_psutil_is_not_loaded_before_the_first_reading() -> None:
+    program = (
+        "import sys; from agent.health import process; meter = process.ProcessMeter(); process.process_age_s();"
+        "assert 'psutil' not in sys.modules; meter.read(); assert 'psutil' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
 @pytest.mark.parametrize(
