@@ -39,7 +39,6 @@ class Proxy:
         """Prepare; `port` is the target's."""
         self.port = 0
         self.latency_s = 0.0
-        self.connections = 0  # accepted so far
         self._target = port
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
@@ -124,7 +123,6 @@ class Proxy:
         self._passing.set()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
         if self._refusing:
             writer.close()
             return

@@ -183,7 +183,6 @@ class Subscriber:
     def __init__(self, *, host: str, port: int) -> None:
         """Prepare to listen on the broker at `host`:`port`."""
         self.counts = Counts()
-        self.heartbeats = 0
         self._host, self._port = host, port
         self._verdicts: queue.SimpleQueue[Verdict] = queue.SimpleQueue()
         self._ready = threading.Event()
@@ -241,8 +240,6 @@ class Subscriber:
                 if isinstance(content, wire.Delivery):
                     for verdict in content.verdicts:
                         self._verdicts.put(verdict)
-                elif isinstance(content, wire.Heartbeat):
-                    self.heartbeats += 1
 
     def _note(self, news: dict[str, Any]) -> None:
         if news["kind"] == "ready":

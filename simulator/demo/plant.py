@@ -57,13 +57,14 @@ class _Camera:
     inspection: str
     model: CameraName
     share: float  # of the chosen frame rate
+    seed: int  # added to the chosen one: cameras that look at different parts
     pool: int  # pictures that are rendered before the start: 6 MB each, too slow to draw while the line runs
 
     def options(self, chosen: Options) -> dict[str, Any]:
         """Return what the configuration says of the simulated camera."""
         return {
             "camera": self.model,
-            "seed": chosen.seed,
+            "seed": chosen.seed + self.seed,
             "defect_rate": _DEFECT_RATE,
             "pool": self.pool,
             "fps": chosen.fps * self.share,
@@ -71,8 +72,8 @@ class _Camera:
 
 
 _CAMERAS: Final = (
-    _Camera("top", "surface", "colour1080", 1.0, 32),
-    _Camera("side", "profile", "mono5mp", 1.0 / 3.0, 16),
+    _Camera("top", "surface", "colour1080", 1.0, 0, 32),
+    _Camera("side", "profile", "mono5mp", 1.0 / 3.0, 1, 16),
 )
 
 

@@ -13,7 +13,7 @@ from simulator.proxy import Proxy
 from tests.mqtt_kit import Listener, Sender, require_mosquitto, transport_to, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 BEFORE, DURING, AFTER = range(100), range(100, 200), range(200, 300)
 ALL = range(300)
@@ -33,17 +33,17 @@ def proxy(broker: MosquittoBroker) -> Iterator[Proxy]:
 
 
 @pytest.mark.parametrize("protocol", ["3.1.1", "5"])
-@pytest.mark.parametrize("harm", ["cut", "silence", "reset", "slow_close"])
+@pytest.mark.parametrize(
+    "harm", [Proxy.cut, Proxy.silence, Proxy.reset, lambda proxy: proxy.slow_close(0.3)],
+    ids=["cut", "black hole", "reset", "slow close"],
+)  # fmt: skip
 def test_a_bad_network_delays_messages_but_loses_none(
-    broker: MosquittoBroker, proxy: Proxy, harm: str, protocol: Literal["3.1.1", "5"]
+    broker: MosquittoBroker, proxy: Proxy, harm: Callable[[Proxy], None], protocol: Literal["3.1.1", "5"]
 ) -> None:
     with Listener(broker.port) as listener, Sender(transport_to(proxy.port, protocol=protocol)) as sender:
         sender.send(BEFORE)
         wait_for(lambda: len(listener.received) > 10, "the first messages")
-        if harm == "slow_close":
-            proxy.slow_close(0.3)
-        else:
-            getattr(proxy, harm)()
+        harm(proxy)
         sender.send(DURING)
         wait_for(lambda: any("connected" not in reason for reason in sender.reasons), "the loss to be noticed")
         proxy.restore()

@@ -18,7 +18,6 @@ from tests.support import ROOT, require
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.xdist_group("demo")  # each keeps a core busy while it renders
 PATIENCE_S = 100.0
 COMMAND = [sys.executable, "-c", "import sys; from agent.cli import main; sys.exit(main())", "demo", "--json"]
 
@@ -48,6 +47,7 @@ def assert_complete(ended: Ended) -> None:
     assert report["frames_lost"] == 0
 
 
+@pytest.mark.xdist_group("demo")  # each keeps both cores busy while it renders
 def test_the_demo_on_mosquitto_accounts_for_every_frame_and_writes_its_report(tmp_path: Path) -> None:
     require(mosquitto_program(), "mosquitto", "apt install mosquitto")
     ended = demo(tmp_path, "--seconds", "6", "--broker", "mosquitto")
@@ -64,18 +64,21 @@ def test_the_demo_on_mosquitto_accounts_for_every_frame_and_writes_its_report(tm
     assert "Every frame is accounted for" in ended.errors
 
 
+@pytest.mark.xdist_group("demo")  # each keeps both cores busy while it renders
 def test_the_demo_on_amqtt_accounts_for_every_frame(tmp_path: Path) -> None:
     ended = demo(tmp_path, "--seconds", "6", "--broker", "amqtt", "--cameras", "1")
     assert_complete(ended)
     assert ended.report["broker"] == "amqtt"
 
 
+@pytest.mark.xdist_group("demo")  # each keeps both cores busy while it renders
 def test_unplugging_the_network_in_the_middle_delays_verdicts_but_loses_none(tmp_path: Path) -> None:
     ended = demo(tmp_path, "--seconds", "8", "--outage", "2", "--cameras", "1")
     assert_complete(ended)
     assert ended.report["replayed"] > 0
 
 
+@pytest.mark.xdist_group("demo")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_demo_early_with_its_report_and_success(tmp_path: Path, number: signal.Signals) -> None:
     with subprocess.Popen(

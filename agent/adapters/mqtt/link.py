@@ -148,7 +148,7 @@ class Link:
         return None
 
     def _connected(
-        self, client: paho.Client, userdata: object, flags: object, reason: ReasonCode, properties: Properties | None
+        self, client: paho.Client, _userdata: object, flags: object, reason: ReasonCode, properties: Properties | None
     ) -> None:
         if reason.is_failure:
             self._end = f"the broker refused the connection: {_explain(reason)}"
@@ -159,7 +159,12 @@ class Link:
         self._on_up(f"connected to {self._broker}")
 
     def _disconnected(
-        self, client: paho.Client, userdata: object, flags: paho.DisconnectFlags, reason: ReasonCode, properties: object
+        self,
+        client: paho.Client,
+        _userdata: object,
+        flags: paho.DisconnectFlags,
+        reason: ReasonCode,
+        properties: object,
     ) -> None:
         if self._end is None and flags.is_disconnect_packet_from_server:
             self._end = f"the broker ended the connection: {_explain(reason)}"
@@ -168,7 +173,7 @@ class Link:
         self.up = False
 
     def _acknowledged(
-        self, client: paho.Client, userdata: object, mid: int, reason: ReasonCode, properties: object
+        self, client: paho.Client, _userdata: object, mid: int, reason: ReasonCode, properties: object
     ) -> None:
         if reason.is_failure:
             self._end = f"the broker refused a message: {_explain(reason)}"
