@@ -6,6 +6,8 @@ WAL with synchronous=FULL lost nothing in 40 power cuts, NORMAL two thirds. `max
 from __future__ import annotations
 
 import sqlite3
+import zlib
+from dataclasses import astuple
 from typing import TYPE_CHECKING, Final, Literal
 
 from agent.errors import OutboxError, StateDirError
@@ -15,20 +17,41 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PAGE_BYTES: Final = 4_096
-_CORRUPT: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+# A damaged schema or row also shows as an error of the statement, of a type or of a size.
+_CORRUPT: Final = frozenset(
+    {
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_ERROR,
+        sqlite3.SQLITE_TOOBIG,
+        sqlite3.SQLITE_FORMAT,
+        sqlite3.SQLITE_MISMATCH,
+        sqlite3.SQLITE_CONSTRAINT,
+        sqlite3.SQLITE_RANGE,
+    }
+)
 _SYNCHRONOUS: Final = {"NORMAL": 1, "FULL": 2}
 
 STREAM_TABLE: Final = """
 CREATE TABLE IF NOT EXISTS stream(
     id INTEGER PRIMARY KEY, thing TEXT NOT NULL, line TEXT NOT NULL, inspection TEXT NOT NULL, camera TEXT NOT NULL,
-    boot_epoch INTEGER NOT NULL, UNIQUE(line, camera, boot_epoch, thing, inspection)
+    boot_epoch INTEGER NOT NULL, crc INTEGER NOT NULL, UNIQUE(line, camera, boot_epoch, thing, inspection)
 ) STRICT
 """
 
 
+STREAM_QUERY: Final = "SELECT id, thing, line, inspection, camera, boot_epoch, crc FROM stream"
+
+
+class DamagedFileError(sqlite3.DatabaseError):
+    """Found by Kensa's own check rather than by SQLite."""
+
+    sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+
+
 def is_corrupt(error: sqlite3.Error) -> bool:
     """Whether the file is damaged, as opposed to full, locked or unreadable."""
-    return primary_code(error) in _CORRUPT
+    return primary_code(error) in _CORRUPT or "decode" in str(error)  # a text that is not UTF-8 comes without a code
 
 
 def is_full(error: sqlite3.Error) -> bool:
@@ -86,6 +109,11 @@ def _unusable(path: Path, error: sqlite3.Error) -> StateDirError:
     )
 
 
+def stream_crc(stream: Stream) -> int:
+    """CRC-32 over everything that must be right to address the stream's messages."""
+    return zlib.crc32(repr(stream).encode("utf-8", "replace"))
+
+
 class Streams:
     """The table of streams of one file, remembered in both directions."""
 
@@ -106,8 +134,8 @@ class Streams:
         if number is None:
             number = max(self._by_id, default=0) + 1
             self._connection.execute(
-                "INSERT INTO stream VALUES (?, ?, ?, ?, ?, ?)",
-                (number, stream.thing, stream.line, stream.inspection, stream.camera, stream.boot_epoch),
+                "INSERT INTO stream VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (number, *astuple(stream), stream_crc(stream)),
             )
             self._remember(number, stream)
         return number
@@ -116,9 +144,12 @@ class Streams:
         """Read the table, again after a rollback."""
         self._by_id.clear()
         self._ids.clear()
-        rows = self._connection.execute("SELECT id, thing, line, inspection, camera, boot_epoch FROM stream")
-        for number, *fields in rows:
-            self._remember(number, Stream(*fields))
+        rows = self._connection.execute(STREAM_QUERY)
+        for number, *fields, crc in rows:
+            stream = Stream(*fields)
+            if stream_crc(stream) != crc:
+                raise DamagedFileError(f"the stream {number} has a wrong checksum")
+            self._remember(number, stream)
 
     def _remember(self, number: int, stream: Stream) -> None:
         self._by_id[number] = stream

@@ -7,13 +7,12 @@ because at the page cap even evicting fails.
 
 from __future__ import annotations
 
-import sqlite3
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from agent.outbox.database import PAGE_BYTES, STREAM_TABLE, Streams, connect
+from agent.outbox.database import PAGE_BYTES, STREAM_TABLE, DamagedFileError, Streams, connect
 from agent.outbox.files import sync_directory
 from agent.outbox.rows import OUTCOME_OF, Loss, Rank, Row
 from agent.wire import sequence_numbers
@@ -229,20 +228,15 @@ class OutboxLog:
         found = self._connection.execute(f"SELECT {COLUMNS} FROM message WHERE id = ?", (number,)).fetchone()  # noqa: S608
         return None if found is None else read_row(found, self.streams)
 
-    def make_room(self) -> None:
-        """Answer a full disk: do not grow beyond what is there, and start the write-ahead log over."""
-        self.cap_bytes = min(self.cap_bytes, self.totals.bytes * 9 // 10)
+    def make_room(self, growth: int) -> None:
+        """Answer a full disk: grow by `growth` bytes at most, or shrink where that is 0; reuse the write-ahead log."""
+        bound = self.totals.bytes + growth if growth else self.totals.bytes * 9 // 10
+        self.cap_bytes = min(self.cap_bytes, bound)
         self._connection.execute("PRAGMA wal_checkpoint(RESTART)")
 
     def close(self) -> None:
         """Merge the write-ahead log and close the file."""
         self._connection.close()
-
-
-class DamagedFileError(sqlite3.DatabaseError):
-    """Found by Kensa's own check rather than by SQLite."""
-
-    sqlite_errorcode = sqlite3.SQLITE_CORRUPT
 
 
 def read_row(found: tuple[Any, ...], streams: Streams | Mapping[int, Stream]) -> Row | None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from agent.errors import MessageError
+from agent.outbox.database import STREAM_QUERY, stream_crc
 from agent.outbox.files import sync_directory
 from agent.outbox.log import COLUMNS, OutboxLog, read_row, row_crc
 from agent.outbox.rows import OUTCOME_OF, Loss, Rank, Row, Stream
@@ -35,7 +36,7 @@ class Salvage:
     saved: frozenset[int]  # ids of the rows that are in the new log
     losses: Mapping[int, Loss]  # id of the row -> what is lost with it
     streams: tuple[Stream, ...]  # that the saved rows and the losses name
-    is_complete: bool  # False when more may be lost than `losses` says
+    is_complete: bool  # nothing is lost; otherwise `losses` may be too few, since the index may be damaged as well
 
 
 def fresh_path(path: Path) -> Path:
@@ -86,9 +87,8 @@ def salvage(damaged: Path, log: OutboxLog) -> Salvage:
                 log.put(row, replaced=None)
     saved = {row.id for row in rows}
     losses = {number: loss for number, loss in reader.indexed.items() if number not in saved and loss is not None}
-    lost_gap = any(loss is None and number not in saved for number, loss in reader.indexed.items())
     streams = dict.fromkeys([*(row.stream for row in rows), *(loss.stream for loss in losses.values())])
-    return Salvage(frozenset(saved), losses, tuple(streams), is_complete and not lost_gap)
+    return Salvage(frozenset(saved), losses, tuple(streams), is_complete and saved == reader.indexed.keys())
 
 
 class _Reader:
@@ -105,15 +105,13 @@ class _Reader:
 
     def read(self) -> tuple[list[Row], bool]:
         """Return the whole rows in ascending order, and whether nothing else was there, as far as one can tell."""
-        whole_streams = self._try(
-            "SELECT id, thing, line, inspection, camera, boot_epoch FROM stream", (), self._add_stream
-        )
+        whole_streams = self._try(STREAM_QUERY, (), self._add_stream)
         found: dict[int, tuple[Any, ...]] = {}
         whole_rows = self._read_range(1, self._newest_id(), lambda row: found.__setitem__(row[0], row))
         self._streams_from_bodies(found)
         whole_index = all(self._read_index(rank) for rank in Rank)
         rows = [row for _, values in sorted(found.items()) if (row := self._whole(values)) is not None]
-        return rows, whole_streams and (whole_index or (whole_rows and len(rows) == len(found)))
+        return rows, whole_streams and whole_index and whole_rows and len(rows) == len(found)
 
     def _try(self, query: str, parameters: tuple[int, ...], take: Callable[[tuple[Any, ...]], object]) -> bool:
         """Give `take` each row of the query until one cannot be read; True when all could."""
@@ -127,8 +125,10 @@ class _Reader:
         return True
 
     def _add_stream(self, row: tuple[Any, ...]) -> None:
-        if [type(value) for value in row] == [int, str, str, str, str, int]:
-            self._streams[row[0]] = Stream(*row[1:])
+        if [type(value) for value in row] == [int, str, str, str, str, int, int]:
+            stream = Stream(*row[1:6])
+            if stream_crc(stream) == row[6]:
+                self._streams[row[0]] = stream
 
     def _newest_id(self) -> int:
         found: list[int] = []

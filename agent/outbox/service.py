@@ -180,6 +180,7 @@ class Outbox:
             except Exception as error:  # noqa: BLE001  a thread's top: `append` reports it
                 _log.exception("The thread %s stopped on a bug", name)
                 self._failure = error
+                self.writer.begin_closing()  # whoever waits in `append` goes on, to an error
 
         thread = threading.Thread(target=run, name=name, daemon=True)
         self._threads.append(thread)

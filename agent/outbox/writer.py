@@ -272,6 +272,8 @@ class Writer:
             self._must_recount = False
         self.oldest_utc_s = self._log.oldest_utc_s()
         self._belt.backlog_rows = self._log.totals.rows - len(self._held) - len(self._packer.open_rows())
+        if self._belt.backlog_rows > 0 and self._belt.is_connected and not self._belt.wants_backlog:
+            self._belt.wake_sender.set()
 
     def _serve_backlog(self) -> None:
         """Give the sender a page of what waits: most valuable first, oldest first within a rank."""
@@ -334,7 +336,7 @@ class Writer:
                 had_ballast = self._ballast.is_set
                 self._ballast.free()
                 self._ballast_ns = now_ns + _BALLAST_RETRY_NS
-                self._log.make_room()
+                self._log.make_room(self._limits.ballast_bytes // 4 if had_ballast else 0)
                 if had_ballast:
                     return  # the next step tries at once
             else:

@@ -6,6 +6,8 @@ for the rounding that `verdict` and `envelope` state. What arrives is judged as 
 
 from __future__ import annotations
 
+import itertools
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,7 +36,7 @@ __all__ = [
     "MAX_DECODE_BYTES", "MAX_MESSAGE_BYTES", "MAX_RANGES", "MIN_ROWS", "SCHEMAS", "CameraHealth", "Delivery", "Gap",
     "GapReason", "Heartbeat", "InspectionHealth", "OutboxHealth", "Pack", "PackKey", "decode", "encode_gap",
     "encode_heartbeat", "encode_verdict", "heartbeat_topic", "marked_replay", "pack_key", "schema",
-    "verdict_topic",
+    "sequence_numbers", "verdict_topic",
 ]  # fmt: skip
 
 SCHEMAS: Final[dict[str, type[WireModel]]] = {  # the message's `kind` -> its model; docs/schema holds one file for each
@@ -74,6 +76,15 @@ def decode(payload: bytes) -> Delivery | Gap | Heartbeat:
             return message
         case _:  # pragma: no cover  SCHEMAS has no other
             raise MessageError("A message of an unknown kind was refused.")
+
+
+def sequence_numbers(payload: bytes) -> list[int]:
+    """Return the sequence numbers in a verdict message or envelope of our own, without judging it."""
+    value = json.loads(payload)
+    seq: int = value["seq"]
+    if value["kind"] != "ok":
+        return [seq]
+    return list(itertools.accumulate((row[0] for row in value["rows"][1:]), initial=seq))
 
 
 def schema(kind: str) -> dict[str, Any]:

@@ -27,9 +27,9 @@ class GapReason(StrEnum):
 class Gap(WireModel):
     """Verdicts of one camera and boot epoch that will not arrive.
 
-    `ranges` holds [first, last] pairs of sequence numbers, inclusive and ascending. With `exact` every number in them
-    is a lost verdict; without it `ranges` covers the lost ones and others too, or, where it is empty, nobody knows
-    which and how many were lost.
+    `ranges` holds [first, last] pairs of sequence numbers, inclusive and ascending. With `exact` the numbers in
+    them are the lost verdicts, all and only; without it they are what is known, and others may be lost or arrive too
+    (a damaged file; more holes than `MAX_RANGES`).
     """
 
     v: Literal[1] = 1

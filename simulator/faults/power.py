@@ -1,7 +1,7 @@
 """Power cuts: a file system on a loop device, and a copy of its backing file while a process commits on it.
 
-What the copy lacks is what a power cut would have lost: everything that the kernel had not yet written to the device. Needs
-root, a loop device and mkfs.ext4.
+What the copy lacks is what a power cut would have lost: everything that the kernel had not yet written to the device.
+Needs root, a loop device and mkfs.ext4.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A machine that does to the outbox whatever a bad week does, and then asks what the subscriber got.
 
-Checked: nothing that was committed is missing unless a gap names it; nothing arrives that was not committed; no defect is
-given up while an ok verdict remains that could have gone instead.
+Checked: nothing that was committed is missing unless a gap names it; nothing arrives that was not committed; no defect
+is given up while an ok verdict remains that could have gone instead.
 """
 
 from __future__ import annotations
@@ -146,9 +146,7 @@ class OutboxMachine(RuleBasedStateMachine):
             if self.outbox.stats().rows == 0:
                 break
         assert self.outbox.stats().rows == 0, "the outbox did not drain"
-        arrived = {
-            verdict.seq for transport in self.transports for verdict, _ in read(transport.delivered)[0]
-        }
+        arrived = {verdict.seq for transport in self.transports for verdict, _ in read(transport.delivered)[0]}
         gone = lost(self.gaps())
         assert arrived <= self.committed.keys(), "a verdict travelled before it was committed"
         assert self.committed.keys() - arrived <= gone, "a committed verdict is missing and no gap names it"

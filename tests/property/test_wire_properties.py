@@ -4,7 +4,6 @@ import dataclasses
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from pydantic_core import to_json
 
 from agent import wire
@@ -125,9 +124,13 @@ def test_any_text_at_all_may_be_a_part_id(text: str) -> None:
 
 VERDICT = wire.encode_verdict(
     Verdict(
-        Origin("t", "l", "i", "c", 1, "a", "b", None, ("good",)), 1, 1_000,
-        Judgement(Outcome.OK, "good", 0.5, (0.5,), (1, 2, 3, 4), "why"), 1, part_id="p",
-    )  # fmt: skip
+        Origin("t", "l", "i", "c", 1, "a", "b", None, ("good",)),
+        1,
+        1_000,
+        Judgement(Outcome.OK, "good", 0.5, (0.5,), (1, 2, 3, 4), "why"),
+        1,
+        part_id="p",
+    )
 )
 
 

@@ -134,11 +134,9 @@ def test_different_long_part_ids_stay_different() -> None:
 def test_a_score_that_is_no_score_is_never_written(score: float, outcome: Outcome) -> None:
     verdict = make_verdict(1, outcome)
     verdict = dataclasses.replace(verdict, judgement=dataclasses.replace(verdict.judgement, score=score))
+    write = wire.Pack(verdict).try_add if outcome is Outcome.OK else wire.encode_verdict
     with pytest.raises(MessageError, match="score"):
-        if outcome is Outcome.OK:
-            wire.Pack(verdict).try_add(verdict)
-        else:
-            wire.encode_verdict(verdict)
+        write(verdict)
 
 
 VERDICT = wire.encode_verdict(make_verdict(1, Outcome.DEFECT)).decode()
