@@ -16,10 +16,10 @@ import argparse
 import contextlib
 import json
 import queue
+import select
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -107,12 +107,11 @@ class Ledger:
 
 
 class _Consumer:
-    """Everything runs on paho's thread, but the end."""
+    """Messages are taken on paho's thread, the ledger is printed by the main thread."""
 
     def __init__(self, *, host: str, port: int, client_id: str) -> None:
         self._ledger = Ledger()
-        self._printed = ""
-        self._next_news = 0.0
+        self._lock = threading.Lock()  # of the ledger and of standard output
         self._client = paho.Client(CallbackAPIVersion.VERSION2, client_id=client_id, clean_session=False)
         self._client.reconnect_delay_set(1, 2)
         self._client.on_connect = lambda client, *_: client.subscribe(TOPIC, qos=1)
@@ -123,35 +122,39 @@ class _Consumer:
     def run(self) -> None:
         """Consume until standard input ends."""
         self._client.loop_start()
-        sys.stdin.read()
-        self._client.disconnect()
-        self._client.loop_stop()
-        self._say(self._ledger.line())
+        printed, ended = "", False
+        while not ended:
+            ended = bool(select.select([sys.stdin], [], [], _NEWS_S)[0])  # its owner never writes, it only closes
+            if ended:
+                self._client.disconnect()
+                self._client.loop_stop()
+            with self._lock:
+                news = self._ledger.line()
+            if news != printed:
+                self._say(news)
+                printed = news
 
-    def _say(self, line: str) -> None:
-        with contextlib.suppress(BrokenPipeError):  # whoever read this is gone, and standard input ends too
-            sys.stdout.write(line + "\n")
+    def _say(self, text: str) -> None:
+        with self._lock, contextlib.suppress(BrokenPipeError):  # whoever read this is gone, and standard input ends too
+            sys.stdout.write(text + "\n")
             sys.stdout.flush()
 
     def _received(self, _client: object, _userdata: object, message: paho.MQTTMessage) -> None:
-        lines: list[str] = []
         try:
             content = wire.decode(bytes(message.payload))
         except MessageError:
-            self._ledger.refused += 1
-        else:
-            if isinstance(content, wire.Delivery):
+            with self._lock:
+                self._ledger.refused += 1
+            return
+        if isinstance(content, wire.Delivery):
+            with self._lock:
                 fresh = self._ledger.take(content.verdicts, replay=content.replay)
-                lines = [wire.encode_verdict(verdict).decode() for verdict in fresh]
-            else:
-                self._ledger.gaps += isinstance(content, wire.Gap)
-                lines = [message.payload.decode()]
-        now = time.monotonic()
-        if now >= self._next_news and (news := self._ledger.line()) != self._printed:
-            self._printed, self._next_news = news, now + _NEWS_S
-            lines.append(news)
-        if lines:
-            self._say("\n".join(lines))
+            if fresh:
+                self._say("\n".join(wire.encode_verdict(verdict).decode() for verdict in fresh))
+            return
+        with self._lock:
+            self._ledger.gaps += isinstance(content, wire.Gap)
+        self._say(message.payload.decode())
 
 
 # --- its owner's side -------------------------------------------------------------------------------------------------
