@@ -89,7 +89,7 @@ def connect(path: Path, *, max_bytes: int, synchronous: Literal["NORMAL", "FULL"
         if is_corrupt(error):
             raise
         raise _unusable(path, error) from error
-    except OutboxError:
+    except (OutboxError, UnicodeDecodeError):
         connection.close()
         raise
     return connection

@@ -50,7 +50,7 @@ class History:
     def _open(self) -> None:
         try:
             self._try_open()
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             _log.warning("The history %s is damaged (%s); it is set aside and begun anew.", self._path, error)
             self._start_over()
 
@@ -61,7 +61,7 @@ class History:
                 self._connection.execute(statement)
             self._streams = Streams(self._connection)
             self._bytes: int = self._connection.execute("SELECT coalesce(sum(size), 0) FROM delivered").fetchone()[0]
-        except sqlite3.DatabaseError:
+        except (sqlite3.DatabaseError, UnicodeDecodeError):
             self._connection.close()
             raise
 
@@ -80,7 +80,7 @@ class History:
                     self._insert(row, utc_s)
             self._prune(utc_s)
             self._connection.execute("COMMIT")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             _log.warning("The history %s could not take %d messages: %s", self._path, len(rows), error)
             self._recover()
 

@@ -14,7 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from agent.errors import KensaError, OutboxError, StateDirError
-from agent.outbox.database import is_corrupt, is_full
+from agent.outbox.database import DamagedFileError, is_corrupt, is_full
 from agent.outbox.files import Ballast
 from agent.outbox.gaps import GapBook
 from agent.outbox.history import HISTORY_NAME, History
@@ -91,6 +91,8 @@ class Writer:
         try:
             finish_swap(self._path)
             return OutboxLog(self._path, max_bytes=self._limits.max_bytes)
+        except UnicodeDecodeError as error:  # SQLite's own message holds bytes of a damaged schema
+            return self._rebuilt(error)
         except sqlite3.DatabaseError as error:
             if not is_corrupt(error):
                 raise OutboxError(f"The outbox {self._path} cannot be opened: {error}. Free disk space.") from error
@@ -155,6 +157,8 @@ class Writer:
                 self._serve_backlog()
         except sqlite3.Error as error:
             self._trouble(error)
+        except UnicodeDecodeError as error:
+            self._trouble(DamagedFileError(str(error)))
         next_ns = max(self._retry_ns, self._tick_ns)
         return max(0.0, (next_ns - self._clock.monotonic_ns()) / _NS_PER_S)
 
@@ -347,7 +351,7 @@ class Writer:
             _log.error("The outbox %s is still in trouble: %s", self._path, second)
         self._retry_ns = now_ns + _RETRY_NS
 
-    def _rebuilt(self, error: sqlite3.Error) -> OutboxLog:
+    def _rebuilt(self, error: Exception) -> OutboxLog:
         """Return a new log with all that can be saved, from the damaged file and from memory; the old one is set aside.
 
         The new one is complete, gaps included, before it takes the old one's place.
