@@ -53,11 +53,6 @@ class MemoryTransport:
         """See `ports.Transport.max_in_flight`."""
         return self._max_in_flight
 
-    @property
-    def unacknowledged(self) -> int:
-        """Delivered or lost messages whose acknowledgement waits for `acknowledge`."""
-        return len(self._waiting)
-
     def start(self, *, on_ack: Callable[[int], None], on_connection: Callable[[bool, str], None]) -> None:
         """See `ports.Transport.start`."""
         self._on_ack = on_ack

@@ -23,7 +23,6 @@ from agent.outbox.writer import Writer
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
-    from types import TracebackType
 
     from agent.clock import Clock
     from agent.ports import Transport
@@ -83,9 +82,7 @@ class Outbox:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_exception: object) -> None:
         """Commit everything and stop, without waiting for the broker."""
         self.close(self._clock.monotonic_ns())
 

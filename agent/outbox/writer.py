@@ -72,7 +72,7 @@ class Writer:
         self._unknown_loss = False  # more was lost than is known: every stream that shows up is told
         self._told: set[tuple[str, str]] = set()
         self._must_recount = False
-        self.appended = self.committed = self.delivered = self.commits = self.evicted = self.damaged = self.gaps = 0
+        self._taken = self.committed = self.delivered = self.commits = self.evicted = self.damaged = self.gaps = 0
         self.storage_error: str | None = None
         self.oldest_utc_s: int | None = None
         self._ballast = Ballast(state_dir / BALLAST_NAME, limits.ballast_bytes)
@@ -100,8 +100,6 @@ class Writer:
         except OSError as error:
             raise StateDirError(f"The outbox {self._path} cannot be opened: {error.strerror}.") from error
 
-    # --- any thread ---------------------------------------------------------------------------------------------------
-
     def append(self, verdicts: Sequence[Verdict]) -> None:
         """Take ownership; blocks while the hand-over is full. Raises OutboxError after `begin_closing`."""
         while len(self._incoming) >= self._handover:
@@ -112,7 +110,6 @@ class Writer:
             self._clock.wait(self._space, 0.05)
         if self._is_closing:
             raise OutboxError("The outbox is closed: no more verdicts are taken.")
-        self.appended += len(verdicts)
         self._incoming.extend(verdicts)
         for verdict in verdicts:
             if verdict.judgement.outcome is not Outcome.OK:
@@ -127,6 +124,11 @@ class Writer:
         self._belt.wake_writer.set()
 
     @property
+    def appended(self) -> int:
+        """Verdicts that `append` took."""
+        return self._taken + len(self._incoming)
+
+    @property
     def waiting(self) -> int:
         """Verdicts that were appended and are not committed."""
         return len(self._incoming) + self._packer.waiting
@@ -135,8 +137,6 @@ class Writer:
     def log(self) -> OutboxLog:
         """The log, for its totals."""
         return self._log
-
-    # --- the writer's thread ------------------------------------------------------------------------------------------
 
     def step(self) -> float:
         """Do what is due; return how many seconds may pass until the next step unless the belt wakes the writer."""
@@ -168,6 +168,7 @@ class Writer:
         if room <= 0:
             return
         utc_s = self._clock.utc_ns() // _NS_PER_S
+        self._taken += room
         for _ in range(room):
             packer.add(incoming.popleft(), now_ns=now_ns, utc_s=utc_s)
         self._space.set()
@@ -302,8 +303,6 @@ class Writer:
                 self._gaps.seal(row.id)
         self._belt.backlog_rows = 0 if not page else self._belt.backlog_rows - len(page)
         self._belt.offer_backlog(page)
-
-    # --- trouble ------------------------------------------------------------------------------------------------------
 
     def _drop_damaged(self, numbers: Sequence[int]) -> None:
         """Turn rows whose CRC is wrong into gaps."""
