@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections import deque
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -85,13 +85,10 @@ class _Show:
     @contextmanager
     def on(self) -> Iterator[None]:
         """Use the whole terminal meanwhile."""
-        if self._live is None:
-            yield
-            return
         before = sys.getswitchinterval()
         sys.setswitchinterval(_SWITCH_S)
         try:
-            with self._live:
+            with self._live or nullcontext():
                 yield
         finally:
             sys.setswitchinterval(before)
