@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 EMA_DECAY: Final = 0.99  # of the weights, a step; starts faster
 WARM_UP: Final = 0.25  # share of the steps in which the learning rate rises
 NOISE_BANK: Final = 1 << 22  # numbers
-NOISE: Final = 0.03  # standard deviation, of the half range of a byte
-BRIGHTNESS: Final = 0.15  # largest shift, of the half range
-CONTRAST: Final = 0.2  # largest relative change
 SHIFT: Final = 1 / 16  # largest shift of the picture, of its side
 
 
@@ -151,17 +149,17 @@ def uniform(count: int, low: float, high: float, generator: torch.Generator) -> 
 class Photometric:
     """Changes brightness, contrast and noise of batches [N, C, H, W] in -1..1, and clips as a camera does."""
 
-    def __init__(self, generator: torch.Generator) -> None:
+    def __init__(self, generator: torch.Generator, *, strength: float = 1.0) -> None:
         """Draw a bank of noise once: fresh noise for every batch would cost more than the network."""
-        self._generator = generator
+        self._generator, self._strength = generator, strength
         self._bank = torch.empty(NOISE_BANK).normal_(generator=generator)
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return the changed batch."""
-        generator, count = self._generator, len(pixels)
-        pixels = pixels * uniform(count, 1 - CONTRAST, 1 + CONTRAST, generator)
-        pixels = pixels + uniform(count, -BRIGHTNESS, BRIGHTNESS, generator)
-        pixels = pixels + self._noise(pixels) * uniform(count, 0.0, NOISE, generator)
+        generator, strength, count = self._generator, self._strength, len(pixels)
+        pixels = pixels * (1.0 + strength * CONTRAST * uniform(count, -1.0, 1.0, generator))
+        pixels = pixels + strength * BRIGHTNESS * uniform(count, -1.0, 1.0, generator)
+        pixels = pixels + self._noise(pixels) * (strength * NOISE * uniform(count, 0.0, 1.0, generator))
         return pixels.clamp(-1.0, 127.0 / 128.0)
 
     def _noise(self, pixels: torch.Tensor) -> torch.Tensor:

@@ -1,13 +1,14 @@
 """The recipe for whole parts with masks: an evidence map over a picture that shows all of the part.
 
-Every cell learns from the mask whether a defect touches it, and which; the strongest cells together learn whether the
-part is defective, because their mean is what the decision compares with the threshold. A defect's place on the part
-matters (a chip is at the edge), so nothing is cut or pasted: flips, light and noise only. For crops of larger pictures
-see `pipeline.dense`.
+A defect covers a few of tens of thousands of pixels, so learning looks where it is: three quarters of a batch are crops
+around marked defects, the rest crops of good parts, and cells that a defect touches weigh more. Nothing is pasted: what
+is normal at a hole or an edge must be learnt where it is. The part's score is its strongest cell.
+For crops of larger pictures with few defects see `pipeline.dense`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -15,16 +16,24 @@ import torch
 from torch.nn import functional
 
 from agent.errors import OperatorError
+from pipeline.dense import spread_stem
 from pipeline.images import load_inputs, load_masks
 from pipeline.network import to_input
 from pipeline.recipe import Trained
-from pipeline.training import Optimiser, Photometric, batches, deterministic, flipped, make_generator, make_net, settle
+from pipeline.training import Light, Optimiser, Photometric, deterministic, flipped, make_generator, make_net, settle
 
 if TYPE_CHECKING:
     from pipeline.recipe import Progress, Task
 
-CELL_WEIGHT: Final = 4.0  # of the cells' losses, which are sums over a picture divided by the root of its cells
 TOUCHED: Final = 16  # least mask in a cell, of 255 for one whole input pixel, that calls the cell defective
+TOUCHED_WEIGHT: Final = 8.0  # of such a cell's loss; the others' is 1
+PART_WEIGHT: Final = 0.01  # of the strongest cell's loss: what the decision reads, but a poor teacher at the start
+CROP_PX: Final = 128  # side of a training crop
+MARGIN_PX: Final = 8  # least distance of the marked pixel that a crop is cut around from the crop's border
+MARKED_SHARE: Final = 0.75  # of a batch
+LIGHT: Final = Light(contrast=0.15, brightness=0.08, noise=0.015)  # half a pixel of a thin scratch must outlive it
+SETTLE_BATCHES: Final = 64
+REPORT_EVERY: Final = 20  # steps between two calls of `progress`
 
 
 def cell_targets(masks: torch.Tensor, cells: tuple[int, int]) -> torch.Tensor:
@@ -34,25 +43,61 @@ def cell_targets(masks: torch.Tensor, cells: tuple[int, int]) -> torch.Tensor:
     return (blocks.amax((2, 4)) >= TOUCHED).float()
 
 
-def map_loss(
-    logits: torch.Tensor, masks: torch.Tensor, labels: torch.Tensor, *, smoothing: float, strongest: int
-) -> torch.Tensor:
+def map_loss(logits: torch.Tensor, masks: torch.Tensor, labels: torch.Tensor, *, smoothing: float) -> torch.Tensor:
     """Loss of logits [N, 1 + defects, h, w] for masks [N, H, W], labels [N] (0: good, 1 + i: defect i)."""
+    entropy = functional.binary_cross_entropy_with_logits
     touched = cell_targets(masks, (logits.shape[2], logits.shape[3]))
     which = functional.one_hot(labels, logits.shape[1])[:, 1:, None, None].float()
     targets = torch.cat((touched[:, None], touched[:, None] * which), 1)
-    scale = CELL_WEIGHT / float(logits.shape[2] * logits.shape[3]) ** 0.5
-    cells = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum((1, 2, 3)).mean() * scale
-    part = logits[:, 0].flatten(1).topk(strongest, dim=1).values.mean(1)
-    defective = (labels > 0).float() * (1.0 - smoothing) + smoothing / 2
-    return cells / logits.shape[1] + functional.binary_cross_entropy_with_logits(part, defective)
+    weights = 1.0 + (TOUCHED_WEIGHT - 1.0) * touched[:, None]
+    cells = (entropy(logits, targets, reduction="none") * weights).sum() / weights.sum()
+    defective = touched.flatten(1).amax(1) * (1.0 - smoothing) + smoothing / 2
+    return cells / 3.0 + PART_WEIGHT * entropy(logits[:, 0].flatten(1).amax(1), defective)
 
 
-@deterministic
-def train_whole(task: Task, *, progress: Progress) -> Trained:
-    """Learn the evidence map. See `recipe.Recipe`. Raises OperatorError when no training picture has a mask."""
-    parameters = task.parameters
-    generator = make_generator(parameters)
+@dataclass(frozen=True, slots=True)
+class _Crops:
+    """Cuts batches around defects and out of good parts; every draw comes from `generator`."""
+
+    pixels: torch.Tensor  # [N, H, W, C] uint8
+    masks: torch.Tensor  # [N, H, W] uint8
+    labels: torch.Tensor  # [N]
+    marked: torch.Tensor  # indices of pictures with a marked defect
+    good: torch.Tensor
+    spots: dict[int, torch.Tensor]  # marked picture -> its marked pixels [K, 2]
+    size: int  # crops in a batch
+    generator: torch.Generator
+
+    def draw(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return pixels [n, h, w, C], masks [n, h, w] and labels [n] of one batch."""
+        defects = round(self.size * MARKED_SHARE)
+        chosen = torch.cat((self._pick(self.marked, defects), self._pick(self.good, self.size - defects))).tolist()
+        height, width = (min(side, CROP_PX) for side in self.masks.shape[1:])
+        cuts = [(i, *self._corner(i, height, width)) for i in chosen]
+        return (
+            torch.stack([self.pixels[i, y : y + height, x : x + width] for i, y, x in cuts]),
+            torch.stack([self.masks[i, y : y + height, x : x + width] for i, y, x in cuts]),
+            self.labels[chosen],
+        )
+
+    def _pick(self, indices: torch.Tensor, count: int) -> torch.Tensor:
+        return indices[torch.randint(len(indices), (count,), generator=self.generator)]
+
+    def _corner(self, picture: int, height: int, width: int) -> tuple[int, int]:
+        """Top left of a crop: somewhere on a good part, around a marked pixel on a defective one."""
+        room = (self.masks.shape[1] - height, self.masks.shape[2] - width)
+        spots = self.spots.get(picture)
+        if spots is None:
+            return self._integer(0, room[0]), self._integer(0, room[1])
+        spot = spots[self._integer(0, len(spots) - 1)].tolist()
+        inside = (self._integer(MARGIN_PX, height - MARGIN_PX), self._integer(MARGIN_PX, width - MARGIN_PX))
+        return min(max(spot[0] - inside[0], 0), room[0]), min(max(spot[1] - inside[1], 0), room[1])
+
+    def _integer(self, low: int, high: int) -> int:
+        return int(torch.randint(low, high + 1, (1,), generator=self.generator))
+
+
+def _crops(task: Task, generator: torch.Generator) -> _Crops:
     masks = torch.from_numpy(load_masks(task.train, task.geometry))
     defects = [name for name in task.classes if name in task.defects]
     numbers = np.array([defects.index(s.class_name) + 1 if s.is_defect else 0 for s in task.train])
@@ -63,28 +108,49 @@ def train_whole(task: Task, *, progress: Progress) -> Trained:
             "an evidence map needs good pictures and defective ones with masks in the training split; add them or "
             "train with --head classifier."
         )
-    pixels = torch.from_numpy(load_inputs([task.train[i] for i in usable], task.geometry).pixels)
-    masks, labels = masks[torch.from_numpy(usable)], torch.from_numpy(numbers[usable])
+    labels = torch.from_numpy(numbers[usable])
+    masks = masks[torch.from_numpy(usable)]
+    marked = torch.nonzero(labels)[:, 0]
+    return _Crops(
+        pixels=torch.from_numpy(load_inputs([task.train[i] for i in usable], task.geometry).pixels),
+        masks=masks,
+        labels=labels,
+        marked=marked,
+        good=torch.nonzero(labels == 0)[:, 0],
+        spots={i: torch.nonzero(masks[i]) for i in marked.tolist()},
+        size=task.parameters.batch,
+        generator=generator,
+    )
+
+
+@deterministic
+def train_whole(task: Task, *, progress: Progress) -> Trained:
+    """Learn the evidence map. See `recipe.Recipe`. Raises OperatorError when no training picture has a mask."""
+    parameters = task.parameters
+    generator = make_generator(parameters)
+    crops = _crops(task, generator)
     net = make_net(task, head="evidence").train()
+    spread_stem(net.layers[0][0].weight)
+    steps = parameters.epochs * max(1, len(crops.labels) // parameters.batch)
+    optimiser = Optimiser(net, parameters, steps=steps)
+    light = Photometric(generator, LIGHT)
+
+    def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        pixels, masks, labels = crops.draw()
+        inputs, masks = flipped((to_input(pixels), masks), generator)
+        return light(inputs), masks, labels
+
+    total = 0.0
+    for number in range(1, steps + 1):
+        inputs, masks, labels = batch()
+        loss = map_loss(net(inputs), masks, labels, smoothing=parameters.label_smoothing)
+        optimiser.step(loss)
+        total += loss.item()
+        if number % REPORT_EVERY == 0 or number == steps:
+            progress("train", number, steps, f"loss {total / ((number - 1) % REPORT_EVERY + 1):.3f}")
+            total = 0.0
+    averaged = optimiser.averaged.net
+    settle(averaged, (batch()[0] for _ in range(SETTLE_BATCHES)))
     cells = (task.geometry.height // net.body.stride) * (task.geometry.width // net.body.stride)
     fraction = parameters.top_fraction or 1.0 / cells
-    strongest = max(1, round(cells * fraction))
-    steps = parameters.epochs * max(1, len(labels) // parameters.batch)
-    optimiser = Optimiser(net, parameters, steps=steps)
-    light = Photometric(generator)
-
-    def augmented(chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        batch, mask = flipped((to_input(pixels[chosen]), masks[chosen]), generator)
-        return light(batch), mask
-
-    for epoch in range(parameters.epochs):
-        total, count = 0.0, 0
-        for chosen in batches(len(labels), parameters.batch, generator):
-            batch, mask = augmented(chosen)
-            loss = map_loss(net(batch), mask, labels[chosen], smoothing=parameters.label_smoothing, strongest=strongest)
-            optimiser.step(loss)
-            total, count = total + loss.item(), count + 1
-        progress("train", epoch + 1, parameters.epochs, f"loss {total / count:.3f}")
-    averaged = optimiser.averaged.net
-    settle(averaged, (augmented(chosen)[0] for chosen in batches(len(labels), parameters.batch, generator)))
     return Trained(averaged, score="evidence", aggregation="top_mean", top_fraction=fraction)
