@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _NAMES = (
     "tiny",
-    "compact",
+    "slim",
     "small",
     "medium",
     "large",

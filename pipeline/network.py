@@ -39,7 +39,7 @@ class Body:
 # A new width must be a multiple of 16, better of 32: other channel counts leave vector lanes empty.
 BODIES: Final[dict[str, Body]] = {
     "tiny": Body((32, 48, 64), (1, 1, 1)),
-    "compact": Body((32, 48, 64), (1, 2, 2)),
+    "slim": Body((32, 48, 64), (1, 2, 2)),
     "small": Body((32, 64, 128), (1, 2, 2)),
     "medium": Body((48, 96, 160), (1, 2, 2)),
     "large": Body((64, 128, 256), (1, 2, 3)),

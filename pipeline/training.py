@@ -146,20 +146,29 @@ def uniform(count: int, low: float, high: float, generator: torch.Generator) -> 
     return torch.empty(count, 1, 1, 1).uniform_(low, high, generator=generator)
 
 
+@dataclass(frozen=True, slots=True)
+class Light:
+    """How much the light and the sensor may change, in units of half a byte's range."""
+
+    contrast: float = 0.2  # largest relative change
+    brightness: float = 0.15  # largest shift
+    noise: float = 0.03  # largest standard deviation
+
+
 class Photometric:
     """Changes brightness, contrast and noise of batches [N, C, H, W] in -1..1, and clips as a camera does."""
 
-    def __init__(self, generator: torch.Generator, *, strength: float = 1.0) -> None:
+    def __init__(self, generator: torch.Generator, light: Light = Light()) -> None:  # noqa: B008 - frozen
         """Draw a bank of noise once: fresh noise for every batch would cost more than the network."""
-        self._generator, self._strength = generator, strength
+        self._generator, self._light = generator, light
         self._bank = torch.empty(NOISE_BANK).normal_(generator=generator)
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return the changed batch."""
-        generator, strength, count = self._generator, self._strength, len(pixels)
-        pixels = pixels * (1.0 + strength * CONTRAST * uniform(count, -1.0, 1.0, generator))
-        pixels = pixels + strength * BRIGHTNESS * uniform(count, -1.0, 1.0, generator)
-        pixels = pixels + self._noise(pixels) * (strength * NOISE * uniform(count, 0.0, 1.0, generator))
+        generator, light, count = self._generator, self._light, len(pixels)
+        pixels = pixels * uniform(count, 1.0 - light.contrast, 1.0 + light.contrast, generator)
+        pixels = pixels + uniform(count, -light.brightness, light.brightness, generator)
+        pixels = pixels + self._noise(pixels) * uniform(count, 0.0, light.noise, generator)
         return pixels.clamp(-1.0, 127.0 / 128.0)
 
     def _noise(self, pixels: torch.Tensor) -> torch.Tensor:

@@ -35,9 +35,7 @@ def test_macro_f1_is_the_mean_over_classes_that_occur() -> None:
         ([0.2, 0.3], [1, 1], None),
     ],
 )
-def test_auroc_counts_pairs_and_ties_for_half(
-    scores: list[float], positive: list[int], expected: float | None
-) -> None:
+def test_auroc_counts_pairs_and_ties_for_half(scores: list[float], positive: list[int], expected: float | None) -> None:
     found = metrics.auroc(np.array(scores), np.array(positive, bool))
     assert found == (None if expected is None else pytest.approx(expected))
 
