@@ -152,13 +152,13 @@ class Light:
 
     contrast: float = 0.2  # largest relative change
     brightness: float = 0.15  # largest shift
-    noise: float = 0.03  # largest standard deviation
+    noise: float = 0.015  # largest standard deviation
 
 
 class Photometric:
     """Changes brightness, contrast and noise of batches [N, C, H, W] in -1..1, and clips as a camera does."""
 
-    def __init__(self, generator: torch.Generator, light: Light = Light()) -> None:  # noqa: B008 - frozen
+    def __init__(self, generator: torch.Generator, light: Light = Light()) -> None:
         """Draw a bank of noise once: fresh noise for every batch would cost more than the network."""
         self._generator, self._light = generator, light
         self._bank = torch.empty(NOISE_BANK).normal_(generator=generator)
