@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from pipeline.recipe import Progress, Task
 
 TOP_FRACTION: Final = 0.2  # of the cells: their mean is the part's score; unless the parameters say another
-LEAST_SHARE: Final = 0.1  # of a crop's cell loss goes to its defect, however small that is
+DEFECT_WEIGHT: Final = 8.0  # of a defective cell's loss against a sound one's
+PART_WEIGHT: Final = 0.1  # of the whole crop's losses; more of it makes learning slow, the cells lead
 CLASS_WEIGHT: Final = 0.5  # of the class channels' loss
 _COLOUR_AXES: Final = np.array([[1, 1, 1], [1, 0, -1], [-1, 2, -1]]) / np.sqrt([[3], [2], [6]])  # lightness, two hues
 _COLOUR_RANK: Final = 2  # hues count as so many frequencies higher than lightness
@@ -112,12 +113,13 @@ def dense_loss(logits: torch.Tensor, batch: Batch, *, smoothing: float, fraction
     labels = torch.from_numpy(batch.labels)
     located = torch.from_numpy(batch.located)[:, None, None, None]
     which = functional.one_hot(labels, logits.shape[1])[:, 1:].float()  # [N, defects]
-    balance = 1.0 + marked * (LEAST_SHARE / marked.mean((2, 3), keepdim=True).clamp(min=1e-6) - 1.0).clamp(0.0, 20.0)
-    cells = (entropy(logits[:, :1], soft(marked), reduction="none") * balance * located).mean()
-    part = entropy(top_mean(logits[:, 0], fraction), soft((labels > 0).float()))
-    classes = (entropy(logits[:, 1:], soft(marked * which[:, :, None, None]), reduction="none") * located).mean()
+    weights = (1.0 + (DEFECT_WEIGHT - 1.0) * marked) * located
+    weights = weights / weights.sum((1, 2, 3), keepdim=True).clamp(min=1.0) / len(weights)  # every crop counts alike
+    cells = (entropy(logits[:, :1], soft(marked), reduction="none") * weights).sum()
+    classes = (entropy(logits[:, 1:], soft(marked * which[:, :, None, None]), reduction="none") * weights).sum()
     naming = entropy(logits[:, 1:].amax((2, 3)), soft(which))
-    return cells + part + CLASS_WEIGHT * (classes + 0.2 * naming)
+    part = entropy(top_mean(logits[:, 0], fraction), soft((labels > 0).float()))
+    return cells + PART_WEIGHT * part + CLASS_WEIGHT * (classes / logits.shape[1] + PART_WEIGHT * naming)
 
 
 @torch.no_grad()

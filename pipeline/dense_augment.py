@@ -38,9 +38,9 @@ class Settings:
     paste_share: float = 0.5  # of those that get a defect pasted
     decoy_share: float = 0.25  # of those that get sound surface pasted; what remains is left as it is
     hit_share: float = 0.8  # of the crops of defective pictures that are placed on the defect
-    gain: float = 0.35  # log of the factor on all grey levels
-    bias: float = 8.0  # grey levels
-    gamma: float = 0.2  # log of the exponent
+    gain: float = 0.25  # log of the factor on all grey levels
+    bias: float = 5.0  # grey levels
+    gamma: float = 0.15  # log of the exponent
     noise: float = 1.5  # largest standard deviation, grey levels
     paste_size: float = 0.35  # log of the pasted defect's scale
     paste_aspect: float = 0.15  # log of its stretch along x
