@@ -12,6 +12,7 @@ import json
 import os
 import re
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -170,6 +171,7 @@ def _train(arguments: argparse.Namespace) -> int:
         print(f"{precision:>5}  {_summary(metrics[precision])}")
     print(f"int8 agrees with fp32 on {100 * metrics['int8_agreement']:.2f} % of the validation pictures")
     print("\n".join([*comparison, f"report: {arguments.out / release.REPORT_NAME}"]))
+    print(f"{files.manifest.lineage.duration_s:.0f} s, {time.process_time():.0f} s of CPU time")
     return 0
 
 
@@ -178,6 +180,7 @@ def _lineage(manifest: Any) -> dict[str, Any]:
         "sha256": manifest.files["model.onnx"].sha256,
         "golden_sha256": manifest.files["golden.npz"].sha256,
         "duration_s": manifest.lineage.duration_s,
+        "cpu_s": round(time.process_time(), 1),
     }
 
 

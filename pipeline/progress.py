@@ -8,7 +8,6 @@ from types import ModuleType  # noqa: TC003 - used by the annotation of a local 
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import Self
 
 LINE_EVERY_S: Final = 5.0
@@ -49,9 +48,7 @@ class Display:
             self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stop the bar."""
         if self._bar is not None:
             self._bar.stop()
