@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from simulator.bench.faults import run_faults
 from simulator.bench.loop import Settings, run_loop
+from simulator.bench.outbox import run_outbox
 
 if TYPE_CHECKING:
     from simulator.bench.loop import LoopResult
@@ -87,17 +89,55 @@ def _loop(arguments: argparse.Namespace) -> dict[str, Any]:
     return result.summary()
 
 
+def _outbox(arguments: argparse.Namespace) -> dict[str, Any]:
+    _say("ok verdicts with a few defects, SQLite with synchronous=FULL, a broker in memory")
+    result = run_outbox(rounds=arguments.rounds)
+    table = Table(title="kensa bench outbox")
+    for column in ("what", "target", "median", ""):
+        table.add_column(column)
+    met = result.verdicts_per_s >= 5_000  # noqa: PLR2004 - the target beside it
+    _row(table, "sustained verdicts/s, committed and delivered", ">= 5,000", f"{result.verdicts_per_s:,.0f}", met=met)
+    Console(stderr=arguments.json).print(table)
+    return result.to_json()
+
+
+def _faults(arguments: argparse.Namespace) -> dict[str, Any]:
+    _say(f"{arguments.kills} kills and {arguments.power_cuts} power cuts; some minutes")
+    result = run_faults(kills=arguments.kills, power_cuts=arguments.power_cuts, seed=arguments.seed)
+    table = Table(title="kensa bench faults")
+    for column in ("what", "target", "counted", ""):
+        table.add_column(column)
+    kills, power = result.kills, result.power
+    text = f"{kills.lost} of {kills.committed:,}"
+    _row(table, f"{kills.kills} kills: committed verdicts lost", "0", text, met=not kills.lost)
+    if power is None:
+        table.add_row("power cuts", "0", f"not done: {result.power_missing}", "")
+    else:
+        text = f"{power.lost} of {power.committed:,}"
+        _row(table, f"{power.power_cuts} power cuts: committed verdicts lost", "0", text, met=not power.lost)
+    Console(stderr=arguments.json).print(table)
+    return result.to_json()
+
+
+_BENCHES = {"loop": _loop, "outbox": _outbox, "faults": _faults}
+
+
 def main(argv: list[str]) -> int:
     """Run one benchmark; 0 when it ran, whatever it measured."""
     parser = argparse.ArgumentParser(prog="kensa bench", description=__doc__)
-    parser.add_argument("what", choices=("loop",))
+    parser.add_argument("what", choices=tuple(_BENCHES))
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
-    parser.add_argument("--release", type=Path, default=DEFAULT_RELEASE, help="release folder")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default 5)")
-    parser.add_argument("--calls", type=int, default=2_000, help="frames for each figure of a round")
-    parser.add_argument("--paced-seconds", type=float, default=20.0, help="length of each paced run")
+    loop = parser.add_argument_group("loop")
+    loop.add_argument("--release", type=Path, default=DEFAULT_RELEASE, help="release folder")
+    loop.add_argument("--calls", type=int, default=2_000, help="frames for each figure of a round")
+    loop.add_argument("--paced-seconds", type=float, default=20.0, help="length of each paced run")
+    faults = parser.add_argument_group("faults")
+    faults.add_argument("--kills", type=int, default=1_000)
+    faults.add_argument("--power-cuts", type=int, default=40, help="need root and a loop device")
+    faults.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
-    figures = _loop(arguments)
+    figures = _BENCHES[arguments.what](arguments)
     if arguments.json:
         print(json.dumps(figures))
     return 0
