@@ -174,7 +174,6 @@ class _Broken:
     """The real model with a runtime that fails, as a flaky accelerator's would."""
 
     def __init__(self, model: Model) -> None:
-        self._model = model
         self.identity, self.geometry, self.rule = model.identity, model.geometry, model.rule
         self.preprocess_digest = model.preprocess_digest
 
