@@ -5,8 +5,7 @@ any order and on any thread. Pixels stay uint8 as the device would see them: a c
 `agent.preprocess` wrote, and the result is clipped to bytes again.
 
 Why defects are pasted: real defect pictures are few and each shows one place on one part. A cut-out laid on a good
-crop at another place, angle, size and light teaches what the defect is instead of which part it was on. So that the
-seam of a cut-out does not give it away, some good crops get a decoy: sound surface in the outline of a defect.
+crop at another place, angle, size and light teaches what the defect is instead of which part it was on.
 """
 
 from __future__ import annotations
@@ -36,11 +35,10 @@ class Settings:
 
     good_share: float = 0.5  # of crops cut from good pictures, before pasting
     paste_share: float = 0.5  # of those that get a defect pasted
-    decoy_share: float = 0.25  # of those that get sound surface pasted; what remains is left as it is
     hit_share: float = 0.8  # of the crops of defective pictures that are placed on the defect
-    gain: float = 0.25  # log of the factor on all grey levels
-    bias: float = 5.0  # grey levels
-    gamma: float = 0.15  # log of the exponent
+    gain: float = 0.35  # log of the factor on all grey levels
+    bias: float = 8.0  # grey levels
+    gamma: float = 0.2  # log of the exponent
     noise: float = 1.5  # largest standard deviation, grey levels
     paste_size: float = 0.35  # log of the pasted defect's scale
     paste_aspect: float = 0.15  # log of its stretch along x
@@ -74,7 +72,7 @@ class _Cutout:
 
     relative: Floats  # [h, w, C], 1 is as bright as the surroundings
     mask: Floats  # [h, w], 0 or 1
-    label: int  # 0 for a decoy
+    label: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -155,14 +153,10 @@ class CropSampler:
             picture = self._good[random.integers(len(self._good))]
             crop, mask = self._cut(picture, random)
             assert mask is not None  # noqa: S101 - good pictures have an empty one
-            chance = random.random()
-            if not self._pastable or chance >= settings.paste_share + settings.decoy_share:
-                return crop, mask, 0
-            label = self._pastable[random.integers(len(self._pastable))]
-            cutout = self._cutouts[label][random.integers(len(self._cutouts[label]))]
-            if chance >= settings.paste_share:
-                cutout = self._decoy(cutout, random)
-            return self._paste(crop, cutout, random)
+            if self._pastable and random.random() < settings.paste_share:
+                label = self._pastable[random.integers(len(self._pastable))]
+                return self._paste(crop, self._cutouts[label][random.integers(len(self._cutouts[label]))], random)
+            return crop, mask, 0
         label = self._labels[random.integers(len(self._labels))]
         picture = self._defective[label][random.integers(len(self._defective[label]))]
         crop, mask = self._cut(picture, random)
@@ -181,14 +175,6 @@ class CropSampler:
             y, x = min(max(y, 0), rows), min(max(x, 0), columns)
         window = (slice(y, y + self._height), slice(x, x + self._width))
         return picture.pixels[window], None if picture.mask is None else picture.mask[window]
-
-    def _decoy(self, cutout: _Cutout, random: np.random.Generator) -> _Cutout:
-        """Sound surface of another picture in the outline of `cutout`."""
-        picture = self._good[random.integers(len(self._good))]
-        h, w = (min(a, b) for a, b in zip(cutout.mask.shape, picture.pixels.shape[:2], strict=True))
-        y, x = (int(random.integers(a - b + 1)) for a, b in zip(picture.pixels.shape[:2], (h, w), strict=True))
-        pixels = picture.pixels[y : y + h, x : x + w].astype(np.float32)
-        return _Cutout(pixels / np.maximum(pixels.mean(axis=(0, 1)), 5.0), cutout.mask[:h, :w], 0)
 
     def _paste(self, crop: Pixels, cutout: _Cutout, random: np.random.Generator) -> tuple[Pixels, Pixels, int]:
         """Lay a defect on a good crop: turned, scaled, feathered, as bright as the place it comes to."""
@@ -212,8 +198,7 @@ class CropSampler:
         pasted = level * (1.0 + (relative - 1.0) * np.float32(contrast))
         result = crop.copy()
         result[y0:y1, x0:x1] = np.clip(under + share * (pasted - under), 0.0, 255.0)
-        if cutout.label:
-            mask[y0:y1, x0:x1] = inside
+        mask[y0:y1, x0:x1] = inside
         return result, mask, cutout.label
 
     def _place(self, cutout: _Cutout, random: np.random.Generator) -> _Place:

@@ -80,16 +80,17 @@ def make_net(task: Task, *, head: str) -> Net:
 class Averaged:
     """The exponential moving average of a network, which is what gets exported."""
 
-    def __init__(self, net: Net) -> None:
-        """Start from the weights of `net`."""
+    def __init__(self, net: Net, *, decay: float = EMA_DECAY) -> None:
+        """Start from the weights of `net`; `decay` is what stays of the average at a step."""
         self.net = copy.deepcopy(net).eval()
+        self._decay = decay
         self._steps = 0
 
     @torch.no_grad()
     def update(self, net: Net) -> None:
         """Take one step towards `net`; the first steps are larger, so that the start is forgotten."""
         self._steps += 1
-        decay = min(EMA_DECAY, self._steps / (self._steps + 10))
+        decay = min(self._decay, self._steps / (self._steps + 10))
         for mine, new in zip(self.net.state_dict().values(), net.state_dict().values(), strict=True):
             if mine.is_floating_point():
                 mine.lerp_(new, 1.0 - decay)
@@ -113,7 +114,7 @@ def settle(net: Net, batches_of: Iterable[torch.Tensor]) -> None:
 class Optimiser:
     """AdamW under a one-cycle schedule; `step` does backward, update and average."""
 
-    def __init__(self, net: Net, parameters: Parameters, *, steps: int) -> None:
+    def __init__(self, net: Net, parameters: Parameters, *, steps: int, decay: float = EMA_DECAY) -> None:
         """`steps` is the number of calls to come. Biases and norms do not decay."""
         decayed = [p for p in net.parameters() if p.ndim > 1]
         others = [p for p in net.parameters() if p.ndim <= 1]
@@ -123,7 +124,7 @@ class Optimiser:
             self._adam, max_lr=parameters.learning_rate, total_steps=steps + 1, pct_start=WARM_UP
         )
         self._net = net
-        self.averaged = Averaged(net)
+        self.averaged = Averaged(net, decay=decay)
 
     def step(self, loss: torch.Tensor) -> None:
         """Learn from one batch's loss."""

@@ -116,7 +116,7 @@ def test_cells_without_a_known_mask_teach_through_the_crop_only() -> None:
     logits = torch.zeros(1, 2, 4, 4, requires_grad=True)
     masks, pixels = np.zeros((1, 64, 64), np.uint8), np.zeros((1, 64, 64, 1), np.uint8)
     batch = Batch(pixels, masks, np.array([1]), np.zeros(1, np.float32))
-    dense_loss(logits, batch, smoothing=0.0, fraction=0.2).backward()
+    dense_loss(logits, batch, smoothing=0.0).backward()
     assert logits.grad is not None
     assert (logits.grad <= 0).all()  # everything pulls towards "defect": the empty mask is not believed
 
