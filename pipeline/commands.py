@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _NAMES = (
     "tiny",
     "slim",
+    "fine",
     "small",
     "medium",
     "large",

@@ -32,6 +32,8 @@ CROP_PX: Final = 128  # side of a training crop
 MARGIN_PX: Final = 8  # least distance of the marked pixel that a crop is cut around from the crop's border
 MARKED_SHARE: Final = 0.75  # of a batch
 LIGHT: Final = Light(contrast=0.15, brightness=0.08, noise=0.015)  # half a pixel of a thin scratch must outlive it
+GREY_SHARE: Final = 0.2  # of the crops of colour pictures lose their colour
+_BGR_TO_GREY: Final = (0.114, 0.587, 0.299)  # ITU-R BT.601, as the preprocessing does it
 SETTLE_BATCHES: Final = 64
 REPORT_EVERY: Final = 20  # steps between two calls of `progress`
 
@@ -123,6 +125,15 @@ def _crops(task: Task, generator: torch.Generator) -> _Crops:
     )
 
 
+def greyed(inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Take the colour out of GREY_SHARE of the batch [N, C, H, W], so that a release serves mono cameras as well."""
+    if inputs.shape[1] == 1:
+        return inputs
+    chosen = torch.rand(len(inputs), generator=generator) < GREY_SHARE
+    grey = (inputs * torch.tensor(_BGR_TO_GREY)[None, :, None, None]).sum(1, keepdim=True).expand_as(inputs)
+    return torch.where(chosen[:, None, None, None], grey, inputs).contiguous(memory_format=torch.channels_last)
+
+
 @deterministic
 def train_whole(task: Task, *, progress: Progress) -> Trained:
     """Learn the evidence map. See `recipe.Recipe`. Raises OperatorError when no training picture has a mask."""
@@ -138,7 +149,7 @@ def train_whole(task: Task, *, progress: Progress) -> Trained:
     def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         pixels, masks, labels = crops.draw()
         inputs, masks = flipped((to_input(pixels), masks), generator)
-        return light(inputs), masks, labels
+        return light(greyed(inputs, generator)), masks, labels
 
     total = 0.0
     for number in range(1, steps + 1):
