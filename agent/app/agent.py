@@ -11,6 +11,7 @@ import gc
 import json
 import logging
 import random
+import sys
 import threading
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from agent.wire import Heartbeat
 
 _log = logging.getLogger(__name__)
+_SWITCH_S: Final = 0.0005
 _CAPTURE_STOP_S: Final = 1.0  # a camera's driver gets this long to return
 _INFINITE_KINDS: Final = (configuration.V4l2Camera, configuration.RtspCamera, configuration.MjpegCamera)
 
@@ -163,6 +165,8 @@ class Agent:
         self._start_services()
         for view in self.cameras.values():
             view.capture.start()
+        # A worker that comes back from the runtime must not wait the default 5 ms for the interpreter.
+        sys.setswitchinterval(_SWITCH_S)
         gc.freeze()  # what lives as long as the agent need not be looked at by every collection
         _log.info(
             "kensa %s inspects with %d camera(s) and %d worker(s), boot epoch %d",

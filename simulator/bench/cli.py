@@ -58,7 +58,8 @@ def _table(result: LoopResult) -> Table:
     )
     _row(
         table,
-        f"preprocessing against direct INTER_AREA; RMSE {result.rmse_against_area:.2f} grey levels",
+        f"preprocessing against direct INTER_AREA; RMSE {result.rmse_against_area:.2f} "
+        f"grey levels on whole frames, {result.rmse_against_area_roi:.2f} on the ROI",
         ">= 7 x, <= 2",
         f"{figures['preprocess_ratio']:.1f} x",
         met=figures["preprocess_ratio"] >= 7 and result.rmse_against_area <= 2,  # noqa: PLR2004

@@ -93,15 +93,17 @@ def direct_area(model: Model, frames: list[Pixels], *, threads: int, calls: int)
     return on_threads(make, threads=threads, calls=calls)
 
 
-def rmse_against_area(model: Model, frames: list[Pixels]) -> float:
+def rmse_against_area(model: Model, frames: list[Pixels], *, roi: Box | None) -> float:
     """Root mean square difference, grey levels, between the pyramid and direct INTER_AREA over `frames`."""
     geometry = model.geometry
-    preprocessor = Preprocessor(geometry)
+    preprocessor = Preprocessor(geometry, roi=roi)
+    x, y, w, h = roi or (0, 0, frames[0].shape[1], frames[0].shape[0])
     out = np.empty((1, geometry.height, geometry.width, geometry.channels), np.uint8)
     squares = 0.0
     for frame in frames:
         preprocessor.into(frame, out)
-        reference = cv2.resize(frame, (geometry.width, geometry.height), interpolation=cv2.INTER_AREA)
+        part = frame[y : y + h, x : x + w]
+        reference = cv2.resize(part, (geometry.width, geometry.height), interpolation=cv2.INTER_AREA)
         squares += float(np.mean((out[0].astype(np.float64) - reference) ** 2))
     return float(np.sqrt(squares / len(frames)))
 

@@ -22,6 +22,12 @@ def render_pool(*, frames: int = POOL, seed: int = 11) -> list[Pixels]:
     return [line.render(index) for index in range(frames)]
 
 
+def render_defect(*, seed: int = 12) -> Pixels:
+    """Render one strongly defective part [1080, 1920, 3] BGR uint8; the same for the same seed."""
+    line = SimulatedLine(LineConfig(seed=seed, defect_rate=1.0))
+    return line.render(next(index for index in range(1_000) if line.truth(index).difficulty == "strong"))
+
+
 class GatedSource:
     """A camera that delivers as fast as it is read, but only as many frames as `go` allows."""
 

@@ -23,7 +23,7 @@ import psutil
 from agent import app, config
 from agent.adapters.onnx import OnnxModel
 from simulator.bench import floors
-from simulator.bench.frames import GatedSource, PacedSource, render_pool
+from simulator.bench.frames import GatedSource, PacedSource, render_defect, render_pool
 from simulator.bench.naive import NaiveLoop
 from simulator.bench.process import measure_process
 from simulator.broker import open_broker
@@ -97,7 +97,8 @@ class LoopResult:
     broker: str
     model: str
     rounds: tuple[Round, ...]
-    rmse_against_area: float
+    rmse_against_area: float  # grey levels, whole frames
+    rmse_against_area_roi: float
     paced: tuple[Paced, ...]
     rss_mb: float
     first_verdict_s: float
@@ -112,6 +113,7 @@ class LoopResult:
             "naive_ratio": median(r.loop / r.naive for r in self.rounds),
             "preprocess_ratio": median(r.preprocess / r.direct_area for r in self.rounds),
             "rmse_against_area": self.rmse_against_area,
+            "rmse_against_area_roi": self.rmse_against_area_roi,
             "p99_ms_30fps": by_fps[30].p99_ms,
             "p99_ms_480fps": by_fps[480].p99_ms,
             "commit_p99_ms_30fps": by_fps[30].commit_p99_ms,
@@ -156,7 +158,7 @@ def make_config(
             "part": {
                 "release": str(settings.release.resolve()),
                 "roi": None if roi is None else list(roi),
-                "intake": {"policy": policy, "capacity": 16},
+                "intake": {"policy": policy, "capacity": 32},
                 "cameras": named,
                 **({"thresholds": dict(thresholds)} if thresholds else {}),
             }
@@ -302,9 +304,10 @@ def run_loop(settings: Settings, *, say: Callable[[str], None]) -> LoopResult:
     with open_broker() as broker:
         rounds = run_rounds(settings, model=model, frames=frames, broker=broker, say=say)
         paced = []
+        mixed = [*frames, render_defect()]
         for cameras, fps in ((1, 30.0), (16, 30.0)):
             say(f"paced: {cameras} camera(s) x {fps:.0f} fps for {settings.paced_s:.0f} s")
-            paced.append(run_paced(settings, frames=frames, broker=broker, cameras=cameras, fps=fps))
+            paced.append(run_paced(settings, frames=mixed, broker=broker, cameras=cameras, fps=fps))
         say("a process of its own: memory and first verdict")
         process = measure_process(settings.release, frames=frames[:8], broker=broker, roi=settings.roi)
         kind = broker.kind
@@ -314,7 +317,8 @@ def run_loop(settings: Settings, *, say: Callable[[str], None]) -> LoopResult:
         broker=kind,
         model=f"{model.identity.name} {model.identity.version}",
         rounds=rounds,
-        rmse_against_area=floors.rmse_against_area(model, frames),
+        rmse_against_area=floors.rmse_against_area(model, frames, roi=None),
+        rmse_against_area_roi=floors.rmse_against_area(model, frames, roi=settings.roi),
         paced=tuple(paced),
         rss_mb=process.rss_mb,
         first_verdict_s=process.first_verdict_s,
