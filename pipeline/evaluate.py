@@ -192,12 +192,14 @@ def recall_by_kind(
 
 
 def agreement(first: Evaluation, second: Evaluation) -> dict[str, Any]:
-    """Share of pictures that both models give the same outcome and class, with its interval by group."""
-    same = np.array(
-        [
-            (a.outcome, a.class_name) == (b.outcome, b.class_name)
-            for a, b in zip(first.judgements, second.judgements, strict=True)
-        ]
-    )
-    interval = metrics.group_interval(lambda i: float(same[i].mean()), [s.group for s in first.samples])
-    return {"int8_agreement": float(same.mean()), "int8_agreement_interval": interval}
+    """Share of pictures that both models give the same outcome and class, and the same outcome; intervals by group."""
+    pairs = list(zip(first.judgements, second.judgements, strict=True))
+    outcome = np.array([a.outcome == b.outcome for a, b in pairs])
+    both = outcome & np.array([a.class_name == b.class_name for a, b in pairs])
+    groups = [s.group for s in first.samples]
+    return {
+        "int8_agreement": float(both.mean()),
+        "int8_agreement_interval": metrics.group_interval(lambda rows: float(both[rows].mean()), groups),
+        "int8_outcome_agreement": float(outcome.mean()),
+        "int8_outcome_agreement_interval": metrics.group_interval(lambda rows: float(outcome[rows].mean()), groups),
+    }
