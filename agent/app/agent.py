@@ -21,12 +21,13 @@ import agent
 from agent import config as configuration
 from agent.adapters.onnx import OnnxModel
 from agent.app.choose import site_lease
+from agent.app.sinks import FirstVerdict, Observed
 from agent.clock import NS_PER_S
 from agent.control import ControlServer, StateDir
 from agent.counters import CameraCounters
 from agent.errors import ControlError, KensaError, OutboxError
 from agent.health.heartbeat import HeartbeatThread
-from agent.health.process import ProcessMeter, process_age_s
+from agent.health.process import ProcessMeter
 from agent.health.snapshot import AgentIdentity, CameraSnapshot, InspectionSnapshot, Snapshot
 from agent.inspection.capture import CaptureThread
 from agent.inspection.intake import IntakeHub
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.clock import Clock
-    from agent.ports import FrameSource, Transport, VerdictSink
+    from agent.ports import FrameSource, Transport
     from agent.records import Verdict
     from agent.wire import Heartbeat
 
@@ -59,35 +60,6 @@ class CameraView:
     inspection: str
     counters: CameraCounters
     capture: CaptureThread
-
-
-class _FirstVerdict:
-    """Passes verdicts on; says once how long the first one took, which is what a person waits for after a restart."""
-
-    def __init__(self, sink: VerdictSink) -> None:
-        self.append = self._first  # the instance's own: after the first verdict nothing stands in between
-        self._sink = sink
-        self._lock = threading.Lock()
-
-    def _first(self, verdicts: Sequence[Verdict]) -> None:
-        self._sink.append(verdicts)
-        with self._lock:
-            if self.append != self._sink.append:
-                self.append = self._sink.append
-                _log.info("first verdict %.2f s after the process began", process_age_s())
-
-
-class _Observed:
-    """Shows verdicts to an observer on their way to the outbox."""
-
-    def __init__(self, sink: VerdictSink, observe: Callable[[Sequence[Verdict]], None]) -> None:
-        self._sink = sink
-        self._observe = observe
-
-    def append(self, verdicts: Sequence[Verdict]) -> None:
-        """See `ports.VerdictSink`."""
-        self._sink.append(verdicts)
-        self._observe(verdicts)
 
 
 class Agent:
@@ -341,7 +313,7 @@ class Agent:
         return contexts
 
     def _start_workers(self, contexts: list[InspectionContext]) -> None:
-        sink = _FirstVerdict(_Observed(self.outbox, self._observe) if self._observe else self.outbox)
+        sink = FirstVerdict(Observed(self.outbox, self._observe) if self._observe else self.outbox)
         for index in range(self.config.worker_count()):
             worker = Worker(
                 hub=self._hub,
