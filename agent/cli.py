@@ -14,13 +14,13 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Final
 
 import agent
-from agent.errors import KensaError, MissingExtraError
+from agent.errors import KensaError, MissingExtraError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
-EXIT_USAGE: Final = 64  # sysexits.h EX_USAGE
+_ARGPARSE_USAGE: Final = 2  # argparse ends with this; in Kensa 2 means that the operator must act
 
 # Those of the device wheel; modules are imported when they are asked for, which keeps `kensa run` quick to start.
 _OWN: Final = {
@@ -55,13 +55,13 @@ def _usage() -> str:
 
 
 def _find(name: str) -> Callable[[list[str]], int]:
-    """The command's callable. Raises KensaError or MissingExtraError with the remedy."""
+    """The command's callable. Raises UsageError or MissingExtraError with the remedy."""
     if name in _OWN:
         main: Callable[[list[str]], int] = import_module(_OWN[name][0]).main
         return main
     found = [point for point in entry_points(group="kensa.commands") if point.name == name]
     if not found:
-        raise KensaError(f"there is no command {name!r}\n\n{_usage()}")
+        raise UsageError(f"there is no command {name!r}\n\n{_usage()}")
     try:
         command: Callable[[list[str]], int] = found[0].load()
     except ModuleNotFoundError as error:
@@ -77,25 +77,32 @@ def _find(name: str) -> Callable[[list[str]], int]:
     return command
 
 
+def _run(name: str, arguments: list[str]) -> int:
+    """Run one command; what can be expected to go wrong becomes a sentence and an exit code."""
+    try:
+        return _find(name)(arguments)
+    except KensaError as error:
+        print(f"kensa {name}: {error}", file=sys.stderr)
+        return error.exit_code
+    except SystemExit as stopped:
+        return UsageError.exit_code if stopped.code == _ARGPARSE_USAGE else int(stopped.code or 0)
+    except BrokenPipeError:  # `kensa ... | head`
+        sys.stderr.close()
+        return 0
+    except KeyboardInterrupt:
+        return 130  # as the shell reports a program ended by SIGINT
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in {"-h", "--help", "help"}:
         print(_usage())
-        return 0 if arguments else EXIT_USAGE
+        return 0 if arguments else UsageError.exit_code
     if arguments[0] in {"-V", "--version", "version"}:
         print(agent.__version__)
         return 0
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
     )
-    try:
-        return _find(arguments[0])(arguments[1:])
-    except KensaError as error:
-        print(f"kensa {arguments[0]}: {error}", file=sys.stderr)
-        return error.exit_code
-    except BrokenPipeError:  # `kensa ... | head`
-        sys.stderr.close()
-        return 0
-    except KeyboardInterrupt:
-        return 130  # as the shell reports a program ended by SIGINT
+    return _run(arguments[0], arguments[1:])

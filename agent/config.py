@@ -46,7 +46,7 @@ class _Camera(_Strict):
         default=None, ge=1, le=65_536
     )  # declared size; frames of another size are dropped (`size`)
     height: int | None = Field(default=None, ge=1, le=65_536)
-    stall_ms: int = Field(default=2_000, ge=100, le=600_000)  # no frame for so long: reported and reconnected
+    stall_ms: int = Field(default=2_000, ge=100, le=600_000)  # live cameras: silence for so long is a stall
 
     @model_validator(mode="after")
     def _size_is_whole(self) -> Self:
@@ -236,7 +236,7 @@ class Config(_Strict):
         return self
 
     def digest(self) -> str:
-        """SHA-256 (hex) of everything that can change a verdict; passwords and certificates are paths, not contents."""
+        """SHA-256 (hex) of the whole configuration; passwords and certificates count as paths, not contents."""
         return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
 
     def worker_count(self) -> int:

@@ -101,6 +101,12 @@ class InferenceError(KensaError):
 # --- commands ---------------------------------------------------------------------------------------------------------
 
 
+class UsageError(KensaError):
+    """A command was called in a way that it does not know."""
+
+    exit_code = 64  # sysexits.h EX_USAGE
+
+
 class MissingExtraError(OperatorError):
     """A command or camera kind needs a package that is not installed; the text names the extra to install."""
 

@@ -1,7 +1,8 @@
 """The seams: Protocols, only where two real implementations exist.
 
-FrameSource: folder, stream (OpenCV), simulated line. Model: ONNX runtime, simulator's bad models.
-Transport: MQTT through paho, Greengrass IPC. VerdictSink: the outbox, the bench's counting sink.
+FrameSource: folder, streams, MJPEG, the simulated line. Transport: MQTT through paho, the simulator's broker in memory.
+VerdictSink: the outbox, and what stands before it in `agent.app.sinks`. Model: ONNX Runtime; challengers come with the
+model lifecycle.
 """
 
 from __future__ import annotations

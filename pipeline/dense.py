@@ -127,7 +127,7 @@ def spread_stem(weight: torch.Tensor) -> None:
     """Start the stem [out, C, k, k] from plus and minus a cosine basis of its patch, low frequencies first.
 
     Random kernels are all dominated by the mean of the patch: after batch normalisation a defect of a few grey levels
-    drowns in brightness. Of these, each frequency gets a channel and a scale of its own; it halves the steps needed.
+    drowns in brightness. Of these, each frequency gets a channel and a scale of its own.
     """
     count, colours, side, _ = weight.shape
     wave = np.cos(np.pi * (np.arange(side)[None] + 0.5) * np.arange(side)[:, None] / side)

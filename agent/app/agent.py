@@ -187,7 +187,7 @@ class Agent:
         with suppress(KensaError):  # the last word: pending is 0; without a broker nobody hears it
             self._heartbeat.beat()
         self._stack.close()
-        return clean
+        return clean and self._crash is None  # an outbox that could not commit ends here as well
 
     def __enter__(self) -> Self:
         """Start."""

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path  # noqa: TC003 - kept with its users
-from typing import Annotated, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from agent import preprocess
 from agent.errors import ManifestError
 from agent.records import DecisionRule, Geometry, ModelIdentity
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MAX_MANIFEST_BYTES: Final = 256 * 1024
 MAX_SIDE_PX: Final = 2048  # of a model input; larger ones are cut into tiles

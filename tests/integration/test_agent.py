@@ -248,9 +248,11 @@ def test_kensa_run_judges_a_folder_and_ends_with_0(line: Path, capsys: pytest.Ca
     ("arguments", "code", "said"),
     [
         (["run", "missing.yaml"], 2, "No such file"),
-        (["inspect"], 1, "there is no command 'inspect'"),
+        (["inspect"], 64, "there is no command 'inspect'"),
         (["status", "missing.yaml"], 2, "No such file"),
         ([], 64, "usage: kensa COMMAND"),
+        (["run"], 64, "required: CONFIG"),
+        (["run", "--help"], 0, "usage: kensa run"),
         (["--version"], 0, "0."),
     ],
 )
@@ -271,7 +273,7 @@ def test_a_plugin_that_is_not_installed_is_named_with_those_that_are(line: Path)
         app.build(config.parse(tree, source="test", base=line))
 
 
-def test_nothing_of_a_frame_s_size_is_allocated_in_steady_state(line: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_every_frame_of_a_steady_camera_finds_a_free_buffer(line: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     big = np.zeros((1080, 1920), np.uint8)
     for path in (line / "images").iterdir():
