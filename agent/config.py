@@ -122,10 +122,44 @@ class Intake(_Strict):
     capacity: int = Field(default=8, ge=1, le=1_024)  # waiting frames a camera
 
 
+class RolloutLimits(_Strict):
+    """What the rollout policy of a signed release may not go beyond: the site has the last word."""
+
+    min_shadow_parts: int = Field(default=300, ge=0, le=1_000_000)  # live parts watched before any share is given
+    min_trial_parts: int = Field(default=1_000, ge=0, le=1_000_000)  # parts judged by both before it is committed
+    max_disagreement: Unit = 0.03  # of shadow outcomes, from which a release is refused
+    max_latency_ratio: float = Field(default=2.0, ge=1.0, le=100.0, allow_inf_nan=False)  # to the running model
+    max_extra_memory_bytes: int = Field(default=256 * 1024**2, ge=1024**2, le=1024**4)
+    deadline_ms: float = Field(
+        default=200.0, gt=0.0, le=60_000.0, allow_inf_nan=False
+    )  # due time to decision, in a trial
+    shadow_max_fps: float = Field(
+        default=30.0, gt=0.0, le=10_000.0, allow_inf_nan=False
+    )  # parts a second that it is shown
+    acceptance_recall: Unit = 1.0  # share of the site's own labelled parts that must be judged as labelled
+    max_hours: float = Field(default=24.0, gt=0.0, le=8_760.0, allow_inf_nan=False)  # for shadow and trial together
+    probation_s: float = Field(default=600.0, ge=0.0, le=86_400.0)  # the old model stays loaded so long after a commit
+    cool_down_s: float = Field(default=600.0, ge=0.0, le=86_400.0)  # after an automatic rollback
+    max_rollbacks_per_day: int = Field(default=3, ge=1, le=1_000)  # automatic ones; then a person must act
+
+
+class Updates(_Strict):
+    """Where new releases come from. Without this the release of the configuration is the only one."""
+
+    repository: Annotated[
+        str, StringConstraints(min_length=1, max_length=1024)
+    ]  # folder, http(s)://, s3://bucket/prefix
+    root: Path  # 1.root.json, the trust anchor, brought to the device by hand or with the component
+    site: Name  # whose delegation this device follows
+    max_release_bytes: int = Field(default=512 * 1024**2, ge=1024, le=1024**4)
+    fetch_timeout_s: float = Field(default=900.0, ge=1.0, le=86_400.0)
+    limits: RolloutLimits = RolloutLimits()
+
+
 class Inspection(_Strict):
     """Cameras that are judged by one model."""
 
-    release: Path  # a release folder
+    release: Path  # a release folder: the factory release where there are updates
     cameras: dict[Name, Camera] = Field(min_length=1, max_length=64)
     roi: Region | None = None  # [x, y, width, height]; goes before the manifest's own
     thresholds: dict[Name, Unit] = Field(default_factory=dict)  # defect class -> score; over the manifest's own
@@ -218,6 +252,7 @@ class Config(_Strict):
     transport: Annotated[Mqtt | NoTransport, Field(discriminator="kind")]
     outbox: Outbox = Outbox()
     keep: Keep = Keep()
+    updates: Updates | None = None
     metrics: Metrics | None = None
     heartbeat_s: float = Field(default=10.0, ge=0.5, le=3_600.0)
     workers: int | None = Field(default=None, ge=1, le=64)  # None: one a core that this process may use

@@ -6,6 +6,11 @@ remedy in its text. What is not one of these is a bug and may show a traceback.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 
 class KensaError(Exception):
     """Root of the hierarchy. `str(error)` is one or more whole sentences for a person: what failed, and what to do."""
@@ -73,6 +78,26 @@ class SelfTestError(ReleaseError):
     """The model loads but does not give the golden answers on this machine."""
 
 
+class RefusedError(ReleaseError):
+    """A gate of the lifecycle refuses a release for good: the same bytes will not be tried again."""
+
+    def __init__(
+        self,
+        gate: str,
+        reason: str,
+        text: str,
+        *,
+        figures: Mapping[str, float] | None = None,
+        limits: Mapping[str, float] | None = None,
+    ) -> None:
+        """`gate` is a `records.Gate` value, `reason` a stable snake_case code; see `records.Refusal`."""
+        super().__init__(text)
+        self.gate = gate
+        self.reason = reason
+        self.figures = dict(figures or {})
+        self.limits = dict(limits or {})
+
+
 # --- retried by Kensa itself ------------------------------------------------------------------------------------------
 
 
@@ -80,6 +105,17 @@ class TransportError(KensaError):
     """The message could not be handed to the broker now; the outbox keeps it and the sender retries."""
 
     exit_code = 4
+
+
+class FetchError(KensaError):
+    """A release could not be fetched now: no network, no space, a slow server. Tried again; nothing was activated."""
+
+    exit_code = 4
+
+    def __init__(self, reason: str, text: str) -> None:
+        """`reason` is a stable snake_case code."""
+        super().__init__(text)
+        self.reason = reason
 
 
 class OutboxError(KensaError):

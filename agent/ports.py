@@ -1,8 +1,9 @@
 """The seams: Protocols, only where two real implementations exist.
 
 FrameSource: folder, streams, MJPEG, the simulated line. Transport: MQTT through paho, the simulator's broker in memory.
-VerdictSink: the outbox, and what stands before it in `agent.app.sinks`. Model: ONNX Runtime; challengers come with the
-model lifecycle.
+VerdictSink: the outbox, and what stands before it in `agent.app.sinks`. Model: ONNX Runtime, and the simulator's.
+ReleaseFetcher and Examiner: child processes on a device, the simulator's in-process ones for a virtual day.
+DesiredState: the control socket, and the named shadow over MQTT.
 """
 
 from __future__ import annotations
@@ -10,9 +11,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
-    from agent.records import DecisionRule, Geometry, Grab, ModelIdentity, Pixels, Scores, Verdict
+    from agent.records import (
+        DecisionRule,
+        Desired,
+        Examination,
+        Fetched,
+        Geometry,
+        Grab,
+        ModelIdentity,
+        ModelStatus,
+        Pixels,
+        Scores,
+        SelfTestLimits,
+        Verdict,
+    )
 
 
 class FrameSource(Protocol):
@@ -74,6 +90,13 @@ class Transport(Protocol):
         called from the transport's own thread, may only put to a queue, and never block.
         """
 
+    def subscribe(self, topic: str, on_message: Callable[[str, bytes], None]) -> None:
+        """Deliver what arrives on `topic` (no wildcards) to `on_message(topic, payload)`. Call before `start`.
+
+        Subscriptions are made again on every connection, before `on_connection(True, ...)`. `on_message` is called from
+        the transport's own thread and never blocks; a payload over the transport's limit is dropped and counted.
+        """
+
     def publish(self, token: int, topic: str, payload: bytes) -> None:
         """Hand over one QoS 1 message without waiting. Raises TransportError when it cannot be taken now."""
 
@@ -86,3 +109,59 @@ class VerdictSink(Protocol):
 
     def append(self, verdicts: Sequence[Verdict]) -> None:
         """Take ownership of the verdicts; blocks only when the bounded hand-over is full."""
+
+
+# --- model lifecycle --------------------------------------------------------------------------------------------------
+
+
+class ReleaseFetcher(Protocol):
+    """Brings a release to this disk, every byte checked against metadata that `1.root.json` vouches for."""
+
+    def fetch(
+        self,
+        release_id: str,
+        *,
+        into: Path,
+        trusted_utc_s: float,
+        on_progress: Callable[[int, int], None],
+        stop: threading.Event,
+    ) -> Fetched:
+        """Fetch `release_id` (`name/version`) into the folder `into`, which may hold a part of it from an earlier try.
+
+        `trusted_utc_s` is the time that expiry is judged by. `on_progress(done, total)` counts bytes and is called from
+        this thread. Raises RefusedError (gate `trust`, `fetch` or `contract`: do not try again), FetchError (try again
+        later), and ends with FetchError `stopped` soon after `stop` is set.
+        """
+
+
+class Examiner(Protocol):
+    """Runs a fetched release apart from the line, under limits, before it may see a live frame."""
+
+    def examine(
+        self,
+        candidate: Path,
+        *,
+        champion: Path | None,
+        acceptance: Path | None,
+        limits: SelfTestLimits,
+        stop: threading.Event,
+    ) -> Examination:
+        """Test the release folder `candidate` on its golden set, the site's labelled parts and against `champion`.
+
+        `acceptance` is the folder of labelled parts, `champion` the running release's folder, or None. Raises
+        RefusedError naming the gate, FetchError `examiner_*` when this machine could not run the test now, FetchError
+        `stopped` soon after `stop` is set.
+        """
+
+
+class DesiredState(Protocol):
+    """Where wishes come from and where the state is told. Hints have no authority; duplicates are harmless."""
+
+    def start(self, *, on_desired: Callable[[str, Desired], None]) -> None:
+        """Begin; `on_desired(inspection, desired)` is called from any thread, and never blocks."""
+
+    def report(self, status: ModelStatus) -> None:
+        """Tell the world; never blocks, the newest status of an inspection wins."""
+
+    def close(self) -> None:
+        """End; safe to call twice."""
