@@ -1,7 +1,7 @@
 """A broker in memory: the transport port, with trouble by plan, for tests and benchmarks.
 
 It acknowledges, loses, delays, doubles and reorders as a seeded plan says, and can be connected and disconnected at any
-moment. What it delivered is what a subscriber would have seen.
+moment. What it delivered is what a subscriber would have seen; `send` is what somebody else publishes to the agent.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class MemoryTransport:
         self._waiting: deque[int] = deque()
         self._on_ack: Callable[[int], None] = _ignore_ack
         self._on_connection: Callable[[bool, str], None] = _ignore_connection
+        self._subscriptions: dict[str, Callable[[str, bytes], None]] = {}
         self.delivered: list[Outgoing] = []
 
     @property
@@ -58,6 +59,18 @@ class MemoryTransport:
         self._on_ack = on_ack
         self._on_connection = on_connection
         on_connection(self._connected, "started")
+
+    def subscribe(self, topic: str, on_message: Callable[[str, bytes], None]) -> None:
+        """See `ports.Transport.subscribe`."""
+        self._subscriptions[topic] = on_message
+
+    def send(self, topic: str, payload: bytes) -> bool:
+        """Let a message arrive at the agent; False when it is away or nobody subscribed to `topic`."""
+        on_message = self._subscriptions.get(topic)
+        if on_message is None or not self._connected:
+            return False
+        on_message(topic, payload)
+        return True
 
     def publish(self, token: int, topic: str, payload: bytes) -> None:
         """See `ports.Transport.publish`."""

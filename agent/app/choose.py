@@ -29,6 +29,7 @@ def open_transport(config: configuration.Config, clock: Clock) -> Transport | No
         host=chosen.host,
         port=chosen.port,
         client_id=chosen.client_id or config.thing,
+        thing=config.thing,
         protocol=chosen.protocol,
         tls=None if tls is None else TlsFiles(ca=tls.ca, certificate=tls.certificate, key=tls.key, alpn=tls.alpn),
         username=chosen.username,

@@ -21,6 +21,8 @@ from agent.wire.codec import (
     WireModel,
     heartbeat_topic,
     marked_replay,
+    model_topic,
+    shadow_topic,
     strict_json,
     verdict_topic,
 )
@@ -35,8 +37,8 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_DECODE_BYTES", "MAX_MESSAGE_BYTES", "MAX_RANGES", "MIN_ROWS", "SCHEMAS", "CameraHealth", "Delivery", "Gap",
     "GapReason", "Heartbeat", "InspectionHealth", "OutboxHealth", "Pack", "PackKey", "decode", "encode_gap",
-    "encode_heartbeat", "encode_verdict", "heartbeat_topic", "marked_replay", "pack_key", "schema",
-    "sequence_numbers", "verdict_topic",
+    "encode_heartbeat", "encode_verdict", "heartbeat_topic", "marked_replay", "model_topic", "pack_key", "schema",
+    "sequence_numbers", "shadow_topic", "verdict_topic",
 ]  # fmt: skip
 
 SCHEMAS: Final[dict[str, type[WireModel]]] = {  # the message's `kind` -> its model; docs/schema holds one file for each

@@ -19,6 +19,7 @@ from agent.errors import MessageError
 
 MAX_MESSAGE_BYTES: Final = 4_900  # exclusive
 MAX_DECODE_BYTES: Final = 16 * 1024  # anything longer is refused unread
+SHADOW_NAME: Final = "kensa"
 REPLAY_MARK: Final = b',"replay":true}'
 ROOM: Final = MAX_MESSAGE_BYTES - len(REPLAY_MARK)  # longest message that may still be marked, inclusive
 
@@ -48,6 +49,16 @@ def verdict_topic(thing: str, camera: str) -> str:
 def heartbeat_topic(thing: str) -> str:
     """`kensa/{thing}/heartbeat`; raises MessageError for a name that does not fit into a topic."""
     return f"kensa/{checked_name('thing', thing)}/heartbeat"
+
+
+def model_topic(thing: str) -> str:
+    """`kensa/{thing}/model`; raises MessageError for a name that does not fit into a topic."""
+    return f"kensa/{checked_name('thing', thing)}/model"
+
+
+def shadow_topic(thing: str, request: str) -> str:
+    """Topic of AWS IoT for the named shadow `kensa`; `request` is such as `get`, `get/accepted` or `update/delta`."""
+    return f"$aws/things/{checked_name('thing', thing)}/shadow/name/{SHADOW_NAME}/{request}"
 
 
 def checked_name(what: str, name: str) -> str:

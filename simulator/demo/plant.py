@@ -162,6 +162,7 @@ class Plant:
             host=self.broker.host,
             port=port,
             client_id=_THING,
+            thing=_THING,
             protocol=self._protocol,
             backoff_s=(0.2, 1.0),
             clock=self._clock,

@@ -40,6 +40,37 @@ def test_a_message_above_128_kib_is_refused() -> None:
         check_message("kensa/thing-1/verdicts/cam-1", b"x" * 131_073)
 
 
+@pytest.mark.parametrize("request_", ["get", "update"])
+def test_a_thing_may_speak_to_its_own_shadow_within_8_kib(request_: str) -> None:
+    topic = f"$aws/things/thing-1/shadow/name/kensa/{request_}"
+    check_message(topic, b"x" * 8_192, thing="thing-1")
+    with pytest.raises(TransportError, match="8193 bytes, allowed are 8192"):
+        check_message(topic, b"x" * 8_193, thing="thing-1")
+
+
+@pytest.mark.parametrize(
+    ("topic", "thing"),
+    [
+        ("$aws/things/thing-1/shadow/name/kensa/get", None),
+        ("$aws/things/thing-2/shadow/name/kensa/update", "thing-1"),
+        ("$aws/things/thing-1/shadow/update", "thing-1"),
+        ("$aws/things/thing-1/shadow/name/other/update", "thing-1"),
+        ("$aws/things/thing-1/shadow/name/kensa/delete", "thing-1"),
+        ("$aws/things/thing-1/shadow/name/kensa/update/accepted", "thing-1"),
+        ("$aws/rules/x", "thing-1"),
+    ],
+)
+def test_no_other_topic_of_aws_is_published_to(topic: str, thing: str | None) -> None:
+    with pytest.raises(TransportError, match="may not use"):
+        check_message(topic, b"x", thing=thing)
+
+
+@pytest.mark.parametrize("topic", ["", "kensa/+", "#", "a\0"])
+def test_only_plain_topics_are_subscribed_to(topic: str) -> None:
+    with pytest.raises(TransportError, match="plain topics"):
+        transport_to(1).subscribe(topic, lambda _topic, _payload: None)
+
+
 @pytest.mark.parametrize("missing", ["ca", "certificate", "key"])
 def test_a_missing_certificate_file_is_named(missing: str, tmp_path: Path) -> None:
     files = Authority.found(tmp_path).issue("thing-1")

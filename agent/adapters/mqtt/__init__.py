@@ -2,8 +2,12 @@
 
 Promise: `publish` takes at most `max_in_flight` unacknowledged QoS 1 messages and keeps nothing else; a message is
 acknowledged only by the broker's own PUBACK with a good reason; whatever was in flight when a connection ends is
-forgotten here, because the outbox still has it. So sessions are always clean: a session kept by the broker could only
-repeat what the outbox sends again anyway, and this client subscribes to nothing.
+forgotten here, because the outbox still has it. Sessions are always clean: a session kept by the broker could only
+repeat what the outbox sends again anyway.
+
+Subscriptions (QoS 1) are made anew on every connection, before it is called up. What arrives meanwhile is lost, so
+whoever subscribes reads the state again once the connection is up. A broker that refuses a subscription is named in the
+log and verdicts go on. What arrives is bounded: a payload over its topic's limit is dropped and counted.
 
 Between connections the thread `mqtt` waits with jittered exponential back-off (paho's own reconnect has no jitter, and
 resends by itself). A publish that the broker refuses ends the connection with the reason (MQTT 5 only: 3.1.1 has no way
@@ -25,6 +29,7 @@ from agent.adapters.mqtt.link import Link
 from agent.adapters.mqtt.tls import TlsFiles, tls_context
 from agent.clock import Clock, SystemClock
 from agent.errors import ConfigError, TransportError
+from agent.wire import shadow_topic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,26 +41,42 @@ __all__ = ["MqttTransport", "TlsFiles", "check_message"]
 MAX_TOPIC_BYTES: Final = 256
 MAX_TOPIC_SLASHES: Final = 7
 MAX_PAYLOAD_BYTES: Final = 128 * 1024
+MAX_SHADOW_BYTES: Final = 8 * 1024  # of a shadow's state
+# A shadow's document comes back with a timestamp beside every value, which the 8 KB do not count.
+MAX_SHADOW_ANSWER_BYTES: Final = 4 * MAX_SHADOW_BYTES
+_SHADOW_REQUESTS: Final = ("get", "update")
 _CLIENT_ID = re.compile(r"[A-Za-z0-9_:-]{1,128}")
 _MAX_DOUBLINGS: Final = 16
 
 
-def check_message(topic: str, payload: bytes) -> None:
-    """Raise TransportError naming the limit when AWS IoT Core would not take this message."""
+def check_message(topic: str, payload: bytes, *, thing: str | None = None) -> None:
+    """Raise TransportError naming the limit when AWS IoT Core would not take this message.
+
+    Of the topics that start with `$` only the requests to the shadow `kensa` of `thing` are allowed.
+    """
     size = len(topic.encode("utf-8", "replace"))
+    is_shadow = (
+        thing is not None and topic.startswith("$") and topic in [shadow_topic(thing, r) for r in _SHADOW_REQUESTS]
+    )
+    limit = MAX_SHADOW_BYTES if is_shadow else MAX_PAYLOAD_BYTES
     if not topic or size > MAX_TOPIC_BYTES:
         msg = (
             f"topic {topic[:80]!r} has {size} bytes, allowed are 1 to {MAX_TOPIC_BYTES}. Shorten thing and camera names"
         )
-    elif topic.startswith("$") or any(c in topic for c in "\0+#"):
+    elif (topic.startswith("$") and not is_shadow) or any(c in topic for c in "\0+#"):
         msg = f"topic {topic!r} starts with '$' or holds '+', '#' or NUL, which publishers may not use"
     elif topic.count("/") > MAX_TOPIC_SLASHES:
         msg = f"topic {topic!r} has {topic.count('/')} slashes, allowed are {MAX_TOPIC_SLASHES}"
-    elif len(payload) > MAX_PAYLOAD_BYTES:
-        msg = f"message on {topic} has {len(payload)} bytes, allowed are {MAX_PAYLOAD_BYTES}"
+    elif len(payload) > limit:
+        msg = f"message on {topic} has {len(payload)} bytes, allowed are {limit}"
     else:
         return
     raise TransportError(msg)
+
+
+def largest_arrival(topic: str) -> int:
+    """How many bytes a message that arrives on `topic` may have."""
+    return MAX_SHADOW_ANSWER_BYTES if topic.startswith("$aws/") else MAX_PAYLOAD_BYTES
 
 
 class MqttTransport:
@@ -67,6 +88,7 @@ class MqttTransport:
         host: str,
         port: int,
         client_id: str,
+        thing: str | None = None,
         protocol: Literal["3.1.1", "5"] = "5",
         tls: TlsFiles | None = None,
         username: str | None = None,
@@ -80,13 +102,15 @@ class MqttTransport:
     ) -> None:
         """Check everything that can be checked without a broker; nothing is connected yet.
 
-        `timeout_s` bounds connecting and the wait for an acknowledgement; `backoff_s` is the first and the longest
-        wait between two attempts. Raises ConfigError for a client id or a certificate that cannot work.
+        `thing` is the one whose shadow may be spoken to; None allows no topic that starts with `$`. `timeout_s` bounds
+        connecting and the wait for an acknowledgement; `backoff_s` is the first and the longest wait between two
+        attempts. Raises ConfigError for a client id or a certificate that cannot work.
         """
         if not _CLIENT_ID.fullmatch(client_id):
             msg = f"transport.client_id: given {client_id!r}, allowed are 1 to 128 letters, digits, '_', ':' and '-'"
             raise ConfigError(msg)
         self._host, self._port, self._client_id = host, port, client_id
+        self._thing = thing
         self._version = MQTTProtocolVersion.MQTTv5 if protocol == "5" else MQTTProtocolVersion.MQTTv311
         self._tls = tls_context(tls, port=port) if tls is not None else None
         self._username, self._password = username, password
@@ -101,6 +125,8 @@ class MqttTransport:
         self._link: Link | None = None
         self._reason = "not started"
         self._thread: threading.Thread | None = None
+        self._subscriptions: dict[str, Callable[[str, bytes], None]] = {}
+        self.dropped = 0  # messages that arrived and were too large, or on a topic that nobody subscribed to
 
     @property
     def max_in_flight(self) -> int:
@@ -112,9 +138,25 @@ class MqttTransport:
         self._thread = threading.Thread(target=self._run, args=(on_ack, on_connection), name="mqtt", daemon=True)
         self._thread.start()
 
+    def subscribe(self, topic: str, on_message: Callable[[str, bytes], None]) -> None:
+        """See `Transport.subscribe`. Raises TransportError for a wildcard, or once started."""
+        if self._thread is not None:
+            raise TransportError(f"the subscription to {topic!r} comes too late: subscribe before the transport starts")
+        if not topic or any(c in topic for c in "\0+#"):
+            raise TransportError(f"topic {topic!r} is empty or holds '+', '#' or NUL: subscribe to plain topics")
+        self._subscriptions[topic] = on_message
+
+    def _arrived(self, topic: str, payload: bytes) -> None:
+        """Thread `mqtt`: hand one message on; never blocks."""
+        on_message = self._subscriptions.get(topic)
+        if on_message is None or len(payload) > largest_arrival(topic):
+            self.dropped += 1
+            return
+        on_message(topic, payload)
+
     def publish(self, token: int, topic: str, payload: bytes) -> None:
         """Hand over one QoS 1 message without waiting. Raises TransportError when it cannot be taken now."""
-        check_message(topic, payload)
+        check_message(topic, payload, thing=self._thing)
         link = self._link
         if link is None or not link.up:
             msg = f"not connected to {self._broker}: {self._reason}"
@@ -159,6 +201,8 @@ class MqttTransport:
                 timeout_s=self._timeout_s,
                 on_ack=on_ack,
                 on_up=lambda text: on_connection(True, text),  # noqa: FBT003 - the port's signature
+                topics=tuple(self._subscriptions),
+                on_message=self._arrived,
             )
             try:
                 reason = link.serve(host=self._host, port=self._port, keepalive_s=self._keepalive_s, stop=self._stop)

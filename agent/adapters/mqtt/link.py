@@ -1,11 +1,13 @@
 """One MQTT connection, from connecting to its end, on a paho client of its own.
 
 Invariants: paho's publish() is called with no lock held that its callbacks take; packets are written by the serving
-thread only; a token is acknowledged once, by a PUBACK whose reason is good; a link that ended is never used again.
+thread only; a token is acknowledged once, by a PUBACK whose reason is good; a link is up only after the broker has
+answered every subscription; one that ended is never used again.
 """
 
 from __future__ import annotations
 
+import logging
 import socket
 import ssl
 import threading
@@ -18,11 +20,13 @@ from agent.clock import NS_PER_S, Clock
 from agent.errors import TransportError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from paho.mqtt.properties import Properties
     from paho.mqtt.reasoncodes import ReasonCode
 
+_TOPICS_A_REQUEST: Final = 8  # AWS IoT Core takes no more in one SUBSCRIBE
+_log = logging.getLogger(__name__)
 _LOOP_S: Final = 0.5  # longest sleep of the serving thread; deadlines are checked this often
 _REMEDIES: Final = {
     "Not authorized": "Allow it in the broker's access rules (AWS IoT Core: the policy of the certificate)",
@@ -48,6 +52,8 @@ class Link:
         timeout_s: float,
         on_ack: Callable[[int], None],
         on_up: Callable[[str], None],
+        topics: Sequence[str],
+        on_message: Callable[[str, bytes], None],
     ) -> None:
         """`broker` names it in texts; `limit` bounds the unacknowledged publishes; `timeout_s` every answer."""
         self.up = False
@@ -59,6 +65,9 @@ class Link:
         self._timeout_ns = int(timeout_s * NS_PER_S)
         self._on_ack = on_ack
         self._on_up = on_up
+        self._topics = tuple(topics)
+        self._on_message = on_message
+        self._subscribing: dict[int, tuple[str, ...]] = {}  # paho's message id -> topics that the broker must answer
         self._end: str | None = None  # why it ended or must end
         # Never held around paho's publish(): paho calls _acknowledged while it holds the lock that publish() takes.
         self._lock = threading.Lock()
@@ -104,6 +113,8 @@ class Link:
         client.on_connect = self._connected
         client.on_disconnect = self._disconnected
         client.on_publish = self._acknowledged
+        client.on_subscribe = self._subscribed
+        client.on_message = self._received
         try:
             client.connect(host, port, keepalive_s)
             self._loop(stop)
@@ -133,6 +144,7 @@ class Link:
         if (sock := client.socket()) is not None:
             sock.close()
         client.on_connect = client.on_disconnect = client.on_publish = None
+        client.on_subscribe = client.on_message = None
 
     def _overdue(self, started_ns: int) -> str | None:
         """A half-open connection swallows what is sent; keep-alive alone would notice it much later."""
@@ -155,8 +167,34 @@ class Link:
             return
         # A broker of MQTT 5 closes the connection on a client that sends more than this; paho does not look at it.
         self._limit = min(self._limit, getattr(properties, "ReceiveMaximum", self._limit))
-        self.up = True
-        self._on_up(f"connected to {self._broker}")
+        for first in range(0, len(self._topics), _TOPICS_A_REQUEST):
+            topics = self._topics[first : first + _TOPICS_A_REQUEST]
+            status, number = client.subscribe([(topic, 1) for topic in topics])
+            if status is not MQTTErrorCode.MQTT_ERR_SUCCESS or number is None:
+                self._end = f"subscribing failed: {paho.error_string(status)}"
+                return
+            self._subscribing[number] = topics
+        self._look_whether_up()
+
+    def _subscribed(
+        self, client: paho.Client, _userdata: object, mid: int, reasons: Sequence[ReasonCode], properties: object
+    ) -> None:
+        for topic, reason in zip(self._subscribing.pop(mid, ()), reasons, strict=False):
+            if reason.is_failure:  # verdicts matter more than hints: the connection is used all the same
+                _log.warning("%s refuses the subscription to %s: %s", self._broker, topic, _explain(reason))
+        self._look_whether_up()
+
+    def _look_whether_up(self) -> None:
+        if not self.up and not self._subscribing:
+            self.up = True
+            self._on_up(f"connected to {self._broker}")
+
+    def _received(self, client: paho.Client, _userdata: object, message: paho.MQTTMessage) -> None:
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            return
+        self._on_message(topic, bytes(message.payload))
 
     def _disconnected(
         self,
