@@ -134,6 +134,16 @@ class InferenceError(KensaError):
     """The runtime failed on a batch; its frames get `unknown` verdicts."""
 
 
+class LifecycleError(KensaError):
+    """The model lifecycle cannot do what was asked for in the state that it is in; the text says what it can."""
+
+    exit_code = 5
+
+
+class IllegalTransitionError(KensaError):
+    """A bug: an event that its state does not know. Nothing was changed."""
+
+
 # --- commands ---------------------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ mono or [H, W, 3] for BGR. Boxes are (x, y, width, height) in pixels of the orig
 
 from __future__ import annotations
 
+from collections.abc import Mapping  # noqa: TC003 - the journal reads some of these records back with pydantic
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
@@ -14,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
 Pixels = npt.NDArray[np.uint8]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
+from agent.durable import replace_durably, usable_directory
 from agent.errors import StateDirError
-from agent.outbox.files import replace_durably, usable_directory
 from agent.outbox.lookup import newest_epoch
 
 if TYPE_CHECKING:

@@ -1,53 +1,12 @@
-"""Files of the state directory that must survive a power cut: the rules of fsync, in one place.
-
-A replaced file needs fsync(file), rename, fsync(directory): without the last, a power cut can bring the old one back.
-"""
+"""Disk space that the outbox holds back for the day when the disk is full."""
 
 from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING
 
-from agent.errors import StateDirError
-
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-def usable_directory(path: Path) -> Path:
-    """Create `path` where needed and prove that it can be written. Raises StateDirError with the remedy."""
-    probe = path / f".probe-{os.getpid()}"
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"kensa")
-        probe.unlink()
-    except OSError as error:
-        probe.unlink(missing_ok=True) if path.is_dir() and os.access(path, os.W_OK) else None
-        raise StateDirError(
-            f"The state directory {path} cannot be written: {error.strerror}. "
-            "Give this user the right to write there, free disk space, or set another state directory."
-        ) from error
-    return path
-
-
-def sync_directory(path: Path) -> None:
-    """Make renames and new files in `path` durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def replace_durably(path: Path, content: bytes) -> None:
-    """Write `content` to `path` so that a power cut leaves either the old or the new file, whole."""
-    beside = path.with_name(path.name + ".new")
-    with beside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    sync_directory(path.parent)
 
 
 class Ballast:

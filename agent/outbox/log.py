@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from agent.durable import sync_directory
 from agent.outbox.database import PAGE_BYTES, STREAM_TABLE, DamagedFileError, Streams, connect
-from agent.outbox.files import sync_directory
 from agent.outbox.rows import OUTCOME_OF, Loss, Rank, Row
 from agent.wire import sequence_numbers
 

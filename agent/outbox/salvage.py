@@ -11,9 +11,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from agent.durable import sync_directory
 from agent.errors import MessageError
 from agent.outbox.database import STREAM_QUERY, stream_crc
-from agent.outbox.files import sync_directory
 from agent.outbox.log import COLUMNS, OutboxLog, read_row, row_crc
 from agent.outbox.rows import OUTCOME_OF, Loss, Rank, Row, Stream
 from agent.wire import Delivery, Gap, decode

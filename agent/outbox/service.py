@@ -12,10 +12,10 @@ import threading
 from typing import TYPE_CHECKING, Self
 
 from agent.clock import NS_PER_S
+from agent.durable import usable_directory
 from agent.errors import OutboxError
 from agent.outbox import lookup
 from agent.outbox.belt import Belt
-from agent.outbox.files import usable_directory
 from agent.outbox.rows import OutboxLimits, OutboxStats
 from agent.outbox.sender import Sender
 from agent.outbox.writer import Writer
