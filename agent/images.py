@@ -127,8 +127,9 @@ class ImageDecoder:
     # the last row (pictures are stored from either end) hold random bytes before, which no decoded picture equals.
     def _put_marks(self, pixels: Pixels) -> None:
         if self._mark.shape != pixels.shape[1:]:
-            rng = np.random.Generator(np.random.PCG64())
-            self._mark = rng.integers(0, 256, pixels.shape[1:], np.uint8)
+            # Not from numpy.random: importing it costs 2.4 MB, and nothing else on the line needs it.
+            row = np.frombuffer(os.urandom(pixels[0].size), np.uint8)
+            self._mark = row.reshape(pixels.shape[1:])
         pixels[0] = pixels[-1] = self._mark
 
     def _has_marks(self, pixels: Pixels) -> bool:

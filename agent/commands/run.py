@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from agent import app, config
+from agent.app import footprint
 
 if TYPE_CHECKING:
     from types import FrameType
+
+_SETTLED_S: Final = 5.0  # by then the first parts are judged and what only the start needed is known
+_AGAIN_S: Final = 600.0  # a model that was exchanged and paths that are rarely taken leave memory behind as well
 
 
 def main(argv: list[str]) -> int:
@@ -27,7 +31,10 @@ def main(argv: list[str]) -> int:
         signal.signal(number, ask_stop)
     agent.start()
     try:
-        agent.wait()
+        wait_s = _SETTLED_S
+        while not agent.wait(wait_s):
+            footprint.give_back()
+            wait_s = _AGAIN_S
     finally:
         clean = agent.stop()
     return 0 if clean else 1

@@ -101,6 +101,7 @@ class LoopResult:
     rmse_against_area_roi: float
     paced: tuple[Paced, ...]
     rss_mb: float
+    rss_peak_mb: float
     first_verdict_s: float
     forbidden_modules: tuple[str, ...]  # of boto3, tuf, torch: those that the process imported
 
@@ -121,6 +122,7 @@ class LoopResult:
             "drops_480fps": by_fps[480].dropped,
             "cpu_cores_30fps": by_fps[30].cpu_cores,
             "rss_mb": self.rss_mb,
+            "rss_peak_mb": self.rss_peak_mb,
             "first_verdict_s": self.first_verdict_s,
             "forbidden_modules": list(self.forbidden_modules),
             "fps": {name: median(getattr(r, name) for r in self.rounds) for name in asdict(self.rounds[0])},
@@ -321,6 +323,7 @@ def run_loop(settings: Settings, *, say: Callable[[str], None]) -> LoopResult:
         rmse_against_area_roi=floors.rmse_against_area(model, frames, roi=settings.roi),
         paced=tuple(paced),
         rss_mb=process.rss_mb,
+        rss_peak_mb=process.rss_peak_mb,
         first_verdict_s=process.first_verdict_s,
         forbidden_modules=process.forbidden_modules,
     )

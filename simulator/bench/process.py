@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from agent.records import Pixels
     from simulator.broker import AnyBroker
 
-_RUN_S: Final = 12.0  # memory has settled by then: outbox, history and keeper have worked
+_RUN_S: Final = 12.0  # outbox, history and keeper have worked by then, and `agent.app.footprint` once
+_PEAK: Final = re.compile(r"VmHWM:\s+(\d+) kB")
 _FIRST: Final = re.compile(r"first verdict ([0-9.]+) s after the process began")
 _FORBIDDEN: Final = ("boto3", "botocore", "tuf", "torch", "awscrt")
 
@@ -33,6 +34,7 @@ class ProcessResult:
     """What one run of `kensa run` with one 30 fps folder camera showed."""
 
     rss_mb: float  # resident, at the end of the run
+    rss_peak_mb: float  # the most that was ever resident: the start, before what only it needed is given back
     first_verdict_s: float  # from the start of the process, interpreter included
     forbidden_modules: tuple[str, ...]  # libraries mapped or imported that must not be
 
@@ -74,14 +76,16 @@ def measure_process(release: Path, *, frames: Sequence[Pixels], broker: AnyBroke
             try:
                 time.sleep(_RUN_S)
                 rss = psutil.Process(process.pid).memory_info().rss
-            except psutil.NoSuchProcess:
-                rss = 0
+                peak = _PEAK.search(Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8"))
+            except (psutil.NoSuchProcess, OSError):
+                rss, peak = 0, None
             finally:
                 process.terminate()
                 process.wait(timeout=20.0)
         text = log.read_text(encoding="utf-8")
     first, modules = _FIRST.search(text), re.search(r"^modules (.*)$", text, re.MULTILINE)
-    if first is None or modules is None or not rss:
+    if first is None or modules is None or not rss or peak is None:
         raise KensaError(f"kensa run did not inspect in the benchmark; its log:\n{text[-2_000:]}")
     loaded = set(modules[1].split())
-    return ProcessResult(rss / 1e6, float(first[1]), tuple(m for m in _FORBIDDEN if m in loaded))
+    forbidden = tuple(m for m in _FORBIDDEN if m in loaded)
+    return ProcessResult(rss / 1e6, int(peak[1]) * 1024 / 1e6, float(first[1]), forbidden)
