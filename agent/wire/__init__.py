@@ -1,4 +1,4 @@
-"""Verdicts, gaps and heartbeats to bytes and back: the one place that knows the messages (docs/schema).
+"""Verdicts, gaps, heartbeats and model reports to bytes and back: the one place that knows the messages (docs/schema).
 
 Promise: what is encoded is plain UTF-8 JSON under `MAX_MESSAGE_BYTES`, and decoding it gives the same record back but
 for the rounding that `verdict` and `envelope` state. What arrives is judged as hostile: MessageError or a valid record.
@@ -29,6 +29,7 @@ from agent.wire.codec import (
 from agent.wire.envelope import MIN_ROWS, Envelope, Pack, PackKey, pack_key
 from agent.wire.gap import MAX_RANGES, Gap, GapReason, encode_gap
 from agent.wire.heartbeat import CameraHealth, Heartbeat, InspectionHealth, OutboxHealth, encode_heartbeat
+from agent.wire.report import ModelReport, Reporter, encode_report, is_release_id
 from agent.wire.verdict import VerdictMessage, encode_verdict
 
 if TYPE_CHECKING:
@@ -36,9 +37,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_DECODE_BYTES", "MAX_MESSAGE_BYTES", "MAX_RANGES", "MIN_ROWS", "SCHEMAS", "CameraHealth", "Delivery", "Gap",
-    "GapReason", "Heartbeat", "InspectionHealth", "OutboxHealth", "Pack", "PackKey", "decode", "encode_gap",
-    "encode_heartbeat", "encode_verdict", "heartbeat_topic", "marked_replay", "model_topic", "pack_key", "schema",
-    "sequence_numbers", "shadow_topic", "verdict_topic",
+    "GapReason", "Heartbeat", "InspectionHealth", "ModelReport", "OutboxHealth", "Pack", "PackKey", "Reporter",
+    "decode", "encode_gap", "encode_heartbeat", "encode_report", "encode_verdict", "heartbeat_topic", "is_release_id",
+    "marked_replay", "model_topic", "pack_key", "schema", "sequence_numbers", "shadow_topic", "verdict_topic",
 ]  # fmt: skip
 
 SCHEMAS: Final[dict[str, type[WireModel]]] = {  # the message's `kind` -> its model; docs/schema holds one file for each
@@ -46,6 +47,7 @@ SCHEMAS: Final[dict[str, type[WireModel]]] = {  # the message's `kind` -> its mo
     "ok": Envelope,
     "gap": Gap,
     "heartbeat": Heartbeat,
+    "model": ModelReport,
 }
 
 
@@ -57,7 +59,7 @@ class Delivery:
     replay: bool
 
 
-def decode(payload: bytes) -> Delivery | Gap | Heartbeat:
+def decode(payload: bytes) -> Delivery | Gap | Heartbeat | ModelReport:
     """Return what a message says. Raises MessageError for anything that Kensa would not have written."""
     value = strict_json(payload)
     model = SCHEMAS.get(str(value.get("kind")))
@@ -74,7 +76,7 @@ def decode(payload: bytes) -> Delivery | Gap | Heartbeat:
             return Delivery((message.verdict(),), message.replay)
         case Envelope():
             return Delivery(tuple(message.verdicts()), message.replay)
-        case Gap() | Heartbeat():
+        case Gap() | Heartbeat() | ModelReport():
             return message
         case _:  # pragma: no cover  SCHEMAS has no other
             raise MessageError("A message of an unknown kind was refused.")

@@ -88,6 +88,12 @@ def bounded(text: str, limit: int) -> str:
     return quoted(kept + mark)
 
 
+def cut(text: str, limit: int) -> str:
+    """Return `text`, shortened as `bounded` does where its JSON would be longer than `limit` bytes."""
+    shortened: str = json.loads(bounded(text, limit))
+    return shortened
+
+
 def marked_replay(payload: bytes) -> bytes:
     """Return the verdict message `payload` with the mark that says: this waited in the backlog."""
     return payload[:-1] + REPLAY_MARK

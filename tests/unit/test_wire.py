@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from agent import wire
 from agent.errors import MessageError
-from agent.records import CameraState, DropReason, ModelIdentity, Origin, Outcome, Verdict
+from agent.records import CameraState, DropReason, ModelIdentity, ModelStatus, Origin, Outcome, Verdict
+from tests import status_kit
 from tests.outbox_kit import ORIGIN, SHA, make_verdict
 from tests.support import ROOT
 
@@ -78,7 +79,12 @@ def _messages() -> list[tuple[str, bytes]]:
         ("ok", wire.marked_replay(pack.encode())),
         ("gap", wire.encode_gap(gap)),
         *(("heartbeat", part) for part in wire.encode_heartbeat(heartbeat(3))),
+        *(("model", _report(status)) for status in (status_kit.IN_TRIAL, status_kit.ROLLED_BACK)),
     ]
+
+
+def _report(status: ModelStatus) -> bytes:
+    return wire.encode_report(status, reporter=status_kit.REPORTER, utc_ns=status_kit.UTC_NS)
 
 
 def _without_model() -> Origin:
