@@ -203,6 +203,11 @@ class OutboxLog:
                 rows.append(row)
         return rows, damaged
 
+    def lasting_rows(self) -> int:
+        """Return how many rows are never evicted: gaps and reports."""
+        query = "SELECT count(*) FROM message INDEXED BY message_by_value WHERE rank = ?"
+        return int(self._connection.execute(query, (int(Rank.GAP),)).fetchone()[0])
+
     def loss(self, number: int) -> Loss | None:
         """Return what is lost with an unreadable row, from the index; None for a gap or where it is not there."""
         found = self._connection.execute(

@@ -101,7 +101,7 @@ def known(state_dir: Path) -> tuple[KnownRange, ...]:
             continue
         query = (
             f"SELECT line, camera, boot_epoch, MIN(first_seq), MAX(last_seq) FROM {table} "  # noqa: S608  constant
-            f"JOIN stream ON stream.id = {table}.stream GROUP BY line, camera, boot_epoch"
+            f"JOIN stream ON stream.id = {table}.stream WHERE first_seq >= 0 GROUP BY line, camera, boot_epoch"
         )
         try:
             with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5.0)) as connection:

@@ -52,7 +52,7 @@ class Packer:
         self._seal_ns = int(seal_s * _NS_PER_S)
         self._open: dict[PackKey, _OpenPack] = {}
         self._sealed: list[_OpenPack] = []
-        self._urgent: list[tuple[Row, Verdict]] = []
+        self._urgent: list[tuple[Row, Verdict | None]] = []  # None: a report
         self._streams: dict[int, tuple[Origin, Stream]] = {}
 
     def add(self, verdict: Verdict, *, now_ns: int, utc_s: int) -> None:
@@ -82,6 +82,10 @@ class Packer:
             raise MessageError(f"Verdict {verdict.key} does not fit into an envelope.")
         self._open[key] = _OpenPack(pack, self._next_id(), self._stream(verdict.origin), now_ns)
 
+    def add_report(self, stream: Stream, body: bytes, *, utc_s: int) -> None:
+        """Take one report on a model: it leaves at once, and is never evicted."""
+        self._urgent.append((Row(self._next_id(), Rank.GAP, stream, -1, -1, 0, utc_s, body), None))
+
     def _stream(self, origin: Origin) -> Stream:
         known = self._streams.get(id(origin))
         if known is None:
@@ -103,7 +107,7 @@ class Packer:
 
     @property
     def waiting(self) -> int:
-        """How many verdicts wait here for their commit."""
+        """How many verdicts and reports wait here for their commit."""
         packs = (*self._open.values(), *self._sealed)
         return len(self._urgent) + sum(entry.pack.count - (entry.row.verdicts if entry.row else 0) for entry in packs)
 
@@ -127,7 +131,8 @@ class Packer:
 
     def urgent_written(self) -> tuple[list[Row], list[Verdict]]:
         """Forget the rows of `urgent_changes`, which are committed; return them and their verdicts."""
-        rows, verdicts = [row for row, _ in self._urgent], [verdict for _, verdict in self._urgent]
+        rows = [row for row, _ in self._urgent]
+        verdicts = [verdict for _, verdict in self._urgent if verdict is not None]
         self._urgent.clear()
         return rows, verdicts
 

@@ -8,7 +8,7 @@ from enum import IntEnum
 from typing import Final
 
 from agent.records import Origin, Outcome
-from agent.wire import MAX_DECODE_BYTES, OutboxHealth, verdict_topic
+from agent.wire import MAX_DECODE_BYTES, OutboxHealth, model_topic, verdict_topic
 
 DAY_S: Final = 86_400.0
 ROW_OVERHEAD: Final = 128  # bytes of a row beside its body: its columns, its entry in the index, the page's share
@@ -18,8 +18,8 @@ class Rank(IntEnum):
     """What a row is worth when room is needed: the lowest goes first, and within a rank the oldest.
 
     `unknown` says that nothing was judged: a person can act on its camera, not on its part. `unsure` waits for a
-    person's decision on a part, `defect` stops one. A gap is the only trace of what went before it, and is never given
-    up.
+    person's decision on a part, `defect` stops one. A gap is the only trace of what went before it, and a model report
+    of why a release was refused: neither is ever given up.
     """
 
     OK = 0
@@ -62,7 +62,7 @@ class OutboxLimits:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """Where sequence numbers count: one camera in one boot epoch."""
+    """Where sequence numbers count: one camera in one boot epoch. Without a camera: the reports of an inspection."""
 
     thing: str
     line: str
@@ -75,10 +75,20 @@ class Stream:
         """Return the stream of the verdicts with this origin."""
         return cls(origin.thing, origin.line, origin.inspection, origin.camera, origin.boot_epoch)
 
+    @classmethod
+    def of_reports(cls, *, thing: str, line: str, inspection: str, boot_epoch: int) -> Stream:
+        """Return the stream of the reports on this inspection's model."""
+        return cls(thing, line, inspection, "", boot_epoch)
+
+    @property
+    def has_verdicts(self) -> bool:
+        """Whether its rows are verdicts and gaps, not reports."""
+        return self.camera != ""
+
     @property
     def topic(self) -> str:
-        """The topic of its verdicts and gaps."""
-        return verdict_topic(self.thing, self.camera)
+        """The topic of its verdicts and gaps, or of its reports."""
+        return verdict_topic(self.thing, self.camera) if self.has_verdicts else model_topic(self.thing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +99,8 @@ class Row:
     rank: Rank
     stream: Stream
     first_seq: int  # smallest
-    last_seq: int  # largest; -1 for a gap
-    verdicts: int  # 0 for a gap
+    last_seq: int  # largest; -1 for a gap or a report
+    verdicts: int  # 0 for a gap or a report
     utc_s: int
     body: bytes
 

@@ -16,7 +16,7 @@ from agent.errors import MessageError
 from agent.outbox.database import STREAM_QUERY, stream_crc
 from agent.outbox.log import COLUMNS, OutboxLog, read_row, row_crc
 from agent.outbox.rows import OUTCOME_OF, Loss, Rank, Row, Stream
-from agent.wire import Delivery, Gap, decode
+from agent.wire import Delivery, Gap, ModelReport, decode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -196,6 +196,13 @@ class _Reader:
             elif isinstance(message, Gap):
                 self._streams[stream] = Stream(
                     message.thing, message.line, message.inspection, message.camera, message.boot_epoch
+                )
+            elif isinstance(message, ModelReport):
+                self._streams[stream] = Stream.of_reports(
+                    thing=message.thing,
+                    line=message.line,
+                    inspection=message.inspection,
+                    boot_epoch=message.boot_epoch,
                 )
 
     def _whole(self, values: tuple[Any, ...]) -> Row | None:

@@ -20,7 +20,7 @@ from agent.wire import marked_replay
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from agent.clock import Clock
     from agent.outbox.belt import Belt
@@ -65,6 +65,7 @@ class Sender:
         self._in_flight = 0
         self._again: deque[_Flight] = deque()  # not acknowledged in time
         self._loose: deque[tuple[str, bytes]] = deque()  # of `publish_now`
+        self._watchers: list[Callable[[bool], None]] = []
         self._refusals = 0
         self._retry_ns = 0
         self._expire_ns = 0
@@ -80,6 +81,10 @@ class Sender:
         """Publish messages that only their newest version matters of: not kept, and replaced while unsent."""
         self._newest[topic] = payloads
         self._belt.wake_sender.set()
+
+    def watch_connection(self, watcher: Callable[[bool], None]) -> None:
+        """Call `watcher(up)` on each change, in the sender's thread; before `start`. It must not block."""
+        self._watchers.append(watcher)
 
     def _on_ack(self, token: int) -> None:
         self._acks.append(token)
@@ -141,6 +146,8 @@ class Sender:
                 self._belt.is_connected = True
                 self._refusals = 0
                 self._retry_ns = 0
+            for watcher in self._watchers:
+                watcher(up)
 
     def _release(self) -> None:
         """Give every row back: what is in flight may be lost with the connection, and is then published again."""

@@ -16,7 +16,7 @@ from agent.durable import usable_directory
 from agent.errors import OutboxError
 from agent.outbox import lookup
 from agent.outbox.belt import Belt
-from agent.outbox.rows import OutboxLimits, OutboxStats
+from agent.outbox.rows import OutboxLimits, OutboxStats, Stream
 from agent.outbox.sender import Sender
 from agent.outbox.writer import Writer
 
@@ -92,8 +92,25 @@ class Outbox:
             raise OutboxError(f"The outbox stopped: {self._failure!r}. This is a bug; the log has its trace.")
         self.writer.append(verdicts)
 
+    def append_report(self, *, thing: str, line: str, inspection: str, boot_epoch: int, payload: bytes) -> None:
+        """Keep the report on an inspection's model until the broker has it; never evicted, never blocks.
+
+        Beyond 1,000 reports and gaps that wait, a report is refused with a line in the log.
+        """
+        stream = Stream.of_reports(thing=thing, line=line, inspection=inspection, boot_epoch=boot_epoch)
+        self.writer.append_report(stream, payload)
+
+    def watch_connection(self, watcher: Callable[[bool], None]) -> None:
+        """Call `watcher(up)` whenever the transport's connection comes or goes; before `start`. It must not block."""
+        if self.sender is not None:
+            self.sender.watch_connection(watcher)
+
     def publish_now(self, topic: str, payloads: Sequence[bytes]) -> None:
-        """Publish heartbeats: QoS 1, not kept on disk, replaced by the next call for the topic while unsent."""
+        """Publish what only the newest matters of, such as heartbeats: QoS 1, not kept on disk.
+
+        Messages for a topic are replaced by the next call for it while they are unsent; a lost connection takes those
+        that are in flight with it.
+        """
         if self.sender is not None:
             self.sender.publish_now(topic, payloads)
 

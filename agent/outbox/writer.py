@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from agent.clock import Clock
     from agent.outbox.belt import Belt
-    from agent.outbox.rows import Loss, OutboxLimits
+    from agent.outbox.rows import Loss, OutboxLimits, Stream
     from agent.records import Verdict
 
 BALLAST_NAME: Final = "outbox.ballast"
@@ -40,6 +40,7 @@ _COMMIT_SHARE: Final = 0.8  # of commit_s: the rest is for the commit itself
 _RETRY_NS: Final = _NS_PER_S
 _BALLAST_RETRY_NS: Final = 30 * _NS_PER_S
 _BACKLOG_ROWS: Final = 64  # read at once
+_MAX_REPORTS: Final = 1_000  # rows that are never evicted, above which reports are refused: about 5 MB
 _log = logging.getLogger(__name__)
 
 
@@ -62,6 +63,7 @@ class Writer:
         self._belt = belt
         self._on_commit = on_commit
         self._incoming: deque[Verdict] = deque()
+        self._reports: deque[tuple[Stream, bytes]] = deque()
         self._handover: Final = min(limits.handover, limits.max_bytes // 2_048)
         self._space = threading.Event()
         self._is_closing = False
@@ -118,6 +120,11 @@ class Writer:
         if len(self._incoming) > self._handover // 2:
             self._belt.wake_writer.set()
 
+    def append_report(self, stream: Stream, body: bytes) -> None:
+        """Take one report on a model; never blocks."""
+        self._reports.append((stream, body))
+        self._belt.wake_writer.set()
+
     def begin_closing(self) -> None:
         """Refuse new verdicts, and commit all that is here at the next step."""
         self._is_closing = True
@@ -130,8 +137,8 @@ class Writer:
 
     @property
     def waiting(self) -> int:
-        """Verdicts that were appended and are not committed."""
-        return len(self._incoming) + self._packer.waiting
+        """Verdicts and reports that were appended and are not committed."""
+        return len(self._incoming) + len(self._reports) + self._packer.waiting
 
     @property
     def log(self) -> OutboxLog:
@@ -143,6 +150,7 @@ class Writer:
         now_ns = self._clock.monotonic_ns()
         is_tick = now_ns >= self._tick_ns or self._is_closing or len(self._incoming) > self._handover // 2
         self._take_released()
+        self._take_reports()
         self._take_incoming(now_ns)
         if now_ns < self._retry_ns:
             return (self._retry_ns - now_ns) / _NS_PER_S
@@ -172,6 +180,15 @@ class Writer:
         for _ in range(room):
             packer.add(incoming.popleft(), now_ns=now_ns, utc_s=utc_s)
         self._space.set()
+
+    def _take_reports(self) -> None:
+        utc_s = self._clock.utc_ns() // _NS_PER_S
+        while self._reports:
+            stream, body = self._reports.popleft()
+            if self._log.lasting_rows() < _MAX_REPORTS:
+                self._packer.add_report(stream, body, utc_s=utc_s)
+            else:
+                _log.error("A report on the model of %s is not kept: %d wait already.", stream.inspection, _MAX_REPORTS)
 
     def _take_released(self) -> None:
         while self._belt.released:
@@ -242,7 +259,7 @@ class Writer:
 
     def _tell(self, row: Row) -> None:
         camera = (row.stream.line, row.stream.camera)
-        if camera not in self._told:
+        if row.stream.has_verdicts and camera not in self._told:
             self._told.add(camera)
             self._gaps.add_unknown(row.stream, GapReason.DAMAGED, self._next_id)
 
@@ -378,7 +395,7 @@ class Writer:
                 for loss in lost:
                     self._gaps.add(loss, GapReason.DAMAGED, self._next_id)
                 self._unknown_loss |= not saved.is_complete
-                for stream in () if saved.is_complete else saved.streams:
+                for stream in () if saved.is_complete else filter(lambda stream: stream.has_verdicts, saved.streams):
                     self._told.add((stream.line, stream.camera))
                     self._gaps.add_unknown(stream, GapReason.DAMAGED, self._next_id)
                 gap_rows = self._gaps.staged_rows(self._clock.utc_ns())
