@@ -89,13 +89,18 @@ class RefusedError(ReleaseError):
         *,
         figures: Mapping[str, float] | None = None,
         limits: Mapping[str, float] | None = None,
+        digest: str | None = None,
     ) -> None:
-        """`gate` is a `records.Gate` value, `reason` a stable snake_case code; see `records.Refusal`."""
+        """`gate` is a `records.Gate` value, `reason` a stable snake_case code; see `records.Refusal`.
+
+        `digest` names the release (`records.ReleaseRef.digest`) where it is refused before it could be fetched whole.
+        """
         super().__init__(text)
         self.gate = gate
         self.reason = reason
         self.figures = dict(figures or {})
         self.limits = dict(limits or {})
+        self.digest = digest
 
 
 # --- retried by Kensa itself ------------------------------------------------------------------------------------------

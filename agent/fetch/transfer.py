@@ -1,0 +1,221 @@
+"""Bytes from a source, bounded in number and in time while they are read.
+
+Every `CHUNK` bytes must arrive within `stall_s` seconds, and opening likewise: a server that drips bytes or headers
+ends in `slow_retrieval`, whatever the library below does about timeouts. The bound is kept by the process's interval
+timer, so this code runs in a main thread only. A failed connection is tried again with growing pauses as long as each
+attempt brings at least one byte, and `attempts` times when none does.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from agent.errors import FetchError
+from agent.fetch.sources import SourceDownError
+from agent.model.fetch_protocol import FetchLimits, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from types import FrameType
+
+    from agent.fetch.sources import Source
+
+CHUNK: Final = 16 * 1024
+_FULL_DISK: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_MAX_BACKOFF_S: Final = 5.0
+
+T = TypeVar("T")
+
+
+class _AlarmError(BaseException):
+    """Raised by the timer in the middle of a library; no `except Exception` of theirs swallows it."""
+
+
+def _ring(_number: int, _frame: FrameType | None) -> None:
+    raise _AlarmError
+
+
+def within(seconds: float, call: Callable[[], T], *, what: str) -> T:
+    """Return `call()`. Raises FetchError `slow_retrieval` when it takes longer than `seconds`."""
+    before = signal.signal(signal.SIGALRM, _ring)
+    try:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            return call()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    except _AlarmError:
+        raise FetchError(
+            Reason.SLOW_RETRIEVAL,
+            f"{what} is too slow: no {CHUNK // 1024} KiB within {seconds:g} s. Look at the network; it is tried again",
+        ) from None
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One file of a release, as signed metadata describe it."""
+
+    name: str
+    path: str  # in the repository
+    sha256: str
+    length_bytes: int
+
+
+class Transfer:
+    """Reads from one source within the limits."""
+
+    def __init__(self, source: Source, limits: FetchLimits) -> None:
+        """Use `source` from the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("a transfer needs the main thread, where the timer rings")
+        self._source = source
+        self._limits = limits
+
+    def small(self, path: str, limit: int) -> bytes:
+        """The whole file, of at most `limit` bytes. Raises SourceMissingError, FetchError."""
+        data = bytearray()
+
+        def take(chunk: bytes) -> None:
+            data.extend(chunk)
+
+        def attempt() -> int:
+            data.clear()
+            self._stream(path, 0, limit, take)
+            return 0
+
+        self._persist(attempt)
+        return bytes(data)
+
+    def large(self, file: File, part: Path, progress: Callable[[int], None]) -> None:
+        """Complete `part`, which may hold the beginning from an earlier try, and check it.
+
+        Bytes that are there are not asked for again. `progress(n)` gets the size so far. Raises SourceMissingError,
+        FetchError; after `arbitrary_software` and `endless_data` the part is gone.
+        """
+        resumed = self._fill(file, part, progress)
+        if resumed and digest(part) != file.sha256:  # damaged on this disk, or by an earlier attacker: once more, whole
+            part.unlink()
+            resumed = self._fill(file, part, progress)
+        if digest(part) != file.sha256:
+            part.unlink()
+            raise FetchError(
+                Reason.ARBITRARY_SOFTWARE,
+                f"{file.path} of the repository is not the {file.name} that was signed; somebody or something altered "
+                "it. Nothing of it is used. Publish it again, and look at who can write there",
+            )
+
+    def _fill(self, file: File, part: Path, progress: Callable[[int], None]) -> bool:
+        """Read until `part` has its length; True when it began with bytes of an earlier run."""
+        size = part.stat().st_size if part.exists() else 0
+        if size > file.length_bytes:
+            part.unlink()
+            size = 0
+        resumed = size > 0
+        with part.open("ab") as out:
+
+            def attempt() -> int:
+                position = out.tell()
+
+                def restart() -> None:
+                    out.truncate(0)
+                    out.seek(0)
+
+                def take(chunk: bytes) -> None:
+                    write(out.write, chunk)
+                    progress(out.tell())
+
+                try:
+                    self._stream(file.path, position, file.length_bytes, take, restart)
+                    if out.tell() < file.length_bytes:
+                        raise SourceDownError(f"{file.path} ended after {out.tell():,} of {file.length_bytes:,} bytes")
+                except FetchError as error:
+                    if error.reason == Reason.ENDLESS_DATA:
+                        restart()
+                    raise
+                finally:
+                    out.flush()
+                return out.tell()
+
+            progress(size)
+            if size < file.length_bytes:
+                self._persist(attempt, position=out.tell)
+            os.fsync(out.fileno())
+        return resumed
+
+    def _stream(
+        self,
+        path: str,
+        start: int,
+        limit: int,
+        take: Callable[[bytes], None],
+        restart: Callable[[], None] | None = None,
+    ) -> None:
+        """Give the bytes of `path` from `start` on to `take`, never more than make `limit` bytes in all."""
+        stall_s = self._limits.stall_s
+        with within(stall_s, lambda: self._source.open(path, start=start), what=path) as opened:
+            if opened.start < start and restart is not None:
+                restart()
+            total = opened.start
+            while True:
+                try:
+                    chunk = within(stall_s, lambda: opened.read(CHUNK), what=path)
+                except self._source.errors as error:
+                    raise SourceDownError(f"{path}: {error}") from error
+                if not chunk:
+                    return
+                total += len(chunk)
+                if total > limit:
+                    raise FetchError(
+                        Reason.ENDLESS_DATA,
+                        f"{path} is longer than the {limit:,} bytes that it may have; reading stopped there",
+                    )
+                take(chunk)
+
+    def _persist(self, attempt: Callable[[], int], position: Callable[[], int] = lambda: 0) -> None:
+        """Attempt again after SourceDownError, as the limits say."""
+        left, pause = self._limits.attempts, self._limits.backoff_s
+        while True:
+            before = position()
+            try:
+                attempt()
+            except SourceDownError as error:
+                left = left - 1 if position() <= before else self._limits.attempts
+                if left <= 0:
+                    raise FetchError(Reason.UNREACHABLE, f"the repository cannot be read: {error}") from error
+                time.sleep(pause)
+                pause = min(2 * pause, _MAX_BACKOFF_S)
+            else:
+                return
+
+
+def write(put: Callable[[bytes], int], data: bytes) -> None:
+    """Write to the state directory. Raises FetchError `no_space` or `storage`."""
+    try:
+        put(data)
+    except OSError as error:
+        raise storage_error(error) from error
+
+
+def storage_error(error: OSError) -> FetchError:
+    """What an error of the state directory's disk means."""
+    if error.errno in _FULL_DISK:
+        return FetchError(Reason.NO_SPACE, f"the disk is full: {error}. Make room in the state directory")
+    return FetchError(
+        Reason.STORAGE, f"the state directory cannot be used: {error}. Look at its owner, its rights and its disk"
+    )
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, lower-case hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
