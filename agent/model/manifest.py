@@ -10,10 +10,11 @@ import json
 import math
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_serializer, model_validator
 
 from agent import preprocess
 from agent.errors import ManifestError
+from agent.model.policy import RolloutPolicy
 from agent.records import DecisionRule, Geometry, ModelIdentity
 
 if TYPE_CHECKING:
@@ -106,9 +107,14 @@ class Manifest(_Strict):
     decision: DecisionSpec
     outputs: tuple[Literal["scores", "evidence"], ...]
     metrics: dict[str, Any] = Field(default_factory=dict)  # {"fp32": {...}, "int8": {...}}
-    rollout: dict[str, Any] = Field(default_factory=dict)  # shadow length, trial shares, limits of the tests
+    rollout: RolloutPolicy = RolloutPolicy()  # shadow length, trial shares, limits of the tests
     lineage: Lineage
     files: dict[Literal["model.onnx", "golden.npz"], FileEntry]
+
+    @field_serializer("rollout")
+    def _rollout_as_given(self, rollout: RolloutPolicy) -> dict[str, Any]:
+        """Only what was asked for: `{}` stays `{}`, and a default that changes later changes no signed bytes."""
+        return rollout.model_dump(mode="json", exclude_unset=True)
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:

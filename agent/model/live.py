@@ -1,0 +1,282 @@
+"""Judges a candidate by what it does on live parts, beside the running model: the gates from SHADOW to DRIFT. Pure.
+
+Promise: no clock, thread or I/O; the same observations in the same order give the same decisions. Evidence against the
+candidate accumulates over all phases, and a refusal is for good. Not safe for threads: the caller serialises.
+
+| test | sees | refuses with |
+|---|---|---|
+| SPRT of disagreement, let through or not | pairs of the shadow | SHADOW |
+| paired e-process on the direction of disagreements | pairs of every phase | VERDICTS |
+| SPRT of parts without the challenger's judgement | assigned parts that the champion judged | ERRORS |
+| SPRT of parts decided after the deadline | assigned parts | DEADLINES |
+| PSI of the scores (agent.model.drift) | pairs of every phase | DRIFT, once the phase is overdue |
+
+What is not seen: a model that misses 10 % of the defects and makes that good with as many false alarms disagrees
+little, and evenly in both directions. Neither is a model that lets everything through on a line with hardly any defect:
+it takes 13 to prove. Only labelled parts show those, the golden set's and the site's own.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final, Literal
+
+from agent.model.drift import DriftWatch
+from agent.model.paired import PairedCounts
+from agent.records import Gate, Outcome, Refusal
+from agent.statistics import Sprt
+
+if TYPE_CHECKING:
+    from agent.model.drift import Drift
+    from agent.model.paired import ABReport
+    from agent.model.policy import Rates, RolloutPolicy
+    from agent.records import Observation
+
+_US_PER_MS: Final = 1_000.0
+
+
+class Call(StrEnum):
+    """What to do with the candidate now."""
+
+    CONTINUE = "continue"  # the phase has not shown enough yet
+    PASS = "pass"  # noqa: S105 - the phase has shown enough: begin the next one, or commit
+    REFUSE = "refuse"  # for good
+    HOLD = "hold"  # the scores moved: go on as now, promote nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """`refusal` is set with REFUSE only. `alarm` is for a person and may come with any call but REFUSE."""
+
+    call: Call
+    refusal: Refusal | None = None
+    alarm: str | None = None
+
+
+class LiveJudge:
+    """One candidate's rollout, from its shadow to its commit, or an A/B test without end."""
+
+    def __init__(self, policy: RolloutPolicy) -> None:
+        """Judge by `policy`, with the site's limits already laid over it (`agent.model.policy.within`)."""
+        self._policy = policy
+        self._deadline_us = math.inf if policy.deadline_ms is None else policy.deadline_ms * _US_PER_MS
+        self._disagreement = Sprt(policy.disagreement.plan())
+        self._errors = Sprt(policy.errors.plan())
+        self._deadlines = Sprt(policy.deadlines.plan())
+        self._counts = PairedCounts()
+        self._drift = DriftWatch(policy)
+        self._refusal: Refusal | None = None
+        self._phase: Literal["shadow", "trial", "ab"] = "shadow"
+        self._wanted = policy.shadow_parts
+        self._is_last = False
+        self._pairs_before = 0
+        self._alone = 0  # parts that the champion judged by itself
+        self._alone_late = 0
+
+    def begin(self, phase: Literal["shadow", "trial", "ab"], *, parts: int, share: float = 1.0) -> None:
+        """Start a phase, or the next step of a trial, that passes after `parts` pairs at the earliest.
+
+        `share` is the trial step's, in (0, 1]; the policy's last share (and no argument) is the step before the commit.
+        """
+        self._phase = phase
+        self._wanted = parts
+        self._is_last = phase == "trial" and share >= self._policy.trial[-1].share
+        self._pairs_before = self._counts.pairs
+
+    def observe(self, seen: Observation) -> None:
+        """Take one part into account; after a refusal nothing counts any more.
+
+        Parts that were not assigned tell how late the line is without the challenger, and nothing else.
+        """
+        if self._refusal is not None:
+            return
+        late = seen.latency_us > self._deadline_us
+        if not seen.assigned:
+            self._alone += 1
+            self._alone_late += late
+            return
+        self._deadlines.add(event=late)
+        before, pairs = self._counts.disagreeing, self._counts.pairs
+        self._counts.add(seen)
+        if seen.champion.outcome is not Outcome.UNKNOWN:
+            self._errors.add(event=seen.challenger.outcome is Outcome.UNKNOWN)
+        if self._counts.pairs > pairs:
+            self._drift.add(seen.champion.score, seen.challenger.score)
+            if self._phase == "shadow":
+                self._disagreement.add(event=self._counts.disagreeing > before)
+        self._refusal = self._find_refusal(seen)
+
+    def decision(self, *, overdue: bool = False) -> Decision:
+        """What to do now. `overdue`: the phase's time is up, so what did not pass by now is refused.
+
+        Light or camera is not the candidate's fault: while both models' scores have moved the call stays HOLD, overdue
+        or not. An A/B test never passes, holds or is overdue.
+        """
+        if self._refusal is not None:
+            return Decision(Call.REFUSE, self._refusal)
+        drift = self._drift.look()
+        alarm = self._alarm(drift)
+        if self._phase == "ab":
+            return Decision(Call.CONTINUE, None, alarm)
+        blocked, lacking = self._is_blocked(drift), self._lacking()
+        if not blocked and lacking is None:
+            return Decision(Call.PASS, None, alarm)
+        if overdue and not (blocked and self._both_moved(drift)):
+            self._refusal = self._drifted(drift) if blocked else self._too_slow(lacking or "")
+            return Decision(Call.REFUSE, self._refusal)
+        return Decision(Call.HOLD if blocked else Call.CONTINUE, None, alarm)
+
+    def progress(self) -> dict[str, float]:
+        """Counts and statistics for people and metrics; all finite. PSI appears once there is enough to compare."""
+        drift, counts = self._drift.look(), self._counts
+        figures = {
+            "pairs": float(counts.pairs),
+            "phase_pairs": float(self._phase_pairs),
+            "phase_pairs_wanted": float(self._wanted),
+            "let_through": float(counts.let_through),
+            "rejected": float(counts.rejected),
+            "e_value": counts.e_value,
+            "disagreement": counts.disagreeing / counts.pairs if counts.pairs else 0.0,
+            "disagreement_log_ratio": self._disagreement.log_ratio,
+            "errors": float(self._errors.events),
+            "errors_log_ratio": self._errors.log_ratio,
+            "late": float(self._deadlines.events),
+            "late_log_ratio": self._deadlines.log_ratio,
+            "champion_alone": float(self._alone),
+            "champion_alone_late": float(self._alone_late),
+        }
+        moved = {"psi_champion": drift.champion, "psi_challenger": drift.challenger, "psi_between": drift.between}
+        return figures | {name: value for name, value in moved.items() if value is not None}
+
+    def report(self) -> ABReport:
+        """The paired comparison over all phases so far."""
+        return self._counts.report()
+
+    @property
+    def _phase_pairs(self) -> int:
+        return self._counts.pairs - self._pairs_before
+
+    # --- what is missing before the phase passes ----------------------------------------------------------------------
+
+    def _lacking(self) -> str | None:
+        """Say what the phase has not shown yet; None if it passes."""
+        policy, counts, pairs = self._policy, self._counts, self._phase_pairs
+        if pairs < self._wanted:
+            return f"{pairs} of {self._wanted} parts were judged by both models"
+        if self._phase == "shadow":
+            if not self._disagreement.accepted:
+                return f"disagreement on {_share(self._disagreement)} proves nothing yet"
+            if counts.not_let_through < policy.shadow_rejects and pairs < policy.shadow_patience * self._wanted:
+                return f"{counts.not_let_through} of {policy.shadow_rejects} parts that are not ok were seen"
+        if (self._phase == "shadow" or self._is_last) and self._one_sided(policy.e_hold):
+            return f"disagreements are one-sided: {counts.let_through} let through, {counts.rejected} rejected"
+        if self._is_last and not (self._errors.accepted and self._deadlines.accepted):
+            return f"failures ({self._errors.rate:.2%}) and late parts ({self._deadlines.rate:.2%}) are not proven rare"
+        return None
+
+    def _too_slow(self, lacking: str) -> Refusal:
+        return Refusal(
+            Gate.TIME,
+            f"{self._phase}_not_passed",
+            f"The {self._phase} did not pass in its time: {lacking}. Give the rollout more time (limits.max_hours), or "
+            "look at the parts on which the models disagree.",
+            figures=self.progress(),
+            limits={"phase_pairs": float(self._wanted), "e_value": self._policy.e_hold},
+        )
+
+    # --- drift --------------------------------------------------------------------------------------------------------
+
+    def _is_blocked(self, drift: Drift) -> bool:
+        return drift.is_uniform_shift or (drift.challenger is not None and drift.challenger >= self._policy.psi_block)
+
+    def _both_moved(self, drift: Drift) -> bool:
+        """Both models' scores have moved over time, and nothing else is wrong with the challenger's."""
+        return drift.champion is not None and drift.champion >= self._policy.psi_warn and not drift.is_uniform_shift
+
+    def _alarm(self, drift: Drift) -> str | None:
+        """Tell a person what moved; None while nothing did."""
+        warn = self._policy.psi_warn
+        if drift.is_uniform_shift:
+            return (
+                f"The candidate's scores are the running model's moved by {drift.shift:+.3f} on every part: a fault in "
+                "its export or preprocessing. Nothing is promoted."
+            )
+        champion, challenger = drift.champion or 0.0, drift.challenger or 0.0
+        figures = f"PSI {champion:.2f} of the running model, {challenger:.2f} of the candidate, warning from {warn:g}"
+        if champion >= warn:
+            return f"The scores have moved: look at light and camera, the models are not at fault ({figures})."
+        if challenger >= warn:
+            return f"The scores of the candidate alone have moved ({figures})."
+        return None
+
+    def _drifted(self, drift: Drift) -> Refusal:
+        if drift.is_uniform_shift:
+            reason, figures = "scores_shifted", {"psi_between": drift.between or 0.0, "shift": drift.shift}
+            limits = {"psi_between": self._policy.psi_block}
+        else:
+            reason = "scores_drifted"
+            figures = {"psi_challenger": drift.challenger or 0.0, "psi_champion": drift.champion or 0.0}
+            limits = {"psi_challenger": self._policy.psi_block, "psi_champion": self._policy.psi_warn}
+        text = f"{self._alarm(drift)} The time of the {self._phase} is up. Correct the release and publish it again."
+        return Refusal(Gate.DRIFT, reason, text, figures, limits)
+
+    # --- what refuses at once -----------------------------------------------------------------------------------------
+
+    def _find_refusal(self, seen: Observation) -> Refusal | None:
+        if self._errors.refused:
+            why = seen.challenger.reason or "no reason given"
+            text = f"gave no judgement ({why}) on {_share(self._errors)} that the running model judged"
+            return _refused(Gate.ERRORS, "gives_no_judgement", text, self._errors, self._policy.errors)
+        if self._deadlines.refused:
+            text = (
+                f"let {_share(self._deadlines)} be decided after {self._deadline_us / _US_PER_MS:g} ms; of "
+                f"{self._alone} parts without it {self._alone_late} were late"
+            )
+            return _refused(Gate.DEADLINES, "too_late", text, self._deadlines, self._policy.deadlines)
+        if self._disagreement.refused:
+            text = f"disagrees with the running model on {_share(self._disagreement)}"
+            return _refused(Gate.SHADOW, "disagrees", text, self._disagreement, self._policy.disagreement)
+        return self._lopsided() if self._one_sided(self._policy.e_threshold) else None
+
+    def _one_sided(self, threshold: float) -> bool:
+        """Disagreements go one way, and not the way that the release announces."""
+        announced = self._policy.may_reject_more and self._counts.rejected > self._counts.let_through
+        return not announced and self._counts.e_value >= threshold
+
+    def _lopsided(self) -> Refusal:
+        counts = self._counts
+        more = counts.let_through > counts.rejected
+        remedy = "" if more else " If it is right, publish it with rollout.may_reject_more."
+        return Refusal(
+            Gate.VERDICTS,
+            "lets_more_through" if more else "rejects_more",
+            f"The candidate {'lets more through' if more else 'rejects more'} than the running model: of "
+            f"{counts.pairs} parts it alone let {counts.let_through} through and it alone rejected {counts.rejected} "
+            f"(e-value {counts.e_value:.0f}, refused from {self._policy.e_threshold:g}). Look at these parts before it "
+            f"is tried again.{remedy}",
+            figures={
+                "pairs": float(counts.pairs),
+                "let_through": float(counts.let_through),
+                "rejected": float(counts.rejected),
+                "e_value": counts.e_value,
+            },
+            limits={"e_value": self._policy.e_threshold},
+        )
+
+
+def _share(test: Sprt) -> str:
+    return f"{test.events} of {test.trials} parts"
+
+
+def _refused(gate: Gate, reason: str, text: str, test: Sprt, rates: Rates) -> Refusal:
+    """Word the refusal of a sequential test of `rates`."""
+    return Refusal(
+        gate,
+        reason,
+        f"The candidate {text}: up to {rates.good:.2%} are fine, {rates.bad:.2%} are too many, and the sequential test "
+        "has decided. Correct the release and publish it again.",
+        figures={"rate": test.rate, "events": float(test.events), "parts": float(test.trials)},
+        limits={"rate": rates.bad},
+    )

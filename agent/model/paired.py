@@ -1,0 +1,149 @@
+"""What two models said of the same parts, counted: the evidence of a trial and the report of an A/B test. Pure.
+
+A part is a pair when both models judged it. The comparison is "would this part be let through": `ok` against not ok.
+`unsure` is not ok, for it goes to a person and not to the customer. `unknown` of either model makes no pair.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from agent.counters import LatencyHistogram, quantile_us
+from agent.records import Outcome
+from agent.statistics import e_value, mcnemar_p, wilson
+
+if TYPE_CHECKING:
+    from agent.records import Observation
+
+_KEPT: Final = 50  # disagreements, the latest
+
+
+@dataclass(frozen=True, slots=True)
+class ArmFigures:
+    """One model's side of a comparison; latencies are None without parts."""
+
+    ok: int
+    defect: int
+    unsure: int
+    unknown: int
+    p50_us: int | None  # preprocessing, inference and decision of one part, to within 9 %
+    p99_us: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Disagreement:
+    """A part that one model lets through and the other does not."""
+
+    key: str  # of the verdict
+    camera: str
+    champion: Outcome
+    challenger: Outcome
+    image: str | None  # reference of the kept frame
+
+
+@dataclass(frozen=True, slots=True)
+class ABReport:
+    """The paired comparison so far. `mcnemar_p` holds for one look at the end; `e_value` whenever one looks."""
+
+    pairs: int
+    both_ok: int
+    both_not_ok: int
+    let_through: int  # only the champion said not ok
+    rejected: int  # only the challenger said not ok
+    disagreement: float  # share of pairs
+    disagreement_low: float  # Wilson's 95 % interval
+    disagreement_high: float
+    mcnemar_p: float
+    e_value: float
+    champion: ArmFigures
+    challenger: ArmFigures
+    disagreements: tuple[Disagreement, ...]  # the last 50 at most, oldest first
+
+
+class _Arm:
+    def __init__(self) -> None:
+        self.outcomes = dict.fromkeys(Outcome, 0)
+        self.latency = LatencyHistogram()
+
+    def figures(self) -> ArmFigures:
+        buckets = self.latency.buckets()
+        return ArmFigures(
+            ok=self.outcomes[Outcome.OK],
+            defect=self.outcomes[Outcome.DEFECT],
+            unsure=self.outcomes[Outcome.UNSURE],
+            unknown=self.outcomes[Outcome.UNKNOWN],
+            p50_us=quantile_us(buckets, 0.5),
+            p99_us=quantile_us(buckets, 0.99),
+        )
+
+
+class PairedCounts:
+    """The 2 x 2 table of let through or not, with what a person wants to see beside it."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self.both_ok = 0
+        self.both_not_ok = 0
+        self.let_through = 0
+        self.rejected = 0
+        self._champion, self._challenger = _Arm(), _Arm()
+        self._disagreements: deque[Disagreement] = deque(maxlen=_KEPT)
+
+    @property
+    def pairs(self) -> int:
+        """Parts that both models judged."""
+        return self.both_ok + self.both_not_ok + self.let_through + self.rejected
+
+    @property
+    def disagreeing(self) -> int:
+        """Pairs that only one model lets through."""
+        return self.let_through + self.rejected
+
+    @property
+    def not_let_through(self) -> int:
+        """Pairs that at least one model does not let through."""
+        return self.pairs - self.both_ok
+
+    @property
+    def e_value(self) -> float:
+        """Evidence against "disagreements go either way equally often"; see `agent.statistics.log_e_value`."""
+        return e_value(self.let_through, self.rejected)
+
+    def add(self, seen: Observation) -> None:
+        """Count an assigned part, pair or not."""
+        champion, challenger = seen.champion.outcome, seen.challenger.outcome
+        self._champion.outcomes[champion] += 1
+        self._challenger.outcomes[challenger] += 1
+        if Outcome.UNKNOWN in {champion, challenger}:
+            return
+        self._champion.latency.record(seen.champion_us)
+        self._challenger.latency.record(seen.challenger_us)
+        champion_ok, challenger_ok = champion is Outcome.OK, challenger is Outcome.OK
+        if champion_ok != challenger_ok:
+            self.let_through += challenger_ok
+            self.rejected += champion_ok
+            self._disagreements.append(Disagreement(seen.key, seen.camera, champion, challenger, seen.image))
+        else:
+            self.both_ok += champion_ok
+            self.both_not_ok += not champion_ok
+
+    def report(self) -> ABReport:
+        """Everything so far."""
+        low, high = wilson(self.disagreeing, self.pairs)
+        return ABReport(
+            pairs=self.pairs,
+            both_ok=self.both_ok,
+            both_not_ok=self.both_not_ok,
+            let_through=self.let_through,
+            rejected=self.rejected,
+            disagreement=self.disagreeing / self.pairs if self.pairs else 0.0,
+            disagreement_low=low,
+            disagreement_high=high,
+            mcnemar_p=mcnemar_p(self.let_through, self.rejected),
+            e_value=self.e_value,
+            champion=self._champion.figures(),
+            challenger=self._challenger.figures(),
+            disagreements=tuple(self._disagreements),
+        )
