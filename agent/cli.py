@@ -34,6 +34,7 @@ _OTHERS: Final = {
     "demo": "watch a simulated line being inspected",
     "train": "train and quantise a model from a folder of images",
     "evaluate": "measure a release on labelled images",
+    "release": "keep a repository of signed releases: init, add, publish, revoke, rotate-keys, show",
     "bench": "measure the loop, the outbox and the faults on this machine",
 }
 
@@ -71,7 +72,8 @@ def _find(name: str) -> Callable[[list[str]], int]:
                 "it is not part of the device package: run it from a checkout, where scripts/demo sets everything up"
             )
         else:
-            extra = {"demo": "sim", "bench": "sim", "train": "train", "evaluate": "pipeline"}.get(name, "dev")
+            extras = {"demo": "sim", "bench": "sim", "train": "train", "evaluate": "pipeline", "release": "aws"}
+            extra = extras.get(name, "dev")
             remedy = f"the package {error.name!r} is missing: pip install -e '.[{extra}]', or run scripts/{name}"
         raise MissingExtraError(f"kensa {name} cannot run here: {remedy}") from error
     return command
