@@ -12,8 +12,6 @@ figures on that split are slightly too good.
 
 from __future__ import annotations
 
-import queue
-import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -27,11 +25,9 @@ from pipeline.dense_augment import CropSampler, Picture, Settings
 from pipeline.images import prepare, read_mask, read_picture
 from pipeline.network import to_input
 from pipeline.recipe import Trained
-from pipeline.training import Optimiser, deterministic, make_net
+from pipeline.training import Optimiser, deterministic, made_ahead, make_net
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from agent.records import Geometry, Pixels
     from pipeline.dataset import Sample
     from pipeline.dense_augment import Batch
@@ -44,7 +40,6 @@ LEAST_SHARE: Final = 0.1  # of a crop's cell loss goes to its defect, however sm
 CLASS_WEIGHT: Final = 0.5  # of the class channels' loss
 _COLOUR_AXES: Final = np.array([[1, 1, 1], [1, 0, -1], [-1, 2, -1]]) / np.sqrt([[3], [2], [6]])  # lightness, two hues
 _COLOUR_RANK: Final = 2  # hues count as so many frequencies higher than lightness
-AHEAD: Final = 4  # batches made before they are needed
 CROP_PX: Final = 160  # longest side of a training crop
 PASTE_SHARE: Final = 0.5  # of the good crops get a defect pasted
 FEW_DEFECTS: Final = 250  # marked pictures; with more of them less is pasted
@@ -147,41 +142,6 @@ def spread_stem(weight: torch.Tensor) -> None:
     weight.copy_(both + 0.02 * torch.randn(both.shape))  # equal kernels must be able to part
 
 
-def _made_ahead(sampler: CropSampler, steps: int) -> Iterator[Batch]:
-    """Yield batches 0 .. steps - 1, made by one thread up to AHEAD of the caller."""
-    ready: queue.Queue[Batch | BaseException] = queue.Queue(AHEAD)
-    stopped = threading.Event()
-
-    def put(item: Batch | BaseException) -> None:
-        while not stopped.is_set():
-            try:
-                ready.put(item, timeout=0.2)
-            except queue.Full:
-                continue
-            return
-
-    def make() -> None:
-        try:
-            for number in range(steps):
-                put(sampler.batch(number))
-                if stopped.is_set():
-                    return
-        except Exception as error:  # noqa: BLE001 - a thread's top: raised again by the consumer
-            put(error)
-
-    maker = threading.Thread(target=make, name="crops", daemon=True)
-    maker.start()
-    try:
-        for _ in range(steps):
-            item = ready.get()
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stopped.set()
-        maker.join()
-
-
 def crop_size(geometry: Geometry) -> tuple[int, int]:
     """Height and width of the training crops: a large input needs no larger ones, the network slides over it."""
     return min(geometry.height, CROP_PX), min(geometry.width, CROP_PX)
@@ -223,7 +183,7 @@ def train_dense(task: Task, *, progress: Progress) -> Trained:
     spread_stem(net.layers[0][0].weight)
     optimiser = Optimiser(net, parameters, steps=steps, decay=EMA_DECAY)
     total = 0.0
-    for number, batch in enumerate(_made_ahead(sampler, steps), start=1):
+    for number, batch in enumerate(made_ahead(sampler.batch, range(steps)), start=1):
         logits = net(to_input(torch.from_numpy(batch.pixels)))
         loss = dense_loss(logits, batch, smoothing=parameters.label_smoothing)
         optimiser.step(loss)

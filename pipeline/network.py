@@ -40,7 +40,7 @@ class Body:
 BODIES: Final[dict[str, Body]] = {
     "tiny": Body((32, 48, 64), (1, 1, 1)),
     "slim": Body((32, 48, 64), (1, 2, 2)),
-    "fine": Body((32, 48), (1, 3)),  # cells of 8 px: small defects on a whole part
+    "fine": Body((32, 48), (1, 4)),  # cells of 8 px: small defects on a whole part
     "small": Body((32, 64, 128), (1, 2, 2)),
     "medium": Body((48, 96, 160), (1, 2, 2)),
     "large": Body((64, 128, 256), (1, 2, 3)),

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import copy
 import functools
+import queue
+import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import torch
 from torch import nn
@@ -22,14 +24,17 @@ from pipeline.network import BODIES, Net, to_input
 from pipeline.recipe import Parameters, Trained
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from pipeline.recipe import Progress, Recipe, Task
+
+T = TypeVar("T")
 
 EMA_DECAY: Final = 0.99  # of the weights, a step; starts faster
 WARM_UP: Final = 0.25  # share of the steps in which the learning rate rises
 NOISE_BANK: Final = 1 << 22  # numbers
 SHIFT: Final = 1 / 16  # largest shift of the picture, of its side
+AHEAD: Final = 4  # batches made before they are needed
 
 
 def deterministic(recipe: Recipe) -> Recipe:
@@ -140,6 +145,44 @@ def batches(count: int, size: int, generator: torch.Generator) -> Iterator[torch
     order = torch.randperm(count, generator=generator)
     for first in range(0, max(1, count - size + 1), size):
         yield order[first : first + size]
+
+
+def made_ahead(make: Callable[[int], T], numbers: Sequence[int]) -> Iterator[T]:
+    """Yield `make(number)` for each of `numbers`, made by one thread up to AHEAD of the caller, in order.
+
+    Where `make` depends on its number alone, the results do not depend on the threads' pace.
+    """
+    ready: queue.Queue[T | BaseException] = queue.Queue(AHEAD)
+    stopped = threading.Event()
+
+    def put(item: T | BaseException) -> None:
+        while not stopped.is_set():
+            try:
+                ready.put(item, timeout=0.2)
+            except queue.Full:
+                continue
+            return
+
+    def work() -> None:
+        try:
+            for number in numbers:
+                put(make(number))
+                if stopped.is_set():
+                    return
+        except Exception as error:  # noqa: BLE001 - a thread's top: raised again by the consumer
+            put(error)
+
+    maker = threading.Thread(target=work, name="crops", daemon=True)
+    maker.start()
+    try:
+        for _ in numbers:
+            item = ready.get()
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stopped.set()
+        maker.join()
 
 
 def uniform(count: int, low: float, high: float, generator: torch.Generator) -> torch.Tensor:

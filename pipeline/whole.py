@@ -1,13 +1,16 @@
 """The recipe for whole parts with masks: an evidence map over a picture that shows all of the part.
 
-A defect covers a few of tens of thousands of pixels, so learning looks where it is: three quarters of a batch are crops
-around marked defects, the rest crops of good parts, and cells that a defect touches weigh more. Nothing is pasted: what
-is normal at a hole or an edge must be learnt where it is. The part's score is its strongest cell.
-For crops of larger pictures with few defects see `pipeline.dense`.
+A defect covers a few of tens of thousands of pixels, so learning looks where it is: most crops of a batch lie around
+marked defects, the rest on good parts, and cells that a defect touches weigh more. Nothing is pasted: what is normal at
+a hole or an edge must be learnt where it is. Crops are small, because many defects a step teach more than much of what
+surrounds one. The part's score is its strongest cell. For crops of larger pictures with few defects see
+`pipeline.dense`.
 """
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -20,148 +23,190 @@ from pipeline.dense import spread_stem
 from pipeline.images import load_inputs, load_masks
 from pipeline.network import to_input
 from pipeline.recipe import Trained
-from pipeline.training import Light, Optimiser, Photometric, deterministic, flipped, make_generator, make_net, settle
+from pipeline.training import Optimiser, deterministic, made_ahead, make_net, settle
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy.typing as npt
+
+    from agent.records import Floats, Geometry, Pixels
+    from pipeline.dataset import Sample
     from pipeline.recipe import Progress, Task
 
-TOUCHED: Final = 16  # least mask in a cell, of 255 for one whole input pixel, that calls the cell defective
-TOUCHED_WEIGHT: Final = 8.0  # of such a cell's loss; the others' is 1
-PART_WEIGHT: Final = 0.01  # of the strongest cell's loss: what the decision reads, but a poor teacher at the start
-CROP_PX: Final = 128  # side of a training crop
+TOUCHED: Final = 16  # least mask of a pixel, of 255, that counts as marked
+CLEAR_PX: Final = 2.0  # of a cell's pixels on the defect call the cell defective,
+NEARLY: Final = 0.7  # or this share of the most that any cell of a small defect has
+TOUCHED_WEIGHT: Final = 8.0  # of such a cell's loss; a good one's is 1
+PART_WEIGHT: Final = 0.01  # of the strongest cell's loss: what the decision reads, but a poor teacher
+EMA_DECAY: Final = 0.998
+CROP_PX: Final = 96  # side of a training crop
 MARGIN_PX: Final = 8  # least distance of the marked pixel that a crop is cut around from the crop's border
-MARKED_SHARE: Final = 0.75  # of a batch
-LIGHT: Final = Light(contrast=0.15, brightness=0.08, noise=0.015)  # half a pixel of a thin scratch must outlive it
-GREY_SHARE: Final = 0.2  # of the crops of colour pictures lose their colour
-_BGR_TO_GREY: Final = (0.114, 0.587, 0.299)  # ITU-R BT.601, as the preprocessing does it
+MARKED_SHARE: Final = 0.6  # of a batch
+FEW_PICTURES: Final = 4000  # with fewer, crops are flipped; a part lies and is lit as it is, so flips cost the network
+CONTRAST: Final = 0.15  # largest relative change
+BRIGHTNESS: Final = 8.0  # largest shift, grey levels
+NOISE: Final = 0.8  # largest standard deviation, grey levels: half a pixel of a thin scratch must outlive it
+NOISE_SIDE_PX: Final = 512  # of the bank that noise is cut from
+GREY_SHARE: Final = 0.2  # of the crops of colour pictures lose their colour, so that a release serves mono cameras too
+_BGR_TO_GREY: Final = np.array([0.114, 0.587, 0.299], np.float32)  # ITU-R BT.601, as the preprocessing does it
 SETTLE_BATCHES: Final = 64
-REPORT_EVERY: Final = 20  # steps between two calls of `progress`
+REPORT_EVERY: Final = 100  # steps between two calls of `progress`
 
 
-def cell_targets(masks: torch.Tensor, cells: tuple[int, int]) -> torch.Tensor:
-    """Masks [N, H, W] uint8 -> [N, h, w], 1.0 where a defect touches the cell, else 0.0."""
+def cell_targets(masks: torch.Tensor, cells: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Masks [N, H, W] uint8 -> what cells [N, h, w] are to say, 1.0 at a defect, and how much that weighs.
+
+    A cell is at the defect when CLEAR_PX of it lie there, or nearly as much as in the cell with most of a small one.
+    Cells that are merely grazed weigh nothing: to call either name would be wrong.
+    """
     height, width = masks.shape[1] // cells[0], masks.shape[2] // cells[1]
     blocks = masks.reshape(len(masks), cells[0], height, cells[1], width)
-    return (blocks.amax((2, 4)) >= TOUCHED).float()
+    covered = blocks.float().sum((2, 4)) / 255.0
+    enough = (covered.flatten(1).amax(1) * NEARLY).clamp(max=CLEAR_PX)[:, None, None]
+    touched = (blocks.amax((2, 4)) >= TOUCHED) & (covered >= enough)
+    weights = torch.where(touched, TOUCHED_WEIGHT, torch.where(covered > 0.0, 0.0, 1.0))
+    return touched.float(), weights
 
 
 def map_loss(logits: torch.Tensor, masks: torch.Tensor, labels: torch.Tensor, *, smoothing: float) -> torch.Tensor:
     """Loss of logits [N, 1 + defects, h, w] for masks [N, H, W], labels [N] (0: good, 1 + i: defect i)."""
     entropy = functional.binary_cross_entropy_with_logits
-    touched = cell_targets(masks, (logits.shape[2], logits.shape[3]))
+    touched, weights = cell_targets(masks, (logits.shape[2], logits.shape[3]))
     which = functional.one_hot(labels, logits.shape[1])[:, 1:, None, None].float()
     targets = torch.cat((touched[:, None], touched[:, None] * which), 1)
-    weights = 1.0 + (TOUCHED_WEIGHT - 1.0) * touched[:, None]
-    cells = (entropy(logits, targets, reduction="none") * weights).sum() / weights.sum()
+    cells = (entropy(logits, targets, reduction="none") * weights[:, None]).sum() / weights.sum()
     defective = touched.flatten(1).amax(1) * (1.0 - smoothing) + smoothing / 2
     return cells / 3.0 + PART_WEIGHT * entropy(logits[:, 0].flatten(1).amax(1), defective)
 
 
-@dataclass(frozen=True, slots=True)
-class _Crops:
-    """Cuts batches around defects and out of good parts; every draw comes from `generator`."""
+@dataclass(frozen=True, slots=True, eq=False)
+class CropBatch:
+    """Crops as the network sees them, and what is known of them."""
 
-    pixels: torch.Tensor  # [N, H, W, C] uint8
-    masks: torch.Tensor  # [N, H, W] uint8
-    labels: torch.Tensor  # [N]
-    marked: torch.Tensor  # indices of pictures with a marked defect
-    good: torch.Tensor
-    spots: dict[int, torch.Tensor]  # marked picture -> its marked pixels [K, 2]
+    pixels: Pixels  # [n, h, w, C]
+    masks: Pixels  # [n, h, w], the share of each pixel that is defect, of 255
+    labels: npt.NDArray[np.int64]  # [n], 0 or 1 + i for the i-th defect class
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Crops:
+    """Cuts batches around defects and out of good parts. A batch follows from the seed and its number alone."""
+
+    pixels: Pixels  # [N, H, W, C]
+    masks: Pixels  # [N, H, W]
+    labels: npt.NDArray[np.int64]  # [N]
+    spots: dict[int, npt.NDArray[np.int64]]  # picture with a marked defect -> its marked pixels [K, 2]
+    noise: Floats  # [NOISE_SIDE_PX, NOISE_SIDE_PX, C], standard normal
     size: int  # crops in a batch
-    generator: torch.Generator
+    seed: int
 
-    def draw(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return pixels [n, h, w, C], masks [n, h, w] and labels [n] of one batch."""
+    def batch(self, number: int) -> CropBatch:
+        """Make batch `number` (0, 1, ...)."""
+        random = np.random.default_rng([self.seed, 1, number])
         defects = round(self.size * MARKED_SHARE)
-        chosen = torch.cat((self._pick(self.marked, defects), self._pick(self.good, self.size - defects))).tolist()
+        marked, good = np.fromiter(self.spots, np.int64), np.flatnonzero(self.labels == 0)
+        chosen = np.concatenate((random.choice(marked, defects), random.choice(good, self.size - defects)))
         height, width = (min(side, CROP_PX) for side in self.masks.shape[1:])
-        cuts = [(i, *self._corner(i, height, width)) for i in chosen]
-        return (
-            torch.stack([self.pixels[i, y : y + height, x : x + width] for i, y, x in cuts]),
-            torch.stack([self.masks[i, y : y + height, x : x + width] for i, y, x in cuts]),
-            self.labels[chosen],
-        )
+        pixels = np.empty((self.size, height, width, self.pixels.shape[3]), np.uint8)
+        masks = np.empty((self.size, height, width), np.uint8)
+        for row, picture in enumerate(chosen.tolist()):
+            y, x = self._corner(picture, height, width, random)
+            crop, mask = (a[picture, y : y + height, x : x + width] for a in (self.pixels, self.masks))
+            if len(self.labels) < FEW_PICTURES:
+                down, across = random.choice((-1, 1), 2)
+                crop, mask = crop[::down, ::across], mask[::down, ::across]
+            pixels[row], masks[row] = self._relit(crop, random), mask
+        return CropBatch(pixels, masks, self.labels[chosen])
 
-    def _pick(self, indices: torch.Tensor, count: int) -> torch.Tensor:
-        return indices[torch.randint(len(indices), (count,), generator=self.generator)]
-
-    def _corner(self, picture: int, height: int, width: int) -> tuple[int, int]:
+    def _corner(self, picture: int, height: int, width: int, random: np.random.Generator) -> tuple[int, int]:
         """Top left of a crop: somewhere on a good part, around a marked pixel on a defective one."""
         room = (self.masks.shape[1] - height, self.masks.shape[2] - width)
         spots = self.spots.get(picture)
         if spots is None:
-            return self._integer(0, room[0]), self._integer(0, room[1])
-        spot = spots[self._integer(0, len(spots) - 1)].tolist()
-        inside = (self._integer(MARGIN_PX, height - MARGIN_PX), self._integer(MARGIN_PX, width - MARGIN_PX))
-        return min(max(spot[0] - inside[0], 0), room[0]), min(max(spot[1] - inside[1], 0), room[1])
+            return int(random.integers(room[0] + 1)), int(random.integers(room[1] + 1))
+        y, x = (int(v) for v in spots[random.integers(len(spots))])
+        y -= int(random.integers(MARGIN_PX, height - MARGIN_PX))
+        x -= int(random.integers(MARGIN_PX, width - MARGIN_PX))
+        return min(max(y, 0), room[0]), min(max(x, 0), room[1])
 
-    def _integer(self, low: int, high: int) -> int:
-        return int(torch.randint(low, high + 1, (1,), generator=self.generator))
+    def _relit(self, crop: Pixels, random: np.random.Generator) -> Pixels:
+        """Change contrast, brightness, sometimes colour, and noise; clip to bytes as a camera does."""
+        lit = crop.astype(np.float32)
+        if crop.shape[2] > 1 and random.random() < GREY_SHARE:
+            lit[:] = (lit @ _BGR_TO_GREY)[:, :, None]
+        contrast, brightness = random.uniform(1.0 - CONTRAST, 1.0 + CONTRAST), random.uniform(-BRIGHTNESS, BRIGHTNESS)
+        lit = (lit - np.float32(128.0)) * np.float32(contrast) + np.float32(128.0 + brightness)
+        y = int(random.integers(NOISE_SIDE_PX - crop.shape[0] + 1))
+        x = int(random.integers(NOISE_SIDE_PX - crop.shape[1] + 1))
+        noise = self.noise[y : y + crop.shape[0], x : x + crop.shape[1]]
+        lit += noise * np.float32(random.uniform(0.0, NOISE))
+        np.rint(lit, out=lit)
+        return np.clip(lit, 0.0, 255.0, out=lit).astype(np.uint8)
 
 
-def _crops(task: Task, generator: torch.Generator) -> _Crops:
-    masks = torch.from_numpy(load_masks(task.train, task.geometry))
+def _load(samples: Sequence[Sample], geometry: Geometry) -> tuple[Pixels, Pixels]:
+    """Read and preprocess pictures [N, H, W, C] and masks [N, H, W]; decoding leaves Python to other threads."""
+    pixels = np.empty((len(samples), geometry.height, geometry.width, geometry.channels), np.uint8)
+    masks = np.zeros(pixels.shape[:3], np.uint8)
+
+    def read(row: int) -> None:
+        sample = [samples[row]]
+        pixels[row] = load_inputs(sample, geometry).pixels[0]
+        if sample[0].mask_path is not None:
+            masks[row] = load_masks(sample, geometry)[0]
+
+    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="read") as pool:
+        for _ in pool.map(read, range(len(samples))):
+            pass
+    return pixels, masks
+
+
+def load_crops(task: Task) -> Crops:
+    """Read the training split. Raises OperatorError when there are no good or no marked pictures."""
+    pixels, masks = _load(task.train, task.geometry)
     defects = [name for name in task.classes if name in task.defects]
-    numbers = np.array([defects.index(s.class_name) + 1 if s.is_defect else 0 for s in task.train])
-    # A defect that nobody marked would teach its cells that it is sound.
-    usable = np.flatnonzero((numbers == 0) | masks.flatten(1).any(1).numpy())
-    if not numbers[usable].any() or numbers[usable].all():
+    labels = np.array([defects.index(s.class_name) + 1 if s.is_defect else 0 for s in task.train], np.int64)
+    # A defect that nobody marked would teach its cells that it is sound: such pictures are left alone.
+    found = {int(i): np.argwhere(masks[i] >= TOUCHED) for i in np.flatnonzero(labels)}
+    spots = {i: where for i, where in found.items() if len(where)}
+    if not spots or labels.all():
         raise OperatorError(
             "an evidence map needs good pictures and defective ones with masks in the training split; add them or "
             "train with --head classifier."
         )
-    labels = torch.from_numpy(numbers[usable])
-    masks = masks[torch.from_numpy(usable)]
-    marked = torch.nonzero(labels)[:, 0]
-    return _Crops(
-        pixels=torch.from_numpy(load_inputs([task.train[i] for i in usable], task.geometry).pixels),
-        masks=masks,
-        labels=labels,
-        marked=marked,
-        good=torch.nonzero(labels == 0)[:, 0],
-        spots={i: torch.nonzero(masks[i]) for i in marked.tolist()},
-        size=task.parameters.batch,
-        generator=generator,
-    )
-
-
-def greyed(inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Take the colour out of GREY_SHARE of the batch [N, C, H, W], so that a release serves mono cameras as well."""
-    if inputs.shape[1] == 1:
-        return inputs
-    chosen = torch.rand(len(inputs), generator=generator) < GREY_SHARE
-    grey = (inputs * torch.tensor(_BGR_TO_GREY)[None, :, None, None]).sum(1, keepdim=True).expand_as(inputs)
-    return torch.where(chosen[:, None, None, None], grey, inputs).contiguous(memory_format=torch.channels_last)
+    seed = task.parameters.seed
+    shape = (NOISE_SIDE_PX, NOISE_SIDE_PX, task.geometry.channels)
+    noise = np.random.default_rng([seed, 0]).standard_normal(shape, dtype=np.float32)
+    return Crops(pixels, masks, labels, spots, noise, task.parameters.batch, seed)
 
 
 @deterministic
 def train_whole(task: Task, *, progress: Progress) -> Trained:
     """Learn the evidence map. See `recipe.Recipe`. Raises OperatorError when no training picture has a mask."""
     parameters = task.parameters
-    generator = make_generator(parameters)
-    crops = _crops(task, generator)
+    crops = load_crops(task)
     net = make_net(task, head="evidence").train()
     spread_stem(net.layers[0][0].weight)
     steps = parameters.epochs * max(1, len(crops.labels) // parameters.batch)
-    optimiser = Optimiser(net, parameters, steps=steps)
-    light = Photometric(generator, LIGHT)
-
-    def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        pixels, masks, labels = crops.draw()
-        inputs, masks = flipped((to_input(pixels), masks), generator)
-        return light(greyed(inputs, generator)), masks, labels
-
+    optimiser = Optimiser(net, parameters, steps=steps, decay=EMA_DECAY)
     total = 0.0
-    for number in range(1, steps + 1):
-        inputs, masks, labels = batch()
-        loss = map_loss(net(inputs), masks, labels, smoothing=parameters.label_smoothing)
+    for number, batch in enumerate(made_ahead(crops.batch, range(steps)), start=1):
+        logits = net(to_input(torch.from_numpy(batch.pixels)))
+        masks, labels = torch.from_numpy(batch.masks), torch.from_numpy(batch.labels)
+        loss = map_loss(logits, masks, labels, smoothing=parameters.label_smoothing)
         optimiser.step(loss)
         total += loss.item()
         if number % REPORT_EVERY == 0 or number == steps:
-            progress("train", number, steps, f"loss {total / ((number - 1) % REPORT_EVERY + 1):.3f}")
+            progress("train", number, steps, f"loss {total / ((number - 1) % REPORT_EVERY + 1):.4f}")
             total = 0.0
     averaged = optimiser.averaged.net
-    settle(averaged, (batch()[0] for _ in range(SETTLE_BATCHES)))
+    settle(averaged, _inputs(crops, range(steps, steps + SETTLE_BATCHES)))
     cells = (task.geometry.height // net.body.stride) * (task.geometry.width // net.body.stride)
     fraction = parameters.top_fraction or 1.0 / cells
     return Trained(averaged, score="evidence", aggregation="top_mean", top_fraction=fraction)
+
+
+def _inputs(crops: Crops, numbers: range) -> Iterator[torch.Tensor]:
+    """Yield the network's inputs of the batches `numbers`."""
+    return (to_input(torch.from_numpy(crops.batch(number).pixels)) for number in numbers)
