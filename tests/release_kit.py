@@ -83,7 +83,8 @@ def golden_arrays(images: Pixels, labels: list[str]) -> dict[str, Any]:
     evidence = blocks.mean(axis=(2, 4)) / np.float32(255)
     peak = evidence.max(axis=(1, 2))
     scores = np.stack([1 - peak, peak], axis=1).astype(np.float32)
-    return {"images": images, "scores": scores, "evidence": evidence.astype(np.float32), "labels": np.array(labels)}
+    indices = np.array([["ok", "spot"].index(label) for label in labels])
+    return {"images": images, "scores": scores, "evidence": evidence.astype(np.float32), "labels": indices}
 
 
 def manifest_tree(*, model: bytes = b"m", golden: bytes = b"g", geometry: Geometry = GEOMETRY) -> dict[str, Any]:

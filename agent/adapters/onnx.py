@@ -2,14 +2,17 @@
 
 Promise: the bytes that were hashed are the bytes that are loaded (read once, checked against the manifest, handed to
 the runtime through a memfd, so that loading releases the GIL); the graph must meet the model contract or is refused
-by name.
+by name. A graph that this machine's runtime optimised before is used in its place when its name and digest fit; it is
+ours, gives the same bits, and loads in less time. One that does not fit is never an error.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-from typing import TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import onnxruntime as ort
@@ -17,12 +20,18 @@ import onnxruntime as ort
 from agent.errors import ContractError, InferenceError, IntegrityError
 from agent.model import graph_policy
 from agent.model import manifest as manifests
+from agent.model import optimised as optimised_files
 from agent.records import Scores
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.records import DecisionRule, Geometry, ModelIdentity, Pixels
+
+_RUNTIME: Final = f"onnxruntime {ort.__version__}"
+_OPTIONS: Final = "cpu, all optimisations, 1 thread"  # change it with `_options`: part of the file's key
+_MAX_OPTIMISED_BYTES: Final = 1024**3
+_log = logging.getLogger(__name__)
 
 
 def _options() -> ort.SessionOptions:
@@ -41,13 +50,23 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:300]
 
 
-def open_session(data: bytes, *, source: str) -> ort.InferenceSession:
-    """Load model bytes. Raises ContractError naming `source` when the runtime refuses them."""
+def open_session(
+    data: bytes, *, source: str, already_optimised: bool = False, save_to: Path | None = None
+) -> ort.InferenceSession:
+    """Load model bytes; `save_to` also writes the optimised graph there.
+
+    Raises ContractError naming `source` when the runtime refuses them.
+    """
+    options = _options()
+    if already_optimised:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if save_to is not None:
+        options.optimized_model_filepath = str(save_to)
     fd = os.memfd_create("kensa-model", os.MFD_CLOEXEC)
     try:
         with os.fdopen(fd, "wb", closefd=False) as file:
             file.write(data)
-        return ort.InferenceSession(f"/proc/self/fd/{fd}", _options(), providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(f"/proc/self/fd/{fd}", options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's exceptions share no base class
         msg = f"{source}: ONNX Runtime {ort.__version__} refuses the model: {_first_line(error)}"
         raise ContractError(msg) from error
@@ -73,6 +92,67 @@ def read_checked(path: Path, entry: manifests.FileEntry) -> bytes:
     return data
 
 
+def optimised_path(release_dir: Path, model_sha256: str) -> Path:
+    """Where the optimised graph of this release lies for this runtime and processor."""
+    return release_dir / optimised_files.file_name(model_sha256, runtime=_RUNTIME, options=_OPTIONS)
+
+
+def save_optimised(release_dir: Path) -> tuple[Path, str]:
+    """Write the optimised graph of `release_dir` beside its files; its path and sha256.
+
+    Runs the runtime's optimiser on the release's own bytes: for a process apart from the line. The file appears whole
+    or not at all. Raises a ReleaseError for the release, OSError when the file cannot be written.
+    """
+    entry = manifests.read(release_dir).files[manifests.MODEL_NAME]
+    source = release_dir / manifests.MODEL_NAME
+    data = read_checked(source, entry)
+    path = optimised_path(release_dir, entry.sha256)
+    part = path.with_suffix(".part")
+    part.touch()  # the runtime says less clearly why it could not
+    try:
+        open_session(data, source=str(source), save_to=part)
+        with part.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path, digest
+
+
+def _open_optimised(path: Path, sha256: str | None, expected: Path) -> ort.InferenceSession | None:
+    """The session of a graph that was optimised here, or None with the reason in the log."""
+    if path.name != expected.name:
+        _log.info("%s was made for another runtime, processor or model; loading model.onnx", path)
+        return None
+    try:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+            data = file.read(min(os.fstat(file.fileno()).st_size, _MAX_OPTIMISED_BYTES))
+    except OSError as error:
+        _log.warning("%s cannot be read (%s); loading model.onnx", path, error.strerror)
+        return None
+    if hashlib.sha256(data).hexdigest() != sha256:
+        _log.warning("%s is not what was written when the release was examined; loading model.onnx", path)
+        return None
+    try:
+        return open_session(data, source=str(path), already_optimised=True)
+    except ContractError as error:
+        _log.warning("%s; loading model.onnx", error)
+        return None
+
+
+def warm(model: OnnxModel, max_batch: int, *, pause_s: float = 0.02) -> None:
+    """Run every batch size up to `max_batch` once, so that the line's first batches meet no cold buffers.
+
+    Sleeps `pause_s` between the runs: the line keeps its cores. Raises InferenceError.
+    """
+    geometry = model.geometry
+    grey = np.full((max_batch, geometry.height, geometry.width, geometry.channels), 128, np.uint8)
+    for size in range(max_batch, 0, -1):  # the largest first: its buffers serve the others
+        model.infer(grey[:size])
+        time.sleep(pause_s)
+
+
 class OnnxModel:
     """A loaded release; immutable, `infer` may be called from several threads at once."""
 
@@ -87,13 +167,29 @@ class OnnxModel:
         self._check(session)
 
     @classmethod
-    def load(cls, release_dir: Path, *, trusted: bool = False) -> OnnxModel:
-        """Read, verify and load `release_dir`. Raises a ReleaseError that names the file and what is wrong."""
+    def load(
+        cls,
+        release_dir: Path,
+        *,
+        trusted: bool = False,
+        optimised: Path | None = None,
+        optimised_sha256: str | None = None,
+    ) -> OnnxModel:
+        """Read, verify and load `release_dir`. Raises a ReleaseError that names the file and what is wrong.
+
+        `optimised` is a file of `save_optimised` with its digest; where it fits it is loaded in place of the release's
+        own bytes, which are read and checked all the same.
+        """
         manifest = manifests.read(release_dir)
-        path = release_dir / manifests.MODEL_NAME
-        data = read_checked(path, manifest.files[manifests.MODEL_NAME])
+        path, entry = release_dir / manifests.MODEL_NAME, manifest.files[manifests.MODEL_NAME]
+        data = read_checked(path, entry)
         graph_policy.check(data, source=str(path))
-        return cls(session=open_session(data, source=str(path)), manifest=manifest, trusted=trusted)
+        session = None
+        if optimised is not None:
+            session = _open_optimised(optimised, optimised_sha256, optimised_path(release_dir, entry.sha256))
+        if session is None:
+            session = open_session(data, source=str(path))
+        return cls(session=session, manifest=manifest, trusted=trusted)
 
     @property
     def identity(self) -> ModelIdentity:

@@ -7,12 +7,14 @@ and `compare` says how far this machine's answers are from those. It is pure but
 from __future__ import annotations
 
 import io
+import math
 import zipfile
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from agent import decision
 from agent.errors import SelfTestError
@@ -29,11 +31,15 @@ _NAMES: Final = frozenset({"images", "scores", "evidence", "labels"})
 
 @dataclass(frozen=True, slots=True)
 class GoldenSet:
-    """`images` uint8 [N, H, W, C], `scores` float32 [N, classes], `evidence` float32 [N, h, w] or None."""
+    """`images` uint8 [N, H, W, C], `scores` float32 [N, classes], `evidence` float32 [N, h, w] or None.
+
+    `labels` [N] are indices into the manifest's classes: what the parts are, whatever a model says; None: not known.
+    """
 
     images: Pixels
     scores: Floats
     evidence: Floats | None
+    labels: npt.NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +63,10 @@ def read(data: bytes, manifest: Manifest, *, source: str) -> GoldenSet:
     except (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, OSError, NotImplementedError) as error:
         raise SelfTestError(f"{source} is no golden set: {error}. Export the release again") from error
     _check(found, manifest, source)
-    return GoldenSet(found["images"], found["scores"], found.get("evidence"))
+    labels = found.get("labels")
+    return GoldenSet(
+        found["images"], found["scores"], found.get("evidence"), None if labels is None else labels.astype(np.int64)
+    )
 
 
 def _check(found: dict[str, Any], manifest: Manifest, source: str) -> None:
@@ -76,6 +85,13 @@ def _check(found: dict[str, Any], manifest: Manifest, source: str) -> None:
         raise SelfTestError(
             f"{source}: evidence is {evidence.dtype} {list(evidence.shape)}, expected float32 [N, h, w]"
         )
+    labels, classes = found.get("labels"), len(manifest.classes)
+    if labels is not None and (
+        labels.dtype.kind not in "iu" or labels.shape != (count,) or labels.min() < 0 or labels.max() >= classes
+    ):
+        raise SelfTestError(
+            f"{source}: labels are {labels.dtype} {list(labels.shape)}, expected {count} from 0 to {classes - 1}"
+        )
 
 
 def compare(model: Model, golden: GoldenSet) -> Comparison:
@@ -89,7 +105,8 @@ def compare(model: Model, golden: GoldenSet) -> Comparison:
             evidence is not None and result.evidence is not None and evidence.shape != result.evidence.shape
         ):
             raise SelfTestError("the golden set's evidence has another shape than the model's")
-        largest = max(largest, float(np.abs(result.scores - golden.scores[part]).max()))
+        difference = float(np.abs(result.scores - golden.scores[part]).max())
+        largest = max(largest, math.inf if math.isnan(difference) else difference)  # max() would pass over a NaN
         for i in range(len(result.scores)):
             sides = []
             for scores, cells in ((result.scores, result.evidence), (golden.scores[part], evidence)):

@@ -1,0 +1,228 @@
+"""The examination itself: every gate that needs no live frame, in the order of `records.Gate`."""
+
+from __future__ import annotations
+
+import logging
+import stat
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from agent.adapters.onnx import OnnxModel, read_checked, save_optimised
+from agent.errors import (
+    ContractError,
+    FetchError,
+    InferenceError,
+    IntegrityError,
+    ManifestError,
+    RefusedError,
+    ReleaseError,
+    SelfTestError,
+)
+from agent.exam import gates, measure
+from agent.model import golden, graph_policy
+from agent.model import manifest as manifests
+from agent.model.acceptance import AcceptanceSet
+from agent.records import Examination, Gate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from agent.exam.gates import Figures
+    from agent.model.exam_request import ExamRequest
+    from agent.model.golden import GoldenSet
+    from agent.records import DecisionRule, SelfTestLimits
+
+_FILES: Final = (manifests.MANIFEST_NAME, manifests.MODEL_NAME, manifests.GOLDEN_NAME)
+_NOISE_MS: Final = 0.1  # a difference so small is the measurement's, whatever the ratio
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """A model with the rule that the line would use, and the memory that it took."""
+
+    model: OnnxModel
+    rule: DecisionRule
+    extra_bytes: int
+
+
+def examine(request: ExamRequest, announce: Callable[[str], None]) -> Examination:
+    """Run every gate; `announce` is told each stage as it begins.
+
+    Raises RefusedError and FetchError; an InferenceError or ReleaseError that comes through is the candidate's.
+    """
+    limits = request.limits
+    champion = None
+    if request.champion is not None:
+        announce("champion")
+        champion = _champion(request, request.champion)
+    announce("load")
+    candidate = _candidate(request)
+    announce("golden")
+    figures = gates.own_golden(candidate.model, _golden(request.candidate, candidate.model), limits)
+    if champion is not None and request.champion is not None:
+        figures |= gates.champions_golden(
+            candidate.model,
+            candidate.rule,
+            champion.model,
+            champion.rule,
+            _champions_golden(request.champion, champion),
+        )
+    if request.acceptance is not None:
+        announce("acceptance")
+        parts = AcceptanceSet(request.acceptance)
+        figures |= gates.accepted(
+            parts, candidate.model, candidate.rule, roi=request.roi, recall=limits.acceptance_recall
+        )
+    announce("latency")
+    figures |= _latency(candidate, champion, limits)
+    figures |= _memory(candidate, limits)
+    announce("optimise")
+    optimised = _optimise(request.candidate, candidate.model)
+    return Examination(figures, *optimised)
+
+
+# --- loading ----------------------------------------------------------------------------------------------------------
+
+
+def _champion(request: ExamRequest, folder: Path) -> _Loaded:
+    """The running model. Raises FetchError: what is wrong with it is not the candidate's fault."""
+    try:
+        model = OnnxModel.load(folder)
+        before = measure.resident_bytes()
+        measure.warm(model, request.max_batch)
+        return _Loaded(model, _site_rule(model, request), measure.resident_bytes() - before)
+    except (ReleaseError, InferenceError, MemoryError) as error:
+        raise FetchError(
+            "examiner_champion", f"the running release cannot be loaded beside the new one: {error}"
+        ) from error
+
+
+def _candidate(request: ExamRequest) -> _Loaded:
+    """Load and warm the candidate: the first time that its bytes reach the runtime on this machine."""
+    folder = request.candidate
+    _check_files(folder)
+    before = measure.resident_bytes()
+    try:
+        manifest = manifests.read(folder)
+        source = folder / manifests.MODEL_NAME
+        graph_policy.check(read_checked(source, manifest.files[manifests.MODEL_NAME]), source=str(source))
+    except ManifestError as error:
+        raise RefusedError(Gate.CONTRACT, "manifest", str(error)) from error
+    except IntegrityError as error:
+        raise RefusedError(Gate.CONTRACT, "damaged", str(error)) from error
+    except ContractError as error:
+        raise RefusedError(Gate.CONTRACT, "graph_policy", str(error)) from error
+    try:
+        model = OnnxModel.load(folder)
+    except ContractError as error:
+        if "allocat" in str(error):
+            raise  # out of memory; `verdict` names it so
+        raise RefusedError(Gate.CONTRACT, "interface", str(error)) from error
+    rule = _site_rule(model, request)
+    measure.warm(model, request.max_batch)
+    return _Loaded(model, rule, max(0, measure.resident_bytes() - before))
+
+
+def _check_files(folder: Path) -> None:
+    """A link could show other bytes tomorrow than those that were examined today. Raises RefusedError."""
+    for name in _FILES:
+        try:
+            mode = (folder / name).lstat().st_mode
+        except OSError as error:
+            raise RefusedError(Gate.CONTRACT, "damaged", f"{folder / name}: {error.strerror}") from error
+        if not stat.S_ISREG(mode):
+            raise RefusedError(Gate.CONTRACT, "not_a_file", f"{folder / name} is no regular file; links are refused")
+
+
+def _site_rule(model: OnnxModel, request: ExamRequest) -> DecisionRule:
+    """The model's rule with the site's settings over it, as `kensa run` lays them. Raises RefusedError."""
+    rule = model.rule
+    if unknown := sorted(set(request.thresholds) - rule.defects):
+        raise RefusedError(
+            Gate.CONTRACT,
+            "classes",
+            f"the site sets thresholds for {', '.join(unknown)}, which are no defect classes of {model.identity.name} "
+            f"{model.identity.version}; its defects are {', '.join(sorted(rule.defects))}",
+        )
+    band = rule.unsure_band if request.unsure_band is None else request.unsure_band
+    return replace(rule, thresholds={**rule.thresholds, **request.thresholds}, unsure_band=band)
+
+
+def _golden(folder: Path, model: OnnxModel) -> GoldenSet:
+    """The candidate's golden set. Raises RefusedError."""
+    path = folder / manifests.GOLDEN_NAME
+    try:
+        data = read_checked(path, model.manifest.files[manifests.GOLDEN_NAME])
+        return golden.read(data, model.manifest, source=str(path))
+    except IntegrityError as error:
+        raise RefusedError(Gate.CONTRACT, "damaged", str(error)) from error
+    except SelfTestError as error:
+        raise RefusedError(Gate.GOLDEN, "unreadable", str(error)) from error
+
+
+def _champions_golden(folder: Path, champion: _Loaded) -> GoldenSet:
+    """The running release's golden set. Raises FetchError."""
+    try:
+        return _golden(folder, champion.model)
+    except RefusedError as error:
+        raise FetchError("examiner_champion", f"the running release's golden set cannot be used: {error}") from error
+
+
+# --- latency, memory, optimised file ----------------------------------------------------------------------------------
+
+
+def _latency(candidate: _Loaded, champion: _Loaded | None, limits: SelfTestLimits) -> Figures:
+    if champion is None:
+        return {"candidate_ms": round(measure.alone(candidate.model), 4)}
+    seen = measure.side_by_side(candidate.model, champion.model, enough=limits.latency_ratio)
+    figures: Figures = {
+        "candidate_ms": round(seen.candidate_ms, 4),
+        "champion_ms": round(seen.champion_ms, 4),
+        "latency_ratio": round(seen.ratio, 4),
+    }
+    if seen.ratio > limits.latency_ratio and seen.candidate_ms - seen.champion_ms > _NOISE_MS:
+        raise RefusedError(
+            Gate.LATENCY,
+            "too_slow",
+            f"one input takes the new model {seen.candidate_ms:.2f} ms, the running one {seen.champion_ms:.2f} ms: "
+            f"{seen.ratio:.2f} times as long in the best of several measurements, at most {limits.latency_ratio:g} "
+            "times is allowed",
+            figures=figures,
+            limits={"latency_ratio": limits.latency_ratio},
+        )
+    return figures
+
+
+def _memory(candidate: _Loaded, limits: SelfTestLimits) -> Figures:
+    figures: Figures = {"extra_memory_bytes": candidate.extra_bytes}
+    if candidate.extra_bytes > limits.extra_memory_bytes:
+        raise RefusedError(
+            Gate.MEMORY,
+            "too_large",
+            f"the new model takes {candidate.extra_bytes / 1e6:.1f} MB of memory, at most "
+            f"{limits.extra_memory_bytes / 1e6:.1f} MB is allowed beside the running one",
+            figures=figures,
+            limits={"extra_memory_bytes": limits.extra_memory_bytes},
+        )
+    return figures
+
+
+def _optimise(folder: Path, model: OnnxModel) -> tuple[Path, str] | tuple[None, None]:
+    """Write the optimised graph and see that it gives the same bits; without it the release loads as it is."""
+    picture = np.full((1, model.geometry.height, model.geometry.width, model.geometry.channels), 100, np.uint8)
+    try:
+        path, digest = save_optimised(folder)
+        quick = OnnxModel.load(folder, optimised=path, optimised_sha256=digest)
+        before, now = model.infer(picture), quick.infer(picture)
+    except (ReleaseError, InferenceError, OSError) as error:
+        _log.warning("no optimised graph: %s", error)
+        return None, None
+    if not np.array_equal(before.scores, now.scores):
+        _log.warning("the optimised graph gives other scores; it is not used")
+        path.unlink()
+        return None, None
+    return path, digest

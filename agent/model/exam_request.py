@@ -1,0 +1,109 @@
+"""What goes to the examining child process and what it may answer: JSON, and both sides parse it here.
+
+The answer comes from a process that has loaded hostile bytes, so `parse_answer` believes nothing beyond its shape.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
+
+from agent.records import Gate, SelfTestLimits
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from agent.records import Box
+
+MAX_ANSWER_BYTES = 64 * 1024
+
+_Code = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,64}$")]
+_Figures = Annotated[
+    dict[_Code, Annotated[float, Field(allow_inf_nan=False)]],
+    Field(max_length=64),
+]
+_Text = Annotated[str, StringConstraints(max_length=4_000)]
+
+
+@dataclass(frozen=True, slots=True)
+class ExamRequest:
+    """One examination; the site's own settings lie over the release's, as they would on the line."""
+
+    candidate: Path
+    champion: Path | None
+    acceptance: Path | None
+    limits: SelfTestLimits
+    parent: int  # process id: the child ends with it
+    roi: Box | None = None
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    unsure_band: float | None = None
+    max_batch: int = 8
+
+    def to_json(self) -> bytes:
+        """One JSON object."""
+        tree = asdict(self)
+        for key in ("candidate", "champion", "acceptance"):
+            tree[key] = None if tree[key] is None else str(tree[key])
+        return json.dumps(tree).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> ExamRequest:
+        """The child's side; the bytes come from the agent itself."""
+        tree: dict[str, Any] = json.loads(data)
+        for key in ("candidate", "champion", "acceptance"):
+            tree[key] = None if tree[key] is None else Path(tree[key])
+        tree["limits"] = SelfTestLimits(**tree["limits"])
+        tree["roi"] = None if tree["roi"] is None else tuple(tree["roi"])
+        return cls(**tree)
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Stage(_Answer):
+    """The child begins this part of the examination; the last one says where it died."""
+
+    kind: Literal["stage"] = "stage"
+    stage: Literal["start", "champion", "load", "golden", "acceptance", "latency", "optimise"]
+
+
+class Passed(_Answer):
+    """Every gate was passed."""
+
+    kind: Literal["passed"] = "passed"
+    figures: _Figures
+    optimised: Annotated[str, StringConstraints(pattern=r"^optimised-[0-9a-f]{32}\.onnx$")] | None = None
+    optimised_sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
+
+
+class Refused(_Answer):
+    """A gate refuses the release: `errors.RefusedError`."""
+
+    kind: Literal["refused"] = "refused"
+    gate: Gate
+    reason: _Code
+    text: _Text
+    figures: _Figures
+    limits: _Figures
+
+
+class CouldNot(_Answer):
+    """This machine or its other files stood in the way, not the release: `errors.FetchError`."""
+
+    kind: Literal["could_not"] = "could_not"
+    reason: _Code
+    text: _Text
+
+
+Answer = Annotated[Stage | Passed | Refused | CouldNot, Field(discriminator="kind")]
+_adapter: TypeAdapter[Stage | Passed | Refused | CouldNot] = TypeAdapter(Answer)
+
+
+def parse_answer(line: bytes) -> Stage | Passed | Refused | CouldNot:
+    """One line of the child's. Raises ValueError."""
+    return _adapter.validate_json(line)

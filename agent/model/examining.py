@@ -1,0 +1,316 @@
+"""`ChildExaminer`: a release is loaded for the first time in a process of its own, never in the inspecting one.
+
+Promise: whatever the model does there (crash, hang, fill the memory, flood its output), `examine` ends within the wall
+limit and a moment, the whole process group is gone, and the outcome is an Examination, a RefusedError with a reason
+code, or a FetchError where the machine was to blame. The child runs niced, with limits on address space, CPU time, file
+descriptors and file size, without core dumps and without this process's environment, and it dies with its parent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import selectors
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Final
+
+import agent
+from agent.clock import NS_PER_S, SystemClock
+from agent.errors import FetchError, RefusedError
+from agent.model.exam_request import MAX_ANSWER_BYTES, CouldNot, ExamRequest, Passed, Refused, parse_answer
+from agent.records import Examination, Gate
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Mapping
+
+    from agent.clock import Clock
+    from agent.model.exam_request import Stage
+    from agent.records import Box, SelfTestLimits
+
+_POLL_S: Final = 0.05  # how soon `stop` and the wall limit are seen
+_LAST_POLL_S: Final = 0.005  # both pipes are closed: it ends at once, or it plays dead
+_FREE_BYTES: Final = 192 * 1024**2  # what a child with a small model needs beside the line
+_KEPT_STDERR_BYTES: Final = 8 * 1024
+_STARVED: Final = 0.5  # of the wall time spent waiting for a processor: then the machine was too busy, not the model
+_ENVIRONMENT: Final = {  # one thread: the line needs the cores, and every thread's stack counts as address space
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "LC_ALL": "C.UTF-8",
+}
+_FAULTS: Final = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGSYS}
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Heard:
+    """What the child has said so far."""
+
+    lines: list[Stage | Passed | Refused | CouldNot] = field(default_factory=list)
+    pending: bytes = b""
+    answer_bytes: int = 0
+    nonsense: bool = False
+    stderr: bytes = b""
+
+    def stage(self) -> str:
+        """Where it is, or was."""
+        stages = [line.stage for line in self.lines if line.kind == "stage"]
+        return stages[-1] if stages else "start"
+
+    def result(self) -> Passed | Refused | CouldNot | None:
+        """The answer, once it is there."""
+        last = self.lines[-1] if self.lines else None
+        return None if last is None or last.kind == "stage" else last
+
+    def sane(self) -> bool:
+        """Is it still an examiner of ours that speaks?"""
+        return not self.nonsense and self.answer_bytes <= MAX_ANSWER_BYTES
+
+    def hear(self, data: bytes) -> None:
+        """Take bytes of its standard output."""
+        self.answer_bytes += len(data)
+        *lines, self.pending = (self.pending + data).split(b"\n")
+        for line in lines:
+            try:
+                self.lines.append(parse_answer(line))
+            except ValueError:
+                self.nonsense = True
+
+
+class ChildExaminer:
+    """`ports.Examiner` by `python -m agent.exam`. One instance serves one inspection, from one thread at a time."""
+
+    def __init__(
+        self,
+        *,
+        roi: Box | None = None,
+        thresholds: Mapping[str, float] | None = None,
+        unsure_band: float | None = None,
+        max_batch: int = 8,
+        clock: Clock | None = None,
+    ) -> None:
+        """`roi`, `thresholds` and `unsure_band` are the inspection's own settings, which lie over a release's."""
+        self._roi = roi
+        self._thresholds = dict(thresholds or {})
+        self._unsure_band = unsure_band
+        self._max_batch = max_batch
+        self._clock = clock or SystemClock()
+
+    def examine(
+        self,
+        candidate: Path,
+        *,
+        champion: Path | None,
+        acceptance: Path | None,
+        limits: SelfTestLimits,
+        stop: threading.Event,
+    ) -> Examination:
+        """See `ports.Examiner`."""
+        _check_free_memory()
+        request = ExamRequest(
+            candidate=candidate.resolve(),
+            champion=None if champion is None else champion.resolve(),
+            acceptance=None if acceptance is None else acceptance.resolve(),
+            limits=limits,
+            parent=os.getpid(),
+            roi=self._roi,
+            thresholds=self._thresholds,
+            unsure_band=self._unsure_band,
+            max_batch=self._max_batch,
+        )
+        began_ns = self._clock.monotonic_ns()
+        child = _start()
+        heard = _Heard()
+        try:
+            waited = self._attend(child, request, heard, stop)
+        finally:
+            _end(child)
+            for leftover in candidate.glob("optimised-*.part"):  # killed while it wrote
+                with contextlib.suppress(OSError):
+                    leftover.unlink()
+        spent_s = (self._clock.monotonic_ns() - began_ns) / NS_PER_S
+        return _conclude(candidate, heard, child.returncode, limits=limits, waited=waited, spent_s=spent_s)
+
+    def _attend(
+        self, child: subprocess.Popen[bytes], request: ExamRequest, heard: _Heard, stop: threading.Event
+    ) -> float | None:
+        """Talk to the child until it ends. Returns None, or at the wall limit the share of time without a processor."""
+        assert child.stdin is not None  # noqa: S101 - asked for by _start
+        with contextlib.suppress(BrokenPipeError), child.stdin:  # a child that is gone already is seen below
+            child.stdin.write(request.to_json())
+        deadline_ns = self._clock.monotonic_ns() + int(request.limits.wall_s * NS_PER_S)
+        with selectors.DefaultSelector() as selector:
+            for stream in (child.stdout, child.stderr):
+                assert stream is not None  # noqa: S101 - asked for by _start
+                os.set_blocking(stream.fileno(), False)
+                selector.register(stream, selectors.EVENT_READ, data=stream)
+            while heard.sane() and (selector.get_map() or not _is_over(child.pid)):
+                if stop.is_set():
+                    raise FetchError("stopped", "the examination was stopped")
+                if self._clock.monotonic_ns() >= deadline_ns:
+                    return _share_waited(child.pid, request.limits.wall_s)
+                for key, _ in selector.select(_POLL_S if selector.get_map() else _LAST_POLL_S):
+                    if not _read(key.data, heard, is_answer=key.data is child.stdout):
+                        selector.unregister(key.data)
+        return None
+
+
+def _start() -> subprocess.Popen[bytes]:
+    """Start the child in a process group of its own. Raises FetchError."""
+    environment = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+    environment |= _ENVIRONMENT
+    environment["PYTHONPATH"] = str(Path(agent.__file__).parent.parent)  # this very Kensa, installed or a checkout
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "agent.exam"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            cwd="/",
+            env=environment,
+            process_group=0,
+        )
+    except OSError as error:
+        raise FetchError("examiner_start", f"the examining process cannot be started: {error.strerror}") from error
+
+
+def _is_over(pid: int) -> bool:
+    """Has it ended? It is not collected: until `_end` does that, its number belongs to it."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Kill the child's whole group, its own children too, and collect it. One that has ended keeps its exit status."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    for stream in (child.stdout, child.stderr):
+        if stream is not None:
+            stream.close()
+
+
+def _read(stream: IO[bytes], heard: _Heard, *, is_answer: bool) -> bool:
+    """Take what is there; False at the end."""
+    data = stream.read(MAX_ANSWER_BYTES)
+    if is_answer and data:
+        heard.hear(data)
+    elif data:
+        heard.stderr = (heard.stderr + data)[-_KEPT_STDERR_BYTES:]
+    return data != b""
+
+
+def _share_waited(pid: int, wall_s: float) -> float:
+    """Which share of `wall_s` the process was ready to run and got no processor; 0 where the kernel does not say."""
+    try:
+        text = Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii")
+        return int(text.split()[1]) / NS_PER_S / wall_s
+    except (OSError, IndexError, ValueError):
+        return 0.0
+
+
+def _check_free_memory() -> None:
+    """Raises FetchError when the machine has no room for a child: the line goes first."""
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+        free = next(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("MemAvailable:"))
+    except (OSError, ValueError, StopIteration):
+        return  # the child finds out
+    if free < _FREE_BYTES:
+        raise FetchError(
+            "examiner_memory",
+            f"{free / 1e6:.0f} MB of memory are free, examining a release takes {_FREE_BYTES / 1e6:.0f} MB; "
+            "it is tried again later",
+        )
+
+
+# --- what the end means -----------------------------------------------------------------------------------------------
+
+
+def _conclude(
+    candidate: Path, heard: _Heard, code: int, *, limits: SelfTestLimits, waited: float | None, spent_s: float
+) -> Examination:
+    result = heard.result()
+    if code == 0 and heard.sane() and result is not None:
+        if result.kind == "refused":
+            raise RefusedError(result.gate, result.reason, result.text, figures=result.figures, limits=result.limits)
+        if result.kind == "could_not":
+            raise FetchError(result.reason, result.text)
+        return _examination(candidate, result, spent_s)
+    stage = heard.stage()
+    if stage in {"start", "champion"}:  # no byte of the candidate had been read
+        if waited is not None:
+            raise FetchError("examiner_timeout", f"{limits.wall_s:g} s passed during {stage}, before the examination")
+        raise _not_its_fault(heard, code, stage)
+    if waited is not None:
+        _refuse_timeout(stage, waited, limits)
+    if not heard.sane():
+        raise RefusedError(
+            Gate.SELF_TEST,
+            "output",
+            f"during {stage} the model wrote over its examiner's answer; do not use it",
+        )
+    _refuse_death(stage, code, limits)
+    raise _not_its_fault(heard, code, stage)
+
+
+def _examination(candidate: Path, passed: Passed, spent_s: float) -> Examination:
+    optimised = None if passed.optimised is None else candidate / passed.optimised
+    return Examination({**passed.figures, "examination_s": round(spent_s, 3)}, optimised, passed.optimised_sha256)
+
+
+def _refuse_timeout(stage: str, waited: float, limits: SelfTestLimits) -> None:
+    if waited >= _STARVED:
+        raise FetchError(
+            "examiner_starved",
+            f"during {stage} the wall limit of {limits.wall_s:g} s passed, {waited:.0%} of it waiting for a processor: "
+            "the machine is too busy to examine a release now",
+        )
+    raise RefusedError(
+        Gate.SELF_TEST,
+        "timeout",
+        f"during {stage} the model did not come to an end within {limits.wall_s:g} s",
+        figures={"wall_s": limits.wall_s, "waited_share": round(waited, 4)},
+        limits={"wall_s": limits.wall_s},
+    )
+
+
+def _refuse_death(stage: str, code: int, limits: SelfTestLimits) -> None:
+    """Raises RefusedError when the way it died is the model's own doing."""
+    if code >= 0:
+        return
+    if -code == signal.SIGXCPU:
+        raise RefusedError(
+            Gate.SELF_TEST,
+            "cpu_time",
+            f"during {stage} the model used up {limits.cpu_s:g} s of processor time",
+            figures={"cpu_s": limits.cpu_s},
+            limits={"cpu_s": limits.cpu_s},
+        )
+    if -code in _FAULTS:
+        name = signal.Signals(-code).name
+        raise RefusedError(
+            Gate.SELF_TEST,
+            "crash",
+            f"during {stage} the model crashed the process that examined it ({name}); on the line it would have "
+            "stopped the inspection",
+            figures={"signal": -code},
+        )
+
+
+def _not_its_fault(heard: _Heard, code: int, stage: str) -> FetchError:
+    """The child died of something that the candidate did not do."""
+    said = heard.stderr.decode("utf-8", "replace").strip().splitlines()
+    why = said[-1][:300] if said else "it said nothing"
+    if code < 0:
+        name = signal.Signals(-code).name if -code in signal.valid_signals() else str(-code)
+        text = f"the examining process was ended by {name} during {stage}"
+        return FetchError("examiner_champion" if stage == "champion" else "examiner_killed", text)
+    _log.warning("the examining process failed with exit code %d during %s: %s", code, stage, why)
+    return FetchError("examiner_failed", f"the examining process failed during {stage}: {why}")
