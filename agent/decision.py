@@ -14,7 +14,7 @@ from agent.records import DecisionRule, Judgement, Outcome
 
 if TYPE_CHECKING:
     from agent.preprocess import Plan
-    from agent.records import Box, Floats
+    from agent.records import Box, Floats, Scores
 
 BOX_LEVEL: Final = 0.5  # a box spans the connected cells of at least this share of the peak's evidence
 _NEIGHBOURS: Final = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx)
@@ -37,11 +37,12 @@ def unknown(reason: str) -> Judgement:
 
 def evidence_score(evidence: Floats, rule: DecisionRule) -> float:
     """One defect score in [0, 1] from the cells [tiles, h, w] of a part, by the rule's aggregation."""
-    if rule.aggregation == "max":
-        return float(evidence.max())
-    cells = evidence.ravel()
-    top = max(1, round(cells.size * rule.top_fraction))
-    return float(np.partition(cells, cells.size - top)[cells.size - top :].mean())
+    top = 1 if rule.aggregation == "max" else max(1, round(evidence.size * rule.top_fraction))
+    if top == 1:
+        return float(evidence.item(evidence.argmax()))  # a NaN wins, as it does with `max`; a third of its time
+    cells = evidence.flatten()
+    cells.partition(cells.size - top)
+    return float(np.add.reduce(cells[cells.size - top :]) / top)  # bit for bit what `mean` gives, in half its time
 
 
 def part_score(rule: DecisionRule, scores: Floats, evidence: Floats | None) -> tuple[float, int, list[float]]:
@@ -67,8 +68,9 @@ def decide(rule: DecisionRule, plan: Plan, scores: Floats, evidence: Floats | No
     the tiles on the frame, for the box. Scores that are not finite give `unknown`, never a verdict.
     """
     value, index, part = part_score(rule, scores, evidence)
-    if not all(-1.0 < s < 2.0 for s in part) or not -1.0 < value < 2.0:  # noqa: PLR2004 - catches NaN and inf at once
-        return unknown("scores are not finite")
+    for number in (value, *part):
+        if not -1.0 < number < 2.0:  # noqa: PLR2004 - catches NaN and inf at once
+            return unknown("scores are not finite")
     good = _good_indices(rule.classes, rule.defects)
     margin = value - rule.thresholds[rule.classes[index]] if index >= 0 else -1.0
     if margin >= 0.0:
@@ -82,6 +84,22 @@ def decide(rule: DecisionRule, plan: Plan, scores: Floats, evidence: Floats | No
         outcome = Outcome.UNSURE
     box = locate(plan, evidence) if evidence is not None else None
     return Judgement(outcome, rule.classes[index], value, tuple(part), box)
+
+
+def decide_untried(rule: DecisionRule, plan: Plan, result: Scores, *, start: int, inputs: int) -> Judgement:
+    """Judge one part by a model that is on trial: its tiles are the rows from `start` on of a batch of `inputs`.
+
+    Whatever the model returned, this is a judgement that can go on the wire, or `unknown` with the reason.
+    """
+    scores, evidence, stop = result.scores, result.evidence, start + len(plan.tiles)
+    if scores.shape != (inputs, len(rule.classes)):
+        return unknown(f"scores have the shape {list(scores.shape)}, expected {[inputs, len(rule.classes)]}")
+    if evidence is not None and (evidence.ndim != 3 or len(evidence) != inputs or evidence.size == 0):  # noqa: PLR2004
+        return unknown(f"evidence has the shape {list(evidence.shape)}, expected [{inputs}, h, w]")
+    judgement = decide(rule, plan, scores[start:stop], None if evidence is None else evidence[start:stop])
+    if not all(0.0 <= score <= 1.0 for score in (judgement.score, *judgement.scores)):
+        return unknown("scores lie outside 0 to 1")
+    return judgement
 
 
 def peak(evidence: Floats) -> tuple[int, int, int]:

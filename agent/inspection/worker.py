@@ -4,124 +4,39 @@ One worker a core, no queue between preprocessing and inference. In steady state
 allocated: pixels go from the camera's buffer through the preprocessor's work buffers into the worker's own batch
 buffer. Whatever goes wrong with a frame ends in a counted drop or an `unknown` verdict; whatever goes wrong with a
 batch ends in `unknown` verdicts; the worker goes on.
+
+A shadow costs the line the offer of a reference, after the verdict. In a trial the parts that are not assigned to the
+challenger get their verdicts first; the others wait for both models (`agent.inspection.trial` says whose word counts).
+Parts that no model saw (displaced, refused, SAFE) belong to no arm and are not observed.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
 from agent.decision import decide, unknown
-from agent.errors import FrameError, InferenceError
-from agent.preprocess import Preprocessor
-from agent.records import DropReason, Judgement, Origin, Outcome, Verdict
+from agent.errors import InferenceError
+from agent.inspection.desk import Desk, InspectionContext, Station
+from agent.inspection.trial import Opinion, Part, consult
+from agent.records import DropReason, Outcome, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from agent.clock import Clock
-    from agent.counters import CameraCounters
+    from agent.errors import FrameError
+    from agent.inspection.desk import Placed
     from agent.inspection.intake import Batch, IntakeHub
-    from agent.inspection.keeper import FrameKeeper
-    from agent.inspection.pool import FramePool
     from agent.ports import VerdictSink
-    from agent.preprocess import Plan
-    from agent.records import Box, Floats, Frame, Pixels
-    from agent.slot import Lease, ModelSlot
+    from agent.records import Floats, Frame, Judgement
+    from agent.slot import Lease, ShadowTap, Trial
+
+__all__ = ["InspectionContext", "Station", "Worker", "start_worker"]
 
 _POLL_S: Final = 0.2  # how soon an idle worker notices that it must stop
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Station:
-    """What the loop needs to know of one camera; made by `app`, shared by all workers."""
-
-    thing: str
-    line: str
-    inspection: str
-    camera: str
-    boot_epoch: int
-    config_digest: str
-    counters: CameraCounters
-    pool: FramePool
-
-
-@dataclass(frozen=True, slots=True)
-class InspectionContext:
-    """One inspection as the loop sees it: its slot, its ROI, where frames are kept, and its cameras."""
-
-    slot: ModelSlot
-    roi: Box | None
-    keeper: FrameKeeper | None
-    stations: dict[str, Station]
-
-
-class _Desk:
-    """One worker's own buffers for one inspection and lease: batch buffer, preprocessors, verdict origins."""
-
-    def __init__(self, *, context: InspectionContext, lease: Lease | None, max_batch: int) -> None:
-        self.lease = lease
-        self._bench = context
-        self._max_batch = max_batch
-        self._preprocessors: dict[str, Preprocessor] = {}
-        self._origins: dict[str, Origin] = {}
-        self._slots: Pixels = np.empty((0, 0, 0, 0), np.uint8)
-
-    def preprocessor(self, camera: str) -> Preprocessor:
-        """Each camera has its own: its frames have one shape, so the plan is made once."""
-        found = self._preprocessors.get(camera)
-        if found is None:
-            assert self.lease is not None  # noqa: S101 - only asked for with a model
-            found = Preprocessor(self.lease.model.geometry, roi=self._bench.roi)
-            self._preprocessors[camera] = found
-        return found
-
-    def slots(self, inputs: int) -> Pixels:
-        """Batch buffer with room for `inputs`; grows only when a frame of more tiles than ever arrives."""
-        if len(self._slots) < inputs:
-            assert self.lease is not None  # noqa: S101 - only asked for with a model
-            geometry = self.lease.model.geometry
-            grown = np.empty(
-                (max(inputs, self._max_batch), geometry.height, geometry.width, geometry.channels), np.uint8
-            )
-            if len(self._slots):
-                grown[: len(self._slots)] = self._slots  # inputs of this batch that are already written
-            self._slots = grown
-        return self._slots
-
-    def origin(self, camera: str) -> Origin:
-        """The shared part of this camera's verdicts under this lease."""
-        found = self._origins.get(camera)
-        if found is None:
-            station, model = self._bench.stations[camera], self.lease.model if self.lease else None
-            found = Origin(
-                thing=station.thing,
-                line=station.line,
-                inspection=station.inspection,
-                camera=camera,
-                boot_epoch=station.boot_epoch,
-                config_digest=station.config_digest,
-                preprocess_digest=model.preprocess_digest if model else "",
-                model=model.identity if model else None,
-                classes=model.rule.classes if model else (),
-            )
-            self._origins[camera] = found
-        return found
-
-
-@dataclass(frozen=True, slots=True)
-class _Placed:
-    """A frame whose inputs lie at [start, stop) of the batch buffer."""
-
-    frame: Frame
-    plan: Plan
-    start: int
-    stop: int
 
 
 class Worker:
@@ -139,12 +54,10 @@ class Worker:
     ) -> None:
         """Judge what `hub` gives with `contexts` (indexed as the hub's inspections) and hand verdicts to `sink`."""
         self._hub = hub
-        self._benches = contexts
         self._sink = sink
         self._clock = clock
-        self._max_batch = max_batch
         self._on_fault = on_fault
-        self._desks: dict[int, _Desk] = {}
+        self._desks = [Desk(context=context, max_batch=max_batch) for context in contexts]
 
     def run(self, drained: threading.Event) -> None:
         """Work until `drained` is set and nothing waits."""
@@ -157,91 +70,69 @@ class Worker:
 
     def judge(self, batch: Batch) -> None:
         """Judge one batch: the hot path."""
-        context = self._benches[batch.inspection]
-        desk = self._desk(batch.inspection, context)
-        lease = desk.lease
+        desk = self._desks[batch.inspection]
+        lease = desk.lease()
         if batch.late:
-            self._finish(desk, context, batch.late, [unknown("overrun: displaced by newer parts")] * len(batch.late))
+            self._not_judged(desk, batch.late, "overrun: displaced by newer parts")
         if not batch.frames:
             return
-        if lease is None:
-            self._finish(desk, context, batch.frames, [unknown("no usable model")] * len(batch.frames))
+        if lease is None or desk.inputs is None:
+            self._not_judged(desk, batch.frames, "no usable model")
             return
-        placed = self._preprocess(desk, context, batch.frames)
+        began = self._clock.monotonic_ns()
+        placed = desk.inputs.place(batch.frames, lambda frame, error: self._refuse(desk, frame, error))
         if not placed:
             return
-        used = placed[-1].stop
+        placed_ns = self._clock.monotonic_ns()
+        evidence: Floats | None = None
+        failure: str | None = None
         try:
-            result = lease.model.infer(desk.slots(used)[:used])
+            result = lease.model.infer(desk.inputs.written(placed[-1].stop))
         except InferenceError as error:
             self._on_fault(str(error))
-            self._finish(
-                desk, context, [p.frame for p in placed], [unknown(f"inference failed: {error}")] * len(placed)
-            )
+            failure = f"inference failed: {error}"
+            judgements = [unknown(failure)] * len(placed)
+        else:
+            rule, scores, evidence = lease.rule, result.scores, result.evidence
+            judgements = [
+                decide(rule, plan, scores[start:stop], None if evidence is None else evidence[start:stop])
+                for _, plan, start, stop in placed
+            ]
+        part_us = (self._clock.monotonic_ns() - began) // (1_000 * len(placed))
+        if lease.trial is None:
+            self._finish(desk, placed, judgements, evidence, keep=failure is None, tap=lease.shadow, part_us=part_us)
             return
-        scores, evidence = result.scores, result.evidence
-        judgements = [
-            decide(
-                lease.rule, p.plan, scores[p.start : p.stop], None if evidence is None else evidence[p.start : p.stop]
-            )
-            for p in placed
-        ]
-        self._finish(desk, context, [p.frame for p in placed], judgements, placed, evidence)
-
-    def _desk(self, inspection: int, context: InspectionContext) -> _Desk:
-        lease = context.slot.lease()
-        desk = self._desks.get(inspection)
-        if desk is None or desk.lease is not lease:
-            desk = _Desk(context=context, lease=lease, max_batch=self._max_batch)
-            self._desks[inspection] = desk
-        return desk
-
-    def _preprocess(self, desk: _Desk, context: InspectionContext, frames: Sequence[Frame]) -> list[_Placed]:
-        """Write all frames' inputs side by side; a frame that cannot be used is dropped, or `unknown` if triggered."""
-        placed: list[_Placed] = []
-        start = 0
-        for frame in frames:
-            try:
-                preprocessor = desk.preprocessor(frame.camera)
-                plan = preprocessor.plan_for(frame.pixels)
-                stop = start + len(plan.tiles)
-                preprocessor.into(frame.pixels, desk.slots(stop)[start:stop])
-            except FrameError as error:
-                self._refuse(desk, context, frame, error)
-                continue
-            placed.append(_Placed(frame, plan, start, stop))
-            start = stop
-        return placed
-
-    def _refuse(self, desk: _Desk, context: InspectionContext, frame: Frame, error: FrameError) -> None:
-        if frame.part_id is not None:
-            self._finish(desk, context, [frame], [unknown(str(error))])
-            return
-        station = context.stations[frame.camera]
-        station.counters.dropped(DropReason(error.reason))
-        station.pool.release(frame.buffer)
+        parts = []
+        for p, judgement in zip(placed, judgements, strict=True):
+            cells = None if evidence is None else evidence[p.start : p.stop]
+            opinion = Opinion(judgement, part_us, None if failure is not None else p.plan, cells)
+            parts.append(Part(p, desk.key(p.frame), opinion))
+        self._try(desk, lease, lease.trial, parts, shared_us=(placed_ns - began) // (1_000 * len(placed)))
 
     def _finish(
         self,
-        desk: _Desk,
-        context: InspectionContext,
-        frames: Sequence[Frame],
+        desk: Desk,
+        placed: Sequence[Placed],
         judgements: Sequence[Judgement],
-        placed: Sequence[_Placed] | None = None,
-        evidence: Floats | None = None,
+        evidence: Floats | None,
+        *,
+        keep: bool,
+        tap: ShadowTap | None,
+        part_us: int,
     ) -> None:
-        """Turn judgements into verdicts, keep what must be kept, hand over, give buffers back, count."""
+        """Turn the champion's judgements into verdicts, keep what must be kept, hand over."""
         now = self._clock.monotonic_ns()
+        keeper = desk.keeper if keep else None
         verdicts: list[Verdict] = []
-        for i, (frame, judgement) in enumerate(zip(frames, judgements, strict=True)):
+        for (frame, plan, start, stop), judgement in zip(placed, judgements, strict=True):
+            origin = desk.origin(frame.camera)
             image = None
-            if context.keeper is not None and placed is not None and judgement.outcome is not Outcome.OK:
-                cells = None if evidence is None else evidence[placed[i].start : placed[i].stop]
-                origin = desk.origin(frame.camera)
-                image = context.keeper.offer(frame, origin=origin, plan=placed[i].plan, evidence=cells)
+            if judgement.outcome is not Outcome.OK and keeper is not None:
+                cells = None if evidence is None else evidence[start:stop]
+                image = keeper.offer(frame, origin=origin, plan=plan, evidence=cells)
             verdicts.append(
                 Verdict(
-                    origin=desk.origin(frame.camera),
+                    origin=origin,
                     seq=frame.seq,
                     captured_utc_ns=frame.captured_utc_ns,
                     judgement=judgement,
@@ -251,11 +142,99 @@ class Worker:
                     decided_ns=now,
                 )
             )
+        self._deliver(desk, [p.frame for p in placed], verdicts, tap, part_us)
+
+    def _try(self, desk: Desk, lease: Lease, trial: Trial, parts: Sequence[Part], *, shared_us: int) -> None:
+        """Let the challenger judge its share; the other parts do not wait for it."""
+        assigned: list[Part] = []
+        alone: list[Part] = []
+        for part in parts:
+            name = part.placed.frame.part_id
+            (assigned if trial.assigned(part.key if name is None else name) else alone).append(part)
+        if alone:
+            self._conclude(desk, lease, trial, alone)
+        if assigned:
+            judged = consult(
+                desk, assigned, champion=lease, challenger=trial.challenger, shared_us=shared_us, clock=self._clock
+            )
+            self._conclude(desk, lease, trial, judged)
+
+    def _conclude(self, desk: Desk, lease: Lease, trial: Trial, parts: Sequence[Part]) -> None:
+        """Turn a trial's opinions into verdicts by the stricter one, hand over, then tell the statistics."""
+        now = self._clock.monotonic_ns()
+        model = trial.challenger.model
+        same_classes = model.rule.classes == lease.model.rule.classes
+        verdicts = []
+        for part in parts:
+            frame, other = part.placed.frame, part.challenger
+            origin = desk.origin(frame.camera)
+            said = part.decisive(same_classes=same_classes)
+            image = None
+            if said.judgement.outcome is not Outcome.OK and said.plan is not None and desk.keeper is not None:
+                image = desk.keeper.offer(frame, origin=origin, plan=said.plan, evidence=said.evidence)
+            verdicts.append(
+                Verdict(
+                    origin=origin,
+                    seq=frame.seq,
+                    captured_utc_ns=frame.captured_utc_ns,
+                    judgement=said.judgement,
+                    latency_us=(now - frame.due_ns) // 1_000,
+                    part_id=frame.part_id,
+                    image=image,
+                    arm="champion" if other is None else "challenger",
+                    challenger_outcome=None if other is None else other.judgement.outcome,
+                    challenger_sha256=None if other is None else model.identity.sha256,
+                    decided_ns=now,
+                )
+            )
+        self._deliver(desk, [part.placed.frame for part in parts], verdicts)
+        for part, verdict in zip(parts, verdicts, strict=True):
+            trial.observe(part.observation(verdict))
+
+    def _refuse(self, desk: Desk, frame: Frame, error: FrameError) -> None:
+        """A frame that cannot be used is dropped, or `unknown` if triggered."""
+        if frame.part_id is not None:
+            self._not_judged(desk, [frame], str(error))
+            return
+        station = desk.stations[frame.camera]
+        station.counters.dropped(DropReason(error.reason))
+        station.pool.release(frame.buffer)
+
+    def _not_judged(self, desk: Desk, frames: Sequence[Frame], reason: str) -> None:
+        now, judgement = self._clock.monotonic_ns(), unknown(reason)
+        verdicts = [
+            Verdict(
+                origin=desk.origin(frame.camera),
+                seq=frame.seq,
+                captured_utc_ns=frame.captured_utc_ns,
+                judgement=judgement,
+                latency_us=(now - frame.due_ns) // 1_000,
+                part_id=frame.part_id,
+                decided_ns=now,
+            )
+            for frame in frames
+        ]
+        self._deliver(desk, frames, verdicts)
+
+    def _deliver(
+        self,
+        desk: Desk,
+        frames: Sequence[Frame],
+        verdicts: Sequence[Verdict],
+        tap: ShadowTap | None = None,
+        part_us: int = 0,
+    ) -> None:
+        """Hand verdicts over, count, give buffers back: to the tap where it takes them, else to the pool."""
         self._sink.append(verdicts)
         for frame, verdict in zip(frames, verdicts, strict=True):
-            station = context.stations[frame.camera]
-            station.pool.release(frame.buffer)
-            station.counters.judged(verdict.judgement.outcome, verdict.latency_us)
+            station = desk.stations[frame.camera]
+            judgement = verdict.judgement
+            station.counters.judged(judgement.outcome, verdict.latency_us)
+            release = station.pool.release
+            if tap is None or not tap.offer(
+                frame, key=verdict.key, judgement=judgement, champion_us=part_us, release=release
+            ):
+                release(frame.buffer)
 
 
 def start_worker(

@@ -1,0 +1,203 @@
+"""What one worker has in front of it for one inspection: batch buffers, preprocessors, the fixed part of verdicts.
+
+Buffers belong to a geometry, not to a model or a lease: they survive a shadow, a trial, and a swap to a model that sees
+frames the same way, so that a swap makes and touches no new memory in the hot path. The buffers of the geometry before
+the present one are kept for the way back. A desk keeps no model alive. It belongs to one worker's thread.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+from agent.errors import FrameError
+from agent.preprocess import Preprocessor
+from agent.records import Origin
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from agent.counters import CameraCounters
+    from agent.inspection.keeper import FrameKeeper
+    from agent.inspection.pool import FramePool
+    from agent.preprocess import Plan
+    from agent.records import Box, Frame, Geometry, ModelIdentity, Pixels
+    from agent.slot import Lease, ModelSlot
+
+_GEOMETRIES: Final = 3  # the champion's, the challenger's, and the one before
+
+
+@dataclass(frozen=True, slots=True)
+class Station:
+    """What the loop needs to know of one camera; made by `app`, shared by all workers."""
+
+    thing: str
+    line: str
+    inspection: str
+    camera: str
+    boot_epoch: int
+    config_digest: str
+    counters: CameraCounters
+    pool: FramePool
+
+
+@dataclass(frozen=True, slots=True)
+class InspectionContext:
+    """One inspection as the loop sees it: its slot, its ROI, where frames are kept, and its cameras."""
+
+    slot: ModelSlot
+    roi: Box | None
+    keeper: FrameKeeper | None
+    stations: dict[str, Station]
+
+
+class Placed(NamedTuple):
+    """A frame whose inputs lie at [start, stop) of the batch buffer. A tuple, because one is made for each frame."""
+
+    frame: Frame
+    plan: Plan
+    start: int
+    stop: int
+
+
+class Inputs:
+    """Batch buffer and preprocessors for one geometry."""
+
+    def __init__(self, geometry: Geometry, *, roi: Box | None, max_batch: int) -> None:
+        """Make nothing yet: frames say what is needed."""
+        self._geometry = geometry
+        self._roi = roi
+        self._max_batch = max_batch
+        self._preprocessors: dict[str, Preprocessor] = {}  # by camera: its frames have one shape, so one plan
+        self._slots: Pixels = self._buffer(0)
+        self._gathered: Pixels = self._slots
+
+    def place(self, frames: Sequence[Frame], refuse: Callable[[Frame, FrameError], None]) -> list[Placed]:
+        """Write all frames' inputs side by side; `refuse` hears of those that cannot be used."""
+        placed: list[Placed] = []
+        start = 0
+        slots = self._slots
+        for frame in frames:
+            preprocessor = self._preprocessors.get(frame.camera)
+            if preprocessor is None:
+                preprocessor = self._preprocessors[frame.camera] = Preprocessor(self._geometry, roi=self._roi)
+            try:
+                plan = preprocessor.plan_for(frame.pixels)
+                stop = start + len(plan.tiles)
+                if stop > len(slots):
+                    slots = self._grow(stop)
+                preprocessor.into(frame.pixels, slots[start:stop])
+            except FrameError as error:
+                refuse(frame, error)
+                continue
+            placed.append(Placed(frame, plan, start, stop))
+            start = stop
+        return placed
+
+    def written(self, used: int) -> Pixels:
+        """The first `used` inputs of the batch buffer [used, H, W, C]; valid until the next `place`."""
+        return self._slots[:used]
+
+    def gather(self, placed: Sequence[Placed]) -> tuple[Pixels, list[Placed]]:
+        """The inputs of `placed`, some of the batch's frames in order, side by side, and where each one's lie there.
+
+        Copied only where they do not lie side by side already.
+        """
+        own: list[Placed] = []
+        used = 0
+        for p in placed:
+            stop = used + p.stop - p.start
+            own.append(p._replace(start=used, stop=stop))
+            used = stop
+        first, last = placed[0].start, placed[-1].stop
+        if last - first == used:
+            return self._slots[first:last], own
+        if used > len(self._gathered):
+            self._gathered = self._buffer(max(used, self._max_batch))
+        for source, target in zip(placed, own, strict=True):
+            self._gathered[target.start : target.stop] = self._slots[source.start : source.stop]
+        return self._gathered[:used], own
+
+    def _grow(self, inputs: int) -> Pixels:
+        """Make room; happens once, and again only when a batch of more tiles than ever arrives."""
+        grown = self._buffer(max(inputs, self._max_batch))
+        grown[: len(self._slots)] = self._slots  # inputs of this batch that are already written
+        self._slots = grown
+        return grown
+
+    def _buffer(self, inputs: int) -> Pixels:
+        geometry = self._geometry
+        return np.empty((inputs, geometry.height, geometry.width, geometry.channels), np.uint8)
+
+
+class Desk:
+    """One worker's own things for one inspection."""
+
+    def __init__(self, *, context: InspectionContext, max_batch: int) -> None:
+        """Serve `context` with batches of at most `max_batch` frames."""
+        self.keeper: Final = context.keeper
+        self.stations: Final = context.stations
+        self.inputs: Inputs | None = None  # for the champion's geometry; None in SAFE
+        self._slot = context.slot
+        self._roi = context.roi
+        self._max_batch = max_batch
+        self._identity: ModelIdentity | None = None
+        self._preprocess_digest = ""
+        self._classes: tuple[str, ...] = ()
+        self._origins: dict[str, Origin] = {}
+        self._by_geometry: dict[Geometry, Inputs] = {}  # the last used at the end
+
+    def lease(self) -> Lease | None:
+        """Take the lease for one batch and turn to its model, where that is another one than for the last batch."""
+        lease = self._slot.lease()
+        identity = None if lease is None else lease.model.identity
+        if identity is not self._identity:
+            self._turn_to(lease)
+        return lease
+
+    def inputs_for(self, geometry: Geometry) -> Inputs:
+        """Buffers for `geometry`; the same object for equal geometries."""
+        found = self._by_geometry.pop(geometry, None)
+        if found is None:
+            found = Inputs(geometry, roi=self._roi, max_batch=self._max_batch)
+            if len(self._by_geometry) >= _GEOMETRIES:
+                del self._by_geometry[next(iter(self._by_geometry))]
+        self._by_geometry[geometry] = found
+        return found
+
+    def origin(self, camera: str) -> Origin:
+        """The shared part of this camera's verdicts by this model; the same object for all of them."""
+        found = self._origins.get(camera)
+        if found is None:
+            station = self.stations[camera]
+            found = Origin(
+                thing=station.thing,
+                line=station.line,
+                inspection=station.inspection,
+                camera=camera,
+                boot_epoch=station.boot_epoch,
+                config_digest=station.config_digest,
+                preprocess_digest=self._preprocess_digest,
+                model=self._identity,
+                classes=self._classes,
+            )
+            self._origins[camera] = found
+        return found
+
+    def key(self, frame: Frame) -> str:
+        """The key of this frame's verdict."""
+        station = self.stations[frame.camera]
+        return f"{station.line}/{frame.camera}/{station.boot_epoch}/{frame.seq}"
+
+    def _turn_to(self, lease: Lease | None) -> None:
+        self._origins = {}
+        if lease is None:
+            self._identity, self._preprocess_digest, self._classes, self.inputs = None, "", (), None
+            return
+        model = lease.model
+        self._identity = model.identity
+        self._preprocess_digest = model.preprocess_digest
+        self._classes = model.rule.classes
+        self.inputs = self.inputs_for(model.geometry)

@@ -1,0 +1,175 @@
+"""A shadow: the challenger judges live frames on a thread of its own, and nobody waits for it.
+
+The loop offers frames; what is taken waits in a bounded queue for the shadow's thread, which preprocesses, infers,
+decides and observes. The loop is never held up: `offer` takes no lock that it would have to wait for, and refuses when
+the queue is full, when the rate is used up, or when anything is in doubt. Every buffer taken is released exactly once:
+after the judgement, or at `close`. At most `held` frames are the shadow's at a time; the frame pool needs as many more.
+
+The time between two frames varies by half around its mean: a limit must not pick the same camera, or the same nest of
+the same tool, over and over because its rhythm divides the line's.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from agent.clock import NS_PER_S
+from agent.decision import decide_untried, unknown
+from agent.errors import FrameError, InferenceError
+from agent.preprocess import Preprocessor
+from agent.records import Observation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent.clock import Clock
+    from agent.records import Box, Frame, Judgement, Pixels
+    from agent.slot import Lease
+
+_log = logging.getLogger(__name__)
+_JITTER: Final = 0.5  # of the mean interval, to either side
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """A frame that the shadow owns until it has called `release`."""
+
+    frame: Frame
+    key: str
+    judgement: Judgement  # the champion's
+    champion_us: int
+    latency_us: int
+    release: Callable[[int], None]
+
+
+class ShadowRunner:
+    """`ShadowTap` with its own thread, `kensa-shadow-<version>`; made, and closed, by the lifecycle."""
+
+    def __init__(
+        self,
+        *,
+        challenger: Lease,
+        roi: Box | None,
+        observe: Callable[[Observation], None],
+        max_fps: float,
+        clock: Clock,
+        capacity: int = 2,
+    ) -> None:
+        """Judge at most `max_fps` frames a second (on average) with `challenger` and tell `observe` of each.
+
+        `roi` is the inspection's own. `observe` is called on the shadow's thread. `capacity` frames may wait.
+        """
+        self._challenger = challenger
+        self._observe = observe
+        self._clock = clock
+        self._random = Random()  # noqa: S311 - spreads frames, guards nothing
+        self._interval_ns = NS_PER_S / max_fps
+        self._capacity = capacity
+        self._roi = roi
+        self._preprocessors: dict[str, Preprocessor] = {}
+        geometry = challenger.model.geometry
+        self._inputs: Pixels = np.zeros((1, geometry.height, geometry.width, geometry.channels), np.uint8)
+        self._next_ns = 0
+        self._waiting: deque[_Taken] = deque()
+        self._filled = threading.Condition(threading.Lock())
+        self._closed = False
+        name = f"kensa-shadow-{challenger.model.identity.version}"
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def held(self) -> int:
+        """Frames that the shadow holds at most: those that wait and the one in work."""
+        return self._capacity + 1
+
+    def offer(
+        self, frame: Frame, *, key: str, judgement: Judgement, champion_us: int, release: Callable[[int], None]
+    ) -> bool:
+        """See `slot.ShadowTap`."""
+        now = self._clock.monotonic_ns()
+        if now < self._next_ns or not self._filled.acquire(blocking=False):
+            return False
+        try:
+            if self._closed or now < self._next_ns or len(self._waiting) >= self._capacity:
+                return False
+            self._next_ns = now + round(self._interval_ns * self._random.uniform(1 - _JITTER, 1 + _JITTER))
+            latency_us = (now - frame.due_ns) // 1_000
+            self._waiting.append(_Taken(frame, key, judgement, champion_us, latency_us, release))
+            self._filled.notify()
+        finally:
+            self._filled.release()
+        return True
+
+    def close(self, *, timeout_s: float = 1.0) -> bool:
+        """Take no more frames, release those that wait, end the thread; safe to call twice, and from `observe`.
+
+        False when the challenger does not come back within `timeout_s`: it keeps the one frame in its hands until then.
+        """
+        with self._filled:
+            self._closed = True
+            waiting = list(self._waiting)
+            self._waiting.clear()
+            self._filled.notify()
+        for taken in waiting:
+            taken.release(taken.frame.buffer)
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            while (taken := self._take()) is not None:
+                try:
+                    challenger, challenger_us = self._judge(taken.frame)
+                finally:
+                    taken.release(taken.frame.buffer)
+                if not self._closed:
+                    self._observe(
+                        Observation(
+                            key=taken.key,
+                            camera=taken.frame.camera,
+                            champion=taken.judgement,
+                            challenger=challenger,
+                            champion_us=taken.champion_us,
+                            challenger_us=challenger_us,
+                            latency_us=taken.latency_us,
+                        )
+                    )
+        except Exception:  # noqa: BLE001 - a thread's top: a bug ends the shadow; the line goes on
+            _log.exception("the shadow of %s ended by a bug", self._challenger.model.identity.version)
+            self.close()
+
+    def _take(self) -> _Taken | None:
+        with self._filled:
+            while not self._waiting and not self._closed:
+                self._filled.wait()
+            return self._waiting.popleft() if self._waiting else None
+
+    def _judge(self, frame: Frame) -> tuple[Judgement, int]:
+        """Return the challenger's judgement and the microseconds that it took."""
+        began = self._clock.monotonic_ns()
+        try:
+            judgement = self._judgement(frame)
+        except (FrameError, InferenceError) as error:
+            judgement = unknown(str(error))
+        return judgement, (self._clock.monotonic_ns() - began) // 1_000
+
+    def _judgement(self, frame: Frame) -> Judgement:
+        model = self._challenger.model
+        preprocessor = self._preprocessors.get(frame.camera)
+        if preprocessor is None:
+            preprocessor = self._preprocessors[frame.camera] = Preprocessor(model.geometry, roi=self._roi)
+        plan = preprocessor.plan_for(frame.pixels)
+        tiles = len(plan.tiles)
+        if tiles > len(self._inputs):
+            self._inputs = np.zeros((tiles, *self._inputs.shape[1:]), np.uint8)
+        preprocessor.into(frame.pixels, self._inputs[:tiles])
+        result = model.infer(self._inputs[:tiles])
+        return decide_untried(self._challenger.rule, plan, result, start=0, inputs=tiles)
