@@ -61,7 +61,7 @@ def test_the_sets_agree_where_they_overlap() -> None:
 
 
 def test_a_device_installs_no_part_of_the_simulator_or_the_training() -> None:
-    assert not {"amqtt", "onnx", "pytest", "rich", "sympy", "torch"} & set(pins("device"))
+    assert not {"amqtt", "boto3", "onnx", "pytest", "rich", "sympy", "torch"} & set(pins("device"))
 
 
 def test_torch_is_outside_the_lock_and_named_alike_everywhere() -> None:

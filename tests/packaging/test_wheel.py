@@ -90,7 +90,7 @@ def test_a_device_needs_neither_training_nor_simulator_nor_cloud_sdk(wheel: Path
 
     on_a_device = {r.name for r in needed if r.marker is None or r.marker.evaluate({"extra": ""})}
     assert on_a_device == {Requirement(line).name for line in PROJECT["dependencies"]}
-    assert not on_a_device & {"amqtt", "awsiotsdk", "boto3", "onnx", "rich", "torch", "tuf"}
+    assert not on_a_device & {"amqtt", "awsiotsdk", "boto3", "onnx", "rich", "torch"}
 
 
 def test_the_wheel_declares_one_console_script_and_the_entry_points(wheel: Path) -> None:
