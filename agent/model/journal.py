@@ -1,0 +1,198 @@
+"""What the lifecycle of one inspection knows, on disk: one frozen record, replaced as a whole.
+
+Promise: `save` returns once the record would survive a power cut (fsync file, rename, fsync directory), and until then
+the one before it does. `load` never fails: a record carries its checksum; where it is damaged the one before it counts,
+where that is damaged too the lifecycle starts from the factory release, and says so. The counter floor has a file of
+its own as well, written after the record, so that it does not fall with a damaged journal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from pydantic import TypeAdapter
+
+from agent.durable import replace_durably, sync_directory
+from agent.errors import StateDirError
+from agent.model.transitions import State
+from agent.records import Desired, Refusal, ReleaseRef  # noqa: TC001 - pydantic reads the record's types
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+JOURNAL_NAME: Final = "journal.json"
+PREVIOUS_NAME: Final = "journal.prev.json"
+FLOOR_NAME: Final = "counter_floor"
+MAX_BAD: Final = 256
+MAX_HISTORY: Final = 100
+_MAX_BYTES: Final = 8 * 1024 * 1024
+_log = logging.getLogger(__name__)
+
+Checkpoint = Callable[[str], None]  # called at each boundary between persisting and acting; tests die there
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """A release in the store, with the graph file that this machine made of it, if there is one."""
+
+    ref: ReleaseRef
+    optimised: str | None = None  # file name in the store
+    optimised_sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bad:
+    """Not to be tried again until a person says so."""
+
+    release_id: str
+    digest: str | None  # None when it was refused before its manifest could be believed
+    refusal: Refusal
+    utc_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One line of the history."""
+
+    utc_s: float
+    state: State
+    event: str
+    after: State
+    release_id: str | None  # which release it was about
+    note: str | None = None  # gate and reason of a refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Everything that must survive. `active` None is the factory release; so is `previous` None."""
+
+    state: State = State.IDLE
+    since_utc_s: float = 0.0
+    active: Installed | None = None
+    previous: Installed | None = None
+    candidate: Installed | None = None
+    desired: Desired | None = None
+    wanted: bool = False  # the desired release was neither reached nor refused yet
+    step: int = 0  # of the trial
+    attempts: int = 0  # at the candidate, counted before the risk
+    unfinished_boots: int = 0  # starts that did not live long enough to be called healthy
+    hops: int = 0  # changes of state since the last rest
+    counter_floor: int = 0  # highest counter that was ever committed
+    floor_digest: str | None = None  # of the release that was: it may come back
+    signed_utc_s: float = 0.0  # newest signing time seen
+    bad: tuple[Bad, ...] = ()  # oldest first
+    refusal: Refusal | None = None  # the last one
+    refused: ReleaseRef | None = None
+    rollbacks_utc_s: tuple[float, ...] = ()  # automatic ones of the last day
+    cool_down_until_utc_s: float = 0.0
+    halted: bool = False  # too many automatic rollbacks: a person must say `retry`
+    history: tuple[Transition, ...] = ()
+
+
+_RECORD: Final = TypeAdapter(Record)
+
+
+def encode(record: Record) -> bytes:
+    """Return the file's bytes: JSON with the SHA-256 of the record's own JSON."""
+    body = json.dumps(asdict(record), separators=(",", ":"))
+    return f'{{"sha256":"{hashlib.sha256(body.encode()).hexdigest()}","record":{body}}}\n'.encode()
+
+
+def decode(data: bytes) -> Record:
+    """Return the record. Raises ValueError when the bytes are not what `encode` wrote."""
+    head, middle, tail = b'{"sha256":"', b'","record":', b"}\n"
+    digest_at = len(head)
+    body_at = digest_at + 64 + len(middle)
+    if not (data.startswith(head) and data[digest_at + 64 : body_at] == middle and data.endswith(tail)):
+        raise ValueError("it is no journal")
+    body = data[body_at : -len(tail)]
+    if hashlib.sha256(body).hexdigest().encode() != data[digest_at : digest_at + 64]:
+        raise ValueError("its checksum does not fit")
+    return _RECORD.validate_json(body)  # a ValidationError is a ValueError
+
+
+class Journal:
+    """The record's place on disk. One thread uses it."""
+
+    def __init__(self, folder: Path, *, checkpoint: Checkpoint) -> None:
+        """`folder` need not exist yet."""
+        self._folder = folder
+        self._checkpoint = checkpoint
+
+    def load(self) -> tuple[Record, str | None]:
+        """Return the newest record that is whole, and an alarm when that is not the one that was written last."""
+        current, damage = self._read(JOURNAL_NAME)
+        if current is not None:
+            return self._with_floor(current), None
+        previous, older_damage = self._read(PREVIOUS_NAME)
+        if previous is not None:
+            alarm = None if damage is None else f"The journal {damage}; the one before it counts."
+            return self._with_floor(previous), alarm
+        if damage is None and older_damage is None:
+            return self._with_floor(Record()), None
+        alarm = f"The journal {damage or older_damage}, and so did the one before it; the factory release judges."
+        return self._with_floor(Record()), alarm
+
+    def save(self, record: Record) -> None:
+        """Make `record` the newest. Raises StateDirError when the disk does not take it: the one before it stays."""
+        path = self._folder / JOURNAL_NAME
+        try:
+            self._checkpoint("journal: before")
+            self._replace(path, encode(record))
+            if record.counter_floor > self._floor():
+                self._checkpoint("journal: floor")
+                replace_durably(self._folder / FLOOR_NAME, str(record.counter_floor).encode())
+        except OSError as error:
+            raise StateDirError(
+                f"The lifecycle cannot keep its journal {path}: {error.strerror}. Free disk space, or give this user "
+                "the right to write there; until then the line goes on with the model it has."
+            ) from error
+        self._checkpoint("journal: after")
+
+    def _replace(self, path: Path, content: bytes) -> None:
+        """As `durable.replace_durably`, and the file until now stays beside it."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(path.name + ".new")
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        self._checkpoint("journal: beside")
+        if path.exists():
+            path.replace(self._folder / PREVIOUS_NAME)
+            self._checkpoint("journal: between")
+        beside.replace(path)
+        sync_directory(self._folder)
+
+    def _read(self, name: str) -> tuple[Record | None, str | None]:
+        """One file: its record, or None and what is wrong with it (None when it is not there)."""
+        path = self._folder / name
+        try:
+            with path.open("rb") as file:
+                return decode(file.read(_MAX_BYTES)), None
+        except FileNotFoundError:
+            return None, None
+        except OSError as error:
+            _log.error("%s cannot be read: %s", path, error)
+            return None, f"cannot be read ({error.strerror})"
+        except ValueError as error:
+            _log.error("%s is damaged: %s", path, str(error).splitlines()[0])
+            with suppress(OSError):
+                path.replace(path.with_name(name + ".damaged"))
+            return None, "was damaged"
+
+    def _floor(self) -> int:
+        try:
+            return int((self._folder / FLOOR_NAME).read_bytes()[:20])
+        except (OSError, ValueError):
+            return 0
+
+    def _with_floor(self, record: Record) -> Record:
+        return replace(record, counter_floor=max(record.counter_floor, self._floor()))
