@@ -121,7 +121,8 @@ class Paired:
     def p_worse(self) -> float:
         """One-sided exact sign test (McNemar): how likely so many errors of the candidate's own are by chance."""
         n = self.only_candidate + self.only_champion
-        return sum(math.comb(n, k) for k in range(self.only_candidate, n + 1)) / 2**n
+        ways = sum(math.comb(n, k) for k in range(self.only_candidate, n + 1))
+        return math.ldexp(ways, -n)
 
 
 def pair(candidate: Labelled, champion: Labelled, *, defect: bool) -> Paired:

@@ -85,7 +85,7 @@ class RolloutPolicy(_Strict):
     extra_memory_bytes: int = Field(default=256 * 1024**2, ge=1024**2, le=1024**4)
     golden_difference: float = Field(default=0.05, ge=0.0, le=1.0, allow_inf_nan=False)
     golden_agreement: float = Field(default=0.99, ge=0.5, le=1.0, allow_inf_nan=False)
-    golden_recall: float = Field(default=0.9, ge=0.0, le=1.0, allow_inf_nan=False)
+    golden_recall: float = Field(default=0.5, ge=0.0, le=1.0, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
