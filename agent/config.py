@@ -151,6 +151,9 @@ class Updates(_Strict):
     ]  # folder, http(s)://, s3://bucket/prefix
     root: Path  # 1.root.json, the trust anchor, brought to the device by hand or with the component
     site: Name  # whose delegation this device follows
+    shadow: bool = (
+        True  # follow and report to the named shadow `kensa` over MQTT; else the control socket alone decides
+    )
     max_release_bytes: int = Field(default=512 * 1024**2, ge=1024, le=1024**4)
     fetch_timeout_s: float = Field(default=900.0, ge=1.0, le=86_400.0)
     limits: RolloutLimits = RolloutLimits()

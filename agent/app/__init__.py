@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from agent.clock import Clock
     from agent.config import Config
-    from agent.ports import FrameSource, Transport
+    from agent.ports import DesiredState, FrameSource, ReleaseFetcher, Transport
     from agent.records import Verdict
 
 __all__ = ["Agent", "build", "open_source", "open_transport", "site_lease"]
@@ -28,12 +28,15 @@ def build(
     clock: Clock | None = None,
     on_commit: Callable[[Sequence[Verdict], int], None] | None = None,
     observe: Callable[[Sequence[Verdict]], None] | None = None,
+    desired_state: DesiredState | None = None,
+    fetcher: ReleaseFetcher | None = None,
 ) -> Agent:
     """Compose an agent; nothing runs and nothing is written yet.
 
     `observe` sees every verdict, on the workers' threads; `on_commit` hears on the writer's thread of verdicts other
     than `ok` that are on disk, and when (monotonic ns). `transport` goes before the configured one; `sources` (camera
-    name -> source) go before the configured cameras. Raises ConfigError for what can be seen without starting.
+    name -> source) go before the configured cameras; `desired_state` before the named shadow over MQTT, and `fetcher`
+    before the repository of `updates`. Raises ConfigError for what can be seen without starting.
     """
     clock = clock or SystemClock()
     given = dict(sources or {})
@@ -50,4 +53,6 @@ def build(
         clock=clock,
         on_commit=on_commit,
         observe=observe,
+        desired_state=desired_state,
+        fetcher=fetcher,
     )

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 import agent
 from agent import config as configuration
 from agent.adapters.onnx import OnnxModel
-from agent.app.choose import site_lease
+from agent.app.choose import SHADOW_FRAMES, site_lease
 from agent.app.sinks import FirstVerdict, Observed
 from agent.clock import NS_PER_S
 from agent.control import ControlServer, StateDir
@@ -36,14 +36,15 @@ from agent.inspection.pool import FramePool
 from agent.inspection.worker import InspectionContext, Station, Worker, start_worker
 from agent.outbox import Outbox, OutboxLimits, next_boot_epoch
 from agent.slot import ModelSlot
-from agent.wire import OutboxHealth, encode_heartbeat, encode_verdict, heartbeat_topic
+from agent.wire import OutboxHealth, Reporter, encode_heartbeat, encode_verdict, heartbeat_topic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from agent.app.models import ModelWing
     from agent.clock import Clock
-    from agent.ports import FrameSource, Transport
+    from agent.ports import DesiredState, FrameSource, ReleaseFetcher, Transport
     from agent.records import Verdict
     from agent.wire import Heartbeat
 
@@ -74,6 +75,8 @@ class Agent:
         clock: Clock,
         on_commit: Callable[[Sequence[Verdict], int], None] | None,
         observe: Callable[[Sequence[Verdict]], None] | None,
+        desired_state: DesiredState | None,
+        fetcher: ReleaseFetcher | None,
     ) -> None:
         """Use `build`."""
         self.config = config
@@ -90,6 +93,9 @@ class Agent:
         self._sources = sources
         self._on_commit = on_commit
         self._observe = observe
+        self._desired_state = desired_state
+        self._fetcher = fetcher
+        self.models: ModelWing | None = None  # None without `updates`
         self._stack = ExitStack()
         self._hub = IntakeHub(workers=config.worker_count(), max_batch=config.max_batch)
         self._drained = threading.Event()
@@ -116,7 +122,7 @@ class Agent:
         self.started_ns = self.clock.monotonic_ns()
         state_dir = self._stack.enter_context(StateDir(config.state_dir)).path
         self.boot_epoch = next_boot_epoch(state_dir)
-        self._load_models()
+        self._read_models()
         self.outbox = Outbox(
             state_dir=state_dir,
             transport=self.transport,
@@ -129,8 +135,12 @@ class Agent:
                 history_bytes=config.outbox.history_bytes,
             ),
         )
+        self._compose_models()
         self.outbox.start()
         self._stack.callback(self._close_outbox)
+        if self.models is not None:
+            self._stack.callback(self.models.close)
+            self.models.start()
         self._start_keepers(state_dir)
         contexts = self._compose_cameras()
         self._start_workers(contexts)
@@ -251,13 +261,49 @@ class Agent:
 
     # --- pieces -------------------------------------------------------------------------------------------------------
 
-    def _load_models(self) -> None:
+    def _read_models(self) -> None:
+        """Fill the slots, or leave that to the model wing. Raises a ReleaseError."""
+        if self.config.updates is not None:
+            self.slots = {name: ModelSlot() for name in self.config.inspections}
+            return
         loaded: dict[Path, OnnxModel] = {}
         for name, inspection in self.config.inspections.items():
             path = inspection.release.resolve()
             if path not in loaded:
                 loaded[path] = OnnxModel.load(path)  # an unsigned local path: verdicts and heartbeat say `untrusted`
             self.slots[name] = ModelSlot(site_lease(loaded[path], inspection, name=name))
+
+    def _compose_models(self) -> None:
+        """Before the transport starts: the shadow subscribes."""
+        config, updates = self.config, self.config.updates
+        if updates is None:
+            return
+        desired = [] if self._desired_state is None else [self._desired_state]
+        if not desired and updates.shadow and self.transport is not None:
+            from agent.adapters.shadow import ShadowDesiredState  # noqa: PLC0415 - only what the line uses is loaded
+
+            desired.append(
+                ShadowDesiredState(
+                    thing=config.thing,
+                    inspections=config.inspections,
+                    transport=self.transport,
+                    publish_now=self.outbox.publish_now,
+                    watch_connection=self.outbox.watch_connection,
+                    clock=self.clock,
+                )
+            )
+        from agent.app.models import ModelWing  # noqa: PLC0415 - only with updates
+
+        self.models = ModelWing(
+            config=config,
+            updates=updates,
+            slots=self.slots,
+            reporter=Reporter(config.thing, config.line, self.boot_epoch),
+            outbox=self.outbox,
+            desired=desired,
+            clock=self.clock,
+            fetcher=self._fetcher,
+        )
 
     def _start_keepers(self, state_dir: Path) -> None:
         keep = self.config.keep
@@ -281,7 +327,7 @@ class Agent:
         for index, (name, inspection) in enumerate(config.inspections.items()):
             # Frames that wait, frames in the workers' hands, and one that each camera is filling.
             per_camera = inspection.intake.capacity + 2
-            in_work = config.worker_count() * config.max_batch
+            in_work = config.worker_count() * config.max_batch + (SHADOW_FRAMES if config.updates else 0)
             pool = FramePool(buffers=per_camera * len(inspection.cameras) + in_work)
             self.pools[name] = pool
             stations = {}
@@ -342,9 +388,10 @@ class Agent:
             metrics = MetricsServer(identity=identity, snapshot=self.snapshot, port=self.config.metrics.port)
             _log.info("metrics on http://127.0.0.1:%d/metrics", metrics.start())
             self._stack.callback(metrics.close)
-        control = ControlServer(
-            state_dir=self.config.state_dir, handlers={"status": self._status, "explain": self._explain}
-        )
+        handlers = {"status": self._status, "explain": self._explain}
+        if self.models is not None:
+            self.models.launch()
+        control = ControlServer(state_dir=self.config.state_dir, handlers=handlers)
         control.start()
         self._stack.callback(control.close)
         self._heartbeat.start()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from agent import config as configuration
 from agent.errors import ConfigError, MissingExtraError
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from agent.clock import Clock
     from agent.ports import FrameSource, Model, Transport
+
+SHADOW_FRAMES: Final = 3  # frames that a shadow may hold at once: two that wait and the one it judges
 
 
 def open_transport(config: configuration.Config, clock: Clock) -> Transport | None:

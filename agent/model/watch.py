@@ -31,7 +31,7 @@ _INBOX: Final = 4_096  # observations between two looks; the oldest give way, st
 class ClosableTap(ShadowTap, Protocol):
     """What `open_shadow` returns."""
 
-    def close(self) -> None:
+    def close(self) -> object:
         """Let go of all frames; offers are refused from now on."""
 
 

@@ -1,0 +1,216 @@
+"""The model wing of one agent, composed: a lifecycle for each inspection, what it fetches, tests, loads and tells.
+
+Without `updates` in the configuration there is no wing: each inspection runs the release that the configuration names,
+and one that is bad at start is refused. With it the configured release is the factory's: the last one to fall back to.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
+
+from agent.adapters.onnx import OnnxModel, warm
+from agent.app.choose import SHADOW_FRAMES, site_lease
+from agent.errors import ConfigError, LifecycleError, MessageError, RefusedError
+from agent.model import acceptance
+from agent.model.examining import ChildExaminer
+from agent.model.fetching import ChildFetcher
+from agent.model.lifecycle import Lifecycle
+from agent.model.shadow import ShadowRunner
+from agent.records import Gate
+from agent.wire import encode_report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from agent import config as configuration
+    from agent.clock import Clock
+    from agent.model.serving import LoadRequest
+    from agent.outbox import Outbox
+    from agent.ports import DesiredState, ReleaseFetcher
+    from agent.records import Box, Desired, Fetched, ModelStatus, Observation
+    from agent.slot import Lease, ModelSlot
+    from agent.wire import Reporter
+
+_log = logging.getLogger(__name__)
+
+
+class _OneAtATime:
+    """Several lifecycles share one repository and its cached metadata: they fetch one after the other."""
+
+    def __init__(self, fetcher: ReleaseFetcher) -> None:
+        self._fetcher = fetcher
+        self._lock = threading.Lock()
+
+    def fetch(
+        self,
+        release_id: str,
+        *,
+        into: Path,
+        trusted_utc_s: float,
+        on_progress: Callable[[int, int], None],
+        stop: threading.Event,
+    ) -> Fetched:
+        """See `ports.ReleaseFetcher`."""
+        with self._lock:
+            return self._fetcher.fetch(
+                release_id, into=into, trusted_utc_s=trusted_utc_s, on_progress=on_progress, stop=stop
+            )
+
+
+class Loader:
+    """Release folders -> leases. Inspections that run the same bytes share one session."""
+
+    def __init__(self, config: configuration.Config) -> None:
+        self._config = config
+        self._lock = threading.Lock()
+        self._models: WeakValueDictionary[tuple[Any, ...], OnnxModel] = WeakValueDictionary()
+
+    def load(self, request: LoadRequest, *, inspection: str) -> Lease:
+        """Load, warm up and lay the site's settings over it. Raises ReleaseError."""
+        key = (request.folder.resolve(), request.trusted)
+        with self._lock:
+            model = self._models.get(key)
+            if model is None:
+                model = OnnxModel.load(
+                    request.folder,
+                    trusted=request.trusted,
+                    optimised=request.optimised,
+                    optimised_sha256=request.optimised_sha256,
+                )
+                warm(model, self._config.max_batch)
+                self._models[key] = model
+        try:
+            return site_lease(model, self._config.inspections[inspection], name=inspection)
+        except ConfigError as error:  # a class that the site has a threshold for is gone
+            raise RefusedError(Gate.CONTRACT, "site_thresholds", str(error)) from error
+
+
+class ModelWing:
+    """All lifecycles of one agent. `start` fills the slots; `launch` lets them work; `close` ends them."""
+
+    def __init__(
+        self,
+        *,
+        config: configuration.Config,
+        updates: configuration.Updates,
+        slots: Mapping[str, ModelSlot],
+        reporter: Reporter,
+        outbox: Outbox,
+        desired: Sequence[DesiredState],
+        clock: Clock,
+        fetcher: ReleaseFetcher | None = None,
+    ) -> None:
+        """Compose; nothing is read yet. `fetcher` goes before the one that `updates` describes."""
+        self._clock = clock
+        self._reporter = reporter
+        self._outbox = outbox
+        self._desired = desired
+        self._told: dict[str, ModelStatus] = {}
+        loader = Loader(config)
+        shared = _OneAtATime(
+            fetcher
+            or ChildFetcher(
+                repository=updates.repository,
+                root=updates.root,
+                site=updates.site,
+                trust_dir=config.state_dir / "trust",
+                max_release_bytes=updates.max_release_bytes,
+                timeout_s=updates.fetch_timeout_s,
+                clock=clock,
+            )
+        )
+        self.lifecycles: dict[str, Lifecycle] = {}
+        for name, inspection in config.inspections.items():
+            self.lifecycles[name] = Lifecycle(
+                inspection=name,
+                state_dir=config.state_dir,
+                slot=slots[name],
+                fetcher=shared,
+                examiner=ChildExaminer(
+                    roi=inspection.roi,
+                    thresholds=inspection.thresholds,
+                    unsure_band=inspection.unsure_band,
+                    max_batch=config.max_batch,
+                    clock=clock,
+                ),
+                load=self._loading(loader, name),
+                factory=inspection.release.resolve(),
+                limits=updates.limits,
+                clock=clock,
+                open_shadow=self._shadowing(inspection.roi, updates.limits.shadow_max_fps),
+                on_status=self._tell,
+                acceptance=acceptance.folder_of(config.state_dir, name),
+            )
+
+    @staticmethod
+    def _loading(loader: Loader, inspection: str) -> Callable[[LoadRequest], Lease]:
+        return lambda request: loader.load(request, inspection=inspection)
+
+    def _shadowing(
+        self, roi: Box | None, max_fps: float
+    ) -> Callable[[Lease, Callable[[Observation], None]], ShadowRunner]:
+        def open_shadow(challenger: Lease, observe: Callable[[Observation], None]) -> ShadowRunner:
+            return ShadowRunner(
+                challenger=challenger,
+                roi=roi,
+                observe=observe,
+                max_fps=max_fps,
+                clock=self._clock,
+                capacity=SHADOW_FRAMES - 1,
+            )
+
+        return open_shadow
+
+    def start(self) -> None:
+        """Recover every inspection from its journal and fill its slot."""
+        for lifecycle in self.lifecycles.values():
+            lifecycle.start()
+
+    def launch(self) -> None:
+        """Let the lifecycles work and listen to what is desired."""
+        for lifecycle in self.lifecycles.values():
+            lifecycle.launch()
+        for source in self._desired:
+            source.start(on_desired=self._on_desired)
+
+    def close(self) -> None:
+        """End the sources of wishes, then the lifecycles."""
+        for source in self._desired:
+            source.close()
+        for lifecycle in self.lifecycles.values():
+            lifecycle.close()
+
+    def _on_desired(self, inspection: str, desired: Desired) -> None:
+        """A hint; whatever is wrong with it is a line in the log."""
+        try:
+            self.lifecycles[inspection].desire(desired)
+        except KeyError:
+            _log.warning("a wish for the unknown inspection %r is ignored", inspection[:64])
+        except LifecycleError as error:
+            _log.warning("a wish for %s is ignored: %s", inspection, error)
+
+    def _tell(self, status: ModelStatus) -> None:
+        """Figures that move are for the shadow; what a person must learn is kept until the broker has it."""
+        for source in self._desired:
+            source.report(status)
+        still = replace(status, progress={})
+        if self._told.get(status.inspection) == still:
+            return
+        self._told[status.inspection] = still
+        try:
+            payload = encode_report(status, reporter=self._reporter, utc_ns=self._clock.utc_ns())
+        except MessageError:
+            _log.exception("the report on %s cannot be sent", status.inspection)
+            return
+        self._outbox.append_report(
+            thing=self._reporter.thing,
+            line=self._reporter.line,
+            inspection=status.inspection,
+            boot_epoch=self._reporter.boot_epoch,
+            payload=payload,
+        )
