@@ -141,10 +141,10 @@ class Candidacy:
             retiree = replace(retired(record, refusal, utc_s=utc_s), candidate=None)
             parts.ledger.move(Event.ROLLBACK, retiree, note=f"{refusal.gate}: {refusal.reason}")
             return 0.0
-        if refusal := _objection(record, fetched):
+        if objection := _objection(record, fetched):
             if record.desired is not None and ref.release_id == record.desired.release_id:
                 parts.ledger.amend(replace(record, candidate=Installed(ref)))  # so that its digest is blamed
-            return self._ending.refuse(refusal)
+            return self._ending.refuse(objection)
         if active is not None and active.ref.digest == ref.digest:
             self._ending.give_up(replace(record, wanted=False), Event.SETTLED)
             return 0.0

@@ -146,15 +146,23 @@ class Journal:
         try:
             self._checkpoint("journal: before")
             self._replace(path, encode(record))
-            if record.counter_floor > self._floor():
-                self._checkpoint("journal: floor")
-                replace_durably(self._folder / FLOOR_NAME, str(record.counter_floor).encode())
         except OSError as error:
             raise StateDirError(
                 f"The lifecycle cannot keep its journal {path}: {error.strerror}. Free disk space, or give this user "
                 "the right to write there; until then the line goes on with the model it has."
             ) from error
+        self._keep_floor(record.counter_floor)
         self._checkpoint("journal: after")
+
+    def _keep_floor(self, floor: int) -> None:
+        """The second copy; the record with it is on disk already, so a disk that refuses is only logged."""
+        if floor <= self._floor():
+            return
+        try:
+            self._checkpoint("journal: floor")
+            replace_durably(self._folder / FLOOR_NAME, str(floor).encode())
+        except OSError as error:
+            _log.warning("the second copy of the counter floor cannot be kept: %s", error)
 
     def _replace(self, path: Path, content: bytes) -> None:
         """As `durable.replace_durably`, and the file until now stays beside it."""

@@ -3,8 +3,8 @@
 Promise: it converges on the desired release, or says why not; the slot holds a verified model or none; nothing here
 blocks the line, and no fault here (a full disk, a dead network, a bug) takes the model away from it. Requests come from
 any thread, are remembered and wake the thread; hints that repeat what is known do nothing. Elsewhere: which state may
-follow which (`transitions`), what each does (`rollout`, `candidacy`), how a rollout ends (`ending`), how a start goes on
-from the disk (`recovery`).
+follow which (`transitions`), what each does (`rollout`, `candidacy`), how a rollout ends (`ending`), how a start goes
+on from the disk (`recovery`).
 """
 
 from __future__ import annotations
