@@ -1,0 +1,94 @@
+"""Whole simulated rollouts: bad models leave early, good ones stay, and the blind spot is where we say it is.
+
+A seeded tenth of what `kensa bench faults` runs; the whole 200 releases are marked slow.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.model.live import Call
+from agent.records import Gate
+from simulator.faults.rollouts import (
+    ALWAYS_DEFECT,
+    ALWAYS_OK,
+    BLIND_SPOT,
+    Candidate,
+    equally_good,
+    run_equally_good,
+    run_rollouts,
+    simulate,
+)
+
+
+@pytest.mark.parametrize("candidate", [ALWAYS_OK, ALWAYS_DEFECT], ids=lambda candidate: candidate.name)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_model_that_always_says_the_same_leaves_within_a_thousand_parts(candidate: Candidate, seed: int) -> None:
+    counts = run_rollouts([candidate], releases=20, defects=0.02, seed=seed)
+
+    assert counts.refused == 20
+    assert counts.median_parts <= 1_000
+    assert counts.most_frames <= 2_000, "it is refused in the shadow, so frames of the line are parts"
+
+
+def test_equally_good_models_are_committed() -> None:
+    counts = run_equally_good(releases=20)
+
+    assert counts.committed >= 19
+    assert counts.undecided == 0
+
+
+@pytest.mark.slow
+def test_of_two_hundred_equally_good_models_at_most_one_is_refused() -> None:
+    counts = run_equally_good(releases=200)
+
+    assert counts.committed >= 199
+
+
+def test_a_model_with_five_percent_disagreement_is_refused_in_a_few_hundred_parts() -> None:
+    counts = run_rollouts([equally_good(0.05, defects=0.02, let_through_share=0.2)], releases=20)
+
+    assert counts.gates == {Gate.SHADOW: 20}
+    assert counts.median_parts <= 300
+    assert counts.most_parts <= 1_000
+
+
+@pytest.mark.parametrize(
+    ("candidate", "gate"),
+    [(Candidate("fails", fails=1.0), Gate.ERRORS), (Candidate("late", late=1.0), Gate.DEADLINES)],
+)
+def test_total_failure_is_refused_in_three_parts(candidate: Candidate, gate: Gate) -> None:
+    counts = run_rollouts([candidate], releases=5)
+
+    assert counts.gates == {gate: 5}
+    assert counts.most_parts == 3
+
+
+@pytest.mark.parametrize("candidate", [Candidate("fails", fails=0.05), Candidate("late", late=0.05)])
+def test_a_model_that_fails_now_and_then_is_refused_before_it_gets_a_large_share(candidate: Candidate) -> None:
+    counts = run_rollouts([candidate], releases=10)
+
+    assert counts.refused == 10
+    assert counts.most_parts <= 500
+
+
+def test_the_blind_spot_is_not_seen_here() -> None:
+    """10 % missed defects, balanced by 0.2 % false alarms: only labelled parts, the golden set's, show this model."""
+    counts = run_rollouts([BLIND_SPOT], releases=10)
+
+    assert counts.committed == 10
+
+
+def test_the_other_blind_spot_a_line_with_hardly_any_defect() -> None:
+    """At 0.01 % defects there is nothing to see a model by that lets everything through."""
+    assert simulate(ALWAYS_OK, defects=0.0001, seed=1).call is Call.PASS
+
+
+def test_shifted_scores_do_not_get_through_even_where_no_outcome_changes() -> None:
+    end = simulate(Candidate("shifted", shift=0.1), seed=3, max_frames=10_000)
+
+    assert (end.call, end.gate) == (Call.REFUSE, Gate.DRIFT)
+
+
+def test_equal_seeds_give_equal_rollouts() -> None:
+    assert simulate(ALWAYS_OK, seed=7) == simulate(ALWAYS_OK, seed=7)

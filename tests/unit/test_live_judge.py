@@ -1,0 +1,371 @@
+"""A candidate passes its phases by what it does beside the running model, and every refusal says why."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from agent.decision import unknown
+from agent.model.live import Call, LiveJudge
+from agent.model.policy import RolloutPolicy
+from agent.records import Gate, Judgement, Observation, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+POLICY = RolloutPolicy(deadline_ms=200.0)
+OK, DEFECT, UNSURE, UNKNOWN = Outcome.OK, Outcome.DEFECT, Outcome.UNSURE, Outcome.UNKNOWN
+
+
+def judgement(outcome: Outcome, score: float) -> Judgement:
+    return unknown("scores are not finite") if outcome is UNKNOWN else Judgement(outcome, "any", score, ())
+
+
+def part(
+    champion: Outcome = OK,
+    challenger: Outcome = OK,
+    *,
+    scores: tuple[float, float] = (0.1, 0.1),
+    late: bool = False,
+    assigned: bool = True,
+    key: str = "line/cam/1/0",
+) -> Observation:
+    return Observation(
+        key=key,
+        camera="cam",
+        champion=judgement(champion, scores[0]),
+        challenger=judgement(challenger, scores[1]),
+        champion_us=2_000,
+        challenger_us=3_000,
+        latency_us=200_001 if late else 200_000,
+        image=None if champion is challenger else "pictures/0.jpg",
+        assigned=assigned,
+    )
+
+
+def shown(judge: LiveJudge, parts: Iterable[Observation]) -> LiveJudge:
+    for seen in parts:
+        judge.observe(seen)
+    return judge
+
+
+def started(policy: RolloutPolicy = POLICY) -> LiveJudge:
+    judge = LiveJudge(policy)
+    judge.begin("shadow", parts=policy.shadow_parts)
+    return judge
+
+
+GOOD_SHADOW = [part()] * 300 + [part(DEFECT, DEFECT)] * 8
+
+
+# --- shadow -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_shadow_without_disagreement_passes_once_it_saw_enough_parts_and_defects() -> None:
+    judge = shown(started(), [part()] * 299)
+    assert judge.decision().call is Call.CONTINUE
+    judge.observe(part())
+    assert judge.decision().call is Call.CONTINUE, "300 parts without a defect prove nothing"
+    shown(judge, [part(DEFECT, DEFECT)] * 7)
+    assert judge.decision().call is Call.CONTINUE
+    judge.observe(part(DEFECT, UNSURE))
+    assert judge.decision().call is Call.PASS
+
+
+def test_a_line_without_defects_waits_for_them_ten_times_as_long_and_no_longer() -> None:
+    judge = shown(started(), [part()] * 2_999)
+    assert judge.decision().call is Call.CONTINUE
+    assert judge.decision(overdue=False).refusal is None
+    judge.observe(part())
+    assert judge.decision().call is Call.PASS
+
+
+def test_a_shadow_does_not_pass_before_the_test_of_disagreement_has_accepted() -> None:
+    judge = shown(started(), [*[part(DEFECT, OK), part(OK, DEFECT)] * 2, *GOOD_SHADOW])
+    assert judge.decision().call is Call.CONTINUE
+
+    shown(judge, [part()] * 150)
+
+    assert judge.decision().call is Call.PASS
+
+
+def test_a_disagreeing_candidate_is_refused_with_figures_and_limits() -> None:
+    judge = shown(started(), [part(OK, DEFECT)] * 7)
+
+    decision = judge.decision()
+
+    assert decision.call is Call.REFUSE
+    assert decision.refusal is not None
+    assert (decision.refusal.gate, decision.refusal.reason) == (Gate.SHADOW, "disagrees")
+    assert decision.refusal.figures == {"rate": 1.0, "events": 7.0, "parts": 7.0}
+    assert decision.refusal.limits == {"rate": 0.03}
+    assert "disagrees with the running model on 7 of 7 parts: up to 1.00% are fine" in decision.refusal.text
+
+
+def test_unsure_counts_as_not_let_through() -> None:
+    same = shown(started(), [part(DEFECT, UNSURE), part(UNSURE, DEFECT)] * 200)
+    assert same.report().disagreement == 0.0
+
+    worse = shown(started(), [part(UNSURE, OK)] * 7)
+    assert worse.decision().call is Call.REFUSE
+
+
+def test_parts_that_the_running_model_could_not_judge_are_no_pairs_and_nobodys_error() -> None:
+    judge = shown(started(), [part(UNKNOWN, UNKNOWN), part(UNKNOWN, DEFECT), part(UNKNOWN, OK)] * 100)
+
+    assert judge.decision().call is Call.CONTINUE
+    assert judge.progress()["pairs"] == 0.0
+    assert judge.progress()["errors"] == 0.0
+
+
+def test_a_candidate_that_fails_is_refused_in_three_parts_with_its_own_reason() -> None:
+    judge = shown(started(), [part(OK, UNKNOWN)] * 3)
+
+    refusal = judge.decision().refusal
+
+    assert refusal is not None
+    assert refusal.gate is Gate.ERRORS
+    assert "gave no judgement (scores are not finite) on 3 of 3 parts" in refusal.text
+
+
+# --- trial ------------------------------------------------------------------------------------------------------------
+
+
+def test_late_parts_refuse_a_trial_and_the_text_tells_how_late_the_line_is_by_itself() -> None:
+    judge = shown(started(), GOOD_SHADOW)
+    judge.begin("trial", parts=20, share=0.01)
+    shown(judge, [part(assigned=False, late=True)] * 2 + [part(assigned=False)] * 98)
+    assert judge.decision().call is Call.CONTINUE
+
+    shown(judge, [part(late=True)] * 5)
+
+    refusal = judge.decision().refusal
+    assert refusal is not None
+    assert (refusal.gate, refusal.reason) == (Gate.DEADLINES, "too_late")
+    assert "after 200 ms; of 100 parts without it 2 were late" in refusal.text
+
+
+def test_only_assigned_parts_are_pairs() -> None:
+    judge = shown(started(), GOOD_SHADOW)
+    judge.begin("trial", parts=20, share=0.01)
+    shown(judge, [part(assigned=False)] * 5_000)
+
+    assert judge.decision().call is Call.CONTINUE
+    assert judge.progress()["phase_pairs"] == 0.0
+    shown(judge, [part()] * 20)
+    assert judge.decision().call is Call.PASS
+
+
+@pytest.mark.parametrize(
+    ("seen", "reason", "announced_helps"),
+    [(part(DEFECT, OK), "lets_more_through", False), (part(OK, DEFECT), "rejects_more", True)],
+)
+def test_one_sided_disagreement_adds_up_over_the_phases(
+    seen: Observation,
+    reason: str,
+    announced_helps: bool,  # noqa: FBT001 - pytest passes it by name
+) -> None:
+    for announced in (False, True):
+        judge = started(POLICY.model_copy(update={"may_reject_more": announced}))
+        shown(judge, [*GOOD_SHADOW, seen, *[part()] * 400])
+        assert judge.decision().call is Call.PASS
+        for share, parts in ((0.01, 20), (0.05, 50), (0.25, 200)):
+            judge.begin("trial", parts=parts, share=share)
+            shown(judge, [seen] * 4 + [part()] * (parts - 4))
+        decision = judge.decision()
+        assert (decision.call is Call.REFUSE) is not (announced and announced_helps)
+        if decision.refusal is not None:
+            assert (decision.refusal.gate, decision.refusal.reason) == (Gate.VERDICTS, reason)
+            assert decision.refusal.figures["e_value"] >= decision.refusal.limits["e_value"] == 1_000.0
+
+
+def test_suspicion_holds_the_commit_back_but_not_a_small_share() -> None:
+    judge = shown(started(), [*GOOD_SHADOW, *[part()] * 600])
+    assert judge.decision().call is Call.PASS
+    judge.begin("trial", parts=20, share=0.25)
+    shown(judge, [part(DEFECT, OK)] * 9 + [part()] * 11)
+    assert judge.decision().call is Call.PASS, "evidence of 100 : 1 is below the limit of 1,000"
+
+    judge.begin("trial", parts=20, share=1.0)
+    shown(judge, [part()] * 500)
+    assert judge.decision().call is Call.CONTINUE
+    shown(judge, [part(OK, DEFECT)] * 2)
+    assert judge.decision().call is Call.PASS
+
+
+def test_a_phase_that_is_overdue_is_refused_for_what_it_lacks() -> None:
+    judge = shown(started(), [part()] * 10)
+
+    decision = judge.decision(overdue=True)
+
+    assert decision.refusal is not None
+    assert (decision.refusal.gate, decision.refusal.reason) == (Gate.TIME, "shadow_not_passed")
+    assert "10 of 300 parts were judged by both models" in decision.refusal.text
+    assert judge.decision().call is Call.REFUSE
+
+
+def test_a_phase_that_passes_in_the_last_moment_passes() -> None:
+    assert shown(started(), GOOD_SHADOW).decision(overdue=True).call is Call.PASS
+
+
+# --- drift ------------------------------------------------------------------------------------------------------------
+
+
+def scored(count: int, *, champion: float = 0.0, challenger: float = 0.0, seed: int = 5) -> list[Observation]:
+    """Parts whose scores scatter by themselves and are moved by so much; every outcome stays as it is."""
+    rng = np.random.default_rng(seed)
+    base, own = rng.beta(2, 12, count), rng.normal(0.0, 0.04, count)
+    return [
+        part(OK, OK, scores=(float(b + champion), float(b + o + challenger))) for b, o in zip(base, own, strict=True)
+    ]
+
+
+def drifting(later: list[Observation]) -> LiveJudge:
+    judge = shown(started(), [part(DEFECT, DEFECT)] * 8 + scored(1_000))
+    assert judge.decision().alarm is None
+    assert judge.decision().call is Call.PASS
+    judge.begin("trial", parts=1_000, share=1.0)
+    return shown(judge, later)
+
+
+def test_steady_scores_raise_no_alarm() -> None:
+    judge = drifting(scored(1_100, seed=6))
+
+    assert judge.decision().alarm is None
+    assert judge.decision().call is Call.PASS
+    assert judge.progress()["psi_champion"] < 0.1 > judge.progress()["psi_challenger"]
+
+
+def test_if_both_drift_it_is_light_or_camera_and_the_candidate_is_held_but_never_refused() -> None:
+    judge = drifting(scored(1_100, champion=0.1, challenger=0.1, seed=6))
+
+    for overdue in (False, True):
+        decision = judge.decision(overdue=overdue)
+        assert decision.call is Call.HOLD
+        assert decision.alarm is not None
+        assert "look at light and camera" in decision.alarm
+
+
+def test_if_the_candidate_drifts_alone_it_is_held_and_in_the_end_refused() -> None:
+    judge = drifting(scored(1_100, challenger=0.1, seed=6))
+
+    held, ended = judge.decision(), judge.decision(overdue=True)
+
+    assert held.call is Call.HOLD
+    assert held.alarm is not None
+    assert "the candidate alone" in held.alarm
+    assert ended.refusal is not None
+    assert (ended.refusal.gate, ended.refusal.reason) == (Gate.DRIFT, "scores_drifted")
+    assert ended.refusal.figures["psi_challenger"] >= 0.25
+    assert ended.refusal.figures["psi_champion"] < 0.1
+
+
+def test_if_the_running_model_drifts_alone_a_person_is_told_and_the_rollout_goes_on() -> None:
+    decision = drifting(scored(1_100, champion=0.1, seed=6)).decision()
+
+    assert decision.call is Call.PASS
+    assert decision.alarm is not None
+
+
+def test_a_little_drift_of_the_candidate_is_an_alarm_only() -> None:
+    judge = drifting(scored(1_100, challenger=0.035, seed=6))
+
+    decision = judge.decision()
+
+    assert 0.1 <= judge.progress()["psi_challenger"] < 0.25
+    assert decision.call is Call.PASS
+    assert decision.alarm is not None
+
+
+def test_another_seed_with_another_calibration_is_not_held_for_its_scores() -> None:
+    judge = shown(started(), [part(DEFECT, DEFECT)] * 8 + scored(1_200, challenger=0.2))
+
+    assert judge.progress()["psi_between"] > 1.0
+    assert judge.decision().call is Call.PASS
+    assert judge.decision().alarm is None
+
+
+def test_the_running_models_own_scores_moved_by_a_constant_are_held_and_in_the_end_refused() -> None:
+    moved = [part(scores=(seen.champion.score, seen.champion.score + 0.1)) for seen in scored(1_200)]
+    judge = shown(started(), [part(DEFECT, DEFECT)] * 8 + moved)
+
+    held, ended = judge.decision(), judge.decision(overdue=True)
+
+    assert held.call is Call.HOLD
+    assert ended.refusal is not None
+    assert (ended.refusal.gate, ended.refusal.reason) == (Gate.DRIFT, "scores_shifted")
+    assert ended.refusal.figures["shift"] == pytest.approx(0.1)
+
+
+# --- A/B --------------------------------------------------------------------------------------------------------------
+
+
+def test_an_ab_test_never_passes_and_is_never_overdue() -> None:
+    judge = LiveJudge(POLICY)
+    judge.begin("ab", parts=0)
+    shown(judge, [part()] * 1_000 + scored(1_200, challenger=0.2))
+
+    assert judge.decision().call is Call.CONTINUE
+    assert judge.decision(overdue=True).call is Call.CONTINUE
+
+
+@pytest.mark.parametrize(
+    ("seen", "gate"),
+    [
+        (part(DEFECT, OK), Gate.VERDICTS),
+        (part(OK, DEFECT), Gate.VERDICTS),
+        (part(OK, UNKNOWN), Gate.ERRORS),
+        (part(late=True), Gate.DEADLINES),
+    ],
+)
+def test_harm_stops_an_ab_test(seen: Observation, gate: Gate) -> None:
+    judge = LiveJudge(POLICY)
+    judge.begin("ab", parts=0)
+
+    refusal = shown(judge, [seen] * 13).decision().refusal
+
+    assert refusal is not None
+    assert refusal.gate is gate
+
+
+def test_the_report_is_the_paired_comparison() -> None:
+    judge = LiveJudge(POLICY)
+    judge.begin("ab", parts=0)
+    shown(judge, [part()] * 90 + [part(DEFECT, DEFECT)] * 4 + [part(DEFECT, OK, key="a")] * 1)
+    shown(judge, [part(OK, UNSURE, key="b")] * 3 + [part(OK, UNKNOWN), part(UNKNOWN, OK)])
+
+    report = judge.report()
+
+    assert (report.pairs, report.both_ok, report.both_not_ok, report.let_through, report.rejected) == (98, 90, 4, 1, 3)
+    assert report.disagreement == pytest.approx(4 / 98)
+    assert report.disagreement_low < 4 / 98 < report.disagreement_high
+    assert report.mcnemar_p == pytest.approx(10 / 16)
+    assert 0.0 < report.e_value < 1.0
+    assert (report.champion.ok, report.champion.defect, report.champion.unknown) == (94, 5, 1)
+    assert (report.challenger.unsure, report.challenger.unknown) == (3, 1)
+    assert report.champion.p50_us == pytest.approx(2_000, rel=0.15)
+    assert report.challenger.p99_us == pytest.approx(3_000, rel=0.15)
+    assert [(d.key, d.champion, d.challenger, d.image) for d in report.disagreements] == [
+        ("a", DEFECT, OK, "pictures/0.jpg"),
+        *[("b", OK, UNSURE, "pictures/0.jpg")] * 3,
+    ]
+
+
+def test_the_report_keeps_the_last_fifty_disagreements() -> None:
+    judge = LiveJudge(POLICY)
+    judge.begin("ab", parts=0)
+    shown(judge, [part(*((DEFECT, OK) if i % 2 else (OK, DEFECT)), key=str(i)) for i in range(120)])
+
+    assert [d.key for d in judge.report().disagreements] == [str(i) for i in range(70, 120)]
+
+
+def test_an_empty_report_and_empty_progress_are_finite() -> None:
+    judge = LiveJudge(RolloutPolicy())
+
+    assert judge.report().pairs == 0
+    assert judge.report().mcnemar_p == 1.0
+    assert judge.report().e_value == pytest.approx(1.0)
+    assert all(math.isfinite(value) for value in judge.progress().values())
