@@ -80,7 +80,7 @@ class RolloutCounts:
 
 
 def simulate(candidate: Candidate, *, defects: float = 0.02, seed: int = 0, max_frames: int = _MAX_FRAMES) -> Rollout:
-    """Run one rollout from shadow to commit or refusal, on a line where the running model rejects `defects` of the parts.
+    """Run one rollout from shadow to commit or refusal, on a line where the running model rejects `defects`.
 
     The policy is the default one within the default limits of a site. After `max_frames` its time is up.
     """
