@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from agent.records import DecisionRule, Floats, Geometry, Judgement, Pixels
 
 _BATCH: Final = 8
+CLEAR: Final = 0.5  # half of the way from the threshold to 1, or to 0
+REVERSAL_RATE: Final = 0.005  # of clear parts, between two models that are equally good
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +43,17 @@ class Answers:
 
     def sides(self, rule: DecisionRule) -> list[bool]:
         """At or over the threshold, for each input."""
+        return [margin >= 0.0 for margin in self.margins(rule).tolist()]
+
+    def margins(self, rule: DecisionRule) -> Floats:
+        """How far each input's number lies over its threshold (to 1.0) or below it (to -1.0)."""
         found = []
         for row in range(len(self.scores)):
             value, index, _ = decision.part_score(rule, self.scores[row : row + 1], self._cells(row))
-            found.append(index >= 0 and value >= rule.thresholds[rule.classes[index]])
-        return found
+            threshold = rule.thresholds[rule.classes[index]] if index >= 0 else 1.0
+            room = max(1.0 - threshold if value >= threshold else threshold, 1e-6)
+            found.append((value - threshold) / room)
+        return np.asarray(found, np.float32)
 
     def judgements(self, rule: DecisionRule, geometry: Geometry) -> list[Judgement]:
         """The decision on each input by `rule`, as the line takes it."""
@@ -129,3 +137,25 @@ def pair(candidate: Labelled, champion: Labelled, *, defect: bool) -> Paired:
     """Count over the defects, or over the good parts."""
     rows = [(a, b) for d, a, b in zip(candidate.defect, candidate.wrong, champion.wrong, strict=True) if d == defect]
     return Paired(sum(a and not b for a, b in rows), sum(b and not a for a, b in rows))
+
+
+@dataclass(frozen=True, slots=True)
+class Reversals:
+    """Parts that the champion judges right and clearly so, and how many of them the candidate clearly does not."""
+
+    clear: int
+    reversed: int
+
+    def p_equal(self) -> float:
+        """How likely so many reversals are of a model that is as good: binomial tail at REVERSAL_RATE."""
+        n, p = self.clear, REVERSAL_RATE
+        below = sum(math.comb(n, k) * p**k * (1.0 - p) ** (n - k) for k in range(self.reversed))
+        return max(0.0, 1.0 - below)
+
+
+def reversals(candidate: Floats, champion: Floats, labels: tuple[bool, ...], *, defect: bool) -> Reversals:
+    """Compare the margins [N] of both over the defects, or over the good parts."""
+    sign = 1.0 if defect else -1.0
+    mine, theirs = sign * candidate, sign * champion
+    clear = (np.asarray(labels) == defect) & (theirs >= CLEAR)
+    return Reversals(int(clear.sum()), int((clear & (mine <= -CLEAR)).sum()))

@@ -1,7 +1,7 @@
 """`ChildExaminer`: a release is loaded for the first time in a process of its own, never in the inspecting one.
 
 Promise: whatever the model does there (crash, hang, fill the memory, flood its output), `examine` ends within the wall
-limit and a moment, the whole process group is gone, and the outcome is an Examination, a RefusedError with a reason
+limit and a moment (time in which the line left it no processor is added, up to three times the limit), the whole process group is gone, and the outcome is an Examination, a RefusedError with a reason
 code, or a FetchError where the machine was to blame. The child runs niced, with limits on address space, CPU time, file
 descriptors and file size, without core dumps and without this process's environment, and it dies with its parent.
 """
@@ -37,7 +37,7 @@ _POLL_S: Final = 0.05  # how soon `stop` and the wall limit are seen
 _LAST_POLL_S: Final = 0.005  # both pipes are closed: it ends at once, or it plays dead
 _FREE_BYTES: Final = 192 * 1024**2  # what a child with a small model needs beside the line
 _KEPT_STDERR_BYTES: Final = 8 * 1024
-_STARVED: Final = 0.5  # of the wall time spent waiting for a processor: then the machine was too busy, not the model
+_PATIENCE: Final = 4  # times the wall limit, at most, for a child that waits for a processor most of the time
 _ENVIRONMENT: Final = {  # one thread: the line needs the cores, and every thread's stack counts as address space
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
@@ -140,7 +140,7 @@ class ChildExaminer:
     def _attend(
         self, child: subprocess.Popen[bytes], request: ExamRequest, heard: _Heard, stop: threading.Event
     ) -> float | None:
-        """Talk to the child until it ends. Returns None, or at the wall limit the share of time without a processor."""
+        """Talk to the child until it ends. Returns None, or at its wall limit the seconds without a processor."""
         assert child.stdin is not None  # noqa: S101 - asked for by _start
         with contextlib.suppress(BrokenPipeError), child.stdin:  # a child that is gone already is seen below
             child.stdin.write(request.to_json())
@@ -150,11 +150,15 @@ class ChildExaminer:
                 assert stream is not None  # noqa: S101 - asked for by _start
                 os.set_blocking(stream.fileno(), False)
                 selector.register(stream, selectors.EVENT_READ, data=stream)
+            waited_s = 0.0
             while heard.sane() and (selector.get_map() or not _is_over(child.pid)):
                 if stop.is_set():
                     raise FetchError("stopped", "the examination was stopped")
                 if self._clock.monotonic_ns() >= deadline_ns:
-                    return _share_waited(child.pid, request.limits.wall_s)
+                    before_s, waited_s = waited_s, min(_waited_s(child.pid), (_PATIENCE - 1) * request.limits.wall_s)
+                    if waited_s - before_s < _POLL_S:
+                        return waited_s
+                    deadline_ns += int((waited_s - before_s) * NS_PER_S)  # that time was the line's, not the model's
                 for key, _ in selector.select(_POLL_S if selector.get_map() else _LAST_POLL_S):
                     if not _read(key.data, heard, is_answer=key.data is child.stdout):
                         selector.unregister(key.data)
@@ -206,11 +210,10 @@ def _read(stream: IO[bytes], heard: _Heard, *, is_answer: bool) -> bool:
     return data != b""
 
 
-def _share_waited(pid: int, wall_s: float) -> float:
-    """Which share of `wall_s` the process was ready to run and got no processor; 0 where the kernel does not say."""
+def _waited_s(pid: int) -> float:
+    """Seconds in which the process was ready to run and got no processor; 0 where the kernel does not say."""
     try:
-        text = Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii")
-        return int(text.split()[1]) / NS_PER_S / wall_s
+        return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[1]) / NS_PER_S
     except (OSError, IndexError, ValueError):
         return 0.0
 
@@ -266,17 +269,17 @@ def _examination(candidate: Path, passed: Passed, spent_s: float) -> Examination
 
 
 def _refuse_timeout(stage: str, waited: float, limits: SelfTestLimits) -> None:
-    if waited >= _STARVED:
+    if waited >= (_PATIENCE - 1) * limits.wall_s:
         raise FetchError(
             "examiner_starved",
-            f"during {stage} the wall limit of {limits.wall_s:g} s passed, {waited:.0%} of it waiting for a processor: "
-            "the machine is too busy to examine a release now",
+            f"during {stage} {_PATIENCE * limits.wall_s:g} s passed, {waited:.0f} s of them waiting for a processor: the "
+            "machine is too busy to examine a release now",
         )
     raise RefusedError(
         Gate.SELF_TEST,
         "timeout",
         f"during {stage} the model did not come to an end within {limits.wall_s:g} s",
-        figures={"wall_s": limits.wall_s, "waited_share": round(waited, 4)},
+        figures={"wall_s": round(limits.wall_s + waited, 3), "waited_s": round(waited, 3)},
         limits={"wall_s": limits.wall_s},
     )
 
