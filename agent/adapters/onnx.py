@@ -92,13 +92,13 @@ def read_checked(path: Path, entry: manifests.FileEntry) -> bytes:
     return data
 
 
-def optimised_path(release_dir: Path, model_sha256: str) -> Path:
-    """Where the optimised graph of this release lies for this runtime and processor."""
-    return release_dir / optimised_files.file_name(model_sha256, runtime=_RUNTIME, options=_OPTIONS)
+def optimised_name(model_sha256: str) -> str:
+    """What the optimised graph of these model bytes is called for this runtime and processor."""
+    return optimised_files.file_name(model_sha256, runtime=_RUNTIME, options=_OPTIONS)
 
 
-def save_optimised(release_dir: Path) -> tuple[Path, str]:
-    """Write the optimised graph of `release_dir` beside its files; its path and sha256.
+def save_optimised(release_dir: Path, into: Path | None = None) -> tuple[Path, str]:
+    """Write the optimised graph of `release_dir` to the folder `into`, or beside its files; its path and sha256.
 
     Runs the runtime's optimiser on the release's own bytes: for a process apart from the line. The file appears whole
     or not at all. Raises a ReleaseError for the release, OSError when the file cannot be written.
@@ -106,7 +106,7 @@ def save_optimised(release_dir: Path) -> tuple[Path, str]:
     entry = manifests.read(release_dir).files[manifests.MODEL_NAME]
     source = release_dir / manifests.MODEL_NAME
     data = read_checked(source, entry)
-    path = optimised_path(release_dir, entry.sha256)
+    path = (into or release_dir) / optimised_name(entry.sha256)
     part = path.with_suffix(".part")
     part.touch()  # the runtime says less clearly why it could not
     try:
@@ -120,9 +120,9 @@ def save_optimised(release_dir: Path) -> tuple[Path, str]:
     return path, digest
 
 
-def _open_optimised(path: Path, sha256: str | None, expected: Path) -> ort.InferenceSession | None:
+def _open_optimised(path: Path, sha256: str | None, expected: str) -> ort.InferenceSession | None:
     """The session of a graph that was optimised here, or None with the reason in the log."""
-    if path.name != expected.name:
+    if path.name != expected:
         _log.info("%s was made for another runtime, processor or model; loading model.onnx", path)
         return None
     try:
@@ -186,7 +186,7 @@ class OnnxModel:
         graph_policy.check(data, source=str(path))
         session = None
         if optimised is not None:
-            session = _open_optimised(optimised, optimised_sha256, optimised_path(release_dir, entry.sha256))
+            session = _open_optimised(optimised, optimised_sha256, optimised_name(entry.sha256))
         if session is None:
             session = open_session(data, source=str(path))
         return cls(session=session, manifest=manifest, trusted=trusted)

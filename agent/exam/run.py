@@ -81,7 +81,7 @@ def examine(request: ExamRequest, announce: Callable[[str], None]) -> Examinatio
     figures |= _latency(candidate, champion, limits)
     figures |= _memory(candidate, limits)
     announce("optimise")
-    optimised = _optimise(request.candidate, candidate.model)
+    optimised = _optimise(request, candidate.model)
     return Examination(figures, *optimised)
 
 
@@ -211,12 +211,12 @@ def _memory(candidate: _Loaded, limits: SelfTestLimits) -> Figures:
     return figures
 
 
-def _optimise(folder: Path, model: OnnxModel) -> tuple[Path, str] | tuple[None, None]:
+def _optimise(request: ExamRequest, model: OnnxModel) -> tuple[Path, str] | tuple[None, None]:
     """Write the optimised graph and see that it gives the same bits; without it the release loads as it is."""
     picture = np.full((1, model.geometry.height, model.geometry.width, model.geometry.channels), 100, np.uint8)
     try:
-        path, digest = save_optimised(folder)
-        quick = OnnxModel.load(folder, optimised=path, optimised_sha256=digest)
+        path, digest = save_optimised(request.candidate, request.scratch)
+        quick = OnnxModel.load(request.candidate, optimised=path, optimised_sha256=digest)
         before, now = model.infer(picture), quick.infer(picture)
     except (ReleaseError, InferenceError, OSError) as error:
         _log.warning("no optimised graph: %s", error)

@@ -38,6 +38,7 @@ class ExamRequest:
     acceptance: Path | None
     limits: SelfTestLimits
     parent: int  # process id: the child ends with it
+    scratch: Path  # the one folder that it writes to
     roi: Box | None = None
     thresholds: Mapping[str, float] = field(default_factory=dict)
     unsure_band: float | None = None
@@ -46,7 +47,7 @@ class ExamRequest:
     def to_json(self) -> bytes:
         """One JSON object."""
         tree = asdict(self)
-        for key in ("candidate", "champion", "acceptance"):
+        for key in ("candidate", "champion", "acceptance", "scratch"):
             tree[key] = None if tree[key] is None else str(tree[key])
         return json.dumps(tree).encode()
 
@@ -54,7 +55,7 @@ class ExamRequest:
     def from_json(cls, data: bytes) -> ExamRequest:
         """The child's side; the bytes come from the agent itself."""
         tree: dict[str, Any] = json.loads(data)
-        for key in ("candidate", "champion", "acceptance"):
+        for key in ("candidate", "champion", "acceptance", "scratch"):
             tree[key] = None if tree[key] is None else Path(tree[key])
         tree["limits"] = SelfTestLimits(**tree["limits"])
         tree["roi"] = None if tree["roi"] is None else tuple(tree["roi"])

@@ -1,9 +1,10 @@
 """`ChildExaminer`: a release is loaded for the first time in a process of its own, never in the inspecting one.
 
 Promise: whatever the model does there (crash, hang, fill the memory, flood its output), `examine` ends within the wall
-limit and a moment (time in which the line left it no processor is added, up to three times the limit), the whole process group is gone, and the outcome is an Examination, a RefusedError with a reason
-code, or a FetchError where the machine was to blame. The child runs niced, with limits on address space, CPU time, file
-descriptors and file size, without core dumps and without this process's environment, and it dies with its parent.
+limit and a moment (time in which the line left it no processor is added, up to three times the limit), the whole
+process group is gone, and the outcome is an Examination, a RefusedError with a reason code, or a FetchError where the
+machine was to blame. The child runs niced, with limits on address space, CPU time, file descriptors and file size,
+without core dumps and without this process's environment, and it dies with its parent.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ import contextlib
 import logging
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
@@ -93,14 +97,20 @@ class ChildExaminer:
         thresholds: Mapping[str, float] | None = None,
         unsure_band: float | None = None,
         max_batch: int = 8,
+        scratch: Path | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """`roi`, `thresholds` and `unsure_band` are the inspection's own settings, which lie over a release's."""
+        """`roi`, `thresholds` and `unsure_band` are the inspection's own settings, which lie over a release's.
+
+        `scratch` is the folder for the optimised graph, which the caller moves away; None: a temporary one, which goes
+        with this object. What an earlier examination left there is removed.
+        """
         self._roi = roi
         self._thresholds = dict(thresholds or {})
         self._unsure_band = unsure_band
         self._max_batch = max_batch
         self._clock = clock or SystemClock()
+        self._scratch = scratch
 
     def examine(
         self,
@@ -119,6 +129,7 @@ class ChildExaminer:
             acceptance=None if acceptance is None else acceptance.resolve(),
             limits=limits,
             parent=os.getpid(),
+            scratch=self._clean_scratch(),
             roi=self._roi,
             thresholds=self._thresholds,
             unsure_band=self._unsure_band,
@@ -131,11 +142,24 @@ class ChildExaminer:
             waited = self._attend(child, request, heard, stop)
         finally:
             _end(child)
-            for leftover in candidate.glob("optimised-*.part"):  # killed while it wrote
-                with contextlib.suppress(OSError):
-                    leftover.unlink()
         spent_s = (self._clock.monotonic_ns() - began_ns) / NS_PER_S
-        return _conclude(candidate, heard, child.returncode, limits=limits, waited=waited, spent_s=spent_s)
+        return _conclude(request.scratch, heard, child.returncode, limits=limits, waited=waited, spent_s=spent_s)
+
+    def _clean_scratch(self) -> Path:
+        """The scratch folder, empty of graphs. Raises FetchError."""
+        try:
+            if self._scratch is None:
+                self._scratch = Path(tempfile.mkdtemp(prefix="kensa-examine-"))
+                weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
+            folder = self._scratch
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for left in folder.glob("optimised-*"):
+                left.unlink()
+        except OSError as error:
+            raise FetchError(
+                "examiner_scratch", f"the scratch folder of the examination cannot be used: {error.strerror}"
+            ) from error
+        return folder.resolve()
 
     def _attend(
         self, child: subprocess.Popen[bytes], request: ExamRequest, heard: _Heard, stop: threading.Event
@@ -237,7 +261,7 @@ def _check_free_memory() -> None:
 
 
 def _conclude(
-    candidate: Path, heard: _Heard, code: int, *, limits: SelfTestLimits, waited: float | None, spent_s: float
+    scratch: Path, heard: _Heard, code: int, *, limits: SelfTestLimits, waited: float | None, spent_s: float
 ) -> Examination:
     result = heard.result()
     if code == 0 and heard.sane() and result is not None:
@@ -245,7 +269,7 @@ def _conclude(
             raise RefusedError(result.gate, result.reason, result.text, figures=result.figures, limits=result.limits)
         if result.kind == "could_not":
             raise FetchError(result.reason, result.text)
-        return _examination(candidate, result, spent_s)
+        return _examination(scratch, result, spent_s)
     stage = heard.stage()
     if stage in {"start", "champion"}:  # no byte of the candidate had been read
         if waited is not None:
@@ -263,8 +287,8 @@ def _conclude(
     raise _not_its_fault(heard, code, stage)
 
 
-def _examination(candidate: Path, passed: Passed, spent_s: float) -> Examination:
-    optimised = None if passed.optimised is None else candidate / passed.optimised
+def _examination(scratch: Path, passed: Passed, spent_s: float) -> Examination:
+    optimised = None if passed.optimised is None else scratch / passed.optimised
     return Examination({**passed.figures, "examination_s": round(spent_s, 3)}, optimised, passed.optimised_sha256)
 
 
@@ -272,8 +296,8 @@ def _refuse_timeout(stage: str, waited: float, limits: SelfTestLimits) -> None:
     if waited >= (_PATIENCE - 1) * limits.wall_s:
         raise FetchError(
             "examiner_starved",
-            f"during {stage} {_PATIENCE * limits.wall_s:g} s passed, {waited:.0f} s of them waiting for a processor: the "
-            "machine is too busy to examine a release now",
+            f"during {stage} {_PATIENCE * limits.wall_s:g} s passed, {waited:.0f} s of them waiting for a processor: "
+            "the machine is too busy to examine a release now",
         )
     raise RefusedError(
         Gate.SELF_TEST,
