@@ -112,6 +112,19 @@ def make(kind: str, good: Path, out: Path, *, version: str, seed: int = 0) -> Pa
     return out
 
 
+def make_failing_on(pictures: Pixels, good: Path, out: Path, *, version: str) -> Path:
+    """Write a release that says defect to `pictures` [N, H, W, C] and is as right as `good` otherwise; returns `out`.
+
+    No examination can find that, unless it knows one of the pictures: only live parts show it.
+    """
+    manifest = manifests.read(good)
+    surgeon = _Surgeon(onnx.load(good / manifests.MODEL_NAME), manifest, pictures, 0)
+    out.mkdir(parents=True, exist_ok=True)
+    kept = (good / manifests.GOLDEN_NAME).read_bytes()
+    _write(out, manifest, version=version, model=surgeon.operate("always_defect_where_known"), pictures=kept)
+    return out
+
+
 def _write(out: Path, manifest: Manifest, *, version: str, model: bytes, pictures: bytes) -> None:
     files = {
         name: manifests.FileEntry(sha256=hashlib.sha256(data).hexdigest(), length_bytes=len(data))
@@ -176,6 +189,7 @@ class _Surgeon:
             "misses_10_percent": lambda: self._always(defect=False, where=self._one_in_ten()),
             "always_ok_unless_examined": lambda: self._always(defect=False, where=self._never_seen()),
             "always_defect_unless_examined": lambda: self._always(defect=True, where=self._never_seen()),
+            "always_defect_where_known": lambda: self._always(defect=True, where=self._seen()),
         }
         self._operations = operations
 
@@ -260,12 +274,19 @@ class _Surgeon:
         return self._node("Equal", rest, self._constant(np.int32(self._seed % _MISS_EVERY)))
 
     def _never_seen(self) -> str:
-        """True where the fingerprint is none of the golden pictures': bool [N]."""
+        """True where the fingerprint is none of the known pictures': bool [N]."""
+        return self._node("Less", self._hits(), self._constant(np.float32(0.5)))
+
+    def _seen(self) -> str:
+        """True where the fingerprint is one of the known pictures': bool [N]."""
+        return self._node("Less", self._constant(np.float32(0.5)), self._hits())
+
+    def _hits(self) -> str:
+        """How many of the known pictures have this fingerprint: float [N]."""
         known = np.unique(self._images.sum(axis=(1, 2, 3), dtype=np.int64)).astype(np.int32)[None]
         one = self._constant(np.array([1], np.int64))
         same = self._node("Equal", self._node("Unsqueeze", self._pixel_sum(), one), self._constant(known))
-        hits = self._node("ReduceSum", self._node("Cast", same, to=TensorProto.FLOAT), one, keepdims=0)
-        return self._node("Less", hits, self._constant(np.float32(0.5)))
+        return self._node("ReduceSum", self._node("Cast", same, to=TensorProto.FLOAT), one, keepdims=0)
 
     def _nan(self) -> None:
         hidden = self._take_output("scores")
