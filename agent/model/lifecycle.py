@@ -169,7 +169,8 @@ class Lifecycle:
         record = replace(self._parts.ledger.record, unfinished_boots=0)
         try:
             if record.state in RISKY:
-                self._parts.ledger.move(Event.INTERRUPTED, replace(record, attempts=max(0, record.attempts - 1)))
+                kept = replace(record, attempts=max(0, record.attempts - 1), hops=0)
+                self._parts.ledger.move(Event.INTERRUPTED, kept)
             else:
                 self._parts.ledger.amend(record)
         except StateDirError as error:

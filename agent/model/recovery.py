@@ -28,18 +28,20 @@ def recover(parts: Parts, rollout: Rollout) -> None:
     """Read the journal and put the right model, or none, into the slot. What is left to do, the next steps do."""
     if alarm := parts.ledger.load():
         parts.alarms["journal"] = alarm
-    rollout.interrupt()
-    if parts.ledger.record.unfinished_boots >= MAX_BOOTS and _is_last_resort(parts):
-        parts.serving.empty()
-        return
-    record = parts.ledger.record
-    if record.state not in RISKY:
-        record = replace(record, unfinished_boots=record.unfinished_boots + 1)
-        try:
-            parts.ledger.amend(record)
-        except StateDirError as error:
-            parts.alarms["disk"] = str(error)
-    rollout.ending.serve_best(record)
+    was_risky = parts.ledger.record.state in RISKY
+    try:
+        if was_risky:
+            rollout.interrupt()
+            rollout.resume()
+        if parts.ledger.record.unfinished_boots >= MAX_BOOTS and _is_last_resort(parts):
+            parts.serving.empty()
+            return
+        record = parts.ledger.record
+        if not was_risky:
+            parts.ledger.amend(replace(record, unfinished_boots=record.unfinished_boots + 1))
+    except StateDirError as error:
+        parts.alarms["disk"] = str(error)
+    rollout.ending.serve_best(parts.ledger.record)
 
 
 def is_healthy(parts: Parts) -> None:

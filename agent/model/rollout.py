@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from agent.clock import NS_PER_S
 from agent.errors import ReleaseError
 from agent.model.candidacy import Candidacy
 from agent.model.ending import Ending
@@ -50,6 +51,7 @@ class Rollout:
             State.ROLLING_BACK: self.ending.roll_back,
         }
         self._interrupted = False
+        self._cooling: tuple[float, int] | None = None  # the cool-down's end in UTC, and by the monotonic clock
 
     def step(self) -> float:
         """Do one thing; return the seconds until the next. Raises StateDirError: nothing has changed then."""
@@ -57,9 +59,7 @@ class Rollout:
         if self.ending.is_refusing:
             return self.ending.write_refusal()
         if self._interrupted:
-            if record.state in RISKY:
-                self._parts.ledger.move(Event.INTERRUPTED)
-            self._interrupted = False
+            self.resume()
             return 0.0
         if record.state in ROLLOUT and record.hops >= MAX_TRANSITIONS:
             text = f"The rollout changed its state {record.hops} times and did not end. It is given up."
@@ -67,9 +67,15 @@ class Rollout:
         return self._steps[record.state](record)
 
     def interrupt(self) -> None:
-        """What was under way on the line is not any more: it starts again from the verified release."""
+        """What was under way on the line is not any more."""
         self._parts.watch.close()
         self._interrupted = True
+
+    def resume(self) -> None:
+        """Start what was interrupted again from the verified release. Raises StateDirError: the next step tries."""
+        if self._parts.ledger.record.state in RISKY:
+            self._parts.ledger.move(Event.INTERRUPTED)
+        self._interrupted = False
 
     def _rest(self, record: Record) -> float:
         parts = self._parts
@@ -81,8 +87,7 @@ class Rollout:
             return 0.0
         if not record.wanted or record.desired is None or record.halted:
             return REST_S
-        wait_s = min(record.cool_down_until_utc_s - parts.ledger.utc_s(), parts.limits.cool_down_s)
-        if wait_s > 0.0:  # bounded: a clock that was set back must not make it longer
+        if (wait_s := self._cool_down_s(record)) > 0.0:
             return min(wait_s, REST_S)
         if bad := find_bad(record, release_id=record.desired.release_id):
             changed = replace(record, wanted=False, refusal=bad.refusal)
@@ -91,6 +96,15 @@ class Rollout:
         parts.ledger.move(Event.DESIRED, replace(record, candidate=None, step=0, attempts=0))
         parts.back_off.reset()
         return 0.0
+
+    def _cool_down_s(self, record: Record) -> float:
+        """Return what is left of the cool-down, by the monotonic clock: one that was set back lengthens nothing."""
+        parts, until_utc_s = self._parts, record.cool_down_until_utc_s
+        now_ns = parts.clock.monotonic_ns()
+        if self._cooling is None or self._cooling[0] != until_utc_s:
+            left_s = min(max(0.0, until_utc_s - parts.ledger.utc_s()), parts.limits.cool_down_s)
+            self._cooling = (until_utc_s, now_ns + round(left_s * NS_PER_S))
+        return (self._cooling[1] - now_ns) / NS_PER_S
 
     def _sweep(self, record: Record) -> None:
         keep = {i.ref.digest for i in (record.active, record.previous, record.candidate) if i is not None}

@@ -1,0 +1,68 @@
+"""The table of the lifecycle: whole, closed, and drawn as it is."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.errors import IllegalTransitionError
+from agent.model.transitions import (
+    MEANING,
+    RESTING,
+    RISKY,
+    ROLLOUT,
+    SAID,
+    TABLE,
+    Event,
+    State,
+    advance,
+    document,
+)
+from tests.support import ROOT
+
+
+def test_every_row_leads_where_it_says() -> None:
+    for (state, event), after in TABLE.items():
+        assert advance(state, event) is after
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_an_event_without_a_row_raises_and_names_what_is_known(state: State) -> None:
+    for event in Event:
+        if (state, event) in TABLE:
+            continue
+        with pytest.raises(IllegalTransitionError, match=f"{event} means nothing in the state {state}"):
+            advance(state, event)
+
+
+def test_every_state_can_be_reached_and_every_event_occurs() -> None:
+    assert set(TABLE.values()) == set(State)
+    assert {event for _, event in TABLE} == set(Event)
+    assert set(MEANING) == set(State)
+    assert set(SAID) == set(Event)
+
+
+def test_every_state_with_a_candidate_can_be_refused_and_superseded() -> None:
+    for state in ROLLOUT:
+        assert advance(state, Event.REFUSED) is State.ROLLING_BACK
+        assert advance(state, Event.SUPERSEDED) is State.IDLE
+
+
+def test_every_risky_state_starts_again_from_verified_after_an_interruption() -> None:
+    for state in RISKY:
+        assert advance(state, Event.INTERRUPTED) is State.VERIFIED
+
+
+def test_rest_can_be_reached_from_everywhere() -> None:
+    near = set(RESTING)
+    while grown := {s for (s, _), after in TABLE.items() if after in near} - near:
+        near |= grown
+    assert near == set(State)
+
+
+def test_only_commit_leads_to_committed() -> None:
+    assert {event for (_, event), after in TABLE.items() if after is State.COMMITTED} == {Event.COMMIT}
+
+
+def test_the_picture_in_the_docs_is_that_of_the_table() -> None:
+    kept = (ROOT / "docs" / "lifecycle.md").read_text(encoding="utf-8")
+    assert kept == document(), "run: python -m agent.model.transitions > docs/lifecycle.md"
