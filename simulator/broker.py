@@ -72,6 +72,7 @@ class MosquittoBroker:
     """A mosquitto process."""
 
     kind: Final = "mosquitto"
+    carries_shadows: Final = True  # topics that start with `$aws`
     host: Final = HOST
 
     def __init__(self, *, settings: Sequence[str] = (), anonymous: bool = True) -> None:
@@ -168,6 +169,7 @@ class AmqttBroker:
     """amqtt on an event loop of its own in a thread of this process; speaks MQTT 3.1.1 only."""
 
     kind: Final = "amqtt"
+    carries_shadows: Final = False  # it passes nothing on to topics that start with `$`
     host: Final = HOST
 
     def __init__(self) -> None:

@@ -61,9 +61,14 @@ def shadow_topic(thing: str, request: str) -> str:
     return f"$aws/things/{checked_name('thing', thing)}/shadow/name/{SHADOW_NAME}/{request}"
 
 
+def is_name(text: str) -> bool:
+    """Whether `text` is 1 to 64 of A-Z, a-z, 0-9, `_` and `-`."""
+    return _NAME.fullmatch(text) is not None
+
+
 def checked_name(what: str, name: str) -> str:
     """Return `name`; raises MessageError unless it is 1 to 64 of A-Z, a-z, 0-9, `_` and `-`."""
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise MessageError(f"{what} {name[:80]!r} does not fit into a topic: use 1 to 64 of A-Z, a-z, 0-9, _ and -.")
     return name
 
@@ -99,10 +104,13 @@ def marked_replay(payload: bytes) -> bytes:
     return payload[:-1] + REPLAY_MARK
 
 
-def strict_json(payload: bytes) -> dict[str, Any]:
-    """Parse one hostile message: bounded, UTF-8, one object, no key twice, no NaN. Raises MessageError."""
-    if len(payload) > MAX_DECODE_BYTES:
-        raise MessageError(f"A message of {len(payload)} bytes was refused: at most {MAX_DECODE_BYTES} are read.")
+def strict_json(payload: bytes, *, limit: int = MAX_DECODE_BYTES) -> dict[str, Any]:
+    """Parse one hostile message: `limit` bytes at most, UTF-8, one object, no key twice, no NaN.
+
+    Raises MessageError.
+    """
+    if len(payload) > limit:
+        raise MessageError(f"A message of {len(payload)} bytes was refused: at most {limit} are read.")
     try:
         value = json.loads(payload.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:

@@ -1,0 +1,358 @@
+"""The named shadow `kensa` of AWS IoT behind the `DesiredState` port.
+
+What is desired is read, not believed: a delta only says "look", and the whole document is then asked for. So a delta
+may come twice, late, in any order, or be made up, and costs one `get` at most; what counts is the answer that carries
+this client's own token. The document is read at start, after every reconnection, on news and every hour.
+
+What is reported is the newest state of each inspection: at most one update a second when something happened, one in ten
+seconds when only figures moved. An update counts as told when the service accepted its token; until then, and after
+each reconnection, it is sent again. Nothing is queued while the broker is away.
+
+A broker that ends the connection on such topics (IoT Core does where the policy lacks them, and so do small brokers)
+would be lost to the verdicts too: after three such ends in a row the shadow keeps quiet for an hour.
+
+Promise: callbacks only put to bounded places; what is not a good hint does nothing but count (`counters`) and, at most
+once a minute for each reason, log. `step` is called by one thread only.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections import Counter, deque
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from agent.clock import NS_PER_S
+from agent.errors import MessageError
+from agent.wire import shadow as documents
+from agent.wire import shadow_topic
+from agent.wire.codec import cut
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    from agent.clock import Clock
+    from agent.ports import Transport
+    from agent.records import Desired, ModelStatus
+    from agent.wire.shadow import ShadowMessage
+
+_WAITING: Final = 256  # messages between the transport's thread and ours
+_LOOK_NS: Final = NS_PER_S  # shortest time between two looks
+_TOLD_NS: Final = NS_PER_S  # shortest time between two updates
+_FIGURES_NS: Final = 10 * NS_PER_S  # the same when only figures moved
+_REREAD_NS: Final = 3_600 * NS_PER_S
+_ANSWER_NS: Final = 3 * NS_PER_S  # first wait for an answer; doubles up to the longest
+_LONGEST_NS: Final = 300 * NS_PER_S
+_STRIKES: Final = 3
+_STRIKE_NS: Final = 2 * NS_PER_S  # an end of the connection so soon after a request was the answer to it
+_QUIET_NS: Final = 3_600 * NS_PER_S
+_CLOSE_S: Final = 10.0
+_IDLE_NS: Final = 60 * NS_PER_S
+_LOG_NS: Final = 60 * NS_PER_S
+_NOT_FOUND: Final = 404
+_BUSY: Final = frozenset({409, 429, 500})  # worth another try; every other refusal is about the request itself
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Request:
+    """One kind of question: whether it is wanted, and what is under way."""
+
+    wanted: bool = False
+    token: str | None = None  # of the one that waits for its answer
+    deadline_ns: int = 0
+    earliest_ns: int = 0
+    failures: int = 0
+
+    def sent(self, token: str, now_ns: int, pause_ns: int) -> None:
+        self.wanted, self.token = False, token
+        self.deadline_ns = now_ns + _backed_off(self.failures)
+        self.earliest_ns = now_ns + pause_ns
+
+    def failed(self, now_ns: int) -> None:
+        """Ask again later."""
+        self.wanted, self.token = True, None
+        self.earliest_ns = max(self.earliest_ns, now_ns + _backed_off(self.failures) // 2)
+        self.failures += 1
+
+    def answered(self) -> None:
+        self.token, self.failures = None, 0
+
+
+class ShadowDesiredState:
+    """A `ports.DesiredState` over a transport, whose messages go out through the outbox."""
+
+    def __init__(
+        self,
+        *,
+        thing: str,
+        inspections: Collection[str],
+        transport: Transport,
+        publish_now: Callable[[str, Sequence[bytes]], None],
+        watch_connection: Callable[[Callable[[bool], None]], None],
+        clock: Clock,
+    ) -> None:
+        """Subscribe; so this comes before the transport starts. `publish_now` and `watch_connection` are the outbox's.
+
+        Raises MessageError for a thing whose name does not fit into a topic.
+        """
+        self._inspections = frozenset(inspections)
+        self._publish_now = publish_now
+        self._clock = clock
+        self._topics = {request: shadow_topic(thing, request) for request in ("get", "update")}
+        self._on_desired: Callable[[str, Desired], None] | None = None
+        self._arrived: deque[tuple[str, bytes]] = deque()
+        self._changes: deque[bool] = deque()
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._up = False
+        self._look = _Request()
+        self._tell = _Request()
+        self._reread_ns = 0
+        self._published_ns = 0
+        self._strikes = 0  # ends of the connection in a row that came right after a request
+        self._quiet_ns = 0
+        self._version = -1  # of the last document read
+        self._heard = -1  # highest version that a delta claimed since the last look was sent
+        self._wanted: Mapping[str, Mapping[str, object]] = {}  # what the last document desires
+        self._delivered: dict[str, Desired] = {}
+        self._gone: frozenset[str] = frozenset()  # inspections that only the shadow knows
+        self._forgetting: frozenset[str] = frozenset()  # those of them that the last update takes out
+        self._statuses: dict[str, ModelStatus] = {}
+        self._told: dict[str, ModelStatus] = {}  # as last sent
+        self._tokens = 0
+        self._name = secrets.token_hex(4)  # tells this process's requests from another's
+        self._counts: Counter[str] = Counter()
+        self._logged_ns: dict[str, int] = {}
+        for answer in ("get/accepted", "get/rejected", "update/accepted", "update/rejected", "update/delta"):
+            transport.subscribe(shadow_topic(thing, answer), self._taker(answer))
+        watch_connection(self._changed)
+
+    # --- any thread ---------------------------------------------------------------------------------------------------
+
+    def start(self, *, on_desired: Callable[[str, Desired], None]) -> None:
+        """See `DesiredState.start`. `on_desired` is called from the thread `shadow`."""
+        self._on_desired = on_desired
+        self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
+        self._thread.start()
+
+    def report(self, status: ModelStatus) -> None:
+        """See `DesiredState.report`."""
+        self._statuses[status.inspection] = status
+        self._wake.set()
+
+    def close(self) -> None:
+        """See `DesiredState.close`; what is not told yet is handed to the outbox first."""
+        self._stop.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(_CLOSE_S)
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """How often what happened: hints taken, and hints that did nothing by reason."""
+        return dict(self._counts)
+
+    def _taker(self, answer: str) -> Callable[[str, bytes], None]:
+        def take(_topic: str, payload: bytes) -> None:
+            if len(self._arrived) >= _WAITING:
+                self._counts["overrun"] += 1
+                return
+            self._arrived.append((answer, payload))
+            self._wake.set()
+
+        return take
+
+    def _changed(self, up: bool) -> None:  # noqa: FBT001 - the outbox's signature
+        self._changes.append(up)
+        self._wake.set()
+
+    # --- the shadow's thread ------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                self._wake.clear()
+                self._clock.wait(self._wake, self.step())
+            self._tell.earliest_ns = 0
+            self.step()
+        except Exception:  # noqa: BLE001 - a thread's top
+            _log.exception("the shadow ended by a bug; inspection goes on, and the control socket still takes wishes")
+
+    def step(self) -> float:
+        """Do what is due; return how many seconds may pass until the next step unless something wakes it."""
+        now_ns = self._clock.monotonic_ns()
+        while self._changes:
+            self._connection(self._changes.popleft(), now_ns)
+        while self._arrived:
+            answer, payload = self._arrived.popleft()
+            self._take(answer, payload, now_ns)
+        if not self._up or now_ns < self._quiet_ns:
+            return _IDLE_NS / NS_PER_S
+        for request in (self._look, self._tell):
+            if request.token is not None and now_ns >= request.deadline_ns:
+                self._complain("unanswered", "nobody answers on the shadow's topics; is this AWS IoT Core?", now_ns)
+                request.failed(now_ns)
+        if now_ns >= self._reread_ns:
+            self._look.wanted = True
+        if self._look.wanted and self._look.token is None and now_ns >= self._look.earliest_ns:
+            self._ask(now_ns)
+        self._report(now_ns)
+        return self._wait_s(now_ns)
+
+    def _connection(self, up: bool, now_ns: int) -> None:  # noqa: FBT001
+        asked = self._look.token is not None or self._tell.token is not None
+        if not up and self._up and asked and now_ns - self._published_ns < _STRIKE_NS:
+            self._strikes += 1
+            if self._strikes >= _STRIKES:
+                self._strikes, self._quiet_ns = 0, now_ns + _QUIET_NS
+                self._complain(
+                    "refused_by_broker",
+                    "the broker ends the connection when the shadow is spoken to, so it is left alone for an hour. "
+                    "Allow the shadow's topics in the policy of the certificate",
+                    now_ns,
+                )
+        self._up = up
+        self._look = _Request(wanted=up)
+        self._tell = _Request()
+        self._told = {}  # whatever was under way may be lost
+
+    def _take(self, answer: str, payload: bytes, now_ns: int) -> None:
+        self._strikes = 0
+        try:
+            match answer:
+                case "get/accepted":
+                    self._read(documents.parse_document(payload), now_ns)
+                case "update/delta":
+                    self._hear(documents.parse_delta(payload), now_ns)
+                case "update/accepted":
+                    self._accepted(documents.parse_token(payload))
+                case _:
+                    self._rejected(answer, documents.parse_refused(payload), now_ns)
+        except MessageError as error:
+            limit = documents.MAX_ANSWER_BYTES if answer.endswith("accepted") else documents.MAX_HINT_BYTES
+            reason = "oversized" if len(payload) > limit else "malformed"
+            self._complain(reason, f"{answer}: {error}", now_ns)
+
+    def _read(self, message: ShadowMessage, now_ns: int) -> None:
+        """Take the whole document; only the answer to one's own question counts."""
+        if self._look.token is None or message.token != self._look.token:
+            self._complain("foreign", "an answer to a question that was not asked here, or came twice", now_ns)
+            return
+        self._look.answered()
+        self._look.wanted &= message.version < self._heard  # a delta came after the question, of something newer
+        self._heard = -1
+        self._version = message.version
+        self._wanted = message.desired
+        self._gone = message.reported - self._inspections
+        self._tell.wanted |= bool(self._gone)
+        for inspection, members in message.desired.items():
+            self._deliver(inspection, members, now_ns)
+
+    def _deliver(self, inspection: str, members: Mapping[str, object], now_ns: int) -> None:
+        if inspection not in self._inspections:
+            known = ", ".join(sorted(self._inspections))
+            self._complain("unknown_inspection", f"{cut(inspection, 80)!r} is no inspection here: {known}", now_ns)
+            return
+        try:
+            desired = documents.parse_desired(members)
+        except MessageError as error:
+            self._complain("malformed", f"what is desired of {inspection}: {error}", now_ns)
+            return
+        if self._delivered.get(inspection) == desired or self._on_desired is None:
+            return
+        self._delivered[inspection] = desired
+        self._counts["taken"] += 1
+        self._on_desired(inspection, desired)
+
+    def _hear(self, message: ShadowMessage, now_ns: int) -> None:
+        """A delta: look, unless it says nothing new."""
+        if message.version <= self._version:
+            self._complain("stale", f"a delta of version {message.version} after {self._version}", now_ns)
+        elif all(self._knows(name, members) for name, members in message.desired.items()):
+            self._counts["duplicate"] += 1  # our own report makes the service repeat what is still to be done
+        else:
+            self._heard = max(self._heard, message.version)
+            self._look.wanted = True
+
+    def _knows(self, inspection: str, members: Mapping[str, object]) -> bool:
+        known = self._wanted.get(inspection)
+        return known is not None and all(known.get(key) == value for key, value in members.items())
+
+    def _accepted(self, token: str | None) -> None:
+        if token is not None and token == self._tell.token:
+            self._tell.answered()
+            self._gone -= self._forgetting
+
+    def _rejected(self, answer: str, refused: documents.Refused, now_ns: int) -> None:
+        request = self._look if answer.startswith("get") else self._tell
+        if request.token is None or refused.token != request.token:
+            self._complain("foreign", "a refusal of what was not asked here", now_ns)
+            return
+        request.answered()
+        if request is self._look and refused.code == _NOT_FOUND:  # no shadow yet: our report makes it
+            self._wanted, self._version, self._heard = {}, -1, -1
+            return
+        self._complain("rejected", f"{answer}: {refused.code} {refused.text}", now_ns)
+        if refused.code in _BUSY:
+            request.failed(now_ns)
+
+    def _ask(self, now_ns: int) -> None:
+        token = self._token()
+        self._reread_ns = now_ns + _REREAD_NS
+        self._look.sent(token, now_ns, _LOOK_NS)
+        self._published_ns = now_ns
+        self._publish_now(self._topics["get"], [documents.encode_get(token)])
+
+    def _report(self, now_ns: int) -> None:
+        statuses = dict(self._statuses)
+        if not statuses or now_ns < self._tell.earliest_ns:
+            return
+        if not self._tell.wanted and statuses == self._told:
+            return
+        if not self._tell.wanted and not self._is_news(statuses) and now_ns < self._figures_ns:
+            return
+        token = self._token()
+        self._tell.sent(token, now_ns, _TOLD_NS)
+        self._told, self._forgetting = statuses, self._gone
+        payload = documents.encode_reported(statuses, gone=self._gone, token=token)
+        self._published_ns = now_ns
+        self._publish_now(self._topics["update"], [payload])
+
+    @property
+    def _figures_ns(self) -> int:
+        """When figures alone may be told again."""
+        return self._tell.earliest_ns - _TOLD_NS + _FIGURES_NS
+
+    def _is_news(self, statuses: Mapping[str, ModelStatus]) -> bool:
+        told = self._told
+        return statuses.keys() != told.keys() or any(
+            replace(status, progress={}) != replace(told[name], progress={}) for name, status in statuses.items()
+        )
+
+    def _wait_s(self, now_ns: int) -> float:
+        due = [now_ns + _IDLE_NS, self._reread_ns]
+        due += [request.deadline_ns for request in (self._look, self._tell) if request.token is not None]
+        due += [request.earliest_ns for request in (self._look, self._tell) if request.wanted and request.token is None]
+        if (statuses := dict(self._statuses)) != self._told:
+            due.append(self._tell.earliest_ns if self._is_news(statuses) else self._figures_ns)
+        return max(0, min(due) - now_ns) / NS_PER_S
+
+    def _token(self) -> str:
+        self._tokens += 1
+        return f"{self._name}-{self._tokens}"
+
+    def _complain(self, reason: str, text: str, now_ns: int) -> None:
+        """Count, and log at most once a minute."""
+        self._counts[reason] += 1
+        last_ns = self._logged_ns.get(reason)
+        if last_ns is None or now_ns - last_ns >= _LOG_NS:
+            self._logged_ns[reason] = now_ns
+            _log.warning("shadow: %s (%s, %d so far)", text, reason, self._counts[reason])
+
+
+def _backed_off(failures: int) -> int:
+    return min(_LONGEST_NS, _ANSWER_NS << min(failures, 8))
