@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from simulator.demo.plant import DEFAULT_RELEASE, Options
+from simulator.demo.plant import Options
+from simulator.demo.releases import LEAST_S
 from simulator.demo.report import closing, to_json
 from simulator.demo.run import run
 
@@ -35,13 +36,19 @@ def demo(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="kensa demo",
         description="Watch a simulated line being inspected: two cameras, the bundled model, verdicts over MQTT to an "
-        "independent subscriber, all of it compared with the known truth. Ctrl-C ends it early, with the report.",
+        "independent subscriber, all of it compared with the known truth; a better model arrives while the line runs, "
+        "and then one that fails on it and is rolled back. Ctrl-C ends it early, with the report.",
     )
     defaults = Options()
-    parser.add_argument("--seconds", type=_within(1, _LONGEST_S, "s"), default=defaults.seconds, help="how long (60)")
     parser.add_argument(
-        "--fps", type=_within(0.5, 120, "frames/s"), default=defaults.fps,
-        help="parts a second under the colour camera (30); the 5 megapixel mono camera sees a third",
+        "--seconds",
+        type=_within(1, _LONGEST_S, "s"),
+        default=defaults.seconds,
+        help=f"how long (120); from {LEAST_S:g} on new models arrive",
+    )
+    parser.add_argument(
+        "--fps", type=_within(0.5, 240, "frames/s"), default=defaults.fps,
+        help="parts a second under the colour camera (120); the 5 megapixel mono camera sees a third",
     )  # fmt: skip
     parser.add_argument("--cameras", type=int, choices=(1, 2), default=defaults.cameras,
                         help="1: the colour camera only, which starts sooner and needs half the memory")  # fmt: skip
@@ -50,8 +57,9 @@ def demo(argv: list[str]) -> int:
     parser.add_argument("--broker", choices=("auto", "mosquitto", "amqtt"), default=defaults.broker,
                         help="auto: mosquitto when it is installed, else amqtt in this process")  # fmt: skip
     parser.add_argument(
-        "--release", type=Path, default=DEFAULT_RELEASE, metavar="DIR", help="the model to inspect with"
+        "--release", type=Path, metavar="DIR", help="the model to inspect with, at first (default: a bundled one)"
     )
+    parser.add_argument("--no-updates", action="store_true", help="no new models while the line runs")
     parser.add_argument("--seed", type=int, default=defaults.seed, help="another seed is another line")
     parser.add_argument(
         "--out", type=Path, default=defaults.out, metavar="DIR", help="where the report goes (out/demo)"
@@ -67,6 +75,7 @@ def demo(argv: list[str]) -> int:
         release=arguments.release,
         out=arguments.out,
         outage_s=arguments.outage,
+        updates=not arguments.no_updates,
     )
     console = Console(stderr=True)
     result = run(options, console=console)

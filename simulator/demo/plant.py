@@ -16,22 +16,29 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import yaml
 
-from agent import app, config
+from agent import app, config, control
 from agent.adapters.mqtt import MqttTransport
 from agent.clock import SystemClock
 from agent.errors import OperatorError
 from simulator.broker import AnyBroker, open_broker
+from simulator.demo import chronicle
+from simulator.demo.releases import LEAST_S, LIMITS, SITE, ReleaseStory
 from simulator.line import CAMERAS, SimulatedLine
 from simulator.line.source import SimulatedSource, from_config
 from simulator.proxy import Proxy
+from simulator.shadow import ShadowService
 from simulator.subscriber import Subscriber
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from simulator.demo.chronicle import Chronicle
+    from simulator.demo.tally import Tally
     from simulator.line.config import CameraName
 
-DEFAULT_RELEASE: Final = Path(__file__).resolve().parents[2] / "releases" / "default"
+_RELEASES: Final = Path(__file__).resolve().parents[2] / "releases"
+DEFAULT_RELEASE: Final = _RELEASES / "default"
+FIRST_RELEASE: Final = _RELEASES / "first"  # what the line starts with when a better one is to come
 CONFIG_NAME: Final = "demo.yaml"
 STATE_NAME: Final = "state"
 _THING: Final = "demo-thing"
@@ -43,14 +50,25 @@ _DEFECT_RATE: Final = 0.04  # a bad day, but a demo should not be boring
 class Options:
     """What a person may choose."""
 
-    seconds: float = 60.0
-    fps: float = 30.0  # of the colour camera; the mono camera has a third of it
+    seconds: float = 120.0
+    fps: float = 120.0  # of the colour camera; the mono camera has a third of it
     cameras: int = 2  # 1: without the mono camera
     seed: int = 7
     broker: Literal["auto", "mosquitto", "amqtt"] = "auto"
-    release: Path = DEFAULT_RELEASE
+    release: Path | None = None  # to inspect with at first; None: a bundled one
+    updates: bool = True  # new releases arrive, where there is time for them
     out: Path = Path("out/demo")
     outage_s: float = 0.0  # how long the network is unplugged in the middle
+
+    @property
+    def tells_of_releases(self) -> bool:
+        """Whether new releases arrive while the line runs."""
+        return self.updates and self.seconds >= LEAST_S
+
+    @property
+    def factory(self) -> Path:
+        """The release that the line starts with."""
+        return self.release or (FIRST_RELEASE if self.tells_of_releases else DEFAULT_RELEASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +82,16 @@ class _Camera:
 
     def options(self, chosen: Options) -> dict[str, Any]:
         """Return what the configuration says of the simulated camera."""
+        fading = {}
+        if chosen.tells_of_releases:
+            fading = {"drift_shape": "ramp", "drift_period_parts": round(chosen.seconds * chosen.fps * self.share)}
         return {
             "camera": self.model,
             "seed": chosen.seed + self.seed,
             "defect_rate": _DEFECT_RATE,
             "pool": self.pool,
             "fps": chosen.fps * self.share,
+            **fading,
         }
 
 
@@ -92,6 +114,8 @@ class Plant:
         self._cameras = _CAMERAS[: options.cameras]
         self.lines: dict[str, SimulatedLine] = {}
         self.proxy: Proxy | None = None
+        self.story: ReleaseStory | None = None
+        self._shadow: ShadowService | None = None
         self._progress = progress
         self._clock = SystemClock()
         self._stack = ExitStack()
@@ -116,6 +140,8 @@ class Plant:
             self._progress("starting the independent subscriber")
             self.subscriber = stack.enter_context(Subscriber(host=self.broker.host, port=self.broker.port))
             sources = {camera.name: self._open_camera(camera) for camera in self._cameras}
+            if self.options.tells_of_releases:
+                self._begin_story(stack)
             _return_freed_memory()
             self._progress("loading the model")
             transport = self._open_transport(port)
@@ -123,14 +149,20 @@ class Plant:
             self._stack = stack.pop_all()
         return self
 
+    def chronicle(self, tally: Tally | None = None) -> Chronicle | None:
+        """What became of the releases so far; None where none arrive."""
+        if self.story is None or self.agent.models is None:
+            return None
+        return chronicle.read(self.story, self.agent.models.lifecycles[self.story.inspection], tally)
+
     def __exit__(self, *_: object) -> None:
         """Stop everything that is still running."""
         self._stack.close()
 
     def _check_release(self) -> None:
         """Before anything slow. Raises OperatorError."""
-        if not self.options.release.is_dir():
-            release = self.options.release.resolve()
+        if not self.options.factory.is_dir():
+            release = self.options.factory.resolve()
             msg = f"there is no release at {release}. Train one (kensa train --help) or give one with --release"
             raise OperatorError(msg)
 
@@ -156,6 +188,30 @@ class Plant:
         self.lines[camera.name] = source.line
         return source
 
+    def _begin_story(self, stack: ExitStack) -> None:
+        """Keep a repository of releases, and a shadow service where the broker carries its topics."""
+        self._progress("signing a repository of releases")
+        if self.broker.kind == "mosquitto":
+            self._shadow = stack.enter_context(ShadowService(host=self.broker.host, port=self.broker.port))
+        camera = self._cameras[0]
+        self.story = ReleaseStory(
+            folder=self.options.out / "cloud",
+            better=DEFAULT_RELEASE,
+            inspection=camera.inspection,
+            desire=self._desire,
+            seconds=self.options.seconds,
+        )
+        stack.enter_context(self.story)
+        self.story.prepare(self.lines[camera.name], CAMERAS[camera.model].roi)
+
+    def _desire(self, release_id: str) -> None:
+        """As the cloud does it, or as a person at the machine."""
+        inspection = self._cameras[0].inspection
+        if self._shadow is not None:
+            self._shadow.desire(_THING, inspection, release_id)
+        else:
+            control.request(self.state_dir, "model_desire", inspection=inspection, release=release_id)
+
     def _open_transport(self, port: int) -> MqttTransport:
         """What the configuration describes, but reconnecting within a second: a demo has no half minute to wait."""
         return MqttTransport(
@@ -180,7 +236,7 @@ class Plant:
             "state_dir": STATE_NAME,
             "inspections": {
                 camera.inspection: {
-                    "release": str(self.options.release.resolve()),
+                    "release": str(self.options.factory.resolve()),
                     "roi": list(CAMERAS[camera.model].roi),
                     "cameras": {
                         camera.name: {
@@ -203,6 +259,13 @@ class Plant:
             "heartbeat_s": 5.0,
             "drain_s": _DRAIN_S,
         }
+        if self.story is not None:
+            tree["updates"] = {
+                "repository": self.story.url,
+                "root": str(self.story.root.resolve()),
+                "site": SITE,
+                "limits": LIMITS,
+            }
         path = self.options.out / CONFIG_NAME
         path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
         return config.load(path)

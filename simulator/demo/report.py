@@ -16,6 +16,7 @@ from rich.text import Text
 
 from agent.counters import quantile_us
 from agent.records import Outcome
+from simulator.demo import chronicle
 from simulator.demo.tally import Finding
 from simulator.line import DIFFICULTIES, KINDS
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from agent.health.snapshot import Snapshot
     from agent.records import ModelIdentity
+    from simulator.demo.chronicle import Chronicle
     from simulator.demo.tally import Tally
     from simulator.subscriber import Counts
 
@@ -44,11 +46,12 @@ class Result:
     counts: Counts
     cores: float  # mean processor use of the process, the simulated line and the view included
     problems: tuple[str, ...] = ()
+    chronicle: Chronicle | None = None  # of the releases that arrived
     files: dict[str, Path] = field(default_factory=dict)
 
     @property
     def model(self) -> ModelIdentity | None:
-        """What judged."""
+        """What judged at the end."""
         return next((i.model for i in self.snapshot.inspections if i.model is not None), None)
 
     @property
@@ -151,6 +154,7 @@ def to_json(result: Result) -> dict[str, Any]:
             }
             for camera in result.snapshot.cameras
         },
+        "updates": None if result.chronicle is None else chronicle.to_json(result.chronicle),
         "files": {name: str(path) for name, path in result.files.items()},
     }
 
@@ -179,6 +183,8 @@ def closing(result: Result) -> RenderableType:
     ok = not result.problems
     title = "Every frame is accounted for, every verdict arrived" if ok else "Something is missing"
     body: list[RenderableType] = [_summary(result), Text()]
+    if result.chronicle is not None:
+        body += [chronicle.table(result.chronicle), Text()]
     body += [Text(f"✗ {problem}", "bold red") for problem in result.problems]
     if result.problems:
         body.append(Text())
@@ -258,14 +264,14 @@ def _recall(tally: Tally) -> Table:
     for difficulty in reversed(DIFFICULTIES):
         found, every = tally.caught(difficulty)
         if every:
-            table.add_row(Text(difficulty, "grey62"), f"{found} of {every}", _bar(found / every, 12, "green"))
+            table.add_row(Text(difficulty, "grey62"), f"{found} of {every}", _bar(found / every, 8, "green"))
     for kind in KINDS:
         missed = tally.by_kind[kind, Finding.ESCAPE]
         every = missed + tally.by_kind[kind, Finding.CAUGHT] + tally.by_kind[kind, Finding.ASIDE]
         if every:
             label = kind.replace("_2px", ", 2 px wide")
             table.add_row(
-                Text(label, "grey62"), f"{every - missed} of {every}", _bar((every - missed) / every, 12, "cyan")
+                Text(label, "grey62"), f"{every - missed} of {every}", _bar((every - missed) / every, 8, "cyan")
             )
     return table
 
@@ -280,7 +286,7 @@ def _bars(tally: Tally) -> Table:
     table.add_column(justify="right", no_wrap=True)
     table.add_row("", Text("Exposure to decision", "bold"), "")
     for label, number in classes:
-        table.add_row(Text(label, "grey62"), _bar(number / top, 16, "cyan"), f"{number:,}")
+        table.add_row(Text(label, "grey62"), _bar(number / top, 12, "cyan"), f"{number:,}")
     return table
 
 

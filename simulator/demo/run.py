@@ -109,6 +109,7 @@ class _Show:
             cores=cores,
             note=note,
             note_style=style,
+            chronicle=self._plant.chronicle(),
         )
         if self._live is not None:
             self._live.update(screen(moment, width=self._console.width), refresh=True)
@@ -198,6 +199,8 @@ def _inspect(plant: Plant, show: _Show) -> Result:
             while elapsed < options.seconds and not agent.wait(_REFRESH_S):
                 elapsed = time.monotonic() - began
                 outage.update(elapsed)
+                if plant.story is not None:
+                    plant.story.update(elapsed)
                 note = "the network is unplugged" if outage.active else "inspecting"
                 show.update(elapsed_s=elapsed, note=note, style="bold red" if outage.active else "bold green")
             elapsed = time.monotonic() - began
@@ -221,6 +224,7 @@ def _inspect(plant: Plant, show: _Show) -> Result:
         counts=counts,
         cores=(cpu_after - cpu_before) / elapsed if elapsed else 0.0,
         problems=verify(snapshot, show.tally, counts),
+        chronicle=plant.chronicle(show.tally),
     )
 
 

@@ -79,6 +79,8 @@ class Tally:
         self.recent: deque[Graded] = deque(maxlen=_RECENT)  # everything but PASSED, newest last
         self.noteworthy: deque[Graded] = deque(maxlen=_KEPT)
         self.latencies_us: list[int] = []
+        self.times_ns: dict[str, list[int]] = {}  # capture (UTC) of each verdict, by inspection
+        self.inspection_us: dict[str, list[int]] = {}  # its latency
         self._seconds: deque[tuple[int, list[int]]] = deque(maxlen=_TREND_S)
 
     @property
@@ -104,6 +106,8 @@ class Tally:
 
     def _time(self, verdict: Verdict) -> None:
         self.latencies_us.append(verdict.latency_us)
+        self.times_ns.setdefault(verdict.origin.inspection, []).append(verdict.captured_utc_ns)
+        self.inspection_us.setdefault(verdict.origin.inspection, []).append(verdict.latency_us)
         second = verdict.captured_utc_ns // 1_000_000_000
         for known, latencies in reversed(self._seconds):
             if known == second:

@@ -19,12 +19,14 @@ from rich.table import Table
 from rich.text import Text
 
 from agent.records import CameraState, Outcome
+from simulator.demo.chronicle import panel
 from simulator.demo.tally import Finding
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from agent.health.snapshot import Snapshot
+    from simulator.demo.chronicle import Chronicle
     from simulator.demo.tally import Graded, Tally
     from simulator.subscriber import Counts
 
@@ -68,6 +70,7 @@ class Moment:
     cores: float  # processor use of this process
     note: str  # what is going on, in a few words
     note_style: str
+    chronicle: Chronicle | None = None  # of the releases that arrive
 
 
 def sparkline(values: list[float], width: int) -> str:
@@ -82,10 +85,12 @@ def sparkline(values: list[float], width: int) -> str:
 def screen(moment: Moment, *, width: int) -> RenderableType:
     """Return the whole screen for a terminal `width` columns wide."""
     layout = Layout()
+    releases = [] if moment.chronicle is None else [Layout(_releases(moment.chronicle), size=6)]
     layout.split_column(
         Layout(_header(moment), size=1),
         Layout(name="tiles", size=6),
         Layout(name="state", size=6),
+        *releases,
         Layout(_findings(moment, width=width), name="findings"),
         Layout(_footer(), size=1),
     )
@@ -128,6 +133,10 @@ def _header(moment: Moment) -> RenderableType:
         Text(f"{min(moment.elapsed_s, moment.seconds):.0f} of {moment.seconds:.0f} s ", "cyan"),
     )
     return row
+
+
+def _releases(chronicle: Chronicle) -> Panel:
+    return _frame(f"Releases for {chronicle.status.inspection}", panel(chronicle))
 
 
 def _footer() -> Text:
@@ -288,5 +297,12 @@ def plain_line(moment: Moment) -> str:
         f"{moment.elapsed_s:5.0f} s  {moment.frames_per_s:.1f} frames/s  {outcomes}  "
         f"escapes {tally.findings[Finding.ESCAPE]}  false rejects {tally.findings[Finding.FALSE_REJECT]}  "
         f"p50 {p50:.1f} ms  p99 {p99:.1f} ms  dropped {dropped}  outbox {snapshot.outbox.verdicts}  "
-        f"arrived {tally.delivered}"
+        f"arrived {tally.delivered}" + _releases_text(moment)
     )
+
+
+def _releases_text(moment: Moment) -> str:
+    if moment.chronicle is None or not moment.chronicle.chapters:
+        return ""
+    chapter = moment.chronicle.chapters[-1]
+    return f"  release {chapter.published.version} {chapter.result}"
