@@ -1,0 +1,211 @@
+"""`kensa model acceptance add|list|remove|run`: the site's labelled parts, which every release must judge right.
+
+The set of an inspection lies in its state directory and outlives releases. `run` judges it with the running release, or
+with another one, by the site's own thresholds and ROI, and prints which parts are judged wrong. 0: all right, 3: not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from agent import config as configuration
+from agent.adapters.onnx import OnnxModel
+from agent.app.choose import site_lease
+from agent.clock import SystemClock
+from agent.commands import explain
+from agent.errors import OperatorError, ReleaseError
+from agent.images import MAX_IMAGE_BYTES
+from agent.model import acceptance
+from agent.model.acceptance import AcceptanceSet
+from agent.model.journal import Journal
+from agent.model.store import Store
+
+if TYPE_CHECKING:
+    from agent.config import Config
+    from agent.model.acceptance import Part, PartResult
+
+_KEY_PARTS: Final = 4  # line/camera/boot_epoch/seq
+_SLOW_PARTS: Final = 50  # from so many on a terminal sees how far it is
+
+
+def _inspection(config: Config, asked: str | None) -> str:
+    """The inspection meant. Raises OperatorError."""
+    names = sorted(config.inspections)
+    if asked is None and len(names) == 1:
+        return names[0]
+    if asked is None:
+        raise OperatorError(f"give --inspection: the configuration has {', '.join(names)}")
+    if asked not in config.inspections:
+        raise OperatorError(f"there is no inspection {asked!r}; the configuration has {', '.join(names)}")
+    return asked
+
+
+def _set_of(config: Config, name: str) -> AcceptanceSet:
+    return AcceptanceSet(acceptance.folder_of(config.state_dir, name))
+
+
+def running_release(config: Config, name: str) -> Path:
+    """Folder of the release that judges `name`: the journal's active one, else the configuration's."""
+    folder = config.state_dir / "models" / name
+    record, _ = Journal(folder, checkpoint=lambda _: None).load()
+    if record.active is None:
+        return config.inspections[name].release
+    return Store(folder, checkpoint=lambda _: None).release(record.active.ref)
+
+
+# --- the four commands ------------------------------------------------------------------------------------------------
+
+
+def _picture(config: Config, name: str, asked: str) -> tuple[bytes, str]:
+    """Bytes and origin of a picture file, or of the kept frame of a verdict key. Raises KensaError."""
+    path, origin = Path(asked), asked
+    if not path.exists() and len(asked.split("/")) == _KEY_PARTS and not path.suffix:
+        told = explain.explain(config.state_dir, config, asked)
+        judged = told.verdict.origin.inspection
+        if judged != name:
+            raise OperatorError(f"{asked} was judged by the inspection {judged}, not by {name}")
+        if told.frame is None:
+            raise OperatorError(f"the frame of {asked} is not there: {told.frame_note}")
+        path, origin = told.frame, f"verdict {asked}"
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_IMAGE_BYTES + 1), origin
+    except OSError as error:
+        raise OperatorError(
+            f"{asked}: {error.strerror}. Give a picture (PNG, JPEG, BMP) or a verdict key line/camera/boot_epoch/seq"
+        ) from error
+
+
+def _check_label(config: Config, name: str, label: str) -> None:
+    """A class must be one of the running release's. Raises OperatorError."""
+    if label in {acceptance.OK, acceptance.DEFECT}:
+        return
+    try:
+        classes = OnnxModel.load(running_release(config, name)).rule.classes
+    except ReleaseError as error:
+        raise OperatorError(f"--label {label} cannot be checked: {error}") from error
+    if label not in classes:
+        raise OperatorError(f"--label {label!r} is no class of the running release: ok, defect, {', '.join(classes)}")
+
+
+def _add(config: Config, name: str, arguments: argparse.Namespace) -> int:
+    _check_label(config, name, arguments.label)
+    pictures = [_picture(config, name, asked) for asked in arguments.images]  # all are there before one is added
+    parts, by = _set_of(config, name), arguments.by or getpass.getuser()
+    for data, origin in pictures:
+        now_ns = SystemClock().utc_ns()
+        part, is_new = parts.add(data, label=arguments.label, by=by, origin=origin, now_utc_ns=now_ns)
+        print(f"{part.number}  {part.label}  {'added' if is_new else 'label replaced'}: {origin}")
+    return 0
+
+
+def _list(config: Config, name: str, arguments: argparse.Namespace) -> int:
+    parts = _set_of(config, name).parts()
+    if arguments.json:
+        print(json.dumps([part.model_dump(mode="json") for part in parts]))
+        return 0
+    for part in parts:
+        print(f"{part.number}  {part.label:<12} {part.added_utc}  {part.by:<12} {part.origin}")
+    good = sum(part.label == acceptance.OK for part in parts)
+    size = sum(part.length_bytes for part in parts)
+    print(f"{name}: {len(parts)} parts, {good} of them ok, {size / 1e6:.1f} MB")
+    return 0
+
+
+def _remove(config: Config, name: str, arguments: argparse.Namespace) -> int:
+    for number in arguments.numbers:
+        part = _set_of(config, name).remove(number)
+        print(f"{part.number}  {part.label}  removed: {part.origin}")
+    return 0
+
+
+def _run(config: Config, name: str, arguments: argparse.Namespace) -> int:
+    parts = _set_of(config, name)
+    count = len(parts.parts())
+    if not count:
+        raise OperatorError(f"{name} has no labelled parts yet: kensa model acceptance add ... --label ok|defect IMAGE")
+    folder = arguments.release or running_release(config, name)
+    model = OnnxModel.load(folder)
+    lease = site_lease(model, config.inspections[name], name=name)
+    done: list[PartResult] = []
+
+    def on_part(result: PartResult) -> None:
+        done.append(result)
+        if count >= _SLOW_PARTS and sys.stderr.isatty():
+            print(f"\r{len(done)} of {count}", end="" if len(done) < count else "\n", file=sys.stderr, flush=True)
+
+    results = acceptance.run(parts, model, lease.rule, roi=config.inspections[name].roi, on_part=on_part)
+    wrong = [result for result in results if not result.right]
+    right = count - len(wrong)
+    identity = model.identity
+    if arguments.json:
+        told = {"inspection": name, "release": f"{identity.name}/{identity.version}", "sha256": identity.sha256}
+        print(json.dumps({**told, "parts": count, "wrong": [_as_dict(result) for result in wrong]}))
+    else:
+        for result in wrong:
+            print(f"WRONG  {describe(result.part)}  {_said(result)}")
+        print(f"{identity.name} {identity.version}: {right} of {count} labelled parts of {name} judged right")
+    return ReleaseError.exit_code if wrong else 0
+
+
+def describe(part: Part) -> str:
+    """Number, label and where it came from."""
+    return f"{part.number}  labelled {part.label} by {part.by}, {part.origin}"
+
+
+def _said(result: PartResult) -> str:
+    judgement = result.judgement
+    why = judgement.reason or f"{judgement.class_name or 'no class'} {judgement.score:.3f}"
+    return f"judged {judgement.outcome}: {why}"
+
+
+def _as_dict(result: PartResult) -> dict[str, Any]:
+    judgement = result.judgement
+    return {
+        **result.part.model_dump(mode="json"),
+        "outcome": str(judgement.outcome),
+        "class": judgement.class_name,
+        "score": judgement.score,
+        "reason": judgement.reason,
+    }
+
+
+# --- arguments --------------------------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="kensa model acceptance", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    helps = {
+        "add": "keep labelled pictures, or frames of verdicts",
+        "list": "show what is kept",
+        "remove": "take parts out",
+        "run": "judge the set and show what is judged wrong",
+    }
+    made = {}
+    for command, text in helps.items():
+        made[command] = commands.add_parser(command, help=text)
+        made[command].add_argument("config", type=Path, metavar="CONFIG")
+        made[command].add_argument("--inspection", metavar="NAME", help="not needed where there is one only")
+    made["add"].add_argument("--label", required=True, help="ok, defect, or a class of the model")
+    made["add"].add_argument("--by", help="who says so; default: the user's name")
+    made["add"].add_argument("images", nargs="+", metavar="IMAGE", help="file, or line/camera/boot_epoch/seq")
+    made["remove"].add_argument("numbers", nargs="+", metavar="NUMBER", help="as list shows it")
+    made["run"].add_argument("--release", type=Path, metavar="DIR", help="default: the release that judges now")
+    for command in ("list", "run"):
+        made[command].add_argument("--json", action="store_true", help="one JSON value")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run one of the four."""
+    arguments = _parser().parse_args(argv)
+    config = configuration.load(arguments.config)
+    name = _inspection(config, arguments.inspection)
+    chosen = {"add": _add, "list": _list, "remove": _remove, "run": _run}[arguments.command]
+    return chosen(config, name, arguments)
