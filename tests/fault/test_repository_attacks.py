@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -45,18 +46,31 @@ class World:
         return self.device.fetch(self.wanted, trusted_utc_s=self.trusted_utc_s)
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    publisher = Publisher.start(tmp_path)
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A publisher with 1.0.0 and a device that has it, to be copied for each test."""
+    base = tmp_path_factory.mktemp("template")
+    publisher = Publisher.start(base)
     publisher.release("1.0.0")
+    device = Device(base / "device", publisher.root, str(publisher.repository))
+    assert device.fetch("spots/1.0.0").ref.counter == 1
+    shutil.copytree(publisher.repository / "metadata", base / "old")
+    publisher.release("1.1.0")
+    return base
+
+
+@pytest.fixture
+def world(template: Path, tmp_path: Path) -> Iterator[World]:
+    base = tmp_path / "world"
+    shutil.copytree(template, base, symlinks=True)
+    publisher = Publisher(base)
+    ring = KeyRing.load(publisher.keys)
+    ring.file.repository = str(publisher.repository)
+    ring.save()
+    old = {path.name: path.read_bytes() for path in (base / "old").iterdir()}
+    stolen: dict[str, list[Any]] = {role: ring.signers(role) for role in ring.file.roles}
     with ReleaseServer(publisher.repository) as server:
-        device = Device(tmp_path / "device", publisher.root, server.url)
-        assert device.fetch("spots/1.0.0").ref.counter == 1
-        old = {path.name: path.read_bytes() for path in (publisher.repository / "metadata").iterdir()}
-        ring = KeyRing.load(publisher.keys)
-        stolen: dict[str, list[Any]] = {role: ring.signers(role) for role in ring.file.roles}
-        publisher.release("1.1.0")
-        yield World(publisher, server, device, old, stolen=stolen)
+        yield World(publisher, server, Device(base / "device", publisher.root, server.url), old, stolen=stolen)
 
 
 # --- the attacks ------------------------------------------------------------------------------------------------------
