@@ -1,0 +1,221 @@
+"""Mutated model files against the gates: does the inspecting process ever crash, or load one of them?
+
+Two attackers. One changes files on the disk: the digest of the manifest must stop every one, in the process that
+inspects. The other also signs what he changed, so that only policy, self-test and golden sets stand in his way; those
+cases run the examination's own code in limited worker processes that are replaced when they die, and some of them go
+through the real examining child. A mutated model may pass when the change means nothing (a name, an unused byte): it
+counts as `harmless` if it judges fresh pictures as the honest model does, and as `different` if not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import random
+import shutil
+import tempfile
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from agent.adapters.onnx import OnnxModel
+from agent.errors import FetchError, InferenceError, IntegrityError, RefusedError, ReleaseError
+from agent.model import golden
+from agent.model import manifest as manifests
+from agent.model.exam_request import ExamRequest
+from agent.model.examining import ChildExaminer
+from agent.records import SelfTestLimits
+from simulator.faults.model_mutations import mutate
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+    from multiprocessing.context import ForkServerContext
+
+    from agent.records import Pixels
+
+_CASES_A_WORKER: Final = 40
+_CASE_S: Final = 30.0  # a case that takes longer hangs
+_LIMITS: Final = SelfTestLimits(cpu_s=120.0)  # of a whole worker
+_FRESH: Final = 32  # pictures on which a model that passed is compared with the honest one
+_NOISE: Final = 25  # grey levels
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFaults:
+    """What came of it."""
+
+    files: int  # changed on the disk, with the manifest as it was
+    loaded: int  # of them: must be 0
+    signed: int  # changed, with a manifest to fit
+    refused: int
+    harmless: int  # passed and judge as before
+    different: int  # passed the examination and judge otherwise: the live gates' business
+    crashed: int  # worker processes that died: refused as `self_test/crash` on a device
+    hung: int  # likewise, as `self_test/timeout`
+    through_the_child: int
+    reasons: dict[str, int] = field(default_factory=dict)  # of the refusals
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing was loaded that the manifest does not name. That this process lives says the rest."""
+        return self.loaded == 0
+
+
+def run_model_faults(
+    *, release: Path, files: int, signed: int, children: int, seed: int, work_dir: Path | None = None
+) -> ModelFaults:
+    """Try `files` changed files, `signed` changed and signed ones, `children` of those in the real child as well.
+
+    `release` is an honest release; `work_dir` where folders are made, the system's temporary directory by default.
+    """
+    with tempfile.TemporaryDirectory(prefix="kensa-models-", dir=work_dir) as name:
+        base = Path(name)
+        loaded = sum(_loads_changed(release, base / "changed", seed, index) for index in range(files))
+        outcomes = _through_workers(release, base, seed, signed)
+        outcomes.update(_through_the_child(release, base / "child", seed, index) for index in range(children))
+    special = {name: outcomes.pop(name, 0) for name in ("harmless", "different", "crashed", "hung")}
+    return ModelFaults(
+        files=files,
+        loaded=loaded,
+        signed=signed,
+        refused=sum(outcomes.values()),
+        through_the_child=children,
+        reasons=dict(sorted(outcomes.items())),
+        **special,
+    )
+
+
+def _case(release: Path, seed: int, index: int) -> bytes:
+    data = (release / manifests.MODEL_NAME).read_bytes()
+    return mutate(data, random.Random(f"{seed}/{index}"))
+
+
+def _loads_changed(release: Path, folder: Path, seed: int, index: int) -> bool:
+    """The first attacker, in this process. An error other than IntegrityError would come through: a crash."""
+    if not folder.exists():
+        shutil.copytree(release, folder, copy_function=shutil.copyfile)
+    (folder / manifests.MODEL_NAME).write_bytes(_case(release, seed, index))
+    try:
+        OnnxModel.load(folder)
+    except IntegrityError:
+        return False
+    return True
+
+
+def _signed(release: Path, folder: Path, model: bytes) -> Path:
+    """The release with `model` and a manifest that names it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest = manifests.read(release)
+    entry = manifests.FileEntry(sha256=hashlib.sha256(model).hexdigest(), length_bytes=max(1, len(model)))
+    files = {manifests.MODEL_NAME: entry, manifests.GOLDEN_NAME: manifest.files[manifests.GOLDEN_NAME]}
+    (folder / manifests.MODEL_NAME).write_bytes(model)
+    shutil.copyfile(release / manifests.GOLDEN_NAME, folder / manifests.GOLDEN_NAME)
+    (folder / manifests.MANIFEST_NAME).write_bytes(manifest.model_copy(update={"files": files}).to_json())
+    return folder
+
+
+# --- the second attacker ----------------------------------------------------------------------------------------------
+
+
+def _through_workers(release: Path, base: Path, seed: int, count: int) -> Counter[str]:
+    """Every case in a worker; one that dies or hangs is replaced, and its case counted."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["agent.exam.run", "simulator.faults.mutated_models"])
+    outcomes: Counter[str] = Counter()
+    at = 0
+    while at < count:
+        at = _one_worker(context, (release, base / "work", seed), range(at, min(at + _CASES_A_WORKER, count)), outcomes)
+    return outcomes
+
+
+def _one_worker(
+    context: ForkServerContext, setting: tuple[Path, Path, int], cases: range, outcomes: Counter[str]
+) -> int:
+    """Run `cases` until the worker ends; returns the first case that is still to do."""
+    reports, theirs = context.Pipe(duplex=False)
+    worker = context.Process(target=work, args=(*setting, cases, theirs), daemon=True)
+    worker.start()
+    theirs.close()
+    at = cases.start
+    try:
+        while at < cases.stop:
+            if not reports.poll(_CASE_S):
+                outcomes["hung"] += 1
+                return at + 1
+            outcomes[reports.recv()] += 1
+            at += 1
+    except EOFError:
+        outcomes["crashed"] += 1
+        return at + 1
+    finally:
+        worker.kill()
+        worker.join()
+        reports.close()
+    return at
+
+
+def work(release: Path, folder: Path, seed: int, cases: range, reports: Connection) -> None:
+    """Examine the cases in this process, which limits itself first, and report each before the next begins."""
+    from agent.exam.confine import confine  # noqa: PLC0415 - only here: the inspecting process does not load it
+
+    with Path(os.devnull).open("wb") as nothing:  # the runtime prints what it could not decode of its own errors
+        os.dup2(nothing.fileno(), 1)
+        os.dup2(nothing.fileno(), 2)
+    confine(_LIMITS, parent=os.getppid())
+    honest = OnnxModel.load(release)
+    fresh = _fresh(honest, release, seed)
+    for index in cases:
+        reports.send(_examine_here(release, _signed(release, folder, _case(release, seed, index)), honest, fresh))
+
+
+def _examine_here(release: Path, candidate: Path, honest: OnnxModel, fresh: Pixels) -> str:
+    from agent.exam.run import examine  # noqa: PLC0415 - see work
+
+    request = ExamRequest(
+        candidate=candidate,
+        champion=release,
+        acceptance=None,
+        limits=_LIMITS,
+        parent=os.getppid(),
+        scratch=candidate,
+        max_batch=2,
+    )
+    try:
+        examine(request, lambda _: None)
+        return _compare(OnnxModel.load(candidate), honest, fresh)
+    except RefusedError as error:
+        return f"{error.gate}/{error.reason}"
+    except (ReleaseError, InferenceError, MemoryError):
+        return "self_test/inference_failed"
+
+
+def _fresh(honest: OnnxModel, release: Path, seed: int) -> Pixels:
+    """Pictures like the golden ones, which the examination does not know."""
+    data = (release / manifests.GOLDEN_NAME).read_bytes()
+    images = golden.read(data, honest.manifest, source=str(release)).images[:_FRESH].astype(np.int16)
+    noise = np.random.default_rng(seed).integers(-_NOISE, _NOISE + 1, images.shape, np.int16)
+    pictures: Pixels = np.clip(images + noise, 0, 255).astype(np.uint8)
+    return pictures
+
+
+def _compare(model: OnnxModel, honest: OnnxModel, fresh: Pixels) -> str:
+    difference = np.abs(model.infer(fresh).scores - honest.infer(fresh).scores).max()
+    return "harmless" if difference <= _LIMITS.golden_difference else "different"
+
+
+def _through_the_child(release: Path, folder: Path, seed: int, index: int) -> str:
+    """As a device does it."""
+    candidate = _signed(release, folder / "candidate", _case(release, seed, index))
+    examiner = ChildExaminer(scratch=folder / "scratch", max_batch=2)
+    try:
+        examiner.examine(candidate, champion=release, acceptance=None, limits=SelfTestLimits(), stop=threading.Event())
+    except RefusedError as error:
+        return f"{error.gate}/{error.reason}"
+    except FetchError as error:
+        return error.reason
+    return "harmless"
