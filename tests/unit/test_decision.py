@@ -121,6 +121,26 @@ def test_top_mean_averages_the_strongest_cells_of_the_whole_part(fraction: float
     assert decision.evidence_score(evidence, rule) == pytest.approx(expected)
 
 
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    shape=st.tuples(st.integers(1, 6), st.integers(1, 30), st.integers(1, 30)),
+    fraction=st.floats(0, 1),
+    broken=st.booleans(),
+)
+def test_the_fast_ways_to_an_evidence_score_give_numpys_own_bits(
+    seed: int, shape: tuple[int, int, int], fraction: float, *, broken: bool
+) -> None:
+    evidence = np.random.default_rng(seed).random(shape, np.float32)
+    if broken:
+        evidence[-1, -1, -1] = np.nan
+    rule = DecisionRule(RULE.classes, RULE.defects, {}, score="evidence", aggregation="top_mean", top_fraction=fraction)
+    top = max(1, round(evidence.size * fraction))
+    expected = float(np.partition(evidence.ravel(), evidence.size - top)[evidence.size - top :].mean())
+    np.testing.assert_equal(decision.evidence_score(evidence, rule), expected)
+    largest = DecisionRule(RULE.classes, RULE.defects, {}, score="evidence", aggregation="max")
+    np.testing.assert_equal(decision.evidence_score(evidence, largest), float(evidence.max()))
+
+
 def test_the_box_surrounds_the_connected_strong_cells_only() -> None:
     evidence = np.zeros((1, 8, 8), np.float32)
     evidence[0, 2, 3], evidence[0, 3, 4], evidence[0, 7, 0] = 0.9, 0.5, 0.8  # the last one is elsewhere
