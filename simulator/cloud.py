@@ -52,13 +52,11 @@ class Cloud:
     signed_utc_s: float = 1_800_000_000.0
     faults: dict[str, deque[Fault]] = field(default_factory=dict)  # fetch, examine -> in order
     fetches: int = 0
-    digests: set[str] = field(default_factory=set)  # of every manifest that was ever published
 
     def publish(self, folder: Path) -> ReleaseRef:
         """Offer the release in `folder`. Raises ReleaseError."""
         ref = read_ref(folder)
         self.releases[ref.release_id] = folder
-        self.digests.add(ref.digest)
         return ref
 
     def revoke(self, ref: ReleaseRef) -> None:

@@ -83,6 +83,7 @@ class Plant:
     limits: RolloutLimits = LIMITS
     trap: Callable[[str], None] = ignore
     healthy_after_s: float = 60.0
+    published: list[ReleaseRef] = field(default_factory=list)
     told: list[ModelStatus] = field(default_factory=list)
     highest_floor: int = 0
     counter: int = 0
@@ -110,7 +111,8 @@ class Plant:
         self.counter = self.counter + 1 if counter is None else counter
         version = version or f"{self.counter}.0.0"
         folder = self.folder / "published" / version
-        return self.cloud.publish(write_release(folder, version=version, counter=self.counter))
+        self.published.append(self.cloud.publish(write_release(folder, version=version, counter=self.counter)))
+        return self.published[-1]
 
     def start(self) -> Plant:
         """Make the process anew and let it recover."""
@@ -187,7 +189,7 @@ class Plant:
         found = []
         record, store = self.record(), Store(self.models, checkpoint=ignore)
         lease = self.slot.lease()
-        known = {read_ref(folder).model_sha256 for folder in self.cloud.releases.values()}
+        known = {ref.model_sha256 for ref in self.published}
         if lease is not None and lease.model.identity.sha256 not in known | {read_ref(self.factory).model_sha256}:
             found.append(f"unverified model {lease.model.identity}")
         if lease is not None and lease.model.identity.trusted is not (lease.model.identity.sha256 in known):
@@ -198,7 +200,7 @@ class Plant:
         for role, installed in (("active", record.active), ("previous", record.previous)):
             if installed is None:
                 continue
-            if installed.ref.digest not in self.cloud.digests:
+            if installed.ref not in self.published:
                 found.append(f"{role} was never published: {installed.ref}")
             try:
                 store.verified(installed.ref)

@@ -1,6 +1,6 @@
 """The releases on this disk: `models/<inspection>/releases/<digest>/`, each folder named by its manifest's sha256.
 
-Promise: a folder appears whole and read-only (it is built beside, synced and renamed); `verified` reads every byte
+Promise: a folder appears whole and read-only (it is synced, then renamed from `staging`); `verified` reads every byte
 again and compares it with the manifest, and the manifest with the digest that the journal holds, before each load; and
 `sweep` removes nothing that it was told to keep. `staging/` holds what is still being fetched, one folder a release,
 so that a download can be resumed.
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from agent.model.manifest import Manifest
     from agent.records import Examination, Fetched
 
+_NAMES: Final = frozenset({manifests.MANIFEST_NAME, manifests.MODEL_NAME, manifests.GOLDEN_NAME})
 _FOLDER_MODE: Final = 0o555
 _FILE_MODE: Final = 0o444
 _log = logging.getLogger(__name__)
@@ -70,30 +71,30 @@ class Store:
     def adopt(self, fetched: Fetched) -> None:
         """Move a fetched release into the store, checked; nothing to do when it is there. Raises IntegrityError.
 
-        A move that a kill cut short leaves `staging` incomplete; it is fetched again then. Raises StateDirError.
+        One rename does it, so that a kill leaves the release in the one place or in the other. Raises StateDirError,
+        and it can be tried again.
         """
         ref = fetched.ref
         if self.holds(ref):
             return
         _check(fetched.folder, ref)
         final = self.release(ref)
-        beside = final.with_name(final.name + ".new")
-        with _named(beside):
+        with _named(final):
+            for path in _children(fetched.folder):
+                if path.name in _NAMES:
+                    sync_file(path)
+                    path.chmod(_FILE_MODE)
+                else:
+                    _remove(path)  # what a fetcher needs to resume
+            sync_directory(fetched.folder)
+            self._checkpoint("store: synced")
             _remove(final)  # what is there is damaged, or `holds` had said so
-            _remove(beside)
-            beside.mkdir(parents=True)
-            for name in (manifests.MODEL_NAME, manifests.GOLDEN_NAME, manifests.MANIFEST_NAME):
-                path = beside / name
-                (fetched.folder / name).replace(path)
-                path.chmod(_FILE_MODE)
-                sync_file(path)
-                self._checkpoint("store: moved")
-            sync_directory(beside)
-            beside.replace(final)
+            self._releases.mkdir(exist_ok=True)
+            fetched.folder.replace(final)
+            self._checkpoint("store: moved")
             final.chmod(_FOLDER_MODE)
             sync_directory(self._releases)
             self._checkpoint("store: adopted")
-            _remove(fetched.folder)
 
     def holds(self, ref: ReleaseRef) -> bool:
         """Whether `ref` is there, whole."""
@@ -151,7 +152,7 @@ class Store:
         removed = 0
         for folder in (self._releases, self._optimised):
             for path in _children(folder):
-                if path.name.removesuffix(".new") not in keep:
+                if path.name not in keep:
                     removed += _try_remove(path)
         wanted = None if staging is None else staging.replace("/", "--")
         for path in _children(self._staging):

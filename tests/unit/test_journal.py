@@ -71,13 +71,13 @@ def test_any_change_to_the_bytes_is_noticed(data: st.DataObject) -> None:
     content = bytearray(encode(FULL))
     at = data.draw(st.integers(0, len(content) - 1))
     content[at] ^= data.draw(st.integers(1, 255))
-    with pytest.raises(ValueError, match="journal|checksum"):
+    with pytest.raises(ValueError, match=r"journal|checksum"):
         decode(bytes(content))
 
 
 @given(st.integers(0, len(encode(FULL)) - 1))
 def test_a_file_that_was_cut_is_noticed(length: int) -> None:
-    with pytest.raises(ValueError, match="journal|checksum"):
+    with pytest.raises(ValueError, match=r"journal|checksum"):
         decode(encode(FULL)[:length])
 
 

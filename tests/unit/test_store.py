@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -74,9 +73,9 @@ def test_a_release_that_is_not_what_was_signed_is_not_adopted(tmp_path: Path) ->
     assert not store.holds(ref)
 
 
-@pytest.mark.parametrize("boundary", [0, 1, 2, 3])
-def test_a_kill_while_adopting_never_leaves_half_a_release(tmp_path: Path, boundary: int) -> None:
-    store = Store(tmp_path, checkpoint=Trap("store", after=boundary))
+@pytest.mark.parametrize("boundary", ["store: synced", "store: moved", "store: adopted"])
+def test_a_kill_while_adopting_never_leaves_half_a_release(tmp_path: Path, boundary: str) -> None:
+    store = Store(tmp_path, checkpoint=Trap(boundary))
     with pytest.raises(Killed):
         adopted(store)
     again = make(tmp_path)
@@ -94,10 +93,14 @@ def test_a_damaged_release_is_replaced_when_it_is_adopted_again(tmp_path: Path) 
     assert store.holds(ref)
 
 
-def test_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
+def test_a_full_disk_is_a_clear_error_and_what_was_fetched_stays(tmp_path: Path) -> None:
     store = Store(tmp_path, checkpoint=Trap("store", number=errno.ENOSPC))
+    staging = write_release(store.staging("stand-in/1.0.0"), version="1.0.0", counter=1)
+    fetched = Fetched(read_ref(staging), staging, 0.0)
     with pytest.raises(StateDirError, match="the line goes on with the model it has"):
-        adopted(store)
+        store.adopt(fetched)
+    store.adopt(fetched)
+    assert store.holds(fetched.ref)
 
 
 def test_a_sweep_keeps_what_it_is_told_to_and_removes_the_rest(tmp_path: Path) -> None:
@@ -113,7 +116,7 @@ def test_a_sweep_keeps_what_it_is_told_to_and_removes_the_rest(tmp_path: Path) -
     assert store.holds(kept)
     assert not store.release(gone).exists()
     assert not optimised.exists()
-    assert os.listdir(tmp_path / "staging") == ["stand-in--3.0.0"]
+    assert [path.name for path in (tmp_path / "staging").iterdir()] == ["stand-in--3.0.0"]
 
 
 def test_an_optimised_file_that_was_changed_is_done_without(tmp_path: Path) -> None:
