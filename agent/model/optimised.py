@@ -9,14 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
 _KEY_CHARACTERS: Final = 32
 _CPUINFO: Final = Path("/proc/cpuinfo")
-_NAME = re.compile(rf"optimised-[0-9a-f]{{{_KEY_CHARACTERS}}}\.onnx")
 _CPUINFO_BYTES: Final = 64 * 1024  # the first processor's part is shorter
 
 
@@ -24,11 +22,6 @@ def file_name(model_sha256: str, *, runtime: str, options: str) -> str:
     """`optimised-<key>.onnx` for a model on this processor; `runtime` is name and version, `options` how it is run."""
     canonical = json.dumps([model_sha256, runtime, options, cpu_identity()])
     return f"optimised-{hashlib.sha256(canonical.encode()).hexdigest()[:_KEY_CHARACTERS]}.onnx"
-
-
-def is_file_name(name: str) -> bool:
-    """Could `file_name` have given this?"""
-    return _NAME.fullmatch(name) is not None
 
 
 @lru_cache(maxsize=1)

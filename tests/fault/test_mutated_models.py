@@ -1,0 +1,35 @@
+"""Seeded damage to model files: digests stop it on the disk, policy and self-test stop it when it is signed."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+from simulator.faults.model_mutations import mutate
+from simulator.faults.mutated_models import run_model_faults
+from tests.exam_kit import labelled_release
+from tests.release_kit import spot_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_no_changed_file_is_loaded_and_a_signed_one_passes_only_when_it_judges_as_before(tmp_path: Path) -> None:
+    release = labelled_release(tmp_path / "good")
+
+    found = run_model_faults(release=release, files=300, signed=120, children=2, seed=11, work_dir=tmp_path)
+
+    assert found.is_clean
+    assert found.loaded == 0
+    assert found.refused + found.harmless + found.different + found.crashed + found.hung == 122
+    assert found.different == 0
+    assert found.reasons["contract/graph_policy"] > 0
+    assert found.reasons["contract/interface"] > 0
+
+
+def test_a_mutation_always_changes_something_and_replays() -> None:
+    honest = spot_model().SerializeToString()
+    for index in range(200):
+        changed = mutate(honest, random.Random(index))
+        assert changed != honest
+        assert changed == mutate(honest, random.Random(index))
