@@ -28,6 +28,7 @@ _OWN: Final = {
     "doctor": ("agent.commands.doctor", "check camera, broker, model, disk and clock, and say what to do"),
     "explain": ("agent.commands.explain", "show why a part was judged as it was: kensa explain VERDICT_KEY"),
     "status": ("agent.commands.status", "what a running agent says of itself"),
+    "model": ("agent.commands.model", "what judges, what is on its way, roll back, compare: kensa model show CONFIG"),
 }
 # Those that run from a checkout, found through the entry-point group `kensa.commands`.
 _OTHERS: Final = {

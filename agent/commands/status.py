@@ -8,18 +8,33 @@ from pathlib import Path
 from typing import Any
 
 from agent import config, control
+from agent.commands import model_text
+from agent.errors import ControlError
 
 
 def main(argv: list[str]) -> int:
-    """Print the running agent's heartbeat, for people or with --json for machines."""
+    """Print the running agent's heartbeat and its models' state, for people or with --json for machines."""
     parser = argparse.ArgumentParser(prog="kensa status", description=__doc__)
     parser.add_argument("config", type=Path, metavar="CONFIG", help="the configuration that the agent runs with")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     arguments = parser.parse_args(argv)
-    answer = control.request(config.load(arguments.config).state_dir, "status")
-    heartbeat = answer["heartbeat"]
-    print(json.dumps(heartbeat) if arguments.json else _text(heartbeat))
+    state_dir = config.load(arguments.config).state_dir
+    heartbeat = control.request(state_dir, "status")["heartbeat"]
+    models = _models(state_dir)
+    if arguments.json:
+        print(json.dumps({**heartbeat, "models": models}))
+    else:
+        print("\n".join([_text(heartbeat), *(model_text.brief(values) for values in models.values())]))
     return 0
+
+
+def _models(state_dir: Path) -> dict[str, Any]:
+    """Each inspection's lifecycle; empty for an agent that takes no updates."""
+    try:
+        inspections: dict[str, Any] = control.request(state_dir, "model.show")["inspections"]
+    except ControlError:
+        return {}
+    return inspections
 
 
 def _text(beat: dict[str, Any]) -> str:

@@ -12,9 +12,10 @@ from agent.adapters.onnx import OnnxModel, read_checked
 from agent.app.choose import site_lease
 from agent.commands.examine.finding import Finding, fail, ok, warn
 from agent.commands.examine.machine import own_processor_has_dot_product
-from agent.errors import ConfigError, InferenceError, ReleaseError
+from agent.errors import ConfigError, InferenceError, ReleaseError, SelfTestError
 from agent.model import golden
 from agent.model.manifest import GOLDEN_NAME
+from agent.records import SelfTestLimits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,6 +42,27 @@ def examine(config: Config) -> Iterator[Finding]:
         model = loaded[path]
         if model is not None:
             yield from _release(name, path, model, inspection)
+
+
+def verify_release(folder: Path) -> str:
+    """Check bytes, contract and golden set of the release in `folder`; return what was seen. Raises ReleaseError."""
+    model = OnnxModel.load(folder)
+    source, limits = folder / GOLDEN_NAME, SelfTestLimits()
+    data = read_checked(source, model.manifest.files[GOLDEN_NAME])
+    try:
+        result = golden.compare(model, golden.read(data, model.manifest, source=str(source)))
+    except InferenceError as error:
+        raise SelfTestError(f"{folder}: the golden pictures cannot be judged: {error}") from error
+    identity = model.identity
+    seen = (
+        f"{identity.name} {identity.version}, sha256 {identity.sha256[:12]}...: every byte as the manifest says; "
+        f"{result.same_outcome} of {result.images} golden pictures judged as where it was made, scores within "
+        f"{result.largest_difference:.4f} (allowed {limits.golden_difference})"
+    )
+    enough = result.same_outcome >= limits.golden_agreement * result.images
+    if not enough or result.largest_difference > limits.golden_difference:
+        raise SelfTestError(f"{seen}. This CPU or runtime computes something else: retrain with --target-cpu any")
+    return seen
 
 
 def _release(name: str, path: Path, model: OnnxModel, inspection: Inspection) -> Iterator[Finding]:

@@ -1,0 +1,251 @@
+"""`kensa model ...`: what judges, what is on its way, why something was refused, and what a person can do about it.
+
+show, history · desire, rollback, retry · ab start|stop|promote|report · verify · acceptance ...
+
+All but `verify` and `acceptance` ask the running agent. 0: done. 3: a release is refused (verify), or parts are
+misjudged. 5: no agent runs, or it cannot do that now.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from agent import config as configuration
+from agent import control
+from agent.adapters import contact_sheet
+from agent.clock import NS_PER_S, SystemClock
+from agent.commands import acceptance, model_text
+from agent.commands.examine.releases import verify_release
+from agent.errors import FrameError, KensaError, ReleaseError, UsageError
+from agent.images import MAX_IMAGE_BYTES, ImageDecoder
+from agent.wire import is_release_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent.records import Pixels
+
+_WHY_BYTES: Final = 200
+_PICTURES: Final = 24  # newest disagreements on a contact sheet
+
+
+def _ask(arguments: argparse.Namespace, command: str, **more: object) -> dict[str, Any]:
+    """Ask the running agent. Raises ControlError."""
+    config = configuration.load(arguments.config)
+    return control.request(config.state_dir, command, inspection=arguments.inspection, **more)
+
+
+def _release(text: str) -> str:
+    if not is_release_id(text):
+        raise UsageError(f"{text[:80]!r} names no release: write name/version, such as surface/1.2.0")
+    return text
+
+
+# --- looking ----------------------------------------------------------------------------------------------------------
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    inspections = _ask(arguments, "model.show")["inspections"]
+    if arguments.json:
+        print(json.dumps({"inspections": inspections}))
+        return 0
+    now_utc_s = SystemClock().utc_ns() / NS_PER_S
+    print("\n\n".join("\n".join(model_text.show(values, now_utc_s=now_utc_s)) for values in inspections.values()))
+    return 0
+
+
+def _history(arguments: argparse.Namespace) -> int:
+    answer = _ask(arguments, "model.history")
+    if arguments.json:
+        print(json.dumps({"inspection": answer["inspection"], "history": answer["history"]}))
+    else:
+        print("\n".join(model_text.history(answer["history"])))
+    return 0
+
+
+# --- acting -----------------------------------------------------------------------------------------------------------
+
+
+def _desire(arguments: argparse.Namespace) -> int:
+    answer = _ask(arguments, "model.desire", release=_release(arguments.release))
+    print(f"{answer['inspection']}: {answer['desired']} is wanted. `kensa model show` tells how far it is")
+    return 0
+
+
+def _rollback(arguments: argparse.Namespace) -> int:
+    answer = _ask(arguments, "model.rollback", why=arguments.why[:_WHY_BYTES] or None)
+    print(f"{answer['inspection']}: going back to the model before. `kensa model show` tells which judges now")
+    return 0
+
+
+def _retry(arguments: argparse.Namespace) -> int:
+    answer = _ask(arguments, "model.retry", which=arguments.which)
+    what = answer["which"] or "what is desired"
+    print(f"{answer['inspection']}: {what} may be tried again. Ask for it with `kensa model desire` if nobody does")
+    return 0
+
+
+def _ab_start(arguments: argparse.Namespace) -> int:
+    share = arguments.share / 100.0
+    answer = _ask(arguments, "model.desire", release=_release(arguments.release), mode="ab", share=share)
+    print(
+        f"{answer['inspection']}: {answer['desired']} is to judge {share:.0%} of the parts beside the active release, "
+        "once it has passed the gates. `kensa model ab report` compares them"
+    )
+    return 0
+
+
+def _ab_stop(arguments: argparse.Namespace) -> int:
+    answer = _ask(arguments, "model.stop_ab")
+    print(f"{answer['inspection']}: the A/B test ends; the active release judges alone")
+    return 0
+
+
+def _ab_promote(arguments: argparse.Namespace) -> int:
+    answer = _ask(arguments, "model.promote")
+    print(f"{answer['inspection']}: the challenger becomes the active release")
+    return 0
+
+
+def _ab_report(arguments: argparse.Namespace) -> int:
+    answer = _ask(arguments, "model.ab_report")
+    report = answer["report"]
+    drawn = None
+    if report is not None and arguments.pictures is not None:
+        drawn = _draw(configuration.load(arguments.config).state_dir, report, arguments.pictures)
+    if arguments.json:
+        pictures = None if drawn is None else str(arguments.pictures)
+        print(json.dumps({"inspection": answer["inspection"], "report": report, "pictures": pictures}))
+    elif report is None:
+        print(f"{answer['inspection']}: no A/B test has run since the agent started. `kensa model ab start` begins one")
+    else:
+        print("\n".join(model_text.comparison(report)))
+        if drawn is not None:
+            print(f"\n{drawn} pictures in {arguments.pictures}")
+    return 0
+
+
+def _draw(state_dir: Path, report: dict[str, Any], out: Path) -> int:
+    """Draw the newest disagreements whose frames are kept; how many those are. Raises KensaError."""
+    tiles: list[contact_sheet.Tile] = []
+    for entry in reversed(report["disagreements"]):
+        frame = None if entry["image"] is None else _frame(state_dir, entry["image"])
+        if frame is not None and len(tiles) < _PICTURES:
+            verdicts = f"champion {entry['champion']}, challenger {entry['challenger']}"
+            tiles.append(contact_sheet.Tile(frame, (entry["key"], verdicts)))
+    if not tiles:
+        raise KensaError("no frame of a disagreement is kept: see `keep` in the configuration, or wait for some")
+    try:
+        out.write_bytes(contact_sheet.draw(tiles))
+    except OSError as error:
+        raise KensaError(f"{out} cannot be written: {error.strerror}. Choose another --pictures") from error
+    return len(tiles)
+
+
+def _frame(state_dir: Path, reference: str) -> Pixels | None:
+    """A kept frame; None when newer ones have displaced it, or it is not where frames are."""
+    path = (state_dir / reference).resolve()
+    if not path.is_relative_to(state_dir.resolve()):
+        return None
+    decoder = ImageDecoder()
+    try:
+        with path.open("rb") as file:
+            return decoder.decode(file.read(MAX_IMAGE_BYTES + 1), None)
+    except (OSError, FrameError):
+        return None
+    finally:
+        decoder.close()
+
+
+# --- without an agent -------------------------------------------------------------------------------------------------
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    if (arguments.config is None) == (arguments.release is None):
+        raise UsageError("give CONFIG, or --release DIR")
+    if arguments.release is not None:
+        folders = {arguments.release.name: arguments.release}
+    else:
+        config = configuration.load(arguments.config)
+        names = sorted(config.inspections) if arguments.inspection is None else [arguments.inspection]
+        if unknown := [name for name in names if name not in config.inspections]:
+            known = ", ".join(sorted(config.inspections))
+            raise UsageError(f"there is no inspection {unknown[0]!r}; the configuration has {known}")
+        folders = {name: acceptance.running_release(config, name) for name in names}
+    results = {name: _verified(folder) for name, folder in folders.items()}
+    if arguments.json:
+        print(json.dumps(results))
+    else:
+        for name, result in results.items():
+            print(f"{'ok      ' if result['ok'] else 'REFUSED '}{name} ({result['folder']}): {result['text']}")
+    return 0 if all(result["ok"] for result in results.values()) else ReleaseError.exit_code
+
+
+def _verified(folder: Path) -> dict[str, Any]:
+    try:
+        return {"ok": True, "folder": str(folder), "text": verify_release(folder)}
+    except ReleaseError as error:
+        return {"ok": False, "folder": str(folder), "text": str(error)}
+
+
+# --- arguments --------------------------------------------------------------------------------------------------------
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0.0 < share <= 100.0:  # noqa: PLR2004 - percent
+        raise argparse.ArgumentTypeError("expected percent of the parts, above 0, at most 100")
+    return share
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kensa model", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    show = _add(commands, "show", _show, "what judges, what is on its way, and why something was refused")
+    history = _add(commands, "history", _history, "what happened, oldest first")
+    desire = _add(commands, "desire", _desire, "want a release: it is fetched, tested, tried and, if it passes, kept")
+    desire.add_argument("release", metavar="RELEASE_ID", help="name/version, such as surface/1.2.0")
+    rollback = _add(commands, "rollback", _rollback, "end what is being tried, or go back to the model before")
+    rollback.add_argument("--why", default="", metavar="TEXT", help="kept in the history and told to the cloud")
+    retry = _add(commands, "retry", _retry, "allow a refused release again, and go on after too many rollbacks")
+    retry.add_argument("which", nargs="?", metavar="DIGEST|RELEASE_ID", help="left out: only go on")
+    verify = commands.add_parser("verify", help="bytes, contract and golden set of the release that judges, or of DIR")
+    verify.set_defaults(run=_verify)
+    verify.add_argument("config", type=Path, nargs="?", metavar="CONFIG")
+    verify.add_argument("--inspection", metavar="NAME", help="left out: all of them")
+    verify.add_argument("--release", type=Path, metavar="DIR", help="a release folder, without any configuration")
+    ab = commands.add_parser("ab", help="compare two releases on live parts for as long as you like")
+    tests = ab.add_subparsers(metavar="COMMAND", required=True)
+    start = _add(tests, "start", _ab_start, "let a release judge a share of the parts beside the active one")
+    start.add_argument("release", metavar="RELEASE_ID", help="name/version, such as surface/1.2.0")
+    start.add_argument("--share", type=_share, default=50.0, metavar="PERCENT", help="default: 50")
+    _add(tests, "stop", _ab_stop, "end the test; nothing is held against the challenger")
+    _add(tests, "promote", _ab_promote, "make the challenger the active release")
+    report = _add(tests, "report", _ab_report, "the paired comparison so far")
+    report.add_argument("--pictures", type=Path, metavar="FILE.png", help="draw the parts that they disagree on")
+    for asked in (show, history, verify, report):
+        asked.add_argument("--json", action="store_true", help="one JSON value")
+    commands.add_parser("acceptance", help="the site's own labelled parts: add, list, remove, run", add_help=False)
+    return parser
+
+
+def _add(commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    made.set_defaults(run=run)
+    made.add_argument("config", type=Path, metavar="CONFIG", help="the configuration that the agent runs with")
+    made.add_argument("--inspection", metavar="NAME", help="not needed where there is one only")
+    return made
+
+
+def main(argv: list[str]) -> int:
+    """Run one of them."""
+    if argv[:1] == ["acceptance"]:
+        return acceptance.main(argv[1:])
+    arguments = _parser().parse_args(argv)
+    run: Callable[[argparse.Namespace], int] = arguments.run
+    return run(arguments)

@@ -1,0 +1,252 @@
+"""The words of `kensa model`: plain values of the control socket in, lines for a person at three in the morning out."""
+
+from __future__ import annotations
+
+import textwrap
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from agent.model.transitions import MEANING, SAID, Event, State
+from agent.records import Gate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    Values = Mapping[str, Any]
+    Rows = list[tuple[str, ...]]
+
+_MINUTE_S: Final = 60.0
+_HOUR_S: Final = 3_600.0
+_DAY_S: Final = 86_400.0
+_DIGEST: Final = 12
+_LABEL: Final = 11
+_TEXT: Final = 96
+_FIGURES_A_LINE: Final = 4
+
+# What a person does about a release that was refused there. The line goes on with the model it had, in every case.
+_REMEDY: Final[Mapping[Gate, str]] = {
+    Gate.TRUST: "do not work around this gate: ask whoever publishes releases whether they made this one",
+    Gate.FETCH: "mend the network or free disk space, then `kensa model retry`",
+    Gate.CONTRACT: "the release was made wrongly: export it again and publish it under a new version",
+    Gate.SELF_TEST: "the model crashes, hangs or takes too much: have it looked at, publish a mended one",
+    Gate.GOLDEN: "this machine computes something else than where the model was made: see `kensa doctor`, and train it "
+    "with --target-cpu any",
+    Gate.ACCEPTANCE: "`kensa model acceptance run CONFIG --release DIR` shows which of the site's parts it misjudges",
+    Gate.LATENCY: "the model is too slow for this machine: publish a smaller one, or raise updates.limits",
+    Gate.MEMORY: "the model is too large for this machine: publish a smaller one, or raise updates.limits",
+    Gate.SHADOW: "it judges live parts otherwise than the running model: look at the parts before releasing it",
+    Gate.ERRORS: "it fails on live parts: have it looked at, publish a mended one",
+    Gate.DEADLINES: "its verdicts come too late on this line: publish a faster one, or give the line more cores",
+    Gate.VERDICTS: "it lets parts through that the running model stops, or stops good ones: look at these parts, and "
+    "label some with `kensa model acceptance add`",
+    Gate.DRIFT: "its scores have moved away from the running model's: check what it was trained on",
+    Gate.TIME: "too few parts came by within updates.limits.max_hours: `kensa model retry` when the line runs again",
+    Gate.OPERATOR: "someone here ended it; `kensa model retry` allows it again",
+    Gate.REVOKED: "its publisher took it back: wait for a new one",
+}
+
+
+def show(values: Values, *, now_utc_s: float) -> list[str]:
+    """Everything about one inspection's model."""
+    state = values["state"]
+    since_s = values["since_utc_s"]
+    lines = [
+        f"{values['inspection']}: {state.upper()} since {moment(since_s)} ({age(now_utc_s - since_s)})",
+        _row("", f"{_meaning(state)}."),
+    ]
+    active = values["active"]
+    standing = "none can be loaded" if state == State.SAFE else "the factory release"
+    lines.append(_row("active", release(active) if active else standing))
+    if values["previous"]:
+        lines.append(_row("before", f"{release(values['previous'])}; `kensa model rollback` goes back to it"))
+    if values["candidate"]:
+        lines.append(_row("candidate", release(values["candidate"])))
+    if values["share"]:
+        lines.append(_row("", f"judges {values['share']:.0%} of the parts beside the active one"))
+    if values["desired"]:
+        lines.append(_row("desired", _desired(values)))
+    if values["progress"]:
+        lines += _figures("progress", values["progress"])
+    lines += refusal(values)
+    if values["bad"]:
+        named = ", ".join(f"{bad['release']} ({bad['gate']})" for bad in values["bad"][-5:])
+        lines += _wrapped("not again", f"{named}; `kensa model retry` takes one off this list")
+    if values["alarm"]:
+        lines += _wrapped("ALARM", values["alarm"])
+    return lines
+
+
+def refusal(values: Values) -> list[str]:
+    """The last refusal with its figures and limits side by side, and what to do."""
+    refused = values["refusal"]
+    if not refused:
+        return []
+    what = values["refused"]["release"] if values["refused"] else "the desired release"
+    lines = [
+        _row("refused", f"{what}, by the gate {refused['gate']} ({refused['reason']})"),
+        *_wrapped("", refused["text"]),
+    ]
+    names = [*refused["figures"], *(name for name in refused["limits"] if name not in refused["figures"])]
+    rows = [
+        (name, number(refused["figures"].get(name)), number(refused["limits"].get(name)))
+        for name in sorted(names, key=lambda name: name not in refused["limits"])
+    ]
+    if rows:
+        lines += [_row("", line) for line in table([("figure", "measured", "limit"), *rows])]
+    if remedy := _remedy(refused["gate"]):
+        lines += _wrapped("what to do", remedy)
+    return lines
+
+
+def history(entries: Iterable[Values]) -> list[str]:
+    """One line for each transition, oldest first."""
+    rows: Rows = [("when (UTC)", "release", "from", "to", "why")]
+    for entry in entries:
+        said = entry["note"] or _said(entry["event"])
+        rows.append(
+            (moment(entry["utc_s"]), entry["release_id"] or "-", str(entry["state"]), str(entry["after"]), said)
+        )
+    return table(rows) if len(rows) > 1 else ["nothing has happened yet: the factory release judges"]
+
+
+def comparison(report: Values) -> list[str]:
+    """The paired comparison of an A/B test."""
+    differ = report["let_through"] + report["rejected"]
+    interval = f"95 % interval {report['disagreement_low']:.2%} to {report['disagreement_high']:.2%}"
+    lines = [
+        f"{report['pairs']} parts judged by both; they disagree on {differ} ({report['disagreement']:.2%}, {interval})",
+        "",
+        *table(
+            [
+                ("", "challenger: ok", "challenger: not ok"),
+                ("champion: ok", str(report["both_ok"]), str(report["rejected"])),
+                ("champion: not ok", str(report["let_through"]), str(report["both_not_ok"])),
+            ]
+        ),
+        "",
+        "evidence that the disagreements lean to one side:",
+        f"  e-value    {number(report['e_value'])}  (may be looked at any time; 20 is some, 1000 is strong)",
+        f"  McNemar p  {report['mcnemar_p']:.4g}  (holds for one look, at the end)",
+        "",
+    ]
+    rows: Rows = [("", "ok", "defect", "unsure", "unknown", "p50 ms", "p99 ms")]
+    for arm in ("champion", "challenger"):
+        seen = report[arm]
+        counts = [str(seen[outcome]) for outcome in ("ok", "defect", "unsure", "unknown")]
+        rows.append((arm, *counts, milliseconds(seen["p50_us"]), milliseconds(seen["p99_us"])))
+    lines += table(rows)
+    if report["disagreements"]:
+        lines += ["", "the last disagreements:"]
+        lines += table(
+            [
+                ("part", "champion", "challenger", "frame"),
+                *(
+                    (d["key"], d["champion"], d["challenger"], d["image"] or "not kept")
+                    for d in report["disagreements"]
+                ),
+            ]
+        )
+    return lines
+
+
+def brief(values: Values) -> str:
+    """One line for `kensa status`."""
+    active = values["active"]["release"] if values["active"] else "factory release"
+    text = f"model {values['inspection']}: {values['state']}, {active}"
+    if values["candidate"]:
+        text += f", candidate {values['candidate']['release']}"
+        text += f" at {values['share']:.0%}" if values["share"] else ""
+    if values["refusal"]:
+        what = values["refused"]["release"] if values["refused"] else "the desired release"
+        text += f", refused {what} ({values['refusal']['gate']}: {values['refusal']['reason']})"
+    return text + (f"\n  ALARM {values['alarm']}" if values["alarm"] else "")
+
+
+# --- small things -----------------------------------------------------------------------------------------------------
+
+
+def release(ref: Values) -> str:
+    """A release as people compare it."""
+    return f"{ref['release']}  counter {ref['counter']}, manifest {ref['digest'][:_DIGEST]}"
+
+
+def moment(utc_s: float) -> str:
+    """A time, to the second, UTC."""
+    try:
+        return datetime.fromtimestamp(utc_s, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    except (OverflowError, ValueError, OSError):
+        return "unknown"
+
+
+def age(seconds: float) -> str:
+    """A duration as one would say it."""
+    if seconds < _MINUTE_S:
+        return f"{max(0.0, seconds):.0f} s"
+    if seconds < _HOUR_S:
+        return f"{seconds / _MINUTE_S:.0f} min"
+    return f"{seconds / _HOUR_S:.1f} h" if seconds < _DAY_S else f"{seconds / _DAY_S:.1f} days"
+
+
+def number(value: float | None) -> str:
+    """A figure in as few digits as tell it."""
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if float(value).is_integer() and abs(value) < 1e9 else f"{value:.4g}"  # noqa: PLR2004
+
+
+def milliseconds(microseconds: int | None) -> str:
+    """A latency; `-` without parts."""
+    return "-" if microseconds is None else f"{microseconds / 1_000:.2f}"
+
+
+def table(rows: Rows) -> list[str]:
+    """Aligned columns below the first row, their heads: numbers to the right, words to the left."""
+    columns = []
+    for column in zip(*rows, strict=True):
+        width = max(map(len, column))
+        numbers = all(cell == "-" or cell.lstrip("-")[:1].isdigit() for cell in column[1:])
+        columns.append([cell.rjust(width) if numbers else cell.ljust(width) for cell in column])
+    return ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
+
+
+def _row(label: str, text: str) -> str:
+    return f"  {label:<{_LABEL}} {text}".rstrip()
+
+
+def _wrapped(label: str, text: str) -> list[str]:
+    pieces = textwrap.wrap(text, _TEXT) or [""]
+    return [_row("" if index else label, piece) for index, piece in enumerate(pieces)]
+
+
+def _figures(label: str, figures: Values) -> list[str]:
+    told = [f"{name} {number(value)}" for name, value in figures.items()]
+    starts = range(0, len(told), _FIGURES_A_LINE)
+    return [_row("" if start else label, ", ".join(told[start : start + _FIGURES_A_LINE])) for start in starts]
+
+
+def _desired(values: Values) -> str:
+    desired, active = values["desired"], values["active"]
+    mode = f", in an A/B test with {desired['share']:.0%} of the parts" if desired["mode"] == "ab" else ""
+    reached = active is not None and active["release"] == desired["release_id"] and desired["mode"] == "release"
+    return f"{desired['release_id']}{mode}, said {desired['source']}{' (reached)' if reached else ''}"
+
+
+def _meaning(state: str) -> str:
+    try:
+        return MEANING[State(state)]
+    except ValueError:
+        return "This command is older than the agent and does not know that state"
+
+
+def _said(event: str) -> str:
+    try:
+        return SAID[Event(event)]
+    except ValueError:
+        return event
+
+
+def _remedy(gate: str) -> str | None:
+    try:
+        return _REMEDY[Gate(gate)]
+    except ValueError:
+        return None

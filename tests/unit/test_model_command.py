@@ -1,0 +1,349 @@
+"""`kensa model ...` against real lifecycles behind a real control socket."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from agent import cli, wire
+from agent.commands import model_text
+from agent.control import ControlServer
+from agent.errors import ControlError
+from agent.images import encode_jpeg
+from agent.model import handlers
+from agent.model.paired import PairedCounts
+from agent.model.transitions import State
+from agent.records import Gate, Judgement, Observation, Outcome
+from simulator.rollouts import INSPECTION, Plant
+from tests import status_kit
+from tests.release_kit import spot_images, write_release
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from agent.model.lifecycle import Lifecycle
+
+
+class Site:
+    """A configuration file, a plant whose lifecycle is stepped by hand, and the command."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.state_dir = folder / "state"
+        self.state_dir.mkdir(parents=True)
+        self.config = folder / "config.yaml"
+        camera = {"kind": "folder", "path": "images"}
+        release = write_release(folder / "installed")
+        tree = {
+            "thing": "thing-1",
+            "line": "line-1",
+            "state_dir": "state",
+            "transport": {"kind": "none"},
+            "inspections": {INSPECTION: {"release": str(release), "cameras": {"cam": camera}}},
+        }
+        self.config.write_text(yaml.safe_dump(tree))
+        self.plant = Plant(folder / "plant").start()
+        self._capsys = capsys
+
+    def kensa(self, *words: str) -> tuple[int, str]:
+        """Run `kensa model COMMAND CONFIG ...`; exit code, and standard output or the error."""
+        count = 2 if words[0] == "ab" else 1
+        code = cli.main(["model", *words[:count], str(self.config), *words[count:]])
+        out = self._capsys.readouterr()
+        return code, out.out if code == 0 else out.out + out.err
+
+    def json(self, *words: str) -> dict[str, Any]:
+        code, out = self.kensa(*words, "--json")
+        assert code == 0, out
+        answer: dict[str, Any] = json.loads(out)
+        return answer
+
+
+@pytest.fixture
+def site(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Site]:
+    made = Site(tmp_path, capsys)
+    server = serve(made.state_dir, {INSPECTION: made.plant.lifecycle})
+    yield made
+    server.close()
+
+
+def serve(state_dir: Path, lifecycles: dict[str, Lifecycle]) -> ControlServer:
+    server = ControlServer(state_dir=state_dir, handlers=handlers.handlers(lifecycles))
+    server.start()
+    return server
+
+
+# --- the way of a release ---------------------------------------------------------------------------------------------
+
+
+def test_a_new_line_shows_the_factory_release(site: Site) -> None:
+    code, out = site.kensa("show")
+    assert code == 0
+    assert out.startswith("top: IDLE since ")
+    assert "active      the factory release" in out
+    assert site.kensa("history") == (0, "nothing has happened yet: the factory release judges\n")
+
+
+def test_a_wanted_release_comes_to_the_line_and_a_rollback_goes_back(site: Site) -> None:
+    first, second = site.plant.publish(), site.plant.publish()
+    for ref in (first, second):
+        code, out = site.kensa("desire", ref.release_id)
+        assert (code, "is wanted" in out) == (0, True)
+        site.plant.rest()
+    code, out = site.kensa("show")
+    assert f"active      {second.release_id}  counter 2" in out
+    assert f"before      {first.release_id}" in out
+    assert "said control (reached)" in out
+    assert site.kensa("rollback", "--why", "the old one was better")[0] == 0
+    site.plant.rest()
+    assert site.plant.serving() == first.version
+    code, out = site.kensa("show")
+    assert "refused     " in out
+    assert "by the gate operator (rolled_back)" in out
+    assert "A person ended it: the old one was better" in out
+    assert "not again   " in out
+    assert site.json("show")["inspections"][INSPECTION]["active"]["release"] == first.release_id
+    code, out = site.kensa("history")
+    assert "committed idle the slot holds it" in " ".join(out.split())
+    assert site.kensa("retry", second.release_id)[0] == 0
+    site.plant.rest()
+    assert site.json("show")["inspections"][INSPECTION]["bad"] == []
+
+
+def test_a_refusal_shows_gate_figures_limits_and_what_to_do(site: Site) -> None:
+    ref = site.plant.publish()
+    site.kensa("desire", ref.release_id)
+    site.plant.until(State.TRIAL)
+    site.plant.rest(failing=True)
+    code, out = site.kensa("show")
+    assert code == 0
+    assert f"refused     {ref.release_id}, by the gate errors" in out
+    lines = [line.split() for line in out.splitlines()]
+    assert ["figure", "measured", "limit"] in lines
+    assert "what to do  it fails on live parts" in out
+
+
+def test_a_rollout_shows_its_share_and_its_figures(site: Site) -> None:
+    ref = site.plant.publish()
+    site.kensa("desire", ref.release_id)
+    site.plant.until(State.TRIAL)
+    site.plant.step()
+    code, out = site.kensa("show")
+    assert code == 0
+    assert f"candidate   {ref.release_id}" in out
+    assert "judges 50% of the parts beside the active one" in out
+    assert "progress    " in out
+    assert site.json("history")["history"][-1]["after"] == "trial"
+
+
+# --- A/B --------------------------------------------------------------------------------------------------------------
+
+
+def test_an_ab_test_is_started_compared_and_promoted(site: Site) -> None:
+    ref = site.plant.publish()
+    assert "no A/B test has run" in site.kensa("ab", "report")[1]
+    assert site.json("ab", "report")["report"] is None
+    code, out = site.kensa("ab", "start", ref.release_id, "--share", "25")
+    assert (code, "25% of the parts" in out) == (0, True)
+    site.plant.until(State.AB)
+    for _ in range(3):
+        site.plant.step(blind=True)
+    code, out = site.kensa("ab", "report")
+    assert "parts judged by both" in out
+    assert "McNemar p" in out
+    assert "the last disagreements:" in out
+    assert site.json("ab", "report")["report"]["let_through"] > 0
+    assert "25% of the parts" in site.kensa("show")[1]
+    assert site.kensa("ab", "promote")[0] == 0
+    site.plant.rest()
+    assert site.plant.serving() == ref.version
+
+
+def test_an_ab_test_is_stopped_without_blame(site: Site) -> None:
+    site.kensa("ab", "start", site.plant.publish().release_id)
+    site.plant.until(State.AB)
+    assert site.kensa("ab", "stop")[0] == 0
+    site.plant.rest()
+    values = site.json("show")["inspections"][INSPECTION]
+    assert (values["state"], values["bad"]) == ("idle", [])
+
+
+def _compared(images: list[str | None]) -> PairedCounts:
+    counts = PairedCounts()
+    for number, image in enumerate(images):
+        champion, challenger = Judgement(Outcome.DEFECT, "spot", 0.9, ()), Judgement(Outcome.OK, "ok", 0.1, ())
+        key = f"line-1/cam/1/{number}"
+        counts.add(Observation(key, "cam", champion, challenger, 900, 800, 2_000, image=image))
+    return counts
+
+
+def test_the_parts_that_they_disagree_on_are_drawn_on_one_sheet(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = site.state_dir / "frames"
+    frames.mkdir()
+    (frames / "1.jpg").write_bytes(encode_jpeg(spot_images()[0][1], quality=90))
+    (site.state_dir.parent / "outside.jpg").write_bytes((frames / "1.jpg").read_bytes())
+    report = _compared([None, "frames/1.jpg", "frames/displaced.jpg", "../outside.jpg", "frames/1.jpg"]).report()
+    monkeypatch.setattr(site.plant.lifecycle, "ab_report", lambda: report)
+    sheet = site.state_dir.parent / "sheet.png"
+    code, out = site.kensa("ab", "report", "--pictures", str(sheet))
+    assert code == 0
+    assert f"2 pictures in {sheet}" in out
+    assert sheet.read_bytes().startswith(b"\x89PNG")
+    assert site.json("ab", "report", "--pictures", str(sheet))["pictures"] == str(sheet)
+    code, out = site.kensa("ab", "report", "--pictures", str(sheet / "nowhere.png"))
+    assert (code, "Choose another --pictures" in out) == (1, True)
+    (frames / "1.jpg").unlink()
+    code, out = site.kensa("ab", "report", "--pictures", str(sheet))
+    assert (code, "no frame of a disagreement is kept" in out) == (1, True)
+
+
+# --- what is refused at the door --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("desire", "parts"), 64, "write name/version"),
+        (("desire", "../../etc/1.0.0"), 64, "write name/version"),
+        (("ab", "start", "parts/1.0.0", "--share", "0"), 64, "above 0"),
+        (("ab", "start", "parts/1.0.0", "--share", "many"), 64, "invalid"),
+        (("show", "--inspection", "bottom"), 5, "there is no inspection 'bottom' here; known: top"),
+        (("rollback",), 5, "no other model to go back to"),
+        (("retry", "parts/1.0.0"), 5, "not on the bad list"),
+        (("ab", "promote"), 5, "No A/B test is running"),
+        (("ab", "stop"), 5, "No A/B test is running"),
+        (("verify", "--inspection", "bottom"), 64, "there is no inspection"),
+        (("forget",), 64, "invalid choice"),
+    ],
+)
+def test_wrong_use_is_answered_with_what_is_allowed(site: Site, words: tuple[str, ...], code: int, said: str) -> None:
+    got, out = site.kensa(*words)
+    assert got == code
+    assert said in out
+
+
+def test_several_inspections_must_be_told_apart(site: Site, tmp_path: Path) -> None:
+    other = Plant(tmp_path / "other").start()
+    server = serve(site.state_dir, {"top": site.plant.lifecycle, "side": other.lifecycle})
+    code, out = site.kensa("desire", "parts/1.0.0")
+    assert (code, "name one with --inspection (side, top)" in out) == (5, True)
+    assert site.kensa("desire", "parts/1.0.0", "--inspection", "side")[0] == 0
+    assert list(site.json("show")["inspections"]) == ["side", "top"]
+    server.close()
+
+
+def test_an_agent_without_updates_says_so(site: Site) -> None:
+    server = serve(site.state_dir, {})
+    for words in (("show",), ("desire", "parts/1.0.0"), ("ab", "report")):
+        code, out = site.kensa(*words)
+        assert (code, "takes no updates" in out) == (5, True)
+    server.close()
+
+
+def test_without_an_agent_the_remedy_is_named(site: Site) -> None:
+    (site.state_dir / "control.sock").unlink()
+    code, out = site.kensa("show")
+    assert (code, "Is `kensa run` running" in out) == (5, True)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"release": 1},
+        {"release": "parts/1.0.0", "mode": "force"},
+        {"release": "parts/1.0.0", "share": math.nan},
+        {"release": "parts/1.0.0", "share": True},
+        {"release": "parts/1.0.0", "inspection": ["top"]},
+        {"release": None},
+    ],
+)
+def test_a_hostile_request_is_refused(site: Site, request_: dict[str, Any]) -> None:
+    handle: Callable[..., Any] = handlers.handlers({INSPECTION: site.plant.lifecycle})["model.desire"]
+    with pytest.raises(ControlError):
+        handle(request_)
+
+
+def test_a_reason_without_end_is_refused(site: Site) -> None:
+    handle: Callable[..., Any] = handlers.handlers({INSPECTION: site.plant.lifecycle})["model.rollback"]
+    with pytest.raises(ControlError, match="1 to 200"):
+        handle({"why": "x" * 201})
+
+
+# --- without an agent -------------------------------------------------------------------------------------------------
+
+
+def test_the_installed_release_is_verified(site: Site) -> None:
+    (site.state_dir / "control.sock").unlink()
+    code, out = site.kensa("verify")
+    assert code == 0
+    assert out.startswith("ok      top (")
+    assert "golden pictures judged as where it was made" in out
+    folder = site.config.parent / "installed"
+    assert cli.main(["model", "verify", "--release", str(folder), "--json"]) == 0
+
+
+def test_a_release_whose_bytes_changed_is_refused(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = site.config.parent / "installed"
+    content = bytearray((folder / "model.onnx").read_bytes())
+    content[-1] ^= 1
+    (folder / "model.onnx").write_bytes(bytes(content))
+    code, out = site.kensa("verify")
+    assert code == 3
+    assert out.startswith("REFUSED top (")
+    assert cli.main(["model", "verify"]) == 64
+    assert "give CONFIG, or --release DIR" in capsys.readouterr().err
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gate", Gate)
+def test_every_gate_has_a_remedy(gate: Gate) -> None:
+    status = status_kit.status(refusal=replace(status_kit.REFUSAL, gate=gate))
+    lines = model_text.refusal(handlers.status_values(status))
+    assert any(line.startswith("  what to do  ") for line in lines)
+    assert max(map(len, lines)) <= 120
+
+
+@pytest.mark.parametrize("state", State)
+def test_every_state_is_explained(state: State) -> None:
+    values = {**handlers.status_values(status_kit.status(state=state)), "bad": []}
+    lines = model_text.show(values, now_utc_s=1_790_000_000.0)
+    assert "older than the agent" not in lines[1]
+
+
+def test_figures_and_limits_stand_side_by_side() -> None:
+    assert model_text.refusal(handlers.status_values(status_kit.ROLLED_BACK))[3:7] == [
+        "              figure           measured  limit",
+        "              e_value              1832   1000",
+        "              only_champion          17      -",
+        "              only_challenger         0      -",
+    ]
+
+
+def test_a_newer_agent_is_still_understood() -> None:
+    values = {**handlers.status_values(status_kit.status(state="dreaming")), "bad": []}
+    values["refusal"] = {"gate": "taste", "reason": "r", "text": "t", "figures": {}, "limits": {}}
+    lines = model_text.show(values, now_utc_s=0.0)
+    assert "older than the agent" in lines[1]
+    assert model_text.history([{"utc_s": 1e300, "state": "a", "event": "b", "after": "c", "release_id": None,
+                                "note": None}])[1].split() == ["unknown", "-", "a", "c", "b"]  # fmt: skip
+
+
+def test_status_has_one_line_for_a_model() -> None:
+    line = model_text.brief(handlers.status_values(status_kit.IN_TRIAL))
+    assert line == "model surface: TRIAL, parts/1.0.0, candidate parts/1.1.0 at 25%"
+    line = model_text.brief(handlers.status_values(status_kit.ROLLED_BACK))
+    assert "refused parts/1.1.0 (verdicts: finds_fewer_defects)\n  ALARM Too many rollbacks today." in line
+
+
+def test_release_ids_of_the_wire_and_of_the_lifecycle_are_the_same() -> None:
+    from agent.model import lifecycle  # noqa: PLC0415 - its private pattern
+
+    for text in ("parts/1.0.0", "parts/1.0.0-rc.1", "parts/1.0", "a b/1.0.0", "parts/1.0.0\n", "p/1234567.0.0"):
+        assert wire.is_release_id(text) == bool(lifecycle._RELEASE_ID.fullmatch(text))
