@@ -129,7 +129,7 @@ class ReleaseFetcher(Protocol):
         """Fetch `release_id` (`name/version`) into the folder `into`, which may hold a part of it from an earlier try.
 
         `trusted_utc_s` is the time that expiry is judged by. `on_progress(done, total)` counts bytes and is called from
-        this thread. Raises RefusedError (gate `trust`, `fetch` or `contract`: do not try again), FetchError (try again
+        this thread. Raises RefusedError (gate `fetch`, `contract` or `revoked`: do not try again), FetchError (try again
         later), and ends with FetchError `stopped` soon after `stop` is set.
         """
 
