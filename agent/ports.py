@@ -129,8 +129,8 @@ class ReleaseFetcher(Protocol):
         """Fetch `release_id` (`name/version`) into the folder `into`, which may hold a part of it from an earlier try.
 
         `trusted_utc_s` is the time that expiry is judged by. `on_progress(done, total)` counts bytes and is called from
-        this thread. Raises RefusedError (gate `fetch`, `contract` or `revoked`: do not try again), FetchError (try again
-        later), and ends with FetchError `stopped` soon after `stop` is set.
+        this thread. Raises RefusedError (gate `fetch`, `contract` or `revoked`: do not try again), FetchError (try
+        again later), and ends with FetchError `stopped` soon after `stop` is set.
         """
 
 
