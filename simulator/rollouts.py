@@ -101,17 +101,23 @@ class Plant:
         """The folder of the factory release."""
         return self.folder / "factory"
 
+    def factory_sha256(self) -> str:
+        """Return the digest of the factory's model."""
+        return read_ref(self.factory).model_sha256
+
     @property
     def models(self) -> Path:
         """The folder of journal and store."""
         return self.folder / "state" / "models" / INSPECTION
 
     def publish(self, version: str | None = None, *, counter: int | None = None) -> ReleaseRef:
-        """Publish the next release."""
+        """Publish the next release; one that lies there from before is published as it is."""
         self.counter = self.counter + 1 if counter is None else counter
         version = version or f"{self.counter}.0.0"
         folder = self.folder / "published" / version
-        self.published.append(self.cloud.publish(write_release(folder, version=version, counter=self.counter)))
+        if not folder.exists():
+            write_release(folder, version=version, counter=self.counter)
+        self.published.append(self.cloud.publish(folder))
         return self.published[-1]
 
     def start(self) -> Plant:
@@ -181,19 +187,23 @@ class Plant:
         return None if lease is None else lease.model.identity.version
 
     def faults(self) -> list[str]:
-        """Name what must never be.
+        """Name what must never be, in the slot or on disk."""
+        return self.slot_faults() + self.disk_faults()
 
-        The slot holds bytes that no published manifest names (nor the factory's); the floor is lower than it was;
-        the active or the previous release is not whole in the store, so that there is nothing to go back to.
-        """
+    def slot_faults(self) -> list[str]:
+        """The slot holds bytes that no published manifest names (nor the factory's), or is wrong about their trust."""
+        lease, known = self.slot.lease(), {ref.model_sha256 for ref in self.published}
+        if lease is None:
+            return []
+        identity = lease.model.identity
+        if identity.sha256 not in known | {self.factory_sha256()}:
+            return [f"unverified model {identity}"]
+        return [f"wrong about trust in {identity}"] if identity.trusted is not (identity.sha256 in known) else []
+
+    def disk_faults(self) -> list[str]:
+        """The floor is lower than it was, or the active or the previous release is not whole: nothing to go back to."""
         found = []
         record, store = self.record(), Store(self.models, checkpoint=ignore)
-        lease = self.slot.lease()
-        known = {ref.model_sha256 for ref in self.published}
-        if lease is not None and lease.model.identity.sha256 not in known | {read_ref(self.factory).model_sha256}:
-            found.append(f"unverified model {lease.model.identity}")
-        if lease is not None and lease.model.identity.trusted is not (lease.model.identity.sha256 in known):
-            found.append(f"wrong about trust in {lease.model.identity}")
         if record.counter_floor < self.highest_floor:
             found.append(f"floor fell from {self.highest_floor} to {record.counter_floor}")
         self.highest_floor = max(self.highest_floor, record.counter_floor)

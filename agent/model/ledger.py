@@ -30,8 +30,9 @@ _log = logging.getLogger(__name__)
 class Ledger:
     """Holds the one record of an inspection; every change is durable before it can be seen. One thread writes."""
 
-    def __init__(self, journal: Journal, clock: Clock) -> None:
-        """Nothing is read before `load`."""
+    def __init__(self, inspection: str, journal: Journal, clock: Clock) -> None:
+        """Nothing is read before `load`; the log names `inspection`."""
+        self._inspection = inspection
         self._journal = journal
         self._clock = clock
         self.record = Record()
@@ -65,7 +66,10 @@ class Ledger:
         changed = self._noted(changed, event, note)
         self._journal.save(changed)
         about = _about(base)
-        _log.info("%s -> %s (%s)%s%s", self.record.state, after, event, f" {about}" if about else "", _after(note))
+        said = f"{self.record.state} -> {after} ({event})"
+        _log.info(
+            "%s: %s%s%s", self._inspection, said, f" {about}" if about else "", "" if note is None else f": {note}"
+        )
         self.record = changed
 
     def remark(self, record: Record, event: str, note: str) -> None:
@@ -75,10 +79,6 @@ class Ledger:
     def _noted(self, record: Record, event: str, note: str | None) -> Record:
         line = Transition(self.utc_s(), self.record.state, event, record.state, _about(self.record, record), note)
         return replace(record, history=(*record.history, line)[-MAX_HISTORY:])
-
-
-def _after(note: str | None) -> str:
-    return "" if note is None else f": {note}"
 
 
 def _about(*records: Record) -> str | None:

@@ -90,7 +90,7 @@ class Lifecycle:
         self._healthy_after_s = healthy_after_s
         self._slot = slot
         self._parts = Parts(
-            ledger=Ledger(Journal(folder, checkpoint=checkpoint), clock),
+            ledger=Ledger(inspection, Journal(folder, checkpoint=checkpoint), clock),
             store=store,
             serving=Serving(
                 slot=slot,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,14 +144,27 @@ def _outbox(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _faults(arguments: argparse.Namespace) -> dict[str, Any]:
-    _say(f"{arguments.kills} kills and {arguments.power_cuts} power cuts; some minutes")
-    result = run_faults(kills=arguments.kills, power_cuts=arguments.power_cuts, seed=arguments.seed)
+    _say(
+        f"{arguments.kills} kills, {arguments.lifecycle_kills} of the model lifecycle, "
+        f"and {arguments.power_cuts} power cuts; some minutes"
+    )
+    logging.getLogger("agent.model").setLevel(logging.CRITICAL)  # ordered faults are no news
+    result = run_faults(
+        kills=arguments.kills,
+        lifecycle_kills=arguments.lifecycle_kills,
+        power_cuts=arguments.power_cuts,
+        seed=arguments.seed,
+    )
     table = Table(title="kensa bench faults")
     for column in ("what", "target", "counted", ""):
         table.add_column(column)
     kills, power = result.kills, result.power
     text = f"{kills.lost} of {kills.committed:,}"
     _row(table, f"{kills.kills} kills: committed verdicts lost", "0", text, met=not kills.lost)
+    life = result.lifecycle
+    text = f"{life.unverified_models}, {life.floor_fell}, {life.last_good_lost}"
+    what = f"{life.kills} lifecycle kills ({life.commits} commits): unverified models, floor fell, last good lost"
+    _row(table, what, "0, 0, 0", text, met=life.is_clean)
     if power is None:
         table.add_row("power cuts", "0", f"not done: {result.power_missing}", "")
     else:
@@ -178,6 +192,7 @@ def main(argv: list[str]) -> int:
     swap.add_argument("--quick", action="store_true", help="only to see that it works: two swaps, short phases")
     faults = parser.add_argument_group("faults")
     faults.add_argument("--kills", type=int, default=1_000)
+    faults.add_argument("--lifecycle-kills", type=int, default=1_000)
     faults.add_argument("--power-cuts", type=int, default=40, help="need root and a loop device")
     faults.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)

@@ -133,7 +133,7 @@ def test_a_disk_that_refuses_is_a_clear_error_and_the_old_record_stays(
 
 
 def test_an_illegal_event_changes_neither_memory_nor_disk(tmp_path: Path) -> None:
-    ledger = Ledger(journal(tmp_path), ManualClock())
+    ledger = Ledger("top", journal(tmp_path), ManualClock())
     ledger.amend(replace(FULL, state=State.TRIAL))
     before = ledger.record
     with pytest.raises(Exception, match="settled means nothing in the state trial"):
@@ -152,7 +152,7 @@ def test_history_and_bad_list_are_bounded() -> None:
 
 
 def test_a_history_of_any_length_keeps_the_last_hundred(tmp_path: Path) -> None:
-    ledger = Ledger(journal(tmp_path), ManualClock())
+    ledger = Ledger("top", journal(tmp_path), ManualClock())
     for i in range(MAX_HISTORY + 5):
         ledger.remark(replace(ledger.record, step=i), "remark", str(i))
     assert [line.note for line in ledger.record.history][:1] == ["5"]
