@@ -34,6 +34,7 @@ from agent.inspection.intake import IntakeHub
 from agent.inspection.keeper import FrameKeeper
 from agent.inspection.pool import FramePool
 from agent.inspection.worker import InspectionContext, Station, Worker, start_worker
+from agent.model.handlers import handlers as model_handlers
 from agent.outbox import Outbox, OutboxLimits, next_boot_epoch
 from agent.slot import ModelSlot
 from agent.wire import OutboxHealth, Reporter, encode_heartbeat, encode_verdict, heartbeat_topic
@@ -388,7 +389,8 @@ class Agent:
             metrics = MetricsServer(identity=identity, snapshot=self.snapshot, port=self.config.metrics.port)
             _log.info("metrics on http://127.0.0.1:%d/metrics", metrics.start())
             self._stack.callback(metrics.close)
-        handlers = {"status": self._status, "explain": self._explain}
+        lifecycles = {} if self.models is None else self.models.lifecycles
+        handlers = {"status": self._status, "explain": self._explain, **model_handlers(lifecycles)}
         if self.models is not None:
             self.models.launch()
         control = ControlServer(state_dir=self.config.state_dir, handlers=handlers)

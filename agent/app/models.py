@@ -16,6 +16,7 @@ from agent.adapters.onnx import OnnxModel, warm
 from agent.app.choose import SHADOW_FRAMES, site_lease
 from agent.errors import ConfigError, LifecycleError, MessageError, RefusedError
 from agent.model import acceptance
+from agent.model.desired import FollowedWishes
 from agent.model.examining import ChildExaminer
 from agent.model.fetching import ChildFetcher
 from agent.model.lifecycle import Lifecycle
@@ -111,6 +112,7 @@ class ModelWing:
         self._outbox = outbox
         self._desired = desired
         self._told: dict[str, ModelStatus] = {}
+        self._followed = FollowedWishes(config.state_dir)
         loader = Loader(config)
         shared = _OneAtATime(
             fetcher
@@ -188,7 +190,9 @@ class ModelWing:
     def _on_desired(self, inspection: str, desired: Desired) -> None:
         """A hint; whatever is wrong with it is a line in the log."""
         try:
-            self.lifecycles[inspection].desire(desired)
+            lifecycle = self.lifecycles[inspection]
+            if self._followed.is_news(desired, lifecycle.status()):
+                lifecycle.desire(desired)
         except KeyError:
             _log.warning("a wish for the unknown inspection %r is ignored", inspection[:64])
         except LifecycleError as error:
@@ -196,6 +200,7 @@ class ModelWing:
 
     def _tell(self, status: ModelStatus) -> None:
         """Figures that move are for the shadow; what a person must learn is kept until the broker has it."""
+        self._followed.note(status)
         for source in self._desired:
             source.report(status)
         still = replace(status, progress={})

@@ -210,7 +210,7 @@ class Plant:
         if self._shadow is not None:
             self._shadow.desire(_THING, inspection, release_id)
         else:
-            control.request(self.state_dir, "model_desire", inspection=inspection, release=release_id)
+            control.request(self.state_dir, "model.desire", inspection=inspection, release=release_id)
 
     def _open_transport(self, port: int) -> MqttTransport:
         """What the configuration describes, but reconnecting within a second: a demo has no half minute to wait."""

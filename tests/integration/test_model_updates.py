@@ -63,7 +63,9 @@ def settings(tmp_path: Path, publisher: Repository) -> config.Config:
         "thing": "thing",
         "line": "line",
         "state_dir": str(tmp_path / "state"),
-        "inspections": {"spots": {"release": str(tmp_path / "factory"), "cameras": {"cam": camera}}},
+        "inspections": {
+            "spots": {"release": str(tmp_path / "factory"), "intake": {"policy": "wait"}, "cameras": {"cam": camera}}
+        },
         "transport": {"kind": "none"},
         "updates": {
             "repository": str(tmp_path / "repository"),
@@ -202,7 +204,7 @@ def test_a_line_without_any_usable_model_is_safe_and_recovers_with_a_new_release
     with agent:
         assert agent.models is not None
         lifecycle = agent.models.lifecycles["spots"]
-        assert lifecycle.status().state == State.SAFE
+        until(lifecycle, lambda: lifecycle.status().state == State.SAFE)
         assert lifecycle.status().alarm
         until(lifecycle, lambda: agent.cameras["cam"].counters.snapshot().judged > 10)
         lifecycle.desire(Desired("spots/1.1.0"))
