@@ -14,13 +14,14 @@ from agent import cli, wire
 from agent.commands import model_text
 from agent.control import ControlServer
 from agent.errors import ControlError
+from agent.health import heartbeat
 from agent.images import encode_jpeg
 from agent.model import handlers
 from agent.model.paired import PairedCounts
 from agent.model.transitions import State
 from agent.records import Gate, Judgement, Observation, Outcome
 from simulator.rollouts import INSPECTION, Plant
-from tests import status_kit
+from tests import health_kit, status_kit
 from tests.release_kit import spot_images, write_release
 
 if TYPE_CHECKING:
@@ -225,6 +226,21 @@ def test_wrong_use_is_answered_with_what_is_allowed(site: Site, words: tuple[str
     got, out = site.kensa(*words)
     assert got == code
     assert said in out
+
+
+def test_status_shows_the_models_beside_the_heartbeat(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    (site.state_dir / "control.sock").unlink()
+    beat = heartbeat.build(health_kit.IDENTITY, previous=None, current=health_kit.snapshot())
+    status: dict[str, Any] = {"status": lambda _: {"heartbeat": beat.model_dump(mode="json")}}
+    for lifecycles, expected in (({INSPECTION: site.plant.lifecycle}, 1), ({}, 0)):
+        server = ControlServer(state_dir=site.state_dir, handlers={**status, **handlers.handlers(lifecycles)})
+        server.start()
+        assert cli.main(["status", str(site.config)]) == 0
+        assert capsys.readouterr().out.count("model top: idle, factory release") == expected
+        assert cli.main(["status", str(site.config), "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert (told["thing"], len(told["models"])) == ("thing-1", expected)
+        server.close()
 
 
 def test_several_inspections_must_be_told_apart(site: Site, tmp_path: Path) -> None:
