@@ -88,7 +88,8 @@ class LiveJudge:
     def observe(self, seen: Observation) -> None:
         """Take one part into account; after a refusal nothing counts any more.
 
-        Parts that were not assigned tell how late the line is without the challenger, and nothing else.
+        Parts that were not assigned tell how late the line is without the challenger, and nothing else: lateness counts
+        against the candidate in a trial only, and only where those parts are in time.
         """
         if self._refusal is not None:
             return
@@ -97,7 +98,10 @@ class LiveJudge:
             self._alone += 1
             self._alone_late += late
             return
-        self._deadlines.add(event=late)
+        if self._phase != "shadow":  # which delays no decision: what is late there is late without the candidate
+            self._deadlines.add(event=late)
+            if self._deadlines.refused and self._is_late_alone():
+                self._deadlines = Sprt(self._policy.deadlines.plan())  # the line's own fault: begin again
         before, pairs = self._counts.disagreeing, self._counts.pairs
         self._counts.add(seen)
         if seen.champion.outcome is not Outcome.UNKNOWN:
@@ -239,6 +243,10 @@ class LiveJudge:
             text = f"disagrees with the running model on {_share(self._disagreement)}"
             return _refused(Gate.SHADOW, "disagrees", text, self._disagreement, self._policy.disagreement)
         return self._lopsided() if self._one_sided(self._policy.e_threshold) else None
+
+    def _is_late_alone(self) -> bool:
+        """Whether the parts that the running model judges by itself are late too often as well."""
+        return self._alone_late >= self._alone * self._policy.deadlines.bad > 0.0
 
     def _one_sided(self, threshold: float) -> bool:
         """Disagreements go one way, and not the way that the release announces."""

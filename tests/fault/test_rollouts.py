@@ -53,23 +53,31 @@ def test_a_model_with_five_percent_disagreement_is_refused_in_a_few_hundred_part
     assert counts.most_parts <= 1_000
 
 
-@pytest.mark.parametrize(
-    ("candidate", "gate"),
-    [(Candidate("fails", fails=1.0), Gate.ERRORS), (Candidate("late", late=1.0), Gate.DEADLINES)],
-)
-def test_total_failure_is_refused_in_three_parts(candidate: Candidate, gate: Gate) -> None:
-    counts = run_rollouts([candidate], releases=5)
+def test_total_failure_is_refused_in_three_parts() -> None:
+    counts = run_rollouts([Candidate("fails", fails=1.0)], releases=5)
 
-    assert counts.gates == {gate: 5}
+    assert counts.gates == {Gate.ERRORS: 5}
     assert counts.most_parts == 3
 
 
-@pytest.mark.parametrize("candidate", [Candidate("fails", fails=0.05), Candidate("late", late=0.05)])
-def test_a_model_that_fails_now_and_then_is_refused_before_it_gets_a_large_share(candidate: Candidate) -> None:
-    counts = run_rollouts([candidate], releases=10)
+def test_a_model_that_makes_every_part_late_is_refused_in_the_first_parts_of_its_trial() -> None:
+    end = simulate(Candidate("late", late=1.0))  # a shadow delays no decision, so the trial is the first to show it
+
+    assert (end.call, end.gate, end.phase) == (Call.REFUSE, Gate.DEADLINES, "trial 1%")
+
+
+def test_a_model_that_fails_now_and_then_is_refused_before_it_gets_a_large_share() -> None:
+    counts = run_rollouts([Candidate("fails", fails=0.05)], releases=10)
 
     assert counts.refused == 10
     assert counts.most_parts <= 500
+
+
+def test_a_model_that_is_late_now_and_then_is_refused_in_its_trial() -> None:
+    ends = [simulate(Candidate("late", late=0.05), seed=seed) for seed in range(10)]
+
+    assert {(end.call, end.gate) for end in ends} == {(Call.REFUSE, Gate.DEADLINES)}
+    assert {end.phase for end in ends} <= {"trial 1%", "trial 5%", "trial 25%"}
 
 
 def test_the_blind_spot_is_not_seen_here() -> None:

@@ -137,7 +137,7 @@ def test_a_candidate_that_fails_is_refused_in_three_parts_with_its_own_reason() 
 def test_late_parts_refuse_a_trial_and_the_text_tells_how_late_the_line_is_by_itself() -> None:
     judge = shown(started(), GOOD_SHADOW)
     judge.begin("trial", parts=20, share=0.01)
-    shown(judge, [part(assigned=False, late=True)] * 2 + [part(assigned=False)] * 98)
+    shown(judge, [part(assigned=False, late=True)] * 2 + [part(assigned=False)] * 998)
     assert judge.decision().call is Call.CONTINUE
 
     shown(judge, [part(late=True)] * 5)
@@ -145,7 +145,23 @@ def test_late_parts_refuse_a_trial_and_the_text_tells_how_late_the_line_is_by_it
     refusal = judge.decision().refusal
     assert refusal is not None
     assert (refusal.gate, refusal.reason) == (Gate.DEADLINES, "too_late")
-    assert "after 200 ms; of 100 parts without it 2 were late" in refusal.text
+    assert "after 200 ms; of 1000 parts without it 2 were late" in refusal.text
+
+
+def test_a_line_that_is_late_by_itself_is_not_the_candidates_fault() -> None:
+    judge = shown(started(), GOOD_SHADOW)
+    judge.begin("trial", parts=20, share=0.5)
+
+    for _ in range(20):
+        shown(judge, [part(assigned=False, late=True), part(late=True)] + [part(assigned=False), part()] * 9)
+
+    assert judge.decision().refusal is None
+
+
+def test_a_shadow_delays_nothing_so_lateness_meanwhile_is_not_the_candidates_fault() -> None:
+    judge = shown(started(), [part(late=True)] * 200)
+
+    assert judge.decision().refusal is None
 
 
 def test_only_assigned_parts_are_pairs() -> None:
