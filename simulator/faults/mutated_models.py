@@ -10,6 +10,7 @@ counts as `harmless` if it judges fresh pictures as the honest model does, and a
 from __future__ import annotations
 
 import hashlib
+import logging
 import multiprocessing
 import os
 import random
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from agent.records import Pixels
 
+_log = logging.getLogger(__name__)
 _CASES_A_WORKER: Final = 40
 _CASE_S: Final = 30.0  # a case that takes longer hangs
 _LIMITS: Final = SelfTestLimits(cpu_s=120.0)  # of a whole worker
@@ -144,19 +146,26 @@ def _one_worker(
     at = cases.start
     try:
         while at < cases.stop:
-            if not reports.poll(_CASE_S):
-                outcomes["hung"] += 1
-                return at + 1
-            outcomes[reports.recv()] += 1
+            outcome = reports.recv() if reports.poll(_CASE_S) else "hung"
+            _note(outcomes, outcome, at)
             at += 1
+            if outcome == "hung":
+                return at
     except EOFError:
-        outcomes["crashed"] += 1
+        _note(outcomes, "crashed", at)
         return at + 1
     finally:
         worker.kill()
         worker.join()
         reports.close()
     return at
+
+
+def _note(outcomes: Counter[str], outcome: str, case: int) -> None:
+    """Count it; what is no refusal and not harmless is logged, so that the case can be looked at: it replays."""
+    outcomes[outcome] += 1
+    if outcome in {"crashed", "hung", "different"}:
+        _log.warning("mutated model %d: %s", case, outcome)
 
 
 def work(release: Path, folder: Path, seed: int, cases: range, reports: Connection) -> None:
