@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from agent.config import RolloutLimits
     from agent.model.journal import Journal
     from agent.model.transitions import Event
-    from agent.records import Desired
 
 DAY_S: Final = 86_400.0
 _log = logging.getLogger(__name__)
@@ -140,23 +139,22 @@ def counted(record: Record, *, utc_s: float, limits: RolloutLimits) -> Record:
 
 
 def pardoned(record: Record, which: str | None) -> Record:
-    """Take `which` (digest, its first characters, or `name/version`) off the bad list, and let rollouts go on."""
+    """Take `which` (digest, its first characters, or `name/version`) off the bad list, and let rollouts go on.
+
+    A wish that was refused for that entry is open again; one that ended in another way is not.
+    """
     bad = record.bad if which is None else tuple(b for b in record.bad if not names(b, which))
+    freed = replace(record, bad=bad, halted=False, cool_down_until_utc_s=0.0, rollbacks_utc_s=())
     wish = record.desired
-    again = record.wanted or (wish is not None and _is_free(replace(record, bad=bad), wish))
-    return replace(record, bad=bad, halted=False, cool_down_until_utc_s=0.0, rollbacks_utc_s=(), wanted=again)
+    if wish is None or find_bad(freed, release_id=wish.release_id):
+        return freed
+    was_refused = find_bad(record, release_id=wish.release_id) is not None
+    return replace(freed, wanted=record.wanted or was_refused)
 
 
 def names(bad: Bad, which: str) -> bool:
     """Whether `which` means this entry."""
     return bad.release_id == which or (bad.digest is not None and len(which) >= 8 and bad.digest.startswith(which))  # noqa: PLR2004  as git does
-
-
-def _is_free(record: Record, wish: Desired) -> bool:
-    """Whether a wish that was refused or cut short may be tried again."""
-    if wish.mode == "release" and record.active is not None and record.active.ref.release_id == wish.release_id:
-        return False
-    return find_bad(record, release_id=wish.release_id) is None
 
 
 def refusal_of(gate: Gate, reason: str, text: str, **figures: float) -> Refusal:

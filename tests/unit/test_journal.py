@@ -167,7 +167,7 @@ def test_three_automatic_rollbacks_within_a_day_halt_and_a_person_lets_it_go_on(
     assert record.halted
     record = pardoned(record, None)
     assert not record.halted
-    assert record.wanted
+    assert not record.wanted, "a wish that has ended stays ended"
 
 
 def test_rollbacks_of_another_day_do_not_count() -> None:
@@ -182,6 +182,15 @@ def test_a_pardon_finds_a_release_by_name_and_by_the_beginning_of_its_digest() -
     assert pardoned(record, "d" * 7).bad == record.bad
     assert pardoned(record, "d" * 8).bad == ()
     assert pardoned(record, "surface/1.2.0").bad == ()
+
+
+def test_a_pardon_opens_the_wish_that_was_refused_and_no_other() -> None:
+    record = blamed(
+        Record(desired=Desired(REF.release_id)), release_id=REF.release_id, digest=None, refusal=NO, utc_s=0.0
+    )
+    assert pardoned(record, REF.release_id).wanted
+    assert not pardoned(record, None).wanted
+    assert not pardoned(replace(record, desired=Desired("other/1.0.0")), REF.release_id).wanted
 
 
 def test_the_way_back_leads_past_a_release_that_is_bad() -> None:
