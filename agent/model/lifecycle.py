@@ -292,7 +292,7 @@ class Lifecycle:
         return self._parts.watch.report
 
     def _alarm(self, record: Record) -> str | None:
-        alarms = [self._parts.alarms[cause] for cause in sorted(self._parts.alarms)]
+        alarms = [text for _, text in sorted(self._parts.alarms.copy().items())]  # read from other threads too
         if record.state is State.SAFE:
             alarms.insert(0, "No model can be loaded: every verdict is unknown. Publish a release.")
         if record.halted:
