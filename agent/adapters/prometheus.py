@@ -125,6 +125,14 @@ def _inspections(inspections: Sequence[InspectionSnapshot]) -> Iterator[Metric]:
             about = {"model": model.name, "version": model.version, "sha256": model.sha256, "trusted": trusted}
             models.add_metric([inspection.inspection], about)
     yield models
+    alarms = GaugeMetricFamily("kensa_model_alarm", "1 while a person must look at the model.", labels=("inspection",))
+    states = InfoMetricFamily("kensa_model_lifecycle", "Where the next release stands.", labels=("inspection",))
+    for inspection in inspections:
+        if inspection.state is not None:
+            alarms.add_metric([inspection.inspection], float(inspection.alarm is not None))
+            about = {"state": inspection.state, "candidate": inspection.candidate or ""}
+            states.add_metric([inspection.inspection], about)
+    yield from (alarms, states)
 
 
 def _each(

@@ -15,20 +15,21 @@ import sys
 import threading
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import agent
 from agent import config as configuration
 from agent.adapters.onnx import OnnxModel
 from agent.app.choose import SHADOW_FRAMES, site_lease
 from agent.app.sinks import FirstVerdict, Observed
+from agent.app.snapshots import snapshot_of
 from agent.clock import NS_PER_S
 from agent.control import ControlServer, StateDir
 from agent.counters import CameraCounters
 from agent.errors import ControlError, KensaError, OutboxError
 from agent.health.heartbeat import HeartbeatThread
 from agent.health.process import ProcessMeter
-from agent.health.snapshot import AgentIdentity, CameraSnapshot, InspectionSnapshot, Snapshot
+from agent.health.snapshot import AgentIdentity
 from agent.inspection.capture import CaptureThread
 from agent.inspection.intake import IntakeHub
 from agent.inspection.keeper import FrameKeeper
@@ -37,7 +38,7 @@ from agent.inspection.worker import InspectionContext, Station, Worker, start_wo
 from agent.model.handlers import handlers as model_handlers
 from agent.outbox import Outbox, OutboxLimits, next_boot_epoch
 from agent.slot import ModelSlot
-from agent.wire import OutboxHealth, Reporter, encode_heartbeat, encode_verdict, heartbeat_topic
+from agent.wire import Reporter, encode_heartbeat, encode_verdict, heartbeat_topic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
     from agent.app.models import ModelWing
     from agent.clock import Clock
+    from agent.health.snapshot import Snapshot
     from agent.ports import DesiredState, FrameSource, ReleaseFetcher, Transport
     from agent.records import Verdict
     from agent.wire import Heartbeat
@@ -104,7 +106,7 @@ class Agent:
         self._workers: list[threading.Thread] = []
         self._crash: BaseException | None = None
         self._stopped = False
-        self._usage = ProcessMeter()
+        self.usage = ProcessMeter()
         self._heartbeat: HeartbeatThread
         self.outbox: Outbox
 
@@ -211,54 +213,7 @@ class Agent:
 
     def snapshot(self) -> Snapshot:
         """Everything that heartbeat, metrics and status show, at this moment."""
-        stats = self.outbox.stats()
-        state: Literal["up", "down", "none"] = "none"
-        if self.transport is not None:
-            state = "up" if stats.connected else "down"
-        inspections = []
-        for name, slot in self.slots.items():
-            lease = slot.lease()
-            inspections.append(
-                InspectionSnapshot(
-                    inspection=name,
-                    model=lease.model.identity if lease else None,
-                    preprocess_digest=lease.model.preprocess_digest if lease else None,
-                    pool_misses=self.pools[name].misses,
-                    frames_not_kept=self.keepers[name].skipped,
-                )
-            )
-        return Snapshot(
-            monotonic_ns=self.clock.monotonic_ns(),
-            utc_ns=self.clock.utc_ns(),
-            cameras=tuple(
-                CameraSnapshot(
-                    inspection=view.inspection,
-                    status=view.capture.status,
-                    accounting=view.counters.snapshot(),
-                    latency=tuple(view.counters.latency.buckets()),
-                    latency_total_us=view.counters.latency.total_us(),
-                )
-                for view in self.cameras.values()
-            ),
-            inspections=tuple(inspections),
-            outbox=OutboxHealth(
-                rows=stats.rows,
-                verdicts=stats.verdicts,
-                bytes=stats.bytes,
-                oldest_age_s=max(0.0, self.clock.utc_ns() / NS_PER_S - stats.oldest_utc_s)
-                if stats.oldest_utc_s
-                else 0.0,
-                evicted=stats.evicted,
-                damaged=stats.damaged,
-                gaps=stats.gaps,
-                storage_error=stats.storage_error,
-            ),
-            process=self._usage.read(),
-            transport=state,
-            transport_reason=stats.reason if state == "down" else None,
-            faults=self.faults,
-            last_fault=self.last_fault,
-        )
+        return snapshot_of(self)
 
     # --- pieces -------------------------------------------------------------------------------------------------------
 

@@ -65,6 +65,9 @@ def _inspection(inspection: InspectionSnapshot) -> InspectionHealth:
         sha256=None if model is None else model.sha256,
         trusted=model is not None and model.trusted,
         preprocess_digest=inspection.preprocess_digest,
+        state=inspection.state,
+        candidate=_text(inspection.candidate),
+        alarm=_text(inspection.alarm),
     )
 
 

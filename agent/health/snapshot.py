@@ -51,6 +51,9 @@ class InspectionSnapshot:
     preprocess_digest: str | None
     pool_misses: int = 0  # frames for which no buffer was free
     frames_not_kept: int = 0  # of defect and unsure parts, because writing them could not follow
+    state: str | None = None  # of the model's lifecycle; None without updates
+    candidate: str | None = None  # `name/version` of the release that is on its way
+    alarm: str | None = None  # why a person must look at the model
 
 
 @dataclass(frozen=True, slots=True)

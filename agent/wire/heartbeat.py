@@ -47,6 +47,9 @@ class InspectionHealth(WireModel):
     sha256: Digest | None
     trusted: bool  # False for an unsigned local release
     preprocess_digest: Digest | None
+    state: Text | None = None  # of the model's lifecycle (docs/lifecycle.md); null without updates
+    candidate: Text | None = None  # `name/version` of the release that is on its way
+    alarm: Text | None = None  # why a person must look at the model
 
 
 class OutboxHealth(WireModel):

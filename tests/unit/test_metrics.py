@@ -102,6 +102,14 @@ def test_state_model_transport_outbox_and_process_are_there() -> None:
     assert 'version="9.8.7"' in text
 
 
+def test_the_lifecycle_and_its_alarm_are_there_with_updates() -> None:
+    safe = InspectionSnapshot("top", None, None, state="safe", candidate="plates/1.3.0", alarm="No model loads")
+    samples, text = scrape(lambda: snapshot(inspections=(safe,)))
+
+    assert samples["kensa_model_alarm", (("inspection", "top"),)] == 1
+    assert 'kensa_model_lifecycle_info{candidate="plates/1.3.0",inspection="top",state="safe"}' in text
+
+
 def test_what_is_not_there_is_left_out() -> None:
     camera = camera_snapshot("cam", counters({}), state=CameraState.CONNECTING)
     samples, text = scrape(
@@ -110,6 +118,7 @@ def test_what_is_not_there_is_left_out() -> None:
 
     assert ("kensa_transport_up", ()) not in samples
     assert "kensa_model_info{" not in text
+    assert "kensa_model_lifecycle_info{" not in text
     assert samples["kensa_verdict_latency_seconds_count", TOP] == 0
 
 

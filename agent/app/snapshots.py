@@ -1,0 +1,67 @@
+"""What the composed agent looks like at this moment: gathered from its parts, for heartbeat, metrics and status."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from agent.clock import NS_PER_S
+from agent.health.snapshot import CameraSnapshot, InspectionSnapshot, Snapshot
+from agent.wire import OutboxHealth
+
+if TYPE_CHECKING:
+    from agent.app.agent import Agent
+    from agent.slot import ModelSlot
+
+
+def snapshot_of(agent: Agent) -> Snapshot:
+    """Return everything at this moment; from any thread."""
+    stats = agent.outbox.stats()
+    state: Literal["up", "down", "none"] = "none"
+    if agent.transport is not None:
+        state = "up" if stats.connected else "down"
+    return Snapshot(
+        monotonic_ns=agent.clock.monotonic_ns(),
+        utc_ns=agent.clock.utc_ns(),
+        cameras=tuple(
+            CameraSnapshot(
+                inspection=view.inspection,
+                status=view.capture.status,
+                accounting=view.counters.snapshot(),
+                latency=tuple(view.counters.latency.buckets()),
+                latency_total_us=view.counters.latency.total_us(),
+            )
+            for view in agent.cameras.values()
+        ),
+        inspections=tuple(_inspection(agent, name, slot) for name, slot in agent.slots.items()),
+        outbox=OutboxHealth(
+            rows=stats.rows,
+            verdicts=stats.verdicts,
+            bytes=stats.bytes,
+            oldest_age_s=max(0.0, agent.clock.utc_ns() / NS_PER_S - stats.oldest_utc_s) if stats.oldest_utc_s else 0.0,
+            evicted=stats.evicted,
+            damaged=stats.damaged,
+            gaps=stats.gaps,
+            storage_error=stats.storage_error,
+        ),
+        process=agent.usage.read(),
+        transport=state,
+        transport_reason=stats.reason if state == "down" else None,
+        faults=agent.faults,
+        last_fault=agent.last_fault,
+    )
+
+
+def _inspection(agent: Agent, name: str, slot: ModelSlot) -> InspectionSnapshot:
+    lease = slot.lease()
+    status = None if agent.models is None else agent.models.lifecycles[name].status()
+    candidate = None if status is None else status.candidate
+    return InspectionSnapshot(
+        inspection=name,
+        model=lease.model.identity if lease else None,
+        preprocess_digest=lease.model.preprocess_digest if lease else None,
+        pool_misses=agent.pools[name].misses,
+        frames_not_kept=agent.keepers[name].skipped,
+        state=None if status is None else str(status.state),
+        candidate=None if candidate is None else candidate.release_id,
+        alarm=None if status is None else status.alarm,
+    )
