@@ -47,7 +47,7 @@ def _options() -> ort.SessionOptions:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:300]
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def open_session(
@@ -164,7 +164,11 @@ class OnnxModel:
         self._geometry = manifest.geometry.to_record()
         self._rule = manifest.rule()
         self._outputs = list(manifest.outputs)
-        self._check(session)
+        try:
+            self._check(session)
+        except UnicodeDecodeError as error:  # the runtime decodes names and dimensions when they are looked at
+            name = f"{self._identity.name} {self._identity.version}"
+            raise ContractError(f"model {name} breaks the contract: a name or dimension is no UTF-8 text") from error
 
     @classmethod
     def load(

@@ -162,6 +162,13 @@ def test_another_interface_than_the_manifest_says_is_refused_by_name(
     assert finding in refusal(release, ContractError)
 
 
+def test_a_dimension_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
+    model = HONEST.replace(b"\x12\x01N", b"\x12\x01\xce", 1)  # dim_param of the input
+    assert model != HONEST
+
+    assert "no UTF-8 text" in refusal(write_release(tmp_path, model=model), ContractError)
+
+
 def test_a_manifest_of_other_bytes_is_refused(tmp_path: Path) -> None:
     release = write_release(tmp_path)
     tree = json.loads((release / "manifest.json").read_text())
