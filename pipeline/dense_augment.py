@@ -107,6 +107,14 @@ def _cutouts(pictures: Sequence[Picture]) -> list[_Cutout]:
     return found
 
 
+def _offset(size: int, room: int, random: np.random.Generator) -> int:
+    """Where a crop of `size` starts in 0 .. room: as if it could hang over by a half, and were then pushed back.
+
+    Drawn evenly over 0 .. room, borders would hardly ever be seen, and the network would take them for defects.
+    """
+    return min(max(int(random.integers(-(size // 2), room + size // 2 + 1)), 0), room)
+
+
 class CropSampler:
     """Draws training batches. Immutable after construction: safe to call from any thread."""
 
@@ -166,7 +174,7 @@ class CropSampler:
     def _cut(self, picture: Picture, random: np.random.Generator) -> tuple[Pixels, Pixels | None]:
         """Cut at a random place; mostly so that a defect, where there is one, lies in the crop."""
         rows, columns = picture.pixels.shape[0] - self._height, picture.pixels.shape[1] - self._width
-        y, x = int(random.integers(rows + 1)), int(random.integers(columns + 1))
+        y, x = _offset(self._height, rows, random), _offset(self._width, columns, random)
         places = self._places.get(id(picture))
         if places is not None and random.random() < self._settings.hit_share:
             row, column = divmod(int(places[random.integers(places.size)]), picture.pixels.shape[1])

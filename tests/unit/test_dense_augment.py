@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -84,3 +86,11 @@ def test_colour_and_mono_pictures_are_drawn_alike(channels: int) -> None:
     batch = sampler(pictures, STILL).batch(0)
     assert batch.pixels.shape == (16, 64, 64, channels)
     assert batch.pixels.dtype == np.uint8
+
+
+def test_the_borders_of_a_picture_are_seen_as_often_as_its_middle() -> None:
+    marked = Picture(np.tile(np.arange(80, dtype=np.uint8)[None, :, None], (96, 1, 1)), np.zeros((96, 80), np.uint8), 0)
+    batch = sampler([marked, defective()], replace(STILL, good_share=1.0, paste_share=0.0), batch=400).batch(0)
+    seen = np.bincount(batch.pixels.reshape(400, -1).astype(np.int64).ravel(), minlength=80) / batch.pixels[..., 0].size
+    assert seen[0] > 0.3 * seen[40]
+    assert seen[79] > 0.3 * seen[40]
