@@ -1,0 +1,183 @@
+"""What a deployment configures: strings for everything, or nonsense."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from datetime import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.errors import ConfigError
+from agent.records import Desired
+from greengrass import configuration
+from greengrass.configuration import ComponentConfig, Settings
+
+WORK = Path("/work-folder")
+BASE = Path("/unpacked")
+
+
+def tree() -> dict[str, Any]:
+    """As nucleus lite delivers it: every scalar is a string."""
+    return {
+        "accessControl": {"aws.greengrass.ipc.mqttproxy": {}},
+        "line": "press3",
+        "inspections": {
+            "top": {
+                "release": "releases/default",
+                "roi": ["512", "92", "896", "896"],
+                "thresholds": {"scratch": "0.5"},
+                "unsure_band": "0.1",
+                "intake": {"capacity": "4"},
+                "cameras": {
+                    "cam": {"kind": "folder", "path": "images", "fps": "30", "loop": "true"},
+                    "sim": {"kind": "plugin", "source": "simulated", "options": {"fps": "30", "seed": "7", "x": "a b"}},
+                },
+                "desired": {"release": "parts/1.1.0", "mode": "ab", "share": "0.25"},
+            }
+        },
+        "updates": {
+            "repository": "https://example.com/tuf",
+            "root": "1.root.json",
+            "site": "hall-1",
+            "shadow": "false",
+        },
+        "workers": "2",
+        "heartbeat_s": "5",
+        "greengrass": {"confirm": "echo", "defer_s": "60", "shifts": ["06:00-14:00", "22:00-02:00"]},
+    }
+
+
+def read(given: object, thing: str | None = "line1-cam") -> ComponentConfig:
+    return configuration.read(given, thing=thing, work=WORK, base=BASE)
+
+
+def test_strings_become_what_the_agent_expects() -> None:
+    found = read(tree())
+    config = found.config
+    top = config.inspections["top"]
+    assert (config.thing, config.state_dir, config.workers, config.heartbeat_s) == ("line1-cam", WORK / "state", 2, 5.0)
+    assert (top.roi, top.thresholds, top.unsure_band) == ((512, 92, 896, 896), {"scratch": 0.5}, 0.1)
+    assert top.release == BASE / "releases/default"
+    assert config.updates is not None
+    assert config.updates.shadow is False
+    assert config.model_dump(mode="json")["inspections"]["top"]["cameras"]["cam"]["loop"] is True
+    assert found.settings.defer_s == 60.0
+    assert found.wishes == {"top": Desired("parts/1.1.0", "ab", 0.25, "deployment")}
+
+
+def test_options_of_a_plugin_camera_get_the_types_that_yaml_gives_them() -> None:
+    options = read(tree()).config.model_dump(mode="json")["inspections"]["top"]["cameras"]["sim"]["options"]
+    assert options == {"fps": 30, "seed": 7, "x": "a b"}
+
+
+def test_typed_json_says_the_same_as_strings() -> None:
+    typed = tree()
+    top = typed["inspections"]["top"]
+    top |= {"roi": [512.0, 92, 896, 896], "unsure_band": 0.1, "thresholds": {"scratch": 0.5}, "intake": {"capacity": 4}}
+    top["cameras"]["cam"] |= {"fps": 30, "loop": True}
+    typed |= {"workers": 2.0, "heartbeat_s": 5}  # classic may deliver every number as a float
+    assert read(typed).config.digest() == read(tree()).config.digest()
+
+
+@pytest.mark.parametrize("nothing", [None, "", {}])
+def test_a_deployment_may_desire_nothing(nothing: object) -> None:
+    given = tree()
+    given["inspections"]["top"]["desired"] = nothing
+    assert read(given).wishes == {}
+
+
+# path of the key -> what is put there, and the path that the refusal must name
+BAD: list[tuple[str, object, str]] = [
+    ("line", "a b", "line"),
+    ("line", None, "line"),
+    ("thing", "a/b", "thing"),
+    ("workers", "two", "workers"),
+    ("workers", "0", "workers"),
+    ("workers", "1.5", "workers"),
+    ("heartbeat_s", "nan", "heartbeat_s"),
+    ("heartbeat_s", "0.1", "heartbeat_s"),
+    ("heartbeats", "1", "heartbeats"),
+    ("transport", {"kind": "mqtt", "host": "x"}, "transport"),
+    ("inspections", {}, "inspections"),
+    ("inspections", "top", "inspections"),
+    ("inspections.top", "x", "inspections.top"),
+    ("inspections.top.release", None, "inspections.top.release"),
+    ("inspections.top.releases", "x", "inspections.top.releases"),
+    ("inspections.top.roi", ["1", "2", "3"], "inspections.top.roi"),
+    ("inspections.top.roi", ["1", "2", "3", "-4"], "inspections.top.roi.3"),
+    ("inspections.top.thresholds.scratch", "1.5", "inspections.top.thresholds.scratch"),
+    ("inspections.top.thresholds.scratch", "high", "inspections.top.thresholds.scratch"),
+    ("inspections.top.unsure_band", "-0.1", "inspections.top.unsure_band"),
+    ("inspections.top.intake.policy", "oldest", "inspections.top.intake.policy"),
+    ("inspections.top.intake.capacity", "many", "inspections.top.intake.capacity"),
+    ("inspections.top.cameras.cam.kind", "usb", "inspections.top.cameras.cam"),
+    ("inspections.top.cameras.cam.fps", "0", "inspections.top.cameras.cam.fps"),
+    ("inspections.top.cameras.cam.loop", "maybe", "inspections.top.cameras.cam.loop"),
+    ("inspections.top.cameras.cam.exposure", "3", "inspections.top.cameras.cam.exposure"),
+    ("inspections.top.desired", "parts/1.1.0", "inspections.top.desired"),
+    ("inspections.top.desired.release", "parts", "inspections.top.desired"),
+    ("inspections.top.desired.share", "2", "inspections.top.desired"),
+    ("inspections.top.desired.mode", "canary", "inspections.top.desired"),
+    ("inspections.top.desired.when", "now", "inspections.top.desired"),
+    ("updates.repository", "", "updates.repository"),
+    ("updates.limits.max_hours", "0", "updates.limits.max_hours"),
+    ("updates", None, "inspections.top.desired"),
+    ("greengrass.confirm", "maybe", "greengrass.confirm"),
+    ("greengrass.defer_s", "-1", "greengrass.defer_s"),
+    ("greengrass.shifts", ["6-14"], "greengrass.shifts"),
+    ("greengrass.shift", "06:00-14:00", "greengrass.shift"),
+    ("greengrass", "fast", "greengrass"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "named"), BAD, ids=[f"{path}={value!r:.20}" for path, value, _ in BAD])
+def test_a_wrong_key_is_refused_by_its_path(path: str, value: object, named: str) -> None:
+    given = deepcopy(tree())
+    *parents, last = path.split(".")
+    holder: Any = given
+    for parent in parents:
+        holder = holder.setdefault(parent, {})
+    if value is None:
+        holder.pop(last, None)
+    else:
+        holder[last] = value
+    with pytest.raises(ConfigError) as refused:
+        read(given)
+    assert any(line.strip().startswith(f"{named}") for line in str(refused.value).splitlines()[1:]), refused.value
+
+
+def test_every_wrong_key_is_named_at_once() -> None:
+    given = tree()
+    given["workers"] = "two"
+    given["greengrass"]["confirm"] = "maybe"
+    given["inspections"]["top"]["desired"]["share"] = "2"
+    with pytest.raises(ConfigError) as refused:
+        read(given)
+    for path in ("workers", "greengrass.confirm", "inspections.top.desired"):
+        assert path in str(refused.value)
+
+
+@pytest.mark.parametrize("given", [None, [], "text", 1])
+def test_what_is_no_mapping_is_refused(given: object) -> None:
+    with pytest.raises(ConfigError, match="mapping"):
+        read(given)
+
+
+def test_a_tree_without_end_is_refused() -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(50_000):
+        deep = {"a": deep}
+    with pytest.raises(ConfigError, match="nested"):
+        read(deep)
+
+
+def test_without_a_core_device_the_thing_must_be_named() -> None:
+    with pytest.raises(ConfigError, match="thing: is required"):
+        read(tree(), thing=None)
+
+
+def test_a_shift_may_run_past_midnight() -> None:
+    settings = Settings(shifts=("06:00-14:00", "22:00-02:00"))
+    assert [hour for hour in range(24) if settings.in_shift(time(hour))] == [0, 1, *range(6, 14), 22, 23]
