@@ -11,8 +11,10 @@ import pytest
 from agent.model.transitions import RESTING, State
 from simulator.cloud import Fault, Killed
 from simulator.rollouts import Plant, Trap, full_disk, ignore, read_only_disk
+from tests.lifecycle_kit import quick_disk
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from agent.records import ReleaseRef
@@ -29,6 +31,12 @@ KILLS = [
     "slot: before",
     "slot: after",
 ]
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with quick_disk() as path:
+        yield path
 
 
 def bring_to(plant: Plant, state: State) -> ReleaseRef:
@@ -87,10 +95,8 @@ def finish(plant: Plant, candidate: ReleaseRef) -> None:
 
 @pytest.mark.parametrize("boundary", KILLS)
 @pytest.mark.parametrize("state", list(State))
-def test_a_kill_in_any_state_at_any_boundary_leaves_a_verified_model(
-    tmp_path: Path, state: State, boundary: str
-) -> None:
-    plant = Plant(tmp_path)
+def test_a_kill_in_any_state_at_any_boundary_leaves_a_verified_model(folder: Path, state: State, boundary: str) -> None:
+    plant = Plant(folder)
     candidate = bring_to(plant, state)
     plant.trap = Trap(boundary)
     if state in RESTING:
@@ -107,9 +113,9 @@ def test_a_kill_in_any_state_at_any_boundary_leaves_a_verified_model(
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO])
 @pytest.mark.parametrize("state", list(State))
 def test_a_disk_that_refuses_in_any_state_stops_the_lifecycle_and_not_the_line(
-    tmp_path: Path, state: State, number: int
+    folder: Path, state: State, number: int
 ) -> None:
-    plant = Plant(tmp_path)
+    plant = Plant(folder)
     candidate = bring_to(plant, state)
     before, serving = plant.record(), plant.serving()
     plant.trap = Trap("journal: b", number=number, stays=True)
@@ -130,8 +136,8 @@ def test_a_disk_that_refuses_in_any_state_stops_the_lifecycle_and_not_the_line(
 
 
 @pytest.mark.parametrize("disk", [full_disk("store"), read_only_disk("store")], ids=["full", "read-only"])
-def test_a_store_that_cannot_be_written_is_an_alarm_and_is_tried_again(tmp_path: Path, disk: Trap) -> None:
-    plant = Plant(tmp_path)
+def test_a_store_that_cannot_be_written_is_an_alarm_and_is_tried_again(folder: Path, disk: Trap) -> None:
+    plant = Plant(folder)
     candidate = bring_to(plant, State.STAGED)
     plant.trap = disk
     for _ in range(10):
@@ -146,9 +152,9 @@ def test_a_store_that_cannot_be_written_is_an_alarm_and_is_tried_again(tmp_path:
 @pytest.mark.parametrize("port", ["fetch", "examine"])
 @pytest.mark.parametrize("state", list(State))
 def test_whatever_the_ports_do_in_any_state_the_line_keeps_a_verified_model(
-    tmp_path: Path, state: State, port: str, fault: Fault
+    folder: Path, state: State, port: str, fault: Fault
 ) -> None:
-    plant = Plant(tmp_path)
+    plant = Plant(folder)
     candidate = bring_to(plant, state)
     plant.cloud.order(port, fault)
     if state in RESTING:
@@ -168,8 +174,8 @@ def test_whatever_the_ports_do_in_any_state_the_line_keeps_a_verified_model(
     finish(plant, candidate)
 
 
-def test_a_trial_whose_refusal_cannot_be_written_down_is_off_the_line_all_the_same(tmp_path: Path) -> None:
-    plant = Plant(tmp_path)
+def test_a_trial_whose_refusal_cannot_be_written_down_is_off_the_line_all_the_same(folder: Path) -> None:
+    plant = Plant(folder)
     candidate = bring_to(plant, State.TRIAL)
     plant.step()
     plant.trap = full_disk()
@@ -185,8 +191,8 @@ def test_a_trial_whose_refusal_cannot_be_written_down_is_off_the_line_all_the_sa
     assert plant.serving() == "1.0.0"
 
 
-def test_a_person_gets_the_old_model_back_although_the_disk_is_full(tmp_path: Path) -> None:
-    plant = Plant(tmp_path).start()
+def test_a_person_gets_the_old_model_back_although_the_disk_is_full(folder: Path) -> None:
+    plant = Plant(folder).start()
     for _ in range(2):
         plant.desire(plant.publish())
         plant.rest()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hypothesis import settings
@@ -15,12 +13,12 @@ from agent.errors import IllegalTransitionError, LifecycleError
 from agent.model.transitions import RESTING, TABLE, Event, State
 from simulator.cloud import Fault, Killed
 from simulator.rollouts import Plant, Trap, full_disk, ignore, read_only_disk
+from tests.lifecycle_kit import quick_disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 BOUNDARIES = ["", "journal", "journal: between", "journal: after", "store", "slot"]
-MEMORY = Path("/dev/shm")  # noqa: S108 - a disk that need not be waited for, where there is one
 
 
 class Life(RuleBasedStateMachine):
@@ -28,8 +26,8 @@ class Life(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = tempfile.TemporaryDirectory(prefix="kensa-life-", dir=MEMORY if MEMORY.is_dir() else None)
-        self.plant = Plant(Path(self.folder.name)).start()
+        self.stack = contextlib.ExitStack()
+        self.plant = Plant(self.stack.enter_context(quick_disk())).start()
         self.plant.publish()
 
     def survive(self, act: Callable[[], object]) -> None:
@@ -177,7 +175,7 @@ class Life(RuleBasedStateMachine):
             assert self.plant.serving() == active
 
     def teardown(self) -> None:
-        self.folder.cleanup()
+        self.stack.close()
 
 
 Life.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)

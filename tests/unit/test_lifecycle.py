@@ -16,8 +16,10 @@ from agent.records import Desired, Gate
 from simulator.cloud import Fault
 from simulator.rollouts import Plant, ignore, read_only_disk
 from simulator.stand_in import SHORT_POLICY, write_release
+from tests.lifecycle_kit import quick_disk
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from agent.records import ReleaseRef
@@ -26,8 +28,14 @@ DAY_S = 86_400.0
 
 
 @pytest.fixture
-def plant(tmp_path: Path) -> Plant:
-    return Plant(tmp_path).start()
+def folder() -> Iterator[Path]:
+    with quick_disk() as path:
+        yield path
+
+
+@pytest.fixture
+def plant(folder: Path) -> Plant:
+    return Plant(folder).start()
 
 
 def commit(plant: Plant, ref: ReleaseRef | None = None) -> ReleaseRef:
@@ -73,8 +81,8 @@ def test_the_old_model_stays_loaded_for_the_probation_and_no_longer(plant: Plant
     assert plant.slot._kept is None
 
 
-def test_without_any_model_a_release_that_passes_its_examination_judges_at_once(tmp_path: Path) -> None:
-    plant = Plant(tmp_path)
+def test_without_any_model_a_release_that_passes_its_examination_judges_at_once(folder: Path) -> None:
+    plant = Plant(folder)
     (plant.factory / "model.onnx").write_bytes(b"broken")
     plant.start()
     plant.step()
@@ -182,9 +190,9 @@ def test_a_refusal_by_the_fetcher_and_by_the_examiner_names_its_gate(plant: Plan
 
 def test_a_manifest_with_an_impossible_rollout_is_refused(plant: Plant) -> None:
     ref = plant.publish()
-    folder = plant.cloud.releases[ref.release_id]
-    tree = (folder / "manifest.json").read_text(encoding="utf-8").replace('"shadow_parts": 4', '"shadow_parts": -4')
-    (folder / "manifest.json").write_text(tree, encoding="utf-8")
+    published = plant.cloud.releases[ref.release_id]
+    tree = (published / "manifest.json").read_text(encoding="utf-8").replace('"shadow_parts": 4', '"shadow_parts": -4')
+    (published / "manifest.json").write_text(tree, encoding="utf-8")
     plant.desire(ref)
     plant.rest()
     assert refusal(plant)[0] is Gate.CONTRACT
@@ -506,7 +514,7 @@ def test_figures_alone_are_told_at_most_once_a_second(plant: Plant) -> None:
 
 def test_a_rollout_that_goes_in_circles_is_given_up(plant: Plant) -> None:
     ref = plant.publish()
-    folder = plant.cloud.releases[ref.release_id]
+    published = plant.cloud.releases[ref.release_id]
     plant.desire(ref)
     plant.until(State.STAGED)
     for _ in range(100):
@@ -514,15 +522,15 @@ def test_a_rollout_that_goes_in_circles_is_given_up(plant: Plant) -> None:
             staging = plant.models / "staging" / "stand-in--1.0.0"
             (staging / "model.onnx").write_bytes(b"changed after the fetch")
         plant.step()
-    assert folder.exists()
+    assert published.exists()
     assert refusal(plant) == (Gate.SELF_TEST, "goes_in_circles")
 
 
-def test_a_release_asks_for_more_than_the_site_and_gets_it(tmp_path: Path) -> None:
-    plant = Plant(tmp_path).start()
+def test_a_release_asks_for_more_than_the_site_and_gets_it(folder: Path) -> None:
+    plant = Plant(folder).start()
     policy = {**SHORT_POLICY, "shadow_parts": 5_000}
-    folder = write_release(tmp_path / "long", version="9.0.0", counter=9, rollout=policy)
-    plant.desire(plant.cloud.publish(folder))
+    long = write_release(folder / "long", version="9.0.0", counter=9, rollout=policy)
+    plant.desire(plant.cloud.publish(long))
     plant.until(State.SHADOW)
     for _ in range(60):
         plant.step()

@@ -1,0 +1,20 @@
+"""A disk for lifecycles that need not be waited for: what fsync promises is tested elsewhere, by cutting the power."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MEMORY = Path("/dev/shm")  # noqa: S108 - where there is one
+
+
+@contextmanager
+def quick_disk() -> Iterator[Path]:
+    """Yield a folder in memory, where there is such a thing, and remove it."""
+    with tempfile.TemporaryDirectory(prefix="kensa-life-", dir=MEMORY if MEMORY.is_dir() else None) as folder:
+        yield Path(folder)
