@@ -1,0 +1,140 @@
+"""What a nucleus is made of, on its event loop: settings, services, IPC server, and the bridge to the broker."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from simulator.nucleus import permissions, requests
+from simulator.nucleus.configuration import ACCESS, ConfigurationService
+from simulator.nucleus.iotcore import IotCoreBridge
+from simulator.nucleus.limits import LIMITS
+from simulator.nucleus.pubsub import LocalBus
+from simulator.nucleus.refusals import InvalidArgumentsRefusal, ServiceRefusal, UnauthorizedRefusal
+from simulator.nucleus.server import IpcServer, Operation
+from simulator.nucleus.settings import DEFAULT_MS, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from simulator.nucleus.limits import Mode
+    from simulator.nucleus.server import Content, Request
+
+NUCLEUS: Final[dict[Mode, str]] = {"lite": "aws.greengrass.NucleusLite", "classic": "aws.greengrass.Nucleus"}
+VERSIONS: Final[dict[Mode, str]] = {"lite": "2.6.0", "classic": "2.17.0"}
+_TOKEN_BYTES: Final = 12  # 16 characters of base64
+_STATES: Final = ("RUNNING", "ERRORED")
+
+
+class Core:
+    """Everything but the thread; each method belongs to the event loop."""
+
+    def __init__(
+        self,
+        mode: Mode,
+        *,
+        root: Path,
+        broker: tuple[str, int],
+        thing: str,
+        region: str,
+        health: bool,
+        reconnect_s: tuple[float, float],
+    ) -> None:
+        """See `Nucleus`."""
+        self.mode: Mode = mode
+        self.root, self.thing, self.region = root, thing, region
+        self.lite = mode == "lite"
+        self._health = health
+        limits = LIMITS[mode]
+        self._folder = Path(tempfile.mkdtemp(prefix="kensa-gg-"))  # the path of a socket has 107 bytes at most
+        self.settings = Settings(limits=limits, replaces=not self.lite)
+        self.settings.merge(NUCLEUS[mode], (), {"awsRegion": region}, at_ms=DEFAULT_MS)
+        self.configuration = ConfigurationService(settings=self.settings, lite=self.lite)
+        self.bus = LocalBus(allow=self._allow, limits=limits)
+        self.bridge = IotCoreBridge(
+            broker=broker, thing=thing, allow=self._allow, limits=limits, lite=self.lite, reconnect_s=reconnect_s
+        )
+        self.states: dict[str, str] = {}  # what components said of themselves, by name
+        self.server = IpcServer(
+            path=self._folder / "ipc.socket",
+            operations=self._operations(),
+            limits=limits,
+            lite=self.lite,
+        )
+
+    async def start(self) -> None:
+        """Serve, and begin to connect to the broker."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        await self.server.start()
+        self.bridge.start()
+
+    async def stop(self) -> None:
+        """Stop all of it and remove what is not in `root`."""
+        await self.server.stop()
+        await self.bridge.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def register(self, component: str) -> str:
+        """Return the token of `component`, a new one where it has none."""
+        for token, name in self.server.tokens.items():
+            if name == component:
+                return token
+        token = base64.b64encode(secrets.token_bytes(_TOKEN_BYTES)).decode()
+        self.server.tokens[token] = component
+        return token
+
+    def forget_tokens(self) -> None:
+        """Take no token that was given out so far; lite's are in the memory of a daemon (ipc_components.c)."""
+        self.server.tokens.clear()
+
+    def environment(self, component: str) -> dict[str, str]:
+        """Return what the nucleus adds to the environment of a component's processes."""
+        return {
+            "SVCUID": self.register(component),
+            "AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT": str(self.server.path),
+            "AWS_IOT_THING_NAME": self.thing,
+            "AWS_REGION": self.region,
+            "GG_ROOT_CA_PATH": str(self.root / "ca.pem"),
+            "GGC_VERSION": VERSIONS[self.mode],
+        }
+
+    def configure(self, component: str, configuration: Mapping[str, Any]) -> None:
+        """Merge `configuration` as a deployment does, with its events."""
+        self.configuration.tell(self.settings.merge(component, (), dict(configuration), at_ms=time.time_ns() // 10**6))
+
+    # --- what belongs to no service of its own ------------------------------------------------------------------------
+
+    def _operations(self) -> dict[str, Operation]:
+        own = {
+            "UpdateState": Operation(self._update_state),
+            "ValidateAuthorizationToken": Operation(self._validate_token),
+            "RestartComponent": Operation(self._restart_component),
+        }
+        return own | self.configuration.operations() | self.bus.operations() | self.bridge.operations()
+
+    def _allow(self, request: Request, service: str, resource: str) -> None:
+        access = self.settings.find(request.component, (ACCESS,))
+        if not permissions.allowed(access, service=service, operation=request.operation, resource=resource):
+            raise UnauthorizedRefusal(f"{request.component} may not {request.operation} on {resource}")
+
+    def _update_state(self, request: Request) -> Content:
+        state = requests.text(request.content, "state")
+        if state not in _STATES:
+            raise InvalidArgumentsRefusal(f"state must be one of {_STATES}, it is {state!r}")
+        if not self._health:
+            raise ServiceRefusal("the health daemon is not running")
+        self.states[request.component] = state
+        return {}
+
+    def _validate_token(self, request: Request) -> Content:
+        raise UnauthorizedRefusal("only the nucleus's own components may ask for others' tokens")
+
+    def _restart_component(self, request: Request) -> Content:
+        name = requests.text(request.content, "componentName")
+        self._allow(request, permissions.LIFECYCLE, name)
+        raise ServiceRefusal(f"{name} is no component of a deployment")

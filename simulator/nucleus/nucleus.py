@@ -1,0 +1,149 @@
+"""A Greengrass nucleus on one machine, for the real SDK and real components; `lite` or `classic`.
+
+    with open_broker() as broker, Nucleus("lite", root=folder, broker=(broker.host, broker.port)) as nucleus:
+        environment = nucleus.add_client("com.example.Cam", {...})  # of a process that is started elsewhere
+
+Promise: what was measured on nucleus lite 2.6.0 and what is documented of classic, limits and quirks included
+(`limits.py`); a test compares the answers with the recorded ones. One thread, `nucleus`, runs an event loop that owns
+all state; the methods here may be called from any other thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+
+from agent.errors import OperatorError
+from simulator.nucleus.core import Core
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
+    from pathlib import Path
+
+    from simulator.nucleus.limits import Mode
+
+LITE_RECONNECT_S: Final = (5.0, 300.0)
+_WAIT_S: Final = 600.0
+
+T = TypeVar("T")
+
+
+class Nucleus:
+    """See the module. Use as a context manager."""
+
+    def __init__(
+        self,
+        mode: Mode,
+        *,
+        root: Path,
+        broker: tuple[str, int],
+        thing: str = "line1-cam",
+        region: str = "us-west-2",
+        health: bool = True,
+        reconnect_s: tuple[float, float] = LITE_RECONNECT_S,
+    ) -> None:
+        """Prepare.
+
+        `root` is the nucleus's own folder, which it keeps; `health`: whether lite's health daemon runs, without which
+        UpdateState fails; `reconnect_s`: first and longest wait before the broker is tried again.
+        """
+        self.mode: Mode = mode
+        self._core = Core(
+            mode,
+            root=root.resolve(),
+            broker=broker,
+            thing=thing,
+            region=region,
+            health=health,
+            reconnect_s=reconnect_s,
+        )
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="nucleus", daemon=True)
+
+    def __enter__(self) -> Self:
+        """Start the event loop, the IPC and the bridge."""
+        self._thread.start()
+        self._run(self._core.start())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop everything."""
+        self._run(self._core.stop())
+        self._run(self._loop.shutdown_default_executor())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(_WAIT_S)
+        self._loop.close()
+
+    @property
+    def socket_path(self) -> Path:
+        """Where the IPC is served."""
+        return self._core.server.path
+
+    def wait_online(self, timeout_s: float = 30.0) -> None:
+        """Wait for the connection to the broker. Raises OperatorError when there is none within `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        while not self._core.bridge.online:
+            if time.monotonic() > deadline:
+                raise OperatorError(f"the nucleus does not reach its broker within {timeout_s:g} s")
+            time.sleep(0.01)
+
+    @property
+    def online(self) -> bool:
+        """Whether the connection to the broker stands."""
+        return self._core.bridge.online
+
+    @property
+    def published(self) -> int:
+        """How many publishes of QoS 1 the broker acknowledged."""
+        return self._core.bridge.published
+
+    @property
+    def lost(self) -> int:
+        """How many publishes were answered with success and did not reach the broker, as far as is known."""
+        return self._core.bridge.lost
+
+    @property
+    def connections_refused(self) -> int:
+        """How many connections were closed because of what their client sent; oversize, for example."""
+        return self._core.server.closed_by_us
+
+    def add_client(self, component: str, configuration: Mapping[str, Any] | None = None) -> dict[str, str]:
+        """Know a component that is no process of the nucleus; return what its environment needs."""
+        return self._call(lambda: self._added(component, configuration or {}))
+
+    def configure(self, component: str, configuration: Mapping[str, Any]) -> None:
+        """Merge into the configuration of `component`, with events, as a deployment that changes nothing else does."""
+        self._call(lambda: self._core.configure(component, configuration))
+
+    def configuration(self, component: str) -> Any:
+        """Return the whole configuration of `component`, None where there is none."""
+        return self._call(lambda: self._core.settings.find(component))
+
+    def reported_state(self, component: str) -> str | None:
+        """Return what `component` last said with UpdateState."""
+        return self._core.states.get(component)
+
+    def stop_ipc(self) -> None:
+        """End the IPC daemon: connections close and new ones find nobody."""
+        self._run(self._core.server.stop())
+
+    def start_ipc(self, *, new_tokens: bool = False) -> None:
+        """Serve again; with `new_tokens` those that were given out are worth nothing any more, as on lite."""
+        if new_tokens:
+            self._call(self._core.forget_tokens)
+        self._run(self._core.server.start())
+
+    def _added(self, component: str, configuration: Mapping[str, Any]) -> dict[str, str]:
+        self._core.configure(component, configuration)
+        return self._core.environment(component)
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(_WAIT_S)
+
+    def _call(self, work: Callable[[], T]) -> T:
+        async def on_loop() -> T:
+            return work()
+
+        return self._run(on_loop())

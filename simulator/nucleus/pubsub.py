@@ -1,0 +1,71 @@
+"""Local publish and subscribe between the components of one device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from simulator.nucleus import permissions, requests
+from simulator.nucleus.refusals import InvalidArgumentsRefusal, ServiceRefusal
+from simulator.nucleus.server import Operation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from simulator.nucleus.limits import Limits
+    from simulator.nucleus.server import Content, Request, Stream
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Subscription:
+    component: str
+    filter: str
+    stream: Stream
+    own: bool  # whether the component hears what it says itself
+
+
+class LocalBus:
+    """PublishToTopic and SubscribeToTopic."""
+
+    def __init__(self, *, allow: Callable[[Request, str, str], None], limits: Limits) -> None:
+        """`allow` raises when the request may not act on (service, resource)."""
+        self._allow = allow
+        self._limits = limits
+        self._subscriptions: list[_Subscription] = []
+
+    def operations(self) -> dict[str, Operation]:
+        """What this module answers."""
+        return {
+            "PublishToTopic": Operation(self._publish),
+            "SubscribeToTopic": Operation(self._subscribe, streams=True),
+        }
+
+    def _subscribe(self, request: Request) -> Content:
+        topic = requests.text(request.content, "topic")
+        self._allow(request, permissions.PUBSUB, topic)
+        most = self._limits.local_subscriptions
+        if most is not None and len(self._subscriptions) >= most:
+            raise ServiceRefusal(f"there are {most} subscriptions already")
+        own = request.content.get("receiveMode") != "RECEIVE_MESSAGES_FROM_OTHERS"
+        subscription = _Subscription(request.component, topic, request.stream, own)
+        self._subscriptions.append(subscription)
+        request.stream.at_close(lambda: self._subscriptions.remove(subscription))
+        return {}
+
+    def _publish(self, request: Request) -> Content:
+        topic = requests.text(request.content, "topic")
+        self._allow(request, permissions.PUBSUB, topic)
+        event = _event(request.content.get("publishMessage"), topic)
+        for subscription in list(self._subscriptions):
+            if not subscription.own and subscription.component == request.component:
+                continue
+            if permissions.topic_matches(subscription.filter, topic):
+                subscription.stream.send("SubscriptionResponseMessage", event)
+        return {}
+
+
+def _event(message: Any, topic: str) -> Content:
+    kinds = [kind for kind in ("jsonMessage", "binaryMessage") if isinstance(message, dict) and message.get(kind)]
+    if len(kinds) != 1:
+        raise InvalidArgumentsRefusal("publishMessage must have either jsonMessage or binaryMessage")
+    return {kinds[0]: {"message": message[kinds[0]].get("message"), "context": {"topic": topic}}}
