@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from simulator.bench.faults import run_faults
+from simulator.bench.faults import NAMES, run_faults
 from simulator.bench.loop import Settings, run_loop
 from simulator.bench.outbox import run_outbox
 from simulator.bench.swap import SwapSettings, run_swap
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from simulator.bench.loop import LoopResult
     from simulator.bench.swap import SwapResult
 
+_QUICK = 0.1  # of the faults
 DEFAULT_RELEASE = Path(__file__).resolve().parents[2] / "releases" / "default"
 
 
@@ -144,32 +145,18 @@ def _outbox(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _faults(arguments: argparse.Namespace) -> dict[str, Any]:
-    _say(
-        f"{arguments.kills} kills, {arguments.lifecycle_kills} of the model lifecycle, "
-        f"and {arguments.power_cuts} power cuts; some minutes"
-    )
-    logging.getLogger("agent.model").setLevel(logging.CRITICAL)  # ordered faults are no news
+    logging.getLogger("agent").setLevel(logging.CRITICAL)  # ordered faults are no news
     result = run_faults(
-        kills=arguments.kills,
-        lifecycle_kills=arguments.lifecycle_kills,
-        power_cuts=arguments.power_cuts,
-        seed=arguments.seed,
+        only=arguments.only or NAMES, share=_QUICK if arguments.quick else 1.0, seed=arguments.seed, say=_say
     )
     table = Table(title="kensa bench faults")
     for column in ("what", "target", "counted", ""):
         table.add_column(column)
-    kills, power = result.kills, result.power
-    text = f"{kills.lost} of {kills.committed:,}"
-    _row(table, f"{kills.kills} kills: committed verdicts lost", "0", text, met=not kills.lost)
-    life = result.lifecycle
-    text = f"{life.unverified_models}, {life.floor_fell}, {life.last_good_lost}"
-    what = f"{life.kills} lifecycle kills ({life.commits} commits): unverified models, floor fell, last good lost"
-    _row(table, what, "0, 0, 0", text, met=life.is_clean)
-    if power is None:
-        table.add_row("power cuts", "0", f"not done: {result.power_missing}", "")
-    else:
-        text = f"{power.lost} of {power.committed:,}"
-        _row(table, f"{power.power_cuts} power cuts: committed verdicts lost", "0", text, met=not power.lost)
+    for campaign in result.campaigns:
+        if campaign.counted is None:
+            table.add_row(campaign.what, campaign.target, f"not done: {campaign.missing}", "")
+        else:
+            _row(table, campaign.what, campaign.target, campaign.counted.text, met=campaign.counted.met)
     Console(stderr=arguments.json).print(table)
     return result.to_json()
 
@@ -183,17 +170,16 @@ def main(argv: list[str]) -> int:
     parser.add_argument("what", choices=tuple(_BENCHES))
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default 5)")
+    short = "only to see that it works: two swaps in short phases, a tenth of all faults"
+    parser.add_argument("--quick", action="store_true", help=short)
     loop = parser.add_argument_group("loop")
     loop.add_argument("--release", type=Path, default=DEFAULT_RELEASE, help="release folder (also for swap)")
     loop.add_argument("--calls", type=int, default=2_000, help="frames for each figure of a round")
     loop.add_argument("--paced-seconds", type=float, default=20.0, help="length of each paced run")
     swap = parser.add_argument_group("swap")
     swap.add_argument("--swaps", type=int, default=50, help="at each rate, 3 s each (default 50)")
-    swap.add_argument("--quick", action="store_true", help="only to see that it works: two swaps, short phases")
     faults = parser.add_argument_group("faults")
-    faults.add_argument("--kills", type=int, default=1_000)
-    faults.add_argument("--lifecycle-kills", type=int, default=1_000)
-    faults.add_argument("--power-cuts", type=int, default=40, help="need root and a loop device")
+    faults.add_argument("--only", action="append", choices=NAMES, help="this campaign alone; may be given again")
     faults.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
     figures = _BENCHES[arguments.what](arguments)

@@ -1,44 +1,219 @@
-"""`kensa bench faults`: kills of the outbox and of the model lifecycle, and power cuts, counted."""
+"""`kensa bench faults`: every campaign of faults, counted. One entry in `CAMPAIGNS` each; the tests run a seeded tenth.
+
+Each campaign says what it did (`count` of something), what must come of it, and what came of it in this run.
+"""
 
 from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
-from simulator.faults.kills import Kills, run_kills
-from simulator.faults.lifecycle_kills import LifecycleKills, run_lifecycle_kills
-from simulator.faults.power import PowerCuts, missing_for_power_cuts, run_power_cuts
+from simulator.faults.day import run as run_day
+from simulator.faults.kills import run_kills
+from simulator.faults.lifecycle_kills import run_lifecycle_kills
+from simulator.faults.metadata import run_metadata_faults
+from simulator.faults.mutated_models import run_model_faults
+from simulator.faults.power import missing_for_power_cuts, run_power_cuts
+from simulator.faults.repertoire import run_repertoire
+from simulator.faults.rollouts import ALWAYS_DEFECT, ALWAYS_OK, run_equally_good, run_rollouts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from simulator.faults.rollouts import Candidate
+
+_RELEASE: Final = Path(__file__).resolve().parents[2] / "releases" / "default"
+_CASES_A_CHILD: Final = 250  # mutated files, of which one also goes through the real child process
+_MEDIAN_PARTS, _MOST_PARTS = 1_000, 2_000  # until a bad model has left the line
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What came of a campaign: in words for the table, and all counts."""
+
+    text: str
+    met: bool
+    counts: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Campaign:
+    """One kind of faults. `run(count, seed)`; `missing` says why this machine cannot."""
+
+    name: str
+    what: str  # for the table; {count} is filled in
+    target: str
+    count: int  # of the published run
+    run: Callable[[int, int], Counted]
+    missing: Callable[[], str | None] = lambda: None
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignResult:
+    """One campaign of this run; `counted` is None where the machine could not, and `missing` says why."""
+
+    name: str
+    what: str
+    target: str
+    count: int
+    counted: Counted | None
+    missing: str | None
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for `json.dumps`."""
+        if self.counted is None:
+            return {"count": self.count, "target": self.target, "met": None, "missing": self.missing}
+        told = {"count": self.count, "target": self.target, "met": self.counted.met, "seconds": self.seconds}
+        return told | self.counted.counts
+
+
+def _kills(count: int, seed: int) -> Counted:
+    found = run_kills(kills=count, seed=seed)
+    clean = found.lost + found.repeated_epochs == 0
+    return Counted(f"{found.lost} of {found.committed:,}", clean, asdict(found))
+
+
+def _power_cuts(count: int, seed: int) -> Counted:
+    found = run_power_cuts(power_cuts=count, seed=seed)
+    clean = found.lost + found.stale_epochs == 0
+    return Counted(f"{found.lost} of {found.committed:,}", clean, asdict(found))
+
+
+def _lifecycle_kills(count: int, seed: int) -> Counted:
+    found = run_lifecycle_kills(kills=count, seed=seed)
+    text = f"{found.unverified_models}, {found.floor_fell}, {found.last_good_lost} ({found.commits} commits)"
+    return Counted(text, found.is_clean, found.to_json())
+
+
+def _models(count: int, seed: int) -> Counted:
+    signed = count // 2
+    children = max(1, signed // _CASES_A_CHILD)
+    found = run_model_faults(
+        release=_RELEASE, files=count - signed, signed=signed - children, children=children, seed=seed
+    )
+    text = f"{found.loaded} loaded of {found.files:,}; signed: {found.different} passed and judge otherwise"
+    return Counted(text, found.is_clean, asdict(found) | {"is_clean": found.is_clean})
+
+
+def _metadata(count: int, seed: int) -> Counted:
+    children = max(1, count // _CASES_A_CHILD)
+    found = run_metadata_faults(release=_RELEASE, files=count, children=children, seed=seed)
+    text = f"{found.accepted}, {found.crashed + found.hung} ({found.harmless} harmless)"
+    return Counted(text, found.is_clean, asdict(found) | {"is_clean": found.is_clean})
+
+
+def _equally_good(count: int, seed: int) -> Counted:
+    found = run_equally_good(releases=count, seed=seed)
+    false = found.releases - found.committed
+    return Counted(str(false), false <= max(1, count // 200), asdict(found))
+
+
+def _always(candidate: Candidate) -> Callable[[int, int], Counted]:
+    def run(count: int, seed: int) -> Counted:
+        found = run_rollouts([candidate], releases=count, seed=seed)
+        met = not found.committed and found.median_frames <= _MEDIAN_PARTS and found.most_frames <= _MOST_PARTS
+        return Counted(f"{found.median_frames:,.0f}, {found.most_frames:,}", met, asdict(found))
+
+    return run
+
+
+def _repertoire(count: int, seed: int) -> Counted:
+    found = run_repertoire(release=_RELEASE, seeds=count, seed=seed)
+    elsewhere = [fate.kind for fate in found.fates if not fate.as_expected]
+    live = "; ".join(f"{c.kind} {c.median_parts:,.0f}, {c.most_frames:,}" for c in found.hidden)
+    text = f"{len(found.bad_committed)} ({', '.join(elsewhere) or 'none'} elsewhere); live parts: {live}"
+    return Counted(text, found.is_clean, found.to_json())
+
+
+def _day(count: int, seed: int) -> Counted:
+    found = run_day(hours=count, seed=seed)
+    text = f"{len(found.problems)} ({found.parts:,} parts, {found.kills} kills, {sum(found.wished.values())} releases)"
+    return Counted(text, found.is_clean, found.to_json())
+
+
+CAMPAIGNS: Final = (
+    Campaign("kills", "{count:,} kills: committed verdicts lost", "0", 1_000, _kills),
+    Campaign("power_cuts", "{count} power cuts: committed verdicts lost", "0", 40, _power_cuts, missing_for_power_cuts),
+    Campaign(
+        "lifecycle_kills",
+        "{count:,} kills of the model lifecycle: unverified models, floor fell, last good lost",
+        "0, 0, 0",
+        1_000,
+        _lifecycle_kills,
+    ),
+    Campaign("mutated_models", "{count:,} mutated models, half of them signed", "0 loaded", 10_000, _models),
+    Campaign(
+        "mutated_metadata", "{count:,} mutated metadata files: believed, crashed or hung", "0, 0", 3_000, _metadata
+    ),
+    Campaign("equally_good", "{count} equally good releases: false rollbacks", "<= 1 in 200", 200, _equally_good),
+    Campaign(
+        "always_ok",
+        "{count} x always ok at 2 % defects: parts until it is off the line, median and most",
+        "<= 1,000, <= 2,000",
+        20,
+        _always(ALWAYS_OK),
+    ),
+    Campaign(
+        "always_defect",
+        "{count} x always defect at 2 % defects: parts until it is off the line, median and most",
+        "<= 1,000, <= 2,000",
+        20,
+        _always(ALWAYS_DEFECT),
+    ),
+    Campaign(
+        "repertoire",
+        "every kind of bad model through the real gates, {count} seeds on live parts: committed",
+        "0; <= 1,000, <= 2,000",
+        20,
+        _repertoire,
+    ),
+    Campaign("day", "{count} h of line time with a release every hour: broken invariants", "0", 24, _day),
+)
+NAMES: Final = tuple(campaign.name for campaign in CAMPAIGNS)
 
 
 @dataclass(frozen=True, slots=True)
 class FaultsResult:
-    """What was done, what it cost. `power` is None where the machine cannot cut; `power_missing` then says why."""
+    """All campaigns of a run."""
 
-    kills: Kills
-    lifecycle: LifecycleKills
-    power: PowerCuts | None
-    power_missing: str | None
+    campaigns: tuple[CampaignResult, ...]
+    seed: int
     seconds: float
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing that was committed is missing, and no model was where it must not be."""
-        power_losses = 0 if self.power is None else self.power.lost + self.power.stale_epochs
-        return self.lifecycle.is_clean and self.kills.lost + self.kills.repeated_epochs + power_losses == 0
+        """Whether every campaign that could run met its target."""
+        return all(campaign.counted is None or campaign.counted.met for campaign in self.campaigns)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values for `json.dumps`."""
-        return {**asdict(self), "is_clean": self.is_clean}
+        """Return plain values for `json.dumps`, by the campaigns' names."""
+        told: dict[str, Any] = {campaign.name: campaign.to_json() for campaign in self.campaigns}
+        return told | {"seed": self.seed, "seconds": self.seconds, "is_clean": self.is_clean}
 
 
 def run_faults(
-    *, kills: int = 1_000, lifecycle_kills: int = 1_000, power_cuts: int = 40, seed: int = 0
+    *, only: Sequence[str] = NAMES, share: float = 1.0, seed: int = 0, say: Callable[[str], None] = lambda _text: None
 ) -> FaultsResult:
-    """Kill, and cut the power where this machine can; every count in the result is measured in this run."""
-    start = time.monotonic()
-    killed = run_kills(kills=kills, seed=seed)
-    lifecycle = run_lifecycle_kills(kills=lifecycle_kills, seed=seed)
-    missing = missing_for_power_cuts()
-    power = run_power_cuts(power_cuts=power_cuts, seed=seed) if missing is None else None
-    return FaultsResult(killed, lifecycle, power, missing, round(time.monotonic() - start, 1))
+    """Run the campaigns in `only`, each with `share` of its count; every count in the result is measured in this run.
+
+    `say` hears of each campaign as it begins and ends.
+    """
+    began = time.monotonic()
+    results = [_run(c, max(1, round(c.count * share)), seed, say) for c in CAMPAIGNS if c.name in only]
+    return FaultsResult(tuple(results), seed, round(time.monotonic() - began, 1))
+
+
+def _run(campaign: Campaign, count: int, seed: int, say: Callable[[str], None]) -> CampaignResult:
+    began = time.monotonic()
+    what, missing = campaign.what.format(count=count), campaign.missing()
+    counted = None
+    if missing is None:
+        say(f"{campaign.name}: {what}")
+        counted = campaign.run(count, seed)
+    seconds = round(time.monotonic() - began, 1)
+    ended = f"not done: {missing}" if counted is None else f"{counted.text} ({'met' if counted.met else 'not met'})"
+    say(f"{campaign.name}: {ended}, {seconds:.0f} s")
+    return CampaignResult(campaign.name, what, campaign.target, count, counted, missing, seconds)

@@ -84,9 +84,14 @@ def simulate(candidate: Candidate, *, defects: float = 0.02, seed: int = 0, max_
 
     The policy is the default one within the default limits of a site. After `max_frames` its time is up.
     """
-    policy = within(RolloutPolicy(), RolloutLimits())
     rng = np.random.default_rng(seed)
-    judge, seen = LiveJudge(policy), _observations(candidate, defects, rng)
+    return play(_observations(candidate, defects, rng), rng=rng, max_frames=max_frames)
+
+
+def play(seen: Iterator[Observation], *, rng: np.random.Generator, max_frames: int = _MAX_FRAMES) -> Rollout:
+    """Judge what was seen as `simulate` does; `rng` says how many frames pass between two parts that are assigned."""
+    policy = within(RolloutPolicy(), RolloutLimits())
+    judge = LiveJudge(policy)
     steps = [("shadow", policy.shadow_parts, 1.0), *(("trial", step.parts, step.share) for step in policy.trial)]
     parts = frames = 0
     phase, call, gate = "", Call.CONTINUE, None
@@ -116,9 +121,14 @@ def run_rollouts(
     """
     seeds = np.random.SeedSequence(seed).generate_state(releases)
     ends = [simulate(candidates[i % len(candidates)], defects=defects, seed=int(seeds[i])) for i in range(releases)]
+    return count(ends, kind=candidates[0].name if kind is None else kind)
+
+
+def count(ends: Sequence[Rollout], *, kind: str) -> RolloutCounts:
+    """Count how releases of one kind fared."""
     return RolloutCounts(
-        kind=candidates[0].name if kind is None else kind,
-        releases=releases,
+        kind=kind,
+        releases=len(ends),
         committed=sum(end.call is Call.PASS for end in ends),
         refused=sum(end.call is Call.REFUSE for end in ends),
         undecided=sum(end.call in {Call.CONTINUE, Call.HOLD} for end in ends),
