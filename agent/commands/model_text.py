@@ -50,15 +50,16 @@ def show(values: Values, *, now_utc_s: float) -> list[str]:
     """Everything about one inspection's model."""
     state = values["state"]
     since_s = values["since_utc_s"]
+    since = f" since {moment(since_s)} ({age(now_utc_s - since_s)})" if since_s else " since it was set up"
     lines = [
-        f"{values['inspection']}: {state.upper()} since {moment(since_s)} ({age(now_utc_s - since_s)})",
+        f"{values['inspection']}: {state.upper()}{since}",
         _row("", f"{_meaning(state)}."),
     ]
     active = values["active"]
     standing = "none can be loaded" if state == State.SAFE else "the factory release"
     lines.append(_row("active", release(active) if active else standing))
     if values["previous"]:
-        lines.append(_row("before", f"{release(values['previous'])}; `kensa model rollback` goes back to it"))
+        lines.append(_row("before", f"{release(values['previous'])}; {_way_back(values)}"))
     if values["candidate"]:
         lines.append(_row("candidate", release(values["candidate"])))
     if values["share"]:
@@ -229,6 +230,13 @@ def _desired(values: Values) -> str:
     mode = f", in an A/B test with {desired['share']:.0%} of the parts" if desired["mode"] == "ab" else ""
     reached = active is not None and active["release"] == desired["release_id"] and desired["mode"] == "release"
     return f"{desired['release_id']}{mode}, said {desired['source']}{' (reached)' if reached else ''}"
+
+
+def _way_back(values: Values) -> str:
+    """Where a rollback leads: not to what is on the bad list."""
+    if all(bad["digest"] != values["previous"]["digest"] for bad in values["bad"]):
+        return "`kensa model rollback` goes back to it"
+    return "refused, so a rollback leads to the factory release" if values["active"] else "refused"
 
 
 def _meaning(state: str) -> str:

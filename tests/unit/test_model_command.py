@@ -85,7 +85,7 @@ def serve(state_dir: Path, lifecycles: dict[str, Lifecycle]) -> ControlServer:
 def test_a_new_line_shows_the_factory_release(site: Site) -> None:
     code, out = site.kensa("show")
     assert code == 0
-    assert out.startswith("top: IDLE since ")
+    assert out.startswith("top: IDLE since it was set up\n")
     assert "active      the factory release" in out
     assert site.kensa("history") == (0, "nothing has happened yet: the factory release judges\n")
 
@@ -99,6 +99,7 @@ def test_a_wanted_release_comes_to_the_line_and_a_rollback_goes_back(site: Site)
     code, out = site.kensa("show")
     assert f"active      {second.release_id}  counter 2" in out
     assert f"before      {first.release_id}" in out
+    assert "`kensa model rollback` goes back to it" in out
     assert "said control (reached)" in out
     assert site.kensa("rollback", "--why", "the old one was better")[0] == 0
     site.plant.rest()
@@ -108,6 +109,7 @@ def test_a_wanted_release_comes_to_the_line_and_a_rollback_goes_back(site: Site)
     assert "by the gate operator (rolled_back)" in out
     assert "A person ended it: the old one was better" in out
     assert "not again   " in out
+    assert "refused, so a rollback leads to the factory release" in out
     assert site.json("show")["inspections"][INSPECTION]["active"]["release"] == first.release_id
     code, out = site.kensa("history")
     assert "committed idle the slot holds it" in " ".join(out.split())
