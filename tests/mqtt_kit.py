@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from agent.ports import Transport
+
 PATIENCE_S = 30.0  # far longer than anything here takes; only a test that fails waits for so long
 TOPIC = "kensa/thing-1/verdicts/cam-1"
 
@@ -48,7 +50,7 @@ def transport_to(port: int, *, protocol: Literal["3.1.1", "5"] = "3.1.1", **more
 class Sender:
     """The least that makes delivery certain: forget on acknowledgement only, start again with each connection."""
 
-    def __init__(self, transport: MqttTransport) -> None:
+    def __init__(self, transport: Transport) -> None:
         self.transport = transport
         self.reasons: list[str] = []
         self.ups = 0

@@ -22,7 +22,7 @@ import secrets
 import threading
 from collections import Counter, deque
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from agent.clock import NS_PER_S
 from agent.errors import MessageError
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from agent.clock import Clock
-    from agent.ports import Transport
     from agent.records import Desired, ModelStatus
     from agent.wire.shadow import ShadowMessage
 
@@ -81,6 +80,13 @@ class _Request:
         self.token, self.failures = None, 0
 
 
+class Subscribing(Protocol):
+    """The part of a `ports.Transport` that the shadow needs; Greengrass has another way to it."""
+
+    def subscribe(self, topic: str, on_message: Callable[[str, bytes], None]) -> None:
+        """See `ports.Transport.subscribe`."""
+
+
 class ShadowDesiredState:
     """A `ports.DesiredState` over a transport, whose messages go out through the outbox."""
 
@@ -89,7 +95,7 @@ class ShadowDesiredState:
         *,
         thing: str,
         inspections: Collection[str],
-        transport: Transport,
+        transport: Subscribing,
         publish_now: Callable[[str, Sequence[bytes]], None],
         watch_connection: Callable[[Callable[[bool], None]], None],
         clock: Clock,

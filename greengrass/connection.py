@@ -1,0 +1,416 @@
+"""The life of the IPC connection to the nucleus: connect, subscribe, notice the end, and begin again with a new client.
+
+The SDK's clients do not reconnect, and nucleus lite ends the whole connection over one message that is too large; so a
+client is used for one connection and thrown away. Everything that was listened to is listened to again on the next.
+
+Promise: the SDK's own thread does nothing but put events to a bounded queue; handlers run one after the other, in the
+order of arrival, in the thread `ipc-events`, and may call the nucleus. No vendor's exception leaves this module: what
+goes wrong is an `IpcError`, classified by its class alone, because the text of an error does not arrive on lite.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import random
+import threading
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+import awsiot.greengrasscoreipc as sdk
+from awscrt.exceptions import AwsCrtError
+from awsiot.eventstreamrpc import EventStreamOperationError
+from awsiot.greengrasscoreipc import model
+
+from agent.clock import NS_PER_S
+from agent.errors import TransportError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Future
+
+    from agent.clock import Clock
+
+_WAITING: Final = 1_000  # events between the SDK's thread and ours
+_CLOSE_S: Final = 2.0
+_SETTLED_NS: Final = 10 * NS_PER_S  # a connection that lived so long starts the back-off anew
+_AGAIN_NS: Final = NS_PER_S  # first wait before a subscription is tried again; doubles
+_LONGEST_AGAIN_NS: Final = 30 * NS_PER_S
+_MAX_DOUBLINGS: Final = 16
+_log = logging.getLogger(__name__)
+
+
+class Fault(StrEnum):
+    """What an IPC call met."""
+
+    SERVICE = "service"  # lite: also an operation that it does not have, a broker that is away, ten in flight
+    UNAUTHORIZED = "unauthorized"  # accessControl of the recipe lacks it
+    NOT_FOUND = "not_found"
+    CONFLICT = "conflict"
+    INVALID = "invalid"
+    TIMEOUT = "timeout"
+    CLOSED = "closed"  # no connection now
+
+
+class IpcError(TransportError):
+    """The nucleus could not or would not do it now."""
+
+    def __init__(self, fault: Fault, text: str) -> None:
+        """`fault` is all that a program may go by."""
+        super().__init__(text)
+        self.fault = fault
+
+
+_FAULTS: Final = (
+    (model.UnauthorizedError, Fault.UNAUTHORIZED),
+    (model.ResourceNotFoundError, Fault.NOT_FOUND),
+    (model.ConflictError, Fault.CONFLICT),
+    (model.InvalidArgumentsError, Fault.INVALID),
+)
+# What the SDK raises of its own accord, when connecting, writing or reading; all its own errors are RuntimeErrors.
+_VENDOR: Final = (RuntimeError, OSError, AwsCrtError, ValueError)
+
+
+def _translated(error: Exception, operation: str) -> IpcError:
+    if isinstance(error, FutureTimeoutError):
+        return IpcError(Fault.TIMEOUT, f"{operation}: the nucleus did not answer in time")
+    for kind, fault in _FAULTS:
+        if isinstance(error, kind):
+            return IpcError(fault, f"{operation}: the nucleus says {fault.replace('_', ' ')}")
+    if isinstance(error, EventStreamOperationError):
+        return IpcError(Fault.SERVICE, f"{operation}: the nucleus says {type(error).__name__}")
+    return IpcError(Fault.CLOSED, f"{operation}: the connection to the nucleus ended ({type(error).__name__})")
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    asked: Any  # the SDK's operation; of a subscription it lives as long as that
+    response: Any
+
+
+class Subscription:
+    """Something that is listened to on every connection; `fault` says why it is not."""
+
+    def __init__(
+        self, operation: str, request: Any, on_event: Callable[[Any], None], *, describe: str, is_optional: bool = False
+    ) -> None:
+        """`is_optional`: what the nucleus does not have is found out once and not asked for again."""
+        self.operation = operation
+        self.request = request
+        self.on_event = on_event
+        self.is_optional = is_optional
+        self.describe = describe
+        self.fault: Fault | None = None
+        self.stream: Any = None  # the SDK's operation, while it is made
+        self.handler: object = None  # of that stream
+        self.again_ns: int | None = 0  # when to try; None: made, or not to be tried on this connection
+        self.failures = 0
+
+    @property
+    def is_made(self) -> bool:
+        """Whether events arrive."""
+        return self.stream is not None
+
+
+class _Watcher:
+    """What the SDK calls in its own thread, for one connection."""
+
+    def __init__(self, wake: threading.Event) -> None:
+        self._wake = wake
+        self.ended: str | None = None
+
+    def on_connect(self) -> None:
+        """Nothing to do: `connect` has returned."""
+
+    def on_disconnect(self, reason: Exception | None) -> None:
+        self.ended = "closed here" if reason is None else f"ended by the nucleus ({type(reason).__name__})"
+        self._wake.set()
+
+    def on_error(self, error: Exception) -> bool:
+        return True  # a protocol error: end it, a new connection follows
+
+    def on_ping(self, headers: object, payload: bytes) -> None:
+        """Nothing to answer."""
+
+
+class _Stream:
+    """What the SDK calls in its own thread, for one subscription."""
+
+    def __init__(self, subscription: Subscription, put: Callable[[Subscription, Any], None], closed: Any) -> None:
+        self._subscription = subscription
+        self._put = put
+        self._closed = closed
+
+    def on_stream_event(self, event: Any) -> None:
+        self._put(self._subscription, event)
+
+    def on_stream_error(self, error: Exception) -> bool:
+        return False  # one event that cannot be read is no reason to hear no more
+
+    def on_stream_closed(self) -> None:
+        self._closed(self._subscription, self)
+
+
+class Connection:
+    """Connects in the thread `ipc` for as long as it is open. `call` and `listen` from any thread but the SDK's."""
+
+    def __init__(
+        self,
+        *,
+        socket_path: str,
+        token: str,
+        clock: Clock,
+        timeout_s: float = 5.0,
+        backoff_s: tuple[float, float] = (0.2, 10.0),
+    ) -> None:
+        """`socket_path` and `token` are what the nucleus gave this component; nothing is connected yet."""
+        self._socket_path = socket_path
+        self._token = token
+        self._clock = clock
+        self._timeout_s = timeout_s
+        self._backoff_s = backoff_s
+        self._random = random.Random()  # noqa: S311 - spreads reconnects, guards nothing
+        self._client: Any = None
+        self._watchers: list[Callable[[bool, str], None]] = []
+        self._subscriptions: list[Subscription] = []
+        self._closed_streams: queue.SimpleQueue[tuple[Subscription, _Stream]] = queue.SimpleQueue()
+        self._events: queue.Queue[tuple[Callable[[Any], None], Any] | None] = queue.Queue(_WAITING)
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._up = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self.connects = 0
+        self.overrun = 0  # events that were dropped because too many waited
+
+    # --- any thread ---------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to connect."""
+        for name, run in (("ipc", self._run), ("ipc-events", self._dispatch)):
+            thread = threading.Thread(target=run, name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def wait_up(self, timeout_s: float) -> bool:
+        """Wait until connected and everything that was listened to by then is listened to."""
+        return self._clock.wait(self._up, timeout_s)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether there is a connection now."""
+        return self._up.is_set()
+
+    def watch(self, watcher: Callable[[bool, str], None]) -> None:
+        """Call `watcher(up, reason)` on each change, from the thread `ipc`, and now if it is up. It must not block."""
+        self._watchers.append(watcher)
+        if self.is_up:
+            watcher(True, "connected to the nucleus")  # noqa: FBT003 - as on a change
+
+    def listen(
+        self, operation: str, request: Any, on_event: Callable[[Any], None], *, describe: str, is_optional: bool = False
+    ) -> Subscription:
+        """Deliver the events of `operation` (such as `subscribe_to_topic`) from now on, over every connection."""
+        subscription = Subscription(operation, request, on_event, is_optional=is_optional, describe=describe)
+        self._subscriptions.append(subscription)
+        self._wake.set()
+        return subscription
+
+    def renew(self, subscription: Subscription) -> None:
+        """Make it anew: it exists, but nothing seems to arrive."""
+        if (stream := subscription.stream) is not None:
+            stream.close()
+
+    def call(self, operation: str, request: Any, *, timeout_s: float | None = None) -> Any:
+        """Do one operation (such as `publish_to_iot_core`) and return its response. Raises IpcError."""
+        client = self._client
+        if client is None:
+            raise IpcError(Fault.CLOSED, f"{operation}: not connected to the nucleus")
+        return self._ask(client, operation, request, None, self._timeout_s if timeout_s is None else timeout_s).response
+
+    def probe(self, operation: str, request: Any, *, timeout_s: float) -> None:
+        """Try `operation` once and listen to nothing that may follow. Raises IpcError."""
+        client = self._client
+        if client is None:
+            raise IpcError(Fault.CLOSED, f"{operation}: not connected to the nucleus")
+        is_stream = operation.startswith("subscribe_")
+        stream = _Stream(Subscription(operation, request, _ignore, describe=operation), _pass_over, _pass_over)
+        answer = self._ask(client, operation, request, stream if is_stream else None, timeout_s)
+        if is_stream:
+            answer.asked.close()
+
+    def post(self, job: Callable[[Any], None], argument: Any) -> None:
+        """Do `job(argument)` in the thread `ipc-events`, after the events that have arrived; never blocks."""
+        self._enqueue(job, argument)
+
+    def _enqueue(self, job: Callable[[Any], None], argument: Any) -> None:
+        try:
+            self._events.put_nowait((job, argument))
+        except queue.Full:
+            self.overrun += 1
+
+    def close(self) -> None:
+        """End the connection and the threads; safe to call twice."""
+        self._stop.set()
+        self._wake.set()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(_CLOSE_S + self._timeout_s)
+
+    # --- the SDK's thread ---------------------------------------------------------------------------------------------
+
+    def _put(self, subscription: Subscription, event: Any) -> None:
+        self._enqueue(subscription.on_event, event)
+
+    def _stream_closed(self, subscription: Subscription, stream: _Stream) -> None:
+        self._closed_streams.put((subscription, stream))
+        self._wake.set()
+
+    # --- the thread ipc -----------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._stop.is_set():
+            began_ns = self._clock.monotonic_ns()
+            reason = "the connection met a bug; see the log"
+            try:
+                reason = self._serve()
+            except IpcError as error:
+                reason = str(error)
+            except Exception:  # noqa: BLE001 - the thread's top: without it nobody would connect again
+                _log.exception("the IPC connection failed on a bug; it is made again")
+            self._tell(up=False, reason=reason)
+            lived = self._clock.monotonic_ns() - began_ns
+            failures = 0 if lived >= _SETTLED_NS else min(failures + 1, _MAX_DOUBLINGS)
+            first_s, longest_s = self._backoff_s
+            ceiling_s = min(longest_s, first_s * 2.0**failures)
+            if not self._stop.is_set():
+                _log.warning("no connection to the nucleus: %s", reason)
+            self._clock.wait(self._stop, self._random.uniform(ceiling_s / 2, ceiling_s))
+        self._stop_events()
+
+    def _stop_events(self) -> None:
+        while True:
+            try:
+                self._events.put_nowait(None)
+            except queue.Full:
+                self._events.get_nowait()
+            else:
+                return
+
+    def _serve(self) -> str:
+        """One connection, to its end; return why it ended. Raises IpcError when there is none."""
+        watcher = _Watcher(self._wake)
+        try:
+            client = sdk.connect(
+                ipc_socket=self._socket_path,
+                authtoken=self._token,
+                lifecycle_handler=watcher,
+                timeout=self._timeout_s,
+            )
+        except _VENDOR as error:
+            raise IpcError(Fault.CLOSED, f"{self._socket_path}: {type(error).__name__}") from error
+        self.connects += 1
+        try:
+            self._client = client
+            for subscription in self._subscriptions:
+                subscription.stream = subscription.handler = None
+                is_absent = subscription.is_optional and subscription.fault is not None
+                subscription.again_ns, subscription.failures = (None if is_absent else 0), 0
+            self._make_due(client)
+            self._tell(up=True, reason="connected to the nucleus")
+            while watcher.ended is None and not self._stop.is_set():
+                self._clock.wait(self._wake, self._wait_s())
+                self._wake.clear()
+                self._note_closed()
+                if watcher.ended is None:
+                    self._make_due(client)
+        finally:
+            self._client = None
+            self._up.clear()
+            _end(client.close())
+        return watcher.ended or "closed here"
+
+    def _tell(self, *, up: bool, reason: str) -> None:
+        if up:
+            self._up.set()
+        for watcher in self._watchers:
+            watcher(up, reason)
+
+    def _note_closed(self) -> None:
+        while not self._closed_streams.empty():
+            subscription, stream = self._closed_streams.get()
+            if subscription.handler is stream:  # and not an earlier one
+                subscription.stream = subscription.handler = None
+                subscription.again_ns = self._clock.monotonic_ns()
+
+    def _wait_s(self) -> float:
+        due = [s.again_ns for s in self._subscriptions if s.again_ns is not None]
+        now_ns = self._clock.monotonic_ns()
+        return min(60.0, max(0.0, (min(due) - now_ns) / NS_PER_S)) if due else 60.0
+
+    def _make_due(self, client: Any) -> None:
+        for subscription in list(self._subscriptions):
+            now_ns = self._clock.monotonic_ns()
+            if subscription.again_ns is not None and subscription.again_ns <= now_ns:
+                self._make(client, subscription)
+
+    def _make(self, client: Any, subscription: Subscription) -> None:
+        stream = _Stream(subscription, self._put, self._stream_closed)
+        subscription.again_ns = None
+        try:
+            answer = self._ask(client, subscription.operation, subscription.request, stream, self._timeout_s)
+        except IpcError as error:
+            subscription.fault = error.fault
+            if error.fault is Fault.UNAUTHORIZED:
+                _log.error("%s is not allowed: add it to accessControl of the component", subscription.describe)
+            elif not subscription.is_optional and error.fault is not Fault.CLOSED:
+                wait_ns = min(_LONGEST_AGAIN_NS, _AGAIN_NS << min(subscription.failures, _MAX_DOUBLINGS))
+                subscription.failures += 1
+                subscription.again_ns = self._clock.monotonic_ns() + wait_ns
+        else:
+            subscription.stream, subscription.handler = answer.asked, stream
+            subscription.fault, subscription.failures = None, 0
+
+    @staticmethod
+    def _ask(client: Any, operation: str, request: Any, stream: _Stream | None, timeout_s: float) -> _Answer:
+        """Ask and wait for the response. Raises IpcError."""
+        asked = None
+        try:
+            new = getattr(client, f"new_{operation}")
+            asked = new() if stream is None else new(stream)
+            asked.activate(request).result(timeout_s)
+            return _Answer(asked, asked.get_response().result(timeout_s))
+        except FutureTimeoutError as error:
+            if asked is not None:
+                asked.close()
+            raise _translated(error, operation) from error
+        except _VENDOR as error:
+            raise _translated(error, operation) from error
+
+    # --- the thread ipc-events ----------------------------------------------------------------------------------------
+
+    def _dispatch(self) -> None:
+        while (item := self._events.get()) is not None:
+            job, argument = item
+            try:
+                job(argument)
+            except Exception:  # noqa: BLE001 - the thread's top: one bad event must not end the others
+                _log.exception("an event of the nucleus met a bug")
+
+
+def _ignore(_event: Any) -> None:
+    """Nobody listens."""
+
+
+def _pass_over(_subscription: Subscription, _what: Any) -> None:
+    """Nobody listens."""
+
+
+def _end(closing: Future[None]) -> None:
+    """Wait for the SDK to close; how it ended does not matter any more."""
+    try:
+        closing.exception(_CLOSE_S)
+    except FutureTimeoutError:
+        _log.warning("the IPC client did not close within %g s", _CLOSE_S)

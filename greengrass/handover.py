@@ -1,0 +1,251 @@
+"""How the model component hands a release to the agent: local publish/subscribe on this device.
+
+    kensa/model/<inspection>          {"release": "parts/1.1.0", "folder": "/where/its/TUF/repository/lies"}
+    kensa/model/<inspection>/status   {"state", "active", "candidate", "desired", "refused", "reason", "text"}
+
+A hint has no authority: it says which release to look at and where its bytes lie on this device, and what is found
+there passes the same trust and the same gates as what comes from the cloud. Whoever may publish on the topic (local
+accessControl) can make the agent look, nothing more. The same hint may come as often as it likes: the status is then
+told again, which is how the component waits.
+
+Promise: what arrives is judged as hostile; folders that are remembered are bounded.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from awsiot.greengrasscoreipc import model
+
+from agent.errors import FetchError, MessageError, RefusedError
+from agent.records import Desired
+from agent.wire import is_release_id
+from agent.wire.codec import cut, strict_json
+from greengrass.connection import IpcError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from agent.ports import ReleaseFetcher
+    from agent.records import Fetched, ModelStatus, ReleaseRef
+    from greengrass.connection import Connection
+
+SOURCE: Final = "component"  # of what a hint desires
+MAX_HINT_BYTES: Final = 4_096
+_MAX_PATH: Final = 1_024
+_REMEMBERED: Final = 64
+_TEXT: Final = 500
+_log = logging.getLogger(__name__)
+
+
+def hint_topic(inspection: str) -> str:
+    """Return `kensa/model/{inspection}`."""
+    return f"kensa/model/{inspection}"
+
+
+def status_topic(inspection: str) -> str:
+    """Return `kensa/model/{inspection}/status`."""
+    return f"kensa/model/{inspection}/status"
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """A release and the folder of this device in which its repository lies."""
+
+    release_id: str
+    folder: Path
+
+    def encode(self) -> bytes:
+        """Return what is published."""
+        return json.dumps({"release": self.release_id, "folder": str(self.folder)}).encode()
+
+
+def parse_hint(payload: bytes) -> Hint:
+    """Read a hint. Raises MessageError."""
+    value = strict_json(payload, limit=MAX_HINT_BYTES)
+    if unknown := sorted(set(value) - {"release", "folder"}):
+        raise MessageError(f"A hint has the unknown key {cut(unknown[0], 40)!r}.")
+    release, folder = value.get("release"), value.get("folder")
+    if not isinstance(release, str) or not is_release_id(release):
+        raise MessageError(f"A hint names {cut(repr(release), 80)}, expected name/version such as parts/1.1.0.")
+    if not isinstance(folder, str) or len(folder) > _MAX_PATH or "\0" in folder or not Path(folder).is_absolute():
+        raise MessageError("A hint names no absolute folder.")
+    return Hint(release, Path(folder))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Where the inspection stands, as its agent tells the model component."""
+
+    state: str
+    active: str | None
+    candidate: str | None
+    desired: str | None
+    refused: str | None
+    reason: str | None
+    text: str | None
+
+    @classmethod
+    def of(cls, status: ModelStatus) -> Answer:
+        """Return what `status` says."""
+        refusal = status.refusal
+        return cls(
+            state=status.state,
+            active=_id(status.active),
+            candidate=_id(status.candidate),
+            desired=None if status.desired is None else status.desired.release_id,
+            refused=_id(status.refused),
+            reason=None if refusal is None else f"{refusal.gate}: {refusal.reason}",
+            text=None if refusal is None else cut(refusal.text, _TEXT),
+        )
+
+    def encode(self) -> bytes:
+        """Return what is published."""
+        return json.dumps({name: getattr(self, name) for name in self.__slots__}).encode()
+
+
+def parse_answer(payload: bytes) -> Answer:
+    """Read a status. Raises MessageError."""
+    value = strict_json(payload, limit=MAX_HINT_BYTES)
+    members: dict[str, Any] = {}
+    for name in Answer.__slots__:
+        found = value.get(name)
+        if found is not None and not isinstance(found, str):
+            raise MessageError(f"A status has a wrong {name}.")
+        members[name] = found
+    if members["state"] is None:
+        raise MessageError("A status has no state.")
+    return Answer(**members)
+
+
+def _id(ref: ReleaseRef | None) -> str | None:
+    return None if ref is None else ref.release_id
+
+
+class Counter:
+    """The agent's side: takes hints, and tells whoever has hinted where its inspection stands."""
+
+    def __init__(self, *, connection: Connection, inspections: Collection[str], places: HintedFetcher | None) -> None:
+        """`places` learns where the releases lie."""
+        self._connection = connection
+        self._inspections = tuple(inspections)
+        self._places = places
+        self._on_desired: Callable[[str, Desired], None] | None = None
+        self._statuses: dict[str, ModelStatus] = {}
+        self._asked: set[str] = set()  # inspections whose status somebody waits for
+
+    def start(self, *, on_desired: Callable[[str, Desired], None]) -> None:
+        """See `ports.DesiredState`."""
+        self._on_desired = on_desired
+        for inspection in self._inspections:
+            topic = hint_topic(inspection)
+            self._connection.listen(
+                "subscribe_to_topic",
+                model.SubscribeToTopicRequest(topic=topic),
+                self._taker(inspection),
+                describe=f"SubscribeToTopic on {topic}",
+            )
+
+    def report(self, status: ModelStatus) -> None:
+        """See `ports.DesiredState`."""
+        self._statuses[status.inspection] = status
+        if status.inspection in self._asked:
+            self._connection.post(self._tell, status)
+
+    def close(self) -> None:
+        """See `ports.DesiredState`: the subscriptions end with the connection."""
+        self._on_desired = None
+
+    def _taker(self, inspection: str) -> Callable[[Any], None]:
+        def take(event: Any) -> None:
+            """Thread ipc-events."""
+            message = event.binary_message
+            payload = None if message is None else message.message
+            try:
+                hint = parse_hint(payload or b"")
+            except MessageError as error:
+                _log.warning("a hint on %s is ignored: %s", hint_topic(inspection), error)
+                return
+            self._asked.add(inspection)
+            if self._places is not None:
+                self._places.remember(hint)
+            if self._on_desired is not None:
+                self._on_desired(inspection, Desired(hint.release_id, source=SOURCE))
+            if (status := self._statuses.get(inspection)) is not None:
+                self._tell(status)
+
+        return take
+
+    def _tell(self, status: ModelStatus) -> None:
+        try:
+            publish(self._connection, status_topic(status.inspection), Answer.of(status).encode())
+        except IpcError as error:
+            _log.warning("the model component cannot be told: %s", error)
+
+
+def publish(connection: Connection, topic: str, payload: bytes) -> None:
+    """Publish on this device. Raises IpcError."""
+    message = model.PublishMessage(binary_message=model.BinaryMessage(message=payload))
+    connection.call("publish_to_topic", model.PublishToTopicRequest(topic=topic, publish_message=message))
+
+
+class HintedFetcher:
+    """A `ports.ReleaseFetcher` that looks where a hint says first, and in the configured repository then.
+
+    Trust is the same for both: the same root, the same site, the same memory of what was seen before.
+    """
+
+    def __init__(self, *, configured: ReleaseFetcher, in_folder: Callable[[Path], ReleaseFetcher]) -> None:
+        """`in_folder` makes a fetcher for a repository that lies in a folder of this device."""
+        self._configured = configured
+        self._in_folder = in_folder
+        self._lock = threading.Lock()
+        self._folders: OrderedDict[str, Path] = OrderedDict()
+
+    def remember(self, hint: Hint) -> None:
+        """Look there for this release from now on."""
+        with self._lock:
+            self._folders[hint.release_id] = hint.folder
+            self._folders.move_to_end(hint.release_id)
+            while len(self._folders) > _REMEMBERED:
+                self._folders.popitem(last=False)
+
+    def fetch(
+        self,
+        release_id: str,
+        *,
+        into: Path,
+        trusted_utc_s: float,
+        on_progress: Callable[[int, int], None],
+        stop: threading.Event,
+    ) -> Fetched:
+        """See `ports.ReleaseFetcher`."""
+        with self._lock:
+            folder = self._folders.get(release_id)
+        refused: RefusedError | None = None
+        if folder is not None and folder.is_dir():
+            try:
+                return self._in_folder(folder).fetch(
+                    release_id, into=into, trusted_utc_s=trusted_utc_s, on_progress=on_progress, stop=stop
+                )
+            except RefusedError as error:
+                refused = error
+                _log.warning("%s in %s: %s", release_id, folder, error)
+            except FetchError as error:
+                if stop.is_set():
+                    raise
+                _log.warning("%s in %s: %s; the configured repository is asked", release_id, folder, error)
+        try:
+            return self._configured.fetch(
+                release_id, into=into, trusted_utc_s=trusted_utc_s, on_progress=on_progress, stop=stop
+            )
+        except FetchError:
+            if refused is not None and not stop.is_set():
+                raise refused from None  # nobody else has it: what was brought here is judged
+            raise

@@ -1,0 +1,154 @@
+"""The named shadow through the nucleus, for `agent.adapters.shadow`: by its topics, or by shadow operations over IPC.
+
+That adapter speaks the shadow's topics and asks for a way to subscribe, to publish and to hear of the connection. Both
+classes here are that way. `ShadowTopics` takes the topics to IoT Core through the nucleus (lite, and classic without
+the shadow manager). `ShadowOperations` turns `get` and `update` into GetThingShadow and UpdateThingShadow, which work
+while the cloud is away, and the answers back into messages on the topics; deltas come by local publish/subscribe, where
+the shadow manager publishes them.
+
+A document that lite delivers has 4,980 B at most, and one that is larger vanishes: the adapter then sees no answer and
+asks again, ever more seldom. About four inspections fit.
+
+Promise: `publish_now` is called from the shadow's own thread and waits for the nucleus's reply, seconds at most; what
+the nucleus does not take is lost, and the adapter asks again by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from awsiot.greengrasscoreipc import model
+
+from agent.errors import MessageError, TransportError
+from agent.wire import shadow_topic
+from agent.wire.codec import strict_json
+from agent.wire.shadow import MAX_ANSWER_BYTES
+from greengrass.capabilities import SHADOW
+from greengrass.connection import Fault, IpcError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from greengrass.connection import Connection
+    from greengrass.pacing import Pace
+
+_REPLY_S: Final = 5.0
+_CODES: Final = {Fault.NOT_FOUND: 404, Fault.CONFLICT: 409, Fault.INVALID: 400, Fault.UNAUTHORIZED: 403}
+_BUSY: Final = 500
+_log = logging.getLogger(__name__)
+
+
+class ShadowWay(Protocol):
+    """What `agent.adapters.shadow.ShadowDesiredState` needs: the transport's and the outbox's part of it."""
+
+    def subscribe(self, topic: str, on_message: Callable[[str, bytes], None]) -> None:
+        """Deliver what arrives on `topic`."""
+
+    def publish_now(self, topic: str, payloads: Sequence[bytes]) -> None:
+        """Publish; what is not taken is lost."""
+
+    def watch_connection(self, watcher: Callable[[bool], None]) -> None:
+        """Call `watcher(up)` on each change."""
+
+
+class ShadowTopics:
+    """The shadow's topics through PublishToIoTCore and SubscribeToIoTCore."""
+
+    def __init__(self, *, connection: Connection, pace: Pace, stop: Any) -> None:
+        """`stop` is an event that ends the waiting for the pace."""
+        self._connection = connection
+        self._pace = pace
+        self._stop = stop
+
+    def subscribe(self, topic: str, on_message: Callable[[str, bytes], None]) -> None:
+        """See `ShadowWay`."""
+
+        def take(event: Any) -> None:
+            if event.message is not None and event.message.topic_name is not None:
+                on_message(event.message.topic_name, event.message.payload or b"")
+
+        request = model.SubscribeToIoTCoreRequest(topic_name=topic, qos=model.QOS.AT_LEAST_ONCE)
+        self._connection.listen("subscribe_to_iot_core", request, take, describe=f"SubscribeToIoTCore on {topic}")
+
+    def publish_now(self, topic: str, payloads: Sequence[bytes]) -> None:
+        """See `ShadowWay`."""
+        for payload in payloads:
+            self._pace.take(self._stop)
+            request = model.PublishToIoTCoreRequest(topic_name=topic, qos=model.QOS.AT_LEAST_ONCE, payload=payload)
+            try:
+                self._connection.call("publish_to_iot_core", request, timeout_s=_REPLY_S)
+            except TransportError as error:
+                _log.debug("the shadow cannot be spoken to now: %s", error)
+
+    def watch_connection(self, watcher: Callable[[bool], None]) -> None:
+        """See `ShadowWay`; whether the cloud is there shows by its answers."""
+        self._connection.watch(lambda up, _reason: watcher(up))
+
+
+class ShadowOperations:
+    """GetThingShadow and UpdateThingShadow of the shadow manager."""
+
+    def __init__(self, *, connection: Connection, thing: str) -> None:
+        """For the shadow `kensa` of `thing`."""
+        self._connection = connection
+        self._thing = thing
+        self._takers: dict[str, Callable[[str, bytes], None]] = {}
+        self._delta = shadow_topic(thing, "update/delta")
+
+    def subscribe(self, topic: str, on_message: Callable[[str, bytes], None]) -> None:
+        """See `ShadowWay`. Only the delta comes by itself; the others are answers of operations."""
+        self._takers[topic] = on_message
+        if topic != self._delta:
+            return
+
+        def take(event: Any) -> None:
+            if event.binary_message is not None:
+                on_message(topic, event.binary_message.message or b"")
+            elif event.json_message is not None:
+                on_message(topic, json.dumps(event.json_message.message).encode())
+
+        request = model.SubscribeToTopicRequest(topic=topic)
+        self._connection.listen("subscribe_to_topic", request, take, describe=f"SubscribeToTopic on {topic}")
+
+    def publish_now(self, topic: str, payloads: Sequence[bytes]) -> None:
+        """See `ShadowWay`."""
+        for payload in payloads:
+            self._request(topic, payload)
+
+    def watch_connection(self, watcher: Callable[[bool], None]) -> None:
+        """See `ShadowWay`."""
+        self._connection.watch(lambda up, _reason: watcher(up))
+
+    def _request(self, topic: str, payload: bytes) -> None:
+        token = strict_json(payload, limit=MAX_ANSWER_BYTES).get("clientToken")
+        try:
+            answer = self._ask(topic, payload)
+        except IpcError as error:
+            if error.fault in {Fault.CLOSED, Fault.TIMEOUT}:
+                return  # no answer, as when the broker is away
+            refused = {"code": _CODES.get(error.fault, _BUSY), "message": str(error), "clientToken": token}
+            self._deliver(f"{topic}/rejected", json.dumps(refused).encode())
+            return
+        try:
+            document = strict_json(answer, limit=MAX_ANSWER_BYTES)
+        except MessageError as error:
+            _log.warning("the shadow manager's answer cannot be read: %s", error)
+            return
+        self._deliver(f"{topic}/accepted", json.dumps({**document, "clientToken": token}).encode())
+
+    def _ask(self, topic: str, payload: bytes) -> bytes:
+        """Raises IpcError."""
+        if topic == shadow_topic(self._thing, "get"):
+            request = model.GetThingShadowRequest(thing_name=self._thing, shadow_name=SHADOW)
+            response = self._connection.call("get_thing_shadow", request, timeout_s=_REPLY_S)
+        else:
+            request = model.UpdateThingShadowRequest(thing_name=self._thing, shadow_name=SHADOW, payload=payload)
+            response = self._connection.call("update_thing_shadow", request, timeout_s=_REPLY_S)
+        found: bytes = response.payload or b""
+        return found
+
+    def _deliver(self, topic: str, payload: bytes) -> None:
+        if (taker := self._takers.get(topic)) is not None:
+            taker(topic, payload)

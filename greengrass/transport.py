@@ -1,0 +1,306 @@
+"""Verdicts through PublishToIoTCore behind the `Transport` port, confirmed by their echo.
+
+What the nucleus answers is no acknowledgement: on lite the reply comes before the broker's PUBACK, and what is in
+flight when the connection to the cloud ends is gone; on classic it means "in a spooler in memory", which drops the
+oldest. So the component subscribes to the topics of its own verdicts and reports, and a message is acknowledged towards
+the outbox when the broker has sent it back: then it is there, on either nucleus. Messages that only their newest
+version matters of (heartbeats) are acknowledged by the reply. With `confirm="call"`, or where accessControl does not
+allow the subscription, all are, and a cut may lose up to `max_in_flight` messages.
+
+The same way it is found out whether the cloud can be reached: a ping of our own must come back. It is up from then on
+until a message does not come back in time, the nucleus refuses one while none is on its way (lite without a broker), or
+the IPC connection ends; then the outbox takes everything back, and pings go out with a growing pause.
+
+Promise: at most `max_in_flight` messages are unconfirmed, at most 40 leave in a second, and none is larger than
+`MAX_PAYLOAD_BYTES`: nucleus lite closes the whole connection over one of about 6.9 kB.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import secrets
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from awsiot.greengrasscoreipc import model
+
+from agent.clock import NS_PER_S
+from agent.errors import TransportError
+from agent.wire import model_topic, verdict_topic
+from greengrass.connection import Fault, IpcError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent.clock import Clock
+    from greengrass.connection import Connection, Subscription
+    from greengrass.pacing import Pace
+
+MAX_PAYLOAD_BYTES: Final = 6_500
+MAX_ARRIVAL_BYTES: Final = 128 * 1024  # of classic; lite delivers 4,980 at most by itself
+MAX_TOPIC_BYTES: Final = 256
+MAX_TOPIC_SLASHES: Final = 7
+MAX_IN_FLIGHT: Final = {"lite": 8, "classic": 5}  # lite allows 10: two are left for heartbeats and the shadow
+_ECHO_NS: Final = 5 * NS_PER_S  # after that a message counts as lost with its connection
+_PING_NS: Final = 2 * NS_PER_S  # after that a ping counts as lost
+_FIRST_NS: Final = NS_PER_S // 4  # first pause between two pings; doubles
+_LONGEST_NS: Final = 5 * NS_PER_S
+_CHECK_NS: Final = NS_PER_S // 2
+_DEAF_PINGS: Final = 5  # taken by the nucleus and not sent back: the subscription is made anew, and a person told
+_REPLY_S: Final = 2.0
+_IDLE_S: Final = 60.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A message that the nucleus has taken and the broker has not sent back."""
+
+    token: int
+    topic: str
+    payload: bytes
+    sent_ns: int
+
+
+def echo_topic(thing: str) -> str:
+    """Return the topic of the pings, `kensa-echo/{thing}`: apart from `kensa/#`, which consumers subscribe to."""
+    return f"kensa-echo/{thing}"
+
+
+def check_message(topic: str, payload: bytes) -> None:
+    """Raise TransportError naming the limit of the nucleus or of AWS IoT Core that this message breaks."""
+    size = len(topic.encode("utf-8", "replace"))
+    if not topic or size > MAX_TOPIC_BYTES or topic.count("/") > MAX_TOPIC_SLASHES:
+        slashes = topic.count("/")
+        msg = f"topic {topic[:80]!r}: {size} bytes and {slashes} slashes, allowed are {MAX_TOPIC_BYTES} and 7"
+    elif topic.startswith("$") or any(c in topic for c in "\0+#"):
+        # Lite takes a publish to a topic with a wildcard, and the broker then ends the device's connection.
+        msg = f"topic {topic!r} starts with '$' or holds '+', '#' or NUL, which publishers may not use"
+    elif len(payload) > MAX_PAYLOAD_BYTES:
+        msg = f"message on {topic} has {len(payload)} bytes, allowed are {MAX_PAYLOAD_BYTES}"
+    else:
+        return
+    raise TransportError(msg)
+
+
+class IpcTransport:
+    """A `ports.Transport` over the nucleus. It watches the connection, so it is made before that starts."""
+
+    def __init__(
+        self,
+        *,
+        connection: Connection,
+        thing: str,
+        pace: Pace,
+        clock: Clock,
+        confirm: bool = True,
+        max_in_flight: int = MAX_IN_FLIGHT["lite"],
+    ) -> None:
+        """`confirm`: wait for the echo of verdicts and reports."""
+        self._connection = connection
+        self._thing = thing
+        self._pace = pace
+        self._clock = clock
+        self._confirm = confirm
+        self._max_in_flight = max_in_flight
+        self._random = random.Random()  # noqa: S311 - spreads pings, guards nothing
+        self._confirmed = {model_topic(thing)}
+        self._verdicts = verdict_topic(thing, "x").removesuffix("x")
+        self._ping_topic = echo_topic(thing)
+        self._echoes: list[Subscription] = []
+        self._on_ack: Callable[[int], None] = lambda _token: None
+        self._on_connection: Callable[[bool, str], None] = lambda _up, _reason: None
+        self._lock = threading.Lock()
+        self._flights: dict[int, _Flight] = {}  # by token, oldest first
+        self._up = False
+        self._reason = "not started"
+        self._ping = b""  # the one that may come back
+        self._ping_back = threading.Event()
+        self._pings = 0  # since it was up
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.sent = 0  # QoS 1 publishes that the nucleus took
+        self.dropped = 0  # messages that arrived and were too large
+
+    @property
+    def max_in_flight(self) -> int:
+        """How many unconfirmed messages it accepts at once."""
+        return self._max_in_flight
+
+    @property
+    def confirms(self) -> bool:
+        """Whether messages are acknowledged by their echo."""
+        return self._confirm
+
+    # --- the port -----------------------------------------------------------------------------------------------------
+
+    def start(self, *, on_ack: Callable[[int], None], on_connection: Callable[[bool, str], None]) -> None:
+        """See `Transport.start`; `on_ack` may come from within `publish`."""
+        self._on_ack, self._on_connection = on_ack, on_connection
+        if self._confirm:
+            topics = [self._verdicts + "+", *sorted(self._confirmed), self._ping_topic]
+            self._echoes = [self._listen(topic, self._returned) for topic in topics]
+        self._thread = threading.Thread(target=self._run, name="ipc-transport", daemon=True)
+        self._thread.start()
+
+    def subscribe(self, topic: str, on_message: Callable[[str, bytes], None]) -> None:
+        """See `Transport.subscribe`. Raises TransportError for a wildcard."""
+        if not topic or any(c in topic for c in "\0+#"):
+            raise TransportError(f"topic {topic!r} is empty or holds '+', '#' or NUL: subscribe to plain topics")
+        self._listen(topic, on_message)
+
+    def publish(self, token: int, topic: str, payload: bytes) -> None:
+        """See `Transport.publish`; waits for the pace and for the nucleus's reply, some milliseconds."""
+        check_message(topic, payload)
+        flight = _Flight(token, topic, payload, self._clock.monotonic_ns())
+        with self._lock:
+            if not self._up:
+                raise TransportError(f"AWS IoT Core cannot be reached through the nucleus: {self._reason}")
+            if len(self._flights) >= self._max_in_flight:
+                raise TransportError(f"{self._max_in_flight} messages are unconfirmed, no more are taken now")
+            self._flights[token] = flight  # before the call: the echo may be faster than the reply
+        self._pace.take(self._stop)
+        try:
+            self._send(topic, payload, model.QOS.AT_LEAST_ONCE)
+        except IpcError as error:
+            with self._lock:
+                self._flights.pop(token, None)
+                is_alone = not self._flights
+            if error.fault is Fault.SERVICE and is_alone:
+                self._lost("the nucleus takes no message; it is not connected")
+            raise
+        self.sent += 1
+        if not (self._confirm and self._is_confirmed(topic)):
+            self._acknowledge(flight)
+
+    def close(self, *, timeout_s: float) -> None:
+        """See `Transport.close`. The connection to the nucleus stays: it is not ours."""
+        self._stop.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+
+    # --- what arrives: the thread ipc-events --------------------------------------------------------------------------
+
+    def _listen(self, topic: str, on_message: Callable[[str, bytes], None]) -> Subscription:
+        def take(event: Any) -> None:
+            message = event.message
+            if message is None or message.topic_name is None:
+                return
+            payload = message.payload or b""
+            if len(payload) > MAX_ARRIVAL_BYTES:
+                self.dropped += 1
+                return
+            on_message(message.topic_name, payload)
+
+        request = model.SubscribeToIoTCoreRequest(topic_name=topic, qos=model.QOS.AT_LEAST_ONCE)
+        describe = f"SubscribeToIoTCore on {topic}"
+        return self._connection.listen("subscribe_to_iot_core", request, take, describe=describe)
+
+    def _returned(self, topic: str, payload: bytes) -> None:
+        """A message of this device came back: the broker has it."""
+        if topic == self._ping_topic:
+            if payload == self._ping:
+                self._ping_back.set()
+                self._wake.set()
+            return
+        with self._lock:
+            found = next((f for f in self._flights.values() if f.payload == payload and f.topic == topic), None)
+        if found is not None:
+            self._acknowledge(found)
+
+    def _acknowledge(self, flight: _Flight) -> None:
+        with self._lock:
+            known = self._flights.pop(flight.token, None)
+        if known is not None:
+            self._on_ack(flight.token)
+
+    def _is_confirmed(self, topic: str) -> bool:
+        return topic in self._confirmed or topic.startswith(self._verdicts)
+
+    # --- whether the cloud can be reached: the thread ipc-transport ---------------------------------------------------
+
+    def _run(self) -> None:
+        pause_ns = _FIRST_NS
+        while not self._stop.is_set():
+            self._wake.clear()
+            try:
+                if self._up:
+                    self._check_flights()
+                    self._clock.wait(self._wake, _CHECK_NS / NS_PER_S)
+                    pause_ns = _FIRST_NS
+                elif self._try():
+                    self._found()
+                else:
+                    self._clock.wait(self._stop, self._random.uniform(0.5, 1.0) * pause_ns / NS_PER_S)
+                    pause_ns = min(2 * pause_ns, _LONGEST_NS)
+            except Exception:  # noqa: BLE001 - the thread's top: without it the outbox would wait for ever
+                _log.exception("watching the connection to AWS IoT Core met a bug")
+                self._clock.wait(self._stop, _LONGEST_NS / NS_PER_S)
+
+    def _try(self) -> bool:
+        """Ping once; whether the cloud can be reached."""
+        if not self._connection.wait_up(_IDLE_S if self._pings == 0 else _LONGEST_NS / NS_PER_S):
+            self._reason = "no connection to the nucleus"
+            return False
+        if self._confirm and any(echo.fault is Fault.UNAUTHORIZED for echo in self._echoes):
+            self._confirm = False
+            _log.error("verdicts cannot be confirmed by their echo: a cut may lose some. See accessControl above")
+        if self._confirm and not all(echo.is_made for echo in self._echoes):
+            self._reason = "the nucleus does not subscribe; it is not connected"
+            return False
+        return self._ping_comes_back()
+
+    def _ping_comes_back(self) -> bool:
+        self._ping, self._pings = secrets.token_hex(8).encode(), self._pings + 1
+        self._ping_back.clear()
+        try:
+            self._send(self._ping_topic, self._ping, model.QOS.AT_MOST_ONCE)
+        except IpcError as error:
+            self._reason = str(error)
+            return False
+        if not self._confirm or self._clock.wait(self._ping_back, _PING_NS / NS_PER_S):
+            return True
+        self._reason = f"no message comes back on {self._ping_topic}"
+        if self._pings % _DEAF_PINGS == 0:
+            _log.warning(
+                "%d pings on %s were taken and not sent back. If the device is online, allow iot:Subscribe and "
+                "iot:Receive on kensa/ and kensa-echo/ in its policy, or set greengrass.confirm to call",
+                self._pings,
+                self._ping_topic,
+            )
+            for echo in self._echoes:
+                self._connection.renew(echo)
+        return False
+
+    def _found(self) -> None:
+        with self._lock:
+            self._up, self._pings = True, 0
+        self._on_connection(True, "AWS IoT Core through the nucleus")  # noqa: FBT003 - the port's signature
+
+    def _check_flights(self) -> None:
+        if not self._connection.is_up:
+            self._lost("no connection to the nucleus")
+            return
+        now_ns = self._clock.monotonic_ns()
+        with self._lock:
+            oldest_ns = min((flight.sent_ns for flight in self._flights.values()), default=now_ns)
+        if now_ns - oldest_ns > _ECHO_NS:
+            self._lost(f"a message did not come back within {_ECHO_NS // NS_PER_S} s")
+
+    def _lost(self, reason: str) -> None:
+        """Any thread: what is unconfirmed goes back to the outbox, which sends it again."""
+        with self._lock:
+            if not self._up:
+                return
+            self._up, self._reason = False, reason
+            self._flights.clear()
+        self._on_connection(False, reason)  # noqa: FBT003 - the port's signature
+        self._wake.set()
+
+    def _send(self, topic: str, payload: bytes, qos: str) -> None:
+        request = model.PublishToIoTCoreRequest(topic_name=topic, qos=qos, payload=payload)
+        self._connection.call("publish_to_iot_core", request, timeout_s=_REPLY_S)

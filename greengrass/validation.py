@@ -1,0 +1,157 @@
+"""The best gate of a classic nucleus: refuse a deployment before it changes anything.
+
+The nucleus shows the configuration that a deployment would give this component and waits for a verdict. It is read as
+at a start, and where it desires a release that this agent neither runs nor is after, that release is fetched, verified
+and put through its self-test here and now; only then the answer is ACCEPTED. A refusal carries the reason, and the
+deployment ends as FAILED_NO_STATE_CHANGE.
+
+Promise: an answer goes out within `greengrass.validate_s`; what could not be finished by then is refused with the
+words to that effect, because a deployment that is tried again costs less than a model nobody has looked at.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+from awsiot.greengrasscoreipc import model
+
+from agent.clock import NS_PER_S
+from agent.errors import ConfigError, FetchError, KensaError
+from agent.wire.codec import cut
+from greengrass.connection import IpcError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from agent.clock import Clock
+    from agent.records import Desired
+    from greengrass.configuration import ComponentConfig
+    from greengrass.connection import Connection
+
+_WAITING: Final = 8
+_TEXT: Final = 1_000
+_CLOSE_S: Final = 5.0
+_log = logging.getLogger(__name__)
+
+
+class Validator:
+    """Answers each proposed configuration, in the thread `validation`."""
+
+    def __init__(
+        self,
+        *,
+        connection: Connection,
+        read: Callable[[object], ComponentConfig],
+        rehearse: Callable[[str, Desired, threading.Event], None],
+        validate_s: Callable[[], float],
+        clock: Clock,
+    ) -> None:
+        """`read` raises ConfigError; `rehearse(inspection, wish, stop)` a KensaError for a release that cannot be."""
+        self._connection = connection
+        self._read = read
+        self._rehearse = rehearse
+        self._validate_s = validate_s
+        self._clock = clock
+        self._asked: queue.Queue[tuple[str, object] | None] = queue.Queue(_WAITING)
+        self._halt = threading.Event()  # ends a rehearsal that takes too long, and the last one
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="validation", daemon=True)
+        self.answers: list[str] = []  # the newest, for the log of a test and of a person
+
+    def start(self) -> None:
+        """Listen from now on."""
+        self._thread.start()
+        self._connection.listen(
+            "subscribe_to_validate_configuration_updates",
+            model.SubscribeToValidateConfigurationUpdatesRequest(),
+            self._heard,
+            describe="SubscribeToValidateConfigurationUpdates",
+            is_optional=True,
+        )
+
+    def close(self) -> None:
+        """End what is under way."""
+        self._closing.set()
+        self._halt.set()
+        try:
+            self._asked.put_nowait(None)
+        except queue.Full:
+            _log.warning("proposed configurations are left without an answer")
+        if self._thread.is_alive():
+            self._thread.join(_CLOSE_S)
+
+    def _heard(self, event: Any) -> None:
+        """Thread ipc-events."""
+        proposed = event.validate_configuration_update_event
+        if proposed is None or proposed.deployment_id is None:
+            return
+        try:
+            self._asked.put_nowait((proposed.deployment_id, proposed.configuration))
+        except queue.Full:
+            self._answer(proposed.deployment_id, "too many deployments at once; try again")
+
+    def _run(self) -> None:
+        while (asked := self._asked.get()) is not None and not self._closing.is_set():
+            deployment, tree = asked
+            try:
+                reason = self.judge(tree)
+            except Exception:  # noqa: BLE001 - the thread's top: no answer would hold the deployment up
+                _log.exception("validating a configuration met a bug")
+                reason = "the agent met a bug while it looked at this configuration; see its log"
+            self._answer(deployment, reason)
+
+    def judge(self, tree: object) -> str | None:
+        """Return why the configuration `tree` is refused, or None."""
+        try:
+            proposed = self._read(tree)
+        except ConfigError as error:
+            return str(error)
+        return self._judge_wishes(proposed.wishes)
+
+    def _judge_wishes(self, wishes: Mapping[str, Desired]) -> str | None:
+        limit_s = self._validate_s()
+        self._halt.clear()
+        deadline_ns = self._clock.monotonic_ns() + round(limit_s * NS_PER_S)
+        timer = threading.Timer(limit_s, self._halt.set)
+        timer.daemon = True
+        timer.start()
+        try:
+            for inspection, wish in wishes.items():
+                if reason := self._judge_wish(inspection, wish, deadline_ns):
+                    return reason
+        finally:
+            timer.cancel()
+        return None
+
+    def _judge_wish(self, inspection: str, wish: Desired, deadline_ns: int) -> str | None:
+        try:
+            self._rehearse(inspection, wish, self._halt)
+        except FetchError as error:
+            if self._clock.monotonic_ns() >= deadline_ns:
+                return (
+                    f"{wish.release_id} could not be fetched and tested in time; what has arrived is kept for the next "
+                    "try. Raise greengrass.validate_s and the deployment's configurationValidationPolicy"
+                )
+            return f"{wish.release_id} cannot be fetched or tested now: {error}"
+        except KensaError as error:
+            return f"{wish.release_id} is refused for {inspection}: {error}"
+        return None
+
+    def _answer(self, deployment: str, reason: str | None) -> None:
+        accepted = reason is None
+        status = model.ConfigurationValidityStatus
+        report = model.ConfigurationValidityReport(
+            status=status.ACCEPTED if accepted else status.REJECTED,
+            deployment_id=deployment,
+            message=None if reason is None else cut(reason, _TEXT),
+        )
+        _log.info("deployment %s: %s", deployment, reason or "accepted")
+        self.answers = [*self.answers[-15:], reason or "accepted"]
+        request = model.SendConfigurationValidityReportRequest(configuration_validity_report=report)
+        try:
+            self._connection.call("send_configuration_validity_report", request)
+        except IpcError as error:
+            _log.warning("the nucleus does not hear the verdict on its configuration: %s", error)
