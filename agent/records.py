@@ -274,7 +274,7 @@ class Desired:
     release_id: str  # `name/version`
     mode: Literal["release", "ab"] = "release"
     share: float = 0.5  # of the parts that go to the challenger; `ab` only
-    source: str = "control"  # who said so: `control` or `shadow`
+    source: str = "control"  # who said so: `control`, `shadow`; on Greengrass also `deployment`, `component`
 
 
 @dataclass(frozen=True, slots=True)

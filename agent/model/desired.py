@@ -1,9 +1,9 @@
-"""Which wish is the newest, where both a person at the device and the cloud's shadow may say what is wanted.
+"""Which wish is the newest, where several may say what is wanted: a person at the device, the shadow, a deployment.
 
-The shadow is read again at every start and reconnection, and its wish has no time that this device could trust. So it
-is remembered on disk which of its wishes was followed before: one that did not change since then is older than what a
-person asked for meanwhile at the device, and is not followed again. A wish is noted only once the lifecycle has it in
-its journal; a kill in between repeats the wish, which does nothing.
+The shadow and a deployment's configuration are read again at every start, and what they say has no time that this
+device could trust. So it is remembered on disk, for each of them, which wish was followed before: one that did not
+change since then is older than what someone else asked for meanwhile, and is not followed again. A wish is noted only
+once the lifecycle has it in its journal; a kill in between repeats the wish, which does nothing.
 """
 
 from __future__ import annotations
@@ -22,59 +22,59 @@ if TYPE_CHECKING:
 
     from agent.records import ModelStatus
 
-FILE_NAME: Final = "shadow.json"
+FILE_NAME: Final = "followed.json"
 _MAX_BYTES: Final = 256 * 1024
 _log = logging.getLogger(__name__)
 
 
 class FollowedWishes:
-    """The last wish of the shadow that was followed, by inspection; from any thread."""
+    """The last wish of each source that was followed, by inspection; from any thread."""
 
     def __init__(self, state_dir: Path) -> None:
-        """Read `state_dir/shadow.json`; a file that cannot be read counts as empty."""
+        """Read `state_dir/followed.json`; a file that cannot be read counts as empty."""
         self._path = state_dir / FILE_NAME
         self._lock = threading.Lock()
         self._followed = _read(self._path)
 
     def is_news(self, wish: Desired, status: ModelStatus) -> bool:
-        """Whether `wish` of the shadow goes before what the inspection with this `status` is converging on."""
+        """Whether `wish` goes before what the inspection with this `status` is converging on."""
         known = status.desired
-        if known is None or known.source == "control":
-            if known is not None and replace(known, source=wish.source) == wish:
-                self._note(status.inspection, wish)
-                return False
-            return self._followed.get(status.inspection) != wish or known is None
-        return known != wish
+        if known is None:
+            return True
+        if replace(known, source=wish.source) == wish:
+            self._note(status.inspection, wish)
+            return False
+        return known.source == wish.source or self._followed.get((status.inspection, wish.source)) != wish
 
     def note(self, status: ModelStatus) -> None:
-        """Remember that the lifecycle follows a wish of the shadow."""
+        """Remember that the lifecycle follows a wish that is read again and again."""
         if status.desired is not None and status.desired.source != "control":
             self._note(status.inspection, status.desired)
 
     def _note(self, inspection: str, wish: Desired) -> None:
         with self._lock:
-            if self._followed.get(inspection) == wish:
+            if self._followed.get((inspection, wish.source)) == wish:
                 return
-            self._followed[inspection] = wish
-            content = {
-                name: {"release": w.release_id, "mode": w.mode, "share": w.share, "source": w.source}
-                for name, w in self._followed.items()
-            }
+            self._followed[inspection, wish.source] = wish
+            content = [
+                {"inspection": name, "release": w.release_id, "mode": w.mode, "share": w.share, "source": w.source}
+                for (name, _), w in self._followed.items()
+            ]
             try:
                 replace_durably(self._path, json.dumps(content).encode())
             except OSError as error:  # then the wish is only repeated at the next start
                 _log.warning("%s cannot be written: %s", self._path, error.strerror)
 
 
-def _read(path: Path) -> dict[str, Desired]:
+def _read(path: Path) -> dict[tuple[str, str], Desired]:
     try:
         with path.open("rb") as file:
             content = json.loads(file.read(_MAX_BYTES))
-        return {name: _wish(fields) for name, fields in content.items()}
+        return {(str(fields["inspection"]), str(fields["source"])): _wish(fields) for fields in content}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        _log.warning("%s cannot be read (%s); the shadow's wishes count as new", path, error)
+        _log.warning("%s cannot be read (%s); what was desired counts as new", path, error)
         return {}
 
 

@@ -51,16 +51,30 @@ def test_what_a_person_asks_for_is_not_noted_as_the_clouds(tmp_path: Path) -> No
     assert not (tmp_path / FILE_NAME).exists()
 
 
+def test_each_source_is_remembered_by_itself(tmp_path: Path) -> None:
+    deployment = Desired("parts/1.0.5", source="deployment")
+    wishes = FollowedWishes(tmp_path)
+    assert wishes.is_news(deployment, wants(None))
+    wishes.note(wants(deployment))
+    assert wishes.is_news(CLOUD, wants(deployment))
+    wishes.note(wants(CLOUD))
+    again = FollowedWishes(tmp_path)  # at the next start both say again what they said before
+    assert not again.is_news(deployment, wants(CLOUD))
+    assert not again.is_news(CLOUD, wants(CLOUD))
+    assert again.is_news(Desired("parts/1.0.6", source="deployment"), wants(CLOUD))
+
+
 @pytest.mark.parametrize(
     "content",
     [
         b"",
-        b"[]",
-        b"{",
-        b'{"surface":1}',
+        b"{}",
+        b"[",
+        b"[1]",
+        b'[{"release":"parts/1.1.0"}]',
         b'{"surface":{"release":"parts/1.1.0"}}',
         b"\xff",
-        b'{"surface":{"release":1,',
+        b'[{"release":1,',
     ],
 )
 def test_a_damaged_file_only_makes_wishes_new_again(tmp_path: Path, content: bytes) -> None:
