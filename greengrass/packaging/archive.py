@@ -1,0 +1,49 @@
+"""Archives with the same bytes for the same content: sorted names, one date, one mode.
+
+Nothing is compressed: wheels and models are already, and compressors differ between machines.
+
+Promise: `write` makes the same file on every machine and day; nothing of a half-written one is left.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_DATE: Final = (1980, 1, 1, 0, 0, 0)  # the earliest that the format has
+_MODE: Final = 0o100644 << 16  # a plain file, readable by the component's user
+_UNIX: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file of an archive: its name there, and its bytes or where they lie."""
+
+    name: str
+    content: Path | bytes
+
+
+def write(path: Path, entries: Iterable[Entry]) -> None:
+    """Write a zip, through a file beside it that is renamed when whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".zip-", delete=False) as file:
+        part = Path(file.name)
+    try:
+        with zipfile.ZipFile(part, "w") as archive:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                info = zipfile.ZipInfo(entry.name, _DATE)
+                info.external_attr = _MODE
+                info.create_system = _UNIX
+                info.compress_type = zipfile.ZIP_STORED
+                content = entry.content if isinstance(entry.content, bytes) else entry.content.read_bytes()
+                archive.writestr(info, content)
+        part.chmod(0o644)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

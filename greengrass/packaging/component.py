@@ -1,0 +1,187 @@
+"""Install and start a Kensa component on a device: `component.py install|start ARTIFACTS WORK [MODULE]`.
+
+An artifact of its own beside the archives, so that it works where the nucleus did not unpack them. Knows only the
+standard library and reads on any Python from 3.7 on: it is what refuses an unfit interpreter by name.
+
+Promise: `install` makes WORK/VERSION whole or exits 1 with a sentence on standard error; it takes nothing from the
+network and needs no rights beyond WORK. The running version stays as it is: a nucleus installs the next one beside it.
+`start` becomes `python -m MODULE`, keeping its process id.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+ARCHIVE = re.compile(r"kensa-([a-z0-9_]+)-cp(\d)(\d+)\.zip")
+MARKER = ".installed"  # in WORK/VERSION: the archive that was installed, and its size
+LENGTHS = {"install": 2, "start": 3}
+CANDIDATES = ("python3", "python3.13", "python3.12", "python3.11")
+PROBE = (
+    "import sys, sysconfig; print(sys.implementation.name, '%d.%d' % sys.version_info[:2], "
+    "'free-threaded' if sysconfig.get_config_var('Py_GIL_DISABLED') else '')"
+)
+
+
+class UnfitError(Exception):
+    """The component cannot be installed or started here; the text says why and what to do."""
+
+
+def archives(folder: Path) -> dict[str, Path]:
+    """Archives for this machine's architecture by the CPython that they are for ("3.11"). Raises UnfitError."""
+    machine = platform.machine()
+    found = {}
+    others = set()
+    for path in sorted(folder.glob("*.zip")):
+        match = ARCHIVE.fullmatch(path.name)
+        if match and match.group(1) == machine:
+            found[f"{match.group(2)}.{match.group(3)}"] = path
+        elif match:
+            others.add(match.group(1))
+    if not found:
+        raise UnfitError(f"this machine is {machine}; the component is for {', '.join(sorted(others)) or 'none'}")
+    return found
+
+
+def describe(program: str) -> str | None:
+    """What a program says it is: "cpython 3.11", or None where it is absent or no Python."""
+    try:
+        answer = subprocess.run(
+            [program, "-I", "-c", PROBE], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=60, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.decode(errors="replace").strip()
+
+
+def choose(folder: Path, candidates: tuple[str, ...] = CANDIDATES) -> tuple[str, Path]:
+    """Return the first interpreter that an archive is for, and that archive. Raises UnfitError naming what there is."""
+    found = archives(folder)
+    seen = []
+    for candidate in candidates:
+        program = shutil.which(candidate)
+        said = program and describe(program)
+        if not program or not said:
+            continue
+        name, _, version = said.partition(" ")
+        if name == "cpython" and version in found:
+            return program, found[version]
+        seen.append(f"{program} is {said}")
+    fit = next(iter(found))
+    raise UnfitError(
+        f"the component is for CPython {', '.join(found)}, and {'; '.join(seen) or 'no python3 is on PATH'}. "
+        f"Install one of them with its venv module, such as: apt-get install python{fit} python{fit}-venv"
+    )
+
+
+def seal(archive: Path) -> str:
+    """What the marker says of an installed archive."""
+    return f"{archive.name} {archive.stat().st_size}\n"
+
+
+def run(command: list[str], why: str) -> None:
+    """Run a step of the installation. Raises UnfitError with `why` and the last lines that it wrote."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PIP_", "PYTHON", "VIRTUAL_ENV"))}
+    clean["PIP_CONFIG_FILE"] = os.devnull
+    ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=clean, check=False)
+    if ended.returncode:
+        lines = ended.stdout.decode(errors="replace").strip().splitlines()
+        raise UnfitError(f"{why}: {' | '.join(lines[-3:])}")
+
+
+def install(folder: Path, work: Path) -> None:
+    """Make WORK/VERSION with its virtual environment. Raises UnfitError; then the version's folder has no marker."""
+    program, archive = choose(folder)
+    home = work / folder.name
+    marker = home / MARKER
+    if marker.is_file() and marker.read_text() == seal(archive):
+        return
+    shutil.rmtree(str(home), ignore_errors=True)
+    home.mkdir(parents=True)
+    with zipfile.ZipFile(str(archive)) as zipped:
+        zipped.extractall(str(home))
+    environment = home / "venv"
+    run(
+        [program, "-I", "-m", "venv", str(environment)],
+        f"no virtual environment could be made; apt-get install {Path(program).name}-venv may help",
+    )
+    python = str(environment / "bin" / "python")
+    requirements = str(home / "requirements.txt")
+    wheels = home / "wheels"
+    # The list is complete and names every digest: nothing is resolved, and a damaged file is refused.
+    run(
+        [
+            python,
+            "-I",
+            "-m",
+            "pip",
+            "install",
+            "--no-index",
+            "--find-links",
+            str(wheels),
+            "--no-deps",
+            "--require-hashes",
+            "--no-cache-dir",
+            "--disable-pip-version-check",
+            "--quiet",
+            "-r",
+            requirements,
+        ],
+        "the packages could not be installed",
+    )
+    shutil.rmtree(str(wheels))
+    imports = (home / "imports.txt").read_text().split()
+    run(
+        [python, "-I", "-c", "import importlib, sys; [importlib.import_module(name) for name in sys.argv[1:]]"]
+        + imports,
+        "the packages do not run on this machine",
+    )
+    marker.write_text(seal(archive))
+
+
+def prune(home: Path) -> None:
+    """Keep this version and the newest other one, which a rollback may need; nothing else that we installed."""
+    others = [path for path in home.parent.iterdir() if path != home and (path / MARKER).is_file()]
+    others.sort(key=lambda path: (path / MARKER).stat().st_mtime)
+    for path in others[:-1]:
+        shutil.rmtree(str(path), ignore_errors=True)
+
+
+def start(folder: Path, work: Path, module: str) -> None:
+    """Become `python -m MODULE` of the installed version. Raises UnfitError where it is not installed."""
+    home = work / folder.name
+    python = str(home / "venv" / "bin" / "python")
+    if not (home / MARKER).is_file():
+        install(folder, work)  # the work folder was cleared
+    prune(home)
+    environment = dict(os.environ, KENSA_COMPONENT_DIR=str(home), KENSA_WORK_DIR=str(work))
+    os.chdir(str(home))
+    os.execve(python, [python, "-P", "-s", "-m", module], environment)  # noqa: S606 - becomes it: no shell between
+
+
+def main(arguments: list[str]) -> int:
+    """0 done, 1 refused: one line on standard error says why."""
+    command, *rest = arguments or [""]
+    if LENGTHS.get(command) != len(rest):
+        sys.stderr.write("usage: component.py install ARTIFACTS WORK | component.py start ARTIFACTS WORK MODULE\n")
+        return 64
+    folder, work = Path(rest[0]).absolute(), Path(rest[1]).absolute()
+    try:
+        if command == "install":
+            install(folder, work)
+        else:
+            start(folder, work, rest[2])
+    except (UnfitError, OSError, zipfile.BadZipFile) as error:
+        sys.stderr.write(f"kensa: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

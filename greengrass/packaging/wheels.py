@@ -1,0 +1,120 @@
+"""Wheels for a kind of device, each checked against the lock: from the folder of an earlier build, else through pip.
+
+pip is asked as this machine has it configured (index, mirror, proxy, certificates); no address is written here.
+Promise: a wheel that is returned has a digest that the lock names and a tag that fits the target.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+
+from greengrass.packaging.lock import PackagingError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from greengrass.packaging.lock import Pin, Target
+
+_DOWNLOAD_TIMEOUT_S: Final = 1_800.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wheel:
+    """A package's file on this disk."""
+
+    name: str  # canonical
+    version: str
+    path: Path
+    sha256: str  # hex
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 (hex) of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def collect(pins: Sequence[Pin], target: Target, store: Path) -> list[Wheel]:
+    """The best wheel of each pin for `target`, by name; what `store` lacks is downloaded into it.
+
+    Raises PackagingError naming the packages that have no such wheel, or pip's own words.
+    """
+    store.mkdir(parents=True, exist_ok=True)
+    found = _search(pins, target, store)
+    missing = [pin for pin in pins if pin.name not in found]
+    if missing:
+        _download(missing, target, store)
+        found = _search(pins, target, store)
+    if missing := [pin for pin in pins if pin.name not in found]:
+        names = ", ".join(f"{pin.name} {pin.version}" for pin in missing)
+        raise PackagingError(f"no wheel of the lock fits CPython {target.python} on {target.machine}: {names}")
+    return [found[pin.name] for pin in pins]
+
+
+def _search(pins: Sequence[Pin], target: Target, store: Path) -> Mapping[str, Wheel]:
+    tags = target.tags()
+    wanted = {(pin.name, pin.version): pin for pin in pins}
+    fitting: dict[str, list[tuple[int, str, Path]]] = defaultdict(list)
+    for path in store.glob("*.whl"):
+        try:
+            name, version, _, its_tags = parse_wheel_filename(path.name)
+        except InvalidWheelFilename:
+            continue
+        ranks = [tags[tag] for tag in its_tags if tag in tags]
+        if ranks and (str(name), str(version)) in wanted:
+            fitting[str(name)].append((min(ranks), path.name, path))
+    found = {}
+    for pin in pins:
+        for _, _, path in sorted(fitting[pin.name]):
+            digest = sha256_of(path)
+            if digest in pin.sha256:
+                found[pin.name] = Wheel(pin.name, pin.version, path, digest)
+                break
+    return found
+
+
+def _download(pins: Sequence[Pin], target: Target, store: Path) -> None:
+    """Let pip bring wheels; it refuses a file that has not one of the pin's digests. Raises PackagingError."""
+    with tempfile.TemporaryDirectory(dir=store, prefix=".pip-") as folder:
+        requirements = Path(folder) / "requirements.txt"
+        requirements.write_text(
+            "".join(
+                f"{pin.name}=={pin.version} {' '.join(f'--hash=sha256:{digest}' for digest in sorted(pin.sha256))}\n"
+                for pin in pins
+            ),
+            encoding="utf-8",
+        )
+        fit = [f"--platform={platform}" for platform in target.platforms()]
+        fit += [f"--python-version={target.python}", "--implementation=cp"]
+        fit += [f"--abi={abi}" for abi in (target.abi, "abi3", "none")]
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+        command += ["--require-hashes", f"--requirement={requirements}", f"--dest={folder}", *fit]
+        try:
+            ended = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=_DOWNLOAD_TIMEOUT_S,
+                stdin=subprocess.DEVNULL,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise PackagingError(
+                f"pip did not finish within {_DOWNLOAD_TIMEOUT_S:.0f} s; is its index there?"
+            ) from error
+        if ended.returncode:
+            lines = [line for line in ended.stderr.splitlines() if line.startswith("ERROR")] or [ended.stderr[-500:]]
+            raise PackagingError(
+                f"pip could not bring wheels for CPython {target.python} on {target.machine}: {lines[-1]}"
+            )
+        for path in Path(folder).glob("*.whl"):
+            path.replace(store / path.name)
