@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
-from simulator.nucleus.nucleus import Nucleus
+from simulator.nucleus.deployment import Deployment, Outcome
+from simulator.nucleus.limits import Habits
+from simulator.nucleus.nucleus import ComponentView, Nucleus
 
-__all__ = ["Nucleus"]
+__all__ = ["ComponentView", "Deployment", "Habits", "Nucleus", "Outcome"]

@@ -80,5 +80,6 @@ class ConfigurationService:
                 raise InvalidArgumentsRefusal("valueToMerge must be a map")
             if at_ms < self._settings.newest_ms(request.component, path):
                 raise ConditionRefusal("Proposed timestamp is older than the config's latest modified timestamp")
+        self._settings.check(value, depth=len(path))
         self.tell(self._settings.merge(request.component, path, value, at_ms=at_ms))
         return {}

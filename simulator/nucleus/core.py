@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import json
 import secrets
 import shutil
 import tempfile
@@ -12,23 +14,26 @@ from typing import TYPE_CHECKING, Any, Final
 
 from simulator.nucleus import permissions, requests
 from simulator.nucleus.configuration import ACCESS, ConfigurationService
+from simulator.nucleus.deployer import Deployer, Surroundings
+from simulator.nucleus.gates import Gates
 from simulator.nucleus.iotcore import IotCoreBridge
 from simulator.nucleus.limits import LIMITS
 from simulator.nucleus.pubsub import LocalBus
-from simulator.nucleus.refusals import InvalidArgumentsRefusal, ServiceRefusal, UnauthorizedRefusal
+from simulator.nucleus.refusals import InvalidArgumentsRefusal, NotFoundRefusal, ServiceRefusal, UnauthorizedRefusal
 from simulator.nucleus.server import IpcServer, Operation
 from simulator.nucleus.settings import DEFAULT_MS, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from simulator.nucleus.limits import Mode
+    from simulator.nucleus.limits import Habits, Mode
     from simulator.nucleus.server import Content, Request
 
 NUCLEUS: Final[dict[Mode, str]] = {"lite": "aws.greengrass.NucleusLite", "classic": "aws.greengrass.Nucleus"}
 VERSIONS: Final[dict[Mode, str]] = {"lite": "2.6.0", "classic": "2.17.0"}
 _TOKEN_BYTES: Final = 12  # 16 characters of base64
 _STATES: Final = ("RUNNING", "ERRORED")
+_INTERPOLATES: Final = "interpolateComponentConfiguration"
 
 
 class Core:
@@ -42,14 +47,15 @@ class Core:
         broker: tuple[str, int],
         thing: str,
         region: str,
-        health: bool,
         reconnect_s: tuple[float, float],
+        habits: Habits,
     ) -> None:
         """See `Nucleus`."""
         self.mode: Mode = mode
         self.root, self.thing, self.region = root, thing, region
         self.lite = mode == "lite"
-        self._health = health
+        self._health = habits.health
+        self._tasks: set[asyncio.Task[None]] = set()
         limits = LIMITS[mode]
         self._folder = Path(tempfile.mkdtemp(prefix="kensa-gg-"))  # the path of a socket has 107 bytes at most
         self.settings = Settings(limits=limits, replaces=not self.lite)
@@ -60,12 +66,27 @@ class Core:
             broker=broker, thing=thing, allow=self._allow, limits=limits, lite=self.lite, reconnect_s=reconnect_s
         )
         self.states: dict[str, str] = {}  # what components said of themselves, by name
+        self.gates = Gates()
+        self.deployer = Deployer(
+            Surroundings(
+                root=root,
+                private=self._folder,
+                thing=thing,
+                settings=self.settings,
+                configuration=self.configuration,
+                gates=self.gates,
+                environment=self.environment,
+                lite=self.lite,
+                habits=habits,
+            )
+        )
         self.server = IpcServer(
             path=self._folder / "ipc.socket",
             operations=self._operations(),
             limits=limits,
             lite=self.lite,
         )
+        self.server.token_by_process = self._token_by_process
 
     async def start(self) -> None:
         """Serve, and begin to connect to the broker."""
@@ -75,6 +96,7 @@ class Core:
 
     async def stop(self) -> None:
         """Stop all of it and remove what is not in `root`."""
+        await self.deployer.stop()
         await self.server.stop()
         await self.bridge.stop()
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -87,6 +109,10 @@ class Core:
         token = base64.b64encode(secrets.token_bytes(_TOKEN_BYTES)).decode()
         self.server.tokens[token] = component
         return token
+
+    def _token_by_process(self, component: str, pid: int) -> str | None:
+        known = self.deployer.components.get(component)
+        return self.register(component) if known is not None and known.process.owns(pid) else None
 
     def forget_tokens(self) -> None:
         """Take no token that was given out so far; lite's are in the memory of a daemon (ipc_components.c)."""
@@ -115,10 +141,13 @@ class Core:
             "ValidateAuthorizationToken": Operation(self._validate_token),
             "RestartComponent": Operation(self._restart_component),
         }
-        return own | self.configuration.operations() | self.bus.operations() | self.bridge.operations()
+        both = own | self.configuration.operations() | self.bus.operations() | self.bridge.operations()
+        return both if self.lite else both | self.gates.operations()
 
     def _allow(self, request: Request, service: str, resource: str) -> None:
         access = self.settings.find(request.component, (ACCESS,))
+        if not self.lite and self.settings.find(NUCLEUS["classic"], (_INTERPOLATES,)) in (True, "true"):
+            access = json.loads(json.dumps(access).replace("{iot:thingName}", self.thing))
         if not permissions.allowed(access, service=service, operation=request.operation, resource=resource):
             raise UnauthorizedRefusal(f"{request.component} may not {request.operation} on {resource}")
 
@@ -129,6 +158,9 @@ class Core:
         if not self._health:
             raise ServiceRefusal("the health daemon is not running")
         self.states[request.component] = state
+        component = self.deployer.components.get(request.component)
+        if component is not None and state == "RUNNING":
+            component.process.running()
         return {}
 
     def _validate_token(self, request: Request) -> Content:
@@ -137,4 +169,9 @@ class Core:
     def _restart_component(self, request: Request) -> Content:
         name = requests.text(request.content, "componentName")
         self._allow(request, permissions.LIFECYCLE, name)
-        raise ServiceRefusal(f"{name} is no component of a deployment")
+        if name not in self.deployer.components:
+            raise NotFoundRefusal(f"{name} is no component of a deployment")
+        task = asyncio.get_running_loop().create_task(self.deployer.restart(name))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return {"restartStatus": "SUCCEEDED"}

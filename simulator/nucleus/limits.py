@@ -6,8 +6,11 @@ documentation.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Mode = Literal["lite", "classic"]
 
@@ -53,4 +56,21 @@ LITE: Final = Limits(
 CLASSIC: Final = Limits(
     frame_bytes=16 * 1024**2, outgoing_bytes=128 * 1024, in_flight=5, spool_bytes=2_621_440
 )  # 2.5 MB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Habits:
+    """What a nucleus does in its own time, and what depends on the device; lite as it was measured. Seconds."""
+
+    restart_s: float = 1.2  # from a component's crash to its next start
+    kill_s: float = 120.0  # from SIGTERM to SIGKILL
+    update_gap_s: float = 2.0  # lite: from the end of an old version to the start of the new one
+    health: bool = True  # lite: the health daemon runs; UpdateState fails without
+    # lite restarts what a deployment configures: its release notes of 2.6.0 say so, and its measurement denies it
+    restarts_on_configuration: bool = False
+    # environment of a component that depends on TokenExchangeService
+    credentials: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)  # of every component, beside the nucleus's own
+
+
 LIMITS: Final[dict[Mode, Limits]] = {"lite": LITE, "classic": CLASSIC}

@@ -13,21 +13,40 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from agent.errors import OperatorError
 from simulator.nucleus.core import Core
+from simulator.nucleus.deployment import Store
+from simulator.nucleus.limits import Habits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
+    from concurrent.futures import Future
     from pathlib import Path
 
+    from simulator.nucleus.deployer import Event
+    from simulator.nucleus.deployment import Deployment, Outcome
     from simulator.nucleus.limits import Mode
+    from simulator.nucleus.process import State
 
-LITE_RECONNECT_S: Final = (5.0, 300.0)
+LITE_RECONNECT_S: Final = (5.0, 300.0)  # the backoff of iotcored/src/mqtt.c
+MEASURED: Final = Habits()
 _WAIT_S: Final = 600.0
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentView:
+    """How one component is."""
+
+    version: str
+    state: State
+    pid: int | None  # of the script's shell, or of what it became by `exec`
+    starts: int  # of startup or run, ever
+    exit_codes: tuple[int, ...]
 
 
 class Nucleus:
@@ -41,13 +60,13 @@ class Nucleus:
         broker: tuple[str, int],
         thing: str = "line1-cam",
         region: str = "us-west-2",
-        health: bool = True,
         reconnect_s: tuple[float, float] = LITE_RECONNECT_S,
+        habits: Habits = MEASURED,
     ) -> None:
         """Prepare.
 
-        `root` is the nucleus's own folder, which it keeps; `health`: whether lite's health daemon runs, without which
-        UpdateState fails; `reconnect_s`: first and longest wait before the broker is tried again.
+        `root` is the nucleus's own folder, which it keeps; `region` is what components are told; `reconnect_s`: first
+        and longest wait before the broker is tried again.
         """
         self.mode: Mode = mode
         self._core = Core(
@@ -56,8 +75,8 @@ class Nucleus:
             broker=broker,
             thing=thing,
             region=region,
-            health=health,
             reconnect_s=reconnect_s,
+            habits=habits,
         )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="nucleus", daemon=True)
@@ -125,8 +144,53 @@ class Nucleus:
         """Return what `component` last said with UpdateState."""
         return self._core.states.get(component)
 
+    # --- deployments --------------------------------------------------------------------------------------------------
+
+    def deploy(self, deployment: Deployment, folder: Path, timeout_s: float = _WAIT_S) -> Outcome:
+        """Carry out a deployment with recipes and artifacts of `folder` (see `Store`) and return what came of it."""
+        return self.begin(deployment, folder).result(timeout_s)
+
+    def begin(self, deployment: Deployment, folder: Path) -> Future[Outcome]:
+        """As `deploy`, without waiting."""
+        work = self._core.deployer.deploy(deployment, Store(folder))
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def component(self, name: str) -> ComponentView:
+        """Return how a deployed component is. Raises OperatorError for one that is not deployed."""
+        known = self._core.deployer.components.get(name)
+        if known is None:
+            raise OperatorError(f"{name} is not deployed: {sorted(self._core.deployer.components) or 'nothing is'}")
+        process = known.process
+        return ComponentView(
+            known.recipe.version, process.state, process.pid, process.starts, tuple(process.exit_codes)
+        )
+
+    def log(self, name: str) -> str:
+        """Return what the processes of a component printed so far."""
+        path = self._core.root / "logs" / f"{name}.log"
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+    def events(self) -> tuple[Event, ...]:
+        """Return what happened to components so far: installs, starts with process ids, states, signals, exits."""
+        return tuple(self._core.deployer.events)
+
+    def restart(self) -> None:
+        """Restart the nucleus with everything: components get SIGTERM and are started again, with new tokens."""
+        self._run(self._restarted())
+
+    async def _restarted(self) -> None:
+        await self._core.deployer.stop()
+        await self._core.server.stop()
+        await self._core.bridge.stop()
+        self._core.forget_tokens()
+        await self._core.server.start()
+        self._core.bridge.start()
+        await self._core.deployer.start_all()
+
+    # --- the IPC ------------------------------------------------------------------------------------------------------
+
     def stop_ipc(self) -> None:
-        """End the IPC daemon: connections close and new ones find nobody."""
+        """End the IPC daemon alone, as when it crashes: connections close and new ones find nobody."""
         self._run(self._core.server.stop())
 
     def start_ipc(self, *, new_tokens: bool = False) -> None:

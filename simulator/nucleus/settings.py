@@ -73,8 +73,7 @@ class Settings:
         return max((leaf.written_ms for leaf in _leaves(node)), default=0)
 
     def merge(self, component: str, path: Sequence[str], value: Any, *, at_ms: int) -> list[Change]:
-        """Lay `value` over what is at `path`; older than `at_ms` only. Raises ServiceRefusal beyond a limit."""
-        self._check(value, depth=len(path))
+        """Lay `value` over what is at `path` and no newer than `at_ms`. Raises ServiceRefusal if it does not fit."""
         tree: dict[str, Any] = {}
         below = tree
         for key in path[:-1]:
@@ -101,6 +100,10 @@ class Settings:
         after = dict(_flat(self._components.get(component, {})))
         changed = [path for path in {**before, **after} if before.get(path) != after.get(path)]
         return [Change(component, path) for path in changed]
+
+    def take(self, other: Settings) -> None:
+        """Become what `other` is."""
+        self._components = other._components
 
     def remove(self, component: str) -> None:
         """Forget a component that is no longer deployed."""
@@ -142,7 +145,8 @@ class Settings:
                     changed.append(here)
         return changed
 
-    def _check(self, value: Any, *, depth: int) -> None:
+    def check(self, value: Any, *, depth: int) -> None:
+        """Raise ServiceRefusal for what a component cannot write at `depth`."""
         limits = self._limits
         if limits.nesting is not None and depth > limits.nesting:
             raise ServiceRefusal(f"the configuration is nested deeper than {limits.nesting} levels")
@@ -153,10 +157,10 @@ class Settings:
                 if limits.keys is not None and len(value) > limits.keys:
                     raise ServiceRefusal(f"a map has more than {limits.keys} keys")
                 for below in value.values():
-                    self._check(below, depth=depth + 1)
+                    self.check(below, depth=depth + 1)
             case list():
                 for below in value:
-                    self._check(below, depth=depth + 1)
+                    self.check(below, depth=depth + 1)
 
 
 def _value(node: _Node) -> Any:

@@ -1,0 +1,361 @@
+"""Carries out deployments, one at a time: resolve, ask (classic), configure, install, restart, wait, clean up.
+
+The order of an update is the nucleus's own. Lite: the new defaults are merged while the old version runs, which hears
+of them; the new `install` runs beside it in the same work folder; then SIGTERM, and a pause before the new start.
+Classic: the old version is stopped, then the new one is installed and started. A deployment that changes configuration
+only restarts
+nothing on lite, and on classic what has `{configuration:...}` in a script that reads differently now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import os
+import shutil
+import time
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+from simulator.nucleus.deployment import OF_THE_NUCLEUS, Deployment, Outcome, Status, Store, in_order, remove_artifacts
+from simulator.nucleus.process import ComponentProcess, Prepared
+from simulator.nucleus.recipe import Recipe, RecipeError, Variables
+from simulator.nucleus.refusals import Refusal
+from simulator.nucleus.settings import DEFAULT_MS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from simulator.nucleus.configuration import ConfigurationService
+    from simulator.nucleus.gates import Gates
+    from simulator.nucleus.limits import Habits
+    from simulator.nucleus.recipe import Script
+    from simulator.nucleus.settings import Change, Settings
+
+_FROM_OUTSIDE: Final = ("PATH", "LANG", "TZ", "TMPDIR")  # all that a component's processes inherit
+_TOKEN_SERVICE: Final = "aws.greengrass.TokenExchangeService"  # noqa: S105 - a component's name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What deployments need of the nucleus."""
+
+    root: Path
+    private: Path
+    thing: str
+    settings: Settings
+    configuration: ConfigurationService
+    gates: Gates
+    environment: Callable[[str], dict[str, str]]  # by component
+    lite: bool
+    habits: Habits
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened to a component; `at_s` is monotonic."""
+
+    at_s: float
+    component: str
+    what: str
+
+
+@dataclass(slots=True)
+class Component:
+    """One deployed component."""
+
+    recipe: Recipe
+    process: ComponentProcess
+    ran: Mapping[str, Prepared]  # the scripts as they were filled in for the latest start
+
+
+@dataclass(slots=True)
+class _Plan:
+    """One deployment, resolved."""
+
+    deployment: Deployment
+    store: Store
+    id: str
+    at_ms: int
+    recipes: list[Recipe]  # dependencies first
+
+
+class Deployer:
+    """All components. Belongs to the event loop."""
+
+    def __init__(self, surroundings: Surroundings) -> None:
+        """Nothing is deployed yet."""
+        self._around = surroundings
+        self._lock = asyncio.Lock()
+        self.components: dict[str, Component] = {}
+        self.events: list[Event] = []
+
+    async def deploy(self, deployment: Deployment, store: Store) -> Outcome:
+        """Carry out one deployment, after those before it."""
+        async with self._lock:
+            deployment_id = str(uuid.uuid4())
+            try:
+                plan = self._plan(deployment, store, deployment_id)
+                await asyncio.to_thread(self._download, plan)
+            except RecipeError as error:
+                return Outcome(deployment_id, "FAILED_NO_STATE_CHANGE", str(error))
+            if reason := await self._asked(plan):
+                return Outcome(deployment_id, "FAILED_NO_STATE_CHANGE", reason)
+            before = {name: component.recipe for name, component in self.components.items()}
+            memory = copy.deepcopy(self._around.settings)
+            reason = await self._carried_out(plan)
+            status: Status = "FAILED" if reason else "SUCCEEDED"
+            if reason and not self._around.lite and deployment.rollback:
+                self._around.settings.take(memory)
+                await self._rolled_back(before)
+                status = "FAILED_ROLLBACK_COMPLETE"
+            if not self._around.lite:
+                self._around.gates.tell_done(deployment_id)
+            return Outcome(deployment_id, status, reason)
+
+    async def stop(self) -> None:
+        """Stop every component, dependents first."""
+        async with self._lock:
+            for component in reversed(list(self.components.values())):
+                await self._stop(component)
+
+    async def start_all(self) -> None:
+        """Start every component again, as after a restart of the nucleus."""
+        async with self._lock:
+            for component in self.components.values():
+                component.process.forgive()
+                self._start(component)
+
+    async def restart(self, name: str) -> None:
+        """Restart one component as it is."""
+        async with self._lock:
+            await self._stop(self.components[name])
+            self._start(self.components[name])
+
+    def note(self, component: str, what: str) -> None:
+        """Write down what happened."""
+        self.events.append(Event(time.monotonic(), component, what))
+
+    # --- before anything changes --------------------------------------------------------------------------------------
+
+    def _plan(self, deployment: Deployment, store: Store, deployment_id: str) -> _Plan:
+        lite = self._around.lite
+        found: dict[str, Recipe] = {}
+        wanted = [(name, version) for name, version in deployment.components.items() if not _built_in(name)]
+        if deployment.local:
+            wanted += [
+                (name, component.recipe.version)
+                for name, component in self.components.items()
+                if name not in deployment.components
+            ]
+        while wanted:
+            name, version = wanted.pop()
+            if name in found:
+                continue
+            known = self.components.get(name)
+            same = known is not None and known.recipe.version == version
+            recipe = known.recipe if known is not None and same else store.recipe(name, version, lite=lite)
+            found[name] = recipe
+            wanted += [
+                (other.name, deployment.components.get(other.name) or store.newest(other.name))
+                for other in recipe.dependencies
+                if not _built_in(other.name) and other.name not in found
+            ]
+        return _Plan(deployment, store, deployment_id, time.time_ns() // 10**6, in_order(found))
+
+    def _download(self, plan: _Plan) -> None:
+        unpack = not (self._around.lite and plan.deployment.local)
+        for recipe in plan.recipes:
+            if self._is_new(recipe):
+                plan.store.copy_artifacts(recipe, self._around.root, unpack=unpack)
+
+    def _is_new(self, recipe: Recipe) -> bool:
+        known = self.components.get(recipe.name)
+        return known is None or known.recipe.version != recipe.version
+
+    async def _asked(self, plan: _Plan) -> str:
+        """Return why the deployment must not go on, "" when nobody objects; only classic asks."""
+        around, deployment = self._around, plan.deployment
+        if around.lite or deployment.local:
+            return ""
+        preview = copy.deepcopy(around.settings)
+        trees = {}
+        for recipe in plan.recipes:
+            if self._is_new(recipe):
+                continue
+            _configure(preview, recipe, plan, lite=False, new=False)
+            if preview.find(recipe.name) != around.settings.find(recipe.name):
+                trees[recipe.name] = preview.find(recipe.name)
+        if reason := await around.gates.validate(plan.id, trees, wait_s=deployment.validate_s):
+            return reason
+        if deployment.notify and any(self._is_new(recipe) for recipe in plan.recipes):
+            await around.gates.wait_for_leave(plan.id, wait_s=deployment.notify_s)
+        return ""
+
+    # --- the change ---------------------------------------------------------------------------------------------------
+
+    async def _carried_out(self, plan: _Plan) -> str:
+        """Make it so; return why it failed, "" when it did not."""
+        around = self._around
+        try:
+            changes = self._configured(plan)
+        except Refusal as refusal:
+            return str(refusal)
+        kept = {recipe.name for recipe in plan.recipes}
+        for name in [name for name in self.components if name not in kept]:
+            await self._remove(name)
+        restarted: set[str] = set()
+        for recipe in plan.recipes:
+            changed = {change.component for change in changes}
+            if self._is_new(recipe):
+                if reason := await self._updated(recipe):
+                    return reason
+            elif self._needs_restart(recipe, restarted, configured=recipe.name in changed):
+                await self._stop(self.components[recipe.name])
+                self._start(self.components[recipe.name])
+            else:
+                continue
+            restarted.add(recipe.name)
+            if await self.components[recipe.name].process.settled() == "BROKEN":
+                return f"{recipe.name} {recipe.version} is BROKEN"
+        for recipe in plan.recipes:
+            remove_artifacts(around.root, recipe.name, but=recipe.version)
+        return ""
+
+    def _configured(self, plan: _Plan) -> list[Change]:
+        around = self._around
+        changes = []
+        for name in filter(_built_in, plan.deployment.configuration_update):
+            changes += around.settings.merge(name, (), plan.deployment.merge_of(name), at_ms=plan.at_ms)
+        for recipe in plan.recipes:
+            changes += _configure(around.settings, recipe, plan, lite=around.lite, new=self._is_new(recipe))
+        around.configuration.tell(changes)  # after everything is written
+        return changes
+
+    def _needs_restart(self, recipe: Recipe, restarted: set[str], *, configured: bool) -> bool:
+        if any(dependency.hard and dependency.name in restarted for dependency in recipe.dependencies):
+            return True
+        component = self.components[recipe.name]
+        if component.process.state == "BROKEN":
+            return True
+        if self._around.lite:
+            return configured and self._around.habits.restarts_on_configuration
+        return component.ran != self._filled(recipe)
+
+    async def _updated(self, recipe: Recipe) -> str:
+        """Bring a component to another version, or there at all; return why that failed."""
+        around = self._around
+        old = self.components.get(recipe.name)
+        process = old.process if old is not None else self._process(recipe.name)
+        if old is not None and not around.lite:
+            await self._stop(old)
+        process.forgive()
+        try:
+            scripts = self._filled(recipe)
+        except RecipeError as error:
+            return f"{recipe.name} {recipe.version}: {error}"
+        if "install" in scripts and not await process.install(scripts["install"]):
+            return f"{recipe.name} {recipe.version} cannot be installed"
+        if old is not None and around.lite:
+            await self._stop(old)
+            await asyncio.sleep(around.habits.update_gap_s)
+        process.installed()
+        self.components[recipe.name] = Component(recipe, process, scripts)
+        self._start(self.components[recipe.name])
+        return ""
+
+    async def _rolled_back(self, before: Mapping[str, Recipe]) -> None:
+        """Run again what ran before."""
+        for name in [name for name in self.components if name not in before]:
+            await self._remove(name)
+        for name, recipe in before.items():
+            component = self.components.get(name)
+            if component is not None:
+                if component.recipe == recipe and component.process.state in ("RUNNING", "FINISHED"):
+                    continue
+                await self._stop(component)
+            await self._updated(recipe)
+            await self.components[name].process.settled()
+
+    async def _remove(self, name: str) -> None:
+        component = self.components.pop(name)
+        await self._stop(component)
+        self._around.settings.remove(name)
+        remove_artifacts(self._around.root, name, but=None)
+        shutil.rmtree(self._around.root / "work" / name, ignore_errors=True)
+
+    # --- processes ----------------------------------------------------------------------------------------------------
+
+    def _process(self, name: str) -> ComponentProcess:
+        around = self._around
+        return ComponentProcess(
+            name=name,
+            work=around.root / "work" / name,
+            log=around.root / "logs" / f"{name}.log",
+            private=around.private,
+            lite=around.lite,
+            habits=around.habits,
+            note=self.note,
+        )
+
+    def _start(self, component: Component) -> None:
+        recipe = component.recipe
+        phase: Literal["startup", "run"] | None = None
+        if "startup" in recipe.scripts:
+            phase = "startup"
+        elif "run" in recipe.scripts:
+            phase = "run"
+
+        def prepare() -> Prepared:
+            component.ran = self._filled(recipe)
+            return component.ran[phase or "run"]
+
+        component.process.start(phase, prepare)
+
+    async def _stop(self, component: Component) -> None:
+        shutdown = None if self._around.lite else component.ran.get("shutdown")
+        await component.process.stop(shutdown)
+
+    def _filled(self, recipe: Recipe) -> dict[str, Prepared]:
+        """Return all scripts of a recipe with their variables filled in. Raises RecipeError."""
+        around = self._around
+        variables = Variables(
+            mode="lite" if around.lite else "classic",
+            root=around.root,
+            component=recipe.name,
+            version=recipe.version,
+            thing=around.thing,
+            version_of=lambda name: self.components[name].recipe.version if name in self.components else "",
+            configuration=lambda name, pointer: around.settings.find(name, [key for key in pointer.split("/") if key]),
+        )
+        environment = {key: os.environ[key] for key in _FROM_OUTSIDE if key in os.environ}
+        environment |= {"HOME": str(around.root / "work" / recipe.name), **around.habits.environment}
+        environment |= around.environment(recipe.name)
+        if any(dependency.name == _TOKEN_SERVICE for dependency in recipe.dependencies):
+            environment |= around.habits.credentials
+
+        def filled(script: Script) -> Prepared:
+            own = {key: variables.filled(value) for key, value in script.environment.items()}
+            return Prepared(variables.filled(script.text), environment | own, script.timeout_s)
+
+        return {phase: filled(script) for phase, script in recipe.scripts.items()}
+
+
+def _built_in(name: str) -> bool:
+    return name.startswith(OF_THE_NUCLEUS)
+
+
+def _configure(settings: Settings, recipe: Recipe, plan: _Plan, *, lite: bool, new: bool) -> list[Change]:
+    """Write defaults, resets and the merge of one component; return what its subscribers hear of."""
+    name = recipe.name
+    changes: list[Change] = []
+    if new and lite:
+        changes += settings.merge(name, (), recipe.configuration, at_ms=DEFAULT_MS)
+    elif new:
+        settings.fill(name, recipe.configuration)
+    if resets := plan.deployment.resets_of(name):
+        put_back = settings.reset(name, resets, recipe.configuration)
+        changes += [] if lite else put_back  # lite sends no event for a reset
+    return changes + settings.merge(name, (), plan.deployment.merge_of(name), at_ms=plan.at_ms)

@@ -1,0 +1,295 @@
+"""One component's processes: install, then startup or run, restarted a few times and no more, stopped in two steps.
+
+Promise: a script runs in a session of its own in the component's work folder, its output goes to the component's log,
+and after `stop` nothing of that session lives. Three starts within an hour are all there are (then BROKEN), until the
+next deployment. On lite a `startup` is a unit of Type=notify: it is up when UpdateState or `$NOTIFY_SOCKET` says so, or
+when its script came to its end (not with `exec`), and what exits with 0 after that stays up; the script has
+no `set -e`, so a failure in its middle goes unnoticed (recipe-runner/src/runner.c, recipe2unit).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+from simulator.nucleus.recipe import RecipeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from simulator.nucleus.limits import Habits
+
+State = Literal["NEW", "INSTALLED", "STARTING", "RUNNING", "STOPPING", "ERRORED", "BROKEN", "FINISHED"]
+SETTLED: Final = ("RUNNING", "FINISHED", "BROKEN")
+_STARTS: Final = 3  # within _HOUR_S
+_HOUR_S: Final = 3_600.0
+_POLL_S: Final = 0.05
+_DATAGRAM_BYTES: Final = 4_096
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A script that is ready to run."""
+
+    text: str
+    environment: Mapping[str, str]
+    timeout_s: float
+
+
+class ComponentProcess:
+    """What runs of one component. Belongs to the event loop."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        work: Path,
+        log: Path,
+        private: Path,
+        lite: bool,
+        habits: Habits,
+        note: Callable[[str, str], None],
+    ) -> None:
+        """`private` is a folder for scripts and sockets; `note(name, what)` hears what happens."""
+        self.name, self.work, self._log, self._private = name, work, log, private
+        self._lite, self._habits = lite, habits
+        self._note = note
+        self._task: asyncio.Task[None] | None = None
+        self._child: asyncio.subprocess.Process | None = None
+        self._session = 0  # of the child: it leads a session of its own
+        self._ready = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._recent: deque[float] = deque(maxlen=_STARTS)
+        self.state: State = "NEW"
+        self.starts = 0  # of startup or run, ever
+        self.exit_codes: list[int] = []  # of startup and run
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the script's shell, or of what it became by `exec`; None while nothing runs."""
+        child = self._child
+        return None if child is None or child.returncode is not None else child.pid
+
+    def owns(self, pid: int) -> bool:
+        """Whether process `pid` is one of this component's."""
+        with contextlib.suppress(ProcessLookupError):
+            return self.pid is not None and os.getsid(pid) == self._session
+        return False
+
+    def forgive(self) -> None:
+        """Forget earlier starts: a deployment gives every component its three starts again."""
+        self._recent.clear()
+
+    def running(self) -> None:
+        """The component says that it is up."""
+        self._ready.set()
+
+    async def install(self, script: Prepared) -> bool:
+        """Run an install script to its end, again where it fails; return whether it did it."""
+        for _ in range(_STARTS):
+            self._note(self.name, "install")
+            child = await self._spawn("install", script, {})
+            try:
+                await asyncio.wait_for(child.wait(), script.timeout_s)
+                if child.returncode == 0:
+                    return True
+            except TimeoutError:
+                await self._end(child.pid, at_once=True)
+            await asyncio.sleep(self._habits.restart_s)
+        return False
+
+    def installed(self) -> None:
+        """Note that there is something to start now."""
+        self._enter("INSTALLED")
+
+    def start(self, phase: Literal["startup", "run"] | None, prepare: Callable[[], Prepared]) -> None:
+        """Begin to run; `prepare` fills in the script for each start; without a phase there is nothing to run."""
+        if phase is None:
+            self._enter("FINISHED")
+            return
+        self._enter("STARTING")
+        self._task = asyncio.get_running_loop().create_task(self._supervise(phase, prepare), name=f"gg-{self.name}")
+
+    async def settled(self) -> State:
+        """Wait until it runs, has finished, or is broken."""
+        while self.state not in SETTLED:
+            self._changed.clear()
+            await self._changed.wait()
+        return self.state
+
+    async def stop(self, shutdown: Prepared | None = None) -> None:
+        """Run the shutdown script (classic), send SIGTERM to all of it, SIGKILL to what is left; safe to call twice."""
+        if self._task is None:
+            return
+        self._enter("STOPPING")
+        if shutdown is not None and self.pid is not None:
+            child = await self._spawn("shutdown", shutdown, {})
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(child.wait(), shutdown.timeout_s)
+            await self._end(child.pid, at_once=True)
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        self._task = None
+        if self._session:
+            self._note(self.name, "SIGTERM")
+            await self._end(self._session, at_once=False)
+            self._session = 0
+        if self._child is not None:
+            await self._child.wait()
+        self._enter("INSTALLED")
+        self._note(self.name, "stopped")
+
+    # --- one start after the other ------------------------------------------------------------------------------------
+
+    async def _supervise(self, phase: Literal["startup", "run"], prepare: Callable[[], Prepared]) -> None:
+        while True:
+            now = time.monotonic()
+            if len(self._recent) == _STARTS and now - self._recent[0] < _HOUR_S:
+                self._enter("BROKEN")
+                return
+            self._recent.append(now)
+            self.starts += 1
+            try:
+                fine = await (self._startup_once(prepare()) if phase == "startup" else self._run_once(prepare()))
+            except RecipeError as error:
+                self._write(f"{error}\n")
+                fine = False
+            if fine:
+                self._enter("RUNNING" if phase == "startup" else "FINISHED")
+                return
+            await self._end(self._session, at_once=False)
+            self._enter("ERRORED")
+            await asyncio.sleep(self._habits.restart_s)
+
+    async def _run_once(self, script: Prepared) -> bool:
+        self._child = child = await self._spawn("run", script, {})
+        self._session = child.pid
+        self._enter("RUNNING")
+        return self._ended(await child.wait()) == 0
+
+    async def _startup_once(self, script: Prepared) -> bool:
+        self._enter("STARTING")
+        self._ready.clear()
+        done = self._private / f"{self.name}.done"
+        done.unlink(missing_ok=True)
+        extra: dict[str, str] = {}
+        text = script.text
+        with contextlib.ExitStack() as stack:
+            if self._lite:
+                extra["NOTIFY_SOCKET"] = str(stack.enter_context(self._notify_socket()))
+                text += f"\n: > '{done}'\n"  # lite adds `systemd-notify --ready`
+            prepared = Prepared(text, script.environment, script.timeout_s)
+            self._child = child = await self._spawn("startup", prepared, extra)
+            self._session = child.pid
+            ended = asyncio.ensure_future(child.wait())
+            ready = asyncio.ensure_future(self._ready.wait())
+            try:
+                await asyncio.wait((ended, ready), timeout=script.timeout_s, return_when=asyncio.FIRST_COMPLETED)
+                if not ended.done() and not ready.done():
+                    self._write(f"startup did not come up within {script.timeout_s:g} s\n")
+                    return False
+                if ready.done():
+                    self._enter("RUNNING")
+                code = self._ended(await ended)
+            finally:
+                ended.cancel()
+                ready.cancel()
+        return code == 0 and (not self._lite or self._ready.is_set() or done.exists())
+
+    def _ended(self, code: int) -> int:
+        self.exit_codes.append(code)
+        self._note(self.name, f"exit {code}")
+        return code
+
+    @contextlib.contextmanager
+    def _notify_socket(self) -> Iterator[Path]:
+        """Listen as systemd does: a datagram READY=1 says that the component is up."""
+        loop = asyncio.get_running_loop()
+        path = self._private / f"{self.name}.notify"
+        path.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as heard:
+            heard.bind(str(path))
+
+            def receive() -> None:
+                if b"READY=1" in heard.recv(_DATAGRAM_BYTES).split(b"\n"):
+                    self._ready.set()
+
+            loop.add_reader(heard, receive)
+            try:
+                yield path
+            finally:
+                loop.remove_reader(heard)
+
+    async def _spawn(self, phase: str, script: Prepared, extra: Mapping[str, str]) -> asyncio.subprocess.Process:
+        if self._lite:  # lite writes the script to a file, classic hands it over as it is
+            path = self._private / f"{self.name}.{phase}.sh"
+            path.write_text(f"#!/bin/sh\n{script.text}", encoding="utf-8")
+            command = ["/bin/sh", str(path)]
+        else:
+            command = ["/bin/sh", "-c", script.text]
+        self.work.mkdir(parents=True, exist_ok=True)
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._log.open("ab") as log:
+            child = await asyncio.create_subprocess_exec(
+                *command,
+                cwd=self.work,
+                env={**script.environment, **extra},
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._note(self.name, f"{phase} {child.pid}")
+        return child
+
+    async def _end(self, session: int, *, at_once: bool) -> None:
+        """End every process of `session`."""
+        deadline = time.monotonic() + (0.0 if at_once else self._habits.kill_s)
+        _signal(session, signal.SIGTERM)
+        while _lives(session):
+            if time.monotonic() >= deadline:
+                _signal(session, signal.SIGKILL)
+            await asyncio.sleep(_POLL_S)
+
+    def _enter(self, state: State) -> None:
+        if state != self.state:
+            self.state = state
+            self._note(self.name, state)
+        self._changed.set()
+
+    def _write(self, text: str) -> None:
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._log.open("a", encoding="utf-8") as log:
+            log.write(text)
+
+
+def _signal(session: int, number: signal.Signals) -> None:
+    for pid in _members(session):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _lives(session: int) -> bool:
+    return bool(_members(session))
+
+
+def _members(session: int) -> list[int]:
+    """Return the processes of `session` that are no zombies."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):  # it is gone
+            fields = (entry / "stat").read_text(encoding="latin-1").rpartition(")")[2].split()
+            if int(fields[3]) == session and fields[0] not in "ZX":
+                found.append(int(entry.name))
+    return found
