@@ -89,9 +89,9 @@ class Day:
 
     def __init__(self, folder: Path, *, seed: int) -> None:
         """Install the factory release in `folder`."""
-        self._random = random.Random(seed)
+        self._random = random.Random(f"{seed} faults")
         factory = make_release(folder / "factory", "good", version="0.0.0", counter=0)
-        self._site = Site(folder, LockStep(), self._random, factory)
+        self._site = Site(folder, LockStep(), random.Random(f"{seed} line"), factory)
         self._audit = Audit(self._site)
         self._audit.publish(read_ref(factory), kind="good")
         self._boot = self._new_boot()
