@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SOCKET_NAME: Final = "control.sock"
 LOCK_NAME: Final = "lock"
-MAX_REQUEST_BYTES: Final = 64 * 1024
+MAX_REQUEST_BYTES: Final = 1024 * 1024  # a whole configuration
 MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
 CLIENT_TIMEOUT_S: Final = 5.0
 _log = logging.getLogger(__name__)
@@ -109,11 +109,11 @@ class ControlServer:
         self._socket.settimeout(0.5)
         self._thread.start()
 
-    def close(self) -> None:
-        """Stop serving and remove the socket; safe to call twice, and before `start`."""
+    def close(self, *, timeout_s: float = CLIENT_TIMEOUT_S + 1.0) -> None:
+        """Stop serving within `timeout_s` seconds and remove the socket; safe to call twice, and before `start`."""
         self._closing.set()
         if self._thread.is_alive():
-            self._thread.join(CLIENT_TIMEOUT_S + 1.0)
+            self._thread.join(timeout_s)
             (self._dir / SOCKET_NAME).unlink(missing_ok=True)
         self._socket.close()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 class KensaError(Exception):
@@ -29,6 +29,18 @@ class OperatorError(KensaError):
 
 class ConfigError(OperatorError):
     """The configuration is refused: the text gives each key's path, what was given and what is allowed."""
+
+
+class RestartNeededError(ConfigError):
+    """The configuration is good, but a running agent cannot take all of it; nothing was changed."""
+
+    exit_code = 5  # the running agent refuses it
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        """`paths` are the keys that only a restart can change."""
+        lines = "\n".join(f"  {path}: needs a restart" for path in paths)
+        super().__init__(f"nothing was changed:\n{lines}")
+        self.paths = tuple(paths)
 
 
 class StateDirError(OperatorError):

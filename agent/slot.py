@@ -1,36 +1,67 @@
 """ModelSlot: the one place where the model wing touches the loop.
 
-A worker takes a lease once per batch, before preprocessing: session, geometry, thresholds and identity of the whole
-batch come from that lease, so no batch mixes versions, and a swap is one reference store between two batches. CPython
-stores and loads a reference atomically; no lock is taken on the hot path.
+A worker takes a lease once per batch, before preprocessing: session, geometry, thresholds, ROI, identity and the digest
+of the configuration of the whole batch come from that lease, so no batch mixes versions, and a swap is one reference
+store between two batches. CPython stores and loads a reference atomically; no lock is taken on the hot path.
 
-The model wing calls `begin_shadow`, `begin_trial`, `end_trial`, `switch`, `revert` and `settle`, from one thread; the
-loop calls `lease`, from many.
+The model wing calls `begin_shadow`, `begin_trial`, `end_trial`, `switch`, `revert` and `settle`, from one thread; a
+change of the configuration calls `lay`, from another; the loop calls `lease`, from many. Whatever lease the wing
+brings, the slot lays its own site over it, so a model that was loaded before a change cannot bring old settings back.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+import threading
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from agent.ports import Model
-    from agent.records import DecisionRule, Frame, Judgement, Observation
+    from agent.records import Box, DecisionRule, Frame, Judgement, Observation
 
 _HASH_BYTES: Final = 8
 _HASH_RANGE: Final = float(1 << (8 * _HASH_BYTES))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SiteSettings:
+    """What the site's configuration lays over whichever model judges an inspection."""
+
+    roi: Box | None = None  # goes before the model's own
+    thresholds: Mapping[str, float] = field(default_factory=dict)  # defect class -> score, over the model's own
+    unsure_band: float | None = None  # over the model's own
+    config_digest: str = ""  # of the whole configuration that these are from; part of every verdict
+
+    def rule(self, model: Model) -> DecisionRule:
+        """Lay the settings over the model's own rule; a threshold for a class that it does not have means nothing."""
+        own = model.rule
+        known = {name: score for name, score in self.thresholds.items() if name in own.defects}
+        band = own.unsure_band if self.unsure_band is None else self.unsure_band
+        return replace(own, thresholds={**own.thresholds, **known}, unsure_band=band)
+
+
+NO_SITE: Final = SiteSettings()
 
 
 class ShadowTap(Protocol):
     """Where the loop leaves frames for a model that is only watched. Made by the model wing."""
 
     def offer(
-        self, frame: Frame, *, key: str, judgement: Judgement, champion_us: int, release: Callable[[int], None]
+        self,
+        frame: Frame,
+        *,
+        key: str,
+        judgement: Judgement,
+        champion_us: int,
+        site: SiteSettings,
+        release: Callable[[int], None],
     ) -> bool:
         """Take a reference to the frame with the champion's raw result, or refuse; never blocks, never copies.
+
+        `site` is what the champion judged the frame with.
 
         True: the tap owns `frame.buffer` from now on and calls `release(frame.buffer)` once it is done with the pixels.
         False: the caller keeps it.
@@ -65,51 +96,82 @@ class Lease:
     rule: DecisionRule
     shadow: ShadowTap | None = None
     trial: Trial | None = None
+    site: SiteSettings = NO_SITE
+
+    def under(self, site: SiteSettings) -> Lease:
+        """Return the same models with the settings of `site`; the same object where it has them already."""
+        if self.site is site:
+            return self
+        trial = self.trial
+        if trial is not None:
+            trial = replace(trial, challenger=trial.challenger.under(site))
+        return replace(self, rule=site.rule(self.model), trial=trial, site=site)
 
 
 class ModelSlot:
     """Holds the lease that the next batch will take; None means SAFE: every part is `unknown`."""
 
-    def __init__(self, lease: Lease | None = None) -> None:
-        """Start with `lease`."""
-        self._lease = lease
+    def __init__(self, lease: Lease | None = None, *, site: SiteSettings | None = None) -> None:
+        """Start with `lease`, and with `site` or else the lease's own."""
+        self._site = site or (NO_SITE if lease is None else lease.site)
+        self._lease = None if lease is None else lease.under(self._site)
         self._kept: Lease | None = None
+        self._writing = threading.Lock()
+
+    @property
+    def site(self) -> SiteSettings:
+        """What is laid over every model here; a batch takes it from its lease, and from here in SAFE."""
+        return self._site
 
     def lease(self) -> Lease | None:
         """The current lease; it stays valid for as long as the caller holds it."""
         return self._lease
 
+    def lay(self, site: SiteSettings) -> None:
+        """Judge with the settings of `site` from the next batch on: the same models, a challenger's too."""
+        with self._writing:
+            self._site = site
+            self._kept = None if self._kept is None else self._kept.under(site)
+            self._lease = None if self._lease is None else self._lease.under(site)
+
     def begin_shadow(self, tap: ShadowTap) -> None:
         """Offer frames to `tap` from the next batch on. Does nothing in SAFE: there is no champion to compare with."""
-        if self._lease is not None:
-            self._lease = replace(self._lease, shadow=tap, trial=None)
+        with self._writing:
+            if self._lease is not None:
+                self._lease = replace(self._lease, shadow=tap, trial=None)
 
     def begin_trial(self, trial: Trial) -> None:
         """Let `trial.challenger` judge its share beside the champion from the next batch on; also widens a share."""
-        if self._lease is not None:
-            self._lease = replace(self._lease, shadow=None, trial=trial)
+        with self._writing:
+            if self._lease is not None:
+                trial = replace(trial, challenger=trial.challenger.under(self._site))
+                self._lease = replace(self._lease, shadow=None, trial=trial)
 
     def end_trial(self) -> None:
         """From the next batch on the champion judges alone: the end of a shadow, and the rollback of a trial."""
-        if self._lease is not None:
-            self._lease = replace(self._lease, shadow=None, trial=None)
+        with self._writing:
+            if self._lease is not None:
+                self._lease = replace(self._lease, shadow=None, trial=None)
 
     def switch(self, lease: Lease | None) -> None:
         """Let the next batch be judged with `lease`; batches already leased finish with theirs.
 
         The champion until now stays loaded for `revert`, until `settle`.
         """
-        kept = self._lease
-        self._kept = None if kept is None else replace(kept, shadow=None, trial=None)
-        self._lease = lease
+        with self._writing:
+            kept = self._lease
+            self._kept = None if kept is None else replace(kept, shadow=None, trial=None)
+            self._lease = None if lease is None else lease.under(self._site)
 
     def revert(self) -> bool:
         """Go back to the lease before the last `switch`, in one store; False when it is no longer kept."""
-        if self._kept is None:
-            return False
-        self._lease, self._kept = self._kept, None
-        return True
+        with self._writing:
+            if self._kept is None:
+                return False
+            self._lease, self._kept = self._kept, None
+            return True
 
     def settle(self) -> None:
         """Let the lease before the last `switch` go: its session is freed."""
-        self._kept = None
+        with self._writing:
+            self._kept = None

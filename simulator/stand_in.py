@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from agent.model.manifest import Manifest
     from agent.model.serving import LoadRequest
     from agent.records import DecisionRule, Frame, ModelIdentity, Pixels
-    from agent.slot import ModelSlot
+    from agent.slot import ModelSlot, SiteSettings
 
 _GEOMETRY: Final = Geometry(mode="whole", height=32, width=32, channels=1)
 SHORT_POLICY: Final[dict[str, Any]] = {  # a rollout of about a hundred parts that agree
@@ -137,7 +137,14 @@ class Bystander:
         self.is_closed = False
 
     def offer(
-        self, frame: Frame, *, key: str, judgement: Judgement, champion_us: int, release: Callable[[int], None]
+        self,
+        frame: Frame,
+        *,
+        key: str,
+        judgement: Judgement,
+        champion_us: int,
+        site: SiteSettings,
+        release: Callable[[int], None],
     ) -> bool:
         """See `slot.ShadowTap`."""
         return False

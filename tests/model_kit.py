@@ -83,10 +83,10 @@ class Line:
         self.intake = self._hub.add_camera(
             inspection=0, capacity=16, policy="newest", counters=self.counters, pool=self.pool
         )
-        station = Station("thing", "line", "part", "cam", 1, "c" * 64, self.counters, self.pool)
+        station = Station("thing", "line", "part", "cam", 1, self.counters, self.pool)
         self.worker = Worker(
             hub=self._hub,
-            contexts=[InspectionContext(self.slot, None, keeper, {"cam": station})],
+            contexts=[InspectionContext(self.slot, keeper, {"cam": station})],
             sink=self,
             clock=self.clock,
             max_batch=8,

@@ -50,6 +50,7 @@ def build(
         config,
         transport=transport or open_transport(config, clock),
         sources=given,
+        lent=sources or {},
         clock=clock,
         on_commit=on_commit,
         observe=observe,

@@ -1,8 +1,9 @@
 """The composed inspector and its life.
 
 Start: lock, epoch, models, outbox, keepers, workers, control, heartbeat, cameras; so nothing is captured before
-everything behind it stands. Stop is the same backwards: cameras first, then the batches that wait, then the outbox,
-within `drain_s` each; what does not finish is counted as dropped (`shutdown`), what is undelivered stays on disk.
+everything behind it stands. Stop is the same backwards: cameras first, then the batches that wait, then the outbox, all
+within `drain_s`; what does not finish is counted as dropped (`shutdown`), what is undelivered stays on disk. In between
+`apply` takes another configuration, whole or not at all.
 """
 
 from __future__ import annotations
@@ -10,60 +11,51 @@ from __future__ import annotations
 import gc
 import json
 import logging
-import random
 import sys
 import threading
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import agent
-from agent import config as configuration
 from agent.adapters.onnx import OnnxModel
-from agent.app.choose import SHADOW_FRAMES, site_lease
+from agent.app import cameras, change
+from agent.app.choose import lease_under, site_of
 from agent.app.sinks import FirstVerdict, Observed
 from agent.app.snapshots import snapshot_of
 from agent.clock import NS_PER_S
 from agent.control import ControlServer, StateDir
-from agent.counters import CameraCounters
-from agent.errors import ControlError, KensaError, OutboxError
+from agent.errors import ControlError, KensaError, OutboxError, StateDirError
 from agent.health.heartbeat import HeartbeatThread
 from agent.health.process import ProcessMeter
 from agent.health.snapshot import AgentIdentity
-from agent.inspection.capture import CaptureThread
 from agent.inspection.intake import IntakeHub
 from agent.inspection.keeper import FrameKeeper
-from agent.inspection.pool import FramePool
-from agent.inspection.worker import InspectionContext, Station, Worker, start_worker
+from agent.inspection.worker import Worker, start_worker
 from agent.model.handlers import handlers as model_handlers
 from agent.outbox import Outbox, OutboxLimits, next_boot_epoch
 from agent.slot import ModelSlot
 from agent.wire import Reporter, encode_heartbeat, encode_verdict, heartbeat_topic
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
+    from agent import config as configuration
+    from agent.app.change import Applied
     from agent.app.models import ModelWing
     from agent.clock import Clock
     from agent.health.snapshot import Snapshot
+    from agent.inspection.pool import FramePool
+    from agent.inspection.worker import InspectionContext
     from agent.ports import DesiredState, FrameSource, ReleaseFetcher, Transport
     from agent.records import Verdict
     from agent.wire import Heartbeat
 
 _log = logging.getLogger(__name__)
 _SWITCH_S: Final = 0.0005
-_CAPTURE_STOP_S: Final = 1.0  # a camera's driver gets this long to return
-_INFINITE_KINDS: Final = (configuration.V4l2Camera, configuration.RtspCamera, configuration.MjpegCamera)
-
-
-@dataclass(frozen=True, slots=True)
-class CameraView:
-    """What `Agent` shows of one camera."""
-
-    inspection: str
-    counters: CameraCounters
-    capture: CaptureThread
+_CAPTURE_STOP_S: Final = 1.0  # the cameras' drivers get this long to return
+_COMMIT_S: Final = 1.0  # of `drain_s` for what comes after the last batch, or a fifth of it where that is less
+_GOODBYE_S: Final = 0.8  # and for what the transport and the process take beyond their deadline
 
 
 class Agent:
@@ -75,25 +67,27 @@ class Agent:
         *,
         transport: Transport | None,
         sources: Mapping[str, FrameSource],
+        lent: Collection[str],
         clock: Clock,
         on_commit: Callable[[Sequence[Verdict], int], None] | None,
         observe: Callable[[Sequence[Verdict]], None] | None,
         desired_state: DesiredState | None,
         fetcher: ReleaseFetcher | None,
     ) -> None:
-        """Use `build`."""
+        """Use `build`. `lent` are the cameras whose sources the caller brought."""
         self.config = config
         self.clock = clock
         self.transport = transport
         self.slots: dict[str, ModelSlot] = {}
-        self.cameras: dict[str, CameraView] = {}
+        self.cameras: dict[str, cameras.CameraView] = {}
+        self.sources = sources
+        self.lent = frozenset(lent)
         self.pools: dict[str, FramePool] = {}
         self.keepers: dict[str, FrameKeeper] = {}
         self.boot_epoch = 0
         self.started_ns = 0
         self.faults = 0  # batches that the runtime failed on
         self.last_fault: str | None = None
-        self._sources = sources
         self._on_commit = on_commit
         self._observe = observe
         self._desired_state = desired_state
@@ -105,9 +99,11 @@ class Agent:
         self._stop_asked = threading.Event()
         self._workers: list[threading.Thread] = []
         self._crash: BaseException | None = None
-        self._stopped = False
+        self._changing = threading.Lock()  # one change at a time, and none once it stops
+        self._is_up = False
+        self._deadline_ns: int | None = None  # of the stop
         self.usage = ProcessMeter()
-        self._heartbeat: HeartbeatThread
+        self.heartbeat: HeartbeatThread
         self.outbox: Outbox
 
     # --- life ---------------------------------------------------------------------------------------------------------
@@ -142,16 +138,20 @@ class Agent:
         self.outbox.start()
         self._stack.callback(self._close_outbox)
         if self.models is not None:
-            self._stack.callback(self.models.close)
+            self._stack.callback(self.models.close, self._left_s)
             self.models.start()
         self._start_keepers(state_dir)
-        contexts = self._compose_cameras()
-        self._start_workers(contexts)
+        self._start_workers(cameras.compose(self, self._hub))
         self._start_services()
         for view in self.cameras.values():
             view.capture.start()
         # A worker that comes back from the runtime must not wait the default 5 ms for the interpreter.
         sys.setswitchinterval(_SWITCH_S)
+        self._is_up = True
+        try:
+            change.keep_good(config)
+        except StateDirError as error:  # a full disk does not keep the line from running
+            _log.warning("%s", error)
         gc.freeze()  # what lives as long as the agent need not be looked at by every collection
         _log.info(
             "kensa %s inspects with %d camera(s) and %d worker(s), boot epoch %d",
@@ -182,25 +182,34 @@ class Agent:
         self._stop_asked.set()
 
     def stop(self) -> bool:
-        """Drain and stop within about `drain_s`; True when nothing had to be abandoned. Safe to call twice."""
-        if self._stopped:
-            return True
-        self._stopped = True
-        deadline = self.clock.monotonic_ns() + round(self.config.drain_s * NS_PER_S)
+        """Drain and stop within `drain_s`; True when nothing had to be abandoned. Safe to call twice."""
+        with self._changing:
+            if not self._is_up:
+                return True
+            self._is_up = False
+        now_ns, drain_s = self.clock.monotonic_ns(), self.config.drain_s
+        self._deadline_ns = now_ns + round((drain_s - min(_GOODBYE_S, drain_s / 5)) * NS_PER_S)
         for view in self.cameras.values():
             view.capture.ask_stop()
         for view in self.cameras.values():
-            view.capture.stop(timeout_s=_CAPTURE_STOP_S)
+            captured_ns = now_ns + round(_CAPTURE_STOP_S * NS_PER_S)
+            view.capture.stop(timeout_s=max(0.0, (captured_ns - self.clock.monotonic_ns()) / NS_PER_S))
         self._hub.close()
         self._drained.set()
         for worker in self._workers:
-            worker.join(max(0.0, (deadline - self.clock.monotonic_ns()) / NS_PER_S))
+            worker.join(max(0.0, self._left_s() - min(_COMMIT_S, drain_s / 5)))
         clean = not any(worker.is_alive() for worker in self._workers)
         self._hub.abandon()
         with suppress(KensaError):  # the last word: pending is 0; without a broker nobody hears it
-            self._heartbeat.beat()
+            self.heartbeat.beat()
         self._stack.close()
         return clean and self._crash is None  # an outbox that could not commit ends here as well
+
+    def _left_s(self) -> float:
+        """What is left of the time to stop."""
+        if self._deadline_ns is None:  # a start that failed
+            return self.config.drain_s
+        return max(0.0, (self._deadline_ns - self.clock.monotonic_ns()) / NS_PER_S)
 
     def __enter__(self) -> Self:
         """Start."""
@@ -211,6 +220,17 @@ class Agent:
         """Stop."""
         self.stop()
 
+    def apply(self, config: configuration.Config, *, dry_run: bool = False) -> Applied:
+        """Go on with `config` from the next batch on, or with `dry_run` say what that would do; from any thread.
+
+        All or nothing. Raises ConfigError for what cannot work here, RestartNeededError for what only a restart can
+        change, StateDirError when it cannot be kept on disk, ControlError when the agent does not run.
+        """
+        with self._changing:
+            if not self._is_up:
+                raise ControlError("the agent does not run, so its configuration cannot be changed")
+            return change.apply(self, config, dry_run=dry_run)
+
     def snapshot(self) -> Snapshot:
         """Everything that heartbeat, metrics and status show, at this moment."""
         return snapshot_of(self)
@@ -219,15 +239,17 @@ class Agent:
 
     def _read_models(self) -> None:
         """Fill the slots, or leave that to the model wing. Raises a ReleaseError."""
+        digest = self.config.digest()
+        sites = {name: site_of(inspection, digest=digest) for name, inspection in self.config.inspections.items()}
         if self.config.updates is not None:
-            self.slots = {name: ModelSlot() for name in self.config.inspections}
+            self.slots = {name: ModelSlot(site=site) for name, site in sites.items()}
             return
         loaded: dict[Path, OnnxModel] = {}
         for name, inspection in self.config.inspections.items():
             path = inspection.release.resolve()
             if path not in loaded:
                 loaded[path] = OnnxModel.load(path)  # an unsigned local path: verdicts and heartbeat say `untrusted`
-            self.slots[name] = ModelSlot(site_lease(loaded[path], inspection, name=name))
+            self.slots[name] = ModelSlot(lease_under(loaded[path], sites[name], name=name))
 
     def _compose_models(self) -> None:
         """Before the transport starts: the shadow subscribes."""
@@ -274,45 +296,8 @@ class Agent:
                 clock=self.clock,
             )
             keeper.start()
-            self._stack.callback(keeper.close, self.config.drain_s)
+            self._stack.callback(self._close_keeper, keeper)
             self.keepers[name] = keeper
-
-    def _compose_cameras(self) -> list[InspectionContext]:
-        config, contexts = self.config, []
-        digest = config.digest()
-        for index, (name, inspection) in enumerate(config.inspections.items()):
-            # Frames that wait, frames in the workers' hands, and one that each camera is filling.
-            per_camera = inspection.intake.capacity + 2
-            in_work = config.worker_count() * config.max_batch + (SHADOW_FRAMES if config.updates else 0)
-            pool = FramePool(buffers=per_camera * len(inspection.cameras) + in_work)
-            self.pools[name] = pool
-            stations = {}
-            for camera, settings in inspection.cameras.items():
-                counters = CameraCounters()
-                intake = self._hub.add_camera(
-                    inspection=index,
-                    capacity=inspection.intake.capacity,
-                    policy=inspection.intake.policy,
-                    counters=counters,
-                    pool=pool,
-                )
-                capture = CaptureThread(
-                    camera=camera,
-                    source=self._sources[camera],
-                    intake=intake,
-                    pool=pool,
-                    counters=counters,
-                    clock=self.clock,
-                    random=random.Random(),  # noqa: S311 - spreads reconnects, guards nothing
-                    stall_ms=settings.stall_ms if isinstance(settings, _INFINITE_KINDS) else None,
-                    declared_px=(settings.width, settings.height),
-                )
-                self.cameras[camera] = CameraView(name, counters, capture)
-                stations[camera] = Station(
-                    config.thing, config.line, name, camera, self.boot_epoch, digest, counters, pool
-                )
-            contexts.append(InspectionContext(self.slots[name], inspection.roi, self.keepers[name], stations))
-        return contexts
 
     def _start_workers(self, contexts: list[InspectionContext]) -> None:
         sink = FirstVerdict(Observed(self.outbox, self._observe) if self._observe else self.outbox)
@@ -331,7 +316,7 @@ class Agent:
         identity = AgentIdentity(
             self.config.thing, self.config.line, self.boot_epoch, agent.__version__, self.started_ns
         )
-        self._heartbeat = HeartbeatThread(
+        self.heartbeat = HeartbeatThread(
             identity=identity,
             snapshot=self.snapshot,
             sink=self._send_heartbeat,
@@ -345,18 +330,26 @@ class Agent:
             _log.info("metrics on http://127.0.0.1:%d/metrics", metrics.start())
             self._stack.callback(metrics.close)
         lifecycles = {} if self.models is None else self.models.lifecycles
-        handlers = {"status": self._status, "explain": self._explain, **model_handlers(lifecycles)}
+        handlers = {
+            "status": self._status,
+            "explain": self._explain,
+            **change.handlers(self),
+            **model_handlers(lifecycles),
+        }
         if self.models is not None:
             self.models.launch()
         control = ControlServer(state_dir=self.config.state_dir, handlers=handlers)
         control.start()
-        self._stack.callback(control.close)
-        self._heartbeat.start()
-        self._stack.callback(self._heartbeat.close)
+        self._stack.callback(lambda: control.close(timeout_s=self._left_s()))
+        self.heartbeat.start()
+        self._stack.callback(lambda: self.heartbeat.close(timeout_s=self._left_s()))
+
+    def _close_keeper(self, keeper: FrameKeeper) -> None:
+        keeper.close(self._left_s())
 
     def _close_outbox(self) -> None:
         try:
-            self.outbox.close(self.clock.monotonic_ns() + round(self.config.drain_s * NS_PER_S))
+            self.outbox.close(self.clock.monotonic_ns() + round(self._left_s() * NS_PER_S))
         except OutboxError as error:
             _log.error("%s", error)
             self._crash = error
@@ -377,7 +370,7 @@ class Agent:
     # --- control socket -----------------------------------------------------------------------------------------------
 
     def _status(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {"heartbeat": self._heartbeat.latest().model_dump(mode="json")}
+        return {"heartbeat": self.heartbeat.latest().model_dump(mode="json")}
 
     def _explain(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         key = request.get("key")

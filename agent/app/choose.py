@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Final
 
 from agent import config as configuration
 from agent.errors import ConfigError, MissingExtraError
-from agent.slot import Lease
+from agent.slot import Lease, SiteSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from agent.clock import Clock
@@ -103,14 +103,27 @@ def _open_plugin(camera: configuration.PluginCamera, clock: Clock) -> FrameSourc
     return source
 
 
-def site_lease(model: Model, inspection: configuration.Inspection, *, name: str) -> Lease:
-    """Lay the site's thresholds over the model's own. Raises ConfigError for a class that the model does not have."""
-    rule = model.rule
-    if unknown := sorted(set(inspection.thresholds) - rule.defects):
+def site_of(inspection: configuration.Inspection, *, digest: str = "") -> SiteSettings:
+    """What the configuration with this `digest` lays over the models of an inspection."""
+    return SiteSettings(inspection.roi, inspection.thresholds, inspection.unsure_band, digest)
+
+
+def check_classes(model: Model, thresholds: Mapping[str, float], *, name: str) -> None:
+    """Raise ConfigError for a class that `model` of the inspection `name` does not have."""
+    defects = model.rule.defects
+    if unknown := sorted(set(thresholds) - defects):
         raise ConfigError(
             f"inspections.{name}.thresholds: {', '.join(unknown)} is no defect class of {model.identity.name} "
-            f"{model.identity.version}; its defects are {', '.join(sorted(rule.defects))}"
+            f"{model.identity.version}; its defects are {', '.join(sorted(defects))}"
         )
-    thresholds = {**rule.thresholds, **inspection.thresholds}
-    band = rule.unsure_band if inspection.unsure_band is None else inspection.unsure_band
-    return Lease(model, replace(rule, thresholds=thresholds, unsure_band=band))
+
+
+def lease_under(model: Model, site: SiteSettings, *, name: str) -> Lease:
+    """Lay the site's settings over the model's own. Raises ConfigError for a class that the model does not have."""
+    check_classes(model, site.thresholds, name=name)
+    return Lease(model, model.rule).under(site)
+
+
+def site_lease(model: Model, inspection: configuration.Inspection, *, name: str) -> Lease:
+    """Lay the settings of `inspection` over the model's own: `lease_under` for commands."""
+    return lease_under(model, site_of(inspection), name=name)

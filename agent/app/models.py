@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from agent.adapters.onnx import OnnxModel, warm
-from agent.app.choose import SHADOW_FRAMES, site_lease
+from agent.app.choose import SHADOW_FRAMES, lease_under
 from agent.errors import ConfigError, LifecycleError, MessageError, RefusedError
 from agent.model import acceptance
 from agent.model.desired import FollowedWishes
@@ -30,11 +30,12 @@ if TYPE_CHECKING:
 
     from agent import config as configuration
     from agent.clock import Clock
+    from agent.config import RolloutLimits
     from agent.model.serving import LoadRequest
     from agent.outbox import Outbox
     from agent.ports import DesiredState, ReleaseFetcher
-    from agent.records import Box, Desired, Fetched, ModelStatus, Observation
-    from agent.slot import Lease, ModelSlot
+    from agent.records import Desired, Fetched, ModelStatus, Observation
+    from agent.slot import Lease, ModelSlot, SiteSettings
     from agent.wire import Reporter
 
 _log = logging.getLogger(__name__)
@@ -66,12 +67,12 @@ class _OneAtATime:
 class Loader:
     """Release folders -> leases. Inspections that run the same bytes share one session."""
 
-    def __init__(self, config: configuration.Config) -> None:
-        self._config = config
+    def __init__(self, *, max_batch: int) -> None:
+        self._max_batch = max_batch
         self._lock = threading.Lock()
         self._models: WeakValueDictionary[tuple[Any, ...], OnnxModel] = WeakValueDictionary()
 
-    def load(self, request: LoadRequest, *, inspection: str) -> Lease:
+    def load(self, request: LoadRequest, *, inspection: str, site: SiteSettings) -> Lease:
         """Load, warm up and lay the site's settings over it. Raises ReleaseError."""
         key = (request.folder.resolve(), request.trusted)
         with self._lock:
@@ -83,10 +84,10 @@ class Loader:
                     optimised=request.optimised,
                     optimised_sha256=request.optimised_sha256,
                 )
-                warm(model, self._config.max_batch)
+                warm(model, self._max_batch)
                 self._models[key] = model
         try:
-            return site_lease(model, self._config.inspections[inspection], name=inspection)
+            return lease_under(model, site, name=inspection)
         except ConfigError as error:  # a class that the site has a threshold for is gone
             raise RefusedError(Gate.CONTRACT, "site_thresholds", str(error)) from error
 
@@ -113,7 +114,10 @@ class ModelWing:
         self._desired = desired
         self._told: dict[str, ModelStatus] = {}
         self._followed = FollowedWishes(config.state_dir)
-        loader = Loader(config)
+        self._loader = Loader(max_batch=config.max_batch)
+        self._slots = slots
+        self._limits = updates.limits
+        self._examiners: dict[str, ChildExaminer] = {}
         shared = _OneAtATime(
             fetcher
             or ChildFetcher(
@@ -128,45 +132,35 @@ class ModelWing:
         )
         self.lifecycles: dict[str, Lifecycle] = {}
         for name, inspection in config.inspections.items():
+            self._examiners[name] = ChildExaminer(max_batch=config.max_batch, clock=clock)
+            self._examiners[name].lay(slots[name].site)
             self.lifecycles[name] = Lifecycle(
                 inspection=name,
                 state_dir=config.state_dir,
                 slot=slots[name],
                 fetcher=shared,
-                examiner=ChildExaminer(
-                    roi=inspection.roi,
-                    thresholds=inspection.thresholds,
-                    unsure_band=inspection.unsure_band,
-                    max_batch=config.max_batch,
-                    clock=clock,
-                ),
-                load=self._loading(loader, name),
+                examiner=self._examiners[name],
+                load=self._loading(name),
                 factory=inspection.release.resolve(),
                 limits=updates.limits,
                 clock=clock,
-                open_shadow=self._shadowing(inspection.roi, updates.limits.shadow_max_fps),
+                open_shadow=self._open_shadow,
                 on_status=self._tell,
                 acceptance=acceptance.folder_of(config.state_dir, name),
             )
 
-    @staticmethod
-    def _loading(loader: Loader, inspection: str) -> Callable[[LoadRequest], Lease]:
-        return lambda request: loader.load(request, inspection=inspection)
+    def _loading(self, inspection: str) -> Callable[[LoadRequest], Lease]:
+        slot = self._slots[inspection]
+        return lambda request: self._loader.load(request, inspection=inspection, site=slot.site)
 
-    def _shadowing(
-        self, roi: Box | None, max_fps: float
-    ) -> Callable[[Lease, Callable[[Observation], None]], ShadowRunner]:
-        def open_shadow(challenger: Lease, observe: Callable[[Observation], None]) -> ShadowRunner:
-            return ShadowRunner(
-                challenger=challenger,
-                roi=roi,
-                observe=observe,
-                max_fps=max_fps,
-                clock=self._clock,
-                capacity=SHADOW_FRAMES - 1,
-            )
-
-        return open_shadow
+    def _open_shadow(self, challenger: Lease, observe: Callable[[Observation], None]) -> ShadowRunner:
+        return ShadowRunner(
+            challenger=challenger,
+            observe=observe,
+            max_fps=self._limits.shadow_max_fps,
+            clock=self._clock,
+            capacity=SHADOW_FRAMES - 1,
+        )
 
     def start(self) -> None:
         """Recover every inspection from its journal and fill its slot."""
@@ -180,12 +174,24 @@ class ModelWing:
         for source in self._desired:
             source.start(on_desired=self._on_desired)
 
-    def close(self) -> None:
-        """End the sources of wishes, then the lifecycles."""
+    def lay(self, inspection: str, site: SiteSettings) -> None:
+        """Examine with the settings of `site` from the next examination on; the slot has its own `lay`."""
+        self._examiners[inspection].lay(site)
+
+    def limit(self, limits: RolloutLimits) -> None:
+        """Set what the site allows a rollout; see `Lifecycle.limit`."""
+        self._limits = limits
+        for lifecycle in self.lifecycles.values():
+            lifecycle.limit(limits)
+
+    def close(self, left_s: Callable[[], float]) -> None:
+        """End the sources of wishes, then the lifecycles, side by side; `left_s` says how long that may still take."""
         for source in self._desired:
             source.close()
         for lifecycle in self.lifecycles.values():
-            lifecycle.close()
+            lifecycle.ask_close()
+        for lifecycle in self.lifecycles.values():
+            lifecycle.close(timeout_s=left_s())
 
     def _on_desired(self, inspection: str, desired: Desired) -> None:
         """A hint; whatever is wrong with it is a line in the log."""

@@ -133,6 +133,7 @@ class HeartbeatThread:
         self._sink = sink
         self._clock = clock
         self._period_ns = round(period_s * NS_PER_S)
+        self._wake = threading.Event()  # to stop, or to count anew
         self._previous: Snapshot | None = None
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -155,9 +156,15 @@ class HeartbeatThread:
         with self._lock:
             return build(self._identity, previous=self._previous, current=self._snapshot())
 
+    def change(self, *, period_s: float) -> None:
+        """Beat every `period_s` from now on; from any thread."""
+        self._period_ns = round(period_s * NS_PER_S)
+        self._wake.set()
+
     def close(self, *, timeout_s: float = 1.0) -> None:
         """Stop within `timeout_s` seconds; safe to call twice and before `start`."""
         self._stop.set()
+        self._wake.set()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
 
@@ -169,10 +176,15 @@ class HeartbeatThread:
 
     def _beat_until_stopped(self) -> None:
         due_ns = self._clock.monotonic_ns() + min(round(_FIRST_S * NS_PER_S), self._period_ns)
-        while not self._clock.wait(self._stop, max(0, due_ns - self._clock.monotonic_ns()) / NS_PER_S):
+        while not self._stop.is_set():
+            if self._clock.wait(self._wake, max(0, due_ns - self._clock.monotonic_ns()) / NS_PER_S):
+                self._wake.clear()
+                due_ns = self._clock.monotonic_ns() + self._period_ns
+                continue
             try:
                 self.beat()
             except KensaError as error:
                 _log.warning("a heartbeat was not sent: %s", error)
-            missed = max(0, self._clock.monotonic_ns() - due_ns) // self._period_ns
-            due_ns += (1 + missed) * self._period_ns
+            period_ns = self._period_ns
+            missed = max(0, self._clock.monotonic_ns() - due_ns) // period_ns
+            due_ns += (1 + missed) * period_ns

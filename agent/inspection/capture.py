@@ -4,13 +4,15 @@ Promise: the thread outlives everything a camera does. A lost or silent camera i
 watch's delay; an exposure that cannot be used is counted and dropped under a reason; each exposure, usable or not,
 takes the next `seq`, so the consumer sees every gap. It hands over or releases every buffer it acquires. `stop`
 returns within its time-out, even when a driver hangs: the thread is a daemon and closes its camera when the driver
-lets go of it.
+lets go of it. `change` puts another source in the place of this one; the numbers go on, because it is still one thread
+that gives them.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -35,12 +37,25 @@ _READ_S: Final = 0.2  # how long one read may wait: what `stop` can be late by
 _FIRST_EXPOSURE_S: Final = 10.0  # RTSP and USB cameras need some seconds from opening to the first frame
 
 
-class CaptureThread:
-    """Runs one camera. `stall_ms` None means that silence is normal: triggered cameras, folders, video files.
+@dataclass(frozen=True, slots=True)
+class CameraSetup:
+    """Where frames come from. `stall_ms` None means that silence is normal: triggered cameras, folders, video files.
 
-    `width` and `height` (px) are the camera's declared size; a frame of another size is dropped. `random` spreads the
-    reconnects of many cameras.
+    A frame of another size than `declared_px` (width, height) is dropped.
     """
+
+    source: FrameSource
+    stall_ms: int | None
+    declared_px: tuple[int | None, int | None]
+
+    @property
+    def stall_s(self) -> float | None:
+        """The limit in seconds."""
+        return None if self.stall_ms is None else self.stall_ms / 1_000
+
+
+class CaptureThread:
+    """Runs one camera; see `CameraSetup`. `random` spreads the reconnects of many cameras."""
 
     def __init__(
         self,
@@ -57,22 +72,25 @@ class CaptureThread:
         backoff: Backoff = Backoff(),  # noqa: B008  # frozen
     ) -> None:
         self._camera = camera
-        self._source = source
+        self._setup = CameraSetup(source, stall_ms, declared_px)
         self._intake = intake
         self._pool = pool
         self._counters = counters
         self._clock = clock
-        self._width, self._height = declared_px
         self._watch = CameraWatch(
             camera=camera,
-            stall_s=None if stall_ms is None else stall_ms / 1_000,
+            stall_s=self._setup.stall_s,
             first_exposure_s=_FIRST_EXPOSURE_S,
             backoff=backoff,
             random=random,
             now_ns=clock.monotonic_ns(),
         )
+        self._lock = threading.Lock()  # of the four that follow
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"capture {camera}", daemon=True)
+        self._interrupt = threading.Event()  # stop, or there is another setup
+        self._next: CameraSetup | None = None
+        self._is_over = False  # the thread will not look at `_next` any more
+        self._thread = self._new_thread()
         self._seq = 0
         self._shape: tuple[int, ...] | None = None  # of the last good frame: what the next buffer must hold
         self._buffer = -1  # acquired and not handed over yet
@@ -81,6 +99,11 @@ class CaptureThread:
     def status(self) -> CameraStatus:
         """The camera's state; from any thread."""
         return self._watch.status
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """Shape of the last good frame, [H, W] or [H, W, 3]; None before the first; from any thread."""
+        return self._shape
 
     @property
     def running(self) -> bool:
@@ -93,11 +116,26 @@ class CaptureThread:
 
     def ask_stop(self) -> None:
         """Let capturing end soon, without waiting for it: so that many cameras end side by side."""
-        self._stop.set()
+        with self._lock:
+            self._stop.set()
+            self._interrupt.set()
+
+    def change(self, setup: CameraSetup) -> None:
+        """Close the camera soon and go on with `setup`, also where the source had ended; from any thread.
+
+        Counters and numbers go on. A driver that hangs holds the change up until it returns.
+        """
+        with self._lock:
+            self._next = setup
+            self._interrupt.set()
+            if self._is_over and not self._stop.is_set():
+                self._is_over = False
+                self._thread = self._new_thread()
+                self._thread.start()
 
     def stop(self, *, timeout_s: float = 1.0) -> bool:
         """End capturing; True when the thread has ended within `timeout_s` seconds. Safe to call twice."""
-        self._stop.set()
+        self.ask_stop()
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
         if self._thread.is_alive():
@@ -105,7 +143,18 @@ class CaptureThread:
             return False
         return True
 
+    def _new_thread(self) -> threading.Thread:
+        return threading.Thread(target=self._run, name=f"capture {self._camera}", daemon=True)
+
     def _run(self) -> None:
+        while True:
+            self._run_once()
+            with self._lock:
+                if self._next is None or self._stop.is_set():
+                    self._is_over = True
+                    return
+
+    def _run_once(self) -> None:
         error: str | None = None
         try:
             self._capture()
@@ -113,16 +162,32 @@ class CaptureThread:
             error = f"internal error: {type(bug).__name__}"
             _log.exception("camera %s: capture ended by a bug", self._camera)
         finally:
-            self._source.close()
-            self._pool.release(self._buffer)
-            self._buffer = -1
+            self._let_go()
             self._watch.stopped(self._clock.monotonic_ns(), error=error)
+
+    def _let_go(self) -> None:
+        """Close the camera and give its buffer back."""
+        self._setup.source.close()
+        self._pool.release(self._buffer)
+        self._buffer = -1
+
+    def _turn(self) -> None:
+        """Take the new setup, if there is one."""
+        with self._lock:
+            setup, self._next = self._next, None
+            if not self._stop.is_set():
+                self._interrupt.clear()
+        if setup is not None:
+            self._let_go()
+            self._setup, self._shape = setup, None
+            self._watch.changed(self._clock.monotonic_ns(), stall_s=setup.stall_s)
 
     def _capture(self) -> None:
         while not self._stop.is_set():
+            self._turn()
             try:
                 self._watch.opening(self._clock.monotonic_ns())
-                self._source.open()
+                self._setup.source.open()
                 self._deliver()
             except SourceEndedError as end:
                 _log.info("camera %s: %s", self._camera, end)
@@ -131,15 +196,15 @@ class CaptureThread:
             except CameraError as error:
                 delay_s = self._watch.lost(self._clock.monotonic_ns(), str(error))
                 _log.warning("camera %s: %s; next attempt in %.1f s", self._camera, error, delay_s)
-                self._source.close()
-                self._clock.wait(self._stop, delay_s)
+                self._setup.source.close()
+                self._clock.wait(self._interrupt, delay_s)
 
     def _deliver(self) -> None:
-        """Read until the thread is stopped. Raises CameraError when the camera is lost or silent."""
-        while not self._stop.is_set():
+        """Read until the thread is stopped or changed. Raises CameraError when the camera is lost or silent."""
+        while not self._interrupt.is_set():
             try:
                 timeout_s = self._watch.patience_s(self._clock.monotonic_ns(), _READ_S)
-                grab = self._source.read(timeout_s=timeout_s, buffer=self._free_buffer())
+                grab = self._setup.source.read(timeout_s=timeout_s, buffer=self._free_buffer())
                 if grab is None:
                     if stall := self._watch.silence(self._clock.monotonic_ns()):
                         raise CameraError(stall)
@@ -171,9 +236,10 @@ class CaptureThread:
                 DropReason.CHANNELS, f"{pixels.dtype} of shape {pixels.shape}; uint8 [H, W] or [H, W, 3] is expected"
             )
         height, width = pixels.shape[:2]
-        if min(height, width) == 0 or (self._width or width, self._height or height) != (width, height):
+        wanted_w, wanted_h = self._setup.declared_px
+        if min(height, width) == 0 or (wanted_w or width, wanted_h or height) != (width, height):
             raise FrameError(
-                DropReason.SIZE, f"{width}x{height} px; declared are {self._width or 'any'}x{self._height or 'any'}"
+                DropReason.SIZE, f"{width}x{height} px; declared are {wanted_w or 'any'}x{wanted_h or 'any'}"
             )
 
     def _number(self) -> int:

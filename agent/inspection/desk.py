@@ -1,8 +1,8 @@
 """What one worker has in front of it for one inspection: batch buffers, preprocessors, the fixed part of verdicts.
 
-Buffers belong to a geometry, not to a model or a lease: they survive a shadow, a trial, and a swap to a model that sees
-frames the same way, so that a swap makes and touches no new memory in the hot path. The buffers of the geometry before
-the present one are kept for the way back. A desk keeps no model alive. It belongs to one worker's thread.
+Buffers belong to a geometry and a ROI, not to a model or a lease: they survive a shadow, a trial, and a swap to a model
+that sees frames the same way, so that a swap makes and touches no new memory in the hot path. The buffers of the
+geometry before the present one are kept for the way back. A desk keeps no model alive, and belongs to one thread.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from agent.errors import FrameError
 from agent.preprocess import Preprocessor
 from agent.records import Origin
+from agent.slot import NO_SITE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from agent.inspection.pool import FramePool
     from agent.preprocess import Plan
     from agent.records import Box, Frame, Geometry, ModelIdentity, Pixels
-    from agent.slot import Lease, ModelSlot
+    from agent.slot import Lease, ModelSlot, SiteSettings
 
 _GEOMETRIES: Final = 3  # the champion's, the challenger's, and the one before
 
@@ -38,17 +39,15 @@ class Station:
     inspection: str
     camera: str
     boot_epoch: int
-    config_digest: str
     counters: CameraCounters
     pool: FramePool
 
 
 @dataclass(frozen=True, slots=True)
 class InspectionContext:
-    """One inspection as the loop sees it: its slot, its ROI, where frames are kept, and its cameras."""
+    """One inspection as the loop sees it: its slot, where frames are kept, and its cameras."""
 
     slot: ModelSlot
-    roi: Box | None
     keeper: FrameKeeper | None
     stations: dict[str, Station]
 
@@ -140,31 +139,36 @@ class Desk:
         self.keeper: Final = context.keeper
         self.stations: Final = context.stations
         self.inputs: Inputs | None = None  # for the champion's geometry; None in SAFE
+        self.site: SiteSettings = NO_SITE  # of the batch
         self._slot = context.slot
-        self._roi = context.roi
         self._max_batch = max_batch
         self._identity: ModelIdentity | None = None
         self._preprocess_digest = ""
         self._classes: tuple[str, ...] = ()
         self._origins: dict[str, Origin] = {}
-        self._by_geometry: dict[Geometry, Inputs] = {}  # the last used at the end
+        self._by_geometry: dict[tuple[Geometry, Box | None], Inputs] = {}  # and ROI; the last used at the end
 
     def lease(self) -> Lease | None:
-        """Take the lease for one batch and turn to its model, where that is another one than for the last batch."""
+        """Take the lease for one batch and turn to its model and site, where they are others than the last batch's."""
         lease = self._slot.lease()
-        identity = None if lease is None else lease.model.identity
-        if identity is not self._identity:
+        if lease is None:
+            identity, site = None, self._slot.site
+        else:
+            identity, site = lease.model.identity, lease.site
+        if identity is not self._identity or site is not self.site:
+            self.site = site
             self._turn_to(lease)
         return lease
 
     def inputs_for(self, geometry: Geometry) -> Inputs:
-        """Buffers for `geometry`; the same object for equal geometries."""
-        found = self._by_geometry.pop(geometry, None)
+        """Buffers for `geometry` and the batch's ROI; the same object for equal ones."""
+        key = (geometry, self.site.roi)
+        found = self._by_geometry.pop(key, None)
         if found is None:
-            found = Inputs(geometry, roi=self._roi, max_batch=self._max_batch)
+            found = Inputs(geometry, roi=self.site.roi, max_batch=self._max_batch)
             if len(self._by_geometry) >= _GEOMETRIES:
                 del self._by_geometry[next(iter(self._by_geometry))]
-        self._by_geometry[geometry] = found
+        self._by_geometry[key] = found
         return found
 
     def origin(self, camera: str) -> Origin:
@@ -178,7 +182,7 @@ class Desk:
                 inspection=station.inspection,
                 camera=camera,
                 boot_epoch=station.boot_epoch,
-                config_digest=station.config_digest,
+                config_digest=self.site.config_digest,
                 preprocess_digest=self._preprocess_digest,
                 model=self._identity,
                 classes=self._classes,

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -41,6 +42,10 @@ class _Kept:
     evidence: Floats | None
 
 
+class _Prune:
+    """A job: the bounds have changed."""
+
+
 class FrameKeeper:
     """A bounded folder of kept frames and the thread that writes it."""
 
@@ -60,14 +65,11 @@ class FrameKeeper:
         `max_per_s` bounds the sustained rate; a burst of `BURST` is taken at once.
         """
         self._clock = clock
-        self._interval_ns = round(NS_PER_S / max_per_s)
+        self._jobs: queue.SimpleQueue[_Kept | _Prune | None] = queue.SimpleQueue()
+        self.change(frames=frames, max_bytes=max_bytes, max_per_s=max_per_s, jpeg_quality=jpeg_quality)
         self._next_ns = 0  # virtual time of a token bucket: one token every interval, at most BURST of them
         self._reference = f"{FOLDER}/{inspection}"
         self._folder = state_dir / self._reference
-        self._frames = frames
-        self._max_bytes = max_bytes
-        self._quality = jpeg_quality
-        self._jobs: queue.SimpleQueue[_Kept | None] = queue.SimpleQueue()
         self._free: list[Pixels | None] = [None] * _COPIES
         self._lock = threading.Lock()
         self._kept: list[tuple[str, int]] = []  # (stem, bytes), oldest first
@@ -83,6 +85,14 @@ class FrameKeeper:
         self._bytes = sum(size for _, size in self._kept)
         self._thread = threading.Thread(target=self._run, name="kensa-keeper", daemon=True)
         self._thread.start()
+
+    def change(self, *, frames: int, max_bytes: int, max_per_s: float, jpeg_quality: int) -> None:
+        """Set other bounds, from any thread; what is too much by them is removed soon, by the keeper's thread."""
+        self._frames = frames
+        self._max_bytes = max_bytes
+        self._interval_ns = round(NS_PER_S / max_per_s)
+        self._quality = jpeg_quality
+        self._jobs.put(_Prune())
 
     def offer(self, frame: Frame, *, origin: Origin, plan: Plan, evidence: Floats | None) -> str | None:
         """Copy the frame for keeping; returns its reference below the state directory, or None when it is not kept."""
@@ -111,6 +121,10 @@ class FrameKeeper:
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
+            if isinstance(job, _Prune):
+                with suppress(OSError):  # the next frame that is written tries again
+                    self._prune()
+                continue
             try:
                 self._write(job)
             except (OSError, ValueError) as error:

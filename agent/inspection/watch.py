@@ -29,6 +29,7 @@ class _Event(StrEnum):
     LOST = "lost"
     END = "end"
     STOP = "stop"
+    CHANGE = "change"
 
 
 _C = CameraState
@@ -51,6 +52,7 @@ _TABLE: Final[dict[tuple[CameraState, _Event], CameraState]] = {
     (_C.RECONNECTING, _E.END): _C.ENDED,
     **{(state, _E.STOP): _C.STOPPED for state in _C},
     (_C.ENDED, _E.STOP): _C.ENDED,
+    **{(state, _E.CHANGE): _C.CONNECTING for state in _C},
 }
 
 
@@ -103,6 +105,13 @@ class CameraWatch:
         self._status = self._moved(_Event.OPENING, now_ns)
         self._alive_ns = now_ns
         self._last_exposure_ns = None
+
+    def changed(self, now_ns: int, *, stall_s: float | None) -> None:
+        """It is another camera from now on, or has other settings: nothing of the old one is held against it."""
+        self._stall_s = stall_s
+        self._failures = 0
+        self._interval_ns = 0.0
+        self._status = replace(self._moved(_Event.CHANGE, now_ns), since_ns=now_ns, fps=0.0, last_error=None)
 
     def exposure(self, now_ns: int, *, error: str | None = None) -> None:
         """An exposure arrived; `error` says why it could not be used."""

@@ -232,7 +232,7 @@ class Worker:
             station.counters.judged(judgement.outcome, verdict.latency_us)
             release = station.pool.release
             if tap is None or not tap.offer(
-                frame, key=verdict.key, judgement=judgement, champion_us=part_us, release=release
+                frame, key=verdict.key, judgement=judgement, champion_us=part_us, site=desk.site, release=release
             ):
                 release(frame.buffer)
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from agent.clock import Clock
     from agent.model.exam_request import Stage
     from agent.records import Box, SelfTestLimits
+    from agent.slot import SiteSettings
 
 _POLL_S: Final = 0.05  # how soon `stop` and the wall limit are seen
 _LAST_POLL_S: Final = 0.005  # both pipes are closed: it ends at once, or it plays dead
@@ -105,12 +106,14 @@ class ChildExaminer:
         `scratch` is the folder for the optimised graph, which the caller moves away; None: a temporary one, which goes
         with this object. What an earlier examination left there is removed.
         """
-        self._roi = roi
-        self._thresholds = dict(thresholds or {})
-        self._unsure_band = unsure_band
+        self._settings = (roi, dict(thresholds or {}), unsure_band)  # one reference: taken whole
         self._max_batch = max_batch
         self._clock = clock or SystemClock()
         self._scratch = scratch
+
+    def lay(self, site: SiteSettings) -> None:
+        """Examine under these settings from the next examination on; from any thread."""
+        self._settings = (site.roi, dict(site.thresholds), site.unsure_band)
 
     def examine(
         self,
@@ -123,6 +126,7 @@ class ChildExaminer:
     ) -> Examination:
         """See `ports.Examiner`."""
         _check_free_memory()
+        roi, thresholds, unsure_band = self._settings
         request = ExamRequest(
             candidate=candidate.resolve(),
             champion=None if champion is None else champion.resolve(),
@@ -130,9 +134,9 @@ class ChildExaminer:
             limits=limits,
             parent=os.getpid(),
             scratch=self._clean_scratch(),
-            roi=self._roi,
-            thresholds=self._thresholds,
-            unsure_band=self._unsure_band,
+            roi=roi,
+            thresholds=thresholds,
+            unsure_band=unsure_band,
             max_batch=self._max_batch,
         )
         began_ns = self._clock.monotonic_ns()

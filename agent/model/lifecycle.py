@@ -154,16 +154,20 @@ class Lifecycle:
         self._tell()
         return delay_s
 
-    def close(self) -> None:
-        """End the thread and what is under way; a candidate's attempt is not held against it. Safe to call twice."""
+    def ask_close(self) -> None:
+        """Let the thread end soon, without waiting for it: so that many lifecycles end side by side."""
         with self._lock:
             self._closing.set()
             self._parts.stop.set()
         self._wake.set()
+
+    def close(self, *, timeout_s: float = _JOIN_S) -> None:
+        """End the thread and what is under way; a candidate's attempt is not held against it. Safe to call twice."""
+        self.ask_close()
         if self._thread is not None:
-            self._thread.join(_JOIN_S)
+            self._thread.join(timeout_s)
             if self._thread.is_alive():
-                _log.error("the lifecycle of %s did not end within %g s", self._inspection, _JOIN_S)
+                _log.error("the lifecycle of %s did not end within %.1f s", self._inspection, timeout_s)
                 return
         self._parts.watch.close()
         record = replace(self._parts.ledger.record, unfinished_boots=0)
@@ -197,6 +201,11 @@ class Lifecycle:
 
     def _lived_s(self) -> float:
         return (self._clock.monotonic_ns() - self._started_ns) / NS_PER_S
+
+    def limit(self, limits: RolloutLimits) -> None:
+        """Set what the site allows, from any thread: steps under way go by it, the open phase keeps its statistics."""
+        self._parts.limits = limits
+        self._parts.serving.probation_s = limits.probation_s
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
@@ -278,6 +287,10 @@ class Lifecycle:
             alarm=self._alarm(record),
             counter_floor=record.counter_floor,
         )
+
+    def challenger(self) -> Lease | None:
+        """Return the candidate that is loaded, in a shadow, trial or A/B test; from any thread."""
+        return self._parts.watch.lease
 
     def history(self) -> list[dict[str, Any]]:
         """Return the last 100 transitions as plain values, oldest first."""

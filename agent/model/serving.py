@@ -56,7 +56,7 @@ class Serving:
         self._factory = factory
         self._load = load
         self._clock = clock
-        self._probation_ns = round(probation_s * NS_PER_S)
+        self.probation_s = probation_s  # of the next switch
         self._checkpoint = checkpoint
         self._now: str | None = None  # key of what the slot holds
         self._kept: str | None = None  # key of what it held before the last switch
@@ -87,7 +87,7 @@ class Serving:
         self._checkpoint("slot: before")
         self._slot.switch(lease)
         self._kept, self._now = self._now, _key(installed)
-        self._settle_ns = self._clock.monotonic_ns() + self._probation_ns
+        self._settle_ns = self._clock.monotonic_ns() + round(self.probation_s * NS_PER_S)
         self._checkpoint("slot: after")
 
     def empty(self) -> None:

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent.clock import Clock
-    from agent.records import Box, Frame, Judgement, Pixels
-    from agent.slot import Lease
+    from agent.records import Frame, Judgement, Pixels
+    from agent.slot import Lease, SiteSettings
 
 _log = logging.getLogger(__name__)
 _JITTER: Final = 0.5  # of the mean interval, to either side
@@ -46,6 +46,7 @@ class _Taken:
     judgement: Judgement  # the champion's
     champion_us: int
     latency_us: int
+    site: SiteSettings
     release: Callable[[int], None]
 
 
@@ -56,7 +57,6 @@ class ShadowRunner:
         self,
         *,
         challenger: Lease,
-        roi: Box | None,
         observe: Callable[[Observation], None],
         max_fps: float,
         clock: Clock,
@@ -64,7 +64,8 @@ class ShadowRunner:
     ) -> None:
         """Judge at most `max_fps` frames a second (on average) with `challenger` and tell `observe` of each.
 
-        `roi` is the inspection's own. `observe` is called on the shadow's thread. `capacity` frames may wait.
+        Each is judged with the settings of the site that the champion had. `observe` is called on the shadow's thread.
+        `capacity` frames may wait.
         """
         self._challenger = challenger
         self._observe = observe
@@ -72,7 +73,6 @@ class ShadowRunner:
         self._random = Random()  # noqa: S311 - spreads frames, guards nothing
         self._interval_ns = NS_PER_S / max_fps
         self._capacity = capacity
-        self._roi = roi
         self._preprocessors: dict[str, Preprocessor] = {}
         geometry = challenger.model.geometry
         self._inputs: Pixels = np.zeros((1, geometry.height, geometry.width, geometry.channels), np.uint8)
@@ -90,7 +90,14 @@ class ShadowRunner:
         return self._capacity + 1
 
     def offer(
-        self, frame: Frame, *, key: str, judgement: Judgement, champion_us: int, release: Callable[[int], None]
+        self,
+        frame: Frame,
+        *,
+        key: str,
+        judgement: Judgement,
+        champion_us: int,
+        site: SiteSettings,
+        release: Callable[[int], None],
     ) -> bool:
         """See `slot.ShadowTap`."""
         now = self._clock.monotonic_ns()
@@ -101,7 +108,7 @@ class ShadowRunner:
                 return False
             self._next_ns = now + round(self._interval_ns * self._random.uniform(1 - _JITTER, 1 + _JITTER))
             latency_us = (now - frame.due_ns) // 1_000
-            self._waiting.append(_Taken(frame, key, judgement, champion_us, latency_us, release))
+            self._waiting.append(_Taken(frame, key, judgement, champion_us, latency_us, site, release))
             self._filled.notify()
         finally:
             self._filled.release()
@@ -127,7 +134,7 @@ class ShadowRunner:
         try:
             while (taken := self._take()) is not None:
                 try:
-                    challenger, challenger_us = self._judge(taken.frame)
+                    challenger, challenger_us = self._judge(taken)
                 finally:
                     taken.release(taken.frame.buffer)
                 if not self._closed:
@@ -152,11 +159,14 @@ class ShadowRunner:
                 self._filled.wait()
             return self._waiting.popleft() if self._waiting else None
 
-    def _judge(self, frame: Frame) -> tuple[Judgement, int]:
+    def _judge(self, taken: _Taken) -> tuple[Judgement, int]:
         """Return the challenger's judgement and the microseconds that it took."""
         began = self._clock.monotonic_ns()
+        if taken.site is not self._challenger.site:
+            self._challenger = self._challenger.under(taken.site)
+            self._preprocessors.clear()
         try:
-            judgement = self._judgement(frame)
+            judgement = self._judgement(taken.frame)
         except (FrameError, InferenceError) as error:
             judgement = unknown(str(error))
         return judgement, (self._clock.monotonic_ns() - began) // 1_000
@@ -165,7 +175,9 @@ class ShadowRunner:
         model = self._challenger.model
         preprocessor = self._preprocessors.get(frame.camera)
         if preprocessor is None:
-            preprocessor = self._preprocessors[frame.camera] = Preprocessor(model.geometry, roi=self._roi)
+            preprocessor = self._preprocessors[frame.camera] = Preprocessor(
+                model.geometry, roi=self._challenger.site.roi
+            )
         plan = preprocessor.plan_for(frame.pixels)
         tiles = len(plan.tiles)
         if tiles > len(self._inputs):

@@ -216,7 +216,6 @@ class _Run:
         """Watch the other release for `seconds`."""
         runner = ShadowRunner(
             challenger=self.load(),
-            roi=self._agent.config.inspections["part"].roi,
             observe=self.seen.append,
             max_fps=_SHADOW_FPS,
             clock=self._agent.clock,

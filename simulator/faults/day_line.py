@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.records import Fetched, Frame, Judgement, ModelStatus, Observation, Pixels, Verdict
-    from agent.slot import Lease
+    from agent.slot import Lease, SiteSettings
     from simulator.lockstep import LockStep, Player
 
 CAMERAS: Final = ("free", "triggered")
@@ -170,7 +170,6 @@ class _Shadow:
         self._seen = threading.Event()
         self.runner = ShadowRunner(
             challenger=challenger,
-            roi=None,
             observe=self._note,
             max_fps=site.limits.shadow_max_fps,
             clock=site.clock,
@@ -182,11 +181,20 @@ class _Shadow:
         self._seen.set()
 
     def offer(
-        self, frame: Frame, *, key: str, judgement: Judgement, champion_us: int, release: Callable[[int], None]
+        self,
+        frame: Frame,
+        *,
+        key: str,
+        judgement: Judgement,
+        champion_us: int,
+        site: SiteSettings,
+        release: Callable[[int], None],
     ) -> bool:
         """See `slot.ShadowTap`."""
         self._seen.clear()
-        taken = self.runner.offer(frame, key=key, judgement=judgement, champion_us=champion_us, release=release)
+        taken = self.runner.offer(
+            frame, key=key, judgement=judgement, champion_us=champion_us, site=site, release=release
+        )
         if taken and not self._seen.wait(_REAL_S):
             raise RuntimeError("the shadow did not judge")
         return taken
@@ -280,10 +288,10 @@ class Boot:
                 clock=site.clock,
                 random=random.Random(site.random.getrandbits(32)),
             )
-            stations[name] = Station("thing", "line", INSPECTION, name, self.epoch, "0" * 16, counters, self.pool)
+            stations[name] = Station("thing", "line", INSPECTION, name, self.epoch, counters, self.pool)
         self._worker = Worker(
             hub=self.hub,
-            contexts=[InspectionContext(self.slot, None, None, stations)],
+            contexts=[InspectionContext(self.slot, None, stations)],
             sink=_Sink(self.outbox, site),
             clock=site.clock,
             max_batch=8,

@@ -64,10 +64,9 @@ class Plant:
         self.pool = FramePool(buffers=40)
         self.counters = {camera: CameraCounters() for camera in CAMERAS}
         stations = {
-            camera: Station("thing", "line", "part", camera, 1, "c" * 64, self.counters[camera], self.pool)
-            for camera in CAMERAS
+            camera: Station("thing", "line", "part", camera, 1, self.counters[camera], self.pool) for camera in CAMERAS
         }
-        context = InspectionContext(self.slot, None, None, stations)
+        context = InspectionContext(self.slot, None, stations)
         self.workers = [
             start_worker(
                 Worker(
@@ -112,9 +111,7 @@ class Plant:
             )
             act = rng.randrange(7)
             if act == 0:
-                mine = ShadowRunner(
-                    challenger=challenger, roi=None, observe=self.seen.append, max_fps=1e6, clock=SystemClock()
-                )
+                mine = ShadowRunner(challenger=challenger, observe=self.seen.append, max_fps=1e6, clock=SystemClock())
                 self.slot.begin_shadow(mine)
                 shadow, mine_before = mine, shadow
                 if mine_before is not None:

@@ -13,12 +13,14 @@ from agent.clock import SystemClock
 from agent.errors import InferenceError
 from agent.model.shadow import ShadowRunner
 from agent.records import Frame, Geometry, Judgement, Observation, Outcome, Scores
+from agent.slot import NO_SITE
 from tests.model_kit import TINY, Line, PlainModel, lease_of, saying
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent.records import Pixels
+    from agent.slot import SiteSettings
 
 OK_BY_CHAMPION = Judgement(Outcome.OK, "ok", 0.1, (0.0, 0.1))
 PATIENCE_S = 20.0
@@ -33,15 +35,16 @@ class Watched:
         self.seen: list[Observation] = []
         self.released: list[int] = []
         self.runner = ShadowRunner(
-            challenger=lease_of(model), roi=None, observe=observe or self.seen.append, max_fps=1e9,
+            challenger=lease_of(model), observe=observe or self.seen.append, max_fps=1e9,
             clock=SystemClock(), capacity=capacity,
         )  # fmt: skip
 
     def offer(self, seq: int) -> bool:
         frame = Frame("cam", seq, time.monotonic_ns(), 0, np.full((8, 8), 100, np.uint8), buffer=seq)
         return self.runner.offer(
-            frame, key=f"line/cam/1/{seq}", judgement=OK_BY_CHAMPION, champion_us=7, release=self.released.append
-        )
+            frame, key=f"line/cam/1/{seq}", judgement=OK_BY_CHAMPION, champion_us=7, site=NO_SITE,
+            release=self.released.append,
+        )  # fmt: skip
 
     def running(self) -> bool:
         return self.runner._thread.is_alive()
@@ -127,7 +130,7 @@ def test_the_rate_is_bounded_and_uneven() -> None:
     line = Line(None)  # only for its clock, which stands still until it is told to go on
     seen: list[Observation] = []
     runner = ShadowRunner(
-        challenger=lease_of(PlainModel("2", saying(0.1))), roi=None, observe=seen.append, max_fps=10.0,
+        challenger=lease_of(PlainModel("2", saying(0.1))), observe=seen.append, max_fps=10.0,
         clock=line.clock, capacity=2_000,
     )  # fmt: skip
     taken = []
@@ -136,7 +139,9 @@ def test_the_rate_is_bounded_and_uneven() -> None:
         while not runner._filled.acquire(blocking=True):
             pass
         runner._filled.release()
-        if runner.offer(frame, key=str(step), judgement=OK_BY_CHAMPION, champion_us=1, release=lambda _: None):
+        if runner.offer(
+            frame, key=str(step), judgement=OK_BY_CHAMPION, champion_us=1, site=NO_SITE, release=lambda _: None
+        ):
             taken.append(step)
         line.clock.advance(0.01)
     runner.close()
@@ -166,7 +171,14 @@ def test_the_loop_offers_every_verdict_and_releases_what_is_refused() -> None:
         offered = 0
 
         def offer(
-            self, frame: Frame, *, key: str, judgement: Judgement, champion_us: int, release: Callable[[int], None]
+            self,
+            frame: Frame,
+            *,
+            key: str,
+            judgement: Judgement,
+            champion_us: int,
+            site: SiteSettings,
+            release: Callable[[int], None],
         ) -> bool:
             assert key == f"line/cam/1/{frame.seq}"
             assert judgement.outcome is Outcome.DEFECT

@@ -1,0 +1,73 @@
+"""The cameras of one agent, composed: intake, buffers, counters and capture thread of each."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from agent import config as configuration
+from agent.app.choose import SHADOW_FRAMES
+from agent.counters import CameraCounters
+from agent.inspection.capture import CameraSetup, CaptureThread
+from agent.inspection.pool import FramePool
+from agent.inspection.worker import InspectionContext, Station
+
+if TYPE_CHECKING:
+    from agent.app.agent import Agent
+    from agent.inspection.intake import IntakeHub
+    from agent.ports import FrameSource
+
+_INFINITE_KINDS: Final = (configuration.V4l2Camera, configuration.RtspCamera, configuration.MjpegCamera)
+
+
+@dataclass(slots=True)
+class CameraView:
+    """What `Agent` shows of one camera."""
+
+    inspection: str
+    counters: CameraCounters
+    capture: CaptureThread
+    setup: CameraSetup  # what it captures with, or is about to
+
+
+def setup_of(camera: configuration.Camera, source: FrameSource) -> CameraSetup:
+    """Say how a camera is captured: silence is a stall only for those that never end by themselves."""
+    stall_ms = camera.stall_ms if isinstance(camera, _INFINITE_KINDS) else None
+    return CameraSetup(source, stall_ms, (camera.width, camera.height))
+
+
+def compose(agent: Agent, hub: IntakeHub) -> list[InspectionContext]:
+    """Fill `agent.pools` and `agent.cameras`; return what the workers need. The keepers are there already."""
+    config, contexts = agent.config, []
+    for index, (name, inspection) in enumerate(config.inspections.items()):
+        # Frames that wait, frames in the workers' hands, and one that each camera is filling.
+        per_camera = inspection.intake.capacity + 2
+        in_work = config.worker_count() * config.max_batch + (SHADOW_FRAMES if config.updates else 0)
+        pool = agent.pools[name] = FramePool(buffers=per_camera * len(inspection.cameras) + in_work)
+        stations = {}
+        for camera, settings in inspection.cameras.items():
+            counters = CameraCounters()
+            setup = setup_of(settings, agent.sources[camera])
+            intake = hub.add_camera(
+                inspection=index,
+                capacity=inspection.intake.capacity,
+                policy=inspection.intake.policy,
+                counters=counters,
+                pool=pool,
+            )
+            capture = CaptureThread(
+                camera=camera,
+                source=setup.source,
+                intake=intake,
+                pool=pool,
+                counters=counters,
+                clock=agent.clock,
+                random=random.Random(),  # noqa: S311 - spreads reconnects, guards nothing
+                stall_ms=setup.stall_ms,
+                declared_px=setup.declared_px,
+            )
+            agent.cameras[camera] = CameraView(name, counters, capture, setup)
+            stations[camera] = Station(config.thing, config.line, name, camera, agent.boot_epoch, counters, pool)
+        contexts.append(InspectionContext(agent.slots[name], agent.keepers[name], stations))
+    return contexts

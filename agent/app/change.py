@@ -1,0 +1,266 @@
+"""Another configuration for a running agent: whole or not at all, and nothing of the line stands still for it.
+
+Order: compare, check everything that can be checked without touching the line, keep the new configuration on disk, then
+change part by part; what fails in the middle goes back. Thresholds, unsure band, ROI and the digest that verdicts carry
+come last, in one store for each inspection: a batch is judged with all of the old or all of the new ones.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import BaseModel
+
+from agent import config as configuration
+from agent import preprocess
+from agent.app.cameras import setup_of
+from agent.app.choose import check_classes, open_source, site_of
+from agent.durable import replace_durably
+from agent.errors import ConfigError, ControlError, FrameError, OperatorError, RestartNeededError, StateDirError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from agent.app.agent import Agent
+    from agent.app.cameras import CameraView
+    from agent.inspection.capture import CameraSetup
+    from agent.slot import Lease
+
+GOOD_NAME: Final = "config.good.json"
+KeyPath = tuple[str, ...]
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What a change did, or would do. Keys are paths such as `inspections.top.thresholds.scratch`."""
+
+    changed: tuple[str, ...]  # keys; empty when the agent runs with this configuration already
+    reopened: tuple[str, ...]  # cameras that are closed and opened again with their new settings
+    digest: str  # of the configuration, as verdicts carry it
+
+
+# --- comparing --------------------------------------------------------------------------------------------------------
+
+
+def differences(old: object, new: object, at: KeyPath = ()) -> Iterator[KeyPath]:
+    """Yield the keys in which two parts of a configuration differ."""
+    if old == new:
+        return
+    if isinstance(old, BaseModel) and isinstance(new, BaseModel):
+        if type(old) is not type(new):
+            yield (*at, "kind")
+            return
+        for name in type(old).model_fields:
+            yield from differences(getattr(old, name), getattr(new, name), (*at, name))
+    elif isinstance(old, dict) and isinstance(new, dict):
+        for key in {**old, **new}:
+            yield from differences(old.get(key), new.get(key), (*at, key))
+    else:
+        yield at
+
+
+def _is_live(path: KeyPath, lent: frozenset[str]) -> bool:
+    """Can a running agent change this key?"""
+    match path:
+        case ("inspections", _, "cameras", camera, _, *_):  # of a camera that both configurations have
+            return camera not in lent
+        case ("inspections", _, "roi" | "thresholds" | "unsure_band", *_):
+            return True
+        case ("updates", "limits", _) | ("keep", _) | ("heartbeat_s",) | ("drain_s",):
+            return True
+        case _:
+            return False
+
+
+# --- checking ---------------------------------------------------------------------------------------------------------
+
+
+def _check_models(agent: Agent, old: configuration.Config, new: configuration.Config) -> Iterator[str]:
+    """Yield what loaded models cannot do: classes that they lack, a ROI that does not lie in the pictures."""
+    for name, inspection in new.inspections.items():
+        before = old.inspections[name]
+        for lease in _leases(agent, name):
+            if inspection.thresholds != before.thresholds:
+                try:
+                    check_classes(lease.model, inspection.thresholds, name=name)
+                except ConfigError as error:
+                    yield str(error)
+            if (inspection.roi, inspection.cameras) == (before.roi, before.cameras):
+                continue
+            for camera, settings in inspection.cameras.items():
+                same = settings == before.cameras[camera]
+                size = _size_px(settings, agent.cameras[camera] if same else None)
+                if size is None:
+                    continue
+                try:
+                    preprocess.plan(lease.model.geometry, height=size[0], width=size[1], roi=inspection.roi)
+                except FrameError as error:
+                    yield f"inspections.{name}.roi: camera {camera}: {error.detail}"
+
+
+def _leases(agent: Agent, name: str) -> list[Lease]:
+    """What judges, and what is on trial."""
+    lease = agent.slots[name].lease()
+    challenger = None if agent.models is None else agent.models.lifecycles[name].challenger()
+    return [found for found in (lease, challenger) if found is not None]
+
+
+def _size_px(settings: configuration.Camera, view: CameraView | None) -> tuple[int, int] | None:
+    """(height, width) of a camera's pictures as declared, else as they come; None where nobody knows yet."""
+    if settings.width is not None and settings.height is not None:
+        return (settings.height, settings.width)
+    shape = None if view is None else view.capture.shape
+    return None if shape is None else (shape[0], shape[1])
+
+
+def _open_sources(
+    agent: Agent, old: configuration.Config, new: configuration.Config, problems: list[str]
+) -> dict[str, CameraSetup]:
+    """Make the sources of the cameras whose settings changed, without opening one; adds to `problems`."""
+    setups = {}
+    for name, inspection in new.inspections.items():
+        for camera, settings in inspection.cameras.items():
+            if settings == old.inspections[name].cameras[camera]:
+                continue
+            path = f"inspections.{name}.cameras.{camera}"
+            if problem := _missing_file(settings):
+                problems.append(f"{path}.path: {problem}")
+                continue
+            try:
+                setups[camera] = setup_of(settings, open_source(settings, agent.clock))
+            except OperatorError as error:
+                problems.append(f"{path}: {error}")
+    return setups
+
+
+def _missing_file(settings: configuration.Camera) -> str | None:
+    """A file that is not there yet will hardly come; a camera that is not there may be plugged in."""
+    if not isinstance(settings, configuration.FolderCamera | configuration.VideoCamera) or settings.path.exists():
+        return None
+    return f"{settings.path} does not exist"
+
+
+# --- changing ---------------------------------------------------------------------------------------------------------
+
+
+def apply(agent: Agent, config: configuration.Config, *, dry_run: bool) -> Applied:
+    """See `Agent.apply`, which calls this for one change at a time."""
+    old = agent.config
+    paths = list(differences(old, config))
+    if restart := [".".join(path) for path in paths if not _is_live(path, agent.lent)]:
+        raise RestartNeededError(restart)
+    problems = list(_check_models(agent, old, config))
+    setups = _open_sources(agent, old, config, problems)
+    if problems:
+        raise ConfigError("nothing was changed:\n" + "\n".join(f"  {problem}" for problem in problems))
+    applied = Applied(tuple(".".join(path) for path in paths), tuple(setups), config.digest())
+    if paths and not dry_run:
+        _carry_out(list(_steps(agent, old, config, setups)))
+        _log.info("the configuration was changed: %s", ", ".join(applied.changed))
+    return applied
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A part of a change, and its way back; `undo` also mends what `do` left half done."""
+
+    do: Callable[[], None]
+    undo: Callable[[], None]
+
+
+def _carry_out(steps: list[_Step]) -> None:
+    """Do all steps, or none: where one fails, it and those before it are undone, the last first."""
+    with ExitStack() as back:
+        for step in steps:
+            back.callback(step.undo)
+            step.do()
+        back.pop_all()
+
+
+def _steps(
+    agent: Agent, old: configuration.Config, new: configuration.Config, setups: Mapping[str, CameraSetup]
+) -> Iterator[_Step]:
+    yield _Step(partial(keep_good, new), partial(keep_good, old))
+    if agent.models is not None and old.updates is not None and new.updates is not None:
+        limit = agent.models.limit
+        yield _Step(partial(limit, new.updates.limits), partial(limit, old.updates.limits))
+    if new.keep != old.keep:
+        kept, before = new.keep.model_dump(), old.keep.model_dump()
+        for keeper in agent.keepers.values():
+            yield _Step(partial(keeper.change, **kept), partial(keeper.change, **before))
+    if new.heartbeat_s != old.heartbeat_s:
+        change = agent.heartbeat.change
+        yield _Step(partial(change, period_s=new.heartbeat_s), partial(change, period_s=old.heartbeat_s))
+    for camera, setup in setups.items():
+        view = agent.cameras[camera]
+        yield _Step(partial(_turn, view, setup), partial(_turn, view, view.setup))
+    yield _Step(partial(setattr, agent, "config", new), partial(setattr, agent, "config", old))
+    yield _Step(partial(_lay, agent, new), partial(_lay, agent, old))
+
+
+def _turn(view: CameraView, setup: CameraSetup) -> None:
+    view.setup = setup
+    view.capture.change(setup)
+
+
+def _lay(agent: Agent, config: configuration.Config) -> None:
+    digest = config.digest()
+    for name, inspection in config.inspections.items():
+        site = site_of(inspection, digest=digest)
+        if agent.models is not None:
+            agent.models.lay(name, site)
+        agent.slots[name].lay(site)
+
+
+# --- the last good configuration --------------------------------------------------------------------------------------
+
+
+def keep_good(config: configuration.Config) -> None:
+    """Keep `config` in its state directory as one that an agent ran with. Raises StateDirError."""
+    path = config.state_dir / GOOD_NAME
+    try:
+        replace_durably(path, json.dumps(config.model_dump(mode="json"), indent=1).encode())
+    except OSError as error:
+        raise StateDirError(
+            f"{path} cannot be written: {error.strerror}. Free disk space, or give this user the right to write there"
+        ) from error
+
+
+def last_good(state_dir: Path) -> configuration.Config | None:
+    """Return the configuration that an agent last ran with on `state_dir`; None without a readable one."""
+    path = state_dir / GOOD_NAME
+    try:
+        return configuration.load(path)
+    except ConfigError as error:
+        _log.warning("there is no last good configuration: %s", error)
+        return None
+
+
+# --- control socket ---------------------------------------------------------------------------------------------------
+
+
+def handlers(agent: Agent) -> dict[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]]:
+    """Return the handler for `agent.control.ControlServer`: `config.apply` with `config`, a tree of absolute paths.
+
+    It answers with `applied`, or with `restart` (keys) or `wrong` (text) when the change is refused.
+    """
+
+    def answer(request: Mapping[str, Any]) -> Mapping[str, Any]:
+        if type(dry_run := request.get("dry_run", False)) is not bool:
+            raise ControlError("dry_run must be true or false")
+        try:
+            config = configuration.parse(request.get("config"), source="the configuration", base=Path("/"))
+            return {"applied": asdict(agent.apply(config, dry_run=dry_run))}
+        except RestartNeededError as error:
+            return {"restart": error.paths}
+        except ConfigError as error:
+            return {"wrong": str(error)}
+
+    return {"config.apply": answer}
