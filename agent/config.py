@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from agent.errors import ConfigError
 
@@ -143,12 +143,23 @@ class RolloutLimits(_Strict):
     max_rollbacks_per_day: int = Field(default=3, ge=1, le=1_000)  # automatic ones; then a person must act
 
 
+def _place(repository: str) -> str:
+    """Refuse a relative folder: it would be looked for wherever the fetch child happens to run."""
+    if not repository.startswith(("/", "http://", "https://", "s3://")):
+        msg = (
+            f"given {_shown(repository)}; write an absolute path such as /media/releases, or a URL: "
+            "http(s)://host/path or s3://bucket/prefix"
+        )
+        raise ValueError(msg)
+    return repository
+
+
 class Updates(_Strict):
     """Where new releases come from. Without this the release of the configuration is the only one."""
 
     repository: Annotated[
-        str, StringConstraints(min_length=1, max_length=1024)
-    ]  # folder, http(s)://, s3://bucket/prefix
+        str, StringConstraints(min_length=1, max_length=1024), AfterValidator(_place)
+    ]  # absolute folder, http(s)://, s3://bucket/prefix
     root: Path  # 1.root.json, the trust anchor, brought to the device by hand or with the component
     site: Name  # whose delegation this device follows
     shadow: bool = (

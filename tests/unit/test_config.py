@@ -256,6 +256,25 @@ def test_a_wrong_key_or_value_is_refused(tmp_path: Path, path: str, value: objec
     assert "pydantic" not in message
 
 
+@pytest.mark.parametrize("place", ["releases", "./releases", "../stick", "ftp://host/releases", "~/releases"])
+def test_a_repository_that_depends_on_the_working_folder_is_refused(tmp_path: Path, place: str) -> None:
+    updates = f"updates: {{repository: {place}, root: ./1.root.json, site: hall-1}}\n"
+
+    assert f'updates.repository: given "{place}"; write an absolute path such as' in refusal(
+        tmp_path, MINIMAL + updates
+    )
+
+
+@pytest.mark.parametrize("place", ["/media/releases", "http://host/kensa", "https://host:1/k", "s3://bucket/prefix"])
+def test_a_repository_is_an_absolute_folder_or_a_url(tmp_path: Path, place: str) -> None:
+    updates = f"updates: {{repository: {place}, root: ./1.root.json, site: hall-1}}\n"
+
+    read = config.load(write(tmp_path, MINIMAL + updates)).updates
+
+    assert read is not None
+    assert read.repository == place
+
+
 def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     message = refusal(
         tmp_path, MINIMAL.replace("thing: thing-1", "thing: a b").replace("./images", "5\n        fps: -1")
