@@ -113,23 +113,34 @@ def _ab_promote(arguments: argparse.Namespace) -> int:
 def _ab_report(arguments: argparse.Namespace) -> int:
     answer = _ask(arguments, "model.ab_report")
     report = answer["report"]
-    drawn = None
+    drawn = 0
     if report is not None and arguments.pictures is not None:
         drawn = _draw(configuration.load(arguments.config).state_dir, report, arguments.pictures)
     if arguments.json:
-        pictures = None if drawn is None else str(arguments.pictures)
+        pictures = str(arguments.pictures) if drawn else None
         print(json.dumps({"inspection": answer["inspection"], "report": report, "pictures": pictures}))
     elif report is None:
         print(f"{answer['inspection']}: no A/B test has run since the agent started. `kensa model ab start` begins one")
     else:
         print("\n".join(model_text.comparison(report)))
-        if drawn is not None:
+        if drawn:
             print(f"\n{drawn} pictures in {arguments.pictures}")
+        elif arguments.pictures is not None:
+            print(f"\nno picture, {arguments.pictures} is not written: {_why_none(report)}")
     return 0
 
 
+def _why_none(report: dict[str, Any]) -> str:
+    if not report["disagreements"]:
+        return "the two have not disagreed yet"
+    return "no frame of a disagreement is kept. See `keep` in the configuration, or wait for more"
+
+
 def _draw(state_dir: Path, report: dict[str, Any], out: Path) -> int:
-    """Draw the newest disagreements whose frames are kept; how many those are. Raises KensaError."""
+    """Draw the newest disagreements whose frames are kept; how many those are (0: nothing is drawn).
+
+    Raises KensaError.
+    """
     tiles: list[contact_sheet.Tile] = []
     for entry in reversed(report["disagreements"]):
         frame = None if entry["image"] is None else _frame(state_dir, entry["image"])
@@ -137,7 +148,7 @@ def _draw(state_dir: Path, report: dict[str, Any], out: Path) -> int:
             verdicts = f"champion {entry['champion']}, challenger {entry['challenger']}"
             tiles.append(contact_sheet.Tile(frame, (entry["key"], verdicts)))
     if not tiles:
-        raise KensaError("no frame of a disagreement is kept: see `keep` in the configuration, or wait for some")
+        return 0
     try:
         out.write_bytes(contact_sheet.draw(tiles))
     except OSError as error:
