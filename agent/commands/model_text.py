@@ -44,6 +44,7 @@ _REMEDY: Final[Mapping[Gate, str]] = {
     Gate.OPERATOR: "someone here ended it; `kensa model retry` allows it again",
     Gate.REVOKED: "its publisher took it back: wait for a new one",
 }
+_SAYS_IT_ALL: Final = frozenset({"counter_below_floor"})  # reasons whose text is the remedy, other than their gate's
 
 
 def show(values: Values, *, now_utc_s: float) -> list[str]:
@@ -94,7 +95,7 @@ def refusal(values: Values) -> list[str]:
     ]
     if rows:
         lines += [_row("", line) for line in table([("figure", "measured", "limit"), *rows])]
-    if remedy := _remedy(refused["gate"]):
+    if refused["reason"] not in _SAYS_IT_ALL and (remedy := _remedy(refused["gate"])):
         lines += _wrapped("what to do", remedy)
     return lines
 

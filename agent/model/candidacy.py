@@ -146,6 +146,7 @@ class Candidacy:
                 parts.ledger.amend(replace(record, candidate=Installed(ref)))  # so that its digest is blamed
             return self._ending.refuse(objection)
         if active is not None and active.ref.digest == ref.digest:
+            parts.alarms.pop("fallback", None)  # what is wanted judges
             self._ending.give_up(replace(record, wanted=False), Event.SETTLED)
             return 0.0
         if ref.counter <= record.counter_floor and ref.digest != record.floor_digest:
@@ -157,7 +158,9 @@ class Candidacy:
         """Refuse without blame: what is older than the floor may be the release to go back to."""
         text = (
             f"{ref.release_id} has the release counter {ref.counter}, and {record.counter_floor} was committed here "
-            "already. To go back to old bytes, publish them under a new counter, or use `kensa model rollback`."
+            "already: nothing older is taken. It is not on the bad list. To go back to these bytes, add their folder "
+            "again with `kensa release add` (it gets a new counter) and publish; or, for the model before the active "
+            "one, use `kensa model rollback`."
         )
         figures, limits = {"counter": float(ref.counter)}, {"counter": record.counter_floor + 1.0}
         refusal = Refusal(Gate.TRUST, "counter_below_floor", text, figures, limits)

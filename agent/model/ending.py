@@ -138,6 +138,13 @@ class Ending:
         self.is_swept = False
         parts.back_off.reset()
 
+    def serve_again(self) -> None:
+        """SAFE: try once more what is left, and say nothing any more of what was wrong before if that works."""
+        parts = self._parts
+        for cause in ("fallback", "boots"):
+            parts.alarms.pop(cause, None)
+        self.serve_best(parts.ledger.record)
+
     def serve_best(self, record: Record) -> None:
         """Put the best model that loads into the slot: active, previous, factory, none; the journal follows first.
 

@@ -364,7 +364,7 @@ class Lifecycle:
         self._parts.ledger.remark(rules.pardoned(record, which), "retry", which or "go on")
         self._parts.back_off.reset()
         if self._parts.serving.is_safe:
-            self._rollout.ending.serve_best(self._parts.ledger.record)
+            self._rollout.ending.serve_again()
 
     def _roll_back(self, record: Record, reason: str) -> None:
         refusal = rules.refusal_of(Gate.OPERATOR, "rolled_back", f"A person ended it: {reason[:500]}")

@@ -92,6 +92,20 @@ def test_without_any_model_a_release_that_passes_its_examination_judges_at_once(
     assert plant.lifecycle.status().alarm is None
 
 
+def test_the_alarm_of_a_safe_line_ends_when_a_retry_finds_the_mended_factory_release(folder: Path) -> None:
+    plant = Plant(folder)
+    whole = (plant.factory / "model.onnx").read_bytes()
+    (plant.factory / "model.onnx").write_bytes(b"broken")
+    plant.start()
+    plant.lifecycle.retry()
+    plant.rest()
+    assert "The factory release cannot be loaded" in str(plant.lifecycle.status().alarm)
+    (plant.factory / "model.onnx").write_bytes(whole)
+    plant.lifecycle.retry()
+    plant.rest()
+    assert (plant.serving(), plant.lifecycle.status().alarm) == ("0.0.0", None)
+
+
 # --- hints ------------------------------------------------------------------------------------------------------------
 
 
@@ -413,9 +427,11 @@ def test_a_factory_release_that_ends_the_process_at_every_start_leaves_no_model_
     assert served == ["0.0.0"] * (MAX_BOOTS - 1) + [None]
     plant.step()
     assert plant.lifecycle.status().state == State.SAFE
+    assert "it is taken out" in str(plant.lifecycle.status().alarm)
     plant.lifecycle.retry()
     plant.rest()
     assert plant.serving() == "0.0.0"
+    assert plant.lifecycle.status().alarm is None
 
 
 def test_starts_that_live_for_a_minute_are_forgiven(plant: Plant) -> None:

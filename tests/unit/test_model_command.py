@@ -131,6 +131,17 @@ def test_a_refusal_shows_gate_figures_limits_and_what_to_do(site: Site) -> None:
     assert "what to do  it fails on live parts" in out
 
 
+def test_what_is_older_than_the_floor_is_told_once_with_what_to_do(site: Site) -> None:
+    old, new = site.plant.publish(), site.plant.publish()
+    for ref in (old, new, old):
+        site.kensa("desire", ref.release_id)
+        site.plant.rest()
+    out = " ".join(site.kensa("show")[1].split())
+    assert "by the gate trust (counter_below_floor)" in out
+    assert "add their folder again with `kensa release add` (it gets a new counter) and publish" in out
+    assert "what to do" not in out
+
+
 def test_a_rollout_shows_its_share_and_its_figures(site: Site) -> None:
     ref = site.plant.publish()
     site.kensa("desire", ref.release_id)
@@ -201,8 +212,16 @@ def test_the_parts_that_they_disagree_on_are_drawn_on_one_sheet(site: Site, monk
     code, out = site.kensa("ab", "report", "--pictures", str(sheet / "nowhere.png"))
     assert (code, "Choose another --pictures" in out) == (1, True)
     (frames / "1.jpg").unlink()
+    sheet.unlink()
     code, out = site.kensa("ab", "report", "--pictures", str(sheet))
-    assert (code, "no frame of a disagreement is kept" in out) == (1, True)
+    assert code == 0
+    assert "the last disagreements:" in out
+    assert f"no picture, {sheet} is not written: no frame of a disagreement is kept" in out
+    assert site.json("ab", "report", "--pictures", str(sheet))["pictures"] is None
+    monkeypatch.setattr(site.plant.lifecycle, "ab_report", lambda: _compared([]).report())
+    code, out = site.kensa("ab", "report", "--pictures", str(sheet))
+    assert (code, "the two have not disagreed yet" in out) == (0, True)
+    assert not sheet.exists()
 
 
 # --- what is refused at the door --------------------------------------------------------------------------------------
