@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import queue
 import random
+import socket
 import threading
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
@@ -181,6 +182,7 @@ class Connection:
         self._stop = threading.Event()
         self._up = threading.Event()
         self._threads: list[threading.Thread] = []
+        self._refused_ns: int | None = None  # since when the nucleus answers and does not know this component
         self.connects = 0
         self.overrun = 0  # events that were dropped because too many waited
 
@@ -201,6 +203,12 @@ class Connection:
     def is_up(self) -> bool:
         """Whether there is a connection now."""
         return self._up.is_set()
+
+    @property
+    def disowned_s(self) -> float:
+        """For how long the nucleus has answered and not known this component: after its own restart on lite."""
+        since_ns = self._refused_ns
+        return 0.0 if since_ns is None else (self._clock.monotonic_ns() - since_ns) / NS_PER_S
 
     def watch(self, watcher: Callable[[bool, str], None]) -> None:
         """Call `watcher(up, reason)` on each change, from the thread `ipc`, and now if it is up. It must not block."""
@@ -309,9 +317,11 @@ class Connection:
                 lifecycle_handler=watcher,
                 timeout=self._timeout_s,
             )
-        except _VENDOR as error:
+        except (FutureTimeoutError, *_VENDOR) as error:
+            self._note_refused()
             raise IpcError(Fault.CLOSED, f"{self._socket_path}: {type(error).__name__}") from error
         self.connects += 1
+        self._refused_ns = None
         try:
             self._client = client
             for subscription in self._subscriptions:
@@ -331,6 +341,18 @@ class Connection:
             self._up.clear()
             _end(client.close())
         return watcher.ended or "closed here"
+
+    def _note_refused(self) -> None:
+        """A wrong token is answered by an end without a word: tell it from a nucleus that is not there."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(self._timeout_s)
+            try:
+                probe.connect(self._socket_path)
+            except OSError:
+                self._refused_ns = None
+                return
+        if self._refused_ns is None:
+            self._refused_ns = self._clock.monotonic_ns()
 
     def _tell(self, *, up: bool, reason: str) -> None:
         if up:

@@ -41,6 +41,7 @@ MAX_HINT_BYTES: Final = 4_096
 _MAX_PATH: Final = 1_024
 _REMEMBERED: Final = 64
 _TEXT: Final = 500
+_TURN_S: Final = 0.2
 _log = logging.getLogger(__name__)
 
 
@@ -206,6 +207,7 @@ class HintedFetcher:
         self._configured = configured
         self._in_folder = in_folder
         self._lock = threading.Lock()
+        self._turn = threading.Lock()  # one fetch at a time: they share the memory of what was trusted
         self._folders: OrderedDict[str, Path] = OrderedDict()
 
     def remember(self, hint: Hint) -> None:
@@ -226,6 +228,22 @@ class HintedFetcher:
         stop: threading.Event,
     ) -> Fetched:
         """See `ports.ReleaseFetcher`."""
+        while not self._turn.acquire(timeout=_TURN_S):
+            if stop.is_set():
+                raise FetchError("stopped", "the fetch was stopped while it waited for another one")
+        try:
+            return self._fetch(release_id, into, trusted_utc_s, on_progress, stop)
+        finally:
+            self._turn.release()
+
+    def _fetch(
+        self,
+        release_id: str,
+        into: Path,
+        trusted_utc_s: float,
+        on_progress: Callable[[int, int], None],
+        stop: threading.Event,
+    ) -> Fetched:
         with self._lock:
             folder = self._folders.get(release_id)
         refused: RefusedError | None = None

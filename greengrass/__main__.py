@@ -1,0 +1,46 @@
+"""`python -m greengrass`: the agent as the component com.kensa.Inspector, started by the nucleus.
+
+It needs nothing but the environment of a component; KENSA_COMPONENT_DIR is the folder of the unpacked artifact, where
+relative paths of the configuration begin, KENSA_WORK_DIR the component's work folder (default: the current one). Exit
+codes are those of the command `kensa`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent.clock import SystemClock
+from agent.errors import KensaError
+from greengrass.component import Component
+from greengrass.environment import Environment, complete_for_aws
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+
+def main() -> int:
+    """Run until SIGTERM."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(levelname)s %(message)s")
+    logging.getLogger("awsiot.eventstreamrpc").setLevel(logging.CRITICAL)  # what it says, greengrass.connection says
+    try:
+        complete_for_aws(os.environ)
+        component = Component(environment=Environment.read(os.environ, work=Path.cwd()), clock=SystemClock())
+
+        def ask_stop(_number: int, _frame: FrameType | None) -> None:
+            component.ask_stop()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, ask_stop)
+        return component.run()
+    except KensaError as error:
+        print(f"kensa: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

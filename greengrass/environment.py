@@ -1,0 +1,54 @@
+"""What the nucleus and the start script tell a component by its environment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from agent.errors import OperatorError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, MutableMapping
+
+_SOCKET: Final = "AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT"
+_TOKEN: Final = "SVCUID"  # noqa: S105 - a variable's name
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """Where this component runs."""
+
+    socket_path: str
+    token: str
+    thing: str | None
+    version: str  # of the nucleus
+    base: Path  # the unpacked artifact: relative paths of the configuration begin here
+    work: Path  # survives updates
+
+    @classmethod
+    def read(cls, variables: Mapping[str, str], *, work: Path) -> Environment:
+        """Read `variables`; `work` where KENSA_WORK_DIR is not set. Raises OperatorError outside of a component."""
+        if missing := [name for name in (_SOCKET, _TOKEN) if not variables.get(name)]:
+            raise OperatorError(
+                f"This program is started by the Greengrass nucleus, which sets {' and '.join(missing)}. "
+                "Without Greengrass: kensa run CONFIG"
+            )
+        folder = Path(variables.get("KENSA_WORK_DIR") or work).absolute()
+        return cls(
+            socket_path=variables[_SOCKET],
+            token=variables[_TOKEN],
+            thing=variables.get("AWS_IOT_THING_NAME"),
+            version=variables.get("GGC_VERSION", "unknown"),
+            base=Path(variables.get("KENSA_COMPONENT_DIR") or folder).absolute(),
+            work=folder,
+        )
+
+
+def complete_for_aws(variables: MutableMapping[str, str]) -> None:
+    """Name the region as boto3 reads it: the nucleus sets AWS_REGION only.
+
+    The fetch child inherits all of AWS_*, the address and the token of TokenExchangeService (AWS_CONTAINER_*) too.
+    """
+    if region := variables.get("AWS_REGION"):
+        variables.setdefault("AWS_DEFAULT_REGION", region)

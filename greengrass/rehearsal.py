@@ -1,0 +1,137 @@
+"""Fetching and testing a release before anyone has decided for it: what a deployment is judged by.
+
+The rehearsal leaves the lifecycle alone: it has a folder and an examiner of its own, and shares only the fetcher, whose
+turns are taken one after the other. What was fetched is kept until the next rehearsal of that inspection, so that a
+deployment that ran out of time need not begin anew.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from agent.clock import NS_PER_S
+from agent.errors import FetchError, RefusedError
+from agent.model import acceptance, manifest
+from agent.model import policy as policies
+from agent.model.examining import ChildExaminer
+from agent.model.store import Store
+from agent.records import Gate
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from agent.clock import Clock
+    from agent.config import Config
+    from agent.model.lifecycle import Lifecycle
+    from agent.ports import ReleaseFetcher
+    from agent.records import Desired, Fetched, ModelStatus
+
+FOLDER: Final = "rehearsal"  # in the state directory
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """Whether a release could be taken, without taking it."""
+
+    config: Callable[[], Config]  # in force
+    lifecycles: Mapping[str, Lifecycle]
+    fetcher: ReleaseFetcher
+    clock: Clock
+
+    def rehearse(self, inspection: str, wish: Desired, stop: threading.Event) -> None:
+        """Return when `wish` is what runs, what is under way, or has passed. Raises RefusedError, FetchError.
+
+        `stop` ends it soon, with FetchError.
+        """
+        lifecycle = self.lifecycles.get(inspection)
+        if lifecycle is None:
+            return  # an inspection that a restart will make: its first wish goes the usual way
+        status = lifecycle.status()
+        if _is_there(status, wish):
+            return
+        _check_bad(lifecycle.bad_list(), wish.release_id)
+        fetched = self._fetch(inspection, wish.release_id, stop)
+        self._judge(status, fetched, wish.release_id)
+        self._examine(inspection, status, fetched, stop)
+
+    def _fetch(self, inspection: str, release_id: str, stop: threading.Event) -> Fetched:
+        folder = self.config().state_dir / FOLDER / inspection
+        into = folder / release_id.replace("/", "--")
+        try:
+            into.mkdir(parents=True, exist_ok=True)
+            for other in folder.iterdir():
+                if other != into:
+                    shutil.rmtree(other, ignore_errors=True)
+        except OSError as error:
+            raise FetchError("no_room", f"{into} cannot be written: {error.strerror}") from error
+        return self.fetcher.fetch(
+            release_id,
+            into=into,
+            trusted_utc_s=self.clock.utc_ns() / NS_PER_S,
+            on_progress=lambda _done, _total: None,
+            stop=stop,
+        )
+
+    @staticmethod
+    def _judge(status: ModelStatus, fetched: Fetched, release_id: str) -> None:
+        """Refuse what the lifecycle would refuse before it uses a byte."""
+        ref = fetched.ref
+        if ref.release_id != release_id:
+            raise RefusedError(Gate.TRUST, "other_release", f"The repository answered with {ref.release_id}.")
+        if ref.digest in fetched.revoked:
+            raise RefusedError(Gate.REVOKED, "revoked_by_publisher", "It was taken back by its publisher.")
+        active = status.active
+        if ref.counter <= status.counter_floor and (active is None or active.digest != ref.digest):
+            raise RefusedError(
+                Gate.TRUST,
+                "counter_below_floor",
+                f"It has the release counter {ref.counter}, and {status.counter_floor} was committed here already. "
+                "Publish the old bytes under a new counter.",
+            )
+
+    def _examine(self, inspection: str, status: ModelStatus, fetched: Fetched, stop: threading.Event) -> None:
+        config = self.config()
+        settings, updates = config.inspections[inspection], config.updates
+        if updates is None:
+            return
+        champion = self._champion(inspection, status)
+        parts = acceptance.folder_of(config.state_dir, inspection)
+        examiner = ChildExaminer(
+            roi=settings.roi,
+            thresholds=settings.thresholds,
+            unsure_band=settings.unsure_band,
+            max_batch=config.max_batch,
+            clock=self.clock,
+        )
+        examiner.examine(
+            fetched.folder,
+            champion=champion,
+            acceptance=parts if parts.is_dir() else None,
+            limits=policies.self_test_limits(manifest.read(fetched.folder).rollout, updates.limits),
+            stop=stop,
+        )
+
+    def _champion(self, inspection: str, status: ModelStatus) -> Path | None:
+        config = self.config()
+        if status.active is None:
+            return config.inspections[inspection].release
+        store = Store(config.state_dir / "models" / inspection, checkpoint=lambda _boundary: None)
+        folder = store.release(status.active)
+        return folder if folder.is_dir() else None
+
+
+def _is_there(status: ModelStatus, wish: Desired) -> bool:
+    """Whether it runs, or the lifecycle is after it already."""
+    known = [ref.release_id for ref in (status.active, status.candidate) if ref is not None]
+    return wish.release_id in known
+
+
+def _check_bad(bad_list: list[dict[str, Any]], release_id: str) -> None:
+    for bad in reversed(bad_list):
+        if bad["release_id"] == release_id:
+            refusal = bad["refusal"]
+            raise RefusedError(refusal["gate"], refusal["reason"], f"It was refused here before: {refusal['text']}")
