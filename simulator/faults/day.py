@@ -38,6 +38,7 @@ _TICK_S: Final = 1.0  # between two looks at the outbox and the schedule
 _RECEIVE_S: Final = 60.0
 _AUDIT_S: Final = 300.0
 _DRAIN_S: Final = 1_800.0
+_KILLED_AGAIN: Final = 0.4  # soon after a start, or while it starts
 _BAD_SHARE: Final = 0.35
 _MAX_PROBLEMS: Final = 20
 
@@ -207,8 +208,10 @@ class Day:
         self._account()
         self._boot.kill()
         self._happened["kill"] += 1
-        if self._site.trap is not no_trap and isinstance(self._site.trap, Trap) and self._site.trap.number is None:
-            self._site.trap = no_trap
+        trap = self._site.trap
+        if not isinstance(trap, Trap) or trap.number is None:  # the disk is not better after a start
+            again = self._random.random() < _KILLED_AGAIN
+            self._site.trap = Trap(after=self._random.randint(0, 3)) if again else no_trap
         self._audit.check_the_disk()
         self._boot = self._new_boot()
         self._start()
