@@ -29,7 +29,7 @@ TILE_PX: Final = 128
 TILE_REDUCTION: Final = 2
 TILE_OVERLAP_PX: Final = 32
 STRIDE_PX: Final = 16  # what a side must be a multiple of: the coarsest network's stride
-EPOCHS: Final[dict[Head, int]] = {"classifier": 40, "evidence": 40}
+EPOCHS: Final[dict[Head, int]] = {"classifier": 40, "evidence": 24}
 LOOKED_AT: Final = 200  # pictures, evenly spread over the training split
 
 _GEOMETRY: Final = re.compile(

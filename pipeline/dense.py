@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 TOP_FRACTION: Final = 0.02  # of the part's cells: their mean is its score; unless the parameters say another
 CROP_FRACTION: Final = 0.2  # of a crop's cells: their mean learns whether the crop is defective
 EMA_DECAY: Final = 0.998  # pictures are few: a long average is steadier
+CLEAR_PX: Final = 8.0  # of a cell's pixels on the defect call the cell defective,
+NEARLY: Final = 0.7  # or this share of the most that any cell of a small defect has
 LEAST_SHARE: Final = 0.1  # of a crop's cell loss goes to its defect, however small that is
 CLASS_WEIGHT: Final = 0.5  # of the class channels' loss
 _COLOUR_AXES: Final = np.array([[1, 1, 1], [1, 0, -1], [-1, 2, -1]]) / np.sqrt([[3], [2], [6]])  # lightness, two hues
@@ -96,6 +98,20 @@ def top_mean(cells: torch.Tensor, fraction: float) -> torch.Tensor:
     return flat.topk(max(1, round(flat.shape[1] * fraction)), dim=1).values.mean(1)
 
 
+def marked_cells(masks: torch.Tensor, cells: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Masks [N, H, W] of 0 and 1 -> two [N, 1, h, w]: 1 in the cells at the defect; 1 in those that are clear cases.
+
+    A cell is at the defect when CLEAR_PX of it lie there, or nearly as much as in the cell with most of a small one.
+    Cells that are merely grazed are no clear case: to call either name would be wrong.
+    """
+    height, width = masks.shape[1] // cells[0], masks.shape[2] // cells[1]
+    blocks = masks.reshape(len(masks), 1, cells[0], height, cells[1], width)
+    covered = blocks.float().sum((3, 5))
+    enough = (covered.flatten(1).amax(1) * NEARLY).clamp(max=CLEAR_PX)[:, None, None, None]
+    marked = (covered >= enough) & (covered > 0.0)
+    return marked.float(), (marked | (covered == 0.0)).float()
+
+
 def dense_loss(logits: torch.Tensor, batch: Batch, *, smoothing: float) -> torch.Tensor:
     """The three losses of the module's description, for logits [N, 1 + defects, h, w]."""
     entropy = functional.binary_cross_entropy_with_logits
@@ -104,10 +120,9 @@ def dense_loss(logits: torch.Tensor, batch: Batch, *, smoothing: float) -> torch
     def soft(target: torch.Tensor) -> torch.Tensor:
         return smoothed[0] + target * (smoothed[1] - smoothed[0])
 
-    masks = torch.from_numpy(batch.masks).float()
-    marked = functional.adaptive_max_pool2d(masks[:, None], logits.shape[2:])  # [N, 1, h, w]
+    marked, clear = marked_cells(torch.from_numpy(batch.masks), (logits.shape[2], logits.shape[3]))
     labels = torch.from_numpy(batch.labels)
-    located = torch.from_numpy(batch.located)[:, None, None, None]
+    located = torch.from_numpy(batch.located)[:, None, None, None] * clear
     which = functional.one_hot(labels, logits.shape[1])[:, 1:].float()  # [N, defects]
     balance = 1.0 + marked * (LEAST_SHARE / marked.mean((2, 3), keepdim=True).clamp(min=1e-6) - 1.0).clamp(0.0, 20.0)
     cells = (entropy(logits[:, :1], soft(marked), reduction="none") * balance * located).mean()

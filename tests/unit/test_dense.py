@@ -15,7 +15,15 @@ from pipeline.recipe import Parameters, Task, Trained
 
 torch = pytest.importorskip("torch", reason="the recipe needs the extra `train`")
 
-from pipeline.dense import dense_loss, load_pictures, spread_stem, top_mean, train_dense, whole_geometry  # noqa: E402
+from pipeline.dense import (  # noqa: E402
+    dense_loss,
+    load_pictures,
+    marked_cells,
+    spread_stem,
+    top_mean,
+    train_dense,
+    whole_geometry,
+)
 from pipeline.dense_augment import Batch  # noqa: E402
 from pipeline.network import to_input  # noqa: E402
 
@@ -119,6 +127,16 @@ def test_cells_without_a_known_mask_teach_through_the_crop_only() -> None:
     dense_loss(logits, batch, smoothing=0.0).backward()
     assert logits.grad is not None
     assert (logits.grad <= 0).all()  # everything pulls towards "defect": the empty mask is not believed
+
+
+def test_cells_that_a_defect_merely_grazes_are_called_neither_good_nor_defective() -> None:
+    masks = torch.zeros(2, 32, 48, dtype=torch.uint8)
+    masks[0, 4:12, 8:18] = 1  # 64 px in the first cell, 16 in the second
+    masks[0, 15:17, 0:2] = 1  # and 2 in the one below
+    masks[1, 31, 45:48] = 1  # a speck of 3 px is all there is
+    marked, clear = marked_cells(masks, (2, 3))
+    assert marked[:, 0].tolist() == [[[1, 1, 0], [0, 0, 0]], [[0, 0, 0], [0, 0, 1]]]
+    assert clear[:, 0].tolist() == [[[1, 1, 1], [0, 1, 1]], [[1, 1, 1], [1, 1, 1]]]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
