@@ -11,7 +11,6 @@ import copy
 import functools
 import queue
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import torch
@@ -32,6 +31,9 @@ T = TypeVar("T")
 
 EMA_DECAY: Final = 0.99  # of the weights, a step; starts faster
 WARM_UP: Final = 0.25  # share of the steps in which the learning rate rises
+CONTRAST: Final = 0.2  # largest relative change
+BRIGHTNESS: Final = 0.15  # largest shift, of half a byte's range
+NOISE: Final = 0.015  # largest standard deviation, likewise
 NOISE_BANK: Final = 1 << 22  # numbers
 SHIFT: Final = 1 / 16  # largest shift of the picture, of its side
 AHEAD: Final = 4  # batches made before they are needed
@@ -190,29 +192,20 @@ def uniform(count: int, low: float, high: float, generator: torch.Generator) -> 
     return torch.empty(count, 1, 1, 1).uniform_(low, high, generator=generator)
 
 
-@dataclass(frozen=True, slots=True)
-class Light:
-    """How much the light and the sensor may change, in units of half a byte's range."""
-
-    contrast: float = 0.2  # largest relative change
-    brightness: float = 0.15  # largest shift
-    noise: float = 0.015  # largest standard deviation
-
-
 class Photometric:
     """Changes brightness, contrast and noise of batches [N, C, H, W] in -1..1, and clips as a camera does."""
 
-    def __init__(self, generator: torch.Generator, light: Light = Light()) -> None:
+    def __init__(self, generator: torch.Generator) -> None:
         """Draw a bank of noise once: fresh noise for every batch would cost more than the network."""
-        self._generator, self._light = generator, light
+        self._generator = generator
         self._bank = torch.empty(NOISE_BANK).normal_(generator=generator)
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return the changed batch."""
-        generator, light, count = self._generator, self._light, len(pixels)
-        pixels = pixels * uniform(count, 1.0 - light.contrast, 1.0 + light.contrast, generator)
-        pixels = pixels + uniform(count, -light.brightness, light.brightness, generator)
-        pixels = pixels + self._noise(pixels) * uniform(count, 0.0, light.noise, generator)
+        generator, count = self._generator, len(pixels)
+        pixels = pixels * uniform(count, 1.0 - CONTRAST, 1.0 + CONTRAST, generator)
+        pixels = pixels + uniform(count, -BRIGHTNESS, BRIGHTNESS, generator)
+        pixels = pixels + self._noise(pixels) * uniform(count, 0.0, NOISE, generator)
         return pixels.clamp(-1.0, 127.0 / 128.0)
 
     def _noise(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -227,14 +220,12 @@ class Photometric:
         return torch.stack([self._bank[i : i + size] for i in starts]).view(n, h, w, c).permute(0, 3, 1, 2)
 
 
-def flipped(tensors: tuple[torch.Tensor, ...], generator: torch.Generator) -> tuple[torch.Tensor, ...]:
-    """Flip each item of the batch along height and width by chance, alike in all tensors [N, ..., H, W]."""
+def flipped(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Flip each picture [N, C, H, W] along height and width by chance."""
     for axis in (-1, -2):
-        chosen = torch.rand(len(tensors[0]), generator=generator) < 0.5  # noqa: PLR2004 - a fair coin
-        tensors = tuple(
-            torch.where(chosen.view(-1, *[1] * (tensor.ndim - 1)), tensor.flip(axis), tensor) for tensor in tensors
-        )
-    return tensors
+        chosen = torch.rand(len(pixels), generator=generator) < 0.5  # noqa: PLR2004 - a fair coin
+        pixels = torch.where(chosen.view(-1, 1, 1, 1), pixels.flip(axis), pixels)
+    return pixels
 
 
 def shifted(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -265,8 +256,7 @@ def train_classifier(task: Task, *, progress: Progress) -> Trained:
     light = Photometric(generator)
 
     def augmented(chosen: torch.Tensor) -> torch.Tensor:
-        batch = flipped((to_input(pixels[chosen]),), generator)[0]
-        return light(shifted(batch, generator))
+        return light(shifted(flipped(to_input(pixels[chosen]), generator), generator))
 
     for epoch in range(parameters.epochs):
         total, count = 0.0, 0
