@@ -23,10 +23,10 @@ _UNIX: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file of an archive: its name there, and its bytes or where they lie."""
+    """A file of an archive: its name there, and its bytes."""
 
     name: str
-    content: Path | bytes
+    content: bytes
 
 
 def write(path: Path, entries: Iterable[Entry]) -> None:
@@ -41,8 +41,7 @@ def write(path: Path, entries: Iterable[Entry]) -> None:
                 info.external_attr = _MODE
                 info.create_system = _UNIX
                 info.compress_type = zipfile.ZIP_STORED
-                content = entry.content if isinstance(entry.content, bytes) else entry.content.read_bytes()
-                archive.writestr(info, content)
+                archive.writestr(info, entry.content)
         part.chmod(0o644)
         part.replace(path)
     finally:

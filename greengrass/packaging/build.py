@@ -11,6 +11,7 @@ Promise: the same checkout, lock and arguments make the same bytes.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -48,7 +49,22 @@ INSPECTOR: Final = Kind(
     None,
     ("cv2", "onnxruntime", "tuf.ngclient", "boto3", "awsiot.greengrasscoreipc.clientv2", "agent.app"),
 )
-MODEL: Final = Kind("com.kensa.Model", frozenset({"awscrt", "awsiotsdk"}), ("awsiot.greengrasscoreipc.clientv2",))
+MODEL: Final = Kind(
+    "com.kensa.Model",
+    frozenset(
+        {
+            "annotated-types",
+            "awscrt",
+            "awsiotsdk",
+            "numpy",
+            "pydantic",
+            "pydantic-core",
+            "typing-extensions",
+            "typing-inspection",
+        }
+    ),
+    ("greengrass.model_component",),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +143,7 @@ def build(plan: Plan, out: Path, *, say: Callable[[str], None] = lambda _text: N
 def _entries(plan: Plan, wheels: Sequence[Wheel]) -> list[Entry]:
     pinned = "".join(f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}\n" for wheel in wheels)
     return [
-        *(Entry(f"wheels/{wheel.path.name}", wheel.path) for wheel in wheels),
+        *(Entry(f"wheels/{wheel.path.name}", wheel.path.read_bytes()) for wheel in wheels),
         Entry("requirements.txt", pinned.encode()),
         Entry("imports.txt", "".join(f"{name}\n" for name in plan.kind.imports).encode()),
         *plan.contents,
@@ -135,4 +151,4 @@ def _entries(plan: Plan, wheels: Sequence[Wheel]) -> list[Entry]:
 
 
 def _digests_of(contents: Sequence[Entry]) -> dict[str, str]:
-    return {entry.name: sha256_of(entry.content) for entry in contents if isinstance(entry.content, Path)}
+    return {entry.name: hashlib.sha256(entry.content).hexdigest() for entry in contents}

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agent import __version__
 from agent.errors import ConfigError
-from agent.wire import is_release_id
 from greengrass import configuration
+from greengrass.handover import hint_topic, status_topic
+from greengrass.model_component import read_task
 from greengrass.packaging import recipe
 from greengrass.packaging.recipe import RECIPES, ROOT
 
@@ -18,6 +19,16 @@ if TYPE_CHECKING:
 
 _PROJECTS: Final = ROOT / "greengrass"
 _POLICIES: Final = RECIPES / "policies"
+# Of the data plane of core devices; AWS IoT knows no narrower resource for them.
+_WITHOUT_RESOURCE: Final = frozenset(
+    f"greengrass:{action}"
+    for action in (
+        "GetComponentVersionArtifact",
+        "GetDeploymentConfiguration",
+        "ListThingGroupsForCoreDevice",
+        "ResolveComponentCandidates",
+    )
+)
 
 
 def inspector_defaults(tree: dict[str, Any]) -> None:
@@ -26,17 +37,11 @@ def inspector_defaults(tree: dict[str, Any]) -> None:
 
 
 def model_defaults(tree: dict[str, Any]) -> None:
-    """Judge the model component's DefaultConfiguration. Raises ConfigError."""
-    if unknown := tree.keys() - {"inspection", "release", "accessControl"}:
-        raise ConfigError(f"{', '.join(sorted(unknown))}: unknown key")
-    if missing := {"inspection", "release", "accessControl"} - tree.keys():
-        raise ConfigError(f"{', '.join(sorted(missing))}: is required")
-    if not is_release_id(tree["release"]):
-        raise ConfigError(f"release: given {tree['release']!r}, expected name/version")
-    policies = tree["accessControl"].get("aws.greengrass.ipc.pubsub", {}).values()
+    """Parse DefaultConfiguration as the component does, and look at the topics. Raises ConfigError."""
+    inspection = read_task(tree).inspection
+    policies = tree.get("accessControl", {}).get("aws.greengrass.ipc.pubsub", {}).values()
     topics = {resource for policy in policies for resource in policy["resources"]}
-    wanted = {f"kensa/model/{tree['inspection']}", f"kensa/model/{tree['inspection']}/status"}
-    if topics != wanted:
+    if topics != (wanted := {hint_topic(inspection), status_topic(inspection)}):
         raise ConfigError(f"accessControl: must name {', '.join(sorted(wanted))}")
 
 
@@ -78,13 +83,12 @@ def policy_faults(document: Mapping[str, Any]) -> list[str]:
     found = []
     for statement in document["Statement"]:
         where = statement.get("Sid", "a statement")
-        if statement["Effect"] != "Allow":
-            continue
-        for key in ("Action", "Resource"):
-            values = statement.get(key, [])
-            found += [
-                f"{where}.{key}: {value} is too wide"
-                for value in ([values] if isinstance(values, str) else values)
-                if value == "*" or (key == "Action" and "*" in value) or value.endswith(":*")
-            ]
+        actions, resources = (_several(statement.get(key, [])) for key in ("Action", "Resource"))
+        found += [f"{where}.Action: {action} is too wide" for action in actions if "*" in action]
+        if "*" in resources and not set(actions) <= _WITHOUT_RESOURCE:
+            found.append(f"{where}.Resource: * is too wide")
     return found
+
+
+def _several(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value

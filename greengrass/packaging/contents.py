@@ -1,12 +1,14 @@
 """What an archive holds beside the wheels: a factory release and the trust anchor, or one release with its metadata.
 
-Nothing is judged here: the device trusts nothing that comes with a component, and judges the release as it judges any
-other. What is checked is only that the files are there, so that a build fails instead of a deployment.
+Everything is read once, when the plan is made, so that all archives of a version hold the same. Nothing is judged but
+that the files are there, so that a build fails instead of a deployment: a device trusts nothing because it came with a
+component.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import json
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,13 +16,11 @@ from agent.errors import ReleaseError
 from agent.model import manifest
 from greengrass.packaging.archive import Entry
 from greengrass.packaging.lock import PackagingError
-from greengrass.packaging.wheels import sha256_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _SOON: Final = dt.timedelta(hours=1)
-_REPOSITORY: Final = "repository"  # folder in the archive
 
 
 def factory_release(folder: Path) -> list[Entry]:
@@ -29,18 +29,18 @@ def factory_release(folder: Path) -> list[Entry]:
         listed = manifest.read(folder).files
     except ReleaseError as error:
         raise PackagingError(f"{folder} is no release folder: {error}") from error
-    for name, entry in listed.items():
-        path = folder / name
-        if not path.is_file() or sha256_of(path) != entry.sha256:
-            raise PackagingError(f"{path} is not the file that {folder / manifest.MANIFEST_NAME} lists")
-    return [Entry(f"release/{name}", folder / name) for name in (manifest.MANIFEST_NAME, *listed)]
+    entries = [_read(folder, name, below="release") for name in (manifest.MANIFEST_NAME, *listed)]
+    for entry, promised in zip(entries[1:], listed.values(), strict=True):
+        if hashlib.sha256(entry.content).hexdigest() != promised.sha256:
+            raise PackagingError(f"{folder}: {entry.name} is not the file that the manifest lists")
+    return entries
 
 
 def anchor(path: Path) -> Entry:
     """A repository's 1.root.json. Raises PackagingError."""
     if _signed(path).get("_type") != "root":
         raise PackagingError(f"{path} is no root metadata; give the repository's metadata/1.root.json")
-    return Entry("1.root.json", path)
+    return Entry("1.root.json", path.read_bytes())
 
 
 def signed_release(repository: Path, *, site: str, release_id: str, now: dt.datetime) -> list[Entry]:
@@ -68,9 +68,14 @@ def signed_release(repository: Path, *, site: str, release_id: str, now: dt.date
     paths += [_target_path(path, targets[path]) for path in (wanted, f"{site}/revoked.json") if path in targets]
     listed = manifest.parse((repository / _target_path(wanted, targets[wanted])).read_bytes()).files
     paths += [f"files/{entry.sha256}" for entry in listed.values()]
-    if missing := [path for path in paths if not (repository / path).is_file()]:
-        raise PackagingError(f"{repository} lacks {', '.join(missing)}; publish the release again")
-    return [Entry(f"{_REPOSITORY}/{path}", repository / path) for path in paths]
+    return [_read(repository, path, below="repository") for path in paths]
+
+
+def _read(folder: Path, name: str, *, below: str) -> Entry:
+    try:
+        return Entry(f"{below}/{name}", (folder / name).read_bytes())
+    except OSError as error:
+        raise PackagingError(f"{folder / name}: {error.strerror}") from error
 
 
 def _target_path(path: str, target: dict[str, Any]) -> str:
@@ -93,7 +98,7 @@ def _current(path: Path, now: dt.datetime) -> dict[str, Any]:
     expires = dt.datetime.fromisoformat(str(signed["expires"]))
     if expires < now + _SOON:
         raise PackagingError(
-            f"{path} expires {expires:%Y-%m-%d %H:%M} UTC, and devices would refuse it. kensa release publish "
-            "--refresh signs it again; the timestamp's life must cover the rollout (kensa release init --timestamp-days)"
+            f"{path} expires {expires:%Y-%m-%d %H:%M} UTC and would be refused then. kensa release publish --refresh "
+            "signs it again; the timestamp's life must cover the rollout (kensa release init --timestamp-days)"
         )
     return signed

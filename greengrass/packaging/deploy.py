@@ -1,0 +1,239 @@
+"""`python -m greengrass.packaging.deploy`, behind scripts/deploy: upload, register and deploy component versions.
+
+    scripts/deploy --bucket B --group line-3 --component com.kensa.Inspector --configuration recipes/deployments/x.yaml
+    scripts/deploy ... --dry-run --account 123456789012        print the requests, speak to nobody
+
+Promise: artifacts of a version never change once they are there, and a version that exists is used as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.validate import ParamValidator
+
+from agent.clock import NS_PER_S, Clock, SystemClock
+from agent.errors import KensaError, UsageError
+from greengrass.packaging import deployment
+from greengrass.packaging.deployment import Change, DeployError, Rollout, Target, Version
+from greengrass.packaging.wheels import sha256_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_READY_S: Final = 120.0  # a version is checked by the cloud before it can be deployed
+_POLL_S: Final = 2.0
+
+
+class Cloud:
+    """The three services; every parameter is judged before it is sent."""
+
+    def __init__(self, *, s3: Any, greengrass: Any, clock: Clock) -> None:
+        """Clients of boto3."""
+        self._s3 = s3
+        self._greengrass = greengrass
+        self._clock = clock
+        self._never = threading.Event()
+
+    def check(self, operation: str, parameters: Mapping[str, Any]) -> None:
+        """Judge the parameters of an operation of Greengrass as botocore does. Raises DeployError."""
+        shape = self._greengrass.meta.service_model.operation_model(operation).input_shape
+        report = ParamValidator().validate(parameters, shape)
+        if report.has_errors():
+            raise DeployError(f"{operation} would be refused: {report.generate_report()}")
+
+    def upload(self, version: Version) -> list[str]:
+        """Bring the artifacts that are not there yet; returns their keys. Raises DeployError."""
+        uploaded = []
+        for path in version.artifacts:
+            key = version.key(path)
+            digest = base64.b64encode(bytes.fromhex(sha256_of(path))).decode()
+            present = self._checksum(version.bucket, key)
+            if present == digest:
+                continue
+            if present is not None:
+                raise DeployError(
+                    f"s3://{version.bucket}/{key} is there with other bytes, which devices would refuse: give the "
+                    "component a new version"
+                )
+            with path.open("rb") as file:
+                self._s3.put_object(Bucket=version.bucket, Key=key, Body=file, ChecksumSHA256=digest)
+            uploaded.append(key)
+        return uploaded
+
+    def _checksum(self, bucket: str, key: str) -> str | None:
+        """SHA-256 (base64) of an object, "" where S3 knows none, None where there is no object."""
+        try:
+            head = self._s3.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] in {403, 404}:  # 403: the bucket may not be listed
+                return None
+            raise
+        return str(head.get("ChecksumSHA256", ""))
+
+    def register(self, version: Version) -> str:
+        """Create the version, and wait until it can be deployed; returns its ARN, or "" for one that was there."""
+        try:
+            answer = self._greengrass.create_component_version(**version.creation())
+        except ClientError as error:
+            if error.response["Error"]["Code"] == "ConflictException":
+                return ""
+            raise
+        arn = str(answer["arn"])
+        deadline_ns = self._clock.monotonic_ns() + int(_READY_S * NS_PER_S)
+        while True:
+            status = self._greengrass.describe_component(arn=arn)["status"]
+            if status["componentState"] == "DEPLOYABLE":
+                return arn
+            if status["componentState"] != "REQUESTED" or self._clock.monotonic_ns() > deadline_ns:
+                raise DeployError(f"{arn} is {status['componentState']}: {status.get('message', 'no reason given')}")
+            self._clock.wait(self._never, _POLL_S)
+
+    def present(self, target_arn: str) -> dict[str, Any]:
+        """Components of the target's present deployment."""
+        listed = self._greengrass.list_deployments(targetArn=target_arn, historyFilter="LATEST_ONLY")["deployments"]
+        if not listed:
+            return {}
+        components: dict[str, Any] = self._greengrass.get_deployment(deploymentId=listed[0]["deploymentId"])[
+            "components"
+        ]
+        return components
+
+    def deploy(self, parameters: Mapping[str, Any]) -> str:
+        """CreateDeployment; returns its id."""
+        return str(self._greengrass.create_deployment(**parameters)["deploymentId"])
+
+
+def run(
+    cloud: Cloud,
+    *,
+    name: str,
+    target_arn: str,
+    versions: Sequence[Version],
+    changes: Mapping[str, Change],
+    rollout: Rollout,
+    dry_run: bool,
+) -> dict[str, Any]:
+    """Do it, or with `dry_run` only say what would be sent; returns what `--json` prints. Raises KensaError."""
+    for component, change in changes.items():
+        deployment.judge(component, change)
+    for version in versions:
+        cloud.check("CreateComponentVersion", version.creation())
+    parameters = deployment.request(
+        name=name,
+        target_arn=target_arn,
+        components={version.name: version.version for version in versions},
+        changes=changes,
+        present={} if dry_run else cloud.present(target_arn),
+        rollout=rollout,
+    )
+    cloud.check("CreateDeployment", parameters)
+    if dry_run:
+        return {
+            "PutObject": [f"s3://{v.bucket}/{v.key(path)}" for v in versions for path in v.artifacts],
+            "CreateComponentVersion": [v.recipe for v in versions],
+            "CreateDeployment": parameters,
+        }
+    uploaded = [key for version in versions for key in cloud.upload(version)]
+    registered = [arn for version in versions if (arn := cloud.register(version))]
+    return {"uploaded": uploaded, "registered": registered, "deployment_id": cloud.deploy(parameters)}
+
+
+def _arguments(argv: list[str]) -> argparse.Namespace:
+    rollout = Rollout()
+    parser = argparse.ArgumentParser(
+        prog="scripts/deploy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("--group", help="thing group")
+    target.add_argument("--thing", help="a single core device")
+    parser.add_argument("--bucket", required=True, help="of the artifacts; readable for the token exchange role")
+    parser.add_argument(
+        "--component", action="append", default=[], metavar="NAME[=VERSION]", help="built version; may be repeated"
+    )
+    parser.add_argument("--configuration", type=Path, help="YAML, see recipes/deployments")
+    parser.add_argument(
+        "--built", type=Path, default=Path("build/components"), help="where scripts/build-component wrote"
+    )
+    parser.add_argument("--name", default="kensa", help="of the deployment")
+    parser.add_argument("--region", help="default: as boto3 is configured")
+    parser.add_argument("--account", help="default: that of the credentials; a dry run needs it")
+    parser.add_argument("--per-minute", type=int, default=rollout.per_minute, help="things of the group")
+    parser.add_argument("--abort-percent", type=float, default=rollout.abort_percent)
+    parser.add_argument(
+        "--abort-after", type=int, default=rollout.abort_after, help="things, before the percentage counts"
+    )
+    parser.add_argument("--timeout-min", type=int, default=rollout.timeout_min, help="of one thing")
+    parser.add_argument("--notify-s", type=int, default=rollout.notify_s, help="a component may defer so long")
+    parser.add_argument("--validate-s", type=int, default=rollout.validate_s, help="to judge a configuration")
+    parser.add_argument("--dry-run", action="store_true", help="print the requests, speak to nobody")
+    return parser.parse_args(argv)
+
+
+def _target_arn(arguments: argparse.Namespace, session: Any) -> str:
+    region = arguments.region or session.region_name
+    if region is None:
+        raise UsageError("no region is configured; give --region")
+    account = arguments.account
+    if account is None:
+        if arguments.dry_run:
+            raise UsageError("a dry run speaks to nobody; give --account")
+        account = session.client("sts", region_name=region).get_caller_identity()["Account"]
+    target = Target("thinggroup", arguments.group) if arguments.group else Target("thing", arguments.thing)
+    return target.arn(partition=session.get_partition_for_region(region), region=region, account=account)
+
+
+def _run(arguments: argparse.Namespace) -> dict[str, Any]:
+    session = boto3.Session(region_name=arguments.region)
+    target_arn = _target_arn(arguments, session)
+    pairs = [component.partition("=") for component in arguments.component]
+    versions = [
+        deployment.read_version(arguments.built, name, version or None, bucket=arguments.bucket)
+        for name, _, version in pairs
+    ]
+    changes = {} if arguments.configuration is None else deployment.read_changes(arguments.configuration)
+    if not versions and not changes:
+        raise UsageError("nothing to deploy; give --component or --configuration")
+    return run(
+        Cloud(s3=session.client("s3"), greengrass=session.client("greengrassv2"), clock=SystemClock()),
+        name=arguments.name,
+        target_arn=target_arn,
+        versions=versions,
+        changes=changes,
+        rollout=Rollout(
+            per_minute=arguments.per_minute,
+            abort_percent=arguments.abort_percent,
+            abort_after=arguments.abort_after,
+            timeout_min=arguments.timeout_min,
+            notify_s=arguments.notify_s,
+            validate_s=arguments.validate_s,
+        ),
+        dry_run=arguments.dry_run,
+    )
+
+
+def main(argv: list[str]) -> int:
+    """Exit code: 0 done, else the error's; 4 for what the cloud refused."""
+    arguments = _arguments(argv)
+    try:
+        done = _run(arguments)
+    except KensaError as error:
+        sys.stderr.write(f"kensa: {error}\n")
+        return error.exit_code
+    except (BotoCoreError, ClientError) as error:
+        sys.stderr.write(f"kensa: the cloud: {error}\n")
+        return 4
+    sys.stdout.write(json.dumps(done, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

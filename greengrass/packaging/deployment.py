@@ -1,0 +1,206 @@
+"""What is asked of the cloud to bring component versions to things: pure, so that it can be shown before it is done.
+
+Promise: every request was judged by botocore's own parameter validation, and every configuration by the agent's model,
+before the first one is sent.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from agent.errors import OperatorError
+from greengrass.packaging import checks, recipe
+from greengrass.packaging.recipe import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+BUCKET_MARK: Final = "BUCKET_NAME"
+
+
+class DeployError(OperatorError):
+    """A deployment is not possible as it was asked for; the text says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A component version as scripts/build-component wrote it."""
+
+    name: str
+    version: str
+    recipe: str  # with the bucket filled in
+    artifacts: tuple[Path, ...]
+    bucket: str
+
+    def key(self, artifact: Path) -> str:
+        """Where an artifact lies in the bucket."""
+        return f"{self.name}/{self.version}/{artifact.name}"
+
+    @property
+    def arn_tail(self) -> str:
+        """Last part of the version's ARN."""
+        return f"components:{self.name}:versions:{self.version}"
+
+    def creation(self) -> dict[str, Any]:
+        """Parameters of CreateComponentVersion."""
+        return {"inlineRecipe": self.recipe.encode()}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a deployment does to one component's configuration."""
+
+    merge: Mapping[str, Any]
+    reset: tuple[str, ...]  # JSON pointers; done first
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """How fast, and when to stop. The defaults suit a line: ten things a minute, stop when one in ten fails."""
+
+    per_minute: int = 10
+    abort_percent: float = 10.0  # of failed, timed out or refused things
+    abort_after: int = 5  # things that must have ended before that counts
+    timeout_min: int = 90  # of one thing; installing on a small device takes minutes
+    notify_s: int = 60  # a component that answers nothing is updated after this
+    validate_s: int = 60  # to fetch, verify and examine; above the component's own `validate_s`
+
+    def policies(self) -> dict[str, Any]:
+        """Parameter deploymentPolicies."""
+        return {
+            "failureHandlingPolicy": "ROLLBACK",
+            "componentUpdatePolicy": {"action": "NOTIFY_COMPONENTS", "timeoutInSeconds": self.notify_s},
+            "configurationValidationPolicy": {"timeoutInSeconds": self.validate_s},
+        }
+
+    def job(self, *, group: bool) -> dict[str, Any]:
+        """Parameter iotJobConfiguration; a rate and a limit make sense for a group only."""
+        job: dict[str, Any] = {"timeoutConfig": {"inProgressTimeoutInMinutes": self.timeout_min}}
+        if group:
+            job["jobExecutionsRolloutConfig"] = {"maximumPerMinute": self.per_minute}
+            job["abortConfig"] = {
+                "criteriaList": [
+                    {
+                        "failureType": "ALL",
+                        "action": "CANCEL",
+                        "thresholdPercentage": self.abort_percent,
+                        "minNumberOfExecutedThings": self.abort_after,
+                    }
+                ]
+            }
+        return job
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A thing or a group of things."""
+
+    kind: str  # `thing` or `thinggroup`
+    name: str
+
+    def arn(self, *, partition: str, region: str, account: str) -> str:
+        """Its ARN."""
+        return f"arn:{partition}:iot:{region}:{account}:{self.kind}/{self.name}"
+
+
+def read_version(out: Path, name: str, version: str | None, *, bucket: str) -> Version:
+    """Find a built version below `out`; without `version` the only one there. Raises DeployError or RecipeError."""
+    found = sorted((out / "recipes").glob(f"{name}-{version or '*'}.yaml"))
+    if len(found) != 1:
+        there = ", ".join(path.stem for path in sorted((out / "recipes").glob("*.yaml"))) or "nothing"
+        raise DeployError(f"{out} has {there}; build {name} with scripts/build-component, or name the version")
+    text = found[0].read_text(encoding="utf-8").replace(f"s3://{BUCKET_MARK}/", f"s3://{bucket}/")
+    judged = recipe.check(text, source=found[0].name, defaults=checks.DEFAULTS[name])
+    folder = out / "artifacts" / name / judged.ComponentVersion
+    paths = tuple(folder / artifact for artifact in judged.artifacts())
+    if missing := [str(path) for path in paths if not path.is_file()]:
+        raise DeployError(f"{', '.join(missing)} is missing: build the component again")
+    if f"s3://{bucket}/" not in text:
+        raise DeployError(f"{found[0]} was built for another bucket; build it without --bucket, or with this one")
+    return Version(name, judged.ComponentVersion, text, paths, bucket)
+
+
+def read_changes(path: Path) -> dict[str, Change]:
+    """Read a deployment's configuration (recipes/deployments). Raises DeployError or RecipeError."""
+    tree = recipe.load(path.read_text(encoding="utf-8"), source=str(path))
+    if not isinstance(tree, dict):
+        raise DeployError(f"{path}: expected component names at the top")
+    changes = {}
+    for name, change in tree.items():
+        if not isinstance(change, dict) or change.keys() - {"merge", "reset"}:
+            raise DeployError(f"{path}: {name}: expected the keys merge and reset")
+        merge, reset = change.get("merge", {}), change.get("reset", [])
+        if not isinstance(merge, dict) or not isinstance(reset, list) or not all(str(p).startswith("/") for p in reset):
+            raise DeployError(
+                f"{path}: {name}: merge is a map, reset a list of JSON pointers such as /inspections/main"
+            )
+        changes[str(name)] = Change(merge, tuple(reset))
+    return changes
+
+
+def judge(name: str, change: Change) -> None:
+    """Let the agent's model judge what the recipe's defaults become. Raises DeployError.
+
+    What earlier deployments merged on a device is not known here: the device judges the whole again.
+    """
+    if name not in checks.DEFAULTS:
+        return
+    source = ROOT / "recipes" / f"{name}.yaml"
+    judged = recipe.check(source.read_text(encoding="utf-8"), source=source.name, defaults=checks.DEFAULTS[name])
+    merged = merged_over(judged.ComponentConfiguration.DefaultConfiguration, change.merge)
+    try:
+        checks.DEFAULTS[name](merged)
+    except OperatorError as error:
+        raise DeployError(f"the configuration of {name} would be refused by the device: {error}") from error
+
+
+def merged_over(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """What a nucleus makes of MERGE: maps are merged, everything else is replaced."""
+    merged = dict(base)
+    for key, value in change.items():
+        old = merged.get(key)
+        merged[key] = merged_over(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def request(
+    *,
+    name: str,
+    target_arn: str,
+    components: Mapping[str, str],
+    changes: Mapping[str, Change],
+    present: Mapping[str, Any],
+    rollout: Rollout,
+) -> dict[str, Any]:
+    """Parameters of CreateDeployment.
+
+    `components`: name -> version. `present` is the target's present deployment: a new one replaces it whole, so that
+    its other components and their configuration must stay in. What it merged is merged again unless something is reset.
+    """
+    wanted: dict[str, Any] = {component: dict(entry) for component, entry in present.items()}
+    for component, version in components.items():
+        wanted[component] = {**wanted.get(component, {}), "componentVersion": version}
+    for component, change in changes.items():
+        if component not in wanted:
+            raise DeployError(
+                f"{component} is configured, but neither deployed here nor part of the present deployment"
+            )
+        update: dict[str, Any] = {}
+        if change.merge:
+            before = (
+                {} if change.reset else json.loads(wanted[component].get("configurationUpdate", {}).get("merge", "{}"))
+            )
+            update["merge"] = json.dumps(merged_over(before, change.merge), sort_keys=True)
+        if change.reset:
+            update["reset"] = list(change.reset)
+        wanted[component]["configurationUpdate"] = update
+    return {
+        "targetArn": target_arn,
+        "deploymentName": name,
+        "components": dict(sorted(wanted.items())),
+        "iotJobConfiguration": rollout.job(group=":thinggroup/" in target_arn),
+        "deploymentPolicies": rollout.policies(),
+    }

@@ -1,0 +1,34 @@
+"""Components built from this checkout for the interpreter that runs the tests, with wheels kept in build/wheels."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from typing import TYPE_CHECKING, Final
+
+from greengrass.packaging import contents
+from greengrass.packaging.build import INSPECTOR, MODEL, Plan
+from greengrass.packaging.lock import Target
+from tests.release_kit import write_release
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from greengrass.packaging.archive import Entry
+
+
+HERE: Final = Target(platform.machine(), f"{sys.version_info.major}.{sys.version_info.minor}")
+VERSION: Final = "7.8.9"
+
+
+def inspector_plan(folder: Path, *targets: Target) -> Plan:
+    """com.kensa.Inspector with a small factory release, for this machine or for `targets`."""
+    release = folder / "factory"
+    if not release.exists():
+        write_release(release)
+    return Plan(INSPECTOR, VERSION, tuple(contents.factory_release(release)), targets or (HERE,))
+
+
+def model_plan(*entries: Entry) -> Plan:
+    """com.kensa.Model for this machine; the smaller one."""
+    return Plan(MODEL, VERSION, entries, (HERE,), configuration={"release": "parts/7.8.9"})

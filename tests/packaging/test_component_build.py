@@ -1,0 +1,266 @@
+"""What scripts/build-component writes: wheels of the lock and nothing else, the same bytes twice, a bill."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import subprocess
+import sys
+import zipfile
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+from packaging.utils import canonicalize_name, parse_wheel_filename
+
+from greengrass.packaging import archive, build, checks, contents, recipe, report
+from greengrass.packaging.__main__ import main
+from greengrass.packaging.archive import Entry
+from greengrass.packaging.lock import ARCHITECTURES, NOT_IMPORTED, PYTHONS, PackagingError, Target, carried, pins
+from greengrass.packaging.wheels import collect
+from tests.component_kit import HERE, VERSION, inspector_plan, model_plan
+from tests.release_kit import write_release
+from tests.support import ROOT
+from tests.trust_kit import RELEASE, SITE, Publisher
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+ALL = [Target(machine, python) for machine in ARCHITECTURES for python in PYTHONS]
+NOW = dt.datetime.now(dt.UTC)
+
+
+def built_inspector(out: Path) -> build.Built:
+    return build.build(inspector_plan(out), out)
+
+
+# --- what is carried --------------------------------------------------------------------------------------------------
+
+IMPORT_EVERYTHING = """
+import importlib, json, pkgutil, sys
+from importlib.metadata import packages_distributions
+import agent, greengrass
+for package in (agent, greengrass):
+    for found in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        if not found.name.endswith("__main__") and ".packaging" not in found.name:
+            importlib.import_module(found.name)
+import boto3, psutil  # which the agent imports when it first needs them
+boto3.client("s3", region_name="eu-central-1", aws_access_key_id="x", aws_secret_access_key="x")
+known = packages_distributions()
+loaded = {name.partition(".")[0] for name, module in sys.modules.items() if getattr(module, "__file__", None)}
+print(json.dumps(sorted({d for name in loaded for d in known.get(name, [])})))
+"""
+
+
+def imported(program: str) -> set[str]:
+    """Distributions of which a program loads at least one module."""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    return {str(canonicalize_name(name)) for name in json.loads(ended.stdout.splitlines()[-1])}
+
+
+def test_a_component_carries_what_the_device_imports_and_nothing_else() -> None:
+    locked = {pin.name for pin in pins(build.LOCK, HERE)}
+
+    assert {pin.name for pin in carried(build.LOCK, HERE)} == imported(IMPORT_EVERYTHING) & locked
+
+
+def test_the_model_component_carries_what_it_imports_and_nothing_else() -> None:
+    first, last = IMPORT_EVERYTHING.split("import agent, greengrass\n")
+    program = f"{first}import greengrass.model_component\n{last[last.index('known =') :]}"
+    locked = {pin.name for pin in pins(build.LOCK, HERE)}
+
+    assert (build.MODEL.packages or set()) == imported(program) & locked
+
+
+@pytest.mark.parametrize("target", ALL, ids=lambda target: target.archive)
+def test_what_is_left_out_of_the_lock_has_a_reason(target: Target) -> None:
+    locked = {pin.name for pin in pins(build.LOCK, target)}
+
+    assert locked - {pin.name for pin in carried(build.LOCK, target)} == set(NOT_IMPORTED)
+
+
+def test_a_package_that_is_not_locked_is_named() -> None:
+    with pytest.raises(PackagingError, match="flask is not locked"):
+        carried(build.LOCK, HERE, frozenset({"flask", "numpy"}))
+
+
+@pytest.mark.parametrize("line", ["numpy==2.4.6", "numpy>=2 --hash=sha256:" + "0" * 64, "numpy"])
+def test_a_lock_without_versions_or_hashes_is_refused(tmp_path: Path, line: str) -> None:
+    (tmp_path / "lock.txt").write_text(f"# comment\n{line}\n", encoding="utf-8")
+
+    with pytest.raises(PackagingError, match="is no pin with hashes"):
+        pins(tmp_path / "lock.txt", HERE)
+
+
+def test_a_marker_is_judged_for_the_device_and_not_for_this_machine(tmp_path: Path) -> None:
+    digest = "--hash=sha256:" + "0" * 64
+    lines = f"old==1 ; python_version < '3.12' \\\n    {digest}\narm==1 ; platform_machine == 'aarch64' {digest}\n"
+    (tmp_path / "lock.txt").write_text(lines, encoding="utf-8")
+
+    def names(target: Target) -> set[str]:
+        return {pin.name for pin in pins(tmp_path / "lock.txt", target)}
+
+    assert names(Target("x86_64", "3.11")) == {"old"}
+    assert names(Target("aarch64", "3.13")) == {"arm"}
+
+
+def test_a_wheel_with_another_digest_is_not_taken_from_the_store(tmp_path: Path) -> None:
+    (pin,) = (pin for pin in carried(build.LOCK, HERE) if pin.name == "six")
+    (tmp_path / f"six-{pin.version}-py2.py3-none-any.whl").write_bytes(b"not what was locked")
+
+    (wheel,) = collect([pin], HERE, tmp_path)
+
+    assert wheel.sha256 in pin.sha256
+    assert hashlib.sha256(wheel.path.read_bytes()).hexdigest() == wheel.sha256
+
+
+# --- archives ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_archive_has_the_same_bytes_in_any_order(tmp_path: Path) -> None:
+    entries = [Entry("b", b"2"), Entry("a/c", b"1" * 1_000)]
+
+    archive.write(tmp_path / "one.zip", entries)
+    archive.write(tmp_path / "two.zip", reversed(entries))
+
+    assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.zip", "two.zip"]
+
+
+@pytest.mark.timeout(600)
+def test_a_built_version_is_whole_and_built_twice_the_same(tmp_path: Path) -> None:
+    first = built_inspector(tmp_path / "first")
+    second = built_inspector(tmp_path / "second")
+
+    for one, other in zip(
+        sorted((tmp_path / "first").rglob("*")), sorted((tmp_path / "second").rglob("*")), strict=True
+    ):
+        assert one.is_dir() or one.read_bytes() == other.read_bytes(), f"{one.name} differs"
+    with zipfile.ZipFile(first.artifacts[1]) as opened:
+        names = opened.namelist()
+        requirements = opened.read("requirements.txt").decode()
+    wheels = {str(parse_wheel_filename(name.partition("/")[2])[0]) for name in names if name.endswith(".whl")}
+    assert wheels == {pin.name for pin in carried(build.LOCK, HERE)} | {"kensa"}
+    assert {"release/manifest.json", "release/model.onnx", "release/golden.npz", "imports.txt"} < set(names)
+    assert requirements.count("--hash=sha256:") == len(wheels)
+    assert "| opencv-python-headless |" in report.table([second.artifacts[1]])
+
+
+@pytest.mark.timeout(600)
+def test_recipe_bill_and_digests_speak_of_the_same_files(tmp_path: Path) -> None:
+    built = build.build(model_plan(), tmp_path)
+
+    digests = dict(line.split("  ")[::-1] for line in built.digests.read_text(encoding="utf-8").splitlines())
+    assert digests == {
+        str(path.relative_to(tmp_path)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in (*built.artifacts, built.recipe, built.sbom)
+    }
+    made = recipe.check(
+        built.recipe.read_text(encoding="utf-8"), source="recipe", defaults=checks.DEFAULTS["com.kensa.Model"]
+    )
+    assert made.ComponentVersion == VERSION
+    assert made.artifacts() == ["component.py", HERE.archive]
+    assert made.Manifests[0].Artifacts[0].Uri == f"s3://BUCKET_NAME/com.kensa.Model/{VERSION}/component.py"
+    assert made.ComponentConfiguration.DefaultConfiguration["release"] == "parts/7.8.9"
+
+    bill = json.loads(built.sbom.read_bytes())
+    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
+    listed = {part["name"]: part for part in bill["components"]}
+    assert set(listed) == {*(build.MODEL.packages or ()), "kensa"}
+    assert listed["numpy"]["purl"].startswith("pkg:pypi/numpy@")
+    assert {h["content"] for part in bill["components"] for h in part["hashes"]} == {
+        wheel.sha256 for wheel in built.wheels[HERE.archive]
+    }
+    assert set(bill["dependencies"][0]["dependsOn"]) == {part["bom-ref"] for part in bill["components"]}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_there_are_wheels_of_the_lock_for_every_kind_of_device(tmp_path: Path) -> None:
+    built = build.build(inspector_plan(tmp_path, *ALL), tmp_path / "out")
+
+    assert [path.name for path in built.artifacts] == ["component.py", *(target.archive for target in ALL)]
+    tree = yaml.safe_load(built.recipe.read_text(encoding="utf-8"))
+    assert [len(manifest["Artifacts"]) for manifest in tree["Manifests"]] == [4, 4]
+
+
+# --- contents ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_factory_release_is_what_its_manifest_lists(tmp_path: Path) -> None:
+    release = write_release(tmp_path / "release")
+    (release / "notes.txt").write_text("not listed", encoding="utf-8")
+
+    names = {entry.name for entry in contents.factory_release(release)}
+
+    assert names == {"release/manifest.json", "release/model.onnx", "release/golden.npz"}
+    (release / "model.onnx").write_bytes(b"another")
+    with pytest.raises(PackagingError, match=r"release/model.onnx is not the file that the manifest lists"):
+        contents.factory_release(release)
+
+
+def test_the_bundled_release_can_be_the_factory_release() -> None:
+    assert contents.factory_release(ROOT / "releases" / "default")
+
+
+def test_only_a_root_is_a_trust_anchor(tmp_path: Path) -> None:
+    publisher = Publisher.start(tmp_path)
+
+    assert contents.anchor(publisher.root).name == "1.root.json"
+    with pytest.raises(PackagingError, match="is no root metadata"):
+        contents.anchor(publisher.repository / "metadata" / "timestamp.json")
+
+
+def test_a_signed_release_travels_with_the_metadata_that_a_device_asks_for(tmp_path: Path) -> None:
+    publisher = Publisher.start(tmp_path)
+    publisher.release()
+    publisher.release("1.1.0")
+    entries = contents.signed_release(publisher.repository, site=SITE, release_id=RELEASE, now=NOW)
+    bundle = tmp_path / "bundle"
+    for entry in entries:
+        path = bundle / entry.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(entry.content)
+
+    assert {entry.name.split("/")[0] for entry in entries} == {"repository"}
+    assert len([entry for entry in entries if "1.1.0" in entry.name]) == 0
+    assert len([entry for entry in entries if entry.name.startswith("repository/files/")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("site", "release", "later", "said"),
+    [
+        ("elsewhere", RELEASE, 0.0, "has no site 'elsewhere'"),
+        (SITE, "spots/9.9.9", 0.0, r"there are: spots/1\.0\.0"),
+        (SITE, RELEASE, 2.0, "publish --refresh"),
+    ],
+)
+def test_a_release_that_devices_would_refuse_is_not_packed(
+    tmp_path: Path, site: str, release: str, later: float, said: str
+) -> None:
+    publisher = Publisher.start(tmp_path)
+    publisher.release()
+
+    with pytest.raises(PackagingError, match=said):
+        contents.signed_release(publisher.repository, site=site, release_id=release, now=NOW + dt.timedelta(days=later))
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_missing_is_said_without_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["model"]) == 64
+    assert "give --repository, --site and --release" in capsys.readouterr().err
+    assert main(["inspector", "--release", str(tmp_path)]) == 2
+    assert "is no release folder" in capsys.readouterr().err
+    assert main(["inspector", "--version", "1.0"]) == 64
+    assert "three numbers" in capsys.readouterr().err
+
+
+def test_the_check_of_recipes_is_quiet_when_all_is_well(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check"]) == 0
+    assert capsys.readouterr().out == ""
