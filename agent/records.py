@@ -327,6 +327,14 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True)
+class FailedTry:
+    """Why the last fetch or self-test came to nothing, though the release is not to blame: it is tried again."""
+
+    reason: str  # code in snake_case, stable
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class ModelStatus:
     """Where one inspection's lifecycle stands: what reports, shadow, status and `kensa model show` say."""
 
@@ -343,3 +351,4 @@ class ModelStatus:
     refused: ReleaseRef | None = None
     alarm: str | None = None  # a person must look: SAFE, drift of light or camera, too many rollbacks
     counter_floor: int = 0
+    last_try: FailedTry | None = None  # of what is under way; shown on the device, not reported

@@ -206,6 +206,7 @@ class ModelWing:
 
     def _tell(self, status: ModelStatus) -> None:
         """Figures that move are for the shadow; what a person must learn is kept until the broker has it."""
+        status = replace(status, last_try=None)  # for whoever looks at the device
         self._followed.note(status)
         for source in self._desired:
             source.report(status)

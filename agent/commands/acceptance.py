@@ -22,7 +22,8 @@ from agent.errors import OperatorError, ReleaseError
 from agent.images import MAX_IMAGE_BYTES
 from agent.model import acceptance
 from agent.model.acceptance import AcceptanceSet
-from agent.model.journal import Journal
+from agent.model.journal import peek
+from agent.model.standing import folder_of
 from agent.model.store import Store
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ def _set_of(config: Config, name: str) -> AcceptanceSet:
 
 def running_release(config: Config, name: str) -> Path:
     """Folder of the release that judges `name`: the journal's active one, else the configuration's."""
-    folder = config.state_dir / "models" / name
-    record, _ = Journal(folder, checkpoint=lambda _: None).load()
+    folder = folder_of(config.state_dir, name)
+    record, _ = peek(folder)
     if record.active is None:
         return config.inspections[name].release
     return Store(folder, checkpoint=lambda _: None).release(record.active.ref)

@@ -2,14 +2,15 @@
 
 show, history · desire, rollback, retry · ab start|stop|promote|report · verify · acceptance ...
 
-All but `verify` and `acceptance` ask the running agent. 0: done. 3: a release is refused (verify), or parts are
-misjudged. 5: no agent runs, or it cannot do that now.
+All but `verify` and `acceptance` ask the running agent; without one `show` reads the journals. 0: done. 3: a release is
+refused (verify), or parts are misjudged. 5: no agent runs, or it cannot do that now.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,8 +20,11 @@ from agent.adapters import contact_sheet
 from agent.clock import NS_PER_S, SystemClock
 from agent.commands import acceptance, model_text
 from agent.commands.examine.releases import verify_release
-from agent.errors import FrameError, KensaError, ReleaseError, UsageError
+from agent.commands.examine.state import running_agent
+from agent.errors import ControlError, FrameError, KensaError, ReleaseError, UsageError
 from agent.images import MAX_IMAGE_BYTES, ImageDecoder
+from agent.model import handlers
+from agent.model.standing import left
 from agent.wire import is_release_id
 
 if TYPE_CHECKING:
@@ -48,13 +52,40 @@ def _release(text: str) -> str:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    inspections = _ask(arguments, "model.show")["inspections"]
+    is_running = True
+    try:
+        inspections = _ask(arguments, "model.show")["inspections"]
+    except ControlError as error:
+        inspections, is_running = _left(arguments, error), False
     if arguments.json:
-        print(json.dumps({"inspections": inspections}))
+        print(json.dumps({"running": is_running, "inspections": inspections}))
         return 0
+    if not is_running:
+        print("No agent runs here. This is what the last one wrote down; the next start goes on from it.\n")
     now_utc_s = SystemClock().utc_ns() / NS_PER_S
     print("\n\n".join("\n".join(model_text.show(values, now_utc_s=now_utc_s)) for values in inspections.values()))
     return 0
+
+
+def _left(arguments: argparse.Namespace, error: ControlError) -> dict[str, Any]:
+    """What the journals say, where no agent runs. Raises `error` where one does, or where there are no journals."""
+    config = configuration.load(arguments.config)
+    if config.updates is None or running_agent(config.state_dir) is not None:
+        raise error
+    names = sorted(config.inspections) if arguments.inspection is None else [arguments.inspection]
+    shown = {}
+    for name in _known(config, names):
+        status, record = left(config.state_dir, name)
+        shown[name] = handlers.shown_values(status, [asdict(bad) for bad in record.bad])
+    return shown
+
+
+def _known(config: configuration.Config, names: list[str]) -> list[str]:
+    """Return `names`. Raises UsageError for one that the configuration lacks."""
+    if unknown := [name for name in names if name not in config.inspections]:
+        known = ", ".join(sorted(config.inspections))
+        raise UsageError(f"there is no inspection {unknown[0]!r}; the configuration has {known}")
+    return names
 
 
 def _history(arguments: argparse.Namespace) -> int:
@@ -182,10 +213,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     else:
         config = configuration.load(arguments.config)
         names = sorted(config.inspections) if arguments.inspection is None else [arguments.inspection]
-        if unknown := [name for name in names if name not in config.inspections]:
-            known = ", ".join(sorted(config.inspections))
-            raise UsageError(f"there is no inspection {unknown[0]!r}; the configuration has {known}")
-        folders = {name: acceptance.running_release(config, name) for name in names}
+        folders = {name: acceptance.running_release(config, name) for name in _known(config, names)}
     results = {name: _verified(folder) for name, folder in folders.items()}
     if arguments.json:
         print(json.dumps(results))

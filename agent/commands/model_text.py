@@ -69,6 +69,8 @@ def show(values: Values, *, now_utc_s: float) -> list[str]:
         lines.append(_row("desired", _desired(values)))
     if values["progress"]:
         lines += _figures("progress", values["progress"])
+    if failed := values.get("last_try"):  # an older agent does not say
+        lines += _wrapped("last try", f"{failed['reason']}: {failed['text']}")
     lines += refusal(values)
     if values["bad"]:
         named = ", ".join(f"{bad['release']} ({bad['gate']})" for bad in values["bad"][-5:])

@@ -15,7 +15,7 @@ from agent.model.journal import Installed
 from agent.model.ledger import blamed_installed, find_bad, refusal_of, retired
 from agent.model.parts import candidate_of, refusal_from, revocation
 from agent.model.transitions import Event
-from agent.records import Fetched, Gate, Refusal
+from agent.records import FailedTry, Fetched, Gate, Refusal
 
 if TYPE_CHECKING:
     from agent.model.ending import Ending
@@ -185,7 +185,8 @@ class Candidacy:
         if parts.stop.is_set():
             return 0.0
         delay_s = parts.back_off.failed()
-        _log.warning("try %d: %s", parts.back_off.tries, error)
+        _log.warning("try %d: %s: %s", parts.back_off.tries, error.reason, error)
+        parts.last_try = FailedTry(error.reason, str(error))
         if parts.back_off.tries >= _TRIES_TO_ALARM:
             parts.alarms["fetch"] = str(error)
         parts.progress = {**parts.progress, "tries": float(parts.back_off.tries)}
@@ -194,6 +195,7 @@ class Candidacy:
     def _worked(self) -> None:
         self._parts.back_off.reset()
         self._parts.alarms.pop("fetch", None)
+        self._parts.last_try = None
 
 
 def _objection(record: Record, fetched: Fetched) -> Refusal | None:

@@ -135,6 +135,7 @@ class Ending:
         parts.progress = {}
         parts.alarms.pop("drift", None)
         parts.alarms.pop("fetch", None)
+        parts.last_try = None
         self.is_swept = False
         parts.back_off.reset()
 

@@ -16,10 +16,10 @@ from agent.wire import is_release_id
 from agent.wire.report import finite
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from agent.model.lifecycle import Lifecycle
-    from agent.records import ModelStatus, Refusal, ReleaseRef
+    from agent.records import FailedTry, ModelStatus, Refusal, ReleaseRef
 
     Request = Mapping[str, Any]
     Answer = Mapping[str, Any]
@@ -57,8 +57,7 @@ class _Models:
             raise _no_updates()
         shown = {}
         for name in names:
-            bad = self._lifecycles[name].bad_list()[-_MAX_BAD:]
-            shown[name] = {**status_values(self._lifecycles[name].status()), "bad": [_bad_values(b) for b in bad]}
+            shown[name] = shown_values(self._lifecycles[name].status(), self._lifecycles[name].bad_list())
         return {"inspections": shown}
 
     def history(self, request: Request) -> Answer:
@@ -155,6 +154,11 @@ def _text(request: Request, key: str) -> str | None:
 # --- plain values -----------------------------------------------------------------------------------------------------
 
 
+def shown_values(status: ModelStatus, bad: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what `kensa model show` prints of one inspection; `bad` is its bad list, oldest first."""
+    return {**status_values(status), "bad": [_bad_values(entry) for entry in bad[-_MAX_BAD:]]}
+
+
 def status_values(status: ModelStatus) -> dict[str, Any]:
     """Return the state as it is shown: nothing shortened but texts without measure."""
     desired = status.desired
@@ -172,6 +176,7 @@ def status_values(status: ModelStatus) -> dict[str, Any]:
         "refused": _ref_values(status.refused),
         "alarm": None if status.alarm is None else status.alarm[:_MAX_TEXT],
         "counter_floor": status.counter_floor,
+        "last_try": _try_values(status.last_try),
     }
 
 
@@ -189,6 +194,10 @@ def _refusal_values(refusal: Refusal | None) -> dict[str, Any] | None:
         "figures": finite(refusal.figures),
         "limits": finite(refusal.limits),
     }
+
+
+def _try_values(failed: FailedTry | None) -> dict[str, str] | None:
+    return None if failed is None else {"reason": failed.reason, "text": failed.text[:_MAX_TEXT]}
 
 
 def _bad_values(bad: Mapping[str, Any]) -> dict[str, Any]:

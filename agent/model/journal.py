@@ -121,10 +121,11 @@ def decode(data: bytes) -> Record:
 class Journal:
     """The record's place on disk. One thread uses it."""
 
-    def __init__(self, folder: Path, *, checkpoint: Checkpoint) -> None:
-        """`folder` need not exist yet."""
+    def __init__(self, folder: Path, *, checkpoint: Checkpoint, sets_aside: bool = True) -> None:
+        """`folder` need not exist yet. A damaged file is renamed, so that nobody loses it, where `sets_aside`."""
         self._folder = folder
         self._checkpoint = checkpoint
+        self._sets_aside = sets_aside
 
     def load(self) -> tuple[Record, str | None]:
         """Return the newest record that is whole, and an alarm when that is not the one that was written last."""
@@ -192,8 +193,9 @@ class Journal:
             return None, f"cannot be read ({error.strerror})"
         except ValueError as error:
             _log.error("%s is damaged: %s", path, str(error).splitlines()[0])
-            with suppress(OSError):
-                path.replace(path.with_name(name + ".damaged"))
+            if self._sets_aside:
+                with suppress(OSError):
+                    path.replace(path.with_name(name + ".damaged"))
             return None, "was damaged"
 
     def _floor(self) -> int:
@@ -204,3 +206,8 @@ class Journal:
 
     def _with_floor(self, record: Record) -> Record:
         return replace(record, counter_floor=max(record.counter_floor, self._floor()))
+
+
+def peek(folder: Path) -> tuple[Record, str | None]:
+    """As `Journal.load`, for whoever does not own the folder: nothing on disk changes."""
+    return Journal(folder, checkpoint=lambda _: None, sets_aside=False).load()

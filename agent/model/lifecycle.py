@@ -24,10 +24,11 @@ from agent.model.parts import BackOff, Parts
 from agent.model.recovery import is_healthy, recover
 from agent.model.rollout import Rollout
 from agent.model.serving import Serving
+from agent.model.standing import folder_of, standing
 from agent.model.store import Store
 from agent.model.transitions import RISKY, ROLLOUT, Event, State
 from agent.model.watch import Watch
-from agent.records import Gate, ModelStatus
+from agent.records import Gate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from agent.model.serving import LoadRequest
     from agent.model.watch import ClosableTap
     from agent.ports import Examiner, ReleaseFetcher
-    from agent.records import Desired, Observation
+    from agent.records import Desired, ModelStatus, Observation
     from agent.slot import Lease, ModelSlot
 
 _RELEASE_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}/\d{1,6}\.\d{1,6}\.\d{1,6}(-[0-9A-Za-z.-]{1,32})?")
@@ -82,7 +83,7 @@ class Lifecycle:
         is the folder of the site's labelled parts, which need not exist. `checkpoint` is called at every boundary
         between persisting and acting: fault tests end the process there.
         """
-        folder = state_dir / "models" / inspection
+        folder = folder_of(state_dir, inspection)
         store = Store(folder, checkpoint=checkpoint)
         self._inspection = inspection
         self._clock = clock
@@ -272,20 +273,12 @@ class Lifecycle:
     def status(self) -> ModelStatus:
         """Where it stands; from any thread."""
         record, parts = self._parts.ledger.record, self._parts
-        return ModelStatus(
-            inspection=self._inspection,
-            state=record.state,
-            since_utc_s=record.since_utc_s,
-            active=None if record.active is None else record.active.ref,
-            previous=None if record.previous is None else record.previous.ref,
-            candidate=None if record.candidate is None else record.candidate.ref,
-            desired=record.desired,
+        alarms = [text for _, text in sorted(parts.alarms.copy().items())]  # read from other threads too
+        return replace(
+            standing(self._inspection, record, others=alarms),
             share=parts.watch.share,
             progress=dict(parts.progress),
-            refusal=record.refusal,
-            refused=record.refused,
-            alarm=self._alarm(record),
-            counter_floor=record.counter_floor,
+            last_try=parts.last_try,
         )
 
     def challenger(self) -> Lease | None:
@@ -303,15 +296,6 @@ class Lifecycle:
     def ab_report(self) -> ABReport | None:
         """Return the paired comparison of the A/B test that runs, or of the last one of this process."""
         return self._parts.watch.report
-
-    def _alarm(self, record: Record) -> str | None:
-        alarms = [text for _, text in sorted(self._parts.alarms.copy().items())]  # read from other threads too
-        if record.state is State.SAFE:
-            alarms.insert(0, "No model can be loaded: every verdict is unknown. Publish a release.")
-        if record.halted:
-            count = len(record.rollbacks_utc_s)
-            alarms.append(f"{count} automatic rollbacks within a day: nothing is tried before `kensa model retry`.")
-        return " ".join(alarms) or None
 
     def _tell(self) -> None:
         """Report what has changed; figures alone at most once a second."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from agent.model.store import Store
     from agent.model.watch import Watch
     from agent.ports import Examiner, ReleaseFetcher
+    from agent.records import FailedTry
 
 _RETRY_S: Final = 5.0  # first back-off; doubles up to the longest
 _MAX_RETRY_S: Final = 900.0
@@ -77,6 +78,7 @@ class Parts:
     stop: threading.Event = field(default_factory=threading.Event)
     alarms: dict[str, str] = field(default_factory=dict)
     progress: dict[str, float] = field(default_factory=dict)
+    last_try: FailedTry | None = None  # of the fetch or self-test that is under way
 
     def policy(self, candidate: Installed) -> RolloutPolicy:
         """Return the release's policy within the site's limits. Raises ReleaseError."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from agent.model import handlers
 from agent.model.paired import PairedCounts
 from agent.model.transitions import State
 from agent.records import Gate, Judgement, Observation, Outcome
+from simulator.cloud import Fault
 from simulator.rollouts import INSPECTION, Plant
 from tests import health_kit, status_kit
 from tests.release_kit import spot_images, write_release
@@ -50,6 +52,21 @@ class Site:
         self.config.write_text(yaml.safe_dump(tree))
         self.plant = Plant(folder / "plant").start()
         self._capsys = capsys
+        self._server = serve(self.state_dir, {INSPECTION: self.plant.lifecycle})
+
+    @property
+    def models(self) -> Path:
+        """Journal and store, as the configuration's agent would have them."""
+        return self.state_dir / "models" / INSPECTION
+
+    def stop(self) -> None:
+        self._server.close()
+
+    def let_update(self) -> None:
+        """Give the configuration `updates`, and the state directory what the plant has."""
+        updates = {"repository": "/media/releases", "root": "1.root.json", "site": "hall-1"}
+        self.config.write_text(yaml.safe_dump(yaml.safe_load(self.config.read_text()) | {"updates": updates}))
+        shutil.copytree(self.plant.models, self.models)
 
     def kensa(self, *words: str) -> tuple[int, str]:
         """Run `kensa model COMMAND CONFIG ...`; exit code, and standard output or the error."""
@@ -68,9 +85,8 @@ class Site:
 @pytest.fixture
 def site(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Site]:
     made = Site(tmp_path, capsys)
-    server = serve(made.state_dir, {INSPECTION: made.plant.lifecycle})
     yield made
-    server.close()
+    made.stop()
 
 
 def serve(state_dir: Path, lifecycles: dict[str, Lifecycle]) -> ControlServer:
@@ -140,6 +156,42 @@ def test_what_is_older_than_the_floor_is_told_once_with_what_to_do(site: Site) -
     assert "by the gate trust (counter_below_floor)" in out
     assert "add their folder again with `kensa release add` (it gets a new counter) and publish" in out
     assert "what to do" not in out
+
+
+def test_the_first_failed_fetch_is_told_and_gone_once_one_works(site: Site) -> None:
+    ref = site.plant.publish()
+    site.plant.cloud.order("fetch", Fault.ERROR)
+    site.kensa("desire", ref.release_id)
+    site.plant.until(State.FETCHING)
+    site.plant.lifecycle.step()
+    shown = site.json("show")["inspections"][INSPECTION]
+    assert shown["last_try"] == {"reason": "unreachable", "text": "The simulated cloud does not answer."}
+    assert shown["alarm"] is None
+    assert "  last try    unreachable: The simulated cloud does not answer." in site.kensa("show")[1]
+    site.plant.rest()
+    assert site.json("show")["inspections"][INSPECTION]["last_try"] is None
+    assert site.plant.serving() == ref.version
+
+
+def test_without_an_agent_the_journal_is_shown_and_left_alone(site: Site) -> None:
+    ref = site.plant.publish()
+    site.kensa("desire", ref.release_id)
+    site.plant.rest()
+    site.stop()
+    code, out = site.kensa("show")
+    assert (code, "no agent answers" in out) == (5, True)  # its configuration has no updates
+    site.let_update()
+    journal = site.models / "journal.json"
+    journal.write_bytes(b"damaged")
+    before = sorted(site.models.rglob("*"))
+    code, out = site.kensa("show")
+    assert code == 0
+    assert out.startswith("No agent runs here. This is what the last one wrote down")
+    assert f"active      {ref.release_id}" in out
+    assert "ALARM       The journal was damaged; the one before it counts." in out
+    assert site.json("show")["running"] is False
+    assert site.kensa("show", "--inspection", "side")[0] == 64
+    assert sorted(site.models.rglob("*")) == before
 
 
 def test_a_rollout_shows_its_share_and_its_figures(site: Site) -> None:
