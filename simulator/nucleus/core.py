@@ -22,6 +22,7 @@ from simulator.nucleus.pubsub import LocalBus
 from simulator.nucleus.refusals import InvalidArgumentsRefusal, NotFoundRefusal, ServiceRefusal, UnauthorizedRefusal
 from simulator.nucleus.server import IpcServer, Operation
 from simulator.nucleus.settings import DEFAULT_MS, Settings
+from simulator.nucleus.shadows import ShadowManager
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,6 +66,10 @@ class Core:
         self.bridge = IotCoreBridge(
             broker=broker, thing=thing, allow=self._allow, limits=limits, lite=self.lite, reconnect_s=reconnect_s
         )
+        if not self.lite:
+            self.shadows = ShadowManager(
+                thing=thing, allow=self._allow, bus=self.bus, bridge=self.bridge, synced=habits.synced_shadows
+            )
         self.states: dict[str, str] = {}  # what components said of themselves, by name
         self.gates = Gates()
         self.deployer = Deployer(
@@ -142,7 +147,7 @@ class Core:
             "RestartComponent": Operation(self._restart_component),
         }
         both = own | self.configuration.operations() | self.bus.operations() | self.bridge.operations()
-        return both if self.lite else both | self.gates.operations()
+        return both if self.lite else both | self.gates.operations() | self.shadows.operations()
 
     def _allow(self, request: Request, service: str, resource: str) -> None:
         access = self.settings.find(request.component, (ACCESS,))

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from simulator.nucleus.limits import Limits
-    from simulator.nucleus.server import Content, Request, Stream
+    from simulator.nucleus.server import Content, Request
 
 _KEEPALIVE_S: Final = 30
 _ANSWER_S: Final = 10.0
@@ -59,7 +59,7 @@ class _Flight:
 class _Subscription:
     filter: str
     qos: int
-    stream: Stream
+    deliver: Callable[[str, bytes], None]
 
 
 class IotCoreBridge:
@@ -86,6 +86,7 @@ class IotCoreBridge:
         self._spooled_bytes = 0
         self._subscriptions: list[_Subscription] = []
         self._answers: dict[int, asyncio.Future[None]] = {}  # SUBACKs that somebody waits for
+        self._at_connection: list[Callable[[], None]] = []
         self._task: asyncio.Task[None] | None = None
         self.lost = 0  # publishes that were answered with success and never reached the broker, as far as is known
         self.published = 0  # that the broker acknowledged
@@ -113,6 +114,20 @@ class IotCoreBridge:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
 
+    # --- for the nucleus's own parts (classic) ------------------------------------------------------------------------
+
+    def listen(self, topics: str, deliver: Callable[[str, bytes], None]) -> None:
+        """Subscribe with every connection from the next one on."""
+        self._subscriptions.append(_Subscription(topics, 1, deliver))
+
+    def at_connection(self, callback: Callable[[], None]) -> None:
+        """Call `callback` after each connection, subscriptions made."""
+        self._at_connection.append(callback)
+
+    def send(self, topic: str, payload: bytes) -> None:
+        """Publish with QoS 1, through the spool."""
+        self._store(_Message(topic, payload, 1))
+
     # --- operations ---------------------------------------------------------------------------------------------------
 
     def _publish_operation(self, request: Request) -> Content:
@@ -131,7 +146,12 @@ class IotCoreBridge:
     async def _subscribe_operation(self, request: Request) -> Content:
         topic = requests.text(request.content, "topicName")
         self._allow(request, permissions.MQTT, topic)
-        subscription = _Subscription(topic, requests.quality(request.content), request.stream)
+
+        def deliver(name: str, payload: bytes) -> None:
+            event = {"topicName": name, "payload": base64.b64encode(payload).decode()}
+            request.stream.send("IoTCoreMessage", {"message": event})
+
+        subscription = _Subscription(topic, requests.quality(request.content), deliver)
         if self._client is not None:
             await self._subscribe(self._client, subscription)
         elif self._lite:
@@ -259,6 +279,8 @@ class IotCoreBridge:
                 await self._subscribe(client, subscription)
         self._client = client
         self._pump()
+        for callback in self._at_connection:
+            callback()
         await self._gone.wait()
 
     def _new_client(self, loop: asyncio.AbstractEventLoop, up: asyncio.Event) -> paho.Client:
@@ -297,7 +319,6 @@ class IotCoreBridge:
             return
         if limits.incoming_bytes is not None and len(payload) > limits.incoming_bytes:
             return
-        event = {"message": {"topicName": topic, "payload": base64.b64encode(payload).decode()}}
         for subscription in list(self._subscriptions):
             if permissions.topic_matches(subscription.filter, topic):
-                subscription.stream.send("IoTCoreMessage", event)
+                subscription.deliver(topic, payload)

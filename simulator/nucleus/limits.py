@@ -70,6 +70,7 @@ class Habits:
     restarts_on_configuration: bool = False
     # environment of a component that depends on TokenExchangeService
     credentials: Mapping[str, str] = field(default_factory=dict)
+    synced_shadows: tuple[str, ...] = ("kensa",)  # classic: what its shadow manager keeps in step with the cloud
     environment: Mapping[str, str] = field(default_factory=dict)  # of every component, beside the nucleus's own
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -55,13 +56,20 @@ class LocalBus:
     def _publish(self, request: Request) -> Content:
         topic = requests.text(request.content, "topic")
         self._allow(request, permissions.PUBSUB, topic)
-        event = _event(request.content.get("publishMessage"), topic)
+        self._deliver(topic, _event(request.content.get("publishMessage"), topic), sender=request.component)
+        return {}
+
+    def send(self, topic: str, payload: bytes) -> None:
+        """Publish as a part of the nucleus itself."""
+        message = {"message": base64.b64encode(payload).decode(), "context": {"topic": topic}}
+        self._deliver(topic, {"binaryMessage": message}, sender=None)
+
+    def _deliver(self, topic: str, event: Content, *, sender: str | None) -> None:
         for subscription in list(self._subscriptions):
-            if not subscription.own and subscription.component == request.component:
+            if not subscription.own and subscription.component == sender:
                 continue
             if permissions.topic_matches(subscription.filter, topic):
                 subscription.stream.send("SubscriptionResponseMessage", event)
-        return {}
 
 
 def _event(message: Any, topic: str) -> Content:

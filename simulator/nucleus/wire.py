@@ -50,7 +50,6 @@ class MessageType(enum.IntEnum):
     PING_RESPONSE = 3
     CONNECT = 4
     CONNECT_ACK = 5
-    PROTOCOL_ERROR = 6
 
 
 class Flags(enum.IntFlag):

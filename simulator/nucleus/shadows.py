@@ -1,0 +1,143 @@
+"""Classic's shadow manager: named shadows kept on the device, answered without the cloud, and kept in step with it.
+
+A component's update counts at once, is told on the local bus under the shadow's own topics, and goes to the cloud when
+there is a connection. What the cloud wants (`desired`) replaces what the device has of it; what the device reports
+stays its own. Only the names in `synced` are kept in step, as in the configuration of aws.greengrass.ShadowManager.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from simulator.nucleus import permissions, requests
+from simulator.nucleus.refusals import (
+    ConflictRefusal,
+    InvalidArgumentsRefusal,
+    NotFoundRefusal,
+    Refusal,
+    ServiceRefusal,
+)
+from simulator.nucleus.server import Operation
+from simulator.shadow import ShadowStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from simulator.nucleus.iotcore import IotCoreBridge
+    from simulator.nucleus.pubsub import LocalBus
+    from simulator.nucleus.server import Content, Request
+    from simulator.shadow import Answer
+
+_REFUSALS: Final[dict[int, type[Refusal]]] = {
+    400: InvalidArgumentsRefusal,
+    404: NotFoundRefusal,
+    409: ConflictRefusal,
+    413: InvalidArgumentsRefusal,
+    415: InvalidArgumentsRefusal,
+}
+
+
+class ShadowManager:
+    """GetThingShadow, UpdateThingShadow, DeleteThingShadow and ListNamedShadowsForThing."""
+
+    def __init__(
+        self,
+        *,
+        thing: str,
+        allow: Callable[[Request, str, str], None],
+        bus: LocalBus,
+        bridge: IotCoreBridge,
+        synced: Sequence[str],
+    ) -> None:
+        """`synced` are the names of the thing's shadows that the cloud has, too."""
+        self._thing, self._allow, self._bus, self._bridge = thing, allow, bus, bridge
+        self._store = ShadowStore()
+        self._names: set[str] = set()
+        self._synced = tuple(synced)
+        bridge.at_connection(self._ask_cloud)
+        for name in self._synced:
+            bridge.listen(f"{_topic(thing, name)}/get/accepted", self._heard_whole)
+            bridge.listen(f"{_topic(thing, name)}/update/documents", self._heard_documents)
+
+    def operations(self) -> dict[str, Operation]:
+        """What this module answers."""
+        return {
+            "GetThingShadow": Operation(lambda request: self._handle(request, "get")),
+            "UpdateThingShadow": Operation(lambda request: self._handle(request, "update")),
+            "DeleteThingShadow": Operation(lambda request: self._handle(request, "delete")),
+            "ListNamedShadowsForThing": Operation(self._list),
+        }
+
+    def _handle(self, request: Request, what: str) -> Content:
+        thing = requests.text(request.content, "thingName")
+        name = str(request.content.get("shadowName") or "")
+        self._allow(request, permissions.SHADOW, _topic(thing, name))
+        payload = requests.blob(request.content, "payload")
+        answers = self._store.handle(thing, name, what, payload)
+        first = answers[0]
+        if first.suffix.endswith("/rejected"):
+            text = f"{first.content['code']} {first.content['message']}"
+            self._tell(thing, name, answers)
+            raise _REFUSALS.get(first.content["code"], ServiceRefusal)(text)
+        if what == "update":
+            self._names.add(name)
+        if what != "get":
+            self._tell(thing, name, answers)
+        if what == "update" and name in self._synced and thing == self._thing and self._bridge.online:
+            state = json.loads(payload)["state"]
+            self._bridge.send(f"{_topic(thing, name)}/update", json.dumps({"state": state}).encode())
+        return {"payload": base64.b64encode(json.dumps(first.content).encode()).decode()}
+
+    def _list(self, request: Request) -> Content:
+        thing = requests.text(request.content, "thingName")
+        self._allow(request, permissions.SHADOW, thing)
+        return {"results": sorted(self._names - {""}), "timestamp": time.time()}
+
+    def _tell(self, thing: str, name: str, answers: Sequence[Answer]) -> None:
+        for answer in answers:
+            self._bus.send(f"{_topic(thing, name)}/{answer.suffix}", json.dumps(answer.content).encode())
+
+    # --- the cloud ----------------------------------------------------------------------------------------------------
+
+    def _ask_cloud(self) -> None:
+        """After each connection: bring what was reported meanwhile, and ask what is wanted."""
+        for name in self._synced:
+            topic = _topic(self._thing, name)
+            if reported := self._store.state(self._thing, name).get("reported"):
+                self._bridge.send(f"{topic}/update", json.dumps({"state": {"reported": reported}}).encode())
+            self._bridge.send(f"{topic}/get", b"{}")
+
+    def _heard_whole(self, topic: str, payload: bytes) -> None:
+        self._take_wishes(topic, json.loads(payload)["state"])
+
+    def _heard_documents(self, topic: str, payload: bytes) -> None:
+        self._take_wishes(topic, json.loads(payload)["current"]["state"])
+
+    def _take_wishes(self, topic: str, state: Any) -> None:
+        name = topic.split("/")[5]
+        wanted, had = state.get("desired", {}), self._store.state(self._thing, name).get("desired", {})
+        changes = _difference(had, wanted)
+        if changes:
+            self._names.add(name)
+            request = json.dumps({"state": {"desired": changes}}).encode()
+            self._tell(self._thing, name, self._store.handle(self._thing, name, "update", request))
+
+
+def _topic(thing: str, name: str) -> str:
+    return f"$aws/things/{thing}/shadow" + (f"/name/{name}" if name else "")
+
+
+def _difference(old: Any, new: Any) -> dict[str, Any]:
+    """Return the update that makes `old` become `new`: null removes."""
+    changes: dict[str, Any] = {key: None for key in old if key not in new}
+    for key, value in new.items():
+        before = old.get(key)
+        if isinstance(value, dict) and isinstance(before, dict):
+            if below := _difference(before, value):
+                changes[key] = below
+        elif value != before:
+            changes[key] = value
+    return changes
