@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _SWITCH_S: Final = 0.0005
 _CAPTURE_STOP_S: Final = 1.0  # the cameras' drivers get this long to return
+_CLIENT_S: Final = 0.5  # and a client of the control socket, or a heartbeat that is being sent
 _COMMIT_S: Final = 1.0  # of `drain_s` for what comes after the last batch, or a fifth of it where that is less
 _GOODBYE_S: Final = 0.8  # and for what the transport and the process take beyond their deadline
 
@@ -340,9 +341,9 @@ class Agent:
             self.models.launch()
         control = ControlServer(state_dir=self.config.state_dir, handlers=handlers)
         control.start()
-        self._stack.callback(lambda: control.close(timeout_s=self._left_s()))
+        self._stack.callback(lambda: control.close(timeout_s=min(_CLIENT_S, self._left_s())))
         self.heartbeat.start()
-        self._stack.callback(lambda: self.heartbeat.close(timeout_s=self._left_s()))
+        self._stack.callback(lambda: self.heartbeat.close(timeout_s=min(_CLIENT_S, self._left_s())))
 
     def _close_keeper(self, keeper: FrameKeeper) -> None:
         keeper.close(self._left_s())
