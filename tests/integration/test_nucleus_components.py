@@ -1,4 +1,4 @@
-"""Real Python components with the real SDK, deployed on the simulated nucleus: tokens, restarts, updates, hand-overs."""
+"""Real Python components with the real SDK on the simulated nucleus: tokens, restarts, updates, hand-overs."""
 
 from __future__ import annotations
 
