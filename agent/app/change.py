@@ -236,10 +236,12 @@ def keep_good(config: configuration.Config) -> None:
 def last_good(state_dir: Path) -> configuration.Config | None:
     """Return the configuration that an agent last ran with on `state_dir`; None without a readable one."""
     path = state_dir / GOOD_NAME
+    if not path.exists():
+        return None
     try:
         return configuration.load(path)
     except ConfigError as error:
-        _log.warning("there is no last good configuration: %s", error)
+        _log.warning("the last good configuration cannot be used: %s", error)
         return None
 
 

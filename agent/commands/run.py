@@ -1,12 +1,14 @@
 """`kensa run CONFIG`: inspect until told to stop, or until every finite camera has ended.
 
-SIGTERM and SIGINT drain and end; SIGHUP reads CONFIG again and goes on with it, as `kensa apply` does.
+SIGTERM and SIGINT drain and end, and so does a terminal that is closed; any other SIGHUP reads CONFIG again and goes on
+with it, as `kensa apply` does.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import threading
 from pathlib import Path
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 _SETTLED_S: Final = 5.0  # by then the first parts are judged and what only the start needed is known
 _AGAIN_S: Final = 600.0  # a model that was exchanged and paths that are rarely taken leave memory behind as well
 _LOOK_S: Final = 1.0  # how soon SIGHUP is seen
+_STDERR: Final = 2
 _log = logging.getLogger(__name__)
 
 
@@ -33,11 +36,14 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     agent = app.build(config.load(arguments.config))
     reread = threading.Event()
+    has_terminal = os.isatty(_STDERR)
 
     def ask_stop(_number: int, _frame: FrameType | None) -> None:
         agent.ask_stop()
 
     def ask_reread(_number: int, _frame: FrameType | None) -> None:
+        if has_terminal and not os.isatty(_STDERR):  # it hung up
+            agent.ask_stop()
         reread.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):

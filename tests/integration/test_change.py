@@ -9,21 +9,23 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agent import app, config, control
+from agent.adapters.onnx import OnnxModel
 from agent.app import change
 from agent.cli import main
 from agent.clock import SystemClock
 from agent.errors import ConfigError, ControlError, RestartNeededError, StateDirError
 from agent.records import CameraState, Outcome
+from agent.slot import Lease, Trial
 from simulator.cameras import StillCamera
 from simulator.transport import MemoryTransport
 from tests.change_kit import assert_nothing_lost, changed, judge_more, parsed, until, verdicts_of, write_line
-from tests.release_kit import spot_images
+from tests.release_kit import spot_images, write_release
 from tests.support import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agent.records import Verdict
+    from agent.records import Observation, Verdict
     from tests.change_kit import Tree
 
 
@@ -76,6 +78,28 @@ def test_with_several_workers_every_verdict_is_by_the_configuration_that_it_name
         for verdict in verdicts_of(transport, camera):
             sees = verdict.origin.config_digest == see.digest() and verdict.seq % 2
             assert (verdict.judgement.outcome is Outcome.DEFECT) is bool(sees), verdict
+
+
+def test_a_challenger_on_trial_gets_the_thresholds_with_the_champion(tmp_path: Path, tree: Tree) -> None:
+    transport = MemoryTransport()
+    before = parsed(tree, tmp_path)
+    blind = parsed(changed(tree, "inspections.spots.thresholds", {"spot": 1.0}), tmp_path)
+    seen: list[Observation] = []
+    agent = app.build(before, transport=transport)
+    with agent:
+        slot = agent.slots["spots"]
+        model = OnnxModel.load(write_release(tmp_path / "newer", version="1.1.0"))
+        slot.begin_trial(Trial(Lease(model, model.rule), 1.0, "salt", seen.append))
+        judge_more(agent)
+        agent.apply(blind)
+        judge_more(agent)
+    assert_nothing_lost(agent, transport)
+    tried = [v for v in verdicts_of(transport) if v.arm == "challenger"]
+    for verdict in tried:
+        sees = verdict.origin.config_digest == before.digest() and verdict.seq % 2
+        assert (verdict.challenger_outcome is Outcome.DEFECT) is bool(sees)
+    assert {v.origin.config_digest for v in tried} == {before.digest(), blind.digest()}
+    assert all(o.champion.outcome is o.challenger.outcome for o in seen)  # no part was judged by both rules
 
 
 def test_an_roi_changes_what_the_model_sees(tmp_path: Path, tree: Tree) -> None:

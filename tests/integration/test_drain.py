@@ -172,3 +172,17 @@ def test_hung_drivers_and_a_silent_client_do_not_hold_up_the_drain(tmp_path: Pat
     assert took_s < DRAIN_S  # eight drivers at a second each, and five seconds for the client, would be more
     account = agent.cameras["cam"].counters.snapshot()
     assert (account.pending, account.dropped) == (0, {})
+
+
+def test_a_broker_that_acknowledges_nothing_costs_the_drain_s_and_no_verdict(tmp_path: Path) -> None:
+    tree = changed(write_line(tmp_path), "drain_s", 1.0)
+    agent = app.build(parsed(tree, tmp_path), transport=MemoryTransport(auto_ack=False))
+    with agent:
+        while agent.cameras["cam"].counters.snapshot().judged < 20:
+            assert not agent.wait(0.02)
+        began = time.monotonic()
+        assert agent.stop()
+        took_s = time.monotonic() - began
+    assert took_s < DRAIN_S
+    stats = agent.outbox.stats()
+    assert stats.committed == stats.appended == sum(v.counters.snapshot().captured for v in agent.cameras.values())
