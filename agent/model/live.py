@@ -108,7 +108,7 @@ class LiveJudge:
             self._errors.add(event=seen.challenger.outcome is Outcome.UNKNOWN)
         if self._counts.pairs > pairs:
             self._drift.add(seen.champion.score, seen.challenger.score)
-            if self._phase == "shadow":
+            if self._phase != "ab":  # where models that differ are compared on purpose
                 self._disagreement.add(event=self._counts.disagreeing > before)
         self._refusal = self._find_refusal(seen)
 
@@ -241,7 +241,8 @@ class LiveJudge:
             return _refused(Gate.DEADLINES, "too_late", text, self._deadlines, self._policy.deadlines)
         if self._disagreement.refused:
             text = f"disagrees with the running model on {_share(self._disagreement)}"
-            return _refused(Gate.SHADOW, "disagrees", text, self._disagreement, self._policy.disagreement)
+            gate = Gate.SHADOW if self._phase == "shadow" else Gate.VERDICTS
+            return _refused(gate, "disagrees", text, self._disagreement, self._policy.disagreement)
         return self._lopsided() if self._one_sided(self._policy.e_threshold) else None
 
     def _is_late_alone(self) -> bool:

@@ -69,7 +69,7 @@ class RolloutPolicy(_Strict):
     shadow_rejects: int = Field(default=8, ge=0, le=10_000)  # parts in it that either model does not let through ...
     shadow_patience: int = Field(default=10, ge=1, le=1_000)  # ... or so many times `shadow_parts` without them
     trial: tuple[TrialStep, ...] = Field(default_factory=_steps, min_length=1, max_length=20)
-    disagreement: Rates = Rates(good=0.01, bad=0.03)  # of ok against not ok, in the shadow
+    disagreement: Rates = Rates(good=0.01, bad=0.03)  # of ok against not ok, in shadow and trial
     errors: Rates = Rates(good=0.001, bad=0.01)  # challenger gave no judgement
     deadlines: Rates = Rates(good=0.001, bad=0.01)  # decided later than `deadline_ms`
     deadline_ms: float | None = Field(default=None, gt=0.0, le=60_000.0, allow_inf_nan=False)  # None: the site's own

@@ -148,6 +148,16 @@ def test_late_parts_refuse_a_trial_and_the_text_tells_how_late_the_line_is_by_it
     assert "after 200 ms; of 1000 parts without it 2 were late" in refusal.text
 
 
+def test_a_release_that_may_reject_more_is_refused_in_its_trial_when_it_rejects_everything() -> None:
+    judge = shown(started(POLICY.model_copy(update={"may_reject_more": True})), GOOD_SHADOW)
+    judge.begin("trial", parts=1_000, share=1.0)
+
+    refusal = shown(judge, [part(OK, DEFECT)] * 40).decision().refusal
+
+    assert refusal is not None
+    assert (refusal.gate, refusal.reason) == (Gate.VERDICTS, "disagrees")
+
+
 def test_a_line_that_is_late_by_itself_is_not_the_candidates_fault() -> None:
     judge = shown(started(), GOOD_SHADOW)
     judge.begin("trial", parts=20, share=0.5)
@@ -188,7 +198,7 @@ def test_one_sided_disagreement_adds_up_over_the_phases(
         judge = started(POLICY.model_copy(update={"may_reject_more": announced}))
         shown(judge, [*GOOD_SHADOW, seen, *[part()] * 400])
         assert judge.decision().call is Call.PASS
-        for share, parts in ((0.01, 20), (0.05, 50), (0.25, 200)):
+        for share, parts in ((0.01, 20), (0.05, 150), (0.25, 200)):
             judge.begin("trial", parts=parts, share=share)
             shown(judge, [seen] * 4 + [part()] * (parts - 4))
         decision = judge.decision()
