@@ -33,6 +33,11 @@ _READY_S: Final = 120.0  # a version is checked by the cloud before it can be de
 _POLL_S: Final = 2.0
 
 
+def checksum(path: Path) -> str:
+    """SHA-256 of a file as S3 writes it, in base64."""
+    return base64.b64encode(bytes.fromhex(sha256_of(path))).decode()
+
+
 class Cloud:
     """The three services; every parameter is judged before it is sent."""
 
@@ -55,7 +60,7 @@ class Cloud:
         uploaded = []
         for path in version.artifacts:
             key = version.key(path)
-            digest = base64.b64encode(bytes.fromhex(sha256_of(path))).decode()
+            digest = checksum(path)
             present = self._checksum(version.bucket, key)
             if present == digest:
                 continue
