@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agent.clock import NS_PER_S, SystemClock
 from agent.errors import ConfigError, KensaError, MessageError
-from greengrass.connection import Connection, IpcError
+from greengrass.connection import Connection, Fault, IpcError
 from greengrass.environment import Environment
 from greengrass.handover import Hint, hint_topic, parse_answer, publish, status_topic
 from greengrass.watching import read_configuration
@@ -104,7 +104,8 @@ class HandOver:
         self._connection.listen("subscribe_to_topic", request, self._heard, describe=f"SubscribeToTopic on {topic}")
         told = None
         while True:
-            self._give_hint()
+            if refused := self._give_hint():
+                return refused
             if self._clock.wait(self._news, _AGAIN_S):
                 self._news.clear()
                 heard_ns = self._clock.monotonic_ns()
@@ -122,11 +123,15 @@ class HandOver:
                 state = "unknown" if answer is None else answer.state
                 return Verdict(serves=False, text=f"{self._task.release} does not serve yet (state {state})")
 
-    def _give_hint(self) -> None:
+    def _give_hint(self) -> Verdict | None:
+        topic = hint_topic(self._task.inspection)
         try:
-            publish(self._connection, hint_topic(self._task.inspection), self._hint.encode())
+            publish(self._connection, topic, self._hint.encode())
         except IpcError as error:
+            if error.fault is Fault.UNAUTHORIZED:
+                return Verdict(serves=False, text=f"accessControl does not allow to publish on {topic}")
             _log.warning("the agent cannot be told now: %s", error)
+        return None
 
     def _heard(self, event: Any) -> None:
         """Thread ipc-events."""

@@ -45,7 +45,7 @@ ACCESS: Final[dict[str, Any]] = {
     "aws.greengrass.ipc.pubsub": {
         f"{COMPONENT}:pubsub:1": {
             "operations": ["aws.greengrass#SubscribeToTopic", "aws.greengrass#PublishToTopic"],
-            "resources": ["kensa/model/+", "kensa/model/+/status"],
+            "resources": ["kensa/model/spots", "kensa/model/spots/status"],
         },
     },
 }

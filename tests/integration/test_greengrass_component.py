@@ -1,0 +1,272 @@
+"""com.kensa.Inspector and com.kensa.Model as real processes under a simulated nucleus, with signed releases."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import cv2
+import yaml
+
+from agent import cli
+from pipeline.repository.keys import Expiry, KeyRing
+from pipeline.repository.repository import Repository
+from simulator import bad_models
+from simulator.nucleus.deployment import Deployment
+from simulator.shadow import ShadowService
+from tests.greengrass_kit import ACCESS, COMPONENT, THING, Plant, plant
+from tests.release_kit import spot_images, write_release
+from tests.support import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    import pytest
+
+    from simulator.nucleus.deployment import Outcome
+    from simulator.nucleus.limits import Mode
+
+MODEL: Final = "com.kensa.Model"
+PATIENCE_S: Final = 90.0
+POLICY: Final = {
+    "shadow_parts": 60,
+    "trial": [{"share": 0.5, "parts": 40}, {"share": 1.0, "parts": 80}],
+    "latency_ratio": 50.0,
+}
+LIMITS: Final = {  # as text, as nucleus lite delivers a recipe
+    "min_shadow_parts": "60",
+    "min_trial_parts": "100",
+    "shadow_max_fps": "500",
+    "deadline_ms": "30000",
+    "max_latency_ratio": "50",
+    "probation_s": "0",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A factory: a publisher, and a folder with recipes to deploy."""
+
+    folder: Path
+    publisher: Repository
+    plant: Plant
+
+    def publish(self, version: str, *, bad: bool = False) -> None:
+        """Publish the kit's release, or one that gives other scores here than at its publisher."""
+        release = write_release(self.folder / f"good-{version}", version=version, rollout=POLICY)
+        if bad:
+            release = bad_models.make("shifted_scores", release, self.folder / f"bad-{version}", version=version)
+        self.publisher.add(release, "hall-1")
+        self.publisher.publish()
+
+    def configuration(self) -> dict[str, Any]:
+        return {
+            "accessControl": ACCESS,
+            "line": "line1",
+            "state_dir": str(self.folder / "state"),
+            "heartbeat_s": "1",
+            "inspections": {
+                "spots": {
+                    "release": str(self.folder / "factory"),
+                    "intake": {"policy": "wait"},
+                    "cameras": {
+                        "cam": {"kind": "folder", "path": str(self.folder / "images"), "fps": "200", "loop": "true"}
+                    },
+                }
+            },
+            "updates": {
+                "repository": str(self.folder / "repository"),
+                "root": str(self.publisher.keys.folder / "metadata" / "1.root.json"),
+                "site": "hall-1",
+                "limits": LIMITS,
+            },
+        }
+
+    def write_recipe(self, name: str, script: str, configuration: dict[str, Any], *, version: str = "1.0.0") -> None:
+        recipes = self.folder / "recipes"
+        recipes.mkdir(exist_ok=True)
+        recipe = {
+            "RecipeFormatVersion": "2020-01-25",
+            "ComponentName": name,
+            "ComponentVersion": version,
+            "ComponentType": "aws.greengrass.generic",
+            "ComponentDescription": "test",
+            "ComponentPublisher": "Kensa",
+            "ComponentConfiguration": {"DefaultConfiguration": configuration},
+            "Manifests": [
+                {
+                    "Platform": {"os": "linux", "runtime": "*"},
+                    "Lifecycle": {
+                        "setEnv": {"PYTHONPATH": str(ROOT), "KENSA_COMPONENT_DIR": str(self.folder)},
+                        "startup": {"Script": script, "Timeout": 60},
+                    },
+                }
+            ],
+        }
+        (recipes / f"{name}-{version}.yaml").write_text(yaml.safe_dump(recipe))
+
+    def write_model_recipe(self, release: str) -> None:
+        """A component with the release and its metadata, as an artifact brings them."""
+        artifact = self.folder / "artifact"
+        shutil.copytree(self.folder / "repository", artifact / "repository")
+        script = f"KENSA_COMPONENT_DIR={artifact} {sys.executable} -m greengrass.model_component || exit 1"
+        access = {"aws.greengrass.ipc.pubsub": ACCESS["aws.greengrass.ipc.pubsub"]}
+        configuration = {"accessControl": access, "inspection": "spots", "release": release, "patience_s": "60"}
+        self.write_recipe(MODEL, script, configuration)
+
+    def deploy(self, merge: dict[str, Any] | None = None, *, model: bool = False) -> Outcome:
+        wanted = {COMPONENT: "1.0.0", **({MODEL: "1.0.0"} if model else {})}
+        update = {} if merge is None else {COMPONENT: {"merge": merge}}
+        deployment = Deployment(components=wanted, configuration_update=update)
+        return self.plant.nucleus.deploy(deployment, self.folder, 120.0)
+
+    def desire(self, release: str) -> Outcome:
+        return self.deploy({"inspections": {"spots": {"desired": {"release": release}}}})
+
+    @property
+    def pid(self) -> int | None:
+        return self.plant.nucleus.component(COMPONENT).pid
+
+    @property
+    def log(self) -> str:
+        return self.plant.nucleus.log(COMPONENT) + self.plant.nucleus.log(MODEL)
+
+    def standing(self) -> dict[str, Any]:
+        values: dict[str, Any] = json.loads((self.folder / "state" / "greengrass.json").read_text())
+        return values
+
+
+@contextmanager
+def site(mode: Mode, folder: Path) -> Iterator[Site]:
+    keys = KeyRing.create(folder / "keys", repository=str(folder / "repository"), expiry=Expiry())
+    publisher = Repository(keys)
+    publisher.create(["hall-1"], {})
+    write_release(folder / "factory")
+    (folder / "images").mkdir()
+    for index, image in enumerate(spot_images(16)[0]):
+        cv2.imwrite(str(folder / "images" / f"{index:02d}.png"), image)
+    with plant(mode, folder / "nucleus") as p:
+        found = Site(folder, publisher, p)
+        found.write_recipe(COMPONENT, f"exec {sys.executable} -m greengrass", found.configuration())
+        yield found
+
+
+def until(condition: Callable[[], bool], seen: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, seen()
+        time.sleep(0.05)
+
+
+def shown(found: Site, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    capsys.readouterr()
+    assert cli.main(["model", "show", str(found.folder / "state" / "config.good.json"), "--json"]) == 0, found.log
+    values: dict[str, Any] = json.loads(capsys.readouterr().out)["inspections"]["spots"]
+    return values
+
+
+def runs(found: Site, capsys: pytest.CaptureFixture[str], release: str) -> bool:
+    active = shown(found, capsys)["active"]
+    return active is not None and active["release"] == release
+
+
+def test_a_configuration_deployment_changes_thresholds_and_model_without_a_restart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with site("lite", tmp_path) as found:
+        outcome = found.deploy()
+        assert outcome.succeeded, (outcome, found.log)
+        pid = found.pid
+        found.publish("1.1.0")
+        assert found.desire("spots/1.1.0").succeeded
+        until(lambda: runs(found, capsys, "spots/1.1.0"), lambda: found.log)
+        assert found.deploy({"inspections": {"spots": {"thresholds": {"spot": "0.75"}}}}).succeeded
+        until(lambda: "thresholds" in found.log, lambda: found.log)
+        assert found.deploy({"inspections": {"spots": {"thresholds": {"spot": "high"}}}}).succeeded
+        until(lambda: found.standing()["refused"] is not None, lambda: found.log)
+        assert "inspections.spots.thresholds.spot" in found.standing()["refused"]
+        assert shown(found, capsys)["active"]["release"] == "spots/1.1.0"
+        view = found.plant.nucleus.component(COMPONENT)
+        assert (view.pid, view.starts) == (pid, 1)
+        assert found.plant.nucleus.connections_refused == 0
+
+
+def test_a_bad_model_leaves_the_last_good_one_and_names_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with site("lite", tmp_path) as found:
+        assert found.deploy().succeeded, found.log
+        found.publish("1.1.0", bad=True)
+        assert found.desire("spots/1.1.0").succeeded  # lite asks nobody
+        until(lambda: shown(found, capsys)["refusal"] is not None, lambda: found.log)
+        assert shown(found, capsys)["active"] is None  # the factory's
+        assert found.plant.nucleus.component(COMPONENT).starts == 1
+
+
+def test_a_model_component_hands_its_release_over_and_its_deployment_ends_when_it_serves(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with site("lite", tmp_path) as found:
+        found.publish("1.1.0")
+        found.write_model_recipe("spots/1.1.0")
+        shutil.rmtree(found.folder / "repository" / "targets")  # nobody else has it
+        assert found.deploy().succeeded, found.log
+        pid = found.pid
+        outcome = found.deploy(model=True)
+        assert outcome.succeeded, (outcome, found.log)
+        assert runs(found, capsys, "spots/1.1.0")
+        assert found.pid == pid
+
+
+def test_the_deployment_of_a_bad_model_component_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with site("lite", tmp_path) as found:
+        found.publish("1.1.0", bad=True)
+        found.write_model_recipe("spots/1.1.0")
+        assert found.deploy().succeeded, found.log
+        pid = found.pid
+        outcome = found.deploy(model=True)
+        assert outcome.status == "FAILED", (outcome, found.log)
+        assert "spots/1.1.0 is refused" in found.log
+        assert shown(found, capsys)["active"] is None
+        assert found.pid == pid
+
+
+def test_classic_refuses_a_bad_model_and_a_bad_configuration_before_anything_changes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with site("classic", tmp_path) as found:
+        assert found.deploy().succeeded, found.log
+        assert found.standing()["mode"] == "classic"
+        pid, before = found.pid, found.plant.nucleus.configuration(COMPONENT)
+        found.publish("1.1.0", bad=True)
+        found.publish("1.2.0")
+        for refused, reason in (
+            (found.desire("spots/1.1.0"), "spots/1.1.0 is refused"),
+            (found.deploy({"inspections": {"spots": {"unsure_band": "2"}}}), "inspections.spots.unsure_band"),
+        ):
+            assert refused.status == "FAILED_NO_STATE_CHANGE", (refused, found.log)
+            assert reason in refused.reason + found.log
+        assert found.plant.nucleus.configuration(COMPONENT) == before
+        accepted = found.desire("spots/1.2.0")
+        assert accepted.succeeded, (accepted, found.log)
+        until(lambda: runs(found, capsys, "spots/1.2.0"), lambda: found.log)
+        assert found.pid == pid
+
+
+def test_the_shadow_is_followed_through_its_topics_on_lite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with site("lite", tmp_path) as found:
+        broker = found.plant.broker
+        with ShadowService(host=broker.host, port=broker.port) as service:
+            found.publish("1.1.0")
+            assert found.deploy().succeeded, found.log
+            pid = found.pid
+            service.desire(THING, "spots", "spots/1.1.0")
+            until(lambda: runs(found, capsys, "spots/1.1.0"), lambda: found.log)
+            until(lambda: service.reported(THING).get("spots", {}).get("release") == "spots/1.1.0", lambda: found.log)
+            assert found.pid == pid
