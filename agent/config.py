@@ -136,6 +136,18 @@ class RolloutLimits(_Strict):
     shadow_max_fps: float = Field(
         default=30.0, gt=0.0, le=10_000.0, allow_inf_nan=False
     )  # parts a second that it is shown
+    max_error_rate: Annotated[float, Field(ge=1e-4, le=0.05, allow_inf_nan=False)] = (
+        0.01  # of parts without its judgement, and of late ones, in a trial
+    )
+    max_e_value: Annotated[float, Field(ge=20.0, le=10_000.0, allow_inf_nan=False)] = (
+        1_000.0  # of one-sided disagreement
+    )
+    max_psi: Annotated[float, Field(ge=0.01, le=1.0, allow_inf_nan=False)] = 0.25  # drift of its scores
+    max_psi_window: int = Field(default=5_000, ge=1_000, le=100_000)  # parts before drift is looked at
+    max_golden_difference: Unit = 0.1  # of a score on the release's own golden set from its reference
+    min_golden_agreement: Unit = 0.98  # share of that set that must be judged as where it was made
+    min_golden_recall: Unit = 0.5  # share of that set's labelled parts that must be judged right
+    allow_reject_more: bool = True  # whether a release may announce it: then only more parts stop, never fewer
     acceptance_recall: Unit = 1.0  # share of the site's own labelled parts that must be judged as labelled
     max_hours: float = Field(default=24.0, gt=0.0, le=8_760.0, allow_inf_nan=False)  # for shadow and trial together
     probation_s: float = Field(default=600.0, ge=0.0, le=86_400.0)  # the old model stays loaded so long after a commit

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from agent.config import RolloutLimits
 
 _MIN_RATE: Final = 1e-4  # of disagreement: below it no shadow of bearable length could accept anything
-_GOOD_TO_BAD: Final = 1.0 / 3.0  # a site that lowers the bad rate lowers the good one with it
+_BAD_TO_GOOD: Final = 3.0  # at least: rates that lie closer together are a test that never decides
+_MAX_HOLD: Final = 20.0  # e-value from which nothing is promoted; refused is from `max_e_value`
 _MAX_BAD_ERRORS: Final = 0.05  # no release may ask for more failures or late verdicts than that
 
 _Rate = Annotated[float, Field(gt=0.0, lt=1.0, allow_inf_nan=False)]
@@ -108,34 +109,48 @@ class RolloutPolicy(_Strict):
 def within(policy: RolloutPolicy, limits: RolloutLimits) -> RolloutPolicy:
     """The policy that holds on this line: the stricter of the release's and the site's, field by field.
 
-    A trial that is shorter than the site wants gets the missing parts in its last step. A site that lowers
-    `max_disagreement` below the policy's `bad` rate lowers the `good` rate to at most a third of it.
+    A trial that is shorter than the site wants gets the missing parts in its last step. Of every pair of rates `good`
+    is lowered to at most a third of `bad`: a publisher who lets them nearly touch would have a test that never refuses.
     """
-    bad = max(min(policy.disagreement.bad, limits.max_disagreement), _MIN_RATE)
-    disagreement = policy.disagreement
-    if bad < disagreement.bad:
-        good = min(disagreement.good, bad * _GOOD_TO_BAD)
-        disagreement = Rates(good=good, bad=bad, alpha=disagreement.alpha, beta=disagreement.beta)
     missing = max(0, limits.min_trial_parts - sum(step.parts for step in policy.trial))
     *first, last = policy.trial
     asked = policy.deadline_ms
+    psi_block = min(policy.psi_block, limits.max_psi)
+    e_threshold = min(policy.e_threshold, limits.max_e_value)
     return policy.model_copy(
         update={
             "shadow_parts": max(policy.shadow_parts, limits.min_shadow_parts),
             "trial": (*first, TrialStep(share=last.share, parts=min(last.parts + missing, 1_000_000))),
-            "disagreement": disagreement,
+            "disagreement": _bounded(policy.disagreement, max(limits.max_disagreement, _MIN_RATE)),
+            "errors": _bounded(policy.errors, limits.max_error_rate),
+            "deadlines": _bounded(policy.deadlines, limits.max_error_rate),
             "deadline_ms": limits.deadline_ms if asked is None else min(asked, limits.deadline_ms),
+            "e_threshold": e_threshold,
+            "e_hold": min(policy.e_hold, _MAX_HOLD, e_threshold),
+            "may_reject_more": policy.may_reject_more and limits.allow_reject_more,
+            "psi_window": min(policy.psi_window, limits.max_psi_window),
+            "psi_warn": min(policy.psi_warn, psi_block),
+            "psi_block": psi_block,
             "latency_ratio": min(policy.latency_ratio, limits.max_latency_ratio),
             "extra_memory_bytes": min(policy.extra_memory_bytes, limits.max_extra_memory_bytes),
+            "golden_difference": min(policy.golden_difference, limits.max_golden_difference),
+            "golden_agreement": max(policy.golden_agreement, limits.min_golden_agreement),
+            "golden_recall": max(policy.golden_recall, limits.min_golden_recall),
         }
     )
+
+
+def _bounded(rates: Rates, most: float) -> Rates:
+    """Rates that are `bad` from at most `most` on, with room between good and bad."""
+    bad = min(rates.bad, most)
+    return Rates(good=min(rates.good, bad / _BAD_TO_GOOD), bad=bad, alpha=rates.alpha, beta=rates.beta)
 
 
 def self_test_limits(policy: RolloutPolicy, limits: RolloutLimits) -> SelfTestLimits:
     """What the examination in the child process may take and must show.
 
-    The child's wall time, CPU time and address space are Kensa's own; the golden set's limits are the release's; the
-    acceptance set's recall is the site's; latency and memory are the stricter of both.
+    The child's wall time, CPU time and address space are Kensa's own; the acceptance set's recall is the site's; the
+    golden set's limits, latency and memory are the stricter of both.
     """
     allowed = within(policy, limits)
     return SelfTestLimits(

@@ -52,6 +52,7 @@ LIMITS: Final[dict[str, Any]] = {  # of the site, in its configuration
     "min_shadow_parts": 300,
     "min_trial_parts": 600,
     "max_disagreement": 0.08,
+    "max_psi_window": 100_000,  # see `psi_window` above
     "shadow_max_fps": 60.0,
     "deadline_ms": 500.0,  # a laptop that does other things too
     "probation_s": 10.0,

@@ -109,6 +109,42 @@ def test_a_release_cannot_be_laxer_than_the_site() -> None:
     assert allowed.extra_memory_bytes == LIMITS.max_extra_memory_bytes
 
 
+def test_a_publisher_cannot_switch_a_gate_off() -> None:
+    off = policy(
+        disagreement={"good": 0.0299, "bad": 0.03},
+        errors={"good": 0.0499, "bad": 0.05},
+        deadlines={"good": 0.0499, "bad": 0.05},
+        e_threshold=10_000.0,
+        e_hold=100.0,
+        psi_window=100_000,
+        psi_warn=1.0,
+        psi_block=1.0,
+        golden_difference=1.0,
+        golden_agreement=0.5,
+        golden_recall=0.0,
+        may_reject_more=True,
+    )
+
+    allowed = within(off, LIMITS)
+
+    assert (allowed.errors.bad, allowed.deadlines.bad) == (0.01, 0.01)
+    for rates in (allowed.disagreement, allowed.errors, allowed.deadlines):
+        assert rates.good == pytest.approx(rates.bad / 3)
+    assert (allowed.e_threshold, allowed.e_hold) == (1_000.0, 20.0)
+    assert (allowed.psi_window, allowed.psi_warn, allowed.psi_block) == (5_000, 0.25, 0.25)
+    examined = self_test_limits(off, LIMITS)
+    assert (examined.golden_difference, examined.golden_agreement, examined.golden_recall) == (0.1, 0.98, 0.5)
+    assert allowed.may_reject_more
+    assert not within(off, RolloutLimits(allow_reject_more=False)).may_reject_more
+
+
+def test_a_site_may_allow_more_than_the_defaults() -> None:
+    asked = policy(psi_window=100_000, e_threshold=5_000.0, errors={"good": 0.01, "bad": 0.05}, golden_agreement=0.9)
+    site = RolloutLimits(max_psi_window=100_000, max_e_value=10_000.0, max_error_rate=0.05, min_golden_agreement=0.5)
+
+    assert within(asked, site) == asked.model_copy(update={"deadline_ms": site.deadline_ms})
+
+
 def test_a_release_may_be_stricter_than_the_site() -> None:
     strict = policy(
         shadow_parts=5_000,
