@@ -1,0 +1,318 @@
+"""The parts of the component that need no nucleus: pace, hints and answers, deferral, capabilities, environment."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from agent.clock import NS_PER_S, SystemClock
+from agent.commands.examine import greengrass as examine
+from agent.commands.examine.finding import Status
+from agent.errors import ConfigError, FetchError, MessageError, OperatorError, RefusedError, TransportError
+from agent.records import Desired, Fetched, Gate, Refusal, ReleaseRef
+from greengrass import handover, model_component
+from greengrass.capabilities import Capabilities, Capability, Standing
+from greengrass.connection import Connection
+from greengrass.desired import DeploymentWishes
+from greengrass.environment import Environment, complete_for_aws
+from greengrass.handover import Answer, Hint, HintedFetcher
+from greengrass.pacing import Pace
+from greengrass.transport import check_message
+from greengrass.updates import UpdateGuard
+from simulator.manual_clock import ManualClock
+from tests import status_kit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+REF = ReleaseRef("parts", "1.1.0", 2, "d" * 64, "m" * 64)
+
+
+# --- pace -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_second_holds_more_than_forty_messages(seed: int) -> None:
+    rng = random.Random(seed)
+    clock = ManualClock()
+    pace = Pace(clock=clock)
+    sent: list[int] = []
+    for _ in range(400):
+        if rng.random() < 0.1:
+            clock.advance(rng.uniform(0.0, 0.5))  # bursts after silence
+        wait_s = pace.reserve()
+        clock.advance(wait_s)
+        sent.append(clock.monotonic_ns())
+    for index, began_ns in enumerate(sent):
+        assert sum(began_ns <= other < began_ns + NS_PER_S for other in sent[index:]) <= 41
+
+
+def test_a_burst_of_eight_does_not_wait() -> None:
+    pace = Pace(clock=ManualClock())
+    assert [pace.reserve() for _ in range(8)] == [0.0] * 8
+    assert pace.reserve() > 0.0
+
+
+# --- messages ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("topic", ["", "kensa/+/x", "kensa/#", "$aws/x", "a/b/c/d/e/f/g/h/i", "x" * 257, "a\0b"])
+def test_a_topic_that_costs_the_connection_is_refused(topic: str) -> None:
+    with pytest.raises(TransportError, match="topic"):
+        check_message(topic, b"x")
+
+
+def test_what_nucleus_lite_would_close_the_connection_over_is_refused() -> None:
+    check_message("kensa/thing/verdicts/cam", b"x" * 6_500)
+    with pytest.raises(TransportError, match="6501 bytes"):
+        check_message("kensa/thing/verdicts/cam", b"x" * 6_501)
+
+
+# --- wishes -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_wish_is_delivered_once_for_each_change() -> None:
+    heard: list[tuple[str, Desired]] = []
+    first, second = Desired("parts/1.0.0"), Desired("parts/1.1.0")
+    wishes = DeploymentWishes({"top": first})
+    wishes.update({"top": first})
+    wishes.start(on_desired=lambda name, wish: heard.append((name, wish)))
+    for wish in (first, second, second, first):
+        wishes.update({"top": wish})
+    wishes.update({})
+    wishes.close()
+    wishes.update({"top": second})
+    assert heard == [("top", first), ("top", second), ("top", first)]
+
+
+# --- handing over -----------------------------------------------------------------------------------------------------
+
+
+def test_a_hint_comes_back_as_it_was_sent() -> None:
+    hint = Hint("parts/1.1.0", Path("/artifacts/repository"))
+    assert handover.parse_hint(hint.encode()) == hint
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"release":"parts/1.1.0"}',
+        b'{"release":"parts","folder":"/x"}',
+        b'{"release":"parts/1.1.0","folder":"x"}',
+        b'{"release":"parts/1.1.0","folder":1}',
+        b'{"release":"parts/1.1.0","folder":"/x","then":"load it"}',
+        b'{"release":"parts/1.1.0","folder":"/x\\u0000"}',
+        b'{"release":"parts/1.1.0","folder":"/' + b"x" * 5_000 + b'"}',
+    ],
+)
+def test_a_hint_that_is_none_is_refused(payload: bytes) -> None:
+    with pytest.raises(MessageError):
+        handover.parse_hint(payload)
+
+
+def test_a_status_comes_back_as_it_was_sent() -> None:
+    refusal = Refusal(Gate.GOLDEN, "scores_differ", "too far " * 500)
+    answer = Answer.of(status_kit.status(active=REF, refusal=refusal, refused=REF, desired=Desired("parts/1.1.0")))
+    assert handover.parse_answer(answer.encode()) == answer
+    assert len(answer.encode()) < 4_096
+
+
+@pytest.mark.parametrize("payload", [b"{}", b'{"state":1}', b'{"state":"idle","active":["x"]}', b"x"])
+def test_a_status_that_is_none_is_refused(payload: bytes) -> None:
+    with pytest.raises(MessageError):
+        handover.parse_answer(payload)
+
+
+def answer(**members: str | None) -> Answer:
+    fields = dict.fromkeys(Answer.__slots__) | {"state": "idle", "desired": "parts/1.1.0"} | members
+    return Answer(**cast("dict[str, Any]", fields))
+
+
+@pytest.mark.parametrize(
+    ("said", "waited_s", "serves"),
+    [
+        (answer(active="parts/1.1.0"), 0.0, True),
+        (answer(active="parts/1.1.0", desired="parts/1.2.0"), 0.0, True),
+        (answer(active="parts/1.0.0", state="trial", candidate="parts/1.1.0"), 1_000.0, None),
+        (answer(active="parts/1.1.0", state="committed"), 0.0, None),
+        (answer(refused="parts/1.1.0", reason="golden: x", text="why"), 0.0, False),
+        (answer(refused="parts/1.1.0", candidate="parts/1.1.0", state="selftest"), 0.0, None),
+        (answer(desired="parts/1.2.0"), 1.0, None),
+        (answer(desired="parts/1.2.0"), 11.0, True),
+        (answer(desired=None), 1.0, None),
+    ],
+)
+def test_what_the_agent_says_decides_the_hand_over(said: Answer, waited_s: float, serves: bool | None) -> None:  # noqa: FBT001
+    verdict = model_component.judge(said, "parts/1.1.0", waited_s=waited_s)
+    assert (None if verdict is None else verdict.serves) == serves
+
+
+@pytest.mark.parametrize(
+    "tree", [None, {}, {"inspection": "top"}, {"inspection": "a/b", "release": "parts/1.1.0"}, {"release": "parts"}]
+)
+def test_a_model_component_without_a_task_is_refused(tree: object) -> None:
+    with pytest.raises(ConfigError):
+        model_component.read_task(tree)
+
+
+def test_a_model_component_reads_text_as_nucleus_lite_delivers_it() -> None:
+    tree = {"inspection": "top", "release": "parts/1.1.0", "patience_s": "60", "accessControl": {}}
+    assert model_component.read_task(tree).patience_s == 60.0
+
+
+# --- fetching where a hint says ---------------------------------------------------------------------------------------
+
+
+class Shelf:
+    """A fetcher that has, refuses or lacks."""
+
+    def __init__(self, outcome: Fetched | Exception) -> None:
+        self.outcome = outcome
+        self.asked = 0
+
+    def fetch(
+        self,
+        release_id: str,
+        *,
+        into: Path,
+        trusted_utc_s: float,
+        on_progress: Callable[[int, int], None],
+        stop: threading.Event,
+    ) -> Fetched:
+        self.asked += 1
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+
+DOWN = FetchError("unreachable", "no network")
+BAD = RefusedError("trust", "bad_signature", "not ours")
+
+
+def fetch(fetcher: HintedFetcher) -> Fetched:
+    return fetcher.fetch(
+        "parts/1.1.0", into=Path("/x"), trusted_utc_s=0.0, on_progress=lambda *_: None, stop=threading.Event()
+    )
+
+
+@pytest.mark.parametrize(
+    ("hinted", "configured", "raised"),
+    [(True, DOWN, None), (DOWN, True, None), (BAD, True, None), (BAD, DOWN, BAD), (DOWN, DOWN, DOWN), (DOWN, BAD, BAD)],
+)
+def test_a_hint_is_looked_at_first_and_the_repository_then(
+    tmp_path: Path, hinted: Any, configured: Any, raised: Exception | None
+) -> None:
+    good = Fetched(REF, tmp_path, 0.0)
+    near, far = (Shelf(good if outcome is True else outcome) for outcome in (hinted, configured))
+    fetcher = HintedFetcher(configured=far, in_folder=lambda _folder: near)
+    fetcher.remember(Hint("parts/1.1.0", tmp_path))
+    if raised is None:
+        assert fetch(fetcher) == good
+    else:
+        with pytest.raises(type(raised), match=str(raised)):
+            fetch(fetcher)
+    assert near.asked == 1
+
+
+def test_a_hint_that_names_no_folder_costs_nothing(tmp_path: Path) -> None:
+    near, far = Shelf(BAD), Shelf(Fetched(REF, tmp_path, 0.0))
+    fetcher = HintedFetcher(configured=far, in_folder=lambda _folder: near)
+    for number in range(200):
+        fetcher.remember(Hint(f"parts/1.0.{number}", tmp_path))
+    fetcher.remember(Hint("parts/1.1.0", tmp_path / "gone"))
+    assert fetch(fetcher).ref == REF
+    assert near.asked == 0
+
+
+# --- holding updates back ---------------------------------------------------------------------------------------------
+
+
+def guard(clock: ManualClock, why: list[str | None], defer_s: float = 100.0) -> UpdateGuard:
+    connection = Connection(socket_path="/nowhere", token="x", clock=SystemClock())  # noqa: S106 - never connected
+    return UpdateGuard(connection=connection, busy=lambda: why[0], defer_s=lambda: defer_s, clock=clock)
+
+
+def test_an_update_goes_at_once_when_nothing_runs() -> None:
+    assert guard(ManualClock(), [None]).answer("d-1")[0] == 0
+
+
+def test_a_trial_holds_an_update_back_but_not_for_ever() -> None:
+    clock, why = ManualClock(), ["top is in trial"]
+    asked = guard(clock, cast("list[str | None]", why))
+    waits = []
+    for _ in range(10):
+        wait_ms, _ = asked.answer("d-1")
+        waits.append(wait_ms)
+        clock.advance(wait_ms / 1_000)
+    assert waits == [30_000, 30_000, 30_000, 10_000, 0, 0, 0, 0, 0, 0]
+    assert asked.answer("d-2")[0] == 30_000  # the next deployment has its own time
+
+
+def test_an_update_goes_when_the_trial_has_ended() -> None:
+    why: list[str | None] = ["top is in trial"]
+    asked = guard(ManualClock(), why)
+    assert asked.answer("d-1")[0] > 0
+    why[0] = None
+    assert asked.answer("d-1")[0] == 0
+
+
+# --- environment, and what the doctor says ----------------------------------------------------------------------------
+
+
+def test_outside_of_greengrass_the_remedy_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OperatorError, match="kensa run CONFIG"):
+        Environment.read({"SVCUID": "x"}, work=tmp_path)
+
+
+def test_the_folders_are_those_of_the_start_script(tmp_path: Path) -> None:
+    variables = {"SVCUID": "x", "AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT": "/s", "KENSA_WORK_DIR": "/w"}
+    found = Environment.read({**variables, "KENSA_COMPONENT_DIR": "/c", "AWS_IOT_THING_NAME": "t"}, work=tmp_path)
+    assert (found.base, found.work, found.thing) == (Path("/c"), Path("/w"), "t")
+    assert Environment.read(variables, work=tmp_path).base == Path("/w")
+
+
+def test_boto3_hears_of_the_region() -> None:
+    variables = {"AWS_REGION": "eu-central-1"}
+    complete_for_aws(variables)
+    assert variables["AWS_DEFAULT_REGION"] == "eu-central-1"
+
+
+def standing(**changes: Any) -> Standing:
+    has = Capabilities("lite", "2.6.0", frozenset(), frozenset({Capability.SHADOW}))
+    return Standing(**{"capabilities": has, "confirms": True, "configuration": "c" * 64, **changes})
+
+
+def test_the_doctor_tells_what_the_nucleus_has_and_what_takes_its_place(tmp_path: Path) -> None:
+    standing().write(tmp_path)
+    findings = list(examine.examine(tmp_path))
+    text = " ".join(finding.seen for finding in findings)
+    assert "lite 2.6.0" in text
+    assert "the shadow is spoken to by its topics" in text
+    assert {finding.status for finding in findings} <= {Status.OK, Status.WARN}
+    assert any("accessControl" in (finding.remedy or "") for finding in findings)
+
+
+def test_the_doctor_warns_of_a_refused_configuration_and_of_a_restart_that_is_needed(tmp_path: Path) -> None:
+    standing(refused="workers: given 0", needs_restart=("workers",), confirms=False).write(tmp_path)
+    warnings = [finding for finding in examine.examine(tmp_path) if finding.status is Status.WARN]
+    assert any("workers: given 0" in finding.seen for finding in warnings)
+    assert any("restart" in (finding.remedy or "") for finding in warnings)
+    assert any("echo" in finding.seen for finding in warnings)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", json.dumps({"mode": 1})])
+def test_the_doctor_survives_a_damaged_file(tmp_path: Path, content: str) -> None:
+    (tmp_path / "greengrass.json").write_text(content)
+    assert [finding.status for finding in examine.examine(tmp_path)] == [Status.WARN]
+
+
+def test_without_greengrass_the_doctor_says_nothing(tmp_path: Path) -> None:
+    assert list(examine.examine(tmp_path)) == []
