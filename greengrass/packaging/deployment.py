@@ -39,11 +39,6 @@ class Version:
         """Where an artifact lies in the bucket."""
         return f"{self.name}/{self.version}/{artifact.name}"
 
-    @property
-    def arn_tail(self) -> str:
-        """Last part of the version's ARN."""
-        return f"components:{self.name}:versions:{self.version}"
-
     def creation(self) -> dict[str, Any]:
         """Parameters of CreateComponentVersion."""
         return {"inlineRecipe": self.recipe.encode()}
