@@ -9,12 +9,15 @@ import secrets
 import shutil
 import tempfile
 import time
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from simulator.nucleus import permissions, requests
 from simulator.nucleus.configuration import ACCESS, ConfigurationService
+from simulator.nucleus.credentials import TokenExchange
 from simulator.nucleus.deployer import Deployer, Surroundings
+from simulator.nucleus.deployment import Deployment, Store
 from simulator.nucleus.gates import Gates
 from simulator.nucleus.iotcore import IotCoreBridge
 from simulator.nucleus.limits import LIMITS
@@ -25,7 +28,7 @@ from simulator.nucleus.settings import DEFAULT_MS, Settings
 from simulator.nucleus.shadows import ShadowManager
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Coroutine, Mapping
 
     from simulator.nucleus.limits import Habits, Mode
     from simulator.nucleus.server import Content, Request
@@ -56,7 +59,7 @@ class Core:
         self.root, self.thing, self.region = root, thing, region
         self.lite = mode == "lite"
         self._health = habits.health
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
         limits = LIMITS[mode]
         self._folder = Path(tempfile.mkdtemp(prefix="kensa-gg-"))  # the path of a socket has 107 bytes at most
         self.settings = Settings(limits=limits, replaces=not self.lite)
@@ -72,6 +75,7 @@ class Core:
             )
         self.states: dict[str, str] = {}  # what components said of themselves, by name
         self.gates = Gates()
+        self.credentials = TokenExchange(knows=lambda token: token in self.server.tokens)
         self.deployer = Deployer(
             Surroundings(
                 root=root,
@@ -81,6 +85,7 @@ class Core:
                 configuration=self.configuration,
                 gates=self.gates,
                 environment=self.environment,
+                credentials=lambda name: self.credentials.environment(self.register(name)),
                 lite=self.lite,
                 habits=habits,
             )
@@ -97,6 +102,7 @@ class Core:
         """Serve, and begin to connect to the broker."""
         self.root.mkdir(parents=True, exist_ok=True)
         await self.server.start()
+        self.credentials.start()
         self.bridge.start()
 
     async def stop(self) -> None:
@@ -104,6 +110,7 @@ class Core:
         await self.deployer.stop()
         await self.server.stop()
         await self.bridge.stop()
+        self.credentials.stop()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def register(self, component: str) -> str:
@@ -145,6 +152,7 @@ class Core:
             "UpdateState": Operation(self._update_state),
             "ValidateAuthorizationToken": Operation(self._validate_token),
             "RestartComponent": Operation(self._restart_component),
+            "CreateLocalDeployment": Operation(self._create_local_deployment),
         }
         both = own | self.configuration.operations() | self.bus.operations() | self.bridge.operations()
         return both if self.lite else both | self.gates.operations() | self.shadows.operations()
@@ -176,7 +184,33 @@ class Core:
         self._allow(request, permissions.LIFECYCLE, name)
         if name not in self.deployer.components:
             raise NotFoundRefusal(f"{name} is no component of a deployment")
-        task = asyncio.get_running_loop().create_task(self.deployer.restart(name))
+        self._begin(self.deployer.restart(name))
+        return {"restartStatus": "SUCCEEDED"}
+
+    def _create_local_deployment(self, request: Request) -> Content:
+        content = request.content
+        try:
+            self._allow(request, permissions.CLI, "*")
+        except UnauthorizedRefusal as refusal:  # the same on lite, and told so on neither
+            raise ServiceRefusal(str(refusal)) from refusal
+        deployment = Deployment(
+            components=content.get("rootComponentVersionsToAdd") or {},
+            remove=tuple(content.get("rootComponentsToRemove") or ()),
+            configuration_update={
+                name: {key.lower(): value for key, value in change.items()}
+                for name, change in (content.get("componentToConfiguration") or {}).items()
+            },
+            local=True,
+        )
+        store = Store(
+            Path(content.get("recipeDirectoryPath") or self.root / "packages" / "recipes"),
+            Path(content.get("artifactsDirectoryPath") or self.root / "packages" / "artifacts"),
+        )
+        deployment_id = str(uuid.uuid4())
+        self._begin(self.deployer.deploy(deployment, store, deployment_id))
+        return {"deploymentId": deployment_id}
+
+    def _begin(self, work: Coroutine[Any, Any, object]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return {"restartStatus": "SUCCEEDED"}

@@ -18,6 +18,7 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
+from simulator.nucleus.credentials import COMPONENT as TOKEN_EXCHANGE
 from simulator.nucleus.deployment import OF_THE_NUCLEUS, Deployment, Outcome, Status, Store, in_order, remove_artifacts
 from simulator.nucleus.process import ComponentProcess, Prepared
 from simulator.nucleus.recipe import Recipe, RecipeError, Variables
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from simulator.nucleus.settings import Change, Settings
 
 _FROM_OUTSIDE: Final = ("PATH", "LANG", "TZ", "TMPDIR")  # all that a component's processes inherit
-_TOKEN_SERVICE: Final = "aws.greengrass.TokenExchangeService"  # noqa: S105 - a component's name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +49,7 @@ class Surroundings:
     configuration: ConfigurationService
     gates: Gates
     environment: Callable[[str], dict[str, str]]  # by component
+    credentials: Callable[[str], dict[str, str]]  # what TokenExchangeService adds to it
     lite: bool
     habits: Habits
 
@@ -92,10 +93,10 @@ class Deployer:
         self.components: dict[str, Component] = {}
         self.events: list[Event] = []
 
-    async def deploy(self, deployment: Deployment, store: Store) -> Outcome:
-        """Carry out one deployment, after those before it."""
+    async def deploy(self, deployment: Deployment, store: Store, deployment_id: str = "") -> Outcome:
+        """Carry out one deployment, after those before it; without `deployment_id` it gets one."""
+        deployment_id = deployment_id or str(uuid.uuid4())
         async with self._lock:
-            deployment_id = str(uuid.uuid4())
             try:
                 plan = self._plan(deployment, store, deployment_id)
                 await asyncio.to_thread(self._download, plan)
@@ -148,7 +149,7 @@ class Deployer:
             wanted += [
                 (name, component.recipe.version)
                 for name, component in self.components.items()
-                if name not in deployment.components
+                if name not in deployment.components and name not in deployment.remove
             ]
         while wanted:
             name, version = wanted.pop()
@@ -333,8 +334,8 @@ class Deployer:
         environment = {key: os.environ[key] for key in _FROM_OUTSIDE if key in os.environ}
         environment |= {"HOME": str(around.root / "work" / recipe.name), **around.habits.environment}
         environment |= around.environment(recipe.name)
-        if any(dependency.name == _TOKEN_SERVICE for dependency in recipe.dependencies):
-            environment |= around.habits.credentials
+        if any(dependency.name == TOKEN_EXCHANGE for dependency in recipe.dependencies):
+            environment |= around.credentials(recipe.name)
 
         def filled(script: Script) -> Prepared:
             own = {key: variables.filled(value) for key, value in script.environment.items()}

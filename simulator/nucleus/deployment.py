@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import zipfile
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import yaml
 
@@ -30,6 +30,7 @@ class Deployment:
 
     components: Mapping[str, str]
     configuration_update: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    remove: tuple[str, ...] = ()  # by a local deployment
     local: bool = False  # made on the device: nothing is asked and lite unpacks no archive
     notify: bool = True  # componentUpdatePolicy NOTIFY_COMPONENTS (classic)
     notify_s: float = 60.0
@@ -62,9 +63,15 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Recipes and artifacts in a folder: `recipes/*.yaml|json` and `artifacts/NAME/VERSION/FILE`."""
+    """Where recipes (`*.yaml`, `*.json`) and artifacts (`NAME/VERSION/FILE`) lie."""
 
-    folder: Path
+    recipes: Path
+    artifacts: Path
+
+    @classmethod
+    def of(cls, folder: Path) -> Self:
+        """Return what scripts/build-component writes: `recipes` and `artifacts` in one folder."""
+        return cls(folder / "recipes", folder / "artifacts")
 
     def recipe(self, name: str, version: str, *, lite: bool) -> Recipe:
         """Return one recipe. Raises RecipeError when it is not there or cannot be deployed."""
@@ -72,7 +79,7 @@ class Store:
             content = yaml.load(path.read_bytes(), yaml.BaseLoader)  # noqa: S506 - a safe one; JSON is YAML
             if content.get("ComponentName") == name and content.get("ComponentVersion") == version:
                 return recipes.read(path, lite=lite)
-        raise RecipeError(f"{self.folder} has no recipe of {name} {version}")
+        raise RecipeError(f"{self.recipes} has no recipe of {name} {version}")
 
     def newest(self, name: str) -> str:
         """Return the newest version of a component, for one that is only a dependency. Raises RecipeError."""
@@ -82,7 +89,7 @@ class Store:
             if content.get("ComponentName") == name:
                 versions.append(content["ComponentVersion"])
         if not versions:
-            raise RecipeError(f"{self.folder} has no recipe of {name}")
+            raise RecipeError(f"{self.recipes} has no recipe of {name}")
         return max(versions, key=lambda version: [int(part) for part in version.split("-")[0].split(".")])
 
     def copy_artifacts(self, recipe: Recipe, root: Path, *, unpack: bool) -> None:
@@ -90,7 +97,7 @@ class Store:
         target = root / "packages" / "artifacts" / recipe.name / recipe.version
         target.mkdir(parents=True, exist_ok=True)
         for artifact in recipe.artifacts:
-            source = self.folder / "artifacts" / recipe.name / recipe.version / artifact.name
+            source = self.artifacts / recipe.name / recipe.version / artifact.name
             if not source.is_file():
                 raise RecipeError(f"{recipe.name} {recipe.version}: no artifact {source}")
             shutil.copyfile(source, target / artifact.name)
@@ -108,8 +115,9 @@ class Store:
             raise RecipeError(f"{recipe.name} {recipe.version}: {archive.name} cannot be unpacked: {error}") from error
 
     def _recipes(self) -> Iterable[Path]:
-        folder = self.folder / "recipes"
-        return sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".yml", ".json"))
+        if not self.recipes.is_dir():
+            raise RecipeError(f"there is no folder of recipes {self.recipes}")
+        return sorted(path for path in self.recipes.iterdir() if path.suffix in (".yaml", ".yml", ".json"))
 
 
 def remove_artifacts(root: Path, name: str, *, but: str | None) -> None:

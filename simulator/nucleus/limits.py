@@ -68,8 +68,6 @@ class Habits:
     health: bool = True  # lite: the health daemon runs; UpdateState fails without
     # lite restarts what a deployment configures: its release notes of 2.6.0 say so, and its measurement denies it
     restarts_on_configuration: bool = False
-    # environment of a component that depends on TokenExchangeService
-    credentials: Mapping[str, str] = field(default_factory=dict)
     synced_shadows: tuple[str, ...] = ("kensa",)  # classic: what its shadow manager keeps in step with the cloud
     environment: Mapping[str, str] = field(default_factory=dict)  # of every component, beside the nucleus's own
 

@@ -124,6 +124,11 @@ class Nucleus:
         return self._core.bridge.lost
 
     @property
+    def credentials_given(self) -> int:
+        """How often TokenExchangeService gave credentials."""
+        return self._core.credentials.given
+
+    @property
     def connections_refused(self) -> int:
         """How many connections were closed because of what their client sent; oversize, for example."""
         return self._core.server.closed_by_us
@@ -152,7 +157,7 @@ class Nucleus:
 
     def begin(self, deployment: Deployment, folder: Path) -> Future[Outcome]:
         """As `deploy`, without waiting."""
-        work = self._core.deployer.deploy(deployment, Store(folder))
+        work = self._core.deployer.deploy(deployment, Store.of(folder))
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def component(self, name: str) -> ComponentView:

@@ -9,6 +9,7 @@ PUBSUB: Final = "aws.greengrass.ipc.pubsub"
 MQTT: Final = "aws.greengrass.ipc.mqttproxy"
 SHADOW: Final = "aws.greengrass.ShadowManager"
 LIFECYCLE: Final = "aws.greengrass.ipc.lifecycle"
+CLI: Final = "aws.greengrass.Cli"
 
 
 def topic_matches(pattern: str, topic: str) -> bool:

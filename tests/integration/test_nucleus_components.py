@@ -168,3 +168,53 @@ def test_deployments_wait_for_one_another(tmp_path: Path) -> None:
         coming = [site.nucleus.begin(Deployment(components=offer), site.shop.folder) for offer in offers]
         assert all(each.result(30).succeeded for each in coming)
         assert site.nucleus.component(NAME).version == "1.2.0"
+
+
+@BOTH
+def test_a_component_may_deploy_and_remove_others_where_its_policy_says_so(mode: Mode, tmp_path: Path) -> None:
+    source = f"""
+from awsiot.greengrasscoreipc.clientv2 import GreengrassCoreIPCClientV2
+import os, time
+client = GreengrassCoreIPCClientV2()
+shop = {str(tmp_path / "shop")!r}
+client.create_local_deployment(
+    recipe_directory_path=shop + "/recipes", artifacts_directory_path=shop + "/artifacts",
+    root_component_versions_to_add=dict([("com.example.Other", "1.0.0")]),
+    component_to_configuration=dict([("com.example.Other", dict(MERGE=dict(a="2")))]))
+while not os.path.exists("enough"):
+    time.sleep(0.05)
+client.create_local_deployment(root_components_to_remove=["com.example.Other"])
+time.sleep(1000)
+"""
+    other = "com.example.Other"
+    access = {**ACCESS, "aws.greengrass.Cli": {"cli": {"operations": ["*"], "resources": ["*"]}}}
+    with device(mode, tmp_path) as site:
+        site.shop.offer("1.0.0", {"run": STAYS}, name=other, configuration={"a": "1"})
+        site.deploy(site.shop.offer("1.0.0", {"run": script(source)}, configuration={"accessControl": access}))
+        wait_until(lambda: site.nucleus.configuration(other) == {"a": "2"}, "the other component")
+        site.work("enough").touch()
+        wait_until(lambda: site.nucleus.configuration(other) is None, "its end")
+
+
+@BOTH
+def test_who_depends_on_the_token_exchange_gets_credentials_and_only_for_its_token(mode: Mode, tmp_path: Path) -> None:
+    source = """
+import os, urllib.request, urllib.error
+for token in (os.environ["AWS_CONTAINER_AUTHORIZATION_TOKEN"], "wrong"):
+    request = urllib.request.Request(
+        os.environ["AWS_CONTAINER_CREDENTIALS_FULL_URI"], headers=dict(Authorization=token))
+    try:
+        answer = urllib.request.urlopen(request).read().decode()
+    except urllib.error.HTTPError as error:
+        answer = str(error.code)
+    with open("book", "a") as book:
+        book.write(answer + "\\n")
+"""
+    service = {"aws.greengrass.TokenExchangeService": {"VersionRequirement": ">=2.0.0", "DependencyType": "SOFT"}}
+    with device(mode, tmp_path) as site:
+        site.deploy(site.shop.offer("1.0.0", {"run": script(source)}, ComponentDependencies=service))
+        wait_until(lambda: site.nucleus.component(NAME).state in ("FINISHED", "BROKEN"), "the end")
+        answers = book(site)
+        assert "AccessKeyId" in answers[0], site.nucleus.log(NAME)
+        assert answers[1] == "403"
+        assert site.nucleus.credentials_given == 1
