@@ -23,6 +23,7 @@ from agent.app.cameras import setup_of
 from agent.app.choose import check_classes, open_source, site_of
 from agent.durable import replace_durably
 from agent.errors import ConfigError, ControlError, FrameError, OperatorError, RestartNeededError, StateDirError
+from agent.inspection.camera_url import UNREADABLE, redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -130,8 +131,8 @@ def _open_sources(
             if settings == old.inspections[name].cameras[camera]:
                 continue
             path = f"inspections.{name}.cameras.{camera}"
-            if problem := _missing_file(settings):
-                problems.append(f"{path}.path: {problem}")
+            if problem := _hopeless(settings):
+                problems.append(f"{path}.{problem}")
                 continue
             try:
                 setups[camera] = setup_of(settings, open_source(settings, agent.clock))
@@ -140,11 +141,15 @@ def _open_sources(
     return setups
 
 
-def _missing_file(settings: configuration.Camera) -> str | None:
-    """A file that is not there yet will hardly come; a camera that is not there may be plugged in."""
-    if not isinstance(settings, configuration.FolderCamera | configuration.VideoCamera) or settings.path.exists():
-        return None
-    return f"{settings.path} does not exist"
+def _hopeless(settings: configuration.Camera) -> str | None:
+    """Name the setting that no trying again would mend; a camera that is not there may be plugged in."""
+    match settings:
+        case configuration.FolderCamera() | configuration.VideoCamera() if not settings.path.exists():
+            return f"path: {settings.path} does not exist"
+        case configuration.RtspCamera() | configuration.MjpegCamera() if redact(settings.url) == UNREADABLE:
+            return "url: is no address; write it as rtsp://host:port/path or http://host:port/path"
+        case _:
+            return None
 
 
 # --- changing ---------------------------------------------------------------------------------------------------------

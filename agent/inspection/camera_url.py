@@ -6,7 +6,10 @@ nor a token in the query gets there.
 
 from __future__ import annotations
 
+from typing import Final
 from urllib.parse import urlsplit
+
+UNREADABLE: Final = "<unreadable address>"
 
 
 def redact(url: str) -> str:
@@ -15,9 +18,9 @@ def redact(url: str) -> str:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError:
-        return "<unreadable address>"
+        return UNREADABLE
     if not parts.scheme or host is None:
-        return "<unreadable address>"
+        return UNREADABLE
     name = f"[{host}]" if ":" in host else host
     user = "***@" if "@" in parts.netloc else ""
     at_port = "" if port is None else f":{port}"

@@ -49,6 +49,8 @@ WRONG = [  # where, what, and what is said of it
     (CAM, {"kind": "plugin", "source": "warp"}, f"{CAM}: camera source 'warp' is not installed"),
     (CAM, {**PLUGIN, "options": {"fps": -3}}, f"{CAM}: the simulated camera is refused"),
     (CAM, {"kind": "rtsp", "url": "http://127.0.0.1/"}, f"{CAM}.url: given"),
+    (CAM, {"kind": "rtsp", "url": "rtsp://[bad"}, f"{CAM}.url: is no address"),
+    (CAM, {"kind": "mjpeg", "url": "http://h:99999999/x"}, f"{CAM}.url: is no address"),
     ("keep.jpeg_quality", 10, "keep.jpeg_quality: given 10"),
     ("keep.frames", -1, "keep.frames: given -1"),
     ("keep.max_per_s", float("inf"), "keep.max_per_s: given Infinity"),

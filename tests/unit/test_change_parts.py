@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -97,6 +98,41 @@ def test_the_thresholds_of_two_changes_do_not_add_up() -> None:
     lease = slot.lease()
     assert lease is not None
     assert lease.rule == lease.model.rule
+
+
+def test_no_reader_ever_sees_a_model_under_settings_that_are_not_those_of_its_lease() -> None:
+    models = [lease_of(PlainModel(str(n), saying(0.5))) for n in range(3)]
+    slot, done = ModelSlot(models[0]), threading.Event()
+    settings = [SiteSettings(thresholds={"spot": n / 10}, config_digest=str(n)) for n in range(1, 9)]
+
+    def live() -> None:
+        rng = random.Random(3)
+        while not done.is_set():
+            slot.switch(rng.choice(models))
+            slot.begin_trial(Trial(rng.choice(models), 0.5, "salt", nobody))
+            if rng.random() < 0.5:
+                slot.revert()
+            slot.end_trial()
+            slot.settle()
+
+    def lay() -> None:
+        rng = random.Random(4)
+        while not done.is_set():
+            slot.lay(rng.choice(settings))
+
+    threads = [threading.Thread(target=target) for target in (live, lay)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(3_000):
+            lease = slot.lease()
+            assert lease is not None
+            judging = [lease, *([lease.trial.challenger] if lease.trial else [])]
+            assert all(j.site is lease.site and j.rule == j.site.rule(j.model) for j in judging)
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join(LONG_S)
 
 
 @pytest.mark.parametrize("safe", [False, True])
