@@ -130,7 +130,7 @@ class Nucleus:
 
     @property
     def connections_refused(self) -> int:
-        """How many connections were closed because of what their client sent; oversize, for example."""
+        """How many connections were closed because of what their component sent; oversize, for example."""
         return self._core.server.closed_by_us
 
     def add_client(self, component: str, configuration: Mapping[str, Any] | None = None) -> dict[str, str]:

@@ -139,10 +139,7 @@ class ComponentProcess:
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
         self._task = None
-        if self._session:
-            self._note(self.name, "SIGTERM")
-            await self._end(self._session, at_once=False)
-            self._session = 0
+        await self._end_session()
         if self._child is not None:
             await self._child.wait()
         self._enter("INSTALLED")
@@ -160,13 +157,18 @@ class ComponentProcess:
             self.starts += 1
             try:
                 fine = await (self._startup_once(prepare()) if phase == "startup" else self._run_once(prepare()))
-            except RecipeError as error:
+            except (OSError, RecipeError) as error:
                 self._write(f"{error}\n")
                 fine = False
-            if fine:
-                self._enter("RUNNING" if phase == "startup" else "FINISHED")
+            if fine and phase == "startup":
+                if not _lives(self._session):
+                    self._session = 0
+                self._enter("RUNNING")
                 return
-            await self._end(self._session, at_once=False)
+            await self._end_session()
+            if fine:
+                self._enter("FINISHED")
+                return
             self._enter("ERRORED")
             await asyncio.sleep(self._habits.restart_s)
 
@@ -250,6 +252,13 @@ class ComponentProcess:
             )
         self._note(self.name, f"{phase} {child.pid}")
         return child
+
+    async def _end_session(self) -> None:
+        """End what is left of the latest start."""
+        if self._session and _lives(self._session):
+            self._note(self.name, "SIGTERM")
+            await self._end(self._session, at_once=False)
+        self._session = 0  # the number may soon be another program's
 
     async def _end(self, session: int, *, at_once: bool) -> None:
         """End every process of `session`."""

@@ -128,6 +128,7 @@ class Connection:
                 for frame in decoder.feed(data):
                     self._receive(frame)
         except (WireError, ConnectionRefusal) as reason:
+            self._server.closed_by_us += self.component is not None
             _log.info("the connection of %s is closed: %s", self.component or "a stranger", reason)
         except (ConnectionError, asyncio.CancelledError):
             pass
@@ -207,7 +208,7 @@ class IpcServer:
         self.token_by_process: Callable[[str, int], str | None] = lambda _name, _pid: None
         self.lite = lite
         self.connections: set[Connection] = set()
-        self.closed_by_us = 0  # connections that ended because of what the client sent
+        self.closed_by_us = 0  # connections that ended because of what a component sent
         self._operations = operations
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -243,9 +244,6 @@ class IpcServer:
         except Refusal as refusal:
             request.stream.refuse(refusal, lite=self.lite)
             return
-        except ConnectionRefusal:
-            self.closed_by_us += 1
-            raise
         if inspect.isawaitable(result):
             task = asyncio.get_running_loop().create_task(self._later(request, operation, result, close))
             self._tasks.add(task)
