@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from awsiot.greengrasscoreipc import model
 
@@ -40,19 +40,6 @@ _BUSY: Final = 500
 _log = logging.getLogger(__name__)
 
 
-class ShadowWay(Protocol):
-    """What `agent.adapters.shadow.ShadowDesiredState` needs: the transport's and the outbox's part of it."""
-
-    def subscribe(self, topic: str, on_message: Callable[[str, bytes], None]) -> None:
-        """Deliver what arrives on `topic`."""
-
-    def publish_now(self, topic: str, payloads: Sequence[bytes]) -> None:
-        """Publish; what is not taken is lost."""
-
-    def watch_connection(self, watcher: Callable[[bool], None]) -> None:
-        """Call `watcher(up)` on each change."""
-
-
 class ShadowTopics:
     """The shadow's topics through PublishToIoTCore and SubscribeToIoTCore."""
 
@@ -63,7 +50,7 @@ class ShadowTopics:
         self._stop = stop
 
     def subscribe(self, topic: str, on_message: Callable[[str, bytes], None]) -> None:
-        """See `ShadowWay`."""
+        """Deliver what arrives on `topic`."""
 
         def take(event: Any) -> None:
             if event.message is not None and event.message.topic_name is not None:
@@ -73,9 +60,9 @@ class ShadowTopics:
         self._connection.listen("subscribe_to_iot_core", request, take, describe=f"SubscribeToIoTCore on {topic}")
 
     def publish_now(self, topic: str, payloads: Sequence[bytes]) -> None:
-        """See `ShadowWay`."""
+        """Publish; what is not taken is lost."""
         for payload in payloads:
-            self._pace.take(self._stop)
+            self._pace.take(len(payload), self._stop)
             request = model.PublishToIoTCoreRequest(topic_name=topic, qos=model.QOS.AT_LEAST_ONCE, payload=payload)
             try:
                 self._connection.call("publish_to_iot_core", request, timeout_s=_REPLY_S)
@@ -83,7 +70,7 @@ class ShadowTopics:
                 _log.debug("the shadow cannot be spoken to now: %s", error)
 
     def watch_connection(self, watcher: Callable[[bool], None]) -> None:
-        """See `ShadowWay`; whether the cloud is there shows by its answers."""
+        """Call `watcher(up)` as the connection to the nucleus comes and goes; the cloud shows by its answers."""
         self._connection.watch(lambda up, _reason: watcher(up))
 
 
@@ -98,7 +85,7 @@ class ShadowOperations:
         self._delta = shadow_topic(thing, "update/delta")
 
     def subscribe(self, topic: str, on_message: Callable[[str, bytes], None]) -> None:
-        """See `ShadowWay`. Only the delta comes by itself; the others are answers of operations."""
+        """Deliver what arrives on `topic`: the delta comes by itself, the others are answers of operations."""
         self._takers[topic] = on_message
         if topic != self._delta:
             return
@@ -113,12 +100,12 @@ class ShadowOperations:
         self._connection.listen("subscribe_to_topic", request, take, describe=f"SubscribeToTopic on {topic}")
 
     def publish_now(self, topic: str, payloads: Sequence[bytes]) -> None:
-        """See `ShadowWay`."""
+        """Ask, and deliver the answers."""
         for payload in payloads:
             self._request(topic, payload)
 
     def watch_connection(self, watcher: Callable[[bool], None]) -> None:
-        """See `ShadowWay`."""
+        """Call `watcher(up)` as the connection to the nucleus comes and goes."""
         self._connection.watch(lambda up, _reason: watcher(up))
 
     def _request(self, topic: str, payload: bytes) -> None:

@@ -11,8 +11,8 @@ The same way it is found out whether the cloud can be reached: a ping of our own
 until a message does not come back in time, the nucleus refuses one while none is on its way (lite without a broker), or
 the IPC connection ends; then the outbox takes everything back, and pings go out with a growing pause.
 
-Promise: at most `max_in_flight` messages are unconfirmed, at most 40 leave in a second, and none is larger than
-`MAX_PAYLOAD_BYTES`: nucleus lite closes the whole connection over one of about 6.9 kB.
+Promise: at most `max_in_flight` messages of `MAX_UNCONFIRMED_BYTES` together are unconfirmed, at most 40 leave in a
+second, and none is larger than `MAX_PAYLOAD_BYTES`: nucleus lite closes the whole connection over one of about 6.9 kB.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from agent.clock import NS_PER_S
 from agent.errors import TransportError
 from agent.wire import model_topic, verdict_topic
 from greengrass.connection import Fault, IpcError
+from greengrass.pacing import PACKET_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from greengrass.pacing import Pace
 
 MAX_PAYLOAD_BYTES: Final = 6_500
+MAX_UNCONFIRMED_BYTES: Final = 13_000  # lite has room for 15,000
 MAX_ARRIVAL_BYTES: Final = 128 * 1024  # of classic; lite delivers 4,980 at most by itself
 MAX_TOPIC_BYTES: Final = 256
 MAX_TOPIC_SLASHES: Final = 7
@@ -49,6 +51,7 @@ _FIRST_NS: Final = NS_PER_S // 4  # first pause between two pings; doubles
 _LONGEST_NS: Final = 5 * NS_PER_S
 _CHECK_NS: Final = NS_PER_S // 2
 _DEAF_PINGS: Final = 5  # taken by the nucleus and not sent back: the subscription is made anew, and a person told
+_ROOM_S: Final = 0.25  # longest wait for a place
 _REPLY_S: Final = 2.0
 _IDLE_S: Final = 60.0
 _log = logging.getLogger(__name__)
@@ -112,7 +115,7 @@ class IpcTransport:
         self._echoes: list[Subscription] = []
         self._on_ack: Callable[[int], None] = lambda _token: None
         self._on_connection: Callable[[bool, str], None] = lambda _up, _reason: None
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()  # notified when there may be room
         self._flights: dict[int, _Flight] = {}  # by token, oldest first
         self._up = False
         self._reason = "not started"
@@ -153,16 +156,17 @@ class IpcTransport:
         self._listen(topic, on_message)
 
     def publish(self, token: int, topic: str, payload: bytes) -> None:
-        """See `Transport.publish`; waits for the pace and for the nucleus's reply, some milliseconds."""
+        """See `Transport.publish`; waits for room and pace, 0.25 s at most each, and for the nucleus's reply."""
         check_message(topic, payload)
-        flight = _Flight(token, topic, payload, self._clock.monotonic_ns())
         with self._lock:
+            self._lock.wait_for(lambda: not self._up or self._has_room(payload), _ROOM_S)
             if not self._up:
                 raise TransportError(f"AWS IoT Core cannot be reached through the nucleus: {self._reason}")
-            if len(self._flights) >= self._max_in_flight:
-                raise TransportError(f"{self._max_in_flight} messages are unconfirmed, no more are taken now")
-            self._flights[token] = flight  # before the call: the echo may be faster than the reply
-        self._pace.take(self._stop)
+            if not self._has_room(payload):
+                raise TransportError(f"{len(self._flights)} messages are unconfirmed, no more are taken now")
+            # Before the call: the echo may be faster than the reply.
+            flight = self._flights[token] = _Flight(token, topic, payload, self._clock.monotonic_ns())
+        self._pace.take(len(payload), self._stop)
         try:
             self._send(topic, payload, model.QOS.AT_LEAST_ONCE)
         except IpcError as error:
@@ -182,6 +186,11 @@ class IpcTransport:
         self._wake.set()
         if self._thread is not None:
             self._thread.join(timeout_s)
+
+    def _has_room(self, payload: bytes) -> bool:
+        waiting = sum(len(flight.payload) + PACKET_BYTES for flight in self._flights.values())
+        fits = waiting + len(payload) + PACKET_BYTES <= MAX_UNCONFIRMED_BYTES
+        return not self._flights or (fits and len(self._flights) < self._max_in_flight)
 
     # --- what arrives: the thread ipc-events --------------------------------------------------------------------------
 
@@ -215,6 +224,7 @@ class IpcTransport:
     def _acknowledge(self, flight: _Flight) -> None:
         with self._lock:
             known = self._flights.pop(flight.token, None)
+            self._lock.notify_all()
         if known is not None:
             self._on_ack(flight.token)
 
@@ -298,6 +308,7 @@ class IpcTransport:
                 return
             self._up, self._reason = False, reason
             self._flights.clear()
+            self._lock.notify_all()
         self._on_connection(False, reason)  # noqa: FBT003 - the port's signature
         self._wake.set()
 

@@ -39,7 +39,6 @@ class UpdateGuard:
         self._defer_s = defer_s
         self._clock = clock
         self._first_ns: OrderedDict[str, int] = OrderedDict()  # deployment -> when it was first held back
-        self.deferred = 0
 
     def start(self) -> None:
         """Listen from now on."""
@@ -66,7 +65,6 @@ class UpdateGuard:
             _log.warning("the nucleus does not hear about an update: %s", error)
             return
         if wait_ms:
-            self.deferred += 1
             _log.info("an update is held back for %d s: %s", wait_ms // 1_000, why)
 
     def answer(self, deployment: str) -> tuple[int, str]:

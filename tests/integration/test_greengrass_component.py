@@ -19,6 +19,7 @@ from pipeline.repository.repository import Repository
 from simulator import bad_models
 from simulator.nucleus.deployment import Deployment
 from simulator.shadow import ShadowService
+from simulator.subscriber import Subscriber
 from tests.greengrass_kit import ACCESS, COMPONENT, THING, Plant, plant
 from tests.release_kit import spot_images, write_release
 from tests.support import ROOT
@@ -56,6 +57,7 @@ class Site:
     folder: Path
     publisher: Repository
     plant: Plant
+    fps: int
 
     def publish(self, version: str, *, bad: bool = False) -> None:
         """Publish the kit's release, or one that gives other scores here than at its publisher."""
@@ -76,7 +78,12 @@ class Site:
                     "release": str(self.folder / "factory"),
                     "intake": {"policy": "wait"},
                     "cameras": {
-                        "cam": {"kind": "folder", "path": str(self.folder / "images"), "fps": "200", "loop": "true"}
+                        "cam": {
+                            "kind": "folder",
+                            "path": str(self.folder / "images"),
+                            "fps": str(self.fps),
+                            "loop": "true",
+                        }
                     },
                 }
             },
@@ -129,6 +136,11 @@ class Site:
     def desire(self, release: str) -> Outcome:
         return self.deploy({"inspections": {"spots": {"desired": {"release": release}}}})
 
+    def stop(self) -> bool:
+        """Take the component off the device, which drains it."""
+        deployment = Deployment(components={})
+        return self.plant.nucleus.deploy(deployment, self.folder, 60.0).succeeded
+
     @property
     def pid(self) -> int | None:
         return self.plant.nucleus.component(COMPONENT).pid
@@ -143,7 +155,7 @@ class Site:
 
 
 @contextmanager
-def site(mode: Mode, folder: Path) -> Iterator[Site]:
+def site(mode: Mode, folder: Path, *, fps: int = 200) -> Iterator[Site]:
     keys = KeyRing.create(folder / "keys", repository=str(folder / "repository"), expiry=Expiry())
     publisher = Repository(keys)
     publisher.create(["hall-1"], {})
@@ -152,7 +164,7 @@ def site(mode: Mode, folder: Path) -> Iterator[Site]:
     for index, image in enumerate(spot_images(16)[0]):
         cv2.imwrite(str(folder / "images" / f"{index:02d}.png"), image)
     with plant(mode, folder / "nucleus") as p:
-        found = Site(folder, publisher, p)
+        found = Site(folder, publisher, p, fps)
         found.write_recipe(COMPONENT, f"exec {sys.executable} -m greengrass", found.configuration())
         yield found
 
@@ -270,3 +282,36 @@ def test_the_shadow_is_followed_through_its_topics_on_lite(tmp_path: Path, capsy
             until(lambda: runs(found, capsys, "spots/1.1.0"), lambda: found.log)
             until(lambda: service.reported(THING).get("spots", {}).get("release") == "spots/1.1.0", lambda: found.log)
             assert found.pid == pid
+
+
+def test_no_verdict_is_lost_over_cuts_of_the_network_the_ipc_and_the_whole_nucleus(tmp_path: Path) -> None:
+    with site("lite", tmp_path, fps=16) as found:  # every second part has a defect
+        broker, nucleus = found.plant.broker, found.plant.nucleus
+        found.plant.network.latency_s = 0.01
+        with Subscriber(host=broker.host, port=broker.port) as subscriber:
+
+            def hears_more() -> None:
+                before = subscriber.counts.unique
+                until(lambda: subscriber.counts.unique > before + 40, lambda: (subscriber.counts, found.log))
+
+            assert found.deploy().succeeded, found.log
+            for _ in range(3):
+                hears_more()
+                found.plant.network.reset()
+            hears_more()
+            found.plant.network.cut()
+            time.sleep(1.0)
+            found.plant.network.restore()
+            hears_more()
+            nucleus.stop_ipc()
+            time.sleep(0.5)
+            nucleus.start_ipc()
+            hears_more()
+            nucleus.restart()
+            hears_more()
+            found.plant.network.latency_s = 0.0
+            assert found.stop()
+            until(lambda: subscriber.counts.cameras["cam"].missing == 0, lambda: (subscriber.counts, found.log))
+            counts = subscriber.counts
+        assert (counts.cameras["cam"].missing, counts.gaps, counts.refused) == (0, 0, 0)
+        assert nucleus.connections_refused == 0

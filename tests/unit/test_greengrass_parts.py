@@ -37,25 +37,29 @@ REF = ReleaseRef("parts", "1.1.0", 2, "d" * 64, "m" * 64)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_no_second_holds_more_than_forty_messages(seed: int) -> None:
+def test_neither_a_second_nor_the_time_of_a_place_holds_too_much(seed: int) -> None:
     rng = random.Random(seed)
     clock = ManualClock()
     pace = Pace(clock=clock)
-    sent: list[int] = []
+    sent: list[tuple[int, int]] = []
     for _ in range(400):
         if rng.random() < 0.1:
             clock.advance(rng.uniform(0.0, 0.5))  # bursts after silence
-        wait_s = pace.reserve()
-        clock.advance(wait_s)
-        sent.append(clock.monotonic_ns())
-    for index, began_ns in enumerate(sent):
-        assert sum(began_ns <= other < began_ns + NS_PER_S for other in sent[index:]) <= 41
+        size = rng.choice([100, 800, 4_800])
+        clock.advance(pace.reserve(size))
+        sent.append((clock.monotonic_ns(), size))
+    for index, (began_ns, _) in enumerate(sent):
+        later = [(at_ns - began_ns, size) for at_ns, size in sent[index:]]
+        assert sum(after_ns < NS_PER_S for after_ns, _ in later) <= 40
+        place = [size for after_ns, size in later if after_ns < 0.13 * NS_PER_S]
+        assert len(place) <= 10
+        assert sum(place) <= 15_000
 
 
-def test_a_burst_of_eight_does_not_wait() -> None:
+def test_a_burst_of_five_does_not_wait() -> None:
     pace = Pace(clock=ManualClock())
-    assert [pace.reserve() for _ in range(8)] == [0.0] * 8
-    assert pace.reserve() > 0.0
+    assert [pace.reserve(500) for _ in range(5)] == [0.0] * 5
+    assert pace.reserve(500) > 0.0
 
 
 # --- messages ---------------------------------------------------------------------------------------------------------
