@@ -86,6 +86,9 @@ class Settings:
         else:
             raise ServiceRefusal("the whole configuration must be a map")
         root = self._components.setdefault(component, {})
+        collision = None if self._replaces else _collision(root, tree)
+        if collision is not None:  # before anything is written
+            raise ServiceRefusal(f"{'/'.join(collision)}: a map and a value cannot take each other's place")
         return [Change(component, changed) for changed in self._laid(root, tree, (), at_ms)]
 
     def fill(self, component: str, defaults: Mapping[str, Any]) -> None:
@@ -132,8 +135,6 @@ class Settings:
             old = tree.get(key)
             here = (*at, key)
             if old is not None and isinstance(old, dict) != isinstance(new, dict):
-                if not self._replaces:
-                    raise ServiceRefusal(f"{'/'.join(here)}: a map and a value cannot take each other's place")
                 tree.pop(key)
                 old = None
             if isinstance(new, dict):
@@ -161,6 +162,21 @@ class Settings:
             case list():
                 for below in value:
                     self.check(below, depth=depth + 1)
+
+
+def _collision(tree: _Tree, value: Mapping[str, Any]) -> Path | None:
+    """Return where `value` has a map and `tree` none, or the other way round."""
+    for key, new in value.items():
+        old = tree.get(key)
+        if old is None:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            below = _collision(old, new)
+            if below is not None:
+                return (key, *below)
+        elif isinstance(old, dict) or isinstance(new, dict):
+            return (key,)
+    return None
 
 
 def _value(node: _Node) -> Any:
