@@ -7,6 +7,7 @@ Promise: a wheel that is returned has a digest that the lock names and a tag tha
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import subprocess
 import sys
 import tempfile
@@ -96,7 +97,7 @@ def _download(pins: Sequence[Pin], target: Target, store: Path) -> None:
         fit = [f"--platform={platform}" for platform in target.platforms()]
         fit += [f"--python-version={target.python}", "--implementation=cp"]
         fit += [f"--abi={abi}" for abi in (target.abi, "abi3", "none")]
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+        command = [*_pip(), "download", "--quiet", "--no-deps", "--only-binary=:all:"]
         command += ["--require-hashes", f"--requirement={requirements}", f"--dest={folder}", *fit]
         try:
             ended = subprocess.run(
@@ -118,3 +119,12 @@ def _download(pins: Sequence[Pin], target: Target, store: Path) -> None:
             )
         for path in Path(folder).glob("*.whl"):
             path.replace(store / path.name)
+
+
+def _pip() -> list[str]:
+    """The command of pip in this environment; one that uv made has none until it is needed. Raises PackagingError."""
+    if importlib.util.find_spec("pip") is None:
+        command = [sys.executable, "-m", "ensurepip", "--default-pip"]
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            raise PackagingError(f"{sys.executable} has neither pip nor ensurepip: make .venv anew with scripts/test")
+    return [sys.executable, "-m", "pip"]
