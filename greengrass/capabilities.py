@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from awsiot.greengrasscoreipc import model
 
 from agent.durable import replace_durably
-from greengrass.connection import Fault, IpcError
+from greengrass.faults import Fault, IpcError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

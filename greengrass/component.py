@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,8 +30,9 @@ from agent.records import CameraState
 from greengrass import capabilities, configuration
 from greengrass.capabilities import Capability, Standing
 from greengrass.configuration import ComponentConfig, Settings
-from greengrass.connection import Connection, IpcError
+from greengrass.connection import Connection
 from greengrass.desired import AllOf, DeploymentWishes
+from greengrass.faults import IpcError
 from greengrass.handover import Counter, HintedFetcher
 from greengrass.pacing import Pace
 from greengrass.rehearsal import Rehearsal
@@ -82,6 +84,7 @@ class Component:
         self._fetcher: HintedFetcher | None = None
         self._capabilities = capabilities.lacking(environment.version)
         self._transport: IpcTransport | None = None
+        self._standing: Standing | None = None
         self._reports = 0
         self._report_ns = 0
 
@@ -97,6 +100,9 @@ class Component:
         """Inspect until told to stop; 0 when all was judged or counted. Raises KensaError when it cannot start."""
         self._connection.start()
         try:
+            self._wait_connected()
+            if self._stop.is_set():
+                return 0
             tree, given, refused = self._configured()
             self._find_out(given)
             agent = self._start_agent(given, refused)
@@ -106,10 +112,17 @@ class Component:
         finally:
             self._connection.close()
 
+    def _wait_connected(self) -> None:
+        """Until connected, told to stop, or out of patience."""
+        deadline_ns = self._clock.monotonic_ns() + round(_CONNECT_S * NS_PER_S)
+        while not self._stop.is_set() and self._clock.monotonic_ns() < deadline_ns:
+            if self._connection.wait_up(_LOOK_S):
+                return
+
     def _configured(self) -> tuple[Any, ComponentConfig, str | None]:
         """The tree as it was read, what to run with, and why that is not what was read. Raises ConfigError."""
         tree: Any = None
-        if self._connection.wait_up(_CONNECT_S):
+        if self._connection.is_up:
             try:
                 tree = read_configuration(self._connection)
             except IpcError as error:
@@ -187,6 +200,8 @@ class Component:
         try:
             is_disowned = self._wait(agent)
         finally:
+            if validator is not None:
+                validator.ask_close()
             clean = agent.stop()
             watch.close()
             if validator is not None:
@@ -201,6 +216,7 @@ class Component:
         while not agent.wait(_LOOK_S):
             now_ns = self._clock.monotonic_ns()
             self._report_running(agent, now_ns, began_ns)
+            self._correct_standing(agent)
             if self._connection.disowned_s > _DISOWNED_S:
                 _log.error("the nucleus restarted and does not know this process: it ends to be started anew")
                 return True
@@ -279,6 +295,8 @@ class Component:
             return None
 
         def rehearse(inspection: str, wish: Desired, stop: threading.Event) -> None:
+            if self._wishes.holds(inspection, wish):
+                return  # another key changes, and this wish was judged when it was new
             if agent.models is None or self._fetcher is None:
                 raise OperatorError("this agent runs without `updates`; deploy them first, and restart it")
             Rehearsal(lambda: agent.config, agent.models.lifecycles, self._fetcher, self._clock).rehearse(
@@ -317,13 +335,21 @@ class Component:
         self._stand(agent, needs_restart=needs_restart)
 
     def _stand(self, agent: Agent, *, refused: str | None = None, needs_restart: tuple[str, ...] = ()) -> None:
-        Standing(
+        self._standing = Standing(
             capabilities=self._capabilities,
             confirms=self._transport is not None and self._transport.confirms,
             configuration=agent.config.digest(),
             refused=refused,
             needs_restart=needs_restart,
-        ).write(agent.config.state_dir)
+        )
+        self._standing.write(agent.config.state_dir)
+
+    def _correct_standing(self, agent: Agent) -> None:
+        """Whether echoes are allowed shows only once the transport has subscribed."""
+        transport, standing = self._transport, self._standing
+        if transport is not None and standing is not None and standing.confirms != transport.confirms:
+            self._standing = replace(standing, confirms=transport.confirms)
+            self._standing.write(agent.config.state_dir)
 
     def _busy(self) -> str | None:
         """What an update would interrupt."""

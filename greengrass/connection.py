@@ -17,16 +17,12 @@ import socket
 import threading
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 import awsiot.greengrasscoreipc as sdk
-from awscrt.exceptions import AwsCrtError
-from awsiot.eventstreamrpc import EventStreamOperationError
-from awsiot.greengrasscoreipc import model
 
 from agent.clock import NS_PER_S
-from agent.errors import TransportError
+from greengrass.faults import VENDOR_ERRORS, Fault, IpcError, translated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,54 +31,12 @@ if TYPE_CHECKING:
     from agent.clock import Clock
 
 _WAITING: Final = 1_000  # events between the SDK's thread and ours
-_CLOSE_S: Final = 2.0
+_CLOSE_S: Final = 1.0
 _SETTLED_NS: Final = 10 * NS_PER_S  # a connection that lived so long starts the back-off anew
 _AGAIN_NS: Final = NS_PER_S  # first wait before a subscription is tried again; doubles
 _LONGEST_AGAIN_NS: Final = 30 * NS_PER_S
 _MAX_DOUBLINGS: Final = 16
 _log = logging.getLogger(__name__)
-
-
-class Fault(StrEnum):
-    """What an IPC call met."""
-
-    SERVICE = "service"  # lite: also an operation that it does not have, a broker that is away, ten in flight
-    UNAUTHORIZED = "unauthorized"  # accessControl of the recipe lacks it
-    NOT_FOUND = "not_found"
-    CONFLICT = "conflict"
-    INVALID = "invalid"
-    TIMEOUT = "timeout"
-    CLOSED = "closed"  # no connection now
-
-
-class IpcError(TransportError):
-    """The nucleus could not or would not do it now."""
-
-    def __init__(self, fault: Fault, text: str) -> None:
-        """`fault` is all that a program may go by."""
-        super().__init__(text)
-        self.fault = fault
-
-
-_FAULTS: Final = (
-    (model.UnauthorizedError, Fault.UNAUTHORIZED),
-    (model.ResourceNotFoundError, Fault.NOT_FOUND),
-    (model.ConflictError, Fault.CONFLICT),
-    (model.InvalidArgumentsError, Fault.INVALID),
-)
-# What the SDK raises of its own accord, when connecting, writing or reading; all its own errors are RuntimeErrors.
-_VENDOR: Final = (RuntimeError, OSError, AwsCrtError, ValueError)
-
-
-def _translated(error: Exception, operation: str) -> IpcError:
-    if isinstance(error, FutureTimeoutError):
-        return IpcError(Fault.TIMEOUT, f"{operation}: the nucleus did not answer in time")
-    for kind, fault in _FAULTS:
-        if isinstance(error, kind):
-            return IpcError(fault, f"{operation}: the nucleus says {fault.replace('_', ' ')}")
-    if isinstance(error, EventStreamOperationError):
-        return IpcError(Fault.SERVICE, f"{operation}: the nucleus says {type(error).__name__}")
-    return IpcError(Fault.CLOSED, f"{operation}: the connection to the nucleus ended ({type(error).__name__})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +218,7 @@ class Connection:
         self._wake.set()
         for thread in self._threads:
             if thread is not threading.current_thread():
-                thread.join(_CLOSE_S + self._timeout_s)
+                thread.join(_CLOSE_S)
 
     # --- the SDK's thread ---------------------------------------------------------------------------------------------
 
@@ -317,7 +271,7 @@ class Connection:
                 lifecycle_handler=watcher,
                 timeout=self._timeout_s,
             )
-        except (FutureTimeoutError, *_VENDOR) as error:
+        except (FutureTimeoutError, *VENDOR_ERRORS) as error:
             self._note_refused()
             raise IpcError(Fault.CLOSED, f"{self._socket_path}: {type(error).__name__}") from error
         self.connects += 1
@@ -407,9 +361,9 @@ class Connection:
         except FutureTimeoutError as error:
             if asked is not None:
                 asked.close()
-            raise _translated(error, operation) from error
-        except _VENDOR as error:
-            raise _translated(error, operation) from error
+            raise translated(error, operation) from error
+        except VENDOR_ERRORS as error:
+            raise translated(error, operation) from error
 
     # --- the thread ipc-events ----------------------------------------------------------------------------------------
 

@@ -31,6 +31,11 @@ class DeploymentWishes:
         self._on_desired = on_desired
         self._deliver()
 
+    def holds(self, inspection: str, wish: Desired) -> bool:
+        """Whether the configuration in force desires this already."""
+        with self._lock:
+            return self._wishes.get(inspection) == wish
+
     def update(self, wishes: Mapping[str, Desired]) -> None:
         """Take in what the configuration desires now; any thread."""
         with self._lock:

@@ -27,7 +27,7 @@ from agent.errors import FetchError, MessageError, RefusedError
 from agent.records import Desired
 from agent.wire import is_release_id
 from agent.wire.codec import cut, strict_json
-from greengrass.connection import IpcError
+from greengrass.faults import IpcError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection

@@ -24,8 +24,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agent.clock import NS_PER_S, SystemClock
 from agent.errors import ConfigError, KensaError, MessageError
-from greengrass.connection import Connection, Fault, IpcError
+from greengrass.connection import Connection
 from greengrass.environment import Environment
+from greengrass.faults import Fault, IpcError
 from greengrass.handover import Hint, hint_topic, parse_answer, publish, status_topic
 from greengrass.watching import read_configuration
 
@@ -163,6 +164,7 @@ def _run(environment: Environment) -> Verdict:
 def main() -> int:
     """Run once."""
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(levelname)s %(message)s")
+    logging.getLogger("awsiot.eventstreamrpc").setLevel(logging.CRITICAL)  # what it says, greengrass.connection says
     try:
         verdict = _run(Environment.read(os.environ, work=Path.cwd()))
     except KensaError as error:

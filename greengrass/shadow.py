@@ -26,7 +26,7 @@ from agent.wire import shadow_topic
 from agent.wire.codec import strict_json
 from agent.wire.shadow import MAX_ANSWER_BYTES
 from greengrass.capabilities import SHADOW
-from greengrass.connection import Fault, IpcError
+from greengrass.faults import Fault, IpcError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

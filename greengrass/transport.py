@@ -29,7 +29,7 @@ from awsiot.greengrasscoreipc import model
 from agent.clock import NS_PER_S
 from agent.errors import TransportError
 from agent.wire import model_topic, verdict_topic
-from greengrass.connection import Fault, IpcError
+from greengrass.faults import Fault, IpcError
 from greengrass.pacing import PACKET_BYTES
 
 if TYPE_CHECKING:
@@ -53,7 +53,6 @@ _CHECK_NS: Final = NS_PER_S // 2
 _DEAF_PINGS: Final = 5  # taken by the nucleus and not sent back: the subscription is made anew, and a person told
 _ROOM_S: Final = 0.25  # longest wait for a place
 _REPLY_S: Final = 2.0
-_IDLE_S: Final = 60.0
 _log = logging.getLogger(__name__)
 
 
@@ -184,6 +183,7 @@ class IpcTransport:
         """See `Transport.close`. The connection to the nucleus stays: it is not ours."""
         self._stop.set()
         self._wake.set()
+        self._ping_back.set()
         if self._thread is not None:
             self._thread.join(timeout_s)
 
@@ -253,7 +253,7 @@ class IpcTransport:
 
     def _try(self) -> bool:
         """Ping once; whether the cloud can be reached."""
-        if not self._connection.wait_up(_IDLE_S if self._pings == 0 else _LONGEST_NS / NS_PER_S):
+        if not self._connection.is_up:
             self._reason = "no connection to the nucleus"
             return False
         if self._confirm and any(echo.fault is Fault.UNAUTHORIZED for echo in self._echoes):
@@ -273,7 +273,7 @@ class IpcTransport:
             self._reason = str(error)
             return False
         if not self._confirm or self._clock.wait(self._ping_back, _PING_NS / NS_PER_S):
-            return True
+            return not self._stop.is_set()
         self._reason = f"no message comes back on {self._ping_topic}"
         if self._pings % _DEAF_PINGS == 0:
             _log.warning(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from awsiot.greengrasscoreipc import model
 
 from agent.clock import NS_PER_S
-from greengrass.connection import IpcError
+from greengrass.faults import IpcError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -21,7 +21,7 @@ from awsiot.greengrasscoreipc import model
 from agent.clock import NS_PER_S
 from agent.errors import ConfigError, FetchError, KensaError
 from agent.wire.codec import cut
-from greengrass.connection import IpcError
+from greengrass.faults import IpcError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _WAITING: Final = 8
 _TEXT: Final = 1_000
-_CLOSE_S: Final = 5.0
+_CLOSE_S: Final = 1.0
 _log = logging.getLogger(__name__)
 
 
@@ -72,10 +72,14 @@ class Validator:
             is_optional=True,
         )
 
-    def close(self) -> None:
-        """End what is under way."""
+    def ask_close(self) -> None:
+        """Let what is under way end soon, without waiting for it."""
         self._closing.set()
         self._halt.set()
+
+    def close(self) -> None:
+        """End what is under way."""
+        self.ask_close()
         try:
             self._asked.put_nowait(None)
         except queue.Full:
@@ -114,6 +118,8 @@ class Validator:
     def _judge_wishes(self, wishes: Mapping[str, Desired]) -> str | None:
         limit_s = self._validate_s()
         self._halt.clear()
+        if self._closing.is_set():
+            return "the agent stops; try again"
         deadline_ns = self._clock.monotonic_ns() + round(limit_s * NS_PER_S)
         timer = threading.Timer(limit_s, self._halt.set)
         timer.daemon = True

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from awsiot.greengrasscoreipc import model
 
-from greengrass.connection import IpcError
+from greengrass.faults import IpcError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _SILENCE_S: Final = 0.3
 _REREAD_S: Final = 60.0
-_CLOSE_S: Final = 10.0
+_CLOSE_S: Final = 1.0
 _log = logging.getLogger(__name__)
 
 

@@ -45,7 +45,17 @@ ACCESS: Final[dict[str, Any]] = {
     "aws.greengrass.ipc.pubsub": {
         f"{COMPONENT}:pubsub:1": {
             "operations": ["aws.greengrass#SubscribeToTopic", "aws.greengrass#PublishToTopic"],
-            "resources": ["kensa/model/spots", "kensa/model/spots/status"],
+            "resources": [
+                "kensa/model/spots",
+                "kensa/model/spots/status",
+                f"$aws/things/{THING}/shadow/name/kensa/update/delta",
+            ],
+        },
+    },
+    "aws.greengrass.ShadowManager": {
+        f"{COMPONENT}:shadow:1": {
+            "operations": ["aws.greengrass#GetThingShadow", "aws.greengrass#UpdateThingShadow"],
+            "resources": [f"$aws/things/{THING}/shadow/name/kensa"],
         },
     },
 }

@@ -15,7 +15,7 @@ from agent.commands.examine import greengrass as examine
 from agent.commands.examine.finding import Status
 from agent.errors import ConfigError, FetchError, MessageError, OperatorError, RefusedError, TransportError
 from agent.records import Desired, Fetched, Gate, Refusal, ReleaseRef
-from greengrass import handover, model_component
+from greengrass import configuration, handover, model_component
 from greengrass.capabilities import Capabilities, Capability, Standing
 from greengrass.connection import Connection
 from greengrass.desired import DeploymentWishes
@@ -24,11 +24,14 @@ from greengrass.handover import Answer, Hint, HintedFetcher
 from greengrass.pacing import Pace
 from greengrass.transport import check_message
 from greengrass.updates import UpdateGuard
+from greengrass.validation import Validator
 from simulator.manual_clock import ManualClock
 from tests import status_kit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from greengrass.configuration import ComponentConfig
 
 REF = ReleaseRef("parts", "1.1.0", 2, "d" * 64, "m" * 64)
 
@@ -239,9 +242,12 @@ def test_a_hint_that_names_no_folder_costs_nothing(tmp_path: Path) -> None:
 # --- holding updates back ---------------------------------------------------------------------------------------------
 
 
+def no_connection() -> Connection:
+    return Connection(socket_path="/nowhere", token="x", clock=SystemClock())  # noqa: S106 - never connected
+
+
 def guard(clock: ManualClock, why: list[str | None], defer_s: float = 100.0) -> UpdateGuard:
-    connection = Connection(socket_path="/nowhere", token="x", clock=SystemClock())  # noqa: S106 - never connected
-    return UpdateGuard(connection=connection, busy=lambda: why[0], defer_s=lambda: defer_s, clock=clock)
+    return UpdateGuard(connection=no_connection(), busy=lambda: why[0], defer_s=lambda: defer_s, clock=clock)
 
 
 def test_an_update_goes_at_once_when_nothing_runs() -> None:
@@ -266,6 +272,70 @@ def test_an_update_goes_when_the_trial_has_ended() -> None:
     assert asked.answer("d-1")[0] > 0
     why[0] = None
     assert asked.answer("d-1")[0] == 0
+
+
+# --- judging what a deployment proposes -------------------------------------------------------------------------------
+
+
+def proposed(tree: object) -> ComponentConfig:
+    if tree == "bad":
+        raise ConfigError("configuration is refused:\n  workers: given 0")
+    config = configuration.read(
+        {
+            "line": "line1",
+            "inspections": {
+                "top": {
+                    "release": "x",
+                    "cameras": {"cam": {"kind": "folder", "path": "x"}},
+                    "desired": {"release": "parts/1.1.0"},
+                }
+            },
+            "updates": {"repository": "/media/releases", "root": "x", "site": "hall"},
+        },
+        thing="thing",
+        work=Path("/w"),
+        base=Path("/b"),
+    )
+    assert config.wishes
+    return config
+
+
+def validator(rehearse: Callable[[str, Desired, threading.Event], None], validate_s: float = 30.0) -> Validator:
+    return Validator(
+        connection=no_connection(),
+        read=proposed,
+        rehearse=rehearse,
+        validate_s=lambda: validate_s,
+        clock=SystemClock(),
+    )
+
+
+def test_a_good_proposal_is_accepted_after_its_release_was_rehearsed() -> None:
+    rehearsed: list[tuple[str, str]] = []
+    judge = validator(lambda name, wish, _stop: rehearsed.append((name, wish.release_id))).judge
+    assert judge("good") is None
+    assert rehearsed == [("top", "parts/1.1.0")]
+
+
+def raising(error: Exception) -> Callable[[str, Desired, threading.Event], None]:
+    def rehearse(_name: str, _wish: Desired, _stop: threading.Event) -> None:
+        raise error
+
+    return rehearse
+
+
+def test_a_refusal_names_the_key_or_the_release_and_the_reason() -> None:
+    assert "workers: given 0" in (validator(raising(BAD)).judge("bad") or "")
+    assert validator(raising(BAD)).judge("good") == "parts/1.1.0 is refused for top: not ours"
+    assert validator(raising(DOWN)).judge("good") == "parts/1.1.0 cannot be fetched or tested now: no network"
+
+
+def test_a_rehearsal_that_takes_too_long_is_ended_and_refused() -> None:
+    def slow(_name: str, _wish: Desired, stop: threading.Event) -> None:
+        assert stop.wait(30.0)
+        raise FetchError("stopped", "stopped")
+
+    assert "in time" in (validator(slow, validate_s=0.05).judge("good") or "")
 
 
 # --- environment, and what the doctor says ----------------------------------------------------------------------------
