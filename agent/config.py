@@ -179,6 +179,7 @@ class Updates(_Strict):
     )
     max_release_bytes: int = Field(default=512 * 1024**2, ge=1024, le=1024**4)
     fetch_timeout_s: float = Field(default=900.0, ge=1.0, le=86_400.0)
+    check_hours: float = Field(default=6.0, ge=0.1, le=168.0)  # between two looks at what was taken back
     limits: RolloutLimits = RolloutLimits()
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         Fetched,
         Geometry,
         Grab,
+        Looked,
         ModelIdentity,
         ModelStatus,
         Pixels,
@@ -131,6 +132,12 @@ class ReleaseFetcher(Protocol):
         `trusted_utc_s` is the time that expiry is judged by. `on_progress(done, total)` counts bytes and is called from
         this thread. Raises RefusedError (gate `fetch`, `contract` or `revoked`: do not try again), FetchError (try
         again later), and ends with FetchError `stopped` soon after `stop` is set.
+        """
+
+    def look(self, *, trusted_utc_s: float, stop: threading.Event) -> Looked:
+        """Bring the metadata up to date, and nothing else: what was taken back, and when that was signed.
+
+        Takes at most a minute or so. Raises FetchError, `stopped` soon after `stop` is set.
         """
 
 

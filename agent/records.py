@@ -288,6 +288,15 @@ class Fetched:
 
 
 @dataclass(frozen=True, slots=True)
+class Looked:
+    """What the repository says today, checked like a release: who looks learns what was taken back."""
+
+    signed_utc_s: float  # as in `Fetched`
+    revoked: frozenset[str] = frozenset()
+    root_expires_utc_s: float | None = None  # of the newest root; None where nothing is signed
+
+
+@dataclass(frozen=True, slots=True)
 class SelfTestLimits:
     """What the examination of a release may take and what it must show; from the policy within the site's limits."""
 

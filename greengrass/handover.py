@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from agent.ports import ReleaseFetcher
-    from agent.records import Fetched, ModelStatus, ReleaseRef
+    from agent.records import Fetched, Looked, ModelStatus, ReleaseRef
     from greengrass.connection import Connection
 
 SOURCE: Final = "component"  # of what a hint desires
@@ -267,3 +267,7 @@ class HintedFetcher:
             if refused is not None and not stop.is_set():
                 raise refused from None  # nobody else has it: what was brought here is judged
             raise
+
+    def look(self, *, trusted_utc_s: float, stop: threading.Event) -> Looked:
+        """See `ports.ReleaseFetcher`: only the configured repository hears of what was taken back."""
+        return self._configured.look(trusted_utc_s=trusted_utc_s, stop=stop)

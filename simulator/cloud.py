@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from agent.errors import FetchError, RefusedError
 from agent.model import manifest as manifests
 from agent.model.store import read_ref
-from agent.records import Examination, Fetched, Gate
+from agent.records import Examination, Fetched, Gate, Looked
 from simulator.stand_in import read_verified
 
 if TYPE_CHECKING:
@@ -50,8 +50,9 @@ class Cloud:
     releases: dict[str, Path] = field(default_factory=dict)  # by name/version
     revoked: set[str] = field(default_factory=set)  # digests
     signed_utc_s: float = 1_800_000_000.0
-    faults: dict[str, deque[Fault]] = field(default_factory=dict)  # fetch, examine -> in order
+    faults: dict[str, deque[Fault]] = field(default_factory=dict)  # fetch, look, examine -> in order
     fetches: int = 0
+    looks: int = 0
 
     def publish(self, folder: Path) -> ReleaseRef:
         """Offer the release in `folder`. Raises ReleaseError."""
@@ -64,7 +65,7 @@ class Cloud:
         self.revoked.add(ref.digest)
 
     def order(self, port: str, *faults: Fault) -> None:
-        """Let the next calls of `port` (`fetch` or `examine`) go wrong like that."""
+        """Let the next calls of `port` (`fetch`, `look` or `examine`) go wrong like that."""
         self.faults.setdefault(port, deque()).extend(faults)
 
     def due(self, port: str) -> Fault | None:
@@ -124,6 +125,16 @@ class CloudFetcher:
         if fault is Fault.KILL_LATE:
             raise Killed
         return Fetched(read_ref(into), into, cloud.signed_utc_s, frozenset(cloud.revoked))
+
+    def look(self, *, trusted_utc_s: float, stop: threading.Event) -> Looked:
+        """See `ports.ReleaseFetcher.look`."""
+        cloud = self._cloud
+        cloud.looks += 1
+        fault = cloud.due("look")
+        _suffer(fault, Gate.TRUST, stop)
+        if fault is Fault.KILL_LATE:
+            raise Killed
+        return Looked(cloud.signed_utc_s, frozenset(cloud.revoked))
 
 
 def _resume(source: Path, target: Path, *, done: int, total: int, on_progress: Callable[[int, int], None]) -> int:

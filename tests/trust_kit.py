@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from securesystemslib.signer import Signer
 
-    from agent.records import Fetched
+    from agent.records import Fetched, Looked
 
 SITE = "plant-a"
 OTHER_SITE = "plant-b"
@@ -124,6 +124,10 @@ class Device:
             clock=SystemClock(),
             limits=self.limits,
         )
+
+    def look(self, *, trusted_utc_s: float = 0.0, stop: threading.Event | None = None) -> Looked:
+        """Look what was taken back."""
+        return self.fetcher().look(trusted_utc_s=trusted_utc_s, stop=stop or threading.Event())
 
     def fetch(
         self, release: str = RELEASE, *, trusted_utc_s: float = 0.0, stop: threading.Event | None = None

@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakValueDictionary
 
 from agent.adapters.onnx import OnnxModel, warm
 from agent.app.choose import SHADOW_FRAMES, lease_under
-from agent.errors import ConfigError, LifecycleError, MessageError, RefusedError
+from agent.clock import NS_PER_S
+from agent.errors import ConfigError, FetchError, LifecycleError, MessageError, RefusedError
 from agent.model import acceptance
 from agent.model.desired import FollowedWishes
 from agent.model.examining import ChildExaminer
@@ -34,19 +35,27 @@ if TYPE_CHECKING:
     from agent.model.serving import LoadRequest
     from agent.outbox import Outbox
     from agent.ports import DesiredState, ReleaseFetcher
-    from agent.records import Desired, Fetched, ModelStatus, Observation
+    from agent.records import Desired, Fetched, Looked, ModelStatus, Observation
     from agent.slot import Lease, ModelSlot, SiteSettings
     from agent.wire import Reporter
 
+_TURN_S: Final = 0.1
+_TURNS: Final = 100  # until it counts as busy
+_FRESH_S: Final = 60.0
 _log = logging.getLogger(__name__)
 
 
 class _OneAtATime:
-    """Several lifecycles share one repository and its cached metadata: they fetch one after the other."""
+    """Several lifecycles share one repository and its cached metadata: they fetch one after the other.
 
-    def __init__(self, fetcher: ReleaseFetcher) -> None:
+    What one of them has just seen there is not looked for again.
+    """
+
+    def __init__(self, fetcher: ReleaseFetcher, clock: Clock) -> None:
         self._fetcher = fetcher
+        self._clock = clock
         self._lock = threading.Lock()
+        self._seen: tuple[Looked, float, int] | None = None  # with the trusted time it was judged by, and when
 
     def fetch(
         self,
@@ -62,6 +71,27 @@ class _OneAtATime:
             return self._fetcher.fetch(
                 release_id, into=into, trusted_utc_s=trusted_utc_s, on_progress=on_progress, stop=stop
             )
+
+    def look(self, *, trusted_utc_s: float, stop: threading.Event) -> Looked:
+        """See `ports.ReleaseFetcher`; a fetch for another inspection may take long, so its end is not waited for."""
+        turns = 0
+        while not self._lock.acquire(timeout=_TURN_S):
+            turns += 1
+            if stop.is_set():
+                raise FetchError("stopped", "the look was stopped")
+            if turns >= _TURNS:
+                raise FetchError("busy", "a release is being fetched for another inspection")
+        try:
+            now_ns = self._clock.monotonic_ns()
+            if self._seen is not None:
+                seen, judged_utc_s, at_ns = self._seen
+                if now_ns - at_ns < _FRESH_S * NS_PER_S and trusted_utc_s - judged_utc_s < _FRESH_S:
+                    return seen
+            seen = self._fetcher.look(trusted_utc_s=trusted_utc_s, stop=stop)
+            self._seen = (seen, trusted_utc_s, now_ns)
+            return seen
+        finally:
+            self._lock.release()
 
 
 class Loader:
@@ -128,7 +158,8 @@ class ModelWing:
                 max_release_bytes=updates.max_release_bytes,
                 timeout_s=updates.fetch_timeout_s,
                 clock=clock,
-            )
+            ),
+            clock,
         )
         self.lifecycles: dict[str, Lifecycle] = {}
         for name, inspection in config.inspections.items():
@@ -147,6 +178,7 @@ class ModelWing:
                 open_shadow=self._open_shadow,
                 on_status=self._tell,
                 acceptance=acceptance.folder_of(config.state_dir, name),
+                look_every_s=updates.check_hours * 3_600.0,
             )
 
     def _loading(self, inspection: str) -> Callable[[LoadRequest], Lease]:

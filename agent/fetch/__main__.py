@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
-from agent.model.fetch_protocol import Done, Event, Failed, FetchRequest, Progress, Reason, shorten
+from agent.model.fetch_protocol import Event, Failed, LookRequest, Reason, Request, shorten
 
 if TYPE_CHECKING:
-    from agent.model.fetch_protocol import FetchLimits
+    from agent.model.fetch_protocol import Done, FetchLimits, Progress, Seen
 
 _MAX_REQUEST_BYTES: Final = 64 * 1024
 _NICE: Final = 10
@@ -44,7 +44,7 @@ def _end_with_the_parent() -> None:
     os._exit(_ORPHANED)
 
 
-def _say(body: Progress | Done | Failed) -> None:
+def _say(body: Progress | Done | Seen | Failed) -> None:
     sys.stdout.write(Event(body=body).model_dump_json() + "\n")
     sys.stdout.flush()
 
@@ -52,20 +52,20 @@ def _say(body: Progress | Done | Failed) -> None:
 def main() -> int:
     """Answer one request."""
     try:
-        request = FetchRequest.model_validate_json(sys.stdin.buffer.readline(_MAX_REQUEST_BYTES))
+        request = Request.model_validate_json(sys.stdin.buffer.readline(_MAX_REQUEST_BYTES)).body
     except ValidationError as error:
         _say(Failed(reason=Reason.REQUEST, text=shorten(f"the request cannot be read: {error}")))
         return 0
     _limit(request.limits, request.max_release_bytes)
     threading.Thread(target=_end_with_the_parent, name="parent-watch", daemon=True).start()
     try:
-        from agent.fetch.job import run  # noqa: PLC0415 - under the limits, and where a missing tuf is an answer
+        from agent.fetch.job import look, run  # noqa: PLC0415 - under the limits, and where a missing tuf is an answer
     except ModuleNotFoundError as error:
         text = f"the package {error.name!r} is missing: install Kensa again, with its requirements"
         _say(Failed(reason=Reason.MISSING_PACKAGE, text=text))
         return 0
     try:
-        _say(run(request, _say))
+        _say(look(request) if isinstance(request, LookRequest) else run(request, _say))
     except MemoryError:
         text = f"the fetch child needs more than {request.limits.memory_bytes:,} bytes of memory"
         _say(Failed(reason=Reason.CRASHED, text=text))

@@ -6,19 +6,21 @@ Invariant: `into` holds a `manifest.json` only when every file that it lists lie
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from agent.errors import FetchError, ManifestError
 from agent.fetch.sources import SourceMissingError, choose
 from agent.fetch.transfer import File, Transfer, digest, storage_error
 from agent.fetch.trust import Trust, target_digest
-from agent.model.fetch_protocol import Done, Failed, FetchRequest, Progress, Reason, shorten
+from agent.model.fetch_protocol import Done, Failed, FetchRequest, LookRequest, Progress, Reason, Seen, shorten
 from agent.model.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, MODEL_NAME, Manifest, parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
     from typing import Literal, NoReturn
+
+_Answer = TypeVar("_Answer", Done, Seen)
 
 FILES_FOLDER: Final = "files"  # of the repository, by SHA-256
 _PROGRESS_BYTES: Final = 256 * 1024
@@ -34,8 +36,17 @@ class _Refused(Exception):  # noqa: N818 - it carries an answer, not a failure o
 
 def run(request: FetchRequest, emit: Callable[[Progress], None]) -> Done | Failed:
     """Fetch the release; every failure that can be expected is an answer. Call from the main thread."""
+    return _answered(lambda: _Fetch(request, emit).run())
+
+
+def look(request: LookRequest) -> Seen | Failed:
+    """Bring the metadata up to date; likewise."""
+    return _answered(lambda: _look(request))
+
+
+def _answered(work: Callable[[], _Answer]) -> _Answer | Failed:
     try:
-        return _Fetch(request, emit).run()
+        return work()
     except _Refused as refused:
         return refused.failed
     except FetchError as error:
@@ -45,20 +56,43 @@ def run(request: FetchRequest, emit: Callable[[Progress], None]) -> Done | Faile
         return Failed(reason=Reason(storage.reason), text=shorten(str(storage)))
 
 
+def _transfer(request: FetchRequest | LookRequest) -> Transfer:
+    return Transfer(choose(request.repository, timeout_s=request.limits.stall_s), request.limits)
+
+
+def _trust(request: FetchRequest | LookRequest, transfer: Transfer) -> Trust:
+    return Trust(
+        root=request.root,
+        trust_dir=request.trust_dir,
+        transfer=transfer,
+        reference_utc_s=request.reference_utc_s,
+    )
+
+
+def _look(request: LookRequest) -> Seen:
+    with _trust(request, _transfer(request)) as trust:
+        if not trust.knows(request.site):
+            raise FetchError(
+                Reason.TARGET_UNKNOWN,
+                f"the repository has no site {request.site}; `kensa release show` lists its sites. Correct "
+                "updates.site",
+            )
+        return Seen(
+            revoked=trust.revoked(request.site),
+            signed_utc_s=trust.signed_utc_s(),
+            root_expires_utc_s=trust.root_expires_utc_s(),
+        )
+
+
 class _Fetch:
     def __init__(self, request: FetchRequest, emit: Callable[[Progress], None]) -> None:
         self._request = request
         self._emit = emit
-        self._transfer = Transfer(choose(request.repository, timeout_s=request.limits.stall_s), request.limits)
+        self._transfer = _transfer(request)
 
     def run(self) -> Done:
         request = self._request
-        with Trust(
-            root=request.root,
-            trust_dir=request.trust_dir,
-            transfer=self._transfer,
-            reference_utc_s=request.reference_utc_s,
-        ) as trust:
+        with _trust(request, self._transfer) as trust:
             revoked = trust.revoked(request.site)
             target = trust.target(f"{request.site}/{request.release_id}/{MANIFEST_NAME}")
             if target is None:

@@ -209,9 +209,13 @@ class Trust:
             ) from error
         return data
 
+    def knows(self, site: str) -> bool:
+        """Whether the repository has the site: each has a list of what was taken back. Raises FetchError."""
+        return self.target(_revoked(site)) is not None
+
     def revoked(self, site: str) -> tuple[str, ...]:
         """Digests of the manifests that the site's publisher took back, sorted. Raises FetchError."""
-        target = self.target(f"{site}/revoked.json")
+        target = self.target(_revoked(site))
         if target is None:
             return ()
         try:
@@ -232,13 +236,24 @@ class Trust:
     def signed_utc_s(self) -> float:
         """When the accepted timestamp was signed; never later than the end of what offline keys vouch for."""
         timestamp = Metadata[Timestamp].from_bytes((self._dir / "timestamp.json").read_bytes()).signed
-        root = Metadata[Root].from_bytes((self._dir / "root.json").read_bytes()).signed
+        root = self._newest_root()
         text = timestamp.unrecognized_fields.get(SIGNED_UTC_FIELD)
         try:
             signed = dt.datetime.strptime(str(text), UTC_FORMAT).replace(tzinfo=dt.UTC)
         except ValueError:
             return 0.0
         return min(signed, timestamp.expires, root.expires).timestamp()
+
+    def root_expires_utc_s(self) -> float:
+        """When the newest root expires: a new one must be signed before."""
+        return self._newest_root().expires.timestamp()
+
+    def _newest_root(self) -> Root:
+        return Metadata[Root].from_bytes((self._dir / "root.json").read_bytes()).signed
+
+
+def _revoked(site: str) -> str:
+    return f"{site}/revoked.json"
 
 
 def _missing(path: str, error: SourceMissingError) -> str:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 from agent.errors import FetchError, IntegrityError, ReleaseError
 from agent.model import policy as policies
 from agent.model.journal import Installed
-from agent.model.ledger import blamed_installed, find_bad, refusal_of, retired
+from agent.model.ledger import find_bad, refusal_of
+from agent.model.looking import leave_revoked
 from agent.model.parts import candidate_of, refusal_from, revocation
 from agent.model.transitions import Event
 from agent.records import FailedTry, Fetched, Gate, Refusal
@@ -20,6 +21,7 @@ from agent.records import FailedTry, Fetched, Gate, Refusal
 if TYPE_CHECKING:
     from agent.model.ending import Ending
     from agent.model.journal import Record
+    from agent.model.looking import Lookout
     from agent.model.parts import Parts
     from agent.records import ReleaseRef
 
@@ -31,16 +33,17 @@ _log = logging.getLogger(__name__)
 class Candidacy:
     """FETCHING, STAGED, VERIFIED and SELFTEST."""
 
-    def __init__(self, parts: Parts, ending: Ending) -> None:
-        """`parts` are shared with all steps; `ending` takes what fails."""
+    def __init__(self, parts: Parts, ending: Ending, lookout: Lookout) -> None:
+        """`parts` are shared with all steps; `ending` takes what fails, `lookout` looks between two tries."""
         self._parts = parts
+        self._lookout = lookout
         self._ending = ending
 
     def fetch(self, record: Record) -> float:
         """FETCHING: bring the bytes here, or what is missing of them."""
         parts, desired = self._parts, record.desired
         if (wait_s := parts.back_off.wait_s()) > 0.0:
-            return wait_s
+            return self._lookout.step(record, wait_s)
         if desired is None:
             raise RuntimeError("a fetch without a wish")
         into = parts.store.staging(desired.release_id)
@@ -130,17 +133,12 @@ class Candidacy:
     def _take(self, record: Record, fetched: Fetched) -> float:
         """Compare what was fetched with what is known: revoked, bad, active already, or too old."""
         parts, ref = self._parts, fetched.ref
-        record = replace(record, signed_utc_s=max(record.signed_utc_s, fetched.signed_utc_s))
-        utc_s = parts.ledger.utc_s()
-        previous, active = record.previous, record.active
-        if previous is not None and previous.ref.digest in fetched.revoked:
-            record = blamed_installed(record, previous, revocation(previous), utc_s=utc_s)
-        if active is not None and active.ref.digest in fetched.revoked:
-            refusal = revocation(active)
-            parts.alarms["fallback"] = refusal.text
-            retiree = replace(retired(record, refusal, utc_s=utc_s), candidate=None)
-            parts.ledger.move(Event.ROLLBACK, retiree, note=f"{refusal.gate}: {refusal.reason}")
+        parts.alarms.pop("look", None)
+        signed_utc_s = max(record.signed_utc_s, fetched.signed_utc_s)
+        kept = leave_revoked(parts, replace(record, signed_utc_s=signed_utc_s), fetched.revoked)
+        if kept is None:
             return 0.0
+        record, active = kept, kept.active
         if objection := _objection(record, fetched):
             if record.desired is not None and ref.release_id == record.desired.release_id:
                 parts.ledger.amend(replace(record, candidate=Installed(ref)))  # so that its digest is blamed

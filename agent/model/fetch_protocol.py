@@ -78,18 +78,36 @@ class FetchLimits(_Strict):
     cpu_s: int = Field(default=300, ge=1)
 
 
-class FetchRequest(_Strict):
-    """One line on the child's standard input; its end of file ends the child."""
+class _Place(_Strict):
+    """Which repository, for which site, believed from what on."""
 
     repository: str = Field(min_length=1, max_length=1024)  # folder, http(s)://, s3://bucket/prefix
     root: Path
     site: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-    release_id: ReleaseId
-    into: Path
     trust_dir: Path
     reference_utc_s: float  # the time that expiry is judged by
     max_release_bytes: int = Field(ge=1)
     limits: FetchLimits = FetchLimits()
+
+
+class FetchRequest(_Place):
+    """Fetch a release."""
+
+    kind: Literal["fetch"] = "fetch"
+    release_id: ReleaseId
+    into: Path
+
+
+class LookRequest(_Place):
+    """Bring the metadata up to date, and say what was taken back."""
+
+    kind: Literal["look"] = "look"
+
+
+class Request(_Strict):
+    """One line on the child's standard input; its end of file ends the child."""
+
+    body: Annotated[FetchRequest | LookRequest, Field(discriminator="kind")]
 
 
 class Progress(_Strict):
@@ -113,6 +131,15 @@ class Done(_Strict):
     revoked: Annotated[tuple[Sha256, ...], Field(max_length=MAX_REVOKED)] = ()
 
 
+class Seen(_Strict):
+    """The metadata are up to date."""
+
+    event: Literal["seen"] = "seen"
+    signed_utc_s: float
+    root_expires_utc_s: float
+    revoked: Annotated[tuple[Sha256, ...], Field(max_length=MAX_REVOKED)] = ()
+
+
 class Failed(_Strict):
     """Why not. With a `gate` the release is refused for good, else the fetch is tried again."""
 
@@ -128,7 +155,7 @@ class Failed(_Strict):
 class Event(_Strict):
     """One line of the child's standard output."""
 
-    body: Annotated[Progress | Done | Failed, Field(discriminator="event")]
+    body: Annotated[Progress | Done | Seen | Failed, Field(discriminator="event")]
 
 
 def shorten(text: str) -> str:

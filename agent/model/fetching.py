@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
@@ -28,10 +28,13 @@ from agent.model.fetch_protocol import (
     Failed,
     FetchLimits,
     FetchRequest,
+    LookRequest,
     Progress,
     Reason,
+    Request,
+    Seen,
 )
-from agent.records import Fetched, ReleaseRef
+from agent.records import Fetched, Looked, ReleaseRef
 
 if TYPE_CHECKING:
     import threading
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from agent.clock import Clock
 
 _POLL_S: Final = 0.1  # how soon `stop` and the deadline are seen
+_LOOK_S: Final = 60.0  # for metadata alone
 _END_S: Final = 5.0  # for a child that has given its answer
 _READ_BYTES: Final = 64 * 1024
 _TAIL_BYTES: Final = 2_000  # of what a crashing child says on standard error
@@ -93,25 +97,54 @@ class ChildFetcher:
     ) -> Fetched:
         """See `ports.ReleaseFetcher.fetch`."""
         try:
-            request = FetchRequest(
-                repository=self._repository,
-                root=self._root.absolute(),
-                site=self._site,
-                release_id=release_id,
-                into=into.absolute(),
-                trust_dir=self._trust_dir.absolute(),
-                reference_utc_s=max(self._clock.utc_ns() / NS_PER_S, trusted_utc_s),
-                max_release_bytes=self._max_release_bytes,
-                limits=self._limits,
-            )
+            request = FetchRequest(release_id=release_id, into=into.absolute(), **self._place(trusted_utc_s))
         except ValidationError as error:
             raise FetchError(
                 Reason.REQUEST, f"{release_id[:80]!r} is no release: write it as name/version, such as surface/1.2.0"
             ) from error
+        answer = self._ask(request, timeout_s=self._timeout_s, on_progress=on_progress, stop=stop)
+        if not isinstance(answer, Done):
+            raise _no_answer(answer)
+        ref = ReleaseRef(answer.name, answer.version, answer.counter, answer.digest, answer.model_sha256)
+        return Fetched(ref, into, answer.signed_utc_s, frozenset(answer.revoked))
+
+    def look(self, *, trusted_utc_s: float, stop: threading.Event) -> Looked:
+        """See `ports.ReleaseFetcher.look`."""
+        try:
+            request = LookRequest(**self._place(trusted_utc_s))
+        except ValidationError as error:
+            raise FetchError(Reason.REQUEST, f"updates cannot be looked at: {error}") from error
+        timeout_s = min(self._timeout_s, _LOOK_S)
+        answer = self._ask(request, timeout_s=timeout_s, on_progress=lambda _done, _total: None, stop=stop)
+        if not isinstance(answer, Seen):
+            raise _no_answer(answer)
+        return Looked(answer.signed_utc_s, frozenset(answer.revoked), answer.root_expires_utc_s)
+
+    def _place(self, trusted_utc_s: float) -> dict[str, Any]:
+        """What every request says."""
+        return {
+            "repository": self._repository,
+            "root": self._root.absolute(),
+            "site": self._site,
+            "trust_dir": self._trust_dir.absolute(),
+            "reference_utc_s": max(self._clock.utc_ns() / NS_PER_S, trusted_utc_s),
+            "max_release_bytes": self._max_release_bytes,
+            "limits": self._limits,
+        }
+
+    def _ask(
+        self,
+        request: FetchRequest | LookRequest,
+        *,
+        timeout_s: float,
+        on_progress: Callable[[int, int], None],
+        stop: threading.Event,
+    ) -> Done | Seen:
+        """Run a child for one request. Raises RefusedError and FetchError."""
         child = _Child(request)
         try:
             answer = child.answer(
-                deadline_ns=self._clock.monotonic_ns() + int(self._timeout_s * NS_PER_S),
+                deadline_ns=self._clock.monotonic_ns() + int(timeout_s * NS_PER_S),
                 clock=self._clock,
                 on_progress=on_progress,
                 stop=stop,
@@ -120,8 +153,11 @@ class ChildFetcher:
             child.close()
         if isinstance(answer, Failed):
             raise _error(answer)
-        ref = ReleaseRef(answer.name, answer.version, answer.counter, answer.digest, answer.model_sha256)
-        return Fetched(ref, into, answer.signed_utc_s, frozenset(answer.revoked))
+        return answer
+
+
+def _no_answer(answer: Done | Seen) -> FetchError:
+    return FetchError(Reason.CRASHED, f"the fetch child answered {answer.event!r}, which nobody asked")
 
 
 def _error(failed: Failed) -> FetchError | RefusedError:
@@ -140,7 +176,7 @@ def _error(failed: Failed) -> FetchError | RefusedError:
 class _Child:
     """One run of `python -m agent.fetch`."""
 
-    def __init__(self, request: FetchRequest) -> None:
+    def __init__(self, request: FetchRequest | LookRequest) -> None:
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "agent.fetch"],
@@ -156,12 +192,12 @@ class _Child:
         self._line = bytearray()
         self._tail = bytearray()
         with contextlib.suppress(BrokenPipeError):  # it died at once; reading says so
-            _pipe(self._process.stdin).write(request.model_dump_json().encode() + b"\n")
+            _pipe(self._process.stdin).write(Request(body=request).model_dump_json().encode() + b"\n")
             _pipe(self._process.stdin).flush()
 
     def answer(
         self, *, deadline_ns: int, clock: Clock, on_progress: Callable[[int, int], None], stop: threading.Event
-    ) -> Done | Failed:
+    ) -> Done | Seen | Failed:
         """Read events until the last one. Raises FetchError `stopped`, `timeout` or `fetcher_crashed`."""
         with selectors.DefaultSelector() as selector:
             selector.register(_pipe(self._process.stdout), selectors.EVENT_READ, "out")
@@ -172,7 +208,8 @@ class _Child:
                 if clock.monotonic_ns() >= deadline_ns:
                     raise FetchError(
                         Reason.TIMEOUT,
-                        "the fetch took longer than updates.fetch_timeout_s; what has arrived is kept for the next one",
+                        "it took longer than allowed (a fetch: updates.fetch_timeout_s); what has arrived is kept for "
+                        "the next one",
                     )
                 for key, _ in selector.select(_POLL_S):
                     data = os.read(key.fd, _READ_BYTES)
@@ -188,7 +225,7 @@ class _Child:
                                 return event
                             on_progress(event.done, event.total)
 
-    def _events(self, data: bytes) -> list[Progress | Done | Failed]:
+    def _events(self, data: bytes) -> list[Progress | Done | Seen | Failed]:
         self._line += data
         *lines, rest = bytes(self._line).split(b"\n")
         self._line = bytearray(rest)

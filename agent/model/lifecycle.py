@@ -75,6 +75,7 @@ class Lifecycle:
         on_status: Callable[[ModelStatus], None],
         acceptance: Path | None = None,
         healthy_after_s: float = 60.0,
+        look_every_s: float = 6 * 3_600.0,
         checkpoint: Checkpoint = _nowhere,
     ) -> None:
         """Compose; nothing is read before `start`.
@@ -110,6 +111,7 @@ class Lifecycle:
             clock=clock,
             back_off=BackOff(clock),
             on_progress=self._tell,
+            look_every_s=look_every_s,
         )
         self._rollout = Rollout(self._parts)
         self._lock = threading.Lock()  # of the requests

@@ -75,6 +75,7 @@ class Parts:
     clock: Clock
     back_off: BackOff
     on_progress: Callable[[], None]
+    look_every_s: float  # at the repository, while nothing is under way
     stop: threading.Event = field(default_factory=threading.Event)
     alarms: dict[str, str] = field(default_factory=dict)
     progress: dict[str, float] = field(default_factory=dict)

@@ -15,6 +15,7 @@ from agent.model.candidacy import Candidacy
 from agent.model.ending import Ending
 from agent.model.ledger import find_bad, refusal_of
 from agent.model.live import Call
+from agent.model.looking import Lookout
 from agent.model.parts import candidate_of, refusal_from
 from agent.model.transitions import MAX_TRANSITIONS, RISKY, ROLLOUT, Event, State
 from agent.records import Gate
@@ -36,7 +37,8 @@ class Rollout:
         """`parts` are shared with the lifecycle."""
         self._parts = parts
         self.ending = Ending(parts)
-        candidacy = Candidacy(parts, self.ending)
+        self._lookout = Lookout(parts)
+        candidacy = Candidacy(parts, self.ending, self._lookout)
         self._steps: Mapping[State, Callable[[Record], float]] = {
             State.IDLE: self._rest,
             State.SAFE: self._rest,
@@ -86,9 +88,9 @@ class Rollout:
             self._sweep(record)
             return 0.0
         if not record.wanted or record.desired is None or record.halted:
-            return REST_S
+            return self._lookout.step(record, REST_S)
         if (wait_s := self._cool_down_s(record)) > 0.0:
-            return min(wait_s, REST_S)
+            return self._lookout.step(record, min(wait_s, REST_S))
         if bad := find_bad(record, release_id=record.desired.release_id):
             changed = replace(record, wanted=False, refusal=bad.refusal)
             parts.ledger.remark(changed, "refused_again", f"{bad.refusal.gate}: {bad.refusal.reason}")

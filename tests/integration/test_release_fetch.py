@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agent.errors import FetchError
-from agent.model.fetch_protocol import FetchLimits, FetchRequest, Reason
+from agent.model.fetch_protocol import FetchLimits, FetchRequest, Reason, Request
 from simulator.release_server import ReleaseServer
 from simulator.s3 import S3Server
 from tests.support import ROOT
@@ -273,6 +273,39 @@ def test_a_child_that_dies_is_a_reason_too(publisher: Publisher, tmp_path: Path)
     assert refused.value.reason in {Reason.CRASHED, Reason.MISSING_PACKAGE}
 
 
+def test_a_look_brings_what_was_taken_back_and_fetches_nothing(publisher: Publisher, tmp_path: Path) -> None:
+    with ReleaseServer(publisher.repository) as server:
+        device = Device(tmp_path / "device", publisher.root, server.url)
+        before = device.look()
+        digests = publisher.open().revoke(RELEASE, SITE, "misses scratches")
+
+        after = device.look()
+
+        assert (before.revoked, after.revoked) == (frozenset(), frozenset(digests))
+        assert after.signed_utc_s == pytest.approx(time.time(), abs=60)
+        assert after.root_expires_utc_s == pytest.approx(time.time() + 365 * 86_400, rel=0.01)
+        assert server.sent("/files/*") == 0
+        assert not device.into.exists()
+
+
+def test_a_look_for_a_site_that_there_is_not_says_so(publisher: Publisher, tmp_path: Path) -> None:
+    device = Device(tmp_path / "device", publisher.root, str(publisher.repository), site="plant-z")
+
+    with pytest.raises(FetchError, match="has no site plant-z") as refused:
+        device.look()
+
+    assert refused.value.reason == Reason.TARGET_UNKNOWN
+
+
+def test_a_look_at_a_frozen_repository_fails_with_its_reason(publisher: Publisher, tmp_path: Path) -> None:
+    device = Device(tmp_path / "device", publisher.root, str(publisher.repository))
+
+    with pytest.raises(FetchError) as refused:
+        device.look(trusted_utc_s=time.time() + 40 * 86_400)
+
+    assert refused.value.reason == Reason.METADATA_EXPIRED
+
+
 def test_the_child_ends_with_the_process_that_started_it(publisher: Publisher, tmp_path: Path) -> None:
     with ReleaseServer(publisher.repository) as server:
         server.silent("*timestamp.json")
@@ -291,7 +324,7 @@ def test_the_child_ends_with_the_process_that_started_it(publisher: Publisher, t
             [sys.executable, "-m", "agent.fetch"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
         )
         assert child.stdin is not None
-        child.stdin.write(request.model_dump_json().encode() + b"\n")
+        child.stdin.write(Request(body=request).model_dump_json().encode() + b"\n")
         child.stdin.flush()
         with pytest.raises(subprocess.TimeoutExpired):
             child.wait(2)

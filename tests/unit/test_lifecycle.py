@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
     from agent.records import ReleaseRef
 
-DAY_S = 86_400.0
+HOUR_S = 3_600.0
+DAY_S = 24 * HOUR_S
 
 
 @pytest.fixture
@@ -377,6 +379,118 @@ def test_with_all_releases_taken_back_the_factory_release_judges(plant: Plant) -
     plant.rest()
     assert plant.serving() == "0.0.0"
     assert refusal(plant)[0] is Gate.REVOKED
+
+
+def test_a_revoked_release_is_left_though_nothing_is_wanted(plant: Plant) -> None:
+    first, second = commit(plant), commit(plant)
+    plant.cloud.revoke(second)
+    fetches = plant.cloud.fetches
+    plant.rest()
+    assert plant.serving() == second.version  # not looked at yet
+    plant.clock.advance(6 * HOUR_S)
+    plant.rest()
+    assert plant.serving() == first.version
+    assert refusal(plant) == (Gate.REVOKED, "revoked_by_publisher")
+    assert "taken back" in str(plant.lifecycle.status().alarm)
+    assert plant.cloud.fetches == fetches
+    assert [bad["release_id"] for bad in plant.lifecycle.bad_list()] == [second.release_id]
+
+
+def test_a_start_looks_what_was_taken_back(plant: Plant) -> None:
+    active = commit(plant)
+    plant.cloud.revoke(active)
+    plant.start().rest()
+    assert plant.serving() == "0.0.0"
+
+
+def test_a_previous_release_that_was_taken_back_is_no_way_back(plant: Plant) -> None:
+    first = commit(plant)
+    commit(plant)
+    plant.cloud.revoke(first)
+    plant.clock.advance(6 * HOUR_S)
+    plant.rest()
+    assert refusal(plant)[0] is Gate.REVOKED
+    plant.clock.advance(6 * HOUR_S)
+    plant.rest()
+    assert [line["event"] for line in plant.lifecycle.history()].count("revoked") == 1
+    plant.lifecycle.rollback("slow")
+    plant.rest()
+    assert plant.serving() == "0.0.0"
+
+
+def test_what_was_taken_back_is_seen_while_the_wanted_release_is_not_published_yet(plant: Plant) -> None:
+    first, second = commit(plant), commit(plant)
+    plant.cloud.order("fetch", *[Fault.ERROR] * 100)
+    plant.desire("model/9.9.9")
+    plant.until(State.FETCHING)
+    plant.cloud.revoke(second)
+    for _ in range(60):
+        plant.step()
+    assert plant.serving() == first.version
+    assert plant.record().wanted
+
+
+def test_a_look_does_not_disturb_a_rollout(plant: Plant) -> None:
+    commit(plant)
+    looks = plant.cloud.looks
+    plant.desire(plant.publish(), mode="ab")
+    plant.until(State.AB)
+    plant.clock.advance(DAY_S)
+    for _ in range(20):
+        plant.step()
+    assert plant.lifecycle.status().state == State.AB
+    assert plant.cloud.looks == looks
+
+
+def test_looks_that_fail_are_an_alarm_after_three_days_only(plant: Plant) -> None:
+    commit(plant)
+    plant.cloud.order("look", *[Fault.ERROR] * 1_000)
+    alarms = []
+    for _ in range(100):
+        plant.clock.advance(HOUR_S)
+        plant.rest()
+        alarms.append(plant.lifecycle.status().alarm)
+    assert 60 < alarms.index(next(alarm for alarm in alarms if alarm)) < 80
+    assert "Nothing was heard of the repository for" in str(alarms[-1])
+    plant.start().rest()
+    assert "Nothing was heard" in str(plant.lifecycle.status().alarm)  # a restart does not make it forget
+    plant.cloud.faults.clear()
+    plant.clock.advance(HOUR_S)
+    plant.rest()
+    assert plant.lifecycle.status().alarm is None
+
+
+def test_a_revocation_waits_for_a_disk_that_refuses(plant: Plant) -> None:
+    first, second = commit(plant), commit(plant)
+    plant.cloud.revoke(second)
+    plant.clock.advance(6 * HOUR_S)
+    plant.trap = read_only_disk()
+    for _ in range(5):
+        plant.step()
+    looks = plant.cloud.looks
+    plant.trap = ignore
+    plant.rest()
+    assert (plant.serving(), plant.cloud.looks) == (first.version, looks)
+
+
+def test_a_request_ends_a_look_at_once(plant: Plant) -> None:
+    ref = commit(plant)
+    plant.cloud.order("look", Fault.HANG)
+    plant.clock.advance(6 * HOUR_S)
+    looks = plant.cloud.looks
+
+    def roll_back_meanwhile() -> None:
+        while plant.cloud.looks == looks:
+            time.sleep(0.01)
+        plant.lifecycle.rollback("the old one was better")
+
+    person = threading.Thread(target=roll_back_meanwhile, name="person")
+    person.start()
+    plant.rest()
+    person.join()
+    assert plant.serving() == "0.0.0"
+    assert refusal(plant) == (Gate.OPERATOR, "rolled_back")
+    assert ref.release_id in {bad["release_id"] for bad in plant.lifecycle.bad_list()}
 
 
 # --- starts -----------------------------------------------------------------------------------------------------------
