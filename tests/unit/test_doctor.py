@@ -22,10 +22,12 @@ from agent.commands import doctor
 from agent.commands.examine import certificates, line, machine, releases, state
 from agent.commands.examine.finding import Finding, Status
 from agent.model import golden
+from agent.model.journal import Journal, Record
 from agent.model.manifest import GOLDEN_NAME
 from simulator.broker import open_broker
 from tests.release_kit import golden_arrays, spot_images, write_release
 from tests.support import require
+from tests.trust_kit import SITE, Device, Publisher
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -103,6 +105,81 @@ def test_a_bad_configuration_ends_the_examination(tmp_path: Path, site: dict[str
     assert found["configuration"].status is Status.FAIL
     assert "thing: given" in found["configuration"].seen
     assert list(found)[-1] == "configuration"
+
+
+# --- updates ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def updating(tmp_path: Path, site: dict[str, Any]) -> dict[str, Any]:
+    """A configuration that follows a real repository."""
+    publisher = Publisher.start(tmp_path)
+    site["updates"] = {"repository": str(publisher.repository), "root": str(publisher.root), "site": SITE}
+    return site
+
+
+def test_a_site_with_updates_is_looked_at_without_touching_it(tmp_path: Path, updating: dict[str, Any]) -> None:
+    found = findings(tmp_path, updating)
+
+    assert {check: finding.status for check, finding in found.items() if "updates" in check} == {
+        "updates root": Status.OK,
+        "updates trust": Status.OK,
+        "updates repository": Status.OK,
+    }
+    assert "1.root.json: version 1, expires 20" in found["updates root"].seen
+    assert f"the metadata of {SITE} verify, signed" in found["updates repository"].seen
+    assert "0 releases were taken back" in found["updates repository"].seen
+    assert found["release top"].status is Status.OK
+    assert "the factory release, which no signature vouches for" in found["release top"].seen
+    assert "idle, active the factory release, desired nothing" in found["model top"].seen
+    assert not (tmp_path / "state").exists()
+
+
+def test_what_an_agent_accepted_is_judged_by_and_left_alone(tmp_path: Path, updating: dict[str, Any]) -> None:
+    trust = tmp_path / "state" / "trust"
+    timestamp = tmp_path / "repository" / "metadata" / "timestamp.json"
+    old = timestamp.read_bytes()
+    Publisher(tmp_path).open().publish(refresh=True)
+    Device(tmp_path / "state", Path(updating["updates"]["root"]), updating["updates"]["repository"]).look()
+    before = {path: path.lstat().st_mtime_ns for path in trust.rglob("*")}
+    timestamp.write_bytes(old)
+
+    found = findings(tmp_path, updating)["updates repository"]
+
+    assert found.status is Status.WARN
+    assert "metadata_rollback" in str(found.remedy)
+    assert {path: path.lstat().st_mtime_ns for path in trust.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "check", "status", "says"),
+    [
+        ("root", "nowhere.json", "updates root", Status.FAIL, "No such file"),
+        ("root", "kensa.yaml", "updates root", Status.FAIL, "is no root metadata"),
+        ("root", "repository/metadata/timestamp.json", "updates root", Status.FAIL, "role timestamp, not root"),
+        ("site", "plant-z", "updates repository", Status.FAIL, "has no site plant-z"),
+        ("repository", "/nowhere/releases", "updates repository", Status.WARN, "/nowhere/releases: "),
+    ],
+)
+def test_updates_that_cannot_work_are_named(
+    tmp_path: Path, updating: dict[str, Any], key: str, value: str, check: str, status: Status, says: str
+) -> None:
+    updating["updates"][key] = str(tmp_path / value) if key == "root" else value
+
+    found = findings(tmp_path, updating)[check]
+
+    assert (found.status, says in found.seen) == (status, True), found
+    assert found.remedy
+
+
+def test_a_model_that_waits_for_a_person_is_a_warning(tmp_path: Path, updating: dict[str, Any]) -> None:
+    journal = Journal(tmp_path / "state" / "models" / "top", checkpoint=lambda _: None)
+    journal.save(Record(halted=True, rollbacks_utc_s=(1.0, 2.0, 3.0)))
+
+    found = findings(tmp_path, updating)["model top"]
+
+    assert found.status is Status.WARN
+    assert "3 automatic rollbacks within a day" in found.seen
 
 
 # --- machine ----------------------------------------------------------------------------------------------------------

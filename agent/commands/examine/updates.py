@@ -1,0 +1,143 @@
+"""Where new releases come from: the trust anchor, the repository as the fetch child sees it, and what the journals say.
+
+Nothing is changed: the metadata are brought up to date in a copy of the trust folder, which goes afterwards. What keeps
+releases from coming while the configuration is right (no network, nobody signs) is a warning: the line runs without.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from agent.clock import NS_PER_S, SystemClock
+from agent.commands import model_text
+from agent.commands.examine.finding import Finding, fail, ok, warn
+from agent.errors import FetchError, StateDirError
+from agent.model.fetch_protocol import FetchLimits, Reason
+from agent.model.fetching import ChildFetcher
+from agent.model.standing import left
+from agent.model.transitions import State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from agent.config import Config, Updates
+
+_MAX_ROOT_BYTES: Final = 512 * 1024
+_EXPIRES: Final = "%Y-%m-%dT%H:%M:%SZ"
+_ROOT_WARNING_S: Final = 60 * 86_400.0
+_LIMITS: Final = FetchLimits(stall_s=5.0, attempts=2)
+_TIMEOUT_S: Final = 30.0
+_OURS: Final = frozenset(  # the configuration is wrong, or it is not the repository that it means
+    {Reason.ROOT_UNUSABLE, Reason.REQUEST, Reason.TARGET_UNKNOWN, Reason.MISSING_PACKAGE, Reason.KEY_COMPROMISE}
+)
+
+
+def examine(config: Config, *, running: bool) -> Iterator[Finding]:
+    """Everything about `updates`; nothing where there are none. A `running` agent is asked for its models' state."""
+    updates = config.updates
+    if updates is None:
+        return
+    yield root(updates.root)
+    trust_dir = config.state_dir / "trust"
+    yield _trust_dir(trust_dir)
+    yield _repository(updates, trust_dir)
+    if not running:
+        for name in config.inspections:
+            yield _model(config.state_dir, name)
+
+
+def root(path: Path) -> Finding:
+    """The trust anchor: there, a root, and until when it is signed."""
+    remedy = "bring the repository's 1.root.json here by hand or with the component (`kensa release init` made it)"
+    try:
+        with path.open("rb") as file:
+            signed = json.loads(file.read(_MAX_ROOT_BYTES))["signed"]
+        kind, version = signed["_type"], int(signed["version"])
+        expires = datetime.strptime(signed["expires"], _EXPIRES).replace(tzinfo=UTC)
+    except OSError as error:
+        return fail("updates root", f"{path}: {error.strerror}", remedy)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return fail("updates root", f"{path} is no root metadata", remedy)
+    if kind != "root":
+        return fail("updates root", f"{path} is metadata of the role {str(kind)[:40]}, not root", remedy)
+    seen = f"{path}: version {version}, expires {expires:%Y-%m-%d}"
+    if expires < datetime.now(UTC):
+        return warn(
+            "updates root", f"{seen}, which is over", "it leads to newer roots still; new devices get a newer one"
+        )
+    return ok("updates root", seen)
+
+
+def _trust_dir(trust_dir: Path) -> Finding:
+    if not trust_dir.exists():
+        return ok("updates trust", f"{trust_dir} does not exist yet; the first look at the repository makes it")
+    locked = [trust_dir] if not os.access(trust_dir, os.R_OK | os.W_OK | os.X_OK) else []
+    if locked := locked or [path for path in trust_dir.iterdir() if not os.access(path, os.R_OK | os.W_OK)]:
+        return fail(
+            "updates trust",
+            f"{locked[0]} may not be written by this user",
+            "ask as the user who runs Kensa; if it is that one, give the folder back to it",
+        )
+    return ok("updates trust", f"{trust_dir} is writable")
+
+
+def _repository(updates: Updates, trust_dir: Path) -> Finding:
+    """Look as the agent does, in a copy of what it has accepted."""
+    check, clock = "updates repository", SystemClock()
+    with tempfile.TemporaryDirectory(prefix="kensa-doctor-") as scratch:
+        copy = Path(scratch) / "trust"
+        try:
+            shutil.copytree(trust_dir, copy, symlinks=True, ignore=shutil.ignore_patterns(".lock"))
+        except (OSError, shutil.Error):  # none yet, or a fetch is at work in it: judged from the root alone
+            shutil.rmtree(copy, ignore_errors=True)
+        fetcher = ChildFetcher(
+            repository=updates.repository,
+            root=updates.root,
+            site=updates.site,
+            trust_dir=copy,
+            max_release_bytes=updates.max_release_bytes,
+            timeout_s=_TIMEOUT_S,
+            clock=clock,
+            limits=_LIMITS,
+        )
+        try:
+            looked = fetcher.look(trusted_utc_s=0.0, stop=threading.Event())
+        except FetchError as error:
+            remedy = f"see {error.reason} in docs/operations.md, What a refusal means"
+            return (fail if error.reason in _OURS else warn)(check, f"{updates.repository}: {error}", remedy)
+    now_utc_s = clock.utc_ns() / NS_PER_S
+    seen = (
+        f"{updates.repository}: the metadata of {updates.site} verify, signed "
+        f"{model_text.age(now_utc_s - looked.signed_utc_s)} ago; {len(looked.revoked)} releases were taken back"
+    )
+    until_utc_s = looked.root_expires_utc_s
+    if until_utc_s is not None and until_utc_s - now_utc_s < _ROOT_WARNING_S:
+        return warn(
+            check,
+            f"{seen}; the newest root expires {model_text.moment(until_utc_s)}",
+            "`kensa release rotate-keys root`",
+        )
+    return ok(check, seen)
+
+
+def _model(state_dir: Path, name: str) -> Finding:
+    check = f"model {name}"
+    try:
+        status, _ = left(state_dir, name)
+    except StateDirError as error:
+        return fail(check, str(error), "ask as the user who runs Kensa")
+    active = "none" if status.state == State.SAFE else "the factory release"
+    if status.active is not None:
+        active = status.active.release_id
+    wish = "nothing" if status.desired is None else status.desired.release_id
+    seen = f"as the last agent left it: {status.state}, active {active}, desired {wish}"
+    if status.alarm is not None:
+        return warn(check, f"{seen}. {status.alarm}", "`kensa model show` tells more; docs/operations.md, Watch it")
+    return ok(check, seen)
