@@ -22,7 +22,6 @@ from simulator.shadow import ShadowService
 from simulator.subscriber import Subscriber
 from tests.greengrass_kit import ACCESS, COMPONENT, THING, Plant, plant
 from tests.release_kit import spot_images, write_release
-from tests.support import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 MODEL: Final = "com.kensa.Model"
 PATIENCE_S: Final = 90.0
 POLICY: Final = {
-    "shadow_parts": 60,
     "trial": [{"share": 0.5, "parts": 40}, {"share": 1.0, "parts": 80}],
     "latency_ratio": 50.0,
 }
@@ -59,9 +57,10 @@ class Site:
     plant: Plant
     fps: int
 
-    def publish(self, version: str, *, bad: bool = False) -> None:
+    def publish(self, version: str, *, bad: bool = False, shadow_parts: int = 60) -> None:
         """Publish the kit's release, or one that gives other scores here than at its publisher."""
-        release = write_release(self.folder / f"good-{version}", version=version, rollout=POLICY)
+        rollout = {**POLICY, "shadow_parts": shadow_parts}
+        release = write_release(self.folder / f"good-{version}", version=version, rollout=rollout)
         if bad:
             release = bad_models.make("shifted_scores", release, self.folder / f"bad-{version}", version=version)
         self.publisher.add(release, "hall-1")
@@ -110,7 +109,6 @@ class Site:
                 {
                     "Platform": {"os": "linux", "runtime": "*"},
                     "Lifecycle": {
-                        "setEnv": {"PYTHONPATH": str(ROOT), "KENSA_COMPONENT_DIR": str(self.folder)},
                         "startup": {"Script": script, "Timeout": 60},
                     },
                 }
@@ -127,8 +125,8 @@ class Site:
         configuration = {"accessControl": access, "inspection": "spots", "release": release, "patience_s": "60"}
         self.write_recipe(MODEL, script, configuration)
 
-    def deploy(self, merge: dict[str, Any] | None = None, *, model: bool = False) -> Outcome:
-        wanted = {COMPONENT: "1.0.0", **({MODEL: "1.0.0"} if model else {})}
+    def deploy(self, merge: dict[str, Any] | None = None, *, model: bool = False, version: str = "1.0.0") -> Outcome:
+        wanted = {COMPONENT: version, **({MODEL: "1.0.0"} if model else {})}
         update = {} if merge is None else {COMPONENT: {"merge": merge}}
         deployment = Deployment(components=wanted, configuration_update=update)
         return self.plant.nucleus.deploy(deployment, self.folder, 120.0)
@@ -315,3 +313,38 @@ def test_no_verdict_is_lost_over_cuts_of_the_network_the_ipc_and_the_whole_nucle
             counts = subscriber.counts
         assert (counts.cameras["cam"].missing, counts.gaps, counts.refused) == (0, 0, 0)
         assert nucleus.connections_refused == 0
+
+
+def test_classic_holds_an_update_back_while_a_trial_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with site("classic", tmp_path) as found:
+        assert found.deploy({"greengrass": {"defer_s": "2"}}).succeeded, found.log
+        found.publish("1.1.0", shadow_parts=20_000)
+        assert found.desire("spots/1.1.0").succeeded, found.log
+        until(lambda: shown(found, capsys)["state"] == "shadow", lambda: found.log)
+        found.write_recipe(COMPONENT, f"exec {sys.executable} -m greengrass", found.configuration(), version="1.0.1")
+        assert found.deploy(version="1.0.1").succeeded, found.log
+        assert "an update is held back for" in found.log
+        assert "spots is in shadow" in found.log
+
+
+def test_the_shadow_is_followed_by_operations_on_classic(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with site("classic", tmp_path) as found:
+        broker = found.plant.broker
+        with ShadowService(host=broker.host, port=broker.port) as service:
+            found.publish("1.1.0")
+            assert found.deploy().succeeded, found.log
+            assert "shadow" in found.standing()["present"], found.log
+            service.desire(THING, "spots", "spots/1.1.0")
+            until(lambda: runs(found, capsys, "spots/1.1.0"), lambda: found.log)
+            until(lambda: service.reported(THING).get("spots", {}).get("release") == "spots/1.1.0", lambda: found.log)
+
+
+def test_a_nucleus_that_has_forgotten_its_components_gets_them_anew(tmp_path: Path) -> None:
+    with site("lite", tmp_path) as found:
+        assert found.deploy().succeeded, found.log
+        pid, nucleus = found.pid, found.plant.nucleus
+        nucleus.stop_ipc()
+        nucleus.start_ipc(new_tokens=True)
+        until(lambda: found.pid not in (pid, None), lambda: found.log)
+        assert "does not know this process" in found.log
+        assert nucleus.component(COMPONENT).exit_codes[0] == 1
