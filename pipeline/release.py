@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 FLOAT_NAME: Final = "float.onnx"  # the reference for agreement; not part of what a device gets
 REPORT_NAME: Final = "report.html"
-# 100 defects among six classes: 45 labelled ones already catch a model that misses one in ten at 99 % (0.9 ** 45 < .01).
+# 100 defects among six classes: 45 already catch a model that misses one in ten at 99 % (0.9 ** 45 < .01).
 GOLDEN_COUNT: Final = 120
 GOLDEN_BYTES: Final = 18_200_000  # of pixels, before compression: 120 colour inputs of 224 x 224
 _ZIP_DATE: Final = (1980, 1, 1, 0, 0, 0)
