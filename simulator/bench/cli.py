@@ -145,10 +145,15 @@ def _outbox(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _faults(arguments: argparse.Namespace) -> dict[str, Any]:
-    logging.getLogger("agent").setLevel(logging.CRITICAL)  # ordered faults are no news
-    result = run_faults(
-        only=arguments.only or NAMES, share=_QUICK if arguments.quick else 1.0, seed=arguments.seed, say=_say
-    )
+    log = logging.getLogger("agent")
+    before = log.level
+    log.setLevel(logging.CRITICAL)  # ordered faults are no news
+    try:
+        result = run_faults(
+            only=arguments.only or NAMES, share=_QUICK if arguments.quick else 1.0, seed=arguments.seed, say=_say
+        )
+    finally:
+        log.setLevel(before)
     table = Table(title="kensa bench faults")
     for column in ("what", "target", "counted", ""):
         table.add_column(column)
