@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _BARS: Final = "▁▂▃▄▅▆▇█"
 _ROOMY: Final = 96  # columns from which the table shows what 80 columns have no room for
+_WIDE: Final = 112  # from which a tile has room for a remark beside a number
 OUTCOME_STYLE: Final = {
     Outcome.OK: "green",
     Outcome.DEFECT: "bold red",
@@ -97,7 +98,7 @@ def screen(moment: Moment, *, width: int) -> RenderableType:
     layout["tiles"].split_row(
         Layout(_frame("Line", _cameras(moment))),
         Layout(_frame("Verdicts", _verdicts(moment))),
-        Layout(_frame("Against truth", _truth(moment, roomy=width >= _ROOMY))),
+        Layout(_frame("Against truth", _truth(moment, roomy=width >= _WIDE))),
         Layout(_frame("Latency", _latency(moment))),
     )
     layout["state"].split_row(
