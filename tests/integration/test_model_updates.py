@@ -209,6 +209,7 @@ def test_a_line_without_any_usable_model_is_safe_and_recovers_with_a_new_release
         until(lifecycle, lambda: agent.cameras["cam"].counters.snapshot().judged > 10)
         lifecycle.desire(Desired("spots/1.1.0"))
         until(lifecycle, lambda: active_version(lifecycle) == "1.1.0")
+        until(lifecycle, lambda: agent.cameras["cam"].counters.snapshot().outcomes.get(Outcome.OK, 0) > 0)
     assert_nothing_lost(agent)
     deliveries = messages_of(transport)
     outcomes = [v.judgement.outcome for d in deliveries if isinstance(d, wire.Delivery) for v in d.verdicts]

@@ -14,7 +14,7 @@ from agent.clock import NS_PER_S, SystemClock
 from agent.commands.examine import greengrass as examine
 from agent.commands.examine.finding import Status
 from agent.errors import ConfigError, FetchError, MessageError, OperatorError, RefusedError, TransportError
-from agent.records import Desired, Fetched, Gate, Refusal, ReleaseRef
+from agent.records import Desired, Fetched, Gate, Looked, Refusal, ReleaseRef
 from greengrass import configuration, handover, model_component
 from greengrass.capabilities import Capabilities, Capability, Standing
 from greengrass.connection import Connection
@@ -198,6 +198,12 @@ class Shelf:
         if isinstance(self.outcome, Exception):
             raise self.outcome
         return self.outcome
+
+    def look(self, *, trusted_utc_s: float, stop: threading.Event) -> Looked:
+        self.asked += 1
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return Looked(self.outcome.signed_utc_s, self.outcome.revoked)
 
 
 DOWN = FetchError("unreachable", "no network")
