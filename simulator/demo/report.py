@@ -172,6 +172,8 @@ def headline(result: Result) -> str:
     escapes, rejects = (result.tally.findings[f] for f in (Finding.ESCAPE, Finding.FALSE_REJECT))
     model = result.model
     name = f"{model.name} {model.version}" if model is not None else "no model"
+    if result.chronicle is not None:
+        name += " at the end"  # others judged before it, and beside it in trials
     return (
         f"{result.judged:,} parts inspected by {name}: {found} of {defective} defective parts found, "
         f"{escapes} escaped, {rejects} good parts rejected"
