@@ -21,7 +21,7 @@ from agent.errors import KensaError, MissingExtraError, OperatorError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pipeline.assemble import Request
+    from pipeline.training.assemble import Request
 
 _NAMES = (
     "tiny",
@@ -30,7 +30,7 @@ _NAMES = (
     "small",
     "medium",
     "large",
-)  # of pipeline.network.BODIES, which needs torch; a test keeps them equal
+)  # of pipeline.training.network.BODIES, which needs torch; a test keeps them equal
 
 
 def _need(extra: str, *modules: str) -> None:
@@ -113,10 +113,10 @@ def _positive(arguments: argparse.Namespace) -> None:
 
 
 def _request(arguments: argparse.Namespace) -> Request:
-    from pipeline.assemble import Request  # noqa: PLC0415 - loads torch
-    from pipeline.choice import EPOCHS, choose_head  # noqa: PLC0415 - loads OpenCV
     from pipeline.dataset import Dataset  # noqa: PLC0415
-    from pipeline.recipe import Parameters  # noqa: PLC0415
+    from pipeline.training.assemble import Request  # noqa: PLC0415 - loads torch
+    from pipeline.training.choice import EPOCHS, choose_head  # noqa: PLC0415 - loads OpenCV
+    from pipeline.training.recipe import Parameters  # noqa: PLC0415
 
     head = arguments.head or choose_head(Dataset.load(arguments.data, verify=False))
     given = {"learning_rate": arguments.learning_rate, "top_fraction": arguments.top_fraction}
@@ -148,8 +148,8 @@ def _train(arguments: argparse.Namespace) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from agent.model import manifest as manifests  # noqa: PLC0415
     from pipeline import release  # noqa: PLC0415
-    from pipeline.assemble import build  # noqa: PLC0415
     from pipeline.progress import Display  # noqa: PLC0415
+    from pipeline.training.assemble import build  # noqa: PLC0415
 
     older = manifests.read(arguments.compare_to) if arguments.compare_to else None  # before training: it may be wrong
     release.check_out(arguments.out)
@@ -186,7 +186,7 @@ def _lineage(manifest: Any) -> dict[str, Any]:
 
 
 def _summary(figures: dict[str, Any]) -> str:
-    from pipeline.page import HEADLINES  # noqa: PLC0415
+    from pipeline.evaluation.page import HEADLINES  # noqa: PLC0415
 
     shown = [(key, figures[key]) for key in ("images", *HEADLINES) if figures.get(key) is not None]
     return "  ".join(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in shown)
@@ -210,7 +210,7 @@ def evaluate(argv: Sequence[str]) -> int:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     _need("pipeline", "onnx")
-    from pipeline.judge_release import judge_release  # noqa: PLC0415
+    from pipeline.evaluation.judge_release import judge_release  # noqa: PLC0415
     from pipeline.progress import Display  # noqa: PLC0415
 
     with Display() as progress:

@@ -11,11 +11,11 @@ from agent.preprocess import Preprocessor
 from agent.records import Geometry, Pixels
 from pipeline.dataset import Dataset
 from pipeline.images import prepare
-from pipeline.recipe import Parameters, Task, Trained
+from pipeline.training.recipe import Parameters, Task, Trained
 
 torch = pytest.importorskip("torch", reason="the recipe needs the extra `train`")
 
-from pipeline.dense import (  # noqa: E402
+from pipeline.training.dense import (  # noqa: E402
     dense_loss,
     load_pictures,
     marked_cells,
@@ -24,8 +24,8 @@ from pipeline.dense import (  # noqa: E402
     train_dense,
     whole_geometry,
 )
-from pipeline.dense_augment import Batch  # noqa: E402
-from pipeline.network import to_input  # noqa: E402
+from pipeline.training.dense_augment import Batch  # noqa: E402
+from pipeline.training.network import to_input  # noqa: E402
 
 if TYPE_CHECKING:
     from pathlib import Path

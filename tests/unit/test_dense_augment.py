@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.dense_augment import CropSampler, Picture, Settings
+from pipeline.training.dense_augment import CropSampler, Picture, Settings
 
 STILL = Settings(gain=0.0, bias=0.0, gamma=0.0, noise=0.0)  # light and noise stay as they are
 

@@ -8,8 +8,8 @@ import pytest
 
 from agent.errors import OperatorError
 from agent.records import Geometry
-from pipeline.choice import choose_geometry, choose_head, describe, parse_geometry
 from pipeline.dataset import Dataset
+from pipeline.training.choice import choose_geometry, choose_head, describe, parse_geometry
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def test_the_command_offers_every_network() -> None:
-    network = pytest.importorskip("pipeline.network", reason="needs the extra `train`")
+    network = pytest.importorskip("pipeline.training.network", reason="needs the extra `train`")
     assert tuple(network.BODIES) == commands._NAMES
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline import metrics
+from pipeline.evaluation import metrics
 
 
 def test_confusion_counts_truth_by_row_and_no_judgement_last() -> None:

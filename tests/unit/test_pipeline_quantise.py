@@ -6,9 +6,9 @@ import pytest
 
 from agent.errors import ContractError
 from agent.model import graph_policy
-from pipeline import quantise
-from pipeline.export import FLOAT_INPUT, float_model, map_size, to_bytes
-from pipeline.plain import Classifier, Conv, EvidenceMap, Plain
+from pipeline.training import quantise
+from pipeline.training.export import FLOAT_INPUT, float_model, map_size, to_bytes
+from pipeline.training.plain import Classifier, Conv, EvidenceMap, Plain
 
 CLASSES = ("ok", "chip", "scratch")
 DEFECTS = frozenset({"chip", "scratch"})

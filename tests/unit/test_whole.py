@@ -9,12 +9,12 @@ import pytest
 from agent.errors import OperatorError
 from agent.records import Geometry
 from pipeline.dataset import Dataset
-from pipeline.recipe import Parameters, Task
+from pipeline.training.recipe import Parameters, Task
 
 torch = pytest.importorskip("torch", reason="the recipe needs the extra `train`")
 
-from pipeline.training import made_ahead  # noqa: E402
-from pipeline.whole import TOUCHED_WEIGHT, cell_targets, load_crops, map_loss, train_whole  # noqa: E402
+from pipeline.training.loop import made_ahead  # noqa: E402
+from pipeline.training.whole import TOUCHED_WEIGHT, cell_targets, load_crops, map_loss, train_whole  # noqa: E402
 
 if TYPE_CHECKING:
     from pathlib import Path

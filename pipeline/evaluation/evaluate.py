@@ -15,10 +15,10 @@ import numpy as np
 from agent.decision import decide, part_score, peak
 from agent.preprocess import Preprocessor
 from agent.records import Outcome, Scores
-from pipeline import metrics
-from pipeline.export import FLOAT_INPUT
+from pipeline.evaluation import metrics
 from pipeline.images import prepare, read_mask, read_picture
-from pipeline.quantise import single_thread_session, to_float
+from pipeline.training.export import FLOAT_INPUT
+from pipeline.training.quantise import single_thread_session, to_float
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from agent.preprocess import Plan
     from agent.records import DecisionRule, Floats, Geometry, Judgement, Pixels
     from pipeline.dataset import Sample
-    from pipeline.recipe import Progress
+    from pipeline.training.recipe import Progress
 
     Infer = Callable[[Pixels], Scores]
 

@@ -28,7 +28,7 @@ import onnxruntime as ort
 from onnx import ModelProto, TensorProto, helper
 
 from agent.errors import ContractError
-from pipeline.export import (
+from pipeline.training.export import (
     FLOAT_INPUT,
     Graph,
     conv_attributes,
@@ -39,13 +39,13 @@ from pipeline.export import (
     output_infos,
     to_bytes,
 )
-from pipeline.plain import Classifier, Conv
+from pipeline.training.plain import Classifier, Conv
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from agent.records import Floats, Pixels
-    from pipeline.plain import Plain
+    from pipeline.training.plain import Plain
 
 TargetCpu = Literal["any", "avx2", "vnni"]
 WEIGHT_LIMIT: Final[dict[str, int]] = {"any": 64, "avx2": 64, "vnni": 127}

@@ -19,11 +19,11 @@ import torch
 from torch.nn import functional
 
 from agent.errors import OperatorError
-from pipeline.dense import spread_stem
 from pipeline.images import load_inputs, load_masks
-from pipeline.network import to_input
-from pipeline.recipe import Trained
-from pipeline.training import Optimiser, deterministic, made_ahead, make_net, settle
+from pipeline.training.dense import spread_stem
+from pipeline.training.loop import Optimiser, deterministic, made_ahead, make_net, settle
+from pipeline.training.network import to_input
+from pipeline.training.recipe import Trained
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from agent.records import Floats, Geometry, Pixels
     from pipeline.dataset import Sample
-    from pipeline.recipe import Progress, Task
+    from pipeline.training.recipe import Progress, Task
 
 TOUCHED: Final = 16  # least mask of a pixel, of 255, that counts as marked
 CLEAR_PX: Final = 2.0  # of a cell's pixels on the defect call the cell defective,

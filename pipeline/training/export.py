@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from onnx import ModelProto, TensorProto, checker, helper, numpy_helper
 
-from pipeline.plain import Classifier, EvidenceMap
+from pipeline.training.plain import Classifier, EvidenceMap
 
 if TYPE_CHECKING:
     from onnx import NodeProto, ValueInfoProto
 
-    from pipeline.plain import Plain
+    from pipeline.training.plain import Plain
 
 OPSET: Final = 17
 IR_VERSION: Final = 9

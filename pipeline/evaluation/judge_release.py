@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from agent.adapters.onnx import OnnxModel
-from pipeline import evaluate as evaluation
-from pipeline import page, report
 from pipeline.dataset import Dataset, DatasetError
+from pipeline.evaluation import evaluate as evaluation
+from pipeline.evaluation import page, report
 from pipeline.release import FLOAT_NAME, sha256
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.model.manifest import Manifest
-    from pipeline.evaluate import Evaluation
-    from pipeline.recipe import Progress
+    from pipeline.evaluation.evaluate import Evaluation
+    from pipeline.training.recipe import Progress
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,10 +15,10 @@ import cv2
 import numpy as np
 
 from agent.records import Outcome
-from pipeline import charts, metrics
-from pipeline.evaluate import labels, predictions
+from pipeline.evaluation import charts, metrics
+from pipeline.evaluation.evaluate import labels, predictions
+from pipeline.evaluation.page import HEADLINES, levels, percent
 from pipeline.images import read_mask, read_picture
-from pipeline.page import HEADLINES, levels, percent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from agent.model.manifest import Manifest
     from agent.records import Judgement, Pixels
     from pipeline.dataset import Sample
-    from pipeline.evaluate import Evaluation
+    from pipeline.evaluation.evaluate import Evaluation
 
 MISTAKES: Final = 24  # pictures shown
 _PICTURE_PX: Final = 220  # longer side of a shown picture

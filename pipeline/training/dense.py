@@ -21,17 +21,17 @@ from torch.nn import functional
 
 from agent.errors import OperatorError
 from agent.preprocess import Preprocessor
-from pipeline.dense_augment import CropSampler, Picture, Settings
 from pipeline.images import prepare, read_mask, read_picture
-from pipeline.network import to_input
-from pipeline.recipe import Trained
-from pipeline.training import Optimiser, deterministic, made_ahead, make_net
+from pipeline.training.dense_augment import CropSampler, Picture, Settings
+from pipeline.training.loop import Optimiser, deterministic, made_ahead, make_net
+from pipeline.training.network import to_input
+from pipeline.training.recipe import Trained
 
 if TYPE_CHECKING:
     from agent.records import Geometry, Pixels
     from pipeline.dataset import Sample
-    from pipeline.dense_augment import Batch
-    from pipeline.recipe import Progress, Task
+    from pipeline.training.dense_augment import Batch
+    from pipeline.training.recipe import Progress, Task
 
 TOP_FRACTION: Final = 0.02  # of the part's cells: their mean is its score; unless the parameters say another
 CROP_FRACTION: Final = 0.2  # of a crop's cells: their mean learns whether the crop is defective

@@ -19,13 +19,13 @@ from torch.nn import functional
 
 from agent.errors import OperatorError
 from pipeline.images import load_inputs
-from pipeline.network import BODIES, Net, to_input
-from pipeline.recipe import Parameters, Trained
+from pipeline.training.network import BODIES, Net, to_input
+from pipeline.training.recipe import Parameters, Trained
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from pipeline.recipe import Progress, Recipe, Task
+    from pipeline.training.recipe import Progress, Recipe, Task
 
 T = TypeVar("T")
 

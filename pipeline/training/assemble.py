@@ -16,28 +16,29 @@ import numpy as np
 from agent import preprocess
 from agent.model.manifest import GOLDEN_NAME, MODEL_NAME, DecisionSpec, FileEntry, GeometrySpec, Lineage, Manifest
 from agent.records import DecisionRule
-from pipeline import evaluate as evaluation
-from pipeline import release, report
-from pipeline.choice import choose_geometry, choose_head, describe, parse_geometry
+from pipeline import release
 from pipeline.dataset import Dataset, DatasetError
-from pipeline.dense import train_dense
-from pipeline.export import float_model, to_bytes
+from pipeline.evaluation import evaluate as evaluation
+from pipeline.evaluation import report
 from pipeline.images import load_inputs
-from pipeline.plain import EvidenceMap
-from pipeline.quantise import calibrate, check_optimised, int8_model
-from pipeline.recipe import Parameters, Task
-from pipeline.training import train_classifier
-from pipeline.whole import train_whole
+from pipeline.training.choice import choose_geometry, choose_head, describe, parse_geometry
+from pipeline.training.dense import train_dense
+from pipeline.training.export import float_model, to_bytes
+from pipeline.training.loop import train_classifier
+from pipeline.training.plain import EvidenceMap
+from pipeline.training.quantise import calibrate, check_optimised, int8_model
+from pipeline.training.recipe import Parameters, Task
+from pipeline.training.whole import train_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.records import Geometry, Pixels
-    from pipeline.choice import Head
     from pipeline.dataset import Sample
-    from pipeline.plain import Plain
-    from pipeline.quantise import TargetCpu
-    from pipeline.recipe import Progress, Recipe, Trained
+    from pipeline.training.choice import Head
+    from pipeline.training.plain import Plain
+    from pipeline.training.quantise import TargetCpu
+    from pipeline.training.recipe import Progress, Recipe, Trained
 
 CALIBRATION_PICTURES: Final = 100
 NEEDED_SPLITS: Final = ("train", "val")

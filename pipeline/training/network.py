@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import torch
 from torch import nn
 
-from pipeline.plain import Classifier, Conv, EvidenceMap, Plain
+from pipeline.training.plain import Classifier, Conv, EvidenceMap, Plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

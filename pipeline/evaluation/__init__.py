@@ -1,0 +1,1 @@
+"""How good a model is on labelled pictures, in figures and on a page."""
