@@ -79,6 +79,7 @@ class IotCoreBridge:
         self._broker, self._thing, self._allow, self._limits = broker, thing, allow, limits
         self._lite = lite
         self._reconnect_s = reconnect_s
+        self._random = random.Random()  # of its own: other threads may replay the module's
         self._client: paho.Client | None = None  # while the connection stands
         self._gone = asyncio.Event()
         self._flights: dict[int, _Flight] = {}
@@ -244,7 +245,7 @@ class IotCoreBridge:
         while True:
             if await self._connected_once():
                 wait_s = self._reconnect_s[0]
-            await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))
+            await asyncio.sleep(wait_s * self._random.uniform(0.5, 1.0))
             wait_s = min(2 * wait_s, longest_s)
 
     async def _connected_once(self) -> bool:
