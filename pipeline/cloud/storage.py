@@ -1,0 +1,358 @@
+"""Objects by key, in a folder or below a prefix of an S3 bucket: the one way of the cloud side to its files.
+
+    storage = open_storage("s3://plant-data/kensa")      # or open_storage("/srv/kensa")
+    for stored in storage.list("collected/v1/"): data = storage.read(stored.key)
+
+Promise: both places behave alike. Keys are relative, with `/`, and never lead out of the place; a listing comes in the
+order of the keys' UTF-8 bytes, page by page; a read is bounded before and while it happens; a reader sees an object's
+old content or its new one, never a part; `create` lets exactly one of several writers win. Every failure that can be
+expected is a StorageError that names the object and the remedy. Credentials, region and endpoint (AWS_ENDPOINT_URL)
+come from the environment, as for every AWS tool; throttled and failed calls are tried again by botocore.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+from urllib.parse import urlsplit
+
+from agent.errors import KensaError, MissingExtraError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAX_OBJECT_BYTES: Final = 256 * 1024**2  # of one read, unless the caller says less
+MAX_KEY_BYTES: Final = 1_024  # S3's limit
+_MAX_PART_BYTES: Final = 255  # a file name's limit
+_WRITING: Final = ".writing-"  # files in the making; never listed
+_BODY_ATTEMPTS: Final = 3  # botocore tries again until the headers are there, not after
+_MISSING: Final = frozenset({"NoSuchKey", "404"})
+_TAKEN: Final = frozenset({"PreconditionFailed", "412"})
+_CONFLICT: Final = frozenset({"ConditionalRequestConflict", "409"})  # two at once, and S3 wants it asked again
+_CONFLICTS: Final = 4
+_REMEDIES: Final = {
+    "NoSuchBucket": "There is no such bucket: correct the address, or make it (docs/cloud.md)",
+    "AccessDenied": "The role lacks the right: see its policy in pipeline/infra",
+    "403": "The role lacks the right: see its policy in pipeline/infra",
+    "ExpiredToken": "The credentials have expired: sign in again",
+    "InvalidAccessKeyId": "The access key is unknown: sign in again",
+}
+
+
+class StorageError(KensaError):
+    """A folder or bucket cannot be used now; the text names the object and the remedy. Another try may help."""
+
+    exit_code = 4
+
+
+class ObjectMissingError(StorageError):
+    """There is no object with that key."""
+
+
+class ObjectTooLargeError(StorageError):
+    """The object is longer than what the caller reads; nothing of it was returned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One line of a listing."""
+
+    key: str  # relative to the storage
+    length_bytes: int
+
+
+class Storage(Protocol):
+    """A folder or a bucket's prefix. Methods raise StorageError; those with a key raise UsageError for a wrong one."""
+
+    uri: str  # as a person writes it
+
+    def list(self, prefix: str = "") -> Iterator[Stored]:
+        """All objects whose key begins with `prefix`, in the order of their keys' bytes."""
+
+    def read(self, key: str, *, limit: int = MAX_OBJECT_BYTES) -> bytes:
+        """The whole object. Raises ObjectMissingError; ObjectTooLargeError when it has more than `limit` bytes."""
+
+    def write(self, key: str, data: bytes) -> None:
+        """Write the object whole, in place of an older one."""
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write the object unless the key is taken; False when it is. Of several writers at once one gets True."""
+
+    def exists(self, key: str) -> bool:
+        """Is there an object with that very key?"""
+
+    def delete(self, key: str) -> None:
+        """Remove the object; no error where there is none."""
+
+
+def checked_key(key: str) -> str:
+    """`key`, if it is relative and stays below the storage. Raises UsageError."""
+    parts = key.split("/")
+    if (
+        not key
+        or len(key.encode("utf-8", "surrogatepass")) > MAX_KEY_BYTES
+        or any(
+            part in {"", ".", ".."}
+            or len(part.encode("utf-8", "surrogatepass")) > _MAX_PART_BYTES
+            or not part.isprintable()
+            or part.startswith(_WRITING)
+            for part in parts
+        )
+    ):
+        raise UsageError(
+            f"{key[:200]!r} is no key of an object: it must be relative, of printable parts between single slashes, "
+            f"without . and .., with at most {MAX_KEY_BYTES} bytes."
+        )
+    return key
+
+
+class FolderStorage:
+    """Objects as files below a folder, which is made when the first one is written. Links are not followed out."""
+
+    def __init__(self, folder: Path) -> None:
+        """Nothing is opened yet."""
+        self.uri = str(folder)
+        self._folder = folder.absolute()
+
+    def list(self, prefix: str = "") -> Iterator[Stored]:
+        """See `Storage.list`."""
+        if not self._folder.is_dir():
+            raise StorageError(f"{self._folder} is not a folder. Correct the address; is the medium inserted?")
+        yield from self._below("", prefix)
+
+    def _below(self, at: str, prefix: str) -> Iterator[Stored]:
+        found: list[tuple[bytes, str, bool, int]] = []
+        try:
+            with os.scandir(self._folder / at) as entries:
+                for entry in entries:
+                    is_folder = entry.is_dir(follow_symlinks=False)
+                    key = f"{at}{entry.name}/" if is_folder else at + entry.name
+                    if entry.name.startswith(_WRITING) or not (key.startswith(prefix) or prefix.startswith(key)):
+                        continue
+                    if is_folder:
+                        found.append((os.fsencode(key), key, True, 0))
+                    elif entry.is_file(follow_symlinks=False):
+                        found.append((os.fsencode(key), key, False, entry.stat(follow_symlinks=False).st_size))
+        except OSError as error:
+            raise self._error(at or ".", error) from error
+        for _, key, is_folder, length in sorted(found):  # a folder's slash takes part in the order, as it does on S3
+            if is_folder:
+                yield from self._below(key, prefix)
+            elif key.startswith(prefix):
+                yield Stored(key, length)
+
+    def read(self, key: str, *, limit: int = MAX_OBJECT_BYTES) -> bytes:
+        """See `Storage.read`. What is not a regular file counts as missing."""
+        path = self._path(key)
+        try:
+            with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise ObjectMissingError(f"{path} is not a regular file.")
+                data = file.read(limit + 1)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise ObjectMissingError(f"{path} does not exist.") from error
+        except OSError as error:
+            raise self._error(key, error) from error
+        return _bounded(data, limit, str(path))
+
+    def write(self, key: str, data: bytes) -> None:
+        """See `Storage.write`: a file of its own, made durable, then renamed."""
+        path = self._path(key)
+        with self._written(key, path, data) as made:
+            made.replace(path)
+
+    def create(self, key: str, data: bytes) -> bool:
+        """See `Storage.create`: the link to the finished file is what one writer gets."""
+        path = self._path(key)
+        try:
+            with self._written(key, path, data) as made:
+                os.link(made, path)
+        except StorageError as error:
+            if isinstance(error.__cause__, FileExistsError):
+                return False
+            raise
+        return True
+
+    @contextlib.contextmanager
+    def _written(self, key: str, path: Path, data: bytes) -> Iterator[Path]:
+        """A durable file beside `path`; afterwards the folder's names are made durable. OSError -> StorageError."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=_WRITING)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                Path(name).chmod(0o644)
+                yield Path(name)
+            finally:
+                Path(name).unlink(missing_ok=True)
+            folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            raise self._error(key, error) from error
+
+    def exists(self, key: str) -> bool:
+        """See `Storage.exists`."""
+        path = self._path(key)
+        try:
+            return stat.S_ISREG(path.lstat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise self._error(key, error) from error
+
+    def delete(self, key: str) -> None:
+        """See `Storage.delete`."""
+        try:
+            self._path(key).unlink(missing_ok=True)
+        except NotADirectoryError:
+            return
+        except OSError as error:
+            raise self._error(key, error) from error
+
+    def _path(self, key: str) -> Path:
+        path = self._folder / checked_key(key)
+        if not path.parent.resolve().is_relative_to(self._folder.resolve()):
+            raise StorageError(f"{path} leads out of {self._folder} by a link. Remove the link.")
+        return path
+
+    def _error(self, key: str, error: OSError) -> StorageError:
+        remedy = "Make room on that disk" if error.errno in {errno.ENOSPC, errno.EDQUOT} else "Look at owner and rights"
+        return StorageError(f"{self._folder / key}: {error.strerror or error}. {remedy}.")
+
+
+class S3Storage:
+    """Objects below a prefix of a bucket; needs s3:ListBucket, GetObject, PutObject and DeleteObject there."""
+
+    def __init__(self, bucket: str, prefix: str, *, client: Any = None) -> None:
+        """`client` is a boto3 client of S3; by default one from the environment."""
+        self._bucket, self._prefix = bucket, f"{prefix}/" if prefix else ""
+        self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
+        try:
+            import boto3  # noqa: PLC0415 - optional, and 0.4 s
+            import botocore.config  # noqa: PLC0415
+            import botocore.exceptions  # noqa: PLC0415
+            import urllib3.exceptions  # noqa: PLC0415 - botocore's transport, whose errors a body's read lets through
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(
+                f"{self.uri} is on S3, and the package {error.name!r} is missing: pip install 'kensa[cloud]'"
+            ) from error
+        self._failed = botocore.exceptions.ClientError
+        self._errors = (botocore.exceptions.BotoCoreError, urllib3.exceptions.HTTPError, OSError)
+        config = botocore.config.Config(
+            connect_timeout=10, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 5}
+        )
+        try:
+            self._client = client or boto3.client("s3", config=config)
+        except (botocore.exceptions.BotoCoreError, ValueError) as error:
+            raise StorageError(f"{self.uri}: S3 cannot be used: {error}") from error
+
+    def list(self, prefix: str = "") -> Iterator[Stored]:
+        """See `Storage.list`: a request for every 1,000 objects."""
+        with self._translated(prefix):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._prefix + prefix
+            )
+        pages = iter(pages)
+        while True:
+            with self._translated(prefix):
+                page = next(pages, None)
+            if page is None:
+                return
+            for item in page.get("Contents", ()):
+                if not item["Key"].endswith("/"):  # what consoles make to show an empty folder
+                    yield Stored(item["Key"].removeprefix(self._prefix), int(item["Size"]))
+
+    def read(self, key: str, *, limit: int = MAX_OBJECT_BYTES) -> bytes:
+        """See `Storage.read`."""
+        for attempt in range(_BODY_ATTEMPTS):
+            with self._translated(checked_key(key)):
+                answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
+            with contextlib.closing(answer["Body"]) as body:
+                _bounded(b"", limit, f"{self.uri}/{key}", length=int(answer["ContentLength"]))
+                with self._translated(key) if attempt + 1 == _BODY_ATTEMPTS else contextlib.suppress(*self._errors):
+                    return _bounded(body.read(limit + 1), limit, f"{self.uri}/{key}")
+        raise AssertionError("the last attempt returns or raises")
+
+    def write(self, key: str, data: bytes) -> None:
+        """See `Storage.write`; S3 replaces objects whole."""
+        with self._translated(checked_key(key)):
+            self._client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=data)
+
+    def create(self, key: str, data: bytes) -> bool:
+        """See `Storage.create`: a conditional PutObject."""
+        for attempt in range(_CONFLICTS + 1):
+            try:
+                with self._translated(checked_key(key)):
+                    self._client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=data, IfNoneMatch="*")
+            except StorageError as error:
+                code = _code(error.__cause__)
+                if code in _TAKEN:
+                    return False
+                if code not in _CONFLICT or attempt == _CONFLICTS:
+                    raise
+            else:
+                return True
+        raise AssertionError("the last attempt returns or raises")
+
+    def exists(self, key: str) -> bool:
+        """See `Storage.exists`."""
+        try:
+            with self._translated(checked_key(key)):
+                self._client.head_object(Bucket=self._bucket, Key=self._prefix + key)
+        except ObjectMissingError:
+            return False
+        return True
+
+    def delete(self, key: str) -> None:
+        """See `Storage.delete`."""
+        with self._translated(checked_key(key)):
+            self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
+
+    @contextlib.contextmanager
+    def _translated(self, key: str) -> Iterator[None]:
+        where = f"{self.uri}/{key}"
+        try:
+            yield
+        except self._failed as error:
+            code = _code(error)
+            if code in _MISSING:
+                raise ObjectMissingError(f"{where} does not exist.") from error
+            raise StorageError(f"{where}: {error}. {_REMEDIES.get(code, 'It can be tried again')}.") from error
+        except self._errors as error:
+            raise StorageError(f"{where}: {error}. Look at network, region and credentials.") from error
+
+
+def _code(error: BaseException | None) -> str:
+    response: dict[str, Any] = getattr(error, "response", None) or {}
+    return str(response.get("Error", {}).get("Code"))
+
+
+def _bounded(data: bytes, limit: int, where: str, *, length: int = 0) -> bytes:
+    if max(len(data), length) > limit:
+        raise ObjectTooLargeError(
+            f"{where} has more than {limit:,} bytes, which is all that is read of such an object."
+        )
+    return data
+
+
+def open_storage(uri: str | Path, *, client: Any = None) -> Storage:
+    """The storage at a folder or at s3://bucket/prefix. Raises UsageError, MissingExtraError, StorageError."""
+    text = str(uri)
+    if "://" not in text:
+        return FolderStorage(Path(text))
+    parts = urlsplit(text)
+    if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment:
+        raise UsageError(f"{text!r} is no storage: give a folder, or s3://bucket/prefix.")
+    return S3Storage(parts.netloc, parts.path.strip("/"), client=client)
