@@ -1,0 +1,83 @@
+"""The kinds of cameras."""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003 - pydantic reads the annotations
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from agent.config.base import Name, PositiveFps, Strict
+
+
+class _Camera(Strict):
+    """What every camera kind has."""
+
+    width: int | None = Field(
+        default=None, ge=1, le=65_536
+    )  # declared size; frames of another size are dropped (`size`)
+    height: int | None = Field(default=None, ge=1, le=65_536)
+    stall_ms: int = Field(default=2_000, ge=100, le=600_000)  # live cameras: silence for so long is a stall
+
+    @model_validator(mode="after")
+    def _size_is_whole(self) -> Self:
+        if (self.width is None) != (self.height is None):
+            msg = "give both width and height, or neither"
+            raise ValueError(msg)
+        return self
+
+
+class FolderCamera(_Camera):
+    """A folder of images, or of a `manifest.csv`, as a camera."""
+
+    kind: Literal["folder"]
+    path: Path
+    split: str | None = None  # only rows of this split, where there is a manifest.csv
+    fps: PositiveFps | None = None  # None: as fast as the line takes them
+    loop: bool = False
+
+
+class VideoCamera(_Camera):
+    """A video file as a camera."""
+
+    kind: Literal["video"]
+    path: Path
+    fps: PositiveFps | None = None  # None: the file's own rate
+    loop: bool = False
+
+
+class V4l2Camera(_Camera):
+    """A V4L2 or USB camera."""
+
+    kind: Literal["v4l2"]
+    device: Annotated[str, StringConstraints(pattern=r"^(/dev/[A-Za-z0-9_/-]+|\d{1,3})$")] = "/dev/video0"
+    fps: PositiveFps | None = None
+    fourcc: Annotated[str, StringConstraints(pattern=r"^[A-Z0-9]{4}$")] | None = None
+
+
+class RtspCamera(_Camera):
+    """An RTSP camera."""
+
+    kind: Literal["rtsp"]
+    url: Annotated[str, StringConstraints(pattern=r"^rtsps?://", max_length=1024)]
+    transport: Literal["tcp", "udp"] = "tcp"
+
+
+class MjpegCamera(_Camera):
+    """Motion JPEG over HTTP."""
+
+    kind: Literal["mjpeg"]
+    url: Annotated[str, StringConstraints(pattern=r"^https?://", max_length=1024)]
+
+
+class PluginCamera(_Camera):
+    """A camera kind of another package (entry-point group `kensa.sources`); `simulated` is one."""
+
+    kind: Literal["plugin"]
+    source: Name  # the entry point's name
+    options: dict[str, Any] = Field(default_factory=dict)  # checked by the plugin
+
+
+Camera = Annotated[
+    FolderCamera | VideoCamera | V4l2Camera | RtspCamera | MjpegCamera | PluginCamera, Field(discriminator="kind")
+]
