@@ -1,0 +1,189 @@
+"""What is known of a candidate, as JSON: how it did against the champion, whether it is proposed, and its status.
+
+A `Choice` is the result of a comparison, with every candidate's assessment. A `Record` is one candidate in a registry:
+written once, never changed. What happens to it later is its history, a list of `Change`s that only grows; its status is
+the last one's. `ALLOWED` is the table of changes.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Final, Literal
+
+from pydantic import Field
+
+from agent.model.manifest import Lineage, Name, SemVer, Sha256  # noqa: TC001 - pydantic reads the annotations
+from pipeline.selection.plan import Strict
+
+Outcomes = Literal["defects", "good", "all"]
+
+
+class Status(StrEnum):
+    """Of a candidate in a registry."""
+
+    PENDING = "Pending"
+    APPROVED = "Approved"
+    REJECTED = "Rejected"
+    RELEASED = "Released"
+    ROLLED_BACK = "RolledBack"
+
+
+ALLOWED: Final[dict[Status, frozenset[Status]]] = {
+    Status.PENDING: frozenset({Status.APPROVED, Status.REJECTED}),
+    Status.APPROVED: frozenset({Status.RELEASED, Status.REJECTED}),
+    Status.REJECTED: frozenset({Status.APPROVED}),  # a person may think again
+    Status.RELEASED: frozenset({Status.ROLLED_BACK}),
+    Status.ROLLED_BACK: frozenset({Status.APPROVED}),  # and try it again, once the cause is known
+}
+
+
+class Verdict(StrEnum):
+    """What a slice's parts say of a candidate."""
+
+    BETTER = "better"  # the interval lies above 0
+    NOT_WORSE = "not worse"  # it lies above -margin
+    WORSE = "worse"  # it lies below 0
+    UNPROVEN = "not shown to be as good"  # it reaches below -margin
+    TOO_FEW = "too few to tell"
+
+
+class SliceResult(Strict):
+    """Candidate against champion on the parts of one slice: outcomes, pair by pair."""
+
+    slice: str  # such as "all", "class scratch", "line 2"
+    of: Outcomes  # which of its parts: the defective ones (right: found) or the good ones (right: passed)
+    parts: int  # groups of pictures that can be told apart; pictures of one part count once
+    pictures: int
+    candidate: float  # share judged right
+    champion: float
+    gained: int  # pictures that only the candidate judges right
+    lost: int  # pictures that only the champion judges right
+    difference: float  # candidate - champion
+    low: float  # interval of the difference, see `pipeline.selection.paired`
+    high: float
+    margin: float  # how much worse it may be
+    p_value: float  # exact McNemar test, two-sided, for the reader; decides where there are too few
+    verdict: Verdict
+    passed: bool
+
+
+class Figure(Strict):
+    """A figure of merit of both models on all parts, with the paired bootstrap interval of the difference."""
+
+    name: str
+    candidate: float | None
+    champion: float | None
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+class Comparison(Strict):
+    """Candidate against champion on one data set's split."""
+
+    data: str  # the data set's name
+    dataset_digest: Sha256
+    split: str
+    champion: str  # name and version
+    champion_sha256: Sha256
+    candidates: int  # how many were compared: the level of the intervals is corrected for that
+    level: float  # one-sided confidence of each interval
+    slices: tuple[SliceResult, ...]
+    figures: tuple[Figure, ...]
+
+
+class Assessment(Strict):
+    """One candidate: its figures, comparisons, and whether it may be proposed."""
+
+    release: str  # folder, relative to the search's where it lies there
+    name: Name
+    version: SemVer
+    model_sha256: Sha256
+    seed: int
+    objective: float  # on the validation split; larger is better
+    proposable: bool
+    reasons: tuple[str, ...]  # sentences: why not, or why
+    comparisons: tuple[Comparison, ...] = ()
+    figures: dict[str, Any] = Field(default_factory=dict)  # as `kensa evaluate --json`
+
+
+class Choice(Strict):
+    """All candidates, and the one that is proposed."""
+
+    schema_version: Literal[1] = 1
+    objective: str
+    champion: str | None  # name and version
+    champion_sha256: Sha256 | None
+    champion_objective: float | None
+    dataset_digest: Sha256
+    chosen: int | None  # index in `assessments`
+    reasons: tuple[str, ...]  # sentences on the choice as a whole
+    assessments: tuple[Assessment, ...]
+    policy: dict[str, Any]
+
+    @property
+    def proposed(self) -> Assessment | None:
+        """The chosen candidate's assessment."""
+        return None if self.chosen is None else self.assessments[self.chosen]
+
+
+class Decision(Strict):
+    """Whether the choice proposed the candidate."""
+
+    outcome: Literal["proposed", "refused"]
+    reasons: tuple[str, ...]
+
+
+class Artifact(Strict):
+    """One file of the candidate's release folder."""
+
+    sha256: Sha256
+    length_bytes: int = Field(ge=0)
+
+
+class Record(Strict):
+    """A candidate in a registry; see the module."""
+
+    schema_version: Literal[1] = 1
+    name: Name
+    version: SemVer
+    model_sha256: Sha256
+    dataset_digest: Sha256  # of what it was trained on: the lineage's
+    dataset_uri: str | None = None  # where that data set version lies
+    parameters: dict[str, Any]
+    seed: int
+    metrics: dict[str, Any]  # the manifest's
+    slices: tuple[SliceResult, ...]
+    comparison: tuple[Comparison, ...]
+    decision: Decision
+    lineage: Lineage
+    artifacts: dict[str, Artifact]  # the release folder's files
+    artifacts_uri: str = ""  # of the folder that holds them; the registry sets it
+    created_utc: str
+    trigger: str | None = None  # what started the cycle that made it
+
+    @property
+    def release_id(self) -> str:
+        """`name/version`."""
+        return f"{self.name}/{self.version}"
+
+
+class Change(Strict):
+    """One line of a candidate's history."""
+
+    status: Status
+    by: str = Field(min_length=1, max_length=256)  # who: a person, or the cycle's execution
+    why: str = Field(min_length=1, max_length=1024)
+    at_utc: str
+
+
+class Entry(Strict):
+    """A record with its history."""
+
+    record: Record
+    history: tuple[Change, ...]
+
+    @property
+    def status(self) -> Status:
+        """What it is now."""
+        return self.history[-1].status

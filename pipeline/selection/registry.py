@@ -1,0 +1,232 @@
+"""Where candidates are kept: a folder or a bucket, the same files in both; SageMaker's registry mirrors the status.
+
+    NAME/VERSION/release/...            the release folder, written first
+    NAME/VERSION/card.md, card.html     for people
+    NAME/VERSION/record.json            written once; with it the candidate is there
+    NAME/VERSION/history/000001.json    one file a change, made exclusively: of two at once one is told to look again
+
+Promise: nothing is ever changed in place or removed; a status changes along `record.ALLOWED` only, with who, when and
+why; what a choice refused cannot be approved; a candidate that is there is whole, and to add it again changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from agent.errors import IntegrityError, KensaError, UsageError
+from pipeline.cloud.storage import FolderStorage, ObjectMissingError
+from pipeline.selection.plan import parse_json, to_json
+from pipeline.selection.record import ALLOWED, Artifact, Change, Entry, Record, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pipeline.cloud.storage import Storage
+
+RECORD: Final = "record.json"
+CARD_MARKDOWN: Final = "card.md"
+CARD_HTML: Final = "card.html"
+_RELEASE: Final = "release"
+_MAX_RECORD_BYTES: Final = 4 * 1024 * 1024
+
+
+class RegistryError(KensaError):
+    """The registry refuses: there is no such candidate, another one has its name, or its status forbids the change."""
+
+    exit_code = 5
+
+
+class Registry(Protocol):
+    """Candidates with their history. Methods raise RegistryError, and StorageError where the storage fails."""
+
+    def add(self, record: Record, release: Path, *, by: str, why: str, cards: dict[str, str] | None = None) -> Entry:
+        """Keep a candidate with its release folder, Pending; the same one again is the entry that is there.
+
+        `cards` are pages for people, by file name. Raises IntegrityError when the folder does not hold what the record
+        lists.
+        """
+
+    def list(self, name: str | None = None) -> list[Entry]:
+        """All candidates, or those of one model, in the order of names and versions."""
+
+    def get(self, name: str, version: str) -> Entry:
+        """One candidate."""
+
+    def change(self, name: str, version: str, status: Status, *, by: str, why: str) -> Entry:
+        """Append to the history. The status that it has already changes nothing."""
+
+    def fetch(self, name: str, version: str, into: Path) -> Path:
+        """Write the release folder as `into`, checked file by file; returns it. Raises IntegrityError."""
+
+
+def utc_now() -> str:
+    """Now, to the second, with the zone."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def artifacts_of(release: Path) -> dict[str, Artifact]:
+    """What the files of a release folder are."""
+    found = {}
+    for path in sorted(release.iterdir()):
+        if path.is_file() and not path.name.startswith("."):
+            data = path.read_bytes()
+            found[path.name] = Artifact(sha256=hashlib.sha256(data).hexdigest(), length_bytes=len(data))
+    return found
+
+
+def _order(version: str) -> tuple[int, int, int, bool, str]:
+    core, _, extra = version.partition("-")
+    major, minor, patch = (int(part) for part in core.split("."))
+    return major, minor, patch, not extra, extra
+
+
+class StoredRegistry:
+    """A `Registry` in a storage."""
+
+    def __init__(self, storage: Storage, *, now: Callable[[], str] = utc_now) -> None:
+        """`now` gives times of changes, for people."""
+        self._storage = storage
+        self._now = now
+
+    def add(self, record: Record, release: Path, *, by: str, why: str, cards: dict[str, str] | None = None) -> Entry:
+        """See `Registry.add`."""
+        base = _base(record.name, record.version)
+        kept = record.model_copy(update={"artifacts_uri": f"{self._storage.uri}/{base}/{_RELEASE}"})
+        older = self._record(base)
+        if older is None:
+            for name, artifact in sorted(record.artifacts.items()):
+                self._storage.write(f"{base}/{_RELEASE}/{name}", _checked(release / name, artifact))
+            for name, text in sorted((cards or {}).items()):
+                self._storage.write(f"{base}/{name}", text.encode())
+            if not self._storage.create(f"{base}/{RECORD}", to_json(kept)):
+                older = self._record(base)
+        if older is not None and older.model_sha256 != record.model_sha256:
+            raise RegistryError(
+                f"{record.release_id} is registered already, with model.onnx {older.model_sha256[:12]}, not "
+                f"{record.model_sha256[:12]}. Give the new one another version."
+            )
+        # Also when a process died between the two: who adds again makes up for it.
+        self._storage.create(_place(base, 1), to_json(self._change(Status.PENDING, by, why)))
+        return self.get(record.name, record.version)
+
+    def list(self, name: str | None = None) -> list[Entry]:
+        """See `Registry.list`."""
+        found = []
+        for stored in self._storage.list(f"{name}/" if name else ""):
+            parts = stored.key.split("/")
+            if len(parts) == 3 and parts[2] == RECORD:  # noqa: PLR2004 - NAME/VERSION/record.json
+                found.append(self.get(parts[0], parts[1]))
+        return sorted(found, key=lambda entry: (entry.record.name, _order(entry.record.version)))
+
+    def get(self, name: str, version: str) -> Entry:
+        """See `Registry.get`."""
+        base = _base(name, version)
+        record = self._record(base)
+        if record is None:
+            raise RegistryError(f"{self._storage.uri} has no {base}. See `kensa cloud registry list`.")
+        history = tuple(
+            parse_json(Change, self._storage.read(stored.key, limit=_MAX_RECORD_BYTES), stored.key)
+            for stored in self._storage.list(f"{base}/history/")
+        )
+        if not history:  # whoever added it died just before: it is as if it had been added now
+            history = (self._change(Status.PENDING, "registry", "registered; the first line of its history was lost"),)
+        return Entry(record=record, history=history)
+
+    def change(self, name: str, version: str, status: Status, *, by: str, why: str) -> Entry:
+        """See `Registry.change`."""
+        entry = self.get(name, version)
+        if entry.status is status:
+            return entry
+        if status not in ALLOWED[entry.status]:
+            allowed = " or ".join(sorted(ALLOWED[entry.status])) or "nothing else"
+            raise RegistryError(
+                f"{entry.record.release_id} is {entry.status} and cannot become {status}; it can become {allowed}."
+            )
+        if status is Status.APPROVED and entry.record.decision.outcome != "proposed":
+            reasons = " ".join(entry.record.decision.reasons)
+            raise RegistryError(f"{entry.record.release_id} was refused and cannot be approved: {reasons}")
+        place = _place(_base(name, version), len(entry.history) + 1)
+        if not self._storage.create(place, to_json(self._change(status, by, why))):
+            raise RegistryError(f"{entry.record.release_id} was changed by someone else just now. Look at it again.")
+        return self.get(name, version)
+
+    def fetch(self, name: str, version: str, into: Path) -> Path:
+        """See `Registry.fetch`."""
+        if into.exists():
+            raise RegistryError(f"{into} exists. Name a folder that does not, or remove it.")
+        record = self.get(name, version).record
+        into.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=f".{into.name}-", dir=into.parent))
+        made.chmod(0o755)
+        for file, artifact in record.artifacts.items():
+            key = f"{_base(name, version)}/{_RELEASE}/{file}"
+            try:
+                data = self._storage.read(key, limit=artifact.length_bytes)
+            except ObjectMissingError as error:
+                raise IntegrityError(f"{record.release_id}: {error} Its record lists it: restore it.") from error
+            (made / file).write_bytes(_same(data, artifact, key))
+        made.rename(into)
+        return into
+
+    def _record(self, base: str) -> Record | None:
+        try:
+            data = self._storage.read(f"{base}/{RECORD}", limit=_MAX_RECORD_BYTES)
+        except ObjectMissingError:
+            return None
+        return parse_json(Record, data, f"{self._storage.uri}/{base}/{RECORD}")
+
+    def _change(self, status: Status, by: str, why: str) -> Change:
+        if not by.strip() or not why.strip():
+            raise UsageError("say who changes the status and why: --by NAME --why SENTENCE.")
+        return Change(status=status, by=by[:256], why=why[:1024], at_utc=self._now())
+
+
+def _base(name: str, version: str) -> str:
+    return f"{name}/{version}"
+
+
+def _place(base: str, number: int) -> str:
+    return f"{base}/history/{number:06d}.json"
+
+
+def _checked(path: Path, artifact: Artifact) -> bytes:
+    try:
+        return _same(path.read_bytes(), artifact, str(path))
+    except OSError as error:
+        raise IntegrityError(f"{path}: {error.strerror}, but the record lists it.") from error
+
+
+def _same(data: bytes, artifact: Artifact, where: str) -> bytes:
+    if len(data) != artifact.length_bytes or hashlib.sha256(data).hexdigest() != artifact.sha256:
+        raise IntegrityError(f"{where} is not the file that the record lists (length or sha256 differ).")
+    return data
+
+
+class LocalRegistry(StoredRegistry):
+    """A registry in a folder, which is made with the first candidate."""
+
+    def __init__(self, folder: Path, *, now: Callable[[], str] = utc_now) -> None:
+        """See `StoredRegistry`."""
+        super().__init__(FolderStorage(folder), now=now)
+        self._folder = folder
+
+    def list(self, name: str | None = None) -> list[Entry]:
+        """See `Registry.list`; a folder that was not made yet is empty."""
+        return super().list(name) if self._folder.is_dir() else []
+
+
+def open_registry(where: str | Path, *, sagemaker: Any = None, s3: Any = None) -> Registry:
+    """The registry at a folder, or at s3://bucket/prefix with SageMaker's as its mirror. Raises UsageError."""
+    text = str(where)
+    if "://" not in text:
+        return LocalRegistry(Path(text))
+    from pipeline.selection.mirror import SageMakerRegistry  # noqa: PLC0415 - boto3
+
+    if not text.startswith("s3://") or not text.removeprefix("s3://"):
+        raise UsageError(f"{text!r} is no registry: give a folder, or s3://bucket/prefix.")
+    bucket, _, prefix = text.removeprefix("s3://").partition("/")
+    return SageMakerRegistry(sagemaker, bucket, prefix=prefix, s3=s3)
