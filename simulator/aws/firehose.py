@@ -1,0 +1,104 @@
+"""Data Firehose with its transformation function: records wait until `deliver`, as they wait for a full buffer there.
+
+Promise: what the function says `Ok` to arrives in `Delivery.rows`; what it drops is gone, what it fails is kept apart,
+as Firehose keeps it under its error prefix; nothing else happens to a record.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import time
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from simulator.aws.wire import ACCOUNT, REGION
+
+if TYPE_CHECKING:
+    from simulator.aws.functions import Functions
+
+_BATCH: Final = 500  # records of one call of the function; Firehose counts bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What one delivery brought. A row that the function gave partition keys has them under `partition_keys`."""
+
+    rows: tuple[dict[str, Any], ...]
+    partition_keys: tuple[dict[str, str], ...]  # of each row
+    failed: tuple[bytes, ...]  # records as they came
+
+
+class Firehose:
+    """The delivery streams of an account. Any thread."""
+
+    def __init__(self, functions: Functions) -> None:
+        """`functions` holds the transformations."""
+        self._functions = functions
+        self._lock = threading.Lock()
+        self._waiting: dict[str, list[bytes]] = {}
+
+    def put(self, stream: str, record: bytes) -> None:
+        """Take a record."""
+        with self._lock:
+            self._waiting.setdefault(stream, []).append(record)
+
+    def waiting(self, stream: str) -> int:
+        """How many records wait."""
+        with self._lock:
+            return len(self._waiting.get(stream, ()))
+
+    def clear(self) -> None:
+        """Forget every record."""
+        with self._lock:
+            self._waiting.clear()
+
+    def deliver(self, stream: str, *, function: str) -> Delivery:
+        """Send what waits through a transformation function."""
+        with self._lock:
+            records = self._waiting.pop(stream, [])
+        rows: list[dict[str, Any]] = []
+        keys: list[dict[str, str]] = []
+        failed: list[bytes] = []
+        for at in range(0, len(records), _BATCH):
+            self._transform(stream, function, records[at : at + _BATCH], rows, keys, failed)
+        return Delivery(tuple(rows), tuple(keys), tuple(failed))
+
+    def _transform(
+        self,
+        stream: str,
+        function: str,
+        records: list[bytes],
+        rows: list[dict[str, Any]],
+        keys: list[dict[str, str]],
+        failed: list[bytes],
+    ) -> None:
+        by_id = {str(uuid.uuid4()): record for record in records}
+        event = {
+            "invocationId": str(uuid.uuid4()),
+            "deliveryStreamArn": f"arn:aws:firehose:{REGION}:{ACCOUNT}:deliverystream/{stream}",
+            "region": REGION,
+            "records": [
+                {
+                    "recordId": name,
+                    "approximateArrivalTimestamp": int(time.time() * 1_000),
+                    "data": base64.b64encode(record).decode(),
+                }
+                for name, record in by_id.items()
+            ],
+        }
+        answer, error = self._functions.call(function, event)
+        told = {} if error else {entry["recordId"]: entry for entry in answer["records"]}
+        for name, record in by_id.items():
+            entry = told.get(name, {"result": "ProcessingFailed"})
+            if entry["result"] == "Dropped":
+                continue
+            if entry["result"] != "Ok":
+                failed.append(record)
+                continue
+            for line in base64.b64decode(entry["data"]).splitlines():
+                if line.strip():
+                    rows.append(json.loads(line))
+                    keys.append(entry.get("metadata", {}).get("partitionKeys", {}))
