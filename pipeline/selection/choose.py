@@ -1,0 +1,237 @@
+"""Compare candidates with the champion on the same pictures, and propose one of them, or none.
+
+A candidate is proposable when (a) it is a release that a device would take, (b) it passes on every protected slice of
+the validation split and of every anchor (`policy` says what that means), (c) it gains on the objective, (d) it keeps
+the policy's floors. Of the proposable ones the best by the objective is chosen; ties go to the better AUROC, then to
+the smaller model, then to the smaller digest: the order of the candidates never matters. Every refusal is a sentence.
+
+Anchors are data sets that no new label has touched, such as the version before: where a batch of wrong labels came into
+training and validation alike, the candidate looks good on them together and fails on an anchor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from agent.errors import KensaError, OperatorError
+from agent.model.manifest import MODEL_NAME
+from agent.model.manifest import read as read_manifest
+from pipeline.selection.compare import compare
+from pipeline.selection.judged import Pictures, judge
+from pipeline.selection.policy import Policy
+from pipeline.selection.record import Assessment, Choice, Decision, Record
+from pipeline.selection.registry import artifacts_of, utc_now
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from pipeline.selection.judged import Judged
+    from pipeline.selection.record import Comparison, SliceResult
+    from pipeline.training.recipe import Progress
+
+_TOLD = 5  # slices named in a reason; all are in the comparison
+
+
+class ChoiceError(OperatorError):
+    """There is nothing to choose from; the text says what became of each candidate."""
+
+
+def quiet(step: str, done: int, total: int, note: str = "") -> None:
+    """A `Progress` that shows nothing."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Candidate:
+    """A release that can be judged."""
+
+    folder: Path
+    judged: Judged
+    objective: float
+    rank: tuple[float, float, int, str]  # the smallest is the best
+
+
+def choose(
+    candidates: Sequence[Path],
+    champion: Path | None,
+    dataset: Path,
+    policy: Policy | None = None,
+    *,
+    anchors: Sequence[Path] = (),
+    progress: Progress = quiet,
+) -> Choice:
+    """Choose among release folders. `champion` is the running one's release folder; None before the first.
+
+    Every data set needs the policy's split. Raises DatasetError, ReleaseError for the champion, ChoiceError when no
+    candidate can be judged at all.
+    """
+    policy = policy or Policy()
+    pictures = Pictures.load(dataset, policy.split)
+    others = [Pictures.load(anchor, policy.split) for anchor in anchors]
+    champions = [judge(champion, p, progress=progress) for p in (pictures, *others)] if champion else []
+    broken, found = _judge_all(candidates, pictures, policy, progress)
+    if not found:
+        raise ChoiceError("no candidate can be judged: " + " ".join(broken or ["none was given."]))
+    found.sort(key=lambda one: one.rank)
+    assessments = []
+    for place, one in enumerate(found):
+        if champion is None:
+            assessments.append(_assess(one, [], None, policy))
+        elif place >= policy.candidates:
+            assessments.append(_not_compared(one, policy))
+        else:
+            judged = [one.judged, *(judge(one.folder, p, progress=progress) for p in others)]
+            triples = zip(judged, champions, (pictures, *others), strict=True)
+            comparisons = [compare(new, old, p, policy) for new, old, p in triples]
+            assessments.append(_assess(one, comparisons, champions[0].figure(policy.objective), policy))
+    chosen = next((i for i, assessment in enumerate(assessments) if assessment.proposable), None)
+    return Choice(
+        objective=policy.objective,
+        champion=champions[0].title if champions else None,
+        champion_sha256=champions[0].manifest.files[MODEL_NAME].sha256 if champions else None,
+        champion_objective=champions[0].figure(policy.objective) if champions else None,
+        dataset_digest=pictures.dataset.digest,
+        chosen=chosen,
+        reasons=(_summary(assessments, chosen), *broken),
+        assessments=tuple(assessments),
+        policy=policy.model_dump(mode="json"),
+    )
+
+
+def _judge_all(
+    candidates: Sequence[Path], pictures: Pictures, policy: Policy, progress: Progress
+) -> tuple[list[str], list[_Candidate]]:
+    """What cannot be judged, as sentences, and what can; of equal bytes the first."""
+    broken: list[str] = []
+    found: dict[str, _Candidate] = {}
+    for folder in candidates:
+        try:
+            judged = judge(folder, pictures, progress=progress)
+        except KensaError as error:
+            broken.append(f"{folder.name} cannot be judged: {error}")
+            continue
+        entry = judged.manifest.files[MODEL_NAME]
+        objective = judged.figure(policy.objective)
+        if objective is None:
+            broken.append(f"{folder.name} cannot be judged: the objective {policy.objective} needs good and bad parts.")
+            continue
+        rank = (-objective, -(judged.figure("auroc") or 0.0), entry.length_bytes, entry.sha256)
+        found.setdefault(entry.sha256, _Candidate(folder, judged, objective, rank))
+    return broken, list(found.values())
+
+
+def _assess(
+    one: _Candidate, comparisons: list[Comparison], champion_objective: float | None, policy: Policy
+) -> Assessment:
+    failed = [(c, s) for c in comparisons for s in c.slices if not s.passed]
+    against = [*_floors(one.judged, policy)]
+    if failed:
+        against += [_worse(comparison, result) for comparison, result in failed[:_TOLD]]
+        if len(failed) > _TOLD:
+            against.append(f"{len(failed) - _TOLD} more slices do not pass.")
+    if champion_objective is not None and one.objective - champion_objective <= policy.min_gain:
+        against.append(
+            f"Nothing is gained: {policy.objective} {one.objective:.4f} against the champion's "
+            f"{champion_objective:.4f}; more than {policy.min_gain:g} must be gained."
+        )
+    if against:
+        return _assessment(one, tuple(against), proposable=False, comparisons=comparisons)
+    if champion_objective is None:
+        reason = f"There is no champion to compare with; {policy.objective} {one.objective:.4f}."
+    else:
+        count = sum(len(c.slices) for c in comparisons)
+        reason = (
+            f"Not worse than the champion on any of {count} slices, and {policy.objective} rises from "
+            f"{champion_objective:.4f} to {one.objective:.4f}."
+        )
+    return _assessment(one, (reason,), proposable=True, comparisons=comparisons)
+
+
+def _not_compared(one: _Candidate, policy: Policy) -> Assessment:
+    reason = f"Not compared with the champion: {policy.candidates} others have a better {policy.objective}."
+    return _assessment(one, (reason,), proposable=False, comparisons=[])
+
+
+def _assessment(
+    one: _Candidate, reasons: tuple[str, ...], *, proposable: bool, comparisons: list[Comparison]
+) -> Assessment:
+    manifest = one.judged.manifest
+    return Assessment(
+        release=str(one.folder),
+        name=manifest.name,
+        version=manifest.version,
+        model_sha256=manifest.files[MODEL_NAME].sha256,
+        seed=manifest.lineage.seed,
+        objective=one.objective,
+        proposable=proposable,
+        reasons=reasons,
+        comparisons=tuple(comparisons),
+        figures=one.judged.figures,
+    )
+
+
+def _floors(judged: Judged, policy: Policy) -> list[str]:
+    shares = (
+        ("finds", "defective", judged.defect, policy.least_found),
+        ("passes", "good", ~judged.defect, policy.least_passed),
+    )
+    return [
+        f"It {verb} {100 * judged.right[rows].mean():.1f} % of the {kind} parts; at least {100 * least:g} % are asked."
+        for verb, kind, rows, least in shares
+        if rows.any() and judged.right[rows].mean() < least
+    ]
+
+
+def _worse(comparison: Comparison, result: SliceResult) -> str:
+    kind = {"defects": "defective parts", "good": "good parts", "all": "parts"}[result.of]
+    return (
+        f"{result.slice} ({kind} of {comparison.data}): {100 * result.candidate:.1f} % right against "
+        f"{100 * result.champion:.1f} %, {result.lost} lost and {result.gained} gained of {result.pictures}; the "
+        f"difference may be {100 * result.low:+.1f} points, {-100 * result.margin:.1f} are allowed."
+    )
+
+
+def _summary(assessments: list[Assessment], chosen: int | None) -> str:
+    if chosen is None:
+        return f"None of {len(assessments)} candidates is proposed."
+    one = assessments[chosen]
+    return f"{one.name} {one.version} ({one.model_sha256[:12]}, seed {one.seed}) is proposed. {one.reasons[0]}"
+
+
+def make_record(
+    choice: Choice,
+    index: int,
+    release: Path,
+    *,
+    dataset_uri: str | None = None,
+    trigger: str | None = None,
+    created_utc: str | None = None,
+) -> Record:
+    """The registry's record of the candidate `choice.assessments[index]`, whose release folder is `release`.
+
+    Raises ChoiceError when the folder holds another model.
+    """
+    assessment, manifest = choice.assessments[index], read_manifest(release)
+    if manifest.files[MODEL_NAME].sha256 != assessment.model_sha256:
+        raise ChoiceError(f"{release} does not hold the model {assessment.model_sha256[:12]} that was judged.")
+    return Record(
+        name=manifest.name,
+        version=manifest.version,
+        model_sha256=assessment.model_sha256,
+        dataset_digest=manifest.lineage.dataset_sha256,
+        dataset_uri=dataset_uri,
+        parameters=manifest.lineage.parameters,
+        seed=manifest.lineage.seed,
+        metrics=manifest.metrics,
+        slices=assessment.comparisons[0].slices if assessment.comparisons else (),
+        comparison=assessment.comparisons,
+        decision=Decision(
+            outcome="proposed" if choice.chosen == index else "refused",
+            reasons=assessment.reasons if choice.chosen == index else (*assessment.reasons, *choice.reasons[:1]),
+        ),
+        lineage=manifest.lineage,
+        artifacts=artifacts_of(release),
+        created_utc=created_utc or utc_now(),
+        trigger=trigger,
+    )

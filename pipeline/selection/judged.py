@@ -1,0 +1,100 @@
+"""What releases say of a data set's pictures, through the agent's own loading, preprocessing and decision.
+
+Models of several geometries and with other classes are compared on outcomes: a defective part is judged right when it
+is not passed as ok, a good one when it is. A class that a model does not know counts as a wrong name, not as an error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from agent.adapters.onnx import OnnxModel
+from agent.records import Outcome
+from pipeline.dataset import Dataset
+from pipeline.evaluation import evaluate as evaluation
+from pipeline.evaluation import metrics
+from pipeline.repository.staging import check
+from pipeline.selection.slices import read_marks
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from agent.model.manifest import Manifest
+    from pipeline.dataset import Sample
+    from pipeline.selection.policy import Objective
+    from pipeline.training.recipe import Progress
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pictures:
+    """One split of a data set with its marks."""
+
+    dataset: Dataset
+    split: str
+    samples: tuple[Sample, ...]
+    marks: dict[str, dict[str, str]]
+    defect: npt.NDArray[np.bool_]  # [n]
+
+    @classmethod
+    def load(cls, root: Path, split: str) -> Pictures:
+        """Read and verify. Raises DatasetError."""
+        dataset = Dataset.load(root)
+        samples = dataset.split(split)
+        return cls(dataset, split, samples, read_marks(root), np.array([s.is_defect for s in samples], np.bool_))
+
+    @property
+    def groups(self) -> list[str]:
+        """The samples' groups, in their order."""
+        return [s.group for s in self.samples]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """One release on one split."""
+
+    manifest: Manifest
+    right: npt.NDArray[np.bool_]  # [n], of the outcome
+    named: npt.NDArray[np.bool_]  # [n], of the class name
+    scores: npt.NDArray[np.float64]  # [n], defect score
+    defect: npt.NDArray[np.bool_]  # [n], the truth
+    figures: dict[str, Any]  # as `kensa evaluate --json`; {} where the data have classes that the release lacks
+
+    @property
+    def title(self) -> str:
+        """`name version`."""
+        return f"{self.manifest.name} {self.manifest.version}"
+
+    def figure(self, name: Objective, rows: npt.NDArray[np.int64] | None = None) -> float | None:
+        """An objective on some of the pictures, all by default; None where it cannot be had."""
+        chosen = slice(None) if rows is None else rows
+        if name == "accuracy":
+            return float(self.named[chosen].mean())
+        if name == "auroc":
+            return metrics.auroc(self.scores[chosen], self.defect[chosen])
+        right, defect = self.right[chosen], self.defect[chosen]
+        shares = [float(part.mean()) for part in (right[defect], right[~defect]) if part.size]
+        return sum(shares) / len(shares) if shares else None
+
+
+def judge(release: Path, pictures: Pictures, *, progress: Progress) -> Judged:
+    """Run a release on the pictures. Raises ReleaseError when a device would refuse it."""
+    manifest = check(release)
+    model = OnnxModel.load(release)
+    (raws,) = evaluation.run_all([model.infer], pictures.samples, model.geometry, progress=progress)
+    judgements = evaluation.judge(raws, model.rule)
+    known = {s.class_name for s in pictures.samples} <= set(model.rule.classes)
+    rejected = np.array([j.outcome != Outcome.OK for j in judgements], np.bool_)
+    names = zip(judgements, pictures.samples, strict=True)
+    return Judged(
+        manifest=manifest,
+        right=rejected == pictures.defect,
+        named=np.array([j.class_name == s.class_name for j, s in names], np.bool_),
+        scores=np.array([j.score for j in judgements], np.float64),
+        defect=pictures.defect,
+        figures=evaluation.evaluate(raws, pictures.samples, model.rule).figures if known else {},
+    )

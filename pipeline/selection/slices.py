@@ -1,0 +1,82 @@
+"""Which parts belong to which slice: what a candidate must hold on.
+
+A picture's marks are its class; kind, difficulty and surface of simulated parts; and what the data set's version says
+of it in `dataset.json` (line, camera, exposure bucket, origin ...). Each mark is a slice, split into its defective and
+its good parts, because found defects must not pay for rejected good parts. A slice with the very pictures of an earlier
+one is left out.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from pipeline.dataset import DatasetError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from pipeline.dataset import Sample
+    from pipeline.selection.record import Outcomes
+
+VERSION: Final = "dataset.json"
+MAX_VERSION_BYTES: Final = 1 << 30
+_OWN: Final = ("kind", "difficulty", "surface")
+_MAX_TEXT: Final = 64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Slice:
+    """Some of the pictures."""
+
+    key: str  # the kind of mark, or "all"
+    name: str
+    of: Outcomes
+    rows: npt.NDArray[np.int64]  # indices of samples
+
+
+def read_marks(root: Path) -> dict[str, dict[str, str]]:
+    """What `dataset.json` says of each picture, by path; {} without that file. Raises DatasetError."""
+    path = root / VERSION
+    if not path.is_file():
+        return {}
+    try:
+        with path.open("rb") as file:
+            tree = json.loads(file.read(MAX_VERSION_BYTES))
+        return {str(entry["path"]): _marks(entry.get("slices") or {}) for entry in tree["samples"]}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DatasetError(f"{path} is not a data set version: {error!r}. Build it again.") from error
+
+
+def _marks(given: Mapping[str, Any]) -> dict[str, str]:
+    return {str(key)[:_MAX_TEXT]: str(value)[:_MAX_TEXT] for key, value in given.items() if value not in {None, ""}}
+
+
+def slices_of(
+    samples: Sequence[Sample], marks: Mapping[str, Mapping[str, str]], protected: Sequence[str] | None
+) -> tuple[Slice, ...]:
+    """All slices of the samples: the whole first, then by key and value. `protected` keeps those keys only."""
+    defect = np.array([s.is_defect for s in samples], np.bool_)
+    members: dict[tuple[str, str], list[int]] = {}
+    for row, sample in enumerate(samples):
+        own = {"class": sample.class_name, **{key: getattr(sample, key) for key in _OWN if getattr(sample, key)}}
+        for key, value in {**own, **marks.get(sample.name, {})}.items():
+            if protected is None or key in protected:
+                members.setdefault((key, value), []).append(row)
+    found: list[Slice] = []
+    seen: set[bytes] = set()
+    every = np.arange(len(samples))
+    for (key, value), rows in [(("all", ""), every), *sorted(members.items())]:
+        for of, wanted in (("defects", True), ("good", False)):
+            chosen = np.asarray(rows, np.int64)
+            chosen = chosen[defect[chosen] == wanted]
+            if chosen.size and chosen.tobytes() not in seen:
+                seen.add(chosen.tobytes())
+                found.append(Slice(key, f"{key} {value}".strip(), of, chosen))  # type: ignore[arg-type]
+    return tuple(found)
