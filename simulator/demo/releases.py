@@ -130,10 +130,10 @@ class ReleaseStory:
     def prepare(self, line: SimulatedLine, roi: Box) -> None:
         """Write both releases; the bad one learns by heart which pictures of `line` it will fail on."""
         releases = self._folder / "releases"
-        _with_policy(self._better, releases / BETTER, version=BETTER, policy=POLICY)
+        with_policy(self._better, releases / BETTER, version=BETTER, policy=POLICY)
         dark = _dark_pictures(line, roi, self._better)
         bad = bad_models.make_failing_on(dark, self._better, releases / BAD, version=BAD)
-        _with_policy(bad, bad, version=BAD, policy=POLICY | {"trial": LONG_TRIAL})
+        with_policy(bad, bad, version=BAD, policy=POLICY | {"trial": LONG_TRIAL})
 
     def update(self, elapsed_s: float) -> None:
         """Publish what is due."""
@@ -154,7 +154,7 @@ class ReleaseStory:
             self.problem = f"release {version} was not published: {error}"
 
 
-def _with_policy(source: Path, out: Path, *, version: str, policy: dict[str, Any]) -> None:
+def with_policy(source: Path, out: Path, *, version: str, policy: dict[str, Any]) -> None:
     """Copy the release with another version and rollout policy."""
     tree = json.loads((source / manifests.MANIFEST_NAME).read_bytes())
     tree |= {"version": version, "rollout": policy}

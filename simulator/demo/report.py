@@ -193,7 +193,7 @@ def closing(result: Result) -> RenderableType:
     tables = Table.grid(expand=True, padding=(0, 1))
     tables.add_column(ratio=1)
     tables.add_column(ratio=1)
-    tables.add_row(_recall(result.tally), _bars(result.tally))
+    tables.add_row(recall_table(result.tally), latency_bars(result.tally))
     body += [tables, Text(), _next_steps(result)]
     style = "green" if ok else "red"
     return Padding(
@@ -256,7 +256,7 @@ def _model_text(result: Result) -> str:
     return f"{model.name} {model.version}, sha256 {model.sha256[:12]}{trust}"
 
 
-def _recall(tally: Tally) -> Table:
+def recall_table(tally: Tally) -> Table:
     """Found parts by how hard their defect is to see, and by kind."""
     table = Table.grid(padding=(0, 1))
     table.add_column(no_wrap=True)
@@ -278,7 +278,7 @@ def _recall(tally: Tally) -> Table:
     return table
 
 
-def _bars(tally: Tally) -> Table:
+def latency_bars(tally: Tally) -> Table:
     """The latency histogram."""
     classes = histogram(tally)
     top = max((number for _, number in classes), default=1)

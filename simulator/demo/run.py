@@ -161,7 +161,7 @@ def _stopping(agent: Agent) -> Iterator[None]:
 
 
 @contextmanager
-def _log_to(path: Path) -> Iterator[None]:
+def log_to(path: Path) -> Iterator[None]:
     """Send the log to a file meanwhile: on the terminal it would tear the view."""
     root = logging.getLogger()
     before = root.handlers[:]
@@ -181,7 +181,7 @@ def run(options: Options, *, console: Console) -> Result:
         with console.status("Preparing the plant") as status:
             plant = Plant(options, progress=lambda what: status.update(f"Preparing the plant: {what}"))
             stack.enter_context(plant)
-        stack.enter_context(_log_to(options.out / LOG_NAME))
+        stack.enter_context(log_to(options.out / LOG_NAME))
         show = _Show(plant=plant, console=console)
         result = _inspect(plant, show)
     return _write_files(result, plant, show.last)

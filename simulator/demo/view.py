@@ -88,7 +88,10 @@ def screen(moment: Moment, *, width: int) -> RenderableType:
     layout = Layout()
     releases = [] if moment.chronicle is None else [Layout(_releases(moment.chronicle), size=6)]
     layout.split_column(
-        Layout(_header(moment), size=1),
+        Layout(
+            header(elapsed_s=moment.elapsed_s, seconds=moment.seconds, note=moment.note, style=moment.note_style),
+            size=1,
+        ),
         Layout(name="tiles", size=6),
         Layout(name="state", size=6),
         *releases,
@@ -96,15 +99,15 @@ def screen(moment: Moment, *, width: int) -> RenderableType:
         Layout(_footer(), size=1),
     )
     layout["tiles"].split_row(
-        Layout(_frame("Line", _cameras(moment))),
-        Layout(_frame("Verdicts", _verdicts(moment))),
-        Layout(_frame("Against truth", _truth(moment, roomy=width >= _WIDE))),
-        Layout(_frame("Latency", _latency(moment))),
+        Layout(tile("Line", _cameras(moment))),
+        Layout(tile("Verdicts", verdict_rows(moment.tally))),
+        Layout(tile("Against truth", truth_rows(moment.tally, roomy=width >= _WIDE))),
+        Layout(tile("Latency", latency_rows(moment.tally))),
     )
     layout["state"].split_row(
-        Layout(_frame("No frame is lost", _accounting(moment))),
-        Layout(_frame("Delivery over MQTT", _delivery(moment))),
-        Layout(_frame("Model and machine", _machine(moment))),
+        Layout(tile("No frame is lost", _accounting(moment))),
+        Layout(tile("Delivery over MQTT", _delivery(moment))),
+        Layout(tile("Model and machine", _machine(moment))),
     )
     return layout
 
@@ -117,11 +120,13 @@ def picture(moment: Moment, *, width: int = 100, height: int = 30) -> str:
     return re.sub(r"@font-face \{[^}]*\}\s*", "", svg)
 
 
-def _frame(title: str, body: RenderableType) -> Panel:
+def tile(title: str, body: RenderableType) -> Panel:
+    """Return `body` in a frame with a title."""
     return Panel(body, title=f"[bold default]{title}[/]", title_align="left", border_style="grey39", padding=(0, 1))
 
 
-def _header(moment: Moment) -> RenderableType:
+def header(*, elapsed_s: float, seconds: float, note: str, style: str) -> RenderableType:
+    """Return the first line of a screen: what goes on, and how much of the planned time is over."""
     row = Table.grid(expand=True, padding=(0, 1))
     row.add_column(no_wrap=True)
     row.add_column(no_wrap=True)
@@ -129,22 +134,22 @@ def _header(moment: Moment) -> RenderableType:
     row.add_column(no_wrap=True, justify="right")
     row.add_row(
         Text(" KENSA ", "bold black on cyan"),
-        Text(f"● {moment.note}", moment.note_style),
-        ProgressBar(total=moment.seconds, completed=min(moment.elapsed_s, moment.seconds), complete_style="cyan"),
-        Text(f"{min(moment.elapsed_s, moment.seconds):.0f} of {moment.seconds:.0f} s ", "cyan"),
+        Text(f"● {note}", style),
+        ProgressBar(total=seconds, completed=min(elapsed_s, seconds), complete_style="cyan"),
+        Text(f"{min(elapsed_s, seconds):.0f} of {seconds:.0f} s ", "cyan"),
     )
     return row
 
 
 def _releases(chronicle: Chronicle) -> Panel:
-    return _frame(f"Releases for {chronicle.status.inspection}", panel(chronicle))
+    return tile(f"Releases for {chronicle.status.inspection}", panel(chronicle))
 
 
 def _footer() -> Text:
     return Text(" Ctrl-C ends the demo early, drains, and writes the report", "grey50")
 
 
-def _pairs(rows: list[tuple[str, RenderableType]]) -> Group:
+def pairs(rows: list[tuple[str, RenderableType]]) -> Group:
     """Lay out labels on the left, values on the right; row by row, so that a long value shortens only its own label."""
     tables = []
     for label, value in rows:
@@ -156,7 +161,7 @@ def _pairs(rows: list[tuple[str, RenderableType]]) -> Group:
     return Group(*tables)
 
 
-def _number(value: int, style: str = "bold") -> Text:
+def counted(value: int, style: str = "bold") -> Text:
     """A zero is quiet, whatever it counts."""
     return Text(f"{value:,}", style if value else "grey50")
 
@@ -167,38 +172,41 @@ def _cameras(moment: Moment) -> Group:
         running = camera.status.state is CameraState.RUNNING
         text = Text(f"{camera.status.fps:.1f} ", "bold") if running else Text(f"{camera.status.state} ", "yellow")
         rows.append((camera.camera, text.append("●", "green" if running else "red")))
-    return _pairs(rows)
+    return pairs(rows)
 
 
-def _verdicts(moment: Moment) -> Group:
-    return _pairs([(str(o), _number(moment.tally.outcomes[o], OUTCOME_STYLE[o])) for o in Outcome])
+def verdict_rows(tally: Tally) -> Group:
+    """Return how many verdicts there are of each outcome."""
+    return pairs([(str(o), counted(tally.outcomes[o], OUTCOME_STYLE[o])) for o in Outcome])
 
 
-def _truth(moment: Moment, *, roomy: bool) -> Group:
-    tally = moment.tally
+def truth_rows(tally: Tally, *, roomy: bool) -> Group:
+    """Return what the verdicts are worth; with a remark where there is room."""
     found, every = tally.caught()
     weak = tally.by_difficulty["weak", Finding.ESCAPE]
-    escapes = _number(tally.findings[Finding.ESCAPE], "bold red")
+    escapes = counted(tally.findings[Finding.ESCAPE], "bold red")
     if weak and roomy:
         escapes.append(f" ({weak} weak)", "grey62")
-    return _pairs(
+    return pairs(
         [
             ("found", Text(f"{found} of {every}", "bold green" if every else "grey50")),
             ("escapes", escapes),
-            ("false rejects", _number(tally.findings[Finding.FALSE_REJECT], "bold red")),
-            ("to a person", _number(tally.findings[Finding.ASIDE], "yellow")),
+            ("false rejects", counted(tally.findings[Finding.FALSE_REJECT], "bold red")),
+            ("to a person", counted(tally.findings[Finding.ASIDE], "yellow")),
         ]
     )
 
 
-def _latency(moment: Moment) -> Group:
+def latency_rows(tally: Tally) -> Group:
+    """Return from exposure to decision: the quantiles, and their trend."""
+
     def text(share: float) -> Text:
-        value = moment.tally.latency_ms(share)
+        value = tally.latency_ms(share)
         return Text("-", "grey50") if value is None else Text(f"{value:.1f} ms", "bold cyan")
 
     return Group(
-        _pairs([("p50", text(0.50)), ("p99", text(0.99))]),
-        Text(sparkline(moment.tally.trend_ms(), 16), "cyan", justify="right"),
+        pairs([("p50", text(0.50)), ("p99", text(0.99))]),
+        Text(sparkline(tally.trend_ms(), 16), "cyan", justify="right"),
         Text("p99 each second", "grey50", justify="right"),
     )
 
@@ -211,11 +219,11 @@ def _accounting(moment: Moment) -> Group:
             reasons[reason] = reasons.get(reason, 0) + number
     dropped = sum(reasons.values())
     why = ", ".join(f"{reason} {number}" for reason, number in sorted(reasons.items())) or "nothing"
-    return _pairs(
+    return pairs(
         [
-            ("captured", _number(sum(c.captured for c in cameras), "bold cyan")),
-            ("= judged", _number(sum(c.judged for c in cameras))),
-            ("+ waiting", _number(sum(c.pending for c in cameras))),
+            ("captured", counted(sum(c.captured for c in cameras), "bold cyan")),
+            ("= judged", counted(sum(c.judged for c in cameras))),
+            ("+ waiting", counted(sum(c.pending for c in cameras))),
             ("+ dropped", Text(f"{dropped:,}: {why}" if dropped else "0", "bold red" if dropped else "grey50")),
         ]
     )
@@ -224,12 +232,12 @@ def _accounting(moment: Moment) -> Group:
 def _delivery(moment: Moment) -> Group:
     outbox = moment.snapshot.outbox
     up = moment.snapshot.transport == "up"
-    return _pairs(
+    return pairs(
         [
             (moment.broker, Text("up ●" if up else "away ●", "green" if up else "bold red")),
-            ("in the outbox", _number(outbox.verdicts, "bold yellow")),
-            ("arrived", _number(moment.tally.delivered, "bold green")),
-            ("duplicates", _number(moment.counts.duplicates)),
+            ("in the outbox", counted(outbox.verdicts, "bold yellow")),
+            ("arrived", counted(moment.tally.delivered, "bold green")),
+            ("duplicates", counted(moment.counts.duplicates)),
         ]
     )
 
@@ -240,7 +248,7 @@ def _machine(moment: Moment) -> Group:
     name = Text("no usable model", "magenta")
     if model is not None:
         name = Text(f"{model.name} {model.version}", "bold")
-    return _pairs(
+    return pairs(
         [
             ("", name),
             ("sha256", Text(f"{model.sha256[:12]}" if model else "-", "grey62")),
@@ -264,7 +272,7 @@ def _findings(moment: Moment, *, width: int) -> Panel:
         if not roomy:
             del cells[1]
         table.add_row(*cells)
-    return _frame("Last findings", table)
+    return tile("Last findings", table)
 
 
 def finding_cells(graded: Graded) -> list[Text]:
