@@ -10,6 +10,8 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING
 
+from agent.outbox.rows import Rank
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -22,7 +24,10 @@ class Belt:
     def __init__(self, *, live_rows: int) -> None:
         """`live_rows` bounds the rows that wait in memory for the transport."""
         self._live_rows = live_rows
-        self.live: deque[Row] = deque()  # committed a moment ago
+        # Committed a moment ago. A paced transport may need a second for the envelopes of many cameras, and nobody
+        # waits for a good part: all else overtakes them.
+        self.live: deque[Row] = deque()
+        self.live_ok: deque[Row] = deque()
         self.backlog: deque[Row] = deque()  # read from the log
         self.acked: deque[Row] = deque()  # may be deleted
         self.released: deque[Row] = deque()  # not delivered: belongs to the backlog again
@@ -34,10 +39,11 @@ class Belt:
 
     def offer_live(self, rows: Sequence[Row]) -> int:
         """Take the first rows, as many as may travel now, and return how many those are."""
-        room = self._live_rows - len(self.live) if self.is_connected else 0
+        room = self._live_rows - len(self.live) - len(self.live_ok) if self.is_connected else 0
         taken = rows[: max(0, room)]
         if taken:
-            self.live.extend(taken)
+            self.live.extend(row for row in taken if row.rank is not Rank.OK)
+            self.live_ok.extend(row for row in taken if row.rank is Rank.OK)
             self.wake_sender.set()
         return len(taken)
 

@@ -1,9 +1,9 @@
 """The sender thread: publishes rows and lets go of them on acknowledgement only.
 
-Promise: what was just committed goes before what waited, which is marked as a replay; at most the smaller of two
-bounds is in flight; a refused publish is tried again after a jittered, doubling wait; without a connection nothing
-spins and every row goes back to the log. A message may arrive twice, never not at all: consumers drop doubles by the
-verdict's key.
+Promise: what was just committed goes before what waited, which is marked as a replay, and a defect before verdicts that
+are `ok`; at most the smaller of two bounds is in flight; a refused publish is tried again after a jittered, doubling
+wait; without a connection nothing spins and every row goes back to the log. A message may arrive twice, never not at
+all: consumers drop doubles by the verdict's key.
 """
 
 from __future__ import annotations
@@ -102,7 +102,8 @@ class Sender:
     @property
     def is_idle(self) -> bool:
         """Whether the sender has nothing that the writer gave it."""
-        return not (self._in_flight or self._again or self._belt.live or self._belt.backlog)
+        belt = self._belt
+        return not (self._in_flight or self._again or belt.live or belt.live_ok or belt.backlog)
 
     # --- the sender's thread ------------------------------------------------------------------------------------------
 
@@ -157,7 +158,7 @@ class Sender:
         self._loose.clear()
         self._in_flight = 0
         rows = [flight.row for flight in flights if flight.row is not None]
-        for queue in (self._belt.live, self._belt.backlog):
+        for queue in (self._belt.live, self._belt.live_ok, self._belt.backlog):
             while queue:
                 rows.append(queue.popleft())
         self._belt.released.extend(rows)
@@ -210,8 +211,10 @@ class Sender:
             return _Flight(None, topic, payload, now_ns, [])
         if self._again:
             return self._again.popleft()
-        if self._belt.live:
-            row = self._belt.live.popleft()
+        for live in (self._belt.live, self._belt.live_ok):
+            if not live:
+                continue
+            row = live.popleft()
             return _Flight(row, row.stream.topic, row.payload, now_ns, [])
         if self._belt.backlog:
             row = self._belt.backlog.popleft()
@@ -232,7 +235,8 @@ class Sender:
 
     def _wait_s(self, now_ns: int) -> float:
         waits = [_IDLE_S]
-        has_work = bool(self._again or self._belt.live or self._belt.backlog or self._loose)
+        belt = self._belt
+        has_work = bool(self._again or belt.live or belt.live_ok or belt.backlog or self._loose)
         if has_work and now_ns < self._retry_ns:
             waits.append((self._retry_ns - now_ns) / _NS_PER_S)
         if self._in_flight:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from agent.outbox.belt import Belt
@@ -53,6 +53,18 @@ def test_live_messages_go_before_the_backlog_which_is_marked() -> None:
     assert bench.delivered() == [(3, False), (4, False), (1, True), (2, True)]
     bench.sender.step()
     assert [row.id for row in bench.belt.acked] == [3, 4, 1, 2]
+
+
+def test_a_defect_overtakes_good_parts_that_were_committed_before_it() -> None:
+    bench = make_bench(MemoryTransport(max_in_flight=2, auto_ack=False))
+    good = [replace(row, rank=Rank.OK) for row in rows([0, 1, 2])]
+    assert bench.belt.offer_live([*good, *rows([3])]) == 4
+    assert bench.belt.offer_live(rows([4])) == 1
+    for _ in range(3):
+        bench.sender.step()
+        bench.transport.acknowledge(2)
+    assert [seq for seq, _ in bench.delivered()] == [3, 4, 0, 1, 2]
+    assert bench.belt.offer_live([*rows(range(5)), *good]) == 8
 
 
 def test_no_more_than_the_smaller_bound_is_in_flight() -> None:
