@@ -6,7 +6,9 @@ The inputs cover the region, boxes come back to where they were, bytes do not de
 from __future__ import annotations
 
 import itertools
+from typing import TYPE_CHECKING, Literal
 
+import cv2
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +16,9 @@ from hypothesis import strategies as st
 from agent import preprocess
 from agent.preprocess import Preprocessor
 from agent.records import Box, Geometry
+
+if TYPE_CHECKING:
+    from agent.records import Pixels
 
 SIDES = st.integers(4, 256)  # px; at least the largest reduction
 
@@ -138,3 +143,37 @@ def test_the_bytes_do_not_depend_on_what_came_before(
             worker.into(frame, out)
             outs.append(out)
         assert np.array_equal(outs[0], outs[1])
+
+
+def pyramid(frame: Pixels, roi: Box | None, geometry: Geometry) -> Pixels:
+    """The module's promise, literally: whole cells, one area step after the other, one bilinear step at the end."""
+    x, y, w, h = roi or (0, 0, frame.shape[1], frame.shape[0])
+    work = frame[y : y + h, x : x + w].copy()
+    while work.shape[0] // 2 >= geometry.height and work.shape[1] // 2 >= geometry.width:
+        cells = work[: work.shape[0] // 2 * 2, : work.shape[1] // 2 * 2].astype(np.uint16)
+        quads = cells[::2, ::2] + cells[1::2, ::2] + cells[::2, 1::2] + cells[1::2, 1::2]
+        work = ((quads + 2) >> 2).astype(np.uint8)
+    if work.shape[:2] == (geometry.height, geometry.width):
+        return work
+    return cv2.resize(work, (geometry.width, geometry.height), interpolation=cv2.INTER_LINEAR).astype(np.uint8)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 3]), st.data(), st.integers(0, 2**32 - 1))
+def test_whole_parts_are_bit_for_bit_means_of_four_then_one_bilinear_step(
+    height: int, width: int, channels: Literal[1, 3], data: st.DataObject, seed: int
+) -> None:
+    geometry = Geometry(mode="whole", height=height, width=width, channels=channels)
+    frame_h, frame_w = data.draw(st.integers(height, 300)), data.draw(st.integers(width, 300))
+    roi = None
+    if data.draw(st.booleans()):
+        w, h = data.draw(st.integers(width, frame_w)), data.draw(st.integers(height, frame_h))
+        roi = (data.draw(st.integers(0, frame_w - w)), data.draw(st.integers(0, frame_h - h)), w, h)
+    rng = np.random.default_rng(seed)
+    larger = rng.integers(0, 256, (frame_h, frame_w + 7, 3)[: 3 if channels == 3 else 2], np.uint8)
+    frame = larger[:, 3:-4] if data.draw(st.booleans()) else np.ascontiguousarray(larger[:, 3:-4])
+
+    out = np.empty((1, height, width, channels), np.uint8)
+    Preprocessor(geometry, roi=roi).into(frame, out)
+
+    assert np.array_equal(out[0] if channels == 3 else out[0, :, :, 0], pyramid(frame, roi, geometry))
