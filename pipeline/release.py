@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from agent.model.manifest import Manifest
     from agent.records import Pixels, Scores
+    from pipeline.dataset import Sample
 
 FLOAT_NAME: Final = "float.onnx"  # the reference for agreement; not part of what a device gets
 REPORT_NAME: Final = "report.html"
@@ -37,6 +38,17 @@ REPORT_NAME: Final = "report.html"
 GOLDEN_COUNT: Final = 120
 GOLDEN_BYTES: Final = 18_200_000  # of pixels, before compression: 120 colour inputs of 224 x 224
 _ZIP_DATE: Final = (1980, 1, 1, 0, 0, 0)
+_SOURCES: Final = (  # what a training's bytes depend on, beside _RECIPES
+    "agent/decision.py",
+    "agent/images.py",
+    "agent/preprocess.py",
+    "pipeline/dataset.py",
+    "pipeline/evaluation/evaluate.py",
+    "pipeline/evaluation/metrics.py",
+    "pipeline/images.py",
+    "pipeline/release.py",
+)
+_RECIPES: Final = "pipeline/training/*.py"
 _LIBRARIES: Final = ("numpy", "onnx", "onnxruntime", "opencv-python-headless", "torch")
 
 
@@ -105,12 +117,20 @@ def cpu_type() -> str:
 
 def code_version() -> str:
     """The package's version and a digest of the sources that training depends on, so that it needs no git."""
-    root = Path(agent.__file__).parent
-    sources = [root / "preprocess.py", root / "decision.py", *sorted((root.parent / "pipeline").glob("*.py"))]
+    root = Path(agent.__file__).parent.parent
     digest = hashlib.sha256()
-    for path in sources:
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    for name in (*_SOURCES, *sorted(path.relative_to(root).as_posix() for path in root.glob(_RECIPES))):
+        digest.update(name.encode() + b"\0" + (root / name).read_bytes() + b"\0")
     return f"kensa {agent.__version__} sources {digest.hexdigest()[:16]}"
+
+
+def labels_sha256(samples: Sequence[Sample]) -> str:
+    """SHA-256 over what the data set's own digest leaves out, in the order of names: group, defect or not, mask."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        mask = sha256(sample.mask_path.read_bytes()) if sample.mask_path is not None else ""
+        digest.update(f"{sample.name}\t{sample.group}\t{int(sample.is_defect)}\t{mask}\n".encode())
+    return digest.hexdigest()
 
 
 def check_out(out: Path) -> None:

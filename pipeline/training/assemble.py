@@ -169,6 +169,7 @@ def _manifest(
         "false_rejects": request.false_rejects,
         "calibration_pictures": len(_spread(task.train, CALIBRATION_PICTURES)),
         "float_sha256": release.sha256(reference),
+        "labels_sha256": release.labels_sha256(dataset.samples),
     }
     return Manifest(
         name=request.name,

@@ -1,0 +1,89 @@
+"""A finished choice on disk: `choice.json`, `card.md`, `card.html`, and `release/` when a candidate is proposed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from agent.errors import OperatorError
+from agent.model.manifest import read as read_manifest
+from pipeline.selection import card
+from pipeline.selection.choose import make_record
+from pipeline.selection.plan import parse_json, to_json
+from pipeline.selection.record import Choice
+from pipeline.selection.registry import CARD_HTML, CARD_MARKDOWN
+
+if TYPE_CHECKING:
+    from pipeline.selection.record import Entry
+    from pipeline.selection.registry import Registry
+
+CHOICE: Final = "choice.json"
+RELEASE: Final = "release"
+
+
+def write_choice(choice: Choice, folder: Path) -> Choice:
+    """Write the choice below `folder`; what is returned and written names releases by where they lie from there."""
+    release = folder / RELEASE
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if release.exists():
+            shutil.rmtree(release)
+        if choice.proposed is not None:
+            shutil.copytree(choice.proposed.release, release)
+        manifest = read_manifest(release) if choice.proposed is not None else None
+        kept = choice.model_copy(
+            update={
+                "assessments": tuple(
+                    one.model_copy(
+                        update={"release": RELEASE if i == choice.chosen else _from(folder, Path(one.release))}
+                    )
+                    for i, one in enumerate(choice.assessments)
+                )
+            }
+        )
+        (folder / CARD_MARKDOWN).write_text(card.markdown(kept, manifest), encoding="utf-8")
+        (folder / CARD_HTML).write_text(card.html(kept, manifest), encoding="utf-8")
+        (folder / CHOICE).write_bytes(to_json(kept))  # last: with it the result is there
+    except OSError as error:
+        raise OperatorError(f"{folder} cannot be written: {error.strerror}.") from error
+    return kept
+
+
+def _from(folder: Path, release: Path) -> str:
+    if release.is_relative_to(folder):
+        return release.relative_to(folder).as_posix()
+    return "/".join(release.parts[-3:])
+
+
+def read_choice(folder: Path) -> Choice:
+    """Read `choice.json`. Raises OperatorError, PlanError."""
+    path = folder / CHOICE
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise OperatorError(
+            f"{path}: {error.strerror}. It is the result of a search or of a job that chooses."
+        ) from error
+    return parse_json(Choice, data, str(path))
+
+
+def register(
+    registry: Registry,
+    folder: Path,
+    *,
+    by: str,
+    why: str,
+    dataset_uri: str | None = None,
+    trigger: str | None = None,
+) -> Entry | None:
+    """Keep the proposed candidate of the result in `folder`, Pending, with its card; None when none is proposed.
+
+    To register the same result again changes nothing. Raises RegistryError, IntegrityError, StorageError.
+    """
+    choice = read_choice(folder)
+    if choice.chosen is None:
+        return None
+    record = make_record(choice, choice.chosen, folder / RELEASE, dataset_uri=dataset_uri, trigger=trigger)
+    pages = {name: (folder / name).read_text(encoding="utf-8") for name in (CARD_MARKDOWN, CARD_HTML)}
+    return registry.add(record, folder / RELEASE, by=by, why=why, cards=pages)

@@ -1,0 +1,83 @@
+"""A plan and a data set in, a release out: the one training of searches, jobs and reproductions.
+
+Needs torch. The head and the epochs that a plan leaves open follow from the data, as for `kensa train`.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING
+
+from pipeline.dataset import Dataset, DatasetError
+from pipeline.selection.plan import PlanError, TrainingPlan
+from pipeline.training.choice import EPOCHS, choose_head
+from pipeline.training.recipe import Parameters
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from agent.model.manifest import Manifest
+    from pipeline.release import Files
+    from pipeline.training.recipe import Progress
+
+
+def check_data(plan: TrainingPlan, data: Path) -> Dataset:
+    """Load the data set. Raises DatasetError when it is not the one that the plan names."""
+    dataset = Dataset.load(data)
+    if plan.dataset_digest not in {None, dataset.digest}:
+        raise DatasetError(
+            f"{data} has the digest {dataset.digest[:12]}, the plan was made for {str(plan.dataset_digest)[:12]}. Give "
+            "the data set version that the plan names, or plan again."
+        )
+    return dataset
+
+
+def train(plan: TrainingPlan, data: Path, *, progress: Progress, training_job: str | None = None) -> Files:
+    """Train. Raises DatasetError, PlanError, OperatorError."""
+    # libgomp reads this when torch is loaded. Waiting threads must sleep: spinning halves a shared machine's speed.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    from pipeline.training.assemble import Request, build  # noqa: PLC0415 - loads torch
+
+    head = plan.head or choose_head(check_data(plan, data))
+    parameters = plan.parameters if "epochs" in plan.parameters else {**plan.parameters, "epochs": EPOCHS[head]}
+    request = Request(
+        data=data,
+        name=plan.name,
+        version=plan.version,
+        parameters=plan.model_copy(update={"parameters": parameters}).settings(),
+        geometry=plan.geometry,
+        head=head,
+        target_cpu=plan.target_cpu,
+        false_rejects=plan.false_rejects,
+    )
+    files = build(request, progress=progress)
+    if training_job is None:
+        return files
+    lineage = files.manifest.lineage.model_copy(update={"training_job": training_job})
+    return replace(files, manifest=files.manifest.model_copy(update={"lineage": lineage}))
+
+
+def plan_of(manifest: Manifest) -> TrainingPlan:
+    """The plan that made a release, from its lineage. Raises PlanError when the lineage lacks something."""
+    lineage = manifest.lineage
+    known = {field.name for field in fields(Parameters)}
+    lacking = sorted(
+        {"net", "epochs", "batch", "learning_rate", "threads", "geometry", "head"} - set(lineage.parameters)
+    )
+    if lacking:
+        raise PlanError(
+            f"the lineage of {manifest.name} {manifest.version} lacks {', '.join(lacking)}: it was not made by "
+            "`kensa train` and cannot be made again."
+        )
+    given = lineage.parameters
+    return TrainingPlan(
+        name=manifest.name,
+        version=manifest.version,
+        dataset_digest=lineage.dataset_sha256,
+        parameters={key: value for key, value in given.items() if key in known},
+        geometry=given["geometry"],
+        head=given["head"],
+        target_cpu=given.get("target_cpu", "any"),
+        false_rejects=given.get("false_rejects"),
+    )
