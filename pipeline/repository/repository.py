@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from pipeline.repository.keys import KeyRing
     from pipeline.repository.staging import Staged
+    from pipeline.repository.store import Store
 
 UTC_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"  # as agent.fetch.trust reads signed_utc
 _RENEW: Final = 1 / 3  # of a role's life left: `publish` signs it again
@@ -51,11 +52,11 @@ def _utc() -> dt.datetime:
 class Repository:
     """One repository and its keys. Methods raise OperatorError and ReleaseError with the remedy in the text."""
 
-    def __init__(self, keys: KeyRing, *, now: Callable[[], dt.datetime] = _utc) -> None:
-        """Open what `create` made."""
+    def __init__(self, keys: KeyRing, *, now: Callable[[], dt.datetime] = _utc, store: Store | None = None) -> None:
+        """Open what `create` made. `store` writes to the repository in place of the one that its address gives."""
         self.keys = keys
         self._now = now
-        self._store = open_store(keys.file.repository)
+        self._store = store or open_store(keys.file.repository)
         self._folder = keys.folder / "metadata"
         self.staging = Staging(keys.folder / "staged")
         self._loaded: dict[str, Metadata[Any]] = {}
