@@ -1,0 +1,137 @@
+"""What the line collected, read back: picture and sidecar of each kept frame, in a folder or a bucket.
+
+Promise: what comes out of `scan` was written by an agent for the place where it lies, names its picture by digest, and
+is there once for each verdict. What is not is left out and told in `problems`: a hostile or damaged object must not
+stop the cycle, and must not get into a data set either. Pictures are checked when they are read (`picture`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from agent.errors import FrameError, MessageError
+from agent.images import MAX_IMAGE_BYTES, inspect
+from agent.wire.collected import ROOT, Collected, collected_stem, decode_collected
+from pipeline.cloud.storage import ObjectMissingError, ObjectTooLargeError
+from pipeline.dataset import DatasetError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from agent.records import Verdict
+    from pipeline.cloud.storage import Storage
+
+SIDECAR: Final = ".json"
+MAX_SIDECAR_BYTES: Final = 16 * 1024
+MAX_OBJECTS: Final = 1_000_000  # of one scan
+_READERS: Final = 8  # threads; a bucket answers in tens of milliseconds
+_CHUNK: Final = 1_024
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One kept frame."""
+
+    path: str  # of the picture, in its storage
+    sidecar: Collected
+    verdict: Verdict  # what the sidecar holds
+
+    @property
+    def key(self) -> str:
+        """The verdict's: line/camera/boot_epoch/seq."""
+        return self.verdict.key
+
+    @property
+    def stem(self) -> str:
+        """What a picture's file is called without its suffix."""
+        return self.path.rpartition("/")[2].rpartition(".")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """Everything usable, in the order of the paths, and why the rest is not."""
+
+    kept: tuple[Kept, ...]
+    problems: tuple[str, ...]
+
+
+def scan(storage: Storage, *, site: str | None = None) -> Scan:
+    """Read all sidecars, of one site or of all. Raises StorageError; DatasetError for more than MAX_OBJECTS."""
+    prefix = f"{ROOT}/" if site is None else f"{ROOT}/site={site}/"
+    sidecars: list[str] = []
+    pictures: set[str] = set()
+    for number, stored in enumerate(storage.list(prefix)):
+        if number >= 2 * MAX_OBJECTS:
+            raise DatasetError(f"{storage.uri}: more than {MAX_OBJECTS:,} collected frames; give one site, or tidy up.")
+        if stored.key.endswith(SIDECAR):
+            sidecars.append(stored.key)
+        else:
+            pictures.add(stored.key)
+    kept: dict[str, Kept] = {}
+    ambiguous: set[str] = set()
+    problems: list[str] = []
+    for found in side_by_side(lambda key: _one(storage, key, pictures), sidecars):
+        if isinstance(found, str):
+            problems.append(found)
+            continue
+        other = kept.setdefault(found.key, found)
+        if other.sidecar.image.sha256 != found.sidecar.image.sha256:
+            ambiguous.add(found.key)
+            problems.append(f"{found.path} and {other.path} are different pictures of the verdict {found.key}")
+    usable = sorted((k for k in kept.values() if k.key not in ambiguous), key=lambda k: k.path)
+    return Scan(tuple(usable), tuple(sorted(problems)))
+
+
+def _one(storage: Storage, key: str, pictures: set[str]) -> Kept | str:
+    """What a sidecar says, or what is wrong with it."""
+    try:
+        sidecar = decode_collected(storage.read(key, limit=MAX_SIDECAR_BYTES))
+        verdict = sidecar.verdict.verdict()
+        stem = collected_stem(sidecar.site, verdict)
+    except (ObjectMissingError, ObjectTooLargeError, MessageError) as error:
+        return f"{key}: {error}"
+    path = f"{stem}.{sidecar.image.format}"
+    if key != stem + SIDECAR:
+        return f"{key} is the sidecar of another place, {stem}{SIDECAR}"
+    if path not in pictures:
+        return f"{key} has no picture {path}"
+    if sidecar.crop is not None and sidecar.crop[2:] != (sidecar.image.width, sidecar.image.height):
+        return f"{key}: the crop {list(sidecar.crop)} has not the size of the picture"
+    return Kept(path, sidecar, verdict)
+
+
+def picture(storage: Storage, kept: Kept) -> bytes:
+    """Return the encoded picture, checked against the sidecar. Raises DatasetError, StorageError."""
+    image = kept.sidecar.image
+    try:
+        data = storage.read(kept.path, limit=min(image.bytes, MAX_IMAGE_BYTES))
+    except ObjectTooLargeError as error:
+        raise DatasetError(f"{kept.path} is longer than the {image.bytes:,} bytes of its sidecar.") from error
+    if len(data) != image.bytes or hashlib.sha256(data).hexdigest() != image.sha256:
+        raise DatasetError(f"{kept.path} is not the picture that its sidecar names (length or sha256 differ).")
+    try:
+        header = inspect(data)
+    except FrameError as error:
+        raise DatasetError(f"{kept.path}: {error.detail}.") from error
+    kind = {"jpeg": "jpg"}.get(header.kind, header.kind)
+    if (kind, header.width, header.height) != (image.format, image.width, image.height):
+        raise DatasetError(
+            f"{kept.path} is a {kind} of {header.width}x{header.height} px; its sidecar says {image.format} of "
+            f"{image.width}x{image.height} px."
+        )
+    return data
+
+
+def side_by_side(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Yield `work(item)` in the order of `items`, several at a time: waiting for a bucket is most of it."""
+    source = iter(items)
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="storage-reader") as pool:
+        while chunk := list(itertools.islice(source, _CHUNK)):
+            yield from pool.map(work, chunk)

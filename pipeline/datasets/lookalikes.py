@@ -1,0 +1,106 @@
+"""Near-duplicates: which pictures show the same thing, found by a perceptual hash, without comparing all with all.
+
+The hash is a difference hash of 256 bits: bit (y, x) says whether cell x of row y is brighter than its left neighbour,
+on a 16 x 17 grid of area means. Light that rises or falls as a whole, JPEG, a resize and a shift of a pixel change few
+of its bits.
+
+A camera on a line always looks at the same scene, so most bits may say the same of every part, and pictures of
+different parts would count as near. Hence only those bits are compared that differ from part to part: of each view (a
+camera of a line) the bits that are neither nearly always set nor nearly never. Two pictures are near-duplicates when
+at most `MAX_SHARE` of these bits differ. A view in which fewer than `MIN_BITS` bits say anything is left alone: there
+the hash cannot tell parts apart, and equal bytes, part ids and capture times must do.
+
+Candidates are the pictures of a view that agree in one of `BANDS` bands of the compared bits (locality-sensitive
+hashing); each candidate pair is then compared. A bucket larger than `_BUCKET` is compared with its first picture and
+along its order only, which keeps the work linear and finds true copies all the same.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final
+
+import cv2
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy.typing as npt
+
+    from agent.records import Pixels
+
+    Bits = npt.NDArray[np.uint8]
+    Rows = npt.NDArray[np.int64]
+
+SIDE: Final = 16  # cells; SIDE * SIDE bits
+HASH_BYTES: Final = SIDE * SIDE // 8
+MAX_SHARE: Final = 0.12  # of the compared bits that may differ
+MIN_BITS: Final = 48  # compared bits; of fewer, chance agrees too often (0.5 ** 48 * comb(48, <= 5) is 7e-9)
+_INFORMATIVE: Final = 0.1  # a bit speaks when between this share and the rest of a view's pictures have it set
+_MIN_PICTURES: Final = 16  # of a view, to know which bits speak; below, all do
+BANDS: Final = 16
+_MAX_BAND_BITS: Final = 16
+_BUCKET: Final = 64
+
+
+def fingerprint(pixels: Pixels) -> bytes:
+    """Return the hash, HASH_BYTES bytes, of a picture [H, W] or [H, W, 3] BGR uint8."""
+    grey = pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)  # noqa: PLR2004 - mono
+    # In float: the differences of a smooth surface are below one grey level. Small pictures are enlarged first.
+    cells = cv2.resize(grey.astype(np.float32), (SIDE + 1, SIDE), interpolation=cv2.INTER_AREA)
+    return np.packbits(cells[:, 1:] > cells[:, :-1]).tobytes()
+
+
+def near_duplicates(fingerprints: Sequence[bytes], views: Sequence[str]) -> list[tuple[int, int]]:
+    """Return pairs (i, j), i < j, of near-duplicates that connect every group of them; sorted.
+
+    `views[i]` is the camera that took picture i. The order of the pictures may decide which pairs stand for a large
+    group; give them in an order of their own, such as that of their digests, to get the same groups always.
+    """
+    by_view: dict[str, list[int]] = {}
+    for number, view in enumerate(views):
+        by_view.setdefault(view, []).append(number)
+    found: set[tuple[int, int]] = set()
+    for members in by_view.values():
+        if len(members) > 1:
+            rows = np.array(members, np.int64)
+            packed = np.frombuffer(b"".join(fingerprints[i] for i in members), np.uint8)
+            bits = np.unpackbits(packed.reshape(len(members), HASH_BYTES), axis=1)
+            found.update((int(rows[a]), int(rows[b])) for a, b in _pairs(bits))
+    return sorted(found)
+
+
+def _pairs(bits: Bits) -> set[tuple[int, int]]:
+    if len(bits) >= _MIN_PICTURES:
+        share = bits.mean(axis=0)
+        bits = bits[:, (share >= _INFORMATIVE) & (share <= 1 - _INFORMATIVE)]
+    count = bits.shape[1]
+    if count < MIN_BITS:
+        return set()
+    limit = int(MAX_SHARE * count)
+    found: set[tuple[int, int]] = set()
+    for bucket in _buckets(bits):
+        if len(bucket) <= _BUCKET:
+            first, second = (bucket[side] for side in np.triu_indices(len(bucket), 1))
+        else:
+            first = np.concatenate([np.full(len(bucket) - 1, bucket[0]), bucket[:-1]])
+            second = np.concatenate([bucket[1:], bucket[1:]])
+        near = (bits[first] != bits[second]).sum(axis=1) <= limit
+        found.update(zip(first[near].tolist(), second[near].tolist(), strict=True))
+    return found
+
+
+def _buckets(bits: Bits) -> Iterator[Rows]:
+    """Row numbers, ascending, of those that agree in a band."""
+    count = bits.shape[1]
+    # Neighbouring bits are alike: a band takes bits from all over the picture.
+    width = min(_MAX_BAND_BITS, count // BANDS)
+    for band in range(BANDS):
+        columns = np.arange(band, count, BANDS)[:width]
+        keys = bits[:, columns].astype(np.int64) @ (1 << np.arange(len(columns), dtype=np.int64))
+        order = np.argsort(keys, kind="stable")
+        edges = np.flatnonzero(np.diff(keys[order])) + 1
+        for start, end in pairwise([0, *edges.tolist(), len(order)]):
+            if end - start > 1:
+                yield order[start:end]
