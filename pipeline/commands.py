@@ -60,8 +60,16 @@ def _run(work: Callable[[], int]) -> int:
 
 def train(argv: Sequence[str]) -> int:
     """Run `kensa train`; returns the exit code."""
+    if "--search" in argv:
+        return _run(lambda: _search([word for word in argv if word != "--search"]))
     arguments = _train_parser().parse_args(argv)
     return _run(lambda: _train(arguments))
+
+
+def _search(argv: Sequence[str]) -> int:
+    from pipeline.selection.cli import search  # noqa: PLC0415
+
+    return search(argv)
 
 
 def _train_parser() -> argparse.ArgumentParser:
@@ -98,6 +106,7 @@ def _train_parser() -> argparse.ArgumentParser:
     add("--version", default="0.1.0", help="semantic version of the release")
     add("--compare-to", type=Path, metavar="RELEASE_DIR", help="report how the new release differs from that one")
     add("--json", action="store_true", help="print the figures as one JSON object")
+    add("--search", action="store_true", help="train several and choose one: see kensa train --search --help")
     return parser
 
 

@@ -104,8 +104,8 @@ def _use(manifest: Manifest) -> _Section:
             (
                 f"Judges pictures of parts like those of its data set as one of {', '.join(manifest.classes)}; "
                 f"{', '.join(manifest.defects) or 'none'} are defects. Input: {geometry.mode}, {geometry.height}×"
-                f"{geometry.width}×{geometry.channels}. It runs on a line under Kensa's agent, which tries it beside the "
-                "running model before it decides, and routes what it is unsure of to a person."
+                f"{geometry.width}×{geometry.channels}. It runs on a line under Kensa's agent, which tries it beside "
+                "the running model before it decides, and routes what it is unsure of to a person."
             ),
             (
                 "Not for other products, cameras or light than its slices show, and not as the only safeguard where a "
@@ -148,9 +148,9 @@ def _comparison(one: Assessment, comparison: Comparison) -> _Section:
             f"{comparison.data} ({comparison.dataset_digest[:_SHOWN_DIGITS]})."
         ),
         (
-            f"A slice passes when its interval (Tango's score interval for pairs, {100 * comparison.level:g} % one-sided, "
-            f"corrected for {comparison.candidates} candidates) does not reach below its margin. The margin follows from "
-            "the size of the slice and the champion's errors in it."
+            f"A slice passes when its interval (Tango's score interval for pairs, {100 * comparison.level:g} % "
+            f"one-sided, corrected for {comparison.candidates} candidates) does not reach below its margin. The margin "
+            "follows from the size of the slice and the champion's errors in it."
         ),
         *(_figure_line(figure) for figure in comparison.figures),
     )

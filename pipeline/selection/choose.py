@@ -16,12 +16,10 @@ from typing import TYPE_CHECKING
 
 from agent.errors import KensaError, OperatorError
 from agent.model.manifest import MODEL_NAME
-from agent.model.manifest import read as read_manifest
 from pipeline.selection.compare import compare
 from pipeline.selection.judged import Pictures, judge
 from pipeline.selection.policy import Policy
-from pipeline.selection.record import Assessment, Choice, Decision, Record
-from pipeline.selection.registry import artifacts_of, utc_now
+from pipeline.selection.record import Assessment, Choice
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -197,41 +195,3 @@ def _summary(assessments: list[Assessment], chosen: int | None) -> str:
         return f"None of {len(assessments)} candidates is proposed."
     one = assessments[chosen]
     return f"{one.name} {one.version} ({one.model_sha256[:12]}, seed {one.seed}) is proposed. {one.reasons[0]}"
-
-
-def make_record(
-    choice: Choice,
-    index: int,
-    release: Path,
-    *,
-    dataset_uri: str | None = None,
-    trigger: str | None = None,
-    created_utc: str | None = None,
-) -> Record:
-    """The registry's record of the candidate `choice.assessments[index]`, whose release folder is `release`.
-
-    Raises ChoiceError when the folder holds another model.
-    """
-    assessment, manifest = choice.assessments[index], read_manifest(release)
-    if manifest.files[MODEL_NAME].sha256 != assessment.model_sha256:
-        raise ChoiceError(f"{release} does not hold the model {assessment.model_sha256[:12]} that was judged.")
-    return Record(
-        name=manifest.name,
-        version=manifest.version,
-        model_sha256=assessment.model_sha256,
-        dataset_digest=manifest.lineage.dataset_sha256,
-        dataset_uri=dataset_uri,
-        parameters=manifest.lineage.parameters,
-        seed=manifest.lineage.seed,
-        metrics=manifest.metrics,
-        slices=assessment.comparisons[0].slices if assessment.comparisons else (),
-        comparison=assessment.comparisons,
-        decision=Decision(
-            outcome="proposed" if choice.chosen == index else "refused",
-            reasons=assessment.reasons if choice.chosen == index else (*assessment.reasons, *choice.reasons[:1]),
-        ),
-        lineage=manifest.lineage,
-        artifacts=artifacts_of(release),
-        created_utc=created_utc or utc_now(),
-        trigger=trigger,
-    )

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from agent.errors import OperatorError
+from agent.model.manifest import MODEL_NAME
 from agent.model.manifest import read as read_manifest
 from pipeline.selection import card
-from pipeline.selection.choose import make_record
 from pipeline.selection.plan import parse_json, to_json
-from pipeline.selection.record import Choice
-from pipeline.selection.registry import CARD_HTML, CARD_MARKDOWN
+from pipeline.selection.record import Choice, Decision, Record
+from pipeline.selection.registry import CARD_HTML, CARD_MARKDOWN, artifacts_of, utc_now
 
 if TYPE_CHECKING:
     from pipeline.selection.record import Entry
@@ -66,6 +66,44 @@ def read_choice(folder: Path) -> Choice:
             f"{path}: {error.strerror}. It is the result of a search or of a job that chooses."
         ) from error
     return parse_json(Choice, data, str(path))
+
+
+def make_record(
+    choice: Choice,
+    index: int,
+    release: Path,
+    *,
+    dataset_uri: str | None = None,
+    trigger: str | None = None,
+    created_utc: str | None = None,
+) -> Record:
+    """The registry's record of the candidate `choice.assessments[index]`, whose release folder is `release`.
+
+    Raises OperatorError when the folder holds another model.
+    """
+    assessment, manifest = choice.assessments[index], read_manifest(release)
+    if manifest.files[MODEL_NAME].sha256 != assessment.model_sha256:
+        raise OperatorError(f"{release} does not hold the model {assessment.model_sha256[:12]} that was judged.")
+    return Record(
+        name=manifest.name,
+        version=manifest.version,
+        model_sha256=assessment.model_sha256,
+        dataset_digest=manifest.lineage.dataset_sha256,
+        dataset_uri=dataset_uri,
+        parameters=manifest.lineage.parameters,
+        seed=manifest.lineage.seed,
+        metrics=manifest.metrics,
+        slices=assessment.comparisons[0].slices if assessment.comparisons else (),
+        comparison=assessment.comparisons,
+        decision=Decision(
+            outcome="proposed" if choice.chosen == index else "refused",
+            reasons=assessment.reasons if choice.chosen == index else (*assessment.reasons, *choice.reasons[:1]),
+        ),
+        lineage=manifest.lineage,
+        artifacts=artifacts_of(release),
+        created_utc=created_utc or utc_now(),
+        trigger=trigger,
+    )
 
 
 def register(

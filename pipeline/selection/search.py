@@ -96,6 +96,11 @@ def read_settings(path: Path) -> SearchSettings:
         raise PlanError(f"{path} is no YAML: {error}") from error
 
 
+def default_settings() -> SearchSettings:
+    """What is searched without a file: three learning rates, two seeds each."""
+    return SearchSettings(vary={"learning_rate": (2e-3, 4e-3, 8e-3)}, seeds=(0, 1))
+
+
 def plan(settings: SearchSettings) -> list[TrainingPlan]:
     """All trainings at full length: seeds vary fastest, then the last of `vary`'s keys in the order of their names."""
     names = sorted(settings.vary)

@@ -1,0 +1,156 @@
+"""A whole search on this machine: rounds of trainings, the finalists compared with the champion, the result on disk.
+
+    OUT/trainings/LABEL/     one a training, laid out like a SageMaker job
+    OUT/search.json          what was trained, and how each did
+    OUT/choice.json, card.md, card.html, release/    see `result`
+
+Promise: equal settings, data, code, CPU type and libraries give the same choice; a search that was stopped goes on
+where it was; a failed training costs itself only.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from agent.errors import OperatorError
+from pipeline.dataset import Dataset
+from pipeline.selection.children import Trainings
+from pipeline.selection.choose import choose
+from pipeline.selection.plan import Strict, TrainingPlan, to_json
+from pipeline.selection.result import CHOICE, write_choice
+from pipeline.selection.search import plan, rungs
+from pipeline.training.choice import EPOCHS, choose_head
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+    from typing import Any
+
+    from pipeline.selection.children import Finished
+    from pipeline.selection.policy import Objective
+    from pipeline.selection.record import Choice
+    from pipeline.selection.search import Rung, SearchSettings
+    from pipeline.training.recipe import Progress
+
+REPORT: Final = "search.json"
+TRAININGS: Final = "trainings"
+
+
+class SearchError(OperatorError):
+    """No training of a round succeeded; the text says why the first one failed."""
+
+
+class Training(Strict):
+    """One line of the search's report."""
+
+    round: int
+    label: str  # folder below trainings/
+    plan: TrainingPlan
+    objective: float | None = None
+    failure: str = ""
+    duration_s: float = 0.0
+    found: bool = False  # from an earlier search
+    survived: bool = False
+
+
+class Report(Strict):
+    """`search.json`."""
+
+    trainings: tuple[Training, ...]
+
+    @property
+    def failed(self) -> tuple[Training, ...]:
+        """Those that gave no release."""
+        return tuple(one for one in self.trainings if one.failure)
+
+
+def prepared(settings: SearchSettings, data: Path) -> SearchSettings:
+    """The settings with what they leave open filled in from the data: its digest, head and epochs."""
+    dataset = Dataset.load(data)
+    if settings.dataset_digest not in {None, dataset.digest}:
+        raise OperatorError(
+            f"{data} has the digest {dataset.digest[:12]}, the search is for {str(settings.dataset_digest)[:12]}."
+        )
+    head = settings.head or choose_head(dataset)
+    base = {"epochs": EPOCHS[head], **settings.base}
+    return settings.model_copy(update={"dataset_digest": dataset.digest, "head": head, "base": base})
+
+
+def objective_of(metrics: Mapping[str, Any], objective: Objective) -> float:
+    """The objective from a manifest's int8 figures; what cannot be had counts as 0."""
+    figures = metrics.get("int8", {})
+    if objective != "balanced":
+        return float(figures.get(objective) or 0.0)
+    if "escape_rate" in figures and "false_reject_rate" in figures:
+        return 1.0 - (float(figures["escape_rate"]) + float(figures["false_reject_rate"])) / 2.0
+    return float(figures.get("accuracy") or 0.0)
+
+
+def run(
+    settings: SearchSettings,
+    data: Path,
+    out: Path,
+    champion: Path | None,
+    *,
+    anchors: Sequence[Path] = (),
+    progress: Progress,
+) -> tuple[Choice, Report]:
+    """Search and choose. Raises OperatorError, SearchError, DatasetError, ReleaseError for the champion."""
+    settings = prepared(settings, data)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / CHOICE).unlink(missing_ok=True)  # of an earlier search: this one has not chosen yet
+    trainings = Trainings(out / TRAININGS, data, workers=settings.workers, timeout_s=settings.timeout_s)
+    survivors = plan(settings)
+    rounds = rungs(len(survivors), settings.halving)
+    done: list[Training] = []
+    finalists: list[Path] = []
+    for number, rung in enumerate(rounds):
+        last = number + 1 == len(rounds)
+        keep = len(survivors) if last else rounds[number + 1].trainings
+        found = _round(trainings, survivors, rung, f"round {number + 1}/{len(rounds)}", progress)
+        ranked = _ranked(found, settings.policy.objective)
+        survivors = [whole for whole, _ in ranked[:keep]]
+        kept = {finished.plan.digest for _, finished in ranked[:keep]}
+        done += [_line(number + 1, one, settings.policy.objective, kept) for _, one in found]
+        (out / REPORT).write_bytes(to_json(Report(trainings=tuple(done))))
+        if not ranked:
+            raise SearchError(f"no training succeeded. The first one: {done[-len(found)].failure}")
+        finalists = [one.folder for _, one in ranked if one.folder is not None]
+    choice = choose(finalists, champion, data, settings.policy, anchors=anchors, progress=progress)
+    return write_choice(choice, out), Report(trainings=tuple(done))
+
+
+def _round(
+    trainings: Trainings, plans: Sequence[TrainingPlan], rung: Rung, name: str, progress: Progress
+) -> list[tuple[TrainingPlan, Finished]]:
+    """Train; pairs of the whole plan and what became of its shortened one, in the plans' order."""
+    short = {rung.shortened(whole).digest: whole for whole in plans}
+    finished: dict[str, Finished] = {}
+    for count, one in enumerate(trainings.run([rung.shortened(whole) for whole in short.values()]), start=1):
+        finished[one.plan.digest] = one
+        progress(name, count, len(short), f"{one.plan.label}: {one.failure}" if one.failure else one.plan.label)
+    return [(whole, finished[digest]) for digest, whole in short.items()]
+
+
+def _ranked(
+    found: Sequence[tuple[TrainingPlan, Finished]], objective: Objective
+) -> list[tuple[TrainingPlan, Finished]]:
+    """The successful ones, the best first; ties by digest."""
+    good = [(whole, one) for whole, one in found if one.manifest is not None]
+    return sorted(
+        good,
+        key=lambda pair: (-objective_of(pair[1].manifest.metrics, objective), pair[0].digest),  # type: ignore[union-attr]
+    )
+
+
+def _line(number: int, one: Finished, objective: Objective, kept: set[str]) -> Training:
+    return Training(
+        round=number,
+        label=one.plan.label,
+        plan=one.plan,
+        objective=None if one.manifest is None else objective_of(one.manifest.metrics, objective),
+        failure=one.failure,
+        duration_s=round(one.duration_s, 1),
+        found=one.found,
+        survived=one.plan.digest in kept,
+    )
