@@ -107,10 +107,26 @@ def histogram(tally: Tally) -> list[tuple[str, int]]:
     return [(labels[i], counts[i]) for i in range(filled[0], filled[-1] + 1)] if filled else []
 
 
+def graded_values(tally: Tally) -> dict[str, Any]:
+    """Return what the verdicts said, what they are worth, and how soon they came."""
+    found, defective = tally.caught()
+    return {
+        "outcomes": {str(outcome): tally.outcomes[outcome] for outcome in Outcome},
+        "defective": defective,
+        "found": found,
+        "escapes": tally.findings[Finding.ESCAPE],
+        "false_rejects": tally.findings[Finding.FALSE_REJECT],
+        "set_aside": tally.findings[Finding.ASIDE],
+        "found_by_difficulty": {d: list(tally.caught(d)) for d in DIFFICULTIES},
+        "latency_p50_ms": _rounded(tally.latency_ms(0.50)),
+        "latency_p99_ms": _rounded(tally.latency_ms(0.99)),
+        "latency_histogram": dict(histogram(tally)),
+    }
+
+
 def to_json(result: Result) -> dict[str, Any]:
     """Return the report as one JSON object."""
     tally, model = result.tally, result.model
-    found, defective = tally.caught()
     dropped: dict[str, int] = {}
     for camera in result.snapshot.cameras:
         for reason, number in camera.accounting.dropped.items():
@@ -127,16 +143,7 @@ def to_json(result: Result) -> dict[str, Any]:
         "duplicates": result.counts.duplicates,
         "replayed": result.counts.replayed,
         "frames_lost": result.captured - result.dropped - result.counts.unique,
-        "outcomes": {str(outcome): tally.outcomes[outcome] for outcome in Outcome},
-        "defective": defective,
-        "found": found,
-        "escapes": tally.findings[Finding.ESCAPE],
-        "false_rejects": tally.findings[Finding.FALSE_REJECT],
-        "set_aside": tally.findings[Finding.ASIDE],
-        "found_by_difficulty": {d: list(tally.caught(d)) for d in DIFFICULTIES},
-        "latency_p50_ms": _rounded(tally.latency_ms(0.50)),
-        "latency_p99_ms": _rounded(tally.latency_ms(0.99)),
-        "latency_histogram": dict(histogram(tally)),
+        **graded_values(tally),
         "frames_per_s": round(result.judged / result.seconds, 2) if result.seconds else 0.0,
         "cpu_cores": round(result.cores, 3),
         "rss_mb": round(result.snapshot.process.rss_bytes / 1e6, 1),
@@ -278,7 +285,7 @@ def recall_table(tally: Tally) -> Table:
     return table
 
 
-def latency_bars(tally: Tally) -> Table:
+def latency_bars(tally: Tally, *, title: str = "Exposure to decision") -> Table:
     """The latency histogram."""
     classes = histogram(tally)
     top = max((number for _, number in classes), default=1)
@@ -286,7 +293,7 @@ def latency_bars(tally: Tally) -> Table:
     table.add_column(justify="right", no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
-    table.add_row("", Text("Exposure to decision", "bold"), "")
+    table.add_row("", Text(title, "bold"), "")
     for label, number in classes:
         table.add_row(Text(label, "grey62"), _bar(number / top, 12, "cyan"), f"{number:,}")
     return table

@@ -1,0 +1,202 @@
+"""Everything around the component, composed: broker, subscriber, camera, releases, nucleus, and what is deployed.
+
+Start order: broker, subscriber, camera, repository, components, nucleus; the deployment last. The way out is the same
+backwards. What is deployed is the project's own recipe; the first deployment's configuration is written beside the
+report, as a person would give it to scripts/deploy.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
+
+import yaml
+
+from agent.errors import OperatorError
+from greengrass.packaging import contents
+from greengrass.packaging.build import INSPECTOR, MODEL
+from simulator.broker import AnyBroker, open_broker
+from simulator.demo.plant import DEFAULT_RELEASE, FIRST_RELEASE
+from simulator.demo_greengrass import reading
+from simulator.demo_greengrass.camera import LineCamera
+from simulator.demo_greengrass.catalogue import LIMITS, SITE, Catalogue, Offer, plan
+from simulator.demo_greengrass.packing import Packer, check_python
+from simulator.demo_greengrass.updates import Updates
+from simulator.nucleus import Deployment, Habits, Nucleus
+from simulator.shadow import ShadowService
+from simulator.subscriber import Subscriber
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Future
+
+    from simulator.demo_greengrass.reading import Reading
+    from simulator.nucleus.deployment import Outcome
+    from simulator.nucleus.limits import Mode
+
+THING: Final = "demo-thing"
+INSPECTION: Final = "main"  # the recipe's
+CAMERA: Final = "cam1"  # the recipe's
+VERSION: Final = "1.0.0"  # of com.kensa.Inspector
+CONFIG_NAME: Final = "deployment.yaml"
+NUCLEUS_NAME: Final = "nucleus"
+_PATIENCE_S: Final = "110"  # of com.kensa.Model
+_CAMERA_PX: Final = (1920, 1080)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a person may choose."""
+
+    mode: Mode
+    seconds: float = 90.0
+    fps: float = 30.0
+    seed: int = 1
+    broker: Literal["auto", "mosquitto", "amqtt"] = "auto"
+    out: Path = Path("out/demo-greengrass")
+
+
+class Site:
+    """A running site; use as a context manager, which starts everything but the component."""
+
+    broker: AnyBroker
+    subscriber: Subscriber
+    camera: LineCamera
+    nucleus: Nucleus
+    updates: Updates
+
+    def __init__(self, options: Options, *, progress: Callable[[str], None]) -> None:
+        """Prepare; `progress` is told what is being made ready, in a few words."""
+        self.options = options
+        self._progress = progress
+        self._stack = ExitStack()
+        self._shadows: ShadowService | None = None
+        self._catalogue: Catalogue | None = None
+        self._root = options.out.resolve() / NUCLEUS_NAME
+        self._store = options.out.resolve() / "components"
+
+    def __enter__(self) -> Self:
+        """Start all that is around the component. Raises a KensaError."""
+        with ExitStack() as stack:
+            check_python()
+            self._prepare_folder()
+            self._progress("starting the MQTT broker and the independent subscriber")
+            self.broker = open_broker(self.options.broker)
+            stack.enter_context(self.broker)
+            self.subscriber = stack.enter_context(Subscriber(host=self.broker.host, port=self.broker.port))
+            if self.broker.carries_shadows:
+                self._shadows = stack.enter_context(ShadowService(host=self.broker.host, port=self.broker.port))
+            self._progress("rendering the pictures of the line, for a camera that speaks MJPEG")
+            self.camera = stack.enter_context(LineCamera(seed=self.options.seed, fps=self.options.fps))
+            offers = plan(self.options.seconds, has_shadows=self.broker.carries_shadows)
+            self._progress("signing a repository of releases")
+            catalogue = self._catalogue = stack.enter_context(
+                Catalogue(folder=self.options.out / "cloud", better=DEFAULT_RELEASE, offers=offers)
+            )
+            self._pack(catalogue, offers)
+            self._progress(f"starting the simulated nucleus ({self.options.mode})")
+            self.nucleus = stack.enter_context(self._open_nucleus())
+            self.nucleus.wait_online()
+            self.updates = Updates(
+                offers=offers, id_of=catalogue.id_of, begin=self._begin, seconds=self.options.seconds
+            )
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop everything that is still running."""
+        self._stack.close()
+
+    def deploy(self) -> Outcome:
+        """Deploy com.kensa.Inspector; returns when it judges, or cannot."""
+        return self.nucleus.deploy(self._deployment({INSPECTOR.name: VERSION}, self._configure()), self._store)
+
+    def read(self) -> Reading | None:
+        """Return how the component is, None while it does not answer."""
+        return reading.read(self._root / "work" / INSPECTOR.name / "state", INSPECTION)
+
+    def take_off(self) -> Outcome:
+        """Deploy nothing: the nucleus ends the component with SIGTERM, and it drains."""
+        return self.nucleus.deploy(self._deployment({}, {}), self._store)
+
+    # --- preparation --------------------------------------------------------------------------------------------------
+
+    def _prepare_folder(self) -> None:
+        """Make the folder, and clear what the last demo left. Raises OperatorError for a folder that is not ours."""
+        out = self.options.out
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            if self._root.exists() and not (out / CONFIG_NAME).is_file():
+                raise OperatorError(
+                    f"--out {out} holds a folder {NUCLEUS_NAME!r} that no demo made. Give another folder"
+                )
+            for left in (self._root, self._store):
+                if left.exists():
+                    shutil.rmtree(left)
+        except OSError as error:
+            raise OperatorError(
+                f"--out {out} cannot be used: {error.strerror}. Give a folder that you may write to"
+            ) from error
+
+    def _pack(self, catalogue: Catalogue, offers: tuple[Offer, ...]) -> None:
+        self._progress("building the components of this checkout")
+        with Packer(self._store) as packer:
+            packer.pack(INSPECTOR, VERSION, [*contents.factory_release(FIRST_RELEASE), catalogue.anchor()])
+            for offer in offers:
+                if offer.way == "component":
+                    configuration = {"release": catalogue.id_of(offer), "patience_s": _PATIENCE_S}
+                    packer.pack(MODEL, offer.version, catalogue.carried(offer), configuration)
+
+    def _open_nucleus(self) -> Nucleus:
+        return Nucleus(
+            self.options.mode,
+            root=self._root,
+            broker=(self.broker.host, self.broker.port),
+            thing=THING,
+            # python3 of the components is the one whose libraries they borrow
+            habits=Habits(environment={"PATH": _path_of_this_python()}),
+        )
+
+    def _configure(self) -> dict[str, Any]:
+        """Write what is merged into the recipe's DefaultConfiguration, and return it."""
+        assert self._catalogue is not None  # noqa: S101 - for the type checker: __enter__ made it
+        width, height = _CAMERA_PX
+        camera = {"kind": "mjpeg", "url": self.camera.url, "width": str(width), "height": str(height)}
+        tree: dict[str, Any] = {
+            "line": "demo-line",
+            "heartbeat_s": "5",
+            "inspections": {INSPECTION: {"roi": [str(side) for side in self.camera.roi], "cameras": {CAMERA: camera}}},
+            "updates": {"repository": self._catalogue.url, "root": "1.root.json", "site": SITE, "limits": LIMITS},
+        }
+        path = self.options.out / CONFIG_NAME
+        path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+        return tree
+
+    # --- updates ------------------------------------------------------------------------------------------------------
+
+    def _begin(self, offer: Offer) -> Future[Outcome] | None:
+        assert self._catalogue is not None  # noqa: S101 - as above
+        release = self._catalogue.id_of(offer)
+        running = {INSPECTOR.name: VERSION}
+        if offer.way == "shadow":
+            assert self._shadows is not None  # noqa: S101 - `plan` knows
+            self._shadows.desire(THING, INSPECTION, release)
+            return None
+        if offer.way == "component":
+            return self.nucleus.begin(self._deployment(running | {MODEL.name: offer.version}, {}), self._store)
+        merge = {"inspections": {INSPECTION: {"desired": {"release": release}}}}
+        return self.nucleus.begin(self._deployment(running, merge), self._store)
+
+    @staticmethod
+    def _deployment(components: dict[str, str], merge: dict[str, Any]) -> Deployment:
+        update = {INSPECTOR.name: {"merge": merge}} if merge else {}
+        return Deployment(components=components, configuration_update=update)
+
+
+def _path_of_this_python() -> str:
+    return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])

@@ -1,0 +1,253 @@
+"""The live view: a screen that fits 80x24 and uses what is more. Pure: a `Moment` in, something rich can print out."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import TYPE_CHECKING, Final
+
+from rich.console import Console, Group
+from rich.layout import Layout
+from rich.table import Table
+from rich.text import Text
+
+from agent.records import CameraState
+from simulator.demo.view import counted, header, latency_rows, pairs, tile, truth_rows
+from simulator.demo_greengrass.catalogue import POLICY_TEXT
+from simulator.nucleus.limits import LIMITS
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.panel import Panel
+
+    from simulator.demo_greengrass.moment import Moment
+    from simulator.demo_greengrass.reading import Reading
+    from simulator.demo_greengrass.updates import Update
+
+WAYS: Final = {
+    "deployment": "a deployment's configuration",
+    "shadow": "the named shadow",
+    "component": "com.kensa.Model",
+}
+NUCLEI: Final = {"lite": "nucleus lite 2.6.0", "classic": "the classic nucleus"}
+_STEPS: Final = (
+    ("fetch", {"fetching", "staged"}),
+    ("gates", {"verified", "selftest"}),
+    ("shadow", {"shadow"}),
+    ("trial", {"trial"}),
+    ("commit", {"committed"}),
+)
+_WIDE: Final = 112  # columns from which a tile has room for a remark beside a number
+_EVENTS: Final = 30
+
+
+def screen(moment: Moment, *, width: int) -> RenderableType:
+    """Return the whole screen for a terminal `width` columns wide."""
+    layout = Layout()
+    updates = len(moment.updates) + len(moment.waiting)
+    layout.split_column(
+        Layout(
+            header(elapsed_s=moment.elapsed_s, seconds=moment.seconds, note=moment.note, style=moment.note_style),
+            size=1,
+        ),
+        Layout(name="tiles", size=6),
+        Layout(name="state", size=6),
+        Layout(tile("Model updates on the running line", _updates(moment)), size=updates + 3),
+        Layout(_events(moment), name="events"),
+        Layout(Text(" Ctrl-C ends the demo after the update under way, and writes the report", "grey50"), size=1),
+    )
+    layout["tiles"].split_row(
+        Layout(tile("Component", _component(moment))),
+        Layout(tile("Line", _line(moment))),
+        Layout(tile("Against truth", truth_rows(moment.tally, roomy=width >= _WIDE))),
+        Layout(tile("Latency", latency_rows(moment.tally))),
+    )
+    layout["state"].split_row(
+        Layout(tile("No frame is lost", _accounting(moment))),
+        Layout(tile("Through the nucleus", _delivery(moment))),
+        Layout(tile("Model and machine", _model(moment))),
+    )
+    return layout
+
+
+def picture(moment: Moment, *, width: int = 100, height: int = 30) -> str:
+    """Return the screen as an SVG that loads nothing from anywhere."""
+    console = Console(record=True, file=io.StringIO(), force_terminal=True, width=width, height=height)
+    console.print(screen(moment, width=width))
+    svg = console.export_svg(title="kensa demo --greengrass " + moment.mode)
+    return re.sub(r"@font-face \{[^}]*\}\s*", "", svg)
+
+
+def plain_line(moment: Moment) -> str:
+    """Return one line for an output that is no terminal."""
+    reading, tally = moment.reading, moment.tally
+    counts = "does not answer"
+    if reading is not None:
+        camera = reading.camera
+        counts = f"captured {camera.captured}  judged {camera.judged}  dropped {reading.dropped}"
+    pid = f"pid {moment.component.pid}" + ("  PID CHANGED" if moment.pid_changed else "")
+    return (
+        f"{moment.elapsed_s:5.0f} s  {moment.component.state} {pid}  {moment.frames_per_s:.1f} frames/s  "
+        f"{moment.publishes_per_s:.1f} publishes/s  {counts}  arrived {tally.delivered}  "
+        f"p99 {tally.latency_ms(0.99) or 0.0:.1f} ms" + _under_way(moment)
+    )
+
+
+def outcome_line(update: Update) -> str:
+    """Return how an update ended, for an output that is no terminal."""
+    mark = "as expected" if update.as_expected else f"EXPECTED {update.offer.ending}"
+    reason = f": {update.reason}" if update.reason else ""
+    return (
+        f"{update.ended_s or 0.0:5.0f} s  {update.release_id} by {WAYS[update.offer.way]}: {update.outcome} after "
+        f"{update.seconds or 0.0:.1f} s, {mark}{reason}"
+    )
+
+
+def _under_way(moment: Moment) -> str:
+    last = moment.updates[-1] if moment.updates else None
+    if last is None or last.ended_s is not None:
+        return ""
+    return f"  {last.release_id} by {WAYS[last.offer.way]}: {moment.reading.state if moment.reading else 'begun'}"
+
+
+# --- tiles ------------------------------------------------------------------------------------------------------------
+
+
+def _component(moment: Moment) -> Group:
+    component = moment.component
+    good = component.state == "RUNNING"
+    pid = Text(f"{component.pid}", "bold red" if moment.pid_changed else "bold green")
+    return pairs(
+        [
+            ("", Text("com.kensa.Inspector", "bold", overflow="ellipsis")),
+            (moment.mode, Text(f"{component.state} ●", "green" if good else "bold red")),
+            ("pid", pid),
+            ("starts", counted(component.starts, "bold" if component.starts == 1 else "bold red")),
+        ]
+    )
+
+
+def _line(moment: Moment) -> Group:
+    running = moment.reading is not None and moment.reading.camera.state is CameraState.RUNNING
+    return pairs(
+        [
+            ("camera", Text("MJPEG ●", "green" if running else "red")),
+            ("frames/s", Text(f"{moment.frames_per_s:.1f}", "bold cyan")),
+            ("publishes/s", Text(f"{moment.publishes_per_s:.1f}", "bold cyan")),
+            ("publishes", counted(moment.published)),
+        ]
+    )
+
+
+def _accounting(moment: Moment) -> Group:
+    reading = moment.reading
+    if reading is None:
+        return pairs([("taken by the camera", counted(moment.sent, "bold cyan"))])
+    camera = reading.camera
+    why = ", ".join(f"{reason} {number}" for reason, number in sorted(camera.dropped.items()) if number)
+    return pairs(
+        [
+            ("taken by the camera", counted(moment.sent, "bold cyan")),
+            ("captured", counted(camera.captured)),
+            ("judged", counted(camera.judged)),
+            ("dropped", Text(f"{reading.dropped:,}: {why}" if why else "0", "bold red" if why else "grey50")),
+        ]
+    )
+
+
+def _delivery(moment: Moment) -> Group:
+    waiting = 0 if moment.reading is None else moment.reading.beat.outbox.verdicts
+    limits = LIMITS[moment.mode]
+    return pairs(
+        [
+            (moment.broker, Text("up ●" if moment.online else "away ●", "green" if moment.online else "bold red")),
+            (f"in the outbox ({limits.in_flight} at once)", counted(waiting, "bold yellow")),
+            ("arrived", counted(moment.tally.delivered, "bold green")),
+            ("duplicates", counted(moment.counts.duplicates)),
+        ]
+    )
+
+
+def _model(moment: Moment) -> Group:
+    reading = moment.reading
+    if reading is None:
+        return pairs([("", Text("the component does not answer", "magenta"))])
+    model, beat = reading.beat.inspections[0], reading.beat
+    name = Text("no usable model", "magenta") if model.model is None else Text(f"{model.model} {model.version}", "bold")
+    return pairs(
+        [
+            ("judges", name),
+            ("sha256", Text((model.sha256 or "-")[:12], "grey62")),
+            ("trust", Text("signed", "green") if model.trusted else Text("came with the component", "yellow")),
+            ("uses", Text(f"{beat.cpu:.2f} cpu, {beat.rss_bytes / 1e6:.0f} MB", "bold")),
+        ]
+    )
+
+
+# --- updates ----------------------------------------------------------------------------------------------------------
+
+
+def _updates(moment: Moment) -> Table:
+    table = Table.grid(expand=True, padding=(0, 1))
+    for ratio in (None, None, None, 1):
+        table.add_column(no_wrap=True, overflow="ellipsis", ratio=ratio)
+    for update in moment.updates:
+        table.add_row(
+            Text(f"{update.began_s:3.0f} s", "grey62"),
+            Text(WAYS[update.offer.way]),
+            Text(update.offer.version, "bold"),
+            _fate(update, moment.reading),
+        )
+    for offer, due_s in moment.waiting:
+        table.add_row(
+            Text(f"{due_s:3.0f} s", "grey50"),
+            Text(WAYS[offer.way], "grey50"),
+            Text(offer.version, "grey50"),
+            Text(f"○ {offer.what}", "grey50"),
+        )
+    rows = Table.grid(expand=True)
+    rows.add_row(Text(POLICY_TEXT, "grey50", no_wrap=True, overflow="ellipsis"))
+    rows.add_row(table)
+    return rows
+
+
+def _fate(update: Update, reading: Reading | None) -> Text:
+    """Return one line: the steps while it is under way, the end after it."""
+    if update.outcome is not None:
+        style = "green" if update.as_expected else "bold red"
+        text = Text(f"{'✓' if update.as_expected else '✗'} {update.offer.what}: {update.outcome}", style)
+        text.append(f" after {update.seconds or 0.0:.1f} s", "grey62")
+        return text.append(f"  {update.reason}", "grey62") if update.reason else text
+    text = Text()
+    if reading is None or reading.candidate != update.release_id:
+        validated = update.offer.way == "deployment"
+        return text.append(f"● {update.offer.what}: " + ("deployed" if validated else "on its way"), "bold cyan")
+    now = next((i for i, (_, states) in enumerate(_STEPS) if reading.state in states), 0)
+    for index, (name, _) in enumerate(_STEPS):
+        if index < now:
+            text.append(f"✓ {name}  ", "green")
+        elif index == now:
+            text.append(f"● {name}{_progress(reading)}  ", "bold cyan")
+        else:
+            text.append(f"○ {name}  ", "grey50")
+    return text
+
+
+def _progress(reading: Reading) -> str:
+    done, wanted = reading.progress.get("phase_pairs"), reading.progress.get("phase_pairs_wanted")
+    share = f" {reading.share:.0%}" if reading.state == "trial" else ""
+    return share if done is None or not wanted else f"{share} {done:.0f}/{wanted:.0f}"
+
+
+def _events(moment: Moment) -> Panel:
+    """What the nucleus did with its components, the newest first."""
+    table = Table.grid(padding=(0, 1))
+    for _ in range(3):
+        table.add_column(no_wrap=True, overflow="ellipsis")
+    for event in list(reversed(moment.events))[:_EVENTS]:
+        table.add_row(
+            Text(f"{event.at_s - moment.began_s:+6.1f} s", "grey62"),
+            Text(event.component, "grey62"),
+            Text(event.what, "green" if event.what == "RUNNING" else "red" if event.what == "BROKEN" else "default"),
+        )
+    return tile(f"What {NUCLEI[moment.mode]} did", table)
