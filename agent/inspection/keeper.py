@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from agent.clock import NS_PER_S
 from agent.images import encode_jpeg
+from agent.rate import Rate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,8 +66,8 @@ class FrameKeeper:
         """
         self._clock = clock
         self._jobs: queue.SimpleQueue[_Kept | _Prune | None] = queue.SimpleQueue()
+        self._rate = Rate(per_s=max_per_s, burst=BURST)
         self.change(frames=frames, max_bytes=max_bytes, max_per_s=max_per_s, jpeg_quality=jpeg_quality)
-        self._next_ns = 0  # virtual time of a token bucket: one token every interval, at most BURST of them
         self._reference = f"{FOLDER}/{inspection}"
         self._folder = state_dir / self._reference
         self._free: list[Pixels | None] = [None] * _COPIES
@@ -90,7 +90,7 @@ class FrameKeeper:
         """Set other bounds, from any thread; what is too much by them is removed soon, by the keeper's thread."""
         self._frames = frames
         self._max_bytes = max_bytes
-        self._interval_ns = round(NS_PER_S / max_per_s)
+        self._rate.change(per_s=max_per_s, burst=BURST)
         self._quality = jpeg_quality
         self._jobs.put(_Prune())
 
@@ -100,11 +100,9 @@ class FrameKeeper:
             return None
         now = self._clock.monotonic_ns()
         with self._lock:
-            earliest = max(self._next_ns, now - (BURST - 1) * self._interval_ns)
-            if not self._free or earliest > now:
+            if not self._free or not self._rate.take(now):
                 self.skipped += 1
                 return None
-            self._next_ns = earliest + self._interval_ns
             buffer = self._free.pop()
         if buffer is None or buffer.shape != frame.pixels.shape:
             buffer = np.empty_like(frame.pixels)

@@ -13,12 +13,11 @@ import selectors
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
-import agent
+from agent.children import environment
 from agent.clock import NS_PER_S
 from agent.errors import FetchError, RefusedError
 from agent.model.fetch_protocol import (
@@ -39,6 +38,7 @@ from agent.records import Fetched, Looked, ReleaseRef
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
+    from pathlib import Path
 
     from agent.clock import Clock
 
@@ -47,18 +47,6 @@ _LOOK_S: Final = 60.0  # for metadata alone
 _END_S: Final = 5.0  # for a child that has given its answer
 _READ_BYTES: Final = 64 * 1024
 _TAIL_BYTES: Final = 2_000  # of what a crashing child says on standard error
-
-# Besides these, all AWS_*: credentials, region and endpoint for S3. Proxies and authorities as every program has them.
-_PASSED_ON: Final = frozenset(
-    {"HOME", "LANG", "LC_ALL", "PATH", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR"}
-    | {name for proxy in ("http_proxy", "https_proxy", "no_proxy", "all_proxy") for name in (proxy, proxy.upper())}
-)
-
-
-def _environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith("AWS_")}
-    here = str(Path(agent.__file__).resolve().parent.parent)
-    return {**kept, "PYTHONPATH": here, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
 class ChildFetcher:
@@ -183,7 +171,7 @@ class _Child:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                env=_environment(),
+                env=environment(),
                 cwd="/",
                 start_new_session=True,  # a group of its own: killed as a whole, deaf to the terminal's Ctrl-C
             )
