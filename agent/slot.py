@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from agent.ports import Model
-    from agent.records import Box, DecisionRule, Frame, Judgement, Observation
+    from agent.records import Box, DecisionRule, Frame, Observation, Verdict
 
 _HASH_BYTES: Final = 8
 _HASH_RANGE: Final = float(1 << (8 * _HASH_BYTES))
@@ -53,13 +53,12 @@ class ShadowTap(Protocol):
         self,
         frame: Frame,
         *,
-        key: str,
-        judgement: Judgement,
+        verdict: Verdict,
         champion_us: int,
         site: SiteSettings,
         release: Callable[[int], None],
     ) -> bool:
-        """Take a reference to the frame with the champion's raw result, or refuse; never blocks, never copies.
+        """Take a reference to the frame with the champion's verdict, or refuse; never blocks, never copies.
 
         `site` is what the champion judged the frame with.
 

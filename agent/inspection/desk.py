@@ -8,7 +8,7 @@ geometry before the present one are kept for the way back. A desk keeps no model
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from agent.inspection.keeper import FrameKeeper
     from agent.inspection.pool import FramePool
     from agent.preprocess import Plan
-    from agent.records import Box, Frame, Geometry, ModelIdentity, Pixels
+    from agent.records import Box, Frame, Geometry, ModelIdentity, Pixels, Verdict
     from agent.slot import Lease, ModelSlot, SiteSettings
 
 _GEOMETRIES: Final = 3  # the champion's, the challenger's, and the one before
@@ -43,13 +43,18 @@ class Station:
     pool: FramePool
 
 
+# Takes a judged frame for training, or leaves it, in no time: the verdict, and the region of the frame that was judged.
+Collect: TypeAlias = "Callable[[Frame, Verdict, Box], None]"
+
+
 @dataclass(frozen=True, slots=True)
 class InspectionContext:
-    """One inspection as the loop sees it: its slot, where frames are kept, and its cameras."""
+    """One inspection as the loop sees it: its slot, where frames are kept, its cameras, and who collects frames."""
 
     slot: ModelSlot
     keeper: FrameKeeper | None
     stations: dict[str, Station]
+    collect: Collect | None = None
 
 
 class Placed(NamedTuple):
@@ -137,6 +142,7 @@ class Desk:
     def __init__(self, *, context: InspectionContext, max_batch: int) -> None:
         """Serve `context` with batches of at most `max_batch` frames."""
         self.keeper: Final = context.keeper
+        self.collect: Final = context.collect
         self.stations: Final = context.stations
         self.inputs: Inputs | None = None  # for the champion's geometry; None in SAFE
         self.site: SiteSettings = NO_SITE  # of the batch

@@ -122,7 +122,7 @@ class Worker:
     ) -> None:
         """Turn the champion's judgements into verdicts, keep what must be kept, hand over."""
         now = self._clock.monotonic_ns()
-        keeper = desk.keeper if keep else None
+        keeper, collect = (desk.keeper, desk.collect) if keep else (None, None)
         verdicts: list[Verdict] = []
         for (frame, plan, start, stop), judgement in zip(placed, judgements, strict=True):
             origin = desk.origin(frame.camera)
@@ -130,18 +130,19 @@ class Worker:
             if judgement.outcome is not Outcome.OK and keeper is not None:
                 cells = None if evidence is None else evidence[start:stop]
                 image = keeper.offer(frame, origin=origin, plan=plan, evidence=cells)
-            verdicts.append(
-                Verdict(
-                    origin=origin,
-                    seq=frame.seq,
-                    captured_utc_ns=frame.captured_utc_ns,
-                    judgement=judgement,
-                    latency_us=(now - frame.due_ns) // 1_000,
-                    part_id=frame.part_id,
-                    image=image,
-                    decided_ns=now,
-                )
+            verdict = Verdict(
+                origin=origin,
+                seq=frame.seq,
+                captured_utc_ns=frame.captured_utc_ns,
+                judgement=judgement,
+                latency_us=(now - frame.due_ns) // 1_000,
+                part_id=frame.part_id,
+                image=image,
+                decided_ns=now,
             )
+            if collect is not None:
+                collect(frame, verdict, plan.roi)
+            verdicts.append(verdict)
         self._deliver(desk, [p.frame for p in placed], verdicts, tap, part_us)
 
     def _try(self, desk: Desk, lease: Lease, trial: Trial, parts: Sequence[Part], *, shared_us: int) -> None:
@@ -172,21 +173,22 @@ class Worker:
             image = None
             if said.judgement.outcome is not Outcome.OK and said.plan is not None and desk.keeper is not None:
                 image = desk.keeper.offer(frame, origin=origin, plan=said.plan, evidence=said.evidence)
-            verdicts.append(
-                Verdict(
-                    origin=origin,
-                    seq=frame.seq,
-                    captured_utc_ns=frame.captured_utc_ns,
-                    judgement=said.judgement,
-                    latency_us=(now - frame.due_ns) // 1_000,
-                    part_id=frame.part_id,
-                    image=image,
-                    arm="champion" if other is None else "challenger",
-                    challenger_outcome=None if other is None else other.judgement.outcome,
-                    challenger_sha256=None if other is None else model.identity.sha256,
-                    decided_ns=now,
-                )
+            verdict = Verdict(
+                origin=origin,
+                seq=frame.seq,
+                captured_utc_ns=frame.captured_utc_ns,
+                judgement=said.judgement,
+                latency_us=(now - frame.due_ns) // 1_000,
+                part_id=frame.part_id,
+                image=image,
+                arm="champion" if other is None else "challenger",
+                challenger_outcome=None if other is None else other.judgement.outcome,
+                challenger_sha256=None if other is None else model.identity.sha256,
+                decided_ns=now,
             )
+            if desk.collect is not None:
+                desk.collect(frame, verdict, part.placed.plan.roi)
+            verdicts.append(verdict)
         self._deliver(desk, [part.placed.frame for part in parts], verdicts)
         for part, verdict in zip(parts, verdicts, strict=True):
             trial.observe(part.observation(verdict))
@@ -232,7 +234,7 @@ class Worker:
             station.counters.judged(judgement.outcome, verdict.latency_us)
             release = station.pool.release
             if tap is None or not tap.offer(
-                frame, key=verdict.key, judgement=judgement, champion_us=part_us, site=desk.site, release=release
+                frame, verdict=verdict, champion_us=part_us, site=desk.site, release=release
             ):
                 release(frame.buffer)
 

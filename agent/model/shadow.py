@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING, Final
 
@@ -24,13 +24,13 @@ from agent.clock import NS_PER_S
 from agent.decision import decide_untried, unknown
 from agent.errors import FrameError, InferenceError
 from agent.preprocess import Preprocessor
-from agent.records import Observation
+from agent.records import Observation, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent.clock import Clock
-    from agent.records import Frame, Judgement, Pixels
+    from agent.records import Box, Frame, Judgement, Pixels, Verdict
     from agent.slot import Lease, SiteSettings
 
 _log = logging.getLogger(__name__)
@@ -42,8 +42,7 @@ class _Taken:
     """A frame that the shadow owns until it has called `release`."""
 
     frame: Frame
-    key: str
-    judgement: Judgement  # the champion's
+    verdict: Verdict  # the champion's
     champion_us: int
     latency_us: int
     site: SiteSettings
@@ -61,14 +60,17 @@ class ShadowRunner:
         max_fps: float,
         clock: Clock,
         capacity: int = 2,
+        differ: Callable[[Frame, Verdict, Box], None] | None = None,
     ) -> None:
         """Judge at most `max_fps` frames a second (on average) with `challenger` and tell `observe` of each.
 
-        Each is judged with the settings of the site that the champion had. `observe` is called on the shadow's thread.
-        `capacity` frames may wait.
+        Each is judged with the settings of the site that the champion had. `differ` gets the frame, the verdict with
+        the challenger's outcome in it, and the region judged, where both models judged and their outcomes differ; the
+        pixels are valid until it returns. Both are called on the shadow's thread. `capacity` frames may wait.
         """
         self._challenger = challenger
         self._observe = observe
+        self._differ = differ
         self._clock = clock
         self._random = Random()  # noqa: S311 - spreads frames, guards nothing
         self._interval_ns = NS_PER_S / max_fps
@@ -93,8 +95,7 @@ class ShadowRunner:
         self,
         frame: Frame,
         *,
-        key: str,
-        judgement: Judgement,
+        verdict: Verdict,
         champion_us: int,
         site: SiteSettings,
         release: Callable[[int], None],
@@ -108,7 +109,7 @@ class ShadowRunner:
                 return False
             self._next_ns = now + round(self._interval_ns * self._random.uniform(1 - _JITTER, 1 + _JITTER))
             latency_us = (now - frame.due_ns) // 1_000
-            self._waiting.append(_Taken(frame, key, judgement, champion_us, latency_us, site, release))
+            self._waiting.append(_Taken(frame, verdict, champion_us, latency_us, site, release))
             self._filled.notify()
         finally:
             self._filled.release()
@@ -135,14 +136,15 @@ class ShadowRunner:
             while (taken := self._take()) is not None:
                 try:
                     challenger, challenger_us = self._judge(taken)
+                    self._tell_difference(taken, challenger)
                 finally:
                     taken.release(taken.frame.buffer)
                 if not self._closed:
                     self._observe(
                         Observation(
-                            key=taken.key,
+                            key=taken.verdict.key,
                             camera=taken.frame.camera,
-                            champion=taken.judgement,
+                            champion=taken.verdict.judgement,
                             challenger=challenger,
                             champion_us=taken.champion_us,
                             challenger_us=challenger_us,
@@ -170,6 +172,18 @@ class ShadowRunner:
         except (FrameError, InferenceError) as error:
             judgement = unknown(str(error))
         return judgement, (self._clock.monotonic_ns() - began) // 1_000
+
+    def _tell_difference(self, taken: _Taken, challenger: Judgement) -> None:
+        outcomes = {taken.verdict.judgement.outcome, challenger.outcome}
+        if self._differ is None or len(outcomes) == 1 or Outcome.UNKNOWN in outcomes:
+            return
+        verdict = replace(
+            taken.verdict,
+            challenger_outcome=challenger.outcome,
+            challenger_sha256=self._challenger.model.identity.sha256,
+        )
+        plan = self._preprocessors[taken.frame.camera].plan_for(taken.frame.pixels)
+        self._differ(taken.frame, verdict, plan.roi)
 
     def _judgement(self, frame: Frame) -> Judgement:
         model = self._challenger.model

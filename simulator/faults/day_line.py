@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from agent.records import Fetched, Frame, Judgement, ModelStatus, Observation, Pixels, Verdict
+    from agent.records import Fetched, Frame, ModelStatus, Observation, Pixels, Verdict
     from agent.slot import Lease, SiteSettings
     from simulator.lockstep import LockStep, Player
 
@@ -184,17 +184,14 @@ class _Shadow:
         self,
         frame: Frame,
         *,
-        key: str,
-        judgement: Judgement,
+        verdict: Verdict,
         champion_us: int,
         site: SiteSettings,
         release: Callable[[int], None],
     ) -> bool:
         """See `slot.ShadowTap`."""
         self._seen.clear()
-        taken = self.runner.offer(
-            frame, key=key, judgement=judgement, champion_us=champion_us, site=site, release=release
-        )
+        taken = self.runner.offer(frame, verdict=verdict, champion_us=champion_us, site=site, release=release)
         if taken and not self._seen.wait(_REAL_S):
             raise RuntimeError("the shadow did not judge")
         return taken

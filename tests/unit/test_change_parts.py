@@ -23,11 +23,12 @@ from agent.inspection.intake import IntakeHub
 from agent.inspection.pool import FramePool
 from agent.inspection.watch import Backoff
 from agent.model.shadow import ShadowRunner
-from agent.records import CameraState, Frame, Judgement, Observation, Outcome
+from agent.records import CameraState, Frame, Observation, Outcome
 from agent.slot import NO_SITE, ModelSlot, SiteSettings, Trial
 from agent.wire import Heartbeat, OutboxHealth
 from simulator.cameras import Fault, FaultyCamera, StillCamera
 from tests.model_kit import Line, PlainModel, lease_of, saying
+from tests.outbox_kit import make_verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -155,8 +156,7 @@ def test_a_shadow_judges_a_part_with_the_settings_that_the_champion_had_for_it()
 
     def offer(seq: int, site: SiteSettings) -> bool:
         frame = Frame("cam", seq, CLOCK.monotonic_ns(), 0, np.full((8, 8), 100, np.uint8))
-        ok = Judgement(Outcome.OK, "ok", 0.1, ())
-        return runner.offer(frame, key="key", judgement=ok, champion_us=1, site=site, release=lambda _: None)
+        return runner.offer(frame, verdict=make_verdict(seq), champion_us=1, site=site, release=lambda _: None)
 
     for seq, site in enumerate((NO_SITE, STRICT, NO_SITE)):
         until(partial(offer, seq, site))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,15 +16,20 @@ from agent.model.shadow import ShadowRunner
 from agent.records import Frame, Geometry, Judgement, Observation, Outcome, Scores
 from agent.slot import NO_SITE
 from tests.model_kit import TINY, Line, PlainModel, lease_of, saying
+from tests.outbox_kit import make_origin, make_verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent.records import Pixels
+    from agent.records import Box, Pixels, Verdict
     from agent.slot import SiteSettings
 
 OK_BY_CHAMPION = Judgement(Outcome.OK, "ok", 0.1, (0.0, 0.1))
 PATIENCE_S = 20.0
+
+
+def verdict_of(seq: int) -> Verdict:
+    return replace(make_verdict(seq, origin=make_origin(camera="cam")), judgement=OK_BY_CHAMPION)
 
 
 class Watched:
@@ -32,18 +38,19 @@ class Watched:
     def __init__(
         self, model: PlainModel, *, observe: Callable[[Observation], None] | None = None, capacity: int = 2
     ) -> None:
+        self.differences: list[tuple[int, Verdict, Box]] = []  # with the grey level of the frame
         self.seen: list[Observation] = []
         self.released: list[int] = []
         self.runner = ShadowRunner(
             challenger=lease_of(model), observe=observe or self.seen.append, max_fps=1e9,
             clock=SystemClock(), capacity=capacity,
+            differ=lambda frame, verdict, roi: self.differences.append((int(frame.pixels[0, 0]), verdict, roi)),
         )  # fmt: skip
 
     def offer(self, seq: int) -> bool:
         frame = Frame("cam", seq, time.monotonic_ns(), 0, np.full((8, 8), 100, np.uint8), buffer=seq)
         return self.runner.offer(
-            frame, key=f"line/cam/1/{seq}", judgement=OK_BY_CHAMPION, champion_us=7, site=NO_SITE,
-            release=self.released.append,
+            frame, verdict=verdict_of(seq), champion_us=7, site=NO_SITE, release=self.released.append
         )  # fmt: skip
 
     def running(self) -> bool:
@@ -73,7 +80,7 @@ def test_a_taken_frame_is_judged_by_the_challenger_observed_and_released() -> No
     assert watched.offer(0)
     watched.until(lambda: bool(watched.seen))
     (observation,) = watched.seen
-    assert observation.key == "line/cam/1/0"
+    assert observation.key == "line1/cam/1/0"
     assert observation.champion is OK_BY_CHAMPION
     assert observation.challenger.outcome is Outcome.DEFECT
     assert observation.champion_us == 7
@@ -126,6 +133,18 @@ def test_a_full_shadow_refuses_and_closing_gives_back_what_waits() -> None:
     assert watched.seen == [], "nothing is told after the end"
 
 
+@pytest.mark.parametrize(("score", "told"), [(0.9, 1), (0.1, 0)])
+def test_a_frame_on_which_the_challenger_differs_is_told_with_both_outcomes(score: float, told: int) -> None:
+    watched = Watched(PlainModel("2", saying(score), geometry=TINY))
+    assert watched.offer(0)
+    watched.until(lambda: bool(watched.seen))
+    assert len(watched.differences) == told
+    for grey, verdict, roi in watched.differences:
+        assert (grey, roi) == (100, (0, 0, 8, 8))
+        assert (verdict.judgement, verdict.challenger_outcome) == (OK_BY_CHAMPION, Outcome.DEFECT)
+        assert verdict.challenger_sha256 == "2".rjust(64, "0")
+
+
 def test_the_rate_is_bounded_and_uneven() -> None:
     line = Line(None)  # only for its clock, which stands still until it is told to go on
     seen: list[Observation] = []
@@ -139,9 +158,7 @@ def test_the_rate_is_bounded_and_uneven() -> None:
         while not runner._filled.acquire(blocking=True):
             pass
         runner._filled.release()
-        if runner.offer(
-            frame, key=str(step), judgement=OK_BY_CHAMPION, champion_us=1, site=NO_SITE, release=lambda _: None
-        ):
+        if runner.offer(frame, verdict=verdict_of(step), champion_us=1, site=NO_SITE, release=lambda _: None):
             taken.append(step)
         line.clock.advance(0.01)
     runner.close()
@@ -174,14 +191,13 @@ def test_the_loop_offers_every_verdict_and_releases_what_is_refused() -> None:
             self,
             frame: Frame,
             *,
-            key: str,
-            judgement: Judgement,
+            verdict: Verdict,
             champion_us: int,
             site: SiteSettings,
             release: Callable[[int], None],
         ) -> bool:
-            assert key == f"line/cam/1/{frame.seq}"
-            assert judgement.outcome is Outcome.DEFECT
+            assert verdict.key == f"line/cam/1/{frame.seq}"
+            assert verdict.judgement.outcome is Outcome.DEFECT
             assert champion_us >= 0
             self.offered += 1
             if frame.seq % 2:
