@@ -135,6 +135,17 @@ class FetchError(KensaError):
         self.reason = reason
 
 
+class UploadError(KensaError):
+    """A collected frame could not be brought to its target now; it stays on this disk and is tried again."""
+
+    exit_code = 4
+
+    def __init__(self, reason: str, text: str) -> None:
+        """`reason` is a stable snake_case code."""
+        super().__init__(text)
+        self.reason = reason
+
+
 class OutboxError(KensaError):
     """The outbox could not commit; the text names the file and the remedy."""
 

@@ -276,3 +276,14 @@ def encode_jpeg(pixels: Pixels, quality: int) -> bytes:
     if not done:
         raise ValueError(f"a picture of shape {pixels.shape} cannot be a JPEG")
     return bytes(data)
+
+
+def encode_png(pixels: Pixels) -> bytes:
+    """Encode [H, W] or [H, W, 3] BGR uint8 without loss. Raises ValueError for a shape that PNG cannot hold."""
+    try:
+        done, data = cv2.imencode(".png", pixels)
+    except cv2.error as error:
+        raise ValueError(f"a picture of shape {pixels.shape} cannot be a PNG") from error
+    if not done:
+        raise ValueError(f"a picture of shape {pixels.shape} cannot be a PNG")
+    return bytes(data)

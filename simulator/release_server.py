@@ -44,7 +44,7 @@ class Switch:
     """One way to misbehave."""
 
     pattern: str
-    kind: Literal["slow", "endless", "truncated", "failing", "silent"]
+    kind: Literal["slow", "endless", "truncated", "failing", "silent", "unanswered"]
     amount: float = 0.0  # bytes/s, bytes or an HTTP status
     times: int | None = None  # None: until `mend`
 
@@ -102,23 +102,23 @@ class ReleaseServer:
 
     def slow(self, pattern: str, *, bytes_per_s: float) -> None:
         """Send so slowly."""
-        self._add(Switch(pattern, "slow", bytes_per_s))
+        self.add(Switch(pattern, "slow", bytes_per_s))
 
     def endless(self, pattern: str) -> None:
         """Send more and more after the file's end."""
-        self._add(Switch(pattern, "endless"))
+        self.add(Switch(pattern, "endless"))
 
     def truncated(self, pattern: str, *, after: int, times: int | None = None) -> None:
         """Close the connection after so many bytes, although more were announced."""
-        self._add(Switch(pattern, "truncated", after, times))
+        self.add(Switch(pattern, "truncated", after, times))
 
     def failing(self, pattern: str, *, status: int, times: int | None = None) -> None:
         """Answer with an error."""
-        self._add(Switch(pattern, "failing", status, times))
+        self.add(Switch(pattern, "failing", status, times))
 
     def silent(self, pattern: str) -> None:
         """Take the request and never answer."""
-        self._add(Switch(pattern, "silent"))
+        self.add(Switch(pattern, "silent"))
 
     def substitute(self, path: str, data: bytes) -> None:
         """Answer with these bytes, whatever the folder holds."""
@@ -136,7 +136,8 @@ class ReleaseServer:
         with self._lock:
             return sum(request.sent for request in self.requests if fnmatch(request.path, pattern))
 
-    def _add(self, switch: Switch) -> None:
+    def add(self, switch: Switch) -> None:
+        """Misbehave so; behind those that were added before."""
         with self._lock:
             self._switches.append(switch)
 

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from agent.app.change import Applied
     from agent.app.models import ModelWing
     from agent.clock import Clock
+    from agent.collection import Collector
     from agent.health.snapshot import Snapshot
     from agent.inspection.pool import FramePool
     from agent.inspection.worker import InspectionContext
@@ -94,6 +95,7 @@ class Agent:
         self._desired_state = desired_state
         self._fetcher = fetcher
         self.models: ModelWing | None = None  # None without `updates`
+        self.collector: Collector | None = None  # None without `collect`
         self._stack = ExitStack()
         self._hub = IntakeHub(workers=config.worker_count(), max_batch=config.max_batch)
         self._drained = threading.Event()
@@ -135,6 +137,7 @@ class Agent:
                 history_bytes=config.outbox.history_bytes,
             ),
         )
+        self._compose_collector(state_dir)
         self._compose_models()
         self.outbox.start()
         self._stack.callback(self._close_outbox)
@@ -142,6 +145,9 @@ class Agent:
             self._stack.callback(self.models.close, self._left_s)
             self.models.start()
         self._start_keepers(state_dir)
+        if self.collector is not None:
+            self._stack.callback(lambda collector: collector.close(self._left_s()), self.collector)
+            self.collector.start()
         self._start_workers(cameras.compose(self, self._hub))
         self._start_services()
         for view in self.cameras.values():
@@ -282,7 +288,16 @@ class Agent:
             desired=desired,
             clock=self.clock,
             fetcher=self._fetcher,
+            differ=None if self.collector is None else self.collector.offer_disagreement,
         )
+
+    def _compose_collector(self, state_dir: Path) -> None:
+        if self.config.collect is not None:
+            from agent.collection import Collector  # noqa: PLC0415 - only where frames are collected
+
+            self.collector = Collector(
+                state_dir=state_dir, settings=self.config.collect, boot_epoch=self.boot_epoch, clock=self.clock
+            )
 
     def _start_keepers(self, state_dir: Path) -> None:
         keep = self.config.keep

@@ -69,5 +69,6 @@ def compose(agent: Agent, hub: IntakeHub) -> list[InspectionContext]:
             )
             agent.cameras[camera] = CameraView(name, counters, capture, setup)
             stations[camera] = Station(config.thing, config.line, name, camera, agent.boot_epoch, counters, pool)
-        contexts.append(InspectionContext(agent.slots[name], agent.keepers[name], stations))
+        collect = None if agent.collector is None else agent.collector.offer
+        contexts.append(InspectionContext(agent.slots[name], agent.keepers[name], stations, collect))
     return contexts

@@ -74,7 +74,7 @@ def _is_live(path: KeyPath, lent: frozenset[str]) -> bool:
             return camera not in lent
         case ("inspections", _, "roi" | "thresholds" | "unsure_band", *_):
             return True
-        case ("updates", "limits", _) | ("keep", _) | ("heartbeat_s",) | ("drain_s",):
+        case ("updates", "limits", _) | ("keep", _) | ("collect", _, *_) | ("heartbeat_s",) | ("drain_s",):
             return True
         case _:
             return False
@@ -200,6 +200,9 @@ def _steps(
         kept, before = new.keep.model_dump(), old.keep.model_dump()
         for keeper in agent.keepers.values():
             yield _Step(partial(keeper.change, **kept), partial(keeper.change, **before))
+    if agent.collector is not None and old.collect is not None and new.collect is not None:
+        collect = agent.collector.change
+        yield _Step(partial(collect, new.collect), partial(collect, old.collect))
     if new.heartbeat_s != old.heartbeat_s:
         change = agent.heartbeat.change
         yield _Step(partial(change, period_s=new.heartbeat_s), partial(change, period_s=old.heartbeat_s))

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakValueDictionary
 
-from agent.adapters.onnx import OnnxModel, warm
+from agent.adapters.onnx import PAUSE_S, OnnxModel, warm
 from agent.app.choose import SHADOW_FRAMES, lease_under
 from agent.clock import NS_PER_S
 from agent.errors import ConfigError, FetchError, LifecycleError, MessageError, RefusedError
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from agent.model.serving import LoadRequest
     from agent.outbox import Outbox
     from agent.ports import DesiredState, ReleaseFetcher
-    from agent.records import Desired, Fetched, Looked, ModelStatus, Observation
+    from agent.records import Box, Desired, Fetched, Frame, Looked, ModelStatus, Observation, Verdict
     from agent.slot import Lease, ModelSlot, SiteSettings
     from agent.wire import Reporter
 
@@ -99,6 +99,7 @@ class Loader:
 
     def __init__(self, *, max_batch: int) -> None:
         self._max_batch = max_batch
+        self.spares_line = False  # set once cameras run; at the start nobody needs the cores more than the first model
         self._lock = threading.Lock()
         self._models: WeakValueDictionary[tuple[Any, ...], OnnxModel] = WeakValueDictionary()
 
@@ -114,7 +115,7 @@ class Loader:
                     optimised=request.optimised,
                     optimised_sha256=request.optimised_sha256,
                 )
-                warm(model, self._max_batch)
+                warm(model, self._max_batch, pause_s=PAUSE_S if self.spares_line else 0.0)
                 self._models[key] = model
         try:
             return lease_under(model, site, name=inspection)
@@ -136,9 +137,14 @@ class ModelWing:
         desired: Sequence[DesiredState],
         clock: Clock,
         fetcher: ReleaseFetcher | None = None,
+        differ: Callable[[Frame, Verdict, Box], None] | None = None,
     ) -> None:
-        """Compose; nothing is read yet. `fetcher` goes before the one that `updates` describes."""
+        """Compose; nothing is read yet. `fetcher` goes before the one that `updates` describes.
+
+        `differ` gets the frames on which a shadow differs; see `ShadowRunner`.
+        """
         self._clock = clock
+        self._differ = differ
         self._reporter = reporter
         self._outbox = outbox
         self._desired = desired
@@ -192,6 +198,7 @@ class ModelWing:
             max_fps=self._limits.shadow_max_fps,
             clock=self._clock,
             capacity=SHADOW_FRAMES - 1,
+            differ=self._differ,
         )
 
     def start(self) -> None:
@@ -201,6 +208,7 @@ class ModelWing:
 
     def launch(self) -> None:
         """Let the lifecycles work and listen to what is desired."""
+        self._loader.spares_line = True
         for lifecycle in self.lifecycles.values():
             lifecycle.launch()
         for source in self._desired:

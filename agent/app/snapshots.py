@@ -48,6 +48,7 @@ def snapshot_of(agent: Agent) -> Snapshot:
         transport_reason=stats.reason if state == "down" else None,
         faults=agent.faults,
         last_fault=agent.last_fault,
+        collection=None if agent.collector is None else agent.collector.health(),
     )
 
 

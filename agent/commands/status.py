@@ -46,6 +46,8 @@ def _text(beat: dict[str, Any]) -> str:
         ),
         f"broker {beat['transport']}, outbox {outbox['rows']} messages ({outbox['verdicts']} verdicts)",
     ]
+    if beat["collection"] is not None:
+        lines.append(_collection(beat["collection"]))
     lines += [
         f"inspection {i['inspection']}: {i['model']} {i['version']}{'' if i['trusted'] else ' (untrusted)'}"
         for i in beat["inspections"]
@@ -57,3 +59,19 @@ def _text(beat: dict[str, Any]) -> str:
             f"captured {camera['captured']}, judged {camera['judged']}, dropped {dropped}, pending {camera['pending']}"
         )
     return "\n".join(lines)
+
+
+def _collection(figures: dict[str, Any]) -> str:
+    kept = _counts(figures["kept"])
+    lost = _counts({**figures["dropped"], **figures["skipped"]})
+    text = (
+        f"collected: kept {kept}; lost {lost}; {figures['waiting']} wait ({figures['waiting_bytes'] / 1e6:.1f} MB), "
+        f"{figures['uploaded']} uploaded, {figures['day_bytes'] / 1e6:.1f} MB today"
+    )
+    if figures["set_aside"]:
+        text += f"; {figures['set_aside']} set aside: the target holds something else under their keys"
+    return text if figures["error"] is None else f"{text}; {figures['error']}"
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"

@@ -17,6 +17,7 @@ from agent.config.cameras import (
     V4l2Camera,
     VideoCamera,
 )
+from agent.config.collect import Collect
 from agent.config.reading import MAX_CONFIG_BYTES, MAX_VALUES, load, parse
 from agent.config.tree import (
     Config,
@@ -33,7 +34,7 @@ from agent.config.tree import (
 )
 
 __all__ = [
-    "MAX_CONFIG_BYTES", "MAX_VALUES", "Camera", "Config", "FolderCamera", "Inspection", "Intake", "Keep", "Metrics",
-    "MjpegCamera", "Mqtt", "Name", "NoTransport", "Outbox", "PluginCamera", "PositiveFps", "Region", "RolloutLimits",
-    "RtspCamera", "Tls", "Unit", "Updates", "V4l2Camera", "VideoCamera", "load", "parse",
+    "MAX_CONFIG_BYTES", "MAX_VALUES", "Camera", "Collect", "Config", "FolderCamera", "Inspection", "Intake", "Keep",
+    "Metrics", "MjpegCamera", "Mqtt", "Name", "NoTransport", "Outbox", "PluginCamera", "PositiveFps", "Region",
+    "RolloutLimits", "RtspCamera", "Tls", "Unit", "Updates", "V4l2Camera", "VideoCamera", "load", "parse",
 ]  # fmt: skip

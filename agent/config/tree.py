@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from agent.config.base import Name, Region, Strict, Unit, shown
 from agent.config.cameras import Camera  # noqa: TC001 - pydantic reads the annotations
+from agent.config.collect import Collect  # noqa: TC001 - likewise
 
 # --- inspections ------------------------------------------------------------------------------------------------------
 
@@ -180,6 +181,7 @@ class Config(Strict):
     transport: Annotated[Mqtt | NoTransport, Field(discriminator="kind")]
     outbox: Outbox = Outbox()
     keep: Keep = Keep()
+    collect: Collect | None = None
     updates: Updates | None = None
     metrics: Metrics | None = None
     heartbeat_s: float = Field(default=10.0, ge=0.5, le=3_600.0)

@@ -15,7 +15,7 @@ from agent.clock import NS_PER_S
 from agent.counters import quantile_us
 from agent.errors import KensaError
 from agent.records import DropReason
-from agent.wire import CameraHealth, Heartbeat, InspectionHealth
+from agent.wire import CameraHealth, CollectionHealth, Heartbeat, InspectionHealth
 from agent.wire.codec import quoted
 
 if TYPE_CHECKING:
@@ -51,9 +51,14 @@ def build(identity: AgentIdentity, *, previous: Snapshot | None, current: Snapsh
         last_fault=_text(current.last_fault),
         frames_not_kept=sum(inspection.frames_not_kept for inspection in current.inspections),
         outbox=current.outbox,
+        collection=_collection(current.collection),
         inspections=tuple(_inspection(inspection) for inspection in current.inspections),
         cameras=tuple(_camera(camera) for camera in current.cameras),
     )
+
+
+def _collection(collection: CollectionHealth | None) -> CollectionHealth | None:
+    return None if collection is None else collection.model_copy(update={"error": _text(collection.error)})
 
 
 def _inspection(inspection: InspectionSnapshot) -> InspectionHealth:

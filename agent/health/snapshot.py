@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from agent.counters import Accounting
     from agent.health.process import ProcessUsage
     from agent.records import CameraStatus, ModelIdentity
-    from agent.wire import OutboxHealth
+    from agent.wire import CollectionHealth, OutboxHealth
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,3 +70,4 @@ class Snapshot:
     transport_reason: str | None = None  # why it is down
     faults: int = 0  # batches that the model's runtime failed on
     last_fault: str | None = None
+    collection: CollectionHealth | None = None

@@ -26,9 +26,17 @@ from agent.wire.codec import (
     strict_json,
     verdict_topic,
 )
+from agent.wire.collected import Collected
 from agent.wire.envelope import MIN_ROWS, Envelope, Pack, PackKey, pack_key
 from agent.wire.gap import MAX_RANGES, Gap, GapReason, encode_gap
-from agent.wire.heartbeat import CameraHealth, Heartbeat, InspectionHealth, OutboxHealth, encode_heartbeat
+from agent.wire.heartbeat import (
+    CameraHealth,
+    CollectionHealth,
+    Heartbeat,
+    InspectionHealth,
+    OutboxHealth,
+    encode_heartbeat,
+)
 from agent.wire.report import ModelReport, Reporter, encode_report, is_release_id
 from agent.wire.verdict import VerdictMessage, encode_verdict
 
@@ -36,10 +44,11 @@ if TYPE_CHECKING:
     from agent.records import Verdict
 
 __all__ = [
-    "MAX_DECODE_BYTES", "MAX_MESSAGE_BYTES", "MAX_RANGES", "MIN_ROWS", "SCHEMAS", "CameraHealth", "Delivery", "Gap",
-    "GapReason", "Heartbeat", "InspectionHealth", "ModelReport", "OutboxHealth", "Pack", "PackKey", "Reporter",
-    "decode", "encode_gap", "encode_heartbeat", "encode_report", "encode_verdict", "heartbeat_topic", "is_release_id",
-    "marked_replay", "model_topic", "pack_key", "schema", "sequence_numbers", "shadow_topic", "verdict_topic",
+    "MAX_DECODE_BYTES", "MAX_MESSAGE_BYTES", "MAX_RANGES", "MIN_ROWS", "SCHEMAS", "CameraHealth", "CollectionHealth",
+    "Delivery", "Gap", "GapReason", "Heartbeat", "InspectionHealth", "ModelReport", "OutboxHealth", "Pack", "PackKey",
+    "Reporter", "decode", "encode_gap", "encode_heartbeat", "encode_report", "encode_verdict", "heartbeat_topic",
+    "is_release_id", "marked_replay", "model_topic", "pack_key", "schema", "sequence_numbers", "shadow_topic",
+    "verdict_topic",
 ]  # fmt: skip
 
 SCHEMAS: Final[dict[str, type[WireModel]]] = {  # the message's `kind` -> its model; docs/schema holds one file for each
@@ -48,6 +57,7 @@ SCHEMAS: Final[dict[str, type[WireModel]]] = {  # the message's `kind` -> its mo
     "gap": Gap,
     "heartbeat": Heartbeat,
     "model": ModelReport,
+    "collected": Collected,  # beside a picture, never on the broker: `collected.decode_collected` reads it
 }
 
 
@@ -78,8 +88,8 @@ def decode(payload: bytes) -> Delivery | Gap | Heartbeat | ModelReport:
             return Delivery(tuple(message.verdicts()), message.replay)
         case Gap() | Heartbeat() | ModelReport():
             return message
-        case _:  # pragma: no cover  SCHEMAS has no other
-            raise MessageError("A message of an unknown kind was refused.")
+        case _:
+            raise MessageError(f"A {value['kind']} is no message of a topic.")
 
 
 def sequence_numbers(payload: bytes) -> list[int]:

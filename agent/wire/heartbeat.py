@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from agent.records import CameraState, DropReason  # noqa: TC001  pydantic reads the annotations
 from agent.wire.codec import MAX_MESSAGE_BYTES, Count, Digest, Name, Text, Unit, WireModel
+from agent.wire.collected import CollectReason  # noqa: TC001  pydantic reads the annotations
 
 Positive = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
@@ -65,6 +66,20 @@ class OutboxHealth(WireModel):
     storage_error: Text | None = None  # why nothing can be committed now
 
 
+class CollectionHealth(WireModel):
+    """Frames kept for training. Counts since the spool was made, but for `skipped`."""
+
+    kept: Mapping[CollectReason, Count] = {}
+    dropped: Mapping[Name, Count] = {}  # chosen and lost, by cause: `budget`, `disk_cap`, `disk_full` ...
+    skipped: Mapping[Name, Count] = {}  # chosen and not copied since the agent's start: `busy`, `rate`, `crashed`
+    uploaded: Count = 0
+    waiting: Count = 0  # frames on this disk
+    waiting_bytes: Count = 0
+    set_aside: Count = 0  # of those waiting: the target holds something else under their key
+    day_bytes: Count = 0  # kept on this UTC day
+    error: Text | None = None  # why nothing is kept or uploaded at the moment
+
+
 class Heartbeat(WireModel):
     """The whole message. Times since the agent's start unless said otherwise."""
 
@@ -88,6 +103,7 @@ class Heartbeat(WireModel):
     last_fault: Text | None = None
     frames_not_kept: Count = 0  # of defect and unsure parts, because writing them could not follow
     outbox: OutboxHealth
+    collection: CollectionHealth | None = None  # null where nothing is collected
     inspections: tuple[InspectionHealth, ...]
     cameras: tuple[CameraHealth, ...]
     part: Count = 1  # 1 .. parts: which piece of a heartbeat that did not fit into one message

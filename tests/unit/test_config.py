@@ -188,7 +188,7 @@ MQTT = {"kind": "mqtt", "host": "broker"}
         ("line", "", ['line: given ""']),
         ("state_dir", ..., ["state_dir: is required"]),
         ("state_dir", 5, ["state_dir: given 5, expected a path"]),
-        ("sate_dir", "x", ["sate_dir: unknown key. Did you mean 'state_dir'?", "Allowed here: drain_s,"]),
+        ("sate_dir", "x", ["sate_dir: unknown key. Did you mean 'state_dir'?", "Allowed here: collect, drain_s,"]),
         ("heartbeat_s", 0.1, ["heartbeat_s: given 0.1", "greater than or equal to 0.5"]),
         ("heartbeat_s", float("nan"), ["heartbeat_s: given NaN"]),
         ("heartbeat_s", float("inf"), ["heartbeat_s: given Infinity"]),

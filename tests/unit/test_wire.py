@@ -12,7 +12,9 @@ from pydantic import ValidationError
 from agent import wire
 from agent.errors import MessageError
 from agent.records import CameraState, DropReason, ModelIdentity, ModelStatus, Origin, Outcome, Verdict
+from agent.wire.collected import decode_collected
 from tests import status_kit
+from tests.collect_kit import sidecar
 from tests.outbox_kit import ORIGIN, SHA, make_verdict
 from tests.support import ROOT
 
@@ -79,6 +81,7 @@ def _messages() -> list[tuple[str, bytes]]:
         ("ok", wire.marked_replay(pack.encode())),
         ("gap", wire.encode_gap(gap)),
         *(("heartbeat", part) for part in wire.encode_heartbeat(heartbeat(3))),
+        ("collected", sidecar(make_verdict(1, Outcome.DEFECT))),
         *(("model", _report(status)) for status in (status_kit.IN_TRIAL, status_kit.ROLLED_BACK)),
     ]
 
@@ -95,6 +98,11 @@ def _without_model() -> Origin:
 def test_every_message_keeps_its_published_schema(kind: str, payload: bytes) -> None:
     schema: dict[str, Any] = json.loads(Path(SCHEMA_DIR / f"{kind}.schema.json").read_text())
     jsonschema.Draft202012Validator(schema).validate(json.loads(payload))
+    if kind == "collected":
+        assert decode_collected(payload).model_dump_json(by_alias=True)
+        with pytest.raises(MessageError, match="no message of a topic"):
+            wire.decode(payload)
+        return
     wire.decode(payload)
 
 

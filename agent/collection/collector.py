@@ -1,0 +1,297 @@
+"""The inspecting process's side of collecting: choose, copy, and hand over to the child; the loop never waits.
+
+`offer` decides by the verdict alone (a hash for an `ok` part: a microsecond) and, for a frame that is kept, copies it
+into a free slot of shared memory: half a millisecond for 1080p, at most `max_per_s` times a second. When no slot is
+free the frame is left out and counted. Encoding, disk and network happen in a niced child process, not in a thread:
+a thread of low priority that holds the interpreter's lock would hold up the workers as soon as the machine is busy.
+
+A child that dies is started again and gets the frames that it had not answered for; nothing that was copied is lost by
+that, and nothing is kept twice. Frames in slots die with this process, as a verdict does that is not committed yet.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections import Counter, deque
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+from agent.collection.child import Child
+from agent.collection.policy import choose
+from agent.collection.protocol import Change, Figures, Job, Moved, Setup, Taken, Unable
+from agent.collection.slots import Slot
+from agent.collection.spool import FOLDER
+from agent.errors import UploadError
+from agent.rate import Rate
+from agent.wire import CollectionHealth, encode_verdict
+from agent.wire.collected import CollectReason, collected_stem
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from agent.clock import Clock
+    from agent.collection.policy import Choice
+    from agent.config import Collect
+    from agent.records import Box, Frame, Verdict
+
+SLOTS: Final = 6  # frames that may wait for the child: bounds memory
+_FOR_SAMPLES: Final = 1  # of them, so that a flood of defects does not bias the random sample
+_BURST: Final = 8
+_TRIES: Final = 3  # of a frame with which the child died
+_IDLE_S: Final = 1.0
+_FIRST_PAUSE_S: Final = 0.5  # before the child is started again; doubles
+_LONGEST_PAUSE_S: Final = 60.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A frame in a slot, until the child has answered for it."""
+
+    number: int
+    slot: Slot
+    shape: tuple[int, ...]
+    choice: Choice
+    verdict: Verdict
+    crop: Box | None
+    site: str
+    is_sent: bool = False
+    tries: int = field(default=0)
+
+    def job(self) -> Job:
+        """What the child is told."""
+        return Job(
+            number=self.number,
+            slot=self.slot.index,
+            shape=self.shape,
+            stem=collected_stem(self.site, self.verdict),
+            site=self.site,
+            reason=self.choice.reason,
+            sample_rate=self.choice.sample_rate,
+            crop=self.crop,
+            class_name=self.verdict.judgement.class_name,
+            verdict=json.loads(encode_verdict(self.verdict)),
+        )
+
+
+class Collector:
+    """Takes judged frames from the workers; see the module. One for an agent."""
+
+    def __init__(self, *, state_dir: Path, settings: Collect, boot_epoch: int, clock: Clock) -> None:
+        """Start nothing yet. Raises OSError where the system has no shared memory."""
+        self._folder = state_dir / FOLDER
+        self._settings = settings
+        self._boot_epoch = boot_epoch
+        self._clock = clock
+        self._slots = [Slot(index) for index in range(SLOTS)]
+        self._free = list(self._slots)
+        self._rate = Rate(per_s=settings.max_per_s, burst=_BURST)
+        self._sample_rate = Rate(per_s=settings.max_per_s, burst=_BURST)
+        self._lock = threading.Lock()
+        self._number = 0
+        self._pending: deque[_Pending] = deque()
+        self._skipped = Counter[str]()
+        self._figures = Figures()
+        self._problem: str | None = None  # why there is no child
+        self._has_news = False  # settings that the child does not know yet
+        self._closing = False
+        self._is_closed = False
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._stopped = threading.Event()
+        self._child: Child | None = None
+        self._thread = threading.Thread(target=self._run, name="kensa-collector", daemon=True)
+
+    # --- the workers' side --------------------------------------------------------------------------------------------
+
+    def offer(self, frame: Frame, verdict: Verdict, roi: Box) -> None:
+        """Copy the frame if it is worth keeping; `roi` is the region that was judged. From any thread, never waits."""
+        settings = self._settings
+        choice = choose(verdict, settings)
+        if choice is not None:
+            self._take(frame, verdict, roi, choice, settings)
+
+    def offer_disagreement(self, frame: Frame, verdict: Verdict, roi: Box) -> None:
+        """Likewise, for a frame that was offered before and on which the challenger of a shadow differs."""
+        settings = self._settings
+        choice = choose(verdict, settings)
+        if choice is not None and choose(replace(verdict, challenger_outcome=None), settings) is None:
+            self._take(frame, verdict, roi, choice, settings)
+
+    def _take(self, frame: Frame, verdict: Verdict, roi: Box, choice: Choice, settings: Collect) -> None:
+        is_sample = choice.reason is CollectReason.SAMPLE
+        with self._lock:
+            if self._closing or len(self._free) <= (0 if is_sample else _FOR_SAMPLES):
+                self._skipped["busy"] += 1
+                return
+            if not (self._sample_rate if is_sample else self._rate).take(self._clock.monotonic_ns()):
+                self._skipped["rate"] += 1
+                return
+            slot = self._free.pop()
+        x, y, width, height = roi
+        is_whole = not settings.roi_only or (height, width) == frame.pixels.shape[:2]
+        pixels = frame.pixels if is_whole else frame.pixels[y : y + height, x : x + width]
+        slot.fill(pixels)
+        crop = None if is_whole else roi
+        with self._lock:
+            self._number += 1
+            self._pending.append(_Pending(self._number, slot, pixels.shape, choice, verdict, crop, settings.site))
+            self._wake_up()
+
+    def _wake_up(self) -> None:
+        """Call with the lock."""
+        if not self._is_closed:
+            os.eventfd_write(self._wake, 1)
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the child."""
+        self._thread.start()
+
+    def change(self, settings: Collect) -> None:
+        """Go on with `settings`; from any thread."""
+        with self._lock:
+            self._settings = settings
+            self._rate.change(per_s=settings.max_per_s, burst=_BURST)
+            self._sample_rate.change(per_s=settings.max_per_s, burst=_BURST)
+            self._has_news = True
+            self._wake_up()
+
+    def health(self) -> CollectionHealth:
+        """Where collecting stands."""
+        figures = self._figures
+        with self._lock:
+            skipped = dict(self._skipped)
+        error = self._problem or figures.error
+        return CollectionHealth(
+            kept=figures.kept,
+            dropped=figures.dropped,
+            skipped=skipped,
+            uploaded=figures.uploaded,
+            waiting=figures.waiting,
+            waiting_bytes=figures.waiting_bytes,
+            set_aside=figures.set_aside,
+            day_bytes=figures.day_bytes,
+            error=None if error is None else error[:256],
+        )
+
+    @property
+    def child_pid(self) -> int | None:
+        """Process id of the child; None while there is none."""
+        child = self._child
+        return None if child is None else child.pid
+
+    def close(self, timeout_s: float) -> None:
+        """Take no more frames, let those that were taken be kept, end the child; within `timeout_s` seconds."""
+        with self._lock:
+            self._closing = True
+            self._wake_up()
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+        child = self._child
+        if self._thread.is_alive() and child is not None:
+            child.kill()
+            self._thread.join(1.0)
+        with self._lock:
+            if self._pending:
+                _log.warning("%d collected frames were not kept: the time to stop was over", len(self._pending))
+            if self._is_closed or self._thread.is_alive():
+                return
+            self._is_closed = True
+            os.close(self._wake)
+            for slot in self._free:  # the others are still being filled by somebody who does not stop
+                slot.close()
+
+    # --- the thread ---------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        pause_s = _FIRST_PAUSE_S
+        try:
+            while True:
+                before = self._figures
+                try:
+                    self._serve()
+                except UploadError as error:
+                    self._note_death(str(error))
+                else:
+                    return
+                if self._figures is not before:
+                    pause_s = _FIRST_PAUSE_S
+                if self._clock.wait(self._stopped, pause_s):
+                    if not self._pending:
+                        return
+                    pause_s = 0.0  # one more try for what was taken
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        except Exception:  # noqa: BLE001 - a thread's top: collecting ends, the line goes on
+            self._problem = "collecting ended by a bug; the log has its trace"
+            _log.exception("collecting ended by a bug; inspection goes on")
+
+    def _serve(self) -> None:
+        """Start a child and work with it until it is time to stop. Raises UploadError when it ends before."""
+        setup = Setup(
+            folder=self._folder.absolute(),
+            settings=self._settings,
+            slots=tuple(slot.fd for slot in self._slots),
+            boot_epoch=self._boot_epoch,
+        )
+        child = self._child = Child(setup, pass_fds=setup.slots)
+        try:
+            with self._lock:
+                for pending in self._pending:
+                    pending.is_sent = False
+            child.watch(self._wake)
+            while not (self._closing and not self._pending):
+                for said in child.listen(_IDLE_S):
+                    self._hear(said)
+                self._tell(child)
+        finally:
+            child.close()
+            self._child = None
+
+    def _tell(self, child: Child) -> None:
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
+        with self._lock:
+            news, self._has_news = self._has_news, False
+            unsent = [pending for pending in self._pending if not pending.is_sent]
+        if news:
+            child.send(Change(settings=self._settings))
+        for pending in unsent:
+            child.send(pending.job())
+            pending.is_sent = True
+
+    def _hear(self, said: object) -> None:
+        match said:
+            case Taken():
+                self._figures = said.figures
+                self._problem = None
+                with self._lock:
+                    while self._pending and self._pending[0].number <= said.number:
+                        self._free.append(self._pending.popleft().slot)
+            case Moved():
+                self._figures = said.figures
+                self._problem = None
+            case Unable():
+                raise UploadError("unable", said.text)
+            case _:
+                raise UploadError("crashed", "the collecting child answered what nobody asked")
+
+    def _note_death(self, text: str) -> None:
+        """Say it; give up on a frame with which the child died again and again."""
+        if text != self._problem:
+            _log.warning("%s; collecting goes on as soon as it can", text)
+        self._problem = text
+        with self._lock:
+            if not self._pending or not self._pending[0].is_sent:
+                return
+            first = self._pending[0]
+            first.tries += 1
+            if first.tries >= _TRIES:
+                self._pending.popleft()
+                self._free.append(first.slot)
+                self._skipped["crashed"] += 1

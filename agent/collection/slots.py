@@ -1,0 +1,41 @@
+"""Copies of frames in memory that a child process can read: nothing of a frame's size is sent through a pipe."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from agent.records import Pixels
+
+
+class Slot:
+    """Room for one frame in an anonymous file; it grows to the largest frame that it held."""
+
+    def __init__(self, index: int) -> None:
+        """Take no memory yet. Raises OSError where the system has no anonymous files."""
+        self.index = index
+        self.fd = os.memfd_create(f"kensa-collect-{index}", os.MFD_CLOEXEC)
+        self._map: mmap.mmap | None = None
+
+    def fill(self, pixels: Pixels) -> None:
+        """Copy [H, W] or [H, W, 3] uint8, a part of a frame included."""
+        if self._map is None or pixels.nbytes > len(self._map):
+            os.ftruncate(self.fd, pixels.nbytes)
+            self._map = mmap.mmap(self.fd, pixels.nbytes)
+        room = np.frombuffer(self._map, np.uint8, count=pixels.nbytes)
+        np.copyto(room.reshape(pixels.shape), pixels)
+
+    def close(self) -> None:
+        """Give the memory back once nobody looks at it any more."""
+        os.close(self.fd)
+        self._map = None
+
+
+def view(fd: int, shape: tuple[int, ...]) -> Pixels:
+    """Return what a slot holds, read-only, in the process that inherited `fd`."""
+    size = int(np.prod(shape))
+    return np.frombuffer(mmap.mmap(fd, size, prot=mmap.PROT_READ), np.uint8).reshape(shape)

@@ -1,0 +1,360 @@
+"""The spool: collected frames on this disk, from the moment they are kept until the target has acknowledged them.
+
+`images/CAMERA-EPOCH-SEQ.png|jpg` holds the pictures, `spool.db` (SQLite, WAL, synchronous=FULL) everything else:
+sidecars, counts, the day's budget, uploads. Order of writing: picture (fsync, rename, fsync of the folder), then one
+transaction that makes it a kept frame and books its bytes; on the way out one transaction that makes it an uploaded
+one, then the picture goes. So after kill -9 or a power cut at any point a picture without a row is no frame and is
+removed at the next start, no row is without its picture, and every count is that of the rows.
+
+Budgets are checked in the transaction that books: they are never exceeded. The cap on the disk drops kept frames: the
+random sample first, then disagreement, unsure, defects; within each the oldest; never the one that is being uploaded.
+
+Used from two threads of one process, which holds the folder's lock.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections import Counter
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from agent.clock import NS_PER_S
+from agent.collection.items import Dropped, Item, NewItem, Part, State
+from agent.collection.protocol import Figures
+from agent.durable import sync_directory
+from agent.wire.collected import CollectReason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from agent.clock import Clock
+    from agent.config import Collect
+
+FOLDER: Final = "collected"  # below the state directory
+IMAGES: Final = "images"
+_DAYS_KEPT: Final = 3
+_LEAVING: Final = ("sample", "disagreement", "unsure", "defect")  # when the disk's cap is reached, in this order
+
+
+@dataclass(slots=True)
+class _Sums:
+    """What the rows add up to; changed only after a commit."""
+
+    waiting: int = 0
+    waiting_bytes: int = 0
+    set_aside: int = 0
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    days: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+
+
+class Spool:
+    """See the module. Open it with `agent.collection.opening.open_spool`."""
+
+    def __init__(self, folder: Path, *, connection: sqlite3.Connection, lock_fd: int, clock: Clock) -> None:
+        self._folder = folder
+        self._images = folder / IMAGES
+        self._db = connection
+        self._lock_fd = lock_fd
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._in_flight: int | None = None
+        self._uncounted = Counter[tuple[str, str]]()  # what the disk refused to write down
+        self._sums = _Sums()
+        self.added = threading.Event()  # there may be something to upload
+        self._recover()
+
+    def close(self) -> None:
+        """Let the files and the lock go."""
+        with self._lock:
+            self._db.close()
+            os.close(self._lock_fd)
+
+    # --- in -----------------------------------------------------------------------------------------------------------
+
+    def is_done(self, boot_epoch: int, number: int) -> bool:
+        """Whether this job was kept or dropped before: by a child that died before it could say so."""
+        with self._lock:
+            row = self._db.execute("SELECT boot_epoch, number FROM job").fetchone()
+        return row is not None and row[0] == boot_epoch and number <= row[1]
+
+    def has_room(self, reason: CollectReason, class_name: str | None, settings: Collect, *, need: int = 1) -> bool:
+        """Whether the day's budgets allow `need` more bytes; asked before the work of encoding, and again after it."""
+        day = self._today()
+        with self._lock:
+            days = self._sums.days
+            limits = [(("all", ""), settings.max_bytes_per_day)]
+            if (of_reason := settings.max_bytes_per_day_of_reason.get(reason.value)) is not None:
+                limits.append((("reason", reason.value), of_reason))
+            if class_name is not None and (of_class := settings.max_bytes_per_day_of_class.get(class_name)) is not None:
+                limits.append((("class", class_name), of_class))
+            return all(days[day, kind, name] + need <= limit for (kind, name), limit in limits)
+
+    def drop(self, cause: Dropped, *, job: tuple[int, int]) -> None:
+        """Count a chosen frame that is not kept."""
+        with self._lock:
+            self._uncounted["dropped", cause.value] += 1
+            try:
+                with self._transaction():
+                    self._note_job(job)
+            except sqlite3.Error:  # the next transaction that the disk takes counts it
+                return
+
+    def add(self, item: NewItem, *, settings: Collect, job: tuple[int, int]) -> Dropped | None:
+        """Keep a frame, or say why not; counted either way, once for a `job` (boot epoch, number)."""
+        size = len(item.image)
+        cause: Dropped | None = None
+        if self._knows(item.stem):
+            cause = Dropped.REPEATED
+        elif not self.has_room(item.reason, item.class_name, settings, need=size):
+            cause = Dropped.BUDGET
+        elif size > settings.max_disk_bytes:
+            cause = Dropped.DISK_CAP
+        elif self._free_bytes() < size + settings.min_free_disk_bytes:
+            cause = Dropped.DISK_FULL
+        if cause is None:
+            path = self._images / f"{item.stem.rpartition('/')[2]}.{item.suffix}"
+            try:
+                self._write(path, item.image)
+                self._book(item, path, settings, job)
+            except (OSError, sqlite3.Error):
+                path.unlink(missing_ok=True)
+                cause = Dropped.DISK_FULL
+        if cause is not None:
+            self.drop(cause, job=job)
+            return cause
+        with self._lock, suppress(sqlite3.Error):  # the next frame that is kept tries again
+            self._keep_to_cap(settings.max_disk_bytes)
+        self.added.set()
+        return None
+
+    def _knows(self, stem: str) -> bool:
+        with self._lock:
+            return self._db.execute("SELECT 1 FROM item WHERE stem = ?", (stem,)).fetchone() is not None
+
+    def _write(self, path: Path, image: bytes) -> None:
+        partial = path.with_name(path.name + ".part")
+        try:
+            with partial.open("wb") as file:
+                file.write(image)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
+        sync_directory(self._images)
+
+    def _book(self, item: NewItem, path: Path, settings: Collect, job: tuple[int, int]) -> None:
+        day, size, sums = self._today(), len(item.image), self._sums
+        booked = [("all", ""), ("reason", item.reason.value), ("class", item.class_name or "")]
+        with self._lock:
+            with self._transaction():
+                self._db.execute(
+                    "INSERT INTO item(stem, file, reason, bytes, sha256, sidecar) VALUES(?, ?, ?, ?, ?, ?)",
+                    (
+                        item.stem,
+                        path.name,
+                        item.reason.value,
+                        size,
+                        item.sha256,
+                        item.sidecar,
+                    ),
+                )
+                for kind, name in booked:
+                    self._db.execute(
+                        "INSERT INTO day VALUES(?, ?, ?, ?) ON CONFLICT DO UPDATE SET bytes = bytes + excluded.bytes",
+                        (day, kind, name, size),
+                    )
+                self._db.execute(
+                    "DELETE FROM day WHERE day NOT IN (SELECT DISTINCT day FROM day ORDER BY day DESC LIMIT ?)",
+                    (_DAYS_KEPT,),
+                )
+                self._count("kept", item.reason.value)
+                self._note_job(job)
+            sums.waiting += 1
+            sums.waiting_bytes += size
+            sums.counts["kept", item.reason.value] += 1
+            for kind, name in booked:
+                sums.days[day, kind, name] += size
+
+    def _keep_to_cap(self, max_bytes: int) -> None:
+        """Drop what must leave, in the order of `_LEAVING`; its counts and the rows in one transaction."""
+        excess = self._sums.waiting_bytes - max_bytes
+        if excess <= 0:
+            return
+        victims: list[tuple[int, str, int, str]] = []
+        for reason in _LEAVING:
+            rows = self._db.execute("SELECT id, file, bytes, state FROM item WHERE reason = ? ORDER BY id", (reason,))
+            for row in rows:
+                if excess <= 0:
+                    break
+                if row[0] != self._in_flight:
+                    victims.append(row)
+                    excess -= row[2]
+        with self._transaction():
+            self._db.executemany("DELETE FROM item WHERE id = ?", [(victim[0],) for victim in victims])
+            self._count("dropped", Dropped.DISK_CAP, len(victims))
+        self._sums.counts["dropped", Dropped.DISK_CAP.value] += len(victims)
+        for _, file, size, state in victims:
+            self._gone(file, size, state)
+
+    # --- out ----------------------------------------------------------------------------------------------------------
+
+    def next_item(self) -> Item | None:
+        """The oldest frame that waits, which is safe from the cap until `done`, `set_aside` or `put_back`."""
+        with self._lock:
+            row = self._db.execute(
+                "SELECT id, stem, file, bytes, sha256, sidecar, state, upload_id FROM item WHERE state <> 'aside' "
+                "ORDER BY id LIMIT 1"
+            ).fetchone()
+            if row is None:
+                return None
+            number, stem, file, size, sha256, sidecar, state, upload_id = row
+            parts = self._db.execute("SELECT number, etag, sha256 FROM part WHERE item = ? ORDER BY number", (number,))
+            self._in_flight = number
+            return Item(
+                id=number,
+                stem=stem,
+                path=self._images / file,
+                size=size,
+                sha256=sha256,
+                sidecar=sidecar,
+                state=State(state),
+                upload_id=upload_id,
+                parts=tuple(Part(*part) for part in parts),
+            )
+
+    def put_back(self) -> None:
+        """Nothing is being uploaded at the moment."""
+        with self._lock:
+            self._in_flight = None
+
+    def begin_multipart(self, item: Item, upload_id: str | None) -> None:
+        """Remember the multipart upload of the picture; None: there is none any more, its parts are void."""
+        with self._lock, self._transaction():
+            self._db.execute("DELETE FROM part WHERE item = ?", (item.id,))
+            self._db.execute("UPDATE item SET upload_id = ? WHERE id = ?", (upload_id, item.id))
+
+    def part_done(self, item: Item, part: Part) -> None:
+        """Remember a part that was acknowledged."""
+        with self._lock, self._transaction():
+            self._db.execute("INSERT INTO part VALUES(?, ?, ?, ?)", (item.id, part.number, part.etag, part.sha256))
+
+    def image_done(self, item: Item) -> None:
+        """The picture is at the target; its sidecar comes next."""
+        with self._lock, self._transaction():
+            self._db.execute("UPDATE item SET state = 'sidecar' WHERE id = ?", (item.id,))
+
+    def done(self, item: Item) -> None:
+        """Picture and sidecar are at the target: the frame leaves this disk."""
+        with self._lock:
+            with self._transaction():
+                self._db.execute("DELETE FROM item WHERE id = ?", (item.id,))
+                self._count("uploaded", "")
+            self._sums.counts["uploaded", ""] += 1
+            self._in_flight = None
+            self._gone(item.path.name, item.size, item.state)
+
+    def lost(self, item: Item) -> None:
+        """The picture is not what was kept: somebody removed or changed it."""
+        with self._lock:
+            with self._transaction():
+                self._db.execute("DELETE FROM item WHERE id = ?", (item.id,))
+                self._count("dropped", Dropped.MISSING)
+            self._sums.counts["dropped", Dropped.MISSING.value] += 1
+            self._in_flight = None
+            self._gone(item.path.name, item.size, item.state)
+
+    def set_aside(self, item: Item) -> None:
+        """The target holds something else under this key: nothing is overwritten there and nothing deleted here."""
+        with self._lock:
+            with self._transaction():
+                self._db.execute("UPDATE item SET state = 'aside' WHERE id = ?", (item.id,))
+            self._sums.set_aside += 1
+            self._in_flight = None
+
+    def figures(self, *, error: str | None = None) -> Figures:
+        """Where the spool stands."""
+        day = self._today()
+        with self._lock:
+            sums = self._sums
+            counts = sums.counts + self._uncounted
+            return Figures(
+                kept={CollectReason(name): n for (kind, name), n in counts.items() if kind == "kept"},
+                dropped={name: n for (kind, name), n in counts.items() if kind == "dropped"},
+                uploaded=counts["uploaded", ""],
+                waiting=sums.waiting,
+                waiting_bytes=sums.waiting_bytes,
+                set_aside=sums.set_aside,
+                day_bytes=sums.days[day, "all", ""],
+                error=error,
+            )
+
+    # --- rows ---------------------------------------------------------------------------------------------------------
+
+    def _gone(self, file: str, size: int, state: str) -> None:
+        self._sums.waiting -= 1
+        self._sums.waiting_bytes -= size
+        self._sums.set_aside -= state == State.ASIDE
+        (self._images / file).unlink(missing_ok=True)
+
+    def _count(self, kind: str, name: str, n: int = 1) -> None:
+        self._db.execute(
+            "INSERT INTO count VALUES(?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n", (kind, name, n)
+        )
+
+    def _note_job(self, job: tuple[int, int]) -> None:
+        self._db.execute("INSERT OR REPLACE INTO job VALUES(1, ?, ?)", job)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Commit on the way out, with what could not be counted before. Raises sqlite3.Error; then nothing changed."""
+        late = Counter(self._uncounted)
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            for (kind, name), n in late.items():
+                self._count(kind, name, n)
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+        self._sums.counts.update(late)
+        self._uncounted -= late
+
+    def _recover(self) -> None:
+        """Make rows and pictures agree, then read what they add up to."""
+        rows = self._db.execute("SELECT id, file, bytes FROM item").fetchall()
+        lost = [(number,) for number, file, size in rows if _size(self._images / file) != size]
+        if lost:
+            with self._transaction():
+                self._db.executemany("DELETE FROM item WHERE id = ?", lost)
+                self._count("dropped", Dropped.MISSING, len(lost))
+        known = {file for (file,) in self._db.execute("SELECT file FROM item")}
+        for path in self._images.iterdir():
+            if path.name not in known:
+                path.unlink()  # written, and not kept yet; or uploaded, and not removed yet
+        sums = self._sums
+        sums.waiting, sums.waiting_bytes, sums.set_aside = self._db.execute(
+            "SELECT count(*), coalesce(sum(bytes), 0), coalesce(sum(state = 'aside'), 0) FROM item"
+        ).fetchone()
+        sums.counts.update({(kind, name): n for kind, name, n in self._db.execute("SELECT * FROM count")})
+        sums.days.update({(day, kind, name): n for day, kind, name, n in self._db.execute("SELECT * FROM day")})
+
+    def _today(self) -> str:
+        return datetime.fromtimestamp(self._clock.utc_ns() / NS_PER_S, UTC).date().isoformat()
+
+    def _free_bytes(self) -> int:
+        disk = os.statvfs(self._images)
+        return disk.f_bavail * disk.f_frsize
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else -1

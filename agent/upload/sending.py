@@ -1,0 +1,115 @@
+"""The thread that brings the spool to the target, one frame after the other, the oldest first, for as long as it takes.
+
+A failure is followed by a pause that doubles, up to two minutes, with a third of jitter so that the devices of a plant
+do not come back all at once; credentials are looked for anew each time. Nothing leaves the spool before the target has
+acknowledged it, and whatever is done twice after a kill changes nothing there.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import sqlite3
+import threading
+from typing import TYPE_CHECKING, Final
+
+from agent.errors import UploadError
+from agent.upload.targets import ConflictError, LostError, open_target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent.clock import Clock
+    from agent.collection.items import Item
+    from agent.collection.protocol import Figures
+    from agent.collection.spool import Spool
+    from agent.config import Collect
+    from agent.upload.targets import Target
+
+_FIRST_PAUSE_S: Final = 1.0
+_LONGEST_PAUSE_S: Final = 120.0
+_JITTER: Final = 0.33
+_IDLE_S: Final = 5.0
+_log = logging.getLogger(__name__)
+
+
+class Sender:
+    """See the module."""
+
+    def __init__(self, *, spool: Spool, settings: Collect, clock: Clock, moved: Callable[[Figures], None]) -> None:
+        """`moved` hears of figures that changed, on the sender's thread."""
+        self._spool = spool
+        self._settings = settings
+        self._clock = clock
+        self._moved = moved
+        self._error: str | None = None
+        self._pause_s = _FIRST_PAUSE_S
+        self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
+        self._changed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="kensa-upload", daemon=True)
+
+    def start(self) -> None:
+        """Begin; it ends with the process."""
+        self._thread.start()
+
+    def change(self, settings: Collect) -> None:
+        """Go on with `settings`, after the frame that is under way."""
+        self._settings = settings
+        self._changed.set()
+        self._spool.added.set()
+
+    def figures(self) -> Figures:
+        """Where the spool and this thread stand."""
+        return self._spool.figures(error=self._error)
+
+    def _run(self) -> None:
+        target: Target | None = None
+        opened: Collect | None = None
+        while True:
+            try:
+                if opened is not self._settings or target is None:
+                    opened = self._settings
+                    target = open_target(opened)
+                item = None if target is None else self._spool.next_item()
+                if target is None or item is None:
+                    self._spool.added.wait(_IDLE_S)
+                    self._spool.added.clear()
+                    continue
+                self._bring(item, target)
+            except (UploadError, OSError, sqlite3.Error) as error:
+                target = None  # the next one looks for credentials anew
+                self._spool.put_back()
+                self._wait(str(error))
+            except Exception:  # a thread's top: what was kept stays kept
+                _log.exception("uploading ended by a bug; frames are kept")
+                self._error = "uploading ended by a bug; the log has its trace"
+                self._moved(self.figures())
+                raise
+            else:
+                self._error, self._pause_s = None, _FIRST_PAUSE_S
+                self._moved(self.figures())
+
+    def _bring(self, item: Item, target: Target) -> None:
+        try:
+            if item.state == "waiting":
+                target.put_image(item, self._spool)
+                self._spool.image_done(item)
+            target.put_sidecar(item)
+        except ConflictError as error:
+            _log.warning("%s", error)
+            self._spool.set_aside(item)
+        except LostError as error:
+            _log.warning("%s", error)
+            self._spool.lost(item)
+        else:
+            self._spool.done(item)
+
+    def _wait(self, text: str) -> None:
+        if text != self._error:
+            _log.warning("collected frames wait: %s", text)
+            self._error = text
+            self._moved(self.figures())
+        pause_s = self._pause_s * (1.0 + self._random.uniform(-_JITTER, _JITTER))
+        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+        self._changed.clear()
+        self._clock.wait(self._changed, pause_s)

@@ -1,0 +1,74 @@
+"""A file that is read no faster than the site allows, so that an upload leaves the line's uplink to the verdicts."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import IO, TYPE_CHECKING, Final
+
+from agent.clock import NS_PER_S
+from agent.rate import Rate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_BURST_BYTES: Final = 64 * 1024
+_CHUNK_BYTES: Final = 16 * 1024
+
+
+class Throttle:
+    """A bound on bytes per second; None is no bound. Used by one thread at a time."""
+
+    def __init__(self, bytes_per_s: int | None, *, pause: Callable[[float], None] = time.sleep) -> None:
+        self._rate = None if bytes_per_s is None else Rate(per_s=bytes_per_s, burst=_BURST_BYTES)
+        self._pause = pause
+
+    def spend(self, size: int) -> None:
+        """Wait until `size` more bytes may go out."""
+        if self._rate is not None:
+            self._pause(self._rate.spend(time.monotonic_ns(), size) / NS_PER_S)
+
+
+class ThrottledFile:
+    """Part of a file as an HTTP client reads it: `length` bytes from `start` on.
+
+    A client reads a body more than once when it signs it; only what is read after `arm` goes out, and is held back.
+    """
+
+    def __init__(self, file: IO[bytes], *, start: int, length: int, throttle: Throttle) -> None:
+        """`file` stays open for as long as this is read."""
+        self._file = file
+        self._start = start
+        self._length = length
+        self._at = 0
+        self._throttle = throttle
+        self._armed = threading.Event()
+
+    def arm(self) -> None:
+        """From now on what is read is sent."""
+        self._armed.set()
+
+    def read(self, size: int = -1) -> bytes:
+        """See `io.RawIOBase.read`."""
+        left = self._length - self._at
+        size = left if size < 0 else min(size, left)
+        if self._armed.is_set():
+            size = min(size, _CHUNK_BYTES)
+            self._throttle.spend(size)
+        self._file.seek(self._start + self._at)
+        data = self._file.read(size)
+        self._at += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """See `io.IOBase.seek`."""
+        base = {0: 0, 1: self._at, 2: self._length}[whence]
+        self._at = max(0, min(self._length, base + offset))
+        return self._at
+
+    def tell(self) -> int:
+        """See `io.IOBase.tell`."""
+        return self._at
+
+    def __len__(self) -> int:
+        return self._length
