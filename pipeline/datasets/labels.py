@@ -15,7 +15,7 @@ import io
 import json
 import re
 from collections import defaultdict
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -131,6 +131,11 @@ class LabelBook:
         history = self.history.get(key)
         return history[-1] if history else None
 
+    def says_already(self, label: Label) -> bool:
+        """Whether the last that this labeller said of the picture, in this source, is the same."""
+        own = [x for x in self.history.get(label.key, ()) if x.labeller == label.labeller]
+        return bool(own) and replace(own[-1], labelled_at=label.labelled_at) == label
+
     def all(self) -> Iterator[Label]:
         """Every label, in the order of keys and times."""
         for history in self.history.values():
@@ -153,10 +158,16 @@ class LabelStore:
         self._storage = storage
         self._now = now
 
-    def append(self, labels: Iterable[Label]) -> int:
-        """Store the labels that are not there yet, as one batch; returns how many these were."""
-        known = set(self.book().all()) if self._is_there() else set()
-        new = sorted(set(labels) - known)
+    def append(self, labels: Iterable[Label], *, repeats: bool = True) -> int:
+        """Store the labels that are not there yet, as one batch; returns how many these were.
+
+        Without `repeats` a label that says again what its labeller said last is left out: a file without times says
+        the same with a new one at each import.
+        """
+        book = self.book() if self._is_there() else LabelBook.of(())
+        new = sorted(set(labels) - set(book.all()))
+        if not repeats:
+            new = [label for label in new if not book.says_already(label)]
         if new:
             data = "".join(label.line() + "\n" for label in new).encode()
             self._storage.create(f"{ROOT}{hashlib.sha256(data).hexdigest()}.jsonl", data)
@@ -195,32 +206,46 @@ def read_lines(data: bytes, where: str, *, now: datetime) -> Iterator[Label]:
         yield checked_label(values, place, now=now)
 
 
-def read_table(data: bytes, where: str, *, now: datetime, defaults: Mapping[str, Any] | None = None) -> Iterator[Label]:
+def read_table(
+    data: bytes,
+    where: str,
+    *,
+    now: datetime,
+    defaults: Mapping[str, Any],
+    good: Iterable[str] = (),
+    key_of: Callable[[Mapping[str, str]], str | None] | None = None,
+) -> Iterator[Label]:
     """Yield the labels of a CSV file with a header; `defaults` stand for columns that it lacks. Raises DatasetError.
 
-    `is_defect` is true or false, 1 or 0, or empty: then the class name decides. Further columns are ignored.
+    `is_defect` is true or false, 1 or 0, or empty: then the class name decides, and the classes in `good` are none.
+    `key_of` finds the key of a row (None: leave it out); without it the column `key` is needed. Further columns are
+    ignored.
     """
-    base = dict(defaults or {})
     try:
         reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""))
-        missing = {"key", "label"} - set(reader.fieldnames or ())
+        needed = {"label"} if key_of is not None else {"key", "label"}
+        missing = needed - set(reader.fieldnames or ())
         if missing:
             raise DatasetError(
                 f"{where}: the columns {', '.join(sorted(missing))} are missing; found {reader.fieldnames}."
             )
         for number, row in enumerate(reader, start=2):
             place = f"{where}, line {number}"
-            given = {name: row[name] for name in COLUMNS if row.get(name)}
-            values = {**base, **given}
-            values["is_defect"] = _truth(values.get("is_defect"), str(values.get("label", "")), place)
+            if None in row or None in row.values():
+                raise DatasetError(f"{place}: the number of fields differs from the header's.")
+            key = row["key"] if key_of is None else key_of(row)
+            if key is None:
+                continue
+            values = {**defaults, **{name: row[name] for name in COLUMNS if row.get(name)}, "key": key}
+            values["is_defect"] = _truth(values.get("is_defect"), str(values.get("label", "")), place, good)
             yield checked_label(values, place, now=now)
     except (UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{where} cannot be read as CSV in UTF-8: {error}.") from error
 
 
-def _truth(given: Any, class_name: str, where: str) -> bool:
+def _truth(given: Any, class_name: str, where: str, good: Iterable[str]) -> bool:
     if given is None or given == "":
-        return says_defect(class_name)
+        return says_defect(class_name, good)
     found = {"true": True, "1": True, "false": False, "0": False}.get(str(given).lower())
     if found is None:
         raise DatasetError(f"{where}: is_defect is {given!r}; true, false, 1, 0 or nothing are allowed.")
