@@ -100,7 +100,7 @@ def choose(
 def _judge_all(
     candidates: Sequence[Path], pictures: Pictures, policy: Policy, progress: Progress
 ) -> tuple[list[str], list[_Candidate]]:
-    """What cannot be judged, as sentences, and what can; of equal bytes the first."""
+    """What cannot be judged, as sentences, and what can; of equal models with equal thresholds the first."""
     broken: list[str] = []
     found: dict[str, _Candidate] = {}
     for folder in candidates:
@@ -115,7 +115,8 @@ def _judge_all(
             broken.append(f"{folder.name} cannot be judged: the objective {policy.objective} needs good and bad parts.")
             continue
         rank = (-objective, -(judged.figure("auroc") or 0.0), entry.length_bytes, entry.sha256)
-        found.setdefault(entry.sha256, _Candidate(folder, judged, objective, rank))
+        decision = judged.manifest.decision.model_dump_json()
+        found.setdefault(entry.sha256 + decision, _Candidate(folder, judged, objective, rank))
     return broken, list(found.values())
 
 

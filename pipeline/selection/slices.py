@@ -2,8 +2,8 @@
 
 A picture's marks are its class; kind, difficulty and surface of simulated parts; and what the data set's version says
 of it in `dataset.json` (line, camera, exposure bucket, origin ...). Each mark is a slice, split into its defective and
-its good parts, because found defects must not pay for rejected good parts. A slice with the very pictures of an earlier
-one is left out.
+its good parts, because found defects must not pay for rejected good parts. Marks with the very same pictures are one
+slice with both names.
 """
 
 from __future__ import annotations
@@ -35,8 +35,7 @@ _MAX_TEXT: Final = 64
 class Slice:
     """Some of the pictures."""
 
-    key: str  # the kind of mark, or "all"
-    name: str
+    name: str  # such as "all", or "class scratch"
     of: Outcomes
     rows: npt.NDArray[np.int64]  # indices of samples
 
@@ -69,14 +68,15 @@ def slices_of(
         for key, value in {**own, **marks.get(sample.name, {})}.items():
             if protected is None or key in protected:
                 members.setdefault((key, value), []).append(row)
-    found: list[Slice] = []
-    seen: set[bytes] = set()
+    found: dict[bytes, Slice] = {}
     every = np.arange(len(samples))
     for (key, value), rows in [(("all", ""), every), *sorted(members.items())]:
         for of, wanted in (("defects", True), ("good", False)):
             chosen = np.asarray(rows, np.int64)
             chosen = chosen[defect[chosen] == wanted]
-            if chosen.size and chosen.tobytes() not in seen:
-                seen.add(chosen.tobytes())
-                found.append(Slice(key, f"{key} {value}".strip(), of, chosen))  # type: ignore[arg-type]
-    return tuple(found)
+            if not chosen.size:
+                continue
+            name, same = f"{key} {value}".strip(), found.get(chosen.tobytes())
+            named = f"{same.name} = {name}" if same else name
+            found[chosen.tobytes()] = Slice(named, of, chosen)  # type: ignore[arg-type]
+    return tuple(found.values())

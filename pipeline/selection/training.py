@@ -37,9 +37,10 @@ def train(plan: TrainingPlan, data: Path, *, progress: Progress, training_job: s
     """Train. Raises DatasetError, PlanError, OperatorError."""
     # libgomp reads this when torch is loaded. Waiting threads must sleep: spinning halves a shared machine's speed.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    from pipeline.training.assemble import Request, build  # noqa: PLC0415 - loads torch
+    dataset = check_data(plan, data)
+    from pipeline.training.assemble import Request, build  # noqa: PLC0415 - loads torch, which takes seconds
 
-    head = plan.head or choose_head(check_data(plan, data))
+    head = plan.head or choose_head(dataset)
     parameters = plan.parameters if "epochs" in plan.parameters else {**plan.parameters, "epochs": EPOCHS[head]}
     request = Request(
         data=data,
