@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from agent.model.manifest import Manifest
     from agent.model.serving import LoadRequest
-    from agent.records import DecisionRule, Frame, ModelIdentity, Pixels
+    from agent.records import DecisionRule, Frame, ModelIdentity, Pixels, Verdict
     from agent.slot import ModelSlot, SiteSettings
 
 _GEOMETRY: Final = Geometry(mode="whole", height=32, width=32, channels=1)
