@@ -1,0 +1,74 @@
+"""Clients of AWS, made once a process and service, as the environment says: region, credentials, AWS_ENDPOINT_URL.
+
+Promise: a client may be used by any thread; throttled and failed calls are tried again by botocore (5 tries, standard
+mode); what is still refused is an AccountError that names service, operation and remedy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+from agent.errors import KensaError, MissingExtraError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_TRIES: Final = 5
+_REMEDIES: Final = {
+    "AccessDeniedException": "The role lacks the right: see its policy in pipeline/infra/template.yaml",
+    "AccessDenied": "The role lacks the right: see its policy in pipeline/infra/template.yaml",
+    "ExpiredTokenException": "The credentials have expired: sign in again",
+    "ExpiredToken": "The credentials have expired: sign in again",
+    "UnrecognizedClientException": "The access key is unknown: sign in again",
+    "InvalidClientTokenId": "The access key is unknown: sign in again",
+}
+_lock = threading.Lock()
+_clients: dict[tuple[str, ...], Any] = {}
+
+
+class AccountError(KensaError):
+    """AWS refused, or cannot be reached; the text names what was asked for and the remedy."""
+
+    exit_code = 4
+
+    def __init__(self, text: str, *, code: str = "") -> None:
+        """`code` is the service's own name of the error, "" where it did not answer."""
+        super().__init__(text)
+        self.code = code
+
+
+def client(service: str) -> Any:
+    """The boto3 client of a service. Raises MissingExtraError, AccountError."""
+    try:
+        import boto3  # noqa: PLC0415 - optional, and 0.4 s
+        import botocore.config  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(f"{error.name} is missing: pip install 'kensa[cloud]'") from error
+    names = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_REGION", "AWS_PROFILE", "AWS_ACCESS_KEY_ID")
+    key = (service, *(os.environ.get(name, "") for name in names))
+    with _lock:  # boto3's default session is not made for threads
+        if key not in _clients:
+            config = botocore.config.Config(
+                connect_timeout=10, read_timeout=60, retries={"mode": "standard", "total_max_attempts": _TRIES}
+            )
+            with asked(service):
+                _clients[key] = boto3.session.Session().client(service, config=config)
+        return _clients[key]
+
+
+@contextlib.contextmanager
+def asked(what: str) -> Iterator[None]:
+    """Translate botocore's errors; `what` says what was asked for. Raises AccountError."""
+    import botocore.exceptions  # noqa: PLC0415 - `client` has told if it is missing
+
+    try:
+        yield
+    except botocore.exceptions.ClientError as error:
+        code = str(error.response.get("Error", {}).get("Code"))
+        remedy = _REMEDIES.get(code, "It can be tried again")
+        raise AccountError(f"{what}: {error}. {remedy}.", code=code) from error
+    except (botocore.exceptions.BotoCoreError, OSError) as error:
+        raise AccountError(f"{what}: {error}. Look at network, region and credentials.") from error

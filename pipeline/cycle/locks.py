@@ -1,0 +1,92 @@
+"""One cycle a site and model at a time, and every trigger once.
+
+    cycle/v1/triggers/SITE/MODEL/ID.json     who took this trigger
+    cycle/v1/locks/SITE/MODEL/00000007.json  who holds the lock: the newest number counts
+    cycle/v1/locks/SITE/MODEL/00000007.free  it was given back
+
+Promise: objects are only ever created, and of several writers exactly one succeeds (`Storage.create`), so that of two
+executions exactly one gets the lock, whatever fails in between. A lock whose execution has ended without giving it back
+is taken over; asking twice for the same execution changes nothing, because Step Functions tries again.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from pipeline.cycle.execution import safe, to_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pipeline.cloud.storage import Storage
+    from pipeline.cycle.execution import Execution
+
+_MAX_BYTES: Final = 4_096
+_KEPT: Final = 4  # numbers of a lock; older ones are removed
+
+
+class Locks:
+    """The locks below a storage. Methods raise StorageError."""
+
+    def __init__(self, storage: Storage, *, is_running: Callable[[str], bool]) -> None:
+        """`is_running` says whether the execution with an ARN still runs."""
+        self._storage = storage
+        self._is_running = is_running
+
+    def take(self, execution: Execution) -> str | None:
+        """Take the trigger and the lock; returns None, or the sentence that says why not."""
+        wanted = execution.wanted
+        trigger = f"cycle/v1/triggers/{wanted.site}/{wanted.model}/{safe(wanted.trigger_id)}.json"
+        mine = to_bytes({"execution": execution.arn})
+        if not self._storage.create(trigger, mine):
+            other = self._holder(trigger)
+            if other != execution.arn:
+                return f"the trigger {wanted.trigger} {wanted.trigger_id} was taken already by {other}"
+        while True:
+            number = self._newest(execution)
+            if number and not self._storage.exists(_key(execution, number, "free")):
+                holder = self._holder(_key(execution, number, "json"))
+                if holder == execution.arn:
+                    return None
+                if self._is_running(holder):
+                    return f"{holder} is at work on {wanted.model} of {wanted.site} already"
+            if self._storage.create(_key(execution, number + 1, "json"), mine):
+                self._forget(execution, number + 1 - _KEPT)
+                return None
+
+    def give_back(self, execution: Execution) -> bool:
+        """Give the lock back; False where this execution does not hold it."""
+        number = self._newest(execution)
+        if not number or self._holder(_key(execution, number, "json")) != execution.arn:
+            return False
+        self._storage.create(_key(execution, number, "free"), b"{}\n")
+        return True
+
+    def holder(self, execution: Execution) -> str | None:
+        """ARN of the execution that holds the lock of this one's site and model."""
+        number = self._newest(execution)
+        if not number or self._storage.exists(_key(execution, number, "free")):
+            return None
+        return self._holder(_key(execution, number, "json"))
+
+    def _holder(self, key: str) -> str:
+        tree: dict[str, Any] = json.loads(self._storage.read(key, limit=_MAX_BYTES))
+        return str(tree["execution"])
+
+    def _newest(self, execution: Execution) -> int:
+        """0 where there was none yet."""
+        keys = [stored.key for stored in self._storage.list(_prefix(execution)) if stored.key.endswith(".json")]
+        return int(keys[-1].rpartition("/")[2].partition(".")[0]) if keys else 0
+
+    def _forget(self, execution: Execution, number: int) -> None:
+        for end in ("json", "free") if number > 0 else ():
+            self._storage.delete(_key(execution, number, end))
+
+
+def _prefix(execution: Execution) -> str:
+    return f"cycle/v1/locks/{execution.wanted.site}/{execution.wanted.model}/"
+
+
+def _key(execution: Execution, number: int, end: str) -> str:
+    return f"{_prefix(execution)}{number:08d}.{end}"

@@ -1,0 +1,61 @@
+"""The services that an execution's steps use, as its settings name them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from pipeline.cloud import account
+from pipeline.cloud.storage import open_storage
+from pipeline.cycle.deployments import Deployments
+from pipeline.cycle.locks import Locks
+from pipeline.cycle.publisher import Publisher
+from pipeline.selection.registry import open_registry
+
+if TYPE_CHECKING:
+    from pipeline.cycle.execution import Execution
+    from pipeline.cycle.settings import Settings
+    from pipeline.selection.registry import Registry
+
+_MAX_SUBJECT: Final = 100  # characters, as SNS has it
+_STOPPED: Final = frozenset({"FAILED", "TIMED_OUT", "ABORTED", "SUCCEEDED"})
+
+
+def registry_of(execution: Execution) -> Registry:
+    """The registry of candidates."""
+    uri = execution.uri("registry")
+    return open_registry(uri, sagemaker=account.client("sagemaker") if uri.startswith("s3://") else None)
+
+
+def publisher_of(execution: Execution) -> Publisher:
+    """The publisher's folder."""
+    return Publisher(open_storage(execution.settings.publisher))
+
+
+def deployments_of() -> Deployments:
+    """Greengrass of this account."""
+    return Deployments(greengrass=account.client("greengrassv2"), iot=account.client("iot"))
+
+
+def locks_of(execution: Execution) -> Locks:
+    """The locks of the data storage."""
+    return Locks(execution.data, is_running=is_running)
+
+
+def is_running(execution_arn: str) -> bool:
+    """Whether an execution still runs; one that is not known has ended long ago. Raises AccountError."""
+    states = account.client("stepfunctions")
+    try:
+        with account.asked(f"the execution {execution_arn}"):
+            return str(states.describe_execution(executionArn=execution_arn)["status"]) not in _STOPPED
+    except account.AccountError as error:
+        if error.code in {"ExecutionDoesNotExist", "InvalidArn"}:
+            return False
+        raise
+
+
+def tell(settings: Settings, subject: str, text: str) -> None:
+    """Tell the topic, if there is one. Raises AccountError."""
+    if settings.topic is None:
+        return
+    with account.asked(f"a message to {settings.topic}"):
+        account.client("sns").publish(TopicArn=settings.topic, Subject=subject[:_MAX_SUBJECT], Message=text)
