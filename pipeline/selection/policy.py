@@ -54,7 +54,7 @@ class Policy(Strict):
     min_gain: float = Field(default=0.0, ge=0.0, lt=1.0)  # of the objective; the candidate must gain more than that
     least_found: Unit = 0.0  # share of all defective parts that any candidate must find, champion or not
     least_passed: Unit = 0.0  # share of all good parts that it must pass
-    protected: tuple[str, ...] | None = None  # kinds of slices, such as class, line, camera; None: all that are known
+    protected: tuple[str, ...] | None = None  # kinds of slices, such as class, line, camera; None: see `slices`
 
     @property
     def level(self) -> float:

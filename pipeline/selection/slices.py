@@ -3,7 +3,10 @@
 A picture's marks are its class; kind, difficulty and surface of simulated parts; and what the data set's version says
 of it in `dataset.json` (line, camera, exposure bucket, origin ...). Each mark is a slice, split into its defective and
 its good parts, because found defects must not pay for rejected good parts. Marks with the very same pictures are one
-slice with both names.
+slice with both names; one that holds all pictures is `all`.
+
+What a model's own verdict decided (why a frame was kept, which model judged it) is no slice unless asked for: among the
+frames that the champion called defective it is never wrong about a defect, and every equal model loses there.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 
 VERSION: Final = "dataset.json"
 MAX_VERSION_BYTES: Final = 1 << 30
+ALL: Final = "all"
+_BY_VERDICT: Final = frozenset({"reason", "judged_by"})
 _OWN: Final = ("kind", "difficulty", "surface")
 _MAX_TEXT: Final = 64
 
@@ -60,23 +65,28 @@ def _marks(given: Mapping[str, Any]) -> dict[str, str]:
 def slices_of(
     samples: Sequence[Sample], marks: Mapping[str, Mapping[str, str]], protected: Sequence[str] | None
 ) -> tuple[Slice, ...]:
-    """All slices of the samples: the whole first, then by key and value. `protected` keeps those keys only."""
+    """All slices of the samples: the whole first, then by key and value.
+
+    `protected` names the keys to use; None: all but those that a verdict decided.
+    """
     defect = np.array([s.is_defect for s in samples], np.bool_)
     members: dict[tuple[str, str], list[int]] = {}
     for row, sample in enumerate(samples):
         own = {"class": sample.class_name, **{key: getattr(sample, key) for key in _OWN if getattr(sample, key)}}
         for key, value in {**own, **marks.get(sample.name, {})}.items():
-            if protected is None or key in protected:
+            if key not in _BY_VERDICT if protected is None else key in protected:
                 members.setdefault((key, value), []).append(row)
     found: dict[bytes, Slice] = {}
     every = np.arange(len(samples))
-    for (key, value), rows in [(("all", ""), every), *sorted(members.items())]:
+    for (key, value), rows in [((ALL, ""), every), *sorted(members.items())]:
         for of, wanted in (("defects", True), ("good", False)):
             chosen = np.asarray(rows, np.int64)
             chosen = chosen[defect[chosen] == wanted]
             if not chosen.size:
                 continue
             name, same = f"{key} {value}".strip(), found.get(chosen.tobytes())
-            named = f"{same.name} = {name}" if same else name
-            found[chosen.tobytes()] = Slice(named, of, chosen)  # type: ignore[arg-type]
+            if same is None:
+                found[chosen.tobytes()] = Slice(name, of, chosen)  # type: ignore[arg-type]
+            elif same.name != ALL:
+                found[chosen.tobytes()] = Slice(f"{same.name} = {name}", same.of, chosen)
     return tuple(found.values())

@@ -59,7 +59,19 @@ def test_a_candidate_that_is_worse_on_one_line_only_is_refused_and_the_line_name
     )
     only_class = Policy(protected=("class",))
     slices = choose([eager], champion, data, only_class).assessments[0].comparisons[0].slices
-    assert {s.slice for s in slices} == {"all = class ok", "all = class spot"}
+    assert {s.slice for s in slices} == {"all"}  # class ok and class spot hold the same parts
+
+
+def test_what_the_champions_verdict_decided_is_no_slice_unless_asked_for(tmp_path: Path) -> None:
+    kept = parts(10, 0, 20, marks={"reason": "defect", "judged_by": "spots-1.0.0", "exposure": "dark"})
+    data = write_parts(tmp_path / "data", [*parts(30, 10, 20), *kept])
+    champion, candidate = write_spotter(tmp_path / "champion", SURE), write_spotter(tmp_path / "candidate", MIDDLE)
+    for policy, expected in (
+        (Policy(), {"all", "exposure dark"}),
+        (Policy(protected=("reason",)), {"all", "reason defect"}),
+    ):
+        choice = choose([candidate], champion, data, policy)
+        assert {s.slice for s in choice.assessments[0].comparisons[0].slices} == expected
 
 
 def test_an_equal_candidate_gains_nothing_and_is_not_proposed(tmp_path: Path) -> None:
