@@ -47,6 +47,7 @@ class Switch:
     kind: Literal["slow", "endless", "truncated", "failing", "silent", "unanswered"]
     amount: float = 0.0  # bytes/s, bytes or an HTTP status
     times: int | None = None  # None: until `mend`
+    skip: int = 0  # so many requests pass before
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +109,9 @@ class ReleaseServer:
         """Send more and more after the file's end."""
         self.add(Switch(pattern, "endless"))
 
-    def truncated(self, pattern: str, *, after: int, times: int | None = None) -> None:
-        """Close the connection after so many bytes, although more were announced."""
-        self.add(Switch(pattern, "truncated", after, times))
+    def truncated(self, pattern: str, *, after: int, times: int | None = None, skip: int = 0) -> None:
+        """Close the connection after so many bytes, although more were announced; the first `skip` requests pass."""
+        self.add(Switch(pattern, "truncated", after, times, skip))
 
     def failing(self, pattern: str, *, status: int, times: int | None = None) -> None:
         """Answer with an error."""
@@ -146,6 +147,9 @@ class ReleaseServer:
         with self._lock:
             for switch in self._switches:
                 if fnmatch(path, switch.pattern) and switch.times != 0:
+                    if switch.skip:
+                        switch.skip -= 1
+                        continue
                     if switch.times is not None:
                         switch.times -= 1
                     return switch

@@ -68,9 +68,9 @@ class S3Server(ReleaseServer):
         self.writing = threading.Lock()
         self.numbers = itertools.count(1)
 
-    def unanswered(self, pattern: str, *, times: int | None = None) -> None:
-        """Do what is asked, then close the connection without an answer."""
-        self.add(Switch(pattern, "unanswered", 0.0, times))
+    def unanswered(self, pattern: str, *, times: int | None = None, skip: int = 0) -> None:
+        """Do what is asked, then close the connection without an answer; the first `skip` requests pass."""
+        self.add(Switch(pattern, "unanswered", 0.0, times, skip))
 
     def _handler(self) -> type[Handler]:
         return _S3Handler

@@ -180,6 +180,17 @@ class Collector:
         )
 
     @property
+    def taken(self) -> int:
+        """Frames that were copied since the start."""
+        return self._number
+
+    @property
+    def answered(self) -> int:
+        """The first so many of them are kept, or dropped and counted."""
+        with self._lock:
+            return self._pending[0].number - 1 if self._pending else self._number
+
+    @property
     def child_pid(self) -> int | None:
         """Process id of the child; None while there is none."""
         child = self._child
