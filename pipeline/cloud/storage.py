@@ -15,8 +15,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import stat
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 MAX_OBJECT_BYTES: Final = 256 * 1024**2  # of one read, unless the caller says less
 MAX_KEY_BYTES: Final = 1_024  # S3's limit
 _MAX_PART_BYTES: Final = 255  # a file name's limit
+_NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _WRITING: Final = ".writing-"  # files in the making; never listed
 _BODY_ATTEMPTS: Final = 3  # botocore tries again until the headers are there, not after
 _MISSING: Final = frozenset({"NoSuchKey", "404"})
@@ -172,7 +173,14 @@ class FolderStorage:
         path = self._path(key)
         try:
             with self._written(key, path, data) as made:
-                os.link(made, path)
+                try:
+                    os.link(made, path)
+                except OSError as error:
+                    if error.errno not in _NO_LINKS:
+                        raise
+                    # A stick's file system: the name is what one writer gets, and readers may see it empty at first.
+                    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666))
+                    made.replace(path)
         except StorageError as error:
             if isinstance(error.__cause__, FileExistsError):
                 return False
@@ -184,16 +192,15 @@ class FolderStorage:
         """A durable file beside `path`; afterwards the folder's names are made durable. OSError -> StorageError."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=_WRITING)
+            made = path.with_name(f"{_WRITING}{secrets.token_hex(8)}")
             try:
-                with os.fdopen(descriptor, "wb") as file:
+                with made.open("xb") as file:  # not mkstemp: its mode 0600 cannot be changed on every stick
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
-                Path(name).chmod(0o644)
-                yield Path(name)
+                yield made
             finally:
-                Path(name).unlink(missing_ok=True)
+                made.unlink(missing_ok=True)
             folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 os.fsync(folder)

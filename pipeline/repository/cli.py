@@ -2,6 +2,7 @@
 
 Typical: `init /srv/releases --keys ~/release-keys --site plant-a`, bring metadata/1.root.json to each device, then for
 every release `add releases/surface-1.2.0 --site plant-a` and `publish`; run `publish --refresh` twice a day.
+A site without a way out gets its releases on a disk: `export` here, `import` there (docs/datasets.md).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import json
 import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -57,6 +59,18 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     rotate.add_argument("role", nargs="+", help="root, targets, snapshot, timestamp, or a site's name")
     rotate.add_argument("--signer", action="append", default=[], metavar="ROLE=URI", help=signer)
     command("show", "roles, keys, sites and releases")
+    export = command("export", "write a release to a disk, for a site without a way out; needs no keys")
+    export.add_argument("release_id", nargs="?", help="NAME/VERSION; without it only what was taken back")
+    export.add_argument("--to", type=Path, required=True, metavar="DISK", help="a folder on the disk")
+    export.add_argument("--site", required=True)
+    export.add_argument("--from", dest="repository", help="folder, http(s):// or s3:// (default: that of --keys)")
+    export.add_argument(
+        "--root", type=Path, help="1.root.json to judge by (default: the one that the repository shows)"
+    )
+    bring = command("import", "copy what is on a disk to the folder that the site's devices read; needs no keys")
+    bring.add_argument("--from", dest="disk", type=Path, required=True, metavar="DISK", help="a folder on the disk")
+    bring.add_argument("--to", type=Path, required=True, metavar="MIRROR", help="the devices' updates.repository")
+    bring.add_argument("--root", type=Path, required=True, help="the 1.root.json that the devices have")
     return parser.parse_args(argv)
 
 
@@ -176,6 +190,40 @@ def _show(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"repository": ring.file.repository, "roles": roles, "sites": sites, "staged": staged}
 
 
+def _export(arguments: argparse.Namespace) -> dict[str, Any]:
+    from agent.clock import SystemClock  # noqa: PLC0415
+    from pipeline.repository import disk  # noqa: PLC0415
+    from pipeline.repository.keys import KeyRing  # noqa: PLC0415
+
+    repository = arguments.repository or KeyRing.load(_keys_folder(arguments.keys)).file.repository
+    with Display(quiet=arguments.json) as display:
+        exported = disk.export(
+            repository,
+            arguments.to,
+            arguments.site,
+            arguments.release_id,
+            root=arguments.root,
+            progress=lambda done, total: display("export", done, total),
+        )
+    answer = {"disk": str(arguments.to), **exported.model_dump(mode="json")}
+    if disk.is_short(exported, SystemClock()):
+        answer["warning"] = "devices take nothing from this disk after good_until: bring it there before"
+    return answer
+
+
+def _import(arguments: argparse.Namespace) -> dict[str, Any]:
+    from pipeline.repository import disk  # noqa: PLC0415
+
+    with Display(quiet=arguments.json) as display:
+        brought = disk.bring(
+            arguments.disk,
+            arguments.to,
+            arguments.root,
+            progress=lambda done, total: display("import", done, total),
+        )
+    return {"mirror": str(arguments.to), "brought": [asdict(item) for item in brought]}
+
+
 def _print(value: Any, indent: str = "") -> None:
     """Plain indented lines of what `--json` prints."""
     for key, entry in value.items() if isinstance(value, dict) else ((None, item) for item in value):
@@ -194,6 +242,8 @@ _COMMANDS: Final[dict[str, Callable[[argparse.Namespace], dict[str, Any]]]] = {
     "revoke": _revoke,
     "rotate-keys": _rotate,
     "show": _show,
+    "export": _export,
+    "import": _import,
 }
 
 

@@ -96,6 +96,17 @@ def test_a_key_is_created_once(storage: Storage) -> None:
     assert storage.create("lock", b"third")
 
 
+def test_a_key_is_created_once_where_there_are_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    storage = open_storage(tmp_path)
+    assert storage.create("lock", b"first")
+    assert not storage.create("lock", b"second")
+    assert storage.read("lock") == b"first"
+
+
 def test_of_many_writers_one_creates(tmp_path: Path) -> None:
     storage = open_storage(tmp_path)
     won: list[int] = []
