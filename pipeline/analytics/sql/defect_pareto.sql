@@ -1,0 +1,42 @@
+-- defect_pareto: which defects cost most, by line
+-- version: 1
+-- param first_day day = first: first day, UTC
+-- param last_day day = last: last day, UTC, included
+-- param site name = *: only this site
+-- param line name = *: only this line
+-- column site: the plant
+-- column line: its line
+-- column place: 1 for the most frequent class of the line
+-- column class: the defect class as it was judged
+-- column parts: rejected for it
+-- column share: of all rejected parts of the line
+-- column cumulative_share: of this and the classes before it
+-- column per_million: rejected for it, of a million judged parts of the line
+WITH v AS (
+  SELECT site, line, camera, boot_epoch, seq, arbitrary(outcome) AS outcome, arbitrary(class) AS class
+  FROM verdicts
+  WHERE day BETWEEN substr(CAST(date_add('day', -1, CAST(:first_day AS date)) AS varchar), 1, 10) AND :last_day
+    AND captured_at >= CAST(:first_day AS timestamp)
+    AND captured_at < date_add('day', 1, CAST(:last_day AS timestamp))
+    AND (:site = '*' OR site = :site) AND (:line = '*' OR line = :line) AND outcome <> 'unknown'
+  GROUP BY site, line, camera, boot_epoch, seq
+), judged AS (
+  SELECT site, line, CASE WHEN outcome = 'defect' THEN COALESCE(class, 'not named') END AS class, COUNT(*) AS parts
+  FROM v
+  GROUP BY site, line, CASE WHEN outcome = 'defect' THEN COALESCE(class, 'not named') END
+), whole AS (
+  SELECT site, line, SUM(parts) AS parts, SUM(CASE WHEN class IS NULL THEN 0 ELSE parts END) AS rejected
+  FROM judged
+  GROUP BY site, line
+), placed AS (
+  SELECT judged.site, judged.line, judged.class, judged.parts, whole.parts AS line_parts, whole.rejected,
+    ROW_NUMBER() OVER (PARTITION BY judged.site, judged.line ORDER BY judged.parts DESC, judged.class) AS place
+  FROM judged JOIN whole ON judged.site = whole.site AND judged.line = whole.line
+  WHERE judged.class IS NOT NULL
+)
+SELECT site, line, place, class, parts,
+  CAST(parts AS double) / rejected AS share,
+  CAST(SUM(parts) OVER (PARTITION BY site, line ORDER BY place) AS double) / rejected AS cumulative_share,
+  1e6 * parts / line_parts AS per_million
+FROM placed
+ORDER BY site, line, place

@@ -1,0 +1,156 @@
+"""The transformation function of the Firehose streams: messages in, rows out, one stream for each table.
+
+Promise: every record that comes in goes out under its own id, whatever the others are. What is no message of Kensa is
+`ProcessingFailed` with the reason in its metadata and the log, and Firehose keeps the original under its error prefix;
+what belongs to another table is `Dropped`, so that all streams may be fed by one rule. An answer stays under the
+6 MB that Lambda may return: an envelope grows about twenty-fold, so what does not fit is put back into the stream
+(`Dropped` here, transformed with a later batch). Ask Firehose for batches of 0.2 MB, and that stays the exception.
+
+The stream is named `...-{table}`; KENSA_SITE names the plant.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import logging
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from agent.errors import KensaError, MessageError, OperatorError
+from pipeline.analytics.schema import TABLES
+from pipeline.ingest.explode import explode
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+MAX_ANSWER_BYTES: Final = 5_500_000  # Lambda returns 6 MB at most
+_RECORD_BYTES: Final = 300  # of an answer's record beside its data
+_PUT_RECORDS: Final = 500  # limits of PutRecordBatch
+_PUT_BYTES: Final = 3_500_000
+_PUT_TRIES: Final = 4
+
+_log = logging.getLogger(__name__)
+
+
+class Putter(Protocol):
+    """boto3's Firehose client, or the simulator's."""
+
+    def put_record_batch(self, *, DeliveryStreamName: str, Records: Sequence[Mapping[str, bytes]]) -> Any:  # noqa: N803
+        """Put up to 500 records into a stream."""
+        ...
+
+
+class IngestError(KensaError):
+    """Firehose did not take records back; the whole batch is tried again by Firehose."""
+
+    exit_code = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Transformed:
+    """One record's way out."""
+
+    record_id: str
+    result: str  # Ok, Dropped or ProcessingFailed
+    data: bytes = b""
+    keys: Mapping[str, str] | None = None
+    reason: str = ""
+
+    def answer(self) -> dict[str, Any]:
+        """Return the record as Firehose reads it."""
+        found: dict[str, Any] = {"recordId": self.record_id, "result": self.result}
+        if self.result == "Ok":
+            found |= {
+                "data": base64.b64encode(self.data).decode(),
+                "metadata": {"partitionKeys": dict(self.keys or {})},
+            }
+        elif self.result == "ProcessingFailed":
+            found["metadata"] = {"reason": self.reason}
+        return found
+
+
+def transform(record_id: str, data: bytes, *, table: str, site: str) -> Transformed:
+    """Return one record's rows for `table`, one JSON document a line."""
+    try:
+        rows = explode(data, site=site)
+    except MessageError as error:
+        return Transformed(record_id, "ProcessingFailed", reason=str(error)[:500])
+    if not rows or rows[0].place.table != table:
+        return Transformed(record_id, "Dropped")
+    text = "".join(row.line() + "\n" for row in rows)
+    return Transformed(record_id, "Ok", data=text.encode(), keys=rows[0].place.keys)
+
+
+def handler(event: Mapping[str, Any], _context: object, *, putter: Putter | None = None) -> dict[str, Any]:
+    """Answer Firehose. Raises OperatorError for a wrong deployment, IngestError where records could not go back."""
+    stream = str(event.get("deliveryStreamArn", "")).rpartition("/")[2]
+    table = stream.rpartition("-")[2]
+    if table not in TABLES:
+        raise OperatorError(f"The stream {stream!r} must be named after its table: ...-{', ...-'.join(TABLES)}.")
+    site = os.environ.get("KENSA_SITE", "")
+    if not site:
+        raise OperatorError("KENSA_SITE is not set: it names the plant whose messages these are.")
+    answers, again, size, failed = [], [], 0, 0
+    for record in event["records"]:
+        found = _one(record, table=table, site=site)
+        grown = size + _RECORD_BYTES + len(found.data) * 4 // 3 + len(found.reason)
+        if grown > MAX_ANSWER_BYTES and found.result == "Ok":
+            again.append(base64.b64decode(record["data"]))
+            found = Transformed(found.record_id, "Dropped")
+            grown = size + _RECORD_BYTES
+        size = grown
+        if found.result == "ProcessingFailed":
+            failed += 1
+            _log.warning("a record of %s was refused: %s", stream, found.reason)
+        answers.append(found.answer())
+    if again:
+        _put_back(stream, again, putter or _client())
+    _log.info("%s: %d records, %d refused, %d put back", stream, len(answers), failed, len(again))
+    return {"records": answers}
+
+
+def _one(record: Mapping[str, Any], *, table: str, site: str) -> Transformed:
+    record_id = str(record["recordId"])
+    try:
+        data = base64.b64decode(record["data"], validate=True)
+    except (binascii.Error, KeyError, TypeError, ValueError) as error:
+        return Transformed(record_id, "ProcessingFailed", reason=f"The record's data is not base64: {error}.")
+    return transform(record_id, data, table=table, site=site)
+
+
+def _put_back(stream: str, records: Sequence[bytes], putter: Putter) -> None:
+    """Put `records` into `stream` again, in batches that it takes. Raises IngestError."""
+    waiting = list(records)
+    for attempt in range(_PUT_TRIES):
+        refused: list[bytes] = []
+        for batch in _batches(waiting):
+            answer = putter.put_record_batch(DeliveryStreamName=stream, Records=[{"Data": data} for data in batch])
+            results = answer["RequestResponses"]
+            refused += [data for data, result in zip(batch, results, strict=True) if "ErrorCode" in result]
+        if not refused:
+            return
+        waiting = refused
+        time.sleep(0.1 * 2**attempt)
+    raise IngestError(f"{stream} did not take {len(waiting)} records back after {_PUT_TRIES} tries.")
+
+
+def _batches(records: Sequence[bytes]) -> list[list[bytes]]:
+    batches: list[list[bytes]] = [[]]
+    size = 0
+    for data in records:
+        if batches[-1] and (len(batches[-1]) >= _PUT_RECORDS or size + len(data) > _PUT_BYTES):
+            batches.append([])
+            size = 0
+        batches[-1].append(data)
+        size += len(data)
+    return batches
+
+
+def _client() -> Putter:
+    from pipeline.cloud.account import client  # noqa: PLC0415 - only where something goes back
+
+    putter: Putter = client("firehose")
+    return putter

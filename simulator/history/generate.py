@@ -1,0 +1,122 @@
+"""Writes a plant's history as the tables of the data lake, and the truth beside it.
+
+`truth/site=.../line=.../day=.../` holds the parts that really are defects (camera, boot_epoch, seq, true_class); all
+others are good. It is no table of the lake: only tests and the simulator's tables of labels know it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import duckdb
+
+from pipeline.analytics.schema import TABLES
+from simulator.history.parts import parts_sql
+from simulator.history.plan import CAMERAS, EPOCH_DAYS, shifts
+from simulator.history.sides import Counts, gaps_sql, heartbeats_sql, model_reports_sql
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from simulator.history.plan import Settings, Shift
+
+TRUTH: Final = "truth"
+_LABEL_DELAY: Final = "INTERVAL 30 HOUR"
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What was written."""
+
+    verdicts: int  # rows, duplicates included
+    labels: int
+    defects: int  # parts that really are
+
+
+def generate(
+    out: Path, settings: Settings, *, progress: Callable[[int, int], None] | None = None, threads: int = 2
+) -> History:
+    """Write the history of `settings` under `out`, which must not hold tables yet. Raises FileExistsError."""
+    for name in (*TABLES, TRUTH):
+        if (out / name).exists():
+            raise FileExistsError(f"{out / name} is there already: give an empty folder.")
+    verdicts = labels = defects = 0
+    before: dict[str, dict[str, Counts]] = {}  # line -> camera -> since the agents' start
+    with duckdb.connect(":memory:", config={"threads": threads, "preserve_insertion_order": True}) as connection:
+        for done, shift in enumerate(shifts(settings), 1):
+            connection.execute(f"CREATE OR REPLACE TEMP TABLE parts AS {parts_sql(shift, settings)}")
+            verdicts += _write(connection, out, shift, "verdicts", _verdicts_sql())
+            labels += _write(connection, out, shift, "labels", _labels_sql(settings))
+            defects += _write(
+                connection, out, shift, TRUTH, "SELECT camera, boot_epoch, seq, true_class FROM parts WHERE is_defect"
+            )
+            if shift.index % EPOCH_DAYS == 0:
+                before.pop(shift.line.name, None)
+            counts = before.setdefault(shift.line.name, dict.fromkeys(CAMERAS, Counts(0, 0)))
+            _write(connection, out, shift, "heartbeats", heartbeats_sql(shift, counts))
+            before[shift.line.name] = _counted(connection, counts)
+            _write(connection, out, shift, "gaps", gaps_sql())
+            reports = model_reports_sql(shift, settings)
+            if reports is not None:
+                _write(connection, out, shift, "model_reports", reports)
+            if progress is not None:
+                progress(done, settings.days * len(settings.lines))
+    return History(verdicts, labels, defects)
+
+
+def _counted(connection: duckdb.DuckDBPyConnection, before: dict[str, Counts]) -> dict[str, Counts]:
+    rows = connection.execute("SELECT camera, count(*), count_if(is_dropped) FROM parts GROUP BY camera").fetchall()
+    found = {camera: Counts(int(captured), int(dropped)) for camera, captured, dropped in rows}
+    none = Counts(0, 0)
+    return {
+        camera: Counts(old.captured + found.get(camera, none).captured, old.dropped + found.get(camera, none).dropped)
+        for camera, old in before.items()
+    }
+
+
+def _verdicts_sql() -> str:
+    columns = ", ".join(TABLES["verdicts"].names)
+    again = columns.replace("replay", "true AS replay")
+    return (
+        f"SELECT {columns} FROM parts WHERE is_here "  # noqa: S608 - the schema's own names
+        f"UNION ALL SELECT {again} FROM parts WHERE is_twice AND is_here"
+    )
+
+
+def _labels_sql(settings: Settings) -> str:
+    """What people said of the collected frames: all that was not let through, and a sample of what was.
+
+    One in a hundred was labelled wrongly at first and corrected later.
+    """
+    reason = "CASE WHEN outcome = 'ok' THEN 'sample' ELSE outcome END"
+    rate = f"CASE WHEN outcome = 'ok' THEN {settings.sample_rate:.8f} END"
+    collected = "(outcome IN ('defect', 'unsure') OR outcome = 'ok' AND is_sampled)"
+    chosen = f"FROM parts WHERE {collected} AND is_labelled AND is_here"
+    tail = f"{reason} AS reason, {rate} AS sample_rate {chosen}"
+    return (
+        "SELECT key, camera, boot_epoch, seq, true_class AS label_class, is_defect, 'inspector' AS source, "
+        f"captured_at + {_LABEL_DELAY} AS labelled_at, {tail} UNION ALL "
+        "SELECT key, camera, boot_epoch, seq, CASE WHEN is_defect THEN 'good' ELSE 'stain' END AS label_class, "
+        f"NOT is_defect AS is_defect, 'trainee' AS source, captured_at + INTERVAL 8 HOUR AS labelled_at, {tail} "
+        "AND is_mistaken"
+    )
+
+
+def _write(connection: duckdb.DuckDBPyConnection, out: Path, shift: Shift, table: str, select: str) -> int:
+    folder = out / table / f"site={shift.site}" / f"line={shift.line.name}" / f"day={shift.day:%Y-%m-%d}"
+    folder.mkdir(parents=True)
+    path = folder / "0.parquet"
+    result = connection.execute(
+        f"COPY ({select}) TO {_path(path)} (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1)"
+    ).fetchone()
+    count = int(result[0]) if result else 0
+    if not count:
+        shutil.rmtree(folder)
+    return count
+
+
+def _path(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"
