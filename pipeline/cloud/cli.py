@@ -30,6 +30,7 @@ COMMANDS: Final[dict[str, _Command]] = {
         "pipeline.analytics.cli:query", "ask the verdicts one of the questions of pipeline/analytics/sql"
     ),
     "report": _Command("pipeline.analytics.cli:report", "write the plant's report page"),
+    "collected": _Command("pipeline.datasets.cli:collected", "carry collected frames on a disk"),
     "labels": _Command("pipeline.datasets.cli:labels", "import, export and compare labels"),
     "dataset": _Command("pipeline.datasets.cli:dataset", "build, compare and show data set versions"),
     "registry": _Command("pipeline.selection.cli:registry", "list, approve and reject candidates"),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from agent.errors import UsageError
 from pipeline.cloud.storage import open_storage
 from pipeline.dataset import DatasetError
-from pipeline.datasets import formats, report, version
+from pipeline.datasets import disk, formats, report, version
 from pipeline.datasets.build import Guard, Settings, Shares, build
 from pipeline.datasets.collected import picture, scan
 from pipeline.datasets.conflicts import between_same, changes, disagreements
@@ -273,3 +273,31 @@ def _show(arguments: argparse.Namespace) -> int:
     found = version.read(arguments.version)
     _answer(arguments, report.summary(found), list(report.show(found)))
     return 0
+
+
+# --- collected --------------------------------------------------------------------------------------------------------
+
+
+def collected(argv: list[str]) -> int:
+    """Run `kensa cloud collected ...`."""
+    parser, command = _parser("collected", "Collected frames of a site without a way out, on a disk.")
+    out = command("export", "copy collected frames to a disk")
+    out.add_argument("--collected", required=True, help="a folder, or s3://bucket/prefix")
+    out.add_argument("--to", type=Path, required=True, metavar="DISK", help="a folder on the disk")
+    out.add_argument("--site", help="frames of this site only")
+    back = command("import", "copy the frames on a disk to where data sets are built from")
+    back.add_argument("--from", dest="disk", type=Path, required=True, metavar="DISK", help="a folder on the disk")
+    back.add_argument("--collected", required=True, help="a folder, or s3://bucket/prefix")
+    arguments = parser.parse_args(argv)
+    storage = open_storage(arguments.collected)
+    with Display(quiet=arguments.json) as display:
+        if arguments.command == "export":
+            copied = disk.export(storage, arguments.to, site=arguments.site, progress=display)
+        else:
+            copied = disk.bring(arguments.disk, storage, progress=display)
+    tree = {"frames": copied.frames, "new": copied.new, "problems": list(copied.problems)}
+    lines = [f"{copied.frames} frames, {copied.new} of them new"]
+    if copied.problems:
+        lines += [f"{len(copied.problems)} were left behind:", *_told(copied.problems)]
+    _answer(arguments, tree, lines)
+    return 0 if not copied.problems else DatasetError.exit_code
