@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from agent.ports import FrameSource
     from agent.records import Pixels, Verdict
+    from agent.wire import CollectionHealth
     from simulator.broker import AnyBroker
 
 ROI: Final = (512, 92, 896, 896)  # of the simulated line's 1080p camera
@@ -170,11 +171,17 @@ def make_config(
     return config.parse(tree, source="bench", base=state_dir)
 
 
-class _GatedAgent:
+class GatedAgent:
     """An agent with one gated camera, which stays up over all rounds."""
 
     def __init__(
-        self, settings: Settings, *, broker: AnyBroker, frames: list[Pixels], roi: Sequence[int] | None
+        self,
+        settings: Settings,
+        *,
+        broker: AnyBroker,
+        frames: list[Pixels],
+        roi: Sequence[int] | None,
+        collect: config.Collect | None = None,
     ) -> None:
         self._dir = tempfile.TemporaryDirectory(prefix="kensa-bench-")
         self._source = GatedSource(frames)
@@ -189,7 +196,7 @@ class _GatedAgent:
             roi=roi,
             thresholds=dict.fromkeys(model.rule.defects, 1.0),
         )
-        self._agent = app.build(tree, sources={"cam00": self._source})
+        self._agent = app.build(tree.model_copy(update={"collect": collect}), sources={"cam00": self._source})
         self._agent.start()
         self._least_s = _LEAST_FRAME_S / len(psutil.Process().cpu_affinity())
 
@@ -212,6 +219,10 @@ class _GatedAgent:
         while self._agent.outbox.stats().verdicts + self._agent.outbox.stats().handover and time.monotonic() < deadline:
             time.sleep(0.05)
 
+    def collection(self) -> CollectionHealth | None:
+        """What the collector says; None where there is none."""
+        return None if self._agent.collector is None else self._agent.collector.health()
+
     def close(self) -> None:
         """Stop and remove the state."""
         self._agent.stop()
@@ -224,8 +235,8 @@ def run_rounds(
     """Measure all rounds, interleaved; the first, which warms everything up, does not count."""
     threads = len(psutil.Process().cpu_affinity())
     inputs = floors.inputs_of(model, frames, roi=None)
-    full = _GatedAgent(settings, broker=broker, frames=frames, roi=None)
-    part = _GatedAgent(settings, broker=broker, frames=frames, roi=settings.roi)
+    full = GatedAgent(settings, broker=broker, frames=frames, roi=None)
+    part = GatedAgent(settings, broker=broker, frames=frames, roi=settings.roi)
     naive = NaiveLoop(
         float_model=settings.release / "float.onnx", geometry=model.geometry, host=broker.host, port=broker.port
     )
