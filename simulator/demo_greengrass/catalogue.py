@@ -69,7 +69,7 @@ class Offer:
 _BY_DEPLOYMENT: Final = Offer("deployment", "1.1.0", "a better model", "serving")
 _DAMAGED: Final = Offer("deployment", "1.2.0", "a damaged model", "refused")
 _BY_SHADOW: Final = Offer("shadow", "1.3.0", "the better model again", "serving")
-_BY_COMPONENT: Final = Offer("component", "1.4.0", "and again", "serving")
+_BY_COMPONENT: Final = Offer("component", "1.4.0", "the same once more", "serving")
 _LONG_S: Final = 60.0
 _SHORT_S: Final = 20.0
 

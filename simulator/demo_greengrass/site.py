@@ -26,7 +26,7 @@ from simulator.demo_greengrass import reading
 from simulator.demo_greengrass.camera import LineCamera
 from simulator.demo_greengrass.catalogue import LIMITS, SITE, Catalogue, Offer, plan
 from simulator.demo_greengrass.packing import Packer, check_python
-from simulator.demo_greengrass.updates import Updates
+from simulator.demo_greengrass.updates import LONGEST_S, Updates
 from simulator.nucleus import Deployment, Habits, Nucleus
 from simulator.shadow import ShadowService
 from simulator.subscriber import Subscriber
@@ -45,7 +45,7 @@ CAMERA: Final = "cam1"  # the recipe's
 VERSION: Final = "1.0.0"  # of com.kensa.Inspector
 CONFIG_NAME: Final = "deployment.yaml"
 NUCLEUS_NAME: Final = "nucleus"
-_PATIENCE_S: Final = "110"  # of com.kensa.Model
+_PATIENCE_S: Final = f"{LONGEST_S - 10.0:g}"  # of com.kensa.Model: its deployment ends before the demo gives up
 _CAMERA_PX: Final = (1920, 1080)
 
 
@@ -158,8 +158,11 @@ class Site:
             root=self._root,
             broker=(self.broker.host, self.broker.port),
             thing=THING,
-            # python3 of the components is the one whose libraries they borrow
-            habits=Habits(environment={"PATH": _path_of_this_python()}),
+            habits=Habits(
+                # python3 of the components is the one whose libraries they borrow
+                environment={"PATH": _path_of_this_python()},
+                synced_shadows=("kensa",) if self.broker.carries_shadows else (),
+            ),
         )
 
     def _configure(self) -> dict[str, Any]:
@@ -171,7 +174,13 @@ class Site:
             "line": "demo-line",
             "heartbeat_s": "5",
             "inspections": {INSPECTION: {"roi": [str(side) for side in self.camera.roi], "cameras": {CAMERA: camera}}},
-            "updates": {"repository": self._catalogue.url, "root": "1.root.json", "site": SITE, "limits": LIMITS},
+            "updates": {
+                "repository": self._catalogue.url,
+                "root": "1.root.json",
+                "site": SITE,
+                "shadow": str(self.broker.carries_shadows).lower(),
+                "limits": LIMITS,
+            },
         }
         path = self.options.out / CONFIG_NAME
         path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from simulator.demo_greengrass.reading import Reading
     from simulator.nucleus.deployment import Outcome
 
-LONGEST_S: Final = 120.0  # of one update
+LONGEST_S: Final = 240.0  # of one update
 _FIRST_AT: Final = 0.05  # of the planned time
 _LAST_AT: Final = 0.80
 _PAUSE_S: Final = 1.0  # between two

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from simulator.demo_greengrass.moment import Moment
     from simulator.demo_greengrass.reading import Reading
     from simulator.demo_greengrass.updates import Update
+    from simulator.nucleus.limits import Mode
 
 WAYS: Final = {
     "deployment": "a deployment's configuration",
@@ -196,7 +197,7 @@ def _updates(moment: Moment) -> Table:
             Text(f"{update.began_s:3.0f} s", "grey62"),
             Text(WAYS[update.offer.way]),
             Text(update.offer.version, "bold"),
-            _fate(update, moment.reading),
+            _fate(update, moment.reading, moment.mode),
         )
     for offer, due_s in moment.waiting:
         table.add_row(
@@ -211,7 +212,7 @@ def _updates(moment: Moment) -> Table:
     return rows
 
 
-def _fate(update: Update, reading: Reading | None) -> Text:
+def _fate(update: Update, reading: Reading | None, mode: Mode) -> Text:
     """Return one line: the steps while it is under way, the end after it."""
     if update.outcome is not None:
         style = "green" if update.as_expected else "bold red"
@@ -220,8 +221,7 @@ def _fate(update: Update, reading: Reading | None) -> Text:
         return text.append(f"  {update.reason}", "grey62") if update.reason else text
     text = Text()
     if reading is None or reading.candidate != update.release_id:
-        validated = update.offer.way == "deployment"
-        return text.append(f"● {update.offer.what}: " + ("deployed" if validated else "on its way"), "bold cyan")
+        return text.append(f"● {update.offer.what}: {_before(update, mode)}", "bold cyan")
     now = next((i for i, (_, states) in enumerate(_STEPS) if reading.state in states), 0)
     for index, (name, _) in enumerate(_STEPS):
         if index < now:
@@ -231,6 +231,17 @@ def _fate(update: Update, reading: Reading | None) -> Text:
         else:
             text.append(f"○ {name}  ", "grey50")
     return text
+
+
+def _before(update: Update, mode: Mode) -> str:
+    """Return what happens before the agent's own steps."""
+    if update.offer.way == "shadow":
+        return "wanted, and on its way to the device"
+    if update.deployment is None or update.deployment.done():
+        return "deployed"
+    if update.offer.way == "component":
+        return "the nucleus installs the component"
+    return "deployed" if mode == "lite" else "the nucleus asks, the agent fetches and examines it before it answers"
 
 
 def _progress(reading: Reading) -> str:
@@ -244,7 +255,8 @@ def _events(moment: Moment) -> Panel:
     table = Table.grid(padding=(0, 1))
     for _ in range(3):
         table.add_column(no_wrap=True, overflow="ellipsis")
-    for event in list(reversed(moment.events))[:_EVENTS]:
+    told = [event for event in moment.events if event.what != "install"]  # the next one names the process, too
+    for event in reversed(told[-_EVENTS:]):
         table.add_row(
             Text(f"{event.at_s - moment.began_s:+6.1f} s", "grey62"),
             Text(event.component, "grey62"),
