@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+import random
+from typing import TYPE_CHECKING, Any, cast
 
+import boto3
 import cv2
 import numpy as np
 import pytest
+from moto import mock_aws
 
 from agent.preprocess import Preprocessor
 from agent.records import Geometry, Outcome
@@ -22,9 +25,10 @@ from tests.datasets_kit import NOW, Line, build, label, surface
 from tests.pipeline_kit import write_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from pipeline.cloud.storage import Stored
     from pipeline.datasets.labels import Label
 
 
@@ -101,6 +105,54 @@ def test_equal_inputs_give_an_equal_version_and_building_again_changes_nothing(
     with pytest.raises(DatasetError, match="never changed"):
         build(storage, storage, None, tmp_path / "a" / "v1")
     assert read(tmp_path / "a" / "v1").digest == first.digest
+
+
+class Shuffled:
+    """A storage that lists in another order."""
+
+    def __init__(self, storage: Storage, seed: int) -> None:
+        self._storage, self._random = storage, random.Random(seed)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    def list(self, prefix: str = "") -> Iterator[Stored]:
+        found = list(self._storage.list(prefix))
+        self._random.shuffle(found)
+        yield from found
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_order_of_listings_does_not_matter(storage: Storage, tmp_path: Path, seed: int) -> None:
+    line = alternating(storage, 16)
+    again = Line(storage, boot_epoch=2)
+    store(storage, *(label(again.keep(i, pixels=surface(i)), "spot" if i % 2 else "ok") for i in range(4)))
+    store(storage, label(line.keys[5], "ok", labeller="bob"))
+    base = build(storage, storage, None, tmp_path / "v1")
+    shuffled = cast("Storage", Shuffled(storage, seed))
+
+    same = build(shuffled, shuffled, None, tmp_path / "x", name="v1")
+
+    assert same.digest == base.digest
+    assert same.quality == base.quality
+
+
+def test_the_same_version_is_built_from_a_bucket(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alternating(storage, 8)
+    here = build(storage, storage, None, tmp_path / "here" / "v1")
+    for name, value in (("ACCESS_KEY_ID", "x"), ("SECRET_ACCESS_KEY", "x"), ("DEFAULT_REGION", "us-east-1")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    with mock_aws():
+        boto3.client("s3").create_bucket(Bucket="plant")
+        bucket = open_storage("s3://plant/kensa")
+        for stored in storage.list():
+            bucket.write(stored.key, storage.read(stored.key))
+        there = build("s3://plant/kensa", "s3://plant/kensa", None, tmp_path / "there" / "v1")
+
+    assert there.digest == here.digest
+    Dataset.load(tmp_path / "there" / "v1")
 
 
 def test_a_folder_with_splits_is_a_base_too_and_its_masks_come_along(storage: Storage, tmp_path: Path) -> None:
@@ -370,8 +422,7 @@ def test_a_folder_in_the_way_is_not_touched(storage: Storage, tmp_path: Path) ->
 def test_training_sees_the_very_bytes_that_the_line_fed_its_model(
     storage: Storage, tmp_path: Path, mode: str, channels: int, *, colour: bool
 ) -> None:
-    random = np.random.default_rng(3)
-    frame = random.integers(0, 256, (301, 407, 3) if colour else (301, 407)).astype(np.uint8)
+    frame = np.random.default_rng(3).integers(0, 256, (301, 407, 3) if colour else (301, 407)).astype(np.uint8)
     roi = (33, 17, 201, 155)
     x, y, w, h = roi
     geometry = Geometry(mode, 64, 96, channels, reduction=2 if mode == "tiles" else 1, overlap_px=8)  # type: ignore[arg-type]
