@@ -106,13 +106,14 @@ class ControlServer:
         finally:
             os.umask(before)
         self._socket.listen(8)
-        self._socket.settimeout(0.5)
         self._thread.start()
 
     def close(self, *, timeout_s: float = CLIENT_TIMEOUT_S + 1.0) -> None:
         """Stop serving within `timeout_s` seconds and remove the socket; safe to call twice, and before `start`."""
         self._closing.set()
         if self._thread.is_alive():
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)  # which ends `accept` at once; closing alone does not
             self._thread.join(timeout_s)
             (self._dir / SOCKET_NAME).unlink(missing_ok=True)
         self._socket.close()
@@ -121,8 +122,6 @@ class ControlServer:
         while not self._closing.is_set():
             try:
                 client, _ = self._socket.accept()
-            except TimeoutError:
-                continue
             except OSError:
                 return
             with client, suppress(OSError):  # a client that goes away is its own business

@@ -69,7 +69,7 @@ class ConfigurationWatch:
         while not self._stop.is_set():
             if self._clock.wait(self._wake, _REREAD_S):
                 self._wake.clear()
-                while self._clock.wait(self._wake, _SILENCE_S) and not self._stop.is_set():
+                while not self._stop.is_set() and self._clock.wait(self._wake, _SILENCE_S):
                     self._wake.clear()
             if self._stop.is_set():
                 return

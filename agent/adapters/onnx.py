@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _RUNTIME: Final = f"onnxruntime {ort.__version__}"
 _OPTIONS: Final = "cpu, all optimisations, 1 thread"  # change it with `_options`: part of the file's key
 _MAX_OPTIMISED_BYTES: Final = 1024**3
+PAUSE_S: Final = 0.02  # between the runs of a warm-up beside a line, which keeps its cores
 _log = logging.getLogger(__name__)
 
 
@@ -141,10 +142,10 @@ def _open_optimised(path: Path, sha256: str | None, expected: str) -> ort.Infere
         return None
 
 
-def warm(model: OnnxModel, max_batch: int, *, pause_s: float = 0.02) -> None:
+def warm(model: OnnxModel, max_batch: int, *, pause_s: float = PAUSE_S) -> None:
     """Run every batch size up to `max_batch` once, so that the line's first batches meet no cold buffers.
 
-    Sleeps `pause_s` between the runs: the line keeps its cores. Raises InferenceError.
+    Sleeps `pause_s` between the runs. Raises InferenceError.
     """
     geometry = model.geometry
     grey = np.full((max_batch, geometry.height, geometry.width, geometry.channels), 128, np.uint8)
