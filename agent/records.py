@@ -11,14 +11,15 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-import numpy.typing as npt
-
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # com.kensa.Model speaks of releases and has no numpy
     from pathlib import Path
 
-Pixels = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float32]
+    import numpy as np
+    import numpy.typing as npt
+
+    Pixels = npt.NDArray[np.uint8]
+    Floats = npt.NDArray[np.float32]
+
 Box = tuple[int, int, int, int]
 
 

@@ -56,7 +56,6 @@ MODEL: Final = Kind(
             "annotated-types",
             "awscrt",
             "awsiotsdk",
-            "numpy",
             "pydantic",
             "pydantic-core",
             "typing-extensions",

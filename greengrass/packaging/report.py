@@ -35,6 +35,15 @@ def table(archives: Sequence[Path]) -> str:
     return "\n".join([*lines, f"| **archive** | {' | '.join(totals)} |"])
 
 
+def weights(archive: Path) -> dict[str, int]:
+    """Bytes of one archive by package, or by what else is in it; heaviest first."""
+    sizes: dict[str, int] = defaultdict(int)
+    with zipfile.ZipFile(archive) as opened:
+        for info in opened.infolist():
+            sizes[_row(info)] += info.file_size
+    return dict(sorted(sizes.items(), key=lambda item: -item[1]))
+
+
 def _row(info: zipfile.ZipInfo) -> str:
     folder, _, name = info.filename.partition("/")
     if folder == "wheels":

@@ -8,7 +8,7 @@ import pytest
 
 from agent.errors import OperatorError
 from agent.preprocess import Preprocessor
-from agent.records import Geometry, Pixels
+from agent.records import Geometry
 from pipeline.dataset import Dataset
 from pipeline.images import prepare
 from pipeline.training.recipe import Parameters, Task, Trained
@@ -29,6 +29,8 @@ from pipeline.training.network import to_input  # noqa: E402
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from agent.records import Pixels
 
 TILES = Geometry("tiles", 64, 64, 1, 2, 16)
 
@@ -54,9 +56,11 @@ def write_part(root: Path, split: str, class_name: str, number: int, *, marked: 
     cv2.imwrite(str(root / split / class_name / name), picture)
 
 
-def make_task(root: Path, *, epochs: int = 1, geometry: Geometry = TILES, seed: int = 0) -> Task:
+def make_task(
+    root: Path, *, epochs: int = 1, geometry: Geometry = TILES, seed: int = 0, teachers: int | None = 0
+) -> Task:
     data = Dataset.load(root)
-    parameters = Parameters(net="tiny", epochs=epochs, batch=8, seed=seed, threads=1)
+    parameters = Parameters(net="tiny", epochs=epochs, batch=8, seed=seed, threads=1, teachers=teachers)
     return Task(data.split("train"), (), data.classes, data.defects, geometry, parameters)
 
 

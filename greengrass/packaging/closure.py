@@ -1,0 +1,60 @@
+"""Which packages of the lock a component imports: every module is loaded in a fresh interpreter, and looked at.
+
+What a device imports only when it needs it (boto3, psutil) is asked for by name. Runs where the packages are installed,
+with scripts/build-component's own interpreter.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Final
+
+from packaging.utils import canonicalize_name
+
+from greengrass.packaging.build import LOCK
+from greengrass.packaging.lock import PackagingError, Target, pins
+from greengrass.packaging.recipe import ROOT
+
+if TYPE_CHECKING:
+    from greengrass.packaging.build import Kind
+
+_TIMEOUT_S: Final = 120.0
+_BEFORE: Final = """
+import importlib, json, pkgutil, sys
+from importlib.metadata import packages_distributions
+"""
+_EVERYTHING: Final = """
+import agent, greengrass
+for package in (agent, greengrass):
+    for found in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        if not found.name.endswith("__main__") and ".packaging" not in found.name:
+            importlib.import_module(found.name)
+import boto3, psutil
+boto3.client("s3", region_name="eu-central-1", aws_access_key_id="x", aws_secret_access_key="x")
+"""
+_AFTER: Final = """
+known = packages_distributions()
+loaded = {name.partition(".")[0] for name, module in sys.modules.items() if getattr(module, "__file__", None)}
+print(json.dumps(sorted({d for name in loaded for d in known.get(name, [])})))
+"""
+
+
+def imported(kind: Kind) -> set[str]:
+    """Canonical names of the locked packages of which `kind` loads at least one module. Raises PackagingError."""
+    middle = _EVERYTHING if kind.packages is None else "".join(f"import {name}\n" for name in kind.imports)
+    ended = subprocess.run(
+        [sys.executable, "-c", _BEFORE + middle + _AFTER],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=_TIMEOUT_S,
+    )
+    if ended.returncode:
+        raise PackagingError(f"{kind.name} cannot be imported here: {ended.stderr.strip()[-500:]}")
+    here = Target(platform.machine(), f"{sys.version_info.major}.{sys.version_info.minor}")
+    locked = {pin.name for pin in pins(LOCK, here)}
+    return {str(canonicalize_name(name)) for name in json.loads(ended.stdout.splitlines()[-1])} & locked
