@@ -368,6 +368,7 @@ class Component:
         if self._reports >= _REPORTS or now_ns < self._report_ns or not self._serves(agent, now_ns - began_ns):
             return
         self._reports += 1
+        self._environment.tell_ready()
         self._report_ns = now_ns + round(_REPORT_AGAIN_S * NS_PER_S)
         request = model.UpdateStateRequest(state=model.ReportedLifecycleState.RUNNING)
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -25,6 +27,7 @@ class Environment:
     version: str  # of the nucleus
     base: Path  # the unpacked artifact: relative paths of the configuration begin here
     work: Path  # survives updates
+    notify_socket: str | None = None  # of systemd, on lite
 
     @classmethod
     def read(cls, variables: Mapping[str, str], *, work: Path) -> Environment:
@@ -42,7 +45,20 @@ class Environment:
             version=variables.get("GGC_VERSION", "unknown"),
             base=Path(variables.get("KENSA_COMPONENT_DIR") or folder).absolute(),
             work=folder,
+            notify_socket=variables.get("NOTIFY_SOCKET"),
         )
+
+    def tell_ready(self) -> None:
+        """Say READY=1 where systemd waits for it: on lite `startup` is a unit of Type=notify.
+
+        The health daemon says it on a component's behalf after UpdateState. Saying it twice does no harm, and where
+        that daemon does not run the unit would wait until the time-out of `startup`. See sd_notify(3).
+        """
+        if self.notify_socket is None:
+            return
+        address = "\0" + self.notify_socket[1:] if self.notify_socket.startswith("@") else self.notify_socket
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as to_systemd:
+            to_systemd.sendto(b"READY=1", address)
 
 
 def complete_for_aws(variables: MutableMapping[str, str]) -> None:

@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -199,7 +201,8 @@ def publish(connection: Connection, topic: str, payload: bytes) -> None:
 class HintedFetcher:
     """A `ports.ReleaseFetcher` that looks where a hint says first, and in the configured repository then.
 
-    Trust is the same for both: the same root, the same site, the same memory of what was seen before.
+    Trust is the same for both: the same root, the same site, the same memory of what was seen before. Files that a
+    rehearsal has brought to this disk are taken along: the fetch asks for what is missing, and checks all of it.
     """
 
     def __init__(self, *, configured: ReleaseFetcher, in_folder: Callable[[Path], ReleaseFetcher]) -> None:
@@ -209,6 +212,7 @@ class HintedFetcher:
         self._lock = threading.Lock()
         self._turn = threading.Lock()  # one fetch at a time: they share the memory of what was trusted
         self._folders: OrderedDict[str, Path] = OrderedDict()
+        self._newest: tuple[str, Path] | None = None  # what was fetched last, and where to
 
     def remember(self, hint: Hint) -> None:
         """Look there for this release from now on."""
@@ -232,9 +236,22 @@ class HintedFetcher:
             if stop.is_set():
                 raise FetchError("stopped", "the fetch was stopped while it waited for another one")
         try:
-            return self._fetch(release_id, into, trusted_utc_s, on_progress, stop)
+            self._take_along(release_id, into)
+            fetched = self._fetch(release_id, into, trusted_utc_s, on_progress, stop)
+            self._newest = (release_id, into)
         finally:
             self._turn.release()
+        return fetched
+
+    def _take_along(self, release_id: str, into: Path) -> None:
+        """Link the files of the last fetch where this one looks for what it need not ask for."""
+        known, folder = self._newest or ("", into)
+        if known != release_id or folder == into or not folder.is_dir():
+            return
+        for path in folder.iterdir():
+            if path.is_file() and not path.is_symlink():
+                with suppress(OSError):  # it is there already, or this file system has no links: it travels again
+                    os.link(path, into / path.name)
 
     def _fetch(
         self,

@@ -17,6 +17,7 @@ from agent import cli
 from pipeline.repository.keys import Expiry, KeyRing
 from pipeline.repository.repository import Repository
 from simulator import bad_models
+from simulator.nucleus import Habits
 from simulator.nucleus.deployment import Deployment
 from simulator.shadow import ShadowService
 from simulator.subscriber import Subscriber
@@ -153,7 +154,7 @@ class Site:
 
 
 @contextmanager
-def site(mode: Mode, folder: Path, *, fps: int = 200) -> Iterator[Site]:
+def site(mode: Mode, folder: Path, *, fps: int = 200, **settings: Any) -> Iterator[Site]:
     keys = KeyRing.create(folder / "keys", repository=str(folder / "repository"), expiry=Expiry())
     publisher = Repository(keys)
     publisher.create(["hall-1"], {})
@@ -161,7 +162,7 @@ def site(mode: Mode, folder: Path, *, fps: int = 200) -> Iterator[Site]:
     (folder / "images").mkdir()
     for index, image in enumerate(spot_images(16)[0]):
         cv2.imwrite(str(folder / "images" / f"{index:02d}.png"), image)
-    with plant(mode, folder / "nucleus") as p:
+    with plant(mode, folder / "nucleus", **settings) as p:
         found = Site(folder, publisher, p, fps)
         found.write_recipe(COMPONENT, f"exec {sys.executable} -m greengrass", found.configuration())
         yield found
@@ -205,6 +206,12 @@ def test_a_configuration_deployment_changes_thresholds_and_model_without_a_resta
         view = found.plant.nucleus.component(COMPONENT)
         assert (view.pid, view.starts) == (pid, 1)
         assert found.plant.nucleus.connections_refused == 0
+
+
+def test_lite_without_its_health_daemon_learns_from_the_component_itself_that_it_serves(tmp_path: Path) -> None:
+    with site("lite", tmp_path, habits=Habits(health=False)) as found:
+        assert found.deploy().succeeded, found.log
+        assert found.plant.nucleus.component(COMPONENT).state == "RUNNING"
 
 
 def test_a_bad_model_leaves_the_last_good_one_and_names_the_reason(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
+import socket
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,6 +17,7 @@ from agent.clock import NS_PER_S, SystemClock
 from agent.commands.examine import greengrass as examine
 from agent.commands.examine.finding import Status
 from agent.errors import ConfigError, FetchError, MessageError, OperatorError, RefusedError, TransportError
+from agent.model.fetching import ChildFetcher
 from agent.records import Desired, Fetched, Gate, Looked, Refusal, ReleaseRef
 from greengrass import configuration, handover, model_component
 from greengrass.capabilities import Capabilities, Capability, Standing
@@ -27,6 +31,7 @@ from greengrass.updates import UpdateGuard
 from greengrass.validation import Validator
 from simulator.manual_clock import ManualClock
 from tests import status_kit
+from tests.trust_kit import RELEASE, SITE, Publisher
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -245,6 +250,41 @@ def test_a_hint_that_names_no_folder_costs_nothing(tmp_path: Path) -> None:
     assert near.asked == 0
 
 
+def test_what_a_rehearsal_has_fetched_does_not_travel_again(tmp_path: Path) -> None:
+    publisher = Publisher.start(tmp_path)
+    publisher.release()
+    configured = ChildFetcher(
+        repository=str(publisher.repository),
+        root=publisher.root,
+        site=SITE,
+        trust_dir=tmp_path / "trust",
+        max_release_bytes=1024**3,
+        timeout_s=60.0,
+        clock=SystemClock(),
+    )
+    fetcher = HintedFetcher(configured=configured, in_folder=lambda _folder: configured)
+
+    def fetched(folder: str) -> Fetched:
+        (tmp_path / folder).mkdir()
+        return fetcher.fetch(
+            RELEASE,
+            into=tmp_path / folder,
+            trusted_utc_s=time.time(),
+            on_progress=lambda *_: None,
+            stop=threading.Event(),
+        )
+
+    first = fetched("rehearsal")
+    shutil.rmtree(publisher.repository / "files")  # it can only come from this disk now
+    second = fetched("staging")
+    assert second.ref == first.ref
+    assert sorted(path.name for path in second.folder.iterdir()) == sorted(path.name for path in first.folder.iterdir())
+    (second.folder / "model.onnx").unlink()
+    (second.folder / "model.onnx").write_bytes(b"altered on this disk")
+    with pytest.raises(FetchError):
+        fetched("third")
+
+
 # --- holding updates back ---------------------------------------------------------------------------------------------
 
 
@@ -357,6 +397,18 @@ def test_the_folders_are_those_of_the_start_script(tmp_path: Path) -> None:
     found = Environment.read({**variables, "KENSA_COMPONENT_DIR": "/c", "AWS_IOT_THING_NAME": "t"}, work=tmp_path)
     assert (found.base, found.work, found.thing) == (Path("/c"), Path("/w"), "t")
     assert Environment.read(variables, work=tmp_path).base == Path("/w")
+
+
+@pytest.mark.parametrize("is_abstract", [False, True])
+def test_systemd_is_told_where_it_waits(tmp_path: Path, is_abstract: bool) -> None:  # noqa: FBT001
+    name = f"@kensa-{tmp_path.name}-{random.getrandbits(64):x}" if is_abstract else str(tmp_path / "notify")
+    variables = {"SVCUID": "x", "AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT": "/s", "NOTIFY_SOCKET": name}
+    environment = Environment.read(variables, work=tmp_path)
+    environment.tell_ready()  # nobody listens: that is no fault of ours
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(name.replace("@", "\0"))
+        environment.tell_ready()
+        assert systemd.recv(100) == b"READY=1"
 
 
 def test_boto3_hears_of_the_region() -> None:
