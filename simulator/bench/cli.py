@@ -1,4 +1,4 @@
-"""`kensa bench loop|swap|outbox|collect|faults`: tables for people, one JSON object for machines."""
+"""`kensa bench loop|swap|outbox|collect|faults|greengrass`: tables for people, one JSON object for machines."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from rich.table import Table
 
 from simulator.bench.collect import CollectSettings, run_collect
 from simulator.bench.faults import NAMES, run_faults
+from simulator.bench.greengrass import ROWS as GREENGRASS_ROWS
+from simulator.bench.greengrass import Settings as GreengrassSettings
+from simulator.bench.greengrass import run_greengrass
 from simulator.bench.loop import Settings, run_loop
 from simulator.bench.outbox import run_outbox
 from simulator.bench.swap import SwapSettings, run_swap
@@ -195,7 +198,33 @@ def _faults(arguments: argparse.Namespace) -> dict[str, Any]:
     return result.to_json()
 
 
-_BENCHES = {"loop": _loop, "swap": _swap, "outbox": _outbox, "collect": _collect, "faults": _faults}
+def _greengrass(arguments: argparse.Namespace) -> dict[str, Any]:
+    log = logging.getLogger()
+    before = log.level
+    log.setLevel(logging.CRITICAL)  # cut connections and refused configurations are what is ordered here
+    settings = GreengrassSettings(seconds=arguments.seconds, repeats=arguments.updates)
+    try:
+        rows = run_greengrass(only=arguments.only or (), settings=settings, say=_say)
+    finally:
+        log.setLevel(before)
+    table = Table(title="kensa bench greengrass · simulated nucleus, real SDK, processes and mosquitto")
+    for column in ("what", "target", "measured", ""):
+        table.add_column(column)
+    for row in rows:
+        _row(table, row.what, row.target, row.figure, met=row.met)
+    Console(stderr=arguments.json).print(table)
+    return {row.name: row.to_json() for row in rows}
+
+
+_BENCHES = {
+    "loop": _loop,
+    "swap": _swap,
+    "outbox": _outbox,
+    "collect": _collect,
+    "faults": _faults,
+    "greengrass": _greengrass,
+}
+_PARTS = {"faults": NAMES, "greengrass": tuple(GREENGRASS_ROWS)}  # that can be asked for by name
 
 
 def main(argv: list[str]) -> int:
@@ -214,10 +243,17 @@ def main(argv: list[str]) -> int:
     swap.add_argument("--swaps", type=int, default=50, help="at each rate, 3 s each (default 50)")
     collect = parser.add_argument_group("collect")
     collect.add_argument("--format", choices=("jpg", "png"), default="jpg", help="of the collected frames")
-    faults = parser.add_argument_group("faults")
-    faults.add_argument("--only", action="append", choices=NAMES, help="this campaign alone; may be given again")
-    faults.add_argument("--seed", type=int, default=0)
+    parts = parser.add_argument_group("faults and greengrass")
+    names = "; ".join(f"{what}: {', '.join(known)}" for what, known in _PARTS.items())
+    parts.add_argument("--only", action="append", metavar="NAME", help=f"this part alone; may be given again. {names}")
+    parts.add_argument("--seed", type=int, default=0, help="of faults")
+    greengrass = parser.add_argument_group("greengrass")
+    greengrass.add_argument("--seconds", type=float, help="of the rows cuts (default 600) and rate (default 60)")
+    greengrass.add_argument("--updates", type=int, default=3, help="of the component, in the row update (default 3)")
     arguments = parser.parse_args(argv)
+    known = _PARTS.get(arguments.what, ())
+    if unknown := [name for name in arguments.only or () if name not in known]:
+        parser.error(f"--only {unknown[0]}: {arguments.what} has {', '.join(known) or 'no such parts'}")
     figures = _BENCHES[arguments.what](arguments)
     if arguments.json:
         print(json.dumps(figures))

@@ -1,0 +1,38 @@
+"""`kensa bench greengrass`: every row of what the component must reach, measured against the simulated nucleus.
+
+The nucleus is `simulator.nucleus`, everything else is real: the SDK, the component's processes, a mosquitto.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from simulator.bench.greengrass.configurations import measure_configurations
+from simulator.bench.greengrass.delivery import measure_cuts, measure_rate
+from simulator.bench.greengrass.models import measure_models, measure_refusals
+from simulator.bench.greengrass.row import Row, Settings
+from simulator.bench.greengrass.update import measure_sizes, measure_update
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["ROWS", "Row", "Settings", "run_greengrass"]
+
+ROWS: Final = {
+    "cuts": measure_cuts,
+    "rate": measure_rate,
+    "models": measure_models,
+    "refusals": measure_refusals,
+    "update": measure_update,
+    "configurations": measure_configurations,
+    "sizes": measure_sizes,
+}
+
+
+def run_greengrass(*, only: Sequence[str], settings: Settings, say: Callable[[str], None]) -> list[Row]:
+    """Measure the rows named, all of them where none is. Raises a KensaError where something cannot be set up."""
+    rows: list[Row] = []
+    for name in only or ROWS:
+        say(f"row {name}")
+        rows += ROWS[name](settings, say)
+    return rows

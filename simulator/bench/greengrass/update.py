@@ -1,0 +1,190 @@
+"""Rows `update` and `sizes`: the built component is replaced by its next version on lite; what it weighs.
+
+The artifacts are those of scripts/build-component for this machine, installed by the nucleus into environments of their
+own. The gap is that between the last frame that the old version judged and the first of the new one, as the device
+dates them, so that it is a property of the line and not of the network.
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import sys
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from greengrass.packaging import closure, contents, report
+from greengrass.packaging.archive import Entry
+from greengrass.packaging.build import INSPECTOR as INSPECTOR_KIND
+from greengrass.packaging.build import LOCK, Plan, build
+from greengrass.packaging.build import MODEL as MODEL_KIND
+from greengrass.packaging.lock import Target, carried
+from simulator.bench.greengrass.row import Row, Settings
+from simulator.bench.greengrass.site import INSPECTION, INSPECTOR, RELEASE, Site
+from simulator.nucleus import Deployment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from simulator.nucleus.deployer import Event
+
+HERE: Final = Target(platform.machine(), f"{sys.version_info.major}.{sys.version_info.minor}")
+_MOST_S: Final = 1.5
+_INSTALLED_S: Final = 600.0
+_ROLLOUT_S: Final = 180.0
+_SETTLED_S: Final = 90.0
+_CUT_AHEAD: Final = 60  # frames that wait in the outbox when the version changes
+_NS_PER_S: Final = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Gap:
+    """One change of versions, in seconds."""
+
+    whole: float  # from the last frame of the old version to the first of the new one
+    stopping: float  # from SIGTERM to the end of the old process
+    nucleus: float  # from there to the start of the new one: the nucleus's own
+    starting: float  # from there to the first frame
+
+    @property
+    def beyond(self) -> float:
+        """What the component adds."""
+        return self.whole - self.nucleus
+
+
+def measure_update(settings: Settings, say: Callable[[str], None]) -> list[Row]:
+    """Deploy the built component, change its model, then its version, the last time without a network."""
+    changes: list[tuple[Event, ...]] = []
+    with Site("lite", updates=True) as site:
+        say("building the component")
+        store = site.folder / "store"
+        plan = _plan(site)
+        for number in range(settings.repeats + 1):
+            build(replace(plan, version=_version(number)), store)
+        say("installing")
+        outcomes = [_deploy(site, _version(0), store)]
+        release = site.publish("1.1.0")
+        wish = {"inspections": {INSPECTION: {"desired": {"release": release}}}}
+        outcomes.append(_deploy(site, _version(0), store, wish))
+        listener = site.listener
+        is_active = listener.wait(lambda: listener.runs(release), _ROLLOUT_S)
+        waiting = 0
+        for number in range(1, settings.repeats + 1):
+            listener.wait_for_more(30, 30.0)
+            is_last = number == settings.repeats
+            if is_last:
+                site.network.cut()
+                listener.wait_for_more(_CUT_AHEAD, _CUT_AHEAD / 30)  # none arrives; they wait
+            say(f"update {number} of {settings.repeats}{' without a network' if is_last else ''}")
+            before = len(site.nucleus.events())
+            outcomes.append(_deploy(site, _version(number), store))
+            if is_last:
+                listener.look()
+                waiting = listener.unique
+                site.network.restore()
+            listener.wait_for_more(90, _SETTLED_S)
+            listener.wait(site.is_drained, _SETTLED_S)
+            if is_last:
+                waiting = listener.unique - waiting
+            changes.append(site.nucleus.events()[before:])
+        releases = {s: {j.release for j in stream.judged.values()} for (_, s), stream in listener.streams.items()}
+        site.stop()
+        listener.wait(lambda: listener.lost == 0, _SETTLED_S)
+    gaps = [_gap(site, number, events) for number, events in enumerate(changes, 1)]
+    kept = is_active and all(found == {release} for epoch, found in releases.items() if epoch > 1)
+    return [_row(site, gaps, kept=kept, waiting=waiting, statuses=[outcome.status for outcome in outcomes])]
+
+
+def _row(site: Site, gaps: list[_Gap], *, kept: bool, waiting: int, statuses: list[str]) -> Row:
+    listener = site.listener
+    beyond = statistics.median(gap.beyond for gap in gaps)
+    figures: dict[str, Any] = {
+        "gap_s": [round(gap.whole, 3) for gap in gaps],
+        "beyond_s": [round(gap.beyond, 3) for gap in gaps],
+        "stopping_s": [round(gap.stopping, 3) for gap in gaps],
+        "nucleus_s": [round(gap.nucleus, 3) for gap in gaps],
+        "starting_s": [round(gap.starting, 3) for gap in gaps],
+        "beyond_median_s": beyond,
+        "deployments": statuses,
+        "active_model_kept": kept,
+        "delivered_after_a_change_without_a_network": waiting,
+        "frames": listener.unique,
+        "lost": listener.lost,
+        "dropped_by_the_device": listener.dropped,
+        "counted_twice": listener.twice,
+    }
+    clean = kept and waiting > _CUT_AHEAD and listener.lost == listener.twice == 0 and set(statuses) == {"SUCCEEDED"}
+    return Row(
+        "update",
+        f"component update on lite, {len(gaps)} times, as built: gap in verdicts beyond the nucleus's own "
+        f"{statistics.median(gap.nucleus for gap in gaps):.1f} s; model and outbox kept, lost, counted twice "
+        f"of {listener.unique:,} frames",
+        f"<= {_MOST_S:g} s; yes, 0, 0",
+        f"{beyond:.2f} s ({', '.join(f'{gap.beyond:.2f}' for gap in gaps)}); "
+        f"{'yes' if kept and waiting else 'no'}, {listener.lost}, {listener.twice}",
+        met=clean and beyond <= _MOST_S,
+        figures=figures,
+    )
+
+
+def _version(number: int) -> str:
+    return f"1.{number}.0"
+
+
+def _plan(site: Site) -> Plan:
+    entries = [*contents.factory_release(RELEASE), contents.anchor(site.anchor)]
+    configuration = site.configuration(factory="release", root="1.root.json")
+    return Plan(INSPECTOR_KIND, _version(0), tuple(entries), (HERE,), configuration=configuration)
+
+
+def _deploy(site: Site, version: str, store: Path, merge: dict[str, Any] | None = None) -> Any:
+    update = {INSPECTOR: {"merge": merge}} if merge else {}
+    deployment = Deployment(components={INSPECTOR: version}, configuration_update=update)
+    return site.nucleus.deploy(deployment, store, _INSTALLED_S)
+
+
+def _gap(site: Site, number: int, events: tuple[Event, ...]) -> _Gap:
+    """Of the change from start `number` to the next."""
+
+    def at(what: str) -> float:
+        return next(event.at_s for event in events if event.what.startswith(what))
+
+    last = max(s.last_utc_ns for (_, epoch), s in site.listener.streams.items() if epoch == number)
+    first = min(s.first_utc_ns for (_, epoch), s in site.listener.streams.items() if epoch == number + 1)
+    whole = (first - last) / _NS_PER_S
+    stopping, nucleus = at("stopped") - at("SIGTERM"), at("startup") - at("stopped")
+    return _Gap(whole, stopping, nucleus, whole - nucleus - stopping)
+
+
+def measure_sizes(_settings: Settings, say: Callable[[str], None]) -> list[Row]:
+    """Build both components for this machine, weigh them, and compare what they carry with what they import."""
+    with Site("lite", updates=True) as site:
+        release = site.publish("1.1.0")
+        site.write_model(release, version="1.1.0")
+        folder = site.folder / "model" / "1.1.0"
+        bundle = [
+            Entry(path.relative_to(folder).as_posix(), path.read_bytes())
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        ]
+        rows = []
+        for plan in (_plan(site), Plan(MODEL_KIND, "1.1.0", tuple(bundle), (HERE,), {"release": release})):
+            say(f"building {plan.kind.name}")
+            built = build(plan, site.folder / "weighed")
+            archive = built.artifacts[1]
+            idle = {pin.name for pin in carried(LOCK, HERE, plan.kind.packages)} - closure.imported(plan.kind)
+            weights = report.weights(archive)
+            mb = archive.stat().st_size / 1e6
+            heaviest = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in list(weights.items())[:4])
+            rows.append(
+                Row(
+                    f"size of {plan.kind.name}",
+                    f"{plan.kind.name} {HERE.archive}: MB ({heaviest}); packages in it that no device imports",
+                    "a table; 0",
+                    f"{mb:.1f} MB; {len(idle)}",
+                    met=not idle,
+                    figures={"mb": mb, "bytes": weights, "not_imported": sorted(idle)},
+                )
+            )
+    return rows
