@@ -8,6 +8,7 @@ TRAININGS/LABEL/output/log.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -73,6 +74,7 @@ class Trainings:
         found = _release(layout)
         if found is not None and found.lineage.code_version == code_version():
             return Finished(plan, layout.release, found, found=True)
+        shutil.rmtree(layout.model, ignore_errors=True)  # of another code, or damaged
         started = time.monotonic()
         layout.prepare({"step": "train", **plan.hyperparameters()}, {TRAINING_CHANNEL: self._data})
         failure = self._run_child(layout, plan.settings().threads, stop)
