@@ -13,6 +13,7 @@ from agent.errors import ConfigError
 from agent.records import Desired
 from greengrass import configuration
 from greengrass.configuration import ComponentConfig, Settings
+from simulator.bench.greengrass.configurations import BAD
 
 WORK = Path("/work-folder")
 BASE = Path("/unpacked")
@@ -86,50 +87,6 @@ def test_a_deployment_may_desire_nothing(nothing: object) -> None:
     given = tree()
     given["inspections"]["top"]["desired"] = nothing
     assert read(given).wishes == {}
-
-
-# path of the key -> what is put there, and the path that the refusal must name
-BAD: list[tuple[str, object, str]] = [
-    ("line", "a b", "line"),
-    ("line", None, "line"),
-    ("thing", "a/b", "thing"),
-    ("workers", "two", "workers"),
-    ("workers", "0", "workers"),
-    ("workers", "1.5", "workers"),
-    ("heartbeat_s", "nan", "heartbeat_s"),
-    ("heartbeat_s", "0.1", "heartbeat_s"),
-    ("heartbeats", "1", "heartbeats"),
-    ("transport", {"kind": "mqtt", "host": "x"}, "transport"),
-    ("inspections", {}, "inspections"),
-    ("inspections", "top", "inspections"),
-    ("inspections.top", "x", "inspections.top"),
-    ("inspections.top.release", None, "inspections.top.release"),
-    ("inspections.top.releases", "x", "inspections.top.releases"),
-    ("inspections.top.roi", ["1", "2", "3"], "inspections.top.roi"),
-    ("inspections.top.roi", ["1", "2", "3", "-4"], "inspections.top.roi.3"),
-    ("inspections.top.thresholds.scratch", "1.5", "inspections.top.thresholds.scratch"),
-    ("inspections.top.thresholds.scratch", "high", "inspections.top.thresholds.scratch"),
-    ("inspections.top.unsure_band", "-0.1", "inspections.top.unsure_band"),
-    ("inspections.top.intake.policy", "oldest", "inspections.top.intake.policy"),
-    ("inspections.top.intake.capacity", "many", "inspections.top.intake.capacity"),
-    ("inspections.top.cameras.cam.kind", "usb", "inspections.top.cameras.cam"),
-    ("inspections.top.cameras.cam.fps", "0", "inspections.top.cameras.cam.fps"),
-    ("inspections.top.cameras.cam.loop", "maybe", "inspections.top.cameras.cam.loop"),
-    ("inspections.top.cameras.cam.exposure", "3", "inspections.top.cameras.cam.exposure"),
-    ("inspections.top.desired", "parts/1.1.0", "inspections.top.desired"),
-    ("inspections.top.desired.release", "parts", "inspections.top.desired"),
-    ("inspections.top.desired.share", "2", "inspections.top.desired"),
-    ("inspections.top.desired.mode", "canary", "inspections.top.desired"),
-    ("inspections.top.desired.when", "now", "inspections.top.desired"),
-    ("updates.repository", "", "updates.repository"),
-    ("updates.limits.max_hours", "0", "updates.limits.max_hours"),
-    ("updates", None, "inspections.top.desired"),
-    ("greengrass.confirm", "maybe", "greengrass.confirm"),
-    ("greengrass.defer_s", "-1", "greengrass.defer_s"),
-    ("greengrass.shifts", ["6-14"], "greengrass.shifts"),
-    ("greengrass.shift", "06:00-14:00", "greengrass.shift"),
-    ("greengrass", "fast", "greengrass"),
-]
 
 
 @pytest.mark.parametrize(("path", "value", "named"), BAD, ids=[f"{path}={value!r:.20}" for path, value, _ in BAD])

@@ -106,7 +106,7 @@ def measure_rate(settings: Settings, say: Callable[[str], None]) -> list[Row]:
     defects = [(j.arrived_utc_ns - j.captured_utc_ns) / 1e6 for j in window if j.outcome is Outcome.DEFECT]
     others = [(j.arrived_utc_ns - j.captured_utc_ns) / 1e6 for j in window if j.outcome is Outcome.OK]
     fps = len(window) / (seconds - 1.0)
-    most = _most_in_a_second(arrivals)
+    most = most_in_a_second(arrivals)
     p50, p99 = (float(np.percentile(defects, q)) if defects else float("inf") for q in (50, 99))
     figures = {
         "seconds": seconds,
@@ -145,7 +145,7 @@ def measure_rate(settings: Settings, say: Callable[[str], None]) -> list[Row]:
     ]
 
 
-def _most_in_a_second(utc_ns: Sequence[int]) -> int:
+def most_in_a_second(utc_ns: Sequence[int]) -> int:
     """The most messages in any window of one second."""
     most = first = 0
     for last, moment in enumerate(utc_ns):

@@ -15,6 +15,7 @@ import random
 import shutil
 import sys
 import tempfile
+import time
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
@@ -60,6 +61,7 @@ _GOOD: Final = 40  # distinct good parts
 _ROI: Final = (512, 92, 896)  # left, top, side: where the simulated line's parts lie
 _DEPLOYED_S: Final = 300.0
 _FILLING_S: Final = 4.0  # an envelope may be filled for 2 s
+_FRESH_S: Final = 2.5  # a heartbeat comes every second
 # A rollout that a benchmark can wait for; real ones watch thousands of parts.
 _POLICY: Final[dict[str, Any]] = {
     "shadow_parts": 60,
@@ -260,8 +262,10 @@ class Site:
     def is_drained(self) -> bool:
         """Whether nothing waits on the device but the envelopes that are being filled; else `stop` would delete it."""
         heartbeat = self.listener.heartbeat
-        up = self.nucleus.online and heartbeat is not None and heartbeat.transport == "up"
-        return up and heartbeat is not None and heartbeat.outbox.oldest_age_s < _FILLING_S
+        if heartbeat is None or not self.nucleus.online or heartbeat.transport != "up":
+            return False
+        is_fresh = time.time() - heartbeat.utc_us / 1e6 < _FRESH_S  # and not the last word before a cut
+        return is_fresh and heartbeat.outbox.oldest_age_s < _FILLING_S
 
     def standing(self) -> dict[str, Any]:
         """What the component says of itself to `kensa doctor`; empty before it has."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import platform
 import statistics
 import sys
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,6 +36,7 @@ _INSTALLED_S: Final = 600.0
 _ROLLOUT_S: Final = 180.0
 _SETTLED_S: Final = 90.0
 _CUT_AHEAD: Final = 60  # frames that wait in the outbox when the version changes
+_TAIL_S: Final = 0.5  # a frame comes every 33 ms
 _NS_PER_S: Final = 1_000_000_000
 
 
@@ -43,6 +45,7 @@ class _Gap:
     """One change of versions, in seconds."""
 
     whole: float  # from the last frame of the old version to the first of the new one
+    tail: float  # from that last frame to SIGTERM: more than a frame's time is a loss that nobody counted
     stopping: float  # from SIGTERM to the end of the old process
     nucleus: float  # from there to the start of the new one: the nucleus's own
     starting: float  # from there to the first frame
@@ -102,6 +105,7 @@ def _row(site: Site, gaps: list[_Gap], *, kept: bool, waiting: int, statuses: li
     figures: dict[str, Any] = {
         "gap_s": [round(gap.whole, 3) for gap in gaps],
         "beyond_s": [round(gap.beyond, 3) for gap in gaps],
+        "last_frame_before_sigterm_s": [round(gap.tail, 3) for gap in gaps],
         "stopping_s": [round(gap.stopping, 3) for gap in gaps],
         "nucleus_s": [round(gap.nucleus, 3) for gap in gaps],
         "starting_s": [round(gap.starting, 3) for gap in gaps],
@@ -114,7 +118,8 @@ def _row(site: Site, gaps: list[_Gap], *, kept: bool, waiting: int, statuses: li
         "dropped_by_the_device": listener.dropped,
         "counted_twice": listener.twice,
     }
-    clean = kept and waiting > _CUT_AHEAD and listener.lost == listener.twice == 0 and set(statuses) == {"SUCCEEDED"}
+    whole = listener.lost == listener.twice == 0 and all(gap.tail < _TAIL_S for gap in gaps)
+    clean = kept and whole and waiting > _CUT_AHEAD and set(statuses) == {"SUCCEEDED"}
     return Row(
         "update",
         f"component update on lite, {len(gaps)} times, as built: gap in verdicts beyond the nucleus's own "
@@ -153,8 +158,9 @@ def _gap(site: Site, number: int, events: tuple[Event, ...]) -> _Gap:
     last = max(s.last_utc_ns for (_, epoch), s in site.listener.streams.items() if epoch == number)
     first = min(s.first_utc_ns for (_, epoch), s in site.listener.streams.items() if epoch == number + 1)
     whole = (first - last) / _NS_PER_S
+    tail = at("SIGTERM") + time.time() - time.monotonic() - last / _NS_PER_S
     stopping, nucleus = at("stopped") - at("SIGTERM"), at("startup") - at("stopped")
-    return _Gap(whole, stopping, nucleus, whole - nucleus - stopping)
+    return _Gap(whole, tail, stopping, nucleus, whole - tail - nucleus - stopping)
 
 
 def measure_sizes(_settings: Settings, say: Callable[[str], None]) -> list[Row]:
