@@ -115,7 +115,7 @@ def _view(folder: Path, table: Table) -> str:
     columns = (*table.columns, *PARTITIONS)
     typed = ", ".join(f'CAST(NULL AS {column.type}) AS "{column.name}"' for column in columns)
     empty = f"SELECT {typed} WHERE false"
-    if next(folder.glob(f"{table.name}/site=*/line=*/day=*/*.parquet"), None) is None:
+    if not list(folder.glob(f"{table.name}/site=*/line=*/day=*/*.parquet")):  # all: a half-read glob stays open
         return empty
     pattern = str(folder.resolve() / table.name / "site=*" / "line=*" / "day=*" / "*.parquet")
     files = "'" + pattern.replace("'", "''") + "'"

@@ -47,15 +47,16 @@ def generate(
     before: dict[str, dict[str, Counts]] = {}  # line -> camera -> since the agents' start
     with duckdb.connect(":memory:", config={"threads": threads, "preserve_insertion_order": True}) as connection:
         for done, shift in enumerate(shifts(settings), 1):
-            connection.execute(f"CREATE OR REPLACE TEMP TABLE parts AS {parts_sql(shift, settings)}")
+            if shift.index % EPOCH_DAYS == 0:
+                before.pop(shift.line.name, None)
+            counts = before.setdefault(shift.line.name, dict.fromkeys(CAMERAS, Counts(0, 0)))
+            first_seq = {camera: count.captured for camera, count in counts.items()}
+            connection.execute(f"CREATE OR REPLACE TEMP TABLE parts AS {parts_sql(shift, settings, first_seq)}")
             verdicts += _write(connection, out, shift, "verdicts", _verdicts_sql())
             labels += _write(connection, out, shift, "labels", _labels_sql(settings))
             defects += _write(
                 connection, out, shift, TRUTH, "SELECT camera, boot_epoch, seq, true_class FROM parts WHERE is_defect"
             )
-            if shift.index % EPOCH_DAYS == 0:
-                before.pop(shift.line.name, None)
-            counts = before.setdefault(shift.line.name, dict.fromkeys(CAMERAS, Counts(0, 0)))
             _write(connection, out, shift, "heartbeats", heartbeats_sql(shift, counts))
             before[shift.line.name] = _counted(connection, counts)
             _write(connection, out, shift, "gaps", gaps_sql())
@@ -109,6 +110,9 @@ def _write(connection: duckdb.DuckDBPyConnection, out: Path, shift: Shift, table
     folder = out / table / f"site={shift.site}" / f"line={shift.line.name}" / f"day={shift.day:%Y-%m-%d}"
     folder.mkdir(parents=True)
     path = folder / "0.parquet"
+    if table in TABLES:
+        typed = ", ".join(f"CAST({column.name} AS {column.type}) AS {column.name}" for column in TABLES[table].columns)
+        select = f"SELECT {typed} FROM ({select})"  # noqa: S608 - the schema's own names
     result = connection.execute(
         f"COPY ({select}) TO {_path(path)} (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1)"
     ).fetchone()

@@ -1,17 +1,21 @@
 """A line's day as SQL: parts, what they are, and what the models said of them.
 
-All chance is `hash(number, day's name, stream)`: rows do not depend on threads or on other days. The text is built from
-the simulator's own settings only, numbers and names that `quoted` checks; nothing of it comes from outside.
+All chance is the hash of a part's number, counted from a start of its own for each day and stream: rows do not depend
+on threads or on other days. (DuckDB's hash of two values is no chance: for two streams it differs by the same bits.)
+The text is built from the simulator's own settings only, numbers and names that `quoted` checks.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import TYPE_CHECKING, Final
 
 from simulator.history.plan import CAMERAS, CLASSES, FADING_CAMERA, MODEL, thing
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from simulator.history.plan import Model, Settings, Shift
 
 DEFECT_FROM: Final = 0.5  # of a score
@@ -32,8 +36,9 @@ def quoted(text: str) -> str:
 
 def _chance(shift: Shift, settings: Settings, stream: str) -> str:
     """An expression that is uniform in [0, 1) over `i`."""
-    name = quoted(f"{settings.seed}:{shift.line.name}:{shift.index}:{stream}")
-    return f"(hash(i, {name}) / {_TWO_64})"
+    name = f"{settings.seed}:{shift.line.name}:{shift.index}:{stream}"
+    start = int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
+    return f"(hash(i + {start}) / {_TWO_64})"
 
 
 def _score(model: Model, drift: float, prefix: str) -> str:
@@ -63,8 +68,11 @@ def _by_camera(values: dict[str, str]) -> str:
     return f"CASE camera {' '.join(f'WHEN {quoted(key)} THEN {value}' for key, value in values.items())} END"
 
 
-def parts_sql(shift: Shift, settings: Settings) -> str:
-    """Return a SELECT of all parts of the day: the columns of `verdicts`, and behind them the truth and its fate."""
+def parts_sql(shift: Shift, settings: Settings, first_seq: Mapping[str, int]) -> str:
+    """Return a SELECT of all parts of the day: the columns of `verdicts`, and behind them the truth and its fate.
+
+    `first_seq` is each camera's next sequence number.
+    """
     challenger = shift.challenger
     other_score = _score(challenger, shift.drift, "other") if challenger else "0.0"
     stricter = "challenged AND other_score > own_score"
@@ -77,7 +85,7 @@ WITH numbered AS ({_numbered(shift, settings)}
 ), named AS (
   SELECT *, CASE WHEN is_unknown THEN 'unknown' ELSE {_outcome("decisive")} END AS outcome FROM judged
 )
-SELECT {_verdict(shift)},
+SELECT {_verdict(shift, first_seq)},
   is_defect, CASE WHEN is_defect THEN defect_class ELSE 'good' END AS true_class, is_lost, is_dropped, is_twice,
   NOT is_lost AND NOT is_dropped AS is_here, is_sampled, is_labelled, is_mistaken
 FROM named"""  # noqa: S608 - of the simulator's own numbers and checked names
@@ -106,7 +114,7 @@ def _numbered(shift: Shift, settings: Settings) -> str:
   FROM range({shift.rows}) AS r(i)"""  # noqa: S608 - of the simulator's own numbers and checked names
 
 
-def _verdict(shift: Shift) -> str:
+def _verdict(shift: Shift, first_seq: Mapping[str, int]) -> str:
     """The columns of `verdicts`, in their order."""
     start = f"TIMESTAMP {quoted(f'{shift.day:%Y-%m-%d} 00:00:00')}"
     step_us = _LENGTH_S * 1_000_000 // max(1, shift.rows)
@@ -114,7 +122,7 @@ def _verdict(shift: Shift) -> str:
     arm = "CASE WHEN challenged THEN 'challenger' ELSE 'champion' END" if challenger else "CAST(NULL AS VARCHAR)"
     return f"""{_by_camera({c: quoted(thing(shift.line, c)) for c in CAMERAS})} AS thing, camera,
   'surface' AS inspection, CAST({shift.boot_epoch} AS BIGINT) AS boot_epoch,
-  {shift.first_seq} + i // {len(CAMERAS)} AS seq,
+  CAST({_by_camera({c: str(first) for c, first in first_seq.items()})} + i // {len(CAMERAS)} AS BIGINT) AS seq,
   concat({quoted(shift.line.name)}, '/', camera, '/{shift.boot_epoch}/', seq) AS key,
   {start} + to_microseconds({_START_S * 1_000_000} + i * {step_us} + CAST(late * {step_us // 2} AS BIGINT))
     AS captured_at,

@@ -74,7 +74,7 @@ class Settings:
     first_day: date = date(2026, 1, 5)
     site: str = "kyoto"
     seed: int = 0
-    sample_rate: float = 0.01  # of good parts that are collected and labelled
+    sample_rate: float = 0.02  # of good parts that are collected and labelled
     labelled: float = 0.9  # share of collected frames that have a label
     duplicates: float = 0.001  # share of rows that arrive twice
     lost: float = 0.0002  # share of verdicts that a device gives up
@@ -105,11 +105,6 @@ class Shift:
     def boot_epoch(self) -> int:
         """The agents start anew every week."""
         return 1 + self.index // EPOCH_DAYS
-
-    @property
-    def first_seq(self) -> int:
-        """Of each camera, on this day."""
-        return (self.index % EPOCH_DAYS) * (self.rows // len(CAMERAS) + 1)
 
 
 def thing(line: Line, camera: str) -> str:
