@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from simulator.faults.collect_kills import run_collect_kills
 from simulator.faults.day import run as run_day
 from simulator.faults.kills import run_kills
 from simulator.faults.lifecycle_kills import run_lifecycle_kills
@@ -128,6 +129,12 @@ def _repertoire(count: int, seed: int) -> Counted:
     return Counted(text, found.is_clean, found.to_json())
 
 
+def _collect_kills(count: int, seed: int) -> Counted:
+    found = run_collect_kills(kills=count, seed=seed)
+    text = f"{found.lost}, {found.twice}, {found.damaged} ({found.arrived:,} frames)"
+    return Counted(text, found.is_clean, found.to_json())
+
+
 def _day(count: int, seed: int) -> Counted:
     found = run_day(hours=count, seed=seed)
     text = f"{len(found.problems)} ({found.parts:,} parts, {found.kills} kills, {sum(found.wished.values())} releases)"
@@ -143,6 +150,13 @@ CAMPAIGNS: Final = (
         "0, 0, 0",
         1_000,
         _lifecycle_kills,
+    ),
+    Campaign(
+        "collect_kills",
+        "{count} kills of agent and collecting child, cuts, expired credentials: frames lost, twice, damaged",
+        "0, 0, 0",
+        200,
+        _collect_kills,
     ),
     Campaign("mutated_models", "{count:,} mutated models, half of them signed", "0 loaded", 10_000, _models),
     Campaign(

@@ -20,6 +20,7 @@ def test_every_fault_of_the_table_has_a_campaign_with_its_full_count() -> None:
         "kills": 1_000,
         "power_cuts": 40,
         "lifecycle_kills": 1_000,
+        "collect_kills": 200,
         "mutated_models": 10_000,
         "mutated_metadata": 3_000,
         "equally_good": 200,
