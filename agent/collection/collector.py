@@ -25,7 +25,7 @@ from agent.collection.policy import choose
 from agent.collection.protocol import Change, Figures, Job, Moved, Setup, Taken, Unable
 from agent.collection.slots import Slot
 from agent.collection.spool import FOLDER
-from agent.errors import UploadError
+from agent.errors import MessageError, UploadError
 from agent.rate import Rate
 from agent.wire import CollectionHealth, encode_verdict
 from agent.wire.collected import CollectReason, collected_stem
@@ -273,8 +273,16 @@ class Collector:
         if news:
             child.send(Change(settings=self._settings))
         for pending in unsent:
-            child.send(pending.job())
-            pending.is_sent = True
+            try:
+                child.send(pending.job())
+            except MessageError as error:  # such a verdict cannot be published either
+                _log.warning("a frame is not kept: %s", error)
+                with self._lock:
+                    self._pending.remove(pending)
+                    self._free.append(pending.slot)
+                    self._skipped["unspeakable"] += 1
+            else:
+                pending.is_sent = True
 
     def _hear(self, said: object) -> None:
         match said:

@@ -118,6 +118,7 @@ def _room(config: Config, where: Path) -> Finding:
     """Compare the free space with what outbox, history and kept frames may still grow to."""
     caps = config.outbox.max_bytes + config.outbox.history_bytes
     caps += config.keep.max_bytes * len(config.inspections) if config.keep.frames else 0
+    caps += 0 if config.collect is None else config.collect.max_disk_bytes
     try:
         free = shutil.disk_usage(where).free
     except OSError as error:
@@ -127,7 +128,7 @@ def _room(config: Config, where: Path) -> Finding:
     if free < config.outbox.max_bytes / 10:
         return fail("disk", seen, "free space, or set a smaller outbox.max_bytes")
     if free < caps - used:
-        return warn("disk", seen, "free space, or set smaller outbox.max_bytes, outbox.history_bytes, keep.max_bytes")
+        return warn("disk", seen, "free space, or set smaller outbox.max_bytes, keep.max_bytes, collect.max_disk_bytes")
     return ok("disk", seen)
 
 
