@@ -174,7 +174,8 @@ def _inspect(site: Site, show: _Show, install_s: float) -> tuple[Result, Moment]
         moment = show.update(note="inspecting", style="bold green")
         while not asked.is_set() and (moment.elapsed_s < options.seconds or not site.updates.finished):
             asked.wait(_REFRESH_S)
-            moment = show.update(note="inspecting", style="bold green")
+            late = moment.elapsed_s >= options.seconds
+            moment = show.update(note="inspecting until the last update" if late else "inspecting", style="bold green")
         site.updates.cancel()
         while not site.updates.finished:
             time.sleep(_REFRESH_S)
