@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from agent.errors import KensaError, OperatorError
 from agent.model.manifest import MODEL_NAME
 from pipeline.selection.compare import compare
-from pipeline.selection.judged import Pictures, judge
+from pipeline.selection.judged import Pictures, judge, judge_all
 from pipeline.selection.policy import Policy
 from pipeline.selection.record import Assessment, Choice
 
@@ -72,6 +72,8 @@ def choose(
     if not found:
         raise ChoiceError("no candidate can be judged: " + " ".join(broken or ["none was given."]))
     found.sort(key=lambda one: one.rank)
+    compared = found[: policy.candidates] if champion else []
+    elsewhere = [judge_all([one.folder for one in compared], p, progress=progress) for p in others]
     assessments = []
     for place, one in enumerate(found):
         if champion is None:
@@ -79,11 +81,13 @@ def choose(
         elif place >= policy.candidates:
             assessments.append(_not_compared(one, policy))
         else:
-            judged = [one.judged, *(judge(one.folder, p, progress=progress) for p in others)]
+            judged = [one.judged, *(_there(results[place]) for results in elsewhere)]
             triples = zip(judged, champions, (pictures, *others), strict=True)
             comparisons = [compare(new, old, p, policy) for new, old, p in triples]
             assessments.append(_assess(one, comparisons, champions[0].figure(policy.objective), policy))
     chosen = next((i for i, assessment in enumerate(assessments) if assessment.proposable), None)
+    shown = chosen or 0  # all figures take their time: the card has those of one
+    assessments[shown] = assessments[shown].model_copy(update={"figures": found[shown].judged.figures()})
     return Choice(
         objective=policy.objective,
         champion=champions[0].title if champions else None,
@@ -97,17 +101,23 @@ def choose(
     )
 
 
+def _there(result: Judged | KensaError) -> Judged:
+    """What ran on the data runs on an anchor; if not, nothing can be said at all."""
+    if isinstance(result, KensaError):
+        raise result
+    return result
+
+
 def _judge_all(
     candidates: Sequence[Path], pictures: Pictures, policy: Policy, progress: Progress
 ) -> tuple[list[str], list[_Candidate]]:
     """What cannot be judged, as sentences, and what can; of equal models with equal thresholds the first."""
     broken: list[str] = []
     found: dict[str, _Candidate] = {}
-    for folder in candidates:
-        try:
-            judged = judge(folder, pictures, progress=progress)
-        except KensaError as error:
-            broken.append(f"{folder.name} cannot be judged: {error}")
+    results = judge_all(candidates, pictures, progress=progress)
+    for folder, judged in zip(candidates, results, strict=True):
+        if isinstance(judged, KensaError):
+            broken.append(f"{folder.name} cannot be judged: {judged}")
             continue
         entry = judged.manifest.files[MODEL_NAME]
         objective = judged.figure(policy.objective)
@@ -166,7 +176,6 @@ def _assessment(
         proposable=proposable,
         reasons=reasons,
         comparisons=tuple(comparisons),
-        figures=one.judged.figures,
     )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from agent.adapters.onnx import OnnxModel
+from agent.errors import KensaError
 from agent.records import Outcome
 from pipeline.dataset import Dataset
 from pipeline.evaluation import evaluate as evaluation
@@ -20,12 +21,15 @@ from pipeline.repository.staging import check
 from pipeline.selection.slices import read_marks
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import numpy.typing as npt
 
     from agent.model.manifest import Manifest
+    from agent.records import DecisionRule, Geometry
     from pipeline.dataset import Sample
+    from pipeline.evaluation.evaluate import Raw
     from pipeline.selection.policy import Objective
     from pipeline.training.recipe import Progress
 
@@ -58,11 +62,13 @@ class Judged:
     """One release on one split."""
 
     manifest: Manifest
+    raws: tuple[Raw, ...]
+    samples: tuple[Sample, ...]
+    rule: DecisionRule
     right: npt.NDArray[np.bool_]  # [n], of the outcome
     named: npt.NDArray[np.bool_]  # [n], of the class name
     scores: npt.NDArray[np.float64]  # [n], defect score
     defect: npt.NDArray[np.bool_]  # [n], the truth
-    figures: dict[str, Any]  # as `kensa evaluate --json`; {} where the data have classes that the release lacks
 
     @property
     def title(self) -> str:
@@ -80,21 +86,58 @@ class Judged:
         shares = [float(part.mean()) for part in (right[defect], right[~defect]) if part.size]
         return sum(shares) / len(shares) if shares else None
 
+    def figures(self) -> dict[str, Any]:
+        """Those of `kensa evaluate --json`; {} where the data have classes that the release lacks. Reads the masks."""
+        if not {s.class_name for s in self.samples} <= set(self.rule.classes):
+            return {}
+        return evaluation.evaluate(self.raws, self.samples, self.rule).figures
+
 
 def judge(release: Path, pictures: Pictures, *, progress: Progress) -> Judged:
     """Run a release on the pictures. Raises ReleaseError when a device would refuse it."""
-    manifest = check(release)
-    model = OnnxModel.load(release)
-    (raws,) = evaluation.run_all([model.infer], pictures.samples, model.geometry, progress=progress)
+    (result,) = judge_all([release], pictures, progress=progress)
+    if isinstance(result, KensaError):
+        raise result
+    return result
+
+
+def judge_all(releases: Sequence[Path], pictures: Pictures, *, progress: Progress) -> list[Judged | KensaError]:
+    """Run releases on the pictures, each read once for all of one geometry; the error of a release that cannot run."""
+    results: dict[int, Judged | KensaError] = {}
+    models: dict[Geometry, list[tuple[int, OnnxModel]]] = {}
+    for number, release in enumerate(releases):
+        try:
+            check(release)
+            model = OnnxModel.load(release)
+        except KensaError as error:
+            results[number] = error
+        else:
+            models.setdefault(model.geometry, []).append((number, model))
+    for geometry, group in models.items():
+        try:
+            raws = evaluation.run_all([m.infer for _, m in group], pictures.samples, geometry, progress=progress)
+        except KensaError as error:
+            if len(group) == 1:
+                results[group[0][0]] = error
+                continue
+            for number, _ in group:  # one of them cannot run: the others can
+                results[number] = judge_all([releases[number]], pictures, progress=progress)[0]
+        else:
+            results |= {n: _judged(m, found, pictures) for (n, m), found in zip(group, raws, strict=True)}
+    return [results[number] for number in range(len(releases))]
+
+
+def _judged(model: OnnxModel, raws: tuple[Raw, ...], pictures: Pictures) -> Judged:
     judgements = evaluation.judge(raws, model.rule)
-    known = {s.class_name for s in pictures.samples} <= set(model.rule.classes)
     rejected = np.array([j.outcome != Outcome.OK for j in judgements], np.bool_)
     names = zip(judgements, pictures.samples, strict=True)
     return Judged(
-        manifest=manifest,
+        manifest=model.manifest,
+        raws=raws,
+        samples=pictures.samples,
+        rule=model.rule,
         right=rejected == pictures.defect,
         named=np.array([j.class_name == s.class_name for j, s in names], np.bool_),
         scores=np.array([j.score for j in judgements], np.float64),
         defect=pictures.defect,
-        figures=evaluation.evaluate(raws, pictures.samples, model.rule).figures if known else {},
     )

@@ -104,7 +104,7 @@ class Assessment(Strict):
     proposable: bool
     reasons: tuple[str, ...]  # sentences: why not, or why
     comparisons: tuple[Comparison, ...] = ()
-    figures: dict[str, Any] = Field(default_factory=dict)  # as `kensa evaluate --json`
+    figures: dict[str, Any] = Field(default_factory=dict)  # as `kensa evaluate --json`; of the one shown
 
 
 class Choice(Strict):
