@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from agent.health.snapshot import AgentIdentity, CameraSnapshot, InspectionSnapshot, Snapshot
+    from agent.wire import CollectionHealth
 
 HOST: Final = "127.0.0.1"
 # Upper edges of the latency histogram, us: from 256 us to 16.8 s in octaves, where the counters' own buckets end, too.
@@ -90,6 +91,8 @@ class AgentCollector(Collector):
             yield GaugeMetricFamily("kensa_temperature_celsius", "Processor.", value=snapshot.process.temperature_c)
         yield from _cameras(snapshot.cameras)
         yield from _inspections(snapshot.inspections)
+        if snapshot.collection is not None:
+            yield from _collection(snapshot.collection)
 
 
 def _cameras(cameras: Sequence[CameraSnapshot]) -> Iterator[Metric]:
@@ -133,6 +136,22 @@ def _inspections(inspections: Sequence[InspectionSnapshot]) -> Iterator[Metric]:
             about = {"state": inspection.state, "candidate": inspection.candidate or ""}
             states.add_metric([inspection.inspection], about)
     yield from (alarms, states)
+
+
+def _collection(health: CollectionHealth) -> Iterator[Metric]:
+    kept = CounterMetricFamily("kensa_collected_frames", "Frames kept for training.", labels=("reason",))
+    for reason, count in health.kept.items():
+        kept.add_metric([reason], count)
+    lost = CounterMetricFamily("kensa_collected_frames_lost", "Frames chosen and not kept.", labels=("cause",))
+    for cause, count in {**health.dropped, **health.skipped}.items():
+        lost.add_metric([cause], count)
+    yield from (kept, lost)
+    yield CounterMetricFamily("kensa_collected_frames_uploaded", "Frames at their target.", value=health.uploaded)
+    yield GaugeMetricFamily("kensa_collected_frames_waiting", "Frames that wait.", value=health.waiting)
+    yield GaugeMetricFamily("kensa_collected_waiting_bytes", "And their bytes.", value=health.waiting_bytes)
+    yield GaugeMetricFamily("kensa_collected_day_bytes", "Bytes kept on this UTC day.", value=health.day_bytes)
+    is_stuck = float(health.error is not None)
+    yield GaugeMetricFamily("kensa_collection_stuck", "1 while nothing is kept or uploaded.", value=is_stuck)
 
 
 def _each(

@@ -17,6 +17,8 @@ from agent.counters import LatencyHistogram
 from agent.errors import ConfigError
 from agent.health.snapshot import InspectionSnapshot
 from agent.records import CameraState, Outcome
+from agent.wire import CollectionHealth
+from agent.wire.collected import CollectReason
 from tests.health_kit import IDENTITY, camera_snapshot, counters, overrun, snapshot
 
 if TYPE_CHECKING:
@@ -142,6 +144,21 @@ def test_the_default_registry_stays_clean() -> None:
     after = prometheus_client.generate_latest().decode()
     assert "kensa_" not in after
     assert {n.split("{")[0].split(" ")[0] for n in after.splitlines() if not n.startswith("#")} == names
+
+
+def test_collected_frames_are_there_where_they_are_collected() -> None:
+    assert "kensa_collect" not in scrape(one_camera)[1]
+    health = CollectionHealth(
+        kept={CollectReason.DEFECT: 7}, dropped={"budget": 2}, skipped={"busy": 3}, uploaded=5, waiting=2,
+        waiting_bytes=900, day_bytes=4_000, error="the network is away",
+    )  # fmt: skip
+    samples, _ = scrape(lambda: snapshot(collection=health))
+    assert samples["kensa_collected_frames_total", (("reason", "defect"),)] == 7
+    assert samples["kensa_collected_frames_lost_total", (("cause", "budget"),)] == 2
+    assert samples["kensa_collected_frames_lost_total", (("cause", "busy"),)] == 3
+    assert samples["kensa_collected_frames_uploaded_total", ()] == 5
+    assert samples["kensa_collected_day_bytes", ()] == 4_000
+    assert samples["kensa_collection_stuck", ()] == 1
 
 
 def test_only_this_machine_is_served() -> None:
