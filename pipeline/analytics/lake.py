@@ -63,9 +63,13 @@ class Lake:
                 "autoload_known_extensions": False,
             },
         )
-        for table in TABLES.values():
-            self._connection.execute(f"CREATE VIEW {table.name} AS {_view(folder, table)}")
-        self._connection.execute("SET lock_configuration = true")
+        try:
+            for table in TABLES.values():
+                self._connection.execute(f"CREATE VIEW {table.name} AS {_view(folder, table)}")
+            self._connection.execute("SET lock_configuration = true")
+        except duckdb.Error as error:
+            self.__exit__()
+            raise OperatorError(f"The tables in {folder} cannot be read: {error}") from error
 
     def __enter__(self) -> Self:
         """Return the lake."""

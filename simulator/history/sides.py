@@ -180,6 +180,6 @@ def _report(shift: Shift, device: str, step: _Step) -> str:
         }
     if step.refusal is not None:
         refused = {"refused_name": quoted(MODEL), "refused_version": quoted(BAD.version)}
-        values |= {"refusal_gate": "'trial'", "refusal_reason": quoted(step.refusal), **refused}
+        values |= {"refusal_gate": "'verdicts'", "refusal_reason": quoted(step.refusal), **refused}
         values["refusal_text"] = "'the candidate rejects more parts than the limit allows'"
     return _select("model_reports", values, "")
