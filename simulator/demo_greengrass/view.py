@@ -14,7 +14,6 @@ from rich.text import Text
 from agent.records import CameraState
 from simulator.demo.view import counted, header, latency_rows, pairs, tile, truth_rows
 from simulator.demo_greengrass.catalogue import POLICY_TEXT
-from simulator.nucleus.limits import LIMITS
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -30,6 +29,7 @@ WAYS: Final = {
     "shadow": "the named shadow",
     "component": "com.kensa.Model",
 }
+_SHORT: Final = {"deployment": "deployment", "shadow": "named shadow", "component": "com.kensa.Model"}
 NUCLEI: Final = {"lite": "nucleus lite 2.6.0", "classic": "the classic nucleus"}
 _STEPS: Final = (
     ("fetch", {"fetching", "staged"}),
@@ -120,7 +120,7 @@ def _component(moment: Moment) -> Group:
     pid = Text(f"{component.pid}", "bold red" if moment.pid_changed else "bold green")
     return pairs(
         [
-            ("", Text("com.kensa.Inspector", "bold", overflow="ellipsis")),
+            ("Inspector", Text(moment.component.version, "bold")),
             (moment.mode, Text(f"{component.state} ●", "green" if good else "bold red")),
             ("pid", pid),
             ("starts", counted(component.starts, "bold" if component.starts == 1 else "bold red")),
@@ -143,12 +143,12 @@ def _line(moment: Moment) -> Group:
 def _accounting(moment: Moment) -> Group:
     reading = moment.reading
     if reading is None:
-        return pairs([("taken by the camera", counted(moment.sent, "bold cyan"))])
+        return pairs([("camera took", counted(moment.sent, "bold cyan"))])
     camera = reading.camera
     why = ", ".join(f"{reason} {number}" for reason, number in sorted(camera.dropped.items()) if number)
     return pairs(
         [
-            ("taken by the camera", counted(moment.sent, "bold cyan")),
+            ("camera took", counted(moment.sent, "bold cyan")),
             ("captured", counted(camera.captured)),
             ("judged", counted(camera.judged)),
             ("dropped", Text(f"{reading.dropped:,}: {why}" if why else "0", "bold red" if why else "grey50")),
@@ -158,11 +158,10 @@ def _accounting(moment: Moment) -> Group:
 
 def _delivery(moment: Moment) -> Group:
     waiting = 0 if moment.reading is None else moment.reading.beat.outbox.verdicts
-    limits = LIMITS[moment.mode]
     return pairs(
         [
             (moment.broker, Text("up ●" if moment.online else "away ●", "green" if moment.online else "bold red")),
-            (f"in the outbox ({limits.in_flight} at once)", counted(waiting, "bold yellow")),
+            ("in the outbox", counted(waiting, "bold yellow")),
             ("arrived", counted(moment.tally.delivered, "bold green")),
             ("duplicates", counted(moment.counts.duplicates)),
         ]
@@ -195,14 +194,14 @@ def _updates(moment: Moment) -> Table:
     for update in moment.updates:
         table.add_row(
             Text(f"{update.began_s:3.0f} s", "grey62"),
-            Text(WAYS[update.offer.way]),
+            Text(_SHORT[update.offer.way]),
             Text(update.offer.version, "bold"),
             _fate(update, moment.reading, moment.mode),
         )
     for offer, due_s in moment.waiting:
         table.add_row(
             Text(f"{due_s:3.0f} s", "grey50"),
-            Text(WAYS[offer.way], "grey50"),
+            Text(_SHORT[offer.way], "grey50"),
             Text(offer.version, "grey50"),
             Text(f"○ {offer.what}", "grey50"),
         )
