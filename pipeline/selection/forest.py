@@ -10,10 +10,11 @@ if TYPE_CHECKING:
 
     from pipeline.selection.record import SliceResult
 
-_WIDTH: Final = 860
-_LEFT: Final = 250  # of the plot; names stand before it
+_WIDTH: Final = 940
+_LEFT: Final = 330  # of the plot; names stand before it
 _RIGHT: Final = 20
 _ROW: Final = 20
+_MAX_NAME: Final = 40  # characters that fit
 _TOP: Final = 24
 _GOOD, _BAD, _SOFT, _GRID = "#14795a", "#b8331f", "#5c6b7a", "#dfe5eb"
 _STEPS: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # of the axis, shares
@@ -44,11 +45,15 @@ def forest(slices: Sequence[SliceResult]) -> str:
         y = _TOP + _ROW * row + _ROW / 2
         colour = _GOOD if result.passed else _BAD
         parts.append(
-            f"<text x='{_LEFT - 8}' y='{y + 4:.1f}' text-anchor='end'>{escape(result.slice)}, {result.of}, "
-            f"{result.pictures}</text>"
+            f"<text x='{_LEFT - 8}' y='{y + 4:.1f}' text-anchor='end'>{escape(_short(result.slice))}, "
+            f"{result.of}, {result.pictures}</text>"
             f"<line x1='{x(result.low):.1f}' x2='{x(result.high):.1f}' y1='{y:.1f}' y2='{y:.1f}' stroke='{colour}' "
             f"stroke-width='2'/><circle cx='{x(result.difference):.1f}' cy='{y:.1f}' r='4' fill='{colour}'/>"
             f"<line x1='{x(-result.margin):.1f}' x2='{x(-result.margin):.1f}' y1='{y - 6:.1f}' y2='{y + 6:.1f}' "
             f"stroke='{_SOFT}' stroke-width='1.5'/>"
         )
     return f"<svg viewBox='0 0 {_WIDTH} {height}' width='100%' role='img'>{''.join(parts)}</svg>"
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 3]}..."

@@ -2,19 +2,23 @@ from __future__ import annotations
 
 import itertools
 import string
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.selection import paired
+from pipeline.selection.choose import choose
 from pipeline.selection.compare import judge_slice
 from pipeline.selection.plan import Scalar, TrainingPlan
 from pipeline.selection.policy import Policy
 from pipeline.selection.search import Halving, SearchSettings, plan, rungs
 from pipeline.selection.slices import Slice
+from tests.selection_kit import parts, write_parts, write_spotter
 
 if TYPE_CHECKING:
     from pipeline.selection.record import SliceResult
@@ -112,6 +116,25 @@ def test_the_bounds_are_where_the_score_test_reaches_its_limit() -> None:
 def test_impossible_counts_are_refused(gained: int, lost: int, pairs: int, z: float) -> None:
     with pytest.raises(ValueError, match="make no sense"):
         paired.interval(gained, lost, pairs, z=z)
+
+
+COUNTS = st.integers(0, 30)
+
+
+@settings(max_examples=8)
+@given(base=st.tuples(COUNTS, COUNTS, COUNTS), worse=st.tuples(COUNTS, st.integers(1, 10), COUNTS))
+def test_a_further_line_on_which_it_is_worse_never_turns_a_refused_candidate_into_a_proposed_one(
+    base: tuple[int, int, int], worse: tuple[int, int, int]
+) -> None:
+    """Candidate 0.5 finds weak spots that the champion misses, and rejects dusty good parts."""
+    first = parts(base[0] + 1, base[1], base[2] + 1, dusty=base[1] // 4, marks={"line": "1"})
+    further = parts(worse[0], 0, worse[2], dusty=worse[1], marks={"line": "2"})
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        champion, candidate = write_spotter(root / "champion", 0.8), write_spotter(root / "candidate", 0.5)
+        before = choose([candidate], champion, write_parts(root / "before", first))
+        after = choose([candidate], champion, write_parts(root / "after", [*first, *further]))
+    assert after.proposed is None or before.proposed is not None
 
 
 PARAMETERS = st.fixed_dictionaries(
