@@ -19,6 +19,7 @@ from simulator.manual_clock import ManualClock
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from agent.inspection.desk import Collect
     from agent.inspection.keeper import FrameKeeper
     from agent.records import Pixels, Verdict
 
@@ -70,7 +71,9 @@ def lease_of(model: PlainModel) -> Lease:
 class Line:
     """One inspection with one camera, and a worker that is called by hand."""
 
-    def __init__(self, champion: Lease | None, *, keeper: FrameKeeper | None = None) -> None:
+    def __init__(
+        self, champion: Lease | None, *, keeper: FrameKeeper | None = None, collect: Collect | None = None
+    ) -> None:
         """Inspect with `champion`."""
         self.slot = ModelSlot(champion)
         self.pool = FramePool(buffers=20)
@@ -86,7 +89,7 @@ class Line:
         station = Station("thing", "line", "part", "cam", 1, self.counters, self.pool)
         self.worker = Worker(
             hub=self._hub,
-            contexts=[InspectionContext(self.slot, keeper, {"cam": station})],
+            contexts=[InspectionContext(self.slot, keeper, {"cam": station}, collect)],
             sink=self,
             clock=self.clock,
             max_batch=8,

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+import yaml
 
-from agent import app, config
+from agent import app, cli, config
 from agent.clock import SystemClock
 from agent.collection import Collector
 from agent.collection.child import check_target
 from agent.collection.collector import SLOTS
+from agent.commands.examine import collecting as collecting_findings
+from agent.commands.examine.finding import Status
 from agent.records import Frame, Outcome
 from agent.wire.collected import CollectReason, decode_collected
 from simulator.s3 import S3Server
@@ -281,7 +284,7 @@ def test_the_doctors_question_is_answered_by_a_child(tmp_path: Path) -> None:
     assert "mount the disk" in away.text
 
 
-def test_an_agent_collects_from_its_line_to_the_disk(tmp_path: Path) -> None:
+def test_an_agent_collects_from_its_line_to_the_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "images").mkdir()
     for number in range(12):
         cv2.imwrite(str(tmp_path / "images" / f"{number:02}.png"), np.full((1080, 1920, 3), 128, np.uint8))
@@ -300,7 +303,8 @@ def test_an_agent_collects_from_its_line_to_the_disk(tmp_path: Path) -> None:
         },
         "collect": {"site": "plant-a", "target": str(folder(tmp_path)), "ok_share": 1.0, "max_per_s": 1_000},
     }
-    agent = app.build(config.parse(tree, source="test", base=tmp_path))
+    (tmp_path / "line.yaml").write_text(yaml.safe_dump(tree))
+    agent = app.build(config.load(tmp_path / "line.yaml"))
     with agent:
         agent.wait(30.0)
         collector = agent.collector
@@ -310,4 +314,8 @@ def test_an_agent_collects_from_its_line_to_the_disk(tmp_path: Path) -> None:
         assert beat.collection is not None
         assert beat.collection.uploaded == collector.taken
         assert beat.collection.skipped.get("busy", 0) + collector.taken == 12
+        assert cli.main(["status", str(tmp_path / "line.yaml")]) == 0
+        assert f"{collector.taken} uploaded" in capsys.readouterr().out
+    found = {finding.check: finding for finding in collecting_findings.examine(agent.config)}
+    assert (found["collect target"].status, "GB free" in found["collect target"].seen) == (Status.OK, True)
     assert len([key for key in objects(folder(tmp_path)) if key.endswith(".json")]) == collector.taken
