@@ -121,7 +121,7 @@ def _component(moment: Moment) -> Group:
     return pairs(
         [
             ("Inspector", Text(moment.component.version, "bold")),
-            (moment.mode, Text(f"{component.state} ●", "green" if good else "bold red")),
+            ("state", Text(f"{component.state} ●", "green" if good else "bold red")),
             ("pid", pid),
             ("starts", counted(component.starts, "bold" if component.starts == 1 else "bold red")),
         ]
@@ -178,7 +178,7 @@ def _model(moment: Moment) -> Group:
         [
             ("judges", name),
             ("sha256", Text((model.sha256 or "-")[:12], "grey62")),
-            ("trust", Text("signed", "green") if model.trusted else Text("came with the component", "yellow")),
+            ("trust", Text("signed", "green") if model.trusted else Text("factory release", "yellow")),
             ("uses", Text(f"{beat.cpu:.2f} cpu, {beat.rss_bytes / 1e6:.0f} MB", "bold")),
         ]
     )
