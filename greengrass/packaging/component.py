@@ -4,8 +4,8 @@ An artifact of its own beside the archives, so that it works where the nucleus d
 standard library and reads on any Python from 3.7 on: it is what refuses an unfit interpreter by name.
 
 Promise: `install` makes WORK/VERSION whole or exits 1 with a sentence on standard error; it takes nothing from the
-network and needs no rights beyond WORK. The running version stays as it is: a nucleus installs the next one beside it.
-`start` becomes `python -m MODULE`, keeping its process id.
+network and needs no rights beyond WORK. The running version stays as it is: a nucleus installs the next one beside it;
+what ran before that is removed. `start` becomes `python -m MODULE`, keeping its process id.
 """
 
 from __future__ import annotations
@@ -143,10 +143,14 @@ def install(folder: Path, work: Path) -> None:
         "the packages do not run on this machine",
     )
     marker.write_text(seal(archive))
+    prune(home)
 
 
 def prune(home: Path) -> None:
-    """Keep this version and the newest other one, which a rollback may need; nothing else that we installed."""
+    """Keep this version and the one that was started last, which runs now; nothing else that we installed.
+
+    Part of the installation, beside the running version: thousands of files would hold a start up for seconds.
+    """
     others = [path for path in home.parent.iterdir() if path != home and (path / MARKER).is_file()]
     others.sort(key=lambda path: (path / MARKER).stat().st_mtime)
     for path in others[:-1]:
@@ -159,7 +163,7 @@ def start(folder: Path, work: Path, module: str) -> None:
     python = str(home / "venv" / "bin" / "python")
     if not (home / MARKER).is_file():
         install(folder, work)  # the work folder was cleared
-    prune(home)
+    os.utime(str(home / MARKER))  # started last: see `prune`
     environment = dict(os.environ, KENSA_COMPONENT_DIR=str(home), KENSA_WORK_DIR=str(work))
     os.chdir(str(home))
     os.execve(python, [python, "-P", "-s", "-m", module], environment)  # noqa: S606 - becomes it: no shell between

@@ -211,7 +211,7 @@ def test_any_python_from_3_7_on_can_read_it() -> None:
 # --- keeping ----------------------------------------------------------------------------------------------------------
 
 
-def test_this_version_and_the_newest_other_one_are_kept(device: Path) -> None:
+def test_this_version_and_the_one_that_was_started_last_are_kept(device: Path) -> None:
     for age, name in enumerate(["1.0.0", "1.1.0", "1.2.0", "2.0.0"]):
         (device / name).mkdir()
         marker = device / name / component.MARKER
@@ -225,3 +225,20 @@ def test_this_version_and_the_newest_other_one_are_kept(device: Path) -> None:
     shutil.rmtree(device / "2.0.0")
     component.prune(device / "1.2.0")
     assert sorted(path.name for path in device.iterdir()) == ["1.2.0", "state"]
+
+
+def test_a_start_is_remembered_and_removes_nothing(device: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("1.0.0", "1.1.0", "1.2.0"):
+        (device / "work" / name).mkdir(parents=True)
+        (device / "work" / name / component.MARKER).write_text("x", encoding="utf-8")
+        os.utime(device / "work" / name / component.MARKER, (1, 1))
+    became: list[str] = []
+    monkeypatch.setattr(os, "execve", lambda program, *_: became.append(program))
+    monkeypatch.chdir(device)
+
+    component.start(device / "artifacts" / "1.0.0", device / "work", "greengrass")
+
+    assert became == [str(device / "work" / "1.0.0" / "venv" / "bin" / "python")]
+    assert len(list((device / "work").iterdir())) == 3
+    component.prune(device / "work" / "1.2.0")
+    assert sorted(path.name for path in (device / "work").iterdir()) == ["1.0.0", "1.2.0"]
