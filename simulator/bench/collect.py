@@ -72,13 +72,21 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class Saturated:
+    """Frames as fast as they are taken."""
+
+    fps: float
+    cpu_us: float  # of the inspecting process, a frame
+
+
+@dataclass(frozen=True, slots=True)
 class Round:
     """The same line without and with the collector."""
 
     plain: Run
     collecting: Run
-    saturated_fps: float
-    saturated_collecting_fps: float
+    saturated: Saturated
+    saturated_collecting: Saturated
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +118,13 @@ class CollectResult:
         skipped = sum(sum(_skipped(r.collecting)) for r in self.rounds)
         return {
             "loss_480fps": median(1.0 - r.collecting.fps / r.plain.fps for r in self.rounds),
-            "loss_saturated": median(1.0 - r.saturated_collecting_fps / r.saturated_fps for r in self.rounds),
+            "loss_saturated": median(1.0 - r.saturated_collecting.fps / r.saturated.fps for r in self.rounds),
             "fps_480": median(r.plain.fps for r in self.rounds),
             "fps_480_collecting": median(r.collecting.fps for r in self.rounds),
-            "fps_saturated": median(r.saturated_fps for r in self.rounds),
-            "fps_saturated_collecting": median(r.saturated_collecting_fps for r in self.rounds),
+            "fps_saturated": median(r.saturated.fps for r in self.rounds),
+            "fps_saturated_collecting": median(r.saturated_collecting.fps for r in self.rounds),
+            "cpu_us_a_frame": median(r.saturated.cpu_us for r in self.rounds),
+            "cpu_us_a_frame_collecting": median(r.saturated_collecting.cpu_us for r in self.rounds),
             "drops_480fps": sum(r.plain.dropped for r in self.rounds),
             "drops_480fps_collecting": sum(r.collecting.dropped for r in self.rounds),
             "p99_ms": median(r.plain.p99_ms for r in self.rounds),
@@ -199,6 +209,13 @@ def _paced(
     )
 
 
+def _saturated(agent: GatedAgent, calls: int) -> Saturated:
+    before = psutil.Process().cpu_times()
+    fps = agent.measure(calls)
+    used = psutil.Process().cpu_times()
+    return Saturated(fps, 1e6 * (used.user + used.system - before.user - before.system) / calls)
+
+
 def _budget(settings: CollectSettings, *, frames: list[Pixels], broker: AnyBroker) -> Budget:
     changed = {"ok_share": 1.0, "max_bytes_per_day": _BUDGET_BYTES}
     run = _paced(settings, frames=frames, broker=broker, collects=changed, seconds=settings.paced_s)
@@ -227,11 +244,12 @@ def run_collect(settings: CollectSettings, *, say: Callable[[str], None]) -> Col
         try:
             for number in range(settings.rounds + 1):  # the first, which warms everything up, does not count
                 calls = settings.calls if number else settings.calls // 10
-                saturated, saturated_collecting = plain.measure(calls), collecting.measure(calls)
+                saturated, saturated_collecting = _saturated(plain, calls), _saturated(collecting, calls)
                 seconds = settings.paced_s if number else _WARM_UP_S
+                sections: tuple[Mapping[str, Any] | None, ...] = (None, {})
                 runs = [
                     _paced(settings, frames=frames, broker=broker, collects=collects, seconds=seconds)
-                    for collects in (None, {})
+                    for collects in sections
                 ]
                 rounds.append(Round(runs[0], runs[1], saturated, saturated_collecting))
                 say(f"round {number} of {settings.rounds}" if number else "warmed up")
