@@ -15,13 +15,16 @@ import numpy as np
 
 from agent.records import Desired, Gate, ModelStatus, Refusal, ReleaseRef
 from agent.wire import Reporter, encode_report, model_topic
-from pipeline.cloud.storage import open_storage
+from pipeline.cloud import account
 from pipeline.cycle import handlers, machine
+from pipeline.cycle.execution import Execution, Wanted, read_event
 from pipeline.cycle.publisher import Publisher
+from pipeline.cycle.services import is_running, locks_of
 from pipeline.cycle.settings import Settings
 from pipeline.datasets.labels import LabelStore
 from pipeline.repository.keys import Expiry, KeyRing
 from pipeline.repository.repository import Repository
+from pipeline.selection.registry import open_registry
 from simulator.aws.training import Job, TrainingError, run_entry
 from tests.datasets_kit import NOW, Line, label, surface
 from tests.release_kit import CELL, write_release
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     import pytest
 
     from agent.records import Pixels
+    from pipeline.selection.record import Status
     from simulator.aws.greengrass import Deployment
     from simulator.aws.local import LocalAws
 
@@ -86,7 +90,7 @@ class Plant:
 
     @property
     def publisher(self) -> Publisher:
-        return Publisher(open_storage(self.settings.publisher))
+        return Publisher(account.storage(self.settings.publisher))
 
     def start(self, *, trigger_id: str | None = None, trigger: str = "manual") -> str:
         """Start an execution; returns its ARN."""
@@ -111,9 +115,41 @@ class Plant:
     def record(self, arn: str) -> dict[str, Any]:
         """What the execution's record says; empty where there is none."""
         key = f"cycle/v1/executions/{arn.rpartition(':')[2]}/record.json"
-        data = open_storage(self.settings.data)
+        data = account.storage(self.settings.data)
         found: dict[str, Any] = json.loads(data.read(key)) if data.exists(key) else {}
         return found
+
+    def execution(self, arn: str) -> Execution:
+        """An execution as its steps see it."""
+        told = self.aws.client("stepfunctions").describe_execution(executionArn=arn)
+        return read_event({"execution": arn, "state": json.loads(told["input"])}, self.settings)
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for something that must come."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def until_asked(self, arn: str) -> dict[str, Any]:
+        """Wait until an execution asks for approval; returns the question."""
+        execution = self.execution(arn)
+        self.until(lambda: execution.data.exists(execution.approval_key) or not is_running(arn))
+        question: dict[str, Any] = json.loads(execution.data.read(execution.approval_key))
+        return question
+
+    def wished(self) -> set[str]:
+        """What the devices were told to run last."""
+        return {device.wished[-1] for device in self.devices.values()}
+
+    def status(self, version: str) -> Status:
+        """Of a candidate."""
+        return open_registry("s3://kensa-data/registry", s3=account.client("s3")).get(MODEL, version).status
+
+    def is_free(self) -> bool:
+        """Whether the lock is."""
+        wanted = Wanted(trigger="manual", trigger_id="-", site=SITE, model=MODEL, inspection=INSPECTION)
+        return locks_of(Execution("arn:::-", wanted, {}, self.settings)).holder(wanted) is None
 
     def messages(self) -> list[str]:
         """Subjects of what the topic was told."""
@@ -128,7 +164,7 @@ class Plant:
 
     def collect(self, first: int, count: int, *, wrong: bool = False) -> None:
         """Keep frames, half of them with a spot, and label them; `wrong` labels say the opposite."""
-        storage = open_storage(self.settings.data)
+        storage = account.storage(self.settings.data)
         line = Line(storage, site=SITE)
         labels = []
         for seq in range(first, first + count):
@@ -229,6 +265,8 @@ def make_plant(
     aws.training.runner = lambda job: run_job(plant, job)
     if champion:
         plant.publisher.publish(spots_release(folder / "champion", version="1.0.0", threshold=BLIND), SITE)
+    search = "seeds: [0, 1]\nhead: classifier\npolicy: {max_margin: 1.0}\n"
+    account.storage(settings.data).write(f"config/{SITE}/{MODEL}/search.yaml", search.encode())
     _deploy_agents(plant, wish=f"{MODEL}/1.0.0" if champion else None)
     plant.machine_arn = make_machine(aws, settings)
     return plant

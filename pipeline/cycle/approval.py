@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agent.errors import OperatorError
 from pipeline.cloud import account
-from pipeline.cloud.storage import ObjectMissingError, open_storage
+from pipeline.cloud.storage import ObjectMissingError
 from pipeline.cycle.execution import to_bytes
 from pipeline.cycle.services import registry_of, tell
 from pipeline.selection.record import Status, Verdict
@@ -162,7 +162,7 @@ def _unpacked(execution: Execution, into: Path) -> Choice:
     uri = str(execution.step("chosen")["artifacts"])
     place, _, name = uri.rpartition("/")
     try:
-        with tarfile.open(fileobj=BytesIO(open_storage(place).read(name, limit=_MAX_ARCHIVE_BYTES))) as archive:
+        with tarfile.open(fileobj=BytesIO(account.storage(place).read(name, limit=_MAX_ARCHIVE_BYTES))) as archive:
             if sum(member.size for member in archive.getmembers()) > 2 * _MAX_ARCHIVE_BYTES:
                 raise OperatorError(f"{uri} unpacks to more than {2 * _MAX_ARCHIVE_BYTES:,} bytes")
             archive.extractall(into, filter="data")

@@ -1,6 +1,6 @@
 """One execution as its steps see it: what started it, what the steps before have found, and where things are kept.
 
-{"execution": ARN, "state": {"trigger", "trigger_id", "site", "model", "inspection", STEP: {"answer": what it returned} ...}}
+{"execution": ARN, "state": {"trigger", ... "inspection", STEP: {"answer": what it returned} ...}}
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from agent.errors import UsageError
 from agent.model.manifest import Name
-from pipeline.cloud.storage import open_storage
+from pipeline.cloud import account
 from pipeline.cycle.settings import Settings
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Execution:
     @property
     def data(self) -> Storage:
         """Where the cycle's objects are."""
-        return open_storage(self.settings.data)
+        return account.storage(self.settings.data)
 
     def uri(self, *parts: str) -> str:
         """The address of something in `data`."""

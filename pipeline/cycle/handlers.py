@@ -6,10 +6,13 @@ the function's error, and its class's name is what the state machine catches it 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
+from pipeline.cloud import account
 from pipeline.cycle import approval, material, notifying, rollout
 from pipeline.cycle.execution import read_event
+from pipeline.cycle.publisher import Publisher
+from pipeline.cycle.settings import Settings
 
 Answer = dict[str, Any]
 
@@ -87,7 +90,13 @@ def end(event: Answer, _context: Any) -> Answer:
     return notifying.end(execution)
 
 
-HANDLERS = {
+def refresh(_event: Answer, _context: Any) -> Answer:
+    """Keep the repository's signatures fresh; not part of the cycle, a schedule calls it."""
+    Publisher(account.storage(Settings.read().publisher)).refresh()
+    return {}
+
+
+HANDLERS: Final = {  # by the name of the function in the state machine
     "Begin": begin,
     "BuildDataset": build_dataset,
     "PlanTraining": plan_training,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pipeline.cloud.storage import Storage
-    from pipeline.cycle.execution import Execution
+    from pipeline.cycle.execution import Execution, Wanted
 
 _MAX_BYTES: Final = 4_096
 _KEPT: Final = 4  # numbers of a lock; older ones are removed
@@ -44,49 +44,50 @@ class Locks:
             if other != execution.arn:
                 return f"the trigger {wanted.trigger} {wanted.trigger_id} was taken already by {other}"
         while True:
-            number = self._newest(execution)
-            if number and not self._storage.exists(_key(execution, number, "free")):
-                holder = self._holder(_key(execution, number, "json"))
+            number = self._newest(wanted)
+            if number and not self._storage.exists(_key(wanted, number, "free")):
+                holder = self._holder(_key(wanted, number, "json"))
                 if holder == execution.arn:
                     return None
                 if self._is_running(holder):
                     return f"{holder} is at work on {wanted.model} of {wanted.site} already"
-            if self._storage.create(_key(execution, number + 1, "json"), mine):
-                self._forget(execution, number + 1 - _KEPT)
+            if self._storage.create(_key(wanted, number + 1, "json"), mine):
+                self._forget(wanted, number + 1 - _KEPT)
                 return None
 
     def give_back(self, execution: Execution) -> bool:
         """Give the lock back; False where this execution does not hold it."""
-        number = self._newest(execution)
-        if not number or self._holder(_key(execution, number, "json")) != execution.arn:
+        wanted = execution.wanted
+        number = self._newest(wanted)
+        if not number or self._holder(_key(wanted, number, "json")) != execution.arn:
             return False
-        self._storage.create(_key(execution, number, "free"), b"{}\n")
+        self._storage.create(_key(wanted, number, "free"), b"{}\n")
         return True
 
-    def holder(self, execution: Execution) -> str | None:
-        """ARN of the execution that holds the lock of this one's site and model."""
-        number = self._newest(execution)
-        if not number or self._storage.exists(_key(execution, number, "free")):
+    def holder(self, wanted: Wanted) -> str | None:
+        """ARN of the execution that holds the lock of this site and model."""
+        number = self._newest(wanted)
+        if not number or self._storage.exists(_key(wanted, number, "free")):
             return None
-        return self._holder(_key(execution, number, "json"))
+        return self._holder(_key(wanted, number, "json"))
 
     def _holder(self, key: str) -> str:
         tree: dict[str, Any] = json.loads(self._storage.read(key, limit=_MAX_BYTES))
         return str(tree["execution"])
 
-    def _newest(self, execution: Execution) -> int:
+    def _newest(self, wanted: Wanted) -> int:
         """0 where there was none yet."""
-        keys = [stored.key for stored in self._storage.list(_prefix(execution)) if stored.key.endswith(".json")]
+        keys = [stored.key for stored in self._storage.list(_prefix(wanted)) if stored.key.endswith(".json")]
         return int(keys[-1].rpartition("/")[2].partition(".")[0]) if keys else 0
 
-    def _forget(self, execution: Execution, number: int) -> None:
+    def _forget(self, wanted: Wanted, number: int) -> None:
         for end in ("json", "free") if number > 0 else ():
-            self._storage.delete(_key(execution, number, end))
+            self._storage.delete(_key(wanted, number, end))
 
 
-def _prefix(execution: Execution) -> str:
-    return f"cycle/v1/locks/{execution.wanted.site}/{execution.wanted.model}/"
+def _prefix(wanted: Wanted) -> str:
+    return f"cycle/v1/locks/{wanted.site}/{wanted.model}/"
 
 
-def _key(execution: Execution, number: int, end: str) -> str:
-    return f"{_prefix(execution)}{number:08d}.{end}"
+def _key(wanted: Wanted, number: int, end: str) -> str:
+    return f"{_prefix(wanted)}{number:08d}.{end}"

@@ -18,8 +18,6 @@ import json
 import sys
 from typing import Any, Final
 
-from pipeline.cycle.handlers import HANDLERS
-
 State = dict[str, Any]
 
 # https://docs.aws.amazon.com/step-functions/latest/dg/sfn-best-practices.html: what to retry of Lambda
@@ -269,11 +267,6 @@ def definition() -> State:
 def to_text() -> str:
     """As it lies in pipeline/infra/cycle.asl.json."""
     return json.dumps(definition(), indent=2) + "\n"
-
-
-def functions() -> list[str]:
-    """Names of the functions that the machine calls."""
-    return sorted(HANDLERS)
 
 
 if __name__ == "__main__":

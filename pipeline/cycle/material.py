@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, Final
 import yaml
 
 from agent.errors import KensaError
-from pipeline.cloud.storage import ObjectMissingError, open_storage
+from pipeline.cloud import account
+from pipeline.cloud.storage import ObjectMissingError
 from pipeline.cycle.deployments import wished
 from pipeline.cycle.execution import safe, to_bytes
 from pipeline.cycle.services import deployments_of, publisher_of, registry_of
@@ -92,7 +93,7 @@ def build_dataset(execution: Execution) -> dict[str, Any]:
         if version.parent is not None and version.digest == version.parent:
             raise NothingNewError(f"the version {version.digest[:_DIGITS]} of {wanted.model} holds nothing new")
         uri = execution.uri(place, version.digest[:_DIGITS])
-        bring(Path(temporary) / "built", open_storage(uri))
+        bring(Path(temporary) / "built", account.storage(uri))
         settings = prepared(_search(execution), Path(temporary) / "built")
     anchor = None if champion is None else champion.record.dataset_uri
     data.write(f"{execution.folder}/search.json", to_bytes(settings.model_dump(mode="json")))
@@ -167,7 +168,7 @@ def fetch(storage: Storage, folder: Path, prefix: str = "") -> int:
 
 def _base(execution: Execution, champion: Entry | None, into: Path) -> Path | None:
     if champion is not None and champion.record.dataset_uri:
-        fetch(open_storage(champion.record.dataset_uri), into)
+        fetch(account.storage(champion.record.dataset_uri), into)
         return into
     wanted = execution.wanted
     found = fetch(execution.data, into, f"datasets/{wanted.site}/{wanted.model}/base/")
@@ -223,7 +224,7 @@ def _keep_champion(execution: Execution) -> str | None:
     uri = execution.uri(execution.folder, "champion")
     with tempfile.TemporaryDirectory(prefix="kensa-champion-") as temporary:
         publisher.fetch(release_id, wanted.site, Path(temporary))
-        bring(Path(temporary), open_storage(uri))
+        bring(Path(temporary), account.storage(uri))
     return uri
 
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agent.errors import IntegrityError, KensaError, OperatorError
 from agent.model.manifest import GOLDEN_NAME, MANIFEST_NAME, MAX_MANIFEST_BYTES, MODEL_NAME, parse
-from pipeline.cloud.storage import open_storage
+from pipeline.cloud import account
 from pipeline.repository.keys import KeyRing
 from pipeline.repository.repository import Repository
 from pipeline.repository.store import open_store
@@ -137,7 +137,7 @@ class Publisher:
                 raise OperatorError(f"{release_id} is not published for {site}; there are {there}")
             if all(staged.release_id != release_id for staged in repository.staging.all()):
                 folder = Path(temporary)
-                _read_back(open_storage(repository.keys.file.repository), site, release_id, known, folder)
+                _read_back(account.storage(repository.keys.file.repository), site, release_id, known, folder)
                 repository.add(folder, site)
             repository.publish()
             return _valid(repository, site)[release_id]
@@ -148,7 +148,12 @@ class Publisher:
             known = repository.published(site).get(release_id)
             if known is None:
                 raise OperatorError(f"{release_id} is not published for {site}")
-            _read_back(open_storage(repository.keys.file.repository), site, release_id, known, into)
+            _read_back(account.storage(repository.keys.file.repository), site, release_id, known, into)
+
+    def refresh(self) -> None:
+        """Sign again what expires soon, timestamp and snapshot in any case; finish what was interrupted."""
+        with self._opened() as repository:
+            repository.publish()
 
     def revoke(self, release_id: str, site: str, why: str) -> None:
         """Take a release back: devices leave it as soon as they look. Once is enough."""

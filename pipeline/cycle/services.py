@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from pipeline.cloud import account
-from pipeline.cloud.storage import open_storage
 from pipeline.cycle.deployments import Deployments
 from pipeline.cycle.locks import Locks
 from pipeline.cycle.publisher import Publisher
@@ -23,12 +22,14 @@ _STOPPED: Final = frozenset({"FAILED", "TIMED_OUT", "ABORTED", "SUCCEEDED"})
 def registry_of(execution: Execution) -> Registry:
     """The registry of candidates."""
     uri = execution.uri("registry")
-    return open_registry(uri, sagemaker=account.client("sagemaker") if uri.startswith("s3://") else None)
+    if not uri.startswith("s3://"):
+        return open_registry(uri)
+    return open_registry(uri, sagemaker=account.client("sagemaker"), s3=account.client("s3"))
 
 
 def publisher_of(execution: Execution) -> Publisher:
     """The publisher's folder."""
-    return Publisher(open_storage(execution.settings.publisher))
+    return Publisher(account.storage(execution.settings.publisher))
 
 
 def deployments_of() -> Deployments:

@@ -29,6 +29,7 @@ from unittest import mock
 
 import boto3
 from botocore.config import Config
+from moto import backends
 from moto.core.config import default_user_config
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import make_server
@@ -85,6 +86,8 @@ class LocalAws:
         """Serve from now on."""
         port = {"MOTO_PORT": str(self._server.server_port)}  # where moto's state machines find the services
         self._stack.enter_context(mock.patch.dict(os.environ, port))
+        modules = tuple(backends.list_of_moto_modules())  # a look at 175 folders for every request
+        self._stack.enter_context(mock.patch.object(backends, "list_of_moto_modules", return_value=modules))
         self._stack.enter_context(step_functions.patched())
         self._stack.enter_context(events.patched(self._send))
         for service, settings in _SETTINGS.items():
