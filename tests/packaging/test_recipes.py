@@ -9,7 +9,11 @@ import pytest
 import yaml
 
 from agent.errors import ConfigError
+from agent.wire import heartbeat_topic, model_topic, shadow_topic, verdict_topic
+from greengrass.handover import hint_topic, status_topic
 from greengrass.packaging import checks, recipe
+from greengrass.transport import echo_topic
+from simulator.nucleus import permissions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,6 +63,30 @@ def test_both_recipes_serve_both_architectures_on_both_nuclei() -> None:
         assert {manifest.Platform.runtime for manifest in judged.Manifests} == {"*"}
         assert {d.DependencyType for d in judged.ComponentDependencies.values()} == {"SOFT"}
         assert len(text.encode()) < recipe.MAX_BYTES
+
+
+THING = "line1-cam"
+SHADOW = shadow_topic(THING, "update/delta")
+
+
+@pytest.mark.parametrize(
+    ("service", "operation", "resource"),
+    [
+        (permissions.PUBSUB, "SubscribeToTopic", hint_topic("main")),
+        (permissions.PUBSUB, "PublishToTopic", status_topic("main")),
+        (permissions.PUBSUB, "SubscribeToTopic", SHADOW),  # where classic's shadow manager tells of a change
+        (permissions.MQTT, "SubscribeToIoTCore", SHADOW),
+        (permissions.MQTT, "PublishToIoTCore", shadow_topic(THING, "get")),
+        (permissions.MQTT, "PublishToIoTCore", heartbeat_topic(THING)),
+        (permissions.MQTT, "SubscribeToIoTCore", verdict_topic(THING, "cam1")),
+        (permissions.MQTT, "SubscribeToIoTCore", model_topic(THING)),
+        (permissions.MQTT, "SubscribeToIoTCore", echo_topic(THING)),
+    ],
+)
+def test_the_inspectors_recipe_allows_what_the_component_does(service: str, operation: str, resource: str) -> None:
+    access = judge(INSPECTOR).ComponentConfiguration.DefaultConfiguration["accessControl"]
+    filled_in = json.loads(json.dumps(access).replace("{iot:thingName}", THING))
+    assert permissions.allowed(filled_in, service=service, operation=operation, resource=resource)
 
 
 @pytest.mark.parametrize(
