@@ -38,7 +38,7 @@ from agent.upload.sending import Sender
 from agent.upload.targets import open_target
 
 if TYPE_CHECKING:
-    from agent.collection.protocol import Setup
+    from agent.collection.protocol import Figures, Setup
     from agent.config import Collect
 
 _NICE: Final = 19
@@ -53,6 +53,11 @@ def _give_way() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+
+
+def _tell(figures: Figures) -> None:
+    with contextlib.suppress(BrokenPipeError):  # the agent is gone, and with it the reader; the main thread sees that
+        _say(Moved(figures=figures))
 
 
 def _say(body: Taken | Moved | Checked | Unable) -> None:
@@ -75,7 +80,7 @@ def _check(settings: Collect, thing: str) -> Checked:
 def _work(setup: Setup) -> None:
     clock, settings = SystemClock(), setup.settings
     spool = open_spool(setup.folder, clock=clock)
-    sender = Sender(spool=spool, settings=settings, clock=clock, moved=lambda figures: _say(Moved(figures=figures)))
+    sender = Sender(spool=spool, settings=settings, clock=clock, moved=_tell)
     _say(Moved(figures=sender.figures()))
     sender.start()
     while line := sys.stdin.buffer.readline(MAX_LINE_BYTES):

@@ -38,8 +38,8 @@ _KILLS_A_DISK: Final = 12
 _TARGET: Final = "s3://data/line"
 _FAULTS: Final = ("nothing", "cut", "reset", "silence", "expired", "truncated", "unanswered", "failing")
 _START_S: Final = 60.0
-_DRAIN_S: Final = 240.0
-_MAX_LIFE_S: Final = 2.5  # of a victim, from its first child on
+_DRAIN_S: Final = 900.0  # the child gives way to everything else on the machine
+_MAX_LIFE_S: Final = 1.5  # of a victim, from the first frame that was answered for
 _FRAME: Final = re.compile(r"cam-(\d+)-(\d+)\.(png|json)$")
 
 
@@ -108,6 +108,8 @@ class _Disk:
     def one_life(self) -> None:
         """Start a victim, disturb it, kill its child perhaps and itself for certain."""
         with self._victim(drain=False) as reports:
+            if self._random.random() < 0.8:  # noqa: PLR2004 - the others die while they start
+                self._listen(reports, _START_S, until_answered=True)
             self._listen(reports, self._random.random() * _MAX_LIFE_S)
             fault = self._disturb()
             self._faults[fault] += 1
@@ -177,12 +179,15 @@ class _Disk:
                     self._note(ours.recv())
             ours.close()
 
-    def _listen(self, reports: Connection, seconds: float) -> None:
+    def _listen(self, reports: Connection, seconds: float, *, until_answered: bool = False) -> None:
         """Take in what is reported for so long: a full pipe would hold the victim up."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             if reports.poll(left):
-                self._note(reports.recv())
+                report: Report = reports.recv()
+                self._note(report)
+                if until_answered and report.kind == "answered":
+                    return
 
     def _note(self, report: Report) -> None:
         match report.kind:
