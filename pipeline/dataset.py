@@ -1,9 +1,9 @@
 """Labelled pictures on disk -> validated samples; the one reader of data sets.
 
 Two layouts are read. With `manifest.csv` in the root: columns `path`, `split`, `class` are needed; `sha256`, `group`,
-`binary` (ok | defect), `mask`, `kind`, `difficulty`, `surface` are used where they exist. Without it: `split/class/*`
-(split folders are named train, val or test). Masks (bright where the defect is) come from the column `mask`, or from
-`masks/<picture's name>.png`.
+`binary` (ok | defect), `mask`, `weight`, `kind`, `difficulty`, `surface` are used where they exist. Without it:
+`split/class/*` (split folders are named train, val or test). Masks (bright where the defect is) come from the column
+`mask`, or from `masks/<picture's name>.png`.
 
 Invariants: every path lies in the root; splits share no group; with `verify` every file has the digest that the
 manifest states. The digest of a data set depends on (path, sha256, class, split) only, not on where it lies or on the
@@ -29,6 +29,7 @@ SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp"})  # what agent.ima
 SPLITS: Final = ("train", "val", "test")
 GOOD_CLASSES: Final = frozenset({"ok", "good", "normal"})  # what a class of good parts may be called without `binary`
 MAX_SAMPLES: Final = 1_000_000
+MAX_WEIGHT: Final = 1_000.0
 _NAME: Final = re.compile(r"^[A-Za-z0-9_-]{1,64}$")
 
 
@@ -51,6 +52,7 @@ class Sample:
     kind: str | None = None  # simulated parts only, as are the next two
     difficulty: str | None = None
     surface: str | None = None
+    weight: float = 1.0  # how often to draw it in training, against others
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +187,18 @@ def _sample(root: Path, row: _Row, *, verify: bool) -> Sample:
         kind=fields.get("kind") or None,
         difficulty=fields.get("difficulty") or None,
         surface=fields.get("surface") or None,
+        weight=_weight(fields.get("weight", ""), where),
     )
+
+
+def _weight(given: str, where: str) -> float:
+    try:
+        weight = float(given) if given else 1.0
+    except ValueError:
+        weight = -1.0
+    if not 0.0 < weight <= MAX_WEIGHT:  # NaN is refused, too
+        raise DatasetError(f"{where}: weight is {given[:40]!r}; a number above 0 and up to {MAX_WEIGHT:g} is needed.")
+    return weight
 
 
 def _check_whole(root: Path, samples: tuple[Sample, ...]) -> None:

@@ -53,6 +53,7 @@ class Line:
     line: str = "line-1"
     thing: str = "thing-1"
     boot_epoch: int = 1
+    inspection: str = "surface"
     keys: list[str] = field(default_factory=list)
 
     def keep(  # noqa: PLR0913 - each has its default
@@ -76,7 +77,7 @@ class Line:
         data = encoded(pixels, kind)
         seconds = 10.0 * seq if at_s is None else at_s
         origin = Origin(
-            self.thing, self.line, "surface", camera, self.boot_epoch, "c" * 64, "p" * 64, MODEL, ("ok", "spot")
+            self.thing, self.line, self.inspection, camera, self.boot_epoch, "c" * 64, "p" * 64, MODEL, ("ok", "spot")
         )
         class_name = "spot" if outcome is Outcome.DEFECT else "ok"
         verdict = Verdict(

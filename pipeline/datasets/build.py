@@ -58,6 +58,7 @@ class Settings:
     """What a person may set; goes into the version as it is."""
 
     site: str | None = None  # collected at this site only; None: all
+    inspection: str | None = None  # collected for this inspection only: a model is of one view; None: all
     shares: Shares = field(default_factory=Shares)
     neighbour_s: float = 1.0  # frames of a camera this close together show the same part; 0: no such rule
     max_per_class: int | None = None  # training samples of a class
@@ -181,7 +182,11 @@ class _Build:
 
     def run(self, book: LabelBook | None, created_utc: str) -> DatasetVersion:
         parent, old, retired = self._parent()
-        found = None if self._storage is None else scan(self._storage, site=self._settings.site)
+        found = (
+            None
+            if self._storage is None
+            else scan(self._storage, site=self._settings.site, inspection=self._settings.inspection)
+        )
         choice = choose(found, book, old)
         taken, problems = self._take(choice.new)
         class_of = {**{s.sha256: s.class_name for s in (*choice.old, *choice.retired, *retired)},
@@ -282,7 +287,6 @@ class _Build:
             "inspection": origin.inspection,
             "reason": str(sidecar.reason),
             "exposure": taken.look.exposure,
-            "since": self._name,
         }
         if model is not None:
             slices["judged_by"] = f"{model.name}-{model.version}"

@@ -212,6 +212,7 @@ def dataset(argv: list[str]) -> int:
     make.add_argument("--name", help="of the version (default: the folder's)")
     make.add_argument("--seed", type=int, default=0, help="which groups go to which split")
     make.add_argument("--site", help="frames of this site only")
+    make.add_argument("--inspection", help="frames of this inspection only: a model is of one view")
     make.add_argument("--shares", default="0.7,0.15,0.15", metavar="TRAIN,VAL,TEST")
     make.add_argument("--neighbour-s", type=float, default=Settings().neighbour_s, help="see docs/datasets.md")
     make.add_argument("--max-per-class", type=int, help="training pictures of a class")
@@ -231,6 +232,7 @@ def _build(arguments: argparse.Namespace) -> int:
     guard = Guard(max_contradicted=arguments.max_contradicted, max_rejected=arguments.max_rejected)
     settings = Settings(
         site=arguments.site,
+        inspection=arguments.inspection,
         shares=_shares(arguments.shares),
         neighbour_s=arguments.neighbour_s,
         max_per_class=arguments.max_per_class,

@@ -62,14 +62,19 @@ class Scan:
     problems: tuple[str, ...]
 
 
-def scan(storage: Storage, *, site: str | None = None) -> Scan:
-    """Read all sidecars, of one site or of all. Raises StorageError; DatasetError for more than MAX_OBJECTS."""
+def scan(storage: Storage, *, site: str | None = None, inspection: str | None = None) -> Scan:
+    """Read all sidecars, of one site and inspection or of all.
+
+    Raises StorageError; DatasetError for more than MAX_OBJECTS.
+    """
     prefix = f"{ROOT}/" if site is None else f"{ROOT}/site={site}/"
     sidecars: list[str] = []
     pictures: set[str] = set()
     for number, stored in enumerate(storage.list(prefix)):
         if number >= 2 * MAX_OBJECTS:
             raise DatasetError(f"{storage.uri}: more than {MAX_OBJECTS:,} collected frames; give one site, or tidy up.")
+        if inspection is not None and stored.key.split("/")[-2] != inspection:
+            continue
         if stored.key.endswith(SIDECAR):
             sidecars.append(stored.key)
         else:

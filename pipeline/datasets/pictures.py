@@ -131,7 +131,7 @@ def _adopted(sample: Sample, into: Pictures) -> SampleEntry:
             "group": _group(sample.group),
             "fingerprint": look.fingerprint.hex(),
             "mask": mask,
-            "slices": {**slices, "exposure": look.exposure, "since": "base"},
+            "slices": {**slices, "exposure": look.exposure},
         }
     )
 

@@ -142,9 +142,16 @@ class Optimiser:
         self.averaged.update(self._net)
 
 
-def batches(count: int, size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
-    """Yield index batches of one epoch in random order; a short last one is left out when there are others."""
-    order = torch.randperm(count, generator=generator)
+def batches(weights: torch.Tensor, size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
+    """Yield index batches of one epoch in random order; a short last one is left out when there are others.
+
+    `weights` [count] says how often each input is drawn; where all are equal, each is drawn once.
+    """
+    count = len(weights)
+    if bool((weights == weights[0]).all()):
+        order = torch.randperm(count, generator=generator)
+    else:
+        order = torch.multinomial(weights, count, replacement=True, generator=generator)
     for first in range(0, max(1, count - size + 1), size):
         yield order[first : first + size]
 
@@ -250,6 +257,7 @@ def train_classifier(task: Task, *, progress: Progress) -> Trained:
     pixels = torch.from_numpy(inputs.pixels)
     index = {name: i for i, name in enumerate(task.classes)}
     labels = torch.tensor([index[task.train[owner].class_name] for owner in inputs.owner])
+    weights = torch.tensor([task.train[owner].weight for owner in inputs.owner])
     net = make_net(task, head="classifier").train()
     steps = parameters.epochs * sum(1 for _ in range(0, max(1, len(labels) - parameters.batch + 1), parameters.batch))
     optimiser = Optimiser(net, parameters, steps=steps)
@@ -260,12 +268,12 @@ def train_classifier(task: Task, *, progress: Progress) -> Trained:
 
     for epoch in range(parameters.epochs):
         total, count = 0.0, 0
-        for chosen in batches(len(labels), parameters.batch, generator):
+        for chosen in batches(weights, parameters.batch, generator):
             loss = functional.cross_entropy(
                 net(augmented(chosen)), labels[chosen], label_smoothing=parameters.label_smoothing
             )
             optimiser.step(loss)
             total, count = total + loss.item(), count + 1
         progress("train", epoch + 1, parameters.epochs, f"loss {total / count:.3f}")
-    settle(optimiser.averaged.net, (augmented(chosen) for chosen in batches(len(labels), parameters.batch, generator)))
+    settle(optimiser.averaged.net, (augmented(chosen) for chosen in batches(weights, parameters.batch, generator)))
     return Trained(optimiser.averaged.net)

@@ -86,7 +86,6 @@ def test_the_next_version_keeps_every_sample_in_its_split_and_adds_the_new_ones(
     assert len(after) == 60
     assert before.items() <= after.items()
     assert second.parent == first.digest
-    assert {s.slices["since"] for s in second.samples} == {"v1", "v2"}
     Dataset.load(tmp_path / "v2")
 
 
@@ -190,6 +189,18 @@ def test_frames_of_the_same_part_and_neighbours_of_a_camera_share_a_split(storag
         assert len({splits[key] for key in line.keys[2 * part : 2 * part + 2]}) == 1
         assert len({splits[key] for key in line.keys[40 + 3 * part : 43 + 3 * part]}) == 1
     assert len({s.group for s in version.samples}) == 40
+
+
+def test_a_version_may_be_of_one_site_and_one_inspection(storage: Storage, tmp_path: Path) -> None:
+    keys = [
+        Line(storage, inspection=inspection, site=site, line=f"{site}-{inspection}").keep(seq)
+        for seq, (inspection, site) in enumerate((i, s) for i in ("top", "side") for s in ("plant-a", "plant-b"))
+    ]
+    store(storage, *(label(key, "ok") for key in keys))
+
+    version = build(storage, storage, None, tmp_path / "v", settings=Settings(site="plant-b", inspection="side"))
+
+    assert set(by_key(version)) == {keys[3]}
 
 
 def test_neighbours_with_different_part_ids_are_different_parts(storage: Storage, tmp_path: Path) -> None:

@@ -103,6 +103,21 @@ def test_a_bad_row_is_refused_naming_line_and_reason(tmp_path: Path, row: str, e
     assert expected in str(caught.value)
 
 
+@pytest.mark.parametrize(("text", "weight"), [("", 1.0), ("2.5", 2.5), ("1e-3", 0.001)])
+def test_a_weight_is_read(tmp_path: Path, text: str, weight: float) -> None:
+    picture(tmp_path, "a.png")
+    (tmp_path / "manifest.csv").write_text(f"path,split,class,weight\na.png,train,ok,{text}\n", encoding="utf-8")
+    assert Dataset.load(tmp_path).samples[0].weight == weight
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "heavy", "1e9"])
+def test_a_weight_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    picture(tmp_path, "a.png")
+    (tmp_path / "manifest.csv").write_text(f"path,split,class,weight\na.png,train,ok,{text}\n", encoding="utf-8")
+    with pytest.raises(DatasetError, match="line 2: weight is"):
+        Dataset.load(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
