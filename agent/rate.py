@@ -13,7 +13,7 @@ class Rate:
 
     def __init__(self, *, per_s: float, burst: float) -> None:
         """Start full; `per_s` is at least 1e-6, `burst` at least the largest amount that is taken."""
-        self._next_ns = 0  # when the last that was taken is paid for, in time of its own
+        self._next_ns = -(1 << 62)  # when what was taken is paid for, in time of its own; long ago at first
         self.change(per_s=per_s, burst=burst)
 
     def change(self, *, per_s: float, burst: float) -> None:
