@@ -62,7 +62,7 @@ class SliceResult(Strict):
     low: float  # interval of the difference, see `pipeline.selection.paired`
     high: float
     margin: float  # how much worse it may be
-    p_value: float  # exact McNemar test, two-sided, for the reader; decides where there are too few
+    p_value: float  # exact McNemar test, two-sided, for the reader: it decides nothing
     verdict: Verdict
     passed: bool
 
