@@ -1,4 +1,4 @@
-"""`kensa bench loop|swap|outbox|collect|faults|greengrass`: tables for people, one JSON object for machines."""
+"""`kensa bench loop|swap|outbox|collect|faults|greengrass|analytics`: tables for people, JSON for machines."""
 
 from __future__ import annotations
 
@@ -216,6 +216,32 @@ def _greengrass(arguments: argparse.Namespace) -> dict[str, Any]:
     return {row.name: row.to_json() for row in rows}
 
 
+def _analytics(arguments: argparse.Namespace) -> dict[str, Any]:
+    from pipeline.analytics.lake import Limits  # noqa: PLC0415 - DuckDB, which the other benchmarks do not need
+    from simulator.bench.analytics import TARGET_S, AnalyticsSettings, run_analytics  # noqa: PLC0415
+
+    rows = arguments.rows // 100 if arguments.quick else arguments.rows
+    result = run_analytics(
+        AnalyticsSettings(
+            rows=rows,
+            days=12 if arguments.quick else 90,
+            rounds=arguments.rounds,
+            limits=Limits(threads=arguments.threads, memory_mb=arguments.memory_mb),
+            data=arguments.data,
+        ),
+        say=_say,
+    )
+    title = f"kensa bench analytics · {result.rows:,} verdicts, {result.threads} threads, {result.memory_limit_mb} MB"
+    table = Table(title=title)
+    for column in ("query", "target", "median", ""):
+        table.add_column(column)
+    for cost in result.queries:
+        figure = f"{cost.seconds:.2f} s ({cost.cpu_s:.1f} s of CPU, {cost.peak_mb:,.0f} MB)"
+        _row(table, cost.query, f"<= {TARGET_S:g} s", figure, met=cost.seconds <= TARGET_S)
+    Console(stderr=arguments.json).print(table)
+    return result.to_json()
+
+
 _BENCHES = {
     "loop": _loop,
     "swap": _swap,
@@ -223,6 +249,7 @@ _BENCHES = {
     "collect": _collect,
     "faults": _faults,
     "greengrass": _greengrass,
+    "analytics": _analytics,
 }
 _PARTS = {"faults": NAMES, "greengrass": tuple(GREENGRASS_ROWS)}  # that can be asked for by name
 
@@ -250,6 +277,11 @@ def main(argv: list[str]) -> int:
     greengrass = parser.add_argument_group("greengrass")
     greengrass.add_argument("--seconds", type=float, help="of the rows cuts (default 600) and rate (default 60)")
     greengrass.add_argument("--updates", type=int, default=3, help="of the component, in the row update (default 3)")
+    analytics = parser.add_argument_group("analytics")
+    analytics.add_argument("--rows", type=int, default=10_000_000, help="verdicts (default 10,000,000)")
+    analytics.add_argument("--data", type=Path, help="a history that is there, instead of writing one")
+    analytics.add_argument("--threads", type=int, default=2, help="of DuckDB (default 2)")
+    analytics.add_argument("--memory-mb", type=int, default=2_000, help="of DuckDB (default 2000)")
     arguments = parser.parse_args(argv)
     known = _PARTS.get(arguments.what, ())
     if unknown := [name for name in arguments.only or () if name not in known]:
