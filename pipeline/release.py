@@ -106,13 +106,18 @@ def library_versions() -> dict[str, str]:
 
 
 def cpu_type() -> str:
-    """The CPU's model name and the widest instruction sets that matter here: equal bytes need an equal CPU type."""
+    """The CPU's name, generation and the widest instruction sets that matter here: equal bytes need an equal CPU type.
+
+    Virtual machines shorten the name ("AMD EPYC"); family and model tell the generations apart.
+    """
     info = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").is_file() else ""
     fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in info.splitlines())}
     name = fields.get("model name") or platform.processor() or platform.machine()
     flags = set(fields.get("flags", fields.get("Features", "")).split())
     known = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp")
-    return " ".join([name, *(flag for flag in known if flag in flags)])[:128]
+    numbers = (("cpu family", "family"), ("model", "model"), ("CPU implementer", "implementer"), ("CPU part", "part"))
+    generation = (f"{word} {fields[key]}" for key, word in numbers if key in fields)
+    return " ".join([name, *generation, *(flag for flag in known if flag in flags)])[:128]
 
 
 def code_version() -> str:

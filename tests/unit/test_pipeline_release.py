@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import io
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +10,8 @@ import pytest
 from agent.errors import OperatorError
 from agent.records import Scores
 from pipeline import release
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from pipeline.dataset import Dataset
+from tests.pipeline_kit import write_parts
 
 
 def golden(seed: int = 0) -> bytes:
@@ -57,3 +56,18 @@ def test_a_folder_that_is_no_release_is_never_replaced(tmp_path: Path) -> None:
 def test_the_code_version_names_the_sources() -> None:
     assert release.code_version() == release.code_version()
     assert release.code_version().startswith("kensa 0.")
+
+
+def test_the_code_version_covers_the_recipes_and_the_judging() -> None:
+    root = Path(release.__file__).parent.parent
+    assert all((root / name).is_file() for name in release._SOURCES)
+    assert len(list(root.glob(release._RECIPES))) > 5
+
+
+def test_what_the_data_sets_digest_leaves_out_has_a_digest_of_its_own(tmp_path: Path) -> None:
+    write_parts(tmp_path, train=2, val=1, masks=True)
+    first = release.labels_sha256(Dataset.load(tmp_path).samples)
+    assert release.labels_sha256(Dataset.load(tmp_path).samples) == first
+    mask = next((tmp_path / "masks").iterdir())
+    mask.write_bytes((tmp_path / "train" / "ok" / "train_ok_0.png").read_bytes())
+    assert release.labels_sha256(Dataset.load(tmp_path).samples) != first
