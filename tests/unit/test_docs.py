@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).resolve().parents[2]
 OPERATIONS: Final = ROOT / "docs" / "operations.md"
 THREATS: Final = ROOT / "docs" / "threat-model.md"
-PAGES: Final = (ROOT / "README.md", ROOT / "SECURITY.md", OPERATIONS, THREATS)
+PAGES: Final = (ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "docs" / "datasets.md", OPERATIONS, THREATS)
 REFUSERS: Final = {"RefusedError", "Refusal", "refusal_of", "_refuse", "_refused", "Refused", "FetchError"}
 PACKAGES: Final = ("agent/app", "agent/exam", "agent/fetch", "agent/model")
 
@@ -183,7 +183,7 @@ def test_the_threat_model_uses_no_reason_that_does_not_exist() -> None:
 # --- links ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=str)
+@pytest.mark.parametrize("page", sorted({*PAGES, ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")}), ids=str)
 def test_every_link_to_a_file_leads_to_one(page: Path) -> None:
     links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
 
