@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+import pytest
 import yaml
 
 from agent import app, cli, config
@@ -21,6 +22,7 @@ from agent.collection.child import check_target
 from agent.collection.collector import SLOTS
 from agent.commands.examine import collecting as collecting_findings
 from agent.commands.examine.finding import Status
+from agent.errors import RestartNeededError
 from agent.records import Frame, Outcome
 from agent.wire.collected import CollectReason, decode_collected
 from simulator.s3 import S3Server
@@ -30,8 +32,6 @@ from tests.support import ROOT
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-    import pytest
 
     from agent.config import Collect
     from agent.records import Pixels
@@ -288,7 +288,7 @@ def test_an_agent_collects_from_its_line_to_the_disk(tmp_path: Path, capsys: pyt
     (tmp_path / "images").mkdir()
     for number in range(12):
         cv2.imwrite(str(tmp_path / "images" / f"{number:02}.png"), np.full((1080, 1920, 3), 128, np.uint8))
-    tree = {
+    tree: dict[str, Any] = {
         "thing": "device-7",
         "line": "line1",
         "state_dir": "state",
@@ -315,6 +315,12 @@ def test_an_agent_collects_from_its_line_to_the_disk(tmp_path: Path, capsys: pyt
         assert beat.collection.uploaded == collector.taken
         assert beat.collection.skipped.get("busy", 0) + collector.taken == 12
         assert cli.main(["status", str(tmp_path / "line.yaml")]) == 0
+        fewer = config.parse({**tree, "collect": {**tree["collect"], "ok_share": 0.0}}, source="new", base=tmp_path)
+        assert agent.apply(fewer).changed == ("collect.ok_share",)
+        collector.offer(*part(99, Outcome.OK), WHOLE)
+        assert collector.health().skipped.get("busy", 0) + collector.taken == 12, "no sample is drawn any more"
+        with pytest.raises(RestartNeededError, match="collect"):
+            agent.apply(fewer.model_copy(update={"collect": None}))
         assert f"{collector.taken} uploaded" in capsys.readouterr().out
     found = {finding.check: finding for finding in collecting_findings.examine(agent.config)}
     assert (found["collect target"].status, "GB free" in found["collect target"].seen) == (Status.OK, True)

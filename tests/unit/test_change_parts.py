@@ -297,6 +297,7 @@ def tree(**changes: Any) -> dict[str, Any]:
          ["inspections.top.cameras.cam", "inspections.top.cameras.eye"]),
         ({"transport": {"kind": "mqtt", "host": "h"}}, ["transport.kind"]),
         ({"updates": {"repository": "/r", "root": "/r", "site": "s"}}, ["updates"]),
+        ({"collect": {"site": "s"}}, ["collect"]),
     ],
 )  # fmt: skip
 def test_two_configurations_differ_by_these_keys(tmp_path: Path, changes: dict[str, Any], paths: list[str]) -> None:
