@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agent import wire
 from agent.records import (
@@ -110,3 +111,14 @@ def report(state: str = "rolling_back") -> bytes:
         refused=release("1.3.0", 8), alarm=None, counter_floor=7,
     )  # fmt: skip
     return encode_report(status, reporter=Reporter("press-1-a", "press-1", 3), utc_ns=NOON_US * 1_000)
+
+
+def firehose_event(payloads: Sequence[bytes], table: str = "verdicts") -> dict[str, Any]:
+    """What Firehose hands to the transformation function of one table's stream."""
+    return {
+        "invocationId": "1",
+        "deliveryStreamArn": f"arn:aws:firehose:eu-central-1:123456789012:deliverystream/kensa-{table}",
+        "records": [
+            {"recordId": f"r{i}", "data": base64.b64encode(payload).decode()} for i, payload in enumerate(payloads)
+        ],
+    }

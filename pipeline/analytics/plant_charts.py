@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import date
 
-_LEFT, _TOP, _RIGHT, _BOTTOM = 56, 26, 16, 30
+_LEFT, _TOP, _RIGHT, _BOTTOM = 56, 14, 16, 30
+_MARKED: Final = (12, 25)  # baselines of the marks' texts, in two rows
 _CHARACTER_PX: Final = 6.4  # of the label's font, about
 _LEVELS: Final = (0.1, 0.25)  # of a population stability index: look, changed
 
@@ -57,15 +58,16 @@ class _Area:
     width: int
     height: int
     left: int = _LEFT
+    top: int = _TOP
 
     def x(self, share: float) -> float:
         return self.left + share * (self.width - self.left - _RIGHT)
 
     def y(self, share: float) -> float:
-        return self.height - _BOTTOM - share * (self.height - _TOP - _BOTTOM)
+        return self.height - _BOTTOM - share * (self.height - self.top - _BOTTOM)
 
 
-def _ticks(low: float, high: float, wanted: int = 5) -> list[float]:
+def _ticks(low: float, high: float, wanted: int = 7) -> list[float]:
     """Round values from `low` to `high`."""
     span = max(high - low, 1e-12)
     step = 10.0 ** math.floor(math.log10(span / wanted))
@@ -110,7 +112,7 @@ def trend(
     series: Mapping[str, Sequence[Point]], marks: Sequence[Mark], axis: Axis, title: str, *, height: int = 320
 ) -> str:
     """Lines over days with their intervals as bands; `marks` are dashed lines with a text at the top."""
-    area = _Area(1080, height)
+    area = _Area(1080, height, top=32 if marks else _TOP)
     points = [point for line in series.values() for point in line]
     if not points:
         return "<p class=note>No data.</p>"
@@ -156,7 +158,7 @@ def _points(found: Sequence[tuple[float, float]]) -> str:
 
 def _marks(area: _Area, marks: Sequence[Mark], first: date, span: int) -> list[str]:
     """Dashed lines; a text that would run into the one before is left to the lines' titles."""
-    parts, free = [], -1e9
+    parts, free = [], [-1e9] * len(_MARKED)
     for mark in sorted(marks, key=lambda m: m.day):
         x = area.x(min(1.0, max(0.0, (mark.day - first).days / span)))
         parts.append(
@@ -165,9 +167,11 @@ def _marks(area: _Area, marks: Sequence[Mark], first: date, span: int) -> list[s
         )
         half = len(mark.text) * _CHARACTER_PX / 2
         centre = min(max(x, area.left + half), area.width - half - 4)
-        if centre - half > free:
-            parts.append(f"<text class=marked x='{centre:.1f}' y='16' text-anchor='middle'>{escape(mark.text)}</text>")
-            free = centre + half + 8
+        row = next((i for i, end in enumerate(free) if centre - half > end), None)
+        if row is not None:
+            place = f"x='{centre:.1f}' y='{_MARKED[row]}' text-anchor='middle'"
+            parts.append(f"<text class=marked {place}>{escape(mark.text)}</text>")
+            free[row] = centre + half + 8
     return parts
 
 

@@ -6,7 +6,8 @@ what belongs to another table is `Dropped`, so that all streams may be fed by on
 6 MB that Lambda may return: an envelope grows about twenty-fold, so what does not fit is put back into the stream
 (`Dropped` here, transformed with a later batch). Ask Firehose for batches of 0.2 MB, and that stays the exception.
 
-The stream is named `...-{table}`; KENSA_SITE names the plant.
+The stream is named `...-{table}`, or `...-live-verdicts` for the live view, which gets one document a record
+(pipeline/ingest/live.py). KENSA_SITE names the plant.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from agent.errors import KensaError, MessageError, OperatorError
 from pipeline.analytics.schema import TABLES
 from pipeline.ingest.explode import explode
+from pipeline.ingest.live import document
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+LIVE: Final = "live-verdicts"
 MAX_ANSWER_BYTES: Final = 5_500_000  # Lambda returns 6 MB at most
 _RECORD_BYTES: Final = 300  # of an answer's record beside its data
 _PUT_RECORDS: Final = 500  # limits of PutRecordBatch
@@ -63,18 +66,20 @@ class Transformed:
         """Return the record as Firehose reads it."""
         found: dict[str, Any] = {"recordId": self.record_id, "result": self.result}
         if self.result == "Ok":
-            found |= {
-                "data": base64.b64encode(self.data).decode(),
-                "metadata": {"partitionKeys": dict(self.keys or {})},
-            }
+            found["data"] = base64.b64encode(self.data).decode()
+            if self.keys is not None:
+                found["metadata"] = {"partitionKeys": dict(self.keys)}
         elif self.result == "ProcessingFailed":
             found["metadata"] = {"reason": self.reason}
         return found
 
 
 def transform(record_id: str, data: bytes, *, table: str, site: str) -> Transformed:
-    """Return one record's rows for `table`, one JSON document a line."""
+    """Return one record's rows for `table`, one JSON document a line; its one document for the live view."""
     try:
+        if table == LIVE:
+            shown = document(data, site=site)
+            return Transformed(record_id, "Dropped" if shown is None else "Ok", shown or b"")
         rows = explode(data, site=site)
     except MessageError as error:
         return Transformed(record_id, "ProcessingFailed", reason=str(error)[:500])
@@ -87,8 +92,8 @@ def transform(record_id: str, data: bytes, *, table: str, site: str) -> Transfor
 def handler(event: Mapping[str, Any], _context: object, *, putter: Putter | None = None) -> dict[str, Any]:
     """Answer Firehose. Raises OperatorError for a wrong deployment, IngestError where records could not go back."""
     stream = str(event.get("deliveryStreamArn", "")).rpartition("/")[2]
-    table = stream.rpartition("-")[2]
-    if table not in TABLES:
+    table = LIVE if stream.endswith(f"-{LIVE}") else stream.rpartition("-")[2]
+    if table not in (*TABLES, LIVE):
         raise OperatorError(f"The stream {stream!r} must be named after its table: ...-{', ...-'.join(TABLES)}.")
     site = os.environ.get("KENSA_SITE", "")
     if not site:

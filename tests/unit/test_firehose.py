@@ -12,6 +12,7 @@ from agent import wire
 from agent.errors import OperatorError
 from pipeline.ingest import firehose
 from tests import ingest_kit as kit
+from tests.ingest_kit import firehose_event as event
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,16 +46,6 @@ class Stream:
 @pytest.fixture(autouse=True)
 def site(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KENSA_SITE", kit.SITE)
-
-
-def event(payloads: Sequence[bytes], table: str = "verdicts") -> dict[str, Any]:
-    return {
-        "invocationId": "1",
-        "deliveryStreamArn": f"arn:aws:firehose:eu-central-1:123456789012:deliverystream/kensa-{table}",
-        "records": [
-            {"recordId": f"r{i}", "data": base64.b64encode(payload).decode()} for i, payload in enumerate(payloads)
-        ],
-    }
 
 
 def rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:

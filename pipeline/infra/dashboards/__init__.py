@@ -1,0 +1,1 @@
+"""The live view in OpenSearch: index template and dashboard, as files that its API imports."""
