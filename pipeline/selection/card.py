@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pipeline.selection.record import Assessment, Choice, Comparison, Figure
 
 _STYLE: Final = (Path(pipeline.evaluation.__path__[0]) / "report.css").read_text(encoding="utf-8")
+_NUMBERS: Final = "td{white-space:nowrap}td:first-child,td:last-child{white-space:normal;word-break:break-word}"
 _SHOWN_DIGITS: Final = 12  # of a digest
 
 
@@ -61,7 +62,7 @@ def html(choice: Choice, manifest: Manifest | None) -> str:
         cards.append(f"<section class=card><h2>{escape(section.title)}</h2>{text}{section.chart}{table}</section>")
     return (
         f"<!doctype html><html lang=en><head><meta charset=utf-8><title>{title}</title>"
-        f"<meta name=viewport content='width=device-width'><style>{_STYLE}</style></head><body><main>"
+        f"<meta name=viewport content='width=device-width'><style>{_STYLE}{_NUMBERS}</style></head><body><main>"
         f"<h1>{title}</h1><p class=sub>{escape(choice.reasons[0])}</p>{''.join(cards)}</main></body></html>\n"
     )
 
