@@ -29,6 +29,7 @@ COMMANDS: Final[dict[str, _Command]] = {
     "query": _Command(
         "pipeline.analytics.cli:query", "ask the verdicts one of the questions of pipeline/analytics/sql"
     ),
+    "ingest": _Command("pipeline.analytics.cli:ingest", "append messages to the tables in a folder"),
     "report": _Command("pipeline.analytics.cli:report", "write the plant's report page"),
     "collected": _Command("pipeline.datasets.cli:collected", "carry collected frames on a disk"),
     "labels": _Command("pipeline.datasets.cli:labels", "import, export and compare labels"),
