@@ -256,7 +256,7 @@ class S3Storage:
                 f"{self.uri} is on S3, and the package {error.name!r} is missing: pip install 'kensa[cloud]'"
             ) from error
         self._failed = botocore.exceptions.ClientError
-        self._errors = (botocore.exceptions.BotoCoreError, urllib3.exceptions.HTTPError, OSError)
+        self._errors = (botocore.exceptions.BotoCoreError, urllib3.exceptions.HTTPError, OSError, EOFError)
         config = botocore.config.Config(
             connect_timeout=10, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 5}
         )
@@ -286,10 +286,14 @@ class S3Storage:
         for attempt in range(_BODY_ATTEMPTS):
             with self._translated(checked_key(key)):
                 answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
+            length = int(answer["ContentLength"])
             with contextlib.closing(answer["Body"]) as body:
-                _bounded(b"", limit, f"{self.uri}/{key}", length=int(answer["ContentLength"]))
+                _bounded(b"", limit, f"{self.uri}/{key}", length=length)
                 with self._translated(key) if attempt + 1 == _BODY_ATTEMPTS else contextlib.suppress(*self._errors):
-                    return _bounded(body.read(limit + 1), limit, f"{self.uri}/{key}")
+                    data = body.read(limit + 1)
+                    if len(data) < length:  # with a limit, botocore does not look
+                        raise EOFError(f"the answer ended after {len(data):,} of {length:,} bytes")
+                    return _bounded(data, limit, f"{self.uri}/{key}")
         raise AssertionError("the last attempt returns or raises")
 
     def write(self, key: str, data: bytes) -> None:

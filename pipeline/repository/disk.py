@@ -21,9 +21,9 @@ import threading
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata
 
@@ -45,6 +45,7 @@ INDEX_NAME: Final = "kensa-disk.json"  # on the disk, last
 _STATE: Final = ".kensa-import"  # in the mirror: what it accepted, and what is half there
 _INCOMING: Final = ".kensa-incoming"  # on the disk: what is half there
 _MAX_RELEASE_BYTES: Final = 2 * 1024**3
+_MAX_EXPORTED: Final = 64  # on one disk
 _MAX_SMALL_BYTES: Final = 4 * 1024**2
 _TIMEOUT_S: Final = 3_600.0
 _SHORT_LIFE_DAYS: Final = 7.0
@@ -80,7 +81,7 @@ class _Index(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: str = "kensa-releases"
-    exported: tuple[Exported, ...]
+    exported: Annotated[tuple[Exported, ...], Field(max_length=_MAX_EXPORTED)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -308,6 +308,7 @@ def test_the_devices_keep_what_they_have_while_a_new_disk_is_brought_half(
         ('{"exported": [{"site": "a", "release": "../../x", "good_until": ""}]}', "damaged"),
         ('{"exported": 1, "more": 2}', "damaged"),
         ("x" * 5_000_000, "damaged"),
+        (json.dumps({"exported": [{"site": "a", "release": None, "good_until": ""}] * 65}), "damaged"),
     ],
 )
 def test_a_hostile_index_is_refused(made: Made, stick: Path, mirror: Path, content: str, text: str) -> None:

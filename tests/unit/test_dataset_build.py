@@ -15,7 +15,7 @@ from moto import mock_aws
 from agent.preprocess import Preprocessor
 from agent.records import Geometry, Outcome
 from agent.wire.collected import CollectReason
-from pipeline.cloud.storage import Storage, open_storage
+from pipeline.cloud.storage import Storage, StorageError, open_storage
 from pipeline.dataset import Dataset, DatasetError
 from pipeline.datasets.build import Settings, Shares
 from pipeline.datasets.labels import LabelStore
@@ -104,6 +104,35 @@ def test_equal_inputs_give_an_equal_version_and_building_again_changes_nothing(
     with pytest.raises(DatasetError, match="never changed"):
         build(storage, storage, None, tmp_path / "a" / "v1")
     assert read(tmp_path / "a" / "v1").digest == first.digest
+
+
+class Cut:
+    """A storage whose connection ends after some reads."""
+
+    def __init__(self, storage: Storage, reads: int) -> None:
+        self._storage, self._left = storage, reads
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    def read(self, key: str, **limits: int) -> bytes:
+        self._left -= 1
+        if self._left < 0:
+            raise StorageError(f"{key}: no network")
+        return self._storage.read(key, **limits)
+
+
+def test_a_bucket_that_goes_away_in_the_middle_costs_what_was_not_brought_yet(storage: Storage, tmp_path: Path) -> None:
+    alternating(storage, 10)
+    with pytest.raises(StorageError, match="no network"):
+        build(cast("Storage", Cut(storage, 15)), storage, None, tmp_path / "v")
+    assert not (tmp_path / "v").exists()
+    brought = len(list((tmp_path / ".v.building").rglob("*.png")))
+    assert 0 < brought < 10
+
+    build(cast("Storage", Cut(storage, 20 - brought)), storage, None, tmp_path / "v")  # 10 sidecars, and the others
+
+    assert len(Dataset.load(tmp_path / "v").samples) == 10
 
 
 class Shuffled:

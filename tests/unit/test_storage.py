@@ -23,6 +23,7 @@ from pipeline.cloud.storage import (
     checked_key,
     open_storage,
 )
+from simulator.s3 import S3Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -196,6 +197,33 @@ def test_a_full_disk_leaves_the_old_object(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.undo()
     assert storage.read("a") == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.fixture
+def flaky(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """A bucket `plant` with the object `a` of 100 kB, whose server can be told to misbehave."""
+    (tmp_path / "s3" / "plant").mkdir(parents=True)
+    (tmp_path / "s3" / "plant" / "a").write_bytes(b"x" * 100_000)
+    with S3Server(tmp_path / "s3") as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        yield server
+
+
+def test_a_cut_answer_is_asked_for_again(flaky: S3Server) -> None:
+    flaky.truncated("/plant/a", after=30_000, times=2)
+    assert open_storage("s3://plant").read("a") == b"x" * 100_000
+
+
+def test_an_answer_that_is_always_cut_is_told(flaky: S3Server) -> None:
+    flaky.truncated("/plant/a", after=30_000)
+    with pytest.raises(StorageError, match="Look at network"):
+        open_storage("s3://plant").read("a")
+
+
+def test_a_throttled_call_is_made_again(flaky: S3Server) -> None:
+    flaky.failing("/plant/a", status=503, times=2)
+    assert len(open_storage("s3://plant").read("a")) == 100_000
 
 
 @pytest.mark.parametrize("uri", ["http://host/x", "s3://", "s3://bucket/x?versionId=1", "file:///tmp"])
