@@ -191,18 +191,31 @@ def _report(arguments: argparse.Namespace) -> int:
 def ingest(argv: Sequence[str]) -> int:
     """Run `kensa cloud ingest`; returns the exit code: 4 when a message was refused."""
     parser = argparse.ArgumentParser(
-        prog="kensa cloud ingest", description="Append messages, one JSON object a line, to the tables in a folder."
+        prog="kensa cloud ingest", description="Append messages to the tables in a folder, or refresh the labels."
     )
-    parser.add_argument("messages", type=Path, help="file of messages, or - for standard input")
-    parser.add_argument("--out", type=Path, required=True, help="folder with the tables; made where it is not there")
-    parser.add_argument("--site", required=True, help="the plant that the messages come from")
+    parser.add_argument("messages", type=Path, nargs="?", help="one JSON object a line; - for standard input")
+    parser.add_argument("--out", required=True, help="folder with the tables; for labels also s3://BUCKET/lake")
+    parser.add_argument("--site", help="the plant that the messages come from")
+    labels = parser.add_argument_group("labels: what came back, beside how the frames were collected")
+    labels.add_argument("--labels", metavar="URI", help="store or file of labels, as kensa cloud labels writes them")
+    labels.add_argument("--collected", metavar="URI", help="folder or bucket of the collected frames")
     return _run(lambda: _ingest(parser.parse_args(argv)))
 
 
 def _ingest(arguments: argparse.Namespace) -> int:
+    if (arguments.messages is None) == (arguments.labels is None):
+        raise UsageError("Give a file of messages and --site, or --labels and --collected.")
+    if arguments.labels is not None:
+        return _ingest_labels(arguments)
+    if arguments.site is None:
+        raise UsageError("--site is needed: the plant that the messages come from.")
+    return _ingest_messages(arguments)
+
+
+def _ingest_messages(arguments: argparse.Namespace) -> int:
     from pipeline.ingest.folder import LakeWriter  # noqa: PLC0415 - only this command
 
-    with LakeWriter(arguments.out, site=arguments.site) as writer:
+    with LakeWriter(Path(arguments.out), site=arguments.site) as writer:
         try:
             with sys.stdin.buffer if str(arguments.messages) == "-" else arguments.messages.open("rb") as lines:
                 for number, line in enumerate(lines, 1):
@@ -213,3 +226,19 @@ def _ingest(arguments: argparse.Namespace) -> int:
             raise OperatorError(f"{arguments.messages} cannot be read: {error.strerror}.") from error
     print(f"{arguments.out}: {writer.rows:,} rows; {writer.refused:,} messages refused")
     return 4 if writer.refused else 0
+
+
+def _ingest_labels(arguments: argparse.Namespace) -> int:
+    from pipeline.cloud.storage import open_storage  # noqa: PLC0415 - only this command
+    from pipeline.datasets.collected import scan  # noqa: PLC0415
+    from pipeline.datasets.labels import open_labels  # noqa: PLC0415
+    from pipeline.ingest.labels import refresh_labels  # noqa: PLC0415
+
+    if arguments.collected is None:
+        raise UsageError("--collected is needed: where the frames lie that were labelled.")
+    found = scan(open_storage(arguments.collected), site=arguments.site)
+    if "://" not in arguments.out:
+        Path(arguments.out).mkdir(parents=True, exist_ok=True)
+    count = refresh_labels(open_labels(arguments.labels), found.kept, open_storage(arguments.out))
+    print(f"{arguments.out}: {count:,} labels of {len(found.kept):,} collected frames")
+    return 0

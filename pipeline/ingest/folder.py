@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 FLUSH_ROWS: Final = 50_000
 _ASIDE: Final = ".writing"
+_OUT: Final = "out"
 
 
 class LakeWriter:
@@ -89,17 +90,25 @@ class LakeWriter:
 
     def _write(self, table: str, lines: list[str]) -> None:
         aside = self._folder / _ASIDE / uuid.uuid4().hex
-        aside.mkdir(parents=True)
         try:
-            source = aside / "rows.jsonl"
-            source.write_text("\n".join(lines) + "\n", encoding="utf-8")
-            _convert(table, source, aside / "out")
-            for path in sorted((aside / "out").rglob("*.parquet")):
-                target = self._folder / table / path.parent.relative_to(aside / "out")
+            for path in write_parquet(table, lines, aside):
+                target = self._folder / table / path.parent.relative_to(aside / _OUT)
                 target.mkdir(parents=True, exist_ok=True)
                 os.replace(path, target / f"{uuid.uuid4().hex}.parquet")  # noqa: PTH105 - one call, atomic
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_parquet(table: str, lines: Iterable[str], aside: Path) -> list[Path]:
+    """Rewrite rows, as JSON with their places, as Parquet below `aside`, which is made; returns the files.
+
+    They lie in `out/site=.../line=.../day=.../`. Raises OSError, duckdb.Error.
+    """
+    aside.mkdir(parents=True)
+    source = aside / "rows.jsonl"
+    source.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    _convert(table, source, aside / _OUT)
+    return sorted((aside / _OUT).rglob("*.parquet"))
 
 
 def _convert(table: str, source: Path, out: Path) -> None:

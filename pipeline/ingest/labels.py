@@ -1,43 +1,63 @@
-"""Labels as rows of the table `labels`: what people said, beside how the frame came to be collected."""
+"""The table `labels`: what people said, beside how the frame came to be collected.
+
+Promise: a refresh writes the one file of each site, line and day anew, with the label that holds for each key: done
+twice it changes nothing, and a corrected label replaces the old one. The day is that of the verdict, so that queries
+find both in the same partition.
+"""
 
 from __future__ import annotations
 
+import tempfile
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.ingest.folder import write_parquet
 from pipeline.ingest.rows import Place, Row, day_of, row, timestamp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable
 
+    from pipeline.cloud.storage import Storage
     from pipeline.datasets.collected import Kept
-    from pipeline.datasets.labels import Label
+    from pipeline.datasets.labels import Label, LabelBook
 
 
-def label_rows(labels: Iterable[Label], kept: Mapping[str, Kept]) -> Iterator[Row]:
-    """Yield a row for each label whose frame is in `kept` (by the verdict's key); others have no day and are left out.
+def refresh_labels(book: LabelBook, kept: Iterable[Kept], lake: Storage) -> int:
+    """Write the labels of the collected frames `kept` into `lake`; returns how many rows. Raises StorageError.
 
-    The row's day is that of the verdict, so that queries find both in the same partition.
+    Labels of other keys are left out: without the frame nothing says with which chance it was drawn.
     """
-    for label in labels:
-        frame = kept.get(label.key)
-        if frame is None:
-            continue
-        verdict = frame.verdict
-        place = Place("labels", frame.sidecar.site, verdict.origin.line, day_of(verdict.captured_utc_ns // 1_000))
-        labelled = datetime.fromisoformat(label.labelled_at)
-        yield row(
-            place,
-            {
-                "key": label.key,
-                "camera": verdict.origin.camera,
-                "boot_epoch": verdict.origin.boot_epoch,
-                "seq": verdict.seq,
-                "label_class": label.label,
-                "is_defect": label.is_defect,
-                "source": label.source,
-                "labelled_at": timestamp(round(labelled.timestamp() * 1e6)),
-                "reason": str(frame.sidecar.reason),
-                "sample_rate": frame.sidecar.sample_rate,
-            },
-        )
+    places: dict[Place, list[Row]] = {}
+    for frame in kept:
+        label = book.latest(frame.key)
+        if label is not None:
+            found = label_row(label, frame)
+            places.setdefault(found.place, []).append(found)
+    with tempfile.TemporaryDirectory(prefix="kensa-labels-") as name:
+        for number, (place, rows) in enumerate(places.items()):
+            for path in write_parquet("labels", [r.line(with_place=True) for r in rows], Path(name) / str(number)):
+                folder = "/".join(("labels", *(f"{key}={value}" for key, value in place.keys.items())))
+                lake.write(f"{folder}/labels.parquet", path.read_bytes())
+    return sum(map(len, places.values()))
+
+
+def label_row(label: Label, frame: Kept) -> Row:
+    """Return the row of one label of a collected frame."""
+    verdict, sidecar = frame.verdict, frame.sidecar
+    labelled = datetime.fromisoformat(label.labelled_at)
+    return row(
+        Place("labels", sidecar.site, verdict.origin.line, day_of(verdict.captured_utc_ns // 1_000)),
+        {
+            "key": label.key,
+            "camera": verdict.origin.camera,
+            "boot_epoch": verdict.origin.boot_epoch,
+            "seq": verdict.seq,
+            "label_class": label.label,
+            "is_defect": label.is_defect,
+            "source": label.source,
+            "labelled_at": timestamp(round(labelled.timestamp() * 1e6)),
+            "reason": str(sidecar.reason),
+            "sample_rate": sidecar.sample_rate,
+        },
+    )

@@ -1,0 +1,104 @@
+"""From collected frames and labels to the estimate of escapes: sidecars, label store, table, query."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from agent.records import Outcome
+from agent.wire.collected import CollectReason
+from pipeline.analytics.lake import Lake
+from pipeline.analytics.queries import named
+from pipeline.cloud.cli import main
+from pipeline.cloud.storage import open_storage
+from pipeline.datasets.collected import scan
+from pipeline.datasets.labels import LabelStore
+from tests.datasets_kit import Line, label
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PASSED, SAMPLED, ESCAPED = 400, 40, 4  # verdicts `ok`, of them in the sample, of those bad
+REJECTED, GOOD = 10, 2  # verdicts `defect`, of them good
+
+
+@pytest.fixture
+def plant(tmp_path: Path) -> Path:
+    """A line that judged, kept frames, and labels that came back, a few of them wrong at first."""
+    store = open_storage(tmp_path)
+    line = Line(store)
+    for seq in range(SAMPLED):
+        line.keep(seq, outcome=Outcome.OK, score=0.1, reason=CollectReason.SAMPLE, rate=SAMPLED / PASSED)
+    for seq in range(PASSED, PASSED + REJECTED):
+        line.keep(seq)
+    disputed = line.keep(PASSED - 1, outcome=Outcome.OK, score=0.4, reason=CollectReason.DISAGREEMENT)
+    kept = scan(store).kept
+    lines = []
+    for frame in kept:
+        message = json.loads(frame.sidecar.verdict.model_dump_json(by_alias=True, exclude_none=True))
+        lines.append(json.dumps(message))
+        if frame.key == "line-1/cam/1/0":
+            lines += [json.dumps(message | {"seq": seq, "captured_utc_us": message["captured_utc_us"] + seq})
+                      for seq in range(SAMPLED, PASSED - 1)]  # fmt: skip
+    (tmp_path / "messages.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    labels = [label(f"line-1/cam/1/{seq}", "spot" if seq < ESCAPED else "ok") for seq in range(SAMPLED)]
+    labels += [label(f"line-1/cam/1/{PASSED + i}", "ok" if i < GOOD else "spot") for i in range(REJECTED)]
+    labels += [label("line-1/cam/1/5", "spot", at="2026-01-15T00:00:00Z"), label("line-9/cam/1/5", "spot")]
+    labels += [label(disputed, "spot")]
+    LabelStore(store).append(labels)
+    return tmp_path
+
+
+def test_labels_that_come_back_give_an_unbiased_estimate_of_escapes(
+    plant: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lake = str(plant / "lake")
+    assert main(["ingest", str(plant / "messages.jsonl"), "--out", lake, "--site", "plant-a"]) == 0
+    for _ in range(2):  # a refresh changes nothing
+        assert main(["ingest", "--labels", str(plant), "--collected", str(plant), "--out", lake]) == 0
+        assert f"{SAMPLED + REJECTED + 1} labels" in capsys.readouterr().out
+    with Lake(plant / "lake") as opened:
+        (row,) = opened.ask(named("escapes")).records()
+        (kind,) = opened.ask(named("escapes_by_class")).records()
+    assert (row["passed"], row["rejected"]) == (PASSED, REJECTED)
+    assert (row["labelled_passed"], row["labelled_rejected"]) == (SAMPLED, REJECTED)  # the disputed one is no sample
+    assert row["escapes"] == pytest.approx(PASSED * ESCAPED / SAMPLED)
+    assert row["false_rejects"] == pytest.approx(GOOD)
+    bad = PASSED * ESCAPED / SAMPLED + REJECTED - GOOD
+    assert row["escape_rate"] == pytest.approx(PASSED * ESCAPED / SAMPLED / bad)
+    assert kind["label_class"] == "spot"
+    assert kind["recall"] == pytest.approx((REJECTED - GOOD) / bad)
+
+
+def test_a_correction_replaces_the_label_and_an_excluded_frame_leaves_the_estimate(
+    plant: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lake = str(plant / "lake")
+    arguments = ["ingest", "--labels", str(plant), "--collected", str(plant), "--out", lake]
+    assert main(["ingest", str(plant / "messages.jsonl"), "--out", lake, "--site", "plant-a"]) == 0
+    assert main(arguments) == 0
+    later = "2026-03-01T00:00:00Z"
+    corrections = [label("line-1/cam/1/0", "ok", at=later), label("line-1/cam/1/1", "exclude", at=later)]
+    LabelStore(open_storage(plant)).append(corrections)
+    assert main(arguments) == 0
+    capsys.readouterr()
+    with Lake(plant / "lake") as opened:
+        (row,) = opened.ask(named("escapes")).records()
+    assert row["labelled_passed"] == SAMPLED - 1
+    assert row["escapes"] == pytest.approx(PASSED * (ESCAPED - 2) / (SAMPLED - 1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["ingest", "--out", "x"], "Give a file of messages"),
+        (["ingest", "m.jsonl", "--out", "x"], "--site is needed"),
+        (["ingest", "--labels", "x", "--out", "x"], "--collected is needed"),
+        (["ingest", "m.jsonl", "--labels", "x", "--out", "x"], "Give a file of messages"),
+    ],
+)
+def test_what_is_missing_is_named(arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 64
+    assert complaint in capsys.readouterr().err
