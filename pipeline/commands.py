@@ -87,6 +87,7 @@ def _train_parser() -> argparse.ArgumentParser:
     add("--batch", type=int, default=32)
     add("--learning-rate", type=float, help="peak of the one cycle")
     add("--top-fraction", type=float, help="evidence head: share of the cells whose mean is the part's score")
+    add("--teachers", type=int, help="evidence map on tiles: networks trained first to teach it (default: 2; 0: none)")
     add(
         "--false-rejects",
         type=float,
@@ -115,6 +116,8 @@ def _positive(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, name)
         if value is not None and value <= 0:
             raise OperatorError(f"--{name.replace('_', '-')} {value}: a number above 0 is needed.")
+    if arguments.teachers is not None and arguments.teachers < 0:
+        raise OperatorError(f"--teachers {arguments.teachers}: 0 or more networks are needed.")
     for name in ("top_fraction", "false_rejects"):
         value = getattr(arguments, name)
         if value is not None and not 0.0 < value <= 1.0:
@@ -128,7 +131,7 @@ def _request(arguments: argparse.Namespace) -> Request:
     from pipeline.training.recipe import Parameters  # noqa: PLC0415
 
     head = arguments.head or choose_head(Dataset.load(arguments.data, verify=False))
-    given = {"learning_rate": arguments.learning_rate, "top_fraction": arguments.top_fraction}
+    given = {name: getattr(arguments, name) for name in ("learning_rate", "top_fraction", "teachers")}
     parameters = Parameters(
         net=arguments.net,
         epochs=arguments.epochs or EPOCHS[head],

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from agent import preprocess
+from agent.errors import OperatorError
 from agent.model.manifest import GOLDEN_NAME, MODEL_NAME, DecisionSpec, FileEntry, GeometrySpec, Lineage, Manifest
 from agent.records import DecisionRule
 from pipeline import release
@@ -94,6 +95,11 @@ def _task(request: Request) -> tuple[Task, Dataset, Head]:
         raise DatasetError(f"{dataset.root}: only the class {dataset.classes[0]} is there; at least two are needed.")
     geometry = parse_geometry(request.geometry, train) if request.geometry else choose_geometry(dataset, train)
     head = request.head or choose_head(dataset)
+    if request.parameters.teachers and (head == "classifier" or geometry.mode == "whole"):
+        raise OperatorError(
+            f"--teachers {request.parameters.teachers}: only an evidence map on tiles learns from teachers, this is "
+            f"{'a classifier' if head == 'classifier' else 'a map of whole pictures'}; leave --teachers out."
+        )
     return Task(train, val, dataset.classes, dataset.defects, geometry, request.parameters), dataset, head
 
 

@@ -4,6 +4,10 @@ Each crop teaches three things. Its cells: defect or not, from the mask. The who
 cells says whether a defect lies in it; this also uses defective pictures that nobody marked. The class channels:
 which defect, in the cells of the mask and in the crop.
 
+Where pictures are few, networks of different seeds disagree about what looks odd, and their mean is better than each.
+So TEACHERS networks are trained first, and the one that is exported learns their mean map besides the masks: it gets
+most of what the mean wins and costs the device nothing.
+
 Crops are cut from the whole preprocessed picture, so tiles' borders fall anywhere; good crops get defects pasted
 (`pipeline.dense_augment`). They are made ahead by one thread; since a batch depends on seed and number only, the
 weights do not depend on its pace. The constants were chosen by looking at the validation split of the magnetic tiles:
@@ -28,10 +32,15 @@ from pipeline.training.network import to_input
 from pipeline.training.recipe import Trained
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from agent.records import Geometry, Pixels
     from pipeline.dataset import Sample
     from pipeline.training.dense_augment import Batch
+    from pipeline.training.network import Net
     from pipeline.training.recipe import Progress, Task
+
+    Tell = Callable[[int, int, str], None]  # steps done, steps in all, note
 
 TOP_FRACTION: Final = 0.02  # of the part's cells: their mean is its score; unless the parameters say another
 CROP_FRACTION: Final = 0.2  # of a crop's cells: their mean learns whether the crop is defective
@@ -45,6 +54,11 @@ _COLOUR_RANK: Final = 2  # hues count as so many frequencies higher than lightne
 CROP_PX: Final = 160  # longest side of a training crop
 PASTE_SHARE: Final = 0.5  # of the good crops get a defect pasted
 FEW_DEFECTS: Final = 250  # marked pictures; with more of them less is pasted
+TEACHERS: Final = 2  # networks trained first; unless the parameters say another number
+MASKS_WEIGHT: Final = 0.3  # of the masks' loss where there are teachers
+TAUGHT_WEIGHT: Final = 2.0  # of theirs
+TAUGHT_FRACTION: Final = 0.05  # of a crop's cells: their mean is to be as high as the teachers'
+SEED_STEP: Final = 1 << 20  # from a network's seed to that of its teachers: further than anybody counts
 REPORT_EVERY: Final = 20  # steps between two calls of `progress`
 
 
@@ -132,6 +146,15 @@ def dense_loss(logits: torch.Tensor, batch: Batch, *, smoothing: float) -> torch
     return cells + part + CLASS_WEIGHT * (classes + 0.2 * naming)
 
 
+def taught_loss(logits: torch.Tensor, taught: torch.Tensor) -> torch.Tensor:
+    """How far logits [N, 1 + defects, h, w] are from the teachers' mean map `taught` [the same], in [0, 1]."""
+    cells = functional.binary_cross_entropy_with_logits(logits, taught)
+    crop = functional.mse_loss(
+        top_mean(logits[:, 0].sigmoid(), TAUGHT_FRACTION), top_mean(taught[:, 0], TAUGHT_FRACTION)
+    )
+    return cells + crop
+
+
 @torch.no_grad()
 def spread_stem(weight: torch.Tensor) -> None:
     """Start the stem [out, C, k, k] from plus and minus a cosine basis of its patch, low frequencies first.
@@ -184,26 +207,49 @@ def train_dense(task: Task, *, progress: Progress) -> Trained:
             "the evidence map needs good pictures and defective ones with masks in the training split; "
             "add them or train the classifier with --head classifier."
         )
+    count = TEACHERS if task.parameters.teachers is None else task.parameters.teachers
+    teachers: list[Net] = []
+    for number in range(count):
+        seed = task.parameters.seed + SEED_STEP * (number + 1)
+        teachers.append(_learn(task, pictures, seed=seed, teachers=(), tell=_part_of(progress, number, count + 1)))
+    net = _learn(
+        task, pictures, seed=task.parameters.seed, teachers=teachers, tell=_part_of(progress, count, count + 1)
+    )
+    fraction = task.parameters.top_fraction or TOP_FRACTION
+    return Trained(net, score="evidence", aggregation="top_mean", top_fraction=fraction)
+
+
+def _part_of(progress: Progress, number: int, networks: int) -> Tell:
+    """Report network `number` of several as a part of all steps."""
+
+    def tell(done: int, steps: int, note: str) -> None:
+        progress("train", number * steps + done, networks * steps, note)
+
+    return tell
+
+
+def _learn(task: Task, pictures: list[Picture], *, seed: int, teachers: Sequence[Net], tell: Tell) -> Net:
+    """Train one network on crops that follow from `seed`; returns its averaged weights."""
     parameters = task.parameters
-    fraction = parameters.top_fraction or TOP_FRACTION
     steps = step_count(task, pictures)
     sampler = CropSampler(
-        pictures,
-        crop_hw=crop_size(task.geometry),
-        batch=parameters.batch,
-        seed=parameters.seed,
-        settings=_settings(pictures),
+        pictures, crop_hw=crop_size(task.geometry), batch=parameters.batch, seed=seed, settings=_settings(pictures)
     )
     net = make_net(task, head="evidence").train()
     spread_stem(net.layers[0][0].weight)
     optimiser = Optimiser(net, parameters, steps=steps, decay=EMA_DECAY)
     total = 0.0
     for number, batch in enumerate(made_ahead(sampler.batch, range(steps)), start=1):
-        logits = net(to_input(torch.from_numpy(batch.pixels)))
+        inputs = to_input(torch.from_numpy(batch.pixels))
+        logits = net(inputs)
         loss = dense_loss(logits, batch, smoothing=parameters.label_smoothing)
+        if teachers:
+            with torch.no_grad():
+                taught = torch.stack([teacher(inputs).sigmoid() for teacher in teachers]).mean(0)
+            loss = MASKS_WEIGHT * loss + TAUGHT_WEIGHT * taught_loss(logits, taught)
         optimiser.step(loss)
         total += loss.item()
         if number % REPORT_EVERY == 0 or number == steps:
-            progress("train", number, steps, f"loss {total / ((number - 1) % REPORT_EVERY + 1):.3f}")
+            tell(number, steps, f"loss {total / ((number - 1) % REPORT_EVERY + 1):.3f}")
             total = 0.0
-    return Trained(optimiser.averaged.net, score="evidence", aggregation="top_mean", top_fraction=fraction)
+    return optimiser.averaged.net

@@ -26,6 +26,7 @@ class Parameters:
     weight_decay: float = 0.05
     label_smoothing: float = 0.05
     top_fraction: float | None = None  # of the evidence cells whose mean is the part's score; None: the recipe's own
+    teachers: int | None = None  # evidence map on tiles: networks trained first to teach it; None: the recipe's own
     seed: int = 0
     threads: int = 2  # of torch; part of what makes results equal
 

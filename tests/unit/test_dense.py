@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -15,11 +15,14 @@ from pipeline.training.recipe import Parameters, Task, Trained
 
 torch = pytest.importorskip("torch", reason="the recipe needs the extra `train`")
 
+from pipeline.training.assemble import Request, build  # noqa: E402
 from pipeline.training.dense import (  # noqa: E402
     dense_loss,
     load_pictures,
     marked_cells,
     spread_stem,
+    step_count,
+    taught_loss,
     top_mean,
     train_dense,
     whole_geometry,
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.records import Pixels
+    from pipeline.training.recipe import Progress
 
 TILES = Geometry("tiles", 64, 64, 1, 2, 16)
 
@@ -143,6 +147,31 @@ def test_cells_that_a_defect_merely_grazes_are_called_neither_good_nor_defective
     assert clear[:, 0].tolist() == [[[1, 1, 1], [0, 1, 1]], [[1, 1, 1], [1, 1, 1]]]
 
 
+def test_nothing_is_left_to_learn_from_teachers_whose_map_is_reached() -> None:
+    taught = torch.rand(2, 3, 4, 5, generator=torch.Generator().manual_seed(0)) * 0.8 + 0.1
+    reached, other = torch.logit(taught).requires_grad_(), torch.zeros_like(taught)
+    loss = taught_loss(reached, taught)
+    loss.backward()
+    assert reached.grad is not None
+    assert reached.grad.abs().max() < 1e-6
+    assert loss < taught_loss(other, taught)
+
+
+@pytest.mark.parametrize(("geometry", "head"), [("whole:64x64x1", None), (None, "classifier")])
+def test_teachers_are_refused_where_nothing_learns_from_them(parts: Path, geometry: str | None, head: Any) -> None:
+    write_part(parts, "val", "ok", 0)
+    request = Request(
+        data=parts,
+        name="parts",
+        version="0.1.0",
+        parameters=Parameters(teachers=2),
+        geometry=geometry or "tiles:64x64x1",
+        head=head,
+    )
+    with pytest.raises(OperatorError, match="--teachers 2: only an evidence map on tiles learns from teachers"):
+        build(request, progress=silent)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_stem_starts_with_pairs_that_tell_every_frequency_apart(channels: int) -> None:
     torch.manual_seed(0)
@@ -154,10 +183,10 @@ def test_the_stem_starts_with_pairs_that_tell_every_frequency_apart(channels: in
     assert int((brightness > 1.0).sum()) == 2  # one pair sees brightness, the others detail
 
 
-def train(task: Task) -> Trained:
+def train(task: Task, *, progress: Progress = silent) -> Trained:
     before = torch.get_num_threads()
     try:
-        return train_dense(task, progress=silent)
+        return train_dense(task, progress=progress)
     finally:
         torch.set_num_threads(before)
         torch.use_deterministic_algorithms(mode=False)
@@ -168,6 +197,24 @@ def test_equal_seeds_give_equal_weights(parts: Path) -> None:
     first, second, other = (train(make_task(parts, seed=seed)).net.state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.train
+def test_two_teachers_are_trained_first_and_their_steps_count(parts: Path) -> None:
+    told: list[tuple[int, int]] = []
+    task = make_task(parts, epochs=12, teachers=None)
+
+    def progress(step: str, done: int, total: int, note: str = "") -> None:  # noqa: ARG001 - a `Progress`
+        told.append((done, total))
+
+    taught = train(task, progress=progress).net.state_dict()
+
+    steps = step_count(task, load_pictures(task))
+    assert told == sorted(told)
+    assert told[-1] == (3 * steps, 3 * steps)
+    alone, again = (train(make_task(parts, epochs=12, teachers=count)).net.state_dict() for count in (0, 2))
+    assert all(torch.equal(taught[name], again[name]) for name in taught)
+    assert not all(torch.equal(taught[name], alone[name]) for name in taught)
 
 
 @pytest.mark.train
