@@ -91,6 +91,7 @@ class FolderTarget:
     def __init__(self, root: Path, *, throttle: Throttle) -> None:
         self._root = root
         self._throttle = throttle
+        self._synced: set[Path] = set()  # folders whose own names are durable; one a day and model
 
     def put_image(self, item: Item, spool: Spool) -> None:
         """See `Target.put_image`."""
@@ -146,10 +147,15 @@ class FolderTarget:
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
-        for folder in (path.parent, *path.parent.parents):  # those that were just made must outlive a power cut too
+        self._sync(path.parent)
+
+    def _sync(self, folder: Path) -> None:
+        """Make a new name in `folder` durable, and once each folder above it, which may be new as well."""
+        sync_directory(folder)
+        while folder != self._root and folder not in self._synced:
+            self._synced.add(folder)
+            folder = folder.parent
             sync_directory(folder)
-            if folder == self._root:
-                break
 
     def _failed(self, error: OSError) -> UploadError:
         return UploadError("no_target", f"{self._root} cannot be written: {error.strerror}. It is tried again")
