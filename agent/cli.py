@@ -37,7 +37,8 @@ _OTHERS: Final = {
     "train": "train and quantise a model from a folder of images",
     "evaluate": "measure a release on labelled images",
     "release": "keep a repository of signed releases: init, add, publish, revoke, rotate-keys, show",
-    "bench": "measure the loop, the outbox and the faults on this machine",
+    "cloud": "the improvement cycle, step by step: labels, data sets, candidates, questions: kensa cloud --help",
+    "bench": "measure the loop, updates, faults, collecting, analytics and Greengrass on this machine",
 }
 
 
@@ -75,6 +76,7 @@ def _find(name: str) -> Callable[[list[str]], int]:
             )
         else:
             extras = {"demo": "sim", "bench": "sim", "train": "train", "evaluate": "pipeline", "release": "aws"}
+            extras["cloud"] = "cloud"
             extra = extras.get(name, "dev")
             remedy = f"the package {error.name!r} is missing: pip install -e '.[{extra}]', or run scripts/{name}"
         raise MissingExtraError(f"kensa {name} cannot run here: {remedy}") from error
