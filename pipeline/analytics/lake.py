@@ -109,10 +109,6 @@ class Lake:
         seconds = time.perf_counter() - begin
         return Answer(query, values, tuple(tuple(normal(value) for value in row) for row in rows), seconds)
 
-    def peak_spill_bytes(self) -> int:
-        """Bytes that lie in the spill folder now."""
-        return sum(path.stat().st_size for path in self._spill.rglob("*") if path.is_file())
-
 
 def _view(folder: Path, table: Table) -> str:
     """A SELECT with all columns of `table`, whether files lack some or there are none."""

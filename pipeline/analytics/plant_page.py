@@ -131,17 +131,17 @@ def _sentences(plant: Plant) -> str:
 
 
 def _marks(plant: Plant) -> list[charts.Mark]:
-    """The first commit and rollback of each release on each line."""
-    seen: dict[tuple[str, str, str], charts.Mark] = {}
+    """The first commit and rollback of each release on each line; lines that moved on one day share a mark."""
+    seen: dict[tuple[str, str, str], date] = {}
     for row in plant.records("release_history"):
         at, event = row["at"], _EVENTS.get(str(row["event"]))
         if event is None or not isinstance(at, datetime):
             continue
-        version = str(row["release"]).rpartition("/")[2]
-        verb = "" if event == "committed" else f" {event}"
-        key = (str(row["line"]), version, event)
-        seen.setdefault(key, charts.Mark(at.date(), f"{version}{verb}, {row['line']}"))
-    return list(seen.values())
+        seen.setdefault((str(row["release"]).rpartition("/")[2], event, str(row["line"])), at.date())
+    lines: dict[tuple[date, str], list[str]] = {}
+    for (version, event, line), day in seen.items():
+        lines.setdefault((day, version if event == "committed" else f"{version} {event}"), []).append(line)
+    return [charts.Mark(day, f"{text}, {' + '.join(found)}") for (day, text), found in lines.items()]
 
 
 def _yield(plant: Plant) -> str:
@@ -257,8 +257,8 @@ def _trials(plant: Plant) -> str:
         (
             _text(row, "line"),
             _text(row, "champion_version"),
-            f"<code>{escape(str(row['challenger_sha256'])[:12])}</code>",
-            f"{_text(row, 'first_at')} to {_text(row, 'last_at')}",
+            escape(str(row["challenger_version"] or row["challenger_sha256"])[:12]),
+            f"{_text(row, 'first_at')[:10]} to {_text(row, 'last_at')[5:10]}",
             f"{percent(maybe(row, 'champion_rate'))} <small>of {_count(row, 'champion_parts')}</small>",
             f"{percent(maybe(row, 'challenger_rate'))} <small>of {_count(row, 'challenger_parts')}</small>",
             _interval(row, "difference", _signed),

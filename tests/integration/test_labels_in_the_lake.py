@@ -9,6 +9,7 @@ import pytest
 
 from agent.records import Outcome
 from agent.wire.collected import CollectReason
+from pipeline.analytics.cli import ingest
 from pipeline.analytics.lake import Lake
 from pipeline.analytics.queries import named
 from pipeline.cloud.cli import main
@@ -100,5 +101,5 @@ def test_a_correction_replaces_the_label_and_an_excluded_frame_leaves_the_estima
     ],
 )
 def test_what_is_missing_is_named(arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(arguments) == 64
+    assert ingest(arguments[1:]) == 64
     assert complaint in capsys.readouterr().err

@@ -164,6 +164,7 @@ def test_a_trial_is_read_from_the_parts_that_chance_assigned(past: Past, lake: L
         assert (row["difference_low"], row["difference_high"]) == (close(low), close(high))
         missed = sum(r["outcome"] in REJECTED and r["challenger_outcome"] == "ok" for r in both)
         assert row["let_through"] == missed
+    assert {row["challenger_version"] for row in answer} == {"1.1.0", "1.2.0", "1.3.0"}
 
 
 def test_the_history_of_releases_tells_commits_rollbacks_and_first_verdicts(past: Past, lake: Lake) -> None:

@@ -8,7 +8,8 @@
 -- column site: the plant
 -- column line: its line
 -- column champion_version: the model that judged
--- column challenger_sha256: the model that was tried
+-- column challenger_version: the model that was tried; NULL where no device reported on it
+-- column challenger_sha256: and its digest
 -- column first_at: first part that both judged, UTC
 -- column last_at: the last one, UTC
 -- column champion_parts: judged by the champion alone while the challenger was on trial on the same line
@@ -47,13 +48,19 @@ WITH v AS (
   JOIN v ON v.site = b.site AND v.line = b.line AND v.model_version = b.model_version AND v.arm = 'champion'
     AND v.captured_at BETWEEN b.first_at AND b.last_at
   GROUP BY b.site, b.line, b.model_version, b.challenger_sha256
+), named AS (
+  SELECT candidate_sha256, MAX(candidate_version) AS challenger_version
+  FROM model_reports
+  WHERE day BETWEEN substr(CAST(date_add('day', -1, CAST(:first_day AS date)) AS varchar), 1, 10) AND :last_day
+  GROUP BY candidate_sha256
 ), numbered AS (
-  SELECT b.*, COALESCE(a.parts, 0) AS champion_parts, COALESCE(a.rejected, 0) AS champion_rejected,
+  SELECT b.*, named.challenger_version, COALESCE(a.parts, 0) AS champion_parts, COALESCE(a.rejected, 0) AS champion_rejected,
     CAST(COALESCE(a.rejected, 0) AS double) AS k0, CAST(COALESCE(a.parts, 0) AS double) AS n0,
     CAST(b.rejected AS double) AS k1, CAST(b.parts AS double) AS n1, :z * :z AS zz
   FROM both_judged AS b
   LEFT JOIN alone AS a ON a.site = b.site AND a.line = b.line AND a.model_version = b.model_version
     AND a.challenger_sha256 = b.challenger_sha256
+  LEFT JOIN named ON named.candidate_sha256 = b.challenger_sha256
 ), rated AS (
   SELECT *, k0 / NULLIF(n0, 0) AS p0, k1 / NULLIF(n1, 0) AS p1,
     CASE WHEN n0 = 0 THEN NULL WHEN k0 = 0 THEN 0e0
@@ -71,7 +78,7 @@ WITH v AS (
     p1 - p0 + sqrt(power(high1 - p1, 2) + power(p0 - low0, 2)) AS difference_high
   FROM rated
 )
-SELECT site, line, model_version AS champion_version, challenger_sha256, first_at, last_at, champion_parts,
+SELECT site, line, model_version AS champion_version, challenger_version, challenger_sha256, first_at, last_at, champion_parts,
   champion_rejected, p0 AS champion_rate, parts AS challenger_parts, rejected AS challenger_rejected,
   p1 AS challenger_rate, difference, difference_low, difference_high,
   CASE WHEN difference IS NULL THEN NULL WHEN difference_low > 0 THEN 'higher' WHEN difference_high < 0 THEN 'lower'
