@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).resolve().parents[2]
 OPERATIONS: Final = ROOT / "docs" / "operations.md"
 THREATS: Final = ROOT / "docs" / "threat-model.md"
-PAGES: Final = (ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "docs" / "datasets.md", OPERATIONS, THREATS)
+ANALYTICS: Final = ROOT / "docs" / "analytics.md"
+PAGES: Final = (ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "docs" / "datasets.md", ANALYTICS, OPERATIONS, THREATS)
 REFUSERS: Final = {"RefusedError", "Refusal", "refusal_of", "_refuse", "_refused", "Refused", "FetchError"}
 PACKAGES: Final = ("agent/app", "agent/exam", "agent/fetch", "agent/model")
 
