@@ -265,7 +265,7 @@ def make_plant(
     aws.training.runner = lambda job: run_job(plant, job)
     if champion:
         plant.publisher.publish(spots_release(folder / "champion", version="1.0.0", threshold=BLIND), SITE)
-    search = "seeds: [0, 1]\nhead: classifier\npolicy: {max_margin: 1.0}\n"
+    search = "seeds: [0, 1]\nhead: classifier\npolicy: {max_margin: 1.0, slack: 0, candidates: 1, confidence: 0.8}\n"
     account.storage(settings.data).write(f"config/{SITE}/{MODEL}/search.yaml", search.encode())
     _deploy_agents(plant, wish=f"{MODEL}/1.0.0" if champion else None)
     plant.machine_arn = make_machine(aws, settings)

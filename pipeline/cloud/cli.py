@@ -37,6 +37,7 @@ COMMANDS: Final[dict[str, _Command]] = {
     "registry": _Command("pipeline.selection.cli:registry", "list, approve and reject candidates"),
     "reproduce": _Command("pipeline.selection.cli:reproduce", "train a registered version again and compare"),
     "cycle": _Command("pipeline.cycle.cli:main", "start, watch, approve and stop improvement cycles"),
+    "cost": _Command("pipeline.infra.costs:main", "what a plant's stack costs a month"),
 }
 
 

@@ -35,9 +35,7 @@ from pipeline.selection.run import prepared
 from pipeline.selection.search import SearchSettings, default_settings, plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from pipeline.cloud.storage import Storage, Stored
+    from pipeline.cloud.storage import Storage
     from pipeline.cycle.execution import Execution
     from pipeline.datasets.version import DatasetVersion
     from pipeline.selection.record import Entry
@@ -60,20 +58,6 @@ class NothingNewError(KensaError):
     exit_code = 5
 
 
-class _OneInspection:
-    """A storage without what other inspections collected."""
-
-    def __init__(self, storage: Storage, inspection: str) -> None:
-        self._storage, self._inspection, self.uri = storage, inspection, storage.uri
-        self.read, self.exists = storage.read, storage.exists
-        self.write, self.create, self.delete = storage.write, storage.create, storage.delete
-
-    def list(self, prefix: str = "") -> Iterator[Stored]:
-        for stored in self._storage.list(prefix):
-            if stored.key.rpartition("/")[0].endswith(f"/{self._inspection}"):
-                yield stored
-
-
 def build_dataset(execution: Execution) -> dict[str, Any]:
     """Build and keep the next version of the data set; find out what the search needs to know of it."""
     wanted, data = execution.wanted, execution.data
@@ -82,12 +66,12 @@ def build_dataset(execution: Execution) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="kensa-dataset-") as temporary:
         base = _base(execution, champion, Path(temporary) / "base")
         version = builder.build(
-            _OneInspection(data, wanted.inspection),
+            data,
             data if next(iter(data.list("labels/v1/")), None) else None,
             base,
             Path(temporary) / "built",
             name=wanted.model,
-            settings=builder.Settings(site=wanted.site),
+            settings=builder.Settings(site=wanted.site, inspection=wanted.inspection),
         )
         _refuse_poison(version)
         if version.parent is not None and version.digest == version.parent:

@@ -16,6 +16,7 @@ from pipeline.cycle import fleet
 from pipeline.cycle.deployments import request, wished, wishing
 from pipeline.cycle.execution import to_bytes
 from pipeline.cycle.services import deployments_of, publisher_of, registry_of
+from pipeline.cycle.trying import lay_policy
 from pipeline.selection.record import Status
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def release(execution: Execution) -> dict[str, Any]:
         before = newest.release_id
     with tempfile.TemporaryDirectory(prefix="kensa-release-") as temporary:
         folder = registry.fetch(name, version, Path(temporary) / "release")
+        lay_policy(execution, folder)
         published = publisher.publish(folder, site)
     registry.change(name, version, Status.RELEASED, by=execution.arn, why=f"published with counter {published.counter}")
     return {**published.to_json(), "previous": before}

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pipeline.cloud.storage import open_storage
 from pipeline.cycle.approval import DecisionError, decide
 from pipeline.cycle.services import registry_of
 from pipeline.selection.record import Status
+from simulator.aws.training import run_entry
 from tests.aws_kit import aws, aws_server
 from tests.cycle_kit import BLIND, MODEL, PATIENCE_S, SITE, copies, fails, make_plant, spots_release
 
@@ -279,3 +281,18 @@ def test_nothing_new_since_the_last_cycle_costs_no_training(
     jobs = len(aws.client("sagemaker").list_training_jobs()["TrainingJobSummaries"])
     assert plant.run()[1]["result"] == "nothing_new"
     assert len(aws.client("sagemaker").list_training_jobs()["TrainingJobSummaries"]) == jobs
+
+
+@pytest.mark.train
+def test_a_model_that_was_really_trained_goes_all_the_way(
+    aws: LocalAws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant = make_plant(aws, tmp_path, monkeypatch)
+    search = "seeds: [0]\nhead: classifier\nbase: {epochs: 12}\n"
+    policy = "policy: {max_margin: 1.0, slack: 0, candidates: 1, confidence: 0.8}\n"
+    open_storage("s3://kensa-data").write(f"config/{SITE}/{MODEL}/search.yaml", (search + policy).encode())
+    plant.collect(0, 96)
+    plant.trains = run_entry
+    ended, record = plant.run()
+    assert (ended["status"], record["result"]) == ("SUCCEEDED", "promoted"), record
+    assert {device.active.version for device in plant.devices.values() if device.active} == {"1.1.0"}

@@ -1,0 +1,222 @@
+"""`kensa cloud cost`: what a plant's stack costs a month, from its lines, their parts, and prices that you can check.
+
+    kensa cloud cost --lines 4 --parts-per-day 50000 --prices pipeline/infra/prices.yaml
+
+Every amount is a product of a usage that is printed and a price of the file. Left out: free tiers, taxes, support, what
+S3 keeps beyond the first month (give --months), and traffic of people.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from agent.errors import OperatorError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PRICES: Final = Path(__file__).parent / "prices.yaml"
+_DAYS: Final = 30.4
+_HOURS: Final = 24 * _DAYS
+_HEARTBEAT_S: Final = 10.0  # as the component's default configuration has it
+_ENVELOPE_ROWS: Final = 32  # ok verdicts in a message, at least, where parts come fast enough to fill one
+_FIREHOSE_KB: Final = 5.0  # what a record counts as, at least
+_ROW_BYTES: Final = 25.0  # of a verdict in Parquet with its share of the other tables, of generated months
+_KB_PER_GB: Final = 1024.0**2
+_TRANSITIONS: Final = 60  # of an execution, without the watch
+_WATCH: Final = 600  # looks of an execution: a day of canary, two of the fleet, every 5 minutes
+_FUNCTION_GB_S: Final = 900.0  # of an execution: the data set's function takes most of it
+_ALARMS: Final = 8
+
+Price = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+
+
+class Prices(BaseModel):
+    """A price file; see pipeline/infra/prices.yaml for the units."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    noted: str
+    region: str
+    currency: str
+    iot_million_messages: Price
+    iot_million_rules: Price
+    iot_million_actions: Price
+    iot_million_connection_minutes: Price
+    greengrass_device: Price
+    firehose_gb: Price
+    firehose_conversion_gb: Price
+    firehose_partitioning_gb: Price
+    s3_gb: Price
+    s3_thousand_puts: Price
+    s3_thousand_gets: Price
+    lambda_million_requests: Price
+    lambda_gb_s: Price
+    states_thousand_transitions: Price
+    training_hour: Price
+    athena_tb: Price
+    kms_key: Price
+    kms_thousand_requests: Price
+    logs_gb: Price
+    alarm: Price
+    transfer_gb: Price
+    kinesis_hour: Price
+    kinesis_gb: Price
+    opensearch_hour: Price
+    opensearch_gb: Price
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plant:
+    """What there is to pay for. A line has one device."""
+
+    lines: int = 1
+    parts_per_day: float = 50_000.0  # a line
+    defect_share: float = 0.01  # of parts, with the unsure ones: each is a message of its own
+    kept_mb_per_day: float = 200.0  # a line: the collector's budget
+    picture_kb: float = 150.0
+    cycles: float = 4.0  # a month
+    trainings: int = 6  # a cycle
+    training_hours: float = 1.0  # of each
+    months: float = 1.0  # of rows and pictures that lie in S3
+    live: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One line of the bill: `usage` times `price`."""
+
+    service: str
+    what: str
+    usage: float
+    unit: str
+    price: float
+
+    @property
+    def amount(self) -> float:
+        """In the file's currency, a month."""
+        return self.usage * self.price
+
+
+def read_prices(path: Path) -> Prices:
+    """Read a price file. Raises OperatorError naming every wrong key."""
+    try:
+        return Prices.model_validate(yaml.safe_load(path.read_bytes()))
+    except OSError as error:
+        raise OperatorError(f"{path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise OperatorError(f"{path} is no YAML: {error}") from error
+    except ValidationError as error:
+        lines = [f"  {e['loc'][0] if e['loc'] else '(whole)'}: {e['msg']}" for e in error.errors(include_url=False)]
+        raise OperatorError(f"{path} is refused:\n" + "\n".join(lines)) from error
+
+
+def items(plant: Plant, p: Prices) -> list[Item]:
+    """The bill of a month."""
+    parts = plant.lines * plant.parts_per_day * _DAYS
+    verdicts = parts * plant.defect_share + parts * (1 - plant.defect_share) / _ENVELOPE_ROWS
+    beats = plant.lines * _DAYS * 86_400 / _HEARTBEAT_S
+    messages = verdicts + beats
+    records = 2 * verdicts + beats  # messages on verdicts go to the streams of verdicts and of gaps
+    stream_gb = records * _FIREHOSE_KB / _KB_PER_GB
+    pictures = plant.lines * plant.kept_mb_per_day * _DAYS * 1024 / plant.picture_kb
+    kept_gb = plant.lines * plant.kept_mb_per_day * _DAYS / 1024
+    rows_gb = parts * _ROW_BYTES / 1024**3
+    found = [
+        Item("IoT Core", "messages", messages / 1e6, "million", p.iot_million_messages),
+        Item("IoT Core", "rules", messages / 1e6, "million", p.iot_million_rules),
+        Item("IoT Core", "actions", records / 1e6, "million", p.iot_million_actions),
+        Item(
+            "IoT Core", "connection", plant.lines * _HOURS * 60 / 1e6, "million min", p.iot_million_connection_minutes
+        ),
+        Item("Greengrass", "devices", plant.lines, "devices", p.greengrass_device),
+        Item("Firehose", "records", stream_gb, "GB", p.firehose_gb),
+        Item("Firehose", "Parquet", rows_gb * 10, "GB", p.firehose_conversion_gb),  # as JSON, ten times as long
+        Item("Firehose", "partitioning", rows_gb * 10, "GB", p.firehose_partitioning_gb),
+        Item("S3", "pictures and rows", (kept_gb + rows_gb) * plant.months, "GB", p.s3_gb),
+        Item("S3", "puts", 2 * pictures / 1e3, "thousand", p.s3_thousand_puts),
+        Item("S3", "gets", 4 * pictures * plant.cycles / 1e3, "thousand", p.s3_thousand_gets),
+        Item("Lambda", "rows", records * 0.02, "GB s", p.lambda_gb_s),
+        Item("Lambda", "cycle", plant.cycles * _FUNCTION_GB_S, "GB s", p.lambda_gb_s),
+        Item("Lambda", "requests", (records / 100 + plant.cycles * _WATCH) / 1e6, "million", p.lambda_million_requests),
+        Item(
+            "Step Functions",
+            "transitions",
+            plant.cycles * (_TRANSITIONS + 3 * _WATCH) / 1e3,
+            "thousand",
+            p.states_thousand_transitions,
+        ),
+        Item("SageMaker", "training", plant.cycles * plant.trainings * plant.training_hours, "h", p.training_hour),
+        Item("Athena", "queries", rows_gb * plant.months * _DAYS / 1024, "TB", p.athena_tb),
+        Item("KMS", "keys", 2, "keys", p.kms_key),
+        Item("KMS", "requests", (pictures + records / 1000) / 1e3, "thousand", p.kms_thousand_requests),
+        Item("CloudWatch", "logs", 0.2 + records / 1e6 * 0.05, "GB", p.logs_gb),
+        Item("CloudWatch", "alarms", _ALARMS, "alarms", p.alarm),
+        Item("Transfer", "releases", plant.lines * plant.cycles * 0.01, "GB", p.transfer_gb),
+    ]
+    if plant.live:
+        found += [
+            Item("Live view", "stream", _HOURS, "h", p.kinesis_hour),
+            Item("Live view", "records", verdicts * _FIREHOSE_KB / _KB_PER_GB, "GB", p.kinesis_gb),
+            Item("Live view", "domain", _HOURS, "h", p.opensearch_hour),
+            Item("Live view", "disk", 20, "GB", p.opensearch_gb),
+        ]
+    return found
+
+
+def table(plant: Plant, prices: Prices) -> str:
+    """The bill as Markdown."""
+    bill = items(plant, prices)
+    total = sum(item.amount for item in bill)
+    rows = [
+        f"| {item.service} | {item.what} | {item.usage:,.3g} {item.unit} | {item.price:.4g} | {item.amount:.2f} |"
+        for item in bill
+    ]
+    return "\n".join(
+        [
+            f"| service | for | usage a month | price ({prices.currency}) | a month |",
+            "|---|---|---:|---:|---:|",
+            *rows,
+            f"| **all** | {plant.lines} lines | | | **{total:.2f}** |",
+            f"| **a line** | | | | **{total / plant.lines:.2f}** |",
+        ]
+    )
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command."""
+    default = Plant()
+    parser = argparse.ArgumentParser(
+        prog="kensa cloud cost", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--prices", type=Path, default=PRICES, help="YAML; default: the examples that come with Kensa")
+    parser.add_argument("--lines", type=int, default=default.lines)
+    parser.add_argument("--parts-per-day", type=float, default=default.parts_per_day, help="a line")
+    parser.add_argument("--defect-share", type=float, default=default.defect_share, help="defects and unsure")
+    parser.add_argument("--kept-mb-per-day", type=float, default=default.kept_mb_per_day, help="a line")
+    parser.add_argument("--picture-kb", type=float, default=default.picture_kb)
+    parser.add_argument("--cycles", type=float, default=default.cycles, help="a month")
+    parser.add_argument("--trainings", type=int, default=default.trainings, help="a cycle")
+    parser.add_argument("--training-hours", type=float, default=default.training_hours, help="of each")
+    parser.add_argument("--months", type=float, default=default.months, help="of pictures and rows that are kept")
+    parser.add_argument("--live", action="store_true", help="with the live view")
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    given = vars(parser.parse_args(argv))
+    prices, as_json = read_prices(given.pop("prices")), given.pop("json")
+    if given["lines"] < 1 or not 0 <= given["defect_share"] <= 1 or given["picture_kb"] <= 0:
+        raise OperatorError("lines must be 1 or more, defect-share 0 to 1, picture-kb above 0")
+    plant = Plant(**given)
+    if as_json:
+        bill = items(plant, prices)
+        amounts = {f"{item.service}: {item.what}": round(item.amount, 4) for item in bill}
+        print(json.dumps({"items": amounts, "total": round(sum(item.amount for item in bill), 2)}))  # noqa: T201
+    else:
+        print(f"Prices of {prices.region}, noted {prices.noted}.\n\n{table(plant, prices)}")  # noqa: T201
+    return 0
