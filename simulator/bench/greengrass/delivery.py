@@ -101,9 +101,13 @@ def measure_rate(settings: Settings, say: Callable[[str], None]) -> list[Row]:
         streams = site.listener.streams.values()
         window = [j for s in streams for j in s.judged.values() if began_ns <= j.captured_utc_ns < ended_ns - _NS_PER_S]
         arrivals = [a.utc_ns for a in site.listener.arrivals if began_ns <= a.utc_ns < ended_ns]
+        is_drained = site.listener.wait(site.is_drained, _SETTLED_S)
         site.stop()
-        site.listener.wait(lambda: site.listener.lost == 0, _SETTLED_S)
+        site.listener.wait(lambda: site.listener.lost == 0, _SETTLED_S if is_drained else 1.0)
     defects = [(j.arrived_utc_ns - j.captured_utc_ns) / 1e6 for j in window if j.outcome is Outcome.DEFECT]
+    decided = [
+        (j.arrived_utc_ns - j.captured_utc_ns) / 1e6 - j.latency_us / 1e3 for j in window if j.outcome is Outcome.DEFECT
+    ]
     others = [(j.arrived_utc_ns - j.captured_utc_ns) / 1e6 for j in window if j.outcome is Outcome.OK]
     fps = len(window) / (seconds - 1.0)
     most = most_in_a_second(arrivals)
@@ -117,6 +121,7 @@ def measure_rate(settings: Settings, say: Callable[[str], None]) -> list[Row]:
         "defects": len(defects),
         "defect_p50_ms": p50,
         "defect_p99_ms": p99,
+        "decision_to_broker_p99_ms": float(np.percentile(decided, 99)) if decided else None,
         "defect_max_ms": max(defects, default=float("inf")),
         "unknown": sum(j.outcome is Outcome.UNKNOWN for j in window),  # the machine was too slow for the cameras
         "ok_p99_ms": float(np.percentile(others, 99)) if others else None,

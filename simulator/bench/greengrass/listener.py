@@ -44,8 +44,8 @@ class Judged:
 
     outcome: Outcome
     captured_utc_ns: int
+    latency_us: int  # from due time to decision
     arrived_utc_ns: int
-    model_sha256: str
     release: str
 
 
@@ -192,8 +192,8 @@ class Listener:
         stream.judged[verdict.seq] = Judged(
             verdict.judgement.outcome,
             verdict.captured_utc_ns,
+            verdict.latency_us,
             arrival.utc_ns,
-            "" if model is None else model.sha256,
             "" if model is None else f"{model.name}/{model.version}",
         )
         if self._place.get(verdict.part_id or "") != verdict.seq % len(self._place):
