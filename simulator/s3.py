@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _MAX_OBJECT_BYTES: Final = 256 * 1024**2
 _MAX_KEYS: Final = 1_000
 _XML: Final = '<?xml version="1.0" encoding="UTF-8"?>\n'
+_BAD_REQUEST: Final = 400
 _CHECKSUM: Final = "x-amz-checksum-sha256"
 _CREDENTIAL: Final = re.compile(r"Credential=([^/]+)/")
 _PART: Final = re.compile(r"<PartNumber>(\d+)</PartNumber>")
@@ -71,6 +72,10 @@ class S3Server(ReleaseServer):
     def unanswered(self, pattern: str, *, times: int | None = None, skip: int = 0) -> None:
         """Do what is asked, then close the connection without an answer; the first `skip` requests pass."""
         self.add(Switch(pattern, "unanswered", 0.0, times, skip))
+
+    def refusing(self, pattern: str) -> None:
+        """Answer `InvalidRequest`, 400: whatever is tried, this object will never be taken."""
+        self.add(Switch(pattern, "failing", 400))
 
     def _handler(self) -> type[Handler]:
         return _S3Handler
@@ -199,7 +204,8 @@ class _S3Handler(Handler):
         switch = self._owner.switch_for(path)
         kind = None if switch is None else switch.kind
         if switch is not None and kind == "failing":
-            self.refuse(int(switch.amount), "InternalError", path)
+            status = int(switch.amount)
+            self.refuse(status, "InvalidRequest" if status == _BAD_REQUEST else "InternalError", path)
             return None
         if switch is not None and kind == "truncated":
             self.rfile.read(min(length, int(switch.amount)))

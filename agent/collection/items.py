@@ -28,7 +28,7 @@ class State(StrEnum):
 
     WAITING = "waiting"
     SIDECAR = "sidecar"  # the picture is there, acknowledged; its sidecar is not
-    ASIDE = "aside"  # the target holds something else under this key: a person must look
+    ASIDE = "aside"  # the target holds something else under this key, or refused it: a person must look
 
 
 @dataclass(frozen=True, slots=True)

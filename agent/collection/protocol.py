@@ -90,7 +90,7 @@ class Figures(_Strict):
     uploaded: int = 0
     waiting: int = 0  # frames on this disk
     waiting_bytes: int = 0
-    set_aside: int = 0  # of those waiting: the target holds something else under their key
+    set_aside: int = 0  # of those waiting: the target holds something else under their key, or refused them
     day_bytes: int = 0  # kept on this UTC day
     error: str | None = None  # why nothing is uploaded or kept at the moment
 

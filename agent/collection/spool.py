@@ -206,6 +206,17 @@ class Spool:
 
     # --- out ----------------------------------------------------------------------------------------------------------
 
+    def turn_to(self, target: str) -> None:
+        """Begin every upload anew, those set aside too, where `target` is another one than before."""
+        with self._lock:
+            if self._db.execute("SELECT 1 FROM target WHERE name = ?", (target,)).fetchone() is not None:
+                return
+            with self._transaction():
+                self._db.execute("DELETE FROM part")
+                self._db.execute("UPDATE item SET state = 'waiting', upload_id = NULL")
+                self._db.execute("INSERT OR REPLACE INTO target VALUES(1, ?)", (target,))
+            self._sums.set_aside = 0
+
     def next_item(self) -> Item | None:
         """The oldest frame that waits, which is safe from the cap until `done`, `set_aside` or `put_back`."""
         with self._lock:
@@ -272,7 +283,7 @@ class Spool:
             self._gone(item.path.name, item.size, item.state)
 
     def set_aside(self, item: Item) -> None:
-        """The target holds something else under this key: nothing is overwritten there and nothing deleted here."""
+        """The target will not have it: nothing is overwritten there, nothing deleted here, and the others go on."""
         with self._lock:
             with self._transaction():
                 self._db.execute("UPDATE item SET state = 'aside' WHERE id = ?", (item.id,))

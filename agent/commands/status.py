@@ -69,7 +69,7 @@ def _collection(figures: dict[str, Any]) -> str:
         f"{figures['uploaded']} uploaded, {figures['day_bytes'] / 1e6:.1f} MB today"
     )
     if figures["set_aside"]:
-        text += f"; {figures['set_aside']} set aside: the target holds something else under their keys"
+        text += f"; {figures['set_aside']} set aside: the target holds something else under their keys, or refused them"
     return text if figures["error"] is None else f"{text}; {figures['error']}"
 
 

@@ -33,6 +33,10 @@ _CONNECT_S: Final = 10.0
 _READ_S: Final = 30.0
 _TYPES: Final = {".jpg": "image/jpeg", ".png": "image/png"}
 _THERE: Final = frozenset({"PreconditionFailed", "412"})
+_VOID: Final = frozenset({"NoSuchUpload", "InvalidPart", "InvalidPartOrder"})
+_REFUSALS: Final = frozenset(
+    {"EntityTooLarge", "EntityTooSmall", "InvalidArgument", "InvalidRequest", "KeyTooLongError", "MethodNotAllowed"}
+)
 _MISSING: Final = frozenset({"NoSuchKey", "NotFound", "404"})
 _CREDENTIALS: Final = frozenset(
     {
@@ -213,7 +217,7 @@ class S3Target:
             code = _code(error)
             if code in _THERE:
                 raise _AlreadyThereError("there", f"s3://{self._bucket} has the key already") from error
-            if code == "NoSuchUpload":
+            if code in _VOID:
                 raise _NoSuchUploadError("no_upload", f"s3://{self._bucket} knows no such upload") from error
             if code in _MISSING:
                 raise _NotThereError("missing", f"s3://{self._bucket} says {code}") from error
@@ -223,7 +227,8 @@ class S3Target:
                     f"s3://{self._bucket} says {code}: renew the credentials, or allow s3:PutObject and "
                     f"s3:GetObject on {self._prefix}{ROOT}. It is tried again",
                 ) from error
-            raise UploadError("unreachable", f"s3://{self._bucket} says {code}. It is tried again") from error
+            reason = "refused" if code in _REFUSALS else "unreachable"
+            raise UploadError(reason, f"s3://{self._bucket} says {code}. It is tried again") from error
         except self._errors as error:
             raise self._unreachable(error) from error
 
@@ -242,7 +247,7 @@ class _NotThereError(UploadError):
 
 
 class _NoSuchUploadError(UploadError):
-    """The upload in parts is finished or was given up."""
+    """The upload in parts is finished, was given up, or lacks parts."""
 
 
 def _arm(request: Any, **_: Any) -> None:

@@ -13,6 +13,7 @@ import sqlite3
 import threading
 from typing import TYPE_CHECKING, Final
 
+from agent.collection.items import State
 from agent.errors import UploadError
 from agent.upload.targets import ConflictError, LostError, open_target
 
@@ -30,6 +31,7 @@ _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 120.0
 _JITTER: Final = 0.33
 _IDLE_S: Final = 5.0
+_REFUSALS: Final = 5  # of one frame in a row, then it is set aside
 _log = logging.getLogger(__name__)
 
 
@@ -44,6 +46,7 @@ class Sender:
         self._moved = moved
         self._error: str | None = None
         self._pause_s = _FIRST_PAUSE_S
+        self._refusals = 0
         self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
         self._changed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="kensa-upload", daemon=True)
@@ -70,6 +73,7 @@ class Sender:
                 if opened is not self._settings or target is None:
                     opened = self._settings
                     target = open_target(opened)
+                    self._spool.turn_to(opened.target or "")
                 item = None if target is None else self._spool.next_item()
                 if target is None or item is None:
                     self._spool.added.wait(_IDLE_S)
@@ -91,7 +95,7 @@ class Sender:
 
     def _bring(self, item: Item, target: Target) -> None:
         try:
-            if item.state == "waiting":
+            if item.state is State.WAITING:
                 target.put_image(item, self._spool)
                 self._spool.image_done(item)
             target.put_sidecar(item)
@@ -101,8 +105,15 @@ class Sender:
         except LostError as error:
             _log.warning("%s", error)
             self._spool.lost(item)
+        except UploadError as error:
+            self._refusals = self._refusals + 1 if error.reason == "refused" else 0
+            if self._refusals < _REFUSALS:
+                raise
+            _log.warning("%s is set aside, so that the others go on: %s", item.key, error)
+            self._spool.set_aside(item)
         else:
             self._spool.done(item)
+        self._refusals = 0
 
     def _wait(self, text: str) -> None:
         if text != self._error:

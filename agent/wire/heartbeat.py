@@ -75,7 +75,7 @@ class CollectionHealth(WireModel):
     uploaded: Count = 0
     waiting: Count = 0  # frames on this disk
     waiting_bytes: Count = 0
-    set_aside: Count = 0  # of those waiting: the target holds something else under their key
+    set_aside: Count = 0  # of those waiting: the target holds something else under their key, or refused them
     day_bytes: Count = 0  # kept on this UTC day
     error: Text | None = None  # why nothing is kept or uploaded at the moment
 

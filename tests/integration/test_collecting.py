@@ -276,6 +276,21 @@ def test_credentials_that_expire_are_told_and_nothing_is_lost(tmp_path: Path, mo
     assert "boto3" not in sys.modules or "moto" in sys.modules, "the inspecting process loads no cloud SDK"
 
 
+def test_a_frame_that_the_target_refuses_is_set_aside_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "s3").mkdir()
+    with S3Server(tmp_path / "s3") as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        server.refusing("*-0.png")
+        with collecting(tmp_path, to(tmp_path, target="s3://data")) as collector:
+            give(collector, 0)
+            give(collector, 1)
+            until(lambda: collector.health().uploaded == 1, patience_s=90.0)
+            assert (collector.health().set_aside, collector.health().waiting) == (1, 1)
+
+
 def test_the_doctors_question_is_answered_by_a_child(tmp_path: Path) -> None:
     clock = SystemClock()
     assert check_target(to(tmp_path), thing="t", timeout_s=30.0, clock=clock).usable

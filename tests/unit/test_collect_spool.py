@@ -191,6 +191,29 @@ def test_what_conflicts_is_set_aside_and_the_others_go_on(tmp_path: Path) -> Non
     assert (figures.set_aside, figures.waiting) == (1, 2)
 
 
+def test_another_target_gets_everything_from_the_beginning(tmp_path: Path) -> None:
+    spool = spool_in(tmp_path)
+    add(spool, 0)
+    add(spool, 1)
+    spool.turn_to("s3://one")
+    for end in (spool.set_aside, spool.image_done):
+        item = spool.next_item()
+        assert item is not None
+        end(item)
+    spool.turn_to("s3://one")
+    before = spool.next_item()
+    assert before is not None
+    assert (before.state, spool.figures().set_aside) == (State.SIDECAR, 1)
+    spool.begin_multipart(before, "upload-1")
+    spool.turn_to("s3://two")
+    spool.close()
+    again = spool_in(tmp_path)
+    again.turn_to("s3://two")
+    item = again.next_item()
+    assert item is not None
+    assert (item.id, item.state, item.upload_id, again.figures().set_aside) == (1, State.WAITING, None, 0)
+
+
 def test_a_damaged_database_is_put_aside_and_collecting_goes_on(tmp_path: Path) -> None:
     spool = spool_in(tmp_path)
     add(spool, 0)
