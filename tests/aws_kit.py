@@ -1,4 +1,4 @@
-"""One simulated cloud a test process, empty for each test. Import `aws` (and `aws_server`, which it stands on)."""
+"""A simulated cloud, empty for each test. Import `aws`, and `aws_server`, which it stands on: one for each module."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # an imported fixture is each module's own, and a process can have one LocalAws
 def aws_server() -> Iterator[LocalAws]:
-    """Start it once: 1 to 2 s."""
+    """Start it: the first time takes 1 to 2 s."""
     with LocalAws() as server:
         yield server
 

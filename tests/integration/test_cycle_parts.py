@@ -277,7 +277,7 @@ def test_the_drift_is_asked_and_becomes_a_metric(aws: LocalAws, monkeypatch: pyt
     columns = [{"Name": name, "Type": kind} for name, (kind, _) in answer.items()]
     texts = ([*answer], [text for _, text in answer.values()])
     rows = [{"Data": [{"VarCharValue": text} for text in line]} for line in texts]
-    canned = {"results": [{"rows": rows, "column_info": columns}]}
+    canned = {"region": "eu-central-1", "results": [{"rows": rows, "column_info": columns}]}
     address = f"{aws.url}/moto-api/static/athena/query-results"
     asked = urllib.request.Request(address, json.dumps(canned).encode(), {"Content-Type": "application/json"})  # noqa: S310
     urllib.request.urlopen(asked).close()  # noqa: S310 - moto's own door, on the loopback

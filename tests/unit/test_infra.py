@@ -13,9 +13,11 @@ import yaml
 from agent.errors import OperatorError
 from pipeline.analytics import schema
 from pipeline.cycle import machine
+from pipeline.cycle.execution import Wanted
 from pipeline.cycle.handlers import HANDLERS
 from pipeline.cycle.settings import Settings
 from pipeline.infra import asl, costs
+from simulator.aws.iot_rules import select
 from tests.support import ROOT
 
 INFRA = ROOT / "pipeline" / "infra"
@@ -131,6 +133,25 @@ def test_every_parameter_is_described_and_used(template: dict[str, Any]) -> None
     for name, parameter in template["Parameters"].items():
         assert parameter["Description"]
         assert f"!Ref {name}" in text or f"${{{name}}}" in text, name
+
+
+def test_every_event_that_starts_a_cycle_makes_a_valid_input(template: dict[str, Any]) -> None:
+    triggers = []
+    for rule in of_type(template, "AWS::Events::Rule").values():
+        for target in rule["Targets"]:
+            if transformer := target.get("InputTransformer"):
+                text = transformer["InputTemplate"]["Sub"].replace("<id>", "6d1b-42")
+                for name, value in (("Site", "plant-a"), ("Model", "surface"), ("Inspection", "main")):
+                    text = text.replace(f"${{{name}}}", value)
+                triggers.append(Wanted.model_validate_json(text).trigger)
+    assert sorted(triggers) == ["drift", "labels", "manual", "schedule"]
+
+
+def test_the_rules_of_iot_core_are_ones_that_the_simulated_cloud_understands(template: dict[str, Any]) -> None:
+    for name, rule in of_type(template, "AWS::IoT::TopicRule").items():
+        topic = "kensa/t/model" if name == "reportsIotRule" else "kensa/t/verdicts/c"
+        topic = "kensa/t/heartbeat" if name == "heartbeatsIotRule" else topic
+        assert select(rule["TopicRulePayload"]["Sql"], topic, {"kind": "model"}) == {"kind": "model"}, name
 
 
 @pytest.mark.parametrize(
