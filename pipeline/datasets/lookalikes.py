@@ -1,8 +1,8 @@
 """Near-duplicates: which pictures show the same thing, found by a perceptual hash, without comparing all with all.
 
-The hash is a difference hash of 256 bits: bit (y, x) says whether cell x of row y is brighter than its left neighbour,
-on a 16 x 17 grid of area means. Light that rises or falls as a whole, JPEG, a resize and a shift of a pixel change few
-of its bits.
+The hash has 256 bits: bit (y, x) says whether cell x of row y is brighter than the mean of its two neighbours, on a
+16 x 18 grid of area means. Second differences see neither the light's level nor a slope of it, which first differences
+do: on plain surfaces these find slopes alike. JPEG, blur, a resize and a shift of a pixel change few of the bits.
 
 A camera on a line always looks at the same scene, so most bits may say the same of every part, and pictures of
 different parts would count as near. Hence only those bits are compared that differ from part to part: of each view (a
@@ -33,23 +33,24 @@ if TYPE_CHECKING:
     Bits = npt.NDArray[np.uint8]
     Rows = npt.NDArray[np.int64]
 
-SIDE: Final = 16  # cells; SIDE * SIDE bits
+SIDE: Final = 16  # SIDE * SIDE bits
 HASH_BYTES: Final = SIDE * SIDE // 8
-MAX_SHARE: Final = 0.12  # of the compared bits that may differ
-MIN_BITS: Final = 48  # compared bits; of fewer, chance agrees too often (0.5 ** 48 * comb(48, <= 5) is 7e-9)
+MAX_SHARE: Final = 0.16  # of the compared bits that may differ; docs/decisions/0028 has what was measured
+MIN_BITS: Final = 64  # compared bits; of fewer, chance agrees too often (comb(64, <= 10) / 2**64 is 1e-8)
 _INFORMATIVE: Final = 0.1  # a bit speaks when between this share and the rest of a view's pictures have it set
 _MIN_PICTURES: Final = 16  # of a view, to know which bits speak; below, all do
 BANDS: Final = 16
-_MAX_BAND_BITS: Final = 16
-_BUCKET: Final = 64
+_BAND_BITS: Final = (8, 16)  # fewest and most: narrow bands miss less, and make larger buckets
+_BUCKET_BITS: Final = 4  # about 2**4 pictures in a bucket
+_BUCKET: Final = 128
 
 
 def fingerprint(pixels: Pixels) -> bytes:
     """Return the hash, HASH_BYTES bytes, of a picture [H, W] or [H, W, 3] BGR uint8."""
     grey = pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)  # noqa: PLR2004 - mono
     # In float: the differences of a smooth surface are below one grey level. Small pictures are enlarged first.
-    cells = cv2.resize(grey.astype(np.float32), (SIDE + 1, SIDE), interpolation=cv2.INTER_AREA)
-    return np.packbits(cells[:, 1:] > cells[:, :-1]).tobytes()
+    cells = cv2.resize(grey.astype(np.float32), (SIDE + 2, SIDE), interpolation=cv2.INTER_AREA)
+    return np.packbits(2 * cells[:, 1:-1] > cells[:, :-2] + cells[:, 2:]).tobytes()
 
 
 def near_duplicates(fingerprints: Sequence[bytes], views: Sequence[str]) -> list[tuple[int, int]]:
@@ -79,6 +80,9 @@ def _pairs(bits: Bits) -> set[tuple[int, int]]:
     if count < MIN_BITS:
         return set()
     limit = int(MAX_SHARE * count)
+    padded = np.zeros((len(bits), -(-count // 64) * 64), np.uint8)
+    padded[:, :count] = bits
+    words = np.packbits(padded, axis=1).view(np.uint64)
     found: set[tuple[int, int]] = set()
     for bucket in _buckets(bits):
         if len(bucket) <= _BUCKET:
@@ -86,7 +90,7 @@ def _pairs(bits: Bits) -> set[tuple[int, int]]:
         else:
             first = np.concatenate([np.full(len(bucket) - 1, bucket[0]), bucket[:-1]])
             second = np.concatenate([bucket[1:], bucket[1:]])
-        near = (bits[first] != bits[second]).sum(axis=1) <= limit
+        near = np.bitwise_count(words[first] ^ words[second]).sum(axis=1, dtype=np.int64) <= limit
         found.update(zip(first[near].tolist(), second[near].tolist(), strict=True))
     return found
 
@@ -95,7 +99,8 @@ def _buckets(bits: Bits) -> Iterator[Rows]:
     """Row numbers, ascending, of those that agree in a band."""
     count = bits.shape[1]
     # Neighbouring bits are alike: a band takes bits from all over the picture.
-    width = min(_MAX_BAND_BITS, count // BANDS)
+    fewest, most = _BAND_BITS
+    width = min(count // BANDS, most, max(fewest, len(bits).bit_length() - _BUCKET_BITS))
     for band in range(BANDS):
         columns = np.arange(band, count, BANDS)[:width]
         keys = bits[:, columns].astype(np.int64) @ (1 << np.arange(len(columns), dtype=np.int64))

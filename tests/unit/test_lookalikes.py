@@ -94,7 +94,7 @@ def test_among_many_the_planted_ones_are_found() -> None:
     found = near_duplicates([row.tobytes() for row in prints], ["cam"] * len(prints))
 
     assert set(found) <= {tuple(sorted(pair)) for pair in planted.tolist()}
-    assert len(found) >= 195  # 6 % of the bits differ: 16 bands miss one pair in 1,000
+    assert len(found) >= 195  # 6 % of the bits differ: the bands miss one pair in 1,000
 
 
 def test_a_camera_that_stood_still_makes_one_group_without_comparing_all_with_all() -> None:
