@@ -13,12 +13,17 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
+from pipeline.cloud.storage import FolderStorage
+from pipeline.ingest import firehose
 from simulator.aws.greengrass import Deployment, DeploymentFailedError
 from simulator.aws.iot_rules import UnknownSqlError, select
 from simulator.aws.training import Job, TrainingError
 from tests.aws_kit import aws, aws_server
+from tests.datasets_kit import Line
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from simulator.aws.local import LocalAws
 
 __all__ = ["aws", "aws_server"]  # fixtures
@@ -360,3 +365,22 @@ def test_a_digest_is_signed_by_a_key_of_kms(aws: LocalAws) -> None:
     uri, public = AWSSigner.import_("alias/kensa-targets")
     signature = Signer.from_priv_key_uri(uri, public).sign(b"data")
     public.verify_signature(signature, b"data")
+
+
+def test_verdicts_pass_the_real_transformation_on_their_way_to_the_tables(
+    aws: LocalAws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KENSA_SITE", "plant-a")
+    aws.functions.add("kensa-Transform", firehose.handler)
+    action = {"firehose": {"roleArn": ROLE, "deliveryStreamName": "kensa-plant-a-verdicts"}}
+    rule = {"sql": "SELECT * FROM 'kensa/+/verdicts/+'", "actions": [action]}
+    aws.client("iot").create_topic_rule(ruleName="verdicts", topicRulePayload=rule)
+    kept = FolderStorage(tmp_path)
+    key = Line(kept).keep(7)
+    (sidecar,) = [stored.key for stored in kept.list() if stored.key.endswith(".json")]
+    aws.publish("kensa/thing-1/verdicts/cam", json.dumps(json.loads(kept.read(sidecar))["verdict"]).encode())
+    aws.publish("kensa/thing-1/verdicts/cam", b'{"kind": "nonsense"}')
+    delivery = aws.firehose.deliver("kensa-plant-a-verdicts", function="kensa-Transform")
+    assert [row["key"] for row in delivery.rows] == [key]
+    assert delivery.partition_keys == ({"site": "plant-a", "line": "line-1", "day": "2026-01-01"},)
+    assert delivery.failed == (b'{"kind": "nonsense"}',)
