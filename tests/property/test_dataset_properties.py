@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.dataset import DatasetError
+from pipeline.datasets.collected import Scan
+from pipeline.datasets.formats import Defaults, Index, read_ground_truth
 from pipeline.datasets.grouping import Arrangement, Member, Shares, arrange
+from pipeline.datasets.labels import read_lines, read_table, to_csv
 from pipeline.datasets.report import diff
 from pipeline.datasets.version import DatasetVersion, SampleEntry, digest_of, manifest_csv, parse, to_json
+from tests.datasets_kit import NOW, label
 
 if TYPE_CHECKING:
     import random as randoms
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 NEIGHBOUR_S = 2.0
 SHARES = Shares()
@@ -152,3 +160,45 @@ def test_a_version_is_read_back_as_it_was_written(content: dict[int, Content]) -
     assert parse(to_json(made), "x") == made
     assert to_json(parse(to_json(made), "x")) == to_json(made)
     assert manifest_csv(made.samples) == manifest_csv(tuple(reversed(made.samples)))
+
+
+LABELS = (label("l/c/1/2", "spot"), label("l/c/1/3", "ok", labeller="bob"))
+VERSION = to_json(version({n: Content(("ok", "spot")[n % 2], "train") for n in range(3)}))
+MANIFEST = json.dumps(
+    {
+        "source-ref": "s3://bucket/collected/v1/x.png",
+        "a": 1,
+        "a-metadata": {
+            "class-name": "spot",
+            "confidence": 0.5,
+            "human-annotated": "yes",
+            "creation-date": "2026-01-01T00:00:00",
+            "job-name": "job",
+            "type": "groundtruth/image-classification",
+        },
+    }
+).encode()
+READERS: dict[str, tuple[bytes, Callable[[bytes], object]]] = {
+    "version": (VERSION, lambda data: parse(data, "x")),
+    "json lines": ("\n".join(x.line() for x in LABELS).encode(), lambda data: list(read_lines(data, "x", now=NOW))),
+    "table": (to_csv(LABELS), lambda data: list(read_table(data, "x", now=NOW, defaults={}))),
+    "manifest": (
+        MANIFEST,
+        lambda data: read_ground_truth(data, "x", Index(Scan((), ())), Defaults(now=NOW)),
+    ),
+}
+PIECES = st.sampled_from(
+    [b"", b"null", b"NaN", b"[", b"{", b'"', b"1e999", b"-1", b"true", b"\\ud800", b"\xff", b"[" * 2_000, b"9" * 5_000]
+)
+
+
+@pytest.mark.parametrize("kind", READERS)
+@given(st.data())
+def test_a_damaged_file_is_read_or_refused_and_nothing_else(kind: str, data: st.DataObject) -> None:
+    good, read = READERS[kind]
+    read(good)
+    start = data.draw(st.integers(0, len(good)))
+    end = data.draw(st.integers(start, min(len(good), start + 40)))
+    damaged = good[:start] + data.draw(st.one_of(PIECES, st.binary(max_size=8))) + good[end:]
+    with contextlib.suppress(DatasetError):
+        read(damaged)
