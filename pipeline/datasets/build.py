@@ -23,7 +23,7 @@ from pipeline.cloud.storage import ObjectMissingError, Storage, open_storage
 from pipeline.dataset import MANIFEST, SPLITS, DatasetError
 from pipeline.datasets import version as versions
 from pipeline.datasets.balance import over_limit, weights
-from pipeline.datasets.collected import picture, scan, side_by_side
+from pipeline.datasets.collected import mask, picture, scan, side_by_side
 from pipeline.datasets.grouping import Member, Shares, arrange
 from pipeline.datasets.labels import open_labels, utc_now
 from pipeline.datasets.pictures import Look, Pictures, adopt, look_at, object_path
@@ -159,6 +159,7 @@ class _Taken:
 
     chosen: Chosen
     path: str
+    mask: str | None
     look: Look
 
 
@@ -267,13 +268,17 @@ class _Build:
             if not self._pictures.held(path, chosen.sha256):
                 self._pictures.put(path, picture(self._storage, chosen.kept))
             look = look_at(read_picture(self._pictures.folder / path))
+            marked = mask(self._storage, chosen.kept) if chosen.label.is_defect else None
         except ObjectMissingError as error:
             return str(error)
         except DatasetError as error:
             if isinstance(error.__cause__, OSError):
                 raise  # this machine's disk, not the picture
             return str(error)
-        return _Taken(chosen, path, look)
+        mask_path = None if marked is None else f"masks/{chosen.sha256}.png"
+        if marked is not None and mask_path is not None:
+            self._pictures.put(mask_path, marked)
+        return _Taken(chosen, path, mask_path, look)
 
     def _entry(self, taken: _Taken, arrangement: Arrangement) -> SampleEntry:
         kept, label, place = taken.chosen.kept, taken.chosen.label, arrangement.places[taken.chosen.sha256]
@@ -293,6 +298,7 @@ class _Build:
         return SampleEntry.model_validate(
             {
                 "path": taken.path,
+                "mask": taken.mask,
                 "sha256": taken.chosen.sha256,
                 "class": label.label,
                 "is_defect": label.is_defect,

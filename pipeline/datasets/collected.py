@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pipeline.cloud.storage import Storage
 
 SIDECAR: Final = ".json"
+MASKS: Final = "masks/v1"  # below it a verdict's key and `.png`: where people marked the defect, bright
 MAX_SIDECAR_BYTES: Final = 16 * 1024
 MAX_OBJECTS: Final = 1_000_000  # of one scan
 _READERS: Final = 8  # threads; a bucket answers in tens of milliseconds
@@ -131,6 +132,21 @@ def picture(storage: Storage, kept: Kept) -> bytes:
             f"{kept.path} is a {kind} of {header.width}x{header.height} px; its sidecar says {image.format} of "
             f"{image.width}x{image.height} px."
         )
+    return data
+
+
+def mask(storage: Storage, kept: Kept) -> bytes | None:
+    """Return the mask that people drew on the frame; None where there is none. Raises DatasetError, StorageError."""
+    path, image = f"{MASKS}/{kept.key}.png", kept.sidecar.image
+    try:
+        data = storage.read(path, limit=MAX_IMAGE_BYTES)
+        header = inspect(data)
+    except ObjectMissingError:
+        return None
+    except (ObjectTooLargeError, FrameError) as error:
+        raise DatasetError(f"{path} is no mask: {error}.") from error
+    if (header.kind, header.width, header.height) != ("png", image.width, image.height):
+        raise DatasetError(f"{path} is no PNG of the size of its picture, {image.width}x{image.height} px.")
     return data
 
 

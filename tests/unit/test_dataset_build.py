@@ -18,10 +18,11 @@ from agent.wire.collected import CollectReason
 from pipeline.cloud.storage import Storage, StorageError, open_storage
 from pipeline.dataset import Dataset, DatasetError
 from pipeline.datasets.build import Settings, Shares
+from pipeline.datasets.collected import MASKS
 from pipeline.datasets.labels import LabelStore
 from pipeline.datasets.version import DatasetVersion, read
-from pipeline.images import prepare, read_picture
-from tests.datasets_kit import NOW, Line, build, label, surface
+from pipeline.images import prepare, read_mask, read_picture
+from tests.datasets_kit import NOW, Line, build, encoded, label, surface
 from tests.pipeline_kit import write_parts
 
 if TYPE_CHECKING:
@@ -394,6 +395,33 @@ def test_a_damaged_picture_and_a_foreign_sidecar_are_left_out_and_told(storage: 
     ):
         assert text in told
     assert len(version.samples) == 20
+
+
+def test_masks_that_people_drew_come_along_and_wrong_ones_are_told(storage: Storage, tmp_path: Path) -> None:
+    line = alternating(storage, 20)
+    drawn = np.zeros((48, 48), np.uint8)
+    drawn[10:20, 10:20] = 255
+    for number, data in (
+        (1, encoded(drawn)),
+        (2, encoded(drawn)),  # of a good part: of no use
+        (3, encoded(drawn[:40])),
+        (5, encoded(drawn, "jpg")),
+        (7, b"no picture"),
+    ):
+        storage.write(f"{MASKS}/{line.keys[number]}.png", data)
+
+    version = build(storage, storage, None, tmp_path / "v")
+
+    dataset = Dataset.load(tmp_path / "v")
+    (marked,) = [s for s in dataset.samples if s.mask_path is not None]
+    mask = read_mask(marked)
+    assert mask is not None
+    assert np.array_equal(mask, drawn)
+    assert [s.key for s in version.samples if s.mask] == [line.keys[1]]
+    told = version.quality.unreadable
+    assert told.count == 3
+    assert "is no mask" in "\n".join(told.first)
+    assert "is no PNG of the size of its picture, 48x48 px" in "\n".join(told.first)
 
 
 def test_a_picture_without_its_sidecar_is_still_on_its_way(storage: Storage, tmp_path: Path) -> None:
