@@ -97,19 +97,18 @@ def measure_rate(settings: Settings, say: Callable[[str], None]) -> list[Row]:
         began_ns, published = time.time_ns(), site.nucleus.published
         time.sleep(seconds)
         ended_ns, published = time.time_ns(), site.nucleus.published - published
-        site.listener.look()
-        streams = site.listener.streams.values()
-        window = [j for s in streams for j in s.judged.values() if began_ns <= j.captured_utc_ns < ended_ns - _NS_PER_S]
         arrivals = [a.utc_ns for a in site.listener.arrivals if began_ns <= a.utc_ns < ended_ns]
         is_drained = site.listener.wait(site.is_drained, _SETTLED_S)
         site.stop()
         site.listener.wait(lambda: site.listener.lost == 0, _SETTLED_S if is_drained else 1.0)
+    streams = site.listener.streams.values()  # what came late, too
+    window = [j for s in streams for j in s.judged.values() if began_ns <= j.captured_utc_ns < ended_ns]
     defects = [(j.arrived_utc_ns - j.captured_utc_ns) / 1e6 for j in window if j.outcome is Outcome.DEFECT]
     decided = [
         (j.arrived_utc_ns - j.captured_utc_ns) / 1e6 - j.latency_us / 1e3 for j in window if j.outcome is Outcome.DEFECT
     ]
     others = [(j.arrived_utc_ns - j.captured_utc_ns) / 1e6 for j in window if j.outcome is Outcome.OK]
-    fps = len(window) / (seconds - 1.0)
+    fps = len(window) / seconds
     most = most_in_a_second(arrivals)
     p50, p99 = (float(np.percentile(defects, q)) if defects else float("inf") for q in (50, 99))
     figures = {
