@@ -50,6 +50,7 @@ class RolloutLimits(Strict):
     min_golden_agreement: Unit = 0.98  # share of that set that must be judged as where it was made
     min_golden_recall: Unit = 0.5  # share of that set's labelled parts that must be judged right
     allow_reject_more: bool = True  # whether a release may announce it: then only more parts stop, never fewer
+    allow_pass_more: bool = False  # likewise that it passes more; only labelled parts then tell it from a blind one
     acceptance_recall: Unit = 1.0  # share of the site's own labelled parts that must be judged as labelled
     max_hours: float = Field(default=24.0, gt=0.0, le=8_760.0, allow_inf_nan=False)  # for shadow and trial together
     probation_s: float = Field(default=600.0, ge=0.0, le=86_400.0)  # the old model stays loaded so long after a commit

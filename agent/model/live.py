@@ -251,13 +251,15 @@ class LiveJudge:
 
     def _one_sided(self, threshold: float) -> bool:
         """Disagreements go one way, and not the way that the release announces."""
-        announced = self._policy.may_reject_more and self._counts.rejected > self._counts.let_through
-        return not announced and self._counts.e_value >= threshold
+        policy, counts = self._policy, self._counts
+        more, less = counts.rejected > counts.let_through, counts.let_through > counts.rejected
+        announced = (policy.may_reject_more and more) or (policy.may_pass_more and less)
+        return not announced and counts.e_value >= threshold
 
     def _lopsided(self) -> Refusal:
         counts = self._counts
         more = counts.let_through > counts.rejected
-        remedy = "" if more else " If it is right, publish it with rollout.may_reject_more."
+        remedy = f" If it is right, publish it with rollout.may_{'pass' if more else 'reject'}_more."
         return Refusal(
             Gate.VERDICTS,
             "lets_more_through" if more else "rejects_more",

@@ -79,6 +79,7 @@ class RolloutPolicy(_Strict):
         default=20.0, ge=2.0, le=100.0, allow_inf_nan=False
     )  # no end of shadow and no commit from here
     may_reject_more: bool = False  # announced to find defects that its predecessor misses; disagreement stays bounded
+    may_pass_more: bool = False  # announced to pass good parts that its predecessor rejects by mistake; likewise
     psi_window: int = Field(default=1_000, ge=1_000, le=100_000)  # parts on either side
     psi_warn: _Psi = 0.1
     psi_block: _Psi = 0.25
@@ -128,6 +129,7 @@ def within(policy: RolloutPolicy, limits: RolloutLimits) -> RolloutPolicy:
             "e_threshold": e_threshold,
             "e_hold": min(policy.e_hold, _MAX_HOLD, e_threshold),
             "may_reject_more": policy.may_reject_more and limits.allow_reject_more,
+            "may_pass_more": policy.may_pass_more and limits.allow_pass_more,
             "psi_window": min(policy.psi_window, limits.max_psi_window),
             "psi_warn": min(policy.psi_warn, psi_block),
             "psi_block": psi_block,

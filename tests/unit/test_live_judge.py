@@ -186,23 +186,23 @@ def test_only_assigned_parts_are_pairs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seen", "reason", "announced_helps"),
-    [(part(DEFECT, OK), "lets_more_through", False), (part(OK, DEFECT), "rejects_more", True)],
+    ("seen", "reason", "announcement"),
+    [(part(DEFECT, OK), "lets_more_through", "may_pass_more"), (part(OK, DEFECT), "rejects_more", "may_reject_more")],
 )
 def test_one_sided_disagreement_adds_up_over_the_phases(
     seen: Observation,
     reason: str,
-    announced_helps: bool,  # noqa: FBT001 - pytest passes it by name
+    announcement: str,
 ) -> None:
-    for announced in (False, True):
-        judge = started(POLICY.model_copy(update={"may_reject_more": announced}))
+    for announced in ("", "may_pass_more", "may_reject_more"):
+        judge = started(POLICY.model_copy(update={announced: True} if announced else {}))
         shown(judge, [*GOOD_SHADOW, seen, *[part()] * 400])
         assert judge.decision().call is Call.PASS
         for share, parts in ((0.01, 20), (0.05, 150), (0.25, 200)):
             judge.begin("trial", parts=parts, share=share)
             shown(judge, [seen] * 4 + [part()] * (parts - 4))
         decision = judge.decision()
-        assert (decision.call is Call.REFUSE) is not (announced and announced_helps)
+        assert (decision.call is Call.REFUSE) is (announced != announcement)
         if decision.refusal is not None:
             assert (decision.refusal.gate, decision.refusal.reason) == (Gate.VERDICTS, reason)
             assert decision.refusal.figures["e_value"] >= decision.refusal.limits["e_value"] == 1_000.0

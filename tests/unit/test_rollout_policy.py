@@ -123,6 +123,7 @@ def test_a_publisher_cannot_switch_a_gate_off() -> None:
         golden_agreement=0.5,
         golden_recall=0.0,
         may_reject_more=True,
+        may_pass_more=True,
     )
 
     allowed = within(off, LIMITS)
@@ -136,6 +137,8 @@ def test_a_publisher_cannot_switch_a_gate_off() -> None:
     assert (examined.golden_difference, examined.golden_agreement, examined.golden_recall) == (0.1, 0.98, 0.5)
     assert allowed.may_reject_more
     assert not within(off, RolloutLimits(allow_reject_more=False)).may_reject_more
+    assert not allowed.may_pass_more
+    assert within(off, RolloutLimits(allow_pass_more=True)).may_pass_more
 
 
 def test_a_site_may_allow_more_than_the_defaults() -> None:
