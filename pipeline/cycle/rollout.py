@@ -52,6 +52,14 @@ def deploy(execution: Execution, scope: Scope) -> dict[str, Any]:
     target = settings.canary_target if scope == "canary" else settings.fleet_target
     released = execution.step("released")
     things = deployments.things(target)
+    made = {"scope": scope, "target": target, "things": len(things), "every_s": settings.every_s}
+    known = deployments.latest(target)
+    if (
+        known is not None
+        and execution.data.exists(_watch_key(known))
+        and wished(deployments.components(target), wanted.inspection) == released["release_id"]
+    ):  # asked again: it is there already
+        return {**made, "deployment_id": known, "began_utc_s": time.time()}
     before = {thing: fleet.order_of(fleet.newest_report(execution.data, thing, wanted.inspection)) for thing in things}
     # The canary group may have no deployment of its own yet: its devices are part of the fleet, too.
     components = deployments.components(target) or deployments.components(settings.fleet_target)
@@ -65,15 +73,12 @@ def deploy(execution: Execution, scope: Scope) -> dict[str, Any]:
             settings=settings,
         )
     )
-    execution.data.write(f"cycle/v1/watch/{deployment_id}.json", to_bytes(before))
-    return {
-        "scope": scope,
-        "deployment_id": deployment_id,
-        "target": target,
-        "things": len(things),
-        "began_utc_s": time.time(),
-        "every_s": settings.every_s,
-    }
+    execution.data.write(_watch_key(deployment_id), to_bytes(before))
+    return {**made, "deployment_id": deployment_id, "began_utc_s": time.time()}
+
+
+def _watch_key(deployment_id: str) -> str:
+    return f"{fleet.WATCHED}/{deployment_id}.json"
 
 
 def watch(execution: Execution) -> dict[str, Any]:
