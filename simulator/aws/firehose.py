@@ -14,12 +14,15 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from simulator.aws.wire import ACCOUNT, REGION
+from simulator.aws.wire import ACCOUNT, REGION, Answer
 
 if TYPE_CHECKING:
-    from simulator.aws.functions import Functions
+    from collections.abc import Iterator, Sequence
 
-_BATCH: Final = 500  # records of one call of the function; Firehose counts bytes
+    from simulator.aws.functions import Functions
+    from simulator.aws.wire import Call
+
+BATCH_BYTES: Final = 200_000  # of one call of the function: the BufferSizeInMBs of template.yaml
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +58,25 @@ class Firehose:
         with self._lock:
             self._waiting.clear()
 
+    def answer(self, call: Call) -> Answer | None:
+        """Answer `PutRecordBatch`: the function puts back what its answer has no room for; the next delivery has it."""
+        if call.operation != "PutRecordBatch":
+            return None
+        tree = call.tree()
+        for record in tree["Records"]:
+            self.put(tree["DeliveryStreamName"], base64.b64decode(record["Data"]))
+        responses = [{"RecordId": str(uuid.uuid4())} for _ in tree["Records"]]
+        return Answer.of({"FailedPutCount": 0, "Encrypted": False, "RequestResponses": responses})
+
     def deliver(self, stream: str, *, function: str) -> Delivery:
-        """Send what waits through a transformation function."""
+        """Send what waits through a transformation function, BATCH_BYTES at a time; a longer record goes alone."""
         with self._lock:
             records = self._waiting.pop(stream, [])
         rows: list[dict[str, Any]] = []
         keys: list[dict[str, str]] = []
         failed: list[bytes] = []
-        for at in range(0, len(records), _BATCH):
-            self._transform(stream, function, records[at : at + _BATCH], rows, keys, failed)
+        for batch in _batches(records):
+            self._transform(stream, function, batch, rows, keys, failed)
         return Delivery(tuple(rows), tuple(keys), tuple(failed))
 
     def _transform(
@@ -102,3 +115,16 @@ class Firehose:
                 if line.strip():
                     rows.append(json.loads(line))
                     keys.append(entry.get("metadata", {}).get("partitionKeys", {}))
+
+
+def _batches(records: Sequence[bytes]) -> Iterator[list[bytes]]:
+    batch: list[bytes] = []
+    size = 0
+    for record in records:
+        if batch and size + len(record) > BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+        batch.append(record)
+        size += len(record)
+    if batch:
+        yield batch

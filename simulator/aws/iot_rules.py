@@ -1,7 +1,8 @@
 """IoT Core's rules engine: a message that a device published goes where the account's topic rules send it.
 
 Rules are those that were made with CreateTopicRule. Of their SQL this much is understood, and the rest is refused with
-what is: `SELECT * [, topic(N) AS name, timestamp() AS name ...] FROM 'filter' [WHERE member = 'text' [AND ...]]`.
+what is: `SELECT * [, topic(N) AS name, timestamp() AS name ...] FROM 'filter' [WHERE condition [AND ...]]`, where a
+condition is `member = 'text'` or `member = topic(N)`.
 Actions: s3, firehose, kinesis, lambda. `${topic(2)}` and `${member}` are filled in where AWS fills them in.
 
 Promise: an action that fails is counted by rule, as IoT Core's metrics do, and stops no other.
@@ -30,7 +31,7 @@ _SQL = re.compile(
 _COLUMN = re.compile(
     r"(?P<function>topic\(\s*(?P<index>\d+)\s*\)|topic\(\)|timestamp\(\))\s+AS\s+(?P<name>\w+)", re.IGNORECASE
 )
-_CONDITION = re.compile(r"(?P<member>\w+)\s*=\s*'(?P<text>[^']*)'", re.IGNORECASE)
+_CONDITION = re.compile(r"(?P<member>\w+)\s*=\s*(?:'(?P<text>[^']*)'|(?P<function>topic\(\s*\d+\s*\)))", re.IGNORECASE)
 _FILLED = re.compile(r"\$\{\s*([^}]+?)\s*\}")
 _MS: Final = 1_000
 _log = logging.getLogger(__name__)
@@ -48,7 +49,8 @@ class _Message:
     def value(self, expression: str) -> str:
         """What `${expression}` stands for."""
         if match := re.fullmatch(r"topic\(\s*(\d*)\s*\)", expression, re.IGNORECASE):
-            return self.topic.split("/")[int(match[1]) - 1] if match[1] else self.topic
+            levels = dict(enumerate(self.topic.split("/"), start=1))
+            return levels.get(int(match[1]), "undefined") if match[1] else self.topic
         if expression.lower() == "timestamp()":
             return str(int(time.time() * _MS))
         return str(self.payload.get(expression, "undefined"))
@@ -88,13 +90,16 @@ def select(sql: str, topic: str, payload: Mapping[str, Any]) -> dict[str, Any] |
             raise UnknownSqlError(
                 f"the column {column!r} is not simulated: *, topic(N) AS name, timestamp() AS name are"
             )
-    for condition in conditions:
-        match = _CONDITION.fullmatch(condition.strip())
-        if match is None:
-            raise UnknownSqlError(f"the condition {condition!r} is not simulated: member = 'text' is")
-        if payload.get(match["member"]) != match["text"]:
-            return None
-    return selected if matches(parsed["filter"], topic) else None
+    holds = [_holds(condition, message) for condition in conditions]
+    return selected if all(holds) and matches(parsed["filter"], topic) else None
+
+
+def _holds(condition: str, message: _Message) -> bool:
+    match = _CONDITION.fullmatch(condition.strip())
+    if match is None:
+        raise UnknownSqlError(f"the condition {condition!r} is not simulated: member = 'text' and = topic(N) are")
+    wanted = message.value(match["function"]) if match["function"] else match["text"]
+    return bool(message.payload.get(match["member"]) == wanted)
 
 
 class IotRules:

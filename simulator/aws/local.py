@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 HOST: Final = "127.0.0.1"
-_BODIES_OF: Final = frozenset({"lambda", "greengrass", "sagemaker", "kms"})
+_BODIES_OF: Final = frozenset({"lambda", "greengrass", "sagemaker", "kms", "firehose"})
 _SETTINGS: Final = {"stepfunctions": {"execute_state_machine": True}, "lambda": {"use_docker": False}}
 _WAIT_S: Final = 10.0
 _one_at_a_time = threading.Lock()
@@ -178,17 +178,15 @@ class LocalAws:
     def _answer(self, call: Call, environ: dict[str, Any]) -> Answer | None:
         if (fault := self.faults.due(call)) is not None:
             return fault
-        match call.service:
-            case "lambda":
-                return self.functions.answer(call)
-            case "greengrass":
-                return self.greengrass.answer(call)
-            case "kms":
-                return kms.answer(call)
-            case "sagemaker":
-                return self.training.answer(call, lambda: self._forward(environ, call))
-            case _:
-                return None
+        if call.service == "sagemaker":
+            return self.training.answer(call, lambda: self._forward(environ, call))
+        added = {
+            "lambda": self.functions.answer,
+            "greengrass": self.greengrass.answer,
+            "kms": kms.answer,
+            "firehose": self.firehose.answer,
+        }
+        return added[call.service](call) if call.service in added else None
 
     def _forward(self, environ: dict[str, Any], call: Call) -> Answer:
         """Ask moto."""

@@ -147,11 +147,19 @@ def test_every_event_that_starts_a_cycle_makes_a_valid_input(template: dict[str,
     assert sorted(triggers) == ["drift", "labels", "manual", "schedule"]
 
 
-def test_the_rules_of_iot_core_are_ones_that_the_simulated_cloud_understands(template: dict[str, Any]) -> None:
-    for name, rule in of_type(template, "AWS::IoT::TopicRule").items():
+def test_the_rules_of_iot_core_take_what_a_device_says_of_itself_and_nothing_in_anothers_name(
+    template: dict[str, Any],
+) -> None:
+    rules = of_type(template, "AWS::IoT::TopicRule")
+    assert len(rules) == 4
+    for name, rule in rules.items():
         topic = "kensa/t/model" if name == "reportsIotRule" else "kensa/t/verdicts/c"
         topic = "kensa/t/heartbeat" if name == "heartbeatsIotRule" else topic
-        assert select(rule["TopicRulePayload"]["Sql"], topic, {"kind": "model"}) == {"kind": "model"}, name
+        sql, said = rule["TopicRulePayload"]["Sql"], {"kind": "model", "thing": "t"}
+        assert select(sql, topic, said) == said, name
+        for other in ({"thing": "other"}, {"thing": ""}, {"thing": None}, {"thing": ["t"]}):
+            assert select(sql, topic, {**said, **other}) is None, name
+        assert select(sql, topic, {"kind": "model"}) is None, name
 
 
 @pytest.mark.parametrize(
