@@ -1,6 +1,6 @@
 """A plant in the simulated account: buckets, keys, a fleet of devices that do as they are told, and the state machine.
 
-Jobs that train copy a prepared release (the trainings of `Plant.trains`); the job that chooses is the real one.
+Jobs that train copy a prepared release (the trainings of `Plant.trains`); the job that chooses really compares.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from agent.errors import KensaError
 from agent.records import Desired, Gate, ModelStatus, Refusal, ReleaseRef
 from agent.wire import Reporter, encode_report, model_topic
 from pipeline.cloud import account
@@ -24,6 +25,8 @@ from pipeline.cycle.settings import Settings
 from pipeline.datasets.labels import LabelStore
 from pipeline.repository.keys import Expiry, KeyRing
 from pipeline.repository.repository import Repository
+from pipeline.sagemaker import entry
+from pipeline.sagemaker.layout import Layout
 from pipeline.selection.registry import open_registry
 from simulator.aws.training import Job, TrainingError, run_entry
 from tests.datasets_kit import NOW, Line, label, surface
@@ -85,6 +88,7 @@ class Plant:
     settings: Settings
     devices: dict[str, Device]
     trains: Callable[[Job], None]
+    chooses_in_a_child: bool = False  # as a real job does; costs 3 s
     machine_arn: str = ""
     topic_queue: str = ""
 
@@ -306,8 +310,13 @@ def run_job(plant: Plant, job: Job) -> None:
     """What the simulated SageMaker does with a job."""
     if job.hyperparameters.get("step") == "train":
         plant.trains(job)
-    else:
+    elif plant.chooses_in_a_child:
         run_entry(job)
+    else:
+        try:
+            entry._choose(Layout(job.root), job.hyperparameters)
+        except KensaError as error:
+            raise TrainingError(str(error)) from error
 
 
 def _make_things(aws: LocalAws, groups: dict[str, tuple[str, ...]]) -> dict[str, str]:

@@ -84,12 +84,18 @@ class Deployments:
 
     def components(self, target: str) -> dict[str, Any]:
         """Components of the target's present deployment; empty where it has none."""
+        deployment_id = self.latest(target)
+        if deployment_id is None:
+            return {}
+        with asked(f"the deployment {deployment_id}"):
+            found = self._greengrass.get_deployment(deploymentId=deployment_id)["components"]
+        return {name: _without_empty(component) for name, component in found.items()}
+
+    def latest(self, target: str) -> str | None:
+        """Id of the target's present deployment."""
         with asked(f"the present deployment of {target}"):
             listed = self._greengrass.list_deployments(targetArn=target, historyFilter="LATEST_ONLY")["deployments"]
-            if not listed:
-                return {}
-            found = self._greengrass.get_deployment(deploymentId=listed[0]["deploymentId"])["components"]
-        return {name: _without_empty(component) for name, component in found.items()}
+        return str(listed[0]["deploymentId"]) if listed else None
 
     def create(self, parameters: Mapping[str, Any]) -> str:
         """CreateDeployment; returns its id."""

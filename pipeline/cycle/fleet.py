@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pipeline.cycle.settings import Settings
 
 REPORTS: Final = "fleet/v1"
+WATCHED: Final = "cycle/v1/watch"  # what was known of the things when a deployment was made
 _MAX_REPORT_BYTES: Final = 16 * 1024
 _SHOWN: Final = 5  # things that a sentence names
 
@@ -86,7 +87,7 @@ def newest_report(data: Storage, thing: str, inspection: str) -> ModelReport | N
 
 def read_before(data: Storage, deployment_id: str) -> dict[str, list[int]]:
     """Thing -> order of its newest report when the deployment was made."""
-    found: dict[str, list[int]] = json.loads(data.read(f"cycle/v1/watch/{deployment_id}.json"))
+    found: dict[str, list[int]] = json.loads(data.read(f"{WATCHED}/{deployment_id}.json"))
     return found
 
 

@@ -1,51 +1,70 @@
-"""When enough labels have come: the trigger `labels` of the cycle. A schedule calls this once a day.
+"""When labels have come: into the lake, and enough of them are the trigger `labels` of the cycle. Once a day.
 
     cycle/v1/labels/SITE/MODEL.json     how many there were when a cycle was last asked for
+    lake/labels/                        the table `labels`, for the estimates of escapes and false rejects
 
 Promise: labels are counted towards one cycle only, whatever came of it, so that a cycle that led to nothing is not
-repeated every day.
+repeated every day. What cannot be read is left out of the table and told in the log.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from agent.errors import OperatorError
 from pipeline.cloud import account
 from pipeline.cloud.storage import ObjectMissingError, Storage
 from pipeline.cycle.execution import to_bytes
+from pipeline.datasets.collected import scan
 from pipeline.datasets.labels import LabelStore
+from pipeline.ingest.labels import refresh_labels
+
+if TYPE_CHECKING:
+    from pipeline.datasets.labels import LabelBook
 
 SOURCE: Final = "kensa"
 DETAIL_TYPE: Final = "Labels added"
 _MAX_BYTES: Final = 4_096
 _NAMES: Final = ("KENSA_DATA", "KENSA_SITE", "KENSA_MODEL", "KENSA_LABEL_COUNT")
+_log = logging.getLogger(__name__)
 
 
 def handler(_event: object, _context: object) -> dict[str, Any]:
-    """Count, and ask for a cycle where `KENSA_LABEL_COUNT` labels or more are new."""
+    """Count, ask for a cycle where `KENSA_LABEL_COUNT` labels or more are new, and write the lake's table anew."""
     data_uri, site, model, least = (os.environ.get(name, "") for name in _NAMES)
     if not (data_uri and site and model and least.isdecimal()):
         raise OperatorError(
             f"{', '.join(_NAMES)} must be set: they say whose labels are counted, and how many suffice."
         )
     data = account.storage(data_uri)
+    book = LabelStore(data).book()
     key = f"cycle/v1/labels/{site}/{model}.json"
-    there, before = sum(1 for _ in LabelStore(data).book().all()), _before(data, key)
-    new = there - before
-    if new < int(least):
-        return {"new": new, "asked": False}
-    detail = json.dumps({"site": site, "model": model, "new": new})
+    there = sum(1 for _ in book.all())
+    new = there - _before(data, key)
+    asked = new >= int(least)
+    if asked:
+        _ask(json.dumps({"site": site, "model": model, "new": new}))
+        data.write(key, to_bytes({"labels": there}))
+    return {"new": new, "asked": asked, "rows": _refresh(book, data, site)}
+
+
+def _ask(detail: str) -> None:
     with account.asked("events:PutEvents"):
         answer = account.client("events").put_events(
             Entries=[{"Source": SOURCE, "DetailType": DETAIL_TYPE, "Detail": detail}]
         )
     if answer["FailedEntryCount"]:
         raise account.AccountError(f"events:PutEvents refused the event: {answer['Entries']}. It can be tried again.")
-    data.write(key, to_bytes({"labels": there}))
-    return {"new": new, "asked": True}
+
+
+def _refresh(book: LabelBook, data: Storage, site: str) -> int:
+    found = scan(data, site=site, keys=(label.key for label in book.all()))
+    for problem in found.problems:
+        _log.warning("not in the table labels: %s", problem)
+    return refresh_labels(book, found.kept, account.storage(f"{data.uri}/lake"))
 
 
 def _before(data: Storage, key: str) -> int:

@@ -29,6 +29,7 @@ def test_a_better_model_reaches_the_canary_and_then_the_fleet(
     aws: LocalAws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant = make_plant(aws, tmp_path, monkeypatch)
+    plant.chooses_in_a_child = True
     plant.collect(0, 48)
     ended, record = plant.run()
     assert (ended["status"], record["result"]) == ("SUCCEEDED", "promoted"), (ended, record)

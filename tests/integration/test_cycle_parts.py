@@ -171,6 +171,19 @@ def test_without_an_agent_there_is_nothing_to_wish_with() -> None:
         wishing({}, "a", "m/1.0.0")
 
 
+def test_a_rollout_that_is_asked_for_again_is_the_one_that_is_there(
+    aws: LocalAws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant = make_plant(aws, tmp_path, monkeypatch)
+    published = plant.publisher.publish(spots_release(tmp_path / "new", version="1.1.0"), SITE)
+    wanted = {"trigger": "manual", "trigger_id": "t", "site": SITE, "model": MODEL, "inspection": INSPECTION}
+    state = {**wanted, "released": {"answer": published.to_json()}}
+    event = {"execution": "arn:aws:states:eu-central-1:1:execution:kensa:run", "state": state}
+    first, second = handlers.deploy_canary(event, None), handlers.deploy_canary(event, None)
+    assert first["deployment_id"] == second["deployment_id"]
+    assert len(aws.greengrass.deployments("thinggroup/canary")) == 1
+
+
 # --- commands ---------------------------------------------------------------------------------------------------------
 
 
