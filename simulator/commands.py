@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from agent.errors import UsageError
+from agent.errors import MissingExtraError, UsageError
 from simulator.demo.plant import Options
 from simulator.demo.releases import LEAST_S
 from simulator.demo.report import closing, to_json
@@ -40,9 +40,12 @@ def _within(low: float, high: float, unit: str) -> Callable[[str], float]:
 def demo(argv: list[str]) -> int:
     """Run `kensa demo`; 0 when every frame is accounted for and every verdict arrived exactly once, else 1."""
     given = {key: value for key, value in vars(_demo_parser().parse_args(argv)).items() if value is not None}
-    as_json, mode = given.pop("json"), given.pop("greengrass", None)
+    as_json, mode, cloud = given.pop("json"), given.pop("greengrass", None), given.pop("cloud")
     console = Console(stderr=True)
-    ended = _on_greengrass(mode, given, console) if mode else _in_one_process(given, console)
+    if cloud:
+        ended = _with_cloud({**given, **({"greengrass": mode} if mode else {})}, console)
+    else:
+        ended = _on_greengrass(mode, given, console) if mode else _in_one_process(given, console)
     if as_json:
         print(json.dumps(ended.values))
         console.print(ended.report)
@@ -58,17 +61,20 @@ def _demo_parser() -> argparse.ArgumentParser:
         description="Watch a simulated line being inspected: two cameras, the bundled model, verdicts over MQTT to an "
         "independent subscriber, all of it compared with the known truth; a better model arrives while the line runs, "
         "and then one that fails on it and is rolled back. With --greengrass the agent runs as a component, and models "
-        "arrive by deployment, by the named shadow and as a component. Ctrl-C ends it early, with the report.",
+        "arrive by deployment, by the named shadow and as a component. With --cloud the lamp of two lines fades, and "
+        "the improvement cycle brings a model that is right again. Ctrl-C ends it early, with the report.",
     )
     parser.add_argument(
         "--greengrass", choices=("lite", "classic"),
         help="deploy the agent to a simulated nucleus: one camera, the project's recipe, the real IPC",
     )  # fmt: skip
+    parser.add_argument("--cloud", action="store_true",
+                        help="the improvement cycle on a simulated account, from drift to the fleet")  # fmt: skip
     parser.add_argument("--seconds", type=_within(1, _LONGEST_S, "s"),
                         help=f"how long (120, Greengrass 90); from {LEAST_S:g} (60) on all models arrive")  # fmt: skip
     parser.add_argument(
         "--fps", type=_within(0.5, 240, "frames/s"),
-        help="parts a second under the colour camera (120, on Greengrass 30); the 5 megapixel mono camera sees a third",
+        help="parts a second under the colour camera (120, Greengrass 30, cloud 10); the mono camera sees a third",
     )  # fmt: skip
     parser.add_argument("--cameras", type=int, choices=(1, 2),
                         help="1: the colour camera only, which starts sooner and needs half the memory")  # fmt: skip
@@ -83,7 +89,7 @@ def _demo_parser() -> argparse.ArgumentParser:
                         help="no new models while the line runs")  # fmt: skip
     parser.add_argument("--seed", type=int, help="another seed is another line")
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="where the report goes (out/demo, on Greengrass out/demo-greengrass)"
+        "--out", type=Path, metavar="DIR", help="where the report goes (out/demo, out/demo-greengrass, out/demo-cloud)"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     return parser
@@ -110,10 +116,29 @@ def _on_greengrass(mode: Mode, given: dict[str, Any], console: Console) -> _Ende
     from simulator.demo_greengrass.run import run as run_on_greengrass  # noqa: PLC0415
     from simulator.demo_greengrass.site import Options as GreengrassOptions  # noqa: PLC0415
 
-    unfit = sorted(given.keys() - {field.name for field in fields(GreengrassOptions)})
-    if unfit:
-        names = {"outage_s": "--outage", "updates": "--no-updates"}
-        which = ", ".join(names.get(name, f"--{name}") for name in unfit)
-        raise UsageError(f"{which} cannot be combined with --greengrass")
+    _refuse_unfit(given, GreengrassOptions, "--greengrass")
     result = run_on_greengrass(GreengrassOptions(mode=mode, **given), console=console)
     return _Ended(report.closing(result), report.to_json(result), not result.problems)
+
+
+def _with_cloud(given: dict[str, Any], console: Console) -> _Ended:
+    """Raises UsageError for an option of another demo, MissingExtraError."""
+    try:
+        from simulator.cycle_demo import report  # noqa: PLC0415 - needs extras that the other demos do without
+        from simulator.cycle_demo.plant import Options as CloudOptions  # noqa: PLC0415
+        from simulator.cycle_demo.run import run as run_with_cloud  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"{error.name} is missing: run scripts/demo --cloud, or pip install 'kensa[sim,train,cloud,cloud-sim]'"
+        ) from error
+    _refuse_unfit(given, CloudOptions, "--cloud")
+    result = run_with_cloud(CloudOptions(**given), console=console)
+    return _Ended(report.closing(result), report.to_json(result), not report.verify(result))
+
+
+def _refuse_unfit(given: dict[str, Any], options: type[Any], demo_option: str) -> None:
+    """Raise UsageError for what the demo of `options` does not have."""
+    if unfit := sorted(given.keys() - {field.name for field in fields(options)}):
+        names = {"outage_s": "--outage", "updates": "--no-updates"}
+        which = ", ".join(names.get(name, f"--{name}") for name in unfit)
+        raise UsageError(f"{which} cannot be combined with {demo_option}")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
-import threading
 import time
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +14,7 @@ from rich.live import Live
 from agent.errors import OperatorError
 from greengrass.packaging.build import INSPECTOR
 from simulator.demo.run import log_to
+from simulator.demo.stopping import asked_to_stop
 from simulator.demo.tally import Tally
 from simulator.demo_greengrass.moment import Moment, Rates
 from simulator.demo_greengrass.report import Result, to_json, verify
@@ -22,9 +22,7 @@ from simulator.demo_greengrass.site import CAMERA, CONFIG_NAME, NUCLEUS_NAME, Op
 from simulator.demo_greengrass.view import outcome_line, picture, plain_line, screen
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-    from types import FrameType
 
     from rich.console import Console
 
@@ -118,23 +116,6 @@ class _Show:
             self._console.print(line, highlight=False, soft_wrap=True)
 
 
-@contextmanager
-def _asked_to_stop() -> Iterator[threading.Event]:
-    """Let Ctrl-C and SIGTERM end the run in good order; a second Ctrl-C is as impatient as ever."""
-    asked = threading.Event()
-
-    def ask(_number: int, _frame: FrameType | None) -> None:
-        asked.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def run(options: Options, *, console: Console) -> Result:
     """Run the demo and write its files. Raises a KensaError for what the operator can mend."""
     with ExitStack() as stack:
@@ -170,7 +151,7 @@ def _deployed(site: Site) -> float:
 
 def _inspect(site: Site, show: _Show, install_s: float) -> tuple[Result, Moment]:
     options = site.options
-    with _asked_to_stop() as asked, show.on():
+    with asked_to_stop() as asked, show.on():
         moment = show.update(note="inspecting", style="bold green")
         while not asked.is_set() and (moment.elapsed_s < options.seconds or not site.updates.finished):
             asked.wait(_REFRESH_S)

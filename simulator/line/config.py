@@ -74,6 +74,7 @@ class LineConfig(BaseModel):
     drift_amplitude: Annotated[float, Field(ge=0.0, le=0.6)] = 0.08  # of the light's level
     drift_period_parts: Annotated[int, Field(ge=2)] = 1500
     drift_shape: Literal["sine", "ramp"] = "sine"  # `ramp`: the lamp fades over one period and stays there
+    drift_after_parts: Annotated[int, Field(ge=0)] = 0  # of a ramp: nominal light before
     exposure_step: Annotated[float, Field(ge=0.0, le=0.5)] = 0.05  # largest jump of the exposure, of its level
     exposure_step_every_parts: Annotated[int, Field(ge=1)] = 400
     flicker: Annotated[float, Field(ge=0.0, le=0.2)] = 0.01  # from part to part, of the light's level

@@ -69,9 +69,10 @@ def _uniform(seed: int, purpose: int, number: int) -> float:
 
 def drift_at(config: LineConfig, index: int) -> float:
     """Return the lamp's level at part `index`: 1 is nominal, changes over `drift_period_parts` parts."""
-    phase = index / config.drift_period_parts
     if config.drift_shape == "ramp":
-        return 1.0 - config.drift_amplitude * min(phase, 1.0)
+        faded = (index - config.drift_after_parts) / config.drift_period_parts
+        return 1.0 - config.drift_amplitude * min(max(faded, 0.0), 1.0)
+    phase = index / config.drift_period_parts
     return 1.0 + config.drift_amplitude * math.sin(2.0 * math.pi * phase)
 
 

@@ -1,0 +1,129 @@
+"""A device of the plant: the real agent on a line of its own, with MQTT, signed releases and collected frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import yaml
+
+from agent import app, config
+from agent.adapters.mqtt import MqttTransport
+from simulator.cycle_demo.account import DATA, REPOSITORY
+from simulator.cycle_demo.scene import FADED, INSPECTION, SIDE_PX, SITE, LineCamera, line_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from agent.clock import Clock
+    from agent.records import ModelStatus
+    from simulator.broker import AnyBroker
+    from simulator.line import SimulatedLine
+
+# What the site allows. It lets a release pass more than its predecessor because it keeps labelled parts of its own,
+# which every release must judge right.
+LIMITS: Final[dict[str, Any]] = {
+    "allow_pass_more": True,
+    "max_disagreement": 0.9,
+    "min_shadow_parts": 60,
+    "min_trial_parts": 140,
+    "max_error_rate": 0.05,
+    "shadow_max_fps": 60.0,
+    "deadline_ms": 2_000.0,  # a machine that trains beside it
+    "acceptance_recall": 0.9,
+    "max_extra_memory_bytes": 512 * 1024**2,
+    "probation_s": 5.0,
+    "cool_down_s": 5.0,
+}
+COLLECT: Final[dict[str, Any]] = {
+    "site": SITE,
+    "target": DATA,
+    "ok_share": 0.1,
+    "max_per_s": 1.5,  # after the drift every part is a defect: the budget bounds what is kept
+    "max_bytes_per_day": 200 * 1024**2,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a device stands."""
+
+    thing: str
+    line: str
+    camera: str
+    seed: int
+
+
+PLACES: Final = (Place("press-1", "line-1", "cam-1", 101), Place("press-2", "line-2", "cam-2", 102))
+
+
+class Device:
+    """Composed; `agent.start()` lets it work."""
+
+    def __init__(
+        self,
+        place: Place,
+        folder: Path,
+        *,
+        factory: Path,
+        root: Path,
+        broker: AnyBroker,
+        light: tuple[int, int],
+        fps: float,
+        clock: Clock,
+    ) -> None:
+        """`light`: part at which the lamp begins to fade, and parts that it takes."""
+        after, period = light
+        self.place = place
+        self.line: SimulatedLine = line_of(
+            place.seed, drift_amplitude=FADED, drift_after_parts=after, drift_period_parts=period
+        )
+        self.camera = LineCamera(self.line, fps=fps, clock=clock)
+        self.state_dir = folder / "state"
+        protocol: Any = "5" if broker.kind == "mosquitto" else "3.1.1"
+        tree = {
+            "thing": place.thing,
+            "line": place.line,
+            "state_dir": "state",
+            "inspections": {
+                INSPECTION: {
+                    "release": str(factory.resolve()),
+                    "intake": {"capacity": 256},
+                    "cameras": {
+                        place.camera: {"kind": "plugin", "source": "simulated", "width": SIDE_PX, "height": SIDE_PX}
+                    },
+                }
+            },
+            "transport": {"kind": "mqtt", "host": broker.host, "port": broker.port, "protocol": protocol},
+            "updates": {"repository": REPOSITORY, "root": str(root.resolve()), "site": SITE, "limits": LIMITS},
+            "collect": COLLECT,
+            "heartbeat_s": 5.0,
+            "drain_s": 10.0,
+            "workers": 1,
+        }
+        folder.mkdir(parents=True)
+        path = folder / "agent.yaml"
+        path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+        transport = MqttTransport(
+            host=broker.host,
+            port=broker.port,
+            client_id=place.thing,
+            thing=place.thing,
+            protocol=protocol,
+            backoff_s=(0.2, 1.0),
+            clock=clock,
+        )
+        self.agent = app.build(config.load(path), transport=transport, sources={place.camera: self.camera}, clock=clock)
+
+    @property
+    def active(self) -> str:
+        """The release that judges."""
+        models = self.agent.models
+        found = None if models is None else models.lifecycles[INSPECTION].status().active
+        return "" if found is None else found.release_id
+
+    @property
+    def status(self) -> ModelStatus | None:
+        """Of the lifecycle; None before the start."""
+        models = self.agent.models
+        return None if models is None else models.lifecycles[INSPECTION].status()

@@ -1,0 +1,245 @@
+"""The closing report, for a person and as one JSON object.
+
+`verify` is the demo's own verdict: it lists what is missing, and an empty list is the only success.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.console import Group
+from rich.padding import Padding
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from simulator.cycle_demo.lapse import DAY_S
+from simulator.cycle_demo.scene import DEFECT_RATE, FADED
+from simulator.cycle_demo.view import STYLES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from rich.console import RenderableType
+
+    from simulator.cycle_demo.accuracy import Share
+    from simulator.cycle_demo.story import Chapter, Findings
+    from simulator.subscriber import Counts
+
+POINT: Final = 0.01  # accuracy must come back to within so much
+REPLACED: Final = (
+    "AWS by moto and the project's own handlers, Greengrass by a hook that tells the agent its wish, labellers by the "
+    f"simulator's truth; {DAY_S:g} s of the line are a day of the data lake"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceEnd:
+    """What became of a device: counts after the drain."""
+
+    thing: str
+    shown: int  # parts that passed its camera
+    captured: int
+    judged: int
+    dropped: int
+    model: str
+    collected: int  # frames that were uploaded
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """A demo that has ended."""
+
+    seconds: float  # of the story
+    prepared_s: float  # before it
+    findings: Findings
+    chapters: tuple[Chapter, ...]
+    devices: tuple[DeviceEnd, ...]
+    counts: Counts
+    broker: str
+    problem: str | None  # why the story ended early
+    files: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def lost(self) -> int:
+        """Parts that passed a camera and whose verdict did not arrive, whatever the reason."""
+        return sum(device.shown for device in self.devices) - self.counts.unique
+
+    @property
+    def poisoned_refused(self) -> bool:
+        """Whether the wrong labels led to nothing, and the lines stayed."""
+        return self.findings.poisoned.get("result") == "poisoned" and self.findings.models_untouched
+
+    @property
+    def recovered(self) -> bool:
+        """Whether accuracy is within a point of before."""
+        before, after = self.findings.before, self.findings.after
+        return before is not None and after is not None and after.value >= before.value - POINT
+
+
+def verify(result: Result) -> tuple[str, ...]:
+    """Return what is missing, a sentence each."""
+    return tuple(_problems(result))
+
+
+def _problems(result: Result) -> Iterator[str]:
+    findings = result.findings
+    if result.problem is not None:
+        yield f"the story did not come to its end: {result.problem}"
+    if not result.recovered:
+        yield f"accuracy was {_percent(findings.before)} before, and is {_percent(findings.after)} after the cycle"
+    if result.lost:
+        yield f"{result.lost} parts passed a camera without a verdict at the subscriber"
+    if not result.poisoned_refused:
+        yield f"the wrong labels led to: {findings.poisoned.get('result', 'nothing')}; they must be refused"
+    if findings.statuses != ["SUCCEEDED", "SUCCEEDED"]:
+        yield f"the executions ended as {', '.join(findings.statuses) or 'nothing'}; two must succeed"
+    if result.counts.refused or result.counts.gaps:
+        yield f"{result.counts.refused} messages could not be decoded, {result.counts.gaps} told of a loss"
+
+
+def to_json(result: Result) -> dict[str, Any]:
+    """Return the report as one JSON object."""
+    findings = result.findings
+    choice, released = findings.cycle.get("choice", {}), findings.cycle.get("released", {})
+    return {
+        "complete": not verify(result),
+        "problems": list(verify(result)),
+        "seconds": round(result.seconds + result.prepared_s, 1),
+        "prepared_s": round(result.prepared_s, 1),
+        "accuracy_before": _value(findings.before),
+        "accuracy_drifted": _value(findings.drifted),
+        "accuracy_after": _value(findings.after),
+        "parts_before": None if findings.before is None else findings.before.parts,
+        "parts_after": None if findings.after is None else findings.after.parts,
+        "frames_lost": result.lost,
+        "poisoned_refused": result.poisoned_refused,
+        "poisoned_result": findings.poisoned.get("result"),
+        "poisoned_why": findings.poisoned.get("why", []),
+        "cycle": findings.cycle.get("result"),
+        "executions": findings.statuses,
+        "trigger": findings.cycle.get("wanted", {}).get("trigger"),
+        "score_drift_psi": None if findings.psi is None else round(findings.psi, 3),
+        "drift_noticed_s": _rounded(findings.drift_noticed_s),
+        "recovery_s": _rounded(findings.recovery_s),
+        "labels": findings.labels,
+        "poisoned_labels": findings.poisoned_labels,
+        "candidates": choice.get("candidates"),
+        "objective": choice.get("objective"),
+        "champion_objective": choice.get("champion_objective"),
+        "approval": choice.get("approval"),
+        "release": released.get("release_id"),
+        "counter": released.get("counter"),
+        "devices": {
+            device.thing: {
+                "shown": device.shown,
+                "captured": device.captured,
+                "judged": device.judged,
+                "dropped": device.dropped,
+                "collected": device.collected,
+                "model": device.model,
+            }
+            for device in result.devices
+        },
+        "delivered": result.counts.unique,
+        "duplicates": result.counts.duplicates,
+        "broker": result.broker,
+        "replaced": REPLACED,
+        "events": [{"s": round(c.at_s, 1), "kind": c.kind, "what": c.text} for c in result.chapters],
+        "files": {name: str(path) for name, path in result.files.items()},
+    }
+
+
+def _value(share: Share | None) -> float | None:
+    return None if share is None else round(share.value, 4)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 1)
+
+
+def _percent(share: Share | None) -> str:
+    return "not measured" if share is None else f"{share.value:.1%} of {share.parts} parts"
+
+
+# --- for a person -----------------------------------------------------------------------------------------------------
+
+
+def headline(result: Result) -> str:
+    """Return the result in one line of plain text."""
+    before, drifted, after = (
+        "?" if share is None else f"{share.value:.1%}"
+        for share in (result.findings.before, result.findings.drifted, result.findings.after)
+    )
+    return f"Parts judged right: {before} in good light, {drifted} when the lamp had faded, {after} with the new model"
+
+
+def closing(result: Result) -> RenderableType:
+    """Return the report for a person."""
+    problems = verify(result)
+    title = "Something is missing" if problems else "The line is as good as before, and no frame was lost"
+    body: list[RenderableType] = [_summary(result), Text(), _events(result), Text()]
+    body += [Text(f"✗ {problem}", "bold red") for problem in problems]
+    if problems:
+        body.append(Text())
+    body.append(_next_steps(result))
+    return Padding(
+        Panel(
+            Group(*body),
+            title=f"[bold]{'✗' if problems else '✓'} {title}[/]",
+            border_style="red" if problems else "green",
+            padding=(1, 2),
+        ),
+        (1, 0, 0, 0),
+    )
+
+
+def _grid() -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="grey62", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _summary(result: Result) -> Table:
+    findings, table = result.findings, _grid()
+    parts = sum(device.shown for device in result.devices)
+    choice, released = findings.cycle.get("choice", {}), findings.cycle.get("released", {})
+    objective, champion = choice.get("objective"), choice.get("champion_objective")
+    compared = "" if objective is None else f"; {objective:.1%} on the validation data, the model before {champion:.1%}"
+    arrived = (
+        f"{result.counts.unique:,} verdicts arrived over MQTT ({result.broker}), {result.counts.duplicates} twice, "
+        f"{result.lost} lost"
+    )
+    refused = "refused before anything was trained" if result.poisoned_refused else "NOT refused"
+    rows = [
+        ("Accuracy", headline(result).partition(": ")[2]),
+        ("Light", f"fades by {FADED:.0%}, and stays so; {DEFECT_RATE:.0%} of the parts are defective"),
+        ("Noticed", f"scores drifted, PSI {findings.psi or 0.0:.2f}, after {findings.drift_noticed_s or 0.0:.0f} s"),
+        ("New model", f"{released.get('release_id', 'none')} of {choice.get('candidates', 0)} candidates{compared}"),
+        ("Back", f"{findings.recovery_s or 0.0:.0f} s from the alarm until every device ran it"),
+        ("Wrong labels", f"{findings.poisoned_labels} that say the opposite: {refused}"),
+        ("Parts", f"{parts:,} passed two cameras, {arrived}"),
+        ("Time", f"{result.prepared_s:.0f} s to prepare, {result.seconds:.0f} s of the lines"),
+        ("Replaced", REPLACED),
+    ]
+    for label, text in rows:
+        table.add_row(label, text)
+    return table
+
+
+def _events(result: Result) -> Table:
+    table = _grid()
+    for chapter in result.chapters:
+        table.add_row(f"{chapter.at_s:.0f} s", Text(chapter.text, STYLES[chapter.kind]))
+    return table
+
+
+def _next_steps(result: Result) -> Table:
+    table = _grid()
+    for name, path in result.files.items():
+        table.add_row(name, Text(str(path), "cyan"))
+    table.add_row("Try next", Text("docs/cloud.md", "cyan").append("   the same in your own account", "grey62"))
+    return table

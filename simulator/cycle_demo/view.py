@@ -1,0 +1,187 @@
+"""The live view: one moment of the story as a screen that fits 80x24. Pure: a `Moment` in, a screen out."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from rich.console import Console, Group
+from rich.layout import Layout
+from rich.table import Table
+from rich.text import Text
+
+from simulator.demo.view import counted, pairs, tile
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from simulator.cycle_demo.accuracy import Share
+    from simulator.cycle_demo.story import Chapter, Kind
+
+_BARS: Final = "▁▂▃▄▅▆▇█"
+STYLES: Final[dict[Kind, str]] = {
+    "light": "yellow",
+    "data": "cyan",
+    "cycle": "default",
+    "good": "bold green",
+    "bad": "bold red",
+}
+_FAIR: Final = 0.97  # an accuracy from here on is shown green
+_POOR: Final = 0.9
+_STATES: Final = ("BuildDataset", "Train", "Choose", "Release", "Watch", "WatchFleet", "Notify")
+_SHORT: Final = ("data", "train", "choose", "release", "canary", "fleet", "told")
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceNow:
+    """One device."""
+
+    thing: str
+    model: str  # that judges
+    state: str  # of its lifecycle
+    progress: str
+    captured: int
+    dropped: int
+    uploaded: int  # frames
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Everything that the view shows."""
+
+    elapsed_s: float
+    note: str
+    light: float  # of the lamp, 1 is nominal
+    accuracy: Share
+    curve: tuple[tuple[float, float], ...]
+    psi: float | None
+    chapters: tuple[Chapter, ...]
+    states: tuple[str, ...]  # that the newest execution has entered
+    devices: tuple[DeviceNow, ...]
+    delivered: int
+    labels: int
+
+
+def line_chart(values: list[float], width: int) -> str:
+    """Return values in [0, 1], squeezed or not into `width` bars of an eighth's steps."""
+    if not values:
+        return ""
+    if len(values) > width:
+        values = [values[int(i * len(values) / width)] for i in range(width)]
+    return "".join(_BARS[min(int(value * len(_BARS)), len(_BARS) - 1)] for value in values)
+
+
+def screen(moment: Moment, *, width: int) -> RenderableType:
+    """Return the whole screen for a terminal `width` columns wide."""
+    layout = Layout()
+    layout.split_column(
+        Layout(_header(moment), size=1),
+        Layout(_accuracy(moment, width=width), size=4),
+        Layout(name="middle", size=6),
+        Layout(_machine(moment), size=3),
+        Layout(_chapters(moment), name="chapters"),
+        Layout(Text(" Ctrl-C ends the demo early and writes the report", "grey50"), size=1),
+    )
+    layout["middle"].split_row(*(Layout(_device(device)) for device in moment.devices), Layout(_lines(moment)))
+    return layout
+
+
+def picture(moment: Moment, *, width: int = 100, height: int = 32) -> str:
+    """Return the screen as an SVG that loads nothing from anywhere."""
+    console = Console(record=True, file=io.StringIO(), force_terminal=True, width=width, height=height)
+    console.print(screen(moment, width=width))
+    return re.sub(r"@font-face \{[^}]*\}\s*", "", console.export_svg(title="kensa demo --cloud"))
+
+
+def plain_line(moment: Moment) -> str:
+    """Return one line for an output that is no terminal."""
+    devices = ", ".join(f"{one.thing} {one.model} {one.state}{one.progress}" for one in moment.devices)
+    return (
+        f"{moment.elapsed_s:5.0f} s  light {moment.light:.0%}  accuracy {moment.accuracy.value:.1%}  "
+        f"{devices}  {moment.note}"
+    )
+
+
+def chapter_line(chapter: Chapter) -> str:
+    """Return one line for an event."""
+    return f"{chapter.at_s:5.0f} s  * {chapter.text}"
+
+
+def _style(share: float) -> str:
+    return "bold green" if share >= _FAIR else "bold yellow" if share >= _POOR else "bold red"
+
+
+def _header(moment: Moment) -> Table:
+    row = Table.grid(expand=True, padding=(0, 1))
+    row.add_column(no_wrap=True)
+    row.add_column(no_wrap=True, ratio=1, overflow="ellipsis")
+    row.add_column(no_wrap=True, justify="right")
+    row.add_row(
+        Text(" KENSA ", "bold black on cyan"), Text(f"● {moment.note}", "bold cyan"), Text(f"{moment.elapsed_s:.0f} s ")
+    )
+    return row
+
+
+def _accuracy(moment: Moment, *, width: int) -> RenderableType:
+    chart = Text(line_chart([share for _, share in moment.curve], width - 6), "cyan", no_wrap=True)
+    told = Text("parts judged right ", "grey62", no_wrap=True, overflow="ellipsis")
+    told.append(f"{moment.accuracy.value:.1%}", _style(moment.accuracy.value))
+    told.append(f"   of the last {moment.accuracy.parts}", "grey62")
+    told.append(f"   lamp {moment.light:.0%}", "yellow" if moment.light < 1.0 else "grey62")
+    told.append("" if moment.psi is None else f"   score drift {moment.psi:.2f} (PSI)", "cyan")
+    return tile("Accuracy", Group(chart, told))
+
+
+def _device(device: DeviceNow) -> RenderableType:
+    return tile(
+        device.thing,
+        pairs(
+            [
+                ("model", Text(device.model, "bold")),
+                (device.state, Text(device.progress or "-", "bold cyan")),
+                ("parts", counted(device.captured)),
+                ("dropped", counted(device.dropped, "bold red")),
+            ]
+        ),
+    )
+
+
+def _lines(moment: Moment) -> RenderableType:
+    return tile(
+        "Cloud",
+        pairs(
+            [
+                ("verdicts", counted(moment.delivered)),
+                ("frames collected", counted(sum(device.uploaded for device in moment.devices))),
+                ("labels", counted(moment.labels)),
+            ]
+        ),
+    )
+
+
+def _machine(moment: Moment) -> RenderableType:
+    if not moment.states:
+        return tile("State machine", Text("waits for a trigger: schedule, drift, labels or a person", "grey62"))
+    last = moment.states[-1]
+    reached = max((i for i, state in enumerate(_STATES) if state in moment.states), default=-1)
+    text = Text(no_wrap=True, overflow="ellipsis")
+    for i, (state, name) in enumerate(zip(_STATES, _SHORT, strict=True)):
+        if i < reached or (i == reached and last == "Done"):
+            text.append(f"✓ {name}  " if state in moment.states else f"- {name}  ", "green")
+        elif i == reached:
+            text.append(f"● {name}  ", "bold cyan")
+        else:
+            text.append(f"○ {name}  ", "grey50")
+    return tile("State machine", text.append(f" {last}", "grey62"))
+
+
+def _chapters(moment: Moment) -> RenderableType:
+    rows = [
+        Text(f"{chapter.at_s:5.0f} s  ", "grey62", no_wrap=True, overflow="ellipsis").append(
+            chapter.text, STYLES[chapter.kind]
+        )
+        for chapter in moment.chapters[::-1]
+    ]
+    return tile("What happened", Group(*rows) if rows else Text("two lines begin to work", "grey62"))
