@@ -63,18 +63,24 @@ class Scan:
     problems: tuple[str, ...]
 
 
-def scan(storage: Storage, *, site: str | None = None, inspection: str | None = None) -> Scan:
-    """Read all sidecars, of one site and inspection or of all.
+def scan(
+    storage: Storage, *, site: str | None = None, inspection: str | None = None, keys: Iterable[str] | None = None
+) -> Scan:
+    """Read all sidecars, of one site and inspection or of all; with `keys` those of these verdicts only.
 
     Raises StorageError; DatasetError for more than MAX_OBJECTS.
     """
     prefix = f"{ROOT}/" if site is None else f"{ROOT}/site={site}/"
     sidecars: list[str] = []
     pictures: set[str] = set()
+    wanted = None if keys is None else frozenset(keys)
+    names = None if wanted is None else frozenset("-".join(key.split("/")[1:]) for key in wanted)  # the line is inside
     for number, stored in enumerate(storage.list(prefix)):
         if number >= 2 * MAX_OBJECTS:
             raise DatasetError(f"{storage.uri}: more than {MAX_OBJECTS:,} collected frames; give one site, or tidy up.")
         if inspection is not None and stored.key.split("/")[-2] != inspection:
+            continue
+        if names is not None and stored.key.rpartition("/")[2].rpartition(".")[0] not in names:
             continue
         if stored.key.endswith(SIDECAR):
             sidecars.append(stored.key)
@@ -86,6 +92,8 @@ def scan(storage: Storage, *, site: str | None = None, inspection: str | None = 
     for found in side_by_side(lambda key: _one(storage, key, pictures), sidecars):
         if isinstance(found, str):
             problems.append(found)
+            continue
+        if wanted is not None and found.key not in wanted:
             continue
         other = kept.setdefault(found.key, found)
         if other.sidecar.image.sha256 != found.sidecar.image.sha256:

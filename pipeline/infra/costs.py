@@ -33,7 +33,7 @@ _KB_PER_GB: Final = 1024.0**2
 _TRANSITIONS: Final = 60  # of an execution, without the watch
 _WATCH: Final = 600  # looks of an execution: a day of canary, two of the fleet, every 5 minutes
 _FUNCTION_GB_S: Final = 900.0  # of an execution: the data set's function takes most of it
-_ALARMS: Final = 8
+_ALARMS: Final = 9
 
 Price = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 

@@ -14,6 +14,7 @@ from pipeline.analytics.lake import Lake
 from pipeline.analytics.queries import named
 from pipeline.cloud.cli import main
 from pipeline.cloud.storage import open_storage
+from pipeline.cycle import labels as daily
 from pipeline.datasets.collected import scan
 from pipeline.datasets.labels import LabelStore
 from tests.datasets_kit import Line, label
@@ -89,6 +90,39 @@ def test_a_correction_replaces_the_label_and_an_excluded_frame_leaves_the_estima
         (row,) = opened.ask(named("escapes")).records()
     assert row["labelled_passed"] == SAMPLED - 1
     assert row["escapes"] == pytest.approx(PASSED * (ESCAPED - 2) / (SAMPLED - 1))
+
+
+def test_the_daily_function_brings_labels_into_the_lake_and_passes_over_what_is_damaged(
+    plant: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lake = plant / "lake"
+    assert main(["ingest", str(plant / "messages.jsonl"), "--out", str(lake), "--site", "plant-a"]) == 0
+    for name, value in (("DATA", str(plant)), ("SITE", "plant-a"), ("MODEL", "spots"), ("LABEL_COUNT", "1000")):
+        monkeypatch.setenv(f"KENSA_{name}", value)
+    store = open_storage(plant)
+    damaged = f"{scan(store, keys=['line-1/cam/1/39']).kept[0].path.rpartition('.')[0]}.json"
+    store.write(damaged, b"{}")
+    for _ in range(2):  # a second call changes nothing
+        told = daily.handler({}, None)
+        assert told == {"new": SAMPLED + REJECTED + 3, "asked": False, "rows": SAMPLED + REJECTED}
+    assert damaged in caplog.text
+    with Lake(lake) as opened:
+        (row,) = opened.ask(named("escapes")).records()
+    assert (row["labelled_passed"], row["labelled_rejected"]) == (SAMPLED - 1, REJECTED)
+    assert row["escapes"] == pytest.approx(PASSED * ESCAPED / (SAMPLED - 1))
+
+
+def test_a_scan_for_keys_reads_their_frames_only(tmp_path: Path) -> None:
+    store = open_storage(tmp_path)
+    wanted = Line(store).keep(0)
+    Line(store, line="line-2", thing="thing-2").keep(0)  # called alike
+    other = Line(store, thing="thing-3").keep(1)
+    (broken,) = [stored.key for stored in store.list() if "thing-3" in stored.key and stored.key.endswith(".json")]
+    store.write(broken, b"no sidecar")
+    found = scan(store, keys=[wanted, "line-1/cam/1/77"])
+    assert ([frame.key for frame in found.kept], found.problems) == ([wanted], ())
+    assert scan(store, keys=[other]).problems
+    assert scan(store, keys=[]).kept == ()
 
 
 @pytest.mark.parametrize(
