@@ -43,9 +43,10 @@ class DecisionError(OperatorError):
 
 
 def choose(execution: Execution) -> dict[str, Any]:
-    """Read what the choosing job found, and say who must approve it."""
+    """Read what the choosing job found, keep what was tried, and say who must approve it."""
     with tempfile.TemporaryDirectory(prefix="kensa-choice-") as temporary:
         choice = _unpacked(execution, Path(temporary))
+    registry_of(execution).keep_choice(choice)
     one = choice.proposed
     doubts = [] if one is None else why_not_clean(choice, doubtful_labels=int(execution.step("dataset")["doubts"]))
     if execution.settings.approval == "manual":

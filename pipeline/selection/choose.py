@@ -176,6 +176,7 @@ def _assessment(
         proposable=proposable,
         reasons=reasons,
         comparisons=tuple(comparisons),
+        lineage=manifest.lineage,
     )
 
 

@@ -136,6 +136,7 @@ def registry(argv: Sequence[str]) -> int:
 
     command("list", "all candidates, or those of one model").add_argument("name", nargs="?")
     command("show", "one candidate with its comparison and history").add_argument("version", help="NAME/VERSION")
+    command("tried", "every candidate that was compared, with its reasons").add_argument("name")
     for name, text in (("approve", "let a candidate be released"), ("reject", "never release it")):
         made = command(name, text)
         made.add_argument("version", help="NAME/VERSION")
@@ -170,6 +171,20 @@ def _list(kept: Registry, arguments: argparse.Namespace) -> int:
         print(f"{entry.record.release_id:<24} {entry.status:<11} {last.at_utc}  {last.by}: {last.why}")
     if not entries:
         print("there are no candidates")
+    return 0
+
+
+def _tried(kept: Registry, arguments: argparse.Namespace) -> int:
+    choices = kept.tried(arguments.name)
+    if arguments.json:
+        print(json.dumps({"choices": [choice.model_dump(mode="json") for choice in choices]}))
+        return 0
+    for choice in choices:
+        print(f"on {choice.dataset_digest[:12]}, champion {choice.champion or 'none'}: {' '.join(choice.reasons)}")
+        for one in choice.assessments:
+            print(f"  {_candidate(one)}")
+    if not choices:
+        print("nothing was tried")
     return 0
 
 
@@ -225,6 +240,7 @@ def _tree(entry: Entry) -> dict[str, Any]:
 
 _COMMANDS: Final[dict[str, Callable[[Registry, argparse.Namespace], int]]] = {
     "list": _list,
+    "tried": _tried,
     "show": _show,
     "approve": _changed(Status.APPROVED),
     "reject": _changed(Status.REJECTED),

@@ -105,6 +105,7 @@ class Assessment(Strict):
     reasons: tuple[str, ...]  # sentences: why not, or why
     comparisons: tuple[Comparison, ...] = ()
     figures: dict[str, Any] = Field(default_factory=dict)  # as `kensa evaluate --json`; of the one shown
+    lineage: Lineage | None = None  # enough to make it again, also where it is refused; None in results of old
 
 
 class Choice(Strict):

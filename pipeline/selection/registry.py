@@ -4,6 +4,7 @@
     NAME/VERSION/card.md, card.html     for people
     NAME/VERSION/record.json            written once; with it the candidate is there
     NAME/VERSION/history/000001.json    one file a change, made exclusively: of two at once one is told to look again
+    NAME/tried/DIGEST.json              a choice with every candidate's lineage and reasons, the refused ones' too
 
 Promise: nothing is ever changed in place or removed; a status changes along `record.ALLOWED` only, with who, when and
 why; what a choice refused cannot be approved; a candidate that is there is whole, and to add it again changes nothing.
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from agent.errors import IntegrityError, KensaError, UsageError
 from pipeline.cloud.storage import FolderStorage, ObjectMissingError
 from pipeline.selection.plan import parse_json, to_json
-from pipeline.selection.record import ALLOWED, Artifact, Change, Entry, Record, Status
+from pipeline.selection.record import ALLOWED, Artifact, Change, Choice, Entry, Record, Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +32,7 @@ RECORD: Final = "record.json"
 CARD_MARKDOWN: Final = "card.md"
 CARD_HTML: Final = "card.html"
 _RELEASE: Final = "release"
+_TRIED: Final = "tried"  # no version: those are numbers
 _MAX_RECORD_BYTES: Final = 4 * 1024 * 1024
 
 
@@ -58,6 +60,12 @@ class Registry(Protocol):
 
     def change(self, name: str, version: str, status: Status, *, by: str, why: str) -> Entry:
         """Append to the history. The status that it has already changes nothing."""
+
+    def keep_choice(self, choice: Choice) -> None:
+        """Keep what was tried, whatever came of it; the same one again changes nothing."""
+
+    def tried(self, name: str) -> tuple[Choice, ...]:
+        """All choices of one model, the latest last."""
 
     def fetch(self, name: str, version: str, into: Path) -> Path:
         """Write the release folder as `into`, checked file by file; returns it. Raises IntegrityError."""
@@ -154,6 +162,19 @@ class StoredRegistry:
             raise RegistryError(f"{entry.record.release_id} was changed by someone else just now. Look at it again.")
         return self.get(name, version)
 
+    def keep_choice(self, choice: Choice) -> None:
+        """See `Registry.keep_choice`."""
+        data = to_json(choice)
+        self._storage.create(f"{choice.assessments[0].name}/{_TRIED}/{hashlib.sha256(data).hexdigest()}.json", data)
+
+    def tried(self, name: str) -> tuple[Choice, ...]:
+        """See `Registry.tried`."""
+        found = [
+            parse_json(Choice, self._storage.read(stored.key, limit=_MAX_RECORD_BYTES), stored.key)
+            for stored in self._storage.list(f"{name}/{_TRIED}/")
+        ]
+        return tuple(sorted(found, key=_trained))
+
     def fetch(self, name: str, version: str, into: Path) -> Path:
         """See `Registry.fetch`."""
         if into.exists():
@@ -183,6 +204,10 @@ class StoredRegistry:
         if not by.strip() or not why.strip():
             raise UsageError("say who changes the status and why: --by NAME --why SENTENCE.")
         return Change(status=status, by=by[:256], why=why[:1024], at_utc=self._now())
+
+
+def _trained(choice: Choice) -> str:
+    return max(one.lineage.created_utc if one.lineage else "" for one in choice.assessments)
 
 
 def _base(name: str, version: str) -> str:
@@ -217,6 +242,10 @@ class LocalRegistry(StoredRegistry):
     def list(self, name: str | None = None) -> list[Entry]:
         """See `Registry.list`; a folder that was not made yet is empty."""
         return super().list(name) if self._folder.is_dir() else []
+
+    def tried(self, name: str) -> tuple[Choice, ...]:
+        """See `Registry.tried`; likewise."""
+        return super().tried(name) if self._folder.is_dir() else ()
 
 
 def open_registry(where: str | Path, *, sagemaker: Any = None, s3: Any = None) -> Registry:

@@ -117,9 +117,11 @@ def register(
 ) -> Entry | None:
     """Keep the proposed candidate of the result in `folder`, Pending, with its card; None when none is proposed.
 
-    To register the same result again changes nothing. Raises RegistryError, IntegrityError, StorageError.
+    What was tried is kept in any case. To register the same result again changes nothing. Raises RegistryError,
+    IntegrityError, StorageError.
     """
     choice = read_choice(folder)
+    registry.keep_choice(choice)
     if choice.chosen is None:
         return None
     record = make_record(choice, choice.chosen, folder / RELEASE, dataset_uri=dataset_uri, trigger=trigger)

@@ -89,8 +89,10 @@ def test_no_candidate_better_than_the_champion_ends_the_cycle(
     plant = make_plant(aws, tmp_path, monkeypatch)
     plant.collect(0, 48)
     plant.trains = copies(spots_release(tmp_path / "blind", version="9.9.9", threshold=BLIND))
-    _, record = plant.run()
+    ended, record = plant.run()
     assert record["result"] == "none_better"
+    (tried,) = registry_of(plant.execution(ended["executionArn"])).tried(MODEL)
+    assert not any(one.proposable or one.lineage is None for one in tried.assessments)
     assert plant.wished() == {f"{MODEL}/1.0.0"}
     assert plant.is_free()
 

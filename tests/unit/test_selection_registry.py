@@ -85,6 +85,30 @@ def test_a_candidate_is_kept_with_release_card_and_history(kept: Registry, propo
         kept.fetch("spots", "1.1.0", folder)
 
 
+def test_what_was_tried_is_kept_with_lineage_also_where_it_was_refused(
+    kept: Registry, proposal: Proposal, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert kept.tried("spots") == ()
+    for _ in range(2):
+        register(kept, proposal.result, by="search", why="proposed")
+    choice = read_choice(proposal.result)
+    nothing = choice.model_copy(update={"chosen": None, "reasons": ("None is proposed.",)})
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "nothing" / "choice.json").write_text(nothing.model_dump_json(), encoding="utf-8")
+    assert register(kept, tmp_path / "nothing", by="search", why="tried") is None
+    found = kept.tried("spots")
+    assert sorted(found, key=lambda one: one.chosen is None) == [choice, nothing]
+    assert [entry.record.version for entry in kept.list()] == ["1.1.0"]
+    refused = found[0].assessments[1]
+    assert not refused.proposable
+    assert refused.lineage == proposal.refused.lineage
+    if isinstance(kept, LocalRegistry):
+        assert cli.registry(["tried", "spots", "--registry", str(tmp_path / "registry")]) == 0
+        assert all(reason in capsys.readouterr().out for reason in refused.reasons[:1])
+        assert cli.registry(["tried", "others", "--registry", str(tmp_path / "registry")]) == 0
+        assert capsys.readouterr().out == "nothing was tried\n"
+
+
 def test_registering_the_same_result_again_changes_nothing(kept: Registry, proposal: Proposal) -> None:
     first = register(kept, proposal.result, by="search", why="proposed")
     kept.change("spots", "1.1.0", Status.APPROVED, by="ann", why="looks right")
