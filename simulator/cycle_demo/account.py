@@ -59,7 +59,7 @@ AFTER_DRIFT: Final[dict[str, Any]] = {
 }
 _ROLE: Final = "arn:aws:iam::123456789012:role/kensa"
 _ALARM: Final = "arn:aws:cloudwatch:eu-central-1:123456789012:alarm:kensa-score-drift"
-_NICE: Final = 10  # of trainings: the lines go first
+_NICE: Final = 5  # of trainings: the lines go first
 _FIRST_S: Final = 60.0
 _ASL: Final = Path(__file__).resolve().parents[2] / "pipeline" / "infra" / "cycle.asl.json"
 _FAST: Final[dict[str, Any]] = {"watch_s": 240, "soak_s": 3, "fleet_s": 240, "every_s": 1, "per_minute": 100}

@@ -115,6 +115,7 @@ def _events(chapters: Sequence[Chapter], x: Scale, y: Scale) -> list[str]:
             f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{text_y + 4}" y2="{y(0.0):.1f}" stroke="{colour}" '
             'stroke-opacity="0.45" stroke-dasharray="3 3"/>'
             f'<circle cx="{at:.1f}" cy="{y(0.0):.1f}" r="3" fill="{colour}"/>'
-            f'<text x="{start + 4:.1f}" y="{text_y}" fill="{colour}">{escape(chapter.text)}</text>'
+            f'<text x="{start + 4:.1f}" y="{text_y}" fill="{colour}" stroke="#ffffff" stroke-width="4" '
+            f'paint-order="stroke">{escape(chapter.text)}</text>'
         )
     return found

@@ -34,7 +34,7 @@ POISONED: Final = 60  # frames of the wrong batch, at least
 _POLL_S: Final = 0.5
 _LOOK_S: Final = 5.0  # between two questions to the lake
 _PATIENCE_S: Final = 150.0
-_CYCLE_S: Final = 420.0
+_CYCLE_S: Final = 900.0
 _TOLD: Final[dict[str, tuple[str, Kind]]] = {  # states of the machine that make an event
     "BuildDataset": ("a data set is built", "cycle"),
     "Train": ("two trainings begin", "cycle"),

@@ -130,7 +130,7 @@ def _accuracy(moment: Moment, *, width: int) -> RenderableType:
     told.append(f"{moment.accuracy.value:.1%}", _style(moment.accuracy.value))
     told.append(f"   of the last {moment.accuracy.parts}", "grey62")
     told.append(f"   lamp {moment.light:.0%}", "yellow" if moment.light < 1.0 else "grey62")
-    told.append("" if moment.psi is None else f"   score drift {moment.psi:.2f} (PSI)", "cyan")
+    told.append("" if moment.psi is None else f"   drift PSI {moment.psi:.2f}", "cyan")
     return tile("Accuracy", Group(chart, told))
 
 
