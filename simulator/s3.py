@@ -62,6 +62,7 @@ class S3Server(ReleaseServer):
         """Keep objects in `folder`."""
         super().__init__(folder)
         self.accepted: frozenset[str] | None = None  # access keys; None: every one
+        self.shows_missing = True  # False: 403 instead of 404, as for a role without s3:ListBucket
         self.stored = Counter[str]()  # path -> times it was written
         self.parts_received = Counter[tuple[str, int]]()  # (path, part)
         self.facts: dict[str, _Facts] = {}
@@ -117,7 +118,8 @@ class _S3Handler(Handler):
         if not self._is_accepted(path):
             return
         content, facts = self._owner.content(path), self._owner.facts.get(path)
-        self.send_response(404 if content is None else 200)
+        missing = 404 if self._owner.shows_missing else 403
+        self.send_response(missing if content is None else 200)
         self.send_header("Content-Length", "0" if content is None else str(len(content)))
         if content is not None and facts is not None:
             if facts.checksum is not None and self.headers.get("x-amz-checksum-mode") == "ENABLED":

@@ -4,8 +4,9 @@ Every object is written with `If-None-Match: *` and its SHA-256, which S3 compar
 there already is compared by that checksum: the same one is what an earlier try left. A picture of more than
 `PART_BYTES` goes up in parts; the spool remembers the upload and its parts, so a cut costs one part at most.
 
-Permissions: s3:PutObject on the prefix, s3:GetObject for the comparison. An upload in parts that is never finished (the
-device was destroyed) is the bucket's to clean up: its life-cycle rule AbortIncompleteMultipartUpload.
+Permissions: s3:PutObject on the prefix, s3:GetObject for the comparison. Without s3:ListBucket, S3 answers 403 where
+nothing is there; `If-None-Match` makes it safe to send again what cannot be compared. An upload in parts that is never
+finished (the device was destroyed) is the bucket's to clean up: its life-cycle rule AbortIncompleteMultipartUpload.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ _REFUSALS: Final = frozenset(
     {"EntityTooLarge", "EntityTooSmall", "InvalidArgument", "InvalidRequest", "KeyTooLongError", "MethodNotAllowed"}
 )
 _MISSING: Final = frozenset({"NoSuchKey", "NotFound", "404"})
+_HIDDEN: Final = "403"  # of a look, whose answer has no body
 _CREDENTIALS: Final = frozenset(
     {
         "AccessDenied",
@@ -48,7 +50,7 @@ _CREDENTIALS: Final = frozenset(
         "RequestTimeTooSkewed",
         "SignatureDoesNotMatch",
         "TokenRefreshRequired",
-        "403",
+        _HIDDEN,
     }
 )
 
@@ -168,7 +170,9 @@ class S3Target:
             # Finished by a try that could not say so any more, or gone: S3 cleans up uploads that take too long.
             try:
                 self._compare(item.key, bytes.fromhex(item.sha256), _composites(parts))
-            except _NotThereError:
+            except (_NotThereError, _HiddenError) as unseen:
+                if isinstance(unseen, _HiddenError) and isinstance(error, _AlreadyThereError):
+                    raise  # it is there, and must not be looked at
                 spool.begin_multipart(item, None)
                 raise UploadError("restarted", f"the upload of {item.key} begins again: {error}") from error
 
@@ -198,7 +202,10 @@ class S3Target:
         return Part(number, str(answer["ETag"]), sha256)
 
     def _compare(self, key: str, sha256: bytes, checksums: set[str]) -> None:
-        """Return when the object is the one that should be there. Raises ConflictError, _NotThereError."""
+        """Return when the object is the one that should be there.
+
+        Raises ConflictError, _NotThereError, _HiddenError.
+        """
         found = self._call(
             lambda: self._client.head_object(Bucket=self._bucket, Key=self._key(key), ChecksumMode="ENABLED")
         )
@@ -222,7 +229,8 @@ class S3Target:
             if code in _MISSING:
                 raise _NotThereError("missing", f"s3://{self._bucket} says {code}") from error
             if code in _CREDENTIALS:
-                raise UploadError(
+                kind = _HiddenError if code == _HIDDEN else UploadError
+                raise kind(
                     "credentials",
                     f"s3://{self._bucket} says {code}: renew the credentials, or allow s3:PutObject and "
                     f"s3:GetObject on {self._prefix}{ROOT}. It is tried again",
@@ -244,6 +252,10 @@ class _AlreadyThereError(UploadError):
 
 class _NotThereError(UploadError):
     """No object has the key."""
+
+
+class _HiddenError(UploadError):
+    """S3 does not say whether an object has the key."""
 
 
 class _NoSuchUploadError(UploadError):

@@ -148,7 +148,9 @@ def test_a_cut_of_a_small_one_is_mended_by_the_next_try(spool: Spool, s3: S3Serv
     assert s3.stored[f"/data/{item.key}"] == 1
 
 
-def test_an_upload_that_s3_gave_up_begins_again(spool: Spool, s3: S3Server) -> None:
+@pytest.mark.parametrize("may_list", [True, False], ids=["may list", "may not list"])
+def test_an_upload_that_s3_gave_up_begins_again(spool: Spool, s3: S3Server, *, may_list: bool) -> None:
+    s3.shows_missing = may_list
     target = S3Target("data", "", throttle=FREE)
     keep(spool, 7, LARGE)
     spool.begin_multipart(again(spool), "long-gone")

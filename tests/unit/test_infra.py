@@ -162,6 +162,16 @@ def test_the_rules_of_iot_core_take_what_a_device_says_of_itself_and_nothing_in_
         assert select(sql, topic, {"kind": "model"}) is None, name
 
 
+def test_a_device_brings_frames_below_its_own_name_as_the_recipes_policy_says(template: dict[str, Any]) -> None:
+    stack = of_type(template, "AWS::IAM::ManagedPolicy")["DevicePolicy"]["PolicyDocument"]["Statement"]
+    text = (ROOT / "recipes" / "policies" / "token-exchange-role.json").read_text(encoding="utf-8")
+    (frames,) = [one for one in json.loads(text)["Statement"] if one["Sid"] == "CollectedFrames"]
+    (given,) = [one for one in stack if "collected" in str(one["Resource"])]
+    assert set(given["Action"]) == set(frames["Action"])
+    suffix = frames["Resource"].rpartition("/thing=")[2]
+    assert given["Resource"]["Sub"].rpartition("/thing=")[2] == suffix.replace("${", "${!")
+
+
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
