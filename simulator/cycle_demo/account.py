@@ -222,10 +222,10 @@ class Account:
         key = "fleet/v1/${topic(2)}/${inspection}/${boot_epoch}-${utc_us}.json"
         to = {table: {"firehose": {"roleArn": _ROLE, "deliveryStreamName": f"kensa-{table}"}} for table in STREAMS}
         rules = {
-            "verdicts": ("SELECT * FROM 'kensa/+/verdicts/+'", [to["verdicts"]]),
-            "heartbeats": ("SELECT * FROM 'kensa/+/heartbeat'", [to["heartbeats"]]),
+            "verdicts": ("SELECT * FROM 'kensa/+/verdicts/+' WHERE thing = topic(2)", [to["verdicts"]]),
+            "heartbeats": ("SELECT * FROM 'kensa/+/heartbeat' WHERE thing = topic(2)", [to["heartbeats"]]),
             "reports": (
-                "SELECT * FROM 'kensa/+/model' WHERE kind = 'model'",
+                "SELECT * FROM 'kensa/+/model' WHERE kind = 'model' AND thing = topic(2)",
                 [to["model_reports"], {"s3": {"roleArn": _ROLE, "bucketName": "kensa-data", "key": key}}],
             ),
         }

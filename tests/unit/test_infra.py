@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from agent.errors import OperatorError
+from agent.wire import encode_verdict, heartbeat_topic, model_topic, verdict_topic
 from pipeline.analytics import schema
 from pipeline.cycle import machine
 from pipeline.cycle.execution import Wanted
@@ -18,6 +19,7 @@ from pipeline.cycle.handlers import HANDLERS
 from pipeline.cycle.settings import Settings
 from pipeline.infra import asl, costs
 from simulator.aws.iot_rules import select
+from tests import ingest_kit
 from tests.support import ROOT
 
 INFRA = ROOT / "pipeline" / "infra"
@@ -160,6 +162,21 @@ def test_the_rules_of_iot_core_take_what_a_device_says_of_itself_and_nothing_in_
         for other in ({"thing": "other"}, {"thing": ""}, {"thing": None}, {"thing": ["t"]}):
             assert select(sql, topic, {**said, **other}) is None, name
         assert select(sql, topic, {"kind": "model"}) is None, name
+
+
+def test_the_rules_of_iot_core_take_every_message_that_a_device_writes(template: dict[str, Any]) -> None:
+    rules = of_type(template, "AWS::IoT::TopicRule")
+    thing = ingest_kit.ORIGIN.thing
+    verdicts = [encode_verdict(ingest_kit.ok(1)), ingest_kit.envelope([ingest_kit.ok(1)]), ingest_kit.gap()]
+    for rule, topic, messages in (
+        ("verdictsIotRule", verdict_topic(thing, "top"), verdicts),
+        ("liveIotRule", verdict_topic(thing, "top"), verdicts),
+        ("heartbeatsIotRule", heartbeat_topic(thing), [ingest_kit.heartbeat()]),
+        ("reportsIotRule", model_topic(thing), [ingest_kit.report()]),
+    ):
+        for message in messages:
+            said = json.loads(message)
+            assert select(rules[rule]["TopicRulePayload"]["Sql"], topic, said) == said, (rule, said)
 
 
 def test_a_device_brings_frames_below_its_own_name_as_the_recipes_policy_says(template: dict[str, Any]) -> None:
