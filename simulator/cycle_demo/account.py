@@ -48,10 +48,11 @@ SEARCH: Final = {
     "geometry": GEOMETRY,
     "head": "evidence",
 }
-# The champion is known to be bad, and rejects good parts: to disagree with it on half of the parts is no fault.
+# The champion is known to be bad, and rejects good parts: to disagree with it on half of the parts is no fault, on all
+# of them is. `alpha` is small because half lies nearer to what is bad than these rates are commonly used for.
 AFTER_DRIFT: Final[dict[str, Any]] = {
     "may_pass_more": True,
-    "disagreement": {"good": 0.3, "bad": 0.9},
+    "disagreement": {"good": 0.3, "bad": 0.98, "alpha": 1e-6},
     "shadow_parts": 60,
     "trial": [{"share": 0.25, "parts": 20}, {"share": 1.0, "parts": 120}],
     "errors": {"good": 0.01, "bad": 0.05},

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # which every release must judge right.
 LIMITS: Final[dict[str, Any]] = {
     "allow_pass_more": True,
-    "max_disagreement": 0.9,
+    "max_disagreement": 0.98,
     "min_shadow_parts": 60,
     "min_trial_parts": 140,
     "max_error_rate": 0.05,

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 Kind = Literal["light", "data", "cycle", "good", "bad"]
 
-STEADY_S: Final = 35.0  # of a line that keeps its pace
+STEADY_S: Final = 32.0  # of a line that keeps its pace
 FADE_S: Final = 30.0
-SETTLED_S: Final = 25.0  # with the faded lamp before people begin to label
+SETTLED_S: Final = 20.0  # with the faded lamp before people begin to label
 LABELLED: Final = 220  # frames, at least
 AFTER_S: Final = 30.0  # of the line with the new model
 POISONED: Final = 60  # frames of the wrong batch, at least
