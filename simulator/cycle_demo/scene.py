@@ -38,7 +38,7 @@ EPOCHS: Final = 30
 SIDE_PX: Final = 448  # of a picture
 DEFECT_RATE: Final = 0.5
 FADED: Final = 0.22  # of the lamp's light, in the end
-_SPLITS: Final = {"train": (11, 280), "val": (12, 140)}  # of what the first model learns: seed of the line, parts
+_SPLITS: Final = {"train": (11, 320), "val": (12, 60)}  # of what the first model learns: seed of the line, parts
 _TRAIN_S: Final = 300.0
 _LOG_CHARACTERS: Final = 1_000
 

@@ -169,7 +169,8 @@ class Story:
     def _model_comes(self) -> None:
         began_s = self.elapsed_s
         self._account.raise_alarm(self.findings.psi or 0.0)
-        self._account.count_labels()  # this batch is known: it belongs to the cycle that begins now
+        self._until(lambda: self._has_entered("BuildDataset"), "the alarm did not start the state machine")
+        self._account.count_labels()  # asks for a cycle, too: it is ignored, because one runs
         self.findings.cycle = self._follow(0)
         result = self.findings.cycle.get("result")
         if result != "promoted":
@@ -192,7 +193,7 @@ class Story:
         self.findings.poisoned_labels = labelling.label(data, self._lines, job="hurried", version=version, wrong=True)
         self._tell(f"{self.findings.poisoned_labels} labels that say the opposite", "bad")
         self._account.count_labels()
-        self.findings.poisoned = self._follow(1)
+        self.findings.poisoned = self._follow(2)
         self.findings.models_untouched = {device.active for device in self._devices} == {self._release}
         refused = self.findings.poisoned.get("result") == "poisoned"
         self._tell("refused before anything was trained" if refused else "NOT refused", "good" if refused else "bad")
@@ -216,6 +217,11 @@ class Story:
     @property
     def _lines(self) -> dict[str, Any]:
         return {device.place.camera: device.line for device in self._devices}
+
+    def _has_entered(self, name: str) -> bool:
+        """Whether the first execution has."""
+        found = self._account.executions()
+        return bool(found) and any(step.name == name for step in self._account.steps(found[0]))
 
     def _follow(self, number: int) -> dict[str, Any]:
         """Wait for execution `number` to begin and end; returns its record."""
