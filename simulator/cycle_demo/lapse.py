@@ -102,10 +102,11 @@ class PlantLake:
         with self._lock, Lake(self.folder) as lake:
             return largest(lake.ask(named("score_drift"), given).records())
 
-    def label(self, data: Storage) -> None:
-        """Bring the labels into the lake."""
+    def label(self, data: Storage, *, refused: str) -> None:
+        """Bring the labels into the lake, but for those of the job `refused`."""
         found = scan(data, site=SITE, inspection=INSPECTION)
-        book = LabelBook.of(self._labelled(one) for one in LabelStore(data).book().all())
+        believed = (one for one in LabelStore(data).book().all() if not one.source.endswith(f":{refused}"))
+        book = LabelBook.of(map(self._labelled, believed))
         kept = [
             replace(one, verdict=replace(one.verdict, captured_utc_ns=self._clockwork.of(_capture_us(one)) * 1_000))
             for one in found.kept

@@ -15,6 +15,7 @@ from simulator.cycle_demo.plant import WORK_NAME, Options, Plant
 from simulator.cycle_demo.plot import plot
 from simulator.cycle_demo.report import DeviceEnd, Result, headline, to_json
 from simulator.cycle_demo.scene import FACTORY, MODEL
+from simulator.cycle_demo.story import HURRIED
 from simulator.cycle_demo.view import DeviceNow, Moment, chapter_line, picture, plain_line, screen
 from simulator.demo.run import log_to
 from simulator.demo.stopping import asked_to_stop
@@ -206,7 +207,7 @@ def _write_files(result: Result, plant: Plant, show: _Show) -> Result:
         seconds=result.seconds,
     )
     files["Accuracy"].write_text(drawn, encoding="utf-8")
-    plant.lake.label(plant.account.data)
+    plant.lake.label(plant.account.data, refused=HURRIED)
     plant.lake.write_page(files["Plant report"])
     if show.last is not None:
         files["Last screen"].write_text(picture(show.last), encoding="utf-8")

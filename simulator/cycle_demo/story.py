@@ -29,6 +29,7 @@ STEADY_S: Final = 32.0  # of a line that keeps its pace
 FADE_S: Final = 30.0
 SETTLED_S: Final = 20.0  # with the faded lamp before people begin to label
 LABELLED: Final = 180  # frames, at least
+HURRIED: Final = "hurried"  # the labelling job that says the opposite
 AFTER_S: Final = 30.0  # of the line with the new model
 POISONED: Final = 60  # frames of the wrong batch, at least
 _POLL_S: Final = 0.5
@@ -190,7 +191,7 @@ class Story:
         self._until(
             lambda: labelling.collected(data, version=version) >= POISONED, f"fewer than {POISONED} frames came since"
         )
-        self.findings.poisoned_labels = labelling.label(data, self._lines, job="hurried", version=version, wrong=True)
+        self.findings.poisoned_labels = labelling.label(data, self._lines, job=HURRIED, version=version, wrong=True)
         self._tell(f"{self.findings.poisoned_labels} labels that say the opposite", "bad")
         self._account.count_labels()
         self.findings.poisoned = self._follow(2)
