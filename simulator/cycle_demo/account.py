@@ -43,7 +43,7 @@ STREAMS: Final = ("verdicts", "heartbeats", "model_reports")
 TRANSFORM: Final = "kensa-Transform"
 LABELS_WANTED: Final = 40  # new labels that start a cycle
 SEARCH: Final = {
-    "base": {"net": NET, "epochs": 26, "threads": 1},
+    "base": {"net": NET, "epochs": 32, "threads": 1},
     "seeds": [0, 1],
     "geometry": GEOMETRY,
     "head": "evidence",

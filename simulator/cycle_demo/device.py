@@ -39,7 +39,7 @@ COLLECT: Final[dict[str, Any]] = {
     "site": SITE,
     "target": DATA,
     "ok_share": 0.1,
-    "max_per_s": 1.5,  # after the drift every part is a defect: the budget bounds what is kept
+    "max_per_s": 1.8,  # after the drift every part is a defect: the budget bounds what is kept
     "max_bytes_per_day": 200 * 1024**2,
 }
 

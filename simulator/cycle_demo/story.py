@@ -27,8 +27,8 @@ Kind = Literal["light", "data", "cycle", "good", "bad"]
 
 STEADY_S: Final = 32.0  # of a line that keeps its pace
 FADE_S: Final = 30.0
-SETTLED_S: Final = 20.0  # with the faded lamp before people begin to label
-LABELLED: Final = 180  # frames, at least
+SETTLED_S: Final = 40.0  # with the faded lamp before people begin to label
+LABELLED: Final = 300  # frames, at least
 HURRIED: Final = "hurried"  # the labelling job that says the opposite
 AFTER_S: Final = 30.0  # of the line with the new model
 POISONED: Final = 60  # frames of the wrong batch, at least
