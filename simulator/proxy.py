@@ -102,12 +102,17 @@ class Proxy:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _shut(self) -> None:
+        self._refusing = True
         if self._server is not None:
             self._server.close()
-        self._close_all()
-        for task in list(self._tasks):
+        writers = set(self._writers)
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}  # those that still connect, too
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for writer in writers | self._writers:
+            writer.transport.abort()  # close would wait for a peer that reads no more
+        await asyncio.sleep(0)  # the transports close their sockets in the loop's next round
 
     def _close_all(self) -> None:
         for writer in self._writers:
@@ -126,9 +131,11 @@ class Proxy:
         if self._refusing:
             writer.close()
             return
+        self._writers.add(writer)
         try:
             target_reader, target_writer = await asyncio.open_connection(HOST, self._target)
         except OSError:
+            self._writers.discard(writer)
             writer.close()
             return
         for source, sink in ((reader, target_writer), (target_reader, writer)):
