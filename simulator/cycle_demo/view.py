@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.layout import Layout
 from rich.table import Table
 from rich.text import Text
 
-from simulator.demo.view import counted, pairs, tile
+from simulator.demo.view import as_svg, counted, pairs, tile
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -90,9 +88,7 @@ def screen(moment: Moment, *, width: int) -> RenderableType:
 
 def picture(moment: Moment, *, width: int = 100, height: int = 32) -> str:
     """Return the screen as an SVG that loads nothing from anywhere."""
-    console = Console(record=True, file=io.StringIO(), force_terminal=True, width=width, height=height)
-    console.print(screen(moment, width=width))
-    return re.sub(r"@font-face \{[^}]*\}\s*", "", console.export_svg(title="kensa demo --cloud"))
+    return as_svg(screen(moment, width=width), title="kensa demo --cloud", width=width, height=height)
 
 
 def plain_line(moment: Moment) -> str:

@@ -114,10 +114,14 @@ def screen(moment: Moment, *, width: int) -> RenderableType:
 
 def picture(moment: Moment, *, width: int = 100, height: int = 30) -> str:
     """Return the screen as an SVG that loads nothing from anywhere."""
+    return as_svg(screen(moment, width=width), title="kensa demo", width=width, height=height)
+
+
+def as_svg(shown: RenderableType, *, title: str, width: int, height: int) -> str:
+    """Return what a terminal of `width` x `height` characters would show as an SVG that loads nothing."""
     console = Console(record=True, file=io.StringIO(), force_terminal=True, width=width, height=height)
-    console.print(screen(moment, width=width))
-    svg = console.export_svg(title="kensa demo")
-    return re.sub(r"@font-face \{[^}]*\}\s*", "", svg)
+    console.print(shown)
+    return re.sub(r"@font-face \{[^}]*\}\s*", "", console.export_svg(title=title))
 
 
 def tile(title: str, body: RenderableType) -> Panel:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import io
-import re
 from typing import TYPE_CHECKING, Final
 
-from rich.console import Console, Group
 from rich.layout import Layout
 from rich.table import Table
 from rich.text import Text
 
 from agent.records import CameraState
-from simulator.demo.view import counted, header, latency_rows, pairs, tile, truth_rows
+from simulator.demo.view import as_svg, counted, header, latency_rows, pairs, tile, truth_rows
 from simulator.demo_greengrass.catalogue import POLICY_TEXT
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Group, RenderableType
     from rich.panel import Panel
 
     from simulator.demo_greengrass.moment import Moment
@@ -73,10 +70,8 @@ def screen(moment: Moment, *, width: int) -> RenderableType:
 
 def picture(moment: Moment, *, width: int = 100, height: int = 30) -> str:
     """Return the screen as an SVG that loads nothing from anywhere."""
-    console = Console(record=True, file=io.StringIO(), force_terminal=True, width=width, height=height)
-    console.print(screen(moment, width=width))
-    svg = console.export_svg(title="kensa demo --greengrass " + moment.mode)
-    return re.sub(r"@font-face \{[^}]*\}\s*", "", svg)
+    title = f"kensa demo --greengrass {moment.mode}"
+    return as_svg(screen(moment, width=width), title=title, width=width, height=height)
 
 
 def plain_line(moment: Moment) -> str:

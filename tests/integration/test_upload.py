@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import boto3
@@ -18,10 +18,10 @@ from agent.upload.targets import ConflictError, FolderTarget, LostError, open_ta
 from agent.upload.throttle import Throttle
 from simulator.s3 import S3Server
 from tests.collect_kit import new_item, objects, settings, spool_in
+from tests.support import require
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from agent.collection.items import Item
     from agent.collection.spool import Spool
@@ -210,8 +210,7 @@ def test_a_folder_that_is_not_there_is_never_made(tmp_path: Path, spool: Spool) 
 
 
 def test_a_disk_that_fills_up_leaves_no_half_picture(tmp_path: Path, spool: Spool) -> None:
-    if not os.path.exists("/dev/full"):  # noqa: PTH110 - a device
-        pytest.skip("no /dev/full")
+    require(Path("/dev/full").exists(), "/dev/full", "run on Linux")
     item = keep(spool, 7, SMALL)
     (tmp_path / "disk").mkdir()
     path = tmp_path / "disk" / item.key

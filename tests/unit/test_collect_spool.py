@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sqlite3
@@ -244,11 +245,12 @@ def test_a_folder_that_cannot_be_made_is_named_with_the_remedy(tmp_path: Path) -
 
 @pytest.mark.parametrize("step", ["write", "sync", "insert", "commit", "unlink"])
 def test_a_kill_between_any_two_steps_leaves_a_whole_spool(tmp_path: Path, step: str) -> None:
-    """The process dies for real, right after the step."""
-    pid = os.fork()
-    if pid == 0:
-        _die_after(step, tmp_path)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    """The process dies for real, right after the step; a fresh one: a fork would inherit whatever runs here."""
+    process = multiprocessing.get_context("spawn").Process(target=_die_after, args=(step, tmp_path))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    process.close()
     figures = spool_in(tmp_path).figures()
     kept = figures.kept.get(CollectReason.DEFECT, 0)
     assert kept == figures.waiting + figures.uploaded
@@ -279,7 +281,6 @@ def _die_after(step: str, folder: Path) -> None:
         patch.setattr(spool, "_gone", die)
         spool.done(item)
     add(spool, 1)
-    os._exit(0)
 
 
 def test_the_rows_are_what_the_counts_say(tmp_path: Path) -> None:

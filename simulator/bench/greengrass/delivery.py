@@ -101,6 +101,18 @@ def measure_rate(settings: Settings, say: Callable[[str], None]) -> list[Row]:
         is_drained = site.listener.wait(site.is_drained, _SETTLED_S)
         site.stop()
         site.listener.wait(lambda: site.listener.lost == 0, _SETTLED_S if is_drained else 1.0)
+    more = {
+        "seconds": seconds,
+        "deployed": outcome.status,
+        "publishes_per_s": published / seconds,
+        "most_publishes_in_a_second": most_in_a_second(arrivals),
+    }
+    return _rate_rows(site, began_ns=began_ns, ended_ns=ended_ns, figures=more)
+
+
+def _rate_rows(site: Site, *, began_ns: int, ended_ns: int, figures: dict[str, Any]) -> list[Row]:
+    """Judge what was captured from `began_ns` to `ended_ns`, UTC; `figures` are those of the publishes."""
+    seconds, most = figures["seconds"], figures["most_publishes_in_a_second"]
     streams = site.listener.streams.values()  # what came late, too
     window = [j for s in streams for j in s.judged.values() if began_ns <= j.captured_utc_ns < ended_ns]
     defects = [(j.arrived_utc_ns - j.captured_utc_ns) / 1e6 for j in window if j.outcome is Outcome.DEFECT]
@@ -109,14 +121,9 @@ def measure_rate(settings: Settings, say: Callable[[str], None]) -> list[Row]:
     ]
     others = [(j.arrived_utc_ns - j.captured_utc_ns) / 1e6 for j in window if j.outcome is Outcome.OK]
     fps = len(window) / seconds
-    most = most_in_a_second(arrivals)
     p50, p99 = (float(np.percentile(defects, q)) if defects else float("inf") for q in (50, 99))
-    figures = {
-        "seconds": seconds,
-        "deployed": outcome.status,
+    figures |= {
         "fps": fps,
-        "publishes_per_s": published / seconds,
-        "most_publishes_in_a_second": most,
         "defects": len(defects),
         "defect_p50_ms": p50,
         "defect_p99_ms": p99,
@@ -134,7 +141,7 @@ def measure_rate(settings: Settings, say: Callable[[str], None]) -> list[Row]:
             "rate",
             f"{what}: QoS 1 publishes a second, mean (most in any second)",
             f"<= {_MOST_PER_S}",
-            f"{published / seconds:.1f} ({most})",
+            f"{figures['publishes_per_s']:.1f} ({most})",
             met=most <= _MOST_PER_S and site.listener.lost == 0,
             figures=figures,
         ),
