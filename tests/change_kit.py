@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from agent.records import Verdict
     from simulator.transport import MemoryTransport
 
-PATIENCE_S = 60.0  # a shared machine; nothing here waits that long unless it is broken
+PATIENCE_S = 120.0  # a shared machine; nothing here waits that long unless it is broken
 Tree = dict[str, Any]
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SITE: Final = "plant-a"
 WHOLE: Final[Box] = (0, 0, 64, 48)
-PATIENCE_S: Final = 30.0
+PATIENCE_S: Final = 120.0  # far longer than anything here takes; only a test that fails waits for so long
 
 
 def settings(**changed: Any) -> Collect:

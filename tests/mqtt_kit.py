@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from agent.ports import Transport
 
-PATIENCE_S = 30.0  # far longer than anything here takes; only a test that fails waits for so long
+PATIENCE_S = 120.0  # far longer than anything here takes; only a test that fails waits for so long
 TOPIC = "kensa/thing-1/verdicts/cam-1"
 
 

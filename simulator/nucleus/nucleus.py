@@ -100,7 +100,7 @@ class Nucleus:
         """Where the IPC is served."""
         return self._core.server.path
 
-    def wait_online(self, timeout_s: float = 30.0) -> None:
+    def wait_online(self, timeout_s: float = 60.0) -> None:
         """Wait for the connection to the broker. Raises OperatorError when there is none within `timeout_s`."""
         deadline = time.monotonic() + timeout_s
         while not self._core.bridge.online:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from agent.records import Grab, Pixels, Verdict
     from tests.change_kit import Tree
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 DRAIN_S = 5.0
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["aws", "aws_server"]  # fixtures
 ROLE = "arn:aws:iam::123456789012:role/kensa"
-DEADLINE_S = 20.0
+DEADLINE_S = 120.0
 
 
 def run_machine(aws: LocalAws, states: dict[str, Any], *, start: str, event: Any = None) -> dict[str, Any]:

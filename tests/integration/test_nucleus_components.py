@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from simulator.nucleus import Deployment
-from tests.nucleus_kit import NAME, STAYS, Device, device, wait_until
+from tests.nucleus_kit import NAME, PATIENCE_S, STAYS, Device, device, wait_until
 from tests.support import ROOT
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ for name in ("com.example.Cam", "com.example.Other"):
         bootstrap=ClientBootstrap(group, DefaultHostResolver(group)), socket_options=options,
         connect_message_amender=lambda: MessageAmendment(payload=said))
     try:
-        connection.connect(LifecycleHandler()).result(10)
+        connection.connect(LifecycleHandler()).result(PATIENCE_S)
         answer = "in"
     except Exception as error:
         answer = "out"
@@ -166,7 +166,7 @@ def test_deployments_wait_for_one_another(tmp_path: Path) -> None:
         versions = [f"1.{number}.0" for number in range(3)]
         offers = [site.shop.offer(version, {"install": "sleep 0.1", "run": STAYS}) for version in versions]
         coming = [site.nucleus.begin(Deployment(components=offer), site.shop.folder) for offer in offers]
-        assert all(each.result(30).succeeded for each in coming)
+        assert all(each.result(PATIENCE_S).succeeded for each in coming)
         assert site.nucleus.component(NAME).version == "1.2.0"
 
 

@@ -18,7 +18,7 @@ from simulator.broker import MosquittoBroker
 from simulator.nucleus import Deployment, Nucleus
 from simulator.shadow import ShadowService
 from tests.mqtt_kit import require_mosquitto
-from tests.nucleus_kit import NAME, QUICK, STAYS, Device, Shop, wait_until
+from tests.nucleus_kit import NAME, PATIENCE_S, QUICK, STAYS, Device, Shop, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,7 +60,9 @@ def nucleus_on(broker: MosquittoBroker, mode: Mode, root: Path, *, online: bool 
 def client_of(nucleus: Nucleus, name: str = NAME, **configuration: Any) -> Iterator[Any]:
     environment = nucleus.add_client(name, {"accessControl": ACCESS, **configuration})
     raw = connect(
-        ipc_socket=environment["AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT"], authtoken=environment["SVCUID"]
+        ipc_socket=environment["AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT"],
+        authtoken=environment["SVCUID"],
+        timeout=PATIENCE_S,
     )
     client = GreengrassCoreIPCClientV2(raw, executor=None)
     try:
@@ -263,7 +265,7 @@ def test_update_state_is_known_and_a_startup_waits_for_it(broker: MosquittoBroke
         assert not coming.done()
         with client_of(nucleus) as client:
             client.update_state(state="RUNNING")
-        assert coming.result(30).succeeded
+        assert coming.result(PATIENCE_S).succeeded
         assert nucleus.reported_state(NAME) == "RUNNING"
 
 

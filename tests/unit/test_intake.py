@@ -180,10 +180,10 @@ def test_wait_holds_the_camera_back_until_there_is_room() -> None:
     assert not done.wait(0.2)
 
     assert line.take() == [0]
-    assert done.wait(5.0)
+    assert done.wait(60.0)
     assert line.take() == [1]
     assert line.counters["a"].snapshot().dropped == {}
-    thread.join(5.0)
+    thread.join(60.0)
 
 
 @pytest.mark.parametrize("how", ["stop", "close"])
@@ -201,7 +201,7 @@ def test_a_held_back_camera_is_released_by_stop_and_by_close(how: str) -> None:
     else:
         line.hub.close()
 
-    thread.join(5.0)
+    thread.join(60.0)
     assert answers == [False]
 
 
@@ -253,7 +253,7 @@ def test_workers_that_wait_are_woken_by_a_frame() -> None:
     time.sleep(0.05)
     line.offer("a", 7)
 
-    thread.join(5.0)
+    thread.join(60.0)
 
     assert taken[0] is not None
     assert [f.seq for f in taken[0].frames] == [7]
@@ -285,10 +285,10 @@ def test_many_cameras_and_workers_lose_nothing_and_double_nothing() -> None:
     for thread in [*workers, *cameras]:
         thread.start()
     for thread in cameras:
-        thread.join(30.0)
+        thread.join(60.0)
     finished.set()
     for thread in workers:
-        thread.join(30.0)
+        thread.join(60.0)
 
     assert sorted(seen) == sorted((name, seq) for name in names for seq in range(200))
     assert line.pool.held == 0

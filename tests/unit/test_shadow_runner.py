@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from agent.slot import SiteSettings
 
 OK_BY_CHAMPION = Judgement(Outcome.OK, "ok", 0.1, (0.0, 0.1))
-PATIENCE_S = 20.0
+PATIENCE_S = 120.0
 
 
 def verdict_of(seq: int) -> Verdict:

@@ -118,7 +118,7 @@ def test_of_many_writers_one_creates(tmp_path: Path) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
 
     assert storage.read("lock") == b"%d" % won[0]
     assert len(won) == 1
