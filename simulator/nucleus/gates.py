@@ -70,7 +70,8 @@ class Gates:
                 event = {"configuration": trees[component], "deploymentId": deployment_id}
                 stream.send("ValidateConfigurationUpdateEvents", {"validateConfigurationUpdateEvent": event})
         try:
-            await asyncio.wait_for(question.all_in.wait(), wait_s)
+            async with asyncio.timeout(wait_s):
+                await question.all_in.wait()
         except TimeoutError:
             silent = ", ".join(sorted(question.open))
             return f"Components did not respond to configuration validation within {wait_s:g} s: {silent}"
@@ -87,7 +88,8 @@ class Gates:
                 event = {"preUpdateEvent": {"deploymentId": deployment_id, "isGgcRestarting": False}}
                 stream.send("ComponentUpdatePolicyEvents", event)
             with contextlib.suppress(TimeoutError):  # silence is consent
-                await asyncio.wait_for(question.all_in.wait(), wait_s)
+                async with asyncio.timeout(wait_s):
+                    await question.all_in.wait()
             self._update = None
             recheck_ms = max((answer for answer in question.answers.values()), default=0)
             if not recheck_ms:

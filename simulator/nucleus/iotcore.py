@@ -168,7 +168,8 @@ class IotCoreBridge:
             raise ServiceRefusal(f"subscribing to {subscription.filter} failed: {paho.error_string(code)}")
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
         try:
-            await asyncio.wait_for(answer, _ANSWER_S)
+            async with asyncio.timeout(_ANSWER_S):  # not wait_for, which may forget that it was cancelled (Python 3.11)
+                await answer
         except TimeoutError as error:
             raise ServiceRefusal(f"the broker does not answer a subscription to {subscription.filter}") from error
         finally:
@@ -254,9 +255,10 @@ class IotCoreBridge:
         self._gone.clear()
         up = asyncio.Event()
         client = self._new_client(loop, up)
+        connecting = loop.create_task(asyncio.to_thread(client.connect, *self._broker, _KEEPALIVE_S))
         try:
             try:
-                await asyncio.to_thread(client.connect, *self._broker, _KEEPALIVE_S)
+                await asyncio.shield(connecting)
             except OSError:
                 return False
             client.loop_start()
@@ -271,6 +273,7 @@ class IotCoreBridge:
         finally:
             self._client = None
             self._forget_flights()
+            await asyncio.wait((connecting,))  # its thread cannot be stopped: what it opens late is closed here
             client.disconnect()
             client.loop_stop()
 

@@ -98,7 +98,8 @@ class ComponentProcess:
             self._note(self.name, "install")
             child = await self._spawn("install", script, {})
             try:
-                await asyncio.wait_for(child.wait(), script.timeout_s)
+                async with asyncio.timeout(script.timeout_s):
+                    await child.wait()
                 if child.returncode == 0:
                     return True
             except TimeoutError:
@@ -133,7 +134,8 @@ class ComponentProcess:
         if shutdown is not None and self.pid is not None:
             child = await self._spawn("shutdown", shutdown, {})
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(child.wait(), shutdown.timeout_s)
+                async with asyncio.timeout(shutdown.timeout_s):
+                    await child.wait()
             await self._end(child.pid, at_once=True)
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):

@@ -114,7 +114,7 @@ for name in ("com.example.Cam", "com.example.Other"):
         bootstrap=ClientBootstrap(group, DefaultHostResolver(group)), socket_options=options,
         connect_message_amender=lambda: MessageAmendment(payload=said))
     try:
-        connection.connect(LifecycleHandler()).result(PATIENCE_S)
+        connection.connect(LifecycleHandler()).result(100)
         answer = "in"
     except Exception as error:
         answer = "out"
