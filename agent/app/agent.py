@@ -160,6 +160,7 @@ class Agent:
         except StateDirError as error:  # a full disk does not keep the line from running
             _log.warning("%s", error)
         gc.freeze()  # what lives as long as the agent need not be looked at by every collection
+        self._stack.callback(gc.unfreeze)  # nothing frozen is freed at the interpreter's end, and libraries tell
         _log.info(
             "kensa %s inspects with %d camera(s) and %d worker(s), boot epoch %d",
             agent.__version__,
