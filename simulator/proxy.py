@@ -21,6 +21,8 @@ import struct
 import threading
 from typing import TYPE_CHECKING, Final, Self
 
+from simulator.streams import hang_up, stop_listening
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
@@ -104,15 +106,12 @@ class Proxy:
     async def _shut(self) -> None:
         self._refusing = True
         if self._server is not None:
-            self._server.close()
-        writers = set(self._writers)
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}  # those that still connect, too
-        for task in tasks:
+            await stop_listening(self._server)
+        writers = set(self._writers)  # a pump forgets its own when it ends
+        for task in tuple(self._tasks):
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for writer in writers | self._writers:
-            writer.transport.abort()  # close would wait for a peer that reads no more
-        await asyncio.sleep(0)  # the transports close their sockets in the loop's next round
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await hang_up(writers | self._writers)
 
     def _close_all(self) -> None:
         for writer in self._writers:
@@ -127,22 +126,28 @@ class Proxy:
         self._close_all()
         self._passing.set()
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._refusing:
             writer.close()
             return
-        self._writers.add(writer)
+        self._writers.add(writer)  # here, not in the task: one that is cancelled early never runs
+        self._begin(self._connect(reader, writer))
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             target_reader, target_writer = await asyncio.open_connection(HOST, self._target)
         except OSError:
             self._writers.discard(writer)
             writer.close()
             return
-        for source, sink in ((reader, target_writer), (target_reader, writer)):
-            task = asyncio.create_task(self._pump(source, sink))
-            self._tasks.add(task)
-            self._writers.add(sink)
-            task.add_done_callback(self._tasks.discard)
+        self._writers.add(target_writer)
+        self._begin(self._pump(reader, target_writer))
+        self._begin(self._pump(target_reader, writer))
+
+    def _begin(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry one direction until its end, then end the other side of it."""

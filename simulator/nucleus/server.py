@@ -29,9 +29,10 @@ from simulator.nucleus.wire import (
     encode,
 )
 from simulator.nucleus.wire import MessageType as Kind
+from simulator.streams import stop_listening
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping
     from pathlib import Path
 
     from simulator.nucleus.limits import Limits
@@ -141,7 +142,7 @@ class Connection:
             return
         self._writer.write(encode(frame))
         if self._writer.transport.get_write_buffer_size() > _UNREAD_BYTES:
-            self.close()
+            self.abort()
 
     def forget(self, number: int) -> None:
         """Drop stream `number`, which is closed."""
@@ -153,6 +154,11 @@ class Connection:
             stream.close()
         self._server.forget(self)
         self._writer.close()
+
+    def abort(self) -> None:
+        """Close without waiting until the client has read what was sent."""
+        self.close()
+        self._writer.transport.abort()
 
     def _receive(self, frame: Frame) -> None:
         kind, number = frame.number(MESSAGE_TYPE), frame.number(STREAM_ID)
@@ -216,15 +222,15 @@ class IpcServer:
     async def start(self) -> None:
         """Listen; a socket that was left behind is replaced."""
         self.path.unlink(missing_ok=True)
-        self._server = await asyncio.start_unix_server(self._serve, path=self.path)
+        self._server = await asyncio.start_unix_server(self._accept, path=self.path)
 
     async def stop(self) -> None:
         """Close every connection and the socket."""
         if self._server is not None:
-            self._server.close()
+            await stop_listening(self._server)
             self._server = None
         for connection in list(self.connections):
-            connection.close()
+            connection.abort()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -245,9 +251,7 @@ class IpcServer:
             request.stream.refuse(refusal, lite=self.lite)
             return
         if inspect.isawaitable(result):
-            task = asyncio.get_running_loop().create_task(self._later(request, operation, result, close))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._begin(self._later(request, operation, result, close))
         else:
             self._reply(request, operation, result)
 
@@ -269,16 +273,20 @@ class IpcServer:
         if not operation.streams:
             request.stream.close()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = Connection(self, writer)
         if self.limits.clients is not None and len(self.connections) >= self.limits.clients:
             writer.close()
             return
-        self.connections.add(connection)
-        task = asyncio.current_task()
-        if task is not None:
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        self.connections.add(connection)  # here, not in the task: one that is cancelled early never runs
+        self._begin(self._serve(connection, reader, writer))
+
+    async def _serve(self, connection: Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await connection.serve(reader)
         with contextlib.suppress(OSError):
             await writer.wait_closed()
+
+    def _begin(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
