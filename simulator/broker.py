@@ -25,12 +25,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, Self
 
 from agent.errors import MissingExtraError, OperatorError
+from simulator.streams import hang_up, stop_listening
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 HOST: Final = "127.0.0.1"
-_START_S: Final = 10.0
+_START_S: Final = 30.0
+_GOODBYE_S: Final = 1.0
 _ATTEMPTS: Final = 5  # another program may take the free port before the broker does
 
 # Without the two limits of 0 a burst loses messages: mosquitto queues 1,000 and has 20 in flight by default.
@@ -190,15 +192,11 @@ class AmqttBroker:
                 "no MQTT broker: install mosquitto (apt install mosquitto) or the extra sim (pip install 'kensa[sim]')"
             )
             raise MissingExtraError(msg) from error
-        for _ in range(_ATTEMPTS):
-            self.port = free_port()
-            self._started.clear()
-            self._failure = None
-            self._thread = threading.Thread(target=self._run, name="amqtt", daemon=True)
-            self._thread.start()
-            if self._started.wait(_START_S) and self._failure is None:
-                return self
-            self.close()
+        self._thread = threading.Thread(target=self._run, name="amqtt", daemon=True)
+        self._thread.start()
+        if self._started.wait(_START_S) and self._failure is None:
+            return self
+        self.close()
         msg = f"amqtt does not start: {self._failure or 'no answer'}"
         raise OperatorError(msg)
 
@@ -223,21 +221,43 @@ class AmqttBroker:
         self._started.set()
 
     async def _serve(self) -> None:
-        from amqtt.broker import Broker  # noqa: PLC0415 - see __enter__
+        from amqtt.adapters import StreamReaderAdapter, StreamWriterAdapter  # noqa: PLC0415 - see __enter__
+        from amqtt.broker import Broker  # noqa: PLC0415
 
         for noisy in ("amqtt", "transitions"):
             logging.getLogger(noisy).setLevel(logging.CRITICAL)
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         broker = Broker(
             {
-                "listeners": {"default": {"type": "tcp", "bind": f"{HOST}:{self.port}"}},
+                "listeners": {"default": {"type": "external"}},  # amqtt's own leaves connections open at its end
                 "plugins": {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}},
             }
         )
+        clients: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+
+        def ended(task: asyncio.Task[None]) -> None:
+            clients.pop(task).close()  # amqtt forgets those that left before they had a session
+            if not task.cancelled():
+                task.exception()  # seen: a client that vanishes is no news
+
+        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            work = broker.external_connected(StreamReaderAdapter(reader), StreamWriterAdapter(writer), "default")
+            task = asyncio.create_task(work)
+            clients[task] = writer
+            task.add_done_callback(ended)
+
         await broker.start()
+        server = await asyncio.start_server(accept, HOST, 0)
+        self.port = server.sockets[0].getsockname()[1]
         self._started.set()
         await self._stop.wait()
-        await broker.shutdown()
+        await stop_listening(server)
+        await hang_up(clients.values())
+        if clients:  # each task ends by itself now that its connection is gone
+            await asyncio.wait(clients, timeout=_GOODBYE_S)
+        with contextlib.suppress(TimeoutError):  # amqtt may wait for ever for a client that left while it connected
+            async with asyncio.timeout(_GOODBYE_S):
+                await broker.shutdown()
 
 
 AnyBroker = MosquittoBroker | AmqttBroker

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_ROUNDS: Final = 10  # of the loop from accept(2) to the callback; 3 suffice (selector_events.py, _accept_connection2)
+_ROUNDS: Final = 10  # of the loop from accept(2) to the callback: 3 in _accept_connection2, and some to spare
 
 
 async def stop_listening(server: asyncio.Server) -> None:

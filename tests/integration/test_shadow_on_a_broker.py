@@ -81,7 +81,7 @@ def test_a_broker_that_does_not_carry_shadows_still_gets_the_verdicts(tmp_path: 
     assert not AmqttBroker.carries_shadows
     with AmqttBroker() as broker, Device(broker.port, tmp_path, protocol="3.1.1").running() as device:
         device.shadow.report(status_kit.status())
-        wait_for(lambda: "unanswered" in device.shadow.counters, "the adapter to notice")
+        wait_for(lambda: "refused_by_broker" in device.shadow.counters, "the adapter to notice")
         device.outbox.append([make_verdict(1, Outcome.DEFECT)])
         wait_for(lambda: device.outbox.stats().delivered == 1, "the verdict")
         assert device.heard == []

@@ -1,4 +1,4 @@
-"""The simulator's proxy ends while strangers connect, wait, talk and go: every socket is closed all the same."""
+"""The simulator's servers end while strangers connect, wait, talk and go: every socket is closed all the same."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from simulator.broker import free_port
+from simulator.broker import AmqttBroker, free_port
 from simulator.proxy import Proxy
 
 if TYPE_CHECKING:
@@ -40,15 +40,16 @@ def _babble(client: socket.socket) -> None:
     client.sendall(b"\xff" * 20)
 
 
+@pytest.mark.parametrize("server", [AmqttBroker, lambda: Proxy(port=free_port())], ids=["amqtt", "proxy"])
 @pytest.mark.parametrize("act", [_wait, _go, _begin, _connect, _babble])
 def test_no_connection_outlives_its_server(
-    act: Callable[[socket.socket], None], monkeypatch: pytest.MonkeyPatch
+    server: Callable[[], AmqttBroker | Proxy], act: Callable[[socket.socket], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left: list[str] = []
     gc.collect()  # what earlier tests left is not meant
     monkeypatch.setattr(sys, "unraisablehook", lambda found: left.append(repr(found.exc_value)))
     for delay_s in (0.0, 0.001, 0.02):
-        with contextlib.ExitStack() as clients, Proxy(port=free_port()) as running:
+        with contextlib.ExitStack() as clients, server() as running:
             for _ in range(4):
                 client = socket.create_connection((running.host, running.port))
                 clients.enter_context(contextlib.closing(client))
