@@ -252,7 +252,7 @@ def _events(moment: Moment) -> Panel:
     told = [event for event in moment.events if event.what != "install"]  # the next one names the process, too
     for event in reversed(told[-_EVENTS:]):
         table.add_row(
-            Text(f"{event.at_s - moment.began_s:+6.1f} s", "grey62"),
+            Text(f"{round(event.at_s - moment.began_s, 1) + 0.0:+6.1f} s", "grey62"),  # + 0.0: no "-0.0"
             Text(event.component, "grey62"),
             Text(event.what, "green" if event.what == "RUNNING" else "red" if event.what == "BROKEN" else "default"),
         )
