@@ -54,11 +54,17 @@ class CameraError(OperatorError):
 class FrameError(KensaError):
     """One frame cannot be judged (corrupt, wrong size, wrong channels); it becomes a counted drop, never a crash."""
 
-    def __init__(self, reason: str, detail: str) -> None:
-        """`reason` is a `records.DropReason` value; `detail` says what was seen and what was expected."""
-        super().__init__(f"{reason}: {detail}")
+    def __init__(self, reason: str, detail: str, *, name: str | None = None, part_id: str | None = None) -> None:
+        """`reason` is a `records.DropReason` value; `detail` says what was seen and what was expected.
+
+        `name` is what the source calls the picture (a path inside its folder), where it has a name; `part_id` is the
+        part that the picture shows, where the source knows it: such a part must get a verdict, `unknown`.
+        """
+        super().__init__(f"{reason}: {detail}" if name is None else f"{reason}: {name}: {detail}")
         self.reason = reason
         self.detail = detail
+        self.name = name
+        self.part_id = part_id
 
 
 class SourceEndedError(KensaError):

@@ -70,7 +70,7 @@ class FolderSource:
         try:
             pixels = self._decoder.decode(self._load(name), buffer)
         except FrameError as error:
-            raise FrameError(error.reason, f"{name}: {error.detail}") from error
+            raise FrameError(error.reason, error.detail, name=name, part_id=name) from error
         return Grab(pixels=pixels, due_ns=due_ns, part_id=name)
 
     def close(self) -> None:

@@ -111,6 +111,7 @@ def test_a_bad_picture_is_one_frame_error_with_its_name_and_the_next_one_comes(t
         with pytest.raises(FrameError, match=name) as caught:
             source.read(timeout_s=1.0, buffer=None)
         assert caught.value.reason == DropReason.CORRUPT
+        assert (caught.value.name, caught.value.part_id) == (name, name)
     last = source.read(timeout_s=1.0, buffer=None)
     assert last is not None
     assert last.part_id == "c.png"
