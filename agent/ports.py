@@ -82,13 +82,24 @@ class Transport(Protocol):
 
     @property
     def max_in_flight(self) -> int:
-        """How many unacknowledged publishes it accepts at once."""
+        """How many unacknowledged publishes it accepts at once.
 
-    def start(self, *, on_ack: Callable[[int], None], on_connection: Callable[[bool, str], None]) -> None:
+        It may change with each connection, down to the broker's Receive Maximum: read it each time, from any thread.
+        """
+
+    def start(
+        self,
+        *,
+        on_ack: Callable[[int], None],
+        on_reject: Callable[[int, str], None],
+        on_connection: Callable[[bool, str], None],
+    ) -> None:
         """Connect in the background and keep reconnecting with jittered back-off.
 
-        `on_ack(token)` is called once a publish is acknowledged; `on_connection(up, reason)` on every change. Both are
-        called from the transport's own thread, may only put to a queue, and never block.
+        `on_ack(token)` is called once a publish is acknowledged; `on_reject(token, reason)` when the broker refused
+        that one message while the connection stays: the token is done with, as after an acknowledgement;
+        `on_connection(up, reason)` on every change. All are called from the transport's own threads (`on_ack` and
+        `on_reject` also from within `publish`), may only put to a queue, and never block.
         """
 
     def subscribe(self, topic: str, on_message: Callable[[str, bytes], None]) -> None:

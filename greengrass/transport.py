@@ -113,6 +113,7 @@ class IpcTransport:
         self._ping_topic = echo_topic(thing)
         self._echoes: list[Subscription] = []
         self._on_ack: Callable[[int], None] = lambda _token: None
+        self._on_reject: Callable[[int, str], None] = lambda _token, _reason: None
         self._on_connection: Callable[[bool, str], None] = lambda _up, _reason: None
         self._lock = threading.Condition()  # notified when there may be room
         self._flights: dict[int, _Flight] = {}  # by token, oldest first
@@ -139,9 +140,15 @@ class IpcTransport:
 
     # --- the port -----------------------------------------------------------------------------------------------------
 
-    def start(self, *, on_ack: Callable[[int], None], on_connection: Callable[[bool, str], None]) -> None:
-        """See `Transport.start`; `on_ack` may come from within `publish`."""
-        self._on_ack, self._on_connection = on_ack, on_connection
+    def start(
+        self,
+        *,
+        on_ack: Callable[[int], None],
+        on_reject: Callable[[int, str], None],
+        on_connection: Callable[[bool, str], None],
+    ) -> None:
+        """See `Transport.start`; `on_ack` and `on_reject` may come from within `publish`."""
+        self._on_ack, self._on_reject, self._on_connection = on_ack, on_reject, on_connection
         if self._confirm:
             topics = [self._verdicts + "+", *sorted(self._confirmed), self._ping_topic]
             self._echoes = [self._listen(topic, self._returned) for topic in topics]
@@ -172,6 +179,10 @@ class IpcTransport:
             with self._lock:
                 self._flights.pop(token, None)
                 is_alone = not self._flights
+                self._lock.notify_all()
+            if error.fault is Fault.UNAUTHORIZED:  # accessControl lacks this topic; others may go on
+                self._on_reject(token, f"{error}. Allow {topic} in accessControl of the component's recipe")
+                return
             if error.fault is Fault.SERVICE and is_alone:
                 self._lost("the nucleus takes no message; it is not connected")
             raise

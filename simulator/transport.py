@@ -16,7 +16,7 @@ from agent.errors import TransportError
 from agent.records import Outgoing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +34,13 @@ class MemoryTransport:
 
     def __init__(
         self, *, max_in_flight: int = 32, auto_ack: bool = True, connected: bool = True, trouble: Trouble | None = None,
-        seed: int = 0,
+        seed: int = 0, rejects: Iterable[str] = (), hangs_up_on: Iterable[str] = (),
     ) -> None:  # fmt: skip
-        """`connected`: whether `start` finds the broker up."""
+        """`connected`: whether `start` finds the broker up.
+
+        A publish on a topic of `rejects` is refused by answer; one on a topic of `hangs_up_on` ends the connection,
+        which `set_connected` brings back. Both are sets that a test may change.
+        """
         self._max_in_flight = max_in_flight
         self._auto_ack = auto_ack
         self._connected = connected
@@ -45,8 +49,11 @@ class MemoryTransport:
         self._lock = threading.Lock()
         self._waiting: deque[int] = deque()
         self._on_ack: Callable[[int], None] = _ignore_ack
+        self._on_reject: Callable[[int, str], None] = _ignore_reject
         self._on_connection: Callable[[bool, str], None] = _ignore_connection
         self._subscriptions: dict[str, Callable[[str, bytes], None]] = {}
+        self.rejects = set(rejects)
+        self.hangs_up_on = set(hangs_up_on)
         self.delivered: list[Outgoing] = []
 
     @property
@@ -54,9 +61,16 @@ class MemoryTransport:
         """See `ports.Transport.max_in_flight`."""
         return self._max_in_flight
 
-    def start(self, *, on_ack: Callable[[int], None], on_connection: Callable[[bool, str], None]) -> None:
+    def start(
+        self,
+        *,
+        on_ack: Callable[[int], None],
+        on_reject: Callable[[int, str], None],
+        on_connection: Callable[[bool, str], None],
+    ) -> None:
         """See `ports.Transport.start`."""
         self._on_ack = on_ack
+        self._on_reject = on_reject
         self._on_connection = on_connection
         on_connection(self._connected, "started")
 
@@ -74,23 +88,36 @@ class MemoryTransport:
 
     def publish(self, token: int, topic: str, payload: bytes) -> None:
         """See `ports.Transport.publish`."""
-        trouble, draw = self._trouble, self._random.random
         with self._lock:
             if not self._connected:
                 raise TransportError("the memory broker is away")
-            if draw() < trouble.refuse:
+            if self._random.random() < self._trouble.refuse:
                 raise TransportError("the memory broker refused by plan")
-            if draw() < trouble.lose:
-                return
-            self.delivered.append(Outgoing(token, topic, payload))
-            if draw() < trouble.double:
-                self.delivered.append(Outgoing(token, topic, payload))
-            if draw() < trouble.lose_ack:
-                return
-            if not self._auto_ack:
-                self._waiting.append(token)
-                return
-        self._on_ack(token)
+            is_rejected, hangs_up = topic in self.rejects, topic in self.hangs_up_on
+            if hangs_up:
+                self._connected = False
+                self._waiting.clear()
+            is_answered = not hangs_up and (is_rejected or self._take(Outgoing(token, topic, payload)))
+        if hangs_up:
+            self._on_connection(False, "the memory broker hung up")  # noqa: FBT003 - the port's signature
+        elif is_rejected:
+            self._on_reject(token, "not authorized by plan")
+        elif is_answered:
+            self._on_ack(token)
+
+    def _take(self, message: Outgoing) -> bool:
+        """Take one publish, with the lock held; whether it is acknowledged at once."""
+        trouble, draw = self._trouble, self._random.random
+        if draw() < trouble.lose:
+            return False
+        self.delivered.append(message)
+        if draw() < trouble.double:
+            self.delivered.append(message)
+        if draw() < trouble.lose_ack:
+            return False
+        if not self._auto_ack:
+            self._waiting.append(message.token)
+        return self._auto_ack
 
     def acknowledge(self, count: int, *, shuffled: bool = False) -> int:
         """Acknowledge up to `count` messages, the oldest first or in a seeded disorder; return how many."""
@@ -118,6 +145,10 @@ class MemoryTransport:
 
 
 def _ignore_ack(_token: int) -> None:
+    """Nobody listens yet."""
+
+
+def _ignore_reject(_token: int, _reason: str) -> None:
     """Nobody listens yet."""
 
 

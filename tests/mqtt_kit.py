@@ -53,6 +53,7 @@ class Sender:
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
         self.reasons: list[str] = []
+        self.rejections: list[str] = []
         self.ups = 0
         self.up = False
         self._events: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
@@ -64,6 +65,7 @@ class Sender:
     def __enter__(self) -> Self:
         self.transport.start(
             on_ack=lambda token: self._events.put(("ack", token)),
+            on_reject=lambda _token, reason: self.rejections.append(reason),
             on_connection=lambda up, reason: self._events.put(("connection", up, reason)),
         )
         self._thread.start()

@@ -58,6 +58,7 @@ class Sender:
         self._limits = limits
         self._random = random
         self._acks: deque[int] = deque()
+        self._rejections: deque[tuple[int, str]] = deque()
         self._changes: deque[tuple[bool, str]] = deque()
         self._newest: dict[str, Sequence[bytes]] = {}
         self._tokens = itertools.count(1)
@@ -75,7 +76,7 @@ class Sender:
 
     def start(self) -> None:
         """Let the transport connect."""
-        self._transport.start(on_ack=self._on_ack, on_connection=self._on_connection)
+        self._transport.start(on_ack=self._on_ack, on_reject=self._on_reject, on_connection=self._on_connection)
 
     def publish_now(self, topic: str, payloads: Sequence[bytes]) -> None:
         """Publish messages that only their newest version matters of: not kept, and replaced while unsent."""
@@ -88,6 +89,10 @@ class Sender:
 
     def _on_ack(self, token: int) -> None:
         self._acks.append(token)
+        self._belt.wake_sender.set()
+
+    def _on_reject(self, token: int, reason: str) -> None:
+        self._rejections.append((token, reason))
         self._belt.wake_sender.set()
 
     def _on_connection(self, up: bool, reason: str) -> None:  # noqa: FBT001  the port's signature
@@ -112,6 +117,7 @@ class Sender:
         now_ns = self._clock.monotonic_ns()
         belt = self._belt
         self._take_acks()
+        self._take_rejections(now_ns)
         self._take_changes()
         if not belt.is_connected:
             self._release()
@@ -136,6 +142,21 @@ class Sender:
                 self._in_flight -= 1
             if flight.row is not None:
                 self._belt.acked.append(flight.row)
+
+    def _take_rejections(self, now_ns: int) -> None:
+        while self._rejections:
+            token, reason = self._rejections.popleft()
+            flight = self._flights.get(token)
+            if flight is None:
+                continue
+            for number in flight.tokens:
+                self._flights.pop(number, None)
+            flight.tokens.clear()
+            if flight.is_waiting:
+                self._again.remove(flight)
+            else:
+                self._in_flight -= 1
+            self._refused(flight, reason, now_ns)
 
     def _take_changes(self) -> None:
         while self._changes:

@@ -10,9 +10,9 @@ whoever subscribes reads the state again once the connection is up. A broker tha
 log and verdicts go on. What arrives is bounded: a payload over its topic's limit is dropped and counted.
 
 Between connections the thread `mqtt` waits with jittered exponential back-off (paho's own reconnect has no jitter, and
-resends by itself). A publish that the broker refuses ends the connection with the reason (MQTT 5 only: 3.1.1 has no way
-to say so, and AWS IoT Core disconnects by itself). There is no last will: a missing heartbeat says the same, and a will
-cannot tell a dead agent from a dead network.
+resends by itself). A publish that the broker refuses is told to `on_reject` with the reason, and the connection stays
+(MQTT 5 only: 3.1.1 has no way to say so, and AWS IoT Core ends the connection by itself). There is no last will: a
+missing heartbeat says the same, and a will cannot tell a dead agent from a dead network.
 """
 
 from __future__ import annotations
@@ -133,9 +133,16 @@ class MqttTransport:
         """How many unacknowledged publishes it accepts at once; a broker of MQTT 5 may allow fewer."""
         return self._max_in_flight
 
-    def start(self, *, on_ack: Callable[[int], None], on_connection: Callable[[bool, str], None]) -> None:
-        """See `Transport.start`. One `on_ack` may come from within `publish`, when the broker was faster than paho."""
-        self._thread = threading.Thread(target=self._run, args=(on_ack, on_connection), name="mqtt", daemon=True)
+    def start(
+        self,
+        *,
+        on_ack: Callable[[int], None],
+        on_reject: Callable[[int, str], None],
+        on_connection: Callable[[bool, str], None],
+    ) -> None:
+        """See `Transport.start`; a broker that answers faster than paho returns is heard from within `publish`."""
+        arguments = (on_ack, on_reject, on_connection)
+        self._thread = threading.Thread(target=self._run, args=arguments, name="mqtt", daemon=True)
         self._thread.start()
 
     def subscribe(self, topic: str, on_message: Callable[[str, bytes], None]) -> None:
@@ -188,7 +195,12 @@ class MqttTransport:
             client.username_pw_set(self._username, self._password)
         return client
 
-    def _run(self, on_ack: Callable[[int], None], on_connection: Callable[[bool, str], None]) -> None:
+    def _run(
+        self,
+        on_ack: Callable[[int], None],
+        on_reject: Callable[[int, str], None],
+        on_connection: Callable[[bool, str], None],
+    ) -> None:
         """Thread `mqtt`: connect, serve, report, wait, again."""
         failures = 0
         first_s, longest_s = self._backoff_s
@@ -200,6 +212,7 @@ class MqttTransport:
                 clock=self._clock,
                 timeout_s=self._timeout_s,
                 on_ack=on_ack,
+                on_reject=on_reject,
                 on_up=lambda text: on_connection(True, text),  # noqa: FBT003 - the port's signature
                 topics=tuple(self._subscriptions),
                 on_message=self._arrived,

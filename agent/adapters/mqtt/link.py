@@ -1,8 +1,8 @@
 """One MQTT connection, from connecting to its end, on a paho client of its own.
 
 Invariants: paho's publish() is called with no lock held that its callbacks take; packets are written by the serving
-thread only; a token is acknowledged once, by a PUBACK whose reason is good; a link is up only after the broker has
-answered every subscription; one that ended is never used again.
+thread only; a token is answered once, acknowledged by a PUBACK whose reason is good or refused by one whose is not; a
+link is up only after the broker has answered every subscription; one that ended is never used again.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class Link:
         clock: Clock,
         timeout_s: float,
         on_ack: Callable[[int], None],
+        on_reject: Callable[[int, str], None],
         on_up: Callable[[str], None],
         topics: Sequence[str],
         on_message: Callable[[str, bytes], None],
@@ -64,6 +65,7 @@ class Link:
         self._clock = clock
         self._timeout_ns = int(timeout_s * NS_PER_S)
         self._on_ack = on_ack
+        self._on_reject = on_reject
         self._on_up = on_up
         self._topics = tuple(topics)
         self._on_message = on_message
@@ -73,7 +75,7 @@ class Link:
         self._lock = threading.Lock()
         self._outstanding = 0
         self._tokens: dict[int, tuple[int, int]] = {}  # paho's message id -> (token, when handed over), oldest first
-        self._early: set[int] = set()  # acknowledged before publish() told us the id
+        self._early: dict[int, str | None] = {}  # answered before publish() told us the id; why refused, or None
 
     # --- the sender's thread ---
 
@@ -91,13 +93,14 @@ class Link:
                 msg = f"{self._broker}: {paho.error_string(info.rc)}"
                 raise TransportError(msg)
             early = info.mid in self._early
+            refusal: str | None = None
             if early:
-                self._early.discard(info.mid)
+                refusal = self._early.pop(info.mid)
                 self._outstanding -= 1
             else:
                 self._tokens[info.mid] = (token, self._clock.monotonic_ns())
         if early:
-            self._on_ack(token)
+            self._answer(token, refusal)
 
     def hang_up(self) -> None:
         """Wake the serving thread, which sees that it must stop."""
@@ -213,17 +216,22 @@ class Link:
     def _acknowledged(
         self, client: paho.Client, _userdata: object, mid: int, reason: ReasonCode, properties: object
     ) -> None:
-        if reason.is_failure:
-            self._end = f"the broker refused a message: {_explain(reason)}"
-            return
-        self.acked = True
+        refusal = _explain(reason) if reason.is_failure else None
+        self.acked = True  # a refusal answers too: the connection works
         with self._lock:
             entry = self._tokens.pop(mid, None)
             if entry is None:
-                self._early.add(mid)
+                self._early[mid] = refusal
                 return
             self._outstanding -= 1
-        self._on_ack(entry[0])
+        self._answer(entry[0], refusal)
+
+    def _answer(self, token: int, refusal: str | None) -> None:
+        """Any thread: the broker acknowledged the publish `token`, or refused it with a reason."""
+        if refusal is None:
+            self._on_ack(token)
+        else:
+            self._on_reject(token, f"{self._broker} refused a message: {refusal}")
 
 
 def _no_delay(_client: paho.Client, _userdata: object, sock: Any) -> None:

@@ -169,7 +169,11 @@ def _connect(config: Config) -> tuple[bool, str]:
         return False, str(error)
     assert transport is not None  # noqa: S101 - the caller has answered `none`
     answers: queue.SimpleQueue[tuple[bool, str]] = queue.SimpleQueue()
-    transport.start(on_ack=lambda _: None, on_connection=lambda up, reason: answers.put((up, reason)))
+    transport.start(
+        on_ack=lambda _: None,
+        on_reject=lambda _token, _reason: None,
+        on_connection=lambda up, reason: answers.put((up, reason)),
+    )
     try:
         return answers.get(timeout=_BROKER_S)
     except queue.Empty:
