@@ -98,10 +98,10 @@ class CameraCounters:
         self._outcomes: dict[Outcome, int] = {}
         self.latency = LatencyHistogram()
 
-    def captured(self) -> None:
-        """Count one exposure, usable or not."""
+    def captured(self, count: int = 1) -> None:
+        """Count exposures, usable or not."""
         with self._lock:
-            self._captured += 1
+            self._captured += count
 
     def dropped(self, reason: DropReason, count: int = 1) -> None:
         """Count frames that will get no verdict."""

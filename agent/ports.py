@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 class FrameSource(Protocol):
     """One camera. Used from one capture thread only; that thread does the retries, the source only reports.
 
-    Triggered sources set `part_id` in each Grab. `read` may block up to `timeout_s`; it must never block longer.
+    Triggered sources set `part_id` in each Grab. `read` may block up to `timeout_s`; it must never block longer. A live
+    camera's source hands over the newest exposure, stamped with its arrival, and says how many older ones it `skipped`
+    for it: a picture must not age in a queue that nobody counts (`agent.inspection.latest` does it for any source). A
+    source of another package says that it is live by an attribute `live` that is True.
     """
 
     def open(self) -> None:

@@ -35,7 +35,7 @@ class Outcome(StrEnum):
 class DropReason(StrEnum):
     """Why a captured frame was not judged; every drop is counted under exactly one of these."""
 
-    OVERRUN = "overrun"  # newest-wins intake displaced it
+    OVERRUN = "overrun"  # the line is slower than the camera: a newer one took its place
     CORRUPT = "corrupt"  # could not be decoded
     INCOMPLETE = "incomplete"  # the transport said that data is missing
     SIZE = "size"  # outside what camera or geometry declares
@@ -55,6 +55,7 @@ class Grab:
     part_id: str | None = None  # set by triggered sources only
     incomplete: bool = False  # the transport lost part of the picture
     hardware_ns: int | None = None  # the camera's own timestamp, where it has one
+    skipped: int = 0  # older exposures that arrived since the last one handed over, and were left out for this one
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from agent import config as configuration
-from agent.app.choose import SHADOW_FRAMES
+from agent.app.choose import SHADOW_FRAMES, is_live
 from agent.counters import CameraCounters
 from agent.inspection.capture import CameraSetup, CaptureThread
 from agent.inspection.pool import FramePool
@@ -33,7 +33,8 @@ class CameraView:
 
 def setup_of(camera: configuration.Camera, source: FrameSource) -> CameraSetup:
     """Say how a camera is captured: silence is a stall only for those that never end by themselves."""
-    stall_ms = camera.stall_ms if isinstance(camera, _INFINITE_KINDS) else None
+    live = isinstance(camera, _INFINITE_KINDS) or is_live(source)
+    stall_ms = camera.stall_ms if live else None
     return CameraSetup(source, stall_ms, (camera.width, camera.height))
 
 

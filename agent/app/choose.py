@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from agent import config as configuration
 from agent.errors import ConfigError, MissingExtraError
+from agent.inspection.latest import LatestFrames, keep_newest
 from agent.slot import Lease, SiteSettings
 
 if TYPE_CHECKING:
@@ -100,7 +101,14 @@ def _open_plugin(camera: configuration.PluginCamera, clock: Clock) -> FrameSourc
             "set up with scripts/demo or pip install -e '.[sim]'"
         ) from error
     source: FrameSource = factory(camera.options, clock=clock)
-    return source
+    if not is_live(source) or isinstance(source, LatestFrames):
+        return source
+    return keep_newest(lambda: factory(camera.options, clock=clock), name=f"plugin {camera.source}", clock=clock)
+
+
+def is_live(source: FrameSource) -> bool:
+    """Whether it is a live camera, see `FrameSource`: read all the time, and its silence is a stall."""
+    return getattr(source, "live", False) is True
 
 
 def site_of(inspection: configuration.Inspection, *, digest: str = "") -> SiteSettings:

@@ -202,6 +202,7 @@ class CaptureThread:
     def _deliver(self) -> None:
         """Read until the thread is stopped or changed. Raises CameraError when the camera is lost or silent."""
         while not self._interrupt.is_set():
+            skipped = 0
             try:
                 timeout_s = self._watch.patience_s(self._clock.monotonic_ns(), _READ_S)
                 grab = self._setup.source.read(timeout_s=timeout_s, buffer=self._free_buffer())
@@ -209,14 +210,16 @@ class CaptureThread:
                     if stall := self._watch.silence(self._clock.monotonic_ns()):
                         raise CameraError(stall)
                     continue
+                skipped = grab.skipped
+                self._skip(skipped)
                 self._check(grab)
             except FrameError as error:
-                self._watch.exposure(self._clock.monotonic_ns(), error=str(error))
+                self._watch.exposure(self._clock.monotonic_ns(), error=str(error), skipped=skipped)
                 self._number()
                 self._counters.dropped(DropReason(error.reason))
                 _log.debug("camera %s: dropped: %s", self._camera, error)
                 continue
-            self._watch.exposure(self._clock.monotonic_ns())
+            self._watch.exposure(self._clock.monotonic_ns(), skipped=skipped)
             self._hand_over(grab)
 
     def _free_buffer(self) -> Pixels | None:
@@ -241,6 +244,13 @@ class CaptureThread:
             raise FrameError(
                 DropReason.SIZE, f"{width}x{height} px; declared are {wanted_w or 'any'}x{wanted_h or 'any'}"
             )
+
+    def _skip(self, count: int) -> None:
+        """Account for exposures that the source left out for a newer one: they take their numbers, too."""
+        if count:
+            self._counters.captured(count)
+            self._counters.dropped(DropReason.OVERRUN, count)
+            self._seq += count
 
     def _number(self) -> int:
         self._counters.captured()

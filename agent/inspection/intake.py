@@ -4,6 +4,11 @@ Bounded by camera, with a named policy: `newest` displaces the oldest waiting fr
 capture thread back. A displaced frame is counted as `overrun`; if it carries a part id it gets an `unknown` verdict
 instead, because a triggered part always ends in a verdict. Batches never mix inspections, the oldest frame goes first,
 and nobody waits for a batch to fill.
+
+The capacity absorbs bursts. A queue that overflows and has not been empty for half a second is no burst: the line is
+slower than the camera, and each frame would be judged when it is as old as the queue is long. Such a queue keeps only
+its newest frame, until nothing was displaced for a second (the idea of CoDel, RFC 8289: not the length but the time
+without an empty queue tells overload from a burst). Time is that of the frames, `Frame.due_ns`.
 """
 
 from __future__ import annotations
@@ -23,6 +28,8 @@ if TYPE_CHECKING:
     from agent.records import Frame
 
 _STOP_POLL_S: Final = 0.1  # how soon a held-back capture thread notices that it must stop
+_OVERLOAD_NS: Final = 500_000_000  # not empty for so long, and full: the line is slower than the camera
+_RELIEF_NS: Final = 1_000_000_000  # nothing displaced for so long: it is not any more
 _NO_PIXELS: Final = np.empty((0, 0), np.uint8)  # of a frame that only waits for its `unknown` verdict
 
 
@@ -45,6 +52,9 @@ class _Lane:
     counters: CameraCounters
     pool: FramePool
     waiting: deque[Frame] = field(default_factory=deque)
+    filled_ns: int = 0  # due time of the frame that came when the lane was last empty
+    displaced_ns: int = 0  # due time of the frame that last displaced one
+    overloaded: bool = False
 
 
 class IntakeHub:
@@ -141,12 +151,23 @@ class IntakeHub:
                 self._room.wait(_STOP_POLL_S)
             if self._closed:
                 return False
-            if len(lane.waiting) >= lane.capacity:
-                self._displace(lane)
+            self._make_room(lane, frame.due_ns)
             lane.waiting.append(frame)
             self._pending += 1
             self._filled.notify()
             return True
+
+    def _make_room(self, lane: _Lane, now_ns: int) -> None:
+        if not lane.waiting:
+            lane.filled_ns = now_ns
+        elif len(lane.waiting) >= lane.capacity or (lane.overloaded and lane.waiting[0].part_id is None):
+            lane.displaced_ns = now_ns
+            lane.overloaded |= now_ns - lane.filled_ns >= _OVERLOAD_NS
+            self._displace(lane)
+            while lane.overloaded and lane.waiting and lane.waiting[0].part_id is None:
+                self._displace(lane)
+        if now_ns - lane.displaced_ns >= _RELIEF_NS:
+            lane.overloaded = False
 
     def _displace(self, lane: _Lane) -> None:
         oldest = lane.waiting.popleft()

@@ -113,16 +113,17 @@ class CameraWatch:
         self._interval_ns = 0.0
         self._status = replace(self._moved(_Event.CHANGE, now_ns), since_ns=now_ns, fps=0.0, last_error=None)
 
-    def exposure(self, now_ns: int, *, error: str | None = None) -> None:
-        """An exposure arrived; `error` says why it could not be used."""
+    def exposure(self, now_ns: int, *, error: str | None = None, skipped: int = 0) -> None:
+        """An exposure arrived, after `skipped` ones that were left out; `error` says why it could not be used."""
+        count = 1 + skipped
         if self._last_exposure_ns is not None:
-            interval = now_ns - self._last_exposure_ns
+            interval = (now_ns - self._last_exposure_ns) / count
             self._interval_ns += (interval - self._interval_ns) * (_FPS_WEIGHT if self._interval_ns else 1.0)
         self._last_exposure_ns = self._alive_ns = now_ns
         self._failures = 0
         moved = self._moved(_Event.EXPOSURE, now_ns)
         fps = NS_PER_S / self._interval_ns if self._interval_ns else 0.0
-        self._status = replace(moved, frames=moved.frames + 1, fps=fps, last_error=error or moved.last_error)
+        self._status = replace(moved, frames=moved.frames + count, fps=fps, last_error=error or moved.last_error)
 
     def listening(self, now_ns: int) -> None:
         """The next exposure is awaited from now on: time for which a full intake held us back is not the camera's."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -255,3 +256,17 @@ def test_a_bug_in_a_source_ends_its_thread_visibly_and_releases_the_camera(caplo
     assert line.capture.status.last_error == "internal error: ZeroDivisionError"
     assert source.closed
     assert "ended by a bug" in caplog.text
+
+
+def test_exposures_that_the_source_left_out_are_counted_and_take_their_numbers(run: Callable[[Line], Line]) -> None:
+    class Skipping(StillCamera):
+        def read(self, *, timeout_s: float, buffer: Pixels | None) -> Grab | None:
+            grab = super().read(timeout_s=timeout_s, buffer=buffer)
+            return None if grab is None else replace(grab, skipped=2)
+
+    line = run(Line(Skipping(pictures=PICTURES, clock=CLOCK, count=10)))
+    frames = line.take()
+    assert [frame.seq for frame in frames] == list(range(2, 30, 3))
+    counted = line.counters.snapshot()
+    assert (counted.captured, counted.dropped) == (30, {"overrun": 20})
+    assert line.capture.status.frames == 30

@@ -292,3 +292,62 @@ def test_many_cameras_and_workers_lose_nothing_and_double_nothing() -> None:
 
     assert sorted(seen) == sorted((name, seq) for name in names for seq in range(200))
     assert line.pool.held == 0
+
+
+PERIOD_NS = 33_333_333
+
+
+def judge_slowly(line: Line, frames: int, *, every: int, part: bool = False) -> list[int]:
+    """Offer `frames` at 30/s, take a batch for every `every` of them; return the ages in periods when taken."""
+    ages = []
+    for seq in range(frames):
+        line.offer("a", seq, due_ns=seq * PERIOD_NS, part_id=f"p-{seq}" if part else None)
+        if seq % every == every - 1:
+            ages += [seq - taken for taken in line.take()]
+    return ages
+
+
+def test_a_line_that_stays_slower_than_the_camera_judges_only_fresh_frames() -> None:
+    line = Line(max_batch=1)
+    line.camera("a", capacity=8)
+
+    ages = judge_slowly(line, 1_800, every=3)
+
+    assert max(ages[10:]) == 0, "from the first second on"
+    counted = line.counters["a"].snapshot()
+    assert counted.captured == 1_800 == len(ages) + counted.dropped["overrun"] + line.hub.pending
+
+
+def test_a_short_pause_costs_no_frame_that_fits_the_capacity() -> None:
+    line = Line(max_batch=8)
+    line.camera("a", capacity=8)
+
+    for pause in range(5):
+        for seq in range(8):
+            line.offer("a", seq, due_ns=(pause * 20 + seq) * PERIOD_NS)
+        assert line.take() == list(range(8))
+    assert line.counters["a"].snapshot().dropped == {}
+
+
+def test_after_the_overload_the_whole_capacity_is_there_again() -> None:
+    line = Line(max_batch=1)
+    line.camera("a", capacity=4)
+    judge_slowly(line, 90, every=3)
+    for seq in range(90, 130):  # a second and more in which the line keeps up
+        line.offer("a", seq, due_ns=seq * PERIOD_NS)
+        line.take()
+    dropped = line.counters["a"].snapshot().dropped["overrun"]
+
+    for seq in range(130, 134):
+        line.offer("a", seq, due_ns=seq * PERIOD_NS)
+
+    assert [line.take() for _ in range(4)] == [[130], [131], [132], [133]]
+    assert line.counters["a"].snapshot().dropped["overrun"] == dropped
+
+
+def test_triggered_parts_are_never_shed_for_freshness() -> None:
+    line = Line(max_batch=1)
+    line.camera("a", capacity=4)
+    judge_slowly(line, 90, every=3, part=True)
+    assert line.counters["a"].snapshot().dropped == {}
+    assert line.hub.pending == 4

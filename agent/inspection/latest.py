@@ -1,0 +1,208 @@
+"""Keeps the newest exposure of a live camera: a reading thread takes all that arrives, a slow line gets the newest.
+
+Promise: the camera is read all the time, so nothing ages in the queues of driver, kernel and server, however slow the
+consumer is. Each exposure has the time of its arrival; those that were left out for a newer one are counted in the next
+`Grab.skipped`. An exposure is decoded when it is handed over, by the capture thread: what is left out costs no
+decoding. `read` and `close` return in time whatever the camera does: only the reading thread calls it. Each opening has
+a stream and a thread of its own; a thread that hangs is left behind and closes its stream when the camera lets go of
+it. A triggered exposure (with a part id) is never left out: the camera is held back until it is taken.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from agent.errors import CameraError, FrameError
+from agent.records import Grab
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent.clock import Clock
+    from agent.ports import FrameSource
+    from agent.records import Pixels
+
+_RECEIVE_S: Final = 0.2  # how long the reading thread waits for one exposure: what `close` can be late by
+_CLOSE_WAIT_S: Final = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """What arrived, not decoded yet. `decode(buffer)` is called at most once, by the capture thread.
+
+    It returns [H, W] or [H, W, 3] uint8, in `buffer` where that fits; raises FrameError.
+    """
+
+    arrived_ns: int  # monotonic
+    decode: Callable[[Pixels | None], Pixels]
+    part_id: str | None = None
+    incomplete: bool = False
+    hardware_ns: int | None = None
+
+
+class LiveStream(Protocol):
+    """One connection to a live camera. `open` is called by the capture thread, the rest by the reading thread."""
+
+    def open(self) -> None:
+        """Connect. Raises CameraError."""
+
+    def receive(self, *, timeout_s: float) -> Exposure | None:
+        """Return the next exposure, or None when none arrived within `timeout_s` seconds.
+
+        Raises FrameError for an exposure that cannot be used, CameraError when the camera is gone.
+        """
+
+    def close(self) -> None:
+        """Disconnect; also after a failed `open`."""
+
+
+class LatestFrames:
+    """A `FrameSource` over the streams that `connect` makes, one for each opening."""
+
+    live: Final = True
+
+    def __init__(self, *, name: str, connect: Callable[[], LiveStream], clock: Clock) -> None:
+        """`name` is shown in errors: no credentials."""
+        self._name = name
+        self._connect = connect
+        self._clock = clock
+        self._reader: _Reader | None = None
+
+    def open(self) -> None:
+        """See `FrameSource.open`."""
+        self.close()
+        stream = self._connect()
+        try:
+            stream.open()
+        except BaseException:
+            stream.close()
+            raise
+        self._reader = _Reader(name=self._name, stream=stream)
+        self._reader.start()
+
+    def read(self, *, timeout_s: float, buffer: Pixels | None) -> Grab | None:
+        """See `FrameSource.read`; what the reading thread met is raised here, once all that arrived before is used."""
+        if self._reader is None:
+            raise CameraError(f"{self._name} is not open")
+        exposure = self._reader.take(timeout_s)
+        if exposure is None:
+            return None
+        return Grab(
+            pixels=exposure.decode(buffer),
+            due_ns=exposure.arrived_ns,
+            part_id=exposure.part_id,
+            incomplete=exposure.incomplete,
+            hardware_ns=exposure.hardware_ns,
+            skipped=self._reader.take_skipped(),
+        )
+
+    def close(self) -> None:
+        """See `FrameSource.close`."""
+        if self._reader is not None:
+            self._reader.leave()
+            self._reader = None
+
+
+class _Reader(threading.Thread):
+    """Reads one stream until it fails or `leave` is called."""
+
+    def __init__(self, *, name: str, stream: LiveStream) -> None:
+        super().__init__(name=f"read {name}", daemon=True)
+        self._stream = stream
+        self._changed = threading.Condition()
+        self._leaving = False
+        self._newest: Exposure | FrameError | None = None
+        self._skipped = 0  # since the last one that was decoded
+        self._error: Exception | None = None
+
+    def run(self) -> None:
+        """Receive everything; the thread's top, so whatever happens is kept for `take`."""
+        try:
+            while not self._leaving:
+                self._receive()
+        except Exception as error:  # noqa: BLE001 - raised again in the capture thread
+            with self._changed:
+                self._error = error
+                self._changed.notify_all()
+        finally:
+            self._stream.close()
+
+    def _receive(self) -> None:
+        arrived: Exposure | FrameError | None
+        try:
+            arrived = self._stream.receive(timeout_s=_RECEIVE_S)
+        except FrameError as error:
+            arrived = error
+        if arrived is None:
+            return
+        with self._changed:
+            # A part must get its verdict: a triggered exposure waits until it is taken.
+            while isinstance(self._newest, Exposure) and self._newest.part_id is not None and not self._leaving:
+                self._changed.wait(_RECEIVE_S)
+            self._skipped += self._newest is not None
+            self._newest = arrived
+            self._changed.notify_all()
+
+    def take(self, timeout_s: float) -> Exposure | None:
+        """Return the newest exposure. Raises FrameError for one that cannot be used, and what ended the stream."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._newest is not None or self._error is not None, timeout_s)
+            taken, self._newest = self._newest, None
+            self._changed.notify_all()
+        if isinstance(taken, FrameError):
+            raise taken
+        if taken is None and self._error is not None:
+            raise self._error
+        return taken
+
+    def take_skipped(self) -> int:
+        """Return how many were left out since the last call."""
+        with self._changed:
+            skipped, self._skipped = self._skipped, 0
+            return skipped
+
+    def leave(self) -> None:
+        """Let the thread end; returns in time although it hangs."""
+        with self._changed:
+            self._leaving = True
+            self._changed.notify_all()
+        self.join(_CLOSE_WAIT_S)
+
+
+def keep_newest(make: Callable[[], FrameSource], *, name: str, clock: Clock) -> LatestFrames:
+    """Read any live `FrameSource` all the time; `make` is called for each opening.
+
+    Its `read` gets no buffer, so that each exposure has pixels of its own.
+    """
+    return LatestFrames(name=name, connect=lambda: _SourceStream(make()), clock=clock)
+
+
+class _SourceStream:
+    """A `FrameSource` as a `LiveStream`."""
+
+    def __init__(self, source: FrameSource) -> None:
+        self._source = source
+
+    def open(self) -> None:
+        """See `LiveStream.open`."""
+        self._source.open()
+
+    def receive(self, *, timeout_s: float) -> Exposure | None:
+        """See `LiveStream.receive`."""
+        grab = self._source.read(timeout_s=timeout_s, buffer=None)
+        if grab is None:
+            return None
+        pixels = grab.pixels
+        return Exposure(
+            arrived_ns=grab.due_ns,
+            decode=lambda _buffer: pixels,
+            part_id=grab.part_id,
+            incomplete=grab.incomplete,
+            hardware_ns=grab.hardware_ns,
+        )
+
+    def close(self) -> None:
+        """See `LiveStream.close`."""
+        self._source.close()
