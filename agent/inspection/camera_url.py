@@ -1,28 +1,216 @@
-"""Camera addresses, without their secrets.
+"""Camera addresses: where to connect and as whom, and how an address is shown without its secrets.
 
-Promise: whatever a camera's error or log line shows of its address went through `redact`, so that neither a password
-nor a token in the query gets there.
+Promise: whatever an error, a log line, a report or a page shows of an address went through `redact`, which shows scheme
+and host only. A password may stand anywhere else: before the `@`, in the query, in the path (`user=..._password=...`),
+and with characters that a URL does not allow there. Where host and password cannot be told apart, neither is shown.
 """
 
 from __future__ import annotations
 
-from typing import Final
-from urllib.parse import urlsplit
+import ipaddress
+import os
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote, unquote
+
+from agent.errors import CameraError
+from agent.inspection.camera_auth import Login
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
 
 UNREADABLE: Final = "<unreadable address>"
+HIDDEN_HOST: Final = "***"  # shown in place of a host that may be part of a password
+
+_MAX_PORT: Final = 65_535
+_MAX_SECRET_BYTES: Final = 4_096  # of a password file; what is longer is no password
+_VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]{0,15})://", re.IGNORECASE)
+_AUTHORITY_END: Final = re.compile(r"[/?#\\]|$")
+_HOST_AND_PORT: Final = re.compile(
+    rf"(?:\[([0-9a-f:.]+(?:%25[\w.]+)?)\]|((?:[\w.-]|{_VARIABLE.pattern.replace('(', '(?:')})+))"
+    rf"(?::([0-9]{{1,5}}|{_VARIABLE.pattern.replace('(', '(?:')}))?",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where to connect now, and as whom."""
+
+    scheme: str
+    host: str  # without brackets
+    port: int | None
+    path: str = field(repr=False)  # with the query
+    login: Login | None
+
+    @property
+    def authority(self) -> str:
+        """Host and port as a URL and the header `Host` have them."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port is None else f"{host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """The whole address, user and password in it escaped: for libraries that take nothing else."""
+        user = "" if self.login is None else f"{quote(self.login.username, '')}:{quote(self.login.password, '')}@"
+        return f"{self.scheme}://{user}{self.authority}{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class CameraAddress:
+    """An address as configured: variables of the environment (`${NAME}`) and the password file are read when needed."""
+
+    url: str = field(repr=False)
+    username: str | None = None  # in place of the one in the address
+    password_file: Path | None = None
+
+    @property
+    def shown(self) -> str:
+        """For people: scheme and host."""
+        return redact(self.url)
+
+    def target(self, environ: Mapping[str, str] | None = None) -> Target:
+        """Read variables and password file, and return where to connect. Raises CameraError without a secret in it."""
+        variables: Mapping[str, str] | None = os.environ if environ is None else environ
+        url = self.url.strip()
+        if _VARIABLE.fullmatch(url):
+            url, variables = _expanded(url, variables), None  # what comes out of a variable is taken as it is
+        parts = _split(url) or _split_at_last(url)
+        if parts is None:
+            raise CameraError("its address is malformed: one like scheme://host:port/path is needed")
+        port = None if parts.port is None else _expanded(parts.port, variables)
+        if port is not None and not (port.isdecimal() and 0 < int(port) <= _MAX_PORT):
+            raise CameraError(f"the port in its address is no number from 1 to {_MAX_PORT}")
+        login = parts.login(variables)
+        if self.username is not None:
+            password = "" if self.password_file is None else _read_secret(self.password_file)
+            login = Login(_expanded(self.username, variables), password)
+        return Target(
+            scheme=parts.scheme,
+            host=_expanded(parts.host, variables),
+            port=None if port is None else int(port),
+            path=_rooted(_expanded(parts.rest.partition("#")[0], variables)),
+            login=login,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    scheme: str
+    user: str | None  # user:password as written
+    host: str
+    port: str | None
+    rest: str  # path, query, fragment
+
+    def login(self, variables: Mapping[str, str] | None) -> Login | None:
+        """User and password, unescaped before variables are put in: their values are taken as they are."""
+        if self.user is None:
+            return None
+        name, _, password = self.user.partition(":")
+        return Login(_expanded(unquote(name), variables), _expanded(unquote(password), variables))
+
+
+def _parts_of(scheme: str, user: str | None, place: str, rest: str) -> _Parts | None:
+    found = _HOST_AND_PORT.fullmatch(place)
+    if found is None or (found[3] and found[3].isdecimal() and not 0 < int(found[3]) <= _MAX_PORT):
+        return None
+    return _Parts(scheme, user, found[1] or found[2], found[3], rest)
+
+
+def _split(url: str) -> _Parts | None:
+    """Split as RFC 3986 says; None where that gives no host."""
+    scheme = _SCHEME.match(url)
+    if scheme is None:
+        return None
+    end = _AUTHORITY_END.search(url, scheme.end())
+    stop = len(url) if end is None else end.start()
+    user, at, place = url[scheme.end() : stop].rpartition("@")
+    return _parts_of(scheme[1].lower(), user if at else None, place, url[stop:])
+
+
+def _split_at_last(url: str) -> _Parts | None:
+    """Split at the last `@`: for a password with `/`, `?` or `#` in it."""
+    scheme = _SCHEME.match(url)
+    if scheme is None:
+        return None
+    user, at, rest = url[scheme.end() :].rpartition("@")
+    end = _AUTHORITY_END.search(rest)
+    stop = len(rest) if end is None else end.start()
+    return _parts_of(scheme[1].lower(), user, rest[:stop], rest[stop:]) if at else None
+
+
+def _rooted(path: str) -> str:
+    """Return the path as a request needs it: from the root on, in ASCII and without blanks."""
+    return quote(path if path.startswith("/") else f"/{path}", safe="/%:@!$&'()*+,;=?[]~|{}^`\"<>\\")
+
+
+def _expanded(text: str, variables: Mapping[str, str] | None) -> str:
+    """Put the values of variables in; None: leave `text` as it is. Raises CameraError for one that is not set."""
+    if variables is None:
+        return text
+
+    def value(found: re.Match[str]) -> str:
+        if found[1] not in variables:
+            raise CameraError(f"the environment variable {found[1]} is not set, which its address needs: set it")
+        return variables[found[1]]
+
+    return _VARIABLE.sub(value, text)
+
+
+def _read_secret(path: Path) -> str:
+    """Return the password in a file, without the line break at its end. Raises CameraError."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_SECRET_BYTES + 1)
+        text = data.decode()
+    except OSError as error:
+        raise CameraError(f"password_file {path} cannot be read ({error.strerror}): check path and rights") from error
+    except UnicodeDecodeError:
+        raise CameraError(f"password_file {path} is not text in UTF-8") from None
+    if len(data) > _MAX_SECRET_BYTES:
+        raise CameraError(f"password_file {path} has more than {_MAX_SECRET_BYTES:,} bytes: it holds no password")
+    return text.rstrip("\r\n")
+
+
+def missing_variables(text: str, environ: Mapping[str, str] | None = None) -> list[str]:
+    """Return the names of `${NAME}` in `text` that the environment does not have."""
+    environ = os.environ if environ is None else environ
+    return sorted({name for name in _VARIABLE.findall(text) if name not in environ})
+
+
+def is_address(url: str) -> bool:
+    """Whether one can connect to it, once its variables are known."""
+    return _VARIABLE.fullmatch(url) is not None or (_split(url) or _split_at_last(url)) is not None
+
+
+def has_secret(url: str) -> bool:
+    """Whether a secret may be written in it: a password, or anything in the query or in a path with `=`."""
+    parts = _split(url) or _split_at_last(url)
+    if parts is None:
+        return False
+    password = "" if parts.user is None else parts.user.partition(":")[2]
+    return bool(_VARIABLE.sub("", password)) or "=" in _VARIABLE.sub("", parts.rest)
 
 
 def redact(url: str) -> str:
-    """Return `url` with user, password, query and fragment masked; what cannot be parsed is masked altogether."""
+    """Return scheme, host and port of `url`; what cannot be parsed for sure is not shown."""
+    if _VARIABLE.fullmatch(url):
+        return url
+    parts = _split(url)
+    if parts is None:
+        return UNREADABLE
+    host = f"[{parts.host}]" if ":" in parts.host else parts.host
+    if "@" in parts.rest:  # a password with a slash, or an `@` in the query: then this host is a user, or it is not
+        return f"{parts.scheme}://{host if _is_ip(parts.host) else HIDDEN_HOST}"
+    return f"{parts.scheme}://{host}" + ("" if parts.port is None else f":{parts.port}")
+
+
+def _is_ip(host: str) -> bool:
     try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
+        ipaddress.ip_address(host)
     except ValueError:
-        return UNREADABLE
-    if not parts.scheme or host is None:
-        return UNREADABLE
-    name = f"[{host}]" if ":" in host else host
-    user = "***@" if "@" in parts.netloc else ""
-    at_port = "" if port is None else f":{port}"
-    query = "?***" if parts.query else ""
-    return f"{parts.scheme}://{user}{name}{at_port}{parts.path}{query}"
+        return False
+    return True

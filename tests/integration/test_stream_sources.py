@@ -128,7 +128,7 @@ def test_a_held_mjpeg_server_gives_empty_reads_in_time() -> None:
 def test_mjpeg_errors_name_the_camera_and_the_remedy(nobody: int) -> None:
     source = MjpegSource(url=f"http://op:s3cret@127.0.0.1:{nobody}/x?key=s3cret", clock=CLOCK)
     said = error_of(source)
-    assert f"http://***@127.0.0.1:{nobody}/x?*** cannot be reached" in said
+    assert f"http://127.0.0.1:{nobody}: it cannot be reached" in said
     assert "malformed" in error_of(MjpegSource(url="http://op:s3cret@camera:port/", clock=CLOCK))
     with MjpegServer(picture=jpeg, status=401) as server:
         assert "put user and password" in error_of(MjpegSource(url=server.url, clock=CLOCK))
@@ -143,9 +143,12 @@ ANSWERS = {
     "one picture": (b"HTTP/1.0 200 OK\r\nContent-Type: image/jpeg\r\n\r\n", "give the address of its MJPEG stream"),
     "moved": (
         b"HTTP/1.0 302 Found\r\nLocation: http://op:s3cret@other/x?k=s3cret\r\n\r\n",
-        r"moved to http://\*\*\*@other/x",
+        "moved to http://other: give that address",
     ),
-    "chunks": (BOUNDARY[:-2] + b"Transfer-Encoding: chunked\r\n\r\n", "in chunks"),
+    "damaged chunks": (
+        BOUNDARY[:-2] + b"Transfer-Encoding: chunked\r\n\r\nno size\r\n",
+        "what it sends is not in chunks",
+    ),
     "headers without end": (b"HTTP/1.0 200 OK\r\nX: " + b"x" * 20_000, "do not end within"),
     "an enormous part": (BOUNDARY + b"--b\r\nContent-Length: 99999999999\r\n\r\n", "a part of 99999999999 bytes comes"),
     "a wrong length": (BOUNDARY + b"--b\r\nContent-Length: -5\r\n\r\n", "a part of -5 bytes comes"),
@@ -220,7 +223,7 @@ def test_rtsp_logs_in_and_a_wrong_password_is_not_shown() -> None:
         read(source, 2)
         source.close()
         said = error_of(RtspSource(url=server.url.replace("//", "//op:wrong1@"), clock=CLOCK))
-    assert "rtsp://***@127.0.0.1" in said
+    assert "rtsp://127.0.0.1" in said
     assert "wrong1" not in said
 
 

@@ -1,0 +1,83 @@
+"""HTTPS to a camera: verified always, against the system's authorities or a file that the operator gives.
+
+Promise: a camera that cannot prove who it is gets no request, and so no password; the error says what to do. Many
+cameras carry a certificate of their own making that names no address: given as `ca`, exactly that certificate is
+enough, whatever name it carries.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING, Final
+
+from agent.errors import CameraError
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+    from pathlib import Path
+
+# X509_V_ERR_* of OpenSSL's x509_vfy.h
+_NOT_YET_VALID: Final = 9
+_EXPIRED: Final = 10
+_OTHER_NAME: Final = frozenset({62, 64})  # of another host, of another IP address
+
+
+def secured(connect: Callable[[], socket.socket], *, host: str, ca: Path | None) -> ssl.SSLSocket:
+    """Connect and do the handshake. Raises CameraError, and the network's OSError."""
+    context = _context(ca)
+    try:
+        return _handshake(context, connect(), host)
+    except ssl.SSLCertVerificationError as error:
+        if ca is None or error.verify_code not in _OTHER_NAME:
+            raise CameraError(_refusal(error.verify_code, ca=ca)) from None
+    except ssl.SSLError as error:
+        raise CameraError(
+            f"no TLS with it ({error.reason or 'handshake failed'}): does it offer https there?"
+        ) from None
+    # Signed as it should be, for another name: it must be the very certificate that was given.
+    context.check_hostname = False
+    connection = _handshake(context, connect(), host)
+    if connection.getpeercert(binary_form=True) in context.get_ca_certs(binary_form=True):
+        return connection
+    connection.close()
+    raise CameraError(
+        f"its certificate is for another name than {host}: use that name in the address, "
+        "or give the camera's own certificate as `ca`"
+    )
+
+
+def _context(ca: Path | None) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=ca)
+    except ssl.SSLError:
+        raise CameraError(f"ca {ca} holds no certificate in PEM") from None
+    except OSError as error:
+        raise CameraError(f"ca {ca} cannot be read ({error.strerror}): check path and rights") from None
+    if ca is not None:
+        # What is given may be the camera's own certificate, with whatever extensions it was made.
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context
+
+
+def _handshake(context: ssl.SSLContext, plain: socket.socket, host: str) -> ssl.SSLSocket:
+    try:
+        return context.wrap_socket(plain, server_hostname=host)
+    except BaseException:
+        plain.close()
+        raise
+
+
+def _refusal(code: int, *, ca: Path | None) -> str:
+    if code in {_NOT_YET_VALID, _EXPIRED}:
+        when = "has expired" if code == _EXPIRED else "is not valid yet"
+        return f"its certificate {when}: make a new one in the camera, and check this device's clock"
+    if code in _OTHER_NAME:
+        return "its certificate is for another name: use that name in the address, or give the certificate as `ca`"
+    if ca is None:
+        return (
+            "its certificate is not signed by an authority that this device knows: save that of the camera, or of "
+            "the authority that signed it, as a file and give it as `ca`"
+        )
+    return f"its certificate is neither in {ca} nor signed by one there: give the one that the camera has now"
