@@ -1,10 +1,12 @@
-"""A real MQTT broker of one's own on the loopback: mosquitto where it is installed, else amqtt in this process.
+"""A real MQTT broker of one's own on the loopback: mosquitto where it is installed, else one that pip brings.
 
     with open_broker() as broker:
         print(broker.kind, broker.host, broker.port)
 
-Promise: a free port, nothing persisted, nothing left behind after the `with`. A mosquitto can also be stopped in its
-tracks (`pause`: a half-open broker), killed (`kill`: a dead one) and started again on the same port.
+Promise: a free port on the loopback only, nothing persisted, nothing left behind after the `with`. A mosquitto can also
+be stopped in its tracks (`pause`: a half-open broker), killed (`kill`: a dead one) and started again on the same port.
+Each class says what its broker can do: `protocol` is the newest MQTT that it speaks here, `carries_shadows` whether it
+takes the device shadow's topics, which begin with `$aws`. Which one is taken and why: docs/decisions/0032.
 """
 
 from __future__ import annotations
@@ -12,17 +14,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import getpass
+import importlib.util
 import logging
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, Self
+from typing import IO, TYPE_CHECKING, Final, Literal, Self
 
 from agent.errors import MissingExtraError, OperatorError
 from simulator.streams import hang_up, stop_listening
@@ -30,6 +34,10 @@ from simulator.streams import hang_up, stop_listening
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+BrokerName = Literal["auto", "mosquitto", "iotcore", "amqtt"]
+Protocol = Literal["3.1.1", "5"]
+
+BROKERS: Final[tuple[BrokerName, ...]] = ("mosquitto", "iotcore", "amqtt")  # the best first
 HOST: Final = "127.0.0.1"
 _START_S: Final = 30.0
 _GOODBYE_S: Final = 1.0
@@ -49,6 +57,24 @@ log_dest stderr
 log_type error
 log_type warning
 """
+
+
+# Ends with its standard input. Its log has an "error" for each message, which none is.
+_IOTCORE: Final = f"""
+import logging, os, sys, threading
+def follow():
+    sys.stdin.buffer.read()
+    os._exit(0)
+threading.Thread(target=follow, daemon=True).start()
+from iotcore import IotCoreBroker
+logging.getLogger("rumqttd").setLevel(logging.CRITICAL)
+IotCoreBroker(listen="{HOST}", port=int(sys.argv[1])).run_forever()
+"""
+
+
+def has_iotcore() -> bool:
+    """Whether the package iotcore is installed, which has wheels for x86_64 only."""
+    return importlib.util.find_spec("iotcore") is not None
 
 
 def mosquitto_program() -> str | None:
@@ -74,7 +100,8 @@ class MosquittoBroker:
     """A mosquitto process."""
 
     kind: Final = "mosquitto"
-    carries_shadows: Final = True  # topics that start with `$aws`
+    protocol: Final[Protocol] = "5"
+    carries_shadows: Final = True
     host: Final = HOST
 
     def __init__(self, *, settings: Sequence[str] = (), anonymous: bool = True) -> None:
@@ -167,11 +194,76 @@ class MosquittoBroker:
         self._process.send_signal(number)
 
 
+class IotcoreBroker:
+    """The package iotcore, which is rumqttd in a wheel, as a process; it delivers what it has acknowledged."""
+
+    kind: Final = "iotcore"
+    protocol: Final[Protocol] = "3.1.1"
+    carries_shadows: Final = False  # it ends the connection of a client that subscribes to a topic with `$`
+    host: Final = HOST
+
+    def __init__(self) -> None:
+        """Prepare; nothing is started yet. Raises MissingExtraError where the package is not installed."""
+        if not has_iotcore():
+            msg = "iotcore is not installed (x86_64 only): pip install 'kensa[sim]', or apt install mosquitto"
+            raise MissingExtraError(msg)
+        self.port = 0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        """Start on a free port. Raises OperatorError with what it said when it does not come up."""
+        said = ""
+        for _ in range(_ATTEMPTS):
+            self.port = free_port()
+            with tempfile.TemporaryFile() as log:
+                if self._start(log):
+                    return self
+                log.seek(0)
+                said = log.read().decode(errors="replace").strip()[-500:]
+        msg = f"iotcore does not start: {said or 'it said nothing'}. Try --broker amqtt, or apt install mosquitto"
+        raise OperatorError(msg)
+
+    def __exit__(self, *_: object) -> None:
+        """See `close`."""
+        self.close()
+
+    def close(self) -> None:
+        """End it; safe to call twice."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()  # it has nothing to save
+            process.wait(_START_S)
+            if process.stdin is not None:
+                process.stdin.close()
+
+    def _start(self, log: IO[bytes]) -> bool:
+        """Whether it came up. Another program may have taken the port."""
+        process = self._process = subprocess.Popen(
+            [sys.executable, "-c", _IOTCORE, str(self.port)],
+            stdin=subprocess.PIPE,  # it ends when this closes, also when this process is killed
+            stdout=log,
+            stderr=log,
+            process_group=0,  # Ctrl-C is for the program that uses the broker, which may still need it
+        )
+        deadline = time.monotonic() + _START_S
+        while time.monotonic() < deadline and process.poll() is None:
+            if _listens(self.port) and process.poll() is None:
+                return True
+            time.sleep(0.02)
+        self.close()
+        return False
+
+
 class AmqttBroker:
-    """amqtt on an event loop of its own in a thread of this process; speaks MQTT 3.1.1 only."""
+    """amqtt on an event loop of its own in a thread of this process.
+
+    It acknowledges what it has read, not what it has taken over: a publisher that sends to a topic with `$` loses what
+    it sends behind that, and a subscriber that is away loses messages although its session is kept.
+    """
 
     kind: Final = "amqtt"
-    carries_shadows: Final = False  # it passes nothing on to topics that start with `$`
+    protocol: Final[Protocol] = "3.1.1"
+    carries_shadows: Final = False
     host: Final = HOST
 
     def __init__(self) -> None:
@@ -260,11 +352,20 @@ class AmqttBroker:
                 await broker.shutdown()
 
 
-AnyBroker = MosquittoBroker | AmqttBroker
+AnyBroker = MosquittoBroker | IotcoreBroker | AmqttBroker
 
 
-def open_broker(kind: Literal["auto", "mosquitto", "amqtt"] = "auto") -> AnyBroker:
-    """Return a broker to be used in a `with`; `auto` takes mosquitto when it is installed, else amqtt."""
-    if kind == "mosquitto" or (kind == "auto" and mosquitto_program() is not None):
+def best_installed() -> BrokerName:
+    """Return the first of `BROKERS` that this machine has; amqtt is what remains."""
+    if mosquitto_program() is not None:
+        return "mosquitto"
+    return "iotcore" if has_iotcore() else "amqtt"
+
+
+def open_broker(kind: BrokerName = "auto") -> AnyBroker:
+    """Return a broker to be used in a `with`; `auto` takes the best that is installed."""
+    if kind == "auto":
+        kind = best_installed()
+    if kind == "mosquitto":
         return MosquittoBroker()
-    return AmqttBroker()
+    return IotcoreBroker() if kind == "iotcore" else AmqttBroker()

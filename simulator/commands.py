@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from agent.errors import MissingExtraError, UsageError
+from simulator.broker import BROKERS
 from simulator.demo.plant import Options
 from simulator.demo.releases import LEAST_S
 from simulator.demo.report import closing, to_json
@@ -80,8 +81,8 @@ def _demo_parser() -> argparse.ArgumentParser:
                         help="1: the colour camera only, which starts sooner and needs half the memory")  # fmt: skip
     parser.add_argument("--outage", type=_within(0, 3600, "s"), dest="outage_s", metavar="SECONDS",
                         help="unplug the network for so long in the middle")  # fmt: skip
-    parser.add_argument("--broker", choices=("auto", "mosquitto", "amqtt"),
-                        help="auto: mosquitto when it is installed, else amqtt in this process")  # fmt: skip
+    parser.add_argument("--broker", choices=("auto", *BROKERS),
+                        help="auto: mosquitto when it is installed, else iotcore (x86_64), else amqtt")  # fmt: skip
     parser.add_argument(
         "--release", type=Path, metavar="DIR", help="the model to inspect with, at first (default: a bundled one)"
     )

@@ -7,7 +7,8 @@ single verdict message even if it came in an envelope, gaps and heartbeats as th
 `{"kind":"ledger",...}` with unique verdicts, duplicates and missing numbers by camera. It ends when its input ends.
 
 Promise: a verdict is reported once, by its key, however often it arrives; what cannot be decoded is counted and
-skipped. The broker keeps the session, so that a broken connection of this consumer loses nothing.
+skipped. It asks the broker to keep its session while its connection is broken. Whether that loses nothing is up to the
+broker: mosquitto and iotcore lost 0 of 4,000 acknowledged messages so, amqtt 1,034 of 2,000 (docs/decisions/0032).
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from agent.records import Verdict
+    from simulator.missing import Arrived
 
 TOPIC: Final = "kensa/#"
 _START_S: Final = 15.0
@@ -186,6 +188,7 @@ class Subscriber:
     def __init__(self, *, host: str, port: int) -> None:
         """Prepare to listen on the broker at `host`:`port`."""
         self.counts = Counts()
+        self.arrived: Arrived = {}  # complete once `close` has returned
         self._host, self._port = host, port
         self._verdicts: queue.SimpleQueue[Verdict] = queue.SimpleQueue()
         self._ready = threading.Event()
@@ -242,6 +245,9 @@ class Subscriber:
                 content = wire.decode(line)
                 if isinstance(content, wire.Delivery):
                     for verdict in content.verdicts:
+                        origin = verdict.origin
+                        numbers = self.arrived.setdefault((origin.line, origin.camera, origin.boot_epoch), set())
+                        numbers.add(verdict.seq)
                         self._verdicts.put(verdict)
 
     def _note(self, news: dict[str, Any]) -> None:

@@ -156,7 +156,7 @@ def make_config(
             "kind": "mqtt",
             "host": broker.host,
             "port": broker.port,
-            "protocol": "3.1.1" if broker.kind == "amqtt" else "5",
+            "protocol": broker.protocol,
         },
         "inspections": {
             "part": {

@@ -80,7 +80,7 @@ class Device:
         )
         self.camera = LineCamera(self.line, fps=fps, clock=clock)
         self.state_dir = folder / "state"
-        protocol: Any = "5" if broker.kind == "mosquitto" else "3.1.1"
+        protocol = broker.protocol
         tree = {
             "thing": place.thing,
             "line": place.line,
@@ -95,7 +95,13 @@ class Device:
                 }
             },
             "transport": {"kind": "mqtt", "host": broker.host, "port": broker.port, "protocol": protocol},
-            "updates": {"repository": REPOSITORY, "root": str(root.resolve()), "site": SITE, "limits": LIMITS},
+            "updates": {
+                "repository": REPOSITORY,
+                "root": str(root.resolve()),
+                "site": SITE,
+                "shadow": broker.carries_shadows,
+                "limits": LIMITS,
+            },
             "collect": COLLECT,
             "heartbeat_s": 5.0,
             "drain_s": 10.0,

@@ -11,7 +11,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
@@ -20,7 +20,7 @@ from agent import control
 from agent.clock import SystemClock
 from agent.errors import OperatorError
 from agent.model.acceptance import AcceptanceSet, folder_of
-from simulator.broker import AnyBroker, open_broker
+from simulator.broker import AnyBroker, BrokerName, open_broker
 from simulator.cycle_demo.account import Account
 from simulator.cycle_demo.accuracy import Accuracy
 from simulator.cycle_demo.device import PLACES, Device
@@ -44,7 +44,7 @@ class Options:
     """What a person may choose."""
 
     fps: float = 10.0  # parts a second of each line
-    broker: Literal["auto", "mosquitto", "amqtt"] = "auto"
+    broker: BrokerName = "auto"
     out: Path = Path("out/demo-cloud")
 
 

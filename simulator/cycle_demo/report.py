@@ -60,6 +60,7 @@ class Result:
     counts: Counts
     broker: str
     problem: str | None  # why the story ended early
+    missing: tuple[str, ...] = ()  # a sentence for each verdict that a device gave and that did not arrive
     files: dict[str, Path] = field(default_factory=dict)
 
     @property
@@ -92,6 +93,7 @@ def _problems(result: Result) -> Iterator[str]:
         yield f"accuracy was {_percent(findings.before)} before, and is {_percent(findings.after)} after the cycle"
     if result.lost:
         yield f"{result.lost} parts passed a camera without a verdict at the subscriber"
+        yield from result.missing
     if not result.poisoned_refused:
         yield f"the wrong labels led to: {findings.poisoned.get('result', 'nothing')}; they must be refused"
     if findings.statuses != ["SUCCEEDED", "SUCCEEDED"]:

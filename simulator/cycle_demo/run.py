@@ -20,6 +20,7 @@ from simulator.cycle_demo.view import DeviceNow, Moment, chapter_line, picture, 
 from simulator.demo.run import log_to
 from simulator.demo.stopping import asked_to_stop
 from simulator.line import plan
+from simulator.missing import name_missing
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -115,7 +116,7 @@ def _watched(plant: Plant, show: _Show) -> Result:
     show.take_in()
     plant.lake.deliver()
     story = plant.story
-    return Result(
+    result = Result(
         seconds=seconds,
         prepared_s=plant.prepared_s,
         findings=story.findings,
@@ -125,6 +126,11 @@ def _watched(plant: Plant, show: _Show) -> Result:
         broker=plant.broker.kind,
         problem="it was ended early" if asked.is_set() else story.problem,
     )
+    if not result.lost:
+        return result
+    arrived, broker = plant.subscriber.arrived, plant.broker.kind
+    named = [name for device in plant.devices for name in name_missing(device.state_dir, arrived, broker=broker)]
+    return replace(result, missing=tuple(named))
 
 
 def _await_arrival(plant: Plant, show: _Show) -> None:

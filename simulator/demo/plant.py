@@ -12,7 +12,7 @@ import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import yaml
 
@@ -20,7 +20,7 @@ from agent import app, config, control
 from agent.adapters.mqtt import MqttTransport
 from agent.clock import SystemClock
 from agent.errors import OperatorError
-from simulator.broker import AnyBroker, open_broker
+from simulator.broker import AnyBroker, BrokerName, open_broker
 from simulator.demo import chronicle
 from simulator.demo.releases import LEAST_S, LIMITS, SITE, ReleaseStory
 from simulator.line import CAMERAS, SimulatedLine
@@ -54,7 +54,7 @@ class Options:
     fps: float = 120.0  # of the colour camera; the mono camera has a third of it
     cameras: int = 2  # 1: without the mono camera
     seed: int = 7
-    broker: Literal["auto", "mosquitto", "amqtt"] = "auto"
+    broker: BrokerName = "auto"
     release: Path | None = None  # to inspect with at first; None: a bundled one
     updates: bool = True  # new releases arrive, where there is time for them
     out: Path = Path("out/demo")
@@ -191,7 +191,7 @@ class Plant:
     def _begin_story(self, stack: ExitStack) -> None:
         """Keep a repository of releases, and a shadow service where the broker carries its topics."""
         self._progress("signing a repository of releases")
-        if self.broker.kind == "mosquitto":
+        if self.broker.carries_shadows:
             self._shadow = stack.enter_context(ShadowService(host=self.broker.host, port=self.broker.port))
         camera = self._cameras[0]
         self.story = ReleaseStory(
@@ -219,14 +219,10 @@ class Plant:
             port=port,
             client_id=_THING,
             thing=_THING,
-            protocol=self._protocol,
+            protocol=self.broker.protocol,
             backoff_s=(0.2, 1.0),
             clock=self._clock,
         )
-
-    @property
-    def _protocol(self) -> Literal["3.1.1", "5"]:
-        return "5" if self.broker.kind == "mosquitto" else "3.1.1"
 
     def _configure(self, port: int) -> config.Config:
         """Write the configuration file and read it back, so that what is shown is what runs."""
@@ -254,7 +250,7 @@ class Plant:
                 "kind": "mqtt",
                 "host": self.broker.host,
                 "port": port,
-                "protocol": self._protocol,
+                "protocol": self.broker.protocol,
             },
             "heartbeat_s": 5.0,
             "drain_s": _DRAIN_S,
@@ -264,6 +260,7 @@ class Plant:
                 "repository": self.story.url,
                 "root": str(self.story.root.resolve()),
                 "site": SITE,
+                "shadow": self.broker.carries_shadows,
                 "limits": LIMITS,
             }
         path = self.options.out / CONFIG_NAME

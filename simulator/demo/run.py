@@ -19,6 +19,7 @@ from simulator.demo.report import Result, headline, to_json, verify
 from simulator.demo.sheet import write_sheet
 from simulator.demo.tally import Tally
 from simulator.demo.view import Moment, picture, plain_line, screen
+from simulator.missing import name_missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -215,6 +216,9 @@ def _inspect(plant: Plant, show: _Show) -> Result:
     plant.subscriber.close()  # its last word is the whole ledger
     show.take_in()
     counts = plant.subscriber.counts
+    problems = verify(snapshot, show.tally, counts)
+    if problems:
+        problems += name_missing(plant.state_dir, plant.subscriber.arrived, broker=plant.broker.kind)
     return Result(
         seconds=elapsed,
         broker=plant.broker.kind,
@@ -223,7 +227,7 @@ def _inspect(plant: Plant, show: _Show) -> Result:
         tally=show.tally,
         counts=counts,
         cores=(cpu_after - cpu_before) / elapsed if elapsed else 0.0,
-        problems=verify(snapshot, show.tally, counts),
+        problems=problems,
         chronicle=plant.chronicle(show.tally),
     )
 

@@ -66,7 +66,7 @@ class Moment:
     snapshot: Snapshot
     tally: Tally
     counts: Counts
-    broker: str  # mosquitto or amqtt
+    broker: str  # mosquitto, iotcore or amqtt
     frames_per_s: float
     cores: float  # processor use of this process
     note: str  # what is going on, in a few words

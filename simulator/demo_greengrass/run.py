@@ -20,6 +20,7 @@ from simulator.demo_greengrass.moment import Moment, Rates
 from simulator.demo_greengrass.report import Result, to_json, verify
 from simulator.demo_greengrass.site import CAMERA, CONFIG_NAME, NUCLEUS_NAME, Options, Site
 from simulator.demo_greengrass.view import outcome_line, picture, plain_line, screen
+from simulator.missing import name_missing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -178,7 +179,10 @@ def _inspect(site: Site, show: _Show, install_s: float) -> tuple[Result, Moment]
         refused_by_nucleus=refused,
         interrupted=asked.is_set(),
     )
-    return replace(result, problems=verify(result)), last
+    problems = verify(result)
+    if problems:
+        problems += name_missing(site.state_dir, site.subscriber.arrived, broker=site.broker.kind)
+    return replace(result, problems=problems), last
 
 
 def _settled(site: Site, show: _Show) -> Moment:

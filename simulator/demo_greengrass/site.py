@@ -13,14 +13,14 @@ import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import yaml
 
 from agent.errors import OperatorError
 from greengrass.packaging import contents
 from greengrass.packaging.build import INSPECTOR, MODEL
-from simulator.broker import AnyBroker, open_broker
+from simulator.broker import AnyBroker, BrokerName, open_broker
 from simulator.demo.plant import DEFAULT_RELEASE, FIRST_RELEASE
 from simulator.demo_greengrass import reading
 from simulator.demo_greengrass.camera import LineCamera
@@ -57,7 +57,7 @@ class Options:
     seconds: float = 90.0
     fps: float = 30.0
     seed: int = 1
-    broker: Literal["auto", "mosquitto", "amqtt"] = "auto"
+    broker: BrokerName = "auto"
     out: Path = Path("out/demo-greengrass")
 
 
@@ -112,13 +112,18 @@ class Site:
         """Stop everything that is still running."""
         self._stack.close()
 
+    @property
+    def state_dir(self) -> Path:
+        """The component's state directory."""
+        return self._root / "work" / INSPECTOR.name / "state"
+
     def deploy(self) -> Outcome:
         """Deploy com.kensa.Inspector; returns when it judges, or cannot."""
         return self.nucleus.deploy(self._deployment({INSPECTOR.name: VERSION}, self._configure()), self._store)
 
     def read(self) -> Reading | None:
         """Return how the component is, None while it does not answer."""
-        return reading.read(self._root / "work" / INSPECTOR.name / "state", INSPECTION)
+        return reading.read(self.state_dir, INSPECTION)
 
     def take_off(self) -> Outcome:
         """Deploy nothing: the nucleus ends the component with SIGTERM, and it drains."""

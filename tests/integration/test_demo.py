@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
-from simulator.broker import mosquitto_program
+from simulator.broker import has_iotcore, mosquitto_program
 from tests.support import ROOT, require
 
 if TYPE_CHECKING:
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 100.0
 COMMAND = [sys.executable, "-c", "import sys; from agent.cli import main; sys.exit(main())", "demo", "--json"]
+# The same on a machine that lacks brokers: what is not installed there is not found.
+LACKING = (
+    "import sys; from simulator import broker; from agent.cli import main; broker.mosquitto_program = lambda: None; {}"
+    "sys.exit(main())"
+)
+BROKERS = ("mosquitto", "iotcore", "amqtt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +42,17 @@ def demo(folder: Path, *arguments: str) -> Ended:
         cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
     )  # fmt: skip
     return Ended(done.returncode, json.loads(done.stdout or "{}"), done.stderr)
+
+
+def newcomer(broker: str) -> list[str]:
+    """The command as it starts where `broker` is the best that is there, without saying so."""
+    if broker == "mosquitto":
+        require(mosquitto_program(), "mosquitto", "apt install mosquitto")
+        return COMMAND
+    if broker == "iotcore":
+        require(has_iotcore(), "iotcore", "pip install 'kensa[sim]' on x86_64")
+        return [COMMAND[0], "-c", LACKING.format(""), *COMMAND[3:]]
+    return [COMMAND[0], "-c", LACKING.format("broker.has_iotcore = lambda: False; "), *COMMAND[3:]]
 
 
 def assert_complete(ended: Ended) -> None:
@@ -76,6 +94,49 @@ def test_unplugging_the_network_in_the_middle_delays_verdicts_but_loses_none(tmp
     ended = demo(tmp_path, "--seconds", "8", "--outage", "2", "--cameras", "1")
     assert_complete(ended)
     assert ended.report["replayed"] > 0
+
+
+@pytest.mark.xdist_group("demo")
+@pytest.mark.parametrize("broker", BROKERS[1:])  # mosquitto: see the demo of 90 s below
+def test_stopped_while_a_release_arrives_it_has_every_verdict_and_asked_for_no_shadow(
+    tmp_path: Path, broker: str
+) -> None:
+    with subprocess.Popen(
+        [*newcomer(broker), "--out", str(tmp_path), "--seconds", "90", "--cameras", "1"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        deadline = time.monotonic() + PATIENCE_S
+        changes = tmp_path / "state" / "models" / "surface"
+        while not (changes.is_dir() and any("1.1.0" in str(path) for path in changes.rglob("*"))):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        time.sleep(1.0)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=PATIENCE_S)
+    ended = Ended(process.returncode, json.loads(output or "{}"), errors)
+    assert_complete(ended)
+    assert ended.report["broker"] == broker
+    assert [release["version"] for release in ended.report["updates"]["releases"]] == ["1.1.0"]
+    written = yaml.safe_load((tmp_path / "demo.yaml").read_text())
+    assert written["updates"]["shadow"] is False
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.xdist_group("demo")
+@pytest.mark.parametrize("broker", BROKERS)
+def test_the_newcomers_demo_of_90_s_brings_both_releases_and_has_every_verdict(tmp_path: Path, broker: str) -> None:
+    done = subprocess.run(
+        [*newcomer(broker), "--out", str(tmp_path), "--seconds", "90"],
+        cwd=ROOT, capture_output=True, text=True, timeout=300.0, check=False,
+    )  # fmt: skip
+    ended = Ended(done.returncode, json.loads(done.stdout or "{}"), done.stderr)
+    assert_complete(ended)
+    assert ended.report["broker"] == broker
+    assert [release["version"] for release in ended.report["updates"]["releases"]] == ["1.1.0", "1.2.0"]
+    written = yaml.safe_load((tmp_path / "demo.yaml").read_text())
+    assert written["updates"]["shadow"] is (broker == "mosquitto")
 
 
 @pytest.mark.xdist_group("demo")
