@@ -2,7 +2,7 @@
 
 0 done · 1 the thing asked for failed · 2 configuration, disk or camera: the operator must act · 3 a release is
 refused · 4 the broker · 5 no running agent, or it refused ·
-64 wrong usage.
+64 wrong usage · 70 a bug ended the agent.
 """
 
 from __future__ import annotations

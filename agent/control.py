@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import logging
 import os
 import socket
 import threading
@@ -17,6 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from agent.errors import ControlError, KensaError, StateDirError
+from agent.supervision import Boundary, Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +27,6 @@ LOCK_NAME: Final = "lock"
 MAX_REQUEST_BYTES: Final = 1024 * 1024  # a whole configuration
 MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
 CLIENT_TIMEOUT_S: Final = 5.0
-_log = logging.getLogger(__name__)
 
 
 class StateDir:
@@ -82,14 +81,23 @@ class ControlServer:
     """Serves the control socket of one locked state directory."""
 
     def __init__(
-        self, *, state_dir: Path, handlers: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]]
+        self,
+        *,
+        state_dir: Path,
+        handlers: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]],
+        supervisor: Supervisor | None = None,
     ) -> None:
         """Answer each `cmd` with its handler, which gets the whole request and may raise KensaError."""
         self._dir = state_dir
         self._handlers = dict(handlers)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="kensa-control", daemon=True)
+        supervisor = supervisor or Supervisor()
+        self._thread = supervisor.thread(self._run, kind="control", stop=self._closing)
+        self._handling = Boundary(
+            supervisor, kind="control", what="a request on the control socket", make=_internal_error
+        )
+        self.cut_off = 0  # clients that went away, were slow or silent, before they had their answer
 
     def start(self) -> None:
         """Bind and serve. Raises StateDirError when the socket cannot be made."""
@@ -123,10 +131,15 @@ class ControlServer:
             try:
                 client, _ = self._socket.accept()
             except OSError:
-                return
-            with client, suppress(OSError):  # a client that goes away is its own business
-                client.settimeout(CLIENT_TIMEOUT_S)
-                client.sendall(self._answer(_read_line(client, MAX_REQUEST_BYTES)))
+                if self._closing.is_set():
+                    return
+                raise  # out of descriptors, say: the supervisor lets this begin again
+            with client:
+                try:
+                    client.settimeout(CLIENT_TIMEOUT_S)
+                    client.sendall(self._answer(_read_line(client, MAX_REQUEST_BYTES)))
+                except OSError:  # a client that goes away is its own business
+                    self.cut_off += 1
 
     def _handle(self, request: object) -> Mapping[str, Any]:
         """Answer one parsed request. Raises KensaError."""
@@ -140,15 +153,20 @@ class ControlServer:
 
     def _answer(self, line: bytes) -> bytes:
         try:
-            answer = {"ok": True, **self._handle(json.loads(line))}
+            request = json.loads(line)
         except (ValueError, RecursionError):
             answer = {"ok": False, "error": "the request is not one line of JSON"}
-        except KensaError as error:
-            answer = {"ok": False, "error": str(error)}
-        except Exception as error:  # noqa: BLE001 - a bug in a handler must not end the control thread
-            _log.exception("control request failed")
-            answer = {"ok": False, "error": f"internal error: {type(error).__name__}"}
+        else:
+            try:
+                with self._handling:
+                    answer = {"ok": True, **self._handle(request)}
+            except KensaError as error:
+                answer = {"ok": False, "error": str(error)}
         return json.dumps(answer).encode() + b"\n"
+
+
+def _internal_error(text: str) -> KensaError:
+    return ControlError(f"internal error: {text}; the agent's log has its trace")
 
 
 def _read_line(connection: socket.socket, limit: int) -> bytes:

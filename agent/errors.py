@@ -47,6 +47,10 @@ class StateDirError(OperatorError):
     """The state directory cannot be used: missing rights, another agent holds its lock, or the disk is full."""
 
 
+class NoThreadError(OperatorError):
+    """The machine allows no more threads; tried again by whoever can wait."""
+
+
 class CameraError(OperatorError):
     """A camera cannot be opened or stopped delivering; the capture thread retries with back-off."""
 
@@ -176,6 +180,12 @@ class LifecycleError(KensaError):
 
 class IllegalTransitionError(KensaError):
     """A bug: an event that its state does not know. Nothing was changed."""
+
+
+class InternalError(KensaError):
+    """A bug ended a thread without which the agent cannot keep its word, and so the agent; its trace is in the log."""
+
+    exit_code = 70  # sysexits.h EX_SOFTWARE
 
 
 # --- commands ---------------------------------------------------------------------------------------------------------

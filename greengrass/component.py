@@ -61,9 +61,8 @@ _REPORT_AGAIN_S: Final = 5.0
 _DISOWNED_S: Final = 15.0
 _FOOTPRINT_S: Final = (5.0, 600.0)  # first, and then every
 _UNINTERRUPTED: Final = frozenset({State.SELFTEST, State.SHADOW, State.TRIAL})
-_READY: Final = frozenset(
-    {CameraState.CONNECTING, CameraState.RUNNING}
-)  # open; a triggered one waits for its first part
+# Open; a triggered one waits for its first part.
+_READY: Final = frozenset({CameraState.CONNECTING, CameraState.RUNNING})
 _log = logging.getLogger("kensa.greengrass")
 
 
@@ -248,6 +247,7 @@ class Component:
             observe=self._observe,
             desired_state=None if updates is None else self._open_desired(config, updates),
             fetcher=self._fetcher,
+            supervisor=self._connection.supervisor,
         )
 
     def _open_fetcher(self, config: Config, updates: Updates) -> HintedFetcher:
@@ -286,6 +286,7 @@ class Component:
                     publish_now=way.publish_now,
                     watch_connection=way.watch_connection,
                     clock=self._clock,
+                    supervisor=self._connection.supervisor,
                 )
             )
         return AllOf(sources)
@@ -370,9 +371,8 @@ class Component:
         self._reports += 1
         self._environment.tell_ready()
         self._report_ns = now_ns + round(_REPORT_AGAIN_S * NS_PER_S)
-        request = model.UpdateStateRequest(state=model.ReportedLifecycleState.RUNNING)
         try:
-            self._connection.call("update_state", request)
+            self._connection.call("update_state", model.UpdateStateRequest(state=model.ReportedLifecycleState.RUNNING))
         except IpcError as error:
             _log.log(logging.WARNING if self._reports == _REPORTS else logging.DEBUG, "RUNNING is not heard: %s", error)
             return

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, Final
 import awsiot.greengrasscoreipc as sdk
 
 from agent.clock import NS_PER_S
+from agent.errors import KensaError, OperatorError
+from agent.supervision import Boundary, Supervisor
 from greengrass.faults import VENDOR_ERRORS, Fault, IpcError, translated
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from agent.clock import Clock
+    from agent.supervision import SupervisedThread
 
 _WAITING: Final = 1_000  # events between the SDK's thread and ours
 _CLOSE_S: Final = 1.0
@@ -119,6 +122,7 @@ class Connection:
         clock: Clock,
         timeout_s: float = 5.0,
         backoff_s: tuple[float, float] = (0.2, 10.0),
+        supervisor: Supervisor | None = None,
     ) -> None:
         """`socket_path` and `token` are what the nucleus gave this component; nothing is connected yet."""
         self._socket_path = socket_path
@@ -135,9 +139,18 @@ class Connection:
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._up = threading.Event()
-        self._threads: list[threading.Thread] = []
+        self.supervisor = supervisor or Supervisor(clock=clock)
+        # A bug ends one connection or one event, never the making of the next.
+        self._serving = Boundary(
+            self.supervisor, kind="ipc", what="the IPC connection", make=lambda text: IpcError(Fault.CLOSED, text)
+        )
+        self._delivering = Boundary(
+            self.supervisor, kind="ipc-events", what="an event of the nucleus", make=OperatorError
+        )
+        self._threads: list[SupervisedThread] = []
         self._refused_ns: int | None = None  # since when the nucleus answers and does not know this component
         self.connects = 0
+        self.lost = 0  # events that could not be taken in
         self.overrun = 0  # events that were dropped because too many waited
 
     # --- any thread ---------------------------------------------------------------------------------------------------
@@ -145,7 +158,7 @@ class Connection:
     def start(self) -> None:
         """Begin to connect."""
         for name, run in (("ipc", self._run), ("ipc-events", self._dispatch)):
-            thread = threading.Thread(target=run, name=name, daemon=True)
+            thread = self.supervisor.thread(run, kind=name, name=name, stop=self._stop)
             thread.start()
             self._threads.append(thread)
 
@@ -235,13 +248,11 @@ class Connection:
         failures = 0
         while not self._stop.is_set():
             began_ns = self._clock.monotonic_ns()
-            reason = "the connection met a bug; see the log"
             try:
-                reason = self._serve()
+                with self._serving:
+                    reason = self._serve()
             except IpcError as error:
                 reason = str(error)
-            except Exception:  # noqa: BLE001 - the thread's top: without it nobody would connect again
-                _log.exception("the IPC connection failed on a bug; it is made again")
             self._tell(up=False, reason=reason)
             lived = self._clock.monotonic_ns() - began_ns
             failures = 0 if lived >= _SETTLED_NS else min(failures + 1, _MAX_DOUBLINGS)
@@ -371,9 +382,11 @@ class Connection:
         while (item := self._events.get()) is not None:
             job, argument = item
             try:
-                job(argument)
-            except Exception:  # noqa: BLE001 - the thread's top: one bad event must not end the others
-                _log.exception("an event of the nucleus met a bug")
+                with self._delivering:
+                    job(argument)
+            except KensaError as error:
+                self.lost += 1
+                _log.warning("an event of the nucleus is lost: %s", error)
 
 
 def _ignore(_event: Any) -> None:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent.clock import Clock
+    from agent.supervision import SupervisedThread
     from greengrass.connection import Connection, Subscription
     from greengrass.pacing import Pace
 
@@ -124,7 +125,7 @@ class IpcTransport:
         self._pings = 0  # since it was up
         self._wake = threading.Event()
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._thread: SupervisedThread | None = None
         self.sent = 0  # QoS 1 publishes that the nucleus took
         self.dropped = 0  # messages that arrived and were too large
 
@@ -152,7 +153,9 @@ class IpcTransport:
         if self._confirm:
             topics = [self._verdicts + "+", *sorted(self._confirmed), self._ping_topic]
             self._echoes = [self._listen(topic, self._returned) for topic in topics]
-        self._thread = threading.Thread(target=self._run, name="ipc-transport", daemon=True)
+        self._thread = self._connection.supervisor.thread(
+            self._run, kind="ipc-transport", name="ipc-transport", stop=self._stop
+        )
         self._thread.start()
 
     def subscribe(self, topic: str, on_message: Callable[[str, bytes], None]) -> None:
@@ -248,19 +251,15 @@ class IpcTransport:
         pause_ns = _FIRST_NS
         while not self._stop.is_set():
             self._wake.clear()
-            try:
-                if self._up:
-                    self._check_flights()
-                    self._clock.wait(self._wake, _CHECK_NS / NS_PER_S)
-                    pause_ns = _FIRST_NS
-                elif self._try():
-                    self._found()
-                else:
-                    self._clock.wait(self._stop, self._random.uniform(0.5, 1.0) * pause_ns / NS_PER_S)
-                    pause_ns = min(2 * pause_ns, _LONGEST_NS)
-            except Exception:  # noqa: BLE001 - the thread's top: without it the outbox would wait for ever
-                _log.exception("watching the connection to AWS IoT Core met a bug")
-                self._clock.wait(self._stop, _LONGEST_NS / NS_PER_S)
+            if self._up:
+                self._check_flights()
+                self._clock.wait(self._wake, _CHECK_NS / NS_PER_S)
+                pause_ns = _FIRST_NS
+            elif self._try():
+                self._found()
+            else:
+                self._clock.wait(self._stop, self._random.uniform(0.5, 1.0) * pause_ns / NS_PER_S)
+                pause_ns = min(2 * pause_ns, _LONGEST_NS)
 
     def _try(self) -> bool:
         """Ping once; whether the cloud can be reached."""

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 from awsiot.greengrasscoreipc import model
 
 from agent.clock import NS_PER_S
-from agent.errors import ConfigError, FetchError, KensaError
+from agent.errors import ConfigError, FetchError, KensaError, OperatorError
+from agent.supervision import Boundary
 from agent.wire.codec import cut
 from greengrass.faults import IpcError
 
@@ -58,7 +59,10 @@ class Validator:
         self._asked: queue.Queue[tuple[str, object] | None] = queue.Queue(_WAITING)
         self._halt = threading.Event()  # ends a rehearsal that takes too long, and the last one
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="validation", daemon=True)
+        supervisor = connection.supervisor
+        self._thread = supervisor.thread(self._run, kind="validation", name="validation", stop=self._closing)
+        # No answer would hold the deployment up.
+        self._judging = Boundary(supervisor, kind="validation", what="validating a configuration", make=OperatorError)
         self.answers: list[str] = []  # the newest, for the log of a test and of a person
 
     def start(self) -> None:
@@ -101,10 +105,10 @@ class Validator:
         while (asked := self._asked.get()) is not None and not self._closing.is_set():
             deployment, tree = asked
             try:
-                reason = self.judge(tree)
-            except Exception:  # noqa: BLE001 - the thread's top: no answer would hold the deployment up
-                _log.exception("validating a configuration met a bug")
-                reason = "the agent met a bug while it looked at this configuration; see its log"
+                with self._judging:
+                    reason = self.judge(tree)
+            except KensaError as error:
+                reason = f"the agent met a bug while it looked at this configuration; see its log ({error})"
             self._answer(deployment, reason)
 
     def judge(self, tree: object) -> str | None:

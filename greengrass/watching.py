@@ -45,7 +45,9 @@ class ConfigurationWatch:
         self._clock = clock
         self._wake = threading.Event()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="configuration", daemon=True)
+        self._thread = connection.supervisor.thread(
+            self._run, kind="configuration", name="configuration", stop=self._stop, wake=self._wake
+        )
 
     def start(self) -> None:
         """Listen from now on."""
@@ -73,10 +75,7 @@ class ConfigurationWatch:
                     self._wake.clear()
             if self._stop.is_set():
                 return
-            try:
-                self.look()
-            except Exception:  # noqa: BLE001 - the thread's top: the next change must still be heard
-                _log.exception("taking in a configuration met a bug; the agent goes on as it is")
+            self.look()
 
     def look(self) -> None:
         """Read once."""

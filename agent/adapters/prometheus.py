@@ -6,10 +6,15 @@ snapshot and the text. Names follow https://prometheus.io/docs/practices/naming/
 
 from __future__ import annotations
 
+import sys
+import threading
+import time
 from itertools import accumulate
+from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any, Final
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import start_http_server
+from prometheus_client import make_wsgi_app
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -22,15 +27,19 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from agent.errors import ConfigError
 from agent.records import CameraState
+from agent.supervision import Supervisor
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Iterator, Sequence
 
     from prometheus_client.metrics_core import Metric
 
     from agent.health.snapshot import AgentIdentity, CameraSnapshot, InspectionSnapshot, Snapshot
+    from agent.supervision import SupervisedThread
     from agent.wire import CollectionHealth
 
+_ACCEPT_PAUSE_S: Final = 0.2
 HOST: Final = "127.0.0.1"
 # Upper edges of the latency histogram, us: from 256 us to 16.8 s in octaves, where the counters' own buckets end, too.
 _EDGES_US: Final = tuple(1 << exponent for exponent in range(8, 25))
@@ -175,35 +184,76 @@ def buckets(latency: Sequence[tuple[int, int]]) -> list[tuple[str, float]]:
     return list(zip(names, accumulate(map(float, counts)), strict=True))
 
 
+class _Server(ThreadingMixIn, WSGIServer):
+    """One thread for each scrape; a machine that has run out of descriptors or threads is waited for, not hammered."""
+
+    daemon_threads = True
+    note: Callable[[Exception], None] = staticmethod(lambda _error: None)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept. Raises OSError, after a pause: the connection still waits, and the server tries again at once."""
+        try:
+            return super().get_request()
+        except OSError:
+            time.sleep(_ACCEPT_PAUSE_S)
+            raise
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Note what ended a scrape; a client that went away is its own business."""
+        error = sys.exc_info()[1]
+        if isinstance(error, Exception) and not isinstance(error, ConnectionError):
+            self.note(error)
+
+
+class _QuietHandler(WSGIRequestHandler):
+    """Writes no line for each scrape."""
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
+        """Nothing."""
+
+
 class MetricsServer:
     """The endpoint `http://127.0.0.1:PORT/metrics`."""
 
-    def __init__(self, *, identity: AgentIdentity, snapshot: Callable[[], Snapshot], port: int) -> None:
+    def __init__(
+        self,
+        *,
+        identity: AgentIdentity,
+        snapshot: Callable[[], Snapshot],
+        port: int,
+        supervisor: Supervisor | None = None,
+    ) -> None:
         """Serve on `port` from `start` on; 0 takes any free one."""
+        self._supervisor = supervisor or Supervisor()
+        self._stop = threading.Event()
         self._registry = CollectorRegistry()
         self._registry.register(AgentCollector(identity=identity, snapshot=snapshot))
         ProcessCollector(registry=self._registry)
         self._asked = port
-        self._server: Any = None  # wsgiref's, by the client library
-        self._thread: Any = None
+        self._server: Any = None  # a _Server
+        self._thread: SupervisedThread | None = None
 
     def start(self) -> int:
         """Serve in a thread; returns the port. Raises ConfigError when it is taken."""
         try:
-            self._server, self._thread = start_http_server(self._asked, addr=HOST, registry=self._registry)
+            server = make_server(HOST, self._asked, make_wsgi_app(self._registry), _Server, _QuietHandler)
         except OSError as error:
             raise ConfigError(
                 f"metrics.port: {HOST}:{self._asked} cannot be served: {error.strerror}. "
                 "Choose another port, or 0 for any"
             ) from error
-        self._thread.name = "kensa-metrics"
-        port: int = self._server.server_port
-        return port
+        server.note = lambda error: self._supervisor.note("metrics", "a scrape", error)
+        self._server = server
+        self._thread = self._supervisor.thread(server.serve_forever, kind="metrics", stop=self._stop)
+        self._thread.start()
+        return server.server_port
 
     def close(self) -> None:
         """Stop serving; safe to call twice, and before `start`."""
+        self._stop.set()
         if self._server is not None:
-            self._server.shutdown()
+            if self._thread is not None and self._thread.is_alive():
+                self._server.shutdown()
+                self._thread.join(1.0)
             self._server.server_close()
-            self._thread.join(1.0)
             self._server = None

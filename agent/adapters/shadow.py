@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from agent.clock import NS_PER_S
 from agent.errors import MessageError
+from agent.supervision import Supervisor
 from agent.wire import shadow as documents
 from agent.wire import shadow_topic
 from agent.wire.codec import cut
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from agent.clock import Clock
     from agent.records import Desired, ModelStatus
+    from agent.supervision import SupervisedThread
     from agent.wire.shadow import ShadowMessage
 
 _WAITING: Final = 256  # messages between the transport's thread and ours
@@ -99,6 +101,7 @@ class ShadowDesiredState:
         publish_now: Callable[[str, Sequence[bytes]], None],
         watch_connection: Callable[[Callable[[bool], None]], None],
         clock: Clock,
+        supervisor: Supervisor | None = None,
     ) -> None:
         """Subscribe; so this comes before the transport starts. `publish_now` and `watch_connection` are the outbox's.
 
@@ -113,7 +116,8 @@ class ShadowDesiredState:
         self._changes: deque[bool] = deque()
         self._wake = threading.Event()
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._supervisor = supervisor or Supervisor(clock=clock)
+        self._thread: SupervisedThread | None = None
         self._up = False
         self._look = _Request()
         self._tell = _Request()
@@ -142,7 +146,9 @@ class ShadowDesiredState:
     def start(self, *, on_desired: Callable[[str, Desired], None]) -> None:
         """See `DesiredState.start`. `on_desired` is called from the thread `shadow`."""
         self._on_desired = on_desired
-        self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
+        self._thread = self._supervisor.thread(
+            self._run, kind="shadow", name="shadow", stop=self._stop, wake=self._wake
+        )
         self._thread.start()
 
     def report(self, status: ModelStatus) -> None:
@@ -179,14 +185,11 @@ class ShadowDesiredState:
     # --- the shadow's thread ------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        try:
-            while not self._stop.is_set():
-                self._wake.clear()
-                self._clock.wait(self._wake, self.step())
-            self._tell.earliest_ns = 0
-            self.step()
-        except Exception:  # noqa: BLE001 - a thread's top
-            _log.exception("the shadow ended by a bug; inspection goes on, and the control socket still takes wishes")
+        while not self._stop.is_set():
+            self._wake.clear()
+            self._clock.wait(self._wake, self.step())
+        self._tell.earliest_ns = 0
+        self.step()
 
     def step(self) -> float:
         """Do what is due; return how many seconds may pass until the next step unless something wakes it."""

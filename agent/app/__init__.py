@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agent.app.agent import Agent
+from agent.app.agent import Agent, End
 from agent.app.choose import open_source, open_transport, site_lease
 from agent.clock import SystemClock
 from agent.errors import ConfigError
+from agent.supervision import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from agent.ports import DesiredState, FrameSource, ReleaseFetcher, Transport
     from agent.records import Verdict
 
-__all__ = ["Agent", "build", "open_source", "open_transport", "site_lease"]
+__all__ = ["Agent", "End", "build", "open_source", "open_transport", "site_lease"]
 
 
 def build(
@@ -30,15 +31,18 @@ def build(
     observe: Callable[[Sequence[Verdict]], None] | None = None,
     desired_state: DesiredState | None = None,
     fetcher: ReleaseFetcher | None = None,
+    supervisor: Supervisor | None = None,
 ) -> Agent:
     """Compose an agent; nothing runs and nothing is written yet.
 
     `observe` sees every verdict, on the workers' threads; `on_commit` hears on the writer's thread of verdicts other
     than `ok` that are on disk, and when (monotonic ns). `transport` goes before the configured one; `sources` (camera
     name -> source) go before the configured cameras; `desired_state` before the named shadow over MQTT, and `fetcher`
-    before the repository of `updates`. Raises ConfigError for what can be seen without starting.
+    before the repository of `updates`. `supervisor` is given where threads beside the agent's share it. Raises
+    ConfigError for what can be seen without starting.
     """
     clock = clock or SystemClock()
+    supervisor = supervisor or Supervisor(clock=clock)
     given = dict(sources or {})
     cameras = {name: c for inspection in config.inspections.values() for name, c in inspection.cameras.items()}
     if unknown := sorted(set(given) - set(cameras)):
@@ -48,7 +52,7 @@ def build(
             given[name] = open_source(camera, clock)
     return Agent(
         config,
-        transport=transport or open_transport(config, clock),
+        transport=transport or open_transport(config, clock, supervisor),
         sources=given,
         lent=sources or {},
         clock=clock,
@@ -56,4 +60,5 @@ def build(
         observe=observe,
         desired_state=desired_state,
         fetcher=fetcher,
+        supervisor=supervisor,
     )

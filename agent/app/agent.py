@@ -9,32 +9,31 @@ within `drain_s`; what does not finish is counted as dropped (`shutdown`), what 
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import sys
 import threading
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING, Any, Final, Self
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final, Self
 
 import agent
 from agent.adapters.onnx import OnnxModel
 from agent.app import cameras, change
 from agent.app.choose import lease_under, site_of
+from agent.app.services import Services
 from agent.app.sinks import FirstVerdict, Observed
 from agent.app.snapshots import snapshot_of
 from agent.clock import NS_PER_S
-from agent.control import ControlServer, StateDir
+from agent.control import StateDir
 from agent.errors import ControlError, KensaError, OutboxError, StateDirError
-from agent.health.heartbeat import HeartbeatThread
 from agent.health.process import ProcessMeter
-from agent.health.snapshot import AgentIdentity
 from agent.inspection.intake import IntakeHub
 from agent.inspection.keeper import FrameKeeper
 from agent.inspection.worker import Worker, start_worker
-from agent.model.handlers import handlers as model_handlers
 from agent.outbox import Outbox, OutboxLimits, next_boot_epoch
+from agent.records import CameraState
 from agent.slot import ModelSlot
-from agent.wire import Reporter, encode_heartbeat, encode_verdict, heartbeat_topic
+from agent.wire import Reporter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -45,12 +44,13 @@ if TYPE_CHECKING:
     from agent.app.models import ModelWing
     from agent.clock import Clock
     from agent.collection import Collector
+    from agent.health.heartbeat import HeartbeatThread
     from agent.health.snapshot import Snapshot
     from agent.inspection.pool import FramePool
     from agent.inspection.worker import InspectionContext
     from agent.ports import DesiredState, FrameSource, ReleaseFetcher, Transport
     from agent.records import Verdict
-    from agent.wire import Heartbeat
+    from agent.supervision import SupervisedThread, Supervisor
 
 _log = logging.getLogger(__name__)
 _SWITCH_S: Final = 0.0005
@@ -58,6 +58,13 @@ _CAPTURE_STOP_S: Final = 1.0  # the cameras' drivers get this long to return
 _CLIENT_S: Final = 0.5  # and a client of the control socket, or a heartbeat that is being sent
 _COMMIT_S: Final = 1.0  # of `drain_s` for what comes after the last batch, or a fifth of it where that is less
 _GOODBYE_S: Final = 0.8  # and for what the transport and the process take beyond their deadline
+
+
+class End(StrEnum):
+    """Why a running agent is to stop."""
+
+    FINISHED = "finished"  # every camera was finite and has ended
+    STOPPED = "stopped"  # by request
 
 
 class Agent:
@@ -75,6 +82,7 @@ class Agent:
         observe: Callable[[Sequence[Verdict]], None] | None,
         desired_state: DesiredState | None,
         fetcher: ReleaseFetcher | None,
+        supervisor: Supervisor,
     ) -> None:
         """Use `build`. `lent` are the cameras whose sources the caller brought."""
         self.config = config
@@ -100,8 +108,9 @@ class Agent:
         self._hub = IntakeHub(workers=config.worker_count(), max_batch=config.max_batch)
         self._drained = threading.Event()
         self._stop_asked = threading.Event()
-        self._workers: list[threading.Thread] = []
-        self._crash: BaseException | None = None
+        self._workers: list[SupervisedThread] = []
+        self.supervisor = supervisor
+        supervisor.on_failure(self._stop_asked.set)
         self._changing = threading.Lock()  # one change at a time, and none once it stops
         self._is_up = False
         self._deadline_ns: int | None = None  # of the stop
@@ -130,6 +139,7 @@ class Agent:
             transport=self.transport,
             clock=self.clock,
             on_commit=self._on_commit,
+            supervisor=self.supervisor,
             limits=OutboxLimits(
                 max_bytes=config.outbox.max_bytes,
                 commit_s=config.outbox.commit_ms / 1_000,
@@ -169,21 +179,21 @@ class Agent:
             self.boot_epoch,
         )
 
-    def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until asked to stop, a worker died, or every (finite) camera has ended; False when time ran out.
+    def wait(self, timeout_s: float | None = None) -> End | None:
+        """Wait until it is to stop: because it was asked to, or every camera is finite and has ended.
 
-        Raises the bug that ended a worker.
+        None when time ran out. Raises InternalError when a thread met a bug without which the agent cannot go on.
         """
         deadline = None if timeout_s is None else self.clock.monotonic_ns() + round(timeout_s * NS_PER_S)
         while not self._stop_asked.is_set():
-            if self._crash is not None:
-                raise self._crash
-            if all(not view.capture.running for view in self.cameras.values()):
-                return True
+            if all(view.capture.status.state is CameraState.ENDED for view in self.cameras.values()):
+                return End.FINISHED
             if deadline is not None and self.clock.monotonic_ns() >= deadline:
-                return False
+                return None
             self._stop_asked.wait(0.1)
-        return True
+        if self.supervisor.failure is not None:
+            raise self.supervisor.failure
+        return End.STOPPED
 
     def ask_stop(self) -> None:
         """Let `wait` return; safe in a signal handler."""
@@ -211,7 +221,7 @@ class Agent:
         with suppress(KensaError):  # the last word: pending is 0; without a broker nobody hears it
             self.heartbeat.beat()
         self._stack.close()
-        return clean and self._crash is None  # an outbox that could not commit ends here as well
+        return clean and self.supervisor.failure is None  # an outbox that could not commit ends here as well
 
     def _left_s(self) -> float:
         """What is left of the time to stop."""
@@ -276,6 +286,7 @@ class Agent:
                     publish_now=self.outbox.publish_now,
                     watch_connection=self.outbox.watch_connection,
                     clock=self.clock,
+                    supervisor=self.supervisor,
                 )
             )
         from agent.app.models import ModelWing  # noqa: PLC0415 - only with updates
@@ -290,6 +301,7 @@ class Agent:
             clock=self.clock,
             fetcher=self._fetcher,
             differ=None if self.collector is None else self.collector.offer_disagreement,
+            supervisor=self.supervisor,
         )
 
     def _compose_collector(self, state_dir: Path) -> None:
@@ -297,7 +309,11 @@ class Agent:
             from agent.collection import Collector  # noqa: PLC0415 - only where frames are collected
 
             self.collector = Collector(
-                state_dir=state_dir, settings=self.config.collect, boot_epoch=self.boot_epoch, clock=self.clock
+                state_dir=state_dir,
+                settings=self.config.collect,
+                boot_epoch=self.boot_epoch,
+                clock=self.clock,
+                supervisor=self.supervisor,
             )
 
     def _start_keepers(self, state_dir: Path) -> None:
@@ -311,6 +327,7 @@ class Agent:
                 max_per_s=keep.max_per_s,
                 jpeg_quality=keep.jpeg_quality,
                 clock=self.clock,
+                supervisor=self.supervisor,
             )
             keeper.start()
             self._stack.callback(self._close_keeper, keeper)
@@ -327,39 +344,15 @@ class Agent:
                 max_batch=self.config.max_batch,
                 on_fault=self._note_fault,
             )
-            self._workers.append(start_worker(worker, index=index, drained=self._drained, on_crash=self._note_crash))
+            self._workers.append(start_worker(worker, index=index, drained=self._drained, supervisor=self.supervisor))
 
     def _start_services(self) -> None:
-        identity = AgentIdentity(
-            self.config.thing, self.config.line, self.boot_epoch, agent.__version__, self.started_ns
-        )
-        self.heartbeat = HeartbeatThread(
-            identity=identity,
-            snapshot=self.snapshot,
-            sink=self._send_heartbeat,
-            clock=self.clock,
-            period_s=self.config.heartbeat_s,
-        )
-        if self.config.metrics is not None:
-            from agent.adapters.prometheus import MetricsServer  # noqa: PLC0415 - only where it is configured
-
-            metrics = MetricsServer(identity=identity, snapshot=self.snapshot, port=self.config.metrics.port)
-            _log.info("metrics on http://127.0.0.1:%d/metrics", metrics.start())
-            self._stack.callback(metrics.close)
-        lifecycles = {} if self.models is None else self.models.lifecycles
-        handlers = {
-            "status": self._status,
-            "explain": self._explain,
-            **change.handlers(self),
-            **model_handlers(lifecycles),
-        }
+        services = Services(self)
+        self.heartbeat = services.heartbeat
+        self._stack.callback(lambda: services.close(min(_CLIENT_S, self._left_s())))
         if self.models is not None:
             self.models.launch()
-        control = ControlServer(state_dir=self.config.state_dir, handlers=handlers)
-        control.start()
-        self._stack.callback(lambda: control.close(timeout_s=min(_CLIENT_S, self._left_s())))
-        self.heartbeat.start()
-        self._stack.callback(lambda: self.heartbeat.close(timeout_s=min(_CLIENT_S, self._left_s())))
+        services.start()
 
     def _close_keeper(self, keeper: FrameKeeper) -> None:
         keeper.close(self._left_s())
@@ -369,29 +362,10 @@ class Agent:
             self.outbox.close(self.clock.monotonic_ns() + round(self._left_s() * NS_PER_S))
         except OutboxError as error:
             _log.error("%s", error)
-            self._crash = error
-
-    def _send_heartbeat(self, heartbeat: Heartbeat) -> None:
-        self.outbox.publish_now(heartbeat_topic(self.config.thing), encode_heartbeat(heartbeat))
+            self.supervisor.fail(error)
 
     def _note_fault(self, text: str) -> None:
         self.faults += 1
         if text != self.last_fault:  # a model that fails on every batch must not fill the log
             _log.error("%s", text)
         self.last_fault = text
-
-    def _note_crash(self, error: BaseException) -> None:
-        self._crash = error
-        self._stop_asked.set()
-
-    # --- control socket -----------------------------------------------------------------------------------------------
-
-    def _status(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {"heartbeat": self.heartbeat.latest().model_dump(mode="json")}
-
-    def _explain(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        key = request.get("key")
-        if not isinstance(key, str):
-            raise ControlError('explain needs a text "key"')
-        found = self.outbox.find(key)
-        return {"verdict": None if found is None else json.loads(encode_verdict(found.verdict))}

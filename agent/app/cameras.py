@@ -67,6 +67,7 @@ def compose(agent: Agent, hub: IntakeHub) -> list[InspectionContext]:
                 random=random.Random(),  # noqa: S311 - spreads reconnects, guards nothing
                 stall_ms=setup.stall_ms,
                 declared_px=setup.declared_px,
+                supervisor=agent.supervisor,
             )
             agent.cameras[camera] = CameraView(name, counters, capture, setup)
             stations[camera] = Station(config.thing, config.line, name, camera, agent.boot_epoch, counters, pool)

@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 
     from agent.clock import Clock
     from agent.ports import FrameSource, Model, Transport
+    from agent.supervision import Supervisor
 
 SHADOW_FRAMES: Final = 3  # frames that a shadow may hold at once: two that wait and the one it judges
 
 
-def open_transport(config: configuration.Config, clock: Clock) -> Transport | None:
+def open_transport(
+    config: configuration.Config, clock: Clock, supervisor: Supervisor | None = None
+) -> Transport | None:
     """The configured way to the broker; None for `kind: none`. Raises ConfigError for certificates that cannot work."""
     chosen = config.transport
     if isinstance(chosen, configuration.NoTransport):
@@ -40,6 +43,7 @@ def open_transport(config: configuration.Config, clock: Clock) -> Transport | No
         keepalive_s=chosen.keepalive_s,
         max_in_flight=chosen.max_in_flight,
         clock=clock,
+        supervisor=supervisor,
     )
 
 

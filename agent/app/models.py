@@ -23,6 +23,7 @@ from agent.model.fetching import ChildFetcher
 from agent.model.lifecycle import Lifecycle
 from agent.model.shadow import ShadowRunner
 from agent.records import Gate
+from agent.supervision import Supervisor
 from agent.wire import encode_report
 
 if TYPE_CHECKING:
@@ -138,6 +139,7 @@ class ModelWing:
         clock: Clock,
         fetcher: ReleaseFetcher | None = None,
         differ: Callable[[Frame, Verdict, Box], None] | None = None,
+        supervisor: Supervisor | None = None,
     ) -> None:
         """Compose; nothing is read yet. `fetcher` goes before the one that `updates` describes.
 
@@ -145,6 +147,7 @@ class ModelWing:
         """
         self._clock = clock
         self._differ = differ
+        self._supervisor = supervisor or Supervisor(clock=clock)
         self._reporter = reporter
         self._outbox = outbox
         self._desired = desired
@@ -185,6 +188,7 @@ class ModelWing:
                 on_status=self._tell,
                 acceptance=acceptance.folder_of(config.state_dir, name),
                 look_every_s=updates.check_hours * 3_600.0,
+                supervisor=self._supervisor,
             )
 
     def _loading(self, inspection: str) -> Callable[[LoadRequest], Lease]:
@@ -199,6 +203,7 @@ class ModelWing:
             clock=self._clock,
             capacity=SHADOW_FRAMES - 1,
             differ=self._differ,
+            supervisor=self._supervisor,
         )
 
     def start(self) -> None:

@@ -27,6 +27,7 @@ from agent.collection.slots import Slot
 from agent.collection.spool import FOLDER
 from agent.errors import MessageError, UploadError
 from agent.rate import Rate
+from agent.supervision import Supervisor
 from agent.wire import CollectionHealth, encode_verdict
 from agent.wire.collected import CollectReason, collected_stem
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from agent.collection.policy import Choice
     from agent.config import Collect
     from agent.records import Box, Frame, Verdict
+    from agent.supervision import Fault
 
 SLOTS: Final = 6  # frames that may wait for the child: bounds memory
 _FOR_SAMPLES: Final = 1  # of them, so that a flood of defects does not bias the random sample
@@ -81,7 +83,15 @@ class _Pending:
 class Collector:
     """Takes judged frames from the workers; see the module. One for an agent."""
 
-    def __init__(self, *, state_dir: Path, settings: Collect, boot_epoch: int, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        state_dir: Path,
+        settings: Collect,
+        boot_epoch: int,
+        clock: Clock,
+        supervisor: Supervisor | None = None,
+    ) -> None:
         """Start nothing yet. Raises OSError where the system has no shared memory."""
         self._folder = state_dir / FOLDER
         self._settings = settings
@@ -103,7 +113,9 @@ class Collector:
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._stopped = threading.Event()
         self._child: Child | None = None
-        self._thread = threading.Thread(target=self._run, name="kensa-collector", daemon=True)
+        self._thread = (supervisor or Supervisor(clock=clock)).thread(
+            self._run, kind="collector", stop=self._stopped, on_fault=self._failed
+        )
 
     # --- the workers' side --------------------------------------------------------------------------------------------
 
@@ -222,25 +234,24 @@ class Collector:
 
     def _run(self) -> None:
         pause_s = _FIRST_PAUSE_S
-        try:
-            while True:
-                before = self._figures
-                try:
-                    self._serve()
-                except UploadError as error:
-                    self._note_death(str(error))
-                else:
+        while True:
+            before = self._figures
+            try:
+                self._serve()
+            except UploadError as error:
+                self._note_death(str(error))
+            else:
+                return
+            if self._figures is not before:
+                pause_s = _FIRST_PAUSE_S
+            if self._clock.wait(self._stopped, pause_s):
+                if not self._pending:
                     return
-                if self._figures is not before:
-                    pause_s = _FIRST_PAUSE_S
-                if self._clock.wait(self._stopped, pause_s):
-                    if not self._pending:
-                        return
-                    pause_s = 0.0  # one more try for what was taken
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-        except Exception:  # noqa: BLE001 - a thread's top: collecting ends, the line goes on
-            self._problem = "collecting ended by a bug; the log has its trace"
-            _log.exception("collecting ended by a bug; inspection goes on")
+                pause_s = 0.0  # one more try for what was taken
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    def _failed(self, fault: Fault) -> None:
+        self._problem = f"collecting met a bug and begins again ({fault.text}); the log has its trace"
 
     def _serve(self) -> None:
         """Start a child and work with it until it is time to stop. Raises UploadError when it ends before."""

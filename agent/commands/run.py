@@ -30,7 +30,12 @@ _log = logging.getLogger(__name__)
 
 
 def main(argv: list[str]) -> int:
-    """Run an agent; 0 when all that was captured is judged or counted, 1 when the drain had to abandon something."""
+    """Run an agent.
+
+    0 when all that was captured is judged or counted, whether every finite camera ended or somebody stopped it; 1 when
+    the drain had to abandon something; 2 when verdicts could not be committed to the disk; 70 after a bug without which
+    the agent cannot go on.
+    """
     parser = argparse.ArgumentParser(prog="kensa run", description=__doc__)
     parser.add_argument("config", type=Path, metavar="CONFIG", help="see docs/config.example.yaml")
     arguments = parser.parse_args(argv)
@@ -61,6 +66,8 @@ def main(argv: list[str]) -> int:
                 due_ns = agent.clock.monotonic_ns() + round(_AGAIN_S * NS_PER_S)
     finally:
         clean = agent.stop()
+    if agent.supervisor.failure is not None:  # of the stop; one before it was raised by `wait`
+        raise agent.supervisor.failure
     return 0 if clean else 1
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import resource
 import sys
-import threading
 from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
 from agent.model.fetch_protocol import Event, Failed, LookRequest, Reason, Request, shorten
+from agent.supervision import Supervisor
 
 if TYPE_CHECKING:
     from agent.model.fetch_protocol import Done, FetchLimits, Progress, Seen
@@ -57,7 +57,7 @@ def main() -> int:
         _say(Failed(reason=Reason.REQUEST, text=shorten(f"the request cannot be read: {error}")))
         return 0
     _limit(request.limits, request.max_release_bytes)
-    threading.Thread(target=_end_with_the_parent, name="parent-watch", daemon=True).start()
+    Supervisor().thread(_end_with_the_parent, kind="parent-watch").start()
     try:
         from agent.fetch.job import look, run  # noqa: PLC0415 - under the limits, and where a missing tuf is an answer
     except ModuleNotFoundError as error:

@@ -15,6 +15,7 @@ from agent.clock import NS_PER_S
 from agent.counters import quantile_us
 from agent.errors import KensaError
 from agent.records import DropReason
+from agent.supervision import Supervisor
 from agent.wire import CameraHealth, CollectionHealth, Heartbeat, InspectionHealth
 from agent.wire.codec import quoted
 
@@ -131,6 +132,7 @@ class HeartbeatThread:
         sink: Callable[[Heartbeat], None],
         clock: Clock,
         period_s: float,
+        supervisor: Supervisor | None = None,
     ) -> None:
         """`snapshot` and `sink` are called from the heartbeat's thread, and from whoever calls `beat`."""
         self._identity = identity
@@ -142,7 +144,9 @@ class HeartbeatThread:
         self._previous: Snapshot | None = None
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="kensa-heartbeat", daemon=True)
+        self._thread = (supervisor or Supervisor(clock=clock)).thread(
+            self._run, kind="heartbeat", stop=self._stop, wake=self._wake
+        )
 
     def start(self) -> None:
         """Begin; the first beat comes after a second, or after the period where that is shorter."""
@@ -174,12 +178,6 @@ class HeartbeatThread:
             self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        try:
-            self._beat_until_stopped()
-        except Exception:  # noqa: BLE001 - a thread's top
-            _log.exception("the heartbeat ended by a bug; inspection goes on")
-
-    def _beat_until_stopped(self) -> None:
         due_ns = self._clock.monotonic_ns() + min(round(_FIRST_S * NS_PER_S), self._period_ns)
         while not self._stop.is_set():
             if self._clock.wait(self._wake, max(0, due_ns - self._clock.monotonic_ns()) / NS_PER_S):

@@ -20,6 +20,7 @@ import numpy as np
 from agent.errors import CameraError, FrameError, SourceEndedError
 from agent.inspection.watch import Backoff, CameraWatch
 from agent.records import DropReason, Frame
+from agent.supervision import Boundary, Supervisor
 
 if TYPE_CHECKING:
     from random import Random
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from agent.inspection.pool import FramePool
     from agent.ports import FrameSource
     from agent.records import CameraStatus, Grab, Pixels
+    from agent.supervision import Fault, SupervisedThread
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +59,7 @@ class CameraSetup:
 class CaptureThread:
     """Runs one camera; see `CameraSetup`. `random` spreads the reconnects of many cameras."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the composition root names every part
         self,
         *,
         camera: str,
@@ -70,7 +72,11 @@ class CaptureThread:
         stall_ms: int | None = 2_000,
         declared_px: tuple[int | None, int | None] = (None, None),
         backoff: Backoff = Backoff(),  # noqa: B008  # frozen
+        supervisor: Supervisor | None = None,
     ) -> None:
+        self._supervisor = supervisor or Supervisor(clock=clock)
+        # Whatever a driver or a plug-in raises is a fault of the camera, which is then closed and opened again.
+        self._guard = Boundary(self._supervisor, kind="camera", what=f"camera {camera}", make=CameraError)
         self._camera = camera
         self._setup = CameraSetup(source, stall_ms, declared_px)
         self._intake = intake
@@ -92,6 +98,7 @@ class CaptureThread:
         self._is_over = False  # the thread will not look at `_next` any more
         self._thread = self._new_thread()
         self._seq = 0
+        self.close_failures = 0  # times that the driver failed to close
         self._shape: tuple[int, ...] | None = None  # of the last good frame: what the next buffer must hold
         self._buffer = -1  # acquired and not handed over yet
 
@@ -143,33 +150,40 @@ class CaptureThread:
             return False
         return True
 
-    def _new_thread(self) -> threading.Thread:
-        return threading.Thread(target=self._run, name=f"capture {self._camera}", daemon=True)
+    def _new_thread(self) -> SupervisedThread:
+        return self._supervisor.thread(
+            self._run, kind="capture", name=f"capture {self._camera}", stop=self._stop, on_fault=self._failed
+        )
 
     def _run(self) -> None:
         while True:
-            self._run_once()
+            self._capture()
+            self._let_go()
+            self._watch.stopped(self._clock.monotonic_ns())
             with self._lock:
                 if self._next is None or self._stop.is_set():
                     self._is_over = True
                     return
 
-    def _run_once(self) -> None:
-        error: str | None = None
-        try:
-            self._capture()
-        except Exception as bug:  # noqa: BLE001  # a thread's top: the other cameras go on, the heartbeat shows it
-            error = f"internal error: {type(bug).__name__}"
-            _log.exception("camera %s: capture ended by a bug", self._camera)
-        finally:
-            self._let_go()
-            self._watch.stopped(self._clock.monotonic_ns(), error=error)
+    def _failed(self, fault: Fault) -> None:
+        """A bug in this thread: the camera is let go, and capturing begins again; the other cameras do not notice."""
+        self._let_go()
+        self._watch.lost(self._clock.monotonic_ns(), f"internal error: {fault.text}")
 
     def _let_go(self) -> None:
         """Close the camera and give its buffer back."""
-        self._setup.source.close()
+        self._close()
         self._pool.release(self._buffer)
         self._buffer = -1
+
+    def _close(self) -> None:
+        """Close the camera; a driver that cannot even do that is said so, and opened again all the same."""
+        try:
+            with self._guard:
+                self._setup.source.close()
+        except CameraError as error:
+            self.close_failures += 1
+            self._watch.remark(f"closing failed: {error}")
 
     def _turn(self) -> None:
         """Take the new setup, if there is one."""
@@ -187,7 +201,8 @@ class CaptureThread:
             self._turn()
             try:
                 self._watch.opening(self._clock.monotonic_ns())
-                self._setup.source.open()
+                with self._guard:
+                    self._setup.source.open()
                 self._deliver()
             except SourceEndedError as end:
                 _log.info("camera %s: %s", self._camera, end)
@@ -196,7 +211,7 @@ class CaptureThread:
             except CameraError as error:
                 delay_s = self._watch.lost(self._clock.monotonic_ns(), str(error))
                 _log.warning("camera %s: %s; next attempt in %.1f s", self._camera, error, delay_s)
-                self._setup.source.close()
+                self._close()
                 self._clock.wait(self._interrupt, delay_s)
 
     def _deliver(self) -> None:
@@ -205,7 +220,9 @@ class CaptureThread:
             skipped = 0
             try:
                 timeout_s = self._watch.patience_s(self._clock.monotonic_ns(), _READ_S)
-                grab = self._setup.source.read(timeout_s=timeout_s, buffer=self._free_buffer())
+                buffer = self._free_buffer()
+                with self._guard:
+                    grab = self._setup.source.read(timeout_s=timeout_s, buffer=buffer)
                 if grab is None:
                     if stall := self._watch.silence(self._clock.monotonic_ns()):
                         raise CameraError(stall)

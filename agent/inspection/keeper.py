@@ -20,6 +20,7 @@ import numpy as np
 
 from agent.images import encode_jpeg
 from agent.rate import Rate
+from agent.supervision import Supervisor
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from agent.clock import Clock
     from agent.preprocess import Plan
     from agent.records import Floats, Frame, Origin, Pixels
+    from agent.supervision import Fault
 
 FOLDER: Final = "frames"
 BURST: Final = 10
@@ -59,6 +61,7 @@ class FrameKeeper:
         max_per_s: float,
         jpeg_quality: int,
         clock: Clock,
+        supervisor: Supervisor | None = None,
     ) -> None:
         """Keep at most `frames` pictures and `max_bytes` in `state_dir/frames/<inspection>`.
 
@@ -74,7 +77,11 @@ class FrameKeeper:
         self._lock = threading.Lock()
         self._kept: list[tuple[str, int]] = []  # (stem, bytes), oldest first
         self._bytes = 0
-        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+        self._thread = (supervisor or Supervisor(clock=clock)).thread(
+            self._run, kind="keeper", stop=self._stop, on_fault=self._lost
+        )
+        self._job: _Kept | None = None  # in work
         self.skipped = 0  # frames that were not kept: too many at once, or the disk refused
 
     def start(self) -> None:
@@ -83,7 +90,6 @@ class FrameKeeper:
         files = sorted(self._folder.glob("*.jpg"), key=lambda p: p.stat().st_mtime_ns)
         self._kept = [(p.stem, self._size(p.stem)) for p in files]
         self._bytes = sum(size for _, size in self._kept)
-        self._thread = threading.Thread(target=self._run, name="kensa-keeper", daemon=True)
         self._thread.start()
 
     def change(self, *, frames: int, max_bytes: int, max_per_s: float, jpeg_quality: int) -> None:
@@ -113,8 +119,9 @@ class FrameKeeper:
 
     def close(self, timeout_s: float) -> None:
         """Write what was taken and stop within `timeout_s` seconds."""
+        self._stop.set()
         self._jobs.put(None)
-        if self._thread is not None:
+        if self._thread.ident is not None:
             self._thread.join(timeout_s)
 
     def _run(self) -> None:
@@ -123,13 +130,24 @@ class FrameKeeper:
                 with suppress(OSError):  # the next frame that is written tries again
                     self._prune()
                 continue
+            self._job = job
             try:
                 self._write(job)
             except (OSError, ValueError) as error:
                 self.skipped += 1
                 _log.warning("frame %s is not kept: %s", job.name, error)
-            with self._lock:
-                self._free.append(job.buffer)
+            self._done(job)
+
+    def _done(self, job: _Kept) -> None:
+        self._job = None
+        with self._lock:
+            self._free.append(job.buffer)
+
+    def _lost(self, _fault: Fault) -> None:
+        """The thread met a bug: the frame in work is not kept, and its buffer must come back."""
+        if self._job is not None:
+            self.skipped += 1
+            self._done(self._job)
 
     def _write(self, job: _Kept) -> None:
         data = encode_jpeg(job.buffer, self._quality)

@@ -76,11 +76,12 @@ class LatestFrames:
         stream = self._connect()
         try:
             stream.open()
+            reader = _Reader(name=self._name, stream=stream)
+            reader.start()  # may fail: a machine has only so many threads
         except BaseException:
             stream.close()
             raise
-        self._reader = _Reader(name=self._name, stream=stream)
-        self._reader.start()
+        self._reader = reader
 
     def read(self, *, timeout_s: float, buffer: Pixels | None) -> Grab | None:
         """See `FrameSource.read`; what the reading thread met is raised here, once all that arrived before is used."""

@@ -158,14 +158,19 @@ class CameraWatch:
         self._status = replace(self._status, reopenings=self._status.reopenings + 1)
         return self._backoff.delay_s(self._failures, self._random)
 
+    def remark(self, error: str) -> None:
+        """Something went wrong beside what the state says, such as the closing."""
+        before = self._status.last_error
+        if before is None or error not in before:
+            self._status = replace(self._status, last_error=error if before is None else f"{before}; {error}"[:400])
+
     def ended(self, now_ns: int) -> None:
         """The finite source is done."""
         self._status = replace(self._moved(_Event.END, now_ns), fps=0.0)
 
-    def stopped(self, now_ns: int, *, error: str | None = None) -> None:
-        """The capture thread ends, by request or by a bug (`error`)."""
-        moved = self._moved(_Event.STOP, now_ns)
-        self._status = replace(moved, fps=0.0, last_error=error or moved.last_error)
+    def stopped(self, now_ns: int) -> None:
+        """The capture thread ends."""
+        self._status = replace(self._moved(_Event.STOP, now_ns), fps=0.0)
 
     def _limit_s(self, stall_s: float) -> float:
         return max(stall_s, self._first_exposure_s) if self._last_exposure_ns is None else stall_s

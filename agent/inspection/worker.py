@@ -12,8 +12,6 @@ Parts that no model saw (displaced, refused, SAFE) belong to no arm and are not 
 
 from __future__ import annotations
 
-import logging
-import threading
 from typing import TYPE_CHECKING, Final
 
 from agent.decision import decide, unknown
@@ -21,8 +19,10 @@ from agent.errors import InferenceError
 from agent.inspection.desk import Desk, InspectionContext, Station
 from agent.inspection.trial import Opinion, Part, consult
 from agent.records import DropReason, Outcome, Verdict
+from agent.supervision import STOP
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Sequence
 
     from agent.clock import Clock
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from agent.ports import VerdictSink
     from agent.records import Floats, Frame, Judgement
     from agent.slot import Lease, ShadowTap, Trial
+    from agent.supervision import SupervisedThread, Supervisor
 
 __all__ = ["InspectionContext", "Station", "Worker", "start_worker"]
 
 _POLL_S: Final = 0.2  # how soon an idle worker notices that it must stop
-_log = logging.getLogger(__name__)
 
 
 class Worker:
@@ -239,18 +239,10 @@ class Worker:
                 release(frame.buffer)
 
 
-def start_worker(
-    worker: Worker, *, index: int, drained: threading.Event, on_crash: Callable[[BaseException], None]
-) -> threading.Thread:
-    """Start `worker` in a named thread; `on_crash` hears of a bug that ended it."""
-
-    def top() -> None:
-        try:
-            worker.run(drained)
-        except Exception as error:  # noqa: BLE001 - a thread's top: a bug stops the agent, it does not thin out workers
-            _log.exception("worker %d died", index)
-            on_crash(error)
-
-    thread = threading.Thread(target=top, name=f"kensa-worker-{index}", daemon=True)
+def start_worker(worker: Worker, *, index: int, drained: threading.Event, supervisor: Supervisor) -> SupervisedThread:
+    """Start `worker` in a named thread; a bug stops the agent: it does not thin out workers."""
+    thread = supervisor.thread(
+        lambda: worker.run(drained), kind="worker", name=f"kensa-worker-{index}", policy=STOP, stop=drained
+    )
     thread.start()
     return thread

@@ -29,6 +29,7 @@ from agent.model.store import Store
 from agent.model.transitions import RISKY, ROLLOUT, Event, State
 from agent.model.watch import Watch
 from agent.records import Gate
+from agent.supervision import RESTART_SLOWLY, Supervisor, is_exhausted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,10 +44,10 @@ if TYPE_CHECKING:
     from agent.ports import Examiner, ReleaseFetcher
     from agent.records import Desired, ModelStatus, Observation
     from agent.slot import Lease, ModelSlot
+    from agent.supervision import Fault, SupervisedThread
 
 _RELEASE_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}/\d{1,6}\.\d{1,6}\.\d{1,6}(-[0-9A-Za-z.-]{1,32})?")
 _DISK_S: Final = 5.0  # until the next try, when the disk did not take the journal
-_BUG_S: Final = 60.0
 _TELL_NS: Final = NS_PER_S  # between two reports that differ in figures only
 _JOIN_S: Final = 30.0
 _log = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ class Lifecycle:
         healthy_after_s: float = 60.0,
         look_every_s: float = 6 * 3_600.0,
         checkpoint: Checkpoint = _nowhere,
+        supervisor: Supervisor | None = None,
     ) -> None:
         """Compose; nothing is read before `start`.
 
@@ -119,7 +121,8 @@ class Lifecycle:
         self._asked: dict[str, str | None] = {}  # retry, rollback, promote, stop_ab -> its argument
         self._wake = threading.Event()
         self._closing = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._supervisor = supervisor or Supervisor(clock=clock)
+        self._thread: SupervisedThread | None = None
         self._started_ns = clock.monotonic_ns()
         self._told: ModelStatus | None = None
         self._told_ns = 0
@@ -134,7 +137,15 @@ class Lifecycle:
 
     def launch(self) -> None:
         """Let a thread do the steps from now on."""
-        self._thread = threading.Thread(target=self._run, name=f"kensa-model-{self._inspection}", daemon=True)
+        self._thread = self._supervisor.thread(
+            self._run,
+            kind="model",
+            name=f"kensa-model-{self._inspection}",
+            policy=RESTART_SLOWLY,
+            stop=self._closing,
+            wake=self._wake,
+            on_fault=self._failed,
+        )
         self._thread.start()
 
     def step(self) -> float:
@@ -147,6 +158,7 @@ class Lifecycle:
             self._keep_house()
             handled = not self._rollout.ending.is_refusing and self._serve_request()
             delay_s = 0.0 if handled else self._rollout.step()
+            self._parts.alarms.pop("machine", None)
             if self._parts.ledger.record is not before:
                 self._parts.alarms.pop("disk", None)
         except StateDirError as error:
@@ -186,16 +198,19 @@ class Lifecycle:
 
     def _run(self) -> None:
         while not self._closing.is_set():
-            try:
-                delay_s = self.step()
-            except Exception:  # noqa: BLE001 - a thread's top: a bug here must not take the model from the line
-                _log.exception("the lifecycle of %s failed; it goes on from the last verified state", self._inspection)
-                self._parts.alarms["bug"] = "The model lifecycle met a bug; see the log. The line goes on as it is."
-                self._rollout.interrupt()
-                delay_s = _BUG_S
+            delay_s = self.step()
             if delay_s > 0.0:
                 self._clock.wait(self._wake, delay_s)
             self._wake.clear()
+
+    def _failed(self, fault: Fault) -> None:
+        """A bug here does not take the model from the line; the lifecycle goes on from the last verified state."""
+        if is_exhausted(fault.error):
+            self._parts.alarms["machine"] = f"The model lifecycle cannot go on for now: {fault.text}."
+        else:
+            self._parts.alarms["bug"] = "The model lifecycle met a bug; see the log. The line goes on as it is."
+            _log.error("the lifecycle of %s goes on from the last verified state", self._inspection)
+        self._rollout.interrupt()
 
     def _keep_house(self) -> None:
         self._parts.serving.settle()

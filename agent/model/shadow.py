@@ -11,7 +11,6 @@ the same tool, over and over because its rhythm divides the line's.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from agent.decision import decide_untried, unknown
 from agent.errors import FrameError, InferenceError
 from agent.preprocess import Preprocessor
 from agent.records import Observation, Outcome
+from agent.supervision import END, Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from agent.clock import Clock
     from agent.records import Box, Frame, Judgement, Pixels, Verdict
     from agent.slot import Lease, SiteSettings
+    from agent.supervision import Fault
 
-_log = logging.getLogger(__name__)
 _JITTER: Final = 0.5  # of the mean interval, to either side
 
 
@@ -61,6 +61,7 @@ class ShadowRunner:
         clock: Clock,
         capacity: int = 2,
         differ: Callable[[Frame, Verdict, Box], None] | None = None,
+        supervisor: Supervisor | None = None,
     ) -> None:
         """Judge at most `max_fps` frames a second (on average) with `challenger` and tell `observe` of each.
 
@@ -82,8 +83,15 @@ class ShadowRunner:
         self._waiting: deque[_Taken] = deque()
         self._filled = threading.Condition(threading.Lock())
         self._closed = False
-        name = f"kensa-shadow-{challenger.model.identity.version}"
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._stop = threading.Event()
+        self._thread = (supervisor or Supervisor(clock=clock)).thread(
+            self._run,
+            kind="challenger",
+            name=f"kensa-shadow-{challenger.model.identity.version}",
+            policy=END,
+            stop=self._stop,
+            on_fault=self._failed,
+        )
         self._thread.start()
 
     @property
@@ -122,6 +130,7 @@ class ShadowRunner:
         """
         with self._filled:
             self._closed = True
+            self._stop.set()
             waiting = list(self._waiting)
             self._waiting.clear()
             self._filled.notify()
@@ -132,27 +141,28 @@ class ShadowRunner:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        try:
-            while (taken := self._take()) is not None:
-                try:
-                    challenger, challenger_us = self._judge(taken)
-                    self._tell_difference(taken, challenger)
-                finally:
-                    taken.release(taken.frame.buffer)
-                if not self._closed:
-                    self._observe(
-                        Observation(
-                            key=taken.verdict.key,
-                            camera=taken.frame.camera,
-                            champion=taken.verdict.judgement,
-                            challenger=challenger,
-                            champion_us=taken.champion_us,
-                            challenger_us=challenger_us,
-                            latency_us=taken.latency_us,
-                        )
+        while (taken := self._take()) is not None:
+            try:
+                challenger, challenger_us = self._judge(taken)
+                self._tell_difference(taken, challenger)
+            finally:
+                taken.release(taken.frame.buffer)
+            if not self._closed:
+                self._observe(
+                    Observation(
+                        key=taken.verdict.key,
+                        camera=taken.frame.camera,
+                        champion=taken.verdict.judgement,
+                        challenger=challenger,
+                        champion_us=taken.champion_us,
+                        challenger_us=challenger_us,
+                        latency_us=taken.latency_us,
                     )
-        except Exception:  # noqa: BLE001 - a thread's top: a bug ends the shadow; the line goes on
-            _log.exception("the shadow of %s ended by a bug", self._challenger.model.identity.version)
+                )
+
+    def _failed(self, fault: Fault) -> None:
+        """A bug ends the shadow; the line goes on."""
+        if fault.is_last:
             self.close()
 
     def _take(self) -> _Taken | None:

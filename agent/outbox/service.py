@@ -6,7 +6,6 @@ the transport, then the files.
 
 from __future__ import annotations
 
-import logging
 import random
 import threading
 from typing import TYPE_CHECKING, Self
@@ -19,6 +18,7 @@ from agent.outbox.belt import Belt
 from agent.outbox.rows import OutboxLimits, OutboxStats, Stream
 from agent.outbox.sender import Sender
 from agent.outbox.writer import Writer
+from agent.supervision import RESTART, STOP, Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from agent.clock import Clock
     from agent.ports import Transport
     from agent.records import Verdict
+    from agent.supervision import Fault, Policy, SupervisedThread
 
-_log = logging.getLogger(__name__)
 _POLL_S = 0.01
 _MIN_CLOSE_NS = NS_PER_S // 2  # for the transport's good-bye, whatever the deadline
 
@@ -44,6 +44,7 @@ class Outbox:
         clock: Clock,
         limits: OutboxLimits | None = None,
         on_commit: Callable[[Sequence[Verdict], int], None] | None = None,
+        supervisor: Supervisor | None = None,
     ) -> None:
         """Open the files in `state_dir`, whose lock the caller holds. Raises StateDirError when they cannot be used.
 
@@ -67,14 +68,15 @@ class Outbox:
             )
         self._stop_writer = threading.Event()
         self._stop_sender = threading.Event()
-        self._threads: list[threading.Thread] = []
+        self._supervisor = supervisor or Supervisor(clock=clock)
+        self._threads: list[SupervisedThread] = []
         self._failure: BaseException | None = None
 
     def start(self) -> None:
         """Start the threads and let the transport connect."""
-        self._run("outbox-writer", self._stop_writer, self.writer.step, self._belt.wake_writer)
+        self._run("outbox-writer", self._stop_writer, self.writer.step, self._belt.wake_writer, policy=STOP)
         if self.sender is not None:
-            self._run("outbox-sender", self._stop_sender, self.sender.step, self._belt.wake_sender)
+            self._run("outbox-sender", self._stop_sender, self.sender.step, self._belt.wake_sender, policy=RESTART)
             self.sender.start()
 
     def __enter__(self) -> Self:
@@ -185,17 +187,20 @@ class Outbox:
             if thread.name == name:
                 thread.join()
 
-    def _run(self, name: str, stop: threading.Event, step: Callable[[], float], wake: threading.Event) -> None:
+    def _run(
+        self, name: str, stop: threading.Event, step: Callable[[], float], wake: threading.Event, *, policy: Policy
+    ) -> None:
         def run() -> None:
-            try:
-                while not stop.is_set():
-                    wake.clear()
-                    self._clock.wait(wake, step())
-            except Exception as error:  # noqa: BLE001  a thread's top: `append` reports it
-                _log.exception("The thread %s stopped on a bug", name)
-                self._failure = error
-                self.writer.begin_closing()  # whoever waits in `append` goes on, to an error
+            while not stop.is_set():
+                wake.clear()
+                self._clock.wait(wake, step())
 
-        thread = threading.Thread(target=run, name=name, daemon=True)
+        thread = self._supervisor.thread(run, kind=name, name=name, policy=policy, stop=stop, on_fault=self._failed)
         self._threads.append(thread)
         thread.start()
+
+    def _failed(self, fault: Fault) -> None:
+        """A thread met a fault; after a bug in the writer `append` reports it."""
+        if fault.is_last:
+            self._failure = fault.error
+            self.writer.begin_closing()  # whoever waits in `append` goes on, to an error

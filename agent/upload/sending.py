@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from agent.collection.items import State
 from agent.errors import UploadError
+from agent.supervision import Supervisor
 from agent.upload.targets import ConflictError, LostError, open_target
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from agent.collection.protocol import Figures
     from agent.collection.spool import Spool
     from agent.config import Collect
+    from agent.supervision import Fault
     from agent.upload.targets import Target
 
 _FIRST_PAUSE_S: Final = 1.0
@@ -49,7 +51,7 @@ class Sender:
         self._refusals = 0
         self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
         self._changed = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="kensa-upload", daemon=True)
+        self._thread = Supervisor(clock=clock).thread(self._run, kind="upload", on_fault=self._failed)
 
     def start(self) -> None:
         """Begin; it ends with the process."""
@@ -84,14 +86,15 @@ class Sender:
                 target = None  # the next one looks for credentials anew
                 self._spool.put_back()
                 self._wait(str(error))
-            except Exception:  # a thread's top: what was kept stays kept
-                _log.exception("uploading ended by a bug; frames are kept")
-                self._error = "uploading ended by a bug; the log has its trace"
-                self._moved(self.figures())
-                raise
             else:
                 self._error, self._pause_s = None, _FIRST_PAUSE_S
                 self._moved(self.figures())
+
+    def _failed(self, fault: Fault) -> None:
+        """Uploading met a bug: what was kept stays kept, and it begins again."""
+        self._spool.put_back()
+        self._error = f"uploading met a bug and begins again ({fault.text}); the log has its trace"
+        self._moved(self.figures())
 
     def _bring(self, item: Item, target: Target) -> None:
         try:

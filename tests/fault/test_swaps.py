@@ -18,6 +18,7 @@ from agent.inspection.worker import InspectionContext, Station, Worker, start_wo
 from agent.model.shadow import ShadowRunner
 from agent.records import Frame, Observation, Outcome, Scores
 from agent.slot import ModelSlot, Trial
+from agent.supervision import Supervisor
 from tests.model_kit import SMALL, TINY, PlainModel, lease_of
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Plant:
         self.slot = ModelSlot(lease_of(PlainModel("1", answer_of(1))))
         self.batches: list[Sequence[Verdict]] = []
         self.seen: list[Observation] = []
-        self.crashes: list[BaseException] = []
+        self.supervisor = Supervisor()
         self.faults: list[str] = []
         self.stop, self.drained = threading.Event(), threading.Event()
         self.hub = IntakeHub(workers=2, max_batch=4)
@@ -73,7 +74,7 @@ class Plant:
                     hub=self.hub, contexts=[context], sink=self, clock=SystemClock(), max_batch=4,
                     on_fault=self.faults.append,
                 ),
-                index=index, drained=self.drained, on_crash=self.crashes.append,
+                index=index, drained=self.drained, supervisor=self.supervisor,
             )
             for index in range(2)
         ]  # fmt: skip
@@ -129,7 +130,7 @@ class Plant:
                 self.slot.settle()
                 self.slot.end_trial()
             time.sleep(rng.random() * 0.001)
-            assert not self.crashes
+            assert self.supervisor.failure is None
         if shadow is not None:
             assert shadow.close()
 
@@ -162,7 +163,7 @@ def test_thousands_of_swaps_shadows_and_trials_lose_nothing_and_mix_nothing() ->
         plant.run(SWAPS, random.Random(3))
     finally:
         plant.end()
-    assert not plant.crashes
+    assert plant.supervisor.failure is None
     assert plant.pool.held == 0, "a buffer was lost"
     assert plant.pool.misses == 0
     keys = set()

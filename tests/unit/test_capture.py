@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import threading
 import time
@@ -13,6 +14,7 @@ import pytest
 
 from agent.clock import SystemClock
 from agent.counters import CameraCounters
+from agent.errors import CameraError
 from agent.inspection.capture import CaptureThread
 from agent.inspection.intake import IntakeHub
 from agent.inspection.pool import FramePool
@@ -238,24 +240,74 @@ def test_a_driver_that_never_returns_is_left_behind(caplog: pytest.LogCaptureFix
     assert line.capture.stop(timeout_s=LONG_S)
 
 
-def test_a_bug_in_a_source_ends_its_thread_visibly_and_releases_the_camera(caplog: pytest.LogCaptureFixture) -> None:
-    class Buggy(StillCamera):
-        closed = False
+class Buggy(StillCamera):
+    """A driver or plug-in that raises `error` from `where`, `times` times, and then works."""
 
-        def read(self, *, timeout_s: float, buffer: Pixels | None) -> Grab | None:
-            raise ZeroDivisionError
+    def __init__(self, where: str, error: Exception, *, times: int = 3) -> None:
+        super().__init__(pictures=PICTURES, clock=CLOCK)
+        self._where, self._error, self._left = where, error, times
+        self.raised = 0
 
-        def close(self) -> None:
-            self.closed = True
+    def _maybe(self, where: str) -> None:
+        if where == self._where and self._left:
+            self._left -= 1
+            self.raised += 1
+            raise self._error
 
-    source = Buggy(pictures=PICTURES, clock=CLOCK)
+    def open(self) -> None:
+        self._maybe("open")
+        super().open()
+
+    def read(self, *, timeout_s: float, buffer: Pixels | None) -> Grab | None:
+        if self._where == "close" and self._left:
+            raise CameraError("lost, so that it is closed")
+        self._maybe("read")
+        return super().read(timeout_s=timeout_s, buffer=buffer)
+
+    def close(self) -> None:
+        super().close()
+        self._maybe("close")
+
+
+@pytest.mark.parametrize("where", ["open", "read", "close"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ZeroDivisionError("of the plug-in"),
+        OSError(errno.EMFILE, "Too many open files"),
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError("without a number"),
+        MemoryError(),
+        RuntimeError("can't start new thread"),
+        KeyError("frame"),
+        UnicodeDecodeError("utf-8", b"x", 0, 1, "bad"),
+    ],
+    ids=lambda error: type(error).__name__ + (f"-{error.errno}" if isinstance(error, OSError) else ""),
+)
+def test_whatever_a_camera_raises_is_a_fault_of_the_camera_and_it_is_opened_again(where: str, error: Exception) -> None:
+    source = Buggy(where, error)
     line = Line(source)
     line.capture.start()
+    frames = line.take(until=lambda found: len(found) >= 3)
+    assert frames[0].seq == 0
+    assert source.raised == 3
+    assert type(error).__name__ in str(line.capture.status.last_error)
+    line.take(until=lambda found: len(found) >= 3)
+    line.capture.ask_stop()
     line.take()
-    assert line.capture.status.state is CameraState.STOPPED
-    assert line.capture.status.last_error == "internal error: ZeroDivisionError"
-    assert source.closed
-    assert "ended by a bug" in caplog.text
+    assert line.capture.stop(timeout_s=LONG_S)
+
+
+def test_a_camera_whose_closing_fails_at_its_end_has_ended_all_the_same() -> None:
+    class Last(StillCamera):
+        def close(self) -> None:
+            raise OSError("the handle is gone")
+
+    line = Line(Last(pictures=PICTURES, clock=CLOCK, count=len(PICTURES)))
+    line.capture.start()
+    assert len(line.take()) == len(PICTURES)
+    assert line.capture.status.state is CameraState.ENDED
+    assert "closing failed" in str(line.capture.status.last_error)
 
 
 def test_exposures_that_the_source_left_out_are_counted_and_take_their_numbers(run: Callable[[Line], Line]) -> None:

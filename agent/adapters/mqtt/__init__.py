@@ -29,10 +29,13 @@ from agent.adapters.mqtt.link import Link
 from agent.adapters.mqtt.tls import TlsFiles, tls_context
 from agent.clock import Clock, SystemClock
 from agent.errors import ConfigError, TransportError
+from agent.supervision import Boundary, Supervisor
 from agent.wire import shadow_topic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from agent.supervision import SupervisedThread
 
 __all__ = ["MqttTransport", "TlsFiles", "check_message"]
 
@@ -99,6 +102,7 @@ class MqttTransport:
         backoff_s: tuple[float, float] = (0.5, 30.0),
         clock: Clock | None = None,
         rng: random.Random | None = None,
+        supervisor: Supervisor | None = None,
     ) -> None:
         """Check everything that can be checked without a broker; nothing is connected yet.
 
@@ -124,7 +128,10 @@ class MqttTransport:
         self._stop = threading.Event()
         self._link: Link | None = None
         self._reason = "not started"
-        self._thread: threading.Thread | None = None
+        self._supervisor = supervisor or Supervisor(clock=self._clock)
+        # Whatever nonsense on the wire makes paho raise ends the connection, and is no bug of this agent.
+        self._serving = Boundary(None, kind="mqtt", what=self._broker, make=TransportError)
+        self._thread: SupervisedThread | None = None
         self._subscriptions: dict[str, Callable[[str, bytes], None]] = {}
         self.dropped = 0  # messages that arrived and were too large, or on a topic that nobody subscribed to
 
@@ -141,8 +148,9 @@ class MqttTransport:
         on_connection: Callable[[bool, str], None],
     ) -> None:
         """See `Transport.start`; a broker that answers faster than paho returns is heard from within `publish`."""
-        arguments = (on_ack, on_reject, on_connection)
-        self._thread = threading.Thread(target=self._run, args=arguments, name="mqtt", daemon=True)
+        self._thread = self._supervisor.thread(
+            lambda: self._run(on_ack, on_reject, on_connection), kind="mqtt", name="mqtt", stop=self._stop
+        )
         self._thread.start()
 
     def subscribe(self, topic: str, on_message: Callable[[str, bytes], None]) -> None:
@@ -218,9 +226,12 @@ class MqttTransport:
                 on_message=self._arrived,
             )
             try:
-                reason = link.serve(host=self._host, port=self._port, keepalive_s=self._keepalive_s, stop=self._stop)
-            except Exception as error:  # noqa: BLE001 - the thread's top: whatever nonsense on the wire makes paho raise
-                reason = f"the broker sent what cannot be read ({error!r})"
+                with self._serving:
+                    reason = link.serve(
+                        host=self._host, port=self._port, keepalive_s=self._keepalive_s, stop=self._stop
+                    )
+            except TransportError as error:
+                reason = f"the broker sent what cannot be read ({error})"
             self._reason = "closed" if self._stop.is_set() else reason
             self._link = None
             on_connection(False, f"{self._broker}: {self._reason}")  # noqa: FBT003 - the port's signature

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import queue
 import socket
-import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,8 +17,9 @@ from agent.app.choose import open_source, open_transport
 from agent.clock import SystemClock
 from agent.commands.examine import certificates
 from agent.commands.examine.finding import Finding, fail, ok, warn
-from agent.errors import ControlError, FrameError, KensaError, SourceEndedError
+from agent.errors import CameraError, ControlError, FrameError, KensaError, SourceEndedError
 from agent.model import manifest as manifests
+from agent.supervision import Boundary, Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -78,15 +78,18 @@ def _camera(check: str, camera: Camera, inspection: Inspection, geometry: Geomet
 
     def look() -> None:
         try:
-            source = open_source(camera, SystemClock())
-            try:
-                outcome.append(_first_frame(check, source, camera, inspection, geometry))
-            finally:
-                source.close()
+            with foreign:
+                source = open_source(camera, SystemClock())
+                try:
+                    outcome.append(_first_frame(check, source, camera, inspection, geometry))
+                finally:
+                    source.close()
         except KensaError as error:
             outcome.append(fail(check, str(error), remedy))
 
-    thread = threading.Thread(target=look, name=f"doctor {check}", daemon=True)
+    supervisor = Supervisor()
+    foreign = Boundary(supervisor, kind="camera", what=check, make=CameraError)  # a plug-in may raise anything
+    thread = supervisor.thread(look, kind="doctor", name=f"doctor {check}")
     thread.start()
     thread.join(_HANG_S)
     return outcome[0] if outcome else fail(check, f"its driver does not return within {_HANG_S:.0f} s", remedy)

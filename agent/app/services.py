@@ -1,0 +1,83 @@
+"""What speaks for a running agent: the metrics endpoint, the control socket and the heartbeat."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+import agent as kensa
+from agent.app import change
+from agent.control import ControlServer
+from agent.errors import ControlError
+from agent.health.heartbeat import HeartbeatThread
+from agent.health.snapshot import AgentIdentity
+from agent.model.handlers import handlers as model_handlers
+from agent.wire import encode_heartbeat, encode_verdict, heartbeat_topic
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from agent.app.agent import Agent
+    from agent.wire import Heartbeat
+
+_log = logging.getLogger(__name__)
+
+
+class Services:
+    """Started last but for the cameras, and stopped first; `heartbeat` may beat before `start`."""
+
+    def __init__(self, agent: Agent) -> None:
+        """Compose; the metrics' port is not taken yet."""
+        self._agent = agent
+        config, supervisor = agent.config, agent.supervisor
+        identity = AgentIdentity(config.thing, config.line, agent.boot_epoch, kensa.__version__, agent.started_ns)
+        self.heartbeat = HeartbeatThread(
+            identity=identity,
+            snapshot=agent.snapshot,
+            sink=self._send_heartbeat,
+            clock=agent.clock,
+            period_s=config.heartbeat_s,
+            supervisor=supervisor,
+        )
+        self._metrics = None
+        if config.metrics is not None:
+            from agent.adapters.prometheus import MetricsServer  # noqa: PLC0415 - only where it is configured
+
+            self._metrics = MetricsServer(
+                identity=identity, snapshot=agent.snapshot, port=config.metrics.port, supervisor=supervisor
+            )
+        handlers = {
+            "status": self._status,
+            "explain": self._explain,
+            **change.handlers(agent),
+            **model_handlers({} if agent.models is None else agent.models.lifecycles),
+        }
+        self.control = ControlServer(state_dir=config.state_dir, handlers=handlers, supervisor=supervisor)
+
+    def start(self) -> None:
+        """Begin to speak. Raises ConfigError for a port that is taken, StateDirError for a socket that cannot be."""
+        if self._metrics is not None:
+            _log.info("metrics on http://127.0.0.1:%d/metrics", self._metrics.start())
+        self.control.start()
+        self.heartbeat.start()
+
+    def close(self, timeout_s: float) -> None:
+        """End; each of the three within `timeout_s` seconds. Safe to call twice, and after a failed `start`."""
+        self.heartbeat.close(timeout_s=timeout_s)
+        self.control.close(timeout_s=timeout_s)
+        if self._metrics is not None:
+            self._metrics.close()
+
+    def _send_heartbeat(self, heartbeat: Heartbeat) -> None:
+        self._agent.outbox.publish_now(heartbeat_topic(self._agent.config.thing), encode_heartbeat(heartbeat))
+
+    def _status(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"heartbeat": self.heartbeat.latest().model_dump(mode="json")}
+
+    def _explain(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        key = request.get("key")
+        if not isinstance(key, str):
+            raise ControlError('explain needs a text "key"')
+        found = self._agent.outbox.find(key)
+        return {"verdict": None if found is None else json.loads(encode_verdict(found.verdict))}

@@ -1,0 +1,153 @@
+"""One line when something breaks, one when it is well again, and nothing in between that says the same.
+
+Promise: the first `broken` of a condition is logged at once with its reason; the same reason (numbers aside) again at
+most once in `repeat_s` while the condition lasts; `well` logs one line with how long it lasted. A condition that comes
+and goes is not logged more than `MAX_EPISODES` times in `repeat_s`: one line says so, and `suppressed` counts what was
+left out. Memory is bounded: at most `_MAX_REASONS` reasons of a condition are told apart.
+
+Pure but for the logger; the caller brings the time, and threads may share one log.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from agent.clock import NS_PER_S
+
+if TYPE_CHECKING:
+    from agent.clock import Clock
+
+REPEAT_S: Final = 3_600.0
+MAX_EPISODES: Final = 4  # of one condition in `repeat_s` that are logged one by one
+_MAX_REASONS: Final = 8
+_NUMBERS: Final = re.compile(r"\d+(?:[.,:]\d+)*")
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Something that is not well at the moment."""
+
+    what: str
+    reason: str  # the newest
+    since_ns: int  # monotonic
+
+
+@dataclass(slots=True)
+class _State:
+    """What is remembered of one condition."""
+
+    since_ns: int | None = None  # None while it is well
+    reason: str = ""
+    logged_ns: dict[str, int] = field(default_factory=dict)  # reason without its numbers -> when it was logged
+    episodes: deque[int] = field(default_factory=deque)  # when the last ones began
+    is_muted: bool = False  # this episode is counted only
+    muted_ns: int | None = None  # when the line on its coming and going was logged
+    suppressed: int = 0  # since the last line
+
+
+class ConditionLog:
+    """The conditions of one part of the agent; `what` names each in a text for a person, such as `camera left`."""
+
+    def __init__(self, logger: logging.Logger, clock: Clock, *, repeat_s: float = REPEAT_S) -> None:
+        """Log through `logger`; time is `clock`'s monotonic one."""
+        self._logger = logger
+        self._clock = clock
+        self._repeat_ns = round(repeat_s * NS_PER_S)
+        self._lock = threading.Lock()
+        self._states: dict[str, _State] = {}
+        self.faults = 0  # times that something broke
+        self.suppressed = 0  # lines that were left out because they said what the log says already
+
+    def broken(
+        self, what: str, reason: str, *, level: int = logging.WARNING, trace: BaseException | None = None
+    ) -> bool:
+        """Note that `what` does not work, and why; whether a line was logged. `trace` goes with that line."""
+        now_ns = self._clock.monotonic_ns()
+        with self._lock:
+            state = self._states.setdefault(what, _State())
+            state.reason = reason
+            is_new = state.since_ns is None
+            if is_new:
+                state.since_ns = now_ns
+                self.faults += 1
+                self._begin(state, now_ns)
+            line = self._line(state, what, reason, now_ns, is_new=is_new)
+            if line is None:
+                state.suppressed += 1
+                self.suppressed += 1
+                return False
+            state.suppressed = 0
+        self._logger.log(level, "%s", line, exc_info=trace)
+        return True
+
+    def well(self, what: str, text: str = "is well again") -> bool:
+        """Note that `what` works; whether it did not before."""
+        with self._lock:
+            state = self._states.get(what)
+            if state is None or state.since_ns is None:
+                return False
+            lasted_s = (self._clock.monotonic_ns() - state.since_ns) / NS_PER_S
+            state.since_ns = None
+            state.logged_ns.clear()
+            if state.is_muted:
+                state.suppressed += 1
+                self.suppressed += 1
+                return True
+        self._logger.info("%s %s after %s", what, text, duration(lasted_s))
+        return True
+
+    def conditions(self) -> tuple[Condition, ...]:
+        """What is not well now, the oldest first."""
+        with self._lock:
+            found = [
+                Condition(what, state.reason, state.since_ns)
+                for what, state in self._states.items()
+                if state.since_ns is not None
+            ]
+        return tuple(sorted(found, key=lambda condition: condition.since_ns))
+
+    def forget(self, what: str) -> None:
+        """`what` is no more: it is neither broken nor well."""
+        with self._lock:
+            self._states.pop(what, None)
+
+    def _begin(self, state: _State, now_ns: int) -> None:
+        while state.episodes and now_ns - state.episodes[0] >= self._repeat_ns:
+            state.episodes.popleft()
+        state.is_muted = len(state.episodes) >= MAX_EPISODES
+        if len(state.episodes) > 2 * MAX_EPISODES:
+            state.episodes.popleft()
+        state.episodes.append(now_ns)
+
+    def _line(self, state: _State, what: str, reason: str, now_ns: int, *, is_new: bool) -> str | None:
+        """Return what to log, or None when the log says it already."""
+        if state.is_muted and (state.muted_ns is None or now_ns - state.muted_ns >= self._repeat_ns):
+            state.muted_ns = now_ns
+            return f"{what} comes and goes: {reason}; what follows is counted, and logged again once an hour"
+        kind = _NUMBERS.sub("0", reason)
+        last_ns = state.logged_ns.get(kind)
+        is_known = last_ns is not None and now_ns - last_ns < self._repeat_ns
+        if state.is_muted or is_known or (last_ns is None and len(state.logged_ns) >= _MAX_REASONS):
+            return None
+        state.logged_ns[kind] = now_ns
+        if is_new or last_ns is None:
+            return f"{what}: {reason}"
+        lasted_s = (now_ns - (state.since_ns or now_ns)) / NS_PER_S
+        return f"{what}: still, after {duration(lasted_s)}: {reason} ({state.suppressed} times not logged)"
+
+
+def duration(seconds: float) -> str:
+    """`seconds` for a person: `0.4 s`, `12 s`, `5 min`, `3.5 h`, `2.1 days`."""
+    minute, hour, day = 60.0, 3_600.0, 86_400.0
+    if seconds < 10.0:  # noqa: PLR2004 - a digit after the point is worth reading
+        return f"{seconds:.1f} s"
+    if seconds < 2 * minute:
+        return f"{seconds:.0f} s"
+    if seconds < 2 * hour:
+        return f"{seconds / minute:.0f} min"
+    return f"{seconds / hour:.1f} h" if seconds < 2 * day else f"{seconds / day:.1f} days"
