@@ -50,6 +50,23 @@ class _State:
     suppressed: int = 0  # since the last line
 
 
+class LogCounter(logging.Handler):
+    """Counts what is logged at WARNING and above by any part of the process; attach it to the root logger."""
+
+    def __init__(self) -> None:
+        """Nothing was logged yet."""
+        super().__init__(logging.WARNING)
+        self.warnings = 0
+        self.errors = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Count one record; the handler's lock is held."""
+        if record.levelno >= logging.ERROR:
+            self.errors += 1
+        else:
+            self.warnings += 1
+
+
 class ConditionLog:
     """The conditions of one part of the agent; `what` names each in a text for a person, such as `camera left`."""
 

@@ -97,7 +97,7 @@ class ControlServer:
         self._handling = Boundary(
             supervisor, kind="control", what="a request on the control socket", make=_internal_error
         )
-        self.cut_off = 0  # clients that went away, were slow or silent, before they had their answer
+        self._losses = supervisor.losses
 
     def start(self) -> None:
         """Bind and serve. Raises StateDirError when the socket cannot be made."""
@@ -139,7 +139,7 @@ class ControlServer:
                     client.settimeout(CLIENT_TIMEOUT_S)
                     client.sendall(self._answer(_read_line(client, MAX_REQUEST_BYTES)))
                 except OSError:  # a client that goes away is its own business
-                    self.cut_off += 1
+                    self._losses.count("control_clients")
 
     def _handle(self, request: object) -> Mapping[str, Any]:
         """Answer one parsed request. Raises KensaError."""

@@ -87,6 +87,25 @@ def quantile_us(buckets: Sequence[tuple[int, int]], share: float) -> int | None:
     return buckets[-1][0]
 
 
+class Losses:
+    """What was dropped or refused beside frames and verdicts, by a stable snake_case name; from any thread."""
+
+    def __init__(self) -> None:
+        """Nothing was."""
+        self._lock = threading.Lock()
+        self._counts: dict[str, int] = {}
+
+    def count(self, name: str, count: int = 1) -> None:
+        """Count what was lost under `name`."""
+        with self._lock:
+            self._counts[name] = self._counts.get(name, 0) + count
+
+    def snapshot(self) -> dict[str, int]:
+        """All counts of one moment; only names that occurred, in their order."""
+        with self._lock:
+            return dict(sorted(self._counts.items()))
+
+
 class CameraCounters:
     """One camera's counters; methods may be called from any thread."""
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from agent.clock import NS_PER_S, SystemClock
 from agent.condition_log import ConditionLog
+from agent.counters import Losses
 from agent.errors import InternalError, KensaError, NoThreadError
 
 if TYPE_CHECKING:
@@ -86,7 +87,6 @@ class ThreadFaults:
 
     by_kind: Mapping[str, int]  # kind of thread -> faults; kinds without any are left out
     last: str | None = None  # the newest
-    conditions: tuple[Condition, ...] = ()  # threads that fail at the moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,9 @@ class Supervisor:
         self._lock = threading.Lock()
         self._counts = Counter[str]()
         self._last: str | None = None
-        self._conditions = ConditionLog(_log, self._clock)
+        self._logs: list[ConditionLog] = []
+        self._conditions = self.condition_log(_log)
+        self.losses = Losses()  # counted by all parts of the agent
         self._failing: dict[str, int | None] = {}  # what failed -> since when (ns) it works again; None while it waits
         self._on_failure: list[Callable[[], None]] = []
         self.failure: KensaError | None = None  # why the agent has to stop
@@ -141,6 +143,23 @@ class Supervisor:
             wake=wake,
             on_fault=on_fault,
         )
+
+    def condition_log(self, logger: logging.Logger) -> ConditionLog:
+        """Return a new log of conditions for one part of the agent; `conditions` and `repeats` are over all of them."""
+        made = ConditionLog(logger, self._clock)
+        self._logs.append(made)
+        return made
+
+    def conditions(self) -> tuple[Condition, ...]:
+        """What is not well now in any part, the oldest first."""
+        self.faults()
+        found = [condition for log in self._logs for condition in log.conditions()]
+        return tuple(sorted(found, key=lambda condition: condition.since_ns))
+
+    @property
+    def repeats(self) -> int:
+        """Lines that were not logged because they repeat what the log says already."""
+        return sum(log.suppressed for log in self._logs)
 
     def on_failure(self, callback: Callable[[], None]) -> None:
         """Call `callback` when the agent has to stop; from the thread that failed, and it must not block."""
@@ -180,12 +199,7 @@ class Supervisor:
             counts, last = dict(self._counts), self._last
         for what in settled:
             self._conditions.well(what)
-        return ThreadFaults(counts, last, self._conditions.conditions())
-
-    @property
-    def suppressed(self) -> int:
-        """Lines on faults that were not logged because they repeat what the log says already."""
-        return self._conditions.suppressed
+        return ThreadFaults(counts, last)
 
     # --- for SupervisedThread -----------------------------------------------------------------------------------------
 

@@ -150,7 +150,6 @@ class Connection:
         self._threads: list[SupervisedThread] = []
         self._refused_ns: int | None = None  # since when the nucleus answers and does not know this component
         self.connects = 0
-        self.lost = 0  # events that could not be taken in
         self.overrun = 0  # events that were dropped because too many waited
 
     # --- any thread ---------------------------------------------------------------------------------------------------
@@ -224,6 +223,7 @@ class Connection:
             self._events.put_nowait((job, argument))
         except queue.Full:
             self.overrun += 1
+            self.supervisor.losses.count("ipc_events_overrun")
 
     def close(self) -> None:
         """End the connection and the threads; safe to call twice."""
@@ -385,7 +385,7 @@ class Connection:
                 with self._delivering:
                     job(argument)
             except KensaError as error:
-                self.lost += 1
+                self.supervisor.losses.count("ipc_events_failed")
                 _log.warning("an event of the nucleus is lost: %s", error)
 
 

@@ -216,6 +216,7 @@ class IpcTransport:
             payload = message.payload or b""
             if len(payload) > MAX_ARRIVAL_BYTES:
                 self.dropped += 1
+                self._connection.supervisor.losses.count("ipc_arrivals_oversized")
                 return
             on_message(message.topic_name, payload)
 

@@ -98,10 +98,27 @@ class AgentCollector(Collector):
             yield GaugeMetricFamily("kensa_transport_up", "1 while the broker is connected.", value=up)
         if snapshot.process.temperature_c is not None:
             yield GaugeMetricFamily("kensa_temperature_celsius", "Processor.", value=snapshot.process.temperature_c)
+        yield from _trouble(snapshot)
         yield from _cameras(snapshot.cameras)
         yield from _inspections(snapshot.inspections)
         if snapshot.collection is not None:
             yield from _collection(snapshot.collection)
+
+
+def _trouble(snapshot: Snapshot) -> Iterator[Metric]:
+    """Faults of threads, lines of the log, and what was dropped or refused beside frames and verdicts."""
+    faults = CounterMetricFamily("kensa_thread_faults", "Bugs and exhaustion that threads met.", labels=("thread",))
+    for thread, count in ({} if snapshot.threads is None else snapshot.threads.faults).items():
+        faults.add_metric([thread], count)
+    losses = CounterMetricFamily("kensa_losses", "Dropped or refused beside frames and verdicts.", labels=("what",))
+    for what, count in snapshot.losses.items():
+        losses.add_metric([what], count)
+    lines = CounterMetricFamily("kensa_log_records", "Lines of the log.", labels=("level",))
+    if (log := snapshot.log) is not None:
+        for level, count in (("warning", log.warnings), ("error", log.errors), ("repeat", log.repeats)):
+            lines.add_metric([level], count)
+        yield GaugeMetricFamily("kensa_not_well", "Conditions that last at the moment.", value=log.not_well)
+    yield from (faults, losses, lines)
 
 
 def _cameras(cameras: Sequence[CameraSnapshot]) -> Iterator[Metric]:

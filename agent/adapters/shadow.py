@@ -172,6 +172,7 @@ class ShadowDesiredState:
         def take(_topic: str, payload: bytes) -> None:
             if len(self._arrived) >= _WAITING:
                 self._counts["overrun"] += 1
+                self._supervisor.losses.count("shadow_overrun")
                 return
             self._arrived.append((answer, payload))
             self._wake.set()
@@ -357,6 +358,7 @@ class ShadowDesiredState:
     def _complain(self, reason: str, text: str, now_ns: int) -> None:
         """Count, and log at most once a minute."""
         self._counts[reason] += 1
+        self._supervisor.losses.count(f"shadow_{reason}")
         last_ns = self._logged_ns.get(reason)
         if last_ns is None or now_ns - last_ns >= _LOG_NS:
             self._logged_ns[reason] = now_ns

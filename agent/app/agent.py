@@ -24,6 +24,7 @@ from agent.app.services import Services
 from agent.app.sinks import FirstVerdict, Observed
 from agent.app.snapshots import snapshot_of
 from agent.clock import NS_PER_S
+from agent.condition_log import LogCounter
 from agent.control import StateDir
 from agent.errors import ControlError, KensaError, OutboxError, StateDirError
 from agent.health.process import ProcessMeter
@@ -115,6 +116,7 @@ class Agent:
         self._is_up = False
         self._deadline_ns: int | None = None  # of the stop
         self.usage = ProcessMeter()
+        self.log_counter = LogCounter()
         self.heartbeat: HeartbeatThread
         self.outbox: Outbox
 
@@ -131,6 +133,8 @@ class Agent:
     def _start(self) -> None:
         config = self.config
         self.started_ns = self.clock.monotonic_ns()
+        logging.getLogger().addHandler(self.log_counter)
+        self._stack.callback(logging.getLogger().removeHandler, self.log_counter)
         state_dir = self._stack.enter_context(StateDir(config.state_dir)).path
         self.boot_epoch = next_boot_epoch(state_dir)
         self._read_models()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from agent.clock import NS_PER_S
 from agent.health.snapshot import CameraSnapshot, InspectionSnapshot, Snapshot
-from agent.wire import OutboxHealth
+from agent.wire import LogHealth, OutboxHealth, ThreadsHealth
 
 if TYPE_CHECKING:
     from agent.app.agent import Agent
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def snapshot_of(agent: Agent) -> Snapshot:
     """Return everything at this moment; from any thread."""
-    stats = agent.outbox.stats()
+    stats, faults = agent.outbox.stats(), agent.supervisor.faults()
     state: Literal["up", "down", "none"] = "none"
     if agent.transport is not None:
         state = "up" if stats.connected else "down"
@@ -49,6 +49,14 @@ def snapshot_of(agent: Agent) -> Snapshot:
         faults=agent.faults,
         last_fault=agent.last_fault,
         collection=None if agent.collector is None else agent.collector.health(),
+        threads=ThreadsHealth(faults=faults.by_kind, last=faults.last),
+        log=LogHealth(
+            warnings=agent.log_counter.warnings,
+            errors=agent.log_counter.errors,
+            repeats=agent.supervisor.repeats,
+            not_well=len(agent.supervisor.conditions()),
+        ),
+        losses=agent.supervisor.losses.snapshot(),
     )
 
 

@@ -16,7 +16,7 @@ from agent.counters import quantile_us
 from agent.errors import KensaError
 from agent.records import DropReason
 from agent.supervision import Supervisor
-from agent.wire import CameraHealth, CollectionHealth, Heartbeat, InspectionHealth
+from agent.wire import CameraHealth, CollectionHealth, Heartbeat, InspectionHealth, LogHealth, ThreadsHealth
 from agent.wire.codec import quoted
 
 if TYPE_CHECKING:
@@ -51,6 +51,9 @@ def build(identity: AgentIdentity, *, previous: Snapshot | None, current: Snapsh
         faults=current.faults,
         last_fault=_text(current.last_fault),
         frames_not_kept=sum(inspection.frames_not_kept for inspection in current.inspections),
+        threads=_threads(current.threads),
+        log=current.log or LogHealth(),
+        losses=current.losses,
         outbox=current.outbox,
         collection=_collection(current.collection),
         inspections=tuple(_inspection(inspection) for inspection in current.inspections),
@@ -60,6 +63,10 @@ def build(identity: AgentIdentity, *, previous: Snapshot | None, current: Snapsh
 
 def _collection(collection: CollectionHealth | None) -> CollectionHealth | None:
     return None if collection is None else collection.model_copy(update={"error": _text(collection.error)})
+
+
+def _threads(threads: ThreadsHealth | None) -> ThreadsHealth:
+    return ThreadsHealth() if threads is None else threads.model_copy(update={"last": _text(threads.last)})
 
 
 def _inspection(inspection: InspectionSnapshot) -> InspectionHealth:

@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from agent.counters import Accounting
     from agent.health.process import ProcessUsage
     from agent.records import CameraStatus, ModelIdentity
-    from agent.wire import CollectionHealth, OutboxHealth
+    from agent.wire import CollectionHealth, LogHealth, OutboxHealth, ThreadsHealth
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +73,6 @@ class Snapshot:
     faults: int = 0  # batches that the model's runtime failed on
     last_fault: str | None = None
     collection: CollectionHealth | None = None
+    threads: ThreadsHealth | None = None
+    log: LogHealth | None = None
+    losses: Mapping[str, int] = field(default_factory=dict)  # dropped or refused beside frames and verdicts

@@ -98,7 +98,6 @@ class CaptureThread:
         self._is_over = False  # the thread will not look at `_next` any more
         self._thread = self._new_thread()
         self._seq = 0
-        self.close_failures = 0  # times that the driver failed to close
         self._shape: tuple[int, ...] | None = None  # of the last good frame: what the next buffer must hold
         self._buffer = -1  # acquired and not handed over yet
 
@@ -182,7 +181,7 @@ class CaptureThread:
             with self._guard:
                 self._setup.source.close()
         except CameraError as error:
-            self.close_failures += 1
+            self._supervisor.losses.count("camera_closings")
             self._watch.remark(f"closing failed: {error}")
 
     def _turn(self) -> None:

@@ -80,6 +80,22 @@ class CollectionHealth(WireModel):
     error: Text | None = None  # why nothing is kept or uploaded at the moment
 
 
+class ThreadsHealth(WireModel):
+    """Faults of the agent's threads since its start; the log has their traces."""
+
+    faults: Mapping[Name, Count] = {}  # by kind of thread; kinds without any are left out
+    last: Text | None = None  # the newest
+
+
+class LogHealth(WireModel):
+    """What the agent has logged since its start."""
+
+    warnings: Count = 0
+    errors: Count = 0
+    repeats: Count = 0  # lines that were left out, because they say what the log says already
+    not_well: Count = 0  # conditions that last at the moment; `kensa status` names them
+
+
 class Heartbeat(WireModel):
     """The whole message. Times since the agent's start unless said otherwise."""
 
@@ -102,6 +118,9 @@ class Heartbeat(WireModel):
     faults: Count = 0  # batches that the model's runtime failed on
     last_fault: Text | None = None
     frames_not_kept: Count = 0  # of defect and unsure parts, because writing them could not follow
+    threads: ThreadsHealth = ThreadsHealth()
+    log: LogHealth = LogHealth()
+    losses: Mapping[Name, Count] = {}  # dropped or refused beside frames and verdicts, by what; docs/operations.md
     outbox: OutboxHealth
     collection: CollectionHealth | None = None  # null where nothing is collected
     inspections: tuple[InspectionHealth, ...]

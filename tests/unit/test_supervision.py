@@ -135,9 +135,9 @@ def test_a_thread_that_lives_for_a_minute_after_its_fault_is_well_again(caplog: 
     thread = supervisor.thread(work, kind="test", stop=stop)
     thread.start()
     assert lives.wait(LONG_S)
-    assert [condition.what for condition in supervisor.faults().conditions] == ["thread kensa-test"]
+    assert [condition.what for condition in supervisor.conditions()] == ["thread kensa-test"]
     clock.advance(61.0)
-    assert supervisor.faults().conditions == ()
+    assert supervisor.conditions() == ()
     assert "thread kensa-test is well again" in caplog.text
     stop.set()
     thread.join(LONG_S)

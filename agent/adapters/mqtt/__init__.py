@@ -166,6 +166,7 @@ class MqttTransport:
         on_message = self._subscriptions.get(topic)
         if on_message is None or len(payload) > largest_arrival(topic):
             self.dropped += 1
+            self._supervisor.losses.count("mqtt_arrivals_refused")
             return
         on_message(topic, payload)
 
