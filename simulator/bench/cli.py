@@ -1,4 +1,4 @@
-"""`kensa bench loop|swap|outbox|collect|faults|greengrass|analytics`: tables for people, JSON for machines."""
+"""`kensa bench loop|swap|outbox|collect|faults|greengrass|analytics|mjpeg`: tables for people, JSON for machines."""
 
 from __future__ import annotations
 
@@ -242,6 +242,20 @@ def _analytics(arguments: argparse.Namespace) -> dict[str, Any]:
     return result.to_json()
 
 
+def _mjpeg(arguments: argparse.Namespace) -> dict[str, Any]:
+    from simulator.bench.mjpeg import PICTURES, run_mjpeg  # noqa: PLC0415 - OpenCV, which the others need in children
+
+    result = run_mjpeg(say=_say)
+    table = Table(title=f"kensa bench mjpeg · pictures delivered of {PICTURES}")
+    for column in ("a server that sends", "as do", "OpenCV", "Kensa", "or says"):
+        table.add_column(column)
+    for row in result.rows:
+        said = row.said.partition(": ")[2] if row.refused else ""
+        table.add_row(row.name, row.seen, str(row.opencv), str(row.agent), said)
+    Console(stderr=arguments.json).print(table)
+    return result.to_json()
+
+
 _BENCHES = {
     "loop": _loop,
     "swap": _swap,
@@ -250,6 +264,7 @@ _BENCHES = {
     "faults": _faults,
     "greengrass": _greengrass,
     "analytics": _analytics,
+    "mjpeg": _mjpeg,
 }
 _PARTS = {"faults": NAMES, "greengrass": tuple(GREENGRASS_ROWS)}  # that can be asked for by name
 

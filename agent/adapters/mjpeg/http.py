@@ -19,6 +19,7 @@ _HEAD_END: Final = re.compile(rb"\r?\n\r?\n")
 _STATUS: Final = re.compile(r"(?:HTTP/\d(?:\.\d)?|ICY)[ \t]+(\d{3})(?!\d)")
 _MEDIA_TYPE: Final = re.compile(r"[a-z0-9.+*-]{1,40}/[a-z0-9.+*-]{1,60}")
 _MAX_CHUNK_LINE_BYTES: Final = 256
+_STARTS: Final = ("HTTP/", "ICY ")
 _OTHER_PROTOCOLS: Final = {
     "SSH-": "it is an SSH server",
     "RTSP/": "it speaks RTSP: use `kind: rtsp` and an address like rtsp://camera/stream",
@@ -69,13 +70,24 @@ def find_head(buffer: bytearray, start: int, end: int) -> tuple[int, int] | None
     return found.start(), found.end()
 
 
+def check_start(data: bytes) -> None:
+    """Raise CameraError when `data`, the first bytes of an answer, cannot become a head of HTTP."""
+    text = data.decode("latin-1")
+    if not text.startswith(_STARTS) and not any(start.startswith(text) for start in _STARTS):
+        raise _no_http(text)
+
+
+def _no_http(start: str) -> CameraError:
+    known = next((said for begin, said in _OTHER_PROTOCOLS.items() if start.startswith(begin)), None)
+    return CameraError(f"it does not answer in HTTP: {known or 'check address and port'}")
+
+
 def parse_head(data: bytes) -> Head:
     """Parse a head, without the empty line that ends it. Raises CameraError for what is no HTTP."""
     first, *lines = re.split(r"\r?\n", data.decode("latin-1"))
     status = _STATUS.match(first)
     if status is None:
-        known = next((said for start, said in _OTHER_PROTOCOLS.items() if first.startswith(start)), None)
-        raise CameraError(f"it does not answer in HTTP: {known or 'check address and port'}")
+        raise _no_http(first)
     fields: dict[str, str] = {}
     challenges = []
     for line in _unfolded(lines):

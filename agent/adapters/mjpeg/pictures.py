@@ -142,6 +142,7 @@ class PictureReader:
             return True
         found = http.find_head(self._buffer, self._start, self._end)
         if found is None:
+            http.check_start(bytes(self._buffer[self._start : min(self._end, self._start + 16)]))
             return False
         head = http.parse_head(bytes(self._buffer[self._start : found[0]]))
         self._start = self._searched = found[1]

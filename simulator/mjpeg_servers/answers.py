@@ -1,0 +1,172 @@
+"""The answers that MJPEG servers give, as functions from a request's head and some JPEGs to bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import struct
+from base64 import b64encode
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+USER: Final = "op"
+PASSWORD: Final = "s3cret/with@signs"  # noqa: S105 - of a simulated camera
+
+HEAD: Final = b"HTTP/1.0 200 OK\r\n"
+MULTIPART: Final = b"Content-Type: multipart/x-mixed-replace; boundary=frame\r\n\r\n"
+STREAM: Final = HEAD + MULTIPART
+SEGMENT: Final = b"\xff\xe2"  # a segment that decoders pass over
+_NONCE: Final = "dcd98b7102dd2f0e8b11d0f600bfb0c093"
+_REALM: Final = "AXIS_00408CE070B9"
+
+
+@dataclass(frozen=True, slots=True)
+class Behaviour:
+    """What a server does with a request (its head) and some JPEGs; `refused`: what the agent says instead of taking it.
+
+    `alter` changes each JPEG before it is sent, without changing what it shows.
+    """
+
+    seen: str
+    answer: Callable[[bytes, Sequence[bytes]], bytes]
+    refused: str | None = None
+    user: str = ""  # that the client needs in the address
+    alter: Callable[[bytes], bytes] = bytes
+
+
+def part(jpeg: bytes, *, head: bytes | None = None, name: bytes = b"--frame", after: bytes = b"\r\n") -> bytes:
+    """Return one part: delimiter `name`, its headers, the JPEG, and what comes after it."""
+    if head is None:
+        head = b"Content-Type: image/jpeg\r\nContent-Length: %d\r\n" % len(jpeg)
+    return name + b"\r\n" + head + b"\r\n" + jpeg + after
+
+
+def stream(start: bytes = STREAM, **how: bytes) -> Callable[[bytes, Sequence[bytes]], bytes]:
+    """Answer with `start` and the parts as `part` makes them."""
+    return lambda _, pictures: start + b"".join(part(jpeg, **how) for jpeg in pictures)
+
+
+def each(part: Callable[[bytes], bytes], end: bytes = b"") -> Callable[[bytes, Sequence[bytes]], bytes]:
+    """Answer with the standard head, what `part` makes of each JPEG, and `end`."""
+    return lambda _, pictures: STREAM + b"".join(map(part, pictures)) + end
+
+
+def raw(content_type: bytes) -> Callable[[bytes, Sequence[bytes]], bytes]:
+    """Answer with that header line and JPEGs one after another."""
+    return lambda _, pictures: HEAD + content_type + b"\r\n" + b"".join(pictures)
+
+
+def fixed(answer: bytes) -> Callable[[bytes, Sequence[bytes]], bytes]:
+    """Answer always with the same bytes."""
+    return lambda _, __: answer
+
+
+def chunked(size: int | None, extension: bytes = b"") -> Callable[[bytes, Sequence[bytes]], bytes]:
+    """Chunks of `size` bytes; None: one for each piece of a part, as ESP-IDF's server sends them."""
+
+    def answer(_: bytes, pictures: Sequence[bytes]) -> bytes:
+        pieces = [piece for jpeg in pictures for piece in (part(jpeg, after=b"")[: -len(jpeg)], jpeg, b"\r\n")]
+        if size is not None:
+            body = b"".join(pieces)
+            pieces = [body[at : at + size] for at in range(0, len(body), size)]
+        head = b"HTTP/1.1 200 OK\r\n" + MULTIPART[:-2] + b"Transfer-Encoding: chunked\r\n\r\n"
+        return head + b"".join(b"%X%s\r\n%s\r\n" % (len(piece), extension, piece) for piece in pieces) + b"0\r\n\r\n"
+
+    return answer
+
+
+# --- JPEGs that are more than one picture's coded data ----------------------------------------------------------------
+
+
+def with_segment(marker: bytes, content: bytes) -> Callable[[bytes], bytes]:
+    """Return what puts a segment after the start marker."""
+    return lambda jpeg: jpeg[:2] + marker + struct.pack(">H", len(content) + 2) + content + jpeg[2:]
+
+
+def with_thumbnail(jpeg: bytes) -> bytes:
+    """Put the picture into itself, as a camera's EXIF segment holds a small one: with start and end markers."""
+    return with_segment(b"\xff\xe1", b"Exif\x00\x00" + jpeg[:60_000])(jpeg)
+
+
+# --- logging in, moving -----------------------------------------------------------------------------------------------
+
+
+def refusal(*challenges: bytes) -> bytes:
+    """Return a 401 with these challenges."""
+    lines = b"".join(b"WWW-Authenticate: " + challenge + b"\r\n" for challenge in challenges)
+    return b"HTTP/1.1 401 Unauthorized\r\n" + lines + b"Content-Length: 0\r\n\r\n"
+
+
+def _sent(request: bytes) -> str:
+    found = re.search(rb"\r\nauthorization: *([^\r\n]+)", request, re.IGNORECASE)
+    return "" if found is None else found[1].decode()
+
+
+def basic(request: bytes, pictures: Sequence[bytes]) -> bytes:
+    """Ask for Basic."""
+    wanted = b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+    return stream()(request, pictures) if _sent(request) == f"Basic {wanted}" else refusal(b'Basic realm="c"')
+
+
+def digest(
+    algorithm: str, *, qop: bool = True, session: bool = False, also: bytes = b""
+) -> Callable[[bytes, Sequence[bytes]], bytes]:
+    """Digest as RFC 7616 has it; checks the client's answer."""
+
+    def hashed(text: str) -> str:
+        made = hashlib.sha256 if algorithm == "SHA-256" else hashlib.md5
+        return made(text.encode()).hexdigest()
+
+    def answer(request: bytes, pictures: Sequence[bytes]) -> bytes:
+        given = dict(re.findall(r'(\w+)="?([^",]*)"?', _sent(request)))
+        key = hashed(f"{USER}:{_REALM}:{PASSWORD}")
+        if session:
+            key = hashed(f"{key}:{_NONCE}:{given.get('cnonce')}")
+        target = request.split(b" ")[1].decode()
+        middle = f"{_NONCE}:{given.get('nc')}:{given.get('cnonce')}:auth" if qop else _NONCE
+        wanted = hashed(f"{key}:{middle}:{hashed(f'GET:{target}')}")
+        if _sent(request).startswith("Digest ") and given.get("response") == wanted and given.get("uri") == target:
+            return stream()(request, pictures)
+        challenge = f'Digest realm="{_REALM}", nonce="{_NONCE}", opaque="5ccc069c", stale=FALSE'
+        challenge += ', qop="auth,auth-int"' if qop else ""
+        challenge += f", algorithm={algorithm}{'-sess' if session else ''}" if qop else ""
+        return refusal(*filter(None, [also, challenge.encode()]))
+
+    return answer
+
+
+def moved(location: bytes) -> Callable[[bytes, Sequence[bytes]], bytes]:
+    """Redirect to `location`; what lies below /moved/ is the stream."""
+
+    def answer(request: bytes, pictures: Sequence[bytes]) -> bytes:
+        if b"GET /moved/" in request:
+            return stream()(request, pictures)
+        return b"HTTP/1.1 302 Found\r\nLocation: " + location + b"\r\nContent-Length: 0\r\n\r\n"
+
+    return answer
+
+
+def only_http_1_1(request: bytes, pictures: Sequence[bytes]) -> bytes:
+    """Answer HTTP/1.1 only, and then in chunks."""
+    if b" HTTP/1.1\r\n" in request:
+        return chunked(None)(request, pictures)
+    return b"HTTP/1.1 426 Upgrade Required\r\nUpgrade: HTTP/1.1\r\nContent-Length: 0\r\n\r\n"
+
+
+def first_part_in_the_head(_: bytes, pictures: Sequence[bytes]) -> bytes:
+    """Let the first part's headers stand among the answer's."""
+    head = b"HTTP/1.1 200 OK\r\n" + MULTIPART[:-2]
+    return head + b"\r\n--frame\r\n".join(
+        b"Content-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg) + jpeg for jpeg in pictures
+    )
+
+
+def no_first_boundary(_: bytes, pictures: Sequence[bytes]) -> bytes:
+    """Send a delimiter after each part, and none before the first."""
+    return STREAM + b"".join(
+        b"Content-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg) + jpeg + b"\r\n--frame\r\n"
+        for jpeg in pictures
+    )

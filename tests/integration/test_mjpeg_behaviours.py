@@ -1,0 +1,58 @@
+"""What MJPEG servers are reported to do: pictures come byte by byte as they were sent, or the error names the cause."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from agent.images import inspect
+from simulator.bench.mjpeg import jpegs, measure, read_with_agent
+from simulator.mjpeg_servers import BEHAVIOURS, PASSWORD, serving
+
+TAKEN = [name for name, behaviour in BEHAVIOURS.items() if behaviour.refused is None]
+REFUSED = [name for name, behaviour in BEHAVIOURS.items() if behaviour.refused is not None]
+SNAPSHOTS = {"one picture", "one picture without a length"}  # OpenCV reads the one and ends; a line needs a stream
+
+
+def encoded(count: int, *params: int) -> list[bytes]:
+    rng = np.random.default_rng(3)
+    return [
+        cv2.imencode(".jpg", rng.integers(0, 256, (48, 64, 3), np.uint8), params)[1].tobytes() for _ in range(count)
+    ]
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_pictures_come_as_they_were_sent(name: str) -> None:
+    behaviour, sent = BEHAVIOURS[name], jpegs(5)
+    with serving(behaviour, sent) as url:
+        pictures, said = read_with_agent(url)
+    assert pictures == [behaviour.alter(jpeg) for jpeg in sent], said
+    assert all(inspect(picture).shape == (48, 64, 3) for picture in pictures)
+    assert PASSWORD not in said
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused_is_named(name: str) -> None:
+    behaviour = BEHAVIOURS[name]
+    with serving(behaviour, jpegs(2)) as url:
+        pictures, said = read_with_agent(url)
+    assert pictures == []
+    assert behaviour.refused is not None
+    assert behaviour.refused in said
+    assert "s3cret" not in said
+    assert "wrong" not in said
+
+
+@pytest.mark.parametrize("name", BEHAVIOURS)
+def test_what_opencvs_reader_takes_is_taken(name: str) -> None:
+    row = measure(name, jpegs(3))
+    assert row.agent >= row.opencv or name in SNAPSHOTS, row
+
+
+@pytest.mark.parametrize("params", [(cv2.IMWRITE_JPEG_RST_INTERVAL, 2), (cv2.IMWRITE_JPEG_PROGRESSIVE, 1)])
+@pytest.mark.parametrize("name", ["no length", "JPEGs one after another"])
+def test_restart_markers_and_scans_do_not_end_a_picture(name: str, params: tuple[int, int]) -> None:
+    sent = encoded(3, *params)
+    with serving(BEHAVIOURS[name], sent) as url:
+        assert read_with_agent(url)[0] == sent
