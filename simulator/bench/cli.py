@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from simulator.bench.collect import CollectSettings, run_collect
-from simulator.bench.faults import NAMES, run_faults
-from simulator.bench.greengrass import ROWS as GREENGRASS_ROWS
-from simulator.bench.greengrass import Settings as GreengrassSettings
-from simulator.bench.greengrass import run_greengrass
-from simulator.bench.loop import Settings, run_loop
-from simulator.bench.outbox import run_outbox
-from simulator.bench.swap import SwapSettings, run_swap
+from agent.errors import MissingExtraError
+from simulator.bench.options import make_parser
 
 if TYPE_CHECKING:
+    import argparse
+
     from simulator.bench.loop import LoopResult
     from simulator.bench.swap import SwapResult
 
 _QUICK = 0.1  # of the faults
-DEFAULT_RELEASE = Path(__file__).resolve().parents[2] / "releases" / "default"
 
 
 def _say(text: str) -> None:
@@ -91,6 +84,8 @@ def _table(result: LoopResult) -> Table:
 
 
 def _loop(arguments: argparse.Namespace) -> dict[str, Any]:
+    from simulator.bench.loop import Settings, run_loop  # noqa: PLC0415 - each benchmark needs packages of its own
+
     settings = Settings(
         release=arguments.release, rounds=arguments.rounds, calls=arguments.calls, paced_s=arguments.paced_seconds
     )
@@ -128,6 +123,8 @@ def _swap_table(result: SwapResult) -> Table:
 
 
 def _swap(arguments: argparse.Namespace) -> dict[str, Any]:
+    from simulator.bench.swap import SwapSettings, run_swap  # noqa: PLC0415 - as above
+
     settings = SwapSettings(release=arguments.release, swaps=arguments.swaps)
     if arguments.quick:
         settings = SwapSettings(release=arguments.release, swaps=2, cycle_s=1.2, window_s=0.5, phase_s=1.0, rollbacks=2)
@@ -137,6 +134,8 @@ def _swap(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _collect(arguments: argparse.Namespace) -> dict[str, Any]:
+    from simulator.bench.collect import CollectSettings, run_collect  # noqa: PLC0415 - as above
+
     settings = CollectSettings(release=arguments.release, rounds=arguments.rounds, format=arguments.format)
     if arguments.quick:
         settings = CollectSettings(release=arguments.release, rounds=1, calls=300, paced_s=1.5, format=arguments.format)
@@ -165,6 +164,8 @@ def _collect(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _outbox(arguments: argparse.Namespace) -> dict[str, Any]:
+    from simulator.bench.outbox import run_outbox  # noqa: PLC0415 - as above
+
     _say("ok verdicts with a few defects, SQLite with synchronous=FULL, a broker in memory")
     result = run_outbox(rounds=arguments.rounds)
     table = Table(title="kensa bench outbox")
@@ -177,6 +178,8 @@ def _outbox(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _faults(arguments: argparse.Namespace) -> dict[str, Any]:
+    from simulator.bench.faults import NAMES, run_faults  # noqa: PLC0415 - as above
+
     log = logging.getLogger("agent")
     before = log.level
     log.setLevel(logging.CRITICAL)  # ordered faults are no news
@@ -199,10 +202,12 @@ def _faults(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _greengrass(arguments: argparse.Namespace) -> dict[str, Any]:
+    from simulator.bench.greengrass import Settings, run_greengrass  # noqa: PLC0415 - as above: the SDK of Greengrass
+
     log = logging.getLogger()
     before = log.level
     log.setLevel(logging.CRITICAL)  # cut connections and refused configurations are what is ordered here
-    settings = GreengrassSettings(seconds=arguments.seconds, repeats=arguments.updates)
+    settings = Settings(seconds=arguments.seconds, repeats=arguments.updates)
     try:
         rows = run_greengrass(only=arguments.only or (), settings=settings, say=_say)
     finally:
@@ -266,42 +271,35 @@ _BENCHES = {
     "analytics": _analytics,
     "mjpeg": _mjpeg,
 }
-_PARTS = {"faults": NAMES, "greengrass": tuple(GREENGRASS_ROWS)}  # that can be asked for by name
+
+
+def _parts(what: str) -> tuple[str, ...]:
+    """The names of `--only`."""
+    if what == "faults":
+        from simulator.bench.faults import NAMES  # noqa: PLC0415 - as above
+
+        return NAMES
+    if what == "greengrass":
+        from simulator.bench.greengrass import ROWS  # noqa: PLC0415 - as above
+
+        return tuple(ROWS)
+    return ()
 
 
 def main(argv: list[str]) -> int:
     """Run one benchmark; 0 when it ran, whatever it measured."""
-    parser = argparse.ArgumentParser(prog="kensa bench", description=__doc__)
-    parser.add_argument("what", choices=tuple(_BENCHES))
-    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
-    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default 5)")
-    short = "only to see that it works: two swaps in short phases, a tenth of all faults"
-    parser.add_argument("--quick", action="store_true", help=short)
-    loop = parser.add_argument_group("loop")
-    loop.add_argument("--release", type=Path, default=DEFAULT_RELEASE, help="release folder (also for swap)")
-    loop.add_argument("--calls", type=int, default=2_000, help="frames for each figure of a round")
-    loop.add_argument("--paced-seconds", type=float, default=20.0, help="length of each paced run")
-    swap = parser.add_argument_group("swap")
-    swap.add_argument("--swaps", type=int, default=50, help="at each rate, 3 s each (default 50)")
-    collect = parser.add_argument_group("collect")
-    collect.add_argument("--format", choices=("jpg", "png"), default="jpg", help="of the collected frames")
-    parts = parser.add_argument_group("faults and greengrass")
-    names = "; ".join(f"{what}: {', '.join(known)}" for what, known in _PARTS.items())
-    parts.add_argument("--only", action="append", metavar="NAME", help=f"this part alone; may be given again. {names}")
-    parts.add_argument("--seed", type=int, default=0, help="of faults")
-    greengrass = parser.add_argument_group("greengrass")
-    greengrass.add_argument("--seconds", type=float, help="of the rows cuts (default 600) and rate (default 60)")
-    greengrass.add_argument("--updates", type=int, default=3, help="of the component, in the row update (default 3)")
-    analytics = parser.add_argument_group("analytics")
-    analytics.add_argument("--rows", type=int, default=10_000_000, help="verdicts (default 10,000,000)")
-    analytics.add_argument("--data", type=Path, help="a history that is there, instead of writing one")
-    analytics.add_argument("--threads", type=int, default=2, help="of DuckDB (default 2)")
-    analytics.add_argument("--memory-mb", type=int, default=2_000, help="of DuckDB (default 2000)")
+    parser = make_parser()
     arguments = parser.parse_args(argv)
-    known = _PARTS.get(arguments.what, ())
-    if unknown := [name for name in arguments.only or () if name not in known]:
-        parser.error(f"--only {unknown[0]}: {arguments.what} has {', '.join(known) or 'no such parts'}")
-    figures = _BENCHES[arguments.what](arguments)
+    try:
+        known = _parts(arguments.what) if arguments.only else ()
+        if unknown := [name for name in arguments.only or () if name not in known]:
+            parser.error(f"--only {unknown[0]}: {arguments.what} has {', '.join(known) or 'no such parts'}")
+        figures = _BENCHES[arguments.what](arguments)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"kensa bench {arguments.what} cannot run here: the package {error.name!r} is missing. "
+            f"Run scripts/bench {arguments.what}, which installs it"
+        ) from error
     if arguments.json:
         print(json.dumps(figures))
     return 0

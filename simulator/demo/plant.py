@@ -22,7 +22,8 @@ from agent.clock import SystemClock
 from agent.errors import OperatorError
 from simulator.broker import AnyBroker, BrokerName, open_broker
 from simulator.demo import chronicle
-from simulator.demo.releases import LEAST_S, LIMITS, SITE, ReleaseStory
+from simulator.demo.options import LEAST_S
+from simulator.demo.releases import LIMITS, SITE, ReleaseStory
 from simulator.line import CAMERAS, SimulatedLine
 from simulator.line.source import SimulatedSource, from_config
 from simulator.proxy import Proxy

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 SITE: Final = "demo-site"
 BETTER_AT: Final = 0.07  # of the planned time: published
 BAD_AT: Final = 0.48
-LEAST_S: Final = 90.0  # what both releases need to reach their ends
 BETTER: Final = "1.1.0"
 BAD: Final = "1.2.0"
 POLICY: Final[dict[str, Any]] = {

@@ -41,6 +41,7 @@ def machine(tmp_path: Path) -> Path:
 def give(machine: Path, name: str, body: str) -> None:
     """Put an executable on the machine's PATH."""
     program = machine.parent / "bin" / name
+    program.unlink(missing_ok=True)  # a link to the machine's own program must not be written through
     program.write_text(f"#!/bin/bash\n{body}\n", encoding="utf-8")
     program.chmod(0o755)
 
@@ -70,6 +71,49 @@ OLD_PYTHON = "exit 1"
 def test_every_script_is_executable_and_parses(script: Path) -> None:
     assert os.access(script, os.X_OK)
     subprocess.run(["bash", "-n", str(script)], check=True, timeout=10)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["--seconds", "5", "--help"]], ids=" ".join)
+@pytest.mark.parametrize("script", ENTRY, ids=lambda script: script.name)
+def test_help_of_a_script_installs_and_writes_nothing(machine: Path, script: Path, arguments: list[str]) -> None:
+    give(machine, "uv", "echo uv was called >&2; exit 1")
+    checkout = {path.relative_to(machine): path.stat().st_mtime_ns for path in machine.rglob("*")}
+    result = subprocess.run(
+        [str(machine / "scripts" / script.name), *arguments],
+        cwd=machine.parent,
+        env={"PATH": str(machine.parent / "bin"), "HOME": str(machine.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert result.returncode == 0, result.stderr
+    assert f"scripts/{script.name}" in result.stdout
+    assert result.stderr == ""
+    assert {path.relative_to(machine): path.stat().st_mtime_ns for path in machine.rglob("*")} == checkout
+
+
+@pytest.mark.parametrize(("script", "option"), [("demo", "--outage SECONDS"), ("bench", "--paced-seconds")])
+def test_help_lists_the_options_with_a_bare_python_and_no_packages(script: str, option: str, tmp_path: Path) -> None:
+    checkout = tmp_path / "fresh"
+    for folder in ("scripts", "simulator", "agent"):
+        shutil.copytree(ROOT / folder, checkout / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    python = tmp_path / "bin" / "python3"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/bash\nexec {sys.executable!r} -S "$@"\n', encoding="utf-8")  # -S: no site-packages
+    python.chmod(0o755)
+    result = subprocess.run(
+        [str(checkout / "scripts" / script), "--help"],
+        env={"PATH": f"{python.parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert result.returncode == 0, result.stderr
+    assert option in result.stdout
+    assert not (checkout / ".venv").exists()
+    assert not list(checkout.rglob("__pycache__"))
 
 
 def test_without_python_the_remedy_is_printed_with_sudo(machine: Path) -> None:

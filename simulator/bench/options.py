@@ -1,0 +1,53 @@
+"""The options of `kensa bench`. The standard library is enough: `scripts/bench --help` must install nothing.
+
+python -m simulator.bench.options --help
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Final
+
+BENCHES: Final = ("loop", "swap", "outbox", "collect", "faults", "greengrass", "analytics")
+DEFAULT_RELEASE: Final = Path(__file__).resolve().parents[2] / "releases" / "default"
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """All benchmarks share one parser."""
+    parser = argparse.ArgumentParser(
+        prog="kensa bench",
+        description="Tables for people, JSON for machines (--json); what each measures: docs/benchmarks.md.",
+    )
+    parser.add_argument("what", choices=BENCHES)
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default 5)")
+    short = "only to see that it works: two swaps in short phases, a tenth of all faults"
+    parser.add_argument("--quick", action="store_true", help=short)
+    loop = parser.add_argument_group("loop")
+    loop.add_argument("--release", type=Path, default=DEFAULT_RELEASE, help="release folder (also for swap)")
+    loop.add_argument("--calls", type=int, default=2_000, help="frames for each figure of a round")
+    loop.add_argument("--paced-seconds", type=float, default=20.0, help="length of each paced run")
+    swap = parser.add_argument_group("swap")
+    swap.add_argument("--swaps", type=int, default=50, help="at each rate, 3 s each (default 50)")
+    collect = parser.add_argument_group("collect")
+    collect.add_argument("--format", choices=("jpg", "png"), default="jpg", help="of the collected frames")
+    parts = parser.add_argument_group("faults and greengrass")
+    parts.add_argument(
+        "--only", action="append", metavar="NAME", help="this part alone; may be given again. `--only help` lists them"
+    )
+    parts.add_argument("--seed", type=int, default=0, help="of faults")
+    greengrass = parser.add_argument_group("greengrass")
+    greengrass.add_argument("--seconds", type=float, help="of the rows cuts (default 600) and rate (default 60)")
+    greengrass.add_argument("--updates", type=int, default=3, help="of the component, in the row update (default 3)")
+    analytics = parser.add_argument_group("analytics")
+    analytics.add_argument("--rows", type=int, default=10_000_000, help="verdicts (default 10,000,000)")
+    analytics.add_argument("--data", type=Path, help="a history that is there, instead of writing one")
+    analytics.add_argument("--threads", type=int, default=2, help="of DuckDB (default 2)")
+    analytics.add_argument("--memory-mb", type=int, default=2_000, help="of DuckDB (default 2000)")
+    return parser
+
+
+if __name__ == "__main__":
+    make_parser().parse_args(sys.argv[1:])
