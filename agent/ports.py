@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         Pixels,
         Scores,
         SelfTestLimits,
+        TransportFigures,
         Verdict,
     )
 
@@ -89,6 +90,10 @@ class Transport(Protocol):
 
         It may change with each connection, down to the broker's Receive Maximum: read it each time, from any thread.
         """
+
+    @property
+    def figures(self) -> TransportFigures:
+        """What was dropped and what the broker does not carry; from any thread."""
 
     def start(
         self,

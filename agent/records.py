@@ -218,6 +218,14 @@ class Outgoing:
     payload: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class TransportFigures:
+    """What a transport dropped since its start, and what its broker does not carry."""
+
+    dropped: Mapping[str, int]  # cause -> messages or answers from the broker that were of no use
+    refused: Mapping[str, str]  # feature (`shadow`, `status` ...) -> why the broker does not carry it
+
+
 # --- model lifecycle --------------------------------------------------------------------------------------------------
 
 

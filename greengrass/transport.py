@@ -28,6 +28,7 @@ from awsiot.greengrasscoreipc import model
 
 from agent.clock import NS_PER_S
 from agent.errors import TransportError
+from agent.records import TransportFigures
 from agent.wire import model_topic, verdict_topic
 from greengrass.faults import Fault, IpcError
 from greengrass.pacing import PACKET_BYTES
@@ -133,6 +134,11 @@ class IpcTransport:
     def max_in_flight(self) -> int:
         """How many unconfirmed messages it accepts at once."""
         return self._max_in_flight
+
+    @property
+    def figures(self) -> TransportFigures:
+        """See `Transport.figures`."""
+        return TransportFigures({"oversized": self.dropped} if self.dropped else {}, {})
 
     @property
     def confirms(self) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agent.errors import TransportError
-from agent.records import Outgoing
+from agent.records import Outgoing, TransportFigures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -60,6 +60,11 @@ class MemoryTransport:
     def max_in_flight(self) -> int:
         """See `ports.Transport.max_in_flight`."""
         return self._max_in_flight
+
+    @property
+    def figures(self) -> TransportFigures:
+        """See `ports.Transport.figures`."""
+        return TransportFigures({}, {})
 
     def start(
         self,

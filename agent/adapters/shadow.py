@@ -9,7 +9,10 @@ seconds when only figures moved. An update counts as told when the service accep
 each reconnection, it is sent again. Nothing is queued while the broker is away.
 
 A broker that ends the connection on such topics (IoT Core does where the policy lacks them, and so do small brokers)
-would be lost to the verdicts too: after three such ends in a row the shadow keeps quiet for an hour.
+would be lost to the verdicts too. So where the transport can (`Asking`), the document is asked for alone at the
+beginning of a connection, before any verdict goes out, and the transport says when this broker is not to be spoken to.
+An update that the policy forbids shows later: after three ends of the connection right after a request the shadow is
+given up for a day, or keeps quiet for an hour where the transport remembers nothing.
 
 Promise: callbacks only put to bounded places; what is not a good hint does nothing but count (`counters`) and, at most
 once a minute for each reason, log. `step` is called by one thread only.
@@ -17,12 +20,14 @@ once a minute for each reason, log. `step` is called by one thread only.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import secrets
 import threading
 from collections import Counter, deque
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from agent.clock import NS_PER_S
 from agent.errors import MessageError
@@ -89,6 +94,17 @@ class Subscribing(Protocol):
         """See `ports.Transport.subscribe`."""
 
 
+@runtime_checkable
+class Asking(Subscribing, Protocol):
+    """A transport that can ask alone on a fresh connection, and remembers brokers that carry no shadow."""
+
+    def ask_first(self, ask: Callable[[], tuple[str, bytes]], on_refused: Callable[[str], None]) -> None:
+        """Send what `ask()` returns first on each connection, or call `on_refused(reason)` where that must not be."""
+
+    def give_up_shadow(self, reason: str) -> None:
+        """Speak to the shadow no more for a day."""
+
+
 class ShadowDesiredState:
     """A `ports.DesiredState` over a transport, whose messages go out through the outbox."""
 
@@ -113,12 +129,15 @@ class ShadowDesiredState:
         self._topics = {request: shadow_topic(thing, request) for request in ("get", "update")}
         self._on_desired: Callable[[str, Desired], None] | None = None
         self._arrived: deque[tuple[str, bytes]] = deque()
-        self._changes: deque[bool] = deque()
+        self._changes: deque[Callable[[int], None]] = deque()  # called with the time, in the shadow's thread
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._supervisor = supervisor or Supervisor(clock=clock)
         self._thread: SupervisedThread | None = None
         self._up = False
+        self._asked_first = False  # the document was asked for on this connection before it counted as up
+        self._refused: str | None = None  # why this broker is not to be spoken to
+        self._asking = transport if isinstance(transport, Asking) else None
         self._look = _Request()
         self._tell = _Request()
         self._reread_ns = 0
@@ -133,13 +152,15 @@ class ShadowDesiredState:
         self._forgetting: frozenset[str] = frozenset()  # those of them that the last update takes out
         self._statuses: dict[str, ModelStatus] = {}
         self._told: dict[str, ModelStatus] = {}  # as last sent
-        self._tokens = 0
+        self._tokens = itertools.count(1)
         self._name = secrets.token_hex(4)  # tells this process's requests from another's
         self._counts: Counter[str] = Counter()
         self._logged_ns: dict[str, int] = {}
         for answer in ("get/accepted", "get/rejected", "update/accepted", "update/rejected", "update/delta"):
             transport.subscribe(shadow_topic(thing, answer), self._taker(answer))
-        watch_connection(self._changed)
+        if self._asking is not None:
+            self._asking.ask_first(self._first_request, lambda reason: self._change(partial(self._refuse, reason)))
+        watch_connection(lambda up: self._change(partial(self._connection, up)))
 
     # --- any thread ---------------------------------------------------------------------------------------------------
 
@@ -179,9 +200,14 @@ class ShadowDesiredState:
 
         return take
 
-    def _changed(self, up: bool) -> None:  # noqa: FBT001 - the outbox's signature
-        self._changes.append(up)
+    def _change(self, change: Callable[[int], None]) -> None:
+        self._changes.append(change)
         self._wake.set()
+
+    def _first_request(self) -> tuple[str, bytes]:
+        token = self._token()
+        self._change(partial(self._asked, token))
+        return self._topics["get"], documents.encode_get(token)
 
     # --- the shadow's thread ------------------------------------------------------------------------------------------
 
@@ -196,11 +222,11 @@ class ShadowDesiredState:
         """Do what is due; return how many seconds may pass until the next step unless something wakes it."""
         now_ns = self._clock.monotonic_ns()
         while self._changes:
-            self._connection(self._changes.popleft(), now_ns)
+            self._changes.popleft()(now_ns)
         while self._arrived:
             answer, payload = self._arrived.popleft()
             self._take(answer, payload, now_ns)
-        if not self._up or now_ns < self._quiet_ns:
+        if not self._up or self._refused is not None or now_ns < self._quiet_ns:
             return _IDLE_NS / NS_PER_S
         for request in (self._look, self._tell):
             if request.token is not None and now_ns >= request.deadline_ns:
@@ -213,22 +239,42 @@ class ShadowDesiredState:
         self._report(now_ns)
         return self._wait_s(now_ns)
 
+    def _asked(self, token: str, now_ns: int) -> None:
+        """The transport asks for the document, on a connection that does not count as up yet."""
+        self._refused = None
+        self._asked_first = True
+        self._look, self._tell, self._told = _Request(), _Request(), {}
+        self._sent_get(token, now_ns)
+
+    def _refuse(self, reason: str, now_ns: int) -> None:
+        """The broker does not carry the shadow, says the transport, and has logged it."""
+        self._refused = reason
+        self._counts["refused_by_broker"] += 1
+        self._look, self._tell = _Request(), _Request()
+
     def _connection(self, up: bool, now_ns: int) -> None:  # noqa: FBT001
         asked = self._look.token is not None or self._tell.token is not None
         if not up and self._up and asked and now_ns - self._published_ns < _STRIKE_NS:
             self._strikes += 1
             if self._strikes >= _STRIKES:
-                self._strikes, self._quiet_ns = 0, now_ns + _QUIET_NS
-                self._complain(
-                    "refused_by_broker",
-                    "the broker ends the connection when the shadow is spoken to, so it is left alone for an hour. "
-                    "Allow the shadow's topics in the policy of the certificate",
-                    now_ns,
-                )
+                self._strikes = 0
+                self._give_up(now_ns)
         self._up = up
-        self._look = _Request(wanted=up)
+        is_asked, self._asked_first = up and self._asked_first, False
+        if not is_asked:
+            self._look = _Request(wanted=up)
         self._tell = _Request()
         self._told = {}  # whatever was under way may be lost
+
+    def _give_up(self, now_ns: int) -> None:
+        reason = "the broker ended the connection after each message to the shadow"
+        if self._asking is not None:
+            self._refuse(reason, now_ns)
+            self._asking.give_up_shadow(reason)
+            return
+        self._quiet_ns = now_ns + _QUIET_NS
+        text = f"{reason}; it is left alone for an hour. Allow the shadow's topics in the policy of the certificate"
+        self._complain("refused_by_broker", text, now_ns)
 
     def _take(self, answer: str, payload: bytes, now_ns: int) -> None:
         self._strikes = 0
@@ -312,10 +358,13 @@ class ShadowDesiredState:
 
     def _ask(self, now_ns: int) -> None:
         token = self._token()
+        self._sent_get(token, now_ns)
+        self._publish_now(self._topics["get"], [documents.encode_get(token)])
+
+    def _sent_get(self, token: str, now_ns: int) -> None:
         self._reread_ns = now_ns + _REREAD_NS
         self._look.sent(token, now_ns, _LOOK_NS)
         self._published_ns = now_ns
-        self._publish_now(self._topics["get"], [documents.encode_get(token)])
 
     def _report(self, now_ns: int) -> None:
         statuses = dict(self._statuses)
@@ -352,8 +401,8 @@ class ShadowDesiredState:
         return max(0, min(due) - now_ns) / NS_PER_S
 
     def _token(self) -> str:
-        self._tokens += 1
-        return f"{self._name}-{self._tokens}"
+        """Any thread."""
+        return f"{self._name}-{next(self._tokens)}"
 
     def _complain(self, reason: str, text: str, now_ns: int) -> None:
         """Count, and log at most once a minute."""

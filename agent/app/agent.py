@@ -20,6 +20,7 @@ import agent
 from agent.adapters.onnx import OnnxModel
 from agent.app import cameras, change
 from agent.app.choose import lease_under, site_of
+from agent.app.presence import announce
 from agent.app.services import Services
 from agent.app.sinks import FirstVerdict, Observed
 from agent.app.snapshots import snapshot_of
@@ -151,6 +152,7 @@ class Agent:
                 history_bytes=config.outbox.history_bytes,
             ),
         )
+        announce(self.transport, thing=config.thing, line=config.line, boot_epoch=self.boot_epoch, clock=self.clock)
         self._compose_collector(state_dir)
         self._compose_models()
         self.outbox.start()

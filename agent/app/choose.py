@@ -12,7 +12,6 @@ from agent.slot import Lease, SiteSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from agent.clock import Clock
     from agent.ports import FrameSource, Model, Transport
@@ -39,19 +38,13 @@ def open_transport(
         protocol=chosen.protocol,
         tls=None if tls is None else TlsFiles(ca=tls.ca, certificate=tls.certificate, key=tls.key, alpn=tls.alpn),
         username=chosen.username,
-        password=None if chosen.password_file is None else _read_secret(chosen.password_file),
+        password_file=chosen.password_file,
+        state_dir=config.state_dir,
         keepalive_s=chosen.keepalive_s,
         max_in_flight=chosen.max_in_flight,
         clock=clock,
         supervisor=supervisor,
     )
-
-
-def _read_secret(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"transport.password_file {path} cannot be read: {error}") from error
 
 
 def open_source(camera: configuration.Camera, clock: Clock) -> FrameSource:

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Literal
 
 from agent.clock import NS_PER_S
 from agent.health.snapshot import CameraSnapshot, InspectionSnapshot, Snapshot
-from agent.wire import LogHealth, OutboxHealth, ThreadsHealth
+from agent.wire import BrokerHealth, LogHealth, OutboxHealth, ThreadsHealth
 
 if TYPE_CHECKING:
     from agent.app.agent import Agent
+    from agent.ports import Transport
     from agent.slot import ModelSlot
 
 
@@ -46,6 +47,7 @@ def snapshot_of(agent: Agent) -> Snapshot:
         process=agent.usage.read(),
         transport=state,
         transport_reason=stats.reason if state == "down" else None,
+        broker=_broker(agent.transport),
         faults=agent.faults,
         last_fault=agent.last_fault,
         collection=None if agent.collector is None else agent.collector.health(),
@@ -58,6 +60,13 @@ def snapshot_of(agent: Agent) -> Snapshot:
         ),
         losses=agent.supervisor.losses.snapshot(),
     )
+
+
+def _broker(transport: Transport | None) -> BrokerHealth | None:
+    if transport is None:
+        return None
+    figures = transport.figures
+    return BrokerHealth(dropped=figures.dropped, refused=figures.refused)
 
 
 def _inspection(agent: Agent, name: str, slot: ModelSlot) -> InspectionSnapshot:

@@ -39,13 +39,16 @@ def _models(state_dir: Path) -> dict[str, Any]:
 
 def _text(beat: dict[str, Any]) -> str:
     outbox = beat["outbox"]
+    reason = f" ({beat['transport_reason']})" if beat.get("transport_reason") else ""
     lines = [
         (
             f"{beat['thing']} / {beat['line']}: kensa {beat['agent_version']}, boot epoch {beat['boot_epoch']}, "
             f"up {beat['uptime_s']:.0f} s, {beat['cpu']:.2f} cores, {beat['rss_bytes'] / 1e6:.0f} MB"
         ),
-        f"broker {beat['transport']}, outbox {outbox['rows']} messages ({outbox['verdicts']} verdicts)",
+        f"broker {beat['transport']}{reason}, outbox {outbox['rows']} messages ({outbox['verdicts']} verdicts)",
     ]
+    if beat.get("broker") is not None:
+        lines += _broker(beat["broker"])
     if beat["collection"] is not None:
         lines.append(_collection(beat["collection"]))
     lines += [
@@ -59,6 +62,13 @@ def _text(beat: dict[str, Any]) -> str:
             f"captured {camera['captured']}, judged {camera['judged']}, dropped {dropped}, pending {camera['pending']}"
         )
     return "\n".join(lines)
+
+
+def _broker(figures: dict[str, Any]) -> list[str]:
+    lines = [f"broker does not carry {feature}: {reason}" for feature, reason in figures["refused"].items()]
+    if figures["dropped"]:
+        lines.append(f"broker sent what was dropped: {_counts(figures['dropped'])}")
+    return lines
 
 
 def _collection(figures: dict[str, Any]) -> str:

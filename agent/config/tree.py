@@ -101,19 +101,21 @@ class Inspection(Strict):
 
 
 class Tls(Strict):
-    """Mutual TLS towards the broker."""
+    """TLS towards the broker: mutual with a certificate and its key, else only the broker proves who it is."""
 
     ca: Path
-    certificate: Path
-    key: Path
+    certificate: Path | None = None
+    key: Path | None = None
     alpn: Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,64}$")] | None = (
         None  # IoT Core on 443: x-amzn-mqtt-ca
     )
 
-    @property
-    def files(self) -> tuple[Path, Path, Path]:
-        """All three, for checks."""
-        return (self.ca, self.certificate, self.key)
+    @model_validator(mode="after")
+    def _a_certificate_has_its_key(self) -> Self:
+        if (self.certificate is None) != (self.key is None):
+            msg = "certificate and key belong together: give both, or neither for a broker that asks for a password"
+            raise ValueError(msg)
+        return self
 
 
 class Mqtt(Strict):

@@ -16,7 +16,7 @@ from agent.counters import quantile_us
 from agent.errors import KensaError
 from agent.records import DropReason
 from agent.supervision import Supervisor
-from agent.wire import CameraHealth, CollectionHealth, Heartbeat, InspectionHealth, LogHealth, ThreadsHealth
+from agent.wire import BrokerHealth, CameraHealth, CollectionHealth, Heartbeat, InspectionHealth, LogHealth, ThreadsHealth
 from agent.wire.codec import quoted
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def build(identity: AgentIdentity, *, previous: Snapshot | None, current: Snapsh
         uptime_s=_seconds(current.monotonic_ns - identity.started_ns),
         transport=current.transport,
         transport_reason=_text(current.transport_reason),
+        broker=_broker(current.broker),
         latency_p50_us=quantile_us(latency, 0.5),
         latency_p99_us=quantile_us(latency, 0.99),
         cpu=_cores(identity, previous, current),
@@ -59,6 +60,13 @@ def build(identity: AgentIdentity, *, previous: Snapshot | None, current: Snapsh
         inspections=tuple(_inspection(inspection) for inspection in current.inspections),
         cameras=tuple(_camera(camera) for camera in current.cameras),
     )
+
+
+def _broker(broker: BrokerHealth | None) -> BrokerHealth | None:
+    if broker is None:
+        return None
+    refused = {name: _text(reason) or "" for name, reason in broker.refused.items()}
+    return BrokerHealth(dropped=dict(broker.dropped), refused=refused)
 
 
 def _collection(collection: CollectionHealth | None) -> CollectionHealth | None:

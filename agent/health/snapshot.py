@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from agent.counters import Accounting
     from agent.health.process import ProcessUsage
     from agent.records import CameraStatus, ModelIdentity
-    from agent.wire import CollectionHealth, LogHealth, OutboxHealth, ThreadsHealth
+    from agent.wire import BrokerHealth, CollectionHealth, LogHealth, OutboxHealth, ThreadsHealth
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,7 @@ class Snapshot:
     process: ProcessUsage
     transport: Literal["up", "down", "none"] = "none"
     transport_reason: str | None = None  # why it is down
+    broker: BrokerHealth | None = None
     faults: int = 0  # batches that the model's runtime failed on
     last_fault: str | None = None
     collection: CollectionHealth | None = None

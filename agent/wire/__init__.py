@@ -1,4 +1,4 @@
-"""Verdicts, gaps, heartbeats and model reports to bytes and back: the one place that knows the messages (docs/schema).
+"""Every message to bytes and back: the one place that knows verdicts, gaps, heartbeats and so on (docs/schema).
 
 Promise: what is encoded is plain UTF-8 JSON under `MAX_MESSAGE_BYTES`, and decoding it gives the same record back but
 for the rounding that `verdict` and `envelope` state. What arrives is judged as hostile: MessageError or a valid record.
@@ -23,6 +23,7 @@ from agent.wire.codec import (
     marked_replay,
     model_topic,
     shadow_topic,
+    status_topic,
     strict_json,
     verdict_topic,
 )
@@ -30,6 +31,7 @@ from agent.wire.collected import Collected
 from agent.wire.envelope import MIN_ROWS, Envelope, Pack, PackKey, pack_key
 from agent.wire.gap import MAX_RANGES, Gap, GapReason, encode_gap
 from agent.wire.heartbeat import (
+    BrokerHealth,
     CameraHealth,
     CollectionHealth,
     Heartbeat,
@@ -40,6 +42,7 @@ from agent.wire.heartbeat import (
     encode_heartbeat,
 )
 from agent.wire.report import ModelReport, Reporter, encode_report, is_release_id
+from agent.wire.status import Presence, Status, encode_status
 from agent.wire.verdict import VerdictMessage, encode_verdict
 
 if TYPE_CHECKING:
@@ -51,6 +54,7 @@ __all__ = [
     "MAX_RANGES",
     "MIN_ROWS",
     "SCHEMAS",
+    "BrokerHealth",
     "CameraHealth",
     "CollectionHealth",
     "Delivery",
@@ -63,12 +67,15 @@ __all__ = [
     "OutboxHealth",
     "Pack",
     "PackKey",
+    "Presence",
     "Reporter",
+    "Status",
     "ThreadsHealth",
     "decode",
     "encode_gap",
     "encode_heartbeat",
     "encode_report",
+    "encode_status",
     "encode_verdict",
     "heartbeat_topic",
     "is_release_id",
@@ -78,8 +85,9 @@ __all__ = [
     "schema",
     "sequence_numbers",
     "shadow_topic",
+    "status_topic",
     "verdict_topic",
-]  # fmt: skip
+]
 
 SCHEMAS: Final[dict[str, type[WireModel]]] = {  # the message's `kind` -> its model; docs/schema holds one file for each
     "verdict": VerdictMessage,
@@ -87,6 +95,7 @@ SCHEMAS: Final[dict[str, type[WireModel]]] = {  # the message's `kind` -> its mo
     "gap": Gap,
     "heartbeat": Heartbeat,
     "model": ModelReport,
+    "status": Status,
     "collected": Collected,  # beside a picture, never on the broker: `collected.decode_collected` reads it
 }
 
@@ -99,7 +108,7 @@ class Delivery:
     replay: bool
 
 
-def decode(payload: bytes) -> Delivery | Gap | Heartbeat | ModelReport:
+def decode(payload: bytes) -> Delivery | Gap | Heartbeat | ModelReport | Status:
     """Return what a message says. Raises MessageError for anything that Kensa would not have written."""
     value = strict_json(payload)
     model = SCHEMAS.get(str(value.get("kind")))
@@ -116,7 +125,7 @@ def decode(payload: bytes) -> Delivery | Gap | Heartbeat | ModelReport:
             return Delivery((message.verdict(),), message.replay)
         case Envelope():
             return Delivery(tuple(message.verdicts()), message.replay)
-        case Gap() | Heartbeat() | ModelReport():
+        case Gap() | Heartbeat() | ModelReport() | Status():
             return message
         case _:
             raise MessageError(f"A {value['kind']} is no message of a topic.")

@@ -51,6 +51,11 @@ def heartbeat_topic(thing: str) -> str:
     return f"kensa/{checked_name('thing', thing)}/heartbeat"
 
 
+def status_topic(thing: str) -> str:
+    """`kensa/{thing}/status`; raises MessageError for a name that does not fit into a topic."""
+    return f"kensa/{checked_name('thing', thing)}/status"
+
+
 def model_topic(thing: str) -> str:
     """`kensa/{thing}/model`; raises MessageError for a name that does not fit into a topic."""
     return f"kensa/{checked_name('thing', thing)}/model"

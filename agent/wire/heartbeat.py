@@ -66,6 +66,13 @@ class OutboxHealth(WireModel):
     storage_error: Text | None = None  # why nothing can be committed now
 
 
+class BrokerHealth(WireModel):
+    """What the transport dropped since the agent's start, and what its broker does not carry."""
+
+    dropped: Mapping[Name, Count] = {}  # `oversized`, `foreign_topic`: arrivals; `wrong_answer`: no PUBACK for QoS 1
+    refused: Mapping[Name, Text] = {}  # `shadow`, `status`, `will`, `subscriptions` -> why verdicts go on without it
+
+
 class CollectionHealth(WireModel):
     """Frames kept for training. Counts since the spool was made, but for `skipped`."""
 
@@ -109,6 +116,7 @@ class Heartbeat(WireModel):
     uptime_s: Positive
     transport: Literal["up", "down", "none"]
     transport_reason: Text | None = None  # why it is down
+    broker: BrokerHealth | None = None  # null without a transport
     latency_p50_us: Count | None  # due time to decision over the last interval; null when nothing was judged
     latency_p99_us: Count | None
     cpu: Positive  # cores, over the last interval

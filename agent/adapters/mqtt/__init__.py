@@ -1,85 +1,71 @@
 """MQTT through paho behind the `Transport` port: mosquitto, AWS IoT Core, or any broker of MQTT 3.1.1 or 5.
 
 Promise: `publish` takes at most `max_in_flight` unacknowledged QoS 1 messages and keeps nothing else; a message is
-acknowledged only by the broker's own PUBACK with a good reason; whatever was in flight when a connection ends is
-forgotten here, because the outbox still has it. Sessions are always clean: a session kept by the broker could only
-repeat what the outbox sends again anyway.
+acknowledged only by the broker's own PUBACK with a good reason, and message ids go on counting over connections, so
+that a late PUBACK of an older connection means nothing; whatever was in flight when a connection ends is forgotten
+here, because the outbox still has it. Sessions are always clean: a session kept by the broker could only repeat what
+the outbox sends again anyway.
 
-Subscriptions (QoS 1) are made anew on every connection, before it is called up. What arrives meanwhile is lost, so
-whoever subscribes reads the state again once the connection is up. A broker that refuses a subscription is named in the
-log and verdicts go on. What arrives is bounded: a payload over its topic's limit is dropped and counted.
+A connection counts as up after its opening, which takes 2 s at most: the retained status `online`, the subscriptions
+(QoS 1) and the shadow's first request, each alone. When a broker ends the connection on one of them, the third
+connection goes without it (`features.py`), and verdicts flow. What arrives between connections is lost, so whoever
+subscribes reads the state again once the connection is up. What arrives is bounded: a payload over its topic's limit is
+dropped and counted.
 
 Between connections the thread `mqtt` waits with jittered exponential back-off (paho's own reconnect has no jitter, and
-resends by itself). A publish that the broker refuses is told to `on_reject` with the reason, and the connection stays
-(MQTT 5 only: 3.1.1 has no way to say so, and AWS IoT Core ends the connection by itself). There is no last will: a
-missing heartbeat says the same, and a will cannot tell a dead agent from a dead network.
+resends by itself), much longer when another client uses the same client id (`restarts.py`). Certificates, keys and the
+password file are read again for each connection. A publish that the broker refuses is told to `on_reject` with the
+reason, and the connection stays (MQTT 5 only: 3.1.1 has no way to say so, and AWS IoT Core ends the connection by
+itself). The log has one line when the connection breaks and one when it is back; the same reason is repeated at most
+once an hour.
 """
 
 from __future__ import annotations
 
+import logging
 import random
 import re
 import threading
-from typing import TYPE_CHECKING, Final, Literal
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
-import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
-from agent.adapters.mqtt.link import Link
-from agent.adapters.mqtt.tls import TlsFiles, tls_context
+from agent.adapters.mqtt.client import CountingClient, message_ids
+from agent.adapters.mqtt.features import FILE, BrokerFeatures, Feature
+from agent.adapters.mqtt.limits import check_message, largest_arrival
+from agent.adapters.mqtt.link import Heard, Link
+from agent.adapters.mqtt.opening import Opening, Plan
+from agent.adapters.mqtt.restarts import Ended, Restarts
+from agent.adapters.mqtt.tls import TlsFiles, read_password, tls_context
 from agent.clock import Clock, SystemClock
 from agent.errors import ConfigError, TransportError
+from agent.records import TransportFigures
 from agent.supervision import Boundary, Supervisor
-from agent.wire import shadow_topic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
+
+    import paho.mqtt.client as paho
 
     from agent.supervision import SupervisedThread
 
-__all__ = ["MqttTransport", "TlsFiles", "check_message"]
+__all__ = ["FILE", "MqttTransport", "TlsFiles", "check_message"]
 
-# Limits of AWS IoT Core (https://docs.aws.amazon.com/general/latest/gr/iot-core.html), kept towards every broker, so
-# that what runs against mosquitto runs against IoT Core.
-MAX_TOPIC_BYTES: Final = 256
-MAX_TOPIC_SLASHES: Final = 7
-MAX_PAYLOAD_BYTES: Final = 128 * 1024
-MAX_SHADOW_BYTES: Final = 8 * 1024  # of a shadow's state
-# A shadow's document comes back with a timestamp beside every value, which the 8 KB do not count.
-MAX_SHADOW_ANSWER_BYTES: Final = 4 * MAX_SHADOW_BYTES
-_SHADOW_REQUESTS: Final = ("get", "update")
 _CLIENT_ID = re.compile(r"[A-Za-z0-9_:-]{1,128}")
-_MAX_DOUBLINGS: Final = 16
+_log = logging.getLogger(__name__)
 
 
-def check_message(topic: str, payload: bytes, *, thing: str | None = None) -> None:
-    """Raise TransportError naming the limit when AWS IoT Core would not take this message.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Presence:
+    """Retained messages (QoS 1) on `topic` that say whether the device is there; each is made when it is needed."""
 
-    Of the topics that start with `$` only the requests to the shadow `kensa` of `thing` are allowed.
-    """
-    size = len(topic.encode("utf-8", "replace"))
-    is_shadow = (
-        thing is not None and topic.startswith("$") and topic in [shadow_topic(thing, r) for r in _SHADOW_REQUESTS]
-    )
-    limit = MAX_SHADOW_BYTES if is_shadow else MAX_PAYLOAD_BYTES
-    if not topic or size > MAX_TOPIC_BYTES:
-        msg = (
-            f"topic {topic[:80]!r} has {size} bytes, allowed are 1 to {MAX_TOPIC_BYTES}. Shorten thing and camera names"
-        )
-    elif (topic.startswith("$") and not is_shadow) or any(c in topic for c in "\0+#"):
-        msg = f"topic {topic!r} starts with '$' or holds '+', '#' or NUL, which publishers may not use"
-    elif topic.count("/") > MAX_TOPIC_SLASHES:
-        msg = f"topic {topic!r} has {topic.count('/')} slashes, allowed are {MAX_TOPIC_SLASHES}"
-    elif len(payload) > limit:
-        msg = f"message on {topic} has {len(payload)} bytes, allowed are {limit}"
-    else:
-        return
-    raise TransportError(msg)
-
-
-def largest_arrival(topic: str) -> int:
-    """How many bytes a message that arrives on `topic` may have."""
-    return MAX_SHADOW_ANSWER_BYTES if topic.startswith("$aws/") else MAX_PAYLOAD_BYTES
+    topic: str
+    online: Callable[[], bytes]  # at the beginning of a connection
+    will: Callable[[], bytes]  # left with the broker, which sends it when the connection breaks
+    stopped: Callable[[], bytes]  # before a clean end
 
 
 class MqttTransport:
@@ -96,6 +82,8 @@ class MqttTransport:
         tls: TlsFiles | None = None,
         username: str | None = None,
         password: str | None = None,
+        password_file: Path | None = None,
+        state_dir: Path | None = None,
         keepalive_s: int = 30,
         max_in_flight: int = 32,
         timeout_s: float = 10.0,
@@ -106,9 +94,11 @@ class MqttTransport:
     ) -> None:
         """Check everything that can be checked without a broker; nothing is connected yet.
 
-        `thing` is the one whose shadow may be spoken to; None allows no topic that starts with `$`. `timeout_s` bounds
-        connecting and the wait for an acknowledgement; `backoff_s` is the first and the longest wait between two
-        attempts. Raises ConfigError for a client id or a certificate that cannot work.
+        `thing` is the one whose shadow may be spoken to; None allows no topic that starts with `$`. `password_file`
+        goes before `password`. `state_dir` is where it is remembered what the broker does not carry; None forgets it
+        with the process. `timeout_s` bounds connecting and the wait for an acknowledgement; `backoff_s` is the first
+        and the longest wait between two attempts. Raises ConfigError for a client id, a certificate or a password file
+        that cannot work.
         """
         if not _CLIENT_ID.fullmatch(client_id):
             msg = f"transport.client_id: given {client_id!r}, allowed are 1 to 128 letters, digits, '_', ':' and '-'"
@@ -116,29 +106,48 @@ class MqttTransport:
         self._host, self._port, self._client_id = host, port, client_id
         self._thing = thing
         self._version = MQTTProtocolVersion.MQTTv5 if protocol == "5" else MQTTProtocolVersion.MQTTv311
-        self._tls = tls_context(tls, port=port) if tls is not None else None
-        self._username, self._password = username, password
+        self._tls = tls
+        self._username, self._password, self._password_file = username, password, password_file
+        self._presence: Presence | None = None
         self._keepalive_s = keepalive_s
         self._max_in_flight = max_in_flight
         self._timeout_s = timeout_s
-        self._backoff_s = backoff_s
         self._clock = clock or SystemClock()
-        self._rng = rng or random.Random()  # noqa: S311 - spreads reconnects, guards nothing
+        rng = rng or random.Random()  # noqa: S311 - spreads reconnects and ids, guards nothing
+        self._restarts = Restarts(client_id=client_id, backoff_s=backoff_s, rng=rng)
+        self._ids = message_ids(rng)
         self._broker = f"MQTT broker {host}:{port}"
+        self._features = BrokerFeatures(
+            broker=f"{self._broker} as {client_id}" + (f" ({username})" if username else ""),
+            path=None if state_dir is None else state_dir / FILE,
+            clock=self._clock,
+        )
         self._stop = threading.Event()
         self._link: Link | None = None
         self._reason = "not started"
         self._supervisor = supervisor or Supervisor(clock=self._clock)
+        self._conditions = self._supervisor.condition_log(_log)
         # Whatever nonsense on the wire makes paho raise ends the connection, and is no bug of this agent.
         self._serving = Boundary(None, kind="mqtt", what=self._broker, make=TransportError)
         self._thread: SupervisedThread | None = None
         self._subscriptions: dict[str, Callable[[str, bytes], None]] = {}
-        self.dropped = 0  # messages that arrived and were too large, or on a topic that nobody subscribed to
+        self._ask: Callable[[], tuple[str, bytes]] | None = None
+        self._on_refused: Callable[[str], None] = _ignore
+        self._counts: Counter[str] = Counter()
+        self._client()  # what cannot work is refused now
+
+    # --- any thread ---------------------------------------------------------------------------------------------------
 
     @property
     def max_in_flight(self) -> int:
-        """How many unacknowledged publishes it accepts at once; a broker of MQTT 5 may allow fewer."""
-        return self._max_in_flight
+        """How many unacknowledged publishes it accepts at once; a broker of MQTT 5 may allow fewer than configured."""
+        link = self._link
+        return self._max_in_flight if link is None else link.room
+
+    @property
+    def figures(self) -> TransportFigures:
+        """See `Transport.figures`."""
+        return TransportFigures(dropped=dict(self._counts), refused=self._features.refused())
 
     def start(
         self,
@@ -161,14 +170,29 @@ class MqttTransport:
             raise TransportError(f"topic {topic!r} is empty or holds '+', '#' or NUL: subscribe to plain topics")
         self._subscriptions[topic] = on_message
 
-    def _arrived(self, topic: str, payload: bytes) -> None:
-        """Thread `mqtt`: hand one message on; never blocks."""
-        on_message = self._subscriptions.get(topic)
-        if on_message is None or len(payload) > largest_arrival(topic):
-            self.dropped += 1
-            self._supervisor.losses.count("mqtt_arrivals_refused")
-            return
-        on_message(topic, payload)
+    def announce(
+        self, *, topic: str, online: Callable[[], bytes], will: Callable[[], bytes], stopped: Callable[[], bytes]
+    ) -> None:
+        """Keep a retained message on `topic` that says whether the device is there. Call before `start`.
+
+        `online()` is sent at the beginning of each connection and `stopped()` before a clean end; `will()` is left with
+        the broker as the last will, which it sends when the connection breaks. Called in the transport's thread, but
+        for `stopped`, in the one that closes.
+        """
+        self._presence = Presence(topic=topic, online=online, will=will, stopped=stopped)
+
+    def ask_first(self, ask: Callable[[], tuple[str, bytes]], on_refused: Callable[[str], None]) -> None:
+        """Send the message that `ask()` returns at the beginning of each connection, alone, before it counts as up.
+
+        It goes out once the subscriptions under `$aws/` are made, and is answered by what arrives on one of those.
+        Where the broker does not carry such topics, `on_refused(reason)` is called for the connection instead; nothing
+        may then be published to them. Both are called in the transport's thread. Call before `start`.
+        """
+        self._ask, self._on_refused = ask, on_refused
+
+    def give_up_shadow(self, reason: str) -> None:
+        """Go without topics under `$aws/` for a day: the broker ends connections on messages to them."""
+        self._features.refuse(Feature.SHADOW, reason)
 
     def publish(self, token: int, topic: str, payload: bytes) -> None:
         """Hand over one QoS 1 message without waiting. Raises TransportError when it cannot be taken now."""
@@ -181,28 +205,60 @@ class MqttTransport:
 
     def close(self, *, timeout_s: float) -> None:
         """Say goodbye to the broker and end the thread within `timeout_s` seconds; safe to call twice."""
+        if (link := self._link) is not None and not self._stop.is_set():
+            presence = self._presence
+            link.hang_up(None if presence is None else (presence.topic, presence.stopped()))
         self._stop.set()
-        if (link := self._link) is not None:
-            link.hang_up()
         if self._thread is not None:
             self._thread.join(timeout_s)
 
-    def _client(self) -> paho.Client:
+    # --- the thread `mqtt` --------------------------------------------------------------------------------------------
+
+    def _arrived(self, topic: str, payload: bytes) -> None:
+        """Hand one message on; never blocks."""
+        on_message = self._subscriptions.get(topic)
+        if on_message is not None and len(payload) <= largest_arrival(topic):
+            on_message(topic, payload)
+            return
+        self._counts["foreign_topic" if on_message is None else "oversized"] += 1
+        self._supervisor.losses.count("mqtt_arrivals_refused")
+
+    def _client(self, tried: frozenset[Feature] = frozenset()) -> paho.Client:
+        """A client for one connection. Raises ConfigError naming the file that cannot be used."""
         five = self._version is MQTTProtocolVersion.MQTTv5
-        client = paho.Client(
+        client = CountingClient(
             CallbackAPIVersion.VERSION2,
             client_id=self._client_id,
             clean_session=None if five else True,  # in MQTT 5 paho starts clean on a client's first connection
             protocol=self._version,
             reconnect_on_failure=False,
+            ids=self._ids,
+            stray=self._counts,
         )
         client.max_inflight_messages_set(0)  # the link keeps the bound, without a queue behind it
         client.connect_timeout = self._timeout_s
         if self._tls is not None:
-            client.tls_set_context(self._tls)
+            client.tls_set_context(tls_context(self._tls, port=self._port))
         if self._username is not None:
-            client.username_pw_set(self._username, self._password)
+            password = self._password if self._password_file is None else read_password(self._password_file)
+            client.username_pw_set(self._username, password)
+        if self._presence is not None and Feature.WILL in tried:
+            client.will_set(self._presence.topic, self._presence.will(), qos=1, retain=True)
         return client
+
+    def _plan(self, tried: frozenset[Feature]) -> Plan:
+        plain = tuple(topic for topic in self._subscriptions if not topic.startswith("$"))
+        shadow = tuple(topic for topic in self._subscriptions if topic.startswith("$"))
+        presence = self._presence
+        if shadow and Feature.SHADOW not in tried:
+            self._on_refused(self._features.reason(Feature.SHADOW))
+        return Plan(
+            status=(presence.topic, presence.online) if presence is not None and Feature.STATUS in tried else None,
+            topics=plain if Feature.SUBSCRIPTIONS in tried else (),
+            shadow_topics=shadow if Feature.SHADOW in tried else (),
+            ask=self._ask,
+            on_refused=self._on_refused,
+        )
 
     def _run(
         self,
@@ -210,32 +266,67 @@ class MqttTransport:
         on_reject: Callable[[int, str], None],
         on_connection: Callable[[bool, str], None],
     ) -> None:
-        """Thread `mqtt`: connect, serve, report, wait, again."""
-        failures = 0
-        first_s, longest_s = self._backoff_s
+        """Connect, serve, report, wait, again."""
+        self._features.load()
         while not self._stop.is_set():
-            link = self._link = Link(
-                client=self._client(),
-                broker=self._broker,
-                limit=self._max_in_flight,
-                clock=self._clock,
-                timeout_s=self._timeout_s,
+            tried = self._features.try_now()
+
+            def on_up(text: str) -> None:
+                self._conditions.well(self._broker, "is connected again")
+                on_connection(True, text)  # noqa: FBT003 - the port's signature
+
+            heard = Heard(
                 on_ack=on_ack,
                 on_reject=on_reject,
-                on_up=lambda text: on_connection(True, text),  # noqa: FBT003 - the port's signature
-                topics=tuple(self._subscriptions),
+                on_up=on_up,
+                on_proven=lambda tried=tried: self._features.proved(tried),  # type: ignore[misc]
                 on_message=self._arrived,
             )
-            try:
-                with self._serving:
-                    reason = link.serve(
-                        host=self._host, port=self._port, keepalive_s=self._keepalive_s, stop=self._stop
-                    )
-            except TransportError as error:
-                reason = f"the broker sent what cannot be read ({error})"
+            ended = self._serve(tried, heard)
+            reason, wait_s = self._restarts.after(ended)
             self._reason = "closed" if self._stop.is_set() else reason
-            self._link = None
+            if not self._stop.is_set():
+                self._conditions.broken(self._broker, f"{reason}. Verdicts wait on disk")
             on_connection(False, f"{self._broker}: {self._reason}")  # noqa: FBT003 - the port's signature
-            failures = 0 if link.acked else min(failures + 1, _MAX_DOUBLINGS)
-            ceiling_s = min(longest_s, first_s * 2**failures)
-            self._clock.wait(self._stop, self._rng.uniform(ceiling_s / 2, ceiling_s))
+            self._clock.wait(self._stop, wait_s)
+
+    def _serve(self, tried: frozenset[Feature], heard: Heard) -> Ended:
+        """One connection from its beginning to its end."""
+        try:
+            client = self._client(tried)
+            opening = Opening(plan=self._plan(tried), client=client, broker=self._broker, features=self._features)
+        except ConfigError as error:  # a certificate that is being rotated, perhaps: the next attempt reads it again
+            return Ended(reason=str(error), up_s=None, acked=False, idle=True, taken_over=False)
+        link = self._link = Link(
+            client=client,
+            broker=self._broker,
+            limit=self._max_in_flight,
+            clock=self._clock,
+            timeout_s=self._timeout_s,
+            opening=opening,
+            heard=heard,
+        )
+        try:
+            with self._serving:
+                reason = link.serve(host=self._host, port=self._port, keepalive_s=self._keepalive_s, stop=self._stop)
+        except TransportError as error:
+            reason = f"the broker sent what cannot be read ({error})"
+        self._link = None
+        if not self._stop.is_set():
+            self._learn(link, tried, reason)
+        return Ended(reason=reason, up_s=link.up_s, acked=link.acked, idle=link.was_idle, taken_over=link.taken_over)
+
+    def _learn(self, link: Link, tried: frozenset[Feature], reason: str) -> None:
+        """What the end of a connection says about what the broker carries."""
+        if link.welcome and link.opening.step is not None and not link.taken_over:
+            self._features.struck(link.opening.step, reason)
+        elif link.connected and not link.welcome and self._presence is not None and Feature.WILL in tried:
+            self._features.struck(Feature.WILL, reason)
+        elif not link.proven:
+            self._features.ended_unproven(tried)
+        if link.welcome and self._presence is not None and Feature.WILL in tried:
+            self._features.carried(Feature.WILL)
+
+
+def _ignore(_reason: str) -> None:
+    """Nobody asks anything."""

@@ -2,15 +2,15 @@
 
 Invariants: paho's publish() is called with no lock held that its callbacks take; packets are written by the serving
 thread only; a token is answered once, acknowledged by a PUBACK whose reason is good or refused by one whose is not; a
-link is up only after the broker has answered every subscription; one that ended is never used again.
+link is up only after its opening (`opening.py`); one that ended is never used again.
 """
 
 from __future__ import annotations
 
-import logging
 import socket
 import ssl
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import paho.mqtt.client as paho
@@ -25,22 +25,36 @@ if TYPE_CHECKING:
     from paho.mqtt.properties import Properties
     from paho.mqtt.reasoncodes import ReasonCode
 
-_TOPICS_A_REQUEST: Final = 8  # AWS IoT Core takes no more in one SUBSCRIBE
-_log = logging.getLogger(__name__)
+    from agent.adapters.mqtt.opening import Opening
+
+_FAREWELL_S: Final = 0.4  # the last status must be acknowledged within this; a dead broker shall not delay a stop
+_PROVEN_S: Final = 5.0
 _LOOP_S: Final = 0.5  # longest sleep of the serving thread; deadlines are checked this often
+_TAKEN_OVER: Final = "Session taken over"
 _REMEDIES: Final = {
     "Not authorized": "Allow it in the broker's access rules (AWS IoT Core: the policy of the certificate)",
     "Bad user name or password": "Check transport.username and transport.password_file",
     "Client identifier not valid": "Choose another transport.client_id",
-    "Session taken over": "Another client uses this client id: every agent needs its own",
+    _TAKEN_OVER: "Another client uses this client id: every agent needs its own",
     "Unsupported protocol version": "Set transport.protocol to '3.1.1'",
     "Quota exceeded": "The broker's limit is reached; the message is sent again later",
     "Packet too large": "Raise the broker's limit (mosquitto: max_packet_size)",
 }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """What a link calls, from its serving thread; `on_ack` and `on_reject` also from within `publish`."""
+
+    on_ack: Callable[[int], None]
+    on_reject: Callable[[int, str], None]
+    on_up: Callable[[str], None]
+    on_proven: Callable[[], None]  # it works: something was acknowledged, or it has stood for a while
+    on_message: Callable[[str, bytes], None]
+
+
 class Link:
-    """One connection; `up` while messages are taken, `acked` once the broker has acknowledged anything."""
+    """One connection; `up` while messages are taken."""
 
     def __init__(
         self,
@@ -50,40 +64,51 @@ class Link:
         limit: int,
         clock: Clock,
         timeout_s: float,
-        on_ack: Callable[[int], None],
-        on_reject: Callable[[int, str], None],
-        on_up: Callable[[str], None],
-        topics: Sequence[str],
-        on_message: Callable[[str, bytes], None],
+        opening: Opening,
+        heard: Heard,
     ) -> None:
         """`broker` names it in texts; `limit` bounds the unacknowledged publishes; `timeout_s` every answer."""
         self.up = False
-        self.acked = False
+        self.connected = False  # the broker took the connection, TLS included
+        self.welcome = False  # the broker has accepted the CONNECT
+        self.acked = False  # the broker has answered a message of the sender
+        self.taken_over = False  # the broker said that another client came with this client id
+        self.was_idle = False  # nothing was in flight when it ended
+        self.proven = False  # it was up and used, or for a while
+        self.opening = opening
         self._client = client
         self._broker = broker
         self._limit = limit
         self._clock = clock
         self._timeout_ns = int(timeout_s * NS_PER_S)
-        self._on_ack = on_ack
-        self._on_reject = on_reject
-        self._on_up = on_up
-        self._topics = tuple(topics)
-        self._on_message = on_message
-        self._subscribing: dict[int, tuple[str, ...]] = {}  # paho's message id -> topics that the broker must answer
+        self._heard = heard
         self._end: str | None = None  # why it ended or must end
+        self._up_ns: int | None = None
+        self._up_s: float | None = None
         # Never held around paho's publish(): paho calls _acknowledged while it holds the lock that publish() takes.
         self._lock = threading.Lock()
         self._outstanding = 0
         self._tokens: dict[int, tuple[int, int]] = {}  # paho's message id -> (token, when handed over), oldest first
         self._early: dict[int, str | None] = {}  # answered before publish() told us the id; why refused, or None
+        self._farewell: paho.MQTTMessageInfo | None = None
+
+    @property
+    def room(self) -> int:
+        """How many publishes may be unacknowledged at once; any thread."""
+        return max(1, self._limit - self.opening.unacknowledged)
+
+    @property
+    def up_s(self) -> float | None:
+        """For how many seconds it was up, once it has ended; None when it never was."""
+        return self._up_s
 
     # --- the sender's thread ---
 
     def publish(self, token: int, topic: str, payload: bytes) -> None:
         """See `Transport.publish`."""
         with self._lock:
-            if self._outstanding >= self._limit:
-                msg = f"{self._broker}: {self._limit} messages are unacknowledged, no more are taken now"
+            if self._outstanding >= self.room:
+                msg = f"{self._broker}: {self.room} messages are unacknowledged, no more are taken now"
                 raise TransportError(msg)
             self._outstanding += 1
         info = self._client.publish(topic, payload, qos=1)
@@ -102,8 +127,13 @@ class Link:
         if early:
             self._answer(token, refusal)
 
-    def hang_up(self) -> None:
-        """Wake the serving thread, which sees that it must stop."""
+    def hang_up(self, farewell: tuple[str, bytes] | None) -> None:
+        """Wake the serving thread, which sees that it must stop; `farewell` is a retained message that goes first."""
+        if farewell is not None and self.up and self.opening.has_told_status:
+            info = self._client.publish(*farewell, qos=1, retain=True)
+            if info.rc is MQTTErrorCode.MQTT_ERR_SUCCESS:
+                self._farewell = info
+                return
         self._client.disconnect()
 
     # --- the serving thread ---
@@ -120,23 +150,45 @@ class Link:
         client.on_message = self._received
         try:
             client.connect(host, port, keepalive_s)
+            self.connected = True
             self._loop(stop)
         except OSError as error:
             return _why(error)
         finally:
+            if self._up_ns is not None:
+                self._up_s = (self._clock.monotonic_ns() - self._up_ns) / NS_PER_S
+            with self._lock:
+                self.was_idle = not self._outstanding
             self.up = False
             self._take_down()
-        return (
-            self._end or "the broker closed the connection unanswered. Does it speak this MQTT version, and TLS or not?"
-        )
+        if self._end is not None:
+            return self._end
+        if self.welcome:
+            step = "" if self.opening.step is None else f" while it was asked for the {self.opening.step}"
+            return f"the broker ended the connection{step}"
+        return "the broker closed the connection unanswered. Does it speak this MQTT version, and TLS or not?"
 
     def _loop(self, stop: threading.Event) -> None:
         started_ns = self._clock.monotonic_ns()
         status = MQTTErrorCode.MQTT_ERR_SUCCESS
         while status is MQTTErrorCode.MQTT_ERR_SUCCESS and self._end is None and not stop.is_set():
             status = self._client.loop(timeout=_LOOP_S)
-            if self._end is None:
-                self._end = self._overdue(started_ns)
+            if status is not MQTTErrorCode.MQTT_ERR_SUCCESS or self._end is not None:
+                return
+            now_ns = self._clock.monotonic_ns()
+            self._end = self._overdue(started_ns)
+            if self.welcome and not self.up and self.opening.advance(now_ns):
+                self.up, self._up_ns = True, now_ns
+                self._heard.on_up(f"connected to {self._broker}")
+            if self._up_ns is not None and not self.proven:
+                self.proven = self.acked or now_ns - self._up_ns > _PROVEN_S * NS_PER_S
+                if self.proven:
+                    self._heard.on_proven()
+        deadline_ns = self._clock.monotonic_ns() + int(_FAREWELL_S * NS_PER_S)
+        farewell = self._farewell
+        while farewell is not None and not farewell.is_published() and self._clock.monotonic_ns() < deadline_ns:
+            if self._client.loop(timeout=_FAREWELL_S / 4) is not MQTTErrorCode.MQTT_ERR_SUCCESS:
+                return
 
     def _take_down(self) -> None:
         """Say goodbye as far as the socket takes it, close it, and untie client and link so that both are freed now."""
@@ -153,7 +205,7 @@ class Link:
         """A half-open connection swallows what is sent; keep-alive alone would notice it much later."""
         now = self._clock.monotonic_ns()
         seconds = self._timeout_ns / NS_PER_S
-        if not self.up:
+        if not self.welcome:
             late = now - started_ns > self._timeout_ns
             return f"the broker did not answer within {seconds:g} s" if late else None
         with self._lock:
@@ -168,36 +220,23 @@ class Link:
         if reason.is_failure:
             self._end = f"the broker refused the connection: {_explain(reason)}"
             return
+        self.welcome = True
         # A broker of MQTT 5 closes the connection on a client that sends more than this; paho does not look at it.
         self._limit = min(self._limit, getattr(properties, "ReceiveMaximum", self._limit))
-        for first in range(0, len(self._topics), _TOPICS_A_REQUEST):
-            topics = self._topics[first : first + _TOPICS_A_REQUEST]
-            status, number = client.subscribe([(topic, 1) for topic in topics])
-            if status is not MQTTErrorCode.MQTT_ERR_SUCCESS or number is None:
-                self._end = f"subscribing failed: {paho.error_string(status)}"
-                return
-            self._subscribing[number] = topics
-        self._look_whether_up()
+        self.opening.begin(self._clock.monotonic_ns(), retains=bool(getattr(properties, "RetainAvailable", 1)))
 
     def _subscribed(
         self, client: paho.Client, _userdata: object, mid: int, reasons: Sequence[ReasonCode], properties: object
     ) -> None:
-        for topic, reason in zip(self._subscribing.pop(mid, ()), reasons, strict=False):
-            if reason.is_failure:  # verdicts matter more than hints: the connection is used all the same
-                _log.warning("%s refuses the subscription to %s: %s", self._broker, topic, _explain(reason))
-        self._look_whether_up()
-
-    def _look_whether_up(self) -> None:
-        if not self.up and not self._subscribing:
-            self.up = True
-            self._on_up(f"connected to {self._broker}")
+        self.opening.subscribed(mid, [_explain(reason) if reason.is_failure else None for reason in reasons])
 
     def _received(self, client: paho.Client, _userdata: object, message: paho.MQTTMessage) -> None:
         try:
             topic = message.topic
         except UnicodeDecodeError:
             return
-        self._on_message(topic, bytes(message.payload))
+        self.opening.arrived(topic)
+        self._heard.on_message(topic, bytes(message.payload))
 
     def _disconnected(
         self,
@@ -208,6 +247,7 @@ class Link:
         properties: object,
     ) -> None:
         if self._end is None and flags.is_disconnect_packet_from_server:
+            self.taken_over = str(reason) == _TAKEN_OVER
             self._end = f"the broker ended the connection: {_explain(reason)}"
         elif self._end is None and self.up:
             self._end = "the connection was lost: the network, the broker, or another client with the same client id"
@@ -217,6 +257,11 @@ class Link:
         self, client: paho.Client, _userdata: object, mid: int, reason: ReasonCode, properties: object
     ) -> None:
         refusal = _explain(reason) if reason.is_failure else None
+        if self.opening.is_own(mid):
+            self.opening.published(mid, refusal)
+            return
+        if self._farewell is not None and self._farewell.mid == mid:
+            return
         self.acked = True  # a refusal answers too: the connection works
         with self._lock:
             entry = self._tokens.pop(mid, None)
@@ -229,9 +274,9 @@ class Link:
     def _answer(self, token: int, refusal: str | None) -> None:
         """Any thread: the broker acknowledged the publish `token`, or refused it with a reason."""
         if refusal is None:
-            self._on_ack(token)
+            self._heard.on_ack(token)
         else:
-            self._on_reject(token, f"{self._broker} refused a message: {refusal}")
+            self._heard.on_reject(token, f"{self._broker} refused a message: {refusal}")
 
 
 def _no_delay(_client: paho.Client, _userdata: object, sock: Any) -> None:

@@ -1,4 +1,8 @@
-"""Certificates for mutual TLS, checked at start so that a wrong file is named before the line runs."""
+"""Certificates and passwords.
+
+They are checked at start, so that a wrong file is named before the line runs, and read again for each connection, so
+that rotated ones are used.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +21,14 @@ HTTPS_PORT: Final = 443
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TlsFiles:
-    """PEM files for mutual TLS; `key` must not be encrypted. `alpn` None: IoT Core's own on port 443, else none."""
+    """PEM files. Without `certificate` and `key` only the broker proves who it is (user and password, for example).
+
+    `key` must not be encrypted. `alpn` None: IoT Core's own with a certificate on port 443, else none.
+    """
 
     ca: Path
-    certificate: Path
-    key: Path
+    certificate: Path | None = None
+    key: Path | None = None
     alpn: str | None = None
 
 
@@ -48,11 +55,17 @@ def _readable(path: Path, what: str) -> None:
         raise ConfigError(msg)
 
 
+def read_password(path: Path) -> str:
+    """Return the text of the password file without white space around it. Raises ConfigError."""
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"transport.password_file {path} cannot be read: {error}") from error
+
+
 def tls_context(files: TlsFiles, *, port: int) -> ssl.SSLContext:
     """Load the certificates. Raises ConfigError naming the file and the remedy."""
     _readable(files.ca, "CA certificate")
-    _readable(files.certificate, "client certificate")
-    _readable(files.key, "private key")
     try:
         context = ssl.create_default_context(cafile=files.ca)
     except ssl.SSLError as error:
@@ -60,6 +73,19 @@ def tls_context(files: TlsFiles, *, port: int) -> ssl.SSLContext:
         raise ConfigError(msg) from error
     context.sslsocket_class = _TidySocket
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if files.certificate is not None and files.key is not None:
+        _load_pair(context, files.certificate, files.key)
+    elif files.certificate is not None or files.key is not None:
+        raise ConfigError("transport.tls: certificate and key belong together. Give both, or neither")
+    alpn = files.alpn or (IOT_CORE_ALPN if port == HTTPS_PORT and files.certificate is not None else None)
+    if alpn is not None:
+        context.set_alpn_protocols([alpn])
+    return context
+
+
+def _load_pair(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
+    _readable(certificate, "client certificate")
+    _readable(key, "private key")
     asked = False
 
     def encrypted() -> str:
@@ -68,20 +94,12 @@ def tls_context(files: TlsFiles, *, port: int) -> ssl.SSLContext:
         return ""
 
     try:  # the password callback keeps OpenSSL from asking on the terminal
-        context.load_cert_chain(files.certificate, files.key, password=encrypted)
+        context.load_cert_chain(certificate, key, password=encrypted)
     except ssl.SSLError as error:
         if asked:
-            msg = (
-                f"private key {files.key} is encrypted. Give it unencrypted, mode 0600 (openssl pkey -in ... -out ...)"
-            )
+            msg = f"private key {key} is encrypted. Give it unencrypted, mode 0600 (openssl pkey -in ... -out ...)"
         elif error.reason == "KEY_VALUES_MISMATCH":
-            msg = f"private key {files.key} does not belong to {files.certificate}. Give the pair that was issued"
+            msg = f"private key {key} does not belong to {certificate}. Give the pair that was issued"
         else:
-            msg = (
-                f"client certificate {files.certificate} with key {files.key}: not PEM ({error.reason}). Give PEM files"
-            )
+            msg = f"client certificate {certificate} with key {key}: not PEM ({error.reason}). Give PEM files"
         raise ConfigError(msg) from error
-    alpn = files.alpn or (IOT_CORE_ALPN if port == HTTPS_PORT else None)
-    if alpn is not None:
-        context.set_alpn_protocols([alpn])
-    return context

@@ -139,7 +139,8 @@ def examine_certificates(config: Config) -> Iterator[Finding]:
     chosen = config.transport
     if isinstance(chosen, configuration.Mqtt) and chosen.tls is not None:
         yield certificates.examine("certificate ca", chosen.tls.ca)
-        yield certificates.examine("certificate device", chosen.tls.certificate)
+        if chosen.tls.certificate is not None:
+            yield certificates.examine("certificate device", chosen.tls.certificate)
 
 
 def examine_broker(config: Config) -> Finding:
@@ -160,7 +161,9 @@ def examine_broker(config: Config) -> Finding:
     up, reason = _connect(config)
     if not up:
         return fail("broker", f"{where}: {reason}", "check certificates, user, client id and the broker's own log")
-    tls = "mutual TLS, " if chosen.tls else ""
+    tls = ""
+    if chosen.tls is not None:
+        tls = "TLS, " if chosen.tls.certificate is None else "mutual TLS, "
     return ok("broker", f"{where}: {tls}MQTT {chosen.protocol}, connected as {chosen.client_id or config.thing}")
 
 

@@ -1,0 +1,64 @@
+"""How long to wait before the next connection, and what a row of ended connections means.
+
+MQTT 5 says it when another client took the session over (0x8E). MQTT 3.1.1 only closes the connection, and two devices
+with one client id then throw each other off every half second: connections that all begin well and end within seconds
+with nothing in flight. Both are named, and waited out much longer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import random
+
+_MAX_DOUBLINGS: Final = 16
+_SHORT_S: Final = 5.0  # a connection that lived for less counts for a storm
+_LONG_S: Final = 30.0  # one that lived for longer ends it
+_STORM: Final = 4  # short connections in a row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How one connection went."""
+
+    reason: str
+    up_s: float | None  # how long it was up; None when it never was
+    acked: bool  # whether the broker acknowledged anything
+    idle: bool  # whether nothing was in flight at its end
+    taken_over: bool  # the broker said that another client came with this client id
+
+
+class Restarts:
+    """One transport's connections, one after the other."""
+
+    def __init__(self, *, client_id: str, backoff_s: tuple[float, float], rng: random.Random) -> None:
+        """`backoff_s` is the first and the longest wait."""
+        self._client_id = client_id
+        self._first_s, self._longest_s = backoff_s
+        self._rng = rng
+        self._failures = 0
+        self._storm = 0
+
+    def after(self, ended: Ended) -> tuple[str, float]:
+        """Return why the connection ended, for a person, and how many seconds to wait before the next."""
+        self._count(ended)
+        reason, ceiling_s = ended.reason, min(self._longest_s, self._first_s * 2**self._failures)
+        if ended.taken_over:
+            reason, ceiling_s = f"another device uses this client id, {self._client_id!r}: {reason}", self._longest_s
+        elif self._storm >= _STORM:
+            ceiling_s = self._longest_s
+            reason = (
+                f"another device uses this client id, {self._client_id!r}, as it seems: {self._storm} connections in "
+                f"a row ended within seconds ({reason}). Every agent needs its own"
+            )
+        return reason, self._rng.uniform(ceiling_s / 2, ceiling_s)
+
+    def _count(self, ended: Ended) -> None:
+        works = ended.up_s is not None and (ended.acked or ended.up_s >= _SHORT_S)
+        self._failures = 0 if works else min(self._failures + 1, _MAX_DOUBLINGS)
+        if ended.up_s is None or ended.up_s > _LONG_S:
+            self._storm = 0
+        elif ended.idle and ended.up_s < _SHORT_S:
+            self._storm += 1

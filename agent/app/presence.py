@@ -1,0 +1,59 @@
+"""The retained status of this device: `online` while it is connected, `offline` from its stop or its last will on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import agent
+from agent.wire import Presence, Status, encode_status, status_topic
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent.clock import Clock
+
+
+@runtime_checkable
+class Announcing(Protocol):
+    """A transport that can leave a last will with its broker; Greengrass has none."""
+
+    def announce(
+        self, *, topic: str, online: Callable[[], bytes], will: Callable[[], bytes], stopped: Callable[[], bytes]
+    ) -> None:
+        """Keep a retained message on `topic`; the payloads are made when they are needed."""
+
+
+def announce(transport: object, *, thing: str, line: str, boot_epoch: int, clock: Clock) -> None:
+    """Let `transport` keep the status of `thing`, where it can. Call before it starts."""
+    if not isinstance(transport, Announcing):
+        return
+    connected_us = 0
+
+    def now_us() -> int:
+        return max(0, clock.utc_ns() // 1_000)
+
+    def message(state: Presence, *, since_us: int | None, reason: str) -> bytes:
+        return encode_status(
+            Status(
+                thing=thing,
+                line=line,
+                boot_epoch=boot_epoch,
+                agent_version=agent.__version__,
+                state=state,
+                since_us=since_us,
+                connected_us=connected_us,
+                reason=reason,
+            )
+        )
+
+    def will() -> bytes:
+        nonlocal connected_us
+        connected_us = now_us()
+        return message(Presence.OFFLINE, since_us=None, reason="connection lost")
+
+    transport.announce(
+        topic=status_topic(thing),
+        online=lambda: message(Presence.ONLINE, since_us=now_us(), reason="connected"),
+        will=will,
+        stopped=lambda: message(Presence.OFFLINE, since_us=now_us(), reason="stopped"),
+    )

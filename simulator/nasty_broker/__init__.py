@@ -1,0 +1,22 @@
+"""An MQTT broker of 3.1.1 and 5 that misbehaves in one chosen way and writes down what really happened.
+
+    python -m simulator.nasty_broker --list
+    python -m simulator.nasty_broker --behaviour half-ack --port 1883 --record record.jsonl
+
+    with NastyBroker("stale-acks", forbidden=["kensa/+/verdicts/cam-2"]) as broker:
+        connect_to(broker.host, broker.port)
+        ...
+    broker.record.acknowledged()  # topic and payload of each message whose own PUBACK went out
+
+It serves publishers: a SUBSCRIBE is answered, but nothing is passed on, except that a request for an AWS shadow is
+answered with 404. It listens on the loopback only and knows no
+users and no TLS. Point any client at it, not only Kensa: whoever keeps messages until they are acknowledged must end
+with every message either still kept or in `record.acknowledged()`.
+"""
+
+from simulator.nasty_broker.behaviours import BEHAVIOURS
+from simulator.nasty_broker.record import Event, Record
+from simulator.nasty_broker.server import NastyBroker
+from simulator.nasty_broker.session import matches
+
+__all__ = ["BEHAVIOURS", "Event", "NastyBroker", "Record", "matches"]
