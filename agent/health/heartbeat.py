@@ -16,7 +16,15 @@ from agent.counters import quantile_us
 from agent.errors import KensaError
 from agent.records import DropReason
 from agent.supervision import Supervisor
-from agent.wire import BrokerHealth, CameraHealth, CollectionHealth, Heartbeat, InspectionHealth, LogHealth, ThreadsHealth
+from agent.wire import (
+    BrokerHealth,
+    CameraHealth,
+    CollectionHealth,
+    Heartbeat,
+    InspectionHealth,
+    LogHealth,
+    ThreadsHealth,
+)
 from agent.wire.codec import quoted
 
 if TYPE_CHECKING:

@@ -25,10 +25,11 @@ import logging
 import secrets
 import threading
 from collections import Counter, deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Final
 
+from agent.adapters.shadow.requests import Asking, Request, Subscribing
 from agent.clock import NS_PER_S
 from agent.errors import MessageError
 from agent.supervision import Supervisor
@@ -49,8 +50,6 @@ _LOOK_NS: Final = NS_PER_S  # shortest time between two looks
 _TOLD_NS: Final = NS_PER_S  # shortest time between two updates
 _FIGURES_NS: Final = 10 * NS_PER_S  # the same when only figures moved
 _REREAD_NS: Final = 3_600 * NS_PER_S
-_ANSWER_NS: Final = 3 * NS_PER_S  # first wait for an answer; doubles up to the longest
-_LONGEST_NS: Final = 300 * NS_PER_S
 _STRIKES: Final = 3
 _STRIKE_NS: Final = 2 * NS_PER_S  # an end of the connection so soon after a request was the answer to it
 _QUIET_NS: Final = 3_600 * NS_PER_S
@@ -60,49 +59,6 @@ _LOG_NS: Final = 60 * NS_PER_S
 _NOT_FOUND: Final = 404
 _BUSY: Final = frozenset({409, 429, 500})  # worth another try; every other refusal is about the request itself
 _log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _Request:
-    """One kind of question: whether it is wanted, and what is under way."""
-
-    wanted: bool = False
-    token: str | None = None  # of the one that waits for its answer
-    deadline_ns: int = 0
-    earliest_ns: int = 0
-    failures: int = 0
-
-    def sent(self, token: str, now_ns: int, pause_ns: int) -> None:
-        self.wanted, self.token = False, token
-        self.deadline_ns = now_ns + _backed_off(self.failures)
-        self.earliest_ns = now_ns + pause_ns
-
-    def failed(self, now_ns: int) -> None:
-        """Ask again later."""
-        self.wanted, self.token = True, None
-        self.earliest_ns = max(self.earliest_ns, now_ns + _backed_off(self.failures) // 2)
-        self.failures += 1
-
-    def answered(self) -> None:
-        self.token, self.failures = None, 0
-
-
-class Subscribing(Protocol):
-    """The part of a `ports.Transport` that the shadow needs; Greengrass has another way to it."""
-
-    def subscribe(self, topic: str, on_message: Callable[[str, bytes], None]) -> None:
-        """See `ports.Transport.subscribe`."""
-
-
-@runtime_checkable
-class Asking(Subscribing, Protocol):
-    """A transport that can ask alone on a fresh connection, and remembers brokers that carry no shadow."""
-
-    def ask_first(self, ask: Callable[[], tuple[str, bytes]], on_refused: Callable[[str], None]) -> None:
-        """Send what `ask()` returns first on each connection, or call `on_refused(reason)` where that must not be."""
-
-    def give_up_shadow(self, reason: str) -> None:
-        """Speak to the shadow no more for a day."""
 
 
 class ShadowDesiredState:
@@ -138,8 +94,8 @@ class ShadowDesiredState:
         self._asked_first = False  # the document was asked for on this connection before it counted as up
         self._refused: str | None = None  # why this broker is not to be spoken to
         self._asking = transport if isinstance(transport, Asking) else None
-        self._look = _Request()
-        self._tell = _Request()
+        self._look = Request()
+        self._tell = Request()
         self._reread_ns = 0
         self._published_ns = 0
         self._strikes = 0  # ends of the connection in a row that came right after a request
@@ -243,14 +199,14 @@ class ShadowDesiredState:
         """The transport asks for the document, on a connection that does not count as up yet."""
         self._refused = None
         self._asked_first = True
-        self._look, self._tell, self._told = _Request(), _Request(), {}
+        self._look, self._tell, self._told = Request(), Request(), {}
         self._sent_get(token, now_ns)
 
     def _refuse(self, reason: str, now_ns: int) -> None:
         """The broker does not carry the shadow, says the transport, and has logged it."""
         self._refused = reason
         self._counts["refused_by_broker"] += 1
-        self._look, self._tell = _Request(), _Request()
+        self._look, self._tell = Request(), Request()
 
     def _connection(self, up: bool, now_ns: int) -> None:  # noqa: FBT001
         asked = self._look.token is not None or self._tell.token is not None
@@ -262,8 +218,8 @@ class ShadowDesiredState:
         self._up = up
         is_asked, self._asked_first = up and self._asked_first, False
         if not is_asked:
-            self._look = _Request(wanted=up)
-        self._tell = _Request()
+            self._look = Request(wanted=up)
+        self._tell = Request()
         self._told = {}  # whatever was under way may be lost
 
     def _give_up(self, now_ns: int) -> None:
@@ -412,7 +368,3 @@ class ShadowDesiredState:
         if last_ns is None or now_ns - last_ns >= _LOG_NS:
             self._logged_ns[reason] = now_ns
             _log.warning("shadow: %s (%s, %d so far)", text, reason, self._counts[reason])
-
-
-def _backed_off(failures: int) -> int:
-    return min(_LONGEST_NS, _ANSWER_NS << min(failures, 8))
