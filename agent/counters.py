@@ -9,8 +9,10 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from agent.records import Dropped
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from agent.records import DropReason, Outcome
 
@@ -109,8 +111,10 @@ class Losses:
 class CameraCounters:
     """One camera's counters; methods may be called from any thread."""
 
-    def __init__(self) -> None:
-        """Start at zero."""
+    def __init__(self, *, camera: str = "", on_drop: Callable[[Dropped], None] | None = None) -> None:
+        """Start at zero. `on_drop` hears of every frame without a verdict, in the thread that drops it."""
+        self._camera = camera
+        self._on_drop = on_drop
         self._lock = threading.Lock()
         self._captured = 0
         self._dropped: dict[DropReason, int] = {}
@@ -122,10 +126,20 @@ class CameraCounters:
         with self._lock:
             self._captured += count
 
-    def dropped(self, reason: DropReason, count: int = 1) -> None:
-        """Count frames that will get no verdict."""
+    def dropped(
+        self,
+        reason: DropReason,
+        count: int = 1,
+        *,
+        seq: int | None = None,
+        detail: str | None = None,
+        name: str | None = None,
+    ) -> None:
+        """Count frames that will get no verdict; see `records.Dropped`."""
         with self._lock:
             self._dropped[reason] = self._dropped.get(reason, 0) + count
+        if self._on_drop is not None:
+            self._on_drop(Dropped(self._camera, reason, seq, count, detail, name))
 
     def judged(self, outcome: Outcome, latency_us: int) -> None:
         """Count one verdict."""

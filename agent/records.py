@@ -70,6 +70,19 @@ class Frame:
     part_id: str | None = None
     hardware_ns: int | None = None
     buffer: int = -1  # index of the pool buffer that holds the pixels; -1 when the source owns them
+    refused: str | None = None  # why it cannot be judged; it has no pixels then, and its part gets `unknown`
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A captured frame that gets no verdict, or several at once."""
+
+    camera: str
+    reason: DropReason
+    seq: int | None = None  # None where it is not known, or of several
+    count: int = 1
+    detail: str | None = None  # what was seen and what was expected
+    name: str | None = None  # what the source calls the picture
 
 
 class CameraState(StrEnum):

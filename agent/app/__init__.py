@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from agent.clock import Clock
     from agent.config import Config
     from agent.ports import DesiredState, FrameSource, ReleaseFetcher, Transport
-    from agent.records import Verdict
+    from agent.records import Dropped, Verdict
 
 __all__ = ["Agent", "End", "build", "open_source", "open_transport", "site_lease"]
 
@@ -32,14 +32,15 @@ def build(
     desired_state: DesiredState | None = None,
     fetcher: ReleaseFetcher | None = None,
     supervisor: Supervisor | None = None,
+    on_drop: Callable[[Dropped], None] | None = None,
 ) -> Agent:
     """Compose an agent; nothing runs and nothing is written yet.
 
-    `observe` sees every verdict, on the workers' threads; `on_commit` hears on the writer's thread of verdicts other
-    than `ok` that are on disk, and when (monotonic ns). `transport` goes before the configured one; `sources` (camera
-    name -> source) go before the configured cameras; `desired_state` before the named shadow over MQTT, and `fetcher`
-    before the repository of `updates`. `supervisor` is given where threads beside the agent's share it. Raises
-    ConfigError for what can be seen without starting.
+    `observe` sees every verdict, on the workers' threads, and `on_drop` every frame without one; `on_commit` hears on
+    the writer's thread of verdicts other than `ok` that are on disk, and when (monotonic ns). `transport` goes before
+    the configured one; `sources` (camera name -> source) go before the configured cameras; `desired_state` before the
+    named shadow over MQTT, and `fetcher` before the repository of `updates`. `supervisor` is given where threads beside
+    the agent's share it. Raises ConfigError for what can be seen without starting.
     """
     clock = clock or SystemClock()
     supervisor = supervisor or Supervisor(clock=clock)
@@ -61,4 +62,5 @@ def build(
         desired_state=desired_state,
         fetcher=fetcher,
         supervisor=supervisor,
+        on_drop=on_drop,
     )

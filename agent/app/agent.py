@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from agent.inspection.pool import FramePool
     from agent.inspection.worker import InspectionContext
     from agent.ports import DesiredState, FrameSource, ReleaseFetcher, Transport
-    from agent.records import Verdict
+    from agent.records import Dropped, Verdict
     from agent.supervision import SupervisedThread, Supervisor
 
 _log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class End(StrEnum):
 class Agent:
     """A composed inspector. `start`, then `wait` or `stop`; as a context manager it stops on the way out."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - `build` names every part
         self,
         config: configuration.Config,
         *,
@@ -85,6 +85,7 @@ class Agent:
         desired_state: DesiredState | None,
         fetcher: ReleaseFetcher | None,
         supervisor: Supervisor,
+        on_drop: Callable[[Dropped], None] | None,
     ) -> None:
         """Use `build`. `lent` are the cameras whose sources the caller brought."""
         self.config = config
@@ -102,6 +103,7 @@ class Agent:
         self.last_fault: str | None = None
         self._on_commit = on_commit
         self._observe = observe
+        self.on_drop = on_drop
         self._desired_state = desired_state
         self._fetcher = fetcher
         self.models: ModelWing | None = None  # None without `updates`

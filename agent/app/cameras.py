@@ -48,7 +48,7 @@ def compose(agent: Agent, hub: IntakeHub) -> list[InspectionContext]:
         pool = agent.pools[name] = FramePool(buffers=per_camera * len(inspection.cameras) + in_work)
         stations = {}
         for camera, settings in inspection.cameras.items():
-            counters = CameraCounters()
+            counters = CameraCounters(camera=camera, on_drop=agent.on_drop)
             setup = setup_of(settings, agent.sources[camera])
             intake = hub.add_camera(
                 inspection=index,

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from agent.errors import CameraError, FrameError, SourceEndedError
+from agent.inspection.intake import NO_PIXELS
 from agent.inspection.watch import Backoff, CameraWatch
+from agent.rate import Rate
 from agent.records import DropReason, Frame
 from agent.supervision import Boundary, Supervisor
 
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _READ_S: Final = 0.2  # how long one read may wait: what `stop` can be late by
+_NAMED_PER_S: Final = 20 / 3_600  # pictures with names (files) that the log has one by one, beyond the first
+_NAMED_BURST: Final = 200
 _FIRST_EXPOSURE_S: Final = 10.0  # RTSP and USB cameras need some seconds from opening to the first frame
 
 
@@ -98,6 +102,9 @@ class CaptureThread:
         self._is_over = False  # the thread will not look at `_next` any more
         self._thread = self._new_thread()
         self._seq = 0
+        self._conditions = self._supervisor.condition_log(_log)
+        self._is_troubled = False  # the last exposure could not be judged
+        self._named = Rate(per_s=_NAMED_PER_S, burst=_NAMED_BURST)
         self._shape: tuple[int, ...] | None = None  # of the last good frame: what the next buffer must hold
         self._buffer = -1  # acquired and not handed over yet
 
@@ -216,7 +223,7 @@ class CaptureThread:
     def _deliver(self) -> None:
         """Read until the thread is stopped or changed. Raises CameraError when the camera is lost or silent."""
         while not self._interrupt.is_set():
-            skipped = 0
+            skipped, grab = 0, None
             try:
                 timeout_s = self._watch.patience_s(self._clock.monotonic_ns(), _READ_S)
                 buffer = self._free_buffer()
@@ -231,11 +238,12 @@ class CaptureThread:
                 self._check(grab)
             except FrameError as error:
                 self._watch.exposure(self._clock.monotonic_ns(), error=str(error), skipped=skipped)
-                self._number()
-                self._counters.dropped(DropReason(error.reason))
-                _log.debug("camera %s: dropped: %s", self._camera, error)
+                self._refuse(error, grab)
                 continue
             self._watch.exposure(self._clock.monotonic_ns(), skipped=skipped)
+            if self._is_troubled:
+                self._is_troubled = False
+                self._conditions.well(f"pictures of camera {self._camera}")
             self._hand_over(grab)
 
     def _free_buffer(self) -> Pixels | None:
@@ -260,6 +268,35 @@ class CaptureThread:
             raise FrameError(
                 DropReason.SIZE, f"{width}x{height} px; declared are {wanted_w or 'any'}x{wanted_h or 'any'}"
             )
+
+    def _refuse(self, error: FrameError, grab: Grab | None) -> None:
+        """Account for an exposure that cannot be judged: its part gets `unknown`, and without a part it is dropped."""
+        part_id = error.part_id if grab is None else grab.part_id
+        seq, now_ns = self._number(), self._clock.monotonic_ns()
+        verdict = "dropped" if part_id is None else "unknown"
+        name = error.name or part_id
+        if name is None:
+            self._is_troubled = True
+            self._conditions.broken(f"pictures of camera {self._camera}", f"{verdict}: {error}")
+        elif self._named.take(now_ns):
+            _log.warning("camera %s: %s is %s: %s: %s", self._camera, name, verdict, error.reason, error.detail)
+        else:
+            self._supervisor.losses.count("picture_names_not_logged")
+        if part_id is None:
+            self._counters.dropped(DropReason(error.reason), seq=seq, detail=error.detail, name=error.name)
+            return
+        frame = Frame(
+            camera=self._camera,
+            seq=seq,
+            due_ns=now_ns if grab is None else grab.due_ns,
+            captured_utc_ns=self._clock.utc_ns(),
+            pixels=NO_PIXELS,
+            part_id=part_id,
+            hardware_ns=None if grab is None else grab.hardware_ns,
+            refused=str(error),
+        )
+        if not self._intake.refuse(frame, self._stop):
+            self._counters.dropped(DropReason.SHUTDOWN, seq=seq, detail=str(error), name=name)
 
     def _skip(self, count: int) -> None:
         """Account for exposures that the source left out for a newer one: they take their numbers, too."""
@@ -292,6 +329,6 @@ class CaptureThread:
             buffer=buffer,
         )
         if not self._intake.offer(frame, self._stop):
-            self._counters.dropped(DropReason.SHUTDOWN)
+            self._counters.dropped(DropReason.SHUTDOWN, seq=frame.seq, name=grab.part_id)
             self._pool.release(buffer)
         self._watch.listening(self._clock.monotonic_ns())

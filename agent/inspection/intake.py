@@ -30,12 +30,13 @@ if TYPE_CHECKING:
 _STOP_POLL_S: Final = 0.1  # how soon a held-back capture thread notices that it must stop
 _OVERLOAD_NS: Final = 500_000_000  # not empty for so long, and full: the line is slower than the camera
 _RELIEF_NS: Final = 1_000_000_000  # nothing displaced for so long: it is not any more
-_NO_PIXELS: Final = np.empty((0, 0), np.uint8)  # of a frame that only waits for its `unknown` verdict
+_MAX_LATE: Final = 256  # refused frames that wait for their `unknown` before the capture threads are held back
+NO_PIXELS: Final = np.empty((0, 0), np.uint8)  # of a frame that only waits for its `unknown` verdict
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Frames of one inspection for one worker; `late` ones were displaced and only get an `unknown` verdict."""
+    """Frames of one inspection for one worker; `late` ones were displaced or refused and only get `unknown`."""
 
     inspection: int  # index into the hub's inspections
     frames: tuple[Frame, ...]
@@ -93,6 +94,7 @@ class IntakeHub:
                 return None
             if self._late:
                 inspection, late = self._late.popitem()
+                self._room.notify_all()
                 return Batch(inspection, (), tuple(frame for _, frame in late))
             if not self._pending:
                 return None
@@ -119,12 +121,12 @@ class IntakeHub:
         with self._lock:
             for lane in self._lanes:
                 for frame in lane.waiting:
-                    lane.counters.dropped(DropReason.SHUTDOWN)
+                    lane.counters.dropped(DropReason.SHUTDOWN, seq=frame.seq, name=frame.part_id)
                     lane.pool.release(frame.buffer)
                 lane.waiting.clear()
             for late in self._late.values():
-                for counters, _ in late:
-                    counters.dropped(DropReason.SHUTDOWN)
+                for counters, frame in late:
+                    counters.dropped(DropReason.SHUTDOWN, seq=frame.seq, name=frame.part_id)
             self._late.clear()
             self._pending = 0
 
@@ -157,6 +159,16 @@ class IntakeHub:
             self._filled.notify()
             return True
 
+    def _refuse(self, lane: _Lane, frame: Frame, stop: threading.Event) -> bool:
+        with self._lock:
+            while sum(map(len, self._late.values())) >= _MAX_LATE and not (self._closed or stop.is_set()):
+                self._room.wait(_STOP_POLL_S)
+            if self._closed:
+                return False
+            self._late.setdefault(lane.inspection, []).append((lane.counters, frame))
+            self._filled.notify()
+            return True
+
     def _make_room(self, lane: _Lane, now_ns: int) -> None:
         if not lane.waiting:
             lane.filled_ns = now_ns
@@ -173,11 +185,11 @@ class IntakeHub:
         oldest = lane.waiting.popleft()
         self._pending -= 1
         if oldest.part_id is None:
-            lane.counters.dropped(DropReason.OVERRUN)
+            lane.counters.dropped(DropReason.OVERRUN, seq=oldest.seq)
             lane.pool.release(oldest.buffer)
         else:
             lane.pool.release(oldest.buffer)
-            late = replace(oldest, pixels=_NO_PIXELS, buffer=-1)
+            late = replace(oldest, pixels=NO_PIXELS, buffer=-1)
             self._late.setdefault(lane.inspection, []).append((lane.counters, late))
 
 
@@ -199,3 +211,10 @@ class CameraIntake:
         Policy `newest` never blocks; `wait` blocks until there is room.
         """
         return self._hub._offer(self._lane, frame, stop)  # noqa: SLF001 - one class in two faces
+
+    def refuse(self, frame: Frame, stop: threading.Event) -> bool:
+        """Leave a part's exposure that cannot be judged (`frame.refused` says why), so that it gets `unknown`.
+
+        False as in `offer`. Blocks while very many wait for their verdict.
+        """
+        return self._hub._refuse(self._lane, frame, stop)  # noqa: SLF001 - one class in two faces

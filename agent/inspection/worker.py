@@ -72,8 +72,8 @@ class Worker:
         """Judge one batch: the hot path."""
         desk = self._desks[batch.inspection]
         lease = desk.lease()
-        if batch.late:
-            self._not_judged(desk, batch.late, "overrun: displaced by newer parts")
+        for frame in batch.late:
+            self._not_judged(desk, [frame], frame.refused or "overrun: displaced by newer parts")
         if not batch.frames:
             return
         if lease is None or desk.inputs is None:
@@ -199,7 +199,7 @@ class Worker:
             self._not_judged(desk, [frame], str(error))
             return
         station = desk.stations[frame.camera]
-        station.counters.dropped(DropReason(error.reason))
+        station.counters.dropped(DropReason(error.reason), seq=frame.seq, detail=error.detail)
         station.pool.release(frame.buffer)
 
     def _not_judged(self, desk: Desk, frames: Sequence[Frame], reason: str) -> None:

@@ -78,17 +78,20 @@ def verdicts_of(transport: MemoryTransport) -> dict[str, Verdict]:
     return found
 
 
-def test_every_frame_of_a_folder_becomes_a_verdict_or_a_counted_drop(line: Path) -> None:
+def test_every_picture_of_a_folder_becomes_a_verdict_and_one_that_cannot_be_read_is_unknown(line: Path) -> None:
     transport = MemoryTransport()
     agent = app.build(parsed(line), transport=transport)
     run_to_the_end(agent)
     account = agent.cameras["cam"].counters.snapshot()
-    assert (account.captured, account.judged, account.dropped, account.pending) == (17, 16, {"corrupt": 1}, 0)
+    assert (account.captured, account.judged, account.dropped, account.pending) == (17, 17, {}, 0)
     verdicts = verdicts_of(transport)
-    assert len(verdicts) == 16
-    assert {str(v.judgement.outcome) for v in verdicts.values()} == {"ok", "defect"}
+    assert len(verdicts) == 17
+    assert {str(v.judgement.outcome) for v in verdicts.values()} == {"ok", "defect", "unknown"}
+    (lost,) = (v for v in verdicts.values() if v.judgement.outcome is Outcome.UNKNOWN)
+    assert lost.part_id == "99.png"
+    assert str(lost.judgement.reason).startswith("corrupt: 99.png: ")
     assert sum(v.judgement.outcome is Outcome.DEFECT for v in verdicts.values()) == 8
-    assert all(v.part_id == f"{v.seq:02d}.png" for v in verdicts.values())
+    assert all(v.part_id == f"{v.seq:02d}.png" for v in verdicts.values() if v is not lost)
 
 
 def test_the_heartbeat_adds_up_and_says_that_the_release_is_not_trusted(line: Path) -> None:
@@ -109,7 +112,7 @@ def test_what_the_broker_did_not_take_is_delivered_after_a_restart_under_its_own
     back = MemoryTransport()
     run_to_the_end(app.build(parsed(line), transport=back))
     epochs = sorted(v.origin.boot_epoch for v in verdicts_of(back).values())
-    assert epochs == [1] * 16 + [2] * 16
+    assert epochs == [1] * 17 + [2] * 17
 
 
 def test_frames_of_defects_are_kept_with_their_evidence_and_named_in_the_verdict(line: Path) -> None:
@@ -222,8 +225,10 @@ def test_an_roi_outside_the_picture_gives_unknown_for_triggered_parts(line: Path
     transport = MemoryTransport()
     run_to_the_end(app.build(config.parse(tree, source="test", base=line), transport=transport))
     verdicts = verdicts_of(transport).values()
-    assert len(verdicts) == 16
-    assert all("ROI" in str(v.judgement.reason) for v in verdicts)
+    assert {v.judgement.outcome for v in verdicts} == {Outcome.UNKNOWN}
+    reasons = [str(v.judgement.reason) for v in verdicts]
+    assert sum("ROI" in reason for reason in reasons) == 16
+    assert len(reasons) == 17
 
 
 def test_sources_for_cameras_that_do_not_exist_are_refused(line: Path) -> None:
