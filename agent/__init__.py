@@ -14,3 +14,6 @@ os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # the adapters say what fai
 os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_transport;tcp")  # see agent/adapters/stream.py
 os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "3")  # s; a hanging USB camera delays the exit by as much
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # quiet: FFmpeg prints URLs with their passwords
+# ONNX Runtime looks up a telemetry host of its vendor as soon as a model is loaded, and reads this when it is imported;
+# its own `disable_telemetry_events` comes too late. A plant's network lets nothing out that was not ordered.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

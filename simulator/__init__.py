@@ -2,3 +2,5 @@
 
 Runs from a checkout; nothing imports it, and the device wheel does not hold it.
 """
+
+import agent  # noqa: F401 - it switches the telemetry of onnxruntime off, before anything here imports that

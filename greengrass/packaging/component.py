@@ -89,6 +89,7 @@ def run(command: list[str], why: str) -> None:
     """Run a step of the installation. Raises UnfitError with `why` and the last lines that it wrote."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("PIP_", "PYTHON", "VIRTUAL_ENV"))}
     clean["PIP_CONFIG_FILE"] = os.devnull
+    clean["ORT_DISABLE_TELEMETRY"] = "1"  # as agent/__init__.py: the last step imports onnxruntime alone
     ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=clean, check=False)
     if ended.returncode:
         lines = ended.stdout.decode(errors="replace").strip().splitlines()
@@ -164,7 +165,13 @@ def start(folder: Path, work: Path, module: str) -> None:
     if not (home / MARKER).is_file():
         install(folder, work)  # the work folder was cleared
     os.utime(str(home / MARKER))  # started last: see `prune`
-    environment = dict(os.environ, KENSA_COMPONENT_DIR=str(home), KENSA_WORK_DIR=str(work))
+    environment = dict(
+        os.environ,
+        KENSA_COMPONENT_DIR=str(home),
+        KENSA_WORK_DIR=str(work),
+        KENSA_COMPONENT_VERSION=folder.name,
+        ORT_DISABLE_TELEMETRY="1",
+    )
     os.chdir(str(home))
     os.execve(python, [python, "-P", "-s", "-m", module], environment)  # noqa: S606 - becomes it: no shell between
 
