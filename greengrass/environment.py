@@ -13,6 +13,11 @@ from agent.errors import OperatorError
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
 
+INSPECTOR: Final = "com.kensa.Inspector"
+MODEL: Final = "com.kensa.Model"
+# What follows the program in the startup script of com.kensa.Model. Nucleus lite appends `systemd-notify --ready` and
+# `--stopping`; systemd before 253 does not know the second, and the component would be BROKEN after its success.
+MODEL_STARTUP_END: Final = '|| exit 1; test -z "$NOTIFY_SOCKET" || systemd-notify --ready; exit 0'
 _SOCKET: Final = "AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT"
 _TOKEN: Final = "SVCUID"  # noqa: S105 - a variable's name
 

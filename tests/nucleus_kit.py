@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 NAME = "com.example.Cam"
 PATIENCE_S = 120.0  # far longer than anything here takes; only a test that fails waits for so long
-QUICK = Habits(restart_s=0.05, kill_s=5.0, update_gap_s=0.1)
+QUICK = Habits(restart_s=0.05, kill_s=5.0, update_gap_s=0.1, status_s=0.05)
 STAYS = "echo started $$\nexec sleep 1000"
 
 

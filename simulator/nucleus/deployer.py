@@ -1,10 +1,11 @@
 """Carries out deployments, one at a time: resolve, ask (classic), configure, install, restart, wait, clean up.
 
 The order of an update is the nucleus's own. Lite: the new defaults are merged while the old version runs, which hears
-of them; the new `install` runs beside it in the same work folder; then SIGTERM, and a pause before the new start.
-Classic: the old version is stopped, then the new one is installed and started. A deployment that changes configuration
-only restarts
-nothing on lite, and on classic what has `{configuration:...}` in a script that reads differently now.
+of them; the `install` scripts of all new versions run at once, beside the old ones and in the same work folders; then
+SIGTERM, and a pause before the new start. Classic: one component after the other is stopped, installed, started. A
+deployment that changes configuration only restarts nothing on lite, and on classic what has `{configuration:...}` in a
+script that reads differently now. Every deployment of lite gives all components their three starts again, tries those
+that are BROKEN anew, and fails when one of them is BROKEN again. The work folder of a removed component stays on lite.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from simulator.nucleus.credentials import COMPONENT as TOKEN_EXCHANGE
 from simulator.nucleus.deployment import OF_THE_NUCLEUS, Deployment, Outcome, Status, Store, in_order, remove_artifacts
-from simulator.nucleus.process import ComponentProcess, Prepared
+from simulator.nucleus.process import SETTLED, ComponentProcess, Prepared
 from simulator.nucleus.recipe import Recipe, RecipeError, Variables
 from simulator.nucleus.refusals import Refusal
 from simulator.nucleus.settings import DEFAULT_MS
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from simulator.nucleus.configuration import ConfigurationService
     from simulator.nucleus.gates import Gates
     from simulator.nucleus.limits import Habits
+    from simulator.nucleus.process import State
     from simulator.nucleus.recipe import Script
     from simulator.nucleus.settings import Change, Settings
 
@@ -126,7 +128,8 @@ class Deployer:
         """Start every component again, as after a restart of the nucleus."""
         async with self._lock:
             for component in self.components.values():
-                component.process.forgive()
+                if not self._around.lite:  # systemd counts on
+                    component.process.forgive()
                 self._start(component)
 
     async def restart(self, name: str) -> None:
@@ -207,23 +210,40 @@ class Deployer:
         kept = {recipe.name for recipe in plan.recipes}
         for name in [name for name in self.components if name not in kept]:
             await self._remove(name)
+        if around.lite:
+            for component in self.components.values():
+                component.process.forgive()
+            new = [recipe for recipe in plan.recipes if self._is_new(recipe)]
+            if reason := next(filter(None, await asyncio.gather(*map(self._installed, new))), ""):
+                return reason
+        return await self._brought_up(plan, {change.component for change in changes})
+
+    async def _brought_up(self, plan: _Plan, configured: set[str]) -> str:
+        """Start what is new and restart what needs it, dependencies first; return why that failed."""
         restarted: set[str] = set()
         for recipe in plan.recipes:
-            changed = {change.component for change in changes}
             if self._is_new(recipe):
                 if reason := await self._updated(recipe):
                     return reason
-            elif self._needs_restart(recipe, restarted, configured=recipe.name in changed):
+            elif self._needs_restart(recipe, restarted, configured=recipe.name in configured):
                 await self._stop(self.components[recipe.name])
                 self._start(self.components[recipe.name])
             else:
                 continue
             restarted.add(recipe.name)
-            if await self.components[recipe.name].process.settled() == "BROKEN":
+            if await self._settled(self.components[recipe.name].process) == "BROKEN":
                 return f"{recipe.name} {recipe.version} is BROKEN"
         for recipe in plan.recipes:
-            remove_artifacts(around.root, recipe.name, but=recipe.version)
+            remove_artifacts(self._around.root, recipe.name, but=recipe.version)
         return ""
+
+    async def _settled(self, process: ComponentProcess) -> State:
+        """How a component is once it runs, has finished, or is broken."""
+        if not self._around.lite:
+            return await process.settled()
+        while process.state not in SETTLED:  # noqa: ASYNC110 - lite asks now and then, and misses what came and went
+            await asyncio.sleep(self._around.habits.status_s)
+        return process.state
 
     def _configured(self, plan: _Plan) -> list[Change]:
         around = self._around
@@ -245,23 +265,34 @@ class Deployer:
             return configured and self._around.habits.restarts_on_configuration
         return component.ran != self._filled(recipe)
 
-    async def _updated(self, recipe: Recipe) -> str:
-        """Bring a component to another version, or there at all; return why that failed."""
-        around = self._around
+    async def _installed(self, recipe: Recipe) -> str:
+        """Run the `install` script of one version, where it has one; return why that failed."""
         old = self.components.get(recipe.name)
         process = old.process if old is not None else self._process(recipe.name)
-        if old is not None and not around.lite:
-            await self._stop(old)
-        process.forgive()
         try:
             scripts = self._filled(recipe)
         except RecipeError as error:
             return f"{recipe.name} {recipe.version}: {error}"
         if "install" in scripts and not await process.install(scripts["install"]):
             return f"{recipe.name} {recipe.version} cannot be installed"
-        if old is not None and around.lite:
+        return ""
+
+    async def _updated(self, recipe: Recipe) -> str:
+        """Bring a component to another version, or there at all; return why that failed. Lite has installed it."""
+        around = self._around
+        old = self.components.get(recipe.name)
+        process = old.process if old is not None else self._process(recipe.name)
+        if old is not None:
             await self._stop(old)
-            await asyncio.sleep(around.habits.update_gap_s)
+        process.forgive()
+        if around.lite:
+            await asyncio.sleep(around.habits.update_gap_s if old is not None else 0.0)
+        elif reason := await self._installed(recipe):
+            return reason
+        try:
+            scripts = self._filled(recipe)
+        except RecipeError as error:
+            return f"{recipe.name} {recipe.version}: {error}"
         process.installed()
         self.components[recipe.name] = Component(recipe, process, scripts)
         self._start(self.components[recipe.name])
@@ -285,7 +316,8 @@ class Deployer:
         await self._stop(component)
         self._around.settings.remove(name)
         remove_artifacts(self._around.root, name, but=None)
-        shutil.rmtree(self._around.root / "work" / name, ignore_errors=True)
+        if not self._around.lite:
+            shutil.rmtree(self._around.root / "work" / name, ignore_errors=True)
 
     # --- processes ----------------------------------------------------------------------------------------------------
 

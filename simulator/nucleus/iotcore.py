@@ -115,6 +115,10 @@ class IotCoreBridge:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
 
+    def forget_subscriptions(self) -> None:
+        """Deliver nothing more to whoever subscribed so far; its stream stays open: lite's iotcored has restarted."""
+        self._subscriptions.clear()
+
     # --- for the nucleus's own parts (classic) ------------------------------------------------------------------------
 
     def listen(self, topics: str, deliver: Callable[[str, bytes], None]) -> None:
@@ -176,6 +180,8 @@ class IotCoreBridge:
             self._answers.pop(number, None)
 
     def _unsubscribe(self, subscription: _Subscription) -> None:
+        if subscription not in self._subscriptions:
+            return  # see `forget_subscriptions`
         self._subscriptions.remove(subscription)
         if self._client is not None and all(other.filter != subscription.filter for other in self._subscriptions):
             self._client.unsubscribe(subscription.filter)

@@ -66,6 +66,8 @@ class Habits:
     kill_s: float = 120.0  # from SIGTERM to SIGKILL
     update_gap_s: float = 2.0  # lite: from the end of an old version to the start of the new one
     health: bool = True  # lite: the health daemon runs; UpdateState fails without
+    systemd: int = 252  # lite: the device's version, Debian 12's; before 253 `systemd-notify` has no --stopping
+    status_s: float = 2.0  # lite: between two looks at how a deployment's components are; what came and went is missed
     # lite restarts what a deployment configures: its release notes of 2.6.0 say so, and its measurement denies it
     restarts_on_configuration: bool = False
     synced_shadows: tuple[str, ...] = ("kensa",)  # classic: what its shadow manager keeps in step with the cloud

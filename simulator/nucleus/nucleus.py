@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from simulator.nucleus.process import State
 
 LITE_RECONNECT_S: Final = (5.0, 300.0)  # the backoff of iotcored/src/mqtt.c
+IPC_RESTART_S: Final = 2.0  # from the end of ggipcd until it answers again, as measured
 MEASURED: Final = Habits()
 _WAIT_S: Final = 600.0
 
@@ -203,6 +204,22 @@ class Nucleus:
         if new_tokens:
             self._call(self._core.forget_tokens)
         self._run(self._core.server.start())
+
+    def restart_ipc_daemon(self) -> None:
+        """Restart lite's ggipcd: connections close, no token is known any more; components may come by their name."""
+        self.stop_ipc()
+        time.sleep(IPC_RESTART_S)
+        self.start_ipc(new_tokens=True)
+
+    def restart_iot_core_daemon(self) -> None:
+        """Restart lite's iotcored: publishing works again soon, subscriptions stay open and are deaf from then on."""
+        self._run(self._deafened())
+
+    async def _deafened(self) -> None:
+        bridge = self._core.bridge
+        await bridge.stop()
+        bridge.forget_subscriptions()
+        bridge.start()
 
     def _added(self, component: str, configuration: Mapping[str, Any]) -> dict[str, str]:
         self._core.configure(component, configuration)

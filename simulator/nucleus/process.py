@@ -2,8 +2,9 @@
 
 Promise: a script runs in a session of its own in the component's work folder, its output goes to the component's log,
 and after `stop` nothing of that session lives. Three starts within an hour are all there are (then BROKEN), until the
-next deployment. On lite a `startup` is a unit of Type=notify: it is up when UpdateState or `$NOTIFY_SOCKET` says so, or
-when its script came to its end (not with `exec`), and what exits with 0 after that stays up; the script has
+next deployment. On lite a `startup` is a unit of Type=notify: it is up when UpdateState or `$NOTIFY_SOCKET` says so;
+what exits with 0 after that stays up. Lite appends `systemd-notify --ready` and `--stopping` to the script, which run
+unless the script exits or uses `exec`; systemd before 253 does not know the second, and the unit fails. The script has
 no `set -e`, so a failure in its middle goes unnoticed (recipe-runner/src/runner.c, recipe2unit).
 """
 
@@ -12,8 +13,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shlex
 import signal
 import socket
+import sys
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -33,6 +36,17 @@ _STARTS: Final = 3  # within _HOUR_S
 _HOUR_S: Final = 3_600.0
 _POLL_S: Final = 0.05
 _DATAGRAM_BYTES: Final = 4_096
+_STOPPING_SINCE: Final = 253  # the systemd whose systemd-notify knows --stopping
+_APPENDED: Final = "\nsystemd-notify --ready\nsystemd-notify --stopping\n"
+# A stand-in for systemd-notify(1), which test machines do not have: `{known}` are the options that it knows.
+_NOTIFY: Final = """\
+import os, socket, sys
+option = sys.argv[1] if len(sys.argv) == 2 else ""
+if option not in {known}:
+    sys.exit("systemd-notify: unrecognized option '" + option + "'")
+with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as to_systemd:
+    to_systemd.sendto((option[2:].upper() + "=1").encode(), os.environ["NOTIFY_SOCKET"])
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,14 +197,15 @@ class ComponentProcess:
     async def _startup_once(self, script: Prepared) -> bool:
         self._enter("STARTING")
         self._ready.clear()
-        done = self._private / f"{self.name}.done"
-        done.unlink(missing_ok=True)
         extra: dict[str, str] = {}
         text = script.text
+        heard: socket.socket | None = None
         with contextlib.ExitStack() as stack:
             if self._lite:
-                extra["NOTIFY_SOCKET"] = str(stack.enter_context(self._notify_socket()))
-                text += f"\n: > '{done}'\n"  # lite adds `systemd-notify --ready`
+                heard = stack.enter_context(self._notify_socket())
+                extra["NOTIFY_SOCKET"] = str(heard.getsockname())
+                extra["PATH"] = f"{self._notify_program()}:{script.environment.get('PATH', os.defpath)}"
+                text += _APPENDED
             prepared = Prepared(text, script.environment, script.timeout_s)
             self._child = child = await self._spawn("startup", prepared, extra)
             self._session = child.pid
@@ -204,10 +219,12 @@ class ComponentProcess:
                 if ready.done():
                     self._enter("RUNNING")
                 code = self._ended(await ended)
+                if heard is not None:
+                    self._hear(heard)  # what it said last may still wait in the socket
             finally:
                 ended.cancel()
                 ready.cancel()
-        return code == 0 and (not self._lite or self._ready.is_set() or done.exists())
+        return code == 0 and (not self._lite or self._ready.is_set())
 
     def _ended(self, code: int) -> int:
         self.exit_codes.append(code)
@@ -215,23 +232,39 @@ class ComponentProcess:
         return code
 
     @contextlib.contextmanager
-    def _notify_socket(self) -> Iterator[Path]:
+    def _notify_socket(self) -> Iterator[socket.socket]:
         """Listen as systemd does: a datagram READY=1 says that the component is up."""
         loop = asyncio.get_running_loop()
         path = self._private / f"{self.name}.notify"
         path.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as heard:
             heard.bind(str(path))
+            loop.add_reader(heard, self._hear, heard)
+            try:
+                yield heard
+            finally:
+                loop.remove_reader(heard)
 
-            def receive() -> None:
+    def _hear(self, heard: socket.socket) -> None:
+        """Take every datagram that waits."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
                 if b"READY=1" in heard.recv(_DATAGRAM_BYTES).split(b"\n"):
                     self._ready.set()
 
-            loop.add_reader(heard, receive)
-            try:
-                yield path
-            finally:
-                loop.remove_reader(heard)
+    def _notify_program(self) -> Path:
+        """Write `systemd-notify` as this device's systemd has it; return the folder that holds it."""
+        folder = self._private / "bin"
+        folder.mkdir(exist_ok=True)
+        known = ("--ready", "--stopping") if self._habits.systemd >= _STOPPING_SINCE else ("--ready",)
+        code = folder / "notify.py"
+        code.write_text(_NOTIFY.replace("{known}", repr(known)), encoding="utf-8")
+        program = folder / "systemd-notify"
+        program.write_text(
+            f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -IS {shlex.quote(str(code))} "$@"\n', encoding="utf-8"
+        )
+        program.chmod(0o755)
+        return folder
 
     async def _spawn(self, phase: str, script: Prepared, extra: Mapping[str, str]) -> asyncio.subprocess.Process:
         if self._lite:  # lite writes the script to a file, classic hands it over as it is

@@ -14,6 +14,7 @@ import cv2
 import yaml
 
 from agent import cli
+from greengrass.environment import MODEL_STARTUP_END
 from pipeline.repository.keys import Expiry, KeyRing
 from pipeline.repository.repository import Repository
 from simulator import bad_models
@@ -121,7 +122,7 @@ class Site:
         """A component with the release and its metadata, as an artifact brings them."""
         artifact = self.folder / "artifact"
         shutil.copytree(self.folder / "repository", artifact / "repository")
-        script = f"KENSA_COMPONENT_DIR={artifact} {sys.executable} -m greengrass.model_component || exit 1"
+        script = f"KENSA_COMPONENT_DIR={artifact} {sys.executable} -m greengrass.model_component {MODEL_STARTUP_END}"
         access = {"aws.greengrass.ipc.pubsub": ACCESS["aws.greengrass.ipc.pubsub"]}
         configuration = {"accessControl": access, "inspection": "spots", "release": release, "patience_s": "60"}
         self.write_recipe(MODEL, script, configuration)

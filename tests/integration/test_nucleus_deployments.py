@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import os
 import zipfile
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from greengrass.environment import MODEL_STARTUP_END
 from simulator.nucleus import Habits
-from tests.nucleus_kit import NAME, STAYS, device, wait_until
+from tests.nucleus_kit import NAME, QUICK, STAYS, device, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -240,3 +242,61 @@ def test_what_cannot_be_deployed_changes_nothing_and_is_named(missing: str, tmp_
         assert outcome.status == "FAILED_NO_STATE_CHANGE"
         assert NAME in outcome.reason
         assert site.nucleus.component(NAME) == before
+
+
+COMES_TO_ITS_END = "echo done"
+PROVEN = f"true {MODEL_STARTUP_END}"
+
+
+@pytest.mark.parametrize(
+    ("systemd", "script", "ends"),
+    [(252, COMES_TO_ITS_END, "BROKEN"), (252, PROVEN, "RUNNING"), (255, COMES_TO_ITS_END, "RUNNING")]
+    + [(255, PROVEN, "RUNNING")],
+)
+def test_what_lite_appends_to_a_startup_script_breaks_it_on_an_old_systemd(
+    systemd: int, script: str, ends: str, tmp_path: Path
+) -> None:
+    with device("lite", tmp_path, habits=replace(QUICK, systemd=systemd)) as site:
+        site.deploy(site.shop.offer("1.0.0", {"startup": script}))
+        wait_until(lambda: site.nucleus.component(NAME).exit_codes, "the script's end")
+        wait_until(lambda: site.nucleus.component(NAME).state == ends, ends)
+        assert site.nucleus.component(NAME).starts == (3 if ends == "BROKEN" else 1)
+        assert ("unrecognized option '--stopping'" in site.nucleus.log(NAME)) is (ends == "BROKEN")
+
+
+def test_lite_installs_new_versions_of_several_components_at_once(tmp_path: Path) -> None:
+    with device("lite", tmp_path) as site:
+        script = "touch {work:path}/here; until test -e ../%s/here; do sleep 0.02; done"
+        one = site.shop.offer("1.0.0", {"install": script % "com.example.Other", "run": STAYS})
+        other = site.shop.offer("1.0.0", {"install": script % NAME, "run": STAYS}, name="com.example.Other")
+        assert site.deploy({**one, **other}).succeeded
+
+
+def test_every_deployment_of_lite_tries_a_broken_component_again_and_fails_with_it(tmp_path: Path) -> None:
+    with device("lite", tmp_path) as site:
+        broken = site.shop.offer("1.0.0", {"run": "echo tried; exit 3"}, name="com.example.Other")
+        site.deploy(broken)
+        wait_until(lambda: site.nucleus.component("com.example.Other").state == "BROKEN", "BROKEN")
+        outcome = site.deploy({**broken, **site.shop.offer("1.0.0", {"run": STAYS})})
+        assert site.nucleus.component("com.example.Other").starts > 3
+        assert outcome.status in ("FAILED", "SUCCEEDED")
+        wait_until(lambda: site.nucleus.component("com.example.Other").starts == 6, "three more tries")
+        assert site.deploy(site.shop.offer("1.0.0", {"run": STAYS})).succeeded  # without it
+
+
+def test_the_work_folder_of_a_removed_component_stays_on_lite(tmp_path: Path) -> None:
+    with device("lite", tmp_path) as site:
+        site.deploy(site.shop.offer("1.0.0", {"run": "echo kept > {work:path}/kept; " + STAYS}))
+        wait_until(site.work("kept").exists, "the file")
+        assert site.deploy(site.shop.offer("1.0.0", {"run": STAYS}, name="com.example.Other")).succeeded
+        assert site.work("kept").read_text() == "kept\n"
+
+
+def test_lite_counts_starts_over_its_own_restart(tmp_path: Path) -> None:
+    with device("lite", tmp_path) as site:
+        site.deploy(site.shop.offer("1.0.0", {"run": STAYS}))
+        for _ in range(2):
+            site.nucleus.restart()
+            wait_until(lambda: site.nucleus.component(NAME).state == "RUNNING", "the start")
+        site.nucleus.restart()
+        wait_until(lambda: site.nucleus.component(NAME).state == "BROKEN", "BROKEN")

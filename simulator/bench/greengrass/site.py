@@ -25,6 +25,7 @@ import cv2
 import yaml
 
 from agent.model import manifest as manifests
+from greengrass.environment import MODEL_STARTUP_END
 from greengrass.packaging import contents
 from greengrass.packaging.build import INSPECTOR as INSPECTOR_KIND
 from greengrass.packaging.build import MODEL as MODEL_KIND
@@ -202,7 +203,7 @@ class Site:
             path = folder / entry.name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(entry.content)
-        script = f"KENSA_COMPONENT_DIR={folder} {sys.executable} -m greengrass.model_component || exit 1"
+        script = f"KENSA_COMPONENT_DIR={folder} {sys.executable} -m greengrass.model_component {MODEL_STARTUP_END}"
         keys = {"inspection": INSPECTION, "release": release, "patience_s": "240"}
         self._write_recipe(MODEL, script, keys, version=version)
 
