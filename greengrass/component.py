@@ -4,9 +4,9 @@ Start: connection, configuration, capabilities, agent; then what listens to the 
 refused, or with which the agent does not start, is replaced by the last one that an agent ran with here. Stop is the
 same backwards, the agent first, because its last verdicts need the connection.
 
-Promise: nothing that the nucleus says or fails to say stops the line, but two things: SIGTERM, and a nucleus that does
-not know this component any more (lite forgets its components' tokens when it restarts); then the process ends with 1
-after a drain, and the nucleus starts it with a new token.
+Promise: nothing that the nucleus says or fails to say stops the line, but two things: SIGTERM, and a nucleus that has
+answered for half an hour and known neither this component's token nor its name; then the process ends with 1 after a
+drain, and the nucleus starts it with a new token. Lite allows three starts an hour, which that wait respects.
 """
 
 from __future__ import annotations
@@ -20,11 +20,9 @@ from typing import TYPE_CHECKING, Any, Final
 from awsiot.greengrasscoreipc import model
 
 from agent import app
-from agent.adapters.shadow import ShadowDesiredState
 from agent.app import change, footprint
 from agent.clock import NS_PER_S
 from agent.errors import ConfigError, KensaError, OperatorError, RestartNeededError
-from agent.model.fetching import ChildFetcher
 from agent.model.transitions import State
 from agent.records import CameraState
 from greengrass import capabilities, configuration
@@ -32,10 +30,12 @@ from greengrass.capabilities import Capability, Standing
 from greengrass.configuration import ComponentConfig, Settings
 from greengrass.connection import Connection
 from greengrass.desired import AllOf, DeploymentWishes
+from greengrass.environment import INSPECTOR
 from greengrass.faults import IpcError
-from greengrass.handover import Counter, HintedFetcher
+from greengrass.handover import Counter
 from greengrass.pacing import Pace
 from greengrass.rehearsal import Rehearsal
+from greengrass.releases import open_fetcher, open_shadow
 from greengrass.shadow import ShadowOperations, ShadowTopics
 from greengrass.transport import MAX_IN_FLIGHT, IpcTransport
 from greengrass.updates import UpdateGuard
@@ -44,7 +44,6 @@ from greengrass.watching import ConfigurationWatch, read_configuration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from agent.app import Agent
     from agent.clock import Clock
@@ -52,13 +51,14 @@ if TYPE_CHECKING:
     from agent.ports import DesiredState
     from agent.records import Desired, Verdict
     from greengrass.environment import Environment
+    from greengrass.handover import HintedFetcher
 
 _CONNECT_S: Final = 20.0
 _LOOK_S: Final = 0.25
 _IDLE_SERVES_S: Final = 20.0  # a line without parts serves when its models and cameras are ready for so long
 _REPORTS: Final = 3  # tries to say RUNNING; lite without its health daemon never takes it
 _REPORT_AGAIN_S: Final = 5.0
-_DISOWNED_S: Final = 15.0
+_DISOWNED_S: Final = 1_800.0  # the line goes on meanwhile, and its verdicts wait on disk
 _FOOTPRINT_S: Final = (5.0, 600.0)  # first, and then every
 _UNINTERRUPTED: Final = frozenset({State.SELFTEST, State.SHADOW, State.TRIAL})
 # Open; a triggered one waits for its first part.
@@ -69,11 +69,14 @@ _log = logging.getLogger("kensa.greengrass")
 class Component:
     """One life of com.kensa.Inspector. `run` in the main thread, `ask_stop` from a signal handler."""
 
-    def __init__(self, *, environment: Environment, clock: Clock) -> None:
-        """Nothing is connected yet."""
+    def __init__(self, *, environment: Environment, clock: Clock, disowned_s: float = _DISOWNED_S) -> None:
+        """Prepare; nothing is connected yet. `disowned_s`: how long the nucleus may know nothing of this process."""
         self._environment = environment
         self._clock = clock
-        self._connection = Connection(socket_path=environment.socket_path, token=environment.token, clock=clock)
+        self._disowned_s = disowned_s
+        self._connection = Connection(
+            socket_path=environment.socket_path, token=environment.token, component=INSPECTOR, clock=clock
+        )
         self._pace = Pace(clock=clock)
         self._stop = threading.Event()
         self._seen = threading.Event()  # the first verdict
@@ -216,8 +219,12 @@ class Component:
             now_ns = self._clock.monotonic_ns()
             self._report_running(agent, now_ns, began_ns)
             self._correct_standing(agent)
-            if self._connection.disowned_s > _DISOWNED_S:
-                _log.error("the nucleus restarted and does not know this process: it ends to be started anew")
+            if self._connection.disowned_s > self._disowned_s:
+                _log.error(
+                    "the nucleus has known neither the token nor the name of this process for %.0f s: it ends, to be "
+                    "started with a new token",
+                    self._disowned_s,
+                )
                 return True
             if now_ns >= footprint_ns:
                 footprint.give_back()
@@ -239,7 +246,7 @@ class Component:
             max_in_flight=MAX_IN_FLIGHT[self._capabilities.mode],
         )
         updates = config.updates
-        self._fetcher = None if updates is None else self._open_fetcher(config, updates)
+        self._fetcher = None if updates is None else open_fetcher(config, updates, self._clock)
         return app.build(
             config,
             transport=self._transport,
@@ -249,23 +256,6 @@ class Component:
             fetcher=self._fetcher,
             supervisor=self._connection.supervisor,
         )
-
-    def _open_fetcher(self, config: Config, updates: Updates) -> HintedFetcher:
-        def fetcher(repository: str) -> ChildFetcher:
-            return ChildFetcher(
-                repository=repository,
-                root=updates.root,
-                site=updates.site,
-                trust_dir=config.state_dir / "trust",
-                max_release_bytes=updates.max_release_bytes,
-                timeout_s=updates.fetch_timeout_s,
-                clock=self._clock,
-            )
-
-        def in_folder(folder: Path) -> ChildFetcher:
-            return fetcher(str(folder))
-
-        return HintedFetcher(configured=fetcher(updates.repository), in_folder=in_folder)
 
     def _open_desired(self, config: Config, updates: Updates) -> AllOf:
         sources: list[DesiredState] = [
@@ -278,17 +268,7 @@ class Component:
                 way = ShadowOperations(connection=self._connection, thing=config.thing)
             else:
                 way = ShadowTopics(connection=self._connection, pace=self._pace, stop=self._stop)
-            sources.append(
-                ShadowDesiredState(
-                    thing=config.thing,
-                    inspections=config.inspections,
-                    transport=way,
-                    publish_now=way.publish_now,
-                    watch_connection=way.watch_connection,
-                    clock=self._clock,
-                    supervisor=self._connection.supervisor,
-                )
-            )
+            sources.append(open_shadow(config, way, self._clock, self._connection.supervisor))
         return AllOf(sources)
 
     def _validator(self, agent: Agent) -> Validator | None:

@@ -2,6 +2,8 @@
 
 The SDK's clients do not reconnect, and nucleus lite ends the whole connection over one message that is too large; so a
 client is used for one connection and thrown away. Everything that was listened to is listened to again on the next.
+When the nucleus answers and does not know the token any more, the next attempts use the component's name and the token
+in turn: lite forgets its tokens whenever its IPC daemon restarts.
 
 Promise: the SDK's own thread does nothing but put events to a bounded queue; handlers run one after the other, in the
 order of arrival, in the thread `ipc-events`, and may call the nucleus. No vendor's exception leaves this module: what
@@ -17,14 +19,14 @@ import socket
 import threading
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
-
-import awsiot.greengrasscoreipc as sdk
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from agent.clock import NS_PER_S
 from agent.errors import KensaError, OperatorError
 from agent.supervision import Boundary, Supervisor
 from greengrass.faults import VENDOR_ERRORS, Fault, IpcError, translated
+from greengrass.ipc_client import Credentials, open_client
+from greengrass.ipc_streams import Stream, Subscription, Watcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +41,7 @@ _SETTLED_NS: Final = 10 * NS_PER_S  # a connection that lived so long starts the
 _AGAIN_NS: Final = NS_PER_S  # first wait before a subscription is tried again; doubles
 _LONGEST_AGAIN_NS: Final = 30 * NS_PER_S
 _MAX_DOUBLINGS: Final = 16
+_NUCLEUS: Final = "the connection to the nucleus"
 _log = logging.getLogger(__name__)
 
 
@@ -46,69 +49,6 @@ _log = logging.getLogger(__name__)
 class _Answer:
     asked: Any  # the SDK's operation; of a subscription it lives as long as that
     response: Any
-
-
-class Subscription:
-    """Something that is listened to on every connection; `fault` says why it is not."""
-
-    def __init__(
-        self, operation: str, request: Any, on_event: Callable[[Any], None], *, describe: str, is_optional: bool = False
-    ) -> None:
-        """`is_optional`: what the nucleus does not have is found out once and not asked for again."""
-        self.operation = operation
-        self.request = request
-        self.on_event = on_event
-        self.is_optional = is_optional
-        self.describe = describe
-        self.fault: Fault | None = None
-        self.stream: Any = None  # the SDK's operation, while it is made
-        self.handler: object = None  # of that stream
-        self.again_ns: int | None = 0  # when to try; None: made, or not to be tried on this connection
-        self.failures = 0
-
-    @property
-    def is_made(self) -> bool:
-        """Whether events arrive."""
-        return self.stream is not None
-
-
-class _Watcher:
-    """What the SDK calls in its own thread, for one connection."""
-
-    def __init__(self, wake: threading.Event) -> None:
-        self._wake = wake
-        self.ended: str | None = None
-
-    def on_connect(self) -> None:
-        """Nothing to do: `connect` has returned."""
-
-    def on_disconnect(self, reason: Exception | None) -> None:
-        self.ended = "closed here" if reason is None else f"ended by the nucleus ({type(reason).__name__})"
-        self._wake.set()
-
-    def on_error(self, error: Exception) -> bool:
-        return True  # a protocol error: end it, a new connection follows
-
-    def on_ping(self, headers: object, payload: bytes) -> None:
-        """Nothing to answer."""
-
-
-class _Stream:
-    """What the SDK calls in its own thread, for one subscription."""
-
-    def __init__(self, subscription: Subscription, put: Callable[[Subscription, Any], None], closed: Any) -> None:
-        self._subscription = subscription
-        self._put = put
-        self._closed = closed
-
-    def on_stream_event(self, event: Any) -> None:
-        self._put(self._subscription, event)
-
-    def on_stream_error(self, error: Exception) -> bool:
-        return False  # one event that cannot be read is no reason to hear no more
-
-    def on_stream_closed(self) -> None:
-        self._closed(self._subscription, self)
 
 
 class Connection:
@@ -120,13 +60,19 @@ class Connection:
         socket_path: str,
         token: str,
         clock: Clock,
+        component: str | None = None,
         timeout_s: float = 5.0,
         backoff_s: tuple[float, float] = (0.2, 10.0),
         supervisor: Supervisor | None = None,
     ) -> None:
-        """`socket_path` and `token` are what the nucleus gave this component; nothing is connected yet."""
+        """Prepare; nothing is connected yet.
+
+        `socket_path` and `token` are what the nucleus gave this process, `component` is the name of the component that
+        it belongs to; without it only the token is tried.
+        """
         self._socket_path = socket_path
-        self._token = token
+        self._credentials = Credentials(token, component)
+        self._by: Literal["token", "name"] = "token"
         self._clock = clock
         self._timeout_s = timeout_s
         self._backoff_s = backoff_s
@@ -134,7 +80,7 @@ class Connection:
         self._client: Any = None
         self._watchers: list[Callable[[bool, str], None]] = []
         self._subscriptions: list[Subscription] = []
-        self._closed_streams: queue.SimpleQueue[tuple[Subscription, _Stream]] = queue.SimpleQueue()
+        self._closed_streams: queue.SimpleQueue[tuple[Subscription, Stream]] = queue.SimpleQueue()
         self._events: queue.Queue[tuple[Callable[[Any], None], Any] | None] = queue.Queue(_WAITING)
         self._wake = threading.Event()
         self._stop = threading.Event()
@@ -148,6 +94,7 @@ class Connection:
             self.supervisor, kind="ipc-events", what="an event of the nucleus", make=OperatorError
         )
         self._threads: list[SupervisedThread] = []
+        self._conditions = self.supervisor.condition_log(_log)
         self._refused_ns: int | None = None  # since when the nucleus answers and does not know this component
         self.connects = 0
         self.overrun = 0  # events that were dropped because too many waited
@@ -191,10 +138,11 @@ class Connection:
         self._wake.set()
         return subscription
 
-    def renew(self, subscription: Subscription) -> None:
-        """Make it anew: it exists, but nothing seems to arrive."""
-        if (stream := subscription.stream) is not None:
-            stream.close()
+    def renew(self, operation: str) -> None:
+        """Make every subscription of `operation` anew: they exist, but nothing seems to arrive."""
+        for subscription in list(self._subscriptions):
+            if subscription.operation == operation and (stream := subscription.stream) is not None:
+                stream.close()
 
     def call(self, operation: str, request: Any, *, timeout_s: float | None = None) -> Any:
         """Do one operation (such as `publish_to_iot_core`) and return its response. Raises IpcError."""
@@ -209,7 +157,7 @@ class Connection:
         if client is None:
             raise IpcError(Fault.CLOSED, f"{operation}: not connected to the nucleus")
         is_stream = operation.startswith("subscribe_")
-        stream = _Stream(Subscription(operation, request, _ignore, describe=operation), _pass_over, _pass_over)
+        stream = Stream(Subscription(operation, request, _ignore, describe=operation), _pass_over, _pass_over)
         answer = self._ask(client, operation, request, stream if is_stream else None, timeout_s)
         if is_stream:
             answer.asked.close()
@@ -238,7 +186,7 @@ class Connection:
     def _put(self, subscription: Subscription, event: Any) -> None:
         self._enqueue(subscription.on_event, event)
 
-    def _stream_closed(self, subscription: Subscription, stream: _Stream) -> None:
+    def _stream_closed(self, subscription: Subscription, stream: Stream) -> None:
         self._closed_streams.put((subscription, stream))
         self._wake.set()
 
@@ -259,7 +207,7 @@ class Connection:
             first_s, longest_s = self._backoff_s
             ceiling_s = min(longest_s, first_s * 2.0**failures)
             if not self._stop.is_set():
-                _log.warning("no connection to the nucleus: %s", reason)
+                self._conditions.broken(_NUCLEUS, reason)
             self._clock.wait(self._stop, self._random.uniform(ceiling_s / 2, ceiling_s))
         self._stop_events()
 
@@ -274,19 +222,20 @@ class Connection:
 
     def _serve(self) -> str:
         """One connection, to its end; return why it ended. Raises IpcError when there is none."""
-        watcher = _Watcher(self._wake)
+        watcher = Watcher(self._wake)
         try:
-            client = sdk.connect(
-                ipc_socket=self._socket_path,
-                authtoken=self._token,
-                lifecycle_handler=watcher,
-                timeout=self._timeout_s,
+            client = open_client(
+                socket_path=self._socket_path,
+                message=self._credentials.message(self._by),
+                handler=watcher,
+                timeout_s=self._timeout_s,
             )
         except (FutureTimeoutError, *VENDOR_ERRORS) as error:
             self._note_refused()
             raise IpcError(Fault.CLOSED, f"{self._socket_path}: {type(error).__name__}") from error
         self.connects += 1
         self._refused_ns = None
+        self._conditions.well(_NUCLEUS, f"stands again, by this component's {self._by},")
         try:
             self._client = client
             for subscription in self._subscriptions:
@@ -318,6 +267,8 @@ class Connection:
                 return
         if self._refused_ns is None:
             self._refused_ns = self._clock.monotonic_ns()
+        if self._credentials.component is not None:
+            self._by = "name" if self._by == "token" else "token"
 
     def _tell(self, *, up: bool, reason: str) -> None:
         if up:
@@ -344,7 +295,7 @@ class Connection:
                 self._make(client, subscription)
 
     def _make(self, client: Any, subscription: Subscription) -> None:
-        stream = _Stream(subscription, self._put, self._stream_closed)
+        stream = Stream(subscription, self._put, self._stream_closed)
         subscription.again_ns = None
         try:
             answer = self._ask(client, subscription.operation, subscription.request, stream, self._timeout_s)
@@ -361,7 +312,7 @@ class Connection:
             subscription.fault, subscription.failures = None, 0
 
     @staticmethod
-    def _ask(client: Any, operation: str, request: Any, stream: _Stream | None, timeout_s: float) -> _Answer:
+    def _ask(client: Any, operation: str, request: Any, stream: Stream | None, timeout_s: float) -> _Answer:
         """Ask and wait for the response. Raises IpcError."""
         asked = None
         try:

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from agent.clock import NS_PER_S, SystemClock
 from agent.errors import ConfigError, KensaError, MessageError
 from greengrass.connection import Connection
-from greengrass.environment import Environment
+from greengrass.environment import MODEL, Environment
 from greengrass.faults import Fault, IpcError
 from greengrass.handover import Hint, hint_topic, parse_answer, publish, status_topic
 from greengrass.watching import read_configuration
@@ -147,7 +147,7 @@ class HandOver:
 
 def _run(environment: Environment) -> Verdict:
     clock = SystemClock()
-    connection = Connection(socket_path=environment.socket_path, token=environment.token, clock=clock)
+    connection = Connection(socket_path=environment.socket_path, token=environment.token, component=MODEL, clock=clock)
     connection.start()
     try:
         if not connection.wait_up(_CONNECT_S):

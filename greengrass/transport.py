@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
     from agent.clock import Clock
     from agent.supervision import SupervisedThread
-    from greengrass.connection import Connection, Subscription
+    from greengrass.connection import Connection
+    from greengrass.ipc_streams import Subscription
     from greengrass.pacing import Pace
 
 MAX_PAYLOAD_BYTES: Final = 6_500
@@ -52,7 +53,12 @@ _PING_NS: Final = 2 * NS_PER_S  # after that a ping counts as lost
 _FIRST_NS: Final = NS_PER_S // 4  # first pause between two pings; doubles
 _LONGEST_NS: Final = 5 * NS_PER_S
 _CHECK_NS: Final = NS_PER_S // 2
-_DEAF_PINGS: Final = 5  # taken by the nucleus and not sent back: the subscription is made anew, and a person told
+# Pings that the nucleus took and that were not sent back: the subscriptions are made anew, and a person is told. Fewer
+# are enough where echoes did arrive before: then no policy forbids them, and on lite iotcored has restarted (measured:
+# its streams stay open and are deaf).
+_DEAF_PINGS: Final = 5
+_DEAF_AGAIN_PINGS: Final = 2
+_SUBSCRIBE: Final = "subscribe_to_iot_core"
 _ROOM_S: Final = 0.25  # longest wait for a place
 _REPLY_S: Final = 2.0
 _log = logging.getLogger(__name__)
@@ -124,6 +130,7 @@ class IpcTransport:
         self._ping = b""  # the one that may come back
         self._ping_back = threading.Event()
         self._pings = 0  # since it was up
+        self._was_up = False  # at any time since the start: echoes are allowed then
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread: SupervisedThread | None = None
@@ -228,7 +235,7 @@ class IpcTransport:
 
         request = model.SubscribeToIoTCoreRequest(topic_name=topic, qos=model.QOS.AT_LEAST_ONCE)
         describe = f"SubscribeToIoTCore on {topic}"
-        return self._connection.listen("subscribe_to_iot_core", request, take, describe=describe)
+        return self._connection.listen(_SUBSCRIBE, request, take, describe=describe)
 
     def _returned(self, topic: str, payload: bytes) -> None:
         """A message of this device came back: the broker has it."""
@@ -292,20 +299,32 @@ class IpcTransport:
         if not self._confirm or self._clock.wait(self._ping_back, _PING_NS / NS_PER_S):
             return not self._stop.is_set()
         self._reason = f"no message comes back on {self._ping_topic}"
-        if self._pings % _DEAF_PINGS == 0:
+        if self._pings % (_DEAF_AGAIN_PINGS if self._was_up else _DEAF_PINGS) == 0:
+            self._hear_again()
+        return False
+
+    def _hear_again(self) -> None:
+        """Subscribe anew to everything, the shadow's topics too, and say why."""
+        if self._was_up:
             _log.warning(
-                "%d pings on %s were taken and not sent back. If the device is online, allow iot:Subscribe and "
-                "iot:Receive on kensa/ and kensa-echo/ in its policy, or set greengrass.confirm to call",
+                "%d pings on %s were taken and not sent back, which they were before: the nucleus's MQTT daemon has "
+                "restarted or the way back is cut. All subscriptions are made anew",
                 self._pings,
                 self._ping_topic,
             )
-            for echo in self._echoes:
-                self._connection.renew(echo)
-        return False
+        else:
+            _log.warning(
+                "%d pings on %s were taken and none was ever sent back. If the device is online, allow iot:Subscribe "
+                "and iot:Receive on kensa/ and kensa-echo/ in its policy, or set greengrass.confirm to call",
+                self._pings,
+                self._ping_topic,
+            )
+        self._connection.renew(_SUBSCRIBE)
 
     def _found(self) -> None:
         with self._lock:
             self._up, self._pings = True, 0
+        self._was_up = True
         self._on_connection(True, "AWS IoT Core through the nucleus")  # noqa: FBT003 - the port's signature
 
     def _check_flights(self) -> None:

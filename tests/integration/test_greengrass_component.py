@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ import cv2
 import yaml
 
 from agent import cli
-from greengrass.environment import MODEL_STARTUP_END
+from agent.clock import SystemClock
+from greengrass.component import Component
+from greengrass.environment import MODEL_STARTUP_END, Environment
 from pipeline.repository.keys import Expiry, KeyRing
 from pipeline.repository.repository import Repository
 from simulator import bad_models
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 
 MODEL: Final = "com.kensa.Model"
 PATIENCE_S: Final = 90.0
+KNOWN_BY_NAME: Final = "the connection to the nucleus stands again, by this component's name,"
 POLICY: Final = {
     "trial": [{"share": 0.5, "parts": 40}, {"share": 1.0, "parts": 80}],
     "latency_ratio": 50.0,
@@ -347,12 +351,53 @@ def test_the_shadow_is_followed_by_operations_on_classic(tmp_path: Path, capsys:
             until(lambda: service.reported(THING).get("spots", {}).get("release") == "spots/1.1.0", lambda: found.log)
 
 
-def test_a_nucleus_that_has_forgotten_its_components_gets_them_anew(tmp_path: Path) -> None:
+def test_restarts_of_lite_s_ipc_daemon_cost_neither_a_start_nor_a_frame(tmp_path: Path) -> None:
+    with site("lite", tmp_path, fps=16) as found:
+        broker, nucleus = found.plant.broker, found.plant.nucleus
+        with Subscriber(host=broker.host, port=broker.port) as subscriber:
+            assert found.deploy().succeeded, found.log
+            pid = found.pid
+            for number in range(1, 4):
+                nucleus.restart_ipc_daemon()
+                until(lambda n=number: found.log.count(KNOWN_BY_NAME) == n, lambda: found.log)
+                before = subscriber.counts.unique
+                until(lambda b=before: subscriber.counts.unique > b + 30, lambda: (subscriber.counts, found.log))
+            component = nucleus.component(COMPONENT)
+            assert (component.pid, component.starts, component.exit_codes) == (pid, 1, ())
+            until(lambda: subscriber.counts.cameras["cam"].missing == 0, lambda: (subscriber.counts, found.log))
+
+
+def test_a_process_that_the_nucleus_knows_by_nothing_ends_to_be_started_anew(tmp_path: Path) -> None:
     with site("lite", tmp_path) as found:
-        assert found.deploy().succeeded, found.log
-        pid, nucleus = found.pid, found.plant.nucleus
+        nucleus = found.plant.nucleus
+        given = nucleus.add_client(COMPONENT, found.configuration())  # no process of the nucleus: no name helps it
+        environment = Environment.read({**given, "KENSA_WORK_DIR": str(tmp_path)}, work=tmp_path)
+        component = Component(environment=environment, clock=SystemClock(), disowned_s=1.0)
+        codes: list[int] = []
+        runs = threading.Thread(target=lambda: codes.append(component.run()))
+        runs.start()
+        until(lambda: nucleus.published > 0, lambda: codes)
         nucleus.stop_ipc()
         nucleus.start_ipc(new_tokens=True)
-        until(lambda: found.pid not in (pid, None), lambda: found.log)
-        assert "does not know this process" in found.log
-        assert nucleus.component(COMPONENT).exit_codes[0] == 1
+        runs.join(PATIENCE_S)
+        assert codes == [1]
+
+
+def test_a_restarted_mqtt_daemon_is_named_and_everything_is_listened_to_again(tmp_path: Path) -> None:
+    with site("lite", tmp_path, fps=16) as found:
+        broker = found.plant.broker
+        with (
+            ShadowService(host=broker.host, port=broker.port) as service,
+            Subscriber(host=broker.host, port=broker.port) as subscriber,
+        ):
+            found.publish("1.1.0")
+            assert found.deploy().succeeded, found.log
+            until(lambda: subscriber.counts.unique > 0, lambda: found.log)
+            found.plant.nucleus.restart_iot_core_daemon()
+            until(lambda: "MQTT daemon has restarted" in found.log, lambda: found.log)
+            assert "in its policy" not in found.log  # which is what a daemon that never sent anything back suggests
+            before = subscriber.counts.unique
+            until(lambda: subscriber.counts.unique > before + 30, lambda: (subscriber.counts, found.log))
+            service.desire(THING, "spots", "spots/1.1.0")  # by a topic that was deaf too
+            until(lambda: "spots/1.1.0" in found.log, lambda: found.log)
+            until(lambda: subscriber.counts.cameras["cam"].missing == 0, lambda: (subscriber.counts, found.log))

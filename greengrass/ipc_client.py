@@ -1,0 +1,54 @@
+"""Opens one client of the Greengrass SDK on a connection of its own, known by its token or by its component's name.
+
+A component comes with the token that the nucleus gave it (`SVCUID`). Nucleus lite keeps tokens in the memory of its
+IPC daemon, `ggipcd`, and knows none of them after that has restarted; it then answers a component that gives its name
+instead, provided that the process belongs to that component's systemd unit (`modules/ggipcd/src/ipc_server.c`).
+Measured on 2.6.0. The SDK's own `connect` can send a token only.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from awscrt.io import ClientBootstrap, DefaultHostResolver, EventLoopGroup, SocketDomain, SocketOptions
+from awsiot.eventstreamrpc import Connection, MessageAmendment
+from awsiot.greengrasscoreipc.client import GreengrassCoreIPCClient
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a component shows to the nucleus: its token at first, its name where the token is not known any more."""
+
+    token: str
+    component: str | None = None
+
+    def message(self, by: Literal["token", "name"]) -> Mapping[str, str]:
+        """Return the payload of the connect message."""
+        if by == "name" and self.component is not None:
+            return {"componentName": self.component}
+        return {"authToken": self.token}
+
+
+def open_client(*, socket_path: str, message: Mapping[str, str], handler: Any, timeout_s: float) -> Any:
+    """Connect and return the SDK's client. `handler` is a LifecycleHandler in all but its class.
+
+    Raises the SDK's own exceptions, `concurrent.futures.TimeoutError` among them after `timeout_s` seconds.
+    """
+    events = EventLoopGroup(num_threads=1)
+    options = SocketOptions()
+    options.domain = SocketDomain.Local
+    amendment = MessageAmendment(payload=json.dumps(dict(message)).encode())
+    connection = Connection(
+        host_name=socket_path,
+        port=0,  # a unix socket has none
+        bootstrap=ClientBootstrap(events, DefaultHostResolver(events)),
+        socket_options=options,
+        connect_message_amender=lambda: amendment,
+    )
+    connection.connect(handler).result(timeout_s)
+    return GreengrassCoreIPCClient(connection)
