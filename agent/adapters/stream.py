@@ -1,21 +1,17 @@
 """Cameras through OpenCV: RTSP, V4L2/USB, and video files.
 
-Promise: `open` and `read` of a live camera return in time although OpenCV's calls block for as long as the driver or
-the network likes: one helper thread per opening connects and grabs, the capture thread only waits for it, with a
-time-out, and retrieves the pixels into the pool's buffer. The two alternate strictly, so the capture object is never
-used by both, and a helper that hangs holds no buffer: `close` leaves it behind, and it lets go of the camera when its
-call returns (bounded by FFmpeg's and the driver's own time-outs). FFmpeg hides damaged video behind the last good
-picture; a camera whose pictures must prove themselves speaks MJPEG or GenICam.
+Promise: `open`, `read` and `close` of a live camera return in time although OpenCV's calls block for as long as driver
+or network like: each live camera is opened and read by a process of its own (`agent.video`), which is killed when it
+hangs. It reads all the time and gives the newest picture. FFmpeg hides damaged video behind the last good picture; a
+camera whose pictures must prove themselves speaks MJPEG or GenICam.
 """
 
 from __future__ import annotations
 
-import os
-import threading
 from abc import ABC, abstractmethod
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
+from urllib.parse import unquote, urlsplit
 
 import cv2
 
@@ -24,132 +20,14 @@ from agent.errors import CameraError, FrameError, SourceEndedError
 from agent.inspection.camera_url import redact
 from agent.inspection.pacing import Pacer
 from agent.records import DropReason, Grab
+from agent.video.process import CaptureProcess
+from agent.video.protocol import DeviceOrder, RtspOrder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from agent.clock import Clock
     from agent.records import Pixels
 
-_OPEN_WAIT_S: Final = 0.7  # then `read` goes on waiting, in slices, so that stopping takes less than a second
-_CLOSE_WAIT_S: Final = 0.2
-_FFMPEG_TIMEOUT_MS: Final = 3_000  # for opening, and for a read that the stall watch has given up
-
-
-class _Grabber(threading.Thread):
-    """Connects, then grabs one frame for each `request`; ends after `leave`, whenever its current call returns."""
-
-    def __init__(self, *, name: str, connect: Callable[[], cv2.VideoCapture], clock: Clock) -> None:
-        # No daemon: the interpreter's exit would cut a daemon out of OpenCV's call, and C++ answers that with abort().
-        # The exit waits for FFmpeg's or the driver's time-out instead.
-        super().__init__(name=f"grab {name}", daemon=False)
-        self._camera = name
-        self._connect = connect
-        self._clock = clock
-        self._changed = threading.Condition()
-        self._leaving = False
-        self._wanted = False
-        self._grabbed_ns: int | None = None  # when the requested frame came
-        self._error: CameraError | None = None
-        self.capture: cv2.VideoCapture | None = None  # for `retrieve`, between a granted request and the next one
-
-    def run(self) -> None:
-        """Own the camera from opening to release."""
-        try:
-            capture = self._connect()
-        except CameraError as error:
-            self._fail(error)
-            return
-        except cv2.error as error:
-            self._fail(CameraError(f"{self._camera} cannot be opened ({error.err})"))
-            return
-        try:
-            self._grab_on_request(capture)
-        except cv2.error as error:
-            self._fail(CameraError(f"{self._camera} failed ({error.err}): check cable, power and network"))
-        finally:
-            capture.release()
-
-    def connected(self, timeout_s: float) -> bool:
-        """Wait for the connection; False when it takes longer. Raises CameraError when it failed."""
-        with self._changed:
-            self._changed.wait_for(lambda: self.capture is not None or self._error is not None, timeout_s)
-            if self._error is not None:
-                raise self._error
-            return self.capture is not None
-
-    def request(self, timeout_s: float) -> int | None:
-        """Ask for a frame, or go on waiting for the one asked for; return when it came (monotonic ns), or None."""
-        with self._changed:
-            if self._error is None and self._grabbed_ns is None:
-                self._wanted = True
-                self._changed.notify_all()
-                self._changed.wait_for(lambda: self._grabbed_ns is not None or self._error is not None, timeout_s)
-            if self._error is not None:
-                raise self._error
-            grabbed_ns, self._grabbed_ns = self._grabbed_ns, None
-            return grabbed_ns
-
-    def leave(self) -> None:
-        """Ask the thread to let go of the camera; returns at once when it hangs in a call."""
-        with self._changed:
-            self._leaving = True
-            self._changed.notify_all()
-        self.join(_CLOSE_WAIT_S)
-
-    def _grab_on_request(self, capture: cv2.VideoCapture) -> None:
-        with self._changed:
-            self.capture = capture
-            self._changed.notify_all()
-        while self._next_request():
-            if not capture.grab():
-                self._fail(CameraError(f"{self._camera} delivers no more frames: check cable, power and network"))
-                return
-            with self._changed:
-                self._grabbed_ns, self._wanted = self._clock.monotonic_ns(), False
-                self._changed.notify_all()
-
-    def _next_request(self) -> bool:
-        with self._changed:
-            self._changed.wait_for(lambda: self._wanted or self._leaving)
-            return not self._leaving
-
-    def _fail(self, error: CameraError) -> None:
-        with self._changed:
-            self._error = error
-            self._changed.notify_all()
-
-
-class _TransportGate:
-    """OpenCV takes RTSP's transport from the environment, at each opening, for the whole process.
-
-    So openings with the same transport go in parallel, and one with the other waits until they are through. The
-    variable exists from the start (agent/__init__.py): a new value moves nothing that another thread may be reading.
-    """
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._transport = "tcp"
-        self._openings = 0
-
-    @contextmanager
-    def opened(self, transport: str) -> Iterator[None]:
-        """Hold the environment at `transport` meanwhile."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._openings == 0 or self._transport == transport)
-            if self._transport != transport:
-                self._transport = transport
-                os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = f"rtsp_transport;{transport}"
-            self._openings += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._openings -= 1
-                self._changed.notify_all()
-
-
-_transport_gate: Final = _TransportGate()
+_OPEN_WAIT_S: Final = 0.5  # then `read` goes on waiting, in slices, so that stopping takes less than a second
 
 
 class _LiveSource(ABC):
@@ -158,37 +36,43 @@ class _LiveSource(ABC):
     def __init__(self, *, name: str, clock: Clock) -> None:
         self._name = name
         self._clock = clock
-        self._grabber: _Grabber | None = None
+        self._process: CaptureProcess | None = None
 
     @abstractmethod
-    def _connect(self) -> cv2.VideoCapture:
-        """Open the camera; called in the helper thread, may block. Raises CameraError."""
+    def _order(self) -> RtspOrder | DeviceOrder:
+        """Say what is to be opened. Raises CameraError without the camera's name."""
 
     def open(self) -> None:
         """See `FrameSource.open`; a camera that takes long goes on connecting, and `read` tells."""
         self.close()
-        self._grabber = _Grabber(name=self._name, connect=self._connect, clock=self._clock)
-        self._grabber.start()
-        self._grabber.connected(_OPEN_WAIT_S)
+        try:
+            self._process = CaptureProcess(self._order())
+            self._process.opened(_OPEN_WAIT_S)
+        except CameraError as error:
+            raise CameraError(f"{self._name} {error}") from error
 
     def read(self, *, timeout_s: float, buffer: Pixels | None) -> Grab | None:
-        """See `FrameSource.read`."""
-        if self._grabber is None:
+        """See `FrameSource.read`; the pixels are the source's own, read-only, valid as long as they are held."""
+        if self._process is None:
             raise CameraError(f"{self._name} is not open")
         deadline_ns = self._clock.monotonic_ns() + round(timeout_s * NS_PER_S)
-        if not self._grabber.connected(timeout_s) or self._grabber.capture is None:
+        try:
+            if not self._process.opened(timeout_s):
+                return None
+            left_s = max(0, deadline_ns - self._clock.monotonic_ns()) / NS_PER_S
+            taken = self._process.picture(left_s)
+        except CameraError as error:
+            raise CameraError(f"{self._name} {error}") from error
+        if taken is None:
             return None
-        left_s = max(0, deadline_ns - self._clock.monotonic_ns()) / NS_PER_S
-        grabbed_ns = self._grabber.request(left_s)
-        if grabbed_ns is None:
-            return None
-        return Grab(pixels=_retrieve(self._grabber.capture, buffer), due_ns=grabbed_ns)
+        pixels, picture = taken
+        return Grab(pixels=pixels, due_ns=picture.arrived_ns, skipped=picture.skipped)
 
     def close(self) -> None:
         """See `FrameSource.close`."""
-        if self._grabber is not None:
-            self._grabber.leave()
-            self._grabber = None
+        if self._process is not None:
+            self._process.close()
+            self._process = None
 
 
 class RtspSource(_LiveSource):
@@ -199,22 +83,23 @@ class RtspSource(_LiveSource):
         self._url = url
         self._transport = transport
 
-    def _connect(self) -> cv2.VideoCapture:
-        options = {
-            cv2.CAP_PROP_OPEN_TIMEOUT_MSEC: _FFMPEG_TIMEOUT_MS,
-            cv2.CAP_PROP_READ_TIMEOUT_MSEC: _FFMPEG_TIMEOUT_MS,
-            cv2.CAP_PROP_N_THREADS: 1,  # frame threads would hold back a frame each
-        }
-        with _transport_gate.opened(self._transport):
-            capture = cv2.VideoCapture(
-                self._url, cv2.CAP_FFMPEG, [number for pair in options.items() for number in pair]
-            )
-        if not capture.isOpened():
-            raise CameraError(
-                f"{self._name} cannot be opened: check address, user, password, network, "
-                f"and that it offers RTSP over {self._transport}"
-            )
-        return capture
+    def _order(self) -> RtspOrder:
+        try:
+            parts = urlsplit(self._url)
+            host, port = parts.hostname, parts.port
+        except ValueError:  # which may quote the address with its password
+            host, port, parts = None, None, urlsplit("")
+        if host is None or parts.scheme not in {"rtsp", "rtsps"}:
+            raise CameraError("is malformed: an address like rtsp://camera/stream is needed")
+        return RtspOrder(
+            scheme=parts.scheme,
+            host=host,
+            port=port,
+            path=(parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
+            user=None if parts.username is None else unquote(parts.username),
+            password=None if parts.password is None else unquote(parts.password),
+            transport=self._transport,
+        )
 
 
 class V4l2Source(_LiveSource):
@@ -234,40 +119,12 @@ class V4l2Source(_LiveSource):
         fps: float | None = None,
         fourcc: str | None = None,
     ) -> None:
-        self._path = Path(f"/dev/video{device}" if isinstance(device, int) or device.isdecimal() else device)
-        super().__init__(name=str(self._path), clock=clock)
-        self._width = width
-        self._height = height
-        self._fps = fps
-        self._fourcc = fourcc
+        path = str(Path(f"/dev/video{device}" if isinstance(device, int) or device.isdecimal() else device))
+        super().__init__(name=path, clock=clock)
+        self._device = DeviceOrder(path=path, width=width, height=height, fps=fps, fourcc=fourcc)
 
-    def _connect(self) -> cv2.VideoCapture:
-        self._check_device()
-        capture = cv2.VideoCapture(str(self._path), cv2.CAP_V4L2)
-        if not capture.isOpened():
-            raise CameraError(f"{self._name} cannot be opened: it is in use by another program, or it is not a camera")
-        if self._fourcc is not None:
-            capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*self._fourcc))
-        if self._width is not None:
-            capture.set(cv2.CAP_PROP_FRAME_WIDTH, self._width)
-        if self._height is not None:
-            capture.set(cv2.CAP_PROP_FRAME_HEIGHT, self._height)
-        if self._fps is not None:
-            capture.set(cv2.CAP_PROP_FPS, self._fps)
-        width, height = round(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), round(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
-        if (self._width or width, self._height or height) != (width, height):
-            capture.release()
-            raise CameraError(
-                f"{self._name} grants {width}x{height} px where {self._width}x{self._height} is configured: "
-                f"choose a size that `v4l2-ctl --list-formats-ext -d {self._path}` lists"
-            )
-        return capture
-
-    def _check_device(self) -> None:
-        if self._path.is_char_device():
-            return
-        there = ", ".join(str(path) for path in sorted(Path("/dev").glob("video*"))) or "none"
-        raise CameraError(f"{self._name} is not a camera device (there: {there}): check `device` and the USB cable")
+    def _order(self) -> DeviceOrder:
+        return self._device
 
 
 class VideoSource:

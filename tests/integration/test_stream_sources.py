@@ -201,19 +201,31 @@ def test_user_and_password_are_sent_as_basic_authorisation() -> None:
 # --- RTSP -------------------------------------------------------------------------------------------------------------
 
 
-def test_rtsp_delivers_frames_into_the_buffer_and_closes_cleanly() -> None:
-    buffer = np.empty((HEIGHT, WIDTH, 3), np.uint8)
+def test_rtsp_delivers_each_picture_in_memory_that_is_used_again_and_closes_cleanly() -> None:
     with RtspServer(picture=jpeg, fps=50) as server:
         source = RtspSource(url=server.url, clock=CLOCK)
         source.open()
-        levels = []
-        for _ in range(10):
-            grab = read(source, 1, buffer=buffer)[0]
-            assert grab.pixels is buffer
-            levels.append(level(grab.pixels) % 20)
-        first = levels[0]
-        assert levels == [(first + number) % 20 for number in range(10)]
+        number = level(read(source, 1)[0].pixels)
+        addresses = set()
+        for _ in range(20):
+            grab = read(source, 1)[0]
+            number += 1 + grab.skipped
+            assert level(grab.pixels) == number % 20
+            addresses.add(grab.pixels.ctypes.data)
+        assert len(addresses) <= 3
         source.close()
+
+
+def test_a_picture_of_an_rtsp_camera_stays_what_it_is_as_long_as_somebody_holds_it() -> None:
+    with RtspServer(picture=jpeg, fps=100) as server:
+        source = RtspSource(url=server.url, clock=CLOCK)
+        source.open()
+        held = [grab.pixels[10:20, ::2] for grab in read(source, 12)]
+        levels = [level(pixels) for pixels in held]
+        read(source, 12)
+        source.close()
+        assert [level(pixels) for pixels in held] == levels
+        assert len(set(levels)) > 6
 
 
 def test_rtsp_logs_in_and_a_wrong_password_is_not_shown() -> None:

@@ -1,0 +1,55 @@
+"""`python -m agent.video DESCRIPTOR`: one live camera, opened and read for the inspecting process at that socket.
+
+It is started by `agent.video.process` alone. numpy and OpenCV are imported once the camera has answered.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+
+from agent.errors import CameraError
+from agent.video.cameras import open_camera
+from agent.video.mailbox import Mailbox, end_after
+from agent.video.protocol import DeviceOrder, Failed, RtspOrder, receive
+
+
+def main(descriptor: int) -> int:
+    """Serve one order."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
+    connection = socket.socket(fileno=descriptor)
+    received = receive(connection)
+    if received is None or not isinstance(received[0], RtspOrder | DeviceOrder):
+        return 2
+    mailbox = Mailbox(connection)
+    mailbox.start()
+    threading.Thread(target=end_after, args=(mailbox,), name="end", daemon=True).start()
+    try:
+        _capture(received[0], mailbox)
+    except CameraError as error:
+        mailbox.say(Failed(str(error)))
+    except Exception as bug:  # noqa: BLE001 - the process's top: the parent says it and opens again
+        mailbox.say(Failed(f"internal error: {type(bug).__name__}: {bug}"))
+    return 0
+
+
+def _capture(order: RtspOrder | DeviceOrder, mailbox: Mailbox) -> None:
+    """Raises CameraError."""
+    try:
+        camera = open_camera(order)
+    except CameraError as error:
+        raise CameraError(f"cannot be opened: {error}") from error
+    try:
+        from agent.video.loop import run  # noqa: PLC0415 - numpy
+
+        run(camera, mailbox)
+    finally:
+        camera.release()
+
+
+if __name__ == "__main__":
+    code = main(int(sys.argv[1]))
+    os._exit(code)  # threads of OpenCV and of ours may hang; nothing here has anything left to write

@@ -1,0 +1,80 @@
+"""What the inspecting process says to a capture process, received beside OpenCV's calls.
+
+Promise: when the socket ends, the process ends within `_LEAVE_S`, whatever a call of OpenCV does.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+from typing import TYPE_CHECKING, Final
+
+from agent.video.protocol import BrokenTalkError, Slot, Want, receive, send
+
+if TYPE_CHECKING:
+    import socket
+
+    from agent.video.protocol import Spoken
+
+_LEAVE_S: Final = 1.0  # for the camera to be let go of
+
+
+class Mailbox(threading.Thread):
+    """What the parent says, received by a thread of its own: the loop may be inside OpenCV for long."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        super().__init__(name="mailbox", daemon=True)
+        self._connection = connection
+        self._changed = threading.Condition()
+        self._slots: dict[int, mmap.mmap] = {}
+        self._want: int | None = None
+        self.ended: Final = threading.Event()
+
+    def run(self) -> None:
+        """Receive until the parent is gone."""
+        try:
+            while (received := receive(self._connection)) is not None:
+                self._take(*received)
+        except BrokenTalkError:
+            pass  # it is not our parent: end
+        finally:
+            with self._changed:
+                self.ended.set()
+                self._changed.notify_all()
+
+    def _take(self, message: Spoken, descriptors: list[int]) -> None:
+        with self._changed:
+            if isinstance(message, Slot) and descriptors:
+                self._slots[message.slot] = mmap.mmap(descriptors[0], message.bytes)
+            elif isinstance(message, Want):
+                self._want = message.slot
+            self._changed.notify_all()
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    def wanted(self, timeout_s: float = 0.0) -> int | None:
+        """Return the slot that is wanted to be filled, waiting for that up to `timeout_s`; None when none is."""
+        with self._changed:
+            if timeout_s:
+                self._changed.wait_for(lambda: self._want is not None or self.ended.is_set(), timeout_s)
+            want, self._want = self._want, None
+            return want
+
+    def room(self, slot: int) -> mmap.mmap:
+        """Return the memory of a slot."""
+        return self._slots[slot]
+
+    def say(self, message: Spoken) -> None:
+        """Say something to the parent; one that is gone is noticed by `run`."""
+        try:
+            send(self._connection, message)
+        except OSError:
+            self.ended.set()
+
+
+def end_after(mailbox: Mailbox) -> None:
+    """Wait for the parent's end, then end this process soon."""
+    mailbox.ended.wait()
+    threading.Event().wait(_LEAVE_S)
+    os._exit(0)

@@ -1,0 +1,160 @@
+"""RTSP 1.0 (RFC 2326) out of a stream of bytes: messages, and the packets that come interleaved with them. No I/O.
+
+Promise: memory is bounded whatever arrives. Between messages of an established conversation bytes that are neither are
+skipped, as FFmpeg does; before the first message they are an error, because then the peer speaks something else.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+MAX_HEADER_BYTES: Final = 16 * 1024
+MAX_BODY_BYTES: Final = 256 * 1024  # an SDP has a few kB
+_PACKET_HEADER: Final = 4  # bytes: $, channel, length of two bytes (RFC 2326, 10.12)
+_END_OF_HEADERS: Final = re.compile(rb"\r?\n\r?\n")
+_START: Final = re.compile(rb"\$|RTSP/1\.|[A-Z_]{3,20} [!-~]+ RTSP/1\.")
+_STATUS_LINE: Final = re.compile(r"RTSP/1\.\d (\d{3}) ?(.*)")
+_REQUEST_LINE: Final = re.compile(r"([A-Z_]{3,20}) (\S+) RTSP/1\.\d")
+_LONGEST_START: Final = 2_048  # bytes of a request line, after which no start can begin where it was looked for
+
+
+class NotRtspError(ValueError):
+    """The peer does not speak RTSP, or breaks a bound; the text says what was seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A request or a response. `fields` are (name, value) in their order, as they came."""
+
+    start: str
+    fields: tuple[tuple[str, str], ...]
+    body: bytes = b""
+
+    @property
+    def status(self) -> int | None:
+        """The status code; None for a request."""
+        found = _STATUS_LINE.fullmatch(self.start)
+        return None if found is None else int(found[1])
+
+    @property
+    def reason(self) -> str:
+        """The words after the status code, at most 60 printable characters; what a stranger says is only shown so."""
+        found = _STATUS_LINE.fullmatch(self.start)
+        return "" if found is None else re.sub(r"[^ -~]", "?", found[2])[:60]
+
+    @property
+    def request(self) -> tuple[str, str] | None:
+        """Method and URI; None for a response."""
+        found = _REQUEST_LINE.fullmatch(self.start)
+        return None if found is None else (found[1], found[2])
+
+    def all(self, name: str) -> list[str]:
+        """Return the values of all fields of that name, in any case."""
+        return [value for key, value in self.fields if key.lower() == name.lower()]
+
+    def get(self, name: str) -> str | None:
+        """Return the first value, or None."""
+        return next(iter(self.all(name)), None)
+
+    def replaced(self, *, start: str | None = None, **fields: str | None) -> Message:
+        """Return a copy with another first line and other fields (`cseq="3"`; None takes a field out)."""
+        kept = tuple((name, value) for name, value in self.fields if name.lower() not in fields)
+        new = tuple((name.title(), value) for name, value in fields.items() if value is not None)
+        return Message(self.start if start is None else start, new + kept, self.body)
+
+    def encode(self) -> bytes:
+        """Return the bytes of the message."""
+        lines = [self.start, *(f"{name}: {value}" for name, value in self.fields), "", ""]
+        return "\r\n".join(lines).encode("latin-1", "replace") + self.body
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """An RTP or RTCP packet; `data` includes the four bytes before it."""
+
+    channel: int
+    data: bytes
+
+    @property
+    def payload(self) -> memoryview:
+        """The packet itself."""
+        return memoryview(self.data)[_PACKET_HEADER:]
+
+
+class RtspReader:
+    """Takes bytes, gives whole messages and packets."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._strict = True  # nothing was understood yet
+
+    def feed(self, data: bytes) -> list[Message | Packet]:
+        """Take what arrived; return what is whole by now. Raises NotRtspError."""
+        self._buffer += data
+        items: list[Message | Packet] = []
+        at = 0
+        while (found := self._next(at)) is not None:
+            item, at = found
+            self._strict = False
+            items.append(item)
+        del self._buffer[:at]
+        self._skip_noise()
+        return items
+
+    def _next(self, at: int) -> tuple[Message | Packet, int] | None:
+        """Return the item that begins at `at` and where it ends; None when it is not whole."""
+        buffer = self._buffer
+        if at >= len(buffer):
+            return None
+        if buffer[at] == ord("$"):
+            if len(buffer) - at < _PACKET_HEADER:
+                return None
+            end = at + _PACKET_HEADER + int.from_bytes(buffer[at + 2 : at + 4], "big")
+            return None if end > len(buffer) else (Packet(buffer[at + 1], bytes(buffer[at:end])), end)
+        return self._next_message(at)
+
+    def _next_message(self, at: int) -> tuple[Message, int] | None:
+        if not self._can_start(at):
+            return None
+        end = _END_OF_HEADERS.search(self._buffer, at, at + MAX_HEADER_BYTES)
+        if end is None:
+            if len(self._buffer) - at > MAX_HEADER_BYTES:
+                raise NotRtspError(f"headers of a message do not end within {MAX_HEADER_BYTES:,} bytes")
+            return None
+        first, *lines = re.split(r"\r?\n", self._buffer[at : end.start()].decode("latin-1"))
+        fields = tuple(
+            (name.strip(), value.strip()) for name, colon, value in (line.partition(":") for line in lines) if colon
+        )
+        message = Message(first.strip(), fields)
+        length = message.get("content-length") or "0"
+        if not re.fullmatch(r"[0-9]{1,9}", length) or int(length) > MAX_BODY_BYTES:
+            raise NotRtspError(f"a message of {length[:20]} bytes is announced; at most {MAX_BODY_BYTES:,} are taken")
+        stop = end.end() + int(length)
+        if stop > len(self._buffer):
+            return None
+        return Message(message.start, fields, bytes(self._buffer[end.end() : stop])), stop
+
+    def _can_start(self, at: int) -> bool:
+        """Whether a message begins here. Raises NotRtspError when the peer has said something else at first."""
+        begun = bytes(self._buffer[at : at + _LONGEST_START])
+        if _START.match(begun):
+            return True
+        line_is_whole = b"\n" in begun or len(begun) == _LONGEST_START
+        if self._strict and (line_is_whole or not re.match(rb"[A-Z_]", begun)):
+            shown = re.sub(r"[^ -~]", "?", begun[:40].split(b"\r")[0].split(b"\n")[0].decode("latin-1"))
+            raise NotRtspError(f"it says {shown!r}")
+        return False
+
+    def _skip_noise(self) -> None:
+        """Drop what is neither the start of a message nor of a packet, once the conversation has begun."""
+        if self._strict or not self._buffer or self._buffer[0] == ord("$"):
+            return
+        if re.match(rb"[A-Z_]", self._buffer) and b"\n" not in self._buffer and len(self._buffer) < _LONGEST_START:
+            return  # a line that is not whole yet
+        found = _START.search(self._buffer)
+        if found is None:
+            del self._buffer[:]
+        elif found.start():
+            del self._buffer[: found.start()]

@@ -1,0 +1,145 @@
+"""Pictures in a stream of RTP packets (RFC 3550): where one ends, which can be decoded alone, when the format changes.
+
+Knows JPEG (RFC 2435), H.264 (RFC 6184) and H.265 (RFC 7798); of any other codec it sees where a picture ends and no
+more. No I/O. The decoder does not tell all of this: OpenCV scales the pictures of a stream that changes its size to the
+first size, so the change is read where the camera says it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_HEADER: Final = 12  # bytes without contributing sources
+_JPEG_HEADER: Final = 8
+_H264_AGGREGATE, _H264_FRAGMENT = 24, 28  # STAP-A, FU-A
+_H264_IDR, _H264_SPS = 5, 7
+_H265_AGGREGATE, _H265_FRAGMENT = 48, 49
+_H265_KEYS: Final = range(16, 22)  # BLA, IDR and CRA pictures
+_H265_SPS: Final = 33
+
+
+@dataclass(slots=True)
+class Unit:
+    """The packets of one picture (an access unit), with all that came between them on the connection."""
+
+    packets: list[bytes] = field(default_factory=list)
+    stamp: int = -1  # RTP's, in the codec's clock
+    is_key: bool = False  # decoding can begin here
+    arrived_ns: int = 0  # of the last packet
+    changed: bool = False  # its format is not the one that the stream had
+    left_out: int = 0  # pictures before it that the decoder does not get
+
+
+class Pictures:
+    """Groups packets into units. `codec` is the encoding's name in the SDP, in upper case."""
+
+    def __init__(self, codec: str) -> None:
+        self._codec = codec
+        self._unit = Unit()
+        self._formats: set[bytes] = set()
+        self._is_settled = False
+
+    def settle(self) -> None:
+        """The decoder has been opened: a format that was not seen by now is a change."""
+        self._is_settled = True
+
+    @property
+    def current(self) -> Unit:
+        """The unit that is not complete yet."""
+        return self._unit
+
+    def begins(self, packet: memoryview) -> bool:
+        """Whether `packet` begins another picture although the last one has not ended: its end was lost."""
+        return self._unit.stamp not in {-1, _stamp(packet)}
+
+    def end(self) -> Unit:
+        """End the current unit and begin the next one."""
+        unit, self._unit = self._unit, Unit()
+        return unit
+
+    def add(self, packet: memoryview, raw: bytes, now_ns: int) -> bool:
+        """Add a packet (`raw` with its frame) to the current unit; True when the picture ends with it."""
+        unit = self._unit
+        unit.packets.append(raw)
+        unit.stamp, unit.arrived_ns = _stamp(packet), now_ns
+        payload = _payload(packet)
+        if payload:
+            self._inspect(unit, payload)
+        return bool(packet[1] & 0x80)
+
+    def _inspect(self, unit: Unit, payload: memoryview) -> None:
+        match self._codec:
+            case "JPEG":
+                unit.is_key = True
+                if len(payload) >= _JPEG_HEADER:
+                    self._take_format(unit, bytes(payload[6:8]))  # width and height in blocks of 8 px
+            case "H264":
+                for kind, nal in _h264(payload):
+                    unit.is_key |= kind in {_H264_IDR, _H264_SPS}
+                    if kind == _H264_SPS and nal:
+                        self._take_format(unit, nal)
+            case "H265" | "HEVC":
+                for kind, nal in _h265(payload):
+                    unit.is_key |= kind in _H265_KEYS or kind == _H265_SPS
+                    if kind == _H265_SPS and nal:
+                        self._take_format(unit, nal)
+
+    def _take_format(self, unit: Unit, described: bytes) -> None:
+        if described not in self._formats:
+            unit.changed |= self._is_settled
+            self._formats.add(described)
+
+
+def is_rtp(packet: memoryview) -> bool:
+    """Whether it is an RTP packet of version 2 with a whole header."""
+    return len(packet) >= _HEADER and packet[0] >> 6 == 2  # noqa: PLR2004
+
+
+def _stamp(packet: memoryview) -> int:
+    return int.from_bytes(packet[4:8], "big")
+
+
+def _payload(packet: memoryview) -> memoryview:
+    at = _HEADER + 4 * (packet[0] & 0x0F)
+    if packet[0] & 0x10 and len(packet) >= at + 4:  # an extension: its length counts words
+        at += 4 + 4 * int.from_bytes(packet[at + 2 : at + 4], "big")
+    return packet[at:]
+
+
+def _h264(payload: memoryview) -> Iterator[tuple[int, bytes]]:
+    """Yield the kind of each NAL unit that begins in the packet, with its bytes where they are whole."""
+    kind = payload[0] & 0x1F
+    if kind == _H264_AGGREGATE:
+        for nal in _aggregated(payload[1:]):
+            yield nal[0] & 0x1F, nal
+    elif kind == _H264_FRAGMENT:
+        if len(payload) > 1 and payload[1] & 0x80:
+            yield payload[1] & 0x1F, b""
+    else:
+        yield kind, bytes(payload)
+
+
+def _h265(payload: memoryview) -> Iterator[tuple[int, bytes]]:
+    kind = (payload[0] >> 1) & 0x3F
+    if kind == _H265_AGGREGATE:
+        for nal in _aggregated(payload[2:]):
+            yield (nal[0] >> 1) & 0x3F, nal
+    elif kind == _H265_FRAGMENT:
+        if len(payload) > 2 and payload[2] & 0x80:  # noqa: PLR2004
+            yield payload[2] & 0x3F, b""
+    else:
+        yield kind, bytes(payload)
+
+
+def _aggregated(data: memoryview) -> Iterator[bytes]:
+    """Yield the NAL units of an aggregation packet: a length of two bytes before each."""
+    at = 0
+    while at + 2 < len(data):
+        end = at + 2 + int.from_bytes(data[at : at + 2], "big")
+        if end > at + 2:
+            yield bytes(data[at + 2 : end])
+        at = end
