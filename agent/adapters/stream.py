@@ -11,13 +11,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
-from urllib.parse import unquote, urlsplit
 
 import cv2
 
 from agent.clock import NS_PER_S
 from agent.errors import CameraError, FrameError, SourceEndedError
-from agent.inspection.camera_url import redact
+from agent.inspection.camera_url import CameraAddress
 from agent.inspection.pacing import Pacer
 from agent.records import DropReason, Grab
 from agent.video.process import CaptureProcess
@@ -49,7 +48,7 @@ class _LiveSource(ABC):
             self._process = CaptureProcess(self._order())
             self._process.opened(_OPEN_WAIT_S)
         except CameraError as error:
-            raise CameraError(f"{self._name} {error}") from error
+            raise self._named(error) from None
 
     def read(self, *, timeout_s: float, buffer: Pixels | None) -> Grab | None:
         """See `FrameSource.read`; the pixels are the source's own, read-only, valid as long as they are held."""
@@ -62,7 +61,7 @@ class _LiveSource(ABC):
             left_s = max(0, deadline_ns - self._clock.monotonic_ns()) / NS_PER_S
             taken = self._process.picture(left_s)
         except CameraError as error:
-            raise CameraError(f"{self._name} {error}") from error
+            raise self._named(error) from None
         if taken is None:
             return None
         pixels, picture = taken
@@ -74,30 +73,41 @@ class _LiveSource(ABC):
             self._process.close()
             self._process = None
 
+    def _named(self, error: CameraError) -> CameraError:
+        joint = " " if str(error).startswith("cannot be opened") else ": "
+        return CameraError(f"{self._name}{joint}{error}")
+
 
 class RtspSource(_LiveSource):
-    """The RTSP stream at `url` (user and password in it are sent as the server asks), decoded by FFmpeg."""
+    """The RTSP stream at `url`, decoded by FFmpeg; user and password are sent as the server asks.
 
-    def __init__(self, *, url: str, clock: Clock, transport: Literal["tcp", "udp"] = "tcp") -> None:
-        super().__init__(name=redact(url), clock=clock)
-        self._url = url
+    `username` and `password_file` take the place of those in the address; the file is read at each opening.
+    """
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        clock: Clock,
+        transport: Literal["tcp", "udp"] = "tcp",
+        username: str | None = None,
+        password_file: Path | None = None,
+    ) -> None:
+        self._address = CameraAddress(url=url, username=username, password_file=password_file)
+        super().__init__(name=self._address.shown, clock=clock)
         self._transport = transport
 
     def _order(self) -> RtspOrder:
-        try:
-            parts = urlsplit(self._url)
-            host, port = parts.hostname, parts.port
-        except ValueError:  # which may quote the address with its password
-            host, port, parts = None, None, urlsplit("")
-        if host is None or parts.scheme not in {"rtsp", "rtsps"}:
-            raise CameraError("is malformed: an address like rtsp://camera/stream is needed")
+        target = self._address.target()
+        if target.scheme not in {"rtsp", "rtsps"}:
+            raise CameraError("its address is malformed: one like rtsp://camera/stream is needed")
         return RtspOrder(
-            scheme=parts.scheme,
-            host=host,
-            port=port,
-            path=(parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
-            user=None if parts.username is None else unquote(parts.username),
-            password=None if parts.password is None else unquote(parts.password),
+            scheme=target.scheme,
+            host=target.host,
+            port=target.port,
+            path=target.path,
+            user=None if target.login is None else target.login.username,
+            password=None if target.login is None else target.login.password,
             transport=self._transport,
         )
 

@@ -55,9 +55,9 @@ def open_source(camera: configuration.Camera, clock: Clock) -> FrameSource:
 
             return FolderSource(path=camera.path, split=camera.split, fps=camera.fps, loop=camera.loop, clock=clock)
         case configuration.MjpegCamera():
-            from agent.adapters.mjpeg import MjpegSource  # noqa: PLC0415
+            from agent.adapters.mjpeg import live_mjpeg  # noqa: PLC0415
 
-            return MjpegSource(url=camera.url, clock=clock)
+            return live_mjpeg(url=camera.url, clock=clock)
         case configuration.PluginCamera():
             return _open_plugin(camera, clock)
         case _:
@@ -100,7 +100,7 @@ def _open_plugin(camera: configuration.PluginCamera, clock: Clock) -> FrameSourc
     source: FrameSource = factory(camera.options, clock=clock)
     if not is_live(source) or isinstance(source, LatestFrames):
         return source
-    return keep_newest(lambda: factory(camera.options, clock=clock), name=f"plugin {camera.source}", clock=clock)
+    return keep_newest(lambda: factory(camera.options, clock=clock), name=f"plugin {camera.source}")
 
 
 def is_live(source: FrameSource) -> bool:

@@ -59,16 +59,17 @@ def basic(login: Login) -> str:
     return f"Basic {b64encode(f'{login.username}:{login.password}'.encode()).decode()}"
 
 
-def authorization(challenges: Iterable[str], login: Login, *, method: str, uri: str) -> str | None:
+def authorization(challenges: Iterable[str], login: Login, *, method: str, uri: str, count: int = 1) -> str | None:
     """Answer a refusal (401): the value of `Authorization`, or None where no challenge can be answered.
 
-    `challenges` are the values of WWW-Authenticate, `uri` is the target as the request line has it.
+    `challenges` are the values of WWW-Authenticate, `uri` is the target as the request line has it. `count` numbers the
+    requests that answer the same challenge (RFC 7616, `nc`): a server may refuse one that does not grow.
     """
     parsed = [challenge for text in challenges for challenge in list(_parsed(text))]
     for name in _HASHES:
         for challenge in parsed:
             if challenge.scheme == "digest" and challenge.hash == name and _can(challenge):
-                return _digest(challenge, login, method=method, uri=uri)
+                return _digest(challenge, login, method=method, uri=uri, count=count)
     if any(challenge.scheme == "basic" for challenge in parsed):
         return basic(login)
     return None
@@ -95,14 +96,14 @@ def _quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _digest(challenge: _Challenge, login: Login, *, method: str, uri: str) -> str:
+def _digest(challenge: _Challenge, login: Login, *, method: str, uri: str, count: int) -> str:
     given = challenge.parameters
     digest = _HASHES[challenge.hash]
-    nonce, client_nonce, count = given["nonce"], secrets.token_hex(16), "00000001"
+    nonce, client_nonce, number = given["nonce"], secrets.token_hex(16), f"{count:08x}"
     key = digest(f"{login.username}:{given.get('realm', '')}:{login.password}")
     if challenge.algorithm.endswith("-SESS"):
         key = digest(f"{key}:{nonce}:{client_nonce}")
-    middle = f"{nonce}:{count}:{client_nonce}:auth" if "qop" in given else nonce
+    middle = f"{nonce}:{number}:{client_nonce}:auth" if "qop" in given else nonce
     answer = {
         "username": _quoted(login.username),
         "realm": _quoted(given.get("realm", "")),
@@ -115,5 +116,5 @@ def _digest(challenge: _Challenge, login: Login, *, method: str, uri: str) -> st
     if "opaque" in given:
         answer["opaque"] = _quoted(given["opaque"])
     if "qop" in given:
-        answer |= {"qop": "auth", "nc": count, "cnonce": _quoted(client_nonce)}
+        answer |= {"qop": "auth", "nc": number, "cnonce": _quoted(client_nonce)}
     return "Digest " + ", ".join(f"{name}={value}" for name, value in answer.items())

@@ -20,7 +20,6 @@ from agent.records import Grab
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent.clock import Clock
     from agent.ports import FrameSource
     from agent.records import Pixels
 
@@ -63,11 +62,13 @@ class LatestFrames:
 
     live: Final = True
 
-    def __init__(self, *, name: str, connect: Callable[[], LiveStream], clock: Clock) -> None:
-        """`name` is shown in errors: no credentials."""
+    def __init__(
+        self, *, name: str, connect: Callable[[], LiveStream], on_close: Callable[[], None] = lambda: None
+    ) -> None:
+        """`name` is shown in errors: no credentials. `on_close` gives back what decoding needs."""
         self._name = name
         self._connect = connect
-        self._clock = clock
+        self._on_close = on_close
         self._reader: _Reader | None = None
 
     def open(self) -> None:
@@ -104,6 +105,7 @@ class LatestFrames:
         if self._reader is not None:
             self._reader.leave()
             self._reader = None
+        self._on_close()
 
 
 class _Reader(threading.Thread):
@@ -172,12 +174,12 @@ class _Reader(threading.Thread):
         self.join(_CLOSE_WAIT_S)
 
 
-def keep_newest(make: Callable[[], FrameSource], *, name: str, clock: Clock) -> LatestFrames:
+def keep_newest(make: Callable[[], FrameSource], *, name: str) -> LatestFrames:
     """Read any live `FrameSource` all the time; `make` is called for each opening.
 
     Its `read` gets no buffer, so that each exposure has pixels of its own.
     """
-    return LatestFrames(name=name, connect=lambda: _SourceStream(make()), clock=clock)
+    return LatestFrames(name=name, connect=lambda: _SourceStream(make()))
 
 
 class _SourceStream:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from agent.errors import CameraError
-from agent.video.login import Login, challenges
+from agent.inspection.camera_auth import Login
+from agent.video.login import LoginSession
 from agent.video.messages import Message, NotRtspError, RtspReader
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Conversation:
     connection: socket.socket
     reader: RtspReader
     base: str  # scheme, host and port as requests have them
-    login: Login | None
+    login: LoginSession | None
     cseq: int
     codec: str  # of the video, as the SDP has it, in upper case
 
@@ -108,7 +109,7 @@ class _Opening:
         self._order = order
         self._connection = connection
         self._reader = RtspReader()
-        self._login = None if order.user is None else Login(order.user, order.password or "")
+        self._login = None if order.user is None else LoginSession(Login(order.user, order.password or ""))
         self._cseq = 0
         self._heard = False
         host = f"[{order.host}]" if ":" in order.host else order.host
@@ -129,11 +130,13 @@ class _Opening:
         """Send a request, with an answer to the camera's challenge where it asks for one."""
         answer = self._exchange(method, uri, fields)
         if answer.status == 401 and self._login is not None:  # noqa: PLR2004
-            offered = challenges(answer.all("www-authenticate"))
+            offered = answer.all("www-authenticate")
             if self._login.take(offered):
                 answer = self._exchange(method, uri, fields)
             elif offered:
-                raise CameraError("it asks for a login that is not known here (neither Basic nor Digest with MD5)")
+                raise CameraError(
+                    "it asks for a login that is not known here (neither Basic nor Digest with MD5 or SHA-256)"
+                )
         return answer
 
     def _exchange(self, method: str, uri: str, fields: tuple[tuple[str, str], ...]) -> Message:

@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from agent.video.conversation import explain
-from agent.video.login import challenges
 from agent.video.messages import Message, NotRtspError, Packet, RtspReader
 from agent.video.rtp import Pictures, Unit, is_rtp
 
@@ -216,7 +215,7 @@ class Relay(threading.Thread):
             self._out += message.encode()
             return
         is_refused = message.status == 401 and not again and self._login is not None  # noqa: PLR2004
-        if is_refused and self._login is not None and self._login.take(challenges(message.all("www-authenticate"))):
+        if is_refused and self._login is not None and self._login.take(message.all("www-authenticate")):
             self._ask(request, again=True)  # the nonce grew old
             return
         if message.status >= 300 and (request.request or ("",))[0] in {"DESCRIBE", "SETUP", "PLAY"}:  # noqa: PLR2004

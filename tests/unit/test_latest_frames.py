@@ -79,7 +79,7 @@ def stream() -> Stream:
 
 @pytest.fixture
 def source(stream: Stream) -> LatestFrames:
-    source = LatestFrames(name="top", connect=lambda: stream, clock=CLOCK)
+    source = LatestFrames(name="top", connect=lambda: stream)
     source.open()
     return source
 
@@ -159,7 +159,7 @@ def test_what_ends_the_stream_is_raised_after_the_last_exposure_and_the_stream_i
 
 def test_a_stream_that_hangs_holds_up_neither_reading_nor_closing(stream: Stream) -> None:
     stream.hang.clear()
-    source = LatestFrames(name="top", connect=lambda: stream, clock=CLOCK)
+    source = LatestFrames(name="top", connect=lambda: stream)
     source.open()
     assert source.read(timeout_s=0.01, buffer=None) is None
     source.close()
@@ -175,7 +175,7 @@ def test_every_opening_has_a_stream_of_its_own() -> None:
         made.append(Stream())
         return made[-1]
 
-    source = LatestFrames(name="top", connect=connect, clock=CLOCK)
+    source = LatestFrames(name="top", connect=connect)
     source.open()
     source.open()
     source.close()
@@ -200,7 +200,7 @@ def test_any_live_source_can_be_read_all_the_time() -> None:
         made.append(FaultyCamera(camera=Paced(pictures=pictures, clock=CLOCK, count=60), faults=faults, clock=CLOCK))
         return made[-1]
 
-    source = keep_newest(make, name="plugin", clock=CLOCK)
+    source = keep_newest(make, name="plugin")
     source.open()
     seen = 0
     try:

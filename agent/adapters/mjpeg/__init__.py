@@ -1,11 +1,12 @@
 """MJPEG over HTTP and HTTPS: the network camera that needs no vendor and no codec.
 
 `http` understands answers, `jpeg` and `pictures` cut a stream into its pictures (neither does I/O), `source` owns the
-connection.
+connection, `live` reads it all the time: what a line uses.
 """
 
 from __future__ import annotations
 
+from agent.adapters.mjpeg.live import live_mjpeg
 from agent.adapters.mjpeg.source import MjpegSource
 
-__all__ = ["MjpegSource"]
+__all__ = ["MjpegSource", "live_mjpeg"]

@@ -83,6 +83,11 @@ class MjpegSource:
         self._must_ask = False
         self._received_ns = 0
 
+    @property
+    def name(self) -> str:
+        """The camera as errors show it."""
+        return self._name
+
     def open(self) -> None:
         """See `FrameSource.open`; connects and asks, the answer is read by `read`."""
         self.close()
