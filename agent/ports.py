@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from agent.image_check import ImageLimits
     from agent.records import (
         DecisionRule,
         Desired,
@@ -40,6 +41,8 @@ class FrameSource(Protocol):
     camera's source hands over the newest exposure, stamped with its arrival, and says how many older ones it `skipped`
     for it: a picture must not age in a queue that nobody counts (`agent.inspection.latest` does it for any source). A
     source of another package says that it is live by an attribute `live` that is True.
+    A camera that repeats a picture is judged frozen, unless its source has an attribute `may_repeat` that is True, as
+    one that replays pictures has.
     """
 
     def open(self) -> None:
@@ -76,6 +79,10 @@ class Model(Protocol):
     @property
     def preprocess_digest(self) -> str:
         """Digest of the geometry and the preprocessing version, as the manifest states it."""
+
+    @property
+    def image_limits(self) -> ImageLimits | None:
+        """What its golden set's pictures span; None where they are not known: no picture is checked then."""
 
     def infer(self, batch: Pixels) -> Scores:
         """Judge `batch` [N, H, W, C] uint8, N >= 1. Raises InferenceError when the runtime fails."""

@@ -43,6 +43,15 @@ class DropReason(StrEnum):
     SHUTDOWN = "shutdown"  # still waiting when the drain's deadline passed
 
 
+class ImageFault(StrEnum):
+    """Why a picture proves nothing about the part that it shows: the verdict is `unknown`, no model is asked."""
+
+    DARK = "dark"  # far below the golden set's brightness: lamp, lens cap, exposure
+    BRIGHT = "bright"  # far above it: exposure, gain, stray light
+    FLAT = "flat"  # no contrast: covered, far out of focus, or nothing in view
+    FROZEN = "frozen"  # a live camera repeats one picture
+
+
 # --- capture ----------------------------------------------------------------------------------------------------------
 
 
@@ -70,6 +79,7 @@ class Frame:
     part_id: str | None = None
     hardware_ns: int | None = None
     buffer: int = -1  # index of the pool buffer that holds the pixels; -1 when the source owns them
+    is_frozen: bool = False  # a live camera has repeated this picture for longer than its kind may
     refused: str | None = None  # why it cannot be judged; it has no pixels then, and its part gets `unknown`
 
 

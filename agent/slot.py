@@ -33,6 +33,7 @@ class SiteSettings:
     roi: Box | None = None  # goes before the model's own
     thresholds: Mapping[str, float] = field(default_factory=dict)  # defect class -> score, over the model's own
     unsure_band: float | None = None  # over the model's own
+    check_pictures: bool = True  # whether a picture without light or contrast is `unknown`
     config_digest: str = ""  # of the whole configuration that these are from; part of every verdict
 
     def rule(self, model: Model) -> DecisionRule:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from agent.image_check import ImageLimits
     from agent.model.manifest import Manifest
     from agent.model.serving import LoadRequest
     from agent.records import DecisionRule, Frame, ModelIdentity, Pixels, Verdict
@@ -105,6 +106,11 @@ class OkModel:
     def preprocess_digest(self) -> str:
         """See `ports.Model`."""
         return self._manifest.preprocess_sha256
+
+    @property
+    def image_limits(self) -> ImageLimits | None:
+        """See `ports.Model`: its golden set is empty."""
+        return None
 
     def infer(self, batch: Pixels) -> Scores:
         """See `ports.Model`."""

@@ -19,8 +19,10 @@ from simulator.manual_clock import ManualClock
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from agent.image_check import ImageLimits
     from agent.inspection.desk import Collect
     from agent.inspection.keeper import FrameKeeper
+    from agent.inspection.monitor import InspectionMonitor
     from agent.records import Pixels, Verdict
 
 SMALL = Geometry(mode="whole", height=8, width=8, channels=1)
@@ -43,6 +45,7 @@ class PlainModel:
         self.geometry = geometry
         self.rule = DecisionRule(classes, frozenset(classes[1:]), dict.fromkeys(classes[1:], 0.5), 0.1)
         self.preprocess_digest = digest(geometry)
+        self.image_limits: ImageLimits | None = None
         self.batches: list[int] = []
         self.answer = answer
 
@@ -72,7 +75,12 @@ class Line:
     """One inspection with one camera, and a worker that is called by hand."""
 
     def __init__(
-        self, champion: Lease | None, *, keeper: FrameKeeper | None = None, collect: Collect | None = None
+        self,
+        champion: Lease | None,
+        *,
+        keeper: FrameKeeper | None = None,
+        collect: Collect | None = None,
+        monitor: InspectionMonitor | None = None,
     ) -> None:
         """Inspect with `champion`."""
         self.slot = ModelSlot(champion)
@@ -89,7 +97,7 @@ class Line:
         station = Station("thing", "line", "part", "cam", 1, self.counters, self.pool)
         self.worker = Worker(
             hub=self._hub,
-            contexts=[InspectionContext(self.slot, keeper, {"cam": station}, collect)],
+            contexts=[InspectionContext(self.slot, keeper, {"cam": station}, collect, monitor)],
             sink=self,
             clock=self.clock,
             max_batch=8,

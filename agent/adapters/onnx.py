@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import onnxruntime as ort
 
-from agent.errors import ContractError, InferenceError, IntegrityError
-from agent.model import graph_policy
+from agent import image_check
+from agent.errors import ContractError, InferenceError, IntegrityError, ReleaseError
+from agent.model import golden, graph_policy
 from agent.model import manifest as manifests
 from agent.model import optimised as optimised_files
 from agent.records import Scores
@@ -26,6 +27,7 @@ from agent.records import Scores
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from agent.image_check import ImageLimits
     from agent.records import DecisionRule, Geometry, ModelIdentity, Pixels
 
 _RUNTIME: Final = f"onnxruntime {ort.__version__}"
@@ -142,6 +144,17 @@ def _open_optimised(path: Path, sha256: str | None, expected: str) -> ort.Infere
         return None
 
 
+def read_image_limits(release_dir: Path, manifest: manifests.Manifest) -> ImageLimits | None:
+    """Measure the golden set of `release_dir`; None, with a warning in the log, where it cannot be read."""
+    path = release_dir / manifests.GOLDEN_NAME
+    try:
+        data = read_checked(path, manifest.files[manifests.GOLDEN_NAME])
+        return image_check.limits_of(golden.first_images(data, manifest, source=str(path)))
+    except ReleaseError as error:
+        _log.warning("no picture is checked for light and contrast: %s", error)
+        return None
+
+
 def warm(model: OnnxModel, max_batch: int, *, pause_s: float = PAUSE_S) -> None:
     """Run every batch size up to `max_batch` once, so that the line's first batches meet no cold buffers.
 
@@ -157,14 +170,22 @@ def warm(model: OnnxModel, max_batch: int, *, pause_s: float = PAUSE_S) -> None:
 class OnnxModel:
     """A loaded release; immutable, `infer` may be called from several threads at once."""
 
-    def __init__(self, *, session: ort.InferenceSession, manifest: manifests.Manifest, trusted: bool) -> None:
-        """Check the session against the manifest. Raises ContractError."""
+    def __init__(
+        self,
+        *,
+        session: ort.InferenceSession,
+        manifest: manifests.Manifest,
+        trusted: bool,
+        image_limits: ImageLimits | None = None,
+    ) -> None:
+        """Check the session against the manifest. `image_limits` are those of its golden set. Raises ContractError."""
         self._session = session
         self.manifest = manifest
         self._identity = manifest.identity(trusted=trusted)
         self._geometry = manifest.geometry.to_record()
         self._rule = manifest.rule()
         self._outputs = list(manifest.outputs)
+        self._image_limits = image_limits
         try:
             self._check(session)
         except UnicodeDecodeError as error:  # the runtime decodes names and dimensions when they are looked at
@@ -194,7 +215,8 @@ class OnnxModel:
             session = _open_optimised(optimised, optimised_sha256, optimised_name(entry.sha256))
         if session is None:
             session = open_session(data, source=str(path))
-        return cls(session=session, manifest=manifest, trusted=trusted)
+        limits = read_image_limits(release_dir, manifest)
+        return cls(session=session, manifest=manifest, trusted=trusted, image_limits=limits)
 
     @property
     def identity(self) -> ModelIdentity:
@@ -215,6 +237,11 @@ class OnnxModel:
     def preprocess_digest(self) -> str:
         """See `ports.Model`."""
         return self.manifest.preprocess_sha256
+
+    @property
+    def image_limits(self) -> ImageLimits | None:
+        """See `ports.Model`."""
+        return self._image_limits
 
     def infer(self, batch: Pixels) -> Scores:
         """See `ports.Model`."""

@@ -52,11 +52,20 @@ _CAMERA_COUNTERS: Final[tuple[tuple[str, str, Callable[[CameraSnapshot], float]]
 )
 _CAMERA_GAUGES: Final[tuple[tuple[str, str, Callable[[CameraSnapshot], float]], ...]] = (
     ("kensa_frames_pending", "Captured, and neither judged nor dropped yet.", lambda c: c.accounting.pending),
+    ("kensa_camera_picture_alarm", "1 while its pictures are not judged.", lambda c: c.picture_alarm is not None),
+    ("kensa_camera_picture_misfit", "1 while they are unlike the golden set.", lambda c: c.picture_misfit is not None),
     ("kensa_camera_frames_per_second", "Exposures a second, smoothed.", lambda c: c.status.fps),
 )
 _INSPECTION_COUNTERS: Final[tuple[tuple[str, str, Callable[[InspectionSnapshot], float]], ...]] = (
     ("kensa_frame_pool_misses", "Frames for which no buffer was free.", lambda i: i.pool_misses),
     ("kensa_frames_not_kept", "Defect and unsure frames that could not be kept.", lambda i: i.frames_not_kept),
+)
+_INSPECTION_GAUGES: Final[tuple[tuple[str, str, Callable[[InspectionSnapshot], float]], ...]] = (
+    (
+        "kensa_inspection_healthy",
+        "0 while its verdicts cannot be relied on: pictures, reject rate.",
+        lambda i: i.unhealthy is None,
+    ),
 )
 _GAUGES: Final[tuple[tuple[str, str, Callable[[Snapshot], float]], ...]] = (
     ("kensa_outbox_messages", "Messages that wait for the broker.", lambda s: s.outbox.rows),
@@ -128,17 +137,22 @@ def _cameras(cameras: Sequence[CameraSnapshot]) -> Iterator[Metric]:
         yield _each(GaugeMetricFamily(name, text, labels=_CAMERA), cameras, value)
     verdicts = CounterMetricFamily("kensa_verdicts", "Judged frames.", labels=(*_CAMERA, "outcome"))
     dropped = CounterMetricFamily("kensa_frames_dropped", "Frames without a verdict.", labels=(*_CAMERA, "reason"))
+    pictures = CounterMetricFamily(
+        "kensa_unusable_pictures", "Verdicts `unknown` because of the picture.", labels=(*_CAMERA, "fault")
+    )
     states = StateSetMetricFamily("kensa_camera_state", "Where the camera stands.", labels=_CAMERA)
     latency = HistogramMetricFamily("kensa_verdict_latency_seconds", "From due time to decision.", labels=_CAMERA)
     for camera in cameras:
         labels = [camera.inspection, camera.camera]
         for outcome, count in camera.accounting.outcomes.items():
             verdicts.add_metric([*labels, outcome], count)
+        for fault, count in camera.picture_faults.items():
+            pictures.add_metric([*labels, fault], count)
         for reason, count in camera.accounting.dropped.items():
             dropped.add_metric([*labels, reason], count)
         states.add_metric(labels, {str(state): state == camera.status.state for state in CameraState})
         latency.add_metric(labels, buckets(camera.latency), camera.latency_total_us / 1e6)
-    yield from (verdicts, dropped, states, latency)
+    yield from (verdicts, pictures, dropped, states, latency)
 
 
 def _inspections(inspections: Sequence[InspectionSnapshot]) -> Iterator[Metric]:
@@ -147,6 +161,11 @@ def _inspections(inspections: Sequence[InspectionSnapshot]) -> Iterator[Metric]:
         for inspection in inspections:
             family.add_metric([inspection.inspection], value(inspection))
         yield family
+    for name, text, value in _INSPECTION_GAUGES:
+        gauge = GaugeMetricFamily(name, text, labels=("inspection",))
+        for inspection in inspections:
+            gauge.add_metric([inspection.inspection], float(value(inspection)))
+        yield gauge
     models = InfoMetricFamily("kensa_model", "The model that judges.", labels=("inspection",))
     for inspection in inspections:
         if (model := inspection.model) is not None:

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from agent.collection import Collector
     from agent.health.heartbeat import HeartbeatThread
     from agent.health.snapshot import Snapshot
+    from agent.inspection.monitor import InspectionMonitor
     from agent.inspection.pool import FramePool
     from agent.inspection.worker import InspectionContext
     from agent.ports import DesiredState, FrameSource, ReleaseFetcher, Transport
@@ -97,6 +98,7 @@ class Agent:
         self.lent = frozenset(lent)
         self.pools: dict[str, FramePool] = {}
         self.keepers: dict[str, FrameKeeper] = {}
+        self.monitors: dict[str, InspectionMonitor] = {}
         self.boot_epoch = 0
         self.started_ns = 0
         self.faults = 0  # batches that the runtime failed on

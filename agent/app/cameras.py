@@ -10,6 +10,7 @@ from agent import config as configuration
 from agent.app.choose import SHADOW_FRAMES, is_live
 from agent.counters import CameraCounters
 from agent.inspection.capture import CameraSetup, CaptureThread
+from agent.inspection.monitor import InspectionMonitor
 from agent.inspection.pool import FramePool
 from agent.inspection.worker import InspectionContext, Station
 
@@ -35,7 +36,18 @@ def setup_of(camera: configuration.Camera, source: FrameSource) -> CameraSetup:
     """Say how a camera is captured: silence is a stall only for those that never end by themselves."""
     live = isinstance(camera, _INFINITE_KINDS) or is_live(source)
     stall_ms = camera.stall_ms if live else None
-    return CameraSetup(source, stall_ms, (camera.width, camera.height))
+    return CameraSetup(source, stall_ms, (camera.width, camera.height), _frozen_after_s(camera, source))
+
+
+def _frozen_after_s(camera: configuration.Camera, source: FrameSource) -> float | None:
+    """How long this camera may repeat a picture. Files may for ever, and so may a source with `may_repeat`."""
+    if getattr(source, "may_repeat", False) is True:  # not in the port: plug-ins of before know nothing of it
+        return None
+    match camera:
+        case configuration.FolderCamera() | configuration.VideoCamera():
+            return None
+        case _:
+            return camera.frozen_after_s
 
 
 def compose(agent: Agent, hub: IntakeHub) -> list[InspectionContext]:
@@ -68,9 +80,11 @@ def compose(agent: Agent, hub: IntakeHub) -> list[InspectionContext]:
                 stall_ms=setup.stall_ms,
                 declared_px=setup.declared_px,
                 supervisor=agent.supervisor,
+                frozen_after_s=setup.frozen_after_s,
             )
             agent.cameras[camera] = CameraView(name, counters, capture, setup)
             stations[camera] = Station(config.thing, config.line, name, camera, agent.boot_epoch, counters, pool)
         collect = None if agent.collector is None else agent.collector.offer
-        contexts.append(InspectionContext(agent.slots[name], agent.keepers[name], stations, collect))
+        monitor = agent.monitors[name] = InspectionMonitor(agent.clock)
+        contexts.append(InspectionContext(agent.slots[name], agent.keepers[name], stations, collect, monitor))
     return contexts

@@ -72,7 +72,7 @@ def _is_live(path: KeyPath, lent: frozenset[str]) -> bool:
     match path:
         case ("inspections", _, "cameras", camera, _, *_):  # of a camera that both configurations have
             return camera not in lent
-        case ("inspections", _, "roi" | "thresholds" | "unsure_band", *_):
+        case ("inspections", _, "roi" | "thresholds" | "unsure_band" | "check_pictures", *_):
             return True
         case ("updates", "limits", _) | ("keep", _) | ("collect", _, *_) | ("heartbeat_s",) | ("drain_s",):
             return True

@@ -110,7 +110,9 @@ def is_live(source: FrameSource) -> bool:
 
 def site_of(inspection: configuration.Inspection, *, digest: str = "") -> SiteSettings:
     """What the configuration with this `digest` lays over the models of an inspection."""
-    return SiteSettings(inspection.roi, inspection.thresholds, inspection.unsure_band, digest)
+    return SiteSettings(
+        inspection.roi, inspection.thresholds, inspection.unsure_band, inspection.check_pictures, digest
+    )
 
 
 def check_classes(model: Model, thresholds: Mapping[str, float], *, name: str) -> None:

@@ -10,6 +10,7 @@ from agent.wire import BrokerHealth, LogHealth, OutboxHealth, ThreadsHealth
 
 if TYPE_CHECKING:
     from agent.app.agent import Agent
+    from agent.app.cameras import CameraView
     from agent.ports import Transport
     from agent.slot import ModelSlot
 
@@ -23,16 +24,7 @@ def snapshot_of(agent: Agent) -> Snapshot:
     return Snapshot(
         monotonic_ns=agent.clock.monotonic_ns(),
         utc_ns=agent.clock.utc_ns(),
-        cameras=tuple(
-            CameraSnapshot(
-                inspection=view.inspection,
-                status=view.capture.status,
-                accounting=view.counters.snapshot(),
-                latency=tuple(view.counters.latency.buckets()),
-                latency_total_us=view.counters.latency.total_us(),
-            )
-            for view in agent.cameras.values()
-        ),
+        cameras=tuple(_camera(agent, name, view) for name, view in agent.cameras.items()),
         inspections=tuple(_inspection(agent, name, slot) for name, slot in agent.slots.items()),
         outbox=OutboxHealth(
             rows=stats.rows,
@@ -69,8 +61,22 @@ def _broker(transport: Transport | None) -> BrokerHealth | None:
     return BrokerHealth(dropped=figures.dropped, refused=figures.refused)
 
 
+def _camera(agent: Agent, name: str, view: CameraView) -> CameraSnapshot:
+    pictures = agent.monitors[view.inspection].pictures(name)
+    return CameraSnapshot(
+        inspection=view.inspection,
+        status=view.capture.status,
+        accounting=view.counters.snapshot(),
+        latency=tuple(view.counters.latency.buckets()),
+        latency_total_us=view.counters.latency.total_us(),
+        picture_faults=pictures.faults,
+        picture_alarm=pictures.alarm,
+        picture_misfit=pictures.misfit,
+    )
+
+
 def _inspection(agent: Agent, name: str, slot: ModelSlot) -> InspectionSnapshot:
-    lease = slot.lease()
+    lease, monitor = slot.lease(), agent.monitors[name]
     status = None if agent.models is None else agent.models.lifecycles[name].status()
     candidate = None if status is None else status.candidate
     return InspectionSnapshot(
@@ -82,4 +88,5 @@ def _inspection(agent: Agent, name: str, slot: ModelSlot) -> InspectionSnapshot:
         state=None if status is None else str(status.state),
         candidate=None if candidate is None else candidate.release_id,
         alarm=None if status is None else status.alarm,
+        unhealthy=monitor.alarm(),
     )

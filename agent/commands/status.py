@@ -61,6 +61,7 @@ def _text(beat: dict[str, Any]) -> str:
             f"camera {camera['camera']}: {camera['state']}, {camera['fps']:.1f} frames/s, "
             f"captured {camera['captured']}, judged {camera['judged']}, dropped {dropped}, pending {camera['pending']}"
         )
+        lines += _pictures(camera)
     return "\n".join(lines)
 
 
@@ -68,6 +69,18 @@ def _broker(figures: dict[str, Any]) -> list[str]:
     lines = [f"broker does not carry {feature}: {reason}" for feature, reason in figures["refused"].items()]
     if figures["dropped"]:
         lines.append(f"broker sent what was dropped: {_counts(figures['dropped'])}")
+    return lines
+
+
+def _pictures(camera: dict[str, Any]) -> list[str]:
+    """What is wrong with a camera's pictures, one line each; none while they are well."""
+    lines = []
+    if camera["picture_alarm"] is not None:
+        lines.append(f"  NOT JUDGED: its pictures are {camera['picture_alarm']}")
+    if camera["picture_faults"]:
+        lines.append(f"  unknown because of the picture: {_counts(camera['picture_faults'])}")
+    if camera["picture_misfit"] is not None:
+        lines.append(f"  unlike the pictures that the model was trained on: {camera['picture_misfit']}")
     return lines
 
 

@@ -27,6 +27,11 @@ class _Camera(Strict):
         return self
 
 
+# For how long a live camera may repeat one picture, the same in every byte, before its frames are judged `unknown`
+# (`frozen`): 0 from the third equal frame on, None for ever.
+FrozenAfter = Annotated[float, Field(ge=0.0, le=86_400.0, allow_inf_nan=False)] | None
+
+
 class FolderCamera(_Camera):
     """A folder of images, or of a `manifest.csv`, as a camera."""
 
@@ -53,6 +58,7 @@ class V4l2Camera(_Camera):
     device: Annotated[str, StringConstraints(pattern=r"^(/dev/[A-Za-z0-9_/-]+|\d{1,3})$")] = "/dev/video0"
     fps: PositiveFps | None = None
     fourcc: Annotated[str, StringConstraints(pattern=r"^[A-Z0-9]{4}$")] | None = None
+    frozen_after_s: FrozenAfter = 0.0
 
 
 class RtspCamera(_Camera):
@@ -61,6 +67,7 @@ class RtspCamera(_Camera):
     kind: Literal["rtsp"]
     url: Annotated[str, StringConstraints(pattern=r"^rtsps?://", max_length=1024)]
     transport: Literal["tcp", "udp"] = "tcp"
+    frozen_after_s: FrozenAfter = 30.0  # a video codec may repeat a still scene until its next key frame
 
 
 class MjpegCamera(_Camera):
@@ -68,6 +75,7 @@ class MjpegCamera(_Camera):
 
     kind: Literal["mjpeg"]
     url: Annotated[str, StringConstraints(pattern=r"^https?://", max_length=1024)]
+    frozen_after_s: FrozenAfter = 0.0
 
 
 class PluginCamera(_Camera):
@@ -76,6 +84,7 @@ class PluginCamera(_Camera):
     kind: Literal["plugin"]
     source: Name  # the entry point's name
     options: dict[str, Any] = Field(default_factory=dict)  # checked by the plugin
+    frozen_after_s: FrozenAfter = 0.0  # not for a source that says of itself that it may repeat pictures
 
 
 Camera = Annotated[

@@ -94,6 +94,7 @@ class Inspection(Strict):
     roi: Region | None = None  # [x, y, width, height]; goes before the manifest's own
     thresholds: dict[Name, Unit] = Field(default_factory=dict)  # defect class -> score; over the manifest's own
     unsure_band: Unit | None = None  # over the manifest's own
+    check_pictures: bool = True  # a picture without light or contrast is `unknown`; measured against the golden set
     intake: Intake = Intake()
 
 

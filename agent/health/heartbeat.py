@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from agent.clock import NS_PER_S
 from agent.counters import quantile_us
 from agent.errors import KensaError
-from agent.records import DropReason
+from agent.records import DropReason, ImageFault, Outcome
 from agent.supervision import Supervisor
 from agent.wire import (
     BrokerHealth,
@@ -97,6 +97,7 @@ def _inspection(inspection: InspectionSnapshot) -> InspectionHealth:
         state=inspection.state,
         candidate=_text(inspection.candidate),
         alarm=_text(inspection.alarm),
+        unhealthy=_text(inspection.unhealthy),
     )
 
 
@@ -112,6 +113,10 @@ def _camera(camera: CameraSnapshot) -> CameraHealth:
         pending=accounting.pending,
         dropped={DropReason(reason): count for reason, count in accounting.dropped.items()},
         error=_text(status.last_error),
+        outcomes={Outcome(outcome): count for outcome, count in accounting.outcomes.items()},
+        picture_faults={ImageFault(fault): count for fault, count in camera.picture_faults.items()},
+        picture_alarm=_text(camera.picture_alarm),
+        picture_misfit=_text(camera.picture_misfit),
     )
 
 

@@ -37,6 +37,9 @@ class CameraSnapshot:
     accounting: Accounting
     latency: tuple[tuple[int, int], ...]  # LatencyHistogram.buckets(): (upper edge in us, count)
     latency_total_us: int
+    picture_faults: Mapping[str, int] = field(default_factory=dict)  # ImageFault value -> pictures that prove nothing
+    picture_alarm: str | None = None  # why its pictures are not judged now
+    picture_misfit: str | None = None  # in which way they are unlike those that the model was trained on
 
     @property
     def camera(self) -> str:
@@ -56,6 +59,7 @@ class InspectionSnapshot:
     state: str | None = None  # of the model's lifecycle; None without updates
     candidate: str | None = None  # `name/version` of the release that is on its way
     alarm: str | None = None  # why a person must look at the model
+    unhealthy: str | None = None  # why its verdicts cannot be relied on now: pictures, reject rate
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from agent.errors import CameraError, FrameError, SourceEndedError
+from agent.inspection.freeze import FreezeDetector
 from agent.inspection.intake import NO_PIXELS
 from agent.inspection.watch import Backoff, CameraWatch
 from agent.rate import Rate
@@ -47,12 +48,14 @@ _FIRST_EXPOSURE_S: Final = 10.0  # RTSP and USB cameras need some seconds from o
 class CameraSetup:
     """Where frames come from. `stall_ms` None means that silence is normal: triggered cameras, folders, video files.
 
-    A frame of another size than `declared_px` (width, height) is dropped.
+    A frame of another size than `declared_px` (width, height) is dropped. `frozen_after_s` says for how long a source
+    may repeat one picture, see `FreezeDetector`; None: for ever.
     """
 
     source: FrameSource
     stall_ms: int | None
     declared_px: tuple[int | None, int | None]
+    frozen_after_s: float | None = None
 
     @property
     def stall_s(self) -> float | None:
@@ -75,6 +78,7 @@ class CaptureThread:
         random: Random,
         stall_ms: int | None = 2_000,
         declared_px: tuple[int | None, int | None] = (None, None),
+        frozen_after_s: float | None = None,
         backoff: Backoff = Backoff(),  # noqa: B008  # frozen
         supervisor: Supervisor | None = None,
     ) -> None:
@@ -82,7 +86,8 @@ class CaptureThread:
         # Whatever a driver or a plug-in raises is a fault of the camera, which is then closed and opened again.
         self._guard = Boundary(self._supervisor, kind="camera", what=f"camera {camera}", make=CameraError)
         self._camera = camera
-        self._setup = CameraSetup(source, stall_ms, declared_px)
+        self._setup = CameraSetup(source, stall_ms, declared_px, frozen_after_s)
+        self._freeze = FreezeDetector(frozen_after_s)
         self._intake = intake
         self._pool = pool
         self._counters = counters
@@ -200,6 +205,7 @@ class CaptureThread:
         if setup is not None:
             self._let_go()
             self._setup, self._shape = setup, None
+            self._freeze = FreezeDetector(setup.frozen_after_s)
             self._watch.changed(self._clock.monotonic_ns(), stall_s=setup.stall_s)
 
     def _capture(self) -> None:
@@ -327,6 +333,7 @@ class CaptureThread:
             part_id=grab.part_id,
             hardware_ns=grab.hardware_ns,
             buffer=buffer,
+            is_frozen=self._freeze.is_frozen(grab.pixels, self._clock.monotonic_ns()),
         )
         if not self._intake.offer(frame, self._stop):
             self._counters.dropped(DropReason.SHUTDOWN, seq=frame.seq, name=grab.part_id)

@@ -12,21 +12,25 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
+from agent import image_check
 from agent.errors import FrameError
 from agent.preprocess import Preprocessor
-from agent.records import Origin
+from agent.records import ImageFault, Origin
 from agent.slot import NO_SITE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from agent.counters import CameraCounters
+    from agent.image_check import ImageLimits, ImageStatistics
     from agent.inspection.keeper import FrameKeeper
+    from agent.inspection.monitor import InspectionMonitor
     from agent.inspection.pool import FramePool
     from agent.preprocess import Plan
     from agent.records import Box, Frame, Geometry, ModelIdentity, Pixels, Verdict
     from agent.slot import Lease, ModelSlot, SiteSettings
 
+_FROZEN: Final = "frozen: the camera repeats one picture, the same in every byte; restart it, then check its connection"
 _GEOMETRIES: Final = 3  # the champion's, the challenger's, and the one before
 
 
@@ -55,6 +59,7 @@ class InspectionContext:
     keeper: FrameKeeper | None
     stations: dict[str, Station]
     collect: Collect | None = None
+    monitor: InspectionMonitor | None = None  # None: no picture is checked
 
 
 class Placed(NamedTuple):
@@ -71,7 +76,7 @@ class Inputs:
 
     def __init__(self, geometry: Geometry, *, roi: Box | None, max_batch: int) -> None:
         """Make nothing yet: frames say what is needed."""
-        self._geometry = geometry
+        self.geometry: Final = geometry
         self._roi = roi
         self._max_batch = max_batch
         self._preprocessors: dict[str, Preprocessor] = {}  # by camera: its frames have one shape, so one plan
@@ -86,7 +91,7 @@ class Inputs:
         for frame in frames:
             preprocessor = self._preprocessors.get(frame.camera)
             if preprocessor is None:
-                preprocessor = self._preprocessors[frame.camera] = Preprocessor(self._geometry, roi=self._roi)
+                preprocessor = self._preprocessors[frame.camera] = Preprocessor(self.geometry, roi=self._roi)
             try:
                 plan = preprocessor.plan_for(frame.pixels)
                 stop = start + len(plan.tiles)
@@ -132,7 +137,7 @@ class Inputs:
         return grown
 
     def _buffer(self, inputs: int) -> Pixels:
-        geometry = self._geometry
+        geometry = self.geometry
         return np.empty((inputs, geometry.height, geometry.width, geometry.channels), np.uint8)
 
 
@@ -144,6 +149,7 @@ class Desk:
         self.keeper: Final = context.keeper
         self.collect: Final = context.collect
         self.stations: Final = context.stations
+        self.monitor: Final = context.monitor
         self.inputs: Inputs | None = None  # for the champion's geometry; None in SAFE
         self.site: SiteSettings = NO_SITE  # of the batch
         self._slot = context.slot
@@ -152,6 +158,8 @@ class Desk:
         self._preprocess_digest = ""
         self._classes: tuple[str, ...] = ()
         self._origins: dict[str, Origin] = {}
+        self._image_limits: ImageLimits | None = None
+        self._to_compare: set[str] = set()  # cameras whose pictures are not compared with the golden set yet
         self._by_geometry: dict[tuple[Geometry, Box | None], Inputs] = {}  # and ROI; the last used at the end
 
     def lease(self) -> Lease | None:
@@ -165,6 +173,42 @@ class Desk:
             self.site = site
             self._turn_to(lease)
         return lease
+
+    def screen(self, placed: list[Placed]) -> tuple[list[Placed], list[tuple[Frame, str]]]:
+        """Divide a batch into what can be judged and, each with its reason, what proves nothing about its part."""
+        monitor, limits, inputs = self.monitor, self._image_limits, self.inputs
+        if monitor is None or inputs is None:
+            return placed, []
+        fit: list[Placed] = []
+        unfit: list[tuple[Frame, str]] = []
+        slots = inputs.written(placed[-1].stop)
+        for p in placed:
+            frame = p.frame
+            seen = None if limits is None else image_check.measure(slots[p.start : p.stop])
+            fault = None if seen is None or limits is None else image_check.fault_of(seen, limits)
+            if fault is None and not frame.is_frozen:
+                monitor.usable(frame.camera)
+                if seen is not None and limits is not None and frame.camera in self._to_compare:
+                    self._compare(monitor, p, seen, limits)
+                fit.append(p)
+                continue
+            if fault is None or seen is None or limits is None:  # a black picture is equal to the last one, too
+                fault, reason = ImageFault.FROZEN, _FROZEN
+            else:
+                reason = image_check.reason_of(fault, seen, limits)
+            monitor.unusable(frame.camera, fault, reason)
+            unfit.append((frame, reason))
+        return fit, unfit
+
+    def _compare(self, monitor: InspectionMonitor, p: Placed, seen: ImageStatistics, limits: ImageLimits) -> None:
+        assert self.inputs is not None  # noqa: S101 - the frame is placed in them
+        geometry, roi = self.inputs.geometry, self.site.roi
+        squeezed = image_check.shape_misfit(
+            geometry, region=(p.plan.roi[2], p.plan.roi[3]), has_roi=(roi or geometry.roi) is not None
+        )
+        key = (None if self._identity is None else self._identity.sha256, p.plan.roi)
+        if not monitor.compare(p.frame.camera, key, seen, limits, squeezed=squeezed):
+            self._to_compare.discard(p.frame.camera)
 
     def inputs_for(self, geometry: Geometry) -> Inputs:
         """Buffers for `geometry` and the batch's ROI; the same object for equal ones."""
@@ -203,6 +247,8 @@ class Desk:
 
     def _turn_to(self, lease: Lease | None) -> None:
         self._origins = {}
+        self._image_limits = None
+        self._to_compare = set(self.stations)
         if lease is None:
             self._identity, self._preprocess_digest, self._classes, self.inputs = None, "", (), None
             return
@@ -210,4 +256,5 @@ class Desk:
         self._identity = model.identity
         self._preprocess_digest = model.preprocess_digest
         self._classes = model.rule.classes
+        self._image_limits = model.image_limits if lease.site.check_pictures else None
         self.inputs = self.inputs_for(model.geometry)

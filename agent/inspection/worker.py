@@ -7,7 +7,8 @@ batch ends in `unknown` verdicts; the worker goes on.
 
 A shadow costs the line the offer of a reference, after the verdict. In a trial the parts that are not assigned to the
 challenger get their verdicts first; the others wait for both models (`agent.inspection.trial` says whose word counts).
-Parts that no model saw (displaced, refused, SAFE) belong to no arm and are not observed.
+Parts that no model saw (displaced, refused, SAFE), or whose picture proves nothing (dark, bright, flat, frozen), belong
+to no arm and are not observed.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from agent.clock import Clock
     from agent.errors import FrameError
-    from agent.inspection.desk import Placed
+    from agent.inspection.desk import Inputs, Placed
     from agent.inspection.intake import Batch, IntakeHub
     from agent.ports import VerdictSink
     from agent.records import Floats, Frame, Judgement
@@ -80,7 +81,7 @@ class Worker:
             self._not_judged(desk, batch.frames, "no usable model")
             return
         began = self._clock.monotonic_ns()
-        placed = desk.inputs.place(batch.frames, lambda frame, error: self._refuse(desk, frame, error))
+        placed = self._place(desk, desk.inputs, batch.frames)
         if not placed:
             return
         placed_ns = self._clock.monotonic_ns()
@@ -108,6 +109,16 @@ class Worker:
             opinion = Opinion(judgement, part_us, None if failure is not None else p.plan, cells)
             parts.append(Part(p, desk.key(p.frame), opinion))
         self._try(desk, lease, lease.trial, parts, shared_us=(placed_ns - began) // (1_000 * len(placed)))
+
+    def _place(self, desk: Desk, inputs: Inputs, frames: Sequence[Frame]) -> list[Placed]:
+        """Write the frames' inputs; what cannot be used or proves nothing ends here, with its reason."""
+        placed = inputs.place(frames, lambda frame, error: self._refuse(desk, frame, error))
+        if not placed:
+            return placed
+        fit, unfit = desk.screen(placed)
+        for frame, reason in unfit:
+            self._not_judged(desk, [frame], reason)
+        return fit
 
     def _finish(
         self,

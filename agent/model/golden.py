@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 MAX_UNPACKED_BYTES: Final = 512 * 1024 * 1024
 _BATCH: Final = 8
+_FIRST_IMAGES: Final = 64  # and their bytes: what a load may spend on measuring the golden set
+_FIRST_BYTES: Final = 24 * 1024 * 1024
 _NAMES: Final = frozenset({"images", "scores", "evidence", "labels"})
 
 
@@ -67,6 +69,25 @@ def read(data: bytes, manifest: Manifest, *, source: str) -> GoldenSet:
     return GoldenSet(
         found["images"], found["scores"], found.get("evidence"), None if labels is None else labels.astype(np.int64)
     )
+
+
+def first_images(data: bytes, manifest: Manifest, *, source: str) -> Pixels:
+    """Unpack the first pictures [n, H, W, C] uint8 of the bytes of `golden.npz`, n >= 1, and nothing behind them.
+
+    Raises SelfTestError naming `source`.
+    """
+    geometry = manifest.geometry
+    wanted = (geometry.height, geometry.width, geometry.channels)
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive, archive.open("images.npy") as file:
+            np.lib.format.read_magic(file)
+            shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+            if dtype != np.uint8 or is_fortran or tuple(shape[1:]) != wanted or not shape[0]:
+                raise SelfTestError(f"{source}: images are {dtype} {list(shape)}, expected uint8 {['N', *wanted]}")
+            count = max(1, min(shape[0], _FIRST_IMAGES, _FIRST_BYTES // math.prod(wanted)))
+            return np.frombuffer(file.read(count * math.prod(wanted)), np.uint8).reshape(count, *wanted)
+    except (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, OSError, NotImplementedError) as error:
+        raise SelfTestError(f"{source} is no golden set: {error}. Export the release again") from error
 
 
 def _check(found: dict[str, Any], manifest: Manifest, source: str) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from agent.records import CameraState, DropReason  # noqa: TC001  pydantic reads the annotations
+from agent.records import CameraState, DropReason, ImageFault, Outcome  # noqa: TC001  pydantic reads the annotations
 from agent.wire.codec import MAX_MESSAGE_BYTES, Count, Digest, Name, Text, Unit, WireModel
 from agent.wire.collected import CollectReason  # noqa: TC001  pydantic reads the annotations
 
@@ -30,6 +30,10 @@ class CameraHealth(WireModel):
     pending: Count
     dropped: Mapping[DropReason, Count] = {}  # reasons that never happened may be left out
     error: Text | None = None  # the last one, without credentials; kept after recovery
+    outcomes: Mapping[Outcome, Count] = {}  # of `judged`; outcomes that never occurred may be left out
+    picture_faults: Mapping[ImageFault, Count] = {}  # of `judged`: the picture proved nothing, the verdict is `unknown`
+    picture_alarm: Text | None = None  # why its pictures are not judged now
+    picture_misfit: Text | None = None  # in which way they are unlike those that the model was trained on
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
@@ -51,6 +55,7 @@ class InspectionHealth(WireModel):
     state: Text | None = None  # of the model's lifecycle (docs/lifecycle.md); null without updates
     candidate: Text | None = None  # `name/version` of the release that is on its way
     alarm: Text | None = None  # why a person must look at the model
+    unhealthy: Text | None = None  # why its verdicts cannot be relied on now: pictures, reject rate
 
 
 class OutboxHealth(WireModel):

@@ -5,6 +5,7 @@ Each campaign says what it did (`count` of something), what must come of it, and
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from simulator.faults.kills import run_kills
 from simulator.faults.lifecycle_kills import run_lifecycle_kills
 from simulator.faults.metadata import run_metadata_faults
 from simulator.faults.mutated_models import run_model_faults
+from simulator.faults.pictures import REAL_SETS, run_good, run_real, run_spoilt
 from simulator.faults.power import missing_for_power_cuts, run_power_cuts
 from simulator.faults.repertoire import run_repertoire
 from simulator.faults.rollouts import ALWAYS_DEFECT, ALWAYS_OK, run_equally_good, run_rollouts
@@ -135,6 +137,25 @@ def _collect_kills(count: int, seed: int) -> Counted:
     return Counted(text, found.is_clean, found.to_json())
 
 
+def _spoilt(count: int, seed: int) -> Counted:
+    found = run_spoilt(release=_RELEASE, count=count, seed=seed)
+    late, silent = sum(f.late_ok for f in found), [f.kind for f in found if f.alarm is None]
+    text = f"{late} of {sum(sum(f.outcomes.values()) for f in found):,}"
+    text += f"; no alarm for {', '.join(silent)}" if silent else ""
+    return Counted(text, not late and not silent, {"kinds": [asdict(f) for f in found], "late_ok": late})
+
+
+def _good(count: int, seed: int) -> Counted:
+    simulated = run_good(release=_RELEASE, count=count, seed=seed)
+    data = Path(os.environ.get("KENSA_DATA", ""))
+    real = {name: run_real(data / name, seed=seed) for name in REAL_SETS if (data / name / "manifest.csv").is_file()}
+    refused = sum(sum(found.refused.values()) for found in (simulated, *real.values()))
+    pictures = sum(found.pictures for found in real.values())
+    text = f"{refused} of {simulated.pictures:,} simulated and {pictures:,} real ones"
+    counts = {"simulated": asdict(simulated), "real": {name: asdict(found) for name, found in real.items()}}
+    return Counted(text if real else f"{text} (set KENSA_DATA)", not refused, counts)
+
+
 def _day(count: int, seed: int) -> Counted:
     found = run_day(hours=count, seed=seed)
     text = f"{len(found.problems)} ({found.parts:,} parts, {found.kills} kills, {sum(found.wished.values())} releases)"
@@ -184,6 +205,14 @@ CAMPAIGNS: Final = (
         20,
         _repertoire,
     ),
+    Campaign(
+        "pictures",
+        "{count:,} pictures each: ten times too dark, black, white, flat, frozen (raw, MJPEG): `ok` from the third on",
+        "0",
+        10_000,
+        _spoilt,
+    ),
+    Campaign("good_pictures", "{count:,} good pictures, and the real ones: refused as unusable", "0", 100_000, _good),
     Campaign("day", "{count} h of line time with a release every hour: broken invariants", "0", 24, _day),
 )
 NAMES: Final = tuple(campaign.name for campaign in CAMPAIGNS)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003 - pydantic reads the annotation
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +23,7 @@ from agent.records import Grab
 from simulator.line import plan
 from simulator.line.config import LineConfig
 from simulator.line.render import RENDERER_VERSION, SimulatedLine
+from simulator.line.spoil import Spoil, Spoiler
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,6 +42,9 @@ class SourceOptions(LineConfig):
     parts: Annotated[int, Field(ge=1)] | None = None  # null: without end
     first_part: Annotated[int, Field(ge=0)] = 0
     cache_dir: Path | None = None  # where rendered pools are kept between runs
+    spoil: Spoil | None = None  # what is wrong with some of the pictures
+    spoil_after_parts: Annotated[int, Field(ge=0)] = 0  # good ones before
+    spoil_parts: Annotated[int, Field(ge=1)] | None = None  # null: without end
 
     def line(self) -> LineConfig:
         """Return the line's part of the options: what a reader of the truth needs."""
@@ -64,6 +69,9 @@ def from_config(options: Mapping[str, object], *, clock: Clock) -> SimulatedSour
         parts=checked.parts,
         first_part=checked.first_part,
         cache_dir=checked.cache_dir,
+        spoil=None
+        if checked.spoil is None
+        else Spoilage(checked.spoil, checked.spoil_after_parts, checked.spoil_parts),
     )
 
 
@@ -71,6 +79,19 @@ def _allowed(kind: str, message: str) -> str:
     if kind == "extra_forbidden":
         return f"no such key; allowed: {', '.join(sorted(SourceOptions.model_fields))}"
     return message[:1].lower() + message[1:]
+
+
+@dataclass(frozen=True, slots=True)
+class Spoilage:
+    """Which parts' pictures are spoilt, and how: `parts` of them (None: without end) after the first `after`."""
+
+    kind: Spoil
+    after: int = 0
+    parts: int | None = None
+
+    def covers(self, number: int) -> bool:
+        """Whether it spoils the picture of part `number`, counted from the first one that the source shows."""
+        return self.after <= number and (self.parts is None or number < self.after + self.parts)
 
 
 class SimulatedSource:
@@ -85,16 +106,24 @@ class SimulatedSource:
         parts: int | None = None,
         first_part: int = 0,
         cache_dir: Path | None = None,
+        spoil: Spoilage | None = None,
     ) -> None:
         """Expose `parts` parts (None: without end) at `fps` a second (None: as fast as they are taken)."""
         self._line = line
         self._clock = clock
         self._pacer = Pacer(fps=fps, clock=clock)
         self._end = None if parts is None else first_part + parts
-        self._index = first_part
+        self._first = self._index = first_part
+        self._spoil = spoil
+        self._spoiler = Spoiler(seed=line.config.seed)
         self._cache_dir = cache_dir
         self._pool: Sequence[Pixels] = ()
         self._opened = False
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether equal frames in a row are no fault: a pool is drawn from, so a picture may follow itself."""
+        return bool(self._line.config.pool) and (self._spoil is None or self._spoil.kind is not Spoil.FROZEN)
 
     @property
     def line(self) -> SimulatedLine:
@@ -123,6 +152,10 @@ class SimulatedSource:
         self._index += 1
         line = self._line
         pixels = self._pool[plan.picture_of(line.config, index)] if self._pool else line.render(index)
+        if self._spoil is not None and self._spoil.covers(index - self._first):
+            pixels = self._spoiler.spoilt(pixels, self._spoil.kind)
+        else:
+            self._spoiler.good()
         return Grab(pixels=pixels, due_ns=due_ns, part_id=line.part_id(index))
 
     def close(self) -> None:

@@ -179,6 +179,7 @@ class _Broken:
     def __init__(self, model: Model) -> None:
         self.identity, self.geometry, self.rule = model.identity, model.geometry, model.rule
         self.preprocess_digest = model.preprocess_digest
+        self.image_limits = model.image_limits
 
     def infer(self, batch: Pixels) -> Scores:
         raise InferenceError(f"no memory for a batch of {len(batch)}")

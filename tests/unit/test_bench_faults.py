@@ -27,6 +27,8 @@ def test_every_fault_of_the_table_has_a_campaign_with_its_full_count() -> None:
         "always_ok": 20,
         "always_defect": 20,
         "repertoire": 20,
+        "pictures": 10_000,
+        "good_pictures": 100_000,
         "day": 24,
     }
 

@@ -32,13 +32,21 @@ from tests.trust_kit import SITE, Device, Publisher
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from agent.records import Pixels
+
+
+def good_picture() -> Pixels:
+    """A picture [64, 64] like those of the release's golden set."""
+    picture: Pixels = np.kron(spot_images()[0][0, :, :, 0], np.ones((2, 2), np.uint8))
+    return picture
+
 
 @pytest.fixture
 def site(tmp_path: Path) -> dict[str, Any]:
     """A healthy configuration as a tree."""
     write_release(tmp_path / "release")
     (tmp_path / "images").mkdir()
-    cv2.imwrite(str(tmp_path / "images" / "0.png"), np.full((64, 96), 20, np.uint8))
+    cv2.imwrite(str(tmp_path / "images" / "0.png"), good_picture())
     return {
         "thing": "thing-1",
         "line": "line-1",
@@ -69,7 +77,7 @@ def test_a_healthy_site_can_run(tmp_path: Path, site: dict[str, Any], capsys: py
     out = capsys.readouterr().out
 
     assert code == 0, out
-    assert "OK    camera cam: 96x64 px mono, first frame after" in out
+    assert "OK    camera cam: 64x64 px mono, first frame after" in out
     assert "8 of 8 golden pictures judged as where it was made" in out
     assert "WARN  release top: spots 1.0.0" in out
     assert "untrusted" in out
@@ -97,6 +105,29 @@ def test_without_a_configuration_the_machine_is_looked_at() -> None:
     checks = [finding.check for finding in doctor.examine(None)]
 
     assert checks == ["python", "libraries", "processor", "clock"]
+
+
+@pytest.mark.parametrize(
+    ("picture", "status", "words"),
+    [
+        (np.full((64, 64), 1, np.uint8), Status.FAIL, "dark: brightness 1 of 255"),
+        (np.full((64, 64), 255, np.uint8), Status.FAIL, "bright: brightness 255 of 255"),
+        (np.full((64, 64), 30, np.uint8), Status.FAIL, "flat: contrast 0.0"),
+        (np.hstack([good_picture()] * 2), Status.WARN, "another aspect than trained: 128x64 px are 2.00 wide to high"),
+        (good_picture()[::4, ::4], Status.WARN, "smaller than the model's input: 16x16 px against 32x32"),
+        (good_picture() + np.uint8(60), Status.WARN, "in the golden set"),
+    ],
+)
+def test_a_picture_unlike_those_that_the_model_was_trained_on_is_said_so(
+    tmp_path: Path, site: dict[str, Any], picture: Pixels, status: Status, words: str
+) -> None:
+    cv2.imwrite(str(tmp_path / "images" / "0.png"), picture)
+
+    found = findings(tmp_path, site)["camera cam"]
+
+    assert found.status is status
+    assert words in found.seen
+    assert found.remedy
 
 
 def test_a_bad_configuration_ends_the_examination(tmp_path: Path, site: dict[str, Any]) -> None:
@@ -389,7 +420,7 @@ def test_a_release_of_two_inspections_is_loaded_once(
 @pytest.mark.parametrize(
     ("camera", "says"),
     [
-        ({"width": 640, "height": 480}, "96x64 px mono, first frame after"),
+        ({"width": 640, "height": 480}, "64x64 px mono, first frame after"),
         ({"path": "/nowhere"}, "/nowhere"),
         ({"split": "val"}, "val"),
     ],
@@ -412,7 +443,7 @@ def test_a_roi_outside_the_cameras_picture_is_a_failure(tmp_path: Path, site: di
     finding = findings(tmp_path, site)["camera cam"]
 
     assert finding.status is Status.FAIL
-    assert "does not lie in a frame of 96x64 px" in finding.seen
+    assert "does not lie in a frame of 64x64 px" in finding.seen
 
 
 def test_a_damaged_picture_is_told_as_such(tmp_path: Path, site: dict[str, Any]) -> None:

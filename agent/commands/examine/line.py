@@ -11,8 +11,11 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from agent import config as configuration
-from agent import preprocess
+from agent import image_check, preprocess
+from agent.adapters.onnx import read_image_limits
 from agent.app.choose import open_source, open_transport
 from agent.clock import SystemClock
 from agent.commands.examine import certificates
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 
     from agent.config import Camera, Config, Inspection
     from agent.ports import FrameSource
-    from agent.records import Geometry, Grab
+    from agent.records import Geometry, Grab, Pixels
 
 _FRAME_S: Final = 10.0  # RTSP and USB cameras need some seconds from opening to the first frame
 _HANG_S: Final = 20.0  # a driver that does not return is left behind after this
@@ -41,7 +44,13 @@ def from_agent(status: Mapping[str, Any]) -> Iterator[Finding]:
     for camera in beat["cameras"]:
         check, error = f"camera {camera['camera']}", camera.get("error")
         seen = f"{camera['state']} at {camera['fps']:.1f} frames/s, says the running agent"
-        if camera["state"] in {"running", "ended"}:
+        if alarm := camera.get("picture_alarm"):
+            yield fail(
+                check, f"{seen}; its pictures are {alarm}", "every part is `unknown` until the pictures are good"
+            )
+        elif misfit := camera.get("picture_misfit"):
+            yield warn(check, f"{seen}; {misfit}", "make the pictures like those that the model was trained on")
+        elif camera["state"] in {"running", "ended"}:
             yield ok(check, seen)
         else:
             yield fail(check, f"{seen}: {error or 'no frame yet'}", "check power, cable and address of the camera")
@@ -115,11 +124,29 @@ def _first_frame(
     if (camera.width or width, camera.height or height) != (width, height):
         declared = f"declared are {camera.width}x{camera.height}"
         return fail(check, f"{seen}, but {declared}: every frame would be dropped", "correct width and height")
-    if geometry is not None:
-        try:
-            preprocess.plan(geometry, height=height, width=width, roi=inspection.roi)
-        except FrameError as error:
-            return fail(check, f"{seen}, but {error.detail}", "correct the inspection's roi, or the camera's size")
+    return ok(check, seen) if geometry is None else _fit(check, seen, grab.pixels, inspection, geometry)
+
+
+def _fit(check: str, seen: str, pixels: Pixels, inspection: Inspection, geometry: Geometry) -> Finding:
+    """Compare a picture with those that the model was trained on: aspect, size, brightness, contrast."""
+    placed = preprocess.Preprocessor(geometry, roi=inspection.roi)
+    try:
+        plan = placed.plan_for(pixels)
+    except FrameError as error:
+        return fail(check, f"{seen}, but {error.detail}", "correct the inspection's roi, or the camera's size")
+    inputs = np.empty((len(plan.tiles), geometry.height, geometry.width, geometry.channels), np.uint8)
+    placed.into(pixels, inputs)
+    limits = read_image_limits(inspection.release, manifests.read(inspection.release))
+    found = image_check.measure(inputs)
+    if limits is not None and inspection.check_pictures and (fault := image_check.fault_of(found, limits)):
+        remedy = "every part would be `unknown`: correct lamp, lens or exposure, then run this again"
+        return fail(check, f"{seen}, but {image_check.reason_of(fault, found, limits)}", remedy)
+    has_roi = (inspection.roi or geometry.roi) is not None
+    squeezed = image_check.shape_misfit(geometry, region=(plan.roi[2], plan.roi[3]), has_roi=has_roi)
+    light = None if limits is None else image_check.misfit_of(found, limits)
+    if problems := [text for text in (squeezed, light) if text]:
+        remedy = "the model may reject or pass every part: make the pictures like those that it was trained on"
+        return warn(check, f"{seen}; {'; '.join(problems)}", remedy)
     return ok(check, seen)
 
 

@@ -1,0 +1,165 @@
+"""Can a picture prove anything about the part that it shows? Brightness and contrast against the golden set. Pure.
+
+Promise: `measure` reads what preprocessing has written for the model, a few thousand bytes of it, in about 15 us; it
+never looks at the frame again. The limits come from the release's own golden set, which are model inputs, too, so both
+sides are measured in the same way. A picture beyond the limits of `fault_of` gets the outcome `unknown`; `misfit_of`
+is narrower and only warns. A release whose golden set cannot be read has no limits, and nothing is checked.
+
+Contrast is the RMS difference of neighbouring cells, means of 8 input pixels in every 16th row. Vignetting and uneven
+light change it little, sensor noise is averaged out: a flat field stays near 0, also where its corners are dark.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import cv2
+
+from agent.records import ImageFault
+
+if TYPE_CHECKING:
+    from agent.records import Geometry, Pixels
+
+_CELL_PX: Final = 8  # wide, one row high
+_ROW_STEP: Final = 16  # from one row of cells to the next: reading every row would cost 2 % of the line's rate
+_MAX_TILES: Final = 8  # of one part, evenly chosen
+_DARK: Final = 0.3  # of the golden set's lowest level
+_BRIGHT: Final = 0.2  # of what the golden set's highest level leaves up to white
+_FLAT: Final = 0.25  # of the golden set's low contrast
+_FLATTEST: Final = 0.8  # grey levels: sensor noise of sigma 1.6 at the model's scale gives less
+_WHITE: Final = 255.0
+_LOW_QUANTILE: Final = 0.05  # of the golden set's contrast: a single odd picture does not open the limit
+_WARN_LEVEL: Final = (
+    0.75  # `misfit_of`: share of the lowest level, and of the distance of the highest from black and white
+)
+_ASPECT: Final = (0.8, 1.25)  # of the trained one
+_WARN_CONTRAST: Final = (0.6, 1.7)  # of the low, and of the highest contrast
+
+
+@dataclass(frozen=True, slots=True)
+class ImageStatistics:
+    """One part's picture, as the model gets it; grey levels 0 to 255."""
+
+    level: float  # mean
+    contrast: float  # RMS difference of neighbouring cells; of the tile with the most
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """What the golden set spans; grey levels."""
+
+    level_low: float
+    level_high: float
+    contrast_low: float
+    contrast_high: float
+
+    @property
+    def darkest(self) -> float:
+        """Below this level a picture is dark."""
+        return _DARK * self.level_low
+
+    @property
+    def brightest(self) -> float:
+        """Above this level a picture is bright."""
+        return _WHITE - _BRIGHT * (_WHITE - self.level_high)
+
+    @property
+    def flattest(self) -> float:
+        """Below this contrast a picture is flat; 0 where the golden set has flat pictures itself."""
+        return max(_FLATTEST, _FLAT * self.contrast_low) if self.contrast_low > _FLATTEST else 0.0
+
+
+def measure(inputs: Pixels) -> ImageStatistics:
+    """Measure one part's model inputs [tiles, H, W, C] uint8."""
+    if len(inputs) == 1:
+        return _measure_one(inputs[0])
+    found = [_measure_one(inputs[i]) for i in range(0, len(inputs), -(-len(inputs) // _MAX_TILES))]
+    return ImageStatistics(sum(s.level for s in found) / len(found), max(s.contrast for s in found))
+
+
+def _measure_one(tile: Pixels) -> ImageStatistics:
+    height, width = tile.shape[:2]
+    rows = tile[:: height - 1] if height <= _ROW_STEP * 3 // 2 else tile[_ROW_STEP // 2 :: _ROW_STEP]
+    cells = cv2.resize(rows, (max(2, width // _CELL_PX), len(rows)), interpolation=cv2.INTER_AREA)
+    level = sum(cv2.mean(cells)[: tile.shape[2]]) / tile.shape[2]
+    down = cv2.norm(cells[1:], cells[:-1], cv2.NORM_L2SQR) / cells[1:].size
+    across = cv2.norm(cells[:, 1:], cells[:, :-1], cv2.NORM_L2SQR) / cells[:, 1:].size
+    return ImageStatistics(level, math.sqrt((down + across) / 2.0))
+
+
+def limits_of(images: Pixels) -> ImageLimits:
+    """Return what golden pictures [N, H, W, C] uint8 span, N >= 1."""
+    found = [_measure_one(image) for image in images]
+    levels, contrasts = sorted(s.level for s in found), sorted(s.contrast for s in found)
+    low = contrasts[int(_LOW_QUANTILE * (len(contrasts) - 1))]
+    return ImageLimits(levels[0], levels[-1], low, contrasts[-1])
+
+
+def fault_of(seen: ImageStatistics, limits: ImageLimits) -> ImageFault | None:
+    """Say why the picture proves nothing; None when it can be judged. Black and white are named before flat."""
+    if seen.level < limits.darkest:
+        return ImageFault.DARK
+    if seen.level > limits.brightest:
+        return ImageFault.BRIGHT
+    return ImageFault.FLAT if seen.contrast < limits.flattest else None
+
+
+def reason_of(fault: ImageFault, seen: ImageStatistics, limits: ImageLimits) -> str:
+    """Word a fault with its figures and its remedy, for the verdict."""
+    match fault:
+        case ImageFault.DARK:
+            return (
+                f"dark: brightness {seen.level:.0f} of 255, the model's pictures have {_span(limits)}, at least "
+                f"{limits.darkest:.0f} is judged; check lamp, lens cap and exposure"
+            )
+        case ImageFault.BRIGHT:
+            return (
+                f"bright: brightness {seen.level:.0f} of 255, the model's pictures have {_span(limits)}, at most "
+                f"{limits.brightest:.0f} is judged; check exposure, gain and stray light"
+            )
+        case _:
+            return (
+                f"flat: contrast {seen.contrast:.1f}, at least {limits.flattest:.1f} is judged; is the lens covered or "
+                "out of focus, or is there no part in view?"
+            )
+
+
+def misfit_of(seen: ImageStatistics, limits: ImageLimits) -> str | None:
+    """Say in which way a picture that can be judged is unlike those that the model was trained on; None if it is not.
+
+    For a warning: a model may well judge such pictures, and may as well reject or pass all of them.
+    """
+    problems = []
+    brightest = min(limits.level_high / _WARN_LEVEL, _WHITE - _WARN_LEVEL * (_WHITE - limits.level_high))
+    if not _WARN_LEVEL * limits.level_low <= seen.level <= brightest:
+        problems.append(f"brightness {seen.level:.0f} of 255 against {_span(limits)} in the golden set")
+    low, high = _WARN_CONTRAST
+    if not low * limits.contrast_low <= seen.contrast <= high * limits.contrast_high:
+        span = f"{limits.contrast_low:.1f} to {limits.contrast_high:.1f}"
+        problems.append(f"contrast {seen.contrast:.1f} against {span} in the golden set")
+    return "; ".join(problems) or None
+
+
+def _span(limits: ImageLimits) -> str:
+    return f"{limits.level_low:.0f} to {limits.level_high:.0f}"
+
+
+def shape_misfit(geometry: Geometry, *, region: tuple[int, int], has_roi: bool) -> str | None:
+    """Say that a region (width, height in px) is squeezed or padded on its way into the model; None if it is not."""
+    width, height = region
+    if width < geometry.width or height < geometry.height:
+        return (
+            f"the picture is smaller than the model's input: {width}x{height} px against "
+            f"{geometry.width}x{geometry.height}, so its border is repeated; use a larger roi, or more "
+            "pixels of the camera"
+        )
+    seen, trained = width / height, geometry.width / geometry.height
+    if geometry.mode == "tiles" or _ASPECT[0] <= seen / trained <= _ASPECT[1]:
+        return None
+    remedy = "correct the inspection's roi" if has_roi else "set the inspection's roi"
+    return (
+        f"the picture has another aspect than trained: {width}x{height} px are {seen:.2f} wide to high, the model's "
+        f"input is {trained:.2f}, so parts look squeezed to it: {remedy}"
+    )

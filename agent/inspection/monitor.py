@@ -1,0 +1,146 @@
+"""What the workers of one inspection notice about it together: which pictures prove nothing, and when that is an alarm.
+
+Promise: an alarm begins with one WARNING in the log, is repeated at most hourly, and ends with one INFO; in between it
+is one text for status, heartbeat and metrics, and holds a model's rollout. A good picture of a quiet camera costs a
+dictionary look-up and no lock. All methods may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from agent import image_check
+from agent.condition_log import ConditionLog
+from agent.image_check import ImageStatistics
+from agent.records import ImageFault
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from agent.clock import Clock
+    from agent.image_check import ImageLimits
+
+_ALARM_AFTER: Final = 3  # unusable pictures in a row; a frozen source is proven by as many before it is reported
+_CLEAR_AFTER: Final = 10  # usable pictures in a row
+_COMPARED: Final = (
+    8  # first pictures of a camera under a model that are averaged for the comparison with its golden set
+)
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PictureHealth:
+    """One camera's pictures since the agent's start."""
+
+    faults: Mapping[str, int] = field(default_factory=dict)  # ImageFault value -> pictures
+    alarm: str | None = None  # they are not judged at the moment, and why
+    misfit: str | None = None  # they are unlike those that the present model was trained on
+
+
+@dataclass(slots=True)
+class _Camera:
+    faults: dict[ImageFault, int] = field(default_factory=dict)
+    bad: int = 0  # unusable pictures in a row
+    good: int = 0  # usable ones in a row, counted while there is something to end
+    alarm: str | None = None
+    lost: int = 0  # pictures of this alarm
+    misfit: str | None = None
+    compared: object = None  # which model and region `seen` and `misfit` belong to
+    seen: list[ImageStatistics] = field(default_factory=list)
+
+
+def _pictures_of(camera: str) -> str:
+    return f"pictures of camera {camera}"
+
+
+class InspectionMonitor:
+    """One for each inspection, shared by its workers."""
+
+    def __init__(self, clock: Clock) -> None:
+        """Nothing has happened yet."""
+        self._conditions = ConditionLog(_log, clock)
+        self._lock = threading.Lock()
+        self._cameras: dict[str, _Camera] = {}
+        self._unquiet: set[str] = set()  # cameras whose next good picture matters
+
+    # --- pictures -----------------------------------------------------------------------------------------------------
+
+    def unusable(self, camera: str, fault: ImageFault, reason: str) -> None:
+        """Count a picture that proves nothing."""
+        with self._lock:
+            state = self._of(camera)
+            state.faults[fault] = state.faults.get(fault, 0) + 1
+            state.bad += 1
+            state.good = 0
+            self._unquiet.add(camera)
+            if state.alarm is not None:
+                state.lost += 1
+                state.alarm = reason
+            elif state.bad < _ALARM_AFTER and fault is not ImageFault.FROZEN:
+                return
+            else:
+                state.alarm, state.lost = reason, state.bad
+        self._conditions.broken(_pictures_of(camera), f"they are not judged, their verdicts are `unknown`: {reason}")
+
+    def usable(self, camera: str) -> None:
+        """Count a picture that can be judged."""
+        if camera not in self._unquiet:
+            return
+        with self._lock:
+            state = self._of(camera)
+            state.bad = 0
+            state.good += 1
+            if state.alarm is not None and state.good < _CLEAR_AFTER:
+                return
+            ended, lost = state.alarm is not None, state.lost
+            state.alarm = None
+            self._unquiet.discard(camera)
+        if ended:
+            self._conditions.well(_pictures_of(camera), f"are judged again, {lost} were not,")
+
+    def compare(
+        self, camera: str, key: object, seen: ImageStatistics, limits: ImageLimits, *, squeezed: str | None
+    ) -> bool:
+        """Compare a camera's first pictures under a model and a region (`key`) with the model's golden set.
+
+        `squeezed` is what else is unlike them. False once enough pictures were compared.
+        """
+        with self._lock:
+            state = self._of(camera)
+            if state.compared != key:
+                state.compared, state.misfit, state.seen = key, None, []
+            if len(state.seen) >= _COMPARED:
+                return False
+            state.seen.append(seen)
+            if len(state.seen) < _COMPARED:
+                return True
+            level = sum(s.level for s in state.seen) / _COMPARED
+            contrast = sum(s.contrast for s in state.seen) / _COMPARED
+            light = image_check.misfit_of(ImageStatistics(level, contrast), limits)
+            state.misfit = "; ".join(text for text in (squeezed, light) if text) or None
+            misfit = state.misfit
+        if misfit is not None:
+            _log.warning("camera %s: its pictures are unlike those that the model was trained on: %s", camera, misfit)
+        return False
+
+    def pictures(self, camera: str) -> PictureHealth:
+        """What heartbeat, status and metrics show of a camera."""
+        with self._lock:
+            state = self._of(camera)
+            return PictureHealth(
+                {str(fault): count for fault, count in state.faults.items()}, state.alarm, state.misfit
+            )
+
+    def _of(self, camera: str) -> _Camera:
+        return self._cameras.setdefault(camera, _Camera())
+
+    # --- alarms -------------------------------------------------------------------------------------------------------
+
+    def alarm(self) -> str | None:
+        """Why this inspection is not healthy: one sentence a cause; None while it is."""
+        with self._lock:
+            texts = [f"camera {name}: {c.alarm}" for name, c in sorted(self._cameras.items()) if c.alarm is not None]
+        return "; ".join(texts) or None
