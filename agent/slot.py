@@ -68,6 +68,17 @@ class ShadowTap(Protocol):
         """
 
 
+@dataclass(slots=True, eq=False)
+class TrialControl:
+    """What the evaluator of a trial tells the workers: plain attributes, read for every batch without a lock.
+
+    They may change while a batch is in work; they are read right before its verdicts are made.
+    """
+
+    counts: bool = True  # False: the trial is held; both models judge, the champion's outcome is the verdict
+    ended: bool = False  # the challenger is refused, or gone: it is not asked any more
+
+
 @dataclass(frozen=True, slots=True)
 class Trial:
     """A challenger that judges a share of the parts beside the champion; the stricter of the two outcomes counts.
@@ -81,6 +92,7 @@ class Trial:
     share: float  # of the parts, in [0, 1]
     salt: str  # the candidate's digest
     observe: Callable[[Observation], None]
+    control: TrialControl = field(default_factory=TrialControl)
 
     def assigned(self, part: str) -> bool:
         """Does this part (its part id, or its verdict's key) go to the challenger too?"""

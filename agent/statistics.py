@@ -68,6 +68,9 @@ class Sprt:
     a rate that turns bad after any number of good trials is refused almost as fast as at the start (Page's CUSUM, E. S.
     Page, Continuous Inspection Schemes, Biometrika 41 (1954), with upper - lower as its decision interval). A good
     rate must climb the whole interval to be refused then: about alpha * beta for each excursion. Refusing is for good.
+
+    What decides is therefore the stretch since log L last lay at the lower bound (or since the start), and its counts
+    are what a person must be told: the rate since the start may look harmless when the last nine parts do not.
     """
 
     def __init__(self, plan: SprtPlan) -> None:
@@ -78,6 +81,8 @@ class Sprt:
         self.log_ratio = 0.0
         self.trials = 0
         self.events = 0
+        self.stretch_trials = 0  # since log L last lay at the lower bound
+        self.stretch_events = 0
         self.accepted = False  # the lower bound was reached
         self.refused = False  # the upper bound was reached
 
@@ -85,12 +90,20 @@ class Sprt:
         """Take one trial into account."""
         self.trials += 1
         self.events += event
+        self.stretch_trials += 1
+        self.stretch_events += event
         self.log_ratio += self._hit if event else self._miss
         if self.log_ratio >= self._upper:
             self.refused = True
         elif self.log_ratio <= self._lower:
             self.log_ratio = self._lower
+            self.stretch_trials = self.stretch_events = 0
             self.accepted = True
+
+    def doubt(self) -> None:
+        """Go on after a refusal that the caller does not act on: from the upper bound, and accept anew."""
+        self.log_ratio = min(self.log_ratio, self._upper)
+        self.refused = self.accepted = False
 
     @property
     def rate(self) -> float:

@@ -1,6 +1,6 @@
 """`kensa model ...`: what judges, what is on its way, why something was refused, and what a person can do about it.
 
-show, history · desire, rollback, retry · ab start|stop|promote|report · verify · acceptance ...
+show, history · desire, rollback, retry, continue · ab start|stop|promote|report · verify · acceptance ...
 
 All but `verify` and `acceptance` ask the running agent; without one `show` reads the journals. 0: done. 3: a release is
 refused (verify), or parts are misjudged. 5: no agent runs, or it cannot do that now.
@@ -116,6 +116,12 @@ def _retry(arguments: argparse.Namespace) -> int:
     answer = _ask(arguments, "model.retry", which=arguments.which)
     what = answer["which"] or "what is desired"
     print(f"{answer['inspection']}: {what} may be tried again. Ask for it with `kensa model desire` if nobody does")
+    return 0
+
+
+def _continue(arguments: argparse.Namespace) -> int:
+    answer = _ask(arguments, "model.continue")
+    print(f"{answer['inspection']}: the release goes on, its tests begin anew. `kensa model show` tells how far it is")
     return 0
 
 
@@ -253,6 +259,7 @@ def _parser() -> argparse.ArgumentParser:
     rollback.add_argument("--why", default="", metavar="TEXT", help="kept in the history and told to the cloud")
     retry = _add(commands, "retry", _retry, "allow a refused release again, and go on after too many rollbacks")
     retry.add_argument("which", nargs="?", metavar="DIGEST|RELEASE_ID", help="left out: only go on")
+    _add(commands, "continue", _continue, "let a release go on that is held, after a look at the parts")
     verify = commands.add_parser("verify", help="bytes, contract and golden set of the release that judges, or of DIR")
     verify.set_defaults(run=_verify)
     verify.add_argument("config", type=Path, nargs="?", metavar="CONFIG")

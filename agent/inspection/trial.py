@@ -3,7 +3,8 @@
 The stricter outcome counts: `defect`, then `unsure`. A challenger that finds nothing, or that fails, changes nothing:
 its `ok` never lifts a champion's `unknown`, its `unknown` never spoils a champion's judgement. Class, score, scores and
 box of a verdict are those of the model that decided. `Verdict.origin` always names the champion; where the challenger
-decided, `arm` and the challenger's outcome and digest say so, and scores stay away when the two models' classes differ.
+decided, `arm` and the challenger's outcome and digest say so; scores stay away when the two models' classes differ.
+While a trial is held (`TrialControl.counts`) and once the challenger is refused, the champion's outcome is the verdict.
 """
 
 from __future__ import annotations
@@ -47,10 +48,10 @@ class Part:
     champion: Opinion
     challenger: Opinion | None = None
 
-    def decisive(self, *, same_classes: bool) -> Opinion:
-        """The opinion that becomes the verdict: the challenger's only where its outcome is the stricter one."""
+    def decisive(self, *, same_classes: bool, counts: bool = True) -> Opinion:
+        """The opinion that becomes the verdict: the challenger's only where it counts and is the stricter one."""
         other = self.challenger
-        if other is None or _SAY[other.judgement.outcome] <= _SAY[self.champion.judgement.outcome]:
+        if other is None or not counts or _SAY[other.judgement.outcome] <= _SAY[self.champion.judgement.outcome]:
             return self.champion
         return other if same_classes else replace(other, judgement=replace(other.judgement, scores=()))
 

@@ -100,7 +100,7 @@ class Worker:
                 for _, plan, start, stop in placed
             ]
         part_us = (self._clock.monotonic_ns() - began) // (1_000 * len(placed))
-        if lease.trial is None:
+        if lease.trial is None or lease.trial.control.ended:
             self._finish(desk, placed, judgements, evidence, keep=failure is None, tap=lease.shadow, part_us=part_us)
             return
         parts = []
@@ -174,13 +174,14 @@ class Worker:
     def _conclude(self, desk: Desk, lease: Lease, trial: Trial, parts: Sequence[Part]) -> None:
         """Turn a trial's opinions into verdicts by the stricter one, hand over, then tell the statistics."""
         now = self._clock.monotonic_ns()
-        model = trial.challenger.model
+        model, control = trial.challenger.model, trial.control
+        counts = control.counts and not control.ended
         same_classes = model.rule.classes == lease.model.rule.classes
         verdicts = []
         for part in parts:
             frame, other = part.placed.frame, part.challenger
             origin = desk.origin(frame.camera)
-            said = part.decisive(same_classes=same_classes)
+            said = part.decisive(same_classes=same_classes, counts=counts)
             image = None
             if said.judgement.outcome is not Outcome.OK and said.plan is not None and desk.keeper is not None:
                 image = desk.keeper.offer(frame, origin=origin, plan=said.plan, evidence=said.evidence)

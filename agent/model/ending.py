@@ -78,6 +78,8 @@ class Ending:
         if automatic:
             record = counted(record, utc_s=utc_s, limits=parts.limits)
         parts.ledger.move(Event.REFUSED, replace(record, wanted=False), note=f"{refusal.gate}: {refusal.reason}")
+        about = record.refused.release_id if record.refused is not None else "the desired release"
+        _log.warning("%s is refused by the gate %s (%s): %s", about, refusal.gate, refusal.reason, refusal.text)
         self._verdict = None
         return 0.0
 
@@ -134,6 +136,7 @@ class Ending:
         parts = self._parts
         parts.progress = {}
         parts.alarms.pop("drift", None)
+        parts.alarms.pop("held", None)
         parts.alarms.pop("fetch", None)
         parts.last_try = None
         self.is_swept = False

@@ -40,6 +40,7 @@ def handlers(lifecycles: Mapping[str, Lifecycle]) -> dict[str, Handler]:
         "model.desire": models.desire,
         "model.rollback": models.rollback,
         "model.retry": models.retry,
+        "model.continue": models.proceed,
         "model.promote": models.promote,
         "model.stop_ab": models.stop_ab,
         "model.ab_report": models.ab_report,
@@ -89,6 +90,12 @@ class _Models:
         which = _text(request, "which")
         self._lifecycles[name].retry(which)
         return {"inspection": name, "which": which}
+
+    def proceed(self, request: Request) -> Answer:
+        """Let a release that is held go on."""
+        name = self._named(request)
+        self._lifecycles[name].proceed()
+        return {"inspection": name}
 
     def promote(self, request: Request) -> Answer:
         """Make the challenger of the A/B test the active release."""

@@ -26,7 +26,7 @@ from agent.model.rollout import Rollout
 from agent.model.serving import Serving
 from agent.model.standing import folder_of, standing
 from agent.model.store import Store
-from agent.model.transitions import RISKY, ROLLOUT, Event, State
+from agent.model.transitions import ON_LIVE_PARTS, RISKY, ROLLOUT, Event, State
 from agent.model.watch import Watch
 from agent.records import Gate
 from agent.supervision import RESTART_SLOWLY, Supervisor, is_exhausted
@@ -93,6 +93,7 @@ class Lifecycle:
         self._on_status = on_status
         self._healthy_after_s = healthy_after_s
         self._slot = slot
+        self._wake = threading.Event()
         self._parts = Parts(
             ledger=Ledger(inspection, Journal(folder, checkpoint=checkpoint), clock),
             store=store,
@@ -105,7 +106,7 @@ class Lifecycle:
                 probation_s=limits.probation_s,
                 checkpoint=checkpoint,
             ),
-            watch=Watch(slot=slot, open_shadow=open_shadow, clock=clock),
+            watch=Watch(slot=slot, open_shadow=open_shadow, clock=clock, on_refusal=self._wake.set),
             fetcher=fetcher,
             examiner=examiner,
             acceptance=acceptance,
@@ -118,8 +119,7 @@ class Lifecycle:
         self._rollout = Rollout(self._parts)
         self._lock = threading.Lock()  # of the requests
         self._wish: Desired | None = None
-        self._asked: dict[str, str | None] = {}  # retry, rollback, promote, stop_ab -> its argument
-        self._wake = threading.Event()
+        self._asked: dict[str, str | None] = {}  # retry, rollback, promote, stop_ab, continue -> its argument
         self._closing = threading.Event()
         self._supervisor = supervisor or Supervisor(clock=clock)
         self._thread: SupervisedThread | None = None
@@ -264,6 +264,12 @@ class Lifecycle:
         self._needs_ab()
         self._ask("stop_ab", None)
 
+    def proceed(self) -> None:
+        """Let a candidate that is held go on; its tests begin anew. Raises LifecycleError when none is held."""
+        if self._parts.ledger.record.state not in ON_LIVE_PARTS or "held" not in self._parts.alarms:
+            raise LifecycleError("No release is held here; `kensa model show` says what is under way.")
+        self._ask("continue", None)
+
     def retry(self, which: str | None = None) -> None:
         """Take a release off the bad list (digest, its first 8 or more characters, or name/version; None: none).
 
@@ -311,7 +317,7 @@ class Lifecycle:
         return [asdict(bad) for bad in self._parts.ledger.record.bad]
 
     def ab_report(self) -> ABReport | None:
-        """Return the paired comparison of the A/B test that runs, or of the last one of this process."""
+        """Return the paired comparison of the candidate on live parts, or of the last one of this process."""
         return self._parts.watch.report
 
     def _tell(self) -> None:
@@ -333,7 +339,7 @@ class Lifecycle:
         if record.state in {State.COMMITTED, State.ROLLING_BACK}:
             return False
         with self._lock:
-            what = next((w for w in ("retry", "rollback", "stop_ab", "promote") if w in self._asked), None)
+            what = next((w for w in ("retry", "rollback", "stop_ab", "continue", "promote") if w in self._asked), None)
             argument, wish = self._asked.get(what or ""), self._wish
         if what is not None:
             self._do(what, argument, record)
@@ -354,12 +360,21 @@ class Lifecycle:
             self._retry(record, argument)
         elif what == "rollback":
             self._roll_back(record, argument or "no reason given")
+        elif what == "continue":
+            self._proceed(record)
         elif record.state is not State.AB:
             _log.warning("%s came too late: the A/B test has ended", what)
         elif what == "stop_ab":
             self._rollout.ending.give_up(replace(record, wanted=False))
         elif (lease := self._parts.watch.lease) is not None:
             self._rollout.ending.commit(record, lease)
+
+    def _proceed(self, record: Record) -> None:
+        if record.state not in ON_LIVE_PARTS or self._parts.watch.lease is None:
+            _log.warning("continue came too late: nothing is held any more")
+            return
+        self._parts.ledger.remark(record, "continued", self._parts.alarms.get("held", "")[:500])
+        self._parts.watch.forgive()
 
     def _retry(self, record: Record, which: str | None) -> None:
         self._parts.ledger.remark(rules.pardoned(record, which), "retry", which or "go on")

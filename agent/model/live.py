@@ -5,11 +5,17 @@ candidate accumulates over all phases, and a refusal is for good. Not safe for t
 
 | test | sees | refuses with |
 |---|---|---|
-| SPRT of disagreement, let through or not | pairs of the shadow | SHADOW |
+| SPRT of disagreement, let through or not | pairs of shadow and trial, by camera | SHADOW, VERDICTS |
 | paired e-process on the direction of disagreements | pairs of every phase | VERDICTS |
 | SPRT of parts without the challenger's judgement | assigned parts that the champion judged | ERRORS |
 | SPRT of parts decided after the deadline | assigned parts | DEADLINES |
 | PSI of the scores (agent.model.drift) | pairs of every phase | DRIFT, once the phase is overdue |
+
+Parts come in runs (glare, a smeared part, a busy second), so no test refuses for what one run alone shows: see
+`agent.model.runs`. Meanwhile the judge is in doubt: nothing is promoted, nothing is refused because its time is up, the
+candidate's word must not count (`is_in_doubt`), and a person is told which parts to look at. That ends when the
+candidate has agreed for long enough, or when the person says so (`forgive`). Letting through in runs is taken more
+seriously than rejecting in runs: only a person lets it pass. What is accepted needs as many parts as without all that.
 
 What is not seen: a model that misses 10 % of the defects and makes that good with as many false alarms disagrees
 little, and evenly in both directions. Neither is a model that lets everything through on a line with hardly any defect:
@@ -24,17 +30,19 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Literal
 
 from agent.model.drift import DriftWatch
+from agent.model.live_text import LOOK, in_runs, in_stretch, refused
 from agent.model.paired import PairedCounts
+from agent.model.runs import RunSprt
 from agent.records import Gate, Outcome, Refusal
-from agent.statistics import Sprt
 
 if TYPE_CHECKING:
     from agent.model.drift import Drift
     from agent.model.paired import ABReport
-    from agent.model.policy import Rates, RolloutPolicy
+    from agent.model.policy import RolloutPolicy
     from agent.records import Observation
 
 _US_PER_MS: Final = 1_000.0
+_UNANIMOUS: Final = 4  # parts of a phase, at least, that all say the same
 
 
 class Call(StrEnum):
@@ -43,16 +51,17 @@ class Call(StrEnum):
     CONTINUE = "continue"  # the phase has not shown enough yet
     PASS = "pass"  # noqa: S105 - the phase has shown enough: begin the next one, or commit
     REFUSE = "refuse"  # for good
-    HOLD = "hold"  # the scores moved: go on as now, promote nothing
+    HOLD = "hold"  # the scores moved, or one run of parts speaks against it: promote nothing, a person should look
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """`refusal` is set with REFUSE only. `alarm` is for a person and may come with any call but REFUSE."""
+    """`refusal` is set with REFUSE only. `alarm` and `held` are for a person and may come with any call but REFUSE."""
 
     call: Call
     refusal: Refusal | None = None
-    alarm: str | None = None
+    alarm: str | None = None  # scores have moved
+    held: str | None = None  # a run of parts speaks against the candidate: which, and what a person can do
 
 
 class LiveJudge:
@@ -62,9 +71,9 @@ class LiveJudge:
         """Judge by `policy`, with the site's limits already laid over it (`agent.model.policy.within`)."""
         self._policy = policy
         self._deadline_us = math.inf if policy.deadline_ms is None else policy.deadline_ms * _US_PER_MS
-        self._disagreement = Sprt(policy.disagreement.plan())
-        self._errors = Sprt(policy.errors.plan())
-        self._deadlines = Sprt(policy.deadlines.plan())
+        self._disagreement = RunSprt(policy.disagreement.plan(), tolerates_long_runs=True)
+        self._errors = RunSprt(policy.errors.plan(), tolerates_long_runs=False)
+        self._deadlines = RunSprt(policy.deadlines.plan(), tolerates_long_runs=False)
         self._counts = PairedCounts()
         self._drift = DriftWatch(policy)
         self._refusal: Refusal | None = None
@@ -72,6 +81,7 @@ class LiveJudge:
         self._wanted = policy.shadow_parts
         self._is_last = False
         self._pairs_before = 0
+        self._agreeing_before = 0
         self._alone = 0  # parts that the champion judged by itself
         self._alone_late = 0
 
@@ -84,6 +94,9 @@ class LiveJudge:
         self._wanted = parts
         self._is_last = phase == "trial" and share >= self._policy.trial[-1].share
         self._pairs_before = self._counts.pairs
+        self._agreeing_before = -1 if self._counts.is_running else self._counts.agreeing
+        for test in (self._disagreement, self._errors, self._deadlines):
+            test.begin()
 
     def observe(self, seen: Observation) -> None:
         """Take one part into account; after a refusal nothing counts any more.
@@ -101,7 +114,7 @@ class LiveJudge:
         if self._phase != "shadow":  # which delays no decision: what is late there is late without the candidate
             self._deadlines.add(event=late)
             if self._deadlines.refused and self._is_late_alone():
-                self._deadlines = Sprt(self._policy.deadlines.plan())  # the line's own fault: begin again
+                self._deadlines = RunSprt(self._policy.deadlines.plan(), tolerates_long_runs=False)  # the line's own
         before, pairs = self._counts.disagreeing, self._counts.pairs
         self._counts.add(seen)
         if seen.champion.outcome is not Outcome.UNKNOWN:
@@ -109,28 +122,50 @@ class LiveJudge:
         if self._counts.pairs > pairs:
             self._drift.add(seen.champion.score, seen.challenger.score)
             if self._phase != "ab":  # where models that differ are compared on purpose
-                self._disagreement.add(event=self._counts.disagreeing > before)
+                self._disagreement.add(event=self._counts.disagreeing > before, unit=seen.camera)
         self._refusal = self._find_refusal(seen)
 
     def decision(self, *, overdue: bool = False) -> Decision:
         """What to do now. `overdue`: the phase's time is up, so what did not pass by now is refused.
 
-        Light or camera is not the candidate's fault: while both models' scores have moved the call stays HOLD, overdue
-        or not. An A/B test never passes, holds or is overdue.
+        Light or camera is not the candidate's fault: while both models' scores have moved, or one run of parts casts
+        doubt on it, the call stays HOLD, overdue or not. An A/B test never passes, holds or is overdue.
         """
         if self._refusal is not None:
             return Decision(Call.REFUSE, self._refusal)
-        drift = self._drift.look()
+        drift, doubt = self._drift.look(), self._doubt()
+        held = doubt or self._suspicion()
         alarm = self._alarm(drift)
         if self._phase == "ab":
-            return Decision(Call.CONTINUE, None, alarm)
+            return Decision(Call.CONTINUE, None, alarm, held)
         blocked, lacking = self._is_blocked(drift), self._lacking()
         if not blocked and lacking is None:
-            return Decision(Call.PASS, None, alarm)
-        if overdue and not (blocked and self._both_moved(drift)):
+            return Decision(Call.PASS, None, alarm, held)
+        if overdue and held is None and not (blocked and self._both_moved(drift)):
             self._refusal = self._drifted(drift) if blocked else self._too_slow(lacking or "")
             return Decision(Call.REFUSE, self._refusal)
-        return Decision(Call.HOLD if blocked else Call.CONTINUE, None, alarm)
+        return Decision(Call.HOLD if blocked or doubt is not None else Call.CONTINUE, None, alarm, held)
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether a test has refused; `decision` says which, and why."""
+        return self._refusal is not None
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """What was seen would refuse the candidate if it were not one run of parts: its word must not count now."""
+        return self._disagreement.in_doubt or self._errors.in_doubt or self._is_lopsided_inin_runs()
+
+    def forgive(self) -> None:
+        """A person looked at the parts and lets the candidate go on: what was seen so far speaks for nothing any more.
+
+        A refusal stays. The counts for people stay; every test begins anew, so the candidate has to earn its commit.
+        """
+        policy = self._policy
+        self._disagreement = RunSprt(policy.disagreement.plan(), tolerates_long_runs=True)
+        self._errors = RunSprt(policy.errors.plan(), tolerates_long_runs=False)
+        self._deadlines = RunSprt(policy.deadlines.plan(), tolerates_long_runs=False)
+        self._counts.forget_directions()
 
     def progress(self) -> dict[str, float]:
         """Counts and statistics for people and metrics; all finite. PSI appears once there is enough to compare."""
@@ -143,11 +178,13 @@ class LiveJudge:
             "rejected": float(counts.rejected),
             "e_value": counts.e_value,
             "disagreement": counts.disagreeing / counts.pairs if counts.pairs else 0.0,
-            "disagreement_log_ratio": self._disagreement.log_ratio,
-            "errors": float(self._errors.events),
-            "errors_log_ratio": self._errors.log_ratio,
-            "late": float(self._deadlines.events),
-            "late_log_ratio": self._deadlines.log_ratio,
+            "recent_disagreeing": float(self._disagreement.parts.stretch_events),
+            "recent_pairs": float(self._disagreement.parts.stretch_trials),
+            "disagreement_log_ratio": self._disagreement.parts.log_ratio,
+            "errors": float(self._errors.parts.events),
+            "errors_log_ratio": self._errors.parts.log_ratio,
+            "late": float(self._deadlines.parts.events),
+            "late_log_ratio": self._deadlines.parts.log_ratio,
             "champion_alone": float(self._alone),
             "champion_alone_late": float(self._alone_late),
         }
@@ -166,19 +203,51 @@ class LiveJudge:
 
     def _lacking(self) -> str | None:
         """Say what the phase has not shown yet; None if it passes."""
-        policy, counts, pairs = self._policy, self._counts, self._phase_pairs
+        counts, pairs = self._counts, self._phase_pairs
         if pairs < self._wanted:
             return f"{pairs} of {self._wanted} parts were judged by both models"
-        if self._phase == "shadow":
-            if not self._disagreement.accepted:
-                return f"disagreement on {_share(self._disagreement)} proves nothing yet"
-            if counts.not_let_through < policy.shadow_rejects and pairs < policy.shadow_patience * self._wanted:
-                return f"{counts.not_let_through} of {policy.shadow_rejects} parts that are not ok were seen"
-        if (self._phase == "shadow" or self._is_last) and self._one_sided(policy.e_hold):
+        if (doubt := self._doubt()) is not None:
+            return doubt.rstrip(".")
+        if self._phase == "shadow" and (lacking := self._lacking_in_shadow(pairs)) is not None:
+            return lacking
+        if (self._phase == "shadow" or self._is_last) and self._is_suspect():
             return f"disagreements are one-sided: {counts.let_through} let through, {counts.rejected} rejected"
         if self._is_last and not (self._errors.accepted and self._deadlines.accepted):
-            return f"failures ({self._errors.rate:.2%}) and late parts ({self._deadlines.rate:.2%}) are not proven rare"
+            failing, late = self._errors.parts.rate, self._deadlines.parts.rate
+            return f"failures ({failing:.2%}) and late parts ({late:.2%}) are not proven rare"
         return None
+
+    def _lacking_in_shadow(self, pairs: int) -> str | None:
+        policy, counts = self._policy, self._counts
+        if not self._disagreement.accepted:
+            return f"disagreement {in_stretch(self._disagreement)} proves nothing yet"
+        if counts.not_let_through < policy.shadow_rejects and pairs < policy.shadow_patience * self._wanted:
+            return f"{counts.not_let_through} of {policy.shadow_rejects} parts that are not ok were seen"
+        return None
+
+    def _doubt(self) -> str | None:
+        """Say which run of parts speaks against the candidate; None while none does."""
+        for test, said in (
+            (self._disagreement, "disagrees with the running model"),
+            (self._errors, "gave no judgement"),
+            (self._deadlines, "was late"),
+        ):
+            if test.in_doubt:
+                return f"The candidate {said} {in_stretch(test)}, in {in_runs(test.runs)}. {LOOK}"
+        return self._inin_runs() if self._is_lopsided_inin_runs() else None
+
+    def _suspicion(self) -> str | None:
+        """Say in which runs the candidate let parts through, where that keeps it from being promoted."""
+        counts = self._counts
+        asks = (self._phase == "shadow" or self._is_last) and counts.leans > 0 and counts.come_in_runs
+        return self._inin_runs() if asks and self._is_suspect() else None
+
+    def _inin_runs(self) -> str:
+        counts = self._counts
+        return (
+            f"Of {counts.pairs} parts the candidate alone let {counts.let_through} through and alone rejected "
+            f"{counts.rejected}, but in {in_runs(counts.runs)}. {LOOK}"
+        )
 
     def _too_slow(self, lacking: str) -> Refusal:
         return Refusal(
@@ -231,30 +300,50 @@ class LiveJudge:
     def _find_refusal(self, seen: Observation) -> Refusal | None:
         if self._errors.refused:
             why = seen.challenger.reason or "no reason given"
-            text = f"gave no judgement ({why}) on {_share(self._errors)} that the running model judged"
-            return _refused(Gate.ERRORS, "gives_no_judgement", text, self._errors, self._policy.errors)
+            text = f"gave no judgement ({why}) {in_stretch(self._errors)} that the running model judged"
+            return refused(Gate.ERRORS, "gives_no_judgement", text, self._errors, self._policy.errors)
         if self._deadlines.refused:
             text = (
-                f"let {_share(self._deadlines)} be decided after {self._deadline_us / _US_PER_MS:g} ms; of "
+                f"was too late {in_stretch(self._deadlines)}, that is after {self._deadline_us / _US_PER_MS:g} ms; of "
                 f"{self._alone} parts without it {self._alone_late} were late"
             )
-            return _refused(Gate.DEADLINES, "too_late", text, self._deadlines, self._policy.deadlines)
+            return refused(Gate.DEADLINES, "too_late", text, self._deadlines, self._policy.deadlines)
         if self._disagreement.refused:
-            text = f"disagrees with the running model on {_share(self._disagreement)}"
+            text = f"disagrees with the running model {in_stretch(self._disagreement)}"
             gate = Gate.SHADOW if self._phase == "shadow" else Gate.VERDICTS
-            return _refused(gate, "disagrees", text, self._disagreement, self._policy.disagreement)
-        return self._lopsided() if self._one_sided(self._policy.e_threshold) else None
+            return refused(gate, "disagrees", text, self._disagreement, self._policy.disagreement)
+        return self._lopsided() if self._is_lopsided() else None
 
     def _is_late_alone(self) -> bool:
         """Whether the parts that the running model judges by itself are late too often as well."""
         return self._alone_late >= self._alone * self._policy.deadlines.bad > 0.0
 
-    def _one_sided(self, threshold: float) -> bool:
+    def _one_sided(self, e_value: float, threshold: float) -> bool:
         """Disagreements go one way, and not the way that the release announces."""
         policy, counts = self._policy, self._counts
-        more, less = counts.rejected > counts.let_through, counts.let_through > counts.rejected
-        announced = (policy.may_reject_more and more) or (policy.may_pass_more and less)
-        return not announced and counts.e_value >= threshold
+        announced = (policy.may_reject_more and counts.leans < 0) or (policy.may_pass_more and counts.leans > 0)
+        return not announced and e_value >= threshold
+
+    def _is_lopsided(self) -> bool:
+        """One-sided, and not by a common cause: separate parts say so, or no part of this phase says otherwise."""
+        counts, limit = self._counts, self._policy.e_threshold
+        if not self._one_sided(counts.e_value, limit):
+            return False
+        by_runs = counts.e_value_of_runs >= limit and not counts.come_in_runs
+        return by_runs or (counts.agreeing == self._agreeing_before and self._phase_pairs >= _UNANIMOUS)
+
+    def _is_lopsided_inin_runs(self) -> bool:
+        """One-sided by a common cause: letting through at once, rejecting while a run lasts or when many say so."""
+        counts, limit = self._counts, self._policy.e_threshold
+        if not self._one_sided(counts.e_value, limit) or self._is_lopsided():
+            return False
+        return counts.leans > 0 or counts.is_running or counts.e_value_of_runs >= limit
+
+    def _is_suspect(self) -> bool:
+        """One-sided enough to promote nothing. A run in which the candidate rejects counts once, see `paired`."""
+        counts = self._counts
+        by_runs = counts.leans < 0 and counts.come_in_runs
+        return self._one_sided(counts.e_value_of_runs if by_runs else counts.e_value, self._policy.e_hold)
 
     def _lopsided(self) -> Refusal:
         counts = self._counts
@@ -264,9 +353,9 @@ class LiveJudge:
             Gate.VERDICTS,
             "lets_more_through" if more else "rejects_more",
             f"The candidate {'lets more through' if more else 'rejects more'} than the running model: of "
-            f"{counts.pairs} parts it alone let {counts.let_through} through and it alone rejected {counts.rejected} "
-            f"(e-value {counts.e_value:.0f}, refused from {self._policy.e_threshold:g}). Look at these parts before it "
-            f"is tried again.{remedy}",
+            f"{counts.pairs} parts it alone let {counts.let_through} through and it alone rejected {counts.rejected}, "
+            f"in {in_runs(counts.runs)} (e-value {counts.e_value:.0f}, refused from {self._policy.e_threshold:g}). "
+            f"Look at these parts before it is tried again.{remedy}",
             figures={
                 "pairs": float(counts.pairs),
                 "let_through": float(counts.let_through),
@@ -275,19 +364,3 @@ class LiveJudge:
             },
             limits={"e_value": self._policy.e_threshold},
         )
-
-
-def _share(test: Sprt) -> str:
-    return f"{test.events} of {test.trials} parts"
-
-
-def _refused(gate: Gate, reason: str, text: str, test: Sprt, rates: Rates) -> Refusal:
-    """Word the refusal of a sequential test of `rates`."""
-    return Refusal(
-        gate,
-        reason,
-        f"The candidate {text}: up to {rates.good:.2%} are fine, {rates.bad:.2%} are too many, and the sequential test "
-        "has decided. Correct the release and publish it again.",
-        figures={"rate": test.rate, "events": float(test.events), "parts": float(test.trials)},
-        limits={"rate": rates.bad},
-    )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from agent.counters import LatencyHistogram, quantile_us
+from agent.model.runs import PERSISTENT_PARTS, Runs, parts_a_run
 from agent.records import Outcome
 from agent.statistics import e_value, mcnemar_p, wilson
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from agent.records import Observation
 
 _KEPT: Final = 50  # disagreements, the latest
+_COMMON_CAUSE: Final = 2.0  # times the disagreements a run that independent parts would have
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,12 @@ class PairedCounts:
         self.let_through = 0
         self.rejected = 0
         self._champion, self._challenger = _Arm(), _Arm()
+        self._runs = Runs()
+        self.e_value = 1.0  # evidence against "disagreements go either way equally often"; see `statistics.log_e_value`
+        self.e_value_of_runs = 1.0  # likewise, with every run counted once, by the direction that it began with
+        self._runs_let_through = 0
+        self._runs_rejected = 0
+        self._forgotten = (0, 0)  # let through and rejected, that count for no direction any more
         self._disagreements: deque[Disagreement] = deque(maxlen=_KEPT)
 
     @property
@@ -102,14 +110,46 @@ class PairedCounts:
         return self.let_through + self.rejected
 
     @property
+    def agreeing(self) -> int:
+        """Pairs that both models let through, or neither."""
+        return self.both_ok + self.both_not_ok
+
+    @property
+    def runs(self) -> int:
+        """Separate runs of disagreements (`agent.model.runs`); a long one counts again every `PERSISTENT_PARTS`."""
+        return self._runs_let_through + self._runs_rejected
+
+    @property
+    def leans(self) -> int:
+        """Parts that only the challenger lets through, minus those that it alone rejects."""
+        let_through, rejected = self._directions()
+        return let_through - rejected
+
+    def _directions(self) -> tuple[int, int]:
+        return self.let_through - self._forgotten[0], self.rejected - self._forgotten[1]
+
+    def forget_directions(self) -> None:
+        """What was seen so far says nothing any more about the way that disagreements go."""
+        self._forgotten = (self.let_through, self.rejected)
+        self._runs_let_through = self._runs_rejected = 0
+        self.e_value = self.e_value_of_runs = 1.0
+
+    @property
+    def is_running(self) -> bool:
+        """Whether some camera is in a run of disagreements."""
+        return self._runs.is_running
+
+    @property
+    def come_in_runs(self) -> bool:
+        """A run holds at least twice the disagreements that it would if parts were independent: a common cause."""
+        if not self.runs or not self.agreeing:
+            return False
+        return sum(self._directions()) / self.runs >= _COMMON_CAUSE * parts_a_run(self.disagreeing / self.pairs)
+
+    @property
     def not_let_through(self) -> int:
         """Pairs that at least one model does not let through."""
         return self.pairs - self.both_ok
-
-    @property
-    def e_value(self) -> float:
-        """Evidence against "disagreements go either way equally often"; see `agent.statistics.log_e_value`."""
-        return e_value(self.let_through, self.rejected)
 
     def add(self, seen: Observation) -> None:
         """Count an assigned part, pair or not."""
@@ -121,13 +161,27 @@ class PairedCounts:
         self._champion.latency.record(seen.champion_us)
         self._challenger.latency.record(seen.challenger_us)
         champion_ok, challenger_ok = champion is Outcome.OK, challenger is Outcome.OK
-        if champion_ok != challenger_ok:
+        differ = champion_ok != challenger_ok
+        step = self._runs.add(event=differ, unit=seen.camera)
+        if differ:
             self.let_through += challenger_ok
             self.rejected += champion_ok
+            self.e_value = e_value(*self._directions())
+            if step.begins_run or step.run_parts % PERSISTENT_PARTS == 0:
+                self._count_run(lets_through=challenger_ok)
             self._disagreements.append(Disagreement(seen.key, seen.camera, champion, challenger, seen.image))
         else:
             self.both_ok += champion_ok
             self.both_not_ok += not champion_ok
+
+    def _count_run(self, *, lets_through: bool) -> None:
+        """One run more. Under the null the direction in which one begins is a fair coin, however long it gets.
+
+        So `e_value_of_runs` is an e-process also where parts come in runs; `e_value` is one only where they do not.
+        """
+        self._runs_let_through += lets_through
+        self._runs_rejected += not lets_through
+        self.e_value_of_runs = e_value(self._runs_let_through, self._runs_rejected)
 
     def report(self) -> ABReport:
         """Everything so far."""

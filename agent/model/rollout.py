@@ -6,6 +6,7 @@ StateDirError has changed nothing: the lifecycle stays where it is and the line 
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -24,10 +25,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from agent.model.journal import Record
+    from agent.model.live import Decision
     from agent.model.parts import Parts
 
 LIVE_S: Final = 0.25  # between two looks at the evidence
 REST_S: Final = 60.0  # between two looks when nothing is to be done
+_log = logging.getLogger(__name__)
 
 
 class Rollout:
@@ -121,10 +124,7 @@ class Rollout:
         hours = float("inf") if record.state is State.AB else parts.limits.max_hours
         decision = parts.watch.look(max_hours=hours)
         parts.progress = parts.watch.progress()
-        if decision.alarm is None:
-            parts.alarms.pop("drift", None)
-        else:
-            parts.alarms["drift"] = decision.alarm
+        self._note_alarms(decision)
         if decision.refusal is not None:
             return self.ending.refuse(decision.refusal, automatic=True)
         if decision.call is not Call.PASS:
@@ -138,6 +138,20 @@ class Rollout:
             return 0.0
         lease = parts.watch.lease
         return LIVE_S if lease is None else self.ending.commit(record, lease)
+
+    def _note_alarms(self, decision: Decision) -> None:
+        """Say what a person must look at; what a candidate is held for is worded once, when it begins."""
+        alarms = self._parts.alarms
+        if decision.alarm is None:
+            alarms.pop("drift", None)
+        else:
+            alarms["drift"] = decision.alarm
+        if decision.held is None:
+            if alarms.pop("held", None) is not None:
+                _log.info("the candidate is not held any more")
+        elif "held" not in alarms:
+            alarms["held"] = decision.held
+            _log.warning("%s", decision.held)
 
     def _open(self, record: Record) -> float:
         """Begin the phase that the journal names."""

@@ -135,6 +135,7 @@ TABLE: Final[Mapping[tuple[State, Event], State]] = {
 
 RESTING: Final = frozenset({State.IDLE, State.SAFE})  # nothing is under way
 RISKY: Final = frozenset({State.SELFTEST, State.SHADOW, State.TRIAL, State.AB})  # begun again after an interruption
+ON_LIVE_PARTS: Final = frozenset({State.SHADOW, State.TRIAL, State.AB})  # where a candidate may be held
 ROLLOUT: Final = frozenset(state for state, event in TABLE if event is Event.SUPERSEDED)  # a candidate is under way
 
 

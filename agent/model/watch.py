@@ -1,16 +1,15 @@
 """A candidate on live parts: what opens and closes the shadow and the trial, and brings the evidence to the judge.
 
-Observations come on the workers' threads; they go into a bounded deque without ever blocking, and the lifecycle's
-thread takes them out. Each phase has a deque of its own, so that what a worker still says about the phase before, or
-about another candidate, reaches nobody.
+Observations come on the workers' threads and are judged there (`agent.model.evaluator`), so that a refusal ends a trial
+for the next batch; the lifecycle's thread asks for decisions.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from agent.clock import NS_PER_S
+from agent.model.evaluator import Evaluator
 from agent.model.live import LiveJudge
 from agent.model.transitions import State
 from agent.slot import ShadowTap, Trial
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from agent.model.policy import RolloutPolicy
     from agent.records import Observation
     from agent.slot import Lease, ModelSlot
-
-_INBOX: Final = 4_096  # observations between two looks; the oldest give way, statistics can spare them
 
 
 class ClosableTap(ShadowTap, Protocol):
@@ -44,19 +41,24 @@ class Watch:
         slot: ModelSlot,
         open_shadow: Callable[[Lease, Callable[[Observation], None]], ClosableTap],
         clock: Clock,
+        on_refusal: Callable[[], None] = lambda: None,
     ) -> None:
-        """`open_shadow(challenger, observe)` makes the tap that the loop offers its frames to."""
+        """`open_shadow(challenger, observe)` makes the tap that the loop offers its frames to.
+
+        `on_refusal` is called from any thread when a test has refused, so that `look` is called soon; must not block.
+        """
         self._slot = slot
         self._open_shadow = open_shadow
         self._clock = clock
+        self._on_refusal = on_refusal
         self._lease: Lease | None = None
-        self._judge: LiveJudge | None = None
+        self._evaluator: Evaluator | None = None
         self._tap: ClosableTap | None = None
-        self._inbox: deque[Observation] = deque(maxlen=_INBOX)
+        self._progress: dict[str, float] = {}
         self._phase: tuple[State, int] | None = None
         self._began_ns = 0
         self.share = 0.0
-        self.report: ABReport | None = None  # of the last A/B test, also after its end
+        self.report: ABReport | None = None  # of the candidate on live parts, or of the last one
 
     @property
     def lease(self) -> Lease | None:
@@ -74,63 +76,64 @@ class Watch:
     def begin_shadow(self, lease: Lease, policy: RolloutPolicy) -> None:
         """Show live parts to a candidate that was just loaded."""
         self.close()
-        self._lease, self._judge = lease, LiveJudge(policy)
+        evaluator = Evaluator(LiveJudge(policy), on_refusal=self._on_refusal)
+        self._lease, self._evaluator = lease, evaluator
         self._began_ns = self._clock.monotonic_ns()
-        self._judge.begin("shadow", parts=policy.shadow_parts)
-        observe = self._open_phase(State.SHADOW, 0, share=0.0)
+        observe = evaluator.open(lambda judge: judge.begin("shadow", parts=policy.shadow_parts))
+        self._note_phase(State.SHADOW, 0, share=0.0)
         self._tap = self._open_shadow(lease, observe)
         self._slot.begin_shadow(self._tap)
 
     def begin_trial(self, policy: RolloutPolicy, *, step: int, salt: str) -> None:
         """Give the candidate the share of this step."""
         wanted = policy.trial[step]
-        judge, lease = self._ready()
-        judge.begin("trial", parts=wanted.parts, share=wanted.share)
-        observe = self._open_phase(State.TRIAL, step, share=wanted.share)
-        self._slot.begin_trial(Trial(lease, wanted.share, salt, observe))
+        evaluator, lease = self._ready()
+        observe = evaluator.open(lambda judge: judge.begin("trial", parts=wanted.parts, share=wanted.share))
+        self._note_phase(State.TRIAL, step, share=wanted.share)
+        self._slot.begin_trial(Trial(lease, wanted.share, salt, observe, evaluator.control))
         self._close_tap()
 
     def begin_ab(self, *, share: float, salt: str) -> None:
         """Give the candidate a share that stays."""
-        judge, lease = self._ready()
-        judge.begin("ab", parts=0)
-        observe = self._open_phase(State.AB, 0, share=share)
-        self._slot.begin_trial(Trial(lease, share, salt, observe))
+        evaluator, lease = self._ready()
+        observe = evaluator.open(lambda judge: judge.begin("ab", parts=0))
+        self._note_phase(State.AB, 0, share=share)
+        self._slot.begin_trial(Trial(lease, share, salt, observe, evaluator.control))
         self._close_tap()
 
     def look(self, *, max_hours: float) -> Decision:
-        """Take in what was observed since, and let the judge speak; shadow and trial together may take `max_hours`."""
-        judge, _ = self._ready()
-        inbox = self._inbox
-        for _ in range(len(inbox)):
-            judge.observe(inbox.popleft())
-        if self._phase is not None and self._phase[0] is State.AB:
-            self.report = judge.report()
-        return judge.decision(overdue=self._hours() >= max_hours)
+        """Let the judge speak; shadow and trial together may take `max_hours`."""
+        evaluator, _ = self._ready()
+        decision, self._progress, self.report = evaluator.ask(overdue=self._hours() >= max_hours)
+        return decision
+
+    def forgive(self) -> None:
+        """Let a held candidate go on, its tests begin anew."""
+        self._ready()[0].forgive()
 
     def progress(self) -> dict[str, float]:
-        """Counts and statistics of the open phase."""
-        return {} if self._judge is None else self._judge.progress()
+        """Counts and statistics of the open phase, as of the last look."""
+        return self._progress
 
     def close(self) -> None:
         """The champion judges alone from the next batch on, and the candidate is let go; safe to call at any time."""
+        if self._evaluator is not None:
+            self._evaluator.end()
         if self._phase is not None:
             self._slot.end_trial()
         self._close_tap()
-        self._lease = self._judge = self._phase = None
-        self._inbox = deque(maxlen=_INBOX)
+        self._lease = self._evaluator = self._phase = None
+        self._progress = {}
         self.share = 0.0
 
-    def _ready(self) -> tuple[LiveJudge, Lease]:
-        if self._judge is None or self._lease is None:
+    def _ready(self) -> tuple[Evaluator, Lease]:
+        if self._evaluator is None or self._lease is None:
             raise RuntimeError("no candidate is open")
-        return self._judge, self._lease
+        return self._evaluator, self._lease
 
-    def _open_phase(self, state: State, step: int, *, share: float) -> Callable[[Observation], None]:
-        self._inbox = deque(maxlen=_INBOX)
+    def _note_phase(self, state: State, step: int, *, share: float) -> None:
         self._phase = (state, step)
         self.share = share
-        return self._inbox.append
 
     def _close_tap(self) -> None:
         if self._tap is not None:

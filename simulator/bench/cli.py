@@ -1,4 +1,4 @@
-"""`kensa bench loop|swap|outbox|collect|faults|greengrass|analytics|mjpeg`: tables for people, JSON for machines."""
+"""`kensa bench loop|swap|outbox|collect|faults|trials|greengrass|analytics|mjpeg`: tables for people, JSON for machines."""
 
 from __future__ import annotations
 
@@ -261,12 +261,30 @@ def _mjpeg(arguments: argparse.Namespace) -> dict[str, Any]:
     return result.to_json()
 
 
+def _trials(arguments: argparse.Namespace) -> dict[str, Any]:
+    from simulator.bench.trials import run_trial_rows, to_json  # noqa: PLC0415 - as above
+
+    rollouts = arguments.rollouts // 10 if arguments.quick else arguments.rollouts
+    rows = run_trial_rows(rollouts=rollouts, seed=arguments.seed, processes=arguments.processes, say=_say)
+    table = Table(title=f"kensa bench trials · {rollouts:,} rollouts a kind, {rows[0].counts.parts:,} parts each")
+    for column in ("true disagreement", "target", "counted", ""):
+        table.add_column(column)
+    for row in rows:
+        if row.met is None:
+            table.add_row(row.counts.kind, row.target, row.figure, "")
+        else:
+            _row(table, row.counts.kind, row.target, row.figure, met=row.met)
+    Console(stderr=arguments.json).print(table)
+    return to_json(rows)
+
+
 _BENCHES = {
     "loop": _loop,
     "swap": _swap,
     "outbox": _outbox,
     "collect": _collect,
     "faults": _faults,
+    "trials": _trials,
     "greengrass": _greengrass,
     "analytics": _analytics,
     "mjpeg": _mjpeg,

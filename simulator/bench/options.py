@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-BENCHES: Final = ("loop", "swap", "outbox", "collect", "faults", "greengrass", "analytics")
+BENCHES: Final = ("loop", "swap", "outbox", "collect", "faults", "trials", "greengrass", "analytics", "mjpeg")
 DEFAULT_RELEASE: Final = Path(__file__).resolve().parents[2] / "releases" / "default"
 
 
@@ -37,7 +37,10 @@ def make_parser() -> argparse.ArgumentParser:
     parts.add_argument(
         "--only", action="append", metavar="NAME", help="this part alone; may be given again. `--only help` lists them"
     )
-    parts.add_argument("--seed", type=int, default=0, help="of faults")
+    parts.add_argument("--seed", type=int, default=0, help="of faults and trials")
+    trials = parser.add_argument_group("trials")
+    trials.add_argument("--rollouts", type=int, default=3_000, help="of each kind of release (default 3000)")
+    trials.add_argument("--processes", type=int, default=2, help="that simulate side by side (default 2)")
     greengrass = parser.add_argument_group("greengrass")
     greengrass.add_argument("--seconds", type=float, help="of the rows cuts (default 600) and rate (default 60)")
     greengrass.add_argument("--updates", type=int, default=3, help="of the component, in the row update (default 3)")

@@ -19,6 +19,7 @@ from simulator.faults.rollouts import (
     run_rollouts,
     simulate,
 )
+from simulator.faults.trials import TrialKind, run_trials
 
 
 @pytest.mark.parametrize("candidate", [ALWAYS_OK, ALWAYS_DEFECT], ids=lambda candidate: candidate.name)
@@ -100,3 +101,26 @@ def test_shifted_scores_do_not_get_through_even_where_no_outcome_changes() -> No
 
 def test_equal_seeds_give_equal_rollouts() -> None:
     assert simulate(ALWAYS_OK, seed=7) == simulate(ALWAYS_OK, seed=7)
+
+
+@pytest.mark.parametrize("run_parts", [3, 10])
+def test_a_good_release_whose_disagreements_come_in_runs_is_committed_and_not_refused(run_parts: int) -> None:
+    """A hundredth of what `kensa bench trials` simulates, over the parts of a whole rollout."""
+    counts = run_trials(TrialKind(0.005, run_parts), rollouts=30, parts=3_500, seed=77)
+
+    assert counts.refused == 0
+    assert counts.committed >= 20, "the others are held, and still in their trial"
+
+
+def test_five_percent_independent_disagreement_is_refused_within_250_parts_in_the_median() -> None:
+    counts = run_trials(TrialKind(0.05), rollouts=60, parts=2_000, seed=77)
+
+    assert counts.refused == 60
+    assert counts.median_refused_at is not None
+    assert counts.median_refused_at <= 250
+
+
+def test_a_release_that_rejects_whole_runs_is_held_for_a_person_instead_of_refused() -> None:
+    counts = run_trials(TrialKind(0.005, 5, let_through_share=0.0), rollouts=10, parts=8_000, seed=77)
+
+    assert (counts.refused, counts.ever_held) == (0, 10)

@@ -24,7 +24,7 @@ OPERATIONS: Final = ROOT / "docs" / "operations.md"
 THREATS: Final = ROOT / "docs" / "threat-model.md"
 ANALYTICS: Final = ROOT / "docs" / "analytics.md"
 PAGES: Final = (ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "docs" / "datasets.md", ANALYTICS, OPERATIONS, THREATS)
-REFUSERS: Final = {"RefusedError", "Refusal", "refusal_of", "_refuse", "_refused", "Refused", "FetchError"}
+REFUSERS: Final = {"RefusedError", "Refusal", "refusal_of", "_refuse", "_refused", "refused", "Refused", "FetchError"}
 PACKAGES: Final = ("agent/app", "agent/exam", "agent/fetch", "agent/model")
 
 

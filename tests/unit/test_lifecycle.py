@@ -669,3 +669,96 @@ def test_a_release_asks_for_more_than_the_site_and_gets_it(folder: Path) -> None
     assert plant.lifecycle.status().state == State.SHADOW
     plant.rest()
     assert plant.serving() == "9.0.0"
+
+
+# --- held for a person ------------------------------------------------------------------------------------------------
+
+
+def held(plant: Plant) -> Plant:
+    """An A/B test in which the candidate failed on some parts in a row, after hundreds on which it did not."""
+    commit(plant)
+    plant.desire(plant.publish(), mode="ab")
+    plant.until(State.AB)
+    plant.step()
+    plant.line.run(1_000)
+    plant.line.run(12, failing=True)
+    plant.lifecycle.step()
+    return plant
+
+
+def test_one_run_of_parts_holds_a_candidate_and_a_person_is_told_what_to_look_at(plant: Plant) -> None:
+    status = held(plant).lifecycle.status()
+
+    assert status.state == State.AB
+    assert status.alarm is not None
+    assert "gave no judgement on" in status.alarm
+    assert "`kensa model continue` lets it go on" in status.alarm
+    assert plant.lifecycle.bad_list() == []
+    lease = plant.slot.lease()
+    assert lease is not None
+    assert lease.trial is not None
+    assert not lease.trial.control.counts
+    assert plant.lifecycle.ab_report() is not None
+
+
+def test_what_a_candidate_is_held_for_is_told_once_and_not_with_every_part(plant: Plant) -> None:
+    held(plant)
+    told, alarm = len(plant.told), plant.lifecycle.status().alarm
+
+    for _ in range(5):
+        plant.line.run(3)
+        plant.lifecycle.step()
+
+    assert plant.lifecycle.status().alarm == alarm
+    assert len(plant.told) <= told + 1, "figures alone are told once a second, and the clock stands"
+
+
+def test_a_person_lets_a_held_candidate_go_on_and_the_history_says_so(plant: Plant) -> None:
+    held(plant).lifecycle.proceed()
+
+    plant.step()
+    plant.step()
+
+    assert plant.lifecycle.status().alarm is None
+    assert plant.lifecycle.history()[-1]["event"] == "continued"
+    lease = plant.slot.lease()
+    assert lease is not None
+    assert lease.trial is not None
+    assert lease.trial.control.counts
+    with pytest.raises(LifecycleError, match="No release is held"):
+        plant.lifecycle.proceed()
+
+
+def test_a_person_ends_what_is_held_and_then_it_is_not_held_any_more(plant: Plant) -> None:
+    held(plant).lifecycle.rollback("a smeared part")
+
+    plant.rest()
+
+    assert plant.lifecycle.status().alarm is None
+    assert refusal(plant) == (Gate.OPERATOR, "rolled_back")
+
+
+def test_a_restart_while_a_candidate_is_held_tries_it_again_from_its_self_test(plant: Plant) -> None:
+    held(plant).start()
+
+    assert plant.lifecycle.status().state == State.VERIFIED
+    assert plant.lifecycle.status().alarm is None
+    plant.until(State.AB)
+
+
+def test_a_refusal_on_live_parts_wakes_the_lifecycle_and_its_figures_reach_the_log(
+    plant: Plant, caplog: pytest.LogCaptureFixture
+) -> None:
+    commit(plant)
+    plant.desire(plant.publish())
+    plant.until(State.TRIAL)
+    plant.step()
+    plant.line.run(100, failing=True)
+    lease = plant.slot.lease()
+    assert lease is not None
+    assert lease.trial is not None
+    assert lease.trial.control.ended, "before the lifecycle has taken a step"
+
+    plant.rest()
+
+    assert any("is refused by the gate errors" in m and " parts" in m for m in caplog.messages)

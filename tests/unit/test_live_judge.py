@@ -105,6 +105,118 @@ def test_a_disagreeing_candidate_is_refused_with_figures_and_limits() -> None:
     assert "disagrees with the running model on 7 of 7 parts: up to 1.00% are fine" in decision.refusal.text
 
 
+def spread(count: int, *, apart: int = 7) -> list[Observation]:
+    """Parts on which the candidate alone rejects, `apart` parts from each other."""
+    return [part(OK, DEFECT), *[part()] * (apart - 1)] * count
+
+
+def test_the_sentence_says_what_decided_and_apart_from_it_what_was_before() -> None:
+    policy = RolloutPolicy.model_validate({"disagreement": {"good": 0.02, "bad": 0.08}})
+    judge = shown(started(policy), [part()] * 1_070)
+
+    refusal = shown(judge, spread(30)).decision().refusal
+
+    assert refusal is not None
+    figures = refusal.figures
+    assert figures["events"] / figures["parts"] == figures["rate"] == pytest.approx(1 / 7, abs=0.02)
+    assert (figures["events_before"], figures["parts_before"]) == (0.0, 1_070.0)
+    counts = f"on {figures['events']:.0f} of the last {figures['parts']:.0f} parts, on none of the 1,070 before"
+    assert f"disagrees with the running model {counts}: up to 2.00% are fine, 8.00% are too many" in refusal.text
+
+
+def test_nine_of_the_last_nine_parts_hold_a_trial_and_the_alarm_says_so() -> None:
+    policy = RolloutPolicy.model_validate({"disagreement": {"good": 0.02, "bad": 0.08}})
+    judge = shown(started(policy), [*[part()] * 1_070, *[part(OK, DEFECT)] * 9])
+
+    decision = judge.decision()
+
+    assert (decision.call, decision.refusal) == (Call.HOLD, None)
+    assert decision.held is not None
+    assert "on 9 of the last 9 parts, on none of the 1,070 before, in one run" in decision.held
+    assert "glare or a smeared part" in decision.held
+    assert "`kensa model ab report --pictures`" in decision.held
+    assert judge.is_in_doubt
+
+
+def test_a_held_trial_waits_for_a_person_however_late_it_is_and_goes_on_when_told() -> None:
+    judge = shown(started(), [*GOOD_SHADOW, *[part(DEFECT, OK)] * 30])
+    assert judge.decision(overdue=True).call is Call.HOLD
+    shown(judge, [part()] * 3_000)
+    assert judge.decision(overdue=True).call is Call.HOLD, "letting through in a run is for a person to judge"
+
+    judge.forgive()
+
+    assert judge.decision().call is Call.CONTINUE
+    assert not judge.is_in_doubt
+    shown(judge, [part()] * 300)
+    assert judge.decision().call is Call.PASS
+    assert judge.report().let_through == 30, "the counts for people stay"
+
+
+def test_a_short_run_that_the_candidate_let_through_asks_a_person_before_the_commit() -> None:
+    judge = shown(started(), [*GOOD_SHADOW, *[part(DEFECT, OK)] * 9, *[part()] * 900])
+
+    decision = judge.decision(overdue=True)
+
+    assert decision.refusal is None
+    assert decision.held is not None
+    assert "alone let 9 through and alone rejected 0, but in one run" in decision.held
+
+
+def test_a_person_cannot_forgive_a_refusal() -> None:
+    judge = shown(started(), [part(OK, DEFECT)] * 7)
+
+    judge.forgive()
+
+    assert judge.decision().call is Call.REFUSE
+
+
+def test_a_run_in_which_the_candidate_rejects_is_over_when_it_has_agreed_for_long_enough() -> None:
+    judge = shown(started(), [*GOOD_SHADOW, *[part(OK, DEFECT)] * 30])
+    assert judge.decision().call is Call.HOLD
+
+    shown(judge, [part()] * 700)
+
+    later = judge.decision()
+    assert (later.call, later.held) == (Call.PASS, None)
+    assert not judge.is_in_doubt
+
+
+def test_one_slow_second_does_not_put_a_release_on_the_bad_list() -> None:
+    judge = shown(started(), GOOD_SHADOW)
+    judge.begin("trial", parts=1_000, share=1.0)
+
+    shown(judge, [*[part()] * 600, *[part(late=True)] * 30])
+
+    assert judge.decision().call is Call.HOLD
+    assert not judge.is_in_doubt, "its word may count: it is late, not wrong"
+    shown(judge, [part()] * 1_500)
+    assert judge.decision().call is Call.PASS
+
+
+def test_one_burst_of_failures_does_not_either_and_lasting_failure_does() -> None:
+    judge = shown(started(), [*[part()] * 600, *[part(OK, UNKNOWN)] * 10])
+    held = judge.decision()
+
+    refusal = shown(judge, [part(OK, UNKNOWN)] * 30).decision().refusal
+
+    assert held.call is Call.HOLD
+    assert refusal is not None
+    assert refusal.gate is Gate.ERRORS
+    assert "on 40 of the last 40 parts, on none of the 600 before" in refusal.text
+
+
+def test_one_sided_runs_hold_the_candidate_and_never_refuse_it_alone() -> None:
+    runs = [*[part(OK, DEFECT)] * 5, *[part()] * 400] * 20
+    judge = shown(started(), [*GOOD_SHADOW, *runs])
+
+    decision = judge.decision()
+
+    assert decision.call is Call.HOLD
+    assert decision.held is not None
+    assert "alone rejected 100, but in 20 separate runs" in decision.held
+
+
 def test_unsure_counts_as_not_let_through() -> None:
     same = shown(started(), [part(DEFECT, UNSURE), part(UNSURE, DEFECT)] * 200)
     assert same.report().disagreement == 0.0

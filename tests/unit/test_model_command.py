@@ -147,6 +147,26 @@ def test_a_refusal_shows_gate_figures_limits_and_what_to_do(site: Site) -> None:
     assert "what to do  it fails on live parts" in out
 
 
+def test_a_person_lets_a_held_release_go_on(site: Site) -> None:
+    site.plant.desire(site.plant.publish(), mode="ab")
+    site.plant.until(State.AB)
+    site.plant.step()
+    site.plant.line.run(1_000)
+    site.plant.line.run(12, failing=True)
+    site.plant.lifecycle.step()
+    assert "`kensa model continue` lets it go on" in " ".join(site.kensa("show")[1].split())
+
+    code, out = site.kensa("continue")
+    site.plant.step()
+
+    assert (code, "goes on, its tests begin anew" in out) == (0, True)
+    assert "continued" in site.kensa("history")[1]
+
+
+def test_nothing_is_held_so_nothing_can_continue(site: Site) -> None:
+    assert site.kensa("continue")[0] == 5
+
+
 def test_what_is_older_than_the_floor_is_told_once_with_what_to_do(site: Site) -> None:
     old, new = site.plant.publish(), site.plant.publish()
     for ref in (old, new, old):

@@ -1,0 +1,98 @@
+"""One candidate's judge between the workers, which bring what they saw, and the lifecycle's thread, which asks.
+
+Promise: nobody who brings a part ever waits, and a part is judged at once: by the thread that brings it, or, where
+another thread is at the judge just then, by that one before it leaves. So a refusal is known when the batch that
+proves it is done, and `TrialControl` takes the challenger's word away from the very next batch on, without waiting
+for the lifecycle, which writes it down afterwards. (A refusal acts before it is persisted, see decision 0014: it only
+leads back to the champion. A kill in between costs the note.)
+
+Every phase has an inbox of its own, so that what a worker still says about the phase before reaches nobody.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from agent.slot import TrialControl
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent.model.live import Decision, LiveJudge
+    from agent.model.paired import ABReport
+    from agent.records import Observation
+
+_INBOX: Final = 4_096  # observations that wait for a busy judge; the oldest give way, statistics can spare them
+
+
+class Evaluator:
+    """Serialises one `LiveJudge`. `open` and `ask` are the lifecycle's; what `open` returns is any thread's."""
+
+    def __init__(self, judge: LiveJudge, *, on_refusal: Callable[[], None]) -> None:
+        """`on_refusal` is called once, from whichever thread the refusal is found on; it must not block."""
+        self._judge = judge
+        self._on_refusal = on_refusal
+        self._lock = threading.Lock()
+        self._inbox: deque[Observation] = deque(maxlen=_INBOX)
+        self.control = TrialControl()
+
+    def open(self, begin: Callable[[LiveJudge], None]) -> Callable[[Observation], None]:
+        """Begin a phase; returns what takes its parts."""
+        inbox: deque[Observation] = deque(maxlen=_INBOX)
+        with self._lock:
+            begin(self._judge)
+            self._inbox = inbox
+            self.control = TrialControl(counts=not self._judge.is_in_doubt, ended=self._judge.is_refused)
+
+        def observe(seen: Observation) -> None:
+            inbox.append(seen)
+            self._drain(inbox)
+
+        return observe
+
+    def ask(self, *, overdue: bool) -> tuple[Decision, dict[str, float], ABReport]:
+        """The decision now, the figures behind it and the comparison so far."""
+        with self._lock:
+            self._take()
+            decision = self._judge.decision(overdue=overdue)
+            self._tell_workers()
+            answer = decision, self._judge.progress(), self._judge.report()
+        self._drain(self._inbox)
+        return answer
+
+    def forgive(self) -> None:
+        """See `LiveJudge.forgive`; what waits counts before it."""
+        with self._lock:
+            self._take()
+            self._judge.forgive()
+            self._tell_workers()
+        self._drain(self._inbox)
+
+    def end(self) -> None:
+        """The challenger's word counts no more, not even for batches in work."""
+        self.control.ended = True
+
+    def _drain(self, inbox: deque[Observation]) -> None:
+        """Judge what waits, unless another thread is at it: that one looks again after it has let go."""
+        while inbox and inbox is self._inbox:
+            if not self._lock.acquire(blocking=False):
+                return
+            try:
+                self._take()
+            finally:
+                self._lock.release()
+
+    def _take(self) -> None:
+        inbox, judge = self._inbox, self._judge
+        while inbox:
+            judge.observe(inbox.popleft())
+        self._tell_workers()
+
+    def _tell_workers(self) -> None:
+        control, judge = self.control, self._judge
+        control.counts = not judge.is_in_doubt
+        if judge.is_refused and not control.ended:
+            control.ended = True
+            self._on_refusal()
