@@ -373,7 +373,8 @@ class Lifecycle:
         if record.state not in ON_LIVE_PARTS or self._parts.watch.lease is None:
             _log.warning("continue came too late: nothing is held any more")
             return
-        self._parts.ledger.remark(record, "continued", self._parts.alarms.get("held", "")[:500])
+        held = self._parts.alarms.get("held", "").partition(". ")[0]
+        self._parts.ledger.remark(record, "continued", f"a person let it go on: {held}")
         self._parts.watch.forgive()
 
     def _retry(self, record: Record, which: str | None) -> None:

@@ -1,4 +1,4 @@
-"""`kensa bench loop|swap|outbox|collect|faults|trials|greengrass|analytics|mjpeg`: tables for people, JSON for machines."""
+"""`kensa bench ...`: tables for people, JSON for machines. `simulator.bench.options` has the names and options."""
 
 from __future__ import annotations
 
