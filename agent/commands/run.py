@@ -1,4 +1,4 @@
-"""`kensa run CONFIG`: inspect until told to stop, or until every finite camera has ended.
+"""`kensa run CONFIG`: inspect until told to stop, or until every finite camera has ended; then say what it gave.
 
 SIGTERM and SIGINT drain and end, and so does a terminal that is closed; any other SIGHUP reads CONFIG again and goes on
 with it, as `kensa apply` does.
@@ -16,11 +16,17 @@ from typing import TYPE_CHECKING, Final
 
 from agent import app, config
 from agent.app import footprint
+from agent.app.results import Results
+from agent.app.tally import Tally
 from agent.clock import NS_PER_S
-from agent.errors import KensaError
+from agent.errors import KensaError, OperatorError
+from agent.supervision import Supervisor
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import FrameType
+
+    from agent.records import Dropped, Verdict
 
 _SETTLED_S: Final = 5.0  # by then the first parts are judged and what only the start needed is known
 _AGAIN_S: Final = 600.0  # a model that was exchanged and paths that are rarely taken leave memory behind as well
@@ -33,14 +39,88 @@ def main(argv: list[str]) -> int:
     """Run an agent.
 
     0 when all that was captured is judged or counted, whether every finite camera ended or somebody stopped it; 1 when
-    the drain had to abandon something; 2 when verdicts could not be committed to the disk; 70 after a bug without which
-    the agent cannot go on.
+    the drain had to abandon something; 2 when verdicts could not be committed to the disk, or rows of --results are
+    missing; 70 after a bug without which the agent cannot go on.
     """
     parser = argparse.ArgumentParser(prog="kensa run", description=__doc__)
     parser.add_argument("config", type=Path, metavar="CONFIG", help="see docs/config.example.yaml")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        metavar="FILE",
+        help="write every verdict, and every frame without one, to this new file: FILE.csv or FILE.jsonl",
+    )
     arguments = parser.parse_args(argv)
-    agent = app.build(config.load(arguments.config))
+    given = config.load(arguments.config)
+    record = _Record(given, arguments.results)
+    agent = app.build(given, observe=record.verdicts, on_drop=record.dropped, supervisor=record.supervisor)
     reread = threading.Event()
+    _take_signals(agent, reread)
+    try:
+        agent.start()
+    except BaseException:
+        record.discard()
+        raise
+    end: app.End | None = None
+    try:
+        end = _attend(agent, reread, arguments.config)
+    finally:
+        clean = agent.stop()
+        record.close(is_wanted=end is app.End.FINISHED or arguments.results is not None)
+    if agent.supervisor.failure is not None:  # of the stop; one before it was raised by `wait`
+        raise agent.supervisor.failure
+    record.check()
+    return 0 if clean else 1
+
+
+class _Record:
+    """What a run gave: the table that is printed at its end, and the rows of --results."""
+
+    def __init__(self, given: config.Config, path: Path | None) -> None:
+        """Make the file. Raises UsageError and OperatorError."""
+        self.supervisor = Supervisor()
+        cameras = {camera: name for name, inspection in given.inspections.items() for camera in inspection.cameras}
+        self._tally = Tally(cameras)
+        self._results = None if path is None else Results(path, inspections=cameras, supervisor=self.supervisor)
+        self._problem: OperatorError | None = None
+
+    def verdicts(self, verdicts: Sequence[Verdict]) -> None:
+        """Take verdicts; workers' threads."""
+        self._tally.verdicts(verdicts)
+        if self._results is not None:
+            self._results.verdicts(verdicts)
+
+    def dropped(self, dropped: Dropped) -> None:
+        """Take frames without a verdict; any thread."""
+        self._tally.dropped(dropped)
+        if self._results is not None:
+            self._results.dropped(dropped)
+
+    def discard(self) -> None:
+        """The agent did not start: leave no empty file behind."""
+        if self._results is not None:
+            self._results.close()
+            self._results.path.unlink(missing_ok=True)
+
+    def close(self, *, is_wanted: bool) -> None:
+        """Complete the file and print the table where it `is_wanted`; see `check`."""
+        if self._results is not None:
+            try:
+                self._results.close()
+            except OperatorError as error:
+                self._problem = error
+        if is_wanted:
+            print(self._tally.text())
+            if self._results is not None:
+                print(f"{self._results.rows:,} rows in {self._results.path}")
+
+    def check(self) -> None:
+        """Raise the OperatorError of a file that is not complete."""
+        if self._problem is not None:
+            raise self._problem
+
+
+def _take_signals(agent: app.Agent, reread: threading.Event) -> None:
     has_terminal = os.isatty(_STDERR)
 
     def ask_stop(_number: int, _frame: FrameType | None) -> None:
@@ -54,21 +134,19 @@ def main(argv: list[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, ask_stop)
     signal.signal(signal.SIGHUP, ask_reread)
-    agent.start()
-    try:
-        due_ns = agent.clock.monotonic_ns() + round(_SETTLED_S * NS_PER_S)
-        while not agent.wait(_LOOK_S):
-            if reread.is_set():
-                reread.clear()
-                _reread(agent, arguments.config)
-            if agent.clock.monotonic_ns() >= due_ns:
-                footprint.give_back()
-                due_ns = agent.clock.monotonic_ns() + round(_AGAIN_S * NS_PER_S)
-    finally:
-        clean = agent.stop()
-    if agent.supervisor.failure is not None:  # of the stop; one before it was raised by `wait`
-        raise agent.supervisor.failure
-    return 0 if clean else 1
+
+
+def _attend(agent: app.Agent, reread: threading.Event, path: Path) -> app.End:
+    """Wait for the end, and do meanwhile what is due. Raises InternalError."""
+    due_ns = agent.clock.monotonic_ns() + round(_SETTLED_S * NS_PER_S)
+    while (end := agent.wait(_LOOK_S)) is None:
+        if reread.is_set():
+            reread.clear()
+            _reread(agent, path)
+        if agent.clock.monotonic_ns() >= due_ns:
+            footprint.give_back()
+            due_ns = agent.clock.monotonic_ns() + round(_AGAIN_S * NS_PER_S)
+    return end
 
 
 def _reread(agent: app.Agent, path: Path) -> None:

@@ -1,0 +1,78 @@
+"""What a run gave, by inspection, camera, outcome and class: the table at the end of `kensa run` on finite cameras."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+from agent.records import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from agent.records import Dropped, Verdict
+
+_ORDER: Final = (*map(str, (Outcome.OK, Outcome.DEFECT, Outcome.UNSURE, Outcome.UNKNOWN)), "dropped")
+_MAX_REASONS: Final = 24  # of one camera that are told apart
+_REASON_CHARS: Final = 40
+_OTHER: Final = "other reasons"
+
+
+class Tally:
+    """Counts verdicts and drops; memory is bounded by the number of cameras, classes and kinds of reasons."""
+
+    def __init__(self, inspections: Mapping[str, str]) -> None:
+        """`inspections` maps each camera to its inspection."""
+        self._inspections = inspections
+        self._lock = threading.Lock()
+        self._counts: dict[str, Counter[tuple[str, str]]] = {camera: Counter() for camera in inspections}
+
+    def verdicts(self, verdicts: Sequence[Verdict]) -> None:
+        """Count verdicts; an observer of the agent's."""
+        with self._lock:
+            for verdict in verdicts:
+                judgement = verdict.judgement
+                counts = self._counts[verdict.origin.camera]
+                outcome = str(judgement.outcome)
+                counts[outcome, judgement.class_name or self._kind(counts, outcome, judgement.reason)] += 1
+
+    def dropped(self, dropped: Dropped) -> None:
+        """Count frames that get no verdict."""
+        with self._lock:
+            self._counts[dropped.camera]["dropped", str(dropped.reason)] += dropped.count
+
+    @staticmethod
+    def _kind(counts: Counter[tuple[str, str]], outcome: str, reason: str | None) -> str:
+        """Return the reason without its particulars."""
+        kind = (reason or "").split(":", 1)[0][:_REASON_CHARS]
+        return kind if (outcome, kind) in counts or len(counts) < _MAX_REASONS else _OTHER
+
+    def text(self) -> str:
+        """Return the table: a row for each camera, outcome and class (of `unknown` and `dropped`: the reason)."""
+        with self._lock:
+            counts = {camera: dict(found) for camera, found in self._counts.items()}
+        rows: list[tuple[str, ...]] = [("inspection", "camera", "outcome", "class or reason", "frames", "share")]
+        for camera, found in counts.items():
+            total = sum(found.values())
+            for (outcome, what), count in sorted(found.items(), key=_place):
+                rows.append((self._inspections[camera], camera, outcome, what, f"{count:,}", f"{count / total:.2%}"))
+            rows.append((self._inspections[camera], camera, "all", "", f"{total:,}", ""))
+        return _aligned(rows)
+
+
+def _place(item: tuple[tuple[str, str], int]) -> tuple[int, int, str]:
+    (outcome, what), count = item
+    return _ORDER.index(outcome), -count, what
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if index >= len(row) - 2 else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
