@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Final
 from awsiot.greengrasscoreipc import model
 
 from agent import app
-from agent.app import change, footprint
+from agent.app import footprint
+from agent.app.good import GOOD_NAME, last_good
 from agent.clock import NS_PER_S
 from agent.errors import ConfigError, KensaError, OperatorError, RestartNeededError
 from agent.model.transitions import State
@@ -149,9 +150,9 @@ class Component:
         folder = self._environment.work / "state"
         if isinstance(tree, dict) and isinstance(tree.get("state_dir"), str):
             folder = self._environment.base / tree["state_dir"]
-        if not (folder / change.GOOD_NAME).is_file():
+        if not (folder / GOOD_NAME).is_file():
             return None
-        good = change.last_good(folder)
+        good = last_good(folder)
         return None if good is None else ComponentConfig(good, Settings(), {})
 
     def _find_out(self, given: ComponentConfig) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agent.app.agent import Agent, End
-from agent.app.choose import open_source, open_transport, site_lease
+from agent.app.choose import address_problem, open_source, open_transport, site_lease
 from agent.clock import SystemClock
 from agent.errors import ConfigError
 from agent.supervision import Supervisor
@@ -45,11 +45,17 @@ def build(
     clock = clock or SystemClock()
     supervisor = supervisor or Supervisor(clock=clock)
     given = dict(sources or {})
-    cameras = {name: c for inspection in config.inspections.values() for name, c in inspection.cameras.items()}
+    cameras = {
+        name: (f"inspections.{inspection_name}.cameras.{name}", camera)
+        for inspection_name, inspection in config.inspections.items()
+        for name, camera in inspection.cameras.items()
+    }
     if unknown := sorted(set(given) - set(cameras)):
         raise ConfigError(f"sources are given for {', '.join(unknown)}, which no inspection names")
-    for name, camera in cameras.items():
+    for name, (path, camera) in cameras.items():
         if name not in given:
+            if problem := address_problem(camera):
+                raise ConfigError(f"{path}.{problem}")
             given[name] = open_source(camera, clock)
     return Agent(
         config,

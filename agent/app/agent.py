@@ -20,6 +20,7 @@ import agent
 from agent.adapters.onnx import OnnxModel
 from agent.app import cameras, change
 from agent.app.choose import lease_under, site_of
+from agent.app.good import keep_good
 from agent.app.presence import announce
 from agent.app.services import Services
 from agent.app.sinks import FirstVerdict, Observed
@@ -176,7 +177,7 @@ class Agent:
         sys.setswitchinterval(_SWITCH_S)
         self._is_up = True
         try:
-            change.keep_good(config)
+            keep_good(config)
         except StateDirError as error:  # a full disk does not keep the line from running
             _log.warning("%s", error)
         gc.freeze()  # what lives as long as the agent need not be looked at by every collection

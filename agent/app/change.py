@@ -7,23 +7,21 @@ come last, in one store for each inspection: a batch is judged with all of the o
 
 from __future__ import annotations
 
-import json
 import logging
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 from agent import config as configuration
 from agent import preprocess
 from agent.app.cameras import setup_of
-from agent.app.choose import check_classes, open_source, site_of
-from agent.durable import replace_durably
-from agent.errors import ConfigError, ControlError, FrameError, OperatorError, RestartNeededError, StateDirError
-from agent.inspection.camera_url import UNREADABLE, redact
+from agent.app.choose import address_problem, check_classes, open_source, site_of
+from agent.app.good import keep_good
+from agent.errors import ConfigError, ControlError, FrameError, OperatorError, RestartNeededError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
     from agent.inspection.capture import CameraSetup
     from agent.slot import Lease
 
-GOOD_NAME: Final = "config.good.json"
 KeyPath = tuple[str, ...]
 _log = logging.getLogger(__name__)
 
@@ -146,10 +143,8 @@ def _hopeless(settings: configuration.Camera) -> str | None:
     match settings:
         case configuration.FolderCamera() | configuration.VideoCamera() if not settings.path.exists():
             return f"path: {settings.path} does not exist"
-        case configuration.RtspCamera() | configuration.MjpegCamera() if redact(settings.url) == UNREADABLE:
-            return "url: is no address; write it as rtsp://host:port/path or http://host:port/path"
         case _:
-            return None
+            return address_problem(settings)
 
 
 # --- changing ---------------------------------------------------------------------------------------------------------
@@ -225,32 +220,6 @@ def _lay(agent: Agent, config: configuration.Config) -> None:
         if agent.models is not None:
             agent.models.lay(name, site)
         agent.slots[name].lay(site)
-
-
-# --- the last good configuration --------------------------------------------------------------------------------------
-
-
-def keep_good(config: configuration.Config) -> None:
-    """Keep `config` in its state directory as one that an agent ran with. Raises StateDirError."""
-    path = config.state_dir / GOOD_NAME
-    try:
-        replace_durably(path, json.dumps(config.model_dump(mode="json"), indent=1).encode())
-    except OSError as error:
-        raise StateDirError(
-            f"{path} cannot be written: {error.strerror}. Free disk space, or give this user the right to write there"
-        ) from error
-
-
-def last_good(state_dir: Path) -> configuration.Config | None:
-    """Return the configuration that an agent last ran with on `state_dir`; None without a readable one."""
-    path = state_dir / GOOD_NAME
-    if not path.exists():
-        return None
-    try:
-        return configuration.load(path)
-    except ConfigError as error:
-        _log.warning("the last good configuration cannot be used: %s", error)
-        return None
 
 
 # --- control socket ---------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from agent import config as configuration
 from agent.errors import ConfigError, MissingExtraError
+from agent.inspection.camera_url import is_address, missing_variables
 from agent.inspection.latest import LatestFrames, keep_newest
 from agent.slot import Lease, SiteSettings
 
@@ -57,11 +58,29 @@ def open_source(camera: configuration.Camera, clock: Clock) -> FrameSource:
         case configuration.MjpegCamera():
             from agent.adapters.mjpeg import live_mjpeg  # noqa: PLC0415
 
-            return live_mjpeg(url=camera.url, clock=clock)
+            return live_mjpeg(
+                url=camera.url,
+                username=camera.username,
+                password_file=camera.password_file,
+                ca=camera.ca,
+                clock=clock,
+            )
         case configuration.PluginCamera():
             return _open_plugin(camera, clock)
         case _:
             return _open_stream(camera, clock)
+
+
+def address_problem(camera: configuration.Camera) -> str | None:
+    """Name the key of a camera's address that no trying again would mend, and why; None where there is none."""
+    if not isinstance(camera, configuration.MjpegCamera | configuration.RtspCamera):
+        return None
+    for key, text in (("url", camera.url), ("username", camera.username or "")):
+        if missing := missing_variables(text):
+            return f"{key}: the environment variable {', '.join(missing)} is not set: set it for the agent's service"
+    if not is_address(camera.url):
+        return "url: is no address; write it as rtsp://host:port/path or http://host:port/path"
+    return None
 
 
 def _open_stream(
@@ -82,7 +101,13 @@ def _open_stream(
                 clock=clock,
             )
         case configuration.RtspCamera():
-            return stream.RtspSource(url=camera.url, transport=camera.transport, clock=clock)
+            return stream.RtspSource(
+                url=camera.url,
+                transport=camera.transport,
+                username=camera.username,
+                password_file=camera.password_file,
+                clock=clock,
+            )
 
 
 def _open_plugin(camera: configuration.PluginCamera, clock: Clock) -> FrameSource:

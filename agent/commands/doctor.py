@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from agent import config as configuration
 from agent import control
-from agent.commands.examine import collecting, greengrass, line, machine, releases, state, updates
+from agent.commands.examine import collecting, greengrass, line, machine, passwords, releases, state, updates
 from agent.commands.examine.finding import Finding, Status, fail, ok
 from agent.errors import ConfigError, ControlError
 
@@ -48,6 +48,7 @@ def examine(path: Path | None) -> Iterator[Finding]:
     yield from updates.examine(config, running=holder is not None)
     yield from collecting.examine(config)
     yield from line.examine_certificates(config)
+    yield from passwords.examine(config)
     if holder is None:
         yield from line.examine_cameras(config)
         yield line.examine_broker(config)

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Final
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HIDDEN: Final = "(not shown)"  # stands for what may hold a secret
+_SECRET_KEY: Final = re.compile(r"url|uri|address|user|pass|pwd|secret|token|login|credential|auth", re.IGNORECASE)
+_SECRET_TEXT: Final = re.compile(r"[@=?]")  # as in user:password@host, password=..., ?token
 _SHOWN_CHARACTERS: Final = 80  # of a refused value
 
 # Names end up in MQTT topics and file names, so that they are the same on every transport and disk.
@@ -19,16 +26,45 @@ PositiveFps = Annotated[float, Field(gt=0.0, le=10_000.0, allow_inf_nan=False)]
 
 
 class Strict(BaseModel):
-    """A section: frozen, every key known."""
+    """A section: frozen, every key known; what was given is in no exception's own text, which may be logged."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
-def shown(value: Any) -> str:
-    """At most one terminal line of JSON; what lies beyond is not even looked at."""
+def is_secret_key(key: object) -> bool:
+    """Whether what stands under this key may be a secret or hold one: an address, a user, a password."""
+    return isinstance(key, str) and _SECRET_KEY.search(key) is not None
+
+
+def shown(value: Any, *, key: object = None) -> str:
+    """At most one terminal line of JSON, without what may be a secret; what lies beyond is not even looked at."""
     text = ""
-    for piece in json.JSONEncoder(default=str).iterencode(value):
+    for piece in _pieces(value, key):
         text += piece
         if len(text) > _SHOWN_CHARACTERS:
             return text[: _SHOWN_CHARACTERS - 3] + "..."
     return text
+
+
+def shown_key(key: object) -> str:
+    """Return a key for people: what was meant as an address or a password may stand in its place by mistake."""
+    return HIDDEN if _SECRET_TEXT.search(str(key)) else str(key)
+
+
+def _pieces(value: Any, key: object) -> Iterator[str]:
+    """Yield the JSON of `value`, which stands under `key`, little by little."""
+    if isinstance(value, dict):
+        for number, (name, item) in enumerate(value.items()):
+            yield "{" if number == 0 else ", "
+            yield f"{json.dumps(shown_key(name))}: "
+            yield from _pieces(item, name)
+        yield "}" if value else "{}"
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            yield "[" if number == 0 else ", "
+            yield from _pieces(item, key)
+        yield "]" if value else "[]"
+    elif is_secret_key(key) or (isinstance(value, str) and _SECRET_TEXT.search(value)):
+        yield HIDDEN
+    else:
+        yield json.dumps(value, default=str)

@@ -61,20 +61,39 @@ class V4l2Camera(_Camera):
     frozen_after_s: FrozenAfter = 0.0
 
 
-class RtspCamera(_Camera):
+class _NetworkCamera(_Camera):
+    """A camera with an address, and maybe a password.
+
+    `${NAME}` in `url` and `username` stands for a variable of the environment; the password file is read at each
+    opening.
+    """
+
+    username: str | None = Field(default=None, min_length=1, max_length=256, repr=False)
+    password_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _a_password_has_a_user(self) -> Self:
+        if self.password_file is not None and self.username is None:
+            msg = "password_file is given without username"
+            raise ValueError(msg)
+        return self
+
+
+class RtspCamera(_NetworkCamera):
     """An RTSP camera."""
 
     kind: Literal["rtsp"]
-    url: Annotated[str, StringConstraints(pattern=r"^rtsps?://", max_length=1024)]
+    url: Annotated[str, StringConstraints(pattern=r"^rtsps?://|^\$\{\w+\}$", max_length=1024)] = Field(repr=False)
     transport: Literal["tcp", "udp"] = "tcp"
     frozen_after_s: FrozenAfter = 30.0  # a video codec may repeat a still scene until its next key frame
 
 
-class MjpegCamera(_Camera):
+class MjpegCamera(_NetworkCamera):
     """Motion JPEG over HTTP."""
 
     kind: Literal["mjpeg"]
-    url: Annotated[str, StringConstraints(pattern=r"^https?://", max_length=1024)]
+    url: Annotated[str, StringConstraints(pattern=r"^https?://|^\$\{\w+\}$", max_length=1024)] = Field(repr=False)
+    ca: Path | None = None  # of https: certificates in PEM, of the authority or the camera; None: the system's
     frozen_after_s: FrozenAfter = 0.0
 
 
@@ -83,7 +102,7 @@ class PluginCamera(_Camera):
 
     kind: Literal["plugin"]
     source: Name  # the entry point's name
-    options: dict[str, Any] = Field(default_factory=dict)  # checked by the plugin
+    options: dict[str, Any] = Field(default_factory=dict, repr=False)  # checked by the plugin
     frozen_after_s: FrozenAfter = 0.0  # not for a source that says of itself that it may repeat pictures
 
 

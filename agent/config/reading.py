@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Any, Final, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from agent.config.base import shown
+from agent.config.base import HIDDEN, shown, shown_key
 from agent.config.tree import Config
 from agent.errors import ConfigError
 
+_QUOTED: Final = re.compile(r"'[^']{2,}'|\"[^\"]{2,}\"")  # but for single characters, which YAML complains about
 MAX_CONFIG_BYTES: Final = 1024 * 1024
 MAX_VALUES: Final = 100_000  # with every YAML alias followed: ten lines of aliases can stand for ten thousand million
+
+
+class _KeyError(yaml.constructor.ConstructorError):
+    """A key that no section can have."""
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -25,9 +31,9 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not text", key_node.start_mark)
+                raise _KeyError(None, None, f"key {shown(key)} is not text", key_node.start_mark)
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+                raise _KeyError(None, None, f"key {shown_key(key)!r} is given twice", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -73,7 +79,7 @@ def _allowed_keys(holder: Any) -> list[str]:
 def _explain(error: Any) -> str:
     """One line for one of pydantic's complaints."""
     keys, holder = _follow(error["loc"])
-    path = ".".join(keys) or "(whole file)"
+    path = ".".join(map(shown_key, keys)) or "(whole file)"
     kind: str = error["type"]
     if kind == "extra_forbidden":
         key, allowed = keys[-1], _allowed_keys(holder)
@@ -81,7 +87,7 @@ def _explain(error: Any) -> str:
         hint = f" Did you mean {near[0]!r}?" if near else ""
         return f"{path}: unknown key.{hint} Allowed here: {', '.join(allowed)}"
     message = str(error["msg"]).removeprefix("Value error, ")
-    given, context = shown(error["input"]), error.get("ctx", {})
+    given, context = shown(error["input"], key=keys[-1] if keys else None), error.get("ctx", {})
     said = {
         "missing": ": is required",
         "value_error": f": {message}",
@@ -120,7 +126,7 @@ def parse(tree: object, *, source: str, base: Path) -> Config:
         return _absolute(Config.model_validate(tree), base)
     except ValidationError as error:
         lines = [_explain(e) for e in error.errors()]
-        raise ConfigError(f"{source} is refused:\n" + "\n".join(f"  {line}" for line in lines)) from error
+    raise ConfigError(f"{source} is refused:\n" + "\n".join(f"  {line}" for line in lines))
 
 
 def load(path: Path) -> Config:
@@ -137,10 +143,21 @@ def load(path: Path) -> Config:
     try:
         tree = yaml.load(data, Loader=_UniqueKeyLoader)  # noqa: S506 - a subclass of SafeLoader
     except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as error:
-        msg = f"{path} is not valid YAML: {error}"
-        raise ConfigError(msg) from error
+        msg = f"{path} is not valid YAML: {_yaml_problem(error)}"
+        raise ConfigError(msg) from None  # whose own text quotes the line, and with it what may be a password
     _check_size(tree, path)
     return parse(tree, source=str(path), base=path.resolve().parent)
+
+
+def _yaml_problem(error: Exception) -> str:
+    """Say what is wrong and where, without the text that stands there."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return "it is nested too deep" if isinstance(error, RecursionError) else str(error)
+    problem = error.problem or error.context or "it cannot be read"
+    if not isinstance(error, _KeyError):
+        problem = _QUOTED.sub(f"'{HIDDEN}'", problem)
+    mark = error.problem_mark or error.context_mark
+    return problem if mark is None else f"{problem} (line {mark.line + 1}, column {mark.column + 1})"
 
 
 def _check_size(tree: object, path: Path) -> None:

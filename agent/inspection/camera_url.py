@@ -27,6 +27,9 @@ HIDDEN_HOST: Final = "***"  # shown in place of a host that may be part of a pas
 _MAX_PORT: Final = 65_535
 _MAX_SECRET_BYTES: Final = 4_096  # of a password file; what is longer is no password
 _VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_NAMED_PASSWORD: Final = re.compile(r"(?:pass|pwd|token|secret)\w*=(?!\$\{|&|$)", re.IGNORECASE)
+# `=` with a value; or, in a query, a word without one; or a fragment or an `@`, which have no business in an address
+_VALUE: Final = re.compile(r"=[^&]|&[^&=]+(?:&|$)|[#@]")
 _SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]{0,15})://", re.IGNORECASE)
 _AUTHORITY_END: Final = re.compile(r"[/?#\\]|$")
 _HOST_AND_PORT: Final = re.compile(
@@ -187,25 +190,44 @@ def is_address(url: str) -> bool:
 
 
 def has_secret(url: str) -> bool:
-    """Whether a secret may be written in it: a password, or anything in the query or in a path with `=`."""
+    """Whether a secret may be written in it: a password, a value in the path, or a query that is no reference."""
+    parts = _split(url) or _split_at_last(url)
+    if parts is None:
+        return True
+    password = "" if parts.user is None else parts.user.partition(":")[2]
+    path, _, query = _VARIABLE.sub("", parts.rest).partition("?")
+    return bool(_VARIABLE.sub("", password)) or _VALUE.search(f"/{path}&{query}") is not None
+
+
+def has_password(url: str) -> bool:
+    """Whether a password is written in it for sure, and not as a variable: before the `@`, or under such a name."""
     parts = _split(url) or _split_at_last(url)
     if parts is None:
         return False
     password = "" if parts.user is None else parts.user.partition(":")[2]
-    return bool(_VARIABLE.sub("", password)) or "=" in _VARIABLE.sub("", parts.rest)
+    return bool(_VARIABLE.sub("", password)) or _NAMED_PASSWORD.search(parts.rest) is not None
 
 
 def redact(url: str) -> str:
     """Return scheme, host and port of `url`; what cannot be parsed for sure is not shown."""
     if _VARIABLE.fullmatch(url):
         return url
-    parts = _split(url)
+    plain = _split(url)
+    parts = plain or _split_at_last(url)
     if parts is None:
         return UNREADABLE
     host = f"[{parts.host}]" if ":" in parts.host else parts.host
-    if "@" in parts.rest:  # a password with a slash, or an `@` in the query: then this host is a user, or it is not
-        return f"{parts.scheme}://{host if _is_ip(parts.host) else HIDDEN_HOST}"
-    return f"{parts.scheme}://{host}" + ("" if parts.port is None else f":{parts.port}")
+    if not is_ambiguous(url):
+        return f"{parts.scheme}://{host}" + ("" if parts.port is None else f":{parts.port}")
+    if _is_ip(parts.host):
+        return f"{parts.scheme}://{host}"
+    return UNREADABLE if plain is None else f"{parts.scheme}://{HIDDEN_HOST}"
+
+
+def is_ambiguous(url: str) -> bool:
+    """Whether an `@` stands after what reads as the host: it may belong to a password that is not escaped."""
+    parts = _split(url)
+    return parts is None or "@" in parts.rest
 
 
 def _is_ip(host: str) -> bool:

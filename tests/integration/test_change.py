@@ -11,6 +11,7 @@ import pytest
 from agent import app, config, control
 from agent.adapters.onnx import OnnxModel
 from agent.app import change
+from agent.app.good import GOOD_NAME, last_good
 from agent.cli import main
 from agent.clock import SystemClock
 from agent.errors import ConfigError, ControlError, RestartNeededError, StateDirError
@@ -178,19 +179,19 @@ def test_what_is_kept_how_often_it_reports_and_how_long_it_drains_change_as_well
 
 def test_the_last_good_configuration_is_on_disk_from_the_start_on(tmp_path: Path, tree: Tree) -> None:
     state = tmp_path / "state"
-    assert change.last_good(state) is None
+    assert last_good(state) is None
     first, second = parsed(tree, tmp_path), parsed(changed(tree, "heartbeat_s", 7.0), tmp_path)
     agent = app.build(first)
     with agent:
-        assert change.last_good(state) == first
+        assert last_good(state) == first
         agent.apply(second)
-        assert change.last_good(state) == second
-        assert (change.last_good(state) or first).digest() == second.digest()
+        assert last_good(state) == second
+        assert (last_good(state) or first).digest() == second.digest()
         with pytest.raises(RestartNeededError):
             agent.apply(parsed(changed(tree, "line", "other"), tmp_path))
-        assert change.last_good(state) == second
-    (state / change.GOOD_NAME).write_text('{"thing": ', encoding="utf-8")
-    assert change.last_good(state) is None
+        assert last_good(state) == second
+    (state / GOOD_NAME).write_text('{"thing": ', encoding="utf-8")
+    assert last_good(state) is None
 
 
 def test_a_disk_that_does_not_take_it_leaves_everything_as_it_was(tmp_path: Path, tree: Tree) -> None:
@@ -198,11 +199,11 @@ def test_a_disk_that_does_not_take_it_leaves_everything_as_it_was(tmp_path: Path
     with agent:
         judge_more(agent, 5)
         leases = {name: slot.lease() for name, slot in agent.slots.items()}
-        (tmp_path / "state" / f"{change.GOOD_NAME}.new").mkdir()  # nothing can be written under this name
+        (tmp_path / "state" / f"{GOOD_NAME}.new").mkdir()  # nothing can be written under this name
         with pytest.raises(StateDirError, match=r"config\.good\.json cannot be written"):
             agent.apply(parsed(changed(tree, "inspections.spots.thresholds", {"spot": 1.0}), tmp_path))
         assert agent.config == parsed(tree, tmp_path)
-        assert change.last_good(tmp_path / "state") == agent.config
+        assert last_good(tmp_path / "state") == agent.config
         assert {name: slot.lease() for name, slot in agent.slots.items()} == leases
 
 

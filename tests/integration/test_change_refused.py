@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agent import app, control
-from agent.app import change
+from agent.app.good import GOOD_NAME
 from simulator.transport import MemoryTransport
 from tests.change_kit import assert_nothing_lost, changed, judge_more, parsed, verdicts_of, write_line
 
@@ -89,7 +89,7 @@ class Site:
 
     def refused(self, tree: Tree) -> dict[str, object]:
         """Apply `tree`, look that nothing has changed and frames come; return the answer."""
-        agent, good = self.agent, self.folder / "state" / change.GOOD_NAME
+        agent, good = self.agent, self.folder / "state" / GOOD_NAME
         before = (agent.config, [slot.lease() for slot in agent.slots.values()], good.read_bytes())
         setups = [view.setup for view in agent.cameras.values()]
         answer = control.request(self.folder / "state", "config.apply", config=tree)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agent import app, wire
-from agent.app import change
+from agent.app.good import GOOD_NAME
 from agent.clock import SystemClock
 from agent.control import SOCKET_NAME
 from agent.outbox import Outbox
@@ -123,7 +123,7 @@ def test_sigterm_ends_within_the_drain_s_with_every_captured_frame_in_the_outbox
 
 
 def test_sighup_applies_the_changed_file_and_refuses_a_bad_one(running: Running) -> None:
-    good = running.folder / "state" / change.GOOD_NAME
+    good = running.folder / "state" / GOOD_NAME
     running.until(lambda: running.says("first verdict"))
     running.write(changed(running.tree, "inspections.spots.threshold", {"spot": 1.0}))
     running.process.send_signal(signal.SIGHUP)
