@@ -202,7 +202,7 @@ class Origin:
     line: str
     inspection: str
     camera: str
-    boot_epoch: int  # counts starts of the agent on this state directory
+    boot_epoch: int  # names one start of the agent for good, below 2^53; later starts of a device have greater ones
     config_digest: str
     preprocess_digest: str
     model: ModelIdentity | None  # None while there is no usable model

@@ -95,7 +95,9 @@ class AgentCollector(Collector):
         snapshot, identity = self._snapshot(), self._identity
         about = {"version": identity.version, "thing": identity.thing, "line": identity.line}
         yield InfoMetricFamily("kensa_build", "The agent.", value=about)
-        yield GaugeMetricFamily("kensa_boot_epoch", "Starts on this state directory.", value=identity.boot_epoch)
+        yield GaugeMetricFamily(
+            "kensa_boot_epoch", "Number of this start of the agent; grows with each.", value=identity.boot_epoch
+        )
         uptime_s = max(0.0, (snapshot.monotonic_ns - identity.started_ns) / 1e9)
         yield GaugeMetricFamily("kensa_uptime_seconds", "Since the agent's start.", value=uptime_s)
         for name, text, value in _GAUGES:

@@ -142,7 +142,7 @@ class Agent:
         logging.getLogger().addHandler(self.log_counter)
         self._stack.callback(logging.getLogger().removeHandler, self.log_counter)
         state_dir = self._stack.enter_context(StateDir(config.state_dir)).path
-        self.boot_epoch = next_boot_epoch(state_dir)
+        self.boot_epoch = next_boot_epoch(state_dir, utc_s=self.clock.utc_ns() / NS_PER_S)
         self._read_models()
         self.outbox = Outbox(
             state_dir=state_dir,

@@ -30,8 +30,7 @@ class ConflictError(UploadError):
     def __init__(self, key: str) -> None:
         super().__init__(
             "conflict",
-            f"the target holds something else under {key}: was the state directory of this device made anew? The frame "
-            "stays here",
+            f"the target holds something else under {key}: did another program write there? The frame stays here",
         )
 
 

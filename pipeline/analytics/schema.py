@@ -75,7 +75,7 @@ _VERDICTS: Final = _columns("""
 thing               VARCHAR    the device
 camera              VARCHAR    its camera
 inspection          VARCHAR    the inspection that the camera belongs to
-boot_epoch          BIGINT     counts the agent's starts
+boot_epoch          BIGINT     names one start of the agent for good
 seq                 BIGINT     counts a camera's frames from the agent's start
 key                 VARCHAR    line/camera/boot_epoch/seq; names the verdict for good
 captured_at         TIMESTAMP  when the frame was taken
@@ -120,7 +120,7 @@ _HEARTBEATS: Final = _columns("""
 thing             VARCHAR    the device
 camera            VARCHAR    the camera that the row is about
 inspection        VARCHAR    the inspection that it belongs to
-boot_epoch        BIGINT     counts the agent's starts
+boot_epoch        BIGINT     names one start of the agent for good
 sent_at           TIMESTAMP  when the heartbeat was made
 uptime_s          DOUBLE     of the agent
 agent_version     VARCHAR    of the agent
@@ -162,7 +162,7 @@ outbox_damaged    BIGINT     verdicts of the device lost with a damaged file, si
 _MODEL_REPORTS: Final = _columns("""
 thing              VARCHAR    the device
 inspection         VARCHAR    whose model this is about
-boot_epoch         BIGINT     counts the agent's starts
+boot_epoch         BIGINT     names one start of the agent for good
 reported_at        TIMESTAMP  when the report was made
 state              VARCHAR    of the lifecycle
 since_at           TIMESTAMP  of that state

@@ -59,7 +59,7 @@ def _verdict(epoch: int, seq: int) -> Verdict:
 def work(state_dir: Path, environment: Mapping[str, str], target: str, reports: Connection, *, drain: bool) -> None:
     """Collect and report until killed; with `drain` collect one frame and report when nothing waits any more."""
     os.environ.update(environment)
-    epoch = next_boot_epoch(state_dir)
+    epoch = next_boot_epoch(state_dir, utc_s=time.time())
     settings = Collect(site="faults", target=target, format="png", max_per_s=1_000.0, min_free_disk_bytes=0)
     collector = Collector(state_dir=state_dir, settings=settings, boot_epoch=epoch, clock=SystemClock())
     collector.start()

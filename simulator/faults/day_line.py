@@ -233,7 +233,9 @@ class Boot:
         """Begin as the agent does. Raises Killed where a trap goes off; then `kill` it."""
         site = self._site
         state_dir = site.folder / "state"
-        self.epoch = next_boot_epoch(state_dir)
+        # Seeded by the moment, so that a day can be run again.
+        draw = random.Random(site.clock.now_ns).randrange
+        self.epoch = next_boot_epoch(state_dir, utc_s=site.clock.utc_ns() / NS_PER_S, draw=draw)
         self.transport = MemoryTransport(
             connected=site.weather.broker_is_up, trouble=_TROUBLE, seed=site.random.getrandbits(32)
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import struct
+import time
 from typing import TYPE_CHECKING, Final
 
 from agent.clock import SystemClock
@@ -43,7 +44,7 @@ def verdicts(epoch: int, seed: int) -> Iterator[list[Verdict]]:
 
 def work(state_dir: Path, seed: int, reports: Connection) -> None:
     """Commit and report until killed."""
-    epoch = next_boot_epoch(state_dir)
+    epoch = next_boot_epoch(state_dir, utc_s=time.time())
     reports.send_bytes(REPORT.pack(epoch, 0))
     outbox = Outbox(state_dir=state_dir, transport=None, clock=SystemClock(), limits=LIMITS)
     for batch in verdicts(epoch, seed):

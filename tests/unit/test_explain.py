@@ -72,6 +72,15 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def epoch_of(folder: Path) -> int:
+    """The number of the one start on the state directory in `folder`."""
+    return int((folder / "state" / "boot_epoch").read_text())
+
+
+def key_of(folder: Path, seq: int) -> str:
+    return f"line-1/cam/{epoch_of(folder)}/{seq}"
+
+
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     code = cli.main(["explain", *arguments])
     captured = capsys.readouterr()
@@ -83,13 +92,13 @@ def test_a_defect_is_explained_with_score_threshold_model_and_place(
 ) -> None:
     out = tmp_path / "x.png"
 
-    code, text, _ = run(capsys, "line-1/cam/1/1", "--config", str(site), "--out", str(out))
+    code, text, _ = run(capsys, key_of(site.parent, 1), "--config", str(site), "--out", str(out))
 
     assert code == 0
     assert text.startswith("DEFECT  spot  score 0.980 (threshold 0.500, unsure from 0.400)")
     assert "spots 1.0.0, release 0, untrusted, sha256" in text
     assert "64 x 64 px at x 128, y 64" in text  # the 8x8 cell of the input that holds the spot
-    assert "line-1/cam/1/1" in text
+    assert key_of(site.parent, 1) in text
     assert str(out) in text
 
 
@@ -97,7 +106,7 @@ def test_the_picture_is_a_png_with_frame_and_evidence(
     site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "x.png"
-    run(capsys, "line-1/cam/1/1", "--config", str(site), "--out", str(out))
+    run(capsys, key_of(site.parent, 1), "--config", str(site), "--out", str(out))
 
     drawn = cv2.imread(str(out))
 
@@ -107,7 +116,7 @@ def test_the_picture_is_a_png_with_frame_and_evidence(
 
 
 def test_an_ok_part_says_why_there_is_no_frame(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, text, _ = run(capsys, "line-1/cam/1/0", "--state-dir", str(site.parent / "state"))
+    code, text, _ = run(capsys, key_of(site.parent, 0), "--state-dir", str(site.parent / "state"))
 
     assert code == 0
     assert text.startswith("OK  ok  score 0.078")
@@ -118,14 +127,14 @@ def test_an_ok_part_says_why_there_is_no_frame(site: Path, capsys: pytest.Captur
 def test_json_has_the_whole_verdict(site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "x.png"
 
-    _, text, _ = run(capsys, "line-1/cam/1/1", "--config", str(site), "--out", str(out), "--json")
+    _, text, _ = run(capsys, key_of(site.parent, 1), "--config", str(site), "--out", str(out), "--json")
     told: dict[str, Any] = json.loads(text)
 
-    assert told["key"] == "line-1/cam/1/1"
+    assert told["key"] == key_of(site.parent, 1)
     assert told["verdict"]["outcome"] == "defect"
     assert told["verdict"]["box"] == [128, 64, 64, 64]
     assert told["threshold"] == 0.5
-    assert told["frame"].endswith("frames/top/cam-1-1.jpg")
+    assert told["frame"].endswith(f"frames/top/cam-{epoch_of(site.parent)}-1.jpg")
     assert told["picture"] == str(out)
 
 
@@ -139,7 +148,7 @@ def test_another_release_in_the_configuration_gives_no_threshold(
     changed = site.with_name(f"other-{tmp_path.name}.yaml")
     changed.write_text(site.read_text().replace("./release", str(other)))
 
-    _, text, _ = run(capsys, "line-1/cam/1/1", "--config", str(changed), "--out", str(tmp_path / "x.png"))
+    _, text, _ = run(capsys, key_of(site.parent, 1), "--config", str(changed), "--out", str(tmp_path / "x.png"))
 
     assert "score 0.980\n" in text
     assert "threshold" not in text
@@ -152,14 +161,17 @@ def test_another_release_in_the_configuration_gives_no_threshold(
         ("line-1/cam/one/1", "is not a verdict key"),
         ("", "is not a verdict key"),
         ("x" * 10_000, "is not a verdict key"),
-        ("line-1/cam/1/77", "Known of this camera: line-1/cam/1/0 to 1."),
-        ("line-1/cam/9/0", "Known of this camera: line-1/cam/1/0 to 1."),
+        ("line-1/cam/EPOCH/77", "Known of this camera: line-1/cam/EPOCH/0 to 1."),
+        ("line-1/cam/9/0", "Known of this camera: line-1/cam/EPOCH/0 to 1."),
         ("line-1/cm/1/0", "No camera line-1/cm is known: did you mean line-1/cam? known are line-1/cam"),
     ],
 )
 def test_a_key_that_finds_nothing_is_answered_with_what_is_known(
     site: Path, capsys: pytest.CaptureFixture[str], key: str, complaint: str
 ) -> None:
+    epoch = str(epoch_of(site.parent))
+    key, complaint = key.replace("EPOCH", epoch), complaint.replace("EPOCH", epoch)
+
     code, out, err = run(capsys, key, "--state-dir", str(site.parent / "state"))
 
     assert code != 0
@@ -181,7 +193,7 @@ def test_a_running_agent_answers_at_once(tmp_path: Path, capsys: pytest.CaptureF
         deadline = time.monotonic() + 120.0
         code, text = 1, ""
         while code and time.monotonic() < deadline:  # the camera has ended; the worker may still be at it
-            code, text, _ = run(capsys, "line-1/cam/1/1", "--config", str(path), "--out", str(tmp_path / "x.png"))
+            code, text, _ = run(capsys, key_of(tmp_path, 1), "--config", str(path), "--out", str(tmp_path / "x.png"))
 
     assert code == 0
     assert text.startswith("DEFECT")
@@ -192,8 +204,8 @@ def test_frames_that_are_gone_or_damaged_are_told_and_never_crash(
 ) -> None:
     path = write_site(tmp_path)
     inspect(path)
-    kept = tmp_path / "state" / "frames" / "top" / "cam-1-1.jpg"
-    arguments = ("line-1/cam/1/1", "--config", str(path), "--out", str(tmp_path / "x.png"))
+    kept = tmp_path / "state" / "frames" / "top" / f"cam-{epoch_of(tmp_path)}-1.jpg"
+    arguments = (key_of(tmp_path, 1), "--config", str(path), "--out", str(tmp_path / "x.png"))
 
     kept.with_suffix(".npz").write_bytes(b"PK damaged")
     assert run(capsys, *arguments)[0] == 0
@@ -210,7 +222,7 @@ def test_frames_that_are_gone_or_damaged_are_told_and_never_crash(
 def test_a_picture_that_cannot_be_written_is_an_error_with_a_remedy(
     site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, _, err = run(capsys, "line-1/cam/1/1", "--config", str(site), "--out", str(tmp_path / "no" / "x.png"))
+    code, _, err = run(capsys, key_of(site.parent, 1), "--config", str(site), "--out", str(tmp_path / "no" / "x.png"))
 
     assert code == 1
     assert "Choose another --out" in err

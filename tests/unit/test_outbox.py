@@ -8,14 +8,14 @@ import pytest
 
 from agent.clock import NS_PER_S, SystemClock
 from agent.errors import MessageError, OutboxError, StateDirError
-from agent.outbox import Outbox, OutboxLimits, find, next_boot_epoch
+from agent.outbox import Outbox, OutboxLimits, find
 from agent.outbox.database import connect
 from agent.outbox.rows import Rank
 from agent.records import Outcome
 from agent.wire import GapReason
 from simulator.manual_clock import ManualClock
 from simulator.transport import MemoryTransport
-from tests.outbox_kit import make_origin, make_verdict, make_verdicts, read
+from tests.outbox_kit import make_verdict, make_verdicts, read
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -176,18 +176,6 @@ def test_the_settings_that_durability_rests_on_are_kept(tmp_path: Path) -> None:
     assert [pragma("journal_mode"), pragma("synchronous"), pragma("max_page_count")] == ["wal", 2, 256]
     assert pragma("journal_size_limit") == 32 * 4096
     connection.close()
-
-
-def test_boot_epochs_grow_and_survive_a_damaged_or_missing_file(tmp_path: Path) -> None:
-    assert [next_boot_epoch(tmp_path) for _ in range(3)] == [1, 2, 3]
-    (tmp_path / "boot_epoch").write_bytes(b"\x00damaged")
-    clock = ManualClock()
-    outbox = make_outbox(tmp_path, clock)
-    outbox.append([make_verdict(1, origin=make_origin(boot_epoch=41))])
-    outbox.close(clock.monotonic_ns())
-    assert next_boot_epoch(tmp_path) == 42
-    (tmp_path / "boot_epoch").unlink()
-    assert next_boot_epoch(tmp_path) == 42, "the outbox has seen 41"
 
 
 def test_a_bug_in_the_writer_is_reported_by_append_instead_of_blocking_the_line(tmp_path: Path) -> None:

@@ -95,7 +95,8 @@ def measure_update(settings: Settings, say: Callable[[str], None]) -> list[Row]:
         site.stop()
         listener.wait(lambda: listener.lost == 0, _SETTLED_S)
     gaps = [_gap(site, number, events) for number, events in enumerate(changes, 1)]
-    kept = is_active and all(found == {release} for epoch, found in releases.items() if epoch > 1)
+    later = sorted(releases)[1:]  # starts after the first
+    kept = is_active and all(releases[epoch] == {release} for epoch in later)
     return [_row(site, gaps, kept=kept, waiting=waiting, statuses=[outcome.status for outcome in outcomes])]
 
 
@@ -155,8 +156,9 @@ def _gap(site: Site, number: int, events: tuple[Event, ...]) -> _Gap:
     def at(what: str) -> float:
         return next(event.at_s for event in events if event.what.startswith(what))
 
-    last = max(s.last_utc_ns for (_, epoch), s in site.listener.streams.items() if epoch == number)
-    first = min(s.first_utc_ns for (_, epoch), s in site.listener.streams.items() if epoch == number + 1)
+    epochs = sorted({epoch for _, epoch in site.listener.streams})  # they grow with each start
+    last = max(s.last_utc_ns for (_, epoch), s in site.listener.streams.items() if epoch == epochs[number - 1])
+    first = min(s.first_utc_ns for (_, epoch), s in site.listener.streams.items() if epoch == epochs[number])
     whole = (first - last) / _NS_PER_S
     tail = at("SIGTERM") + time.time() - time.monotonic() - last / _NS_PER_S
     stopping, nucleus = at("stopped") - at("SIGTERM"), at("startup") - at("stopped")
