@@ -35,6 +35,7 @@ class Belt:
         self.wake_sender = threading.Event()
         self.is_connected = False  # set by the sender
         self.backlog_rows = 0  # set by the writer: rows of the log that nobody offered yet
+        self.held_back: frozenset[str] = frozenset()  # set by the sender: topics whose rows must stay in the log
         self.wants_backlog = False  # set by the sender, cleared by the writer's answer
 
     def offer_live(self, rows: Sequence[Row]) -> int:

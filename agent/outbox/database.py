@@ -14,6 +14,7 @@ from agent.errors import OutboxError, StateDirError
 from agent.outbox.rows import Stream
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 PAGE_BYTES: Final = 4_096
@@ -127,6 +128,10 @@ class Streams:
     def __getitem__(self, number: int) -> Stream:
         """The stream with this id."""
         return self._by_id[number]
+
+    def items(self) -> Iterable[tuple[int, Stream]]:
+        """Id and stream of each."""
+        return self._by_id.items()
 
     def id_of(self, stream: Stream) -> int:
         """Return the id; a new stream is inserted, inside the caller's transaction."""

@@ -187,11 +187,28 @@ class OutboxLog:
                 if not self.is_over_cap():
                     return
 
-    def after(self, rank: Rank, number: int, limit: int) -> tuple[list[Row], list[int]]:
-        """Return up to `limit` rows of `rank` with ids above `number`, ascending, and the ids of unreadable ones."""
+    def after(
+        self,
+        rank: Rank,
+        number: int,
+        limit: int,
+        *,
+        without: Collection[int] = (),
+        only: Collection[int] | None = None,
+    ) -> tuple[list[Row], list[int]]:
+        """Return up to `limit` rows of `rank` with ids above `number`, ascending, and the ids of unreadable ones.
+
+        `without` passes over the rows of these streams, by their ids; `only` over all others.
+        """
+        where, streams = "", tuple(without)
+        if only is not None:
+            where, streams = f"AND stream IN ({_marks(only)}) ", tuple(only)
+        elif streams:
+            where = f"AND stream NOT IN ({_marks(streams)}) "
         found = self._connection.execute(
-            "SELECT id FROM message INDEXED BY message_by_value WHERE rank = ? AND id > ? ORDER BY id LIMIT ?",
-            (int(rank), number, limit),
+            "SELECT id FROM message INDEXED BY message_by_value "  # noqa: S608  question marks only
+            f"WHERE rank = ? AND id > ? {where}ORDER BY id LIMIT ?",
+            (int(rank), number, *streams, limit),
         ).fetchall()
         rows: list[Row] = []
         damaged: list[int] = []
@@ -242,6 +259,10 @@ class OutboxLog:
     def close(self) -> None:
         """Merge the write-ahead log and close the file."""
         self._connection.close()
+
+
+def _marks(values: Collection[int]) -> str:
+    return ",".join("?" * len(values))
 
 
 def read_row(found: tuple[Any, ...], streams: Streams | Mapping[int, Stream]) -> Row | None:

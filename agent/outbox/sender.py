@@ -3,7 +3,8 @@
 Promise: what was just committed goes before what waited, which is marked as a replay, and a defect before verdicts that
 are `ok`; at most the smaller of two bounds is in flight; a refused publish is tried again after a jittered, doubling
 wait; without a connection nothing spins and every row goes back to the log. A message may arrive twice, never not at
-all: consumers drop doubles by the verdict's key.
+all: consumers drop doubles by the verdict's key. A topic that the broker refuses holds back its own messages only; see
+`topics`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from agent.errors import TransportError
 from agent.outbox.rows import Rank, Row
+from agent.outbox.topics import News, TopicGate
 from agent.wire import marked_replay
 
 if TYPE_CHECKING:
@@ -25,10 +27,12 @@ if TYPE_CHECKING:
     from agent.clock import Clock
     from agent.outbox.belt import Belt
     from agent.outbox.rows import OutboxLimits
+    from agent.outbox.topics import HeldTopic
     from agent.ports import Transport
 
 _NS_PER_S: Final = 1_000_000_000
 _IDLE_S: Final = 5.0  # nothing to do: something wakes the sender
+_TELL_NS: Final = 3_600 * _NS_PER_S  # trouble that goes on is told this often
 _LOW_BACKLOG: Final = 32  # rows at hand, below which more are asked for
 _log = logging.getLogger(__name__)
 
@@ -67,9 +71,13 @@ class Sender:
         self._again: deque[_Flight] = deque()  # not acknowledged in time
         self._loose: deque[tuple[str, bytes]] = deque()  # of `publish_now`
         self._watchers: list[Callable[[bool], None]] = []
+        self._gate = TopicGate(random=random)
+        self._gate_ns = 0  # when the gate wants to be asked again
         self._refusals = 0
         self._retry_ns = 0
         self._expire_ns = 0
+        self._warned_ns: int | None = None
+        self.set_aside: tuple[HeldTopic, ...] = ()  # for any thread
         self.reason = "not started"
 
     # --- any thread ---------------------------------------------------------------------------------------------------
@@ -105,6 +113,11 @@ class Sender:
         return self._in_flight
 
     @property
+    def rejected(self) -> int:
+        """Messages that the broker refused by an answer, since the start."""
+        return self._gate.rejected
+
+    @property
     def is_idle(self) -> bool:
         """Whether the sender has nothing that the writer gave it."""
         belt = self._belt
@@ -116,9 +129,10 @@ class Sender:
         """Do what is due; return how many seconds may pass until the next step unless the belt wakes the sender."""
         now_ns = self._clock.monotonic_ns()
         belt = self._belt
-        self._take_acks()
+        self._take_acks(now_ns)
         self._take_rejections(now_ns)
-        self._take_changes()
+        self._take_changes(now_ns)
+        self._mind_topics(now_ns)
         if not belt.is_connected:
             self._release()
             return _IDLE_S
@@ -129,47 +143,67 @@ class Sender:
             belt.ask_for_backlog()
         return self._wait_s(now_ns)
 
-    def _take_acks(self) -> None:
+    def _take_acks(self, now_ns: int) -> None:
         while self._acks:
-            flight = self._flights.get(self._acks.popleft())
+            flight = self._land(self._acks.popleft())
             if flight is None:
                 continue  # of a message that was acknowledged or released before
-            for token in flight.tokens:
-                self._flights.pop(token, None)
-            if flight.is_waiting:
-                self._again.remove(flight)
-            else:
-                self._in_flight -= 1
+            self._gate.acknowledged(flight.topic, flight.sent_ns, now_ns)
             if flight.row is not None:
                 self._belt.acked.append(flight.row)
 
     def _take_rejections(self, now_ns: int) -> None:
         while self._rejections:
             token, reason = self._rejections.popleft()
-            flight = self._flights.get(token)
+            flight = self._land(token)
             if flight is None:
                 continue
-            for number in flight.tokens:
-                self._flights.pop(number, None)
-            flight.tokens.clear()
-            if flight.is_waiting:
-                self._again.remove(flight)
-            else:
-                self._in_flight -= 1
-            self._refused(flight, reason, now_ns)
+            self._gate.refused(flight.topic, reason, now_ns)
+            if flight.row is not None:
+                self._belt.released.append(flight.row)
+                self._belt.wake_writer.set()
 
-    def _take_changes(self) -> None:
+    def _land(self, token: int) -> _Flight | None:
+        """Take the message with this token out of flight, if it is still there."""
+        flight = self._flights.get(token)
+        if flight is None:
+            return None
+        for number in flight.tokens:
+            self._flights.pop(number, None)
+        if flight.is_waiting:
+            self._again.remove(flight)
+        else:
+            self._in_flight -= 1
+        return flight
+
+    def _take_changes(self, now_ns: int) -> None:
         while self._changes:
             up, self.reason = self._changes.popleft()
-            if not up:
-                self._belt.is_connected = False
-                self._release()
-            else:
+            if up:
+                self._gate.connected(now_ns)
                 self._belt.is_connected = True
                 self._refusals = 0
                 self._retry_ns = 0
+            else:
+                if self._belt.is_connected:
+                    flights = dict.fromkeys(self._flights.values())
+                    oldest_first = sorted(flights, key=lambda flight: flight.tokens[0])
+                    self._gate.ended([flight.topic for flight in oldest_first], self.reason, now_ns)
+                self._belt.is_connected = False
+                self._release()
             for watcher in self._watchers:
                 watcher(up)
+
+    def _mind_topics(self, now_ns: int) -> None:
+        """Tell the writer which topics are held back, and people what changed."""
+        gate, belt = self._gate, self._belt
+        self._gate_ns = gate.tick(now_ns)
+        if belt.held_back is not gate.held_back:
+            belt.held_back = gate.held_back
+            belt.wake_writer.set()
+        self.set_aside = () if gate.is_open else gate.set_aside
+        while gate.news:
+            _tell(gate.news.popleft(), now_ns)
 
     def _release(self) -> None:
         """Give every row back: what is in flight may be lost with the connection, and is then published again."""
@@ -204,8 +238,11 @@ class Sender:
 
     def _publish_all(self, now_ns: int) -> None:
         bound = max(1, min(self._limits.in_flight, self._transport.max_in_flight))
-        while self._newest:
-            topic, payloads = self._newest.popitem()
+        gate = self._gate
+        for topic in list(self._newest):
+            if not gate.may_send(topic):
+                continue  # it waits here, and only the newest version of it
+            payloads = self._newest.pop(topic)
             self._loose = deque([item for item in self._loose if item[0] != topic])
             self._loose.extend((topic, payload) for payload in payloads)
         while self._in_flight < bound:
@@ -218,6 +255,7 @@ class Sender:
             except TransportError as error:
                 self._refused(flight, str(error), now_ns)
                 return
+            gate.sent(flight.topic, now_ns)
             flight.tokens.append(token)
             flight.sent_ns = now_ns
             flight.is_waiting = False
@@ -226,7 +264,22 @@ class Sender:
             self._refusals = 0
 
     def _next(self, now_ns: int) -> _Flight | None:
-        """Return what goes next: the agent's own state, what was not acknowledged, live rows, then the backlog."""
+        """Return what goes next of the topics that may be sent; rows of the others go back to the log."""
+        gate = self._gate
+        while (flight := self._first(now_ns)) is not None:
+            if gate.is_open or gate.may_send(flight.topic):
+                return flight
+            for token in flight.tokens:
+                self._flights.pop(token, None)
+            if flight.row is not None:
+                self._belt.released.append(flight.row)
+                self._belt.wake_writer.set()
+            else:
+                self._newest.setdefault(flight.topic, (flight.payload,))
+        return None
+
+    def _first(self, now_ns: int) -> _Flight | None:
+        """Take what is first: the agent's own state, what was not acknowledged, live rows, then the backlog."""
         if self._loose:
             topic, payload = self._loose.popleft()
             return _Flight(None, topic, payload, now_ns, [])
@@ -244,15 +297,19 @@ class Sender:
         return None
 
     def _refused(self, flight: _Flight, reason: str, now_ns: int) -> None:
-        """Put the message back to the front and wait, longer each time."""
+        """The transport takes nothing now: put the message back to the front and wait, longer each time."""
         if flight.row is not None:
             flight.is_waiting = True
             self._again.appendleft(flight)
+        else:
+            self._newest.setdefault(flight.topic, (flight.payload,))
         longest = min(self._limits.retry_max_s, self._limits.retry_s * 2**self._refusals)
         self._refusals = min(self._refusals + 1, 16)
         wait_s = longest * self._random.uniform(0.5, 1.0)
         self._retry_ns = now_ns + int(wait_s * _NS_PER_S)
-        _log.warning("The transport refused a message (%s); next try in %.1f s.", reason, wait_s)
+        if self._warned_ns is None or now_ns - self._warned_ns >= _TELL_NS:
+            self._warned_ns = now_ns
+            _log.warning("The transport takes no message now (%s); next try in %.1f s.", reason, wait_s)
 
     def _wait_s(self, now_ns: int) -> float:
         waits = [_IDLE_S]
@@ -262,11 +319,26 @@ class Sender:
             waits.append((self._retry_ns - now_ns) / _NS_PER_S)
         if self._in_flight:
             waits.append((self._expire_ns - now_ns) / _NS_PER_S)
+        waits.append((self._gate_ns - now_ns) / _NS_PER_S)
         return max(0.0, min(waits))
 
     def close(self, *, timeout_s: float) -> None:
         """Disconnect within `timeout_s` seconds and give every row back; the thread that steps has ended."""
         self._transport.close(timeout_s=timeout_s)
-        self._take_acks()
+        self._take_acks(self._clock.monotonic_ns())
         self._belt.is_connected = False
         self._release()
+
+
+def _tell(news: News, now_ns: int) -> None:
+    held = news.held
+    seconds = (now_ns - held.since_ns) / _NS_PER_S
+    if news.is_over:
+        _log.warning("%s is taken again, after %.0f s; what waited for it follows.", held.topic, seconds)
+        return
+    _log.warning(
+        "%s is refused: %s. Its messages wait on disk and all other topics go on; next try in %.0f s.",
+        held.topic,
+        held.reason,
+        (held.retry_ns - now_ns) / _NS_PER_S,
+    )

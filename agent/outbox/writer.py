@@ -14,6 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from agent.errors import KensaError, OutboxError, StateDirError
+from agent.outbox.backlog import Backlog
 from agent.outbox.database import DamagedFileError, is_corrupt, is_full
 from agent.outbox.files import Ballast
 from agent.outbox.gaps import GapBook
@@ -70,7 +71,7 @@ class Writer:
         self._gaps = GapBook()
         self._held: dict[int, Row] = {}  # offered to the sender and not back yet
         self._delivered: list[Row] = []  # in the history, not deleted from the log yet
-        self._cursors = dict.fromkeys(Rank, 0)  # rows of the rank up to this id are held or done with
+        self._backlog = Backlog()
         self._unknown_loss = False  # more was lost than is known: every stream that shows up is told
         self._told: set[tuple[str, str]] = set()
         self._must_recount = False
@@ -141,6 +142,13 @@ class Writer:
         return len(self._incoming) + len(self._reports) + self._packer.waiting
 
     @property
+    def has_only_held_back(self) -> bool:
+        """Whether nothing waits in the log but messages on topics that the broker refuses."""
+        backlog = self._backlog
+        nothing_else = backlog.is_exhausted and not (self._held or self._delivered or self._packer.open_rows())
+        return bool(backlog.held_back) and nothing_else
+
+    @property
     def log(self) -> OutboxLog:
         """The log, for its totals."""
         return self._log
@@ -191,13 +199,17 @@ class Writer:
                 _log.error("A report on the model of %s is not kept: %d wait already.", stream.inspection, _MAX_REPORTS)
 
     def _take_released(self) -> None:
-        while self._belt.released:
-            row = self._belt.released.popleft()
+        belt, backlog = self._belt, self._backlog
+        if belt.held_back != backlog.held_back:
+            backlog.hold_back(belt.held_back)
+            self._count_backlog()
+        if not belt.released:
+            return
+        while belt.released:
+            row = belt.released.popleft()
             self._held.pop(row.id, None)
-            self._to_backlog(row)
-
-    def _to_backlog(self, row: Row) -> None:
-        self._cursors[row.rank] = min(self._cursors[row.rank], row.id - 1)
+            backlog.put_back(row)
+        self._count_backlog()
 
     def _tick(self, now_ns: int) -> None:
         """Commit everything: envelopes that grew, and the end of rows that were acknowledged."""
@@ -235,6 +247,8 @@ class Writer:
             self.commits += 1
             self.evicted += sum(loss.verdicts for loss in losses.values())
             self.gaps += self._gaps.commit(gap_rows)
+            if gap_rows:
+                self._backlog.grew()
         self._settle(changes, gone, with_envelopes=with_envelopes)
 
     def _put(self, changes: list[Change]) -> dict[int, Loss]:
@@ -277,11 +291,12 @@ class Writer:
             self._delivered.clear()
         for number in gone:
             self._packer.drop(number)
-        live = [row for row in ready if row.id not in gone]
+        held_back = self._backlog.held_back
+        live = [row for row in ready if row.id not in gone and (not held_back or row.stream.topic not in held_back)]
         taken = self._belt.offer_live(live)
         self._held.update((row.id, row) for row in live[:taken])
         for row in live[taken:]:
-            self._to_backlog(row)
+            self._backlog.put_back(row)
         self._after_commit()
         if verdicts and self._on_commit is not None:
             self._on_commit(verdicts, self._clock.monotonic_ns())
@@ -293,32 +308,29 @@ class Writer:
             self._log.totals = self._log.count()
             self._must_recount = False
         self.oldest_utc_s = self._log.oldest_utc_s()
-        self._belt.backlog_rows = self._log.totals.rows - len(self._held) - len(self._packer.open_rows())
-        if self._belt.backlog_rows > 0 and self._belt.is_connected and not self._belt.wants_backlog:
-            self._belt.wake_sender.set()
+        self._count_backlog()
+
+    def _count_backlog(self) -> None:
+        """Tell the sender how many rows wait for it; it asks while there are any."""
+        belt = self._belt
+        waiting = self._log.totals.rows - len(self._held) - len(self._packer.open_rows())
+        if self._backlog.held_back and self._backlog.is_exhausted:
+            waiting = 0
+        belt.backlog_rows = waiting
+        if waiting > 0 and belt.is_connected and not belt.wants_backlog:
+            belt.wake_sender.set()
 
     def _serve_backlog(self) -> None:
         """Give the sender a page of what waits: most valuable first, oldest first within a rank."""
         skip = self._held.keys() | {row.id for row in self._packer.open_rows()}
-        page: list[Row] = []
-        damaged: list[int] = []
-        for rank in reversed(Rank):
-            room = _BACKLOG_ROWS - len(page)
-            if room <= 0:
-                break
-            rows, unreadable = self._log.after(rank, self._cursors[rank], room + len(skip))
-            fresh = [row for row in rows if row.id not in skip][:room]
-            page += fresh
-            damaged += [number for number in unreadable if number not in skip]
-            if fresh:
-                self._cursors[rank] = fresh[-1].id
+        page, damaged = self._backlog.next_page(self._log, skip, _BACKLOG_ROWS)
         if damaged:
             self._drop_damaged(damaged)
         for row in page:
             self._held[row.id] = row
             if row.rank is Rank.GAP:
                 self._gaps.seal(row.id)
-        self._belt.backlog_rows = 0 if not page else self._belt.backlog_rows - len(page)
+        self._belt.backlog_rows = 0 if not page or self._backlog.is_exhausted else self._belt.backlog_rows - len(page)
         self._belt.offer_backlog(page)
 
     def _drop_damaged(self, numbers: Sequence[int]) -> None:
@@ -340,6 +352,7 @@ class Writer:
             raise
         self.damaged += verdicts
         self.gaps += self._gaps.commit(gap_rows)
+        self._backlog.grew()
 
     def _trouble(self, error: sqlite3.Error) -> None:
         """Answer an error of SQLite; what is not committed stays where it is and is tried again."""
@@ -350,7 +363,7 @@ class Writer:
             if is_corrupt(error):
                 self._log.close()
                 self._log = self._rebuilt(error)
-                self._cursors = dict.fromkeys(Rank, 0)
+                self._backlog.start_over()
                 return
             if is_full(error):
                 had_ballast = self._ballast.is_set
