@@ -134,6 +134,11 @@ class MemoryTransport:
             self._on_ack(token)
         return len(tokens)
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether the broker is up; it hangs up by itself on a topic of `hangs_up_on`."""
+        return self._connected
+
     def set_connected(self, up: bool) -> None:  # noqa: FBT001  reads as a sentence
         """Lose or find the broker; what was not acknowledged is forgotten with the connection."""
         with self._lock:

@@ -72,12 +72,18 @@ _GAUGES: Final[tuple[tuple[str, str, Callable[[Snapshot], float]], ...]] = (
     ("kensa_outbox_verdicts", "Verdicts in them.", lambda s: s.outbox.verdicts),
     ("kensa_outbox_bytes", "Bytes of them.", lambda s: s.outbox.bytes),
     ("kensa_outbox_oldest_age_seconds", "How long the oldest of them has waited.", lambda s: s.outbox.oldest_age_s),
+    (
+        "kensa_outbox_refused_topics",
+        "Topics that the broker refuses; their messages wait.",
+        lambda s: s.outbox.held_back_topics,
+    ),
     ("kensa_outbox_storage_ok", "1 while verdicts can be committed.", lambda s: s.outbox.storage_error is None),
 )
 _COUNTERS: Final[tuple[tuple[str, str, Callable[[Snapshot], float]], ...]] = (
     ("kensa_outbox_evicted_verdicts", "Verdicts given up because the outbox was full.", lambda s: s.outbox.evicted),
     ("kensa_outbox_damaged_verdicts", "Verdicts lost with a damaged file.", lambda s: s.outbox.damaged),
     ("kensa_outbox_gaps", "Gap messages written.", lambda s: s.outbox.gaps),
+    ("kensa_outbox_rejected_messages", "Messages that the broker refused by an answer.", lambda s: s.outbox.rejected),
     ("kensa_inference_faults", "Batches that the model's runtime failed on.", lambda s: s.faults),
 )
 

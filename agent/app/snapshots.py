@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from agent.clock import NS_PER_S
 from agent.health.snapshot import CameraSnapshot, InspectionSnapshot, Snapshot
-from agent.wire import BrokerHealth, LogHealth, OutboxHealth, ThreadsHealth
+from agent.wire import BrokerHealth, LogHealth, ThreadsHealth
 
 if TYPE_CHECKING:
     from agent.app.agent import Agent
@@ -26,16 +26,7 @@ def snapshot_of(agent: Agent) -> Snapshot:
         utc_ns=agent.clock.utc_ns(),
         cameras=tuple(_camera(agent, name, view) for name, view in agent.cameras.items()),
         inspections=tuple(_inspection(agent, name, slot) for name, slot in agent.slots.items()),
-        outbox=OutboxHealth(
-            rows=stats.rows,
-            verdicts=stats.verdicts,
-            bytes=stats.bytes,
-            oldest_age_s=max(0.0, agent.clock.utc_ns() / NS_PER_S - stats.oldest_utc_s) if stats.oldest_utc_s else 0.0,
-            evicted=stats.evicted,
-            damaged=stats.damaged,
-            gaps=stats.gaps,
-            storage_error=stats.storage_error,
-        ),
+        outbox=stats.health(agent.clock.utc_ns() / NS_PER_S),
         process=agent.usage.read(),
         transport=state,
         transport_reason=stats.reason if state == "down" else None,

@@ -9,6 +9,7 @@ from typing import Any
 
 from agent import config, control
 from agent.commands import model_text
+from agent.condition_log import duration
 from agent.errors import ControlError
 
 
@@ -46,6 +47,7 @@ def _text(beat: dict[str, Any]) -> str:
             f"up {beat['uptime_s']:.0f} s, {beat['cpu']:.2f} cores, {beat['rss_bytes'] / 1e6:.0f} MB"
         ),
         f"broker {beat['transport']}{reason}, outbox {outbox['rows']} messages ({outbox['verdicts']} verdicts)",
+        *_refused_topics(outbox),
     ]
     if beat.get("broker") is not None:
         lines += _broker(beat["broker"])
@@ -81,6 +83,14 @@ def _pictures(camera: dict[str, Any]) -> list[str]:
         lines.append(f"  unknown because of the picture: {_counts(camera['picture_faults'])}")
     if camera["picture_misfit"] is not None:
         lines.append(f"  unlike the pictures that the model was trained on: {camera['picture_misfit']}")
+    return lines
+
+
+def _refused_topics(outbox: dict[str, Any]) -> list[str]:
+    held = outbox["held_back"]
+    lines = [f"topic {t['topic']} refused for {duration(t['for_s'])}, its messages wait: {t['reason']}" for t in held]
+    if (more := outbox["held_back_topics"] - len(held)) > 0:
+        lines.append(f"{more} more topics are refused; the log names them")
     return lines
 
 

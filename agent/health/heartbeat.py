@@ -23,6 +23,7 @@ from agent.wire import (
     Heartbeat,
     InspectionHealth,
     LogHealth,
+    OutboxHealth,
     ThreadsHealth,
 )
 from agent.wire.codec import quoted
@@ -63,7 +64,7 @@ def build(identity: AgentIdentity, *, previous: Snapshot | None, current: Snapsh
         threads=_threads(current.threads),
         log=current.log or LogHealth(),
         losses=current.losses,
-        outbox=current.outbox,
+        outbox=_outbox(current.outbox),
         collection=_collection(current.collection),
         inspections=tuple(_inspection(inspection) for inspection in current.inspections),
         cameras=tuple(_camera(camera) for camera in current.cameras),
@@ -75,6 +76,11 @@ def _broker(broker: BrokerHealth | None) -> BrokerHealth | None:
         return None
     refused = {name: _text(reason) or "" for name, reason in broker.refused.items()}
     return BrokerHealth(dropped=dict(broker.dropped), refused=refused)
+
+
+def _outbox(outbox: OutboxHealth) -> OutboxHealth:
+    held = tuple(topic.model_copy(update={"reason": _text(topic.reason)}) for topic in outbox.held_back)
+    return outbox.model_copy(update={"held_back": held, "storage_error": _text(outbox.storage_error)})
 
 
 def _collection(collection: CollectionHealth | None) -> CollectionHealth | None:

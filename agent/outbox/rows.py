@@ -8,9 +8,10 @@ from enum import IntEnum
 from typing import Final
 
 from agent.records import Origin, Outcome
-from agent.wire import MAX_DECODE_BYTES, OutboxHealth, model_topic, verdict_topic
+from agent.wire import MAX_DECODE_BYTES, HeldTopicHealth, OutboxHealth, model_topic, verdict_topic
 
 DAY_S: Final = 86_400.0
+_SHOWN_TOPICS: Final = 2  # in a heartbeat
 ROW_OVERHEAD: Final = 128  # bytes of a row beside its body: its columns, its entry in the index, the page's share
 
 
@@ -156,6 +157,17 @@ class Loss:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldBack:
+    """A topic that the broker refuses; its messages wait while all others go on."""
+
+    topic: str
+    reason: str
+    for_s: float  # since the first refusal
+    retry_s: float  # until the next try
+    tries: int  # refusals so far
+
+
+@dataclass(frozen=True, slots=True)
 class OutboxStats:
     """A glance at the outbox; counts are since the start."""
 
@@ -175,6 +187,8 @@ class OutboxStats:
     connected: bool
     reason: str  # of the transport's last change
     storage_error: str | None  # why nothing can be committed now
+    held_back: tuple[HeldBack, ...] = ()  # the longest refused first
+    rejected: int = 0  # messages that the broker refused by an answer
 
     def health(self, utc_s: float) -> OutboxHealth:
         """Return what the heartbeat says of the outbox at the time `utc_s`, seconds since 1970 UTC."""
@@ -187,4 +201,10 @@ class OutboxStats:
             damaged=self.damaged,
             gaps=self.gaps,
             storage_error=self.storage_error and self.storage_error[:256],
+            held_back_topics=len(self.held_back),
+            held_back=tuple(
+                HeldTopicHealth(topic=held.topic[:256], reason=held.reason[:256], for_s=held.for_s)
+                for held in self.held_back[:_SHOWN_TOPICS]
+            ),
+            rejected=self.rejected,
         )

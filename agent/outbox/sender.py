@@ -15,6 +15,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from agent.condition_log import ConditionLog
 from agent.errors import TransportError
 from agent.outbox.rows import Rank, Row
 from agent.outbox.topics import News, TopicGate
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 _NS_PER_S: Final = 1_000_000_000
 _IDLE_S: Final = 5.0  # nothing to do: something wakes the sender
-_TELL_NS: Final = 3_600 * _NS_PER_S  # trouble that goes on is told this often
+_QUIET_REFUSALS: Final = 3  # in a row, together about a second
 _LOW_BACKLOG: Final = 32  # rows at hand, below which more are asked for
 _log = logging.getLogger(__name__)
 
@@ -53,14 +54,22 @@ class Sender:
     """`step` is called by one thread only; the transport's callbacks and `publish_now` by any."""
 
     def __init__(
-        self, *, transport: Transport, belt: Belt, clock: Clock, limits: OutboxLimits, random: random.Random
+        self,
+        *,
+        transport: Transport,
+        belt: Belt,
+        clock: Clock,
+        limits: OutboxLimits,
+        random: random.Random,
+        conditions: ConditionLog | None = None,
     ) -> None:
-        """`random` spreads the retries of many devices."""
+        """`random` spreads the retries of many devices; `conditions` tells people of refused topics."""
         self._transport = transport
         self._belt = belt
         self._clock = clock
         self._limits = limits
         self._random = random
+        self._conditions = conditions or ConditionLog(_log, clock)
         self._acks: deque[int] = deque()
         self._rejections: deque[tuple[int, str]] = deque()
         self._changes: deque[tuple[bool, str]] = deque()
@@ -76,7 +85,6 @@ class Sender:
         self._refusals = 0
         self._retry_ns = 0
         self._expire_ns = 0
-        self._warned_ns: int | None = None
         self.set_aside: tuple[HeldTopic, ...] = ()  # for any thread
         self.reason = "not started"
 
@@ -203,7 +211,16 @@ class Sender:
             belt.wake_writer.set()
         self.set_aside = () if gate.is_open else gate.set_aside
         while gate.news:
-            _tell(gate.news.popleft(), now_ns)
+            self._tell(gate.news.popleft(), now_ns)
+
+    def _tell(self, news: News, now_ns: int) -> None:
+        held = news.held
+        if news.is_over:
+            self._conditions.well(f"topic {held.topic}", "is taken by the broker again; what waited for it follows,")
+            return
+        wait_s = (held.retry_ns - now_ns) / _NS_PER_S
+        text = f"{held.reason}. Its messages wait on disk and all other topics go on; next try in {wait_s:.0f} s"
+        self._conditions.broken(f"topic {held.topic}", text)
 
     def _release(self) -> None:
         """Give every row back: what is in flight may be lost with the connection, and is then published again."""
@@ -261,7 +278,9 @@ class Sender:
             flight.is_waiting = False
             self._flights[token] = flight
             self._in_flight += 1
-            self._refusals = 0
+            if self._refusals:
+                self._refusals = 0
+                self._conditions.well("transport", "takes messages again")
 
     def _next(self, now_ns: int) -> _Flight | None:
         """Return what goes next of the topics that may be sent; rows of the others go back to the log."""
@@ -307,9 +326,8 @@ class Sender:
         self._refusals = min(self._refusals + 1, 16)
         wait_s = longest * self._random.uniform(0.5, 1.0)
         self._retry_ns = now_ns + int(wait_s * _NS_PER_S)
-        if self._warned_ns is None or now_ns - self._warned_ns >= _TELL_NS:
-            self._warned_ns = now_ns
-            _log.warning("The transport takes no message now (%s); next try in %.1f s.", reason, wait_s)
+        if self._refusals > _QUIET_REFUSALS:  # a connection that just ended, or one place too few, is no news
+            self._conditions.broken("transport", f"it takes no message now ({reason}); next try in {wait_s:.1f} s")
 
     def _wait_s(self, now_ns: int) -> float:
         waits = [_IDLE_S]
@@ -328,17 +346,3 @@ class Sender:
         self._take_acks(self._clock.monotonic_ns())
         self._belt.is_connected = False
         self._release()
-
-
-def _tell(news: News, now_ns: int) -> None:
-    held = news.held
-    seconds = (now_ns - held.since_ns) / _NS_PER_S
-    if news.is_over:
-        _log.warning("%s is taken again, after %.0f s; what waited for it follows.", held.topic, seconds)
-        return
-    _log.warning(
-        "%s is refused: %s. Its messages wait on disk and all other topics go on; next try in %.0f s.",
-        held.topic,
-        held.reason,
-        (held.retry_ns - now_ns) / _NS_PER_S,
-    )

@@ -6,6 +6,7 @@ the transport, then the files.
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 from typing import TYPE_CHECKING, Self
@@ -15,7 +16,7 @@ from agent.durable import usable_directory
 from agent.errors import OutboxError
 from agent.outbox import lookup
 from agent.outbox.belt import Belt
-from agent.outbox.rows import OutboxLimits, OutboxStats, Stream
+from agent.outbox.rows import HeldBack, OutboxLimits, OutboxStats, Stream
 from agent.outbox.sender import Sender
 from agent.outbox.writer import Writer
 from agent.supervision import RESTART, STOP, Supervisor
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.clock import Clock
+    from agent.outbox.topics import HeldTopic
     from agent.ports import Transport
     from agent.records import Verdict
     from agent.supervision import Fault, Policy, SupervisedThread
@@ -53,6 +55,7 @@ class Outbox:
         raise.
         """
         self._clock = clock
+        self._supervisor = supervisor or Supervisor(clock=clock)
         self._state_dir = usable_directory(state_dir)
         limits = limits or OutboxLimits()
         self._belt = Belt(live_rows=limits.live_queue)
@@ -65,10 +68,10 @@ class Outbox:
                 clock=clock,
                 limits=limits,
                 random=random.Random(),  # noqa: S311
+                conditions=self._supervisor.condition_log(logging.getLogger("agent.outbox.sender")),
             )
         self._stop_writer = threading.Event()
         self._stop_sender = threading.Event()
-        self._supervisor = supervisor or Supervisor(clock=clock)
         self._threads: list[SupervisedThread] = []
         self._failure: BaseException | None = None
 
@@ -141,16 +144,35 @@ class Outbox:
             connected=self._belt.is_connected,
             reason="no transport is configured" if sender is None else sender.reason,
             storage_error=writer.storage_error,
+            held_back=() if sender is None else self._held_back(sender.set_aside),
+            rejected=0 if sender is None else sender.rejected,
+        )
+
+    def _held_back(self, topics: Sequence[HeldTopic]) -> tuple[HeldBack, ...]:
+        now_ns = self._clock.monotonic_ns()
+        return tuple(
+            HeldBack(
+                topic=held.topic,
+                reason=held.reason,
+                for_s=max(0.0, (now_ns - held.since_ns) / NS_PER_S),
+                retry_s=max(0.0, (held.retry_ns - now_ns) / NS_PER_S),
+                tries=held.tries,
+            )
+            for held in topics
         )
 
     @property
     def is_drained(self) -> bool:
-        """Whether everything that was appended is committed, and acknowledged where the transport is up."""
+        """Whether everything that was appended is committed, and acknowledged where the transport is up.
+
+        What waits for a topic that the broker refuses does not count: it stays for the next start.
+        """
         if self.writer.waiting:
             return False
         if self.sender is None or not self._belt.is_connected:
             return True
-        return self.writer.log.totals.rows == 0 and self.sender.is_idle
+        is_delivered = self.writer.log.totals.rows == 0 or self.writer.has_only_held_back
+        return is_delivered and self.sender.is_idle
 
     def close(self, deadline_ns: int) -> OutboxStats:
         """Commit all, deliver what can be delivered until the monotonic `deadline_ns`, stop; return the last counts.

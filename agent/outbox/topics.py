@@ -33,7 +33,7 @@ _LONGEST_S: Final = 300.0
 _UNWITNESSED_S: Final = 30.0  # longest wait while nothing else was acknowledged: the broker itself may be ill
 _HANG_UP_NS: Final = 5 * NS_PER_S  # an end later than this after the publish is no answer to it
 _TURN_NS: Final = NS_PER_S // 2  # for a suspect that has nothing to send; then the next one has its turn
-_TELL_NS: Final = 3_600 * NS_PER_S  # a refusal that goes on is told this often
+_IDLE_NS: Final = 3_600 * NS_PER_S
 _DOUBLINGS: Final = 16
 
 
@@ -50,7 +50,7 @@ class HeldTopic:
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """Something that a person should read. `held` is as it was set aside, also where it `is_over`."""
+    """A topic was set aside, or taken again where it `is_over`."""
 
     held: HeldTopic
     is_over: bool
@@ -72,7 +72,6 @@ class TopicGate:
         """`random` spreads the tries of many devices."""
         self._random = random
         self._aside: dict[str, HeldTopic] = {}  # also while they are tried again, until they are acknowledged
-        self._told_ns: dict[str, int] = {}
         self._suspects: list[str] = []  # the first has its turn
         self._turn_ns = 0
         self._probe: _Probe | None = None
@@ -128,7 +127,6 @@ class TopicGate:
             self._begin_turn(now_ns)
         if topic in self._aside:
             held = self._aside.pop(topic)
-            self._told_ns.pop(topic, None)
             self.news.append(News(held, is_over=True))
         self._held_back = None
 
@@ -170,7 +168,7 @@ class TopicGate:
     def tick(self, now_ns: int) -> int:
         """Let set-aside topics have their next try, and a turn end that nobody used; return when to call again."""
         if self.is_open:
-            return now_ns + _TELL_NS
+            return now_ns + _IDLE_NS
         due = [held.topic for held in self.set_aside if held.retry_ns <= now_ns and held.topic not in self._suspects]
         if due and not self._suspects:
             self._begin_turn(now_ns)
@@ -180,7 +178,7 @@ class TopicGate:
         times = [held.retry_ns for held in self._aside.values() if held.topic not in self._suspects]
         if self._probe is None and len(self._suspects) > 1:
             times.append(self._turn_ns + _TURN_NS)
-        return min(times, default=now_ns + _TELL_NS)
+        return min(times, default=now_ns + _IDLE_NS)
 
     # --- the suspects -------------------------------------------------------------------------------------------------
 
@@ -221,7 +219,4 @@ class TopicGate:
             self._suspects.remove(topic)
         self._begin_turn(now_ns)
         self._held_back = None
-        told_ns = self._told_ns.get(topic)
-        if told_ns is None or now_ns - told_ns >= _TELL_NS:
-            self._told_ns[topic] = now_ns
-            self.news.append(News(held, is_over=False))
+        self.news.append(News(held, is_over=False))

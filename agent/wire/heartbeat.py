@@ -58,6 +58,14 @@ class InspectionHealth(WireModel):
     unhealthy: Text | None = None  # why its verdicts cannot be relied on now: pictures, reject rate
 
 
+class HeldTopicHealth(WireModel):
+    """A topic that the broker refuses; its messages wait on the device and all others go on."""
+
+    topic: Text
+    reason: Text
+    for_s: Positive  # since the first refusal
+
+
 class OutboxHealth(WireModel):
     """What waits for the broker, and what was lost on this device since the agent's start."""
 
@@ -69,6 +77,9 @@ class OutboxHealth(WireModel):
     damaged: Count = 0  # verdicts known to be lost with a damaged file
     gaps: Count = 0  # gap messages written
     storage_error: Text | None = None  # why nothing can be committed now
+    held_back_topics: Count = 0  # topics that the broker refuses
+    held_back: tuple[HeldTopicHealth, ...] = ()  # the first of them
+    rejected: Count = 0  # messages that the broker refused by an answer; each is sent again
 
 
 class BrokerHealth(WireModel):

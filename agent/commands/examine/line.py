@@ -20,6 +20,7 @@ from agent.app.choose import open_source, open_transport
 from agent.clock import SystemClock
 from agent.commands.examine import certificates
 from agent.commands.examine.finding import Finding, fail, ok, warn
+from agent.condition_log import duration
 from agent.errors import CameraError, ControlError, FrameError, KensaError, SourceEndedError
 from agent.model import manifest as manifests
 from agent.supervision import Boundary, Supervisor
@@ -54,6 +55,10 @@ def from_agent(status: Mapping[str, Any]) -> Iterator[Finding]:
             yield ok(check, seen)
         else:
             yield fail(check, f"{seen}: {error or 'no frame yet'}", "check power, cable and address of the camera")
+    for held in beat.get("outbox", {}).get("held_back", ()):  # an older agent says nothing of topics
+        seen = f"refused for {duration(held['for_s'])}, its messages wait: {held['reason']}"
+        remedy = "allow it in the broker's access rules (AWS IoT Core: the policy of the certificate)"
+        yield fail(f"topic {held['topic']}", seen, remedy)
     if beat["transport"] == "up":
         yield ok("broker", "connected, says the running agent")
     elif beat["transport"] == "down":
