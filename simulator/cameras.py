@@ -291,3 +291,26 @@ class MjpegServer(CameraServer):
             length = f"Content-Length: {len(picture)}\r\n" if self._announce_length else ""
             part = f"--kensa\r\nContent-Type: image/jpeg\r\n{length}\r\n".encode()
             connection.sendall(part + picture + b"\r\n")
+
+
+class BlackHole:
+    """An address that answers nothing, not even a connection: a port whose queue of connections is full."""
+
+    def __init__(self) -> None:
+        self._listener = socket.socket()
+        self._listener.bind(("127.0.0.1", 0))
+        self._listener.listen(0)
+        self.port = int(self._listener.getsockname()[1])
+        self._callers: list[socket.socket] = []
+
+    def __enter__(self) -> Self:
+        for _ in range(4):  # the kernel takes one or two more than it was told
+            caller = socket.socket()
+            caller.setblocking(False)  # noqa: FBT003 - takes no keyword
+            caller.connect_ex(("127.0.0.1", self.port))
+            self._callers.append(caller)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for end in (*self._callers, self._listener):
+            end.close()

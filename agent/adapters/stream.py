@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 import cv2
 
@@ -19,7 +19,7 @@ from agent.errors import CameraError, FrameError, SourceEndedError
 from agent.inspection.camera_url import CameraAddress
 from agent.inspection.pacing import Pacer
 from agent.records import DropReason, Grab
-from agent.video.process import CaptureProcess
+from agent.video.process import CHILD, CaptureProcess
 from agent.video.protocol import DeviceOrder, RtspOrder
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ _OPEN_WAIT_S: Final = 0.5  # then `read` goes on waiting, in slices, so that sto
 
 class _LiveSource(ABC):
     """What RTSP and V4L2 have in common; see the module."""
+
+    child: ClassVar[str] = CHILD
 
     def __init__(self, *, name: str, clock: Clock) -> None:
         self._name = name
@@ -45,7 +47,7 @@ class _LiveSource(ABC):
         """See `FrameSource.open`; a camera that takes long goes on connecting, and `read` tells."""
         self.close()
         try:
-            self._process = CaptureProcess(self._order())
+            self._process = CaptureProcess(self._order(), module=self.child)
             self._process.opened(_OPEN_WAIT_S)
         except CameraError as error:
             raise self._named(error) from None

@@ -15,6 +15,7 @@ MAX_BODY_BYTES: Final = 256 * 1024  # an SDP has a few kB
 _PACKET_HEADER: Final = 4  # bytes: $, channel, length of two bytes (RFC 2326, 10.12)
 _END_OF_HEADERS: Final = re.compile(rb"\r?\n\r?\n")
 _START: Final = re.compile(rb"\$|RTSP/1\.|[A-Z_]{3,20} [!-~]+ RTSP/1\.")
+_LINE_BEGUN: Final = re.compile(rb"[A-Z_]{1,20}[ -~]{0,2048}\Z")
 _STATUS_LINE: Final = re.compile(r"RTSP/1\.\d (\d{3}) ?(.*)")
 _REQUEST_LINE: Final = re.compile(r"([A-Z_]{3,20}) (\S+) RTSP/1\.\d")
 _LONGEST_START: Final = 2_048  # bytes of a request line, after which no start can begin where it was looked for
@@ -153,8 +154,5 @@ class RtspReader:
             return
         if re.match(rb"[A-Z_]", self._buffer) and b"\n" not in self._buffer and len(self._buffer) < _LONGEST_START:
             return  # a line that is not whole yet
-        found = _START.search(self._buffer)
-        if found is None:
-            del self._buffer[:]
-        elif found.start():
-            del self._buffer[: found.start()]
+        found = _START.search(self._buffer) or _LINE_BEGUN.search(self._buffer)
+        del self._buffer[: len(self._buffer) if found is None else found.start()]

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from agent.records import Pixels
     from agent.video.protocol import DeviceOrder, RtspOrder, Spoken
 
+CHILD: Final = "agent.video"  # the module that a capture process runs
 _CLOSE_S: Final = 0.25  # for the camera to be let go of; then the process is killed
 _MAX_SLOTS: Final = 256  # pictures on their way; the intake's bounds are far below
 _MAX_BYTES: Final = 3 * MAX_IMAGE_PX
@@ -85,8 +86,8 @@ class _View:
 class CaptureProcess:
     """One opening of one camera. For one thread."""
 
-    def __init__(self, order: RtspOrder | DeviceOrder) -> None:
-        """Start it. Raises CameraError."""
+    def __init__(self, order: RtspOrder | DeviceOrder, *, module: str = CHILD) -> None:
+        """Start it; `module` is another one only where the driver is simulated. Raises CameraError."""
         self._slots: dict[int, _Memory] = {}
         self._free: deque[int] = deque()  # a view's end appends from whatever thread
         self._wanted: int | None = None  # the slot that the child fills
@@ -95,7 +96,7 @@ class CaptureProcess:
         try:
             with theirs:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "agent.video", str(theirs.fileno())],
+                    [sys.executable, "-P", "-m", module, str(theirs.fileno())],
                     stdin=subprocess.DEVNULL,
                     env=_environment(),
                     cwd="/",

@@ -1,0 +1,295 @@
+"""Dead, hanging, lying and changing RTSP cameras: each is named, and none holds anything up."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import cv2
+import numpy as np
+import pytest
+
+from agent.adapters.stream import RtspSource
+from agent.clock import SystemClock
+from agent.errors import CameraError
+from agent.video import conversation
+from agent.video.protocol import RtspOrder
+from simulator.cameras import BlackHole
+from simulator.picture_clock import numbered_jpegs
+from simulator.rtsp import RtspFault, RtspServer
+from tests.support import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent.records import Grab
+
+CLOCK = SystemClock()
+LONG_S = 60.0  # a safety bound, never an expectation
+PICTURE = numbered_jpegs(width=256, height=64)
+
+
+def opened(url: str) -> RtspSource:
+    source = RtspSource(url=url, clock=CLOCK)
+    source.open()
+    return source
+
+
+def first_grab(source: RtspSource) -> Grab:
+    deadline = time.monotonic() + LONG_S
+    while (grab := source.read(timeout_s=0.2, buffer=None)) is None:
+        assert time.monotonic() < deadline
+    return grab
+
+
+def error_of(url: str) -> str:
+    source = RtspSource(url=url, clock=CLOCK)
+
+    def attempt() -> None:
+        source.open()
+        first_grab(source)
+
+    with pytest.raises(CameraError) as caught:
+        attempt()
+    source.close()
+    return str(caught.value)
+
+
+def child_of(source: RtspSource) -> int:
+    assert source._process is not None
+    return source._process.pid
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + LONG_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def is_gone(pid: int) -> bool:
+    return not Path(f"/proc/{pid}").exists() or "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
+
+
+NAMED = {
+    RtspFault.HANGS_UP: "hangs up without an answer",
+    RtspFault.CUT_ANSWER: "hangs up in the middle of its answer",
+    RtspFault.NOT_RTSP: "does not speak RTSP (it says 'HTTP/1.1 400 Bad Request')",
+    RtspFault.ENDLESS: "headers of a message do not end",
+    RtspFault.NOT_FOUND: "(404): check the path",
+    RtspFault.FORBIDDEN: "forbids the stream (403)",
+    RtspFault.FULL: "no bandwidth left for another client (453)",
+    RtspFault.MOVED: "has moved (301)",
+    RtspFault.NO_VIDEO: "offers no video",
+}
+
+
+def first_words(port: int, *, host: str = "127.0.0.1") -> str:
+    """Speak to the camera as its capture process would; return why that fails."""
+    order = RtspOrder(scheme="rtsp", host=host, port=port, path="/line", user=None, password=None, transport="tcp")
+    with pytest.raises(CameraError) as caught:
+        conversation.begin(order)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("fault", NAMED)
+def test_every_way_to_be_dead_is_named_with_its_remedy(fault: RtspFault) -> None:
+    with RtspServer(picture=PICTURE, fault=fault) as server:
+        said = first_words(server.port)
+    assert NAMED[fault] in said
+    assert ": " in said, "a remedy"
+
+
+def test_a_camera_that_cannot_be_opened_is_named_without_its_path_and_password() -> None:
+    with RtspServer(picture=PICTURE, fault=RtspFault.NOT_FOUND) as server:
+        said = error_of(server.url.replace("//", "//op:s3cret@") + "?token=s3cret")
+    assert said.startswith(f"rtsp://127.0.0.1:{server.port} cannot be opened: it has no stream at this path (404)")
+    assert "s3cret" not in said
+
+
+@pytest.mark.parametrize(
+    ("fault", "named"),
+    [
+        (RtspFault.SILENT, "accepts the connection and does not answer"),
+        (RtspFault.HALF_AN_ANSWER, "does not finish its answer"),
+    ],
+)
+def test_a_camera_that_keeps_silent_is_named_once_its_time_is_over(
+    fault: RtspFault, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversation, "_ANSWER_S", 0.5)
+    with RtspServer(picture=PICTURE, fault=fault) as server:
+        assert named in first_words(server.port)
+
+
+def test_an_address_that_swallows_connections_and_a_name_without_address_are_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(conversation, "_CONNECT_S", 0.5)
+    with BlackHole() as hole:
+        assert "it cannot be reached (no answer" in first_words(hole.port)
+    assert "its name has no address" in first_words(554, host="camera.invalid")
+
+
+@pytest.mark.parametrize("fault", [*RtspFault, None])
+def test_closing_never_waits_for_a_camera_and_leaves_no_process(fault: RtspFault | None) -> None:
+    with RtspServer(picture=PICTURE, fault=fault) as server:
+        source = RtspSource(url=server.url, clock=CLOCK)
+        try:
+            source.open()
+            child = child_of(source)
+            source.read(timeout_s=0.5, buffer=None)
+        except CameraError:
+            child = child_of(source)
+        began = time.monotonic()
+        source.close()
+        assert time.monotonic() - began < LONG_S / 4
+        assert is_gone(child)
+
+
+def test_many_dead_cameras_do_not_keep_a_good_one_waiting() -> None:
+    with ExitStack() as stack:
+        dead = [stack.enter_context(RtspServer(picture=PICTURE, fault=RtspFault.PLAY_HANGS)) for _ in range(3)]
+        good = stack.enter_context(RtspServer(picture=PICTURE, fps=50))
+        sources = [opened(server.url) for server in dead]
+        wait_for(lambda: all(any(line.startswith("PLAY") for line in server.requests) for server in dead))
+        source = opened(good.url)
+        first_grab(source)  # inside OpenCV the others hold the lock for seconds, each
+        for each in (*sources, source):
+            each.close()
+
+
+# --- logins -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["basic", "digest", "digest-sha256"])
+def test_each_login_works_and_a_wrong_one_is_named(scheme: Literal["basic", "digest", "digest-sha256"]) -> None:
+    with RtspServer(picture=PICTURE, user="op:s3:cr/et", scheme=scheme) as server:
+        bare = server.url.removeprefix("rtsp://")
+        source = opened(f"rtsp://op:s3%3Acr%2Fet@{bare}")
+        first_grab(source)
+        source.close()
+        wrong = error_of(f"rtsp://op:wr0ng@{bare}")
+        assert "refuses user or password (401)" in wrong
+        assert "wr0ng" not in wrong
+        assert "asks for user and password (401)" in error_of(server.url)
+        if scheme != "basic":
+            assert not any("s3:cr/et" in line for line in server.requests)
+
+
+def test_a_nonce_that_grows_old_in_the_middle_costs_no_frame() -> None:
+    with RtspServer(picture=PICTURE, user="op:secret", scheme="digest", nonce_uses=2) as server:
+        source = opened(server.url.replace("//", "//op:secret@"))
+        first_grab(source)
+        source.close()
+        assert sum(line.startswith("SETUP") for line in server.requests) == 2
+
+
+def test_the_password_is_nowhere_outside_the_two_processes() -> None:
+    with RtspServer(picture=PICTURE, user="op:s3cret") as server:
+        source = opened(server.url.replace("//", "//op:s3cret@"))
+        first_grab(source)
+        child = Path(f"/proc/{child_of(source)}")
+        assert b"s3cret" not in (child / "cmdline").read_bytes() + (child / "environ").read_bytes()
+        source.close()
+
+
+def test_the_capture_process_gets_no_credentials_of_the_cloud(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "do-not-pass-on")
+    with RtspServer(picture=PICTURE) as server:
+        source = opened(server.url)
+        assert b"do-not-pass-on" not in Path(f"/proc/{child_of(source)}/environ").read_bytes()
+        source.close()
+
+
+# --- the process ------------------------------------------------------------------------------------------------------
+
+
+def test_a_capture_process_that_dies_is_a_lost_camera_and_the_next_opening_works() -> None:
+    with RtspServer(picture=PICTURE, fps=50) as server:
+        source = opened(server.url)
+        first_grab(source)
+        os.kill(child_of(source), signal.SIGKILL)
+        with pytest.raises(CameraError, match="was killed by SIGKILL"):  # noqa: PT012 - pictures may be on their way
+            for _ in range(1_000):
+                source.read(timeout_s=0.2, buffer=None)
+        source.open()
+        first_grab(source)
+        source.close()
+
+
+def test_a_capture_process_that_hangs_is_killed() -> None:
+    with RtspServer(picture=PICTURE, fps=50) as server:
+        source = opened(server.url)
+        first_grab(source)
+        child = child_of(source)
+        os.kill(child, signal.SIGSTOP)
+        source.close()
+        assert is_gone(child)
+
+
+ORPHAN = """
+import os, sys
+from agent.adapters.stream import RtspSource
+from agent.clock import SystemClock
+source = RtspSource(url=sys.argv[1], clock=SystemClock())
+source.open()
+print(source._process.pid, flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.parametrize("fault", [None, RtspFault.SILENT, RtspFault.PLAY_HANGS])
+def test_a_capture_process_does_not_outlive_its_parent(fault: RtspFault | None) -> None:
+    with RtspServer(picture=PICTURE, fault=fault) as server:
+        done = subprocess.run(
+            [sys.executable, "-c", ORPHAN, server.url],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        wait_for(lambda: is_gone(int(done.stdout)))
+
+
+# --- the stream -------------------------------------------------------------------------------------------------------
+
+
+def test_a_stream_that_changes_its_size_is_opened_again_and_never_scaled() -> None:
+    large, small = numbered_jpegs(width=512, height=128), numbered_jpegs(width=256, height=64)
+    is_small = False
+
+    def picture(number: int) -> bytes:
+        return small(number) if is_small else large(number)
+
+    with RtspServer(picture=picture, fps=50) as server:
+        source = opened(server.url)
+        assert first_grab(source).pixels.shape == (128, 512, 3)
+        is_small = True
+        with pytest.raises(CameraError, match="changed its size or format"):  # noqa: PT012 - some are on their way
+            for _ in range(1_000):
+                grab = source.read(timeout_s=0.2, buffer=None)
+                assert grab is None or grab.pixels.shape == (128, 512, 3)
+        source.open()
+        assert first_grab(source).pixels.shape == (64, 256, 3)
+        source.close()
+
+
+def test_pictures_of_many_packets_keep_their_content_when_others_are_left_out() -> None:
+    noise = np.random.default_rng(3).integers(0, 255, (480, 640, 3), np.uint8)
+    done, data = cv2.imencode(".jpg", noise)
+    assert done
+    with RtspServer(picture=lambda _: data.tobytes(), fps=100) as server:
+        source = opened(server.url)
+        reference = first_grab(source).pixels.copy()
+        for _ in range(20):
+            time.sleep(0.03)
+            assert np.array_equal(first_grab(source).pixels, reference)
+        source.close()
