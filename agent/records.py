@@ -300,6 +300,14 @@ class ReleaseRef:
         return f"{self.name}/{self.version}"
 
 
+def named_apart(ref: ReleaseRef | None, *others: ReleaseRef | None) -> str | None:
+    """Return `name/version`; with the digest where one of `others` has the same name and version and other bytes."""
+    if ref is None:
+        return None
+    alike = any(o is not None and o.release_id == ref.release_id and o.digest != ref.digest for o in others)
+    return f"{ref.release_id} (manifest {ref.digest[:8]})" if alike else ref.release_id
+
+
 @dataclass(frozen=True, slots=True)
 class Desired:
     """What someone wants an inspection to run: a hint without authority; the trust chain decides."""

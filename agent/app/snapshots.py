@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from agent.clock import NS_PER_S
 from agent.health.snapshot import CameraSnapshot, InspectionSnapshot, Snapshot
+from agent.records import named_apart
 from agent.wire import BrokerHealth, LogHealth, ThreadsHealth
 
 if TYPE_CHECKING:
@@ -69,7 +70,6 @@ def _camera(agent: Agent, name: str, view: CameraView) -> CameraSnapshot:
 def _inspection(agent: Agent, name: str, slot: ModelSlot) -> InspectionSnapshot:
     lease, monitor = slot.lease(), agent.monitors[name]
     status = None if agent.models is None else agent.models.lifecycles[name].status()
-    candidate = None if status is None else status.candidate
     return InspectionSnapshot(
         inspection=name,
         model=lease.model.identity if lease else None,
@@ -77,7 +77,7 @@ def _inspection(agent: Agent, name: str, slot: ModelSlot) -> InspectionSnapshot:
         pool_misses=agent.pools[name].misses,
         frames_not_kept=agent.keepers[name].skipped,
         state=None if status is None else str(status.state),
-        candidate=None if candidate is None else candidate.release_id,
+        candidate=None if status is None else named_apart(status.candidate, status.active),
         alarm=None if status is None else status.alarm,
         unhealthy=monitor.alarm(),
     )

@@ -6,8 +6,8 @@ import textwrap
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from agent.model.remedies import SAYS_IT_ALL, remedy
 from agent.model.transitions import MEANING, SAID, Event, State
-from agent.records import Gate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -22,29 +22,6 @@ _DIGEST: Final = 12
 _LABEL: Final = 11
 _TEXT: Final = 96
 _FIGURES_A_LINE: Final = 4
-
-# What a person does about a release that was refused there. The line goes on with the model it had, in every case.
-_REMEDY: Final[Mapping[Gate, str]] = {
-    Gate.TRUST: "do not work around this gate: ask whoever publishes releases whether they made this one",
-    Gate.FETCH: "mend the network or free disk space, then `kensa model retry`",
-    Gate.CONTRACT: "the release was made wrongly: export it again and publish it under a new version",
-    Gate.SELF_TEST: "the model crashes, hangs or takes too much: have it looked at, publish a mended one",
-    Gate.GOLDEN: "this machine computes something else than where the model was made: see `kensa doctor`, and train it "
-    "with --target-cpu any",
-    Gate.ACCEPTANCE: "`kensa model acceptance run CONFIG --release DIR` shows which of the site's parts it misjudges",
-    Gate.LATENCY: "the model is too slow for this machine: publish a smaller one, or raise updates.limits",
-    Gate.MEMORY: "the model is too large for this machine: publish a smaller one, or raise updates.limits",
-    Gate.SHADOW: "it judges live parts otherwise than the running model: look at the parts before releasing it",
-    Gate.ERRORS: "it fails on live parts: have it looked at, publish a mended one",
-    Gate.DEADLINES: "its verdicts come too late on this line: publish a faster one, or give the line more cores",
-    Gate.VERDICTS: "it lets parts through that the running model stops, or stops good ones: look at these parts, and "
-    "label some with `kensa model acceptance add`",
-    Gate.DRIFT: "its scores have moved away from the running model's: check what it was trained on",
-    Gate.TIME: "too few parts came by within updates.limits.max_hours: `kensa model retry` when the line runs again",
-    Gate.OPERATOR: "someone here ended it; `kensa model retry` allows it again",
-    Gate.REVOKED: "its publisher took it back: wait for a new one",
-}
-_SAYS_IT_ALL: Final = frozenset({"counter_below_floor"})  # reasons whose text is the remedy, other than their gate's
 
 
 def show(values: Values, *, now_utc_s: float) -> list[str]:
@@ -71,9 +48,11 @@ def show(values: Values, *, now_utc_s: float) -> list[str]:
         lines += _figures("progress", values["progress"])
     if failed := values.get("last_try"):  # an older agent does not say
         lines += _wrapped("last try", f"{failed['reason']}: {failed['text']}")
+        if what_to_do := remedy("", failed["reason"]):
+            lines += _wrapped("", f"what to do: {what_to_do}")
     lines += refusal(values)
     if values["bad"]:
-        named = ", ".join(f"{bad['release']} ({bad['gate']})" for bad in values["bad"][-5:])
+        named = ", ".join(f"{bad['release']} ({_blamed(bad)})" for bad in values["bad"][-5:])
         lines += _wrapped("not again", f"{named}; `kensa model retry` takes one off this list")
     if values["alarm"]:
         lines += _wrapped("ALARM", values["alarm"])
@@ -85,7 +64,7 @@ def refusal(values: Values) -> list[str]:
     refused = values["refusal"]
     if not refused:
         return []
-    what = values["refused"]["release"] if values["refused"] else "the desired release"
+    what = _named(values, "refused") if values["refused"] else "the desired release"
     lines = [
         _row("refused", f"{what}, by the gate {refused['gate']} ({refused['reason']})"),
         *_wrapped("", refused["text"]),
@@ -97,8 +76,8 @@ def refusal(values: Values) -> list[str]:
     ]
     if rows:
         lines += [_row("", line) for line in table([("figure", "measured", "limit"), *rows])]
-    if refused["reason"] not in _SAYS_IT_ALL and (remedy := _remedy(refused["gate"])):
-        lines += _wrapped("what to do", remedy)
+    if refused["reason"] not in SAYS_IT_ALL and (what_to_do := remedy(refused["gate"], refused["reason"])):
+        lines += _wrapped("what to do", what_to_do)
     return lines
 
 
@@ -154,16 +133,29 @@ def comparison(report: Values) -> list[str]:
 
 
 def brief(values: Values) -> str:
-    """One line for `kensa status`."""
-    active = values["active"]["release"] if values["active"] else "factory release"
+    """One line for `kensa status`, and one more each for an alarm and for why a release was refused."""
+    active = _named(values, "active") if values["active"] else "factory release"
     text = f"model {values['inspection']}: {values['state']}, {active}"
     if values["candidate"]:
-        text += f", candidate {values['candidate']['release']}"
+        text += f", candidate {_named(values, 'candidate')}"
         text += f" at {values['share']:.0%}" if values["share"] else ""
     if values["refusal"]:
-        what = values["refused"]["release"] if values["refused"] else "the desired release"
+        what = _named(values, "refused") if values["refused"] else "the desired release"
         text += f", refused {what} ({values['refusal']['gate']}: {values['refusal']['reason']})"
-    return text + (f"\n  ALARM {values['alarm']}" if values["alarm"] else "")
+    text += f"\n  ALARM {values['alarm']}" if values["alarm"] else ""
+    return text + (f"\n  refused: {values['refusal']['text']}" if values["refusal"] else "")
+
+
+def _blamed(bad: Values) -> str:
+    return f"{bad['gate']}, manifest {bad['digest'][:_DIGEST]}" if bad["digest"] else str(bad["gate"])
+
+
+def _named(values: Values, role: str) -> str:
+    """`name/version` of a release; with its digest where another one here has the same and other bytes."""
+    ref = values[role]
+    others = [values[other] for other in ("active", "previous", "candidate", "refused") if values[other]]
+    alike = any(other["release"] == ref["release"] and other["digest"] != ref["digest"] for other in others)
+    return f"{ref['release']} (manifest {ref['digest'][:_DIGEST]})" if alike else str(ref["release"])
 
 
 # --- small things -----------------------------------------------------------------------------------------------------
@@ -254,10 +246,3 @@ def _said(event: str) -> str:
         return SAID[Event(event)]
     except ValueError:
         return event
-
-
-def _remedy(gate: str) -> str | None:
-    try:
-        return _REMEDY[Gate(gate)]
-    except ValueError:
-        return None

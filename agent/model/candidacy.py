@@ -16,7 +16,7 @@ from agent.model.ledger import find_bad, refusal_of
 from agent.model.looking import leave_revoked
 from agent.model.parts import candidate_of, refusal_from, revocation
 from agent.model.transitions import Event
-from agent.records import FailedTry, Fetched, Gate, Refusal
+from agent.records import FailedTry, Fetched, Gate, Refusal, named_apart
 
 if TYPE_CHECKING:
     from agent.model.ending import Ending
@@ -149,7 +149,7 @@ class Candidacy:
             return 0.0
         if ref.counter <= record.counter_floor and ref.digest != record.floor_digest:
             return self._too_old(record, ref)
-        parts.ledger.move(Event.FETCHED, replace(record, candidate=Installed(ref)))
+        parts.ledger.move(Event.FETCHED, replace(record, candidate=Installed(ref)), note=_alike(record, ref))
         return 0.0
 
     def _too_old(self, record: Record, ref: ReleaseRef) -> float:
@@ -194,6 +194,17 @@ class Candidacy:
         self._parts.back_off.reset()
         self._parts.alarms.pop("fetch", None)
         self._parts.last_try = None
+
+
+def _alike(record: Record, ref: ReleaseRef) -> str | None:
+    """Say that a release known here has the same name and version and other bytes; None where none has."""
+    for role, known in (("active", record.active), ("previous", record.previous)):
+        if known is not None and named_apart(ref, known.ref) != ref.release_id:
+            model = "the same model" if known.ref.model_sha256 == ref.model_sha256 else "another model"
+            text = f"{named_apart(ref, known.ref)} has the name of the {role} release, {named_apart(known.ref, ref)}"
+            _log.warning("%s, and %s", text, model)
+            return f"{text}, and {model}"
+    return None
 
 
 def _objection(record: Record, fetched: Fetched) -> Refusal | None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from agent.errors import MessageError
-from agent.records import Desired
+from agent.records import Desired, named_apart
 from agent.wire.codec import MAX_INT, cut, is_name, strict_json
 from agent.wire.report import finite, is_release_id
 
@@ -151,7 +151,7 @@ def _entry(status: ModelStatus, text_bytes: int, *, with_progress: bool, with_de
         "share": round(status.share, 4) if compares else None,
         "state": status.state,
         "since_utc_s": round(status.since_utc_s),
-        "active": _id(status.active),
+        "active": named_apart(status.active, status.candidate, status.previous),
         "previous": None,
         "candidate": None,
         "reason": None if refusal is None else cut(refusal.reason, 64),
@@ -163,10 +163,15 @@ def _entry(status: ModelStatus, text_bytes: int, *, with_progress: bool, with_de
         shown = list(finite(status.progress).items())[:_FIGURES]
         entry["progress"] = ", ".join(f"{name} {value:.4g}" for name, value in shown)
     if with_details:
-        entry["previous"], entry["candidate"] = _id(status.previous), _id(status.candidate)
+        entry["previous"] = named_apart(status.previous, status.active, status.candidate)
+        entry["candidate"] = named_apart(status.candidate, status.active, status.previous)
         if refusal is not None:
             text = cut(refusal.text, text_bytes)
-            entry["refusal"] = {"gate": str(refusal.gate), "release": _id(refused), "text": text}
+            entry["refusal"] = {
+                "gate": str(refusal.gate),
+                "release": named_apart(refused, status.active, status.candidate),
+                "text": text,
+            }
     return entry
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from agent.cli import main
 from agent.model.fetch_protocol import Reason
+from agent.model.remedies import _DIFFERENT, _REMEDY, remedy
 from agent.records import Gate
 
 if TYPE_CHECKING:
@@ -139,6 +140,25 @@ def test_operations_explain_every_reason_and_no_other() -> None:
 
     assert told - reasons_in_code() == set()
     assert reasons_in_code() - told == set()
+
+
+def test_every_reason_in_the_code_has_a_remedy_and_no_remedy_is_for_nothing() -> None:
+    told = set(_REMEDY) | {reason for reason, _ in _DIFFERENT}
+
+    assert reasons_in_code() - told == set()
+    assert told - reasons_in_code() == set()
+
+
+def test_a_remedy_goes_by_the_reason_and_not_by_the_gate() -> None:
+    golden = [row for row in rows(OPERATIONS, "reason") if len(row) == 4 and "golden" in row[1]]
+    reasons = [code for row in golden for code in re.findall(r"`([a-z_]+)`", row[0])]
+
+    other_cpu = {reason for reason in reasons if "--target-cpu" in (remedy(Gate.GOLDEN, reason) or "")}
+
+    assert len(reasons) > 5
+    assert other_cpu == {"scores_differ", "outcomes_differ"}
+    assert remedy(Gate.GOLDEN, "misses_defects") != remedy(Gate.ACCEPTANCE, "misses_defects")
+    assert remedy("gate_of_another_version", "of_another_version") is None
 
 
 def test_operations_name_every_gate_and_no_other() -> None:

@@ -21,8 +21,10 @@ from agent.model import handlers
 from agent.model.paired import PairedCounts
 from agent.model.transitions import State
 from agent.records import Gate, Judgement, Observation, Outcome
+from agent.wire.shadow import encode_reported
 from simulator.cloud import Fault
 from simulator.rollouts import INSPECTION, Plant
+from simulator.stand_in import write_release as write_stand_in
 from tests import health_kit, status_kit
 from tests.release_kit import spot_images, write_release
 
@@ -144,7 +146,37 @@ def test_a_refusal_shows_gate_figures_limits_and_what_to_do(site: Site) -> None:
     assert f"refused     {ref.release_id}, by the gate errors" in out
     lines = [line.split() for line in out.splitlines()]
     assert ["figure", "measured", "limit"] in lines
-    assert "what to do  it fails on live parts" in out
+    assert "what to do  the text says what fails: mend the model or the camera's picture" in out
+
+
+def test_two_releases_under_one_name_and_version_are_told_apart_wherever_they_stand_side_by_side(site: Site) -> None:
+    """The same folder was released again under the next counter, with another model in it."""
+    first = site.plant.publish("1.0.0")
+    site.kensa("desire", first.release_id)
+    site.plant.rest()
+    folder = site.plant.folder / "published" / "again"
+    write_stand_in(folder, version="1.0.0", counter=9)
+    second = site.plant.cloud.publish(folder)
+    site.plant.published.append(second)
+    assert (second.release_id, second.digest != first.digest) == (first.release_id, True)
+    site.plant.desire(second.release_id, mode="ab")
+
+    site.plant.until(State.AB)
+
+    values = site.json("show")["inspections"][INSPECTION]
+    both = [f"1.0.0 (manifest {ref.digest[:8]}" for ref in (first, second)]
+    assert all(text in model_text.brief(values) for text in both)
+    shadow = encode_reported({INSPECTION: site.plant.lifecycle.status()}, gone=(), token=INSPECTION).decode()
+    assert all(text in shadow for text in both)
+    assert "has the name of the active release" in site.kensa("history")[1]
+    assert "another model" in site.kensa("history")[1]
+    site.kensa("rollback", "--why", "which one is this?")
+    site.plant.rest()
+    assert f"not again   {second.release_id} (operator, manifest {second.digest[:12]})" in site.kensa("show")[1]
+    assert f"refused {second.release_id} (manifest {second.digest[:12]})" in model_text.brief(
+        site.json("show")["inspections"][INSPECTION]
+    )
+    assert site.plant.serving() == first.version
 
 
 def test_a_person_lets_a_held_release_go_on(site: Site) -> None:
