@@ -2,12 +2,15 @@
 
 Promise: the order is that of `manifest.csv`, or sorted by path where there is none, and the same at every start. Each
 picture is one part whose id is its path inside the folder. A picture that is missing, cut or not what a line takes is a
-counted drop with its name; only a folder that holds nothing to read is an error.
+FrameError with its name, so that its part is judged `unknown`; only a folder that holds nothing to read is an error.
+Pictures of a kind that is not read, and folders that may not be read, are counted and named by `left_out`.
 """
 
 from __future__ import annotations
 
 import csv
+import os
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,13 +20,21 @@ from agent.inspection.pacing import Pacer
 from agent.records import DropReason, Grab
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from agent.clock import Clock
     from agent.records import Pixels
 
 SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp"})
+_READ: Final = ", ".join(sorted(SUFFIXES))
 MANIFEST: Final = "manifest.csv"
+# Kinds of pictures that a person may take for pictures of the line; what else lies in a folder is none of its business.
+OTHER_KINDS: Final = frozenset({
+        ".apng", ".arw", ".avif", ".cr2", ".cr3", ".dib", ".dng", ".exr", ".gif", ".hdr", ".heic", ".heif", ".j2k",
+        ".jfif", ".jp2", ".jpe", ".jxl", ".nef", ".npy", ".orf", ".pbm", ".pgm", ".pnm", ".ppm", ".psd", ".raf",
+        ".raw", ".rw2", ".svg", ".tga", ".tif", ".tiff", ".webp",
+})  # fmt: skip
+_NAMED: Final = 3  # of what is left out, and of kinds
 _MAX_PICTURES: Final = 1_000_000  # of a folder or manifest; each costs a path in memory
 
 
@@ -46,9 +57,11 @@ class FolderSource:
         self._root = self._path
         self._pictures: list[str] = []
         self._next = 0
+        self.left_out: str | None = None  # what the opened folder holds besides, for people
 
     def open(self) -> None:
         """See `FrameSource.open`; lists the pictures and starts at the first."""
+        self.left_out = None
         try:
             self._pictures = self._list()
         except OSError as error:
@@ -90,17 +103,33 @@ class FolderSource:
             return self._from_manifest(manifest)
         if self._split is not None:
             raise CameraError(f"{self._path} has no {MANIFEST}, so there is no split {self._split!r}: remove `split`")
-        found = sorted(self._walk())
+        found, others, closed = self._walk()
+        self.left_out = _left_out(others, closed)
         if not found:
-            raise CameraError(f"{self._path} holds no pictures: {', '.join(sorted(SUFFIXES))} in any level")
-        return found
+            besides = f"; {self.left_out}" if self.left_out else ""
+            raise CameraError(f"{self._path} holds no pictures: {_READ} in any level{besides}")
+        return sorted(found)
 
-    def _walk(self) -> Iterator[str]:
-        for count, file in enumerate(self._root.rglob("*")):
-            if count >= _MAX_PICTURES:
+    def _walk(self) -> tuple[list[str], list[str], list[str]]:
+        """Return the pictures below the folder, those of other kinds, and the folders that may not be read."""
+        found: list[str] = []
+        others: list[str] = []
+        closed: list[str] = []
+
+        def refuse(error: OSError) -> None:
+            closed.append(f"{error.filename} ({error.strerror})")
+
+        count = 0
+        for folder, _, files in os.walk(self._root, onerror=refuse):
+            count += len(files)
+            if count > _MAX_PICTURES:
                 raise CameraError(f"{self._path} holds more than {_MAX_PICTURES:,} files: give a smaller folder")
-            if file.suffix.lower() in SUFFIXES and file.is_file():
-                yield file.relative_to(self._root).as_posix()
+            for name in files:
+                path = Path(folder, name)
+                suffix = path.suffix.lower()
+                if (suffix in SUFFIXES or suffix in OTHER_KINDS) and path.is_file():
+                    (found if suffix in SUFFIXES else others).append(path.relative_to(self._root).as_posix())
+        return found, others, closed
 
     def _from_manifest(self, manifest: Path) -> list[str]:
         pictures: list[str] = []
@@ -148,3 +177,26 @@ class FolderSource:
         except OSError as error:
             raise FrameError(DropReason.CORRUPT, f"cannot be read ({error.strerror})") from error
         return memoryview(self._bytes)[: count or 0]
+
+
+def _left_out(others: Sequence[str], closed: Sequence[str]) -> str | None:
+    """Say in one sentence how many pictures of which kinds are passed over, and which folders; None for none."""
+    said = []
+    if others:
+        kinds = Counter(Path(name).suffix.lower() for name in others)
+        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items(), key=lambda item: -item[1]))
+        said.append(
+            f"{_number(len(others), 'picture')} of other kinds passed over: {counts} ({_some(others)}); read are {_READ}"
+        )
+    if closed:
+        said.append(f"{_number(len(closed), 'folder')} that cannot be read: {_some(closed)}")
+    return "; ".join(said) or None
+
+
+def _some(names: Sequence[str]) -> str:
+    more = ", ..." if len(names) > _NAMED else ""
+    return ", ".join(sorted(names)[:_NAMED]) + more
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"

@@ -83,6 +83,8 @@ def _pictures(camera: dict[str, Any]) -> list[str]:
         lines.append(f"  unknown because of the picture: {_counts(camera['picture_faults'])}")
     if camera["picture_misfit"] is not None:
         lines.append(f"  unlike the pictures that the model was trained on: {camera['picture_misfit']}")
+    if camera.get("left_out") is not None:
+        lines.append(f"  {camera['left_out']}")
     return lines
 
 

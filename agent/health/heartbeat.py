@@ -123,6 +123,7 @@ def _camera(camera: CameraSnapshot) -> CameraHealth:
         picture_faults={ImageFault(fault): count for fault, count in camera.picture_faults.items()},
         picture_alarm=_text(camera.picture_alarm),
         picture_misfit=_text(camera.picture_misfit),
+        left_out=_text(status.left_out),
     )
 
 

@@ -215,6 +215,7 @@ class CaptureThread:
                 self._watch.opening(self._clock.monotonic_ns())
                 with self._guard:
                     self._setup.source.open()
+                self._tell_left_out(getattr(self._setup.source, "left_out", None))
                 self._deliver()
             except SourceEndedError as end:
                 _log.info("camera %s: %s", self._camera, end)
@@ -225,6 +226,11 @@ class CaptureThread:
                 _log.warning("camera %s: %s; next attempt in %.1f s", self._camera, error, delay_s)
                 self._close()
                 self._clock.wait(self._interrupt, delay_s)
+
+    def _tell_left_out(self, text: str | None) -> None:
+        """Say once what the source passes over; status and heartbeat show it from now on."""
+        if self._watch.left_out(text):
+            _log.warning("camera %s: %s", self._camera, text)
 
     def _deliver(self) -> None:
         """Read until the thread is stopped or changed. Raises CameraError when the camera is lost or silent."""

@@ -164,6 +164,12 @@ class CameraWatch:
         if before is None or error not in before:
             self._status = replace(self._status, last_error=error if before is None else f"{before}; {error}"[:400])
 
+    def left_out(self, text: str | None) -> bool:
+        """Take what the opened source passes over; whether that is news."""
+        is_news = text is not None and text != self._status.left_out
+        self._status = replace(self._status, left_out=text)
+        return is_news
+
     def ended(self, now_ns: int) -> None:
         """The finite source is done."""
         self._status = replace(self._moved(_Event.END, now_ns), fps=0.0)

@@ -34,6 +34,7 @@ class CameraHealth(WireModel):
     picture_faults: Mapping[ImageFault, Count] = {}  # of `judged`: the picture proved nothing, the verdict is `unknown`
     picture_alarm: Text | None = None  # why its pictures are not judged now
     picture_misfit: Text | None = None  # in which way they are unlike those that the model was trained on
+    left_out: Text | None = None  # what its source passes over: pictures of a kind that is not read
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:

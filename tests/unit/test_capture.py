@@ -9,9 +9,11 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
+import cv2
 import numpy as np
 import pytest
 
+from agent.adapters.folder import FolderSource
 from agent.clock import SystemClock
 from agent.counters import CameraCounters
 from agent.errors import CameraError
@@ -24,6 +26,7 @@ from simulator.cameras import Fault, FaultyCamera, StillCamera
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from agent.ports import FrameSource
     from agent.records import Grab, Pixels
@@ -322,3 +325,14 @@ def test_exposures_that_the_source_left_out_are_counted_and_take_their_numbers(r
     counted = line.counters.snapshot()
     assert (counted.captured, counted.dropped) == (30, {"overrun": 20})
     assert line.capture.status.frames == 30
+
+
+def test_what_a_source_passes_over_is_said_once_and_stays_in_its_status(
+    run: Callable[[Line], Line], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), PICTURES[0])
+    (tmp_path / "b.tif").write_bytes(b"II*")
+    line = run(Line(FolderSource(path=tmp_path, clock=CLOCK, fps=100.0, loop=True)))
+    line.take(until=lambda frames: len(frames) >= 5)
+    assert "1 picture of other kinds passed over: 1 .tif (b.tif)" in str(line.capture.status.left_out)
+    assert caplog.text.count("b.tif") == 1

@@ -446,6 +446,14 @@ def test_a_roi_outside_the_cameras_picture_is_a_failure(tmp_path: Path, site: di
     assert "does not lie in a frame of 64x64 px" in finding.seen
 
 
+def test_pictures_of_kinds_that_are_not_read_are_a_warning(tmp_path: Path, site: dict[str, Any]) -> None:
+    (tmp_path / "images" / "1.tif").write_bytes(b"II*")
+    found = findings(tmp_path, site)["camera cam"]
+    assert found.status is Status.WARN
+    assert "1 picture of other kinds passed over: 1 .tif (1.tif)" in found.seen
+    assert "save these pictures as PNG" in str(found.remedy)
+
+
 def test_a_damaged_picture_is_told_as_such(tmp_path: Path, site: dict[str, Any]) -> None:
     (tmp_path / "images" / "0.png").write_bytes(b"\x89PNG\r\n\x1a\n cut")
 

@@ -165,3 +165,56 @@ def test_a_missing_folder_and_a_wrong_file_say_so(tmp_path: Path) -> None:
     write(tmp_path, a=1)
     with pytest.raises(CameraError, match=r"neither a folder nor a \.csv"):
         FolderSource(path=tmp_path / "a.png", clock=CLOCK).open()
+
+
+def test_pictures_of_other_kinds_are_counted_and_named(tmp_path: Path) -> None:
+    write(tmp_path, a=1, sub__b=2)
+    for name in ("1.tif", "2.TIF", "sub/3.tiff", "4.webp", "5.heic", "notes.txt", "thumbs.db"):
+        (tmp_path / name).write_bytes(b"II*")
+    source = FolderSource(path=tmp_path, clock=CLOCK)
+    assert len(read_all(source)) == 2
+    assert source.left_out == (
+        "5 pictures of other kinds passed over: 2 .tif, 1 .heic, 1 .tiff, 1 .webp (1.tif, 2.TIF, 4.webp, ...); "
+        "read are .bmp, .jpeg, .jpg, .png"
+    )
+    for path in tmp_path.rglob("*.[tTwh][iIe]*"):
+        path.unlink()
+    assert len(read_all(source)) == 2
+    assert not source.left_out
+
+
+def test_a_folder_of_other_kinds_only_says_which(tmp_path: Path) -> None:
+    (tmp_path / "1.tif").write_bytes(b"II*")
+    with pytest.raises(CameraError, match=r"holds no pictures: .* in any level; 1 picture of other kinds .* 1 \.tif"):
+        FolderSource(path=tmp_path, clock=CLOCK).open()
+
+
+def test_pictures_that_vanish_while_they_are_read_keep_their_parts(tmp_path: Path) -> None:
+    write(tmp_path, a=1, b=2, c=3)
+    source = FolderSource(path=tmp_path, clock=CLOCK)
+    source.open()
+    assert source.read(timeout_s=1.0, buffer=None)
+    for path in tmp_path.glob("*.png"):
+        path.unlink()
+    tmp_path.rmdir()
+    for name in ("b.png", "c.png"):
+        with pytest.raises(FrameError, match="No such file") as caught:
+            source.read(timeout_s=1.0, buffer=None)
+        assert caught.value.part_id == name
+    with pytest.raises(SourceEndedError):
+        source.read(timeout_s=1.0, buffer=None)
+    source.close()
+
+
+def test_a_row_of_the_manifest_without_a_file_and_one_of_another_kind_keep_their_parts(tmp_path: Path) -> None:
+    write(tmp_path, a=1)
+    (tmp_path / "b.tif").write_bytes(b"II*\0")
+    (tmp_path / "manifest.csv").write_text("path\nb.tif\ngone.png\na.png\n")
+    source = FolderSource(path=tmp_path, clock=CLOCK)
+    source.open()
+    for name in ("b.tif", "gone.png"):
+        with pytest.raises(FrameError) as caught:
+            source.read(timeout_s=1.0, buffer=None)
+        assert caught.value.part_id == name
+    assert source.read(timeout_s=1.0, buffer=None)
+    source.close()

@@ -19,7 +19,7 @@ from agent.adapters.onnx import read_image_limits
 from agent.app.choose import open_source, open_transport
 from agent.clock import SystemClock
 from agent.commands.examine import certificates
-from agent.commands.examine.finding import Finding, fail, ok, warn
+from agent.commands.examine.finding import Finding, Status, fail, ok, warn
 from agent.condition_log import duration
 from agent.errors import CameraError, ControlError, FrameError, KensaError, SourceEndedError
 from agent.model import manifest as manifests
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _FRAME_S: Final = 10.0  # RTSP and USB cameras need some seconds from opening to the first frame
 _HANG_S: Final = 20.0  # a driver that does not return is left behind after this
 _BROKER_S: Final = 10.0
+_CONVERT: Final = "save these pictures as PNG, JPEG or BMP, or move them out of the folder"
 
 
 def from_agent(status: Mapping[str, Any]) -> Iterator[Finding]:
@@ -51,6 +52,8 @@ def from_agent(status: Mapping[str, Any]) -> Iterator[Finding]:
             )
         elif misfit := camera.get("picture_misfit"):
             yield warn(check, f"{seen}; {misfit}", "make the pictures like those that the model was trained on")
+        elif left_out := camera.get("left_out"):
+            yield warn(check, f"{seen}; {left_out}", _CONVERT)
         elif camera["state"] in {"running", "ended"}:
             yield ok(check, seen)
         else:
@@ -95,7 +98,11 @@ def _camera(check: str, camera: Camera, inspection: Inspection, geometry: Geomet
             with foreign:
                 source = open_source(camera, SystemClock())
                 try:
-                    outcome.append(_first_frame(check, source, camera, inspection, geometry))
+                    found = _first_frame(check, source, camera, inspection, geometry)
+                    left_out = getattr(source, "left_out", None)
+                    if left_out is not None and found.status is Status.OK:
+                        found = warn(check, f"{found.seen}; {left_out}", _CONVERT)
+                    outcome.append(found)
                 finally:
                     source.close()
         except KensaError as error:
