@@ -184,10 +184,10 @@ def _left_out(others: Sequence[str], closed: Sequence[str]) -> str | None:
     said = []
     if others:
         kinds = Counter(Path(name).suffix.lower() for name in others)
-        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items(), key=lambda item: -item[1]))
-        said.append(
-            f"{_number(len(others), 'picture')} of other kinds passed over: {counts} ({_some(others)}); read are {_READ}"
-        )
+        by_count = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
+        counts = ", ".join(f"{count} {kind}" for kind, count in by_count)
+        number = _number(len(others), "picture")
+        said.append(f"{number} of other kinds passed over: {counts} ({_some(others)}); read are {_READ}")
     if closed:
         said.append(f"{_number(len(closed), 'folder')} that cannot be read: {_some(closed)}")
     return "; ".join(said) or None
