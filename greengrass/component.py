@@ -256,6 +256,7 @@ class Component:
             desired_state=None if updates is None else self._open_desired(config, updates),
             fetcher=self._fetcher,
             supervisor=self._connection.supervisor,
+            component_version=self._environment.component_version,
         )
 
     def _open_desired(self, config: Config, updates: Updates) -> AllOf:
@@ -317,6 +318,7 @@ class Component:
         self._stand(agent, needs_restart=needs_restart)
 
     def _stand(self, agent: Agent, *, refused: str | None = None, needs_restart: tuple[str, ...] = ()) -> None:
+        agent.note_configuration(refused=refused, needs_restart=needs_restart)
         self._standing = Standing(
             capabilities=self._capabilities,
             confirms=self._transport is not None and self._transport.confirms,

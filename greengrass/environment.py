@@ -33,6 +33,7 @@ class Environment:
     base: Path  # the unpacked artifact: relative paths of the configuration begin here
     work: Path  # survives updates
     notify_socket: str | None = None  # of systemd, on lite
+    component_version: str | None = None  # the start script's word; None from a checkout
 
     @classmethod
     def read(cls, variables: Mapping[str, str], *, work: Path) -> Environment:
@@ -51,6 +52,7 @@ class Environment:
             base=Path(variables.get("KENSA_COMPONENT_DIR") or folder).absolute(),
             work=folder,
             notify_socket=variables.get("NOTIFY_SOCKET"),
+            component_version=variables.get("KENSA_COMPONENT_VERSION") or None,
         )
 
     def tell_ready(self) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Agent", "End", "build", "open_source", "open_transport", "site_lease"]
 
 
-def build(
+def build(  # noqa: PLR0913 - what a caller may bring, each by its name
     config: Config,
     *,
     transport: Transport | None = None,
@@ -33,6 +33,7 @@ def build(
     fetcher: ReleaseFetcher | None = None,
     supervisor: Supervisor | None = None,
     on_drop: Callable[[Dropped], None] | None = None,
+    component_version: str | None = None,
 ) -> Agent:
     """Compose an agent; nothing runs and nothing is written yet.
 
@@ -40,7 +41,8 @@ def build(
     the writer's thread of verdicts other than `ok` that are on disk, and when (monotonic ns). `transport` goes before
     the configured one; `sources` (camera name -> source) go before the configured cameras; `desired_state` before the
     named shadow over MQTT, and `fetcher` before the repository of `updates`. `supervisor` is given where threads beside
-    the agent's share it. Raises ConfigError for what can be seen without starting.
+    the agent's share it, and `component_version` where it runs as a component of Greengrass. Raises ConfigError for
+    what can be seen without starting.
     """
     clock = clock or SystemClock()
     supervisor = supervisor or Supervisor(clock=clock)
@@ -69,4 +71,5 @@ def build(
         fetcher=fetcher,
         supervisor=supervisor,
         on_drop=on_drop,
+        component_version=component_version,
     )

@@ -28,7 +28,7 @@ from agent.app.snapshots import snapshot_of
 from agent.clock import NS_PER_S
 from agent.condition_log import LogCounter
 from agent.control import StateDir
-from agent.errors import ControlError, KensaError, OutboxError, StateDirError
+from agent.errors import ConfigError, ControlError, KensaError, OutboxError, RestartNeededError, StateDirError
 from agent.health.process import ProcessMeter
 from agent.inspection.intake import IntakeHub
 from agent.inspection.keeper import FrameKeeper
@@ -88,6 +88,7 @@ class Agent:
         fetcher: ReleaseFetcher | None,
         supervisor: Supervisor,
         on_drop: Callable[[Dropped], None] | None,
+        component_version: str | None,
     ) -> None:
         """Use `build`. `lent` are the cameras whose sources the caller brought."""
         self.config = config
@@ -97,6 +98,7 @@ class Agent:
         self.cameras: dict[str, cameras.CameraView] = {}
         self.sources = sources
         self.lent = frozenset(lent)
+        self.component_version = component_version
         self.pools: dict[str, FramePool] = {}
         self.keepers: dict[str, FrameKeeper] = {}
         self.monitors: dict[str, InspectionMonitor] = {}
@@ -104,6 +106,8 @@ class Agent:
         self.started_ns = 0
         self.faults = 0  # batches that the runtime failed on
         self.last_fault: str | None = None
+        self.configuration_refused: str | None = None  # why the newest one is not in force
+        self.configuration_waiting: tuple[str, ...] = ()  # keys of it that need a restart
         self._on_commit = on_commit
         self._observe = observe
         self.on_drop = on_drop
@@ -183,8 +187,9 @@ class Agent:
         gc.freeze()  # what lives as long as the agent need not be looked at by every collection
         self._stack.callback(gc.unfreeze)  # nothing frozen is freed at the interpreter's end, and libraries tell
         _log.info(
-            "kensa %s inspects with %d camera(s) and %d worker(s), boot epoch %d",
+            "kensa %s%s inspects with %d camera(s) and %d worker(s), boot epoch %d",
             agent.__version__,
+            f", component {self.component_version}," if self.component_version else "",
             len(self.cameras),
             len(self._workers),
             self.boot_epoch,
@@ -258,7 +263,22 @@ class Agent:
         with self._changing:
             if not self._is_up:
                 raise ControlError("the agent does not run, so its configuration cannot be changed")
-            return change.apply(self, config, dry_run=dry_run)
+            if dry_run:
+                return change.apply(self, config, dry_run=True)
+            try:
+                applied = change.apply(self, config, dry_run=False)
+            except RestartNeededError as error:
+                self.note_configuration(needs_restart=error.paths)
+                raise
+            except ConfigError as error:
+                self.note_configuration(refused=str(error))
+                raise
+            self.note_configuration()
+            return applied
+
+    def note_configuration(self, *, refused: str | None = None, needs_restart: Sequence[str] = ()) -> None:
+        """Let heartbeat and status say what became of the newest configuration; without arguments it is in force."""
+        self.configuration_refused, self.configuration_waiting = refused, tuple(needs_restart)
 
     def snapshot(self) -> Snapshot:
         """Everything that heartbeat, metrics and status show, at this moment."""

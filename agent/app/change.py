@@ -236,6 +236,11 @@ def handlers(agent: Agent) -> dict[str, Callable[[Mapping[str, Any]], Mapping[st
             raise ControlError("dry_run must be true or false")
         try:
             config = configuration.parse(request.get("config"), source="the configuration", base=Path("/"))
+        except ConfigError as error:
+            if not dry_run:
+                agent.note_configuration(refused=str(error))
+            return {"wrong": str(error)}
+        try:
             return {"applied": asdict(agent.apply(config, dry_run=dry_run))}
         except RestartNeededError as error:
             return {"restart": error.paths}

@@ -31,7 +31,14 @@ class Services:
         """Compose; the metrics' port is not taken yet."""
         self._agent = agent
         config, supervisor = agent.config, agent.supervisor
-        identity = AgentIdentity(config.thing, config.line, agent.boot_epoch, kensa.__version__, agent.started_ns)
+        identity = AgentIdentity(
+            config.thing,
+            config.line,
+            agent.boot_epoch,
+            kensa.__version__,
+            agent.started_ns,
+            agent.component_version,
+        )
         self.heartbeat = HeartbeatThread(
             identity=identity,
             snapshot=agent.snapshot,

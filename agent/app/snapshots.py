@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from agent.clock import NS_PER_S
 from agent.health.snapshot import CameraSnapshot, InspectionSnapshot, Snapshot
 from agent.records import named_apart
-from agent.wire import BrokerHealth, LogHealth, ThreadsHealth
+from agent.wire import BrokerHealth, ConfigurationHealth, LogHealth, ThreadsHealth
 
 if TYPE_CHECKING:
     from agent.app.agent import Agent
@@ -43,6 +43,11 @@ def snapshot_of(agent: Agent) -> Snapshot:
             not_well=len(agent.supervisor.conditions()),
         ),
         losses=agent.supervisor.losses.snapshot(),
+        configuration=ConfigurationHealth(
+            digest=agent.config.digest(),
+            refused=agent.configuration_refused,
+            needs_restart=agent.configuration_waiting,
+        ),
     )
 
 

@@ -152,7 +152,13 @@ def _attend(agent: app.Agent, reread: threading.Event, path: Path) -> app.End:
 def _reread(agent: app.Agent, path: Path) -> None:
     """Apply the file as it is now; what is wrong with it is a line in the log, and the agent goes on as it was."""
     try:
-        if not agent.apply(config.load(path)).changed:
+        wanted = config.load(path)
+    except KensaError as error:
+        agent.note_configuration(refused=str(error))
+        _log.error("%s is not applied: %s", path, error)
+        return
+    try:
+        if not agent.apply(wanted).changed:
             _log.info("%s has not changed", path)
     except KensaError as error:
         _log.error("%s is not applied: %s", path, error)

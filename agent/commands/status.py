@@ -41,14 +41,17 @@ def _models(state_dir: Path) -> dict[str, Any]:
 def _text(beat: dict[str, Any]) -> str:
     outbox = beat["outbox"]
     reason = f" ({beat['transport_reason']})" if beat.get("transport_reason") else ""
+    component = f" (component {beat['component_version']})" if beat.get("component_version") else ""
     lines = [
         (
-            f"{beat['thing']} / {beat['line']}: kensa {beat['agent_version']}, boot epoch {beat['boot_epoch']}, "
-            f"up {beat['uptime_s']:.0f} s, {beat['cpu']:.2f} cores, {beat['rss_bytes'] / 1e6:.0f} MB"
+            f"{beat['thing']} / {beat['line']}: kensa {beat['agent_version']}{component}, "
+            f"boot epoch {beat['boot_epoch']}, up {beat['uptime_s']:.0f} s, {beat['cpu']:.2f} cores, {beat['rss_bytes'] / 1e6:.0f} MB"
         ),
         f"broker {beat['transport']}{reason}, outbox {outbox['rows']} messages ({outbox['verdicts']} verdicts)",
         *_refused_topics(outbox),
     ]
+    if beat.get("configuration") is not None:
+        lines += _configuration(beat["configuration"])
     if beat.get("broker") is not None:
         lines += _broker(beat["broker"])
     if beat["collection"] is not None:
@@ -65,6 +68,16 @@ def _text(beat: dict[str, Any]) -> str:
         )
         lines += _pictures(camera)
     return "\n".join(lines)
+
+
+def _configuration(figures: dict[str, Any]) -> list[str]:
+    """Nothing while the newest configuration is in force."""
+    lines = []
+    if figures["refused"] is not None:
+        lines.append(f"the newest configuration is refused, the one before it is in force: {figures['refused']}")
+    if figures["needs_restart"]:
+        lines.append(f"the newest configuration waits for a restart: {', '.join(figures['needs_restart'])}")
+    return lines
 
 
 def _broker(figures: dict[str, Any]) -> list[str]:

@@ -20,6 +20,7 @@ from agent.wire import (
     BrokerHealth,
     CameraHealth,
     CollectionHealth,
+    ConfigurationHealth,
     Heartbeat,
     InspectionHealth,
     LogHealth,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from agent.health.snapshot import AgentIdentity, CameraSnapshot, InspectionSnapshot, Snapshot
 
 _FIRST_S: Final = 1.0  # the first beat waits until cameras and transport had time to connect
+_KEYS: Final = 4  # of a configuration that waits for a restart
 _TEXT_BYTES: Final = 240  # of an error as JSON, so that the three of them leave room for everything else
 _log = logging.getLogger(__name__)
 
@@ -47,6 +49,8 @@ def build(identity: AgentIdentity, *, previous: Snapshot | None, current: Snapsh
         line=identity.line,
         boot_epoch=identity.boot_epoch,
         agent_version=identity.version,
+        component_version=identity.component_version,
+        configuration=_configuration(current.configuration),
         utc_us=max(0, current.utc_ns // 1_000),
         uptime_s=_seconds(current.monotonic_ns - identity.started_ns),
         transport=current.transport,
@@ -81,6 +85,16 @@ def _broker(broker: BrokerHealth | None) -> BrokerHealth | None:
 def _outbox(outbox: OutboxHealth) -> OutboxHealth:
     held = tuple(topic.model_copy(update={"reason": _text(topic.reason)}) for topic in outbox.held_back)
     return outbox.model_copy(update={"held_back": held, "storage_error": _text(outbox.storage_error)})
+
+
+def _configuration(configuration: ConfigurationHealth | None) -> ConfigurationHealth | None:
+    """Shorten what is refused, and name a few of the keys that wait."""
+    if configuration is None:
+        return None
+    waiting = [_text(path) or "" for path in configuration.needs_restart[:_KEYS]]
+    if more := len(configuration.needs_restart) - _KEYS:
+        waiting += [f"and {more} more"] if more > 0 else []
+    return configuration.model_copy(update={"refused": _text(configuration.refused), "needs_restart": tuple(waiting)})
 
 
 def _collection(collection: CollectionHealth | None) -> CollectionHealth | None:

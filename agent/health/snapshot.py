@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from agent.counters import Accounting
     from agent.health.process import ProcessUsage
     from agent.records import CameraStatus, ModelIdentity
-    from agent.wire import BrokerHealth, CollectionHealth, LogHealth, OutboxHealth, ThreadsHealth
+    from agent.wire import BrokerHealth, CollectionHealth, ConfigurationHealth, LogHealth, OutboxHealth, ThreadsHealth
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,7 @@ class AgentIdentity:
     boot_epoch: int
     version: str  # of Kensa
     started_ns: int  # monotonic
+    component_version: str | None = None  # of the Greengrass component that the agent runs as
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,3 +82,4 @@ class Snapshot:
     threads: ThreadsHealth | None = None
     log: LogHealth | None = None
     losses: Mapping[str, int] = field(default_factory=dict)  # dropped or refused beside frames and verdicts
+    configuration: ConfigurationHealth | None = None

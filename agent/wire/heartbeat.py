@@ -120,6 +120,14 @@ class LogHealth(WireModel):
     not_well: Count = 0  # conditions that last at the moment; `kensa status` names them
 
 
+class ConfigurationHealth(WireModel):
+    """Which configuration the agent runs with, and what became of the newest one that it was given."""
+
+    digest: Digest  # of the one in force
+    refused: Text | None = None  # why the newest one is not: the key's path and what is wrong with it
+    needs_restart: tuple[Text, ...] = ()  # keys of the newest one that wait for a restart
+
+
 class Heartbeat(WireModel):
     """The whole message. Times since the agent's start unless said otherwise."""
 
@@ -129,6 +137,8 @@ class Heartbeat(WireModel):
     line: Name
     boot_epoch: Count
     agent_version: Text
+    component_version: Text | None = None  # of the Greengrass component that it runs as
+    configuration: ConfigurationHealth | None = None  # null from agents that do not say it
     utc_us: Count  # when it was made, microseconds since 1970 UTC
     uptime_s: Positive
     transport: Literal["up", "down", "none"]

@@ -1,6 +1,7 @@
 """`python -m greengrass.packaging.deploy`, behind scripts/deploy: upload, register and deploy component versions.
 
     scripts/deploy --bucket B --group line-3 --component com.kensa.Inspector --configuration recipes/deployments/x.yaml
+    scripts/deploy --bucket B --group line-3 --remove com.kensa.Model
     scripts/deploy ... --dry-run --account 123456789012        print the requests, speak to nobody
 
 Promise: artifacts of a version never change once they are there, and a version that exists is used as it is.
@@ -28,6 +29,7 @@ from greengrass.packaging.wheels import sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
 _READY_S: Final = 120.0  # a version is checked by the cloud before it can be deployed
 _POLL_S: Final = 2.0
@@ -112,6 +114,21 @@ class Cloud:
         ]
         return components
 
+    def broken(self, thing: str) -> dict[str, str]:
+        """Components that are BROKEN on a core device, with what it says of them; empty where nothing is known."""
+        try:
+            pages = self._greengrass.get_paginator("list_installed_components").paginate(coreDeviceThingName=thing)
+            installed = [component for page in pages for component in page["installedComponents"]]
+        except ClientError as error:
+            if error.response["Error"]["Code"] in {"ResourceNotFoundException", "AccessDeniedException"}:
+                return {}  # it never reported, or this user may not ask: the deployment goes on
+            raise
+        return {
+            component["componentName"]: str(component.get("lifecycleStateDetails") or "no details")
+            for component in installed
+            if component.get("lifecycleState") == "BROKEN"
+        }
+
     def deploy(self, parameters: Mapping[str, Any]) -> str:
         """CreateDeployment; returns its id."""
         return str(self._greengrass.create_deployment(**parameters)["deploymentId"])
@@ -126,6 +143,7 @@ def run(
     changes: Mapping[str, Change],
     rollout: Rollout,
     dry_run: bool,
+    remove: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Do it, or with `dry_run` only say what would be sent; returns what `--json` prints. Raises KensaError."""
     for component, change in changes.items():
@@ -137,8 +155,9 @@ def run(
         target_arn=target_arn,
         components={version.name: version.version for version in versions},
         changes=changes,
-        present={} if dry_run else cloud.present(target_arn),
+        present={name: {} for name in remove} if dry_run else cloud.present(target_arn),
         rollout=rollout,
+        remove=remove,
     )
     cloud.check("CreateDeployment", parameters)
     if dry_run:
@@ -147,9 +166,25 @@ def run(
             "CreateComponentVersion": [v.recipe for v in versions],
             "CreateDeployment": parameters,
         }
+    warnings = _warnings(cloud, target_arn, kept=parameters["components"].keys() - {v.name for v in versions})
     uploaded = [key for version in versions for key in cloud.upload(version)]
     registered = [arn for version in versions if (arn := cloud.register(version))]
-    return {"uploaded": uploaded, "registered": registered, "deployment_id": cloud.deploy(parameters)}
+    done = {"uploaded": uploaded, "registered": registered, "deployment_id": cloud.deploy(parameters)}
+    return done | ({"warnings": warnings} if warnings else {})
+
+
+def _warnings(cloud: Cloud, target_arn: str, *, kept: AbstractSet[str]) -> list[str]:
+    """What a person should know of a single device before its next deployment."""
+    _, _, thing = target_arn.partition(":thing/")
+    if not thing:
+        return []
+    return [
+        f"{name} is BROKEN on {thing} ({details}) and stays part of the deployment. Nucleus lite tries it again with "
+        f"every deployment, and fails that as long as it is BROKEN: take it off with --remove {name}, or deploy a "
+        "version that starts"
+        for name, details in sorted(cloud.broken(thing).items())
+        if name in kept
+    ]
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
@@ -163,6 +198,9 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--bucket", required=True, help="of the artifacts; readable for the token exchange role")
     parser.add_argument(
         "--component", action="append", default=[], metavar="NAME[=VERSION]", help="built version; may be repeated"
+    )
+    parser.add_argument(
+        "--remove", action="append", default=[], metavar="NAME", help="take a component off the target; may be repeated"
     )
     parser.add_argument("--configuration", type=Path, help="YAML, see recipes/deployments")
     parser.add_argument(
@@ -205,8 +243,8 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         for name, _, version in pairs
     ]
     changes = {} if arguments.configuration is None else deployment.read_changes(arguments.configuration)
-    if not versions and not changes:
-        raise UsageError("nothing to deploy; give --component or --configuration")
+    if not versions and not changes and not arguments.remove:
+        raise UsageError("nothing to deploy; give --component, --configuration or --remove")
     return run(
         Cloud(s3=session.client("s3"), greengrass=session.client("greengrassv2"), clock=SystemClock()),
         name=arguments.name,
@@ -222,6 +260,7 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
             validate_s=arguments.validate_s,
         ),
         dry_run=arguments.dry_run,
+        remove=arguments.remove,
     )
 
 
@@ -236,6 +275,8 @@ def main(argv: list[str]) -> int:
     except (BotoCoreError, ClientError) as error:
         sys.stderr.write(f"kensa: the cloud: {error}\n")
         return 4
+    for warning in done.get("warnings", ()):
+        sys.stderr.write(f"kensa: {warning}\n")
     sys.stdout.write(json.dumps(done, indent=2) + "\n")
     return 0
 

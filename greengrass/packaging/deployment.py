@@ -15,7 +15,7 @@ from greengrass.packaging import checks, recipe
 from greengrass.packaging.recipe import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 BUCKET_MARK: Final = "BUCKET_NAME"
@@ -169,13 +169,22 @@ def request(
     changes: Mapping[str, Change],
     present: Mapping[str, Any],
     rollout: Rollout,
+    remove: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Parameters of CreateDeployment.
 
     `components`: name -> version. `present` is the target's present deployment: a new one replaces it whole, so that
-    its other components and their configuration must stay in. What it merged is merged again unless something is reset.
+    its other components and their configuration must stay in, but for those in `remove`. What it merged is merged again
+    unless something is reset. Raises DeployError for what is removed and wanted at once, and for what is not there.
     """
     wanted: dict[str, Any] = {component: dict(entry) for component, entry in present.items()}
+    for component in remove:
+        if component in components or component in changes:
+            raise DeployError(f"{component} is to be removed and to be deployed or configured: leave one of them out")
+        if component not in wanted:
+            there = ", ".join(sorted(wanted)) or "nothing"
+            raise DeployError(f"{component} is not part of the present deployment, which has {there}")
+        del wanted[component]
     for component, version in components.items():
         wanted[component] = {**wanted.get(component, {}), "componentVersion": version}
     for component, change in changes.items():

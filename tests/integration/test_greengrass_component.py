@@ -187,6 +187,14 @@ def shown(found: Site, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     return values
 
 
+def said(found: Site, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """What the heartbeat says of the configuration."""
+    capsys.readouterr()
+    assert cli.main(["status", str(found.folder / "state" / "config.good.json"), "--json"]) == 0, found.log
+    values: dict[str, Any] = json.loads(capsys.readouterr().out)["configuration"]
+    return values
+
+
 def runs(found: Site, capsys: pytest.CaptureFixture[str], release: str) -> bool:
     active = shown(found, capsys)["active"]
     return active is not None and active["release"] == release
@@ -207,6 +215,10 @@ def test_a_configuration_deployment_changes_thresholds_and_model_without_a_resta
         assert found.deploy({"inspections": {"spots": {"thresholds": {"spot": "high"}}}}).succeeded
         until(lambda: found.standing()["refused"] is not None, lambda: found.log)
         assert "inspections.spots.thresholds.spot" in found.standing()["refused"]
+        until(lambda: "inspections.spots.thresholds.spot" in (said(found, capsys)["refused"] or ""), lambda: found.log)
+        assert found.deploy({"inspections": {"spots": {"thresholds": {"spot": "0.75"}}}, "workers": "1"}).succeeded
+        until(lambda: said(found, capsys)["needs_restart"] == ["workers"], lambda: found.log)
+        assert said(found, capsys)["refused"] is None
         assert shown(found, capsys)["active"]["release"] == "spots/1.1.0"
         view = found.plant.nucleus.component(COMPONENT)
         assert (view.pid, view.starts) == (pid, 1)

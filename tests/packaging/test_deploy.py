@@ -10,6 +10,7 @@ import pytest
 from botocore.config import Config
 from botocore.stub import Stubber
 
+from greengrass.environment import MODEL
 from greengrass.packaging import deploy, deployment, recipe
 from greengrass.packaging.build import INSPECTOR
 from greengrass.packaging.checks import DEFAULTS
@@ -136,6 +137,43 @@ def test_a_reset_drops_what_was_merged_before(version: Version) -> None:
     request = asked(version, present={INSPECTOR.name: before}, changes={INSPECTOR.name: Change({}, ("/line",))})
 
     assert request["components"][INSPECTOR.name]["configurationUpdate"] == {"reset": ["/line"]}
+
+
+def test_what_is_removed_leaves_and_the_rest_stays(version: Version) -> None:
+    present = {MODEL: {"componentVersion": "1.0.0"}, INSPECTOR.name: {"componentVersion": "1.0.0"}}
+    request = asked(version, components={}, present=present, remove=[MODEL])
+    assert request["components"] == {INSPECTOR.name: {"componentVersion": "1.0.0"}}
+
+
+@pytest.mark.parametrize(("remove", "said"), [(MODEL, "not part of"), (INSPECTOR.name, "leave one of them out")])
+def test_what_cannot_be_removed_is_refused(version: Version, remove: str, said: str) -> None:
+    with pytest.raises(DeployError, match=said):
+        asked(version, present={}, remove=[remove])
+
+
+def test_a_component_that_is_broken_on_the_device_and_stays_is_named_with_the_way_out(greengrass: Any) -> None:
+    client, stubber = greengrass
+    installed = [
+        {"componentName": MODEL, "lifecycleState": "BROKEN", "lifecycleStateDetails": "startup failed"},
+        {"componentName": INSPECTOR.name, "lifecycleState": "RUNNING"},
+    ]
+    stubber.add_response("list_deployments", {"deployments": [{"deploymentId": "d1"}]})
+    present = {name: {"componentVersion": "1.0.0"} for name in (MODEL, INSPECTOR.name)}
+    stubber.add_response("get_deployment", {"components": present})
+    stubber.add_response("list_installed_components", {"installedComponents": installed})
+    stubber.add_response("create_deployment", {"deploymentId": "d2"})
+    done = deploy.run(
+        cloud(None, client),
+        name="kensa",
+        target_arn=THING_ARN,
+        versions=[],
+        changes={INSPECTOR.name: Change({"heartbeat_s": "5"}, ())},
+        rollout=Rollout(),
+        dry_run=False,
+    )
+    (warning,) = done["warnings"]
+    assert f"{MODEL} is BROKEN on press-3 (startup failed)" in warning
+    assert f"--remove {MODEL}" in warning
 
 
 def test_a_configuration_for_what_is_not_there_is_refused(version: Version) -> None:

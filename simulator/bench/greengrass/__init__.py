@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from simulator.bench.greengrass.configurations import measure_configurations
 from simulator.bench.greengrass.delivery import measure_cuts, measure_rate
 from simulator.bench.greengrass.models import measure_models, measure_refusals
+from simulator.bench.greengrass.restarts import measure_restarts
 from simulator.bench.greengrass.row import Row, Settings
 from simulator.bench.greengrass.update import measure_sizes, measure_update
 
@@ -24,6 +25,7 @@ ROWS: Final = {
     "models": measure_models,
     "refusals": measure_refusals,
     "update": measure_update,
+    "restarts": measure_restarts,
     "configurations": measure_configurations,
     "sizes": measure_sizes,
 }
