@@ -45,7 +45,8 @@ def _text(beat: dict[str, Any]) -> str:
     lines = [
         (
             f"{beat['thing']} / {beat['line']}: kensa {beat['agent_version']}{component}, "
-            f"boot epoch {beat['boot_epoch']}, up {beat['uptime_s']:.0f} s, {beat['cpu']:.2f} cores, {beat['rss_bytes'] / 1e6:.0f} MB"
+            f"boot epoch {beat['boot_epoch']}, up {beat['uptime_s']:.0f} s, {beat['cpu']:.2f} cores, "
+            f"{beat['rss_bytes'] / 1e6:.0f} MB"
         ),
         f"broker {beat['transport']}{reason}, outbox {outbox['rows']} messages ({outbox['verdicts']} verdicts)",
         *_refused_topics(outbox),
