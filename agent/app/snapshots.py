@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from agent.clock import NS_PER_S
 from agent.health.snapshot import CameraSnapshot, InspectionSnapshot, Snapshot
 from agent.records import named_apart
 from agent.wire import BrokerHealth, ConfigurationHealth, LogHealth, ThreadsHealth
@@ -27,7 +26,7 @@ def snapshot_of(agent: Agent) -> Snapshot:
         utc_ns=agent.clock.utc_ns(),
         cameras=tuple(_camera(agent, name, view) for name, view in agent.cameras.items()),
         inspections=tuple(_inspection(agent, name, slot) for name, slot in agent.slots.items()),
-        outbox=stats.health(agent.clock.utc_ns() / NS_PER_S),
+        outbox=stats.health(),
         process=agent.usage.read(),
         transport=state,
         transport_reason=stats.reason if state == "down" else None,

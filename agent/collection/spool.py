@@ -172,8 +172,9 @@ class Spool:
                         (day, kind, name, size),
                     )
                 self._db.execute(
-                    "DELETE FROM day WHERE day NOT IN (SELECT DISTINCT day FROM day ORDER BY day DESC LIMIT ?)",
-                    (_DAYS_KEPT,),
+                    "DELETE FROM day WHERE day <> ? AND day NOT IN "  # a wrong clock may have left days to come
+                    "(SELECT DISTINCT day FROM day ORDER BY day DESC LIMIT ?)",
+                    (day, _DAYS_KEPT),
                 )
                 self._count("kept", item.reason.value)
                 self._note_job(job)

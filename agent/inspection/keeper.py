@@ -87,7 +87,7 @@ class FrameKeeper:
     def start(self) -> None:
         """Read what is there and start writing. Raises OSError when the folder cannot be made."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        files = sorted(self._folder.glob("*.jpg"), key=lambda p: p.stat().st_mtime_ns)
+        files = sorted(self._folder.glob("*.jpg"), key=_age_order)
         self._kept = [(p.stem, self._size(p.stem)) for p in files]
         self._bytes = sum(size for _, size in self._kept)
         self._thread.start()
@@ -179,3 +179,9 @@ class FrameKeeper:
     def _size(self, stem: str) -> int:
         paths = (self._folder / f"{stem}.jpg", self._folder / f"{stem}.npz")
         return sum(p.stat().st_size for p in paths if p.exists())
+
+
+def _age_order(path: Path) -> tuple[int, int]:
+    """Sort key, oldest first: by the agent's start in the name, so that a wrong clock disturbs one run at most."""
+    epoch = path.stem.rsplit("-", 2)[-2:][0]
+    return int(epoch) if epoch.isdecimal() else 0, path.stat().st_mtime_ns

@@ -133,7 +133,9 @@ def retired(record: Record, refusal: Refusal, *, utc_s: float) -> Record:
 
 def counted(record: Record, *, utc_s: float, limits: RolloutLimits) -> Record:
     """Count an automatic rollback: cool down, and stop for a person when there were too many within a day."""
-    recent = (*(t for t in record.rollbacks_utc_s if t > utc_s - DAY_S), utc_s)[-limits.max_rollbacks_per_day :]
+    # A time in the future was written by a clock that was wrong: it counts as of now, and goes with the day.
+    last_day = (min(t, utc_s) for t in record.rollbacks_utc_s if t > utc_s - DAY_S)
+    recent = (*last_day, utc_s)[-limits.max_rollbacks_per_day :]
     halted = record.halted or len(recent) >= limits.max_rollbacks_per_day
     return replace(record, rollbacks_utc_s=recent, cool_down_until_utc_s=utc_s + limits.cool_down_s, halted=halted)
 

@@ -3,6 +3,9 @@
 Its own file, in WAL with synchronous=NORMAL: a power cut may take the newest seconds of it, never the file. Oldest
 first out, by age and by bytes, a few rows at a time. A damaged history is set aside and begun anew: nothing waits for
 it.
+
+Age is time that the agent has run: the column `utc_s` goes on from the newest row by the monotonic clock. So a clock
+that starts in 1970, or jumps to 2036 and back, erases nothing, and neither does a year on the shelf.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import logging
 import sqlite3
 from typing import TYPE_CHECKING, Final
 
+from agent.clock import NS_PER_S
 from agent.errors import KensaError
 from agent.outbox.database import STREAM_TABLE, Streams, connect
 
@@ -26,13 +30,13 @@ _SCHEMA: Final = (
     """
 CREATE TABLE IF NOT EXISTS delivered(
     id INTEGER PRIMARY KEY, stream INTEGER NOT NULL, first_seq INTEGER NOT NULL, last_seq INTEGER NOT NULL,
-    utc_s INTEGER NOT NULL, size INTEGER NOT NULL, body BLOB NOT NULL
+    utc_s INTEGER NOT NULL, size INTEGER NOT NULL, body BLOB NOT NULL -- utc_s: seconds of running time, see above
 ) STRICT
 """,
     "CREATE INDEX IF NOT EXISTS delivered_by_seq ON delivered(stream, last_seq, first_seq)",
 )
 _PRUNE_ROWS: Final = 512  # at most, in one transaction
-_PRUNE_EVERY_S: Final = 10
+_PRUNE_EVERY_NS: Final = 10 * NS_PER_S
 _log = logging.getLogger(__name__)
 
 
@@ -44,7 +48,7 @@ class History:
         self._path = path
         self._max_bytes = max_bytes
         self._max_age_s = max_age_s
-        self._pruned_s = 0
+        self._pruned_ns: int | None = None
         self._open()
 
     def _open(self) -> None:
@@ -60,6 +64,9 @@ class History:
             for statement in _SCHEMA:
                 self._connection.execute(statement)
             self._streams = Streams(self._connection)
+            newest = self._connection.execute("SELECT utc_s FROM delivered ORDER BY id DESC LIMIT 1").fetchone()
+            self._anchor: tuple[int, int] | None = None  # running time in seconds at a monotonic time
+            self._newest_s: int = newest[0] if newest else 0
             self._bytes: int = self._connection.execute("SELECT coalesce(sum(size), 0) FROM delivered").fetchone()[0]
         except (sqlite3.DatabaseError, UnicodeDecodeError):
             self._connection.close()
@@ -71,35 +78,43 @@ class History:
         self._path.replace(self._path.with_name(self._path.name + ".damaged"))
         self._try_open()
 
-    def add(self, rows: Sequence[Row], *, utc_s: int) -> None:
-        """Keep delivered rows; gaps are not kept."""
+    def _running_s(self, now_ns: int) -> int:
+        """Seconds of running time: from the newest row on, as far as the monotonic clock went since the first call."""
+        if self._anchor is None:
+            self._anchor = (self._newest_s, now_ns)
+        since_s, since_ns = self._anchor
+        return since_s + (now_ns - since_ns) // NS_PER_S
+
+    def add(self, rows: Sequence[Row], *, now_ns: int) -> None:
+        """Keep delivered rows, at the monotonic time `now_ns`; gaps are not kept."""
+        running_s = self._running_s(now_ns)
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             for row in rows:
                 if row.verdicts:
-                    self._insert(row, utc_s)
-            self._prune(utc_s)
+                    self._insert(row, running_s)
+            self._prune(running_s, now_ns)
             self._connection.execute("COMMIT")
         except (sqlite3.Error, UnicodeDecodeError) as error:
             _log.warning("The history %s could not take %d messages: %s", self._path, len(rows), error)
             self._recover()
 
-    def _insert(self, row: Row, utc_s: int) -> None:
+    def _insert(self, row: Row, running_s: int) -> None:
         self._connection.execute(
             "INSERT INTO delivered(stream, first_seq, last_seq, utc_s, size, body) VALUES (?, ?, ?, ?, ?, ?)",
-            (self._streams.id_of(row.stream), row.first_seq, row.last_seq, utc_s, row.size, row.body),
+            (self._streams.id_of(row.stream), row.first_seq, row.last_seq, running_s, row.size, row.body),
         )
         self._bytes += row.size
 
-    def _prune(self, utc_s: int) -> None:
+    def _prune(self, running_s: int, now_ns: int) -> None:
         is_full = self._bytes > self._max_bytes
-        if not is_full and utc_s - self._pruned_s < _PRUNE_EVERY_S:
+        if not is_full and self._pruned_ns is not None and now_ns - self._pruned_ns < _PRUNE_EVERY_NS:
             return
-        self._pruned_s = utc_s
+        self._pruned_ns = now_ns
         oldest = self._connection.execute("SELECT id, utc_s, size FROM delivered ORDER BY id LIMIT ?", (_PRUNE_ROWS,))
         last = None
         for number, delivered_s, size in oldest.fetchall():
-            if self._bytes <= self._max_bytes and delivered_s > utc_s - self._max_age_s:
+            if self._bytes <= self._max_bytes and delivered_s > running_s - self._max_age_s:
                 break
             self._bytes -= size
             last = number

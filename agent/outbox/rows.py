@@ -174,7 +174,7 @@ class OutboxStats:
     rows: int  # messages in the log
     verdicts: int  # verdicts in them
     bytes: int
-    oldest_utc_s: int | None  # when the oldest of them was committed
+    oldest_age_s: float  # how long the oldest of them waits; 0 when there is none
     handover: int  # verdicts that the writer has not seen yet
     in_flight: int
     appended: int
@@ -190,13 +190,13 @@ class OutboxStats:
     held_back: tuple[HeldBack, ...] = ()  # the longest refused first
     rejected: int = 0  # messages that the broker refused by an answer
 
-    def health(self, utc_s: float) -> OutboxHealth:
-        """Return what the heartbeat says of the outbox at the time `utc_s`, seconds since 1970 UTC."""
+    def health(self) -> OutboxHealth:
+        """Return what the heartbeat says of the outbox."""
         return OutboxHealth(
             rows=self.rows,
             verdicts=self.verdicts + self.handover,
             bytes=self.bytes,
-            oldest_age_s=0.0 if self.oldest_utc_s is None else max(0.0, utc_s - self.oldest_utc_s),
+            oldest_age_s=self.oldest_age_s,
             evicted=self.evicted,
             damaged=self.damaged,
             gaps=self.gaps,

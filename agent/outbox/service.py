@@ -131,7 +131,7 @@ class Outbox:
             rows=totals.rows,
             verdicts=totals.verdicts,
             bytes=totals.bytes,
-            oldest_utc_s=writer.oldest_utc_s,
+            oldest_age_s=0.0 if writer.oldest_utc_s is None else max(0.0, writer.steady_utc_s - writer.oldest_utc_s),
             handover=writer.waiting,
             in_flight=0 if sender is None else sender.in_flight,
             appended=writer.appended,

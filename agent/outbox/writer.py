@@ -88,6 +88,7 @@ class Writer:
         self._history = History(state_dir / HISTORY_NAME, max_bytes=limits.history_bytes, max_age_s=limits.history_s)
         self._ballast.set_aside()
         self._tick_ns = clock.monotonic_ns()
+        self._utc_offset_ns: Final = clock.utc_ns() - self._tick_ns
         self._after_commit()
 
     def _open(self) -> OutboxLog:
@@ -142,6 +143,11 @@ class Writer:
         return len(self._incoming) + len(self._reports) + self._packer.waiting
 
     @property
+    def steady_utc_s(self) -> int:
+        """The time since 1970 as the clock had it at the start, gone on without jumps: for ages of rows only."""
+        return (self._clock.monotonic_ns() + self._utc_offset_ns) // _NS_PER_S
+
+    @property
     def has_only_held_back(self) -> bool:
         """Whether nothing waits in the log but messages on topics that the broker refuses."""
         backlog = self._backlog
@@ -183,14 +189,14 @@ class Writer:
         room = min(len(incoming), self._handover - packer.waiting)
         if room <= 0:
             return
-        utc_s = self._clock.utc_ns() // _NS_PER_S
+        utc_s = self.steady_utc_s
         self._taken += room
         for _ in range(room):
             packer.add(incoming.popleft(), now_ns=now_ns, utc_s=utc_s)
         self._space.set()
 
     def _take_reports(self) -> None:
-        utc_s = self._clock.utc_ns() // _NS_PER_S
+        utc_s = self.steady_utc_s
         while self._reports:
             stream, body = self._reports.popleft()
             if self._log.lasting_rows() < _MAX_REPORTS:
@@ -214,10 +220,10 @@ class Writer:
     def _tick(self, now_ns: int) -> None:
         """Commit everything: envelopes that grew, and the end of rows that were acknowledged."""
         self._packer.seal(now_ns=now_ns, everything=self._is_closing)
-        utc_s = self._clock.utc_ns() // _NS_PER_S
+        utc_s = self.steady_utc_s
         acked = [self._belt.acked.popleft() for _ in range(len(self._belt.acked))]
         if acked:
-            self._history.add(acked, utc_s=utc_s)  # first: a cut between the two leaves it twice, not nowhere
+            self._history.add(acked, now_ns=now_ns)  # first: a cut between the two leaves it twice, not nowhere
             self._delivered.extend(acked)
         changes = self._packer.envelope_changes(utc_s=utc_s) + self._packer.urgent_changes()
         self._commit(changes, with_envelopes=True)

@@ -87,7 +87,7 @@ def test_a_refused_topic_holds_back_its_own_rows_only(tmp_path: Path, kind: str)
     assert [held.topic for held in stats.held_back] == [BAD]
     assert line.ends <= (0 if kind == "rejects" else 6)
     assert line.outbox.is_drained, "a stop does not wait for what cannot go"
-    assert stats.health(0.0).held_back_topics == 1
+    assert stats.health().held_back_topics == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from agent.clock import NS_PER_S
 from agent.outbox import find
 from agent.outbox.history import HISTORY_NAME, History
 from agent.outbox.rows import Rank, Row, Stream
@@ -29,7 +30,7 @@ def kept(path: Path, seqs: range) -> list[int]:
 def test_the_oldest_go_when_the_history_is_full(tmp_path: Path) -> None:
     history = History(tmp_path / HISTORY_NAME, max_bytes=64 * 1024, max_age_s=1e9)
     for first in range(0, 500, 20):
-        history.add(rows(first, 20), utc_s=1_000)
+        history.add(rows(first, 20), now_ns=1_000 * NS_PER_S)
     found = kept(tmp_path, range(500))
     assert 50 < len(found) < 150
     assert found == list(range(500 - len(found), 500))
@@ -38,9 +39,9 @@ def test_the_oldest_go_when_the_history_is_full(tmp_path: Path) -> None:
 
 def test_the_oldest_go_when_they_are_too_old(tmp_path: Path) -> None:
     history = History(tmp_path / HISTORY_NAME, max_bytes=1024 * 1024, max_age_s=100.0)
-    history.add(rows(0, 5), utc_s=1_000)
-    history.add(rows(5, 5), utc_s=1_060)
-    history.add(rows(10, 5), utc_s=1_120)
+    history.add(rows(0, 5), now_ns=1_000 * NS_PER_S)
+    history.add(rows(5, 5), now_ns=1_060 * NS_PER_S)
+    history.add(rows(10, 5), now_ns=1_120 * NS_PER_S)
     assert kept(tmp_path, range(15)) == list(range(5, 15))
     history.close()
 
@@ -48,7 +49,7 @@ def test_the_oldest_go_when_they_are_too_old(tmp_path: Path) -> None:
 def test_the_history_goes_on_after_a_restart(tmp_path: Path) -> None:
     for first in (0, 5):
         history = History(tmp_path / HISTORY_NAME, max_bytes=1024 * 1024, max_age_s=100.0)
-        history.add(rows(first, 5), utc_s=1_000)
+        history.add(rows(first, 5), now_ns=1_000 * NS_PER_S)
         history.close()
     assert kept(tmp_path, range(10)) == list(range(10))
 
@@ -57,7 +58,7 @@ def test_a_damaged_history_is_set_aside_and_begun_anew(tmp_path: Path) -> None:
     path = tmp_path / HISTORY_NAME
     path.write_bytes(b"this is no database" * 1_000)
     history = History(path, max_bytes=1024 * 1024, max_age_s=100.0)
-    history.add(rows(0, 3), utc_s=1_000)
+    history.add(rows(0, 3), now_ns=1_000 * NS_PER_S)
     assert kept(tmp_path, range(3)) == [0, 1, 2]
     assert path.with_name(HISTORY_NAME + ".damaged").exists()
     history.close()
