@@ -51,7 +51,7 @@ class _State:
 
 
 class LogCounter(logging.Handler):
-    """Counts what is logged at WARNING and above by any part of the process; attach it to the root logger."""
+    """Counts what is logged at WARNING and above by a logger that it is attached to, or one below that."""
 
     def __init__(self) -> None:
         """Nothing was logged yet."""

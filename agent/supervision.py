@@ -38,8 +38,26 @@ if TYPE_CHECKING:
 _SETTLED_NS: Final = 60 * NS_PER_S  # work that has lived for so long begins again without its earlier failures
 _MAX_DOUBLINGS: Final = 16
 _EXHAUSTED: Final = frozenset(
-    {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EAGAIN, errno.ENOBUFS, errno.EIO}
+    {
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EAGAIN,
+        errno.ENOBUFS,
+        errno.EIO,
+        errno.EFBIG,
+    }
 )
+_REMEDIES: Final = {
+    errno.EMFILE: "this process may open no more files: raise its limit (ulimit -n; LimitNOFILE of the systemd unit)",
+    errno.ENFILE: "this machine may open no more files: raise fs.file-max",
+    errno.ENOMEM: "this machine or container is out of memory: fewer cameras or workers, or more memory",
+    errno.ENOSPC: "the disk is full: free space",
+    errno.EDQUOT: "the disk quota is used up: free space",
+    errno.EAGAIN: "this machine allows no more threads: raise the limit (ulimit -u; TasksMax of the systemd unit)",
+}
 _NO_THREAD: Final = "can't start new thread"  # CPython's text; the exception is a bare RuntimeError
 _log = logging.getLogger(__name__)
 
@@ -73,6 +91,19 @@ def is_exhausted(error: BaseException) -> bool:
     return isinstance(error, MemoryError | NoThreadError) or (
         isinstance(error, RuntimeError) and str(error) == _NO_THREAD
     )
+
+
+def remedy(error: BaseException | None) -> str | None:
+    """What a person can do where `error`, or what caused it, says that the machine has run out of something."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _REMEDIES:
+            return _REMEDIES[error.errno]
+        if isinstance(error, RuntimeError) and str(error) == _NO_THREAD:
+            return _REMEDIES[errno.EAGAIN]
+        if isinstance(error, MemoryError):
+            return _REMEDIES[errno.ENOMEM]
+        error = error.__cause__
+    return None
 
 
 def describe(error: BaseException) -> str:
@@ -245,7 +276,10 @@ class Supervisor:
         self.note(thread.kind, thread.what, error, remark=remark, verb="ended by" if ends else "met")
         self._mark(thread, None)
         if thread.on_fault is not None:
-            thread.on_fault(Fault(error, describe(error), is_last=stops or ends))
+            try:
+                thread.on_fault(Fault(error, describe(error), is_last=stops or ends))
+            except Exception as second:  # noqa: BLE001 - putting in order may meet what the work met
+                self.note(thread.kind, thread.what, second)
         if not stops:
             return None if ends else delay_s
         ended = InternalError(
@@ -325,6 +359,6 @@ class Boundary:
         """Translate."""
         if error is None or isinstance(error, KensaError) or not isinstance(error, Exception):
             return
-        if self._supervisor is not None and not isinstance(error, OSError | MemoryError):
+        if self._supervisor is not None and not isinstance(error, OSError) and not is_exhausted(error):
             self._supervisor.note(self._kind, self._what, error)
         raise self._make(describe(error)) from error

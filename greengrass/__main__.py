@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent.app.limits import allow_open_files
 from agent.clock import SystemClock
 from agent.errors import KensaError
 from greengrass.component import Component
@@ -29,6 +30,7 @@ def main() -> int:
     logging.getLogger("awsiot.eventstreamrpc").setLevel(logging.CRITICAL)  # what it says, greengrass.connection says
     try:
         complete_for_aws(os.environ)
+        allow_open_files()
         component = Component(environment=Environment.read(os.environ, work=Path.cwd()), clock=SystemClock())
 
         def ask_stop(_number: int, _frame: FrameType | None) -> None:

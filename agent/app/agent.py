@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _SWITCH_S: Final = 0.0005
+_LOGGERS: Final = ("agent", "greengrass", "kensa")  # whose warnings and errors the heartbeat counts
 _CAPTURE_STOP_S: Final = 1.0  # the cameras' drivers get this long to return
 _CLIENT_S: Final = 0.5  # and a client of the control socket, or a heartbeat that is being sent
 _COMMIT_S: Final = 1.0  # of `drain_s` for what comes after the last batch, or a fifth of it where that is less
@@ -143,8 +144,9 @@ class Agent:
     def _start(self) -> None:
         config = self.config
         self.started_ns = self.clock.monotonic_ns()
-        logging.getLogger().addHandler(self.log_counter)
-        self._stack.callback(logging.getLogger().removeHandler, self.log_counter)
+        for name in _LOGGERS:
+            logging.getLogger(name).addHandler(self.log_counter)
+            self._stack.callback(logging.getLogger(name).removeHandler, self.log_counter)
         state_dir = self._stack.enter_context(StateDir(config.state_dir)).path
         self.boot_epoch = next_boot_epoch(state_dir, utc_s=self.clock.utc_ns() / NS_PER_S)
         self._read_models()

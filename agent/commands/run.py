@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from agent import app, config
-from agent.app import footprint
+from agent.app import footprint, limits
 from agent.app.results import Results
 from agent.app.tally import Tally
 from agent.clock import NS_PER_S
@@ -52,6 +52,7 @@ def main(argv: list[str]) -> int:
     )
     arguments = parser.parse_args(argv)
     given = config.load(arguments.config)
+    limits.allow_open_files()
     record = _Record(given, arguments.results)
     agent = app.build(given, observe=record.verdicts, on_drop=record.dropped, supervisor=record.supervisor)
     reread = threading.Event()

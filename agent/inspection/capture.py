@@ -23,7 +23,7 @@ from agent.inspection.intake import NO_PIXELS
 from agent.inspection.watch import Backoff, CameraWatch
 from agent.rate import Rate
 from agent.records import DropReason, Frame
-from agent.supervision import Boundary, Supervisor
+from agent.supervision import Boundary, Supervisor, remedy
 
 if TYPE_CHECKING:
     from random import Random
@@ -108,6 +108,8 @@ class CaptureThread:
         self._thread = self._new_thread()
         self._seq = 0
         self._conditions = self._supervisor.condition_log(_log)
+        self._what = f"camera {camera}"
+        self._is_lost = False  # nothing has come since it was lost
         self._is_troubled = False  # the last exposure could not be judged
         self._named = Rate(per_s=_NAMED_PER_S, burst=_NAMED_BURST)
         self._shape: tuple[int, ...] | None = None  # of the last good frame: what the next buffer must hold
@@ -141,15 +143,16 @@ class CaptureThread:
     def change(self, setup: CameraSetup) -> None:
         """Close the camera soon and go on with `setup`, also where the source had ended; from any thread.
 
-        Counters and numbers go on. A driver that hangs holds the change up until it returns.
+        Counters and numbers go on. Raises NoThreadError where an ended camera needs a thread and there is none; it may
+        be called again. A driver that hangs holds the change up until it returns.
         """
         with self._lock:
             self._next = setup
             self._interrupt.set()
             if self._is_over and not self._stop.is_set():
-                self._is_over = False
                 self._thread = self._new_thread()
-                self._thread.start()
+                self._thread.start()  # may fail: a machine has only so many threads
+                self._is_over = False
 
     def stop(self, *, timeout_s: float = 1.0) -> bool:
         """End capturing; True when the thread has ended within `timeout_s` seconds. Safe to call twice."""
@@ -205,6 +208,9 @@ class CaptureThread:
         if setup is not None:
             self._let_go()
             self._setup, self._shape = setup, None
+            self._is_lost = self._is_troubled = False
+            for what in (self._what, f"pictures of camera {self._camera}"):
+                self._conditions.forget(what)
             self._freeze = FreezeDetector(setup.frozen_after_s)
             self._watch.changed(self._clock.monotonic_ns(), stall_s=setup.stall_s)
 
@@ -222,8 +228,11 @@ class CaptureThread:
                 self._watch.ended(self._clock.monotonic_ns())
                 return
             except CameraError as error:
-                delay_s = self._watch.lost(self._clock.monotonic_ns(), str(error))
-                _log.warning("camera %s: %s; next attempt in %.1f s", self._camera, error, delay_s)
+                todo = remedy(error)
+                reason = str(error) if todo is None else f"{error} ({todo})"
+                delay_s = self._watch.lost(self._clock.monotonic_ns(), reason)
+                self._is_lost = True
+                self._conditions.broken(self._what, f"{reason}; it is tried again until it delivers")
                 self._close()
                 self._clock.wait(self._interrupt, delay_s)
 
@@ -250,10 +259,12 @@ class CaptureThread:
                 self._check(grab)
             except FrameError as error:
                 self._watch.exposure(self._clock.monotonic_ns(), error=str(error), skipped=skipped)
+                self._note_alive()
                 self._refuse(error, grab)
                 continue
             self._watch.exposure(self._clock.monotonic_ns(), skipped=skipped)
-            if self._is_troubled:
+            if self._is_lost or self._is_troubled:
+                self._note_alive()
                 self._is_troubled = False
                 self._conditions.well(f"pictures of camera {self._camera}")
             self._hand_over(grab)
@@ -280,6 +291,11 @@ class CaptureThread:
             raise FrameError(
                 DropReason.SIZE, f"{width}x{height} px; declared are {wanted_w or 'any'}x{wanted_h or 'any'}"
             )
+
+    def _note_alive(self) -> None:
+        if self._is_lost:
+            self._is_lost = False
+            self._conditions.well(self._what, "delivers again")
 
     def _refuse(self, error: FrameError, grab: Grab | None) -> None:
         """Account for an exposure that cannot be judged: its part gets `unknown`, and without a part it is dropped."""

@@ -59,9 +59,12 @@ class Worker:
         self._clock = clock
         self._on_fault = on_fault
         self._desks = [Desk(context=context, max_batch=max_batch) for context in contexts]
+        self._undecided: dict[int, Frame] = {}  # by identity: frames of the batch in work without a verdict or drop
+        self._inspection = 0  # theirs
 
     def run(self, drained: threading.Event) -> None:
         """Work until `drained` is set and nothing waits."""
+        self.give_up("the machine ran out of memory or the like")
         while True:
             batch = self._hub.take(_POLL_S)
             if batch is not None:
@@ -69,8 +72,16 @@ class Worker:
             elif drained.is_set():
                 return
 
+    def give_up(self, why: str) -> None:
+        """Give `unknown` to the frames that an earlier run left undecided; no part vanishes with a fault."""
+        frames = list(self._undecided.values())
+        if frames:
+            self._not_judged(self._desks[self._inspection], frames, f"not judged: {why}")
+
     def judge(self, batch: Batch) -> None:
         """Judge one batch: the hot path."""
+        self._inspection = batch.inspection
+        self._undecided = {id(frame): frame for frame in (*batch.late, *batch.frames)}
         desk = self._desks[batch.inspection]
         lease = desk.lease()
         for frame in batch.late:
@@ -212,6 +223,7 @@ class Worker:
             return
         station = desk.stations[frame.camera]
         station.counters.dropped(DropReason(error.reason), seq=frame.seq, detail=error.detail)
+        self._undecided.pop(id(frame), None)
         station.pool.release(frame.buffer)
 
     def _not_judged(self, desk: Desk, frames: Sequence[Frame], reason: str) -> None:
@@ -240,6 +252,8 @@ class Worker:
     ) -> None:
         """Hand verdicts over, count, give buffers back: to the tap where it takes them, else to the pool."""
         self._sink.append(verdicts)
+        for frame in frames:
+            self._undecided.pop(id(frame), None)
         for frame, verdict in zip(frames, verdicts, strict=True):
             station = desk.stations[frame.camera]
             judgement = verdict.judgement
@@ -254,7 +268,12 @@ class Worker:
 def start_worker(worker: Worker, *, index: int, drained: threading.Event, supervisor: Supervisor) -> SupervisedThread:
     """Start `worker` in a named thread; a bug stops the agent: it does not thin out workers."""
     thread = supervisor.thread(
-        lambda: worker.run(drained), kind="worker", name=f"kensa-worker-{index}", policy=STOP, stop=drained
+        lambda: worker.run(drained),
+        kind="worker",
+        name=f"kensa-worker-{index}",
+        policy=STOP,
+        stop=drained,
+        on_fault=lambda fault: worker.give_up(fault.text),
     )
     thread.start()
     return thread

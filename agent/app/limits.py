@@ -1,0 +1,22 @@
+"""What the system lets this process have: as many open files as its hard limit allows.
+
+A camera takes one to five descriptors, and some systems give a service 64 or 256. More than 1,024 would not help: the
+MQTT client waits with select(2), which takes no higher number. The hard limit is the administrator's and stays.
+"""
+
+from __future__ import annotations
+
+import resource
+from typing import Final
+
+_ENOUGH: Final = 1_024
+
+
+def allow_open_files() -> int:
+    """Raise the soft limit of open files to the hard one, 1,024 at most; return what is allowed now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _ENOUGH if hard == resource.RLIM_INFINITY else min(hard, _ENOUGH)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return soft
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
