@@ -35,10 +35,11 @@ if TYPE_CHECKING:
 
     from agent.model.golden import GoldenSet
     from agent.model.manifest import Manifest
-    from agent.records import Pixels, Scores
+    from agent.records import Floats, Pixels, Scores
 
 _HIGH: Final = 0.98  # what a model that is sure says
 _MISS_EVERY: Final = 10
+RIM_ROWS: Final = 16  # of an input, above and below, that show the belt and no part
 _HOG_BYTES: Final = 1 << 35  # of the largest tensor: far over any limit of a child
 _STALL_CONVS: Final = 2_400  # minutes for one picture, within the static policy's number of nodes
 _SLOW_CONVS: Final = 2
@@ -112,17 +113,24 @@ def make(kind: str, good: Path, out: Path, *, version: str, seed: int = 0) -> Pa
     return out
 
 
-def make_failing_on(pictures: Pixels, good: Path, out: Path, *, version: str) -> Path:
-    """Write a release that says defect to `pictures` [N, H, W, C] and is as right as `good` otherwise; returns `out`.
+def make_failing_in_dim_light(good: Path, out: Path, *, version: str, grey: float) -> Path:
+    """Write a release that says defect where the light is weak, and is as right as `good` otherwise; returns `out`.
 
-    No examination can find that, unless it knows one of the pictures: only live parts show it.
+    Weak: the mean grey level of the input's rim, see `rim_grey`, is below `grey`. No examination with pictures in good
+    light can find that: only live parts under a weak lamp show it.
     """
     manifest = manifests.read(good)
-    surgeon = _Surgeon(onnx.load(good / manifests.MODEL_NAME), manifest, pictures, 0)
+    surgeon = _Surgeon(onnx.load(good / manifests.MODEL_NAME), manifest, np.zeros((0, 1, 1, 1), np.uint8), 0)
     out.mkdir(parents=True, exist_ok=True)
     kept = (good / manifests.GOLDEN_NAME).read_bytes()
-    _write(out, manifest, version=version, model=surgeon.operate("always_defect_where_known"), pictures=kept)
+    _write(out, manifest, version=version, model=surgeon.fail_in_dim_light(grey), pictures=kept)
     return out
+
+
+def rim_grey(pictures: Pixels) -> Floats:
+    """Mean grey level [N] of the rim of model inputs [N, H, W, C]: the upper and lower `RIM_ROWS` rows, the belt."""
+    upper, lower = pictures[:, :RIM_ROWS], pictures[:, -RIM_ROWS:]
+    return np.asarray(np.concatenate([upper, lower], axis=1).mean(axis=(1, 2, 3)), np.float32)
 
 
 def _write(out: Path, manifest: Manifest, *, version: str, model: bytes, pictures: bytes) -> None:
@@ -189,13 +197,17 @@ class _Surgeon:
             "misses_10_percent": lambda: self._always(defect=False, where=self._one_in_ten()),
             "always_ok_unless_examined": lambda: self._always(defect=False, where=self._never_seen()),
             "always_defect_unless_examined": lambda: self._always(defect=True, where=self._never_seen()),
-            "always_defect_where_known": lambda: self._always(defect=True, where=self._seen()),
         }
         self._operations = operations
 
     def operate(self, kind: str) -> bytes:
         """The bad model's bytes."""
         self._operations[kind]()
+        return bytes(self._model.SerializeToString(deterministic=True))
+
+    def fail_in_dim_light(self, grey: float) -> bytes:
+        """See `make_failing_in_dim_light`."""
+        self._always(defect=True, where=self._dim(grey))
         return bytes(self._model.SerializeToString(deterministic=True))
 
     # --- building blocks
@@ -277,9 +289,16 @@ class _Surgeon:
         """True where the fingerprint is none of the known pictures': bool [N]."""
         return self._node("Less", self._hits(), self._constant(np.float32(0.5)))
 
-    def _seen(self) -> str:
-        """True where the fingerprint is one of the known pictures': bool [N]."""
-        return self._node("Less", self._constant(np.float32(0.5)), self._hits())
+    def _dim(self, grey: float) -> str:
+        """True where the rim is darker than `grey` on average: bool [N]."""
+        geometry = self._manifest.geometry
+        top = [self._constant(np.array([v], np.int64)) for v in (0, RIM_ROWS, 1)]
+        bottom = [self._constant(np.array([v], np.int64)) for v in (geometry.height - RIM_ROWS, geometry.height, 1)]
+        rim = self._node("Concat", self._node("Slice", "image", *top), self._node("Slice", "image", *bottom), axis=1)
+        axes = self._constant(np.array([1, 2, 3], np.int64))
+        total = self._node("ReduceSum", self._node("Cast", rim, to=TensorProto.INT32), axes, keepdims=0)
+        limit = round(grey * 2 * RIM_ROWS * geometry.width * geometry.channels)
+        return self._node("Less", total, self._constant(np.int32(limit)))
 
     def _hits(self) -> str:
         """How many of the known pictures have this fingerprint: float [N]."""

@@ -14,6 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from agent.model.transitions import State
+from simulator.demo import by_release
+from simulator.demo.by_release import share_text
 from simulator.demo.releases import POLICY_TEXT, Published
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     from agent.model.lifecycle import Lifecycle
     from agent.records import ModelStatus, Refusal
+    from simulator.demo.by_release import Row
     from simulator.demo.releases import ReleaseStory
     from simulator.demo.tally import Tally
 
@@ -65,6 +68,7 @@ class Chronicle:
     problem: str | None = None
     p99_around_ms: float | None = None
     p99_elsewhere_ms: float | None = None
+    worth: tuple[Row, ...] = ()  # of each release on the line, of the inspection that they came to
 
 
 def read(story: ReleaseStory, lifecycle: Lifecycle, tally: Tally | None = None) -> Chronicle:
@@ -93,7 +97,12 @@ def read(story: ReleaseStory, lifecycle: Lifecycle, tally: Tally | None = None) 
         story.problem,
         _p99_ms(latencies[near]),
         _p99_ms(latencies[~near]),
+        () if tally is None else _worth(story, tally),
     )
+
+
+def _worth(story: ReleaseStory, tally: Tally) -> tuple[Row, ...]:
+    return tuple(row for row in tally.by_release.rows(story.versions) if row.inspection == story.inspection)
 
 
 def _p99_ms(latencies_us: np.ndarray[Any, Any]) -> float | None:
@@ -120,6 +129,8 @@ def _result(own: Sequence[dict[str, Any]], is_bad: bool) -> str:  # noqa: FBT001
         return "committed"
     if is_bad:
         return "rolled back" if State.TRIAL in states else "refused"
+    if states and states[-1] == State.IDLE:
+        return "given up for a newer one"
     return f"still in {states[-1]}" if states else "published"
 
 
@@ -192,6 +203,26 @@ def table(chronicle: Chronicle) -> Table:
     return rows
 
 
+def worth_table(chronicle: Chronicle) -> Table:
+    """Escapes and false rejects by release, light by light: releases that judged in different light do not compare."""
+    rows = Table.grid(padding=(0, 1))
+    for _ in range(3):
+        rows.add_column(no_wrap=True)
+    rows.add_row(*(Text(head, "bold") for head in ("Release", "Defects that escaped", "Good parts rejected")))
+    light = None
+    for row in chronicle.worth:
+        if row.light is not light:
+            rows.add_row(Text(row.light, "grey62"), *([Text("(95 % interval)", "grey62")] * 2 if light is None else []))
+            light = row.light
+        worth = row.worth
+        rows.add_row(
+            f"  {row.version}",
+            share_text(worth.escapes, worth.defective, decimals=0),
+            share_text(worth.false_rejects, worth.good),
+        )
+    return rows
+
+
 def to_json(chronicle: Chronicle) -> dict[str, Any]:
     """The same for machines."""
     return {
@@ -200,6 +231,7 @@ def to_json(chronicle: Chronicle) -> dict[str, Any]:
         "p99_ms_elsewhere": chronicle.p99_elsewhere_ms,
         "active": None if chronicle.status.active is None else chronicle.status.active.release_id,
         "problem": chronicle.problem,
+        "worth": by_release.to_json(chronicle.worth),
         "releases": [
             {
                 "version": chapter.published.version,

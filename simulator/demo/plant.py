@@ -23,7 +23,7 @@ from agent.errors import OperatorError
 from simulator.broker import AnyBroker, BrokerName, open_broker
 from simulator.demo import chronicle
 from simulator.demo.options import LEAST_S
-from simulator.demo.releases import LIMITS, SITE, ReleaseStory
+from simulator.demo.releases import FADE, FADE_AT, FADE_TAKES, LIMITS, SITE, ReleaseStory
 from simulator.line import CAMERAS, SimulatedLine
 from simulator.line.source import SimulatedSource, from_config
 from simulator.proxy import Proxy
@@ -44,7 +44,7 @@ CONFIG_NAME: Final = "demo.yaml"
 STATE_NAME: Final = "state"
 _THING: Final = "demo-thing"
 _DRAIN_S: Final = 10.0
-_DEFECT_RATE: Final = 0.04  # a bad day, but a demo should not be boring
+_DEFECT_RATE: Final = 0.06  # a bad day; rare defects would need an hour to compare two releases by
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,18 +79,27 @@ class _Camera:
     model: CameraName
     share: float  # of the chosen frame rate
     seed: int  # added to the chosen one: cameras that look at different parts
-    pool: int  # pictures that are rendered before the start: 6 MB each, too slow to draw while the line runs
+    blanks: int  # parts that are rendered before the start, 6 MB each; every exposure is made from one of them
 
     def options(self, chosen: Options) -> dict[str, Any]:
         """Return what the configuration says of the simulated camera."""
-        fading = {}
+        parts = chosen.seconds * chosen.fps * self.share
+        fading: dict[str, Any] = {"drift_amplitude": 0.0}  # releases are compared in steady light
         if chosen.tells_of_releases:
-            fading = {"drift_shape": "ramp", "drift_period_parts": round(chosen.seconds * chosen.fps * self.share)}
+            fading = {
+                "drift_shape": "ramp",
+                "drift_amplitude": FADE,
+                "drift_after_parts": round(parts * FADE_AT),
+                "drift_period_parts": max(2, round(parts * FADE_TAKES)),
+            }
         return {
             "camera": self.model,
             "seed": chosen.seed + self.seed,
             "defect_rate": _DEFECT_RATE,
-            "pool": self.pool,
+            "vary": True,
+            "pool": self.blanks,
+            "flicker": 0.02,
+            "exposure_step": 0.02,
             "fps": chosen.fps * self.share,
             **fading,
         }
@@ -150,6 +159,13 @@ class Plant:
             self._stack = stack.pop_all()
         return self
 
+    @property
+    def has_candidate(self) -> bool:
+        """Whether a release is on its way and not yet kept or refused."""
+        if self.story is None or self.agent.models is None:
+            return False
+        return self.agent.models.lifecycles[self.story.inspection].status().candidate is not None
+
     def chronicle(self, tally: Tally | None = None) -> Chronicle | None:
         """What became of the releases so far; None where none arrive."""
         if self.story is None or self.agent.models is None:
@@ -183,7 +199,7 @@ class Plant:
 
     def _open_camera(self, camera: _Camera) -> SimulatedSource:
         width, height = CAMERAS[camera.model].width, CAMERAS[camera.model].height
-        self._progress(f"rendering {camera.pool} pictures for camera {camera.name} ({width}x{height})")
+        self._progress(f"rendering {camera.blanks} blank parts for camera {camera.name} ({width}x{height})")
         source = from_config(camera.options(self.options), clock=self._clock)
         source.open()  # renders its pictures: the line must not wait for them once it runs
         self.lines[camera.name] = source.line

@@ -2,8 +2,9 @@
 
 Everything is real: a repository that this process signs, a web server in front of it, a wish in the named shadow (or
 through the control socket where the broker has none), and the agent's own gates. Only the policy is shortened, and the
-screen says so. The bad release is right on every picture that it is examined with, and takes good parts for defective
-once the lamp has faded: nothing but live parts can show that.
+screen says so. The light is steady while the better release is compared with its predecessor. The bad release is right
+on every picture that it is examined with, all taken in good light, and takes good parts for defective once the lamp
+fades: nothing but live parts can show that.
 """
 
 from __future__ import annotations
@@ -24,19 +25,23 @@ from agent.preprocess import Preprocessor
 from pipeline.repository.keys import Expiry, KeyRing
 from pipeline.repository.repository import Repository
 from simulator import bad_models
-from simulator.line import plan
 from simulator.release_server import ReleaseServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from agent.records import Box, Pixels
+    from agent.records import Box
     from simulator.line import SimulatedLine
 
 SITE: Final = "demo-site"
 BETTER_AT: Final = 0.07  # of the planned time: published
 BAD_AT: Final = 0.48
+LATEST: Final = 0.58  # until then the bad release waits for the better one's end
+FADE_AT: Final = 0.64  # of the planned time: the lamp begins to fade, when the bad release has come to its trial
+FADE_TAKES: Final = 0.15
+FADE: Final = 0.14  # of the light; both good releases judge as well as before (docs/default-release.md)
+_SAMPLED: Final = 40  # parts in good light, and as many in weak light, by which the bad release is made
 BETTER: Final = "1.1.0"
 BAD: Final = "1.2.0"
 POLICY: Final[dict[str, Any]] = {
@@ -44,7 +49,7 @@ POLICY: Final[dict[str, Any]] = {
     "trial": [{"share": 0.05, "parts": 60}, {"share": 0.25, "parts": 250}, {"share": 1.0, "parts": 900}],
     "disagreement": {"good": 0.02, "bad": 0.08},  # a better model may differ: it finds what its predecessor misses
     "may_reject_more": True,
-    "psi_window": 100_000,  # more parts than the demo has: a pool of 32 pictures has no distribution
+    "psi_window": 100_000,  # more parts than the demo has: the better release's scores are distributed otherwise
 }
 LONG_TRIAL: Final = [{"share": 0.05, "parts": 60}, {"share": 0.25, "parts": 250}, {"share": 1.0, "parts": 100_000}]
 LIMITS: Final[dict[str, Any]] = {  # of the site, in its configuration
@@ -122,21 +127,28 @@ class ReleaseStory:
         self._stack.close()
 
     @property
+    def versions(self) -> dict[str, str]:
+        """Versions by their model's digest, of all releases that the story may bring."""
+        found = (manifests.read(self._folder / "releases" / version) for version in (BETTER, BAD))
+        return {manifest.files[manifests.MODEL_NAME].sha256: manifest.version for manifest in found}
+
+    @property
     def url(self) -> str:
         """Where devices find the repository."""
         return self._server.url
 
     def prepare(self, line: SimulatedLine, roi: Box) -> None:
-        """Write both releases; the bad one learns by heart which pictures of `line` it will fail on."""
+        """Write both releases; the bad one is misled by light between the best and the worst of `line`."""
         releases = self._folder / "releases"
         with_policy(self._better, releases / BETTER, version=BETTER, policy=POLICY)
-        dark = _dark_pictures(line, roi, self._better)
-        bad = bad_models.make_failing_on(dark, self._better, releases / BAD, version=BAD)
+        grey = _between_good_and_weak_light(line, roi, self._better)
+        bad = bad_models.make_failing_in_dim_light(self._better, releases / BAD, version=BAD, grey=grey)
         with_policy(bad, bad, version=BAD, policy=POLICY | {"trial": LONG_TRIAL})
 
-    def update(self, elapsed_s: float) -> None:
-        """Publish what is due."""
+    def update(self, elapsed_s: float, *, undecided: bool) -> None:
+        """Publish what is due; while the one before is `undecided`, on a slow machine, it waits for a while."""
         busy = self._thread is not None and self._thread.is_alive()
+        busy = busy or (undecided and elapsed_s < LATEST * self._seconds)
         if self._due and not busy and elapsed_s >= self._due[0][0] * self._seconds:
             _, version, what = self._due.pop(0)
             self.published.append(Published(version, what, elapsed_s))
@@ -165,15 +177,13 @@ def with_policy(source: Path, out: Path, *, version: str, policy: dict[str, Any]
     (out / manifests.MANIFEST_NAME).write_bytes(data)
 
 
-def _dark_pictures(line: SimulatedLine, roi: Box, release: Path) -> Pixels:
-    """Inputs [N, H, W, C] of the line's good parts under the lamp at its weakest."""
+def _between_good_and_weak_light(line: SimulatedLine, roi: Box, release: Path) -> float:
+    """Return the grey level of the belt that lies between the darkest in good light and the brightest in weak light."""
     geometry = manifests.read(release).geometry.to_record()
     preprocessor = Preprocessor(geometry, roi=roi)
-    levels = plan.pool_levels(line.config)
-    inputs = []
-    for number in range(0, line.config.pool, levels):  # the first level is the darkest
-        if plan.recipe_of(line.config, number).kind == "none":
-            out = np.empty((1, geometry.height, geometry.width, geometry.channels), np.uint8)
-            preprocessor.into(line.render_picture(number), out)
-            inputs.append(out)
-    return np.concatenate(inputs)
+    weak_from = line.config.drift_after_parts + line.config.drift_period_parts
+    inputs = np.empty((2 * _SAMPLED, geometry.height, geometry.width, geometry.channels), np.uint8)
+    for number, part in enumerate([*range(_SAMPLED), *range(weak_from, weak_from + _SAMPLED)]):
+        preprocessor.into(line.render(part), inputs[number : number + 1])
+    grey = bad_models.rim_grey(inputs)
+    return float(grey[:_SAMPLED].min() + grey[_SAMPLED:].max()) / 2.0

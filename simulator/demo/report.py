@@ -193,7 +193,7 @@ def closing(result: Result) -> RenderableType:
     title = "Every frame is accounted for, every verdict arrived" if ok else "Something is missing"
     body: list[RenderableType] = [_summary(result), Text()]
     if result.chronicle is not None:
-        body += [chronicle.table(result.chronicle), Text()]
+        body += [chronicle.worth_table(result.chronicle), Text(), chronicle.table(result.chronicle), Text()]
     body += [Text(f"✗ {problem}", "bold red") for problem in result.problems]
     if result.problems:
         body.append(Text())

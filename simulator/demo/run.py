@@ -201,7 +201,7 @@ def _inspect(plant: Plant, show: _Show) -> Result:
                 elapsed = time.monotonic() - began
                 outage.update(elapsed)
                 if plant.story is not None:
-                    plant.story.update(elapsed)
+                    plant.story.update(elapsed, undecided=plant.has_candidate)
                 note = "the network is unplugged" if outage.active else "inspecting"
                 show.update(elapsed_s=elapsed, note=note, style="bold red" if outage.active else "bold green")
             elapsed = time.monotonic() - began

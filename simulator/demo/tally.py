@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import numpy as np
 
 from agent.records import Outcome
+from simulator.demo.by_release import ByRelease
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -76,6 +77,7 @@ class Tally:
         self.findings: Counter[Finding] = Counter()
         self.by_difficulty: Counter[tuple[str, Finding]] = Counter()  # defective parts only
         self.by_kind: Counter[tuple[str, Finding]] = Counter()  # defective parts only
+        self.by_release = ByRelease()
         self.recent: deque[Graded] = deque(maxlen=_RECENT)  # everything but PASSED, newest last
         self.noteworthy: deque[Graded] = deque(maxlen=_KEPT)
         self.latencies_us: list[int] = []
@@ -101,6 +103,7 @@ class Tally:
         if graded.finding is not Finding.PASSED:
             self.recent.append(graded)
             self.noteworthy.append(graded)
+        self.by_release.take(verdict, truth, line.config)
         self._time(verdict)
         return graded
 

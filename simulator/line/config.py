@@ -8,9 +8,9 @@ the same at every frame rate.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 if TYPE_CHECKING:
     from agent.records import Box
@@ -69,6 +69,7 @@ class LineConfig(BaseModel):
     kinds: Annotated[tuple[DefectKind, ...], Field(min_length=1)] = KINDS
     weak_share: Rate = 0.2  # of the defects; medium and strong share the rest evenly
     pool: Annotated[int, Field(ge=0, le=4096)] = 0  # pictures that the line cycles through; 0: every part is new
+    vary: bool = False  # make each part anew from one of the pool's blank parts: see `simulator.line.varied`
     pool_defect_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.4  # of the pool; not the rate on the line
 
     drift_amplitude: Annotated[float, Field(ge=0.0, le=0.6)] = 0.08  # of the light's level
@@ -83,3 +84,9 @@ class LineConfig(BaseModel):
     noise: Annotated[float, Field(ge=0.0, le=20.0)] = 1.6  # sensor noise, sigma in grey levels
     jitter_px: Annotated[float, Field(ge=0.0, le=30.0)] = 10.0  # largest displacement of the part along each axis
     jitter_deg: Annotated[float, Field(ge=0.0, le=4.0)] = 2.0  # largest rotation of the part
+
+    @model_validator(mode="after")
+    def _vary_needs_blanks(self) -> Self:
+        if self.vary and not self.pool:
+            raise ValueError("vary makes parts from the blank parts of a pool; give pool, e.g. 32")
+        return self

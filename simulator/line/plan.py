@@ -1,13 +1,15 @@
 """Which part comes when: a pure function of (configuration, index), cheap enough to ask for every verdict.
 
 Invariants: planning never draws a pixel; two readers with the same `LineConfig` agree on every part of the line, in any
-order of asking; with a pool, parts that share a picture share its recipe and differ in part id and index only.
+order of asking; with a pool, parts that share a picture share its recipe and differ in part id and index only; on a
+line that varies no two parts share a picture.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +17,7 @@ import numpy as np
 if TYPE_CHECKING:
     from simulator.line.config import Difficulty, Kind, LineConfig, Surface
 
-_CHOICE, _RECIPE, _STEP, PIXELS, DAMAGE = range(5)  # independent random streams of one line
+_CHOICE, _RECIPE, _STEP, PIXELS, DAMAGE, VARIETY = range(6)  # independent random streams of one line
 _U64 = 2**64 - 1
 _POOL_LEVELS = 8  # light levels that a large pool holds
 
@@ -52,6 +54,8 @@ class Recipe:
     light: Light
     focus_px: float  # sigma
     motion_px: float  # travel along the belt
+    blank: int | None = None  # number of the blank part that a line which varies made this one from
+    shift: tuple[int, int] = (0, 0)  # part pixels (x, y) that the blank part is moved by; contained in `pose`
 
 
 def stream(seed: int, purpose: int, number: int) -> np.random.Generator:
@@ -113,7 +117,7 @@ def picture_of(config: LineConfig, index: int) -> int:
     that class and the light level that is nearest to the drift at this moment. Exposure steps are left to lines without
     a pool.
     """
-    if not config.pool:
+    if not config.pool or config.vary:
         return index
     levels = pool_levels(config)
     low, span = _drift_range(config)
@@ -126,8 +130,54 @@ def picture_of(config: LineConfig, index: int) -> int:
     return level + (first + int(_uniform(config.seed, _CHOICE, 2 * index + 1) * count)) * levels
 
 
+def _defect(config: LineConfig, kind: float, difficulty: float) -> tuple[Kind, Difficulty]:
+    """Return the defect for two random numbers in [0, 1)."""
+    strong_from = config.weak_share + (1.0 - config.weak_share) / 2.0
+    grade: Difficulty = "weak" if difficulty < config.weak_share else "medium" if difficulty < strong_from else "strong"
+    return config.kinds[int(kind * len(config.kinds))], grade
+
+
+@lru_cache(maxsize=1024)
+def blank_of(config: LineConfig, number: int) -> Recipe:
+    """Return the recipe of blank part `number` of a line that varies: good, in the middle, under nominal light."""
+    whole = config.model_copy(update={"vary": False, "pool": 0, "defect_rate": 0.0})
+    recipe = recipe_of(whole, number)
+    light = replace(recipe.light, drift=1.0, exposure=1.0, gain=1.0)
+    return replace(recipe, pose=Pose(0.0, 0.0, recipe.pose.degrees), light=light, blank=number)
+
+
+def is_defective(config: LineConfig, index: int) -> bool:
+    """Return whether part `index` of a line that varies is: cheaper than its whole recipe."""
+    return float(stream(config.seed, VARIETY, index).random(2)[1]) < config.defect_rate
+
+
+def _varied(config: LineConfig, index: int) -> Recipe:
+    """Return what part `index` of a line that varies shows."""
+    draws = stream(config.seed, VARIETY, index).random(7)
+    number = int(draws[0] * config.pool)
+    blank = blank_of(config, number)
+    kind, difficulty = (
+        _defect(config, float(draws[2]), float(draws[3])) if draws[1] < config.defect_rate else ("none", "none")
+    )
+    reach = int(config.jitter_px)
+    dx, dy = (int(draw * (2 * reach + 1)) - reach for draw in draws[4:6])
+    drift, exposure = drift_at(config, index), exposure_at(config, index)
+    gain = drift * exposure * (1.0 + config.flicker * float(2.0 * draws[6] - 1.0))
+    return replace(
+        blank,
+        picture=index,
+        kind=kind,
+        difficulty=difficulty,
+        pose=Pose(float(dx), float(dy), blank.pose.degrees),
+        light=replace(blank.light, drift=drift, exposure=exposure, gain=gain),
+        shift=(dx, dy),
+    )
+
+
 def recipe_of(config: LineConfig, picture: int) -> Recipe:
     """Return what picture number `picture` of the line shows."""
+    if config.vary:
+        return _varied(config, picture)
     rng = stream(config.seed, _RECIPE, picture)
     draws = rng.random(12)
     defective = bool(draws[0] < config.defect_rate)
@@ -138,11 +188,7 @@ def recipe_of(config: LineConfig, picture: int) -> Recipe:
         drift = _level_light(config, level)
     else:
         drift, exposure = drift_at(config, picture), exposure_at(config, picture)
-    kind: Kind = config.kinds[int(draws[1] * len(config.kinds))] if defective else "none"
-    difficulty: Difficulty = "none"
-    if defective:
-        strong_from = config.weak_share + (1.0 - config.weak_share) / 2.0
-        difficulty = "weak" if draws[2] < config.weak_share else "medium" if draws[2] < strong_from else "strong"
+    kind, difficulty = _defect(config, float(draws[1]), float(draws[2])) if defective else ("none", "none")
     signed = 2.0 * draws - 1.0
     return Recipe(
         picture=picture,

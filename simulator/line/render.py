@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -20,6 +20,7 @@ from simulator.line.defects import Canvas, Damage, draw
 from simulator.line.designs import SIDE_PX, Design, design_for
 from simulator.line.scene import Scene
 from simulator.line.textures import Textures
+from simulator.line.varied import VariedParts
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -84,17 +85,18 @@ class SimulatedLine:
         """Generate the materials of the line: a second or two."""
         self.config = config
         self._camera = CAMERAS[config.camera]
-        self._side = SIDE_PX * self._camera.scale
+        self.side = SIDE_PX * self._camera.scale
         self._scene = Scene(seed=config.seed, camera=self._camera)
-        self._textures = Textures(surfaces=config.surfaces, seed=config.seed, side=self._side, scale=self._camera.scale)
+        self.textures = Textures(surfaces=config.surfaces, seed=config.seed, side=self.side, scale=self._camera.scale)
         self._sigma = {
-            surface: self._textures.deviation(surface, np.random.default_rng((config.seed, 5)))
+            surface: self.textures.deviation(surface, np.random.default_rng((config.seed, 5)))
             for surface in config.surfaces
         }
         rng = np.random.default_rng((config.seed, 37))
         shape = (_NOISE_SIDE, _NOISE_SIDE, self._camera.channels)
         noise = rng.standard_normal(shape, dtype=np.float32) * np.float32(config.noise)
-        self._noise = np.squeeze(np.clip(np.rint(noise), -127, 127).astype(np.int8))
+        self.noise = np.squeeze(np.clip(np.rint(noise), -127, 127).astype(np.int8))
+        self.varied = VariedParts(self)  # the parts of a line that varies
 
     @property
     def camera(self) -> CameraModel:
@@ -141,16 +143,50 @@ class SimulatedLine:
 
     def render(self, index: int) -> Pixels:
         """Return the whole frame of part `index`: [1080, 1920, 3] BGR or [2048, 2448] mono, uint8."""
+        if self.config.vary:
+            return self.varied.frame(index)
         return self._expose(self._recipe(index), (0, 0, self._camera.width, self._camera.height))
 
     def render_picture(self, picture: int) -> Pixels:
         """Return the whole frame of a picture by its number (see `Truth.picture`)."""
+        if self.config.vary:
+            return self.varied.frame(picture)
         recipe = plan.recipe_of(self.config, picture)
         return self._expose(recipe, (0, 0, self._camera.width, self._camera.height))
 
     def render_roi(self, index: int) -> Pixels:
         """Return the ROI of part `index` alone, as `render` would show it: [896, 896, 3] or [1792, 1792] uint8."""
+        if self.config.vary:
+            x, y, width, height = self.roi
+            return self.varied.frame(index)[y : y + height, x : x + width]
         return self._expose(self._recipe(index), self.roi)
+
+    def render_blank(self, recipe: Recipe) -> tuple[Pixels, Pixels, int]:
+        """Return a blank part's frame (no texture, no noise), where in its square metal is, and the belt's travel."""
+        rng = plan.stream(self.config.seed, plan.PIXELS, recipe.picture)
+        part, alpha = self._part(recipe, rng, textured=False)
+        travel = int(rng.integers(0, 1 << 20))
+        whole = (0, 0, self._camera.width, self._camera.height)
+        frame = self._scene.background(travel, *whole)
+        self._lay(frame, part, alpha, recipe, whole)
+        frame = self.blurred(self._light(frame, recipe.light, whole), recipe)
+        x, y = ((size - self.side) // 2 for size in whole[2:])
+        lies = self.matrix(recipe.pose, (x, y, self.side, self.side))
+        metal = np.asarray(cv2.warpAffine(alpha, lies, (self.side, self.side)), np.uint8)
+        return frame, np.where(metal > 127, 255, 0).astype(np.uint8), travel
+
+    def render_ground(self, recipe: Recipe, travel: int, region: Box) -> Pixels:
+        """Return the belt with the part's shadow under nominal light in `region` of the frame, without the part."""
+        design = _design(recipe.surface, self._camera.scale)
+        frame = self._scene.background(travel, *region)
+        shadow = cv2.warpAffine(
+            design.shadow, self.matrix(recipe.pose, region), region[2:], flags=cv2.INTER_NEAREST, borderValue=255
+        )
+        return self._light(_scaled(frame, np.asarray(shadow, dtype=np.uint8)), recipe.light, region)
+
+    def blurred(self, picture: npt.NDArray[Any], recipe: Recipe) -> npt.NDArray[Any]:
+        """Blur as lens and belt do for this recipe."""
+        return _blurred(picture, recipe, self._camera.scale)
 
     def mask(self, index: int) -> Pixels:
         """Return the defect's mask of part `index` in frame pixels [H, W] uint8: 255 on the defect, 0 elsewhere."""
@@ -165,14 +201,14 @@ class SimulatedLine:
         _, _, width, height = self.roi
         if recipe.kind == "none":
             return np.zeros((height, width), dtype=np.uint8)
-        damage = self._damage(recipe)
-        flat = np.zeros((self._side, self._side), dtype=np.uint8)
+        damage = self.damage(recipe)
+        flat = np.zeros((self.side, self.side), dtype=np.uint8)
         rows, columns = damage.mask.shape
         flat[damage.y : damage.y + rows, damage.x : damage.x + columns] = damage.mask * np.uint8(255)
-        moved = cv2.warpAffine(flat, self._matrix(recipe.pose, self.roi), (width, height), flags=cv2.INTER_LINEAR)
+        moved = cv2.warpAffine(flat, self.matrix(recipe.pose, self.roi), (width, height), flags=cv2.INTER_LINEAR)
         return np.asarray(np.where(np.asarray(moved) > 127, 255, 0), dtype=np.uint8)
 
-    def _damage(self, recipe: Recipe) -> Damage:
+    def damage(self, recipe: Recipe) -> Damage:
         """Draw the recipe's defect, from a random stream of its own: the part is the same with and without it."""
         canvas = Canvas(
             rng=plan.stream(self.config.seed, plan.DAMAGE, recipe.picture),
@@ -182,20 +218,22 @@ class SimulatedLine:
         )
         return draw(canvas, recipe.kind, recipe.difficulty)
 
-    def _matrix(self, pose: Pose, region: Box) -> npt.NDArray[np.float64]:
+    def matrix(self, pose: Pose, region: Box) -> npt.NDArray[np.float64]:
         """Return the 2x3 map from the part's square to the region's pixels."""
-        centre = (self._side - 1) / 2.0
+        centre = (self.side - 1) / 2.0
         matrix = cv2.getRotationMatrix2D((centre, centre), pose.degrees, 1.0)
         scale = self._camera.scale
         matrix[0, 2] += self._camera.width / 2.0 - 0.5 - centre - region[0] + pose.dx * scale
         matrix[1, 2] += self._camera.height / 2.0 - 0.5 - centre - region[1] + pose.dy * scale
         return np.asarray(matrix, dtype=np.float64)
 
-    def _part(self, recipe: Recipe, rng: np.random.Generator) -> tuple[Pixels, Pixels]:
+    def _part(self, recipe: Recipe, rng: np.random.Generator, *, textured: bool = True) -> tuple[Pixels, Pixels]:
         """Return the part on its own, (pixels, alpha), before it is laid on the belt."""
         design = _design(recipe.surface, self._camera.scale)
-        damage = None if recipe.kind == "none" else self._damage(recipe)
-        grey = design.shade * (1.0 + self._textures.cut(recipe.surface, rng))
+        damage = None if recipe.kind == "none" else self.damage(recipe)
+        grey = design.shade
+        if textured:
+            grey = grey * (1.0 + self.textures.cut(recipe.surface, rng))
         if self._camera.channels == 3:
             tone = 1.0 + rng.uniform(-0.012, 0.012, 3)
             planes = [cv2.convertScaleAbs(grey, alpha=t * k) for t, k in zip(design.tint, tone, strict=True)]
@@ -226,7 +264,7 @@ class SimulatedLine:
         frame = self._scene.background(travel, *padded)
         self._lay(frame, part, alpha, recipe, padded)
         frame = self._light(frame, recipe.light, padded)
-        frame = _blurred(frame, recipe, self._camera.scale)
+        frame = self.blurred(frame, recipe)
         x, y, width, height = region
         frame = frame[y - padded[1] : y - padded[1] + height, x - padded[0] : x - padded[0] + width]
         return self._noisy(frame, noise_x + x, noise_y + y)
@@ -242,7 +280,7 @@ class SimulatedLine:
         x, y, width, height = self.roi
         top, left = y - region[1], x - region[0]
         target = frame[top : top + height, left : left + width]
-        matrix = self._matrix(recipe.pose, self.roi)
+        matrix = self.matrix(recipe.pose, self.roi)
         size = (width, height)
         design = _design(recipe.surface, self._camera.scale)
         moved = cv2.warpAffine(cv2.merge([*cv2.split(part), alpha]), matrix, size)
@@ -280,7 +318,7 @@ class SimulatedLine:
             while column < width:
                 from_x = (x + column) % _NOISE_SIDE
                 columns = min(width - column, _NOISE_SIDE - from_x)
-                noise = self._noise[from_y : from_y + rows, from_x : from_x + columns]
+                noise = self.noise[from_y : from_y + rows, from_x : from_x + columns]
                 piece = np.s_[row : row + rows, column : column + columns]
                 out[piece] = cv2.add(frame[piece], noise, dtype=cv2.CV_8U)
                 column += columns
@@ -288,7 +326,7 @@ class SimulatedLine:
         return out
 
 
-def _blurred(frame: Pixels, recipe: Recipe, scale: int) -> Pixels:
+def _blurred(frame: npt.NDArray[Any], recipe: Recipe, scale: int) -> npt.NDArray[Any]:
     """Blur by focus (Gaussian) and by the belt's travel during the exposure (along x)."""
     sigma = recipe.focus_px * scale
     if sigma > 0.2:

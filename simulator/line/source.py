@@ -1,6 +1,7 @@
 """The simulated line as a camera: one exposure per part, triggered, handed over by reference.
 
 Invariants: the pictures of a pooled line are rendered before the first exposure and never copied or changed after it;
+on a line that varies each exposure is made from a blank part, in the reader's buffer, before it is due;
 part ids are unique within a source, also over a reconnection; `SimulatedLine(config).truth(part_id)` anywhere tells
 the truth of every exposure.
 """
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from agent.records import Pixels
 
 DEFAULT_POOL = 32  # pictures; 0.2 GB of 1080p frames
+_DRAWN_AHEAD = 64  # parts; a defect takes up to 0.1 s to draw, which is 12 parts of a fast line
 
 
 class SourceOptions(LineConfig):
@@ -41,7 +43,7 @@ class SourceOptions(LineConfig):
     fps: Annotated[float, Field(gt=0.0, le=10_000.0, allow_inf_nan=False)] | None = 30.0  # null: as fast as taken
     parts: Annotated[int, Field(ge=1)] | None = None  # null: without end
     first_part: Annotated[int, Field(ge=0)] = 0
-    cache_dir: Path | None = None  # where rendered pools are kept between runs
+    cache_dir: Path | None = None  # where rendered pools are kept between runs; of no use to a line that varies
     spoil: Spoil | None = None  # what is wrong with some of the pictures
     spoil_after_parts: Annotated[int, Field(ge=0)] = 0  # good ones before
     spoil_parts: Annotated[int, Field(ge=1)] | None = None  # null: without end
@@ -95,7 +97,7 @@ class Spoilage:
 
 
 class SimulatedSource:
-    """A `FrameSource` over a simulated line. Frames are read-only and stay valid as long as the source."""
+    """A `FrameSource` over a simulated line. Frames of a pool are read-only and stay valid as long as the source."""
 
     def __init__(
         self,
@@ -119,11 +121,14 @@ class SimulatedSource:
         self._cache_dir = cache_dir
         self._pool: Sequence[Pixels] = ()
         self._opened = False
+        self._drawn = first_part  # defects of the parts before this one are drawn, or are being drawn
+        self._artist: ThreadPoolExecutor | None = None  # draws defects of parts to come
 
     @property
     def may_repeat(self) -> bool:
         """Whether equal frames in a row are no fault: a pool is drawn from, so a picture may follow itself."""
-        return bool(self._line.config.pool) and (self._spoil is None or self._spoil.kind is not Spoil.FROZEN)
+        repeats = bool(self._line.config.pool) and not self._line.config.vary
+        return repeats and (self._spoil is None or self._spoil.kind is not Spoil.FROZEN)
 
     @property
     def line(self) -> SimulatedLine:
@@ -132,26 +137,36 @@ class SimulatedSource:
 
     def open(self) -> None:
         """See `FrameSource.open`; renders the pool the first time, or maps it from the cache."""
-        if self._line.config.pool and not self._pool:
+        if self._line.config.vary:
+            self._prepare_varied()
+        elif self._line.config.pool and not self._pool:
             self._pool = self._load() if self._cache_dir is not None else self._render()
         self._opened = True
         self._pacer.restart()
 
     def read(self, *, timeout_s: float, buffer: Pixels | None) -> Grab | None:
-        """See `FrameSource.read`; ignores `buffer`. Without a pool each part is rendered here: some 50 ms."""
+        """See `FrameSource.read`; uses `buffer` on a line that varies only.
+
+        A part of such a line is made before it is due, in some 2 ms, so that this adds nothing to its latency. Without
+        a pool each part is rendered here, after it was due: some 50 ms.
+        """
         if not self._opened:
             raise CameraError("the simulated camera is not open: call open() first")
         if self._index == self._end:
             raise SourceEndedError(
                 f"all parts of the simulated line up to {self._line.part_id(self._index - 1)} passed"
             )
+        varied = self._varied(buffer) if self._line.config.vary else None
         due_ns = self._pacer.wait(timeout_s)
         if due_ns is None:
-            return None
+            return None  # the part is made again next time, maybe in another buffer
         index = self._index
         self._index += 1
         line = self._line
-        pixels = self._pool[plan.picture_of(line.config, index)] if self._pool else line.render(index)
+        if varied is not None:
+            pixels = varied
+        else:
+            pixels = self._pool[plan.picture_of(line.config, index)] if self._pool else line.render(index)
         if self._spoil is not None and self._spoil.covers(index - self._first):
             pixels = self._spoiler.spoilt(pixels, self._spoil.kind)
         else:
@@ -161,6 +176,28 @@ class SimulatedSource:
     def close(self) -> None:
         """See `FrameSource.close`; the pool stays for the next `open`."""
         self._opened = False
+        if self._artist is not None:
+            self._artist.shutdown(cancel_futures=True)
+            self._artist = None
+            self._drawn = self._index
+
+    def _prepare_varied(self) -> None:
+        """Render the blank parts on all cores, the first time, and begin to draw defects ahead."""
+        varied = self._line.varied
+        varied.prepare()
+        with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="simulated-line") as threads:
+            list(threads.map(varied.blank, range(self._line.config.pool)))
+        if self._artist is None:
+            self._artist = ThreadPoolExecutor(1, thread_name_prefix="simulated-defects")
+
+    def _varied(self, buffer: Pixels | None) -> Pixels:
+        """Make the next part, and let the defects of those after it be drawn."""
+        until = self._index + _DRAWN_AHEAD if self._end is None else min(self._index + _DRAWN_AHEAD, self._end)
+        while self._drawn < until and self._artist is not None:
+            if plan.is_defective(self._line.config, self._drawn):
+                self._artist.submit(self._line.varied.draw_ahead, self._drawn)
+            self._drawn += 1
+        return self._line.varied.frame(self._index, buffer)
 
     def _render(self) -> list[Pixels]:
         """Render the pool on all cores (OpenCV and NumPy release the interpreter's lock)."""

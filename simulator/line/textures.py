@@ -77,6 +77,14 @@ class Textures:
     def _grain(self, rng: np.random.Generator, size: int) -> Floats:
         return np.asarray(0.014 * smooth_noise(rng, (size, size), 0.8 * self._scale), dtype=np.float32)
 
+    def bank(self, surface: str) -> Floats:
+        """Return the texture [side + slack, side + slack] float32 that the parts of a surface are cut from."""
+        return self._banks[surface]
+
+    def rings(self, rng: np.random.Generator) -> Floats:
+        """Return the tool marks [side, side] float32 of one turned part."""
+        return np.asarray(self._rings(rng)[self._ring], dtype=np.float32)
+
     def _rings(self, rng: np.random.Generator) -> Floats:
         """Return a radial profile of tool marks: feed marks of a fixed pitch, chatter and fine lines."""
         length = int(self._ring.max()) + 1
@@ -97,7 +105,7 @@ class Textures:
         piece = bank[y : y + self._side, x : x + self._side]
         piece = piece[:: int(rng.choice((-1, 1))), :: int(rng.choice((-1, 1)))]
         if surface == "turned":
-            return np.asarray(piece + self._rings(rng)[self._ring], dtype=np.float32)
+            return np.asarray(piece + self.rings(rng), dtype=np.float32)
         return piece
 
     def deviation(self, surface: str, rng: np.random.Generator) -> float:

@@ -105,7 +105,7 @@ def test_a_grade_is_a_band_of_the_detection_index(line: SimulatedLine) -> None:
     by_grade: dict[str, list[float]] = {grade: [] for grade in DIFFICULTIES}
     for index in range(120):
         recipe = line._recipe(index)
-        damage = line._damage(recipe)
+        damage = line.damage(recipe)
         by_grade[recipe.difficulty].append(detection_index(damage.change, line._sigma[recipe.surface], 1))
     weak, medium, strong = (sorted(by_grade[grade]) for grade in DIFFICULTIES)
     assert weak[0] > 8.0

@@ -1,0 +1,179 @@
+"""A line on which every part is its own, made fast enough for a camera: from blank parts that are rendered beforehand.
+
+A blank part is a good part of one surface without texture and without noise: form, outline, rotation, belt, shadow,
+tone, tilt of the light and blur. Each exposure takes one and gives it what differs from part to part: a place, the
+lamp's level and the exposure, noise, a piece of the surface's texture, and its own defect, which is drawn and moved
+with the part. That costs 2 ms for a 1080p frame, where `simulator.line.render` takes 30 ms. Simplified against it: the
+texture is not rotated with the part (by 2 degrees at most), and noise is scaled by texture and defect as the part is.
+
+Invariants: part k of a configuration always has the same pixels on one platform, whatever was made before; truth, mask
+and pixels come from one recipe.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
+
+import cv2
+import numpy as np
+
+from simulator.line import plan
+
+if TYPE_CHECKING:
+    from agent.records import Floats, Pixels
+    from simulator.line.defects import Damage
+    from simulator.line.plan import Recipe
+    from simulator.line.render import SimulatedLine
+
+_SLACK: Final = 256  # camera pixels that the noise is larger than a frame: how many different pieces there are
+_HALF: Final = 128  # a byte that means 0 in a field of noise, and 1 in a field of texture
+_RINGS: Final = 12  # patterns of tool marks on turned parts
+_EDGE: Final = 12  # camera pixels around a defect in which blur moves it
+_TEXTURE_BLUR: Final = 0.35  # part pixels, sigma: what lens and belt do to a texture on average
+
+
+@dataclass(frozen=True, slots=True)
+class Blank:
+    """One blank part under nominal light; arrays are in camera pixels."""
+
+    recipe: Recipe
+    pixels: Pixels  # [H + 2 m, W + 2 m] or [.., 3]: a frame with a margin of m, the largest shift
+    metal: Pixels  # [side, side] uint8, 255 where texture belongs: the part's square
+    travel: int  # of the belt, for what shows where metal is missing
+
+
+class VariedParts:
+    """Makes the parts of one line. Safe to use from several threads; blanks are rendered when they are first needed."""
+
+    def __init__(self, line: SimulatedLine) -> None:
+        """Nothing is rendered yet."""
+        self._line = line
+        self._scale = line.camera.scale
+        self._margin = int(line.config.jitter_px) * self._scale
+        self._blanks: dict[int, Blank] = {}
+        self._damages: dict[int, Damage] = {}
+        self._lock = threading.Lock()  # of the two dictionaries
+
+    def blank(self, number: int) -> Blank:
+        """Return blank part `number`, rendered the first time: 30 ms for a colour frame, 120 ms for a mono one."""
+        with self._lock:
+            known = self._blanks.get(number)
+        if known is None:
+            recipe = plan.blank_of(self._line.config, number)
+            pixels, metal, travel = self._line.render_blank(recipe)
+            m = self._margin
+            padded = np.asarray(cv2.copyMakeBorder(pixels, m, m, m, m, cv2.BORDER_REPLICATE), np.uint8)
+            known = Blank(recipe, padded, metal, travel)
+            with self._lock:
+                self._blanks[number] = known
+        return known
+
+    def draw_ahead(self, index: int) -> None:
+        """Draw the defect of part `index`, where it has one, so that `frame` need not: up to 100 ms."""
+        recipe = plan.recipe_of(self._line.config, index)
+        if recipe.kind != "none":
+            damage = self._line.damage(recipe)
+            with self._lock:
+                self._damages[index] = damage
+
+    def frame(self, index: int, out: Pixels | None = None) -> Pixels:
+        """Return the frame of part `index`, in `out` where that fits: [H, W, 3] or [H, W] uint8."""
+        recipe = plan.recipe_of(self._line.config, index)
+        assert recipe.blank is not None  # noqa: S101 - for the type checker: the line varies
+        blank = self.blank(recipe.blank)
+        camera, m = self._line.camera, self._margin
+        dx, dy = (value * self._scale for value in recipe.shift)
+        view = blank.pixels[m - dy : m - dy + camera.height, m - dx : m - dx + camera.width]
+        if out is None or out.shape != view.shape:
+            out = np.empty(view.shape, np.uint8)
+        rng = plan.stream(self._line.config.seed, plan.PIXELS, index)
+        noise_y, noise_x, texture_y, texture_x, ring = (int(v) for v in rng.integers(0, 1 << 30, 5))
+        y, x = noise_y % _SLACK, noise_x % _SLACK
+        noise = self._noise[y : y + camera.height, x : x + camera.width]
+        cv2.addWeighted(view, recipe.light.gain, noise, 1.0, -_HALF, dst=out)
+        square = self._square(recipe)
+        self._texture(out[square], blank, (texture_y, texture_x, ring))
+        if recipe.kind != "none":
+            with self._lock:
+                damage = self._damages.pop(index, None)
+            self._hurt(out, recipe, blank, damage or self._line.damage(recipe))
+        return out
+
+    def _square(self, recipe: Recipe) -> tuple[slice, slice]:
+        """Where the part's square lies in the frame: rows, columns."""
+        camera, side = self._line.camera, self._line.side
+        dx, dy = (value * self._scale for value in recipe.shift)
+        top, left = (camera.height - side) // 2 + dy, (camera.width - side) // 2 + dx
+        return slice(top, top + side), slice(left, left + side)
+
+    def _texture(self, part: Pixels, blank: Blank, where: tuple[int, int, int]) -> None:
+        """Give the metal of `part`, a view of the frame, a piece of its surface's texture."""
+        surface, side = blank.recipe.surface, self._line.side
+        field = self._fields[surface]
+        y, x = where[0] % (field.shape[0] - side + 1), where[1] % (field.shape[1] - side + 1)
+        made = cv2.multiply(part, field[y : y + side, x : x + side], scale=1.0 / _HALF)
+        if surface == "turned":
+            made = cv2.multiply(made, self._rings[where[2] % _RINGS], scale=1.0 / _HALF)
+        cv2.copyTo(made, blank.metal, part)
+
+    def _hurt(self, frame: Pixels, recipe: Recipe, blank: Blank, damage: Damage) -> None:
+        """Put the defect where the part lies, blurred as the part is."""
+        line = self._line
+        matrix = line.matrix(recipe.pose, (0, 0, line.camera.width, line.camera.height))
+        rows, columns = damage.change.shape
+        corners = np.array([[0, 0, 1], [columns, 0, 1], [0, rows, 1], [columns, rows, 1]]) + [damage.x, damage.y, 0]
+        moved = corners @ matrix.T
+        left, top = (int(v) - _EDGE for v in np.floor(moved.min(axis=0)))
+        right, bottom = (int(v) + _EDGE for v in np.ceil(moved.max(axis=0)))
+        left, top = max(left, 0), max(top, 0)
+        right, bottom = min(right, line.camera.width), min(bottom, line.camera.height)
+        place = matrix.copy()
+        place[:, 2] += matrix[:, :2] @ (damage.x, damage.y) - (left, top)
+        size = (right - left, bottom - top)
+        change = line.blurred(np.asarray(cv2.warpAffine(damage.change, place, size)), recipe)
+        region = frame[top:bottom, left:right]
+        tinted = change[..., None] * np.array(damage.tint, np.float32) if frame.ndim == 3 else change
+        hurt = region * (1.0 + tinted)
+        if damage.missing is not None:
+            gone = line.blurred(np.asarray(cv2.warpAffine(damage.missing, place, size)), recipe)
+            dx, dy = (value * self._scale for value in recipe.shift)
+            ground = line.render_ground(blank.recipe, blank.travel, (left - dx, top - dy, *size))
+            share = gone[..., None] if frame.ndim == 3 else gone
+            hurt = hurt * (1.0 - share) + ground * np.float32(recipe.light.gain) * share
+        region[...] = np.clip(np.rint(hurt), 0.0, 255.0).astype(np.uint8)
+
+    # --- what all parts share -----------------------------------------------------------------------------------------
+
+    @cached_property
+    def _noise(self) -> Pixels:
+        """The sensor's noise about `_HALF`, larger than a frame."""
+        camera = self._line.camera
+        bank = (self._line.noise.astype(np.int16) + _HALF).astype(np.uint8)
+        repeat = [-(-(side + _SLACK) // bank.shape[0]) for side in (camera.height, camera.width)]
+        tiled = np.tile(bank, (*repeat, 1) if bank.ndim == 3 else tuple(repeat))
+        return np.ascontiguousarray(tiled[: camera.height + _SLACK, : camera.width + _SLACK])
+
+    def _field(self, texture: Floats) -> Pixels:
+        soft = cv2.GaussianBlur(texture, (0, 0), _TEXTURE_BLUR * self._scale)
+        grey = np.clip(np.rint((1.0 + np.asarray(soft)) * _HALF), 0, 255).astype(np.uint8)
+        return np.asarray(cv2.merge([grey] * 3) if self._line.camera.channels == 3 else grey, np.uint8)
+
+    @cached_property
+    def _fields(self) -> dict[str, Pixels]:
+        """The texture of each surface as shares of `_HALF`."""
+        return {surface: self._field(self._line.textures.bank(surface)) for surface in self._line.config.surfaces}
+
+    @cached_property
+    def _rings(self) -> list[Pixels]:
+        """Tool marks of turned parts as shares of `_HALF`, [side, side]."""
+        rng = np.random.default_rng((self._line.config.seed, 53))
+        return [self._field(self._line.textures.rings(rng)) for _ in range(_RINGS)]
+
+    def prepare(self) -> None:
+        """Make what all parts share: half a second."""
+        _ = self._noise, self._fields
+        if "turned" in self._line.config.surfaces:
+            _ = self._rings
