@@ -48,8 +48,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    import paho.mqtt.client as paho
-
     from agent.supervision import SupervisedThread
 
 __all__ = ["FILE", "MqttTransport", "TlsFiles", "check_message"]
@@ -140,9 +138,11 @@ class MqttTransport:
 
     @property
     def max_in_flight(self) -> int:
-        """How many unacknowledged publishes it accepts at once; a broker of MQTT 5 may allow fewer than configured."""
-        link = self._link
-        return self._max_in_flight if link is None else link.room
+        """How many unacknowledged publishes it accepts at once.
+
+        A broker of MQTT 5 that allows fewer (Receive Maximum) gets fewer: the others wait in the client.
+        """
+        return self._max_in_flight
 
     @property
     def figures(self) -> TransportFigures:
@@ -223,7 +223,7 @@ class MqttTransport:
         self._counts["foreign_topic" if on_message is None else "oversized"] += 1
         self._supervisor.losses.count("mqtt_arrivals_refused")
 
-    def _client(self, tried: frozenset[Feature] = frozenset()) -> paho.Client:
+    def _client(self, tried: frozenset[Feature] = frozenset()) -> CountingClient:
         """A client for one connection. Raises ConfigError naming the file that cannot be used."""
         five = self._version is MQTTProtocolVersion.MQTTv5
         client = CountingClient(
@@ -235,7 +235,7 @@ class MqttTransport:
             ids=self._ids,
             stray=self._counts,
         )
-        client.max_inflight_messages_set(0)  # the link keeps the bound, without a queue behind it
+        client.max_inflight_messages_set(self._max_in_flight)  # on the wire; the link bounds what waits for it
         client.connect_timeout = self._timeout_s
         if self._tls is not None:
             client.tls_set_context(tls_context(self._tls, port=self._port))

@@ -37,6 +37,15 @@ class CountingClient(paho.Client):
         self._ids = ids
         self._stray = stray
 
+    def bound(self, receive_maximum: int) -> None:
+        """Have at most so many unacknowledged messages on the wire from now on; call before anything is published.
+
+        What is published beyond waits in the client and goes out with the next PUBACK, without a detour over another
+        thread. paho's own setter refuses on an open connection, because switching the bound on or off there is not
+        tested; here it is on from the start and only becomes smaller.
+        """
+        self._max_inflight_messages = min(self._max_inflight_messages, receive_maximum)
+
     def _mid_generate(self) -> int:
         with self._mid_generate_mutex:
             return next(self._ids)

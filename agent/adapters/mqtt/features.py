@@ -3,8 +3,10 @@
 A broker can refuse what is not a verdict in ways that take the verdicts along: rumqttd ends the connection on a
 SUBSCRIBE to a topic that begins with `$`, amqtt drops what follows a PUBLISH to one, AWS IoT Core ends the connection
 where the policy lacks a topic. So each such feature is tried by itself at the beginning of a connection. When the
-connection ends there twice in a row, the third goes without; when that one proves to work, the feature is left out for
-a day, over restarts too. Another broker address, user or client id is another broker, of which nothing is known.
+connection ends there twice in a row, the third goes without. When that one proves to work, the feature is suspected: it
+is tried once more by the next connection, also after a restart, because a network that breaks at the wrong moments looks
+the same; and when that one ends there too, the feature is left out for a day. Another broker address, user or client id
+is another broker, of which nothing is known.
 
 Promise: no exception leaves; a file that cannot be read or written is named in the log and costs two connections.
 """
@@ -74,7 +76,7 @@ class BrokerFeatures:
         self._lock = threading.Lock()
         self._strikes: Counter[Feature] = Counter()
         self._last: dict[Feature, str] = {}  # how the connection ended at the last strike
-        self._doubts: set[Feature] = set()  # seen once; a broker that was just restarting looks the same
+        self._suspects: dict[Feature, str] = {}  # went without once, with success; the reason
         self._refusals: dict[Feature, Refusal] = {}
 
     def load(self) -> None:
@@ -84,14 +86,18 @@ class BrokerFeatures:
         try:
             with self._path.open("rb") as file:
                 content = json.loads(file.read(_MAX_FILE_BYTES))  # ours has some hundred bytes
-            found = self._parsed(content) if content.get("broker") == self._broker else {}
+            is_ours = content.get("broker") == self._broker
+            found = self._parsed(content) if is_ours else {}
+            suspects = {Feature(name): str(why) for name, why in content["suspected"].items()} if is_ours else {}
         except FileNotFoundError:
             return
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             _log.warning("%s cannot be used (%s); what the broker carries is learnt anew", self._path, error)
             return
         with self._lock:
-            self._refusals = found
+            self._refusals, self._suspects = found, suspects
+            self._strikes = Counter(dict.fromkeys(suspects, STRIKES - 1))
+            self._last.update(suspects)
         for feature, refusal in found.items():
             _log.warning("%s: goes without %s (%s), known from before", self._broker, feature, refusal.reason)
 
@@ -120,10 +126,11 @@ class BrokerFeatures:
         """The broker answered `feature` well."""
         with self._lock:
             self._strikes.pop(feature, None)
-            self._doubts.discard(feature)
             known = self._refusals.pop(feature, None)
+            suspect = self._suspects.pop(feature, None)
         if known is not None:
             _log.info("%s: carries %s again", self._broker, feature)
+        if known is not None or suspect is not None:
             self._save()
 
     def ended_unproven(self, tried: frozenset[Feature]) -> None:
@@ -136,24 +143,33 @@ class BrokerFeatures:
                 del self._strikes[feature]
 
     def proved(self, tried: frozenset[Feature]) -> None:
-        """A connection works; so the suspected features that it went without are what ended the others.
-
-        For the last will it takes one more failure: a broker that is just starting ends connections as early.
-        """
+        """A connection works; so the features that it went without are what ended the others, as it seems."""
         with self._lock:
-            suspected = [f for f, count in self._strikes.items() if count >= STRIKES and f not in tried]
-            found = {f: self._last.get(f, "") for f in suspected if f is not Feature.WILL or f in self._doubts}
-            if Feature.WILL in suspected and Feature.WILL not in found:
-                self._doubts.add(Feature.WILL)
-                self._strikes[Feature.WILL] = STRIKES - 1
-        for feature, reason in found.items():
+            found = {f: self._last.get(f, "") for f, n in self._strikes.items() if n >= STRIKES and f not in tried}
+            proven = {feature: reason for feature, reason in found.items() if feature in self._suspects}
+            new = {feature: reason for feature, reason in found.items() if feature not in self._suspects}
+            self._suspects.update(new)
+            for feature in new:
+                self._strikes[feature] = STRIKES - 1  # it is tried once more
+        for feature, reason in proven.items():
             self.refuse(feature, reason)
+        for feature, reason in new.items():
+            _log.warning(
+                "%s: verdicts go on without %s for this connection: %s. %s",
+                self._broker,
+                feature,
+                reason,
+                _REMEDIES[feature],
+            )
+        if new:
+            self._save()
 
     def refuse(self, feature: Feature, reason: str) -> None:
         """Go without `feature` for a day, and say so."""
         now_s = self._clock.utc_ns() / NS_PER_S
         with self._lock:
             self._strikes.pop(feature, None)
+            self._suspects.pop(feature, None)
             self._refusals[feature] = Refusal(reason[:_MAX_REASON], now_s, now_s + AGAIN_S)
         _log.warning(
             "%s does not carry %s: %s. Verdicts go on without it; it is tried again in %.0f hours. %s",
@@ -166,9 +182,10 @@ class BrokerFeatures:
         self._save()
 
     def refused(self) -> dict[str, str]:
-        """Each feature that is left out, and why; any thread."""
+        """Each feature that is left out, or was at the last connection, and why; any thread."""
         with self._lock:
-            return {str(feature): refusal.reason for feature, refusal in self._refusals.items()}
+            known = {feature: refusal.reason for feature, refusal in self._refusals.items()}
+            return {str(feature): reason for feature, reason in {**self._suspects, **known}.items()}
 
     def reason(self, feature: Feature) -> str:
         """Why a connection goes without `feature`."""
@@ -181,7 +198,8 @@ class BrokerFeatures:
             return
         with self._lock:
             refused = {str(feature): asdict(refusal) for feature, refusal in self._refusals.items()}
-        content = {"v": _VERSION, "broker": self._broker, "refused": refused}
+            suspected = {str(feature): reason for feature, reason in self._suspects.items()}
+        content = {"v": _VERSION, "broker": self._broker, "refused": refused, "suspected": suspected}
         try:
             replace_durably(self._path, json.dumps(content, indent=1).encode())
         except OSError as error:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from paho.mqtt.properties import Properties
     from paho.mqtt.reasoncodes import ReasonCode
 
+    from agent.adapters.mqtt.client import CountingClient
     from agent.adapters.mqtt.opening import Opening
 
 _FAREWELL_S: Final = 0.4  # the last status must be acknowledged within this; a dead broker shall not delay a stop
@@ -59,7 +60,7 @@ class Link:
     def __init__(
         self,
         *,
-        client: paho.Client,
+        client: CountingClient,
         broker: str,
         limit: int,
         clock: Clock,
@@ -81,6 +82,9 @@ class Link:
         self._limit = limit
         self._clock = clock
         self._timeout_ns = int(timeout_s * NS_PER_S)
+        # A message may wait for as many answers as fit into the bound before its own can come.
+        self._patience_ns = self._timeout_ns
+        self._last_ack_ns = 0
         self._heard = heard
         self._end: str | None = None  # why it ended or must end
         self._up_ns: int | None = None
@@ -93,11 +97,6 @@ class Link:
         self._farewell: paho.MQTTMessageInfo | None = None
 
     @property
-    def room(self) -> int:
-        """How many publishes may be unacknowledged at once; any thread."""
-        return max(1, self._limit - self.opening.unacknowledged)
-
-    @property
     def up_s(self) -> float | None:
         """For how many seconds it was up, once it has ended; None when it never was."""
         return self._up_s
@@ -107,8 +106,8 @@ class Link:
     def publish(self, token: int, topic: str, payload: bytes) -> None:
         """See `Transport.publish`."""
         with self._lock:
-            if self._outstanding >= self.room:
-                msg = f"{self._broker}: {self.room} messages are unacknowledged, no more are taken now"
+            if self._outstanding >= self._limit:
+                msg = f"{self._broker}: {self._limit} messages are unacknowledged, no more are taken now"
                 raise TransportError(msg)
             self._outstanding += 1
         info = self._client.publish(topic, payload, qos=1)
@@ -210,8 +209,12 @@ class Link:
             return f"the broker did not answer within {seconds:g} s" if late else None
         with self._lock:
             oldest = next(iter(self._tokens.values()), None)
-        if oldest is not None and now - oldest[1] > self._timeout_ns:
+        if oldest is None:
+            return None
+        if now - max(oldest[1], self._last_ack_ns) > self._timeout_ns:
             return f"the broker acknowledged nothing for {seconds:g} s"
+        if now - oldest[1] > self._patience_ns:
+            return f"the broker did not acknowledge a message within {self._patience_ns / NS_PER_S:g} s"
         return None
 
     def _connected(
@@ -222,7 +225,9 @@ class Link:
             return
         self.welcome = True
         # A broker of MQTT 5 closes the connection on a client that sends more than this; paho does not look at it.
-        self._limit = min(self._limit, getattr(properties, "ReceiveMaximum", self._limit))
+        receive_maximum = getattr(properties, "ReceiveMaximum", self._limit)
+        self._client.bound(receive_maximum)
+        self._patience_ns *= -(-self._limit // receive_maximum)
         self.opening.begin(self._clock.monotonic_ns(), retains=bool(getattr(properties, "RetainAvailable", 1)))
 
     def _subscribed(
@@ -263,6 +268,7 @@ class Link:
         if self._farewell is not None and self._farewell.mid == mid:
             return
         self.acked = True  # a refusal answers too: the connection works
+        self._last_ack_ns = self._clock.monotonic_ns()
         with self._lock:
             entry = self._tokens.pop(mid, None)
             if entry is None:

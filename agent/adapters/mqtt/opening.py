@@ -46,7 +46,6 @@ class Opening:
         """`broker` names it in texts; `features` is told what the broker carries."""
         self.step: Feature | None = None
         self.has_told_status = False
-        self.unacknowledged = 0  # publishes of its own that count for the broker's Receive Maximum
         self._plan = plan
         self._client = client
         self._broker = broker
@@ -99,6 +98,7 @@ class Opening:
             return
         what = f"did not answer within {OPENING_S:g} s"
         if step is Feature.SHADOW and self._asked:  # the broker carries it, perhaps; only nobody serves the shadow
+            self._features.carried(step)
             _log.info("%s: nobody answers on the shadow's topics; verdicts go on", self._broker)
         else:
             self._features.struck(step, f"the broker {what}")
@@ -115,7 +115,6 @@ class Opening:
     def published(self, mid: int, refusal: str | None) -> None:
         """A PUBACK for a message from here; `refusal` says why it was refused."""
         feature = self._messages.pop(mid)
-        self.unacknowledged -= 1
         if feature is Feature.SHADOW:
             if refusal is not None:
                 self._answered(feature, f"the request is refused: {refusal}")
@@ -163,7 +162,6 @@ class Opening:
         if info.rc is not MQTTErrorCode.MQTT_ERR_SUCCESS:
             raise OSError(f"publishing to {topic} failed: {paho.error_string(info.rc)}")
         self._messages[info.mid] = feature
-        self.unacknowledged += 1
 
     def _subscribe(self, feature: Feature, topics: tuple[str, ...]) -> None:
         for first in range(0, len(topics), _TOPICS_A_REQUEST):

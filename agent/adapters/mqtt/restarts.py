@@ -17,6 +17,7 @@ _MAX_DOUBLINGS: Final = 16
 _SHORT_S: Final = 5.0  # a connection that lived for less counts for a storm
 _LONG_S: Final = 30.0  # one that lived for longer ends it
 _STORM: Final = 4  # short connections in a row
+_SUSPECTED_S: Final = 10.0  # longest wait while another device is only suspected: a bad network can look the same
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +49,7 @@ class Restarts:
         if ended.taken_over:
             reason, ceiling_s = f"another device uses this client id, {self._client_id!r}: {reason}", self._longest_s
         elif self._storm >= _STORM:
-            ceiling_s = self._longest_s
+            ceiling_s = min(self._longest_s, _SUSPECTED_S)
             reason = (
                 f"another device uses this client id, {self._client_id!r}, as it seems: {self._storm} connections in "
                 f"a row ended within seconds ({reason}). Every agent needs its own"

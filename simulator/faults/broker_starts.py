@@ -1,0 +1,164 @@
+"""A campaign: agents that start again and again before real brokers, and cuts of the network, while defects come.
+
+Each start is a new agent with an empty state directory, so that it has to find out anew what the broker carries: outbox,
+transport, device shadow and status against mosquitto, iotcore (rumqttd) and amqtt. Then one agent lives through the
+cuts. What arrived is counted by a subscriber in a process of its own that is connected to the broker directly.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from simulator.broker import AmqttBroker, IotcoreBroker, MosquittoBroker, has_iotcore, mosquitto_program
+from simulator.faults.agent_parts import AgentParts
+from simulator.proxy import Proxy
+from simulator.subscriber import Subscriber
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent.records import Verdict
+
+Kind = Literal["mosquitto", "iotcore", "amqtt"]
+KINDS: Final[tuple[Kind, ...]] = ("mosquitto", "iotcore", "amqtt")
+FIRST_TARGET_S: Final = 10.0
+_OPEN: Final[dict[Kind, Callable[[], MosquittoBroker | IotcoreBroker | AmqttBroker]]] = {
+    "mosquitto": MosquittoBroker,
+    "iotcore": IotcoreBroker,
+    "amqtt": AmqttBroker,
+}
+_PER_S: Final = 50.0
+_DEFECTS_A_START: Final = 50
+_CUT_S: Final = 0.15
+_BETWEEN_S: Final = (0.3, 1.0)
+_PATIENCE_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerStarts:
+    """What came of one broker's campaign."""
+
+    broker: Kind
+    starts: int
+    cuts: int
+    sent: int
+    arrived: int
+    kept: int  # still on the devices' disks at the end: neither arrived nor lost
+    first_s_max: float  # longest time from a start to its first acknowledged verdict
+    shadow_given_up: int  # starts that found out that the broker carries no shadow
+
+    @property
+    def lost(self) -> int:
+        """Verdicts that neither arrived nor wait."""
+        return self.sent - self.arrived - self.kept
+
+    @property
+    def is_clean(self) -> bool:
+        """Nothing lost, nothing stuck, and every start delivered in time."""
+        return self.lost == 0 and self.kept == 0 and self.first_s_max <= FIRST_TARGET_S
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for `json.dumps`."""
+        return asdict(self) | {"lost": self.lost, "is_clean": self.is_clean}
+
+
+def missing_for(kind: Kind) -> str | None:
+    """Why this machine cannot run the campaign of this broker."""
+    if kind == "mosquitto" and mosquitto_program() is None:
+        return "mosquitto is not installed: apt install mosquitto"
+    if kind == "iotcore" and not has_iotcore():
+        return "iotcore is not installed: pip install 'kensa[sim]' (x86_64)"
+    return None
+
+
+class _Campaign:
+    """Counts over the starts of one broker."""
+
+    def __init__(self, kind: Kind, *, port: int, folder: Path) -> None:
+        self._protocol: Literal["3.1.1", "5"] = "5" if kind == "mosquitto" else "3.1.1"
+        self._port = port
+        self._folder = folder
+        self._epoch = 0
+        self.sent = self.kept = self.given_up = 0
+        self.first_s = 0.0
+
+    def begin(self) -> AgentParts:
+        self._epoch += 1
+        state_dir = self._folder / str(self._epoch)
+        return AgentParts(port=self._port, state_dir=state_dir, protocol=self._protocol, boot_epoch=self._epoch)
+
+    def start(self) -> None:
+        """One start: defects at the line's rate from the first moment on, until the broker has them all."""
+        began = time.monotonic()
+        with self.begin() as parts:
+            waits = True
+            for number in range(_DEFECTS_A_START):
+                time.sleep(max(0.0, began + number / _PER_S - time.monotonic()))
+                parts.defect(number)
+                if waits and parts.outbox.stats().delivered:
+                    waits = False
+                    self.first_s = max(self.first_s, time.monotonic() - began)
+            deadline = time.monotonic() + _PATIENCE_S
+            while not parts.is_drained and time.monotonic() < deadline:
+                if waits and parts.outbox.stats().delivered:
+                    waits = False
+                    self.first_s = max(self.first_s, time.monotonic() - began)
+                time.sleep(0.005)
+            if waits and parts.is_drained:
+                self.first_s = max(self.first_s, time.monotonic() - began)
+            self._end(parts, _DEFECTS_A_START)
+
+    def cut(self, proxy: Proxy, cuts: int, chance: random.Random) -> None:
+        """One agent through all cuts."""
+        number = 0
+        with self.begin() as parts:
+            for _ in range(cuts):
+                until = time.monotonic() + chance.uniform(*_BETWEEN_S)
+                while time.monotonic() < until:
+                    parts.defect(number)
+                    number += 1
+                    time.sleep(1 / _PER_S)
+                chance.choice([proxy.cut, proxy.reset])()
+                time.sleep(_CUT_S)
+                proxy.restore()
+            parts.wait_drained(_PATIENCE_S)
+            self._end(parts, number)
+
+    def _end(self, parts: AgentParts, sent: int) -> None:
+        self.sent += sent
+        self.kept += parts.outbox.stats().verdicts
+        self.given_up += "shadow" in parts.transport.figures.refused
+
+
+def run_broker_starts(kind: Kind, *, starts: int, cuts: int, seed: int = 0) -> BrokerStarts:
+    """Run the campaign against one broker. Raises MissingExtraError where it is not installed."""
+    found: Counter[tuple[int, int]] = Counter()
+    with (
+        tempfile.TemporaryDirectory(prefix="kensa-starts-") as folder,
+        _OPEN[kind]() as broker,
+        Proxy(port=broker.port) as proxy,
+        Subscriber(host=broker.host, port=broker.port) as subscriber,
+    ):
+        campaign = _Campaign(kind, port=proxy.port, folder=Path(folder))
+        for _ in range(starts):
+            campaign.start()
+            _note(found, subscriber.received())
+        if cuts:
+            campaign.cut(proxy, cuts, random.Random(seed))
+        deadline = time.monotonic() + _PATIENCE_S
+        while len(found) < campaign.sent - campaign.kept and time.monotonic() < deadline:
+            _note(found, subscriber.received())
+            time.sleep(0.02)
+    return BrokerStarts(
+        kind, starts, cuts, campaign.sent, len(found), campaign.kept, round(campaign.first_s, 3), campaign.given_up
+    )
+
+
+def _note(found: Counter[tuple[int, int]], verdicts: list[Verdict]) -> None:
+    found.update((verdict.origin.boot_epoch, verdict.seq) for verdict in verdicts)
