@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import statistics
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -177,6 +178,23 @@ def _outbox(arguments: argparse.Namespace) -> dict[str, Any]:
     return result.to_json()
 
 
+def _replay(arguments: argparse.Namespace) -> dict[str, Any]:
+    from simulator.bench.replay import ROWS, TARGET, run_replay  # noqa: PLC0415 - as above
+
+    rows = ROWS // 10 if arguments.quick else ROWS
+    result = run_replay(rounds=arguments.rounds, rows=rows, say=_say)
+    table = Table(title=f"kensa bench replay · {rows:,} rows to mosquitto")
+    for column in ("what", "target", "measured", ""):
+        table.add_column(column)
+    for bound in result.bounds:
+        ours, plain = statistics.median(bound.agent_per_s), statistics.median(bound.paho_per_s)
+        name = f"max_inflight_messages {bound.max_inflight}: {ours:,.0f} rows/s against {plain:,.0f} of a paho loop"
+        _row(table, name, f">= {TARGET:.0%}", f"{bound.ratio:.0%}", met=bound.ratio >= TARGET)
+        _row(table, "... lines at WARNING and above", "0", str(bound.warnings), met=not bound.warnings)
+    Console(stderr=arguments.json).print(table)
+    return result.to_json()
+
+
 def _faults(arguments: argparse.Namespace) -> dict[str, Any]:
     from simulator.bench.faults import NAMES, run_faults  # noqa: PLC0415 - as above
 
@@ -282,6 +300,7 @@ _BENCHES = {
     "loop": _loop,
     "swap": _swap,
     "outbox": _outbox,
+    "replay": _replay,
     "collect": _collect,
     "faults": _faults,
     "trials": _trials,

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from simulator.faults.broker_starts import KINDS, missing_for, run_broker_starts
 from simulator.faults.collect_kills import run_collect_kills
 from simulator.faults.day import run as run_day
 from simulator.faults.kills import run_kills
@@ -25,10 +26,12 @@ from simulator.faults.rollouts import ALWAYS_DEFECT, ALWAYS_OK, run_equally_good
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from simulator.faults.broker_starts import Kind
     from simulator.faults.rollouts import Candidate
 
 _RELEASE: Final = Path(__file__).resolve().parents[2] / "releases" / "default"
 _CASES_A_CHILD: Final = 250  # mutated files, of which one also goes through the real child process
+_CUTS_A_START: Final = 0.4  # 40 cuts for 100 starts
 _MEDIAN_PARTS, _MOST_PARTS = 1_000, 2_000  # until a bad model has left the line
 
 
@@ -162,6 +165,22 @@ def _day(count: int, seed: int) -> Counted:
     return Counted(text, found.is_clean, found.to_json())
 
 
+def _broker_starts(kind: Kind) -> Campaign:
+    def run(count: int, seed: int) -> Counted:
+        found = run_broker_starts(kind, starts=count, cuts=max(1, round(count * _CUTS_A_START)), seed=seed)
+        text = f"{found.lost} of {found.sent:,}, {found.first_s_max:.1f} s ({found.cuts} cuts)"
+        return Counted(text, found.is_clean, found.to_json())
+
+    return Campaign(
+        f"starts_{kind}",
+        f"{{count}} starts at {kind} with 50 defects/s, and cuts: verdicts lost, longest wait for the first",
+        "0, <= 10 s",
+        100,
+        run,
+        lambda: missing_for(kind),
+    )
+
+
 CAMPAIGNS: Final = (
     Campaign("kills", "{count:,} kills: committed verdicts lost", "0", 1_000, _kills),
     Campaign("power_cuts", "{count} power cuts: committed verdicts lost", "0", 40, _power_cuts, missing_for_power_cuts),
@@ -213,6 +232,7 @@ CAMPAIGNS: Final = (
         _spoilt,
     ),
     Campaign("good_pictures", "{count:,} good pictures, and the real ones: refused as unusable", "0", 100_000, _good),
+    *(_broker_starts(kind) for kind in KINDS),
     Campaign("day", "{count} h of line time with a release every hour: broken invariants", "0", 24, _day),
 )
 NAMES: Final = tuple(campaign.name for campaign in CAMPAIGNS)

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-BENCHES: Final = ("loop", "swap", "outbox", "collect", "faults", "trials", "greengrass", "analytics", "mjpeg")
+BENCHES: Final = ("loop", "swap", "outbox", "replay", "collect", "faults", "trials", "greengrass", "analytics", "mjpeg")
 DEFAULT_RELEASE: Final = Path(__file__).resolve().parents[2] / "releases" / "default"
 
 

@@ -75,9 +75,7 @@ class AgentParts:
 
     def defect(self, seq: int, *, camera: str = "cam-1") -> None:
         """Hand over one defect, which is a message of its own."""
-        origin = Origin(
-            THING, LINE, INSPECTION, camera, self._boot_epoch, "c" * 64, "p" * 64, None, ("ok", "scratch")
-        )
+        origin = Origin(THING, LINE, INSPECTION, camera, self._boot_epoch, "c" * 64, "p" * 64, None, ("ok", "scratch"))
         judgement = Judgement(Outcome.DEFECT, "scratch", 0.9, (0.1, 0.9))
         self.outbox.append([Verdict(origin, seq, time.time_ns(), judgement, 2_500)])
 

@@ -1,7 +1,7 @@
 """A campaign: agents that start again and again before real brokers, and cuts of the network, while defects come.
 
 Each start is a new agent with an empty state directory, so that it has to find out anew what the broker carries: outbox,
-transport, device shadow and status against mosquitto, iotcore (rumqttd) and amqtt. Then one agent lives through the
+transport, device shadow and status against mosquitto (with a shadow service), iotcore (rumqttd) and amqtt. Then one agent lives through the
 cuts. What arrived is counted by a subscriber in a process of its own that is connected to the broker directly.
 """
 
@@ -11,6 +11,7 @@ import random
 import tempfile
 import time
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from simulator.broker import AmqttBroker, IotcoreBroker, MosquittoBroker, has_iotcore, mosquitto_program
 from simulator.faults.agent_parts import AgentParts
 from simulator.proxy import Proxy
+from simulator.shadow import ShadowService
 from simulator.subscriber import Subscriber
 
 if TYPE_CHECKING:
@@ -144,6 +146,7 @@ def run_broker_starts(kind: Kind, *, starts: int, cuts: int, seed: int = 0) -> B
         _OPEN[kind]() as broker,
         Proxy(port=broker.port) as proxy,
         Subscriber(host=broker.host, port=broker.port) as subscriber,
+        ShadowService(host=broker.host, port=broker.port) if broker.carries_shadows else nullcontext(),
     ):
         campaign = _Campaign(kind, port=proxy.port, folder=Path(folder))
         for _ in range(starts):

@@ -286,7 +286,7 @@ class MqttTransport:
             reason, wait_s = self._restarts.after(ended)
             self._reason = "closed" if self._stop.is_set() else reason
             if not self._stop.is_set():
-                self._conditions.broken(self._broker, f"{reason}. Verdicts wait on disk")
+                self._conditions.broken(self._broker, f"{reason} (verdicts wait on disk)")
             on_connection(False, f"{self._broker}: {self._reason}")  # noqa: FBT003 - the port's signature
             self._clock.wait(self._stop, wait_s)
 
