@@ -110,8 +110,9 @@ class Backlog:
             left = room - len(page)
             if left <= 0:
                 break
-            asked = left + len(skip)
-            rows, unreadable = log.after(rank, lane.cursors[rank], asked, without=without, only=only)
+            cursor = lane.cursors[rank]
+            asked = left + sum(number > cursor for number in skip)  # the others are not read anyway
+            rows, unreadable = log.after(rank, cursor, asked, without=without, only=only)
             fresh = [row for row in rows if row.id not in skip][:left]
             page += fresh
             damaged += [number for number in unreadable if number not in skip]

@@ -1,8 +1,9 @@
 """A campaign: agents that start again and again before real brokers, and cuts of the network, while defects come.
 
-Each start is a new agent with an empty state directory, so that it has to find out anew what the broker carries: outbox,
-transport, device shadow and status against mosquitto (with a shadow service), iotcore (rumqttd) and amqtt. Then one agent lives through the
-cuts. What arrived is counted by a subscriber in a process of its own that is connected to the broker directly.
+Each start is a new agent with an empty state directory, so that it has to find out anew what the broker carries:
+outbox, transport, device shadow and status against mosquitto (with a shadow service), iotcore (rumqttd) and amqtt.
+Then one agent lives through the cuts. What arrived is counted by a subscriber in a process of its own that is
+connected to the broker directly.
 """
 
 from __future__ import annotations

@@ -29,6 +29,9 @@ def test_every_fault_of_the_table_has_a_campaign_with_its_full_count() -> None:
         "repertoire": 20,
         "pictures": 10_000,
         "good_pictures": 100_000,
+        "starts_mosquitto": 100,
+        "starts_iotcore": 100,
+        "starts_amqtt": 100,
         "day": 24,
     }
 

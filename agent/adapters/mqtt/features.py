@@ -3,10 +3,10 @@
 A broker can refuse what is not a verdict in ways that take the verdicts along: rumqttd ends the connection on a
 SUBSCRIBE to a topic that begins with `$`, amqtt drops what follows a PUBLISH to one, AWS IoT Core ends the connection
 where the policy lacks a topic. So each such feature is tried by itself at the beginning of a connection. When the
-connection ends there twice in a row, the third goes without. When that one proves to work, the feature is suspected: it
-is tried once more by the next connection, also after a restart, because a network that breaks at the wrong moments looks
-the same; and when that one ends there too, the feature is left out for a day. Another broker address, user or client id
-is another broker, of which nothing is known.
+connection ends there twice in a row, the third goes without. When that one proves to work, the feature is suspected:
+it is tried once more by the next connection, also after a restart, because a network that breaks at the wrong moments
+looks the same; and when that one ends there too, the feature is left out for a day. Another broker address, user or
+client id is another broker, of which nothing is known.
 
 Promise: no exception leaves; a file that cannot be read or written is named in the log and costs two connections.
 """
