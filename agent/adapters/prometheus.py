@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from agent.health.snapshot import AgentIdentity, CameraSnapshot, InspectionSnapshot, Snapshot
     from agent.supervision import SupervisedThread
-    from agent.wire import CollectionHealth
+    from agent.wire import BrokerHealth, CollectionHealth
 
 _ACCEPT_PAUSE_S: Final = 0.2
 HOST: Final = "127.0.0.1"
@@ -113,6 +113,8 @@ class AgentCollector(Collector):
         if snapshot.transport != "none":
             up = float(snapshot.transport == "up")
             yield GaugeMetricFamily("kensa_transport_up", "1 while the broker is connected.", value=up)
+        if snapshot.broker is not None:
+            yield from _broker(snapshot.broker)
         if snapshot.process.temperature_c is not None:
             yield GaugeMetricFamily("kensa_temperature_celsius", "Processor.", value=snapshot.process.temperature_c)
         yield from _trouble(snapshot)
@@ -189,6 +191,16 @@ def _inspections(inspections: Sequence[InspectionSnapshot]) -> Iterator[Metric]:
             about = {"state": inspection.state, "candidate": inspection.candidate or ""}
             states.add_metric([inspection.inspection], about)
     yield from (alarms, states)
+
+
+def _broker(health: BrokerHealth) -> Iterator[Metric]:
+    dropped = CounterMetricFamily("kensa_broker_dropped", "What the broker sent and was of no use.", labels=("cause",))
+    for cause, count in health.dropped.items():
+        dropped.add_metric([cause], count)
+    refused = GaugeMetricFamily("kensa_broker_refused", "1 for what the broker does not carry.", labels=("feature",))
+    for feature in health.refused:
+        refused.add_metric([feature], 1.0)
+    yield from (dropped, refused)
 
 
 def _collection(health: CollectionHealth) -> Iterator[Metric]:
