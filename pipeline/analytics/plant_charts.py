@@ -11,7 +11,7 @@ from html import escape
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import date
 
 _LEFT, _TOP, _RIGHT, _BOTTOM = 56, 14, 16, 30
@@ -95,6 +95,9 @@ def legend(names: Sequence[str]) -> str:
 def _days(area: _Area, first: date, last: date) -> str:
     span = max(1, (last - first).days)
     step = max(1, round(span / 8))
+    if first == last:
+        x, y = area.x(0.5), area.height - 10
+        return f"<text x='{x:.1f}' y='{y}' text-anchor='middle'>{first.day} {first:%b}</text>"
     parts = []
     for offset in range(0, span + 1, step):
         day = date_after(first, offset)
@@ -123,7 +126,9 @@ def trend(
     span = max(1, (last - first).days)
 
     def at(day: date, value: float) -> tuple[float, float]:
-        return area.x((day - first).days / span), area.y(min(1.0, max(0.0, (value - low) / (high - low))))
+        return area.x((day - first).days / span if last > first else 0.5), area.y(
+            min(1.0, max(0.0, (value - low) / (high - low)))
+        )
 
     parts = [
         f"<line class=grid x1='{area.x(0):.1f}' x2='{area.x(1):.1f}' y1='{at(first, tick)[1]:.1f}' "
@@ -140,7 +145,17 @@ def trend(
             parts.append(f"<polygon class='band c{i % 8}' points='{_points([*upper, *lower])}'/>")
     for i, line in enumerate(series.values()):
         parts.append(f"<polyline class='line c{i % 8}' points='{_points([at(p.day, p.value) for p in line])}'/>")
+        if len(line) == 1:  # of which neither line nor band shows anything
+            parts.append(_single(at, line[0], i % 8))
     return _svg(area, "".join(parts), title) + legend(list(series))
+
+
+def _single(at: Callable[[date, float], tuple[float, float]], point: Point, colour: int) -> str:
+    """The only point of a series: a dot, with its interval as an upright line."""
+    x, y = at(point.day, point.value)
+    low, high = (at(point.day, point.value if end is None else end)[1] for end in (point.low, point.high))
+    upright = f"<line class='line c{colour}' x1='{x:.1f}' x2='{x:.1f}' y1='{low:.1f}' y2='{high:.1f}'/>"
+    return f"{upright}<circle class='fill c{colour}' cx='{x:.1f}' cy='{y:.1f}' r='4.5'/>"
 
 
 def _quiet_ends(lows: Sequence[float], highs: Sequence[float]) -> tuple[float, float]:

@@ -1,4 +1,9 @@
-"""What a plant manager should know, in sentences, the most urgent first. Pure: answers in, sentences out."""
+"""What a plant manager should know, in sentences, the most urgent first. Pure: answers in, sentences out.
+
+Promise: at most `MOST` sentences, none on fewer parts, labels or days than it needs (`_ENOUGH...`), no estimate without
+its interval, and nothing green where parts are not let through. A subject that has too little data is left out;
+`too_little` names it.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +12,28 @@ from datetime import datetime
 from itertools import groupby
 from typing import TYPE_CHECKING, Final, Literal
 
+from agent.statistics import wilson
 from pipeline.analytics.plant import maybe, number
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pipeline.analytics.plant import Plant, Record
 
 Level = Literal["bad", "look", "good"]
 
+MOST: Final = 5  # sentences; what is cut is in the cards below them
 _FELL: Final = 0.005  # of yield, last week against the best one: half a point is worth a sentence
 _RUN_DAYS: Final = 3  # a camera must stand out on so many days: one day may be chance
 _WEEK: Final = 7
 _LATE_SHARE: Final = 0.001
+_ENOUGH_STOPPED: Final = 20  # parts, to say that a line passes none: after 20 at most 16 % could be passed (95 %)
+_ENOUGH_PASSED: Final = 10_000  # parts, to wonder that a line rejects none: below 0.04 % are then rejected (95 %)
+_ENOUGH_PARTS: Final = 200  # judged in a week, or by a camera on a day, for a share of them or an index of drift
+_ENOUGH_VERDICTS: Final = 1_000  # for shares of a thousandth: missing and late verdicts
+ENOUGH_LABELS: Final = 50  # of the random sample, or of the rejected
+_GOOD_YIELD: Final = 0.9  # below it a steady yield is no good news
+_FEW_ESCAPES: Final = 1_000.0  # of a million: with the interval's upper end below it escapes are good news
 _ORDER: Final[dict[Level, int]] = {"bad": 0, "look": 1, "good": 2}
 
 
@@ -30,9 +46,40 @@ class Finding:
 
 
 def findings(plant: Plant) -> list[Finding]:
-    """All sentences; at least one a subject, so that silence never has to be read."""
+    """The sentences, at most `MOST`, the most urgent first."""
+    return _all(plant)[:MOST]
+
+
+def left_out(plant: Plant) -> int:
+    """How many sentences the page has no room for; they are the least urgent."""
+    return max(0, len(_all(plant)) - MOST)
+
+
+def _all(plant: Plant) -> list[Finding]:
     found = [*_yields(plant), *_cameras(plant), *_escapes(plant), *_rollbacks(plant), *_loss(plant), *_latency(plant)]
     return sorted(found, key=lambda finding: _ORDER[finding.level])
+
+
+def too_little(plant: Plant) -> list[str]:
+    """Subjects on which there is too little data for a sentence, with what there is."""
+    short = []
+    for line, group in groupby(plant.records("yield_by_line"), key=_line):
+        parts = _judged(last := _weeks(list(group))[-1])
+        if parts < _ENOUGH_PARTS and not _passes_nothing(last):
+            short.append(f"the yield of {line} ({counted(parts, 'part')} in its last week)")
+    labels = sum(number(row, "labelled_passed") for row in _labelled(plant))
+    if 0 < labels < ENOUGH_LABELS:
+        short.append(f"bad parts that were let through ({counted(labels, 'label')} of the random sample)")
+    for query, column, about in (("loss", "frames", "missing verdicts"), ("latency", "parts", "late verdicts")):
+        count = sum(number(row, column) for row in plant.records(query))
+        if 0 < count < _ENOUGH_VERDICTS:
+            short.append(f"{about} ({counted(count, 'verdict')})")
+    return short
+
+
+def counted(count: float, what: str) -> str:
+    """A number and its noun, in the singular for one: `1 part`, `209 parts`."""
+    return f"{count:,.0f} {what}{'' if round(count) == 1 else 's'}"
 
 
 def points(value: float) -> str:
@@ -44,62 +91,168 @@ def _line(record: Record) -> str:
     return str(record["line"])
 
 
+# --- yield ------------------------------------------------------------------------------------------------------------
+
+
 def _yields(plant: Plant) -> list[Finding]:
-    found = []
+    found, steady = [], []
     for line, group in groupby(plant.records("yield_by_line"), key=_line):
-        days = list(group)
-        weeks = [days[i : i + _WEEK] for i in range(len(days) % _WEEK, len(days), _WEEK)] or [days]
-        rates = [_share(week) for week in weeks]
-        best, last = max(rates), rates[-1]
-        if best - last >= _FELL:
-            when = weeks[rates.index(best)][0]["period"]
+        weeks = _weeks(list(group))
+        whole = [row for week in weeks for row in week]
+        if (odd := _odd(line, weeks[-1], whole)) is not None:
+            found.append(odd)
+            continue
+        if _judged(weeks[-1]) < _ENOUGH_PARTS:
+            continue
+        enough = [week for week in weeks if _judged(week) >= _ENOUGH_PARTS]
+        best, last = max(enough, key=_share), weeks[-1]
+        told = f"{line}: yield is {100 * _share(last):.2f} % in the last {_span(last)}"
+        if _has_fallen(best, last):
+            when = best[0]["period"]
             since = f"{when:%d %b}" if isinstance(when, datetime) else str(when)
-            text = f"{line}: yield is {100 * last:.2f} % in the last week, {points(last - best)} against the week "
-            text += f"of {since}."
-            found.append(Finding("look", text))
+            fell = points(_share(last) - _share(best))
+            found.append(Finding("look", f"{told}, {fell} against the week of {since}."))
+        elif _share(last) < _GOOD_YIELD:
+            stopped = f"of {counted(_judged(last), 'part')} {_stopped(last):,.0f} were not let through"
+            found.append(Finding("look", f"{told}: {stopped}. Look at what is rejected."))
         else:
-            found.append(Finding("good", f"{line}: yield is {100 * last:.2f} % in the last week, close to its best."))
-    return found
+            steady.append(told + (", close to its best" if len(enough) > 1 else ""))
+    return [*found, *([Finding("good", "; ".join(steady) + ".")] if steady else [])]
+
+
+def _odd(line: str, last: list[Record], whole: list[Record]) -> Finding | None:
+    """A line that passes nothing, judges nothing, or passes everything: no yield to be glad of."""
+    parts, judged = sum(number(row, "parts") for row in last), _judged(last)
+    if parts >= _ENOUGH_STOPPED and judged == 0:
+        return Finding(
+            "bad", f"{line}: none of the last {counted(parts, 'part')} could be judged. Look at camera and model."
+        )
+    if _passes_nothing(last):
+        text = (
+            f"{line}: not one of the last {counted(judged, 'part')} was let through. Look at camera, light and model."
+        )
+        return Finding("bad", text)
+    if _judged(whole) >= _ENOUGH_PASSED and _share(whole) == 1.0:
+        text = (
+            f"{line}: every one of {counted(_judged(whole), 'part')} was let through. Show it a bad part: is it seen?"
+        )
+        return Finding("look", text)
+    return None
+
+
+def _passes_nothing(rows: list[Record]) -> bool:
+    return _judged(rows) >= _ENOUGH_STOPPED and _share(rows) == 0.0
+
+
+def _weeks(days: list[Record]) -> list[list[Record]]:
+    """Whole weeks up to the last day; all days where there are fewer than a week."""
+    return [days[i : i + _WEEK] for i in range(len(days) % _WEEK, len(days), _WEEK)] or [days]
+
+
+def _span(rows: list[Record]) -> str:
+    return "week" if len(rows) >= _WEEK else counted(len(rows), "day") if len(rows) > 1 else "day"
+
+
+def _judged(rows: list[Record]) -> float:
+    return sum(number(row, "parts") - number(row, "unknown") for row in rows)
+
+
+def _stopped(rows: list[Record]) -> float:
+    return _judged(rows) - sum(number(row, "ok") for row in rows)
 
 
 def _share(rows: list[Record]) -> float:
-    parts = sum(number(row, "parts") - number(row, "unknown") for row in rows)
+    parts = _judged(rows)
     return sum(number(row, "ok") for row in rows) / parts if parts else 0.0
+
+
+def _has_fallen(best: list[Record], last: list[Record]) -> bool:
+    """By half a point at least, and by more than chance: the two 95 % intervals do not touch."""
+    if _share(best) - _share(last) < _FELL:
+        return False
+    (low, _), (_, high) = (wilson(round(_judged(r) - _stopped(r)), round(_judged(r))) for r in (best, last))
+    return high < low
+
+
+# --- cameras ----------------------------------------------------------------------------------------------------------
 
 
 def _cameras(plant: Plant) -> list[Finding]:
     found = []
-    rows = plant.records("camera_drift")
-    latest = max((str(row["date"]) for row in rows), default="")
+    rows = [row for row in plant.records("camera_drift") if (maybe(row, "parts") or _ENOUGH_PARTS) >= _ENOUGH_PARTS]
+    if len({str(row["date"]) for row in rows}) < _RUN_DAYS:
+        return []
+    latest = max(str(row["date"]) for row in rows)
+    names = {(_line(row), str(row["camera"])) for row in rows}
     for (line, thing, camera), group in groupby(rows, key=lambda r: (_line(r), str(r["thing"]), str(r["camera"]))):
-        days = list(group)
-        stood_out = [row for row in days if row["finding"] == "camera"]
-        if len(stood_out) < _RUN_DAYS:
-            continue
-        first, last = str(stood_out[0]["date"]), str(stood_out[-1]["date"])
-        worst = max(number(row, "psi") for row in stood_out)
-        over = last < latest
-        state = f"did from {first} to {last}; it is over" if over else f"has since {first}"
-        text = (
-            f"{line}, camera {camera} on {thing}: its scores moved away from its own past while the other cameras' did "
-            f"not, on {len(stood_out)} days (index up to {worst:.2f}): it {state}. Look at lens, light and mounting."
-        )
-        found.append(Finding("look" if over else "bad", text))
-    return found or [Finding("good", "No camera has moved away from the others.")]
+        stood_out = [row for row in group if row["finding"] == "camera"]
+        if len(stood_out) >= _RUN_DAYS:
+            has_others = sum(other == line for other, _ in names) > 1
+            found.append(_moved(f"{line}, camera {camera} on {thing}", stood_out, latest, has_others=has_others))
+    if found:
+        return found
+    subject = (
+        "No camera has moved away from the others." if len(names) > 1 else "No camera has moved away from its own past."
+    )
+    return [Finding("good", subject)]
+
+
+def _moved(where: str, stood_out: Sequence[Record], latest: str, *, has_others: bool) -> Finding:
+    first, last = str(stood_out[0]["date"]), str(stood_out[-1]["date"])
+    worst = max(number(row, "psi") for row in stood_out)
+    over = last < latest
+    state = f"did from {first} to {last}; it is over" if over else f"has since {first}"
+    others = " while the other cameras' did not" if has_others else ""
+    remedy = "Look at lens, light and mounting" if has_others else "Look at lens, light, mounting and material"
+    text = (
+        f"{where}: its scores moved away from its own past{others}, on {counted(len(stood_out), 'day')} (index up to "
+        f"{worst:.2f}): it {state}. {remedy}."
+    )
+    return Finding("look" if over else "bad", text)
+
+
+# --- escapes ----------------------------------------------------------------------------------------------------------
+
+
+def _labelled(plant: Plant) -> list[Record]:
+    return [row for row in plant.records("escapes") if maybe(row, "escapes_high") is not None]
+
+
+def escapes(plant: Plant) -> tuple[float, float, float] | None:
+    """Bad parts of a million that were let through: estimate, low and high; None with too few labels.
+
+    Versions and lines are added up, and so are the ends of their intervals: together they hold at least as often.
+    """
+    rows = _labelled(plant)
+    passed = sum(number(row, "passed") for row in rows)
+    if sum(number(row, "labelled_passed") for row in rows) < ENOUGH_LABELS or not passed:
+        return None
+    names = ("escapes", "escapes_low", "escapes_high")
+    estimate, low, high = (1e6 * sum(number(row, name) for row in rows) / passed for name in names)
+    return estimate, low, high
 
 
 def _escapes(plant: Plant) -> list[Finding]:
-    rows = [row for row in plant.records("escapes") if maybe(row, "escapes_high") is not None]
+    rows = _labelled(plant)
     if not rows:
         return [Finding("look", "Escapes are not known: no labels of the random sample have come back.")]
-    passed = sum(number(row, "passed") for row in rows)
-    ppm = 1e6 * sum(number(row, "escapes") for row in rows) / passed
+    known = escapes(plant)
+    if known is None:
+        return []
+    estimate, low, high = known
+    labels = counted(sum(number(row, "labelled_passed") for row in rows), "label")
+    bad = f"about {estimate:,.0f} are bad ({low:,.0f} to {high:,.0f}, from {labels})"
+    text = f"Of a million parts that were let through {bad}"
+    if not estimate:
+        most = f"of a million at most {high:,.0f} are (95 % interval)"
+        text = f"None of {labels} of parts that were let through says bad: {most}"
     worst = max(rows, key=lambda row: number(row, "escape_ppm"))
-    text = (
-        f"About {ppm:,.0f} of a million passed parts are bad; the most, {number(worst, 'escape_ppm'):,.0f}, with "
-        f"{worst['model_version']} on {worst['line']}."
-    )
-    return [Finding("look", text)]
+    if len(rows) > 1 and number(worst, "labelled_passed") >= ENOUGH_LABELS and number(worst, "escape_ppm") > estimate:
+        text += f"; the most with {worst['model_version']} on {worst['line']}"
+    return [Finding("good" if high <= _FEW_ESCAPES else "look", text + ".")]
+
+
+# --- releases, losses, time -------------------------------------------------------------------------------------------
 
 
 def _rollbacks(plant: Plant) -> list[Finding]:
@@ -108,9 +261,14 @@ def _rollbacks(plant: Plant) -> list[Finding]:
         if row["event"] == "rolling_back":
             seen.setdefault((_line(row), str(row["release"])), row)
     return [
-        Finding("look", f"{line}: {release} was taken back on {str(row['at'])[:10]} ({row['detail'] or 'no reason'}).")
+        Finding("look", f"{line}: {release} was taken back on {str(row['at'])[:10]} ({_words(row['detail'])}).")
         for (line, release), row in seen.items()
     ]
+
+
+def _words(detail: object) -> str:
+    """A reason code as words."""
+    return str(detail).replace("_", " ") if detail else "no reason given"
 
 
 def _loss(plant: Plant) -> list[Finding]:
@@ -119,16 +277,19 @@ def _loss(plant: Plant) -> list[Finding]:
     frames = sum(number(row, "frames") for row in rows)
     missing = sum(number(row, "missing") for row in rows)
     if unexplained:
-        return [
-            Finding("bad", f"{unexplained:,.0f} verdicts are missing and no device says why: see the table of losses.")
-        ]
-    share = f"{1e6 * missing / frames:,.0f} of a million" if frames else "none"
+        are = "verdict is" if round(unexplained) == 1 else "verdicts are"
+        return [Finding("bad", f"{unexplained:,.0f} {are} missing and no device says why: see the table of losses.")]
+    if frames < _ENOUGH_VERDICTS:
+        return []
+    share = f"{1e6 * missing / frames:,.0f} of a million" if missing else f"none of {frames:,.0f}"
     return [Finding("good", f"No verdict is missing without an explanation; dropped or given up: {share}.")]
 
 
 def _latency(plant: Plant) -> list[Finding]:
     rows = plant.records("latency")
     parts, late = sum(number(row, "parts") for row in rows), sum(number(row, "late") for row in rows)
+    if parts < _ENOUGH_VERDICTS:
+        return []
     limit = float(plant.answers["latency"].parameters["limit_us"]) / 1000
-    text = f"{1e6 * late / parts if parts else 0:,.0f} of a million verdicts took longer than {limit:g} ms."
-    return [Finding("look" if parts and late / parts > _LATE_SHARE else "good", text)]
+    share = f"{1e6 * late / parts:,.0f} of a million verdicts" if late else f"None of {counted(parts, 'verdict')}"
+    return [Finding("look" if late / parts > _LATE_SHARE else "good", f"{share} took longer than {limit:g} ms.")]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from pipeline.analytics import plant_charts as charts
 from pipeline.analytics.plant import maybe, number
-from pipeline.analytics.plant_findings import findings
+from pipeline.analytics.plant_findings import ENOUGH_LABELS, counted, escapes, findings, left_out, too_little
 from pipeline.evaluation.page import percent
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pipeline.analytics.plant import Plant, Record
 
 _STYLE: Final = (Path(__file__).parent / "plant.css").read_text(encoding="utf-8")
+_ENOUGH_FOR_P99: Final = 100  # verdicts of a device and day: with fewer the p99 is just the slowest one
 _PERCENT: Final = charts.Axis(100.0, 1, " %")
 _EVENTS: Final = {"committed": "committed", "rolling_back": "taken back"}
 
@@ -32,7 +33,7 @@ def render(plant: Plant) -> str:
     sites = sorted({str(row["site"]) for row in plant.records("yield_by_line")})
     title = f"Inspection in {', '.join(sites)}"
     lines = sorted({str(row["line"]) for row in plant.records("yield_by_line")})
-    about = f"{first:%d %B %Y} to {last:%d %B %Y} · {len(lines)} lines: {', '.join(lines)}"
+    about = f"{first:%d %B %Y} to {last:%d %B %Y} · {counted(len(lines), 'line')}: {', '.join(lines)}"
     body = [
         f"<h1>{escape(title)}</h1><p class=sub>{escape(about)}</p>",
         _tiles(plant),
@@ -46,7 +47,9 @@ def render(plant: Plant) -> str:
         _card("Kinds of defect", _classes(plant)),
         _card("Model versions", _versions(plant)),
         _card("Trials", _trials(plant)),
-        _card("Cameras against their own past", _heat(plant)),
+        _card(
+            "Cameras against their own past" if _cameras(plant) > 1 else "The camera against its own past", _heat(plant)
+        ),
         _card("Time to a verdict", _latency(plant)),
         _card("Losses", _loss(plant)),
         _card("Cameras now", _fleet(plant)),
@@ -105,29 +108,48 @@ def _tiles(plant: Plant) -> str:
     days, loss, late = plant.records("yield_by_line"), plant.records("loss"), plant.records("latency")
     parts = sum(number(row, "parts") for row in days)
     judged = parts - sum(number(row, "unknown") for row in days)
-    known = [row for row in plant.records("escapes") if maybe(row, "escapes_high") is not None]
-    passed = sum(number(row, "passed") for row in known)
-    ppm = f"{1e6 * sum(number(row, 'escapes') for row in known) / passed:,.0f}" if passed else "not known"
-    rejected = sum(number(row, "rejected") for row in known)
-    false = sum(number(row, "false_rejects") for row in known)
-    frames = sum(number(row, "frames") for row in loss)
-    missing = 1e6 * sum(number(row, "missing") for row in loss) / frames if frames else 0.0
+    frames, missing = (sum(number(row, name) for row in loss) for name in ("frames", "missing"))
+    slowest = max((number(row, "p99_us") for row in late if number(row, "parts") >= _ENOUGH_FOR_P99), default=None)
     shown = [
-        ("parts judged", f"{parts:,.0f}"),
-        ("yield", percent(sum(number(row, "ok") for row in days) / judged if judged else None)),
-        ("bad of a million passed, about", ppm),
-        ("of the rejected were good, about", percent(false / rejected if rejected else None, 0)),
-        ("verdicts missing of a million", f"{missing:,.0f}"),
-        ("longest p99 of a device and day", f"{max((number(row, 'p99_us') for row in late), default=0) / 1000:.1f} ms"),
+        ("parts judged" if round(judged) != 1 else "part judged", f"{judged:,.0f}"),
+        ("of them let through (yield)", percent(sum(number(row, "ok") for row in days) / judged if judged else None)),
+        ("bad of a million let through, 95 % interval", _escapes_tile(plant)),
+        ("of the rejected were good, 95 % interval", _false_rejects_tile(plant)),
+        ("verdicts missing" if round(missing) != 1 else "verdict missing", f"{missing:,.0f} of {frames:,.0f}"),
+        ("within which 99 of 100 verdicts came, slowest day", "–" if slowest is None else f"{slowest / 1000:.1f} ms"),
     ]
     return (
         "<div class=tiles>" + "".join(f"<div class=tile><b>{v}</b><span>{n}</span></div>" for n, v in shown) + "</div>"
     )
 
 
+def _escapes_tile(plant: Plant) -> str:
+    """Only the interval: an estimate of 0 alone would read like a promise."""
+    known = escapes(plant)
+    return "not known" if known is None else f"{known[1]:,.0f} to {known[2]:,.0f}"
+
+
+def _false_rejects_tile(plant: Plant) -> str:
+    known = [row for row in plant.records("escapes") if maybe(row, "false_rejects_high") is not None]
+    rejected = sum(number(row, "rejected") for row in known)
+    if sum(number(row, "labelled_rejected") for row in known) < ENOUGH_LABELS or not rejected:
+        return "not known"
+    low, high = (sum(number(row, f"false_rejects_{end}") for row in known) / rejected for end in ("low", "high"))
+    return f"{100 * low:.0f} to {percent(high, 0)}"
+
+
 def _sentences(plant: Plant) -> str:
     items = "".join(f"<li class={f.level}>{escape(f.text)}</li>" for f in findings(plant))
-    return f"<ul class=findings>{items}</ul>"
+    notes = []
+    if more := left_out(plant):
+        notes.append(f"{counted(more, 'less urgent thing')} more: see the cards below.")
+    if short := too_little(plant):
+        notes.append(f"Too little data to say anything about {'; '.join(short)}.")
+    return f"<ul class=findings>{items}</ul>" + _note(escape(" ".join(notes))) * bool(notes)
+
+
+def _cameras(plant: Plant) -> int:
+    return len({(str(row["line"]), str(row["camera"])) for row in plant.records("camera_drift")})
 
 
 def _marks(plant: Plant) -> list[charts.Mark]:

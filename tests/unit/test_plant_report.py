@@ -11,7 +11,7 @@ import pytest
 from pipeline.analytics import plant_charts as charts
 from pipeline.analytics.answers import Answer, text_table
 from pipeline.analytics.plant import ASKED, Plant
-from pipeline.analytics.plant_findings import findings
+from pipeline.analytics.plant_findings import Finding, findings
 from pipeline.analytics.plant_page import render
 from pipeline.analytics.queries import named
 
@@ -88,6 +88,128 @@ def test_escapes_without_labels_are_said_to_be_unknown_and_never_zero() -> None:
     of = plant(yield_by_line=days([990]), escapes=[row])
     assert "Escapes are not known" in texts(of, "look")
     assert "not known" in render(of)
+
+
+# --- no untruth -------------------------------------------------------------------------------------------------------
+
+
+def of_day(parts: int, ok: int, *, unknown: int = 0, line: str = "press-1") -> list[dict[str, Any]]:
+    judged = parts - unknown
+    return [
+        {"site": "kyoto", "line": line, "period": DAY, "parts": parts, "ok": ok, "unknown": unknown,
+         "yield": ok / judged if judged else None, "yield_low": 0.0, "yield_high": 1.0}
+    ]  # fmt: skip
+
+
+def test_a_line_that_rejects_every_part_is_bad_news_first_and_nothing_about_its_yield_is_green() -> None:
+    of = plant(yield_by_line=of_day(209, 0), latency=[{"parts": 209, "late": 0, "p99_us": 4_000}])
+
+    assert findings(of)[0] == Finding(
+        "bad", "press-1: not one of the last 209 parts was let through. Look at camera, light and model."
+    )
+    assert "yield" not in texts(of, "good")
+
+
+def test_a_line_whose_parts_are_all_unknown_or_all_passed_is_no_good_news_either() -> None:
+    unknown = plant(yield_by_line=of_day(300, 0, unknown=300))
+    assert "none of the last 300 parts could be judged" in texts(unknown, "bad")
+
+    passed = plant(yield_by_line=of_day(20_000, 20_000))
+    assert "every one of 20,000 parts was let through" in texts(passed, "look")
+    assert "yield" not in texts(passed, "good")
+
+
+def test_a_steady_low_yield_is_not_green() -> None:
+    assert "yield is 60.00 % in the last week" in texts(plant(yield_by_line=days([600] * 14)), "look")
+
+
+def test_twelve_parts_make_no_finding_and_the_page_says_what_lacks_data() -> None:
+    row = {"line": "press-1", "model_version": "1.0.0", "passed": 11, "labelled_passed": 1, "escapes": 0.0,
+           "escapes_low": 0.0, "escapes_high": 9.0, "escape_ppm": 0.0}  # fmt: skip
+    of = plant(
+        yield_by_line=of_day(12, 11),
+        escapes=[row],
+        loss=[{"line": "press-1", "frames": 12, "missing": 0, "unexplained": 0}],
+        latency=[{"thing": "a", "date": date(2026, 3, 2), "parts": 12, "late": 0, "p99_us": 4_000}],
+        camera_drift=camera(["steady"]),
+    )
+
+    assert findings(of) == []
+    page = render(of)
+    assert "the yield of press-1 (12 parts in its last week)" in page
+    assert "bad parts that were let through (1 label of the random sample)" in page
+    assert "of a million verdicts" not in page
+    assert "0 of a million" not in page
+
+
+def test_a_fall_of_yield_within_chance_is_none() -> None:
+    small = [{**day, "parts": 30, "ok": ok} for day, ok in zip(days([30] * 14), [30] * 7 + [29] * 7, strict=True)]
+
+    assert "against the week" not in texts(plant(yield_by_line=small), "look")
+
+
+def test_no_escape_among_the_labels_stands_with_its_interval() -> None:
+    row = {"line": "press-1", "model_version": "1.0.0", "passed": 41_300, "labelled_passed": 400, "escapes": 0.0,
+           "escapes_low": 0.0, "escapes_high": 392.0, "escape_ppm": 0.0}  # fmt: skip
+    of = plant(yield_by_line=days([990]), escapes=[row])
+
+    assert "None of 400 labels of parts that were let through says bad: of a million at most 9,492" in texts(of, "look")
+    assert "<b>0 to 9,492</b>" in render(of)
+
+
+def test_few_escapes_are_good_news_only_when_the_whole_interval_says_so() -> None:
+    row = {"line": "press-1", "model_version": "1.0.0", "passed": 1e6, "labelled_passed": 90_000, "escapes": 120.0,
+           "escapes_low": 70.0, "escapes_high": 200.0, "escape_ppm": 120.0}  # fmt: skip
+
+    assert "about 120 are bad (70 to 200, from 90,000 labels)" in texts(
+        plant(yield_by_line=days([990]), escapes=[row]), "good"
+    )
+
+
+def test_a_line_with_one_camera_has_no_other_cameras() -> None:
+    steady = plant(yield_by_line=days([990]), camera_drift=camera(["steady"] * 5))
+    assert "No camera has moved away from its own past." in texts(steady, "good")
+    moved = plant(yield_by_line=days([990]), camera_drift=camera(["camera"] * 5))
+    assert "moved away from its own past, on 5 days" in texts(moved, "bad")
+    for of in (steady, moved):
+        page = render(of)
+        assert "other" not in re.sub(r"<style>.*?</style>", "", page.split("How this was made")[0])
+        assert "The camera against its own past" in page
+
+
+def test_two_cameras_are_compared_with_each_other() -> None:
+    rows = [*camera(["camera"] * 5), *camera(["steady"] * 5, "right")]
+    of = plant(yield_by_line=days([990]), camera_drift=rows)
+
+    assert "while the other cameras' did not" in texts(of, "bad")
+
+
+def test_there_are_five_sentences_at_most_and_the_page_says_how_many_more_there_are() -> None:
+    rows = [row for i in range(9) for row in of_day(500, 0, line=f"press-{i}")]
+    of = plant(yield_by_line=rows)
+
+    assert [finding.level for finding in findings(of)] == ["bad"] * 5
+    assert "5 less urgent things more" in render(of)
+
+
+def test_one_of_something_is_not_called_several() -> None:
+    of = plant(
+        yield_by_line=of_day(1, 1),
+        loss=[{"line": "press-1", "frames": 2_000, "missing": 1, "unexplained": 1}],
+    )
+
+    assert "1 verdict is missing and no device says why" in texts(of, "bad")
+    page = render(of)
+    assert "1 line: press-1" in page
+    assert "<b>1</b><span>part judged</span>" in page
+    assert "<b>1 of 2,000</b><span>verdict missing</span>" in page
+
+
+def test_a_single_day_is_drawn() -> None:
+    page = render(plant(yield_by_line=of_day(209, 0)))
+
+    assert "<circle class='fill c0'" in page.split("<h2>Yield</h2>")[1].split("</section>")[0]
+    assert "3 Mar" not in page, "a day that is not there has no name on the axis"
 
 
 def test_a_page_of_nothing_but_a_day_is_whole() -> None:
