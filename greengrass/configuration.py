@@ -27,6 +27,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from agent import config as configuration
+from agent.config.base import shown, shown_key
 from agent.errors import ConfigError, MessageError
 from agent.wire.shadow import parse_desired
 
@@ -44,7 +45,7 @@ _MAX_DEPTH: Final = 16  # nucleus lite nests 11 deep at most
 
 def _is_shift(value: str) -> str:
     if not _SHIFT.fullmatch(value):
-        msg = f"given {value!r}, expected local times such as 06:00-14:00"
+        msg = f"given {shown(value)}, expected local times such as 06:00-14:00"
         raise ValueError(msg)
     return value
 
@@ -52,7 +53,7 @@ def _is_shift(value: str) -> str:
 class Settings(BaseModel):
     """The key `greengrass` of the component's configuration."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     # echo: a message counts as delivered when the broker has sent it back; call: when the nucleus has taken it, which
     # may lose what is in flight when a connection ends (docs/decisions).
@@ -119,12 +120,13 @@ def _settings(given: object, complaints: list[str]) -> Settings:
         return Settings() if given is None else Settings.model_validate(given)
     except ValidationError as error:
         for problem in error.errors():
-            path = ".".join(["greengrass", *map(str, problem["loc"])])
+            path = ".".join(["greengrass", *map(shown_key, problem["loc"])])
             if problem["type"] == "extra_forbidden":
                 complaints.append(f"{path}: unknown key. Allowed here: {', '.join(sorted(Settings.model_fields))}")
             else:
                 message = str(problem["msg"]).removeprefix("Value error, ")
-                complaints.append(f"{path}: given {problem['input']!r:.80}; {message[:1].lower()}{message[1:]}")
+                given_text = shown(problem["input"], key=problem["loc"][-1] if problem["loc"] else None)
+                complaints.append(f"{path}: given {given_text}; {message[:1].lower()}{message[1:]}")
         return Settings()
 
 

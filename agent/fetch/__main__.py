@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
-from agent.model.fetch_protocol import Event, Failed, LookRequest, Reason, Request, shorten
+from agent.model.fetch_protocol import Event, Failed, LookRequest, Reason, Request
 from agent.supervision import Supervisor
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def main() -> int:
     try:
         request = Request.model_validate_json(sys.stdin.buffer.readline(_MAX_REQUEST_BYTES)).body
     except ValidationError as error:
-        _say(Failed(reason=Reason.REQUEST, text=shorten(f"the request cannot be read: {error}")))
+        _say(Failed(reason=Reason.REQUEST, text=f"the request cannot be read: {error.error_count()} errors"))
         return 0
     _limit(request.limits, request.max_release_bytes)
     Supervisor().thread(_end_with_the_parent, kind="parent-watch").start()

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 from urllib.parse import quote, urlsplit
 
 from agent.errors import FetchError
+from agent.inspection.camera_url import redact
 from agent.model.fetch_protocol import Reason
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def choose(repository: str, *, timeout_s: float) -> Source:
     """Return the source for a folder, an http(s):// or an s3:// address. Raises FetchError."""
     parts = urlsplit(repository)
     if parts.scheme in {"http", "https"} and parts.hostname:
-        if parts.username or parts.query or parts.fragment:
+        if "@" in repository or parts.query or parts.fragment:  # and none of it is quoted: it may be a password
             raise FetchError(
                 Reason.REQUEST, "updates.repository must be a plain address: no user name, no query, no fragment"
             )
@@ -186,6 +187,7 @@ def choose(repository: str, *, timeout_s: float) -> Source:
     if "://" in repository:
         raise FetchError(
             Reason.REQUEST,
-            f"updates.repository is {repository!r}; it can be a folder, http://..., https://... or s3://bucket/prefix",
+            f"updates.repository is {redact(repository)}; it can be a folder, http://..., https://... or "
+            "s3://bucket/prefix",
         )
     return FolderSource(Path(repository))

@@ -224,6 +224,11 @@ def redact(url: str) -> str:
     return UNREADABLE if plain is None else f"{parts.scheme}://{HIDDEN_HOST}"
 
 
+def shown_place(place: str) -> str:
+    """Return a folder, or an address in which no secret can stand, as it is; any other address as `redact` does."""
+    return redact(place) if "://" in place and has_secret(place) else place
+
+
 def is_ambiguous(url: str) -> bool:
     """Whether an `@` stands after what reads as the host: it may belong to a password that is not escaped."""
     parts = _split(url)

@@ -101,7 +101,7 @@ class ChildFetcher:
         try:
             request = LookRequest(**self._place(trusted_utc_s))
         except ValidationError as error:
-            raise FetchError(Reason.REQUEST, f"updates cannot be looked at: {error}") from error
+            raise FetchError(Reason.REQUEST, f"updates cannot be looked at: {_wrong(error)}") from None
         timeout_s = min(self._timeout_s, _LOOK_S)
         answer = self._ask(request, timeout_s=timeout_s, on_progress=lambda _done, _total: None, stop=stop)
         if not isinstance(answer, Seen):
@@ -146,6 +146,11 @@ class ChildFetcher:
 
 def _no_answer(answer: Done | Seen) -> FetchError:
     return FetchError(Reason.CRASHED, f"the fetch child answered {answer.event!r}, which nobody asked")
+
+
+def _wrong(error: ValidationError) -> str:
+    """Say which fields are wrong, without what they hold: an address may have a password."""
+    return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_input=False))
 
 
 def _error(failed: Failed) -> FetchError | RefusedError:

@@ -27,6 +27,8 @@ def serving(
             request = b""
             while b"\r\n\r\n" not in request and (received := connection.recv(4_096)):
                 request += received
+            if not request:  # a client that did not like the certificate
+                return
             answer = behaviour.answer(request, sent)
             for at in range(0, len(answer), piece_bytes):
                 connection.sendall(answer[at : at + piece_bytes])

@@ -9,6 +9,7 @@ import re
 import stat
 import traceback
 import urllib.request
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,14 +20,14 @@ from hypothesis import strategies as st
 from agent import app, cli, config, control
 from agent.app import good
 from agent.commands import doctor
-from agent.errors import ConfigError
+from agent.errors import ConfigError, FetchError
+from agent.fetch.sources import choose
+from greengrass.configuration import read
 from simulator.mjpeg_servers import BEHAVIOURS, PASSWORD, USER, serving
 from simulator.transport import MemoryTransport
 from tests.change_kit import changed, parsed, until, write_line
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.change_kit import Tree
 
 SECRET = "Zq7s3cretvX9"  # noqa: S105 - not one
@@ -248,3 +249,31 @@ def test_doctor_looks_at_the_password_files(tmp_path: Path) -> None:
         assert found(camera)[0] == "ok"
         assert found(network_camera(address))[0] == "warn"
         assert "has an @ after what reads as its host" in found(network_camera("http://127.0.0.1:1/x?u=a@b"))[1]
+
+
+# --- what else an address can be --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "repository",
+    [f"http://op:{SECRET}@127.0.0.1:1/r", f"https://op:{SECRET}/x@h/r", f"http://127.0.0.1:1/r?token={SECRET}"],
+)
+def test_doctor_does_not_show_the_repositorys_password(
+    repository: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "root.json").write_text("{}")
+    updates = {"repository": repository, "root": str(tmp_path / "root.json"), "site": "s"}
+    path = tmp_path / "kensa.yaml"
+    path.write_text(yaml.safe_dump(changed(write_line(tmp_path), "updates", updates)))
+    cli.main(["doctor", str(path)])
+    with pytest.raises(FetchError) as caught:
+        choose(repository, timeout_s=1.0)
+    assert SECRET not in "".join(capsys.readouterr()) + "".join(traceback.format_exception(caught.value))
+
+
+def test_the_components_settings_are_not_quoted() -> None:
+    wrong = {"shifts": [f"http://op:{SECRET}@camera"], "password": SECRET, f"op:{SECRET}@h": 1}
+    with pytest.raises(ConfigError) as caught:
+        read({"greengrass": wrong}, thing="t", work=Path("/w"), base=Path("/"))
+    assert "greengrass.shifts" in str(caught.value)
+    assert SECRET not in "".join(traceback.format_exception(caught.value))

@@ -1,10 +1,11 @@
 """The connection to an MJPEG camera: asks, logs in, and reads pictures within given times.
 
-Promise: a call returns within its time-out (a new connection for a login or a redirect may take 0.8 s more); what
-arrives is bounded, see `pictures`; each picture carries the time of its last byte and is checked before it is decoded,
-so a cut one is a counted drop. A broken conversation is a CameraError; the capture thread reconnects. A redirect is
-followed on the same host only, and never from https to http: the password goes to the configured camera alone. The
-reader is our own and not OpenCV's because that one neither sees a cut picture nor lets a read be bounded.
+Promise: a call returns within its time-out (a new connection for a login or a redirect may take 0.8 s more, and its TLS
+handshake 3 s, which `live` keeps from the line); what arrives is bounded, see `pictures`; each picture carries the time
+of its last byte and is checked before it is decoded, so a cut one is a counted drop. A broken conversation is a
+CameraError; the capture thread reconnects. A redirect is followed on the same host only, and never from https to http:
+the password goes to the configured camera alone. The reader is our own and not OpenCV's because that one neither sees a
+cut picture nor lets a read be bounded.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ enough, whatever name it carries.
 
 from __future__ import annotations
 
+import re
 import ssl
 from typing import TYPE_CHECKING, Final
 
@@ -20,14 +21,19 @@ if TYPE_CHECKING:
 # X509_V_ERR_* of OpenSSL's x509_vfy.h
 _NOT_YET_VALID: Final = 9
 _EXPIRED: Final = 10
+_PEM: Final = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+_HANDSHAKE_S: Final = 3.0  # a small camera needs half a second for its signature
 _OTHER_NAME: Final = frozenset({62, 64})  # of another host, of another IP address
 
 
 def secured(connect: Callable[[], socket.socket], *, host: str, ca: Path | None) -> ssl.SSLSocket:
     """Connect and do the handshake. Raises CameraError, and the network's OSError."""
     context = _context(ca)
+    plain = connect()
     try:
-        return _handshake(context, connect(), host)
+        return _handshake(context, plain, host)
+    except TimeoutError:
+        raise CameraError("it does not answer in TLS: does it offer https there?") from None
     except ssl.SSLCertVerificationError as error:
         if ca is None or error.verify_code not in _OTHER_NAME:
             raise CameraError(_refusal(error.verify_code, ca=ca)) from None
@@ -38,7 +44,7 @@ def secured(connect: Callable[[], socket.socket], *, host: str, ca: Path | None)
     # Signed as it should be, for another name: it must be the very certificate that was given.
     context.check_hostname = False
     connection = _handshake(context, connect(), host)
-    if connection.getpeercert(binary_form=True) in context.get_ca_certs(binary_form=True):
+    if connection.getpeercert(binary_form=True) in _certificates(ca):
         return connection
     connection.close()
     raise CameraError(
@@ -61,7 +67,14 @@ def _context(ca: Path | None) -> ssl.SSLContext:
     return context
 
 
+def _certificates(path: Path) -> list[bytes]:
+    """Return the certificates of a file, in DER; `SSLContext.get_ca_certs` leaves out those of no authority."""
+    blocks = _PEM.findall(path.read_text(encoding="latin-1"))
+    return [ssl.PEM_cert_to_DER_cert(block) for block in blocks]
+
+
 def _handshake(context: ssl.SSLContext, plain: socket.socket, host: str) -> ssl.SSLSocket:
+    plain.settimeout(_HANDSHAKE_S)
     try:
         return context.wrap_socket(plain, server_hostname=host)
     except BaseException:

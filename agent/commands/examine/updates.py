@@ -19,6 +19,7 @@ from agent.clock import NS_PER_S, SystemClock
 from agent.commands import model_text
 from agent.commands.examine.finding import Finding, fail, ok, warn
 from agent.errors import FetchError, StateDirError
+from agent.inspection.camera_url import shown_place
 from agent.model.fetch_protocol import FetchLimits, Reason
 from agent.model.fetching import ChildFetcher
 from agent.model.standing import left
@@ -111,10 +112,12 @@ def _repository(updates: Updates, trust_dir: Path) -> Finding:
             looked = fetcher.look(trusted_utc_s=0.0, stop=threading.Event())
         except FetchError as error:
             remedy = f"see {error.reason} in docs/operations.md, What a refusal means"
-            return (fail if error.reason in _OURS else warn)(check, f"{updates.repository}: {error}", remedy)
+            return (fail if error.reason in _OURS else warn)(
+                check, f"{shown_place(updates.repository)}: {error}", remedy
+            )
     now_utc_s = clock.utc_ns() / NS_PER_S
     seen = (
-        f"{updates.repository}: the metadata of {updates.site} verify, signed "
+        f"{shown_place(updates.repository)}: the metadata of {updates.site} verify, signed "
         f"{model_text.age(now_utc_s - looked.signed_utc_s)} ago; {len(looked.revoked)} releases were taken back"
     )
     until_utc_s = looked.root_expires_utc_s
