@@ -59,7 +59,7 @@ _LINES: Final = (  # the light of the lines that this repository ships
 
 @dataclass(frozen=True, slots=True)
 class SpoiltCount:
-    """One kind of fault: its verdicts, and how many were `ok` from the third picture on."""
+    """One kind of fault: its verdicts, and how many were `ok` from the third one on."""
 
     kind: str
     outcomes: dict[str, int]
@@ -110,14 +110,10 @@ def run_spoilt(*, release: Path, count: int, seed: int, kinds: Iterable[str] | N
 def _pass(
     kind: str, release: Path, camera: dict[str, Any], source: FrameSource | None, *, roi: Any, count: int
 ) -> SpoiltCount:
-    outcomes: Counter[Outcome] = Counter()
-    late_ok = 0
+    outcomes: dict[int, Outcome] = {}  # by number: those of a network camera may have holes
 
     def observe(verdicts: Sequence[Verdict]) -> None:
-        nonlocal late_ok
-        for verdict in verdicts:
-            outcomes[verdict.judgement.outcome] += 1
-            late_ok += verdict.seq >= 2 and verdict.judgement.outcome is Outcome.OK  # noqa: PLR2004 - the third
+        outcomes.update((verdict.seq, verdict.judgement.outcome) for verdict in verdicts)
 
     with tempfile.TemporaryDirectory(prefix="kensa-pictures-") as folder:
         tree = {
@@ -138,10 +134,12 @@ def _pass(
         settings = config.parse(tree, source="campaign", base=Path(folder))
         with app.build(settings, sources={} if source is None else {"cam": source}, observe=observe) as agent:
             give_up = time.monotonic() + _STILL_S + count / 100
-            while sum(outcomes.values()) < count and time.monotonic() < give_up:
+            while len(outcomes) < count and time.monotonic() < give_up:
                 time.sleep(0.05)
             alarm = agent.monitors["part"].alarm()
-    return SpoiltCount(kind, {str(k): v for k, v in outcomes.items()}, late_ok, alarm)
+    in_order = [outcomes[seq] for seq in sorted(outcomes)]
+    late_ok = in_order[2:].count(Outcome.OK)
+    return SpoiltCount(kind, {str(k): v for k, v in Counter(in_order).items()}, late_ok, alarm)
 
 
 # --- good pictures ----------------------------------------------------------------------------------------------------

@@ -232,6 +232,7 @@ def test_a_verdicts_kept_frame_becomes_a_part(site: Path, capsys: pytest.Capture
     assert cli.main(["run", str(site)]) == 0
     capsys.readouterr()
 
-    assert kensa("add", site, "--label", "spot", "line-1/cam/1/0") == 0
-    assert "added: verdict line-1/cam/1/0" in capsys.readouterr().out
+    epoch = (site.parent / "state" / "boot_epoch").read_text()
+    assert kensa("add", site, "--label", "spot", f"line-1/cam/{epoch}/0") == 0
+    assert f"added: verdict line-1/cam/{epoch}/0" in capsys.readouterr().out
     assert kensa("run", site) == 0
