@@ -163,6 +163,7 @@ class Agent:
                 history_bytes=config.outbox.history_bytes,
             ),
         )
+        self.outbox.publish_at_once(config.at_once())
         announce(self.transport, thing=config.thing, line=config.line, boot_epoch=self.boot_epoch, clock=self.clock)
         self._compose_collector(state_dir)
         self._compose_models()

@@ -69,7 +69,7 @@ def _is_live(path: KeyPath, lent: frozenset[str]) -> bool:
     match path:
         case ("inspections", _, "cameras", camera, _, *_):  # of a camera that both configurations have
             return camera not in lent
-        case ("inspections", _, "roi" | "thresholds" | "unsure_band" | "check_pictures", *_):
+        case ("inspections", _, "roi" | "thresholds" | "unsure_band" | "check_pictures" | "publish", *_):
             return True
         case ("updates", "limits", _) | ("keep", _) | ("collect", _, *_) | ("heartbeat_s",) | ("drain_s",):
             return True
@@ -201,6 +201,9 @@ def _steps(
     if new.heartbeat_s != old.heartbeat_s:
         change = agent.heartbeat.change
         yield _Step(partial(change, period_s=new.heartbeat_s), partial(change, period_s=old.heartbeat_s))
+    if new.at_once() != old.at_once():
+        publish = agent.outbox.publish_at_once
+        yield _Step(partial(publish, new.at_once()), partial(publish, old.at_once()))
     for camera, setup in setups.items():
         view = agent.cameras[camera]
         yield _Step(partial(_turn, view, setup), partial(_turn, view, view.setup))

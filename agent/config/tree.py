@@ -96,6 +96,8 @@ class Inspection(Strict):
     unsure_band: Unit | None = None  # over the manifest's own
     check_pictures: bool = True  # a picture without light or contrast is `unknown`; measured against the golden set
     intake: Intake = Intake()
+    # at_once: each verdict in a message of its own, `ok` too, for a machine that waits for it; one commit for each
+    publish: Literal["packed", "at_once"] = "packed"
 
 
 # --- transport, outbox, the rest --------------------------------------------------------------------------------------
@@ -203,6 +205,10 @@ class Config(Strict):
                     raise ValueError(msg)
                 owner[camera] = name
         return self
+
+    def at_once(self) -> frozenset[str]:
+        """The inspections whose verdicts are published alone and at once."""
+        return frozenset(name for name, inspection in self.inspections.items() if inspection.publish == "at_once")
 
     def digest(self) -> str:
         """SHA-256 (hex) of the whole configuration; passwords and certificates count as paths, not contents."""

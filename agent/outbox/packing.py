@@ -1,5 +1,7 @@
 """Verdicts to rows: ok verdicts of one kind share an envelope, all others leave alone and at once.
 
+So does every verdict of an inspection in `at_once`, for a machine that waits for an `ok`.
+
 An envelope on disk grows with every commit until it is full or old enough to travel, so that ok verdicts are durable
 soon and still travel in company. Nothing is forgotten before `written` says that its row is committed. Not thread-safe.
 """
@@ -54,6 +56,7 @@ class Packer:
         self._sealed: list[_OpenPack] = []
         self._urgent: list[tuple[Row, Verdict | None]] = []  # None: a report
         self._streams: dict[int, tuple[Origin, Stream]] = {}
+        self.at_once: frozenset[str] = frozenset()  # inspections
 
     def add(self, verdict: Verdict, *, now_ns: int, utc_s: int) -> None:
         """Take one verdict; one that cannot be put on the wire becomes `unknown`, which is never `ok`."""
@@ -64,7 +67,7 @@ class Packer:
             self._add(_unusable(verdict), now_ns, utc_s)
 
     def _add(self, verdict: Verdict, now_ns: int, utc_s: int) -> None:
-        key = pack_key(verdict)
+        key = None if verdict.origin.inspection in self.at_once else pack_key(verdict)
         if key is None:
             stream = self._stream(verdict.origin)
             rank = RANK_OF[verdict.judgement.outcome]

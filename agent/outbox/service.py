@@ -51,8 +51,8 @@ class Outbox:
         """Open the files in `state_dir`, whose lock the caller holds. Raises StateDirError when they cannot be used.
 
         Without a `transport` everything stays in the outbox. `on_commit(verdicts, monotonic_ns)` is called in the
-        writer's thread after each commit that holds verdicts other than `ok`, with those; it must be quick and not
-        raise.
+        writer's thread after each commit of verdicts that leave alone and at once, with those; it must be quick and
+        not raise.
         """
         self._clock = clock
         self._supervisor = supervisor or Supervisor(clock=clock)
@@ -96,6 +96,10 @@ class Outbox:
         if self._failure is not None:
             raise OutboxError(f"The outbox stopped: {self._failure!r}. This is a bug; the log has its trace.")
         self.writer.append(verdicts)
+
+    def publish_at_once(self, inspections: frozenset[str]) -> None:
+        """Send every verdict of these inspections alone and at once, `ok` too, each with a commit; from any thread."""
+        self.writer.publish_at_once(inspections)
 
     def append_report(self, *, thing: str, line: str, inspection: str, boot_epoch: int, payload: bytes) -> None:
         """Keep the report on an inspection's model until the broker has it; never evicted, never blocks.

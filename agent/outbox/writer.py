@@ -1,8 +1,9 @@
 """The writer thread: the only one that touches the log.
 
-Promise: a verdict that `append` took is committed, `ok` within `commit_s`, any other at once; what cannot be committed
-now stays in memory and is tried again, and the hand-over then blocks rather than dropping. What must be given up,
-because the log is full or damaged, becomes a gap message in the same transaction.
+Promise: a verdict that `append` took is committed, `ok` within `commit_s`, any other at once, and so is every verdict
+of an inspection that publishes at once; what cannot be committed now stays in memory and is tried again, and the
+hand-over then blocks rather than dropping. What must be given up, because the log is full or damaged, becomes a gap
+message in the same transaction.
 """
 
 from __future__ import annotations
@@ -115,12 +116,17 @@ class Writer:
         if self._is_closing:
             raise OutboxError("The outbox is closed: no more verdicts are taken.")
         self._incoming.extend(verdicts)
+        at_once = self._packer.at_once
         for verdict in verdicts:
-            if verdict.judgement.outcome is not Outcome.OK:
+            if verdict.judgement.outcome is not Outcome.OK or verdict.origin.inspection in at_once:
                 self._belt.wake_writer.set()
                 return
         if len(self._incoming) > self._handover // 2:
             self._belt.wake_writer.set()
+
+    def publish_at_once(self, inspections: frozenset[str]) -> None:
+        """Send every verdict of these inspections alone and at once, `ok` too; from any thread, for what comes."""
+        self._packer.at_once = inspections
 
     def append_report(self, stream: Stream, body: bytes) -> None:
         """Take one report on a model; never blocks."""

@@ -296,7 +296,25 @@ def _trials(arguments: argparse.Namespace) -> dict[str, Any]:
     return to_json(rows)
 
 
+def _publish(arguments: argparse.Namespace) -> dict[str, Any]:
+    from simulator.bench.publish import TARGET_MS, run_publish  # noqa: PLC0415 - as above
+
+    result = run_publish(release=arguments.release, seconds=6.0 if arguments.quick else 60.0, say=_say)
+    table = Table(title=f"kensa bench publish · {result.fps:g} frames/s, {result.broker} on the loopback")
+    for column in ("from exposure to subscriber", "target", "p99", ""):
+        table.add_column(column)
+    for age in result.ages:
+        name = f"{age.publish}: {age.outcome} ({age.verdicts:,} verdicts, p50 {age.p50_ms:.1f} ms)"
+        if age.publish == "at_once":
+            _row(table, name, f"<= {TARGET_MS:g} ms", f"{age.p99_ms:.1f} ms", met=age.p99_ms <= TARGET_MS)
+        else:
+            table.add_row(name, "", f"{age.p99_ms:.1f} ms", "")
+    Console(stderr=arguments.json).print(table)
+    return result.to_json()
+
+
 _BENCHES = {
+    "publish": _publish,
     "loop": _loop,
     "swap": _swap,
     "outbox": _outbox,

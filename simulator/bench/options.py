@@ -10,7 +10,19 @@ import sys
 from pathlib import Path
 from typing import Final
 
-BENCHES: Final = ("loop", "swap", "outbox", "replay", "collect", "faults", "trials", "greengrass", "analytics", "mjpeg")
+BENCHES: Final = (
+    "loop",
+    "swap",
+    "outbox",
+    "replay",
+    "collect",
+    "faults",
+    "trials",
+    "greengrass",
+    "analytics",
+    "mjpeg",
+    "publish",
+)
 DEFAULT_RELEASE: Final = Path(__file__).resolve().parents[2] / "releases" / "default"
 
 

@@ -118,6 +118,19 @@ def test_an_roi_changes_what_the_model_sees(tmp_path: Path, tree: Tree) -> None:
     assert {v.judgement.outcome for v in verdicts} <= {Outcome.OK, Outcome.UNSURE, Outcome.DEFECT}
 
 
+def test_an_inspection_begins_to_publish_each_verdict_at_once_while_it_runs(tmp_path: Path, tree: Tree) -> None:
+    transport = MemoryTransport()
+    agent = app.build(parsed(tree, tmp_path), transport=transport)
+    with agent:
+        judge_more(agent)
+        at_once = changed(tree, "inspections.spots.publish", "at_once")
+        assert agent.apply(parsed(at_once, tmp_path)).changed == ("inspections.spots.publish",)
+        judge_more(agent)
+        alone = '"kind":"verdict"', '"outcome":"ok"'
+        until(agent, lambda: any(all(text in m.payload.decode() for text in alone) for m in list(transport.delivered)))
+    assert_nothing_lost(agent, transport)
+
+
 def test_a_camera_is_opened_again_with_its_settings_while_the_others_go_on(tmp_path: Path, tree: Tree) -> None:
     transport = MemoryTransport()
     other = changed(tree, "inspections.spots.cameras.cam.path", str(tmp_path / "others"))

@@ -202,3 +202,26 @@ def test_the_handover_blocks_rather_than_drops(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "outbox.db") as connection:
         assert connection.execute("SELECT sum(verdicts) FROM message").fetchone()[0] == 500
     connection.close()
+
+
+def test_an_inspection_that_publishes_at_once_sends_each_ok_alone_and_without_waiting(tmp_path: Path) -> None:
+    clock, transport = ManualClock(), MemoryTransport()
+    outbox = Outbox(state_dir=tmp_path, transport=transport, clock=clock)
+    assert outbox.sender is not None
+    outbox.sender.start()
+    outbox.sender.step()
+    outbox.writer.step()
+    outbox.publish_at_once(frozenset({"top"}))
+    outbox.append(make_verdicts(0, 3))
+    assert outbox._belt.wake_writer.is_set(), "nobody waits for the next tick"
+    outbox.writer.step()
+    outbox.sender.step()
+    assert [verdict.seq for verdict, _ in read(transport.delivered)[0]] == [0, 1, 2]
+    assert len(transport.delivered) == 3
+    outbox.publish_at_once(frozenset())
+    outbox.append(make_verdicts(3, 3))
+    outbox.writer.step()
+    outbox.sender.step()
+    assert len(transport.delivered) == 3
+    outbox.close(clock.monotonic_ns() + NS_PER_S)
+    assert all(find(tmp_path, f"line1/cam1/1/{seq}") is not None for seq in range(6))
