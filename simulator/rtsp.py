@@ -2,8 +2,8 @@
 
 Interleaved over TCP only: a client that asks for UDP gets 461, as behind many firewalls. Pictures are baseline JPEGs
 with the standard Huffman tables (what OpenCV and libjpeg write by default), sides multiples of 8 and at most 2040 px;
-colour with 4:2:0 or 4:2:2 sampling. Their size may change from one to the next. `RtspFault` says how such a camera can
-be dead.
+colour with 4:2:0 or 4:2:2 sampling; or, with `codec` h264, access units of a byte stream (RFC 6184). Their size may
+change from one to the next. `RtspFault` says how such a camera can be dead.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _PAYLOAD_BYTES: Final = 1_400
 _CLOCK_HZ: Final = 90_000  # RTP's clock for video
+_H264: Final = 96  # the payload type that the description gives to it
 _SSRC: Final = 0x4B454E53
 _METHODS: Final = "OPTIONS, DESCRIBE, SETUP, PLAY, TEARDOWN, GET_PARAMETER"
 
@@ -82,8 +83,10 @@ class RtspServer(CameraServer):
         scheme: Literal["basic", "digest", "digest-sha256"] = "basic",
         nonce_uses: int = 1_000_000,
         fault: RtspFault | None = None,
+        codec: Literal["jpeg", "h264"] = "jpeg",
     ) -> None:
         super().__init__(picture=picture, fps=fps)
+        self._codec = codec
         self._fps = fps
         self._user = user
         self._scheme = scheme
@@ -148,7 +151,11 @@ class RtspServer(CameraServer):
         return answers.get(method, ("405 Method Not Allowed", [f"Allow: {_METHODS}"], ""))
 
     def _description(self) -> str:
-        media = ["m=video 0 RTP/AVP 26", "a=control:track0", f"a=framerate:{self._fps:g}"]
+        kind = ["m=video 0 RTP/AVP 26"]
+        if self._codec == "h264":
+            kind = [f"m=video 0 RTP/AVP {_H264}", f"a=rtpmap:{_H264} H264/{_CLOCK_HZ}"]
+            kind.append(f"a=fmtp:{_H264} packetization-mode=1")
+        media = [*kind, "a=control:track0", f"a=framerate:{self._fps:g}"]
         if self._fault is RtspFault.NO_VIDEO:
             media = ["m=audio 0 RTP/AVP 0", "a=control:track1"]
         sdp = ["v=0", "o=- 0 0 IN IP4 127.0.0.1", "s=line", "c=IN IP4 0.0.0.0", "t=0 0", *media]
@@ -180,13 +187,14 @@ class RtspServer(CameraServer):
         return given.get("uri") == uri and given.get("response") == expected and self._nonces[nonce] <= self._nonce_uses
 
     def _play(self, connection: socket.socket, sending: threading.Lock) -> None:
-        sequence = 0
+        sequence, is_h264 = 0, self._codec == "h264"
+        kind, payloads = (_H264, _h264_payloads) if is_h264 else (26, _jpeg_payloads)
         try:
             for number, jpeg in enumerate(self._paced_pictures()):
                 stamp = round(number * _CLOCK_HZ / self._fps)
-                for last, payload in _payloads(jpeg):
+                for last, payload in payloads(jpeg):
                     header = struct.pack(
-                        ">BBHII", 0x80, 26 | (0x80 if last else 0), sequence, stamp & 0xFFFFFFFF, _SSRC
+                        ">BBHII", 0x80, kind | (0x80 if last else 0), sequence, stamp & 0xFFFFFFFF, _SSRC
                     )
                     packet = header + payload
                     with sending:
@@ -212,7 +220,7 @@ def _requests(connection: socket.socket) -> Iterator[tuple[str, str, dict[str, s
             yield method, rest.partition(" ")[0], fields
 
 
-def _payloads(jpeg: bytes) -> Iterator[tuple[bool, bytes]]:
+def _jpeg_payloads(jpeg: bytes) -> Iterator[tuple[bool, bytes]]:
     """Yield the RTP payloads of one picture (RFC 2435, section 3.1), each with whether it is the last."""
     tables, kind, height, width, scan = b"", 0, 0, 0, b""
     at = 2
@@ -233,3 +241,18 @@ def _payloads(jpeg: bytes) -> Iterator[tuple[bool, bytes]]:
             header += struct.pack(">BBH", 0, 0, len(tables)) + tables
         last = offset + _PAYLOAD_BYTES >= len(scan)
         yield last, header + scan[offset : offset + _PAYLOAD_BYTES]
+
+
+def _h264_payloads(unit: bytes) -> Iterator[tuple[bool, bytes]]:
+    """Yield the RTP payloads of one access unit (RFC 6184): single NAL units and, for long ones, fragments (FU-A)."""
+    nals = [nal for nal in re.split(rb"\x00\x00\x00?\x01", unit) if nal]
+    for index, nal in enumerate(nals):
+        is_last = index == len(nals) - 1
+        if len(nal) <= _PAYLOAD_BYTES:
+            yield is_last, nal
+            continue
+        head = nal[0] & 0xE0 | 28
+        for at in range(1, len(nal), _PAYLOAD_BYTES):
+            end = at + _PAYLOAD_BYTES >= len(nal)
+            flags = nal[0] & 0x1F | (0x80 if at == 1 else 0) | (0x40 if end else 0)
+            yield is_last and end, bytes((head, flags)) + nal[at : at + _PAYLOAD_BYTES]

@@ -37,13 +37,12 @@ if TYPE_CHECKING:
 
 _READ_BYTES: Final = 256 * 1024
 _POLL_S: Final = 0.02  # how soon the end is noticed, and a decoder that waits
+_BREATH_S: Final = 0.000_3  # for a thread that waits for the interpreter
 _AHEAD: Final = 2  # pictures that the decoder may have before it: the one in work and the next
 _BURST_NS: Final = 60_000_000  # a burst may wait for so long, before a key picture displaces it
 _STALE_NS: Final = 1_000_000_000  # what was held back for so long is left out even before the next key picture
 _OPENING_NS: Final = 2_000_000_000  # after which what FFmpeg took for its opening is used up
-_LONGEST_GAP_NS: Final = (
-    10_000_000_000  # without any key picture (some cameras refresh by stripes) go on with what comes
-)
+_LONGEST_GAP_NS: Final = 10_000_000_000  # without a key picture (some cameras refresh by stripes) go on all the same
 _MAX_AHEAD: Final = 2_000  # pictures while FFmpeg opens
 _MAX_BYTES: Final = 64 * 1024 * 1024  # on their way to FFmpeg
 
@@ -270,6 +269,7 @@ class Relay(threading.Thread):
             return
         self._newest_ns = unit.arrived_ns
         if not self._is_held:
+            self._delimit(unit)
             self._ahead.append((unit.arrived_ns, self._take_left_out()))
             if self._decoder is None and len(self._ahead) > _MAX_AHEAD:
                 self._ahead.popleft()
@@ -293,6 +293,13 @@ class Relay(threading.Thread):
         number = int.from_bytes(packet[6:8], "big") - self._removed
         self._out += packet[:6] + (number & 0xFFFF).to_bytes(2, "big") + packet[8:]
 
+    def _delimit(self, unit: Unit) -> None:
+        """Let FFmpeg give the picture out at once."""
+        delimiter = self._pictures.delimiter(unit)
+        if delimiter is not None:
+            self._removed -= 1
+            self._give(delimiter)
+
     def _leave_out(self, unit: Unit) -> None:
         self._left_out += 1 + unit.left_out
         self._removed += len(unit.packets)
@@ -315,10 +322,17 @@ class Relay(threading.Thread):
                 unit = self._held.popleft()
                 for packet in unit.packets:
                     self._give(packet)
+                self._delimit(unit)
                 self._ahead.append((unit.arrived_ns, unit.left_out))
 
     def _is_waiting(self) -> bool:
-        """Whether the decoder sleeps inside a grab, with nothing left on its way to it."""
+        """Whether the decoder sleeps inside a grab although it was given something, and nothing is on its way to it."""
+        if not self._ahead or not self._sleeps():
+            return False
+        time.sleep(_BREATH_S)  # it may have waited for the interpreter, which this thread held
+        return self._sleeps()
+
+    def _sleeps(self) -> bool:
         if self._decoder is None or not self._grabbing or self._out or _unread(self._decoder_socket):
             return False
         try:

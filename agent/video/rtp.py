@@ -22,6 +22,10 @@ _H265_KEYS: Final = range(16, 22)  # BLA, IDR and CRA pictures
 _H265_SPS: Final = 33
 
 
+# Access unit delimiters. FFmpeg gives a picture out when the next one begins, a period later; or at a delimiter.
+_DELIMITERS: Final = {"H264": b"\x09\xf0", "H265": b"\x46\x01\x50", "HEVC": b"\x46\x01\x50"}
+
+
 @dataclass(slots=True)
 class Unit:
     """The packets of one picture (an access unit), with all that came between them on the connection."""
@@ -42,6 +46,8 @@ class Pictures:
         self._unit = Unit()
         self._formats: set[bytes] = set()
         self._is_settled = False
+        self._delimiter = _DELIMITERS.get(codec)
+        self._last_stamp = -1  # of the unit that ended
 
     def settle(self) -> None:
         """The decoder has been opened: a format that was not seen by now is a change."""
@@ -59,11 +65,23 @@ class Pictures:
     def end(self) -> Unit:
         """End the current unit and begin the next one."""
         unit, self._unit = self._unit, Unit()
+        self._last_stamp = unit.stamp
         return unit
+
+    def delimiter(self, unit: Unit) -> bytes | None:
+        """Return a packet to send after the unit, numbered as its last one; None where none helps."""
+        if self._delimiter is None:
+            return None
+        last = unit.packets[-1]
+        stamp = (unit.stamp + 1) & 0xFFFFFFFF
+        header = bytes((0x80, last[5] & 0x7F)) + last[6:8] + stamp.to_bytes(4, "big") + last[12:16]
+        return last[:2] + (len(header) + len(self._delimiter)).to_bytes(2, "big") + header + self._delimiter
 
     def add(self, packet: memoryview, raw: bytes, now_ns: int) -> bool:
         """Add a packet (`raw` with its frame) to the current unit; True when the picture ends with it."""
         unit = self._unit
+        if not unit.packets and _stamp(packet) == self._last_stamp:
+            self._delimiter = None  # the camera marks the end of packets, not of pictures: a delimiter would cut them
         unit.packets.append(raw)
         unit.stamp, unit.arrived_ns = _stamp(packet), now_ns
         payload = _payload(packet)

@@ -313,8 +313,40 @@ def _publish(arguments: argparse.Namespace) -> dict[str, Any]:
     return result.to_json()
 
 
+def _cameras(arguments: argparse.Namespace) -> dict[str, Any]:
+    from simulator.bench import cameras as bench  # noqa: PLC0415 - as above
+
+    chosen = arguments.only or bench.PARTS
+    table = Table(title="kensa bench cameras")
+    for column in ("what", "target", "measured", ""):
+        table.add_column(column)
+    dead, fresh = None, []
+    if "dead" in chosen:
+        rounds, seconds = (2, 4.0) if arguments.quick else (arguments.stops, 10.0)
+        dead = bench.run_dead(release=arguments.release, rounds=rounds, seconds=seconds, say=_say)
+        name = "8 dead RTSP addresses beside a good camera of every kind: the good ones' frames from 5 s on, least"
+        _row(table, name, ">= 95 %", f"{dead.worst_share:.1%}", met=dead.worst_share >= 0.95)  # noqa: PLR2004
+        name = f"... stops within drain_s + 1 s and with code 0 (longest {dead.longest_stop_s:.2f} s)"
+        figure, met = f"{dead.stops_in_time} of {rounds}", dead.stops_in_time == rounds
+        _row(table, name, f"{rounds} of {rounds}", figure, met=met)
+    if "fresh" in chosen:
+        fresh = bench.run_fresh(seconds=5.0 if arguments.quick else arguments.seconds or 60.0, say=_say)
+    for result in fresh:
+        name = f"{result.kind} at three times what the line judges: age at the verdict, p99 (p50, longest)"
+        figure = f"{result.age_p99_ms:.0f} ms ({result.age_p50_ms:.0f}, {result.age_max_ms:.0f})"
+        _row(table, name, f"<= {result.limit_ms:.0f} ms", figure, met=result.age_p99_ms <= result.limit_ms)
+        name = f"... frames older than that, of {result.judged} judged (after the first second)"
+        table.add_row(name, "shown", f"{result.late} ({result.late_after_1_s})", "")
+        dropped = sum(result.dropped.values())
+        name = f"... captured {result.captured} = judged {result.judged} + dropped {dropped}; exposures without number"
+        _row(table, name, "0", str(result.unaccounted), met=result.is_exact)
+    Console(stderr=arguments.json).print(table)
+    return bench.to_json(dead, fresh)
+
+
 _BENCHES = {
     "publish": _publish,
+    "cameras": _cameras,
     "loop": _loop,
     "swap": _swap,
     "outbox": _outbox,
@@ -334,6 +366,10 @@ def _parts(what: str) -> tuple[str, ...]:
         from simulator.bench.faults import NAMES  # noqa: PLC0415 - as above
 
         return NAMES
+    if what == "cameras":
+        from simulator.bench.cameras import PARTS  # noqa: PLC0415 - as above
+
+        return PARTS
     if what == "greengrass":
         from simulator.bench.greengrass import ROWS  # noqa: PLC0415 - as above
 

@@ -22,6 +22,7 @@ BENCHES: Final = (
     "analytics",
     "mjpeg",
     "publish",
+    "cameras",
 )
 DEFAULT_RELEASE: Final = Path(__file__).resolve().parents[2] / "releases" / "default"
 
@@ -45,7 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
     swap.add_argument("--swaps", type=int, default=50, help="at each rate, 3 s each (default 50)")
     collect = parser.add_argument_group("collect")
     collect.add_argument("--format", choices=("jpg", "png"), default="jpg", help="of the collected frames")
-    parts = parser.add_argument_group("faults and greengrass")
+    parts = parser.add_argument_group("faults, greengrass and cameras")
     parts.add_argument(
         "--only", action="append", metavar="NAME", help="this part alone; may be given again. `--only help` lists them"
     )
@@ -54,8 +55,11 @@ def make_parser() -> argparse.ArgumentParser:
     trials.add_argument("--rollouts", type=int, default=3_000, help="of each kind of release (default 3000)")
     trials.add_argument("--processes", type=int, default=2, help="that simulate side by side (default 2)")
     greengrass = parser.add_argument_group("greengrass")
-    greengrass.add_argument("--seconds", type=float, help="of the rows cuts (default 600) and rate (default 60)")
+    length = "greengrass: of the rows cuts (default 600) and rate (default 60); cameras: of each kind in fresh (60)"
+    greengrass.add_argument("--seconds", type=float, help=length)
     greengrass.add_argument("--updates", type=int, default=3, help="of the component, in the row update (default 3)")
+    cameras = parser.add_argument_group("cameras")
+    cameras.add_argument("--stops", type=int, default=20, help="runs of the agent in dead, 17 s each (default 20)")
     analytics = parser.add_argument_group("analytics")
     analytics.add_argument("--rows", type=int, default=10_000_000, help="verdicts (default 10,000,000)")
     analytics.add_argument("--data", type=Path, help="a history that is there, instead of writing one")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -13,28 +12,24 @@ import pytest
 from agent.adapters.mjpeg import live_mjpeg
 from agent.adapters.stream import RtspSource
 from agent.clock import SystemClock
-from agent.counters import CameraCounters
-from agent.inspection.capture import CaptureThread
-from agent.inspection.intake import IntakeHub
 from agent.inspection.latest import keep_newest
-from agent.inspection.pool import FramePool
 from agent.records import CameraState, Grab
 from simulator import picture_clock
 from simulator.cameras import MjpegServer
 from simulator.picture_clock import Stamp, numbered_jpegs
 from simulator.rtsp import RtspServer
+from simulator.slow_line import SlowLine
 from simulator.v4l2 import SimulatedUsbCamera
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from agent.ports import FrameSource
-    from agent.records import Frame, Pixels
+    from agent.records import Pixels
 
 CLOCK = SystemClock()
 LONG_S = 60.0  # a safety bound, never an expectation
 FPS = 60.0
-JUDGING_S = 3 / FPS  # the line is three times slower than the camera
 RUN_S = 3.0
 AGED_MS = 1_000.0  # read on request, a picture would be twice as old at the end
 
@@ -79,70 +74,22 @@ def source_of(kind: str, stack: ExitStack) -> FrameSource:
             return keep_newest(QueueingPlugin, name="plugin")
 
 
-class SlowLine:
-    """Capture thread and intake of the agent, and a worker that reads the clock and then takes its time."""
-
-    def __init__(self, source: FrameSource) -> None:
-        self.counters = CameraCounters()
-        self.pool = FramePool(buffers=24)
-        self.hub = IntakeHub(workers=1, max_batch=1)
-        intake = self.hub.add_camera(inspection=0, capacity=8, policy="newest", counters=self.counters, pool=self.pool)
-        self.capture = CaptureThread(
-            camera="top",
-            source=source,
-            intake=intake,
-            pool=self.pool,
-            counters=self.counters,
-            clock=CLOCK,
-            random=random.Random(5),
-        )
-
-    def frames(self) -> Iterator[tuple[Frame, Stamp]]:
-        """Take frames until enough time has passed since the first one; then stop and take what waits."""
-        self.capture.start()
-        deadline = time.monotonic() + LONG_S
-        until: float | None = None
-        while until is None or time.monotonic() < until:
-            assert time.monotonic() < deadline, self.capture.status
-            for frame in self._take():
-                until = until or time.monotonic() + RUN_S
-                yield frame, picture_clock.read(frame.pixels)
-                time.sleep(JUDGING_S)
-        assert self.capture.stop(timeout_s=LONG_S)
-        while rest := self._take():
-            yield from ((frame, picture_clock.read(frame.pixels)) for frame in rest)
-        self.hub.close()
-
-    def _take(self) -> tuple[Frame, ...]:
-        batch = self.hub.take(0.02)
-        frames = () if batch is None else batch.frames
-        for frame in frames:
-            self.pool.release(frame.buffer)
-        return frames
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_pictures_stay_fresh_and_every_exposure_is_accounted_for(kind: str) -> None:
     with ExitStack() as stack:
-        line = SlowLine(source_of(kind, stack))
-        seen, ages_ms, arrivals_ms = [], [], []
-        for frame, stamp in line.frames():
-            seen.append((frame.seq, stamp.number))
-            ages_ms.append(stamp.age_ms())
-            arrivals_ms.append(frame.due_ns / 1e6 % (1 << 32) - stamp.drawn_ms)
-        counted = line.counters.snapshot()
-        assert line.capture.status.state is CameraState.STOPPED
-        assert line.capture.status.reopenings == 0
-
-    assert counted.captured == len(seen) + counted.dropped_total
-    assert counted.dropped["overrun"] > len(seen) / 2
-    late = len(ages_ms) // 2
-    assert max(ages_ms[late:]) < AGED_MS, "in the second half, when it would have aged"
-    assert -5 < np.median(arrivals_ms) < AGED_MS / 2, "stamped when it came"
-    (first_seq, first_number), *rest = seen
-    for seq, number in rest:  # a driver of V4L2 may lose exposures before anybody sees them
-        missing = (number - first_number) - (seq - first_seq)
-        assert missing == 0 or (kind == "v4l2" and missing > 0), (seq, number)
+        line = SlowLine(source_of(kind, stack), judging_s=3 / FPS)
+        judged = line.run(RUN_S)
+    counted = line.accounting
+    assert line.status.state is CameraState.STOPPED
+    assert line.status.reopenings == 0
+    assert counted.captured == len(judged) + counted.dropped_total
+    assert counted.dropped["overrun"] > len(judged) / 2
+    assert max(each.age_ms for each in judged[len(judged) // 2 :]) < AGED_MS, "in the second half: it would have aged"
+    assert -5 < np.median([each.arrival_ms for each in judged]) < AGED_MS / 2, "stamped when it came"
+    first, *rest = judged
+    for each in rest:  # a driver of V4L2 may lose exposures before anybody sees them
+        missing = (each.number - first.number) - (each.seq - first.seq)
+        assert missing == 0 or (kind == "v4l2" and missing > 0), each
 
 
 def test_a_held_picture_of_each_kind_is_not_overwritten() -> None:

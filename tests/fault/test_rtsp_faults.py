@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -28,7 +30,7 @@ from tests.support import ROOT
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent.records import Grab
+    from agent.records import Grab, Pixels
 
 CLOCK = SystemClock()
 LONG_S = 60.0  # a safety bound, never an expectation
@@ -292,4 +294,61 @@ def test_pictures_of_many_packets_keep_their_content_when_others_are_left_out() 
         for _ in range(20):
             time.sleep(0.03)
             assert np.array_equal(first_grab(source).pixels, reference)
+        source.close()
+
+
+# --- H.264 ------------------------------------------------------------------------------------------------------------
+# tests/recorded/line.h264 (x264, a key picture every 15) has 90 pictures of 256x128 px, then 30 of 128x64.
+
+
+def access_units() -> list[bytes]:
+    """Return the recorded stream's pictures: each begins with its SPS, or is a slice alone."""
+    data = (ROOT / "tests" / "recorded" / "line.h264").read_bytes()
+    starts = [found.start() for found in re.finditer(rb"\x00\x00\x00\x01\x67|\x00\x00(?:\x00)?\x01\x41", data)]
+    return [data[start:end] for start, end in pairwise([*starts, len(data)])]
+
+
+def number_in(pixels: Pixels) -> int:
+    """Read the number in the eight bars at the top."""
+    height, width = pixels.shape[0] // 8, pixels.shape[1] // 8
+    lit = pixels[height // 2, width // 2 :: width, 0] > 128
+    return sum(1 << bit for bit in range(8) if lit[bit])
+
+
+def test_h264_pictures_are_numbered_without_a_gap_and_a_new_size_is_opened_again() -> None:
+    units = access_units()
+    assert len(units) == 120
+
+    with RtspServer(picture=lambda number: units[number % 120], fps=50, codec="h264") as server:
+        source = opened(server.url)
+        grab = first_grab(source)
+        number = number_in(grab.pixels)
+        with pytest.raises(CameraError, match="changed its size or format"):  # noqa: PT012 - after the ones before it
+            while True:
+                grab = first_grab(source)
+                number += 1 + grab.skipped
+                assert (grab.pixels.shape, number_in(grab.pixels)) == ((128, 256, 3), number)
+        assert number == 89, "the last one of this size"
+        source.open()
+        assert first_grab(source).pixels.shape in {(64, 128, 3), (128, 256, 3)}
+        source.close()
+
+
+def test_a_decoder_that_falls_behind_goes_on_with_a_key_picture_and_the_others_are_counted() -> None:
+    units = access_units()[:90]
+
+    with RtspServer(picture=lambda number: units[number % 90], fps=50, codec="h264") as server:
+        source = opened(server.url)
+        number = number_in(first_grab(source).pixels)
+        child = child_of(source)
+        decoder = f"/proc/{child}/task/{child}"
+        for _ in range(3):
+            wait_for(lambda: Path(decoder).exists())
+            os.kill(child, signal.SIGSTOP)
+            time.sleep(1.2)  # pictures pile up in the sockets, as when the machine has no time for decoding
+            os.kill(child, signal.SIGCONT)
+            for _ in range(20):
+                grab = first_grab(source)
+                number = (number + 1 + grab.skipped) % 90
+                assert number_in(grab.pixels) == number
         source.close()

@@ -1,0 +1,100 @@
+"""A line that is slower than its camera: capture thread and intake of the agent, and a worker that takes its time.
+
+The worker reads the clock in each picture (`simulator.picture_clock`) and then sleeps for as long as judging takes, so
+what it sees is what a model would judge, and how old that is when the verdict is there.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from agent.clock import SystemClock
+from agent.counters import CameraCounters
+from agent.errors import KensaError
+from agent.inspection.capture import CaptureThread
+from agent.inspection.intake import IntakeHub
+from agent.inspection.pool import FramePool
+from simulator import picture_clock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from agent.counters import Accounting
+    from agent.ports import FrameSource
+    from agent.records import CameraStatus, Frame
+
+_CAPACITY: Final = 8  # the configuration's default
+_START_S: Final = 60.0
+_STOP_S: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One frame at the end of its judgement."""
+
+    seq: int
+    number: int  # of the exposure, as the picture says
+    arrival_ms: float  # from the exposure to the time that the agent took for its arrival
+    age_ms: float  # from the exposure to the judgement
+
+
+class SlowLine:
+    """One camera `source`, judged in `judging_s` seconds a frame."""
+
+    def __init__(self, source: FrameSource, *, judging_s: float) -> None:
+        self._judging_s = judging_s
+        self._counters = CameraCounters()
+        self._pool = FramePool(buffers=_CAPACITY * 2)
+        self._hub = IntakeHub(workers=1, max_batch=1)
+        intake = self._hub.add_camera(
+            inspection=0, capacity=_CAPACITY, policy="newest", counters=self._counters, pool=self._pool
+        )
+        self._capture = CaptureThread(
+            camera="top",
+            source=source,
+            intake=intake,
+            pool=self._pool,
+            counters=self._counters,
+            clock=SystemClock(),
+            random=random.Random(5),
+        )
+
+    @property
+    def status(self) -> CameraStatus:
+        """The camera's state."""
+        return self._capture.status
+
+    @property
+    def accounting(self) -> Accounting:
+        """The camera's counters."""
+        return self._counters.snapshot()
+
+    def run(self, seconds: float) -> list[Judged]:
+        """Judge for `seconds` from the first frame on, then stop and judge what waits. Raises KensaError."""
+        self._capture.start()
+        start, until, judged = time.monotonic(), None, []
+        while until is None or time.monotonic() < until:
+            if until is None and time.monotonic() > start + _START_S:
+                raise KensaError(f"no frame within {_START_S:.0f} s: {self._capture.status.last_error}")
+            for frame in self._take():
+                until = until or time.monotonic() + seconds
+                judged.append(self._judge(frame))
+        if not self._capture.stop(timeout_s=_STOP_S):
+            raise KensaError(f"the camera did not stop within {_STOP_S:.0f} s")
+        while rest := tuple(self._take()):
+            judged += [self._judge(frame) for frame in rest]
+        self._hub.close()
+        return judged
+
+    def _take(self) -> Iterator[Frame]:
+        batch = self._hub.take(0.02)
+        return iter(() if batch is None else batch.frames)
+
+    def _judge(self, frame: Frame) -> Judged:
+        stamp = picture_clock.read(frame.pixels)
+        self._pool.release(frame.buffer)
+        time.sleep(self._judging_s)
+        return Judged(frame.seq, stamp.number, frame.due_ns / 1e6 % 2**32 - stamp.drawn_ms, stamp.age_ms())
