@@ -11,6 +11,7 @@ import re
 from typing import Final
 
 START: Final = b"\xff\xd8"  # SOI
+END: Final = b"\xff\xd9"  # EOI
 _FILL: Final = 0xFF
 _SOI: Final = 0xD8
 _EOI: Final = 0xD9
