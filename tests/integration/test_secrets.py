@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
 import re
+import socket
 import stat
 import traceback
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 import yaml
 from hypothesis import given
@@ -152,6 +155,33 @@ def test_whatever_the_password_is_the_configuration_comes_back(
         "transport": {"kind": "none"},
     }
     keep(tree, folder)
+
+
+def told_by_children() -> str:
+    """Return the command lines and environments of all descendants."""
+    told = []
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended meanwhile
+            told += [*child.cmdline(), *child.environ().values()]
+    return " ".join(told)
+
+
+def test_no_child_process_has_the_password_in_its_command_line_or_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KENSA_TEST_CAMERA", SECRET)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        tree = changed(write_line(tmp_path), CAM, network_camera(f"rtsp://op:{SECRET}@{address}/ch1?x={SECRET}"))
+        twin = network_camera(f"rtsp://op:${{KENSA_TEST_CAMERA}}@{address}/ch2")
+        agent = app.build(parsed(changed(tree, "inspections.spots.cameras.twin", twin), tmp_path))
+        agent.start()
+        try:
+            until(agent, lambda: "agent.video" in told_by_children())
+            told = told_by_children()
+        finally:
+            agent.stop()
+    assert SECRET not in told
 
 
 # --- errors of the configuration --------------------------------------------------------------------------------------
