@@ -14,22 +14,24 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
 from agent.errors import OperatorError
+from agent.picture_files import OTHER_KINDS, SUFFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 MANIFEST: Final = "manifest.csv"
-SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp"})  # what agent.images decodes
 SPLITS: Final = ("train", "val", "test")
 GOOD_CLASSES: Final = frozenset({"ok", "good", "normal"})  # what a class of good parts may be called without `binary`
 MAX_SAMPLES: Final = 1_000_000
 MAX_WEIGHT: Final = 1_000.0
+_log = logging.getLogger(__name__)
 _NAME: Final = re.compile(r"^[A-Za-z0-9_-]{1,64}$")
 
 
@@ -126,12 +128,18 @@ def _manifest_rows(manifest: Path) -> Iterator[_Row]:
 
 def _folder_rows(root: Path) -> Iterator[_Row]:
     found = False
+    others: list[str] = []
     for split in SPLITS:
         for path in sorted((root / split).glob("*/*")):
-            if path.suffix.lower() in SUFFIXES:
+            if path.suffix.lower() in OTHER_KINDS:
+                others.append(path.relative_to(root).as_posix())
+            elif path.suffix.lower() in SUFFIXES:
                 found = True
                 name = path.relative_to(root).as_posix()
                 yield _Row(str(path), {"path": name, "split": split, "class": path.parent.name})
+    if others:
+        shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")  # noqa: PLR2004
+        _log.warning("%s: pictures of other kinds passed over: %d (%s)", root, len(others), shown)
     if not found:
         raise DatasetError(
             f"{root} holds neither {MANIFEST} nor pictures as split/class/NAME.png with split one of "

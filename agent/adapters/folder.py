@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from agent.errors import CameraError, FrameError, SourceEndedError
 from agent.images import MAX_IMAGE_BYTES, ImageDecoder
 from agent.inspection.pacing import Pacer
+from agent.picture_files import OTHER_KINDS, SUFFIXES
 from agent.records import DropReason, Grab
 
 if TYPE_CHECKING:
@@ -25,15 +26,8 @@ if TYPE_CHECKING:
     from agent.clock import Clock
     from agent.records import Pixels
 
-SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp"})
 _READ: Final = ", ".join(sorted(SUFFIXES))
 MANIFEST: Final = "manifest.csv"
-# Kinds of pictures that a person may take for pictures of the line; what else lies in a folder is none of its business.
-OTHER_KINDS: Final = frozenset({
-        ".apng", ".arw", ".avif", ".cr2", ".cr3", ".dib", ".dng", ".exr", ".gif", ".hdr", ".heic", ".heif", ".j2k",
-        ".jfif", ".jp2", ".jpe", ".jxl", ".nef", ".npy", ".orf", ".pbm", ".pgm", ".pnm", ".ppm", ".psd", ".raf",
-        ".raw", ".rw2", ".svg", ".tga", ".tif", ".tiff", ".webp",
-})  # fmt: skip
 _NAMED: Final = 3  # of what is left out, and of kinds
 _MAX_PICTURES: Final = 1_000_000  # of a folder or manifest; each costs a path in memory
 

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from agent.errors import MessageError
+from agent.picture_files import OTHER_KINDS, SUFFIXES
 from agent.wire.codec import strict_json
 from agent.wire.collected import ROOT, CollectReason
-from pipeline.dataset import SUFFIXES, DatasetError
+from pipeline.dataset import DatasetError
 from pipeline.datasets.conflicts import disagreements
 from pipeline.datasets.labels import EXCLUDE, Label, checked_label, read_table, says_defect
 
@@ -228,6 +229,8 @@ def read_folder(folder: Path, index: Index, defaults: Defaults) -> Imported:
     labels: list[Label] = []
     problems: list[str] = []
     for path in sorted(folder.glob("*/*")):
+        if path.suffix.lower() in OTHER_KINDS:
+            problems.append(f"{path}: a picture of this kind is not read; save it as PNG, JPEG or BMP")
         if path.suffix.lower() not in SUFFIXES or not path.is_file():
             continue
         kept = index.by_content(path)

@@ -57,6 +57,15 @@ def test_folders_are_read_without_a_manifest(tmp_path: Path) -> None:
     assert data.has_masks
 
 
+def test_pictures_of_kinds_that_are_not_read_are_counted_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    two_parts(tmp_path)
+    (tmp_path / "train" / "ok" / "b.tif").write_bytes(b"II*")
+    assert len(Dataset.load(tmp_path).samples) == 2
+    assert "pictures of other kinds passed over: 1 (train/ok/b.tif)" in caplog.text
+
+
 def test_the_digest_depends_on_contents_and_not_on_place_or_row_order(tmp_path: Path) -> None:
     digests, rows = [], ["", ""]
     for name, turned in (("one", False), ("two", True)):
