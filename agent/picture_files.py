@@ -8,6 +8,6 @@ SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp"})  # what agent.ima
 # Kinds that a person may take for pictures that are read. What else lies in a folder is no picture.
 OTHER_KINDS: Final = frozenset({
     ".apng", ".arw", ".avif", ".cr2", ".cr3", ".dib", ".dng", ".exr", ".gif", ".hdr", ".heic", ".heif", ".j2k", ".jfif",
-    ".jp2", ".jpe", ".jxl", ".nef", ".npy", ".orf", ".pbm", ".pgm", ".pnm", ".ppm", ".psd", ".raf", ".raw", ".rw2", ".svg",
-    ".tga", ".tif", ".tiff", ".webp",
+    ".jp2", ".jpe", ".jxl", ".nef", ".npy", ".orf", ".pbm", ".pgm", ".pnm", ".ppm", ".psd", ".raf", ".raw", ".rw2",
+    ".svg", ".tga", ".tif", ".tiff", ".webp",
 })  # fmt: skip

@@ -279,12 +279,16 @@ class PictureReader:
             return self._take_other()
         if self._trusts_length and self._length is not None:
             return self._take_announced(self._start + self._length)
-        end = self._jpeg.find(self._buffer, self._start, self._end)
+        return self._take_jpeg(self._jpeg)
+
+    def _take_jpeg(self, jpeg_end: jpeg.JpegEnd) -> bool:
+        """Take a JPEG up to where its structure ends; up to the next delimiter if that comes before: then it is cut."""
+        end = jpeg_end.find(self._buffer, self._start, self._end)
         cut = self._find_cut(self._end if end is None else end)
         if cut is not None:
             return self._give(self._without_newline(cut), go_on_at=cut)
         if end is None:
-            return self._take_damaged() if self._jpeg.damaged else self._wait()
+            return self._take_damaged() if jpeg_end.damaged else self._wait()
         if self._held and _PICTURE_START.search(self._buffer, end, self._end) is None:
             return self._wait()
         self._held = False
