@@ -27,7 +27,7 @@ from agent.wire import (
     OutboxHealth,
     ThreadsHealth,
 )
-from agent.wire.codec import quoted
+from agent.wire.heartbeat_parts import shortened
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -163,11 +163,7 @@ def _seconds(duration_ns: int) -> float:
 
 
 def _text(text: str | None) -> str | None:
-    if text is None:
-        return None
-    while len(quoted(text)) > _TEXT_BYTES:  # a character outside ASCII takes 6 or 12 bytes
-        text = text[: max(1, len(text) * _TEXT_BYTES // len(quoted(text)))]
-    return text
+    return None if text is None else shortened(text, _TEXT_BYTES)
 
 
 class HeartbeatThread:

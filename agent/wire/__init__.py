@@ -41,8 +41,8 @@ from agent.wire.heartbeat import (
     LogHealth,
     OutboxHealth,
     ThreadsHealth,
-    encode_heartbeat,
 )
+from agent.wire.heartbeat_parts import encode_heartbeat
 from agent.wire.report import ModelReport, Reporter, encode_report, is_release_id
 from agent.wire.status import Presence, Status, encode_status
 from agent.wire.verdict import VerdictMessage, encode_verdict

@@ -1,7 +1,7 @@
 """The heartbeat: what the agent says of itself at regular intervals.
 
 Promise: for every camera `captured == judged + sum(dropped) + pending`; a heartbeat that breaks it cannot be built.
-A heartbeat that would be too long for one message is sent in parts which repeat the shared fields.
+`agent.wire.heartbeat_parts` makes messages of it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from agent.records import CameraState, DropReason, ImageFault, Outcome  # noqa: TC001  pydantic reads the annotations
-from agent.wire.codec import MAX_MESSAGE_BYTES, Count, Digest, Name, Text, Unit, WireModel
+from agent.wire.codec import Count, Digest, Name, Text, Unit, WireModel
 from agent.wire.collected import CollectReason  # noqa: TC001  pydantic reads the annotations
 
 Positive = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
@@ -162,27 +162,3 @@ class Heartbeat(WireModel):
     cameras: tuple[CameraHealth, ...]
     part: Count = 1  # 1 .. parts: which piece of a heartbeat that did not fit into one message
     parts: Count = 1
-
-
-def encode_heartbeat(heartbeat: Heartbeat) -> tuple[bytes, ...]:
-    """Return the heartbeat as one message, or as several when it has too many inspections and cameras for one."""
-    whole = _dump(heartbeat)
-    if len(whole) < MAX_MESSAGE_BYTES:
-        return (whole,)
-    pieces: list[Heartbeat] = []
-    piece = heartbeat.model_copy(update={"inspections": (), "cameras": (), "part": 999, "parts": 999})
-    for field in ("inspections", "cameras"):
-        for item in getattr(heartbeat, field):
-            grown = piece.model_copy(update={field: (*getattr(piece, field), item)})
-            if len(_dump(grown)) >= MAX_MESSAGE_BYTES:
-                pieces.append(piece)
-                grown = piece.model_copy(update={"inspections": (), "cameras": (), field: (item,)})
-            piece = grown
-    pieces.append(piece)
-    return tuple(
-        _dump(piece.model_copy(update={"part": number, "parts": len(pieces)})) for number, piece in enumerate(pieces, 1)
-    )
-
-
-def _dump(heartbeat: Heartbeat) -> bytes:
-    return heartbeat.model_dump_json(ensure_ascii=True).encode()
