@@ -83,6 +83,7 @@ class Plant:
     limits: RolloutLimits = LIMITS
     trap: Callable[[str], None] = ignore
     healthy_after_s: float = 60.0
+    unhealthy: str | None = None  # what is wrong with the line
     published: list[ReleaseRef] = field(default_factory=list)
     told: list[ModelStatus] = field(default_factory=list)
     highest_floor: int = 0
@@ -137,6 +138,7 @@ class Plant:
             open_shadow=Bystander,
             on_status=self.told.append,
             healthy_after_s=self.healthy_after_s,
+            unhealthy=lambda: self.unhealthy,
             checkpoint=self._boundary,
         )
         self.lifecycle.start()

@@ -27,6 +27,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from agent.errors import ConfigError
 from agent.records import CameraState
+from agent.reject_chart import ChartState
 from agent.supervision import Supervisor
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ _CAMERA_COUNTERS: Final[tuple[tuple[str, str, Callable[[CameraSnapshot], float]]
     ("kensa_camera_stalls", "Times an open camera went silent.", lambda c: c.status.stalls),
     ("kensa_camera_reopenings", "Times a camera was lost or stalled.", lambda c: c.status.reopenings),
 )
+_CHART_STATES: Final = tuple(map(str, ChartState))
 _CAMERA_GAUGES: Final[tuple[tuple[str, str, Callable[[CameraSnapshot], float]], ...]] = (
     ("kensa_frames_pending", "Captured, and neither judged nor dropped yet.", lambda c: c.accounting.pending),
     ("kensa_camera_picture_alarm", "1 while its pictures are not judged.", lambda c: c.picture_alarm is not None),
@@ -176,6 +178,7 @@ def _inspections(inspections: Sequence[InspectionSnapshot]) -> Iterator[Metric]:
         for inspection in inspections:
             gauge.add_metric([inspection.inspection], float(value(inspection)))
         yield gauge
+    yield from _outcomes(inspections)
     models = InfoMetricFamily("kensa_model", "The model that judges.", labels=("inspection",))
     for inspection in inspections:
         if (model := inspection.model) is not None:
@@ -201,6 +204,35 @@ def _broker(health: BrokerHealth) -> Iterator[Metric]:
     for feature in health.refused:
         refused.add_metric([feature], 1.0)
     yield from (dropped, refused)
+
+
+def _outcomes(inspections: Sequence[InspectionSnapshot]) -> Iterator[Metric]:
+    """What models said, raw. Bounded: the last four models of an inspection, each with its classes (at most 64)."""
+    labels = ("inspection", "model", "version", "sha256")
+    outcomes = CounterMetricFamily("kensa_model_outcomes", "Parts that a model judged.", labels=(*labels, "outcome"))
+    classes = CounterMetricFamily("kensa_model_rejects", "Its defect and unsure parts.", labels=(*labels, "class"))
+    charts = StateSetMetricFamily("kensa_reject_chart", "Control chart of the reject rate.", labels=("inspection",))
+    recent = GaugeMetricFamily(
+        "kensa_reject_rate", "Share rejected of the last 500 to 1,000 parts.", labels=("inspection",)
+    )
+    usual = GaugeMetricFamily(
+        "kensa_reject_rate_usual", "Share of parts that begin a run of rejects.", labels=("inspection",)
+    )
+    for inspection in inspections:
+        name = inspection.inspection
+        for counts in inspection.models:
+            model = counts.identity
+            of = [name, model.name, model.version, model.sha256]
+            for outcome, count in counts.outcomes.items():
+                outcomes.add_metric([*of, outcome], count)
+            for class_name, count in counts.classes.items():
+                classes.add_metric([*of, class_name], count)
+        if (rejects := inspection.rejects) is not None:
+            charts.add_metric([name], {state: state == rejects.state for state in _CHART_STATES})
+            recent.add_metric([name], rejects.rejects / rejects.parts if rejects.parts else 0.0)
+            if rejects.usual is not None:
+                usual.add_metric([name], rejects.usual)
+    yield from (outcomes, classes, charts, recent, usual)
 
 
 def _collection(health: CollectionHealth) -> Iterator[Metric]:

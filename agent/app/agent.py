@@ -336,7 +336,13 @@ class Agent:
             fetcher=self._fetcher,
             differ=None if self.collector is None else self.collector.offer_disagreement,
             supervisor=self.supervisor,
+            unhealthy=self._unhealthy,
         )
+
+    def _unhealthy(self, inspection: str) -> str | None:
+        """Why the verdicts of an inspection prove nothing now; None before its cameras are composed."""
+        monitor = self.monitors.get(inspection)
+        return None if monitor is None else monitor.alarm()
 
     def _compose_collector(self, state_dir: Path) -> None:
         if self.config.collect is not None:

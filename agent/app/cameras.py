@@ -85,6 +85,8 @@ def compose(agent: Agent, hub: IntakeHub) -> list[InspectionContext]:
             agent.cameras[camera] = CameraView(name, counters, capture, setup)
             stations[camera] = Station(config.thing, config.line, name, camera, agent.boot_epoch, counters, pool)
         collect = None if agent.collector is None else agent.collector.offer
-        monitor = agent.monitors[name] = InspectionMonitor(agent.clock)
+        monitor = agent.monitors[name] = InspectionMonitor(
+            agent.clock, inspection=name, kept=config.state_dir / "charts" / f"{name}.json"
+        )
         contexts.append(InspectionContext(agent.slots[name], agent.keepers[name], stations, collect, monitor))
     return contexts

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakValueDictionary
 
@@ -127,7 +128,7 @@ class Loader:
 class ModelWing:
     """All lifecycles of one agent. `start` fills the slots; `launch` lets them work; `close` ends them."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the composition root names every part
         self,
         *,
         config: configuration.Config,
@@ -140,10 +141,12 @@ class ModelWing:
         fetcher: ReleaseFetcher | None = None,
         differ: Callable[[Frame, Verdict, Box], None] | None = None,
         supervisor: Supervisor | None = None,
+        unhealthy: Callable[[str], str | None] = lambda _: None,
     ) -> None:
         """Compose; nothing is read yet. `fetcher` goes before the one that `updates` describes.
 
-        `differ` gets the frames on which a shadow differs; see `ShadowRunner`.
+        `differ` gets the frames on which a shadow differs; see `ShadowRunner`. `unhealthy(inspection)` says why its
+        verdicts prove nothing; see `Lifecycle`.
         """
         self._clock = clock
         self._differ = differ
@@ -188,6 +191,7 @@ class ModelWing:
                 on_status=self._tell,
                 acceptance=acceptance.folder_of(config.state_dir, name),
                 look_every_s=updates.check_hours * 3_600.0,
+                unhealthy=partial(unhealthy, name),
                 supervisor=self._supervisor,
             )
 

@@ -56,6 +56,7 @@ class Services:
             )
         handlers = {
             "status": self._status,
+            "relearn": self._relearn,
             "explain": self._explain,
             **change.handlers(agent),
             **model_handlers({} if agent.models is None else agent.models.lifecycles),
@@ -73,14 +74,28 @@ class Services:
         """End; each of the three within `timeout_s` seconds. Safe to call twice, and after a failed `start`."""
         self.heartbeat.close(timeout_s=timeout_s)
         self.control.close(timeout_s=timeout_s)
+        for monitor in self._agent.monitors.values():
+            monitor.save(now=True)
         if self._metrics is not None:
             self._metrics.close()
 
     def _send_heartbeat(self, heartbeat: Heartbeat) -> None:
         self._agent.outbox.publish_now(heartbeat_topic(self._agent.config.thing), encode_heartbeat(heartbeat))
+        for monitor in self._agent.monitors.values():
+            monitor.save()
 
     def _status(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
         return {"heartbeat": self.heartbeat.latest().model_dump(mode="json")}
+
+    def _relearn(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Begin an inspection's chart of the reject rate anew."""
+        name = request.get("inspection")
+        monitor = self._agent.monitors.get(name) if isinstance(name, str) else None
+        if monitor is None:
+            known = ", ".join(sorted(self._agent.monitors))
+            raise ControlError(f"there is no inspection {str(name)[:64]!r} here; known: {known}")
+        monitor.relearn()
+        return {"inspection": name}
 
     def _explain(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         key = request.get("key")

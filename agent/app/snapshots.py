@@ -84,4 +84,6 @@ def _inspection(agent: Agent, name: str, slot: ModelSlot) -> InspectionSnapshot:
         candidate=None if status is None else named_apart(status.candidate, status.active),
         alarm=None if status is None else status.alarm,
         unhealthy=monitor.alarm(),
+        rejects=monitor.rate(),
+        models=monitor.models(),
     )

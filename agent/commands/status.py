@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from agent import config, control
 from agent.commands import model_text
@@ -17,9 +17,13 @@ def main(argv: list[str]) -> int:
     """Print the running agent's heartbeat and its models' state, for people or with --json for machines."""
     parser = argparse.ArgumentParser(prog="kensa status", description=__doc__)
     parser.add_argument("config", type=Path, metavar="CONFIG", help="the configuration that the agent runs with")
+    relearn = "take the reject rate of this inspection from now on for the usual one, once somebody has looked"
+    parser.add_argument("--relearn", metavar="INSPECTION", help=relearn)
     parser.add_argument("--json", action="store_true", help="one JSON object")
     arguments = parser.parse_args(argv)
     state_dir = config.load(arguments.config).state_dir
+    if arguments.relearn is not None:
+        control.request(state_dir, "relearn", inspection=arguments.relearn)
     heartbeat = control.request(state_dir, "status")["heartbeat"]
     models = _models(state_dir)
     if arguments.json:
@@ -57,10 +61,8 @@ def _text(beat: dict[str, Any]) -> str:
         lines += _broker(beat["broker"])
     if beat["collection"] is not None:
         lines.append(_collection(beat["collection"]))
-    lines += [
-        f"inspection {i['inspection']}: {i['model']} {i['version']}{'' if i['trusted'] else ' (untrusted)'}"
-        for i in beat["inspections"]
-    ]
+    for inspection in beat["inspections"]:
+        lines += _inspection(inspection)
     for camera in beat["cameras"]:
         dropped = ", ".join(f"{count} {reason}" for reason, count in camera["dropped"].items()) or "none"
         lines.append(
@@ -86,6 +88,36 @@ def _broker(figures: dict[str, Any]) -> list[str]:
     if figures["dropped"]:
         lines.append(f"broker sent what was dropped: {_counts(figures['dropped'])}")
     return lines
+
+
+def _inspection(figures: dict[str, Any]) -> list[str]:
+    """What judges, what it said, and what is wrong with it."""
+    untrusted = "" if figures["trusted"] else " (untrusted)"
+    lines = [f"inspection {figures['inspection']}: {figures['model']} {figures['version']}{untrusted}"]
+    if figures["unhealthy"] is not None:
+        lines.append(f"  NOT HEALTHY: {figures['unhealthy']}")
+    if figures["outcomes"]:
+        classes = f" ({_counts(figures['classes'])})" if figures["classes"] else ""
+        lines.append(f"  judged by this model: {_counts(figures['outcomes'])}{classes}")
+    if figures["rejects"] is not None:
+        lines.append(f"  {_rejects(figures['rejects'])}")
+    return lines
+
+
+_CHARTS: Final = {
+    "learning": "the usual rate is being learned",
+    "steady": "as usual",
+    "high": "MORE than usual",
+    "low": "FEWER than usual",
+    "flood": "NEARLY ALL",
+}
+
+
+def _rejects(figures: dict[str, Any]) -> str:
+    parts, rejects = figures["parts"], figures["rejects"]
+    share = f"{rejects / parts:.1%}" if parts else "none"
+    usual = "" if figures["usual"] is None else f", usual are runs of rejects on {figures['usual']:.2%}"
+    return f"rejects: {rejects} of the last {parts} parts ({share}), {_CHARTS[figures['state']]}{usual}"
 
 
 def _pictures(camera: dict[str, Any]) -> list[str]:

@@ -25,19 +25,22 @@ from agent.wire import (
     InspectionHealth,
     LogHealth,
     OutboxHealth,
+    RejectHealth,
     ThreadsHealth,
 )
 from agent.wire.heartbeat_parts import shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from agent.clock import Clock
     from agent.health.snapshot import AgentIdentity, CameraSnapshot, InspectionSnapshot, Snapshot
+    from agent.reject_chart import RejectRate
 
 _FIRST_S: Final = 1.0  # the first beat waits until cameras and transport had time to connect
 _KEYS: Final = 4  # of a configuration that waits for a restart
 _TEXT_BYTES: Final = 240  # of an error as JSON, so that the three of them leave room for everything else
+_CLASSES: Final = 8
 _log = logging.getLogger(__name__)
 
 
@@ -107,6 +110,7 @@ def _threads(threads: ThreadsHealth | None) -> ThreadsHealth:
 
 def _inspection(inspection: InspectionSnapshot) -> InspectionHealth:
     model = inspection.model
+    counts = next((m for m in inspection.models if model is not None and m.identity.sha256 == model.sha256), None)
     return InspectionHealth(
         inspection=inspection.inspection,
         model=None if model is None else model.name,
@@ -118,7 +122,22 @@ def _inspection(inspection: InspectionSnapshot) -> InspectionHealth:
         candidate=_text(inspection.candidate),
         alarm=_text(inspection.alarm),
         unhealthy=_text(inspection.unhealthy),
+        rejects=None if inspection.rejects is None else _rejects(inspection.rejects),
+        outcomes={} if counts is None else {Outcome(name): count for name, count in counts.outcomes.items()},
+        classes={} if counts is None else _most_frequent(counts.classes),
     )
+
+
+def _rejects(rate: RejectRate) -> RejectHealth:
+    usual = None if rate.usual is None else round(rate.usual, 6)
+    return RejectHealth.model_validate(
+        {"state": rate.state, "parts": rate.parts, "rejects": rate.rejects, "usual": usual}
+    )
+
+
+def _most_frequent(classes: Mapping[str, int]) -> dict[str, int]:
+    """As many as a message has room for beside everything else."""
+    return dict(Counter(classes).most_common(_CLASSES))
 
 
 def _camera(camera: CameraSnapshot) -> CameraHealth:

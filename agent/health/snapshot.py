@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from agent.counters import Accounting
     from agent.health.process import ProcessUsage
     from agent.records import CameraStatus, ModelIdentity
+    from agent.reject_chart import ModelCounts, RejectRate
     from agent.wire import BrokerHealth, CollectionHealth, ConfigurationHealth, LogHealth, OutboxHealth, ThreadsHealth
 
 
@@ -61,6 +62,8 @@ class InspectionSnapshot:
     candidate: str | None = None  # `name/version` of the release that is on its way
     alarm: str | None = None  # why a person must look at the model
     unhealthy: str | None = None  # why its verdicts cannot be relied on now: pictures, reject rate
+    rejects: RejectRate | None = None  # of the model that judges; None before its first part
+    models: tuple[ModelCounts, ...] = ()  # what the last models said
 
 
 @dataclass(frozen=True, slots=True)

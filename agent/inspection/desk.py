@@ -14,6 +14,7 @@ import numpy as np
 
 from agent import image_check
 from agent.errors import FrameError
+from agent.inspection.tally import chart_key
 from agent.preprocess import Preprocessor
 from agent.records import ImageFault, Origin
 from agent.slot import NO_SITE
@@ -158,6 +159,7 @@ class Desk:
         self._preprocess_digest = ""
         self._classes: tuple[str, ...] = ()
         self._origins: dict[str, Origin] = {}
+        self.chart_key = ""  # of the champion under its settings
         self._image_limits: ImageLimits | None = None
         self._to_compare: set[str] = set()  # cameras whose pictures are not compared with the golden set yet
         self._by_geometry: dict[tuple[Geometry, Box | None], Inputs] = {}  # and ROI; the last used at the end
@@ -256,5 +258,6 @@ class Desk:
         self._identity = model.identity
         self._preprocess_digest = model.preprocess_digest
         self._classes = model.rule.classes
+        self.chart_key = chart_key(model.identity, lease.rule, lease.site.roi)
         self._image_limits = model.image_limits if lease.site.check_pictures else None
         self.inputs = self.inputs_for(model.geometry)

@@ -1,4 +1,4 @@
-"""What the workers of one inspection notice about it together: which pictures prove nothing, and when that is an alarm.
+"""What the workers of one inspection notice about it together: useless pictures, outcomes, and when that is an alarm.
 
 Promise: an alarm begins with one WARNING in the log, is repeated at most hourly, and ends with one INFO; in between it
 is one text for status, heartbeat and metrics, and holds a model's rollout. A good picture of a quiet camera costs a
@@ -15,13 +15,17 @@ from typing import TYPE_CHECKING, Final
 from agent import image_check
 from agent.condition_log import ConditionLog
 from agent.image_check import ImageStatistics
+from agent.inspection.tally import Tally
 from agent.records import ImageFault
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from agent.clock import Clock
     from agent.image_check import ImageLimits
+    from agent.records import Judgement, ModelIdentity
+    from agent.reject_chart import ModelCounts, RejectRate
 
 _ALARM_AFTER: Final = 3  # unusable pictures in a row; a frozen source is proven by as many before it is reported
 _CLEAR_AFTER: Final = 10  # usable pictures in a row
@@ -59,10 +63,14 @@ def _pictures_of(camera: str) -> str:
 class InspectionMonitor:
     """One for each inspection, shared by its workers."""
 
-    def __init__(self, clock: Clock) -> None:
-        """Nothing has happened yet."""
+    def __init__(self, clock: Clock, *, inspection: str, kept: Path | None = None) -> None:
+        """Nothing has happened yet, but for what the last run left in the file `kept`."""
+        self._clock = clock
+        self._tally = Tally(kept)
         self._conditions = ConditionLog(_log, clock)
         self._lock = threading.Lock()
+        self._verdicts = f"verdicts of {inspection}"
+        self._is_alarmed = False  # by the verdicts
         self._cameras: dict[str, _Camera] = {}
         self._unquiet: set[str] = set()  # cameras whose next good picture matters
 
@@ -137,10 +145,56 @@ class InspectionMonitor:
     def _of(self, camera: str) -> _Camera:
         return self._cameras.setdefault(camera, _Camera())
 
+    # --- outcomes -----------------------------------------------------------------------------------------------------
+
+    def judged(self, key: str, identity: ModelIdentity, judged: Sequence[tuple[str, Judgement]]) -> None:
+        """Take what the active model said of a batch; see `Tally.record`."""
+        with self._lock:
+            self._tally.record(key, identity, judged, now_ns=self._clock.monotonic_ns())
+            alarms = self._tally.alarms()
+        if alarms or self._is_alarmed:
+            self._note(alarms)
+
+    def challenged(self, identity: ModelIdentity, judgements: Sequence[Judgement]) -> None:
+        """Take what a challenger said; see `Tally.record_other`."""
+        with self._lock:
+            self._tally.record_other(identity, judgements)
+
+    def relearn(self) -> None:
+        """Take the reject rate from now on for the usual one: a person has looked."""
+        with self._lock:
+            self._tally.relearn()
+        self._note([])
+
+    def models(self) -> tuple[ModelCounts, ...]:
+        """What the last models said, by outcome and class."""
+        with self._lock:
+            return self._tally.models()
+
+    def rate(self) -> RejectRate | None:
+        """The active model's reject rate; None before its first part."""
+        with self._lock:
+            return self._tally.rate()
+
+    def save(self, *, now: bool = False) -> None:
+        """Keep the learned rates on the disk every ten minutes, or `now`; not for a worker's thread."""
+        with self._lock:
+            data = self._tally.kept(self._clock.monotonic_ns(), now=now)
+        if data is not None:
+            self._tally.write(data)
+
+    def _note(self, alarms: list[str]) -> None:
+        self._is_alarmed = bool(alarms)
+        if alarms:
+            self._conditions.broken(self._verdicts, "; ".join(alarms))
+        else:
+            self._conditions.well(self._verdicts, "are as usual again")
+
     # --- alarms -------------------------------------------------------------------------------------------------------
 
     def alarm(self) -> str | None:
         """Why this inspection is not healthy: one sentence a cause; None while it is."""
         with self._lock:
             texts = [f"camera {name}: {c.alarm}" for name, c in sorted(self._cameras.items()) if c.alarm is not None]
+            texts += self._tally.alarms()
         return "; ".join(texts) or None

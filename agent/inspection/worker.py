@@ -110,6 +110,9 @@ class Worker:
                 decide(rule, plan, scores[start:stop], None if evidence is None else evidence[start:stop])
                 for _, plan, start, stop in placed
             ]
+        if desk.monitor is not None:
+            seen = [(p.frame.camera, judgement) for p, judgement in zip(placed, judgements, strict=True)]
+            desk.monitor.judged(desk.chart_key, lease.model.identity, seen)
         part_us = (self._clock.monotonic_ns() - began) // (1_000 * len(placed))
         if lease.trial is None or lease.trial.control.ended:
             self._finish(desk, placed, judgements, evidence, keep=failure is None, tap=lease.shadow, part_us=part_us)
@@ -213,6 +216,9 @@ class Worker:
                 desk.collect(frame, verdict, part.placed.plan.roi)
             verdicts.append(verdict)
         self._deliver(desk, [part.placed.frame for part in parts], verdicts)
+        if desk.monitor is not None:
+            said_by = [part.challenger.judgement for part in parts if part.challenger is not None]
+            desk.monitor.challenged(model.identity, said_by)
         for part, verdict in zip(parts, verdicts, strict=True):
             trial.observe(part.observation(verdict))
 

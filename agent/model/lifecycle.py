@@ -77,14 +77,16 @@ class Lifecycle:
         acceptance: Path | None = None,
         healthy_after_s: float = 60.0,
         look_every_s: float = 6 * 3_600.0,
+        unhealthy: Callable[[], str | None] = lambda: None,
         checkpoint: Checkpoint = _nowhere,
         supervisor: Supervisor | None = None,
     ) -> None:
         """Compose; nothing is read before `start`.
 
         `load` raises ReleaseError. `on_status` is called from the lifecycle's thread and must not block. `acceptance`
-        is the folder of the site's labelled parts, which need not exist. `checkpoint` is called at every boundary
-        between persisting and acting: fault tests end the process there.
+        is the folder of the site's labelled parts, which need not exist. `unhealthy` says why the line's verdicts prove
+        nothing at the moment (None: they do): as long, no candidate is judged by them or given a larger share.
+        `checkpoint` is called at every boundary between persisting and acting: fault tests end the process there.
         """
         folder = folder_of(state_dir, inspection)
         store = Store(folder, checkpoint=checkpoint)
@@ -115,6 +117,7 @@ class Lifecycle:
             back_off=BackOff(clock),
             on_progress=self._tell,
             look_every_s=look_every_s,
+            unhealthy=unhealthy,
         )
         self._rollout = Rollout(self._parts)
         self._lock = threading.Lock()  # of the requests

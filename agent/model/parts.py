@@ -76,6 +76,7 @@ class Parts:
     back_off: BackOff
     on_progress: Callable[[], None]
     look_every_s: float  # at the repository, while nothing is under way
+    unhealthy: Callable[[], str | None] = lambda: None  # why the line's verdicts prove nothing now
     stop: threading.Event = field(default_factory=threading.Event)
     alarms: dict[str, str] = field(default_factory=dict)
     progress: dict[str, float] = field(default_factory=dict)

@@ -127,7 +127,7 @@ class Rollout:
         self._note_alarms(decision)
         if decision.refusal is not None:
             return self.ending.refuse(decision.refusal, automatic=True)
-        if decision.call is not Call.PASS:
+        if self._is_held_by_line() or decision.call is not Call.PASS:
             return LIVE_S
         if record.state is State.SHADOW:
             compared = record.desired is not None and record.desired.mode == "ab"
@@ -138,6 +138,23 @@ class Rollout:
             return 0.0
         lease = parts.watch.lease
         return LIVE_S if lease is None else self.ending.commit(record, lease)
+
+    def _is_held_by_line(self) -> bool:
+        """Whether nothing may pass, because the line is not healthy: verdicts that prove nothing judge no candidate."""
+        parts, reason = self._parts, self._parts.unhealthy()
+        if reason is None:
+            parts.watch.resume()
+            if parts.alarms.pop("line", None) is not None:
+                _log.info("the line is healthy again: the rollout goes on")
+            return False
+        parts.watch.pause()
+        if "line" not in parts.alarms:
+            _log.warning("the rollout is held: the line is not healthy: %s", reason)
+        parts.alarms["line"] = (
+            f"The rollout is held, because the line is not healthy: {reason}. It goes on by itself once the line is; "
+            "`kensa model rollback` gives it up."
+        )
+        return True
 
     def _note_alarms(self, decision: Decision) -> None:
         """Say what a person must look at; what a candidate is held for is worded once, when it begins."""

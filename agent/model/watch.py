@@ -57,6 +57,7 @@ class Watch:
         self._progress: dict[str, float] = {}
         self._phase: tuple[State, int] | None = None
         self._began_ns = 0
+        self._paused_ns: int | None = None  # since when parts count for nothing
         self.share = 0.0
         self.report: ABReport | None = None  # of the candidate on live parts, or of the last one
 
@@ -71,7 +72,26 @@ class Watch:
 
     def _hours(self) -> float:
         """Since the shadow began."""
-        return (self._clock.monotonic_ns() - self._began_ns) / NS_PER_S / 3_600
+        now_ns = self._clock.monotonic_ns() if self._paused_ns is None else self._paused_ns
+        return (now_ns - self._began_ns) / NS_PER_S / 3_600
+
+    def pause(self) -> None:
+        """Let parts count for nothing, and no time pass, until `resume`: the line itself is not healthy."""
+        if self._paused_ns is None:
+            self._paused_ns = self._clock.monotonic_ns()
+
+    def resume(self) -> None:
+        """Count again; safe to call without a pause."""
+        if self._paused_ns is not None:
+            self._began_ns += self._clock.monotonic_ns() - self._paused_ns
+            self._paused_ns = None
+
+    def _while_counting(self, observe: Callable[[Observation], None]) -> Callable[[Observation], None]:
+        def take(seen: Observation) -> None:
+            if self._paused_ns is None:
+                observe(seen)
+
+        return take
 
     def begin_shadow(self, lease: Lease, policy: RolloutPolicy) -> None:
         """Show live parts to a candidate that was just loaded."""
@@ -81,7 +101,7 @@ class Watch:
         self._began_ns = self._clock.monotonic_ns()
         observe = evaluator.open(lambda judge: judge.begin("shadow", parts=policy.shadow_parts))
         self._note_phase(State.SHADOW, 0, share=0.0)
-        self._tap = self._open_shadow(lease, observe)
+        self._tap = self._open_shadow(lease, self._while_counting(observe))
         self._slot.begin_shadow(self._tap)
 
     def begin_trial(self, policy: RolloutPolicy, *, step: int, salt: str) -> None:
@@ -90,7 +110,7 @@ class Watch:
         evaluator, lease = self._ready()
         observe = evaluator.open(lambda judge: judge.begin("trial", parts=wanted.parts, share=wanted.share))
         self._note_phase(State.TRIAL, step, share=wanted.share)
-        self._slot.begin_trial(Trial(lease, wanted.share, salt, observe, evaluator.control))
+        self._slot.begin_trial(Trial(lease, wanted.share, salt, self._while_counting(observe), evaluator.control))
         self._close_tap()
 
     def begin_ab(self, *, share: float, salt: str) -> None:
@@ -98,7 +118,7 @@ class Watch:
         evaluator, lease = self._ready()
         observe = evaluator.open(lambda judge: judge.begin("ab", parts=0))
         self._note_phase(State.AB, 0, share=share)
-        self._slot.begin_trial(Trial(lease, share, salt, observe, evaluator.control))
+        self._slot.begin_trial(Trial(lease, share, salt, self._while_counting(observe), evaluator.control))
         self._close_tap()
 
     def look(self, *, max_hours: float) -> Decision:
@@ -122,7 +142,7 @@ class Watch:
         if self._phase is not None:
             self._slot.end_trial()
         self._close_tap()
-        self._lease = self._evaluator = self._phase = None
+        self._lease = self._evaluator = self._phase = self._paused_ns = None
         self._progress = {}
         self.share = 0.0
 

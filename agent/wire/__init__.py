@@ -40,6 +40,7 @@ from agent.wire.heartbeat import (
     InspectionHealth,
     LogHealth,
     OutboxHealth,
+    RejectHealth,
     ThreadsHealth,
 )
 from agent.wire.heartbeat_parts import encode_heartbeat
@@ -72,6 +73,7 @@ __all__ = [
     "Pack",
     "PackKey",
     "Presence",
+    "RejectHealth",
     "Reporter",
     "Status",
     "ThreadsHealth",

@@ -44,6 +44,15 @@ class CameraHealth(WireModel):
         return self
 
 
+class RejectHealth(WireModel):
+    """Rejects (`defect`, `unsure`) of the model that judges, raw, and what their control chart says."""
+
+    state: Literal["learning", "steady", "high", "low", "flood"]
+    parts: Count  # the last 500 to 1,000
+    rejects: Count  # among them
+    usual: Unit | None = None  # share of parts that begin a run of rejects, as learned on this line
+
+
 class InspectionHealth(WireModel):
     """Which model judges an inspection's cameras; all null while there is no usable model."""
 
@@ -57,6 +66,9 @@ class InspectionHealth(WireModel):
     candidate: Text | None = None  # `name/version` of the release that is on its way
     alarm: Text | None = None  # why a person must look at the model
     unhealthy: Text | None = None  # why its verdicts cannot be relied on now: pictures, reject rate
+    rejects: RejectHealth | None = None  # null before the model's first part
+    outcomes: Mapping[Outcome, Count] = {}  # of the model that judges, raw, since the agent's start
+    classes: Mapping[Name, Count] = {}  # of its defect and unsure parts; the most frequent ones
 
 
 class HeldTopicHealth(WireModel):

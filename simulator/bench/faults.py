@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from simulator.faults.broker_starts import KINDS, missing_for, run_broker_starts
+from simulator.faults.charts import run_charts
 from simulator.faults.collect_kills import run_collect_kills
 from simulator.faults.day import run as run_day
 from simulator.faults.kills import run_kills
@@ -159,6 +160,15 @@ def _good(count: int, seed: int) -> Counted:
     return Counted(text if real else f"{text} (set KENSA_DATA)", not refused, counts)
 
 
+def _charts(count: int, seed: int) -> Counted:
+    found = run_charts(repeats=count, seed=seed)
+    doubling = found.doubling
+    figures = f"{doubling.quantile(0.5):,}, {doubling.mean:,.0f}, {doubling.quantile(0.9):,}"
+    text = f"{found.worst:.2f} at worst; doubling found after (median, mean, 90 %) {figures} parts"
+    met = found.worst <= 1.0 and doubling.quantile(0.5) <= _MEDIAN_PARTS
+    return Counted(text, met, found.to_json())
+
+
 def _day(count: int, seed: int) -> Counted:
     found = run_day(hours=count, seed=seed)
     text = f"{len(found.problems)} ({found.parts:,} parts, {found.kills} kills, {sum(found.wished.values())} releases)"
@@ -233,6 +243,13 @@ CAMPAIGNS: Final = (
     ),
     Campaign("good_pictures", "{count:,} good pictures, and the real ones: refused as unusable", "0", 100_000, _good),
     *(_broker_starts(kind) for kind in KINDS),
+    Campaign(
+        "reject_chart",
+        "{count} x 30 shifts of several lines: false alarms in 30 shifts; parts until 2 % doubled is found",
+        "<= 1, <= 1,000 (median)",
+        400,
+        _charts,
+    ),
     Campaign("day", "{count} h of line time with a release every hour: broken invariants", "0", 24, _day),
 )
 NAMES: Final = tuple(campaign.name for campaign in CAMPAIGNS)

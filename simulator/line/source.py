@@ -13,10 +13,10 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003 - pydantic reads the annotation
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Self
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from agent.errors import CameraError, ConfigError, SourceEndedError
 from agent.inspection.pacing import Pacer
@@ -47,6 +47,13 @@ class SourceOptions(LineConfig):
     spoil: Spoil | None = None  # what is wrong with some of the pictures
     spoil_after_parts: Annotated[int, Field(ge=0)] = 0  # good ones before
     spoil_parts: Annotated[int, Field(ge=1)] | None = None  # null: without end
+
+    @model_validator(mode="after")
+    def _a_frozen_camera_was_alive(self) -> Self:
+        if self.spoil is Spoil.FROZEN and self.pool and not self.vary:
+            msg = "frozen needs pool: 0, or vary: true, because the pictures of a pool repeat by themselves"
+            raise ValueError(msg)
+        return self
 
     def line(self) -> LineConfig:
         """Return the line's part of the options: what a reader of the truth needs."""
@@ -127,8 +134,7 @@ class SimulatedSource:
     @property
     def may_repeat(self) -> bool:
         """Whether equal frames in a row are no fault: a pool is drawn from, so a picture may follow itself."""
-        repeats = bool(self._line.config.pool) and not self._line.config.vary
-        return repeats and (self._spoil is None or self._spoil.kind is not Spoil.FROZEN)
+        return bool(self._line.config.pool) and not self._line.config.vary
 
     @property
     def line(self) -> SimulatedLine:

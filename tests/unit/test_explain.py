@@ -51,6 +51,7 @@ inspections:
   top:
     release: ./release
     intake: {policy: wait}
+    check_pictures: false  # plain pictures, so that the scores are round
     cameras:
       cam: {kind: folder, path: ./images}
 transport: {kind: none}

@@ -146,7 +146,7 @@ def test_a_codec_may_repeat_a_still_scene_for_its_stated_time_and_files_for_ever
 
 def test_an_alarm_is_one_line_when_it_begins_and_one_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    monitor = InspectionMonitor(ManualClock())
+    monitor = InspectionMonitor(ManualClock(), inspection="top")
     for _ in range(2):
         monitor.unusable("cam", ImageFault.DARK, "dark: lamp")
     assert monitor.alarm() is None, "two dark pictures are two `unknown` verdicts and no alarm"
@@ -165,7 +165,7 @@ def test_an_alarm_is_one_line_when_it_begins_and_one_when_it_ends(caplog: pytest
 
 
 def test_pictures_unlike_the_golden_set_are_warned_of_once_for_a_model(caplog: pytest.LogCaptureFixture) -> None:
-    monitor = InspectionMonitor(ManualClock())
+    monitor = InspectionMonitor(ManualClock(), inspection="top")
     for _ in range(20):
         monitor.compare("cam", "model 1", ImageStatistics(40.0, 25.0), LIMITS, squeezed="squeezed")
     assert monitor.pictures("cam").misfit == "squeezed; brightness 40 of 255 against 80 to 105 in the golden set"
@@ -181,7 +181,7 @@ def test_pictures_unlike_the_golden_set_are_warned_of_once_for_a_model(caplog: p
 def light_line(model: PlainModel) -> tuple[Line, InspectionMonitor]:
     """A line of 8x8 pixels whose golden set has greys of 80 to 105; contrast is not looked at."""
     model.image_limits = ImageLimits(80.0, 105.0, 0.0, 128.0)
-    monitor = InspectionMonitor(ManualClock())
+    monitor = InspectionMonitor(ManualClock(), inspection="top")
     return Line(lease_of(model), monitor=monitor), monitor
 
 

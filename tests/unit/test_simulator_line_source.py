@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from agent.clock import SystemClock
 from agent.errors import CameraError, ConfigError, SourceEndedError
 from simulator.line import LineConfig, SimulatedLine, SimulatedSource
 from simulator.line.source import from_config
@@ -153,3 +154,32 @@ def test_a_refused_option_is_named_with_what_was_given_and_what_is_allowed(
     with pytest.raises(ConfigError) as refused:
         from_config(options, clock=SteppingClock())
     assert all(text in str(refused.value) for text in texts)
+
+
+@pytest.mark.parametrize(("spoil", "level"), [("dark_lamp", 15.0), ("lens_cap", 8.0), ("white_out", 255.0)])
+def test_a_configured_fault_spoils_the_parts_that_it_names(spoil: str, level: float) -> None:
+    options = {"seed": 8, "pool": 3, "surfaces": ["turned"], "fps": None, "spoil": spoil}
+    source = from_config({**options, "spoil_after_parts": 1, "spoil_parts": 2}, clock=SystemClock())
+    source.open()
+    means = [float(grab.pixels.mean()) for _ in range(4) if (grab := source.read(timeout_s=1.0, buffer=None))]
+    good, first, second, again = means
+    assert good > 30.0
+    assert again > 30.0
+    if spoil == "white_out":
+        assert first == second == level
+    else:
+        assert max(first, second) < level
+
+
+def test_a_frozen_camera_repeats_its_picture_and_needs_a_line_that_does_not() -> None:
+    options = {"seed": 8, "pool": 0, "surfaces": ["turned"], "fps": None, "spoil": "frozen", "spoil_after_parts": 1}
+    source = from_config(options, clock=SystemClock())
+    source.open()
+    first, second, third = (source.read(timeout_s=1.0, buffer=None) for _ in range(3))
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    assert np.array_equal(second.pixels, third.pixels)
+    assert not np.array_equal(first.pixels, second.pixels)
+    with pytest.raises(ConfigError, match="needs pool: 0"):
+        from_config({**options, "pool": 3}, clock=SystemClock())

@@ -43,21 +43,8 @@ def from_agent(status: Mapping[str, Any]) -> Iterator[Finding]:
     beat = status.get("heartbeat")
     if not isinstance(beat, dict):
         raise ControlError("the running agent gave no heartbeat")
-    for camera in beat["cameras"]:
-        check, error = f"camera {camera['camera']}", camera.get("error")
-        seen = f"{camera['state']} at {camera['fps']:.1f} frames/s, says the running agent"
-        if alarm := camera.get("picture_alarm"):
-            yield fail(
-                check, f"{seen}; its pictures are {alarm}", "every part is `unknown` until the pictures are good"
-            )
-        elif misfit := camera.get("picture_misfit"):
-            yield warn(check, f"{seen}; {misfit}", "make the pictures like those that the model was trained on")
-        elif left_out := camera.get("left_out"):
-            yield warn(check, f"{seen}; {left_out}", _CONVERT)
-        elif camera["state"] in {"running", "ended"}:
-            yield ok(check, seen)
-        else:
-            yield fail(check, f"{seen}: {error or 'no frame yet'}", "check power, cable and address of the camera")
+    yield from map(_inspection_said, filter(_is_unhealthy, beat.get("inspections", ())))
+    yield from map(_camera_said, beat["cameras"])
     for held in beat.get("outbox", {}).get("held_back", ()):  # an older agent says nothing of topics
         seen = f"refused for {duration(held['for_s'])}, its messages wait: {held['reason']}"
         remedy = "allow it in the broker's access rules (AWS IoT Core: the policy of the certificate)"
@@ -69,6 +56,29 @@ def from_agent(status: Mapping[str, Any]) -> Iterator[Finding]:
         yield fail("broker", f"{reason}, says the running agent", "verdicts wait on disk; check network and broker")
     else:
         yield warn("broker", "transport is none: verdicts stay on this machine", "set transport.kind: mqtt for a plant")
+
+
+def _is_unhealthy(inspection: Mapping[str, Any]) -> bool:
+    return inspection.get("unhealthy") is not None  # an older agent says nothing of it
+
+
+def _inspection_said(inspection: Mapping[str, Any]) -> Finding:
+    remedy = "its verdicts prove nothing until this is mended; docs/operations.md says what to look at"
+    return fail(f"inspection {inspection['inspection']}", f"{inspection['unhealthy']}, says the running agent", remedy)
+
+
+def _camera_said(camera: Mapping[str, Any]) -> Finding:
+    check, error = f"camera {camera['camera']}", camera.get("error")
+    seen = f"{camera['state']} at {camera['fps']:.1f} frames/s, says the running agent"
+    if camera["state"] not in {"running", "ended"}:
+        return fail(check, f"{seen}: {error or 'no frame yet'}", "check power, cable and address of the camera")
+    if alarm := camera.get("picture_alarm"):
+        return fail(check, f"{seen}; its pictures are {alarm}", "every part is `unknown` until the pictures are good")
+    if misfit := camera.get("picture_misfit"):
+        return warn(check, f"{seen}; {misfit}", "make the pictures like those that the model was trained on")
+    if left_out := camera.get("left_out"):
+        return warn(check, f"{seen}; {left_out}", _CONVERT)
+    return ok(check, seen)
 
 
 # --- cameras ----------------------------------------------------------------------------------------------------------
