@@ -181,5 +181,5 @@ def test_a_frozen_camera_repeats_its_picture_and_needs_a_line_that_does_not() ->
     assert third is not None
     assert np.array_equal(second.pixels, third.pixels)
     assert not np.array_equal(first.pixels, second.pixels)
-    with pytest.raises(ConfigError, match="needs pool: 0"):
+    with pytest.raises(ConfigError, match="needs pool: 0, or vary"):
         from_config({**options, "pool": 3}, clock=SystemClock())
