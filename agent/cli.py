@@ -27,6 +27,7 @@ _OWN: Final = {
     "run": ("agent.commands.run", "inspect a line: kensa run CONFIG"),
     "doctor": ("agent.commands.doctor", "check camera, broker, model, disk and clock, and say what to do"),
     "explain": ("agent.commands.explain", "show why a part was judged as it was: kensa explain VERDICT_KEY"),
+    "resend": ("agent.commands.resend", "send out of the history what a consumer misses: kensa resend CAMERA FROM-TO"),
     "apply": ("agent.commands.apply", "change a running agent's configuration: kensa apply CONFIG"),
     "status": ("agent.commands.status", "what a running agent says of itself"),
     "model": ("agent.commands.model", "what judges, what is on its way, roll back, compare: kensa model show CONFIG"),

@@ -85,6 +85,7 @@ _COUNTERS: Final[tuple[tuple[str, str, Callable[[Snapshot], float]], ...]] = (
     ("kensa_outbox_evicted_verdicts", "Verdicts given up because the outbox was full.", lambda s: s.outbox.evicted),
     ("kensa_outbox_damaged_verdicts", "Verdicts lost with a damaged file.", lambda s: s.outbox.damaged),
     ("kensa_outbox_gaps", "Gap messages written.", lambda s: s.outbox.gaps),
+    ("kensa_outbox_resent_messages", "Messages of the history that were sent again.", lambda s: s.outbox.resent),
     ("kensa_outbox_rejected_messages", "Messages that the broker refused by an answer.", lambda s: s.outbox.rejected),
     ("kensa_inference_faults", "Batches that the model's runtime failed on.", lambda s: s.faults),
 )

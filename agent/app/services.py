@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import agent as kensa
-from agent.app import change
+from agent.app import change, resending
 from agent.control import ControlServer
 from agent.errors import ControlError
 from agent.health.heartbeat import HeartbeatThread
@@ -59,6 +59,7 @@ class Services:
             "relearn": self._relearn,
             "explain": self._explain,
             **change.handlers(agent),
+            **resending.handlers(agent.outbox),
             **model_handlers({} if agent.models is None else agent.models.lifecycles),
         }
         self.control = ControlServer(state_dir=config.state_dir, handlers=handlers, supervisor=supervisor)

@@ -189,6 +189,7 @@ class OutboxStats:
     storage_error: str | None  # why nothing can be committed now
     held_back: tuple[HeldBack, ...] = ()  # the longest refused first
     rejected: int = 0  # messages that the broker refused by an answer
+    resent: int = 0  # messages of the history that were sent again because a person asked for them
 
     def health(self) -> OutboxHealth:
         """Return what the heartbeat says of the outbox."""
@@ -207,4 +208,5 @@ class OutboxStats:
                 for held in self.held_back[:_SHOWN_TOPICS]
             ),
             rejected=self.rejected,
+            resent=self.resent,
         )

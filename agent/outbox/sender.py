@@ -48,6 +48,7 @@ class _Flight:
     sent_ns: int
     tokens: list[int]  # one for each time it was published; any of them acknowledges it
     is_waiting: bool = False  # to be published again
+    is_resent: bool = False  # asked for by a person, out of the history
 
 
 class Sender:
@@ -79,6 +80,9 @@ class Sender:
         self._in_flight = 0
         self._again: deque[_Flight] = deque()  # not acknowledged in time
         self._loose: deque[tuple[str, bytes]] = deque()  # of `publish_now`
+        self._resends: deque[tuple[str, bytes]] = deque()
+        self._resends_taken = 0
+        self.resent = 0  # messages of `resend` that were acknowledged
         self._watchers: list[Callable[[bool], None]] = []
         self._gate = TopicGate(random=random)
         self._gate_ns = 0  # when the gate wants to be asked again
@@ -98,6 +102,17 @@ class Sender:
         """Publish messages that only their newest version matters of: not kept, and replaced while unsent."""
         self._newest[topic] = payloads
         self._belt.wake_sender.set()
+
+    def resend(self, topic: str, payload: bytes) -> None:
+        """Publish a message of the history again, after everything else that may go; from one thread, not kept."""
+        self._resends_taken += 1
+        self._resends.append((topic, payload))
+        self._belt.wake_sender.set()
+
+    @property
+    def resends_waiting(self) -> int:
+        """Messages of `resend` that are not acknowledged yet."""
+        return self._resends_taken - self.resent
 
     def watch_connection(self, watcher: Callable[[bool], None]) -> None:
         """Call `watcher(up)` on each change, in the sender's thread; before `start`. It must not block."""
@@ -159,6 +174,7 @@ class Sender:
             self._gate.acknowledged(flight.topic, flight.sent_ns, now_ns)
             if flight.row is not None:
                 self._belt.acked.append(flight.row)
+            self.resent += flight.is_resent
 
     def _take_rejections(self, now_ns: int) -> None:
         while self._rejections:
@@ -167,9 +183,7 @@ class Sender:
             if flight is None:
                 continue
             self._gate.refused(flight.topic, reason, now_ns)
-            if flight.row is not None:
-                self._belt.released.append(flight.row)
-                self._belt.wake_writer.set()
+            self._give_back(flight)
 
     def _land(self, token: int) -> _Flight | None:
         """Take the message with this token out of flight, if it is still there."""
@@ -183,6 +197,16 @@ class Sender:
         else:
             self._in_flight -= 1
         return flight
+
+    def _give_back(self, flight: _Flight) -> None:
+        """Put what cannot go now where it came from; of `publish_now` only the newest matters."""
+        if flight.row is not None:
+            self._belt.released.append(flight.row)
+            self._belt.wake_writer.set()
+        elif flight.is_resent:
+            self._resends.appendleft((flight.topic, flight.payload))
+        else:
+            self._newest.setdefault(flight.topic, (flight.payload,))
 
     def _take_changes(self, now_ns: int) -> None:
         while self._changes:
@@ -229,6 +253,7 @@ class Sender:
         self._again.clear()
         self._loose.clear()
         self._in_flight = 0
+        self._resends.extendleft((f.topic, f.payload) for f in reversed(list(flights)) if f.is_resent)
         rows = [flight.row for flight in flights if flight.row is not None]
         for queue in (self._belt.live, self._belt.live_ok, self._belt.backlog):
             while queue:
@@ -246,7 +271,7 @@ class Sender:
             if now_ns - flight.sent_ns < limit_ns or flight.is_waiting:
                 continue
             self._in_flight -= 1
-            if flight.row is None:
+            if flight.row is None and not flight.is_resent:
                 for token in flight.tokens:
                     del self._flights[token]
             else:
@@ -285,16 +310,18 @@ class Sender:
     def _next(self, now_ns: int) -> _Flight | None:
         """Return what goes next of the topics that may be sent; rows of the others go back to the log."""
         gate = self._gate
+        held: list[tuple[str, bytes]] = []  # resends wait here: nobody else keeps them
         while (flight := self._first(now_ns)) is not None:
             if gate.is_open or gate.may_send(flight.topic):
+                self._resends.extendleft(reversed(held))
                 return flight
             for token in flight.tokens:
                 self._flights.pop(token, None)
-            if flight.row is not None:
-                self._belt.released.append(flight.row)
-                self._belt.wake_writer.set()
+            if flight.is_resent:
+                held.append((flight.topic, flight.payload))
             else:
-                self._newest.setdefault(flight.topic, (flight.payload,))
+                self._give_back(flight)
+        self._resends.extend(held)
         return None
 
     def _first(self, now_ns: int) -> _Flight | None:
@@ -313,6 +340,9 @@ class Sender:
             row = self._belt.backlog.popleft()
             payload = row.payload if row.rank is Rank.GAP else marked_replay(row.payload)
             return _Flight(row, row.stream.topic, payload, now_ns, [])
+        if self._resends:
+            topic, payload = self._resends.popleft()
+            return _Flight(None, topic, payload, now_ns, [], is_resent=True)
         return None
 
     def _refused(self, flight: _Flight, reason: str, now_ns: int) -> None:
@@ -321,7 +351,7 @@ class Sender:
             flight.is_waiting = True
             self._again.appendleft(flight)
         else:
-            self._newest.setdefault(flight.topic, (flight.payload,))
+            self._give_back(flight)
         longest = min(self._limits.retry_max_s, self._limits.retry_s * 2**self._refusals)
         self._refusals = min(self._refusals + 1, 16)
         wait_s = longest * self._random.uniform(0.5, 1.0)
@@ -332,7 +362,7 @@ class Sender:
     def _wait_s(self, now_ns: int) -> float:
         waits = [_IDLE_S]
         belt = self._belt
-        has_work = bool(self._again or belt.live or belt.live_ok or belt.backlog or self._loose)
+        has_work = bool(self._again or belt.live or belt.live_ok or belt.backlog or self._loose or self._resends)
         if has_work and now_ns < self._retry_ns:
             waits.append((self._retry_ns - now_ns) / _NS_PER_S)
         if self._in_flight:

@@ -16,6 +16,7 @@ from agent.durable import usable_directory
 from agent.errors import OutboxError
 from agent.outbox import lookup
 from agent.outbox.belt import Belt
+from agent.outbox.resend import read_page
 from agent.outbox.rows import HeldBack, OutboxLimits, OutboxStats, Stream
 from agent.outbox.sender import Sender
 from agent.outbox.writer import Writer
@@ -26,12 +27,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.clock import Clock
+    from agent.outbox.resend import Page, Place, Range
     from agent.outbox.topics import HeldTopic
     from agent.ports import Transport
     from agent.records import Verdict
     from agent.supervision import Fault, Policy, SupervisedThread
 
 _POLL_S = 0.01
+_MAX_RESENDS = 256  # messages in memory, about 1 MB
 _MIN_CLOSE_NS = NS_PER_S // 2  # for the transport's good-bye, whatever the deadline
 
 
@@ -109,6 +112,26 @@ class Outbox:
         stream = Stream.of_reports(thing=thing, line=line, inspection=inspection, boot_epoch=boot_epoch)
         self.writer.append_report(stream, payload)
 
+    def resend(self, wanted: Range, place: Place) -> Page | None:
+        """Send a page of what is kept in the range again; None while too many messages of before still wait.
+
+        Changes nothing in outbox and history. Called from one thread. Raises OutboxError when a file cannot be read, or
+        there is no transport.
+        """
+        if self.sender is None:
+            raise OutboxError("transport is none: there is no broker to send to.")
+        if self.sender.resends_waiting >= _MAX_RESENDS:
+            return None
+        page = read_page(self._state_dir, wanted, place)
+        for topic, payload in page.messages:
+            self.sender.resend(topic, payload)
+        return page
+
+    @property
+    def resends_waiting(self) -> int:
+        """Messages of `resend` that the broker has not acknowledged."""
+        return 0 if self.sender is None else self.sender.resends_waiting
+
     def watch_connection(self, watcher: Callable[[bool], None]) -> None:
         """Call `watcher(up)` whenever the transport's connection comes or goes; before `start`. It must not block."""
         if self.sender is not None:
@@ -150,6 +173,7 @@ class Outbox:
             storage_error=writer.storage_error,
             held_back=() if sender is None else self._held_back(sender.set_aside),
             rejected=0 if sender is None else sender.rejected,
+            resent=0 if sender is None else sender.resent,
         )
 
     def _held_back(self, topics: Sequence[HeldTopic]) -> tuple[HeldBack, ...]:

@@ -93,6 +93,7 @@ class OutboxHealth(WireModel):
     held_back_topics: Count = 0  # topics that the broker refuses
     held_back: tuple[HeldTopicHealth, ...] = ()  # the first of them
     rejected: Count = 0  # messages that the broker refused by an answer; each is sent again
+    resent: Count = 0  # messages of the history that were sent again because a person asked for them
 
 
 class BrokerHealth(WireModel):

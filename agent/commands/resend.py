@@ -1,0 +1,190 @@
+"""`kensa resend CAMERA FROM-TO`: send out of the local history what a consumer misses, marked as a replay.
+
+FROM-TO are sequence numbers of the camera's newest start; EPOCH/FROM-TO those of an earlier one, and a verdict's key
+with -TO behind it (line-1/cam/695784715526231/100-250) will do. Through the agent that runs, or alone where none does.
+Nothing in outbox or history changes, and a consumer drops what it has already by the key.
+
+0: sent. 1: nothing of the range is kept. 2: a file cannot be read. 4: the broker did not take it in time. 64: no range.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol, Self
+
+from agent import config as configuration
+from agent import control
+from agent.app.choose import open_transport
+from agent.clock import SystemClock
+from agent.errors import ControlError, KensaError, OutboxError, TransportError
+from agent.outbox.belt import Belt
+from agent.outbox.resend import Place, Range, parse_range, ranges_of, read_page
+from agent.outbox.rows import OutboxLimits
+from agent.outbox.sender import Sender
+from agent.supervision import Supervisor
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from agent.config import Config
+
+_STALLED_S: Final = 60.0  # without one acknowledgement
+_PROGRESS_S: Final = 2.0
+_POLL_S: Final = 0.05
+_SHOWN: Final = 5  # ranges
+_MOST_WAITING: Final = 128  # messages, before more are read
+_FIRST: Final = Place()
+
+
+class _Way(Protocol):
+    """How messages reach the broker."""
+
+    def page(self, wanted: Range, place: Place) -> tuple[Place | None, set[int], int] | None:
+        """Send a page: where to go on, the numbers in it, its messages; None while it takes no more."""
+
+    def waiting(self) -> int:
+        """Messages that the broker has not acknowledged."""
+
+
+class _Agent:
+    """The agent that runs on the state directory."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._state_dir = state_dir
+
+    def page(self, wanted: Range, place: Place) -> tuple[Place | None, set[int], int] | None:
+        answer = control.request(
+            self._state_dir,
+            "outbox.resend",
+            camera=wanted.camera,
+            boot_epoch=wanted.boot_epoch,
+            first=wanted.first,
+            last=wanted.last,
+            place=[place.file, place.row],
+        )
+        if answer.get("busy"):
+            return None
+        numbers = {n for first, last in answer["numbers"] for n in range(first, last + 1)}
+        following = answer["place"]
+        return (None if following is None else Place(*following)), numbers, int(answer["messages"])
+
+    def waiting(self) -> int:
+        return int(control.request(self._state_dir, "outbox.resends")["waiting"])
+
+
+class _Alone:
+    """A connection of our own, while no agent runs; use as a context manager, with the state directory locked."""
+
+    def __init__(self, config: Config) -> None:
+        clock = SystemClock()
+        transport = open_transport(config, clock)
+        if transport is None:
+            raise OutboxError("transport is none: there is no broker to send to.")
+        self._state_dir = config.state_dir
+        self._belt = Belt(live_rows=1)
+        spread = random.Random()  # noqa: S311 - spreads tries, guards nothing
+        self._sender = Sender(transport=transport, belt=self._belt, clock=clock, limits=OutboxLimits(), random=spread)
+        self._stop = threading.Event()
+        self._thread = Supervisor(clock=clock).thread(self._run, kind="resend", stop=self._stop)
+
+    def __enter__(self) -> Self:
+        self._sender.start()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._belt.wake_sender.set()
+        self._thread.join()
+        self._sender.close(timeout_s=2.0)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self._belt.wake_sender.clear()
+            self._belt.wake_sender.wait(self._sender.step())
+
+    def page(self, wanted: Range, place: Place) -> tuple[Place | None, set[int], int] | None:
+        page = read_page(self._state_dir, wanted, place)
+        for topic, payload in page.messages:
+            self._sender.resend(topic, payload)
+        return page.next, set(page.numbers), len(page.messages)
+
+    def waiting(self) -> int:
+        return self._sender.resends_waiting
+
+
+def _send(way: _Way, wanted: Range) -> tuple[set[int], int]:
+    """Send all of the range and wait for the broker; return the numbers that were found, and the messages."""
+    numbers: set[int] = set()
+    place: Place | None = _FIRST
+    messages = waiting = 0
+    began = told = moved = time.monotonic()
+    while place is not None or waiting:
+        page = None if place is None or waiting > _MOST_WAITING else way.page(wanted, place)
+        if page is not None:
+            place, found, count = page
+            numbers |= found
+            messages += count
+        before, waiting = waiting, way.waiting()
+        now = time.monotonic()
+        if page is not None or waiting < before:
+            moved = now
+        if now - moved > _STALLED_S:
+            raise TransportError(
+                f"the broker took none of the last {waiting} messages within {_STALLED_S:.0f} s; "
+                "see `kensa status`, or `kensa doctor` where no agent runs"
+            )
+        if now - told >= _PROGRESS_S:
+            told = now
+            text = f"{messages - waiting} messages sent, {len(numbers)} of {wanted.verdicts} verdicts found"
+            print(f"resend: {text}, {now - began:.0f} s", file=sys.stderr, flush=True)
+        if page is None:
+            time.sleep(_POLL_S)
+    return numbers, messages
+
+
+def _carry_out(config: Config, wanted: Range) -> tuple[set[int], int]:
+    try:
+        control.request(config.state_dir, "outbox.resends")
+    except ControlError:
+        with control.StateDir(config.state_dir), _Alone(config) as alone:
+            return _send(alone, wanted)
+    return _send(_Agent(config.state_dir), wanted)
+
+
+def main(argv: list[str]) -> int:
+    """Read the range, send, say what became of it."""
+    parser = argparse.ArgumentParser(
+        prog="kensa resend", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("camera", metavar="CAMERA", help="as the configuration names it")
+    parser.add_argument("range", metavar="FROM-TO", help="sequence numbers, both included; EPOCH/FROM-TO; or KEY-TO")
+    parser.add_argument("--config", type=Path, required=True, help="the configuration that the agent runs with")
+    parser.add_argument("--json", action="store_true", help="one JSON object: sent, messages, not_kept, ...")
+    arguments = parser.parse_args(argv)
+    config = configuration.load(arguments.config)
+    wanted = parse_range(config.state_dir, arguments.camera, arguments.range)
+    numbers, messages = _carry_out(config, wanted)
+    missing = ranges_of(set(range(wanted.first, wanted.last + 1)) - numbers)
+    not_kept = wanted.verdicts - len(numbers)
+    if arguments.json:
+        counts = {"sent": len(numbers), "messages": messages, "not_kept": not_kept, "missing": missing}
+        print(json.dumps({**asdict(wanted), **counts}))
+    else:
+        print(f"{len(numbers)} of {wanted.verdicts} verdicts sent again, in {messages} messages")
+        if missing:
+            shown = ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in missing[:_SHOWN])
+            more = f" and {len(missing) - _SHOWN} more ranges" if len(missing) > _SHOWN else ""
+            print(f"{not_kept} are not kept: {shown}{more}. They left the history, or were dropped and never judged")
+    if not numbers:
+        raise KensaError(f"nothing of {wanted.camera} {wanted.boot_epoch}/{wanted.first}-{wanted.last} is kept")
+    return 0
