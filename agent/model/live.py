@@ -96,7 +96,7 @@ class LiveJudge:
         self._pairs_before = self._counts.pairs
         self._agreeing_before = -1 if self._counts.is_running else self._counts.agreeing
         for test in (self._disagreement, self._errors, self._deadlines):
-            test.begin()
+            test.begin(share=share)
 
     def observe(self, seen: Observation) -> None:
         """Take one part into account; after a refusal nothing counts any more.

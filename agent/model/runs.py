@@ -25,6 +25,7 @@ from agent.statistics import Sprt, SprtPlan
 BLOCK_PARTS: Final = 5  # longer blocks refuse independent events too late, shorter ones cut a run into many
 MIN_RUNS: Final = 4  # separate ones, for a refusal
 PERSISTENT_PARTS: Final = 40  # of one run: so long a run is no glimpse any more
+LASTING_PARTS: Final = 1_000  # of the line, half a minute at 30/s: so long a run is no passing glare any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +103,9 @@ class RunSprt:
     - the test of blocks refuses too, on at least `MIN_RUNS` separate runs since it last accepted; or
     - every single part since `begin` had the event, and no run was under way then: there is nothing that a run could
       stand out from; or
-    - the test of blocks refuses too, on a run of at least `PERSISTENT_PARTS`, and the rate was never accepted before
-      (with `tolerates_long_runs`), or whether it was or not (without).
+    - the test of blocks refuses too, on a run of at least `PERSISTENT_PARTS`. With `tolerates_long_runs`, and where the
+      rate was accepted before, the run must also span `LASTING_PARTS` of the line: of a unit of which a share s of the
+      parts comes here, s times as many.
 
     Otherwise it is `in_doubt`, from the refusal of the test of parts until that test accepts anew. It accepts by the
     test of parts alone: never earlier than a test that knows no runs. It refuses never earlier than that one either.
@@ -118,12 +120,14 @@ class RunSprt:
         self._blocks_refuse = False
         self._was_accepted = False
         self._others_in_phase = 0  # parts without the event
+        self._lasting_parts = LASTING_PARTS
         self.runs = 0  # separate ones, since the test of blocks last accepted
         self.in_doubt = False
         self.refused = False
 
-    def begin(self) -> None:
-        """Begin a phase; all evidence stays."""
+    def begin(self, *, share: float = 1.0) -> None:
+        """Begin a phase in which `share` of the line's parts, in (0, 1], comes here; all evidence stays."""
+        self._lasting_parts = max(PERSISTENT_PARTS, round(LASTING_PARTS * share))
         self._others_in_phase = int(self._runs.is_running)
 
     @property
@@ -162,5 +166,6 @@ class RunSprt:
             return True
         if not self._blocks_refuse:
             return False
-        lasts = run_parts >= PERSISTENT_PARTS and not (self._tolerates_long_runs and self._was_accepted)
+        tolerant = self._tolerates_long_runs and self._was_accepted
+        lasts = run_parts >= (self._lasting_parts if tolerant else PERSISTENT_PARTS)
         return lasts or self.runs >= MIN_RUNS

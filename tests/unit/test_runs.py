@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.model.runs import BLOCK_PARTS, MIN_RUNS, PERSISTENT_PARTS, Runs, RunSprt, block_plan, parts_a_run
+from agent.model.runs import (
+    BLOCK_PARTS,
+    LASTING_PARTS,
+    MIN_RUNS,
+    PERSISTENT_PARTS,
+    Runs,
+    RunSprt,
+    block_plan,
+    parts_a_run,
+)
 from agent.statistics import Sprt, SprtPlan
 
 PLAN = SprtPlan(0.01, 0.03)
@@ -72,7 +81,7 @@ def test_a_rate_of_everything_has_no_runs_to_count() -> None:
         parts_a_run(1.0)
 
 
-@pytest.mark.parametrize("length", [11, 30, 1_000])
+@pytest.mark.parametrize("length", [11, 30, LASTING_PARTS - 1])
 def test_one_run_after_a_good_time_casts_doubt_and_refuses_nothing(length: int) -> None:
     test = shown(started(), (1_000, False), (length, True))
 
@@ -118,6 +127,17 @@ def test_a_phase_in_which_every_part_has_the_event_from_its_beginning_is_refused
     test.begin()
 
     assert shown(test, (11, True)).refused
+
+
+@pytest.mark.parametrize(
+    ("share", "parts"), [(1.0, LASTING_PARTS), (0.25, LASTING_PARTS // 4), (0.1, LASTING_PARTS // 10)]
+)
+def test_what_lasts_for_a_thousand_parts_of_the_line_is_no_passing_glare(share: float, parts: int) -> None:
+    test = shown(started(), (1_000, False), (1, True))  # so that the phase begins in a run
+    test.begin(share=share)
+
+    assert not shown(test, (parts - 2, True)).refused
+    assert shown(test, (1, True)).refused
 
 
 def test_a_long_run_refuses_what_was_never_accepted() -> None:
