@@ -138,6 +138,27 @@ def digest(
     return answer
 
 
+def stale_digest(request: bytes, pictures: Sequence[bytes]) -> bytes:
+    """Take the first answer for one to an old nonce, and the second one."""
+    asked = digest("MD5")
+    old = _NONCE.replace("d", "e")
+    if f'nonce="{old}"' in _sent(request):
+        return asked(b"GET / HTTP/1.0\r\n\r\n", pictures).replace(b"stale=FALSE", b"stale=TRUE")
+    if not _sent(request):
+        return asked(request, pictures).replace(_NONCE.encode(), old.encode())
+    return asked(request, pictures)
+
+
+def silent_basic(status: bytes) -> Callable[[bytes, Sequence[bytes]], bytes]:
+    """Take Basic, and refuse everything else without a word about how to log in."""
+
+    def answer(request: bytes, pictures: Sequence[bytes]) -> bytes:
+        answered = basic(request, pictures)
+        return answered if answered.startswith(HEAD) else b"HTTP/1.0 " + status + b"\r\n\r\n"
+
+    return answer
+
+
 def moved(location: bytes) -> Callable[[bytes, Sequence[bytes]], bytes]:
     """Redirect to `location`; what lies below /moved/ is the stream."""
 

@@ -23,6 +23,8 @@ from simulator.mjpeg_servers.answers import (
     part,
     raw,
     refusal,
+    silent_basic,
+    stale_digest,
     stream,
     with_segment,
     with_thumbnail,
@@ -159,6 +161,9 @@ BEHAVIOURS: Final[dict[str, Behaviour]] = {
     "Digest with MD5-sess": Behaviour("RFC 7616", digest("MD5", session=True), user=USER),
     "Digest with SHA-256": Behaviour("Hikvision since 2020", digest("SHA-256"), user=USER),
     "Digest beside Basic": Behaviour("Trendnet", digest("MD5", also=b'Basic realm="c"'), user=USER),
+    "Digest with a nonce that is too old at first": Behaviour("Axis", stale_digest, user=USER),
+    "a refusal without a challenge": Behaviour("OEM firmware", silent_basic(b"401 Unauthorized"), user=USER),
+    "403 for those who say nothing": Behaviour("OEM firmware", silent_basic(b"403 Forbidden"), user=USER),
     "moved on the same host": Behaviour("cameras with a login page", moved(b"/moved/stream?x=1")),
     # what is refused by name
     "a page": Behaviour(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from base64 import b64encode
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,10 +22,13 @@ from agent.adapters.stream import RtspSource, V4l2Source, VideoSource
 from agent.clock import SystemClock
 from agent.errors import CameraError, SourceEndedError
 from simulator.cameras import MjpegServer
+from simulator.mjpeg_servers import BEHAVIOURS, PASSWORD, USER, Behaviour, serving
 from simulator.rtsp import RtspServer
 from tests.support import ROOT, require
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from agent.ports import FrameSource
     from agent.records import Grab, Pixels
 
@@ -179,23 +183,23 @@ def test_a_server_that_is_no_mjpeg_camera_is_told_so_within_bounds(name: str) ->
     assert "s3cret" not in error
 
 
-def test_user_and_password_are_sent_as_basic_authorisation() -> None:
+def test_user_and_password_are_sent_when_the_camera_asks_for_them_and_not_before() -> None:
     requests: list[bytes] = []
 
-    def serve() -> None:
-        connection, _ = listener.accept()
-        with connection:
-            requests.append(connection.recv(4_096))
+    def answer(request: bytes, pictures: Sequence[bytes]) -> bytes:
+        requests.append(request)
+        return BEHAVIOURS["Basic"].answer(request, pictures)
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = threading.Thread(target=serve, name="server")
-        server.start()
-        source = MjpegSource(url=f"http://op:s3%40cret@127.0.0.1:{listener.getsockname()[1]}/v?q=1", clock=CLOCK)
+    with serving(Behaviour("", answer, user=USER), [jpeg(3)]) as url:
+        source = MjpegSource(url=url.replace("stream?q=1", "v?q=1"), clock=CLOCK)
         source.open()
-        server.join(LONG_S)
+        assert level(read(source, 1)[0].pixels) == 3
         source.close()
     assert requests[0].startswith(b"GET /v?q=1 HTTP/1.0\r\nHost: 127.0.0.1:")
-    assert b"Authorization: Basic b3A6czNAY3JldA==\r\n" in requests[0]
+    assert b"Authorization" not in requests[0]
+    secret = b64encode(f"{USER}:{PASSWORD}".encode())
+    assert b"Authorization: Basic " + secret + b"\r\n" in requests[1]
+    assert len(requests) == 2
 
 
 # --- RTSP -------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ cut picture nor lets a read be bounded.
 
 from __future__ import annotations
 
+import re
 import socket
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 _CONNECT_S: Final = 0.8  # a camera is on the local network; stopping must not wait longer than a second
 _PORTS: Final = {"http": 80, "https": 443}
+_STALE: Final = re.compile(r"stale\s*=\s*\"?true", re.IGNORECASE)  # the password was right, the nonce too old
 _MAX_QUESTIONS: Final = 5  # for one opening: a login and some redirects
 
 
@@ -50,7 +52,7 @@ class _Question:
     """One request: where, with which authorization, in which version of HTTP."""
 
     target: Target
-    authorization: str | None
+    authorization: str | None = None
     version: str = "1.0"  # in answer to which few servers send chunks
 
 
@@ -94,7 +96,7 @@ class MjpegSource:
         self.close()
         try:
             target = self._address.target()
-            self._question = _Question(target, None if target.login is None else basic(target.login))
+            self._question = _Question(target)  # without the password: a camera that wants Digest must not get it
             self._asked = 0
             self._ask(self._question)
         except CameraError as error:
@@ -171,9 +173,12 @@ class MjpegSource:
         question = self._question
         if question is None or self._asked >= _MAX_QUESTIONS:
             raise CameraError(f"it answers HTTP {head.status} again and again: check its address")
+        login = question.target.login
         match head.status:
             case 401:
                 return self._with_login(question, head)
+            case 403 if login is not None and question.authorization is None:  # it does not ask, and wants to know
+                return replace(question, authorization=basic(login))
             case 301 | 302 | 303 | 307 | 308:
                 return self._moved(question, head.fields.get("location", ""))
             case 426 | 505 if question.version == "1.0":
@@ -190,15 +195,13 @@ class MjpegSource:
                 "it asks for a user (HTTP 401): put user and password into its address, or give username and "
                 "password_file"
             )
-        answer = authorization(head.challenges, login, method="GET", uri=question.target.path)
-        tried = question.authorization or ""
-        # A second Digest is due only where the first nonce was too old, and each connection has a new one.
-        if answer is None or answer.split(" ")[0] == tried.split(" ")[0]:
-            raise CameraError(
-                "it refuses the user (HTTP 401): check user and password"
-                if answer is not None or not head.challenges
-                else "it asks for a login that is neither Basic nor Digest with MD5 or SHA-256 (HTTP 401)"
-            )
+        offered = head.challenges or ("Basic",)  # which is what those mean that say nothing
+        answer = authorization(offered, login, method="GET", uri=question.target.path)
+        if answer is None:
+            raise CameraError("it asks for a login that is neither Basic nor Digest with MD5 or SHA-256 (HTTP 401)")
+        is_stale = any(_STALE.search(challenge) for challenge in offered)
+        if question.authorization is not None and not is_stale:
+            raise CameraError("it refuses the user (HTTP 401): check user and password")
         return replace(question, authorization=answer)
 
     def _moved(self, question: _Question, location: str) -> _Question:
@@ -210,8 +213,7 @@ class MjpegSource:
             raise CameraError("it moved, and does not say to where: check its address") from None
         if new.host.lower() != old.host.lower() or new.scheme not in ("https", old.scheme):
             raise CameraError(f"it moved to {redact(moved)}: give that address")
-        again = None if old.login is None else basic(old.login)
-        return replace(question, target=replace(new, login=old.login), authorization=again)
+        return replace(question, target=replace(new, login=old.login), authorization=None)
 
     def _receive(self, timeout_s: float) -> bool:
         """Take what is there, waiting for it up to `timeout_s` seconds; False when nothing came."""
