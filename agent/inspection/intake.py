@@ -5,10 +5,11 @@ capture thread back. A displaced frame is counted as `overrun`; if it carries a 
 instead, because a triggered part always ends in a verdict. Batches never mix inspections, the oldest frame goes first,
 and nobody waits for a batch to fill.
 
-The capacity absorbs bursts. A queue that overflows and has not been empty for half a second is no burst: the line is
-slower than the camera, and each frame would be judged when it is as old as the queue is long. Such a queue keeps only
-its newest frame, until nothing was displaced for a second (the idea of CoDel, RFC 8289: not the length but the time
-without an empty queue tells overload from a burst). Time is that of the frames, `Frame.due_ns`.
+The capacity absorbs bursts. A queue that is longer at each taking than at the one before, or that overflows and has not
+been empty for half a second, is no burst: the line is slower than the camera, and each frame would be judged when it is
+as old as the queue is long. Such a queue keeps only its newest frame, until nothing was displaced for a second (the
+idea of CoDel, RFC 8289: not a queue's length but that it does not shrink tells overload from a burst). Time is that of
+the frames, `Frame.due_ns`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 _STOP_POLL_S: Final = 0.1  # how soon a held-back capture thread notices that it must stop
 _OVERLOAD_NS: Final = 500_000_000  # not empty for so long, and full: the line is slower than the camera
+_BEHIND_NS: Final = 50_000_000  # between the oldest and the newest frame: younger ones are fresh, however many wait
+_GROWTHS: Final = 2  # takings in a row
 _RELIEF_NS: Final = 1_000_000_000  # nothing displaced for so long: it is not any more
 _MAX_LATE: Final = 256  # refused frames that wait for their `unknown` before the capture threads are held back
 NO_PIXELS: Final = np.empty((0, 0), np.uint8)  # of a frame that only waits for its `unknown` verdict
@@ -55,6 +58,8 @@ class _Lane:
     waiting: deque[Frame] = field(default_factory=deque)
     filled_ns: int = 0  # due time of the frame that came when the lane was last empty
     displaced_ns: int = 0  # due time of the frame that last displaced one
+    found: int = 0  # how many waited at the last taking
+    growths: int = 0  # takings in a row at which more waited than before
     overloaded: bool = False
 
 
@@ -132,9 +137,10 @@ class IntakeHub:
 
     def _pop(self) -> Batch:
         """Oldest frame first, then more of its inspection; a share for each worker: bursts spread over cores."""
-        share = min(self._max_batch, -(-self._pending // self._workers))
         filled = [lane for lane in self._lanes if lane.waiting]
         first = min(filled, key=_head)
+        self._watch_growth(first)
+        share = min(self._max_batch, -(-self._pending // self._workers))
         lanes = [lane for lane in filled if lane.inspection == first.inspection]
         frames: list[Frame] = []
         while lanes and len(frames) < share:
@@ -144,6 +150,21 @@ class IntakeHub:
                 lanes.remove(lane)
         self._pending -= len(frames)
         return Batch(first.inspection, tuple(frames))
+
+    def _watch_growth(self, lane: _Lane) -> None:
+        """A lane that grows from taking to taking is overloaded: what is taken now is its newest frame."""
+        found, newest_ns = len(lane.waiting), lane.waiting[-1].due_ns
+        is_behind = lane.policy == "newest" and newest_ns - lane.waiting[0].due_ns >= _BEHIND_NS
+        lane.growths = lane.growths + 1 if is_behind and found > lane.found else 0
+        lane.found = found
+        if lane.growths >= _GROWTHS:
+            lane.overloaded, lane.displaced_ns = True, newest_ns
+            self._shed(lane, kept=1)
+
+    def _shed(self, lane: _Lane, *, kept: int) -> None:
+        """Displace all but the newest frames; a part must get its verdict in its turn."""
+        while len(lane.waiting) > kept and lane.waiting[0].part_id is None:
+            self._displace(lane)
 
     def _offer(self, lane: _Lane, frame: Frame, stop: threading.Event) -> bool:
         with self._lock:
@@ -176,8 +197,8 @@ class IntakeHub:
             lane.displaced_ns = now_ns
             lane.overloaded |= now_ns - lane.filled_ns >= _OVERLOAD_NS
             self._displace(lane)
-            while lane.overloaded and lane.waiting and lane.waiting[0].part_id is None:
-                self._displace(lane)
+            if lane.overloaded:
+                self._shed(lane, kept=0)
         if now_ns - lane.displaced_ns >= _RELIEF_NS:
             lane.overloaded = False
 
