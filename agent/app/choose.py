@@ -13,7 +13,9 @@ from agent.slot import Lease, SiteSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
+    from agent.adapters.mqtt import MqttTransport
     from agent.clock import Clock
     from agent.ports import FrameSource, Model, Transport
     from agent.supervision import Supervisor
@@ -28,19 +30,39 @@ def open_transport(
     chosen = config.transport
     if isinstance(chosen, configuration.NoTransport):
         return None
+    return open_mqtt(
+        config,
+        chosen,
+        clock,
+        client_id=chosen.client_id or config.thing,
+        state_dir=config.state_dir,
+        supervisor=supervisor,
+    )
+
+
+def open_mqtt(
+    config: configuration.Config,
+    chosen: configuration.Mqtt,
+    clock: Clock,
+    *,
+    client_id: str,
+    state_dir: Path | None,
+    supervisor: Supervisor | None = None,
+) -> MqttTransport:
+    """A transport to the broker `chosen`. Raises ConfigError for certificates that cannot work."""
     from agent.adapters.mqtt import MqttTransport, TlsFiles  # noqa: PLC0415 - paho only where it is used
 
     tls = chosen.tls
     return MqttTransport(
         host=chosen.host,
         port=chosen.port,
-        client_id=chosen.client_id or config.thing,
+        client_id=client_id,
         thing=config.thing,
         protocol=chosen.protocol,
         tls=None if tls is None else TlsFiles(ca=tls.ca, certificate=tls.certificate, key=tls.key, alpn=tls.alpn),
         username=chosen.username,
         password_file=chosen.password_file,
-        state_dir=config.state_dir,
+        state_dir=state_dir,
         keepalive_s=chosen.keepalive_s,
         max_in_flight=chosen.max_in_flight,
         clock=clock,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from agent import config as configuration
 from agent import control
-from agent.commands.examine import collecting, greengrass, line, machine, passwords, releases, state, updates
+from agent.commands.examine import collecting, greengrass, line, machine, passwords, releases, state, topics, updates
 from agent.commands.examine.finding import Finding, Status, fail, ok
 from agent.errors import ConfigError, ControlError
 
@@ -51,9 +51,13 @@ def examine(path: Path | None) -> Iterator[Finding]:
     yield from passwords.examine(config)
     if holder is None:
         yield from line.examine_cameras(config)
-        yield line.examine_broker(config)
+        broker = line.examine_broker(config)
+        yield broker
+        if broker.status is Status.OK:
+            yield from topics.examine(config, running=False)
     else:
         yield from _ask_agent(config, holder)
+        yield from topics.examine(config, running=True)
 
 
 def _ask_agent(config: configuration.Config, holder: int) -> Iterator[Finding]:

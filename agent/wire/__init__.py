@@ -44,6 +44,7 @@ from agent.wire.heartbeat import (
     ThreadsHealth,
 )
 from agent.wire.heartbeat_parts import encode_heartbeat
+from agent.wire.probe import Probe
 from agent.wire.report import ModelReport, Reporter, encode_report, is_release_id
 from agent.wire.status import Presence, Status, encode_status
 from agent.wire.verdict import VerdictMessage, encode_verdict
@@ -73,6 +74,7 @@ __all__ = [
     "Pack",
     "PackKey",
     "Presence",
+    "Probe",
     "RejectHealth",
     "Reporter",
     "Status",
@@ -102,6 +104,7 @@ SCHEMAS: Final[dict[str, type[WireModel]]] = {  # the message's `kind` -> its mo
     "heartbeat": Heartbeat,
     "model": ModelReport,
     "status": Status,
+    "probe": Probe,
     "collected": Collected,  # beside a picture, never on the broker: `collected.decode_collected` reads it
 }
 
@@ -114,7 +117,7 @@ class Delivery:
     replay: bool
 
 
-def decode(payload: bytes) -> Delivery | Gap | Heartbeat | ModelReport | Status:
+def decode(payload: bytes) -> Delivery | Gap | Heartbeat | ModelReport | Probe | Status:
     """Return what a message says. Raises MessageError for anything that Kensa would not have written."""
     value = strict_json(payload)
     model = SCHEMAS.get(str(value.get("kind")))
@@ -131,7 +134,7 @@ def decode(payload: bytes) -> Delivery | Gap | Heartbeat | ModelReport | Status:
             return Delivery((message.verdict(),), message.replay)
         case Envelope():
             return Delivery(tuple(message.verdicts()), message.replay)
-        case Gap() | Heartbeat() | ModelReport() | Status():
+        case Gap() | Heartbeat() | ModelReport() | Probe() | Status():
             return message
         case _:
             raise MessageError(f"A {value['kind']} is no message of a topic.")

@@ -37,8 +37,8 @@ def explode(message: bytes, *, site: str) -> tuple[Row, ...]:
             return _heartbeat(found, site)
         case wire.ModelReport():
             return (_report(found, site),)
-        case wire.Status():
-            return ()  # the newest is on the broker; the lake keeps heartbeats
+        case wire.Status() | wire.Probe():
+            return ()  # the newest status is on the broker, and a probe says nothing of the line
 
 
 def _place(table: str, site: str, line: str, utc_us: int) -> Place:

@@ -19,6 +19,7 @@ from simulator.faults.kills import run_kills
 from simulator.faults.lifecycle_kills import run_lifecycle_kills
 from simulator.faults.metadata import run_metadata_faults
 from simulator.faults.mutated_models import run_model_faults
+from simulator.faults.nasty import run_nasty
 from simulator.faults.pictures import REAL_SETS, run_good, run_real, run_spoilt
 from simulator.faults.power import missing_for_power_cuts, run_power_cuts
 from simulator.faults.repertoire import run_repertoire
@@ -191,6 +192,12 @@ def _broker_starts(kind: Kind) -> Campaign:
     )
 
 
+def _nasty(count: int, _seed: int) -> Counted:
+    found = run_nasty(verdicts=count)
+    text = f"{found.deleted_unacknowledged} of {found.sent:,}, {len(found.stuck)}, {found.forbidden_late_s:.2f} s"
+    return Counted(text, found.is_clean, found.to_json())
+
+
 CAMPAIGNS: Final = (
     Campaign("kills", "{count:,} kills: committed verdicts lost", "0", 1_000, _kills),
     Campaign("power_cuts", "{count} power cuts: committed verdicts lost", "0", 40, _power_cuts, missing_for_power_cuts),
@@ -249,6 +256,14 @@ CAMPAIGNS: Final = (
         "<= 1, <= 1,000 (median)",
         400,
         _charts,
+    ),
+    Campaign(
+        "nasty_broker",
+        "every behaviour of the nasty broker, 3.1.1 and 5, {count} verdicts each: deleted unacknowledged, stuck; "
+        "wait on allowed topics beside a forbidden one",
+        "0, 0, <= 2 s",
+        100,
+        _nasty,
     ),
     Campaign("day", "{count} h of line time with a release every hour: broken invariants", "0", 24, _day),
 )

@@ -42,9 +42,13 @@ class Record:
         self._acknowledged: list[Event] = []
         self._dropped: list[Event] = []
 
+    def now_s(self) -> float:
+        """The time on this record's clock."""
+        return time.monotonic() - self._started
+
     def note(self, connection: int, what: str, **more: object) -> Event:
         """Write one event down."""
-        event = Event(at_s=time.monotonic() - self._started, connection=connection, what=what, **more)  # type: ignore[arg-type]
+        event = Event(at_s=self.now_s(), connection=connection, what=what, **more)  # type: ignore[arg-type]
         with self._lock:
             self._events.append(event)
             if what == "publish" and event.packet_id:

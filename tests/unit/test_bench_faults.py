@@ -33,6 +33,7 @@ def test_every_fault_of_the_table_has_a_campaign_with_its_full_count() -> None:
         "starts_iotcore": 100,
         "starts_amqtt": 100,
         "reject_chart": 400,
+        "nasty_broker": 100,
         "day": 24,
     }
 

@@ -128,7 +128,7 @@ class Link:
 
     def hang_up(self, farewell: tuple[str, bytes] | None) -> None:
         """Wake the serving thread, which sees that it must stop; `farewell` is a retained message that goes first."""
-        if farewell is not None and self.up and self.opening.has_told_status:
+        if farewell is not None and self.opening.has_sent_status:
             info = self._client.publish(*farewell, qos=1, retain=True)
             if info.rc is MQTTErrorCode.MQTT_ERR_SUCCESS:
                 self._farewell = info

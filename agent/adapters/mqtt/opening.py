@@ -45,7 +45,7 @@ class Opening:
     def __init__(self, *, plan: Plan, client: paho.Client, broker: str, features: BrokerFeatures) -> None:
         """`broker` names it in texts; `features` is told what the broker carries."""
         self.step: Feature | None = None
-        self.has_told_status = False
+        self.has_sent_status = False  # the broker may show this device as online
         self._plan = plan
         self._client = client
         self._broker = broker
@@ -80,6 +80,7 @@ class Opening:
                     assert self._plan.status is not None  # noqa: S101 - `begin` looked
                     topic, make = self._plan.status
                     self._publish(Feature.STATUS, topic, make(), retain=True)
+                    self.has_sent_status = True
                 case Feature.SUBSCRIPTIONS:
                     self._subscribe(Feature.SUBSCRIPTIONS, self._plan.topics)
                 case _:
@@ -146,10 +147,10 @@ class Opening:
 
     def _answered(self, feature: Feature, refusal: str | None) -> None:
         if refusal is None:
-            self.has_told_status |= feature is Feature.STATUS
             self._features.carried(feature)
         else:
             self._features.struck(feature, refusal)
+            self.has_sent_status &= feature is not Feature.STATUS
             if feature is Feature.SHADOW:
                 self._plan.on_refused(refusal)
         if self.step is feature:
