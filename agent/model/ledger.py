@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from agent.config import RolloutLimits
     from agent.model.journal import Journal
     from agent.model.transitions import Event
+    from agent.records import Desired
 
 DAY_S: Final = 86_400.0
 _log = logging.getLogger(__name__)
@@ -89,6 +90,23 @@ def _about(*records: Record) -> str | None:
     if newest.wanted and newest.desired is not None:
         return newest.desired.release_id
     return None if newest.active is None else newest.active.ref.release_id
+
+
+# --- wishes -----------------------------------------------------------------------------------------------------------
+
+
+def is_known(record: Record, wish: Desired) -> bool:
+    """Whether the wish repeats one that is being served, or was; a person may ask again for what has ended."""
+    known = record.desired
+    same = known is not None and replace(known, source=wish.source) == wish
+    return same and (record.wanted or wish.source != "control")
+
+
+def wished(record: Record, wish: Desired) -> Record:
+    """Want `wish`, unless the active release already is what it asks for."""
+    active = record.active
+    reached = wish.mode == "release" and active is not None and active.ref.release_id == wish.release_id
+    return replace(record, desired=wish, wanted=not reached)
 
 
 # --- blame ------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ on from the disk (`recovery`).
 from __future__ import annotations
 
 import logging
-import re
 import threading
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -30,6 +29,7 @@ from agent.model.transitions import ON_LIVE_PARTS, RISKY, ROLLOUT, Event, State
 from agent.model.watch import Watch
 from agent.records import Gate
 from agent.supervision import RESTART_SLOWLY, Supervisor, is_exhausted
+from agent.wire import is_release_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,15 +46,9 @@ if TYPE_CHECKING:
     from agent.slot import Lease, ModelSlot
     from agent.supervision import Fault, SupervisedThread
 
-_RELEASE_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}/\d{1,6}\.\d{1,6}\.\d{1,6}(-[0-9A-Za-z.-]{1,32})?")
 _DISK_S: Final = 5.0  # until the next try, when the disk did not take the journal
 _TELL_NS: Final = NS_PER_S  # between two reports that differ in figures only
-_JOIN_S: Final = 30.0
 _log = logging.getLogger(__name__)
-
-
-def _nowhere(_boundary: str) -> None:
-    """No one waits at the boundaries."""
 
 
 class Lifecycle:
@@ -78,7 +72,7 @@ class Lifecycle:
         healthy_after_s: float = 60.0,
         look_every_s: float = 6 * 3_600.0,
         unhealthy: Callable[[], str | None] = lambda: None,
-        checkpoint: Checkpoint = _nowhere,
+        checkpoint: Checkpoint = lambda _boundary: None,
         supervisor: Supervisor | None = None,
     ) -> None:
         """Compose; nothing is read before `start`.
@@ -94,7 +88,6 @@ class Lifecycle:
         self._clock = clock
         self._on_status = on_status
         self._healthy_after_s = healthy_after_s
-        self._slot = slot
         self._wake = threading.Event()
         self._parts = Parts(
             ledger=Ledger(inspection, Journal(folder, checkpoint=checkpoint), clock),
@@ -179,7 +172,7 @@ class Lifecycle:
             self._parts.stop.set()
         self._wake.set()
 
-    def close(self, *, timeout_s: float = _JOIN_S) -> None:
+    def close(self, *, timeout_s: float = 30.0) -> None:
         """End the thread and what is under way; a candidate's attempt is not held against it. Safe to call twice."""
         self.ask_close()
         if self._thread is not None:
@@ -232,14 +225,14 @@ class Lifecycle:
 
     def desire(self, desired: Desired) -> None:
         """Converge on `desired`; a hint that repeats what is known does nothing. Raises LifecycleError for no name."""
-        if not _RELEASE_ID.fullmatch(desired.release_id):
+        if not is_release_id(desired.release_id):
             raise LifecycleError(
                 f"{desired.release_id[:80]!r} is no release: write it as name/version, such as surface/1.2.0."
             )
         if not 0.0 < desired.share <= 1.0:
             raise LifecycleError(f"The share {desired.share} of a comparison must lie in (0, 1], such as 0.5.")
         with self._lock:
-            if self._wish is None and self._is_known(self._parts.ledger.record, desired):
+            if self._wish is None and rules.is_known(self._parts.ledger.record, desired):
                 return
             self._wish = desired
             self._parts.stop.set()
@@ -397,20 +390,11 @@ class Lifecycle:
 
     def _accept(self, record: Record, wish: Desired) -> None:
         """Take a wish in; a rollout towards another one ends without blame."""
-        if self._is_known(record, wish):
+        if rules.is_known(record, wish):
             return
-        active = record.active
-        reached = wish.mode == "release" and active is not None and active.ref.release_id == wish.release_id
-        changed = replace(record, desired=wish, wanted=not reached)
+        changed = rules.wished(record, wish)
         if record.state in ROLLOUT:
             self._rollout.ending.give_up(changed)
         else:
             self._parts.ledger.amend(changed)
         self._parts.back_off.reset()
-
-    @staticmethod
-    def _is_known(record: Record, wish: Desired) -> bool:
-        """Whether the wish repeats one that is being served, or was; a person may ask again for what has ended."""
-        known = record.desired
-        same = known is not None and replace(known, source=wish.source) == wish
-        return same and (record.wanted or wish.source != "control")

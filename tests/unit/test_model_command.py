@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,13 @@ import yaml
 from agent import cli, wire
 from agent.commands import model_text
 from agent.control import ControlServer
-from agent.errors import ControlError
+from agent.errors import ControlError, LifecycleError
 from agent.health import heartbeat
 from agent.images import encode_jpeg
 from agent.model import handlers
 from agent.model.paired import PairedCounts
 from agent.model.transitions import State
-from agent.records import Gate, Judgement, Observation, Outcome
+from agent.records import Desired, Gate, Judgement, Observation, Outcome
 from agent.wire.shadow import encode_reported
 from simulator.cloud import Fault
 from simulator.rollouts import INSPECTION, Plant
@@ -483,8 +484,9 @@ def test_status_has_one_line_for_a_model() -> None:
     assert "refused parts/1.1.0 (verdicts: finds_fewer_defects)\n  ALARM Too many rollbacks today." in line
 
 
-def test_release_ids_of_the_wire_and_of_the_lifecycle_are_the_same() -> None:
-    from agent.model import lifecycle  # noqa: PLC0415 - its private pattern
-
-    for text in ("parts/1.0.0", "parts/1.0.0-rc.1", "parts/1.0", "a b/1.0.0", "parts/1.0.0\n", "p/1234567.0.0"):
-        assert wire.is_release_id(text) == bool(lifecycle._RELEASE_ID.fullmatch(text))
+@pytest.mark.parametrize(
+    "text", ["parts/1.0.0", "parts/1.0.0-rc.1", "parts/1.0", "a b/1.0.0", "parts/1.0.0\n", "p/1234567.0.0"]
+)
+def test_release_ids_of_the_wire_and_of_the_lifecycle_are_the_same(site: Site, text: str) -> None:
+    with nullcontext() if wire.is_release_id(text) else pytest.raises(LifecycleError, match="is no release"):
+        site.plant.lifecycle.desire(Desired(text))
