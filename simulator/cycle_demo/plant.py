@@ -85,9 +85,9 @@ class Plant:
             things = [place.thing for place in PLACES]
             self.account = stack.enter_context(Account(self._work / "cloud", things=things, wish=self._wish))
             base, first = self._work / "base", self._work / "first"
-            self._progress("drawing parts for the first model")
+            self._progress("drawing parts for the first model, about 10 s")
             parts = write_base(base)
-            self._progress(f"training the first model on {parts} parts in good light")
+            self._progress(f"training the first model on {parts} parts in good light, about 35 s on two free cores")
             train_first(base, first, stopped=self._stopped.is_set)
             self._progress("signing and publishing it")
             self.account.begin(base, first)

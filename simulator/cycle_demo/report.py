@@ -60,6 +60,7 @@ class Result:
     counts: Counts
     broker: str
     problem: str | None  # why the story ended early
+    steps: tuple[str, ...] = ()  # a line for each step: what it took, what is usual, whether it was reached
     missing: tuple[str, ...] = ()  # a sentence for each verdict that a device gave and that did not arrive
     files: dict[str, Path] = field(default_factory=dict)
 
@@ -72,6 +73,15 @@ class Result:
     def poisoned_refused(self) -> bool:
         """Whether the wrong labels led to nothing, and the lines stayed."""
         return self.findings.poisoned.get("result") == "poisoned" and self.findings.models_untouched
+
+    @property
+    def poisoned_text(self) -> str:
+        """What came of the wrong labels."""
+        if not self.findings.poisoned_labels:
+            return "not reached"
+        if not self.findings.poisoned:
+            return "not decided before the end"
+        return "refused before anything was trained" if self.poisoned_refused else "NOT refused"
 
     @property
     def recovered(self) -> bool:
@@ -94,10 +104,14 @@ def _problems(result: Result) -> Iterator[str]:
     if result.lost:
         yield f"{result.lost} parts passed a camera without a verdict at the subscriber"
         yield from result.missing
-    if not result.poisoned_refused:
+    if not findings.poisoned:
+        yield f"the step with the wrong labels was {result.poisoned_text}"
+    elif not result.poisoned_refused:
         yield f"the wrong labels led to: {findings.poisoned.get('result', 'nothing')}; they must be refused"
-    if findings.statuses != ["SUCCEEDED", "SUCCEEDED"]:
-        yield f"the executions ended as {', '.join(findings.statuses) or 'nothing'}; two must succeed"
+    if not findings.statuses:
+        yield "no execution of the state machine came to its end"
+    elif findings.statuses != ["SUCCEEDED", "SUCCEEDED"]:
+        yield f"the executions ended as {', '.join(findings.statuses)}; two must succeed"
     if result.counts.refused or result.counts.gaps:
         yield f"{result.counts.refused} messages could not be decoded, {result.counts.gaps} told of a loss"
 
@@ -117,7 +131,7 @@ def to_json(result: Result) -> dict[str, Any]:
         "parts_before": None if findings.before is None else findings.before.parts,
         "parts_after": None if findings.after is None else findings.after.parts,
         "frames_lost": result.lost,
-        "poisoned_refused": result.poisoned_refused,
+        "poisoned_refused": result.poisoned_refused if findings.poisoned else None,
         "poisoned_result": findings.poisoned.get("result"),
         "poisoned_why": findings.poisoned.get("why", []),
         "cycle": findings.cycle.get("result"),
@@ -149,6 +163,7 @@ def to_json(result: Result) -> dict[str, Any]:
         "duplicates": result.counts.duplicates,
         "broker": result.broker,
         "replaced": REPLACED,
+        "steps": list(result.steps),
         "events": [{"s": round(c.at_s, 1), "kind": c.kind, "what": c.text} for c in result.chapters],
         "files": {name: str(path) for name, path in result.files.items()},
     }
@@ -182,7 +197,7 @@ def closing(result: Result) -> RenderableType:
     """Return the report for a person."""
     problems = verify(result)
     title = "Something is missing" if problems else "The line is as good as before, and no frame was lost"
-    body: list[RenderableType] = [_summary(result), Text(), _events(result), Text()]
+    body: list[RenderableType] = [_summary(result), Text(), _events(result), Text(), _steps(result), Text()]
     body += [Text(f"✗ {problem}", "bold red") for problem in problems]
     if problems:
         body.append(Text())
@@ -215,14 +230,32 @@ def _summary(result: Result) -> Table:
         f"{result.counts.unique:,} verdicts arrived over MQTT ({result.broker}), {result.counts.duplicates} twice, "
         f"{result.lost} lost"
     )
-    refused = "refused before anything was trained" if result.poisoned_refused else "NOT refused"
     rows = [
         ("Accuracy", headline(result).partition(": ")[2]),
         ("Light", f"fades by {FADED:.0%}, and stays so; {DEFECT_RATE:.0%} of the parts are defective"),
-        ("Noticed", f"scores drifted, PSI {findings.psi or 0.0:.2f}, after {findings.drift_noticed_s or 0.0:.0f} s"),
-        ("New model", f"{released.get('release_id', 'none')} of {choice.get('candidates', 0)} candidates{compared}"),
-        ("Back", f"{findings.recovery_s or 0.0:.0f} s from the alarm until every device ran it"),
-        ("Wrong labels", f"{findings.poisoned_labels} that say the opposite: {refused}"),
+        (
+            "Noticed",
+            "not reached"
+            if findings.drift_noticed_s is None
+            else f"scores drifted, PSI {findings.psi or 0.0:.2f}, after {findings.drift_noticed_s:.0f} s",
+        ),
+        (
+            "New model",
+            f"{released.get('release_id', 'none')} of {choice.get('candidates', 0)} candidates{compared}"
+            if findings.cycle
+            else "not reached",
+        ),
+        (
+            "Back",
+            "not reached"
+            if findings.recovery_s is None
+            else f"{findings.recovery_s:.0f} s from the alarm until every device ran it",
+        ),
+        (
+            "Wrong labels",
+            (f"{findings.poisoned_labels} that say the opposite: " if findings.poisoned_labels else "")
+            + result.poisoned_text,
+        ),
         ("Parts", f"{parts:,} passed two cameras, {arrived}"),
         ("Time", f"{result.prepared_s:.0f} s to prepare, {result.seconds:.0f} s of the lines"),
         ("Replaced", REPLACED),
@@ -236,6 +269,13 @@ def _events(result: Result) -> Table:
     table = _grid()
     for chapter in result.chapters:
         table.add_row(f"{chapter.at_s:.0f} s", Text(chapter.text, STYLES[chapter.kind]))
+    return table
+
+
+def _steps(result: Result) -> Table:
+    table = _grid()
+    for number, line in enumerate(result.steps):
+        table.add_row("" if number else "Steps", Text(line, "yellow" if "too slow" in line else ""))
     return table
 
 

@@ -15,6 +15,7 @@ from simulator.cycle_demo.plant import WORK_NAME, Options, Plant
 from simulator.cycle_demo.plot import plot
 from simulator.cycle_demo.report import DeviceEnd, Result, headline, to_json
 from simulator.cycle_demo.scene import FACTORY, MODEL
+from simulator.cycle_demo.steps import plan_text
 from simulator.cycle_demo.story import HURRIED
 from simulator.cycle_demo.view import DeviceNow, Moment, chapter_line, picture, plain_line, screen
 from simulator.demo.run import log_to
@@ -83,6 +84,7 @@ def run(options: Options, *, console: Console) -> Result:
         sys.setswitchinterval(_SWITCH_S)
         options.out.mkdir(parents=True, exist_ok=True)
         stack.enter_context(log_to(options.out / LOG_NAME))
+        console.print(plan_text(), highlight=False, soft_wrap=True)
         with console.status("Preparing the plant") as status:
 
             def progress(what: str) -> None:
@@ -125,6 +127,7 @@ def _watched(plant: Plant, show: _Show) -> Result:
         counts=plant.subscriber.counts,
         broker=plant.broker.kind,
         problem="it was ended early" if asked.is_set() else story.problem,
+        steps=tuple(story.pace.lines()),
     )
     if not result.lost:
         return result

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from agent.errors import KensaError, OperatorError
 from simulator.cycle_demo import labelling
 from simulator.cycle_demo.lapse import DRIFTED
+from simulator.cycle_demo.steps import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,7 +94,8 @@ class Story:
         self.findings = Findings()
         self.problem: str | None = None
         self.steps: list[Step] = []  # of the newest execution
-        self.note = "the lines run in good light"
+        self.pace = Pace()
+        self._detail = ""  # of the step under way
         self._account, self._lake, self._devices, self._accuracy = account, lake, devices, accuracy
         self._light = light
         self._began_s = began_s
@@ -105,6 +107,15 @@ class Story:
     def elapsed_s(self) -> float:
         """Of the story."""
         return time.monotonic() - self._began_s
+
+    @property
+    def note(self) -> str:
+        """The step under way, its time, and what it is doing."""
+        return self.pace.note(self.elapsed_s) + (f"; {self._detail}" if self._detail else "")
+
+    def _enter(self, name: str) -> None:
+        self._detail = ""
+        self.pace.begin(name, self.elapsed_s)
 
     @property
     def over(self) -> bool:
@@ -129,7 +140,7 @@ class Story:
             self._people_label()
             self._model_comes()
             self._poison()
-            self.note = "the end"
+            self.pace.end(self.elapsed_s)
         except _StoppedError:
             self.problem = "ended early"
         except KensaError as error:
@@ -138,11 +149,12 @@ class Story:
 
     def _light_fades(self) -> None:
         after, parts = self._light
+        self._enter("good light")
         self._until(lambda: max(self._shown) >= after, "the lines stand still")
         begins_s = self.elapsed_s
         self.findings.before = self._accuracy.between(0.0, begins_s)
         self._tell("the lamp begins to fade", "light")
-        self.note = "the lamp fades"
+        self._enter("fading lamp")
         self._until(self._has_drifted, "drift of the scores was not noticed")
         self.findings.drift_noticed_s = self.elapsed_s
         self._tell(f"drift noticed, PSI {self.findings.psi:.2f}", "data")
@@ -158,7 +170,7 @@ class Story:
         return True
 
     def _people_label(self) -> None:
-        self.note = "people label what the lines collected"
+        self._enter("labels")
         data, settled = self._account.data, self.elapsed_s + SETTLED_S
         self._until(
             lambda: self.elapsed_s >= settled and labelling.collected(data) >= LABELLED,
@@ -169,6 +181,7 @@ class Story:
 
     def _model_comes(self) -> None:
         began_s = self.elapsed_s
+        self._enter("cycle")
         self._account.raise_alarm(self.findings.psi or 0.0)
         self._until(lambda: self._has_entered("BuildDataset"), "the alarm did not start the state machine")
         self._account.count_labels()  # asks for a cycle, too: it is ignored, because one runs
@@ -181,12 +194,12 @@ class Story:
         first_s = min(one.at_s for one in self._accuracy.judged[:] if one.version == self._version)
         self.findings.drifted = self._accuracy.between(self._faded_s, first_s)
         self._tell("every device runs the new model", "good")
-        self.note = "the lines run with the new model"
+        self._enter("new model")
         self._until(lambda: self.elapsed_s >= committed_s + AFTER_S, "")
         self.findings.after = self._accuracy.between(committed_s, self.elapsed_s)
 
     def _poison(self) -> None:
-        self.note = "a batch of wrong labels arrives"
+        self._enter("wrong labels")
         data, version = self._account.data, self._version
         self._until(
             lambda: labelling.collected(data, version=version) >= POISONED, f"fewer than {POISONED} frames came since"
@@ -237,7 +250,7 @@ class Story:
             for step in self.steps[told:]:
                 if step.name in _TOLD:
                     self._tell(*_TOLD[step.name])
-                self.note = f"the state machine is in {step.name}"
+                self._detail = f"the state machine is in {step.name}"
             told = len(self.steps)
             return status != "RUNNING"
 
@@ -259,7 +272,7 @@ class Story:
         deadline = time.monotonic() + patience_s
         while not condition():
             if time.monotonic() > deadline:
-                raise OperatorError(sentence)
+                raise OperatorError(f"{sentence} ({self.pace.note(self.elapsed_s)})")
             if self._stop.wait(_POLL_S):
                 raise _StoppedError
             self._deliver()

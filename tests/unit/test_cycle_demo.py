@@ -23,6 +23,7 @@ from simulator.cycle_demo.accuracy import WINDOW, Accuracy, Share
 from simulator.cycle_demo.plot import plot
 from simulator.cycle_demo.report import DeviceEnd, Result, closing, to_json, verify
 from simulator.cycle_demo.scene import SIDE_PX, LineCamera, line_of
+from simulator.cycle_demo.steps import Pace, plan_text
 from simulator.cycle_demo.story import Chapter, Findings
 from simulator.cycle_demo.view import DeviceNow, Moment, line_chart, picture, plain_line
 from simulator.line import plan
@@ -186,6 +187,40 @@ def test_a_story_that_came_to_its_end_has_no_problem() -> None:
 )
 def test_whatever_is_missing_is_said_and_fails(changes: dict[str, Any], sentence: str) -> None:
     assert any(sentence in problem for problem in verify(result(**changes)))
+
+
+def test_a_step_that_was_not_reached_is_said_to_be_so_and_not_to_have_failed() -> None:
+    early = replace(FINDINGS, after=None, poisoned={}, poisoned_labels=0, statuses=[], models_untouched=False, cycle={})
+    ended = result(findings=replace(early, recovery_s=None, drift_noticed_s=None), problem="it was ended early")
+    assert any("wrong labels was not reached" in problem for problem in verify(ended))
+    assert to_json(ended)["poisoned_refused"] is None
+    console = Console(file=io.StringIO(), width=100)
+    console.print(closing(ended))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "NOT refused" not in shown
+    assert shown.count("not reached") >= 4
+    told = result(findings=replace(early, poisoned_labels=60))
+    assert told.poisoned_text == "not decided before the end"
+
+
+def test_each_step_says_how_long_it_takes_and_when_it_is_too_slow() -> None:
+    assert "cycle 210 s" in plan_text()
+    assert "about 8 minutes" in plan_text() or "about 7 minutes" in plan_text()
+    pace = Pace()
+    assert pace.note(0.0) == ""
+    pace.begin("good light", 0.0)
+    pace.begin("fading lamp", 36.0)
+    assert pace.note(46.0) == "the lamp fades, and drift of the scores is noticed: 10 s of about 50 s"
+    assert "slower than usual" in pace.note(150.0)
+    pace.begin("labels", 150.0)
+    lines = pace.lines()
+    assert lines[0] == "good light: 36 s (about 35 s usual)"
+    assert "114 s" in lines[1]
+    assert "too slow" in lines[1]
+    assert "not ended" in lines[2]
+    assert all("not reached" in line for line in lines[3:])
+    pace.end(190.0)
+    assert pace.lines()[2] == "labels: 40 s (about 40 s usual)"
 
 
 def test_a_ramp_begins_after_the_parts_in_good_light() -> None:
