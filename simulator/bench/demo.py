@@ -1,0 +1,213 @@
+"""`kensa bench demo`: the demo again and again, as newcomers start it, and what its two releases are worth on its line.
+
+Each run is a process of its own, `kensa demo --json`, over each broker that may be chosen; "without mosquitto" means that
+the broker is named. A run counts when it ends with 0 and the subscriber has every verdict. Runs side by side share the
+processors, so latencies of such a campaign mean nothing; completeness does, and gets harder.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from agent.adapters.onnx import OnnxModel
+from agent.decision import part_score
+from agent.model import manifest as manifests
+from agent.preprocess import Preprocessor
+from agent.statistics import wilson
+from simulator.broker import BROKERS, has_iotcore, mosquitto_program
+from simulator.demo.plant import DEFAULT_RELEASE, FIRST_RELEASE
+from simulator.demo.releases import FADE, THRESHOLD
+from simulator.line import CAMERAS, LineConfig, SimulatedLine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from agent.records import Pixels
+
+_COMMAND: Final = (sys.executable, "-c", "import sys; from agent.cli import main; sys.exit(main())", "demo", "--json")
+_BURN: Final = "while True: pass"
+_SEED: Final = 11  # of the line on which releases are compared; the demo's own has 7
+_PATIENCE_S: Final = 300.0  # beyond the planned time of a run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoSettings:
+    """How much is run."""
+
+    runs: int = 20  # over each broker
+    seconds: float = 90.0  # of each run; from 90 on all releases arrive
+    parallel: int = 1  # runs side by side
+    burn: int = 0  # processes that keep a core busy meanwhile
+    parts: int = 3_000  # by which the releases are compared, half of them defective
+    brokers: tuple[str, ...] = ()  # empty: all that are here
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """One run."""
+
+    broker: str
+    code: int
+    judged: int
+    delivered: int
+    committed: bool  # the better release came to its end
+    rolled_back: bool  # and so did the bad one
+    problems: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether it ended well, with every verdict at the subscriber."""
+        return self.code == 0 and self.judged == self.delivered > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Valued:
+    """One release on fresh parts of the demo's line in one light."""
+
+    release: str
+    light: str
+    defective: int
+    escapes: int
+    good: int
+    false_rejects: int
+
+
+@dataclass(frozen=True, slots=True)
+class DemoResult:
+    """All of it."""
+
+    settings: DemoSettings
+    ran: tuple[Ran, ...]
+    valued: tuple[Valued, ...]
+    missing: tuple[str, ...] = field(default=())  # brokers that are not installed
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for `json.dumps`."""
+        return {
+            "settings": asdict(self.settings),
+            "runs": [asdict(one) | {"complete": one.complete} for one in self.ran],
+            "releases": [
+                asdict(one)
+                | {
+                    "escape_interval": wilson(one.escapes, one.defective),
+                    "false_reject_interval": wilson(one.false_rejects, one.good),
+                }
+                for one in self.valued
+            ],
+            "missing": list(self.missing),
+        }
+
+
+def run_demos(settings: DemoSettings, *, say: Callable[[str], None]) -> DemoResult:
+    """Compare the releases, then run the demos. `say` hears of each run as it ends."""
+    valued = tuple(_value(settings.parts, say)) if settings.parts else ()
+    here = {"mosquitto": mosquitto_program() is not None, "iotcore": has_iotcore(), "amqtt": True}
+    asked = settings.brokers or BROKERS
+    brokers = [broker for broker in asked if here[broker]]
+    jobs = [(number, broker) for number in range(settings.runs) for broker in brokers]
+    with _burning(settings.burn), ThreadPoolExecutor(settings.parallel, thread_name_prefix="demo") as threads:
+        ran = tuple(threads.map(lambda job: _run(*job, settings, say), jobs))
+    return DemoResult(settings, ran, valued, tuple(broker for broker in asked if not here[broker]))
+
+
+@contextmanager
+def _burning(cores: int) -> Iterator[None]:
+    processes = [subprocess.Popen([sys.executable, "-c", _BURN]) for _ in range(cores)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def _run(number: int, broker: str, settings: DemoSettings, say: Callable[[str], None]) -> Ran:
+    with tempfile.TemporaryDirectory(prefix="kensa-demo-") as folder:
+        options = ("--seconds", str(settings.seconds), "--broker", broker, "--out", folder)
+        try:
+            done = subprocess.run(
+                [*_COMMAND, *options], capture_output=True, text=True, check=False, timeout=settings.seconds + _PATIENCE_S
+            )
+        except subprocess.TimeoutExpired:
+            ran = Ran(broker, -1, 0, 0, committed=False, rolled_back=False, problems=("it did not end",))
+        else:
+            ran = _read(broker, done)
+    fate = "complete" if ran.complete else f"NOT complete: {'; '.join(ran.problems) or f'exit code {ran.code}'}"
+    say(f"run {number + 1} on {broker}: {ran.delivered} of {ran.judged} verdicts, {fate}")
+    return ran
+
+
+def _read(broker: str, done: subprocess.CompletedProcess[str]) -> Ran:
+    report: dict[str, Any] = json.loads(done.stdout or "{}")
+    results = [release["result"] for release in (report.get("updates") or {}).get("releases", [])]
+    problems = tuple(report.get("problems", [])) or (() if done.returncode == 0 else (done.stderr.strip()[-500:],))
+    return Ran(
+        broker,
+        done.returncode,
+        report.get("judged", 0),
+        report.get("delivered", 0),
+        committed="committed" in results,
+        rolled_back=any(result in {"rolled back", "refused"} for result in results[1:]),
+        problems=problems,
+    )
+
+
+# --- what the releases are worth ----------------------------------------------------------------------------------------
+
+
+def _value(parts: int, say: Callable[[str], None]) -> Iterator[Valued]:
+    releases = ((FIRST_RELEASE, None), (DEFAULT_RELEASE, THRESHOLD))
+    for light, fade in (("good light", 0.0), ("faded lamp", FADE)):
+        say(f"making {parts} parts in {light}")
+        inputs, defective = _inputs(parts, fade)
+        for folder, threshold in releases:
+            rejected = _judged(folder, threshold, inputs)
+            pairs = list(zip(rejected, defective, strict=True))
+            yield Valued(
+                release=f"{folder.name}{f' at {threshold:g}' if threshold else ''}",
+                light=light,
+                defective=sum(defective),
+                escapes=sum(bad and not found for found, bad in pairs),
+                good=len(defective) - sum(defective),
+                false_rejects=sum(found and not bad for found, bad in pairs),
+            )
+
+
+def _inputs(parts: int, fade: float) -> tuple[Pixels, list[bool]]:
+    """Model inputs [N, H, W, C] of fresh parts of the colour camera, half of them defective, and which those are."""
+    line = SimulatedLine(
+        LineConfig(
+            seed=_SEED, vary=True, pool=32, defect_rate=0.5, drift_shape="ramp", drift_amplitude=fade, drift_period_parts=2,
+            flicker=0.02, exposure_step=0.02,
+        )
+    )  # fmt: skip
+    geometry = manifests.read(DEFAULT_RELEASE).geometry.to_record()
+    preprocessor = Preprocessor(geometry, roi=CAMERAS["colour1080"].roi)
+    inputs = np.empty((parts, geometry.height, geometry.width, geometry.channels), np.uint8)
+    frame: Pixels | None = None
+    first = line.config.drift_period_parts  # from here on the lamp has faded
+    for number in range(parts):
+        frame = line.varied.frame(first + number, frame)
+        preprocessor.into(frame, inputs[number : number + 1])
+    return inputs, [line.truth(first + number).defective for number in range(parts)]
+
+
+def _judged(folder: Path, threshold: float | None, inputs: Pixels) -> Sequence[bool]:
+    """Whether each input is rejected: the release's own rule, with another threshold where given."""
+    model, rejected = OnnxModel.load(folder), []
+    for number in range(len(inputs)):
+        result = model.infer(inputs[number : number + 1])
+        value, index, _ = part_score(model.rule, result.scores, result.evidence)
+        limit = threshold if threshold is not None else model.rule.thresholds[model.rule.classes[index]]
+        rejected.append(value >= limit)
+    return rejected
