@@ -344,9 +344,16 @@ def _cameras(arguments: argparse.Namespace) -> dict[str, Any]:
     return bench.to_json(dead, fresh)
 
 
+def _demo(arguments: argparse.Namespace) -> dict[str, Any]:
+    from simulator.bench.demo import bench  # noqa: PLC0415 - as above
+
+    return bench(arguments, say=_say, row=_row)
+
+
 _BENCHES = {
     "publish": _publish,
     "cameras": _cameras,
+    "demo": _demo,
     "loop": _loop,
     "swap": _swap,
     "outbox": _outbox,

@@ -1,8 +1,8 @@
 """`kensa bench demo`: the demo again and again, as newcomers start it, and what its two releases are worth on its line.
 
-Each run is a process of its own, `kensa demo --json`, over each broker that may be chosen; "without mosquitto" means that
-the broker is named. A run counts when it ends with 0 and the subscriber has every verdict. Runs side by side share the
-processors, so latencies of such a campaign mean nothing; completeness does, and gets harder.
+Each run is a process of its own, `kensa demo --json`, over each broker that may be chosen; "without mosquitto" means
+that the broker is named. A run counts when it ends with 0 and the subscriber has every verdict. Runs side by side share
+the processors, so latencies of such a campaign mean nothing; completeness does, and gets harder.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
 from agent.adapters.onnx import OnnxModel
 from agent.decision import part_score
@@ -25,12 +27,15 @@ from agent.model import manifest as manifests
 from agent.preprocess import Preprocessor
 from agent.statistics import wilson
 from simulator.broker import BROKERS, has_iotcore, mosquitto_program
+from simulator.demo.by_release import share_text
 from simulator.demo.plant import DEFAULT_RELEASE, FIRST_RELEASE
 from simulator.demo.releases import FADE, THRESHOLD
 from simulator.line import CAMERAS, LineConfig, SimulatedLine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    import argparse
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from agent.records import Pixels
 
@@ -38,6 +43,9 @@ _COMMAND: Final = (sys.executable, "-c", "import sys; from agent.cli import main
 _BURN: Final = "while True: pass"
 _SEED: Final = 11  # of the line on which releases are compared; the demo's own has 7
 _PATIENCE_S: Final = 300.0  # beyond the planned time of a run
+
+
+Row = Callable[..., None]  # writes a line of a table: name, target, figure, met
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +116,36 @@ class DemoResult:
         }
 
 
+def bench(arguments: argparse.Namespace, *, say: Callable[[str], None], row: Row) -> dict[str, Any]:
+    """Run what the options of `kensa bench demo` say, print the table, and return plain values."""
+    settings = DemoSettings(
+        runs=1 if arguments.quick else arguments.runs,
+        seconds=6.0 if arguments.quick else arguments.seconds or 90.0,
+        parallel=arguments.parallel,
+        burn=arguments.burn,
+        parts=200 if arguments.quick else arguments.parts,
+        brokers=tuple(arguments.broker or ()),
+    )
+    result = run_demos(settings, say=say)
+    table = Table(title=f"kensa bench demo · {settings.seconds:g} s a run, {settings.burn} cores burned")
+    for column in ("what", "target", "counted", ""):
+        table.add_column(column)
+    for broker in dict.fromkeys(one.broker for one in result.ran):
+        ran = [one for one in result.ran if one.broker == broker]
+        complete, told = sum(one.complete for one in ran), sum(one.committed and one.rolled_back for one in ran)
+        what = f"{broker}: exit 0 and every verdict at the subscriber"
+        row(table, what, "all", f"{complete} of {len(ran)}", met=complete == len(ran))
+        table.add_row(f"{broker}: both releases came to their ends", "shown", f"{told} of {len(ran)}", "")
+    for broker in result.missing:
+        table.add_row(broker, "all", "not run: it is not installed", "")
+    for one in result.valued:
+        escaped, rejected = share_text(one.escapes, one.defective), share_text(one.false_rejects, one.good)
+        table.add_row(f"{one.light}: defects that {one.release} lets escape", "shown", escaped, "")
+        table.add_row(f"{one.light}: good parts that {one.release} rejects", "shown", rejected, "")
+    Console(stderr=arguments.json).print(table)
+    return result.to_json()
+
+
 def run_demos(settings: DemoSettings, *, say: Callable[[str], None]) -> DemoResult:
     """Compare the releases, then run the demos. `say` hears of each run as it ends."""
     valued = tuple(_value(settings.parts, say)) if settings.parts else ()
@@ -116,7 +154,7 @@ def run_demos(settings: DemoSettings, *, say: Callable[[str], None]) -> DemoResu
     brokers = [broker for broker in asked if here[broker]]
     jobs = [(number, broker) for number in range(settings.runs) for broker in brokers]
     with _burning(settings.burn), ThreadPoolExecutor(settings.parallel, thread_name_prefix="demo") as threads:
-        ran = tuple(threads.map(lambda job: _run(*job, settings, say), jobs))
+        ran = tuple(threads.map(lambda job: _run(job, settings, say), jobs))
     return DemoResult(settings, ran, valued, tuple(broker for broker in asked if not here[broker]))
 
 
@@ -131,12 +169,17 @@ def _burning(cores: int) -> Iterator[None]:
             process.wait()
 
 
-def _run(number: int, broker: str, settings: DemoSettings, say: Callable[[str], None]) -> Ran:
+def _run(job: tuple[int, str], settings: DemoSettings, say: Callable[[str], None]) -> Ran:
+    number, broker = job
     with tempfile.TemporaryDirectory(prefix="kensa-demo-") as folder:
         options = ("--seconds", str(settings.seconds), "--broker", broker, "--out", folder)
         try:
             done = subprocess.run(
-                [*_COMMAND, *options], capture_output=True, text=True, check=False, timeout=settings.seconds + _PATIENCE_S
+                [*_COMMAND, *options],
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=settings.seconds + _PATIENCE_S,
             )
         except subprocess.TimeoutExpired:
             ran = Ran(broker, -1, 0, 0, committed=False, rolled_back=False, problems=("it did not end",))
@@ -162,7 +205,7 @@ def _read(broker: str, done: subprocess.CompletedProcess[str]) -> Ran:
     )
 
 
-# --- what the releases are worth ----------------------------------------------------------------------------------------
+# --- what the releases are worth --------------------------------------------------------------------------------------
 
 
 def _value(parts: int, say: Callable[[str], None]) -> Iterator[Valued]:
@@ -187,8 +230,8 @@ def _inputs(parts: int, fade: float) -> tuple[Pixels, list[bool]]:
     """Model inputs [N, H, W, C] of fresh parts of the colour camera, half of them defective, and which those are."""
     line = SimulatedLine(
         LineConfig(
-            seed=_SEED, vary=True, pool=32, defect_rate=0.5, drift_shape="ramp", drift_amplitude=fade, drift_period_parts=2,
-            flicker=0.02, exposure_step=0.02,
+            seed=_SEED, vary=True, pool=32, defect_rate=0.5, drift_shape="ramp", drift_amplitude=fade,
+            drift_period_parts=2, flicker=0.02, exposure_step=0.02,
         )
     )  # fmt: skip
     geometry = manifests.read(DEFAULT_RELEASE).geometry.to_record()

@@ -10,7 +10,10 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from simulator.broker import BROKERS
+
 BENCHES: Final = (
+    "demo",
     "loop",
     "swap",
     "outbox",
@@ -54,8 +57,14 @@ def make_parser() -> argparse.ArgumentParser:
     trials = parser.add_argument_group("trials")
     trials.add_argument("--rollouts", type=int, default=3_000, help="of each kind of release (default 3000)")
     trials.add_argument("--processes", type=int, default=2, help="that simulate side by side (default 2)")
+    demo = parser.add_argument_group("demo")
+    demo.add_argument("--runs", type=int, default=20, help="over each broker; 0: none (default 20)")
+    demo.add_argument("--broker", action="append", choices=BROKERS, help="only over this one; may be given again")
+    demo.add_argument("--parallel", type=int, default=1, help="runs side by side (default 1)")
+    demo.add_argument("--burn", type=int, default=0, metavar="CORES", help="keep so many cores busy meanwhile")
+    demo.add_argument("--parts", type=int, default=3_000, help="by which the two releases are compared; 0: not at all")
     greengrass = parser.add_argument_group("greengrass")
-    length = "greengrass: of the rows cuts (default 600) and rate (default 60); cameras: of each kind in fresh (60)"
+    length = "greengrass: rows cuts (default 600) and rate (60); cameras: each kind in fresh (60); demo: a run (90)"
     greengrass.add_argument("--seconds", type=float, help=length)
     greengrass.add_argument("--updates", type=int, default=3, help="of the component, in the row update (default 3)")
     cameras = parser.add_argument_group("cameras")

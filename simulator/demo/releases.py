@@ -45,8 +45,8 @@ _SAMPLED: Final = 40  # parts in good light, and as many in weak light, by which
 BETTER: Final = "1.1.0"
 BAD: Final = "1.2.0"
 # Of the better release. With the bundled 0.91 it lets half as many defects escape as its predecessor, but rejects more
-# good parts on the demo's line. 0.94 was chosen on 2,000 parts of another line (seed 4242, every part rendered), where it
-# rejects 3 of 992 good parts and its predecessor 9; escapes are 8.4 % there, the predecessor's 14.7 %.
+# good parts on the demo's line. 0.94 was chosen on 2,000 parts of another line (seed 4242, every part rendered), where
+# it rejects 3 of 992 good parts and its predecessor 9; escapes are 8.4 % there, the predecessor's 14.7 %.
 THRESHOLD: Final = 0.94
 POLICY: Final[dict[str, Any]] = {
     "shadow_parts": 300,
