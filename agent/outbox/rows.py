@@ -56,6 +56,11 @@ class OutboxLimits:
     history_bytes: int = 256 * 1024 * 1024
 
     @property
+    def page_rows(self) -> int:
+        """Rows of the backlog that are read at once; they last while the writer commits, at 5,000 rows/s for 50 ms."""
+        return max(64, min(256, self.max_bytes // (64 * 1024)))
+
+    @property
     def ballast_bytes(self) -> int:
         """Disk space set aside, to be freed when the disk is full."""
         return min(1024 * 1024, self.max_bytes // 8)

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 _NS_PER_S: Final = 1_000_000_000
 _IDLE_S: Final = 5.0  # nothing to do: something wakes the sender
 _QUIET_REFUSALS: Final = 3  # in a row, together about a second
-_LOW_BACKLOG: Final = 32  # rows at hand, below which more are asked for
 _log = logging.getLogger(__name__)
 
 
@@ -162,7 +161,7 @@ class Sender:
         self._expire(now_ns)
         if now_ns >= self._retry_ns:
             self._publish_all(now_ns)
-        if not belt.wants_backlog and belt.backlog_rows > 0 and len(belt.backlog) < _LOW_BACKLOG:
+        if not belt.wants_backlog and belt.backlog_rows > 0 and len(belt.backlog) < self._limits.page_rows // 2:
             belt.ask_for_backlog()
         return self._wait_s(now_ns)
 

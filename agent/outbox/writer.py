@@ -41,7 +41,6 @@ _NS_PER_S: Final = 1_000_000_000
 _COMMIT_SHARE: Final = 0.8  # of commit_s: the rest is for the commit itself
 _RETRY_NS: Final = _NS_PER_S
 _BALLAST_RETRY_NS: Final = 30 * _NS_PER_S
-_BACKLOG_ROWS: Final = 64  # read at once
 _MAX_REPORTS: Final = 1_000  # rows that are never evicted, above which reports are refused: about 5 MB
 _log = logging.getLogger(__name__)
 
@@ -335,7 +334,7 @@ class Writer:
     def _serve_backlog(self) -> None:
         """Give the sender a page of what waits: most valuable first, oldest first within a rank."""
         skip = self._held.keys() | {row.id for row in self._packer.open_rows()}
-        page, damaged = self._backlog.next_page(self._log, skip, _BACKLOG_ROWS)
+        page, damaged = self._backlog.next_page(self._log, skip, self._limits.page_rows)
         if damaged:
             self._drop_damaged(damaged)
         for row in page:
