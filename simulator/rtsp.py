@@ -22,6 +22,7 @@ from simulator.cameras import CameraServer
 
 if TYPE_CHECKING:
     import socket
+    import ssl
     from collections.abc import Callable, Iterator
 
 _PAYLOAD_BYTES: Final = 1_400
@@ -84,9 +85,11 @@ class RtspServer(CameraServer):
         nonce_uses: int = 1_000_000,
         fault: RtspFault | None = None,
         codec: Literal["jpeg", "h264"] = "jpeg",
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         super().__init__(picture=picture, fps=fps)
         self._codec = codec
+        self._tls = tls
         self._fps = fps
         self._user = user
         self._scheme = scheme
@@ -98,9 +101,16 @@ class RtspServer(CameraServer):
     @property
     def url(self) -> str:
         """The stream's address, without a user."""
-        return f"rtsp://127.0.0.1:{self._port}/line"
+        return f"{'rtsp' if self._tls is None else 'rtsps'}://127.0.0.1:{self._port}/line"
 
     def _converse(self, connection: socket.socket) -> None:
+        if self._tls is None:
+            self._talk(connection)
+            return
+        with self._tls.wrap_socket(connection, server_side=True) as secured:
+            self._talk(secured)
+
+    def _talk(self, connection: socket.socket) -> None:
         if self._fault is RtspFault.SILENT:
             self._wait_for_the_end()
             return
@@ -121,7 +131,11 @@ class RtspServer(CameraServer):
                 lines += ["Content-Type: application/sdp", f"Content-Length: {len(body)}"]
             with sending:
                 connection.sendall("\r\n".join([*lines, "", body]).encode())
-            if method == "PLAY" and status == "200 OK" and self._fault is not RtspFault.NO_PICTURES:
+            plays = method == "PLAY" and status == "200 OK" and self._fault is not RtspFault.NO_PICTURES
+            if plays and self._tls is not None:  # OpenSSL's connections are for one thread: what follows goes unheard
+                self._play(connection, sending)
+                return
+            if plays:
                 threading.Thread(
                     target=self._play, args=(connection, sending), name=f"rtsp {self._port}", daemon=True
                 ).start()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from agent.records import Pixels
     from agent.video.protocol import DeviceOrder
 
-_OPEN_MS: Final = 9_000  # up to the first key picture, which some cameras send every few seconds
+_OPEN_MS: Final = 8_000  # up to the first key picture, which some cameras send every few seconds
 _READ_MS: Final = 600_000  # the inspecting process decides what a stall is, and ends this one
 _RELAY_END_S: Final = 1.0
 _DRIVER_LAG_NS: Final = 10_000_000_000  # a driver's time stamp that is older is of another clock
@@ -140,11 +140,11 @@ class RtspCamera(_OpenCvCamera):
         }
         numbers = [number for pair in options.items() for number in pair]
         capture = cv2.VideoCapture(self._relay.url, cv2.CAP_FFMPEG, numbers)
-        if capture.isOpened():
+        if capture.isOpened() and (transport == "udp" or self._relay.has_seen_a_picture):
             return capture
-        raise CameraError(
-            self._relay.error or f"it starts no stream that can be decoded, over {transport}: check codec and transport"
-        )
+        why = self._relay.explain_silence()
+        capture.release()
+        raise CameraError(why)
 
     def grab(self) -> Grabbed:
         """See `LiveCamera.grab`."""

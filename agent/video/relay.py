@@ -114,6 +114,21 @@ class Relay(threading.Thread):
         left_out, self._left_out = self._left_out, 0
         return left_out
 
+    @property
+    def has_seen_a_picture(self) -> bool:
+        """Whether one has passed here."""
+        return bool(self._newest_ns)
+
+    def explain_silence(self) -> str:
+        """Say why FFmpeg could not open the stream, and what to do."""
+        if self.error is not None:
+            return self.error
+        for _, request, _ in tuple(self._asked.values()):
+            return f"it does not answer {(request.request or ('',))[0]}: restart it, check its firmware"
+        if self._transport == "tcp" and not self.has_seen_a_picture:
+            return "it sends no picture although it plays: restart it, check its encoder"
+        return f"it starts no stream that can be decoded, over {self._transport}: check codec and transport"
+
     def close(self) -> None:
         """End; the thread notices at once."""
         self._closing = True
@@ -131,7 +146,7 @@ class Relay(threading.Thread):
         except OSError as error:
             self.error = f"the connection broke ({error.strerror or type(error).__name__})"
         finally:
-            for end in (self._listener, self._camera, self._woken):
+            for end in (self._listener, self._camera, self._woken, self._wake):
                 end.close()
 
     def _serve(self) -> None:

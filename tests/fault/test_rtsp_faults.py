@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -16,11 +18,16 @@ from typing import TYPE_CHECKING, Literal
 import cv2
 import numpy as np
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from agent.adapters.stream import RtspSource
 from agent.clock import SystemClock
 from agent.errors import CameraError
 from agent.video import conversation
+from agent.video.cameras import open_camera
 from agent.video.protocol import RtspOrder
 from simulator.cameras import BlackHole
 from simulator.picture_clock import numbered_jpegs
@@ -92,9 +99,9 @@ NAMED = {
 }
 
 
-def first_words(port: int, *, host: str = "127.0.0.1") -> str:
+def first_words(port: int, *, host: str = "127.0.0.1", scheme: str = "rtsp") -> str:
     """Speak to the camera as its capture process would; return why that fails."""
-    order = RtspOrder(scheme="rtsp", host=host, port=port, path="/line", user=None, password=None, transport="tcp")
+    order = RtspOrder(scheme=scheme, host=host, port=port, path="/line", user=None, password=None, transport="tcp")
     with pytest.raises(CameraError) as caught:
         conversation.begin(order)
     return str(caught.value)
@@ -137,6 +144,22 @@ def test_an_address_that_swallows_connections_and_a_name_without_address_are_nam
     with BlackHole() as hole:
         assert "it cannot be reached (no answer" in first_words(hole.port)
     assert "its name has no address" in first_words(554, host="camera.invalid")
+
+
+@pytest.mark.parametrize(
+    ("fault", "named"),
+    [
+        (RtspFault.SETUP_HANGS, "does not answer SETUP"),
+        (RtspFault.PLAY_HANGS, "does not answer PLAY"),
+        (RtspFault.NO_PICTURES, "sends no picture"),
+    ],
+)
+def test_a_camera_that_hangs_after_its_description_is_named_too(
+    fault: RtspFault, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.video.cameras._OPEN_MS", 500)
+    with RtspServer(picture=PICTURE, fault=fault) as server, pytest.raises(CameraError, match=named):
+        open_camera(RtspOrder("rtsp", "127.0.0.1", server.port, "/line", None, None, "tcp"))
 
 
 @pytest.mark.parametrize("fault", [*RtspFault, None])
@@ -208,6 +231,43 @@ def test_the_capture_process_gets_no_credentials_of_the_cloud(monkeypatch: pytes
         source = opened(server.url)
         assert b"do-not-pass-on" not in Path(f"/proc/{child_of(source)}/environ").read_bytes()
         source.close()
+
+
+def server_context(folder: Path) -> ssl.SSLContext:
+    """Make a camera's own certificate, as cameras do."""
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "camera")])
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, now - timedelta(days=1), now + timedelta(days=1))
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    chain = folder / "camera.pem"
+    chain.write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain)
+        + made.sign(key, hashes.SHA256()).public_bytes(pem)
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(chain)
+    return context
+
+
+def test_rtsps_is_spoken_with_the_camera_and_every_picture_arrives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units = access_units()[:90]
+    context = server_context(tmp_path)
+    with RtspServer(
+        picture=lambda number: units[number % 90], fps=50, codec="h264", user="op:secret", scheme="digest", tls=context
+    ) as server:
+        source = opened(server.url.replace("//", "//op:secret@"))
+        number = number_in(first_grab(source).pixels)
+        for _ in range(30):
+            grab = first_grab(source)
+            number = (number + 1 + grab.skipped) % 90
+            assert number_in(grab.pixels) == number
+        source.close()
+        assert "cannot be opened" in error_of(f"rtsp://127.0.0.1:{server.port}/line")
+    monkeypatch.setattr(conversation, "_CONNECT_S", 0.5)
+    with RtspServer(picture=PICTURE) as plain:
+        assert "does not speak TLS" in first_words(plain.port, scheme="rtsps")
 
 
 # --- the process ------------------------------------------------------------------------------------------------------
