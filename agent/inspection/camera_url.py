@@ -32,6 +32,7 @@ _NAMED_PASSWORD: Final = re.compile(r"(?:pass|pwd|token|secret)\w*=(?!\$\{|&|$)"
 _VALUE: Final = re.compile(r"=[^&]|&[^&=]+(?:&|$)|[#@]")
 _SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]{0,15})://", re.IGNORECASE)
 _AUTHORITY_END: Final = re.compile(r"[/?#\\]|$")
+_HOST: Final = re.compile(r"[\w.-]+|[0-9a-f:.]+(?:%25[\w.]+)?", re.IGNORECASE)
 _HOST_AND_PORT: Final = re.compile(
     rf"(?:\[([0-9a-f:.]+(?:%25[\w.]+)?)\]|((?:[\w.-]|{_VARIABLE.pattern.replace('(', '(?:')})+))"
     rf"(?::([0-9]{{1,5}}|{_VARIABLE.pattern.replace('(', '(?:')}))?",
@@ -87,13 +88,16 @@ class CameraAddress:
         port = None if parts.port is None else _expanded(parts.port, variables)
         if port is not None and not (port.isdecimal() and 0 < int(port) <= _MAX_PORT):
             raise CameraError(f"the port in its address is no number from 1 to {_MAX_PORT}")
+        host = _expanded(parts.host, variables)
+        if _HOST.fullmatch(host) is None:
+            raise CameraError("the host in its address is no name or IP address")
         login = parts.login(variables)
         if self.username is not None:
             password = "" if self.password_file is None else _read_secret(self.password_file)
             login = Login(_expanded(self.username, variables), password)
         return Target(
             scheme=parts.scheme,
-            host=_expanded(parts.host, variables),
+            host=host,
             port=None if port is None else int(port),
             path=_rooted(_expanded(parts.rest.partition("#")[0], variables)),
             login=login,

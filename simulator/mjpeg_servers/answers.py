@@ -9,6 +9,9 @@ from base64 import b64encode
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import cv2
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -79,6 +82,12 @@ def chunked(size: int | None, extension: bytes = b"") -> Callable[[bytes, Sequen
 
 
 # --- JPEGs that are more than one picture's coded data ----------------------------------------------------------------
+
+
+def as_png(jpeg: bytes) -> bytes:
+    """Encode the picture without loss, as some servers of people's own do."""
+    pixels = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    return b"" if pixels is None else cv2.imencode(".png", pixels)[1].tobytes()
 
 
 def with_segment(marker: bytes, content: bytes) -> Callable[[bytes], bytes]:

@@ -11,6 +11,7 @@ from simulator.mjpeg_servers.answers import (
     STREAM,
     USER,
     Behaviour,
+    as_png,
     basic,
     chunked,
     digest,
@@ -153,6 +154,11 @@ BEHAVIOURS: Final[dict[str, Behaviour]] = {
     ),
     "markers inside a segment": Behaviour(
         "cameras with vendor data", stream(head=_TYPE), alter=with_segment(SEGMENT, b"\xff\xd9\xff\xd8\r\n")
+    ),
+    "PNG": Behaviour(
+        "own servers",
+        each(lambda p: part(p, head=b"Content-Type: image/png\r\nContent-Length: %d\r\n" % len(p))),
+        alter=as_png,
     ),
     # who asks, and where
     "Basic": Behaviour("old cameras", basic, user=USER),

@@ -132,6 +132,9 @@ def test_variables_are_put_in_as_they_are_and_a_missing_one_is_named() -> None:
     assert CameraAddress(url="${CAMERA}").target({"CAMERA": "rtsp://a:b@c/d"}).url == "rtsp://a:b@c/d"
     with pytest.raises(CameraError, match="environment variable CAM_HOST is not set"):
         address.target({**environ} | {"CAM_PASS": ""} if environ.pop("CAM_HOST") else {})
+    for host in ("", "a b", "a\r\nX: y", "op:x@camera", "camera:80", "a\0b"):
+        with pytest.raises(CameraError, match="host in its address"):
+            address.target({"CAM_PASS": "", "CAM_PORT": "80", "CAM_KEY": "", "CAM_HOST": host})
     assert missing_variables(address.url, {"CAM_PASS": ""}) == ["CAM_HOST", "CAM_KEY", "CAM_PORT"]
 
 
