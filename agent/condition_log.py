@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 REPEAT_S: Final = 3_600.0
 MAX_EPISODES: Final = 4  # of one condition in `repeat_s` that are logged one by one
 _MAX_REASONS: Final = 8
+_MAX_EVENTS: Final = 32  # of one part of the agent in `repeat_s`
 _NUMBERS: Final = re.compile(r"\d+(?:[.,:]\d+)*")
 
 
@@ -77,6 +78,7 @@ class ConditionLog:
         self._repeat_ns = round(repeat_s * NS_PER_S)
         self._lock = threading.Lock()
         self._states: dict[str, _State] = {}
+        self._events: dict[str, int] = {}  # what happened, without its numbers -> when it was logged
         self.faults = 0  # times that something broke
         self.suppressed = 0  # lines that were left out because they said what the log says already
 
@@ -116,6 +118,21 @@ class ConditionLog:
                 self.suppressed += 1
                 return True
         self._logger.info("%s %s after %s", what, text, duration(lasted_s))
+        return True
+
+    def event(self, what: str, text: str, *, level: int = logging.WARNING) -> bool:
+        """Note something that happened and does not last; whether a line was logged.
+
+        The same text (numbers aside) is logged once in `repeat_s`, and `_MAX_EVENTS` different ones at most.
+        """
+        now_ns, kind = self._clock.monotonic_ns(), f"{what}: {_NUMBERS.sub('0', text)}"
+        with self._lock:
+            self._events = {known: ns for known, ns in self._events.items() if now_ns - ns < self._repeat_ns}
+            if kind in self._events or len(self._events) >= _MAX_EVENTS:
+                self.suppressed += 1
+                return False
+            self._events[kind] = now_ns
+        self._logger.log(level, "%s: %s", what, text)
         return True
 
     def conditions(self) -> tuple[Condition, ...]:

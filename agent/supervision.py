@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import random
 import threading
 from collections import Counter
@@ -102,6 +103,9 @@ def remedy(error: BaseException | None) -> str | None:
             return _REMEDIES[errno.EAGAIN]
         if isinstance(error, MemoryError):
             return _REMEDIES[errno.ENOMEM]
+        for number, text in _REMEDIES.items():
+            if os.strerror(number) in str(error):  # an adapter's sentence that quotes the system
+                return text
         error = error.__cause__
     return None
 

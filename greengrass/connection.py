@@ -186,6 +186,9 @@ class Connection:
     def _put(self, subscription: Subscription, event: Any) -> None:
         self._enqueue(subscription.on_event, event)
 
+    def _note_unreadable(self) -> None:
+        self.supervisor.losses.count("ipc_events_unreadable")
+
     def _stream_closed(self, subscription: Subscription, stream: Stream) -> None:
         self._closed_streams.put((subscription, stream))
         self._wake.set()
@@ -295,7 +298,7 @@ class Connection:
                 self._make(client, subscription)
 
     def _make(self, client: Any, subscription: Subscription) -> None:
-        stream = Stream(subscription, self._put, self._stream_closed)
+        stream = Stream(subscription, self._put, self._stream_closed, self._note_unreadable)
         subscription.again_ns = None
         try:
             answer = self._ask(client, subscription.operation, subscription.request, stream, self._timeout_s)

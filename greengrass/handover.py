@@ -173,6 +173,7 @@ class Counter:
             try:
                 hint = parse_hint(payload or b"")
             except MessageError as error:
+                self._connection.supervisor.losses.count("hints")
                 _log.warning("a hint on %s is ignored: %s", hint_topic(inspection), error)
                 return
             self._asked.add(inspection)

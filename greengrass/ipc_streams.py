@@ -61,8 +61,15 @@ class Watcher:
 class Stream:
     """What the SDK calls in its own thread, for one subscription."""
 
-    def __init__(self, subscription: Subscription, put: Callable[[Subscription, Any], None], closed: Any) -> None:
+    def __init__(
+        self,
+        subscription: Subscription,
+        put: Callable[[Subscription, Any], None],
+        closed: Any,
+        on_unreadable: Callable[[], None] = lambda: None,
+    ) -> None:
         self._subscription = subscription
+        self._on_unreadable = on_unreadable
         self._put = put
         self._closed = closed
 
@@ -71,7 +78,8 @@ class Stream:
         self._put(self._subscription, event)
 
     def on_stream_error(self, error: Exception) -> bool:
-        """Return False, which keeps the stream."""
+        """Count an event that cannot be read, and return False, which keeps the stream."""
+        self._on_unreadable()
         return False  # one event that cannot be read is no reason to hear no more
 
     def on_stream_closed(self) -> None:

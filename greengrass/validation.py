@@ -87,6 +87,7 @@ class Validator:
         try:
             self._asked.put_nowait(None)
         except queue.Full:
+            self._connection.supervisor.losses.count("deployments_unanswered", self._asked.qsize())
             _log.warning("proposed configurations are left without an answer")
         if self._thread.is_alive():
             self._thread.join(_CLOSE_S)

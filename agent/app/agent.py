@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _SWITCH_S: Final = 0.0005
+_RUNTIME: Final = "model runtime"
 _LOGGERS: Final = ("agent", "greengrass", "kensa")  # whose warnings and errors the heartbeat counts
 _CAPTURE_STOP_S: Final = 1.0  # the cameras' drivers get this long to return
 _CLIENT_S: Final = 0.5  # and a client of the control socket, or a heartbeat that is being sent
@@ -122,6 +123,7 @@ class Agent:
         self._stop_asked = threading.Event()
         self._workers: list[SupervisedThread] = []
         self.supervisor = supervisor
+        self._conditions = supervisor.condition_log(_log)
         supervisor.on_failure(self._stop_asked.set)
         self._changing = threading.Lock()  # one change at a time, and none once it stops
         self._is_up = False
@@ -383,6 +385,7 @@ class Agent:
                 clock=self.clock,
                 max_batch=self.config.max_batch,
                 on_fault=self._note_fault,
+                on_well=lambda: self._conditions.well(_RUNTIME, "judges again"),
             )
             self._workers.append(start_worker(worker, index=index, drained=self._drained, supervisor=self.supervisor))
 
@@ -406,6 +409,5 @@ class Agent:
 
     def _note_fault(self, text: str) -> None:
         self.faults += 1
-        if text != self.last_fault:  # a model that fails on every batch must not fill the log
-            _log.error("%s", text)
+        self._conditions.broken(_RUNTIME, text, level=logging.ERROR)  # a model may fail on every batch
         self.last_fault = text

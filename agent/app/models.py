@@ -151,6 +151,7 @@ class ModelWing:
         self._clock = clock
         self._differ = differ
         self._supervisor = supervisor or Supervisor(clock=clock)
+        self._conditions = self._supervisor.condition_log(_log)
         self._reporter = reporter
         self._outbox = outbox
         self._desired = desired
@@ -249,9 +250,11 @@ class ModelWing:
             if self._followed.is_news(desired, lifecycle.status()):
                 lifecycle.desire(desired)
         except KeyError:
-            _log.warning("a wish for the unknown inspection %r is ignored", inspection[:64])
+            self._supervisor.losses.count("wishes")
+            self._conditions.event("a wish is ignored", f"{inspection[:64]!r} is no inspection here")
         except LifecycleError as error:
-            _log.warning("a wish for %s is ignored: %s", inspection, error)
+            self._supervisor.losses.count("wishes")
+            self._conditions.event(f"a wish for {inspection} is ignored", str(error))
 
     def _tell(self, status: ModelStatus) -> None:
         """Figures that move are for the shadow; what a person must learn is kept until the broker has it."""
@@ -266,6 +269,7 @@ class ModelWing:
         try:
             payload = encode_report(status, reporter=self._reporter, utc_ns=self._clock.utc_ns())
         except MessageError:
+            self._supervisor.losses.count("model_reports")
             _log.exception("the report on %s cannot be sent", status.inspection)
             return
         self._outbox.append_report(

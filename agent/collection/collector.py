@@ -113,9 +113,9 @@ class Collector:
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._stopped = threading.Event()
         self._child: Child | None = None
-        self._thread = (supervisor or Supervisor(clock=clock)).thread(
-            self._run, kind="collector", stop=self._stopped, on_fault=self._failed
-        )
+        supervisor = supervisor or Supervisor(clock=clock)
+        self._conditions = supervisor.condition_log(_log)
+        self._thread = supervisor.thread(self._run, kind="collector", stop=self._stopped, on_fault=self._failed)
 
     # --- the workers' side --------------------------------------------------------------------------------------------
 
@@ -223,6 +223,7 @@ class Collector:
         with self._lock:
             if self._pending:
                 _log.warning("%d collected frames were not kept: the time to stop was over", len(self._pending))
+                self._skipped["stopped"] += len(self._pending)
             if self._is_closed or self._thread.is_alive():
                 return
             self._is_closed = True
@@ -299,22 +300,26 @@ class Collector:
         match said:
             case Taken():
                 self._figures = said.figures
-                self._problem = None
+                self._is_well()
                 with self._lock:
                     while self._pending and self._pending[0].number <= said.number:
                         self._free.append(self._pending.popleft().slot)
             case Moved():
                 self._figures = said.figures
-                self._problem = None
+                self._is_well()
             case Unable():
                 raise UploadError("unable", said.text)
             case _:
                 raise UploadError("crashed", "the collecting child answered what nobody asked")
 
+    def _is_well(self) -> None:
+        if self._problem is not None:
+            self._problem = None
+            self._conditions.well("collecting", "goes on")
+
     def _note_death(self, text: str) -> None:
         """Say it; give up on a frame with which the child died again and again."""
-        if text != self._problem:
-            _log.warning("%s; collecting goes on as soon as it can", text)
+        self._conditions.broken("collecting", f"{text}; it goes on as soon as it can")
         self._problem = text
         with self._lock:
             if not self._pending or not self._pending[0].is_sent:

@@ -208,9 +208,10 @@ class HeartbeatThread:
         self._previous: Snapshot | None = None
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._thread = (supervisor or Supervisor(clock=clock)).thread(
-            self._run, kind="heartbeat", stop=self._stop, wake=self._wake
-        )
+        supervisor = supervisor or Supervisor(clock=clock)
+        self._losses = supervisor.losses
+        self._conditions = supervisor.condition_log(_log)
+        self._thread = supervisor.thread(self._run, kind="heartbeat", stop=self._stop, wake=self._wake)
 
     def start(self) -> None:
         """Begin; the first beat comes after a second, or after the period where that is shorter."""
@@ -251,7 +252,10 @@ class HeartbeatThread:
             try:
                 self.beat()
             except KensaError as error:
-                _log.warning("a heartbeat was not sent: %s", error)
+                self._losses.count("heartbeats")
+                self._conditions.broken("heartbeat", f"it was not sent: {error}")
+            else:
+                self._conditions.well("heartbeat", "is sent again")
             period_ns = self._period_ns
             missed = max(0, self._clock.monotonic_ns() - due_ns) // period_ns
             due_ns += (1 + missed) * period_ns

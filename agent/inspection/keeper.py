@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -78,9 +77,11 @@ class FrameKeeper:
         self._kept: list[tuple[str, int]] = []  # (stem, bytes), oldest first
         self._bytes = 0
         self._stop = threading.Event()
-        self._thread = (supervisor or Supervisor(clock=clock)).thread(
-            self._run, kind="keeper", stop=self._stop, on_fault=self._lost
-        )
+        supervisor = supervisor or Supervisor(clock=clock)
+        self._losses = supervisor.losses
+        self._conditions = supervisor.condition_log(_log)
+        self._what = f"kept frames of {inspection}"
+        self._thread = supervisor.thread(self._run, kind="keeper", stop=self._stop, on_fault=self._lost)
         self._job: _Kept | None = None  # in work
         self.skipped = 0  # frames that were not kept: too many at once, or the disk refused
 
@@ -127,15 +128,20 @@ class FrameKeeper:
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
             if isinstance(job, _Prune):
-                with suppress(OSError):  # the next frame that is written tries again
+                try:
                     self._prune()
+                except OSError as error:  # the next frame that is written tries again
+                    self._losses.count("kept_frames_not_removed")
+                    self._conditions.event(self._what, f"old ones cannot be removed: {error}")
                 continue
             self._job = job
             try:
                 self._write(job)
             except (OSError, ValueError) as error:
                 self.skipped += 1
-                _log.warning("frame %s is not kept: %s", job.name, error)
+                self._conditions.broken(self._what, f"{job.name} is not kept: {error}")
+            else:
+                self._conditions.well(self._what, "are written again")
             self._done(job)
 
     def _done(self, job: _Kept) -> None:

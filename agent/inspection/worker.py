@@ -52,12 +52,18 @@ class Worker:
         clock: Clock,
         max_batch: int,
         on_fault: Callable[[str], None],
+        on_well: Callable[[], object] = lambda: None,
     ) -> None:
-        """Judge what `hub` gives with `contexts` (indexed as the hub's inspections) and hand verdicts to `sink`."""
+        """Judge what `hub` gives with `contexts` (indexed as the hub's inspections) and hand verdicts to `sink`.
+
+        `on_fault` hears of every batch that the runtime failed on, `on_well` of the first one after that.
+        """
         self._hub = hub
         self._sink = sink
         self._clock = clock
         self._on_fault = on_fault
+        self._on_well = on_well
+        self._has_failed = False  # the runtime, on the last batch
         self._desks = [Desk(context=context, max_batch=max_batch) for context in contexts]
         self._undecided: dict[int, Frame] = {}  # by identity: frames of the batch in work without a verdict or drop
         self._inspection = 0  # theirs
@@ -101,10 +107,14 @@ class Worker:
         try:
             result = lease.model.infer(desk.inputs.written(placed[-1].stop))
         except InferenceError as error:
+            self._has_failed = True
             self._on_fault(str(error))
             failure = f"inference failed: {error}"
             judgements = [unknown(failure)] * len(placed)
         else:
+            if self._has_failed:
+                self._has_failed = False
+                self._on_well()
             rule, scores, evidence = lease.rule, result.scores, result.evidence
             judgements = [
                 decide(rule, plan, scores[start:stop], None if evidence is None else evidence[start:stop])

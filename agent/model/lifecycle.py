@@ -118,6 +118,8 @@ class Lifecycle:
         self._asked: dict[str, str | None] = {}  # retry, rollback, promote, stop_ab, continue -> its argument
         self._closing = threading.Event()
         self._supervisor = supervisor or Supervisor(clock=clock)
+        self._conditions = self._supervisor.condition_log(_log)
+        self._what = f"journal of the model of {inspection}"
         self._thread: SupervisedThread | None = None
         self._started_ns = clock.monotonic_ns()
         self._told: ModelStatus | None = None
@@ -157,9 +159,9 @@ class Lifecycle:
             self._parts.alarms.pop("machine", None)
             if self._parts.ledger.record is not before:
                 self._parts.alarms.pop("disk", None)
+                self._conditions.well(self._what, "is written again")
         except StateDirError as error:
-            if self._parts.alarms.get("disk") != str(error):
-                _log.error("%s", error)
+            self._conditions.broken(self._what, str(error), level=logging.ERROR)
             self._parts.alarms["disk"] = str(error)
             delay_s = _DISK_S
         self._tell()

@@ -15,6 +15,7 @@ import sqlite3
 from typing import TYPE_CHECKING, Final
 
 from agent.clock import NS_PER_S
+from agent.counters import Losses
 from agent.errors import KensaError
 from agent.outbox.database import STREAM_TABLE, Streams, connect
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from agent.condition_log import ConditionLog
     from agent.outbox.rows import Row
 
 HISTORY_NAME: Final = "history.db"
@@ -43,8 +45,18 @@ _log = logging.getLogger(__name__)
 class History:
     """Used from one thread. No method raises for trouble with the file: the history is a comfort, not a duty."""
 
-    def __init__(self, path: Path, *, max_bytes: int, max_age_s: float) -> None:
-        """Open or create the file; a damaged one is replaced."""
+    def __init__(
+        self,
+        path: Path,
+        *,
+        max_bytes: int,
+        max_age_s: float,
+        conditions: ConditionLog | None = None,
+        losses: Losses | None = None,
+    ) -> None:
+        """Open or create the file; a damaged one is replaced. `losses` counts messages that it could not take."""
+        self._conditions = conditions
+        self._losses = losses or Losses()
         self._path = path
         self._max_bytes = max_bytes
         self._max_age_s = max_age_s
@@ -96,8 +108,18 @@ class History:
             self._prune(running_s, now_ns)
             self._connection.execute("COMMIT")
         except (sqlite3.Error, UnicodeDecodeError) as error:
-            _log.warning("The history %s could not take %d messages: %s", self._path, len(rows), error)
+            self._losses.count("history_messages", len(rows))
+            self._say(f"it could not take {len(rows)} messages: {error}")
             self._recover()
+        else:
+            if self._conditions is not None:
+                self._conditions.well(f"history {self._path}", "takes messages again")
+
+    def _say(self, text: str) -> None:
+        if self._conditions is None:
+            _log.warning("The history %s: %s", self._path, text)
+        else:
+            self._conditions.broken(f"history {self._path}", text)
 
     def _insert(self, row: Row, running_s: int) -> None:
         self._connection.execute(
@@ -126,7 +148,7 @@ class History:
         try:
             self._open()
         except (sqlite3.Error, OSError, KensaError) as error:
-            _log.error("The history %s cannot be used: %s", self._path, error)
+            self._say(f"it cannot be used: {error}")
 
     def close(self) -> None:
         """Close the file."""

@@ -8,7 +8,6 @@ soon and still travel in company. Nothing is forgotten before `written` says tha
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -18,10 +17,11 @@ from agent.records import Judgement, Outcome
 from agent.wire import Pack, PackKey, encode_verdict, pack_key
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from agent.outbox.rows import RowIds
     from agent.records import Origin, Verdict
 
-_log = logging.getLogger(__name__)
 _NS_PER_S: Final = 1_000_000_000
 _MAX_STREAMS: Final = 1_024  # origins remembered; far more than a device has cameras and models
 
@@ -48,8 +48,12 @@ class Change:
 class Packer:
     """Collects verdicts and gives the rows that must be written."""
 
-    def __init__(self, *, next_id: RowIds, seal_s: float) -> None:
-        """`next_id` numbers the rows; an envelope travels after `seal_s` seconds at the latest."""
+    def __init__(self, *, next_id: RowIds, seal_s: float, on_unusable: Callable[[str], None] | None = None) -> None:
+        """`next_id` numbers the rows; an envelope travels after `seal_s` seconds at the latest.
+
+        `on_unusable` hears why a verdict cannot go on the wire as it is.
+        """
+        self._on_unusable = on_unusable
         self._next_id = next_id
         self._seal_ns = int(seal_s * _NS_PER_S)
         self._open: dict[PackKey, _OpenPack] = {}
@@ -63,7 +67,8 @@ class Packer:
         try:
             self._add(verdict, now_ns, utc_s)
         except MessageError as error:
-            _log.error("A verdict was replaced by unknown: %s", error)
+            if self._on_unusable is not None:
+                self._on_unusable(str(error))
             self._add(_unusable(verdict), now_ns, utc_s)
 
     def _add(self, verdict: Verdict, now_ns: int, utc_s: int) -> None:

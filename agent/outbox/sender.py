@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from agent.condition_log import ConditionLog
+from agent.counters import Losses
 from agent.errors import TransportError
 from agent.outbox.rows import Rank, Row
 from agent.outbox.topics import News, TopicGate
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 _NS_PER_S: Final = 1_000_000_000
 _IDLE_S: Final = 5.0  # nothing to do: something wakes the sender
 _QUIET_REFUSALS: Final = 3  # in a row, together about a second
+_BROKER: Final = "connection to the broker"
 _log = logging.getLogger(__name__)
 
 
@@ -62,8 +64,13 @@ class Sender:
         limits: OutboxLimits,
         random: random.Random,
         conditions: ConditionLog | None = None,
+        losses: Losses | None = None,
     ) -> None:
-        """`random` spreads the retries of many devices; `conditions` tells people of refused topics."""
+        """`random` spreads the retries of many devices; `conditions` tells people of broker and refused topics.
+
+        `losses` counts messages that nobody keeps and that did not arrive.
+        """
+        self._losses = losses or Losses()
         self._transport = transport
         self._belt = belt
         self._clock = clock
@@ -99,6 +106,8 @@ class Sender:
 
     def publish_now(self, topic: str, payloads: Sequence[bytes]) -> None:
         """Publish messages that only their newest version matters of: not kept, and replaced while unsent."""
+        if topic in self._newest:
+            self._losses.count("unkept_messages_replaced")
         self._newest[topic] = payloads
         self._belt.wake_sender.set()
 
@@ -211,11 +220,13 @@ class Sender:
         while self._changes:
             up, self.reason = self._changes.popleft()
             if up:
+                self._conditions.well(_BROKER, "stands again")
                 self._gate.connected(now_ns)
                 self._belt.is_connected = True
                 self._refusals = 0
                 self._retry_ns = 0
             else:
+                self._conditions.broken(_BROKER, f"{self.reason}; verdicts wait on disk")
                 if self._belt.is_connected:
                     flights = dict.fromkeys(self._flights.values())
                     oldest_first = sorted(flights, key=lambda flight: flight.tokens[0])
@@ -250,6 +261,8 @@ class Sender:
         flights = dict.fromkeys([*self._again, *self._flights.values()])
         self._flights.clear()
         self._again.clear()
+        if unkept := len(self._loose) + sum(f.row is None and not f.is_resent for f in flights):
+            self._losses.count("unkept_messages_lost", unkept)
         self._loose.clear()
         self._in_flight = 0
         self._resends.extendleft((f.topic, f.payload) for f in reversed(list(flights)) if f.is_resent)
@@ -271,6 +284,7 @@ class Sender:
                 continue
             self._in_flight -= 1
             if flight.row is None and not flight.is_resent:
+                self._losses.count("unkept_messages_lost")
                 for token in flight.tokens:
                     del self._flights[token]
             else:

@@ -58,11 +58,18 @@ class Outbox:
         not raise.
         """
         self._clock = clock
-        self._supervisor = supervisor or Supervisor(clock=clock)
         self._state_dir = usable_directory(state_dir)
         limits = limits or OutboxLimits()
         self._belt = Belt(live_rows=limits.live_queue)
-        self.writer = Writer(state_dir=state_dir, limits=limits, clock=clock, belt=self._belt, on_commit=on_commit)
+        self._supervisor = supervisor or Supervisor(clock=clock)
+        self.writer = Writer(
+            state_dir=state_dir,
+            limits=limits,
+            clock=clock,
+            belt=self._belt,
+            on_commit=on_commit,
+            supervisor=self._supervisor,
+        )
         self.sender: Sender | None = None
         if transport is not None:
             self.sender = Sender(
@@ -72,6 +79,7 @@ class Outbox:
                 limits=limits,
                 random=random.Random(),  # noqa: S311
                 conditions=self._supervisor.condition_log(logging.getLogger("agent.outbox.sender")),
+                losses=self._supervisor.losses,
             )
         self._stop_writer = threading.Event()
         self._stop_sender = threading.Event()

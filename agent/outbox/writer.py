@@ -25,6 +25,7 @@ from agent.outbox.packing import Change, Packer
 from agent.outbox.rows import Rank, Row, RowIds
 from agent.outbox.salvage import Salvage, finish_swap, fresh_path, salvage, swap
 from agent.records import Outcome
+from agent.supervision import Supervisor
 from agent.wire import GapReason
 
 if TYPE_CHECKING:
@@ -56,9 +57,14 @@ class Writer:
         clock: Clock,
         belt: Belt,
         on_commit: Callable[[Sequence[Verdict], int], None] | None = None,
+        supervisor: Supervisor | None = None,
     ) -> None:
         """Open the files in `state_dir`; a damaged log is salvaged. Raises StateDirError when they cannot be used."""
         self._path = state_dir / LOG_NAME
+        supervisor = supervisor or Supervisor(clock=clock)
+        self._losses = supervisor.losses
+        self._conditions = supervisor.condition_log(_log)
+        self._what = f"outbox {self._path}"
         self._limits = limits
         self._clock = clock
         self._belt = belt
@@ -82,10 +88,16 @@ class Writer:
         self._ballast_ns = 0
         self._retry_ns = 0
         self._next_id = RowIds()
-        self._packer = Packer(next_id=self._next_id, seal_s=limits.seal_s)
+        self._packer = Packer(next_id=self._next_id, seal_s=limits.seal_s, on_unusable=self._note_unusable)
         self._log = self._open()
         self._next_id.skip_to(self._log.newest_id() + 1)
-        self._history = History(state_dir / HISTORY_NAME, max_bytes=limits.history_bytes, max_age_s=limits.history_s)
+        self._history = History(
+            state_dir / HISTORY_NAME,
+            max_bytes=limits.history_bytes,
+            max_age_s=limits.history_s,
+            conditions=self._conditions,
+            losses=self._losses,
+        )
         self._ballast.set_aside()
         self._tick_ns = clock.monotonic_ns()
         self._utc_offset_ns: Final = clock.utc_ns() - self._tick_ns
@@ -207,7 +219,13 @@ class Writer:
             if self._log.lasting_rows() < _MAX_REPORTS:
                 self._packer.add_report(stream, body, utc_s=utc_s)
             else:
-                _log.error("A report on the model of %s is not kept: %d wait already.", stream.inspection, _MAX_REPORTS)
+                self._losses.count("outbox_reports")
+                text = f"it is not kept, {_MAX_REPORTS} wait already"
+                self._conditions.event(f"a report on the model of {stream.inspection}", text, level=logging.ERROR)
+
+    def _note_unusable(self, text: str) -> None:
+        self._losses.count("verdicts_unusable")
+        self._conditions.event("a verdict was replaced by unknown", text, level=logging.ERROR)
 
     def _take_released(self) -> None:
         belt, backlog = self._belt, self._backlog
@@ -314,7 +332,9 @@ class Writer:
 
     def _after_commit(self) -> None:
         self._retry_ns = 0
-        self.storage_error = None
+        if self.storage_error is not None:
+            self.storage_error = None
+            self._conditions.well(self._what, "commits again")
         if self._must_recount:
             self._log.totals = self._log.count()
             self._must_recount = False
@@ -367,8 +387,10 @@ class Writer:
 
     def _trouble(self, error: sqlite3.Error) -> None:
         """Answer an error of SQLite; what is not committed stays where it is and is tried again."""
-        self.storage_error = f"The outbox {self._path} cannot commit: {error}."
-        _log.error("%s It is kept in memory and tried again; free disk space or replace the disk.", self.storage_error)
+        if self.storage_error is None or not isinstance(error, sqlite3.ProgrammingError):  # which says: not reopened
+            self.storage_error = f"The outbox {self._path} cannot commit: {error}."
+        text = f"{self.storage_error} Verdicts are kept in memory; free disk space or replace the disk"
+        self._conditions.broken(self._what, text, level=logging.ERROR)
         now_ns = self._clock.monotonic_ns()
         try:
             if is_corrupt(error):
@@ -388,7 +410,8 @@ class Writer:
                 self._log = self._open()
                 self._must_recount = True
         except (sqlite3.Error, KensaError, OSError) as second:
-            _log.error("The outbox %s is still in trouble: %s", self._path, second)
+            self.storage_error = f"The outbox {self._path} cannot commit: {second}."
+            self._conditions.broken(self._what, self.storage_error, level=logging.ERROR)
         self._retry_ns = now_ns + _RETRY_NS
 
     def _rebuilt(self, error: Exception) -> OutboxLog:

@@ -51,7 +51,9 @@ class Sender:
         self._refusals = 0
         self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
         self._changed = threading.Event()
-        self._thread = Supervisor(clock=clock).thread(self._run, kind="upload", on_fault=self._failed)
+        supervisor = Supervisor(clock=clock)
+        self._conditions = supervisor.condition_log(_log)
+        self._thread = supervisor.thread(self._run, kind="upload", on_fault=self._failed)
 
     def start(self) -> None:
         """Begin; it ends with the process."""
@@ -87,6 +89,8 @@ class Sender:
                 self._spool.put_back()
                 self._wait(str(error))
             else:
+                if self._error is not None:
+                    self._conditions.well("upload of collected frames", "goes on")
                 self._error, self._pause_s = None, _FIRST_PAUSE_S
                 self._moved(self.figures())
 
@@ -119,8 +123,8 @@ class Sender:
         self._refusals = 0
 
     def _wait(self, text: str) -> None:
+        self._conditions.broken("upload of collected frames", f"they wait: {text}")
         if text != self._error:
-            _log.warning("collected frames wait: %s", text)
             self._error = text
             self._moved(self.figures())
         pause_s = self._pause_s * (1.0 + self._random.uniform(-_JITTER, _JITTER))

@@ -213,14 +213,14 @@ def test_a_wish_that_cannot_be_is_counted_and_the_others_are_followed(wish: Any,
     assert counted(rig) == {reason: 1, "unknown_inspection": 1}
 
 
-def test_bad_hints_without_end_log_one_line_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+def test_bad_hints_without_end_log_one_line_an_hour(caplog: pytest.LogCaptureFixture) -> None:
     rig = rig_at_rest()
     for _ in range(120):
         for _ in range(10):
             rig.transport.send(PREFIX + "update/delta", b"nonsense")
         rig.step(1.0)
     assert rig.shadow.counters["malformed"] == 1_200
-    assert 2 <= len(caplog.records) <= 3
+    assert len(caplog.records) == 1
 
 
 def test_more_than_can_wait_is_counted_and_dropped() -> None:

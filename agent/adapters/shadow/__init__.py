@@ -55,7 +55,6 @@ _STRIKE_NS: Final = 2 * NS_PER_S  # an end of the connection so soon after a req
 _QUIET_NS: Final = 3_600 * NS_PER_S
 _CLOSE_S: Final = 10.0
 _IDLE_NS: Final = 60 * NS_PER_S
-_LOG_NS: Final = 60 * NS_PER_S
 _NOT_FOUND: Final = 404
 _BUSY: Final = frozenset({409, 429, 500})  # worth another try; every other refusal is about the request itself
 _log = logging.getLogger(__name__)
@@ -89,6 +88,7 @@ class ShadowDesiredState:
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._supervisor = supervisor or Supervisor(clock=clock)
+        self._conditions = self._supervisor.condition_log(_log)
         self._thread: SupervisedThread | None = None
         self._up = False
         self._asked_first = False  # the document was asked for on this connection before it counted as up
@@ -111,7 +111,6 @@ class ShadowDesiredState:
         self._tokens = itertools.count(1)
         self._name = secrets.token_hex(4)  # tells this process's requests from another's
         self._counts: Counter[str] = Counter()
-        self._logged_ns: dict[str, int] = {}
         for answer in ("get/accepted", "get/rejected", "update/accepted", "update/rejected", "update/delta"):
             transport.subscribe(shadow_topic(thing, answer), self._taker(answer))
         if self._asking is not None:
@@ -361,10 +360,7 @@ class ShadowDesiredState:
         return f"{self._name}-{next(self._tokens)}"
 
     def _complain(self, reason: str, text: str, now_ns: int) -> None:
-        """Count, and log at most once a minute."""
+        """Count, and log at most once an hour."""
         self._counts[reason] += 1
         self._supervisor.losses.count(f"shadow_{reason}")
-        last_ns = self._logged_ns.get(reason)
-        if last_ns is None or now_ns - last_ns >= _LOG_NS:
-            self._logged_ns[reason] = now_ns
-            _log.warning("shadow: %s (%s, %d so far)", text, reason, self._counts[reason])
+        self._conditions.event(f"shadow, {reason}", f"{text} ({self._counts[reason]} so far)")
