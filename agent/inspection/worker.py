@@ -112,9 +112,7 @@ class Worker:
             failure = f"inference failed: {error}"
             judgements = [unknown(failure)] * len(placed)
         else:
-            if self._has_failed:
-                self._has_failed = False
-                self._on_well()
+            self._note_well()
             rule, scores, evidence = lease.rule, result.scores, result.evidence
             judgements = [
                 decide(rule, plan, scores[start:stop], None if evidence is None else evidence[start:stop])
@@ -133,6 +131,11 @@ class Worker:
             opinion = Opinion(judgement, part_us, None if failure is not None else p.plan, cells)
             parts.append(Part(p, desk.key(p.frame), opinion))
         self._try(desk, lease, lease.trial, parts, shared_us=(placed_ns - began) // (1_000 * len(placed)))
+
+    def _note_well(self) -> None:
+        if self._has_failed:
+            self._has_failed = False
+            self._on_well()
 
     def _place(self, desk: Desk, inputs: Inputs, frames: Sequence[Frame]) -> list[Placed]:
         """Write the frames' inputs; what cannot be used or proves nothing ends here, with its reason."""
