@@ -350,7 +350,25 @@ def _demo(arguments: argparse.Namespace) -> dict[str, Any]:
     return bench(arguments, say=_say, row=_row)
 
 
+def _forbidden(arguments: argparse.Namespace) -> dict[str, Any]:
+    from simulator.bench.forbidden import CAMERAS, TARGET_S, run_forbidden  # noqa: PLC0415 - as above
+
+    logging.getLogger("agent").setLevel(logging.CRITICAL)  # refusals are what is ordered here
+    cameras = CAMERAS[:1] if arguments.quick else CAMERAS
+    results = run_forbidden(seconds=5.0 if arguments.quick else 20.0, cameras=cameras, say=_say)
+    table = Table(title="kensa bench forbidden · one topic of six")
+    for column in ("age of verdicts on the five allowed topics", "target", "the slowest", ""):
+        table.add_column(column)
+    for result in results:
+        name = f"MQTT {result.protocol}, {result.forbidden} forbidden: {result.lost} of {result.allowed} lost"
+        met = result.longest_s <= TARGET_S and not result.lost
+        _row(table, name, f"<= {TARGET_S:g} s, 0 lost", f"{result.longest_s:.2f} s", met=met)
+    Console(stderr=arguments.json).print(table)
+    return {"runs": [result.to_json() for result in results]}
+
+
 _BENCHES = {
+    "forbidden": _forbidden,
     "publish": _publish,
     "cameras": _cameras,
     "demo": _demo,

@@ -25,6 +25,7 @@ BENCHES: Final = (
     "analytics",
     "mjpeg",
     "publish",
+    "forbidden",
     "cameras",
 )
 DEFAULT_RELEASE: Final = Path(__file__).resolve().parents[2] / "releases" / "default"
