@@ -48,7 +48,7 @@ def keep_good(config: configuration.Config) -> None:
         if secrets:
             _write_private(secrets_path, json.dumps(secrets, indent=1).encode())
         replace_durably(path, json.dumps(tree, indent=1).encode())
-        for old in config.state_dir.glob(_SECRETS_NAME.format("*")):
+        for old in config.state_dir.glob(_SECRETS_NAME.format("*") + "*"):
             if not secrets or old != secrets_path:
                 old.unlink()
     except OSError as error:

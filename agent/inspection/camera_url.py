@@ -78,10 +78,11 @@ class CameraAddress:
 
     def target(self, environ: Mapping[str, str] | None = None) -> Target:
         """Read variables and password file, and return where to connect. Raises CameraError without a secret in it."""
-        variables: Mapping[str, str] | None = os.environ if environ is None else environ
+        environ = os.environ if environ is None else environ
+        variables: Mapping[str, str] | None = environ
         url = self.url.strip()
         if _VARIABLE.fullmatch(url):
-            url, variables = _expanded(url, variables), None  # what comes out of a variable is taken as it is
+            url, variables = _expanded(url, environ), None  # what comes out of a variable is taken as it is
         parts = _split(url) or _split_at_last(url)
         if parts is None:
             raise CameraError("its address is malformed: one like scheme://host:port/path is needed")
@@ -94,7 +95,7 @@ class CameraAddress:
         login = parts.login(variables)
         if self.username is not None:
             password = "" if self.password_file is None else _read_secret(self.password_file)
-            login = Login(_expanded(self.username, variables), password)
+            login = Login(_expanded(self.username, environ), password)
         return Target(
             scheme=parts.scheme,
             host=host,

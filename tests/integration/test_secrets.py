@@ -125,7 +125,9 @@ def test_the_last_good_configuration_comes_back_with_its_password_from_a_private
         assert good.last_good(tmp_path / "state") == kept
         assert (good.last_good(tmp_path / "state") or kept).digest() == kept.digest()
     with_secret = changed(tree, CAM, network_camera(URLS["RTSP"].format(port=80)))
+    (tmp_path / "state" / "config.good.secrets-0123456789abcdef.json.new").write_text(SECRET)  # of a power cut
     keep(with_secret, tmp_path)
+    assert len(secret_files(tmp_path)) == 1
     secret_files(tmp_path)[0].unlink()
     assert good.last_good(tmp_path / "state") is None
     assert "cannot be used" in caplog.text

@@ -129,7 +129,9 @@ def test_variables_are_put_in_as_they_are_and_a_missing_one_is_named() -> None:
     assert (target.login, target.host, target.port, target.path) == (
         Login("op", "a/b@c:${X}%41"), "camera", 8080, "/v?key=k",
     )  # fmt: skip
-    assert CameraAddress(url="${CAMERA}").target({"CAMERA": "rtsp://a:b@c/d"}).url == "rtsp://a:b@c/d"
+    camera = {"CAMERA": "rtsp://a:b@c/d?${X}", "CAM_USER": "op"}
+    assert CameraAddress(url="${CAMERA}").target(camera).url == "rtsp://a:b@c/d?${X}"
+    assert CameraAddress(url="${CAMERA}", username="${CAM_USER}").target(camera).login == Login("op", "")
     with pytest.raises(CameraError, match="environment variable CAM_HOST is not set"):
         address.target({**environ} | {"CAM_PASS": ""} if environ.pop("CAM_HOST") else {})
     for host in ("", "a b", "a\r\nX: y", "op:x@camera", "camera:80", "a\0b"):
