@@ -76,6 +76,13 @@ def spot_images(count: int = 8) -> tuple[Pixels, list[str]]:
     return images, labels
 
 
+def line_images(defects: int = 8) -> list[Pixels]:
+    """Pictures of a line that is well: one in four has a spot, for a line that rejects every second part is not."""
+    images, _ = spot_images(2 * defects)
+    order = [i for spot in range(1, 2 * defects, 2) for i in (spot - 1, spot, (spot + 1) % (2 * defects), 0)]
+    return [images[i] for i in order]
+
+
 def golden_arrays(images: Pixels, labels: list[str]) -> dict[str, Any]:
     """What the model above answers, computed without it."""
     cells = SIDE // CELL

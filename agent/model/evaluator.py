@@ -37,6 +37,7 @@ class Evaluator:
         self._lock = threading.Lock()
         self._inbox: deque[Observation] = deque(maxlen=_INBOX)
         self.control = TrialControl()
+        self._is_paused = False
 
     def open(self, begin: Callable[[LiveJudge], None]) -> Callable[[Observation], None]:
         """Begin a phase; returns what takes its parts."""
@@ -44,7 +45,8 @@ class Evaluator:
         with self._lock:
             begin(self._judge)
             self._inbox = inbox
-            self.control = TrialControl(counts=not self._judge.is_in_doubt, ended=self._judge.is_refused)
+            self.control = TrialControl()
+            self._tell_workers()
 
         def observe(seen: Observation) -> None:
             inbox.append(seen)
@@ -70,6 +72,12 @@ class Evaluator:
             self._tell_workers()
         self._drain(self._inbox)
 
+    def pause(self, *, is_paused: bool) -> None:
+        """While paused the challenger's word does not count, whatever was seen: the line itself is not healthy."""
+        with self._lock:
+            self._is_paused = is_paused
+            self._tell_workers()
+
     def end(self) -> None:
         """The challenger's word counts no more, not even for batches in work."""
         self.control.ended = True
@@ -92,7 +100,7 @@ class Evaluator:
 
     def _tell_workers(self) -> None:
         control, judge = self.control, self._judge
-        control.counts = not judge.is_in_doubt
+        control.counts = not (judge.is_in_doubt or self._is_paused)
         if judge.is_refused and not control.ended:
             control.ended = True
             self._on_refusal()

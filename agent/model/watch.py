@@ -76,15 +76,19 @@ class Watch:
         return (now_ns - self._began_ns) / NS_PER_S / 3_600
 
     def pause(self) -> None:
-        """Let parts count for nothing, and no time pass, until `resume`: the line itself is not healthy."""
+        """Until `resume` no part and no word of the candidate counts, and no time passes: the line is not healthy."""
         if self._paused_ns is None:
             self._paused_ns = self._clock.monotonic_ns()
+            if self._evaluator is not None:
+                self._evaluator.pause(is_paused=True)
 
     def resume(self) -> None:
         """Count again; safe to call without a pause."""
         if self._paused_ns is not None:
             self._began_ns += self._clock.monotonic_ns() - self._paused_ns
             self._paused_ns = None
+            if self._evaluator is not None:
+                self._evaluator.pause(is_paused=False)
 
     def _while_counting(self, observe: Callable[[Observation], None]) -> Callable[[Observation], None]:
         def take(seen: Observation) -> None:

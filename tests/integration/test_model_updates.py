@@ -18,7 +18,7 @@ from pipeline.repository.keys import Expiry, KeyRing
 from pipeline.repository.repository import Repository
 from simulator import bad_models
 from simulator.transport import MemoryTransport
-from tests.release_kit import spot_images, write_release
+from tests.release_kit import line_images, spot_images, write_release
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +56,7 @@ def settings(tmp_path: Path, publisher: Repository) -> config.Config:
     write_release(tmp_path / "factory")
     images = tmp_path / "images"
     images.mkdir()
-    for index, image in enumerate(spot_images(16)[0]):
+    for index, image in enumerate(line_images()):
         cv2.imwrite(str(images / f"{index:02d}.png"), image)
     camera = {"kind": "folder", "path": str(images), "fps": 60, "loop": True}
     tree = {

@@ -14,7 +14,7 @@ from simulator.broker import MosquittoBroker
 from simulator.cloud import Cloud, CloudFetcher
 from simulator.shadow import ShadowService
 from tests.mqtt_kit import require_mosquitto
-from tests.release_kit import spot_images, write_release
+from tests.release_kit import line_images, write_release
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +43,7 @@ def write_config(folder: Path, port: int) -> Path:
     """A line that shows sixteen pictures over and over."""
     images = folder / "images"
     images.mkdir()
-    for index, image in enumerate(spot_images(16)[0]):
+    for index, image in enumerate(line_images()):
         cv2.imwrite(str(images / f"{index:02d}.png"), image)
     root = folder / "1.root.json"
     root.write_text("{}")  # the simulated cloud signs nothing

@@ -149,3 +149,18 @@ def test_a_lifecycle_that_lets_go_of_a_candidate_takes_its_word_from_batches_in_
     judging.end()
 
     assert by_challenger(line.judge(8)) == 0
+
+
+def test_while_the_line_itself_is_not_healthy_a_challengers_word_does_not_count() -> None:
+    judging = evaluator(good_parts=400)
+    observe = judging.open(begin)
+    line = Line(lease_of(PlainModel("1", saying(0.1))))
+    trial_on(line, judging, observe)
+
+    judging.pause(is_paused=True)
+    paused = line.judge(2)
+    observe(seen(1))
+    still = line.judge(2)
+    judging.pause(is_paused=False)
+
+    assert [by_challenger(verdicts) for verdicts in (paused, still, line.judge(2))] == [0, 0, 2]
