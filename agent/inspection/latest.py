@@ -70,6 +70,7 @@ class LatestFrames:
         self._connect = connect
         self._on_close = on_close
         self._reader: _Reader | None = None
+        self._skipped = 0  # not handed over with a picture yet
 
     def open(self) -> None:
         """See `FrameSource.open`."""
@@ -82,22 +83,25 @@ class LatestFrames:
         except BaseException:
             stream.close()
             raise
-        self._reader = reader
+        self._reader, self._skipped = reader, 0
 
     def read(self, *, timeout_s: float, buffer: Pixels | None) -> Grab | None:
         """See `FrameSource.read`; what the reading thread met is raised here, once all that arrived before is used."""
         if self._reader is None:
             raise CameraError(f"{self._name} is not open")
-        exposure = self._reader.take(timeout_s)
+        exposure, skipped = self._reader.take(timeout_s)
         if exposure is None:
             return None
+        self._skipped += skipped  # which outlives an exposure that cannot be decoded
+        pixels = exposure.decode(buffer)
+        skipped, self._skipped = self._skipped, 0
         return Grab(
-            pixels=exposure.decode(buffer),
+            pixels=pixels,
             due_ns=exposure.arrived_ns,
             part_id=exposure.part_id,
             incomplete=exposure.incomplete,
             hardware_ns=exposure.hardware_ns,
-            skipped=self._reader.take_skipped(),
+            skipped=skipped,
         )
 
     def close(self) -> None:
@@ -117,7 +121,7 @@ class _Reader(threading.Thread):
         self._changed = threading.Condition()
         self._leaving = False
         self._newest: Exposure | FrameError | None = None
-        self._skipped = 0  # since the last one that was decoded
+        self._skipped = 0  # before the newest one
         self._error: Exception | None = None
 
     def run(self) -> None:
@@ -148,23 +152,23 @@ class _Reader(threading.Thread):
             self._newest = arrived
             self._changed.notify_all()
 
-    def take(self, timeout_s: float) -> Exposure | None:
-        """Return the newest exposure. Raises FrameError for one that cannot be used, and what ended the stream."""
+    def take(self, timeout_s: float) -> tuple[Exposure | None, int]:
+        """Return the newest exposure, and how many were left out before it since the last one that was returned.
+
+        Raises FrameError for one that cannot be used, and what ended the stream.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._newest is not None or self._error is not None, timeout_s)
             taken, self._newest = self._newest, None
             self._changed.notify_all()
-        if isinstance(taken, FrameError):
-            raise taken
-        if taken is None and self._error is not None:
-            raise self._error
-        return taken
-
-    def take_skipped(self) -> int:
-        """Return how many were left out since the last call."""
-        with self._changed:
+            if isinstance(taken, FrameError):
+                raise taken
+            if taken is None and self._error is not None:
+                raise self._error
+            if taken is None:
+                return None, 0
             skipped, self._skipped = self._skipped, 0
-            return skipped
+            return taken, skipped
 
     def leave(self) -> None:
         """Let the thread end; returns in time although it hangs."""

@@ -105,6 +105,19 @@ def test_a_slow_consumer_gets_the_newest_and_learns_how_many_it_missed(stream: S
     source.close()
 
 
+def test_what_arrives_during_the_decoding_is_not_counted_before_its_turn(stream: Stream, source: LatestFrames) -> None:
+    def decode(_buffer: Pixels | None) -> Pixels:
+        for number in range(1, 4):
+            stream.send(number)
+        stream.wait_until_read()
+        return np.zeros((2, 2), np.uint8)
+
+    stream.put(Exposure(arrived_ns=0, decode=decode))
+    grabs = [source.read(timeout_s=LONG_S, buffer=None) for _ in range(2)]
+    assert [(grab.due_ns, grab.skipped) for grab in grabs if grab is not None] == [(0, 0), (3, 2)]
+    source.close()
+
+
 def test_a_consumer_that_keeps_up_gets_every_exposure(stream: Stream, source: LatestFrames) -> None:
     for number in range(20):
         stream.send(number)
@@ -221,3 +234,23 @@ def exposures(source: LatestFrames) -> int:
     assert grab is not None
     assert time.monotonic_ns() - grab.due_ns < LONG_S * 1e9
     return 1 + grab.skipped
+
+
+def test_a_machine_without_threads_left_is_a_fault_that_closes_the_stream(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = LatestFrames(name="top", connect=lambda: stream)
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError):
+            source.open()
+    assert stream.closed.is_set()
+    source.close()
+    source.open()
+    stream.send(1)
+    assert source.read(timeout_s=LONG_S, buffer=None) is not None
+    source.close()
