@@ -1,0 +1,34 @@
+"""`kensa bench cameras`, short: dead cameras beside good ones, and fresh pictures; the figures are the benchmark's."""
+
+from __future__ import annotations
+
+import pytest
+
+from simulator.bench.cameras import KINDS, run_dead, run_fresh, to_json
+from simulator.bench.options import DEFAULT_RELEASE
+
+pytestmark = pytest.mark.slow
+
+
+def test_dead_cameras_hold_up_neither_the_good_ones_nor_the_stop() -> None:
+    said: list[str] = []
+    result = run_dead(release=DEFAULT_RELEASE, rounds=1, seconds=10.0, say=said.append)
+    [only] = result.rounds
+    assert set(only.shares) == {"rtsp", "mjpeg", "v4l2", "folder", "video", "plugin"}
+    assert result.worst_share > 0.5, "a generous bound: this machine may be busy"
+    assert result.stops_in_time == 1
+    named = " ".join(only.errors.values())
+    for words in ("(404)", "(401)", "refuses connections"):
+        assert words in named
+    assert "secret" not in named
+    assert len(said) == 1
+    assert to_json(result, [])["dead"]["stops_in_time"] == 1
+
+
+def test_each_kind_is_accounted_for_to_the_frame() -> None:
+    results = run_fresh(seconds=3.0, say=lambda _: None)
+    assert [result.kind for result in results] == list(KINDS)
+    for result in results:
+        assert result.judged > 10
+        assert result.captured == result.judged + sum(result.dropped.values())
+        assert result.unaccounted == 0 or result.kind == "v4l2"
