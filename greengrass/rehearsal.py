@@ -11,13 +11,11 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from agent.clock import NS_PER_S
 from agent.errors import FetchError, RefusedError
 from agent.model import acceptance, manifest
 from agent.model import policy as policies
 from agent.model.examining import ChildExaminer
 from agent.model.store import Store
-from agent.records import Gate
 
 if TYPE_CHECKING:
     import threading
@@ -54,11 +52,13 @@ class Rehearsal:
         if _is_there(status, wish):
             return
         _check_bad(lifecycle.bad_list(), wish.release_id)
-        fetched = self._fetch(inspection, wish.release_id, stop)
-        self._judge(status, fetched, wish.release_id)
+        fetched = self._fetch(inspection, wish.release_id, lifecycle.trusted_utc_s(), stop)
+        refusal = lifecycle.objection(fetched, release_id=wish.release_id)
+        if refusal is not None:
+            raise RefusedError(refusal.gate, refusal.reason, refusal.text)
         self._examine(inspection, status, fetched, stop)
 
-    def _fetch(self, inspection: str, release_id: str, stop: threading.Event) -> Fetched:
+    def _fetch(self, inspection: str, release_id: str, trusted_utc_s: float, stop: threading.Event) -> Fetched:
         folder = self.config().state_dir / FOLDER / inspection
         into = folder / release_id.replace("/", "--")
         try:
@@ -71,27 +71,10 @@ class Rehearsal:
         return self.fetcher.fetch(
             release_id,
             into=into,
-            trusted_utc_s=self.clock.utc_ns() / NS_PER_S,
+            trusted_utc_s=trusted_utc_s,
             on_progress=lambda _done, _total: None,
             stop=stop,
         )
-
-    @staticmethod
-    def _judge(status: ModelStatus, fetched: Fetched, release_id: str) -> None:
-        """Refuse what the lifecycle would refuse before it uses a byte."""
-        ref = fetched.ref
-        if ref.release_id != release_id:
-            raise RefusedError(Gate.TRUST, "other_release", f"The repository answered with {ref.release_id}.")
-        if ref.digest in fetched.revoked:
-            raise RefusedError(Gate.REVOKED, "revoked_by_publisher", "It was taken back by its publisher.")
-        active = status.active
-        if ref.counter <= status.counter_floor and (active is None or active.digest != ref.digest):
-            raise RefusedError(
-                Gate.TRUST,
-                "counter_below_floor",
-                f"It has the release counter {ref.counter}, and {status.counter_floor} was committed here already. "
-                "Publish the old bytes under a new counter.",
-            )
 
     def _examine(self, inspection: str, status: ModelStatus, fetched: Fetched, stop: threading.Event) -> None:
         config = self.config()

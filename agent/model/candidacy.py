@@ -10,11 +10,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from agent.errors import FetchError, IntegrityError, ReleaseError
+from agent.model import floor
 from agent.model import policy as policies
 from agent.model.journal import Installed
-from agent.model.ledger import find_bad, refusal_of
+from agent.model.ledger import refusal_of
 from agent.model.looking import leave_revoked
-from agent.model.parts import candidate_of, refusal_from, revocation
+from agent.model.parts import candidate_of, refusal_from
 from agent.model.transitions import Event
 from agent.records import FailedTry, Fetched, Gate, Refusal, named_apart
 
@@ -139,7 +140,8 @@ class Candidacy:
         if kept is None:
             return 0.0
         record, active = kept, kept.active
-        if objection := _objection(record, fetched):
+        wanted = None if record.desired is None else record.desired.release_id
+        if objection := floor.objection(record, fetched, release_id=wanted):
             if record.desired is not None and ref.release_id == record.desired.release_id:
                 parts.ledger.amend(replace(record, candidate=Installed(ref)))  # so that its digest is blamed
             return self._ending.refuse(objection)
@@ -147,21 +149,13 @@ class Candidacy:
             parts.alarms.pop("fallback", None)  # what is wanted judges
             self._ending.give_up(replace(record, wanted=False), Event.SETTLED)
             return 0.0
-        if ref.counter <= record.counter_floor and ref.digest != record.floor_digest:
-            return self._too_old(record, ref)
+        if (refusal := floor.below_floor(record, ref)) is not None:
+            return self._too_old(record, ref, refusal)
         parts.ledger.move(Event.FETCHED, replace(record, candidate=Installed(ref)), note=_alike(record, ref))
         return 0.0
 
-    def _too_old(self, record: Record, ref: ReleaseRef) -> float:
+    def _too_old(self, record: Record, ref: ReleaseRef, refusal: Refusal) -> float:
         """Refuse without blame: what is older than the floor may be the release to go back to."""
-        text = (
-            f"{ref.release_id} has the release counter {ref.counter}, and {record.counter_floor} was committed here "
-            "already: nothing older is taken. It is not on the bad list. To go back to these bytes, add their folder "
-            "again with `kensa release add` (it gets a new counter) and publish; or, for the model before the active "
-            "one, use `kensa model rollback`."
-        )
-        figures, limits = {"counter": float(ref.counter)}, {"counter": record.counter_floor + 1.0}
-        refusal = Refusal(Gate.TRUST, "counter_below_floor", text, figures, limits)
         changed = replace(record, refusal=refusal, refused=ref, wanted=False, candidate=None)
         self._parts.ledger.move(Event.REFUSED, changed, note=f"{refusal.gate}: {refusal.reason}")
         self._ending.ended()
@@ -205,15 +199,3 @@ def _alike(record: Record, ref: ReleaseRef) -> str | None:
             _log.warning("%s, and %s", text, model)
             return f"{text}, and {model}"
     return None
-
-
-def _objection(record: Record, fetched: Fetched) -> Refusal | None:
-    """Say what is wrong with a release before a byte of it is used."""
-    ref = fetched.ref
-    if record.desired is None or ref.release_id != record.desired.release_id:
-        text = f"The repository answered with {ref.release_id}, which nobody asked for. Check the publisher."
-        return refusal_of(Gate.TRUST, "other_release", text)
-    if ref.digest in fetched.revoked:
-        return revocation(Installed(ref))
-    bad = find_bad(record, release_id=ref.release_id, digest=ref.digest)
-    return None if bad is None else bad.refusal

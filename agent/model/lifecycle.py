@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agent.clock import NS_PER_S
 from agent.errors import LifecycleError, StateDirError
+from agent.model import floor
 from agent.model import ledger as rules
 from agent.model.journal import Journal
 from agent.model.ledger import Ledger
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from agent.model.serving import LoadRequest
     from agent.model.watch import ClosableTap
     from agent.ports import Examiner, ReleaseFetcher
-    from agent.records import Desired, ModelStatus, Observation
+    from agent.records import Desired, Fetched, ModelStatus, Observation, Refusal
     from agent.slot import Lease, ModelSlot
     from agent.supervision import Fault, SupervisedThread
 
@@ -313,6 +314,15 @@ class Lifecycle:
     def bad_list(self) -> list[dict[str, Any]]:
         """Return what is not tried again, with its refusals, as plain values, oldest first."""
         return [asdict(bad) for bad in self._parts.ledger.record.bad]
+
+    def objection(self, fetched: Fetched, *, release_id: str) -> Refusal | None:
+        """Say what the lifecycle would refuse the release for that was fetched for `release_id`; from any thread."""
+        record = self._parts.ledger.record
+        return floor.objection(record, fetched, release_id=release_id) or floor.below_floor(record, fetched.ref)
+
+    def trusted_utc_s(self) -> float:
+        """Now, but never before the newest signing time that was seen; from any thread."""
+        return self._parts.ledger.trusted_utc_s()
 
     def ab_report(self) -> ABReport | None:
         """Return the paired comparison of the candidate on live parts, or of the last one of this process."""

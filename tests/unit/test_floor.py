@@ -1,0 +1,57 @@
+"""What a fetched release is refused for before its bytes are used: one table for lifecycle and rehearsal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.model.floor import below_floor, objection
+from agent.model.journal import Bad, Installed, Record
+from agent.records import Fetched, Gate, Refusal, ReleaseRef
+
+
+def ref(counter: int, digest: str, name: str = "parts") -> ReleaseRef:
+    return ReleaseRef(name, f"1.0.{counter}", counter, digest, "0" * 64)
+
+
+ACTIVE, ROLLED_BACK = ref(3, "c"), ref(5, "e")
+AFTER_A_ROLLBACK = Record(
+    active=Installed(ACTIVE), counter_floor=5, floor_digest="e",
+    bad=(Bad("parts/1.0.9", "bad", Refusal(Gate.TRIAL, "worse", "It was worse."), 0.0),),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("found", "revoked", "reason"),
+    [
+        (ref(6, "f"), (), None),
+        (ROLLED_BACK, (), None),  # it was committed here: a person may want it again
+        (ACTIVE, (), None),
+        (ref(4, "d"), (), "counter_below_floor"),
+        (ref(5, "other bytes"), (), "counter_below_floor"),  # the floor's counter for other bytes
+        (ref(1, "a"), (), "counter_below_floor"),
+        (ref(6, "f"), ("f",), "revoked_by_publisher"),
+        (ref(9, "bad"), (), "worse"),
+        (ref(6, "f", name="others"), (), "other_release"),
+    ],
+    ids=["newer", "the floor's own", "active", "older", "same counter", "oldest", "taken back", "bad", "another"],
+)
+def test_a_fetched_release_is_refused_for_one_reason_or_none(
+    found: ReleaseRef, revoked: tuple[str, ...], reason: str | None
+) -> None:
+    fetched = Fetched(found, Path("/nowhere"), 0.0, frozenset(revoked))
+    refusal = objection(AFTER_A_ROLLBACK, fetched, release_id=f"parts/{found.version}")
+    refusal = refusal or below_floor(AFTER_A_ROLLBACK, found)
+    assert (None if refusal is None else refusal.reason) == reason
+
+
+@given(st.integers(0, 9), st.sampled_from("abc"), st.integers(0, 9), st.sampled_from("abc"))
+def test_nothing_at_or_below_the_floor_is_taken_but_what_was_committed_itself(
+    counter: int, digest: str, floor: int, floor_digest: str
+) -> None:
+    record = Record(counter_floor=floor, floor_digest=floor_digest)
+    taken = below_floor(record, ref(counter, digest)) is None
+    assert taken == (counter > floor or digest == floor_digest)
