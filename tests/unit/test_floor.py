@@ -20,7 +20,7 @@ def ref(counter: int, digest: str, name: str = "parts") -> ReleaseRef:
 ACTIVE, ROLLED_BACK = ref(3, "c"), ref(5, "e")
 AFTER_A_ROLLBACK = Record(
     active=Installed(ACTIVE), counter_floor=5, floor_digest="e",
-    bad=(Bad("parts/1.0.9", "bad", Refusal(Gate.TRIAL, "worse", "It was worse."), 0.0),),
+    bad=(Bad("parts/1.0.9", "bad", Refusal(Gate.CONTRACT, "worse", "It was worse."), 0.0),),
 )  # fmt: skip
 
 
