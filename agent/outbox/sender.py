@@ -363,8 +363,9 @@ class Sender:
         if flight.row is not None:
             flight.is_waiting = True
             self._again.appendleft(flight)
-        else:
-            self._give_back(flight)
+        elif flight.is_resent:
+            self._resends.appendleft((flight.topic, flight.payload))
+        # Of `publish_now` a newer version comes soon, and one that is never taken must not stand before all others.
         longest = min(self._limits.retry_max_s, self._limits.retry_s * 2**self._refusals)
         self._refusals = min(self._refusals + 1, 16)
         wait_s = longest * self._random.uniform(0.5, 1.0)

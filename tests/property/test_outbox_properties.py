@@ -37,6 +37,7 @@ class OutboxMachine(RuleBasedStateMachine):
         self.pending: dict[int, Verdict] = {}
         self.committed: dict[int, Outcome] = {}
         self.evicted: set[int] = set()
+        self.outcomes: dict[int, Outcome] = {}  # of everything that was appended
         self.start(connected=True)
 
     def start(self, *, connected: bool, trouble: Trouble = TROUBLE, auto_ack: bool = False) -> None:
@@ -53,6 +54,7 @@ class OutboxMachine(RuleBasedStateMachine):
     def step_writer(self) -> None:
         self.outbox.writer.step()
         while self.outbox.writer._incoming:  # more than one hand-over: commit all, so that the model knows what is safe
+            self.check_evictions()  # before what comes next fits into the room that was made
             self.clock.advance(0.25)
             self.outbox.writer.step()
         left = self.outbox.writer.waiting
@@ -65,7 +67,7 @@ class OutboxMachine(RuleBasedStateMachine):
     def check_evictions(self) -> None:
         now = lost(self.gaps())
         new, self.evicted = now - self.evicted, self.evicted | now
-        worst = max((RANK[self.committed[seq]] for seq in new), default=Rank.OK)
+        worst = max((RANK[self.outcomes[seq]] for seq in new), default=Rank.OK)
         if worst > Rank.OK:
             held = self.outbox.writer._held
             rows, _ = self.outbox.writer.log.after(Rank.OK, 0, 10_000)
@@ -88,6 +90,7 @@ class OutboxMachine(RuleBasedStateMachine):
         ]
         self.seq += count
         self.pending.update((verdict.seq, verdict) for verdict in made)
+        self.outcomes.update((verdict.seq, outcome) for verdict in made)
         self.outbox.append(made)
         self.step_writer()
 

@@ -512,6 +512,17 @@ def test_what_the_agent_says_of_cameras_and_broker_is_passed_on() -> None:
     assert "not authorised" in broker.seen
 
 
+def test_a_topic_that_the_broker_refuses_is_a_failure_with_its_reason() -> None:
+    held = {"topic": "kensa/t/verdicts/c", "reason": "Not authorized", "for_s": 90.0}
+    beat = {"cameras": [], "transport": "up", "outbox": {"held_back": [held]}}
+
+    topic, broker = line.from_agent({"heartbeat": beat})
+
+    assert (topic.status, broker.status) == (Status.FAIL, Status.OK)
+    assert topic.check == "topic kensa/t/verdicts/c"
+    assert "refused for 90 s, its messages wait: Not authorized" in topic.seen
+
+
 # --- certificates -----------------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ import random
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from agent.errors import TransportError
 from agent.outbox.belt import Belt
 from agent.outbox.rows import OutboxLimits, Rank, Row, Stream
 from agent.outbox.sender import Sender
@@ -154,3 +155,18 @@ def test_only_the_newest_heartbeat_is_published_and_before_everything_else() -> 
     bench.sender.step()
     assert bench.sender.is_idle
     assert [row.id for row in bench.belt.acked] == [1]
+
+
+def test_a_heartbeat_that_the_transport_never_takes_does_not_stand_before_the_verdicts() -> None:
+    class Choosy(MemoryTransport):
+        def publish(self, token: int, topic: str, payload: bytes) -> None:
+            if topic.endswith("heartbeat"):
+                raise TransportError("too long")
+            super().publish(token, topic, payload)
+
+    bench = make_bench(Choosy())
+    bench.sender.publish_now("kensa/device-7/heartbeat", [b"x"])
+    bench.belt.offer_live(rows([1, 2]))
+    for _ in range(3):
+        bench.clock.advance(bench.sender.step() + 0.001)
+    assert [seq for seq, _ in bench.delivered()] == [1, 2]
