@@ -52,7 +52,7 @@ class Textures:
         }
         axis = (np.arange(side, dtype=np.float32) - (side - 1) / 2.0) / scale
         radius = np.hypot(axis[None, :], axis[:, None])
-        self._ring = np.rint(radius * 4.0).astype(np.uint16)  # quarter part pixels
+        self.ring = np.rint(radius * 4.0).astype(np.uint16)  # quarter part pixels
 
     def _brushed(self, rng: np.random.Generator, size: int) -> Floats:
         scale = self._scale
@@ -82,12 +82,8 @@ class Textures:
         return self._banks[surface]
 
     def rings(self, rng: np.random.Generator) -> Floats:
-        """Return the tool marks [side, side] float32 of one turned part."""
-        return np.asarray(self._rings(rng)[self._ring], dtype=np.float32)
-
-    def _rings(self, rng: np.random.Generator) -> Floats:
-        """Return a radial profile of tool marks: feed marks of a fixed pitch, chatter and fine lines."""
-        length = int(self._ring.max()) + 1
+        """Return a radial profile of tool marks, taken at `ring`: feed marks of a fixed pitch, chatter, fine lines."""
+        length = int(self.ring.max()) + 1
         radius = np.arange(length, dtype=np.float32) / 4.0
         pitch = float(rng.uniform(4.5, 6.5))
         feed = np.sin(2.0 * np.pi * (radius / pitch + float(rng.random()))).astype(np.float32)
@@ -105,7 +101,7 @@ class Textures:
         piece = bank[y : y + self._side, x : x + self._side]
         piece = piece[:: int(rng.choice((-1, 1))), :: int(rng.choice((-1, 1)))]
         if surface == "turned":
-            return np.asarray(piece + self.rings(rng), dtype=np.float32)
+            return np.asarray(piece + self.rings(rng)[self.ring], dtype=np.float32)
         return piece
 
     def deviation(self, surface: str, rng: np.random.Generator) -> float:

@@ -30,9 +30,11 @@ if TYPE_CHECKING:
 
 _SLACK: Final = 256  # camera pixels that the noise is larger than a frame: how many different pieces there are
 _HALF: Final = 128  # a byte that means 0 in a field of noise, and 1 in a field of texture
-_RINGS: Final = 12  # patterns of tool marks on turned parts
 _EDGE: Final = 12  # camera pixels around a defect in which blur moves it
-_TEXTURE_BLUR: Final = 0.35  # part pixels, sigma: what lens and belt do to a texture on average
+# Part pixels, sigma: what the renderer does to a texture on average, which is to interpolate it where the part lies
+# (0.41), to focus (0.35) and to move (0.25 along the belt).
+_TEXTURE_BLUR: Final = 0.57
+_RING_STEPS: Final = 4  # of a radial profile per part pixel
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +92,12 @@ class VariedParts:
         if out is None or out.shape != view.shape:
             out = np.empty(view.shape, np.uint8)
         rng = plan.stream(self._line.config.seed, plan.PIXELS, index)
-        noise_y, noise_x, texture_y, texture_x, ring = (int(v) for v in rng.integers(0, 1 << 30, 5))
+        noise_y, noise_x, texture_y, texture_x = (int(v) for v in rng.integers(0, 1 << 30, 4))
         y, x = noise_y % _SLACK, noise_x % _SLACK
         noise = self._noise[y : y + camera.height, x : x + camera.width]
         cv2.addWeighted(view, recipe.light.gain, noise, 1.0, -_HALF, dst=out)
         square = self._square(recipe)
-        self._texture(out[square], blank, (texture_y, texture_x, ring))
+        self._texture(out[square], blank, (texture_y, texture_x), rng)
         if recipe.kind != "none":
             with self._lock:
                 damage = self._damages.pop(index, None)
@@ -109,14 +111,14 @@ class VariedParts:
         top, left = (camera.height - side) // 2 + dy, (camera.width - side) // 2 + dx
         return slice(top, top + side), slice(left, left + side)
 
-    def _texture(self, part: Pixels, blank: Blank, where: tuple[int, int, int]) -> None:
-        """Give the metal of `part`, a view of the frame, a piece of its surface's texture."""
+    def _texture(self, part: Pixels, blank: Blank, where: tuple[int, int], rng: np.random.Generator) -> None:
+        """Give the metal of `part`, a view of the frame, a piece of its surface's texture, and own tool marks."""
         surface, side = blank.recipe.surface, self._line.side
         field = self._fields[surface]
         y, x = where[0] % (field.shape[0] - side + 1), where[1] % (field.shape[1] - side + 1)
         made = cv2.multiply(part, field[y : y + side, x : x + side], scale=1.0 / _HALF)
         if surface == "turned":
-            made = cv2.multiply(made, self._rings[where[2] % _RINGS], scale=1.0 / _HALF)
+            made = cv2.multiply(made, self._rings(rng), scale=1.0 / _HALF)
         cv2.copyTo(made, blank.metal, part)
 
     def _hurt(self, frame: Pixels, recipe: Recipe, blank: Blank, damage: Damage) -> None:
@@ -156,24 +158,30 @@ class VariedParts:
         tiled = np.tile(bank, (*repeat, 1) if bank.ndim == 3 else tuple(repeat))
         return np.ascontiguousarray(tiled[: camera.height + _SLACK, : camera.width + _SLACK])
 
-    def _field(self, texture: Floats) -> Pixels:
-        soft = cv2.GaussianBlur(texture, (0, 0), _TEXTURE_BLUR * self._scale)
-        grey = np.clip(np.rint((1.0 + np.asarray(soft)) * _HALF), 0, 255).astype(np.uint8)
+    def _rings(self, rng: np.random.Generator) -> Pixels:
+        """Return the tool marks of one turned part as shares of `_HALF`, [side, side] or [side, side, 3]."""
+        profile = self._line.textures.rings(rng)[:, None]
+        soft = cv2.GaussianBlur(profile, (1, 0), sigmaX=0.1, sigmaY=_TEXTURE_BLUR * _RING_STEPS)
+        return self._planes(np.take(_shares(np.asarray(soft, np.float32)[:, 0]), self._line.textures.ring))
+
+    def _planes(self, grey: Pixels) -> Pixels:
         return np.asarray(cv2.merge([grey] * 3) if self._line.camera.channels == 3 else grey, np.uint8)
 
     @cached_property
     def _fields(self) -> dict[str, Pixels]:
         """The texture of each surface as shares of `_HALF`."""
-        return {surface: self._field(self._line.textures.bank(surface)) for surface in self._line.config.surfaces}
-
-    @cached_property
-    def _rings(self) -> list[Pixels]:
-        """Tool marks of turned parts as shares of `_HALF`, [side, side]."""
-        rng = np.random.default_rng((self._line.config.seed, 53))
-        return [self._field(self._line.textures.rings(rng)) for _ in range(_RINGS)]
+        banks = {surface: self._line.textures.bank(surface) for surface in self._line.config.surfaces}
+        sigma = _TEXTURE_BLUR * self._scale
+        soft = {
+            surface: np.asarray(cv2.GaussianBlur(bank, (0, 0), sigma), np.float32) for surface, bank in banks.items()
+        }
+        return {surface: self._planes(_shares(bank)) for surface, bank in soft.items()}
 
     def prepare(self) -> None:
         """Make what all parts share: half a second."""
         _ = self._noise, self._fields
-        if "turned" in self._line.config.surfaces:
-            _ = self._rings
+
+
+def _shares(texture: Floats) -> Pixels:
+    """Return 1 + texture as bytes of which `_HALF` is 1."""
+    return np.asarray(np.clip(np.rint((1.0 + texture) * _HALF), 0, 255), np.uint8)
