@@ -18,6 +18,7 @@ from agent.counters import quantile_us
 from agent.records import Outcome
 from simulator.demo import chronicle
 from simulator.demo.tally import Finding
+from simulator.demo.typed import command
 from simulator.line import DIFFICULTIES, KINDS
 
 if TYPE_CHECKING:
@@ -162,6 +163,7 @@ def to_json(result: Result) -> dict[str, Any]:
             for camera in result.snapshot.cameras
         },
         "updates": None if result.chronicle is None else chronicle.to_json(result.chronicle),
+        "try_next": [line for line, _ in try_next(result)],
         "files": {name: str(path) for name, path in result.files.items()},
     }
 
@@ -311,12 +313,17 @@ def _next_steps(result: Result) -> Table:
     table.add_column(overflow="fold")
     for name, path in result.files.items():
         table.add_row(name, Text(str(path), "cyan"))
-    if not result.outage_s:
-        table.add_row(
-            "Try next", Text("kensa demo --outage 5", "cyan").append("   unplug the network for 5 s", "grey62")
-        )
-    table.add_row(
-        "" if not result.outage_s else "Try next",
-        Text("kensa run docs/config.example.yaml", "cyan").append("   your own cameras", "grey62"),
-    )
+    for number, (line, what) in enumerate(try_next(result)):
+        table.add_row("" if number else "Try next", Text(line, "cyan").append(f"   {what}", "grey62"))
+    table.add_row("", Text("docs/config.example.yaml", "cyan").append("   every key, for your own cameras", "grey62"))
     return table
+
+
+def try_next(result: Result) -> list[tuple[str, str]]:
+    """Return commands that work as they stand, each with what it shows."""
+    lines = [] if result.outage_s else [(command("scripts/demo", "--outage", "5"), "unplug the network for 5 s")]
+    kept = [graded for graded in result.tally.noteworthy if graded.verdict.image is not None]
+    if kept and "Configuration" in result.files:
+        line = command("kensa", "explain", kept[-1].verdict.key, "--config", str(result.files["Configuration"]))
+        lines.append((line, "why this part was judged so"))
+    return lines

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from greengrass.packaging.build import INSPECTOR
 from simulator.demo.report import graded_values, latency_bars, recall_table
+from simulator.demo.typed import command
 from simulator.demo_greengrass.catalogue import POLICY_TEXT
 from simulator.demo_greengrass.packing import REPLACED
 from simulator.demo_greengrass.view import NUCLEI, WAYS
@@ -236,6 +237,9 @@ def _next_steps(result: Result) -> Table:
     table.add_column(overflow="fold")
     for name, path in result.files.items():
         table.add_row(name, Text(str(path), "cyan"))
-    table.add_row("Try next", Text(f"kensa demo --greengrass {other}", "cyan").append("   the other nucleus", "grey62"))
+    table.add_row(
+        "Try next",
+        Text(command("scripts/demo", "--greengrass", other), "cyan").append("   the other nucleus", "grey62"),
+    )
     table.add_row("", Text("docs/deploy.md", "cyan").append("   your own devices", "grey62"))
     return table

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import pytest
 import yaml
 
 from simulator.broker import has_iotcore, mosquitto_program
+from simulator.demo.options import make_parser
 from tests.support import ROOT, require
 
 if TYPE_CHECKING:
@@ -80,6 +83,13 @@ def test_the_demo_on_mosquitto_accounts_for_every_frame_and_writes_its_report(tm
     assert json.loads((tmp_path / "report.json").read_text()) == report
     assert (tmp_path / "contact-sheet.png").read_bytes().startswith(b"\x89PNG")
     assert "Every frame is accounted for" in ended.errors
+    again, explain = report["try_next"]
+    program, *options = shlex.split(again)
+    assert os.access(ROOT / program, os.X_OK)
+    assert make_parser().parse_args(options).outage_s == 5.0
+    told = subprocess.run(shlex.split(explain), cwd=ROOT, capture_output=True, text=True, check=False, timeout=60.0)
+    assert told.returncode == 0, told.stderr
+    assert "demo-line/" in told.stdout
 
 
 @pytest.mark.xdist_group("demo")  # each keeps both cores busy while it renders
