@@ -7,6 +7,7 @@ allow `client/THING_NAME*`) may forbid that one, and then the agent's own is use
 
 from __future__ import annotations
 
+import logging
 import queue
 import time
 from typing import TYPE_CHECKING, Final
@@ -46,7 +47,16 @@ def examine(config: Config, *, running: bool) -> Iterator[Finding]:
     chosen = config.transport
     if isinstance(chosen, configuration.NoTransport):
         return
-    own = chosen.client_id or config.thing
+    log = logging.getLogger("agent.adapters.mqtt")
+    before = log.level
+    log.setLevel(logging.ERROR)  # what ends these connections is in the findings
+    try:
+        yield from _topics(config, chosen.client_id or config.thing, running=running)
+    finally:
+        log.setLevel(before)
+
+
+def _topics(config: Config, own: str, *, running: bool) -> Iterator[Finding]:
     client_id = f"{own}-doctor"[-128:]
     try:
         if (refused := _Probe(config, client_id).connect()) is not None and not running:
