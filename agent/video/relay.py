@@ -177,10 +177,12 @@ class Relay(threading.Thread):
         self._listener.settimeout(_POLL_S)
         while not self._closing:
             with contextlib.suppress(TimeoutError):
-                decoder, _ = self._listener.accept()
-                self._listener.close()  # for nobody else
-                self._decoder_socket = _socket_at(decoder.getpeername()[1])
-                return decoder
+                decoder, (_, port) = self._listener.accept()
+                self._decoder_socket = _socket_at(port)
+                if self._decoder_socket is not None:
+                    self._listener.close()
+                    return decoder
+                decoder.close()  # another process of this machine: the stream is not for it
         return None
 
     def _send(self, decoder: socket.socket) -> None:

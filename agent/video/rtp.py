@@ -1,8 +1,8 @@
 """Pictures in a stream of RTP packets (RFC 3550): where one ends, which can be decoded alone, when the format changes.
 
-Knows JPEG (RFC 2435), H.264 (RFC 6184) and H.265 (RFC 7798); of any other codec it sees where a picture ends and no
-more. No I/O. The decoder does not tell all of this: OpenCV scales the pictures of a stream that changes its size to the
-first size, so the change is read where the camera says it.
+Knows JPEG (RFC 2435), H.264 (RFC 6184), H.265 (RFC 7798) and MPEG-4 part 2 (RFC 6416); of any other codec it sees where
+a picture ends and no more. No I/O. The decoder does not tell all of this: OpenCV scales the pictures of a stream that
+changes its size to the first size, so the change is read where the camera says it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 _HEADER: Final = 12  # bytes without contributing sources
 _JPEG_HEADER: Final = 8
 _H264_AGGREGATE, _H264_FRAGMENT = 24, 28  # STAP-A, FU-A
-_H264_IDR, _H264_SPS = 5, 7
+_H264_KEYS: Final = range(5, 6)  # IDR pictures
+_H264_SPS: Final = 7
 _H265_AGGREGATE, _H265_FRAGMENT = 48, 49
 _H265_KEYS: Final = range(16, 22)  # BLA, IDR and CRA pictures
 _H265_SPS: Final = 33
+_MPEG4_LAYER: Final = b"\x00\x00\x01\x20"  # video object layer: the size is in it
+_MPEG4_PICTURE: Final = b"\x00\x00\x01\xb6"  # then two bits of the coding type: 0 is intra
 
 
 # Access unit delimiters. FFmpeg gives a picture out when the next one begins, a period later; or at a delimiter.
@@ -95,16 +98,21 @@ class Pictures:
                 unit.is_key = True
                 if len(payload) >= _JPEG_HEADER:
                     self._take_format(unit, bytes(payload[6:8]))  # width and height in blocks of 8 px
+            case "MP4V-ES":
+                before, start, picture = bytes(payload).partition(_MPEG4_PICTURE)
+                unit.is_key |= bool(start and picture and picture[0] >> 6 == 0)
+                if _MPEG4_LAYER in before:
+                    self._take_format(unit, before)
             case "H264":
-                for kind, nal in _h264(payload):
-                    unit.is_key |= kind in {_H264_IDR, _H264_SPS}
-                    if kind == _H264_SPS and nal:
-                        self._take_format(unit, nal)
+                self._inspect_nals(unit, _h264(payload), keys=_H264_KEYS, sps=_H264_SPS)
             case "H265" | "HEVC":
-                for kind, nal in _h265(payload):
-                    unit.is_key |= kind in _H265_KEYS or kind == _H265_SPS
-                    if kind == _H265_SPS and nal:
-                        self._take_format(unit, nal)
+                self._inspect_nals(unit, _h265(payload), keys=_H265_KEYS, sps=_H265_SPS)
+
+    def _inspect_nals(self, unit: Unit, nals: Iterator[tuple[int, bytes]], *, keys: range, sps: int) -> None:
+        for kind, nal in nals:
+            unit.is_key |= kind in keys or kind == sps
+            if kind == sps and nal:
+                self._take_format(unit, nal)
 
     def _take_format(self, unit: Unit, described: bytes) -> None:
         if described not in self._formats:

@@ -64,7 +64,7 @@ _DEAD: Final = (
 _USER: Final = "op:secret"
 _GIVE_UP_S: Final = 60.0
 _PROGRAM: Final = (
-    "import sys; from agent.adapters.stream import V4l2Source; V4l2Source.child = 'simulator.v4l2'; "
+    "import sys; from agent.adapters.stream import V4l2Source; V4l2Source.child = 'simulator.v4l2_driver'; "
     "from agent.cli import main; sys.exit(main(['run', sys.argv[1]]))"
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from agent.errors import CameraError
 from agent.video import conversation
 from agent.video.cameras import open_camera
 from agent.video.protocol import RtspOrder
+from agent.video.relay import Relay
 from simulator.cameras import BlackHole
 from simulator.picture_clock import numbered_jpegs
 from simulator.rtsp import RtspFault, RtspServer
@@ -412,3 +414,23 @@ def test_a_decoder_that_falls_behind_goes_on_with_a_key_picture_and_the_others_a
                 number = (number + 1 + grab.skipped) % 90
                 assert number_in(grab.pixels) == number
         source.close()
+
+
+def test_the_relay_serves_the_own_decoder_and_no_other_process() -> None:
+    program = (
+        "import socket, sys; c = socket.create_connection(('127.0.0.1', int(sys.argv[1])));"
+        "c.settimeout(20); print(len(c.recv(1)))"
+    )
+    with RtspServer(picture=PICTURE) as server:
+        order = RtspOrder("rtsp", "127.0.0.1", server.port, "/line", None, None, "tcp")
+        relay = Relay(conversation.begin(order), transport="tcp", path="/line")
+        relay.start()
+        port = relay.url.split(":")[2].split("/")[0]
+        other = subprocess.run([sys.executable, "-c", program, port], capture_output=True, timeout=60, check=False)
+        assert other.stdout.strip() == b"0", "hung up"
+        with socket.create_connection(("127.0.0.1", int(port))) as own:
+            own.settimeout(LONG_S)
+            own.sendall(f"OPTIONS {relay.url} RTSP/1.0\r\nCSeq: 77\r\n\r\n".encode())
+            assert b"cseq: 77" in own.recv(4_096).lower()
+        relay.close()
+        relay.join(LONG_S)

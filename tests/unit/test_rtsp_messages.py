@@ -134,7 +134,20 @@ def test_a_format_that_was_not_there_at_the_opening_is_a_change() -> None:
     ]
 
 
-@given(st.sampled_from(["H264", "H265", "JPEG", "MPV", "?"]), st.binary(min_size=12, max_size=80))
+def test_mpeg4_key_pictures_and_changes_are_seen() -> None:
+    layer, other = b"\x00\x00\x01\x20\x01", b"\x00\x00\x01\x20\x02"
+    intra, predicted = b"\x00\x00\x01\xb6\x10", b"\x00\x00\x01\xb6\x50"
+    sent = [layer + intra, predicted, layer + intra, other + intra]
+    packets = [rtp(payload, stamp=index, last=True) for index, payload in enumerate(sent)]
+    assert [(unit.is_key, unit.changed) for unit in units_of("MP4V-ES", packets, settled_after=1)] == [
+        (True, False),
+        (False, False),
+        (True, False),
+        (True, True),
+    ]
+
+
+@given(st.sampled_from(["H264", "MP4V-ES", "H265", "JPEG", "MPV", "?"]), st.binary(min_size=12, max_size=80))
 def test_damaged_packets_break_nothing(codec: str, packet: bytes) -> None:
     if is_rtp(memoryview(packet)):
         units_of(codec, [packet, packet])
