@@ -114,7 +114,7 @@ class LiveJudge:
         if self._phase != "shadow":  # which delays no decision: what is late there is late without the candidate
             self._deadlines.add(event=late)
             if self._deadlines.refused and self._is_late_alone():
-                self._deadlines = RunSprt(self._policy.deadlines.plan(), tolerates_long_runs=False)  # the line's own
+                self._deadlines.forgive()  # the line's own fault: begin again
         before, pairs = self._counts.disagreeing, self._counts.pairs
         self._counts.add(seen)
         if seen.champion.outcome is not Outcome.UNKNOWN:
@@ -154,17 +154,16 @@ class LiveJudge:
     @property
     def is_in_doubt(self) -> bool:
         """What was seen would refuse the candidate if it were not one run of parts: its word must not count now."""
-        return self._disagreement.in_doubt or self._errors.in_doubt or self._is_lopsided_inin_runs()
+        return self._disagreement.in_doubt or self._errors.in_doubt or self._is_lopsided_in_runs()
 
     def forgive(self) -> None:
         """A person looked at the parts and lets the candidate go on: what was seen so far speaks for nothing any more.
 
         A refusal stays. The counts for people stay; every test begins anew, so the candidate has to earn its commit.
         """
-        policy = self._policy
-        self._disagreement = RunSprt(policy.disagreement.plan(), tolerates_long_runs=True)
-        self._errors = RunSprt(policy.errors.plan(), tolerates_long_runs=False)
-        self._deadlines = RunSprt(policy.deadlines.plan(), tolerates_long_runs=False)
+        for test in (self._disagreement, self._errors, self._deadlines):
+            test.forgive()
+        self._agreeing_before = -1
         self._counts.forget_directions()
 
     def progress(self) -> dict[str, float]:
@@ -234,15 +233,15 @@ class LiveJudge:
         ):
             if test.in_doubt:
                 return f"The candidate {said} {in_stretch(test)}, in {in_runs(test.runs)}. {LOOK}"
-        return self._inin_runs() if self._is_lopsided_inin_runs() else None
+        return self._said_of_runs() if self._is_lopsided_in_runs() else None
 
     def _suspicion(self) -> str | None:
         """Say in which runs the candidate let parts through, where that keeps it from being promoted."""
         counts = self._counts
         asks = (self._phase == "shadow" or self._is_last) and counts.leans > 0 and counts.come_in_runs
-        return self._inin_runs() if asks and self._is_suspect() else None
+        return self._said_of_runs() if asks and self._is_suspect() else None
 
-    def _inin_runs(self) -> str:
+    def _said_of_runs(self) -> str:
         counts = self._counts
         return (
             f"Of {counts.pairs} parts the candidate alone let {counts.let_through} through and alone rejected "
@@ -332,7 +331,7 @@ class LiveJudge:
         by_runs = counts.e_value_of_runs >= limit and not counts.come_in_runs
         return by_runs or (counts.agreeing == self._agreeing_before and self._phase_pairs >= _UNANIMOUS)
 
-    def _is_lopsided_inin_runs(self) -> bool:
+    def _is_lopsided_in_runs(self) -> bool:
         """One-sided by a common cause: letting through at once, rejecting while a run lasts or when many say so."""
         counts, limit = self._counts, self._policy.e_threshold
         if not self._one_sided(counts.e_value, limit) or self._is_lopsided():

@@ -98,7 +98,7 @@ def block_plan(plan: SprtPlan) -> SprtPlan:
 class RunSprt:
     """A test of a `SprtPlan` that a run of events alone does not decide.
 
-    It refuses, for good, when the test of parts refuses (today's CUSUM, see `Sprt`), and
+    It refuses, for good, when the test of parts refuses (the CUSUM of `Sprt`), and
 
     - the test of blocks refuses too, on at least `MIN_RUNS` separate runs since it last accepted; or
     - every single part since `begin` had the event, and no run was under way then: there is nothing that a run could
@@ -113,6 +113,7 @@ class RunSprt:
 
     def __init__(self, plan: SprtPlan, *, tolerates_long_runs: bool) -> None:
         """Start without evidence. `tolerates_long_runs`: what lasts may be the pictures' fault, as glare is."""
+        self._plan = plan
         self.parts = Sprt(plan)
         self._blocks = Sprt(block_plan(plan))
         self._tolerates_long_runs = tolerates_long_runs
@@ -129,6 +130,14 @@ class RunSprt:
         """Begin a phase in which `share` of the line's parts, in (0, 1], comes here; all evidence stays."""
         self._lasting_parts = max(PERSISTENT_PARTS, round(LASTING_PARTS * share))
         self._others_in_phase = int(self._runs.is_running)
+
+    def forgive(self) -> None:
+        """Begin anew without evidence, as after an acceptance; a run that is under way stays one and proves nothing."""
+        self.parts, self._blocks = Sprt(self._plan), Sprt(block_plan(self._plan))
+        self._blocks_refuse = self.in_doubt = self.refused = False
+        self._was_accepted = True
+        self._others_in_phase = 1
+        self.runs = 0
 
     @property
     def accepted(self) -> bool:

@@ -163,6 +163,23 @@ def test_a_short_run_that_the_candidate_let_through_asks_a_person_before_the_com
     assert "alone let 9 through and alone rejected 0, but in one run" in decision.held
 
 
+def test_a_run_that_goes_on_after_a_person_forgave_it_refuses_nothing() -> None:
+    judge = shown(started(), [*GOOD_SHADOW, *[part(OK, DEFECT)] * 30])
+    judge.forgive()
+
+    decision = shown(judge, [part(OK, DEFECT)] * 100).decision()
+
+    assert decision.refusal is None
+    assert decision.call is Call.HOLD
+
+
+def test_what_comes_back_after_a_person_forgave_it_is_refused() -> None:
+    judge = shown(started(), [*GOOD_SHADOW, *[part(OK, DEFECT)] * 30])
+    judge.forgive()
+
+    assert shown(judge, spread(60)).decision().call is Call.REFUSE
+
+
 def test_a_person_cannot_forgive_a_refusal() -> None:
     judge = shown(started(), [part(OK, DEFECT)] * 7)
 
