@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -12,8 +13,8 @@ from agent.clock import SystemClock
 from agent.errors import TransportError
 from greengrass.pacing import Pace
 from greengrass.transport import MAX_IN_FLIGHT, MAX_PAYLOAD_BYTES, IpcTransport
-from tests.greengrass_kit import connected, plant
-from tests.mqtt_kit import Listener, Sender, wait_for
+from tests.greengrass_kit import ACCESS, connected, plant
+from tests.mqtt_kit import PATIENCE_S, TOPIC, Listener, Sender, wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,6 +47,37 @@ def test_every_message_arrives_and_is_acknowledged(tmp_path: Path, mode: Mode) -
             listener.wait_for_all(range(60))
         assert sorted(listener.received) == list(range(60))
         assert p.nucleus.connections_refused == 0
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_topic_that_access_control_lacks_is_refused_alone_and_the_others_go_on(tmp_path: Path, mode: Mode) -> None:
+    other = TOPIC.replace("cam-1", "cam-2")
+    answers: list[tuple[str, int]] = []
+    reasons: list[str] = []
+    up = threading.Event()
+
+    def on_reject(token: int, reason: str) -> None:
+        answers.append(("reject", token))
+        reasons.append(reason)
+
+    access = copy.deepcopy(ACCESS)
+    publish = access["aws.greengrass.ipc.mqttproxy"]["com.kensa.Inspector:mqttproxy:1"]
+    publish["resources"] = [TOPIC, "kensa-echo/+"]
+    with plant(mode, tmp_path) as p, connected(p.nucleus, {"accessControl": access}) as connection:
+        connection.start()
+        transport = transport_over(connection, mode)
+        transport.start(
+            on_ack=lambda token: answers.append(("ack", token)),
+            on_reject=on_reject,
+            on_connection=lambda is_up, _reason: up.set() if is_up else None,
+        )
+        assert up.wait(PATIENCE_S)
+        for token, topic in enumerate((TOPIC, other, TOPIC)):
+            transport.publish(token, topic, b"%d" % token)
+        wait_for(lambda: len(answers) == 3, "three answers")
+        transport.close(timeout_s=5.0)
+    assert sorted(answers) == [("ack", 0), ("ack", 2), ("reject", 1)]
+    assert f"Allow {other} in accessControl" in reasons[0]
 
 
 @pytest.mark.parametrize("mode", MODES)
