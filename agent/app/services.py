@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import agent as kensa
 from agent.app import change, resending
+from agent.clock import NS_PER_S
 from agent.control import ControlServer
 from agent.errors import ControlError
 from agent.health.heartbeat import HeartbeatThread
@@ -86,7 +87,12 @@ class Services:
             monitor.save()
 
     def _status(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {"heartbeat": self.heartbeat.latest().model_dump(mode="json")}
+        now_ns = self._agent.clock.monotonic_ns()
+        not_well = [
+            {"what": found.what, "reason": found.reason, "for_s": round((now_ns - found.since_ns) / NS_PER_S, 1)}
+            for found in self._agent.supervisor.conditions()
+        ]
+        return {"heartbeat": self.heartbeat.latest().model_dump(mode="json"), "not_well": not_well}
 
     def _relearn(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """Begin an inspection's chart of the reject rate anew."""

@@ -24,12 +24,13 @@ def main(argv: list[str]) -> int:
     state_dir = config.load(arguments.config).state_dir
     if arguments.relearn is not None:
         control.request(state_dir, "relearn", inspection=arguments.relearn)
-    heartbeat = control.request(state_dir, "status")["heartbeat"]
+    answer = control.request(state_dir, "status")
+    heartbeat, not_well = answer["heartbeat"], answer["not_well"]
     models = _models(state_dir)
     if arguments.json:
-        print(json.dumps({**heartbeat, "models": models}))
+        print(json.dumps({**heartbeat, "models": models, "not_well": not_well}))
     else:
-        print("\n".join([_text(heartbeat), *(model_text.brief(values) for values in models.values())]))
+        print("\n".join([_text(heartbeat, not_well), *(model_text.brief(values) for values in models.values())]))
     return 0
 
 
@@ -42,7 +43,7 @@ def _models(state_dir: Path) -> dict[str, Any]:
     return inspections
 
 
-def _text(beat: dict[str, Any]) -> str:
+def _text(beat: dict[str, Any], not_well: list[dict[str, Any]]) -> str:
     outbox = beat["outbox"]
     reason = f" ({beat['transport_reason']})" if beat.get("transport_reason") else ""
     component = f" (component {beat['component_version']})" if beat.get("component_version") else ""
@@ -54,6 +55,9 @@ def _text(beat: dict[str, Any]) -> str:
         ),
         f"broker {beat['transport']}{reason}, outbox {outbox['rows']} messages ({outbox['verdicts']} verdicts)",
         *_refused_topics(outbox),
+        *_storage(outbox),
+        *(f"NOT WELL for {duration(found['for_s'])}: {found['what']}: {found['reason']}" for found in not_well),
+        *_trouble(beat),
     ]
     if beat.get("configuration") is not None:
         lines += _configuration(beat["configuration"])
@@ -69,8 +73,36 @@ def _text(beat: dict[str, Any]) -> str:
             f"camera {camera['camera']}: {camera['state']}, {camera['fps']:.1f} frames/s, "
             f"captured {camera['captured']}, judged {camera['judged']}, dropped {dropped}, pending {camera['pending']}"
         )
+        if camera["error"] is not None:
+            when = "last error" if camera["state"] in {"running", "ended"} else "why"
+            lines.append(f"  {when}: {camera['error']}")
         lines += _pictures(camera)
     return "\n".join(lines)
+
+
+def _storage(outbox: dict[str, Any]) -> list[str]:
+    """What the disk of the outbox does not do, and what was lost with it; nothing while all is kept."""
+    lines = [] if outbox["storage_error"] is None else [f"NOT COMMITTED: {outbox['storage_error']}"]
+    lost = {"given up because the outbox was full": outbox["evicted"], "damaged on disk": outbox["damaged"]}
+    lines += [f"{count} verdicts lost: {why}; gap messages name them" for why, count in lost.items() if count]
+    return lines
+
+
+def _trouble(beat: dict[str, Any]) -> list[str]:
+    """What has gone wrong since the agent's start beside frames and verdicts; nothing where nothing has."""
+    lines = []
+    if beat["faults"]:
+        lines.append(f"the model runtime failed on {beat['faults']} batches: {beat['last_fault']}")
+    if (threads := beat["threads"])["faults"]:
+        lines.append(f"faults of threads: {_counts(threads['faults'])}; the last: {threads['last']}")
+    if beat["frames_not_kept"]:
+        lines.append(f"{beat['frames_not_kept']} frames of defect and unsure parts were not kept")
+    if beat["losses"]:
+        lines.append(f"dropped or refused beside frames: {_counts(beat['losses'])}")
+    log = beat["log"]
+    if log["warnings"] or log["errors"]:
+        lines.append(f"log: {log['warnings']} warnings, {log['errors']} errors, {log['repeats']} repeats left out")
+    return lines
 
 
 def _configuration(figures: dict[str, Any]) -> list[str]:
