@@ -323,7 +323,9 @@ def try_next(result: Result) -> list[tuple[str, str]]:
     """Return commands that work as they stand, each with what it shows."""
     lines = [] if result.outage_s else [(command("scripts/demo", "--outage", "5"), "unplug the network for 5 s")]
     kept = [graded for graded in result.tally.noteworthy if graded.verdict.image is not None]
-    if kept and "Configuration" in result.files:
-        line = command("kensa", "explain", kept[-1].verdict.key, "--config", str(result.files["Configuration"]))
+    if kept and (configuration := result.files.get("Configuration")) is not None:
+        picture = configuration.with_name("explained.png")
+        given = ("--config", str(configuration), "--out", str(picture))
+        line = command("kensa", "explain", kept[-1].verdict.key, *given)
         lines.append((line, "why this part was judged so"))
     return lines

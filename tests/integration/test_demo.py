@@ -90,6 +90,7 @@ def test_the_demo_on_mosquitto_accounts_for_every_frame_and_writes_its_report(tm
     told = subprocess.run(shlex.split(explain), cwd=ROOT, capture_output=True, text=True, check=False, timeout=60.0)
     assert told.returncode == 0, told.stderr
     assert "demo-line/" in told.stdout
+    assert (tmp_path / "explained.png").exists()
 
 
 @pytest.mark.xdist_group("demo")  # each keeps both cores busy while it renders
