@@ -94,12 +94,12 @@ class _Show:
         finally:
             sys.setswitchinterval(before)
 
-    def update(self, *, elapsed_s: float, note: str, style: str) -> None:
-        """Take in and show the present."""
+    def update(self, *, elapsed_s: float, note: str, style: str, kept: bool = True) -> None:
+        """Take in and show the present; `kept`: as the last screen, so far."""
         self.take_in()
         snapshot = self._plant.agent.snapshot()
         frames_per_s, cores = self._rates.update(elapsed_s, snapshot)
-        moment = self.last = Moment(
+        moment = Moment(
             elapsed_s=elapsed_s,
             seconds=self._plant.options.seconds,
             snapshot=snapshot,
@@ -112,6 +112,8 @@ class _Show:
             note_style=style,
             chronicle=self._plant.chronicle(),
         )
+        if kept or self.last is None:
+            self.last = moment
         if self._live is not None:
             self._live.update(screen(moment, width=self._console.width), refresh=True)
         elif elapsed_s >= self._next_plain_s:
@@ -206,7 +208,7 @@ def _inspect(plant: Plant, show: _Show) -> Result:
                 show.update(elapsed_s=elapsed, note=note, style="bold red" if outage.active else "bold green")
             elapsed = time.monotonic() - began
             outage.end()
-            show.update(elapsed_s=elapsed, note="draining", style="bold yellow")
+            show.update(elapsed_s=elapsed, note="draining", style="bold yellow", kept=False)
             cpu_after = agent.snapshot().process.cpu_s
             agent.stop()
             snapshot = agent.snapshot()
