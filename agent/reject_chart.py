@@ -187,7 +187,7 @@ class RejectChart:
 
     def _quiet_passes(self) -> int:
         """How many passes certainly change nothing but sums and counts."""
-        if self.high.is_out or self.low.is_out or self.flood.is_out:
+        if self.is_out:
             return 0
         steps = 1_000_000_000 if self.trials >= CAP else min(self._next_design, CAP) - self.trials
         low = None if self._designs is None else self._designs[1]
@@ -203,7 +203,7 @@ class RejectChart:
             self.high.add(high.hit if starts else high.miss, high.limit)
             if low is not None:
                 self.low.add(low.hit if starts else low.miss, low.limit)
-        if self.trials < CAP and not (self.high.is_out or self.low.is_out or self.flood.is_out):
+        if self.trials < CAP and not self.is_out:
             self.trials += 1
             self.runs += starts
 
@@ -245,6 +245,11 @@ class RejectChart:
         if self.low.is_out:
             return ChartState.LOW
         return ChartState.LEARNING if self._designs is None else ChartState.STEADY
+
+    @property
+    def is_out(self) -> bool:
+        """Whether there is an alarm."""
+        return self.flood.is_out or self.high.is_out or self.low.is_out
 
     @property
     def recent(self) -> tuple[int, int]:

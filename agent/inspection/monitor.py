@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from agent import image_check
+from agent.clock import NS_PER_S
 from agent.condition_log import ConditionLog
 from agent.image_check import ImageStatistics
 from agent.inspection.tally import Tally
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _ALARM_AFTER: Final = 3  # unusable pictures in a row; a frozen source is proven by as many before it is reported
 _CLEAR_AFTER: Final = 10  # usable pictures in a row
+_NOTE_NS: Final = NS_PER_S
 _COMPARED: Final = (
     8  # first pictures of a camera under a model that are averaged for the comparison with its golden set
 )
@@ -71,6 +73,7 @@ class InspectionMonitor:
         self._lock = threading.Lock()
         self._verdicts = f"verdicts of {inspection}"
         self._is_alarmed = False  # by the verdicts
+        self._next_note_ns = 0  # while it is: the log decides by itself what is worth a line, but not for every batch
         self._cameras: dict[str, _Camera] = {}
         self._unquiet: set[str] = set()  # cameras whose next good picture matters
 
@@ -149,11 +152,15 @@ class InspectionMonitor:
 
     def judged(self, key: str, identity: ModelIdentity, judged: Sequence[tuple[str, Judgement]]) -> None:
         """Take what the active model said of a batch; see `Tally.record`."""
+        now_ns = self._clock.monotonic_ns()
         with self._lock:
-            self._tally.record(key, identity, judged, now_ns=self._clock.monotonic_ns())
+            self._tally.record(key, identity, judged, now_ns=now_ns)
+            is_alarmed = self._tally.is_alarmed
+            if is_alarmed is self._is_alarmed and (not is_alarmed or now_ns < self._next_note_ns):
+                return
+            self._is_alarmed, self._next_note_ns = is_alarmed, now_ns + _NOTE_NS
             alarms = self._tally.alarms()
-        if alarms or self._is_alarmed:
-            self._note(alarms)
+        self._note(alarms)
 
     def challenged(self, identity: ModelIdentity, judgements: Sequence[Judgement]) -> None:
         """Take what a challenger said; see `Tally.record_other`."""
@@ -164,7 +171,9 @@ class InspectionMonitor:
         """Take the reject rate from now on for the usual one: a person has looked."""
         with self._lock:
             self._tally.relearn()
-        self._note([])
+            self._is_alarmed = self._tally.is_alarmed
+            alarms = self._tally.alarms()
+        self._note(alarms)
 
     def models(self) -> tuple[ModelCounts, ...]:
         """What the last models said, by outcome and class."""
@@ -184,7 +193,6 @@ class InspectionMonitor:
             self._tally.write(data)
 
     def _note(self, alarms: list[str]) -> None:
-        self._is_alarmed = bool(alarms)
         if alarms:
             self._conditions.broken(self._verdicts, "; ".join(alarms))
         else:

@@ -121,6 +121,12 @@ class Tally:
         parts, rejects = chart.recent
         return RejectRate(chart.state, parts, rejects, chart.usual)
 
+    @property
+    def is_alarmed(self) -> bool:
+        """Whether `alarms` has something to say."""
+        chart = None if self._now is None else self._charts[self._now]
+        return self._silent >= NO_JUDGEMENT or (chart is not None and chart.is_out)
+
     def alarms(self) -> list[str]:
         """One sentence a cause."""
         found = []
