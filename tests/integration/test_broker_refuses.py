@@ -140,6 +140,18 @@ def test_a_dead_device_is_seen_at_once_and_a_stopped_one_says_so(
             assert late.next() == stopped, "the broker keeps the newest"
 
 
+def test_a_device_whose_last_message_is_not_acknowledged_is_shown_as_offline_all_the_same(tmp_path: Path) -> None:
+    require_mosquitto()
+    with MosquittoBroker() as broker, StatusReader(broker.port) as reader:
+        with agent_parts(broker.port, tmp_path):
+            assert reader.next().state is wire.Presence.ONLINE
+            broker.pause()
+        broker.resume()
+        assert reader.next().state is wire.Presence.OFFLINE
+        with StatusReader(broker.port) as late:
+            assert late.next().state is wire.Presence.OFFLINE
+
+
 @pytest.mark.parametrize("behaviour", ["refuses-will", "retains-nothing"])
 def test_a_broker_that_takes_no_will_or_keeps_nothing_gets_the_verdicts(behaviour: str, tmp_path: Path) -> None:
     with NastyBroker(behaviour) as broker, agent_parts(broker.port, tmp_path, "3.1.1") as parts:

@@ -159,7 +159,7 @@ class Link:
             with self._lock:
                 self.was_idle = not self._outstanding
             self.up = False
-            self._take_down()
+            self._take_down(says_goodbye=stop.is_set() and self._farewell_is_heard())
         if self._end is not None:
             return self._end
         if self.welcome:
@@ -189,10 +189,20 @@ class Link:
             if self._client.loop(timeout=_FAREWELL_S / 4) is not MQTTErrorCode.MQTT_ERR_SUCCESS:
                 return
 
-    def _take_down(self) -> None:
-        """Say goodbye as far as the socket takes it, close it, and untie client and link so that both are freed now."""
+    def _farewell_is_heard(self) -> bool:
+        """Whether the broker shows this device as it should once the connection has ended with a DISCONNECT."""
+        if self._farewell is not None:
+            return self._farewell.is_published()
+        return not self.opening.has_sent_status
+
+    def _take_down(self, *, says_goodbye: bool) -> None:
+        """Close the socket, and untie client and link so that both are freed now.
+
+        A DISCONNECT goes first, as far as the socket takes it, where that leaves nothing wrong: it makes the broker
+        forget the last will, so after any other end the will shall be sent.
+        """
         client = self._client
-        if client.socket() is not None:
+        if client.socket() is not None and says_goodbye:
             client.disconnect()
             client.loop(timeout=0.0)
         if (sock := client.socket()) is not None:
