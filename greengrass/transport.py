@@ -61,6 +61,7 @@ _DEAF_AGAIN_PINGS: Final = 2
 _SUBSCRIBE: Final = "subscribe_to_iot_core"
 _ROOM_S: Final = 0.25  # longest wait for a place
 _REPLY_S: Final = 2.0
+_CLOUD: Final = "AWS IoT Core through the nucleus"
 _log = logging.getLogger(__name__)
 
 
@@ -110,6 +111,7 @@ class IpcTransport:
     ) -> None:
         """`confirm`: wait for the echo of verdicts and reports."""
         self._connection = connection
+        self._conditions = connection.supervisor.condition_log(_log)
         self._thing = thing
         self._pace = pace
         self._clock = clock
@@ -322,6 +324,7 @@ class IpcTransport:
         self._connection.renew(_SUBSCRIBE)
 
     def _found(self) -> None:
+        self._conditions.well(_CLOUD, "is reached again")
         with self._lock:
             self._up, self._pings = True, 0
         self._was_up = True
@@ -345,6 +348,7 @@ class IpcTransport:
             self._up, self._reason = False, reason
             self._flights.clear()
             self._lock.notify_all()
+        self._conditions.broken(_CLOUD, f"{reason}; verdicts wait on disk")
         self._on_connection(False, reason)  # noqa: FBT003 - the port's signature
         self._wake.set()
 

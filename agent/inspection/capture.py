@@ -41,6 +41,7 @@ _log = logging.getLogger(__name__)
 _READ_S: Final = 0.2  # how long one read may wait: what `stop` can be late by
 _NAMED_PER_S: Final = 20 / 3_600  # pictures with names (files) that the log has one by one, beyond the first
 _NAMED_BURST: Final = 200
+_MAX_NAMES: Final = 1_000
 _FIRST_EXPOSURE_S: Final = 10.0  # RTSP and USB cameras need some seconds from opening to the first frame
 
 
@@ -111,6 +112,7 @@ class CaptureThread:
         self._what = f"camera {camera}"
         self._is_lost = False  # nothing has come since it was lost
         self._is_troubled = False  # the last exposure could not be judged
+        self._names: set[str] = set()  # of pictures that could not be judged and are in the log
         self._named = Rate(per_s=_NAMED_PER_S, burst=_NAMED_BURST)
         self._shape: tuple[int, ...] | None = None  # of the last good frame: what the next buffer must hold
         self._buffer = -1  # acquired and not handed over yet
@@ -306,7 +308,11 @@ class CaptureThread:
         if name is None:
             self._is_troubled = True
             self._conditions.broken(f"pictures of camera {self._camera}", f"{verdict}: {error}")
+        elif name in self._names:  # a folder that loops: the log has it
+            pass
         elif self._named.take(now_ns):
+            if len(self._names) < _MAX_NAMES:
+                self._names.add(name)
             _log.warning("camera %s: %s is %s: %s: %s", self._camera, name, verdict, error.reason, error.detail)
         else:
             self._supervisor.losses.count("picture_names_not_logged")

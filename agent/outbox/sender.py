@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 _NS_PER_S: Final = 1_000_000_000
 _IDLE_S: Final = 5.0  # nothing to do: something wakes the sender
 _QUIET_REFUSALS: Final = 3  # in a row, together about a second
-_BROKER: Final = "connection to the broker"
 _log = logging.getLogger(__name__)
 
 
@@ -220,13 +219,11 @@ class Sender:
         while self._changes:
             up, self.reason = self._changes.popleft()
             if up:
-                self._conditions.well(_BROKER, "stands again")
                 self._gate.connected(now_ns)
                 self._belt.is_connected = True
                 self._refusals = 0
                 self._retry_ns = 0
             else:
-                self._conditions.broken(_BROKER, f"{self.reason}; verdicts wait on disk")
                 if self._belt.is_connected:
                     flights = dict.fromkeys(self._flights.values())
                     oldest_first = sorted(flights, key=lambda flight: flight.tokens[0])
