@@ -131,6 +131,8 @@ def _result(own: Sequence[dict[str, Any]], is_bad: bool) -> str:  # noqa: FBT001
         return "rolled back" if State.TRIAL in states else "refused"
     if states and states[-1] == State.IDLE:
         return "given up for a newer one"
+    if State.TRIAL in states:
+        return "still in trial"  # a stop sends it back to begin its trial anew at the next start
     return f"still in {states[-1]}" if states else "published"
 
 
