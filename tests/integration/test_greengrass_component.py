@@ -26,7 +26,7 @@ from simulator.nucleus.deployment import Deployment
 from simulator.shadow import ShadowService
 from simulator.subscriber import Subscriber
 from tests.greengrass_kit import ACCESS, COMPONENT, THING, Plant, plant
-from tests.release_kit import spot_images, write_release
+from tests.release_kit import line_images, write_release
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -165,7 +165,7 @@ def site(mode: Mode, folder: Path, *, fps: int = 200, **settings: Any) -> Iterat
     publisher.create(["hall-1"], {})
     write_release(folder / "factory")
     (folder / "images").mkdir()
-    for index, image in enumerate(spot_images(16)[0]):
+    for index, image in enumerate(line_images()):
         cv2.imwrite(str(folder / "images" / f"{index:02d}.png"), image)
     with plant(mode, folder / "nucleus", **settings) as p:
         found = Site(folder, publisher, p, fps)
