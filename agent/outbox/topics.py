@@ -206,7 +206,7 @@ class TopicGate:
         tries = known.tries if known is not None else 0
         longest = _LONGEST_S if self._acked_here - {topic} else _UNWITNESSED_S
         wait_s = min(longest, _FIRST_S * _ENDED_GROWTH ** min(tries, _DOUBLINGS))
-        text = f"the broker ends the connection when a message on this topic is published ({reason})"
+        text = f"the connection ended while only a message on this topic waited for its acknowledgement ({reason})"
         self._set_aside(topic, text, now_ns, wait_s=wait_s)
 
     def _set_aside(self, topic: str, reason: str, now_ns: int, *, wait_s: float) -> None:
