@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
     if arguments.relearn is not None:
         control.request(state_dir, "relearn", inspection=arguments.relearn)
     answer = control.request(state_dir, "status")
-    heartbeat, not_well = answer["heartbeat"], answer["not_well"]
+    heartbeat, not_well = answer["heartbeat"], answer.get("not_well", [])  # which an agent before this version lacks
     models = _models(state_dir)
     if arguments.json:
         print(json.dumps({**heartbeat, "models": models, "not_well": not_well}))
