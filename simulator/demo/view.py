@@ -235,12 +235,13 @@ def _accounting(moment: Moment) -> Group:
 
 def _delivery(moment: Moment) -> Group:
     outbox = moment.snapshot.outbox
+    judged = sum(camera.accounting.judged for camera in moment.snapshot.cameras)  # the snapshot may be older
     up = moment.snapshot.transport == "up"
     return pairs(
         [
             (moment.broker, Text("up ●" if up else "away ●", "green" if up else "bold red")),
             ("in the outbox", counted(outbox.verdicts, "bold yellow")),
-            ("arrived", counted(moment.tally.delivered, "bold green")),
+            ("arrived", counted(min(judged, moment.tally.delivered), "bold green")),
             ("duplicates", counted(moment.counts.duplicates)),
         ]
     )
