@@ -24,6 +24,7 @@ from simulator.nasty_broker import NastyBroker
 from simulator.proxy import Proxy
 from tests import status_kit
 from tests.mqtt_kit import PATIENCE_S, Authority, Sender, require_mosquitto, transport_to, wait_for
+from tests.support import require
 from tests.release_kit import write_release
 
 if TYPE_CHECKING:
@@ -203,9 +204,8 @@ def test_rotated_certificates_are_used_by_the_next_connection_and_a_bad_one_is_n
 
 def test_a_password_file_is_read_again_and_tls_needs_no_certificate_of_the_device(tmp_path: Path) -> None:
     require_mosquitto()
-    program = shutil.which("mosquitto_passwd")
-    if program is None:
-        pytest.skip("mosquitto_passwd is not installed: apt install mosquitto")
+    program = shutil.which("mosquitto_passwd") or ""
+    require(program, "mosquitto_passwd", "apt install mosquitto")
     server = Authority.found(tmp_path / "ca").issue("localhost")
     passwords, secret = tmp_path / "passwords", tmp_path / "secret"
     subprocess.run([program, "-b", "-c", str(passwords), "kensa", "right"], check=True, capture_output=True)
