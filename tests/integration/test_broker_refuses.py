@@ -24,8 +24,8 @@ from simulator.nasty_broker import NastyBroker
 from simulator.proxy import Proxy
 from tests import status_kit
 from tests.mqtt_kit import PATIENCE_S, Authority, Sender, require_mosquitto, transport_to, wait_for
-from tests.support import require
 from tests.release_kit import write_release
+from tests.support import require
 
 if TYPE_CHECKING:
     from pathlib import Path
