@@ -97,6 +97,7 @@ class _Show:
     def update(self, *, elapsed_s: float, note: str, style: str, kept: bool = True) -> None:
         """Take in and show the present; `kept`: as the last screen, so far."""
         self.take_in()
+        arrived = self.tally.delivered
         snapshot = self._plant.agent.snapshot()
         frames_per_s, cores = self._rates.update(elapsed_s, snapshot)
         moment = Moment(
@@ -104,6 +105,7 @@ class _Show:
             seconds=self._plant.options.seconds,
             snapshot=snapshot,
             tally=self.tally,
+            arrived=arrived,
             counts=self._plant.subscriber.counts,
             broker=self._plant.broker.kind,
             frames_per_s=frames_per_s,

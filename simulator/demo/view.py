@@ -64,7 +64,8 @@ class Moment:
     elapsed_s: float
     seconds: float  # planned
     snapshot: Snapshot
-    tally: Tally
+    tally: Tally  # goes on counting
+    arrived: int  # verdicts, before the snapshot was taken
     counts: Counts
     broker: str  # mosquitto, iotcore or amqtt
     frames_per_s: float
@@ -235,13 +236,12 @@ def _accounting(moment: Moment) -> Group:
 
 def _delivery(moment: Moment) -> Group:
     outbox = moment.snapshot.outbox
-    judged = sum(camera.accounting.judged for camera in moment.snapshot.cameras)  # the snapshot may be older
     up = moment.snapshot.transport == "up"
     return pairs(
         [
             (moment.broker, Text("up ●" if up else "away ●", "green" if up else "bold red")),
             ("in the outbox", counted(outbox.verdicts, "bold yellow")),
-            ("arrived", counted(min(judged, moment.tally.delivered), "bold green")),
+            ("arrived", counted(moment.arrived, "bold green")),
             ("duplicates", counted(moment.counts.duplicates)),
         ]
     )
