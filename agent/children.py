@@ -15,7 +15,7 @@ _PASSED_ON: Final = frozenset(
 )
 
 
-def environment() -> dict[str, str]:
+def make_environment() -> dict[str, str]:
     """For a child that reaches out: credentials and proxies as here, and one thread for number crunching."""
     kept = {name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith("AWS_")}
     here = str(Path(agent.__file__).resolve().parent.parent)

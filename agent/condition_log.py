@@ -39,7 +39,7 @@ class Condition:
 
 
 @dataclass(slots=True)
-class _State:
+class _ConditionState:
     """What is remembered of one condition."""
 
     since_ns: int | None = None  # None while it is well
@@ -77,18 +77,18 @@ class ConditionLog:
         self._clock = clock
         self._repeat_ns = round(repeat_s * NS_PER_S)
         self._lock = threading.Lock()
-        self._states: dict[str, _State] = {}
+        self._states: dict[str, _ConditionState] = {}
         self._events: dict[str, int] = {}  # what happened, without its numbers -> when it was logged
         self.faults = 0  # times that something broke
         self.suppressed = 0  # lines that were left out because they said what the log says already
 
-    def broken(
+    def report_fault(
         self, what: str, reason: str, *, level: int = logging.WARNING, trace: BaseException | None = None
     ) -> bool:
         """Note that `what` does not work, and why; whether a line was logged. `trace` goes with that line."""
         now_ns = self._clock.monotonic_ns()
         with self._lock:
-            state = self._states.setdefault(what, _State())
+            state = self._states.setdefault(what, _ConditionState())
             state.reason = reason
             is_new = state.since_ns is None
             if is_new:
@@ -104,7 +104,7 @@ class ConditionLog:
         self._logger.log(level, "%s", line, exc_info=trace)
         return True
 
-    def well(self, what: str, text: str = "is well again") -> bool:
+    def clear_fault(self, what: str, text: str = "is well again") -> bool:
         """Note that `what` works; whether it did not before."""
         with self._lock:
             state = self._states.get(what)
@@ -120,7 +120,7 @@ class ConditionLog:
         self._logger.info("%s %s after %s", what, text, duration(lasted_s))
         return True
 
-    def event(self, what: str, text: str, *, level: int = logging.WARNING) -> bool:
+    def report_event(self, what: str, text: str, *, level: int = logging.WARNING) -> bool:
         """Note something that happened and does not last; whether a line was logged.
 
         The same text (numbers aside) is logged once in `repeat_s`, and `_MAX_EVENTS` different ones at most.
@@ -150,7 +150,7 @@ class ConditionLog:
         with self._lock:
             self._states.pop(what, None)
 
-    def _begin(self, state: _State, now_ns: int) -> None:
+    def _begin(self, state: _ConditionState, now_ns: int) -> None:
         while state.episodes and now_ns - state.episodes[0] >= self._repeat_ns:
             state.episodes.popleft()
         state.is_muted = len(state.episodes) >= MAX_EPISODES
@@ -158,7 +158,7 @@ class ConditionLog:
             state.episodes.popleft()
         state.episodes.append(now_ns)
 
-    def _line(self, state: _State, what: str, reason: str, now_ns: int, *, is_new: bool) -> str | None:
+    def _line(self, state: _ConditionState, what: str, reason: str, now_ns: int, *, is_new: bool) -> str | None:
         """Return what to log, or None when the log says it already."""
         if state.is_muted and (state.muted_ns is None or now_ns - state.muted_ns >= self._repeat_ns):
             state.muted_ns = now_ns

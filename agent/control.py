@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from agent.errors import ControlError, KensaError, StateDirError
-from agent.supervision import Boundary, Supervisor
+from agent.supervision import ErrorBoundary, ThreadSupervisor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SOCKET_NAME: Final = "control.sock"
 LOCK_NAME: Final = "lock"
 MAX_REQUEST_BYTES: Final = 1024 * 1024  # a whole configuration
-MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
+MAX_RESPONSE_BYTES: Final = 4 * 1024 * 1024
 CLIENT_TIMEOUT_S: Final = 5.0
 
 
@@ -85,16 +85,16 @@ class ControlServer:
         *,
         state_dir: Path,
         handlers: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]],
-        supervisor: Supervisor | None = None,
+        supervisor: ThreadSupervisor | None = None,
     ) -> None:
         """Answer each `cmd` with its handler, which gets the whole request and may raise KensaError."""
         self._dir = state_dir
         self._handlers = dict(handlers)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         self._closing = threading.Event()
-        supervisor = supervisor or Supervisor()
+        supervisor = supervisor or ThreadSupervisor()
         self._thread = supervisor.thread(self._run, kind="control", stop=self._closing)
-        self._handling = Boundary(
+        self._handling = ErrorBoundary(
             supervisor, kind="control", what="a request on the control socket", make=_internal_error
         )
         self._losses = supervisor.losses
@@ -137,7 +137,7 @@ class ControlServer:
             with client:
                 try:
                     client.settimeout(CLIENT_TIMEOUT_S)
-                    client.sendall(self._answer(_read_line(client, MAX_REQUEST_BYTES)))
+                    client.sendall(self._respond(_read_line(client, MAX_REQUEST_BYTES)))
                 except OSError:  # a client that goes away is its own business
                     self._losses.count("control_clients")
 
@@ -151,7 +151,7 @@ class ControlServer:
             raise ControlError(f"unknown command {request['cmd'][:64]!r}; known: {known}")
         return handler(request)
 
-    def _answer(self, line: bytes) -> bytes:
+    def _respond(self, line: bytes) -> bytes:
         try:
             request = json.loads(line)
         except (ValueError, RecursionError):
@@ -189,7 +189,7 @@ def request(state_dir: Path, command: str, **arguments: object) -> dict[str, Any
             with _short_path(state_dir) as path:
                 connection.connect(path)
             connection.sendall(json.dumps({"cmd": command, **arguments}).encode() + b"\n")
-            line = _read_line(connection, MAX_ANSWER_BYTES)
+            line = _read_line(connection, MAX_RESPONSE_BYTES)
         except OSError as error:
             raise ControlError(
                 f"no agent answers on {state_dir / SOCKET_NAME} ({error.strerror or error}). Is `kensa run` running "

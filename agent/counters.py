@@ -9,7 +9,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from agent.records import Dropped
+from agent.records import DroppedFrames
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ class Accounting:
     """A consistent snapshot of one camera's counters."""
 
     captured: int
-    judged: int  # verdicts of every outcome, `unknown` included
+    inspected: int  # verdicts of every outcome, `unknown` included
     dropped: dict[str, int]  # by DropReason value, only reasons that occurred
     outcomes: dict[str, int]  # by Outcome value, only outcomes that occurred
 
@@ -37,7 +37,7 @@ class Accounting:
     @property
     def pending(self) -> int:
         """Captured and neither judged nor dropped yet; 0 after a drain."""
-        return self.captured - self.judged - self.dropped_total
+        return self.captured - self.inspected - self.dropped_total
 
 
 class LatencyHistogram:
@@ -89,7 +89,7 @@ def quantile_us(buckets: Sequence[tuple[int, int]], share: float) -> int | None:
     return buckets[-1][0]
 
 
-class Losses:
+class LossCounters:
     """What was dropped or refused beside frames and verdicts, by a stable snake_case name; from any thread."""
 
     def __init__(self) -> None:
@@ -111,7 +111,7 @@ class Losses:
 class CameraCounters:
     """One camera's counters; methods may be called from any thread."""
 
-    def __init__(self, *, camera: str = "", on_drop: Callable[[Dropped], None] | None = None) -> None:
+    def __init__(self, *, camera: str = "", on_drop: Callable[[DroppedFrames], None] | None = None) -> None:
         """Start at zero. `on_drop` hears of every frame without a verdict, in the thread that drops it."""
         self._camera = camera
         self._on_drop = on_drop
@@ -121,12 +121,12 @@ class CameraCounters:
         self._outcomes: dict[Outcome, int] = {}
         self.latency = LatencyHistogram()
 
-    def captured(self, count: int = 1) -> None:
+    def count_captured(self, count: int = 1) -> None:
         """Count exposures, usable or not."""
         with self._lock:
             self._captured += count
 
-    def dropped(
+    def count_dropped(
         self,
         reason: DropReason,
         count: int = 1,
@@ -139,9 +139,9 @@ class CameraCounters:
         with self._lock:
             self._dropped[reason] = self._dropped.get(reason, 0) + count
         if self._on_drop is not None:
-            self._on_drop(Dropped(self._camera, reason, seq, count, detail, name))
+            self._on_drop(DroppedFrames(self._camera, reason, seq, count, detail, name))
 
-    def judged(self, outcome: Outcome, latency_us: int) -> None:
+    def count_inspected(self, outcome: Outcome, latency_us: int) -> None:
         """Count one verdict."""
         with self._lock:
             self._outcomes[outcome] = self._outcomes.get(outcome, 0) + 1
@@ -152,7 +152,7 @@ class CameraCounters:
         with self._lock:
             return Accounting(
                 captured=self._captured,
-                judged=sum(self._outcomes.values()),
+                inspected=sum(self._outcomes.values()),
                 dropped={str(k): v for k, v in self._dropped.items()},
                 outcomes={str(k): v for k, v in self._outcomes.items()},
             )

@@ -13,7 +13,7 @@ import numpy as np
 from agent.records import DecisionRule, Judgement, Outcome
 
 if TYPE_CHECKING:
-    from agent.preprocess import Plan
+    from agent.preprocess import InputPlan
     from agent.records import Box, Floats, Scores
 
 BOX_LEVEL: Final = 0.5  # a box spans the connected cells of at least this share of the peak's evidence
@@ -30,7 +30,7 @@ def _good_indices(classes: tuple[str, ...], defects: frozenset[str]) -> tuple[in
     return tuple(i for i, name in enumerate(classes) if name not in defects)
 
 
-def unknown(reason: str) -> Judgement:
+def unknown_judgement(reason: str) -> Judgement:
     """No judgement was possible, and why."""
     return Judgement(Outcome.UNKNOWN, None, 0.0, (), None, reason)
 
@@ -61,7 +61,7 @@ def part_score(rule: DecisionRule, scores: Floats, evidence: Floats | None) -> t
     return part[best], best, part
 
 
-def decide(rule: DecisionRule, plan: Plan, scores: Floats, evidence: Floats | None) -> Judgement:
+def decide(rule: DecisionRule, plan: InputPlan, scores: Floats, evidence: Floats | None) -> Judgement:
     """Judge one part from its tiles' raw results.
 
     `scores` float32 [tiles, classes] in [0, 1]; `evidence` float32 [tiles, h, w] in [0, 1] or None. `plan` places
@@ -70,7 +70,7 @@ def decide(rule: DecisionRule, plan: Plan, scores: Floats, evidence: Floats | No
     value, index, part = part_score(rule, scores, evidence)
     for number in (value, *part):
         if not -1.0 < number < 2.0:  # noqa: PLR2004 - catches NaN and inf at once
-            return unknown("scores are not finite")
+            return unknown_judgement("scores are not finite")
     good = _good_indices(rule.classes, rule.defects)
     margin = value - rule.thresholds[rule.classes[index]] if index >= 0 else -1.0
     if margin >= 0.0:
@@ -86,19 +86,19 @@ def decide(rule: DecisionRule, plan: Plan, scores: Floats, evidence: Floats | No
     return Judgement(outcome, rule.classes[index], value, tuple(part), box)
 
 
-def decide_untried(rule: DecisionRule, plan: Plan, result: Scores, *, start: int, inputs: int) -> Judgement:
+def decide_challenger(rule: DecisionRule, plan: InputPlan, result: Scores, *, start: int, inputs: int) -> Judgement:
     """Judge one part by a model that is on trial: its tiles are the rows from `start` on of a batch of `inputs`.
 
     Whatever the model returned, this is a judgement that can go on the wire, or `unknown` with the reason.
     """
     scores, evidence, stop = result.scores, result.evidence, start + len(plan.tiles)
     if scores.shape != (inputs, len(rule.classes)):
-        return unknown(f"scores have the shape {list(scores.shape)}, expected {[inputs, len(rule.classes)]}")
+        return unknown_judgement(f"scores have the shape {list(scores.shape)}, expected {[inputs, len(rule.classes)]}")
     if evidence is not None and (evidence.ndim != 3 or len(evidence) != inputs or evidence.size == 0):  # noqa: PLR2004
-        return unknown(f"evidence has the shape {list(evidence.shape)}, expected [{inputs}, h, w]")
+        return unknown_judgement(f"evidence has the shape {list(evidence.shape)}, expected [{inputs}, h, w]")
     judgement = decide(rule, plan, scores[start:stop], None if evidence is None else evidence[start:stop])
     if not all(0.0 <= score <= 1.0 for score in (judgement.score, *judgement.scores)):
-        return unknown("scores lie outside 0 to 1")
+        return unknown_judgement("scores lie outside 0 to 1")
     return judgement
 
 
@@ -108,7 +108,7 @@ def peak(evidence: Floats) -> tuple[int, int, int]:
     return int(tile), int(row), int(column)
 
 
-def locate(plan: Plan, evidence: Floats) -> Box:
+def locate(plan: InputPlan, evidence: Floats) -> Box:
     """Box (x, y, w, h), original pixels, around the connected strong cells of the tile with the strongest one."""
     tile, row, column = peak(evidence)
     cells = evidence[tile]

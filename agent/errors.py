@@ -47,7 +47,7 @@ class StateDirError(OperatorError):
     """The state directory cannot be used: missing rights, another agent holds its lock, or the disk is full."""
 
 
-class NoThreadError(OperatorError):
+class ThreadLimitError(OperatorError):
     """The machine allows no more threads; tried again by whoever can wait."""
 
 
@@ -100,7 +100,7 @@ class SelfTestError(ReleaseError):
     """The model loads but does not give the golden answers on this machine."""
 
 
-class RefusedError(ReleaseError):
+class ReleaseRefusedError(ReleaseError):
     """A gate of the lifecycle refuses a release for good: the same bytes will not be tried again."""
 
     def __init__(

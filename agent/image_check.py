@@ -1,9 +1,10 @@
 """Can a picture prove anything about the part that it shows? Brightness and contrast against the golden set. Pure.
 
 Promise: `measure` reads what preprocessing has written for the model, a few thousand bytes of it, in about 15 us; it
-never looks at the frame again. The limits come from the release's own golden set, which are model inputs, too, so both
-sides are measured in the same way. A picture beyond the limits of `fault_of` gets the outcome `unknown`; `misfit_of`
-is narrower and only warns. A release whose golden set cannot be read has no limits, and nothing is checked.
+    never looks at the frame again. The limits come from the release's own golden set, which are model inputs, too, so
+    both sides are measured in the same way. A picture beyond the limits of `find_fault` gets the outcome `unknown`;
+    `describe_mismatch` is narrower and only warns. A release whose golden set cannot be read has no limits, and nothing
+    is checked.
 
 Contrast is the RMS difference of neighbouring cells, means of 8 input pixels in every 16th row. Vignetting and uneven
 light change it little, sensor noise is averaged out: a flat field stays near 0, also where its corners are dark.
@@ -33,7 +34,7 @@ _FLATTEST: Final = 0.8  # grey levels: sensor noise of sigma 1.6 at the model's 
 _WHITE: Final = 255.0
 _LOW_QUANTILE: Final = 0.05  # of the golden set's contrast: a single odd picture does not open the limit
 _WARN_LEVEL: Final = (
-    0.75  # `misfit_of`: share of the lowest level, and of the distance of the highest from black and white
+    0.75  # `describe_mismatch`: share of the lowest level, and of the distance of the highest from black and white
 )
 _ASPECT: Final = (0.8, 1.25)  # of the trained one
 _WARN_CONTRAST: Final = (0.6, 1.7)  # of the low, and of the highest contrast
@@ -90,7 +91,7 @@ def _measure_one(tile: Pixels) -> ImageStatistics:
     return ImageStatistics(cv2.mean(cells)[0], math.sqrt((down + across) / 2.0))
 
 
-def limits_of(images: Pixels) -> ImageLimits:
+def measure_limits(images: Pixels) -> ImageLimits:
     """Return what golden pictures [N, H, W, C] uint8 span, N >= 1."""
     found = [_measure_one(image) for image in images]
     levels, contrasts = sorted(s.level for s in found), sorted(s.contrast for s in found)
@@ -98,7 +99,7 @@ def limits_of(images: Pixels) -> ImageLimits:
     return ImageLimits(levels[0], levels[-1], low, contrasts[-1])
 
 
-def fault_of(seen: ImageStatistics, limits: ImageLimits) -> ImageFault | None:
+def find_fault(seen: ImageStatistics, limits: ImageLimits) -> ImageFault | None:
     """Say why the picture proves nothing; None when it can be judged. Black and white are named before flat."""
     if seen.level < limits.darkest:
         return ImageFault.DARK
@@ -107,7 +108,7 @@ def fault_of(seen: ImageStatistics, limits: ImageLimits) -> ImageFault | None:
     return ImageFault.FLAT if seen.contrast < limits.flattest else None
 
 
-def reason_of(fault: ImageFault, seen: ImageStatistics, limits: ImageLimits) -> str:
+def describe_fault(fault: ImageFault, seen: ImageStatistics, limits: ImageLimits) -> str:
     """Word a fault with its figures and its remedy, for the verdict."""
     match fault:
         case ImageFault.DARK:
@@ -127,7 +128,7 @@ def reason_of(fault: ImageFault, seen: ImageStatistics, limits: ImageLimits) -> 
             )
 
 
-def misfit_of(seen: ImageStatistics, limits: ImageLimits) -> str | None:
+def describe_mismatch(seen: ImageStatistics, limits: ImageLimits) -> str | None:
     """Say in which way a picture that can be judged is unlike those that the model was trained on; None if it is not.
 
     For a warning: a model may well judge such pictures, and may as well reject or pass all of them.
@@ -147,7 +148,7 @@ def _span(limits: ImageLimits) -> str:
     return f"{limits.level_low:.0f} to {limits.level_high:.0f}"
 
 
-def shape_misfit(geometry: Geometry, *, region: tuple[int, int], has_roi: bool) -> str | None:
+def describe_shape_mismatch(geometry: Geometry, *, region: tuple[int, int], has_roi: bool) -> str | None:
     """Say that a region (width, height in px) is squeezed or padded on its way into the model; None if it is not."""
     width, height = region
     if width < geometry.width or height < geometry.height:

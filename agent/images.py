@@ -58,7 +58,7 @@ class ImageHeader:
         return (self.height, self.width) if self.channels == 1 else (self.height, self.width, self.channels)
 
 
-def inspect(data: Encoded) -> ImageHeader:
+def validate_encoded(data: Encoded) -> ImageHeader:
     """Read the header of a whole encoded picture and check that none of it is missing.
 
     Raises FrameError: `corrupt` for what is no such picture or is damaged, `channels` for one that is neither mono nor
@@ -89,25 +89,25 @@ class ImageDecoder:
 
     def __init__(self) -> None:
         self._file = -1
-        self._mark: Pixels = np.empty((0,), np.uint8)
+        self._sentinel: Pixels = np.empty((0,), np.uint8)
 
     def decode(self, data: Encoded, buffer: Pixels | None) -> Pixels:
         """Return the picture; in `buffer` when its shape fits, else in an array of its own.
 
         Raises FrameError, see `inspect`.
         """
-        header = inspect(data)
+        header = validate_encoded(data)
         fits = buffer is not None and buffer.shape == header.shape
         pixels = buffer if fits and buffer is not None else np.empty(header.shape, np.uint8)
         self._fill(data)
-        self._put_marks(pixels)
+        self._write_sentinels(pixels)
         try:
             decoded = cv2.imread(
                 f"/proc/self/fd/{self._file}", pixels, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION
             )
         except cv2.error as error:
             raise _corrupt(f"the {header.kind.upper()} cannot be decoded ({error.err})") from error
-        if decoded is not pixels or self._has_marks(pixels):
+        if decoded is not pixels or self._has_sentinels(pixels):
             raise _corrupt(f"the {header.kind.upper()} cannot be decoded")
         return pixels
 
@@ -125,17 +125,17 @@ class ImageDecoder:
 
     # A decoder that gives up leaves the buffer's old picture and OpenCV returns it as if it were new. So the first and
     # the last row (pictures are stored from either end) hold random bytes before, which no decoded picture equals.
-    def _put_marks(self, pixels: Pixels) -> None:
-        if self._mark.shape != pixels.shape[1:]:
+    def _write_sentinels(self, pixels: Pixels) -> None:
+        if self._sentinel.shape != pixels.shape[1:]:
             # Not from numpy.random: importing it costs 2.4 MB, and nothing else on the line needs it.
             row = np.frombuffer(os.urandom(pixels[0].size), np.uint8)
-            self._mark = row.reshape(pixels.shape[1:])
-        pixels[0] = pixels[-1] = self._mark
+            self._sentinel = row.reshape(pixels.shape[1:])
+        pixels[0] = pixels[-1] = self._sentinel
 
-    def _has_marks(self, pixels: Pixels) -> bool:
-        if self._mark.size < 16:  # noqa: PLR2004  # bytes; fewer could be equal by chance
+    def _has_sentinels(self, pixels: Pixels) -> bool:
+        if self._sentinel.size < 16:  # noqa: PLR2004  # bytes; fewer could be equal by chance
             return False
-        return np.array_equal(pixels[0], self._mark) or np.array_equal(pixels[-1], self._mark)
+        return np.array_equal(pixels[0], self._sentinel) or np.array_equal(pixels[-1], self._sentinel)
 
 
 def _corrupt(detail: str) -> FrameError:

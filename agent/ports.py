@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from agent.image_check import ImageLimits
     from agent.records import (
         DecisionRule,
-        Desired,
-        Examination,
-        Fetched,
+        DesiredRelease,
+        FetchedRelease,
         Geometry,
         Grab,
-        Looked,
         ModelIdentity,
         ModelStatus,
         Pixels,
+        RepositoryStatus,
         Scores,
         SelfTestLimits,
-        TransportFigures,
+        SelfTestResult,
+        TransportStats,
         Verdict,
     )
 
@@ -101,7 +101,7 @@ class Transport(Protocol):
         """
 
     @property
-    def figures(self) -> TransportFigures:
+    def stats(self) -> TransportStats:
         """What was dropped and what the broker does not carry; from any thread."""
 
     def start(
@@ -154,25 +154,25 @@ class ReleaseFetcher(Protocol):
         trusted_utc_s: float,
         on_progress: Callable[[int, int], None],
         stop: threading.Event,
-    ) -> Fetched:
+    ) -> FetchedRelease:
         """Fetch `release_id` (`name/version`) into the folder `into`, which may hold a part of it from an earlier try.
 
         `trusted_utc_s` is the time that expiry is judged by. `on_progress(done, total)` counts bytes and is called from
-        this thread. Raises RefusedError (gate `fetch`, `contract` or `revoked`: do not try again), FetchError (try
-        again later), and ends with FetchError `stopped` soon after `stop` is set.
+        this thread. Raises ReleaseRefusedError (gate `fetch`, `contract` or `revoked`: do not try again), FetchError
+        (try again later), and ends with FetchError `stopped` soon after `stop` is set.
         """
 
-    def look(self, *, trusted_utc_s: float, stop: threading.Event) -> Looked:
+    def refresh(self, *, trusted_utc_s: float, stop: threading.Event) -> RepositoryStatus:
         """Bring the metadata up to date, and nothing else: what was taken back, and when that was signed.
 
         Takes at most a minute or so. Raises FetchError, `stopped` soon after `stop` is set.
         """
 
 
-class Examiner(Protocol):
+class SelfTester(Protocol):
     """Runs a fetched release apart from the line, under limits, before it may see a live frame."""
 
-    def examine(
+    def run_self_test(
         self,
         candidate: Path,
         *,
@@ -180,19 +180,19 @@ class Examiner(Protocol):
         acceptance: Path | None,
         limits: SelfTestLimits,
         stop: threading.Event,
-    ) -> Examination:
+    ) -> SelfTestResult:
         """Test the release folder `candidate` on its golden set, the site's labelled parts and against `champion`.
 
         `acceptance` is the folder of labelled parts, `champion` the running release's folder, or None. Raises
-        RefusedError naming the gate, FetchError `examiner_*` when this machine could not run the test now, FetchError
-        `stopped` soon after `stop` is set.
+        ReleaseRefusedError naming the gate, FetchError `examiner_*` when this machine could not run the test now,
+        FetchError `stopped` soon after `stop` is set.
         """
 
 
 class DesiredState(Protocol):
     """Where wishes come from and where the state is told. Hints have no authority; duplicates are harmless."""
 
-    def start(self, *, on_desired: Callable[[str, Desired], None]) -> None:
+    def start(self, *, on_desired: Callable[[str, DesiredRelease], None]) -> None:
         """Begin; `on_desired(inspection, desired)` is called from any thread, and never blocks."""
 
     def report(self, status: ModelStatus) -> None:

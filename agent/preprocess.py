@@ -44,7 +44,7 @@ def digest(geometry: Geometry) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Tile:
+class InputTile:
     """Where one model input lies: `x`, `y` in reduced pixels of the ROI."""
 
     x: int
@@ -52,13 +52,13 @@ class Tile:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class InputPlan:
     """The placement for one frame shape: everything that `into` and the decision's box need to know."""
 
     roi: Box  # clipped to the frame, original pixels
     halvings: int  # number of 2x2 area steps
     padded: tuple[int, int]  # (height, width) in reduced pixels after padding; the tiles lie in it
-    tiles: tuple[Tile, ...]
+    tiles: tuple[InputTile, ...]
     scale_x: float  # original pixels per model-input pixel
     scale_y: float
     input_hw: tuple[int, int]
@@ -85,7 +85,7 @@ def _offsets(length: int, tile: int, overlap: int) -> list[int]:
     return [round(i * (length - tile) / (count - 1)) for i in range(count)]
 
 
-def plan(geometry: Geometry, *, height: int, width: int, roi: Box | None = None) -> Plan:
+def plan_inputs(geometry: Geometry, *, height: int, width: int, roi: Box | None = None) -> InputPlan:
     """Place the model inputs on a frame of `height` x `width` pixels; pure.
 
     `roi` (x, y, w, h) goes before the geometry's own; both default to the whole frame. Raises FrameError (`size`) when
@@ -104,11 +104,11 @@ def plan(geometry: Geometry, *, height: int, width: int, roi: Box | None = None)
         else:  # one bilinear step to the input follows; a side that is too short is padded first
             scale_x = max(reduced_w, geometry.width) / geometry.width * (1 << halvings)
             scale_y = max(reduced_h, geometry.height) / geometry.height * (1 << halvings)
-        return Plan(
+        return InputPlan(
             (x, y, w, h),
             halvings,
             (geometry.height, geometry.width),
-            (Tile(0, 0),),
+            (InputTile(0, 0),),
             scale_x,
             scale_y,
             (geometry.height, geometry.width),
@@ -126,9 +126,11 @@ def plan(geometry: Geometry, *, height: int, width: int, roi: Box | None = None)
             f"{w}x{h} px give {len(rows) * len(columns):,} tiles, at most {MAX_TILES:,} are judged: "
             "set a ROI, a larger reduction or less overlap",
         )
-    tiles = tuple(Tile(tx, ty) for ty in rows for tx in columns)
+    tiles = tuple(InputTile(tx, ty) for ty in rows for tx in columns)
     scale = float(1 << halvings)
-    return Plan((x, y, w, h), halvings, (padded_h, padded_w), tiles, scale, scale, (geometry.height, geometry.width))
+    return InputPlan(
+        (x, y, w, h), halvings, (padded_h, padded_w), tiles, scale, scale, (geometry.height, geometry.width)
+    )
 
 
 def check_pixels(pixels: Pixels) -> None:
@@ -149,19 +151,19 @@ class Preprocessor:
         self.geometry = geometry
         self._roi = roi
         self._shape: tuple[int, ...] | None = None
-        self._plan: Plan | None = None
+        self._plan: InputPlan | None = None
         self._steps: list[Pixels] = []
         self._padded: Pixels | None = None
         self._converted: Pixels | None = None
 
-    def plan_for(self, pixels: Pixels) -> Plan:
+    def plan_for(self, pixels: Pixels) -> InputPlan:
         """Return the plan for frames of this shape, made once. Raises FrameError for what cannot be placed."""
         if self._plan is None or pixels.shape != self._shape:
             self._prepare(pixels)
         assert self._plan is not None  # noqa: S101 - set by _prepare
         return self._plan
 
-    def into(self, pixels: Pixels, out: Pixels) -> None:
+    def write_to(self, pixels: Pixels, out: Pixels) -> None:
         """Write the inputs of one frame to `out` [tiles, H, W, C] uint8, in place.
 
         `pixels` is [H, W] or [H, W, 3] uint8; its rows may be strided. Raises FrameError when it cannot be used.
@@ -227,7 +229,7 @@ class Preprocessor:
         """Make plan and buffers for a new frame shape."""
         check_pixels(pixels)
         geometry = self.geometry
-        placed = plan(geometry, height=pixels.shape[0], width=pixels.shape[1], roi=self._roi)
+        placed = plan_inputs(geometry, height=pixels.shape[0], width=pixels.shape[1], roi=self._roi)
         tail = pixels.shape[2:]
         _, _, w, h = placed.roi
         self._steps = [np.empty((h >> i, w >> i, *tail), np.uint8) for i in range(1, placed.halvings + 1)]

@@ -8,20 +8,20 @@ from __future__ import annotations
 from agent.clock import NS_PER_S
 
 
-class Rate:
+class RateLimit:
     """Allows `per_s` a second, sustained, and `burst` at once."""
 
     def __init__(self, *, per_s: float, burst: float) -> None:
         """Start full; `per_s` is at least 1e-6, `burst` at least the largest amount that is taken."""
         self._next_ns = -(1 << 62)  # when what was taken is paid for, in time of its own; long ago at first
-        self.change(per_s=per_s, burst=burst)
+        self.set_limit(per_s=per_s, burst=burst)
 
-    def change(self, *, per_s: float, burst: float) -> None:
+    def set_limit(self, *, per_s: float, burst: float) -> None:
         """Set other bounds; what was taken stays taken."""
         self._interval_ns = NS_PER_S / per_s
         self._slack_ns = (burst - 1) * self._interval_ns
 
-    def take(self, now_ns: int) -> bool:
+    def try_take(self, now_ns: int) -> bool:
         """Take one, if that is allowed at `now_ns` (monotonic)."""
         earliest = max(self._next_ns, now_ns - round(self._slack_ns))
         if earliest > now_ns:
@@ -29,7 +29,7 @@ class Rate:
         self._next_ns = earliest + round(self._interval_ns)
         return True
 
-    def spend(self, now_ns: int, amount: float) -> int:
+    def take_with_delay(self, now_ns: int, amount: float) -> int:
         """Take `amount` in any case; return for how long (ns) to wait until it is paid for within the burst."""
         earliest = max(self._next_ns, now_ns - round(self._slack_ns))
         self._next_ns = earliest + round(amount * self._interval_ns)

@@ -84,7 +84,7 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True)
-class Dropped:
+class DroppedFrames:
     """A captured frame that gets no verdict, or several at once."""
 
     camera: str
@@ -243,7 +243,7 @@ class Outgoing:
 
 
 @dataclass(frozen=True, slots=True)
-class TransportFigures:
+class TransportStats:
     """What a transport dropped since its start, and what its broker does not carry."""
 
     dropped: Mapping[str, int]  # cause -> messages or answers from the broker that were of no use
@@ -301,7 +301,7 @@ class ReleaseRef:
         return f"{self.name}/{self.version}"
 
 
-def named_apart(ref: ReleaseRef | None, *others: ReleaseRef | None) -> str | None:
+def distinct_name(ref: ReleaseRef | None, *others: ReleaseRef | None) -> str | None:
     """Return `name/version`; with the digest where one of `others` has the same name and version and other bytes."""
     if ref is None:
         return None
@@ -310,7 +310,7 @@ def named_apart(ref: ReleaseRef | None, *others: ReleaseRef | None) -> str | Non
 
 
 @dataclass(frozen=True, slots=True)
-class Desired:
+class DesiredRelease:
     """What someone wants an inspection to run: a hint without authority; the trust chain decides."""
 
     release_id: str  # `name/version`
@@ -320,7 +320,7 @@ class Desired:
 
 
 @dataclass(frozen=True, slots=True)
-class Fetched:
+class FetchedRelease:
     """A release that lies on this disk, every byte checked against signed metadata."""
 
     ref: ReleaseRef
@@ -330,10 +330,10 @@ class Fetched:
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
+class RepositoryStatus:
     """What the repository says today, checked like a release: who looks learns what was taken back."""
 
-    signed_utc_s: float  # as in `Fetched`
+    signed_utc_s: float  # as in `FetchedRelease`
     revoked: frozenset[str] = frozenset()
     root_expires_utc_s: float | None = None  # of the newest root; None where nothing is signed
 
@@ -354,7 +354,7 @@ class SelfTestLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Examination:
+class SelfTestResult:
     """What the self-test measured of a release that passed it."""
 
     figures: Mapping[str, float]
@@ -378,7 +378,7 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True)
-class FailedTry:
+class FailedAttempt:
     """Why the last fetch or self-test came to nothing, though the release is not to blame: it is tried again."""
 
     reason: str  # code in snake_case, stable
@@ -395,11 +395,11 @@ class ModelStatus:
     active: ReleaseRef | None  # None: the factory release, or none at all in SAFE
     previous: ReleaseRef | None
     candidate: ReleaseRef | None
-    desired: Desired | None
+    desired: DesiredRelease | None
     share: float = 0.0  # of the parts that the candidate judges too
     progress: Mapping[str, float] = field(default_factory=dict)  # of the present state: counts and statistics
     refusal: Refusal | None = None  # the last one, and of which release
     refused: ReleaseRef | None = None
     alarm: str | None = None  # a person must look: SAFE, drift of light or camera, too many rollbacks
     counter_floor: int = 0
-    last_try: FailedTry | None = None  # of what is under way; shown on the device, not reported
+    last_try: FailedAttempt | None = None  # of what is under way; shown on the device, not reported

@@ -39,9 +39,9 @@ SHIFTS: Final = 30  # in which at most one false alarm is expected
 PARTS_PER_SHIFT: Final = 28_800  # one part a second for 8 h; a faster line's chart is told so
 LEARNING_PARTS: Final = 1_000  # and `LEARNING_RUNS`, or many more parts: before `high` and `low` begin
 LEARNING_RUNS: Final = 10
-LEARNING_MOST: Final = 20_000
-CAP: Final = 100_000  # parts that the rate is learned from
-RECENT: Final = 500  # parts behind the figures of an alarm: the last RECENT to 2 RECENT
+LEARNING_MAX_PARTS: Final = 20_000
+CUSUM_CAP: Final = 100_000  # parts that the rate is learned from
+RECENT_PARTS: Final = 500  # parts behind the figures of an alarm: the last RECENT to 2 RECENT
 
 _RATIO_HIGH: Final = 2.0
 _RATIO_LOW: Final = 0.2
@@ -49,7 +49,7 @@ _FLOOR: Final = 0.0005  # a rate below is taken for this one: ten in 20,000 part
 _CEILING: Final = 0.4  # of the rate that `high` compares with: above, `flood` is in charge
 _FLOOD: Final = (0.2, 0.6)
 _FLOOD_LIMIT: Final = 33.0  # 30 rejects in a row reach it
-_FALSE_SHARES: Final = (
+_FALSE_ALARM_SHARES: Final = (
     1.2,
     0.3,
 )  # of the false alarms, by the approximation below, which overstates them: `high`, `low`
@@ -82,7 +82,7 @@ class RejectRate:
     state: ChartState
     parts: int  # the last 500 to 1,000
     rejects: int  # among them
-    usual: float | None = None  # share of parts that begin a run of rejects, as learned; None while learning
+    baseline: float | None = None  # share of parts that begin a run of rejects, as learned; None while learning
 
 
 @dataclass(slots=True)
@@ -150,7 +150,7 @@ class RejectChart:
     flood: _Cusum = field(default_factory=_Cusum)
     _in_run: set[str] = field(default_factory=set)  # cameras whose last part was rejected
     _recent: deque[tuple[int, int]] = field(default_factory=lambda: deque(((0, 0),), maxlen=2))  # (parts, rejects)
-    _next_design: int = LEARNING_PARTS  # trials
+    _next_redesign: int = LEARNING_PARTS  # trials
     _designs: tuple[_Design, _Design | None] | None = None  # None while learning
 
     def add(self, camera: str, *, rejected: bool) -> None:
@@ -169,7 +169,7 @@ class RejectChart:
     def add_passes(self, camera: str, count: int) -> None:
         """Take `count` parts in a row that were not rejected into account, as `count` calls of `add` would."""
         while count > 0:
-            steps = min(count, self._quiet_passes()) if camera not in self._in_run else 0
+            steps = min(count, self._passes_without_effect()) if camera not in self._in_run else 0
             if steps < 2:  # noqa: PLR2004 - nothing to be won
                 self.add(camera, rejected=False)
                 count -= 1
@@ -181,52 +181,52 @@ class RejectChart:
                 self.high.add(steps * high.miss, high.limit)
                 if low is not None:
                     self.low.add(steps * low.miss, low.limit)
-            if self.trials < CAP:
+            if self.trials < CUSUM_CAP:
                 self.trials += steps
             count -= steps
 
-    def _quiet_passes(self) -> int:
+    def _passes_without_effect(self) -> int:
         """How many passes certainly change nothing but sums and counts."""
         if self.is_out:
             return 0
-        steps = 1_000_000_000 if self.trials >= CAP else min(self._next_design, CAP) - self.trials
+        steps = 1_000_000_000 if self.trials >= CUSUM_CAP else min(self._next_redesign, CUSUM_CAP) - self.trials
         low = None if self._designs is None else self._designs[1]
         if low is not None:
             steps = min(steps, int((low.limit - self.low.value) / low.miss) - 1)
         return steps
 
     def _add_start(self, *, starts: bool) -> None:
-        if self.trials >= self._next_design:
+        if self.trials >= self._next_redesign:
             self._design()
         if self._designs is not None:
             high, low = self._designs
             self.high.add(high.hit if starts else high.miss, high.limit)
             if low is not None:
                 self.low.add(low.hit if starts else low.miss, low.limit)
-        if self.trials < CAP and not self.is_out:
+        if self.trials < CUSUM_CAP and not self.is_out:
             self.trials += 1
             self.runs += starts
 
     def _design(self) -> None:
         """Compare with the rate as it is known by now."""
-        self._next_design = self.trials + max(100, self.trials // 50)
-        if (self.trials < LEARNING_PARTS or self.runs < LEARNING_RUNS) and self.trials < LEARNING_MOST:
+        self._next_redesign = self.trials + max(100, self.trials // 50)
+        if (self.trials < LEARNING_PARTS or self.runs < LEARNING_RUNS) and self.trials < LEARNING_MAX_PARTS:
             return
         parts = SHIFTS * self.parts_per_shift
         error = _Z * math.sqrt(self.runs + 1.0)
         good = min(max((self.runs + error) / self.trials, _FLOOR), _CEILING)
-        high = _Design.of(good, min(_RATIO_HIGH * good, 0.5 * (1.0 + good)), parts / _FALSE_SHARES[0])
+        high = _Design.of(good, min(_RATIO_HIGH * good, 0.5 * (1.0 + good)), parts / _FALSE_ALARM_SHARES[0])
         usual = (self.runs - error) / self.trials
         low = None
         if self.runs >= LEARNING_RUNS and usual > _FLOOR:
-            low = _Design.of(usual, _RATIO_LOW * usual, parts / _FALSE_SHARES[1])
+            low = _Design.of(usual, _RATIO_LOW * usual, parts / _FALSE_ALARM_SHARES[1])
         self._designs = (high, low)
 
     def _count(self, parts: int, *, rejects: int) -> None:
         self.parts += parts
         self.rejects += rejects
         known, rejected = self._recent[-1]
-        while (room := RECENT - known) < parts:
+        while (room := RECENT_PARTS - known) < parts:
             self._recent[-1] = (known + room, rejected)
             parts -= room
             known, rejected = 0, 0
@@ -257,7 +257,7 @@ class RejectChart:
         return sum(p for p, _ in self._recent), sum(r for _, r in self._recent)
 
     @property
-    def usual(self) -> float | None:
+    def baseline(self) -> float | None:
         """Share of parts that begin a run of rejects, as learned; None while learning."""
         return None if self._designs is None else self.runs / self.trials
 
@@ -269,10 +269,11 @@ class RejectChart:
             case ChartState.FLOOD:
                 return f"{seen}: check the picture, the roi, the thresholds and the model before the parts"
             case ChartState.HIGH:
-                return f"{seen}, usual are runs of rejects on {self.usual or 0.0:.2%}: look at the rejected parts"
+                return f"{seen}, usual are runs of rejects on {self.baseline or 0.0:.2%}: look at the rejected parts"
             case ChartState.LOW:
                 return (
-                    f"{seen}, usual are runs of rejects on {self.usual or 0.0:.2%}: let a known defective part pass, "
+                    f"{seen}, usual are runs of rejects on {self.baseline or 0.0:.2%}: let a known defective part "
+                    f"pass, "
                     "and check focus, light and the model"
                 )
             case _:

@@ -100,7 +100,7 @@ class Sprt:
             self.stretch_trials = self.stretch_events = 0
             self.accepted = True
 
-    def doubt(self) -> None:
+    def resume_after_refusal(self) -> None:
         """Go on after a refusal that the caller does not act on: from the upper bound, and accept anew."""
         self.log_ratio = min(self.log_ratio, self._upper)
         self.refused = self.accepted = False

@@ -8,9 +8,9 @@ file descriptors, memory, threads or disk is no bug: that ends no thread and no 
 begins again after the delay.
 
 Promise: a fault of a thread is counted by the thread's kind, logged once with its trace (and again at most hourly), and
-visible in the heartbeat, the metrics, `kensa status` and the exit code. A thread that cannot be started is an
-`OperatorError` with the remedy. `Boundary` does the same for code that is not ours, such as a camera plug-in: whatever
-it raises becomes a KensaError.
+    visible in the heartbeat, the metrics, `kensa status` and the exit code. A thread that cannot be started is an
+    `OperatorError` with the remedy. `ErrorBoundary` does the same for code that is not ours, such as a camera plug-in:
+    whatever it raises becomes a KensaError.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Final, Self
 
 from agent.clock import NS_PER_S, SystemClock
 from agent.condition_log import ConditionLog
-from agent.counters import Losses
-from agent.errors import InternalError, KensaError, NoThreadError
+from agent.counters import LossCounters
+from agent.errors import InternalError, KensaError, ThreadLimitError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -64,7 +64,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class RestartPolicy:
     """What a bug does to the thread that meets it. The delay before a new try is jittered: its upper half is chance."""
 
     name: str
@@ -79,17 +79,17 @@ class Policy:
         return longest * chance.uniform(0.5, 1.0)
 
 
-RESTART: Final = Policy("restart")
-RESTART_SLOWLY: Final = Policy("restart", first_s=60.0)  # work whose every try costs the line something
-STOP: Final = Policy("stop", stops_agent=True)
-END: Final = Policy("end", ends=True)
+RESTART: Final = RestartPolicy("restart")
+RESTART_SLOWLY: Final = RestartPolicy("restart", first_s=60.0)  # work whose every try costs the line something
+STOP_AGENT: Final = RestartPolicy("stop", stops_agent=True)
+END_THREAD: Final = RestartPolicy("end", ends=True)
 
 
 def is_exhausted(error: BaseException) -> bool:
     """Whether `error` says that the machine has run out of something: descriptors, memory, threads, disk."""
     if isinstance(error, OSError):
         return error.errno in _EXHAUSTED
-    return isinstance(error, MemoryError | NoThreadError) or (
+    return isinstance(error, MemoryError | ThreadLimitError) or (
         isinstance(error, RuntimeError) and str(error) == _NO_THREAD
     )
 
@@ -133,7 +133,7 @@ class Fault:
     is_last: bool  # the work does not begin again
 
 
-class Supervisor:
+class ThreadSupervisor:
     """Makes an agent's threads and keeps count of their faults; one for an agent, shared by its parts."""
 
     def __init__(self, *, clock: Clock | None = None, chance: random.Random | None = None) -> None:
@@ -145,7 +145,7 @@ class Supervisor:
         self._last: str | None = None
         self._logs: list[ConditionLog] = []
         self._conditions = self.condition_log(_log)
-        self.losses = Losses()  # counted by all parts of the agent
+        self.losses = LossCounters()  # counted by all parts of the agent
         self._failing: dict[str, int | None] = {}  # what failed -> since when (ns) it works again; None while it waits
         self._on_failure: list[Callable[[], None]] = []
         self.failure: KensaError | None = None  # why the agent has to stop
@@ -156,7 +156,7 @@ class Supervisor:
         *,
         kind: str,
         name: str | None = None,
-        policy: Policy = RESTART,
+        policy: RestartPolicy = RESTART,
         stop: threading.Event | None = None,
         wake: threading.Event | None = None,
         on_fault: Callable[[Fault], None] | None = None,
@@ -192,7 +192,7 @@ class Supervisor:
         return tuple(sorted(found, key=lambda condition: condition.since_ns))
 
     @property
-    def repeats(self) -> int:
+    def suppressed_lines(self) -> int:
         """Lines that were not logged because they repeat what the log says already."""
         return sum(log.suppressed for log in self._logs)
 
@@ -200,7 +200,7 @@ class Supervisor:
         """Call `callback` when the agent has to stop; from the thread that failed, and it must not block."""
         self._on_failure.append(callback)
 
-    def note(self, kind: str, what: str, error: BaseException, *, remark: str = "", verb: str = "met") -> None:
+    def record_fault(self, kind: str, what: str, error: BaseException, *, remark: str = "", verb: str = "met") -> None:
         """Count one fault of the thread or boundary `kind` and log it; `what` names it for a person."""
         text = f"{what}: {describe(error)}"
         with self._lock:
@@ -211,7 +211,7 @@ class Supervisor:
         cause = "the machine has run out of something" if exhausted else f"{verb} a bug"
         reason = f"{cause}: {describe(error)}{remark}"
         level = logging.WARNING if exhausted else logging.ERROR
-        self._conditions.broken(what, reason, level=level, trace=None if exhausted else error)
+        self._conditions.report_fault(what, reason, level=level, trace=None if exhausted else error)
 
     def fail(self, error: KensaError) -> None:
         """Let the agent stop, with the exit code of `error`; the first one counts."""
@@ -233,34 +233,34 @@ class Supervisor:
                 del self._failing[what]
             counts, last = dict(self._counts), self._last
         for what in settled:
-            self._conditions.well(what)
+            self._conditions.clear_fault(what)
         return ThreadFaults(counts, last)
 
     # --- for SupervisedThread -----------------------------------------------------------------------------------------
 
-    def attend(self, thread: SupervisedThread) -> None:
+    def run_supervised(self, thread: SupervisedThread) -> None:
         """Run the thread's work under its policy until it returns, or the policy ends it; in that thread."""
         failures = 0
         while True:
             began_ns = self._clock.monotonic_ns()
-            self._mark(thread, began_ns)
+            self._set_working_since(thread, began_ns)
             try:
                 thread.work()
             except Exception as error:  # noqa: BLE001 - the top of every thread of the agent
                 failures = 1 if self._clock.monotonic_ns() - began_ns >= _SETTLED_NS else failures + 1
-                delay_s = self._fault(thread, error, failures)
-                if delay_s is None or self._pause(thread, delay_s):
+                delay_s = self._handle_fault(thread, error, failures)
+                if delay_s is None or self._wait_for_retry(thread, delay_s):
                     return
             else:
                 return
 
-    def _mark(self, thread: SupervisedThread, since_ns: int | None) -> None:
+    def _set_working_since(self, thread: SupervisedThread, since_ns: int | None) -> None:
         """A thread that failed works again since then, or waits."""
         with self._lock:
-            if thread.what in self._failing:
-                self._failing[thread.what] = since_ns
+            if thread.label in self._failing:
+                self._failing[thread.label] = since_ns
 
-    def _pause(self, thread: SupervisedThread, delay_s: float) -> bool:
+    def _wait_for_retry(self, thread: SupervisedThread, delay_s: float) -> bool:
         """Wait for the next run; True when there is none."""
         if thread.wake is None:
             return self._clock.wait(thread.stop, delay_s)
@@ -269,7 +269,7 @@ class Supervisor:
             self._clock.wait(thread.wake, delay_s)
         return thread.stop.is_set()
 
-    def _fault(self, thread: SupervisedThread, error: Exception, failures: int) -> float | None:
+    def _handle_fault(self, thread: SupervisedThread, error: Exception, failures: int) -> float | None:
         """Answer a fault; return the delay until the next run, or None when there is none."""
         policy = thread.policy
         delay_s = policy.delay_s(failures, self._chance)
@@ -277,13 +277,13 @@ class Supervisor:
         stops, ends = policy.stops_agent and is_bug, policy.ends and is_bug
         again = "" if ends else f"; it begins again in {delay_s:.1f} s"
         remark = "; the agent stops" if stops else again
-        self.note(thread.kind, thread.what, error, remark=remark, verb="ended by" if ends else "met")
-        self._mark(thread, None)
+        self.record_fault(thread.kind, thread.label, error, remark=remark, verb="ended by" if ends else "met")
+        self._set_working_since(thread, None)
         if thread.on_fault is not None:
             try:
                 thread.on_fault(Fault(error, describe(error), is_last=stops or ends))
             except Exception as second:  # noqa: BLE001 - putting in order may meet what the work met
-                self.note(thread.kind, thread.what, second)
+                self.record_fault(thread.kind, thread.label, second)
         if not stops:
             return None if ends else delay_s
         ended = InternalError(
@@ -296,56 +296,56 @@ class Supervisor:
 
 
 class SupervisedThread(threading.Thread):
-    """A daemon thread under a policy; made by `Supervisor.thread`."""
+    """A daemon thread under a policy; made by `ThreadSupervisor.thread`."""
 
     def __init__(
         self,
-        supervisor: Supervisor,
+        supervisor: ThreadSupervisor,
         work: Callable[[], None],
         *,
         kind: str,
         name: str,
-        policy: Policy,
+        policy: RestartPolicy,
         stop: threading.Event,
         wake: threading.Event | None,
         on_fault: Callable[[Fault], None] | None,
     ) -> None:
-        """See `Supervisor.thread`."""
+        """See `ThreadSupervisor.thread`."""
         super().__init__(name=name, daemon=True)
         self._supervisor = supervisor
         self.work: Final = work
         self.kind: Final = kind
-        self.what: Final = f"thread {name}"
+        self.label: Final = f"thread {name}"
         self.policy: Final = policy
         self.stop: Final = stop
         self.wake: Final = wake
         self.on_fault: Final = on_fault
 
     def start(self) -> None:
-        """Start. Raises NoThreadError when the machine allows no more threads; it may then be tried again."""
+        """Start. Raises ThreadLimitError when the machine allows no more threads; it may then be tried again."""
         try:
             super().start()
         except RuntimeError as error:
             if str(error) != _NO_THREAD:
                 raise
-            raise NoThreadError(
+            raise ThreadLimitError(
                 f"the thread {self.name} cannot be started: this machine allows no more. Raise the limit of processes "
                 "(ulimit -u; TasksMax of the systemd unit; pids of the container) or end other programs"
             ) from error
 
     def run(self) -> None:
         """Work under the supervisor."""
-        self._supervisor.attend(self)
+        self._supervisor.run_supervised(self)
 
 
-class Boundary:
+class ErrorBoundary:
     """A context manager around a call into code that is not ours: what it raises becomes `make(text)`.
 
     A KensaError, and what is no Exception (a signal's KeyboardInterrupt), passes as it is.
     """
 
     def __init__(
-        self, supervisor: Supervisor | None, *, kind: str, what: str, make: Callable[[str], KensaError]
+        self, supervisor: ThreadSupervisor | None, *, kind: str, what: str, make: Callable[[str], KensaError]
     ) -> None:
         """Faults are counted by `supervisor` under `kind`, but for those of a machine that has run out of something."""
         self._supervisor = supervisor
@@ -364,5 +364,5 @@ class Boundary:
         if error is None or isinstance(error, KensaError) or not isinstance(error, Exception):
             return
         if self._supervisor is not None and not isinstance(error, OSError) and not is_exhausted(error):
-            self._supervisor.note(self._kind, self._what, error)
+            self._supervisor.record_fault(self._kind, self._what, error)
         raise self._make(describe(error)) from error

@@ -14,11 +14,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.app.limits import allow_open_files
+from agent.app.limits import raise_open_file_limit
 from agent.clock import SystemClock
 from agent.errors import KensaError
-from greengrass.component import Component
-from greengrass.environment import Environment, complete_for_aws
+from greengrass.component import InspectorComponent
+from greengrass.environment import Environment, set_default_region
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -29,12 +29,12 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(levelname)s %(message)s")
     logging.getLogger("awsiot.eventstreamrpc").setLevel(logging.CRITICAL)  # what it says, greengrass.connection says
     try:
-        complete_for_aws(os.environ)
-        allow_open_files()
-        component = Component(environment=Environment.read(os.environ, work=Path.cwd()), clock=SystemClock())
+        set_default_region(os.environ)
+        raise_open_file_limit()
+        component = InspectorComponent(environment=Environment.read(os.environ, work=Path.cwd()), clock=SystemClock())
 
         def ask_stop(_number: int, _frame: FrameType | None) -> None:
-            component.ask_stop()
+            component.request_stop()
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, ask_stop)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from awsiot.greengrasscoreipc import model
 
 from agent.durable import replace_durably
-from greengrass.faults import Fault, IpcError
+from greengrass.faults import IpcError, IpcErrorKind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     from greengrass.connection import Connection
 
-FILE_NAME: Final = "greengrass.json"  # in the state directory; `kensa doctor` reads it
-SHADOW: Final = "kensa"
-_TRY_S: Final = 5.0
+STATUS_FILE_NAME: Final = "greengrass.json"  # in the state directory; `kensa doctor` reads it
+SHADOW_NAME: Final = "kensa"
+_PROBE_TIMEOUT_S: Final = 5.0
 _log = logging.getLogger(__name__)
 
 
@@ -39,24 +39,24 @@ class Capability(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class _Trial:
+class _Probe:
     operation: str
     request: Any
-    instead: str  # what takes its place
+    fallback: str  # what takes its place
 
 
-_TRIALS: Final = {
-    Capability.VALIDATION: _Trial(
+_PROBES: Final = {
+    Capability.VALIDATION: _Probe(
         "subscribe_to_validate_configuration_updates",
         model.SubscribeToValidateConfigurationUpdatesRequest(),
         "a bad configuration or model is refused after it arrived, and the last good one is kept",
     ),
-    Capability.DEFERRAL: _Trial(
+    Capability.DEFERRAL: _Probe(
         "subscribe_to_component_updates",
         model.SubscribeToComponentUpdatesRequest(),
         "an update stops the agent when the nucleus wants it, and a rollout goes on after the start",
     ),
-    Capability.SHADOW: _Trial("get_thing_shadow", None, "the shadow is spoken to by its topics"),
+    Capability.SHADOW: _Probe("get_thing_shadow", None, "the shadow is spoken to by its topics"),
 }
 
 
@@ -73,50 +73,50 @@ class Capabilities:
         """Whether it can be used."""
         return capability in self.present
 
-    def instead(self) -> dict[Capability, str]:
+    def fallbacks(self) -> dict[Capability, str]:
         """Return what takes the place of what is absent."""
-        return {name: trial.instead for name, trial in _TRIALS.items() if name not in self.present}
+        return {name: trial.fallback for name, trial in _PROBES.items() if name not in self.present}
 
     def describe(self) -> str:
         """Return one sentence for the log."""
         has = ", ".join(sorted(self.present)) or "none"
-        return f"Greengrass nucleus {self.mode} {self.version}: of {', '.join(_TRIALS)} it has {has}"
+        return f"Greengrass nucleus {self.mode} {self.version}: of {', '.join(_PROBES)} it has {has}"
 
 
-def find_out(connection: Connection, *, thing: str, version: str) -> Capabilities:
+def detect(connection: Connection, *, thing: str, version: str) -> Capabilities:
     """Try each operation once; `version` is the nucleus's own word (`GGC_VERSION`).
 
     The shadow needs a component beside a classic nucleus, so the other two tell which nucleus it is.
     """
     present: set[Capability] = set()
     unauthorized: set[Capability] = set()
-    for name, trial in _TRIALS.items():
-        request = trial.request or model.GetThingShadowRequest(thing_name=thing, shadow_name=SHADOW)
+    for name, trial in _PROBES.items():
+        request = trial.request or model.GetThingShadowRequest(thing_name=thing, shadow_name=SHADOW_NAME)
         try:
-            connection.probe(trial.operation, request, timeout_s=_TRY_S)
+            connection.probe(trial.operation, request, timeout_s=_PROBE_TIMEOUT_S)
         except IpcError as error:
-            if error.fault is Fault.UNAUTHORIZED:
+            if error.kind is IpcErrorKind.UNAUTHORIZED:
                 unauthorized.add(name)
-            if error.fault not in {Fault.NOT_FOUND, Fault.CONFLICT, Fault.INVALID}:
+            if error.kind not in {IpcErrorKind.NOT_FOUND, IpcErrorKind.CONFLICT, IpcErrorKind.INVALID}:
                 continue
         present.add(name)
     mode: Literal["lite", "classic"] = "classic" if present & {Capability.VALIDATION, Capability.DEFERRAL} else "lite"
     return Capabilities(mode, version, frozenset(present), frozenset(unauthorized))
 
 
-def lacking(version: str) -> Capabilities:
+def assume_minimal(version: str) -> Capabilities:
     """Return what is safe to assume of a nucleus that could not be asked."""
     return Capabilities("lite", version, frozenset())
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ComponentStatus:
     """What this component says of itself to `kensa doctor`."""
 
     capabilities: Capabilities
-    confirms: bool  # verdicts by their echo
+    is_confirmed_by_echo: bool  # verdicts by their echo
     configuration: str  # digest of the configuration in force
-    refused: str | None = None  # why the one of the last deployment is not
+    refusal: str | None = None  # why the one of the last deployment is not
     needs_restart: tuple[str, ...] = ()  # keys of it that the running process has not taken
 
     def write(self, state_dir: Path) -> None:
@@ -127,13 +127,13 @@ class Standing:
             "version": capabilities.version,
             "present": sorted(capabilities.present),
             "unauthorized": sorted(capabilities.unauthorized),
-            "instead": {str(name): text for name, text in capabilities.instead().items()},
-            "confirms": self.confirms,
+            "instead": {str(name): text for name, text in capabilities.fallbacks().items()},
+            "confirms": self.is_confirmed_by_echo,
             "configuration": self.configuration,
-            "refused": self.refused,
+            "refused": self.refusal,
             "needs_restart": list(self.needs_restart),
         }
         try:
-            replace_durably(state_dir / FILE_NAME, json.dumps(content, indent=1).encode())
+            replace_durably(state_dir / STATUS_FILE_NAME, json.dumps(content, indent=1).encode())
         except OSError as error:
-            _log.warning("%s cannot be written: %s", state_dir / FILE_NAME, error.strerror)
+            _log.warning("%s cannot be written: %s", state_dir / STATUS_FILE_NAME, error.strerror)

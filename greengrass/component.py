@@ -21,81 +21,84 @@ from awsiot.greengrasscoreipc import model
 
 from agent import app
 from agent.app import footprint
-from agent.app.good import GOOD_NAME, last_good
+from agent.app.good import LAST_GOOD_NAME, load_last_good
 from agent.clock import NS_PER_S
 from agent.errors import ConfigError, KensaError, OperatorError, RestartNeededError
-from agent.model.transitions import State
+from agent.model.transitions import LifecycleState
 from agent.records import CameraState
 from greengrass import capabilities, configuration
-from greengrass.capabilities import Capability, Standing
-from greengrass.configuration import ComponentConfig, Settings
+from greengrass.capabilities import Capability, ComponentStatus
+from greengrass.configuration import ComponentConfig, GreengrassSettings
 from greengrass.connection import Connection
-from greengrass.desired import AllOf, DeploymentWishes
-from greengrass.environment import INSPECTOR
+from greengrass.desired import CompositeDesiredState, DeploymentDesiredState
+from greengrass.environment import INSPECTOR_NAME
 from greengrass.faults import IpcError
-from greengrass.handover import Counter
-from greengrass.pacing import Pace
-from greengrass.rehearsal import Rehearsal
+from greengrass.handover import HintReceiver
+from greengrass.pacing import PublishRateLimiter
+from greengrass.rehearsal import Preflight
 from greengrass.releases import open_fetcher, open_shadow
-from greengrass.shadow import ShadowOperations, ShadowTopics
+from greengrass.shadow import IpcShadowTransport, MqttShadowTransport
 from greengrass.transport import MAX_IN_FLIGHT, IpcTransport
-from greengrass.updates import UpdateGuard
-from greengrass.validation import Validator
-from greengrass.watching import ConfigurationWatch, read_configuration
+from greengrass.updates import UpdateDeferral
+from greengrass.validation import ConfigurationValidator
+from greengrass.watching import ConfigurationWatcher, read_configuration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from agent.app import Agent
     from agent.clock import Clock
-    from agent.config import Config, Updates
+    from agent.config import Config, UpdatesConfig
     from agent.ports import DesiredState
-    from agent.records import Desired, Verdict
+    from agent.records import DesiredRelease, Verdict
     from greengrass.environment import Environment
-    from greengrass.handover import HintedFetcher
+    from greengrass.handover import FallbackFetcher
 
 _CONNECT_S: Final = 20.0
-_LOOK_S: Final = 0.25
-_IDLE_SERVES_S: Final = 20.0  # a line without parts serves when its models and cameras are ready for so long
-_REPORTS: Final = 3  # tries to say RUNNING; lite without its health daemon never takes it
-_REPORT_AGAIN_S: Final = 5.0
-_DISOWNED_S: Final = 1_800.0  # the line goes on meanwhile, and its verdicts wait on disk
-_FOOTPRINT_S: Final = (5.0, 600.0)  # first, and then every
-_UNINTERRUPTED: Final = frozenset({State.SELFTEST, State.SHADOW, State.TRIAL})
+_POLL_S: Final = 0.25
+_IDLE_SERVING_S: Final = 20.0  # a line without parts serves when its models and cameras are ready for so long
+_MAX_RUNNING_REPORTS: Final = 3  # tries to say RUNNING; lite without its health daemon never takes it
+_REPORT_RETRY_S: Final = 5.0
+_MAX_UNRECOGNISED_S: Final = 1_800.0  # the line goes on meanwhile, and its verdicts wait on disk
+_MEMORY_TRIM_S: Final = (5.0, 600.0)  # first, and then every
+_UNINTERRUPTIBLE: Final = frozenset({LifecycleState.SELFTEST, LifecycleState.SHADOW, LifecycleState.TRIAL})
 # Open; a triggered one waits for its first part.
 _READY: Final = frozenset({CameraState.CONNECTING, CameraState.RUNNING})
 _log = logging.getLogger("kensa.greengrass")
 
 
-class Component:
+class InspectorComponent:
     """One life of com.kensa.Inspector. `run` in the main thread, `ask_stop` from a signal handler."""
 
-    def __init__(self, *, environment: Environment, clock: Clock, disowned_s: float = _DISOWNED_S) -> None:
-        """Prepare; nothing is connected yet. `disowned_s`: how long the nucleus may know nothing of this process."""
+    def __init__(self, *, environment: Environment, clock: Clock, disowned_s: float = _MAX_UNRECOGNISED_S) -> None:
+        """Prepare; nothing is connected yet.
+
+        `unrecognised_s`: how long the nucleus may know nothing of this process.
+        """
         self._environment = environment
         self._clock = clock
-        self._disowned_s = disowned_s
+        self._max_unrecognised_s = disowned_s
         self._connection = Connection(
-            socket_path=environment.socket_path, token=environment.token, component=INSPECTOR, clock=clock
+            socket_path=environment.socket_path, token=environment.token, component=INSPECTOR_NAME, clock=clock
         )
-        self._pace = Pace(clock=clock)
+        self._rate_limiter = PublishRateLimiter(clock=clock)
         self._stop = threading.Event()
-        self._seen = threading.Event()  # the first verdict
+        self._first_verdict = threading.Event()  # the first verdict
         self._agent: Agent | None = None
-        self._settings = Settings()
-        self._wishes = DeploymentWishes({})
-        self._fetcher: HintedFetcher | None = None
-        self._capabilities = capabilities.lacking(environment.version)
+        self._settings = GreengrassSettings()
+        self._deployment_desired = DeploymentDesiredState({})
+        self._fetcher: FallbackFetcher | None = None
+        self._capabilities = capabilities.assume_minimal(environment.version)
         self._transport: IpcTransport | None = None
-        self._standing: Standing | None = None
-        self._reports = 0
-        self._report_ns = 0
+        self._status: ComponentStatus | None = None
+        self._running_reports = 0
+        self._next_report_ns = 0
 
-    def ask_stop(self) -> None:
+    def request_stop(self) -> None:
         """Let `run` drain and return; safe in a signal handler."""
         self._stop.set()
         if self._agent is not None:
-            self._agent.ask_stop()
+            self._agent.request_stop()
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -106,12 +109,12 @@ class Component:
             self._wait_connected()
             if self._stop.is_set():
                 return 0
-            tree, given, refused = self._configured()
-            self._find_out(given)
+            tree, given, refused = self._load_configuration()
+            self._detect_capabilities(given)
             agent = self._start_agent(given, refused)
             if agent is None:
                 return 0
-            return self._attend(agent, tree)
+            return self._run_until_stopped(agent, tree)
         finally:
             self._connection.close()
 
@@ -119,13 +122,13 @@ class Component:
         """Until connected, told to stop, or out of patience."""
         deadline_ns = self._clock.monotonic_ns() + round(_CONNECT_S * NS_PER_S)
         while not self._stop.is_set() and self._clock.monotonic_ns() < deadline_ns:
-            if self._connection.wait_up(_LOOK_S):
+            if self._connection.wait_connected(_POLL_S):
                 return
 
-    def _configured(self) -> tuple[Any, ComponentConfig, str | None]:
+    def _load_configuration(self) -> tuple[Any, ComponentConfig, str | None]:
         """The tree as it was read, what to run with, and why that is not what was read. Raises ConfigError."""
         tree: Any = None
-        if self._connection.is_up:
+        if self._connection.is_connected:
             try:
                 tree = read_configuration(self._connection)
             except IpcError as error:
@@ -150,25 +153,25 @@ class Component:
         folder = self._environment.work / "state"
         if isinstance(tree, dict) and isinstance(tree.get("state_dir"), str):
             folder = self._environment.base / tree["state_dir"]
-        if not (folder / GOOD_NAME).is_file():
+        if not (folder / LAST_GOOD_NAME).is_file():
             return None
-        good = last_good(folder)
-        return None if good is None else ComponentConfig(good, Settings(), {})
+        good = load_last_good(folder)
+        return None if good is None else ComponentConfig(good, GreengrassSettings(), {})
 
-    def _find_out(self, given: ComponentConfig) -> None:
-        if self._connection.is_up:
+    def _detect_capabilities(self, given: ComponentConfig) -> None:
+        if self._connection.is_connected:
             environment = self._environment
-            self._capabilities = capabilities.find_out(
+            self._capabilities = capabilities.detect(
                 self._connection, thing=given.config.thing, version=environment.version
             )
         _log.info("%s", self._capabilities.describe())
-        for name, instead in self._capabilities.instead().items():
+        for name, instead in self._capabilities.fallbacks().items():
             _log.info("without %s: %s", name, instead)
 
     def _start_agent(self, given: ComponentConfig, refused: str | None) -> Agent | None:
         """Start with `given`, else with the last good configuration. Raises KensaError; None when told to stop."""
         try:
-            agent = self._compose(given)
+            agent = self._build_agent(given)
             agent.start()
         except KensaError as error:
             good = None if refused else self._last_good({"state_dir": str(given.config.state_dir)})
@@ -176,72 +179,74 @@ class Component:
                 raise
             _log.error("%s\nThe agent goes on with the last configuration that it ran with", error)
             given, refused = good, str(error)
-            agent = self._compose(given)
+            agent = self._build_agent(given)
             agent.start()
         self._agent = agent
         if self._stop.is_set():
             agent.stop()
             return None
-        self._stand(agent, refused=refused)
+        self._record_status(agent, refused=refused)
         return agent
 
-    def _attend(self, agent: Agent, tree: Any) -> int:
+    def _run_until_stopped(self, agent: Agent, tree: Any) -> int:
         """Listen to the nucleus until the end; 1 when something was abandoned or the nucleus disowns us."""
-        watch = ConfigurationWatch(connection=self._connection, known=tree, on_change=self._changed, clock=self._clock)
+        watch = ConfigurationWatcher(
+            connection=self._connection, known=tree, on_change=self._on_configuration_change, clock=self._clock
+        )
         watch.start()
         validator = self._validator(agent)
         if validator is not None:
             validator.start()
         if self._capabilities.has(Capability.DEFERRAL):
-            UpdateGuard(
+            UpdateDeferral(
                 connection=self._connection,
-                busy=self._busy,
+                busy=self._busy_reason,
                 defer_s=lambda: self._settings.defer_s,
                 clock=self._clock,
             ).start()
         is_disowned = False
         try:
-            is_disowned = self._wait(agent)
+            is_disowned = self._wait_for_end(agent)
         finally:
             if validator is not None:
-                validator.ask_close()
+                validator.request_close()
             clean = agent.stop()
             watch.close()
             if validator is not None:
                 validator.close()
         return 0 if clean and not is_disowned else 1
 
-    def _wait(self, agent: Agent) -> bool:
+    def _wait_for_end(self, agent: Agent) -> bool:
         """Return when the agent is to stop; whether that is because the nucleus does not know us any more."""
-        first_s, every_s = _FOOTPRINT_S
+        first_s, every_s = _MEMORY_TRIM_S
         began_ns = self._clock.monotonic_ns()
         footprint_ns = began_ns + round(first_s * NS_PER_S)
-        while not agent.wait(_LOOK_S):
+        while not agent.wait(_POLL_S):
             now_ns = self._clock.monotonic_ns()
             self._report_running(agent, now_ns, began_ns)
-            self._correct_standing(agent)
-            if self._connection.disowned_s > self._disowned_s:
+            self._refresh_status(agent)
+            if self._connection.unrecognised_s > self._max_unrecognised_s:
                 _log.error(
                     "the nucleus has known neither the token nor the name of this process for %.0f s: it ends, to be "
                     "started with a new token",
-                    self._disowned_s,
+                    self._max_unrecognised_s,
                 )
                 return True
             if now_ns >= footprint_ns:
-                footprint.give_back()
+                footprint.trim_memory()
                 footprint_ns = now_ns + round(every_s * NS_PER_S)
         return False
 
     # --- composition --------------------------------------------------------------------------------------------------
 
-    def _compose(self, given: ComponentConfig) -> Agent:
+    def _build_agent(self, given: ComponentConfig) -> Agent:
         config = given.config
         self._settings = given.settings
-        self._wishes = DeploymentWishes(given.wishes)
+        self._deployment_desired = DeploymentDesiredState(given.desired_releases)
         self._transport = IpcTransport(
             connection=self._connection,
             thing=config.thing,
-            pace=self._pace,
+            pace=self._rate_limiter,
             clock=self._clock,
             confirm=given.settings.confirm == "echo",
             max_in_flight=MAX_IN_FLIGHT[self._capabilities.mode],
@@ -253,40 +258,40 @@ class Component:
             transport=self._transport,
             clock=self._clock,
             observe=self._observe,
-            desired_state=None if updates is None else self._open_desired(config, updates),
+            desired_state=None if updates is None else self._open_desired_state(config, updates),
             fetcher=self._fetcher,
             supervisor=self._connection.supervisor,
             component_version=self._environment.component_version,
         )
 
-    def _open_desired(self, config: Config, updates: Updates) -> AllOf:
+    def _open_desired_state(self, config: Config, updates: UpdatesConfig) -> CompositeDesiredState:
         sources: list[DesiredState] = [
-            self._wishes,
-            Counter(connection=self._connection, inspections=config.inspections, places=self._fetcher),
+            self._deployment_desired,
+            HintReceiver(connection=self._connection, inspections=config.inspections, places=self._fetcher),
         ]
         if updates.shadow:
-            way: ShadowOperations | ShadowTopics
+            way: IpcShadowTransport | MqttShadowTransport
             if self._capabilities.has(Capability.SHADOW):
-                way = ShadowOperations(connection=self._connection, thing=config.thing)
+                way = IpcShadowTransport(connection=self._connection, thing=config.thing)
             else:
-                way = ShadowTopics(connection=self._connection, pace=self._pace, stop=self._stop)
+                way = MqttShadowTransport(connection=self._connection, pace=self._rate_limiter, stop=self._stop)
             sources.append(open_shadow(config, way, self._clock, self._connection.supervisor))
-        return AllOf(sources)
+        return CompositeDesiredState(sources)
 
-    def _validator(self, agent: Agent) -> Validator | None:
+    def _validator(self, agent: Agent) -> ConfigurationValidator | None:
         if not self._capabilities.has(Capability.VALIDATION):
             return None
 
-        def rehearse(inspection: str, wish: Desired, stop: threading.Event) -> None:
-            if self._wishes.holds(inspection, wish):
+        def rehearse(inspection: str, wish: DesiredRelease, stop: threading.Event) -> None:
+            if self._deployment_desired.is_desired(inspection, wish):
                 return  # another key changes, and this wish was judged when it was new
-            if agent.models is None or self._fetcher is None:
+            if agent.lifecycle_manager is None or self._fetcher is None:
                 raise OperatorError("this agent runs without `updates`; deploy them first, and restart it")
-            Rehearsal(lambda: agent.config, agent.models.lifecycles, self._fetcher, self._clock).rehearse(
+            Preflight(lambda: agent.config, agent.lifecycle_manager.lifecycles, self._fetcher, self._clock).check(
                 inspection, wish, stop
             )
 
-        return Validator(
+        return ConfigurationValidator(
             connection=self._connection,
             read=self._read,
             rehearse=rehearse,
@@ -298,80 +303,92 @@ class Component:
 
     def _observe(self, _verdicts: Sequence[Verdict]) -> None:
         """Workers' threads."""
-        if not self._seen.is_set():
-            self._seen.set()
+        if not self._first_verdict.is_set():
+            self._first_verdict.set()
 
-    def _changed(self, tree: Any) -> None:
+    def _on_configuration_change(self, tree: Any) -> None:
         """Thread `configuration`: take a new configuration in, whole or not at all."""
         agent = self._agent
         if agent is None:
             return
         try:
             given = self._read(tree)
-            needs_restart = _apply(agent, given.config)
+            needs_restart = _apply_configuration(agent, given.config)
         except KensaError as error:
             _log.error("%s\nThe agent goes on as it is", error)
-            self._stand(agent, refused=str(error))
+            self._record_status(agent, refused=str(error))
             return
         self._settings = given.settings
-        self._wishes.update(given.wishes)
-        self._stand(agent, needs_restart=needs_restart)
+        self._deployment_desired.update(given.desired_releases)
+        self._record_status(agent, needs_restart=needs_restart)
 
-    def _stand(self, agent: Agent, *, refused: str | None = None, needs_restart: tuple[str, ...] = ()) -> None:
+    def _record_status(self, agent: Agent, *, refused: str | None = None, needs_restart: tuple[str, ...] = ()) -> None:
         agent.note_configuration(refused=refused, needs_restart=needs_restart)
-        self._standing = Standing(
+        self._status = ComponentStatus(
             capabilities=self._capabilities,
-            confirms=self._transport is not None and self._transport.confirms,
+            is_confirmed_by_echo=self._transport is not None and self._transport.is_confirmed_by_echo,
             configuration=agent.config.digest(),
-            refused=refused,
+            refusal=refused,
             needs_restart=needs_restart,
         )
-        self._standing.write(agent.config.state_dir)
+        self._status.write(agent.config.state_dir)
 
-    def _correct_standing(self, agent: Agent) -> None:
+    def _refresh_status(self, agent: Agent) -> None:
         """Whether echoes are allowed shows only once the transport has subscribed."""
-        transport, standing = self._transport, self._standing
-        if transport is not None and standing is not None and standing.confirms != transport.confirms:
-            self._standing = replace(standing, confirms=transport.confirms)
-            self._standing.write(agent.config.state_dir)
+        transport, standing = self._transport, self._status
+        if (
+            transport is not None
+            and standing is not None
+            and standing.is_confirmed_by_echo != transport.is_confirmed_by_echo
+        ):
+            self._status = replace(standing, is_confirmed_by_echo=transport.is_confirmed_by_echo)
+            self._status.write(agent.config.state_dir)
 
-    def _busy(self) -> str | None:
+    def _busy_reason(self) -> str | None:
         """What an update would interrupt."""
         if self._settings.in_shift(datetime.now().astimezone().time()):
             return "a shift runs"
         agent = self._agent
-        lifecycles = {} if agent is None or agent.models is None else agent.models.lifecycles
+        lifecycles = {} if agent is None or agent.lifecycle_manager is None else agent.lifecycle_manager.lifecycles
         for name, lifecycle in lifecycles.items():
             status = lifecycle.status()
-            if status.state in _UNINTERRUPTED:
+            if status.state in _UNINTERRUPTIBLE:
                 return f"{name} is in {status.state}"
         return None
 
     def _report_running(self, agent: Agent, now_ns: int, began_ns: int) -> None:
         """Say RUNNING once the line is served: a deployment waits for it."""
-        if self._reports >= _REPORTS or now_ns < self._report_ns or not self._serves(agent, now_ns - began_ns):
+        if (
+            self._running_reports >= _MAX_RUNNING_REPORTS
+            or now_ns < self._next_report_ns
+            or not self._is_serving(agent, now_ns - began_ns)
+        ):
             return
-        self._reports += 1
-        self._environment.tell_ready()
-        self._report_ns = now_ns + round(_REPORT_AGAIN_S * NS_PER_S)
+        self._running_reports += 1
+        self._environment.notify_ready()
+        self._next_report_ns = now_ns + round(_REPORT_RETRY_S * NS_PER_S)
         try:
             self._connection.call("update_state", model.UpdateStateRequest(state=model.ReportedLifecycleState.RUNNING))
         except IpcError as error:
-            _log.log(logging.WARNING if self._reports == _REPORTS else logging.DEBUG, "RUNNING is not heard: %s", error)
+            _log.log(
+                logging.WARNING if self._running_reports == _MAX_RUNNING_REPORTS else logging.DEBUG,
+                "RUNNING is not heard: %s",
+                error,
+            )
             return
-        self._reports = _REPORTS
+        self._running_reports = _MAX_RUNNING_REPORTS
 
-    def _serves(self, agent: Agent, age_ns: int) -> bool:
-        if self._seen.is_set():
+    def _is_serving(self, agent: Agent, age_ns: int) -> bool:
+        if self._first_verdict.is_set():
             return all(slot.lease() is not None for slot in agent.slots.values())
         return (
-            age_ns >= _IDLE_SERVES_S * NS_PER_S
+            age_ns >= _IDLE_SERVING_S * NS_PER_S
             and all(slot.lease() is not None for slot in agent.slots.values())
             and all(view.capture.status.state in _READY for view in agent.cameras.values())
         )
 
 
-def _apply(agent: Agent, config: Config) -> tuple[str, ...]:
+def _apply_configuration(agent: Agent, config: Config) -> tuple[str, ...]:
     """Let `agent` go on with `config`; return what only a restart can change. Raises KensaError."""
     try:
         applied = agent.apply(config)

@@ -27,7 +27,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from agent import config as configuration
-from agent.config.base import shown, shown_key
+from agent.config.base import redacted, redacted_key
 from agent.errors import ConfigError, MessageError
 from agent.wire.shadow import parse_desired
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from agent.records import Desired
+    from agent.records import DesiredRelease
 
 SOURCE: Final = "deployment"  # of what the component's configuration desires
 _NUCLEUS_KEYS: Final = frozenset({"accessControl"})
@@ -45,12 +45,12 @@ _MAX_DEPTH: Final = 16  # nucleus lite nests 11 deep at most
 
 def _is_shift(value: str) -> str:
     if not _SHIFT.fullmatch(value):
-        msg = f"given {shown(value)}, expected local times such as 06:00-14:00"
+        msg = f"given {redacted(value)}, expected local times such as 06:00-14:00"
         raise ValueError(msg)
     return value
 
 
-class Settings(BaseModel):
+class GreengrassSettings(BaseModel):
     """The key `greengrass` of the component's configuration."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -64,10 +64,10 @@ class Settings(BaseModel):
 
     def in_shift(self, now: time) -> bool:
         """Whether the local time `now` lies in a shift; one may run past midnight."""
-        return any(_lies_in(shift, now) for shift in self.shifts)
+        return any(_is_in_shift(shift, now) for shift in self.shifts)
 
 
-def _lies_in(shift: str, now: time) -> bool:
+def _is_in_shift(shift: str, now: time) -> bool:
     begin, end = (time.fromisoformat(part) for part in shift.split("-"))
     return begin <= now < end if begin <= end else (now >= begin or now < end)
 
@@ -77,8 +77,8 @@ class ComponentConfig:
     """What a component's configuration says. `config.transport` is `none`: the component brings its own."""
 
     config: configuration.Config
-    settings: Settings
-    wishes: Mapping[str, Desired]  # inspection -> what the deployment wants
+    settings: GreengrassSettings
+    desired_releases: Mapping[str, DesiredRelease]  # inspection -> what the deployment wants
 
 
 def read(tree: object, *, thing: str | None, work: Path, base: Path, source: str = "configuration") -> ComponentConfig:
@@ -99,7 +99,7 @@ def read(tree: object, *, thing: str | None, work: Path, base: Path, source: str
     rest.setdefault("state_dir", str(work / "state"))
     if thing is not None:
         rest.setdefault("thing", thing)
-    wishes, rest["inspections"] = _without_wishes(rest.get("inspections"), complaints)
+    wishes, rest["inspections"] = _split_desired(rest.get("inspections"), complaints)
     if rest["inspections"] is None:
         del rest["inspections"]
     if wishes and not rest.get("updates"):
@@ -115,26 +115,28 @@ def read(tree: object, *, thing: str | None, work: Path, base: Path, source: str
     return ComponentConfig(config, settings, wishes)
 
 
-def _settings(given: object, complaints: list[str]) -> Settings:
+def _settings(given: object, complaints: list[str]) -> GreengrassSettings:
     try:
-        return Settings() if given is None else Settings.model_validate(given)
+        return GreengrassSettings() if given is None else GreengrassSettings.model_validate(given)
     except ValidationError as error:
         for problem in error.errors():
-            path = ".".join(["greengrass", *map(shown_key, problem["loc"])])
+            path = ".".join(["greengrass", *map(redacted_key, problem["loc"])])
             if problem["type"] == "extra_forbidden":
-                complaints.append(f"{path}: unknown key. Allowed here: {', '.join(sorted(Settings.model_fields))}")
+                complaints.append(
+                    f"{path}: unknown key. Allowed here: {', '.join(sorted(GreengrassSettings.model_fields))}"
+                )
             else:
                 message = str(problem["msg"]).removeprefix("Value error, ")
-                given_text = shown(problem["input"], key=problem["loc"][-1] if problem["loc"] else None)
+                given_text = redacted(problem["input"], key=problem["loc"][-1] if problem["loc"] else None)
                 complaints.append(f"{path}: given {given_text}; {message[:1].lower()}{message[1:]}")
-        return Settings()
+        return GreengrassSettings()
 
 
-def _without_wishes(given: object, complaints: list[str]) -> tuple[dict[str, Desired], object]:
+def _split_desired(given: object, complaints: list[str]) -> tuple[dict[str, DesiredRelease], object]:
     """Return what is desired of each inspection, and the inspections as the agent knows them."""
     if not isinstance(given, dict):
         return {}, given
-    wishes: dict[str, Desired] = {}
+    wishes: dict[str, DesiredRelease] = {}
     rest: dict[Any, Any] = {}
     for name, members in given.items():
         if not isinstance(members, dict):
@@ -144,13 +146,13 @@ def _without_wishes(given: object, complaints: list[str]) -> tuple[dict[str, Des
         if members.get("desired") in (None, "", {}):
             continue
         try:
-            wishes[name] = _wish(members["desired"])
+            wishes[name] = _parse_desired(members["desired"])
         except MessageError as error:
             complaints.append(f"inspections.{name}.desired: {error}")
     return wishes, rest
 
 
-def _wish(given: object) -> Desired:
+def _parse_desired(given: object) -> DesiredRelease:
     """Judge one wish. Raises MessageError."""
     if not isinstance(given, dict):
         raise MessageError(f"given {given!r:.80}, expected release, mode and share, such as {{release: parts/1.1.0}}.")

@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from agent.clock import NS_PER_S
 from agent.errors import KensaError, OperatorError
-from agent.supervision import Boundary, Supervisor
-from greengrass.faults import VENDOR_ERRORS, Fault, IpcError, translated
+from agent.supervision import ErrorBoundary, ThreadSupervisor
+from greengrass.faults import SDK_ERRORS, IpcError, IpcErrorKind, from_sdk_error
 from greengrass.ipc_client import Credentials, open_client
-from greengrass.ipc_streams import Stream, Subscription, Watcher
+from greengrass.ipc_streams import ConnectionHandler, StreamHandler, Subscription
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,19 +35,19 @@ if TYPE_CHECKING:
     from agent.clock import Clock
     from agent.supervision import SupervisedThread
 
-_WAITING: Final = 1_000  # events between the SDK's thread and ours
+_MAX_QUEUED_EVENTS: Final = 1_000  # events between the SDK's thread and ours
 _CLOSE_S: Final = 1.0
-_SETTLED_NS: Final = 10 * NS_PER_S  # a connection that lived so long starts the back-off anew
-_AGAIN_NS: Final = NS_PER_S  # first wait before a subscription is tried again; doubles
-_LONGEST_AGAIN_NS: Final = 30 * NS_PER_S
+_STABLE_NS: Final = 10 * NS_PER_S  # a connection that lived so long starts the back-off anew
+_FIRST_RETRY_NS: Final = NS_PER_S  # first wait before a subscription is tried again; doubles
+_MAX_RETRY_NS: Final = 30 * NS_PER_S
 _MAX_DOUBLINGS: Final = 16
 _NUCLEUS: Final = "the connection to the nucleus"
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
-    asked: Any  # the SDK's operation; of a subscription it lives as long as that
+class _Response:
+    operation: Any  # the SDK's operation; of a subscription it lives as long as that
     response: Any
 
 
@@ -63,7 +63,7 @@ class Connection:
         component: str | None = None,
         timeout_s: float = 5.0,
         backoff_s: tuple[float, float] = (0.2, 10.0),
-        supervisor: Supervisor | None = None,
+        supervisor: ThreadSupervisor | None = None,
     ) -> None:
         """Prepare; nothing is connected yet.
 
@@ -72,32 +72,35 @@ class Connection:
         """
         self._socket_path = socket_path
         self._credentials = Credentials(token, component)
-        self._by: Literal["token", "name"] = "token"
+        self._auth_method: Literal["token", "name"] = "token"
         self._clock = clock
         self._timeout_s = timeout_s
         self._backoff_s = backoff_s
         self._random = random.Random()  # noqa: S311 - spreads reconnects, guards nothing
         self._client: Any = None
-        self._watchers: list[Callable[[bool, str], None]] = []
+        self._listeners: list[Callable[[bool, str], None]] = []
         self._subscriptions: list[Subscription] = []
-        self._closed_streams: queue.SimpleQueue[tuple[Subscription, Stream]] = queue.SimpleQueue()
-        self._events: queue.Queue[tuple[Callable[[Any], None], Any] | None] = queue.Queue(_WAITING)
+        self._closed_streams: queue.SimpleQueue[tuple[Subscription, StreamHandler]] = queue.SimpleQueue()
+        self._events: queue.Queue[tuple[Callable[[Any], None], Any] | None] = queue.Queue(_MAX_QUEUED_EVENTS)
         self._wake = threading.Event()
         self._stop = threading.Event()
-        self._up = threading.Event()
-        self.supervisor = supervisor or Supervisor(clock=clock)
+        self._connected = threading.Event()
+        self.supervisor = supervisor or ThreadSupervisor(clock=clock)
         # A bug ends one connection or one event, never the making of the next.
-        self._serving = Boundary(
-            self.supervisor, kind="ipc", what="the IPC connection", make=lambda text: IpcError(Fault.CLOSED, text)
+        self._connection_boundary = ErrorBoundary(
+            self.supervisor,
+            kind="ipc",
+            what="the IPC connection",
+            make=lambda text: IpcError(IpcErrorKind.CLOSED, text),
         )
-        self._delivering = Boundary(
+        self._event_boundary = ErrorBoundary(
             self.supervisor, kind="ipc-events", what="an event of the nucleus", make=OperatorError
         )
         self._threads: list[SupervisedThread] = []
         self._conditions = self.supervisor.condition_log(_log)
-        self._refused_ns: int | None = None  # since when the nucleus answers and does not know this component
+        self._rejected_since_ns: int | None = None  # since when the nucleus answers and does not know this component
         self.connects = 0
-        self.overrun = 0  # events that were dropped because too many waited
+        self.dropped_events = 0  # events that were dropped because too many waited
 
     # --- any thread ---------------------------------------------------------------------------------------------------
 
@@ -108,28 +111,28 @@ class Connection:
             thread.start()
             self._threads.append(thread)
 
-    def wait_up(self, timeout_s: float) -> bool:
+    def wait_connected(self, timeout_s: float) -> bool:
         """Wait until connected and everything that was listened to by then is listened to."""
-        return self._clock.wait(self._up, timeout_s)
+        return self._clock.wait(self._connected, timeout_s)
 
     @property
-    def is_up(self) -> bool:
+    def is_connected(self) -> bool:
         """Whether there is a connection now."""
-        return self._up.is_set()
+        return self._connected.is_set()
 
     @property
-    def disowned_s(self) -> float:
+    def unrecognised_s(self) -> float:
         """For how long the nucleus has answered and not known this component: after its own restart on lite."""
-        since_ns = self._refused_ns
+        since_ns = self._rejected_since_ns
         return 0.0 if since_ns is None else (self._clock.monotonic_ns() - since_ns) / NS_PER_S
 
-    def watch(self, watcher: Callable[[bool, str], None]) -> None:
+    def add_listener(self, watcher: Callable[[bool, str], None]) -> None:
         """Call `watcher(up, reason)` on each change, from the thread `ipc`, and now if it is up. It must not block."""
-        self._watchers.append(watcher)
-        if self.is_up:
+        self._listeners.append(watcher)
+        if self.is_connected:
             watcher(True, "connected to the nucleus")  # noqa: FBT003 - as on a change
 
-    def listen(
+    def subscribe(
         self, operation: str, request: Any, on_event: Callable[[Any], None], *, describe: str, is_optional: bool = False
     ) -> Subscription:
         """Deliver the events of `operation` (such as `subscribe_to_topic`) from now on, over every connection."""
@@ -138,7 +141,7 @@ class Connection:
         self._wake.set()
         return subscription
 
-    def renew(self, operation: str) -> None:
+    def resubscribe(self, operation: str) -> None:
         """Make every subscription of `operation` anew: they exist, but nothing seems to arrive."""
         for subscription in list(self._subscriptions):
             if subscription.operation == operation and (stream := subscription.stream) is not None:
@@ -148,21 +151,25 @@ class Connection:
         """Do one operation (such as `publish_to_iot_core`) and return its response. Raises IpcError."""
         client = self._client
         if client is None:
-            raise IpcError(Fault.CLOSED, f"{operation}: not connected to the nucleus")
-        return self._ask(client, operation, request, None, self._timeout_s if timeout_s is None else timeout_s).response
+            raise IpcError(IpcErrorKind.CLOSED, f"{operation}: not connected to the nucleus")
+        return self._request(
+            client, operation, request, None, self._timeout_s if timeout_s is None else timeout_s
+        ).response
 
     def probe(self, operation: str, request: Any, *, timeout_s: float) -> None:
         """Try `operation` once and listen to nothing that may follow. Raises IpcError."""
         client = self._client
         if client is None:
-            raise IpcError(Fault.CLOSED, f"{operation}: not connected to the nucleus")
+            raise IpcError(IpcErrorKind.CLOSED, f"{operation}: not connected to the nucleus")
         is_stream = operation.startswith("subscribe_")
-        stream = Stream(Subscription(operation, request, _ignore, describe=operation), _pass_over, _pass_over)
-        answer = self._ask(client, operation, request, stream if is_stream else None, timeout_s)
+        stream = StreamHandler(
+            Subscription(operation, request, _ignore_event, describe=operation), _ignore_stream, _ignore_stream
+        )
+        answer = self._request(client, operation, request, stream if is_stream else None, timeout_s)
         if is_stream:
-            answer.asked.close()
+            answer.operation.close()
 
-    def post(self, job: Callable[[Any], None], argument: Any) -> None:
+    def call_soon(self, job: Callable[[Any], None], argument: Any) -> None:
         """Do `job(argument)` in the thread `ipc-events`, after the events that have arrived; never blocks."""
         self._enqueue(job, argument)
 
@@ -170,7 +177,7 @@ class Connection:
         try:
             self._events.put_nowait((job, argument))
         except queue.Full:
-            self.overrun += 1
+            self.dropped_events += 1
             self.supervisor.losses.count("ipc_events_overrun")
 
     def close(self) -> None:
@@ -183,13 +190,13 @@ class Connection:
 
     # --- the SDK's thread ---------------------------------------------------------------------------------------------
 
-    def _put(self, subscription: Subscription, event: Any) -> None:
+    def _enqueue_event(self, subscription: Subscription, event: Any) -> None:
         self._enqueue(subscription.on_event, event)
 
-    def _note_unreadable(self) -> None:
+    def _count_unreadable(self) -> None:
         self.supervisor.losses.count("ipc_events_unreadable")
 
-    def _stream_closed(self, subscription: Subscription, stream: Stream) -> None:
+    def _on_stream_closed(self, subscription: Subscription, stream: StreamHandler) -> None:
         self._closed_streams.put((subscription, stream))
         self._wake.set()
 
@@ -200,17 +207,17 @@ class Connection:
         while not self._stop.is_set():
             began_ns = self._clock.monotonic_ns()
             try:
-                with self._serving:
-                    reason = self._serve()
+                with self._connection_boundary:
+                    reason = self._serve_connection()
             except IpcError as error:
                 reason = str(error)
-            self._tell(up=False, reason=reason)
+            self._notify_listeners(up=False, reason=reason)
             lived = self._clock.monotonic_ns() - began_ns
-            failures = 0 if lived >= _SETTLED_NS else min(failures + 1, _MAX_DOUBLINGS)
+            failures = 0 if lived >= _STABLE_NS else min(failures + 1, _MAX_DOUBLINGS)
             first_s, longest_s = self._backoff_s
             ceiling_s = min(longest_s, first_s * 2.0**failures)
             if not self._stop.is_set():
-                self._conditions.broken(_NUCLEUS, reason)
+                self._conditions.report_fault(_NUCLEUS, reason)
             self._clock.wait(self._stop, self._random.uniform(ceiling_s / 2, ceiling_s))
         self._stop_events()
 
@@ -223,112 +230,114 @@ class Connection:
             else:
                 return
 
-    def _serve(self) -> str:
+    def _serve_connection(self) -> str:
         """One connection, to its end; return why it ended. Raises IpcError when there is none."""
-        watcher = Watcher(self._wake)
+        watcher = ConnectionHandler(self._wake)
         try:
             client = open_client(
                 socket_path=self._socket_path,
-                message=self._credentials.message(self._by),
+                message=self._credentials.connect_message(self._auth_method),
                 handler=watcher,
                 timeout_s=self._timeout_s,
             )
-        except (FutureTimeoutError, *VENDOR_ERRORS) as error:
-            self._note_refused()
-            raise IpcError(Fault.CLOSED, f"{self._socket_path}: {type(error).__name__}") from error
+        except (FutureTimeoutError, *SDK_ERRORS) as error:
+            self._record_rejection()
+            raise IpcError(IpcErrorKind.CLOSED, f"{self._socket_path}: {type(error).__name__}") from error
         self.connects += 1
-        self._refused_ns = None
-        self._conditions.well(_NUCLEUS, f"stands again, by this component's {self._by},")
+        self._rejected_since_ns = None
+        self._conditions.clear_fault(_NUCLEUS, f"stands again, by this component's {self._auth_method},")
         try:
             self._client = client
             for subscription in self._subscriptions:
                 subscription.stream = subscription.handler = None
-                is_absent = subscription.is_optional and subscription.fault is not None
-                subscription.again_ns, subscription.failures = (None if is_absent else 0), 0
-            self._make_due(client)
-            self._tell(up=True, reason="connected to the nucleus")
-            while watcher.ended is None and not self._stop.is_set():
+                is_absent = subscription.is_optional and subscription.error_kind is not None
+                subscription.retry_at_ns, subscription.failures = (None if is_absent else 0), 0
+            self._open_due_subscriptions(client)
+            self._notify_listeners(up=True, reason="connected to the nucleus")
+            while watcher.end_reason is None and not self._stop.is_set():
                 self._clock.wait(self._wake, self._wait_s())
                 self._wake.clear()
-                self._note_closed()
-                if watcher.ended is None:
-                    self._make_due(client)
+                self._drain_closed_streams()
+                if watcher.end_reason is None:
+                    self._open_due_subscriptions(client)
         finally:
             self._client = None
-            self._up.clear()
-            _end(client.close())
-        return watcher.ended or "closed here"
+            self._connected.clear()
+            _wait_closed(client.close())
+        return watcher.end_reason or "closed here"
 
-    def _note_refused(self) -> None:
+    def _record_rejection(self) -> None:
         """A wrong token is answered by an end without a word: tell it from a nucleus that is not there."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(self._timeout_s)
             try:
                 probe.connect(self._socket_path)
             except OSError:
-                self._refused_ns = None
+                self._rejected_since_ns = None
                 return
-        if self._refused_ns is None:
-            self._refused_ns = self._clock.monotonic_ns()
+        if self._rejected_since_ns is None:
+            self._rejected_since_ns = self._clock.monotonic_ns()
         if self._credentials.component is not None:
-            self._by = "name" if self._by == "token" else "token"
+            self._auth_method = "name" if self._auth_method == "token" else "token"
 
-    def _tell(self, *, up: bool, reason: str) -> None:
+    def _notify_listeners(self, *, up: bool, reason: str) -> None:
         if up:
-            self._up.set()
-        for watcher in self._watchers:
+            self._connected.set()
+        for watcher in self._listeners:
             watcher(up, reason)
 
-    def _note_closed(self) -> None:
+    def _drain_closed_streams(self) -> None:
         while not self._closed_streams.empty():
             subscription, stream = self._closed_streams.get()
             if subscription.handler is stream:  # and not an earlier one
                 subscription.stream = subscription.handler = None
-                subscription.again_ns = self._clock.monotonic_ns()
+                subscription.retry_at_ns = self._clock.monotonic_ns()
 
     def _wait_s(self) -> float:
-        due = [s.again_ns for s in self._subscriptions if s.again_ns is not None]
+        due = [s.retry_at_ns for s in self._subscriptions if s.retry_at_ns is not None]
         now_ns = self._clock.monotonic_ns()
         return min(60.0, max(0.0, (min(due) - now_ns) / NS_PER_S)) if due else 60.0
 
-    def _make_due(self, client: Any) -> None:
+    def _open_due_subscriptions(self, client: Any) -> None:
         for subscription in list(self._subscriptions):
             now_ns = self._clock.monotonic_ns()
-            if subscription.again_ns is not None and subscription.again_ns <= now_ns:
-                self._make(client, subscription)
+            if subscription.retry_at_ns is not None and subscription.retry_at_ns <= now_ns:
+                self._open_subscription(client, subscription)
 
-    def _make(self, client: Any, subscription: Subscription) -> None:
-        stream = Stream(subscription, self._put, self._stream_closed, self._note_unreadable)
-        subscription.again_ns = None
+    def _open_subscription(self, client: Any, subscription: Subscription) -> None:
+        stream = StreamHandler(subscription, self._enqueue_event, self._on_stream_closed, self._count_unreadable)
+        subscription.retry_at_ns = None
         try:
-            answer = self._ask(client, subscription.operation, subscription.request, stream, self._timeout_s)
+            answer = self._request(client, subscription.operation, subscription.request, stream, self._timeout_s)
         except IpcError as error:
-            subscription.fault = error.fault
-            if error.fault is Fault.UNAUTHORIZED:
-                _log.error("%s is not allowed: add it to accessControl of the component", subscription.describe)
-            elif not subscription.is_optional and error.fault is not Fault.CLOSED:
-                wait_ns = min(_LONGEST_AGAIN_NS, _AGAIN_NS << min(subscription.failures, _MAX_DOUBLINGS))
+            subscription.error_kind = error.kind
+            if error.kind is IpcErrorKind.UNAUTHORIZED:
+                _log.error("%s is not allowed: add it to accessControl of the component", subscription.description)
+            elif not subscription.is_optional and error.kind is not IpcErrorKind.CLOSED:
+                wait_ns = min(_MAX_RETRY_NS, _FIRST_RETRY_NS << min(subscription.failures, _MAX_DOUBLINGS))
                 subscription.failures += 1
-                subscription.again_ns = self._clock.monotonic_ns() + wait_ns
+                subscription.retry_at_ns = self._clock.monotonic_ns() + wait_ns
         else:
-            subscription.stream, subscription.handler = answer.asked, stream
-            subscription.fault, subscription.failures = None, 0
+            subscription.stream, subscription.handler = answer.operation, stream
+            subscription.error_kind, subscription.failures = None, 0
 
     @staticmethod
-    def _ask(client: Any, operation: str, request: Any, stream: Stream | None, timeout_s: float) -> _Answer:
+    def _request(
+        client: Any, operation: str, request: Any, stream: StreamHandler | None, timeout_s: float
+    ) -> _Response:
         """Ask and wait for the response. Raises IpcError."""
         asked = None
         try:
             new = getattr(client, f"new_{operation}")
             asked = new() if stream is None else new(stream)
             asked.activate(request).result(timeout_s)
-            return _Answer(asked, asked.get_response().result(timeout_s))
+            return _Response(asked, asked.get_response().result(timeout_s))
         except FutureTimeoutError as error:
             if asked is not None:
                 asked.close()
-            raise translated(error, operation) from error
-        except VENDOR_ERRORS as error:
-            raise translated(error, operation) from error
+            raise from_sdk_error(error, operation) from error
+        except SDK_ERRORS as error:
+            raise from_sdk_error(error, operation) from error
 
     # --- the thread ipc-events ----------------------------------------------------------------------------------------
 
@@ -336,22 +345,22 @@ class Connection:
         while (item := self._events.get()) is not None:
             job, argument = item
             try:
-                with self._delivering:
+                with self._event_boundary:
                     job(argument)
             except KensaError as error:
                 self.supervisor.losses.count("ipc_events_failed")
                 _log.warning("an event of the nucleus is lost: %s", error)
 
 
-def _ignore(_event: Any) -> None:
+def _ignore_event(_event: Any) -> None:
     """Nobody listens."""
 
 
-def _pass_over(_subscription: Subscription, _what: Any) -> None:
+def _ignore_stream(_subscription: Subscription, _what: Any) -> None:
     """Nobody listens."""
 
 
-def _end(closing: Future[None]) -> None:
+def _wait_closed(closing: Future[None]) -> None:
     """Wait for the SDK to close; how it ended does not matter any more."""
     try:
         closing.exception(_CLOSE_S)

@@ -13,33 +13,33 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from agent.ports import DesiredState
-    from agent.records import Desired, ModelStatus
+    from agent.records import DesiredRelease, ModelStatus
 
 
-class DeploymentWishes:
+class DeploymentDesiredState:
     """A `ports.DesiredState`: what the component's configuration desires. It is told nothing; others are."""
 
-    def __init__(self, wishes: Mapping[str, Desired]) -> None:
+    def __init__(self, wishes: Mapping[str, DesiredRelease]) -> None:
         """`wishes` as the configuration has them at start."""
         self._lock = threading.Lock()
-        self._wishes = dict(wishes)
-        self._delivered: dict[str, Desired] = {}
-        self._on_desired: Callable[[str, Desired], None] | None = None
+        self._desired = dict(wishes)
+        self._delivered: dict[str, DesiredRelease] = {}
+        self._on_desired: Callable[[str, DesiredRelease], None] | None = None
 
-    def start(self, *, on_desired: Callable[[str, Desired], None]) -> None:
+    def start(self, *, on_desired: Callable[[str, DesiredRelease], None]) -> None:
         """See `ports.DesiredState`."""
         self._on_desired = on_desired
         self._deliver()
 
-    def holds(self, inspection: str, wish: Desired) -> bool:
+    def is_desired(self, inspection: str, wish: DesiredRelease) -> bool:
         """Whether the configuration in force desires this already."""
         with self._lock:
-            return self._wishes.get(inspection) == wish
+            return self._desired.get(inspection) == wish
 
-    def update(self, wishes: Mapping[str, Desired]) -> None:
+    def update(self, wishes: Mapping[str, DesiredRelease]) -> None:
         """Take in what the configuration desires now; any thread."""
         with self._lock:
-            self._wishes = dict(wishes)
+            self._desired = dict(wishes)
         self._deliver()
 
     def report(self, status: ModelStatus) -> None:
@@ -54,20 +54,20 @@ class DeploymentWishes:
             on_desired = self._on_desired
             if on_desired is None:
                 return
-            news = {name: wish for name, wish in self._wishes.items() if self._delivered.get(name) != wish}
+            news = {name: wish for name, wish in self._desired.items() if self._delivered.get(name) != wish}
             self._delivered.update(news)
         for inspection, wish in news.items():
             on_desired(inspection, wish)
 
 
-class AllOf:
+class CompositeDesiredState:
     """Several sources of wishes as one `ports.DesiredState`."""
 
     def __init__(self, sources: Sequence[DesiredState]) -> None:
         """They are started in this order."""
         self._sources = tuple(sources)
 
-    def start(self, *, on_desired: Callable[[str, Desired], None]) -> None:
+    def start(self, *, on_desired: Callable[[str, DesiredRelease], None]) -> None:
         """See `ports.DesiredState`."""
         for source in self._sources:
             source.start(on_desired=on_desired)

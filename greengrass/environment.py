@@ -13,11 +13,11 @@ from agent.errors import OperatorError
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
 
-INSPECTOR: Final = "com.kensa.Inspector"
-MODEL: Final = "com.kensa.Model"
+INSPECTOR_NAME: Final = "com.kensa.Inspector"
+MODEL_NAME: Final = "com.kensa.Model"
 # What follows the program in the startup script of com.kensa.Model. Nucleus lite appends `systemd-notify --ready` and
 # `--stopping`; systemd before 253 does not know the second, and the component would be BROKEN after its success.
-MODEL_STARTUP_END: Final = '|| exit 1; test -z "$NOTIFY_SOCKET" || systemd-notify --ready; exit 0'
+MODEL_STARTUP_SUFFIX: Final = '|| exit 1; test -z "$NOTIFY_SOCKET" || systemd-notify --ready; exit 0'
 _SOCKET: Final = "AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT"
 _TOKEN: Final = "SVCUID"  # noqa: S105 - a variable's name
 
@@ -55,7 +55,7 @@ class Environment:
             component_version=variables.get("KENSA_COMPONENT_VERSION") or None,
         )
 
-    def tell_ready(self) -> None:
+    def notify_ready(self) -> None:
         """Say READY=1 where systemd waits for it: on lite `startup` is a unit of Type=notify.
 
         The health daemon says it on a component's behalf after UpdateState. Saying it twice does no harm, and where
@@ -68,7 +68,7 @@ class Environment:
             to_systemd.sendto(b"READY=1", address)
 
 
-def complete_for_aws(variables: MutableMapping[str, str]) -> None:
+def set_default_region(variables: MutableMapping[str, str]) -> None:
     """Name the region as boto3 reads it: the nucleus sets AWS_REGION only.
 
     The fetch child inherits all of AWS_*, the address and the token of TokenExchangeService (AWS_CONTAINER_*) too.

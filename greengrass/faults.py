@@ -16,7 +16,7 @@ from awsiot.greengrasscoreipc import model
 from agent.errors import TransportError
 
 
-class Fault(StrEnum):
+class IpcErrorKind(StrEnum):
     """What an IPC call met."""
 
     SERVICE = "service"  # lite: also an operation that it does not have, a broker that is away, ten in flight
@@ -31,29 +31,29 @@ class Fault(StrEnum):
 class IpcError(TransportError):
     """The nucleus could not or would not do it now."""
 
-    def __init__(self, fault: Fault, text: str) -> None:
+    def __init__(self, fault: IpcErrorKind, text: str) -> None:
         """`fault` is all that a program may go by."""
         super().__init__(text)
-        self.fault = fault
+        self.kind = fault
 
 
-_FAULTS: Final = (
-    (model.UnauthorizedError, Fault.UNAUTHORIZED),
-    (model.ResourceNotFoundError, Fault.NOT_FOUND),
-    (model.ConflictError, Fault.CONFLICT),
-    (model.InvalidArgumentsError, Fault.INVALID),
+_KINDS: Final = (
+    (model.UnauthorizedError, IpcErrorKind.UNAUTHORIZED),
+    (model.ResourceNotFoundError, IpcErrorKind.NOT_FOUND),
+    (model.ConflictError, IpcErrorKind.CONFLICT),
+    (model.InvalidArgumentsError, IpcErrorKind.INVALID),
 )
 # What the SDK raises of its own accord, when connecting, writing or reading; all its own errors are RuntimeErrors.
-VENDOR_ERRORS: Final = (RuntimeError, OSError, AwsCrtError, ValueError)
+SDK_ERRORS: Final = (RuntimeError, OSError, AwsCrtError, ValueError)
 
 
-def translated(error: Exception, operation: str) -> IpcError:
+def from_sdk_error(error: Exception, operation: str) -> IpcError:
     """Return what an error of the SDK means."""
     if isinstance(error, FutureTimeoutError):
-        return IpcError(Fault.TIMEOUT, f"{operation}: the nucleus did not answer in time")
-    for kind, fault in _FAULTS:
+        return IpcError(IpcErrorKind.TIMEOUT, f"{operation}: the nucleus did not answer in time")
+    for kind, fault in _KINDS:
         if isinstance(error, kind):
             return IpcError(fault, f"{operation}: the nucleus says {fault.replace('_', ' ')}")
     if isinstance(error, EventStreamOperationError):
-        return IpcError(Fault.SERVICE, f"{operation}: the nucleus says {type(error).__name__}")
-    return IpcError(Fault.CLOSED, f"{operation}: the connection to the nucleus ended ({type(error).__name__})")
+        return IpcError(IpcErrorKind.SERVICE, f"{operation}: the nucleus says {type(error).__name__}")
+    return IpcError(IpcErrorKind.CLOSED, f"{operation}: the connection to the nucleus ended ({type(error).__name__})")

@@ -27,7 +27,7 @@ class Credentials:
     token: str
     component: str | None = None
 
-    def message(self, by: Literal["token", "name"]) -> Mapping[str, str]:
+    def connect_message(self, by: Literal["token", "name"]) -> Mapping[str, str]:
         """Return the payload of the connect message."""
         if by == "name" and self.component is not None:
             return {"componentName": self.component}

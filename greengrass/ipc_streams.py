@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
-    from greengrass.faults import Fault
+    from greengrass.faults import IpcErrorKind
 
 
 class Subscription:
@@ -22,32 +22,32 @@ class Subscription:
         self.request = request
         self.on_event = on_event
         self.is_optional = is_optional
-        self.describe = describe
-        self.fault: Fault | None = None
+        self.description = describe
+        self.error_kind: IpcErrorKind | None = None
         self.stream: Any = None  # the SDK's operation, while it is made
         self.handler: object = None  # of that stream
-        self.again_ns: int | None = 0  # when to try; None: made, or not to be tried on this connection
+        self.retry_at_ns: int | None = 0  # when to try; None: made, or not to be tried on this connection
         self.failures = 0
 
     @property
-    def is_made(self) -> bool:
+    def is_active(self) -> bool:
         """Whether events arrive."""
         return self.stream is not None
 
 
-class Watcher:
+class ConnectionHandler:
     """What the SDK calls in its own thread, for one connection."""
 
     def __init__(self, wake: threading.Event) -> None:
         self._wake = wake
-        self.ended: str | None = None
+        self.end_reason: str | None = None
 
     def on_connect(self) -> None:
         """Nothing to do: `connect` has returned."""
 
     def on_disconnect(self, reason: Exception | None) -> None:
         """Note why, and wake the thread that serves the connection."""
-        self.ended = "closed here" if reason is None else f"ended by the nucleus ({type(reason).__name__})"
+        self.end_reason = "closed here" if reason is None else f"ended by the nucleus ({type(reason).__name__})"
         self._wake.set()
 
     def on_error(self, error: Exception) -> bool:
@@ -58,7 +58,7 @@ class Watcher:
         """Nothing to answer."""
 
 
-class Stream:
+class StreamHandler:
     """What the SDK calls in its own thread, for one subscription."""
 
     def __init__(
@@ -70,12 +70,12 @@ class Stream:
     ) -> None:
         self._subscription = subscription
         self._on_unreadable = on_unreadable
-        self._put = put
-        self._closed = closed
+        self._on_event = put
+        self._on_closed = closed
 
     def on_stream_event(self, event: Any) -> None:
         """Hand the event on; must not block."""
-        self._put(self._subscription, event)
+        self._on_event(self._subscription, event)
 
     def on_stream_error(self, error: Exception) -> bool:
         """Count an event that cannot be read, and return False, which keeps the stream."""
@@ -84,4 +84,4 @@ class Stream:
 
     def on_stream_closed(self) -> None:
         """Say so to the connection, which makes the subscription anew."""
-        self._closed(self._subscription, self)
+        self._on_closed(self._subscription, self)

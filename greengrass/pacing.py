@@ -22,7 +22,7 @@ BURST_BYTES: Final = 6_600  # one message of the largest size
 PACKET_BYTES: Final = 64  # of a message beside its payload: topic and header, about
 
 
-class _Bucket:
+class _TokenBucket:
     """Tokens as time: `free_ns` is when the bucket is full again, less its depth."""
 
     def __init__(self, *, per_s: int, burst: int, now_ns: int) -> None:
@@ -36,7 +36,7 @@ class _Bucket:
         return max(0, self._free_ns - now_ns)
 
 
-class Pace:
+class PublishRateLimiter:
     """Two token buckets that every sender of one component shares."""
 
     def __init__(self, *, clock: Clock) -> None:
@@ -44,8 +44,8 @@ class Pace:
         self._clock = clock
         self._lock = threading.Lock()
         now_ns = clock.monotonic_ns()
-        self._messages = _Bucket(per_s=PER_S, burst=BURST, now_ns=now_ns)
-        self._bytes = _Bucket(per_s=BYTES_PER_S, burst=BURST_BYTES, now_ns=now_ns)
+        self._messages = _TokenBucket(per_s=PER_S, burst=BURST, now_ns=now_ns)
+        self._bytes = _TokenBucket(per_s=BYTES_PER_S, burst=BURST_BYTES, now_ns=now_ns)
 
     def reserve(self, payload_bytes: int) -> float:
         """Take the next place for a message of `payload_bytes`; return the seconds to wait until it may be used."""
@@ -54,7 +54,7 @@ class Pace:
             wait_ns = max(self._messages.take(1, now_ns), self._bytes.take(payload_bytes + PACKET_BYTES, now_ns))
             return wait_ns / NS_PER_S
 
-    def take(self, payload_bytes: int, stop: threading.Event) -> None:
+    def wait(self, payload_bytes: int, stop: threading.Event) -> None:
         """Wait for the next place, at most until `stop`."""
         if (wait_s := self.reserve(payload_bytes)) > 0.0:
             self._clock.wait(stop, wait_s)

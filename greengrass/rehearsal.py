@@ -11,11 +11,11 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from agent.errors import FetchError, RefusedError
+from agent.errors import FetchError, ReleaseRefusedError
 from agent.model import acceptance, manifest
 from agent.model import policy as policies
-from agent.model.examining import ChildExaminer
-from agent.model.store import Store
+from agent.model.examining import SelfTestClient
+from agent.model.store import ReleaseStore
 
 if TYPE_CHECKING:
     import threading
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from agent.config import Config
     from agent.model.lifecycle import Lifecycle
     from agent.ports import ReleaseFetcher
-    from agent.records import Desired, Fetched, ModelStatus
+    from agent.records import DesiredRelease, FetchedRelease, ModelStatus
 
 FOLDER: Final = "rehearsal"  # in the state directory
 
 
 @dataclass(frozen=True, slots=True)
-class Rehearsal:
+class Preflight:
     """Whether a release could be taken, without taking it."""
 
     config: Callable[[], Config]  # in force
@@ -40,8 +40,8 @@ class Rehearsal:
     fetcher: ReleaseFetcher
     clock: Clock
 
-    def rehearse(self, inspection: str, wish: Desired, stop: threading.Event) -> None:
-        """Return when `wish` is what runs, what is under way, or has passed. Raises RefusedError, FetchError.
+    def check(self, inspection: str, wish: DesiredRelease, stop: threading.Event) -> None:
+        """Return when `wish` is what runs, what is under way, or has passed. Raises ReleaseRefusedError, FetchError.
 
         `stop` ends it soon, with FetchError.
         """
@@ -49,16 +49,16 @@ class Rehearsal:
         if lifecycle is None:
             return  # an inspection that a restart will make: its first wish goes the usual way
         status = lifecycle.status()
-        if _is_there(status, wish):
+        if _is_known(status, wish):
             return
-        _check_bad(lifecycle.bad_list(), wish.release_id)
+        _check_deny_list(lifecycle.deny_list(), wish.release_id)
         fetched = self._fetch(inspection, wish.release_id, lifecycle.trusted_utc_s(), stop)
-        refusal = lifecycle.objection(fetched, release_id=wish.release_id)
+        refusal = lifecycle.check_release(fetched, release_id=wish.release_id)
         if refusal is not None:
-            raise RefusedError(refusal.gate, refusal.reason, refusal.text)
-        self._examine(inspection, status, fetched, stop)
+            raise ReleaseRefusedError(refusal.gate, refusal.reason, refusal.text)
+        self._self_test(inspection, status, fetched, stop)
 
-    def _fetch(self, inspection: str, release_id: str, trusted_utc_s: float, stop: threading.Event) -> Fetched:
+    def _fetch(self, inspection: str, release_id: str, trusted_utc_s: float, stop: threading.Event) -> FetchedRelease:
         folder = self.config().state_dir / FOLDER / inspection
         into = folder / release_id.replace("/", "--")
         try:
@@ -76,25 +76,25 @@ class Rehearsal:
             stop=stop,
         )
 
-    def _examine(self, inspection: str, status: ModelStatus, fetched: Fetched, stop: threading.Event) -> None:
+    def _self_test(self, inspection: str, status: ModelStatus, fetched: FetchedRelease, stop: threading.Event) -> None:
         config = self.config()
         settings, updates = config.inspections[inspection], config.updates
         if updates is None:
             return
         champion = self._champion(inspection, status)
-        parts = acceptance.folder_of(config.state_dir, inspection)
-        examiner = ChildExaminer(
+        parts = acceptance.acceptance_dir(config.state_dir, inspection)
+        examiner = SelfTestClient(
             roi=settings.roi,
             thresholds=settings.thresholds,
             unsure_band=settings.unsure_band,
             max_batch=config.max_batch,
             clock=self.clock,
         )
-        examiner.examine(
+        examiner.run_self_test(
             fetched.folder,
             champion=champion,
             acceptance=parts if parts.is_dir() else None,
-            limits=policies.self_test_limits(manifest.read(fetched.folder).rollout, updates.limits),
+            limits=policies.self_test_limits(manifest.read_manifest(fetched.folder).rollout, updates.limits),
             stop=stop,
         )
 
@@ -102,19 +102,21 @@ class Rehearsal:
         config = self.config()
         if status.active is None:
             return config.inspections[inspection].release
-        store = Store(config.state_dir / "models" / inspection, checkpoint=lambda _boundary: None)
-        folder = store.release(status.active)
+        store = ReleaseStore(config.state_dir / "models" / inspection, checkpoint=lambda _boundary: None)
+        folder = store.release_dir(status.active)
         return folder if folder.is_dir() else None
 
 
-def _is_there(status: ModelStatus, wish: Desired) -> bool:
+def _is_known(status: ModelStatus, wish: DesiredRelease) -> bool:
     """Whether it runs, or the lifecycle is after it already."""
     known = [ref.release_id for ref in (status.active, status.candidate) if ref is not None]
     return wish.release_id in known
 
 
-def _check_bad(bad_list: list[dict[str, Any]], release_id: str) -> None:
+def _check_deny_list(bad_list: list[dict[str, Any]], release_id: str) -> None:
     for bad in reversed(bad_list):
         if bad["release_id"] == release_id:
             refusal = bad["refusal"]
-            raise RefusedError(refusal["gate"], refusal["reason"], f"It was refused here before: {refusal['text']}")
+            raise ReleaseRefusedError(
+                refusal["gate"], refusal["reason"], f"It was refused here before: {refusal['text']}"
+            )

@@ -5,23 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agent.adapters.shadow import ShadowDesiredState
-from agent.model.fetching import ChildFetcher
-from greengrass.handover import HintedFetcher
+from agent.model.fetching import FetchClient
+from greengrass.handover import FallbackFetcher
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.clock import Clock
-    from agent.config import Config, Updates
-    from agent.supervision import Supervisor
-    from greengrass.shadow import ShadowOperations, ShadowTopics
+    from agent.config import Config, UpdatesConfig
+    from agent.supervision import ThreadSupervisor
+    from greengrass.shadow import IpcShadowTransport, MqttShadowTransport
 
 
-def open_fetcher(config: Config, updates: Updates, clock: Clock) -> HintedFetcher:
+def open_fetcher(config: Config, updates: UpdatesConfig, clock: Clock) -> FallbackFetcher:
     """Return the fetcher of `updates.repository`, and of the folders that com.kensa.Model names."""
 
-    def fetcher(repository: str) -> ChildFetcher:
-        return ChildFetcher(
+    def fetcher(repository: str) -> FetchClient:
+        return FetchClient(
             repository=repository,
             root=updates.root,
             site=updates.site,
@@ -31,14 +31,14 @@ def open_fetcher(config: Config, updates: Updates, clock: Clock) -> HintedFetche
             clock=clock,
         )
 
-    def in_folder(folder: Path) -> ChildFetcher:
+    def in_folder(folder: Path) -> FetchClient:
         return fetcher(str(folder))
 
-    return HintedFetcher(configured=fetcher(updates.repository), in_folder=in_folder)
+    return FallbackFetcher(configured=fetcher(updates.repository), in_folder=in_folder)
 
 
 def open_shadow(
-    config: Config, way: ShadowOperations | ShadowTopics, clock: Clock, supervisor: Supervisor
+    config: Config, way: IpcShadowTransport | MqttShadowTransport, clock: Clock, supervisor: ThreadSupervisor
 ) -> ShadowDesiredState:
     """Return the named shadow `kensa`, reached by operations of the nucleus or by its MQTT topics."""
     return ShadowDesiredState(
@@ -46,7 +46,7 @@ def open_shadow(
         inspections=config.inspections,
         transport=way,
         publish_now=way.publish_now,
-        watch_connection=way.watch_connection,
+        watch_connection=way.add_connection_listener,
         clock=clock,
         supervisor=supervisor,
     )

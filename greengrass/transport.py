@@ -28,9 +28,9 @@ from awsiot.greengrasscoreipc import model
 
 from agent.clock import NS_PER_S
 from agent.errors import TransportError
-from agent.records import TransportFigures
+from agent.records import TransportStats
 from agent.wire import model_topic, verdict_topic
-from greengrass.faults import Fault, IpcError
+from greengrass.faults import IpcError, IpcErrorKind
 from greengrass.pacing import PACKET_BYTES
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from agent.supervision import SupervisedThread
     from greengrass.connection import Connection
     from greengrass.ipc_streams import Subscription
-    from greengrass.pacing import Pace
+    from greengrass.pacing import PublishRateLimiter
 
 MAX_PAYLOAD_BYTES: Final = 6_500
 MAX_UNCONFIRMED_BYTES: Final = 13_000  # lite has room for 15,000
@@ -48,25 +48,25 @@ MAX_ARRIVAL_BYTES: Final = 128 * 1024  # of classic; lite delivers 4,980 at most
 MAX_TOPIC_BYTES: Final = 256
 MAX_TOPIC_SLASHES: Final = 7
 MAX_IN_FLIGHT: Final = {"lite": 8, "classic": 5}  # lite allows 10: two are left for heartbeats and the shadow
-_ECHO_NS: Final = 5 * NS_PER_S  # after that a message counts as lost with its connection
-_PING_NS: Final = 2 * NS_PER_S  # after that a ping counts as lost
-_FIRST_NS: Final = NS_PER_S // 4  # first pause between two pings; doubles
-_LONGEST_NS: Final = 5 * NS_PER_S
-_CHECK_NS: Final = NS_PER_S // 2
+_ECHO_TIMEOUT_NS: Final = 5 * NS_PER_S  # after that a message counts as lost with its connection
+_PING_TIMEOUT_NS: Final = 2 * NS_PER_S  # after that a ping counts as lost
+_FIRST_PING_PAUSE_NS: Final = NS_PER_S // 4  # first pause between two pings; doubles
+_MAX_PING_PAUSE_NS: Final = 5 * NS_PER_S
+_CHECK_INTERVAL_NS: Final = NS_PER_S // 2
 # Pings that the nucleus took and that were not sent back: the subscriptions are made anew, and a person is told. Fewer
 # are enough where echoes did arrive before: then no policy forbids them, and on lite iotcored has restarted (measured:
 # its streams stay open and are deaf).
-_DEAF_PINGS: Final = 5
-_DEAF_AGAIN_PINGS: Final = 2
+_RESUBSCRIBE_AFTER_PINGS: Final = 5
+_RESUBSCRIBE_AFTER_PINGS_ONCE_UP: Final = 2
 _SUBSCRIBE: Final = "subscribe_to_iot_core"
-_ROOM_S: Final = 0.25  # longest wait for a place
-_REPLY_S: Final = 2.0
+_SLOT_TIMEOUT_S: Final = 0.25  # longest wait for a place
+_REPLY_TIMEOUT_S: Final = 2.0
 _CLOUD: Final = "AWS IoT Core through the nucleus"
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Flight:
+class _InFlight:
     """A message that the nucleus has taken and the broker has not sent back."""
 
     token: int
@@ -104,7 +104,7 @@ class IpcTransport:
         *,
         connection: Connection,
         thing: str,
-        pace: Pace,
+        pace: PublishRateLimiter,
         clock: Clock,
         confirm: bool = True,
         max_in_flight: int = MAX_IN_FLIGHT["lite"],
@@ -113,25 +113,25 @@ class IpcTransport:
         self._connection = connection
         self._conditions = connection.supervisor.condition_log(_log)
         self._thing = thing
-        self._pace = pace
+        self._rate_limiter = pace
         self._clock = clock
         self._confirm = confirm
         self._max_in_flight = max_in_flight
         self._random = random.Random()  # noqa: S311 - spreads pings, guards nothing
-        self._confirmed = {model_topic(thing)}
-        self._verdicts = verdict_topic(thing, "x").removesuffix("x")
+        self._confirmed_topics = {model_topic(thing)}
+        self._verdict_prefix = verdict_topic(thing, "x").removesuffix("x")
         self._ping_topic = echo_topic(thing)
-        self._echoes: list[Subscription] = []
+        self._echo_subscriptions: list[Subscription] = []
         self._on_ack: Callable[[int], None] = lambda _token: None
         self._on_reject: Callable[[int, str], None] = lambda _token, _reason: None
         self._on_connection: Callable[[bool, str], None] = lambda _up, _reason: None
         self._lock = threading.Condition()  # notified when there may be room
-        self._flights: dict[int, _Flight] = {}  # by token, oldest first
-        self._up = False
+        self._in_flight: dict[int, _InFlight] = {}  # by token, oldest first
+        self._is_up = False
         self._reason = "not started"
-        self._ping = b""  # the one that may come back
-        self._ping_back = threading.Event()
-        self._pings = 0  # since it was up
+        self._ping_payload = b""  # the one that may come back
+        self._ping_returned = threading.Event()
+        self._pings_since_up = 0  # since it was up
         self._was_up = False  # at any time since the start: echoes are allowed then
         self._wake = threading.Event()
         self._stop = threading.Event()
@@ -145,12 +145,12 @@ class IpcTransport:
         return self._max_in_flight
 
     @property
-    def figures(self) -> TransportFigures:
+    def stats(self) -> TransportStats:
         """See `Transport.figures`."""
-        return TransportFigures({"oversized": self.dropped} if self.dropped else {}, {})
+        return TransportStats({"oversized": self.dropped} if self.dropped else {}, {})
 
     @property
-    def confirms(self) -> bool:
+    def is_confirmed_by_echo(self) -> bool:
         """Whether messages are acknowledged by their echo."""
         return self._confirm
 
@@ -166,8 +166,8 @@ class IpcTransport:
         """See `Transport.start`; `on_ack` and `on_reject` may come from within `publish`."""
         self._on_ack, self._on_reject, self._on_connection = on_ack, on_reject, on_connection
         if self._confirm:
-            topics = [self._verdicts + "+", *sorted(self._confirmed), self._ping_topic]
-            self._echoes = [self._listen(topic, self._returned) for topic in topics]
+            topics = [self._verdict_prefix + "+", *sorted(self._confirmed_topics), self._ping_topic]
+            self._echo_subscriptions = [self._subscribe(topic, self._on_echo) for topic in topics]
         self._thread = self._connection.supervisor.thread(
             self._run, kind="ipc-transport", name="ipc-transport", stop=self._stop
         )
@@ -177,53 +177,53 @@ class IpcTransport:
         """See `Transport.subscribe`. Raises TransportError for a wildcard."""
         if not topic or any(c in topic for c in "\0+#"):
             raise TransportError(f"topic {topic!r} is empty or holds '+', '#' or NUL: subscribe to plain topics")
-        self._listen(topic, on_message)
+        self._subscribe(topic, on_message)
 
     def publish(self, token: int, topic: str, payload: bytes) -> None:
         """See `Transport.publish`; waits for room and pace, 0.25 s at most each, and for the nucleus's reply."""
         check_message(topic, payload)
         with self._lock:
-            self._lock.wait_for(lambda: not self._up or self._has_room(payload), _ROOM_S)
-            if not self._up:
+            self._lock.wait_for(lambda: not self._is_up or self._has_room(payload), _SLOT_TIMEOUT_S)
+            if not self._is_up:
                 raise TransportError(f"AWS IoT Core cannot be reached through the nucleus: {self._reason}")
             if not self._has_room(payload):
-                raise TransportError(f"{len(self._flights)} messages are unconfirmed, no more are taken now")
+                raise TransportError(f"{len(self._in_flight)} messages are unconfirmed, no more are taken now")
             # Before the call: the echo may be faster than the reply.
-            flight = self._flights[token] = _Flight(token, topic, payload, self._clock.monotonic_ns())
-        self._pace.take(len(payload), self._stop)
+            flight = self._in_flight[token] = _InFlight(token, topic, payload, self._clock.monotonic_ns())
+        self._rate_limiter.wait(len(payload), self._stop)
         try:
             self._send(topic, payload, model.QOS.AT_LEAST_ONCE)
         except IpcError as error:
             with self._lock:
-                self._flights.pop(token, None)
-                is_alone = not self._flights
+                self._in_flight.pop(token, None)
+                is_alone = not self._in_flight
                 self._lock.notify_all()
-            if error.fault is Fault.UNAUTHORIZED:  # accessControl lacks this topic; others may go on
+            if error.kind is IpcErrorKind.UNAUTHORIZED:  # accessControl lacks this topic; others may go on
                 self._on_reject(token, f"{error}. Allow {topic} in accessControl of the component's recipe")
                 return
-            if error.fault is Fault.SERVICE and is_alone:
-                self._lost("the nucleus takes no message; it is not connected")
+            if error.kind is IpcErrorKind.SERVICE and is_alone:
+                self._mark_down("the nucleus takes no message; it is not connected")
             raise
         self.sent += 1
-        if not (self._confirm and self._is_confirmed(topic)):
+        if not (self._confirm and self._needs_echo(topic)):
             self._acknowledge(flight)
 
     def close(self, *, timeout_s: float) -> None:
         """See `Transport.close`. The connection to the nucleus stays: it is not ours."""
         self._stop.set()
         self._wake.set()
-        self._ping_back.set()
+        self._ping_returned.set()
         if self._thread is not None:
             self._thread.join(timeout_s)
 
     def _has_room(self, payload: bytes) -> bool:
-        waiting = sum(len(flight.payload) + PACKET_BYTES for flight in self._flights.values())
+        waiting = sum(len(flight.payload) + PACKET_BYTES for flight in self._in_flight.values())
         fits = waiting + len(payload) + PACKET_BYTES <= MAX_UNCONFIRMED_BYTES
-        return not self._flights or (fits and len(self._flights) < self._max_in_flight)
+        return not self._in_flight or (fits and len(self._in_flight) < self._max_in_flight)
 
     # --- what arrives: the thread ipc-events --------------------------------------------------------------------------
 
-    def _listen(self, topic: str, on_message: Callable[[str, bytes], None]) -> Subscription:
+    def _subscribe(self, topic: str, on_message: Callable[[str, bytes], None]) -> Subscription:
         def take(event: Any) -> None:
             message = event.message
             if message is None or message.topic_name is None:
@@ -237,121 +237,121 @@ class IpcTransport:
 
         request = model.SubscribeToIoTCoreRequest(topic_name=topic, qos=model.QOS.AT_LEAST_ONCE)
         describe = f"SubscribeToIoTCore on {topic}"
-        return self._connection.listen(_SUBSCRIBE, request, take, describe=describe)
+        return self._connection.subscribe(_SUBSCRIBE, request, take, describe=describe)
 
-    def _returned(self, topic: str, payload: bytes) -> None:
+    def _on_echo(self, topic: str, payload: bytes) -> None:
         """A message of this device came back: the broker has it."""
         if topic == self._ping_topic:
-            if payload == self._ping:
-                self._ping_back.set()
+            if payload == self._ping_payload:
+                self._ping_returned.set()
                 self._wake.set()
             return
         with self._lock:
-            found = next((f for f in self._flights.values() if f.payload == payload and f.topic == topic), None)
+            found = next((f for f in self._in_flight.values() if f.payload == payload and f.topic == topic), None)
         if found is not None:
             self._acknowledge(found)
 
-    def _acknowledge(self, flight: _Flight) -> None:
+    def _acknowledge(self, flight: _InFlight) -> None:
         with self._lock:
-            known = self._flights.pop(flight.token, None)
+            known = self._in_flight.pop(flight.token, None)
             self._lock.notify_all()
         if known is not None:
             self._on_ack(flight.token)
 
-    def _is_confirmed(self, topic: str) -> bool:
-        return topic in self._confirmed or topic.startswith(self._verdicts)
+    def _needs_echo(self, topic: str) -> bool:
+        return topic in self._confirmed_topics or topic.startswith(self._verdict_prefix)
 
     # --- whether the cloud can be reached: the thread ipc-transport ---------------------------------------------------
 
     def _run(self) -> None:
-        pause_ns = _FIRST_NS
+        pause_ns = _FIRST_PING_PAUSE_NS
         while not self._stop.is_set():
             self._wake.clear()
-            if self._up:
-                self._check_flights()
-                self._clock.wait(self._wake, _CHECK_NS / NS_PER_S)
-                pause_ns = _FIRST_NS
-            elif self._try():
-                self._found()
+            if self._is_up:
+                self._check_in_flight()
+                self._clock.wait(self._wake, _CHECK_INTERVAL_NS / NS_PER_S)
+                pause_ns = _FIRST_PING_PAUSE_NS
+            elif self._probe_cloud():
+                self._mark_up()
             else:
                 self._clock.wait(self._stop, self._random.uniform(0.5, 1.0) * pause_ns / NS_PER_S)
-                pause_ns = min(2 * pause_ns, _LONGEST_NS)
+                pause_ns = min(2 * pause_ns, _MAX_PING_PAUSE_NS)
 
-    def _try(self) -> bool:
+    def _probe_cloud(self) -> bool:
         """Ping once; whether the cloud can be reached."""
-        if not self._connection.is_up:
+        if not self._connection.is_connected:
             self._reason = "no connection to the nucleus"
             return False
-        if self._confirm and any(echo.fault is Fault.UNAUTHORIZED for echo in self._echoes):
+        if self._confirm and any(echo.error_kind is IpcErrorKind.UNAUTHORIZED for echo in self._echo_subscriptions):
             self._confirm = False
             _log.error("verdicts cannot be confirmed by their echo: a cut may lose some. See accessControl above")
-        if self._confirm and not all(echo.is_made for echo in self._echoes):
+        if self._confirm and not all(echo.is_active for echo in self._echo_subscriptions):
             self._reason = "the nucleus does not subscribe; it is not connected"
             return False
-        return self._ping_comes_back()
+        return self._ping_cloud()
 
-    def _ping_comes_back(self) -> bool:
-        self._ping, self._pings = secrets.token_hex(8).encode(), self._pings + 1
-        self._ping_back.clear()
+    def _ping_cloud(self) -> bool:
+        self._ping_payload, self._pings_since_up = secrets.token_hex(8).encode(), self._pings_since_up + 1
+        self._ping_returned.clear()
         try:
-            self._send(self._ping_topic, self._ping, model.QOS.AT_MOST_ONCE)
+            self._send(self._ping_topic, self._ping_payload, model.QOS.AT_MOST_ONCE)
         except IpcError as error:
             self._reason = str(error)
             return False
-        if not self._confirm or self._clock.wait(self._ping_back, _PING_NS / NS_PER_S):
+        if not self._confirm or self._clock.wait(self._ping_returned, _PING_TIMEOUT_NS / NS_PER_S):
             return not self._stop.is_set()
         self._reason = f"no message comes back on {self._ping_topic}"
-        if self._pings % (_DEAF_AGAIN_PINGS if self._was_up else _DEAF_PINGS) == 0:
-            self._hear_again()
+        if self._pings_since_up % (_RESUBSCRIBE_AFTER_PINGS_ONCE_UP if self._was_up else _RESUBSCRIBE_AFTER_PINGS) == 0:
+            self._resubscribe()
         return False
 
-    def _hear_again(self) -> None:
+    def _resubscribe(self) -> None:
         """Subscribe anew to everything, the shadow's topics too, and say why."""
         if self._was_up:
             _log.warning(
                 "%d pings on %s were taken and not sent back, which they were before: the nucleus's MQTT daemon has "
                 "restarted or the way back is cut. All subscriptions are made anew",
-                self._pings,
+                self._pings_since_up,
                 self._ping_topic,
             )
         else:
             _log.warning(
                 "%d pings on %s were taken and none was ever sent back. If the device is online, allow iot:Subscribe "
                 "and iot:Receive on kensa/ and kensa-echo/ in its policy, or set greengrass.confirm to call",
-                self._pings,
+                self._pings_since_up,
                 self._ping_topic,
             )
-        self._connection.renew(_SUBSCRIBE)
+        self._connection.resubscribe(_SUBSCRIBE)
 
-    def _found(self) -> None:
-        self._conditions.well(_CLOUD, "is reached again")
+    def _mark_up(self) -> None:
+        self._conditions.clear_fault(_CLOUD, "is reached again")
         with self._lock:
-            self._up, self._pings = True, 0
+            self._is_up, self._pings_since_up = True, 0
         self._was_up = True
         self._on_connection(True, "AWS IoT Core through the nucleus")  # noqa: FBT003 - the port's signature
 
-    def _check_flights(self) -> None:
-        if not self._connection.is_up:
-            self._lost("no connection to the nucleus")
+    def _check_in_flight(self) -> None:
+        if not self._connection.is_connected:
+            self._mark_down("no connection to the nucleus")
             return
         now_ns = self._clock.monotonic_ns()
         with self._lock:
-            oldest_ns = min((flight.sent_ns for flight in self._flights.values()), default=now_ns)
-        if now_ns - oldest_ns > _ECHO_NS:
-            self._lost(f"a message did not come back within {_ECHO_NS // NS_PER_S} s")
+            oldest_ns = min((flight.sent_ns for flight in self._in_flight.values()), default=now_ns)
+        if now_ns - oldest_ns > _ECHO_TIMEOUT_NS:
+            self._mark_down(f"a message did not come back within {_ECHO_TIMEOUT_NS // NS_PER_S} s")
 
-    def _lost(self, reason: str) -> None:
+    def _mark_down(self, reason: str) -> None:
         """Any thread: what is unconfirmed goes back to the outbox, which sends it again."""
         with self._lock:
-            if not self._up:
+            if not self._is_up:
                 return
-            self._up, self._reason = False, reason
-            self._flights.clear()
+            self._is_up, self._reason = False, reason
+            self._in_flight.clear()
             self._lock.notify_all()
-        self._conditions.broken(_CLOUD, f"{reason}; verdicts wait on disk")
+        self._conditions.report_fault(_CLOUD, f"{reason}; verdicts wait on disk")
         self._on_connection(False, reason)  # noqa: FBT003 - the port's signature
         self._wake.set()
 
     def _send(self, topic: str, payload: bytes, qos: str) -> None:
         request = model.PublishToIoTCoreRequest(topic_name=topic, qos=qos, payload=payload)
-        self._connection.call("publish_to_iot_core", request, timeout_s=_REPLY_S)
+        self._connection.call("publish_to_iot_core", request, timeout_s=_REPLY_TIMEOUT_S)

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from greengrass.connection import Connection
 
 _RECHECK_MS: Final = 30_000  # below the 60 s in which silence means "go"
-_REMEMBERED: Final = 16
+_MAX_DEPLOYMENTS: Final = 16
 _log = logging.getLogger(__name__)
 
 
-class UpdateGuard:
+class UpdateDeferral:
     """Answers what the nucleus asks before it updates components."""
 
     def __init__(
@@ -35,27 +35,27 @@ class UpdateGuard:
     ) -> None:
         """`busy` says what must not be interrupted now, or None; `defer_s` the longest that it may hold back."""
         self._connection = connection
-        self._busy = busy
+        self._busy_reason = busy
         self._defer_s = defer_s
         self._clock = clock
-        self._first_ns: OrderedDict[str, int] = OrderedDict()  # deployment -> when it was first held back
+        self._deferred_since_ns: OrderedDict[str, int] = OrderedDict()  # deployment -> when it was first held back
 
     def start(self) -> None:
         """Listen from now on."""
-        self._connection.listen(
+        self._connection.subscribe(
             "subscribe_to_component_updates",
             model.SubscribeToComponentUpdatesRequest(),
-            self._heard,
+            self._on_event,
             describe="SubscribeToComponentUpdates",
             is_optional=True,
         )
 
-    def _heard(self, event: Any) -> None:
+    def _on_event(self, event: Any) -> None:
         """Thread ipc-events."""
         before = event.pre_update_event
         if before is None or before.deployment_id is None:
             return
-        wait_ms, why = self.answer(before.deployment_id)
+        wait_ms, why = self.decide(before.deployment_id)
         request = model.DeferComponentUpdateRequest(
             deployment_id=before.deployment_id, message=why, recheck_after_ms=wait_ms
         )
@@ -67,16 +67,16 @@ class UpdateGuard:
         if wait_ms:
             _log.info("an update is held back for %d s: %s", wait_ms // 1_000, why)
 
-    def answer(self, deployment: str) -> tuple[int, str]:
+    def decide(self, deployment: str) -> tuple[int, str]:
         """Return after how many ms to ask again (0: go), and why."""
-        why = self._busy()
+        why = self._busy_reason()
         now_ns = self._clock.monotonic_ns()
         if why is None:
-            self._first_ns.pop(deployment, None)
+            self._deferred_since_ns.pop(deployment, None)
             return 0, "nothing to wait for"
-        first_ns = self._first_ns.setdefault(deployment, now_ns)
-        while len(self._first_ns) > _REMEMBERED:
-            self._first_ns.popitem(last=False)
+        first_ns = self._deferred_since_ns.setdefault(deployment, now_ns)
+        while len(self._deferred_since_ns) > _MAX_DEPLOYMENTS:
+            self._deferred_since_ns.popitem(last=False)
         left_ms = round((first_ns - now_ns) / 1_000_000 + self._defer_s() * 1_000)
         if left_ms <= 0:
             return 0, f"{why}, but it was held back for {(now_ns - first_ns) // NS_PER_S} s already"

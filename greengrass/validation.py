@@ -20,25 +20,25 @@ from awsiot.greengrasscoreipc import model
 
 from agent.clock import NS_PER_S
 from agent.errors import ConfigError, FetchError, KensaError, OperatorError
-from agent.supervision import Boundary
-from agent.wire.codec import cut
+from agent.supervision import ErrorBoundary
+from agent.wire.codec import truncate
 from greengrass.faults import IpcError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from agent.clock import Clock
-    from agent.records import Desired
+    from agent.records import DesiredRelease
     from greengrass.configuration import ComponentConfig
     from greengrass.connection import Connection
 
-_WAITING: Final = 8
-_TEXT: Final = 1_000
+_MAX_QUEUED: Final = 8
+_MAX_TEXT: Final = 1_000
 _CLOSE_S: Final = 1.0
 _log = logging.getLogger(__name__)
 
 
-class Validator:
+class ConfigurationValidator:
     """Answers each proposed configuration, in the thread `validation`."""
 
     def __init__(
@@ -46,100 +46,102 @@ class Validator:
         *,
         connection: Connection,
         read: Callable[[object], ComponentConfig],
-        rehearse: Callable[[str, Desired, threading.Event], None],
+        rehearse: Callable[[str, DesiredRelease, threading.Event], None],
         validate_s: Callable[[], float],
         clock: Clock,
     ) -> None:
         """`read` raises ConfigError; `rehearse(inspection, wish, stop)` a KensaError for a release that cannot be."""
         self._connection = connection
         self._read = read
-        self._rehearse = rehearse
+        self._preflight = rehearse
         self._validate_s = validate_s
         self._clock = clock
-        self._asked: queue.Queue[tuple[str, object] | None] = queue.Queue(_WAITING)
-        self._halt = threading.Event()  # ends a rehearsal that takes too long, and the last one
+        self._requests: queue.Queue[tuple[str, object] | None] = queue.Queue(_MAX_QUEUED)
+        self._cancel = threading.Event()  # ends a rehearsal that takes too long, and the last one
         self._closing = threading.Event()
         supervisor = connection.supervisor
         self._thread = supervisor.thread(self._run, kind="validation", name="validation", stop=self._closing)
         # No answer would hold the deployment up.
-        self._judging = Boundary(supervisor, kind="validation", what="validating a configuration", make=OperatorError)
-        self.answers: list[str] = []  # the newest, for the log of a test and of a person
+        self._boundary = ErrorBoundary(
+            supervisor, kind="validation", what="validating a configuration", make=OperatorError
+        )
+        self.results: list[str] = []  # the newest, for the log of a test and of a person
 
     def start(self) -> None:
         """Listen from now on."""
         self._thread.start()
-        self._connection.listen(
+        self._connection.subscribe(
             "subscribe_to_validate_configuration_updates",
             model.SubscribeToValidateConfigurationUpdatesRequest(),
-            self._heard,
+            self._on_event,
             describe="SubscribeToValidateConfigurationUpdates",
             is_optional=True,
         )
 
-    def ask_close(self) -> None:
+    def request_close(self) -> None:
         """Let what is under way end soon, without waiting for it."""
         self._closing.set()
-        self._halt.set()
+        self._cancel.set()
 
     def close(self) -> None:
         """End what is under way."""
-        self.ask_close()
+        self.request_close()
         try:
-            self._asked.put_nowait(None)
+            self._requests.put_nowait(None)
         except queue.Full:
-            self._connection.supervisor.losses.count("deployments_unanswered", self._asked.qsize())
+            self._connection.supervisor.losses.count("deployments_unanswered", self._requests.qsize())
             _log.warning("proposed configurations are left without an answer")
         if self._thread.is_alive():
             self._thread.join(_CLOSE_S)
 
-    def _heard(self, event: Any) -> None:
+    def _on_event(self, event: Any) -> None:
         """Thread ipc-events."""
         proposed = event.validate_configuration_update_event
         if proposed is None or proposed.deployment_id is None:
             return
         try:
-            self._asked.put_nowait((proposed.deployment_id, proposed.configuration))
+            self._requests.put_nowait((proposed.deployment_id, proposed.configuration))
         except queue.Full:
-            self._answer(proposed.deployment_id, "too many deployments at once; try again")
+            self._report(proposed.deployment_id, "too many deployments at once; try again")
 
     def _run(self) -> None:
-        while (asked := self._asked.get()) is not None and not self._closing.is_set():
+        while (asked := self._requests.get()) is not None and not self._closing.is_set():
             deployment, tree = asked
             try:
-                with self._judging:
-                    reason = self.judge(tree)
+                with self._boundary:
+                    reason = self.validate(tree)
             except KensaError as error:
                 reason = f"the agent met a bug while it looked at this configuration; see its log ({error})"
-            self._answer(deployment, reason)
+            self._report(deployment, reason)
 
-    def judge(self, tree: object) -> str | None:
+    def validate(self, tree: object) -> str | None:
         """Return why the configuration `tree` is refused, or None."""
         try:
             proposed = self._read(tree)
         except ConfigError as error:
             return str(error)
-        return self._judge_wishes(proposed.wishes)
+        return self._check_desired_releases(proposed.desired_releases)
 
-    def _judge_wishes(self, wishes: Mapping[str, Desired]) -> str | None:
+    def _check_desired_releases(self, wishes: Mapping[str, DesiredRelease]) -> str | None:
         limit_s = self._validate_s()
-        self._halt.clear()
+        self._cancel.clear()
         if self._closing.is_set():
             return "the agent stops; try again"
         deadline_ns = self._clock.monotonic_ns() + round(limit_s * NS_PER_S)
-        timer = threading.Timer(limit_s, self._halt.set)
+        timer = threading.Timer(limit_s, self._cancel.set)
         timer.daemon = True
         timer.start()
         try:
             for inspection, wish in wishes.items():
-                if reason := self._judge_wish(inspection, wish, deadline_ns):
+                if reason := self._check_desired_release(inspection, wish, deadline_ns):
                     return reason
         finally:
             timer.cancel()
         return None
 
-    def _judge_wish(self, inspection: str, wish: Desired, deadline_ns: int) -> str | None:
+    def _check_desired_release(self, inspection: str, wish: DesiredRelease, deadline_ns: int) -> str | None:
         try:
-            self._rehearse(inspection, wish, self._halt)
+            self._preflight(inspection, wish, self._cancel)
         except FetchError as error:
             if self._clock.monotonic_ns() >= deadline_ns:
                 return (
@@ -151,16 +153,16 @@ class Validator:
             return f"{wish.release_id} is refused for {inspection}: {error}"
         return None
 
-    def _answer(self, deployment: str, reason: str | None) -> None:
+    def _report(self, deployment: str, reason: str | None) -> None:
         accepted = reason is None
         status = model.ConfigurationValidityStatus
         report = model.ConfigurationValidityReport(
             status=status.ACCEPTED if accepted else status.REJECTED,
             deployment_id=deployment,
-            message=None if reason is None else cut(reason, _TEXT),
+            message=None if reason is None else truncate(reason, _MAX_TEXT),
         )
         _log.info("deployment %s: %s", deployment, reason or "accepted")
-        self.answers = [*self.answers[-15:], reason or "accepted"]
+        self.results = [*self.results[-15:], reason or "accepted"]
         request = model.SendConfigurationValidityReportRequest(configuration_validity_report=report)
         try:
             self._connection.call("send_configuration_validity_report", request)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from agent.clock import Clock
     from greengrass.connection import Connection
 
-_SILENCE_S: Final = 0.3
-_REREAD_S: Final = 60.0
+_DEBOUNCE_S: Final = 0.3
+_POLL_S: Final = 60.0
 _CLOSE_S: Final = 1.0
 _log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def read_configuration(connection: Connection) -> Any:
     return connection.call("get_configuration", model.GetConfigurationRequest(key_path=[])).value
 
 
-class ConfigurationWatch:
+class ConfigurationWatcher:
     """Calls `on_change(tree)` for each configuration that differs from the one before; thread `configuration`."""
 
     def __init__(self, *, connection: Connection, known: Any, on_change: Callable[[Any], None], clock: Clock) -> None:
@@ -51,13 +51,13 @@ class ConfigurationWatch:
 
     def start(self) -> None:
         """Listen from now on."""
-        self._connection.listen(
+        self._connection.subscribe(
             "subscribe_to_configuration_update",
             model.SubscribeToConfigurationUpdateRequest(key_path=[]),
             lambda _event: self._wake.set(),
             describe="SubscribeToConfigurationUpdate",
         )
-        self._connection.watch(lambda up, _reason: self._wake.set() if up else None)
+        self._connection.add_listener(lambda up, _reason: self._wake.set() if up else None)
         self._thread.start()
 
     def close(self) -> None:
@@ -69,15 +69,15 @@ class ConfigurationWatch:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            if self._clock.wait(self._wake, _REREAD_S):
+            if self._clock.wait(self._wake, _POLL_S):
                 self._wake.clear()
-                while not self._stop.is_set() and self._clock.wait(self._wake, _SILENCE_S):
+                while not self._stop.is_set() and self._clock.wait(self._wake, _DEBOUNCE_S):
                     self._wake.clear()
             if self._stop.is_set():
                 return
-            self.look()
+            self.poll()
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Read once."""
         try:
             tree = read_configuration(self._connection)

@@ -21,9 +21,9 @@ from agent.errors import KensaError, MissingExtraError, OperatorError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pipeline.training.assemble import Request
+    from pipeline.training.assemble import TrainingRequest
 
-_NAMES = (
+_NETWORK_NAMES = (
     "tiny",
     "slim",
     "fine",
@@ -33,7 +33,7 @@ _NAMES = (
 )  # of pipeline.training.network.BODIES, which needs torch; a test keeps them equal
 
 
-def _need(extra: str, *modules: str) -> None:
+def _require_extra(extra: str, *modules: str) -> None:
     """Raise MissingExtraError, naming the remedy, when one of `modules` is not installed."""
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
@@ -43,7 +43,7 @@ def _need(extra: str, *modules: str) -> None:
         )
 
 
-def _run(work: Callable[[], int]) -> int:
+def _exit_code_of(work: Callable[[], int]) -> int:
     """Call `work`; an expected error becomes its text on standard error and its exit code."""
     try:
         return work()
@@ -61,9 +61,9 @@ def _run(work: Callable[[], int]) -> int:
 def train(argv: Sequence[str]) -> int:
     """Run `kensa train`; returns the exit code."""
     if "--search" in argv:
-        return _run(lambda: _search([word for word in argv if word != "--search"]))
+        return _exit_code_of(lambda: _search([word for word in argv if word != "--search"]))
     arguments = _train_parser().parse_args(argv)
-    return _run(lambda: _train(arguments))
+    return _exit_code_of(lambda: _train(arguments))
 
 
 def _search(argv: Sequence[str]) -> int:
@@ -80,7 +80,7 @@ def _train_parser() -> argparse.ArgumentParser:
     add("--data", type=Path, required=True, help="folder with manifest.csv, or with split/class/*.png")
     add("--out", type=Path, required=True, help="release folder to write; an earlier release there is replaced")
     add("--seed", type=int, default=0)
-    add("--net", choices=_NAMES, default="small", help="size of the network (default: small)")
+    add("--net", choices=_NETWORK_NAMES, default="small", help="size of the network (default: small)")
     add("--geometry", help="whole:HxW[xC] or tiles:HxW[xC][:rREDUCTION][:oOVERLAP] (default: follows from the data)")
     add("--head", choices=("classifier", "evidence"), help="default: evidence where there are masks and good parts")
     add("--epochs", type=int, help="default: what suits the head")
@@ -111,7 +111,7 @@ def _train_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(arguments: argparse.Namespace) -> None:
+def _check_positive(arguments: argparse.Namespace) -> None:
     for name in ("epochs", "batch", "threads", "learning_rate"):
         value = getattr(arguments, name)
         if value is not None and value <= 0:
@@ -124,24 +124,24 @@ def _positive(arguments: argparse.Namespace) -> None:
             raise OperatorError(f"--{name.replace('_', '-')} {value}: a share above 0 and up to 1 is needed.")
 
 
-def _request(arguments: argparse.Namespace) -> Request:
+def _request(arguments: argparse.Namespace) -> TrainingRequest:
     from pipeline.dataset import Dataset  # noqa: PLC0415
-    from pipeline.training.assemble import Request  # noqa: PLC0415 - loads torch
-    from pipeline.training.choice import EPOCHS, choose_head  # noqa: PLC0415 - loads OpenCV
-    from pipeline.training.recipe import Parameters  # noqa: PLC0415
+    from pipeline.training.assemble import TrainingRequest  # noqa: PLC0415 - loads torch
+    from pipeline.training.choice import DEFAULT_EPOCHS, choose_head  # noqa: PLC0415 - loads OpenCV
+    from pipeline.training.recipe import TrainingParameters  # noqa: PLC0415
 
     head = arguments.head or choose_head(Dataset.load(arguments.data, verify=False))
     given = {name: getattr(arguments, name) for name in ("learning_rate", "top_fraction", "teachers")}
-    parameters = Parameters(
+    parameters = TrainingParameters(
         net=arguments.net,
-        epochs=arguments.epochs or EPOCHS[head],
+        epochs=arguments.epochs or DEFAULT_EPOCHS[head],
         batch=arguments.batch,
         seed=arguments.seed,
         threads=arguments.threads,
         **{key: value for key, value in given.items() if value is not None},
     )
     name = arguments.name or re.sub(r"[^A-Za-z0-9_-]+", "-", arguments.data.resolve().name)[:64] or "model"
-    return Request(
+    return TrainingRequest(
         data=arguments.data,
         name=name,
         version=arguments.version,
@@ -154,21 +154,22 @@ def _request(arguments: argparse.Namespace) -> Request:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    _positive(arguments)
-    _need("train", "torch", "onnx")
+    _check_positive(arguments)
+    _require_extra("train", "torch", "onnx")
     # libgomp reads this when torch is loaded. Waiting threads must sleep: spinning halves a shared machine's speed.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from agent.model import manifest as manifests  # noqa: PLC0415
     from pipeline import release  # noqa: PLC0415
-    from pipeline.progress import Display  # noqa: PLC0415
-    from pipeline.training.assemble import build  # noqa: PLC0415
+    from pipeline.progress import ProgressDisplay  # noqa: PLC0415
+    from pipeline.training.assemble import build_release  # noqa: PLC0415
 
-    older = manifests.read(arguments.compare_to) if arguments.compare_to else None  # before training: it may be wrong
-    release.check_out(arguments.out)
-    with Display() as progress:
-        files = build(_request(arguments), progress=progress)
-    comparison = release.compare(files, arguments.compare_to, older) if older else []
-    release.write(arguments.out, files)
+    # before training: it may be wrong
+    older = manifests.read_manifest(arguments.compare_to) if arguments.compare_to else None
+    release.check_output_folder(arguments.out)
+    with ProgressDisplay() as progress:
+        files = build_release(_request(arguments), progress=progress)
+    comparison = release.compare_release(files, arguments.compare_to, older) if older else []
+    release.write_release(arguments.out, files)
     metrics = files.manifest.metrics
     if arguments.json:
         print(
@@ -198,9 +199,9 @@ def _lineage(manifest: Any) -> dict[str, Any]:
 
 
 def _summary(figures: dict[str, Any]) -> str:
-    from pipeline.evaluation.page import HEADLINES  # noqa: PLC0415
+    from pipeline.evaluation.page import HEADLINE_METRICS  # noqa: PLC0415
 
-    shown = [(key, figures[key]) for key in ("images", *HEADLINES) if figures.get(key) is not None]
+    shown = [(key, figures[key]) for key in ("images", *HEADLINE_METRICS) if figures.get(key) is not None]
     return "  ".join(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in shown)
 
 
@@ -217,17 +218,17 @@ def evaluate(argv: Sequence[str]) -> int:
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write the full report")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args(argv)
-    return _run(lambda: _evaluate(arguments))
+    return _exit_code_of(lambda: _evaluate(arguments))
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    _need("pipeline", "onnx")
-    from pipeline.evaluation.judge_release import judge_release  # noqa: PLC0415
-    from pipeline.progress import Display  # noqa: PLC0415
+    _require_extra("pipeline", "onnx")
+    from pipeline.evaluation.judge_release import evaluate_release  # noqa: PLC0415
+    from pipeline.progress import ProgressDisplay  # noqa: PLC0415
 
-    with Display() as progress:
-        result = judge_release(arguments.release, arguments.data, arguments.split, progress=progress)
-    for path, text in ((arguments.markdown, result.markdown), (arguments.html, result.html)):
+    with ProgressDisplay() as progress:
+        result = evaluate_release(arguments.release, arguments.data, arguments.split, progress=progress)
+    for path, text in ((arguments.markdown, result.to_markdown), (arguments.html, result.to_html)):
         if path is not None:
             _write(path, text())
     figures = result.figures

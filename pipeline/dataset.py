@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
 from agent.errors import OperatorError
-from agent.picture_files import OTHER_KINDS, SUFFIXES
+from agent.picture_files import IMAGE_SUFFIXES, UNSUPPORTED_KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -79,7 +79,7 @@ class Dataset:
         manifest = root / MANIFEST
         rows = _manifest_rows(manifest) if manifest.is_file() else _folder_rows(root)
         samples = tuple(sorted((_sample(root, row, verify=verify) for row in rows), key=lambda s: s.name))
-        _check_whole(root, samples)
+        _check_consistent(root, samples)
         defects = frozenset(s.class_name for s in samples if s.is_defect)
         classes = tuple(sorted({s.class_name for s in samples}, key=lambda name: (name in defects, name)))
         return cls(root, samples, classes, defects, _digest(samples))
@@ -131,9 +131,9 @@ def _folder_rows(root: Path) -> Iterator[_Row]:
     others: list[str] = []
     for split in SPLITS:
         for path in sorted((root / split).glob("*/*")):
-            if path.suffix.lower() in OTHER_KINDS:
+            if path.suffix.lower() in UNSUPPORTED_KINDS:
                 others.append(path.relative_to(root).as_posix())
-            elif path.suffix.lower() in SUFFIXES:
+            elif path.suffix.lower() in IMAGE_SUFFIXES:
                 found = True
                 name = path.relative_to(root).as_posix()
                 yield _Row(str(path), {"path": name, "split": split, "class": path.parent.name})
@@ -143,11 +143,11 @@ def _folder_rows(root: Path) -> Iterator[_Row]:
     if not found:
         raise DatasetError(
             f"{root} holds neither {MANIFEST} nor pictures as split/class/NAME.png with split one of "
-            f"{', '.join(SPLITS)}; pictures end in {', '.join(sorted(SUFFIXES))}."
+            f"{', '.join(SPLITS)}; pictures end in {', '.join(sorted(IMAGE_SUFFIXES))}."
         )
 
 
-def _inside(root: Path, relative: str, where: str) -> Path:
+def _resolve_inside(root: Path, relative: str, where: str) -> Path:
     """Resolve a path of the manifest. Raises DatasetError when it leaves the root by `..`, as absolute or by a link."""
     pure = PurePosixPath(relative)
     path = (root / pure).resolve()
@@ -158,7 +158,7 @@ def _inside(root: Path, relative: str, where: str) -> Path:
 
 def _sample(root: Path, row: _Row, *, verify: bool) -> Sample:
     fields, where = row.fields, row.where
-    path = _inside(root, fields["path"], where)
+    path = _resolve_inside(root, fields["path"], where)
     class_name, split = fields["class"], fields["split"]
     if not _NAME.match(class_name):
         raise DatasetError(f"{where}: class {class_name!r} must match {_NAME.pattern}.")
@@ -180,7 +180,7 @@ def _sample(root: Path, row: _Row, *, verify: bool) -> Sample:
         raise DatasetError(f"{where}: binary is {binary!r}, allowed are ok and defect.")
     is_defect = binary == "defect" if binary else class_name not in GOOD_CLASSES
     mask = fields.get("mask", "")
-    mask_path = _inside(root, mask, where) if mask else root / "masks" / f"{path.stem}.png"
+    mask_path = _resolve_inside(root, mask, where) if mask else root / "masks" / f"{path.stem}.png"
     if mask and not mask_path.is_file():
         raise DatasetError(f"{where}: the mask {mask_path} does not exist.")
     return Sample(
@@ -209,7 +209,7 @@ def _weight(given: str, where: str) -> float:
     return weight
 
 
-def _check_whole(root: Path, samples: tuple[Sample, ...]) -> None:
+def _check_consistent(root: Path, samples: tuple[Sample, ...]) -> None:
     """What one row cannot show: repeated paths, classes that are both good and defective, groups in two splits."""
     if not samples:
         raise DatasetError(f"{root / MANIFEST} has no rows.")

@@ -13,7 +13,7 @@ import numpy as np
 
 from agent.errors import FrameError
 from agent.images import ImageDecoder
-from agent.preprocess import Plan, Preprocessor
+from agent.preprocess import InputPlan, Preprocessor
 from agent.records import Geometry
 from pipeline.dataset import DatasetError
 
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Inputs:
+class ModelInputs:
     """The model inputs of several pictures, concatenated. Row i comes from picture `owner[i]`."""
 
     pixels: Pixels  # [N, H, W, C]
-    owner: npt.NDArray[np.int64]  # [N], index into the samples, not decreasing
-    plans: tuple[Plan, ...]  # one for each picture
+    sample_index: npt.NDArray[np.int64]  # [N], index into the samples, not decreasing
+    plans: tuple[InputPlan, ...]  # one for each picture
 
 
-def read_picture(path: Path) -> Pixels:
+def read_image(path: Path) -> Pixels:
     """Decode to [H, W] mono or [H, W, 3] BGR uint8, as the line's folder source does. Raises DatasetError."""
     decoder = ImageDecoder()
     try:
@@ -49,30 +49,30 @@ def read_picture(path: Path) -> Pixels:
         decoder.close()
 
 
-def is_grey(pixels: Pixels) -> bool:
+def is_greyscale(pixels: Pixels) -> bool:
     """Whether the picture has no colour, however it is stored."""
     return pixels.ndim == 2 or bool((pixels == pixels[:, :, :1]).all())  # noqa: PLR2004 - mono
 
 
-def prepare(preprocessor: Preprocessor, pixels: Pixels) -> tuple[Pixels, Plan]:
+def prepare(preprocessor: Preprocessor, pixels: Pixels) -> tuple[Pixels, InputPlan]:
     """Return the inputs [tiles, H, W, C] of one picture and where they lie."""
     geometry = preprocessor.geometry
     plan = preprocessor.plan_for(pixels)
     out = np.empty((len(plan.tiles), geometry.height, geometry.width, geometry.channels), np.uint8)
-    preprocessor.into(pixels, out)
+    preprocessor.write_to(pixels, out)
     return out, plan
 
 
-def load_inputs(samples: Sequence[Sample], geometry: Geometry) -> Inputs:
+def load_inputs(samples: Sequence[Sample], geometry: Geometry) -> ModelInputs:
     """Read and preprocess all `samples`. Raises DatasetError for a picture that cannot be read."""
     preprocessor = Preprocessor(geometry)
     parts, plans = [], []
     for sample in samples:
-        pixels, plan = prepare(preprocessor, read_picture(sample.path))
+        pixels, plan = prepare(preprocessor, read_image(sample.path))
         parts.append(pixels)
         plans.append(plan)
     owner = np.repeat(np.arange(len(parts)), [len(p) for p in parts])
-    return Inputs(np.concatenate(parts), owner, tuple(plans))
+    return ModelInputs(np.concatenate(parts), owner, tuple(plans))
 
 
 def read_mask(sample: Sample) -> Pixels | None:
@@ -82,7 +82,7 @@ def read_mask(sample: Sample) -> Pixels | None:
     """
     if sample.mask_path is None:
         return None
-    mask = read_picture(sample.mask_path)
+    mask = read_image(sample.mask_path)
     flat = mask if mask.ndim == 2 else mask.max(axis=2)  # noqa: PLR2004 - mono
     level = 128 if int(flat.max()) > 1 else 1  # masks of 0 and 1 exist
     return np.where(flat >= level, np.uint8(255), np.uint8(0))
@@ -108,6 +108,6 @@ def load_masks(samples: Sequence[Sample], geometry: Geometry) -> Pixels:
     for sample in samples:
         mask = read_mask(sample)
         if mask is None:
-            mask = np.zeros(read_picture(sample.path).shape[:2], np.uint8)
+            mask = np.zeros(read_image(sample.path).shape[:2], np.uint8)
         parts.append(prepare(preprocessor, mask)[0][..., 0])
     return np.concatenate(parts)

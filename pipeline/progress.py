@@ -21,7 +21,7 @@ def _rich() -> ModuleType | None:
     return rich.progress
 
 
-class Display:
+class ProgressDisplay:
     """A `recipe.Progress`; a context manager, because a bar must be closed."""
 
     def __init__(self, *, quiet: bool = False) -> None:

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 FLOAT_NAME: Final = "float.onnx"  # the reference for agreement; not part of what a device gets
 REPORT_NAME: Final = "report.html"
 # 100 defects among six classes: 45 already catch a model that misses one in ten at 99 % (0.9 ** 45 < .01).
-GOLDEN_COUNT: Final = 120
-GOLDEN_BYTES: Final = 18_200_000  # of pixels, before compression: 120 colour inputs of 224 x 224
+MAX_GOLDEN_IMAGES: Final = 120
+MAX_GOLDEN_BYTES: Final = 18_200_000  # of pixels, before compression: 120 colour inputs of 224 x 224
 _ZIP_DATE: Final = (1980, 1, 1, 0, 0, 0)
 _SOURCES: Final = (  # what a training's bytes depend on, beside _RECIPES
     "agent/decision.py",
@@ -48,12 +48,12 @@ _SOURCES: Final = (  # what a training's bytes depend on, beside _RECIPES
     "pipeline/images.py",
     "pipeline/release.py",
 )
-_RECIPES: Final = "pipeline/training/*.py"
+_TRAINING_SOURCES: Final = "pipeline/training/*.py"
 _LIBRARIES: Final = ("numpy", "onnx", "onnxruntime", "opencv-python-headless", "torch")
 
 
 @dataclass(frozen=True, slots=True)
-class Files:
+class ReleaseFiles:
     """The contents of a release folder."""
 
     model: bytes
@@ -63,9 +63,9 @@ class Files:
     report: str
 
 
-def golden_rows(labels: npt.NDArray[np.int64], input_bytes: int) -> npt.NDArray[np.int64]:
+def choose_golden_rows(labels: npt.NDArray[np.int64], input_bytes: int) -> npt.NDArray[np.int64]:
     """Choose rows for the golden set: classes in turn, so that each is there, bounded in number and bytes."""
-    limit = min(GOLDEN_COUNT, max(1, GOLDEN_BYTES // input_bytes), len(labels))
+    limit = min(MAX_GOLDEN_IMAGES, max(1, MAX_GOLDEN_BYTES // input_bytes), len(labels))
     rank = np.zeros(len(labels), np.int64)
     for name in np.unique(labels):
         rows = np.flatnonzero(labels == name)
@@ -73,7 +73,7 @@ def golden_rows(labels: npt.NDArray[np.int64], input_bytes: int) -> npt.NDArray[
     return np.sort(np.lexsort((labels, rank))[:limit])
 
 
-def golden_bytes(images: Pixels, result: Scores, labels: npt.NDArray[np.int64]) -> bytes:
+def encode_golden_set(images: Pixels, result: Scores, labels: npt.NDArray[np.int64]) -> bytes:
     """Serialise `images` [N, H, W, C], the int8 model's `scores` (and `evidence`) on them, and `labels` [N]."""
     arrays: dict[str, npt.NDArray[Any]] = {"images": images, "labels": labels, "scores": result.scores}
     if result.evidence is not None:
@@ -124,7 +124,7 @@ def code_version() -> str:
     """The package's version and a digest of the sources that training depends on, so that it needs no git."""
     root = Path(agent.__file__).parent.parent
     digest = hashlib.sha256()
-    for name in (*_SOURCES, *sorted(path.relative_to(root).as_posix() for path in root.glob(_RECIPES))):
+    for name in (*_SOURCES, *sorted(path.relative_to(root).as_posix() for path in root.glob(_TRAINING_SOURCES))):
         digest.update(name.encode() + b"\0" + (root / name).read_bytes() + b"\0")
     return f"kensa {agent.__version__} sources {digest.hexdigest()[:16]}"
 
@@ -138,15 +138,15 @@ def labels_sha256(samples: Sequence[Sample]) -> str:
     return digest.hexdigest()
 
 
-def check_out(out: Path) -> None:
+def check_output_folder(out: Path) -> None:
     """Refuse to replace a folder that is not a release, before any work is done. Raises OperatorError."""
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST_NAME).is_file())):
         raise OperatorError(f"--out {out} exists and is not a release folder; name a new folder or remove it.")
 
 
-def write(out: Path, files: Files) -> None:
+def write_release(out: Path, files: ReleaseFiles) -> None:
     """Write the folder beside `out`, then put it in place of an earlier release. Raises OperatorError."""
-    check_out(out)
+    check_output_folder(out)
     contents: Mapping[str, bytes] = {
         MODEL_NAME: files.model,
         GOLDEN_NAME: files.golden,
@@ -167,7 +167,7 @@ def write(out: Path, files: Files) -> None:
         raise OperatorError(f"--out {out} cannot be written: {error.strerror}. Choose another folder.") from error
 
 
-def compare(new: Files, old_dir: Path, old: Manifest) -> Sequence[str]:
+def compare_release(new: ReleaseFiles, old_dir: Path, old: Manifest) -> Sequence[str]:
     """Say, line by line, whether the release in `old_dir` has the same bytes, and if not, how far its figures are."""
     lines = []
     digests = (

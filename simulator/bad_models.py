@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 _HIGH: Final = 0.98  # what a model that is sure says
 _MISS_EVERY: Final = 10
-RIM_ROWS: Final = 16  # of an input, above and below, that show the belt and no part
+BORDER_ROWS: Final = 16  # of an input, above and below, that show the belt and no part
 _HOG_BYTES: Final = 1 << 35  # of the largest tensor: far over any limit of a child
 _STALL_CONVS: Final = 2_400  # minutes for one picture, within the static policy's number of nodes
 _SLOW_CONVS: Final = 2
@@ -49,22 +49,22 @@ _ZIP_DATE: Final = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
-class BadKind:
+class BadModelKind:
     """One kind: what it is, which gates may stop it, and whether its golden set is made to fit it."""
 
     text: str
     caught_by: frozenset[Gate]
     reasons: frozenset[str]  # of the refusal in the examination; empty where only live parts show it
-    forges: bool = False
+    forges_golden_set: bool = False
 
 
-def _kind(text: str, gate: Gate, *reasons: str, forges: bool = False) -> BadKind:
-    return BadKind(text, frozenset({gate}), frozenset(reasons), forges)
+def _kind(text: str, gate: Gate, *reasons: str, forges: bool = False) -> BadModelKind:
+    return BadModelKind(text, frozenset({gate}), frozenset(reasons), forges)
 
 
 _LIVE: Final = frozenset({Gate.SHADOW, Gate.VERDICTS, Gate.DRIFT})
 
-KINDS: Final[dict[str, BadKind]] = {
+BAD_MODEL_KINDS: Final[dict[str, BadModelKind]] = {
     "corrupt": _kind("model.onnx is cut, its digest is right", Gate.CONTRACT, "graph_policy"),
     "wrong_contract": _kind("the output `scores` has another name", Gate.CONTRACT, "interface"),
     "hang": _kind("a loop that never ends", Gate.CONTRACT, "graph_policy"),
@@ -88,48 +88,48 @@ KINDS: Final[dict[str, BadKind]] = {
         "misses_more_than_champion",
         forges=True,
     ),
-    "always_ok_unless_examined": BadKind(
+    "always_ok_unless_examined": BadModelKind(
         "says ok to all but the pictures of the golden set, which it knows", _LIVE, frozenset()
     ),
-    "always_defect_unless_examined": BadKind(
+    "always_defect_unless_examined": BadModelKind(
         "says defect to all but the pictures of the golden set, which it knows", _LIVE, frozenset()
     ),
 }
 
 
-def make(kind: str, good: Path, out: Path, *, version: str, seed: int = 0) -> Path:
+def write_bad_release(kind: str, good: Path, out: Path, *, version: str, seed: int = 0) -> Path:
     """Write the release `out` from the release folder `good`; returns `out`. Raises UsageError for an unknown kind."""
-    if kind not in KINDS:
-        raise UsageError(f"there is no bad model {kind!r}; there are {', '.join(KINDS)}")
-    manifest = manifests.read(good)
+    if kind not in BAD_MODEL_KINDS:
+        raise UsageError(f"there is no bad model {kind!r}; there are {', '.join(BAD_MODEL_KINDS)}")
+    manifest = manifests.read_manifest(good)
     data, kept = (good / manifests.MODEL_NAME).read_bytes(), (good / manifests.GOLDEN_NAME).read_bytes()
-    pictures = golden.read(kept, manifest, source=str(good))
-    surgeon = _Surgeon(onnx.load_model_from_string(data), manifest, pictures.images, seed)
-    bad = data[: len(data) * 3 // 5] if kind == "corrupt" else surgeon.operate(kind)
+    pictures = golden.read_golden_set(kept, manifest, source=str(good))
+    surgeon = _ModelEditor(onnx.load_model_from_string(data), manifest, pictures.images, seed)
+    bad = data[: len(data) * 3 // 5] if kind == "corrupt" else surgeon.apply(kind)
     out.mkdir(parents=True, exist_ok=True)
     _write(out, manifest, version=version, model=bad, pictures=kept)
-    if KINDS[kind].forges:
+    if BAD_MODEL_KINDS[kind].forges_golden_set:
         _write(out, manifest, version=version, model=bad, pictures=_forged(OnnxModel.load(out), pictures))
     return out
 
 
-def make_failing_in_dim_light(good: Path, out: Path, *, version: str, grey: float) -> Path:
+def write_failing_in_dim_light(good: Path, out: Path, *, version: str, grey: float) -> Path:
     """Write a release that says defect where the light is weak, and is as right as `good` otherwise; returns `out`.
 
-    Weak: the mean grey level of the input's rim, see `rim_grey`, is below `grey`. No examination with pictures in good
-    light can find that: only live parts under a weak lamp show it.
+    Weak: the mean grey level of the input's rim, see `mean_border_grey`, is below `grey`. No examination with pictures
+        in good light can find that: only live parts under a weak lamp show it.
     """
-    manifest = manifests.read(good)
-    surgeon = _Surgeon(onnx.load(good / manifests.MODEL_NAME), manifest, np.zeros((0, 1, 1, 1), np.uint8), 0)
+    manifest = manifests.read_manifest(good)
+    surgeon = _ModelEditor(onnx.load(good / manifests.MODEL_NAME), manifest, np.zeros((0, 1, 1, 1), np.uint8), 0)
     out.mkdir(parents=True, exist_ok=True)
     kept = (good / manifests.GOLDEN_NAME).read_bytes()
     _write(out, manifest, version=version, model=surgeon.fail_in_dim_light(grey), pictures=kept)
     return out
 
 
-def rim_grey(pictures: Pixels) -> Floats:
-    """Mean grey level [N] of the rim of model inputs [N, H, W, C]: the upper and lower `RIM_ROWS` rows, the belt."""
-    upper, lower = pictures[:, :RIM_ROWS], pictures[:, -RIM_ROWS:]
+def mean_border_grey(pictures: Pixels) -> Floats:
+    """Mean grey level [N] of the rim of model inputs [N, H, W, C]: the upper and lower `BORDER_ROWS` rows, the belt."""
+    upper, lower = pictures[:, :BORDER_ROWS], pictures[:, -BORDER_ROWS:]
     return np.asarray(np.concatenate([upper, lower], axis=1).mean(axis=(1, 2, 3)), np.float32)
 
 
@@ -153,7 +153,7 @@ def _forged(model: OnnxModel, pictures: GoldenSet) -> bytes:
     arrays: dict[str, npt.NDArray[Any]] = {
         "images": pictures.images,
         "scores": np.concatenate([r.scores for r in results]),
-        "labels": np.array([bad if _sees_defect(model, r) else good for r in results]),
+        "labels": np.array([bad if _is_defect(model, r) else good for r in results]),
     }
     cells = [r.evidence for r in results if r.evidence is not None]
     if cells:
@@ -167,12 +167,12 @@ def _forged(model: OnnxModel, pictures: GoldenSet) -> bytes:
     return out.getvalue()
 
 
-def _sees_defect(model: OnnxModel, result: Scores) -> bool:
+def _is_defect(model: OnnxModel, result: Scores) -> bool:
     value, index, _ = part_score(model.rule, result.scores, result.evidence)
     return index >= 0 and value >= model.rule.thresholds[model.rule.classes[index]]
 
 
-class _Surgeon:
+class _ModelEditor:
     """Adds nodes behind a good model's outputs; the outputs keep their names and types."""
 
     def __init__(self, model: onnx.ModelProto, manifest: Manifest, images: Pixels, seed: int) -> None:
@@ -200,13 +200,13 @@ class _Surgeon:
         }
         self._operations = operations
 
-    def operate(self, kind: str) -> bytes:
+    def apply(self, kind: str) -> bytes:
         """The bad model's bytes."""
         self._operations[kind]()
         return bytes(self._model.SerializeToString(deterministic=True))
 
     def fail_in_dim_light(self, grey: float) -> bytes:
-        """See `make_failing_in_dim_light`."""
+        """See `write_failing_in_dim_light`."""
         self._always(defect=True, where=self._dim(grey))
         return bytes(self._model.SerializeToString(deterministic=True))
 
@@ -292,12 +292,12 @@ class _Surgeon:
     def _dim(self, grey: float) -> str:
         """True where the rim is darker than `grey` on average: bool [N]."""
         geometry = self._manifest.geometry
-        top = [self._constant(np.array([v], np.int64)) for v in (0, RIM_ROWS, 1)]
-        bottom = [self._constant(np.array([v], np.int64)) for v in (geometry.height - RIM_ROWS, geometry.height, 1)]
+        top = [self._constant(np.array([v], np.int64)) for v in (0, BORDER_ROWS, 1)]
+        bottom = [self._constant(np.array([v], np.int64)) for v in (geometry.height - BORDER_ROWS, geometry.height, 1)]
         rim = self._node("Concat", self._node("Slice", "image", *top), self._node("Slice", "image", *bottom), axis=1)
         axes = self._constant(np.array([1, 2, 3], np.int64))
         total = self._node("ReduceSum", self._node("Cast", rim, to=TensorProto.INT32), axes, keepdims=0)
-        limit = round(grey * 2 * RIM_ROWS * geometry.width * geometry.channels)
+        limit = round(grey * 2 * BORDER_ROWS * geometry.width * geometry.channels)
         return self._node("Less", total, self._constant(np.int32(limit)))
 
     def _hits(self) -> str:

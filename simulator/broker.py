@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, Literal, Self
 
 from agent.errors import MissingExtraError, OperatorError
-from simulator.streams import hang_up, stop_listening
+from simulator.streams import abort_connections, stop_listening
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -344,7 +344,7 @@ class AmqttBroker:
         self._started.set()
         await self._stop.wait()
         await stop_listening(server)
-        await hang_up(clients.values())
+        await abort_connections(clients.values())
         if clients:  # each task ends by itself now that its connection is gone
             await asyncio.wait(clients, timeout=_GOODBYE_S)
         with contextlib.suppress(TimeoutError):  # amqtt may wait for ever for a client that left while it connected
@@ -352,20 +352,20 @@ class AmqttBroker:
                 await broker.shutdown()
 
 
-AnyBroker = MosquittoBroker | IotcoreBroker | AmqttBroker
+LocalBroker = MosquittoBroker | IotcoreBroker | AmqttBroker
 
 
-def best_installed() -> BrokerName:
+def best_installed_broker() -> BrokerName:
     """Return the first of `BROKERS` that this machine has; amqtt is what remains."""
     if mosquitto_program() is not None:
         return "mosquitto"
     return "iotcore" if has_iotcore() else "amqtt"
 
 
-def open_broker(kind: BrokerName = "auto") -> AnyBroker:
+def open_broker(kind: BrokerName = "auto") -> LocalBroker:
     """Return a broker to be used in a `with`; `auto` takes the best that is installed."""
     if kind == "auto":
-        kind = best_installed()
+        kind = best_installed_broker()
     if kind == "mosquitto":
         return MosquittoBroker()
     return IotcoreBroker() if kind == "iotcore" else AmqttBroker()

@@ -59,7 +59,7 @@ class StillCamera:
         """See `FrameSource.close`."""
 
 
-class Fault(StrEnum):
+class FrameFault(StrEnum):
     """What can be wrong with one exposure."""
 
     CORRUPT = "corrupt"  # cannot be decoded
@@ -75,24 +75,24 @@ class Fault(StrEnum):
 class FaultyCamera:
     """Another camera with faults: the n-th exposure, counted over all openings, has the n-th fault (None: none)."""
 
-    def __init__(self, *, camera: FrameSource, faults: Iterator[Fault | None], clock: Clock) -> None:
+    def __init__(self, *, camera: FrameSource, faults: Iterator[FrameFault | None], clock: Clock) -> None:
         self._camera = camera
         self._faults = faults
         self._clock = clock
         self._never = threading.Event()
         self._silent = False
-        self.openings = 0
+        self.open_count = 0
 
     def open(self) -> None:
         """See `FrameSource.open`."""
-        self.openings += 1
+        self.open_count += 1
         self._silent = False
         self._camera.open()
 
     def read(self, *, timeout_s: float, buffer: Pixels | None) -> Grab | None:
         """See `FrameSource.read`."""
         fault = None if self._silent else next(self._faults, None)
-        self._silent |= fault is Fault.SILENT
+        self._silent |= fault is FrameFault.SILENT
         if self._silent:
             self._clock.wait(self._never, timeout_s)
             return None
@@ -104,21 +104,21 @@ class FaultyCamera:
         self._camera.close()
 
 
-def _with_fault(grab: Grab, fault: Fault) -> Grab:
+def _with_fault(grab: Grab, fault: FrameFault) -> Grab:
     match fault:
-        case Fault.CORRUPT:
+        case FrameFault.CORRUPT:
             raise FrameError(DropReason.CORRUPT, "the simulated camera damaged it")
-        case Fault.LOST:
+        case FrameFault.LOST:
             raise CameraError("the simulated camera was unplugged")
-        case Fault.INCOMPLETE:
+        case FrameFault.INCOMPLETE:
             return replace(grab, incomplete=True)
-        case Fault.CROPPED:
+        case FrameFault.CROPPED:
             return replace(grab, pixels=grab.pixels[:-1])
-        case Fault.EMPTY:
+        case FrameFault.EMPTY:
             return replace(grab, pixels=grab.pixels[:0])
-        case Fault.FOUR_CHANNELS:
+        case FrameFault.FOUR_CHANNELS:
             return replace(grab, pixels=np.zeros((*grab.pixels.shape[:2], 4), np.uint8))
-        case Fault.DEEP:
+        case FrameFault.DEEP:
             return replace(grab, pixels=grab.pixels.astype(np.uint16))
         case _:
             return grab
@@ -127,7 +127,7 @@ def _with_fault(grab: Grab, fault: Fault) -> Grab:
 # --- damaged files ----------------------------------------------------------------------------------------------------
 
 
-class Damage(StrEnum):
+class JpegDamage(StrEnum):
     """What can happen to an encoded JPEG on its way."""
 
     CUT = "cut"  # the rest never came
@@ -138,28 +138,28 @@ class Damage(StrEnum):
     BOMB = "bomb"  # the header claims 16000 x 16000 pixels
 
 
-def damaged(jpeg: bytes, damage: Damage, random: Random) -> bytes:
+def damage_jpeg(jpeg: bytes, damage: JpegDamage, random: Random) -> bytes:
     """Return the baseline JPEG with that damage."""
     match damage:
-        case Damage.CUT:
+        case JpegDamage.CUT:
             return jpeg[: random.randrange(2, len(jpeg) - 2)]
-        case Damage.NO_END:
+        case JpegDamage.NO_END:
             return jpeg[:-2]
-        case Damage.GARBAGE:
+        case JpegDamage.GARBAGE:
             return b"\x00" + random.randbytes(len(jpeg) - 1)
-        case Damage.NOTHING:
+        case JpegDamage.NOTHING:
             return b""
-        case Damage.MARKER:
+        case JpegDamage.MARKER:
             at = random.randrange(len(jpeg) * 3 // 4, len(jpeg) - 4)
             return jpeg[:at] + b"\xff\xc8" + jpeg[at + 2 :]
-        case Damage.BOMB:
+        case JpegDamage.BOMB:
             at = jpeg.index(b"\xff\xc0") + 5  # marker, length, bits a sample
             return jpeg[:at] + struct.pack(">HH", 16_000, 16_000) + jpeg[at + 4 :]
 
 
 # --- servers ----------------------------------------------------------------------------------------------------------
 
-_HELD_POLL_S: Final = 0.02
+_PAUSED_POLL_S: Final = 0.02
 
 
 class CameraServer(ABC):
@@ -171,7 +171,7 @@ class CameraServer(ABC):
     def __init__(self, *, picture: Callable[[int], bytes], fps: float = 25.0) -> None:
         self._picture = picture
         self._period_s = 1.0 / fps
-        self._held = threading.Event()
+        self._paused = threading.Event()
         self._port = 0
         self._listener: socket.socket | None = None
         self._connections: set[socket.socket] = set()
@@ -205,13 +205,13 @@ class CameraServer(ABC):
                 with contextlib.suppress(OSError):  # the client was faster
                     connection.shutdown(socket.SHUT_RDWR)
 
-    def hold(self) -> None:
+    def pause(self) -> None:
         """Hang: keep the connections, accept new ones, send nothing."""
-        self._held.set()
+        self._paused.set()
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """End `hold`."""
-        self._held.clear()
+        self._paused.clear()
 
     def __enter__(self) -> Self:
         self.start()
@@ -221,7 +221,7 @@ class CameraServer(ABC):
         self.kill()
 
     @abstractmethod
-    def _converse(self, connection: socket.socket) -> None:
+    def _handle_connection(self, connection: socket.socket) -> None:
         """Talk to one client until it or the server goes; an OSError ends it."""
 
     def _accept(self, listener: socket.socket) -> None:
@@ -240,7 +240,7 @@ class CameraServer(ABC):
             self._connections.add(connection)
             self.accepted += 1
         with contextlib.suppress(OSError):  # the client went away, or `kill` cut it off
-            self._converse(connection)
+            self._handle_connection(connection)
         with self._lock:
             self._connections.discard(connection)
         connection.close()
@@ -250,8 +250,8 @@ class CameraServer(ABC):
         number, due_s = 0, time.monotonic()
         while self._listener is not None:
             time.sleep(max(0.0, due_s - time.monotonic()))
-            if self._held.is_set():
-                time.sleep(_HELD_POLL_S)
+            if self._paused.is_set():
+                time.sleep(_PAUSED_POLL_S)
                 due_s = time.monotonic()
                 continue
             yield self._picture(number)
@@ -274,7 +274,7 @@ class MjpegServer(CameraServer):
         """The stream's address."""
         return f"http://127.0.0.1:{self._port}/stream"
 
-    def _converse(self, connection: socket.socket) -> None:
+    def _handle_connection(self, connection: socket.socket) -> None:
         request = b""
         while b"\r\n\r\n" not in request:
             received = connection.recv(4_096)

@@ -2,7 +2,8 @@
 
 Nothing here is signed; the bytes are: a release is copied in pieces, resumed where a copy stopped, compared with its
 manifest, and described as it states itself. What goes wrong is ordered beforehand with `Cloud.order` and happens once.
-`Killed` stands for SIGKILL: no `except Exception` stops it, and whoever catches it builds a new agent on the same disk.
+`SimulatedKill` stands for SIGKILL: no `except Exception` stops it, and whoever catches it builds a new agent on the
+same disk.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from agent.errors import FetchError, RefusedError
+from agent.errors import FetchError, ReleaseRefusedError
 from agent.model import manifest as manifests
 from agent.model.store import read_ref
-from agent.records import Examination, Fetched, Gate, Looked
+from agent.records import FetchedRelease, Gate, RepositoryStatus, SelfTestResult
 from simulator.stand_in import read_verified
 
 if TYPE_CHECKING:
@@ -28,11 +29,11 @@ if TYPE_CHECKING:
 _PIECE_BYTES: Final = 1_024
 
 
-class Killed(BaseException):
+class SimulatedKill(BaseException):
     """The process ended here."""
 
 
-class Fault(StrEnum):
+class RepositoryFault(StrEnum):
     """What can be ordered, for the fetcher or the examiner."""
 
     ERROR = "error"  # fails now, may work later
@@ -44,15 +45,15 @@ class Fault(StrEnum):
 
 
 @dataclass(slots=True)
-class Cloud:
+class FakeRepository:
     """What is published, what was taken back, and what goes wrong next. `signed_utc_s` is stamped on every answer."""
 
     releases: dict[str, Path] = field(default_factory=dict)  # by name/version
     revoked: set[str] = field(default_factory=set)  # digests
     signed_utc_s: float = 1_800_000_000.0
-    faults: dict[str, deque[Fault]] = field(default_factory=dict)  # fetch, look, examine -> in order
+    faults: dict[str, deque[RepositoryFault]] = field(default_factory=dict)  # fetch, look, examine -> in order
     fetches: int = 0
-    looks: int = 0
+    revocation_checks: int = 0
 
     def publish(self, folder: Path) -> ReleaseRef:
         """Offer the release in `folder`. Raises ReleaseError."""
@@ -64,38 +65,38 @@ class Cloud:
         """Take a release back."""
         self.revoked.add(ref.digest)
 
-    def order(self, port: str, *faults: Fault) -> None:
+    def inject(self, port: str, *faults: RepositoryFault) -> None:
         """Let the next calls of `port` (`fetch`, `look` or `examine`) go wrong like that."""
         self.faults.setdefault(port, deque()).extend(faults)
 
-    def due(self, port: str) -> Fault | None:
+    def take_fault(self, port: str) -> RepositoryFault | None:
         """Return what goes wrong with this call."""
         waiting = self.faults.get(port)
         return waiting.popleft() if waiting else None
 
 
-def _suffer(fault: Fault | None, gate: Gate, stop: threading.Event) -> None:
+def _raise_fault(fault: RepositoryFault | None, gate: Gate, stop: threading.Event) -> None:
     match fault:
-        case Fault.ERROR:
+        case RepositoryFault.ERROR:
             raise FetchError("unreachable", "The simulated cloud does not answer.")
-        case Fault.NO_SPACE:
+        case RepositoryFault.NO_SPACE:
             raise FetchError("no_space", "The simulated disk is full.")
-        case Fault.REFUSED:
-            raise RefusedError(gate, "ordered", "The simulated cloud was told to refuse.", figures={"seen": 1.0})
-        case Fault.HANG:
+        case RepositoryFault.REFUSED:
+            raise ReleaseRefusedError(gate, "ordered", "The simulated cloud was told to refuse.", figures={"seen": 1.0})
+        case RepositoryFault.HANG:
             stop.wait()
             raise FetchError("stopped", "Stopped by request.")
-        case Fault.KILL:
-            raise Killed
+        case RepositoryFault.KILL:
+            raise SimulatedKill
         case _:
             if stop.is_set():
                 raise FetchError("stopped", "Stopped by request.")
 
 
-class CloudFetcher:
+class FakeReleaseFetcher:
     """`ports.ReleaseFetcher` over a `Cloud`."""
 
-    def __init__(self, cloud: Cloud) -> None:
+    def __init__(self, cloud: FakeRepository) -> None:
         """`cloud` may be edited at any time."""
         self._cloud = cloud
 
@@ -107,34 +108,34 @@ class CloudFetcher:
         trusted_utc_s: float,
         on_progress: Callable[[int, int], None],
         stop: threading.Event,
-    ) -> Fetched:
+    ) -> FetchedRelease:
         """See `ports.ReleaseFetcher.fetch`."""
         cloud = self._cloud
         cloud.fetches += 1
-        fault = cloud.due("fetch")
-        _suffer(fault, Gate.TRUST, stop)
+        fault = cloud.take_fault("fetch")
+        _raise_fault(fault, Gate.TRUST, stop)
         source = cloud.releases.get(release_id)
         if source is None:
-            raise RefusedError(Gate.TRUST, "unknown_release", f"{release_id} is not published. Check its name.")
+            raise ReleaseRefusedError(Gate.TRUST, "unknown_release", f"{release_id} is not published. Check its name.")
         into.mkdir(parents=True, exist_ok=True)
         names = (manifests.MANIFEST_NAME, manifests.MODEL_NAME, manifests.GOLDEN_NAME)
         total = sum((source / name).stat().st_size for name in names)
         done = 0
         for name in names:
             done = _resume(source / name, into / name, done=done, total=total, on_progress=on_progress)
-        if fault is Fault.KILL_LATE:
-            raise Killed
-        return Fetched(read_ref(into), into, cloud.signed_utc_s, frozenset(cloud.revoked))
+        if fault is RepositoryFault.KILL_LATE:
+            raise SimulatedKill
+        return FetchedRelease(read_ref(into), into, cloud.signed_utc_s, frozenset(cloud.revoked))
 
-    def look(self, *, trusted_utc_s: float, stop: threading.Event) -> Looked:
+    def refresh(self, *, trusted_utc_s: float, stop: threading.Event) -> RepositoryStatus:
         """See `ports.ReleaseFetcher.look`."""
         cloud = self._cloud
-        cloud.looks += 1
-        fault = cloud.due("look")
-        _suffer(fault, Gate.TRUST, stop)
-        if fault is Fault.KILL_LATE:
-            raise Killed
-        return Looked(cloud.signed_utc_s, frozenset(cloud.revoked))
+        cloud.revocation_checks += 1
+        fault = cloud.take_fault("look")
+        _raise_fault(fault, Gate.TRUST, stop)
+        if fault is RepositoryFault.KILL_LATE:
+            raise SimulatedKill
+        return RepositoryStatus(cloud.signed_utc_s, frozenset(cloud.revoked))
 
 
 def _resume(source: Path, target: Path, *, done: int, total: int, on_progress: Callable[[int, int], None]) -> int:
@@ -151,14 +152,14 @@ def _resume(source: Path, target: Path, *, done: int, total: int, on_progress: C
     return done + len(content)
 
 
-class CloudExaminer:
+class FakeSelfTester:
     """`ports.Examiner` over a `Cloud`: compares the bytes, and otherwise does as ordered."""
 
-    def __init__(self, cloud: Cloud) -> None:
+    def __init__(self, cloud: FakeRepository) -> None:
         """`cloud` may be edited at any time."""
         self._cloud = cloud
 
-    def examine(
+    def run_self_test(
         self,
         candidate: Path,
         *,
@@ -166,13 +167,13 @@ class CloudExaminer:
         acceptance: Path | None,
         limits: SelfTestLimits,
         stop: threading.Event,
-    ) -> Examination:
+    ) -> SelfTestResult:
         """See `ports.Examiner.examine`."""
-        fault = self._cloud.due("examine")
-        _suffer(fault, Gate.GOLDEN, stop)
+        fault = self._cloud.take_fault("examine")
+        _raise_fault(fault, Gate.GOLDEN, stop)
         read_verified(candidate)
         if champion is not None:
             read_verified(champion)
-        if fault is Fault.KILL_LATE:
-            raise Killed
-        return Examination({"golden_agreement": 1.0, "wall_s": 0.0})
+        if fault is RepositoryFault.KILL_LATE:
+            raise SimulatedKill
+        return SelfTestResult({"golden_agreement": 1.0, "wall_s": 0.0})

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from agent.errors import MissingExtraError, UsageError
 from simulator.demo.options import make_parser
-from simulator.demo.plant import Options
-from simulator.demo.report import closing, to_json
+from simulator.demo.plant import LineOptions
+from simulator.demo.report import closing_report, to_json
 from simulator.demo.run import run
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def demo(argv: list[str]) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class _Ended:
+class _DemoOutcome:
     """A demo's report, the same as JSON, and whether nothing is missing."""
 
     report: RenderableType
@@ -46,39 +46,39 @@ class _Ended:
     complete: bool
 
 
-def _in_one_process(given: dict[str, Any], console: Console) -> _Ended:
-    result = run(Options(**given), console=console)
-    return _Ended(closing(result), to_json(result), not result.problems)
+def _in_one_process(given: dict[str, Any], console: Console) -> _DemoOutcome:
+    result = run(LineOptions(**given), console=console)
+    return _DemoOutcome(closing_report(result), to_json(result), not result.problems)
 
 
-def _on_greengrass(mode: Mode, given: dict[str, Any], console: Console) -> _Ended:
+def _on_greengrass(mode: Mode, given: dict[str, Any], console: Console) -> _DemoOutcome:
     """Raises UsageError for an option of the other demo."""
     # Not at the top: the demo without Greengrass must start without what these need.
     from simulator.demo_greengrass import report  # noqa: PLC0415
     from simulator.demo_greengrass.run import run as run_on_greengrass  # noqa: PLC0415
-    from simulator.demo_greengrass.site import Options as GreengrassOptions  # noqa: PLC0415
+    from simulator.demo_greengrass.site import GreengrassOptions  # noqa: PLC0415
 
-    _refuse_unfit(given, GreengrassOptions, "--greengrass")
+    _refuse_foreign_options(given, GreengrassOptions, "--greengrass")
     result = run_on_greengrass(GreengrassOptions(mode=mode, **given), console=console)
-    return _Ended(report.closing(result), report.to_json(result), not result.problems)
+    return _DemoOutcome(report.closing_report(result), report.to_json(result), not result.problems)
 
 
-def _with_cloud(given: dict[str, Any], console: Console) -> _Ended:
+def _with_cloud(given: dict[str, Any], console: Console) -> _DemoOutcome:
     """Raises UsageError for an option of another demo, MissingExtraError."""
     try:
         from simulator.cycle_demo import report  # noqa: PLC0415 - needs extras that the other demos do without
-        from simulator.cycle_demo.plant import Options as CloudOptions  # noqa: PLC0415
+        from simulator.cycle_demo.plant import CloudOptions  # noqa: PLC0415
         from simulator.cycle_demo.run import run as run_with_cloud  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"{error.name} is missing: run scripts/demo --cloud, or pip install 'kensa[sim,train,cloud,cloud-sim]'"
         ) from error
-    _refuse_unfit(given, CloudOptions, "--cloud")
+    _refuse_foreign_options(given, CloudOptions, "--cloud")
     result = run_with_cloud(CloudOptions(**given), console=console)
-    return _Ended(report.closing(result), report.to_json(result), not report.verify(result))
+    return _DemoOutcome(report.closing_report(result), report.to_json(result), not report.verify(result))
 
 
-def _refuse_unfit(given: dict[str, Any], options: type[Any], demo_option: str) -> None:
+def _refuse_foreign_options(given: dict[str, Any], options: type[Any], demo_option: str) -> None:
     """Raise UsageError for what the demo of `options` does not have."""
     if unfit := sorted(given.keys() - {field.name for field in fields(options)}):
         names = {"outage_s": "--outage", "updates": "--no-updates"}

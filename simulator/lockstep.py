@@ -16,37 +16,37 @@ from agent.clock import NS_PER_S
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_LOST_S: Final = 60.0  # real time after which a thread that neither waits nor ends is a bug
+_STUCK_S: Final = 60.0  # real time after which a thread that neither waits nor ends is a bug
 
 
-def _taken() -> threading.Lock:
+def _acquired_lock() -> threading.Lock:
     lock = threading.Lock()
     lock.acquire()
     return lock
 
 
 @dataclass(slots=True, eq=False)
-class Player:
+class SteppedThread:
     """One thread of the piece."""
 
     due_ns: int = 0
     event: threading.Event | None = None  # wakes it before it is due
-    go: threading.Lock = field(default_factory=_taken)  # released by whoever lets it run
-    is_free: bool = False
+    turn: threading.Lock = field(default_factory=_acquired_lock)  # released by whoever lets it run
+    is_released: bool = False
 
 
-class LockStep:
+class LockstepClock:
     """An `agent.clock.Clock`. The thread that makes it conducts: it calls everything but `wait` and `leave`."""
 
     def __init__(self, *, utc_s: float = 1_800_000_000.0) -> None:
         """The clock starts at 1 s, and at `utc_s` in UTC."""
         self.now_ns = NS_PER_S
         self.utc_offset_ns = round(utc_s * NS_PER_S)
-        self._conductor = threading.get_ident()
-        self._players: list[Player] = []
-        self._newborn: Player | None = None
+        self._controller = threading.get_ident()
+        self._threads: list[SteppedThread] = []
+        self._starting: SteppedThread | None = None
         self._here = threading.local()
-        self._back = _taken()  # released by the thread that waits or ends
+        self._back = _acquired_lock()  # released by the thread that waits or ends
 
     def monotonic_ns(self) -> int:
         """See `Clock.monotonic_ns`."""
@@ -58,65 +58,65 @@ class LockStep:
 
     def wait(self, event: threading.Event, timeout_s: float) -> bool:
         """See `Clock.wait`; a player that was set free does not wait."""
-        player = self._player()
-        if not player.is_free:
+        player = self._current_thread()
+        if not player.is_released:
             player.due_ns = self.now_ns + max(0, round(timeout_s * NS_PER_S))
             player.event = event
             self._back.release()
-            player.go.acquire()
+            player.turn.acquire()
         return event.is_set()
 
-    def spend(self, seconds: float) -> None:
+    def advance(self, seconds: float) -> None:
         """Let the conductor's own work take so long; other threads' work takes no time."""
-        if threading.get_ident() == self._conductor:
+        if threading.get_ident() == self._controller:
             self.now_ns += round(seconds * NS_PER_S)
 
-    def begin(self, start: Callable[[], None]) -> Player:
+    def start_thread(self, start: Callable[[], None]) -> SteppedThread:
         """Let `start` start one thread, and that thread run until it waits or leaves."""
-        player = self._newborn = Player()
-        self._players.append(player)
+        player = self._starting = SteppedThread()
+        self._threads.append(player)
         start()
         self._wait_back()
         return player
 
-    def leave(self) -> None:
+    def end_thread(self) -> None:
         """The calling thread ends."""
-        player = self._player()
-        if not player.is_free:
-            player.is_free = True
-            self._players.remove(player)
+        player = self._current_thread()
+        if not player.is_released:
+            player.is_released = True
+            self._threads.remove(player)
             self._back.release()
 
-    def free(self, player: Player) -> None:
+    def release_thread(self, player: SteppedThread) -> None:
         """Let a thread run by itself from now on, to its end."""
-        if not player.is_free:
-            player.is_free = True
-            self._players.remove(player)
-            player.go.release()
+        if not player.is_released:
+            player.is_released = True
+            self._threads.remove(player)
+            player.turn.release()
 
-    def step(self, until_ns: int) -> bool:
+    def run_next(self, until_ns: int) -> bool:
         """Let the thread that is due first run; False, and the time is `until_ns`, when none is due by then."""
-        first = min(self._players, key=self._due, default=None)
+        first = min(self._threads, key=self._due, default=None)
         due_ns = until_ns + 1 if first is None else self._due(first)
         self.now_ns = max(self.now_ns, min(due_ns, until_ns))
         if first is None or due_ns > until_ns:
             return False
-        first.go.release()
+        first.turn.release()
         self._wait_back()
         return True
 
-    def _due(self, player: Player) -> int:
+    def _due(self, player: SteppedThread) -> int:
         return 0 if player.event is not None and player.event.is_set() else player.due_ns
 
-    def _player(self) -> Player:
-        player: Player | None = getattr(self._here, "player", None)
+    def _current_thread(self) -> SteppedThread:
+        player: SteppedThread | None = getattr(self._here, "player", None)
         if player is None:
-            player, self._newborn = self._newborn, None
+            player, self._starting = self._starting, None
             if player is None:
                 raise RuntimeError("a thread that was not begun here waits for the lock-step clock")
             self._here.player = player
         return player
 
     def _wait_back(self) -> None:
-        if not self._back.acquire(timeout=_LOST_S):
-            raise RuntimeError(f"a thread in lock-step neither waited nor ended within {_LOST_S:g} s")
+        if not self._back.acquire(timeout=_STUCK_S):
+            raise RuntimeError(f"a thread in lock-step neither waited nor ended within {_STUCK_S:g} s")

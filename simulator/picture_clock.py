@@ -23,7 +23,7 @@ _LEVEL: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
-class Stamp:
+class FrameStamp:
     """What a picture says of itself."""
 
     number: int
@@ -34,7 +34,7 @@ class Stamp:
         return (time.monotonic() * 1_000 - self.drawn_ms) % (1 << _BITS)
 
 
-def draw(pixels: Pixels, *, number: int) -> None:
+def draw_stamp(pixels: Pixels, *, number: int) -> None:
     """Draw number and time into the upper eighth of [H, W] or [H, W, 3]; W at least 8 px a bar."""
     height, width = pixels.shape[0] // 16, pixels.shape[1] // _BITS
     for row, value in enumerate((number, int(time.monotonic() * 1_000) % 2**_BITS)):
@@ -45,7 +45,7 @@ def draw(pixels: Pixels, *, number: int) -> None:
                 bars[:, bit * width : (bit + 1) * width] = 255
 
 
-def read(pixels: Pixels) -> Stamp:
+def read_stamp(pixels: Pixels) -> FrameStamp:
     """Read what `draw` drew."""
     height, width = pixels.shape[0] // 16, pixels.shape[1] // _BITS
     values = []
@@ -53,17 +53,17 @@ def read(pixels: Pixels) -> Stamp:
         middle = pixels[row * height + height // 2, width // 2 : width * _BITS : width]
         lit = middle if middle.ndim == 1 else middle[:, 0]
         values.append(sum(1 << bit for bit in range(_BITS) if lit[bit] > _LEVEL))
-    return Stamp(*values)
+    return FrameStamp(*values)
 
 
-def numbered_jpegs(*, width: int = 512, height: int = 256) -> Callable[[int], bytes]:
+def stamped_jpegs(*, width: int = 512, height: int = 256) -> Callable[[int], bytes]:
     """Return the `picture` of a `CameraServer`: each is encoded when it is asked for."""
     rows = np.linspace(40, 200, height, dtype=np.uint8)[:, np.newaxis, np.newaxis]
     scene = np.ascontiguousarray(np.broadcast_to(rows, (height, width, 3)))
 
     def picture(number: int) -> bytes:
         pixels = scene.copy()
-        draw(pixels, number=number)
+        draw_stamp(pixels, number=number)
         done, data = cv2.imencode(".jpg", pixels)
         if not done:
             raise RuntimeError("OpenCV cannot encode a JPEG")

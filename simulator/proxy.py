@@ -21,7 +21,7 @@ import struct
 import threading
 from typing import TYPE_CHECKING, Final, Self
 
-from simulator.streams import hang_up, stop_listening
+from simulator.streams import abort_connections, stop_listening
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -32,7 +32,7 @@ _WAIT_S: Final = 10.0
 _RST_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s
 
 
-class Proxy:
+class TcpProxy:
     """Forwards to `port` on the loopback; see the module for what it can do to the traffic."""
 
     host: Final = HOST
@@ -111,7 +111,7 @@ class Proxy:
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await hang_up(writers | self._writers)
+        await abort_connections(writers | self._writers)
 
     def _close_all(self) -> None:
         for writer in self._writers:

@@ -40,7 +40,7 @@ _POLL_S: Final = 0.05  # how soon it sees that it shall end
 
 
 @dataclass(slots=True)
-class Switch:
+class ResponseFault:
     """One way to misbehave."""
 
     pattern: str
@@ -51,7 +51,7 @@ class Switch:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class ServedRequest:
     """One answered request."""
 
     path: str
@@ -66,8 +66,8 @@ class ReleaseServer:
         """Serve `folder`, which may change at any time."""
         self.folder = folder
         self.ranges = True
-        self.requests: list[Request] = []
-        self._switches: list[Switch] = []
+        self.requests: list[ServedRequest] = []
+        self._faults: list[ResponseFault] = []
         self._substitutes: dict[str, bytes] = {}
         self._lock = threading.Lock()
         self.closing = threading.Event()
@@ -77,8 +77,8 @@ class ReleaseServer:
             target=self._server.serve_forever, args=(_POLL_S,), name="release-server", daemon=True
         )
 
-    def _handler(self) -> type[Handler]:
-        return Handler
+    def _handler(self) -> type[ReleaseRequestHandler]:
+        return ReleaseRequestHandler
 
     def __enter__(self) -> Self:
         """Listen on a free port."""
@@ -103,32 +103,32 @@ class ReleaseServer:
 
     def slow(self, pattern: str, *, bytes_per_s: float) -> None:
         """Send so slowly."""
-        self.add(Switch(pattern, "slow", bytes_per_s))
+        self.add_fault(ResponseFault(pattern, "slow", bytes_per_s))
 
     def endless(self, pattern: str) -> None:
         """Send more and more after the file's end."""
-        self.add(Switch(pattern, "endless"))
+        self.add_fault(ResponseFault(pattern, "endless"))
 
     def truncated(self, pattern: str, *, after: int, times: int | None = None, skip: int = 0) -> None:
         """Close the connection after so many bytes, although more were announced; the first `skip` requests pass."""
-        self.add(Switch(pattern, "truncated", after, times, skip))
+        self.add_fault(ResponseFault(pattern, "truncated", after, times, skip))
 
     def failing(self, pattern: str, *, status: int, times: int | None = None) -> None:
         """Answer with an error."""
-        self.add(Switch(pattern, "failing", status, times))
+        self.add_fault(ResponseFault(pattern, "failing", status, times))
 
     def silent(self, pattern: str) -> None:
         """Take the request and never answer."""
-        self.add(Switch(pattern, "silent"))
+        self.add_fault(ResponseFault(pattern, "silent"))
 
     def substitute(self, path: str, data: bytes) -> None:
         """Answer with these bytes, whatever the folder holds."""
         self._substitutes[path] = data
 
-    def mend(self) -> None:
+    def clear_faults(self) -> None:
         """Be honest and quick."""
         with self._lock:
-            self._switches.clear()
+            self._faults.clear()
         self._substitutes.clear()
         self.ranges = True
 
@@ -137,15 +137,15 @@ class ReleaseServer:
         with self._lock:
             return sum(request.sent for request in self.requests if fnmatch(request.path, pattern))
 
-    def add(self, switch: Switch) -> None:
+    def add_fault(self, switch: ResponseFault) -> None:
         """Misbehave so; behind those that were added before."""
         with self._lock:
-            self._switches.append(switch)
+            self._faults.append(switch)
 
-    def switch_for(self, path: str) -> Switch | None:
+    def take_fault(self, path: str) -> ResponseFault | None:
         """What to do with this request; uses up one of its times."""
         with self._lock:
-            for switch in self._switches:
+            for switch in self._faults:
                 if fnmatch(path, switch.pattern) and switch.times != 0:
                     if switch.skip:
                         switch.skip -= 1
@@ -155,7 +155,7 @@ class ReleaseServer:
                     return switch
         return None
 
-    def note(self, request: Request) -> None:
+    def record_request(self, request: ServedRequest) -> None:
         """Remember an answer."""
         with self._lock:
             self.requests.append(request)
@@ -181,7 +181,7 @@ class _Server(ThreadingHTTPServer):
         """A client that went away is what this server is made for."""
 
 
-class Handler(BaseHTTPRequestHandler):
+class ReleaseRequestHandler(BaseHTTPRequestHandler):
     """One connection."""
 
     protocol_version = "HTTP/1.1"
@@ -201,14 +201,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def refuse(self, status: int, code: str, path: str) -> None:
         """Answer with an error; `code` is for servers whose errors have one."""
-        self.server.owner.note(Request(path, 0, 0))
+        self.server.owner.record_request(ServedRequest(path, 0, 0))
         self.send_error(status, code)
         self.close_connection = True
 
     def answer(self, path: str, content: bytes) -> None:
         """Send the file as the switches say."""
         owner, size = self.server.owner, len(content)
-        switch = owner.switch_for(path)
+        switch = owner.take_fault(path)
         if switch is not None and switch.kind == "failing":
             self.refuse(int(switch.amount), "InternalError", path)
             return
@@ -234,11 +234,11 @@ class Handler(BaseHTTPRequestHandler):
                 self.wfile.write(chunk)
                 sent += len(chunk)
         finally:
-            owner.note(Request(path, start, sent))
+            owner.record_request(ServedRequest(path, start, sent))
             with contextlib.suppress(OSError):
                 self.wfile.flush()
 
-    def _chunks(self, body: bytes, switch: Switch | None) -> Iterator[bytes]:
+    def _chunks(self, body: bytes, switch: ResponseFault | None) -> Iterator[bytes]:
         kind = None if switch is None else switch.kind
         amount = 0.0 if switch is None else switch.amount
         step = max(1, int(amount / _STEPS_PER_S)) if kind == "slow" else _CHUNK_BYTES

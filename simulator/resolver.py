@@ -65,7 +65,7 @@ class RecordingResolver:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind(address)
         self._thread = threading.Thread(target=self._serve, name="resolver", daemon=True)
-        self.asked: Counter[str] = Counter()
+        self.queries: Counter[str] = Counter()
 
     @property
     def port(self) -> int:
@@ -93,14 +93,14 @@ class RecordingResolver:
             name = question_name(query)
             if name is None:
                 continue
-            self.asked[name] += 1
+            self.queries[name] += 1
             identity, _, questions, *_ = _HEADER.unpack_from(query)
             answer = _HEADER.pack(identity, _NO_SUCH_NAME, questions, 0, 0, 0) + query[_HEADER.size :]
             with suppress(OSError):
                 self._socket.sendto(answer, client)
 
 
-def names_asked(
+def record_lookups(
     command: Sequence[str], *, timeout_s: float, environment: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> tuple[int, Counter[str], str]:
     """Run `command` for at most `timeout_s` seconds (then SIGTERM); return its exit code, the names, its output.
@@ -139,7 +139,7 @@ def can_isolate() -> bool:
     return False
 
 
-def _enter(folder: Path) -> None:
+def _set_up_namespace(folder: Path) -> None:
     """Bring the loopback interface up, and point the C library to it."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         request = bytearray(struct.pack("16sh14x", b"lo", 0))
@@ -156,9 +156,9 @@ def _enter(folder: Path) -> None:
             raise OSError(ctypes.get_errno(), f"{target} cannot be replaced in the namespace")
 
 
-def _inside(found: Path, timeout_s: float, command: Sequence[str]) -> int:
+def _run_in_namespace(found: Path, timeout_s: float, command: Sequence[str]) -> int:
     """Run `command` in the namespace that this process is in already."""
-    _enter(found.parent)
+    _set_up_namespace(found.parent)
     with RecordingResolver() as resolver:
         process = subprocess.Popen(command)
         try:
@@ -170,18 +170,18 @@ def _inside(found: Path, timeout_s: float, command: Sequence[str]) -> int:
             except subprocess.TimeoutExpired:
                 process.kill()
                 code = process.wait()
-        found.write_text(json.dumps(resolver.asked), encoding="utf-8")
+        found.write_text(json.dumps(resolver.queries), encoding="utf-8")
     return code
 
 
 def main(arguments: list[str]) -> int:
     """Run a command to its end and print the names that it asked for."""
     if arguments[:1] == ["--inside"]:
-        return _inside(Path(arguments[1]), float(arguments[2]), arguments[3:])
+        return _run_in_namespace(Path(arguments[1]), float(arguments[2]), arguments[3:])
     if not arguments or arguments[0].startswith("-"):
         sys.stderr.write("usage: python -m simulator.resolver COMMAND...\n")
         return 64
-    code, asked, output = names_asked(arguments, timeout_s=3_600.0)
+    code, asked, output = record_lookups(arguments, timeout_s=3_600.0)
     sys.stderr.write(output)
     for name, count in sorted(asked.items()):
         sys.stdout.write(f"{count} {name}\n")

@@ -103,16 +103,16 @@ class RtspServer(CameraServer):
         """The stream's address, without a user."""
         return f"{'rtsp' if self._tls is None else 'rtsps'}://127.0.0.1:{self._port}/line"
 
-    def _converse(self, connection: socket.socket) -> None:
+    def _handle_connection(self, connection: socket.socket) -> None:
         if self._tls is None:
-            self._talk(connection)
+            self._serve_requests(connection)
             return
         with self._tls.wrap_socket(connection, server_side=True) as secured:
-            self._talk(secured)
+            self._serve_requests(secured)
 
-    def _talk(self, connection: socket.socket) -> None:
+    def _serve_requests(self, connection: socket.socket) -> None:
         if self._fault is RtspFault.SILENT:
-            self._wait_for_the_end()
+            self._wait_for_close()
             return
         sending = threading.Lock()  # an answer must not land inside a packet
         for method, uri, fields in _requests(connection):
@@ -120,10 +120,10 @@ class RtspServer(CameraServer):
             if self._fault in _BYTES or self._fault in _CLOSING:
                 connection.sendall(_BYTES.get(self._fault, b""))
                 if self._fault not in _CLOSING:
-                    self._wait_for_the_end()
+                    self._wait_for_close()
                 return
             if _HANGING.get(self._fault) == method:
-                self._wait_for_the_end()
+                self._wait_for_close()
                 return
             status, answer, body = self._answer(method, uri, fields)
             lines = [f"RTSP/1.0 {status}", f"CSeq: {fields.get('cseq', '0')}", *answer]
@@ -142,13 +142,13 @@ class RtspServer(CameraServer):
             if method == "TEARDOWN":
                 return
 
-    def _wait_for_the_end(self) -> None:
+    def _wait_for_close(self) -> None:
         while self._listener is not None:
             time.sleep(_POLL_S)
 
     def _answer(self, method: str, uri: str, fields: dict[str, str]) -> tuple[str, list[str], str]:
         """Return status, header lines and body."""
-        if method != "OPTIONS" and not self._is_known(method, uri, fields.get("authorization", "")):
+        if method != "OPTIONS" and not self._is_authorised(method, uri, fields.get("authorization", "")):
             return "401 Unauthorized", [f"WWW-Authenticate: {self._challenge()}"], ""
         tcp = "TCP" in fields.get("transport", "")
         granted = ["Transport: RTP/AVP/TCP;unicast;interleaved=0-1", "Session: 1;timeout=60"]
@@ -183,7 +183,7 @@ class RtspServer(CameraServer):
         modern = ', algorithm=SHA-256, qop="auth"' if self._scheme == "digest-sha256" else ""
         return f'Digest realm="camera", nonce="{nonce}"{modern}'
 
-    def _is_known(self, method: str, uri: str, authorisation: str) -> bool:
+    def _is_authorised(self, method: str, uri: str, authorisation: str) -> bool:
         if self._user is None:
             return True
         if self._scheme == "basic":

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
-from simulator.release_server import Handler, ReleaseServer, Request, Switch
+from simulator.release_server import ReleaseRequestHandler, ReleaseServer, ResponseFault, ServedRequest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +39,7 @@ _PART: Final = re.compile(r"<PartNumber>(\d+)</PartNumber>")
 
 
 @dataclass(frozen=True, slots=True)
-class _Facts:
+class _ObjectMetadata:
     """What S3 knows of an object beside its bytes."""
 
     checksum: str | None
@@ -65,20 +65,20 @@ class S3Server(ReleaseServer):
         self.shows_missing = True  # False: 403 instead of 404, as for a role without s3:ListBucket
         self.stored = Counter[str]()  # path -> times it was written
         self.parts_received = Counter[tuple[str, int]]()  # (path, part)
-        self.facts: dict[str, _Facts] = {}
+        self.object_metadata: dict[str, _ObjectMetadata] = {}
         self.uploads: dict[str, _Upload] = {}
         self.writing = threading.Lock()
         self.numbers = itertools.count(1)
 
     def unanswered(self, pattern: str, *, times: int | None = None, skip: int = 0) -> None:
         """Do what is asked, then close the connection without an answer; the first `skip` requests pass."""
-        self.add(Switch(pattern, "unanswered", 0.0, times, skip))
+        self.add_fault(ResponseFault(pattern, "unanswered", 0.0, times, skip))
 
     def refusing(self, pattern: str) -> None:
         """Answer `InvalidRequest`, 400: whatever is tried, this object will never be taken."""
-        self.add(Switch(pattern, "failing", 400))
+        self.add_fault(ResponseFault(pattern, "failing", 400))
 
-    def _handler(self) -> type[Handler]:
+    def _handler(self) -> type[ReleaseRequestHandler]:
         return _S3Handler
 
     def environment(self, access_key: str = "simulator") -> dict[str, str]:
@@ -92,7 +92,7 @@ class S3Server(ReleaseServer):
         }
 
 
-class _S3Handler(Handler):
+class _S3Handler(ReleaseRequestHandler):
     """One connection."""
 
     @property
@@ -104,7 +104,7 @@ class _S3Handler(Handler):
 
     def do_GET(self) -> None:  # noqa: N802 - http.server's name
         """GetObject or ListObjectsV2."""
-        path, query = self._asked()
+        path, query = self._query()
         if not self._is_accepted(path):
             return
         if "list-type" in query:
@@ -114,10 +114,10 @@ class _S3Handler(Handler):
 
     def do_HEAD(self) -> None:  # noqa: N802 - http.server's name
         """HeadObject."""
-        path, _ = self._asked()
+        path, _ = self._query()
         if not self._is_accepted(path):
             return
-        content, facts = self._owner.content(path), self._owner.facts.get(path)
+        content, facts = self._owner.content(path), self._owner.object_metadata.get(path)
         missing = 404 if self._owner.shows_missing else 403
         self.send_response(missing if content is None else 200)
         self.send_header("Content-Length", "0" if content is None else str(len(content)))
@@ -127,11 +127,11 @@ class _S3Handler(Handler):
             for name, value in facts.metadata.items():
                 self.send_header(name, value)
         self.end_headers()
-        self._owner.note(Request(path, 0, 0))
+        self._owner.record_request(ServedRequest(path, 0, 0))
 
     def do_PUT(self) -> None:  # noqa: N802 - http.server's name
         """PutObject or UploadPart."""
-        path, query = self._asked()
+        path, query = self._query()
         body = self._body(path)
         if body is None or not self._is_accepted(path):
             return
@@ -148,7 +148,7 @@ class _S3Handler(Handler):
 
     def do_POST(self) -> None:  # noqa: N802 - http.server's name
         """CreateMultipartUpload or CompleteMultipartUpload."""
-        path, query = self._asked()
+        path, query = self._query()
         body = self._body(path)
         if body is None or not self._is_accepted(path):
             return
@@ -178,11 +178,11 @@ class _S3Handler(Handler):
 
     def refuse(self, status: int, code: str, path: str) -> None:
         """An error as S3 writes it."""
-        self.server.owner.note(Request(path, 0, 0))
+        self.server.owner.record_request(ServedRequest(path, 0, 0))
         self._send_xml(status, f"<Error><Code>{escape(code)}</Code><Resource>{escape(path)}</Resource></Error>")
         self.close_connection = True
 
-    def _asked(self) -> tuple[str, dict[str, list[str]]]:
+    def _query(self) -> tuple[str, dict[str, list[str]]]:
         parts = urlsplit(self.path)
         return unquote(parts.path), parse_qs(parts.query, keep_blank_values=True)
 
@@ -203,7 +203,7 @@ class _S3Handler(Handler):
         if length < 0 or "aws-chunked" in self.headers.get("Content-Encoding", ""):
             self.refuse(501, "NotImplemented", path)
             return None
-        switch = self._owner.switch_for(path)
+        switch = self._owner.take_fault(path)
         kind = None if switch is None else switch.kind
         if switch is not None and kind == "failing":
             status = int(switch.amount)
@@ -216,10 +216,10 @@ class _S3Handler(Handler):
         if kind == "silent":
             self._owner.closing.wait()
             return None
-        self._is_mute = kind == "unanswered"
+        self._is_unanswered = kind == "unanswered"
         return self.rfile.read(length)
 
-    _is_mute = False
+    _is_unanswered = False
 
     def _store(self, path: str, body: bytes, checksum: str | None, metadata: dict[str, str]) -> bool:
         owner = self._owner
@@ -231,7 +231,7 @@ class _S3Handler(Handler):
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(body)
             owner.stored[path] += 1
-            owner.facts[path] = _Facts(checksum, metadata)
+            owner.object_metadata[path] = _ObjectMetadata(checksum, metadata)
         if self._is_multipart_end():
             self._answer_xml(path, "<CompleteMultipartUploadResult></CompleteMultipartUploadResult>")
         else:
@@ -252,8 +252,8 @@ class _S3Handler(Handler):
         self._answer_etag(path)
 
     def _answer_etag(self, path: str) -> None:
-        self._owner.note(Request(path, 0, 0))
-        if self._is_mute:
+        self._owner.record_request(ServedRequest(path, 0, 0))
+        if self._is_unanswered:
             self.close_connection = True
             return
         self.send_response(200)
@@ -262,8 +262,8 @@ class _S3Handler(Handler):
         self.end_headers()
 
     def _answer_xml(self, path: str, text: str) -> None:
-        self._owner.note(Request(path, 0, 0))
-        if self._is_mute:
+        self._owner.record_request(ServedRequest(path, 0, 0))
+        if self._is_unanswered:
             self.close_connection = True
             return
         self._send_xml(200, text)

@@ -37,14 +37,14 @@ MAX_DOCUMENT_BYTES: Final = 8 * 1024
 MAX_DEPTH: Final = 8
 _START_S: Final = 15.0
 _TOPIC = re.compile(r"\$aws/things/([A-Za-z0-9:_-]{1,128})/shadow/name/([A-Za-z0-9:_-]{1,64})/(get|update|delete)")
-_PARTS: Final = ("desired", "reported")
+_SECTIONS: Final = ("desired", "reported")
 _log = logging.getLogger(__name__)
 
 Tree = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ShadowMessage:
     """One message that the service publishes; `suffix` follows the shadow's own topic, such as `get/accepted`."""
 
     suffix: str
@@ -73,7 +73,7 @@ class ShadowStore:
         self._shadows: dict[tuple[str, str], _Shadow] = {}
         self._utc_s = utc_s
 
-    def handle(self, thing: str, name: str, request: str, payload: bytes) -> list[Answer]:
+    def handle(self, thing: str, name: str, request: str, payload: bytes) -> list[ShadowMessage]:
         """Answer one request (`get`, `update` or `delete`) with what the service would publish, in its order."""
         token: str | None = None
         try:
@@ -81,13 +81,13 @@ class ShadowStore:
             token = _token(body)
             match request:
                 case "get":
-                    answers = [Answer("get/accepted", self._whole(thing, name))]
+                    answers = [ShadowMessage("get/accepted", self._get(thing, name))]
                 case "update":
                     answers = self._update(thing, name, body)
                 case _:
-                    answers = [Answer("delete/accepted", self._delete(thing, name))]
+                    answers = [ShadowMessage("delete/accepted", self._delete(thing, name))]
         except _RefusedError as refused:
-            answers = [Answer(f"{request}/rejected", {"code": refused.code, "message": str(refused)})]
+            answers = [ShadowMessage(f"{request}/rejected", {"code": refused.code, "message": str(refused)})]
         for answer in answers:
             answer.content["timestamp"] = int(self._utc_s())
             if token is not None:
@@ -99,25 +99,25 @@ class ShadowStore:
         shadow = self._shadows.get((thing, name))
         return {} if shadow is None else copy.deepcopy(shadow.state)
 
-    def _found(self, thing: str, name: str) -> _Shadow:
+    def _require(self, thing: str, name: str) -> _Shadow:
         shadow = self._shadows.get((thing, name))
         if shadow is None or not shadow.exists:
             raise _RefusedError(404, f"No shadow exists with name: '{name}'")
         return shadow
 
-    def _whole(self, thing: str, name: str) -> Tree:
-        shadow = self._found(thing, name)
+    def _get(self, thing: str, name: str) -> Tree:
+        shadow = self._require(thing, name)
         state = copy.deepcopy(shadow.state)
         if delta := _delta(shadow.state):
             state["delta"] = delta
         return {"state": state, "metadata": copy.deepcopy(shadow.metadata), "version": shadow.version}
 
     def _delete(self, thing: str, name: str) -> Tree:
-        shadow = self._found(thing, name)
+        shadow = self._require(thing, name)
         shadow.exists, shadow.state, shadow.metadata = False, {}, {}
         return {"version": shadow.version}
 
-    def _update(self, thing: str, name: str, body: Tree) -> list[Answer]:
+    def _update(self, thing: str, name: str, body: Tree) -> list[ShadowMessage]:
         state = _state_of(body)
         shadow = self._shadows.get((thing, name)) or _Shadow()
         expected = body.get("version")
@@ -128,16 +128,16 @@ class ShadowStore:
         if len(json.dumps(merged, separators=(",", ":")).encode()) > MAX_DOCUMENT_BYTES:
             raise _RefusedError(413, "The payload exceeds the maximum size allowed")
         stamp = {"timestamp": int(self._utc_s())}
-        changed = _stamped(state, stamp)
+        changed = _with_timestamps(state, stamp)
         shadow.metadata = _pruned(_merged(shadow.metadata, changed), merged)
         shadow.state, shadow.version, shadow.exists = merged, shadow.version + 1, True
         self._shadows[thing, name] = shadow
         accepted = {"state": state, "metadata": changed, "version": shadow.version}
-        answers = [Answer("update/accepted", accepted)]
+        answers = [ShadowMessage("update/accepted", accepted)]
         if delta := _delta(shadow.state):
-            content = {"version": shadow.version, "state": delta, "metadata": _stamped(delta, stamp)}
-            answers.append(Answer("update/delta", content))
-        answers.append(Answer("update/documents", {"previous": before, "current": _snapshot(shadow)}))
+            content = {"version": shadow.version, "state": delta, "metadata": _with_timestamps(delta, stamp)}
+            answers.append(ShadowMessage("update/delta", content))
+        answers.append(ShadowMessage("update/documents", {"previous": before, "current": _snapshot(shadow)}))
         return answers
 
 
@@ -171,7 +171,7 @@ def _state_of(body: Tree) -> Tree:
     if not isinstance(state, dict):
         raise _RefusedError(400, "State node must be an object")
     for part, content in state.items():
-        if part not in _PARTS:
+        if part not in _SECTIONS:
             raise _RefusedError(400, f"State contains an invalid node: {part}")
         if content is not None and not isinstance(content, dict):
             raise _RefusedError(400, f"{part.capitalize()} must be an object")
@@ -204,13 +204,13 @@ def _merged(old: Tree, new: Tree) -> Tree:
     return result
 
 
-def _stamped(value: Any, stamp: Tree) -> Any:
+def _with_timestamps(value: Any, stamp: Tree) -> Any:
     """Return the shape of `value` with a timestamp at each leaf."""
     match value:
         case dict():
-            return {key: _stamped(below, stamp) for key, below in value.items() if below is not None}
+            return {key: _with_timestamps(below, stamp) for key, below in value.items() if below is not None}
         case list():
-            return [_stamped(below, stamp) for below in value]
+            return [_with_timestamps(below, stamp) for below in value]
         case _:
             return dict(stamp)
 

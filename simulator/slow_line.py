@@ -32,7 +32,7 @@ _STOP_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class InspectedFrame:
     """One frame at the end of its judgement."""
 
     seq: int
@@ -41,11 +41,11 @@ class Judged:
     age_ms: float  # from the exposure to the judgement
 
 
-class SlowLine:
+class SlowConsumer:
     """One camera `source`, judged in `judging_s` seconds a frame."""
 
     def __init__(self, source: FrameSource, *, judging_s: float) -> None:
-        self._judging_s = judging_s
+        self._inspection_s = judging_s
         self._counters = CameraCounters()
         self._pool = FramePool(buffers=_CAPACITY * 2)
         self._hub = IntakeHub(workers=1, max_batch=1)
@@ -72,29 +72,29 @@ class SlowLine:
         """The camera's counters."""
         return self._counters.snapshot()
 
-    def run(self, seconds: float) -> list[Judged]:
+    def run(self, seconds: float) -> list[InspectedFrame]:
         """Judge for `seconds` from the first frame on, then stop and judge what waits. Raises KensaError."""
         self._capture.start()
         start, until, judged = time.monotonic(), None, []
         while until is None or time.monotonic() < until:
             if until is None and time.monotonic() > start + _START_S:
                 raise KensaError(f"no frame within {_START_S:.0f} s: {self._capture.status.last_error}")
-            for frame in self._take():
+            for frame in self._take_frame():
                 until = until or time.monotonic() + seconds
-                judged.append(self._judge(frame))
+                judged.append(self._inspect(frame))
         if not self._capture.stop(timeout_s=_STOP_S):
             raise KensaError(f"the camera did not stop within {_STOP_S:.0f} s")
-        while rest := tuple(self._take()):
-            judged += [self._judge(frame) for frame in rest]
+        while rest := tuple(self._take_frame()):
+            judged += [self._inspect(frame) for frame in rest]
         self._hub.close()
         return judged
 
-    def _take(self) -> Iterator[Frame]:
+    def _take_frame(self) -> Iterator[Frame]:
         batch = self._hub.take(0.02)
         return iter(() if batch is None else batch.frames)
 
-    def _judge(self, frame: Frame) -> Judged:
-        stamp = picture_clock.read(frame.pixels)
+    def _inspect(self, frame: Frame) -> InspectedFrame:
+        stamp = picture_clock.read_stamp(frame.pixels)
         self._pool.release(frame.buffer)
-        time.sleep(self._judging_s)
-        return Judged(frame.seq, stamp.number, frame.due_ns / 1e6 % 2**32 - stamp.drawn_ms, stamp.age_ms())
+        time.sleep(self._inspection_s)
+        return InspectedFrame(frame.seq, stamp.number, frame.due_ns / 1e6 % 2**32 - stamp.drawn_ms, stamp.age_ms())

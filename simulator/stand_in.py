@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from agent.model.manifest import Manifest
     from agent.model.serving import LoadRequest
     from agent.records import DecisionRule, Frame, ModelIdentity, Pixels, Verdict
-    from agent.slot import ModelSlot, SiteSettings
+    from agent.slot import ModelSlot, SiteOverrides
 
 _GEOMETRY: Final = Geometry(mode="whole", height=32, width=32, channels=1)
 SHORT_POLICY: Final[dict[str, Any]] = {  # a rollout of about a hundred parts that agree
@@ -117,7 +117,7 @@ class OkModel:
         return Scores(np.tile(np.array([1.0, 0.0], np.float32), (len(batch), 1)))
 
 
-def load(request: LoadRequest) -> Lease:
+def load_fixture(request: LoadRequest) -> Lease:
     """Load a stand-in from a release folder. Raises ReleaseError."""
     model = OkModel(read_verified(request.folder), trusted=request.trusted)
     return Lease(model, model.rule)
@@ -125,7 +125,7 @@ def load(request: LoadRequest) -> Lease:
 
 def read_verified(folder: Path) -> Manifest:
     """Read a release's manifest and compare its files with it. Raises ReleaseError."""
-    manifest = manifests.read(folder)
+    manifest = manifests.read_manifest(folder)
     for name, entry in manifest.files.items():
         path = folder / name
         if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != entry.sha256:
@@ -133,7 +133,7 @@ def read_verified(folder: Path) -> Manifest:
     return manifest
 
 
-class Bystander:
+class NullTap:
     """A closable shadow tap that refuses every frame; `PartsStream` speaks to its observer instead."""
 
     def __init__(self, challenger: Lease, observe: Callable[[Observation], None]) -> None:
@@ -148,14 +148,14 @@ class Bystander:
         *,
         verdict: Verdict,
         champion_us: int,
-        site: SiteSettings,
+        site: SiteOverrides,
         release: Callable[[int], None],
     ) -> bool:
-        """See `slot.ShadowTap`."""
+        """See `slot.FrameTap`."""
         return False
 
     def close(self) -> None:
-        """See `ShadowRunner.close`."""
+        """See `ShadowDeployment.close`."""
         self.is_closed = True
 
 
@@ -181,9 +181,9 @@ class PartsStream:
             key = f"line/cam/1/{self.seq}"
             champion = _SPOT if self.seq % 10 == 0 else _OK
             challenger = _FAILED if failing else _OK if blind else champion
-            if isinstance(lease.shadow, Bystander):
-                lease.shadow.observe(Observation(key, "cam", champion, challenger, 1_000, 1_000, 2_000))
+            if isinstance(lease.frame_tap, NullTap):
+                lease.frame_tap.observe(Observation(key, "cam", champion, challenger, 1_000, 1_000, 2_000))
             if lease.trial is not None:
-                assigned = lease.trial.assigned(key)
+                assigned = lease.trial.is_assigned(key)
                 seen = challenger if assigned else champion
                 lease.trial.observe(Observation(key, "cam", champion, seen, 1_000, 1_000, 2_000, assigned=assigned))

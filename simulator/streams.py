@@ -24,7 +24,7 @@ async def stop_listening(server: asyncio.Server) -> None:
     server.close()
 
 
-async def hang_up(writers: Iterable[asyncio.StreamWriter]) -> None:
+async def abort_connections(writers: Iterable[asyncio.StreamWriter]) -> None:
     """End the connections of `writers` at once, with what was not sent yet: close would wait for a silent peer."""
     for writer in tuple(writers):
         writer.transport.abort()

@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from agent.records import Verdict
-    from simulator.missing import Arrived
+    from simulator.missing import ArrivedSeqs
 
 TOPIC: Final = "kensa/#"
 _START_S: Final = 15.0
 _STOP_S: Final = 5.0
-_NEWS_S: Final = 0.2  # how often the ledger is printed while it changes
+_REPORT_PERIOD_S: Final = 0.2  # how often the ledger is printed while it changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class _Stream:
     duplicates: int = 0
 
 
-class Ledger:
+class VerdictDeduplicator:
     """De-duplicates by the verdict's key and counts; not thread-safe."""
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class Ledger:
         self.replayed = 0  # verdicts that waited in the device's backlog
         self._streams: dict[tuple[str, str, int], _Stream] = {}
 
-    def take(self, verdicts: Iterable[Verdict], *, replay: bool = False) -> list[Verdict]:
+    def add(self, verdicts: Iterable[Verdict], *, replay: bool = False) -> list[Verdict]:
         """Return those that are new; `replay` is the mark of the message that they came in."""
         fresh: list[Verdict] = []
         for verdict in verdicts:
@@ -95,7 +95,7 @@ class Ledger:
             )
         return counts
 
-    def line(self) -> str:
+    def to_json_line(self) -> str:
         """Return the ledger as the line of JSON that is printed."""
         cameras = {
             name: {"unique": c.unique, "duplicates": c.duplicates, "missing": c.missing}
@@ -112,12 +112,12 @@ class _Consumer:
     """Messages are taken on paho's thread, the ledger is printed by the main thread."""
 
     def __init__(self, *, host: str, port: int, client_id: str) -> None:
-        self._ledger = Ledger()
+        self._deduplicator = VerdictDeduplicator()
         self._lock = threading.Lock()  # of the ledger and of standard output
         self._client = paho.Client(CallbackAPIVersion.VERSION2, client_id=client_id, clean_session=False)
         self._client.reconnect_delay_set(1, 2)
         self._client.on_connect = lambda client, *_: client.subscribe(TOPIC, qos=1)
-        self._client.on_subscribe = lambda *_: self._say('{"kind":"ready"}')
+        self._client.on_subscribe = lambda *_: self._print('{"kind":"ready"}')
         self._client.on_message = self._received
         self._client.connect(host, port)
 
@@ -126,17 +126,18 @@ class _Consumer:
         self._client.loop_start()
         printed, ended = "", False
         while not ended:
-            ended = bool(select.select([sys.stdin], [], [], _NEWS_S)[0])  # its owner never writes, it only closes
+            # its owner never writes, it only closes
+            ended = bool(select.select([sys.stdin], [], [], _REPORT_PERIOD_S)[0])
             if ended:
                 self._client.disconnect()
                 self._client.loop_stop()
             with self._lock:
-                news = self._ledger.line()
+                news = self._deduplicator.to_json_line()
             if news != printed:
-                self._say(news)
+                self._print(news)
                 printed = news
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         with self._lock, contextlib.suppress(BrokenPipeError):  # whoever read this is gone, and standard input ends too
             sys.stdout.write(text + "\n")
             sys.stdout.flush()
@@ -146,24 +147,24 @@ class _Consumer:
             content = wire.decode(bytes(message.payload))
         except MessageError:
             with self._lock:
-                self._ledger.refused += 1
+                self._deduplicator.refused += 1
             return
-        if isinstance(content, wire.Delivery):
+        if isinstance(content, wire.DecodedVerdicts):
             with self._lock:
-                fresh = self._ledger.take(content.verdicts, replay=content.replay)
+                fresh = self._deduplicator.add(content.verdicts, replay=content.replay)
             if fresh:
-                self._say("\n".join(wire.encode_verdict(verdict).decode() for verdict in fresh))
+                self._print("\n".join(wire.encode_verdict(verdict).decode() for verdict in fresh))
             return
         with self._lock:
-            self._ledger.gaps += isinstance(content, wire.Gap)
-        self._say(message.payload.decode())
+            self._deduplicator.gaps += isinstance(content, wire.Gap)
+        self._print(message.payload.decode())
 
 
 # --- its owner's side -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class SubscriberCounts:
     """The subscriber's ledger as its owner sees it."""
 
     cameras: dict[str, CameraCount] = field(default_factory=dict)
@@ -182,13 +183,13 @@ class Counts:
         return sum(count.duplicates for count in self.cameras.values())
 
 
-class Subscriber:
+class VerdictSubscriber:
     """Runs the consumer in a process of its own and hands out what it reports; use as a context manager."""
 
     def __init__(self, *, host: str, port: int) -> None:
         """Prepare to listen on the broker at `host`:`port`."""
-        self.counts = Counts()
-        self.arrived: Arrived = {}  # complete once `close` has returned
+        self.counts = SubscriberCounts()
+        self.arrived: ArrivedSeqs = {}  # complete once `close` has returned
         self._host, self._port = host, port
         self._verdicts: queue.SimpleQueue[Verdict] = queue.SimpleQueue()
         self._ready = threading.Event()
@@ -240,22 +241,22 @@ class Subscriber:
         """Thread `subscriber`."""
         for line in process.stdout or ():
             if line.startswith(b'{"kind"'):
-                self._note(json.loads(line))
+                self._update_counts(json.loads(line))
             else:
                 content = wire.decode(line)
-                if isinstance(content, wire.Delivery):
+                if isinstance(content, wire.DecodedVerdicts):
                     for verdict in content.verdicts:
                         origin = verdict.origin
                         numbers = self.arrived.setdefault((origin.line, origin.camera, origin.boot_epoch), set())
                         numbers.add(verdict.seq)
                         self._verdicts.put(verdict)
 
-    def _note(self, news: dict[str, Any]) -> None:
+    def _update_counts(self, news: dict[str, Any]) -> None:
         if news["kind"] == "ready":
             self._ready.set()
         else:
             cameras = {name: CameraCount(**counts) for name, counts in news["cameras"].items()}
-            self.counts = Counts(cameras, news["refused"], news["gaps"], news["replayed"])
+            self.counts = SubscriberCounts(cameras, news["refused"], news["gaps"], news["replayed"])
 
 
 def main() -> None:

@@ -13,38 +13,43 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agent.errors import TransportError
-from agent.records import Outgoing, TransportFigures
+from agent.records import Outgoing, TransportStats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class DeliveryFaults:
     """Probabilities, each for one publish; all 0 is a perfect broker."""
 
     refuse: float = 0.0  # TransportError
     lose: float = 0.0  # neither delivered nor acknowledged
     lose_ack: float = 0.0  # delivered, not acknowledged
-    double: float = 0.0  # delivered twice
+    duplicate: float = 0.0  # delivered twice
 
 
 class MemoryTransport:
     """A `ports.Transport` without a network. With `auto_ack` off, acknowledgements wait for `acknowledge`."""
 
     def __init__(
-        self, *, max_in_flight: int = 32, auto_ack: bool = True, connected: bool = True, trouble: Trouble | None = None,
+        self,
+        *,
+        max_in_flight: int = 32,
+        auto_ack: bool = True,
+        connected: bool = True,
+        trouble: DeliveryFaults | None = None,
         seed: int = 0, rejects: Iterable[str] = (), hangs_up_on: Iterable[str] = (),
     ) -> None:  # fmt: skip
         """`connected`: whether `start` finds the broker up.
 
-        A publish on a topic of `rejects` is refused by answer; one on a topic of `hangs_up_on` ends the connection,
-        which `set_connected` brings back. Both are sets that a test may change.
+        A publish on a topic of `rejects` is refused by answer; one on a topic of `disconnect_topics` ends the
+        connection, which `set_connected` brings back. Both are sets that a test may change.
         """
         self._max_in_flight = max_in_flight
         self._auto_ack = auto_ack
         self._connected = connected
-        self._trouble = trouble or Trouble()
+        self._faults = trouble or DeliveryFaults()
         self._random = random.Random(seed)
         self._lock = threading.Lock()
         self._waiting: deque[int] = deque()
@@ -53,7 +58,7 @@ class MemoryTransport:
         self._on_connection: Callable[[bool, str], None] = _ignore_connection
         self._subscriptions: dict[str, Callable[[str, bytes], None]] = {}
         self.rejects = set(rejects)
-        self.hangs_up_on = set(hangs_up_on)
+        self.disconnect_topics = set(hangs_up_on)
         self.delivered: list[Outgoing] = []
 
     @property
@@ -62,9 +67,9 @@ class MemoryTransport:
         return self._max_in_flight
 
     @property
-    def figures(self) -> TransportFigures:
+    def stats(self) -> TransportStats:
         """See `ports.Transport.figures`."""
-        return TransportFigures({}, {})
+        return TransportStats({}, {})
 
     def start(
         self,
@@ -83,7 +88,7 @@ class MemoryTransport:
         """See `ports.Transport.subscribe`."""
         self._subscriptions[topic] = on_message
 
-    def send(self, topic: str, payload: bytes) -> bool:
+    def publish_to_agent(self, topic: str, payload: bytes) -> bool:
         """Let a message arrive at the agent; False when it is away or nobody subscribed to `topic`."""
         on_message = self._subscriptions.get(topic)
         if on_message is None or not self._connected:
@@ -96,13 +101,13 @@ class MemoryTransport:
         with self._lock:
             if not self._connected:
                 raise TransportError("the memory broker is away")
-            if self._random.random() < self._trouble.refuse:
+            if self._random.random() < self._faults.refuse:
                 raise TransportError("the memory broker refused by plan")
-            is_rejected, hangs_up = topic in self.rejects, topic in self.hangs_up_on
+            is_rejected, hangs_up = topic in self.rejects, topic in self.disconnect_topics
             if hangs_up:
                 self._connected = False
                 self._waiting.clear()
-            is_answered = not hangs_up and (is_rejected or self._take(Outgoing(token, topic, payload)))
+            is_answered = not hangs_up and (is_rejected or self._accept(Outgoing(token, topic, payload)))
         if hangs_up:
             self._on_connection(False, "the memory broker hung up")  # noqa: FBT003 - the port's signature
         elif is_rejected:
@@ -110,13 +115,13 @@ class MemoryTransport:
         elif is_answered:
             self._on_ack(token)
 
-    def _take(self, message: Outgoing) -> bool:
+    def _accept(self, message: Outgoing) -> bool:
         """Take one publish, with the lock held; whether it is acknowledged at once."""
-        trouble, draw = self._trouble, self._random.random
+        trouble, draw = self._faults, self._random.random
         if draw() < trouble.lose:
             return False
         self.delivered.append(message)
-        if draw() < trouble.double:
+        if draw() < trouble.duplicate:
             self.delivered.append(message)
         if draw() < trouble.lose_ack:
             return False
@@ -136,7 +141,7 @@ class MemoryTransport:
 
     @property
     def is_connected(self) -> bool:
-        """Whether the broker is up; it hangs up by itself on a topic of `hangs_up_on`."""
+        """Whether the broker is up; it hangs up by itself on a topic of `disconnect_topics`."""
         return self._connected
 
     def set_connected(self, up: bool) -> None:  # noqa: FBT001  reads as a sentence

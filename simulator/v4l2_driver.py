@@ -56,7 +56,7 @@ class _Driver:
             pixels = np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
             with self._changed:
                 if len(self._filled) < _BUFFERS:  # else the driver has nowhere to put it
-                    picture_clock.draw(pixels, number=self._number)
+                    picture_clock.draw_stamp(pixels, number=self._number)
                     self._filled.append(pixels)
                 self._number += 1
                 self._changed.notify_all()

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from simulator.history.generate import TRUTH, generate
+from simulator.history.generate import TRUTH, generate_history
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from simulator.history.plan import Settings
+    from simulator.history.plan import HistorySettings
 
 Record = dict[str, Any]
 
@@ -23,7 +23,7 @@ class Past:
     """A history on disk."""
 
     folder: Path
-    settings: Settings
+    settings: HistorySettings
 
     def rows(self, table: str) -> list[Record]:
         """All rows as they lie there."""
@@ -46,7 +46,7 @@ class Past:
         return {(row["line"], row["camera"], row["boot_epoch"], row["seq"]) for row in self.rows(TRUTH)}
 
 
-def make_past(folder: Path, settings: Settings) -> Past:
+def make_past(folder: Path, settings: HistorySettings) -> Past:
     """Generate a history under `folder`."""
-    generate(folder, settings, threads=1)
+    generate_history(folder, settings, threads=1)
     return Past(folder, settings)

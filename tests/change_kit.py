@@ -77,8 +77,8 @@ def until(agent: app.Agent, is_reached: Callable[[], bool]) -> None:
 def judge_more(agent: app.Agent, parts: int = 30, *, camera: str = "cam") -> None:
     """Let `parts` more parts of `camera` pass."""
     counters = agent.cameras[camera].counters
-    enough = counters.snapshot().judged + parts
-    until(agent, lambda: counters.snapshot().judged >= enough)
+    enough = counters.snapshot().inspected + parts
+    until(agent, lambda: counters.snapshot().inspected >= enough)
 
 
 def verdicts_of(transport: MemoryTransport, camera: str = "cam") -> list[Verdict]:
@@ -86,7 +86,7 @@ def verdicts_of(transport: MemoryTransport, camera: str = "cam") -> list[Verdict
     found: dict[str, Verdict] = {}
     for message in transport.delivered:
         said = wire.decode(message.payload)
-        if isinstance(said, wire.Delivery):
+        if isinstance(said, wire.DecodedVerdicts):
             found.update({verdict.key: verdict for verdict in said.verdicts})
     return sorted((v for v in found.values() if v.origin.camera == camera), key=lambda v: v.seq)
 

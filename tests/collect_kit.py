@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from agent.collection.items import NewItem
+from agent.collection.items import NewSpoolItem
 from agent.collection.opening import open_spool
-from agent.config import Collect
+from agent.config import CollectionConfig
 from agent.records import Frame, Outcome
 from agent.wire import encode_verdict
 from agent.wire.collected import CollectedImage, CollectReason, collected_stem, encode_collected
@@ -30,8 +30,8 @@ WHOLE: Final[Box] = (0, 0, 64, 48)
 PATIENCE_S: Final = 120.0  # far longer than anything here takes; only a test that fails waits for so long
 
 
-def settings(**changed: Any) -> Collect:
-    return Collect.model_validate({"site": SITE, "min_free_disk_bytes": 0, **changed})
+def settings(**changed: Any) -> CollectionConfig:
+    return CollectionConfig.model_validate({"site": SITE, "min_free_disk_bytes": 0, **changed})
 
 
 def sidecar(verdict: Verdict, image: bytes = b"picture", reason: CollectReason = CollectReason.DEFECT) -> bytes:
@@ -49,11 +49,11 @@ def sidecar(verdict: Verdict, image: bytes = b"picture", reason: CollectReason =
 
 def new_item(
     seq: int, image: bytes, *, reason: CollectReason = CollectReason.DEFECT, class_name: str = "scratch", epoch: int = 1
-) -> NewItem:
+) -> NewSpoolItem:
     verdict = make_verdict(seq, Outcome.DEFECT, origin=make_origin(boot_epoch=epoch))
     sha256 = hashlib.sha256(image).hexdigest()
     stem = collected_stem(SITE, verdict)
-    return NewItem(stem, "jpg", reason, class_name, image, sha256, sidecar(verdict, image, reason))
+    return NewSpoolItem(stem, "jpg", reason, class_name, image, sha256, sidecar(verdict, image, reason))
 
 
 def spool_in(folder: Path, clock: ManualClock | None = None) -> Spool:

@@ -14,21 +14,21 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from agent.errors import KensaError
-from agent.records import Desired, Gate, ModelStatus, Refusal, ReleaseRef
-from agent.wire import Reporter, encode_report, model_topic
+from agent.records import DesiredRelease, Gate, ModelStatus, Refusal, ReleaseRef
+from agent.wire import ReportingAgent, encode_report, model_topic
 from pipeline.cloud import account
 from pipeline.cycle import handlers, machine
-from pipeline.cycle.execution import Execution, Wanted, read_event
+from pipeline.cycle.execution import CycleRequest, Execution, read_event
 from pipeline.cycle.publisher import Publisher
 from pipeline.cycle.services import is_running, locks_of
-from pipeline.cycle.settings import Settings
+from pipeline.cycle.settings import CycleSettings
 from pipeline.datasets.labels import LabelStore
 from pipeline.repository.keys import Expiry, KeyRing
 from pipeline.repository.repository import Repository
 from pipeline.sagemaker import entry
-from pipeline.sagemaker.layout import Layout
+from pipeline.sagemaker.layout import JobLayout
 from pipeline.selection.registry import open_registry
-from simulator.aws.training import Job, TrainingError, run_entry
+from simulator.aws.training import TrainingError, TrainingJob, run_entry_point
 from tests.datasets_kit import NOW, Line, label, surface
 from tests.release_kit import CELL, write_release
 
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     import pytest
 
     from agent.records import Pixels
-    from pipeline.selection.record import Status
-    from simulator.aws.greengrass import Deployment
+    from pipeline.selection.record import CandidateStatus
+    from simulator.aws.greengrass import CloudDeployment
     from simulator.aws.local import LocalAws
 
 SITE: Final = "plant-a"
@@ -85,9 +85,9 @@ class Plant:
 
     aws: LocalAws
     folder: Path
-    settings: Settings
+    settings: CycleSettings
     devices: dict[str, Device]
-    trains: Callable[[Job], None]
+    trains: Callable[[TrainingJob], None]
     chooses_in_a_child: bool = False  # as a real job does; costs 3 s
     machine_arn: str = ""
     topic_queue: str = ""
@@ -146,13 +146,13 @@ class Plant:
         """What the devices were told to run last."""
         return {device.wished[-1] for device in self.devices.values()}
 
-    def status(self, version: str) -> Status:
+    def status(self, version: str) -> CandidateStatus:
         """Of a candidate."""
         return open_registry("s3://kensa-data/registry", s3=account.client("s3")).get(MODEL, version).status
 
     def is_free(self) -> bool:
         """Whether the lock is."""
-        wanted = Wanted(trigger="manual", trigger_id="-", site=SITE, model=MODEL, inspection=INSPECTION)
+        wanted = CycleRequest(trigger="manual", trigger_id="-", site=SITE, model=MODEL, inspection=INSPECTION)
         return locks_of(Execution("arn:::-", wanted, {}, self.settings)).holder(wanted) is None
 
     def messages(self) -> list[str]:
@@ -179,7 +179,7 @@ class Plant:
             labels.append(label(key, says, source=f"batch-{first}"))
         LabelStore(storage, now=lambda: NOW).append(labels)
 
-    def take(self, thing: str, deployment: Deployment) -> None:
+    def take(self, thing: str, deployment: CloudDeployment) -> None:
         """What a device does with a deployment: it follows the wish, and reports."""
         merge = json.loads(deployment.components["com.kensa.Inspector"]["configurationUpdate"]["merge"])
         wish = merge["inspections"][INSPECTION].get("desired") or {}
@@ -199,7 +199,7 @@ class Plant:
             active=device.active,
             previous=None,
             candidate=None,
-            desired=Desired(wish["release"], source="deployment"),
+            desired=DesiredRelease(wish["release"], source="deployment"),
         )
         if device.does == "refuse" and published.release_id != f"{MODEL}/1.0.0":
             refusal = Refusal(Gate.SHADOW, "disagreement", "It disagrees with the champion.")
@@ -212,7 +212,7 @@ class Plant:
 
     def report(self, thing: str, status: ModelStatus) -> None:
         """Publish a report; the account's rule brings it to the bucket."""
-        reporter = Reporter(thing=thing, line="line-1", boot_epoch=self.devices[thing].epoch)
+        reporter = ReportingAgent(thing=thing, line="line-1", boot_epoch=self.devices[thing].epoch)
         self.aws.publish(model_topic(thing), encode_report(status, reporter=reporter, utc_ns=time.time_ns()))
 
 
@@ -258,7 +258,7 @@ def make_plant(
         "every_s": 1,
         **changes,
     }
-    settings = Settings.model_validate(values)
+    settings = CycleSettings.model_validate(values)
     for name, value in settings.environment().items():
         monkeypatch.setenv(name, value)
     good = spots_release(folder / "good", version="9.9.9")
@@ -266,7 +266,7 @@ def make_plant(
     plant.topic_queue = queue
     _make_publisher(plant, folder)
     _make_rules(aws)
-    aws.training.runner = lambda job: run_job(plant, job)
+    aws.training_jobs.runner = lambda job: run_job(plant, job)
     if champion:
         plant.publisher.publish(spots_release(folder / "champion", version="1.0.0", threshold=BLIND), SITE)
     search = "seeds: [0, 1]\nhead: classifier\npolicy: {max_margin: 1.0, slack: 0, candidates: 1, confidence: 0.8}\n"
@@ -276,7 +276,7 @@ def make_plant(
     return plant
 
 
-def make_machine(aws: LocalAws, settings: Settings) -> str:
+def make_machine(aws: LocalAws, settings: CycleSettings) -> str:
     """The state machine as the stack makes it."""
     text = machine.to_text()
     for name, value in {**substitutions(aws), "TrainingRole": settings.training_role}.items():
@@ -285,10 +285,10 @@ def make_machine(aws: LocalAws, settings: Settings) -> str:
     return str(made["stateMachineArn"])
 
 
-def copies(release: Path) -> Callable[[Job], None]:
+def copies(release: Path) -> Callable[[TrainingJob], None]:
     """A training that gives the bytes of `release`, under the name and version that it was asked for."""
 
-    def train(job: Job) -> None:
+    def train(job: TrainingJob) -> None:
         into = job.root / "model" / "release"
         into.mkdir(parents=True)
         for path in release.iterdir():
@@ -301,20 +301,20 @@ def copies(release: Path) -> Callable[[Job], None]:
     return train
 
 
-def fails(_job: Job) -> None:
+def fails(_job: TrainingJob) -> None:
     """A training that fails."""
     raise TrainingError("the loss is not finite")
 
 
-def run_job(plant: Plant, job: Job) -> None:
+def run_job(plant: Plant, job: TrainingJob) -> None:
     """What the simulated SageMaker does with a job."""
     if job.hyperparameters.get("step") == "train":
         plant.trains(job)
     elif plant.chooses_in_a_child:
-        run_entry(job)
+        run_entry_point(job)
     else:
         try:
-            entry._choose(Layout(job.root), job.hyperparameters)
+            entry._choose(JobLayout(job.root), job.hyperparameters)
         except KensaError as error:
             raise TrainingError(str(error)) from error
 

@@ -15,7 +15,7 @@ import numpy as np
 from agent.records import Judgement, ModelIdentity, Origin, Outcome, Verdict
 from agent.wire import encode_verdict
 from agent.wire.collected import CollectedImage, CollectReason, collected_stem, encode_collected
-from pipeline.datasets.build import build as build_version
+from pipeline.datasets.build import build_dataset as build_version
 from pipeline.datasets.labels import Label
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agent.model.examining import ChildExaminer
-from agent.records import Examination, SelfTestLimits
+from agent.model.examining import SelfTestClient
+from agent.records import SelfTestLimits, SelfTestResult
 from tests.release_kit import golden_arrays, spot_images, write_release
 
 if TYPE_CHECKING:
@@ -37,10 +37,10 @@ def examine(
     stop: threading.Event | None = None,
     site: dict[str, Any] | None = None,
     **limits: float,
-) -> Examination:
+) -> SelfTestResult:
     """Examine in a real child; `limits` replace those of SelfTestLimits."""
     chosen = SelfTestLimits(**limits)  # type: ignore[arg-type]  # memory_bytes is an int where a test gives one
-    examiner = ChildExaminer(scratch=candidate.parent / "scratch", **(site or {}))
-    return examiner.examine(
+    examiner = SelfTestClient(scratch=candidate.parent / "scratch", **(site or {}))
+    return examiner.run_self_test(
         candidate, champion=champion, acceptance=acceptance, limits=chosen, stop=stop or threading.Event()
     )

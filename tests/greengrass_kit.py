@@ -10,7 +10,7 @@ from agent.clock import SystemClock
 from greengrass.connection import Connection
 from simulator.broker import MosquittoBroker
 from simulator.nucleus import Nucleus
-from simulator.proxy import Proxy
+from simulator.proxy import TcpProxy
 from tests.mqtt_kit import require_mosquitto
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Plant:
 
     nucleus: Nucleus
     broker: MosquittoBroker
-    network: Proxy
+    network: TcpProxy
 
 
 @contextmanager
@@ -77,7 +77,7 @@ def plant(mode: Mode, root: Path, **settings: Any) -> Iterator[Plant]:
     patience = {"reconnect_s": (0.1, 0.5), "thing": THING, **settings}
     with (
         MosquittoBroker() as broker,
-        Proxy(port=broker.port) as network,
+        TcpProxy(port=broker.port) as network,
         Nucleus(mode, root=root, broker=(network.host, network.port), **patience) as nucleus,
     ):
         nucleus.wait_online()

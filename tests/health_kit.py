@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.counters import CameraCounters
 from agent.health.process import ProcessUsage
-from agent.health.snapshot import AgentIdentity, CameraSnapshot, InspectionSnapshot, Snapshot
+from agent.health.snapshot import AgentIdentity, AgentSnapshot, CameraSnapshot, InspectionSnapshot
 from agent.records import CameraState, CameraStatus, DropReason, ModelIdentity, Outcome
 from agent.wire import OutboxHealth
 
@@ -22,17 +22,17 @@ def counters(outcomes: Mapping[Outcome, int], *, latency_us: int = 2_000, waitin
     result = CameraCounters()
     for outcome, count in outcomes.items():
         for _ in range(count):
-            result.captured()
-            result.judged(outcome, latency_us)
+            result.count_captured()
+            result.count_inspected(outcome, latency_us)
     for _ in range(waiting):
-        result.captured()
+        result.count_captured()
     return result
 
 
 def overrun(camera: CameraCounters, count: int) -> None:
     for _ in range(count):
-        camera.captured()
-    camera.dropped(DropReason.OVERRUN, count)
+        camera.count_captured()
+    camera.count_dropped(DropReason.OVERRUN, count)
 
 
 def camera_snapshot(name: str, camera: CameraCounters, **status: Any) -> CameraSnapshot:
@@ -46,13 +46,13 @@ def camera_snapshot(name: str, camera: CameraCounters, **status: Any) -> CameraS
     )
 
 
-def snapshot(*cameras: CameraSnapshot, at_s: float = 11.0, cpu_s: float = 5.0, **changes: Any) -> Snapshot:
+def snapshot(*cameras: CameraSnapshot, at_s: float = 11.0, cpu_s: float = 5.0, **changes: Any) -> AgentSnapshot:
     fields: dict[str, Any] = {
-        "inspections": (InspectionSnapshot("top", MODEL, "pp", pool_misses=1, frames_not_kept=2),),
+        "inspections": (InspectionSnapshot("top", MODEL, "pp", pool_misses=1, frames_not_recorded=2),),
         "outbox": OUTBOX,
         "process": ProcessUsage(cpu_s=cpu_s, rss_bytes=90_000_000, temperature_c=61.5, memory_used=0.25),
         "transport": "up",
     }
-    return Snapshot(
+    return AgentSnapshot(
         monotonic_ns=round(at_s * 1e9), utc_ns=1_700_000_000_123_456_789, cameras=cameras, **{**fields, **changes}
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from agent import wire
 from agent.records import (
     CameraState,
-    Desired,
+    DesiredRelease,
     DropReason,
     Gate,
     Judgement,
@@ -21,7 +21,7 @@ from agent.records import (
     ReleaseRef,
     Verdict,
 )
-from agent.wire.report import Reporter, encode_report
+from agent.wire.report import ReportingAgent, encode_report
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,14 +54,14 @@ def defect(seq: int, *, at_us: int = NOON_US) -> Verdict:
 
 
 def envelope(verdicts: Sequence[Verdict]) -> bytes:
-    pack = wire.Pack(verdicts[0])
+    pack = wire.EnvelopeBuilder(verdicts[0])
     assert all(pack.try_add(verdict) for verdict in verdicts)
     return pack.encode()
 
 
 def full_envelope(first_seq: int = 0) -> tuple[bytes, int]:
     """An envelope with as many verdicts as fit, and how many those are."""
-    pack = wire.Pack(ok(first_seq))
+    pack = wire.EnvelopeBuilder(ok(first_seq))
     seq = first_seq
     while pack.try_add(ok(seq, at_us=NOON_US + seq * 33_000)):
         seq += 1
@@ -106,11 +106,11 @@ def report(state: str = "rolling_back") -> bytes:
 
     status = ModelStatus(
         inspection="surface", state=state, since_utc_s=NOON_US / 1e6 - 5, active=release("1.2.0", 7), previous=None,
-        candidate=release("1.3.0", 8), desired=Desired("surface/1.3.0", "release", 0.0, "shadow"), share=0.25,
+        candidate=release("1.3.0", 8), desired=DesiredRelease("surface/1.3.0", "release", 0.0, "shadow"), share=0.25,
         progress={"parts": 400.0}, refusal=Refusal(Gate.VERDICTS, "rejects_more", "It rejects more.", {}, {}),
         refused=release("1.3.0", 8), alarm=None, counter_floor=7,
     )  # fmt: skip
-    return encode_report(status, reporter=Reporter("press-1-a", "press-1", 3), utc_ns=NOON_US * 1_000)
+    return encode_report(status, reporter=ReportingAgent("press-1-a", "press-1", 3), utc_ns=NOON_US * 1_000)
 
 
 def firehose_event(payloads: Sequence[bytes], table: str = "verdicts") -> dict[str, Any]:

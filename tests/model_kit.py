@@ -10,7 +10,7 @@ import numpy as np
 from agent.counters import CameraCounters
 from agent.inspection.intake import IntakeHub
 from agent.inspection.pool import FramePool
-from agent.inspection.worker import InspectionContext, Station, Worker
+from agent.inspection.worker import CameraContext, InspectionContext, Worker
 from agent.preprocess import digest
 from agent.records import DecisionRule, Frame, Geometry, ModelIdentity, Scores
 from agent.slot import Lease, ModelSlot
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from agent.image_check import ImageLimits
-    from agent.inspection.desk import Collect
-    from agent.inspection.keeper import FrameKeeper
+    from agent.inspection.desk import CollectFrame
+    from agent.inspection.keeper import FrameRecorder
     from agent.inspection.monitor import InspectionMonitor
     from agent.records import Pixels, Verdict
 
@@ -78,8 +78,8 @@ class Line:
         self,
         champion: Lease | None,
         *,
-        keeper: FrameKeeper | None = None,
-        collect: Collect | None = None,
+        keeper: FrameRecorder | None = None,
+        collect: CollectFrame | None = None,
         monitor: InspectionMonitor | None = None,
     ) -> None:
         """Inspect with `champion`."""
@@ -94,7 +94,7 @@ class Line:
         self.intake = self._hub.add_camera(
             inspection=0, capacity=16, policy="newest", counters=self.counters, pool=self.pool
         )
-        station = Station("thing", "line", "part", "cam", 1, self.counters, self.pool)
+        station = CameraContext("thing", "line", "part", "cam", 1, self.counters, self.pool)
         self.worker = Worker(
             hub=self._hub,
             contexts=[InspectionContext(self.slot, keeper, {"cam": station}, collect, monitor)],
@@ -121,11 +121,11 @@ class Line:
     def offer(self, *, grey: int = 100, part_id: str | None = None) -> None:
         """Let one part pass the camera."""
         buffer = self.pool.acquire((8, 8))
-        pixels = self.pool.pixels(buffer)
+        pixels = self.pool.buffer(buffer)
         pixels[...] = grey
         frame = Frame("cam", self._seq, self.clock.monotonic_ns(), 0, pixels, part_id=part_id, buffer=buffer)
         self._seq += 1
-        self.counters.captured()
+        self.counters.count_captured()
         assert self.intake.offer(frame, threading.Event())
 
     def work(self) -> list[Verdict]:
@@ -133,5 +133,5 @@ class Line:
         known = len(self.verdicts)
         batch = self._hub.take(0.0)
         assert batch is not None
-        self.worker.judge(batch)
+        self.worker.inspect(batch)
         return sorted(self.verdicts[known:], key=lambda v: v.seq)

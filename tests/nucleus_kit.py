@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from simulator.broker import free_port
-from simulator.nucleus import Deployment, Habits, Nucleus
+from simulator.nucleus import Deployment, Nucleus, NucleusBehaviour
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +23,7 @@ NAME = "com.example.Cam"
 PATIENCE_S = 120.0  # far longer than anything here takes; only a test that fails waits for so long
 # A systemd that knows `systemd-notify --stopping`: with an older one a `startup` that comes to its end is RUNNING for a
 # moment and then fails, and whether the deployment sees that moment is chance.
-QUICK = Habits(restart_s=0.05, kill_s=5.0, update_gap_s=0.1, status_s=0.05, systemd=253)
+QUICK = NucleusBehaviour(restart_s=0.05, kill_after_s=5.0, update_gap_s=0.1, status_s=0.05, systemd=253)
 STAYS = "echo started $$\nexec sleep 1000"
 
 
@@ -93,7 +93,7 @@ class Device:
 
 
 @contextmanager
-def device(mode: Mode, folder: Path, *, habits: Habits = QUICK) -> Iterator[Device]:
+def device(mode: Mode, folder: Path, *, habits: NucleusBehaviour = QUICK) -> Iterator[Device]:
     root = folder / "root"
     with Nucleus(mode, root=root, broker=("127.0.0.1", free_port()), habits=habits) as nucleus:
         yield Device(nucleus, Shop(folder / "shop"), root)

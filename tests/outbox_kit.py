@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from agent.records import Judgement, ModelIdentity, Origin, Outcome, Verdict
-from agent.wire import Delivery, Gap, Heartbeat, decode
+from agent.wire import DecodedVerdicts, Gap, Heartbeat, decode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -59,7 +59,7 @@ def read(messages: Iterable[Outgoing]) -> tuple[list[tuple[Verdict, bool]], list
     gaps: list[Gap] = []
     for message in messages:
         match decode(message.payload):
-            case Delivery(found, replay):
+            case DecodedVerdicts(found, replay):
                 verdicts.extend((verdict, replay) for verdict in found)
             case Gap() as gap:
                 gaps.append(gap)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Sequence
 
-    from agent.records import Desired
+    from agent.records import DesiredRelease
 
 THING = "thing-1"
 PREFIX = shadow_topic(THING, "")
@@ -30,7 +30,7 @@ class Rig:
         self.transport = MemoryTransport()
         self.sent: list[tuple[str, bytes]] = []
         self.answers: list[tuple[str, bytes]] = []
-        self.heard: list[tuple[str, Desired]] = []
+        self.heard: list[tuple[str, DesiredRelease]] = []
         self.published = 0
         self._watchers: list[Callable[[bool], None]] = []
         self.shadow = ShadowDesiredState(
@@ -75,7 +75,7 @@ class Rig:
         if shuffle is not None:
             shuffle.shuffle(answers)
         for topic, payload in answers:
-            self.transport.send(topic, payload)
+            self.transport.publish_to_agent(topic, payload)
 
     def step(self, seconds: float = 1.0) -> float:
         self.clock.advance(seconds)

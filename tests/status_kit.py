@@ -6,10 +6,10 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from agent.records import Desired, Gate, ModelStatus, Refusal, ReleaseRef
-from agent.wire import Reporter
+from agent.records import DesiredRelease, Gate, ModelStatus, Refusal, ReleaseRef
+from agent.wire import ReportingAgent
 
-REPORTER = Reporter("thing-1", "line-1", 3)
+REPORTER = ReportingAgent("thing-1", "line-1", 3)
 UTC_NS = 1_790_000_000_000_000_000
 
 
@@ -44,7 +44,7 @@ IN_TRIAL = status(
     state="TRIAL",
     previous=release("0.9.0"),
     candidate=release("1.1.0", counter=2),
-    desired=Desired("parts/1.1.0", source="shadow"),
+    desired=DesiredRelease("parts/1.1.0", source="shadow"),
     share=0.25,
     progress={"parts": 120.0, "parts_wanted": 200.0, "e_value": 0.7},
     counter_floor=1,
@@ -71,7 +71,8 @@ def refusals(texts: st.SearchStrategy[str], figures: st.SearchStrategy[dict[str,
 
 def statuses(texts: st.SearchStrategy[str], figures: st.SearchStrategy[dict[str, float]]) -> st.SearchStrategy[Any]:
     desired = st.builds(
-        Desired, st.sampled_from(["parts/1.0.0", "n" * 64 + "/1.2.3"]), st.sampled_from(["release", "ab"]), _SHARES,
+        DesiredRelease, st.sampled_from(["parts/1.0.0", "n" * 64 + "/1.2.3"]), st.sampled_from(["release", "ab"]),
+        _SHARES,
         st.sampled_from(["control", "shadow"]),
     )  # fmt: skip
     return st.builds(

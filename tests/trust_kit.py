@@ -11,7 +11,7 @@ from tuf.api.metadata import Metadata
 
 from agent.clock import SystemClock
 from agent.model.fetch_protocol import FetchLimits
-from agent.model.fetching import ChildFetcher
+from agent.model.fetching import FetchClient
 from pipeline.repository.keys import Expiry, KeyRing
 from pipeline.repository.repository import Repository
 from tests.release_kit import golden_arrays, spot_images, write_release
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from securesystemslib.signer import Signer
 
-    from agent.records import Fetched, Looked
+    from agent.records import FetchedRelease, RepositoryStatus
 
 SITE = "plant-a"
 OTHER_SITE = "plant-b"
@@ -113,8 +113,8 @@ class Device:
     def trust(self) -> Path:
         return self.base / "trust"
 
-    def fetcher(self) -> ChildFetcher:
-        return ChildFetcher(
+    def fetcher(self) -> FetchClient:
+        return FetchClient(
             repository=self.repository,
             root=self.root,
             site=self.site,
@@ -125,13 +125,13 @@ class Device:
             limits=self.limits,
         )
 
-    def look(self, *, trusted_utc_s: float = 0.0, stop: threading.Event | None = None) -> Looked:
+    def refresh(self, *, trusted_utc_s: float = 0.0, stop: threading.Event | None = None) -> RepositoryStatus:
         """Look what was taken back."""
-        return self.fetcher().look(trusted_utc_s=trusted_utc_s, stop=stop or threading.Event())
+        return self.fetcher().refresh(trusted_utc_s=trusted_utc_s, stop=stop or threading.Event())
 
     def fetch(
         self, release: str = RELEASE, *, trusted_utc_s: float = 0.0, stop: threading.Event | None = None
-    ) -> Fetched:
+    ) -> FetchedRelease:
         """Fetch into `into`."""
         return self.fetcher().fetch(
             release,

@@ -30,14 +30,14 @@ _SIZE: Final = 0.42
 
 
 @dataclass(frozen=True, slots=True)
-class Tile:
+class SheetCell:
     """`frame` is [H, W] or [H, W, 3] uint8."""
 
     frame: Pixels
     lines: tuple[str, ...]
 
 
-def draw(tiles: Sequence[Tile]) -> bytes:
+def draw_contact_sheet(tiles: Sequence[SheetCell]) -> bytes:
     """Return a PNG with up to four tiles a row, in their order. Raises KensaError when it cannot be encoded."""
     columns = min(_COLUMNS, len(tiles))
     texts = max(len(tile.lines) for tile in tiles)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from agent.errors import CameraError, FrameError, SourceEndedError
 from agent.images import MAX_IMAGE_BYTES, ImageDecoder
 from agent.inspection.pacing import Pacer
-from agent.picture_files import OTHER_KINDS, SUFFIXES
+from agent.picture_files import IMAGE_SUFFIXES, UNSUPPORTED_KINDS
 from agent.records import DropReason, Grab
 
 if TYPE_CHECKING:
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from agent.clock import Clock
     from agent.records import Pixels
 
-_READ: Final = ", ".join(sorted(SUFFIXES))
+_READ: Final = ", ".join(sorted(IMAGE_SUFFIXES))
 MANIFEST: Final = "manifest.csv"
 _NAMED: Final = 3  # of what is left out, and of kinds
 _MAX_PICTURES: Final = 1_000_000  # of a folder or manifest; each costs a path in memory
 
 
-class FolderSource:
+class ImageFolderSource:
     """The pictures under `path`, or those that its `manifest.csv` lists (or `path` itself, when it is a `.csv`).
 
     `split` keeps the manifest's rows of that split. `fps` None means as fast as they are taken; `loop` starts over at
@@ -98,7 +98,7 @@ class FolderSource:
         if self._split is not None:
             raise CameraError(f"{self._path} has no {MANIFEST}, so there is no split {self._split!r}: remove `split`")
         found, others, closed = self._walk()
-        self.left_out = _left_out(others, closed)
+        self.left_out = _describe_skipped(others, closed)
         if not found:
             besides = f"; {self.left_out}" if self.left_out else ""
             raise CameraError(f"{self._path} holds no pictures: {_READ} in any level{besides}")
@@ -121,8 +121,8 @@ class FolderSource:
             for name in files:
                 path = Path(folder, name)
                 suffix = path.suffix.lower()
-                if (suffix in SUFFIXES or suffix in OTHER_KINDS) and path.is_file():
-                    (found if suffix in SUFFIXES else others).append(path.relative_to(self._root).as_posix())
+                if (suffix in IMAGE_SUFFIXES or suffix in UNSUPPORTED_KINDS) and path.is_file():
+                    (found if suffix in IMAGE_SUFFIXES else others).append(path.relative_to(self._root).as_posix())
         return found, others, closed
 
     def _from_manifest(self, manifest: Path) -> list[str]:
@@ -173,7 +173,7 @@ class FolderSource:
         return memoryview(self._bytes)[: count or 0]
 
 
-def _left_out(others: Sequence[str], closed: Sequence[str]) -> str | None:
+def _describe_skipped(others: Sequence[str], closed: Sequence[str]) -> str | None:
     """Say in one sentence how many pictures of which kinds are passed over, and which folders; None for none."""
     said = []
     if others:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _RUNTIME: Final = f"onnxruntime {ort.__version__}"
 _OPTIONS: Final = "cpu, all optimisations, 1 thread"  # change it with `_options`: part of the file's key
 _MAX_OPTIMISED_BYTES: Final = 1024**3
-PAUSE_S: Final = 0.02  # between the runs of a warm-up beside a line, which keeps its cores
+WARM_UP_PAUSE_S: Final = 0.02  # between the runs of a warm-up beside a line, which keeps its cores
 _log = logging.getLogger(__name__)
 
 
@@ -77,7 +77,7 @@ def open_session(
         os.close(fd)
 
 
-def read_checked(path: Path, entry: manifests.FileEntry) -> bytes:
+def read_verified(path: Path, entry: manifests.FileEntry) -> bytes:
     """Read one release file, bounded by the manifest's length. Raises IntegrityError."""
     try:
         with path.open("rb") as file:
@@ -95,9 +95,9 @@ def read_checked(path: Path, entry: manifests.FileEntry) -> bytes:
     return data
 
 
-def optimised_name(model_sha256: str) -> str:
+def optimised_file_name(model_sha256: str) -> str:
     """What the optimised graph of these model bytes is called for this runtime and processor."""
-    return optimised_files.file_name(model_sha256, runtime=_RUNTIME, options=_OPTIONS)
+    return optimised_files.optimised_graph_name(model_sha256, runtime=_RUNTIME, options=_OPTIONS)
 
 
 def save_optimised(release_dir: Path, into: Path | None = None) -> tuple[Path, str]:
@@ -106,10 +106,10 @@ def save_optimised(release_dir: Path, into: Path | None = None) -> tuple[Path, s
     Runs the runtime's optimiser on the release's own bytes: for a process apart from the line. The file appears whole
     or not at all. Raises a ReleaseError for the release, OSError when the file cannot be written.
     """
-    entry = manifests.read(release_dir).files[manifests.MODEL_NAME]
+    entry = manifests.read_manifest(release_dir).files[manifests.MODEL_NAME]
     source = release_dir / manifests.MODEL_NAME
-    data = read_checked(source, entry)
-    path = (into or release_dir) / optimised_name(entry.sha256)
+    data = read_verified(source, entry)
+    path = (into or release_dir) / optimised_file_name(entry.sha256)
     part = path.with_suffix(".part")
     part.touch()  # the runtime says less clearly why it could not
     try:
@@ -148,14 +148,14 @@ def read_image_limits(release_dir: Path, manifest: manifests.Manifest) -> ImageL
     """Measure the golden set of `release_dir`; None, with a warning in the log, where it cannot be read."""
     path = release_dir / manifests.GOLDEN_NAME
     try:
-        data = read_checked(path, manifest.files[manifests.GOLDEN_NAME])
-        return image_check.limits_of(golden.first_images(data, manifest, source=str(path)))
+        data = read_verified(path, manifest.files[manifests.GOLDEN_NAME])
+        return image_check.measure_limits(golden.first_images(data, manifest, source=str(path)))
     except ReleaseError as error:
         _log.warning("no picture is checked for light and contrast: %s", error)
         return None
 
 
-def warm(model: OnnxModel, max_batch: int, *, pause_s: float = PAUSE_S) -> None:
+def warm_up(model: OnnxModel, max_batch: int, *, pause_s: float = WARM_UP_PAUSE_S) -> None:
     """Run every batch size up to `max_batch` once, so that the line's first batches meet no cold buffers.
 
     Sleeps `pause_s` between the runs. Raises InferenceError.
@@ -206,13 +206,13 @@ class OnnxModel:
         `optimised` is a file of `save_optimised` with its digest; where it fits it is loaded in place of the release's
         own bytes, which are read and checked all the same.
         """
-        manifest = manifests.read(release_dir)
+        manifest = manifests.read_manifest(release_dir)
         path, entry = release_dir / manifests.MODEL_NAME, manifest.files[manifests.MODEL_NAME]
-        data = read_checked(path, entry)
-        graph_policy.check(data, source=str(path))
+        data = read_verified(path, entry)
+        graph_policy.check_graph(data, source=str(path))
         session = None
         if optimised is not None:
-            session = _open_optimised(optimised, optimised_sha256, optimised_name(entry.sha256))
+            session = _open_optimised(optimised, optimised_sha256, optimised_file_name(entry.sha256))
         if session is None:
             session = open_session(data, source=str(path))
         limits = read_image_limits(release_dir, manifest)

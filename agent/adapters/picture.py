@@ -17,7 +17,7 @@ from agent.errors import KensaError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from agent.preprocess import Plan
+    from agent.preprocess import InputPlan
     from agent.records import Box, Floats, Pixels
 
 Colour = tuple[int, int, int]  # BGR
@@ -52,14 +52,14 @@ class Caption:
 
 
 @dataclass(frozen=True, slots=True)
-class Heat:
+class Heatmap:
     """Evidence float32 [tiles, h, w] in [0, 1], and how its tiles lie on the frame."""
 
     evidence: Floats
-    plan: Plan
+    plan: InputPlan
 
 
-def draw(frame: Pixels, *, caption: Caption, box: Box | None, heat: Heat | None) -> bytes:
+def draw_verdict(frame: Pixels, *, caption: Caption, box: Box | None, heat: Heatmap | None) -> bytes:
     """Return a PNG. `frame` is [H, W] or [H, W, 3] uint8; `box` (x, y, w, h) in its pixels. Raises KensaError."""
     height, width = frame.shape[:2]
     scale = min(_PANE / width, _TALLEST / height)
@@ -68,11 +68,11 @@ def draw(frame: Pixels, *, caption: Caption, box: Box | None, heat: Heat | None)
     colour = _OUTCOMES.get(caption.outcome, _FAINT)
     panes = [("frame", plain.copy())]
     if heat is not None:
-        panes.append(("evidence", _warm(plain, heat, scale)))
+        panes.append(("evidence", _overlay_heatmap(plain, heat, scale)))
     if box is not None:
         for _, pane in panes:
             _corners(pane, _scaled(box, (0, 0), scale), colour)
-        left, top, cut_w, cut_h = _close(box, width, height)
+        left, top, cut_w, cut_h = _close_up_region(box, width, height)
         if cut_w <= width * _CLOSE:
             close = _fitted(frame[top : top + cut_h, left : left + cut_w], size)
             _corners(close, _scaled(box, (left, top), size[0] / cut_w), colour)
@@ -94,7 +94,7 @@ def _scaled(box: Box, origin: tuple[int, int], scale: float) -> Box:
     )
 
 
-def _close(box: Box, width: int, height: int) -> Box:
+def _close_up_region(box: Box, width: int, height: int) -> Box:
     """A cut with the frame's proportions around the box, three times its size."""
     x, y, w, h = box
     cut_w = min(width, max(3 * w, round(3 * h * width / height), _LEAST))
@@ -112,7 +112,7 @@ def _fitted(frame: Pixels, size: tuple[int, int]) -> Pixels:
     )
 
 
-def _warm(plain: Pixels, heat: Heat, scale: float) -> Pixels:
+def _overlay_heatmap(plain: Pixels, heat: Heatmap, scale: float) -> Pixels:
     """Lay the evidence over the picture."""
     rows, columns = plain.shape[:2]
     level = np.zeros((rows, columns), np.float32)

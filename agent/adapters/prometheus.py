@@ -28,7 +28,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from agent.errors import ConfigError
 from agent.records import CameraState
 from agent.reject_chart import ChartState
-from agent.supervision import Supervisor
+from agent.supervision import ThreadSupervisor
 
 if TYPE_CHECKING:
     import socket
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
-    from agent.health.snapshot import AgentIdentity, CameraSnapshot, InspectionSnapshot, Snapshot
+    from agent.health.snapshot import AgentIdentity, AgentSnapshot, CameraSnapshot, InspectionSnapshot
     from agent.supervision import SupervisedThread
     from agent.wire import BrokerHealth, CollectionHealth
 
@@ -55,12 +55,16 @@ _CHART_STATES: Final = tuple(map(str, ChartState))
 _CAMERA_GAUGES: Final[tuple[tuple[str, str, Callable[[CameraSnapshot], float]], ...]] = (
     ("kensa_frames_pending", "Captured, and neither judged nor dropped yet.", lambda c: c.accounting.pending),
     ("kensa_camera_picture_alarm", "1 while its pictures are not judged.", lambda c: c.picture_alarm is not None),
-    ("kensa_camera_picture_misfit", "1 while they are unlike the golden set.", lambda c: c.picture_misfit is not None),
+    (
+        "kensa_camera_picture_misfit",
+        "1 while they are unlike the golden set.",
+        lambda c: c.picture_mismatch is not None,
+    ),
     ("kensa_camera_frames_per_second", "Exposures a second, smoothed.", lambda c: c.status.fps),
 )
 _INSPECTION_COUNTERS: Final[tuple[tuple[str, str, Callable[[InspectionSnapshot], float]], ...]] = (
     ("kensa_frame_pool_misses", "Frames for which no buffer was free.", lambda i: i.pool_misses),
-    ("kensa_frames_not_kept", "Defect and unsure frames that could not be kept.", lambda i: i.frames_not_kept),
+    ("kensa_frames_not_kept", "Defect and unsure frames that could not be kept.", lambda i: i.frames_not_recorded),
 )
 _INSPECTION_GAUGES: Final[tuple[tuple[str, str, Callable[[InspectionSnapshot], float]], ...]] = (
     (
@@ -69,7 +73,7 @@ _INSPECTION_GAUGES: Final[tuple[tuple[str, str, Callable[[InspectionSnapshot], f
         lambda i: i.unhealthy is None,
     ),
 )
-_GAUGES: Final[tuple[tuple[str, str, Callable[[Snapshot], float]], ...]] = (
+_GAUGES: Final[tuple[tuple[str, str, Callable[[AgentSnapshot], float]], ...]] = (
     ("kensa_outbox_messages", "Messages that wait for the broker.", lambda s: s.outbox.rows),
     ("kensa_outbox_verdicts", "Verdicts in them.", lambda s: s.outbox.verdicts),
     ("kensa_outbox_bytes", "Bytes of them.", lambda s: s.outbox.bytes),
@@ -81,20 +85,20 @@ _GAUGES: Final[tuple[tuple[str, str, Callable[[Snapshot], float]], ...]] = (
     ),
     ("kensa_outbox_storage_ok", "1 while verdicts can be committed.", lambda s: s.outbox.storage_error is None),
 )
-_COUNTERS: Final[tuple[tuple[str, str, Callable[[Snapshot], float]], ...]] = (
+_COUNTERS: Final[tuple[tuple[str, str, Callable[[AgentSnapshot], float]], ...]] = (
     ("kensa_outbox_evicted_verdicts", "Verdicts given up because the outbox was full.", lambda s: s.outbox.evicted),
     ("kensa_outbox_damaged_verdicts", "Verdicts lost with a damaged file.", lambda s: s.outbox.damaged),
     ("kensa_outbox_gaps", "Gap messages written.", lambda s: s.outbox.gaps),
     ("kensa_outbox_resent_messages", "Messages of the history that were sent again.", lambda s: s.outbox.resent),
     ("kensa_outbox_rejected_messages", "Messages that the broker refused by an answer.", lambda s: s.outbox.rejected),
-    ("kensa_inference_faults", "Batches that the model's runtime failed on.", lambda s: s.faults),
+    ("kensa_inference_faults", "Batches that the model's runtime failed on.", lambda s: s.inference_faults),
 )
 
 
 class AgentCollector(Collector):
     """Turns snapshots into metric families."""
 
-    def __init__(self, *, identity: AgentIdentity, snapshot: Callable[[], Snapshot]) -> None:
+    def __init__(self, *, identity: AgentIdentity, snapshot: Callable[[], AgentSnapshot]) -> None:
         """`snapshot` is called once for each scrape, from the server's thread."""
         self._identity = identity
         self._snapshot = snapshot
@@ -120,14 +124,14 @@ class AgentCollector(Collector):
             yield from _broker(snapshot.broker)
         if snapshot.process.temperature_c is not None:
             yield GaugeMetricFamily("kensa_temperature_celsius", "Processor.", value=snapshot.process.temperature_c)
-        yield from _trouble(snapshot)
+        yield from _faults_and_losses(snapshot)
         yield from _cameras(snapshot.cameras)
         yield from _inspections(snapshot.inspections)
         if snapshot.collection is not None:
             yield from _collection(snapshot.collection)
 
 
-def _trouble(snapshot: Snapshot) -> Iterator[Metric]:
+def _faults_and_losses(snapshot: AgentSnapshot) -> Iterator[Metric]:
     """Faults of threads, lines of the log, and what was dropped or refused beside frames and verdicts."""
     faults = CounterMetricFamily("kensa_thread_faults", "Bugs and exhaustion that threads met.", labels=("thread",))
     for thread, count in ({} if snapshot.threads is None else snapshot.threads.faults).items():
@@ -231,8 +235,8 @@ def _outcomes(inspections: Sequence[InspectionSnapshot]) -> Iterator[Metric]:
         if (rejects := inspection.rejects) is not None:
             charts.add_metric([name], {state: state == rejects.state for state in _CHART_STATES})
             recent.add_metric([name], rejects.rejects / rejects.parts if rejects.parts else 0.0)
-            if rejects.usual is not None:
-                usual.add_metric([name], rejects.usual)
+            if rejects.baseline is not None:
+                usual.add_metric([name], rejects.baseline)
     yield from (outcomes, classes, charts, recent, usual)
 
 
@@ -308,12 +312,12 @@ class MetricsServer:
         self,
         *,
         identity: AgentIdentity,
-        snapshot: Callable[[], Snapshot],
+        snapshot: Callable[[], AgentSnapshot],
         port: int,
-        supervisor: Supervisor | None = None,
+        supervisor: ThreadSupervisor | None = None,
     ) -> None:
         """Serve on `port` from `start` on; 0 takes any free one."""
-        self._supervisor = supervisor or Supervisor()
+        self._supervisor = supervisor or ThreadSupervisor()
         self._stop = threading.Event()
         self._registry = CollectorRegistry()
         self._registry.register(AgentCollector(identity=identity, snapshot=snapshot))
@@ -331,7 +335,7 @@ class MetricsServer:
                 f"metrics.port: {HOST}:{self._asked} cannot be served: {error.strerror}. "
                 "Choose another port, or 0 for any"
             ) from error
-        server.note = lambda error: self._supervisor.note("metrics", "a scrape", error)
+        server.note = lambda error: self._supervisor.record_fault("metrics", "a scrape", error)
         self._server = server
         self._thread = self._supervisor.thread(server.serve_forever, kind="metrics", stop=self._stop)
         self._thread.start()

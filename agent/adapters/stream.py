@@ -19,8 +19,8 @@ from agent.errors import CameraError, FrameError, SourceEndedError
 from agent.inspection.camera_url import CameraAddress
 from agent.inspection.pacing import Pacer
 from agent.records import DropReason, Grab
-from agent.video.process import CHILD, CaptureProcess
-from agent.video.protocol import DeviceOrder, RtspOrder
+from agent.video.process import CHILD_MODULE, CaptureProcess
+from agent.video.protocol import OpenDevice, OpenRtsp
 
 if TYPE_CHECKING:
     from agent.clock import Clock
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 _OPEN_WAIT_S: Final = 0.5  # then `read` goes on waiting, in slices, so that stopping takes less than a second
 
 
-class _LiveSource(ABC):
+class _LiveOpenCvSource(ABC):
     """What RTSP and V4L2 have in common; see the module."""
 
-    child: ClassVar[str] = CHILD
+    capture_module: ClassVar[str] = CHILD_MODULE
 
     def __init__(self, *, name: str, clock: Clock) -> None:
         self._name = name
@@ -40,15 +40,15 @@ class _LiveSource(ABC):
         self._process: CaptureProcess | None = None
 
     @abstractmethod
-    def _order(self) -> RtspOrder | DeviceOrder:
+    def _open_request(self) -> OpenRtsp | OpenDevice:
         """Say what is to be opened. Raises CameraError without the camera's name."""
 
     def open(self) -> None:
         """See `FrameSource.open`; a camera that takes long goes on connecting, and `read` tells."""
         self.close()
         try:
-            self._process = CaptureProcess(self._order(), module=self.child)
-            self._process.opened(_OPEN_WAIT_S)
+            self._process = CaptureProcess(self._open_request(), module=self.capture_module)
+            self._process.wait_open(_OPEN_WAIT_S)
         except CameraError as error:
             raise self._named(error) from None
 
@@ -58,10 +58,10 @@ class _LiveSource(ABC):
             raise CameraError(f"{self._name} is not open")
         deadline_ns = self._clock.monotonic_ns() + round(timeout_s * NS_PER_S)
         try:
-            if not self._process.opened(timeout_s):
+            if not self._process.wait_open(timeout_s):
                 return None
             left_s = max(0, deadline_ns - self._clock.monotonic_ns()) / NS_PER_S
-            taken = self._process.picture(left_s)
+            taken = self._process.wait_frame(left_s)
         except CameraError as error:
             raise self._named(error) from None
         if taken is None:
@@ -80,7 +80,7 @@ class _LiveSource(ABC):
         return CameraError(f"{self._name}{joint}{error}")
 
 
-class RtspSource(_LiveSource):
+class RtspSource(_LiveOpenCvSource):
     """The RTSP stream at `url`, decoded by FFmpeg; user and password are sent as the server asks.
 
     `username` and `password_file` take the place of those in the address; the file is read at each opening.
@@ -96,25 +96,25 @@ class RtspSource(_LiveSource):
         password_file: Path | None = None,
     ) -> None:
         self._address = CameraAddress(url=url, username=username, password_file=password_file)
-        super().__init__(name=self._address.shown, clock=clock)
+        super().__init__(name=self._address.redacted, clock=clock)
         self._transport = transport
 
-    def _order(self) -> RtspOrder:
-        target = self._address.target()
+    def _open_request(self) -> OpenRtsp:
+        target = self._address.resolve()
         if target.scheme not in {"rtsp", "rtsps"}:
             raise CameraError("its address is malformed: one like rtsp://camera/stream is needed")
-        return RtspOrder(
+        return OpenRtsp(
             scheme=target.scheme,
             host=target.host,
             port=target.port,
             path=target.path,
-            user=None if target.login is None else target.login.username,
-            password=None if target.login is None else target.login.password,
+            user=None if target.credentials is None else target.credentials.username,
+            password=None if target.credentials is None else target.credentials.password,
             transport=self._transport,
         )
 
 
-class V4l2Source(_LiveSource):
+class V4l2Source(_LiveOpenCvSource):
     """A USB or built-in camera: `device` is an index or a path such as /dev/video0.
 
     `width`, `height`, `fps` and `fourcc` (four letters: MJPG, YUYV ...) are asked of the driver; a driver that grants
@@ -133,13 +133,13 @@ class V4l2Source(_LiveSource):
     ) -> None:
         path = str(Path(f"/dev/video{device}" if isinstance(device, int) or device.isdecimal() else device))
         super().__init__(name=path, clock=clock)
-        self._device = DeviceOrder(path=path, width=width, height=height, fps=fps, fourcc=fourcc)
+        self._device = OpenDevice(path=path, width=width, height=height, fps=fps, fourcc=fourcc)
 
-    def _order(self) -> DeviceOrder:
+    def _open_request(self) -> OpenDevice:
         return self._device
 
 
-class VideoSource:
+class VideoFileSource:
     """A video file as a camera, at `fps` or its own rate; `loop` starts over at the end, else the source is done."""
 
     def __init__(self, *, path: str | Path, clock: Clock, fps: float | None = None, loop: bool = False) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agent.app.agent import Agent, End
-from agent.app.choose import address_problem, open_source, open_transport, site_lease
+from agent.app.agent import Agent, StopReason
+from agent.app.choose import address_problem, make_site_lease, make_source, make_transport
 from agent.clock import SystemClock
 from agent.errors import ConfigError
-from agent.supervision import Supervisor
+from agent.supervision import ThreadSupervisor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from agent.clock import Clock
     from agent.config import Config
     from agent.ports import DesiredState, FrameSource, ReleaseFetcher, Transport
-    from agent.records import Dropped, Verdict
+    from agent.records import DroppedFrames, Verdict
 
-__all__ = ["Agent", "End", "build", "open_source", "open_transport", "site_lease"]
+__all__ = ["Agent", "StopReason", "build", "make_site_lease", "make_source", "make_transport"]
 
 
 def build(  # noqa: PLR0913 - what a caller may bring, each by its name
@@ -31,8 +31,8 @@ def build(  # noqa: PLR0913 - what a caller may bring, each by its name
     observe: Callable[[Sequence[Verdict]], None] | None = None,
     desired_state: DesiredState | None = None,
     fetcher: ReleaseFetcher | None = None,
-    supervisor: Supervisor | None = None,
-    on_drop: Callable[[Dropped], None] | None = None,
+    supervisor: ThreadSupervisor | None = None,
+    on_drop: Callable[[DroppedFrames], None] | None = None,
     component_version: str | None = None,
 ) -> Agent:
     """Compose an agent; nothing runs and nothing is written yet.
@@ -45,7 +45,7 @@ def build(  # noqa: PLR0913 - what a caller may bring, each by its name
     what can be seen without starting.
     """
     clock = clock or SystemClock()
-    supervisor = supervisor or Supervisor(clock=clock)
+    supervisor = supervisor or ThreadSupervisor(clock=clock)
     given = dict(sources or {})
     cameras = {
         name: (f"inspections.{inspection_name}.cameras.{name}", camera)
@@ -58,10 +58,10 @@ def build(  # noqa: PLR0913 - what a caller may bring, each by its name
         if name not in given:
             if problem := address_problem(camera):
                 raise ConfigError(f"{path}.{problem}")
-            given[name] = open_source(camera, clock)
+            given[name] = make_source(camera, clock)
     return Agent(
         config,
-        transport=transport or open_transport(config, clock, supervisor),
+        transport=transport or make_transport(config, clock, supervisor),
         sources=given,
         lent=sources or {},
         clock=clock,

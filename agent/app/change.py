@@ -18,17 +18,17 @@ from pydantic import BaseModel
 
 from agent import config as configuration
 from agent import preprocess
-from agent.app.cameras import setup_of
-from agent.app.choose import address_problem, check_classes, open_source, site_of
-from agent.app.good import keep_good
+from agent.app.cameras import capture_settings
+from agent.app.choose import address_problem, check_classes, make_source, site_overrides
+from agent.app.good import save_last_good
 from agent.errors import ConfigError, ControlError, FrameError, OperatorError, RestartNeededError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from agent.app.agent import Agent
-    from agent.app.cameras import CameraView
-    from agent.inspection.capture import CameraSetup
+    from agent.app.cameras import ComposedCamera
+    from agent.inspection.capture import CaptureSettings
     from agent.slot import Lease
 
 KeyPath = tuple[str, ...]
@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Applied:
+class AppliedConfig:
     """What a change did, or would do. Keys are paths such as `inspections.top.thresholds.scratch`."""
 
     changed: tuple[str, ...]  # keys; empty when the agent runs with this configuration already
@@ -84,7 +84,7 @@ def _check_models(agent: Agent, old: configuration.Config, new: configuration.Co
     """Yield what loaded models cannot do: classes that they lack, a ROI that does not lie in the pictures."""
     for name, inspection in new.inspections.items():
         before = old.inspections[name]
-        for lease in _leases(agent, name):
+        for lease in _active_leases(agent, name):
             if inspection.thresholds != before.thresholds:
                 try:
                     check_classes(lease.model, inspection.thresholds, name=name)
@@ -98,19 +98,19 @@ def _check_models(agent: Agent, old: configuration.Config, new: configuration.Co
                 if size is None:
                     continue
                 try:
-                    preprocess.plan(lease.model.geometry, height=size[0], width=size[1], roi=inspection.roi)
+                    preprocess.plan_inputs(lease.model.geometry, height=size[0], width=size[1], roi=inspection.roi)
                 except FrameError as error:
                     yield f"inspections.{name}.roi: camera {camera}: {error.detail}"
 
 
-def _leases(agent: Agent, name: str) -> list[Lease]:
+def _active_leases(agent: Agent, name: str) -> list[Lease]:
     """What judges, and what is on trial."""
     lease = agent.slots[name].lease()
-    challenger = None if agent.models is None else agent.models.lifecycles[name].challenger()
+    challenger = None if agent.lifecycle_manager is None else agent.lifecycle_manager.lifecycles[name].challenger()
     return [found for found in (lease, challenger) if found is not None]
 
 
-def _size_px(settings: configuration.Camera, view: CameraView | None) -> tuple[int, int] | None:
+def _size_px(settings: configuration.CameraConfig, view: ComposedCamera | None) -> tuple[int, int] | None:
     """(height, width) of a camera's pictures as declared, else as they come; None where nobody knows yet."""
     if settings.width is not None and settings.height is not None:
         return (settings.height, settings.width)
@@ -118,9 +118,9 @@ def _size_px(settings: configuration.Camera, view: CameraView | None) -> tuple[i
     return None if shape is None else (shape[0], shape[1])
 
 
-def _open_sources(
+def _make_sources(
     agent: Agent, old: configuration.Config, new: configuration.Config, problems: list[str]
-) -> dict[str, CameraSetup]:
+) -> dict[str, CaptureSettings]:
     """Make the sources of the cameras whose settings changed, without opening one; adds to `problems`."""
     setups = {}
     for name, inspection in new.inspections.items():
@@ -128,20 +128,20 @@ def _open_sources(
             if settings == old.inspections[name].cameras[camera]:
                 continue
             path = f"inspections.{name}.cameras.{camera}"
-            if problem := _hopeless(settings):
+            if problem := _permanent_problem(settings):
                 problems.append(f"{path}.{problem}")
                 continue
             try:
-                setups[camera] = setup_of(settings, open_source(settings, agent.clock))
+                setups[camera] = capture_settings(settings, make_source(settings, agent.clock))
             except OperatorError as error:
                 problems.append(f"{path}: {error}")
     return setups
 
 
-def _hopeless(settings: configuration.Camera) -> str | None:
+def _permanent_problem(settings: configuration.CameraConfig) -> str | None:
     """Name the setting that no trying again would mend; a camera that is not there may be plugged in."""
     match settings:
-        case configuration.FolderCamera() | configuration.VideoCamera() if not settings.path.exists():
+        case configuration.FolderCameraConfig() | configuration.VideoCameraConfig() if not settings.path.exists():
             return f"path: {settings.path} does not exist"
         case _:
             return address_problem(settings)
@@ -150,32 +150,32 @@ def _hopeless(settings: configuration.Camera) -> str | None:
 # --- changing ---------------------------------------------------------------------------------------------------------
 
 
-def apply(agent: Agent, config: configuration.Config, *, dry_run: bool) -> Applied:
+def apply(agent: Agent, config: configuration.Config, *, dry_run: bool) -> AppliedConfig:
     """See `Agent.apply`, which calls this for one change at a time."""
     old = agent.config
     paths = list(differences(old, config))
-    if restart := [".".join(path) for path in paths if not _is_live(path, agent.lent)]:
+    if restart := [".".join(path) for path in paths if not _is_live(path, agent.external_cameras)]:
         raise RestartNeededError(restart)
     problems = list(_check_models(agent, old, config))
-    setups = _open_sources(agent, old, config, problems)
+    setups = _make_sources(agent, old, config, problems)
     if problems:
         raise ConfigError("nothing was changed:\n" + "\n".join(f"  {problem}" for problem in problems))
-    applied = Applied(tuple(".".join(path) for path in paths), tuple(setups), config.digest())
+    applied = AppliedConfig(tuple(".".join(path) for path in paths), tuple(setups), config.digest())
     if paths and not dry_run:
-        _carry_out(list(_steps(agent, old, config, setups)))
+        _run_or_undo(list(_steps(agent, old, config, setups)))
         _log.info("the configuration was changed: %s", ", ".join(applied.changed))
     return applied
 
 
 @dataclass(frozen=True, slots=True)
-class _Step:
+class _ReversibleStep:
     """A part of a change, and its way back; `undo` also mends what `do` left half done."""
 
     do: Callable[[], None]
     undo: Callable[[], None]
 
 
-def _carry_out(steps: list[_Step]) -> None:
+def _run_or_undo(steps: list[_ReversibleStep]) -> None:
     """Do all steps, or none: where one fails, it and those before it are undone, the last first."""
     with ExitStack() as back:
         for step in steps:
@@ -185,44 +185,46 @@ def _carry_out(steps: list[_Step]) -> None:
 
 
 def _steps(
-    agent: Agent, old: configuration.Config, new: configuration.Config, setups: Mapping[str, CameraSetup]
-) -> Iterator[_Step]:
-    yield _Step(partial(keep_good, new), partial(keep_good, old))
-    if agent.models is not None and old.updates is not None and new.updates is not None:
-        limit = agent.models.limit
-        yield _Step(partial(limit, new.updates.limits), partial(limit, old.updates.limits))
+    agent: Agent, old: configuration.Config, new: configuration.Config, setups: Mapping[str, CaptureSettings]
+) -> Iterator[_ReversibleStep]:
+    yield _ReversibleStep(partial(save_last_good, new), partial(save_last_good, old))
+    if agent.lifecycle_manager is not None and old.updates is not None and new.updates is not None:
+        limit = agent.lifecycle_manager.set_limits
+        yield _ReversibleStep(partial(limit, new.updates.limits), partial(limit, old.updates.limits))
     if new.keep != old.keep:
         kept, before = new.keep.model_dump(), old.keep.model_dump()
-        for keeper in agent.keepers.values():
-            yield _Step(partial(keeper.change, **kept), partial(keeper.change, **before))
+        for keeper in agent.recorders.values():
+            yield _ReversibleStep(partial(keeper.set_limits, **kept), partial(keeper.set_limits, **before))
     if agent.collector is not None and old.collect is not None and new.collect is not None:
-        collect = agent.collector.change
-        yield _Step(partial(collect, new.collect), partial(collect, old.collect))
+        collect = agent.collector.set_settings
+        yield _ReversibleStep(partial(collect, new.collect), partial(collect, old.collect))
     if new.heartbeat_s != old.heartbeat_s:
-        change = agent.heartbeat.change
-        yield _Step(partial(change, period_s=new.heartbeat_s), partial(change, period_s=old.heartbeat_s))
-    if new.at_once() != old.at_once():
-        publish = agent.outbox.publish_at_once
-        yield _Step(partial(publish, new.at_once()), partial(publish, old.at_once()))
+        change = agent.heartbeat.set_period
+        yield _ReversibleStep(partial(change, period_s=new.heartbeat_s), partial(change, period_s=old.heartbeat_s))
+    if new.at_once_inspections() != old.at_once_inspections():
+        publish = agent.outbox.set_at_once_inspections
+        yield _ReversibleStep(partial(publish, new.at_once_inspections()), partial(publish, old.at_once_inspections()))
     for camera, setup in setups.items():
         view = agent.cameras[camera]
-        yield _Step(partial(_turn, view, setup), partial(_turn, view, view.setup))
-    yield _Step(partial(setattr, agent, "config", new), partial(setattr, agent, "config", old))
-    yield _Step(partial(_lay, agent, new), partial(_lay, agent, old))
+        yield _ReversibleStep(
+            partial(_reconfigure_camera, view, setup), partial(_reconfigure_camera, view, view.settings)
+        )
+    yield _ReversibleStep(partial(setattr, agent, "config", new), partial(setattr, agent, "config", old))
+    yield _ReversibleStep(partial(_set_sites, agent, new), partial(_set_sites, agent, old))
 
 
-def _turn(view: CameraView, setup: CameraSetup) -> None:
-    view.setup = setup
-    view.capture.change(setup)
+def _reconfigure_camera(view: ComposedCamera, setup: CaptureSettings) -> None:
+    view.settings = setup
+    view.capture.reconfigure(setup)
 
 
-def _lay(agent: Agent, config: configuration.Config) -> None:
+def _set_sites(agent: Agent, config: configuration.Config) -> None:
     digest = config.digest()
     for name, inspection in config.inspections.items():
-        site = site_of(inspection, digest=digest)
-        if agent.models is not None:
-            agent.models.lay(name, site)
-        agent.slots[name].lay(site)
+        site = site_overrides(inspection, digest=digest)
+        if agent.lifecycle_manager is not None:
+            agent.lifecycle_manager.set_site(name, site)
+        agent.slots[name].set_site(site)
 
 
 # --- control socket ---------------------------------------------------------------------------------------------------

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 from agent import config as configuration
 from agent.errors import ConfigError, MissingExtraError
-from agent.inspection.camera_url import is_address, missing_variables
-from agent.inspection.latest import LatestFrames, keep_newest
-from agent.slot import Lease, SiteSettings
+from agent.inspection.camera_url import is_connectable, missing_variables
+from agent.inspection.latest import LatestFrameSource, latest_frames_of
+from agent.slot import Lease, SiteOverrides
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from agent.adapters.mqtt import MqttTransport
     from agent.clock import Clock
     from agent.ports import FrameSource, Model, Transport
-    from agent.supervision import Supervisor
+    from agent.supervision import ThreadSupervisor
 
-SHADOW_FRAMES: Final = 3  # frames that a shadow may hold at once: two that wait and the one it judges
+SHADOW_DEPLOYMENT_FRAMES: Final = 3  # frames that a shadow may hold at once: two that wait and the one it judges
 
 
-def open_transport(
-    config: configuration.Config, clock: Clock, supervisor: Supervisor | None = None
+def make_transport(
+    config: configuration.Config, clock: Clock, supervisor: ThreadSupervisor | None = None
 ) -> Transport | None:
     """The configured way to the broker; None for `kind: none`. Raises ConfigError for certificates that cannot work."""
     chosen = config.transport
-    if isinstance(chosen, configuration.NoTransport):
+    if isinstance(chosen, configuration.NoTransportConfig):
         return None
-    return open_mqtt(
+    return make_mqtt_transport(
         config,
         chosen,
         clock,
@@ -40,14 +40,14 @@ def open_transport(
     )
 
 
-def open_mqtt(
+def make_mqtt_transport(
     config: configuration.Config,
-    chosen: configuration.Mqtt,
+    chosen: configuration.MqttConfig,
     clock: Clock,
     *,
     client_id: str,
     state_dir: Path | None,
-    supervisor: Supervisor | None = None,
+    supervisor: ThreadSupervisor | None = None,
 ) -> MqttTransport:
     """A transport to the broker `chosen`. Raises ConfigError for certificates that cannot work."""
     from agent.adapters.mqtt import MqttTransport, TlsFiles  # noqa: PLC0415 - paho only where it is used
@@ -70,50 +70,53 @@ def open_mqtt(
     )
 
 
-def open_source(camera: configuration.Camera, clock: Clock) -> FrameSource:
+def make_source(camera: configuration.CameraConfig, clock: Clock) -> FrameSource:
     """The adapter for a camera's kind. Raises MissingExtraError when a plugin is not installed."""
     match camera:
-        case configuration.FolderCamera():
-            from agent.adapters.folder import FolderSource  # noqa: PLC0415 - only what the line uses is loaded
+        case configuration.FolderCameraConfig():
+            from agent.adapters.folder import ImageFolderSource  # noqa: PLC0415 - only what the line uses is loaded
 
-            return FolderSource(path=camera.path, split=camera.split, fps=camera.fps, loop=camera.loop, clock=clock)
-        case configuration.MjpegCamera():
-            from agent.adapters.mjpeg import live_mjpeg  # noqa: PLC0415
+            return ImageFolderSource(
+                path=camera.path, split=camera.split, fps=camera.fps, loop=camera.loop, clock=clock
+            )
+        case configuration.MjpegCameraConfig():
+            from agent.adapters.mjpeg import live_mjpeg_source  # noqa: PLC0415
 
-            return live_mjpeg(
+            return live_mjpeg_source(
                 url=camera.url,
                 username=camera.username,
                 password_file=camera.password_file,
                 ca=camera.ca,
                 clock=clock,
             )
-        case configuration.PluginCamera():
-            return _open_plugin(camera, clock)
+        case configuration.PluginCameraConfig():
+            return _make_plugin(camera, clock)
         case _:
-            return _open_stream(camera, clock)
+            return _make_stream(camera, clock)
 
 
-def address_problem(camera: configuration.Camera) -> str | None:
+def address_problem(camera: configuration.CameraConfig) -> str | None:
     """Name the key of a camera's address that no trying again would mend, and why; None where there is none."""
-    if not isinstance(camera, configuration.MjpegCamera | configuration.RtspCamera):
+    if not isinstance(camera, configuration.MjpegCameraConfig | configuration.RtspCameraConfig):
         return None
     for key, text in (("url", camera.url), ("username", camera.username or "")):
         if missing := missing_variables(text):
             return f"{key}: the environment variable {', '.join(missing)} is not set: set it for the agent's service"
-    if not is_address(camera.url):
+    if not is_connectable(camera.url):
         return "url: is no address; write it as rtsp://host:port/path or http://host:port/path"
     return None
 
 
-def _open_stream(
-    camera: configuration.VideoCamera | configuration.V4l2Camera | configuration.RtspCamera, clock: Clock
+def _make_stream(
+    camera: configuration.VideoCameraConfig | configuration.V4l2CameraConfig | configuration.RtspCameraConfig,
+    clock: Clock,
 ) -> FrameSource:
     from agent.adapters import stream  # noqa: PLC0415 - only what the line uses is loaded
 
     match camera:
-        case configuration.VideoCamera():
-            return stream.VideoSource(path=camera.path, fps=camera.fps, loop=camera.loop, clock=clock)
-        case configuration.V4l2Camera():
+        case configuration.VideoCameraConfig():
+            return stream.VideoFileSource(path=camera.path, fps=camera.fps, loop=camera.loop, clock=clock)
+        case configuration.V4l2CameraConfig():
             return stream.V4l2Source(
                 device=camera.device,
                 width=camera.width,
@@ -122,7 +125,7 @@ def _open_stream(
                 fourcc=camera.fourcc,
                 clock=clock,
             )
-        case configuration.RtspCamera():
+        case configuration.RtspCameraConfig():
             return stream.RtspSource(
                 url=camera.url,
                 transport=camera.transport,
@@ -132,7 +135,7 @@ def _open_stream(
             )
 
 
-def _open_plugin(camera: configuration.PluginCamera, clock: Clock) -> FrameSource:
+def _make_plugin(camera: configuration.PluginCameraConfig, clock: Clock) -> FrameSource:
     found = [point for point in entry_points(group="kensa.sources") if point.name == camera.source]
     if not found:
         known = sorted(point.name for point in entry_points(group="kensa.sources"))
@@ -145,9 +148,9 @@ def _open_plugin(camera: configuration.PluginCamera, clock: Clock) -> FrameSourc
             "set up with scripts/demo or pip install -e '.[sim]'"
         ) from error
     source: FrameSource = factory(camera.options, clock=clock)
-    if not is_live(source) or isinstance(source, LatestFrames):
+    if not is_live(source) or isinstance(source, LatestFrameSource):
         return source
-    return keep_newest(lambda: factory(camera.options, clock=clock), name=f"plugin {camera.source}")
+    return latest_frames_of(lambda: factory(camera.options, clock=clock), name=f"plugin {camera.source}")
 
 
 def is_live(source: FrameSource) -> bool:
@@ -155,9 +158,9 @@ def is_live(source: FrameSource) -> bool:
     return getattr(source, "live", False) is True
 
 
-def site_of(inspection: configuration.Inspection, *, digest: str = "") -> SiteSettings:
+def site_overrides(inspection: configuration.InspectionConfig, *, digest: str = "") -> SiteOverrides:
     """What the configuration with this `digest` lays over the models of an inspection."""
-    return SiteSettings(
+    return SiteOverrides(
         inspection.roi, inspection.thresholds, inspection.unsure_band, inspection.check_pictures, digest
     )
 
@@ -172,12 +175,12 @@ def check_classes(model: Model, thresholds: Mapping[str, float], *, name: str) -
         )
 
 
-def lease_under(model: Model, site: SiteSettings, *, name: str) -> Lease:
+def make_lease(model: Model, site: SiteOverrides, *, name: str) -> Lease:
     """Lay the site's settings over the model's own. Raises ConfigError for a class that the model does not have."""
     check_classes(model, site.thresholds, name=name)
-    return Lease(model, model.rule).under(site)
+    return Lease(model, model.rule).with_site(site)
 
 
-def site_lease(model: Model, inspection: configuration.Inspection, *, name: str) -> Lease:
-    """Lay the settings of `inspection` over the model's own: `lease_under` for commands."""
-    return lease_under(model, site_of(inspection), name=name)
+def make_site_lease(model: Model, inspection: configuration.InspectionConfig, *, name: str) -> Lease:
+    """Lay the settings of `inspection` over the model's own: `make_lease` for commands."""
+    return make_lease(model, site_overrides(inspection), name=name)

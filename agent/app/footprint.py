@@ -26,7 +26,7 @@ _MADV_DONTNEED: Final = 4  # linux/mman.h, the same on every architecture that t
 _log = logging.getLogger(__name__)
 
 
-def give_back() -> int:
+def trim_memory() -> int:
     """Unmap what can be read again and trim the heap; returns by how many bytes the clean file pages shrank at most.
 
     Takes some milliseconds, most of them without the interpreter's lock. Without /proc or glibc it does less.

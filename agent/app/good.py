@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-GOOD_NAME: Final = "config.good.json"
+LAST_GOOD_NAME: Final = "config.good.json"
 _SECRETS_NAME: Final = "config.good.secrets-{}.json"
-_KEPT: Final = re.compile(r"\(kept in (config\.good\.secrets-[0-9a-f]{16}\.json)\)")
-_HARMLESS: Final = frozenset({"username", "password_file"})  # a name, and where to read
+_SECRETS_REFERENCE: Final = re.compile(r"\(kept in (config\.good\.secrets-[0-9a-f]{16}\.json)\)")
+_NOT_SECRET_KEYS: Final = frozenset({"username", "password_file"})  # a name, and where to read
 _log = logging.getLogger(__name__)
 
 
-def keep_good(config: configuration.Config) -> None:
+def save_last_good(config: configuration.Config) -> None:
     """Keep `config` in its state directory as one that an agent ran with. Raises StateDirError."""
-    path = config.state_dir / GOOD_NAME
+    path = config.state_dir / LAST_GOOD_NAME
     secrets_path = config.state_dir / _SECRETS_NAME.format(config.digest()[:16])
     secrets: dict[str, str] = {}
 
@@ -43,7 +43,7 @@ def keep_good(config: configuration.Config) -> None:
         secrets[place] = value
         return f"(kept in {secrets_path.name})"
 
-    tree = _mapped(config.model_dump(mode="json"), hidden)
+    tree = _map_texts(config.model_dump(mode="json"), hidden)
     try:
         if secrets:
             _write_private(secrets_path, json.dumps(secrets, indent=1).encode())
@@ -57,16 +57,20 @@ def keep_good(config: configuration.Config) -> None:
         ) from error
 
 
-def last_good(state_dir: Path) -> configuration.Config | None:
+def load_last_good(state_dir: Path) -> configuration.Config | None:
     """Return the configuration that an agent last ran with on `state_dir`; None without a readable one."""
-    path = state_dir / GOOD_NAME
+    path = state_dir / LAST_GOOD_NAME
     if not path.exists():
         return None
     try:
-        tree = json.loads(_bounded(path))
-        names = set(_KEPT.findall(json.dumps(tree)))
-        secrets = {place: value for name in names for place, value in json.loads(_bounded(state_dir / name)).items()}
-        restored = _mapped(tree, lambda place, _, value: secrets[place] if _KEPT.fullmatch(value) else value)
+        tree = json.loads(_read_bounded(path))
+        names = set(_SECRETS_REFERENCE.findall(json.dumps(tree)))
+        secrets = {
+            place: value for name in names for place, value in json.loads(_read_bounded(state_dir / name)).items()
+        }
+        restored = _map_texts(
+            tree, lambda place, _, value: secrets[place] if _SECRETS_REFERENCE.fullmatch(value) else value
+        )
         return configuration.parse(restored, source=str(path), base=path.resolve().parent)
     except ConfigError as error:
         _log.warning("the last good configuration cannot be used: %s", error)
@@ -77,25 +81,25 @@ def last_good(state_dir: Path) -> configuration.Config | None:
 
 
 def _may_be_secret(key: str, value: str) -> bool:
-    if key in _HARMLESS:
+    if key in _NOT_SECRET_KEYS:
         return False
     return has_secret(value) if "://" in value else is_secret_key(key) and not value.startswith("${")
 
 
-def _mapped(value: Any, change: Callable[[str, str, str], str], place: str = "", key: str = "") -> Any:
+def _map_texts(value: Any, change: Callable[[str, str, str], str], place: str = "", key: str = "") -> Any:
     """Return a copy of a tree of JSON in which each text is what `change(place, key, text)` gives."""
     match value:
         case dict():
-            return {name: _mapped(item, change, f"{place}.{name}", name) for name, item in value.items()}
+            return {name: _map_texts(item, change, f"{place}.{name}", name) for name, item in value.items()}
         case list():
-            return [_mapped(item, change, f"{place}.{number}", key) for number, item in enumerate(value)]
+            return [_map_texts(item, change, f"{place}.{number}", key) for number, item in enumerate(value)]
         case str():
             return change(place, key, value)
         case _:
             return value
 
 
-def _bounded(path: Path) -> bytes:
+def _read_bounded(path: Path) -> bytes:
     with path.open("rb") as file:
         data = file.read(configuration.MAX_CONFIG_BYTES + 1)
     if len(data) > configuration.MAX_CONFIG_BYTES:

@@ -12,7 +12,7 @@ from typing import Final
 _ENOUGH: Final = 1_024
 
 
-def allow_open_files() -> int:
+def raise_open_file_limit() -> int:
     """Raise the soft limit of open files to the hard one, 1,024 at most; return what is allowed now."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _ENOUGH if hard == resource.RLIM_INFINITY else min(hard, _ENOUGH)

@@ -13,18 +13,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakValueDictionary
 
-from agent.adapters.onnx import PAUSE_S, OnnxModel, warm
-from agent.app.choose import SHADOW_FRAMES, lease_under
+from agent.adapters.onnx import WARM_UP_PAUSE_S, OnnxModel, warm_up
+from agent.app.choose import SHADOW_DEPLOYMENT_FRAMES, make_lease
 from agent.clock import NS_PER_S
-from agent.errors import ConfigError, FetchError, LifecycleError, MessageError, RefusedError
+from agent.errors import ConfigError, FetchError, LifecycleError, MessageError, ReleaseRefusedError
 from agent.model import acceptance
-from agent.model.desired import FollowedWishes
-from agent.model.examining import ChildExaminer
-from agent.model.fetching import ChildFetcher
+from agent.model.desired import DesiredReleaseTracker
+from agent.model.examining import SelfTestClient
+from agent.model.fetching import FetchClient
 from agent.model.lifecycle import Lifecycle
-from agent.model.shadow import ShadowRunner
+from agent.model.shadow import ShadowDeployment
 from agent.records import Gate
-from agent.supervision import Supervisor
+from agent.supervision import ThreadSupervisor
 from agent.wire import encode_report
 
 if TYPE_CHECKING:
@@ -37,17 +37,26 @@ if TYPE_CHECKING:
     from agent.model.serving import LoadRequest
     from agent.outbox import Outbox
     from agent.ports import DesiredState, ReleaseFetcher
-    from agent.records import Box, Desired, Fetched, Frame, Looked, ModelStatus, Observation, Verdict
-    from agent.slot import Lease, ModelSlot, SiteSettings
-    from agent.wire import Reporter
+    from agent.records import (
+        Box,
+        DesiredRelease,
+        FetchedRelease,
+        Frame,
+        ModelStatus,
+        Observation,
+        RepositoryStatus,
+        Verdict,
+    )
+    from agent.slot import Lease, ModelSlot, SiteOverrides
+    from agent.wire import ReportingAgent
 
-_TURN_S: Final = 0.1
-_TURNS: Final = 100  # until it counts as busy
+_LOCK_POLL_S: Final = 0.1
+_MAX_LOCK_POLLS: Final = 100  # until it counts as busy
 _FRESH_S: Final = 60.0
 _log = logging.getLogger(__name__)
 
 
-class _OneAtATime:
+class _SerialisedFetcher:
     """Several lifecycles share one repository and its cached metadata: they fetch one after the other.
 
     What one of them has just seen there is not looked for again.
@@ -57,7 +66,8 @@ class _OneAtATime:
         self._fetcher = fetcher
         self._clock = clock
         self._lock = threading.Lock()
-        self._seen: tuple[Looked, float, int] | None = None  # with the trusted time it was judged by, and when
+        # with the trusted time it was judged by, and when
+        self._seen: tuple[RepositoryStatus, float, int] | None = None
 
     def fetch(
         self,
@@ -67,21 +77,21 @@ class _OneAtATime:
         trusted_utc_s: float,
         on_progress: Callable[[int, int], None],
         stop: threading.Event,
-    ) -> Fetched:
+    ) -> FetchedRelease:
         """See `ports.ReleaseFetcher`."""
         with self._lock:
             return self._fetcher.fetch(
                 release_id, into=into, trusted_utc_s=trusted_utc_s, on_progress=on_progress, stop=stop
             )
 
-    def look(self, *, trusted_utc_s: float, stop: threading.Event) -> Looked:
+    def refresh(self, *, trusted_utc_s: float, stop: threading.Event) -> RepositoryStatus:
         """See `ports.ReleaseFetcher`; a fetch for another inspection may take long, so its end is not waited for."""
         turns = 0
-        while not self._lock.acquire(timeout=_TURN_S):
+        while not self._lock.acquire(timeout=_LOCK_POLL_S):
             turns += 1
             if stop.is_set():
                 raise FetchError("stopped", "the look was stopped")
-            if turns >= _TURNS:
+            if turns >= _MAX_LOCK_POLLS:
                 raise FetchError("busy", "a release is being fetched for another inspection")
         try:
             now_ns = self._clock.monotonic_ns()
@@ -89,23 +99,23 @@ class _OneAtATime:
                 seen, judged_utc_s, at_ns = self._seen
                 if now_ns - at_ns < _FRESH_S * NS_PER_S and trusted_utc_s - judged_utc_s < _FRESH_S:
                     return seen
-            seen = self._fetcher.look(trusted_utc_s=trusted_utc_s, stop=stop)
+            seen = self._fetcher.refresh(trusted_utc_s=trusted_utc_s, stop=stop)
             self._seen = (seen, trusted_utc_s, now_ns)
             return seen
         finally:
             self._lock.release()
 
 
-class Loader:
+class LeaseLoader:
     """Release folders -> leases. Inspections that run the same bytes share one session."""
 
     def __init__(self, *, max_batch: int) -> None:
         self._max_batch = max_batch
-        self.spares_line = False  # set once cameras run; at the start nobody needs the cores more than the first model
+        self.is_throttled = False  # set once cameras run; at the start nobody needs the cores more than the first model
         self._lock = threading.Lock()
         self._models: WeakValueDictionary[tuple[Any, ...], OnnxModel] = WeakValueDictionary()
 
-    def load(self, request: LoadRequest, *, inspection: str, site: SiteSettings) -> Lease:
+    def load(self, request: LoadRequest, *, inspection: str, site: SiteOverrides) -> Lease:
         """Load, warm up and lay the site's settings over it. Raises ReleaseError."""
         key = (request.folder.resolve(), request.trusted)
         with self._lock:
@@ -117,53 +127,53 @@ class Loader:
                     optimised=request.optimised,
                     optimised_sha256=request.optimised_sha256,
                 )
-                warm(model, self._max_batch, pause_s=PAUSE_S if self.spares_line else 0.0)
+                warm_up(model, self._max_batch, pause_s=WARM_UP_PAUSE_S if self.is_throttled else 0.0)
                 self._models[key] = model
         try:
-            return lease_under(model, site, name=inspection)
+            return make_lease(model, site, name=inspection)
         except ConfigError as error:  # a class that the site has a threshold for is gone
-            raise RefusedError(Gate.CONTRACT, "site_thresholds", str(error)) from error
+            raise ReleaseRefusedError(Gate.CONTRACT, "site_thresholds", str(error)) from error
 
 
-class ModelWing:
+class LifecycleManager:
     """All lifecycles of one agent. `start` fills the slots; `launch` lets them work; `close` ends them."""
 
     def __init__(  # noqa: PLR0913 - the composition root names every part
         self,
         *,
         config: configuration.Config,
-        updates: configuration.Updates,
+        updates: configuration.UpdatesConfig,
         slots: Mapping[str, ModelSlot],
-        reporter: Reporter,
+        reporter: ReportingAgent,
         outbox: Outbox,
         desired: Sequence[DesiredState],
         clock: Clock,
         fetcher: ReleaseFetcher | None = None,
         differ: Callable[[Frame, Verdict, Box], None] | None = None,
-        supervisor: Supervisor | None = None,
+        supervisor: ThreadSupervisor | None = None,
         unhealthy: Callable[[str], str | None] = lambda _: None,
     ) -> None:
         """Compose; nothing is read yet. `fetcher` goes before the one that `updates` describes.
 
-        `differ` gets the frames on which a shadow differs; see `ShadowRunner`. `unhealthy(inspection)` says why its
+        `differ` gets the frames on which a shadow differs; see `ShadowDeployment`. `unhealthy(inspection)` says why its
         verdicts prove nothing; see `Lifecycle`.
         """
         self._clock = clock
-        self._differ = differ
-        self._supervisor = supervisor or Supervisor(clock=clock)
+        self._on_disagreement = differ
+        self._supervisor = supervisor or ThreadSupervisor(clock=clock)
         self._conditions = self._supervisor.condition_log(_log)
         self._reporter = reporter
         self._outbox = outbox
         self._desired = desired
-        self._told: dict[str, ModelStatus] = {}
-        self._followed = FollowedWishes(config.state_dir)
-        self._loader = Loader(max_batch=config.max_batch)
+        self._reported: dict[str, ModelStatus] = {}
+        self._followed_desired = DesiredReleaseTracker(config.state_dir)
+        self._loader = LeaseLoader(max_batch=config.max_batch)
         self._slots = slots
         self._limits = updates.limits
-        self._examiners: dict[str, ChildExaminer] = {}
-        shared = _OneAtATime(
+        self._self_testers: dict[str, SelfTestClient] = {}
+        shared = _SerialisedFetcher(
             fetcher
-            or ChildFetcher(
+            or FetchClient(
                 repository=updates.repository,
                 root=updates.root,
                 site=updates.site,
@@ -176,38 +186,38 @@ class ModelWing:
         )
         self.lifecycles: dict[str, Lifecycle] = {}
         for name, inspection in config.inspections.items():
-            self._examiners[name] = ChildExaminer(max_batch=config.max_batch, clock=clock)
-            self._examiners[name].lay(slots[name].site)
+            self._self_testers[name] = SelfTestClient(max_batch=config.max_batch, clock=clock)
+            self._self_testers[name].set_site(slots[name].site)
             self.lifecycles[name] = Lifecycle(
                 inspection=name,
                 state_dir=config.state_dir,
                 slot=slots[name],
                 fetcher=shared,
-                examiner=self._examiners[name],
-                load=self._loading(name),
+                examiner=self._self_testers[name],
+                load=self._loader_for(name),
                 factory=inspection.release.resolve(),
                 limits=updates.limits,
                 clock=clock,
-                open_shadow=self._open_shadow,
-                on_status=self._tell,
-                acceptance=acceptance.folder_of(config.state_dir, name),
+                open_shadow=self._start_shadow_deployment,
+                on_status=self._report_status,
+                acceptance=acceptance.acceptance_dir(config.state_dir, name),
                 look_every_s=updates.check_hours * 3_600.0,
                 unhealthy=partial(unhealthy, name),
                 supervisor=self._supervisor,
             )
 
-    def _loading(self, inspection: str) -> Callable[[LoadRequest], Lease]:
+    def _loader_for(self, inspection: str) -> Callable[[LoadRequest], Lease]:
         slot = self._slots[inspection]
         return lambda request: self._loader.load(request, inspection=inspection, site=slot.site)
 
-    def _open_shadow(self, challenger: Lease, observe: Callable[[Observation], None]) -> ShadowRunner:
-        return ShadowRunner(
+    def _start_shadow_deployment(self, challenger: Lease, observe: Callable[[Observation], None]) -> ShadowDeployment:
+        return ShadowDeployment(
             challenger=challenger,
             observe=observe,
             max_fps=self._limits.shadow_max_fps,
             clock=self._clock,
-            capacity=SHADOW_FRAMES - 1,
-            differ=self._differ,
+            capacity=SHADOW_DEPLOYMENT_FRAMES - 1,
+            differ=self._on_disagreement,
             supervisor=self._supervisor,
         )
 
@@ -218,54 +228,54 @@ class ModelWing:
 
     def launch(self) -> None:
         """Let the lifecycles work and listen to what is desired."""
-        self._loader.spares_line = True
+        self._loader.is_throttled = True
         for lifecycle in self.lifecycles.values():
             lifecycle.launch()
         for source in self._desired:
             source.start(on_desired=self._on_desired)
 
-    def lay(self, inspection: str, site: SiteSettings) -> None:
+    def set_site(self, inspection: str, site: SiteOverrides) -> None:
         """Examine with the settings of `site` from the next examination on; the slot has its own `lay`."""
-        self._examiners[inspection].lay(site)
+        self._self_testers[inspection].set_site(site)
 
-    def limit(self, limits: RolloutLimits) -> None:
+    def set_limits(self, limits: RolloutLimits) -> None:
         """Set what the site allows a rollout; see `Lifecycle.limit`."""
         self._limits = limits
         for lifecycle in self.lifecycles.values():
-            lifecycle.limit(limits)
+            lifecycle.set_limits(limits)
 
     def close(self, left_s: Callable[[], float]) -> None:
         """End the sources of wishes, then the lifecycles, side by side; `left_s` says how long that may still take."""
         for source in self._desired:
             source.close()
         for lifecycle in self.lifecycles.values():
-            lifecycle.ask_close()
+            lifecycle.request_close()
         for lifecycle in self.lifecycles.values():
             lifecycle.close(timeout_s=left_s())
 
-    def _on_desired(self, inspection: str, desired: Desired) -> None:
+    def _on_desired(self, inspection: str, desired: DesiredRelease) -> None:
         """A hint; whatever is wrong with it is a line in the log."""
         try:
             lifecycle = self.lifecycles[inspection]
-            if self._followed.is_news(desired, lifecycle.status()):
+            if self._followed_desired.is_newer(desired, lifecycle.status()):
                 lifecycle.desire(desired)
         except KeyError:
             self._supervisor.losses.count("wishes")
-            self._conditions.event("a wish is ignored", f"{inspection[:64]!r} is no inspection here")
+            self._conditions.report_event("a wish is ignored", f"{inspection[:64]!r} is no inspection here")
         except LifecycleError as error:
             self._supervisor.losses.count("wishes")
-            self._conditions.event(f"a wish for {inspection} is ignored", str(error))
+            self._conditions.report_event(f"a wish for {inspection} is ignored", str(error))
 
-    def _tell(self, status: ModelStatus) -> None:
+    def _report_status(self, status: ModelStatus) -> None:
         """Figures that move are for the shadow; what a person must learn is kept until the broker has it."""
         status = replace(status, last_try=None)  # for whoever looks at the device
-        self._followed.note(status)
+        self._followed_desired.mark_applied(status)
         for source in self._desired:
             source.report(status)
         still = replace(status, progress={})
-        if self._told.get(status.inspection) == still:
+        if self._reported.get(status.inspection) == still:
             return
-        self._told[status.inspection] = still
+        self._reported[status.inspection] = still
         try:
             payload = encode_report(status, reporter=self._reporter, utc_ns=self._clock.utc_ns())
         except MessageError:

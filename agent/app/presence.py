@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import agent
-from agent.wire import Presence, Status, encode_status, status_topic
+from agent.wire import Presence, StatusMessage, encode_status, status_topic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @runtime_checkable
-class Announcing(Protocol):
+class PresenceAnnouncer(Protocol):
     """A transport that can leave a last will with its broker; Greengrass has none."""
 
     def announce(
@@ -23,9 +23,9 @@ class Announcing(Protocol):
         """Keep a retained message on `topic`; the payloads are made when they are needed."""
 
 
-def announce(transport: object, *, thing: str, line: str, boot_epoch: int, clock: Clock) -> None:
+def announce_presence(transport: object, *, thing: str, line: str, boot_epoch: int, clock: Clock) -> None:
     """Let `transport` keep the status of `thing`, where it can. Call before it starts."""
-    if not isinstance(transport, Announcing):
+    if not isinstance(transport, PresenceAnnouncer):
         return
     connected_us = 0
 
@@ -34,7 +34,7 @@ def announce(transport: object, *, thing: str, line: str, boot_epoch: int, clock
 
     def message(state: Presence, *, since_us: int | None, reason: str) -> bytes:
         return encode_status(
-            Status(
+            StatusMessage(
                 thing=thing,
                 line=line,
                 boot_epoch=boot_epoch,

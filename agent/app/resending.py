@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agent.errors import ControlError
-from agent.outbox.resend import MAX_VERDICTS, Place, Range, ranges_of
+from agent.outbox.resend import MAX_VERDICTS, ReplayCursor, ReplayRange, ranges_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -40,11 +40,11 @@ def handlers(outbox: Outbox) -> dict[str, Callable[[Mapping[str, Any]], Mapping[
             asked = _Request.model_validate(dict(request))
         except ValidationError as error:
             raise ControlError(f"outbox.resend: {error.error_count()} of its arguments are wrong") from error
-        wanted = Range(asked.camera, asked.boot_epoch, asked.first, asked.last)
+        wanted = ReplayRange(asked.camera, asked.boot_epoch, asked.first, asked.last)
         file, row = asked.place
         if not 0 < wanted.verdicts <= MAX_VERDICTS or file > 1:
             raise ControlError(f"outbox.resend: first to last must be 1 to {MAX_VERDICTS} verdicts")
-        page = outbox.resend(wanted, Place(file, row))
+        page = outbox.resend(wanted, ReplayCursor(file, row))
         if page is None:
             return {"busy": True}
         following = None if page.next is None else [page.next.file, page.next.row]

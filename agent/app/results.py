@@ -21,25 +21,25 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agent.clock import NS_PER_S
 from agent.errors import OperatorError, UsageError
-from agent.records import Dropped, Verdict
+from agent.records import DroppedFrames, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from agent.supervision import Supervisor
+    from agent.supervision import ThreadSupervisor
 
 COLUMNS: Final = (
     "inspection", "camera", "boot_epoch", "seq", "count", "captured_utc", "part_id", "outcome", "class", "score",
     "reason", "box", "latency_ms", "model", "version", "image", "arm",
 )  # fmt: skip
 _WAITING: Final = 256  # batches between the workers and the file
-_PATIENCE_S: Final = 2.0
+_FULL_WAIT_S: Final = 2.0
 _CLOSE_S: Final = 10.0
 _log = logging.getLogger(__name__)
 
 
-def row_of(verdict: Verdict) -> dict[str, Any]:
+def verdict_row(verdict: Verdict) -> dict[str, Any]:
     """Return the columns of a verdict, and `scores` by class, which only JSON lines have."""
     origin, judgement = verdict.origin, verdict.judgement
     captured = datetime.fromtimestamp(verdict.captured_utc_ns / NS_PER_S, UTC)
@@ -65,7 +65,7 @@ def row_of(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def row_of_drop(dropped: Dropped, *, inspection: str) -> dict[str, Any]:
+def drop_row(dropped: DroppedFrames, *, inspection: str) -> dict[str, Any]:
     """Return the columns of `count` frames without a verdict; `part_id` is the picture's name where it has one."""
     reason = str(dropped.reason) if dropped.detail is None else f"{dropped.reason}: {dropped.detail}"
     known = {
@@ -98,10 +98,10 @@ _FORMATS: Final[dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]]] = {
 }
 
 
-class Results:
+class ResultsFile:
     """Takes verdicts and drops from any thread and writes them in one of its own, `kensa-results`."""
 
-    def __init__(self, path: Path, *, inspections: Mapping[str, str], supervisor: Supervisor) -> None:
+    def __init__(self, path: Path, *, inspections: Mapping[str, str], supervisor: ThreadSupervisor) -> None:
         """Make the file; `inspections` maps each camera to its inspection.
 
         Raises UsageError for a name that does not end in .csv or .jsonl, OperatorError for a file that exists or cannot
@@ -110,10 +110,10 @@ class Results:
         self.path: Final = path
         self.rows = 0  # in the file
         self.lost = 0  # not in the file
-        self.problem: str | None = None  # why rows are not in the file
+        self.error: str | None = None  # why rows are not in the file
         self._inspections = inspections
         self._supervisor = supervisor
-        self._waiting: queue.Queue[Sequence[Verdict] | Dropped | None] = queue.Queue(_WAITING)
+        self._waiting: queue.Queue[Sequence[Verdict] | DroppedFrames | None] = queue.Queue(_WAITING)
         self._lock = threading.Lock()
         if path.suffix not in _FORMATS:
             raise UsageError(f"--results {path}: the name must end in {' or '.join(_FORMATS)}")
@@ -126,25 +126,25 @@ class Results:
             raise OperatorError(f"--results {path}: it cannot be made: {error.strerror}") from error
         self._size = 0
         self._write(head, 0)
-        self._thread = supervisor.thread(self._run, kind="results", on_fault=lambda fault: self._give_up(fault.text))
+        self._thread = supervisor.thread(self._run, kind="results", on_fault=lambda fault: self._fail(fault.text))
         self._thread.start()
 
-    def verdicts(self, verdicts: Sequence[Verdict]) -> None:
+    def add_verdicts(self, verdicts: Sequence[Verdict]) -> None:
         """Take verdicts; an observer of the agent's."""
         self._put(verdicts, len(verdicts))
 
-    def dropped(self, dropped: Dropped) -> None:
+    def add_dropped(self, dropped: DroppedFrames) -> None:
         """Take frames that get no verdict; from any thread."""
         self._put(dropped, 1)
 
-    def _put(self, item: Sequence[Verdict] | Dropped, rows: int) -> None:
+    def _put(self, item: Sequence[Verdict] | DroppedFrames, rows: int) -> None:
         try:
-            if self.problem is None:
-                self._waiting.put(item, timeout=_PATIENCE_S)
+            if self.error is None:
+                self._waiting.put(item, timeout=_FULL_WAIT_S)
             else:
                 self._waiting.put_nowait(item)
         except queue.Full:
-            self._lose(rows, f"its disk does not take the rows in time ({_PATIENCE_S:g} s)")
+            self._lose(rows, f"its disk does not take the rows in time ({_FULL_WAIT_S:g} s)")
 
     def close(self) -> None:
         """Write what was taken and close the file, within some seconds. Raises OperatorError when rows are missing."""
@@ -162,10 +162,10 @@ class Results:
                 self._lose(0, f"the disk did not confirm it: {error.strerror}")
             os.close(self._file)
             self._file = -1
-        if self.problem is not None:
+        if self.error is not None:
             raise OperatorError(
                 f"--results {self.path} is not complete: {self.lost} rows are missing, {self.rows} are in it: "
-                f"{self.problem}. Free disk space or choose another disk; the line and its outbox went on"
+                f"{self.error}. Free disk space or choose another disk; the line and its outbox went on"
             )
 
     # --- the thread ---------------------------------------------------------------------------------------------------
@@ -181,15 +181,15 @@ class Results:
             lines = [self._line(row) for item in items if item is not None for row in self._rows(item)]
             self._write("".join(lines), len(lines))
 
-    def _rows(self, item: Sequence[Verdict] | Dropped) -> list[dict[str, Any]]:
-        if isinstance(item, Dropped):
-            return [row_of_drop(item, inspection=self._inspections.get(item.camera, ""))]
-        return [row_of(verdict) for verdict in item]
+    def _rows(self, item: Sequence[Verdict] | DroppedFrames) -> list[dict[str, Any]]:
+        if isinstance(item, DroppedFrames):
+            return [drop_row(item, inspection=self._inspections.get(item.camera, ""))]
+        return [verdict_row(verdict) for verdict in item]
 
     def _write(self, text: str, rows: int) -> None:
         """Write whole rows, or none of them and no more ever."""
         if self._file < 0:
-            self._lose(rows, self.problem or "it is closed")
+            self._lose(rows, self.error or "it is closed")
             return
         data = memoryview(text.encode("utf-8", "replace"))
         size = len(data)
@@ -208,13 +208,13 @@ class Results:
 
     def _lose(self, rows: int, reason: str) -> None:
         with self._lock:
-            is_new = self.problem is None
-            self.problem = self.problem or reason
+            is_new = self.error is None
+            self.error = self.error or reason
             self.lost += rows
         if rows:
             self._supervisor.losses.count("results_rows", rows)
         if is_new:
             _log.error("--results %s is not complete: %s; the line goes on", self.path, reason)
 
-    def _give_up(self, text: str) -> None:
+    def _fail(self, text: str) -> None:
         self._lose(0, f"writing met a bug: {text}")

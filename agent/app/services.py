@@ -11,9 +11,9 @@ from agent.app import change, resending
 from agent.clock import NS_PER_S
 from agent.control import ControlServer
 from agent.errors import ControlError
-from agent.health.heartbeat import HeartbeatThread
+from agent.health.heartbeat import HeartbeatPublisher
 from agent.health.snapshot import AgentIdentity
-from agent.model.handlers import handlers as model_handlers
+from agent.model.handlers import model_handlers
 from agent.wire import encode_heartbeat, encode_verdict, heartbeat_topic
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-class Services:
+class AgentServices:
     """Started last but for the cameras, and stopped first; `heartbeat` may beat before `start`."""
 
     def __init__(self, agent: Agent) -> None:
@@ -40,7 +40,7 @@ class Services:
             agent.started_ns,
             agent.component_version,
         )
-        self.heartbeat = HeartbeatThread(
+        self.heartbeat = HeartbeatPublisher(
             identity=identity,
             snapshot=agent.snapshot,
             sink=self._send_heartbeat,
@@ -57,11 +57,11 @@ class Services:
             )
         handlers = {
             "status": self._status,
-            "relearn": self._relearn,
+            "relearn": self._reset_baseline,
             "explain": self._explain,
             **change.handlers(agent),
             **resending.handlers(agent.outbox),
-            **model_handlers({} if agent.models is None else agent.models.lifecycles),
+            **model_handlers({} if agent.lifecycle_manager is None else agent.lifecycle_manager.lifecycles),
         }
         self.control = ControlServer(state_dir=config.state_dir, handlers=handlers, supervisor=supervisor)
 
@@ -92,21 +92,21 @@ class Services:
             {"what": found.what, "reason": found.reason, "for_s": round((now_ns - found.since_ns) / NS_PER_S, 1)}
             for found in self._agent.supervisor.conditions()
         ]
-        return {"heartbeat": self.heartbeat.latest().model_dump(mode="json"), "not_well": not_well}
+        return {"heartbeat": self.heartbeat.preview().model_dump(mode="json"), "not_well": not_well}
 
-    def _relearn(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _reset_baseline(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """Begin an inspection's chart of the reject rate anew."""
         name = request.get("inspection")
         monitor = self._agent.monitors.get(name) if isinstance(name, str) else None
         if monitor is None:
             known = ", ".join(sorted(self._agent.monitors))
             raise ControlError(f"there is no inspection {str(name)[:64]!r} here; known: {known}")
-        monitor.relearn()
+        monitor.reset_baseline()
         return {"inspection": name}
 
     def _explain(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         key = request.get("key")
         if not isinstance(key, str):
             raise ControlError('explain needs a text "key"')
-        found = self._agent.outbox.find(key)
+        found = self._agent.outbox.find_verdict(key)
         return {"verdict": None if found is None else json.loads(encode_verdict(found.verdict))}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-class FirstVerdict:
+class FirstVerdictLogger:
     """Passes verdicts on; says once how long the first one took, which is what a person waits for after a restart."""
 
     def __init__(self, sink: VerdictSink) -> None:
@@ -33,7 +33,7 @@ class FirstVerdict:
                 _log.info("first verdict %.2f s after the process began", process_age_s())
 
 
-class Observed:
+class ObservedSink:
     """Shows verdicts to an observer on their way to the outbox."""
 
     def __init__(self, sink: VerdictSink, observe: Callable[[Sequence[Verdict]], None]) -> None:

@@ -11,7 +11,7 @@ from agent.records import Outcome
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from agent.records import Dropped, Verdict
+    from agent.records import DroppedFrames, Verdict
 
 _ORDER: Final = (*map(str, (Outcome.OK, Outcome.DEFECT, Outcome.UNSURE, Outcome.UNKNOWN)), "dropped")
 _MAX_REASONS: Final = 24  # of one camera that are told apart
@@ -19,7 +19,7 @@ _REASON_CHARS: Final = 40
 _OTHER: Final = "other reasons"
 
 
-class Tally:
+class RunSummary:
     """Counts verdicts and drops; memory is bounded by the number of cameras, classes and kinds of reasons."""
 
     def __init__(self, inspections: Mapping[str, str]) -> None:
@@ -28,7 +28,7 @@ class Tally:
         self._lock = threading.Lock()
         self._counts: dict[str, Counter[tuple[str, str]]] = {camera: Counter() for camera in inspections}
 
-    def verdicts(self, verdicts: Sequence[Verdict]) -> None:
+    def add_verdicts(self, verdicts: Sequence[Verdict]) -> None:
         """Count verdicts; an observer of the agent's."""
         with self._lock:
             for verdict in verdicts:
@@ -37,7 +37,7 @@ class Tally:
                 outcome = str(judgement.outcome)
                 counts[outcome, judgement.class_name or self._kind(counts, outcome, judgement.reason)] += 1
 
-    def dropped(self, dropped: Dropped) -> None:
+    def add_dropped(self, dropped: DroppedFrames) -> None:
         """Count frames that get no verdict."""
         with self._lock:
             self._counts[dropped.camera]["dropped", str(dropped.reason)] += dropped.count
@@ -55,13 +55,13 @@ class Tally:
         rows: list[tuple[str, ...]] = [("inspection", "camera", "outcome", "class or reason", "frames", "share")]
         for camera, found in counts.items():
             total = sum(found.values())
-            for (outcome, what), count in sorted(found.items(), key=_place):
+            for (outcome, what), count in sorted(found.items(), key=_camera_of):
                 rows.append((self._inspections[camera], camera, outcome, what, f"{count:,}", f"{count / total:.2%}"))
             rows.append((self._inspections[camera], camera, "all", "", f"{total:,}", ""))
         return _aligned(rows)
 
 
-def _place(item: tuple[tuple[str, str], int]) -> tuple[int, int, str]:
+def _camera_of(item: tuple[tuple[str, str], int]) -> tuple[int, int, str]:
     (outcome, what), count = item
     return _ORDER.index(outcome), -count, what
 

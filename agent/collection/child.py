@@ -16,33 +16,43 @@ from typing import IO, TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
-from agent.children import environment
+from agent.children import make_environment
 from agent.clock import NS_PER_S
-from agent.collection.protocol import MAX_LINE_BYTES, Begin, Check, Checked, Moved, Order, Said, Taken, Unable
+from agent.collection.protocol import (
+    MAX_LINE_BYTES,
+    CollectFailed,
+    CollectOrder,
+    CollectReply,
+    CollectStart,
+    JobDone,
+    StatusUpdate,
+    TargetCheck,
+    TargetCheckResult,
+)
 from agent.errors import UploadError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from agent.clock import Clock
-    from agent.collection.protocol import Change, Job, Setup
-    from agent.config import Collect
+    from agent.collection.protocol import CollectJob, CollectSetup, SettingsUpdate
+    from agent.config import CollectionConfig
 
 _READ_BYTES: Final = 64 * 1024
 _END_S: Final = 2.0  # for a child whose input has ended
 
 
-class Child:
+class CollectClient:
     """One run of `python -m agent.upload`. For one thread."""
 
-    def __init__(self, begin: Setup | Check, *, pass_fds: Sequence[int] = ()) -> None:
+    def __init__(self, begin: CollectSetup | TargetCheck, *, pass_fds: Sequence[int] = ()) -> None:
         """Start it. Raises UploadError."""
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "agent.upload"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env=environment(),
+                env=make_environment(),
                 cwd="/",
                 process_group=0,
                 pass_fds=pass_fds,
@@ -54,25 +64,25 @@ class Child:
         self._selector = selectors.DefaultSelector()
         os.set_blocking(_pipe(self._process.stdin).fileno(), False)
         self._selector.register(_pipe(self._process.stdout), selectors.EVENT_READ)
-        self._queue(Begin(body=begin).model_dump_json())
+        self._queue(CollectStart(body=begin).model_dump_json())
 
     @property
     def pid(self) -> int:
         """Its process id."""
         return self._process.pid
 
-    def watch(self, fd: int) -> None:
+    def register(self, fd: int) -> None:
         """Let `listen` return when `fd` can be read."""
         self._selector.register(fd, selectors.EVENT_READ)
 
-    def send(self, body: Job | Change) -> None:
+    def send(self, body: CollectJob | SettingsUpdate) -> None:
         """Say something; what the pipe does not take at once goes with the next `listen`."""
-        self._queue(Order(body=body).model_dump_json())
+        self._queue(CollectOrder(body=body).model_dump_json())
 
-    def listen(self, timeout_s: float) -> list[Taken | Moved | Checked | Unable]:
+    def poll(self, timeout_s: float) -> list[JobDone | StatusUpdate | TargetCheckResult | CollectFailed]:
         """Wait for the child or a watched descriptor; return what the child said. Raises UploadError when it ended."""
         self._write()
-        said: list[Taken | Moved | Checked | Unable] = []
+        said: list[JobDone | StatusUpdate | TargetCheckResult | CollectFailed] = []
         for key, _ in self._selector.select(timeout_s):
             if key.fileobj is self._process.stdout:
                 said += self._read()
@@ -108,35 +118,35 @@ class Child:
         elif not self._unsent and stdin in self._selector.get_map():
             self._selector.unregister(stdin)
 
-    def _read(self) -> list[Taken | Moved | Checked | Unable]:
+    def _read(self) -> list[JobDone | StatusUpdate | TargetCheckResult | CollectFailed]:
         data = os.read(_pipe(self._process.stdout).fileno(), _READ_BYTES)
         if not data:
-            raise UploadError("crashed", f"the collecting child {self._how_it_ended()}")
+            raise UploadError("crashed", f"the collecting child {self._describe_exit()}")
         self._line += data
         *lines, rest = bytes(self._line).split(b"\n")
         self._line = bytearray(rest)
         if len(rest) > MAX_LINE_BYTES:
             raise UploadError("crashed", f"the collecting child sent a line of more than {MAX_LINE_BYTES:,} bytes")
         try:
-            return [Said.model_validate_json(line).body for line in lines]
+            return [CollectReply.model_validate_json(line).body for line in lines]
         except ValidationError as error:
             raise UploadError("crashed", "the collecting child sent something that nobody understands") from error
 
-    def _how_it_ended(self) -> str:
+    def _describe_exit(self) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_S)
         code = self._process.returncode
         return f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended with {code}"
 
 
-def check_target(settings: Collect, *, thing: str, timeout_s: float, clock: Clock) -> Checked:
+def check_target(settings: CollectionConfig, *, thing: str, timeout_s: float, clock: Clock) -> TargetCheckResult:
     """Let a child look whether the target can be used, without writing to a bucket. Raises UploadError."""
-    child = Child(Check(settings=settings, thing=thing))
+    child = CollectClient(TargetCheck(settings=settings, thing=thing))
     deadline_ns = clock.monotonic_ns() + round(timeout_s * NS_PER_S)
     try:
         while (left_ns := deadline_ns - clock.monotonic_ns()) > 0:
-            for said in child.listen(left_ns / NS_PER_S):
-                if isinstance(said, Checked):
+            for said in child.poll(left_ns / NS_PER_S):
+                if isinstance(said, TargetCheckResult):
                     return said
     finally:
         child.kill()

@@ -20,14 +20,22 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from agent.collection.child import Child
-from agent.collection.policy import choose
-from agent.collection.protocol import Change, Figures, Job, Moved, Setup, Taken, Unable
-from agent.collection.slots import Slot
-from agent.collection.spool import FOLDER
+from agent.collection.child import CollectClient
+from agent.collection.policy import select_frame
+from agent.collection.protocol import (
+    CollectFailed,
+    CollectJob,
+    CollectSetup,
+    JobDone,
+    SettingsUpdate,
+    SpoolStatus,
+    StatusUpdate,
+)
+from agent.collection.slots import SharedFrame
+from agent.collection.spool import SPOOL_FOLDER
 from agent.errors import MessageError, UploadError
-from agent.rate import Rate
-from agent.supervision import Supervisor
+from agent.rate import RateLimit
+from agent.supervision import ThreadSupervisor
 from agent.wire import CollectionHealth, encode_verdict
 from agent.wire.collected import CollectReason, collected_stem
 
@@ -35,13 +43,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.clock import Clock
-    from agent.collection.policy import Choice
-    from agent.config import Collect
+    from agent.collection.policy import Selection
+    from agent.config import CollectionConfig
     from agent.records import Box, Frame, Verdict
     from agent.supervision import Fault
 
-SLOTS: Final = 6  # frames that may wait for the child: bounds memory
-_FOR_SAMPLES: Final = 1  # of them, so that a flood of defects does not bias the random sample
+SHARED_FRAMES: Final = 6  # frames that may wait for the child: bounds memory
+_RESERVED_FOR_SAMPLES: Final = 1  # of them, so that a flood of defects does not bias the random sample
 _BURST: Final = 8
 _TRIES: Final = 3  # of a frame with which the child died
 _IDLE_S: Final = 1.0
@@ -55,20 +63,20 @@ class _Pending:
     """A frame in a slot, until the child has answered for it."""
 
     number: int
-    slot: Slot
+    shared_frame: SharedFrame
     shape: tuple[int, ...]
-    choice: Choice
+    choice: Selection
     verdict: Verdict
     crop: Box | None
     site: str
     is_sent: bool = False
     tries: int = field(default=0)
 
-    def job(self) -> Job:
+    def job(self) -> CollectJob:
         """What the child is told."""
-        return Job(
+        return CollectJob(
             number=self.number,
-            slot=self.slot.index,
+            slot=self.shared_frame.index,
             shape=self.shape,
             stem=collected_stem(self.site, self.verdict),
             site=self.site,
@@ -87,59 +95,59 @@ class Collector:
         self,
         *,
         state_dir: Path,
-        settings: Collect,
+        settings: CollectionConfig,
         boot_epoch: int,
         clock: Clock,
-        supervisor: Supervisor | None = None,
+        supervisor: ThreadSupervisor | None = None,
     ) -> None:
         """Start nothing yet. Raises OSError where the system has no shared memory."""
-        self._folder = state_dir / FOLDER
+        self._folder = state_dir / SPOOL_FOLDER
         self._settings = settings
         self._boot_epoch = boot_epoch
         self._clock = clock
-        self._slots = [Slot(index) for index in range(SLOTS)]
-        self._free = list(self._slots)
-        self._rate = Rate(per_s=settings.max_per_s, burst=_BURST)
-        self._sample_rate = Rate(per_s=settings.max_per_s, burst=_BURST)
+        self._shared_frames = [SharedFrame(index) for index in range(SHARED_FRAMES)]
+        self._free = list(self._shared_frames)
+        self._rate = RateLimit(per_s=settings.max_per_s, burst=_BURST)
+        self._sample_rate = RateLimit(per_s=settings.max_per_s, burst=_BURST)
         self._lock = threading.Lock()
         self._number = 0
         self._pending: deque[_Pending] = deque()
         self._skipped = Counter[str]()
-        self._figures = Figures()
-        self._problem: str | None = None  # why there is no child
-        self._has_news = False  # settings that the child does not know yet
+        self._spool_status = SpoolStatus()
+        self._child_error: str | None = None  # why there is no child
+        self._has_new_settings = False  # settings that the child does not know yet
         self._closing = False
         self._is_closed = False
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._stopped = threading.Event()
-        self._child: Child | None = None
-        supervisor = supervisor or Supervisor(clock=clock)
+        self._child: CollectClient | None = None
+        supervisor = supervisor or ThreadSupervisor(clock=clock)
         self._conditions = supervisor.condition_log(_log)
-        self._thread = supervisor.thread(self._run, kind="collector", stop=self._stopped, on_fault=self._failed)
+        self._thread = supervisor.thread(self._run, kind="collector", stop=self._stopped, on_fault=self._on_fault)
 
     # --- the workers' side --------------------------------------------------------------------------------------------
 
     def offer(self, frame: Frame, verdict: Verdict, roi: Box) -> None:
         """Copy the frame if it is worth keeping; `roi` is the region that was judged. From any thread, never waits."""
         settings = self._settings
-        choice = choose(verdict, settings)
+        choice = select_frame(verdict, settings)
         if choice is not None:
             self._take(frame, verdict, roi, choice, settings)
 
     def offer_disagreement(self, frame: Frame, verdict: Verdict, roi: Box) -> None:
         """Likewise, for a frame that was offered before and on which the challenger of a shadow differs."""
         settings = self._settings
-        choice = choose(verdict, settings)
-        if choice is not None and choose(replace(verdict, challenger_outcome=None), settings) is None:
+        choice = select_frame(verdict, settings)
+        if choice is not None and select_frame(replace(verdict, challenger_outcome=None), settings) is None:
             self._take(frame, verdict, roi, choice, settings)
 
-    def _take(self, frame: Frame, verdict: Verdict, roi: Box, choice: Choice, settings: Collect) -> None:
+    def _take(self, frame: Frame, verdict: Verdict, roi: Box, choice: Selection, settings: CollectionConfig) -> None:
         is_sample = choice.reason is CollectReason.SAMPLE
         with self._lock:
-            if self._closing or len(self._free) <= (0 if is_sample else _FOR_SAMPLES):
+            if self._closing or len(self._free) <= (0 if is_sample else _RESERVED_FOR_SAMPLES):
                 self._skipped["busy"] += 1
                 return
-            if not (self._sample_rate if is_sample else self._rate).take(self._clock.monotonic_ns()):
+            if not (self._sample_rate if is_sample else self._rate).try_take(self._clock.monotonic_ns()):
                 self._skipped["rate"] += 1
                 return
             slot = self._free.pop()
@@ -164,21 +172,21 @@ class Collector:
         """Start the child."""
         self._thread.start()
 
-    def change(self, settings: Collect) -> None:
+    def set_settings(self, settings: CollectionConfig) -> None:
         """Go on with `settings`; from any thread."""
         with self._lock:
             self._settings = settings
-            self._rate.change(per_s=settings.max_per_s, burst=_BURST)
-            self._sample_rate.change(per_s=settings.max_per_s, burst=_BURST)
-            self._has_news = True
+            self._rate.set_limit(per_s=settings.max_per_s, burst=_BURST)
+            self._sample_rate.set_limit(per_s=settings.max_per_s, burst=_BURST)
+            self._has_new_settings = True
             self._wake_up()
 
     def health(self) -> CollectionHealth:
         """Where collecting stands."""
-        figures = self._figures
+        figures = self._spool_status
         with self._lock:
             skipped = dict(self._skipped)
-        error = self._problem or figures.error
+        error = self._child_error or figures.error
         return CollectionHealth(
             kept=figures.kept,
             dropped=figures.dropped,
@@ -197,7 +205,7 @@ class Collector:
         return self._number
 
     @property
-    def answered(self) -> int:
+    def settled(self) -> int:
         """The first so many of them are kept, or dropped and counted."""
         with self._lock:
             return self._pending[0].number - 1 if self._pending else self._number
@@ -236,14 +244,14 @@ class Collector:
     def _run(self) -> None:
         pause_s = _FIRST_PAUSE_S
         while True:
-            before = self._figures
+            before = self._spool_status
             try:
-                self._serve()
+                self._run_child()
             except UploadError as error:
-                self._note_death(str(error))
+                self._handle_child_failure(str(error))
             else:
                 return
-            if self._figures is not before:
+            if self._spool_status is not before:
                 pause_s = _FIRST_PAUSE_S
             if self._clock.wait(self._stopped, pause_s):
                 if not self._pending:
@@ -251,39 +259,39 @@ class Collector:
                 pause_s = 0.0  # one more try for what was taken
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
-    def _failed(self, fault: Fault) -> None:
-        self._problem = f"collecting met a bug and begins again ({fault.text}); the log has its trace"
+    def _on_fault(self, fault: Fault) -> None:
+        self._child_error = f"collecting met a bug and begins again ({fault.text}); the log has its trace"
 
-    def _serve(self) -> None:
+    def _run_child(self) -> None:
         """Start a child and work with it until it is time to stop. Raises UploadError when it ends before."""
-        setup = Setup(
+        setup = CollectSetup(
             folder=self._folder.absolute(),
             settings=self._settings,
-            slots=tuple(slot.fd for slot in self._slots),
+            slots=tuple(slot.fd for slot in self._shared_frames),
             boot_epoch=self._boot_epoch,
         )
-        child = self._child = Child(setup, pass_fds=setup.slots)
+        child = self._child = CollectClient(setup, pass_fds=setup.slots)
         try:
             with self._lock:
                 for pending in self._pending:
                     pending.is_sent = False
-            child.watch(self._wake)
+            child.register(self._wake)
             while not (self._closing and not self._pending):
-                for said in child.listen(_IDLE_S):
-                    self._hear(said)
-                self._tell(child)
+                for said in child.poll(_IDLE_S):
+                    self._handle_reply(said)
+                self._send_pending(child)
         finally:
             child.close()
             self._child = None
 
-    def _tell(self, child: Child) -> None:
+    def _send_pending(self, child: CollectClient) -> None:
         with suppress(BlockingIOError):
             os.eventfd_read(self._wake)
         with self._lock:
-            news, self._has_news = self._has_news, False
+            news, self._has_new_settings = self._has_new_settings, False
             unsent = [pending for pending in self._pending if not pending.is_sent]
         if news:
-            child.send(Change(settings=self._settings))
+            child.send(SettingsUpdate(settings=self._settings))
         for pending in unsent:
             try:
                 child.send(pending.job())
@@ -291,36 +299,36 @@ class Collector:
                 _log.warning("a frame is not kept: %s", error)
                 with self._lock:
                     self._pending.remove(pending)
-                    self._free.append(pending.slot)
+                    self._free.append(pending.shared_frame)
                     self._skipped["unspeakable"] += 1
             else:
                 pending.is_sent = True
 
-    def _hear(self, said: object) -> None:
+    def _handle_reply(self, said: object) -> None:
         match said:
-            case Taken():
-                self._figures = said.figures
-                self._is_well()
+            case JobDone():
+                self._spool_status = said.figures
+                self._clear_child_error()
                 with self._lock:
                     while self._pending and self._pending[0].number <= said.number:
-                        self._free.append(self._pending.popleft().slot)
-            case Moved():
-                self._figures = said.figures
-                self._is_well()
-            case Unable():
+                        self._free.append(self._pending.popleft().shared_frame)
+            case StatusUpdate():
+                self._spool_status = said.figures
+                self._clear_child_error()
+            case CollectFailed():
                 raise UploadError("unable", said.text)
             case _:
                 raise UploadError("crashed", "the collecting child answered what nobody asked")
 
-    def _is_well(self) -> None:
-        if self._problem is not None:
-            self._problem = None
-            self._conditions.well("collecting", "goes on")
+    def _clear_child_error(self) -> None:
+        if self._child_error is not None:
+            self._child_error = None
+            self._conditions.clear_fault("collecting", "goes on")
 
-    def _note_death(self, text: str) -> None:
+    def _handle_child_failure(self, text: str) -> None:
         """Say it; give up on a frame with which the child died again and again."""
-        self._conditions.broken("collecting", f"{text}; it goes on as soon as it can")
-        self._problem = text
+        self._conditions.report_fault("collecting", f"{text}; it goes on as soon as it can")
+        self._child_error = text
         with self._lock:
             if not self._pending or not self._pending[0].is_sent:
                 return
@@ -328,5 +336,5 @@ class Collector:
             first.tries += 1
             if first.tries >= _TRIES:
                 self._pending.popleft()
-                self._free.append(first.slot)
+                self._free.append(first.shared_frame)
                 self._skipped["crashed"] += 1

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from agent.wire.collected import CollectReason
 
 
-class Dropped(StrEnum):
+class CollectDropReason(StrEnum):
     """Why a frame that was chosen is not there."""
 
     BUDGET = "budget"  # of the day: all, of its reason or of its class
@@ -23,7 +23,7 @@ class Dropped(StrEnum):
     MISSING = "missing"  # its picture was removed or changed by somebody else
 
 
-class State(StrEnum):
+class UploadState(StrEnum):
     """How far an upload is."""
 
     WAITING = "waiting"
@@ -32,7 +32,7 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class NewItem:
+class NewSpoolItem:
     """A frame that shall be kept, encoded."""
 
     stem: str
@@ -45,7 +45,7 @@ class NewItem:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class UploadedChunk:
     """A part of a multipart upload that was acknowledged."""
 
     number: int  # from 1
@@ -54,7 +54,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class SpoolItem:
     """A kept frame on its way."""
 
     id: int
@@ -63,9 +63,9 @@ class Item:
     size: int  # of the picture, bytes
     sha256: str  # hex, of the picture
     sidecar: bytes
-    state: State
+    state: UploadState
     upload_id: str | None = None
-    parts: tuple[Part, ...] = ()
+    chunks: tuple[UploadedChunk, ...] = ()
 
     @property
     def key(self) -> str:

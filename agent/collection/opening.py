@@ -8,7 +8,7 @@ import sqlite3
 import time
 from typing import TYPE_CHECKING, Final
 
-from agent.collection.spool import IMAGES, Spool
+from agent.collection.spool import IMAGES_FOLDER, Spool
 from agent.errors import StateDirError
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ def open_spool(folder: Path, *, clock: Clock) -> Spool:
     A spool database that is damaged is put aside with its name changed; pictures that it knew are removed.
     """
     try:
-        (folder / IMAGES).mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock_fd = _locked(folder)
+        (folder / IMAGES_FOLDER).mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock_fd = _lock_folder(folder)
     except OSError as error:
         raise StateDirError(
             f"The folder {folder} cannot be used for collected frames: {error.strerror}. Give this user the right to "
@@ -79,7 +79,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _locked(folder: Path) -> int:
+def _lock_folder(folder: Path) -> int:
     """Hold the folder's lock; the child of a killed agent lets it go within a moment. Raises OSError."""
     descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     deadline = time.monotonic() + _LOCK_WAIT_S

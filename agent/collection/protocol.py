@@ -1,8 +1,8 @@
 """What the inspecting process and the child that keeps and uploads say to each other: JSON, one line each.
 
 The pixels travel in shared memory: `slots` are the file descriptors, inherited by the child, of anonymous files. A slot
-belongs to the child from the `Job` that names it until the `Taken` that gives it back. A child that died is followed by
-another one, which gets all jobs without an answer again, in their order; the numbers tell it which it has done.
+belongs to the child from the `Job` that names it until the `JobDone` that gives it back. A child that died is followed
+by another one, which gets all jobs without an answer again, in their order; the numbers tell it which it has done.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from agent.config import Collect
+from agent.config import CollectionConfig
 from agent.wire.collected import CollectReason
 
 MAX_LINE_BYTES: Final = 64 * 1024
@@ -26,31 +26,31 @@ class _Strict(BaseModel):
 # --- to the child -----------------------------------------------------------------------------------------------------
 
 
-class Setup(_Strict):
+class CollectSetup(_Strict):
     """The first line: keep the spool in `folder` until standard input ends."""
 
     kind: Literal["setup"] = "setup"
     folder: Path
-    settings: Collect
+    settings: CollectionConfig
     slots: tuple[int, ...] = Field(max_length=64)
     boot_epoch: int = Field(ge=0)
 
 
-class Check(_Strict):
-    """The only line: can the target be used? Answered by `Checked`."""
+class TargetCheck(_Strict):
+    """The only line: can the target be used? Answered by `TargetCheckResult`."""
 
     kind: Literal["check"] = "check"
-    settings: Collect
+    settings: CollectionConfig
     thing: str
 
 
-class Begin(_Strict):
+class CollectStart(_Strict):
     """The first line as a whole."""
 
-    body: Annotated[Setup | Check, Field(discriminator="kind")]
+    body: Annotated[CollectSetup | TargetCheck, Field(discriminator="kind")]
 
 
-class Job(_Strict):
+class CollectJob(_Strict):
     """A frame in a slot, to be encoded and kept."""
 
     kind: Literal["job"] = "job"
@@ -66,23 +66,23 @@ class Job(_Strict):
     verdict: dict[str, Any]  # as `encode_verdict` writes it
 
 
-class Change(_Strict):
+class SettingsUpdate(_Strict):
     """Go on with these settings."""
 
     kind: Literal["change"] = "change"
-    settings: Collect
+    settings: CollectionConfig
 
 
-class Order(_Strict):
-    """Every line after a `Setup`."""
+class CollectOrder(_Strict):
+    """Every line after a `CollectSetup`."""
 
-    body: Annotated[Job | Change, Field(discriminator="kind")]
+    body: Annotated[CollectJob | SettingsUpdate, Field(discriminator="kind")]
 
 
 # --- from the child ---------------------------------------------------------------------------------------------------
 
 
-class Figures(_Strict):
+class SpoolStatus(_Strict):
     """Where the spool stands; counts since the spool was made."""
 
     kept: dict[CollectReason, int] = Field(default_factory=dict)  # CollectReason -> frames
@@ -95,22 +95,22 @@ class Figures(_Strict):
     error: str | None = None  # why nothing is uploaded or kept at the moment
 
 
-class Taken(_Strict):
+class JobDone(_Strict):
     """The job is done, for good: kept, or dropped and counted. Its slot is free."""
 
     kind: Literal["taken"] = "taken"
     number: int
-    figures: Figures
+    figures: SpoolStatus
 
 
-class Moved(_Strict):
-    """Figures that changed by themselves: uploads, errors. Also the answer to `Setup`."""
+class StatusUpdate(_Strict):
+    """Figures that changed by themselves: uploads, errors. Also the answer to `CollectSetup`."""
 
     kind: Literal["moved"] = "moved"
-    figures: Figures
+    figures: SpoolStatus
 
 
-class Checked(_Strict):
+class TargetCheckResult(_Strict):
     """What a `Check` saw."""
 
     kind: Literal["checked"] = "checked"
@@ -119,14 +119,14 @@ class Checked(_Strict):
     text: str
 
 
-class Unable(_Strict):
+class CollectFailed(_Strict):
     """The child cannot work at all, and ends."""
 
     kind: Literal["unable"] = "unable"
     text: str
 
 
-class Said(_Strict):
+class CollectReply(_Strict):
     """One line of the child's standard output."""
 
-    body: Annotated[Taken | Moved | Checked | Unable, Field(discriminator="kind")]
+    body: Annotated[JobDone | StatusUpdate | TargetCheckResult | CollectFailed, Field(discriminator="kind")]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from agent.records import Pixels
 
 
-class Slot:
+class SharedFrame:
     """Room for one frame in an anonymous file; it grows to the largest frame that it held."""
 
     def __init__(self, index: int) -> None:
@@ -35,7 +35,7 @@ class Slot:
         self._map = None
 
 
-def view(fd: int, shape: tuple[int, ...]) -> Pixels:
+def view_shared_frame(fd: int, shape: tuple[int, ...]) -> Pixels:
     """Return what a slot holds, read-only, in the process that inherited `fd`."""
     size = int(np.prod(shape))
     return np.frombuffer(mmap.mmap(fd, size, prot=mmap.PROT_READ), np.uint8).reshape(shape)

@@ -24,8 +24,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from agent.clock import NS_PER_S
-from agent.collection.items import Dropped, Item, NewItem, Part, State
-from agent.collection.protocol import Figures
+from agent.collection.items import CollectDropReason, NewSpoolItem, SpoolItem, UploadedChunk, UploadState
+from agent.collection.protocol import SpoolStatus
 from agent.durable import sync_directory
 from agent.wire.collected import CollectReason
 
@@ -34,16 +34,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.clock import Clock
-    from agent.config import Collect
+    from agent.config import CollectionConfig
 
-FOLDER: Final = "collected"  # below the state directory
-IMAGES: Final = "images"
+SPOOL_FOLDER: Final = "collected"  # below the state directory
+IMAGES_FOLDER: Final = "images"
 _DAYS_KEPT: Final = 3
-_LEAVING: Final = ("sample", "disagreement", "unsure", "defect")  # when the disk's cap is reached, in this order
+_EVICTION_ORDER: Final = ("sample", "disagreement", "unsure", "defect")  # when the disk's cap is reached, in this order
 
 
 @dataclass(slots=True)
-class _Sums:
+class _Totals:
     """What the rows add up to; changed only after a commit."""
 
     waiting: int = 0
@@ -58,14 +58,14 @@ class Spool:
 
     def __init__(self, folder: Path, *, connection: sqlite3.Connection, lock_fd: int, clock: Clock) -> None:
         self._folder = folder
-        self._images = folder / IMAGES
+        self._images = folder / IMAGES_FOLDER
         self._db = connection
         self._lock_fd = lock_fd
         self._clock = clock
         self._lock = threading.RLock()
-        self._in_flight: int | None = None
-        self._uncounted = Counter[tuple[str, str]]()  # what the disk refused to write down
-        self._sums = _Sums()
+        self._uploading: int | None = None
+        self._uncommitted_counts = Counter[tuple[str, str]]()  # what the disk refused to write down
+        self._totals = _Totals()
         self.added = threading.Event()  # there may be something to upload
         self._recover()
 
@@ -77,17 +77,19 @@ class Spool:
 
     # --- in -----------------------------------------------------------------------------------------------------------
 
-    def is_done(self, boot_epoch: int, number: int) -> bool:
+    def is_known_job(self, boot_epoch: int, number: int) -> bool:
         """Whether this job was kept or dropped before: by a child that died before it could say so."""
         with self._lock:
             row = self._db.execute("SELECT boot_epoch, number FROM job").fetchone()
         return row is not None and row[0] == boot_epoch and number <= row[1]
 
-    def has_room(self, reason: CollectReason, class_name: str | None, settings: Collect, *, need: int = 1) -> bool:
+    def has_room(
+        self, reason: CollectReason, class_name: str | None, settings: CollectionConfig, *, need: int = 1
+    ) -> bool:
         """Whether the day's budgets allow `need` more bytes; asked before the work of encoding, and again after it."""
         day = self._today()
         with self._lock:
-            days = self._sums.days
+            days = self._totals.days
             limits = [(("all", ""), settings.max_bytes_per_day)]
             if (of_reason := settings.max_bytes_per_day_of_reason.get(reason.value)) is not None:
                 limits.append((("reason", reason.value), of_reason))
@@ -95,45 +97,45 @@ class Spool:
                 limits.append((("class", class_name), of_class))
             return all(days[day, kind, name] + need <= limit for (kind, name), limit in limits)
 
-    def drop(self, cause: Dropped, *, job: tuple[int, int]) -> None:
+    def drop(self, cause: CollectDropReason, *, job: tuple[int, int]) -> None:
         """Count a chosen frame that is not kept."""
         with self._lock:
-            self._uncounted["dropped", cause.value] += 1
+            self._uncommitted_counts["dropped", cause.value] += 1
             try:
                 with self._transaction():
-                    self._note_job(job)
+                    self._record_job(job)
             except sqlite3.Error:  # the next transaction that the disk takes counts it
                 return
 
-    def add(self, item: NewItem, *, settings: Collect, job: tuple[int, int]) -> Dropped | None:
+    def add(self, item: NewSpoolItem, *, settings: CollectionConfig, job: tuple[int, int]) -> CollectDropReason | None:
         """Keep a frame, or say why not; counted either way, once for a `job` (boot epoch, number)."""
         size = len(item.image)
-        cause: Dropped | None = None
-        if self._knows(item.stem):
-            cause = Dropped.REPEATED
+        cause: CollectDropReason | None = None
+        if self._has_stem(item.stem):
+            cause = CollectDropReason.REPEATED
         elif not self.has_room(item.reason, item.class_name, settings, need=size):
-            cause = Dropped.BUDGET
+            cause = CollectDropReason.BUDGET
         elif size > settings.max_disk_bytes:
-            cause = Dropped.DISK_CAP
+            cause = CollectDropReason.DISK_CAP
         elif self._free_bytes() < size + settings.min_free_disk_bytes:
-            cause = Dropped.DISK_FULL
+            cause = CollectDropReason.DISK_FULL
         if cause is None:
             path = self._images / f"{item.stem.rpartition('/')[2]}.{item.suffix}"
             try:
                 self._write(path, item.image)
-                self._book(item, path, settings, job)
+                self._insert_row(item, path, settings, job)
             except (OSError, sqlite3.Error):
                 path.unlink(missing_ok=True)
-                cause = Dropped.DISK_FULL
+                cause = CollectDropReason.DISK_FULL
         if cause is not None:
             self.drop(cause, job=job)
             return cause
         with self._lock, suppress(sqlite3.Error):  # the next frame that is kept tries again
-            self._keep_to_cap(settings.max_disk_bytes)
+            self._enforce_cap(settings.max_disk_bytes)
         self.added.set()
         return None
 
-    def _knows(self, stem: str) -> bool:
+    def _has_stem(self, stem: str) -> bool:
         with self._lock:
             return self._db.execute("SELECT 1 FROM item WHERE stem = ?", (stem,)).fetchone() is not None
 
@@ -150,8 +152,8 @@ class Spool:
             raise
         sync_directory(self._images)
 
-    def _book(self, item: NewItem, path: Path, settings: Collect, job: tuple[int, int]) -> None:
-        day, size, sums = self._today(), len(item.image), self._sums
+    def _insert_row(self, item: NewSpoolItem, path: Path, settings: CollectionConfig, job: tuple[int, int]) -> None:
+        day, size, sums = self._today(), len(item.image), self._totals
         booked = [("all", ""), ("reason", item.reason.value), ("class", item.class_name or "")]
         with self._lock:
             with self._transaction():
@@ -177,37 +179,37 @@ class Spool:
                     (day, _DAYS_KEPT),
                 )
                 self._count("kept", item.reason.value)
-                self._note_job(job)
+                self._record_job(job)
             sums.waiting += 1
             sums.waiting_bytes += size
             sums.counts["kept", item.reason.value] += 1
             for kind, name in booked:
                 sums.days[day, kind, name] += size
 
-    def _keep_to_cap(self, max_bytes: int) -> None:
+    def _enforce_cap(self, max_bytes: int) -> None:
         """Drop what must leave, in the order of `_LEAVING`; its counts and the rows in one transaction."""
-        excess = self._sums.waiting_bytes - max_bytes
+        excess = self._totals.waiting_bytes - max_bytes
         if excess <= 0:
             return
         victims: list[tuple[int, str, int, str]] = []
-        for reason in _LEAVING:
+        for reason in _EVICTION_ORDER:
             rows = self._db.execute("SELECT id, file, bytes, state FROM item WHERE reason = ? ORDER BY id", (reason,))
             for row in rows:
                 if excess <= 0:
                     break
-                if row[0] != self._in_flight:
+                if row[0] != self._uploading:
                     victims.append(row)
                     excess -= row[2]
         with self._transaction():
             self._db.executemany("DELETE FROM item WHERE id = ?", [(victim[0],) for victim in victims])
-            self._count("dropped", Dropped.DISK_CAP, len(victims))
-        self._sums.counts["dropped", Dropped.DISK_CAP.value] += len(victims)
+            self._count("dropped", CollectDropReason.DISK_CAP, len(victims))
+        self._totals.counts["dropped", CollectDropReason.DISK_CAP.value] += len(victims)
         for _, file, size, state in victims:
-            self._gone(file, size, state)
+            self._remove_row(file, size, state)
 
     # --- out ----------------------------------------------------------------------------------------------------------
 
-    def turn_to(self, target: str) -> None:
+    def set_target(self, target: str) -> None:
         """Begin every upload anew, those set aside too, where `target` is another one than before."""
         with self._lock:
             if self._db.execute("SELECT 1 FROM target WHERE name = ?", (target,)).fetchone() is not None:
@@ -216,9 +218,9 @@ class Spool:
                 self._db.execute("DELETE FROM part")
                 self._db.execute("UPDATE item SET state = 'waiting', upload_id = NULL")
                 self._db.execute("INSERT OR REPLACE INTO target VALUES(1, ?)", (target,))
-            self._sums.set_aside = 0
+            self._totals.set_aside = 0
 
-    def next_item(self) -> Item | None:
+    def next_item(self) -> SpoolItem | None:
         """The oldest frame that waits, which is safe from the cap until `done`, `set_aside` or `put_back`."""
         with self._lock:
             row = self._db.execute(
@@ -229,75 +231,75 @@ class Spool:
                 return None
             number, stem, file, size, sha256, sidecar, state, upload_id = row
             parts = self._db.execute("SELECT number, etag, sha256 FROM part WHERE item = ? ORDER BY number", (number,))
-            self._in_flight = number
-            return Item(
+            self._uploading = number
+            return SpoolItem(
                 id=number,
                 stem=stem,
                 path=self._images / file,
                 size=size,
                 sha256=sha256,
                 sidecar=sidecar,
-                state=State(state),
+                state=UploadState(state),
                 upload_id=upload_id,
-                parts=tuple(Part(*part) for part in parts),
+                chunks=tuple(UploadedChunk(*part) for part in parts),
             )
 
-    def put_back(self) -> None:
+    def release_item(self) -> None:
         """Nothing is being uploaded at the moment."""
         with self._lock:
-            self._in_flight = None
+            self._uploading = None
 
-    def begin_multipart(self, item: Item, upload_id: str | None) -> None:
+    def begin_multipart(self, item: SpoolItem, upload_id: str | None) -> None:
         """Remember the multipart upload of the picture; None: there is none any more, its parts are void."""
         with self._lock, self._transaction():
             self._db.execute("DELETE FROM part WHERE item = ?", (item.id,))
             self._db.execute("UPDATE item SET upload_id = ? WHERE id = ?", (upload_id, item.id))
 
-    def part_done(self, item: Item, part: Part) -> None:
+    def record_chunk(self, item: SpoolItem, part: UploadedChunk) -> None:
         """Remember a part that was acknowledged."""
         with self._lock, self._transaction():
             self._db.execute("INSERT INTO part VALUES(?, ?, ?, ?)", (item.id, part.number, part.etag, part.sha256))
 
-    def image_done(self, item: Item) -> None:
+    def mark_image_uploaded(self, item: SpoolItem) -> None:
         """The picture is at the target; its sidecar comes next."""
         with self._lock, self._transaction():
             self._db.execute("UPDATE item SET state = 'sidecar' WHERE id = ?", (item.id,))
 
-    def done(self, item: Item) -> None:
+    def complete(self, item: SpoolItem) -> None:
         """Picture and sidecar are at the target: the frame leaves this disk."""
         with self._lock:
             with self._transaction():
                 self._db.execute("DELETE FROM item WHERE id = ?", (item.id,))
                 self._count("uploaded", "")
-            self._sums.counts["uploaded", ""] += 1
-            self._in_flight = None
-            self._gone(item.path.name, item.size, item.state)
+            self._totals.counts["uploaded", ""] += 1
+            self._uploading = None
+            self._remove_row(item.path.name, item.size, item.state)
 
-    def lost(self, item: Item) -> None:
+    def mark_missing(self, item: SpoolItem) -> None:
         """The picture is not what was kept: somebody removed or changed it."""
         with self._lock:
             with self._transaction():
                 self._db.execute("DELETE FROM item WHERE id = ?", (item.id,))
-                self._count("dropped", Dropped.MISSING)
-            self._sums.counts["dropped", Dropped.MISSING.value] += 1
-            self._in_flight = None
-            self._gone(item.path.name, item.size, item.state)
+                self._count("dropped", CollectDropReason.MISSING)
+            self._totals.counts["dropped", CollectDropReason.MISSING.value] += 1
+            self._uploading = None
+            self._remove_row(item.path.name, item.size, item.state)
 
-    def set_aside(self, item: Item) -> None:
+    def set_aside(self, item: SpoolItem) -> None:
         """The target will not have it: nothing is overwritten there, nothing deleted here, and the others go on."""
         with self._lock:
             with self._transaction():
                 self._db.execute("UPDATE item SET state = 'aside' WHERE id = ?", (item.id,))
-            self._sums.set_aside += 1
-            self._in_flight = None
+            self._totals.set_aside += 1
+            self._uploading = None
 
-    def figures(self, *, error: str | None = None) -> Figures:
+    def status(self, *, error: str | None = None) -> SpoolStatus:
         """Where the spool stands."""
         day = self._today()
         with self._lock:
-            sums = self._sums
-            counts = sums.counts + self._uncounted
-            return Figures(
+            sums = self._totals
+            counts = sums.counts + self._uncommitted_counts
+            return SpoolStatus(
                 kept={CollectReason(name): n for (kind, name), n in counts.items() if kind == "kept"},
                 dropped={name: n for (kind, name), n in counts.items() if kind == "dropped"},
                 uploaded=counts["uploaded", ""],
@@ -310,10 +312,10 @@ class Spool:
 
     # --- rows ---------------------------------------------------------------------------------------------------------
 
-    def _gone(self, file: str, size: int, state: str) -> None:
-        self._sums.waiting -= 1
-        self._sums.waiting_bytes -= size
-        self._sums.set_aside -= state == State.ASIDE
+    def _remove_row(self, file: str, size: int, state: str) -> None:
+        self._totals.waiting -= 1
+        self._totals.waiting_bytes -= size
+        self._totals.set_aside -= state == UploadState.ASIDE
         (self._images / file).unlink(missing_ok=True)
 
     def _count(self, kind: str, name: str, n: int = 1) -> None:
@@ -321,13 +323,13 @@ class Spool:
             "INSERT INTO count VALUES(?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n", (kind, name, n)
         )
 
-    def _note_job(self, job: tuple[int, int]) -> None:
+    def _record_job(self, job: tuple[int, int]) -> None:
         self._db.execute("INSERT OR REPLACE INTO job VALUES(1, ?, ?)", job)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         """Commit on the way out, with what could not be counted before. Raises sqlite3.Error; then nothing changed."""
-        late = Counter(self._uncounted)
+        late = Counter(self._uncommitted_counts)
         self._db.execute("BEGIN IMMEDIATE")
         try:
             for (kind, name), n in late.items():
@@ -338,8 +340,8 @@ class Spool:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
-        self._sums.counts.update(late)
-        self._uncounted -= late
+        self._totals.counts.update(late)
+        self._uncommitted_counts -= late
 
     def _recover(self) -> None:
         """Make rows and pictures agree, then read what they add up to."""
@@ -348,12 +350,12 @@ class Spool:
         if lost:
             with self._transaction():
                 self._db.executemany("DELETE FROM item WHERE id = ?", lost)
-                self._count("dropped", Dropped.MISSING, len(lost))
+                self._count("dropped", CollectDropReason.MISSING, len(lost))
         known = {file for (file,) in self._db.execute("SELECT file FROM item")}
         for path in self._images.iterdir():
             if path.name not in known:
                 path.unlink()  # written, and not kept yet; or uploaded, and not removed yet
-        sums = self._sums
+        sums = self._totals
         sums.waiting, sums.waiting_bytes, sums.set_aside = self._db.execute(
             "SELECT count(*), coalesce(sum(bytes), 0), coalesce(sum(state = 'aside'), 0) FROM item"
         ).fetchone()

@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agent import config as configuration
 from agent.adapters.onnx import OnnxModel
-from agent.app.choose import site_lease
+from agent.app.choose import make_site_lease
 from agent.clock import SystemClock
 from agent.commands import explain
 from agent.errors import OperatorError, ReleaseError
 from agent.images import MAX_IMAGE_BYTES
 from agent.model import acceptance
 from agent.model.acceptance import AcceptanceSet
-from agent.model.journal import peek
-from agent.model.standing import folder_of
-from agent.model.store import Store
+from agent.model.journal import load_read_only
+from agent.model.standing import lifecycle_dir
+from agent.model.store import ReleaseStore
 
 if TYPE_CHECKING:
     from agent.config import Config
-    from agent.model.acceptance import Part, PartResult
+    from agent.model.acceptance import LabelledPart, LabelledPartResult
 
 _KEY_PARTS: Final = 4  # line/camera/boot_epoch/seq
 _SLOW_PARTS: Final = 50  # from so many on a terminal sees how far it is
@@ -46,27 +46,27 @@ def _inspection(config: Config, asked: str | None) -> str:
     return asked
 
 
-def _set_of(config: Config, name: str) -> AcceptanceSet:
-    return AcceptanceSet(acceptance.folder_of(config.state_dir, name))
+def _acceptance_set(config: Config, name: str) -> AcceptanceSet:
+    return AcceptanceSet(acceptance.acceptance_dir(config.state_dir, name))
 
 
 def running_release(config: Config, name: str) -> Path:
     """Folder of the release that judges `name`: the journal's active one, else the configuration's."""
-    folder = folder_of(config.state_dir, name)
-    record, _ = peek(folder)
+    folder = lifecycle_dir(config.state_dir, name)
+    record, _ = load_read_only(folder)
     if record.active is None:
         return config.inspections[name].release
-    return Store(folder, checkpoint=lambda _: None).release(record.active.ref)
+    return ReleaseStore(folder, checkpoint=lambda _: None).release_dir(record.active.ref)
 
 
 # --- the four commands ------------------------------------------------------------------------------------------------
 
 
-def _picture(config: Config, name: str, asked: str) -> tuple[bytes, str]:
+def _load_picture(config: Config, name: str, asked: str) -> tuple[bytes, str]:
     """Bytes and origin of a picture file, or of the kept frame of a verdict key. Raises KensaError."""
     path, origin = Path(asked), asked
     if not path.exists() and len(asked.split("/")) == _KEY_PARTS and not path.suffix:
-        told = explain.explain(config.state_dir, config, asked)
+        told = explain.build_explanation(config.state_dir, config, asked)
         judged = told.verdict.origin.inspection
         if judged != name:
             raise OperatorError(f"{asked} was judged by the inspection {judged}, not by {name}")
@@ -96,22 +96,22 @@ def _check_label(config: Config, name: str, label: str) -> None:
 
 def _add(config: Config, name: str, arguments: argparse.Namespace) -> int:
     _check_label(config, name, arguments.label)
-    pictures = [_picture(config, name, asked) for asked in arguments.images]  # all are there before one is added
-    parts, by = _set_of(config, name), arguments.by or getpass.getuser()
+    pictures = [_load_picture(config, name, asked) for asked in arguments.images]  # all are there before one is added
+    parts, by = _acceptance_set(config, name), arguments.by or getpass.getuser()
     for data, origin in pictures:
         now_ns = SystemClock().utc_ns()
         part, is_new = parts.add(data, label=arguments.label, by=by, origin=origin, now_utc_ns=now_ns)
-        print(f"{part.number}  {part.label}  {'added' if is_new else 'label replaced'}: {origin}")
+        print(f"{part.short_digest}  {part.label}  {'added' if is_new else 'label replaced'}: {origin}")
     return 0
 
 
 def _list(config: Config, name: str, arguments: argparse.Namespace) -> int:
-    parts = _set_of(config, name).parts()
+    parts = _acceptance_set(config, name).parts()
     if arguments.json:
         print(json.dumps([part.model_dump(mode="json") for part in parts]))
         return 0
     for part in parts:
-        print(f"{part.number}  {part.label:<12} {part.added_utc}  {part.by:<12} {part.origin}")
+        print(f"{part.short_digest}  {part.label:<12} {part.added_utc}  {part.by:<12} {part.origin}")
     good = sum(part.label == acceptance.OK for part in parts)
     size = sum(part.length_bytes for part in parts)
     print(f"{name}: {len(parts)} parts, {good} of them ok, {size / 1e6:.1f} MB")
@@ -120,28 +120,28 @@ def _list(config: Config, name: str, arguments: argparse.Namespace) -> int:
 
 def _remove(config: Config, name: str, arguments: argparse.Namespace) -> int:
     for number in arguments.numbers:
-        part = _set_of(config, name).remove(number)
-        print(f"{part.number}  {part.label}  removed: {part.origin}")
+        part = _acceptance_set(config, name).remove(number)
+        print(f"{part.short_digest}  {part.label}  removed: {part.origin}")
     return 0
 
 
 def _run(config: Config, name: str, arguments: argparse.Namespace) -> int:
-    parts = _set_of(config, name)
+    parts = _acceptance_set(config, name)
     count = len(parts.parts())
     if not count:
         raise OperatorError(f"{name} has no labelled parts yet: kensa model acceptance add ... --label ok|defect IMAGE")
     folder = arguments.release or running_release(config, name)
     model = OnnxModel.load(folder)
-    lease = site_lease(model, config.inspections[name], name=name)
-    done: list[PartResult] = []
+    lease = make_site_lease(model, config.inspections[name], name=name)
+    done: list[LabelledPartResult] = []
 
-    def on_part(result: PartResult) -> None:
+    def on_part(result: LabelledPartResult) -> None:
         done.append(result)
         if count >= _SLOW_PARTS and sys.stderr.isatty():
             print(f"\r{len(done)} of {count}", end="" if len(done) < count else "\n", file=sys.stderr, flush=True)
 
-    results = acceptance.run(parts, model, lease.rule, roi=config.inspections[name].roi, on_part=on_part)
-    wrong = [result for result in results if not result.right]
+    results = acceptance.evaluate_set(parts, model, lease.rule, roi=config.inspections[name].roi, on_part=on_part)
+    wrong = [result for result in results if not result.is_correct]
     right = count - len(wrong)
     identity = model.identity
     if arguments.json:
@@ -149,23 +149,23 @@ def _run(config: Config, name: str, arguments: argparse.Namespace) -> int:
         print(json.dumps({**told, "parts": count, "wrong": [_as_dict(result) for result in wrong]}))
     else:
         for result in wrong:
-            print(f"WRONG  {describe(result.part)}  {_said(result)}")
+            print(f"WRONG  {describe_part(result.part)}  {_result_text(result)}")
         print(f"{identity.name} {identity.version}: {right} of {count} labelled parts of {name} judged right")
     return ReleaseError.exit_code if wrong else 0
 
 
-def describe(part: Part) -> str:
+def describe_part(part: LabelledPart) -> str:
     """Number, label and where it came from."""
-    return f"{part.number}  labelled {part.label} by {part.by}, {part.origin}"
+    return f"{part.short_digest}  labelled {part.label} by {part.by}, {part.origin}"
 
 
-def _said(result: PartResult) -> str:
+def _result_text(result: LabelledPartResult) -> str:
     judgement = result.judgement
     why = judgement.reason or f"{judgement.class_name or 'no class'} {judgement.score:.3f}"
     return f"judged {judgement.outcome}: {why}"
 
 
-def _as_dict(result: PartResult) -> dict[str, Any]:
+def _as_dict(result: LabelledPartResult) -> dict[str, Any]:
     judgement = result.judgement
     return {
         **result.part.model_dump(mode="json"),

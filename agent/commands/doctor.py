@@ -16,21 +16,21 @@ from typing import TYPE_CHECKING, Final
 from agent import config as configuration
 from agent import control
 from agent.commands.examine import collecting, greengrass, line, machine, passwords, releases, state, topics, updates
-from agent.commands.examine.finding import Finding, Status, fail, ok
+from agent.commands.examine.finding import CheckResult, CheckStatus, fail, ok
 from agent.errors import ConfigError, ControlError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-EXIT_MENDING: Final = 2
-_MARKS: Final = {Status.OK: "OK", Status.WARN: "WARN", Status.FAIL: "FAIL"}
-_COLOURS: Final = {Status.OK: "32", Status.WARN: "33", Status.FAIL: "31"}
+EXIT_NOT_READY: Final = 2
+_MARKS: Final = {CheckStatus.OK: "OK", CheckStatus.WARN: "WARN", CheckStatus.FAIL: "FAIL"}
+_COLOURS: Final = {CheckStatus.OK: "32", CheckStatus.WARN: "33", CheckStatus.FAIL: "31"}
 _WIDTH: Final = 118
 
 
-def examine(path: Path | None) -> Iterator[Finding]:
+def run_checks(path: Path | None) -> Iterator[CheckResult]:
     """Every finding, in the order in which things need each other."""
-    yield from machine.examine()
+    yield from machine.run_checks()
     if path is None:
         return
     try:
@@ -42,28 +42,28 @@ def examine(path: Path | None) -> Iterator[Finding]:
     seen = f"{path}: {len(config.inspections)} inspection(s), {cameras} camera(s), digest {config.digest()[:12]}"
     yield ok("configuration", seen)
     holder = state.running_agent(config.state_dir)
-    yield from state.examine(config, running=holder is not None)
-    yield from greengrass.examine(config.state_dir)
-    yield from releases.examine(config)
-    yield from updates.examine(config, running=holder is not None)
-    yield from collecting.examine(config)
-    yield from line.examine_certificates(config)
-    yield from passwords.examine(config)
+    yield from state.run_checks(config, running=holder is not None)
+    yield from greengrass.run_checks(config.state_dir)
+    yield from releases.run_checks(config)
+    yield from updates.run_checks(config, running=holder is not None)
+    yield from collecting.run_checks(config)
+    yield from line.check_certificates(config)
+    yield from passwords.run_checks(config)
     if holder is None:
-        yield from line.examine_cameras(config)
-        broker = line.examine_broker(config)
+        yield from line.check_cameras(config)
+        broker = line.check_broker(config)
         yield broker
-        if broker.status is Status.OK:
-            yield from topics.examine(config, running=False)
+        if broker.status is CheckStatus.OK:
+            yield from topics.run_checks(config, running=False)
     else:
-        yield from _ask_agent(config, holder)
-        yield from topics.examine(config, running=True)
+        yield from _check_running_agent(config, holder)
+        yield from topics.run_checks(config, running=True)
 
 
-def _ask_agent(config: configuration.Config, holder: int) -> Iterator[Finding]:
+def _check_running_agent(config: configuration.Config, holder: int) -> Iterator[CheckResult]:
     yield ok("agent", f"runs on this state directory as process {holder}")
     try:
-        yield from line.from_agent(control.request(config.state_dir, "status"))
+        yield from line.results_from_agent(control.request(config.state_dir, "status"))
     except ControlError as error:
         yield fail("agent answers", str(error), "ask as the user who runs it; if it hangs, restart it")
 
@@ -75,25 +75,25 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object")
     arguments = parser.parse_args(argv)
     findings = []
-    for finding in examine(arguments.config):
+    for finding in run_checks(arguments.config):
         findings.append(finding)
         if not arguments.json:  # as they come: a camera may take ten seconds
             print(as_text(finding, colour=sys.stdout.isatty()), flush=True)
-    failed = sum(finding.status is Status.FAIL for finding in findings)
-    warned = sum(finding.status is Status.WARN for finding in findings)
+    failed = sum(finding.status is CheckStatus.FAIL for finding in findings)
+    warned = sum(finding.status is CheckStatus.WARN for finding in findings)
     if arguments.json:
         print(json.dumps({"ok": not failed, "findings": [_as_dict(finding) for finding in findings]}))
     else:
         verdict = f"{failed} to mend before the line can run" if failed else "the line can run"
         print(f"\n{len(findings)} checks: {verdict}, {warned} warning(s)")
-    return EXIT_MENDING if failed else 0
+    return EXIT_NOT_READY if failed else 0
 
 
-def _as_dict(finding: Finding) -> dict[str, str | None]:
+def _as_dict(finding: CheckResult) -> dict[str, str | None]:
     return {"check": finding.check, "status": finding.status, "seen": finding.seen, "remedy": finding.remedy}
 
 
-def as_text(finding: Finding, *, colour: bool) -> str:
+def as_text(finding: CheckResult, *, colour: bool) -> str:
     """One finding in aligned lines, the remedy below what was seen."""
     mark = f"{_MARKS[finding.status]:<4}"
     if colour:

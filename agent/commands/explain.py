@@ -19,12 +19,12 @@ import numpy as np
 
 from agent import config as configuration
 from agent import control, wire
-from agent.adapters.picture import Caption, Heat, draw
+from agent.adapters.picture import Caption, Heatmap, draw_verdict
 from agent.errors import ControlError, FrameError, KensaError, ReleaseError
 from agent.images import MAX_IMAGE_BYTES, ImageDecoder
 from agent.model import manifest as manifests
 from agent.outbox import lookup
-from agent.preprocess import Plan, Tile
+from agent.preprocess import InputPlan, InputTile
 from agent.records import Outcome
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Explanation:
 # --- finding ----------------------------------------------------------------------------------------------------------
 
 
-def find(state_dir: Path, key: str) -> Verdict:
+def find_verdict(state_dir: Path, key: str) -> Verdict:
     """Ask the running agent, or read its files. Raises KensaError with the keys that are known."""
     if len(key.split("/")) != 4:  # noqa: PLR2004 - the key's parts
         raise KensaError(f"{key[:200]!r} is not a verdict key: use line/camera/boot_epoch/seq, such as l1/cam/3/1042")
@@ -57,10 +57,10 @@ def find(state_dir: Path, key: str) -> Verdict:
         raise KensaError(f"{state_dir} is no directory: give the state_dir of the agent that judged")
     verdict = _from_agent(state_dir, key)
     if verdict is None:
-        found = lookup.find(state_dir, key)
+        found = lookup.find_verdict(state_dir, key)
         verdict = None if found is None else found.verdict
     if verdict is None:
-        raise KensaError(f"no verdict {key} is kept in {state_dir}. {_known(state_dir, key)}")
+        raise KensaError(f"no verdict {key} is kept in {state_dir}. {_known_keys_text(state_dir, key)}")
     return verdict
 
 
@@ -73,11 +73,11 @@ def _from_agent(state_dir: Path, key: str) -> Verdict | None:
     if told is None:
         return None
     message = wire.decode(json.dumps(told).encode())
-    return message.verdicts[0] if isinstance(message, wire.Delivery) else None
+    return message.verdicts[0] if isinstance(message, wire.DecodedVerdicts) else None
 
 
-def _known(state_dir: Path, key: str) -> str:
-    ranges = lookup.known(state_dir)
+def _known_keys_text(state_dir: Path, key: str) -> str:
+    ranges = lookup.known_ranges(state_dir)
     if not ranges:
         return "It holds no verdicts at all"
     line, camera, *_ = key.split("/")
@@ -91,9 +91,9 @@ def _known(state_dir: Path, key: str) -> str:
     return f"Known of this camera: {'; '.join(shown)}. Older ones left the history (outbox.history_days, history_bytes)"
 
 
-def explain(state_dir: Path, config: Config | None, key: str) -> Explanation:
+def build_explanation(state_dir: Path, config: Config | None, key: str) -> Explanation:
     """Everything about one verdict. Raises KensaError."""
-    verdict = find(state_dir, key)
+    verdict = find_verdict(state_dir, key)
     threshold, band = _threshold(config, verdict)
     frame, note = _frame(state_dir, verdict)
     return Explanation(verdict, threshold, band, frame, note)
@@ -106,7 +106,7 @@ def _threshold(config: Config | None, verdict: Verdict) -> tuple[float | None, f
     if inspection is None or origin.model is None:
         return None, 0.0
     try:
-        manifest = manifests.read(inspection.release)
+        manifest = manifests.read_manifest(inspection.release)
     except ReleaseError:
         return None, 0.0
     if manifest.identity(trusted=False).sha256 != origin.model.sha256:
@@ -138,7 +138,7 @@ def _frame(state_dir: Path, verdict: Verdict) -> tuple[Path | None, str | None]:
 # --- picture ----------------------------------------------------------------------------------------------------------
 
 
-def picture(explanation: Explanation) -> bytes | None:
+def render_image(explanation: Explanation) -> bytes | None:
     """PNG of the kept frame; None when there is none. Raises KensaError when it cannot be read."""
     if explanation.frame is None:
         return None
@@ -146,7 +146,9 @@ def picture(explanation: Explanation) -> bytes | None:
     judgement = explanation.verdict.judgement
     lines = tuple(row for row in rows(explanation) if row[0] not in {"frame", "inspection"})
     caption = Caption(str(judgement.outcome), headline(explanation), lines)
-    return draw(frame, caption=caption, box=judgement.box, heat=_heat(explanation.frame.with_suffix(".npz")))
+    return draw_verdict(
+        frame, caption=caption, box=judgement.box, heat=_load_heatmap(explanation.frame.with_suffix(".npz"))
+    )
 
 
 def _read_frame(path: Path) -> Pixels:
@@ -160,7 +162,7 @@ def _read_frame(path: Path) -> Pixels:
         decoder.close()
 
 
-def _heat(path: Path) -> Heat | None:
+def _load_heatmap(path: Path) -> Heatmap | None:
     """What the keeper wrote beside the frame; None for a model without evidence, or a damaged file."""
     try:
         with np.load(path, allow_pickle=False) as data:
@@ -168,13 +170,13 @@ def _heat(path: Path) -> Heat | None:
             scale_x, scale_y = (float(v) for v in data["scale"])
             left, top, width, height = (int(v) for v in data["roi"])
             input_h, input_w = (int(v) for v in data["input_hw"])
-            tiles = tuple(Tile(int(x), int(y)) for x, y in data["tiles"])
+            tiles = tuple(InputTile(int(x), int(y)) for x, y in data["tiles"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     if evidence.ndim != 3 or len(evidence) != len(tiles):  # noqa: PLR2004
         return None
     roi, size = (left, top, width, height), (input_h, input_w)
-    return Heat(evidence, Plan(roi, 0, size, tiles, scale_x, scale_y, size))
+    return Heatmap(evidence, InputPlan(roi, 0, size, tiles, scale_x, scale_y, size))
 
 
 # --- words ------------------------------------------------------------------------------------------------------------
@@ -252,9 +254,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object")
     arguments = parser.parse_args(argv)
     config = configuration.load(arguments.config) if arguments.config else None
-    explanation = explain(config.state_dir if config else arguments.state_dir, config, arguments.key)
+    explanation = build_explanation(config.state_dir if config else arguments.state_dir, config, arguments.key)
     drawn = None
-    png = picture(explanation)
+    png = render_image(explanation)
     if png is not None:
         name = "-".join(explanation.verdict.key.split("/")[1:])
         drawn = arguments.out or Path(f"explain-{name}.png")

@@ -24,7 +24,7 @@ from agent.commands.examine.state import running_agent
 from agent.errors import ControlError, FrameError, KensaError, ReleaseError, UsageError
 from agent.images import MAX_IMAGE_BYTES, ImageDecoder
 from agent.model import handlers
-from agent.model.standing import left
+from agent.model.standing import last_status
 from agent.wire import is_release_id
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _WHY_BYTES: Final = 200
 _PICTURES: Final = 24  # newest disagreements on a contact sheet
 
 
-def _ask(arguments: argparse.Namespace, command: str, **more: object) -> dict[str, Any]:
+def _request(arguments: argparse.Namespace, command: str, **more: object) -> dict[str, Any]:
     """Ask the running agent. Raises ControlError."""
     config = configuration.load(arguments.config)
     return control.request(config.state_dir, command, inspection=arguments.inspection, **more)
@@ -54,33 +54,35 @@ def _release(text: str) -> str:
 def _show(arguments: argparse.Namespace) -> int:
     is_running = True
     try:
-        inspections = _ask(arguments, "model.show")["inspections"]
+        inspections = _request(arguments, "model.show")["inspections"]
     except ControlError as error:
-        inspections, is_running = _left(arguments, error), False
+        inspections, is_running = _status_from_journals(arguments, error), False
     if arguments.json:
         print(json.dumps({"running": is_running, "inspections": inspections}))
         return 0
     if not is_running:
         print("No agent runs here. This is what the last one wrote down; the next start goes on from it.\n")
     now_utc_s = SystemClock().utc_ns() / NS_PER_S
-    print("\n\n".join("\n".join(model_text.show(values, now_utc_s=now_utc_s)) for values in inspections.values()))
+    print(
+        "\n\n".join("\n".join(model_text.format_status(values, now_utc_s=now_utc_s)) for values in inspections.values())
+    )
     return 0
 
 
-def _left(arguments: argparse.Namespace, error: ControlError) -> dict[str, Any]:
+def _status_from_journals(arguments: argparse.Namespace, error: ControlError) -> dict[str, Any]:
     """What the journals say, where no agent runs. Raises `error` where one does, or where there are no journals."""
     config = configuration.load(arguments.config)
     if config.updates is None or running_agent(config.state_dir) is not None:
         raise error
     names = sorted(config.inspections) if arguments.inspection is None else [arguments.inspection]
     shown = {}
-    for name in _known(config, names):
-        status, record = left(config.state_dir, name)
-        shown[name] = handlers.shown_values(status, [asdict(bad) for bad in record.bad])
+    for name in _check_inspections(config, names):
+        status, record = last_status(config.state_dir, name)
+        shown[name] = handlers.summary_values(status, [asdict(bad) for bad in record.bad])
     return shown
 
 
-def _known(config: configuration.Config, names: list[str]) -> list[str]:
+def _check_inspections(config: configuration.Config, names: list[str]) -> list[str]:
     """Return `names`. Raises UsageError for one that the configuration lacks."""
     if unknown := [name for name in names if name not in config.inspections]:
         known = ", ".join(sorted(config.inspections))
@@ -89,11 +91,11 @@ def _known(config: configuration.Config, names: list[str]) -> list[str]:
 
 
 def _history(arguments: argparse.Namespace) -> int:
-    answer = _ask(arguments, "model.history")
+    answer = _request(arguments, "model.history")
     if arguments.json:
         print(json.dumps({"inspection": answer["inspection"], "history": answer["history"]}))
     else:
-        print("\n".join(model_text.history(answer["history"])))
+        print("\n".join(model_text.format_history(answer["history"])))
     return 0
 
 
@@ -101,33 +103,33 @@ def _history(arguments: argparse.Namespace) -> int:
 
 
 def _desire(arguments: argparse.Namespace) -> int:
-    answer = _ask(arguments, "model.desire", release=_release(arguments.release))
+    answer = _request(arguments, "model.desire", release=_release(arguments.release))
     print(f"{answer['inspection']}: {answer['desired']} is wanted. `kensa model show` tells how far it is")
     return 0
 
 
 def _rollback(arguments: argparse.Namespace) -> int:
-    answer = _ask(arguments, "model.rollback", why=arguments.why[:_WHY_BYTES] or None)
+    answer = _request(arguments, "model.rollback", why=arguments.why[:_WHY_BYTES] or None)
     print(f"{answer['inspection']}: going back to the model before. `kensa model show` tells which judges now")
     return 0
 
 
 def _retry(arguments: argparse.Namespace) -> int:
-    answer = _ask(arguments, "model.retry", which=arguments.which)
+    answer = _request(arguments, "model.retry", which=arguments.which)
     what = answer["which"] or "what is desired"
     print(f"{answer['inspection']}: {what} may be tried again. Ask for it with `kensa model desire` if nobody does")
     return 0
 
 
 def _continue(arguments: argparse.Namespace) -> int:
-    answer = _ask(arguments, "model.continue")
+    answer = _request(arguments, "model.continue")
     print(f"{answer['inspection']}: the release goes on, its tests begin anew. `kensa model show` tells how far it is")
     return 0
 
 
 def _ab_start(arguments: argparse.Namespace) -> int:
     share = arguments.share / 100.0
-    answer = _ask(arguments, "model.desire", release=_release(arguments.release), mode="ab", share=share)
+    answer = _request(arguments, "model.desire", release=_release(arguments.release), mode="ab", share=share)
     print(
         f"{answer['inspection']}: {answer['desired']} is to judge {share:.0%} of the parts beside the active release, "
         "once it has passed the gates. `kensa model ab report` compares them"
@@ -136,19 +138,19 @@ def _ab_start(arguments: argparse.Namespace) -> int:
 
 
 def _ab_stop(arguments: argparse.Namespace) -> int:
-    answer = _ask(arguments, "model.stop_ab")
+    answer = _request(arguments, "model.stop_ab")
     print(f"{answer['inspection']}: the A/B test ends; the active release judges alone")
     return 0
 
 
 def _ab_promote(arguments: argparse.Namespace) -> int:
-    answer = _ask(arguments, "model.promote")
+    answer = _request(arguments, "model.promote")
     print(f"{answer['inspection']}: the challenger becomes the active release")
     return 0
 
 
 def _ab_report(arguments: argparse.Namespace) -> int:
-    answer = _ask(arguments, "model.ab_report")
+    answer = _request(arguments, "model.ab_report")
     report = answer["report"]
     drawn = 0
     if report is not None and arguments.pictures is not None:
@@ -159,15 +161,15 @@ def _ab_report(arguments: argparse.Namespace) -> int:
     elif report is None:
         print(f"{answer['inspection']}: no A/B test has run since the agent started. `kensa model ab start` begins one")
     else:
-        print("\n".join(model_text.comparison(report)))
+        print("\n".join(model_text.format_comparison(report)))
         if drawn:
             print(f"\n{drawn} pictures in {arguments.pictures}")
         elif arguments.pictures is not None:
-            print(f"\nno picture, {arguments.pictures} is not written: {_why_none(report)}")
+            print(f"\nno picture, {arguments.pictures} is not written: {_why_no_comparison(report)}")
     return 0
 
 
-def _why_none(report: dict[str, Any]) -> str:
+def _why_no_comparison(report: dict[str, Any]) -> str:
     if not report["disagreements"]:
         return "the two have not disagreed yet"
     return "no frame of a disagreement is kept. See `keep` in the configuration, or wait for more"
@@ -178,16 +180,16 @@ def _draw(state_dir: Path, report: dict[str, Any], out: Path) -> int:
 
     Raises KensaError.
     """
-    tiles: list[contact_sheet.Tile] = []
+    tiles: list[contact_sheet.SheetCell] = []
     for entry in reversed(report["disagreements"]):
         frame = None if entry["image"] is None else _frame(state_dir, entry["image"])
         if frame is not None and len(tiles) < _PICTURES:
             verdicts = f"champion {entry['champion']}, challenger {entry['challenger']}"
-            tiles.append(contact_sheet.Tile(frame, (entry["key"], verdicts)))
+            tiles.append(contact_sheet.SheetCell(frame, (entry["key"], verdicts)))
     if not tiles:
         return 0
     try:
-        out.write_bytes(contact_sheet.draw(tiles))
+        out.write_bytes(contact_sheet.draw_contact_sheet(tiles))
     except OSError as error:
         raise KensaError(f"{out} cannot be written: {error.strerror}. Choose another --pictures") from error
     return len(tiles)
@@ -219,7 +221,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     else:
         config = configuration.load(arguments.config)
         names = sorted(config.inspections) if arguments.inspection is None else [arguments.inspection]
-        folders = {name: acceptance.running_release(config, name) for name in _known(config, names)}
+        folders = {name: acceptance.running_release(config, name) for name in _check_inspections(config, names)}
     results = {name: _verified(folder) for name, folder in folders.items()}
     if arguments.json:
         print(json.dumps(results))

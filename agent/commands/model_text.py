@@ -6,8 +6,8 @@ import textwrap
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from agent.model.remedies import SAYS_IT_ALL, remedy
-from agent.model.transitions import MEANING, SAID, Event, State
+from agent.model.remedies import SELF_EXPLANATORY, remedy
+from agent.model.transitions import EVENT_MEANING, STATE_MEANING, LifecycleEvent, LifecycleState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -24,22 +24,24 @@ _TEXT: Final = 96
 _FIGURES_A_LINE: Final = 4
 
 
-def show(values: Values, *, now_utc_s: float) -> list[str]:
+def format_status(values: Values, *, now_utc_s: float) -> list[str]:
     """Everything about one inspection's model."""
     state = values["state"]
     since_s = values["since_utc_s"]
-    since = f" since {moment(since_s)} ({age(now_utc_s - since_s)})" if since_s else " since it was set up"
+    since = (
+        f" since {format_utc(since_s)} ({format_duration(now_utc_s - since_s)})" if since_s else " since it was set up"
+    )
     lines = [
         f"{values['inspection']}: {state.upper()}{since}",
-        _row("", f"{_meaning(state)}."),
+        _row("", f"{_state_meaning(state)}."),
     ]
     active = values["active"]
-    standing = "none can be loaded" if state == State.SAFE else "the factory release"
-    lines.append(_row("active", release(active) if active else standing))
+    standing = "none can be loaded" if state == LifecycleState.NO_MODEL else "the factory release"
+    lines.append(_row("active", format_release(active) if active else standing))
     if values["previous"]:
-        lines.append(_row("before", f"{release(values['previous'])}; {_way_back(values)}"))
+        lines.append(_row("before", f"{format_release(values['previous'])}; {_rollback_target(values)}"))
     if values["candidate"]:
-        lines.append(_row("candidate", release(values["candidate"])))
+        lines.append(_row("candidate", format_release(values["candidate"])))
     if values["share"]:
         lines.append(_row("", f"judges {values['share']:.0%} of the parts beside the active one"))
     if values["desired"]:
@@ -50,16 +52,16 @@ def show(values: Values, *, now_utc_s: float) -> list[str]:
         lines += _wrapped("last try", f"{failed['reason']}: {failed['text']}")
         if what_to_do := remedy("", failed["reason"]):
             lines += _wrapped("", f"what to do: {what_to_do}")
-    lines += refusal(values)
+    lines += format_refusal(values)
     if values["bad"]:
-        named = ", ".join(f"{bad['release']} ({_blamed(bad)})" for bad in values["bad"][-5:])
+        named = ", ".join(f"{bad['release']} ({_blocked_releases(bad)})" for bad in values["bad"][-5:])
         lines += _wrapped("not again", f"{named}; `kensa model retry` takes one off this list")
     if values["alarm"]:
         lines += _wrapped("ALARM", values["alarm"])
     return lines
 
 
-def refusal(values: Values) -> list[str]:
+def format_refusal(values: Values) -> list[str]:
     """The last refusal with its figures and limits side by side, and what to do."""
     refused = values["refusal"]
     if not refused:
@@ -71,35 +73,35 @@ def refusal(values: Values) -> list[str]:
     ]
     names = [*refused["figures"], *(name for name in refused["limits"] if name not in refused["figures"])]
     rows = [
-        (name, number(refused["figures"].get(name)), number(refused["limits"].get(name)))
+        (name, format_number(refused["figures"].get(name)), format_number(refused["limits"].get(name)))
         for name in sorted(names, key=lambda name: name not in refused["limits"])
     ]
     if rows:
-        lines += [_row("", line) for line in table([("figure", "measured", "limit"), *rows])]
-    if refused["reason"] not in SAYS_IT_ALL and (what_to_do := remedy(refused["gate"], refused["reason"])):
+        lines += [_row("", line) for line in format_table([("figure", "measured", "limit"), *rows])]
+    if refused["reason"] not in SELF_EXPLANATORY and (what_to_do := remedy(refused["gate"], refused["reason"])):
         lines += _wrapped("what to do", what_to_do)
     return lines
 
 
-def history(entries: Iterable[Values]) -> list[str]:
+def format_history(entries: Iterable[Values]) -> list[str]:
     """One line for each transition, oldest first."""
     rows: Rows = [("when (UTC)", "release", "from", "to", "why")]
     for entry in entries:
-        said = entry["note"] or _said(entry["event"])
+        said = entry["note"] or _event_text(entry["event"])
         rows.append(
-            (moment(entry["utc_s"]), entry["release_id"] or "-", str(entry["state"]), str(entry["after"]), said)
+            (format_utc(entry["utc_s"]), entry["release_id"] or "-", str(entry["state"]), str(entry["after"]), said)
         )
-    return table(rows) if len(rows) > 1 else ["nothing has happened yet: the factory release judges"]
+    return format_table(rows) if len(rows) > 1 else ["nothing has happened yet: the factory release judges"]
 
 
-def comparison(report: Values) -> list[str]:
+def format_comparison(report: Values) -> list[str]:
     """The paired comparison of an A/B test."""
     differ = report["let_through"] + report["rejected"]
     interval = f"95 % interval {report['disagreement_low']:.2%} to {report['disagreement_high']:.2%}"
     lines = [
         f"{report['pairs']} parts judged by both; they disagree on {differ} ({report['disagreement']:.2%}, {interval})",
         "",
-        *table(
+        *format_table(
             [
                 ("", "challenger: ok", "challenger: not ok"),
                 ("champion: ok", str(report["both_ok"]), str(report["rejected"])),
@@ -108,7 +110,7 @@ def comparison(report: Values) -> list[str]:
         ),
         "",
         "evidence that the disagreements lean to one side:",
-        f"  e-value    {number(report['e_value'])}  (may be looked at any time; 20 is some, 1000 is strong)",
+        f"  e-value    {format_number(report['e_value'])}  (may be looked at any time; 20 is some, 1000 is strong)",
         f"  McNemar p  {report['mcnemar_p']:.4g}  (holds for one look, at the end)",
         "",
     ]
@@ -116,11 +118,11 @@ def comparison(report: Values) -> list[str]:
     for arm in ("champion", "challenger"):
         seen = report[arm]
         counts = [str(seen[outcome]) for outcome in ("ok", "defect", "unsure", "unknown")]
-        rows.append((arm, *counts, milliseconds(seen["p50_us"]), milliseconds(seen["p99_us"])))
-    lines += table(rows)
+        rows.append((arm, *counts, format_milliseconds(seen["p50_us"]), format_milliseconds(seen["p99_us"])))
+    lines += format_table(rows)
     if report["disagreements"]:
         lines += ["", "the last disagreements:"]
-        lines += table(
+        lines += format_table(
             [
                 ("part", "champion", "challenger", "frame"),
                 *(
@@ -132,7 +134,7 @@ def comparison(report: Values) -> list[str]:
     return lines
 
 
-def brief(values: Values) -> str:
+def format_summary(values: Values) -> str:
     """One line for `kensa status`, and one more each for an alarm and for why a release was refused."""
     active = _named(values, "active") if values["active"] else "factory release"
     text = f"model {values['inspection']}: {values['state']}, {active}"
@@ -146,7 +148,7 @@ def brief(values: Values) -> str:
     return text + (f"\n  refused: {values['refusal']['text']}" if values["refusal"] else "")
 
 
-def _blamed(bad: Values) -> str:
+def _blocked_releases(bad: Values) -> str:
     return f"{bad['gate']}, manifest {bad['digest'][:_DIGEST]}" if bad["digest"] else str(bad["gate"])
 
 
@@ -161,12 +163,12 @@ def _named(values: Values, role: str) -> str:
 # --- small things -----------------------------------------------------------------------------------------------------
 
 
-def release(ref: Values) -> str:
+def format_release(ref: Values) -> str:
     """A release as people compare it."""
     return f"{ref['release']}  counter {ref['counter']}, manifest {ref['digest'][:_DIGEST]}"
 
 
-def moment(utc_s: float) -> str:
+def format_utc(utc_s: float) -> str:
     """A time, to the second, UTC."""
     try:
         return datetime.fromtimestamp(utc_s, UTC).strftime("%Y-%m-%d %H:%M:%S")
@@ -174,7 +176,7 @@ def moment(utc_s: float) -> str:
         return "unknown"
 
 
-def age(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A duration as one would say it."""
     if seconds < _MINUTE_S:
         return f"{max(0.0, seconds):.0f} s"
@@ -183,19 +185,19 @@ def age(seconds: float) -> str:
     return f"{seconds / _HOUR_S:.1f} h" if seconds < _DAY_S else f"{seconds / _DAY_S:.1f} days"
 
 
-def number(value: float | None) -> str:
+def format_number(value: float | None) -> str:
     """A figure in as few digits as tell it."""
     if value is None:
         return "-"
     return f"{value:.0f}" if float(value).is_integer() and abs(value) < 1e9 else f"{value:.4g}"  # noqa: PLR2004
 
 
-def milliseconds(microseconds: int | None) -> str:
+def format_milliseconds(microseconds: int | None) -> str:
     """A latency; `-` without parts."""
     return "-" if microseconds is None else f"{microseconds / 1_000:.2f}"
 
 
-def table(rows: Rows) -> list[str]:
+def format_table(rows: Rows) -> list[str]:
     """Aligned columns below the first row, their heads: numbers to the right, words to the left."""
     columns = []
     for column in zip(*rows, strict=True):
@@ -215,7 +217,7 @@ def _wrapped(label: str, text: str) -> list[str]:
 
 
 def _figures(label: str, figures: Values) -> list[str]:
-    told = [f"{name} {number(value)}" for name, value in figures.items()]
+    told = [f"{name} {format_number(value)}" for name, value in figures.items()]
     starts = range(0, len(told), _FIGURES_A_LINE)
     return [_row("" if start else label, ", ".join(told[start : start + _FIGURES_A_LINE])) for start in starts]
 
@@ -227,22 +229,22 @@ def _desired(values: Values) -> str:
     return f"{desired['release_id']}{mode}, said {desired['source']}{' (reached)' if reached else ''}"
 
 
-def _way_back(values: Values) -> str:
+def _rollback_target(values: Values) -> str:
     """Where a rollback leads: not to what is on the bad list."""
     if all(bad["digest"] != values["previous"]["digest"] for bad in values["bad"]):
         return "`kensa model rollback` goes back to it"
     return "refused, so a rollback leads to the factory release" if values["active"] else "refused"
 
 
-def _meaning(state: str) -> str:
+def _state_meaning(state: str) -> str:
     try:
-        return MEANING[State(state)]
+        return STATE_MEANING[LifecycleState(state)]
     except ValueError:
         return "This command is older than the agent and does not know that state"
 
 
-def _said(event: str) -> str:
+def _event_text(event: str) -> str:
     try:
-        return SAID[Event(event)]
+        return EVENT_MEANING[LifecycleEvent(event)]
     except ValueError:
         return event

@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from agent import config as configuration
 from agent import control
-from agent.app.choose import open_transport
+from agent.app.choose import make_transport
 from agent.clock import SystemClock
 from agent.errors import ControlError, KensaError, OutboxError, TransportError
-from agent.outbox.belt import Belt
-from agent.outbox.resend import Place, Range, parse_range, ranges_of, read_page
+from agent.outbox.belt import WriterSenderQueues
+from agent.outbox.resend import ReplayCursor, ReplayRange, parse_range, ranges_of, read_page
 from agent.outbox.rows import OutboxLimits
-from agent.outbox.sender import Sender
-from agent.supervision import Supervisor
+from agent.outbox.sender import OutboxSender
+from agent.supervision import ThreadSupervisor
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -39,27 +39,27 @@ _STALLED_S: Final = 60.0  # without one acknowledgement
 _PROGRESS_S: Final = 2.0
 _POLL_S: Final = 0.05
 _SHOWN: Final = 5  # ranges
-_MOST_WAITING: Final = 128  # messages, before more are read
-_FIRST: Final = Place()
+_MAX_WAITING: Final = 128  # messages, before more are read
+_FIRST: Final = ReplayCursor()
 
 
-class _Way(Protocol):
+class _ReplayChannel(Protocol):
     """How messages reach the broker."""
 
-    def page(self, wanted: Range, place: Place) -> tuple[Place | None, set[int], int] | None:
+    def page(self, wanted: ReplayRange, place: ReplayCursor) -> tuple[ReplayCursor | None, set[int], int] | None:
         """Send a page: where to go on, the numbers in it, its messages; None while it takes no more."""
 
     def waiting(self) -> int:
         """Messages that the broker has not acknowledged."""
 
 
-class _Agent:
+class _AgentChannel:
     """The agent that runs on the state directory."""
 
     def __init__(self, state_dir: Path) -> None:
         self._state_dir = state_dir
 
-    def page(self, wanted: Range, place: Place) -> tuple[Place | None, set[int], int] | None:
+    def page(self, wanted: ReplayRange, place: ReplayCursor) -> tuple[ReplayCursor | None, set[int], int] | None:
         answer = control.request(
             self._state_dir,
             "outbox.resend",
@@ -73,26 +73,28 @@ class _Agent:
             return None
         numbers = {n for first, last in answer["numbers"] for n in range(first, last + 1)}
         following = answer["place"]
-        return (None if following is None else Place(*following)), numbers, int(answer["messages"])
+        return (None if following is None else ReplayCursor(*following)), numbers, int(answer["messages"])
 
     def waiting(self) -> int:
         return int(control.request(self._state_dir, "outbox.resends")["waiting"])
 
 
-class _Alone:
+class _StandaloneChannel:
     """A connection of our own, while no agent runs; use as a context manager, with the state directory locked."""
 
     def __init__(self, config: Config) -> None:
         clock = SystemClock()
-        transport = open_transport(config, clock)
+        transport = make_transport(config, clock)
         if transport is None:
             raise OutboxError("transport is none: there is no broker to send to.")
         self._state_dir = config.state_dir
-        self._belt = Belt(live_rows=1)
+        self._queues = WriterSenderQueues(live_rows=1)
         spread = random.Random()  # noqa: S311 - spreads tries, guards nothing
-        self._sender = Sender(transport=transport, belt=self._belt, clock=clock, limits=OutboxLimits(), random=spread)
+        self._sender = OutboxSender(
+            transport=transport, belt=self._queues, clock=clock, limits=OutboxLimits(), random=spread
+        )
         self._stop = threading.Event()
-        self._thread = Supervisor(clock=clock).thread(self._run, kind="resend", stop=self._stop)
+        self._thread = ThreadSupervisor(clock=clock).thread(self._run, kind="resend", stop=self._stop)
 
     def __enter__(self) -> Self:
         self._sender.start()
@@ -103,16 +105,16 @@ class _Alone:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
-        self._belt.wake_sender.set()
+        self._queues.wake_sender.set()
         self._thread.join()
         self._sender.close(timeout_s=2.0)
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            self._belt.wake_sender.clear()
-            self._belt.wake_sender.wait(self._sender.step())
+            self._queues.wake_sender.clear()
+            self._queues.wake_sender.wait(self._sender.step())
 
-    def page(self, wanted: Range, place: Place) -> tuple[Place | None, set[int], int] | None:
+    def page(self, wanted: ReplayRange, place: ReplayCursor) -> tuple[ReplayCursor | None, set[int], int] | None:
         page = read_page(self._state_dir, wanted, place)
         for topic, payload in page.messages:
             self._sender.resend(topic, payload)
@@ -122,14 +124,14 @@ class _Alone:
         return self._sender.resends_waiting
 
 
-def _send(way: _Way, wanted: Range) -> tuple[set[int], int]:
+def _send(way: _ReplayChannel, wanted: ReplayRange) -> tuple[set[int], int]:
     """Send all of the range and wait for the broker; return the numbers that were found, and the messages."""
     numbers: set[int] = set()
-    place: Place | None = _FIRST
+    place: ReplayCursor | None = _FIRST
     messages = waiting = 0
     began = told = moved = time.monotonic()
     while place is not None or waiting:
-        page = None if place is None or waiting > _MOST_WAITING else way.page(wanted, place)
+        page = None if place is None or waiting > _MAX_WAITING else way.page(wanted, place)
         if page is not None:
             place, found, count = page
             numbers |= found
@@ -152,13 +154,13 @@ def _send(way: _Way, wanted: Range) -> tuple[set[int], int]:
     return numbers, messages
 
 
-def _carry_out(config: Config, wanted: Range) -> tuple[set[int], int]:
+def _resend_range(config: Config, wanted: ReplayRange) -> tuple[set[int], int]:
     try:
         control.request(config.state_dir, "outbox.resends")
     except ControlError:
-        with control.StateDir(config.state_dir), _Alone(config) as alone:
+        with control.StateDir(config.state_dir), _StandaloneChannel(config) as alone:
             return _send(alone, wanted)
-    return _send(_Agent(config.state_dir), wanted)
+    return _send(_AgentChannel(config.state_dir), wanted)
 
 
 def main(argv: list[str]) -> int:
@@ -173,7 +175,7 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     config = configuration.load(arguments.config)
     wanted = parse_range(config.state_dir, arguments.camera, arguments.range)
-    numbers, messages = _carry_out(config, wanted)
+    numbers, messages = _resend_range(config, wanted)
     missing = ranges_of(set(range(wanted.first, wanted.last + 1)) - numbers)
     not_kept = wanted.verdicts - len(numbers)
     if arguments.json:

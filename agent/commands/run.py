@@ -16,21 +16,21 @@ from typing import TYPE_CHECKING, Final
 
 from agent import app, config
 from agent.app import footprint, limits
-from agent.app.results import Results
-from agent.app.tally import Tally
+from agent.app.results import ResultsFile
+from agent.app.tally import RunSummary
 from agent.clock import NS_PER_S
 from agent.errors import KensaError, OperatorError
-from agent.supervision import Supervisor
+from agent.supervision import ThreadSupervisor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import FrameType
 
-    from agent.records import Dropped, Verdict
+    from agent.records import DroppedFrames, Verdict
 
-_SETTLED_S: Final = 5.0  # by then the first parts are judged and what only the start needed is known
-_AGAIN_S: Final = 600.0  # a model that was exchanged and paths that are rarely taken leave memory behind as well
-_LOOK_S: Final = 1.0  # how soon SIGHUP is seen
+_STABLE_S: Final = 5.0  # by then the first parts are judged and what only the start needed is known
+_RETRY_S: Final = 600.0  # a model that was exchanged and paths that are rarely taken leave memory behind as well
+_POLL_S: Final = 1.0  # how soon SIGHUP is seen
 _STDERR: Final = 2
 _log = logging.getLogger(__name__)
 
@@ -52,50 +52,50 @@ def main(argv: list[str]) -> int:
     )
     arguments = parser.parse_args(argv)
     given = config.load(arguments.config)
-    limits.allow_open_files()
-    record = _Record(given, arguments.results)
+    limits.raise_open_file_limit()
+    record = _RunResults(given, arguments.results)
     agent = app.build(given, observe=record.verdicts, on_drop=record.dropped, supervisor=record.supervisor)
     reread = threading.Event()
-    _take_signals(agent, reread)
+    _install_signal_handlers(agent, reread)
     try:
         agent.start()
     except BaseException:
         record.discard()
         raise
-    end: app.End | None = None
+    end: app.StopReason | None = None
     try:
-        end = _attend(agent, reread, arguments.config)
+        end = _wait_for_end(agent, reread, arguments.config)
     finally:
         clean = agent.stop()
-        record.close(is_wanted=end is app.End.FINISHED or arguments.results is not None)
+        record.close(is_wanted=end is app.StopReason.FINISHED or arguments.results is not None)
     if agent.supervisor.failure is not None:  # of the stop; one before it was raised by `wait`
         raise agent.supervisor.failure
     record.check()
     return 0 if clean else 1
 
 
-class _Record:
+class _RunResults:
     """What a run gave: the table that is printed at its end, and the rows of --results."""
 
     def __init__(self, given: config.Config, path: Path | None) -> None:
         """Make the file. Raises UsageError and OperatorError."""
-        self.supervisor = Supervisor()
+        self.supervisor = ThreadSupervisor()
         cameras = {camera: name for name, inspection in given.inspections.items() for camera in inspection.cameras}
-        self._tally = Tally(cameras)
-        self._results = None if path is None else Results(path, inspections=cameras, supervisor=self.supervisor)
+        self._tally = RunSummary(cameras)
+        self._results = None if path is None else ResultsFile(path, inspections=cameras, supervisor=self.supervisor)
         self._problem: OperatorError | None = None
 
     def verdicts(self, verdicts: Sequence[Verdict]) -> None:
         """Take verdicts; workers' threads."""
-        self._tally.verdicts(verdicts)
+        self._tally.add_verdicts(verdicts)
         if self._results is not None:
-            self._results.verdicts(verdicts)
+            self._results.add_verdicts(verdicts)
 
-    def dropped(self, dropped: Dropped) -> None:
+    def dropped(self, dropped: DroppedFrames) -> None:
         """Take frames without a verdict; any thread."""
-        self._tally.dropped(dropped)
+        self._tally.add_dropped(dropped)
         if self._results is not None:
-            self._results.dropped(dropped)
+            self._results.add_dropped(dropped)
 
     def discard(self) -> None:
         """The agent did not start: leave no empty file behind."""
@@ -121,15 +121,15 @@ class _Record:
             raise self._problem
 
 
-def _take_signals(agent: app.Agent, reread: threading.Event) -> None:
+def _install_signal_handlers(agent: app.Agent, reread: threading.Event) -> None:
     has_terminal = os.isatty(_STDERR)
 
     def ask_stop(_number: int, _frame: FrameType | None) -> None:
-        agent.ask_stop()
+        agent.request_stop()
 
     def ask_reread(_number: int, _frame: FrameType | None) -> None:
         if has_terminal and not os.isatty(_STDERR):  # it hung up
-            agent.ask_stop()
+            agent.request_stop()
         reread.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -137,16 +137,16 @@ def _take_signals(agent: app.Agent, reread: threading.Event) -> None:
     signal.signal(signal.SIGHUP, ask_reread)
 
 
-def _attend(agent: app.Agent, reread: threading.Event, path: Path) -> app.End:
+def _wait_for_end(agent: app.Agent, reread: threading.Event, path: Path) -> app.StopReason:
     """Wait for the end, and do meanwhile what is due. Raises InternalError."""
-    due_ns = agent.clock.monotonic_ns() + round(_SETTLED_S * NS_PER_S)
-    while (end := agent.wait(_LOOK_S)) is None:
+    due_ns = agent.clock.monotonic_ns() + round(_STABLE_S * NS_PER_S)
+    while (end := agent.wait(_POLL_S)) is None:
         if reread.is_set():
             reread.clear()
             _reread(agent, path)
         if agent.clock.monotonic_ns() >= due_ns:
-            footprint.give_back()
-            due_ns = agent.clock.monotonic_ns() + round(_AGAIN_S * NS_PER_S)
+            footprint.trim_memory()
+            due_ns = agent.clock.monotonic_ns() + round(_RETRY_S * NS_PER_S)
     return end
 
 

@@ -30,7 +30,9 @@ def main(argv: list[str]) -> int:
     if arguments.json:
         print(json.dumps({**heartbeat, "models": models, "not_well": not_well}))
     else:
-        print("\n".join([_text(heartbeat, not_well), *(model_text.brief(values) for values in models.values())]))
+        print(
+            "\n".join([_text(heartbeat, not_well), *(model_text.format_summary(values) for values in models.values())])
+        )
     return 0
 
 
@@ -57,7 +59,7 @@ def _text(beat: dict[str, Any], not_well: list[dict[str, Any]]) -> str:
         *_refused_topics(outbox),
         *_storage(outbox),
         *(f"NOT WELL for {duration(found['for_s'])}: {found['what']}: {found['reason']}" for found in not_well),
-        *_trouble(beat),
+        *_faults_text(beat),
     ]
     if beat.get("configuration") is not None:
         lines += _configuration(beat["configuration"])
@@ -88,7 +90,7 @@ def _storage(outbox: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _trouble(beat: dict[str, Any]) -> list[str]:
+def _faults_text(beat: dict[str, Any]) -> list[str]:
     """What has gone wrong since the agent's start beside frames and verdicts; nothing where nothing has."""
     lines = []
     if beat["faults"]:

@@ -7,34 +7,58 @@ Relative paths are relative to the configuration file.
 
 from __future__ import annotations
 
-from agent.config.base import Name, PositiveFps, Region, Unit
+from agent.config.base import Fraction, Name, PositiveFps, Region
 from agent.config.cameras import (
-    Camera,
-    FolderCamera,
-    MjpegCamera,
-    PluginCamera,
-    RtspCamera,
-    V4l2Camera,
-    VideoCamera,
+    CameraConfig,
+    FolderCameraConfig,
+    MjpegCameraConfig,
+    PluginCameraConfig,
+    RtspCameraConfig,
+    V4l2CameraConfig,
+    VideoCameraConfig,
 )
-from agent.config.collect import Collect
+from agent.config.collect import CollectionConfig
 from agent.config.reading import MAX_CONFIG_BYTES, MAX_VALUES, load, parse
 from agent.config.tree import (
     Config,
-    Inspection,
-    Intake,
-    Keep,
-    Metrics,
-    Mqtt,
-    NoTransport,
-    Outbox,
+    FrameRecorderConfig,
+    InspectionConfig,
+    IntakeConfig,
+    MetricsConfig,
+    MqttConfig,
+    NoTransportConfig,
+    OutboxConfig,
     RolloutLimits,
-    Tls,
-    Updates,
+    TlsConfig,
+    UpdatesConfig,
 )
 
 __all__ = [
-    "MAX_CONFIG_BYTES", "MAX_VALUES", "Camera", "Collect", "Config", "FolderCamera", "Inspection", "Intake", "Keep",
-    "Metrics", "MjpegCamera", "Mqtt", "Name", "NoTransport", "Outbox", "PluginCamera", "PositiveFps", "Region",
-    "RolloutLimits", "RtspCamera", "Tls", "Unit", "Updates", "V4l2Camera", "VideoCamera", "load", "parse",
+    "MAX_CONFIG_BYTES",
+    "MAX_VALUES",
+    "CameraConfig",
+    "CollectionConfig",
+    "Config",
+    "FolderCameraConfig",
+    "Fraction",
+    "FrameRecorderConfig",
+    "InspectionConfig",
+    "IntakeConfig",
+    "MetricsConfig",
+    "MjpegCameraConfig",
+    "MqttConfig",
+    "Name",
+    "NoTransportConfig",
+    "OutboxConfig",
+    "PluginCameraConfig",
+    "PositiveFps",
+    "Region",
+    "RolloutLimits",
+    "RtspCameraConfig",
+    "TlsConfig",
+    "UpdatesConfig",
+    "V4l2CameraConfig",
+    "VideoCameraConfig",
+    "load",
+    "parse",
 ]  # fmt: skip

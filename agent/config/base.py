@@ -11,21 +11,21 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-HIDDEN: Final = "(not shown)"  # stands for what may hold a secret
+REDACTED: Final = "(not shown)"  # stands for what may hold a secret
 _SECRET_KEY: Final = re.compile(r"url|uri|address|user|pass|pwd|secret|token|login|credential|auth", re.IGNORECASE)
 _SECRET_TEXT: Final = re.compile(r"[@=?]")  # as in user:password@host, password=..., ?token
 _SHOWN_CHARACTERS: Final = 80  # of a refused value
 
 # Names end up in MQTT topics and file names, so that they are the same on every transport and disk.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-Unit = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 Region = tuple[
     Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]
 ]
 PositiveFps = Annotated[float, Field(gt=0.0, le=10_000.0, allow_inf_nan=False)]
 
 
-class Strict(BaseModel):
+class ConfigSection(BaseModel):
     """A section: frozen, every key known; what was given is in no exception's own text, which may be logged."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -36,35 +36,35 @@ def is_secret_key(key: object) -> bool:
     return isinstance(key, str) and _SECRET_KEY.search(key) is not None
 
 
-def shown(value: Any, *, key: object = None) -> str:
+def redacted(value: Any, *, key: object = None) -> str:
     """At most one terminal line of JSON, without what may be a secret; what lies beyond is not even looked at."""
     text = ""
-    for piece in _pieces(value, key):
+    for piece in _json_fragments(value, key):
         text += piece
         if len(text) > _SHOWN_CHARACTERS:
             return text[: _SHOWN_CHARACTERS - 3] + "..."
     return text
 
 
-def shown_key(key: object) -> str:
+def redacted_key(key: object) -> str:
     """Return a key for people: what was meant as an address or a password may stand in its place by mistake."""
-    return HIDDEN if _SECRET_TEXT.search(str(key)) else str(key)
+    return REDACTED if _SECRET_TEXT.search(str(key)) else str(key)
 
 
-def _pieces(value: Any, key: object) -> Iterator[str]:
+def _json_fragments(value: Any, key: object) -> Iterator[str]:
     """Yield the JSON of `value`, which stands under `key`, little by little."""
     if isinstance(value, dict):
         for number, (name, item) in enumerate(value.items()):
             yield "{" if number == 0 else ", "
-            yield f"{json.dumps(shown_key(name))}: "
-            yield from _pieces(item, name)
+            yield f"{json.dumps(redacted_key(name))}: "
+            yield from _json_fragments(item, name)
         yield "}" if value else "{}"
     elif isinstance(value, list | tuple):
         for number, item in enumerate(value):
             yield "[" if number == 0 else ", "
-            yield from _pieces(item, key)
+            yield from _json_fragments(item, key)
         yield "]" if value else "[]"
     elif is_secret_key(key) or (isinstance(value, str) and _SECRET_TEXT.search(value)):
-        yield HIDDEN
+        yield REDACTED
     else:
         yield json.dumps(value, default=str)

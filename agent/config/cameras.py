@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from agent.config.base import Name, PositiveFps, Strict
+from agent.config.base import ConfigSection, Name, PositiveFps
 
 
-class _Camera(Strict):
+class _CameraConfig(ConfigSection):
     """What every camera kind has."""
 
     width: int | None = Field(
@@ -32,7 +32,7 @@ class _Camera(Strict):
 FrozenAfter = Annotated[float, Field(ge=0.0, le=86_400.0, allow_inf_nan=False)] | None
 
 
-class FolderCamera(_Camera):
+class FolderCameraConfig(_CameraConfig):
     """A folder of images, or of a `manifest.csv`, as a camera."""
 
     kind: Literal["folder"]
@@ -42,7 +42,7 @@ class FolderCamera(_Camera):
     loop: bool = False
 
 
-class VideoCamera(_Camera):
+class VideoCameraConfig(_CameraConfig):
     """A video file as a camera."""
 
     kind: Literal["video"]
@@ -51,7 +51,7 @@ class VideoCamera(_Camera):
     loop: bool = False
 
 
-class V4l2Camera(_Camera):
+class V4l2CameraConfig(_CameraConfig):
     """A V4L2 or USB camera."""
 
     kind: Literal["v4l2"]
@@ -61,7 +61,7 @@ class V4l2Camera(_Camera):
     frozen_after_s: FrozenAfter = 0.0
 
 
-class _NetworkCamera(_Camera):
+class _NetworkCameraConfig(_CameraConfig):
     """A camera with an address, and maybe a password.
 
     `${NAME}` in `url` and `username` stands for a variable of the environment; the password file is read at each
@@ -79,7 +79,7 @@ class _NetworkCamera(_Camera):
         return self
 
 
-class RtspCamera(_NetworkCamera):
+class RtspCameraConfig(_NetworkCameraConfig):
     """An RTSP camera."""
 
     kind: Literal["rtsp"]
@@ -88,7 +88,7 @@ class RtspCamera(_NetworkCamera):
     frozen_after_s: FrozenAfter = 30.0  # a video codec may repeat a still scene until its next key frame
 
 
-class MjpegCamera(_NetworkCamera):
+class MjpegCameraConfig(_NetworkCameraConfig):
     """Motion JPEG over HTTP."""
 
     kind: Literal["mjpeg"]
@@ -97,7 +97,7 @@ class MjpegCamera(_NetworkCamera):
     frozen_after_s: FrozenAfter = 0.0
 
 
-class PluginCamera(_Camera):
+class PluginCameraConfig(_CameraConfig):
     """A camera kind of another package (entry-point group `kensa.sources`); `simulated` is one."""
 
     kind: Literal["plugin"]
@@ -106,6 +106,12 @@ class PluginCamera(_Camera):
     frozen_after_s: FrozenAfter = 0.0  # not for a source that says of itself that it may repeat pictures
 
 
-Camera = Annotated[
-    FolderCamera | VideoCamera | V4l2Camera | RtspCamera | MjpegCamera | PluginCamera, Field(discriminator="kind")
+CameraConfig = Annotated[
+    FolderCameraConfig
+    | VideoCameraConfig
+    | V4l2CameraConfig
+    | RtspCameraConfig
+    | MjpegCameraConfig
+    | PluginCameraConfig,
+    Field(discriminator="kind"),
 ]

@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints
 
-from agent.config.base import Name, Strict, Unit, shown
+from agent.config.base import ConfigSection, Fraction, Name, redacted
 
 _BUCKET: Final = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9!_.*'()=-]+)*")
 _MIB: Final = 1024**2
@@ -18,12 +18,12 @@ Bytes = Annotated[int, Field(ge=0, le=1024**5)]
 
 def _target(target: str) -> str:
     if not target.startswith("/") and _BUCKET.fullmatch(target) is None:
-        msg = f"given {shown(target)}; write an absolute folder such as /media/disk/kensa, or s3://bucket/prefix"
+        msg = f"given {redacted(target)}; write an absolute folder such as /media/disk/kensa, or s3://bucket/prefix"
         raise ValueError(msg)
     return target.rstrip("/") or "/"
 
 
-class Collect(Strict):
+class CollectionConfig(ConfigSection):
     """Frames for training. Without this section nothing is collected."""
 
     site: Name  # part of every key
@@ -33,7 +33,7 @@ class Collect(Strict):
     defects: bool = True
     unsure: bool = True
     disagreement: bool = True  # of champion and challenger, while a shadow or a trial is open
-    ok_share: Unit = 0.0  # of `ok` parts, drawn by the hash of the verdict's key
+    ok_share: Fraction = 0.0  # of `ok` parts, drawn by the hash of the verdict's key
     format: Literal["jpg", "png"] = "jpg"  # png is lossless, ten times the work and six times the bytes
     jpeg_quality: int = Field(default=95, ge=50, le=100)
     roi_only: bool = False  # keep the region that was judged instead of the whole frame

@@ -10,7 +10,7 @@ from typing import Any, Final, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from agent.config.base import HIDDEN, shown, shown_key
+from agent.config.base import REDACTED, redacted, redacted_key
 from agent.config.tree import Config
 from agent.errors import ConfigError
 
@@ -19,7 +19,7 @@ MAX_CONFIG_BYTES: Final = 1024 * 1024
 MAX_VALUES: Final = 100_000  # with every YAML alias followed: ten lines of aliases can stand for ten thousand million
 
 
-class _KeyError(yaml.constructor.ConstructorError):
+class _InvalidKey(yaml.constructor.ConstructorError):
     """A key that no section can have."""
 
 
@@ -31,9 +31,9 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
-                raise _KeyError(None, None, f"key {shown(key)} is not text", key_node.start_mark)
+                raise _InvalidKey(None, None, f"key {redacted(key)} is not text", key_node.start_mark)
             if key in seen:
-                raise _KeyError(None, None, f"key {shown_key(key)!r} is given twice", key_node.start_mark)
+                raise _InvalidKey(None, None, f"key {redacted_key(key)!r} is given twice", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -79,7 +79,7 @@ def _allowed_keys(holder: Any) -> list[str]:
 def _explain(error: Any) -> str:
     """One line for one of pydantic's complaints."""
     keys, holder = _follow(error["loc"])
-    path = ".".join(map(shown_key, keys)) or "(whole file)"
+    path = ".".join(map(redacted_key, keys)) or "(whole file)"
     kind: str = error["type"]
     if kind == "extra_forbidden":
         key, allowed = keys[-1], _allowed_keys(holder)
@@ -87,11 +87,11 @@ def _explain(error: Any) -> str:
         hint = f" Did you mean {near[0]!r}?" if near else ""
         return f"{path}: unknown key.{hint} Allowed here: {', '.join(allowed)}"
     message = str(error["msg"]).removeprefix("Value error, ")
-    given, context = shown(error["input"], key=keys[-1] if keys else None), error.get("ctx", {})
+    given, context = redacted(error["input"], key=keys[-1] if keys else None), error.get("ctx", {})
     said = {
         "missing": ": is required",
         "value_error": f": {message}",
-        "union_tag_invalid": f".kind: given {shown(context.get('tag'))}, allowed: {context.get('expected_tags')}",
+        "union_tag_invalid": f".kind: given {redacted(context.get('tag'))}, allowed: {context.get('expected_tags')}",
         "union_tag_not_found": ".kind: is required",
         "path_type": f": given {given}, expected a path",
         "string_pattern_mismatch": f": given {given}, must match {context.get('pattern')}",
@@ -154,8 +154,8 @@ def _yaml_problem(error: Exception) -> str:
     if not isinstance(error, yaml.MarkedYAMLError):
         return "it is nested too deep" if isinstance(error, RecursionError) else str(error)
     problem = error.problem or error.context or "it cannot be read"
-    if not isinstance(error, _KeyError):
-        problem = _QUOTED.sub(f"'{HIDDEN}'", problem)
+    if not isinstance(error, _InvalidKey):
+        problem = _QUOTED.sub(f"'{REDACTED}'", problem)
     mark = error.problem_mark or error.context_mark
     return problem if mark is None else f"{problem} (line {mark.line + 1}, column {mark.column + 1})"
 

@@ -10,27 +10,27 @@ import numpy as np
 
 from agent import decision
 from agent.errors import InferenceError
-from agent.preprocess import plan
+from agent.preprocess import plan_inputs
 from agent.records import Outcome, Scores
 
 if TYPE_CHECKING:
     from agent.ports import Model
-    from agent.preprocess import Plan
+    from agent.preprocess import InputPlan
     from agent.records import DecisionRule, Floats, Geometry, Judgement, Pixels
 
 _BATCH: Final = 8
-CLEAR: Final = 0.5  # half of the way from the threshold to 1, or to 0
+CLEAR_MARGIN: Final = 0.5  # half of the way from the threshold to 1, or to 0
 REVERSAL_RATE: Final = 0.005  # of clear parts, between two models that are equally good
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class ModelOutputs:
     """Raw results of a model on N inputs, each a part of its own."""
 
     scores: Floats  # [N, classes]
     evidence: Floats | None  # [N, h, w]
 
-    def not_finite(self) -> int:
+    def non_finite_count(self) -> int:
         """How many numbers are no numbers."""
         arrays = [self.scores] if self.evidence is None else [self.scores, self.evidence]
         return sum(int(np.count_nonzero(~np.isfinite(array))) for array in arrays)
@@ -41,7 +41,7 @@ class Answers:
         found = [decision.part_score(rule, self.scores[i : i + 1], self._cells(i))[0] for i in rows]
         return np.asarray(found, np.float32)
 
-    def sides(self, rule: DecisionRule) -> list[bool]:
+    def is_over_threshold(self, rule: DecisionRule) -> list[bool]:
         """At or over the threshold, for each input."""
         return [margin >= 0.0 for margin in self.margins(rule).tolist()]
 
@@ -55,11 +55,11 @@ class Answers:
             found.append((value - threshold) / room)
         return np.asarray(found, np.float32)
 
-    def judgements(self, rule: DecisionRule, geometry: Geometry) -> list[Judgement]:
+    def decide(self, rule: DecisionRule, geometry: Geometry) -> list[Judgement]:
         """The decision on each input by `rule`, as the line takes it."""
         where = _single_input(geometry)
         return [
-            decision.decide_untried(rule, where, Scores(self.scores[i : i + 1], self._cells(i)), start=0, inputs=1)
+            decision.decide_challenger(rule, where, Scores(self.scores[i : i + 1], self._cells(i)), start=0, inputs=1)
             for i in range(len(self.scores))
         ]
 
@@ -67,13 +67,13 @@ class Answers:
         return None if self.evidence is None else self.evidence[row : row + 1]
 
 
-def _single_input(geometry: Geometry) -> Plan:
+def _single_input(geometry: Geometry) -> InputPlan:
     """A plan for a frame that is exactly one model input."""
     height, width = geometry.height * geometry.reduction, geometry.width * geometry.reduction
-    return plan(geometry, height=height, width=width, roi=(0, 0, width, height))
+    return plan_inputs(geometry, height=height, width=width, roi=(0, 0, width, height))
 
 
-def ask(model: Model, images: Pixels) -> Answers:
+def run_model(model: Model, images: Pixels) -> ModelOutputs:
     """Run `images` [N, H, W, C] in batches. Raises InferenceError, also for results of changing shape."""
     results = [model.infer(np.ascontiguousarray(images[i : i + _BATCH])) for i in range(0, len(images), _BATCH)]
     try:
@@ -84,11 +84,11 @@ def ask(model: Model, images: Pixels) -> Answers:
         raise InferenceError(f"the model's results change their shape from batch to batch: {error}") from error
     if len(scores) != len(images) or (evidence is not None and len(evidence) != len(images)):
         raise InferenceError(f"{len(images)} pictures gave {len(scores)} rows of scores")
-    return Answers(scores, evidence)
+    return ModelOutputs(scores, evidence)
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
+class LabelledErrors:
     """How labelled inputs were judged: `wrong[i]` for input i, which is a defect where `defect[i]`."""
 
     defect: tuple[bool, ...]
@@ -103,14 +103,14 @@ class Labelled:
         return sum(w for d, w in zip(self.defect, self.wrong, strict=True) if d == defect)
 
 
-def against_labels(judgements: list[Judgement], defect: tuple[bool, ...]) -> Labelled:
+def compare_with_labels(judgements: list[Judgement], defect: tuple[bool, ...]) -> LabelledErrors:
     """A defect is missed when it is judged neither `defect` nor `unsure`; a good part must be judged `ok`."""
     caught = {Outcome.DEFECT, Outcome.UNSURE}
     wrong = tuple(
         (j.outcome not in caught) if d else (j.outcome is not Outcome.OK)
         for j, d in zip(judgements, defect, strict=True)
     )
-    return Labelled(defect, wrong)
+    return LabelledErrors(defect, wrong)
 
 
 def allowed_errors(count: int, recall: float) -> int:
@@ -120,7 +120,7 @@ def allowed_errors(count: int, recall: float) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Paired:
+class PairedErrors:
     """Two models on the same labelled parts: where exactly one of them is wrong."""
 
     only_candidate: int
@@ -133,10 +133,10 @@ class Paired:
         return math.ldexp(ways, -n)
 
 
-def pair(candidate: Labelled, champion: Labelled, *, defect: bool) -> Paired:
+def count_paired_errors(candidate: LabelledErrors, champion: LabelledErrors, *, defect: bool) -> PairedErrors:
     """Count over the defects, or over the good parts."""
     rows = [(a, b) for d, a, b in zip(candidate.defect, candidate.wrong, champion.wrong, strict=True) if d == defect]
-    return Paired(sum(a and not b for a, b in rows), sum(b and not a for a, b in rows))
+    return PairedErrors(sum(a and not b for a, b in rows), sum(b and not a for a, b in rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,18 +144,18 @@ class Reversals:
     """Parts that the champion judges right and clearly so, and how many of them the candidate clearly does not."""
 
     clear: int
-    reversed: int
+    reversed_parts: int
 
     def p_equal(self) -> float:
         """How likely so many reversals are of a model that is as good: binomial tail at REVERSAL_RATE."""
         n, p = self.clear, REVERSAL_RATE
-        below = sum(math.comb(n, k) * p**k * (1.0 - p) ** (n - k) for k in range(self.reversed))
+        below = sum(math.comb(n, k) * p**k * (1.0 - p) ** (n - k) for k in range(self.reversed_parts))
         return max(0.0, 1.0 - below)
 
 
-def reversals(candidate: Floats, champion: Floats, labels: tuple[bool, ...], *, defect: bool) -> Reversals:
+def count_reversals(candidate: Floats, champion: Floats, labels: tuple[bool, ...], *, defect: bool) -> Reversals:
     """Compare the margins [N] of both over the defects, or over the good parts."""
     sign = 1.0 if defect else -1.0
     mine, theirs = sign * candidate, sign * champion
-    clear = (np.asarray(labels) == defect) & (theirs >= CLEAR)
-    return Reversals(int(clear.sum()), int((clear & (mine <= -CLEAR)).sum()))
+    clear = (np.asarray(labels) == defect) & (theirs >= CLEAR_MARGIN)
+    return Reversals(int(clear.sum()), int((clear & (mine <= -CLEAR_MARGIN)).sum()))

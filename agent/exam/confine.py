@@ -20,7 +20,7 @@ _PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 _PR_SET_DUMPABLE: Final = 4
 
 
-def confine(limits: SelfTestLimits, *, parent: int) -> None:
+def limit_process(limits: SelfTestLimits, *, parent: int) -> None:
     """Bound CPU time, address space, files; no core dumps; end with process `parent`. Raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) != 0:

@@ -1,4 +1,7 @@
-"""The gates on labelled pictures: each function returns its figures, or raises RefusedError naming gate and reason."""
+"""The gates on labelled pictures.
+
+Each function returns its figures, or raises ReleaseRefusedError naming gate and reason.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,15 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from agent.errors import FetchError, OperatorError, RefusedError
-from agent.exam.answers import Answers, against_labels, allowed_errors, ask, pair, reversals
+from agent.errors import FetchError, OperatorError, ReleaseRefusedError
+from agent.exam.answers import (
+    ModelOutputs,
+    allowed_errors,
+    compare_with_labels,
+    count_paired_errors,
+    count_reversals,
+    run_model,
+)
 from agent.model import acceptance
 from agent.records import Gate
 
@@ -15,23 +25,23 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from agent.adapters.onnx import OnnxModel
-    from agent.exam.answers import Labelled
-    from agent.model.acceptance import AcceptanceSet, PartResult
+    from agent.exam.answers import LabelledErrors
+    from agent.model.acceptance import AcceptanceSet, LabelledPartResult
     from agent.model.golden import GoldenSet
     from agent.records import Box, DecisionRule, SelfTestLimits
 
 # So likely is it that an equally good model is refused on the champion's golden set. With 66 clear defects in it, a
 # model that misses one defect in ten is refused at 97 %, with 88 at 99 %.
-CHANCE: Final = 0.005  # by all errors: weak defects, on which two good models differ, add noise to both sides
-REVERSED_CHANCE: Final = 0.015  # by clear parts, hardly ever turned round by a good model: 3 of up to 100 suffice
-_FEWEST_REVERSED: Final = 2
+SIGN_TEST_ALPHA: Final = 0.005  # by all errors: weak defects, on which two good models differ, add noise to both sides
+REVERSAL_ALPHA: Final = 0.015  # by clear parts, hardly ever turned round by a good model: 3 of up to 100 suffice
+_MIN_REVERSED: Final = 2
 _SHOWN: Final = 5
 
 Figures = dict[str, float]
 
 
 def _refuse(gate: Gate, reason: str, text: str, figures: Mapping[str, float], limits: Mapping[str, float]) -> None:
-    raise RefusedError(gate, reason, text, figures=figures, limits=limits)
+    raise ReleaseRefusedError(gate, reason, text, figures=figures, limits=limits)
 
 
 def _defects(golden: GoldenSet, rule: DecisionRule) -> tuple[bool, ...] | None:
@@ -44,10 +54,10 @@ def _defects(golden: GoldenSet, rule: DecisionRule) -> tuple[bool, ...] | None:
 # --- the release's own golden set -------------------------------------------------------------------------------------
 
 
-def own_golden(model: OnnxModel, golden: GoldenSet, limits: SelfTestLimits) -> Figures:
+def check_own_golden(model: OnnxModel, golden: GoldenSet, limits: SelfTestLimits) -> Figures:
     """Finite, as the reference, on the same side of the threshold, and right by the labels. Raises InferenceError."""
-    answers = ask(model, golden.images)
-    if bad := answers.not_finite():
+    answers = run_model(model, golden.images)
+    if bad := answers.non_finite_count():
         _refuse(
             Gate.GOLDEN,
             "not_finite",
@@ -56,17 +66,17 @@ def own_golden(model: OnnxModel, golden: GoldenSet, limits: SelfTestLimits) -> F
             {"golden_not_finite": 0},
         )
     figures: Figures = {"golden_images": len(golden.images)}
-    figures |= _like_the_reference(model.rule, answers, golden, limits)
+    figures |= _check_reference(model.rule, answers, golden, limits)
     defects = _defects(golden, model.rule)
     if defects is not None:
-        labelled = against_labels(answers.judgements(model.rule, model.geometry), defects)
-        figures |= _right_by_labels(labelled, limits.golden_recall)
+        labelled = compare_with_labels(answers.decide(model.rule, model.geometry), defects)
+        figures |= _check_labels(labelled, limits.golden_recall)
     return figures
 
 
-def _like_the_reference(rule: DecisionRule, answers: Answers, golden: GoldenSet, limits: SelfTestLimits) -> Figures:
-    reference = Answers(golden.scores, golden.evidence)
-    if reference.not_finite():
+def _check_reference(rule: DecisionRule, answers: ModelOutputs, golden: GoldenSet, limits: SelfTestLimits) -> Figures:
+    reference = ModelOutputs(golden.scores, golden.evidence)
+    if reference.non_finite_count():
         _refuse(Gate.GOLDEN, "unreadable", "the golden set's reference holds numbers that are none", {}, {})
     shapes = [None if a.evidence is None else a.evidence.shape for a in (answers, reference)]
     if shapes[0] != shapes[1] or answers.scores.shape != reference.scores.shape:
@@ -85,7 +95,7 @@ def _like_the_reference(rule: DecisionRule, answers: Answers, golden: GoldenSet,
             figures,
             {"golden_difference": limits.golden_difference},
         )
-    same = [a == b for a, b in zip(answers.sides(rule), reference.sides(rule), strict=True)]
+    same = [a == b for a, b in zip(answers.is_over_threshold(rule), reference.is_over_threshold(rule), strict=True)]
     agreement = sum(same) / len(same)
     figures["golden_agreement"] = round(agreement, 6)
     if agreement < limits.golden_agreement:
@@ -100,7 +110,7 @@ def _like_the_reference(rule: DecisionRule, answers: Answers, golden: GoldenSet,
     return figures
 
 
-def _right_by_labels(labelled: Labelled, recall: float) -> Figures:
+def _check_labels(labelled: LabelledErrors, recall: float) -> Figures:
     figures: Figures = {}
     for defect, reason, what, told in (
         (True, "misses_defects", "defects", "judges as ok"),
@@ -124,7 +134,7 @@ def _right_by_labels(labelled: Labelled, recall: float) -> Figures:
 # --- the champion's golden set ----------------------------------------------------------------------------------------
 
 
-def champions_golden(
+def check_champion_golden(
     candidate: OnnxModel, rule: DecisionRule, champion: OnnxModel, champion_rule: DecisionRule, golden: GoldenSet
 ) -> Figures:
     """On the running model's labelled pictures the candidate must not be clearly worse: its labels are not his own.
@@ -135,17 +145,17 @@ def champions_golden(
     defects = _defects(golden, champion_rule)
     if defects is None or candidate.preprocess_digest != champion.preprocess_digest:
         return {}
-    mine, theirs = ask(candidate, golden.images), ask(champion, golden.images)
-    my_labels = against_labels(mine.judgements(rule, candidate.geometry), defects)
-    their_labels = against_labels(theirs.judgements(champion_rule, champion.geometry), defects)
+    mine, theirs = run_model(candidate, golden.images), run_model(champion, golden.images)
+    my_labels = compare_with_labels(mine.decide(rule, candidate.geometry), defects)
+    their_labels = compare_with_labels(theirs.decide(champion_rule, champion.geometry), defects)
     my_margins, their_margins = mine.margins(rule), theirs.margins(champion_rule)
     figures: Figures = {}
     for defect, reason, what, told in (
         (True, "misses_more_than_champion", "defects", "misses"),
         (False, "rejects_more_than_champion", "good_parts", "rejects"),
     ):
-        both = pair(my_labels, their_labels, defect=defect)
-        clear = reversals(my_margins, their_margins, defects, defect=defect)
+        both = count_paired_errors(my_labels, their_labels, defect=defect)
+        clear = count_reversals(my_margins, their_margins, defects, defect=defect)
         now: Figures = {
             f"champion_{what}": my_labels.count(defect=defect),
             f"champion_{what}_wrong": their_labels.errors(defect=defect),
@@ -154,21 +164,23 @@ def champions_golden(
             f"only_champion_{what}_wrong": both.only_champion,
             f"{what}_chance": both.p_worse(),
             f"clear_{what}": clear.clear,
-            f"clear_{what}_reversed": clear.reversed,
+            f"clear_{what}_reversed": clear.reversed_parts,
             f"clear_{what}_chance": clear.p_equal(),
         }
         figures |= now
-        many_reversed = clear.reversed >= _FEWEST_REVERSED and clear.p_equal() < REVERSED_CHANCE
-        if both.p_worse() < CHANCE or many_reversed:
+        many_reversed = clear.reversed_parts >= _MIN_REVERSED and clear.p_equal() < REVERSAL_ALPHA
+        if both.p_worse() < SIGN_TEST_ALPHA or many_reversed:
             _refuse(
                 Gate.GOLDEN,
                 reason,
                 f"of the {my_labels.count(defect=defect)} labelled {what.replace('_', ' ')} in the running model's "
                 f"golden set the new one {told} {my_labels.errors(defect=defect)}, the running one "
-                f"{their_labels.errors(defect=defect)}; of {clear.clear} clear ones it turns {clear.reversed} round. "
+                f""
+                f"{their_labels.errors(defect=defect)}; of {clear.clear} clear ones it turns "
+                f"{clear.reversed_parts} round. "
                 f"An equally good model looks so by chance with {both.p_worse():.2g} and {clear.p_equal():.2g}",
                 now,
-                {f"{what}_chance": CHANCE, f"clear_{what}_chance": REVERSED_CHANCE},
+                {f"{what}_chance": SIGN_TEST_ALPHA, f"clear_{what}_chance": REVERSAL_ALPHA},
             )
     return figures
 
@@ -176,10 +188,12 @@ def champions_golden(
 # --- the site's acceptance set ----------------------------------------------------------------------------------------
 
 
-def accepted(parts: AcceptanceSet, model: OnnxModel, rule: DecisionRule, *, roi: Box | None, recall: float) -> Figures:
+def check_acceptance(
+    parts: AcceptanceSet, model: OnnxModel, rule: DecisionRule, *, roi: Box | None, recall: float
+) -> Figures:
     """The site's own parts, with the whole preprocessing and decision. Raises FetchError for a damaged set."""
     try:
-        results = acceptance.run(parts, model, rule, roi=roi)
+        results = acceptance.evaluate_set(parts, model, rule, roi=roi)
     except OperatorError as error:
         raise FetchError("examiner_acceptance", f"the site's acceptance set cannot be judged: {error}") from error
     figures: Figures = {}
@@ -187,7 +201,7 @@ def accepted(parts: AcceptanceSet, model: OnnxModel, rule: DecisionRule, *, roi:
         ("misses_defects", "defects", [r for r in results if not _is_good(r, rule)]),
         ("rejects_good_parts", "good_parts", [r for r in results if _is_good(r, rule)]),
     ):
-        wrong = [r for r in chosen if not r.right]
+        wrong = [r for r in chosen if not r.is_correct]
         figures |= {f"acceptance_{what}": len(chosen), f"acceptance_{what}_wrong": len(wrong)}
         allowed = int((1.0 - recall) * len(chosen) + 1e-9)
         if len(wrong) > allowed:
@@ -204,13 +218,13 @@ def accepted(parts: AcceptanceSet, model: OnnxModel, rule: DecisionRule, *, roi:
     return figures
 
 
-def _is_good(result: PartResult, rule: DecisionRule) -> bool:
+def _is_good(result: LabelledPartResult, rule: DecisionRule) -> bool:
     label = result.part.label
     return label == acceptance.OK or (label in rule.classes and label not in rule.defects)
 
 
-def describe(result: PartResult) -> str:
+def describe(result: LabelledPartResult) -> str:
     """One part's failure in a few words."""
     judgement = result.judgement
     said = judgement.reason or f"{judgement.class_name or 'no class'} {judgement.score:.3f}"
-    return f"{result.part.number} ({result.part.label}) is judged {judgement.outcome}: {said}"
+    return f"{result.part.short_digest} ({result.part.label}) is judged {judgement.outcome}: {said}"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _ROUNDS: Final = 15
 _REPETITIONS: Final = 5
-_HOPELESS: Final = 3.0  # times the limit: no repetition brings that back
+_HOPELESS_RATIO: Final = 3.0  # times the limit: no repetition brings that back
 _SLOW_S: Final = 0.25  # a single inference so slow needs no more rounds than a few
 _STATM: Final = Path("/proc/self/statm")
 
@@ -36,14 +36,14 @@ def resident_bytes() -> int:
     return int(_STATM.read_text(encoding="ascii").split()[1]) * resource.getpagesize()
 
 
-def _grey(geometry: Geometry, count: int) -> Pixels:
+def _grey_images(geometry: Geometry, count: int) -> Pixels:
     return np.full((count, geometry.height, geometry.width, geometry.channels), 128, np.uint8)
 
 
-def warm(model: Model, max_batch: int) -> None:
+def warm_up(model: Model, max_batch: int) -> None:
     """Run the largest batch and a single input: what the model takes, it has taken then. Raises InferenceError."""
     for count in (max_batch, 1):
-        model.infer(_grey(model.geometry, count))
+        model.infer(_grey_images(model.geometry, count))
 
 
 def _once_s(model: Model, picture: Pixels) -> float:
@@ -53,18 +53,18 @@ def _once_s(model: Model, picture: Pixels) -> float:
     return time.thread_time() - began
 
 
-def alone(model: Model) -> float:
+def latency_ms(model: Model) -> float:
     """Median milliseconds of one input."""
-    picture = _grey(model.geometry, 1)
+    picture = _grey_images(model.geometry, 1)
     return statistics.median(_once_s(model, picture) for _ in range(_ROUNDS)) * 1_000
 
 
-def side_by_side(candidate: Model, champion: Model, *, enough: float) -> Latency:
+def compare_latency(candidate: Model, champion: Model, *, enough: float) -> Latency:
     """Rounds of one inference each, in turn; the best of some repetitions, fewer where the outcome is plain.
 
     A cache that another process cleared hits neighbours in time alike, so each round gives a ratio of its own.
     """
-    mine, theirs = _grey(candidate.geometry, 1), _grey(champion.geometry, 1)
+    mine, theirs = _grey_images(candidate.geometry, 1), _grey_images(champion.geometry, 1)
     best: Latency | None = None
     for _ in range(_REPETITIONS):
         pairs: list[tuple[float, float]] = []
@@ -78,7 +78,7 @@ def side_by_side(candidate: Model, champion: Model, *, enough: float) -> Latency
         )
         if best is None or seen.ratio < best.ratio:
             best = seen
-        if best.ratio <= enough or best.ratio > _HOPELESS * enough:
+        if best.ratio <= enough or best.ratio > _HOPELESS_RATIO * enough:
             break
     assert best is not None  # noqa: S101 - at least one repetition ran
     return best

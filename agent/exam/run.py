@@ -9,34 +9,34 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from agent.adapters.onnx import OnnxModel, read_checked, save_optimised
+from agent.adapters.onnx import OnnxModel, read_verified, save_optimised
 from agent.errors import (
     ContractError,
     FetchError,
     InferenceError,
     IntegrityError,
     ManifestError,
-    RefusedError,
     ReleaseError,
+    ReleaseRefusedError,
     SelfTestError,
 )
 from agent.exam import gates, measure
 from agent.model import golden, graph_policy
 from agent.model import manifest as manifests
 from agent.model.acceptance import AcceptanceSet
-from agent.records import Examination, Gate
+from agent.records import Gate, SelfTestResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from agent.exam.gates import Figures
-    from agent.model.exam_request import ExamRequest
+    from agent.model.exam_request import SelfTestRequest
     from agent.model.golden import GoldenSet
     from agent.records import DecisionRule, SelfTestLimits
 
 _FILES: Final = (manifests.MANIFEST_NAME, manifests.MODEL_NAME, manifests.GOLDEN_NAME)
-_NOISE_MS: Final = 0.1  # a difference so small is the measurement's, whatever the ratio
+_TIMER_NOISE_MS: Final = 0.1  # a difference so small is the measurement's, whatever the ratio
 _log = logging.getLogger(__name__)
 
 
@@ -49,51 +49,51 @@ class _Loaded:
     extra_bytes: int
 
 
-def examine(request: ExamRequest, announce: Callable[[str], None]) -> Examination:
+def run_self_test(request: SelfTestRequest, announce: Callable[[str], None]) -> SelfTestResult:
     """Run every gate; `announce` is told each stage as it begins.
 
-    Raises RefusedError and FetchError; an InferenceError or ReleaseError that comes through is the candidate's.
+    Raises ReleaseRefusedError and FetchError; an InferenceError or ReleaseError that comes through is the candidate's.
     """
     limits = request.limits
     champion = None
     if request.champion is not None:
         announce("champion")
-        champion = _champion(request, request.champion)
+        champion = _load_champion(request, request.champion)
     announce("load")
-    candidate = _candidate(request)
+    candidate = _load_candidate(request)
     announce("golden")
-    figures = gates.own_golden(candidate.model, _golden(request.candidate, candidate.model), limits)
+    figures = gates.check_own_golden(candidate.model, _read_golden(request.candidate, candidate.model), limits)
     if champion is not None and request.champion is not None:
-        figures |= gates.champions_golden(
+        figures |= gates.check_champion_golden(
             candidate.model,
             candidate.rule,
             champion.model,
             champion.rule,
-            _champions_golden(request.champion, champion),
+            _read_champion_golden(request.champion, champion),
         )
     if request.acceptance is not None:
         announce("acceptance")
         parts = AcceptanceSet(request.acceptance)
-        figures |= gates.accepted(
+        figures |= gates.check_acceptance(
             parts, candidate.model, candidate.rule, roi=request.roi, recall=limits.acceptance_recall
         )
     announce("latency")
-    figures |= _latency(candidate, champion, limits)
-    figures |= _memory(candidate, limits)
+    figures |= _check_latency(candidate, champion, limits)
+    figures |= _check_memory(candidate, limits)
     announce("optimise")
     optimised = _optimise(request, candidate.model)
-    return Examination(figures, *optimised)
+    return SelfTestResult(figures, *optimised)
 
 
 # --- loading ----------------------------------------------------------------------------------------------------------
 
 
-def _champion(request: ExamRequest, folder: Path) -> _Loaded:
+def _load_champion(request: SelfTestRequest, folder: Path) -> _Loaded:
     """The running model. Raises FetchError: what is wrong with it is not the candidate's fault."""
     try:
         model = OnnxModel.load(folder)
         before = measure.resident_bytes()
-        measure.warm(model, request.max_batch)
+        measure.warm_up(model, request.max_batch)
         return _Loaded(model, _site_rule(model, request), measure.resident_bytes() - before)
     except (ReleaseError, InferenceError, MemoryError) as error:
         raise FetchError(
@@ -101,48 +101,50 @@ def _champion(request: ExamRequest, folder: Path) -> _Loaded:
         ) from error
 
 
-def _candidate(request: ExamRequest) -> _Loaded:
+def _load_candidate(request: SelfTestRequest) -> _Loaded:
     """Load and warm the candidate: the first time that its bytes reach the runtime on this machine."""
     folder = request.candidate
     _check_files(folder)
     before = measure.resident_bytes()
     try:
-        manifest = manifests.read(folder)
+        manifest = manifests.read_manifest(folder)
         source = folder / manifests.MODEL_NAME
-        graph_policy.check(read_checked(source, manifest.files[manifests.MODEL_NAME]), source=str(source))
+        graph_policy.check_graph(read_verified(source, manifest.files[manifests.MODEL_NAME]), source=str(source))
     except ManifestError as error:
-        raise RefusedError(Gate.CONTRACT, "manifest", str(error)) from error
+        raise ReleaseRefusedError(Gate.CONTRACT, "manifest", str(error)) from error
     except IntegrityError as error:
-        raise RefusedError(Gate.CONTRACT, "damaged", str(error)) from error
+        raise ReleaseRefusedError(Gate.CONTRACT, "damaged", str(error)) from error
     except ContractError as error:
-        raise RefusedError(Gate.CONTRACT, "graph_policy", str(error)) from error
+        raise ReleaseRefusedError(Gate.CONTRACT, "graph_policy", str(error)) from error
     try:
         model = OnnxModel.load(folder)
     except ContractError as error:
         if "allocat" in str(error):
             raise  # out of memory; `verdict` names it so
-        raise RefusedError(Gate.CONTRACT, "interface", str(error)) from error
+        raise ReleaseRefusedError(Gate.CONTRACT, "interface", str(error)) from error
     rule = _site_rule(model, request)
-    measure.warm(model, request.max_batch)
+    measure.warm_up(model, request.max_batch)
     return _Loaded(model, rule, max(0, measure.resident_bytes() - before))
 
 
 def _check_files(folder: Path) -> None:
-    """A link could show other bytes tomorrow than those that were examined today. Raises RefusedError."""
+    """A link could show other bytes tomorrow than those that were examined today. Raises ReleaseRefusedError."""
     for name in _FILES:
         try:
             mode = (folder / name).lstat().st_mode
         except OSError as error:
-            raise RefusedError(Gate.CONTRACT, "damaged", f"{folder / name}: {error.strerror}") from error
+            raise ReleaseRefusedError(Gate.CONTRACT, "damaged", f"{folder / name}: {error.strerror}") from error
         if not stat.S_ISREG(mode):
-            raise RefusedError(Gate.CONTRACT, "not_a_file", f"{folder / name} is no regular file; links are refused")
+            raise ReleaseRefusedError(
+                Gate.CONTRACT, "not_a_file", f"{folder / name} is no regular file; links are refused"
+            )
 
 
-def _site_rule(model: OnnxModel, request: ExamRequest) -> DecisionRule:
-    """The model's rule with the site's settings over it, as `kensa run` lays them. Raises RefusedError."""
+def _site_rule(model: OnnxModel, request: SelfTestRequest) -> DecisionRule:
+    """The model's rule with the site's settings over it, as `kensa run` lays them. Raises ReleaseRefusedError."""
     rule = model.rule
     if unknown := sorted(set(request.thresholds) - rule.defects):
-        raise RefusedError(
+        raise ReleaseRefusedError(
             Gate.CONTRACT,
             "classes",
             f"the site sets thresholds for {', '.join(unknown)}, which are no defect classes of {model.identity.name} "
@@ -152,40 +154,40 @@ def _site_rule(model: OnnxModel, request: ExamRequest) -> DecisionRule:
     return replace(rule, thresholds={**rule.thresholds, **request.thresholds}, unsure_band=band)
 
 
-def _golden(folder: Path, model: OnnxModel) -> GoldenSet:
-    """The candidate's golden set. Raises RefusedError."""
+def _read_golden(folder: Path, model: OnnxModel) -> GoldenSet:
+    """The candidate's golden set. Raises ReleaseRefusedError."""
     path = folder / manifests.GOLDEN_NAME
     try:
-        data = read_checked(path, model.manifest.files[manifests.GOLDEN_NAME])
-        return golden.read(data, model.manifest, source=str(path))
+        data = read_verified(path, model.manifest.files[manifests.GOLDEN_NAME])
+        return golden.read_golden_set(data, model.manifest, source=str(path))
     except IntegrityError as error:
-        raise RefusedError(Gate.CONTRACT, "damaged", str(error)) from error
+        raise ReleaseRefusedError(Gate.CONTRACT, "damaged", str(error)) from error
     except SelfTestError as error:
-        raise RefusedError(Gate.GOLDEN, "unreadable", str(error)) from error
+        raise ReleaseRefusedError(Gate.GOLDEN, "unreadable", str(error)) from error
 
 
-def _champions_golden(folder: Path, champion: _Loaded) -> GoldenSet:
+def _read_champion_golden(folder: Path, champion: _Loaded) -> GoldenSet:
     """The running release's golden set. Raises FetchError."""
     try:
-        return _golden(folder, champion.model)
-    except RefusedError as error:
+        return _read_golden(folder, champion.model)
+    except ReleaseRefusedError as error:
         raise FetchError("examiner_champion", f"the running release's golden set cannot be used: {error}") from error
 
 
 # --- latency, memory, optimised file ----------------------------------------------------------------------------------
 
 
-def _latency(candidate: _Loaded, champion: _Loaded | None, limits: SelfTestLimits) -> Figures:
+def _check_latency(candidate: _Loaded, champion: _Loaded | None, limits: SelfTestLimits) -> Figures:
     if champion is None:
-        return {"candidate_ms": round(measure.alone(candidate.model), 4)}
-    seen = measure.side_by_side(candidate.model, champion.model, enough=limits.latency_ratio)
+        return {"candidate_ms": round(measure.latency_ms(candidate.model), 4)}
+    seen = measure.compare_latency(candidate.model, champion.model, enough=limits.latency_ratio)
     figures: Figures = {
         "candidate_ms": round(seen.candidate_ms, 4),
         "champion_ms": round(seen.champion_ms, 4),
         "latency_ratio": round(seen.ratio, 4),
     }
-    if seen.ratio > limits.latency_ratio and seen.candidate_ms - seen.champion_ms > _NOISE_MS:
-        raise RefusedError(
+    if seen.ratio > limits.latency_ratio and seen.candidate_ms - seen.champion_ms > _TIMER_NOISE_MS:
+        raise ReleaseRefusedError(
             Gate.LATENCY,
             "too_slow",
             f"one input takes the new model {seen.candidate_ms:.2f} ms, the running one {seen.champion_ms:.2f} ms: "
@@ -197,10 +199,10 @@ def _latency(candidate: _Loaded, champion: _Loaded | None, limits: SelfTestLimit
     return figures
 
 
-def _memory(candidate: _Loaded, limits: SelfTestLimits) -> Figures:
+def _check_memory(candidate: _Loaded, limits: SelfTestLimits) -> Figures:
     figures: Figures = {"extra_memory_bytes": candidate.extra_bytes}
     if candidate.extra_bytes > limits.extra_memory_bytes:
-        raise RefusedError(
+        raise ReleaseRefusedError(
             Gate.MEMORY,
             "too_large",
             f"the new model takes {candidate.extra_bytes / 1e6:.1f} MB of memory, at most "
@@ -211,7 +213,7 @@ def _memory(candidate: _Loaded, limits: SelfTestLimits) -> Figures:
     return figures
 
 
-def _optimise(request: ExamRequest, model: OnnxModel) -> tuple[Path, str] | tuple[None, None]:
+def _optimise(request: SelfTestRequest, model: OnnxModel) -> tuple[Path, str] | tuple[None, None]:
     """Write the optimised graph and see that it gives the same bits; without it the release loads as it is."""
     picture = np.full((1, model.geometry.height, model.geometry.width, model.geometry.channels), 100, np.uint8)
     try:

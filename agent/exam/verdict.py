@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-from agent.errors import FetchError, InferenceError, RefusedError, ReleaseError
-from agent.model.exam_request import CouldNot, Passed, Refused, Stage
+from agent.errors import FetchError, InferenceError, ReleaseError, ReleaseRefusedError
+from agent.model.exam_request import SelfTestInconclusive, SelfTestPassed, SelfTestRefused, SelfTestStage
 from agent.records import Gate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from agent.records import Examination
+    from agent.records import SelfTestResult
 
 _OUT_OF_MEMORY: Final = re.compile(r"bad[_ ]alloc|allocat\w* memory|out of memory|cannot allocate", re.IGNORECASE)
 _MAX_TEXT: Final = 4_000
@@ -23,8 +23,8 @@ def _finite(figures: Mapping[str, float]) -> dict[str, float]:
     return {name: float(value) for name, value in figures.items() if abs(float(value)) < float("inf")}
 
 
-def _refused(error: RefusedError) -> Refused:
-    return Refused(
+def _refusal_from(error: ReleaseRefusedError) -> SelfTestRefused:
+    return SelfTestRefused(
         gate=Gate(error.gate),
         reason=error.reason,
         text=str(error)[:_MAX_TEXT],
@@ -33,35 +33,35 @@ def _refused(error: RefusedError) -> Refused:
     )
 
 
-def _memory(detail: str) -> Refused:
+def _memory_refusal(detail: str) -> SelfTestRefused:
     text = f"the model took more memory than the examination allows: {detail}"
-    return Refused(gate=Gate.SELF_TEST, reason="memory", text=text[:_MAX_TEXT], figures={}, limits={})
+    return SelfTestRefused(gate=Gate.SELF_TEST, reason="memory", text=text[:_MAX_TEXT], figures={}, limits={})
 
 
-def fold(examination: Callable[[Callable[[str], None]], Examination], answers: BinaryIO) -> bytes:
+def run_and_report(examination: Callable[[Callable[[str], None]], SelfTestResult], answers: BinaryIO) -> bytes:
     """Run `examination`, writing its stages to `answers` as they begin; returns the line of the result."""
 
     def announce(stage: str) -> None:
-        answers.write(Stage.model_validate({"stage": stage}).model_dump_json().encode() + b"\n")
+        answers.write(SelfTestStage.model_validate({"stage": stage}).model_dump_json().encode() + b"\n")
 
-    result: Passed | Refused | CouldNot
+    result: SelfTestPassed | SelfTestRefused | SelfTestInconclusive
     try:
         passed = examination(announce)
-        result = Passed(
+        result = SelfTestPassed(
             figures=_finite(passed.figures),
             optimised=None if passed.optimised is None else passed.optimised.name,
             optimised_sha256=passed.optimised_sha256,
         )
-    except RefusedError as error:
-        result = _refused(error)
+    except ReleaseRefusedError as error:
+        result = _refusal_from(error)
     except FetchError as error:
-        result = CouldNot(reason=error.reason, text=str(error)[:_MAX_TEXT])
+        result = SelfTestInconclusive(reason=error.reason, text=str(error)[:_MAX_TEXT])
     except MemoryError as error:
-        result = _memory(str(error) or "an array could not be made")
+        result = _memory_refusal(str(error) or "an array could not be made")
     except (InferenceError, ReleaseError) as error:
         if _OUT_OF_MEMORY.search(str(error)):
-            result = _memory(str(error))
+            result = _memory_refusal(str(error))
         else:
             text = f"the model failed while it was examined: {error}"[:_MAX_TEXT]
-            result = Refused(gate=Gate.SELF_TEST, reason="inference_failed", text=text, figures={}, limits={})
+            result = SelfTestRefused(gate=Gate.SELF_TEST, reason="inference_failed", text=text, figures={}, limits={})
     return result.model_dump_json().encode() + b"\n"

@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
-from agent.model.fetch_protocol import Event, Failed, LookRequest, Reason, Request
-from agent.supervision import Supervisor
+from agent.model.fetch_protocol import FetchEventLine, FetchFailed, FetchReason, FetchRequestLine, RefreshRequest
+from agent.supervision import ThreadSupervisor
 
 if TYPE_CHECKING:
-    from agent.model.fetch_protocol import Done, FetchLimits, Progress, Seen
+    from agent.model.fetch_protocol import FetchDone, FetchLimits, FetchProgress, RefreshDone
 
 _MAX_REQUEST_BYTES: Final = 64 * 1024
 _NICE: Final = 10
-_ORPHANED: Final = 3  # exit code
+_ORPHANED_EXIT_CODE: Final = 3  # exit code
 _SLACK_BYTES: Final = 16 * 1024**2  # over the release's size: metadata
 
 
-def _limit(limits: FetchLimits, max_release_bytes: int) -> None:
+def _limit_process(limits: FetchLimits, max_release_bytes: int) -> None:
     os.nice(_NICE)
     for what, value in (
         (resource.RLIMIT_AS, limits.memory_bytes),
@@ -38,37 +38,39 @@ def _limit(limits: FetchLimits, max_release_bytes: int) -> None:
         resource.setrlimit(what, (allowed, allowed))
 
 
-def _end_with_the_parent() -> None:
+def _exit_with_parent() -> None:
     """Its end of the pipe stays open for as long as it lives; nothing more is ever sent."""
     os.read(sys.stdin.fileno(), 1)  # not through sys.stdin, whose lock would disturb the exit
-    os._exit(_ORPHANED)
+    os._exit(_ORPHANED_EXIT_CODE)
 
 
-def _say(body: Progress | Done | Seen | Failed) -> None:
-    sys.stdout.write(Event(body=body).model_dump_json() + "\n")
+def _write_event(body: FetchProgress | FetchDone | RefreshDone | FetchFailed) -> None:
+    sys.stdout.write(FetchEventLine(body=body).model_dump_json() + "\n")
     sys.stdout.flush()
 
 
 def main() -> int:
     """Answer one request."""
     try:
-        request = Request.model_validate_json(sys.stdin.buffer.readline(_MAX_REQUEST_BYTES)).body
+        request = FetchRequestLine.model_validate_json(sys.stdin.buffer.readline(_MAX_REQUEST_BYTES)).body
     except ValidationError as error:
-        _say(Failed(reason=Reason.REQUEST, text=f"the request cannot be read: {error.error_count()} errors"))
+        _write_event(
+            FetchFailed(reason=FetchReason.REQUEST, text=f"the request cannot be read: {error.error_count()} errors")
+        )
         return 0
-    _limit(request.limits, request.max_release_bytes)
-    Supervisor().thread(_end_with_the_parent, kind="parent-watch").start()
+    _limit_process(request.limits, request.max_release_bytes)
+    ThreadSupervisor().thread(_exit_with_parent, kind="parent-watch").start()
     try:
-        from agent.fetch.job import look, run  # noqa: PLC0415 - under the limits, and where a missing tuf is an answer
+        from agent.fetch.job import fetch_release, refresh  # noqa: PLC0415 - under the limits, and where a missing tuf is an answer
     except ModuleNotFoundError as error:
         text = f"the package {error.name!r} is missing: install Kensa again, with its requirements"
-        _say(Failed(reason=Reason.MISSING_PACKAGE, text=text))
+        _write_event(FetchFailed(reason=FetchReason.MISSING_PACKAGE, text=text))
         return 0
     try:
-        _say(look(request) if isinstance(request, LookRequest) else run(request, _say))
+        _write_event(refresh(request) if isinstance(request, RefreshRequest) else fetch_release(request, _write_event))
     except MemoryError:
         text = f"the fetch child needs more than {request.limits.memory_bytes:,} bytes of memory"
-        _say(Failed(reason=Reason.CRASHED, text=text))
+        _write_event(FetchFailed(reason=FetchReason.CRASHED, text=text))
     return 0
 
 

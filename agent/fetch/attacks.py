@@ -18,33 +18,34 @@ from tuf.api.exceptions import (
 from tuf.api.serialization import DeserializationError
 
 from agent.errors import FetchError
-from agent.model.fetch_protocol import Reason
+from agent.model.fetch_protocol import FetchReason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _BY_TYPE: Final = (  # the first that fits
-    (DownloadError, Reason.UNREACHABLE),
-    (ExpiredMetadataError, Reason.METADATA_EXPIRED),
-    (UnsignedMetadataError, Reason.KEY_COMPROMISE),
-    (DeserializationError, Reason.METADATA_INVALID),
+    (DownloadError, FetchReason.UNREACHABLE),
+    (ExpiredMetadataError, FetchReason.METADATA_EXPIRED),
+    (UnsignedMetadataError, FetchReason.KEY_COMPROMISE),
+    (DeserializationError, FetchReason.METADATA_INVALID),
 )
 _REMEDY: Final = {
-    Reason.UNREACHABLE: "It is tried again",
-    Reason.METADATA_EXPIRED: (
+    FetchReason.UNREACHABLE: "It is tried again",
+    FetchReason.METADATA_EXPIRED: (
         "Either nobody has signed for too long (`kensa release publish --refresh`), or somebody holds newer metadata "
         "back, or this machine's clock is wrong"
     ),
-    Reason.KEY_COMPROMISE: (
+    FetchReason.KEY_COMPROMISE: (
         "It is not signed by enough of the keys that this device trusts: a wrong or withdrawn key, or another "
         "repository than that of updates.root"
     ),
-    Reason.METADATA_INVALID: "These are not the metadata that were signed; publish them again",
-    Reason.METADATA_ROLLBACK: (
+    FetchReason.METADATA_INVALID: "These are not the metadata that were signed; publish them again",
+    FetchReason.METADATA_ROLLBACK: (
         "This device has accepted newer ones: somebody replays old metadata, or the repository was restored from a "
         "backup (then rotate the keys of timestamp and snapshot)"
     ),
-    Reason.MIX_AND_MATCH: "Metadata of different times are mixed; an interrupted copy of a repository looks the same",
+    FetchReason.MIX_AND_MATCH: "Metadata of different times are mixed; an interrupted copy of a repository looks the "
+    "same",
 }
 
 
@@ -63,7 +64,7 @@ class LastRead:
             return None
 
 
-def reason_of(error: RepositoryError | DownloadError, last: LastRead) -> Reason:
+def fetch_reason(error: RepositoryError | DownloadError, last: LastRead) -> FetchReason:
     """Name the attack."""
     for kind, reason in _BY_TYPE:
         if isinstance(error, kind):
@@ -72,17 +73,17 @@ def reason_of(error: RepositoryError | DownloadError, last: LastRead) -> Reason:
     claimed = last.claimed_version()
     if isinstance(error, BadVersionNumberError):
         is_first_hand = role in {"json", "root.json"}  # no other file vouches for its version
-        return Reason.METADATA_ROLLBACK if is_first_hand or claimed == number else Reason.MIX_AND_MATCH
+        return FetchReason.METADATA_ROLLBACK if is_first_hand or claimed == number else FetchReason.MIX_AND_MATCH
     if isinstance(error, LengthOrHashMismatchError):
-        return Reason.METADATA_INVALID if claimed in {None, number} else Reason.MIX_AND_MATCH
-    return Reason.MIX_AND_MATCH if role == "snapshot.json" else Reason.METADATA_INVALID  # it lacks a role
+        return FetchReason.METADATA_INVALID if claimed in {None, number} else FetchReason.MIX_AND_MATCH
+    return FetchReason.MIX_AND_MATCH if role == "snapshot.json" else FetchReason.METADATA_INVALID  # it lacks a role
 
 
 @contextmanager
-def translated(last: LastRead) -> Iterator[None]:
+def translate_tuf_errors(last: LastRead) -> Iterator[None]:
     """Raise FetchError for what tuf raises."""
     try:
         yield
     except (RepositoryError, DownloadError) as error:
-        reason = reason_of(error, last)
+        reason = fetch_reason(error, last)
         raise FetchError(reason, f"{last.path or 'the repository'}: {error}. {_REMEDY[reason]}") from error

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any, Final
 
 from agent.errors import FetchError
-from agent.fetch.sources import Opened, SourceDownError, SourceMissingError, checked, first_byte
-from agent.model.fetch_protocol import Reason
+from agent.fetch.sources import RemoteFile, SourceDownError, SourceMissingError, checked_path, first_byte_offset
+from agent.model.fetch_protocol import FetchReason
 
 _MISSING: Final = frozenset({"NoSuchKey", "404", "403", "AccessDenied"})  # without ListBucket S3 says 403
 _NO_SUCH_RANGE: Final = "InvalidRange"
 
 
-class S3Source:
+class S3Repository:
     """Reads with GetObject, ranges included; needs the permission s3:GetObject on the prefix and nothing else."""
 
     def __init__(self, bucket: str, prefix: str, *, timeout_s: float) -> None:
@@ -24,7 +24,7 @@ class S3Source:
             import urllib3.exceptions  # noqa: PLC0415 - botocore's transport, whose errors a body's read lets through
         except ModuleNotFoundError as error:
             raise FetchError(
-                Reason.MISSING_PACKAGE,
+                FetchReason.MISSING_PACKAGE,
                 f"updates.repository is on S3, and the package {error.name!r} is missing: pip install 'kensa[aws]'",
             ) from error
         self._exceptions = botocore.exceptions
@@ -42,11 +42,11 @@ class S3Source:
                 ),
             )
         except (botocore.exceptions.BotoCoreError, ValueError) as error:
-            raise FetchError(Reason.UNREACHABLE, f"S3 cannot be used: {error}") from error
+            raise FetchError(FetchReason.UNREACHABLE, f"S3 cannot be used: {error}") from error
 
-    def open(self, path: str, *, start: int = 0) -> Opened:
-        """See `Source.open`."""
-        key = self._prefix + checked(path)
+    def open(self, path: str, *, start: int = 0) -> RemoteFile:
+        """See `RepositorySource.open`."""
+        key = self._prefix + checked_path(path)
         where = f"s3://{self._bucket}/{key}"
         arguments = {"Range": f"bytes={start}-"} if start else {}
         try:
@@ -61,8 +61,8 @@ class S3Source:
         except self.errors as error:
             raise SourceDownError(f"{where}: {error}") from error
         body = answer["Body"]
-        begin = first_byte(answer["ResponseMetadata"]["HTTPStatusCode"], answer.get("ContentRange"))
+        begin = first_byte_offset(answer["ResponseMetadata"]["HTTPStatusCode"], answer.get("ContentRange"))
         if begin != start:
             body.close()
             raise SourceDownError(f"{where}: the answer does not begin at byte {start}")
-        return Opened(body.read, body.close, begin)
+        return RemoteFile(body.read, body.close, begin)

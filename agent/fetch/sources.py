@@ -21,7 +21,7 @@ from urllib.parse import quote, urlsplit
 
 from agent.errors import FetchError
 from agent.inspection.camera_url import redact
-from agent.model.fetch_protocol import Reason
+from agent.model.fetch_protocol import FetchReason
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +41,7 @@ class SourceDownError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class RemoteFile:
     """An open file of the repository: `read(n)` gives up to n bytes, b"" at the end."""
 
     read: Callable[[int], bytes]
@@ -58,16 +58,16 @@ class Opened:
             self.close()
 
 
-class Source(Protocol):
+class RepositorySource(Protocol):
     """A repository's files by their path relative to its base."""
 
     errors: tuple[type[Exception], ...]  # what `Opened.read` may raise when the source fails in the middle
 
-    def open(self, path: str, *, start: int = 0) -> Opened:
+    def open(self, path: str, *, start: int = 0) -> RemoteFile:
         """Open `path`, from byte `start` on if the source can. Raises SourceMissingError or SourceDownError."""
 
 
-def checked(path: str) -> str:
+def checked_path(path: str) -> str:
     """`path`, relative and without a step upwards. Raises SourceMissingError: no honest repository has another one."""
     for part in path.split("/"):
         if part in {".", ".."} or not _SAFE_PART.fullmatch(part):
@@ -75,7 +75,7 @@ def checked(path: str) -> str:
     return path
 
 
-class FolderSource:
+class FolderRepository:
     """A repository in a folder."""
 
     errors: tuple[type[Exception], ...] = (OSError,)
@@ -84,10 +84,12 @@ class FolderSource:
         """Nothing is opened yet."""
         self._folder = folder
 
-    def open(self, path: str, *, start: int = 0) -> Opened:
-        """See `Source.open`. What is not a regular file (a device, a pipe) counts as missing."""
+    def open(self, path: str, *, start: int = 0) -> RemoteFile:
+        """See `RepositorySource.open`. What is not a regular file (a device, a pipe) counts as missing."""
         try:
-            file = os.fdopen(os.open(self._folder / checked(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+            file = os.fdopen(
+                os.open(self._folder / checked_path(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb"
+            )
         except (FileNotFoundError, NotADirectoryError) as error:
             if not self._folder.is_dir():
                 raise SourceDownError(f"the folder {self._folder} is not there; is the medium inserted?") from error
@@ -98,10 +100,10 @@ class FolderSource:
             file.close()
             raise SourceMissingError(f"{self._folder / path} is not a regular file")
         file.seek(start)
-        return Opened(file.read, file.close, start)
+        return RemoteFile(file.read, file.close, start)
 
 
-class HttpSource:
+class HttpRepository:
     """A repository behind any HTTP(S) server that serves files; ranges are used where it offers them."""
 
     errors: tuple[type[Exception], ...] = (OSError, http.client.HTTPException)
@@ -122,9 +124,9 @@ class HttpSource:
         ):
             self._opener.add_handler(handler)
 
-    def open(self, path: str, *, start: int = 0) -> Opened:
-        """See `Source.open`."""
-        url = f"{self._base}/{quote(checked(path), safe='/')}"
+    def open(self, path: str, *, start: int = 0) -> RemoteFile:
+        """See `RepositorySource.open`."""
+        url = f"{self._base}/{quote(checked_path(path), safe='/')}"
         request = urllib.request.Request(url, headers={"Accept-Encoding": "identity"})  # noqa: S310 - choose() looked
         if start:
             request.add_header("Range", f"bytes={start}-")
@@ -142,16 +144,16 @@ class HttpSource:
             raise SourceDownError(f"{url}: {reason}") from error
         if response is None:
             raise SourceDownError(f"{url} led to an address that is not HTTP")
-        begin = first_byte(response.status, response.headers.get("Content-Range"))
+        begin = first_byte_offset(response.status, response.headers.get("Content-Range"))
         if begin != start:
             response.close()
             if not start:
                 raise SourceDownError(f"{url} answered with a part of the file that was not asked for")
             return self.open(path)
-        return Opened(_whole(response), response.close, begin)
+        return RemoteFile(_read_whole(response), response.close, begin)
 
 
-def _whole(response: http.client.HTTPResponse) -> Callable[[int], bytes]:
+def _read_whole(response: http.client.HTTPResponse) -> Callable[[int], bytes]:
     """A `read` that notices when fewer bytes arrive than the server announced."""
 
     def read(count: int) -> bytes:
@@ -163,7 +165,7 @@ def _whole(response: http.client.HTTPResponse) -> Callable[[int], bytes]:
     return read
 
 
-def first_byte(status: int, content_range: Any) -> int:
+def first_byte_offset(status: int, content_range: Any) -> int:
     """Offset of the first byte that an answer carries; -1 when it does not say so properly."""
     if status != _PARTIAL:
         return 0
@@ -171,23 +173,23 @@ def first_byte(status: int, content_range: Any) -> int:
     return int(found[1]) if found else -1
 
 
-def choose(repository: str, *, timeout_s: float) -> Source:
+def open_repository(repository: str, *, timeout_s: float) -> RepositorySource:
     """Return the source for a folder, an http(s):// or an s3:// address. Raises FetchError."""
     parts = urlsplit(repository)
     if parts.scheme in {"http", "https"} and parts.hostname:
         if "@" in repository or parts.query or parts.fragment:  # and none of it is quoted: it may be a password
             raise FetchError(
-                Reason.REQUEST, "updates.repository must be a plain address: no user name, no query, no fragment"
+                FetchReason.REQUEST, "updates.repository must be a plain address: no user name, no query, no fragment"
             )
-        return HttpSource(repository, timeout_s=timeout_s)
+        return HttpRepository(repository, timeout_s=timeout_s)
     if parts.scheme == "s3" and parts.netloc:
-        from agent.fetch.s3 import S3Source  # noqa: PLC0415 - boto3 is 41 MB and optional
+        from agent.fetch.s3 import S3Repository  # noqa: PLC0415 - boto3 is 41 MB and optional
 
-        return S3Source(parts.netloc, parts.path.strip("/"), timeout_s=timeout_s)
+        return S3Repository(parts.netloc, parts.path.strip("/"), timeout_s=timeout_s)
     if "://" in repository:
         raise FetchError(
-            Reason.REQUEST,
+            FetchReason.REQUEST,
             f"updates.repository is {redact(repository)}; it can be a folder, http://..., https://... or "
             "s3://bucket/prefix",
         )
-    return FolderSource(Path(repository))
+    return FolderRepository(Path(repository))

@@ -19,50 +19,51 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from agent.errors import FetchError
 from agent.fetch.sources import SourceDownError
-from agent.model.fetch_protocol import FetchLimits, Reason
+from agent.model.fetch_protocol import FetchLimits, FetchReason
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
     from types import FrameType
 
-    from agent.fetch.sources import Source
+    from agent.fetch.sources import RepositorySource
 
-CHUNK: Final = 16 * 1024
+CHUNK_BYTES: Final = 16 * 1024
 _FULL_DISK: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _MAX_BACKOFF_S: Final = 5.0
 
 T = TypeVar("T")
 
 
-class _AlarmError(BaseException):
+class _TimerError(BaseException):
     """Raised by the timer in the middle of a library; no `except Exception` of theirs swallows it."""
 
 
-def _ring(_number: int, _frame: FrameType | None) -> None:
-    raise _AlarmError
+def _on_timer(_number: int, _frame: FrameType | None) -> None:
+    raise _TimerError
 
 
-def within(seconds: float, call: Callable[[], T], *, what: str) -> T:
+def call_within(seconds: float, call: Callable[[], T], *, what: str) -> T:
     """Return `call()`. Raises FetchError `slow_retrieval` when it takes longer than `seconds`."""
-    before = signal.signal(signal.SIGALRM, _ring)
+    before = signal.signal(signal.SIGALRM, _on_timer)
     try:
         try:
             signal.setitimer(signal.ITIMER_REAL, seconds)
             return call()
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
-    except _AlarmError:
+    except _TimerError:
         raise FetchError(
-            Reason.SLOW_RETRIEVAL,
-            f"{what} is too slow: no {CHUNK // 1024} KiB within {seconds:g} s. Look at the network; it is tried again",
+            FetchReason.SLOW_RETRIEVAL,
+            f"{what} is too slow: no {CHUNK_BYTES // 1024} KiB within {seconds:g} s. Look at the network; it "
+            f"is tried again",
         ) from None
     finally:
         signal.signal(signal.SIGALRM, before)
 
 
 @dataclass(frozen=True, slots=True)
-class File:
+class ReleaseFile:
     """One file of a release, as signed metadata describe it."""
 
     name: str
@@ -74,14 +75,14 @@ class File:
 class Transfer:
     """Reads from one source within the limits."""
 
-    def __init__(self, source: Source, limits: FetchLimits) -> None:
+    def __init__(self, source: RepositorySource, limits: FetchLimits) -> None:
         """Use `source` from the main thread."""
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("a transfer needs the main thread, where the timer rings")
         self._source = source
         self._limits = limits
 
-    def small(self, path: str, limit: int) -> bytes:
+    def read_bytes(self, path: str, limit: int) -> bytes:
         """The whole file, of at most `limit` bytes. Raises SourceMissingError, FetchError."""
         data = bytearray()
 
@@ -93,28 +94,29 @@ class Transfer:
             self._stream(path, 0, limit, take)
             return 0
 
-        self._persist(attempt)
+        self._retry(attempt)
         return bytes(data)
 
-    def large(self, file: File, part: Path, progress: Callable[[int], None]) -> None:
+    def resume_file(self, file: ReleaseFile, part: Path, progress: Callable[[int], None]) -> None:
         """Complete `part`, which may hold the beginning from an earlier try, and check it.
 
         Bytes that are there are not asked for again. `progress(n)` gets the size so far. Raises SourceMissingError,
         FetchError; after `arbitrary_software` and `endless_data` the part is gone.
         """
         resumed = self._fill(file, part, progress)
-        if resumed and digest(part) != file.sha256:  # damaged on this disk, or by an earlier attacker: once more, whole
+        # damaged on this disk, or by an earlier attacker: once more, whole
+        if resumed and sha256_of(part) != file.sha256:
             part.unlink()
             resumed = self._fill(file, part, progress)
-        if digest(part) != file.sha256:
+        if sha256_of(part) != file.sha256:
             part.unlink()
             raise FetchError(
-                Reason.ARBITRARY_SOFTWARE,
+                FetchReason.ARBITRARY_SOFTWARE,
                 f"{file.path} of the repository is not the {file.name} that was signed; somebody or something altered "
                 "it. Nothing of it is used. Publish it again, and look at who can write there",
             )
 
-    def _fill(self, file: File, part: Path, progress: Callable[[int], None]) -> bool:
+    def _fill(self, file: ReleaseFile, part: Path, progress: Callable[[int], None]) -> bool:
         """Read until `part` has its length; True when it began with bytes of an earlier run."""
         size = part.stat().st_size if part.exists() else 0
         if size > file.length_bytes:
@@ -131,7 +133,7 @@ class Transfer:
                     out.seek(0)
 
                 def take(chunk: bytes) -> None:
-                    write(out.write, chunk)
+                    write_durably(out.write, chunk)
                     progress(out.tell())
 
                 try:
@@ -139,7 +141,7 @@ class Transfer:
                     if out.tell() < file.length_bytes:
                         raise SourceDownError(f"{file.path} ended after {out.tell():,} of {file.length_bytes:,} bytes")
                 except FetchError as error:
-                    if error.reason == Reason.ENDLESS_DATA:
+                    if error.reason == FetchReason.ENDLESS_DATA:
                         restart()
                     raise
                 finally:
@@ -148,7 +150,7 @@ class Transfer:
 
             progress(size)
             if size < file.length_bytes:
-                self._persist(attempt, position=out.tell)
+                self._retry(attempt, position=out.tell)
             os.fsync(out.fileno())
         return resumed
 
@@ -162,13 +164,13 @@ class Transfer:
     ) -> None:
         """Give the bytes of `path` from `start` on to `take`, never more than make `limit` bytes in all."""
         stall_s = self._limits.stall_s
-        with within(stall_s, lambda: self._source.open(path, start=start), what=path) as opened:
+        with call_within(stall_s, lambda: self._source.open(path, start=start), what=path) as opened:
             if opened.start < start and restart is not None:
                 restart()
             total = opened.start
             while True:
                 try:
-                    chunk = within(stall_s, lambda: opened.read(CHUNK), what=path)
+                    chunk = call_within(stall_s, lambda: opened.read(CHUNK_BYTES), what=path)
                 except self._source.errors as error:
                     raise SourceDownError(f"{path}: {error}") from error
                 if not chunk:
@@ -176,12 +178,12 @@ class Transfer:
                 total += len(chunk)
                 if total > limit:
                     raise FetchError(
-                        Reason.ENDLESS_DATA,
+                        FetchReason.ENDLESS_DATA,
                         f"{path} is longer than the {limit:,} bytes that it may have; reading stopped there",
                     )
                 take(chunk)
 
-    def _persist(self, attempt: Callable[[], int], position: Callable[[], int] = lambda: 0) -> None:
+    def _retry(self, attempt: Callable[[], int], position: Callable[[], int] = lambda: 0) -> None:
         """Attempt again after SourceDownError, as the limits say."""
         left, pause = self._limits.attempts, self._limits.backoff_s
         while True:
@@ -191,14 +193,14 @@ class Transfer:
             except SourceDownError as error:
                 left = left - 1 if position() <= before else self._limits.attempts
                 if left <= 0:
-                    raise FetchError(Reason.UNREACHABLE, f"the repository cannot be read: {error}") from error
+                    raise FetchError(FetchReason.UNREACHABLE, f"the repository cannot be read: {error}") from error
                 time.sleep(pause)
                 pause = min(2 * pause, _MAX_BACKOFF_S)
             else:
                 return
 
 
-def write(put: Callable[[bytes], int], data: bytes) -> None:
+def write_durably(put: Callable[[bytes], int], data: bytes) -> None:
     """Write to the state directory. Raises FetchError `no_space` or `storage`."""
     try:
         put(data)
@@ -209,13 +211,13 @@ def write(put: Callable[[bytes], int], data: bytes) -> None:
 def storage_error(error: OSError) -> FetchError:
     """What an error of the state directory's disk means."""
     if error.errno in _FULL_DISK:
-        return FetchError(Reason.NO_SPACE, f"the disk is full: {error}. Make room in the state directory")
+        return FetchError(FetchReason.NO_SPACE, f"the disk is full: {error}. Make room in the state directory")
     return FetchError(
-        Reason.STORAGE, f"the state directory cannot be used: {error}. Look at its owner, its rights and its disk"
+        FetchReason.STORAGE, f"the state directory cannot be used: {error}. Look at its owner, its rights and its disk"
     )
 
 
-def digest(path: Path) -> str:
+def sha256_of(path: Path) -> str:
     """SHA-256 of a file, lower-case hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,8 +1,8 @@
 """The Update Framework on the device: which releases the publisher vouches for, judged from `1.root.json` alone.
 
-Promise: what `Trust` returns was signed by the keys that the configured root names (directly or through the chain of
-newer roots), is not older than what this device has accepted, has not expired at the reference time, and belongs
-together. Each attack on the way ends in a FetchError with a reason of its own; see `agent.model.fetch_protocol`.
+Promise: what `TufClient` returns was signed by the keys that the configured root names (directly or through the chain
+    of newer roots), is not older than what this device has accepted, has not expired at the reference time, and belongs
+    together. Each attack on the way ends in a FetchError with a reason of its own; see `agent.model.fetch_protocol`.
 
 The order of checks is the TUF specification's (5.3 to 5.6), done by `tuf.ngclient.Updater`; ours are the bounds on
 bytes and time while reading, the reference time, and the bound on version numbers: a thief of the online keys who signs
@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Final
 
 from agent.errors import FetchError
 from agent.fetch.sources import SourceMissingError
-from agent.fetch.transfer import Transfer, within
-from agent.model.fetch_protocol import MAX_REVOKED, Reason
+from agent.fetch.transfer import Transfer, call_within
+from agent.model.fetch_protocol import MAX_REVOKED, FetchReason
 
-_BOTO3: Final = "boto3" not in sys.modules
-if _BOTO3:  # securesystemslib imports it for signing in KMS, where it is installed: 0.4 s and 26 MB for nothing here
+_HIDES_BOTO3: Final = "boto3" not in sys.modules
+# securesystemslib imports it for signing in KMS, where it is installed: 0.4 s and 26 MB for nothing here
+if _HIDES_BOTO3:
     sys.modules["boto3"] = None  # type: ignore[assignment]  # documented: the import then fails
 try:
     from tuf.api.exceptions import DownloadHTTPError, LengthOrHashMismatchError, RepositoryError
@@ -32,9 +33,9 @@ try:
     from tuf.ngclient import Updater, UpdaterConfig
     from tuf.ngclient.fetcher import FetcherInterface
 
-    from agent.fetch.attacks import LastRead, translated
+    from agent.fetch.attacks import LastRead, translate_tuf_errors
 finally:
-    if _BOTO3:
+    if _HIDES_BOTO3:
         del sys.modules["boto3"]
 
 if TYPE_CHECKING:
@@ -70,11 +71,11 @@ class _Fetcher(FetcherInterface):
         """See FetcherInterface: the whole of `url`, a path of the repository."""
         self.last.path, self.last.data = url, b""
         try:
-            self.last.data = self._transfer.small(url, max_length)
+            self.last.data = self._transfer.read_bytes(url, max_length)
         except SourceMissingError as error:
             if url.endswith(".root.json"):
                 raise DownloadHTTPError(str(error), 404) from error  # the root before is the newest
-            raise FetchError(Reason.MISSING_FILE, _missing(url, error)) from error
+            raise FetchError(FetchReason.MISSING_FILE, _missing(url, error)) from error
         self._bound_versions(self.last)
         return self.last.data
 
@@ -90,20 +91,20 @@ class _Fetcher(FetcherInterface):
             last = self._known.get(name, 0)
             if isinstance(version, int) and version > last + MAX_VERSION_STEP:
                 raise FetchError(
-                    Reason.FAST_FORWARD,
+                    FetchReason.FAST_FORWARD,
                     f"{last_read.path} names version {version:,} of {name}, {version - last:,} after the last; at most "
                     f"{MAX_VERSION_STEP:,} are believed. Somebody may hold a signing key: look, and rotate the keys "
                     "of timestamp and snapshot",
                 )
 
 
-class Trust:
+class TufClient:
     """The repository's metadata as this device believes them; a context manager that holds the trust folder's lock."""
 
     def __init__(self, *, root: Path, trust_dir: Path, transfer: Transfer, reference_utc_s: float) -> None:
         """`root` is 1.root.json, `trust_dir` keeps what was accepted, `reference_utc_s` is the time to judge by."""
         self._root, self._dir, self._transfer = root, trust_dir, transfer
-        self._now = dt.datetime.fromtimestamp(reference_utc_s, dt.UTC)
+        self._reference_utc_s = dt.datetime.fromtimestamp(reference_utc_s, dt.UTC)
         self._lock: int | None = None
         self._updater: Updater
         self._fetcher = _Fetcher(transfer, {})
@@ -115,7 +116,7 @@ class Trust:
         try:
             self._take_lock(self._lock)
             self._start()
-            with translated(self._fetcher.last):
+            with translate_tuf_errors(self._fetcher.last):
                 self._updater.refresh()
         except BaseException:
             self.__exit__(None, None, None)
@@ -137,16 +138,16 @@ class Trust:
 
     def _take_lock(self, lock: int) -> None:
         try:
-            within(_LOCK_S, lambda: fcntl.flock(lock, fcntl.LOCK_EX), what=str(self._dir))
+            call_within(_LOCK_S, lambda: fcntl.flock(lock, fcntl.LOCK_EX), what=str(self._dir))
         except FetchError as error:
-            raise FetchError(Reason.BUSY, f"another fetch has used {self._dir} for {_LOCK_S:g} s") from error
+            raise FetchError(FetchReason.BUSY, f"another fetch has used {self._dir} for {_LOCK_S:g} s") from error
 
     def _start(self) -> None:
         try:
             anchor = self._root.read_bytes()
         except OSError as error:
             raise FetchError(
-                Reason.ROOT_UNUSABLE,
+                FetchReason.ROOT_UNUSABLE,
                 f"updates.root {self._root}: {error.strerror}. It is the repository's 1.root.json, brought here by "
                 "hand or with the component",
             ) from error
@@ -168,10 +169,11 @@ class Trust:
             )
         except RepositoryError as error:
             raise FetchError(
-                Reason.ROOT_UNUSABLE, f"updates.root {self._root} is no valid root: {error}. Bring 1.root.json again"
+                FetchReason.ROOT_UNUSABLE,
+                f"updates.root {self._root} is no valid root: {error}. Bring 1.root.json again",
             ) from error
         # There is no public way to give the time; test_expiry_is_judged_by_the_trusted_time fails if this one goes.
-        self._updater._trusted_set.reference_time = self._now  # noqa: SLF001
+        self._updater._trusted_set.reference_time = self._reference_utc_s  # noqa: SLF001
 
     def _versions(self) -> dict[str, int]:
         """Newest versions that were accepted, by file name; those of unreadable files are unknown."""
@@ -185,49 +187,49 @@ class Trust:
                 continue
         return known
 
-    def target(self, path: str) -> TargetFile | None:
+    def target_info(self, path: str) -> TargetFile | None:
         """What the site's delegation says of `path`; None when it says nothing. Raises FetchError."""
-        with translated(self._fetcher.last):
+        with translate_tuf_errors(self._fetcher.last):
             return self._updater.get_targetinfo(path)
 
-    def read(self, target: TargetFile, limit: int) -> bytes:
+    def read_target(self, target: TargetFile, limit: int) -> bytes:
         """The target's checked bytes; `limit` is ours. Raises FetchError."""
         folder, _, name = target.path.rpartition("/")
-        sha256 = target_digest(target)
+        sha256 = target_sha256(target)
         path = f"targets/{folder}/{sha256}.{name}"
         try:
-            data = self._transfer.small(path, min(limit, target.length))
+            data = self._transfer.read_bytes(path, min(limit, target.length))
         except SourceMissingError as error:
-            raise FetchError(Reason.MISSING_FILE, _missing(path, error)) from error
+            raise FetchError(FetchReason.MISSING_FILE, _missing(path, error)) from error
         try:
             target.verify_length_and_hashes(data)
         except LengthOrHashMismatchError as error:
             raise FetchError(
-                Reason.ARBITRARY_SOFTWARE,
+                FetchReason.ARBITRARY_SOFTWARE,
                 f"{path} of the repository is not the file that was signed: {error}. Nothing of it is used. Publish it "
                 "again, and look at who can write there",
             ) from error
         return data
 
-    def knows(self, site: str) -> bool:
+    def has_site(self, site: str) -> bool:
         """Whether the repository has the site: each has a list of what was taken back. Raises FetchError."""
-        return self.target(_revoked(site)) is not None
+        return self.target_info(_revocation_path(site)) is not None
 
-    def revoked(self, site: str) -> tuple[str, ...]:
+    def revoked_digests(self, site: str) -> tuple[str, ...]:
         """Digests of the manifests that the site's publisher took back, sorted. Raises FetchError."""
-        target = self.target(_revoked(site))
+        target = self.target_info(_revocation_path(site))
         if target is None:
             return ()
         try:
-            entries = json.loads(self.read(target, _MAX_REVOKED_BYTES))["revoked"]
+            entries = json.loads(self.read_target(target, _MAX_REVOKED_BYTES))["revoked"]
             digests = sorted({str(entry["digest"]) for entry in entries})
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise FetchError(
-                Reason.METADATA_INVALID, f"{site}/revoked.json is signed, but it is no list of releases: {error!r}"
+                FetchReason.METADATA_INVALID, f"{site}/revoked.json is signed, but it is no list of releases: {error!r}"
             ) from error
         if len(digests) > MAX_REVOKED or any(len(d) != 64 or set(d) - set("0123456789abcdef") for d in digests):  # noqa: PLR2004
             raise FetchError(
-                Reason.METADATA_INVALID,
+                FetchReason.METADATA_INVALID,
                 f"{site}/revoked.json is signed, but it lists {len(digests):,} digests or wrong ones; at most "
                 f"{MAX_REVOKED:,} SHA-256 digests are allowed",
             )
@@ -252,7 +254,7 @@ class Trust:
         return Metadata[Root].from_bytes((self._dir / "root.json").read_bytes()).signed
 
 
-def _revoked(site: str) -> str:
+def _revocation_path(site: str) -> str:
     return f"{site}/revoked.json"
 
 
@@ -262,9 +264,9 @@ def _missing(path: str, error: SourceMissingError) -> str:
     return f"the repository lacks {path}: {error}. An interrupted copy looks like this; copy or publish it again"
 
 
-def target_digest(target: TargetFile) -> str:
+def target_sha256(target: TargetFile) -> str:
     """Its SHA-256, lower-case hex. Raises FetchError `metadata_invalid` where it has none."""
     found = target.hashes.get("sha256", "")
     if len(found) != 64 or set(found) - set("0123456789abcdef"):  # noqa: PLR2004
-        raise FetchError(Reason.METADATA_INVALID, f"the target {target.path} has no sha256; sign it again")
+        raise FetchError(FetchReason.METADATA_INVALID, f"the target {target.path} has no sha256; sign it again")
     return found

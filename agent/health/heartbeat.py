@@ -15,7 +15,7 @@ from agent.clock import NS_PER_S
 from agent.counters import quantile_us
 from agent.errors import KensaError
 from agent.records import DropReason, ImageFault, Outcome
-from agent.supervision import Supervisor
+from agent.supervision import ThreadSupervisor
 from agent.wire import (
     BrokerHealth,
     CameraHealth,
@@ -28,13 +28,13 @@ from agent.wire import (
     RejectHealth,
     ThreadsHealth,
 )
-from agent.wire.heartbeat_parts import shortened
+from agent.wire.heartbeat_parts import truncate_to_json_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from agent.clock import Clock
-    from agent.health.snapshot import AgentIdentity, CameraSnapshot, InspectionSnapshot, Snapshot
+    from agent.health.snapshot import AgentIdentity, AgentSnapshot, CameraSnapshot, InspectionSnapshot
     from agent.reject_chart import RejectRate
 
 _FIRST_S: Final = 1.0  # the first beat waits until cameras and transport had time to connect
@@ -44,7 +44,7 @@ _CLASSES: Final = 8
 _log = logging.getLogger(__name__)
 
 
-def build(identity: AgentIdentity, *, previous: Snapshot | None, current: Snapshot) -> Heartbeat:
+def build_heartbeat(identity: AgentIdentity, *, previous: AgentSnapshot | None, current: AgentSnapshot) -> Heartbeat:
     """Return the heartbeat of `current`. Latency and CPU are those since `previous`, or since the agent's start."""
     latency = _interval_latency(previous, current)
     return Heartbeat(
@@ -65,9 +65,9 @@ def build(identity: AgentIdentity, *, previous: Snapshot | None, current: Snapsh
         rss_bytes=current.process.rss_bytes,
         temperature_c=current.process.temperature_c,
         memory_used=current.process.memory_used,
-        faults=current.faults,
-        last_fault=_text(current.last_fault),
-        frames_not_kept=sum(inspection.frames_not_kept for inspection in current.inspections),
+        faults=current.inference_faults,
+        last_fault=_text(current.last_inference_fault),
+        frames_not_kept=sum(inspection.frames_not_recorded for inspection in current.inspections),
         threads=_threads(current.threads),
         log=current.log or LogHealth(),
         losses=current.losses,
@@ -129,7 +129,7 @@ def _inspection(inspection: InspectionSnapshot) -> InspectionHealth:
 
 
 def _rejects(rate: RejectRate) -> RejectHealth:
-    usual = None if rate.usual is None else round(rate.usual, 6)
+    usual = None if rate.baseline is None else round(rate.baseline, 6)
     return RejectHealth.model_validate(
         {"state": rate.state, "parts": rate.parts, "rejects": rate.rejects, "usual": usual}
     )
@@ -148,19 +148,19 @@ def _camera(camera: CameraSnapshot) -> CameraHealth:
         state=status.state,
         fps=round(status.fps, 2),
         captured=accounting.captured,
-        judged=accounting.judged,
+        judged=accounting.inspected,
         pending=accounting.pending,
         dropped={DropReason(reason): count for reason, count in accounting.dropped.items()},
         error=_text(status.last_error),
         outcomes={Outcome(outcome): count for outcome, count in accounting.outcomes.items()},
         picture_faults={ImageFault(fault): count for fault, count in camera.picture_faults.items()},
         picture_alarm=_text(camera.picture_alarm),
-        picture_misfit=_text(camera.picture_misfit),
+        picture_misfit=_text(camera.picture_mismatch),
         left_out=_text(status.left_out),
     )
 
 
-def _interval_latency(previous: Snapshot | None, current: Snapshot) -> list[tuple[int, int]]:
+def _interval_latency(previous: AgentSnapshot | None, current: AgentSnapshot) -> list[tuple[int, int]]:
     """Buckets of all cameras together, counted since `previous`."""
     counts = Counter[int]()
     for camera in current.cameras:
@@ -170,7 +170,7 @@ def _interval_latency(previous: Snapshot | None, current: Snapshot) -> list[tupl
     return sorted((upper, count) for upper, count in counts.items() if count > 0)
 
 
-def _cores(identity: AgentIdentity, previous: Snapshot | None, current: Snapshot) -> float:
+def _cores(identity: AgentIdentity, previous: AgentSnapshot | None, current: AgentSnapshot) -> float:
     began_ns = identity.started_ns if previous is None else previous.monotonic_ns
     used_s = current.process.cpu_s - (0.0 if previous is None else previous.process.cpu_s)
     wall_s = _seconds(current.monotonic_ns - began_ns)
@@ -182,21 +182,21 @@ def _seconds(duration_ns: int) -> float:
 
 
 def _text(text: str | None) -> str | None:
-    return None if text is None else shortened(text, _TEXT_BYTES)
+    return None if text is None else truncate_to_json_bytes(text, _TEXT_BYTES)
 
 
-class HeartbeatThread:
+class HeartbeatPublisher:
     """Builds a heartbeat every `period_s` from `snapshot()` and gives it to `sink`."""
 
     def __init__(
         self,
         *,
         identity: AgentIdentity,
-        snapshot: Callable[[], Snapshot],
+        snapshot: Callable[[], AgentSnapshot],
         sink: Callable[[Heartbeat], None],
         clock: Clock,
         period_s: float,
-        supervisor: Supervisor | None = None,
+        supervisor: ThreadSupervisor | None = None,
     ) -> None:
         """`snapshot` and `sink` are called from the heartbeat's thread, and from whoever calls `beat`."""
         self._identity = identity
@@ -205,10 +205,10 @@ class HeartbeatThread:
         self._clock = clock
         self._period_ns = round(period_s * NS_PER_S)
         self._wake = threading.Event()  # to stop, or to count anew
-        self._previous: Snapshot | None = None
+        self._previous: AgentSnapshot | None = None
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        supervisor = supervisor or Supervisor(clock=clock)
+        supervisor = supervisor or ThreadSupervisor(clock=clock)
         self._losses = supervisor.losses
         self._conditions = supervisor.condition_log(_log)
         self._thread = supervisor.thread(self._run, kind="heartbeat", stop=self._stop, wake=self._wake)
@@ -217,20 +217,20 @@ class HeartbeatThread:
         """Begin; the first beat comes after a second, or after the period where that is shorter."""
         self._thread.start()
 
-    def beat(self) -> None:
+    def publish(self) -> None:
         """Send one now: for the last word after a drain. Raises what the sink raises."""
         with self._lock:
             current = self._snapshot()
-            heartbeat = build(self._identity, previous=self._previous, current=current)
+            heartbeat = build_heartbeat(self._identity, previous=self._previous, current=current)
             self._previous = current
         self._sink(heartbeat)
 
-    def latest(self) -> Heartbeat:
+    def preview(self) -> Heartbeat:
         """Build one for `status` without sending it; its interval is the one since the last beat."""
         with self._lock:
-            return build(self._identity, previous=self._previous, current=self._snapshot())
+            return build_heartbeat(self._identity, previous=self._previous, current=self._snapshot())
 
-    def change(self, *, period_s: float) -> None:
+    def set_period(self, *, period_s: float) -> None:
         """Beat every `period_s` from now on; from any thread."""
         self._period_ns = round(period_s * NS_PER_S)
         self._wake.set()
@@ -250,12 +250,12 @@ class HeartbeatThread:
                 due_ns = self._clock.monotonic_ns() + self._period_ns
                 continue
             try:
-                self.beat()
+                self.publish()
             except KensaError as error:
                 self._losses.count("heartbeats")
-                self._conditions.broken("heartbeat", f"it was not sent: {error}")
+                self._conditions.report_fault("heartbeat", f"it was not sent: {error}")
             else:
-                self._conditions.well("heartbeat", "is sent again")
+                self._conditions.clear_fault("heartbeat", "is sent again")
             period_ns = self._period_ns
             missed = max(0, self._clock.monotonic_ns() - due_ns) // period_ns
             due_ns += (1 + missed) * period_ns

@@ -41,7 +41,7 @@ class CameraSnapshot:
     latency_total_us: int
     picture_faults: Mapping[str, int] = field(default_factory=dict)  # ImageFault value -> pictures that prove nothing
     picture_alarm: str | None = None  # why its pictures are not judged now
-    picture_misfit: str | None = None  # in which way they are unlike those that the model was trained on
+    picture_mismatch: str | None = None  # in which way they are unlike those that the model was trained on
 
     @property
     def camera(self) -> str:
@@ -57,7 +57,7 @@ class InspectionSnapshot:
     model: ModelIdentity | None
     preprocess_digest: str | None
     pool_misses: int = 0  # frames for which no buffer was free
-    frames_not_kept: int = 0  # of defect and unsure parts, because writing them could not follow
+    frames_not_recorded: int = 0  # of defect and unsure parts, because writing them could not follow
     state: str | None = None  # of the model's lifecycle; None without updates
     candidate: str | None = None  # `name/version` of the release that is on its way
     alarm: str | None = None  # why a person must look at the model
@@ -67,7 +67,7 @@ class InspectionSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class AgentSnapshot:
     """Everything at one moment."""
 
     monotonic_ns: int
@@ -79,8 +79,8 @@ class Snapshot:
     transport: Literal["up", "down", "none"] = "none"
     transport_reason: str | None = None  # why it is down
     broker: BrokerHealth | None = None
-    faults: int = 0  # batches that the model's runtime failed on
-    last_fault: str | None = None
+    inference_faults: int = 0  # batches that the model's runtime failed on
+    last_inference_fault: str | None = None
     collection: CollectionHealth | None = None
     threads: ThreadsHealth | None = None
     log: LogHealth | None = None

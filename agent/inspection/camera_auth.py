@@ -33,7 +33,7 @@ _HASHES: Final[dict[str, Callable[[str], str]]] = {"SHA-256": _sha256, "MD5": _m
 
 
 @dataclass(frozen=True, slots=True)
-class Login:
+class CameraCredentials:
     """User and password; neither is shown by `repr`."""
 
     username: str = field(repr=False)
@@ -54,28 +54,30 @@ class _Challenge:
         return self.algorithm.removesuffix("-SESS")
 
 
-def basic(login: Login) -> str:
+def basic_header(login: CameraCredentials) -> str:
     """Return the value of `Authorization` for Basic."""
     return f"Basic {b64encode(f'{login.username}:{login.password}'.encode()).decode()}"
 
 
-def authorization(challenges: Iterable[str], login: Login, *, method: str, uri: str, count: int = 1) -> str | None:
+def authorization_header(
+    challenges: Iterable[str], login: CameraCredentials, *, method: str, uri: str, count: int = 1
+) -> str | None:
     """Answer a refusal (401): the value of `Authorization`, or None where no challenge can be answered.
 
     `challenges` are the values of WWW-Authenticate, `uri` is the target as the request line has it. `count` numbers the
     requests that answer the same challenge (RFC 7616, `nc`): a server may refuse one that does not grow.
     """
-    parsed = [challenge for text in challenges for challenge in list(_parsed(text))]
+    parsed = [challenge for text in challenges for challenge in list(_parse_challenges(text))]
     for name in _HASHES:
         for challenge in parsed:
-            if challenge.scheme == "digest" and challenge.hash == name and _can(challenge):
+            if challenge.scheme == "digest" and challenge.hash == name and _is_supported(challenge):
                 return _digest(challenge, login, method=method, uri=uri, count=count)
     if any(challenge.scheme == "basic" for challenge in parsed):
-        return basic(login)
+        return basic_header(login)
     return None
 
 
-def _parsed(text: str) -> Iterator[_Challenge]:
+def _parse_challenges(text: str) -> Iterator[_Challenge]:
     current: _Challenge | None = None
     for item in _ITEM.finditer(text):
         name, is_parameter, quoted, token = item.groups()
@@ -87,16 +89,16 @@ def _parsed(text: str) -> Iterator[_Challenge]:
             current.parameters.setdefault(name.lower(), value)
 
 
-def _can(challenge: _Challenge) -> bool:
+def _is_supported(challenge: _Challenge) -> bool:
     offered = challenge.parameters.get("qop")
     return "nonce" in challenge.parameters and (offered is None or "auth" in re.split(r"[\s,]+", offered.lower()))
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _digest(challenge: _Challenge, login: Login, *, method: str, uri: str, count: int) -> str:
+def _digest(challenge: _Challenge, login: CameraCredentials, *, method: str, uri: str, count: int) -> str:
     given = challenge.parameters
     digest = _HASHES[challenge.hash]
     nonce, client_nonce, number = given["nonce"], secrets.token_hex(16), f"{count:08x}"
@@ -105,16 +107,16 @@ def _digest(challenge: _Challenge, login: Login, *, method: str, uri: str, count
         key = digest(f"{key}:{nonce}:{client_nonce}")
     middle = f"{nonce}:{number}:{client_nonce}:auth" if "qop" in given else nonce
     answer = {
-        "username": _quoted(login.username),
-        "realm": _quoted(given.get("realm", "")),
-        "nonce": _quoted(nonce),
-        "uri": _quoted(uri),
-        "response": _quoted(digest(f"{key}:{middle}:{digest(f'{method}:{uri}')}")),
+        "username": _quote(login.username),
+        "realm": _quote(given.get("realm", "")),
+        "nonce": _quote(nonce),
+        "uri": _quote(uri),
+        "response": _quote(digest(f"{key}:{middle}:{digest(f'{method}:{uri}')}")),
     }
     if "algorithm" in given:
         answer["algorithm"] = given["algorithm"]
     if "opaque" in given:
-        answer["opaque"] = _quoted(given["opaque"])
+        answer["opaque"] = _quote(given["opaque"])
     if "qop" in given:
-        answer |= {"qop": "auth", "nc": number, "cnonce": _quoted(client_nonce)}
+        answer |= {"qop": "auth", "nc": number, "cnonce": _quote(client_nonce)}
     return "Digest " + ", ".join(f"{name}={value}" for name, value in answer.items())

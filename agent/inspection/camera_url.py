@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, unquote
 
 from agent.errors import CameraError
-from agent.inspection.camera_auth import Login
+from agent.inspection.camera_auth import CameraCredentials
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,14 +41,14 @@ _HOST_AND_PORT: Final = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class CameraEndpoint:
     """Where to connect now, and as whom."""
 
     scheme: str
     host: str  # without brackets
     port: int | None
     path: str = field(repr=False)  # with the query
-    login: Login | None
+    credentials: CameraCredentials | None
 
     @property
     def authority(self) -> str:
@@ -59,7 +59,11 @@ class Target:
     @property
     def url(self) -> str:
         """The whole address, user and password in it escaped: for libraries that take nothing else."""
-        user = "" if self.login is None else f"{quote(self.login.username, '')}:{quote(self.login.password, '')}@"
+        user = (
+            ""
+            if self.credentials is None
+            else f"{quote(self.credentials.username, '')}:{quote(self.credentials.password, '')}@"
+        )
         return f"{self.scheme}://{user}{self.authority}{self.path}"
 
 
@@ -72,63 +76,65 @@ class CameraAddress:
     password_file: Path | None = None
 
     @property
-    def shown(self) -> str:
+    def redacted(self) -> str:
         """For people: scheme and host."""
         return redact(self.url)
 
-    def target(self, environ: Mapping[str, str] | None = None) -> Target:
+    def resolve(self, environ: Mapping[str, str] | None = None) -> CameraEndpoint:
         """Read variables and password file, and return where to connect. Raises CameraError without a secret in it."""
         environ = os.environ if environ is None else environ
         variables: Mapping[str, str] | None = environ
         url = self.url.strip()
         if _VARIABLE.fullmatch(url):
-            url, variables = _expanded(url, environ), None  # what comes out of a variable is taken as it is
+            url, variables = _expand_variables(url, environ), None  # what comes out of a variable is taken as it is
         parts = _split(url) or _split_at_last(url)
         if parts is None:
             raise CameraError("its address is malformed: one like scheme://host:port/path is needed")
-        port = None if parts.port is None else _expanded(parts.port, variables)
+        port = None if parts.port is None else _expand_variables(parts.port, variables)
         if port is not None and not (port.isdecimal() and 0 < int(port) <= _MAX_PORT):
             raise CameraError(f"the port in its address is no number from 1 to {_MAX_PORT}")
-        host = _expanded(parts.host, variables)
+        host = _expand_variables(parts.host, variables)
         if _HOST.fullmatch(host) is None:
             raise CameraError("the host in its address is no name or IP address")
-        login = parts.login(variables)
+        login = parts.credentials(variables)
         if self.username is not None:
             password = "" if self.password_file is None else _read_secret(self.password_file)
-            login = Login(_expanded(self.username, environ), password)
-        return Target(
+            login = CameraCredentials(_expand_variables(self.username, environ), password)
+        return CameraEndpoint(
             scheme=parts.scheme,
             host=host,
             port=None if port is None else int(port),
-            path=_rooted(_expanded(parts.rest.partition("#")[0], variables)),
-            login=login,
+            path=_absolute_path(_expand_variables(parts.rest.partition("#")[0], variables)),
+            credentials=login,
         )
 
 
 @dataclass(frozen=True, slots=True)
-class _Parts:
+class _UrlParts:
     scheme: str
     user: str | None  # user:password as written
     host: str
     port: str | None
     rest: str  # path, query, fragment
 
-    def login(self, variables: Mapping[str, str] | None) -> Login | None:
+    def credentials(self, variables: Mapping[str, str] | None) -> CameraCredentials | None:
         """User and password, unescaped before variables are put in: their values are taken as they are."""
         if self.user is None:
             return None
         name, _, password = self.user.partition(":")
-        return Login(_expanded(unquote(name), variables), _expanded(unquote(password), variables))
+        return CameraCredentials(
+            _expand_variables(unquote(name), variables), _expand_variables(unquote(password), variables)
+        )
 
 
-def _parts_of(scheme: str, user: str | None, place: str, rest: str) -> _Parts | None:
+def _make_parts(scheme: str, user: str | None, place: str, rest: str) -> _UrlParts | None:
     found = _HOST_AND_PORT.fullmatch(place)
     if found is None or (found[3] and found[3].isdecimal() and not 0 < int(found[3]) <= _MAX_PORT):
         return None
-    return _Parts(scheme, user, found[1] or found[2], found[3], rest)
+    return _UrlParts(scheme, user, found[1] or found[2], found[3], rest)
 
 
-def _split(url: str) -> _Parts | None:
+def _split(url: str) -> _UrlParts | None:
     """Split as RFC 3986 says; None where that gives no host."""
     scheme = _SCHEME.match(url)
     if scheme is None:
@@ -136,10 +142,10 @@ def _split(url: str) -> _Parts | None:
     end = _AUTHORITY_END.search(url, scheme.end())
     stop = len(url) if end is None else end.start()
     user, at, place = url[scheme.end() : stop].rpartition("@")
-    return _parts_of(scheme[1].lower(), user if at else None, place, url[stop:])
+    return _make_parts(scheme[1].lower(), user if at else None, place, url[stop:])
 
 
-def _split_at_last(url: str) -> _Parts | None:
+def _split_at_last(url: str) -> _UrlParts | None:
     """Split at the last `@`: for a password with `/`, `?` or `#` in it."""
     scheme = _SCHEME.match(url)
     if scheme is None:
@@ -147,15 +153,15 @@ def _split_at_last(url: str) -> _Parts | None:
     user, at, rest = url[scheme.end() :].rpartition("@")
     end = _AUTHORITY_END.search(rest)
     stop = len(rest) if end is None else end.start()
-    return _parts_of(scheme[1].lower(), user, rest[:stop], rest[stop:]) if at else None
+    return _make_parts(scheme[1].lower(), user, rest[:stop], rest[stop:]) if at else None
 
 
-def _rooted(path: str) -> str:
+def _absolute_path(path: str) -> str:
     """Return the path as a request needs it: from the root on, in ASCII and without blanks."""
     return quote(path if path.startswith("/") else f"/{path}", safe="/%:@!$&'()*+,;=?[]~|{}^`\"<>\\")
 
 
-def _expanded(text: str, variables: Mapping[str, str] | None) -> str:
+def _expand_variables(text: str, variables: Mapping[str, str] | None) -> str:
     """Put the values of variables in; None: leave `text` as it is. Raises CameraError for one that is not set."""
     if variables is None:
         return text
@@ -189,7 +195,7 @@ def missing_variables(text: str, environ: Mapping[str, str] | None = None) -> li
     return sorted({name for name in _VARIABLE.findall(text) if name not in environ})
 
 
-def is_address(url: str) -> bool:
+def is_connectable(url: str) -> bool:
     """Whether one can connect to it, once its variables are known."""
     return _VARIABLE.fullmatch(url) is not None or (_split(url) or _split_at_last(url)) is not None
 
@@ -222,19 +228,19 @@ def redact(url: str) -> str:
     if parts is None:
         return UNREADABLE
     host = f"[{parts.host}]" if ":" in parts.host else parts.host
-    if not is_ambiguous(url):
+    if not has_ambiguous_host(url):
         return f"{parts.scheme}://{host}" + ("" if parts.port is None else f":{parts.port}")
     if _is_ip(parts.host):
         return f"{parts.scheme}://{host}"
     return UNREADABLE if plain is None else f"{parts.scheme}://{HIDDEN_HOST}"
 
 
-def shown_place(place: str) -> str:
+def redact_location(place: str) -> str:
     """Return a folder, or an address in which no secret can stand, as it is; any other address as `redact` does."""
     return redact(place) if "://" in place and has_secret(place) else place
 
 
-def is_ambiguous(url: str) -> bool:
+def has_ambiguous_host(url: str) -> bool:
     """Whether an `@` stands after what reads as the host: it may belong to a password that is not escaped."""
     parts = _split(url)
     return parts is None or "@" in parts.rest

@@ -20,10 +20,10 @@ import numpy as np
 from agent.errors import CameraError, FrameError, SourceEndedError
 from agent.inspection.freeze import FreezeDetector
 from agent.inspection.intake import NO_PIXELS
-from agent.inspection.watch import Backoff, CameraWatch
-from agent.rate import Rate
+from agent.inspection.watch import Backoff, CameraStateMachine
+from agent.rate import RateLimit
 from agent.records import DropReason, Frame
-from agent.supervision import Boundary, Supervisor, remedy
+from agent.supervision import ErrorBoundary, ThreadSupervisor, remedy
 
 if TYPE_CHECKING:
     from random import Random
@@ -46,7 +46,7 @@ _FIRST_EXPOSURE_S: Final = 10.0  # RTSP and USB cameras need some seconds from o
 
 
 @dataclass(frozen=True, slots=True)
-class CameraSetup:
+class CaptureSettings:
     """Where frames come from. `stall_ms` None means that silence is normal: triggered cameras, folders, video files.
 
     A frame of another size than `declared_px` (width, height) is dropped. `frozen_after_s` says for how long a source
@@ -65,7 +65,7 @@ class CameraSetup:
 
 
 class CaptureThread:
-    """Runs one camera; see `CameraSetup`. `random` spreads the reconnects of many cameras."""
+    """Runs one camera; see `CaptureSettings`. `random` spreads the reconnects of many cameras."""
 
     def __init__(  # noqa: PLR0913 - the composition root names every part
         self,
@@ -81,21 +81,21 @@ class CaptureThread:
         declared_px: tuple[int | None, int | None] = (None, None),
         frozen_after_s: float | None = None,
         backoff: Backoff = Backoff(),  # noqa: B008  # frozen
-        supervisor: Supervisor | None = None,
+        supervisor: ThreadSupervisor | None = None,
     ) -> None:
-        self._supervisor = supervisor or Supervisor(clock=clock)
+        self._supervisor = supervisor or ThreadSupervisor(clock=clock)
         # Whatever a driver or a plug-in raises is a fault of the camera, which is then closed and opened again.
-        self._guard = Boundary(self._supervisor, kind="camera", what=f"camera {camera}", make=CameraError)
+        self._error_boundary = ErrorBoundary(self._supervisor, kind="camera", what=f"camera {camera}", make=CameraError)
         self._camera = camera
-        self._setup = CameraSetup(source, stall_ms, declared_px, frozen_after_s)
+        self._settings = CaptureSettings(source, stall_ms, declared_px, frozen_after_s)
         self._freeze = FreezeDetector(frozen_after_s)
         self._intake = intake
         self._pool = pool
         self._counters = counters
         self._clock = clock
-        self._watch = CameraWatch(
+        self._state_machine = CameraStateMachine(
             camera=camera,
-            stall_s=self._setup.stall_s,
+            stall_s=self._settings.stall_s,
             first_exposure_s=_FIRST_EXPOSURE_S,
             backoff=backoff,
             random=random,
@@ -104,23 +104,23 @@ class CaptureThread:
         self._lock = threading.Lock()  # of the four that follow
         self._stop = threading.Event()
         self._interrupt = threading.Event()  # stop, or there is another setup
-        self._next: CameraSetup | None = None
-        self._is_over = False  # the thread will not look at `_next` any more
+        self._next_settings: CaptureSettings | None = None
+        self._has_ended = False  # the thread will not look at `_next` any more
         self._thread = self._new_thread()
         self._seq = 0
         self._conditions = self._supervisor.condition_log(_log)
-        self._what = f"camera {camera}"
+        self._label = f"camera {camera}"
         self._is_lost = False  # nothing has come since it was lost
-        self._is_troubled = False  # the last exposure could not be judged
-        self._names: set[str] = set()  # of pictures that could not be judged and are in the log
-        self._named = Rate(per_s=_NAMED_PER_S, burst=_NAMED_BURST)
+        self._is_delivering_bad_images = False  # the last exposure could not be judged
+        self._logged_names: set[str] = set()  # of pictures that could not be judged and are in the log
+        self._name_log_limit = RateLimit(per_s=_NAMED_PER_S, burst=_NAMED_BURST)
         self._shape: tuple[int, ...] | None = None  # of the last good frame: what the next buffer must hold
         self._buffer = -1  # acquired and not handed over yet
 
     @property
     def status(self) -> CameraStatus:
         """The camera's state; from any thread."""
-        return self._watch.status
+        return self._state_machine.status
 
     @property
     def shape(self) -> tuple[int, ...] | None:
@@ -128,7 +128,7 @@ class CaptureThread:
         return self._shape
 
     @property
-    def running(self) -> bool:
+    def is_running(self) -> bool:
         """Whether frames may still come."""
         return self._thread.is_alive()
 
@@ -136,29 +136,29 @@ class CaptureThread:
         """Begin to capture."""
         self._thread.start()
 
-    def ask_stop(self) -> None:
+    def request_stop(self) -> None:
         """Let capturing end soon, without waiting for it: so that many cameras end side by side."""
         with self._lock:
             self._stop.set()
             self._interrupt.set()
 
-    def change(self, setup: CameraSetup) -> None:
+    def reconfigure(self, setup: CaptureSettings) -> None:
         """Close the camera soon and go on with `setup`, also where the source had ended; from any thread.
 
-        Counters and numbers go on. Raises NoThreadError where an ended camera needs a thread and there is none; it may
-        be called again. A driver that hangs holds the change up until it returns.
+        Counters and numbers go on. Raises ThreadLimitError where an ended camera needs a thread and there is none; it
+        may be called again. A driver that hangs holds the change up until it returns.
         """
         with self._lock:
-            self._next = setup
+            self._next_settings = setup
             self._interrupt.set()
-            if self._is_over and not self._stop.is_set():
+            if self._has_ended and not self._stop.is_set():
                 self._thread = self._new_thread()
                 self._thread.start()  # may fail: a machine has only so many threads
-                self._is_over = False
+                self._has_ended = False
 
     def stop(self, *, timeout_s: float = 1.0) -> bool:
         """End capturing; True when the thread has ended within `timeout_s` seconds. Safe to call twice."""
-        self.ask_stop()
+        self.request_stop()
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
         if self._thread.is_alive():
@@ -168,25 +168,25 @@ class CaptureThread:
 
     def _new_thread(self) -> SupervisedThread:
         return self._supervisor.thread(
-            self._run, kind="capture", name=f"capture {self._camera}", stop=self._stop, on_fault=self._failed
+            self._run, kind="capture", name=f"capture {self._camera}", stop=self._stop, on_fault=self._on_fault
         )
 
     def _run(self) -> None:
         while True:
             self._capture()
-            self._let_go()
-            self._watch.stopped(self._clock.monotonic_ns())
+            self._release_camera()
+            self._state_machine.on_stopped(self._clock.monotonic_ns())
             with self._lock:
-                if self._next is None or self._stop.is_set():
-                    self._is_over = True
+                if self._next_settings is None or self._stop.is_set():
+                    self._has_ended = True
                     return
 
-    def _failed(self, fault: Fault) -> None:
+    def _on_fault(self, fault: Fault) -> None:
         """A bug in this thread: the camera is let go, and capturing begins again; the other cameras do not notice."""
-        self._let_go()
-        self._watch.lost(self._clock.monotonic_ns(), f"internal error: {fault.text}")
+        self._release_camera()
+        self._state_machine.on_lost(self._clock.monotonic_ns(), f"internal error: {fault.text}")
 
-    def _let_go(self) -> None:
+    def _release_camera(self) -> None:
         """Close the camera and give its buffer back."""
         self._close()
         self._pool.release(self._buffer)
@@ -195,89 +195,89 @@ class CaptureThread:
     def _close(self) -> None:
         """Close the camera; a driver that cannot even do that is said so, and opened again all the same."""
         try:
-            with self._guard:
-                self._setup.source.close()
+            with self._error_boundary:
+                self._settings.source.close()
         except CameraError as error:
             self._supervisor.losses.count("camera_closings")
-            self._watch.remark(f"closing failed: {error}")
+            self._state_machine.record_error(f"closing failed: {error}")
 
-    def _turn(self) -> None:
+    def _apply_next_settings(self) -> None:
         """Take the new setup, if there is one."""
         with self._lock:
-            setup, self._next = self._next, None
+            setup, self._next_settings = self._next_settings, None
             if not self._stop.is_set():
                 self._interrupt.clear()
         if setup is not None:
-            self._let_go()
-            self._setup, self._shape = setup, None
-            self._is_lost = self._is_troubled = False
-            for what in (self._what, f"pictures of camera {self._camera}"):
+            self._release_camera()
+            self._settings, self._shape = setup, None
+            self._is_lost = self._is_delivering_bad_images = False
+            for what in (self._label, f"pictures of camera {self._camera}"):
                 self._conditions.forget(what)
             self._freeze = FreezeDetector(setup.frozen_after_s)
-            self._watch.changed(self._clock.monotonic_ns(), stall_s=setup.stall_s)
+            self._state_machine.on_reconfigured(self._clock.monotonic_ns(), stall_s=setup.stall_s)
 
     def _capture(self) -> None:
         while not self._stop.is_set():
-            self._turn()
+            self._apply_next_settings()
             try:
-                self._watch.opening(self._clock.monotonic_ns())
-                with self._guard:
-                    self._setup.source.open()
-                self._tell_left_out(getattr(self._setup.source, "left_out", None))
-                self._deliver()
+                self._state_machine.on_opening(self._clock.monotonic_ns())
+                with self._error_boundary:
+                    self._settings.source.open()
+                self._log_unread_files(getattr(self._settings.source, "left_out", None))
+                self._read_frames()
             except SourceEndedError as end:
                 _log.info("camera %s: %s", self._camera, end)
-                self._watch.ended(self._clock.monotonic_ns())
+                self._state_machine.on_ended(self._clock.monotonic_ns())
                 return
             except CameraError as error:
                 todo = remedy(error)
                 reason = str(error) if todo is None else f"{error} ({todo})"
-                delay_s = self._watch.lost(self._clock.monotonic_ns(), reason)
+                delay_s = self._state_machine.on_lost(self._clock.monotonic_ns(), reason)
                 self._is_lost = True
-                self._conditions.broken(self._what, f"{reason}; it is tried again until it delivers")
+                self._conditions.report_fault(self._label, f"{reason}; it is tried again until it delivers")
                 self._close()
                 self._clock.wait(self._interrupt, delay_s)
 
-    def _tell_left_out(self, text: str | None) -> None:
+    def _log_unread_files(self, text: str | None) -> None:
         """Say once what the source passes over; status and heartbeat show it from now on."""
-        if self._watch.left_out(text):
+        if self._state_machine.set_unread_files(text):
             _log.warning("camera %s: %s", self._camera, text)
 
-    def _deliver(self) -> None:
+    def _read_frames(self) -> None:
         """Read until the thread is stopped or changed. Raises CameraError when the camera is lost or silent."""
         while not self._interrupt.is_set():
             skipped, grab = 0, None
             try:
-                timeout_s = self._watch.patience_s(self._clock.monotonic_ns(), _READ_S)
+                timeout_s = self._state_machine.read_timeout_s(self._clock.monotonic_ns(), _READ_S)
                 buffer = self._free_buffer()
-                with self._guard:
-                    grab = self._setup.source.read(timeout_s=timeout_s, buffer=buffer)
+                with self._error_boundary:
+                    grab = self._settings.source.read(timeout_s=timeout_s, buffer=buffer)
                 if grab is None:
-                    if stall := self._watch.silence(self._clock.monotonic_ns()):
+                    if stall := self._state_machine.check_stall(self._clock.monotonic_ns()):
                         raise CameraError(stall)
                     continue
                 skipped = grab.skipped
-                self._skip(skipped)
-                self._check(grab)
+                self._count_skipped(skipped)
+                self._check_grab(grab)
             except FrameError as error:
-                self._watch.exposure(self._clock.monotonic_ns(), error=str(error), skipped=skipped)
-                self._note_alive()
+                self._state_machine.on_exposure(self._clock.monotonic_ns(), error=str(error), skipped=skipped)
+                self._clear_lost()
                 self._refuse(error, grab)
                 continue
-            self._watch.exposure(self._clock.monotonic_ns(), skipped=skipped)
-            if self._is_lost or self._is_troubled:
-                self._note_alive()
-                self._is_troubled = False
-                self._conditions.well(f"pictures of camera {self._camera}")
-            self._hand_over(grab)
+            self._state_machine.on_exposure(self._clock.monotonic_ns(), skipped=skipped)
+            if self._is_lost or self._is_delivering_bad_images:
+                self._clear_lost()
+                self._is_delivering_bad_images = False
+                self._conditions.clear_fault(f"pictures of camera {self._camera}")
+            self._offer_frame(grab)
 
     def _free_buffer(self) -> Pixels | None:
         """Return the buffer for the next exposure; None before the first one, and when the pool has none free."""
         if self._buffer < 0 and self._shape is not None:
             self._buffer = self._pool.acquire(self._shape)
-        return None if self._buffer < 0 else self._pool.pixels(self._buffer)
+        return None if self._buffer < 0 else self._pool.buffer(self._buffer)
 
-    def _check(self, grab: Grab) -> None:
+    def _check_grab(self, grab: Grab) -> None:
         """Raise FrameError for what no worker could judge."""
         pixels = grab.pixels
         if grab.incomplete:
@@ -288,36 +288,36 @@ class CaptureThread:
                 DropReason.CHANNELS, f"{pixels.dtype} of shape {pixels.shape}; uint8 [H, W] or [H, W, 3] is expected"
             )
         height, width = pixels.shape[:2]
-        wanted_w, wanted_h = self._setup.declared_px
+        wanted_w, wanted_h = self._settings.declared_px
         if min(height, width) == 0 or (wanted_w or width, wanted_h or height) != (width, height):
             raise FrameError(
                 DropReason.SIZE, f"{width}x{height} px; declared are {wanted_w or 'any'}x{wanted_h or 'any'}"
             )
 
-    def _note_alive(self) -> None:
+    def _clear_lost(self) -> None:
         if self._is_lost:
             self._is_lost = False
-            self._conditions.well(self._what, "delivers again")
+            self._conditions.clear_fault(self._label, "delivers again")
 
     def _refuse(self, error: FrameError, grab: Grab | None) -> None:
         """Account for an exposure that cannot be judged: its part gets `unknown`, and without a part it is dropped."""
         part_id = error.part_id if grab is None else grab.part_id
-        seq, now_ns = self._number(), self._clock.monotonic_ns()
+        seq, now_ns = self._next_seq(), self._clock.monotonic_ns()
         verdict = "dropped" if part_id is None else "unknown"
         name = error.name or part_id
         if name is None:
-            self._is_troubled = True
-            self._conditions.broken(f"pictures of camera {self._camera}", f"{verdict}: {error}")
-        elif name in self._names:  # a folder that loops: the log has it
+            self._is_delivering_bad_images = True
+            self._conditions.report_fault(f"pictures of camera {self._camera}", f"{verdict}: {error}")
+        elif name in self._logged_names:  # a folder that loops: the log has it
             pass
-        elif self._named.take(now_ns):
-            if len(self._names) < _MAX_NAMES:
-                self._names.add(name)
+        elif self._name_log_limit.try_take(now_ns):
+            if len(self._logged_names) < _MAX_NAMES:
+                self._logged_names.add(name)
             _log.warning("camera %s: %s is %s: %s: %s", self._camera, name, verdict, error.reason, error.detail)
         else:
             self._supervisor.losses.count("picture_names_not_logged")
         if part_id is None:
-            self._counters.dropped(DropReason(error.reason), seq=seq, detail=error.detail, name=error.name)
+            self._counters.count_dropped(DropReason(error.reason), seq=seq, detail=error.detail, name=error.name)
             return
         frame = Frame(
             camera=self._camera,
@@ -329,24 +329,24 @@ class CaptureThread:
             hardware_ns=None if grab is None else grab.hardware_ns,
             refused=str(error),
         )
-        if not self._intake.refuse(frame, self._stop):
-            self._counters.dropped(DropReason.SHUTDOWN, seq=seq, detail=str(error), name=name)
+        if not self._intake.offer_refused(frame, self._stop):
+            self._counters.count_dropped(DropReason.SHUTDOWN, seq=seq, detail=str(error), name=name)
 
-    def _skip(self, count: int) -> None:
+    def _count_skipped(self, count: int) -> None:
         """Account for exposures that the source left out for a newer one: they take their numbers, too."""
         if count:
-            self._counters.captured(count)
-            self._counters.dropped(DropReason.OVERRUN, count)
+            self._counters.count_captured(count)
+            self._counters.count_dropped(DropReason.OVERRUN, count)
             self._seq += count
 
-    def _number(self) -> int:
-        self._counters.captured()
+    def _next_seq(self) -> int:
+        self._counters.count_captured()
         self._seq += 1
         return self._seq - 1
 
-    def _hand_over(self, grab: Grab) -> None:
+    def _offer_frame(self, grab: Grab) -> None:
         buffer = -1
-        if self._buffer >= 0 and grab.pixels is self._pool.pixels(self._buffer):
+        if self._buffer >= 0 and grab.pixels is self._pool.buffer(self._buffer):
             buffer, self._buffer = self._buffer, -1
         elif self._buffer >= 0 and grab.pixels.shape != self._shape:  # the size changed: this buffer fits no more
             self._pool.release(self._buffer)
@@ -354,7 +354,7 @@ class CaptureThread:
         self._shape = grab.pixels.shape
         frame = Frame(
             camera=self._camera,
-            seq=self._number(),
+            seq=self._next_seq(),
             due_ns=grab.due_ns,
             captured_utc_ns=self._clock.utc_ns(),
             pixels=grab.pixels,
@@ -364,6 +364,6 @@ class CaptureThread:
             is_frozen=self._freeze.is_frozen(grab.pixels, self._clock.monotonic_ns()),
         )
         if not self._intake.offer(frame, self._stop):
-            self._counters.dropped(DropReason.SHUTDOWN, seq=frame.seq, name=grab.part_id)
+            self._counters.count_dropped(DropReason.SHUTDOWN, seq=frame.seq, name=grab.part_id)
             self._pool.release(buffer)
-        self._watch.listening(self._clock.monotonic_ns())
+        self._state_machine.on_waiting(self._clock.monotonic_ns())

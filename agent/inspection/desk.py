@@ -17,26 +17,26 @@ from agent.errors import FrameError
 from agent.inspection.tally import chart_key
 from agent.preprocess import Preprocessor
 from agent.records import ImageFault, Origin
-from agent.slot import NO_SITE
+from agent.slot import NO_OVERRIDES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from agent.counters import CameraCounters
     from agent.image_check import ImageLimits, ImageStatistics
-    from agent.inspection.keeper import FrameKeeper
+    from agent.inspection.keeper import FrameRecorder
     from agent.inspection.monitor import InspectionMonitor
     from agent.inspection.pool import FramePool
-    from agent.preprocess import Plan
+    from agent.preprocess import InputPlan
     from agent.records import Box, Frame, Geometry, ModelIdentity, Pixels, Verdict
-    from agent.slot import Lease, ModelSlot, SiteSettings
+    from agent.slot import Lease, ModelSlot, SiteOverrides
 
 _FROZEN: Final = "frozen: the camera repeats one picture, the same in every byte; restart it, then check its connection"
 _GEOMETRIES: Final = 3  # the champion's, the challenger's, and the one before
 
 
 @dataclass(frozen=True, slots=True)
-class Station:
+class CameraContext:
     """What the loop needs to know of one camera; made by `app`, shared by all workers."""
 
     thing: str
@@ -49,7 +49,7 @@ class Station:
 
 
 # Takes a judged frame for training, or leaves it, in no time: the verdict, and the region of the frame that was judged.
-Collect: TypeAlias = "Callable[[Frame, Verdict, Box], None]"
+CollectFrame: TypeAlias = "Callable[[Frame, Verdict, Box], None]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,22 +57,22 @@ class InspectionContext:
     """One inspection as the loop sees it: its slot, where frames are kept, its cameras, and who collects frames."""
 
     slot: ModelSlot
-    keeper: FrameKeeper | None
-    stations: dict[str, Station]
-    collect: Collect | None = None
+    recorder: FrameRecorder | None
+    cameras: dict[str, CameraContext]
+    collect: CollectFrame | None = None
     monitor: InspectionMonitor | None = None  # None: no picture is checked
 
 
-class Placed(NamedTuple):
+class BatchSlice(NamedTuple):
     """A frame whose inputs lie at [start, stop) of the batch buffer. A tuple, because one is made for each frame."""
 
     frame: Frame
-    plan: Plan
+    plan: InputPlan
     start: int
     stop: int
 
 
-class Inputs:
+class BatchBuffer:
     """Batch buffer and preprocessors for one geometry."""
 
     def __init__(self, geometry: Geometry, *, roi: Box | None, max_batch: int) -> None:
@@ -81,14 +81,14 @@ class Inputs:
         self._roi = roi
         self._max_batch = max_batch
         self._preprocessors: dict[str, Preprocessor] = {}  # by camera: its frames have one shape, so one plan
-        self._slots: Pixels = self._buffer(0)
-        self._gathered: Pixels = self._slots
+        self._inputs: Pixels = self._buffer(0)
+        self._gathered: Pixels = self._inputs
 
-    def place(self, frames: Sequence[Frame], refuse: Callable[[Frame, FrameError], None]) -> list[Placed]:
+    def write(self, frames: Sequence[Frame], refuse: Callable[[Frame, FrameError], None]) -> list[BatchSlice]:
         """Write all frames' inputs side by side; `refuse` hears of those that cannot be used."""
-        placed: list[Placed] = []
+        placed: list[BatchSlice] = []
         start = 0
-        slots = self._slots
+        slots = self._inputs
         for frame in frames:
             preprocessor = self._preprocessors.get(frame.camera)
             if preprocessor is None:
@@ -98,24 +98,24 @@ class Inputs:
                 stop = start + len(plan.tiles)
                 if stop > len(slots):
                     slots = self._grow(stop)
-                preprocessor.into(frame.pixels, slots[start:stop])
+                preprocessor.write_to(frame.pixels, slots[start:stop])
             except FrameError as error:
                 refuse(frame, error)
                 continue
-            placed.append(Placed(frame, plan, start, stop))
+            placed.append(BatchSlice(frame, plan, start, stop))
             start = stop
         return placed
 
-    def written(self, used: int) -> Pixels:
+    def filled(self, used: int) -> Pixels:
         """The first `used` inputs of the batch buffer [used, H, W, C]; valid until the next `place`."""
-        return self._slots[:used]
+        return self._inputs[:used]
 
-    def gather(self, placed: Sequence[Placed]) -> tuple[Pixels, list[Placed]]:
+    def gather(self, placed: Sequence[BatchSlice]) -> tuple[Pixels, list[BatchSlice]]:
         """The inputs of `placed`, some of the batch's frames in order, side by side, and where each one's lie there.
 
         Copied only where they do not lie side by side already.
         """
-        own: list[Placed] = []
+        own: list[BatchSlice] = []
         used = 0
         for p in placed:
             stop = used + p.stop - p.start
@@ -123,18 +123,18 @@ class Inputs:
             used = stop
         first, last = placed[0].start, placed[-1].stop
         if last - first == used:
-            return self._slots[first:last], own
+            return self._inputs[first:last], own
         if used > len(self._gathered):
             self._gathered = self._buffer(max(used, self._max_batch))
         for source, target in zip(placed, own, strict=True):
-            self._gathered[target.start : target.stop] = self._slots[source.start : source.stop]
+            self._gathered[target.start : target.stop] = self._inputs[source.start : source.stop]
         return self._gathered[:used], own
 
     def _grow(self, inputs: int) -> Pixels:
         """Make room; happens once, and again only when a batch of more tiles than ever arrives."""
         grown = self._buffer(max(inputs, self._max_batch))
-        grown[: len(self._slots)] = self._slots  # inputs of this batch that are already written
-        self._slots = grown
+        grown[: len(self._inputs)] = self._inputs  # inputs of this batch that are already written
+        self._inputs = grown
         return grown
 
     def _buffer(self, inputs: int) -> Pixels:
@@ -142,17 +142,17 @@ class Inputs:
         return np.empty((inputs, geometry.height, geometry.width, geometry.channels), np.uint8)
 
 
-class Desk:
+class WorkerState:
     """One worker's own things for one inspection."""
 
     def __init__(self, *, context: InspectionContext, max_batch: int) -> None:
         """Serve `context` with batches of at most `max_batch` frames."""
-        self.keeper: Final = context.keeper
+        self.recorder: Final = context.recorder
         self.collect: Final = context.collect
-        self.stations: Final = context.stations
+        self.cameras: Final = context.cameras
         self.monitor: Final = context.monitor
-        self.inputs: Inputs | None = None  # for the champion's geometry; None in SAFE
-        self.site: SiteSettings = NO_SITE  # of the batch
+        self.batch_buffer: BatchBuffer | None = None  # for the champion's geometry; None in SAFE
+        self.site: SiteOverrides = NO_OVERRIDES  # of the batch
         self._slot = context.slot
         self._max_batch = max_batch
         self._identity: ModelIdentity | None = None
@@ -161,8 +161,8 @@ class Desk:
         self._origins: dict[str, Origin] = {}
         self.chart_key = ""  # of the champion under its settings
         self._image_limits: ImageLimits | None = None
-        self._to_compare: set[str] = set()  # cameras whose pictures are not compared with the golden set yet
-        self._by_geometry: dict[tuple[Geometry, Box | None], Inputs] = {}  # and ROI; the last used at the end
+        self._cameras_to_compare: set[str] = set()  # cameras whose pictures are not compared with the golden set yet
+        self._by_geometry: dict[tuple[Geometry, Box | None], BatchBuffer] = {}  # and ROI; the last used at the end
 
     def lease(self) -> Lease | None:
         """Take the lease for one batch and turn to its model and site, where they are others than the last batch's."""
@@ -173,51 +173,53 @@ class Desk:
             identity, site = lease.model.identity, lease.site
         if identity is not self._identity or site is not self.site:
             self.site = site
-            self._turn_to(lease)
+            self._switch_model(lease)
         return lease
 
-    def screen(self, placed: list[Placed]) -> tuple[list[Placed], list[tuple[Frame, str]]]:
+    def check_images(self, placed: list[BatchSlice]) -> tuple[list[BatchSlice], list[tuple[Frame, str]]]:
         """Divide a batch into what can be judged and, each with its reason, what proves nothing about its part."""
-        monitor, limits, inputs = self.monitor, self._image_limits, self.inputs
+        monitor, limits, inputs = self.monitor, self._image_limits, self.batch_buffer
         if monitor is None or inputs is None:
             return placed, []
-        fit: list[Placed] = []
+        fit: list[BatchSlice] = []
         unfit: list[tuple[Frame, str]] = []
-        slots = inputs.written(placed[-1].stop)
+        slots = inputs.filled(placed[-1].stop)
         for p in placed:
             frame = p.frame
             seen = None if limits is None else image_check.measure(slots[p.start : p.stop])
-            fault = None if seen is None or limits is None else image_check.fault_of(seen, limits)
+            fault = None if seen is None or limits is None else image_check.find_fault(seen, limits)
             if fault is None and not frame.is_frozen:
-                monitor.usable(frame.camera)
-                if seen is not None and limits is not None and frame.camera in self._to_compare:
-                    self._compare(monitor, p, seen, limits)
+                monitor.count_usable(frame.camera)
+                if seen is not None and limits is not None and frame.camera in self._cameras_to_compare:
+                    self._compare_with_golden(monitor, p, seen, limits)
                 fit.append(p)
                 continue
             if fault is None or seen is None or limits is None:  # a black picture is equal to the last one, too
                 fault, reason = ImageFault.FROZEN, _FROZEN
             else:
-                reason = image_check.reason_of(fault, seen, limits)
-            monitor.unusable(frame.camera, fault, reason)
+                reason = image_check.describe_fault(fault, seen, limits)
+            monitor.count_unusable(frame.camera, fault, reason)
             unfit.append((frame, reason))
         return fit, unfit
 
-    def _compare(self, monitor: InspectionMonitor, p: Placed, seen: ImageStatistics, limits: ImageLimits) -> None:
-        assert self.inputs is not None  # noqa: S101 - the frame is placed in them
-        geometry, roi = self.inputs.geometry, self.site.roi
-        squeezed = image_check.shape_misfit(
+    def _compare_with_golden(
+        self, monitor: InspectionMonitor, p: BatchSlice, seen: ImageStatistics, limits: ImageLimits
+    ) -> None:
+        assert self.batch_buffer is not None  # noqa: S101 - the frame is placed in them
+        geometry, roi = self.batch_buffer.geometry, self.site.roi
+        squeezed = image_check.describe_shape_mismatch(
             geometry, region=(p.plan.roi[2], p.plan.roi[3]), has_roi=(roi or geometry.roi) is not None
         )
         key = (None if self._identity is None else self._identity.sha256, p.plan.roi)
-        if not monitor.compare(p.frame.camera, key, seen, limits, squeezed=squeezed):
-            self._to_compare.discard(p.frame.camera)
+        if not monitor.compare_with_golden(p.frame.camera, key, seen, limits, squeezed=squeezed):
+            self._cameras_to_compare.discard(p.frame.camera)
 
-    def inputs_for(self, geometry: Geometry) -> Inputs:
+    def buffer_for(self, geometry: Geometry) -> BatchBuffer:
         """Buffers for `geometry` and the batch's ROI; the same object for equal ones."""
         key = (geometry, self.site.roi)
         found = self._by_geometry.pop(key, None)
         if found is None:
-            found = Inputs(geometry, roi=self.site.roi, max_batch=self._max_batch)
+            found = BatchBuffer(geometry, roi=self.site.roi, max_batch=self._max_batch)
             if len(self._by_geometry) >= _GEOMETRIES:
                 del self._by_geometry[next(iter(self._by_geometry))]
         self._by_geometry[key] = found
@@ -227,7 +229,7 @@ class Desk:
         """The shared part of this camera's verdicts by this model; the same object for all of them."""
         found = self._origins.get(camera)
         if found is None:
-            station = self.stations[camera]
+            station = self.cameras[camera]
             found = Origin(
                 thing=station.thing,
                 line=station.line,
@@ -242,17 +244,17 @@ class Desk:
             self._origins[camera] = found
         return found
 
-    def key(self, frame: Frame) -> str:
+    def verdict_key(self, frame: Frame) -> str:
         """The key of this frame's verdict."""
-        station = self.stations[frame.camera]
+        station = self.cameras[frame.camera]
         return f"{station.line}/{frame.camera}/{station.boot_epoch}/{frame.seq}"
 
-    def _turn_to(self, lease: Lease | None) -> None:
+    def _switch_model(self, lease: Lease | None) -> None:
         self._origins = {}
         self._image_limits = None
-        self._to_compare = set(self.stations)
+        self._cameras_to_compare = set(self.cameras)
         if lease is None:
-            self._identity, self._preprocess_digest, self._classes, self.inputs = None, "", (), None
+            self._identity, self._preprocess_digest, self._classes, self.batch_buffer = None, "", (), None
             return
         model = lease.model
         self._identity = model.identity
@@ -260,4 +262,4 @@ class Desk:
         self._classes = model.rule.classes
         self.chart_key = chart_key(model.identity, lease.rule, lease.site.roi)
         self._image_limits = model.image_limits if lease.site.check_pictures else None
-        self.inputs = self.inputs_for(model.geometry)
+        self.batch_buffer = self.buffer_for(model.geometry)

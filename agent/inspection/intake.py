@@ -47,7 +47,7 @@ class Batch:
 
 
 @dataclass(slots=True)
-class _Lane:
+class _CameraQueue:
     """One camera's waiting frames."""
 
     inspection: int
@@ -58,9 +58,9 @@ class _Lane:
     waiting: deque[Frame] = field(default_factory=deque)
     filled_ns: int = 0  # due time of the frame that came when the lane was last empty
     displaced_ns: int = 0  # due time of the frame that last displaced one
-    found: int = 0  # how many waited at the last taking
+    last_length: int = 0  # how many waited at the last taking
     growths: int = 0  # takings in a row at which more waited than before
-    overloaded: bool = False
+    is_overloaded: bool = False
 
 
 class IntakeHub:
@@ -73,7 +73,7 @@ class IntakeHub:
         self._room = threading.Condition(self._lock)
         self._workers = workers
         self._max_batch = max_batch
-        self._lanes: list[_Lane] = []
+        self._queues: list[_CameraQueue] = []
         self._late: dict[int, list[tuple[CameraCounters, Frame]]] = {}  # by inspection
         self._pending = 0
         self._closed = False
@@ -88,8 +88,8 @@ class IntakeHub:
         pool: FramePool,
     ) -> CameraIntake:
         """Add a camera before the threads start; returns its entrance."""
-        lane = _Lane(inspection, capacity, policy, counters, pool)
-        self._lanes.append(lane)
+        lane = _CameraQueue(inspection, capacity, policy, counters, pool)
+        self._queues.append(lane)
         return CameraIntake(self, lane)
 
     def take(self, timeout_s: float) -> Batch | None:
@@ -121,52 +121,52 @@ class IntakeHub:
             self._filled.notify_all()
             self._room.notify_all()
 
-    def abandon(self) -> None:
+    def discard_pending(self) -> None:
         """Drop what still waits, counted as `shutdown`; for a drain that ran out of time."""
         with self._lock:
-            for lane in self._lanes:
+            for lane in self._queues:
                 for frame in lane.waiting:
-                    lane.counters.dropped(DropReason.SHUTDOWN, seq=frame.seq, name=frame.part_id)
+                    lane.counters.count_dropped(DropReason.SHUTDOWN, seq=frame.seq, name=frame.part_id)
                     lane.pool.release(frame.buffer)
                 lane.waiting.clear()
             for late in self._late.values():
                 for counters, frame in late:
-                    counters.dropped(DropReason.SHUTDOWN, seq=frame.seq, name=frame.part_id)
+                    counters.count_dropped(DropReason.SHUTDOWN, seq=frame.seq, name=frame.part_id)
             self._late.clear()
             self._pending = 0
 
     def _pop(self) -> Batch:
         """Oldest frame first, then more of its inspection; a share for each worker: bursts spread over cores."""
-        filled = [lane for lane in self._lanes if lane.waiting]
-        first = min(filled, key=_head)
-        self._watch_growth(first)
+        filled = [lane for lane in self._queues if lane.waiting]
+        first = min(filled, key=_oldest_due_ns)
+        self._check_growth(first)
         share = min(self._max_batch, -(-self._pending // self._workers))
         lanes = [lane for lane in filled if lane.inspection == first.inspection]
         frames: list[Frame] = []
         while lanes and len(frames) < share:
-            lane = lanes[0] if len(lanes) == 1 else min(lanes, key=_head)
+            lane = lanes[0] if len(lanes) == 1 else min(lanes, key=_oldest_due_ns)
             frames.append(lane.waiting.popleft())
             if not lane.waiting:
                 lanes.remove(lane)
         self._pending -= len(frames)
         return Batch(first.inspection, tuple(frames))
 
-    def _watch_growth(self, lane: _Lane) -> None:
+    def _check_growth(self, lane: _CameraQueue) -> None:
         """A lane that grows from taking to taking is overloaded: what is taken now is its newest frame."""
         found, newest_ns = len(lane.waiting), lane.waiting[-1].due_ns
         is_behind = lane.policy == "newest" and newest_ns - lane.waiting[0].due_ns >= _BEHIND_NS
-        lane.growths = lane.growths + 1 if is_behind and found > lane.found else 0
-        lane.found = found
+        lane.growths = lane.growths + 1 if is_behind and found > lane.last_length else 0
+        lane.last_length = found
         if lane.growths >= _GROWTHS:
-            lane.overloaded, lane.displaced_ns = True, newest_ns
-            self._shed(lane, kept=1)
+            lane.is_overloaded, lane.displaced_ns = True, newest_ns
+            self._keep_newest(lane, kept=1)
 
-    def _shed(self, lane: _Lane, *, kept: int) -> None:
+    def _keep_newest(self, lane: _CameraQueue, *, kept: int) -> None:
         """Displace all but the newest frames; a part must get its verdict in its turn."""
         while len(lane.waiting) > kept and lane.waiting[0].part_id is None:
             self._displace(lane)
 
-    def _offer(self, lane: _Lane, frame: Frame, stop: threading.Event) -> bool:
+    def _offer(self, lane: _CameraQueue, frame: Frame, stop: threading.Event) -> bool:
         with self._lock:
             while len(lane.waiting) >= lane.capacity and lane.policy == "wait":
                 if self._closed or stop.is_set():
@@ -180,7 +180,7 @@ class IntakeHub:
             self._filled.notify()
             return True
 
-    def _refuse(self, lane: _Lane, frame: Frame, stop: threading.Event) -> bool:
+    def _refuse(self, lane: _CameraQueue, frame: Frame, stop: threading.Event) -> bool:
         with self._lock:
             while sum(map(len, self._late.values())) >= _MAX_LATE and not (self._closed or stop.is_set()):
                 self._room.wait(_STOP_POLL_S)
@@ -190,23 +190,23 @@ class IntakeHub:
             self._filled.notify()
             return True
 
-    def _make_room(self, lane: _Lane, now_ns: int) -> None:
+    def _make_room(self, lane: _CameraQueue, now_ns: int) -> None:
         if not lane.waiting:
             lane.filled_ns = now_ns
-        elif len(lane.waiting) >= lane.capacity or (lane.overloaded and lane.waiting[0].part_id is None):
+        elif len(lane.waiting) >= lane.capacity or (lane.is_overloaded and lane.waiting[0].part_id is None):
             lane.displaced_ns = now_ns
-            lane.overloaded |= now_ns - lane.filled_ns >= _OVERLOAD_NS
+            lane.is_overloaded |= now_ns - lane.filled_ns >= _OVERLOAD_NS
             self._displace(lane)
-            if lane.overloaded:
-                self._shed(lane, kept=0)
+            if lane.is_overloaded:
+                self._keep_newest(lane, kept=0)
         if now_ns - lane.displaced_ns >= _RELIEF_NS:
-            lane.overloaded = False
+            lane.is_overloaded = False
 
-    def _displace(self, lane: _Lane) -> None:
+    def _displace(self, lane: _CameraQueue) -> None:
         oldest = lane.waiting.popleft()
         self._pending -= 1
         if oldest.part_id is None:
-            lane.counters.dropped(DropReason.OVERRUN, seq=oldest.seq)
+            lane.counters.count_dropped(DropReason.OVERRUN, seq=oldest.seq)
             lane.pool.release(oldest.buffer)
         else:
             lane.pool.release(oldest.buffer)
@@ -214,28 +214,28 @@ class IntakeHub:
             self._late.setdefault(lane.inspection, []).append((lane.counters, late))
 
 
-def _head(lane: _Lane) -> int:
+def _oldest_due_ns(lane: _CameraQueue) -> int:
     return lane.waiting[0].due_ns
 
 
 class CameraIntake:
     """One camera's entrance to the hub, used by its capture thread."""
 
-    def __init__(self, hub: IntakeHub, lane: _Lane) -> None:
+    def __init__(self, hub: IntakeHub, lane: _CameraQueue) -> None:
         """Made by `IntakeHub.add_camera`."""
         self._hub = hub
-        self._lane = lane
+        self._queue = lane
 
     def offer(self, frame: Frame, stop: threading.Event) -> bool:
         """Leave a frame. False when the hub is closed (or `stop` is set while waiting): the caller counts the drop.
 
         Policy `newest` never blocks; `wait` blocks until there is room.
         """
-        return self._hub._offer(self._lane, frame, stop)  # noqa: SLF001 - one class in two faces
+        return self._hub._offer(self._queue, frame, stop)  # noqa: SLF001 - one class in two faces
 
-    def refuse(self, frame: Frame, stop: threading.Event) -> bool:
+    def offer_refused(self, frame: Frame, stop: threading.Event) -> bool:
         """Leave a part's exposure that cannot be judged (`frame.refused` says why), so that it gets `unknown`.
 
         False as in `offer`. Blocks while very many wait for their verdict.
         """
-        return self._hub._refuse(self._lane, frame, stop)  # noqa: SLF001 - one class in two faces
+        return self._hub._refuse(self._queue, frame, stop)  # noqa: SLF001 - one class in two faces

@@ -18,36 +18,36 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from agent.images import encode_jpeg
-from agent.rate import Rate
-from agent.supervision import Supervisor
+from agent.rate import RateLimit
+from agent.supervision import ThreadSupervisor
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.clock import Clock
-    from agent.preprocess import Plan
+    from agent.preprocess import InputPlan
     from agent.records import Floats, Frame, Origin, Pixels
     from agent.supervision import Fault
 
-FOLDER: Final = "frames"
+FRAMES_FOLDER: Final = "frames"
 BURST: Final = 10
 _COPIES: Final = 4  # frames that may wait for the encoder: bounds memory
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class _RecordJob:
     name: str
     buffer: Pixels
-    plan: Plan
+    plan: InputPlan
     evidence: Floats | None
 
 
-class _Prune:
+class _PruneJob:
     """A job: the bounds have changed."""
 
 
-class FrameKeeper:
+class FrameRecorder:
     """A bounded folder of kept frames and the thread that writes it."""
 
     def __init__(
@@ -60,54 +60,54 @@ class FrameKeeper:
         max_per_s: float,
         jpeg_quality: int,
         clock: Clock,
-        supervisor: Supervisor | None = None,
+        supervisor: ThreadSupervisor | None = None,
     ) -> None:
         """Keep at most `frames` pictures and `max_bytes` in `state_dir/frames/<inspection>`.
 
         `max_per_s` bounds the sustained rate; a burst of `BURST` is taken at once.
         """
         self._clock = clock
-        self._jobs: queue.SimpleQueue[_Kept | _Prune | None] = queue.SimpleQueue()
-        self._rate = Rate(per_s=max_per_s, burst=BURST)
-        self.change(frames=frames, max_bytes=max_bytes, max_per_s=max_per_s, jpeg_quality=jpeg_quality)
-        self._reference = f"{FOLDER}/{inspection}"
+        self._jobs: queue.SimpleQueue[_RecordJob | _PruneJob | None] = queue.SimpleQueue()
+        self._rate = RateLimit(per_s=max_per_s, burst=BURST)
+        self.set_limits(frames=frames, max_bytes=max_bytes, max_per_s=max_per_s, jpeg_quality=jpeg_quality)
+        self._reference = f"{FRAMES_FOLDER}/{inspection}"
         self._folder = state_dir / self._reference
         self._free: list[Pixels | None] = [None] * _COPIES
         self._lock = threading.Lock()
-        self._kept: list[tuple[str, int]] = []  # (stem, bytes), oldest first
+        self._recorded: list[tuple[str, int]] = []  # (stem, bytes), oldest first
         self._bytes = 0
         self._stop = threading.Event()
-        supervisor = supervisor or Supervisor(clock=clock)
+        supervisor = supervisor or ThreadSupervisor(clock=clock)
         self._losses = supervisor.losses
         self._conditions = supervisor.condition_log(_log)
-        self._what = f"kept frames of {inspection}"
-        self._thread = supervisor.thread(self._run, kind="keeper", stop=self._stop, on_fault=self._lost)
-        self._job: _Kept | None = None  # in work
+        self._label = f"kept frames of {inspection}"
+        self._thread = supervisor.thread(self._run, kind="keeper", stop=self._stop, on_fault=self._on_fault)
+        self._current_job: _RecordJob | None = None  # in work
         self.skipped = 0  # frames that were not kept: too many at once, or the disk refused
 
     def start(self) -> None:
         """Read what is there and start writing. Raises OSError when the folder cannot be made."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         files = sorted(self._folder.glob("*.jpg"), key=_age_order)
-        self._kept = [(p.stem, self._size(p.stem)) for p in files]
-        self._bytes = sum(size for _, size in self._kept)
+        self._recorded = [(p.stem, self._size(p.stem)) for p in files]
+        self._bytes = sum(size for _, size in self._recorded)
         self._thread.start()
 
-    def change(self, *, frames: int, max_bytes: int, max_per_s: float, jpeg_quality: int) -> None:
+    def set_limits(self, *, frames: int, max_bytes: int, max_per_s: float, jpeg_quality: int) -> None:
         """Set other bounds, from any thread; what is too much by them is removed soon, by the keeper's thread."""
         self._frames = frames
         self._max_bytes = max_bytes
-        self._rate.change(per_s=max_per_s, burst=BURST)
+        self._rate.set_limit(per_s=max_per_s, burst=BURST)
         self._quality = jpeg_quality
-        self._jobs.put(_Prune())
+        self._jobs.put(_PruneJob())
 
-    def offer(self, frame: Frame, *, origin: Origin, plan: Plan, evidence: Floats | None) -> str | None:
+    def offer(self, frame: Frame, *, origin: Origin, plan: InputPlan, evidence: Floats | None) -> str | None:
         """Copy the frame for keeping; returns its reference below the state directory, or None when it is not kept."""
         if self._frames == 0:
             return None
         now = self._clock.monotonic_ns()
         with self._lock:
-            if not self._free or not self._rate.take(now):
+            if not self._free or not self._rate.try_take(now):
                 self.skipped += 1
                 return None
             buffer = self._free.pop()
@@ -115,7 +115,7 @@ class FrameKeeper:
             buffer = np.empty_like(frame.pixels)
         np.copyto(buffer, frame.pixels)
         name = f"{origin.camera}-{origin.boot_epoch}-{frame.seq}"
-        self._jobs.put(_Kept(name, buffer, plan, None if evidence is None else evidence.copy()))
+        self._jobs.put(_RecordJob(name, buffer, plan, None if evidence is None else evidence.copy()))
         return f"{self._reference}/{name}.jpg"
 
     def close(self, timeout_s: float) -> None:
@@ -127,35 +127,35 @@ class FrameKeeper:
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
-            if isinstance(job, _Prune):
+            if isinstance(job, _PruneJob):
                 try:
                     self._prune()
                 except OSError as error:  # the next frame that is written tries again
                     self._losses.count("kept_frames_not_removed")
-                    self._conditions.event(self._what, f"old ones cannot be removed: {error}")
+                    self._conditions.report_event(self._label, f"old ones cannot be removed: {error}")
                 continue
-            self._job = job
+            self._current_job = job
             try:
                 self._write(job)
             except (OSError, ValueError) as error:
                 self.skipped += 1
-                self._conditions.broken(self._what, f"{job.name} is not kept: {error}")
+                self._conditions.report_fault(self._label, f"{job.name} is not kept: {error}")
             else:
-                self._conditions.well(self._what, "are written again")
-            self._done(job)
+                self._conditions.clear_fault(self._label, "are written again")
+            self._finish_job(job)
 
-    def _done(self, job: _Kept) -> None:
-        self._job = None
+    def _finish_job(self, job: _RecordJob) -> None:
+        self._current_job = None
         with self._lock:
             self._free.append(job.buffer)
 
-    def _lost(self, _fault: Fault) -> None:
+    def _on_fault(self, _fault: Fault) -> None:
         """The thread met a bug: the frame in work is not kept, and its buffer must come back."""
-        if self._job is not None:
+        if self._current_job is not None:
             self.skipped += 1
-            self._done(self._job)
+            self._finish_job(self._current_job)
 
-    def _write(self, job: _Kept) -> None:
+    def _write(self, job: _RecordJob) -> None:
         data = encode_jpeg(job.buffer, self._quality)
         if job.evidence is not None:
             plan = job.plan
@@ -171,13 +171,13 @@ class FrameKeeper:
         partial.write_bytes(data)
         partial.replace(self._folder / f"{job.name}.jpg")  # a reader never sees half a picture
         size = self._size(job.name)
-        self._kept.append((job.name, size))
+        self._recorded.append((job.name, size))
         self._bytes += size
         self._prune()
 
     def _prune(self) -> None:
-        while self._kept and (len(self._kept) > self._frames or self._bytes > self._max_bytes):
-            stem, size = self._kept.pop(0)
+        while self._recorded and (len(self._recorded) > self._frames or self._bytes > self._max_bytes):
+            stem, size = self._recorded.pop(0)
             self._bytes -= size
             for suffix in (".jpg", ".npz"):
                 (self._folder / f"{stem}{suffix}").unlink(missing_ok=True)

@@ -57,7 +57,7 @@ class LiveStream(Protocol):
         """Disconnect; also after a failed `open`."""
 
 
-class LatestFrames:
+class LatestFrameSource:
     """A `FrameSource` over the streams that `connect` makes, one for each opening."""
 
     live: Final = True
@@ -107,7 +107,7 @@ class LatestFrames:
     def close(self) -> None:
         """See `FrameSource.close`."""
         if self._reader is not None:
-            self._reader.leave()
+            self._reader.stop()
             self._reader = None
         self._on_close()
 
@@ -119,7 +119,7 @@ class _Reader(threading.Thread):
         super().__init__(name=f"read {name}", daemon=True)
         self._stream = stream
         self._changed = threading.Condition()
-        self._leaving = False
+        self._stopping = False
         self._newest: Exposure | FrameError | None = None
         self._skipped = 0  # before the newest one
         self._error: Exception | None = None
@@ -127,7 +127,7 @@ class _Reader(threading.Thread):
     def run(self) -> None:
         """Receive everything; the thread's top, so whatever happens is kept for `take`."""
         try:
-            while not self._leaving:
+            while not self._stopping:
                 self._receive()
         except Exception as error:  # noqa: BLE001 - raised again in the capture thread
             with self._changed:
@@ -146,7 +146,7 @@ class _Reader(threading.Thread):
             return
         with self._changed:
             # A part must get its verdict: a triggered exposure waits until it is taken.
-            while isinstance(self._newest, Exposure) and self._newest.part_id is not None and not self._leaving:
+            while isinstance(self._newest, Exposure) and self._newest.part_id is not None and not self._stopping:
                 self._changed.wait(_RECEIVE_S)
             self._skipped += self._newest is not None
             self._newest = arrived
@@ -170,20 +170,20 @@ class _Reader(threading.Thread):
             skipped, self._skipped = self._skipped, 0
             return taken, skipped
 
-    def leave(self) -> None:
+    def stop(self) -> None:
         """Let the thread end; returns in time although it hangs."""
         with self._changed:
-            self._leaving = True
+            self._stopping = True
             self._changed.notify_all()
         self.join(_CLOSE_WAIT_S)
 
 
-def keep_newest(make: Callable[[], FrameSource], *, name: str) -> LatestFrames:
+def latest_frames_of(make: Callable[[], FrameSource], *, name: str) -> LatestFrameSource:
     """Read any live `FrameSource` all the time; `make` is called for each opening.
 
     Its `read` gets no buffer, so that each exposure has pixels of its own.
     """
-    return LatestFrames(name=name, connect=lambda: _SourceStream(make()))
+    return LatestFrameSource(name=name, connect=lambda: _SourceStream(make()))
 
 
 class _SourceStream:

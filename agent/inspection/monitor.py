@@ -16,7 +16,7 @@ from agent import image_check
 from agent.clock import NS_PER_S
 from agent.condition_log import ConditionLog
 from agent.image_check import ImageStatistics
-from agent.inspection.tally import Tally
+from agent.inspection.tally import OutcomeStatistics
 from agent.records import ImageFault
 
 if TYPE_CHECKING:
@@ -30,20 +30,18 @@ if TYPE_CHECKING:
 
 _ALARM_AFTER: Final = 3  # unusable pictures in a row; a frozen source is proven by as many before it is reported
 _CLEAR_AFTER: Final = 10  # usable pictures in a row
-_NOTE_NS: Final = NS_PER_S
-_COMPARED: Final = (
-    8  # first pictures of a camera under a model that are averaged for the comparison with its golden set
-)
+_LOG_EVERY_NS: Final = NS_PER_S
+_SAMPLES: Final = 8  # first pictures of a camera under a model that are averaged for the comparison with its golden set
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class PictureHealth:
+class ImageHealth:
     """One camera's pictures since the agent's start."""
 
     faults: Mapping[str, int] = field(default_factory=dict)  # ImageFault value -> pictures
     alarm: str | None = None  # they are not judged at the moment, and why
-    misfit: str | None = None  # they are unlike those that the present model was trained on
+    mismatch: str | None = None  # they are unlike those that the present model was trained on
 
 
 @dataclass(slots=True)
@@ -54,11 +52,11 @@ class _Camera:
     alarm: str | None = None
     lost: int = 0  # pictures of this alarm
     misfit: str | None = None
-    compared: object = None  # which model and region `seen` and `misfit` belong to
-    seen: list[ImageStatistics] = field(default_factory=list)
+    compared_key: object = None  # which model and region `seen` and `misfit` belong to
+    samples: list[ImageStatistics] = field(default_factory=list)
 
 
-def _pictures_of(camera: str) -> str:
+def _condition_of(camera: str) -> str:
     return f"pictures of camera {camera}"
 
 
@@ -68,25 +66,25 @@ class InspectionMonitor:
     def __init__(self, clock: Clock, *, inspection: str, kept: Path | None = None) -> None:
         """Nothing has happened yet, but for what the last run left in the file `kept`."""
         self._clock = clock
-        self._tally = Tally(kept)
+        self._statistics = OutcomeStatistics(kept)
         self._conditions = ConditionLog(_log, clock)
         self._lock = threading.Lock()
         self._verdicts = f"verdicts of {inspection}"
         self._is_alarmed = False  # by the verdicts
-        self._next_note_ns = 0  # while it is: the log decides by itself what is worth a line, but not for every batch
+        self._next_log_ns = 0  # while it is: the log decides by itself what is worth a line, but not for every batch
         self._cameras: dict[str, _Camera] = {}
-        self._unquiet: set[str] = set()  # cameras whose next good picture matters
+        self._cameras_with_faults: set[str] = set()  # cameras whose next good picture matters
 
     # --- pictures -----------------------------------------------------------------------------------------------------
 
-    def unusable(self, camera: str, fault: ImageFault, reason: str) -> None:
+    def count_unusable(self, camera: str, fault: ImageFault, reason: str) -> None:
         """Count a picture that proves nothing."""
         with self._lock:
-            state = self._of(camera)
+            state = self._camera(camera)
             state.faults[fault] = state.faults.get(fault, 0) + 1
             state.bad += 1
             state.good = 0
-            self._unquiet.add(camera)
+            self._cameras_with_faults.add(camera)
             if state.alarm is not None:
                 state.lost += 1
                 state.alarm = reason
@@ -94,25 +92,27 @@ class InspectionMonitor:
                 return
             else:
                 state.alarm, state.lost = reason, state.bad
-        self._conditions.broken(_pictures_of(camera), f"they are not judged, their verdicts are `unknown`: {reason}")
+        self._conditions.report_fault(
+            _condition_of(camera), f"they are not judged, their verdicts are `unknown`: {reason}"
+        )
 
-    def usable(self, camera: str) -> None:
+    def count_usable(self, camera: str) -> None:
         """Count a picture that can be judged."""
-        if camera not in self._unquiet:
+        if camera not in self._cameras_with_faults:
             return
         with self._lock:
-            state = self._of(camera)
+            state = self._camera(camera)
             state.bad = 0
             state.good += 1
             if state.alarm is not None and state.good < _CLEAR_AFTER:
                 return
             ended, lost = state.alarm is not None, state.lost
             state.alarm = None
-            self._unquiet.discard(camera)
+            self._cameras_with_faults.discard(camera)
         if ended:
-            self._conditions.well(_pictures_of(camera), f"are judged again, {lost} were not,")
+            self._conditions.clear_fault(_condition_of(camera), f"are judged again, {lost} were not,")
 
-    def compare(
+    def compare_with_golden(
         self, camera: str, key: object, seen: ImageStatistics, limits: ImageLimits, *, squeezed: str | None
     ) -> bool:
         """Compare a camera's first pictures under a model and a region (`key`) with the model's golden set.
@@ -120,83 +120,81 @@ class InspectionMonitor:
         `squeezed` is what else is unlike them. False once enough pictures were compared.
         """
         with self._lock:
-            state = self._of(camera)
-            if state.compared != key:
-                state.compared, state.misfit, state.seen = key, None, []
-            if len(state.seen) >= _COMPARED:
+            state = self._camera(camera)
+            if state.compared_key != key:
+                state.compared_key, state.misfit, state.samples = key, None, []
+            if len(state.samples) >= _SAMPLES:
                 return False
-            state.seen.append(seen)
-            if len(state.seen) < _COMPARED:
+            state.samples.append(seen)
+            if len(state.samples) < _SAMPLES:
                 return True
-            level = sum(s.level for s in state.seen) / _COMPARED
-            contrast = sum(s.contrast for s in state.seen) / _COMPARED
-            light = image_check.misfit_of(ImageStatistics(level, contrast), limits)
+            level = sum(s.level for s in state.samples) / _SAMPLES
+            contrast = sum(s.contrast for s in state.samples) / _SAMPLES
+            light = image_check.describe_mismatch(ImageStatistics(level, contrast), limits)
             state.misfit = "; ".join(text for text in (squeezed, light) if text) or None
             misfit = state.misfit
         if misfit is not None:
             _log.warning("camera %s: its pictures are unlike those that the model was trained on: %s", camera, misfit)
         return False
 
-    def pictures(self, camera: str) -> PictureHealth:
+    def image_health(self, camera: str) -> ImageHealth:
         """What heartbeat, status and metrics show of a camera."""
         with self._lock:
-            state = self._of(camera)
-            return PictureHealth(
-                {str(fault): count for fault, count in state.faults.items()}, state.alarm, state.misfit
-            )
+            state = self._camera(camera)
+            return ImageHealth({str(fault): count for fault, count in state.faults.items()}, state.alarm, state.misfit)
 
-    def _of(self, camera: str) -> _Camera:
+    def _camera(self, camera: str) -> _Camera:
         return self._cameras.setdefault(camera, _Camera())
 
     # --- outcomes -----------------------------------------------------------------------------------------------------
 
-    def judged(self, key: str, identity: ModelIdentity, judged: Sequence[tuple[str, Judgement]]) -> None:
+    def record_champion(self, key: str, identity: ModelIdentity, judged: Sequence[tuple[str, Judgement]]) -> None:
         """Take what the active model said of a batch; see `Tally.record`."""
         now_ns = self._clock.monotonic_ns()
         with self._lock:
-            self._tally.record(key, identity, judged, now_ns=now_ns)
-            is_alarmed = self._tally.is_alarmed
-            if is_alarmed is self._is_alarmed and (not is_alarmed or now_ns < self._next_note_ns):
+            self._statistics.record_champion(key, identity, judged, now_ns=now_ns)
+            is_alarmed = self._statistics.is_alarmed
+            if is_alarmed is self._is_alarmed and (not is_alarmed or now_ns < self._next_log_ns):
                 return
-            self._is_alarmed, self._next_note_ns = is_alarmed, now_ns + _NOTE_NS
-            alarms = self._tally.alarms()
-        self._note(alarms)
+            self._is_alarmed, self._next_log_ns = is_alarmed, now_ns + _LOG_EVERY_NS
+            alarms = self._statistics.alarms()
+        self._log_alarms(alarms)
 
-    def challenged(self, identity: ModelIdentity, judgements: Sequence[Judgement]) -> None:
-        """Take what a challenger said; see `Tally.record_other`."""
+    def record_challenger(self, identity: ModelIdentity, judgements: Sequence[Judgement]) -> None:
+        """Take what a challenger said; see `Tally.record_challenger`."""
         with self._lock:
-            self._tally.record_other(identity, judgements)
+            self._statistics.record_challenger(identity, judgements)
 
-    def relearn(self) -> None:
+    def reset_baseline(self) -> None:
         """Take the reject rate from now on for the usual one: a person has looked."""
         with self._lock:
-            self._tally.relearn()
-            self._is_alarmed = self._tally.is_alarmed
-            alarms = self._tally.alarms()
-        self._note(alarms)
+            self._statistics.reset_baseline()
+            self._is_alarmed = self._statistics.is_alarmed
+            alarms = self._statistics.alarms()
+        self._log_alarms(alarms)
 
-    def models(self) -> tuple[ModelCounts, ...]:
+    def model_counts(self) -> tuple[ModelCounts, ...]:
         """What the last models said, by outcome and class."""
         with self._lock:
-            return self._tally.models()
+            return self._statistics.model_counts()
 
-    def rate(self) -> RejectRate | None:
+    def reject_rate(self) -> RejectRate | None:
         """The active model's reject rate; None before its first part."""
         with self._lock:
-            return self._tally.rate()
+            return self._statistics.reject_rate()
 
     def save(self, *, now: bool = False) -> None:
         """Keep the learned rates on the disk every ten minutes, or `now`; not for a worker's thread."""
         with self._lock:
-            data = self._tally.kept(self._clock.monotonic_ns(), now=now)
+            data = self._statistics.due_copy(self._clock.monotonic_ns(), now=now)
         if data is not None:
-            self._tally.write(data)
+            self._statistics.write(data)
 
-    def _note(self, alarms: list[str]) -> None:
+    def _log_alarms(self, alarms: list[str]) -> None:
         if alarms:
-            self._conditions.broken(self._verdicts, "; ".join(alarms))
+            self._conditions.report_fault(self._verdicts, "; ".join(alarms))
         else:
-            self._conditions.well(self._verdicts, "are as usual again")
+            self._conditions.clear_fault(self._verdicts, "are as usual again")
 
     # --- alarms -------------------------------------------------------------------------------------------------------
 
@@ -204,5 +202,5 @@ class InspectionMonitor:
         """Why this inspection is not healthy: one sentence a cause; None while it is."""
         with self._lock:
             texts = [f"camera {name}: {c.alarm}" for name, c in sorted(self._cameras.items()) if c.alarm is not None]
-            texts += self._tally.alarms()
+            texts += self._statistics.alarms()
         return "; ".join(texts) or None

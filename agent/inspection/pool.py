@@ -50,14 +50,14 @@ class FramePool:
     def acquire(self, shape: Shape) -> int:
         """Return the index of a free buffer of `shape` ([H, W] or [H, W, 3]), or -1 when all are held."""
         with self._lock:
-            index = self._take(shape)
+            index = self._acquire(shape)
             if index < 0:
                 self._misses += 1
             else:
                 self._held.add(index)
             return index
 
-    def pixels(self, index: int) -> Pixels:
+    def buffer(self, index: int) -> Pixels:
         """Return the buffer `index`, which the caller has acquired."""
         return self._arrays[index]
 
@@ -75,7 +75,7 @@ class FramePool:
             # Last in, first out: the buffer that was used last is the one still in the cache.
             self._free.setdefault(self._arrays[index].shape, []).append(index)
 
-    def _take(self, shape: Shape) -> int:
+    def _acquire(self, shape: Shape) -> int:
         if same := self._free.get(shape):
             return same.pop()
         if len(self._arrays) < self._capacity:

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     from agent.records import Box, DecisionRule, Judgement, ModelIdentity
 
-KEPT: Final = 4
+MAX_CHARTS: Final = 4
 SAVE_S: Final = 600.0
-NO_JUDGEMENT: Final = 20  # parts in a row without a judgement, from which it is an alarm
+NO_JUDGEMENT_PARTS: Final = 20  # parts in a row without a judgement, from which it is an alarm
 _MAX_FILE_BYTES: Final = 64 * 1024
 _log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class _Counts:
     classes: dict[str, int] = field(default_factory=dict)
 
 
-class Tally:
+class OutcomeStatistics:
     """Counts and charts of one inspection."""
 
     def __init__(self, path: Path | None) -> None:
@@ -52,55 +52,55 @@ class Tally:
         self._path = path
         self._models: dict[str, _Counts] = {}  # by sha256, the last used at the end
         self._charts: dict[str, RejectChart] = _read(path)  # by key, likewise
-        self._now: str | None = None  # key of the chart of the model that judges
-        self._silent = 0  # parts in a row that it gave no judgement on
-        self._silence = ""
-        self._began: tuple[int, int] = (0, 0)  # (monotonic ns, parts) when the present chart was taken up
+        self._active_key: str | None = None  # key of the chart of the model that judges
+        self._unknown_run = 0  # parts in a row that it gave no judgement on
+        self._unknown_reason = ""
+        self._chart_start: tuple[int, int] = (0, 0)  # (monotonic ns, parts) when the present chart was taken up
         self._saved_ns: int | None = None
 
-    def record(
+    def record_champion(
         self, key: str, identity: ModelIdentity, judged: Sequence[tuple[str, Judgement]], *, now_ns: int
     ) -> None:
         """Take what the active model said of a batch, (camera, judgement) each, raw: whatever became the verdict."""
-        if key != self._now:
-            self._turn_to(key, now_ns)
+        if key != self._active_key:
+            self._switch_chart(key, now_ns)
         chart = self._charts[key]
         for camera, judgement in judged:
             self._count(identity, judgement)
             if judgement.outcome is Outcome.UNKNOWN:  # no word on the part: neither a reject nor a pass
-                self._silent += 1
-                self._silence = judgement.reason or "no reason given"
+                self._unknown_run += 1
+                self._unknown_reason = judgement.reason or "no reason given"
                 continue
-            self._silent = 0
+            self._unknown_run = 0
             chart.add(camera, rejected=judgement.outcome is not Outcome.OK)
-        began_ns, parts = self._began
+        began_ns, parts = self._chart_start
         if now_ns > began_ns:
             rate = (chart.parts - parts) * NS_PER_S / (now_ns - began_ns)
             chart.parts_per_shift = max(PARTS_PER_SHIFT, rate * SHIFT_S)
 
-    def record_other(self, identity: ModelIdentity, judgements: Sequence[Judgement]) -> None:
+    def record_challenger(self, identity: ModelIdentity, judgements: Sequence[Judgement]) -> None:
         """Take what a challenger said: counted, and no part of the chart."""
         for judgement in judgements:
             self._count(identity, judgement)
 
-    def relearn(self) -> None:
+    def reset_baseline(self) -> None:
         """Forget the usual rate of the model that judges: what comes from now on is usual."""
-        if self._now is not None:
-            self._charts[self._now] = RejectChart()
-            self._began = (self._began[0], 0)
+        if self._active_key is not None:
+            self._charts[self._active_key] = RejectChart()
+            self._chart_start = (self._chart_start[0], 0)
 
-    def _turn_to(self, key: str, now_ns: int) -> None:
+    def _switch_chart(self, key: str, now_ns: int) -> None:
         chart = self._charts.pop(key, None) or RejectChart()
         self._charts[key] = chart
-        while len(self._charts) > KEPT:
+        while len(self._charts) > MAX_CHARTS:
             del self._charts[next(iter(self._charts))]
-        self._now, self._silent, self._began = key, 0, (now_ns, chart.parts)
+        self._active_key, self._unknown_run, self._chart_start = key, 0, (now_ns, chart.parts)
 
     def _count(self, identity: ModelIdentity, judgement: Judgement) -> None:
         found = self._models.get(identity.sha256)
         if found is None:
             found = self._models[identity.sha256] = _Counts(identity)
-            while len(self._models) > KEPT:
+            while len(self._models) > MAX_CHARTS:
                 del self._models[next(iter(self._models))]
         outcome = judgement.outcome.value
         found.outcomes[outcome] = found.outcomes.get(outcome, 0) + 1
@@ -109,39 +109,39 @@ class Tally:
 
     # --- what it says -------------------------------------------------------------------------------------------------
 
-    def models(self) -> tuple[ModelCounts, ...]:
+    def model_counts(self) -> tuple[ModelCounts, ...]:
         """The last models that judged here."""
         return tuple(ModelCounts(m.identity, dict(m.outcomes), dict(m.classes)) for m in self._models.values())
 
-    def rate(self) -> RejectRate | None:
+    def reject_rate(self) -> RejectRate | None:
         """The active model's reject rate; None before its first part."""
-        if self._now is None:
+        if self._active_key is None:
             return None
-        chart = self._charts[self._now]
+        chart = self._charts[self._active_key]
         parts, rejects = chart.recent
-        return RejectRate(chart.state, parts, rejects, chart.usual)
+        return RejectRate(chart.state, parts, rejects, chart.baseline)
 
     @property
     def is_alarmed(self) -> bool:
         """Whether `alarms` has something to say."""
-        chart = None if self._now is None else self._charts[self._now]
-        return self._silent >= NO_JUDGEMENT or (chart is not None and chart.is_out)
+        chart = None if self._active_key is None else self._charts[self._active_key]
+        return self._unknown_run >= NO_JUDGEMENT_PARTS or (chart is not None and chart.is_out)
 
     def alarms(self) -> list[str]:
         """One sentence a cause."""
         found = []
-        if self._silent >= NO_JUDGEMENT:
-            found.append(f"no judgement on the last {self._silent} parts: {self._silence}")
-        if self._now is not None and (text := self._charts[self._now].alarm()) is not None:
+        if self._unknown_run >= NO_JUDGEMENT_PARTS:
+            found.append(f"no judgement on the last {self._unknown_run} parts: {self._unknown_reason}")
+        if self._active_key is not None and (text := self._charts[self._active_key].alarm()) is not None:
             found.append(text)
         return found
 
     # --- over restarts ------------------------------------------------------------------------------------------------
 
-    def kept(self, now_ns: int, *, now: bool = False) -> bytes | None:
+    def due_copy(self, now_ns: int, *, now: bool = False) -> bytes | None:
         """What must be written to the disk, or None while the last copy is young enough."""
         is_young = self._saved_ns is not None and now_ns - self._saved_ns < SAVE_S * NS_PER_S
-        if self._path is None or self._now is None or (is_young and not now):
+        if self._path is None or self._active_key is None or (is_young and not now):
             return None
         self._saved_ns = now_ns
         return json.dumps({"v": 1, "charts": {key: chart.to_json() for key, chart in self._charts.items()}}).encode()
@@ -165,7 +165,7 @@ def _read(path: Path | None) -> dict[str, RejectChart]:
         with path.open("rb") as file:
             tree: dict[str, Any] = json.loads(file.read(_MAX_FILE_BYTES))
         charts = tree["charts"].items()
-        return {str(key): RejectChart.from_json(kept) for key, kept in list(charts)[-KEPT:]}
+        return {str(key): RejectChart.from_json(kept) for key, kept in list(charts)[-MAX_CHARTS:]}
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         _log.warning("the charts of the reject rate begin anew: %s cannot be used (%s)", path, error)
         return {}

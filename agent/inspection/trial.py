@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from agent.decision import decide_untried, unknown
+from agent.decision import decide_challenger, unknown_judgement
 from agent.errors import InferenceError
 from agent.records import Observation, Outcome
 
@@ -21,37 +21,41 @@ if TYPE_CHECKING:
 
     from agent.clock import Clock
     from agent.errors import FrameError
-    from agent.inspection.desk import Desk, Placed
-    from agent.preprocess import Plan
+    from agent.inspection.desk import BatchSlice, WorkerState
+    from agent.preprocess import InputPlan
     from agent.records import Floats, Frame, Judgement, Pixels, Verdict
     from agent.slot import Lease
 
-_SAY: Final = {Outcome.OK: 0, Outcome.UNKNOWN: 0, Outcome.UNSURE: 1, Outcome.DEFECT: 2}
+_SEVERITY: Final = {Outcome.OK: 0, Outcome.UNKNOWN: 0, Outcome.UNSURE: 1, Outcome.DEFECT: 2}
 
 
 @dataclass(frozen=True, slots=True)
-class Opinion:
+class ModelResult:
     """What one model says of one part, and what it saw: `plan` and `evidence` are None where it saw nothing."""
 
     judgement: Judgement
     part_us: int  # preprocessing, inference and decision: this part's share of its batch
-    plan: Plan | None = None
+    plan: InputPlan | None = None
     evidence: Floats | None = None  # [tiles, h, w]
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class TrialPart:
     """A part of a batch in a trial. Without a challenger it is not assigned."""
 
-    placed: Placed  # in the champion's inputs
+    batch_slice: BatchSlice  # in the champion's inputs
     key: str  # of its verdict
-    champion: Opinion
-    challenger: Opinion | None = None
+    champion: ModelResult
+    challenger: ModelResult | None = None
 
-    def decisive(self, *, same_classes: bool, counts: bool = True) -> Opinion:
+    def deciding_result(self, *, same_classes: bool, counts: bool = True) -> ModelResult:
         """The opinion that becomes the verdict: the challenger's only where it counts and is the stricter one."""
         other = self.challenger
-        if other is None or not counts or _SAY[other.judgement.outcome] <= _SAY[self.champion.judgement.outcome]:
+        if (
+            other is None
+            or not counts
+            or _SEVERITY[other.judgement.outcome] <= _SEVERITY[self.champion.judgement.outcome]
+        ):
             return self.champion
         return other if same_classes else replace(other, judgement=replace(other.judgement, scores=()))
 
@@ -60,7 +64,7 @@ class Part:
         other = self.champion if self.challenger is None else self.challenger
         return Observation(
             key=self.key,
-            camera=self.placed.frame.camera,
+            camera=self.batch_slice.frame.camera,
             champion=self.champion.judgement,
             challenger=other.judgement,
             champion_us=self.champion.part_us,
@@ -71,9 +75,9 @@ class Part:
         )
 
 
-def consult(
-    desk: Desk, parts: Sequence[Part], *, champion: Lease, challenger: Lease, shared_us: int, clock: Clock
-) -> list[Part]:
+def run_challenger(
+    desk: WorkerState, parts: Sequence[TrialPart], *, champion: Lease, challenger: Lease, shared_us: int, clock: Clock
+) -> list[TrialPart]:
     """Let the challenger judge `parts` of a batch that the champion judged before; returns them with its opinions.
 
     The champion's inputs serve again where both geometries are equal, else the frames are preprocessed once more.
@@ -81,35 +85,35 @@ def consult(
     What goes wrong with the challenger is an `unknown` with its reason.
     """
     began = clock.monotonic_ns()
-    opinions: dict[int, Opinion] = {}  # by the identity of the frame
+    opinions: dict[int, ModelResult] = {}  # by the identity of the frame
 
     def refuse(frame: Frame, error: FrameError) -> None:
-        opinions[id(frame)] = Opinion(unknown(str(error)), 0)
+        opinions[id(frame)] = ModelResult(unknown_judgement(str(error)), 0)
 
-    placed = [part.placed for part in parts]
-    if challenger.model.geometry == champion.model.geometry and desk.inputs is not None:
-        batch, own = desk.inputs.gather(placed)
+    placed = [part.batch_slice for part in parts]
+    if challenger.model.geometry == champion.model.geometry and desk.batch_buffer is not None:
+        batch, own = desk.batch_buffer.gather(placed)
     else:
         shared_us = 0
-        inputs = desk.inputs_for(challenger.model.geometry)
-        own = inputs.place([p.frame for p in placed], refuse)
-        batch = inputs.written(own[-1].stop if own else 0)
-    for p, opinion in zip(own, _judge(challenger, batch, own), strict=True):
+        inputs = desk.buffer_for(challenger.model.geometry)
+        own = inputs.write([p.frame for p in placed], refuse)
+        batch = inputs.filled(own[-1].stop if own else 0)
+    for p, opinion in zip(own, _infer(challenger, batch, own), strict=True):
         opinions[id(p.frame)] = opinion
     part_us = (clock.monotonic_ns() - began) // (1_000 * len(parts)) + shared_us
-    return [replace(part, challenger=replace(opinions[id(part.placed.frame)], part_us=part_us)) for part in parts]
+    return [replace(part, challenger=replace(opinions[id(part.batch_slice.frame)], part_us=part_us)) for part in parts]
 
 
-def _judge(challenger: Lease, batch: Pixels, placed: Sequence[Placed]) -> list[Opinion]:
+def _infer(challenger: Lease, batch: Pixels, placed: Sequence[BatchSlice]) -> list[ModelResult]:
     if not placed:
         return []
     try:
         result = challenger.model.infer(batch)
     except InferenceError as error:
-        return [Opinion(unknown(f"inference failed: {error}"), 0)] * len(placed)
+        return [ModelResult(unknown_judgement(f"inference failed: {error}"), 0)] * len(placed)
     opinions = []
     for _, plan, start, stop in placed:
-        judgement = decide_untried(challenger.rule, plan, result, start=start, inputs=len(batch))
+        judgement = decide_challenger(challenger.rule, plan, result, start=start, inputs=len(batch))
         evidence = None if judgement.outcome is Outcome.UNKNOWN else result.evidence
-        opinions.append(Opinion(judgement, 0, plan, None if evidence is None else evidence[start:stop]))
+        opinions.append(ModelResult(judgement, 0, plan, None if evidence is None else evidence[start:stop]))
     return opinions

@@ -72,7 +72,7 @@ class Backoff:
         return longest * random.uniform(0.5, 1.0)
 
 
-class CameraWatch:
+class CameraStateMachine:
     """One camera's state. `stall_s` None means that silence is normal (triggered cameras, files)."""
 
     def __init__(
@@ -90,7 +90,7 @@ class CameraWatch:
         self._backoff = backoff
         self._random = random
         self._failures = 0
-        self._alive_ns = now_ns
+        self._waiting_since_ns = now_ns
         self._last_exposure_ns: int | None = None
         self._interval_ns = 0.0
         self._status = CameraStatus(camera=camera, state=CameraState.CONNECTING, since_ns=now_ns)
@@ -100,88 +100,88 @@ class CameraWatch:
         """What the heartbeat shows; safe to read from any thread."""
         return self._status
 
-    def opening(self, now_ns: int) -> None:
+    def on_opening(self, now_ns: int) -> None:
         """The source is about to be opened."""
-        self._status = self._moved(_Event.OPENING, now_ns)
-        self._alive_ns = now_ns
+        self._status = self._transition(_Event.OPENING, now_ns)
+        self._waiting_since_ns = now_ns
         self._last_exposure_ns = None
 
-    def changed(self, now_ns: int, *, stall_s: float | None) -> None:
+    def on_reconfigured(self, now_ns: int, *, stall_s: float | None) -> None:
         """It is another camera from now on, or has other settings: nothing of the old one is held against it."""
         self._stall_s = stall_s
         self._failures = 0
         self._interval_ns = 0.0
-        self._status = replace(self._moved(_Event.CHANGE, now_ns), since_ns=now_ns, fps=0.0, last_error=None)
+        self._status = replace(self._transition(_Event.CHANGE, now_ns), since_ns=now_ns, fps=0.0, last_error=None)
 
-    def exposure(self, now_ns: int, *, error: str | None = None, skipped: int = 0) -> None:
+    def on_exposure(self, now_ns: int, *, error: str | None = None, skipped: int = 0) -> None:
         """An exposure arrived, after `skipped` ones that were left out; `error` says why it could not be used."""
         count = 1 + skipped
         if self._last_exposure_ns is not None:
             interval = (now_ns - self._last_exposure_ns) / count
             self._interval_ns += (interval - self._interval_ns) * (_FPS_WEIGHT if self._interval_ns else 1.0)
-        self._last_exposure_ns = self._alive_ns = now_ns
+        self._last_exposure_ns = self._waiting_since_ns = now_ns
         self._failures = 0
-        moved = self._moved(_Event.EXPOSURE, now_ns)
+        moved = self._transition(_Event.EXPOSURE, now_ns)
         fps = NS_PER_S / self._interval_ns if self._interval_ns else 0.0
         self._status = replace(moved, frames=moved.frames + count, fps=fps, last_error=error or moved.last_error)
 
-    def listening(self, now_ns: int) -> None:
+    def on_waiting(self, now_ns: int) -> None:
         """The next exposure is awaited from now on: time for which a full intake held us back is not the camera's."""
-        self._alive_ns = now_ns
+        self._waiting_since_ns = now_ns
 
-    def patience_s(self, now_ns: int, longest_s: float) -> float:
+    def read_timeout_s(self, now_ns: int, longest_s: float) -> float:
         """How long to wait for the next exposure, so that a stall is seen when its limit passes and not later."""
         if self._stall_s is None:
             return longest_s
-        left_s = self._limit_s(self._stall_s) - (now_ns - self._alive_ns) / NS_PER_S
+        left_s = self._stall_limit_s(self._stall_s) - (now_ns - self._waiting_since_ns) / NS_PER_S
         return min(longest_s, max(left_s, 0.001))
 
-    def silence(self, now_ns: int) -> str | None:
+    def check_stall(self, now_ns: int) -> str | None:
         """Nothing arrived; return what to report once this is a stall: close, wait `lost`'s delay, reopen."""
         if self._stall_s is None:
             return None
-        limit_s = self._limit_s(self._stall_s)
-        silent_s = (now_ns - self._alive_ns) / NS_PER_S
+        limit_s = self._stall_limit_s(self._stall_s)
+        silent_s = (now_ns - self._waiting_since_ns) / NS_PER_S
         if silent_s < limit_s:
             return None
         what = "since it was opened" if self._last_exposure_ns is None else "although it is connected"
         error = f"no frame for {silent_s:.1f} s {what} (limit {limit_s:g} s)"
-        moved = self._moved(_Event.STALL, now_ns)
+        moved = self._transition(_Event.STALL, now_ns)
         self._status = replace(moved, fps=0.0, stalls=moved.stalls + 1, last_error=error)
         return error
 
-    def lost(self, now_ns: int, error: str) -> float:
+    def on_lost(self, now_ns: int, error: str) -> float:
         """The source failed or stalled; return how many seconds to wait before the next opening."""
         self._failures += 1
         if self._status.state is not CameraState.STALLED:  # which stays visible until the next opening
-            self._status = replace(self._moved(_Event.LOST, now_ns), fps=0.0, last_error=error)
+            self._status = replace(self._transition(_Event.LOST, now_ns), fps=0.0, last_error=error)
         self._status = replace(self._status, reopenings=self._status.reopenings + 1)
         return self._backoff.delay_s(self._failures, self._random)
 
-    def remark(self, error: str) -> None:
+    def record_error(self, error: str) -> None:
         """Something went wrong beside what the state says, such as the closing."""
         before = self._status.last_error
         if before is None or error not in before:
             self._status = replace(self._status, last_error=error if before is None else f"{before}; {error}"[:400])
 
-    def left_out(self, text: str | None) -> bool:
+    def set_unread_files(self, text: str | None) -> bool:
         """Take what the opened source passes over; whether that is news."""
         is_news = text is not None and text != self._status.left_out
         self._status = replace(self._status, left_out=text)
         return is_news
 
-    def ended(self, now_ns: int) -> None:
+    def on_ended(self, now_ns: int) -> None:
         """The finite source is done."""
-        self._status = replace(self._moved(_Event.END, now_ns), fps=0.0)
+        self._status = replace(self._transition(_Event.END, now_ns), fps=0.0)
 
-    def stopped(self, now_ns: int) -> None:
+    def on_stopped(self, now_ns: int) -> None:
         """The capture thread ends."""
-        self._status = replace(self._moved(_Event.STOP, now_ns), fps=0.0)
+        self._status = replace(self._transition(_Event.STOP, now_ns), fps=0.0)
 
-    def _limit_s(self, stall_s: float) -> float:
+    def _stall_limit_s(self, stall_s: float) -> float:
         return max(stall_s, self._first_exposure_s) if self._last_exposure_ns is None else stall_s
 
-    def _moved(self, event: _Event, now_ns: int) -> CameraStatus:
+    def _transition(self, event: _Event, now_ns: int) -> CameraStatus:
         status = self._status
         state = _TABLE.get((status.state, event))
         if state is None:

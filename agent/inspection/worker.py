@@ -15,12 +15,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from agent.decision import decide, unknown
+from agent.decision import decide, unknown_judgement
 from agent.errors import InferenceError
-from agent.inspection.desk import Desk, InspectionContext, Station
-from agent.inspection.trial import Opinion, Part, consult
+from agent.inspection.desk import CameraContext, InspectionContext, WorkerState
+from agent.inspection.trial import ModelResult, TrialPart, run_challenger
 from agent.records import DropReason, Outcome, Verdict
-from agent.supervision import STOP
+from agent.supervision import STOP_AGENT
 
 if TYPE_CHECKING:
     import threading
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
     from agent.clock import Clock
     from agent.errors import FrameError
-    from agent.inspection.desk import Inputs, Placed
+    from agent.inspection.desk import BatchBuffer, BatchSlice
     from agent.inspection.intake import Batch, IntakeHub
     from agent.ports import VerdictSink
     from agent.records import Floats, Frame, Judgement
-    from agent.slot import Lease, ShadowTap, Trial
-    from agent.supervision import SupervisedThread, Supervisor
+    from agent.slot import FrameTap, Lease, Trial
+    from agent.supervision import SupervisedThread, ThreadSupervisor
 
-__all__ = ["InspectionContext", "Station", "Worker", "start_worker"]
+__all__ = ["CameraContext", "InspectionContext", "Worker", "start_worker"]
 
 _POLL_S: Final = 0.2  # how soon an idle worker notices that it must stop
 
@@ -64,55 +64,55 @@ class Worker:
         self._on_fault = on_fault
         self._on_well = on_well
         self._has_failed = False  # the runtime, on the last batch
-        self._desks = [Desk(context=context, max_batch=max_batch) for context in contexts]
+        self._states = [WorkerState(context=context, max_batch=max_batch) for context in contexts]
         self._undecided: dict[int, Frame] = {}  # by identity: frames of the batch in work without a verdict or drop
         self._inspection = 0  # theirs
 
     def run(self, drained: threading.Event) -> None:
         """Work until `drained` is set and nothing waits."""
-        self.give_up("the machine ran out of memory or the like")
+        self.finish_undecided("the machine ran out of memory or the like")
         while True:
             batch = self._hub.take(_POLL_S)
             if batch is not None:
-                self.judge(batch)
+                self.inspect(batch)
             elif drained.is_set():
                 return
 
-    def give_up(self, why: str) -> None:
+    def finish_undecided(self, why: str) -> None:
         """Give `unknown` to the frames that an earlier run left undecided; no part vanishes with a fault."""
         frames = list(self._undecided.values())
         if frames:
-            self._not_judged(self._desks[self._inspection], frames, f"not judged: {why}")
+            self._finish_unknown(self._states[self._inspection], frames, f"not judged: {why}")
 
-    def judge(self, batch: Batch) -> None:
+    def inspect(self, batch: Batch) -> None:
         """Judge one batch: the hot path."""
         self._inspection = batch.inspection
         self._undecided = {id(frame): frame for frame in (*batch.late, *batch.frames)}
-        desk = self._desks[batch.inspection]
+        desk = self._states[batch.inspection]
         lease = desk.lease()
         for frame in batch.late:
-            self._not_judged(desk, [frame], frame.refused or "overrun: displaced by newer parts")
+            self._finish_unknown(desk, [frame], frame.refused or "overrun: displaced by newer parts")
         if not batch.frames:
             return
-        if lease is None or desk.inputs is None:
-            self._not_judged(desk, batch.frames, "no usable model")
+        if lease is None or desk.batch_buffer is None:
+            self._finish_unknown(desk, batch.frames, "no usable model")
             return
         began = self._clock.monotonic_ns()
-        placed = self._place(desk, desk.inputs, batch.frames)
+        placed = self._preprocess(desk, desk.batch_buffer, batch.frames)
         if not placed:
             return
         placed_ns = self._clock.monotonic_ns()
         evidence: Floats | None = None
         failure: str | None = None
         try:
-            result = lease.model.infer(desk.inputs.written(placed[-1].stop))
+            result = lease.model.infer(desk.batch_buffer.filled(placed[-1].stop))
         except InferenceError as error:
             self._has_failed = True
             self._on_fault(str(error))
             failure = f"inference failed: {error}"
-            judgements = [unknown(failure)] * len(placed)
+            judgements = [unknown_judgement(failure)] * len(placed)
         else:
-            self._note_well()
+            self._note_recovered()
             rule, scores, evidence = lease.rule, result.scores, result.evidence
             judgements = [
                 decide(rule, plan, scores[start:stop], None if evidence is None else evidence[start:stop])
@@ -120,47 +120,47 @@ class Worker:
             ]
         if desk.monitor is not None:
             seen = [(p.frame.camera, judgement) for p, judgement in zip(placed, judgements, strict=True)]
-            desk.monitor.judged(desk.chart_key, lease.model.identity, seen)
+            desk.monitor.record_champion(desk.chart_key, lease.model.identity, seen)
         part_us = (self._clock.monotonic_ns() - began) // (1_000 * len(placed))
-        if lease.trial is None or lease.trial.control.ended:
-            self._finish(desk, placed, judgements, evidence, keep=failure is None, tap=lease.shadow, part_us=part_us)
+        if lease.trial is None or lease.trial.control.has_ended:
+            self._finish(desk, placed, judgements, evidence, keep=failure is None, tap=lease.frame_tap, part_us=part_us)
             return
         parts = []
         for p, judgement in zip(placed, judgements, strict=True):
             cells = None if evidence is None else evidence[p.start : p.stop]
-            opinion = Opinion(judgement, part_us, None if failure is not None else p.plan, cells)
-            parts.append(Part(p, desk.key(p.frame), opinion))
-        self._try(desk, lease, lease.trial, parts, shared_us=(placed_ns - began) // (1_000 * len(placed)))
+            opinion = ModelResult(judgement, part_us, None if failure is not None else p.plan, cells)
+            parts.append(TrialPart(p, desk.verdict_key(p.frame), opinion))
+        self._run_trial(desk, lease, lease.trial, parts, shared_us=(placed_ns - began) // (1_000 * len(placed)))
 
-    def _note_well(self) -> None:
+    def _note_recovered(self) -> None:
         if self._has_failed:
             self._has_failed = False
             self._on_well()
 
-    def _place(self, desk: Desk, inputs: Inputs, frames: Sequence[Frame]) -> list[Placed]:
+    def _preprocess(self, desk: WorkerState, inputs: BatchBuffer, frames: Sequence[Frame]) -> list[BatchSlice]:
         """Write the frames' inputs; what cannot be used or proves nothing ends here, with its reason."""
-        placed = inputs.place(frames, lambda frame, error: self._refuse(desk, frame, error))
+        placed = inputs.write(frames, lambda frame, error: self._drop_or_unknown(desk, frame, error))
         if not placed:
             return placed
-        fit, unfit = desk.screen(placed)
+        fit, unfit = desk.check_images(placed)
         for frame, reason in unfit:
-            self._not_judged(desk, [frame], reason)
+            self._finish_unknown(desk, [frame], reason)
         return fit
 
     def _finish(
         self,
-        desk: Desk,
-        placed: Sequence[Placed],
+        desk: WorkerState,
+        placed: Sequence[BatchSlice],
         judgements: Sequence[Judgement],
         evidence: Floats | None,
         *,
         keep: bool,
-        tap: ShadowTap | None,
+        tap: FrameTap | None,
         part_us: int,
     ) -> None:
         """Turn the champion's judgements into verdicts, keep what must be kept, hand over."""
         now = self._clock.monotonic_ns()
-        keeper, collect = (desk.keeper, desk.collect) if keep else (None, None)
+        keeper, collect = (desk.recorder, desk.collect) if keep else (None, None)
         verdicts: list[Verdict] = []
         for (frame, plan, start, stop), judgement in zip(placed, judgements, strict=True):
             origin = desk.origin(frame.camera)
@@ -183,35 +183,37 @@ class Worker:
             verdicts.append(verdict)
         self._deliver(desk, [p.frame for p in placed], verdicts, tap, part_us)
 
-    def _try(self, desk: Desk, lease: Lease, trial: Trial, parts: Sequence[Part], *, shared_us: int) -> None:
+    def _run_trial(
+        self, desk: WorkerState, lease: Lease, trial: Trial, parts: Sequence[TrialPart], *, shared_us: int
+    ) -> None:
         """Let the challenger judge its share; the other parts do not wait for it."""
-        assigned: list[Part] = []
-        alone: list[Part] = []
+        assigned: list[TrialPart] = []
+        alone: list[TrialPart] = []
         for part in parts:
-            name = part.placed.frame.part_id
-            (assigned if trial.assigned(part.key if name is None else name) else alone).append(part)
+            name = part.batch_slice.frame.part_id
+            (assigned if trial.is_assigned(part.key if name is None else name) else alone).append(part)
         if alone:
-            self._conclude(desk, lease, trial, alone)
+            self._finish_trial(desk, lease, trial, alone)
         if assigned:
-            judged = consult(
+            judged = run_challenger(
                 desk, assigned, champion=lease, challenger=trial.challenger, shared_us=shared_us, clock=self._clock
             )
-            self._conclude(desk, lease, trial, judged)
+            self._finish_trial(desk, lease, trial, judged)
 
-    def _conclude(self, desk: Desk, lease: Lease, trial: Trial, parts: Sequence[Part]) -> None:
+    def _finish_trial(self, desk: WorkerState, lease: Lease, trial: Trial, parts: Sequence[TrialPart]) -> None:
         """Turn a trial's opinions into verdicts by the stricter one, hand over, then tell the statistics."""
         now = self._clock.monotonic_ns()
         model, control = trial.challenger.model, trial.control
-        counts = control.counts and not control.ended
+        counts = control.is_binding and not control.has_ended
         same_classes = model.rule.classes == lease.model.rule.classes
         verdicts = []
         for part in parts:
-            frame, other = part.placed.frame, part.challenger
+            frame, other = part.batch_slice.frame, part.challenger
             origin = desk.origin(frame.camera)
-            said = part.decisive(same_classes=same_classes, counts=counts)
+            said = part.deciding_result(same_classes=same_classes, counts=counts)
             image = None
-            if said.judgement.outcome is not Outcome.OK and said.plan is not None and desk.keeper is not None:
-                image = desk.keeper.offer(frame, origin=origin, plan=said.plan, evidence=said.evidence)
+            if said.judgement.outcome is not Outcome.OK and said.plan is not None and desk.recorder is not None:
+                image = desk.recorder.offer(frame, origin=origin, plan=said.plan, evidence=said.evidence)
             verdict = Verdict(
                 origin=origin,
                 seq=frame.seq,
@@ -226,27 +228,27 @@ class Worker:
                 decided_ns=now,
             )
             if desk.collect is not None:
-                desk.collect(frame, verdict, part.placed.plan.roi)
+                desk.collect(frame, verdict, part.batch_slice.plan.roi)
             verdicts.append(verdict)
-        self._deliver(desk, [part.placed.frame for part in parts], verdicts)
+        self._deliver(desk, [part.batch_slice.frame for part in parts], verdicts)
         if desk.monitor is not None:
             said_by = [part.challenger.judgement for part in parts if part.challenger is not None]
-            desk.monitor.challenged(model.identity, said_by)
+            desk.monitor.record_challenger(model.identity, said_by)
         for part, verdict in zip(parts, verdicts, strict=True):
             trial.observe(part.observation(verdict))
 
-    def _refuse(self, desk: Desk, frame: Frame, error: FrameError) -> None:
+    def _drop_or_unknown(self, desk: WorkerState, frame: Frame, error: FrameError) -> None:
         """A frame that cannot be used is dropped, or `unknown` if triggered."""
         if frame.part_id is not None:
-            self._not_judged(desk, [frame], str(error))
+            self._finish_unknown(desk, [frame], str(error))
             return
-        station = desk.stations[frame.camera]
-        station.counters.dropped(DropReason(error.reason), seq=frame.seq, detail=error.detail)
+        station = desk.cameras[frame.camera]
+        station.counters.count_dropped(DropReason(error.reason), seq=frame.seq, detail=error.detail)
         self._undecided.pop(id(frame), None)
         station.pool.release(frame.buffer)
 
-    def _not_judged(self, desk: Desk, frames: Sequence[Frame], reason: str) -> None:
-        now, judgement = self._clock.monotonic_ns(), unknown(reason)
+    def _finish_unknown(self, desk: WorkerState, frames: Sequence[Frame], reason: str) -> None:
+        now, judgement = self._clock.monotonic_ns(), unknown_judgement(reason)
         verdicts = [
             Verdict(
                 origin=desk.origin(frame.camera),
@@ -263,10 +265,10 @@ class Worker:
 
     def _deliver(
         self,
-        desk: Desk,
+        desk: WorkerState,
         frames: Sequence[Frame],
         verdicts: Sequence[Verdict],
-        tap: ShadowTap | None = None,
+        tap: FrameTap | None = None,
         part_us: int = 0,
     ) -> None:
         """Hand verdicts over, count, give buffers back: to the tap where it takes them, else to the pool."""
@@ -274,9 +276,9 @@ class Worker:
         for frame in frames:
             self._undecided.pop(id(frame), None)
         for frame, verdict in zip(frames, verdicts, strict=True):
-            station = desk.stations[frame.camera]
+            station = desk.cameras[frame.camera]
             judgement = verdict.judgement
-            station.counters.judged(judgement.outcome, verdict.latency_us)
+            station.counters.count_inspected(judgement.outcome, verdict.latency_us)
             release = station.pool.release
             if tap is None or not tap.offer(
                 frame, verdict=verdict, champion_us=part_us, site=desk.site, release=release
@@ -284,15 +286,17 @@ class Worker:
                 release(frame.buffer)
 
 
-def start_worker(worker: Worker, *, index: int, drained: threading.Event, supervisor: Supervisor) -> SupervisedThread:
+def start_worker(
+    worker: Worker, *, index: int, drained: threading.Event, supervisor: ThreadSupervisor
+) -> SupervisedThread:
     """Start `worker` in a named thread; a bug stops the agent: it does not thin out workers."""
     thread = supervisor.thread(
         lambda: worker.run(drained),
         kind="worker",
         name=f"kensa-worker-{index}",
-        policy=STOP,
+        policy=STOP_AGENT,
         stop=drained,
-        on_fault=lambda fault: worker.give_up(fault.text),
+        on_fault=lambda fault: worker.finish_undecided(fault.text),
     )
     thread.start()
     return thread

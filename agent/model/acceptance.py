@@ -23,7 +23,7 @@ from agent import decision
 from agent.durable import replace_durably
 from agent.errors import FrameError, InferenceError, OperatorError
 from agent.images import MAX_IMAGE_BYTES, ImageDecoder
-from agent.images import inspect as inspect_image
+from agent.images import validate_encoded as inspect_image
 from agent.preprocess import Preprocessor
 from agent.records import Outcome
 
@@ -44,7 +44,7 @@ DEFECT: Final = "defect"
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 
-class Part(BaseModel):
+class LabelledPart(BaseModel):
     """One labelled picture."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,7 +63,7 @@ class Part(BaseModel):
         return f"{self.sha256[:32]}.{self.kind}"
 
     @property
-    def number(self) -> str:
+    def short_digest(self) -> str:
         """What a person calls it by: the digest's start."""
         return self.sha256[:12]
 
@@ -72,19 +72,19 @@ class _Index(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: Literal[1] = 1
-    parts: tuple[Part, ...] = Field(default=(), max_length=MAX_PARTS)
+    parts: tuple[LabelledPart, ...] = Field(default=(), max_length=MAX_PARTS)
 
 
 @dataclass(frozen=True, slots=True)
-class PartResult:
+class LabelledPartResult:
     """How a release judges one part of the set."""
 
-    part: Part
+    part: LabelledPart
     judgement: Judgement
-    right: bool
+    is_correct: bool
 
 
-def folder_of(state_dir: Path, inspection: str) -> Path:
+def acceptance_dir(state_dir: Path, inspection: str) -> Path:
     """Where the set of one inspection lies."""
     return state_dir / "acceptance" / inspection
 
@@ -95,7 +95,7 @@ class AcceptanceSet:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def parts(self) -> tuple[Part, ...]:
+    def parts(self) -> tuple[LabelledPart, ...]:
         """Every part, oldest first; none where there is no set. Raises OperatorError for an index that is damaged."""
         path = self.folder / _INDEX
         try:
@@ -113,7 +113,7 @@ class AcceptanceSet:
                 "from a backup, or remove the folder and add the parts again"
             ) from error
 
-    def add(self, data: bytes, *, label: str, by: str, origin: str, now_utc_ns: int) -> tuple[Part, bool]:
+    def add(self, data: bytes, *, label: str, by: str, origin: str, now_utc_ns: int) -> tuple[LabelledPart, bool]:
         """Keep the encoded picture `data` under `label`; the part, and whether it is new.
 
         The same picture with another label replaces the old one. Raises OperatorError naming `origin` for what is no
@@ -127,7 +127,7 @@ class AcceptanceSet:
         except FrameError as error:
             raise OperatorError(f"{origin} is no picture that the line could take: {error.detail}") from error
         try:
-            part = Part(
+            part = LabelledPart(
                 sha256=hashlib.sha256(data).hexdigest(),
                 kind=kind,  # type: ignore[arg-type]  # one of the three; pydantic checks it
                 length_bytes=len(data),
@@ -146,7 +146,7 @@ class AcceptanceSet:
             self._store((*others, part))
         return part, len(others) == len(before)
 
-    def remove(self, number: str) -> Part:
+    def remove(self, number: str) -> LabelledPart:
         """Take the part whose digest starts with `number` out. Raises OperatorError when it is not exactly one."""
         with self._locked():
             before = self.parts()
@@ -160,7 +160,7 @@ class AcceptanceSet:
             (self.folder / found[0].file_name).unlink(missing_ok=True)
         return found[0]
 
-    def read(self, part: Part) -> bytes:
+    def read(self, part: LabelledPart) -> bytes:
         """The picture's bytes, as they were added. Raises OperatorError."""
         path = self.folder / part.file_name
         try:
@@ -168,16 +168,16 @@ class AcceptanceSet:
                 data = file.read(part.length_bytes + 1)
         except OSError as error:
             raise OperatorError(
-                f"{path} cannot be read: {error.strerror}. Restore it, or remove part {part.number} from the set"
+                f"{path} cannot be read: {error.strerror}. Restore it, or remove part {part.short_digest} from the set"
             ) from error
         if hashlib.sha256(data).hexdigest() != part.sha256:
             raise OperatorError(
                 f"{path} is not the picture that was added: it is damaged or was changed. Restore it, or remove part "
-                f"{part.number} from the set"
+                f"{part.short_digest} from the set"
             )
         return data
 
-    def _check_room(self, others: tuple[Part, ...], part: Part) -> None:
+    def _check_room(self, others: tuple[LabelledPart, ...], part: LabelledPart) -> None:
         size = sum(p.length_bytes for p in others) + part.length_bytes
         if len(others) >= MAX_PARTS or size > MAX_SET_BYTES:
             raise OperatorError(
@@ -199,14 +199,14 @@ class AcceptanceSet:
         except OSError as error:
             raise OperatorError(f"{self.folder} cannot be written: {error.strerror}") from error
 
-    def _store(self, parts: tuple[Part, ...]) -> None:
+    def _store(self, parts: tuple[LabelledPart, ...]) -> None:
         replace_durably(self.folder / _INDEX, (_Index(parts=parts).model_dump_json(indent=1) + "\n").encode())
 
 
 # --- judging ----------------------------------------------------------------------------------------------------------
 
 
-def is_right(label: str, judgement: Judgement, rule: DecisionRule) -> bool:
+def is_correct(label: str, judgement: Judgement, rule: DecisionRule) -> bool:
     """Does the judgement fit the label? See the module's promise."""
     found = judgement.outcome in {Outcome.DEFECT, Outcome.UNSURE}
     if label == DEFECT:
@@ -216,7 +216,7 @@ def is_right(label: str, judgement: Judgement, rule: DecisionRule) -> bool:
     return judgement.class_name == label and (found if label in rule.defects else judgement.outcome is Outcome.OK)
 
 
-def judge(model: Model, rule: DecisionRule, preprocessor: Preprocessor, pixels: Pixels) -> Judgement:
+def inspect_pixels(model: Model, rule: DecisionRule, preprocessor: Preprocessor, pixels: Pixels) -> Judgement:
     """Judge one picture [H, W] or [H, W, 3] as the line does: preprocessing, inference, decision.
 
     What a model or a frame does wrong becomes `unknown` with the reason.
@@ -225,21 +225,21 @@ def judge(model: Model, rule: DecisionRule, preprocessor: Preprocessor, pixels: 
         plan = preprocessor.plan_for(pixels)
         geometry = preprocessor.geometry
         batch = np.empty((len(plan.tiles), geometry.height, geometry.width, geometry.channels), np.uint8)
-        preprocessor.into(pixels, batch)
+        preprocessor.write_to(pixels, batch)
         result = model.infer(batch)
     except (FrameError, InferenceError) as error:
-        return decision.unknown(str(error))
-    return decision.decide_untried(rule, plan, result, start=0, inputs=len(batch))
+        return decision.unknown_judgement(str(error))
+    return decision.decide_challenger(rule, plan, result, start=0, inputs=len(batch))
 
 
-def run(
+def evaluate_set(
     parts: AcceptanceSet,
     model: Model,
     rule: DecisionRule,
     *,
     roi: Box | None,
-    on_part: Callable[[PartResult], None] = lambda _: None,
-) -> list[PartResult]:
+    on_part: Callable[[LabelledPartResult], None] = lambda _: None,
+) -> list[LabelledPartResult]:
     """Judge the whole set with `model` by `rule`, the site's settings laid over it. Raises OperatorError."""
     preprocessor, decoder = Preprocessor(model.geometry, roi=roi), ImageDecoder()
     results = []
@@ -249,10 +249,10 @@ def run(
                 pixels = decoder.decode(parts.read(part), None)
             except FrameError as error:
                 raise OperatorError(
-                    f"part {part.number} of {parts.folder} cannot be decoded: {error.detail}"
+                    f"part {part.short_digest} of {parts.folder} cannot be decoded: {error.detail}"
                 ) from error
-            judgement = judge(model, rule, preprocessor, pixels)
-            results.append(PartResult(part, judgement, is_right(part.label, judgement, rule)))
+            judgement = inspect_pixels(model, rule, preprocessor, pixels)
+            results.append(LabelledPartResult(part, judgement, is_correct(part.label, judgement, rule)))
             on_part(results[-1])
     finally:
         decoder.close()

@@ -12,101 +12,101 @@ from typing import TYPE_CHECKING, Final
 from agent.errors import FetchError, IntegrityError, ReleaseError
 from agent.model import floor
 from agent.model import policy as policies
-from agent.model.journal import Installed
-from agent.model.ledger import refusal_of
-from agent.model.looking import leave_revoked
+from agent.model.journal import InstalledRelease
+from agent.model.ledger import make_refusal
+from agent.model.looking import retire_revoked
 from agent.model.parts import candidate_of, refusal_from
-from agent.model.transitions import Event
-from agent.records import FailedTry, Fetched, Gate, Refusal, named_apart
+from agent.model.transitions import LifecycleEvent
+from agent.records import FailedAttempt, FetchedRelease, Gate, Refusal, distinct_name
 
 if TYPE_CHECKING:
-    from agent.model.ending import Ending
-    from agent.model.journal import Record
-    from agent.model.looking import Lookout
-    from agent.model.parts import Parts
+    from agent.model.ending import RolloutFinaliser
+    from agent.model.journal import LifecycleRecord
+    from agent.model.looking import RevocationPoller
+    from agent.model.parts import LifecycleContext
     from agent.records import ReleaseRef
 
 MAX_ATTEMPTS: Final = 3  # at one candidate; each is counted on disk before it begins
-_TRIES_TO_ALARM: Final = 5
+_TRIES_BEFORE_ALARM: Final = 5
 _log = logging.getLogger(__name__)
 
 
-class Candidacy:
+class Admission:
     """FETCHING, STAGED, VERIFIED and SELFTEST."""
 
-    def __init__(self, parts: Parts, ending: Ending, lookout: Lookout) -> None:
+    def __init__(self, parts: LifecycleContext, ending: RolloutFinaliser, lookout: RevocationPoller) -> None:
         """`parts` are shared with all steps; `ending` takes what fails, `lookout` looks between two tries."""
-        self._parts = parts
-        self._lookout = lookout
-        self._ending = ending
+        self._context = parts
+        self._revocation_poller = lookout
+        self._finaliser = ending
 
-    def fetch(self, record: Record) -> float:
+    def fetch(self, record: LifecycleRecord) -> float:
         """FETCHING: bring the bytes here, or what is missing of them."""
-        parts, desired = self._parts, record.desired
-        if (wait_s := parts.back_off.wait_s()) > 0.0:
-            return self._lookout.step(record, wait_s)
+        parts, desired = self._context, record.desired
+        if (wait_s := parts.backoff.wait_s()) > 0.0:
+            return self._revocation_poller.poll_if_due(record, wait_s)
         if desired is None:
             raise RuntimeError("a fetch without a wish")
-        into = parts.store.staging(desired.release_id)
+        into = parts.store.staging_dir(desired.release_id)
         try:
             fetched = parts.fetcher.fetch(
                 desired.release_id,
                 into=into,
-                trusted_utc_s=parts.ledger.trusted_utc_s(),
-                on_progress=self._show_bytes,
+                trusted_utc_s=parts.record_store.trusted_utc_s(),
+                on_progress=self._report_progress,
                 stop=parts.stop,
             )
         except FetchError as error:
             return self._back_off(error)
         except ReleaseError as error:
-            return self._ending.refuse(refusal_from(error))
-        self._worked()
-        return self._take(record, fetched)
+            return self._finaliser.refuse(refusal_from(error))
+        self._clear_failures()
+        return self._accept_fetched(record, fetched)
 
-    def adopt(self, record: Record) -> float:
+    def adopt(self, record: LifecycleRecord) -> float:
         """STAGED: into the store, compared."""
-        parts, candidate = self._parts, candidate_of(record)
-        staging = parts.store.staging(candidate.ref.release_id)
+        parts, candidate = self._context, candidate_of(record)
+        staging = parts.store.staging_dir(candidate.ref.release_id)
         try:
-            parts.store.adopt(Fetched(candidate.ref, staging, record.signed_utc_s))
+            parts.store.adopt(FetchedRelease(candidate.ref, staging, record.signed_utc_s))
             parts.policy(candidate)
         except IntegrityError as error:
             return self._fetch_again(record, error)
         except ReleaseError as error:
-            return self._ending.refuse(refusal_of(Gate.CONTRACT, "manifest_refused", str(error)))
-        parts.ledger.move(Event.ADOPTED)
+            return self._finaliser.refuse(make_refusal(Gate.CONTRACT, "manifest_refused", str(error)))
+        parts.record_store.transition(LifecycleEvent.ADOPTED)
         return 0.0
 
-    def verify(self, record: Record) -> float:
+    def verify(self, record: LifecycleRecord) -> float:
         """VERIFIED: compare once more, count the attempt, then take the risk."""
-        parts, candidate = self._parts, candidate_of(record)
+        parts, candidate = self._context, candidate_of(record)
         if record.attempts >= MAX_ATTEMPTS:
             text = (
                 f"{candidate.ref.release_id} was tried {record.attempts} times, and each time the process ended before "
                 "the test did. Look for the cause in the log; `kensa model retry` tries it again."
             )
-            refusal = refusal_of(Gate.SELF_TEST, "attempts_exhausted", text, attempts=record.attempts)
-            return self._ending.refuse(refusal, automatic=True)
+            refusal = make_refusal(Gate.SELF_TEST, "attempts_exhausted", text, attempts=record.attempts)
+            return self._finaliser.refuse(refusal, automatic=True)
         try:
-            parts.store.verified(candidate.ref)
+            parts.store.verified_dir(candidate.ref)
         except IntegrityError as error:
             return self._fetch_again(record, error)
         except ReleaseError as error:
-            return self._ending.refuse(refusal_of(Gate.CONTRACT, "manifest_refused", str(error)))
-        parts.ledger.move(Event.BEGUN, replace(record, attempts=record.attempts + 1, step=0))
-        parts.back_off.reset()
+            return self._finaliser.refuse(make_refusal(Gate.CONTRACT, "manifest_refused", str(error)))
+        parts.record_store.transition(LifecycleEvent.BEGUN, replace(record, attempts=record.attempts + 1, step=0))
+        parts.backoff.reset()
         return 0.0
 
-    def examine(self, record: Record) -> float:
+    def self_test(self, record: LifecycleRecord) -> float:
         """SELFTEST: in a child process, apart from the line."""
-        parts, candidate = self._parts, candidate_of(record)
-        if (wait_s := parts.back_off.wait_s()) > 0.0:
+        parts, candidate = self._context, candidate_of(record)
+        if (wait_s := parts.backoff.wait_s()) > 0.0:
             return wait_s
-        acceptance = parts.acceptance
+        acceptance = parts.acceptance_dir
         try:
-            examined = parts.examiner.examine(
-                parts.store.verified(candidate.ref),
-                champion=parts.serving.folder(record.active),
+            examined = parts.self_tester.run_self_test(
+                parts.store.verified_dir(candidate.ref),
+                champion=parts.active_release.folder(record.active),
                 acceptance=acceptance if acceptance is not None and acceptance.is_dir() else None,
                 limits=policies.self_test_limits(parts.policy(candidate), parts.limits),
                 stop=parts.stop,
@@ -114,88 +114,93 @@ class Candidacy:
         except FetchError as error:
             return self._back_off(error)
         except ReleaseError as error:
-            return self._ending.refuse(refusal_from(error))
-        self._worked()
+            return self._finaliser.refuse(refusal_from(error))
+        self._clear_failures()
         parts.progress = dict(examined.figures)
-        record = replace(record, candidate=parts.store.keep_optimised(candidate.ref, examined))
-        if parts.serving.is_safe:
-            return self._commit_unopposed(record)
-        parts.ledger.move(Event.PASSED, record)
+        record = replace(record, candidate=parts.store.add_optimised(candidate.ref, examined))
+        if parts.active_release.has_no_model:
+            return self._commit_without_comparison(record)
+        parts.record_store.transition(LifecycleEvent.PASSED, record)
         return 0.0
 
-    def _commit_unopposed(self, record: Record) -> float:
+    def _commit_without_comparison(self, record: LifecycleRecord) -> float:
         """No model judges, so there is none that this one could be compared with on the line."""
         try:
-            lease = self._parts.serving.load(record.candidate)
+            lease = self._context.active_release.load(record.candidate)
         except ReleaseError as error:
-            return self._ending.refuse(refusal_from(error))
-        return self._ending.commit(record, lease)
+            return self._finaliser.refuse(refusal_from(error))
+        return self._finaliser.commit(record, lease)
 
-    def _take(self, record: Record, fetched: Fetched) -> float:
+    def _accept_fetched(self, record: LifecycleRecord, fetched: FetchedRelease) -> float:
         """Compare what was fetched with what is known: revoked, bad, active already, or too old."""
-        parts, ref = self._parts, fetched.ref
+        parts, ref = self._context, fetched.ref
         parts.alarms.pop("look", None)
         signed_utc_s = max(record.signed_utc_s, fetched.signed_utc_s)
-        kept = leave_revoked(parts, replace(record, signed_utc_s=signed_utc_s), fetched.revoked)
+        kept = retire_revoked(parts, replace(record, signed_utc_s=signed_utc_s), fetched.revoked)
         if kept is None:
             return 0.0
         record, active = kept, kept.active
         wanted = None if record.desired is None else record.desired.release_id
-        if objection := floor.objection(record, fetched, release_id=wanted):
+        if objection := floor.check_release(record, fetched, release_id=wanted):
             if record.desired is not None and ref.release_id == record.desired.release_id:
-                parts.ledger.amend(replace(record, candidate=Installed(ref)))  # so that its digest is blamed
-            return self._ending.refuse(objection)
+                # so that its digest is blamed
+                parts.record_store.update(replace(record, candidate=InstalledRelease(ref)))
+            return self._finaliser.refuse(objection)
         if active is not None and active.ref.digest == ref.digest:
             parts.alarms.pop("fallback", None)  # what is wanted judges
-            self._ending.give_up(replace(record, wanted=False), Event.SETTLED)
+            self._finaliser.abort(replace(record, wanted=False), LifecycleEvent.SETTLED)
             return 0.0
-        if (refusal := floor.below_floor(record, ref)) is not None:
-            return self._too_old(record, ref, refusal)
-        parts.ledger.move(Event.FETCHED, replace(record, candidate=Installed(ref)), note=_alike(record, ref))
+        if (refusal := floor.check_counter_floor(record, ref)) is not None:
+            return self._refuse_below_floor(record, ref, refusal)
+        parts.record_store.transition(
+            LifecycleEvent.FETCHED, replace(record, candidate=InstalledRelease(ref)), note=_same_name_note(record, ref)
+        )
         return 0.0
 
-    def _too_old(self, record: Record, ref: ReleaseRef, refusal: Refusal) -> float:
+    def _refuse_below_floor(self, record: LifecycleRecord, ref: ReleaseRef, refusal: Refusal) -> float:
         """Refuse without blame: what is older than the floor may be the release to go back to."""
         changed = replace(record, refusal=refusal, refused=ref, wanted=False, candidate=None)
-        self._parts.ledger.move(Event.REFUSED, changed, note=f"{refusal.gate}: {refusal.reason}")
-        self._ending.ended()
+        self._context.record_store.transition(LifecycleEvent.REFUSED, changed, note=f"{refusal.gate}: {refusal.reason}")
+        self._finaliser.clear_progress()
         return 0.0
 
-    def _fetch_again(self, record: Record, error: IntegrityError) -> float:
+    def _fetch_again(self, record: LifecycleRecord, error: IntegrityError) -> float:
         _log.warning("%s", error)
         candidate = candidate_of(record)
-        self._parts.store.discard_staging(candidate.ref.release_id)
-        self._parts.ledger.move(Event.DAMAGED, replace(record, candidate=None), note=str(error))
-        return self._parts.back_off.failed()
+        self._context.store.discard_staging(candidate.ref.release_id)
+        self._context.record_store.transition(LifecycleEvent.DAMAGED, replace(record, candidate=None), note=str(error))
+        return self._context.backoff.failed()
 
-    def _show_bytes(self, done: int, total: int) -> None:
-        self._parts.progress = {"bytes": float(done), "bytes_total": float(total)}
-        self._parts.on_progress()
+    def _report_progress(self, done: int, total: int) -> None:
+        self._context.progress = {"bytes": float(done), "bytes_total": float(total)}
+        self._context.on_progress()
 
     def _back_off(self, error: FetchError) -> float:
-        parts = self._parts
+        parts = self._context
         if parts.stop.is_set():
             return 0.0
-        delay_s = parts.back_off.failed()
-        _log.warning("try %d: %s: %s", parts.back_off.tries, error.reason, error)
-        parts.last_try = FailedTry(error.reason, str(error))
-        if parts.back_off.tries >= _TRIES_TO_ALARM:
+        delay_s = parts.backoff.failed()
+        _log.warning("try %d: %s: %s", parts.backoff.tries, error.reason, error)
+        parts.last_failed_attempt = FailedAttempt(error.reason, str(error))
+        if parts.backoff.tries >= _TRIES_BEFORE_ALARM:
             parts.alarms["fetch"] = str(error)
-        parts.progress = {**parts.progress, "tries": float(parts.back_off.tries)}
+        parts.progress = {**parts.progress, "tries": float(parts.backoff.tries)}
         return delay_s
 
-    def _worked(self) -> None:
-        self._parts.back_off.reset()
-        self._parts.alarms.pop("fetch", None)
-        self._parts.last_try = None
+    def _clear_failures(self) -> None:
+        self._context.backoff.reset()
+        self._context.alarms.pop("fetch", None)
+        self._context.last_failed_attempt = None
 
 
-def _alike(record: Record, ref: ReleaseRef) -> str | None:
+def _same_name_note(record: LifecycleRecord, ref: ReleaseRef) -> str | None:
     """Say that a release known here has the same name and version and other bytes; None where none has."""
     for role, known in (("active", record.active), ("previous", record.previous)):
-        if known is not None and named_apart(ref, known.ref) != ref.release_id:
+        if known is not None and distinct_name(ref, known.ref) != ref.release_id:
             model = "the same model" if known.ref.model_sha256 == ref.model_sha256 else "another model"
-            text = f"{named_apart(ref, known.ref)} has the name of the {role} release, {named_apart(known.ref, ref)}"
+            text = (
+                f"{distinct_name(ref, known.ref)} has the name of the {role} release, {distinct_name(known.ref, ref)}"
+            )
             _log.warning("%s, and %s", text, model)
             return f"{text}, and {model}"
     return None

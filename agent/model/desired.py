@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from agent.durable import replace_durably
-from agent.records import Desired
+from agent.records import DesiredRelease
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,38 +27,38 @@ _MAX_BYTES: Final = 256 * 1024
 _log = logging.getLogger(__name__)
 
 
-class FollowedWishes:
+class DesiredReleaseTracker:
     """The last wish of each source that was followed, by inspection; from any thread."""
 
     def __init__(self, state_dir: Path) -> None:
         """Read `state_dir/followed.json`; a file that cannot be read counts as empty."""
         self._path = state_dir / FILE_NAME
         self._lock = threading.Lock()
-        self._followed = _read(self._path)
+        self._applied = _read(self._path)
 
-    def is_news(self, wish: Desired, status: ModelStatus) -> bool:
+    def is_newer(self, wish: DesiredRelease, status: ModelStatus) -> bool:
         """Whether `wish` goes before what the inspection with this `status` is converging on."""
         known = status.desired
         if known is None:
             return True
         if replace(known, source=wish.source) == wish:
-            self._note(status.inspection, wish)
+            self._mark_applied(status.inspection, wish)
             return False
-        return known.source == wish.source or self._followed.get((status.inspection, wish.source)) != wish
+        return known.source == wish.source or self._applied.get((status.inspection, wish.source)) != wish
 
-    def note(self, status: ModelStatus) -> None:
+    def mark_applied(self, status: ModelStatus) -> None:
         """Remember that the lifecycle follows a wish that is read again and again."""
         if status.desired is not None and status.desired.source != "control":
-            self._note(status.inspection, status.desired)
+            self._mark_applied(status.inspection, status.desired)
 
-    def _note(self, inspection: str, wish: Desired) -> None:
+    def _mark_applied(self, inspection: str, wish: DesiredRelease) -> None:
         with self._lock:
-            if self._followed.get((inspection, wish.source)) == wish:
+            if self._applied.get((inspection, wish.source)) == wish:
                 return
-            self._followed[inspection, wish.source] = wish
+            self._applied[inspection, wish.source] = wish
             content = [
                 {"inspection": name, "release": w.release_id, "mode": w.mode, "share": w.share, "source": w.source}
-                for (name, _), w in self._followed.items()
+                for (name, _), w in self._applied.items()
             ]
             try:
                 replace_durably(self._path, json.dumps(content).encode())
@@ -66,11 +66,11 @@ class FollowedWishes:
                 _log.warning("%s cannot be written: %s", self._path, error.strerror)
 
 
-def _read(path: Path) -> dict[tuple[str, str], Desired]:
+def _read(path: Path) -> dict[tuple[str, str], DesiredRelease]:
     try:
         with path.open("rb") as file:
             content = json.loads(file.read(_MAX_BYTES))
-        return {(str(fields["inspection"]), str(fields["source"])): _wish(fields) for fields in content}
+        return {(str(fields["inspection"]), str(fields["source"])): _parse_desired(fields) for fields in content}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -78,5 +78,5 @@ def _read(path: Path) -> dict[tuple[str, str], Desired]:
         return {}
 
 
-def _wish(fields: dict[str, Any]) -> Desired:
-    return Desired(str(fields["release"]), fields["mode"], float(fields["share"]), str(fields["source"]))
+def _parse_desired(fields: dict[str, Any]) -> DesiredRelease:
+    return DesiredRelease(str(fields["release"]), fields["mode"], float(fields["share"]), str(fields["source"]))

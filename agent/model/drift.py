@@ -32,7 +32,7 @@ _SHIFT_TO_SPREAD: Final = 8.0  # the median difference of pairs to their interqu
 
 
 @dataclass(frozen=True, slots=True)
-class Drift:
+class DriftResult:
     """The last look; None before there was enough to compare."""
 
     champion: float | None = None  # PSI of now against earlier
@@ -42,7 +42,7 @@ class Drift:
     is_uniform_shift: bool = False
 
 
-class DriftWatch:
+class DriftMonitor:
     """Keeps the first and the last scores of both models."""
 
     def __init__(self, policy: RolloutPolicy) -> None:
@@ -52,8 +52,8 @@ class DriftWatch:
         self._earlier: list[tuple[float, float]] = []
         self._now: deque[tuple[float, float]] = deque(maxlen=policy.psi_window)
         self._pairs = 0
-        self._looked_at = 0
-        self._drift = Drift()
+        self._compared_at = 0
+        self._drift = DriftResult()
 
     def add(self, champion: float, challenger: float) -> None:
         """Take the finite scores of one part."""
@@ -63,14 +63,16 @@ class DriftWatch:
         else:
             self._now.append((champion, challenger))
 
-    def look(self) -> Drift:
+    def current(self) -> DriftResult:
         """The comparisons as of at most 50 parts ago."""
-        if len(self._earlier) == self._window and (self._looked_at == 0 or self._pairs - self._looked_at >= _STRIDE):
-            self._looked_at = self._pairs
+        if len(self._earlier) == self._window and (
+            self._compared_at == 0 or self._pairs - self._compared_at >= _STRIDE
+        ):
+            self._compared_at = self._pairs
             self._drift = self._compare()
         return self._drift
 
-    def _compare(self) -> Drift:
+    def _compare(self) -> DriftResult:
         earlier = np.array(self._earlier)
         is_full = len(self._now) == self._window
         latest = np.array(self._now) if is_full else earlier
@@ -79,6 +81,6 @@ class DriftWatch:
         between = psi(latest[:, 0], latest[:, 1])
         uniform = between >= self._block and abs(shift) >= max(_MIN_SHIFT, _SHIFT_TO_SPREAD * (high - low))
         if not is_full:
-            return Drift(between=between, shift=shift, is_uniform_shift=uniform)
+            return DriftResult(between=between, shift=shift, is_uniform_shift=uniform)
         champion, challenger = (psi(earlier[:, i], latest[:, i]) for i in (0, 1))
-        return Drift(champion, challenger, between, shift, uniform)
+        return DriftResult(champion, challenger, between, shift, uniform)

@@ -21,13 +21,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from agent.errors import IntegrityError, ReleaseError, StateDirError
-from agent.model.ledger import blamed, blamed_installed, counted, retired
+from agent.model.ledger import count_rollback, deny, deny_installed, retire_active
 from agent.model.parts import candidate_of, refusal_from
-from agent.model.transitions import RISKY, Event, State
+from agent.model.transitions import RISKY_STATES, LifecycleEvent, LifecycleState
 
 if TYPE_CHECKING:
-    from agent.model.journal import Record
-    from agent.model.parts import Parts
+    from agent.model.journal import LifecycleRecord
+    from agent.model.parts import LifecycleContext
     from agent.records import Refusal
     from agent.slot import Lease
 
@@ -35,63 +35,65 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Verdict:
+class _PendingRefusal:
     """A refusal that is not on disk yet; the candidate is already off the line."""
 
     refusal: Refusal
     automatic: bool  # counts towards the rollbacks of the day
 
 
-class Ending:
+class RolloutFinaliser:
     """Every method may raise StateDirError: then nothing has changed on disk, and it is tried again."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: LifecycleContext) -> None:
         """`parts` are shared with all steps."""
-        self._parts = parts
-        self._verdict: _Verdict | None = None
+        self._context = parts
+        self._pending: _PendingRefusal | None = None
         self.is_swept = False  # the store holds nothing that is not needed
 
     @property
-    def is_refusing(self) -> bool:
+    def has_pending_refusal(self) -> bool:
         """Whether a refusal still has to be written down."""
-        return self._verdict is not None
+        return self._pending is not None
 
     def refuse(self, refusal: Refusal, *, automatic: bool = False) -> float:
         """Take the candidate off the line at once, then write down why."""
-        self._parts.watch.close()
-        self._verdict = _Verdict(refusal, automatic)
-        return self.write_refusal()
+        self._context.trial_runner.close()
+        self._pending = _PendingRefusal(refusal, automatic)
+        return self.persist_refusal()
 
-    def write_refusal(self) -> float:
+    def persist_refusal(self) -> float:
         """Write down the refusal that is waiting, if one is."""
-        verdict = self._verdict
+        verdict = self._pending
         if verdict is None:
             return 0.0
-        parts, refusal = self._parts, verdict.refusal
-        record, utc_s = parts.ledger.record, parts.ledger.utc_s()
-        automatic = verdict.automatic and record.state in RISKY | {State.VERIFIED}
+        parts, refusal = self._context, verdict.refusal
+        record, utc_s = parts.record_store.record, parts.record_store.utc_s()
+        automatic = verdict.automatic and record.state in RISKY_STATES | {LifecycleState.VERIFIED}
         if record.candidate is not None:
-            record = blamed_installed(record, record.candidate, refusal, utc_s=utc_s)
+            record = deny_installed(record, record.candidate, refusal, utc_s=utc_s)
         elif record.desired is not None:
-            record = blamed(record, release_id=record.desired.release_id, digest=None, refusal=refusal, utc_s=utc_s)
+            record = deny(record, release_id=record.desired.release_id, digest=None, refusal=refusal, utc_s=utc_s)
             record = replace(record, refusal=refusal, refused=None)
         if automatic:
-            record = counted(record, utc_s=utc_s, limits=parts.limits)
-        parts.ledger.move(Event.REFUSED, replace(record, wanted=False), note=f"{refusal.gate}: {refusal.reason}")
+            record = count_rollback(record, utc_s=utc_s, limits=parts.limits)
+        parts.record_store.transition(
+            LifecycleEvent.REFUSED, replace(record, wanted=False), note=f"{refusal.gate}: {refusal.reason}"
+        )
         about = record.refused.release_id if record.refused is not None else "the desired release"
         _log.warning("%s is refused by the gate %s (%s): %s", about, refusal.gate, refusal.reason, refusal.text)
-        self._verdict = None
+        self._pending = None
         return 0.0
 
-    def give_up(self, record: Record, event: Event = Event.SUPERSEDED) -> None:
+    def abort(self, record: LifecycleRecord, event: LifecycleEvent = LifecycleEvent.SUPERSEDED) -> None:
         """End the rollout without blame, with `record` as what is wanted from now on."""
-        self._parts.watch.close()
-        self._parts.ledger.move(event, replace(record, candidate=None, step=0, attempts=0))
-        self.ended()
+        self._context.trial_runner.close()
+        self._context.record_store.transition(event, replace(record, candidate=None, step=0, attempts=0))
+        self.clear_progress()
 
-    def commit(self, record: Record, lease: Lease) -> float:
+    def commit(self, record: LifecycleRecord, lease: Lease) -> float:
         """Make the candidate the active release; see the order at the top of this file."""
-        parts, candidate = self._parts, candidate_of(record)
+        parts, candidate = self._context, candidate_of(record)
         floor = max(record.counter_floor, candidate.ref.counter)
         changed = replace(
             record,
@@ -106,86 +108,88 @@ class Ending:
             refusal=None,
             refused=None,
         )
-        parts.ledger.move(Event.COMMIT, changed)
-        parts.serving.put(candidate, lease)
-        parts.watch.close()
+        parts.record_store.transition(LifecycleEvent.COMMIT, changed)
+        parts.active_release.activate(candidate, lease)
+        parts.trial_runner.close()
         parts.alarms.pop("fallback", None)
         return 0.0
 
-    def settle(self, record: Record) -> float:
+    def finish_commit(self, record: LifecycleRecord) -> float:
         """COMMITTED: the slot holds the new model, or is made to."""
-        if not self._parts.serving.holds(record.active):
-            self.serve_best(record)
-        self._parts.ledger.move(Event.SETTLED)
-        self.ended()
+        if not self._context.active_release.is_active(record.active):
+            self.activate_best(record)
+        self._context.record_store.transition(LifecycleEvent.SETTLED)
+        self.clear_progress()
         return 0.0
 
-    def roll_back(self, record: Record) -> float:
+    def roll_back(self, record: LifecycleRecord) -> float:
         """ROLLING_BACK: the slot goes to what the journal names active."""
-        parts = self._parts
-        parts.watch.close()
-        if not parts.serving.back_to(record.active):
-            self.serve_best(record)
-        changed = replace(parts.ledger.record, candidate=None, step=0, attempts=0)
-        parts.ledger.move(Event.NO_MODEL if parts.serving.is_safe else Event.ROLLED_BACK, changed)
-        self.ended()
+        parts = self._context
+        parts.trial_runner.close()
+        if not parts.active_release.revert_to(record.active):
+            self.activate_best(record)
+        changed = replace(parts.record_store.record, candidate=None, step=0, attempts=0)
+        parts.record_store.transition(
+            LifecycleEvent.MODEL_LOST if parts.active_release.has_no_model else LifecycleEvent.ROLLED_BACK, changed
+        )
+        self.clear_progress()
         return 0.0
 
-    def ended(self) -> None:
+    def clear_progress(self) -> None:
         """Whatever the rollout was, nothing of it is under way any more."""
-        parts = self._parts
+        parts = self._context
         parts.progress = {}
         parts.alarms.pop("drift", None)
         parts.alarms.pop("held", None)
         parts.alarms.pop("fetch", None)
-        parts.last_try = None
+        parts.last_failed_attempt = None
         self.is_swept = False
-        parts.back_off.reset()
+        parts.backoff.reset()
 
-    def serve_again(self) -> None:
+    def retry_activation(self) -> None:
         """SAFE: try once more what is left, and say nothing any more of what was wrong before if that works."""
-        parts = self._parts
+        parts = self._context
         for cause in ("fallback", "boots"):
             parts.alarms.pop(cause, None)
-        self.serve_best(parts.ledger.record)
+        self.activate_best(parts.record_store.record)
 
-    def serve_best(self, record: Record) -> None:
+    def activate_best(self, record: LifecycleRecord) -> None:
         """Put the best model that loads into the slot: active, previous, factory, none; the journal follows first.
 
         A journal that cannot be written does not keep the line from its model.
         """
-        parts = self._parts
+        parts = self._context
         while True:
             try:
-                lease = parts.serving.load(record.active)
+                lease = parts.active_release.load(record.active)
             except ReleaseError as error:
-                record, ended = self._unusable(record, error)
+                record, ended = self._mark_unusable(record, error)
                 if ended:
                     break
                 continue
-            self._amend_if_possible(record)
-            parts.serving.put(record.active, lease)
+            self._update_if_possible(record)
+            parts.active_release.activate(record.active, lease)
             return
-        self._amend_if_possible(record)
-        parts.serving.empty()
+        self._update_if_possible(record)
+        parts.active_release.clear()
 
-    def _unusable(self, record: Record, error: ReleaseError) -> tuple[Record, bool]:
+    def _mark_unusable(self, record: LifecycleRecord, error: ReleaseError) -> tuple[LifecycleRecord, bool]:
         """Note that the active release does not load, and what takes its place; True when nothing is left."""
-        parts, active = self._parts, record.active
+        parts, active = self._context, record.active
         _log.error("%s", error)
         if active is None:
             parts.alarms["fallback"] = f"The factory release cannot be loaded: {error}"
             return record, True
         parts.alarms["fallback"] = f"{active.ref.release_id} cannot be loaded, an earlier model judges: {error}"
-        changed = retired(record, refusal_from(error), utc_s=parts.ledger.utc_s())
+        changed = retire_active(record, refusal_from(error), utc_s=parts.record_store.utc_s())
         if isinstance(error, IntegrityError):  # the disk's fault: the same bytes may be fetched again
             wished = record.desired is not None and record.desired.release_id == active.ref.release_id
             changed = replace(changed, bad=record.bad, wanted=record.wanted or wished)
         return changed, False
 
-    def _amend_if_possible(self, record: Record) -> None:
+    def _update_if_possible(self, record: LifecycleRecord) -> None:
         try:
-            if record != self._parts.ledger.record:
-                self._parts.ledger.remark(record, "fallback", self._parts.alarms.get("fallback", ""))
+            if record != self._context.record_store.record:
+                self._context.record_store.annotate(record, "fallback", self._context.alarms.get("fallback", ""))
         except StateDirError as error:
-            self._parts.alarms["disk"] = str(error)
+            self._context.alarms["disk"] = str(error)

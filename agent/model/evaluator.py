@@ -20,33 +20,33 @@ from agent.slot import TrialControl
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent.model.live import Decision, LiveJudge
+    from agent.model.live import RolloutDecision, RolloutEvaluator
     from agent.model.paired import ABReport
     from agent.records import Observation
 
 _INBOX: Final = 4_096  # observations that wait for a busy judge; the oldest give way, statistics can spare them
 
 
-class Evaluator:
-    """Serialises one `LiveJudge`. `open` and `ask` are the lifecycle's; what `open` returns is any thread's."""
+class ThreadSafeEvaluator:
+    """Serialises one `RolloutEvaluator`. `open` and `ask` are the lifecycle's; what `open` returns is any thread's."""
 
-    def __init__(self, judge: LiveJudge, *, on_refusal: Callable[[], None]) -> None:
+    def __init__(self, judge: RolloutEvaluator, *, on_refusal: Callable[[], None]) -> None:
         """`on_refusal` is called once, from whichever thread the refusal is found on; it must not block."""
-        self._judge = judge
+        self._evaluator = judge
         self._on_refusal = on_refusal
         self._lock = threading.Lock()
         self._inbox: deque[Observation] = deque(maxlen=_INBOX)
         self.control = TrialControl()
         self._is_paused = False
 
-    def open(self, begin: Callable[[LiveJudge], None]) -> Callable[[Observation], None]:
+    def begin_phase(self, begin: Callable[[RolloutEvaluator], None]) -> Callable[[Observation], None]:
         """Begin a phase; returns what takes its parts."""
         inbox: deque[Observation] = deque(maxlen=_INBOX)
         with self._lock:
-            begin(self._judge)
+            begin(self._evaluator)
             self._inbox = inbox
             self.control = TrialControl()
-            self._tell_workers()
+            self._update_control()
 
         def observe(seen: Observation) -> None:
             inbox.append(seen)
@@ -54,33 +54,33 @@ class Evaluator:
 
         return observe
 
-    def ask(self, *, overdue: bool) -> tuple[Decision, dict[str, float], ABReport]:
+    def decide(self, *, overdue: bool) -> tuple[RolloutDecision, dict[str, float], ABReport]:
         """The decision now, the figures behind it and the comparison so far."""
         with self._lock:
             self._take()
-            decision = self._judge.decision(overdue=overdue)
-            self._tell_workers()
-            answer = decision, self._judge.progress(), self._judge.report()
+            decision = self._evaluator.decide(overdue=overdue)
+            self._update_control()
+            answer = decision, self._evaluator.progress(), self._evaluator.report()
         self._drain(self._inbox)
         return answer
 
-    def forgive(self) -> None:
-        """See `LiveJudge.forgive`; what waits counts before it."""
+    def reset_evidence(self) -> None:
+        """See `RolloutEvaluator.forgive`; what waits counts before it."""
         with self._lock:
             self._take()
-            self._judge.forgive()
-            self._tell_workers()
+            self._evaluator.reset_evidence()
+            self._update_control()
         self._drain(self._inbox)
 
-    def pause(self, *, is_paused: bool) -> None:
+    def set_paused(self, *, is_paused: bool) -> None:
         """While paused the challenger's word does not count, whatever was seen: the line itself is not healthy."""
         with self._lock:
             self._is_paused = is_paused
-            self._tell_workers()
+            self._update_control()
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """The challenger's word counts no more, not even for batches in work."""
-        self.control.ended = True
+        self.control.has_ended = True
 
     def _drain(self, inbox: deque[Observation]) -> None:
         """Judge what waits, unless another thread is at it: that one looks again after it has let go."""
@@ -93,14 +93,14 @@ class Evaluator:
                 self._lock.release()
 
     def _take(self) -> None:
-        inbox, judge = self._inbox, self._judge
+        inbox, judge = self._inbox, self._evaluator
         while inbox:
             judge.observe(inbox.popleft())
-        self._tell_workers()
+        self._update_control()
 
-    def _tell_workers(self) -> None:
-        control, judge = self.control, self._judge
-        control.counts = not (judge.is_in_doubt or self._is_paused)
-        if judge.is_refused and not control.ended:
-            control.ended = True
+    def _update_control(self) -> None:
+        control, judge = self.control, self._evaluator
+        control.is_binding = not (judge.is_in_doubt or self._is_paused)
+        if judge.is_refused and not control.has_ended:
+            control.has_ended = True
             self._on_refusal()

@@ -30,7 +30,7 @@ _Text = Annotated[str, StringConstraints(max_length=4_000)]
 
 
 @dataclass(frozen=True, slots=True)
-class ExamRequest:
+class SelfTestRequest:
     """One examination; the site's own settings lie over the release's, as they would on the line."""
 
     candidate: Path
@@ -52,7 +52,7 @@ class ExamRequest:
         return json.dumps(tree).encode()
 
     @classmethod
-    def from_json(cls, data: bytes) -> ExamRequest:
+    def from_json(cls, data: bytes) -> SelfTestRequest:
         """The child's side; the bytes come from the agent itself."""
         tree: dict[str, Any] = json.loads(data)
         for key in ("candidate", "champion", "acceptance", "scratch"):
@@ -66,14 +66,14 @@ class _Answer(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Stage(_Answer):
+class SelfTestStage(_Answer):
     """The child begins this part of the examination; the last one says where it died."""
 
     kind: Literal["stage"] = "stage"
     stage: Literal["start", "champion", "load", "golden", "acceptance", "latency", "optimise"]
 
 
-class Passed(_Answer):
+class SelfTestPassed(_Answer):
     """Every gate was passed."""
 
     kind: Literal["passed"] = "passed"
@@ -82,8 +82,8 @@ class Passed(_Answer):
     optimised_sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
 
 
-class Refused(_Answer):
-    """A gate refuses the release: `errors.RefusedError`."""
+class SelfTestRefused(_Answer):
+    """A gate refuses the release: `errors.ReleaseRefusedError`."""
 
     kind: Literal["refused"] = "refused"
     gate: Gate
@@ -93,7 +93,7 @@ class Refused(_Answer):
     limits: _Figures
 
 
-class CouldNot(_Answer):
+class SelfTestInconclusive(_Answer):
     """This machine or its other files stood in the way, not the release: `errors.FetchError`."""
 
     kind: Literal["could_not"] = "could_not"
@@ -101,10 +101,14 @@ class CouldNot(_Answer):
     text: _Text
 
 
-Answer = Annotated[Stage | Passed | Refused | CouldNot, Field(discriminator="kind")]
-_adapter: TypeAdapter[Stage | Passed | Refused | CouldNot] = TypeAdapter(Answer)
+SelfTestAnswer = Annotated[
+    SelfTestStage | SelfTestPassed | SelfTestRefused | SelfTestInconclusive, Field(discriminator="kind")
+]
+_adapter: TypeAdapter[SelfTestStage | SelfTestPassed | SelfTestRefused | SelfTestInconclusive] = TypeAdapter(
+    SelfTestAnswer
+)
 
 
-def parse_answer(line: bytes) -> Stage | Passed | Refused | CouldNot:
+def parse_answer(line: bytes) -> SelfTestStage | SelfTestPassed | SelfTestRefused | SelfTestInconclusive:
     """One line of the child's. Raises ValueError."""
     return _adapter.validate_json(line)

@@ -1,10 +1,10 @@
-"""`ChildExaminer`: a release is loaded for the first time in a process of its own, never in the inspecting one.
+"""`SelfTestClient`: a release is loaded for the first time in a process of its own, never in the inspecting one.
 
 Promise: whatever the model does there (crash, hang, fill the memory, flood its output), `examine` ends within the wall
-limit and a moment (time in which the line left it no processor is added, up to three times the limit), the whole
-process group is gone, and the outcome is an Examination, a RefusedError with a reason code, or a FetchError where the
-machine was to blame. The child runs niced, with limits on address space, CPU time, file descriptors and file size,
-without core dumps and without this process's environment, and it dies with its parent.
+    limit and a moment (time in which the line left it no processor is added, up to three times the limit), the whole
+    process group is gone, and the outcome is an Examination, a ReleaseRefusedError with a reason code, or a FetchError
+    where the machine was to blame. The child runs niced, with limits on address space, CPU time, file descriptors and
+    file size, without core dumps and without this process's environment, and it dies with its parent.
 """
 
 from __future__ import annotations
@@ -25,42 +25,49 @@ from typing import IO, TYPE_CHECKING, Final
 
 import agent
 from agent.clock import NS_PER_S, SystemClock
-from agent.errors import FetchError, RefusedError
-from agent.model.exam_request import MAX_ANSWER_BYTES, CouldNot, ExamRequest, Passed, Refused, parse_answer
-from agent.records import Examination, Gate
+from agent.errors import FetchError, ReleaseRefusedError
+from agent.model.exam_request import (
+    MAX_ANSWER_BYTES,
+    SelfTestInconclusive,
+    SelfTestPassed,
+    SelfTestRefused,
+    SelfTestRequest,
+    parse_answer,
+)
+from agent.records import Gate, SelfTestResult
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Mapping
 
     from agent.clock import Clock
-    from agent.model.exam_request import Stage
+    from agent.model.exam_request import SelfTestStage
     from agent.records import Box, SelfTestLimits
-    from agent.slot import SiteSettings
+    from agent.slot import SiteOverrides
 
 _POLL_S: Final = 0.05  # how soon `stop` and the wall limit are seen
 _LAST_POLL_S: Final = 0.005  # both pipes are closed: it ends at once, or it plays dead
 _FREE_BYTES: Final = 192 * 1024**2  # what a child with a small model needs beside the line
 _KEPT_STDERR_BYTES: Final = 8 * 1024
-_PATIENCE: Final = 4  # times the wall limit, at most, for a child that waits for a processor most of the time
+_MAX_WALL_FACTOR: Final = 4  # times the wall limit, at most, for a child that waits for a processor most of the time
 _ENVIRONMENT: Final = {  # one thread: the line needs the cores, and every thread's stack counts as address space
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
     "PYTHONDONTWRITEBYTECODE": "1",
     "LC_ALL": "C.UTF-8",
 }
-_FAULTS: Final = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGSYS}
+_CRASH_SIGNALS: Final = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGSYS}
 _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class _Heard:
+class _ChildOutput:
     """What the child has said so far."""
 
-    lines: list[Stage | Passed | Refused | CouldNot] = field(default_factory=list)
+    lines: list[SelfTestStage | SelfTestPassed | SelfTestRefused | SelfTestInconclusive] = field(default_factory=list)
     pending: bytes = b""
     answer_bytes: int = 0
-    nonsense: bool = False
+    is_malformed: bool = False
     stderr: bytes = b""
 
     def stage(self) -> str:
@@ -68,16 +75,16 @@ class _Heard:
         stages = [line.stage for line in self.lines if line.kind == "stage"]
         return stages[-1] if stages else "start"
 
-    def result(self) -> Passed | Refused | CouldNot | None:
+    def result(self) -> SelfTestPassed | SelfTestRefused | SelfTestInconclusive | None:
         """The answer, once it is there."""
         last = self.lines[-1] if self.lines else None
         return None if last is None or last.kind == "stage" else last
 
-    def sane(self) -> bool:
+    def is_well_formed(self) -> bool:
         """Is it still an examiner of ours that speaks?"""
-        return not self.nonsense and self.answer_bytes <= MAX_ANSWER_BYTES
+        return not self.is_malformed and self.answer_bytes <= MAX_ANSWER_BYTES
 
-    def hear(self, data: bytes) -> None:
+    def feed(self, data: bytes) -> None:
         """Take bytes of its standard output."""
         self.answer_bytes += len(data)
         *lines, self.pending = (self.pending + data).split(b"\n")
@@ -85,10 +92,10 @@ class _Heard:
             try:
                 self.lines.append(parse_answer(line))
             except ValueError:
-                self.nonsense = True
+                self.is_malformed = True
 
 
-class ChildExaminer:
+class SelfTestClient:
     """`ports.Examiner` by `python -m agent.exam`. One instance serves one inspection, from one thread at a time."""
 
     def __init__(
@@ -111,11 +118,11 @@ class ChildExaminer:
         self._clock = clock or SystemClock()
         self._scratch = scratch
 
-    def lay(self, site: SiteSettings) -> None:
+    def set_site(self, site: SiteOverrides) -> None:
         """Examine under these settings from the next examination on; from any thread."""
         self._settings = (site.roi, dict(site.thresholds), site.unsure_band)
 
-    def examine(
+    def run_self_test(
         self,
         candidate: Path,
         *,
@@ -123,11 +130,11 @@ class ChildExaminer:
         acceptance: Path | None,
         limits: SelfTestLimits,
         stop: threading.Event,
-    ) -> Examination:
+    ) -> SelfTestResult:
         """See `ports.Examiner`."""
         _check_free_memory()
         roi, thresholds, unsure_band = self._settings
-        request = ExamRequest(
+        request = SelfTestRequest(
             candidate=candidate.resolve(),
             champion=None if champion is None else champion.resolve(),
             acceptance=None if acceptance is None else acceptance.resolve(),
@@ -141,13 +148,13 @@ class ChildExaminer:
         )
         began_ns = self._clock.monotonic_ns()
         child = _start()
-        heard = _Heard()
+        heard = _ChildOutput()
         try:
-            waited = self._attend(child, request, heard, stop)
+            waited = self._communicate(child, request, heard, stop)
         finally:
             _end(child)
         spent_s = (self._clock.monotonic_ns() - began_ns) / NS_PER_S
-        return _conclude(request.scratch, heard, child.returncode, limits=limits, waited=waited, spent_s=spent_s)
+        return _outcome_of(request.scratch, heard, child.returncode, limits=limits, waited=waited, spent_s=spent_s)
 
     def _clean_scratch(self) -> Path:
         """The scratch folder, empty of graphs. Raises FetchError."""
@@ -165,8 +172,8 @@ class ChildExaminer:
             ) from error
         return folder.resolve()
 
-    def _attend(
-        self, child: subprocess.Popen[bytes], request: ExamRequest, heard: _Heard, stop: threading.Event
+    def _communicate(
+        self, child: subprocess.Popen[bytes], request: SelfTestRequest, heard: _ChildOutput, stop: threading.Event
     ) -> float | None:
         """Talk to the child until it ends. Returns None, or at its wall limit the seconds without a processor."""
         assert child.stdin is not None  # noqa: S101 - asked for by _start
@@ -179,11 +186,14 @@ class ChildExaminer:
                 os.set_blocking(stream.fileno(), False)
                 selector.register(stream, selectors.EVENT_READ, data=stream)
             waited_s = 0.0
-            while heard.sane() and (selector.get_map() or not _is_over(child.pid)):
+            while heard.is_well_formed() and (selector.get_map() or not _has_ended(child.pid)):
                 if stop.is_set():
                     raise FetchError("stopped", "the examination was stopped")
                 if self._clock.monotonic_ns() >= deadline_ns:
-                    before_s, waited_s = waited_s, min(_waited_s(child.pid), (_PATIENCE - 1) * request.limits.wall_s)
+                    before_s, waited_s = (
+                        waited_s,
+                        min(_cpu_wait_s(child.pid), (_MAX_WALL_FACTOR - 1) * request.limits.wall_s),
+                    )
                     if waited_s - before_s < _POLL_S:
                         return waited_s
                     deadline_ns += int((waited_s - before_s) * NS_PER_S)  # that time was the line's, not the model's
@@ -213,7 +223,7 @@ def _start() -> subprocess.Popen[bytes]:
         raise FetchError("examiner_start", f"the examining process cannot be started: {error.strerror}") from error
 
 
-def _is_over(pid: int) -> bool:
+def _has_ended(pid: int) -> bool:
     """Has it ended? It is not collected: until `_end` does that, its number belongs to it."""
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
@@ -228,17 +238,17 @@ def _end(child: subprocess.Popen[bytes]) -> None:
             stream.close()
 
 
-def _read(stream: IO[bytes], heard: _Heard, *, is_answer: bool) -> bool:
+def _read(stream: IO[bytes], heard: _ChildOutput, *, is_answer: bool) -> bool:
     """Take what is there; False at the end."""
     data = stream.read(MAX_ANSWER_BYTES)
     if is_answer and data:
-        heard.hear(data)
+        heard.feed(data)
     elif data:
         heard.stderr = (heard.stderr + data)[-_KEPT_STDERR_BYTES:]
     return data != b""
 
 
-def _waited_s(pid: int) -> float:
+def _cpu_wait_s(pid: int) -> float:
     """Seconds in which the process was ready to run and got no processor; 0 where the kernel does not say."""
     try:
         return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[1]) / NS_PER_S
@@ -264,46 +274,49 @@ def _check_free_memory() -> None:
 # --- what the end means -----------------------------------------------------------------------------------------------
 
 
-def _conclude(
-    scratch: Path, heard: _Heard, code: int, *, limits: SelfTestLimits, waited: float | None, spent_s: float
-) -> Examination:
+def _outcome_of(
+    scratch: Path, heard: _ChildOutput, code: int, *, limits: SelfTestLimits, waited: float | None, spent_s: float
+) -> SelfTestResult:
     result = heard.result()
-    if code == 0 and heard.sane() and result is not None:
+    if code == 0 and heard.is_well_formed() and result is not None:
         if result.kind == "refused":
-            raise RefusedError(result.gate, result.reason, result.text, figures=result.figures, limits=result.limits)
+            raise ReleaseRefusedError(
+                result.gate, result.reason, result.text, figures=result.figures, limits=result.limits
+            )
         if result.kind == "could_not":
             raise FetchError(result.reason, result.text)
-        return _examination(scratch, result, spent_s)
+        return _result_of(scratch, result, spent_s)
     stage = heard.stage()
     if stage in {"start", "champion"}:  # no byte of the candidate had been read
         if waited is not None:
             raise FetchError("examiner_timeout", f"{limits.wall_s:g} s passed during {stage}, before the examination")
-        raise _not_its_fault(heard, code, stage)
+        raise _machine_fault(heard, code, stage)
     if waited is not None:
         _refuse_timeout(stage, waited, limits)
-    if not heard.sane():
-        raise RefusedError(
+    if not heard.is_well_formed():
+        raise ReleaseRefusedError(
             Gate.SELF_TEST,
             "output",
             f"during {stage} the model wrote over its examiner's answer; do not use it",
         )
     _refuse_death(stage, code, limits)
-    raise _not_its_fault(heard, code, stage)
+    raise _machine_fault(heard, code, stage)
 
 
-def _examination(scratch: Path, passed: Passed, spent_s: float) -> Examination:
+def _result_of(scratch: Path, passed: SelfTestPassed, spent_s: float) -> SelfTestResult:
     optimised = None if passed.optimised is None else scratch / passed.optimised
-    return Examination({**passed.figures, "examination_s": round(spent_s, 3)}, optimised, passed.optimised_sha256)
+    return SelfTestResult({**passed.figures, "examination_s": round(spent_s, 3)}, optimised, passed.optimised_sha256)
 
 
 def _refuse_timeout(stage: str, waited: float, limits: SelfTestLimits) -> None:
-    if waited >= (_PATIENCE - 1) * limits.wall_s:
+    if waited >= (_MAX_WALL_FACTOR - 1) * limits.wall_s:
         raise FetchError(
             "examiner_starved",
-            f"during {stage} {_PATIENCE * limits.wall_s:g} s passed, {waited:.0f} s of them waiting for a processor: "
+            f"during {stage} {_MAX_WALL_FACTOR * limits.wall_s:g} s passed, {waited:.0f} s of them waiting "
+            f"for a processor: "
             "the machine is too busy to examine a release now",
         )
-    raise RefusedError(
+    raise ReleaseRefusedError(
         Gate.SELF_TEST,
         "timeout",
         f"during {stage} the model did not come to an end within {limits.wall_s:g} s",
@@ -313,20 +326,20 @@ def _refuse_timeout(stage: str, waited: float, limits: SelfTestLimits) -> None:
 
 
 def _refuse_death(stage: str, code: int, limits: SelfTestLimits) -> None:
-    """Raises RefusedError when the way it died is the model's own doing."""
+    """Raises ReleaseRefusedError when the way it died is the model's own doing."""
     if code >= 0:
         return
     if -code == signal.SIGXCPU:
-        raise RefusedError(
+        raise ReleaseRefusedError(
             Gate.SELF_TEST,
             "cpu_time",
             f"during {stage} the model used up {limits.cpu_s:g} s of processor time",
             figures={"cpu_s": limits.cpu_s},
             limits={"cpu_s": limits.cpu_s},
         )
-    if -code in _FAULTS:
+    if -code in _CRASH_SIGNALS:
         name = signal.Signals(-code).name
-        raise RefusedError(
+        raise ReleaseRefusedError(
             Gate.SELF_TEST,
             "crash",
             f"during {stage} the model crashed the process that examined it ({name}); on the line it would have "
@@ -335,7 +348,7 @@ def _refuse_death(stage: str, code: int, limits: SelfTestLimits) -> None:
         )
 
 
-def _not_its_fault(heard: _Heard, code: int, stage: str) -> FetchError:
+def _machine_fault(heard: _ChildOutput, code: int, stage: str) -> FetchError:
     """The child died of something that the candidate did not do."""
     said = heard.stderr.decode("utf-8", "replace").strip().splitlines()
     why = said[-1][:300] if said else "it said nothing"

@@ -2,7 +2,8 @@
 
 Which errors a fetch ends in, and what follows from each:
 
-RefusedError  The named release itself is bad, whoever serves it: it was taken back, its signed manifest cannot be used
+ReleaseRefusedError  The named release itself is bad, whoever serves it: it was taken back, its signed manifest cannot
+be used
               here, or it is larger than the site allows. It goes on the bad list.
 FetchError    Everything else, tried again later. That holds for attacks on the repository too: an altered file, old or
               expired metadata, a foreign key say that somebody between publisher and device misbehaves, and nothing
@@ -28,8 +29,8 @@ ReleaseId = Annotated[str, StringConstraints(pattern=RELEASE_ID_PATTERN)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
-class Reason(StrEnum):
-    """Stable codes; the first three groups end in FetchError, the last in RefusedError."""
+class FetchReason(StrEnum):
+    """Stable codes; the first three groups end in FetchError, the last in ReleaseRefusedError."""
 
     # this machine
     STOPPED = "stopped"  # by request
@@ -78,7 +79,7 @@ class FetchLimits(_Strict):
     cpu_s: int = Field(default=300, ge=1)
 
 
-class _Place(_Strict):
+class _RepositoryRequest(_Strict):
     """Which repository, for which site, believed from what on."""
 
     repository: str = Field(min_length=1, max_length=1024)  # folder, http(s)://, s3://bucket/prefix
@@ -90,7 +91,7 @@ class _Place(_Strict):
     limits: FetchLimits = FetchLimits()
 
 
-class FetchRequest(_Place):
+class FetchRequest(_RepositoryRequest):
     """Fetch a release."""
 
     kind: Literal["fetch"] = "fetch"
@@ -98,19 +99,19 @@ class FetchRequest(_Place):
     into: Path
 
 
-class LookRequest(_Place):
+class RefreshRequest(_RepositoryRequest):
     """Bring the metadata up to date, and say what was taken back."""
 
     kind: Literal["look"] = "look"
 
 
-class Request(_Strict):
+class FetchRequestLine(_Strict):
     """One line on the child's standard input; its end of file ends the child."""
 
-    body: Annotated[FetchRequest | LookRequest, Field(discriminator="kind")]
+    body: Annotated[FetchRequest | RefreshRequest, Field(discriminator="kind")]
 
 
-class Progress(_Strict):
+class FetchProgress(_Strict):
     """Bytes of the release's files that lie on this disk, checked or about to be."""
 
     event: Literal["progress"] = "progress"
@@ -118,7 +119,7 @@ class Progress(_Strict):
     total: int
 
 
-class Done(_Strict):
+class FetchDone(_Strict):
     """The release lies in `into`."""
 
     event: Literal["done"] = "done"
@@ -131,7 +132,7 @@ class Done(_Strict):
     revoked: Annotated[tuple[Sha256, ...], Field(max_length=MAX_REVOKED)] = ()
 
 
-class Seen(_Strict):
+class RefreshDone(_Strict):
     """The metadata are up to date."""
 
     event: Literal["seen"] = "seen"
@@ -140,11 +141,11 @@ class Seen(_Strict):
     revoked: Annotated[tuple[Sha256, ...], Field(max_length=MAX_REVOKED)] = ()
 
 
-class Failed(_Strict):
+class FetchFailed(_Strict):
     """Why not. With a `gate` the release is refused for good, else the fetch is tried again."""
 
     event: Literal["failed"] = "failed"
-    reason: Reason
+    reason: FetchReason
     text: str
     gate: Literal["fetch", "contract", "revoked"] | None = None
     digest: Sha256 | None = None  # of the signed manifest, where it is known
@@ -152,10 +153,10 @@ class Failed(_Strict):
     limits: dict[str, float] = Field(default_factory=dict)
 
 
-class Event(_Strict):
+class FetchEventLine(_Strict):
     """One line of the child's standard output."""
 
-    body: Annotated[Progress | Done | Seen | Failed, Field(discriminator="event")]
+    body: Annotated[FetchProgress | FetchDone | RefreshDone | FetchFailed, Field(discriminator="event")]
 
 
 def shorten(text: str) -> str:

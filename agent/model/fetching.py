@@ -17,23 +17,23 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
-from agent.children import environment
+from agent.children import make_environment
 from agent.clock import NS_PER_S
-from agent.errors import FetchError, RefusedError
+from agent.errors import FetchError, ReleaseRefusedError
 from agent.model.fetch_protocol import (
     MAX_EVENT_BYTES,
-    Done,
-    Event,
-    Failed,
+    FetchDone,
+    FetchEventLine,
+    FetchFailed,
     FetchLimits,
+    FetchProgress,
+    FetchReason,
     FetchRequest,
-    LookRequest,
-    Progress,
-    Reason,
-    Request,
-    Seen,
+    FetchRequestLine,
+    RefreshDone,
+    RefreshRequest,
 )
-from agent.records import Fetched, Looked, ReleaseRef
+from agent.records import FetchedRelease, ReleaseRef, RepositoryStatus
 
 if TYPE_CHECKING:
     import threading
@@ -43,13 +43,13 @@ if TYPE_CHECKING:
     from agent.clock import Clock
 
 _POLL_S: Final = 0.1  # how soon `stop` and the deadline are seen
-_LOOK_S: Final = 60.0  # for metadata alone
+_REFRESH_S: Final = 60.0  # for metadata alone
 _END_S: Final = 5.0  # for a child that has given its answer
 _READ_BYTES: Final = 64 * 1024
 _TAIL_BYTES: Final = 2_000  # of what a crashing child says on standard error
 
 
-class ChildFetcher:
+class FetchClient:
     """Fetches releases of one repository for one site; used by one thread at a time."""
 
     def __init__(
@@ -82,33 +82,34 @@ class ChildFetcher:
         trusted_utc_s: float,
         on_progress: Callable[[int, int], None],
         stop: threading.Event,
-    ) -> Fetched:
+    ) -> FetchedRelease:
         """See `ports.ReleaseFetcher.fetch`."""
         try:
-            request = FetchRequest(release_id=release_id, into=into.absolute(), **self._place(trusted_utc_s))
+            request = FetchRequest(release_id=release_id, into=into.absolute(), **self._common_fields(trusted_utc_s))
         except ValidationError as error:
             raise FetchError(
-                Reason.REQUEST, f"{release_id[:80]!r} is no release: write it as name/version, such as surface/1.2.0"
+                FetchReason.REQUEST,
+                f"{release_id[:80]!r} is no release: write it as name/version, such as surface/1.2.0",
             ) from error
-        answer = self._ask(request, timeout_s=self._timeout_s, on_progress=on_progress, stop=stop)
-        if not isinstance(answer, Done):
-            raise _no_answer(answer)
+        answer = self._run_child(request, timeout_s=self._timeout_s, on_progress=on_progress, stop=stop)
+        if not isinstance(answer, FetchDone):
+            raise _unexpected_answer(answer)
         ref = ReleaseRef(answer.name, answer.version, answer.counter, answer.digest, answer.model_sha256)
-        return Fetched(ref, into, answer.signed_utc_s, frozenset(answer.revoked))
+        return FetchedRelease(ref, into, answer.signed_utc_s, frozenset(answer.revoked))
 
-    def look(self, *, trusted_utc_s: float, stop: threading.Event) -> Looked:
+    def refresh(self, *, trusted_utc_s: float, stop: threading.Event) -> RepositoryStatus:
         """See `ports.ReleaseFetcher.look`."""
         try:
-            request = LookRequest(**self._place(trusted_utc_s))
+            request = RefreshRequest(**self._common_fields(trusted_utc_s))
         except ValidationError as error:
-            raise FetchError(Reason.REQUEST, f"updates cannot be looked at: {_wrong(error)}") from None
-        timeout_s = min(self._timeout_s, _LOOK_S)
-        answer = self._ask(request, timeout_s=timeout_s, on_progress=lambda _done, _total: None, stop=stop)
-        if not isinstance(answer, Seen):
-            raise _no_answer(answer)
-        return Looked(answer.signed_utc_s, frozenset(answer.revoked), answer.root_expires_utc_s)
+            raise FetchError(FetchReason.REQUEST, f"updates cannot be looked at: {_invalid_fields(error)}") from None
+        timeout_s = min(self._timeout_s, _REFRESH_S)
+        answer = self._run_child(request, timeout_s=timeout_s, on_progress=lambda _done, _total: None, stop=stop)
+        if not isinstance(answer, RefreshDone):
+            raise _unexpected_answer(answer)
+        return RepositoryStatus(answer.signed_utc_s, frozenset(answer.revoked), answer.root_expires_utc_s)
 
-    def _place(self, trusted_utc_s: float) -> dict[str, Any]:
+    def _common_fields(self, trusted_utc_s: float) -> dict[str, Any]:
         """What every request says."""
         return {
             "repository": self._repository,
@@ -120,16 +121,16 @@ class ChildFetcher:
             "limits": self._limits,
         }
 
-    def _ask(
+    def _run_child(
         self,
-        request: FetchRequest | LookRequest,
+        request: FetchRequest | RefreshRequest,
         *,
         timeout_s: float,
         on_progress: Callable[[int, int], None],
         stop: threading.Event,
-    ) -> Done | Seen:
-        """Run a child for one request. Raises RefusedError and FetchError."""
-        child = _Child(request)
+    ) -> FetchDone | RefreshDone:
+        """Run a child for one request. Raises ReleaseRefusedError and FetchError."""
+        child = _FetchProcess(request)
         try:
             answer = child.answer(
                 deadline_ns=self._clock.monotonic_ns() + int(timeout_s * NS_PER_S),
@@ -139,24 +140,24 @@ class ChildFetcher:
             )
         finally:
             child.close()
-        if isinstance(answer, Failed):
-            raise _error(answer)
+        if isinstance(answer, FetchFailed):
+            raise _error_from(answer)
         return answer
 
 
-def _no_answer(answer: Done | Seen) -> FetchError:
-    return FetchError(Reason.CRASHED, f"the fetch child answered {answer.event!r}, which nobody asked")
+def _unexpected_answer(answer: FetchDone | RefreshDone) -> FetchError:
+    return FetchError(FetchReason.CRASHED, f"the fetch child answered {answer.event!r}, which nobody asked")
 
 
-def _wrong(error: ValidationError) -> str:
+def _invalid_fields(error: ValidationError) -> str:
     """Say which fields are wrong, without what they hold: an address may have a password."""
     return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_input=False))
 
 
-def _error(failed: Failed) -> FetchError | RefusedError:
+def _error_from(failed: FetchFailed) -> FetchError | ReleaseRefusedError:
     if failed.gate is None:
         return FetchError(failed.reason, failed.text)
-    return RefusedError(
+    return ReleaseRefusedError(
         failed.gate,
         failed.reason,
         failed.text,
@@ -166,41 +167,43 @@ def _error(failed: Failed) -> FetchError | RefusedError:
     )
 
 
-class _Child:
+class _FetchProcess:
     """One run of `python -m agent.fetch`."""
 
-    def __init__(self, request: FetchRequest | LookRequest) -> None:
+    def __init__(self, request: FetchRequest | RefreshRequest) -> None:
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "agent.fetch"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                env=environment(),
+                env=make_environment(),
                 cwd="/",
                 start_new_session=True,  # a group of its own: killed as a whole, deaf to the terminal's Ctrl-C
             )
         except OSError as error:
-            raise FetchError(Reason.CRASHED, f"the fetch child cannot be started: {error}") from error
+            raise FetchError(FetchReason.CRASHED, f"the fetch child cannot be started: {error}") from error
         self._line = bytearray()
         self._tail = bytearray()
         with contextlib.suppress(BrokenPipeError):  # it died at once; reading says so
-            _pipe(self._process.stdin).write(Request(body=request).model_dump_json().encode() + b"\n")
+            _pipe(self._process.stdin).write(FetchRequestLine(body=request).model_dump_json().encode() + b"\n")
             _pipe(self._process.stdin).flush()
 
     def answer(
         self, *, deadline_ns: int, clock: Clock, on_progress: Callable[[int, int], None], stop: threading.Event
-    ) -> Done | Seen | Failed:
+    ) -> FetchDone | RefreshDone | FetchFailed:
         """Read events until the last one. Raises FetchError `stopped`, `timeout` or `fetcher_crashed`."""
         with selectors.DefaultSelector() as selector:
             selector.register(_pipe(self._process.stdout), selectors.EVENT_READ, "out")
             selector.register(_pipe(self._process.stderr), selectors.EVENT_READ, "err")
             while True:
                 if stop.is_set():
-                    raise FetchError(Reason.STOPPED, "the fetch was stopped; what has arrived is kept for the next one")
+                    raise FetchError(
+                        FetchReason.STOPPED, "the fetch was stopped; what has arrived is kept for the next one"
+                    )
                 if clock.monotonic_ns() >= deadline_ns:
                     raise FetchError(
-                        Reason.TIMEOUT,
+                        FetchReason.TIMEOUT,
                         "it took longer than allowed (a fetch: updates.fetch_timeout_s); what has arrived is kept for "
                         "the next one",
                     )
@@ -214,20 +217,20 @@ class _Child:
                         raise self._crashed()
                     else:
                         for event in self._events(data):
-                            if not isinstance(event, Progress):
+                            if not isinstance(event, FetchProgress):
                                 return event
                             on_progress(event.done, event.total)
 
-    def _events(self, data: bytes) -> list[Progress | Done | Seen | Failed]:
+    def _events(self, data: bytes) -> list[FetchProgress | FetchDone | RefreshDone | FetchFailed]:
         self._line += data
         *lines, rest = bytes(self._line).split(b"\n")
         self._line = bytearray(rest)
         if len(rest) > MAX_EVENT_BYTES:
-            raise FetchError(Reason.CRASHED, f"the fetch child sent a line of more than {MAX_EVENT_BYTES:,} bytes")
+            raise FetchError(FetchReason.CRASHED, f"the fetch child sent a line of more than {MAX_EVENT_BYTES:,} bytes")
         try:
-            return [Event.model_validate_json(line).body for line in lines]
+            return [FetchEventLine.model_validate_json(line).body for line in lines]
         except ValidationError as error:
-            raise FetchError(Reason.CRASHED, "the fetch child sent something that is no event") from error
+            raise FetchError(FetchReason.CRASHED, "the fetch child sent something that is no event") from error
 
     def _crashed(self) -> FetchError:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -235,7 +238,9 @@ class _Child:
         code = self._process.returncode
         how = "was killed by " + signal.Signals(-code).name if code is not None and code < 0 else f"ended with {code}"
         said = bytes(self._tail).decode(errors="replace").strip()
-        return FetchError(Reason.CRASHED, f"the fetch child {how} without an answer" + (f": {said}" if said else ""))
+        return FetchError(
+            FetchReason.CRASHED, f"the fetch child {how} without an answer" + (f": {said}" if said else "")
+        )
 
     def close(self) -> None:
         """Let no part of it live on."""

@@ -11,29 +11,32 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agent.model.journal import Installed
-from agent.model.ledger import find_bad, refusal_of
-from agent.model.parts import revocation
+from agent.model.journal import InstalledRelease
+from agent.model.ledger import find_denied, make_refusal
+from agent.model.parts import revocation_refusal
 from agent.records import Gate, Refusal
 
 if TYPE_CHECKING:
-    from agent.model.journal import Record
-    from agent.records import Fetched, ReleaseRef
+    from agent.model.journal import LifecycleRecord
+    from agent.records import FetchedRelease, ReleaseRef
 
 
-def objection(record: Record, fetched: Fetched, *, release_id: str | None) -> Refusal | None:
-    """Say what is wrong with a release that was fetched for the wish `release_id`; see `below_floor` for its age."""
+def check_release(record: LifecycleRecord, fetched: FetchedRelease, *, release_id: str | None) -> Refusal | None:
+    """Say what is wrong with a release that was fetched for the wish `release_id`.
+
+    See `check_counter_floor` for its age.
+    """
     ref = fetched.ref
     if release_id is None or ref.release_id != release_id:
         text = f"The repository answered with {ref.release_id}, which nobody asked for. Check the publisher."
-        return refusal_of(Gate.TRUST, "other_release", text)
+        return make_refusal(Gate.TRUST, "other_release", text)
     if ref.digest in fetched.revoked:
-        return revocation(Installed(ref))
-    bad = find_bad(record, release_id=ref.release_id, digest=ref.digest)
+        return revocation_refusal(InstalledRelease(ref))
+    bad = find_denied(record, release_id=ref.release_id, digest=ref.digest)
     return None if bad is None else bad.refusal
 
 
-def below_floor(record: Record, ref: ReleaseRef) -> Refusal | None:
+def check_counter_floor(record: LifecycleRecord, ref: ReleaseRef) -> Refusal | None:
     """Say that the release is older than what was committed here, unless it is what was, or what is active."""
     is_known = ref.digest == record.floor_digest or (
         record.active is not None and record.active.ref.digest == ref.digest

@@ -45,7 +45,7 @@ class GoldenSet:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class GoldenComparison:
     """This machine's answers against the golden ones."""
 
     images: int
@@ -53,7 +53,7 @@ class Comparison:
     largest_difference: float  # of any score
 
 
-def read(data: bytes, manifest: Manifest, *, source: str) -> GoldenSet:
+def read_golden_set(data: bytes, manifest: Manifest, *, source: str) -> GoldenSet:
     """Unpack the bytes of `golden.npz`. Raises SelfTestError naming `source`."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -115,7 +115,7 @@ def _check(found: dict[str, Any], manifest: Manifest, source: str) -> None:
         )
 
 
-def compare(model: Model, golden: GoldenSet) -> Comparison:
+def compare_with_golden(model: Model, golden: GoldenSet) -> GoldenComparison:
     """Run the golden pictures. Raises InferenceError, or SelfTestError when the evidence has another shape."""
     rule, same, largest = model.rule, 0, 0.0
     for start in range(0, len(golden.images), _BATCH):
@@ -135,4 +135,4 @@ def compare(model: Model, golden: GoldenSet) -> Comparison:
                 value, index, _ = decision.part_score(rule, scores[i : i + 1], cut)
                 sides.append(index >= 0 and value >= rule.thresholds[rule.classes[index]])
             same += sides[0] == sides[1]
-    return Comparison(len(golden.images), same, largest)
+    return GoldenComparison(len(golden.images), same, largest)

@@ -75,7 +75,7 @@ _REFUSED: Final = {  # what the fields above leave out, where a person is helped
 }
 
 
-class _Walk:
+class _GraphCheck:
     """One pass over one model; counts what bounds it."""
 
     def __init__(self, data: bytes, source: str) -> None:
@@ -187,6 +187,6 @@ class _Walk:
         raise ContractError(f"{self._source} is refused before loading: {finding}.")
 
 
-def check(data: bytes, *, source: str) -> None:
+def check_graph(data: bytes, *, source: str) -> None:
     """Check the bytes of an ONNX model; `source` names them in errors. Raises ContractError and nothing else."""
-    _Walk(data, source).model()
+    _GraphCheck(data, source).model()

@@ -11,29 +11,29 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from agent.errors import ControlError
-from agent.records import Desired
+from agent.records import DesiredRelease
 from agent.wire import is_release_id
-from agent.wire.report import finite
+from agent.wire.report import finite_figures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from agent.model.lifecycle import Lifecycle
-    from agent.records import FailedTry, ModelStatus, Refusal, ReleaseRef
+    from agent.records import FailedAttempt, ModelStatus, Refusal, ReleaseRef
 
     Request = Mapping[str, Any]
     Answer = Mapping[str, Any]
     Handler = Callable[[Request], Answer]
 
-_MAX_BAD: Final = 50
+_MAX_DENY_LIST: Final = 50
 _MAX_HISTORY: Final = 200
 _MAX_TEXT: Final = 2_000
 _MAX_WORD: Final = 200
 
 
-def handlers(lifecycles: Mapping[str, Lifecycle]) -> dict[str, Handler]:
+def model_handlers(lifecycles: Mapping[str, Lifecycle]) -> dict[str, Handler]:
     """Return the handlers for `agent.control.ControlServer`; without lifecycles each says why there are none."""
-    models = _Models(lifecycles)
+    models = _ModelHandlers(lifecycles)
     return {
         "model.show": models.show,
         "model.history": models.history,
@@ -47,79 +47,79 @@ def handlers(lifecycles: Mapping[str, Lifecycle]) -> dict[str, Handler]:
     }
 
 
-class _Models:
+class _ModelHandlers:
     def __init__(self, lifecycles: Mapping[str, Lifecycle]) -> None:
         self._lifecycles = lifecycles
 
     def show(self, request: Request) -> Answer:
         """Every inspection's state, or one's."""
-        names = sorted(self._lifecycles) if request.get("inspection") is None else [self._named(request)]
+        names = sorted(self._lifecycles) if request.get("inspection") is None else [self._requested_lifecycle(request)]
         if not names:
             raise _no_updates()
         shown = {}
         for name in names:
-            shown[name] = shown_values(self._lifecycles[name].status(), self._lifecycles[name].bad_list())
+            shown[name] = summary_values(self._lifecycles[name].status(), self._lifecycles[name].deny_list())
         return {"inspections": shown}
 
     def history(self, request: Request) -> Answer:
         """The last transitions, oldest first."""
-        name = self._named(request)
+        name = self._requested_lifecycle(request)
         return {"inspection": name, "history": self._lifecycles[name].history()[-_MAX_HISTORY:]}
 
     def desire(self, request: Request) -> Answer:
         """Want a release, or an A/B test with it."""
-        name = self._named(request)
+        name = self._requested_lifecycle(request)
         mode, share = request.get("mode", "release"), request.get("share", 0.5)
         if mode != "release" and mode != "ab":  # noqa: PLR1714 - mypy narrows this form only
             raise ControlError(f"mode is {str(mode)[:40]!r}, allowed are 'release' and 'ab'")
         if type(share) not in {int, float} or not 0.0 < share <= 1.0:
             raise ControlError(f"share is {str(share)[:40]}, expected a number above 0, at most 1, such as 0.5")
-        desired = Desired(release_id(request), mode, float(share), "control")
+        desired = DesiredRelease(requested_release_id(request), mode, float(share), "control")
         self._lifecycles[name].desire(desired)
         return {"inspection": name, "desired": desired.release_id}
 
     def rollback(self, request: Request) -> Answer:
         """End the rollout, or go back to the model before."""
-        name = self._named(request)
+        name = self._requested_lifecycle(request)
         self._lifecycles[name].rollback(_text(request, "why") or "no reason given")
         return {"inspection": name}
 
     def retry(self, request: Request) -> Answer:
         """Take a release off the bad list; without `which` only end the wait for a person."""
-        name = self._named(request)
+        name = self._requested_lifecycle(request)
         which = _text(request, "which")
         self._lifecycles[name].retry(which)
         return {"inspection": name, "which": which}
 
     def proceed(self, request: Request) -> Answer:
         """Let a release that is held go on."""
-        name = self._named(request)
-        self._lifecycles[name].proceed()
+        name = self._requested_lifecycle(request)
+        self._lifecycles[name].continue_held()
         return {"inspection": name}
 
     def promote(self, request: Request) -> Answer:
         """Make the challenger of the A/B test the active release."""
-        name = self._named(request)
+        name = self._requested_lifecycle(request)
         self._lifecycles[name].promote()
         return {"inspection": name}
 
     def stop_ab(self, request: Request) -> Answer:
         """End the A/B test."""
-        name = self._named(request)
+        name = self._requested_lifecycle(request)
         self._lifecycles[name].stop_ab()
         return {"inspection": name}
 
     def ab_report(self, request: Request) -> Answer:
         """The paired comparison; null before the first one."""
-        name = self._named(request)
+        name = self._requested_lifecycle(request)
         report = self._lifecycles[name].ab_report()
         if report is None:
             return {"inspection": name, "report": None}
         values = asdict(report)
-        values["e_value"] = finite({"e_value": report.e_value}).get("e_value")
+        values["e_value"] = finite_figures({"e_value": report.e_value}).get("e_value")
         return {"inspection": name, "report": values}
 
-    def _named(self, request: Request) -> str:
+    def _requested_lifecycle(self, request: Request) -> str:
         """The inspection meant. Raises ControlError."""
         asked = request.get("inspection")
         known = ", ".join(sorted(self._lifecycles))
@@ -141,7 +141,7 @@ def _no_updates() -> ControlError:
     )
 
 
-def release_id(request: Request) -> str:
+def requested_release_id(request: Request) -> str:
     """The release in a request. Raises ControlError unless it is `name/version`."""
     asked = request.get("release")
     if not isinstance(asked, str) or not is_release_id(asked):
@@ -161,9 +161,9 @@ def _text(request: Request, key: str) -> str | None:
 # --- plain values -----------------------------------------------------------------------------------------------------
 
 
-def shown_values(status: ModelStatus, bad: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def summary_values(status: ModelStatus, bad: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return what `kensa model show` prints of one inspection; `bad` is its bad list, oldest first."""
-    return {**status_values(status), "bad": [_bad_values(entry) for entry in bad[-_MAX_BAD:]]}
+    return {**status_values(status), "bad": [_deny_list_values(entry) for entry in bad[-_MAX_DENY_LIST:]]}
 
 
 def status_values(status: ModelStatus) -> dict[str, Any]:
@@ -178,7 +178,7 @@ def status_values(status: ModelStatus) -> dict[str, Any]:
         "candidate": _ref_values(status.candidate),
         "desired": None if desired is None else asdict(desired),
         "share": status.share,
-        "progress": finite(status.progress),
+        "progress": finite_figures(status.progress),
         "refusal": _refusal_values(status.refusal),
         "refused": _ref_values(status.refused),
         "alarm": None if status.alarm is None else status.alarm[:_MAX_TEXT],
@@ -198,16 +198,16 @@ def _refusal_values(refusal: Refusal | None) -> dict[str, Any] | None:
         "gate": str(refusal.gate),
         "reason": refusal.reason,
         "text": refusal.text[:_MAX_TEXT],
-        "figures": finite(refusal.figures),
-        "limits": finite(refusal.limits),
+        "figures": finite_figures(refusal.figures),
+        "limits": finite_figures(refusal.limits),
     }
 
 
-def _try_values(failed: FailedTry | None) -> dict[str, str] | None:
+def _try_values(failed: FailedAttempt | None) -> dict[str, str] | None:
     return None if failed is None else {"reason": failed.reason, "text": failed.text[:_MAX_TEXT]}
 
 
-def _bad_values(bad: Mapping[str, Any]) -> dict[str, Any]:
+def _deny_list_values(bad: Mapping[str, Any]) -> dict[str, Any]:
     """One line of the bad list; its refusal in short."""
     refusal = bad["refusal"]
     utc_s = bad["utc_s"] if math.isfinite(bad["utc_s"]) else 0.0

@@ -21,8 +21,8 @@ from pydantic import TypeAdapter
 
 from agent.durable import replace_durably, sync_directory
 from agent.errors import StateDirError
-from agent.model.transitions import State
-from agent.records import Desired, Refusal, ReleaseRef  # noqa: TC001 - pydantic reads the record's types
+from agent.model.transitions import LifecycleState
+from agent.records import DesiredRelease, Refusal, ReleaseRef  # noqa: TC001 - pydantic reads the record's types
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 JOURNAL_NAME: Final = "journal.json"
 PREVIOUS_NAME: Final = "journal.prev.json"
 FLOOR_NAME: Final = "counter_floor"
-MAX_BAD: Final = 256
+MAX_DENY_LIST: Final = 256
 MAX_HISTORY: Final = 100
 _MAX_BYTES: Final = 8 * 1024 * 1024
 _log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ Checkpoint = Callable[[str], None]  # called at each boundary between persisting
 
 
 @dataclass(frozen=True, slots=True)
-class Installed:
+class InstalledRelease:
     """A release in the store, with the graph file that this machine made of it, if there is one."""
 
     ref: ReleaseRef
@@ -48,7 +48,7 @@ class Installed:
 
 
 @dataclass(frozen=True, slots=True)
-class Bad:
+class DenyListEntry:
     """Not to be tried again until a person says so."""
 
     release_id: str
@@ -58,27 +58,27 @@ class Bad:
 
 
 @dataclass(frozen=True, slots=True)
-class Transition:
+class HistoryEntry:
     """One line of the history."""
 
     utc_s: float
-    state: State
+    state: LifecycleState
     event: str
-    after: State
+    after: LifecycleState
     release_id: str | None  # which release it was about
     note: str | None = None  # gate and reason of a refusal
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class LifecycleRecord:
     """Everything that must survive. `active` None is the factory release; so is `previous` None."""
 
-    state: State = State.IDLE
+    state: LifecycleState = LifecycleState.IDLE
     since_utc_s: float = 0.0
-    active: Installed | None = None
-    previous: Installed | None = None
-    candidate: Installed | None = None
-    desired: Desired | None = None
+    active: InstalledRelease | None = None
+    previous: InstalledRelease | None = None
+    candidate: InstalledRelease | None = None
+    desired: DesiredRelease | None = None
     wanted: bool = False  # the desired release was neither reached nor refused yet
     step: int = 0  # of the trial
     attempts: int = 0  # at the candidate, counted before the risk
@@ -87,25 +87,25 @@ class Record:
     counter_floor: int = 0  # highest counter that was ever committed
     floor_digest: str | None = None  # of the release that was: it may come back
     signed_utc_s: float = 0.0  # newest signing time seen
-    bad: tuple[Bad, ...] = ()  # oldest first
+    bad: tuple[DenyListEntry, ...] = ()  # oldest first
     refusal: Refusal | None = None  # the last one
     refused: ReleaseRef | None = None
     rollbacks_utc_s: tuple[float, ...] = ()  # automatic ones of the last day
     cool_down_until_utc_s: float = 0.0
     halted: bool = False  # too many automatic rollbacks: a person must say `retry`
-    history: tuple[Transition, ...] = ()
+    history: tuple[HistoryEntry, ...] = ()
 
 
-_RECORD: Final = TypeAdapter(Record)
+_RECORD: Final = TypeAdapter(LifecycleRecord)
 
 
-def encode(record: Record) -> bytes:
+def encode(record: LifecycleRecord) -> bytes:
     """Return the file's bytes: JSON with the SHA-256 of the record's own JSON."""
     body = json.dumps(asdict(record), separators=(",", ":"))
     return f'{{"sha256":"{hashlib.sha256(body.encode()).hexdigest()}","record":{body}}}\n'.encode()
 
 
-def decode(data: bytes) -> Record:
+def decode(data: bytes) -> LifecycleRecord:
     """Return the record. Raises ValueError when the bytes are not what `encode` wrote."""
     head, middle, tail = b'{"sha256":"', b'","record":', b"}\n"
     digest_at = len(head)
@@ -127,7 +127,7 @@ class Journal:
         self._checkpoint = checkpoint
         self._sets_aside = sets_aside
 
-    def load(self) -> tuple[Record, str | None]:
+    def load(self) -> tuple[LifecycleRecord, str | None]:
         """Return the newest record that is whole, and an alarm when that is not the one that was written last."""
         current, damage = self._read(JOURNAL_NAME)
         if current is not None:
@@ -137,11 +137,11 @@ class Journal:
             alarm = None if damage is None else f"The journal {damage}; the one before it counts."
             return self._with_floor(previous), alarm
         if damage is None and older_damage is None:
-            return self._with_floor(Record()), None
+            return self._with_floor(LifecycleRecord()), None
         alarm = f"The journal {damage or older_damage}, and so did the one before it; the factory release judges."
-        return self._with_floor(Record()), alarm
+        return self._with_floor(LifecycleRecord()), alarm
 
-    def save(self, record: Record) -> None:
+    def save(self, record: LifecycleRecord) -> None:
         """Make `record` the newest. Raises StateDirError when the disk does not take it: the one before it stays."""
         path = self._folder / JOURNAL_NAME
         try:
@@ -180,7 +180,7 @@ class Journal:
         beside.replace(path)
         sync_directory(self._folder)
 
-    def _read(self, name: str) -> tuple[Record | None, str | None]:
+    def _read(self, name: str) -> tuple[LifecycleRecord | None, str | None]:
         """One file: its record, or None and what is wrong with it (None when it is not there)."""
         path = self._folder / name
         try:
@@ -204,10 +204,10 @@ class Journal:
         except (OSError, ValueError):
             return 0
 
-    def _with_floor(self, record: Record) -> Record:
+    def _with_floor(self, record: LifecycleRecord) -> LifecycleRecord:
         return replace(record, counter_floor=max(record.counter_floor, self._floor()))
 
 
-def peek(folder: Path) -> tuple[Record, str | None]:
+def load_read_only(folder: Path) -> tuple[LifecycleRecord, str | None]:
     """As `Journal.load`, for whoever does not own the folder: nothing on disk changes."""
     return Journal(folder, checkpoint=lambda _: None, sets_aside=False).load()

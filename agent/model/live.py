@@ -29,23 +29,23 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Literal
 
-from agent.model.drift import DriftWatch
-from agent.model.live_text import LOOK, in_runs, in_stretch, refused
+from agent.model.drift import DriftMonitor
+from agent.model.live_text import HOLD_ADVICE, describe_runs, describe_stretch, sequential_test_refusal
 from agent.model.paired import PairedCounts
 from agent.model.runs import RunSprt
 from agent.records import Gate, Outcome, Refusal
 
 if TYPE_CHECKING:
-    from agent.model.drift import Drift
+    from agent.model.drift import DriftResult
     from agent.model.paired import ABReport
     from agent.model.policy import RolloutPolicy
     from agent.records import Observation
 
 _US_PER_MS: Final = 1_000.0
-_UNANIMOUS: Final = 4  # parts of a phase, at least, that all say the same
+_MIN_UNANIMOUS_PAIRS: Final = 4  # parts of a phase, at least, that all say the same
 
 
-class Call(StrEnum):
+class RolloutAction(StrEnum):
     """What to do with the candidate now."""
 
     CONTINUE = "continue"  # the phase has not shown enough yet
@@ -55,16 +55,16 @@ class Call(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class RolloutDecision:
     """`refusal` is set with REFUSE only. `alarm` and `held` are for a person and may come with any call but REFUSE."""
 
-    call: Call
+    action: RolloutAction
     refusal: Refusal | None = None
     alarm: str | None = None  # scores have moved
     held: str | None = None  # a run of parts speaks against the candidate: which, and what a person can do
 
 
-class LiveJudge:
+class RolloutEvaluator:
     """One candidate's rollout, from its shadow to its commit, or an A/B test without end."""
 
     def __init__(self, policy: RolloutPolicy) -> None:
@@ -75,28 +75,28 @@ class LiveJudge:
         self._errors = RunSprt(policy.errors.plan(), tolerates_long_runs=False)
         self._deadlines = RunSprt(policy.deadlines.plan(), tolerates_long_runs=False)
         self._counts = PairedCounts()
-        self._drift = DriftWatch(policy)
+        self._drift = DriftMonitor(policy)
         self._refusal: Refusal | None = None
         self._phase: Literal["shadow", "trial", "ab"] = "shadow"
-        self._wanted = policy.shadow_parts
+        self._phase_pairs_wanted = policy.shadow_parts
         self._is_last = False
         self._pairs_before = 0
         self._agreeing_before = 0
-        self._alone = 0  # parts that the champion judged by itself
-        self._alone_late = 0
+        self._unassigned = 0  # parts that the champion judged by itself
+        self._unassigned_late = 0
 
-    def begin(self, phase: Literal["shadow", "trial", "ab"], *, parts: int, share: float = 1.0) -> None:
+    def begin_phase(self, phase: Literal["shadow", "trial", "ab"], *, parts: int, share: float = 1.0) -> None:
         """Start a phase, or the next step of a trial, that passes after `parts` pairs at the earliest.
 
         `share` is the trial step's, in (0, 1]; the policy's last share (and no argument) is the step before the commit.
         """
         self._phase = phase
-        self._wanted = parts
+        self._phase_pairs_wanted = parts
         self._is_last = phase == "trial" and share >= self._policy.trial[-1].share
         self._pairs_before = self._counts.pairs
         self._agreeing_before = -1 if self._counts.is_running else self._counts.agreeing
         for test in (self._disagreement, self._errors, self._deadlines):
-            test.begin(share=share)
+            test.begin_phase(share=share)
 
     def observe(self, seen: Observation) -> None:
         """Take one part into account; after a refusal nothing counts any more.
@@ -108,13 +108,13 @@ class LiveJudge:
             return
         late = seen.latency_us > self._deadline_us
         if not seen.assigned:
-            self._alone += 1
-            self._alone_late += late
+            self._unassigned += 1
+            self._unassigned_late += late
             return
         if self._phase != "shadow":  # which delays no decision: what is late there is late without the candidate
             self._deadlines.add(event=late)
-            if self._deadlines.refused and self._is_late_alone():
-                self._deadlines.forgive()  # the line's own fault: begin again
+            if self._deadlines.is_refused and self._is_late_without_candidate():
+                self._deadlines.reset()  # the line's own fault: begin again
         before, pairs = self._counts.disagreeing, self._counts.pairs
         self._counts.add(seen)
         if seen.champion.outcome is not Outcome.UNKNOWN:
@@ -125,26 +125,28 @@ class LiveJudge:
                 self._disagreement.add(event=self._counts.disagreeing > before, unit=seen.camera)
         self._refusal = self._find_refusal(seen)
 
-    def decision(self, *, overdue: bool = False) -> Decision:
+    def decide(self, *, overdue: bool = False) -> RolloutDecision:
         """What to do now. `overdue`: the phase's time is up, so what did not pass by now is refused.
 
         Light or camera is not the candidate's fault: while both models' scores have moved, or one run of parts casts
         doubt on it, the call stays HOLD, overdue or not. An A/B test never passes, holds or is overdue.
         """
         if self._refusal is not None:
-            return Decision(Call.REFUSE, self._refusal)
-        drift, doubt = self._drift.look(), self._doubt()
-        held = doubt or self._suspicion()
-        alarm = self._alarm(drift)
+            return RolloutDecision(RolloutAction.REFUSE, self._refusal)
+        drift, doubt = self._drift.current(), self._describe_doubt()
+        held = doubt or self._describe_suspicion()
+        alarm = self._drift_alarm(drift)
         if self._phase == "ab":
-            return Decision(Call.CONTINUE, None, alarm, held)
-        blocked, lacking = self._is_blocked(drift), self._lacking()
+            return RolloutDecision(RolloutAction.CONTINUE, None, alarm, held)
+        blocked, lacking = self._is_blocked(drift), self._missing_evidence()
         if not blocked and lacking is None:
-            return Decision(Call.PASS, None, alarm, held)
-        if overdue and held is None and not (blocked and self._both_moved(drift)):
-            self._refusal = self._drifted(drift) if blocked else self._too_slow(lacking or "")
-            return Decision(Call.REFUSE, self._refusal)
-        return Decision(Call.HOLD if blocked or doubt is not None else Call.CONTINUE, None, alarm, held)
+            return RolloutDecision(RolloutAction.PASS, None, alarm, held)
+        if overdue and held is None and not (blocked and self._is_common_drift(drift)):
+            self._refusal = self._drift_refusal(drift) if blocked else self._time_refusal(lacking or "")
+            return RolloutDecision(RolloutAction.REFUSE, self._refusal)
+        return RolloutDecision(
+            RolloutAction.HOLD if blocked or doubt is not None else RolloutAction.CONTINUE, None, alarm, held
+        )
 
     @property
     def is_refused(self) -> bool:
@@ -154,25 +156,25 @@ class LiveJudge:
     @property
     def is_in_doubt(self) -> bool:
         """What was seen would refuse the candidate if it were not one run of parts: its word must not count now."""
-        return self._disagreement.in_doubt or self._errors.in_doubt or self._is_lopsided_in_runs()
+        return self._disagreement.is_in_doubt or self._errors.is_in_doubt or self._is_one_sided_in_runs()
 
-    def forgive(self) -> None:
+    def reset_evidence(self) -> None:
         """A person looked at the parts and lets the candidate go on: what was seen so far speaks for nothing any more.
 
         A refusal stays. The counts for people stay; every test begins anew, so the candidate has to earn its commit.
         """
         for test in (self._disagreement, self._errors, self._deadlines):
-            test.forgive()
+            test.reset()
         self._agreeing_before = -1
-        self._counts.forget_directions()
+        self._counts.reset_directions()
 
     def progress(self) -> dict[str, float]:
         """Counts and statistics for people and metrics; all finite. PSI appears once there is enough to compare."""
-        drift, counts = self._drift.look(), self._counts
+        drift, counts = self._drift.current(), self._counts
         figures = {
             "pairs": float(counts.pairs),
             "phase_pairs": float(self._phase_pairs),
-            "phase_pairs_wanted": float(self._wanted),
+            "phase_pairs_wanted": float(self._phase_pairs_wanted),
             "let_through": float(counts.let_through),
             "rejected": float(counts.rejected),
             "e_value": counts.e_value,
@@ -184,8 +186,8 @@ class LiveJudge:
             "errors_log_ratio": self._errors.parts.log_ratio,
             "late": float(self._deadlines.parts.events),
             "late_log_ratio": self._deadlines.parts.log_ratio,
-            "champion_alone": float(self._alone),
-            "champion_alone_late": float(self._alone_late),
+            "champion_alone": float(self._unassigned),
+            "champion_alone_late": float(self._unassigned_late),
         }
         moved = {"psi_champion": drift.champion, "psi_challenger": drift.challenger, "psi_between": drift.between}
         return figures | {name: value for name, value in moved.items() if value is not None}
@@ -200,74 +202,74 @@ class LiveJudge:
 
     # --- what is missing before the phase passes ----------------------------------------------------------------------
 
-    def _lacking(self) -> str | None:
+    def _missing_evidence(self) -> str | None:
         """Say what the phase has not shown yet; None if it passes."""
         counts, pairs = self._counts, self._phase_pairs
-        if pairs < self._wanted:
-            return f"{pairs} of {self._wanted} parts were judged by both models"
-        if (doubt := self._doubt()) is not None:
+        if pairs < self._phase_pairs_wanted:
+            return f"{pairs} of {self._phase_pairs_wanted} parts were judged by both models"
+        if (doubt := self._describe_doubt()) is not None:
             return doubt.rstrip(".")
-        if self._phase == "shadow" and (lacking := self._lacking_in_shadow(pairs)) is not None:
+        if self._phase == "shadow" and (lacking := self._missing_in_shadow_deployment(pairs)) is not None:
             return lacking
-        if (self._phase == "shadow" or self._is_last) and self._is_suspect():
+        if (self._phase == "shadow" or self._is_last) and self._is_one_sided_suspected():
             return f"disagreements are one-sided: {counts.let_through} let through, {counts.rejected} rejected"
-        if self._is_last and not (self._errors.accepted and self._deadlines.accepted):
+        if self._is_last and not (self._errors.is_accepted and self._deadlines.is_accepted):
             failing, late = self._errors.parts.rate, self._deadlines.parts.rate
             return f"failures ({failing:.2%}) and late parts ({late:.2%}) are not proven rare"
         return None
 
-    def _lacking_in_shadow(self, pairs: int) -> str | None:
+    def _missing_in_shadow_deployment(self, pairs: int) -> str | None:
         policy, counts = self._policy, self._counts
-        if not self._disagreement.accepted:
-            return f"disagreement {in_stretch(self._disagreement)} proves nothing yet"
-        if counts.not_let_through < policy.shadow_rejects and pairs < policy.shadow_patience * self._wanted:
+        if not self._disagreement.is_accepted:
+            return f"disagreement {describe_stretch(self._disagreement)} proves nothing yet"
+        if counts.not_let_through < policy.shadow_rejects and pairs < policy.shadow_patience * self._phase_pairs_wanted:
             return f"{counts.not_let_through} of {policy.shadow_rejects} parts that are not ok were seen"
         return None
 
-    def _doubt(self) -> str | None:
+    def _describe_doubt(self) -> str | None:
         """Say which run of parts speaks against the candidate; None while none does."""
         for test, said in (
             (self._disagreement, "disagrees with the running model"),
             (self._errors, "gave no judgement"),
             (self._deadlines, "was late"),
         ):
-            if test.in_doubt:
-                return f"The candidate {said} {in_stretch(test)}, in {in_runs(test.runs)}. {LOOK}"
-        return self._said_of_runs() if self._is_lopsided_in_runs() else None
+            if test.is_in_doubt:
+                return f"The candidate {said} {describe_stretch(test)}, in {describe_runs(test.runs)}. {HOLD_ADVICE}"
+        return self._describe_runs() if self._is_one_sided_in_runs() else None
 
-    def _suspicion(self) -> str | None:
+    def _describe_suspicion(self) -> str | None:
         """Say in which runs the candidate let parts through, where that keeps it from being promoted."""
         counts = self._counts
-        asks = (self._phase == "shadow" or self._is_last) and counts.leans > 0 and counts.come_in_runs
-        return self._said_of_runs() if asks and self._is_suspect() else None
+        asks = (self._phase == "shadow" or self._is_last) and counts.net_direction > 0 and counts.is_clustered
+        return self._describe_runs() if asks and self._is_one_sided_suspected() else None
 
-    def _said_of_runs(self) -> str:
+    def _describe_runs(self) -> str:
         counts = self._counts
         return (
             f"Of {counts.pairs} parts the candidate alone let {counts.let_through} through and alone rejected "
-            f"{counts.rejected}, but in {in_runs(counts.runs)}. {LOOK}"
+            f"{counts.rejected}, but in {describe_runs(counts.runs)}. {HOLD_ADVICE}"
         )
 
-    def _too_slow(self, lacking: str) -> Refusal:
+    def _time_refusal(self, lacking: str) -> Refusal:
         return Refusal(
             Gate.TIME,
             f"{self._phase}_not_passed",
             f"The {self._phase} did not pass in its time: {lacking}. Give the rollout more time (limits.max_hours), or "
             "look at the parts on which the models disagree.",
             figures=self.progress(),
-            limits={"phase_pairs": float(self._wanted), "e_value": self._policy.e_hold},
+            limits={"phase_pairs": float(self._phase_pairs_wanted), "e_value": self._policy.e_hold},
         )
 
     # --- drift --------------------------------------------------------------------------------------------------------
 
-    def _is_blocked(self, drift: Drift) -> bool:
+    def _is_blocked(self, drift: DriftResult) -> bool:
         return drift.is_uniform_shift or (drift.challenger is not None and drift.challenger >= self._policy.psi_block)
 
-    def _both_moved(self, drift: Drift) -> bool:
+    def _is_common_drift(self, drift: DriftResult) -> bool:
         """Both models' scores have moved over time, and nothing else is wrong with the challenger's."""
         return drift.champion is not None and drift.champion >= self._policy.psi_warn and not drift.is_uniform_shift
 
-    def _alarm(self, drift: Drift) -> str | None:
+    def _drift_alarm(self, drift: DriftResult) -> str | None:
         """Tell a person what moved; None while nothing did."""
         warn = self._policy.psi_warn
         if drift.is_uniform_shift:
@@ -283,7 +285,7 @@ class LiveJudge:
             return f"The scores of the candidate alone have moved ({figures})."
         return None
 
-    def _drifted(self, drift: Drift) -> Refusal:
+    def _drift_refusal(self, drift: DriftResult) -> Refusal:
         if drift.is_uniform_shift:
             reason, figures = "scores_shifted", {"psi_between": drift.between or 0.0, "shift": drift.shift}
             limits = {"psi_between": self._policy.psi_block}
@@ -291,60 +293,65 @@ class LiveJudge:
             reason = "scores_drifted"
             figures = {"psi_challenger": drift.challenger or 0.0, "psi_champion": drift.champion or 0.0}
             limits = {"psi_challenger": self._policy.psi_block, "psi_champion": self._policy.psi_warn}
-        text = f"{self._alarm(drift)} The time of the {self._phase} is up. Correct the release and publish it again."
+        text = (
+            f"{self._drift_alarm(drift)} The time of the {self._phase} is up. Correct the release and publish it again."
+        )
         return Refusal(Gate.DRIFT, reason, text, figures, limits)
 
     # --- what refuses at once -----------------------------------------------------------------------------------------
 
     def _find_refusal(self, seen: Observation) -> Refusal | None:
-        if self._errors.refused:
+        if self._errors.is_refused:
             why = seen.challenger.reason or "no reason given"
-            text = f"gave no judgement ({why}) {in_stretch(self._errors)} that the running model judged"
-            return refused(Gate.ERRORS, "gives_no_judgement", text, self._errors, self._policy.errors)
-        if self._deadlines.refused:
+            text = f"gave no judgement ({why}) {describe_stretch(self._errors)} that the running model judged"
+            return sequential_test_refusal(Gate.ERRORS, "gives_no_judgement", text, self._errors, self._policy.errors)
+        if self._deadlines.is_refused:
             text = (
-                f"was too late {in_stretch(self._deadlines)}, that is after {self._deadline_us / _US_PER_MS:g} ms; of "
-                f"{self._alone} parts without it {self._alone_late} were late"
+                f"was too late {describe_stretch(self._deadlines)}, that is after "
+                f"{self._deadline_us / _US_PER_MS:g} ms; of "
+                f"{self._unassigned} parts without it {self._unassigned_late} were late"
             )
-            return refused(Gate.DEADLINES, "too_late", text, self._deadlines, self._policy.deadlines)
-        if self._disagreement.refused:
-            text = f"disagrees with the running model {in_stretch(self._disagreement)}"
+            return sequential_test_refusal(Gate.DEADLINES, "too_late", text, self._deadlines, self._policy.deadlines)
+        if self._disagreement.is_refused:
+            text = f"disagrees with the running model {describe_stretch(self._disagreement)}"
             gate = Gate.SHADOW if self._phase == "shadow" else Gate.VERDICTS
-            return refused(gate, "disagrees", text, self._disagreement, self._policy.disagreement)
-        return self._lopsided() if self._is_lopsided() else None
+            return sequential_test_refusal(gate, "disagrees", text, self._disagreement, self._policy.disagreement)
+        return self._one_sided_refusal() if self._is_one_sided_proven() else None
 
-    def _is_late_alone(self) -> bool:
+    def _is_late_without_candidate(self) -> bool:
         """Whether the parts that the running model judges by itself are late too often as well."""
-        return self._alone_late >= self._alone * self._policy.deadlines.bad > 0.0
+        return self._unassigned_late >= self._unassigned * self._policy.deadlines.bad > 0.0
 
-    def _one_sided(self, e_value: float, threshold: float) -> bool:
+    def _is_one_sided(self, e_value: float, threshold: float) -> bool:
         """Disagreements go one way, and not the way that the release announces."""
         policy, counts = self._policy, self._counts
-        announced = (policy.may_reject_more and counts.leans < 0) or (policy.may_pass_more and counts.leans > 0)
+        announced = (policy.may_reject_more and counts.net_direction < 0) or (
+            policy.may_pass_more and counts.net_direction > 0
+        )
         return not announced and e_value >= threshold
 
-    def _is_lopsided(self) -> bool:
+    def _is_one_sided_proven(self) -> bool:
         """One-sided, and not by a common cause: separate parts say so, or no part of this phase says otherwise."""
         counts, limit = self._counts, self._policy.e_threshold
-        if not self._one_sided(counts.e_value, limit):
+        if not self._is_one_sided(counts.e_value, limit):
             return False
-        by_runs = counts.e_value_of_runs >= limit and not counts.come_in_runs
-        return by_runs or (counts.agreeing == self._agreeing_before and self._phase_pairs >= _UNANIMOUS)
+        by_runs = counts.e_value_of_runs >= limit and not counts.is_clustered
+        return by_runs or (counts.agreeing == self._agreeing_before and self._phase_pairs >= _MIN_UNANIMOUS_PAIRS)
 
-    def _is_lopsided_in_runs(self) -> bool:
+    def _is_one_sided_in_runs(self) -> bool:
         """One-sided by a common cause: letting through at once, rejecting while a run lasts or when many say so."""
         counts, limit = self._counts, self._policy.e_threshold
-        if not self._one_sided(counts.e_value, limit) or self._is_lopsided():
+        if not self._is_one_sided(counts.e_value, limit) or self._is_one_sided_proven():
             return False
-        return counts.leans > 0 or counts.is_running or counts.e_value_of_runs >= limit
+        return counts.net_direction > 0 or counts.is_running or counts.e_value_of_runs >= limit
 
-    def _is_suspect(self) -> bool:
+    def _is_one_sided_suspected(self) -> bool:
         """One-sided enough to promote nothing. A run in which the candidate rejects counts once, see `paired`."""
         counts = self._counts
-        by_runs = counts.leans < 0 and counts.come_in_runs
-        return self._one_sided(counts.e_value_of_runs if by_runs else counts.e_value, self._policy.e_hold)
+        by_runs = counts.net_direction < 0 and counts.is_clustered
+        return self._is_one_sided(counts.e_value_of_runs if by_runs else counts.e_value, self._policy.e_hold)
 
-    def _lopsided(self) -> Refusal:
+    def _one_sided_refusal(self) -> Refusal:
         counts = self._counts
         more = counts.let_through > counts.rejected
         remedy = f" If it is right, publish it with rollout.may_{'pass' if more else 'reject'}_more."
@@ -352,8 +359,10 @@ class LiveJudge:
             Gate.VERDICTS,
             "lets_more_through" if more else "rejects_more",
             f"The candidate {'lets more through' if more else 'rejects more'} than the running model: of "
-            f"{counts.pairs} parts it alone let {counts.let_through} through and it alone rejected {counts.rejected}, "
-            f"in {in_runs(counts.runs)} (e-value {counts.e_value:.0f}, refused from {self._policy.e_threshold:g}). "
+            f"{counts.pairs} parts it alone let {counts.let_through} through and it alone rejected "
+            f"{counts.rejected}, "
+            f"in {describe_runs(counts.runs)} (e-value {counts.e_value:.0f}, refused from "
+            f"{self._policy.e_threshold:g}). "
             f"Look at these parts before it is tried again.{remedy}",
             figures={
                 "pairs": float(counts.pairs),

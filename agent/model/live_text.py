@@ -10,19 +10,19 @@ if TYPE_CHECKING:
     from agent.model.policy import Rates
     from agent.model.runs import RunSprt
 
-LOOK: Final = (
+HOLD_ADVICE: Final = (
     "One cause may do that, such as glare or a smeared part: it is held, and its answers do not count. Look at the "
     "parts with `kensa model ab report --pictures`; `kensa model continue` lets it go on, `kensa model rollback` "
     "refuses it."
 )
 
 
-def in_runs(count: int) -> str:
+def describe_runs(count: int) -> str:
     """Say in how many runs."""
     return "one run" if count <= 1 else f"{count} separate runs"
 
 
-def in_stretch(test: RunSprt) -> str:
+def describe_stretch(test: RunSprt) -> str:
     """Say what decides: the parts since the test last accepted, and apart from them those before."""
     parts = test.parts
     before, events_before = parts.trials - parts.stretch_trials, parts.events - parts.stretch_events
@@ -32,7 +32,7 @@ def in_stretch(test: RunSprt) -> str:
     return f"on {parts.stretch_events} of the last {parts.stretch_trials} parts, on {earlier} of the {before:,} before"
 
 
-def refused(gate: Gate, reason: str, text: str, test: RunSprt, rates: Rates) -> Refusal:
+def sequential_test_refusal(gate: Gate, reason: str, text: str, test: RunSprt, rates: Rates) -> Refusal:
     """Word the refusal of a sequential test of `rates`; its figures are those of the stretch that decided."""
     parts = test.parts
     figures = {

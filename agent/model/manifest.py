@@ -187,7 +187,7 @@ def _finite(text: str) -> float:
     return value
 
 
-def parse(data: bytes, *, source: str = MANIFEST_NAME) -> Manifest:
+def parse_manifest(data: bytes, *, source: str = MANIFEST_NAME) -> Manifest:
     """Parse untrusted bytes. Raises ManifestError naming `source`, the key, what was given and what is allowed."""
     if len(data) > MAX_MANIFEST_BYTES:
         msg = f"{source}: {len(data)} bytes, at most {MAX_MANIFEST_BYTES} are allowed"
@@ -202,7 +202,7 @@ def parse(data: bytes, *, source: str = MANIFEST_NAME) -> Manifest:
         raise ManifestError(f"{source} is not a valid manifest: {error}") from error
 
 
-def read(release_dir: Path) -> Manifest:
+def read_manifest(release_dir: Path) -> Manifest:
     """Read and parse `release_dir/manifest.json`. Raises ManifestError."""
     path = release_dir / MANIFEST_NAME
     try:
@@ -213,4 +213,4 @@ def read(release_dir: Path) -> Manifest:
             f"{path}: {error.strerror}. A release is a folder with manifest.json, model.onnx and golden.npz, "
             "as `kensa train --out` writes it."
         ) from error
-    return parse(data, source=str(path))
+    return parse_manifest(data, source=str(path))

@@ -18,7 +18,7 @@ _CPUINFO: Final = Path("/proc/cpuinfo")
 _CPUINFO_BYTES: Final = 64 * 1024  # the first processor's part is shorter
 
 
-def file_name(model_sha256: str, *, runtime: str, options: str) -> str:
+def optimised_graph_name(model_sha256: str, *, runtime: str, options: str) -> str:
     """`optimised-<key>.onnx` for a model on this processor; `runtime` is name and version, `options` how it is run."""
     canonical = json.dumps([model_sha256, runtime, options, cpu_identity()])
     return f"optimised-{hashlib.sha256(canonical.encode()).hexdigest()[:_KEY_CHARACTERS]}.onnx"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from agent.counters import LatencyHistogram, quantile_us
-from agent.model.runs import PERSISTENT_PARTS, Runs, parts_a_run
+from agent.model.runs import PERSISTENT_PARTS, RunCounter, expected_run_events
 from agent.records import Outcome
 from agent.statistics import e_value, mcnemar_p, wilson
 
@@ -91,12 +91,12 @@ class PairedCounts:
         self.let_through = 0
         self.rejected = 0
         self._champion, self._challenger = _Arm(), _Arm()
-        self._runs = Runs()
+        self._runs = RunCounter()
         self.e_value = 1.0  # evidence against "disagreements go either way equally often"; see `statistics.log_e_value`
         self.e_value_of_runs = 1.0  # likewise, with every run counted once, by the direction that it began with
         self._runs_let_through = 0
         self._runs_rejected = 0
-        self._forgotten = (0, 0)  # let through and rejected, that count for no direction any more
+        self._direction_baseline = (0, 0)  # let through and rejected, that count for no direction any more
         self._disagreements: deque[Disagreement] = deque(maxlen=_KEPT)
 
     @property
@@ -120,17 +120,17 @@ class PairedCounts:
         return self._runs_let_through + self._runs_rejected
 
     @property
-    def leans(self) -> int:
+    def net_direction(self) -> int:
         """Parts that only the challenger lets through, minus those that it alone rejects."""
         let_through, rejected = self._directions()
         return let_through - rejected
 
     def _directions(self) -> tuple[int, int]:
-        return self.let_through - self._forgotten[0], self.rejected - self._forgotten[1]
+        return self.let_through - self._direction_baseline[0], self.rejected - self._direction_baseline[1]
 
-    def forget_directions(self) -> None:
+    def reset_directions(self) -> None:
         """What was seen so far says nothing any more about the way that disagreements go."""
-        self._forgotten = (self.let_through, self.rejected)
+        self._direction_baseline = (self.let_through, self.rejected)
         self._runs_let_through = self._runs_rejected = 0
         self.e_value = self.e_value_of_runs = 1.0
 
@@ -140,11 +140,11 @@ class PairedCounts:
         return self._runs.is_running
 
     @property
-    def come_in_runs(self) -> bool:
+    def is_clustered(self) -> bool:
         """A run holds at least twice the disagreements that it would if parts were independent: a common cause."""
         if not self.runs or not self.agreeing:
             return False
-        return sum(self._directions()) / self.runs >= _COMMON_CAUSE * parts_a_run(self.disagreeing / self.pairs)
+        return sum(self._directions()) / self.runs >= _COMMON_CAUSE * expected_run_events(self.disagreeing / self.pairs)
 
     @property
     def not_let_through(self) -> int:

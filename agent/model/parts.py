@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from agent.clock import NS_PER_S
-from agent.errors import IntegrityError, RefusedError
+from agent.errors import IntegrityError, ReleaseRefusedError
 from agent.model import policy as policies
-from agent.model.ledger import refusal_of
+from agent.model.ledger import make_refusal
 from agent.records import Gate, Refusal
 
 if TYPE_CHECKING:
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from agent.clock import Clock
     from agent.config import RolloutLimits
     from agent.errors import ReleaseError
-    from agent.model.journal import Installed, Record
-    from agent.model.ledger import Ledger
+    from agent.model.journal import InstalledRelease, LifecycleRecord
+    from agent.model.ledger import RecordStore
     from agent.model.policy import RolloutPolicy
-    from agent.model.serving import Serving
-    from agent.model.store import Store
-    from agent.model.watch import Watch
-    from agent.ports import Examiner, ReleaseFetcher
-    from agent.records import FailedTry
+    from agent.model.serving import ActiveRelease
+    from agent.model.store import ReleaseStore
+    from agent.model.watch import TrialRunner
+    from agent.ports import ReleaseFetcher, SelfTester
+    from agent.records import FailedAttempt
 
 _RETRY_S: Final = 5.0  # first back-off; doubles up to the longest
 _MAX_RETRY_S: Final = 900.0
 
 
-class BackOff:
+class RetryBackoff:
     """Jittered and bounded in length, not in number: a line may be offline for a week."""
 
     def __init__(self, clock: Clock) -> None:
@@ -61,33 +61,33 @@ class BackOff:
 
 
 @dataclass(slots=True)
-class Parts:
+class LifecycleContext:
     """What the steps work with; `stop` ends a fetch or an examination soon, `alarms` are by cause."""
 
-    ledger: Ledger
-    store: Store
-    serving: Serving
-    watch: Watch
+    record_store: RecordStore
+    store: ReleaseStore
+    active_release: ActiveRelease
+    trial_runner: TrialRunner
     fetcher: ReleaseFetcher
-    examiner: Examiner
-    acceptance: Path | None
+    self_tester: SelfTester
+    acceptance_dir: Path | None
     limits: RolloutLimits
     clock: Clock
-    back_off: BackOff
+    backoff: RetryBackoff
     on_progress: Callable[[], None]
-    look_every_s: float  # at the repository, while nothing is under way
-    unhealthy: Callable[[], str | None] = lambda: None  # why the line's verdicts prove nothing now
+    revocation_poll_s: float  # at the repository, while nothing is under way
+    line_fault: Callable[[], str | None] = lambda: None  # why the line's verdicts prove nothing now
     stop: threading.Event = field(default_factory=threading.Event)
     alarms: dict[str, str] = field(default_factory=dict)
     progress: dict[str, float] = field(default_factory=dict)
-    last_try: FailedTry | None = None  # of the fetch or self-test that is under way
+    last_failed_attempt: FailedAttempt | None = None  # of the fetch or self-test that is under way
 
-    def policy(self, candidate: Installed) -> RolloutPolicy:
+    def policy(self, candidate: InstalledRelease) -> RolloutPolicy:
         """Return the release's policy within the site's limits. Raises ReleaseError."""
-        return policies.within(self.store.manifest(candidate.ref).rollout, self.limits)
+        return policies.apply_site_limits(self.store.manifest(candidate.ref).rollout, self.limits)
 
 
-def candidate_of(record: Record) -> Installed:
+def candidate_of(record: LifecycleRecord) -> InstalledRelease:
     """Return the candidate of a state that has one."""
     if record.candidate is None:
         raise RuntimeError(f"the state {record.state} without a candidate")
@@ -96,14 +96,14 @@ def candidate_of(record: Record) -> Installed:
 
 def refusal_from(error: ReleaseError) -> Refusal:
     """Say which gate a release failed that could not be read, examined or loaded."""
-    if isinstance(error, RefusedError):
+    if isinstance(error, ReleaseRefusedError):
         return Refusal(Gate(error.gate), error.reason, str(error), error.figures, error.limits)
     if isinstance(error, IntegrityError):
-        return refusal_of(Gate.FETCH, "changed_on_disk", str(error))
-    return refusal_of(Gate.CONTRACT, "cannot_be_loaded", str(error))
+        return make_refusal(Gate.FETCH, "changed_on_disk", str(error))
+    return make_refusal(Gate.CONTRACT, "cannot_be_loaded", str(error))
 
 
-def revocation(installed: Installed) -> Refusal:
+def revocation_refusal(installed: InstalledRelease) -> Refusal:
     """Say that a release was taken back."""
     text = f"{installed.ref.release_id} was taken back by its publisher. Publish a new release."
-    return refusal_of(Gate.REVOKED, "revoked_by_publisher", text)
+    return make_refusal(Gate.REVOKED, "revoked_by_publisher", text)

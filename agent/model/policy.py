@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _MIN_RATE: Final = 1e-4  # of disagreement: below it no shadow of bearable length could accept anything
 _BAD_TO_GOOD: Final = 3.0  # at least: rates that lie closer together are a test that never decides
-_MAX_HOLD: Final = 20.0  # e-value from which nothing is promoted; refused is from `max_e_value`
+_MAX_E_HOLD: Final = 20.0  # e-value from which nothing is promoted; refused is from `max_e_value`
 _MAX_BAD_ERRORS: Final = 0.05  # no release may ask for more failures or late verdicts than that
 
 _Rate = Annotated[float, Field(gt=0.0, lt=1.0, allow_inf_nan=False)]
@@ -58,7 +58,7 @@ class TrialStep(_Strict):
     parts: _Parts
 
 
-def _steps() -> tuple[TrialStep, ...]:
+def _default_trial() -> tuple[TrialStep, ...]:
     steps = ((0.01, 20), (0.05, 50), (0.25, 200), (0.5, 400), (1.0, 1_100))
     return tuple(TrialStep(share=share, parts=parts) for share, parts in steps)
 
@@ -69,7 +69,7 @@ class RolloutPolicy(_Strict):
     shadow_parts: _Parts = 300  # at least; the test of disagreement must also have accepted
     shadow_rejects: int = Field(default=8, ge=0, le=10_000)  # parts in it that either model does not let through ...
     shadow_patience: int = Field(default=10, ge=1, le=1_000)  # ... or so many times `shadow_parts` without them
-    trial: tuple[TrialStep, ...] = Field(default_factory=_steps, min_length=1, max_length=20)
+    trial: tuple[TrialStep, ...] = Field(default_factory=_default_trial, min_length=1, max_length=20)
     disagreement: Rates = Rates(good=0.01, bad=0.03)  # of ok against not ok, in shadow and trial
     errors: Rates = Rates(good=0.001, bad=0.01)  # challenger gave no judgement
     deadlines: Rates = Rates(good=0.001, bad=0.01)  # decided later than `deadline_ms`
@@ -107,7 +107,7 @@ class RolloutPolicy(_Strict):
         return self
 
 
-def within(policy: RolloutPolicy, limits: RolloutLimits) -> RolloutPolicy:
+def apply_site_limits(policy: RolloutPolicy, limits: RolloutLimits) -> RolloutPolicy:
     """The policy that holds on this line: the stricter of the release's and the site's, field by field.
 
     A trial that is shorter than the site wants gets the missing parts in its last step. Of every pair of rates `good`
@@ -122,12 +122,12 @@ def within(policy: RolloutPolicy, limits: RolloutLimits) -> RolloutPolicy:
         update={
             "shadow_parts": max(policy.shadow_parts, limits.min_shadow_parts),
             "trial": (*first, TrialStep(share=last.share, parts=min(last.parts + missing, 1_000_000))),
-            "disagreement": _bounded(policy.disagreement, max(limits.max_disagreement, _MIN_RATE)),
-            "errors": _bounded(policy.errors, limits.max_error_rate),
-            "deadlines": _bounded(policy.deadlines, limits.max_error_rate),
+            "disagreement": _cap_rates(policy.disagreement, max(limits.max_disagreement, _MIN_RATE)),
+            "errors": _cap_rates(policy.errors, limits.max_error_rate),
+            "deadlines": _cap_rates(policy.deadlines, limits.max_error_rate),
             "deadline_ms": limits.deadline_ms if asked is None else min(asked, limits.deadline_ms),
             "e_threshold": e_threshold,
-            "e_hold": min(policy.e_hold, _MAX_HOLD, e_threshold),
+            "e_hold": min(policy.e_hold, _MAX_E_HOLD, e_threshold),
             "may_reject_more": policy.may_reject_more and limits.allow_reject_more,
             "may_pass_more": policy.may_pass_more and limits.allow_pass_more,
             "psi_window": min(policy.psi_window, limits.max_psi_window),
@@ -142,7 +142,7 @@ def within(policy: RolloutPolicy, limits: RolloutLimits) -> RolloutPolicy:
     )
 
 
-def _bounded(rates: Rates, most: float) -> Rates:
+def _cap_rates(rates: Rates, most: float) -> Rates:
     """Rates that are `bad` from at most `most` on, with room between good and bad."""
     bad = min(rates.bad, most)
     return Rates(good=min(rates.good, bad / _BAD_TO_GOOD), bad=bad, alpha=rates.alpha, beta=rates.beta)
@@ -154,7 +154,7 @@ def self_test_limits(policy: RolloutPolicy, limits: RolloutLimits) -> SelfTestLi
     The child's wall time, CPU time and address space are Kensa's own; the acceptance set's recall is the site's; the
     golden set's limits, latency and memory are the stricter of both.
     """
-    allowed = within(policy, limits)
+    allowed = apply_site_limits(policy, limits)
     return SelfTestLimits(
         golden_difference=allowed.golden_difference,
         golden_agreement=allowed.golden_agreement,

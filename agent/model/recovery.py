@@ -12,67 +12,67 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from agent.errors import StateDirError
-from agent.model.ledger import counted, refusal_of, retired
-from agent.model.transitions import RISKY, Event, State
+from agent.model.ledger import count_rollback, make_refusal, retire_active
+from agent.model.transitions import RISKY_STATES, LifecycleEvent, LifecycleState
 from agent.records import Gate
 
 if TYPE_CHECKING:
-    from agent.model.journal import Record
-    from agent.model.parts import Parts
-    from agent.model.rollout import Rollout
+    from agent.model.journal import LifecycleRecord
+    from agent.model.parts import LifecycleContext
+    from agent.model.rollout import RolloutSteps
 
-MAX_BOOTS: Final = 3  # that did not live long, in a row
+MAX_UNFINISHED_BOOTS: Final = 3  # that did not live long, in a row
 
 
-def recover(parts: Parts, rollout: Rollout) -> None:
+def recover(parts: LifecycleContext, rollout: RolloutSteps) -> None:
     """Read the journal and put the right model, or none, into the slot. What is left to do, the next steps do."""
-    if alarm := parts.ledger.load():
+    if alarm := parts.record_store.load():
         parts.alarms["journal"] = alarm
-    was_risky = parts.ledger.record.state in RISKY
+    was_risky = parts.record_store.record.state in RISKY_STATES
     try:
         if was_risky:
             rollout.interrupt()
-            rollout.resume()
-        if parts.ledger.record.unfinished_boots >= MAX_BOOTS and _is_last_resort(parts):
-            parts.serving.empty()
+            rollout.restart_interrupted()
+        if parts.record_store.record.unfinished_boots >= MAX_UNFINISHED_BOOTS and _retire_failing_release(parts):
+            parts.active_release.clear()
             return
-        record = parts.ledger.record
+        record = parts.record_store.record
         if not was_risky:
-            parts.ledger.amend(replace(record, unfinished_boots=record.unfinished_boots + 1))
+            parts.record_store.update(replace(record, unfinished_boots=record.unfinished_boots + 1))
     except StateDirError as error:
         parts.alarms["disk"] = str(error)
-    rollout.ending.serve_best(parts.ledger.record)
+    rollout.finaliser.activate_best(parts.record_store.record)
 
 
-def is_healthy(parts: Parts) -> None:
+def mark_start_healthy(parts: LifecycleContext) -> None:
     """Call this start a good one. Raises StateDirError."""
-    parts.ledger.amend(replace(parts.ledger.record, unfinished_boots=0))
+    parts.record_store.update(replace(parts.record_store.record, unfinished_boots=0))
 
 
-def _is_last_resort(parts: Parts) -> bool:
+def _retire_failing_release(parts: LifecycleContext) -> bool:
     """Take out the release that the starts failed with; True when that was the factory's: nothing is left to try."""
-    record = parts.ledger.record
+    record = parts.record_store.record
     boots = record.unfinished_boots
     name = "The factory release" if record.active is None else record.active.ref.release_id
     text = f"{name} was judging when the agent ended within its first minute, {boots} times in a row; it is taken out."
     parts.alarms["boots"] = f"{text} See the log for the cause."
     if record.active is None:
-        _write(parts, record, "boot_loop", text)
+        _save_if_possible(parts, record, "boot_loop", text)
         return True
-    refusal = refusal_of(Gate.SELF_TEST, "boot_loop", text, unfinished_boots=boots)
-    utc_s = parts.ledger.utc_s()
-    record = counted(retired(record, refusal, utc_s=utc_s), utc_s=utc_s, limits=parts.limits)
-    _write(parts, replace(record, unfinished_boots=0), "boot_loop", f"{refusal.gate}: {refusal.reason}")
+    refusal = make_refusal(Gate.SELF_TEST, "boot_loop", text, unfinished_boots=boots)
+    utc_s = parts.record_store.utc_s()
+    record = count_rollback(retire_active(record, refusal, utc_s=utc_s), utc_s=utc_s, limits=parts.limits)
+    _save_if_possible(parts, replace(record, unfinished_boots=0), "boot_loop", f"{refusal.gate}: {refusal.reason}")
     return False
 
 
-def _write(parts: Parts, record: Record, event: str, note: str) -> None:
+def _save_if_possible(parts: LifecycleContext, record: LifecycleRecord, event: str, note: str) -> None:
     """Keep the note where the disk takes it; the line does not wait for it."""
     try:
-        if parts.ledger.record.state is State.IDLE and record.active != parts.ledger.record.active:
-            parts.ledger.move(Event.ROLLBACK, record, note=note)
+        if parts.record_store.record.state is LifecycleState.IDLE and record.active != parts.record_store.record.active:
+            parts.record_store.transition(LifecycleEvent.ROLLBACK, record, note=note)
         else:
-            parts.ledger.remark(record, event, note)
+            parts.record_store.annotate(record, event, note)
     except StateDirError as error:
         parts.alarms["disk"] = str(error)
-        parts.ledger.record = record
+        parts.record_store.record = record

@@ -12,17 +12,17 @@ from typing import Final
 
 from agent.records import Gate
 
-_AGAIN: Final = "it is tried again by itself"
+_RETRIED: Final = "it is tried again by itself"
 _CPU: Final = "than where the model was made: see `kensa doctor`, and train it with --target-cpu any"
 _RUN: Final = "`kensa model acceptance run CONFIG --release DIR` names the site's"
-_DIFFERENT: Final[Mapping[tuple[str, Gate], str]] = {  # of reasons that more than one gate has
+_REMEDY_AT_GATE: Final[Mapping[tuple[str, Gate], str]] = {  # of reasons that more than one gate has
     ("misses_defects", Gate.ACCEPTANCE): f"{_RUN} defects that it misses: train with parts like them, or take wrong "
     "labels out with `kensa model acceptance remove`",
     ("rejects_good_parts", Gate.ACCEPTANCE): f"{_RUN} good parts that it rejects: train with parts like them",
     ("too_large", Gate.MEMORY): "publish a smaller model, or raise updates.limits.max_extra_memory_bytes",
     ("timeout", Gate.SELF_TEST): "it does not end in its time: have it looked at, or publish a smaller model",
 }
-_REMEDY: Final[Mapping[str, str]] = {
+_REMEDY_BY_REASON: Final[Mapping[str, str]] = {
     # who made it
     "target_revoked": "wait for another release: its publisher took this one back",
     "revoked_by_publisher": "wait for another release: its publisher took this one back",
@@ -75,13 +75,13 @@ _REMEDY: Final[Mapping[str, str]] = {
     "shadow_not_passed": "`kensa model retry` when the line runs again, or raise updates.limits.max_hours",
     "trial_not_passed": "`kensa model retry` when the line runs again, or raise updates.limits.max_hours",
     # on its way here: nobody blames the release for these
-    "busy": _AGAIN,
-    "stopped": _AGAIN,
-    "fetcher_crashed": f"{_AGAIN}; the log, if it goes on",
-    "timeout": f"{_AGAIN}; a faster network, or a larger updates.fetch_timeout_s",
-    "slow_retrieval": f"{_AGAIN}; look at the network",
-    "unreachable": f"{_AGAIN}; look at network, address and medium",
-    "missing_file": f"{_AGAIN}; publish or copy the repository again",
+    "busy": _RETRIED,
+    "stopped": _RETRIED,
+    "fetcher_crashed": f"{_RETRIED}; the log, if it goes on",
+    "timeout": f"{_RETRIED}; a faster network, or a larger updates.fetch_timeout_s",
+    "slow_retrieval": f"{_RETRIED}; look at the network",
+    "unreachable": f"{_RETRIED}; look at network, address and medium",
+    "missing_file": f"{_RETRIED}; publish or copy the repository again",
     "target_unknown": "look at `kensa release show`, name, version and updates.site",
     "no_space": "make room in the state directory",
     "storage": "look at the rights and the disk of the state directory",
@@ -96,20 +96,20 @@ _REMEDY: Final[Mapping[str, str]] = {
     "fast_forward": "a stolen key? rotate timestamp and snapshot",
     "key_compromise": "is it the repository that updates.root belongs to? ask the publisher",
     "metadata_invalid": "look at the way to the repository: a login page or a proxy answers",
-    "examiner_memory": f"{_AGAIN}; the machine has no memory left",
-    "examiner_starved": f"{_AGAIN}; the machine is too busy",
-    "examiner_timeout": f"{_AGAIN}; the machine is too busy",
-    "examiner_start": f"{_AGAIN}; the log says why no child process runs",
-    "examiner_scratch": f"{_AGAIN}; look at the temporary folder",
-    "examiner_killed": f"{_AGAIN}; look for the out-of-memory killer",
-    "examiner_failed": f"{_AGAIN}; the log, if it goes on",
+    "examiner_memory": f"{_RETRIED}; the machine has no memory left",
+    "examiner_starved": f"{_RETRIED}; the machine is too busy",
+    "examiner_timeout": f"{_RETRIED}; the machine is too busy",
+    "examiner_start": f"{_RETRIED}; the log says why no child process runs",
+    "examiner_scratch": f"{_RETRIED}; look at the temporary folder",
+    "examiner_killed": f"{_RETRIED}; look for the out-of-memory killer",
+    "examiner_failed": f"{_RETRIED}; the log, if it goes on",
     "examiner_champion": "`kensa model verify`: the running release cannot be loaded beside the new one",
     "examiner_acceptance": "`kensa model acceptance list`: restore or remove the damaged part",
 }
-SAYS_IT_ALL: Final = frozenset({"counter_below_floor"})  # reasons whose text is the remedy
+SELF_EXPLANATORY: Final = frozenset({"counter_below_floor"})  # reasons whose text is the remedy
 
 
-_BY_GATE: Final[Mapping[Gate, str]] = {
+_REMEDY_BY_GATE: Final[Mapping[Gate, str]] = {
     Gate.TRUST: "do not work around this gate: ask whoever publishes releases whether they made this one",
     Gate.FETCH: "look at the network and the disk, then `kensa model retry`",
     Gate.CONTRACT: "the release was made wrongly: export it again and publish it under a new version",
@@ -132,6 +132,6 @@ _BY_GATE: Final[Mapping[Gate, str]] = {
 def remedy(gate: str, reason: str) -> str | None:
     """Return what to do, in words; None where neither reason nor gate is known to this version."""
     where = next((known for known in Gate if known == gate), None)
-    if where is not None and (reason, where) in _DIFFERENT:
-        return _DIFFERENT[reason, where]
-    return _REMEDY.get(reason) or (None if where is None else _BY_GATE[where])
+    if where is not None and (reason, where) in _REMEDY_AT_GATE:
+        return _REMEDY_AT_GATE[reason, where]
+    return _REMEDY_BY_REASON.get(reason) or (None if where is None else _REMEDY_BY_GATE[where])

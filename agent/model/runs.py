@@ -29,7 +29,7 @@ LASTING_PARTS: Final = 1_000  # of the line, half a minute at 30/s: so long a ru
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class RunStep:
     """What one part means: for the test of blocks, and for the runs."""
 
     block: bool | None  # True: the first event of its block; False: it ends a block without one; None: nothing new
@@ -44,7 +44,7 @@ class _Unit:
     run_parts: int = 0  # 0: the last block had no event, and this one has none yet
 
 
-class Runs:
+class RunCounter:
     """Cuts the parts of each unit into blocks, and joins blocks with events into runs."""
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class Runs:
         """Whether some unit is in a run."""
         return any(unit.run_parts for unit in self._units.values())
 
-    def add(self, *, event: bool, unit: str) -> Step:
+    def add(self, *, event: bool, unit: str) -> RunStep:
         """Take the next part of `unit`."""
         found = self._units.get(unit)
         if found is None:
@@ -72,10 +72,10 @@ class Runs:
             if not found.has_event:
                 block, found.run_parts = False, 0
             found.size, found.has_event = 0, False
-        return Step(block, begins, run_parts)
+        return RunStep(block, begins, run_parts)
 
 
-def parts_a_run(rate: float) -> float:
+def expected_run_events(rate: float) -> float:
     """Return how many events a run has on average where parts are independent and have the event at `rate` in [0, 1).
 
     A block with an event has BLOCK_PARTS p / q of them, with q = 1 - (1 - p)^BLOCK_PARTS, and a run 1 / (1 - q) blocks.
@@ -107,7 +107,7 @@ class RunSprt:
       rate was accepted before, the run must also span `LASTING_PARTS` of the line: of a unit of which a share s of the
       parts comes here, s times as many.
 
-    Otherwise it is `in_doubt`, from the refusal of the test of parts until that test accepts anew. It accepts by the
+    Otherwise it is `is_in_doubt`, from the refusal of the test of parts until that test accepts anew. It accepts by the
     test of parts alone: never earlier than a test that knows no runs. It refuses never earlier than that one either.
     """
 
@@ -117,30 +117,30 @@ class RunSprt:
         self.parts = Sprt(plan)
         self._blocks = Sprt(block_plan(plan))
         self._tolerates_long_runs = tolerates_long_runs
-        self._runs = Runs()
+        self._runs = RunCounter()
         self._blocks_refuse = False
         self._was_accepted = False
         self._others_in_phase = 0  # parts without the event
         self._lasting_parts = LASTING_PARTS
         self.runs = 0  # separate ones, since the test of blocks last accepted
-        self.in_doubt = False
-        self.refused = False
+        self.is_in_doubt = False
+        self.is_refused = False
 
-    def begin(self, *, share: float = 1.0) -> None:
+    def begin_phase(self, *, share: float = 1.0) -> None:
         """Begin a phase in which `share` of the line's parts, in (0, 1], comes here; all evidence stays."""
         self._lasting_parts = max(PERSISTENT_PARTS, round(LASTING_PARTS * share))
         self._others_in_phase = int(self._runs.is_running)
 
-    def forgive(self) -> None:
+    def reset(self) -> None:
         """Begin anew without evidence, as after an acceptance; a run that is under way stays one and proves nothing."""
         self.parts, self._blocks = Sprt(self._plan), Sprt(block_plan(self._plan))
-        self._blocks_refuse = self.in_doubt = self.refused = False
+        self._blocks_refuse = self.is_in_doubt = self.is_refused = False
         self._was_accepted = True
         self._others_in_phase = 1
         self.runs = 0
 
     @property
-    def accepted(self) -> bool:
+    def is_accepted(self) -> bool:
         """The rate is taken to be good, and nothing has cast doubt on that since."""
         return self.parts.accepted
 
@@ -153,19 +153,19 @@ class RunSprt:
         if step.block is not None:
             self._add_block(event=step.block)
         if self.parts.refused:
-            self.in_doubt = True
-            self.parts.doubt()
+            self.is_in_doubt = True
+            self.parts.resume_after_refusal()
         elif self.parts.accepted:
-            self.in_doubt = False
+            self.is_in_doubt = False
             self._was_accepted = True
-        if self.in_doubt and self._is_proven(step.run_parts):
-            self.refused = True
+        if self.is_in_doubt and self._is_proven(step.run_parts):
+            self.is_refused = True
 
     def _add_block(self, *, event: bool) -> None:
         self._blocks.add(event=event)
         if self._blocks.refused:
             self._blocks_refuse = True
-            self._blocks.doubt()
+            self._blocks.resume_after_refusal()
         elif self._blocks.stretch_trials == 0:  # it accepts: what led here is over
             self._blocks_refuse = False
             self.runs = 0

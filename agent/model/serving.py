@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.clock import Clock
-    from agent.model.journal import Checkpoint, Installed
-    from agent.model.store import Store
+    from agent.model.journal import Checkpoint, InstalledRelease
+    from agent.model.store import ReleaseStore
     from agent.records import ReleaseRef
     from agent.slot import Lease, ModelSlot
 
@@ -36,14 +36,14 @@ class LoadRequest:
     optimised_sha256: str | None = None
 
 
-class Serving:
+class ActiveRelease:
     """The slot with names on what is in it. The lifecycle's thread uses it."""
 
     def __init__(
         self,
         *,
         slot: ModelSlot,
-        store: Store,
+        store: ReleaseStore,
         factory: Path,
         load: Callable[[LoadRequest], Lease],
         clock: Clock,
@@ -58,64 +58,64 @@ class Serving:
         self._clock = clock
         self.probation_s = probation_s  # of the next switch
         self._checkpoint = checkpoint
-        self._now: str | None = None  # key of what the slot holds
-        self._kept: str | None = None  # key of what it held before the last switch
-        self._settle_ns: int | None = None
+        self._current: str | None = None  # key of what the slot holds
+        self._previous: str | None = None  # key of what it held before the last switch
+        self._probation_end_ns: int | None = None
 
     @property
-    def is_safe(self) -> bool:
+    def has_no_model(self) -> bool:
         """Whether the slot holds no model."""
         return self._slot.lease() is None
 
-    def folder(self, installed: Installed | None) -> Path | None:
+    def folder(self, installed: InstalledRelease | None) -> Path | None:
         """Return the folder of the model that judges now, for comparisons; None when there is none."""
-        if self.is_safe:
+        if self.has_no_model:
             return None
-        return self._factory if installed is None else self._store.release(installed.ref)
+        return self._factory if installed is None else self._store.release_dir(installed.ref)
 
-    def load(self, installed: Installed | None) -> Lease:
+    def load(self, installed: InstalledRelease | None) -> Lease:
         """Verify and load, without touching the slot. Raises ReleaseError."""
         if installed is None:
             return self._load(LoadRequest(self._factory, None, trusted=False))
-        folder = self._store.verified(installed.ref)
-        optimised = self._store.optimised(installed)
+        folder = self._store.verified_dir(installed.ref)
+        optimised = self._store.find_optimised(installed)
         digest = None if optimised is None else installed.optimised_sha256
         return self._load(LoadRequest(folder, installed.ref, True, optimised, digest))  # noqa: FBT003 - trusted
 
-    def put(self, installed: Installed | None, lease: Lease) -> None:
+    def activate(self, installed: InstalledRelease | None, lease: Lease) -> None:
         """Let the next batch be judged with `lease`; the model until now stays loaded for the probation."""
         self._checkpoint("slot: before")
         self._slot.switch(lease)
-        self._kept, self._now = self._now, _key(installed)
-        self._settle_ns = self._clock.monotonic_ns() + round(self.probation_s * NS_PER_S)
+        self._previous, self._current = self._current, _key(installed)
+        self._probation_end_ns = self._clock.monotonic_ns() + round(self.probation_s * NS_PER_S)
         self._checkpoint("slot: after")
 
-    def empty(self) -> None:
+    def clear(self) -> None:
         """SAFE: from the next batch on every part is `unknown`."""
         self._slot.switch(None)
-        self._slot.settle()
-        self._now = self._kept = self._settle_ns = None
+        self._slot.drop_previous()
+        self._current = self._previous = self._probation_end_ns = None
 
-    def holds(self, installed: Installed | None) -> bool:
+    def is_active(self, installed: InstalledRelease | None) -> bool:
         """Whether the slot holds this one already."""
-        return self._now == _key(installed)
+        return self._current == _key(installed)
 
-    def back_to(self, installed: Installed | None) -> bool:
+    def revert_to(self, installed: InstalledRelease | None) -> bool:
         """Go to this model in one reference store, if it is there or still kept; False when it has to be loaded."""
-        if self.holds(installed):
+        if self.is_active(installed):
             return True
-        if self._kept != _key(installed) or not self._slot.revert():
+        if self._previous != _key(installed) or not self._slot.revert():
             return False
-        self._now, self._kept, self._settle_ns = self._kept, None, None
+        self._current, self._previous, self._probation_end_ns = self._previous, None, None
         self._checkpoint("slot: reverted")
         return True
 
-    def settle(self) -> None:
+    def drop_previous_if_due(self) -> None:
         """Free the model before the last switch once its probation is over."""
-        if self._settle_ns is not None and self._clock.monotonic_ns() >= self._settle_ns:
-            self._slot.settle()
-            self._kept = self._settle_ns = None
+        if self._probation_end_ns is not None and self._clock.monotonic_ns() >= self._probation_end_ns:
+            self._slot.drop_previous()
+            self._previous = self._probation_end_ns = None
 
 
-def _key(installed: Installed | None) -> str:
+def _key(installed: InstalledRelease | None) -> str:
     return _FACTORY if installed is None else installed.ref.digest

@@ -20,37 +20,37 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from agent.clock import NS_PER_S
-from agent.decision import decide_untried, unknown
+from agent.decision import decide_challenger, unknown_judgement
 from agent.errors import FrameError, InferenceError
 from agent.preprocess import Preprocessor
 from agent.records import Observation, Outcome
-from agent.supervision import END, Supervisor
+from agent.supervision import END_THREAD, ThreadSupervisor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent.clock import Clock
     from agent.records import Box, Frame, Judgement, Pixels, Verdict
-    from agent.slot import Lease, SiteSettings
+    from agent.slot import Lease, SiteOverrides
     from agent.supervision import Fault
 
 _JITTER: Final = 0.5  # of the mean interval, to either side
 
 
 @dataclass(frozen=True, slots=True)
-class _Taken:
+class _ClaimedFrame:
     """A frame that the shadow owns until it has called `release`."""
 
     frame: Frame
     verdict: Verdict  # the champion's
     champion_us: int
     latency_us: int
-    site: SiteSettings
+    site: SiteOverrides
     release: Callable[[int], None]
 
 
-class ShadowRunner:
-    """`ShadowTap` with its own thread, `kensa-shadow-<version>`; made, and closed, by the lifecycle."""
+class ShadowDeployment:
+    """`FrameTap` with its own thread, `kensa-shadow-<version>`; made, and closed, by the lifecycle."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class ShadowRunner:
         clock: Clock,
         capacity: int = 2,
         differ: Callable[[Frame, Verdict, Box], None] | None = None,
-        supervisor: Supervisor | None = None,
+        supervisor: ThreadSupervisor | None = None,
     ) -> None:
         """Judge at most `max_fps` frames a second (on average) with `challenger` and tell `observe` of each.
 
@@ -71,7 +71,7 @@ class ShadowRunner:
         """
         self._challenger = challenger
         self._observe = observe
-        self._differ = differ
+        self._on_difference = differ
         self._clock = clock
         self._random = Random()  # noqa: S311 - spreads frames, guards nothing
         self._interval_ns = NS_PER_S / max_fps
@@ -80,22 +80,22 @@ class ShadowRunner:
         geometry = challenger.model.geometry
         self._inputs: Pixels = np.zeros((1, geometry.height, geometry.width, geometry.channels), np.uint8)
         self._next_ns = 0
-        self._waiting: deque[_Taken] = deque()
-        self._filled = threading.Condition(threading.Lock())
+        self._waiting: deque[_ClaimedFrame] = deque()
+        self._has_frames = threading.Condition(threading.Lock())
         self._closed = False
         self._stop = threading.Event()
-        self._thread = (supervisor or Supervisor(clock=clock)).thread(
+        self._thread = (supervisor or ThreadSupervisor(clock=clock)).thread(
             self._run,
             kind="challenger",
             name=f"kensa-shadow-{challenger.model.identity.version}",
-            policy=END,
+            policy=END_THREAD,
             stop=self._stop,
             on_fault=self._failed,
         )
         self._thread.start()
 
     @property
-    def held(self) -> int:
+    def max_held_frames(self) -> int:
         """Frames that the shadow holds at most: those that wait and the one in work."""
         return self._capacity + 1
 
@@ -105,22 +105,22 @@ class ShadowRunner:
         *,
         verdict: Verdict,
         champion_us: int,
-        site: SiteSettings,
+        site: SiteOverrides,
         release: Callable[[int], None],
     ) -> bool:
-        """See `slot.ShadowTap`."""
+        """See `slot.FrameTap`."""
         now = self._clock.monotonic_ns()
-        if now < self._next_ns or not self._filled.acquire(blocking=False):
+        if now < self._next_ns or not self._has_frames.acquire(blocking=False):
             return False
         try:
             if self._closed or now < self._next_ns or len(self._waiting) >= self._capacity:
                 return False
             self._next_ns = now + round(self._interval_ns * self._random.uniform(1 - _JITTER, 1 + _JITTER))
             latency_us = (now - frame.due_ns) // 1_000
-            self._waiting.append(_Taken(frame, verdict, champion_us, latency_us, site, release))
-            self._filled.notify()
+            self._waiting.append(_ClaimedFrame(frame, verdict, champion_us, latency_us, site, release))
+            self._has_frames.notify()
         finally:
-            self._filled.release()
+            self._has_frames.release()
         return True
 
     def close(self, *, timeout_s: float = 1.0) -> bool:
@@ -128,12 +128,12 @@ class ShadowRunner:
 
         False when the challenger does not come back within `timeout_s`: it keeps the one frame in its hands until then.
         """
-        with self._filled:
+        with self._has_frames:
             self._closed = True
             self._stop.set()
             waiting = list(self._waiting)
             self._waiting.clear()
-            self._filled.notify()
+            self._has_frames.notify()
         for taken in waiting:
             taken.release(taken.frame.buffer)
         if threading.current_thread() is not self._thread:
@@ -143,8 +143,8 @@ class ShadowRunner:
     def _run(self) -> None:
         while (taken := self._take()) is not None:
             try:
-                challenger, challenger_us = self._judge(taken)
-                self._tell_difference(taken, challenger)
+                challenger, challenger_us = self._inspect(taken)
+                self._report_difference(taken, challenger)
             finally:
                 taken.release(taken.frame.buffer)
             if not self._closed:
@@ -165,27 +165,27 @@ class ShadowRunner:
         if fault.is_last:
             self.close()
 
-    def _take(self) -> _Taken | None:
-        with self._filled:
+    def _take(self) -> _ClaimedFrame | None:
+        with self._has_frames:
             while not self._waiting and not self._closed:
-                self._filled.wait()
+                self._has_frames.wait()
             return self._waiting.popleft() if self._waiting else None
 
-    def _judge(self, taken: _Taken) -> tuple[Judgement, int]:
+    def _inspect(self, taken: _ClaimedFrame) -> tuple[Judgement, int]:
         """Return the challenger's judgement and the microseconds that it took."""
         began = self._clock.monotonic_ns()
         if taken.site is not self._challenger.site:
-            self._challenger = self._challenger.under(taken.site)
+            self._challenger = self._challenger.with_site(taken.site)
             self._preprocessors.clear()
         try:
             judgement = self._judgement(taken.frame)
         except (FrameError, InferenceError) as error:
-            judgement = unknown(str(error))
+            judgement = unknown_judgement(str(error))
         return judgement, (self._clock.monotonic_ns() - began) // 1_000
 
-    def _tell_difference(self, taken: _Taken, challenger: Judgement) -> None:
+    def _report_difference(self, taken: _ClaimedFrame, challenger: Judgement) -> None:
         outcomes = {taken.verdict.judgement.outcome, challenger.outcome}
-        if self._differ is None or len(outcomes) == 1 or Outcome.UNKNOWN in outcomes:
+        if self._on_difference is None or len(outcomes) == 1 or Outcome.UNKNOWN in outcomes:
             return
         verdict = replace(
             taken.verdict,
@@ -193,7 +193,7 @@ class ShadowRunner:
             challenger_sha256=self._challenger.model.identity.sha256,
         )
         plan = self._preprocessors[taken.frame.camera].plan_for(taken.frame.pixels)
-        self._differ(taken.frame, verdict, plan.roi)
+        self._on_difference(taken.frame, verdict, plan.roi)
 
     def _judgement(self, frame: Frame) -> Judgement:
         model = self._challenger.model
@@ -206,6 +206,6 @@ class ShadowRunner:
         tiles = len(plan.tiles)
         if tiles > len(self._inputs):
             self._inputs = np.zeros((tiles, *self._inputs.shape[1:]), np.uint8)
-        preprocessor.into(frame.pixels, self._inputs[:tiles])
+        preprocessor.write_to(frame.pixels, self._inputs[:tiles])
         result = model.infer(self._inputs[:tiles])
-        return decide_untried(self._challenger.rule, plan, result, start=0, inputs=tiles)
+        return decide_challenger(self._challenger.rule, plan, result, start=0, inputs=tiles)

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agent.model.journal import peek
-from agent.model.transitions import State
+from agent.model.journal import load_read_only
+from agent.model.transitions import LifecycleState
 from agent.records import ModelStatus
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agent.model.journal import Installed, Record
+    from agent.model.journal import InstalledRelease, LifecycleRecord
     from agent.records import ReleaseRef
 
 
-def folder_of(state_dir: Path, inspection: str) -> Path:
+def lifecycle_dir(state_dir: Path, inspection: str) -> Path:
     """Return where an inspection's journal and releases are."""
     return state_dir / "models" / inspection
 
 
-def standing(inspection: str, record: Record, *, others: list[str]) -> ModelStatus:
+def status_of(inspection: str, record: LifecycleRecord, *, others: list[str]) -> ModelStatus:
     """Where it stands by its record; `others` are alarms that no record has."""
     return ModelStatus(
         inspection=inspection,
@@ -37,15 +37,15 @@ def standing(inspection: str, record: Record, *, others: list[str]) -> ModelStat
     )
 
 
-def left(state_dir: Path, inspection: str) -> tuple[ModelStatus, Record]:
+def last_status(state_dir: Path, inspection: str) -> tuple[ModelStatus, LifecycleRecord]:
     """What the last agent left behind, without touching it; for when none runs. Raises StateDirError."""
-    record, damage = peek(folder_of(state_dir, inspection))
-    return standing(inspection, record, others=[] if damage is None else [damage]), record
+    record, damage = load_read_only(lifecycle_dir(state_dir, inspection))
+    return status_of(inspection, record, others=[] if damage is None else [damage]), record
 
 
-def _alarm(record: Record, others: list[str]) -> str | None:
+def _alarm(record: LifecycleRecord, others: list[str]) -> str | None:
     alarms = list(others)
-    if record.state is State.SAFE:
+    if record.state is LifecycleState.NO_MODEL:
         alarms.insert(0, "No model can be loaded: every verdict is unknown. Publish a release.")
     if record.halted:
         count = len(record.rollbacks_utc_s)
@@ -53,5 +53,5 @@ def _alarm(record: Record, others: list[str]) -> str | None:
     return " ".join(alarms) or None
 
 
-def _ref(installed: Installed | None) -> ReleaseRef | None:
+def _ref(installed: InstalledRelease | None) -> ReleaseRef | None:
     return None if installed is None else installed.ref

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from agent.durable import sync_directory, sync_file
 from agent.errors import IntegrityError, ReleaseError, StateDirError
 from agent.model import manifest as manifests
-from agent.model.journal import Installed
+from agent.model.journal import InstalledRelease
 from agent.records import ReleaseRef
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from agent.model.journal import Checkpoint
     from agent.model.manifest import Manifest
-    from agent.records import Examination, Fetched
+    from agent.records import FetchedRelease, SelfTestResult
 
 _NAMES: Final = frozenset({manifests.MANIFEST_NAME, manifests.MODEL_NAME, manifests.GOLDEN_NAME})
 _FOLDER_MODE: Final = 0o555
@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def _as_state_dir_error(path: Path) -> Iterator[None]:
     """Translate what the disk says."""
     try:
         yield
@@ -46,7 +46,7 @@ def _named(path: Path) -> Iterator[None]:
         ) from error
 
 
-class Store:
+class ReleaseStore:
     """The folders of one inspection. One thread uses it."""
 
     def __init__(self, folder: Path, *, checkpoint: Checkpoint) -> None:
@@ -57,29 +57,29 @@ class Store:
         self._optimised = folder / "optimised"
         self._checkpoint = checkpoint
 
-    def staging(self, release_id: str) -> Path:
+    def staging_dir(self, release_id: str) -> Path:
         """Return the folder to fetch `release_id` into; it may hold a part. Raises StateDirError."""
         path = self._staging / release_id.replace("/", "--")
-        with _named(path):
+        with _as_state_dir_error(path):
             path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def release(self, ref: ReleaseRef) -> Path:
+    def release_dir(self, ref: ReleaseRef) -> Path:
         """Return where `ref` lies, or would lie."""
         return self._releases / ref.digest
 
-    def adopt(self, fetched: Fetched) -> None:
+    def adopt(self, fetched: FetchedRelease) -> None:
         """Move a fetched release into the store, checked; nothing to do when it is there. Raises IntegrityError.
 
         One rename does it, so that a kill leaves the release in the one place or in the other. Raises StateDirError,
         and it can be tried again.
         """
         ref = fetched.ref
-        if self.holds(ref):
+        if self.contains(ref):
             return
         _check(fetched.folder, ref)
-        final = self.release(ref)
-        with _named(final):
+        final = self.release_dir(ref)
+        with _as_state_dir_error(final):
             for path in _children(fetched.folder):
                 if path.name in _NAMES:
                     sync_file(path)
@@ -96,10 +96,10 @@ class Store:
             sync_directory(self._releases)
             self._checkpoint("store: adopted")
 
-    def holds(self, ref: ReleaseRef) -> bool:
+    def contains(self, ref: ReleaseRef) -> bool:
         """Whether `ref` is there, whole."""
         try:
-            _check(self.release(ref), ref)
+            _check(self.release_dir(ref), ref)
         except ReleaseError:
             return False
         return True
@@ -110,31 +110,31 @@ class Store:
         if path.exists():
             _try_remove(path)
 
-    def verified(self, ref: ReleaseRef) -> Path:
+    def verified_dir(self, ref: ReleaseRef) -> Path:
         """Return the folder of `ref`, every byte of it compared just now. Raises IntegrityError."""
-        folder = self.release(ref)
+        folder = self.release_dir(ref)
         _check(folder, ref)
         return folder
 
     def manifest(self, ref: ReleaseRef) -> Manifest:
         """Return the verified release's manifest. Raises ReleaseError."""
-        return manifests.read(self.verified(ref))
+        return manifests.read_manifest(self.verified_dir(ref))
 
-    def keep_optimised(self, ref: ReleaseRef, examined: Examination) -> Installed:
+    def add_optimised(self, ref: ReleaseRef, examined: SelfTestResult) -> InstalledRelease:
         """Take in the graph file that the examination made of `ref`, if it made one. Raises StateDirError."""
         source, sha256 = examined.optimised, examined.optimised_sha256
         if source is None or sha256 is None:
-            return Installed(ref)
+            return InstalledRelease(ref)
         path = self._optimised / ref.digest / source.name
-        with _named(path):
+        with _as_state_dir_error(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             if source != path:
                 shutil.move(source, path)
             sync_file(path)
             sync_directory(path.parent)
-        return Installed(ref, path.name, sha256)
+        return InstalledRelease(ref, path.name, sha256)
 
-    def optimised(self, installed: Installed) -> Path | None:
+    def find_optimised(self, installed: InstalledRelease) -> Path | None:
         """Return the graph file that this machine made, whole; None makes the loader do without."""
         if installed.optimised is None or installed.optimised_sha256 is None:
             return None
@@ -161,7 +161,7 @@ class Store:
         return removed
 
 
-def matches(manifest: Manifest, ref: ReleaseRef) -> bool:
+def matches_manifest(manifest: Manifest, ref: ReleaseRef) -> bool:
     """Whether the manifest says of the release what the signed metadata said."""
     stated = (manifest.name, manifest.version, manifest.counter, manifest.files[manifests.MODEL_NAME].sha256)
     return stated == (ref.name, ref.version, ref.counter, ref.model_sha256)
@@ -169,7 +169,7 @@ def matches(manifest: Manifest, ref: ReleaseRef) -> bool:
 
 def read_ref(folder: Path) -> ReleaseRef:
     """Describe the release in `folder`, as it states itself. Raises ReleaseError."""
-    manifest = manifests.read(folder)
+    manifest = manifests.read_manifest(folder)
     digest = _sha256(folder / manifests.MANIFEST_NAME)
     model = manifest.files[manifests.MODEL_NAME].sha256
     return ReleaseRef(manifest.name, manifest.version, manifest.counter, digest, model)
@@ -180,8 +180,8 @@ def _check(folder: Path, ref: ReleaseRef) -> None:
     try:
         if _sha256(folder / manifests.MANIFEST_NAME) != ref.digest:
             raise IntegrityError(f"{folder}: manifest.json is not the one that was signed; fetch the release again")
-        manifest = manifests.read(folder)
-        if not matches(manifest, ref):
+        manifest = manifests.read_manifest(folder)
+        if not matches_manifest(manifest, ref):
             raise IntegrityError(f"{folder}: manifest.json describes another release than {ref.release_id}")
         for name, entry in manifest.files.items():
             path = folder / name

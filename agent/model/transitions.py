@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MAX_TRANSITIONS: Final = 28  # between two rests; a rollout that needs more goes in circles and is refused
 
 
-class State(StrEnum):
+class LifecycleState(StrEnum):
     """Where the lifecycle of one inspection stands; the journal holds it."""
 
     IDLE = "idle"
@@ -32,10 +32,10 @@ class State(StrEnum):
     AB = "ab"
     COMMITTED = "committed"
     ROLLING_BACK = "rolling_back"
-    SAFE = "safe"
+    NO_MODEL = "safe"
 
 
-class Event(StrEnum):
+class LifecycleEvent(StrEnum):
     """What moves it."""
 
     DESIRED = "desired"
@@ -52,48 +52,51 @@ class Event(StrEnum):
     REFUSED = "refused"
     ROLLBACK = "rollback"
     ROLLED_BACK = "rolled_back"
-    NO_MODEL = "no_model"
+    MODEL_LOST = "no_model"
     RECOVERED = "recovered"
 
 
-MEANING: Final[Mapping[State, str]] = {
-    State.IDLE: "One model judges, nothing is under way",
-    State.FETCHING: "The desired release is being fetched; what is there of it is kept and resumed",
-    State.STAGED: "Fetched against signed metadata; on its way into the store of releases",
-    State.VERIFIED: "In the store, read-only, every byte as its manifest says, its counter above the floor",
-    State.SELFTEST: "Examined in a limited child process, apart from the line",
-    State.SHADOW: "Loaded; sees live parts, its answers count for nothing",
-    State.TRIAL: "Judges a growing share of the parts beside the champion; the stricter answer counts",
-    State.AB: "Judges a fixed share beside the champion until someone promotes or stops it",
-    State.COMMITTED: "The journal names it active; the slot follows",
-    State.ROLLING_BACK: "The journal names the model to go back to; the slot follows",
-    State.SAFE: "No model can be loaded: every verdict is `unknown`, a person must act",
+STATE_MEANING: Final[Mapping[LifecycleState, str]] = {
+    LifecycleState.IDLE: "One model judges, nothing is under way",
+    LifecycleState.FETCHING: "The desired release is being fetched; what is there of it is kept and resumed",
+    LifecycleState.STAGED: "Fetched against signed metadata; on its way into the store of releases",
+    LifecycleState.VERIFIED: "In the store, read-only, every byte as its manifest says, its counter above the floor",
+    LifecycleState.SELFTEST: "Examined in a limited child process, apart from the line",
+    LifecycleState.SHADOW: "Loaded; sees live parts, its answers count for nothing",
+    LifecycleState.TRIAL: "Judges a growing share of the parts beside the champion; the stricter answer counts",
+    LifecycleState.AB: "Judges a fixed share beside the champion until someone promotes or stops it",
+    LifecycleState.COMMITTED: "The journal names it active; the slot follows",
+    LifecycleState.ROLLING_BACK: "The journal names the model to go back to; the slot follows",
+    LifecycleState.NO_MODEL: "No model can be loaded: every verdict is `unknown`, a person must act",
 }
 
-SAID: Final[Mapping[Event, str]] = {
-    Event.DESIRED: "a release is wanted that neither is active nor was refused",
-    Event.FETCHED: "all its bytes lie on this disk",
-    Event.DAMAGED: "bytes are missing or changed on this disk",
-    Event.ADOPTED: "the store has it, checked",
-    Event.BEGUN: "the attempt is counted on disk before the risk is taken",
-    Event.PASSED: "the gate of this state, or this share of the trial, is passed",
-    Event.COMPARED: "a long comparison was asked for, not a promotion",
-    Event.COMMIT: "the last gate is passed, a person promoted it, or there is no model that it could be compared with",
-    Event.SETTLED: "the slot holds it",
-    Event.INTERRUPTED: "the process ended in the middle and was started again",
-    Event.SUPERSEDED: "another release is wanted now, or the comparison was stopped; nothing is held against this one",
-    Event.REFUSED: "a gate or a person refuses it: it goes on the bad list",
-    Event.ROLLBACK: "the active model itself must go: a person said so, its publisher revoked it, it ends the process",
-    Event.ROLLED_BACK: "the slot holds the model to go back to",
-    Event.NO_MODEL: "neither active nor previous nor factory can be loaded",
-    Event.RECOVERED: "a model could be loaded after all",
+EVENT_MEANING: Final[Mapping[LifecycleEvent, str]] = {
+    LifecycleEvent.DESIRED: "a release is wanted that neither is active nor was refused",
+    LifecycleEvent.FETCHED: "all its bytes lie on this disk",
+    LifecycleEvent.DAMAGED: "bytes are missing or changed on this disk",
+    LifecycleEvent.ADOPTED: "the store has it, checked",
+    LifecycleEvent.BEGUN: "the attempt is counted on disk before the risk is taken",
+    LifecycleEvent.PASSED: "the gate of this state, or this share of the trial, is passed",
+    LifecycleEvent.COMPARED: "a long comparison was asked for, not a promotion",
+    LifecycleEvent.COMMIT: "the last gate is passed, a person promoted it, or there is no model that it could be "
+    "compared with",
+    LifecycleEvent.SETTLED: "the slot holds it",
+    LifecycleEvent.INTERRUPTED: "the process ended in the middle and was started again",
+    LifecycleEvent.SUPERSEDED: "another release is wanted now, or the comparison was stopped; nothing is held against "
+    "this one",
+    LifecycleEvent.REFUSED: "a gate or a person refuses it: it goes on the bad list",
+    LifecycleEvent.ROLLBACK: "the active model itself must go: a person said so, its publisher revoked it, it ends the "
+    "process",
+    LifecycleEvent.ROLLED_BACK: "the slot holds the model to go back to",
+    LifecycleEvent.MODEL_LOST: "neither active nor previous nor factory can be loaded",
+    LifecycleEvent.RECOVERED: "a model could be loaded after all",
 }
 
-_S, _E = State, Event
-TABLE: Final[Mapping[tuple[State, Event], State]] = {
+_S, _E = LifecycleState, LifecycleEvent
+TABLE: Final[Mapping[tuple[LifecycleState, LifecycleEvent], LifecycleState]] = {
     (_S.IDLE, _E.DESIRED): _S.FETCHING,
     (_S.IDLE, _E.ROLLBACK): _S.ROLLING_BACK,
-    (_S.IDLE, _E.NO_MODEL): _S.SAFE,
+    (_S.IDLE, _E.MODEL_LOST): _S.NO_MODEL,
     (_S.FETCHING, _E.FETCHED): _S.STAGED,
     (_S.FETCHING, _E.SETTLED): _S.IDLE,  # it turned out to be the active one, under another name
     (_S.FETCHING, _E.SUPERSEDED): _S.IDLE,
@@ -128,18 +131,23 @@ TABLE: Final[Mapping[tuple[State, Event], State]] = {
     (_S.AB, _E.REFUSED): _S.ROLLING_BACK,
     (_S.COMMITTED, _E.SETTLED): _S.IDLE,
     (_S.ROLLING_BACK, _E.ROLLED_BACK): _S.IDLE,
-    (_S.ROLLING_BACK, _E.NO_MODEL): _S.SAFE,
-    (_S.SAFE, _E.DESIRED): _S.FETCHING,
-    (_S.SAFE, _E.RECOVERED): _S.IDLE,
+    (_S.ROLLING_BACK, _E.MODEL_LOST): _S.NO_MODEL,
+    (_S.NO_MODEL, _E.DESIRED): _S.FETCHING,
+    (_S.NO_MODEL, _E.RECOVERED): _S.IDLE,
 }
 
-RESTING: Final = frozenset({State.IDLE, State.SAFE})  # nothing is under way
-RISKY: Final = frozenset({State.SELFTEST, State.SHADOW, State.TRIAL, State.AB})  # begun again after an interruption
-ON_LIVE_PARTS: Final = frozenset({State.SHADOW, State.TRIAL, State.AB})  # where a candidate may be held
-ROLLOUT: Final = frozenset(state for state, event in TABLE if event is Event.SUPERSEDED)  # a candidate is under way
+RESTING_STATES: Final = frozenset({LifecycleState.IDLE, LifecycleState.NO_MODEL})  # nothing is under way
+# begun again after an interruption
+RISKY_STATES: Final = frozenset(
+    {LifecycleState.SELFTEST, LifecycleState.SHADOW, LifecycleState.TRIAL, LifecycleState.AB}
+)
+# where a candidate may be held
+LIVE_STATES: Final = frozenset({LifecycleState.SHADOW, LifecycleState.TRIAL, LifecycleState.AB})
+# a candidate is under way
+ROLLOUT_STATES: Final = frozenset(state for state, event in TABLE if event is LifecycleEvent.SUPERSEDED)
 
 
-def advance(state: State, event: Event) -> State:
+def advance(state: LifecycleState, event: LifecycleEvent) -> LifecycleState:
     """Return the state that `event` leads to. Raises IllegalTransitionError, which changes nothing."""
     try:
         return TABLE[state, event]
@@ -150,9 +158,9 @@ def advance(state: State, event: Event) -> State:
         ) from None
 
 
-def mermaid() -> str:
+def render_mermaid() -> str:
     """Draw the table as a Mermaid state diagram; events between the same two states share an arrow."""
-    arrows: dict[tuple[State, State], list[Event]] = {}
+    arrows: dict[tuple[LifecycleState, LifecycleState], list[LifecycleEvent]] = {}
     for (state, event), after in TABLE.items():
         arrows.setdefault((state, after), []).append(event)
     lines = ["stateDiagram-v2", "    [*] --> idle"]
@@ -160,10 +168,10 @@ def mermaid() -> str:
     return "\n".join(lines)
 
 
-def document() -> str:
+def render_document() -> str:
     """Return `docs/lifecycle.md`."""
-    states = "\n".join(f"| `{state}` | {MEANING[state]} |" for state in State)
-    events = "\n".join(f"| `{event}` | {SAID[event]} |" for event in Event)
+    states = "\n".join(f"| `{state}` | {STATE_MEANING[state]} |" for state in LifecycleState)
+    events = "\n".join(f"| `{event}` | {EVENT_MEANING[event]} |" for event in LifecycleEvent)
     rows = "\n".join(f"| `{state}` | `{event}` | `{after}` |" for (state, event), after in TABLE.items())
     return f"""# The life of a release
 
@@ -172,7 +180,7 @@ An event that has no row here raises and changes nothing. A rollout that needs m
 state between two rests goes in circles and is refused.
 
 ```mermaid
-{mermaid()}
+{render_mermaid()}
 ```
 
 | state | what it means |
@@ -190,4 +198,4 @@ state between two rests goes in circles and is refused.
 
 
 if __name__ == "__main__":
-    sys.stdout.write(document())
+    sys.stdout.write(render_document())

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from agent.outbox.epoch import next_boot_epoch
-from agent.outbox.lookup import Found, find
+from agent.outbox.lookup import StoredVerdict, find_verdict
 from agent.outbox.rows import OutboxLimits, OutboxStats
 from agent.outbox.service import Outbox
 
-__all__ = ["Found", "Outbox", "OutboxLimits", "OutboxStats", "find", "next_boot_epoch"]
+__all__ = ["Outbox", "OutboxLimits", "OutboxStats", "StoredVerdict", "find_verdict", "next_boot_epoch"]

@@ -10,33 +10,33 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from agent.outbox.rows import Rank
+from agent.outbox.rows import Priority
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from agent.outbox.log import OutboxLog
+    from agent.outbox.log import OutboxStore
     from agent.outbox.rows import Row
 
 
-def _from_the_start() -> dict[Rank, int]:
-    return dict.fromkeys(Rank, 0)
+def _initial_cursors() -> dict[Priority, int]:
+    return dict.fromkeys(Priority, 0)
 
 
 @dataclass(slots=True)
 class _Lane:
     """Rows of a rank up to its cursor are with the sender, done with, or held back."""
 
-    cursors: dict[Rank, int] = field(default_factory=_from_the_start)
+    cursors: dict[Priority, int] = field(default_factory=_initial_cursors)
 
 
 class Backlog:
     """Where the reading of each lane stands."""
 
     def __init__(self) -> None:
-        self._others = _Lane()
-        self._returning = _Lane()
-        self._returned_topics: frozenset[str] = frozenset()  # whose rows are in the second lane
+        self._main_lane = _Lane()
+        self._released_lane = _Lane()
+        self._released_topics: frozenset[str] = frozenset()  # whose rows are in the second lane
         self._held_back: frozenset[str] = frozenset()
         self.is_exhausted = False  # nothing waits but what is held back, or with the sender already
 
@@ -45,57 +45,57 @@ class Backlog:
         """The topics whose rows are passed over."""
         return self._held_back
 
-    def start_over(self) -> None:
+    def reset(self) -> None:
         """Read everything again: the log is another one."""
-        self._others, self._returning = _Lane(), _Lane()
+        self._main_lane, self._released_lane = _Lane(), _Lane()
         self.is_exhausted = False
 
     def hold_back(self, topics: frozenset[str]) -> None:
         """Pass over the rows of these topics, and only these, from now on."""
         freed = self._held_back - topics
         self._held_back = topics
-        returned = (self._returned_topics | freed) - topics
+        returned = (self._released_topics | freed) - topics
         if freed:
-            self._returning = _Lane()
+            self._released_lane = _Lane()
             self.is_exhausted = False
-        self._returned_topics = returned
+        self._released_topics = returned
 
-    def grew(self) -> None:
+    def note_new_rows(self) -> None:
         """Note that rows were committed which nobody offered to the sender."""
         self.is_exhausted = False
 
     def put_back(self, row: Row) -> None:
         """Note that `row` waits in the log and is not with the sender."""
         topic = row.stream.topic
-        lane = self._returning if topic in self._returned_topics else self._others
-        lane.cursors[row.rank] = min(lane.cursors[row.rank], row.id - 1)
+        lane = self._released_lane if topic in self._released_topics else self._main_lane
+        lane.cursors[row.priority] = min(lane.cursors[row.priority], row.id - 1)
         self.is_exhausted = False
 
-    def next_page(self, log: OutboxLog, skip: Collection[int], size: int) -> tuple[list[Row], list[int]]:
+    def next_page(self, log: OutboxStore, skip: Collection[int], size: int) -> tuple[list[Row], list[int]]:
         """Return up to `size` rows whose ids are not in `skip`, and the ids of rows that cannot be read."""
         passed = self._streams(log, self._held_back)
-        if not self._returned_topics:
-            page, damaged = self._read(log, self._others, skip, size, without=passed)
+        if not self._released_topics:
+            page, damaged = self._read(log, self._main_lane, skip, size, without=passed)
         else:
-            returned = self._streams(log, self._returned_topics)
-            page, damaged = self._read(log, self._others, skip, size - size // 2, without=passed | returned)
+            returned = self._streams(log, self._released_topics)
+            page, damaged = self._read(log, self._main_lane, skip, size - size // 2, without=passed | returned)
             room = size - len(page)
-            second, unreadable = self._read(log, self._returning, skip, room, only=returned)
+            second, unreadable = self._read(log, self._released_lane, skip, room, only=returned)
             page, damaged = [*page, *second], [*damaged, *unreadable]
             if len(second) < room:
-                self._returned_topics = frozenset()  # they have caught up
-        self.is_exhausted = len(page) < size and not self._returned_topics
+                self._released_topics = frozenset()  # they have caught up
+        self.is_exhausted = len(page) < size and not self._released_topics
         return page, damaged
 
     @staticmethod
-    def _streams(log: OutboxLog, topics: frozenset[str]) -> frozenset[int]:
+    def _streams(log: OutboxStore, topics: frozenset[str]) -> frozenset[int]:
         if not topics:
             return frozenset()
         return frozenset(number for number, stream in log.streams.items() if stream.topic in topics)
 
     @staticmethod
     def _read(
-        log: OutboxLog,
+        log: OutboxStore,
         lane: _Lane,
         skip: Collection[int],
         room: int,
@@ -106,13 +106,13 @@ class Backlog:
         page: list[Row] = []
         damaged: list[int] = []
         newest = log.newest_id()
-        for rank in reversed(Rank):
+        for rank in reversed(Priority):
             left = room - len(page)
             if left <= 0:
                 break
             cursor = lane.cursors[rank]
             asked = left + sum(number > cursor for number in skip)  # the others are not read anyway
-            rows, unreadable = log.after(rank, cursor, asked, without=without, only=only)
+            rows, unreadable = log.rows_after(rank, cursor, asked, without=without, only=only)
             fresh = [row for row in rows if row.id not in skip][:left]
             page += fresh
             damaged += [number for number in unreadable if number not in skip]

@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING
 
-from agent.outbox.rows import Rank
+from agent.outbox.rows import Priority
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from agent.outbox.rows import Row
 
 
-class Belt:
+class WriterSenderQueues:
     """Two ways: committed rows to the sender, and rows that are done with back to the writer."""
 
     def __init__(self, *, live_rows: int) -> None:
@@ -43,8 +43,8 @@ class Belt:
         room = self._live_rows - len(self.live) - len(self.live_ok) if self.is_connected else 0
         taken = rows[: max(0, room)]
         if taken:
-            self.live.extend(row for row in taken if row.rank is not Rank.OK)
-            self.live_ok.extend(row for row in taken if row.rank is Rank.OK)
+            self.live.extend(row for row in taken if row.priority is not Priority.OK)
+            self.live_ok.extend(row for row in taken if row.priority is Priority.OK)
             self.wake_sender.set()
         return len(taken)
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class Ballast:
+class DiskReserve:
     """Disk space set aside: freed when the disk is full, so that the outbox can still evict and commit."""
 
     def __init__(self, path: Path, size: int) -> None:
@@ -18,11 +18,11 @@ class Ballast:
         self._size = size
 
     @property
-    def is_set(self) -> bool:
+    def is_reserved(self) -> bool:
         """Whether the space is set aside now."""
         return self._path.exists()
 
-    def set_aside(self) -> bool:
+    def reserve(self) -> bool:
         """Take the space where it is not taken; False when the disk does not have it."""
         try:
             if self._path.exists() and self._path.stat().st_size == self._size:
@@ -30,10 +30,10 @@ class Ballast:
             with self._path.open("wb") as file:
                 os.posix_fallocate(file.fileno(), 0, self._size)
         except OSError:
-            self.free()
+            self.release()
             return False
         return True
 
-    def free(self) -> None:
+    def release(self) -> None:
         """Give the space back."""
         self._path.unlink(missing_ok=True)

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from agent.outbox.rows import Rank, Row, Stream
+from agent.outbox.rows import Priority, Row, Stream
 from agent.wire import MAX_RANGES, Gap, GapReason, encode_gap
 
 if TYPE_CHECKING:
-    from agent.outbox.rows import Loss, RowIds
+    from agent.outbox.rows import Loss, RowIdSequence
     from agent.records import Outcome
 
 _US_PER_S: Final = 1_000_000
@@ -49,22 +49,22 @@ class OpenGap:
         self.ranges = merged
 
 
-class GapBook:
+class GapTracker:
     """The open gaps, and those of the transaction that runs. Not thread-safe."""
 
     def __init__(self) -> None:
         self._open: dict[tuple[Stream, GapReason], OpenGap] = {}
         self._staged: dict[tuple[Stream, GapReason], OpenGap] = {}
 
-    def add(self, loss: Loss, reason: GapReason, next_id: RowIds) -> None:
+    def add(self, loss: Loss, reason: GapReason, next_id: RowIdSequence) -> None:
         """Note a loss in the transaction that runs."""
         self._stage(loss.stream, reason, next_id).add(loss)
 
-    def add_unknown(self, stream: Stream, reason: GapReason, next_id: RowIds) -> None:
+    def add_unknown(self, stream: Stream, reason: GapReason, next_id: RowIdSequence) -> None:
         """Note that the stream lost nobody knows what."""
         self._stage(stream, reason, next_id).exact = False
 
-    def _stage(self, stream: Stream, reason: GapReason, next_id: RowIds) -> OpenGap:
+    def _stage(self, stream: Stream, reason: GapReason, next_id: RowIdSequence) -> OpenGap:
         key = (stream, reason)
         if key not in self._staged:
             known = self._open.get(key)
@@ -115,4 +115,4 @@ class GapBook:
             exact=gap.exact,
         )
         body = encode_gap(message)
-        return Row(gap.number, Rank.GAP, stream, -1, -1, 0, utc_ns // (1_000 * _US_PER_S), body)
+        return Row(gap.number, Priority.GAP, stream, -1, -1, 0, utc_ns // (1_000 * _US_PER_S), body)

@@ -15,7 +15,7 @@ import sqlite3
 from typing import TYPE_CHECKING, Final
 
 from agent.clock import NS_PER_S
-from agent.counters import Losses
+from agent.counters import LossCounters
 from agent.errors import KensaError
 from agent.outbox.database import STREAM_TABLE, Streams, connect
 
@@ -52,11 +52,11 @@ class History:
         max_bytes: int,
         max_age_s: float,
         conditions: ConditionLog | None = None,
-        losses: Losses | None = None,
+        losses: LossCounters | None = None,
     ) -> None:
         """Open or create the file; a damaged one is replaced. `losses` counts messages that it could not take."""
         self._conditions = conditions
-        self._losses = losses or Losses()
+        self._losses = losses or LossCounters()
         self._path = path
         self._max_bytes = max_bytes
         self._max_age_s = max_age_s
@@ -68,7 +68,7 @@ class History:
             self._try_open()
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             _log.warning("The history %s is damaged (%s); it is set aside and begun anew.", self._path, error)
-            self._start_over()
+            self._recreate()
 
     def _try_open(self) -> None:
         self._connection = connect(self._path, max_bytes=self._max_bytes * 2, synchronous="NORMAL")
@@ -84,7 +84,7 @@ class History:
             self._connection.close()
             raise
 
-    def _start_over(self) -> None:
+    def _recreate(self) -> None:
         for suffix in ("-wal", "-shm"):
             self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
         self._path.replace(self._path.with_name(self._path.name + ".damaged"))
@@ -109,17 +109,17 @@ class History:
             self._connection.execute("COMMIT")
         except (sqlite3.Error, UnicodeDecodeError) as error:
             self._losses.count("history_messages", len(rows))
-            self._say(f"it could not take {len(rows)} messages: {error}")
+            self._report_failure(f"it could not take {len(rows)} messages: {error}")
             self._recover()
         else:
             if self._conditions is not None:
-                self._conditions.well(f"history {self._path}", "takes messages again")
+                self._conditions.clear_fault(f"history {self._path}", "takes messages again")
 
-    def _say(self, text: str) -> None:
+    def _report_failure(self, text: str) -> None:
         if self._conditions is None:
             _log.warning("The history %s: %s", self._path, text)
         else:
-            self._conditions.broken(f"history {self._path}", text)
+            self._conditions.report_fault(f"history {self._path}", text)
 
     def _insert(self, row: Row, running_s: int) -> None:
         self._connection.execute(
@@ -148,7 +148,7 @@ class History:
         try:
             self._open()
         except (sqlite3.Error, OSError, KensaError) as error:
-            self._say(f"it cannot be used: {error}")
+            self._report_failure(f"it cannot be used: {error}")
 
     def close(self) -> None:
         """Close the file."""

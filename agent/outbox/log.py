@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agent.durable import sync_directory
 from agent.outbox.database import PAGE_BYTES, STREAM_TABLE, DamagedFileError, Streams, connect
-from agent.outbox.rows import OUTCOME_OF, Loss, Rank, Row
+from agent.outbox.rows import OUTCOME_OF_PRIORITY, Loss, Priority, Row
 from agent.wire import sequence_numbers
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from agent.outbox.rows import Stream
 
-LOG_NAME: Final = "outbox.db"
+STORE_NAME: Final = "outbox.db"
 _SCHEMA: Final = (
     STREAM_TABLE,
     """
@@ -43,16 +43,16 @@ _CHECKED_BYTES: Final = 32 * 1024 * 1024  # files up to this are checked as a wh
 
 
 @dataclass(frozen=True, slots=True)
-class Totals:
+class StoreTotals:
     """What the log holds."""
 
     rows: int = 0
     verdicts: int = 0
     bytes: int = 0
 
-    def plus(self, rows: int, verdicts: int, size: int) -> Totals:
+    def plus(self, rows: int, verdicts: int, size: int) -> StoreTotals:
         """Return the sum."""
-        return Totals(self.rows + rows, self.verdicts + verdicts, self.bytes + size)
+        return StoreTotals(self.rows + rows, self.verdicts + verdicts, self.bytes + size)
 
 
 def row_crc(number: int, rank: int, stream: int, first: int, last: int, verdicts: int, body: bytes) -> int:
@@ -60,7 +60,7 @@ def row_crc(number: int, rank: int, stream: int, first: int, last: int, verdicts
     return zlib.crc32(body, zlib.crc32(f"{number},{rank},{stream},{first},{last},{verdicts}".encode()))
 
 
-class OutboxLog:
+class OutboxStore:
     """Rows in, rows out, within the cap. Errors of SQLite pass through: the writer decides what they mean."""
 
     def __init__(self, path: Path, *, max_bytes: int) -> None:
@@ -74,7 +74,7 @@ class OutboxLog:
                 sync_directory(path.parent)
             self._check(path)
             self.streams = Streams(self._connection)
-            self.totals = self.count()
+            self.totals = self.read_totals()
         except BaseException:
             self._connection.close()
             raise
@@ -93,13 +93,13 @@ class OutboxLog:
         if result != "ok" or counts[0] != counts[1]:
             raise DamagedFileError(f"{path}: {result}; {counts[0]} rows, {counts[1]} in the index")
 
-    def count(self) -> Totals:
+    def read_totals(self) -> StoreTotals:
         """Return what the file holds, read from its index."""
         rows, verdicts, size = self._connection.execute(
             "SELECT count(*), coalesce(sum(verdicts), 0), coalesce(sum(size), 0) "
             "FROM message INDEXED BY message_by_value WHERE rank >= 0"
         ).fetchone()
-        return Totals(rows, verdicts, size)
+        return StoreTotals(rows, verdicts, size)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -119,12 +119,12 @@ class OutboxLog:
     def put(self, row: Row, *, replaced: Row | None) -> None:
         """Insert the row, or write it over `replaced`, its former self. Inside a transaction."""
         stream = self.streams.id_of(row.stream)
-        crc = row_crc(row.id, row.rank, stream, row.first_seq, row.last_seq, row.verdicts, row.body)
+        crc = row_crc(row.id, row.priority, stream, row.first_seq, row.last_seq, row.verdicts, row.body)
         self._connection.execute(
             f"INSERT OR REPLACE INTO message({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608  constant
             (
                 row.id,
-                int(row.rank),
+                int(row.priority),
                 stream,
                 row.first_seq,
                 row.last_seq,
@@ -163,7 +163,7 @@ class OutboxLog:
         free: int = self._connection.execute("PRAGMA freelist_count").fetchone()[0]
         return pages - free
 
-    def evict(self, protected: Collection[int], note: Callable[[int, Loss], None], *, below: Rank) -> None:
+    def evict(self, protected: Collection[int], note: Callable[[int, Loss], None], *, below: Priority) -> None:
         """Remove the least valuable rows, oldest first, until the log is within its caps; inside a transaction.
 
         Rows whose id is in `protected` and those of rank `below` or higher stay. `note` is told the id
@@ -180,16 +180,16 @@ class OutboxLog:
                 return
             for number, rank, stream, first, last, verdicts in victims:
                 row = self._row(number)
-                outcome = OUTCOME_OF[Rank(rank)]
+                outcome = OUTCOME_OF_PRIORITY[Priority(rank)]
                 unread = Loss(self.streams[stream], outcome, verdicts, ((first, last),), first == last)
                 note(number, unread if row is None else loss_of(row))
                 self.delete(number)
                 if not self.is_over_cap():
                     return
 
-    def after(
+    def rows_after(
         self,
-        rank: Rank,
+        rank: Priority,
         number: int,
         limit: int,
         *,
@@ -220,10 +220,10 @@ class OutboxLog:
                 rows.append(row)
         return rows, damaged
 
-    def lasting_rows(self) -> int:
+    def unevictable_rows(self) -> int:
         """Return how many rows are never evicted: gaps and reports."""
         query = "SELECT count(*) FROM message INDEXED BY message_by_value WHERE rank = ?"
-        return int(self._connection.execute(query, (int(Rank.GAP),)).fetchone()[0])
+        return int(self._connection.execute(query, (int(Priority.GAP),)).fetchone()[0])
 
     def loss(self, number: int) -> Loss | None:
         """Return what is lost with an unreadable row, from the index; None for a gap or where it is not there."""
@@ -235,7 +235,9 @@ class OutboxLog:
         if found is None:
             return None
         rank, stream, first, last, verdicts = found
-        return Loss(self.streams[stream], OUTCOME_OF[Rank(rank)], verdicts, ((first, last),), first == last)
+        return Loss(
+            self.streams[stream], OUTCOME_OF_PRIORITY[Priority(rank)], verdicts, ((first, last),), first == last
+        )
 
     def oldest_utc_s(self) -> int | None:
         """Return when the oldest row was committed; None when the log is empty."""
@@ -250,7 +252,7 @@ class OutboxLog:
         found = self._connection.execute(f"SELECT {COLUMNS} FROM message WHERE id = ?", (number,)).fetchone()  # noqa: S608
         return None if found is None else read_row(found, self.streams)
 
-    def make_room(self, growth: int) -> None:
+    def handle_disk_full(self, growth: int) -> None:
         """Answer a full disk: grow by `growth` bytes at most, or shrink where that is 0; reuse the write-ahead log."""
         bound = self.totals.bytes + growth if growth else self.totals.bytes * 9 // 10
         self.cap_bytes = min(self.cap_bytes, bound)
@@ -271,7 +273,7 @@ def read_row(found: tuple[Any, ...], streams: Streams | Mapping[int, Stream]) ->
     if row_crc(number, rank, stream, first, last, verdicts, body) != crc:
         return None
     try:
-        return Row(number, Rank(rank), streams[stream], first, last, verdicts, utc_s, body)
+        return Row(number, Priority(rank), streams[stream], first, last, verdicts, utc_s, body)
     except KeyError:
         return None
 
@@ -284,4 +286,4 @@ def loss_of(row: Row) -> Loss:
             ranges[-1] = (ranges[-1][0], seq)
         else:
             ranges.append((seq, seq))
-    return Loss(row.stream, OUTCOME_OF[row.rank], row.verdicts, tuple(ranges), exact=True)
+    return Loss(row.stream, OUTCOME_OF_PRIORITY[row.priority], row.verdicts, tuple(ranges), exact=True)

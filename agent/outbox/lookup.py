@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Final
 
 from agent.errors import MessageError, OutboxError
 from agent.outbox.history import HISTORY_NAME
-from agent.outbox.log import LOG_NAME
-from agent.outbox.rows import unpacked
-from agent.wire import Delivery, decode
+from agent.outbox.log import STORE_NAME
+from agent.outbox.rows import decompress
+from agent.wire import DecodedVerdicts, decode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
     from agent.records import Verdict
 
-_TABLES: Final = {LOG_NAME: "message", HISTORY_NAME: "delivered"}
+_TABLES: Final = {STORE_NAME: "message", HISTORY_NAME: "delivered"}
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class StoredVerdict:
     """A verdict and the message it travels or travelled in."""
 
     verdict: Verdict
@@ -35,7 +35,7 @@ class Found:
     delivered: bool  # False while it waits in the outbox
 
 
-def find(state_dir: Path, key: str) -> Found | None:
+def find_verdict(state_dir: Path, key: str) -> StoredVerdict | None:
     """Return the committed verdict with the key `line/camera/boot_epoch/seq`, or None when it is not (or no more) kept.
 
     Raises MessageError for a malformed key, OutboxError when a file cannot be read.
@@ -51,7 +51,7 @@ def find(state_dir: Path, key: str) -> Found | None:
         for body in _bodies(state_dir / name, line, camera, epoch, seq):
             for verdict, payload in _verdicts(body):
                 if verdict.key == wanted:
-                    return Found(verdict, payload, delivered=name == HISTORY_NAME)
+                    return StoredVerdict(verdict, payload, delivered=name == HISTORY_NAME)
     return None
 
 
@@ -72,11 +72,11 @@ def _bodies(path: Path, line: str, camera: str, epoch: int, seq: int) -> list[by
 
 def _verdicts(body: bytes) -> Iterator[tuple[Verdict, bytes]]:
     try:
-        payload = unpacked(body)
+        payload = decompress(body)
         message = decode(payload)
     except (zlib.error, MessageError):
         return  # a damaged row is not what was looked for
-    if isinstance(message, Delivery):
+    if isinstance(message, DecodedVerdicts):
         for verdict in message.verdicts:
             yield verdict, payload
 
@@ -92,7 +92,7 @@ class KnownRange:
     last_seq: int
 
 
-def known(state_dir: Path) -> tuple[KnownRange, ...]:
+def known_ranges(state_dir: Path) -> tuple[KnownRange, ...]:
     """Return what `find` could find, newest epoch first. Raises OutboxError when a file cannot be read."""
     spans: dict[tuple[str, str, int], tuple[int, int]] = {}
     for name, table in _TABLES.items():

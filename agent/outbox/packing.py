@@ -1,6 +1,6 @@
 """Verdicts to rows: ok verdicts of one kind share an envelope, all others leave alone and at once.
 
-So does every verdict of an inspection in `at_once`, for a machine that waits for an `ok`.
+So does every verdict of an inspection in `at_once_inspections`, for a machine that waits for an `ok`.
 
 An envelope on disk grows with every commit until it is full or old enough to travel, so that ok verdicts are durable
 soon and still travel in company. Nothing is forgotten before `written` says that its row is committed. Not thread-safe.
@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from agent.errors import MessageError
-from agent.outbox.rows import RANK_OF, Rank, Row, Stream, packed
+from agent.outbox.rows import PRIORITY_OF, Priority, Row, Stream, compress
 from agent.records import Judgement, Outcome
-from agent.wire import Pack, PackKey, encode_verdict, pack_key
+from agent.wire import EnvelopeBuilder, EnvelopeKey, encode_verdict, envelope_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent.outbox.rows import RowIds
+    from agent.outbox.rows import RowIdSequence
     from agent.records import Origin, Verdict
 
 _NS_PER_S: Final = 1_000_000_000
@@ -28,7 +28,7 @@ _MAX_STREAMS: Final = 1_024  # origins remembered; far more than a device has ca
 
 @dataclass(slots=True)
 class _OpenPack:
-    pack: Pack
+    pack: EnvelopeBuilder
     number: int  # id of its row
     stream: Stream
     since_ns: int
@@ -38,17 +38,19 @@ class _OpenPack:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class RowWrite:
     """A row to put, and its former self on disk."""
 
     row: Row
     replaced: Row | None
 
 
-class Packer:
+class VerdictPacker:
     """Collects verdicts and gives the rows that must be written."""
 
-    def __init__(self, *, next_id: RowIds, seal_s: float, on_unusable: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, *, next_id: RowIdSequence, seal_s: float, on_unusable: Callable[[str], None] | None = None
+    ) -> None:
         """`next_id` numbers the rows; an envelope travels after `seal_s` seconds at the latest.
 
         `on_unusable` hears why a verdict cannot go on the wire as it is.
@@ -56,11 +58,11 @@ class Packer:
         self._on_unusable = on_unusable
         self._next_id = next_id
         self._seal_ns = int(seal_s * _NS_PER_S)
-        self._open: dict[PackKey, _OpenPack] = {}
+        self._open: dict[EnvelopeKey, _OpenPack] = {}
         self._sealed: list[_OpenPack] = []
         self._urgent: list[tuple[Row, Verdict | None]] = []  # None: a report
         self._streams: dict[int, tuple[Origin, Stream]] = {}
-        self.at_once: frozenset[str] = frozenset()  # inspections
+        self.at_once_inspections: frozenset[str] = frozenset()  # inspections
 
     def add(self, verdict: Verdict, *, now_ns: int, utc_s: int) -> None:
         """Take one verdict; one that cannot be put on the wire becomes `unknown`, which is never `ok`."""
@@ -72,10 +74,10 @@ class Packer:
             self._add(_unusable(verdict), now_ns, utc_s)
 
     def _add(self, verdict: Verdict, now_ns: int, utc_s: int) -> None:
-        key = None if verdict.origin.inspection in self.at_once else pack_key(verdict)
+        key = None if verdict.origin.inspection in self.at_once_inspections else envelope_key(verdict)
         if key is None:
             stream = self._stream(verdict.origin)
-            rank = RANK_OF[verdict.judgement.outcome]
+            rank = PRIORITY_OF[verdict.judgement.outcome]
             body = encode_verdict(verdict)
             row = Row(self._next_id(), rank, stream, verdict.seq, verdict.seq, 1, utc_s, body)
             self._urgent.append((row, verdict))
@@ -85,14 +87,14 @@ class Packer:
             if entry.pack.try_add(verdict):
                 return
             self._seal(key, entry)
-        pack = Pack(verdict)
+        pack = EnvelopeBuilder(verdict)
         if not pack.try_add(verdict):
             raise MessageError(f"Verdict {verdict.key} does not fit into an envelope.")
         self._open[key] = _OpenPack(pack, self._next_id(), self._stream(verdict.origin), now_ns)
 
     def add_report(self, stream: Stream, body: bytes, *, utc_s: int) -> None:
         """Take one report on a model: it leaves at once, and is never evicted."""
-        self._urgent.append((Row(self._next_id(), Rank.GAP, stream, -1, -1, 0, utc_s, body), None))
+        self._urgent.append((Row(self._next_id(), Priority.GAP, stream, -1, -1, 0, utc_s, body), None))
 
     def _stream(self, origin: Origin) -> Stream:
         known = self._streams.get(id(origin))
@@ -102,7 +104,7 @@ class Packer:
             known = self._streams[id(origin)] = (origin, Stream.of(origin))  # the Origin is kept: its id stays taken
         return known[1]
 
-    def _seal(self, key: PackKey, entry: _OpenPack) -> None:
+    def _seal(self, key: EnvelopeKey, entry: _OpenPack) -> None:
         entry.is_sealed = True
         self._sealed.append(entry)
         del self._open[key]
@@ -119,22 +121,22 @@ class Packer:
         packs = (*self._open.values(), *self._sealed)
         return len(self._urgent) + sum(entry.pack.count - (entry.row.verdicts if entry.row else 0) for entry in packs)
 
-    def urgent_changes(self) -> list[Change]:
+    def urgent_changes(self) -> list[RowWrite]:
         """Return the rows that must be committed at once, the least valuable first."""
-        return [Change(row, None) for row, _verdict in sorted(self._urgent, key=lambda item: item[0].rank)]
+        return [RowWrite(row, None) for row, _verdict in sorted(self._urgent, key=lambda item: item[0].priority)]
 
-    def envelope_changes(self, *, utc_s: int) -> list[Change]:
+    def envelope_changes(self, *, utc_s: int) -> list[RowWrite]:
         """Return the envelopes that grew since their last commit."""
-        changes: list[Change] = []
+        changes: list[RowWrite] = []
         for entry in (*self._sealed, *self._open.values()):
             pack, row = entry.pack, entry.row
             if row is None or row.verdicts != pack.count:
                 since = utc_s if row is None else row.utc_s
-                body = packed(pack.encode())
+                body = compress(pack.encode())
                 entry.draft = Row(
-                    entry.number, Rank.OK, entry.stream, pack.first_seq, pack.last_seq, pack.count, since, body
+                    entry.number, Priority.OK, entry.stream, pack.first_seq, pack.last_seq, pack.count, since, body
                 )
-                changes.append(Change(entry.draft, row))
+                changes.append(RowWrite(entry.draft, row))
         return changes
 
     def urgent_written(self) -> tuple[list[Row], list[Verdict]]:

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Final
 from agent.errors import OutboxError, UsageError
 from agent.outbox import lookup
 from agent.outbox.history import HISTORY_NAME
-from agent.outbox.log import LOG_NAME
-from agent.outbox.rows import unpacked
-from agent.wire import marked_replay, sequence_numbers, verdict_topic
+from agent.outbox.log import STORE_NAME
+from agent.outbox.rows import decompress
+from agent.wire import mark_replay, sequence_numbers, verdict_topic
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 MAX_VERDICTS: Final = 100_000  # of one command: an hour of a fast line
 PAGE: Final = 64  # messages
-_FILES: Final = ((HISTORY_NAME, "delivered"), (LOG_NAME, "message"))
+_FILES: Final = ((HISTORY_NAME, "delivered"), (STORE_NAME, "message"))
 _RANGE: Final = re.compile(
     r"(?:(?:[A-Za-z0-9_-]+/(?P<camera>[A-Za-z0-9_-]+)/)?(?P<epoch>\d{1,16})/)?"
     r"(?P<first>\d{1,16})(?:-(?P<last>\d{1,16}))?"
@@ -35,7 +35,7 @@ _RANGE: Final = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Range:
+class ReplayRange:
     """Verdicts of one camera in one boot epoch, both numbers included."""
 
     camera: str
@@ -50,7 +50,7 @@ class Range:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ReplayCursor:
     """Where the reading stands: a file of `_FILES`, and the id of its row that was read last."""
 
     file: int = 0
@@ -58,15 +58,15 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class ReplayPage:
     """Some messages, oldest first, and where to go on; None at the end."""
 
     messages: tuple[tuple[str, bytes], ...]  # topic, payload with the replay mark
     numbers: frozenset[int]  # of the range that are in them
-    next: Place | None
+    next: ReplayCursor | None
 
 
-def parse_range(state_dir: Path, camera: str, text: str) -> Range:
+def parse_range(state_dir: Path, camera: str, text: str) -> ReplayRange:
     """Return what `text` means: FROM-TO or one number of the camera's newest start, EPOCH/FROM-TO, or a key with -TO.
 
     Raises UsageError for anything else and for more than `MAX_VERDICTS`, OutboxError when nothing of the camera is
@@ -84,13 +84,13 @@ def parse_range(state_dir: Path, camera: str, text: str) -> Range:
         raise UsageError(
             f"{text[:100]!r}: from 1 to {MAX_VERDICTS} verdicts can be sent at once, the lower number first"
         )
-    epoch = newest_epoch(state_dir, camera) if match["epoch"] is None else int(match["epoch"])
-    return Range(camera, epoch, first, last)
+    epoch = newest_epoch_of_camera(state_dir, camera) if match["epoch"] is None else int(match["epoch"])
+    return ReplayRange(camera, epoch, first, last)
 
 
-def newest_epoch(state_dir: Path, camera: str) -> int:
+def newest_epoch_of_camera(state_dir: Path, camera: str) -> int:
     """Return the camera's newest boot epoch of which something is kept. Raises OutboxError when there is none."""
-    known = lookup.known(state_dir)
+    known = lookup.known_ranges(state_dir)
     for found in known:
         if found.camera == camera:
             return found.boot_epoch
@@ -98,7 +98,7 @@ def newest_epoch(state_dir: Path, camera: str) -> int:
     raise OutboxError(f"No verdict of camera {camera!r} is kept in {state_dir}; cameras with verdicts: {cameras}.")
 
 
-def read_page(state_dir: Path, wanted: Range, place: Place) -> Page:
+def read_page(state_dir: Path, wanted: ReplayRange, place: ReplayCursor) -> ReplayPage:
     """Return up to `PAGE` messages that hold verdicts of the range. Raises OutboxError when a file cannot be read."""
     name, table = _FILES[place.file]
     path = state_dir / name
@@ -107,18 +107,18 @@ def read_page(state_dir: Path, wanted: Range, place: Place) -> Page:
     numbers: set[int] = set()
     for _, thing, body in rows:
         try:
-            payload = unpacked(body)
+            payload = decompress(body)
             found = {seq for seq in sequence_numbers(payload) if wanted.first <= seq <= wanted.last}
         except (zlib.error, ValueError, LookupError, TypeError):
             continue  # a damaged row: its verdicts count as not kept
         if found:
             numbers |= found
-            messages.append((verdict_topic(thing, wanted.camera), marked_replay(payload)))
-    following = Place(place.file, rows[-1][0]) if len(rows) == PAGE else Place(place.file + 1)
-    return Page(tuple(messages), frozenset(numbers), following if following.file < len(_FILES) else None)
+            messages.append((verdict_topic(thing, wanted.camera), mark_replay(payload)))
+    following = ReplayCursor(place.file, rows[-1][0]) if len(rows) == PAGE else ReplayCursor(place.file + 1)
+    return ReplayPage(tuple(messages), frozenset(numbers), following if following.file < len(_FILES) else None)
 
 
-def _rows(path: Path, table: str, wanted: Range, after: int) -> list[tuple[int, str, bytes]]:
+def _rows(path: Path, table: str, wanted: ReplayRange, after: int) -> list[tuple[int, str, bytes]]:
     query = (
         f"SELECT {table}.id, thing, body FROM {table} JOIN stream ON stream.id = {table}.stream "  # noqa: S608  constant
         f"WHERE {table}.id > ? AND camera = ? AND boot_epoch = ? "

@@ -15,7 +15,7 @@ _SHOWN_TOPICS: Final = 2  # in a heartbeat
 ROW_OVERHEAD: Final = 128  # bytes of a row beside its body: its columns, its entry in the index, the page's share
 
 
-class Rank(IntEnum):
+class Priority(IntEnum):
     """What a row is worth when room is needed: the lowest goes first, and within a rank the oldest.
 
     `unknown` says that nothing was judged: a person can act on its camera, not on its part. `unsure` waits for a
@@ -30,13 +30,13 @@ class Rank(IntEnum):
     GAP = 4
 
 
-RANK_OF: Final = {
-    Outcome.OK: Rank.OK,
-    Outcome.UNKNOWN: Rank.UNKNOWN,
-    Outcome.UNSURE: Rank.UNSURE,
-    Outcome.DEFECT: Rank.DEFECT,
+PRIORITY_OF: Final = {
+    Outcome.OK: Priority.OK,
+    Outcome.UNKNOWN: Priority.UNKNOWN,
+    Outcome.UNSURE: Priority.UNSURE,
+    Outcome.DEFECT: Priority.DEFECT,
 }
-OUTCOME_OF: Final = {rank: outcome for outcome, rank in RANK_OF.items()}
+OUTCOME_OF_PRIORITY: Final = {rank: outcome for outcome, rank in PRIORITY_OF.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class OutboxLimits:
     max_bytes: int = 512 * 1024 * 1024  # of the log's file; its write-ahead log comes on top (4 MiB at most)
     commit_s: float = 0.25  # longest wait of an ok verdict before it is on disk
     seal_s: float = 2.0  # longest wait of an ok verdict for company before it may travel
-    handover: int = 4_096  # verdicts between the workers and the writer; `append` blocks beyond
+    queue_capacity: int = 4_096  # verdicts between the workers and the writer; `append` blocks beyond
     in_flight: int = 64  # unacknowledged messages; the transport's own bound may be lower
     live_queue: int = 256  # committed messages that wait in memory for the transport
     ack_timeout_s: float = 20.0  # then the message is published again
@@ -61,7 +61,7 @@ class OutboxLimits:
         return max(64, min(256, self.max_bytes // (64 * 1024)))
 
     @property
-    def ballast_bytes(self) -> int:
+    def reserve_bytes(self) -> int:
         """Disk space set aside, to be freed when the disk is full."""
         return min(1024 * 1024, self.max_bytes // 8)
 
@@ -102,7 +102,7 @@ class Row:
     """One message of the log. `body` is the final payload; that of an envelope is zlib-compressed."""
 
     id: int  # never used twice while the agent runs
-    rank: Rank
+    priority: Priority
     stream: Stream
     first_seq: int  # smallest
     last_seq: int  # largest; -1 for a gap or a report
@@ -118,10 +118,10 @@ class Row:
     @property
     def payload(self) -> bytes:
         """The message as it is published. Raises zlib.error for a damaged one."""
-        return unpacked(self.body)
+        return decompress(self.body)
 
 
-class RowIds:
+class RowIdSequence:
     """Numbers for rows, ascending and never the same twice; used from one thread."""
 
     def __init__(self) -> None:
@@ -138,12 +138,12 @@ class RowIds:
         self._next = max(self._next, number)
 
 
-def packed(payload: bytes) -> bytes:
+def compress(payload: bytes) -> bytes:
     """Return the compressed body of an envelope."""
     return zlib.compress(payload, 1)
 
 
-def unpacked(body: bytes) -> bytes:
+def decompress(body: bytes) -> bytes:
     """Return the message in `body`, bounded. Raises zlib.error for a damaged one."""
     if body.startswith(b"{"):
         return body
@@ -162,7 +162,7 @@ class Loss:
 
 
 @dataclass(frozen=True, slots=True)
-class HeldBack:
+class HeldTopicStats:
     """A topic that the broker refuses; its messages wait while all others go on."""
 
     topic: str
@@ -180,7 +180,7 @@ class OutboxStats:
     verdicts: int  # verdicts in them
     bytes: int
     oldest_age_s: float  # how long the oldest of them waits; 0 when there is none
-    handover: int  # verdicts that the writer has not seen yet
+    uncommitted: int  # verdicts that the writer has not seen yet
     in_flight: int
     appended: int
     committed: int
@@ -192,15 +192,15 @@ class OutboxStats:
     connected: bool
     reason: str  # of the transport's last change
     storage_error: str | None  # why nothing can be committed now
-    held_back: tuple[HeldBack, ...] = ()  # the longest refused first
+    held_back: tuple[HeldTopicStats, ...] = ()  # the longest refused first
     rejected: int = 0  # messages that the broker refused by an answer
     resent: int = 0  # messages of the history that were sent again because a person asked for them
 
-    def health(self) -> OutboxHealth:
+    def to_health(self) -> OutboxHealth:
         """Return what the heartbeat says of the outbox."""
         return OutboxHealth(
             rows=self.rows,
-            verdicts=self.verdicts + self.handover,
+            verdicts=self.verdicts + self.uncommitted,
             bytes=self.bytes,
             oldest_age_s=self.oldest_age_s,
             evicted=self.evicted,

@@ -14,54 +14,54 @@ from typing import TYPE_CHECKING, Any, Final
 from agent.durable import sync_directory
 from agent.errors import MessageError
 from agent.outbox.database import STREAM_QUERY, stream_crc
-from agent.outbox.log import COLUMNS, OutboxLog, read_row, row_crc
-from agent.outbox.rows import OUTCOME_OF, Loss, Rank, Row, Stream
-from agent.wire import Delivery, Gap, ModelReport, decode
+from agent.outbox.log import COLUMNS, OutboxStore, read_row, row_crc
+from agent.outbox.rows import OUTCOME_OF_PRIORITY, Loss, Priority, Row, Stream
+from agent.wire import DecodedVerdicts, Gap, ModelReport, decode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
 DAMAGED_SUFFIX: Final = ".damaged"
-_FRESH_SUFFIX: Final = ".fresh"
-_PARTS: Final = ("", "-wal", "-shm")
+_NEW_SUFFIX: Final = ".fresh"
+_FILE_SUFFIXES: Final = ("", "-wal", "-shm")
 _MAX_QUERIES: Final = 20_000
 _ROWS_A_COMMIT: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Salvage:
+class RecoveryResult:
     """What came of a damaged log."""
 
-    saved: frozenset[int]  # ids of the rows that are in the new log
+    recovered: frozenset[int]  # ids of the rows that are in the new log
     losses: Mapping[int, Loss]  # id of the row -> what is lost with it
     streams: tuple[Stream, ...]  # that the saved rows and the losses name
     is_complete: bool  # nothing is lost; otherwise `losses` may be too few, since the index may be damaged as well
 
 
-def fresh_path(path: Path) -> Path:
+def new_store_path(path: Path) -> Path:
     """Return where the log is built that will replace the damaged one at `path`, free of what an earlier try left."""
-    fresh = _beside(path, _FRESH_SUFFIX)
-    for suffix in _PARTS:
+    fresh = _beside(path, _NEW_SUFFIX)
+    for suffix in _FILE_SUFFIXES:
         _beside(fresh, suffix).unlink(missing_ok=True)
     return fresh
 
 
-def swap(path: Path) -> None:
+def replace_damaged(path: Path) -> None:
     """Set the damaged file aside, over one that was set aside before, and put the fresh one in its place."""
     path.replace(_beside(path, DAMAGED_SUFFIX))
-    finish_swap(path)
+    finish_replacement(path)
 
 
-def finish_swap(path: Path) -> None:
+def finish_replacement(path: Path) -> None:
     """Finish what a cut left between the two renames of `swap`; without that, do nothing.
 
     The fresh file is complete, because the damaged one is set aside only then.
     """
-    fresh = _beside(path, _FRESH_SUFFIX)
+    fresh = _beside(path, _NEW_SUFFIX)
     if path.exists() or not fresh.exists():
         return
-    for suffix in _PARTS[1:]:
+    for suffix in _FILE_SUFFIXES[1:]:
         source, target = _beside(path, suffix), _beside(_beside(path, DAMAGED_SUFFIX), suffix)
         target.unlink(missing_ok=True)
         if source.exists():
@@ -74,7 +74,7 @@ def _beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
-def salvage(damaged: Path, log: OutboxLog) -> Salvage:
+def recover_rows(damaged: Path, log: OutboxStore) -> RecoveryResult:
     """Copy the whole rows of `damaged` into the new and empty `log`, under the same ids."""
     reader = _Reader(damaged)
     try:
@@ -88,7 +88,7 @@ def salvage(damaged: Path, log: OutboxLog) -> Salvage:
     saved = {row.id for row in rows}
     losses = {number: loss for number, loss in reader.indexed.items() if number not in saved and loss is not None}
     streams = dict.fromkeys([*(row.stream for row in rows), *(loss.stream for loss in losses.values())])
-    return Salvage(frozenset(saved), losses, tuple(streams), is_complete and saved == reader.indexed.keys())
+    return RecoveryResult(frozenset(saved), losses, tuple(streams), is_complete and saved == reader.indexed.keys())
 
 
 class _Reader:
@@ -109,7 +109,7 @@ class _Reader:
         found: dict[int, tuple[Any, ...]] = {}
         whole_rows = self._read_range(1, self._newest_id(), lambda row: found.__setitem__(row[0], row))
         self._streams_from_bodies(found)
-        whole_index = all(self._read_index(rank) for rank in Rank)
+        whole_index = all(self._read_index(rank) for rank in Priority)
         rows = [row for _, values in sorted(found.items()) if (row := self._whole(values)) is not None]
         return rows, whole_streams and whole_index and whole_rows and len(rows) == len(found)
 
@@ -133,7 +133,7 @@ class _Reader:
     def _newest_id(self) -> int:
         found: list[int] = []
         self._try("SELECT max(id) FROM message", (), lambda row: found.append(row[0] or 0))
-        for rank in Rank:
+        for rank in Priority:
             self._try(
                 "SELECT max(id) FROM message INDEXED BY message_by_value WHERE rank = ?",
                 (int(rank),),
@@ -164,18 +164,18 @@ class _Reader:
             self._read_range(middle + 1, last, take)
         return False
 
-    def _read_index(self, rank: Rank) -> bool:
+    def _read_index(self, rank: Priority) -> bool:
         return self._try(
             "SELECT id, stream, first_seq, last_seq, verdicts FROM message INDEXED BY message_by_value WHERE rank = ?",
             (int(rank),),
             lambda row: self._add_indexed(rank, *row),
         )
 
-    def _add_indexed(self, rank: Rank, number: int, stream: int, first: int, last: int, verdicts: int) -> None:
-        if rank is Rank.GAP:
+    def _add_indexed(self, rank: Priority, number: int, stream: int, first: int, last: int, verdicts: int) -> None:
+        if rank is Priority.GAP:
             self.indexed[number] = None
         elif stream in self._streams:
-            loss = Loss(self._streams[stream], OUTCOME_OF[rank], verdicts, ((first, last),), first == last)
+            loss = Loss(self._streams[stream], OUTCOME_OF_PRIORITY[rank], verdicts, ((first, last),), first == last)
             self.indexed[number] = loss
 
     def _streams_from_bodies(self, found: dict[int, tuple[Any, ...]]) -> None:
@@ -186,12 +186,12 @@ class _Reader:
                 continue
             if row_crc(number, rank, stream, first, last, verdicts, body) != crc:
                 continue
-            row = Row(number, Rank(rank), Stream("", "", "", "", 0), first, last, verdicts, utc_s, body)
+            row = Row(number, Priority(rank), Stream("", "", "", "", 0), first, last, verdicts, utc_s, body)
             try:
                 message = decode(row.payload)
             except MessageError:
                 continue
-            if isinstance(message, Delivery):
+            if isinstance(message, DecodedVerdicts):
                 self._streams[stream] = Stream.of(message.verdicts[0].origin)
             elif isinstance(message, Gap):
                 self._streams[stream] = Stream(

@@ -16,30 +16,30 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from agent.condition_log import ConditionLog
-from agent.counters import Losses
+from agent.counters import LossCounters
 from agent.errors import TransportError
-from agent.outbox.rows import Rank, Row
-from agent.outbox.topics import News, TopicGate
-from agent.wire import marked_replay
+from agent.outbox.rows import Priority, Row
+from agent.outbox.topics import TopicChange, TopicGate
+from agent.wire import mark_replay
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Sequence
 
     from agent.clock import Clock
-    from agent.outbox.belt import Belt
+    from agent.outbox.belt import WriterSenderQueues
     from agent.outbox.rows import OutboxLimits
     from agent.outbox.topics import HeldTopic
     from agent.ports import Transport
 
 _NS_PER_S: Final = 1_000_000_000
 _IDLE_S: Final = 5.0  # nothing to do: something wakes the sender
-_QUIET_REFUSALS: Final = 3  # in a row, together about a second
+_UNREPORTED_REFUSALS: Final = 3  # in a row, together about a second
 _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
-class _Flight:
+class _InFlightMessage:
     """A message with the transport. `row` is None for one that nobody keeps."""
 
     row: Row | None
@@ -51,27 +51,27 @@ class _Flight:
     is_resent: bool = False  # asked for by a person, out of the history
 
 
-class Sender:
+class OutboxSender:
     """`step` is called by one thread only; the transport's callbacks and `publish_now` by any."""
 
     def __init__(
         self,
         *,
         transport: Transport,
-        belt: Belt,
+        belt: WriterSenderQueues,
         clock: Clock,
         limits: OutboxLimits,
         random: random.Random,
         conditions: ConditionLog | None = None,
-        losses: Losses | None = None,
+        losses: LossCounters | None = None,
     ) -> None:
         """`random` spreads the retries of many devices; `conditions` tells people of broker and refused topics.
 
         `losses` counts messages that nobody keeps and that did not arrive.
         """
-        self._losses = losses or Losses()
+        self._losses = losses or LossCounters()
         self._transport = transport
-        self._belt = belt
+        self._queues = belt
         self._clock = clock
         self._limits = limits
         self._random = random
@@ -81,20 +81,20 @@ class Sender:
         self._changes: deque[tuple[bool, str]] = deque()
         self._newest: dict[str, Sequence[bytes]] = {}
         self._tokens = itertools.count(1)
-        self._flights: dict[int, _Flight] = {}  # by token
+        self._in_flight_by_token: dict[int, _InFlightMessage] = {}  # by token
         self._in_flight = 0
-        self._again: deque[_Flight] = deque()  # not acknowledged in time
-        self._loose: deque[tuple[str, bytes]] = deque()  # of `publish_now`
+        self._retries: deque[_InFlightMessage] = deque()  # not acknowledged in time
+        self._unstored: deque[tuple[str, bytes]] = deque()  # of `publish_now`
         self._resends: deque[tuple[str, bytes]] = deque()
         self._resends_taken = 0
         self.resent = 0  # messages of `resend` that were acknowledged
-        self._watchers: list[Callable[[bool], None]] = []
+        self._connection_listeners: list[Callable[[bool], None]] = []
         self._gate = TopicGate(random=random)
         self._gate_ns = 0  # when the gate wants to be asked again
         self._refusals = 0
         self._retry_ns = 0
         self._expire_ns = 0
-        self.set_aside: tuple[HeldTopic, ...] = ()  # for any thread
+        self.refused_topics: tuple[HeldTopic, ...] = ()  # for any thread
         self.reason = "not started"
 
     # --- any thread ---------------------------------------------------------------------------------------------------
@@ -108,34 +108,34 @@ class Sender:
         if topic in self._newest:
             self._losses.count("unkept_messages_replaced")
         self._newest[topic] = payloads
-        self._belt.wake_sender.set()
+        self._queues.wake_sender.set()
 
     def resend(self, topic: str, payload: bytes) -> None:
         """Publish a message of the history again, after everything else that may go; from one thread, not kept."""
         self._resends_taken += 1
         self._resends.append((topic, payload))
-        self._belt.wake_sender.set()
+        self._queues.wake_sender.set()
 
     @property
     def resends_waiting(self) -> int:
         """Messages of `resend` that are not acknowledged yet."""
         return self._resends_taken - self.resent
 
-    def watch_connection(self, watcher: Callable[[bool], None]) -> None:
+    def add_connection_listener(self, watcher: Callable[[bool], None]) -> None:
         """Call `watcher(up)` on each change, in the sender's thread; before `start`. It must not block."""
-        self._watchers.append(watcher)
+        self._connection_listeners.append(watcher)
 
     def _on_ack(self, token: int) -> None:
         self._acks.append(token)
-        self._belt.wake_sender.set()
+        self._queues.wake_sender.set()
 
     def _on_reject(self, token: int, reason: str) -> None:
         self._rejections.append((token, reason))
-        self._belt.wake_sender.set()
+        self._queues.wake_sender.set()
 
     def _on_connection(self, up: bool, reason: str) -> None:  # noqa: FBT001  the port's signature
         self._changes.append((up, reason))
-        self._belt.wake_sender.set()
+        self._queues.wake_sender.set()
 
     @property
     def in_flight(self) -> int:
@@ -150,19 +150,19 @@ class Sender:
     @property
     def is_idle(self) -> bool:
         """Whether the sender has nothing that the writer gave it."""
-        belt = self._belt
-        return not (self._in_flight or self._again or belt.live or belt.live_ok or belt.backlog)
+        belt = self._queues
+        return not (self._in_flight or self._retries or belt.live or belt.live_ok or belt.backlog)
 
     # --- the sender's thread ------------------------------------------------------------------------------------------
 
     def step(self) -> float:
         """Do what is due; return how many seconds may pass until the next step unless the belt wakes the sender."""
         now_ns = self._clock.monotonic_ns()
-        belt = self._belt
+        belt = self._queues
         self._take_acks(now_ns)
         self._take_rejections(now_ns)
         self._take_changes(now_ns)
-        self._mind_topics(now_ns)
+        self._update_topic_gate(now_ns)
         if not belt.is_connected:
             self._release()
             return _IDLE_S
@@ -175,41 +175,41 @@ class Sender:
 
     def _take_acks(self, now_ns: int) -> None:
         while self._acks:
-            flight = self._land(self._acks.popleft())
+            flight = self._pop_in_flight(self._acks.popleft())
             if flight is None:
                 continue  # of a message that was acknowledged or released before
-            self._gate.acknowledged(flight.topic, flight.sent_ns, now_ns)
+            self._gate.note_acknowledged(flight.topic, flight.sent_ns, now_ns)
             if flight.row is not None:
-                self._belt.acked.append(flight.row)
+                self._queues.acked.append(flight.row)
             self.resent += flight.is_resent
 
     def _take_rejections(self, now_ns: int) -> None:
         while self._rejections:
             token, reason = self._rejections.popleft()
-            flight = self._land(token)
+            flight = self._pop_in_flight(token)
             if flight is None:
                 continue
-            self._gate.refused(flight.topic, reason, now_ns)
-            self._give_back(flight)
+            self._gate.note_refused(flight.topic, reason, now_ns)
+            self._requeue(flight)
 
-    def _land(self, token: int) -> _Flight | None:
+    def _pop_in_flight(self, token: int) -> _InFlightMessage | None:
         """Take the message with this token out of flight, if it is still there."""
-        flight = self._flights.get(token)
+        flight = self._in_flight_by_token.get(token)
         if flight is None:
             return None
         for number in flight.tokens:
-            self._flights.pop(number, None)
+            self._in_flight_by_token.pop(number, None)
         if flight.is_waiting:
-            self._again.remove(flight)
+            self._retries.remove(flight)
         else:
             self._in_flight -= 1
         return flight
 
-    def _give_back(self, flight: _Flight) -> None:
+    def _requeue(self, flight: _InFlightMessage) -> None:
         """Put what cannot go now where it came from; of `publish_now` only the newest matters."""
         if flight.row is not None:
-            self._belt.released.append(flight.row)
-            self._belt.wake_writer.set()
+            self._queues.released.append(flight.row)
+            self._queues.wake_writer.set()
         elif flight.is_resent:
             self._resends.appendleft((flight.topic, flight.payload))
         else:
@@ -219,74 +219,76 @@ class Sender:
         while self._changes:
             up, self.reason = self._changes.popleft()
             if up:
-                self._gate.connected(now_ns)
-                self._belt.is_connected = True
+                self._gate.note_connected(now_ns)
+                self._queues.is_connected = True
                 self._refusals = 0
                 self._retry_ns = 0
             else:
-                if self._belt.is_connected:
-                    flights = dict.fromkeys(self._flights.values())
+                if self._queues.is_connected:
+                    flights = dict.fromkeys(self._in_flight_by_token.values())
                     oldest_first = sorted(flights, key=lambda flight: flight.tokens[0])
-                    self._gate.ended([flight.topic for flight in oldest_first], self.reason, now_ns)
-                self._belt.is_connected = False
+                    self._gate.note_disconnected([flight.topic for flight in oldest_first], self.reason, now_ns)
+                self._queues.is_connected = False
                 self._release()
-            for watcher in self._watchers:
+            for watcher in self._connection_listeners:
                 watcher(up)
 
-    def _mind_topics(self, now_ns: int) -> None:
+    def _update_topic_gate(self, now_ns: int) -> None:
         """Tell the writer which topics are held back, and people what changed."""
-        gate, belt = self._gate, self._belt
+        gate, belt = self._gate, self._queues
         self._gate_ns = gate.tick(now_ns)
         if belt.held_back is not gate.held_back:
             belt.held_back = gate.held_back
             belt.wake_writer.set()
-        self.set_aside = () if gate.is_open else gate.set_aside
-        while gate.news:
-            self._tell(gate.news.popleft(), now_ns)
+        self.refused_topics = () if gate.is_open else gate.refused_topics
+        while gate.changes:
+            self._report_topic_changes(gate.changes.popleft(), now_ns)
 
-    def _tell(self, news: News, now_ns: int) -> None:
+    def _report_topic_changes(self, news: TopicChange, now_ns: int) -> None:
         held = news.held
         if news.is_over:
-            self._conditions.well(f"topic {held.topic}", "is taken by the broker again; what waited for it follows,")
+            self._conditions.clear_fault(
+                f"topic {held.topic}", "is taken by the broker again; what waited for it follows,"
+            )
             return
         wait_s = (held.retry_ns - now_ns) / _NS_PER_S
         text = f"{held.reason}. Its messages wait on disk and all other topics go on; next try in {wait_s:.0f} s"
-        self._conditions.broken(f"topic {held.topic}", text)
+        self._conditions.report_fault(f"topic {held.topic}", text)
 
     def _release(self) -> None:
         """Give every row back: what is in flight may be lost with the connection, and is then published again."""
-        flights = dict.fromkeys([*self._again, *self._flights.values()])
-        self._flights.clear()
-        self._again.clear()
-        if unkept := len(self._loose) + sum(f.row is None and not f.is_resent for f in flights):
+        flights = dict.fromkeys([*self._retries, *self._in_flight_by_token.values()])
+        self._in_flight_by_token.clear()
+        self._retries.clear()
+        if unkept := len(self._unstored) + sum(f.row is None and not f.is_resent for f in flights):
             self._losses.count("unkept_messages_lost", unkept)
-        self._loose.clear()
+        self._unstored.clear()
         self._in_flight = 0
         self._resends.extendleft((f.topic, f.payload) for f in reversed(list(flights)) if f.is_resent)
         rows = [flight.row for flight in flights if flight.row is not None]
-        for queue in (self._belt.live, self._belt.live_ok, self._belt.backlog):
+        for queue in (self._queues.live, self._queues.live_ok, self._queues.backlog):
             while queue:
                 rows.append(queue.popleft())
-        self._belt.released.extend(rows)
+        self._queues.released.extend(rows)
         if rows:
-            self._belt.wake_writer.set()
+            self._queues.wake_writer.set()
 
     def _expire(self, now_ns: int) -> None:
         if now_ns < self._expire_ns:
             return
         limit_ns = int(self._limits.ack_timeout_s * _NS_PER_S)
         self._expire_ns = now_ns + limit_ns // 8
-        for flight in dict.fromkeys(self._flights.values()):
+        for flight in dict.fromkeys(self._in_flight_by_token.values()):
             if now_ns - flight.sent_ns < limit_ns or flight.is_waiting:
                 continue
             self._in_flight -= 1
             if flight.row is None and not flight.is_resent:
                 self._losses.count("unkept_messages_lost")
                 for token in flight.tokens:
-                    del self._flights[token]
+                    del self._in_flight_by_token[token]
             else:
                 flight.is_waiting = True
-                self._again.append(flight)
+                self._retries.append(flight)
 
     def _publish_all(self, now_ns: int) -> None:
         bound = max(1, min(self._limits.in_flight, self._transport.max_in_flight))
@@ -295,8 +297,8 @@ class Sender:
             if not gate.may_send(topic):
                 continue  # it waits here, and only the newest version of it
             payloads = self._newest.pop(topic)
-            self._loose = deque([item for item in self._loose if item[0] != topic])
-            self._loose.extend((topic, payload) for payload in payloads)
+            self._unstored = deque([item for item in self._unstored if item[0] != topic])
+            self._unstored.extend((topic, payload) for payload in payloads)
         while self._in_flight < bound:
             flight = self._next(now_ns)
             if flight is None:
@@ -305,19 +307,19 @@ class Sender:
             try:
                 self._transport.publish(token, flight.topic, flight.payload)
             except TransportError as error:
-                self._refused(flight, str(error), now_ns)
+                self._delay_retry(flight, str(error), now_ns)
                 return
-            gate.sent(flight.topic, now_ns)
+            gate.note_sent(flight.topic, now_ns)
             flight.tokens.append(token)
             flight.sent_ns = now_ns
             flight.is_waiting = False
-            self._flights[token] = flight
+            self._in_flight_by_token[token] = flight
             self._in_flight += 1
             if self._refusals:
                 self._refusals = 0
-                self._conditions.well("transport", "takes messages again")
+                self._conditions.clear_fault("transport", "takes messages again")
 
-    def _next(self, now_ns: int) -> _Flight | None:
+    def _next(self, now_ns: int) -> _InFlightMessage | None:
         """Return what goes next of the topics that may be sent; rows of the others go back to the log."""
         gate = self._gate
         held: list[tuple[str, bytes]] = []  # resends wait here: nobody else keeps them
@@ -326,40 +328,40 @@ class Sender:
                 self._resends.extendleft(reversed(held))
                 return flight
             for token in flight.tokens:
-                self._flights.pop(token, None)
+                self._in_flight_by_token.pop(token, None)
             if flight.is_resent:
                 held.append((flight.topic, flight.payload))
             else:
-                self._give_back(flight)
+                self._requeue(flight)
         self._resends.extend(held)
         return None
 
-    def _first(self, now_ns: int) -> _Flight | None:
+    def _first(self, now_ns: int) -> _InFlightMessage | None:
         """Take what is first: the agent's own state, what was not acknowledged, live rows, then the backlog."""
-        if self._loose:
-            topic, payload = self._loose.popleft()
-            return _Flight(None, topic, payload, now_ns, [])
-        if self._again:
-            return self._again.popleft()
-        for live in (self._belt.live, self._belt.live_ok):
+        if self._unstored:
+            topic, payload = self._unstored.popleft()
+            return _InFlightMessage(None, topic, payload, now_ns, [])
+        if self._retries:
+            return self._retries.popleft()
+        for live in (self._queues.live, self._queues.live_ok):
             if not live:
                 continue
             row = live.popleft()
-            return _Flight(row, row.stream.topic, row.payload, now_ns, [])
-        if self._belt.backlog:
-            row = self._belt.backlog.popleft()
-            payload = row.payload if row.rank is Rank.GAP else marked_replay(row.payload)
-            return _Flight(row, row.stream.topic, payload, now_ns, [])
+            return _InFlightMessage(row, row.stream.topic, row.payload, now_ns, [])
+        if self._queues.backlog:
+            row = self._queues.backlog.popleft()
+            payload = row.payload if row.priority is Priority.GAP else mark_replay(row.payload)
+            return _InFlightMessage(row, row.stream.topic, payload, now_ns, [])
         if self._resends:
             topic, payload = self._resends.popleft()
-            return _Flight(None, topic, payload, now_ns, [], is_resent=True)
+            return _InFlightMessage(None, topic, payload, now_ns, [], is_resent=True)
         return None
 
-    def _refused(self, flight: _Flight, reason: str, now_ns: int) -> None:
+    def _delay_retry(self, flight: _InFlightMessage, reason: str, now_ns: int) -> None:
         """The transport takes nothing now: put the message back to the front and wait, longer each time."""
         if flight.row is not None:
             flight.is_waiting = True
-            self._again.appendleft(flight)
+            self._retries.appendleft(flight)
         elif flight.is_resent:
             self._resends.appendleft((flight.topic, flight.payload))
         # Of `publish_now` a newer version comes soon, and one that is never taken must not stand before all others.
@@ -367,13 +369,15 @@ class Sender:
         self._refusals = min(self._refusals + 1, 16)
         wait_s = longest * self._random.uniform(0.5, 1.0)
         self._retry_ns = now_ns + int(wait_s * _NS_PER_S)
-        if self._refusals > _QUIET_REFUSALS:  # a connection that just ended, or one place too few, is no news
-            self._conditions.broken("transport", f"it takes no message now ({reason}); next try in {wait_s:.1f} s")
+        if self._refusals > _UNREPORTED_REFUSALS:  # a connection that just ended, or one place too few, is no news
+            self._conditions.report_fault(
+                "transport", f"it takes no message now ({reason}); next try in {wait_s:.1f} s"
+            )
 
     def _wait_s(self, now_ns: int) -> float:
         waits = [_IDLE_S]
-        belt = self._belt
-        has_work = bool(self._again or belt.live or belt.live_ok or belt.backlog or self._loose or self._resends)
+        belt = self._queues
+        has_work = bool(self._retries or belt.live or belt.live_ok or belt.backlog or self._unstored or self._resends)
         if has_work and now_ns < self._retry_ns:
             waits.append((self._retry_ns - now_ns) / _NS_PER_S)
         if self._in_flight:
@@ -385,5 +389,5 @@ class Sender:
         """Disconnect within `timeout_s` seconds and give every row back; the thread that steps has ended."""
         self._transport.close(timeout_s=timeout_s)
         self._take_acks(self._clock.monotonic_ns())
-        self._belt.is_connected = False
+        self._queues.is_connected = False
         self._release()

@@ -15,23 +15,23 @@ from agent.clock import NS_PER_S
 from agent.durable import usable_directory
 from agent.errors import OutboxError
 from agent.outbox import lookup
-from agent.outbox.belt import Belt
+from agent.outbox.belt import WriterSenderQueues
 from agent.outbox.resend import read_page
-from agent.outbox.rows import HeldBack, OutboxLimits, OutboxStats, Stream
-from agent.outbox.sender import Sender
-from agent.outbox.writer import Writer
-from agent.supervision import RESTART, STOP, Supervisor
+from agent.outbox.rows import HeldTopicStats, OutboxLimits, OutboxStats, Stream
+from agent.outbox.sender import OutboxSender
+from agent.outbox.writer import OutboxWriter
+from agent.supervision import RESTART, STOP_AGENT, ThreadSupervisor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from agent.clock import Clock
-    from agent.outbox.resend import Page, Place, Range
+    from agent.outbox.resend import ReplayCursor, ReplayPage, ReplayRange
     from agent.outbox.topics import HeldTopic
     from agent.ports import Transport
     from agent.records import Verdict
-    from agent.supervision import Fault, Policy, SupervisedThread
+    from agent.supervision import Fault, RestartPolicy, SupervisedThread
 
 _POLL_S = 0.01
 _MAX_RESENDS = 256  # messages in memory, about 1 MB
@@ -49,7 +49,7 @@ class Outbox:
         clock: Clock,
         limits: OutboxLimits | None = None,
         on_commit: Callable[[Sequence[Verdict], int], None] | None = None,
-        supervisor: Supervisor | None = None,
+        supervisor: ThreadSupervisor | None = None,
     ) -> None:
         """Open the files in `state_dir`, whose lock the caller holds. Raises StateDirError when they cannot be used.
 
@@ -60,21 +60,21 @@ class Outbox:
         self._clock = clock
         self._state_dir = usable_directory(state_dir)
         limits = limits or OutboxLimits()
-        self._belt = Belt(live_rows=limits.live_queue)
-        self._supervisor = supervisor or Supervisor(clock=clock)
-        self.writer = Writer(
+        self._queues = WriterSenderQueues(live_rows=limits.live_queue)
+        self._supervisor = supervisor or ThreadSupervisor(clock=clock)
+        self.writer = OutboxWriter(
             state_dir=state_dir,
             limits=limits,
             clock=clock,
-            belt=self._belt,
+            belt=self._queues,
             on_commit=on_commit,
             supervisor=self._supervisor,
         )
-        self.sender: Sender | None = None
+        self.sender: OutboxSender | None = None
         if transport is not None:
-            self.sender = Sender(
+            self.sender = OutboxSender(
                 transport=transport,
-                belt=self._belt,
+                belt=self._queues,
                 clock=clock,
                 limits=limits,
                 random=random.Random(),  # noqa: S311
@@ -88,9 +88,9 @@ class Outbox:
 
     def start(self) -> None:
         """Start the threads and let the transport connect."""
-        self._run("outbox-writer", self._stop_writer, self.writer.step, self._belt.wake_writer, policy=STOP)
+        self._run("outbox-writer", self._stop_writer, self.writer.step, self._queues.wake_writer, policy=STOP_AGENT)
         if self.sender is not None:
-            self._run("outbox-sender", self._stop_sender, self.sender.step, self._belt.wake_sender, policy=RESTART)
+            self._run("outbox-sender", self._stop_sender, self.sender.step, self._queues.wake_sender, policy=RESTART)
             self.sender.start()
 
     def __enter__(self) -> Self:
@@ -108,9 +108,9 @@ class Outbox:
             raise OutboxError(f"The outbox stopped: {self._failure!r}. This is a bug; the log has its trace.")
         self.writer.append(verdicts)
 
-    def publish_at_once(self, inspections: frozenset[str]) -> None:
+    def set_at_once_inspections(self, inspections: frozenset[str]) -> None:
         """Send every verdict of these inspections alone and at once, `ok` too, each with a commit; from any thread."""
-        self.writer.publish_at_once(inspections)
+        self.writer.set_at_once_inspections(inspections)
 
     def append_report(self, *, thing: str, line: str, inspection: str, boot_epoch: int, payload: bytes) -> None:
         """Keep the report on an inspection's model until the broker has it; never evicted, never blocks.
@@ -120,7 +120,7 @@ class Outbox:
         stream = Stream.of_reports(thing=thing, line=line, inspection=inspection, boot_epoch=boot_epoch)
         self.writer.append_report(stream, payload)
 
-    def resend(self, wanted: Range, place: Place) -> Page | None:
+    def resend(self, wanted: ReplayRange, place: ReplayCursor) -> ReplayPage | None:
         """Send a page of what is kept in the range again; None while too many messages of before still wait.
 
         Changes nothing in outbox and history. Called from one thread. Raises OutboxError when a file cannot be read, or
@@ -140,10 +140,10 @@ class Outbox:
         """Messages of `resend` that the broker has not acknowledged."""
         return 0 if self.sender is None else self.sender.resends_waiting
 
-    def watch_connection(self, watcher: Callable[[bool], None]) -> None:
+    def add_connection_listener(self, watcher: Callable[[bool], None]) -> None:
         """Call `watcher(up)` whenever the transport's connection comes or goes; before `start`. It must not block."""
         if self.sender is not None:
-            self.sender.watch_connection(watcher)
+            self.sender.add_connection_listener(watcher)
 
     def publish_now(self, topic: str, payloads: Sequence[bytes]) -> None:
         """Publish what only the newest matters of, such as heartbeats: QoS 1, not kept on disk.
@@ -154,20 +154,20 @@ class Outbox:
         if self.sender is not None:
             self.sender.publish_now(topic, payloads)
 
-    def find(self, key: str) -> lookup.Found | None:
+    def find_verdict(self, key: str) -> lookup.StoredVerdict | None:
         """Return the committed verdict with the key `line/camera/boot_epoch/seq`, delivered or not; any thread."""
-        return lookup.find(self._state_dir, key)
+        return lookup.find_verdict(self._state_dir, key)
 
     def stats(self) -> OutboxStats:
         """Return the counts of this moment; any thread."""
         writer, sender = self.writer, self.sender
-        totals = writer.log.totals
+        totals = writer.store.totals
         return OutboxStats(
             rows=totals.rows,
             verdicts=totals.verdicts,
             bytes=totals.bytes,
-            oldest_age_s=0.0 if writer.oldest_utc_s is None else max(0.0, writer.steady_utc_s - writer.oldest_utc_s),
-            handover=writer.waiting,
+            oldest_age_s=0.0 if writer.oldest_utc_s is None else max(0.0, writer.monotonic_utc_s - writer.oldest_utc_s),
+            uncommitted=writer.waiting,
             in_flight=0 if sender is None else sender.in_flight,
             appended=writer.appended,
             committed=writer.committed,
@@ -176,18 +176,18 @@ class Outbox:
             evicted=writer.evicted,
             damaged=writer.damaged,
             gaps=writer.gaps,
-            connected=self._belt.is_connected,
+            connected=self._queues.is_connected,
             reason="no transport is configured" if sender is None else sender.reason,
             storage_error=writer.storage_error,
-            held_back=() if sender is None else self._held_back(sender.set_aside),
+            held_back=() if sender is None else self._held_back(sender.refused_topics),
             rejected=0 if sender is None else sender.rejected,
             resent=0 if sender is None else sender.resent,
         )
 
-    def _held_back(self, topics: Sequence[HeldTopic]) -> tuple[HeldBack, ...]:
+    def _held_back(self, topics: Sequence[HeldTopic]) -> tuple[HeldTopicStats, ...]:
         now_ns = self._clock.monotonic_ns()
         return tuple(
-            HeldBack(
+            HeldTopicStats(
                 topic=held.topic,
                 reason=held.reason,
                 for_s=max(0.0, (now_ns - held.since_ns) / NS_PER_S),
@@ -205,9 +205,9 @@ class Outbox:
         """
         if self.writer.waiting:
             return False
-        if self.sender is None or not self._belt.is_connected:
+        if self.sender is None or not self._queues.is_connected:
             return True
-        is_delivered = self.writer.log.totals.rows == 0 or self.writer.has_only_held_back
+        is_delivered = self.writer.store.totals.rows == 0 or self.writer.has_only_held_back
         return is_delivered and self.sender.is_idle
 
     def close(self, deadline_ns: int) -> OutboxStats:
@@ -239,25 +239,33 @@ class Outbox:
 
     def _stop(self, stop: threading.Event, name: str) -> None:
         stop.set()
-        self._belt.wake_writer.set()
-        self._belt.wake_sender.set()
+        self._queues.wake_writer.set()
+        self._queues.wake_sender.set()
         for thread in self._threads:
             if thread.name == name:
                 thread.join()
 
     def _run(
-        self, name: str, stop: threading.Event, step: Callable[[], float], wake: threading.Event, *, policy: Policy
+        self,
+        name: str,
+        stop: threading.Event,
+        step: Callable[[], float],
+        wake: threading.Event,
+        *,
+        policy: RestartPolicy,
     ) -> None:
         def run() -> None:
             while not stop.is_set():
                 wake.clear()
                 self._clock.wait(wake, step())
 
-        thread = self._supervisor.thread(run, kind=name, name=name, policy=policy, stop=stop, on_fault=self._failed)
+        thread = self._supervisor.thread(
+            run, kind=name, name=name, policy=policy, stop=stop, on_fault=self._on_thread_fault
+        )
         self._threads.append(thread)
         thread.start()
 
-    def _failed(self, fault: Fault) -> None:
+    def _on_thread_fault(self, fault: Fault) -> None:
         """A thread met a fault; after a bug in the writer `append` reports it."""
         if fault.is_last:
             self._failure = fault.error

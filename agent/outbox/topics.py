@@ -49,7 +49,7 @@ class HeldTopic:
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class TopicChange:
     """A topic was set aside, or taken again where it `is_over`."""
 
     held: HeldTopic
@@ -71,7 +71,7 @@ class TopicGate:
     def __init__(self, *, random: random.Random) -> None:
         """`random` spreads the tries of many devices."""
         self._random = random
-        self._aside: dict[str, HeldTopic] = {}  # also while they are tried again, until they are acknowledged
+        self._refused: dict[str, HeldTopic] = {}  # also while they are tried again, until they are acknowledged
         self._suspects: list[str] = []  # the first has its turn
         self._turn_ns = 0
         self._probe: _Probe | None = None
@@ -79,25 +79,25 @@ class TopicGate:
         self._unanswered: set[str] = set()  # when a connection ended, and not acknowledged since
         self._acked_here: set[str] = set()  # on this connection
         self._held_back: frozenset[str] | None = frozenset()
-        self.news: deque[News] = deque()  # taken by the sender
+        self.changes: deque[TopicChange] = deque()  # taken by the sender
         self.rejected = 0  # messages that the broker refused by an answer
 
     @property
     def is_open(self) -> bool:
         """Whether every topic may be sent freely; the common case."""
-        return not (self._aside or self._suspects)
+        return not (self._refused or self._suspects)
 
     @property
-    def set_aside(self) -> tuple[HeldTopic, ...]:
+    def refused_topics(self) -> tuple[HeldTopic, ...]:
         """The refused topics, the longest refused first."""
-        return tuple(sorted(self._aside.values(), key=lambda held: held.since_ns))
+        return tuple(sorted(self._refused.values(), key=lambda held: held.since_ns))
 
     @property
     def held_back(self) -> frozenset[str]:
         """The topics that must not be sent now; the same object until it changes."""
         if self._held_back is None:
             turn = self._suspects[:1] if self._probe is None else []
-            self._held_back = frozenset({*self._aside, *self._suspects}.difference(turn))
+            self._held_back = frozenset({*self._refused, *self._suspects}.difference(turn))
         return self._held_back
 
     def may_send(self, topic: str) -> bool:
@@ -106,13 +106,13 @@ class TopicGate:
 
     # --- what happens -------------------------------------------------------------------------------------------------
 
-    def sent(self, topic: str, now_ns: int) -> None:
+    def note_sent(self, topic: str, now_ns: int) -> None:
         """Note that a message on `topic`, which `may_send` allowed, was published."""
         if self._suspects and self._suspects[0] == topic:
             self._probe = _Probe(topic, now_ns)
             self._held_back = None
 
-    def acknowledged(self, topic: str, sent_ns: int, now_ns: int) -> None:
+    def note_acknowledged(self, topic: str, sent_ns: int, now_ns: int) -> None:
         """Note an acknowledgement of what was published at `sent_ns`: the broker takes this topic."""
         self._proven.add(topic)
         self._acked_here.add(topic)
@@ -125,41 +125,41 @@ class TopicGate:
         if topic in self._suspects:
             self._suspects.remove(topic)
             self._begin_turn(now_ns)
-        if topic in self._aside:
-            held = self._aside.pop(topic)
-            self.news.append(News(held, is_over=True))
+        if topic in self._refused:
+            held = self._refused.pop(topic)
+            self.changes.append(TopicChange(held, is_over=True))
         self._held_back = None
 
-    def refused(self, topic: str, reason: str, now_ns: int) -> None:
+    def note_refused(self, topic: str, reason: str, now_ns: int) -> None:
         """Note that the broker refused a message on `topic` by an answer; the connection stays."""
         self.rejected += 1
         self._unanswered.discard(topic)
-        known = self._aside.get(topic)
+        known = self._refused.get(topic)
         if known is not None and topic not in self._suspects:
             return  # of what was in flight when it was set aside
         self._end_probe(topic)
         tries = known.tries if known is not None else 0
-        self._set_aside(
+        self._hold_back(
             topic, reason, now_ns, wait_s=min(_LONGEST_S, _FIRST_S * _REFUSED_GROWTH ** min(tries, _DOUBLINGS))
         )
 
-    def connected(self, now_ns: int) -> None:
+    def note_connected(self, now_ns: int) -> None:
         """Note that a new connection is up."""
         self._acked_here.clear()
         self._begin_turn(now_ns)
 
-    def ended(self, unanswered: Iterable[str], reason: str, now_ns: int) -> None:
+    def note_disconnected(self, unanswered: Iterable[str], reason: str, now_ns: int) -> None:
         """Note the end of a connection with these topics in flight, the one published first at the front."""
         found = list(dict.fromkeys(unanswered))
         probe, self._probe = self._probe, None
-        unproven = [topic for topic in found if topic not in self._proven and topic not in self._aside]
+        unproven = [topic for topic in found if topic not in self._proven and topic not in self._refused]
         if probe is None:
             both = [topic for topic in found if topic in self._unanswered]
             self._suspect(reversed(unproven or both))
         elif others := [t for t in unproven if t != probe.topic and t not in self._suspects]:
             self._suspect(reversed(others))  # it may be one of them: from now on they are not together in flight
         elif probe.is_overtaken or now_ns - probe.sent_ns <= _HANG_UP_NS:
-            self._blame(probe.topic, reason, now_ns)
+            self._hold_back_suspect(probe.topic, reason, now_ns)
         else:
             self._rotate(now_ns)
         self._unanswered = set(found)
@@ -169,13 +169,15 @@ class TopicGate:
         """Let set-aside topics have their next try, and a turn end that nobody used; return when to call again."""
         if self.is_open:
             return now_ns + _IDLE_NS
-        due = [held.topic for held in self.set_aside if held.retry_ns <= now_ns and held.topic not in self._suspects]
+        due = [
+            held.topic for held in self.refused_topics if held.retry_ns <= now_ns and held.topic not in self._suspects
+        ]
         if due and not self._suspects:
             self._begin_turn(now_ns)
         self._suspect(due)
         if self._probe is None and len(self._suspects) > 1 and now_ns - self._turn_ns >= _TURN_NS:
             self._rotate(now_ns)
-        times = [held.retry_ns for held in self._aside.values() if held.topic not in self._suspects]
+        times = [held.retry_ns for held in self._refused.values() if held.topic not in self._suspects]
         if self._probe is None and len(self._suspects) > 1:
             times.append(self._turn_ns + _TURN_NS)
         return min(times, default=now_ns + _IDLE_NS)
@@ -200,23 +202,23 @@ class TopicGate:
         if self._probe is not None and self._probe.topic == topic:
             self._probe = None
 
-    def _blame(self, topic: str, reason: str, now_ns: int) -> None:
+    def _hold_back_suspect(self, topic: str, reason: str, now_ns: int) -> None:
         """Set aside the suspect that was alone with the broker when the connection ended."""
-        known = self._aside.get(topic)
+        known = self._refused.get(topic)
         tries = known.tries if known is not None else 0
         longest = _LONGEST_S if self._acked_here - {topic} else _UNWITNESSED_S
         wait_s = min(longest, _FIRST_S * _ENDED_GROWTH ** min(tries, _DOUBLINGS))
         text = f"the connection ended while only a message on this topic waited for its acknowledgement ({reason})"
-        self._set_aside(topic, text, now_ns, wait_s=wait_s)
+        self._hold_back(topic, text, now_ns, wait_s=wait_s)
 
-    def _set_aside(self, topic: str, reason: str, now_ns: int, *, wait_s: float) -> None:
-        known = self._aside.get(topic)
+    def _hold_back(self, topic: str, reason: str, now_ns: int, *, wait_s: float) -> None:
+        known = self._refused.get(topic)
         since_ns, tries = (now_ns, 0) if known is None else (known.since_ns, known.tries)
         retry_ns = now_ns + round(wait_s * self._random.uniform(0.5, 1.0) * NS_PER_S)
-        held = self._aside[topic] = HeldTopic(topic, reason, since_ns, tries + 1, retry_ns)
+        held = self._refused[topic] = HeldTopic(topic, reason, since_ns, tries + 1, retry_ns)
         self._proven.discard(topic)
         if topic in self._suspects:
             self._suspects.remove(topic)
         self._begin_turn(now_ns)
         self._held_back = None
-        self.news.append(News(held, is_over=False))
+        self.changes.append(TopicChange(held, is_over=False))

@@ -22,30 +22,30 @@ from agent.collection.opening import open_spool
 from agent.collection.protocol import (
     MAX_LINE_BYTES,
     MAX_REQUEST_BYTES,
-    Begin,
-    Change,
-    Check,
-    Checked,
-    Moved,
-    Order,
-    Said,
-    Taken,
-    Unable,
+    CollectFailed,
+    CollectOrder,
+    CollectReply,
+    CollectStart,
+    JobDone,
+    SettingsUpdate,
+    StatusUpdate,
+    TargetCheck,
+    TargetCheckResult,
 )
 from agent.errors import KensaError, UploadError
-from agent.upload.keeping import keep
-from agent.upload.sending import Sender
+from agent.upload.keeping import encode_and_store
+from agent.upload.sending import Uploader
 from agent.upload.targets import open_target
 
 if TYPE_CHECKING:
-    from agent.collection.protocol import Figures, Setup
-    from agent.config import Collect
+    from agent.collection.protocol import CollectSetup, SpoolStatus
+    from agent.config import CollectionConfig
 
 _NICE: Final = 19
-_said = threading.Lock()
+_output_lock = threading.Lock()
 
 
-def _give_way() -> None:
+def _lower_priority() -> None:
     """Let the workers have the machine, and the terminal and the service manager speak with the agent alone."""
     with contextlib.suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
@@ -55,58 +55,58 @@ def _give_way() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _tell(figures: Figures) -> None:
+def _report_figures(figures: SpoolStatus) -> None:
     with contextlib.suppress(BrokenPipeError):  # the agent is gone, and with it the reader; the main thread sees that
-        _say(Moved(figures=figures))
+        _write_answer(StatusUpdate(figures=figures))
 
 
-def _say(body: Taken | Moved | Checked | Unable) -> None:
-    line = Said(body=body).model_dump_json() + "\n"
-    with _said:
+def _write_answer(body: JobDone | StatusUpdate | TargetCheckResult | CollectFailed) -> None:
+    line = CollectReply(body=body).model_dump_json() + "\n"
+    with _output_lock:
         sys.stdout.write(line)
         sys.stdout.flush()
 
 
-def _check(settings: Collect, thing: str) -> Checked:
+def _check(settings: CollectionConfig, thing: str) -> TargetCheckResult:
     try:
         target = open_target(settings)
         if target is None:
-            return Checked(usable=True, text="no target: collected frames stay on this device")
+            return TargetCheckResult(usable=True, text="no target: collected frames stay on this device")
         return target.check(settings.site, thing)
     except UploadError as error:
-        return Checked(usable=False, text=str(error))
+        return TargetCheckResult(usable=False, text=str(error))
 
 
-def _work(setup: Setup) -> None:
+def _work(setup: CollectSetup) -> None:
     clock, settings = SystemClock(), setup.settings
     spool = open_spool(setup.folder, clock=clock)
-    sender = Sender(spool=spool, settings=settings, clock=clock, moved=_tell)
-    _say(Moved(figures=sender.figures()))
+    sender = Uploader(spool=spool, settings=settings, clock=clock, moved=_report_figures)
+    _write_answer(StatusUpdate(figures=sender.figures()))
     sender.start()
     while line := sys.stdin.buffer.readline(MAX_LINE_BYTES):
-        order = Order.model_validate_json(line).body
-        if isinstance(order, Change):
+        order = CollectOrder.model_validate_json(line).body
+        if isinstance(order, SettingsUpdate):
             settings = order.settings
-            sender.change(settings)
+            sender.reconfigure(settings)
             continue
-        keep(order, spool=spool, settings=settings, fd=setup.slots[order.slot], boot_epoch=setup.boot_epoch)
-        _say(Taken(number=order.number, figures=sender.figures()))
+        encode_and_store(order, spool=spool, settings=settings, fd=setup.slots[order.slot], boot_epoch=setup.boot_epoch)
+        _write_answer(JobDone(number=order.number, figures=sender.figures()))
 
 
 def main() -> int:
     """Answer one line."""
-    _give_way()
+    _lower_priority()
     try:
-        begin = Begin.model_validate_json(sys.stdin.buffer.readline(MAX_REQUEST_BYTES)).body
-        if isinstance(begin, Check):
-            _say(_check(begin.settings, begin.thing))
+        begin = CollectStart.model_validate_json(sys.stdin.buffer.readline(MAX_REQUEST_BYTES)).body
+        if isinstance(begin, TargetCheck):
+            _write_answer(_check(begin.settings, begin.thing))
         else:
             _work(begin)
     except ValidationError as error:
-        _say(Unable(text=f"an order cannot be read: {error.error_count()} errors"))
+        _write_answer(CollectFailed(text=f"an order cannot be read: {error.error_count()} errors"))
     except (KensaError, OSError, sqlite3.Error) as error:
         with contextlib.suppress(BrokenPipeError):  # the agent is gone
-            _say(Unable(text=str(error)[:4_096]))
+            _write_answer(CollectFailed(text=str(error)[:4_096]))
     os._exit(0)  # an upload that is under way is not waited for: it goes on with the next child
 
 

@@ -5,30 +5,30 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from agent.collection.items import Dropped, NewItem
-from agent.collection.slots import view
+from agent.collection.items import CollectDropReason, NewSpoolItem
+from agent.collection.slots import view_shared_frame
 from agent.images import encode_jpeg, encode_png
 from agent.wire.collected import CollectedImage, encode_collected
 
 if TYPE_CHECKING:
-    from agent.collection.protocol import Job
+    from agent.collection.protocol import CollectJob
     from agent.collection.spool import Spool
-    from agent.config import Collect
+    from agent.config import CollectionConfig
 
 
-def keep(job: Job, *, spool: Spool, settings: Collect, fd: int, boot_epoch: int) -> None:
+def encode_and_store(job: CollectJob, *, spool: Spool, settings: CollectionConfig, fd: int, boot_epoch: int) -> None:
     """Encode and keep the frame, or drop and count it; once, however often the job is given."""
     number = (boot_epoch, job.number)
-    if spool.is_done(*number):
+    if spool.is_known_job(*number):
         return
     if not spool.has_room(job.reason, job.class_name, settings):  # before the work
-        spool.drop(Dropped.BUDGET, job=number)
+        spool.drop(CollectDropReason.BUDGET, job=number)
         return
-    pixels = view(fd, job.shape)
+    pixels = view_shared_frame(fd, job.shape)
     try:
         image = encode_png(pixels) if settings.format == "png" else encode_jpeg(pixels, settings.jpeg_quality)
     except ValueError:
-        spool.drop(Dropped.UNREADABLE, job=number)
+        spool.drop(CollectDropReason.UNREADABLE, job=number)
         return
     sha256 = hashlib.sha256(image).hexdigest()
     sidecar = encode_collected(
@@ -41,5 +41,5 @@ def keep(job: Job, *, spool: Spool, settings: Collect, fd: int, boot_epoch: int)
         crop=job.crop,
         verdict=job.verdict,
     )
-    item = NewItem(job.stem, settings.format, job.reason, job.class_name, image, sha256, sidecar)
+    item = NewSpoolItem(job.stem, settings.format, job.reason, job.class_name, image, sha256, sidecar)
     spool.add(item, settings=settings, job=number)

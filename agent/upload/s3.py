@@ -15,8 +15,8 @@ import base64
 import hashlib
 from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
 
-from agent.collection.items import Part
-from agent.collection.protocol import Checked
+from agent.collection.items import UploadedChunk
+from agent.collection.protocol import TargetCheckResult
 from agent.errors import UploadError
 from agent.upload.targets import ConflictError, checked_digest
 from agent.upload.throttle import ThrottledFile
@@ -25,7 +25,7 @@ from agent.wire.collected import ROOT
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent.collection.items import Item
+    from agent.collection.items import SpoolItem
     from agent.collection.spool import Spool
     from agent.upload.throttle import Throttle
 
@@ -33,13 +33,13 @@ PART_BYTES: Final = 8 * 1024**2  # S3 wants at least 5 MiB for all but the last
 _CONNECT_S: Final = 10.0
 _READ_S: Final = 30.0
 _TYPES: Final = {".jpg": "image/jpeg", ".png": "image/png"}
-_THERE: Final = frozenset({"PreconditionFailed", "412"})
-_VOID: Final = frozenset({"NoSuchUpload", "InvalidPart", "InvalidPartOrder"})
+_EXISTS: Final = frozenset({"PreconditionFailed", "412"})
+_UPLOAD_GONE: Final = frozenset({"NoSuchUpload", "InvalidPart", "InvalidPartOrder"})
 _REFUSALS: Final = frozenset(
     {"EntityTooLarge", "EntityTooSmall", "InvalidArgument", "InvalidRequest", "KeyTooLongError", "MethodNotAllowed"}
 )
 _MISSING: Final = frozenset({"NoSuchKey", "NotFound", "404"})
-_HIDDEN: Final = "403"  # of a look, whose answer has no body
+_FORBIDDEN: Final = "403"  # of a look, whose answer has no body
 _CREDENTIALS: Final = frozenset(
     {
         "AccessDenied",
@@ -50,7 +50,7 @@ _CREDENTIALS: Final = frozenset(
         "RequestTimeTooSkewed",
         "SignatureDoesNotMatch",
         "TokenRefreshRequired",
-        _HIDDEN,
+        _FORBIDDEN,
     }
 )
 
@@ -94,9 +94,9 @@ class S3Target:
             )
         except (botocore.exceptions.BotoCoreError, ValueError) as error:
             raise UploadError("unreachable", f"S3 cannot be used: {error}") from error
-        self._client.meta.events.register("before-send.s3", _arm)
+        self._client.meta.events.register("before-send.s3", _arm_throttle)
 
-    def put_image(self, item: Item, spool: Spool) -> None:
+    def put_image(self, item: SpoolItem, spool: Spool) -> None:
         """See `Target.put_image`."""
         sha256 = bytes.fromhex(checked_digest(item))
         with item.path.open("rb") as file:
@@ -106,11 +106,11 @@ class S3Target:
             body = ThrottledFile(file, start=0, length=item.size, throttle=self._throttle)
             self._put(item.key, body, sha256, _TYPES[item.path.suffix])
 
-    def put_sidecar(self, item: Item) -> None:
+    def put_sidecar(self, item: SpoolItem) -> None:
         """See `Target.put_sidecar`."""
         self._put(item.stem + ".json", item.sidecar, hashlib.sha256(item.sidecar).digest(), "application/json")
 
-    def check(self, site: str, thing: str) -> Checked:
+    def check(self, site: str, thing: str) -> TargetCheckResult:
         """See `Target.check`. Without the right to list, S3 says 403 for a key that is not there: then it is unsure."""
         key = self._key(f"{ROOT}/site={site}/thing={thing}/none")
         where = f"s3://{self._bucket}/{key}"
@@ -119,12 +119,12 @@ class S3Target:
         except self._client_error as error:
             code = _code(error)
             if code in _MISSING:
-                return Checked(usable=True, text=f"{where} can be reached")
+                return TargetCheckResult(usable=True, text=f"{where} can be reached")
             text = f"{where} answers {code}"
-            return Checked(usable=code == "403", certain=False, text=text)
+            return TargetCheckResult(usable=code == "403", certain=False, text=text)
         except self._errors as error:
             raise self._unreachable(error) from error
-        return Checked(usable=True, text=f"{where} can be read")
+        return TargetCheckResult(usable=True, text=f"{where} can be read")
 
     def _key(self, key: str) -> str:
         return self._prefix + key
@@ -143,20 +143,20 @@ class S3Target:
                     Metadata={"sha256": sha256.hex()},
                 )
             )
-        except _AlreadyThereError:
-            self._compare(key, sha256, {_text(sha256)})
+        except _ObjectExistsError:
+            self._compare_existing(key, sha256, {_text(sha256)})
 
-    def _put_parts(self, item: Item, file: IO[bytes], spool: Spool) -> None:
+    def _put_parts(self, item: SpoolItem, file: IO[bytes], spool: Spool) -> None:
         """Go on with the upload that the spool remembers, or begin one."""
-        parts, upload_id = list(item.parts), item.upload_id
+        parts, upload_id = list(item.chunks), item.upload_id
         if upload_id is None:
-            parts, upload_id = [], self._begin(item, spool)
+            parts, upload_id = [], self._begin_multipart(item, spool)
         count = -(-item.size // PART_BYTES)
         names = {"Bucket": self._bucket, "Key": self._key(item.key), "UploadId": upload_id}
         try:
             for number in range(len(parts) + 1, count + 1):
                 parts.append(self._put_part(item, file, number, names))
-                spool.part_done(item, parts[-1])
+                spool.record_chunk(item, parts[-1])
             self._call(
                 lambda: self._client.complete_multipart_upload(
                     **names,
@@ -166,17 +166,17 @@ class S3Target:
                     },
                 )
             )
-        except (_AlreadyThereError, _NoSuchUploadError) as error:
+        except (_ObjectExistsError, _NoSuchUploadError) as error:
             # Finished by a try that could not say so any more, or gone: S3 cleans up uploads that take too long.
             try:
-                self._compare(item.key, bytes.fromhex(item.sha256), _composites(parts))
-            except (_NotThereError, _HiddenError) as unseen:
-                if isinstance(unseen, _HiddenError) and isinstance(error, _AlreadyThereError):
+                self._compare_existing(item.key, bytes.fromhex(item.sha256), _composites(parts))
+            except (_ObjectMissingError, _ForbiddenError) as unseen:
+                if isinstance(unseen, _ForbiddenError) and isinstance(error, _ObjectExistsError):
                     raise  # it is there, and must not be looked at
                 spool.begin_multipart(item, None)
                 raise UploadError("restarted", f"the upload of {item.key} begins again: {error}") from error
 
-    def _begin(self, item: Item, spool: Spool) -> str:
+    def _begin_multipart(self, item: SpoolItem, spool: Spool) -> str:
         answer = self._call(
             lambda: self._client.create_multipart_upload(
                 Bucket=self._bucket,
@@ -190,7 +190,7 @@ class S3Target:
         spool.begin_multipart(item, upload_id)
         return upload_id
 
-    def _put_part(self, item: Item, file: IO[bytes], number: int, names: dict[str, str]) -> Part:
+    def _put_part(self, item: SpoolItem, file: IO[bytes], number: int, names: dict[str, str]) -> UploadedChunk:
         start = (number - 1) * PART_BYTES
         length = min(PART_BYTES, item.size - start)
         file.seek(start)
@@ -199,9 +199,9 @@ class S3Target:
         answer = self._call(
             lambda: self._client.upload_part(**names, PartNumber=number, Body=body, ChecksumSHA256=sha256)
         )
-        return Part(number, str(answer["ETag"]), sha256)
+        return UploadedChunk(number, str(answer["ETag"]), sha256)
 
-    def _compare(self, key: str, sha256: bytes, checksums: set[str]) -> None:
+    def _compare_existing(self, key: str, sha256: bytes, checksums: set[str]) -> None:
         """Return when the object is the one that should be there.
 
         Raises ConflictError, _NotThereError, _HiddenError.
@@ -222,14 +222,14 @@ class S3Target:
             return request()
         except self._client_error as error:
             code = _code(error)
-            if code in _THERE:
-                raise _AlreadyThereError("there", f"s3://{self._bucket} has the key already") from error
-            if code in _VOID:
+            if code in _EXISTS:
+                raise _ObjectExistsError("there", f"s3://{self._bucket} has the key already") from error
+            if code in _UPLOAD_GONE:
                 raise _NoSuchUploadError("no_upload", f"s3://{self._bucket} knows no such upload") from error
             if code in _MISSING:
-                raise _NotThereError("missing", f"s3://{self._bucket} says {code}") from error
+                raise _ObjectMissingError("missing", f"s3://{self._bucket} says {code}") from error
             if code in _CREDENTIALS:
-                kind = _HiddenError if code == _HIDDEN else UploadError
+                kind = _ForbiddenError if code == _FORBIDDEN else UploadError
                 raise kind(
                     "credentials",
                     f"s3://{self._bucket} says {code}: renew the credentials, or allow s3:PutObject and "
@@ -246,15 +246,15 @@ class S3Target:
         return UploadError("unreachable", f"s3://{self._bucket} cannot be reached: {error}")
 
 
-class _AlreadyThereError(UploadError):
+class _ObjectExistsError(UploadError):
     """An object has the key."""
 
 
-class _NotThereError(UploadError):
+class _ObjectMissingError(UploadError):
     """No object has the key."""
 
 
-class _HiddenError(UploadError):
+class _ForbiddenError(UploadError):
     """S3 does not say whether an object has the key."""
 
 
@@ -262,7 +262,7 @@ class _NoSuchUploadError(UploadError):
     """The upload in parts is finished, was given up, or lacks parts."""
 
 
-def _arm(request: Any, **_: Any) -> None:
+def _arm_throttle(request: Any, **_: Any) -> None:
     """Botocore is about to send: from here on reading the body is sending it."""
     if isinstance(request.body, ThrottledFile):
         request.body.arm()
@@ -276,6 +276,6 @@ def _text(digest: bytes) -> str:
     return base64.b64encode(digest).decode()
 
 
-def _composites(parts: list[Part]) -> set[str]:
+def _composites(parts: list[UploadedChunk]) -> set[str]:
     """The checksum of checksums that S3 shows for an object that went up in these parts."""
     return {_text(hashlib.sha256(b"".join(base64.b64decode(part.sha256) for part in parts)).digest())}

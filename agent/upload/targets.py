@@ -11,15 +11,15 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from agent.collection.protocol import Checked
+from agent.collection.protocol import TargetCheckResult
 from agent.durable import sync_directory
 from agent.errors import UploadError
 from agent.upload.throttle import Throttle, ThrottledFile
 
 if TYPE_CHECKING:
-    from agent.collection.items import Item
+    from agent.collection.items import SpoolItem
     from agent.collection.spool import Spool
-    from agent.config import Collect
+    from agent.config import CollectionConfig
 
 _CHUNK_BYTES: Final = 1024 * 1024
 
@@ -34,27 +34,30 @@ class ConflictError(UploadError):
         )
 
 
-class LostError(UploadError):
+class SpooledImageChangedError(UploadError):
     """The picture on this disk is not what was kept."""
 
     def __init__(self, path: Path) -> None:
         super().__init__("lost", f"{path} was removed or changed by somebody else")
 
 
-class Target(Protocol):
+class UploadTarget(Protocol):
     """S3 and folders; for one thread. Every method may raise UploadError."""
 
-    def put_image(self, item: Item, spool: Spool) -> None:
-        """Bring the picture; `spool` remembers how far a large one is. Raises ConflictError, LostError."""
+    def put_image(self, item: SpoolItem, spool: Spool) -> None:
+        """Bring the picture; `spool` remembers how far a large one is.
 
-    def put_sidecar(self, item: Item) -> None:
+        Raises ConflictError, SpooledImageChangedError.
+        """
+
+    def put_sidecar(self, item: SpoolItem) -> None:
         """Bring the sidecar. Raises ConflictError."""
 
-    def check(self, site: str, thing: str) -> Checked:
+    def check(self, site: str, thing: str) -> TargetCheckResult:
         """Say whether the target can be used, without changing it."""
 
 
-def open_target(settings: Collect) -> Target | None:
+def open_target(settings: CollectionConfig) -> UploadTarget | None:
     """Return the configured target; None where frames stay on the device. Raises UploadError."""
     target = settings.target
     if target is None:
@@ -68,20 +71,23 @@ def open_target(settings: Collect) -> Target | None:
     return FolderTarget(Path(target), throttle=throttle)
 
 
-def checked_digest(item: Item) -> str:
-    """Return the picture's SHA-256 (hex) as it lies on the disk. Raises LostError when it is another than was kept."""
+def checked_digest(item: SpoolItem) -> str:
+    """Return the picture's SHA-256 (hex) as it lies on the disk.
+
+    Raises SpooledImageChangedError when it is another than was kept.
+    """
     try:
         with item.path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise LostError(item.path) from error
-    _is_same(found, item.sha256, item.path)
+        raise SpooledImageChangedError(item.path) from error
+    _is_identical(found, item.sha256, item.path)
     return found
 
 
-def _is_same(found: str, kept: str, path: Path) -> None:
+def _is_identical(found: str, kept: str, path: Path) -> None:
     if found != kept:
-        raise LostError(path)
+        raise SpooledImageChangedError(path)
 
 
 class FolderTarget:
@@ -92,7 +98,7 @@ class FolderTarget:
         self._throttle = throttle
         self._synced: set[Path] = set()  # folders whose own names are durable; one a day and model
 
-    def put_image(self, item: Item, spool: Spool) -> None:
+    def put_image(self, item: SpoolItem, spool: Spool) -> None:
         """See `Target.put_image`."""
         try:
             with item.path.open("rb") as file:
@@ -101,28 +107,32 @@ class FolderTarget:
                 self._put(item.key, body, item.sha256)
         except FileNotFoundError as error:
             if not item.path.exists():
-                raise LostError(item.path) from error
+                raise SpooledImageChangedError(item.path) from error
             raise self._failed(error) from error
         except OSError as error:
             raise self._failed(error) from error
 
-    def put_sidecar(self, item: Item) -> None:
+    def put_sidecar(self, item: SpoolItem) -> None:
         """See `Target.put_sidecar`."""
         try:
-            self._put(item.stem + ".json", _Bytes(item.sidecar), hashlib.sha256(item.sidecar).hexdigest())
+            self._put(item.stem + ".json", _BytesReader(item.sidecar), hashlib.sha256(item.sidecar).hexdigest())
         except OSError as error:
             raise self._failed(error) from error
 
-    def check(self, site: str, thing: str) -> Checked:
+    def check(self, site: str, thing: str) -> TargetCheckResult:
         """See `Target.check`."""
         if not self._root.is_dir():
-            return Checked(usable=False, text=f"{self._root} is not there; mount the disk and make the folder")
+            return TargetCheckResult(
+                usable=False, text=f"{self._root} is not there; mount the disk and make the folder"
+            )
         if not os.access(self._root, os.W_OK | os.X_OK):
-            return Checked(usable=False, text=f"{self._root} may not be written by this user")
+            return TargetCheckResult(usable=False, text=f"{self._root} may not be written by this user")
         free = os.statvfs(self._root)
-        return Checked(usable=True, text=f"{self._root} has {free.f_bavail * free.f_frsize / 1e9:.1f} GB free")
+        return TargetCheckResult(
+            usable=True, text=f"{self._root} has {free.f_bavail * free.f_frsize / 1e9:.1f} GB free"
+        )
 
-    def _put(self, key: str, body: ThrottledFile | _Bytes, sha256: str) -> None:
+    def _put(self, key: str, body: ThrottledFile | _BytesReader, sha256: str) -> None:
         if not self._root.is_dir():  # never made here: it could be the empty mount point of a disk that is away
             raise UploadError("no_target", f"{self._root} is not there; mount the disk and make the folder")
         path = self._root / key
@@ -141,7 +151,7 @@ class FolderTarget:
                     file.write(chunk)
                 file.flush()
                 os.fsync(file.fileno())
-            _is_same(digest.hexdigest(), sha256, path)
+            _is_identical(digest.hexdigest(), sha256, path)
             partial.replace(path)
         except BaseException:
             partial.unlink(missing_ok=True)
@@ -160,7 +170,7 @@ class FolderTarget:
         return UploadError("no_target", f"{self._root} cannot be written: {error.strerror}. It is tried again")
 
 
-class _Bytes:
+class _BytesReader:
     """Bytes as `FolderTarget._put` reads them."""
 
     def __init__(self, data: bytes) -> None:

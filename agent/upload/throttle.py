@@ -7,7 +7,7 @@ import time
 from typing import IO, TYPE_CHECKING, Final
 
 from agent.clock import NS_PER_S
-from agent.rate import Rate
+from agent.rate import RateLimit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,13 +20,13 @@ class Throttle:
     """A bound on bytes per second; None is no bound. Used by one thread at a time."""
 
     def __init__(self, bytes_per_s: int | None, *, pause: Callable[[float], None] = time.sleep) -> None:
-        self._rate = None if bytes_per_s is None else Rate(per_s=bytes_per_s, burst=_BURST_BYTES)
+        self._rate = None if bytes_per_s is None else RateLimit(per_s=bytes_per_s, burst=_BURST_BYTES)
         self._pause = pause
 
     def spend(self, size: int) -> None:
         """Wait until `size` more bytes may go out."""
         if self._rate is not None:
-            self._pause(self._rate.spend(time.monotonic_ns(), size) / NS_PER_S)
+            self._pause(self._rate.take_with_delay(time.monotonic_ns(), size) / NS_PER_S)
 
 
 class ThrottledFile:

@@ -14,7 +14,7 @@ import threading
 from agent.errors import CameraError
 from agent.video.cameras import open_camera
 from agent.video.mailbox import Mailbox, end_after
-from agent.video.protocol import DeviceOrder, Failed, RtspOrder, receive
+from agent.video.protocol import CameraFailed, OpenDevice, OpenRtsp, receive
 
 
 def main(descriptor: int) -> int:
@@ -22,7 +22,7 @@ def main(descriptor: int) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
     connection = socket.socket(fileno=descriptor)
     received = receive(connection)
-    if received is None or not isinstance(received[0], RtspOrder | DeviceOrder):
+    if received is None or not isinstance(received[0], OpenRtsp | OpenDevice):
         return 2
     mailbox = Mailbox(connection)
     mailbox.start()
@@ -30,22 +30,22 @@ def main(descriptor: int) -> int:
     try:
         _capture(received[0], mailbox)
     except CameraError as error:
-        mailbox.say(Failed(str(error)))
+        mailbox.send(CameraFailed(str(error)))
     except Exception as bug:  # noqa: BLE001 - the process's top: the parent says it and opens again
-        mailbox.say(Failed(f"internal error: {type(bug).__name__}: {bug}"))
+        mailbox.send(CameraFailed(f"internal error: {type(bug).__name__}: {bug}"))
     return 0
 
 
-def _capture(order: RtspOrder | DeviceOrder, mailbox: Mailbox) -> None:
+def _capture(order: OpenRtsp | OpenDevice, mailbox: Mailbox) -> None:
     """Raises CameraError."""
     try:
         camera = open_camera(order)
     except CameraError as error:
         raise CameraError(f"cannot be opened: {error}") from error
     try:
-        from agent.video.loop import run  # noqa: PLC0415 - numpy
+        from agent.video.loop import deliver_frames  # noqa: PLC0415 - numpy
 
-        run(camera, mailbox)
+        deliver_frames(camera, mailbox)
     finally:
         camera.release()
 

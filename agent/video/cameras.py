@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from agent.errors import CameraError
 from agent.video import conversation
-from agent.video.protocol import RtspOrder
-from agent.video.relay import Relay
+from agent.video.protocol import OpenRtsp
+from agent.video.relay import RtspRelay
 
 if TYPE_CHECKING:
     import cv2
 
     from agent.records import Pixels
-    from agent.video.protocol import DeviceOrder
+    from agent.video.protocol import OpenDevice
 
 _OPEN_MS: Final = 8_000  # up to the first key picture, which some cameras send every few seconds
 _READ_MS: Final = 600_000  # the inspecting process decides what a stall is, and ends this one
@@ -35,7 +35,7 @@ class Grabbed:
     """An exposure that waits to be retrieved."""
 
     arrived_ns: int  # monotonic
-    left_out: int  # exposures that came before it and were not decoded
+    skipped: int  # exposures that came before it and were not decoded
 
 
 class LiveCamera(Protocol):
@@ -51,9 +51,9 @@ class LiveCamera(Protocol):
         """Let go of the camera."""
 
 
-def open_camera(order: RtspOrder | DeviceOrder) -> LiveCamera:
+def open_camera(order: OpenRtsp | OpenDevice) -> LiveCamera:
     """Open what `order` names; may block for long. Raises CameraError without the camera's name."""
-    return RtspCamera(order) if isinstance(order, RtspOrder) else DeviceCamera(order)
+    return OpenCvRtspCamera(order) if isinstance(order, OpenRtsp) else OpenCvDeviceCamera(order)
 
 
 class _BusyTime:
@@ -110,12 +110,12 @@ class _OpenCvCamera:
         self._capture.release()
 
 
-class RtspCamera(_OpenCvCamera):
+class OpenCvRtspCamera(_OpenCvCamera):
     """An RTSP stream: our own first words, a relay, and FFmpeg behind it."""
 
-    def __init__(self, order: RtspOrder) -> None:
-        begun = conversation.begin(order)
-        self._relay = Relay(begun, transport=order.transport, path=order.path)
+    def __init__(self, order: OpenRtsp) -> None:
+        begun = conversation.open_session(order)
+        self._relay = RtspRelay(begun, transport=order.transport, path=order.path)
         self._relay.start()
         self._is_seen = order.transport == "tcp"  # whether the packets go through the relay
         try:
@@ -123,7 +123,7 @@ class RtspCamera(_OpenCvCamera):
         except BaseException:
             self._relay.close()
             raise
-        self._relay.settle()
+        self._relay.note_opened()
 
     def _open(self, transport: str) -> cv2.VideoCapture:
         # OpenCV takes RTSP's options from the environment only. Without fpsprobesize=0 FFmpeg counts some 20 pictures
@@ -140,7 +140,7 @@ class RtspCamera(_OpenCvCamera):
         }
         numbers = [number for pair in options.items() for number in pair]
         capture = cv2.VideoCapture(self._relay.url, cv2.CAP_FFMPEG, numbers)
-        if capture.isOpened() and (transport == "udp" or self._relay.has_seen_a_picture):
+        if capture.isOpened() and (transport == "udp" or self._relay.has_seen_frame):
             return capture
         why = self._relay.explain_silence()
         capture.release()
@@ -150,13 +150,13 @@ class RtspCamera(_OpenCvCamera):
         """See `LiveCamera.grab`."""
         total = 0
         while True:
-            self._relay.grabbing()
+            self._relay.note_grab_started()
             try:
                 slept_ns = self._grab()
             except CameraError as error:
                 self._relay.join(_RELAY_END_S)
                 raise CameraError(f"it delivers no more frames: {self._relay.error or error}") from error
-            arrived_ns, left_out, is_fresh = self._relay.grabbed()
+            arrived_ns, left_out, is_fresh = self._relay.take_grab_result()
             total += left_out
             if is_fresh or not self._is_seen:
                 return Grabbed(arrived_ns if self._is_seen else slept_ns, total)
@@ -169,10 +169,10 @@ class RtspCamera(_OpenCvCamera):
         self._relay.join(_RELAY_END_S)
 
 
-class DeviceCamera(_OpenCvCamera):
+class OpenCvDeviceCamera(_OpenCvCamera):
     """A V4L2 device; what was asked of the driver and not granted is refused, since every frame would be."""
 
-    def __init__(self, order: DeviceOrder) -> None:
+    def __init__(self, order: OpenDevice) -> None:
         path = Path(order.path)
         if not path.is_char_device():
             there = ", ".join(str(path) for path in sorted(Path("/dev").glob("video*"))) or "none"
@@ -189,7 +189,7 @@ class DeviceCamera(_OpenCvCamera):
             capture.release()
             raise
 
-    def _configure(self, order: DeviceOrder) -> None:
+    def _configure(self, order: OpenDevice) -> None:
         import cv2  # noqa: PLC0415 - see the module
 
         wanted = {

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from agent.errors import CameraError
-from agent.inspection.camera_auth import Login
-from agent.video.login import LoginSession
-from agent.video.messages import Message, NotRtspError, RtspReader
+from agent.inspection.camera_auth import CameraCredentials
+from agent.video.login import RtspAuth
+from agent.video.messages import NotRtspError, RtspMessage, RtspParser
 
 if TYPE_CHECKING:
-    from agent.video.protocol import RtspOrder
+    from agent.video.protocol import OpenRtsp
 
 _CONNECT_S: Final = 5.0
 _ANSWER_S: Final = 5.0
@@ -39,28 +39,28 @@ _REMEDIES: Final = {
 
 
 @dataclass(slots=True)
-class Conversation:
+class RtspSession:
     """A connection on which the camera has described its stream."""
 
     connection: socket.socket
-    reader: RtspReader
+    reader: RtspParser
     base: str  # scheme, host and port as requests have them
-    login: LoginSession | None
+    login: RtspAuth | None
     cseq: int
     codec: str  # of the video, as the SDP has it, in upper case
 
 
-def begin(order: RtspOrder) -> Conversation:
+def open_session(order: OpenRtsp) -> RtspSession:
     """Connect, ask for the methods and for the description. Raises CameraError without the camera's name."""
     connection = _connect(order)
     try:
-        return _Opening(order, connection).describe()
+        return _SessionSetup(order, connection).describe()
     except BaseException:
         connection.close()
         raise
 
 
-def explain(message: Message, *, transport: str, has_login: bool) -> str:
+def explain_refusal(message: RtspMessage, *, transport: str, has_login: bool) -> str:
     """Say what a refusal means and what to do."""
     status = message.status or 0
     if status == 401:  # noqa: PLR2004
@@ -75,7 +75,7 @@ def explain(message: Message, *, transport: str, has_login: bool) -> str:
     return remedy.format(transport=transport)
 
 
-def _connect(order: RtspOrder) -> socket.socket:
+def _connect(order: OpenRtsp) -> socket.socket:
     port = order.port or _PORTS[order.scheme]
     try:
         plain = socket.create_connection((order.host, port), _CONNECT_S)
@@ -102,35 +102,37 @@ def _connect(order: RtspOrder) -> socket.socket:
         raise CameraError(f"it does not speak TLS at port {port}: check rtsp or rtsps, and the port") from error
 
 
-class _Opening:
+class _SessionSetup:
     """The questions of `begin`."""
 
-    def __init__(self, order: RtspOrder, connection: socket.socket) -> None:
+    def __init__(self, order: OpenRtsp, connection: socket.socket) -> None:
         self._order = order
         self._connection = connection
-        self._reader = RtspReader()
-        self._login = None if order.user is None else LoginSession(Login(order.user, order.password or ""))
+        self._reader = RtspParser()
+        self._login = None if order.user is None else RtspAuth(CameraCredentials(order.user, order.password or ""))
         self._cseq = 0
-        self._heard = False
+        self._has_answered = False
         host = f"[{order.host}]" if ":" in order.host else order.host
         self._base = f"rtsp://{host}" + ("" if order.port is None else f":{order.port}")
 
-    def describe(self) -> Conversation:
+    def describe(self) -> RtspSession:
         uri = self._base + self._order.path
         self._ask("OPTIONS", uri)  # whatever it answers: some cameras ask for a password even here
         answer = self._ask("DESCRIBE", uri, ("Accept", "application/sdp"))
         if answer.status != 200:  # noqa: PLR2004
-            raise CameraError(explain(answer, transport=self._order.transport, has_login=self._order.user is not None))
+            raise CameraError(
+                explain_refusal(answer, transport=self._order.transport, has_login=self._order.user is not None)
+            )
         codec = video_codec(answer.body.decode("latin-1"))
         if codec is None:
             raise CameraError("it offers no video at this path: check the path in its address")
-        return Conversation(self._connection, self._reader, self._base, self._login, self._cseq, codec)
+        return RtspSession(self._connection, self._reader, self._base, self._login, self._cseq, codec)
 
-    def _ask(self, method: str, uri: str, *fields: tuple[str, str]) -> Message:
+    def _ask(self, method: str, uri: str, *fields: tuple[str, str]) -> RtspMessage:
         """Send a request, with an answer to the camera's challenge where it asks for one."""
         answer = self._exchange(method, uri, fields)
         if answer.status == 401 and self._login is not None:  # noqa: PLR2004
-            offered = answer.all("www-authenticate")
+            offered = answer.get_all("www-authenticate")
             if self._login.take(offered):
                 answer = self._exchange(method, uri, fields)
             elif offered:
@@ -139,22 +141,26 @@ class _Opening:
                 )
         return answer
 
-    def _exchange(self, method: str, uri: str, fields: tuple[tuple[str, str], ...]) -> Message:
+    def _exchange(self, method: str, uri: str, fields: tuple[tuple[str, str], ...]) -> RtspMessage:
         self._cseq += 1
         own = [("CSeq", str(self._cseq)), ("User-Agent", "Kensa"), *fields]
-        if self._login is not None and (answer := self._login.answer(method, uri)) is not None:
+        if self._login is not None and (answer := self._login.authorization(method, uri)) is not None:
             own.append(("Authorization", answer))
         deadline = time.monotonic() + _ANSWER_S
         try:
-            self._connection.sendall(Message(f"{method} {uri} RTSP/1.0", tuple(own)).encode())
+            self._connection.sendall(RtspMessage(f"{method} {uri} RTSP/1.0", tuple(own)).encode())
             while True:
                 for item in self._reader.feed(self._receive(deadline)):
-                    if isinstance(item, Message) and item.get("cseq") == str(self._cseq) and item.status is not None:
+                    if (
+                        isinstance(item, RtspMessage)
+                        and item.get("cseq") == str(self._cseq)
+                        and item.status is not None
+                    ):
                         return item
         except NotRtspError as error:
             raise CameraError(f"it does not speak RTSP ({error}): check the port (554 is usual)") from error
         except TimeoutError as error:
-            heard = "does not finish its answer" if self._heard else "accepts the connection and does not answer"
+            heard = "does not finish its answer" if self._has_answered else "accepts the connection and does not answer"
             raise CameraError(f"it {heard} ({method}, {_ANSWER_S:.0f} s): restart it, check the port") from error
         except OSError as error:
             raise CameraError(f"the connection broke ({error.strerror}): check cable, power and network") from error
@@ -166,9 +172,9 @@ class _Opening:
         self._connection.settimeout(left_s)
         data = self._connection.recv(_READ_BYTES)
         if not data:
-            what = "in the middle of its answer" if self._heard else "without an answer"
+            what = "in the middle of its answer" if self._has_answered else "without an answer"
             raise CameraError(f"it hangs up {what}: check the port, and how many clients it allows")
-        self._heard = True
+        self._has_answered = True
         return data
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agent.inspection.camera_auth import authorization
+from agent.inspection.camera_auth import authorization_header
 
 if TYPE_CHECKING:
-    from agent.inspection.camera_auth import Login
+    from agent.inspection.camera_auth import CameraCredentials
 
 
-class LoginSession:
+class RtspAuth:
     """User and password, and the challenge that was last answered. Neither is part of any error's text."""
 
-    def __init__(self, login: Login) -> None:
+    def __init__(self, login: CameraCredentials) -> None:
         self._login = login
         self._challenges: list[str] = []  # values of WWW-Authenticate
         self._count = 0
@@ -21,9 +21,9 @@ class LoginSession:
     def take(self, challenges: list[str]) -> bool:
         """Answer these from now on; False when none of them can be answered."""
         self._challenges, self._count = challenges, 0
-        return self.answer("OPTIONS", "*") is not None
+        return self.authorization("OPTIONS", "*") is not None
 
-    def answer(self, method: str, uri: str) -> str | None:
+    def authorization(self, method: str, uri: str) -> str | None:
         """Return the value of the Authorization field for this request; None before a challenge."""
         self._count += 1
-        return authorization(self._challenges, self._login, method=method, uri=uri, count=self._count)
+        return authorization_header(self._challenges, self._login, method=method, uri=uri, count=self._count)

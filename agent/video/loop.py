@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from agent.errors import CameraError
-from agent.video.protocol import Damaged, Need, Opened, Picture
+from agent.video.protocol import CameraOpened, DecodeFailed, FrameReady, SlotTooSmall
 
 if TYPE_CHECKING:
     from agent.records import Pixels
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 _GROW_S: Final = 1.0  # for the parent to bring a larger slot
 
 
-def run(camera: LiveCamera, mailbox: Mailbox) -> None:
+def deliver_frames(camera: LiveCamera, mailbox: Mailbox) -> None:
     """Deliver until the parent ends it. Raises CameraError when the camera is lost."""
-    mailbox.say(Opened())
-    delivery = _Delivery(camera, mailbox)
+    mailbox.send(CameraOpened())
+    delivery = _FrameDelivery(camera, mailbox)
     while not mailbox.ended.is_set():
         grabbed = camera.grab()
-        delivery.left_out += grabbed.left_out
-        slot = mailbox.wanted()
+        delivery.left_out += grabbed.skipped
+        slot = mailbox.wait_requested_slot()
         if slot is None:
             delivery.left_out += 1
         else:
             delivery.deliver(slot, grabbed.arrived_ns)
 
 
-class _Delivery:
+class _FrameDelivery:
     """Puts exposures into slots."""
 
     def __init__(self, camera: LiveCamera, mailbox: Mailbox) -> None:
@@ -51,7 +51,7 @@ class _Delivery:
         target = room[: int(np.prod(self._shape))].reshape(self._shape) if fits and self._shape is not None else None
         pixels = self._camera.retrieve(target)
         if pixels is None:
-            self._mailbox.say(Damaged("the frame cannot be decoded"))
+            self._mailbox.send(DecodeFailed("the frame cannot be decoded"))
             return
         self._shape = pixels.shape
         if pixels is not target and not np.shares_memory(pixels, room):
@@ -60,17 +60,17 @@ class _Delivery:
                 self.left_out += 1
                 return
             slot = placed
-        self._mailbox.say(Picture(slot, pixels.shape, arrived_ns, self.left_out))
+        self._mailbox.send(FrameReady(slot, pixels.shape, arrived_ns, self.left_out))
         self.left_out = 0
 
     def _room(self, slot: int) -> Pixels:
-        return np.frombuffer(self._mailbox.room(slot), np.uint8)
+        return np.frombuffer(self._mailbox.slot_memory(slot), np.uint8)
 
     def _placed(self, slot: int, pixels: Pixels) -> int | None:
         """Copy `pixels` into `slot`, or into the larger one that comes on request; return which, None at the end."""
         if self._room(slot).size < pixels.nbytes:
-            self._mailbox.say(Need(pixels.nbytes))
-            larger = self._mailbox.wanted(_GROW_S)
+            self._mailbox.send(SlotTooSmall(pixels.nbytes))
+            larger = self._mailbox.wait_requested_slot(_GROW_S)
             if larger is None:
                 return None
             slot = larger

@@ -1,6 +1,6 @@
 """What the inspecting process says to a capture process, received beside OpenCV's calls.
 
-Promise: when the socket ends, the process ends within `_LEAVE_S`, whatever a call of OpenCV does.
+Promise: when the socket ends, the process ends within `_EXIT_S`, whatever a call of OpenCV does.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import os
 import threading
 from typing import TYPE_CHECKING, Final
 
-from agent.video.protocol import BrokenTalkError, Slot, Want, receive, send
+from agent.video.protocol import CaptureProtocolError, FrameRequest, FrameSlot, receive, send
 
 if TYPE_CHECKING:
     import socket
 
-    from agent.video.protocol import Spoken
+    from agent.video.protocol import CaptureMessage
 
-_LEAVE_S: Final = 1.0  # for the camera to be let go of
+_EXIT_S: Final = 1.0  # for the camera to be let go of
 
 
 class Mailbox(threading.Thread):
@@ -36,24 +36,24 @@ class Mailbox(threading.Thread):
         try:
             while (received := receive(self._connection)) is not None:
                 self._take(*received)
-        except BrokenTalkError:
+        except CaptureProtocolError:
             pass  # it is not our parent: end
         finally:
             with self._changed:
                 self.ended.set()
                 self._changed.notify_all()
 
-    def _take(self, message: Spoken, descriptors: list[int]) -> None:
+    def _take(self, message: CaptureMessage, descriptors: list[int]) -> None:
         with self._changed:
-            if isinstance(message, Slot) and descriptors:
+            if isinstance(message, FrameSlot) and descriptors:
                 self._slots[message.slot] = mmap.mmap(descriptors[0], message.bytes)
-            elif isinstance(message, Want):
+            elif isinstance(message, FrameRequest):
                 self._want = message.slot
             self._changed.notify_all()
         for descriptor in descriptors:
             os.close(descriptor)
 
-    def wanted(self, timeout_s: float = 0.0) -> int | None:
+    def wait_requested_slot(self, timeout_s: float = 0.0) -> int | None:
         """Return the slot that is wanted to be filled, waiting for that up to `timeout_s`; None when none is."""
         with self._changed:
             if timeout_s:
@@ -61,11 +61,11 @@ class Mailbox(threading.Thread):
             want, self._want = self._want, None
             return want
 
-    def room(self, slot: int) -> mmap.mmap:
+    def slot_memory(self, slot: int) -> mmap.mmap:
         """Return the memory of a slot."""
         return self._slots[slot]
 
-    def say(self, message: Spoken) -> None:
+    def send(self, message: CaptureMessage) -> None:
         """Say something to the parent; one that is gone is noticed by `run`."""
         try:
             send(self._connection, message)
@@ -76,5 +76,5 @@ class Mailbox(threading.Thread):
 def end_after(mailbox: Mailbox) -> None:
     """Wait for the parent's end, then end this process soon."""
     mailbox.ended.wait()
-    threading.Event().wait(_LEAVE_S)
+    threading.Event().wait(_EXIT_S)
     os._exit(0)

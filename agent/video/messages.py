@@ -26,7 +26,7 @@ class NotRtspError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class RtspMessage:
     """A request or a response. `fields` are (name, value) in their order, as they came."""
 
     start: str
@@ -51,19 +51,19 @@ class Message:
         found = _REQUEST_LINE.fullmatch(self.start)
         return None if found is None else (found[1], found[2])
 
-    def all(self, name: str) -> list[str]:
+    def get_all(self, name: str) -> list[str]:
         """Return the values of all fields of that name, in any case."""
         return [value for key, value in self.fields if key.lower() == name.lower()]
 
     def get(self, name: str) -> str | None:
         """Return the first value, or None."""
-        return next(iter(self.all(name)), None)
+        return next(iter(self.get_all(name)), None)
 
-    def replaced(self, *, start: str | None = None, **fields: str | None) -> Message:
+    def replaced(self, *, start: str | None = None, **fields: str | None) -> RtspMessage:
         """Return a copy with another first line and other fields (`cseq="3"`; None takes a field out)."""
         kept = tuple((name, value) for name, value in self.fields if name.lower() not in fields)
         new = tuple((name.title(), value) for name, value in fields.items() if value is not None)
-        return Message(self.start if start is None else start, new + kept, self.body)
+        return RtspMessage(self.start if start is None else start, new + kept, self.body)
 
     def encode(self) -> bytes:
         """Return the bytes of the message."""
@@ -72,7 +72,7 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
-class Packet:
+class InterleavedPacket:
     """An RTP or RTCP packet; `data` includes the four bytes before it."""
 
     channel: int
@@ -84,17 +84,17 @@ class Packet:
         return memoryview(self.data)[_PACKET_HEADER:]
 
 
-class RtspReader:
+class RtspParser:
     """Takes bytes, gives whole messages and packets."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._strict = True  # nothing was understood yet
 
-    def feed(self, data: bytes) -> list[Message | Packet]:
+    def feed(self, data: bytes) -> list[RtspMessage | InterleavedPacket]:
         """Take what arrived; return what is whole by now. Raises NotRtspError."""
         self._buffer += data
-        items: list[Message | Packet] = []
+        items: list[RtspMessage | InterleavedPacket] = []
         at = 0
         while (found := self._next(at)) is not None:
             item, at = found
@@ -104,7 +104,7 @@ class RtspReader:
         self._skip_noise()
         return items
 
-    def _next(self, at: int) -> tuple[Message | Packet, int] | None:
+    def _next(self, at: int) -> tuple[RtspMessage | InterleavedPacket, int] | None:
         """Return the item that begins at `at` and where it ends; None when it is not whole."""
         buffer = self._buffer
         if at >= len(buffer):
@@ -113,10 +113,10 @@ class RtspReader:
             if len(buffer) - at < _PACKET_HEADER:
                 return None
             end = at + _PACKET_HEADER + int.from_bytes(buffer[at + 2 : at + 4], "big")
-            return None if end > len(buffer) else (Packet(buffer[at + 1], bytes(buffer[at:end])), end)
+            return None if end > len(buffer) else (InterleavedPacket(buffer[at + 1], bytes(buffer[at:end])), end)
         return self._next_message(at)
 
-    def _next_message(self, at: int) -> tuple[Message, int] | None:
+    def _next_message(self, at: int) -> tuple[RtspMessage, int] | None:
         if not self._can_start(at):
             return None
         end = _END_OF_HEADERS.search(self._buffer, at, at + MAX_HEADER_BYTES)
@@ -128,14 +128,14 @@ class RtspReader:
         fields = tuple(
             (name.strip(), value.strip()) for name, colon, value in (line.partition(":") for line in lines) if colon
         )
-        message = Message(first.strip(), fields)
+        message = RtspMessage(first.strip(), fields)
         length = message.get("content-length") or "0"
         if not re.fullmatch(r"[0-9]{1,9}", length) or int(length) > MAX_BODY_BYTES:
             raise NotRtspError(f"a message of {length[:20]} bytes is announced; at most {MAX_BODY_BYTES:,} are taken")
         stop = end.end() + int(length)
         if stop > len(self._buffer):
             return None
-        return Message(message.start, fields, bytes(self._buffer[end.end() : stop])), stop
+        return RtspMessage(message.start, fields, bytes(self._buffer[end.end() : stop])), stop
 
     def _can_start(self, at: int) -> bool:
         """Whether a message begins here. Raises NotRtspError when the peer has said something else at first."""

@@ -21,32 +21,32 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from agent.children import environment
+from agent.children import make_environment
 from agent.errors import CameraError, FrameError
 from agent.images import MAX_IMAGE_PX
 from agent.records import DropReason
 from agent.video.protocol import (
-    BrokenTalkError,
-    Damaged,
-    Failed,
-    Need,
-    Opened,
-    Picture,
-    Slot,
-    Want,
+    CameraFailed,
+    CameraOpened,
+    CaptureProtocolError,
+    DecodeFailed,
+    FrameReady,
+    FrameRequest,
+    FrameSlot,
+    SlotTooSmall,
     receive,
     send,
 )
 
 if TYPE_CHECKING:
     from agent.records import Pixels
-    from agent.video.protocol import DeviceOrder, RtspOrder, Spoken
+    from agent.video.protocol import CaptureMessage, OpenDevice, OpenRtsp
 
-CHILD: Final = "agent.video"  # the module that a capture process runs
+CHILD_MODULE: Final = "agent.video"  # the module that a capture process runs
 _CLOSE_S: Final = 0.25  # for the camera to be let go of; then the process is killed
 _MAX_SLOTS: Final = 256  # pictures on their way; the intake's bounds are far below
 _MAX_BYTES: Final = 3 * MAX_IMAGE_PX
-_NONSENSE: Final = "its capture process says what nobody understands"
+_PROTOCOL_ERROR: Final = "its capture process says what nobody understands"
 
 
 class _Memory:
@@ -86,11 +86,11 @@ class _View:
 class CaptureProcess:
     """One opening of one camera. For one thread."""
 
-    def __init__(self, order: RtspOrder | DeviceOrder, *, module: str = CHILD) -> None:
+    def __init__(self, order: OpenRtsp | OpenDevice, *, module: str = CHILD_MODULE) -> None:
         """Start it; `module` is another one only where the driver is simulated. Raises CameraError."""
         self._slots: dict[int, _Memory] = {}
         self._free: deque[int] = deque()  # a view's end appends from whatever thread
-        self._wanted: int | None = None  # the slot that the child fills
+        self._requested_slot: int | None = None  # the slot that the child fills
         self._is_open = False
         self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
@@ -114,31 +114,31 @@ class CaptureProcess:
         """Its process id."""
         return self._process.pid
 
-    def opened(self, timeout_s: float) -> bool:
+    def wait_open(self, timeout_s: float) -> bool:
         """Wait for the camera to be open; False when it takes longer. Raises CameraError when it cannot be opened."""
         if not self._is_open:
-            self._is_open = isinstance(self._hear(timeout_s), Opened)
+            self._is_open = isinstance(self._receive(timeout_s), CameraOpened)
         return self._is_open
 
-    def picture(self, timeout_s: float) -> tuple[Pixels, Picture] | None:
+    def wait_frame(self, timeout_s: float) -> tuple[Pixels, FrameReady] | None:
         """Return the newest picture, read-only, once it is there; None after `timeout_s` seconds.
 
         Raises CameraError when the camera is lost, FrameError for an exposure that cannot be decoded.
         """
-        if self._wanted is None:
-            self._want(self._free_slot())
-        said = self._hear(timeout_s)
-        if isinstance(said, Need):
-            self._want(self._new_slot(said.bytes))
-            said = self._hear(timeout_s)
+        if self._requested_slot is None:
+            self._request_frame(self._free_slot())
+        said = self._receive(timeout_s)
+        if isinstance(said, SlotTooSmall):
+            self._request_frame(self._new_slot(said.bytes))
+            said = self._receive(timeout_s)
         if said is None:
             return None
-        if isinstance(said, Damaged) and self._wanted is not None:
-            self._free.append(self._wanted)
-            self._wanted = None
+        if isinstance(said, DecodeFailed) and self._requested_slot is not None:
+            self._free.append(self._requested_slot)
+            self._requested_slot = None
             raise FrameError(DropReason.CORRUPT, "the frame cannot be decoded")
-        if not isinstance(said, Picture) or said.slot != self._wanted:
-            raise CameraError(_NONSENSE)
+        if not isinstance(said, FrameReady) or said.slot != self._requested_slot:
+            raise CameraError(_PROTOCOL_ERROR)
         return self._view(said), said
 
     def close(self) -> None:
@@ -155,24 +155,24 @@ class CaptureProcess:
 
     # --- talk ---------------------------------------------------------------------------------------------------------
 
-    def _hear(self, timeout_s: float) -> Spoken | None:
+    def _receive(self, timeout_s: float) -> CaptureMessage | None:
         """Return the child's next message; None when none comes in time. Raises CameraError when it has ended."""
         self._connection.settimeout(max(timeout_s, 0.000_1))
         try:
             received = receive(self._connection)
         except TimeoutError:
             return None
-        except BrokenTalkError as error:
-            raise CameraError(_NONSENSE) from error
+        except CaptureProtocolError as error:
+            raise CameraError(_PROTOCOL_ERROR) from error
         for descriptor in () if received is None else received[1]:  # nobody sends us any
             os.close(descriptor)
         if received is None:
-            raise CameraError(f"its capture process {self._how_it_ended()}: it is started again")
-        if isinstance(received[0], Failed):
+            raise CameraError(f"its capture process {self._exit_reason()}: it is started again")
+        if isinstance(received[0], CameraFailed):
             raise CameraError(received[0].text)
         return received[0]
 
-    def _how_it_ended(self) -> str:
+    def _exit_reason(self) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_CLOSE_S)
         code = self._process.returncode
@@ -180,10 +180,10 @@ class CaptureProcess:
 
     # --- memory -------------------------------------------------------------------------------------------------------
 
-    def _want(self, slot: int) -> None:
-        self._wanted = slot
+    def _request_frame(self, slot: int) -> None:
+        self._requested_slot = slot
         with contextlib.suppress(OSError):  # it died: reading says so
-            send(self._connection, Want(slot))
+            send(self._connection, FrameRequest(slot))
 
     def _free_slot(self) -> int:
         return self._free.pop() if self._free else self._new_slot(self._largest())
@@ -202,16 +202,16 @@ class CaptureProcess:
         except OSError as error:
             raise CameraError(f"there is no memory for its pictures ({error.strerror})") from error
         with contextlib.suppress(OSError):  # it died: reading says so
-            send(self._connection, Slot(number, size), descriptors=(memory.descriptor,))
+            send(self._connection, FrameSlot(number, size), descriptors=(memory.descriptor,))
         memory.close_descriptor()
         return number
 
-    def _view(self, said: Picture) -> Pixels:
+    def _view(self, said: FrameReady) -> Pixels:
         memory = self._slots[said.slot]
-        self._wanted = None
+        self._requested_slot = None
         is_picture = len(said.shape) in {2, 3} and all(side > 0 for side in said.shape)
         if not is_picture or int(np.prod(said.shape, dtype=np.int64)) > memory.size:
-            raise CameraError(_NONSENSE)
+            raise CameraError(_PROTOCOL_ERROR)
         view = _View(memory, said.shape)
         weakref.finalize(view, self._free.append, said.slot).atexit = False
         return np.asarray(view)
@@ -219,5 +219,5 @@ class CaptureProcess:
 
 def _environment() -> dict[str, str]:
     """No credentials: the child decodes what a network sends."""
-    kept = {name: value for name, value in environment().items() if not name.startswith("AWS_")}
+    kept = {name: value for name, value in make_environment().items() if not name.startswith("AWS_")}
     return kept | {name: value for name, value in os.environ.items() if name.startswith("OPENCV_")}

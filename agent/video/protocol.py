@@ -4,9 +4,10 @@ One message is one packet of JSON on a socket pair; nothing else is on it, and t
 way only: neither the command line nor the environment shows it. Pixels lie in anonymous files that both have mapped and
 that cannot be made smaller, so that a child which was taken over by what it decodes cannot crash its parent.
 
-parent -> child: an order first; `Slot` with a file descriptor; `Want`: the newest picture, into that slot. The socket's
+parent -> child: an order first; `Slot` with a file descriptor; `FrameRequest`: the newest picture, into that slot. The
+socket's
 end: let go of the camera and end.
-child -> parent: `Opened`; `Need`: no slot is that large; `Picture`; `Damaged`; `Failed`, the last word.
+child -> parent: `Opened`; `SlotTooSmall`: no slot is that large; `Picture`; `DecodeFailed`; `Failed`, the last word.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ MAX_MESSAGE_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class RtspOrder:
+class OpenRtsp:
     """Open an RTSP stream."""
 
     scheme: str  # rtsp or rtsps
@@ -33,7 +34,7 @@ class RtspOrder:
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceOrder:
+class OpenDevice:
     """Open a V4L2 device."""
 
     path: str
@@ -44,7 +45,7 @@ class DeviceOrder:
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
+class FrameSlot:
     """Memory for a picture: its file descriptor comes with the message."""
 
     slot: int
@@ -52,26 +53,26 @@ class Slot:
 
 
 @dataclass(frozen=True, slots=True)
-class Want:
+class FrameRequest:
     """Put the newest picture into this slot."""
 
     slot: int
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class CameraOpened:
     """The camera is open."""
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class SlotTooSmall:
     """A picture has so many bytes; no slot was large enough."""
 
     bytes: int
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class FrameReady:
     """A picture lies in the slot."""
 
     slot: int
@@ -81,53 +82,74 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class Damaged:
+class DecodeFailed:
     """An exposure could not be decoded."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class CameraFailed:
     """The camera cannot be opened, or is lost: why, and what to do. Without the camera's name."""
 
     text: str
 
 
-Spoken = RtspOrder | DeviceOrder | Slot | Want | Opened | Need | Picture | Damaged | Failed
+CaptureMessage = (
+    OpenRtsp
+    | OpenDevice
+    | FrameSlot
+    | FrameRequest
+    | CameraOpened
+    | SlotTooSmall
+    | FrameReady
+    | DecodeFailed
+    | CameraFailed
+)
 _KINDS: Final = {
-    kind.__name__: kind for kind in (RtspOrder, DeviceOrder, Slot, Want, Opened, Need, Picture, Damaged, Failed)
+    kind.__name__: kind
+    for kind in (
+        OpenRtsp,
+        OpenDevice,
+        FrameSlot,
+        FrameRequest,
+        CameraOpened,
+        SlotTooSmall,
+        FrameReady,
+        DecodeFailed,
+        CameraFailed,
+    )
 }
 
 
-class BrokenTalkError(ValueError):
+class CaptureProtocolError(ValueError):
     """The other process said something that nobody understands."""
 
 
-def encode(message: Spoken) -> bytes:
+def encode(message: CaptureMessage) -> bytes:
     """Return the packet."""
     return json.dumps({type(message).__name__: asdict(message)}).encode()
 
 
-def decode(packet: bytes) -> Spoken:
-    """Read a packet. Raises BrokenTalkError."""
+def decode(packet: bytes) -> CaptureMessage:
+    """Read a packet. Raises CaptureProtocolError."""
     try:
         [(name, fields)] = json.loads(packet).items()
         if "shape" in fields:
             fields["shape"] = tuple(int(side) for side in fields["shape"])
-        message: Spoken = _KINDS[name](**fields)
+        message: CaptureMessage = _KINDS[name](**fields)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BrokenTalkError(f"a packet of {len(packet)} bytes") from error
+        raise CaptureProtocolError(f"a packet of {len(packet)} bytes") from error
     return message
 
 
-def send(connection: socket.socket, message: Spoken, *, descriptors: tuple[int, ...] = ()) -> None:
+def send(connection: socket.socket, message: CaptureMessage, *, descriptors: tuple[int, ...] = ()) -> None:
     """Say something. Raises OSError when the other one is gone."""
     socket.send_fds(connection, [encode(message)], list(descriptors))
 
 
-def receive(connection: socket.socket) -> tuple[Spoken, list[int]] | None:
-    """Wait for the next message and the descriptors that came with it; None at the end. Raises BrokenTalkError."""
+def receive(connection: socket.socket) -> tuple[CaptureMessage, list[int]] | None:
+    """Wait for the next message and the descriptors that came with it; None at the end. Raises CaptureProtocolError."""
     packet, descriptors, _, _ = _received(connection)
     return (decode(packet), descriptors) if packet else None
 

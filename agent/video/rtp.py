@@ -30,7 +30,7 @@ _DELIMITERS: Final = {"H264": b"\x09\xf0", "H265": b"\x46\x01\x50", "HEVC": b"\x
 
 
 @dataclass(slots=True)
-class Unit:
+class AccessUnit:
     """The packets of one picture (an access unit), with all that came between them on the connection."""
 
     packets: list[bytes] = field(default_factory=list)
@@ -38,40 +38,40 @@ class Unit:
     is_key: bool = False  # decoding can begin here
     arrived_ns: int = 0  # of the last packet
     changed: bool = False  # its format is not the one that the stream had
-    left_out: int = 0  # pictures before it that the decoder does not get
+    skipped: int = 0  # pictures before it that the decoder does not get
 
 
-class Pictures:
+class AccessUnitAssembler:
     """Groups packets into units. `codec` is the encoding's name in the SDP, in upper case."""
 
     def __init__(self, codec: str) -> None:
         self._codec = codec
-        self._unit = Unit()
+        self._unit = AccessUnit()
         self._formats: set[bytes] = set()
         self._is_settled = False
         self._delimiter = _DELIMITERS.get(codec)
         self._last_stamp = -1  # of the unit that ended
 
-    def settle(self) -> None:
+    def note_opened(self) -> None:
         """The decoder has been opened: a format that was not seen by now is a change."""
         self._is_settled = True
 
     @property
-    def current(self) -> Unit:
+    def current(self) -> AccessUnit:
         """The unit that is not complete yet."""
         return self._unit
 
-    def begins(self, packet: memoryview) -> bool:
+    def starts_new_unit(self, packet: memoryview) -> bool:
         """Whether `packet` begins another picture although the last one has not ended: its end was lost."""
         return self._unit.stamp not in {-1, _stamp(packet)}
 
-    def end(self) -> Unit:
+    def end_unit(self) -> AccessUnit:
         """End the current unit and begin the next one."""
-        unit, self._unit = self._unit, Unit()
+        unit, self._unit = self._unit, AccessUnit()
         self._last_stamp = unit.stamp
         return unit
 
-    def delimiter(self, unit: Unit) -> bytes | None:
+    def delimiter(self, unit: AccessUnit) -> bytes | None:
         """Return a packet to send after the unit, numbered as its last one; None where none helps."""
         if self._delimiter is None:
             return None
@@ -92,7 +92,7 @@ class Pictures:
             self._inspect(unit, payload)
         return bool(packet[1] & 0x80)
 
-    def _inspect(self, unit: Unit, payload: memoryview) -> None:
+    def _inspect(self, unit: AccessUnit, payload: memoryview) -> None:
         match self._codec:
             case "JPEG":
                 unit.is_key = True
@@ -108,13 +108,13 @@ class Pictures:
             case "H265" | "HEVC":
                 self._inspect_nals(unit, _h265(payload), keys=_H265_KEYS, sps=_H265_SPS)
 
-    def _inspect_nals(self, unit: Unit, nals: Iterator[tuple[int, bytes]], *, keys: range, sps: int) -> None:
+    def _inspect_nals(self, unit: AccessUnit, nals: Iterator[tuple[int, bytes]], *, keys: range, sps: int) -> None:
         for kind, nal in nals:
             unit.is_key |= kind in keys or kind == sps
             if kind == sps and nal:
                 self._take_format(unit, nal)
 
-    def _take_format(self, unit: Unit, described: bytes) -> None:
+    def _take_format(self, unit: AccessUnit, described: bytes) -> None:
         if described not in self._formats:
             unit.changed |= self._is_settled
             self._formats.add(described)

@@ -20,15 +20,15 @@ from agent.wire.codec import (
     MAX_MESSAGE_BYTES,
     WireModel,
     heartbeat_topic,
-    marked_replay,
+    mark_replay,
     model_topic,
+    parse_strict_json,
     shadow_topic,
     status_topic,
-    strict_json,
     verdict_topic,
 )
-from agent.wire.collected import Collected
-from agent.wire.envelope import MIN_ROWS, Envelope, Pack, PackKey, pack_key
+from agent.wire.collected import FrameSidecar
+from agent.wire.envelope import MIN_ROWS, Envelope, EnvelopeBuilder, EnvelopeKey, envelope_key
 from agent.wire.gap import MAX_RANGES, Gap, GapReason, encode_gap
 from agent.wire.heartbeat import (
     BrokerHealth,
@@ -45,8 +45,8 @@ from agent.wire.heartbeat import (
 )
 from agent.wire.heartbeat_parts import encode_heartbeat
 from agent.wire.probe import Probe
-from agent.wire.report import ModelReport, Reporter, encode_report, is_release_id
-from agent.wire.status import Presence, Status, encode_status
+from agent.wire.report import ModelReport, ReportingAgent, encode_report, is_release_id
+from agent.wire.status import Presence, StatusMessage, encode_status
 from agent.wire.verdict import VerdictMessage, encode_verdict
 
 if TYPE_CHECKING:
@@ -62,7 +62,9 @@ __all__ = [
     "CameraHealth",
     "CollectionHealth",
     "ConfigurationHealth",
-    "Delivery",
+    "DecodedVerdicts",
+    "EnvelopeBuilder",
+    "EnvelopeKey",
     "Gap",
     "GapReason",
     "Heartbeat",
@@ -71,13 +73,11 @@ __all__ = [
     "LogHealth",
     "ModelReport",
     "OutboxHealth",
-    "Pack",
-    "PackKey",
     "Presence",
     "Probe",
     "RejectHealth",
-    "Reporter",
-    "Status",
+    "ReportingAgent",
+    "StatusMessage",
     "ThreadsHealth",
     "decode",
     "encode_gap",
@@ -85,11 +85,11 @@ __all__ = [
     "encode_report",
     "encode_status",
     "encode_verdict",
+    "envelope_key",
     "heartbeat_topic",
     "is_release_id",
-    "marked_replay",
+    "mark_replay",
     "model_topic",
-    "pack_key",
     "schema",
     "sequence_numbers",
     "shadow_topic",
@@ -103,23 +103,23 @@ SCHEMAS: Final[dict[str, type[WireModel]]] = {  # the message's `kind` -> its mo
     "gap": Gap,
     "heartbeat": Heartbeat,
     "model": ModelReport,
-    "status": Status,
+    "status": StatusMessage,
     "probe": Probe,
-    "collected": Collected,  # beside a picture, never on the broker: `collected.decode_collected` reads it
+    "collected": FrameSidecar,  # beside a picture, never on the broker: `collected.decode_collected` reads it
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
+class DecodedVerdicts:
     """The verdicts of one message; `replay` says that it waited in the device's backlog."""
 
     verdicts: tuple[Verdict, ...]
     replay: bool
 
 
-def decode(payload: bytes) -> Delivery | Gap | Heartbeat | ModelReport | Probe | Status:
+def decode(payload: bytes) -> DecodedVerdicts | Gap | Heartbeat | ModelReport | Probe | StatusMessage:
     """Return what a message says. Raises MessageError for anything that Kensa would not have written."""
-    value = strict_json(payload)
+    value = parse_strict_json(payload)
     model = SCHEMAS.get(str(value.get("kind")))
     if model is None:
         raise MessageError(f"A message has the kind {str(value.get('kind'))[:40]!r}; known are {', '.join(SCHEMAS)}.")
@@ -131,10 +131,10 @@ def decode(payload: bytes) -> Delivery | Gap | Heartbeat | ModelReport | Probe |
         raise MessageError(f"A message of kind {value['kind']} was refused: {where}: {first['msg']}.") from error
     match message:
         case VerdictMessage():
-            return Delivery((message.verdict(),), message.replay)
+            return DecodedVerdicts((message.to_verdict(),), message.replay)
         case Envelope():
-            return Delivery(tuple(message.verdicts()), message.replay)
-        case Gap() | Heartbeat() | ModelReport() | Probe() | Status():
+            return DecodedVerdicts(tuple(message.to_verdicts()), message.replay)
+        case Gap() | Heartbeat() | ModelReport() | Probe() | StatusMessage():
             return message
         case _:
             raise MessageError(f"A {value['kind']} is no message of a topic.")

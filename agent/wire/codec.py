@@ -21,9 +21,9 @@ MAX_MESSAGE_BYTES: Final = 4_900  # exclusive
 MAX_DECODE_BYTES: Final = 16 * 1024  # anything longer is refused unread
 SHADOW_NAME: Final = "kensa"
 REPLAY_MARK: Final = b',"replay":true}'
-ROOM: Final = MAX_MESSAGE_BYTES - len(REPLAY_MARK)  # longest message that may still be marked, inclusive
+MAX_UNMARKED_BYTES: Final = MAX_MESSAGE_BYTES - len(REPLAY_MARK)  # longest message that may still be marked, inclusive
 
-quoted: Final = encode_basestring_ascii  # text -> JSON string, in C
+quote: Final = encode_basestring_ascii  # text -> JSON string, in C
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 MAX_INT: Final = 2**53 - 1  # beyond, JSON readers that use doubles lose digits
@@ -32,7 +32,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Text = Annotated[str, StringConstraints(max_length=256)]
 Digest = Annotated[str, StringConstraints(max_length=80)]
 Count = Annotated[int, Field(ge=0, le=MAX_INT)]
-Unit = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 
 
 class WireModel(BaseModel):
@@ -78,38 +78,38 @@ def checked_name(what: str, name: str) -> str:
     return name
 
 
-def bounded(text: str, limit: int) -> str:
+def bounded_json(text: str, limit: int) -> str:
     """Return `text` as a JSON string of at most `limit` + 2 bytes.
 
     A longer one is cut and ends in `~` and 16 hex digits of its SHA-256, so that different texts stay different.
     """
-    result = quoted(text)
+    result = quote(text)
     if len(result) <= limit + 2 and text.isascii():
         return result
     valid = text.encode("utf-8", "replace")
     text = valid.decode()
-    result = quoted(text)
+    result = quote(text)
     if len(result) <= limit + 2:
         return result
     mark = "~" + hashlib.sha256(valid).hexdigest()[:16]
     kept = text[: limit - len(mark)]
-    while len(quoted(kept)) - 2 + len(mark) > limit:
+    while len(quote(kept)) - 2 + len(mark) > limit:
         kept = kept[:-1]
-    return quoted(kept + mark)
+    return quote(kept + mark)
 
 
-def cut(text: str, limit: int) -> str:
+def truncate(text: str, limit: int) -> str:
     """Return `text`, shortened as `bounded` does where its JSON would be longer than `limit` bytes."""
-    shortened: str = json.loads(bounded(text, limit))
+    shortened: str = json.loads(bounded_json(text, limit))
     return shortened
 
 
-def marked_replay(payload: bytes) -> bytes:
+def mark_replay(payload: bytes) -> bytes:
     """Return the verdict message `payload` with the mark that says: this waited in the backlog."""
     return payload[:-1] + REPLAY_MARK
 
 
-def strict_json(payload: bytes, *, limit: int = MAX_DECODE_BYTES) -> dict[str, Any]:
+def parse_strict_json(payload: bytes, *, limit: int = MAX_DECODE_BYTES) -> dict[str, Any]:
     """Parse one hostile message: `limit` bytes at most, UTF-8, one object, no key twice, no NaN.
 
     Raises MessageError.

@@ -18,7 +18,7 @@ from pydantic_core import to_json
 
 from agent.clock import NS_PER_S
 from agent.errors import MessageError
-from agent.wire.codec import Count, Name, WireModel, checked_name, strict_json
+from agent.wire.codec import Count, Name, WireModel, checked_name, parse_strict_json
 from agent.wire.verdict import VerdictMessage  # noqa: TC001  pydantic reads the annotations
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class CollectedImage(WireModel):
     height: Pixels
 
 
-class Collected(WireModel):
+class FrameSidecar(WireModel):
     """The sidecar."""
 
     v: Literal[1] = 1
@@ -87,11 +87,11 @@ def encode_collected(
     return payload
 
 
-def decode_collected(payload: bytes) -> Collected:
+def decode_collected(payload: bytes) -> FrameSidecar:
     """Return what a sidecar says. Raises MessageError for anything that Kensa would not have written."""
-    value = strict_json(payload)
+    value = parse_strict_json(payload)
     try:
-        return Collected.model_validate_json(to_json(value), strict=True)
+        return FrameSidecar.model_validate_json(to_json(value), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "the sidecar"

@@ -1,8 +1,8 @@
 """Many ok verdicts as one message: shared fields once, a compact row each.
 
-A `Pack` grows verdict by verdict and knows its exact length, so that the message it gives never breaks the bound and a
-full pack is seen before it is made. With 64-character names everywhere, part ids of 64 characters and a trial's
-challenger it still holds at least `MIN_ROWS`.
+A `EnvelopeBuilder` grows verdict by verdict and knows its exact length, so that the message it gives never breaks the
+bound and a full pack is seen before it is made. With 64-character names everywhere, part ids of 64 characters and a
+trial's challenger it still holds at least `MIN_ROWS`.
 
 Rows are arrays whose members `columns` names. `seq` and `us` (capture time, microseconds) are differences from the row
 before (the first row: from the envelope's own `seq` and `captured_utc_us`); scores are integers in ten-thousandths.
@@ -18,7 +18,7 @@ from pydantic import Field
 
 from agent.errors import MessageError
 from agent.records import Judgement, Origin, Outcome, Verdict
-from agent.wire.codec import MAX_INT, ROOM, Count, Digest, Name, bounded, quoted
+from agent.wire.codec import MAX_INT, MAX_UNMARKED_BYTES, Count, Digest, Name, bounded_json, quote
 from agent.wire.verdict import PART_ID_LIMIT, SharedFields, origin_text
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _PER_SCORE: Final = 6
 _BASE_COLUMNS: Final = ("seq", "us", "latency_us", "score")
 
 
-class PackKey(NamedTuple):
+class EnvelopeKey(NamedTuple):
     """Verdicts with equal keys may share an envelope."""
 
     origin: int  # id of the Origin, which the pack keeps alive
@@ -44,12 +44,12 @@ class PackKey(NamedTuple):
     scores: int
 
 
-def pack_key(verdict: Verdict) -> PackKey | None:
+def envelope_key(verdict: Verdict) -> EnvelopeKey | None:
     """Return what decides with which others the verdict may travel; None when it needs a message of its own."""
     judgement = verdict.judgement
     if judgement.outcome is not Outcome.OK or judgement.box or judgement.reason or verdict.image:
         return None
-    return PackKey(
+    return EnvelopeKey(
         id(verdict.origin),
         judgement.class_name,
         verdict.arm,
@@ -60,8 +60,8 @@ def pack_key(verdict: Verdict) -> PackKey | None:
     )
 
 
-class Pack:
-    """An envelope in the making; verdicts of one `PackKey`. Not thread-safe."""
+class EnvelopeBuilder:
+    """An envelope in the making; verdicts of one `EnvelopeKey`. Not thread-safe."""
 
     __slots__ = (
         "_captured_us", "_has_part", "_has_scores", "_head", "_last_seq", "_length", "_rows", "count", "first_seq",
@@ -84,11 +84,11 @@ class Pack:
     def _start(self, first: Verdict) -> tuple[str, bool]:
         head = f'{{"v":1,"kind":"ok",{origin_text(self.origin)}'
         if first.judgement.class_name is not None:
-            head += f',"class":{quoted(first.judgement.class_name)}'
+            head += f',"class":{quote(first.judgement.class_name)}'
         if first.arm is not None:
-            head += f',"arm":{quoted(first.arm)}'
+            head += f',"arm":{quote(first.arm)}'
         if first.challenger_sha256 is not None:
-            head += f',"challenger_sha256":{quoted(first.challenger_sha256)}'
+            head += f',"challenger_sha256":{quote(first.challenger_sha256)}'
         head += f',"seq":{first.seq},"captured_utc_us":{self._captured_us}'
         columns = [*_BASE_COLUMNS]
         longest = _LONGEST_ROW
@@ -99,14 +99,14 @@ class Pack:
             columns.append("challenger")
             longest += _LONGEST_CHALLENGER
         names = self.origin.classes[: len(first.judgement.scores)]
-        classes = f',"classes":[{",".join(map(quoted, names))}]'
+        classes = f',"classes":[{",".join(map(quote, names))}]'
         longest_scored = longest + _PER_SCORE * len(names)
-        room = ROOM - len(head) - 120
+        room = MAX_UNMARKED_BYTES - len(head) - 120
         has_scores = len(names) > 0 and len(classes) + MIN_ROWS * longest_scored <= room
         if has_scores:
             columns.extend(["scores"] * len(names))
             head += classes
-        return f'{head},"columns":[{",".join(map(quoted, columns))}],"rows":[', has_scores
+        return f'{head},"columns":[{",".join(map(quote, columns))}],"rows":[', has_scores
 
     def try_add(self, verdict: Verdict) -> bool:
         """Add one verdict; False when it does not fit, which leaves the pack as it was.
@@ -122,7 +122,7 @@ class Pack:
             f"{int(judgement.score * 10_000.0 + 0.5)}"
         )
         if verdict.part_id is not None:
-            row += "," + bounded(verdict.part_id, PART_ID_LIMIT)
+            row += "," + bounded_json(verdict.part_id, PART_ID_LIMIT)
         if verdict.challenger_outcome is not None:
             row += f',"{verdict.challenger_outcome}"'
         if self._has_scores:
@@ -132,7 +132,7 @@ class Pack:
                 row += f",{int(score * 10_000.0 + 0.5)}"
         row += "]"
         length = self._length + len(row) + (self.count > 0)
-        if length > ROOM:
+        if length > MAX_UNMARKED_BYTES:
             return False
         self._length = length
         self._rows.append(row)
@@ -162,13 +162,13 @@ class Envelope(SharedFields):
     columns: Annotated[tuple[str, ...], Field(min_length=4, max_length=80)]
     rows: Annotated[tuple[tuple[int | str, ...], ...], Field(min_length=1)]
 
-    def verdicts(self) -> Iterator[Verdict]:
+    def to_verdicts(self) -> Iterator[Verdict]:
         """Yield the records that the envelope stands for. MessageError for rows that `columns` does not describe."""
         optional = tuple(name for name in ("part_id", "challenger") if name in self.columns)
         expected = (*_BASE_COLUMNS, *optional, *("scores" for _ in self.classes))
         if self.columns != expected:
             raise MessageError(f"An envelope was refused: its columns are {list(self.columns)}, not {list(expected)}.")
-        origin = self.origin(self.classes)
+        origin = self.to_origin(self.classes)
         seq, captured_us = self.seq, self.captured_utc_us
         for row in self.rows:
             if len(row) != len(expected):

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from agent.records import CameraState, DropReason, ImageFault, Outcome  # noqa: TC001  pydantic reads the annotations
-from agent.wire.codec import Count, Digest, Name, Text, Unit, WireModel
+from agent.wire.codec import Count, Digest, Fraction, Name, Text, WireModel
 from agent.wire.collected import CollectReason  # noqa: TC001  pydantic reads the annotations
 
 Positive = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
@@ -50,7 +50,7 @@ class RejectHealth(WireModel):
     state: Literal["learning", "steady", "high", "low", "flood"]
     parts: Count  # the last 500 to 1,000
     rejects: Count  # among them
-    usual: Unit | None = None  # share of parts that begin a run of rejects, as learned on this line
+    usual: Fraction | None = None  # share of parts that begin a run of rejects, as learned on this line
 
 
 class InspectionHealth(WireModel):
@@ -162,7 +162,7 @@ class Heartbeat(WireModel):
     cpu: Positive  # cores, over the last interval
     rss_bytes: Count
     temperature_c: Annotated[float, Field(allow_inf_nan=False)] | None
-    memory_used: Unit | None = None  # share of the machine's memory in use
+    memory_used: Fraction | None = None  # share of the machine's memory in use
     faults: Count = 0  # batches that the model's runtime failed on
     last_fault: Text | None = None
     frames_not_kept: Count = 0  # of defect and unsure parts, because writing them could not follow

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from agent.wire.codec import MAX_MESSAGE_BYTES, WireModel, quoted
+from agent.wire.codec import MAX_MESSAGE_BYTES, WireModel, quote
 
 if TYPE_CHECKING:
     from agent.wire.heartbeat import Heartbeat
@@ -31,12 +31,12 @@ def encode_heartbeat(heartbeat: Heartbeat) -> tuple[bytes, ...]:
     if len(whole) < MAX_MESSAGE_BYTES:
         return (whole,)
     shared = heartbeat.model_copy(update={"inspections": (), "cameras": (), "part": 999, "parts": 999})
-    shared = _reduced(shared, _MAX_SHARED_BYTES)
+    shared = _reduce(shared, _MAX_SHARED_BYTES)
     pieces: list[Heartbeat] = []
     piece = shared
     for field in ("inspections", "cameras"):
         for item in getattr(heartbeat, field):
-            small = _reduced(item, _MAX_ITEM_BYTES)
+            small = _reduce(item, _MAX_ITEM_BYTES)
             grown = piece.model_copy(update={field: (*getattr(piece, field), small)})
             if len(_dump(grown)) >= MAX_MESSAGE_BYTES:
                 pieces.append(piece)
@@ -52,21 +52,21 @@ def _dump(model: WireModel) -> bytes:
     return model.model_dump_json(ensure_ascii=True).encode()
 
 
-def _reduced(model: Model, most_bytes: int) -> Model:
+def _reduce(model: Model, most_bytes: int) -> Model:
     """Return `model` cut to `most_bytes` as JSON, or by all steps where it is larger still."""
     for text_bytes, items, entries in _REDUCTIONS:
         if len(_dump(model)) <= most_bytes:
             break
-        tree = _cut(json.loads(_dump(model)), text_bytes, items, entries)
+        tree = _truncate_values(json.loads(_dump(model)), text_bytes, items, entries)
         model = type(model).model_validate_json(json.dumps(tree))
     return model
 
 
-def _cut(value: Any, text_bytes: int, items: int, entries: int) -> Any:
+def _truncate_values(value: Any, text_bytes: int, items: int, entries: int) -> Any:
     if isinstance(value, str):
-        return shortened(value, text_bytes)
+        return truncate_to_json_bytes(value, text_bytes)
     if isinstance(value, list):
-        return [_cut(item, text_bytes, items, entries) for item in value[:items]]
+        return [_truncate_values(item, text_bytes, items, entries) for item in value[:items]]
     if not isinstance(value, dict):
         return value
     cut = {}
@@ -76,12 +76,12 @@ def _cut(value: Any, text_bytes: int, items: int, entries: int) -> Any:
         elif key in _TABLES and isinstance(below, dict):
             cut[key] = dict(sorted(below.items(), key=lambda entry: entry[1], reverse=True)[:entries])
         else:
-            cut[key] = _cut(below, text_bytes, items, entries)
+            cut[key] = _truncate_values(below, text_bytes, items, entries)
     return cut
 
 
-def shortened(text: str, most_bytes: int) -> str:
+def truncate_to_json_bytes(text: str, most_bytes: int) -> str:
     """Return the beginning of `text` that takes at most `most_bytes` as JSON; at least one character."""
-    while len(quoted(text)) > most_bytes and len(text) > 1:  # a character outside ASCII takes 6 or 12 bytes
-        text = text[: max(1, len(text) * most_bytes // len(quoted(text)))]
+    while len(quote(text)) > most_bytes and len(text) > 1:  # a character outside ASCII takes 6 or 12 bytes
+        text = text[: max(1, len(text) * most_bytes // len(quote(text)))]
     return text

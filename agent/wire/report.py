@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from pydantic import Field, StringConstraints
 
 from agent.errors import MessageError
-from agent.records import Desired, Gate, ModelStatus, Refusal, ReleaseRef
-from agent.wire.codec import MAX_INT, MAX_MESSAGE_BYTES, Count, Digest, Name, Unit, WireModel, cut
+from agent.records import DesiredRelease, Gate, ModelStatus, Refusal, ReleaseRef
+from agent.wire.codec import MAX_INT, MAX_MESSAGE_BYTES, Count, Digest, Fraction, Name, WireModel, truncate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _FIGURE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _LARGEST: Final = 1.7e308
 # (bytes of a text, figures of a kind), from what is wanted to what always fits
-_ROOM: Final = ((1_000, 64), (1_000, 24), (600, 12), (300, 8), (100, 4))
+_SHORTENING_STEPS: Final = ((1_000, 64), (1_000, 24), (600, 12), (300, 8), (100, 4))
 
 RELEASE_ID_PATTERN: Final = (
     r"^[A-Za-z0-9_-]{1,64}/[0-9]{1,6}\.[0-9]{1,6}\.[0-9]{1,6}(-[0-9A-Za-z.-]{1,32})?$"  # as the manifest has them
@@ -54,7 +54,7 @@ class ReleaseOnWire(WireModel):
     digest: Digest  # of manifest.json as it was signed
     model_sha256: Digest
 
-    def record(self) -> ReleaseRef:
+    def to_record(self) -> ReleaseRef:
         """Return the record that the message stands for."""
         return ReleaseRef(self.name, self.version, self.counter, self.digest, self.model_sha256)
 
@@ -64,12 +64,12 @@ class DesiredOnWire(WireModel):
 
     release: ReleaseId
     mode: Literal["release", "ab"]
-    share: Unit
+    share: Fraction
     source: Code
 
-    def record(self) -> Desired:
+    def to_record(self) -> DesiredRelease:
         """Return the record that the message stands for."""
-        return Desired(self.release, self.mode, self.share, self.source)
+        return DesiredRelease(self.release, self.mode, self.share, self.source)
 
 
 class RefusalOnWire(WireModel):
@@ -81,7 +81,7 @@ class RefusalOnWire(WireModel):
     figures: Mapping[FigureName, Figure] = {}
     limits: Mapping[FigureName, Figure] = {}
 
-    def record(self) -> Refusal:
+    def to_record(self) -> Refusal:
         """Return the record that the message stands for."""
         return Refusal(self.gate, self.reason, self.text, dict(self.figures), dict(self.limits))
 
@@ -102,7 +102,7 @@ class ModelReport(WireModel):
     previous: ReleaseOnWire | None = None
     candidate: ReleaseOnWire | None = None
     desired: DesiredOnWire | None = None
-    share: Unit = 0.0  # of the parts that the candidate judges too
+    share: Fraction = 0.0  # of the parts that the candidate judges too
     progress: Mapping[FigureName, Figure] = {}  # of the present state
     refusal: RefusalOnWire | None = None  # the last one
     refused: ReleaseOnWire | None = None  # and of which release
@@ -110,27 +110,27 @@ class ModelReport(WireModel):
     counter_floor: Count = 0
     shortened: bool = False  # texts or figures did not fit
 
-    def status(self) -> ModelStatus:
+    def to_model_status(self) -> ModelStatus:
         """Return the record that the message stands for."""
         return ModelStatus(
             inspection=self.inspection,
             state=self.state,
             since_utc_s=self.since_utc_us / 1e6,
-            active=None if self.active is None else self.active.record(),
-            previous=None if self.previous is None else self.previous.record(),
-            candidate=None if self.candidate is None else self.candidate.record(),
-            desired=None if self.desired is None else self.desired.record(),
+            active=None if self.active is None else self.active.to_record(),
+            previous=None if self.previous is None else self.previous.to_record(),
+            candidate=None if self.candidate is None else self.candidate.to_record(),
+            desired=None if self.desired is None else self.desired.to_record(),
             share=self.share,
             progress=dict(self.progress),
-            refusal=None if self.refusal is None else self.refusal.record(),
-            refused=None if self.refused is None else self.refused.record(),
+            refusal=None if self.refusal is None else self.refusal.to_record(),
+            refused=None if self.refused is None else self.refused.to_record(),
             alarm=self.alarm,
             counter_floor=self.counter_floor,
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Reporter:
+class ReportingAgent:
     """Who reports: what does not change while the agent runs."""
 
     thing: str
@@ -138,7 +138,7 @@ class Reporter:
     boot_epoch: int
 
 
-def encode_report(status: ModelStatus, *, reporter: Reporter, utc_ns: int) -> bytes:
+def encode_report(status: ModelStatus, *, reporter: ReportingAgent, utc_ns: int) -> bytes:
     """Return the report as one message. Raises MessageError for a name that does not fit into a topic."""
     fields = _fields(status)
     shared: dict[str, Any] = {
@@ -147,7 +147,7 @@ def encode_report(status: ModelStatus, *, reporter: Reporter, utc_ns: int) -> by
         "boot_epoch": reporter.boot_epoch,
         "utc_us": _count(utc_ns // 1_000),
     }
-    for text_bytes, figures in _ROOM:
+    for text_bytes, figures in _SHORTENING_STEPS:
         fitted = _fitted(fields, text_bytes, figures)
         try:
             report = ModelReport.model_validate({**shared, **fitted, "shortened": fitted != fields})
@@ -159,7 +159,7 @@ def encode_report(status: ModelStatus, *, reporter: Reporter, utc_ns: int) -> by
     raise MessageError(f"the report on {status.inspection[:80]!r} is longer than one message")  # pragma: no cover
 
 
-def finite(figures: Mapping[str, float]) -> dict[str, float]:
+def finite_figures(figures: Mapping[str, float]) -> dict[str, float]:
     """Return the figures that can travel: by a name of letters, digits, `_`, `.`, `-`, and finite."""
     return {
         name: max(-_LARGEST, min(_LARGEST, float(value)))
@@ -182,14 +182,14 @@ def _fields(status: ModelStatus) -> dict[str, Any]:
             release=desired.release_id, mode=desired.mode, share=float(desired.share), source=desired.source
         ),
         "share": float(status.share),
-        "progress": finite(status.progress),
+        "progress": finite_figures(status.progress),
         "refusal": refusal
         and {
             "gate": Gate(refusal.gate),
             "reason": refusal.reason,
             "text": refusal.text,
-            "figures": finite(refusal.figures),
-            "limits": finite(refusal.limits),
+            "figures": finite_figures(refusal.figures),
+            "limits": finite_figures(refusal.limits),
         },
         "refused": _release(status.refused),
         "alarm": status.alarm,
@@ -201,11 +201,11 @@ def _fitted(fields: Mapping[str, Any], text_bytes: int, figures: int) -> dict[st
     """Return the fields with texts of at most `text_bytes` bytes and that many figures of each kind."""
     fitted = {**fields, "progress": _first(fields["progress"].items(), figures)}
     if fields["alarm"] is not None:
-        fitted["alarm"] = cut(fields["alarm"], text_bytes)
+        fitted["alarm"] = truncate(fields["alarm"], text_bytes)
     if (refusal := fields["refusal"]) is not None:
         fitted["refusal"] = {
             **refusal,
-            "text": cut(refusal["text"], text_bytes),
+            "text": truncate(refusal["text"], text_bytes),
             "figures": _first(refusal["figures"].items(), figures),
             "limits": _first(refusal["limits"].items(), figures),
         }
@@ -228,4 +228,12 @@ def _count(number: int) -> int:
     return max(0, min(number, MAX_INT))
 
 
-__all__ = ["RELEASE_ID_PATTERN", "ModelReport", "ReleaseId", "Reporter", "encode_report", "finite", "is_release_id"]
+__all__ = [
+    "RELEASE_ID_PATTERN",
+    "ModelReport",
+    "ReleaseId",
+    "ReportingAgent",
+    "encode_report",
+    "finite_figures",
+    "is_release_id",
+]

@@ -19,28 +19,28 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from agent.errors import MessageError
-from agent.records import Desired, named_apart
-from agent.wire.codec import MAX_INT, cut, is_name, strict_json
-from agent.wire.report import finite, is_release_id
+from agent.records import DesiredRelease, distinct_name
+from agent.wire.codec import MAX_INT, is_name, parse_strict_json, truncate
+from agent.wire.report import finite_figures, is_release_id
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from agent.records import ModelStatus, ReleaseRef
 
-MAX_HINT_BYTES: Final = 8 * 1024  # of a delta
-MAX_ANSWER_BYTES: Final = 32 * 1024  # of a whole document: its metadata is not part of the 8 KB
+MAX_DELTA_BYTES: Final = 8 * 1024  # of a delta
+MAX_DOCUMENT_BYTES: Final = 32 * 1024  # of a whole document: its metadata is not part of the 8 KB
 MAX_REPORTED_BYTES: Final = 6_000
 _MAX_INSPECTIONS: Final = 256
 _KEYS: Final = frozenset({"release", "mode", "share"})
 _FIGURES: Final = 6
 # (bytes of a text, with progress, with the candidates and the refusal), from what is wanted to the least
-_ROOM: Final = ((240, True, True), (80, False, True), (40, False, False))
+_SHORTENING_STEPS: Final = ((240, True, True), (80, False, True), (40, False, False))
 Entries = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class ShadowMessage:
+class ShadowDocument:
     """What a message of the shadow says. `desired` holds what is wanted in full, or in a delta what differs."""
 
     version: int
@@ -50,7 +50,7 @@ class ShadowMessage:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class ShadowRejection:
     """Why the shadow service refused a request."""
 
     code: int
@@ -58,11 +58,11 @@ class Refused:
     token: str | None
 
 
-def parse_document(payload: bytes) -> ShadowMessage:
+def parse_document(payload: bytes) -> ShadowDocument:
     """Read the answer to a `get`. Raises MessageError."""
-    value = strict_json(payload, limit=MAX_ANSWER_BYTES)
+    value = parse_strict_json(payload, limit=MAX_DOCUMENT_BYTES)
     state = _member(value, "state")
-    return ShadowMessage(
+    return ShadowDocument(
         _version(value),
         _token(value),
         _inspections(_member(state, "desired")),
@@ -70,38 +70,38 @@ def parse_document(payload: bytes) -> ShadowMessage:
     )
 
 
-def parse_delta(payload: bytes) -> ShadowMessage:
+def parse_delta(payload: bytes) -> ShadowDocument:
     """Read an `update/delta`. Raises MessageError."""
-    value = strict_json(payload, limit=MAX_HINT_BYTES)
-    return ShadowMessage(_version(value), _token(value), _inspections(_member(value, "state")))
+    value = parse_strict_json(payload, limit=MAX_DELTA_BYTES)
+    return ShadowDocument(_version(value), _token(value), _inspections(_member(value, "state")))
 
 
 def parse_token(payload: bytes) -> str | None:
     """Return whose request an `update/accepted` answers. Raises MessageError."""
-    return _token(strict_json(payload, limit=MAX_ANSWER_BYTES))
+    return _token(parse_strict_json(payload, limit=MAX_DOCUMENT_BYTES))
 
 
-def parse_refused(payload: bytes) -> Refused:
+def parse_rejected(payload: bytes) -> ShadowRejection:
     """Read a `get/rejected` or `update/rejected`. Raises MessageError."""
-    value = strict_json(payload, limit=MAX_HINT_BYTES)
+    value = parse_strict_json(payload, limit=MAX_DELTA_BYTES)
     code = value.get("code")
     if type(code) is not int or not 0 <= code <= MAX_INT:
         raise MessageError("A refusal of the shadow service has no code.")
-    return Refused(code, cut(str(value.get("message", "")), 200), _token(value))
+    return ShadowRejection(code, truncate(str(value.get("message", "")), 200), _token(value))
 
 
-def parse_desired(members: Mapping[str, Any]) -> Desired:
+def parse_desired(members: Mapping[str, Any]) -> DesiredRelease:
     """Judge what is wanted of one inspection. Raises MessageError."""
     if unknown := sorted(set(members) - _KEYS):
-        raise MessageError(f"{cut(unknown[0], 40)!r} is unknown; allowed are {', '.join(sorted(_KEYS))}.")
+        raise MessageError(f"{truncate(unknown[0], 40)!r} is unknown; allowed are {', '.join(sorted(_KEYS))}.")
     release, mode, share = members.get("release"), members.get("mode", "release"), members.get("share", 0.5)
     if not isinstance(release, str) or not is_release_id(release):
-        raise MessageError(f"release is {cut(repr(release), 80)}, expected name/version such as parts/1.1.0.")
+        raise MessageError(f"release is {truncate(repr(release), 80)}, expected name/version such as parts/1.1.0.")
     if mode != "release" and mode != "ab":  # noqa: PLR1714 - mypy narrows this form only
-        raise MessageError(f"mode is {cut(repr(mode), 40)}, allowed are 'release' and 'ab'.")
+        raise MessageError(f"mode is {truncate(repr(mode), 40)}, allowed are 'release' and 'ab'.")
     if type(share) not in {int, float} or not 0.0 < share <= 1.0:
-        raise MessageError(f"share is {cut(repr(share), 40)}, expected a number above 0, at most 1.")
-    return Desired(release, mode, float(share), "shadow")
+        raise MessageError(f"share is {truncate(repr(share), 40)}, expected a number above 0, at most 1.")
+    return DesiredRelease(release, mode, float(share), "shadow")
 
 
 def encode_get(token: str) -> bytes:
@@ -113,7 +113,7 @@ def encode_reported(statuses: Mapping[str, ModelStatus], *, gone: Collection[str
     """Return the `update` that reports every inspection and forgets those that are `gone`."""
     forgotten: dict[str, None] = dict.fromkeys(sorted(gone))
     entries: Entries = {}
-    for text_bytes, with_progress, with_details in _ROOM:
+    for text_bytes, with_progress, with_details in _SHORTENING_STEPS:
         entries = {
             name: _entry(status, text_bytes, with_progress=with_progress, with_details=with_details)
             for name, status in statuses.items()
@@ -121,10 +121,10 @@ def encode_reported(statuses: Mapping[str, ModelStatus], *, gone: Collection[str
         payload = _update(entries, forgotten, left_out=0, token=token)
         if len(payload) <= MAX_REPORTED_BYTES:
             return payload
-    return _what_fits(statuses, entries, token)
+    return _fit_reported(statuses, entries, token)
 
 
-def _what_fits(statuses: Mapping[str, ModelStatus], entries: Entries, token: str) -> bytes:
+def _fit_reported(statuses: Mapping[str, ModelStatus], entries: Entries, token: str) -> bytes:
     """Leave inspections out: those first in which nothing is under way."""
     order = sorted(entries, key=lambda name: (statuses[name].alarm is None, statuses[name].candidate is None, name))
     kept: Entries = {}
@@ -151,25 +151,25 @@ def _entry(status: ModelStatus, text_bytes: int, *, with_progress: bool, with_de
         "share": round(status.share, 4) if compares else None,
         "state": status.state,
         "since_utc_s": round(status.since_utc_s),
-        "active": named_apart(status.active, status.candidate, status.previous),
+        "active": distinct_name(status.active, status.candidate, status.previous),
         "previous": None,
         "candidate": None,
-        "reason": None if refusal is None else cut(refusal.reason, 64),
+        "reason": None if refusal is None else truncate(refusal.reason, 64),
         "progress": None,
         "refusal": None,
-        "alarm": None if status.alarm is None else cut(status.alarm, text_bytes),
+        "alarm": None if status.alarm is None else truncate(status.alarm, text_bytes),
     }
     if with_progress and status.progress:
-        shown = list(finite(status.progress).items())[:_FIGURES]
+        shown = list(finite_figures(status.progress).items())[:_FIGURES]
         entry["progress"] = ", ".join(f"{name} {value:.4g}" for name, value in shown)
     if with_details:
-        entry["previous"] = named_apart(status.previous, status.active, status.candidate)
-        entry["candidate"] = named_apart(status.candidate, status.active, status.previous)
+        entry["previous"] = distinct_name(status.previous, status.active, status.candidate)
+        entry["candidate"] = distinct_name(status.candidate, status.active, status.previous)
         if refusal is not None:
-            text = cut(refusal.text, text_bytes)
+            text = truncate(refusal.text, text_bytes)
             entry["refusal"] = {
                 "gate": str(refusal.gate),
-                "release": named_apart(refused, status.active, status.candidate),
+                "release": distinct_name(refused, status.active, status.candidate),
                 "text": text,
             }
     return entry

@@ -20,7 +20,7 @@ class Presence(StrEnum):
     OFFLINE = "offline"
 
 
-class Status(WireModel):
+class StatusMessage(WireModel):
     """The whole message."""
 
     v: Literal[1] = 1
@@ -35,6 +35,6 @@ class Status(WireModel):
     reason: Text  # `connected`, `stopped` or `connection lost`
 
 
-def encode_status(status: Status) -> bytes:
+def encode_status(status: StatusMessage) -> bytes:
     """Return the message; it always fits."""
     return status.model_dump_json().encode()

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from agent.errors import MessageError
 from agent.records import Judgement, ModelIdentity, Origin, Outcome, Verdict
-from agent.wire.codec import ROOM, Count, Digest, Name, Text, Unit, WireModel, bounded, quoted
+from agent.wire.codec import MAX_UNMARKED_BYTES, Count, Digest, Fraction, Name, Text, WireModel, bounded_json, quote
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,7 +33,7 @@ class ModelOnWire(WireModel):
     counter: Count
     trusted: bool
 
-    def record(self) -> ModelIdentity:
+    def to_record(self) -> ModelIdentity:
         """Return the record that the message stands for."""
         return ModelIdentity(self.name, self.version, self.sha256, self.counter, self.trusted)
 
@@ -60,7 +60,7 @@ class SharedFields(WireModel):
     arm: Name | None = None
     replay: bool = False  # it waited in the device's backlog
 
-    def origin(self, classes: Iterable[str]) -> Origin:
+    def to_origin(self, classes: Iterable[str]) -> Origin:
         """Return the record; `classes` are the ones whose scores the message holds."""
         model = self.model
         return Origin(
@@ -71,7 +71,7 @@ class SharedFields(WireModel):
             boot_epoch=self.boot_epoch,
             config_digest=self.config_digest,
             preprocess_digest=self.preprocess_digest,
-            model=None if model is None else model.record(),
+            model=None if model is None else model.to_record(),
             classes=tuple(classes),
         )
 
@@ -85,8 +85,8 @@ class VerdictMessage(SharedFields):
     latency_us: Count
     outcome: Outcome
     class_: Annotated[Name | None, Field(alias="class")] = None
-    score: Unit
-    scores: Mapping[Name, Unit] = {}  # class -> score
+    score: Fraction
+    scores: Mapping[Name, Fraction] = {}  # class -> score
     scores_left_out: Count = 0
     box: tuple[Count, Count, Count, Count] | None = None  # x, y, width, height in pixels of the frame
     reason: Text | None = None
@@ -94,12 +94,12 @@ class VerdictMessage(SharedFields):
     image: Text | None = None
     challenger: Challenger | None = None
 
-    def verdict(self) -> Verdict:
+    def to_verdict(self) -> Verdict:
         """Return the record that the message stands for."""
         scores = tuple(self.scores.values())
         challenger = self.challenger
         return Verdict(
-            origin=self.origin(self.scores),
+            origin=self.to_origin(self.scores),
             seq=self.seq,
             captured_utc_ns=self.captured_utc_us * 1_000,
             judgement=Judgement(self.outcome, self.class_, self.score, scores, self.box, self.reason),
@@ -119,13 +119,13 @@ def origin_text(origin: Origin) -> str:
     if origin.model is not None:
         trusted = "true" if origin.model.trusted else "false"
         model = (
-            f'{{"name":{quoted(origin.model.name)},"version":{quoted(origin.model.version)},'
-            f'"sha256":{quoted(origin.model.sha256)},"counter":{origin.model.counter},"trusted":{trusted}}}'
+            f'{{"name":{quote(origin.model.name)},"version":{quote(origin.model.version)},'
+            f'"sha256":{quote(origin.model.sha256)},"counter":{origin.model.counter},"trusted":{trusted}}}'
         )
     return (
-        f'"thing":{quoted(origin.thing)},"line":{quoted(origin.line)},"inspection":{quoted(origin.inspection)},'
-        f'"camera":{quoted(origin.camera)},"boot_epoch":{origin.boot_epoch},"model":{model},'
-        f'"preprocess_digest":{quoted(origin.preprocess_digest)},"config_digest":{quoted(origin.config_digest)}'
+        f'"thing":{quote(origin.thing)},"line":{quote(origin.line)},"inspection":{quote(origin.inspection)},'
+        f'"camera":{quote(origin.camera)},"boot_epoch":{origin.boot_epoch},"model":{model},'
+        f'"preprocess_digest":{quote(origin.preprocess_digest)},"config_digest":{quote(origin.config_digest)}'
     )
 
 
@@ -140,23 +140,23 @@ def encode_verdict(verdict: Verdict) -> bytes:
     )
     parts = [head]
     if judgement.class_name is not None:
-        parts.append(f'"class":{quoted(judgement.class_name)}')
+        parts.append(f'"class":{quote(judgement.class_name)}')
     if judgement.box is not None:
         x, y, width, height = judgement.box
         parts.append(f'"box":[{x},{y},{width},{height}]')
     if judgement.reason is not None:
-        parts.append(f'"reason":{bounded(judgement.reason, TEXT_LIMIT)}')
+        parts.append(f'"reason":{bounded_json(judgement.reason, TEXT_LIMIT)}')
     if verdict.part_id is not None:
-        parts.append(f'"part_id":{bounded(verdict.part_id, PART_ID_LIMIT)}')
+        parts.append(f'"part_id":{bounded_json(verdict.part_id, PART_ID_LIMIT)}')
     if verdict.image is not None:
-        parts.append(f'"image":{bounded(verdict.image, TEXT_LIMIT)}')
+        parts.append(f'"image":{bounded_json(verdict.image, TEXT_LIMIT)}')
     if verdict.arm is not None:
-        parts.append(f'"arm":{quoted(verdict.arm)}')
+        parts.append(f'"arm":{quote(verdict.arm)}')
     if verdict.challenger_outcome is not None:
-        digest = "" if verdict.challenger_sha256 is None else f',"sha256":{quoted(verdict.challenger_sha256)}'
+        digest = "" if verdict.challenger_sha256 is None else f',"sha256":{quote(verdict.challenger_sha256)}'
         parts.append(f'"challenger":{{"outcome":"{verdict.challenger_outcome}"{digest}}}')
     text = ",".join(parts)
-    return f"{text}{_scores_text(verdict, ROOM - len(text) - 1)}}}".encode()
+    return f"{text}{_scores_text(verdict, MAX_UNMARKED_BYTES - len(text) - 1)}}}".encode()
 
 
 def _check_numbers(verdict: Verdict) -> None:
@@ -178,7 +178,7 @@ def _scores_text(verdict: Verdict, room: int) -> str:
     scores = dict(zip(verdict.origin.classes, verdict.judgement.scores, strict=False))
     if not scores:
         return ""
-    items = {name: f"{quoted(name)}:{_rounded(score)}" for name, score in scores.items()}
+    items = {name: f"{quote(name)}:{_rounded(score)}" for name, score in scores.items()}
     length = sum(map(len, items.values())) + len(items) + 12
     left_out = ""
     if length > room:

@@ -14,8 +14,8 @@ from typing import Final
 from agent import __version__
 from agent.errors import KensaError, UsageError
 from greengrass.packaging import checks, contents, recipe, report
-from greengrass.packaging.build import INSPECTOR, MODEL, Built, Plan, build
-from greengrass.packaging.lock import ARCHITECTURES, PYTHONS, Target
+from greengrass.packaging.build import INSPECTOR, MODEL, BuildPlan, BuildResult, build
+from greengrass.packaging.lock import ARCHITECTURES, PYTHONS, BuildTarget
 from greengrass.packaging.recipe import RECIPES, ROOT
 
 _VERSION: Final = re.compile(r"\d+\.\d+\.\d+")
@@ -47,33 +47,35 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _inspector(arguments: argparse.Namespace, targets: tuple[Target, ...]) -> Plan:
+def _inspector(arguments: argparse.Namespace, targets: tuple[BuildTarget, ...]) -> BuildPlan:
     entries = contents.factory_release(arguments.release)
     if arguments.root is not None:
-        entries.append(contents.anchor(arguments.root))
+        entries.append(contents.trust_anchor(arguments.root))
     defaults: object = {}
     if arguments.defaults is not None:
-        defaults = recipe.load(arguments.defaults.read_text(encoding="utf-8"), source=str(arguments.defaults))
+        defaults = recipe.load_yaml(arguments.defaults.read_text(encoding="utf-8"), source=str(arguments.defaults))
     if not isinstance(defaults, dict):
         raise UsageError(f"{arguments.defaults}: expected a mapping of keys")
-    return Plan(INSPECTOR, arguments.version or __version__, tuple(entries), targets, configuration=defaults)
+    return BuildPlan(INSPECTOR, arguments.version or __version__, tuple(entries), targets, configuration=defaults)
 
 
-def _model(arguments: argparse.Namespace, targets: tuple[Target, ...]) -> Plan:
+def _model(arguments: argparse.Namespace, targets: tuple[BuildTarget, ...]) -> BuildPlan:
     if arguments.repository is None or arguments.site is None or arguments.release is None:
         raise UsageError("give --repository, --site and --release NAME/VERSION")
     now = dt.datetime.now(dt.UTC)
     entries = contents.signed_release(arguments.repository, site=arguments.site, release_id=arguments.release, now=now)
     source = RECIPES / f"{MODEL.name}.yaml"
-    tree = recipe.check(source.read_text(encoding="utf-8"), source=source.name, defaults=checks.DEFAULTS[MODEL.name])
+    tree = recipe.parse(
+        source.read_text(encoding="utf-8"), source=source.name, defaults=checks.DEFAULTS_CHECKS[MODEL.name]
+    )
     defaults = json.dumps(tree.ComponentConfiguration.DefaultConfiguration)
     configuration = json.loads(defaults.replace("kensa/model/main", f"kensa/model/{arguments.inspection}"))
     configuration |= {"inspection": arguments.inspection, "release": arguments.release}
     version = arguments.version or arguments.release.partition("/")[2]
-    return Plan(MODEL, version, tuple(entries), targets, configuration=configuration)
+    return BuildPlan(MODEL, version, tuple(entries), targets, configuration=configuration)
 
 
-def _print(built: Built, out: Path, *, weights: bool) -> None:
+def _print(built: BuildResult, out: Path, *, weights: bool) -> None:
     for path in (built.recipe, *built.artifacts, built.sbom, built.digests):
         print(f"{path.stat().st_size:>12,}  {path.relative_to(out)}")
     if weights:
@@ -82,7 +84,7 @@ def _print(built: Built, out: Path, *, weights: bool) -> None:
 
 def _build(arguments: argparse.Namespace) -> int:
     targets = tuple(
-        Target(machine, python)
+        BuildTarget(machine, python)
         for machine in ARCHITECTURES
         for python in PYTHONS
         if machine in (arguments.arch or ARCHITECTURES) and python in (arguments.python or PYTHONS)
@@ -103,7 +105,7 @@ def _build(arguments: argparse.Namespace) -> int:
 
 
 def _check() -> int:
-    faults = checks.faults()
+    faults = checks.find_problems()
     for fault in faults:
         print(fault)
     return 1 if faults else 0

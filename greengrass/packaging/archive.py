@@ -22,14 +22,14 @@ _UNIX: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ArchiveEntry:
     """A file of an archive: its name there, and its bytes."""
 
     name: str
     content: bytes
 
 
-def write(path: Path, entries: Iterable[Entry]) -> None:
+def write(path: Path, entries: Iterable[ArchiveEntry]) -> None:
     """Write a zip, through a file beside it that is renamed when whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".zip-", delete=False) as file:

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agent import __version__
 from greengrass.packaging import archive, checks, recipe, sbom
-from greengrass.packaging.archive import Entry
-from greengrass.packaging.lock import ARCHITECTURES, PackagingError, Target, carried
+from greengrass.packaging.archive import ArchiveEntry
+from greengrass.packaging.lock import ARCHITECTURES, BuildTarget, PackagingError, component_pins
 from greengrass.packaging.recipe import RECIPES, ROOT
-from greengrass.packaging.wheels import Wheel, collect, sha256_of
+from greengrass.packaging.wheels import Wheel, collect_wheels, sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -36,7 +36,7 @@ _DATE: Final = "1580601600"  # 2020-02-02, hatchling's own; of the files in our 
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ComponentKind:
     """A component of this project."""
 
     name: str
@@ -44,12 +44,12 @@ class Kind:
     imports: tuple[str, ...]  # modules that must load for an installation to count
 
 
-INSPECTOR: Final = Kind(
+INSPECTOR: Final = ComponentKind(
     "com.kensa.Inspector",
     None,
     ("cv2", "onnxruntime", "tuf.ngclient", "boto3", "awsiot.greengrasscoreipc.clientv2", "agent.app"),
 )
-MODEL: Final = Kind(
+MODEL: Final = ComponentKind(
     "com.kensa.Model",
     frozenset(
         {
@@ -67,13 +67,13 @@ MODEL: Final = Kind(
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class BuildPlan:
     """A component version that is to be built."""
 
-    kind: Kind
+    kind: ComponentKind
     version: str
-    contents: tuple[Entry, ...]  # of every archive, beside the wheels
-    targets: tuple[Target, ...]
+    contents: tuple[ArchiveEntry, ...]  # of every archive, beside the wheels
+    targets: tuple[BuildTarget, ...]
     configuration: Mapping[str, Any] = field(default_factory=dict)  # top-level keys over the recipe's
     bucket: str | None = None
     recipe_name: str | None = None  # file name; None: NAME-VERSION.yaml
@@ -81,7 +81,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
+class BuildResult:
     """What was written."""
 
     recipe: Path
@@ -91,7 +91,7 @@ class Built:
     digests: Path
 
 
-def own_wheel(folder: Path) -> Wheel:
+def build_kensa_wheel(folder: Path) -> Wheel:
     """Build the device wheel of this checkout into `folder`. Raises PackagingError."""
     command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
     environment = {**os.environ, "SOURCE_DATE_EPOCH": _DATE}
@@ -102,20 +102,23 @@ def own_wheel(folder: Path) -> Wheel:
     return Wheel("kensa", __version__, built[0], sha256_of(built[0]))
 
 
-def build(plan: Plan, out: Path, *, say: Callable[[str], None] = lambda _text: None) -> Built:
+def build(plan: BuildPlan, out: Path, *, say: Callable[[str], None] = lambda _text: None) -> BuildResult:
     """Write the whole version below `out`. Raises PackagingError or RecipeError; then no recipe was written."""
     source = RECIPES / f"{plan.kind.name}.yaml"
-    defaults = checks.DEFAULTS[plan.kind.name]
-    judged = recipe.check(source.read_text(encoding="utf-8"), source=source.name, defaults=defaults)
+    defaults = checks.DEFAULTS_CHECKS[plan.kind.name]
+    judged = recipe.parse(source.read_text(encoding="utf-8"), source=source.name, defaults=defaults)
     artifacts = out / "artifacts" / plan.kind.name / plan.version
     with tempfile.TemporaryDirectory(prefix="kensa-wheel-") as folder:
-        own = own_wheel(Path(folder))
+        own = build_kensa_wheel(Path(folder))
         wheels: dict[str, list[Wheel]] = {}
         for target in plan.targets:
             say(f"{target.archive}: collecting wheels")
-            wheels[target.archive] = [*collect(carried(LOCK, target, plan.kind.packages), target, plan.store), own]
+            wheels[target.archive] = [
+                *collect_wheels(component_pins(LOCK, target, plan.kind.packages), target, plan.store),
+                own,
+            ]
             archive.write(artifacts / target.archive, _entries(plan, wheels[target.archive]))
-        materials = sbom.document(
+        materials = sbom.render(
             component=plan.kind.name, version=plan.version, wheels=wheels, files=_digests_of(plan.contents)
         )
     (artifacts / "component.py").write_bytes(INSTALLER.read_bytes())
@@ -126,28 +129,28 @@ def build(plan: Plan, out: Path, *, say: Callable[[str], None] = lambda _text: N
         if any(target.machine == machine for target in plan.targets)
     }
     stem = f"{plan.kind.name}-{plan.version}"
-    made = recipe.fill_in(
+    made = recipe.render(
         judged, version=plan.version, artifacts=by_architecture, configuration=plan.configuration, bucket=plan.bucket
     )
-    recipe.check(made, source=stem, defaults=defaults)
+    recipe.parse(made, source=stem, defaults=defaults)
     paths = out / "recipes" / (plan.recipe_name or f"{stem}.yaml"), out / f"{stem}.cdx.json", out / f"{stem}.sha256"
     paths[0].parent.mkdir(parents=True, exist_ok=True)
     paths[1].write_text(materials, encoding="utf-8")
     paths[0].write_text(made, encoding="utf-8")
     listed = sorted([*written, *paths[:2]])
     paths[2].write_text("".join(f"{sha256_of(path)}  {path.relative_to(out)}\n" for path in listed), encoding="utf-8")
-    return Built(paths[0], tuple(written), wheels, paths[1], paths[2])
+    return BuildResult(paths[0], tuple(written), wheels, paths[1], paths[2])
 
 
-def _entries(plan: Plan, wheels: Sequence[Wheel]) -> list[Entry]:
+def _entries(plan: BuildPlan, wheels: Sequence[Wheel]) -> list[ArchiveEntry]:
     pinned = "".join(f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}\n" for wheel in wheels)
     return [
-        *(Entry(f"wheels/{wheel.path.name}", wheel.path.read_bytes()) for wheel in wheels),
-        Entry("requirements.txt", pinned.encode()),
-        Entry("imports.txt", "".join(f"{name}\n" for name in plan.kind.imports).encode()),
+        *(ArchiveEntry(f"wheels/{wheel.path.name}", wheel.path.read_bytes()) for wheel in wheels),
+        ArchiveEntry("requirements.txt", pinned.encode()),
+        ArchiveEntry("imports.txt", "".join(f"{name}\n" for name in plan.kind.imports).encode()),
         *plan.contents,
     ]
 
 
-def _digests_of(contents: Sequence[Entry]) -> dict[str, str]:
+def _digests_of(contents: Sequence[ArchiveEntry]) -> dict[str, str]:
     return {entry.name: hashlib.sha256(entry.content).hexdigest() for entry in contents}

@@ -10,7 +10,7 @@ from agent import __version__
 from agent.errors import ConfigError
 from greengrass import configuration
 from greengrass.handover import hint_topic, status_topic
-from greengrass.model_component import read_task
+from greengrass.model_component import read_model_config
 from greengrass.packaging import recipe
 from greengrass.packaging.recipe import RECIPES, ROOT
 
@@ -31,42 +31,42 @@ _WITHOUT_RESOURCE: Final = frozenset(
 )
 
 
-def inspector_defaults(tree: dict[str, Any]) -> None:
+def check_inspector_defaults(tree: dict[str, Any]) -> None:
     """Parse DefaultConfiguration as the component does. Raises ConfigError."""
     configuration.read(tree, thing="thing", work=Path("/work"), base=Path("/work/version"))
 
 
-def model_defaults(tree: dict[str, Any]) -> None:
+def check_model_defaults(tree: dict[str, Any]) -> None:
     """Parse DefaultConfiguration as the component does, and look at the topics. Raises ConfigError."""
-    inspection = read_task(tree).inspection
+    inspection = read_model_config(tree).inspection
     policies = tree.get("accessControl", {}).get("aws.greengrass.ipc.pubsub", {}).values()
     topics = {resource for policy in policies for resource in policy["resources"]}
     if topics != (wanted := {hint_topic(inspection), status_topic(inspection)}):
         raise ConfigError(f"accessControl: must name {', '.join(sorted(wanted))}")
 
 
-DEFAULTS: Final[Mapping[str, Callable[[dict[str, Any]], None]]] = {
-    "com.kensa.Inspector": inspector_defaults,
-    "com.kensa.Model": model_defaults,
+DEFAULTS_CHECKS: Final[Mapping[str, Callable[[dict[str, Any]], None]]] = {
+    "com.kensa.Inspector": check_inspector_defaults,
+    "com.kensa.Model": check_model_defaults,
 }
 
 
-def faults() -> list[str]:
+def find_problems() -> list[str]:
     """Everything that is wrong, a line each; empty when all is well."""
     found: list[str] = []
-    for name, defaults in DEFAULTS.items():
+    for name, defaults in DEFAULTS_CHECKS.items():
         path = RECIPES / f"{name}.yaml"
         try:
-            recipe.check(path.read_text(encoding="utf-8"), source=str(path.relative_to(ROOT)), defaults=defaults)
+            recipe.parse(path.read_text(encoding="utf-8"), source=str(path.relative_to(ROOT)), defaults=defaults)
         except recipe.RecipeError as error:
             found.append(str(error))
-        found += _project_faults(name, path)
+        found += _project_problems(name, path)
     for path in sorted(_POLICIES.glob("*.json")):
-        found += [f"{path.relative_to(ROOT)}: {fault}" for fault in policy_faults(json.loads(path.read_bytes()))]
+        found += [f"{path.relative_to(ROOT)}: {fault}" for fault in policy_problems(json.loads(path.read_bytes()))]
     return found
 
 
-def _project_faults(name: str, source: Path) -> list[str]:
+def _project_problems(name: str, source: Path) -> list[str]:
     project = _PROJECTS / name
     linked = project / "recipe.yaml"
     found = []
@@ -78,7 +78,7 @@ def _project_faults(name: str, source: Path) -> list[str]:
     return found
 
 
-def policy_faults(document: Mapping[str, Any]) -> list[str]:
+def policy_problems(document: Mapping[str, Any]) -> list[str]:
     """What is too wide in an IAM or IoT policy: every action and resource names what it is for."""
     found = []
     for statement in document["Statement"]:

@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Final
 from packaging.utils import canonicalize_name
 
 from greengrass.packaging.build import LOCK
-from greengrass.packaging.lock import PackagingError, Target, pins
+from greengrass.packaging.lock import BuildTarget, PackagingError, read_pins
 from greengrass.packaging.recipe import ROOT
 
 if TYPE_CHECKING:
-    from greengrass.packaging.build import Kind
+    from greengrass.packaging.build import ComponentKind
 
 _TIMEOUT_S: Final = 120.0
-_BEFORE: Final = """
+_PROLOGUE: Final = """
 import importlib, json, pkgutil, sys
 from importlib.metadata import packages_distributions
 """
-_EVERYTHING: Final = """
+_IMPORT_ALL: Final = """
 import agent, greengrass
 for package in (agent, greengrass):
     for found in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
@@ -35,18 +35,18 @@ for package in (agent, greengrass):
 import boto3, psutil
 boto3.client("s3", region_name="eu-central-1", aws_access_key_id="x", aws_secret_access_key="x")
 """
-_AFTER: Final = """
+_EPILOGUE: Final = """
 known = packages_distributions()
 loaded = {name.partition(".")[0] for name, module in sys.modules.items() if getattr(module, "__file__", None)}
 print(json.dumps(sorted({d for name in loaded for d in known.get(name, [])})))
 """
 
 
-def imported(kind: Kind) -> set[str]:
+def imported_packages(kind: ComponentKind) -> set[str]:
     """Canonical names of the locked packages of which `kind` loads at least one module. Raises PackagingError."""
-    middle = _EVERYTHING if kind.packages is None else "".join(f"import {name}\n" for name in kind.imports)
+    middle = _IMPORT_ALL if kind.packages is None else "".join(f"import {name}\n" for name in kind.imports)
     ended = subprocess.run(
-        [sys.executable, "-c", _BEFORE + middle + _AFTER],
+        [sys.executable, "-c", _PROLOGUE + middle + _EPILOGUE],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -55,6 +55,6 @@ def imported(kind: Kind) -> set[str]:
     )
     if ended.returncode:
         raise PackagingError(f"{kind.name} cannot be imported here: {ended.stderr.strip()[-500:]}")
-    here = Target(platform.machine(), f"{sys.version_info.major}.{sys.version_info.minor}")
-    locked = {pin.name for pin in pins(LOCK, here)}
+    here = BuildTarget(platform.machine(), f"{sys.version_info.major}.{sys.version_info.minor}")
+    locked = {pin.name for pin in read_pins(LOCK, here)}
     return {str(canonicalize_name(name)) for name in json.loads(ended.stdout.splitlines()[-1])} & locked

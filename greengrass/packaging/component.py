@@ -21,7 +21,7 @@ from pathlib import Path
 
 ARCHIVE = re.compile(r"kensa-([a-z0-9_]+)-cp(\d)(\d+)\.zip")
 MARKER = ".installed"  # in WORK/VERSION: the archive that was installed, and its size
-LENGTHS = {"install": 2, "start": 3}
+ARGUMENT_COUNTS = {"install": 2, "start": 3}
 CANDIDATES = ("python3", "python3.13", "python3.12", "python3.11")
 PROBE = (
     "import sys, sysconfig; print(sys.implementation.name, '%d.%d' % sys.version_info[:2], "
@@ -29,12 +29,12 @@ PROBE = (
 )
 
 
-class UnfitError(Exception):
+class UnsupportedError(Exception):
     """The component cannot be installed or started here; the text says why and what to do."""
 
 
 def archives(folder: Path) -> dict[str, Path]:
-    """Archives for this machine's architecture by the CPython that they are for ("3.11"). Raises UnfitError."""
+    """Archives for this machine's architecture by the CPython that they are for ("3.11"). Raises UnsupportedError."""
     machine = platform.machine()
     found = {}
     others = set()
@@ -45,11 +45,11 @@ def archives(folder: Path) -> dict[str, Path]:
         elif match:
             others.add(match.group(1))
     if not found:
-        raise UnfitError(f"this machine is {machine}; the component is for {', '.join(sorted(others)) or 'none'}")
+        raise UnsupportedError(f"this machine is {machine}; the component is for {', '.join(sorted(others)) or 'none'}")
     return found
 
 
-def describe(program: str) -> str | None:
+def probe_interpreter(program: str) -> str | None:
     """What a program says it is: "cpython 3.11", or None where it is absent or no Python."""
     try:
         answer = subprocess.run(
@@ -60,13 +60,16 @@ def describe(program: str) -> str | None:
     return answer.stdout.decode(errors="replace").strip()
 
 
-def choose(folder: Path, candidates: tuple[str, ...] = CANDIDATES) -> tuple[str, Path]:
-    """Return the first interpreter that an archive is for, and that archive. Raises UnfitError naming what there is."""
+def choose_interpreter(folder: Path, candidates: tuple[str, ...] = CANDIDATES) -> tuple[str, Path]:
+    """Return the first interpreter that an archive is for, and that archive.
+
+    Raises UnsupportedError naming what there is.
+    """
     found = archives(folder)
     seen = []
     for candidate in candidates:
         program = shutil.which(candidate)
-        said = program and describe(program)
+        said = program and probe_interpreter(program)
         if not program or not said:
             continue
         name, _, version = said.partition(" ")
@@ -74,34 +77,37 @@ def choose(folder: Path, candidates: tuple[str, ...] = CANDIDATES) -> tuple[str,
             return program, found[version]
         seen.append(f"{program} is {said}")
     fit = next(iter(found))
-    raise UnfitError(
+    raise UnsupportedError(
         f"the component is for CPython {', '.join(found)}, and {'; '.join(seen) or 'no python3 is on PATH'}. "
         f"Install one of them with its venv module, such as: apt-get install python{fit} python{fit}-venv"
     )
 
 
-def seal(archive: Path) -> str:
+def archive_signature(archive: Path) -> str:
     """What the marker says of an installed archive."""
     return f"{archive.name} {archive.stat().st_size}\n"
 
 
 def run(command: list[str], why: str) -> None:
-    """Run a step of the installation. Raises UnfitError with `why` and the last lines that it wrote."""
+    """Run a step of the installation. Raises UnsupportedError with `why` and the last lines that it wrote."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("PIP_", "PYTHON", "VIRTUAL_ENV"))}
     clean["PIP_CONFIG_FILE"] = os.devnull
     clean["ORT_DISABLE_TELEMETRY"] = "1"  # as agent/__init__.py: the last step imports onnxruntime alone
     ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=clean, check=False)
     if ended.returncode:
         lines = ended.stdout.decode(errors="replace").strip().splitlines()
-        raise UnfitError(f"{why}: {' | '.join(lines[-3:])}")
+        raise UnsupportedError(f"{why}: {' | '.join(lines[-3:])}")
 
 
 def install(folder: Path, work: Path) -> None:
-    """Make WORK/VERSION with its virtual environment. Raises UnfitError; then the version's folder has no marker."""
-    program, archive = choose(folder)
+    """Make WORK/VERSION with its virtual environment.
+
+    Raises UnsupportedError; then the version's folder has no marker.
+    """
+    program, archive = choose_interpreter(folder)
     home = work / folder.name
     marker = home / MARKER
-    if marker.is_file() and marker.read_text() == seal(archive):
+    if marker.is_file() and marker.read_text() == archive_signature(archive):
         return
     shutil.rmtree(str(home), ignore_errors=True)
     home.mkdir(parents=True)
@@ -143,11 +149,11 @@ def install(folder: Path, work: Path) -> None:
         + imports,
         "the packages do not run on this machine",
     )
-    marker.write_text(seal(archive))
-    prune(home)
+    marker.write_text(archive_signature(archive))
+    remove_old_versions(home)
 
 
-def prune(home: Path) -> None:
+def remove_old_versions(home: Path) -> None:
     """Keep this version and the one that was started last, which runs now; nothing else that we installed.
 
     Part of the installation, beside the running version: thousands of files would hold a start up for seconds.
@@ -159,7 +165,7 @@ def prune(home: Path) -> None:
 
 
 def start(folder: Path, work: Path, module: str) -> None:
-    """Become `python -m MODULE` of the installed version. Raises UnfitError where it is not installed."""
+    """Become `python -m MODULE` of the installed version. Raises UnsupportedError where it is not installed."""
     home = work / folder.name
     python = str(home / "venv" / "bin" / "python")
     if not (home / MARKER).is_file():
@@ -179,7 +185,7 @@ def start(folder: Path, work: Path, module: str) -> None:
 def main(arguments: list[str]) -> int:
     """0 done, 1 refused: one line on standard error says why."""
     command, *rest = arguments or [""]
-    if LENGTHS.get(command) != len(rest):
+    if ARGUMENT_COUNTS.get(command) != len(rest):
         sys.stderr.write("usage: component.py install ARTIFACTS WORK | component.py start ARTIFACTS WORK MODULE\n")
         return 64
     folder, work = Path(rest[0]).absolute(), Path(rest[1]).absolute()
@@ -188,7 +194,7 @@ def main(arguments: list[str]) -> int:
             install(folder, work)
         else:
             start(folder, work, rest[2])
-    except (UnfitError, OSError, zipfile.BadZipFile) as error:
+    except (UnsupportedError, OSError, zipfile.BadZipFile) as error:
         sys.stderr.write(f"kensa: {error}\n")
         return 1
     return 0

@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agent.errors import ReleaseError
 from agent.model import manifest
-from greengrass.packaging.archive import Entry
+from greengrass.packaging.archive import ArchiveEntry
 from greengrass.packaging.lock import PackagingError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-_SOON: Final = dt.timedelta(hours=1)
+_MIN_VALIDITY: Final = dt.timedelta(hours=1)
 
 
-def factory_release(folder: Path) -> list[Entry]:
+def factory_release(folder: Path) -> list[ArchiveEntry]:
     """The files of a release folder that its manifest lists, below `release/`. Raises PackagingError."""
     try:
-        listed = manifest.read(folder).files
+        listed = manifest.read_manifest(folder).files
     except ReleaseError as error:
         raise PackagingError(f"{folder} is no release folder: {error}") from error
     entries = [_read(folder, name, below="release") for name in (manifest.MANIFEST_NAME, *listed)]
@@ -36,29 +36,29 @@ def factory_release(folder: Path) -> list[Entry]:
     return entries
 
 
-def anchor(path: Path) -> Entry:
+def trust_anchor(path: Path) -> ArchiveEntry:
     """A repository's 1.root.json. Raises PackagingError."""
-    if _signed(path).get("_type") != "root":
+    if _read_signed(path).get("_type") != "root":
         raise PackagingError(f"{path} is no root metadata; give the repository's metadata/1.root.json")
-    return Entry("1.root.json", path.read_bytes())
+    return ArchiveEntry("1.root.json", path.read_bytes())
 
 
-def signed_release(repository: Path, *, site: str, release_id: str, now: dt.datetime) -> list[Entry]:
+def signed_release(repository: Path, *, site: str, release_id: str, now: dt.datetime) -> list[ArchiveEntry]:
     """A repository of one release below `repository/`: what a device needs to fetch and judge `release_id` of `site`.
 
     Raises PackagingError where a file is missing, or where a signature expires within an hour of `now`.
     """
     metadata = repository / "metadata"
     taken = [path.name for path in sorted(metadata.glob("*.root.json"))]
-    timestamp = _current(metadata / "timestamp.json", now)
+    timestamp = _read_unexpired(metadata / "timestamp.json", now)
     snapshot_name = f"{timestamp['meta']['snapshot.json']['version']}.snapshot.json"
-    snapshot = _current(metadata / snapshot_name, now)
+    snapshot = _read_unexpired(metadata / snapshot_name, now)
     role_name = f"site-{site}.json"
     if role_name not in snapshot["meta"]:
         raise PackagingError(f"{repository} has no site {site!r}")
     versions = {name: f"{snapshot['meta'][name]['version']}.{name}" for name in ("targets.json", role_name)}
-    _current(metadata / versions["targets.json"], now)
-    targets = _current(metadata / versions[role_name], now)["targets"]
+    _read_unexpired(metadata / versions["targets.json"], now)
+    targets = _read_unexpired(metadata / versions[role_name], now)["targets"]
     wanted = f"{site}/{release_id}/{manifest.MANIFEST_NAME}"
     if wanted not in targets:
         known = ", ".join(sorted(t.split("/", 1)[1].rpartition("/")[0] for t in targets if t.count("/") > 1))
@@ -66,14 +66,14 @@ def signed_release(repository: Path, *, site: str, release_id: str, now: dt.date
     taken += ["timestamp.json", snapshot_name, *versions.values()]
     paths = [f"metadata/{name}" for name in taken]
     paths += [_target_path(path, targets[path]) for path in (wanted, f"{site}/revoked.json") if path in targets]
-    listed = manifest.parse((repository / _target_path(wanted, targets[wanted])).read_bytes()).files
+    listed = manifest.parse_manifest((repository / _target_path(wanted, targets[wanted])).read_bytes()).files
     paths += [f"files/{entry.sha256}" for entry in listed.values()]
     return [_read(repository, path, below="repository") for path in paths]
 
 
-def _read(folder: Path, name: str, *, below: str) -> Entry:
+def _read(folder: Path, name: str, *, below: str) -> ArchiveEntry:
     try:
-        return Entry(f"{below}/{name}", (folder / name).read_bytes())
+        return ArchiveEntry(f"{below}/{name}", (folder / name).read_bytes())
     except OSError as error:
         raise PackagingError(f"{folder / name}: {error.strerror}") from error
 
@@ -83,7 +83,7 @@ def _target_path(path: str, target: dict[str, Any]) -> str:
     return f"targets/{folder}/{target['hashes']['sha256']}.{name}"
 
 
-def _signed(path: Path) -> dict[str, Any]:
+def _read_signed(path: Path) -> dict[str, Any]:
     try:
         signed: dict[str, Any] = json.loads(path.read_bytes())["signed"]
     except OSError as error:
@@ -93,10 +93,10 @@ def _signed(path: Path) -> dict[str, Any]:
     return signed
 
 
-def _current(path: Path, now: dt.datetime) -> dict[str, Any]:
-    signed = _signed(path)
+def _read_unexpired(path: Path, now: dt.datetime) -> dict[str, Any]:
+    signed = _read_signed(path)
     expires = dt.datetime.fromisoformat(str(signed["expires"]))
-    if expires < now + _SOON:
+    if expires < now + _MIN_VALIDITY:
         raise PackagingError(
             f"{path} expires {expires:%Y-%m-%d %H:%M} UTC and would be refused then. kensa release publish --refresh "
             "signs it again; the timestamp's life must cover the rollout (kensa release init --timestamp-days)"

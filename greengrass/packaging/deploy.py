@@ -24,23 +24,29 @@ from botocore.validate import ParamValidator
 from agent.clock import NS_PER_S, Clock, SystemClock
 from agent.errors import KensaError, UsageError
 from greengrass.packaging import deployment
-from greengrass.packaging.deployment import Change, DeployError, Rollout, Target, Version
+from greengrass.packaging.deployment import (
+    ComponentVersion,
+    ConfigurationUpdate,
+    DeployError,
+    DeploymentTarget,
+    RolloutConfig,
+)
 from greengrass.packaging.wheels import sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
-_READY_S: Final = 120.0  # a version is checked by the cloud before it can be deployed
+_DEPLOYABLE_TIMEOUT_S: Final = 120.0  # a version is checked by the cloud before it can be deployed
 _POLL_S: Final = 2.0
 
 
-def checksum(path: Path) -> str:
+def s3_checksum(path: Path) -> str:
     """SHA-256 of a file as S3 writes it, in base64."""
     return base64.b64encode(bytes.fromhex(sha256_of(path))).decode()
 
 
-class Cloud:
+class GreengrassCloud:
     """The three services; every parameter is judged before it is sent."""
 
     def __init__(self, *, s3: Any, greengrass: Any, clock: Clock) -> None:
@@ -50,19 +56,19 @@ class Cloud:
         self._clock = clock
         self._never = threading.Event()
 
-    def check(self, operation: str, parameters: Mapping[str, Any]) -> None:
+    def validate_parameters(self, operation: str, parameters: Mapping[str, Any]) -> None:
         """Judge the parameters of an operation of Greengrass as botocore does. Raises DeployError."""
         shape = self._greengrass.meta.service_model.operation_model(operation).input_shape
         report = ParamValidator().validate(parameters, shape)
         if report.has_errors():
             raise DeployError(f"{operation} would be refused: {report.generate_report()}")
 
-    def upload(self, version: Version) -> list[str]:
+    def upload(self, version: ComponentVersion) -> list[str]:
         """Bring the artifacts that are not there yet; returns their keys. Raises DeployError."""
         uploaded = []
         for path in version.artifacts:
-            key = version.key(path)
-            digest = checksum(path)
+            key = version.artifact_key(path)
+            digest = s3_checksum(path)
             present = self._checksum(version.bucket, key)
             if present == digest:
                 continue
@@ -86,16 +92,16 @@ class Cloud:
             raise
         return str(head.get("ChecksumSHA256", ""))
 
-    def register(self, version: Version) -> str:
+    def register(self, version: ComponentVersion) -> str:
         """Create the version, and wait until it can be deployed; returns its ARN, or "" for one that was there."""
         try:
-            answer = self._greengrass.create_component_version(**version.creation())
+            answer = self._greengrass.create_component_version(**version.creation_parameters())
         except ClientError as error:
             if error.response["Error"]["Code"] == "ConflictException":
                 return ""
             raise
         arn = str(answer["arn"])
-        deadline_ns = self._clock.monotonic_ns() + int(_READY_S * NS_PER_S)
+        deadline_ns = self._clock.monotonic_ns() + int(_DEPLOYABLE_TIMEOUT_S * NS_PER_S)
         while True:
             status = self._greengrass.describe_component(arn=arn)["status"]
             if status["componentState"] == "DEPLOYABLE":
@@ -104,7 +110,7 @@ class Cloud:
                 raise DeployError(f"{arn} is {status['componentState']}: {status.get('message', 'no reason given')}")
             self._clock.wait(self._never, _POLL_S)
 
-    def present(self, target_arn: str) -> dict[str, Any]:
+    def current_components(self, target_arn: str) -> dict[str, Any]:
         """Components of the target's present deployment."""
         listed = self._greengrass.list_deployments(targetArn=target_arn, historyFilter="LATEST_ONLY")["deployments"]
         if not listed:
@@ -114,7 +120,7 @@ class Cloud:
         ]
         return components
 
-    def broken(self, thing: str) -> dict[str, str]:
+    def broken_components(self, thing: str) -> dict[str, str]:
         """Components that are BROKEN on a core device, with what it says of them; empty where nothing is known."""
         try:
             pages = self._greengrass.get_paginator("list_installed_components").paginate(coreDeviceThingName=thing)
@@ -135,34 +141,34 @@ class Cloud:
 
 
 def run(
-    cloud: Cloud,
+    cloud: GreengrassCloud,
     *,
     name: str,
     target_arn: str,
-    versions: Sequence[Version],
-    changes: Mapping[str, Change],
-    rollout: Rollout,
+    versions: Sequence[ComponentVersion],
+    changes: Mapping[str, ConfigurationUpdate],
+    rollout: RolloutConfig,
     dry_run: bool,
     remove: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Do it, or with `dry_run` only say what would be sent; returns what `--json` prints. Raises KensaError."""
     for component, change in changes.items():
-        deployment.judge(component, change)
+        deployment.validate_update(component, change)
     for version in versions:
-        cloud.check("CreateComponentVersion", version.creation())
-    parameters = deployment.request(
+        cloud.validate_parameters("CreateComponentVersion", version.creation_parameters())
+    parameters = deployment.create_deployment_request(
         name=name,
         target_arn=target_arn,
         components={version.name: version.version for version in versions},
         changes=changes,
-        present={name: {} for name in remove} if dry_run else cloud.present(target_arn),
+        present={name: {} for name in remove} if dry_run else cloud.current_components(target_arn),
         rollout=rollout,
         remove=remove,
     )
-    cloud.check("CreateDeployment", parameters)
+    cloud.validate_parameters("CreateDeployment", parameters)
     if dry_run:
         return {
-            "PutObject": [f"s3://{v.bucket}/{v.key(path)}" for v in versions for path in v.artifacts],
+            "PutObject": [f"s3://{v.bucket}/{v.artifact_key(path)}" for v in versions for path in v.artifacts],
             "CreateComponentVersion": [v.recipe for v in versions],
             "CreateDeployment": parameters,
         }
@@ -173,7 +179,7 @@ def run(
     return done | ({"warnings": warnings} if warnings else {})
 
 
-def _warnings(cloud: Cloud, target_arn: str, *, kept: AbstractSet[str]) -> list[str]:
+def _warnings(cloud: GreengrassCloud, target_arn: str, *, kept: AbstractSet[str]) -> list[str]:
     """What a person should know of a single device before its next deployment."""
     _, _, thing = target_arn.partition(":thing/")
     if not thing:
@@ -182,13 +188,13 @@ def _warnings(cloud: Cloud, target_arn: str, *, kept: AbstractSet[str]) -> list[
         f"{name} is BROKEN on {thing} ({details}) and stays part of the deployment. Nucleus lite tries it again with "
         f"every deployment, and fails that as long as it is BROKEN: take it off with --remove {name}, or deploy a "
         "version that starts"
-        for name, details in sorted(cloud.broken(thing).items())
+        for name, details in sorted(cloud.broken_components(thing).items())
         if name in kept
     ]
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    rollout = Rollout()
+    rollout = RolloutConfig()
     parser = argparse.ArgumentParser(
         prog="scripts/deploy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -230,7 +236,11 @@ def _target_arn(arguments: argparse.Namespace, session: Any) -> str:
         if arguments.dry_run:
             raise UsageError("a dry run speaks to nobody; give --account")
         account = session.client("sts", region_name=region).get_caller_identity()["Account"]
-    target = Target("thinggroup", arguments.group) if arguments.group else Target("thing", arguments.thing)
+    target = (
+        DeploymentTarget("thinggroup", arguments.group)
+        if arguments.group
+        else DeploymentTarget("thing", arguments.thing)
+    )
     return target.arn(partition=session.get_partition_for_region(region), region=region, account=account)
 
 
@@ -242,16 +252,16 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         deployment.read_version(arguments.built, name, version or None, bucket=arguments.bucket)
         for name, _, version in pairs
     ]
-    changes = {} if arguments.configuration is None else deployment.read_changes(arguments.configuration)
+    changes = {} if arguments.configuration is None else deployment.read_configuration_updates(arguments.configuration)
     if not versions and not changes and not arguments.remove:
         raise UsageError("nothing to deploy; give --component, --configuration or --remove")
     return run(
-        Cloud(s3=session.client("s3"), greengrass=session.client("greengrassv2"), clock=SystemClock()),
+        GreengrassCloud(s3=session.client("s3"), greengrass=session.client("greengrassv2"), clock=SystemClock()),
         name=arguments.name,
         target_arn=target_arn,
         versions=versions,
         changes=changes,
-        rollout=Rollout(
+        rollout=RolloutConfig(
             per_minute=arguments.per_minute,
             abort_percent=arguments.abort_percent,
             abort_after=arguments.abort_after,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-BUCKET_MARK: Final = "BUCKET_NAME"
+BUCKET_PLACEHOLDER: Final = "BUCKET_NAME"
 
 
 class DeployError(OperatorError):
@@ -26,7 +26,7 @@ class DeployError(OperatorError):
 
 
 @dataclass(frozen=True, slots=True)
-class Version:
+class ComponentVersion:
     """A component version as scripts/build-component wrote it."""
 
     name: str
@@ -35,17 +35,17 @@ class Version:
     artifacts: tuple[Path, ...]
     bucket: str
 
-    def key(self, artifact: Path) -> str:
+    def artifact_key(self, artifact: Path) -> str:
         """Where an artifact lies in the bucket."""
         return f"{self.name}/{self.version}/{artifact.name}"
 
-    def creation(self) -> dict[str, Any]:
+    def creation_parameters(self) -> dict[str, Any]:
         """Parameters of CreateComponentVersion."""
         return {"inlineRecipe": self.recipe.encode()}
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ConfigurationUpdate:
     """What a deployment does to one component's configuration."""
 
     merge: Mapping[str, Any]
@@ -53,7 +53,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Rollout:
+class RolloutConfig:
     """How fast, and when to stop. The defaults suit a line: ten things a minute, stop when one in ten fails."""
 
     per_minute: int = 10
@@ -63,7 +63,7 @@ class Rollout:
     notify_s: int = 60  # a component that answers nothing is updated after this
     validate_s: int = 60  # to fetch, verify and examine; above the component's own `validate_s`
 
-    def policies(self) -> dict[str, Any]:
+    def deployment_policies(self) -> dict[str, Any]:
         """Parameter deploymentPolicies."""
         return {
             "failureHandlingPolicy": "ROLLBACK",
@@ -71,7 +71,7 @@ class Rollout:
             "configurationValidationPolicy": {"timeoutInSeconds": self.validate_s},
         }
 
-    def job(self, *, group: bool) -> dict[str, Any]:
+    def job_configuration(self, *, group: bool) -> dict[str, Any]:
         """Parameter iotJobConfiguration; a rate and a limit make sense for a group only."""
         job: dict[str, Any] = {"timeoutConfig": {"inProgressTimeoutInMinutes": self.timeout_min}}
         if group:
@@ -90,7 +90,7 @@ class Rollout:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class DeploymentTarget:
     """A thing or a group of things."""
 
     kind: str  # `thing` or `thinggroup`
@@ -101,26 +101,26 @@ class Target:
         return f"arn:{partition}:iot:{region}:{account}:{self.kind}/{self.name}"
 
 
-def read_version(out: Path, name: str, version: str | None, *, bucket: str) -> Version:
+def read_version(out: Path, name: str, version: str | None, *, bucket: str) -> ComponentVersion:
     """Find a built version below `out`; without `version` the only one there. Raises DeployError or RecipeError."""
     found = sorted((out / "recipes").glob(f"{name}-{version or '*'}.yaml"))
     if len(found) != 1:
         there = ", ".join(path.stem for path in sorted((out / "recipes").glob("*.yaml"))) or "nothing"
         raise DeployError(f"{out} has {there}; build {name} with scripts/build-component, or name the version")
-    text = found[0].read_text(encoding="utf-8").replace(f"s3://{BUCKET_MARK}/", f"s3://{bucket}/")
-    judged = recipe.check(text, source=found[0].name, defaults=checks.DEFAULTS[name])
+    text = found[0].read_text(encoding="utf-8").replace(f"s3://{BUCKET_PLACEHOLDER}/", f"s3://{bucket}/")
+    judged = recipe.parse(text, source=found[0].name, defaults=checks.DEFAULTS_CHECKS[name])
     folder = out / "artifacts" / name / judged.ComponentVersion
     paths = tuple(folder / artifact for artifact in judged.artifacts())
     if missing := [str(path) for path in paths if not path.is_file()]:
         raise DeployError(f"{', '.join(missing)} is missing: build the component again")
     if f"s3://{bucket}/" not in text:
         raise DeployError(f"{found[0]} was built for another bucket; build it without --bucket, or with this one")
-    return Version(name, judged.ComponentVersion, text, paths, bucket)
+    return ComponentVersion(name, judged.ComponentVersion, text, paths, bucket)
 
 
-def read_changes(path: Path) -> dict[str, Change]:
+def read_configuration_updates(path: Path) -> dict[str, ConfigurationUpdate]:
     """Read a deployment's configuration (recipes/deployments). Raises DeployError or RecipeError."""
-    tree = recipe.load(path.read_text(encoding="utf-8"), source=str(path))
+    tree = recipe.load_yaml(path.read_text(encoding="utf-8"), source=str(path))
     if not isinstance(tree, dict):
         raise DeployError(f"{path}: expected component names at the top")
     changes = {}
@@ -132,43 +132,43 @@ def read_changes(path: Path) -> dict[str, Change]:
             raise DeployError(
                 f"{path}: {name}: merge is a map, reset a list of JSON pointers such as /inspections/main"
             )
-        changes[str(name)] = Change(merge, tuple(reset))
+        changes[str(name)] = ConfigurationUpdate(merge, tuple(reset))
     return changes
 
 
-def judge(name: str, change: Change) -> None:
+def validate_update(name: str, change: ConfigurationUpdate) -> None:
     """Let the agent's model judge what the recipe's defaults become. Raises DeployError.
 
     What earlier deployments merged on a device is not known here: the device judges the whole again.
     """
-    if name not in checks.DEFAULTS:
+    if name not in checks.DEFAULTS_CHECKS:
         return
     source = ROOT / "recipes" / f"{name}.yaml"
-    judged = recipe.check(source.read_text(encoding="utf-8"), source=source.name, defaults=checks.DEFAULTS[name])
-    merged = merged_over(judged.ComponentConfiguration.DefaultConfiguration, change.merge)
+    judged = recipe.parse(source.read_text(encoding="utf-8"), source=source.name, defaults=checks.DEFAULTS_CHECKS[name])
+    merged = merge_configuration(judged.ComponentConfiguration.DefaultConfiguration, change.merge)
     try:
-        checks.DEFAULTS[name](merged)
+        checks.DEFAULTS_CHECKS[name](merged)
     except OperatorError as error:
         raise DeployError(f"the configuration of {name} would be refused by the device: {error}") from error
 
 
-def merged_over(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+def merge_configuration(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
     """What a nucleus makes of MERGE: maps are merged, everything else is replaced."""
     merged = dict(base)
     for key, value in change.items():
         old = merged.get(key)
-        merged[key] = merged_over(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        merged[key] = merge_configuration(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged
 
 
-def request(
+def create_deployment_request(
     *,
     name: str,
     target_arn: str,
     components: Mapping[str, str],
-    changes: Mapping[str, Change],
+    changes: Mapping[str, ConfigurationUpdate],
     present: Mapping[str, Any],
-    rollout: Rollout,
+    rollout: RolloutConfig,
     remove: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Parameters of CreateDeployment.
@@ -197,7 +197,7 @@ def request(
             before = (
                 {} if change.reset else json.loads(wanted[component].get("configurationUpdate", {}).get("merge", "{}"))
             )
-            update["merge"] = json.dumps(merged_over(before, change.merge), sort_keys=True)
+            update["merge"] = json.dumps(merge_configuration(before, change.merge), sort_keys=True)
         if change.reset:
             update["reset"] = list(change.reset)
         wanted[component]["configurationUpdate"] = update
@@ -205,6 +205,6 @@ def request(
         "targetArn": target_arn,
         "deploymentName": name,
         "components": dict(sorted(wanted.items())),
-        "iotJobConfiguration": rollout.job(group=":thinggroup/" in target_arn),
-        "deploymentPolicies": rollout.policies(),
+        "iotJobConfiguration": rollout.job_configuration(group=":thinggroup/" in target_arn),
+        "deploymentPolicies": rollout.deployment_policies(),
     }

@@ -40,7 +40,7 @@ class PackagingError(OperatorError):
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class BuildTarget:
     """A kind of device: architecture as `uname -m` says it, and the version of CPython, such as 3.11."""
 
     machine: str
@@ -69,7 +69,7 @@ class Target:
         ranked += compatible_tags(version, self.abi, self.platforms())
         return {tag: rank for rank, tag in reversed(list(enumerate(ranked)))}
 
-    def environment(self) -> dict[str, str]:
+    def marker_environment(self) -> dict[str, str]:
         """What a marker of the lock is judged by."""
         return {
             "implementation_name": "cpython",
@@ -95,7 +95,7 @@ class Pin:
     sha256: frozenset[str]
 
 
-def pins(path: Path, target: Target) -> list[Pin]:
+def read_pins(path: Path, target: BuildTarget) -> list[Pin]:
     """The packages of a lock file that a target needs, by name. Raises PackagingError."""
     found = []
     for entry in _entries(path):
@@ -105,7 +105,7 @@ def pins(path: Path, target: Target) -> list[Pin]:
         if match is None or not digests:
             raise PackagingError(f"{path}: {head.strip()!r} is no pin with hashes. Run scripts/lock")
         try:
-            wanted = match["marker"] is None or Marker(match["marker"]).evaluate(target.environment())
+            wanted = match["marker"] is None or Marker(match["marker"]).evaluate(target.marker_environment())
         except InvalidMarker as error:
             raise PackagingError(f"{path}: {error}. Run scripts/lock") from error
         if wanted:
@@ -113,9 +113,9 @@ def pins(path: Path, target: Target) -> list[Pin]:
     return sorted(found, key=lambda pin: pin.name)
 
 
-def carried(path: Path, target: Target, only: frozenset[str] | None = None) -> list[Pin]:
+def component_pins(path: Path, target: BuildTarget, only: frozenset[str] | None = None) -> list[Pin]:
     """The packages of a lock file that a component for `target` carries; `only` names the ones that it imports."""
-    wanted = [pin for pin in pins(path, target) if pin.name not in NOT_IMPORTED]
+    wanted = [pin for pin in read_pins(path, target) if pin.name not in NOT_IMPORTED]
     if only is None:
         return wanted
     if missing := only - {pin.name for pin in wanted}:

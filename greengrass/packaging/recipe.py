@@ -27,7 +27,7 @@ MAX_BYTES: Final = 16_000
 MAX_TEXT_BYTES: Final = 1_022  # of one value on nucleus lite
 MAX_KEYS: Final = 99  # of one map on nucleus lite
 MAX_DEPTH: Final = 11
-VERSION_MARK: Final = "{COMPONENT_VERSION}"  # the GDK's own names for what is filled in
+VERSION_PLACEHOLDER: Final = "{COMPONENT_VERSION}"  # the GDK's own names for what is filled in
 ARTIFACT_BASE: Final = "s3://BUCKET_NAME/COMPONENT_NAME/COMPONENT_VERSION/"
 VARIABLES: Final = frozenset({"artifacts:path", "work:path"})  # known to both nuclei, and all that our scripts need
 _VARIABLE: Final = re.compile(r"\{([^}]*)\}?")
@@ -149,12 +149,12 @@ class Recipe(_Strict):
         )
 
 
-def check(text: str, *, source: str, defaults: Callable[[dict[str, Any]], object]) -> Recipe:
+def parse(text: str, *, source: str, defaults: Callable[[dict[str, Any]], object]) -> Recipe:
     """Judge a recipe's text. `defaults` is given DefaultConfiguration and raises KensaError where it does not parse.
 
     Raises RecipeError.
     """
-    tree = load(text, source=source)
+    tree = load_yaml(text, source=source)
     faults = (
         [] if len(text.encode()) <= MAX_BYTES else [f"has {len(text.encode())} bytes, at most {MAX_BYTES} are taken"]
     )
@@ -162,22 +162,22 @@ def check(text: str, *, source: str, defaults: Callable[[dict[str, Any]], object
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
         faults += [_explain(problem) for problem in error.errors()]
-        raise _refused(source, faults) from error
+        raise _recipe_error(source, faults) from error
     configuration = recipe.ComponentConfiguration.DefaultConfiguration
-    faults += _configuration_faults(configuration)
-    faults += _policy_faults(recipe.ComponentName, configuration.get("accessControl", {}))
-    faults += _manifest_faults(recipe)
+    faults += _configuration_problems(configuration)
+    faults += _policy_problems(recipe.ComponentName, configuration.get("accessControl", {}))
+    faults += _manifest_problems(recipe)
     if not faults:
         try:
             defaults(configuration)
         except OperatorError as error:
             faults.append(f"ComponentConfiguration.DefaultConfiguration: {error}")
     if faults:
-        raise _refused(source, faults)
+        raise _recipe_error(source, faults)
     return recipe
 
 
-def load(text: str, *, source: str) -> object:
+def load_yaml(text: str, *, source: str) -> object:
     """Parse YAML, and refuse a key given twice: the second would silently win. Raises RecipeError."""
     try:
         waiting = [yaml.compose(text, Loader=yaml.SafeLoader)]
@@ -195,7 +195,7 @@ def load(text: str, *, source: str) -> object:
         raise RecipeError(f"{source} is not valid YAML: {error}") from error
 
 
-def fill_in(
+def render(
     recipe: Recipe,
     *,
     version: str,
@@ -225,7 +225,7 @@ def fill_in(
 # --- faults -----------------------------------------------------------------------------------------------------------
 
 
-def _refused(source: str, faults: Sequence[str]) -> RecipeError:
+def _recipe_error(source: str, faults: Sequence[str]) -> RecipeError:
     return RecipeError(f"{source} is refused:\n" + "\n".join(f"  {fault}" for fault in faults))
 
 
@@ -254,7 +254,7 @@ def _leaves(value: object, path: str = "DefaultConfiguration", depth: int = 1) -
             yield from _leaves(item, f"{path}.{index}", depth + 1)
 
 
-def _configuration_faults(configuration: dict[str, Any]) -> list[str]:
+def _configuration_problems(configuration: dict[str, Any]) -> list[str]:
     faults = []
     for path, value, depth in _leaves(configuration):
         if depth > MAX_DEPTH:
@@ -268,7 +268,7 @@ def _configuration_faults(configuration: dict[str, Any]) -> list[str]:
     return faults
 
 
-def _policy_faults(component: str, access: object) -> list[str]:
+def _policy_problems(component: str, access: object) -> list[str]:
     if not isinstance(access, dict):
         return ["accessControl: expected services"]
     faults = []
@@ -311,7 +311,7 @@ def _one_resource(resource: str, *, plus: bool) -> Iterator[str]:
         yield f"resources: {resource}: must begin with kensa/, kensa-echo/ or $aws/things/"
 
 
-def _manifest_faults(recipe: Recipe) -> list[str]:
+def _manifest_problems(recipe: Recipe) -> list[str]:
     faults = []
     platforms = [manifest.Platform.architecture for manifest in recipe.Manifests]
     if len(set(platforms)) < len(platforms):

@@ -35,7 +35,7 @@ def table(archives: Sequence[Path]) -> str:
     return "\n".join([*lines, f"| **archive** | {' | '.join(totals)} |"])
 
 
-def weights(archive: Path) -> dict[str, int]:
+def package_sizes(archive: Path) -> dict[str, int]:
     """Bytes of one archive by package, or by what else is in it; heaviest first."""
     sizes: dict[str, int] = defaultdict(int)
     with zipfile.ZipFile(archive) as opened:

@@ -20,7 +20,7 @@ _NAMESPACE: Final = uuid.UUID("6f1c1f0e-3f0b-5c52-9a53-6b656e736121")  # of Kens
 _MAX_LICENSE: Final = 100  # some packages put the whole text into the field
 
 
-def document(*, component: str, version: str, wheels: Mapping[str, Iterable[Wheel]], files: Mapping[str, str]) -> str:
+def render(*, component: str, version: str, wheels: Mapping[str, Iterable[Wheel]], files: Mapping[str, str]) -> str:
     """The document as text. `wheels`: archive -> what it carries; `files`: other content, name -> SHA-256 (hex)."""
     archives: dict[str, set[str]] = {}
     distinct: dict[str, Wheel] = {}

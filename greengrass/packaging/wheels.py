@@ -23,7 +23,7 @@ from greengrass.packaging.lock import PackagingError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from greengrass.packaging.lock import Pin, Target
+    from greengrass.packaging.lock import BuildTarget, Pin
 
 _DOWNLOAD_TIMEOUT_S: Final = 1_800.0
 
@@ -44,24 +44,24 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def collect(pins: Sequence[Pin], target: Target, store: Path) -> list[Wheel]:
+def collect_wheels(pins: Sequence[Pin], target: BuildTarget, store: Path) -> list[Wheel]:
     """The best wheel of each pin for `target`, by name; what `store` lacks is downloaded into it.
 
     Raises PackagingError naming the packages that have no such wheel, or pip's own words.
     """
     store.mkdir(parents=True, exist_ok=True)
-    found = _search(pins, target, store)
+    found = _find_wheels(pins, target, store)
     missing = [pin for pin in pins if pin.name not in found]
     if missing:
-        _download(missing, target, store)
-        found = _search(pins, target, store)
+        _download_wheels(missing, target, store)
+        found = _find_wheels(pins, target, store)
     if missing := [pin for pin in pins if pin.name not in found]:
         names = ", ".join(f"{pin.name} {pin.version}" for pin in missing)
         raise PackagingError(f"no wheel of the lock fits CPython {target.python} on {target.machine}: {names}")
     return [found[pin.name] for pin in pins]
 
 
-def _search(pins: Sequence[Pin], target: Target, store: Path) -> Mapping[str, Wheel]:
+def _find_wheels(pins: Sequence[Pin], target: BuildTarget, store: Path) -> Mapping[str, Wheel]:
     tags = target.tags()
     wanted = {(pin.name, pin.version): pin for pin in pins}
     fitting: dict[str, list[tuple[int, str, Path]]] = defaultdict(list)
@@ -83,7 +83,7 @@ def _search(pins: Sequence[Pin], target: Target, store: Path) -> Mapping[str, Wh
     return found
 
 
-def _download(pins: Sequence[Pin], target: Target, store: Path) -> None:
+def _download_wheels(pins: Sequence[Pin], target: BuildTarget, store: Path) -> None:
     """Let pip bring wheels; it refuses a file that has not one of the pin's digests. Raises PackagingError."""
     with tempfile.TemporaryDirectory(dir=store, prefix=".pip-") as folder:
         requirements = Path(folder) / "requirements.txt"

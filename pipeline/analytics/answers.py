@@ -18,7 +18,7 @@ Value = str | int | float | bool | datetime | date | None
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class QueryResult:
     """The rows of one query, in its columns' order. Times are UTC without a zone."""
 
     query: Query
@@ -43,7 +43,7 @@ class Answer:
             "version": self.query.version,
             "parameters": dict(self.parameters),
             "seconds": round(self.seconds, 3),
-            "rows": [{key: plain(value) for key, value in record.items()} for record in self.records()],
+            "rows": [{key: to_json_value(value) for key, value in record.items()} for record in self.records()],
         }
 
     def to_csv(self) -> str:
@@ -51,16 +51,16 @@ class Answer:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(self.columns)
-        writer.writerows([["" if value is None else plain(value) for value in row] for row in self.rows])
+        writer.writerows([["" if value is None else to_json_value(value) for value in row] for row in self.rows])
         return text.getvalue()
 
 
-def plain(value: Value) -> str | int | float | bool | None:
+def to_json_value(value: Value) -> str | int | float | bool | None:
     """Return `value` as JSON has it: times as ISO 8601."""
     return value.isoformat() if isinstance(value, date) else value
 
 
-def normal(value: object) -> Value:
+def from_engine_value(value: object) -> Value:
     """Return an engine's value as one of ours: decimals and huge integers as numbers."""
     if isinstance(value, Decimal):
         return int(value) if value == value.to_integral_value() else float(value)

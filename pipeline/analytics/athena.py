@@ -13,8 +13,8 @@ from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from agent.errors import KensaError
-from pipeline.analytics.answers import Answer
-from pipeline.cloud.account import asked
+from pipeline.analytics.answers import QueryResult
+from pipeline.cloud.account import translate_aws_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _RUNNING: Final = frozenset({"QUEUED", "RUNNING"})
 _POLL_S: Final = 0.25  # first pause; doubles up to the next
-_POLL_MOST_S: Final = 4.0
+_MAX_POLL_S: Final = 4.0
 _READERS: Final[dict[str, Callable[[str], Value]]] = {
     **dict.fromkeys(("bigint", "integer", "int", "smallint", "tinyint"), int),
     **dict.fromkeys(("double", "float", "real", "decimal"), float),
@@ -40,7 +40,7 @@ class AthenaError(KensaError):
     exit_code = 4
 
 
-class Client(Protocol):
+class AthenaClient(Protocol):
     """What is used of boto3's Athena client."""
 
     def start_query_execution(self, **request: Any) -> Any:
@@ -61,7 +61,7 @@ class Client(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Workplace:
+class AthenaSettings:
     """Where queries run."""
 
     database: str  # of the Glue catalogue
@@ -70,34 +70,34 @@ class Workplace:
     timeout_s: float = 300.0
 
 
-class Athena:
+class AthenaEngine:
     """Asks queries; `sleep` and `monotonic` may be those of a test."""
 
     def __init__(
         self,
-        client: Client,
-        workplace: Workplace,
+        client: AthenaClient,
+        workplace: AthenaSettings,
         *,
         sleep: Callable[[float], None] = time.sleep,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Nothing is started yet."""
         self._client = client
-        self._workplace = workplace
+        self._settings = workplace
         self._sleep = sleep
         self._monotonic = monotonic
 
-    def ask(self, query: Query, given: Mapping[str, str], *, first_day: str, last_day: str) -> Answer:
-        """Answer `query`; the days are the defaults of its parameters. Raises UsageError, AccountError, AthenaError."""
+    def execute(self, query: Query, given: Mapping[str, str], *, first_day: str, last_day: str) -> QueryResult:
+        """Answer `query`; the days are the defaults of its parameters. Raises UsageError, AwsError, AthenaError."""
         values = query.bind(given, first_day=first_day, last_day=last_day)
         begin = self._monotonic()
         execution = self._start(query.sql(values, "athena"))
-        self._wait(query, execution, begin + self._workplace.timeout_s)
+        self._wait(query, execution, begin + self._settings.timeout_s)
         rows = tuple(self._rows(query, execution))
-        return Answer(query, values, rows, self._monotonic() - begin)
+        return QueryResult(query, values, rows, self._monotonic() - begin)
 
     def _start(self, text: str) -> str:
-        place = self._workplace
+        place = self._settings
         request: dict[str, Any] = {
             "QueryString": text,
             "QueryExecutionContext": {"Database": place.database},
@@ -105,13 +105,13 @@ class Athena:
         }
         if place.output is not None:
             request["ResultConfiguration"] = {"OutputLocation": place.output}
-        with asked("athena:StartQueryExecution"):
+        with translate_aws_errors("athena:StartQueryExecution"):
             return str(self._client.start_query_execution(**request)["QueryExecutionId"])
 
     def _wait(self, query: Query, execution: str, deadline: float) -> None:
         pause = _POLL_S
         while True:
-            with asked("athena:GetQueryExecution"):
+            with translate_aws_errors("athena:GetQueryExecution"):
                 status = self._client.get_query_execution(QueryExecutionId=execution)["QueryExecution"]["Status"]
             state = status["State"]
             if state == "SUCCEEDED":
@@ -120,21 +120,21 @@ class Athena:
                 why = status.get("StateChangeReason", "without a reason")
                 raise AthenaError(f"{query.name} ended as {state} on Athena ({execution}): {why}")
             if self._monotonic() + pause > deadline:
-                with asked("athena:StopQueryExecution"):
+                with translate_aws_errors("athena:StopQueryExecution"):
                     self._client.stop_query_execution(QueryExecutionId=execution)
                 raise AthenaError(
-                    f"{query.name} was stopped after {self._workplace.timeout_s:g} s on Athena ({execution}): ask for "
+                    f"{query.name} was stopped after {self._settings.timeout_s:g} s on Athena ({execution}): ask for "
                     "fewer days, or raise --timeout."
                 )
             self._sleep(pause)
-            pause = min(2 * pause, _POLL_MOST_S)
+            pause = min(2 * pause, _MAX_POLL_S)
 
     def _rows(self, query: Query, execution: str) -> Iterator[tuple[Value, ...]]:
         token: str | None = None
         first = True
         while True:
             request = {"QueryExecutionId": execution, "MaxResults": 1_000} | ({"NextToken": token} if token else {})
-            with asked("athena:GetQueryResults"):
+            with translate_aws_errors("athena:GetQueryResults"):
                 page = self._client.get_query_results(**request)
             columns = page["ResultSet"]["ResultSetMetadata"]["ColumnInfo"]
             names = tuple(column["Name"] for column in columns)

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from agent.errors import KensaError, OperatorError, UsageError
 from pipeline.analytics.answers import text_table
-from pipeline.analytics.lake import Lake, Limits
-from pipeline.analytics.queries import catalogue, named
+from pipeline.analytics.lake import DuckDbEngine, EngineLimits
+from pipeline.analytics.queries import catalogue, get_query
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pipeline.analytics.answers import Answer
+    from pipeline.analytics.answers import QueryResult
 
 _SHOWN = 200  # rows of a table for people; --csv and --json give all
 _ATHENA_DAYS = 30  # that --athena reads by default, because every byte is billed
@@ -34,23 +34,23 @@ def _run(work: Callable[[], int]) -> int:
         return 0
 
 
-def _limits(parser: argparse.ArgumentParser) -> None:
+def _add_limit_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what DuckDB may use")
-    default = Limits()
+    default = EngineLimits()
     group.add_argument("--threads", type=int, default=default.threads)
     group.add_argument("--memory-mb", type=int, default=default.memory_mb)
     group.add_argument("--spill-mb", type=int, default=default.spill_mb, help="temporary files")
 
 
-def _open(arguments: argparse.Namespace) -> Lake:
+def _open_engine(arguments: argparse.Namespace) -> DuckDbEngine:
     for name in ("threads", "memory_mb", "spill_mb"):
         if getattr(arguments, name) < 1:
             raise UsageError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: a number above 0 is needed.")
     if arguments.data is None:
         raise UsageError("--data DIR is needed: the folder that holds verdicts/site=.../line=.../day=...")
-    return Lake(
+    return DuckDbEngine(
         arguments.data,
-        limits=Limits(threads=arguments.threads, memory_mb=arguments.memory_mb, spill_mb=arguments.spill_mb),
+        limits=EngineLimits(threads=arguments.threads, memory_mb=arguments.memory_mb, spill_mb=arguments.spill_mb),
     )
 
 
@@ -70,7 +70,7 @@ def query(argv: Sequence[str]) -> int:
     form.add_argument("--json", action="store_true", help="print one JSON object")
     form.add_argument("--csv", action="store_true", help="print CSV")
     form.add_argument("--sql", choices=("athena", "duckdb"), help="print the statement instead of running it")
-    _limits(parser)
+    _add_limit_options(parser)
     athena = parser.add_argument_group("on Athena")
     athena.add_argument("--athena", action="store_true", help="run there; by default over the last 30 days")
     athena.add_argument("--database", default="kensa", help="of the Glue catalogue (default: kensa)")
@@ -90,8 +90,8 @@ def _query(arguments: argparse.Namespace) -> int:
         return 0
     given = _parameters(arguments.param)
     if arguments.sql is not None:
-        first, last = _recent()
-        found = named(arguments.name)
+        first, last = _default_athena_days()
+        found = get_query(arguments.name)
         print(found.sql(found.bind(given, first_day=first, last_day=last), arguments.sql))
         return 0
     answer = _on_athena(arguments, given) if arguments.athena else _on_duckdb(arguments, given)
@@ -100,15 +100,15 @@ def _query(arguments: argparse.Namespace) -> int:
     elif arguments.csv:
         print(answer.to_csv(), end="")
     else:
-        _show(answer)
+        _print_table(answer)
     return 0
 
 
 def _describe(name: str) -> None:
-    found = named(name)
+    found = get_query(name)
     print(f"{found.name}, version {found.version}: {found.summary}\n\nparameters:")
     for parameter in found.parameters:
-        print(f"  {parameter.name} = {parameter.default}: {parameter.meaning}; {parameter.allowed}")
+        print(f"  {parameter.name} = {parameter.default}: {parameter.meaning}; {parameter.describe_allowed}")
     print("\ncolumns:")
     for column in found.columns:
         print(f"  {column.name}: {column.meaning}")
@@ -124,27 +124,29 @@ def _parameters(texts: Sequence[str]) -> dict[str, str]:
     return given
 
 
-def _recent() -> tuple[str, str]:
+def _default_athena_days() -> tuple[str, str]:
     today = datetime.now(UTC).date()
     return (today - timedelta(days=_ATHENA_DAYS)).isoformat(), today.isoformat()
 
 
-def _on_duckdb(arguments: argparse.Namespace, given: dict[str, str]) -> Answer:
-    found = named(arguments.name)
-    with _open(arguments) as lake:
-        return lake.ask(found, given)
+def _on_duckdb(arguments: argparse.Namespace, given: dict[str, str]) -> QueryResult:
+    found = get_query(arguments.name)
+    with _open_engine(arguments) as lake:
+        return lake.execute(found, given)
 
 
-def _on_athena(arguments: argparse.Namespace, given: dict[str, str]) -> Answer:
-    from pipeline.analytics.athena import Athena, Workplace  # noqa: PLC0415 - DuckDB needs no account
+def _on_athena(arguments: argparse.Namespace, given: dict[str, str]) -> QueryResult:
+    from pipeline.analytics.athena import AthenaEngine, AthenaSettings  # noqa: PLC0415 - DuckDB needs no account
     from pipeline.cloud.account import client  # noqa: PLC0415
 
-    first, last = _recent()
-    place = Workplace(arguments.database, arguments.workgroup, arguments.output, arguments.timeout)
-    return Athena(client("athena"), place).ask(named(arguments.name), given, first_day=first, last_day=last)
+    first, last = _default_athena_days()
+    place = AthenaSettings(arguments.database, arguments.workgroup, arguments.output, arguments.timeout)
+    return AthenaEngine(client("athena"), place).execute(
+        get_query(arguments.name), given, first_day=first, last_day=last
+    )
 
 
-def _show(answer: Answer) -> None:
+def _print_table(answer: QueryResult) -> None:
     print(text_table(answer.columns, answer.rows[:_SHOWN]))
     left = len(answer.rows) - _SHOWN
     rest = f"; {left:,} more with --csv or --json" if left > 0 else ""
@@ -165,17 +167,17 @@ def report(argv: Sequence[str]) -> int:
     parser.add_argument("--site", default="*", help="only this site")
     parser.add_argument("--from", dest="first", metavar="DAY", help="first day (default: the data's)")
     parser.add_argument("--to", dest="last", metavar="DAY", help="last day (default: the data's)")
-    _limits(parser)
+    _add_limit_options(parser)
     return _run(lambda: _report(parser.parse_args(argv)))
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from pipeline.analytics.plant import gather  # noqa: PLC0415 - only this command
+    from pipeline.analytics.plant import collect_plant_data  # noqa: PLC0415 - only this command
     from pipeline.analytics.plant_page import render  # noqa: PLC0415
 
     window = {"first_day": arguments.first, "last_day": arguments.last, "site": arguments.site}
-    with _open(arguments) as lake:
-        page = render(gather(lake, {key: value for key, value in window.items() if value is not None}))
+    with _open_engine(arguments) as lake:
+        page = render(collect_plant_data(lake, {key: value for key, value in window.items() if value is not None}))
     try:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(page, encoding="utf-8")
@@ -230,15 +232,15 @@ def _ingest_messages(arguments: argparse.Namespace) -> int:
 
 def _ingest_labels(arguments: argparse.Namespace) -> int:
     from pipeline.cloud.storage import open_storage  # noqa: PLC0415 - only this command
-    from pipeline.datasets.collected import scan  # noqa: PLC0415
-    from pipeline.datasets.labels import open_labels  # noqa: PLC0415
+    from pipeline.datasets.collected import scan_frames  # noqa: PLC0415
+    from pipeline.datasets.labels import load_labels  # noqa: PLC0415
     from pipeline.ingest.labels import refresh_labels  # noqa: PLC0415
 
     if arguments.collected is None:
         raise UsageError("--collected is needed: where the frames lie that were labelled.")
-    found = scan(open_storage(arguments.collected), site=arguments.site)
+    found = scan_frames(open_storage(arguments.collected), site=arguments.site)
     if "://" not in arguments.out:
         Path(arguments.out).mkdir(parents=True, exist_ok=True)
-    count = refresh_labels(open_labels(arguments.labels), found.kept, open_storage(arguments.out))
-    print(f"{arguments.out}: {count:,} labels of {len(found.kept):,} collected frames")
+    count = refresh_labels(load_labels(arguments.labels), found.frames, open_storage(arguments.out))
+    print(f"{arguments.out}: {count:,} labels of {len(found.frames):,} collected frames")
     return 0

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import duckdb
 
 from agent.errors import OperatorError
-from pipeline.analytics.answers import Answer, normal
+from pipeline.analytics.answers import QueryResult, from_engine_value
 from pipeline.analytics.queries import QueryError
 from pipeline.analytics.schema import PARTITIONS, TABLES
 
@@ -33,23 +33,23 @@ _DAY: Final = re.compile(r"day=([0-9]{4}-[0-9]{2}-[0-9]{2})")
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class EngineLimits:
     """What a query may use."""
 
     threads: int = 2
     memory_mb: int = 2_000
-    spill_mb: int = 8_000  # on disk, beside the data or where `Lake` is told
+    spill_mb: int = 8_000  # on disk, beside the data or where `DuckDbEngine` is told
 
 
-class Lake:
+class DuckDbEngine:
     """The tables of one folder; a context manager. Not for several threads at once."""
 
-    def __init__(self, folder: Path, *, limits: Limits | None = None, spill: Path | None = None) -> None:
+    def __init__(self, folder: Path, *, limits: EngineLimits | None = None, spill: Path | None = None) -> None:
         """Open `folder`; `spill` is where temporary data may lie (default: the system's). Raises OperatorError."""
         if not folder.is_dir():
             raise OperatorError(f"{folder} is not a folder. Give the one that holds verdicts/site=.../line=.../day=...")
         self.folder = folder
-        self._limits = limits or Limits()
+        self._limits = limits or EngineLimits()
         self._spill = Path(tempfile.mkdtemp(prefix="kensa-lake-", dir=spill))
         self._connection = duckdb.connect(
             ":memory:",
@@ -80,7 +80,7 @@ class Lake:
         self._connection.close()
         shutil.rmtree(self._spill, ignore_errors=True)
 
-    def days(self) -> tuple[str, str] | None:
+    def day_range(self) -> tuple[str, str] | None:
         """First and last day that any table holds, YYYY-MM-DD; None for an empty folder."""
         found = sorted(
             match[1]
@@ -90,9 +90,9 @@ class Lake:
         )
         return (found[0], found[-1]) if found else None
 
-    def ask(self, query: Query, given: Mapping[str, str] | None = None) -> Answer:
+    def execute(self, query: Query, given: Mapping[str, str] | None = None) -> QueryResult:
         """Answer `query` with the parameters `given`, by default over all days. Raises UsageError, QueryError."""
-        first, last = self.days() or ("1970-01-01", "1970-01-01")
+        first, last = self.day_range() or ("1970-01-01", "1970-01-01")
         values = query.bind(given or {}, first_day=first, last_day=last)
         text = query.sql(values, "duckdb")
         begin = time.perf_counter()
@@ -107,7 +107,9 @@ class Lake:
         except duckdb.Error as error:
             raise QueryError(f"{query.name} failed on {self.folder}: {error}") from error
         seconds = time.perf_counter() - begin
-        return Answer(query, values, tuple(tuple(normal(value) for value in row) for row in rows), seconds)
+        return QueryResult(
+            query, values, tuple(tuple(from_engine_value(value) for value in row) for row in rows), seconds
+        )
 
 
 def _view(folder: Path, table: Table) -> str:

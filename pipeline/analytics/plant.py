@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from agent.errors import OperatorError
-from pipeline.analytics.queries import FIRST_DAY, LAST_DAY, named
+from pipeline.analytics.queries import FIRST_DAY, LAST_DAY, get_query
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from pipeline.analytics.answers import Answer, Value
+    from pipeline.analytics.answers import QueryResult, Value
     from pipeline.analytics.queries import Query
 
     Record = dict[str, Value]
 
-ASKED: Final[dict[str, Mapping[str, str]]] = {  # query -> parameters beside the window
+REPORT_QUERIES: Final[dict[str, Mapping[str, str]]] = {  # query -> parameters beside the window
     "yield_by_line": {"grain": "day"},
     "defect_pareto": {},
     "model_comparison": {},
@@ -32,41 +32,43 @@ ASKED: Final[dict[str, Mapping[str, str]]] = {  # query -> parameters beside the
 }
 
 
-class Asked(Protocol):
+class QueryEngine(Protocol):
     """A `lake.Lake`, or what answers like it."""
 
-    def ask(self, query: Query, given: Mapping[str, str] | None = None) -> Answer:
+    def execute(self, query: Query, given: Mapping[str, str] | None = None) -> QueryResult:
         """Answer a query."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Plant:
+class PlantData:
     """All answers, by query."""
 
-    answers: Mapping[str, Answer]
+    results: Mapping[str, QueryResult]
 
     def records(self, query: str) -> list[Record]:
         """The rows of one answer."""
-        return list(self.answers[query].records())
+        return list(self.results[query].records())
 
     @property
     def window(self) -> tuple[str, str]:
         """First and last day, YYYY-MM-DD."""
-        values = self.answers["yield_by_line"].parameters
+        values = self.results["yield_by_line"].parameters
         return values[FIRST_DAY], values[LAST_DAY]
 
 
-def gather(lake: Asked, window: Mapping[str, str], *, told: Callable[[int, int], None] | None = None) -> Plant:
+def collect_plant_data(
+    lake: QueryEngine, window: Mapping[str, str], *, told: Callable[[int, int], None] | None = None
+) -> PlantData:
     """Ask all questions. `window` may hold first_day, last_day and site. Raises OperatorError without verdicts."""
-    answers: dict[str, Answer] = {}
-    for done, (name, more) in enumerate(ASKED.items()):
+    answers: dict[str, QueryResult] = {}
+    for done, (name, more) in enumerate(REPORT_QUERIES.items()):
         if told is not None:
-            told(done, len(ASKED))
-        answers[name] = lake.ask(named(name), {**window, **more})
+            told(done, len(REPORT_QUERIES))
+        answers[name] = lake.execute(get_query(name), {**window, **more})
         if name == "yield_by_line" and not answers[name].rows:
             raise OperatorError("There are no verdicts in this window: look at --data, --site, --from and --to.")
-    return Plant(answers)
+    return PlantData(answers)
 
 
 def number(record: Record, name: str) -> float:
@@ -75,6 +77,6 @@ def number(record: Record, name: str) -> float:
     return float(value) if isinstance(value, (int, float)) else 0.0
 
 
-def maybe(record: Record, name: str) -> float | None:
+def optional_number(record: Record, name: str) -> float | None:
     """A column as a number, or None for NULL."""
     return None if record[name] is None else number(record, name)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from datetime import date
 
 _LEFT, _TOP, _RIGHT, _BOTTOM = 56, 14, 16, 30
-_MARKED: Final = (12, 25)  # baselines of the marks' texts, in two rows
+_ANNOTATION_ROWS: Final = (12, 25)  # baselines of the marks' texts, in two rows
 _CHARACTER_PX: Final = 6.4  # of the label's font, about
 _LEVELS: Final = (0.1, 0.25)  # of a population stability index: look, changed
 
@@ -31,7 +31,7 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class Annotation:
     """Something that happened."""
 
     day: date
@@ -39,7 +39,7 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
-class Axis:
+class ValueFormat:
     """How values are shown: `value * factor` with `digits` and `unit`."""
 
     factor: float = 1.0
@@ -52,7 +52,7 @@ class Axis:
 
 
 @dataclass(frozen=True, slots=True)
-class _Area:
+class _PlotArea:
     """Where a chart's values lie, in pixels."""
 
     width: int
@@ -76,7 +76,7 @@ def _ticks(low: float, high: float, wanted: int = 7) -> list[float]:
     return [(first + i) * step for i in range(int((high - first * step) / step + 1e-9) + 1)]
 
 
-def _svg(area: _Area, content: str, title: str) -> str:
+def _svg(area: _PlotArea, content: str, title: str) -> str:
     return (
         f"<svg viewBox='0 0 {area.width} {area.height}' width='100%' role='img' aria-label='{escape(title)}'>"
         f"{content}</svg>"
@@ -92,7 +92,7 @@ def legend(names: Sequence[str]) -> str:
     )
 
 
-def _days(area: _Area, first: date, last: date) -> str:
+def _days(area: _PlotArea, first: date, last: date) -> str:
     span = max(1, (last - first).days)
     step = max(1, round(span / 8))
     if first == last:
@@ -111,18 +111,23 @@ def date_after(first: date, days: int) -> date:
     return first.fromordinal(first.toordinal() + days)
 
 
-def trend(
-    series: Mapping[str, Sequence[Point]], marks: Sequence[Mark], axis: Axis, title: str, *, height: int = 320
+def trend_chart(
+    series: Mapping[str, Sequence[Point]],
+    marks: Sequence[Annotation],
+    axis: ValueFormat,
+    title: str,
+    *,
+    height: int = 320,
 ) -> str:
     """Lines over days with their intervals as bands; `marks` are dashed lines with a text at the top."""
-    area = _Area(1080, height, top=32 if marks else _TOP)
+    area = _PlotArea(1080, height, top=32 if marks else _TOP)
     points = [point for line in series.values() for point in line]
     if not points:
         return "<p class=note>No data.</p>"
     first, last = min(p.day for p in points), max(p.day for p in points)
     lows = [p.value if p.low is None else p.low for p in points]
     highs = [p.value if p.high is None else p.high for p in points]
-    low, high = _quiet_ends(lows, highs)
+    low, high = _robust_range(lows, highs)
     span = max(1, (last - first).days)
 
     def at(day: date, value: float) -> tuple[float, float]:
@@ -137,7 +142,7 @@ def trend(
         for tick in _ticks(low, high)
     ]
     parts.append(_days(area, first, last))
-    parts += _marks(area, marks, first, span)
+    parts += _annotations(area, marks, first, span)
     for i, line in enumerate(series.values()):
         upper = [at(p.day, p.high) for p in line if p.high is not None]
         lower = [at(p.day, p.low) for p in reversed(line) if p.low is not None]
@@ -146,11 +151,11 @@ def trend(
     for i, line in enumerate(series.values()):
         parts.append(f"<polyline class='line c{i % 8}' points='{_points([at(p.day, p.value) for p in line])}'/>")
         if len(line) == 1:  # of which neither line nor band shows anything
-            parts.append(_single(at, line[0], i % 8))
+            parts.append(_single_point(at, line[0], i % 8))
     return _svg(area, "".join(parts), title) + legend(list(series))
 
 
-def _single(at: Callable[[date, float], tuple[float, float]], point: Point, colour: int) -> str:
+def _single_point(at: Callable[[date, float], tuple[float, float]], point: Point, colour: int) -> str:
     """The only point of a series: a dot, with its interval as an upright line."""
     x, y = at(point.day, point.value)
     low, high = (at(point.day, point.value if end is None else end)[1] for end in (point.low, point.high))
@@ -158,7 +163,7 @@ def _single(at: Callable[[date, float], tuple[float, float]], point: Point, colo
     return f"{upright}<circle class='fill c{colour}' cx='{x:.1f}' cy='{y:.1f}' r='4.5'/>"
 
 
-def _quiet_ends(lows: Sequence[float], highs: Sequence[float]) -> tuple[float, float]:
+def _robust_range(lows: Sequence[float], highs: Sequence[float]) -> tuple[float, float]:
     """The axis's ends: all but the wildest hundredth of the values, so that one bad day does not flatten the rest."""
     ordered_low, ordered_high = sorted(lows), sorted(highs)
     cut = len(lows) // 200
@@ -171,9 +176,9 @@ def _points(found: Sequence[tuple[float, float]]) -> str:
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in found)
 
 
-def _marks(area: _Area, marks: Sequence[Mark], first: date, span: int) -> list[str]:
+def _annotations(area: _PlotArea, marks: Sequence[Annotation], first: date, span: int) -> list[str]:
     """Dashed lines; a text that would run into the one before is left to the lines' titles."""
-    parts, free = [], [-1e9] * len(_MARKED)
+    parts, free = [], [-1e9] * len(_ANNOTATION_ROWS)
     for mark in sorted(marks, key=lambda m: m.day):
         x = area.x(min(1.0, max(0.0, (mark.day - first).days / span)))
         parts.append(
@@ -184,15 +189,15 @@ def _marks(area: _Area, marks: Sequence[Mark], first: date, span: int) -> list[s
         centre = min(max(x, area.left + half), area.width - half - 4)
         row = next((i for i, end in enumerate(free) if centre - half > end), None)
         if row is not None:
-            place = f"x='{centre:.1f}' y='{_MARKED[row]}' text-anchor='middle'"
+            place = f"x='{centre:.1f}' y='{_ANNOTATION_ROWS[row]}' text-anchor='middle'"
             parts.append(f"<text class=marked {place}>{escape(mark.text)}</text>")
             free[row] = centre + half + 8
     return parts
 
 
-def pareto(bars: Sequence[tuple[str, float]], title: str) -> str:
+def pareto_chart(bars: Sequence[tuple[str, float]], title: str) -> str:
     """Bars by size, the cumulative share as a line above them."""
-    area = _Area(520, 300)
+    area = _PlotArea(520, 300)
     whole = sum(value for _, value in bars)
     if not whole:
         return "<p class=note>Nothing was rejected.</p>"
@@ -228,11 +233,11 @@ class Whisker:
     colour: int
 
 
-def whiskers(rows: Sequence[Whisker], axis: Axis, title: str) -> str:
+def whisker_chart(rows: Sequence[Whisker], axis: ValueFormat, title: str) -> str:
     """Dots with intervals, from 0 on."""
     if not rows:
         return "<p class=note>No labels have come back yet.</p>"
-    area = _Area(520, _TOP + _BOTTOM + 24 * len(rows), left=130)
+    area = _PlotArea(520, _TOP + _BOTTOM + 24 * len(rows), left=130)
     high = 1.05 * (max(row.high for row in rows) or 1.0)
     parts = [
         f"<line class=grid x1='{area.x(t / high):.1f}' x2='{area.x(t / high):.1f}' y1='{area.y(0):.1f}' "
@@ -252,12 +257,12 @@ def whiskers(rows: Sequence[Whisker], axis: Axis, title: str) -> str:
     return _svg(area, "".join(parts), title)
 
 
-def heat(rows: Mapping[str, Mapping[date, float]], title: str) -> str:
+def heatmap(rows: Mapping[str, Mapping[date, float]], title: str) -> str:
     """A cell for each row and day: how much scores have moved, steady, to look at, or changed."""
     days = sorted({day for cells in rows.values() for day in cells})
     if not days:
         return "<p class=note>Too few days to compare.</p>"
-    area = _Area(1080, _TOP + _BOTTOM + 18 * len(rows), left=170)
+    area = _PlotArea(1080, _TOP + _BOTTOM + 18 * len(rows), left=170)
     first, span = days[0], max(1, (days[-1] - days[0]).days + 1)
     width = (area.x(1) - area.x(0)) / span
     parts = []

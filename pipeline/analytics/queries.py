@@ -53,7 +53,7 @@ class Parameter:
     meaning: str
 
     @property
-    def allowed(self) -> str:
+    def describe_allowed(self) -> str:
         """What a value may be, for a person."""
         if self.kind == "day":
             return "a day as YYYY-MM-DD"
@@ -73,7 +73,7 @@ class Parameter:
                 return exp.Literal.number(f"{number:d}" if isinstance(number, int) else f"{number!r}e0")
         elif self._is_text(value):
             return exp.Literal.string(value)
-        raise UsageError(f"--param {self.name}={value[:80]!r}: {self.allowed} is needed ({self.meaning}).")
+        raise UsageError(f"--param {self.name}={value[:80]!r}: {self.describe_allowed} is needed ({self.meaning}).")
 
     def _is_text(self, value: str) -> bool:
         if self.kind == "day":
@@ -166,7 +166,7 @@ def _parsed(name: str, body: str) -> exp.Query:
     return first
 
 
-def read(path: Path) -> Query:
+def read_query(path: Path) -> Query:
     """Read one file. Raises QueryError where head and body disagree."""
     text = path.read_text(encoding="utf-8")
     lines = text.splitlines()
@@ -197,10 +197,10 @@ def read(path: Path) -> Query:
 @cache
 def catalogue() -> Mapping[str, Query]:
     """All queries by name, sorted."""
-    return {path.stem: read(path) for path in sorted(FOLDER.glob("*.sql"))}
+    return {path.stem: read_query(path) for path in sorted(FOLDER.glob("*.sql"))}
 
 
-def named(name: str) -> Query:
+def get_query(name: str) -> Query:
     """Return the query `name`. Raises UsageError for one that does not exist."""
     found = catalogue().get(name)
     if found is None:

@@ -15,9 +15,9 @@ import json
 from dataclasses import dataclass
 from typing import Final, Literal
 
-Type = Literal["VARCHAR", "BIGINT", "DOUBLE", "BOOLEAN", "TIMESTAMP"]
+ColumnType = Literal["VARCHAR", "BIGINT", "DOUBLE", "BOOLEAN", "TIMESTAMP"]
 
-_GLUE: Final[dict[Type, str]] = {
+_GLUE: Final[dict[ColumnType, str]] = {
     "VARCHAR": "string",
     "BIGINT": "bigint",
     "DOUBLE": "double",
@@ -31,7 +31,7 @@ class Column:
     """One column; every one may be NULL. TIMESTAMP is UTC, to the microsecond."""
 
     name: str
-    type: Type
+    type: ColumnType
     meaning: str
 
     @property
@@ -49,7 +49,7 @@ class Table:
     columns: tuple[Column, ...]
 
     @property
-    def names(self) -> tuple[str, ...]:
+    def column_names(self) -> tuple[str, ...]:
         """The columns' names, in order."""
         return tuple(column.name for column in self.columns)
 
@@ -218,7 +218,7 @@ TABLES: Final[dict[str, Table]] = {
 }
 
 
-def glue() -> str:
+def glue_tables_json() -> str:
     """Return the tables as JSON for Glue: {table: {"Description", "Columns", "PartitionKeys"}}."""
 
     def listed(columns: tuple[Column, ...]) -> list[dict[str, str]]:

@@ -1,7 +1,7 @@
 """Clients of AWS, made once a process and service, as the environment says: region, credentials, AWS_ENDPOINT_URL.
 
 Promise: a client may be used by any thread; throttled and failed calls are tried again by botocore (5 tries, standard
-mode); what is still refused is an AccountError that names service, operation and remedy.
+mode); what is still refused is an AwsError that names service, operation and remedy.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _lock = threading.Lock()
 _clients: dict[tuple[str, ...], Any] = {}
 
 
-class AccountError(KensaError):
+class AwsError(KensaError):
     """AWS refused, or cannot be reached; the text names what was asked for and the remedy."""
 
     exit_code = 4
@@ -44,7 +44,7 @@ class AccountError(KensaError):
 
 
 def client(service: str) -> Any:
-    """The boto3 client of a service. Raises MissingExtraError, AccountError."""
+    """The boto3 client of a service. Raises MissingExtraError, AwsError."""
     try:
         import boto3  # noqa: PLC0415 - optional, and 0.4 s
         import botocore.config  # noqa: PLC0415
@@ -57,7 +57,7 @@ def client(service: str) -> Any:
             config = botocore.config.Config(
                 connect_timeout=10, read_timeout=60, retries={"mode": "standard", "total_max_attempts": _TRIES}
             )
-            with asked(service):
+            with translate_aws_errors(service):
                 _clients[key] = boto3.session.Session().client(service, config=config)
         return _clients[key]
 
@@ -68,8 +68,8 @@ def storage(uri: str) -> Storage:
 
 
 @contextlib.contextmanager
-def asked(what: str) -> Iterator[None]:
-    """Translate botocore's errors; `what` says what was asked for. Raises AccountError."""
+def translate_aws_errors(what: str) -> Iterator[None]:
+    """Translate botocore's errors; `what` says what was asked for. Raises AwsError."""
     import botocore.exceptions  # noqa: PLC0415 - `client` has told if it is missing
 
     try:
@@ -77,6 +77,6 @@ def asked(what: str) -> Iterator[None]:
     except botocore.exceptions.ClientError as error:
         code = str(error.response.get("Error", {}).get("Code"))
         remedy = _REMEDIES.get(code, "It can be tried again")
-        raise AccountError(f"{what}: {error}. {remedy}.", code=code) from error
+        raise AwsError(f"{what}: {error}. {remedy}.", code=code) from error
     except (botocore.exceptions.BotoCoreError, OSError) as error:
-        raise AccountError(f"{what}: {error}. Look at network, region and credentials.") from error
+        raise AwsError(f"{what}: {error}. Look at network, region and credentials.") from error

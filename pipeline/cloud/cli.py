@@ -21,7 +21,7 @@ _USAGE_EXIT: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class _Command:
-    place: str  # module:function; called with the arguments after the command's name, returns the exit code
+    target: str  # module:function; called with the arguments after the command's name, returns the exit code
     summary: str
 
 
@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
     if name not in COMMANDS:
         print(f"kensa cloud: there is no command {name!r}. There are: {', '.join(COMMANDS)}.", file=sys.stderr)
         return _USAGE_EXIT
-    module, _, function = COMMANDS[name].place.partition(":")
+    module, _, function = COMMANDS[name].target.partition(":")
     try:
         return int(getattr(_load(module), function)(list(argv[1:])))
     except KensaError as error:

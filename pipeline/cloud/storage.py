@@ -34,7 +34,7 @@ _NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno
 _WRITING: Final = ".writing-"  # files in the making; never listed
 _BODY_ATTEMPTS: Final = 3  # botocore tries again until the headers are there, not after
 _MISSING: Final = frozenset({"NoSuchKey", "404"})
-_TAKEN: Final = frozenset({"PreconditionFailed", "412"})
+_KEY_EXISTS_CODES: Final = frozenset({"PreconditionFailed", "412"})
 _CONFLICT: Final = frozenset({"ConditionalRequestConflict", "409"})  # two at once, and S3 wants it asked again
 _CONFLICTS: Final = 4
 _REMEDIES: Final = {
@@ -61,7 +61,7 @@ class ObjectTooLargeError(StorageError):
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredObject:
     """One line of a listing."""
 
     key: str  # relative to the storage
@@ -73,7 +73,7 @@ class Storage(Protocol):
 
     uri: str  # as a person writes it
 
-    def list(self, prefix: str = "") -> Iterator[Stored]:
+    def list(self, prefix: str = "") -> Iterator[StoredObject]:
         """All objects whose key begins with `prefix`, in the order of their keys' bytes."""
 
     def read(self, key: str, *, limit: int = MAX_OBJECT_BYTES) -> bytes:
@@ -92,7 +92,7 @@ class Storage(Protocol):
         """Remove the object; no error where there is none."""
 
 
-def checked_key(key: str) -> str:
+def validate_key(key: str) -> str:
     """`key`, if it is relative and stays below the storage. Raises UsageError."""
     parts = key.split("/")
     if (
@@ -121,13 +121,13 @@ class FolderStorage:
         self.uri = str(folder)
         self._folder = folder.absolute()
 
-    def list(self, prefix: str = "") -> Iterator[Stored]:
+    def list(self, prefix: str = "") -> Iterator[StoredObject]:
         """See `Storage.list`."""
         if not self._folder.is_dir():
             raise StorageError(f"{self._folder} is not a folder. Correct the address; is the medium inserted?")
         yield from self._below("", prefix)
 
-    def _below(self, at: str, prefix: str) -> Iterator[Stored]:
+    def _below(self, at: str, prefix: str) -> Iterator[StoredObject]:
         found: list[tuple[bytes, str, bool, int]] = []
         try:
             with os.scandir(self._folder / at) as entries:
@@ -146,7 +146,7 @@ class FolderStorage:
             if is_folder:
                 yield from self._below(key, prefix)
             elif key.startswith(prefix):
-                yield Stored(key, length)
+                yield StoredObject(key, length)
 
     def read(self, key: str, *, limit: int = MAX_OBJECT_BYTES) -> bytes:
         """See `Storage.read`. What is not a regular file counts as missing."""
@@ -229,7 +229,7 @@ class FolderStorage:
             raise self._error(key, error) from error
 
     def _path(self, key: str) -> Path:
-        path = self._folder / checked_key(key)
+        path = self._folder / validate_key(key)
         if not path.parent.resolve().is_relative_to(self._folder.resolve()):
             raise StorageError(f"{path} leads out of {self._folder} by a link. Remove the link.")
         return path
@@ -265,31 +265,33 @@ class S3Storage:
         except (botocore.exceptions.BotoCoreError, ValueError) as error:
             raise StorageError(f"{self.uri}: S3 cannot be used: {error}") from error
 
-    def list(self, prefix: str = "") -> Iterator[Stored]:
+    def list(self, prefix: str = "") -> Iterator[StoredObject]:
         """See `Storage.list`: a request for every 1,000 objects."""
-        with self._translated(prefix):
+        with self._translate_errors(prefix):
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket, Prefix=self._prefix + prefix
             )
         pages = iter(pages)
         while True:
-            with self._translated(prefix):
+            with self._translate_errors(prefix):
                 page = next(pages, None)
             if page is None:
                 return
             for item in page.get("Contents", ()):
                 if not item["Key"].endswith("/"):  # what consoles make to show an empty folder
-                    yield Stored(item["Key"].removeprefix(self._prefix), int(item["Size"]))
+                    yield StoredObject(item["Key"].removeprefix(self._prefix), int(item["Size"]))
 
     def read(self, key: str, *, limit: int = MAX_OBJECT_BYTES) -> bytes:
         """See `Storage.read`."""
         for attempt in range(_BODY_ATTEMPTS):
-            with self._translated(checked_key(key)):
+            with self._translate_errors(validate_key(key)):
                 answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
             length = int(answer["ContentLength"])
             with contextlib.closing(answer["Body"]) as body:
                 _bounded(b"", limit, f"{self.uri}/{key}", length=length)
-                with self._translated(key) if attempt + 1 == _BODY_ATTEMPTS else contextlib.suppress(*self._errors):
+                with (
+                    self._translate_errors(key) if attempt + 1 == _BODY_ATTEMPTS else contextlib.suppress(*self._errors)
+                ):
                     data = body.read(limit + 1)
                     if len(data) < length:  # with a limit, botocore does not look
                         raise EOFError(f"the answer ended after {len(data):,} of {length:,} bytes")
@@ -298,18 +300,18 @@ class S3Storage:
 
     def write(self, key: str, data: bytes) -> None:
         """See `Storage.write`; S3 replaces objects whole."""
-        with self._translated(checked_key(key)):
+        with self._translate_errors(validate_key(key)):
             self._client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=data)
 
     def create(self, key: str, data: bytes) -> bool:
         """See `Storage.create`: a conditional PutObject."""
         for attempt in range(_CONFLICTS + 1):
             try:
-                with self._translated(checked_key(key)):
+                with self._translate_errors(validate_key(key)):
                     self._client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=data, IfNoneMatch="*")
             except StorageError as error:
                 code = _code(error.__cause__)
-                if code in _TAKEN:
+                if code in _KEY_EXISTS_CODES:
                     return False
                 if code not in _CONFLICT or attempt == _CONFLICTS:
                     raise
@@ -320,7 +322,7 @@ class S3Storage:
     def exists(self, key: str) -> bool:
         """See `Storage.exists`."""
         try:
-            with self._translated(checked_key(key)):
+            with self._translate_errors(validate_key(key)):
                 self._client.head_object(Bucket=self._bucket, Key=self._prefix + key)
         except ObjectMissingError:
             return False
@@ -328,11 +330,11 @@ class S3Storage:
 
     def delete(self, key: str) -> None:
         """See `Storage.delete`."""
-        with self._translated(checked_key(key)):
+        with self._translate_errors(validate_key(key)):
             self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
 
     @contextlib.contextmanager
-    def _translated(self, key: str) -> Iterator[None]:
+    def _translate_errors(self, key: str) -> Iterator[None]:
         where = f"{self.uri}/{key}"
         try:
             yield

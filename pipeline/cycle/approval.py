@@ -22,33 +22,37 @@ from typing import TYPE_CHECKING, Any, Final
 from agent.errors import OperatorError
 from pipeline.cloud import account
 from pipeline.cloud.storage import ObjectMissingError
-from pipeline.cycle.execution import to_bytes
-from pipeline.cycle.services import registry_of, tell
-from pipeline.selection.record import Status, Verdict
+from pipeline.cycle.execution import to_json_bytes
+from pipeline.cycle.services import publish_notification, registry_of
+from pipeline.selection.record import CandidateStatus, SliceVerdict
 from pipeline.selection.result import read_choice
-from pipeline.selection.result import register as keep
+from pipeline.selection.result import register_choice as keep
 
 if TYPE_CHECKING:
     from pipeline.cycle.execution import Execution
-    from pipeline.selection.record import Choice
+    from pipeline.selection.record import CandidateChoice
 
 _MAX_ARCHIVE_BYTES: Final = 256 * 1024**2
 _MAX_QUESTION_BYTES: Final = 16 * 1024
 _MAX_REASONS: Final = 10
-_LATE: Final = frozenset({"TaskDoesNotExist", "TaskTimedOut", "InvalidToken"})
+_EXPIRED_TOKEN_CODES: Final = frozenset({"TaskDoesNotExist", "TaskTimedOut", "InvalidToken"})
 
 
-class DecisionError(OperatorError):
+class ApprovalError(OperatorError):
     """A decision cannot be taken now; the text says why."""
 
 
-def choose(execution: Execution) -> dict[str, Any]:
+def record_choice(execution: Execution) -> dict[str, Any]:
     """Read what the choosing job found, keep what was tried, and say who must approve it."""
     with tempfile.TemporaryDirectory(prefix="kensa-choice-") as temporary:
-        choice = _unpacked(execution, Path(temporary))
-    registry_of(execution).keep_choice(choice)
+        choice = _unpack_choice(execution, Path(temporary))
+    registry_of(execution).record_choice(choice)
     one = choice.proposed
-    doubts = [] if one is None else why_not_clean(choice, doubtful_labels=int(execution.step("dataset")["doubts"]))
+    doubts = (
+        []
+        if one is None
+        else manual_approval_reasons(choice, doubtful_labels=int(execution.step_result("dataset")["doubts"]))
+    )
     if execution.settings.approval == "manual":
         doubts = ["this stack asks a person for every release", *doubts]
     return {
@@ -64,7 +68,7 @@ def choose(execution: Execution) -> dict[str, Any]:
     }
 
 
-def why_not_clean(choice: Choice, *, doubtful_labels: int) -> list[str]:
+def manual_approval_reasons(choice: CandidateChoice, *, doubtful_labels: int) -> list[str]:
     """Sentences; none for a clean choice."""
     doubts = []
     if choice.champion is None:
@@ -74,7 +78,7 @@ def why_not_clean(choice: Choice, *, doubtful_labels: int) -> list[str]:
         doubts += [
             f"on {comparison.data} it is {result.verdict}"
             for result in comparison.slices
-            if result.slice == "all" and result.verdict not in {Verdict.BETTER, Verdict.NOT_WORSE}
+            if result.slice == "all" and result.verdict not in {SliceVerdict.BETTER, SliceVerdict.NOT_WORSE}
         ]
     if doubtful_labels:
         doubts.append(f"{doubtful_labels} labels of the data set contradict others")
@@ -83,19 +87,19 @@ def why_not_clean(choice: Choice, *, doubtful_labels: int) -> list[str]:
 
 def register(execution: Execution) -> dict[str, Any]:
     """Keep the proposed candidate in the registry, Pending."""
-    wanted = execution.wanted
+    wanted = execution.request
     with tempfile.TemporaryDirectory(prefix="kensa-choice-") as temporary:
-        _unpacked(execution, Path(temporary))
+        _unpack_choice(execution, Path(temporary))
         entry = keep(
             registry_of(execution),
             Path(temporary),
             by=execution.arn,
             why=f"proposed by the cycle that {wanted.trigger} {wanted.trigger_id} started",
-            dataset_uri=execution.step("dataset")["uri"],
+            dataset_uri=execution.step_result("dataset")["uri"],
             trigger=f"{wanted.trigger}:{wanted.trigger_id}",
         )
     if entry is None:
-        raise DecisionError("the choice proposes no candidate: there is nothing to register")
+        raise ApprovalError("the choice proposes no candidate: there is nothing to register")
     record = entry.record
     card = f"{execution.uri('registry')}/{record.release_id}/card.html"
     return {"name": record.name, "version": record.version, "release_id": record.release_id, "card": card}
@@ -103,64 +107,64 @@ def register(execution: Execution) -> dict[str, Any]:
 
 def ask_approval(execution: Execution, token: str) -> dict[str, Any]:
     """Keep the task's token where `decide` finds it, and tell those who decide."""
-    candidate, choice = execution.step("registered"), execution.step("choice")
+    candidate, choice = execution.step_result("registered"), execution.step_result("choice")
     question = {
         "execution": execution.arn,
         "token": token,
         "candidate": candidate,
-        "wanted": execution.wanted.model_dump(),
+        "wanted": execution.request.model_dump(),
         "doubts": choice["doubts"],
         "reasons": choice["reasons"],
         "asked_utc_s": time.time(),
     }
-    execution.data.write(execution.approval_key, to_bytes(question))
+    execution.data.write(execution.approval_key, to_json_bytes(question))
     lines = [
-        f"{candidate['release_id']} for {execution.wanted.inspection} at {execution.wanted.site} waits for approval.",
+        f"{candidate['release_id']} for {execution.request.inspection} at {execution.request.site} waits for approval.",
         *choice["reasons"],
         "A person is asked because " + "; ".join(choice["doubts"]) + ".",
         f"Its card: {candidate['card']}",
         f"kensa cloud cycle approve {execution.name} --why SENTENCE    (or: deny)",
     ]
-    tell(execution.settings, f"Kensa: approve {candidate['release_id']}?", "\n".join(lines))
+    publish_notification(execution.settings, f"Kensa: approve {candidate['release_id']}?", "\n".join(lines))
     return {"asked": candidate["release_id"]}
 
 
 def approve(execution: Execution) -> dict[str, Any]:
     """Approve by the policy: the choice is clean and the stack allows it."""
-    candidate = execution.step("registered")
+    candidate = execution.step_result("registered")
     why = "the choice is clean and the policy of this stack approves it"
-    registry_of(execution).change(
-        candidate["name"], candidate["version"], Status.APPROVED, by=f"policy of {execution.arn}", why=why
+    registry_of(execution).set_status(
+        candidate["name"], candidate["version"], CandidateStatus.APPROVED, by=f"policy of {execution.arn}", why=why
     )
     return {"approved": True, "by": "policy", "why": why}
 
 
 def decide(execution: Execution, *, approved: bool, by: str, why: str) -> dict[str, Any]:
-    """A person's answer: into the registry, then to the state machine. Raises DecisionError where nobody asks."""
+    """A person's answer: into the registry, then to the state machine. Raises ApprovalError where nobody asks."""
     key = execution.approval_key
     try:
         question = json.loads(execution.data.read(key, limit=_MAX_QUESTION_BYTES))
     except ObjectMissingError as error:
-        raise DecisionError(f"{execution.name} waits for no decision; see `kensa cloud cycle status`") from error
+        raise ApprovalError(f"{execution.name} waits for no decision; see `kensa cloud cycle status`") from error
     candidate = question["candidate"]
-    status = Status.APPROVED if approved else Status.REJECTED
-    registry_of(execution).change(candidate["name"], candidate["version"], status, by=by, why=why)
+    status = CandidateStatus.APPROVED if approved else CandidateStatus.REJECTED
+    registry_of(execution).set_status(candidate["name"], candidate["version"], status, by=by, why=why)
     answer = {"approved": approved, "by": by, "why": why}
     states = account.client("stepfunctions")
     try:
-        with account.asked(f"the answer to {execution.name}"):
+        with account.translate_aws_errors(f"the answer to {execution.name}"):
             states.send_task_success(taskToken=question["token"], output=json.dumps(answer))
-    except account.AccountError as error:
-        if error.code in _LATE:
-            raise DecisionError(f"{execution.name} does not wait any more: the answer came too late") from error
+    except account.AwsError as error:
+        if error.code in _EXPIRED_TOKEN_CODES:
+            raise ApprovalError(f"{execution.name} does not wait any more: the answer came too late") from error
         raise
     execution.data.delete(key)
     return {"release_id": candidate["release_id"], **answer}
 
 
-def _unpacked(execution: Execution, into: Path) -> Choice:
+def _unpack_choice(execution: Execution, into: Path) -> CandidateChoice:
     """What the choosing job gave. Raises OperatorError for an archive that is no result."""
-    uri = str(execution.step("chosen")["artifacts"])
+    uri = str(execution.step_result("chosen")["artifacts"])
     place, _, name = uri.rpartition("/")
     try:
         with tarfile.open(fileobj=BytesIO(account.storage(place).read(name, limit=_MAX_ARCHIVE_BYTES))) as archive:

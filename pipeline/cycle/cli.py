@@ -17,7 +17,7 @@ from pipeline.cloud import account
 from pipeline.cycle import console
 from pipeline.cycle.approval import decide
 from pipeline.cycle.publisher import Publisher
-from pipeline.cycle.settings import Settings
+from pipeline.cycle.settings import CycleSettings
 from pipeline.sagemaker.bundle import bundle_name, make_bundle
 
 if TYPE_CHECKING:
@@ -57,9 +57,9 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _settings(arguments: argparse.Namespace) -> Settings:
-    stack = console.environment_of(arguments.stack) if arguments.stack else {}
-    return Settings.read({**os.environ, **stack})
+def _settings(arguments: argparse.Namespace) -> CycleSettings:
+    stack = console.stack_environment(arguments.stack) if arguments.stack else {}
+    return CycleSettings.read({**os.environ, **stack})
 
 
 def _start(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -72,15 +72,17 @@ def _status(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _decide(arguments: argparse.Namespace) -> dict[str, Any]:
-    execution = console.find(_settings(arguments), arguments.execution)
+    execution = console.find_execution(_settings(arguments), arguments.execution)
     return decide(execution, approved=arguments.command == "approve", by=arguments.by, why=arguments.why)
 
 
 def _stop(arguments: argparse.Namespace) -> dict[str, Any]:
-    return console.stop(console.find(_settings(arguments), arguments.execution), by=arguments.by, why=arguments.why)
+    return console.stop(
+        console.find_execution(_settings(arguments), arguments.execution), by=arguments.by, why=arguments.why
+    )
 
 
-def _push(arguments: argparse.Namespace) -> dict[str, Any]:
+def _push_publisher(arguments: argparse.Namespace) -> dict[str, Any]:
     settings = _settings(arguments)
     return {
         "publisher": settings.publisher,
@@ -103,7 +105,7 @@ _COMMANDS: Final[dict[str, Callable[[argparse.Namespace], dict[str, Any]]]] = {
     "approve": _decide,
     "deny": _decide,
     "stop": _stop,
-    "publisher": _push,
+    "publisher": _push_publisher,
     "bundle": _bundle,
 }
 
@@ -115,14 +117,14 @@ def main(argv: list[str]) -> int:
     if arguments.json:
         print(json.dumps(answer))
     elif arguments.command == "status":
-        _table(answer["executions"])
+        _print_executions(answer["executions"])
     else:
         for key, value in answer.items():
             print(f"{key}: {', '.join(value) if isinstance(value, list) else value}")
     return 0
 
 
-def _table(lines: list[dict[str, str]]) -> None:
+def _print_executions(lines: list[dict[str, str]]) -> None:
     if not lines:
         print("no cycle was started yet")
     for line in lines:

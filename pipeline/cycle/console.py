@@ -17,7 +17,7 @@ from pipeline.cycle.services import locks_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pipeline.cycle.settings import Settings
+    from pipeline.cycle.settings import CycleSettings
 
 _OUTPUTS: Final = {  # of the stack -> KENSA_*
     "Data": "DATA",
@@ -39,7 +39,7 @@ class CycleError(OperatorError):
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ExecutionSummary:
     """One execution as `status` shows it."""
 
     name: str
@@ -50,9 +50,9 @@ class Line:
     result: str  # of its record, "" where there is none
 
 
-def environment_of(stack: str) -> dict[str, str]:
-    """The variables of a stack's functions, from its outputs. Raises AccountError, CycleError."""
-    with account.asked(f"the stack {stack}"):
+def stack_environment(stack: str) -> dict[str, str]:
+    """The variables of a stack's functions, from its outputs. Raises AwsError, CycleError."""
+    with account.translate_aws_errors(f"the stack {stack}"):
         described = account.client("cloudformation").describe_stacks(StackName=stack)["Stacks"][0]
     outputs = {output["OutputKey"]: output["OutputValue"] for output in described.get("Outputs", [])}
     if lacking := sorted(set(_OUTPUTS) - set(outputs)):
@@ -60,42 +60,46 @@ def environment_of(stack: str) -> dict[str, str]:
     return {f"KENSA_{name}": outputs[key] for key, name in _OUTPUTS.items()}
 
 
-def start(settings: Settings, wanted: Mapping[str, str]) -> str:
+def start(settings: CycleSettings, wanted: Mapping[str, str]) -> str:
     """Start an execution by hand; returns its name. Raises UsageError for names that are none."""
     trigger_id = uuid.uuid4().hex
     tree = {"trigger": "manual", "trigger_id": trigger_id, **wanted}
     read_event({"execution": "-", "state": tree}, settings)
     name = f"manual-{trigger_id[:16]}"
-    with account.asked(f"an execution of {settings.state_machine}"):
+    with account.translate_aws_errors(f"an execution of {settings.state_machine}"):
         account.client("stepfunctions").start_execution(
-            stateMachineArn=_machine(settings), name=name, input=json.dumps(tree)
+            stateMachineArn=_state_machine_arn(settings), name=name, input=json.dumps(tree)
         )
     return name
 
 
-def find(settings: Settings, name: str) -> Execution:
-    """An execution by its name or ARN. Raises AccountError where there is none."""
-    arn = name if name.startswith("arn:") else f"{_machine(settings).replace(':stateMachine:', ':execution:')}:{name}"
-    with account.asked(f"the execution {name}"):
+def find_execution(settings: CycleSettings, name: str) -> Execution:
+    """An execution by its name or ARN. Raises AwsError where there is none."""
+    arn = (
+        name
+        if name.startswith("arn:")
+        else f"{_state_machine_arn(settings).replace(':stateMachine:', ':execution:')}:{name}"
+    )
+    with account.translate_aws_errors(f"the execution {name}"):
         told = account.client("stepfunctions").describe_execution(executionArn=arn)
     return read_event({"execution": arn, "state": json.loads(told["input"])}, settings)
 
 
-def status(settings: Settings, *, limit: int = _SHOWN) -> list[Line]:
+def status(settings: CycleSettings, *, limit: int = _SHOWN) -> list[ExecutionSummary]:
     """The newest executions, newest first."""
     states, lines = account.client("stepfunctions"), []
-    with account.asked(f"the executions of {settings.state_machine}"):
-        found = states.list_executions(stateMachineArn=_machine(settings), maxResults=limit)["executions"]
+    with account.translate_aws_errors(f"the executions of {settings.state_machine}"):
+        found = states.list_executions(stateMachineArn=_state_machine_arn(settings), maxResults=limit)["executions"]
     for entry in sorted(found, key=lambda entry: entry["startDate"], reverse=True):
-        execution = find(settings, entry["executionArn"])
+        execution = find_execution(settings, entry["executionArn"])
         running = entry["status"] == "RUNNING"
-        question = _note(execution, execution.approval_key) if running else {}
-        record = {} if running else _note(execution, execution.record_key)
+        question = _read_json(execution, execution.approval_key) if running else {}
+        record = {} if running else _read_json(execution, execution.record_key)
         lines.append(
-            Line(
+            ExecutionSummary(
                 name=execution.name,
                 status=str(entry["status"]),
-                state=_state(states, execution.arn) if running else "",
+                state=_current_state(states, execution.arn) if running else "",
                 started=entry["startDate"].isoformat(timespec="seconds"),
                 waits_for=str(question.get("candidate", {}).get("release_id", "")),
                 result=str(record.get("result", "")),
@@ -108,11 +112,11 @@ def stop(execution: Execution, *, by: str, why: str) -> dict[str, Any]:
     """Stop an execution; a rollout that is half way is taken back, and the lock is given back."""
     if not by.strip() or not why.strip():
         raise UsageError("say who stops it and why: --by NAME --why SENTENCE.")
-    with account.asked(f"to stop {execution.name}"):
+    with account.translate_aws_errors(f"to stop {execution.name}"):
         account.client("stepfunctions").stop_execution(
             executionArn=execution.arn, error="Stopped", cause=f"{by}: {why}"
         )
-    note = _note(execution, execution.open_key)
+    note = _read_json(execution, execution.open_rollout_key)
     back: dict[str, Any] = {}
     if note:
         state = {
@@ -121,18 +125,18 @@ def stop(execution: Execution, *, by: str, why: str) -> dict[str, Any]:
             "rollout": {"answer": {"scope": note["scope"]}},
             "watch": {"answer": {"reason": f"stopped by {by}: {why}", "blame": False}},
         }
-        back = rollout.roll_back(Execution(execution.arn, execution.wanted, state, execution.settings))
+        back = rollout.roll_back(Execution(execution.arn, execution.request, state, execution.settings))
     execution.data.delete(execution.approval_key)
-    return {"stopped": execution.name, "rolled_back": back, "unlocked": locks_of(execution).give_back(execution)}
+    return {"stopped": execution.name, "rolled_back": back, "unlocked": locks_of(execution).unlock(execution)}
 
 
-def _machine(settings: Settings) -> str:
+def _state_machine_arn(settings: CycleSettings) -> str:
     if settings.state_machine is None:
         raise CycleError("KENSA_STATE_MACHINE is not set: name the stack with --stack")
     return settings.state_machine
 
 
-def _note(execution: Execution, key: str) -> dict[str, Any]:
+def _read_json(execution: Execution, key: str) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(execution.data.read(key, limit=_MAX_NOTE_BYTES))
     except ObjectMissingError:
@@ -140,9 +144,9 @@ def _note(execution: Execution, key: str) -> dict[str, Any]:
     return found
 
 
-def _state(states: Any, arn: str) -> str:
+def _current_state(states: Any, arn: str) -> str:
     """The state that an execution entered last."""
-    with account.asked(f"the history of {arn}"):
+    with account.translate_aws_errors(f"the history of {arn}"):
         page = states.get_execution_history(executionArn=arn, reverseOrder=True, maxResults=100)["events"]
     entered = [event for event in page if event["type"].endswith("StateEntered")]
     newest = max(entered, key=lambda event: int(event["id"]), default=None)

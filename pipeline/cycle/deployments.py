@@ -11,29 +11,29 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from agent.errors import OperatorError
-from pipeline.cloud.account import asked
+from pipeline.cloud.account import translate_aws_errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pipeline.cycle.settings import Settings
+    from pipeline.cycle.settings import CycleSettings
 
 INSPECTOR: Final = "com.kensa.Inspector"
-NOTHING: Final = ""  # as a wish: the inspection keeps what it has
+NO_DESIRED_RELEASE: Final = ""  # as a wish: the inspection keeps what it has
 
 
 class DeploymentError(OperatorError):
     """A deployment is not possible as the targets are; the text says what to do."""
 
 
-def wished(components: Mapping[str, Any], inspection: str) -> str | None:
+def desired_release(components: Mapping[str, Any], inspection: str) -> str | None:
     """The release that a deployment's components wish for an inspection."""
     update = components.get(INSPECTOR, {}).get("configurationUpdate", {})
     desired = json.loads(update.get("merge") or "{}").get("inspections", {}).get(inspection, {}).get("desired")
     return str(desired["release"]) if isinstance(desired, dict) and desired.get("release") else None
 
 
-def wishing(components: Mapping[str, Any], inspection: str, release_id: str | None) -> dict[str, Any]:
+def with_desired_release(components: Mapping[str, Any], inspection: str, release_id: str | None) -> dict[str, Any]:
     """The same components, with the wish for `release_id`; None: no wish. Raises DeploymentError."""
     if INSPECTOR not in components:
         raise DeploymentError(
@@ -42,14 +42,16 @@ def wishing(components: Mapping[str, Any], inspection: str, release_id: str | No
     inspector = dict(components[INSPECTOR])
     update = dict(inspector.get("configurationUpdate") or {})
     merge = json.loads(update.get("merge") or "{}")
-    wish = NOTHING if release_id is None else {"release": release_id, "mode": "release"}
+    wish = NO_DESIRED_RELEASE if release_id is None else {"release": release_id, "mode": "release"}
     merge.setdefault("inspections", {}).setdefault(inspection, {})["desired"] = wish
     update["merge"] = json.dumps(merge, sort_keys=True)
     update.pop("reset", None)  # done already by the deployment that asked for it
     return {**components, INSPECTOR: {**inspector, "configurationUpdate": update}}
 
 
-def request(*, name: str, target: str, components: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+def deployment_request(
+    *, name: str, target: str, components: Mapping[str, Any], settings: CycleSettings
+) -> dict[str, Any]:
     """Parameters of CreateDeployment."""
     job: dict[str, Any] = {"timeoutConfig": {"inProgressTimeoutInMinutes": settings.timeout_min}}
     if ":thinggroup/" in target:
@@ -75,7 +77,7 @@ def request(*, name: str, target: str, components: Mapping[str, Any], settings: 
 
 
 class Deployments:
-    """The deployments of an account. Methods raise AccountError and DeploymentError."""
+    """The deployments of an account. Methods raise AwsError and DeploymentError."""
 
     def __init__(self, *, greengrass: Any, iot: Any) -> None:
         """Clients of boto3."""
@@ -87,19 +89,19 @@ class Deployments:
         deployment_id = self.latest(target)
         if deployment_id is None:
             return {}
-        with asked(f"the deployment {deployment_id}"):
+        with translate_aws_errors(f"the deployment {deployment_id}"):
             found = self._greengrass.get_deployment(deploymentId=deployment_id)["components"]
         return {name: _without_empty(component) for name, component in found.items()}
 
     def latest(self, target: str) -> str | None:
         """Id of the target's present deployment."""
-        with asked(f"the present deployment of {target}"):
+        with translate_aws_errors(f"the present deployment of {target}"):
             listed = self._greengrass.list_deployments(targetArn=target, historyFilter="LATEST_ONLY")["deployments"]
         return str(listed[0]["deploymentId"]) if listed else None
 
     def create(self, parameters: Mapping[str, Any]) -> str:
         """CreateDeployment; returns its id."""
-        with asked(f"a deployment for {parameters['targetArn']}"):
+        with translate_aws_errors(f"a deployment for {parameters['targetArn']}"):
             return str(self._greengrass.create_deployment(**parameters)["deploymentId"])
 
     def things(self, target: str) -> list[str]:
@@ -107,16 +109,16 @@ class Deployments:
         kind, _, name = target.rpartition(":")[2].partition("/")
         if kind == "thing":
             return [name]
-        with asked(f"the things of {name}"):
+        with translate_aws_errors(f"the things of {name}"):
             pages = self._iot.get_paginator("list_things_in_thing_group").paginate(thingGroupName=name, recursive=True)
             found = sorted(thing for page in pages for thing in page["things"])
         if not found:
             raise DeploymentError(f"the thing group {name} is empty: add a thing to it, so that a release can be tried")
         return found
 
-    def execution(self, thing: str, deployment_id: str) -> tuple[str, str]:
+    def execution_status(self, thing: str, deployment_id: str) -> tuple[str, str]:
         """What became of a deployment on a thing: status and reason; two empty texts where it did not get there."""
-        with asked(f"the deployments of {thing}"):
+        with translate_aws_errors(f"the deployments of {thing}"):
             try:
                 pages = self._greengrass.get_paginator("list_effective_deployments").paginate(coreDeviceThingName=thing)
                 for page in pages:

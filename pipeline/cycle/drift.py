@@ -11,20 +11,20 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from agent.errors import OperatorError
-from pipeline.analytics.athena import Athena, Workplace
-from pipeline.analytics.queries import named
+from pipeline.analytics.athena import AthenaEngine, AthenaSettings
+from pipeline.analytics.queries import get_query
 from pipeline.cloud import account
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 NAMESPACE: Final = "Kensa"
-METRIC: Final = "ScoreDrift"
+METRIC_NAME: Final = "ScoreDrift"
 _QUERY: Final = "score_drift"
 _DAYS: Final = 45  # a reference of days, and what has come since
 
 
-def largest(records: Iterable[Mapping[str, Any]]) -> float | None:
+def largest_psi(records: Iterable[Mapping[str, Any]]) -> float | None:
     """The largest index of each line's newest day; None where nothing can be compared yet."""
     newest: dict[str, tuple[Any, float]] = {}
     for record in records:
@@ -42,18 +42,18 @@ def handler(_event: object, _context: object) -> dict[str, Any]:
     if not (site and database and workgroup):
         raise OperatorError(f"{', '.join(names)} must be set: they say whose scores are asked for, and where.")
     today = datetime.now(UTC).date()
-    athena = Athena(account.client("athena"), Workplace(database, workgroup=workgroup))
-    answer = athena.ask(
-        named(_QUERY),
+    athena = AthenaEngine(account.client("athena"), AthenaSettings(database, workgroup=workgroup))
+    answer = athena.execute(
+        get_query(_QUERY),
         {"site": site},
         first_day=(today - timedelta(days=_DAYS)).isoformat(),
         last_day=(today - timedelta(days=1)).isoformat(),
     )
-    psi = largest(answer.records())
+    psi = largest_psi(answer.records())
     if psi is not None:
-        with account.asked("cloudwatch:PutMetricData"):
+        with account.translate_aws_errors("cloudwatch:PutMetricData"):
             account.client("cloudwatch").put_metric_data(
                 Namespace=NAMESPACE,
-                MetricData=[{"MetricName": METRIC, "Dimensions": [{"Name": "Site", "Value": site}], "Value": psi}],
+                MetricData=[{"MetricName": METRIC_NAME, "Dimensions": [{"Name": "Site", "Value": site}], "Value": psi}],
             )
     return {"site": site, "psi": psi}

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from agent.errors import UsageError
 from agent.model.manifest import Name
 from pipeline.cloud import account
-from pipeline.cycle.settings import Settings
+from pipeline.cycle.settings import CycleSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +26,7 @@ TRIGGERS: Final = ("schedule", "drift", "labels", "manual")
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_-]+")
 
 
-class Wanted(BaseModel):
+class CycleRequest(BaseModel):
     """An execution's input."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -43,24 +43,24 @@ class Execution:
     """See the module."""
 
     arn: str
-    wanted: Wanted
+    request: CycleRequest
     state: Mapping[str, Any]
-    settings: Settings
+    settings: CycleSettings
 
     @property
     def name(self) -> str:
         """Of the execution, safe in a key."""
-        return safe(self.arn.rpartition(":")[2])
+        return safe_key_part(self.arn.rpartition(":")[2])
 
     @property
-    def folder(self) -> str:
+    def prefix(self) -> str:
         """Where in `data` it keeps what it found."""
         return f"cycle/v1/executions/{self.name}"
 
     @property
     def record_key(self) -> str:
         """Where in `data` it says what came of it."""
-        return f"{self.folder}/record.json"
+        return f"{self.prefix}/record.json"
 
     @property
     def approval_key(self) -> str:
@@ -68,7 +68,7 @@ class Execution:
         return f"cycle/v1/approvals/{self.name}.json"
 
     @property
-    def open_key(self) -> str:
+    def open_rollout_key(self) -> str:
         """Where in `data` its rollout is noted while it is half way."""
         return f"cycle/v1/open/{self.name}.json"
 
@@ -81,28 +81,28 @@ class Execution:
         """The address of something in `data`."""
         return "/".join((self.settings.data.rstrip("/"), *parts))
 
-    def step(self, name: str) -> dict[str, Any]:
+    def step_result(self, name: str) -> dict[str, Any]:
         """What a step before has returned; empty where it did not run."""
         found: dict[str, Any] = (self.state.get(name) or {}).get("answer") or {}
         return found
 
 
-def read_event(event: Mapping[str, Any], settings: Settings | None = None) -> Execution:
+def read_event(event: Mapping[str, Any], settings: CycleSettings | None = None) -> Execution:
     """Read what the state machine hands to every function. Raises UsageError, CycleConfigError."""
     state = event["state"]
     try:
-        wanted = Wanted.model_validate(state)
+        wanted = CycleRequest.model_validate(state)
     except ValidationError as error:
         lines = [f"  {'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors(include_url=False)]
         raise UsageError("the execution's input is refused:\n" + "\n".join(lines)) from error
-    return Execution(str(event["execution"]), wanted, state, settings or Settings.read())
+    return Execution(str(event["execution"]), wanted, state, settings or CycleSettings.read())
 
 
-def safe(text: str) -> str:
+def safe_key_part(text: str) -> str:
     """`text` as one part of a key."""
     return _UNSAFE.sub("-", text)[:128] or "-"
 
 
-def to_bytes(tree: Any) -> bytes:
+def to_json_bytes(tree: Any) -> bytes:
     """JSON with sorted keys."""
     return (json.dumps(tree, sort_keys=True, indent=1) + "\n").encode()

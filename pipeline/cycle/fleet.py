@@ -32,15 +32,15 @@ if TYPE_CHECKING:
 
     from agent.wire import ModelReport
     from pipeline.cloud.storage import Storage
-    from pipeline.cycle.settings import Settings
+    from pipeline.cycle.settings import CycleSettings
 
-REPORTS: Final = "fleet/v1"
-WATCHED: Final = "cycle/v1/watch"  # what was known of the things when a deployment was made
+REPORT_PREFIX: Final = "fleet/v1"
+BASELINE_PREFIX: Final = "cycle/v1/watch"  # what was known of the things when a deployment was made
 _MAX_REPORT_BYTES: Final = 16 * 1024
 _SHOWN: Final = 5  # things that a sentence names
 
 
-class Standing(StrEnum):
+class RolloutStatus(StrEnum):
     """Of one thing towards a release; see the module."""
 
     COMMITTED = "committed"
@@ -51,27 +51,27 @@ class Standing(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ThingRollout:
     """What is known of one thing."""
 
     thing: str
-    standing: Standing
+    status: RolloutStatus
     why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class RolloutDecision:
     """What to do now. `blame`: the release itself is at fault, and nobody must try it again."""
 
     action: Literal["wait", "promote", "done", "roll_back"]
     reason: str
-    blame: bool = False
+    revoke: bool = False
 
 
 def newest_report(data: Storage, thing: str, inspection: str) -> ModelReport | None:
     """The newest report that can be read. Raises StorageError."""
     found: dict[tuple[int, int], str] = {}
-    for stored in data.list(f"{REPORTS}/{thing}/{inspection}/"):
+    for stored in data.list(f"{REPORT_PREFIX}/{thing}/{inspection}/"):
         numbers = stored.key.rpartition("/")[2].removesuffix(".json").split("-")
         if len(numbers) == 2 and all(part.isdecimal() for part in numbers):  # noqa: PLR2004 - BOOT_EPOCH-UTC_US
             found[int(numbers[0]), int(numbers[1])] = stored.key
@@ -85,92 +85,104 @@ def newest_report(data: Storage, thing: str, inspection: str) -> ModelReport | N
     return None
 
 
-def read_before(data: Storage, deployment_id: str) -> dict[str, list[int]]:
+def read_baseline(data: Storage, deployment_id: str) -> dict[str, list[int]]:
     """Thing -> order of its newest report when the deployment was made."""
-    found: dict[str, list[int]] = json.loads(data.read(f"{WATCHED}/{deployment_id}.json"))
+    found: dict[str, list[int]] = json.loads(data.read(f"{BASELINE_PREFIX}/{deployment_id}.json"))
     return found
 
 
-def order_of(report: ModelReport | None) -> list[int]:
+def report_order(report: ModelReport | None) -> list[int]:
     """What says which of two reports of a thing is newer; travels as JSON."""
     return [0, 0] if report is None else [report.boot_epoch, report.utc_us]
 
 
-def standing(
+def rollout_status_of(
     report: ModelReport | None, *, thing: str, digest: str, before: Iterable[int], deployment: tuple[str, str]
-) -> Seen:
+) -> ThingRollout:
     """Where a thing stands. `before`: order of its newest report at the deployment; `deployment`: state and why."""
     if report is not None:
         if report.active is not None and report.active.digest == digest:
-            return Seen(thing, Standing.COMMITTED)
+            return ThingRollout(thing, RolloutStatus.COMMITTED)
         if report.refused is not None and report.refused.digest == digest:
             refusal = report.refusal
             why = "" if refusal is None else f"{refusal.gate}: {refusal.reason}: {refusal.text}"
-            return Seen(thing, Standing.ROLLED_BACK, why)
+            return ThingRollout(thing, RolloutStatus.ROLLED_BACK, why)
     status, reason = deployment
     if status in {"FAILED", "REJECTED", "TIMED_OUT"}:
-        return Seen(thing, Standing.FAILED, f"deployment {status}: {reason}")
-    heard = order_of(report) > list(before)
-    return Seen(thing, Standing.PENDING if heard else Standing.SILENT, "" if report is None else report.state)
+        return ThingRollout(thing, RolloutStatus.FAILED, f"deployment {status}: {reason}")
+    heard = report_order(report) > list(before)
+    return ThingRollout(
+        thing, RolloutStatus.PENDING if heard else RolloutStatus.SILENT, "" if report is None else report.state
+    )
 
 
-def decide_canary(seen: list[Seen], *, settings: Settings, age_s: float, all_committed_s: float | None) -> Decision:
+def decide_canary(
+    seen: list[ThingRollout], *, settings: CycleSettings, age_s: float, all_committed_s: float | None
+) -> RolloutDecision:
     """`age_s` since the deployment; `all_committed_s` since all were first seen committed, None: they are not."""
-    by = _by_standing(seen)
-    if refused := by[Standing.ROLLED_BACK]:
-        return Decision("roll_back", f"{_named(refused)} refused the release", blame=True)
-    if failed := by[Standing.FAILED]:
-        return Decision("roll_back", f"the deployment failed on {_named(failed)}")
-    committed = by[Standing.COMMITTED]
+    by = _by_status(seen)
+    if refused := by[RolloutStatus.ROLLED_BACK]:
+        return RolloutDecision("roll_back", f"{_name_things(refused)} refused the release", revoke=True)
+    if failed := by[RolloutStatus.FAILED]:
+        return RolloutDecision("roll_back", f"the deployment failed on {_name_things(failed)}")
+    committed = by[RolloutStatus.COMMITTED]
     if all_committed_s is not None and all_committed_s >= settings.soak_s:
-        return Decision("promote", f"all {len(seen)} things of the canary run it, for {all_committed_s:.0f} s")
+        return RolloutDecision("promote", f"all {len(seen)} things of the canary run it, for {all_committed_s:.0f} s")
     if age_s < settings.watch_s or all_committed_s is not None:
-        return Decision("wait", f"{len(committed)} of {len(seen)} have committed")
-    return _when_time_is_over(by, len(seen), settings)
+        return RolloutDecision("wait", f"{len(committed)} of {len(seen)} have committed")
+    return _decide_canary_at_timeout(by, len(seen), settings)
 
 
-def _when_time_is_over(by: Mapping[Standing, list[Seen]], things: int, settings: Settings) -> Decision:
+def _decide_canary_at_timeout(
+    by: Mapping[RolloutStatus, list[ThingRollout]], things: int, settings: CycleSettings
+) -> RolloutDecision:
     """The canary's decision after `watch_s`, when nothing was refused and not all have committed."""
-    committed = by[Standing.COMMITTED]
-    if by[Standing.PENDING]:
-        return Decision("roll_back", f"{_named(by[Standing.PENDING])} did not finish within {settings.watch_s} s")
+    committed = by[RolloutStatus.COMMITTED]
+    if by[RolloutStatus.PENDING]:
+        return RolloutDecision(
+            "roll_back", f"{_name_things(by[RolloutStatus.PENDING])} did not finish within {settings.watch_s} s"
+        )
     if committed and len(committed) >= settings.canary_quorum * things:
-        return Decision("promote", f"{len(committed)} of {things} run it; not heard: {_named(by[Standing.SILENT])}")
-    return Decision("roll_back", f"only {len(committed)} of {things} were heard within {settings.watch_s} s")
+        return RolloutDecision(
+            "promote", f"{len(committed)} of {things} run it; not heard: {_name_things(by[RolloutStatus.SILENT])}"
+        )
+    return RolloutDecision("roll_back", f"only {len(committed)} of {things} were heard within {settings.watch_s} s")
 
 
-def decide_fleet(seen: list[Seen], *, settings: Settings, age_s: float) -> Decision:
+def decide_fleet(seen: list[ThingRollout], *, settings: CycleSettings, age_s: float) -> RolloutDecision:
     """See the module."""
-    by = _by_standing(seen)
-    bad = [*by[Standing.ROLLED_BACK], *by[Standing.FAILED]]
+    by = _by_status(seen)
+    bad = [*by[RolloutStatus.ROLLED_BACK], *by[RolloutStatus.FAILED]]
     if len(bad) > settings.fleet_tolerance * len(seen):
-        return Decision("roll_back", f"{_named(bad)} did not take the release", blame=bool(by[Standing.ROLLED_BACK]))
-    open_things = [*by[Standing.PENDING], *by[Standing.SILENT]]
-    told = f"{len(by[Standing.COMMITTED])} of {len(seen)} run it"
+        return RolloutDecision(
+            "roll_back", f"{_name_things(bad)} did not take the release", revoke=bool(by[RolloutStatus.ROLLED_BACK])
+        )
+    open_things = [*by[RolloutStatus.PENDING], *by[RolloutStatus.SILENT]]
+    told = f"{len(by[RolloutStatus.COMMITTED])} of {len(seen)} run it"
     if bad:
-        told += f", {_named(bad)} did not take it"
+        told += f", {_name_things(bad)} did not take it"
     if not open_things:
-        return Decision("done", told)
+        return RolloutDecision("done", told)
     if age_s >= settings.fleet_s:
-        return Decision("done", f"{told}; {_named(open_things)} follow when they are back")
-    return Decision("wait", told)
+        return RolloutDecision("done", f"{told}; {_name_things(open_things)} follow when they are back")
+    return RolloutDecision("wait", told)
 
 
-def counts(seen: list[Seen]) -> dict[str, int]:
+def count_by_status(seen: list[ThingRollout]) -> dict[str, int]:
     """How many things stand where."""
-    return {standing.value: len(found) for standing, found in _by_standing(seen).items()}
+    return {standing.value: len(found) for standing, found in _by_status(seen).items()}
 
 
-def _by_standing(seen: list[Seen]) -> Mapping[Standing, list[Seen]]:
-    return {standing: [one for one in seen if one.standing is standing] for standing in Standing}
+def _by_status(seen: list[ThingRollout]) -> Mapping[RolloutStatus, list[ThingRollout]]:
+    return {standing: [one for one in seen if one.status is standing] for standing in RolloutStatus}
 
 
-def _named(found: list[Seen]) -> str:
+def _name_things(found: list[ThingRollout]) -> str:
     names = ", ".join(one.thing + (f" ({one.why})" if one.why else "") for one in found[:_SHOWN])
     return names + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
 
 
-def to_json(seen: list[Seen]) -> list[dict[str, Any]]:
+def to_json(seen: list[ThingRollout]) -> list[dict[str, Any]]:
     """For the execution's state: those that are not simply committed, at most `_SHOWN` of each standing."""
-    shown = [one for found in _by_standing(seen).values() for one in found[:_SHOWN]]
-    return [{"thing": one.thing, "standing": one.standing.value, "why": one.why[:300]} for one in shown]
+    shown = [one for found in _by_status(seen).values() for one in found[:_SHOWN]]
+    return [{"thing": one.thing, "standing": one.status.value, "why": one.why[:300]} for one in shown]

@@ -12,87 +12,87 @@ from pipeline.cloud import account
 from pipeline.cycle import approval, material, notifying, rollout
 from pipeline.cycle.execution import read_event
 from pipeline.cycle.publisher import Publisher
-from pipeline.cycle.settings import Settings
+from pipeline.cycle.settings import CycleSettings
 
-Answer = dict[str, Any]
+StepResult = dict[str, Any]
 
 
-def begin(event: Answer, _context: Any) -> Answer:
+def begin(event: StepResult, _context: Any) -> StepResult:
     """Take trigger and lock."""
     return notifying.begin(read_event(event))
 
 
-def build_dataset(event: Answer, _context: Any) -> Answer:
+def build_dataset(event: StepResult, _context: Any) -> StepResult:
     """Build the next version of the data set."""
     return material.build_dataset(read_event(event))
 
 
-def plan_training(event: Answer, _context: Any) -> Answer:
+def plan_training(event: StepResult, _context: Any) -> StepResult:
     """Write the requests of the training jobs."""
     return material.plan_training(read_event(event))
 
 
-def choose(event: Answer, _context: Any) -> Answer:
+def choose(event: StepResult, _context: Any) -> StepResult:
     """Read what the choosing job found."""
-    return approval.choose(read_event(event))
+    return approval.record_choice(read_event(event))
 
 
-def register(event: Answer, _context: Any) -> Answer:
+def register(event: StepResult, _context: Any) -> StepResult:
     """Keep the proposed candidate."""
     return approval.register(read_event(event))
 
 
-def ask_approval(event: Answer, _context: Any) -> Answer:
+def ask_approval(event: StepResult, _context: Any) -> StepResult:
     """Ask a person; the state machine waits for the token."""
     return approval.ask_approval(read_event(event), str(event["token"]))
 
 
-def approve(event: Answer, _context: Any) -> Answer:
+def approve(event: StepResult, _context: Any) -> StepResult:
     """Approve by the policy."""
     return approval.approve(read_event(event))
 
 
-def release(event: Answer, _context: Any) -> Answer:
+def release(event: StepResult, _context: Any) -> StepResult:
     """Sign and publish."""
-    return rollout.release(read_event(event))
+    return rollout.publish(read_event(event))
 
 
-def deploy_canary(event: Answer, _context: Any) -> Answer:
+def deploy_canary(event: StepResult, _context: Any) -> StepResult:
     """Let the canary wish for the release."""
     return rollout.deploy(read_event(event), "canary")
 
 
-def watch(event: Answer, _context: Any) -> Answer:
+def monitor(event: StepResult, _context: Any) -> StepResult:
     """Look at the reports, and decide."""
-    return rollout.watch(read_event(event))
+    return rollout.monitor(read_event(event))
 
 
-def promote(event: Answer, _context: Any) -> Answer:
+def promote(event: StepResult, _context: Any) -> StepResult:
     """Let the fleet wish for the release."""
     return rollout.deploy(read_event(event), "fleet")
 
 
-def roll_back(event: Answer, _context: Any) -> Answer:
+def roll_back(event: StepResult, _context: Any) -> StepResult:
     """Take the release back."""
     return rollout.roll_back(read_event(event))
 
 
-def notify(event: Answer, _context: Any) -> Answer:
+def notify(event: StepResult, _context: Any) -> StepResult:
     """Keep the record, and tell the topic."""
     return notifying.notify(read_event(event))
 
 
-def end(event: Answer, _context: Any) -> Answer:
+def end(event: StepResult, _context: Any) -> StepResult:
     """Settle what is open."""
     execution = read_event(event)
-    if execution.step("outcome").get("result") == "promoted":
-        rollout.close(execution)
+    if execution.step_result("outcome").get("result") == "promoted":
+        rollout.clear_open_rollout(execution)
     return notifying.end(execution)
 
 
-def refresh(_event: Answer, _context: Any) -> Answer:
+def refresh(_event: StepResult, _context: Any) -> StepResult:
     """Keep the repository's signatures fresh; not part of the cycle, a schedule calls it."""
-    Publisher(account.storage(Settings.read().publisher)).refresh()
+    Publisher(account.storage(CycleSettings.read().publisher)).refresh()
     return {}
 
 
@@ -106,7 +106,7 @@ HANDLERS: Final = {  # by the name of the function in the state machine
     "Approve": approve,
     "Release": release,
     "DeployCanary": deploy_canary,
-    "Watch": watch,
+    "Watch": monitor,
     "Promote": promote,
     "RollBack": roll_back,
     "Notify": notify,

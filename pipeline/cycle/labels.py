@@ -17,57 +17,57 @@ from typing import TYPE_CHECKING, Any, Final
 from agent.errors import OperatorError
 from pipeline.cloud import account
 from pipeline.cloud.storage import ObjectMissingError, Storage
-from pipeline.cycle.execution import to_bytes
-from pipeline.datasets.collected import scan
+from pipeline.cycle.execution import to_json_bytes
+from pipeline.datasets.collected import scan_frames
 from pipeline.datasets.labels import LabelStore
 from pipeline.ingest.labels import refresh_labels
 
 if TYPE_CHECKING:
-    from pipeline.datasets.labels import LabelBook
+    from pipeline.datasets.labels import LabelHistory
 
 SOURCE: Final = "kensa"
 DETAIL_TYPE: Final = "Labels added"
 _MAX_BYTES: Final = 4_096
-_NAMES: Final = ("KENSA_DATA", "KENSA_SITE", "KENSA_MODEL", "KENSA_LABEL_COUNT")
+_VARIABLES: Final = ("KENSA_DATA", "KENSA_SITE", "KENSA_MODEL", "KENSA_LABEL_COUNT")
 _log = logging.getLogger(__name__)
 
 
 def handler(_event: object, _context: object) -> dict[str, Any]:
     """Count, ask for a cycle where `KENSA_LABEL_COUNT` labels or more are new, and write the lake's table anew."""
-    data_uri, site, model, least = (os.environ.get(name, "") for name in _NAMES)
+    data_uri, site, model, least = (os.environ.get(name, "") for name in _VARIABLES)
     if not (data_uri and site and model and least.isdecimal()):
         raise OperatorError(
-            f"{', '.join(_NAMES)} must be set: they say whose labels are counted, and how many suffice."
+            f"{', '.join(_VARIABLES)} must be set: they say whose labels are counted, and how many suffice."
         )
     data = account.storage(data_uri)
-    book = LabelStore(data).book()
+    book = LabelStore(data).load()
     key = f"cycle/v1/labels/{site}/{model}.json"
     there = sum(1 for _ in book.all())
-    new = there - _before(data, key)
+    new = there - _previous_count(data, key)
     asked = new >= int(least)
     if asked:
-        _ask(json.dumps({"site": site, "model": model, "new": new}))
-        data.write(key, to_bytes({"labels": there}))
-    return {"new": new, "asked": asked, "rows": _refresh(book, data, site)}
+        _put_trigger_event(json.dumps({"site": site, "model": model, "new": new}))
+        data.write(key, to_json_bytes({"labels": there}))
+    return {"new": new, "asked": asked, "rows": _refresh_labels_table(book, data, site)}
 
 
-def _ask(detail: str) -> None:
-    with account.asked("events:PutEvents"):
+def _put_trigger_event(detail: str) -> None:
+    with account.translate_aws_errors("events:PutEvents"):
         answer = account.client("events").put_events(
             Entries=[{"Source": SOURCE, "DetailType": DETAIL_TYPE, "Detail": detail}]
         )
     if answer["FailedEntryCount"]:
-        raise account.AccountError(f"events:PutEvents refused the event: {answer['Entries']}. It can be tried again.")
+        raise account.AwsError(f"events:PutEvents refused the event: {answer['Entries']}. It can be tried again.")
 
 
-def _refresh(book: LabelBook, data: Storage, site: str) -> int:
-    found = scan(data, site=site, keys=(label.key for label in book.all()))
+def _refresh_labels_table(book: LabelHistory, data: Storage, site: str) -> int:
+    found = scan_frames(data, site=site, keys=(label.key for label in book.all()))
     for problem in found.problems:
         _log.warning("not in the table labels: %s", problem)
-    return refresh_labels(book, found.kept, account.storage(f"{data.uri}/lake"))
+    return refresh_labels(book, found.frames, account.storage(f"{data.uri}/lake"))
 
 
-def _before(data: Storage, key: str) -> int:
+def _previous_count(data: Storage, key: str) -> int:
     try:
         return int(json.loads(data.read(key, limit=_MAX_BYTES))["labels"])
     except ObjectMissingError:

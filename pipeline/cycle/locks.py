@@ -14,19 +14,19 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from pipeline.cycle.execution import safe, to_bytes
+from pipeline.cycle.execution import safe_key_part, to_json_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pipeline.cloud.storage import Storage
-    from pipeline.cycle.execution import Execution, Wanted
+    from pipeline.cycle.execution import CycleRequest, Execution
 
 _MAX_BYTES: Final = 4_096
 _KEPT: Final = 4  # numbers of a lock; older ones are removed
 
 
-class Locks:
+class CycleLocks:
     """The locks below a storage. Methods raise StorageError."""
 
     def __init__(self, storage: Storage, *, is_running: Callable[[str], bool]) -> None:
@@ -34,11 +34,11 @@ class Locks:
         self._storage = storage
         self._is_running = is_running
 
-    def take(self, execution: Execution) -> str | None:
+    def acquire(self, execution: Execution) -> str | None:
         """Take the trigger and the lock; returns None, or the sentence that says why not."""
-        wanted = execution.wanted
-        trigger = f"cycle/v1/triggers/{wanted.site}/{wanted.model}/{safe(wanted.trigger_id)}.json"
-        mine = to_bytes({"execution": execution.arn})
+        wanted = execution.request
+        trigger = f"cycle/v1/triggers/{wanted.site}/{wanted.model}/{safe_key_part(wanted.trigger_id)}.json"
+        mine = to_json_bytes({"execution": execution.arn})
         if not self._storage.create(trigger, mine):
             other = self._holder(trigger)
             if other != execution.arn:
@@ -52,19 +52,19 @@ class Locks:
                 if self._is_running(holder):
                     return f"{holder} is at work on {wanted.model} of {wanted.site} already"
             if self._storage.create(_key(wanted, number + 1, "json"), mine):
-                self._forget(wanted, number + 1 - _KEPT)
+                self._delete_old(wanted, number + 1 - _KEPT)
                 return None
 
-    def give_back(self, execution: Execution) -> bool:
+    def unlock(self, execution: Execution) -> bool:
         """Give the lock back; False where this execution does not hold it."""
-        wanted = execution.wanted
+        wanted = execution.request
         number = self._newest(wanted)
         if not number or self._holder(_key(wanted, number, "json")) != execution.arn:
             return False
         self._storage.create(_key(wanted, number, "free"), b"{}\n")
         return True
 
-    def holder(self, wanted: Wanted) -> str | None:
+    def holder(self, wanted: CycleRequest) -> str | None:
         """ARN of the execution that holds the lock of this site and model."""
         number = self._newest(wanted)
         if not number or self._storage.exists(_key(wanted, number, "free")):
@@ -75,19 +75,19 @@ class Locks:
         tree: dict[str, Any] = json.loads(self._storage.read(key, limit=_MAX_BYTES))
         return str(tree["execution"])
 
-    def _newest(self, wanted: Wanted) -> int:
+    def _newest(self, wanted: CycleRequest) -> int:
         """0 where there was none yet."""
         keys = [stored.key for stored in self._storage.list(_prefix(wanted)) if stored.key.endswith(".json")]
         return int(keys[-1].rpartition("/")[2].partition(".")[0]) if keys else 0
 
-    def _forget(self, wanted: Wanted, number: int) -> None:
+    def _delete_old(self, wanted: CycleRequest, number: int) -> None:
         for end in ("json", "free") if number > 0 else ():
             self._storage.delete(_key(wanted, number, end))
 
 
-def _prefix(wanted: Wanted) -> str:
+def _prefix(wanted: CycleRequest) -> str:
     return f"cycle/v1/locks/{wanted.site}/{wanted.model}/"
 
 
-def _key(wanted: Wanted, number: int, end: str) -> str:
+def _key(wanted: CycleRequest, number: int, end: str) -> str:
     return f"{_prefix(wanted)}{number:08d}.{end}"

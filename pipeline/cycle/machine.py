@@ -35,7 +35,7 @@ _LAMBDA_RETRY: Final = {
     "MaxDelaySeconds": 60,
     "JitterStrategy": "FULL",
 }
-_OWN_RETRY: Final = {  # what may work in a while: of agent.errors, pipeline.cloud and pipeline.cycle
+_KENSA_RETRY: Final = {  # what may work in a while: of agent.errors, pipeline.cloud and pipeline.cycle
     "ErrorEquals": ["StorageError", "AccountError", "PublisherBusyError"],
     "IntervalSeconds": 2,
     "MaxAttempts": 6,
@@ -72,7 +72,7 @@ def _catch(error: str, then: str) -> State:
     return {"ErrorEquals": [error], "Next": then, "ResultPath": "$.error"}
 
 
-def _function(
+def _lambda_task(
     name: str, step: str, then: str, *, caught: dict[str, str] | None = None, broken: str = "Broken"
 ) -> State:
     """A task that calls a function; its answer becomes `$.step.answer`. `caught`: error -> state."""
@@ -86,13 +86,13 @@ def _function(
         "ResultSelector": {"answer.$": "$.Payload"},
         "ResultPath": f"$.{step}",
         "TimeoutSeconds": _TIMEOUT_S,
-        "Retry": [_LAMBDA_RETRY, _OWN_RETRY],
+        "Retry": [_LAMBDA_RETRY, _KENSA_RETRY],
         "Catch": [*(_catch(error, to) for error, to in (caught or {}).items()), _catch("States.ALL", broken)],
         "Next": then,
     }
 
 
-def _job(request: str, common: str, **more: Any) -> State:
+def _training_job_task(request: str, common: str, **more: Any) -> State:
     """A training job, waited for. `request` and `common` are the paths of what pipeline.sagemaker.job wrote."""
     shared = ("AlgorithmSpecification", "InputDataConfig", "OutputDataConfig", "ResourceConfig", "StoppingCondition")
     return {
@@ -113,17 +113,17 @@ def _choice(*ways: State, otherwise: str) -> State:
     return {"Type": "Choice", "Choices": list(ways), "Default": otherwise}
 
 
-def _is(variable: str, value: str, then: str) -> State:
+def _equals(variable: str, value: str, then: str) -> State:
     return {"Variable": variable, "StringEquals": value, "Next": then}
 
 
-def _holds(variable: str, then: str) -> State:
+def _is_true(variable: str, then: str) -> State:
     return {"Variable": variable, "BooleanEquals": True, "Next": then}
 
 
-def _material() -> dict[str, State]:
+def _training_states() -> dict[str, State]:
     """From the trigger to the models."""
-    one_job = _job(
+    one_job = _training_job_task(
         "$.job",
         "$.common",
         ResultSelector={"ok": True, "job.$": "$.TrainingJobName"},
@@ -136,16 +136,16 @@ def _material() -> dict[str, State]:
         "End": True,
     }
     return {
-        "Begin": _function("Begin", "begin", "Accepted"),
-        "Accepted": _choice(_holds("$.begin.answer.accepted", "BuildDataset"), otherwise="Ignored"),
+        "Begin": _lambda_task("Begin", "begin", "Accepted"),
+        "Accepted": _choice(_is_true("$.begin.answer.accepted", "BuildDataset"), otherwise="Ignored"),
         "Ignored": {"Type": "Succeed"},
-        "BuildDataset": _function(
+        "BuildDataset": _lambda_task(
             "BuildDataset",
             "dataset",
             "PlanTraining",
             caught={"PoisonedDatasetError": "Poisoned", "NothingNewError": "NothingNew"},
         ),
-        "PlanTraining": _function("PlanTraining", "plan", "Train"),
+        "PlanTraining": _lambda_task("PlanTraining", "plan", "Train"),
         "Train": {
             "Type": "Map",
             "ItemsPath": "$.plan.answer.jobs",
@@ -166,8 +166,8 @@ def _material() -> dict[str, State]:
             "ResultPath": "$.models",
             "Next": "AnyModel",
         },
-        "AnyModel": _choice(_holds("$.models.any", "Choose"), otherwise="TrainingFailed"),
-        "Choose": _job(
+        "AnyModel": _choice(_is_true("$.models.any", "Choose"), otherwise="TrainingFailed"),
+        "Choose": _training_job_task(
             "$.plan.answer.choice",
             "$.plan.answer.choice",
             ResultSelector={"answer": {"artifacts.$": "$.ModelArtifacts.S3ModelArtifacts"}},
@@ -178,9 +178,9 @@ def _material() -> dict[str, State]:
     }
 
 
-def _decision() -> dict[str, State]:
+def _approval_states() -> dict[str, State]:
     """From the models to an approved candidate."""
-    ask = _function("AskApproval", "approval", "Answered", caught={"States.Timeout": "ApprovalTimedOut"})
+    ask = _lambda_task("AskApproval", "approval", "Answered", caught={"States.Timeout": "ApprovalTimedOut"})
     ask |= {
         "Resource": "arn:aws:states:::lambda:invoke.waitForTaskToken",
         "Parameters": {
@@ -192,58 +192,58 @@ def _decision() -> dict[str, State]:
     }
     del ask["TimeoutSeconds"]
     return {
-        "Judge": _function("Choose", "choice", "Proposed"),
-        "Proposed": _choice(_holds("$.choice.answer.proposed", "Register"), otherwise="NoneBetter"),
-        "Register": _function("Register", "registered", "WhoApproves"),
-        "WhoApproves": _choice(_is("$.choice.answer.approval", "auto", "Approve"), otherwise="AskApproval"),
-        "Approve": _function("Approve", "approval", "Release"),
+        "Judge": _lambda_task("Choose", "choice", "Proposed"),
+        "Proposed": _choice(_is_true("$.choice.answer.proposed", "Register"), otherwise="NoneBetter"),
+        "Register": _lambda_task("Register", "registered", "WhoApproves"),
+        "WhoApproves": _choice(_equals("$.choice.answer.approval", "auto", "Approve"), otherwise="AskApproval"),
+        "Approve": _lambda_task("Approve", "approval", "Release"),
         "AskApproval": ask,
-        "Answered": _choice(_holds("$.approval.answer.approved", "Release"), otherwise="Denied"),
+        "Answered": _choice(_is_true("$.approval.answer.approved", "Release"), otherwise="Denied"),
     }
 
 
-def _rollout() -> dict[str, State]:
+def _rollout_states() -> dict[str, State]:
     """From the approved candidate to the fleet, or back."""
 
     def pause(then: str) -> State:
         return {"Type": "Wait", "SecondsPath": "$.rollout.answer.every_s", "Next": then}
 
     def decided(again: str, then: State) -> State:
-        return _choice(_is("$.watch.answer.action", "wait", again), then, otherwise="RollBack")
+        return _choice(_equals("$.watch.answer.action", "wait", again), then, otherwise="RollBack")
 
-    back = _function("RollBack", "roll_back", "WhyBack", broken="RollBackFailed")
+    back = _lambda_task("RollBack", "roll_back", "WhyBack", broken="RollBackFailed")
     broken = _choice({"Variable": "$.error", "IsPresent": True, "Next": "Broken"}, otherwise="RolledBack")
     return {
-        "Release": _function("Release", "released", "DeployCanary"),
-        "DeployCanary": _function("DeployCanary", "rollout", "CanaryPause", broken="RollBack"),
+        "Release": _lambda_task("Release", "released", "DeployCanary"),
+        "DeployCanary": _lambda_task("DeployCanary", "rollout", "CanaryPause", broken="RollBack"),
         "CanaryPause": pause("Watch"),
-        "Watch": _function("Watch", "watch", "CanaryDecided", broken="RollBack"),
-        "CanaryDecided": decided("CanaryPause", _is("$.watch.answer.action", "promote", "Promote")),
-        "Promote": _function("Promote", "rollout", "FleetPause", broken="RollBack"),
+        "Watch": _lambda_task("Watch", "watch", "CanaryDecided", broken="RollBack"),
+        "CanaryDecided": decided("CanaryPause", _equals("$.watch.answer.action", "promote", "Promote")),
+        "Promote": _lambda_task("Promote", "rollout", "FleetPause", broken="RollBack"),
         "FleetPause": pause("WatchFleet"),
-        "WatchFleet": _function("Watch", "watch", "FleetDecided", broken="RollBack"),
-        "FleetDecided": decided("FleetPause", _is("$.watch.answer.action", "done", "Promoted")),
+        "WatchFleet": _lambda_task("Watch", "watch", "FleetDecided", broken="RollBack"),
+        "FleetDecided": decided("FleetPause", _equals("$.watch.answer.action", "done", "Promoted")),
         "RollBack": back,
         "WhyBack": broken,
     }
 
 
-def _ending() -> dict[str, State]:
+def _completion_states() -> dict[str, State]:
     """What every way but the ignored trigger's passes."""
     outcomes = {
         name: {"Type": "Pass", "Result": {"answer": {"result": result}}, "ResultPath": "$.outcome", "Next": "Notify"}
         for name, result in _OUTCOMES.items()
     }
-    notify = _function("Notify", "notified", "End", broken="End")
+    notify = _lambda_task("Notify", "notified", "End", broken="End")
     notify["Catch"] = [{**_catch("States.ALL", "End"), "ResultPath": "$.notify_error"}]
-    end = _function("End", "ended", "HowItEnded", broken="Failed")
+    end = _lambda_task("End", "ended", "HowItEnded", broken="Failed")
     return {
         **outcomes,
         "Notify": notify,
         "End": end,
         "HowItEnded": _choice(
-            _is("$.outcome.answer.result", "broken", "Failed"),
-            _is("$.outcome.answer.result", "roll_back_failed", "Failed"),
+            _equals("$.outcome.answer.result", "broken", "Failed"),
+            _equals("$.outcome.answer.result", "roll_back_failed", "Failed"),
             otherwise="Done",
         ),
         "Done": {"Type": "Succeed"},
@@ -260,7 +260,7 @@ def definition() -> State:
     return {
         "Comment": "From a trigger to a model that the fleet runs. Made by python -m pipeline.cycle.machine",
         "StartAt": "Begin",
-        "States": {**_material(), **_decision(), **_rollout(), **_ending()},
+        "States": {**_training_states(), **_approval_states(), **_rollout_states(), **_completion_states()},
     }
 
 

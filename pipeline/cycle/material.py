@@ -23,22 +23,22 @@ import yaml
 from agent.errors import KensaError
 from pipeline.cloud import account
 from pipeline.cloud.storage import ObjectMissingError
-from pipeline.cycle.deployments import wished
-from pipeline.cycle.execution import safe, to_bytes
+from pipeline.cycle.deployments import desired_release
+from pipeline.cycle.execution import safe_key_part, to_json_bytes
 from pipeline.cycle.services import deployments_of, publisher_of, registry_of
 from pipeline.dataset import DatasetError
 from pipeline.datasets import build as builder
 from pipeline.sagemaker.job import JobSettings, choice_request, training_request
-from pipeline.selection.plan import next_version, parse, parse_json
-from pipeline.selection.record import Status
-from pipeline.selection.run import prepared
-from pipeline.selection.search import SearchSettings, default_settings, plan
+from pipeline.selection.plan import next_version, parse_json, validate
+from pipeline.selection.record import CandidateStatus
+from pipeline.selection.run import resolve_settings
+from pipeline.selection.search import SearchSettings, default_settings, plan_trainings
 
 if TYPE_CHECKING:
     from pipeline.cloud.storage import Storage
     from pipeline.cycle.execution import Execution
     from pipeline.datasets.version import DatasetVersion
-    from pipeline.selection.record import Entry
+    from pipeline.selection.record import RegistryEntry
 
 _SHOWN: Final = 5
 _DIGITS: Final = 16
@@ -60,27 +60,27 @@ class NothingNewError(KensaError):
 
 def build_dataset(execution: Execution) -> dict[str, Any]:
     """Build and keep the next version of the data set; find out what the search needs to know of it."""
-    wanted, data = execution.wanted, execution.data
+    wanted, data = execution.request, execution.data
     place = f"datasets/{wanted.site}/{wanted.model}"
-    champion = running(execution)
+    champion = current_release(execution)
     with tempfile.TemporaryDirectory(prefix="kensa-dataset-") as temporary:
-        base = _base(execution, champion, Path(temporary) / "base")
-        version = builder.build(
+        base = _fetch_base_dataset(execution, champion, Path(temporary) / "base")
+        version = builder.build_dataset(
             data,
             data if next(iter(data.list("labels/v1/")), None) else None,
             base,
             Path(temporary) / "built",
             name=wanted.model,
-            settings=builder.Settings(site=wanted.site, inspection=wanted.inspection),
+            settings=builder.BuildSettings(site=wanted.site, inspection=wanted.inspection),
         )
-        _refuse_poison(version)
+        _reject_poisoned(version)
         if version.parent is not None and version.digest == version.parent:
             raise NothingNewError(f"the version {version.digest[:_DIGITS]} of {wanted.model} holds nothing new")
         uri = execution.uri(place, version.digest[:_DIGITS])
-        bring(Path(temporary) / "built", account.storage(uri))
-        settings = prepared(_search(execution), Path(temporary) / "built")
+        upload_folder(Path(temporary) / "built", account.storage(uri))
+        settings = resolve_settings(_search_settings(execution), Path(temporary) / "built")
     anchor = None if champion is None else champion.record.dataset_uri
-    data.write(f"{execution.folder}/search.json", to_bytes(settings.model_dump(mode="json")))
+    data.write(f"{execution.prefix}/search.json", to_json_bytes(settings.model_dump(mode="json")))
     quality = version.quality
     doubts = quality.conflicts.count + quality.near_conflicts.count
     return {
@@ -95,15 +95,15 @@ def build_dataset(execution: Execution) -> dict[str, Any]:
 
 def plan_training(execution: Execution) -> dict[str, Any]:
     """Write the requests of all trainings, and of the job that chooses between their models."""
-    wanted, data, dataset = execution.wanted, execution.data, execution.step("dataset")
-    search = parse_json(SearchSettings, data.read(f"{execution.folder}/search.json"), "search.json")
-    search = search.model_copy(update={"name": wanted.model, "version": _version(execution)})
+    wanted, data, dataset = execution.request, execution.data, execution.step_result("dataset")
+    search = parse_json(SearchSettings, data.read(f"{execution.prefix}/search.json"), "search.json")
+    search = search.model_copy(update={"name": wanted.model, "version": _next_version(execution)})
     trained = execution.uri("training", execution.name)
     jobs = [
         training_request(one, _job_settings(execution, trained), data_uri=dataset["uri"], cycle=execution.name)
-        for one in plan(search)
+        for one in plan_trainings(search)
     ]
-    champion = _keep_champion(execution)
+    champion = _export_champion(execution)
     choice = choice_request(
         search.policy,
         _job_settings(execution, execution.uri("choices", execution.name)),
@@ -115,20 +115,20 @@ def plan_training(execution: Execution) -> dict[str, Any]:
     )
     own = ("TrainingJobName", "HyperParameters")
     return {
-        "jobs": [{key: job[key] for key in own} for job in map(_named, jobs)],
+        "jobs": [{key: job[key] for key in own} for job in map(_with_job_name, jobs)],
         "common": {key: value for key, value in jobs[0].items() if key not in own},  # an execution's state is small
-        "choice": _named(choice),
+        "choice": _with_job_name(choice),
         "champion": champion,
     }
 
 
-def running(execution: Execution) -> Entry | None:
+def current_release(execution: Execution) -> RegistryEntry | None:
     """The registry's entry of the newest release that was published and not taken back."""
-    entries = registry_of(execution).list(execution.wanted.model)
-    return next((entry for entry in reversed(entries) if entry.status is Status.RELEASED), None)
+    entries = registry_of(execution).list(execution.request.model)
+    return next((entry for entry in reversed(entries) if entry.status is CandidateStatus.RELEASED), None)
 
 
-def bring(folder: Path, storage: Storage) -> int:
+def upload_folder(folder: Path, storage: Storage) -> int:
     """Write a folder's files to a storage, those that are not there yet; returns how many it has."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     for path in files:
@@ -136,7 +136,7 @@ def bring(folder: Path, storage: Storage) -> int:
     return len(files)
 
 
-def fetch(storage: Storage, folder: Path, prefix: str = "") -> int:
+def download_folder(storage: Storage, folder: Path, prefix: str = "") -> int:
     """Write what a storage holds below a prefix to a folder; returns how many files that were."""
     count = 0
     for stored in storage.list(prefix):
@@ -150,16 +150,16 @@ def fetch(storage: Storage, folder: Path, prefix: str = "") -> int:
 # --- inside -----------------------------------------------------------------------------------------------------------
 
 
-def _base(execution: Execution, champion: Entry | None, into: Path) -> Path | None:
+def _fetch_base_dataset(execution: Execution, champion: RegistryEntry | None, into: Path) -> Path | None:
     if champion is not None and champion.record.dataset_uri:
-        fetch(account.storage(champion.record.dataset_uri), into)
+        download_folder(account.storage(champion.record.dataset_uri), into)
         return into
-    wanted = execution.wanted
-    found = fetch(execution.data, into, f"datasets/{wanted.site}/{wanted.model}/base/")
+    wanted = execution.request
+    found = download_folder(execution.data, into, f"datasets/{wanted.site}/{wanted.model}/base/")
     return into if found else None
 
 
-def _refuse_poison(version: DatasetVersion) -> None:
+def _reject_poisoned(version: DatasetVersion) -> None:
     if not version.quality.is_suspicious:
         return
     found = [f"{one.source}: {' '.join(one.reasons)}" for one in version.quality.suspicions if one.reasons]
@@ -169,46 +169,46 @@ def _refuse_poison(version: DatasetVersion) -> None:
     )
 
 
-def _search(execution: Execution) -> SearchSettings:
-    key = f"config/{execution.wanted.site}/{execution.wanted.model}/search.yaml"
+def _search_settings(execution: Execution) -> SearchSettings:
+    key = f"config/{execution.request.site}/{execution.request.model}/search.yaml"
     try:
         text = execution.data.read(key, limit=_MAX_SEARCH_BYTES)
     except ObjectMissingError:
         return default_settings()
     try:
-        return parse(SearchSettings, yaml.safe_load(text) or {}, key)
+        return validate(SearchSettings, yaml.safe_load(text) or {}, key)
     except yaml.YAMLError as error:
         raise DatasetError(f"{key} is no YAML: {error}") from error
 
 
-def _version(execution: Execution) -> str:
+def _next_version(execution: Execution) -> str:
     """The version after all that are registered or published under the model's name."""
-    model = execution.wanted.model
+    model = execution.request.model
     known = [entry.record.version for entry in registry_of(execution).list(model)]
     known += [
         release_id.partition("/")[2]
-        for release_id in publisher_of(execution).published(execution.wanted.site)
+        for release_id in publisher_of(execution).published(execution.request.site)
         if release_id.startswith(f"{model}/")
     ]
     newest = max(known, key=lambda v: tuple(int(part) for part in v.partition("-")[0].split(".")), default=None)
     return "1.0.0" if newest is None else next_version(newest)
 
 
-def _keep_champion(execution: Execution) -> str | None:
+def _export_champion(execution: Execution) -> str | None:
     """Bring the release folder that the fleet runs to where a job can read it; None before the first release."""
-    wanted, publisher = execution.wanted, publisher_of(execution)
+    wanted, publisher = execution.request, publisher_of(execution)
     published = publisher.published(wanted.site)
-    release_id = wished(deployments_of().components(execution.settings.fleet_target), wanted.inspection)
+    release_id = desired_release(deployments_of().components(execution.settings.fleet_target), wanted.inspection)
     if release_id not in published:
         mine = [one for one in published.values() if one.release_id.startswith(f"{wanted.model}/")]
         newest = max(mine, key=lambda one: one.counter, default=None)
         release_id = None if newest is None else newest.release_id
     if release_id is None:
         return None
-    uri = execution.uri(execution.folder, "champion")
+    uri = execution.uri(execution.prefix, "champion")
     with tempfile.TemporaryDirectory(prefix="kensa-champion-") as temporary:
         publisher.fetch(release_id, wanted.site, Path(temporary))
-        bring(Path(temporary), account.storage(uri))
+        upload_folder(Path(temporary), account.storage(uri))
     return uri
 
 
@@ -224,11 +224,11 @@ def _job_settings(execution: Execution, output_uri: str) -> JobSettings:
         max_runtime_s=settings.training_s,
         spot=settings.training_spot,
         kms_key=settings.training_key,
-        tags={"kensa-site": execution.wanted.site, "kensa-model": execution.wanted.model},
+        tags={"kensa-site": execution.request.site, "kensa-model": execution.request.model},
     )
 
 
-def _named(request: dict[str, Any]) -> dict[str, Any]:
+def _with_job_name(request: dict[str, Any]) -> dict[str, Any]:
     """The request with room for the attempt's number in its name."""
     name = request["TrainingJobName"][-_JOB_NAME:].strip("-")
-    return {**request, "TrainingJobName": safe(name)}
+    return {**request, "TrainingJobName": safe_key_part(name)}

@@ -22,11 +22,11 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 from agent.errors import IntegrityError, KensaError, OperatorError
-from agent.model.manifest import GOLDEN_NAME, MANIFEST_NAME, MAX_MANIFEST_BYTES, MODEL_NAME, parse
+from agent.model.manifest import GOLDEN_NAME, MANIFEST_NAME, MAX_MANIFEST_BYTES, MODEL_NAME, parse_manifest
 from pipeline.cloud import account
 from pipeline.repository.keys import KeyRing
 from pipeline.repository.repository import Repository
-from pipeline.repository.store import open_store
+from pipeline.repository.store import open_repository_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from tuf.api.metadata import TargetFile
 
     from pipeline.cloud.storage import Storage
-    from pipeline.repository.store import Store
+    from pipeline.repository.store import RepositoryStore
 
 _MAX_STATE_BYTES: Final = 256 * 1024**2
-_GIVE_UP_S: Final = 20 * 60.0  # a function of Lambda lives 15 minutes
-_KEPT: Final = 20
+_STALE_AFTER_S: Final = 20 * 60.0  # a function of Lambda lives 15 minutes
+_KEPT_SNAPSHOTS: Final = 20
 _STAMP: Final = "signed_utc"
 _UTC_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"
 _ROOT_KEYS: Final = "root"
@@ -51,7 +51,7 @@ class PublisherBusyError(KensaError):
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class PublishedRelease:
     """A release as the repository names it now."""
 
     release_id: str
@@ -69,10 +69,10 @@ class Published:
         }
 
 
-class _Announced:
+class _AnnouncingStore:
     """A `Store` that calls `first` before the first byte is written."""
 
-    def __init__(self, store: Store, first: Callable[[], None]) -> None:
+    def __init__(self, store: RepositoryStore, first: Callable[[], None]) -> None:
         self._store = store
         self._first = first
         self._begun = False
@@ -102,71 +102,71 @@ class Publisher:
     def push(self, folder: Path) -> list[str]:
         """Bring a private folder that `kensa release init` made, without its root keys; returns what was brought."""
         KeyRing.load(folder)
-        number = self._newest() + 1
+        number = self._newest_number() + 1
         names = sorted(str(path.relative_to(folder)) for path in _files(folder))
-        if not self._storage.create(_key(number, "tar"), self._packed(folder)):
+        if not self._storage.create(_key(number, "tar"), self._pack(folder)):
             raise PublisherBusyError("another publication began just now; look at it, and push again")
-        self._storage.create(_key(number, "done"), self._packed(folder))
+        self._storage.create(_key(number, "done"), self._pack(folder))
         return names
 
-    def published(self, site: str) -> dict[str, Published]:
+    def published(self, site: str) -> dict[str, PublishedRelease]:
         """Release id -> what is published for a site now; without those that were taken back."""
-        with self._opened() as repository:
-            return _valid(repository, site)
+        with self._open_repository() as repository:
+            return _unrevoked(repository, site)
 
-    def publish(self, release: Path, site: str) -> Published:
+    def publish(self, release: Path, site: str) -> PublishedRelease:
         """Sign and publish a release folder; one that is published with the same model already is left as it is."""
-        with self._opened() as repository:
+        with self._open_repository() as repository:
             staged = {f"{s.manifest.name}/{s.manifest.version}" for s in repository.staging.all() if s.site == site}
-            manifest = parse((release / MANIFEST_NAME).read_bytes(), source=str(release / MANIFEST_NAME))
+            manifest = parse_manifest((release / MANIFEST_NAME).read_bytes(), source=str(release / MANIFEST_NAME))
             release_id = f"{manifest.name}/{manifest.version}"
-            known = _valid(repository, site).get(release_id)
+            known = _unrevoked(repository, site).get(release_id)
             if known is not None and known.model_sha256 == manifest.files[MODEL_NAME].sha256 and not staged:
                 return known
             if release_id not in staged:
                 repository.add(release, site)
             repository.publish()
-            return _valid(repository, site)[release_id]
+            return _unrevoked(repository, site)[release_id]
 
-    def publish_again(self, release_id: str, site: str) -> Published:
+    def republish(self, release_id: str, site: str) -> PublishedRelease:
         """Publish a release's bytes under a new counter, so that devices which have gone past it take it again."""
-        with self._opened() as repository, tempfile.TemporaryDirectory(prefix="kensa-release-") as temporary:
+        with self._open_repository() as repository, tempfile.TemporaryDirectory(prefix="kensa-release-") as temporary:
             known = repository.published(site).get(release_id)
             if known is None:
                 there = ", ".join(repository.published(site)) or "none"
                 raise OperatorError(f"{release_id} is not published for {site}; there are {there}")
             if all(staged.release_id != release_id for staged in repository.staging.all()):
                 folder = Path(temporary)
-                _read_back(account.storage(repository.keys.file.repository), site, release_id, known, folder)
+                _download_release(account.storage(repository.keys.file.repository), site, release_id, known, folder)
                 repository.add(folder, site)
             repository.publish()
-            return _valid(repository, site)[release_id]
+            return _unrevoked(repository, site)[release_id]
 
     def fetch(self, release_id: str, site: str, into: Path) -> None:
         """Write a published release's files to the folder `into`, each as the signed metadata say. Needs no keys."""
-        with self._opened() as repository:
+        with self._open_repository() as repository:
             known = repository.published(site).get(release_id)
             if known is None:
                 raise OperatorError(f"{release_id} is not published for {site}")
-            _read_back(account.storage(repository.keys.file.repository), site, release_id, known, into)
+            _download_release(account.storage(repository.keys.file.repository), site, release_id, known, into)
 
     def refresh(self) -> None:
         """Sign again what expires soon, timestamp and snapshot in any case; finish what was interrupted."""
-        with self._opened() as repository:
+        with self._open_repository() as repository:
             repository.publish()
 
     def revoke(self, release_id: str, site: str, why: str) -> None:
         """Take a release back: devices leave it as soon as they look. Once is enough."""
-        with self._opened() as repository:
-            if release_id in _valid(repository, site):
+        with self._open_repository() as repository:
+            if release_id in _unrevoked(repository, site):
                 repository.revoke(release_id, site, why)
 
     # --- the folder's way here and back -------------------------------------------------------------------------------
 
     @contextmanager
-    def _opened(self) -> Iterator[Repository]:
+    def _open_repository(self) -> Iterator[Repository]:
         """The repository on a temporary folder. Any change of it is one publication of its own."""
-        number = self._newest()
+        number = self._newest_number()
         if not number:
             raise OperatorError(
                 f"{self._storage.uri} holds no publisher's folder: make one with `kensa release init` and bring it "
@@ -179,17 +179,19 @@ class Publisher:
             begun: list[int] = []
 
             def announce() -> None:
-                if not self._storage.create(_key(number + 1, "tar"), self._packed(folder)):
+                if not self._storage.create(_key(number + 1, "tar"), self._pack(folder)):
                     raise PublisherBusyError("another publication began just now; try again")
                 begun.append(number + 1)
 
-            yield Repository(ring, now=self._now, store=_Announced(open_store(ring.file.repository), announce))
+            yield Repository(
+                ring, now=self._now, store=_AnnouncingStore(open_repository_store(ring.file.repository), announce)
+            )
             for mine in begun:
-                self._storage.create(_key(mine, "done"), self._packed(folder))
-                for end in ("tar", "done") if mine > _KEPT else ():
-                    self._storage.delete(_key(mine - _KEPT, end))
+                self._storage.create(_key(mine, "done"), self._pack(folder))
+                for end in ("tar", "done") if mine > _KEPT_SNAPSHOTS else ():
+                    self._storage.delete(_key(mine - _KEPT_SNAPSHOTS, end))
 
-    def _newest(self) -> int:
+    def _newest_number(self) -> int:
         numbers = [stored.key.partition(".")[0] for stored in self._storage.list() if stored.key.endswith(".tar")]
         return max((int(number) for number in numbers if number.isdecimal()), default=0)
 
@@ -201,10 +203,10 @@ class Publisher:
         stamp = folder / _STAMP
         signed = dt.datetime.strptime(stamp.read_text(encoding="ascii"), _UTC_FORMAT).replace(tzinfo=dt.UTC)
         stamp.unlink()
-        if not done and (self._now() - signed).total_seconds() < _GIVE_UP_S:
+        if not done and (self._now() - signed).total_seconds() < _STALE_AFTER_S:
             raise PublisherBusyError(f"the publication {number} began at {signed:{_UTC_FORMAT}} and is not done")
 
-    def _packed(self, folder: Path) -> bytes:
+    def _pack(self, folder: Path) -> bytes:
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w") as archive:
             for path in _files(folder):
@@ -226,30 +228,34 @@ def _key(number: int, end: str) -> str:
     return f"{number:08d}.{end}"
 
 
-def _valid(repository: Repository, site: str) -> dict[str, Published]:
+def _unrevoked(repository: Repository, site: str) -> dict[str, PublishedRelease]:
     revoked = {entry["digest"] for entry in repository.revoked(site)}
     found = {}
     for release_id, target in repository.published(site).items():
         custom = target.custom or {}
         digest = target.hashes["sha256"]
         if digest not in revoked:
-            found[release_id] = Published(release_id, int(custom["counter"]), digest, str(custom["model_sha256"]))
+            found[release_id] = PublishedRelease(
+                release_id, int(custom["counter"]), digest, str(custom["model_sha256"])
+            )
     return found
 
 
-def _read_back(store: Storage, site: str, release_id: str, target: TargetFile, into: Path) -> None:
+def _download_release(store: Storage, site: str, release_id: str, target: TargetFile, into: Path) -> None:
     """Bring a release's bytes from the repository, each as our own signed metadata say."""
     digest = target.hashes["sha256"]
-    manifest = _same(store, f"targets/{site}/{release_id}/{digest}.{MANIFEST_NAME}", digest, MAX_MANIFEST_BYTES)
-    parsed = parse(manifest, source=release_id)
+    manifest = _read_verified(
+        store, f"targets/{site}/{release_id}/{digest}.{MANIFEST_NAME}", digest, MAX_MANIFEST_BYTES
+    )
+    parsed = parse_manifest(manifest, source=release_id)
     into.mkdir(parents=True, exist_ok=True)
     for name in (MODEL_NAME, GOLDEN_NAME):
         entry = parsed.files[name]
-        (into / name).write_bytes(_same(store, f"files/{entry.sha256}", entry.sha256, entry.length_bytes))
+        (into / name).write_bytes(_read_verified(store, f"files/{entry.sha256}", entry.sha256, entry.length_bytes))
     (into / MANIFEST_NAME).write_bytes(manifest)
 
 
-def _same(store: Storage, key: str, sha256: str, limit: int) -> bytes:
+def _read_verified(store: Storage, key: str, sha256: str, limit: int) -> bytes:
     data = store.read(key, limit=limit)
     if hashlib.sha256(data).hexdigest() != sha256:
         raise IntegrityError(f"{store.uri}/{key} is not the file that was signed: somebody changed the repository")

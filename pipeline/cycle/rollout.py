@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pipeline.cycle import fleet
-from pipeline.cycle.deployments import request, wished, wishing
-from pipeline.cycle.execution import to_bytes
+from pipeline.cycle.deployments import deployment_request, desired_release, with_desired_release
+from pipeline.cycle.execution import to_json_bytes
 from pipeline.cycle.services import deployments_of, publisher_of, registry_of
-from pipeline.cycle.trying import lay_policy
-from pipeline.selection.record import Status
+from pipeline.cycle.trying import write_rollout_policy
+from pipeline.selection.record import CandidateStatus
 
 if TYPE_CHECKING:
     from pipeline.cycle.execution import Execution
@@ -26,79 +26,83 @@ _MAX_WHY: Final = 500
 Scope = Literal["canary", "fleet"]
 
 
-def release(execution: Execution) -> dict[str, Any]:
+def publish(execution: Execution) -> dict[str, Any]:
     """Sign and publish the approved candidate; say what the fleet runs before."""
-    candidate = execution.step("registered")
+    candidate = execution.step_result("registered")
     name, version = str(candidate["name"]), str(candidate["version"])
-    site, inspection = execution.wanted.site, execution.wanted.inspection
+    site, inspection = execution.request.site, execution.request.inspection
     registry, publisher = registry_of(execution), publisher_of(execution)
     settings = execution.settings
-    before = wished(deployments_of().components(settings.fleet_target), inspection)
+    before = desired_release(deployments_of().components(settings.fleet_target), inspection)
     others = {key: found for key, found in publisher.published(site).items() if key.startswith(f"{name}/")}
     newest = max(others.values(), key=lambda one: one.counter, default=None)
     if before is None and newest is not None and newest.release_id != f"{name}/{version}":
         before = newest.release_id
     with tempfile.TemporaryDirectory(prefix="kensa-release-") as temporary:
-        folder = registry.fetch(name, version, Path(temporary) / "release")
-        lay_policy(execution, folder)
+        folder = registry.download(name, version, Path(temporary) / "release")
+        write_rollout_policy(execution, folder)
         published = publisher.publish(folder, site)
-    registry.change(name, version, Status.RELEASED, by=execution.arn, why=f"published with counter {published.counter}")
+    registry.set_status(
+        name, version, CandidateStatus.RELEASED, by=execution.arn, why=f"published with counter {published.counter}"
+    )
     return {**published.to_json(), "previous": before}
 
 
 def deploy(execution: Execution, scope: Scope) -> dict[str, Any]:
     """Let the canary, or the fleet, wish for the release; returns what `watch` needs."""
-    settings, deployments, wanted = execution.settings, deployments_of(), execution.wanted
+    settings, deployments, wanted = execution.settings, deployments_of(), execution.request
     target = settings.canary_target if scope == "canary" else settings.fleet_target
-    released = execution.step("released")
+    released = execution.step_result("released")
     things = deployments.things(target)
     made = {"scope": scope, "target": target, "things": len(things), "every_s": settings.every_s}
     known = deployments.latest(target)
     if (
         known is not None
-        and execution.data.exists(_watch_key(known))
-        and wished(deployments.components(target), wanted.inspection) == released["release_id"]
+        and execution.data.exists(_baseline_key(known))
+        and desired_release(deployments.components(target), wanted.inspection) == released["release_id"]
     ):  # asked again: it is there already
         return {**made, "deployment_id": known, "began_utc_s": time.time()}
-    before = {thing: fleet.order_of(fleet.newest_report(execution.data, thing, wanted.inspection)) for thing in things}
+    before = {
+        thing: fleet.report_order(fleet.newest_report(execution.data, thing, wanted.inspection)) for thing in things
+    }
     # The canary group may have no deployment of its own yet: its devices are part of the fleet, too.
     components = deployments.components(target) or deployments.components(settings.fleet_target)
     open_rollout = {"scope": scope, "released": released, "wanted": wanted.model_dump()}
-    execution.data.write(execution.open_key, to_bytes(open_rollout))
+    execution.data.write(execution.open_rollout_key, to_json_bytes(open_rollout))
     deployment_id = deployments.create(
-        request(
+        deployment_request(
             name=f"kensa {wanted.model} {scope}",
             target=target,
-            components=wishing(components, wanted.inspection, released["release_id"]),
+            components=with_desired_release(components, wanted.inspection, released["release_id"]),
             settings=settings,
         )
     )
-    execution.data.write(_watch_key(deployment_id), to_bytes(before))
+    execution.data.write(_baseline_key(deployment_id), to_json_bytes(before))
     return {**made, "deployment_id": deployment_id, "began_utc_s": time.time()}
 
 
-def _watch_key(deployment_id: str) -> str:
-    return f"{fleet.WATCHED}/{deployment_id}.json"
+def _baseline_key(deployment_id: str) -> str:
+    return f"{fleet.BASELINE_PREFIX}/{deployment_id}.json"
 
 
-def watch(execution: Execution) -> dict[str, Any]:
+def monitor(execution: Execution) -> dict[str, Any]:
     """Look at what the things of the rollout report, and decide."""
-    rollout, settings, wanted = execution.step("rollout"), execution.settings, execution.wanted
+    rollout, settings, wanted = execution.step_result("rollout"), execution.settings, execution.request
     deployments, data, now = deployments_of(), execution.data, time.time()
-    before = fleet.read_before(data, rollout["deployment_id"])
+    before = fleet.read_baseline(data, rollout["deployment_id"])
     seen = []
     for thing, order in sorted(before.items()):
         report = fleet.newest_report(data, thing, wanted.inspection)
-        digest = execution.step("released")["digest"]
-        one = fleet.standing(report, thing=thing, digest=digest, before=order, deployment=("", ""))
-        if one.standing in {fleet.Standing.PENDING, fleet.Standing.SILENT}:
-            status = deployments.execution(thing, rollout["deployment_id"])
-            one = fleet.standing(report, thing=thing, digest=digest, before=order, deployment=status)
+        digest = execution.step_result("released")["digest"]
+        one = fleet.rollout_status_of(report, thing=thing, digest=digest, before=order, deployment=("", ""))
+        if one.status in {fleet.RolloutStatus.PENDING, fleet.RolloutStatus.SILENT}:
+            status = deployments.execution_status(thing, rollout["deployment_id"])
+            one = fleet.rollout_status_of(report, thing=thing, digest=digest, before=order, deployment=status)
         seen.append(one)
     age_s = now - float(rollout["began_utc_s"])
-    earlier = execution.step("watch")
+    earlier = execution.step_result("watch")
     all_since = None
-    if all(one.standing is fleet.Standing.COMMITTED for one in seen):
+    if all(one.status is fleet.RolloutStatus.COMMITTED for one in seen):
         known = earlier.get("all_committed_utc_s") if earlier.get("deployment_id") == rollout["deployment_id"] else None
         all_since = now if known is None else float(known)
     if rollout["scope"] == "canary":
@@ -110,18 +114,22 @@ def watch(execution: Execution) -> dict[str, Any]:
         "deployment_id": rollout["deployment_id"],
         "action": decision.action,
         "reason": decision.reason[:_MAX_WHY],
-        "blame": decision.blame,
+        "blame": decision.revoke,
         "all_committed_utc_s": all_since,
-        "counts": fleet.counts(seen),
+        "counts": fleet.count_by_status(seen),
         "things": fleet.to_json(seen),
     }
 
 
 def roll_back(execution: Execution) -> dict[str, Any]:
     """Take the release back wherever it was deployed, and lead to the one before; see the module."""
-    settings, wanted = execution.settings, execution.wanted
+    settings, wanted = execution.settings, execution.request
     publisher, deployments = publisher_of(execution), deployments_of()
-    released, rollout, watched = execution.step("released"), execution.step("rollout"), execution.step("watch")
+    released, rollout, watched = (
+        execution.step_result("released"),
+        execution.step_result("rollout"),
+        execution.step_result("watch"),
+    )
     if (error := execution.state.get("error")) is not None:
         why, blame = f"the rollout broke: {error.get('Error', 'unknown error')}", False
     else:
@@ -131,7 +139,7 @@ def roll_back(execution: Execution) -> dict[str, Any]:
         publisher.revoke(release_id, wanted.site, why[:_MAX_WHY])
     went_past = rollout.get("scope") != "canary" or watched.get("counts", {}).get("committed", 1) > 0
     if previous is not None and went_past:
-        publisher.publish_again(str(previous), wanted.site)
+        publisher.republish(str(previous), wanted.site)
     targets = (
         [settings.canary_target]
         if rollout.get("scope") == "canary"
@@ -143,23 +151,23 @@ def roll_back(execution: Execution) -> dict[str, Any]:
     made = []
     for target in dict.fromkeys(targets):
         components = deployments.components(target)
-        if wished(components, wanted.inspection) == release_id:
+        if desired_release(components, wanted.inspection) == release_id:
             made.append(
                 deployments.create(
-                    request(
+                    deployment_request(
                         name=f"kensa {wanted.model} roll-back",
                         target=target,
-                        components=wishing(components, wanted.inspection, previous),
+                        components=with_desired_release(components, wanted.inspection, previous),
                         settings=settings,
                     )
                 )
             )
     name, _, version = release_id.partition("/")
-    registry_of(execution).change(name, version, Status.ROLLED_BACK, by=execution.arn, why=why[:_MAX_WHY])
-    close(execution)
+    registry_of(execution).set_status(name, version, CandidateStatus.ROLLED_BACK, by=execution.arn, why=why[:_MAX_WHY])
+    clear_open_rollout(execution)
     return {"reason": why[:_MAX_WHY], "blame": blame, "to": previous, "deployments": made}
 
 
-def close(execution: Execution) -> None:
+def clear_open_rollout(execution: Execution) -> None:
     """Nothing of this execution is half way any more."""
-    execution.data.delete(execution.open_key)
+    execution.data.delete(execution.open_rollout_key)

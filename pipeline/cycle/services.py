@@ -6,20 +6,20 @@ from typing import TYPE_CHECKING, Final
 
 from pipeline.cloud import account
 from pipeline.cycle.deployments import Deployments
-from pipeline.cycle.locks import Locks
+from pipeline.cycle.locks import CycleLocks
 from pipeline.cycle.publisher import Publisher
 from pipeline.selection.registry import open_registry
 
 if TYPE_CHECKING:
     from pipeline.cycle.execution import Execution
-    from pipeline.cycle.settings import Settings
-    from pipeline.selection.registry import Registry
+    from pipeline.cycle.settings import CycleSettings
+    from pipeline.selection.registry import ModelRegistry
 
 _MAX_SUBJECT: Final = 100  # characters, as SNS has it
-_STOPPED: Final = frozenset({"FAILED", "TIMED_OUT", "ABORTED", "SUCCEEDED"})
+_ENDED_STATUSES: Final = frozenset({"FAILED", "TIMED_OUT", "ABORTED", "SUCCEEDED"})
 
 
-def registry_of(execution: Execution) -> Registry:
+def registry_of(execution: Execution) -> ModelRegistry:
     """The registry of candidates."""
     uri = execution.uri("registry")
     if not uri.startswith("s3://"):
@@ -37,26 +37,26 @@ def deployments_of() -> Deployments:
     return Deployments(greengrass=account.client("greengrassv2"), iot=account.client("iot"))
 
 
-def locks_of(execution: Execution) -> Locks:
+def locks_of(execution: Execution) -> CycleLocks:
     """The locks of the data storage."""
-    return Locks(execution.data, is_running=is_running)
+    return CycleLocks(execution.data, is_running=is_running)
 
 
 def is_running(execution_arn: str) -> bool:
-    """Whether an execution still runs; one that is not known has ended long ago. Raises AccountError."""
+    """Whether an execution still runs; one that is not known has ended long ago. Raises AwsError."""
     states = account.client("stepfunctions")
     try:
-        with account.asked(f"the execution {execution_arn}"):
-            return str(states.describe_execution(executionArn=execution_arn)["status"]) not in _STOPPED
-    except account.AccountError as error:
+        with account.translate_aws_errors(f"the execution {execution_arn}"):
+            return str(states.describe_execution(executionArn=execution_arn)["status"]) not in _ENDED_STATUSES
+    except account.AwsError as error:
         if error.code in {"ExecutionDoesNotExist", "InvalidArn"}:
             return False
         raise
 
 
-def tell(settings: Settings, subject: str, text: str) -> None:
-    """Tell the topic, if there is one. Raises AccountError."""
+def publish_notification(settings: CycleSettings, subject: str, text: str) -> None:
+    """Tell the topic, if there is one. Raises AwsError."""
     if settings.topic is None:
         return
-    with account.asked(f"a message to {settings.topic}"):
+    with account.translate_aws_errors(f"a message to {settings.topic}"):
         account.client("sns").publish(TopicArn=settings.topic, Subject=subject[:_MAX_SUBJECT], Message=text)

@@ -27,7 +27,7 @@ class CycleConfigError(OperatorError):
     """The environment of a step is refused; the text names the variable."""
 
 
-class Settings(BaseModel):
+class CycleSettings(BaseModel):
     """KENSA_* variables. Durations in seconds, shares in [0, 1]."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Final
 import yaml
 from pydantic import ConfigDict, Field
 
-from agent.model.manifest import MANIFEST_NAME
-from agent.model.manifest import parse as parse_manifest
+from agent.model.manifest import MANIFEST_NAME, parse_manifest
 from agent.model.policy import RolloutPolicy
 from pipeline.cloud.storage import ObjectMissingError
-from pipeline.selection.plan import PlanError, Strict, parse
+from pipeline.selection.plan import PlanError, Strict, validate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 _MAX_BYTES: Final = 64 * 1024
 
 
-class Policies(Strict):
+class RolloutPolicies(Strict):
     """The file. A trigger without a policy of its own has the default one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,15 +40,15 @@ class Policies(Strict):
     labels: RolloutPolicy | None = None
     manual: RolloutPolicy | None = None
 
-    def of(self, trigger: str) -> RolloutPolicy:
+    def for_trigger(self, trigger: str) -> RolloutPolicy:
         """The policy for a cycle with this trigger."""
         found: RolloutPolicy | None = getattr(self, trigger)
         return found or self.default
 
 
-def lay_policy(execution: Execution, release: Path) -> None:
+def write_rollout_policy(execution: Execution, release: Path) -> None:
     """Write the policy for this cycle into the release folder's manifest. Raises PlanError, StorageError."""
-    wanted = execution.wanted
+    wanted = execution.request
     key = f"config/{wanted.site}/{wanted.model}/rollout.yaml"
     try:
         tree = yaml.safe_load(execution.data.read(key, limit=_MAX_BYTES)) or {}
@@ -57,7 +56,7 @@ def lay_policy(execution: Execution, release: Path) -> None:
         return
     except yaml.YAMLError as error:
         raise PlanError(f"{key} is no YAML: {error}") from error
-    policy = parse(Policies, tree, key).of(wanted.trigger)
+    policy = validate(RolloutPolicies, tree, key).for_trigger(wanted.trigger)
     path = release / MANIFEST_NAME
     manifest = json.loads(path.read_bytes()) | {"rollout": policy.model_dump(mode="json", exclude_unset=True)}
     path.write_bytes(parse_manifest(json.dumps(manifest).encode(), source=str(path)).to_json())

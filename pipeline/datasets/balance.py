@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pipeline.datasets.version import SampleEntry
 
 
-def over_limit(
+def samples_over_limit(
     old: Iterable[SampleEntry],
     new: Sequence[SampleEntry],
     *,
@@ -54,7 +54,7 @@ def _rank(seed: int, sample: SampleEntry) -> tuple[bytes, str]:
     return hashlib.sha256(f"{seed}:{sample.group}".encode()).digest(), sample.sha256
 
 
-def weights(samples: Iterable[SampleEntry], *, max_weight: float) -> dict[str, float]:
+def sample_weights(samples: Iterable[SampleEntry], *, max_weight: float) -> dict[str, float]:
     """SHA-256 -> how often to draw a training sample, 1 on average: classes are drawn equally often.
 
     Bounded to 1 / max_weight .. max_weight, so that a class of three pictures does not fill every batch. Samples of

@@ -22,13 +22,13 @@ from agent.wire.codec import is_name
 from pipeline.cloud.storage import ObjectMissingError, Storage, open_storage
 from pipeline.dataset import MANIFEST, SPLITS, DatasetError
 from pipeline.datasets import version as versions
-from pipeline.datasets.balance import over_limit, weights
-from pipeline.datasets.collected import mask, picture, scan, side_by_side
-from pipeline.datasets.grouping import Member, Shares, arrange
-from pipeline.datasets.labels import open_labels, utc_now
-from pipeline.datasets.pictures import Look, Pictures, adopt, look_at, object_path
-from pipeline.datasets.quality import Guard, suspicions
-from pipeline.datasets.selection import Chosen, choose
+from pipeline.datasets.balance import sample_weights, samples_over_limit
+from pipeline.datasets.collected import fetch_image, fetch_mask, map_concurrently, scan_frames
+from pipeline.datasets.grouping import Member, SplitShares, assign_splits
+from pipeline.datasets.labels import load_labels, utc_now
+from pipeline.datasets.pictures import ImageFeatures, VersionImages, extract_features, import_folder, object_path
+from pipeline.datasets.quality import LabelQualityLimits, check_labels
+from pipeline.datasets.selection import LabelledFrame, select_samples
 from pipeline.datasets.version import (
     VERSION_NAME,
     DatasetVersion,
@@ -38,15 +38,15 @@ from pipeline.datasets.version import (
     manifest_csv,
     to_json,
 )
-from pipeline.images import read_picture
+from pipeline.images import read_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from pipeline.datasets.collected import Kept, Scan
-    from pipeline.datasets.grouping import Arrangement
-    from pipeline.datasets.labels import LabelBook
+    from pipeline.datasets.collected import CollectedFrame, FrameScan
+    from pipeline.datasets.grouping import SplitAssignment
+    from pipeline.datasets.labels import LabelHistory
     from pipeline.training.recipe import Progress
 
 _MAX_NEIGHBOUR_S: Final = 3_600.0
@@ -54,17 +54,17 @@ _MAX_WEIGHT: Final = 1_000.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class BuildSettings:
     """What a person may set; goes into the version as it is."""
 
     site: str | None = None  # collected at this site only; None: all
     inspection: str | None = None  # collected for this inspection only: a model is of one view; None: all
-    shares: Shares = field(default_factory=Shares)
+    shares: SplitShares = field(default_factory=SplitShares)
     neighbour_s: float = 1.0  # frames of a camera this close together show the same part; 0: no such rule
     max_per_class: int | None = None  # training samples of a class
     max_good_per_defect: float | None = None  # in training
     max_weight: float = 10.0  # of a sample, and the reciprocal of the least
-    guard: Guard = field(default_factory=Guard)
+    guard: LabelQualityLimits = field(default_factory=LabelQualityLimits)
 
     def check(self) -> None:
         """Raise DatasetError for what makes no sense."""
@@ -86,11 +86,11 @@ class Settings:
             raise DatasetError(f"The data set cannot be built with {'; '.join(wrong)}.")
 
 
-def quiet(step: str, done: int, total: int, note: str = "") -> None:
+def no_progress(step: str, done: int, total: int, note: str = "") -> None:
     """Show no progress."""
 
 
-def build(
+def build_dataset(
     collected: Storage | Path | str | None,
     labels: Storage | Path | str | None,
     base: Path | None,
@@ -98,9 +98,9 @@ def build(
     *,
     seed: int = 0,
     name: str | None = None,
-    settings: Settings | None = None,
+    settings: BuildSettings | None = None,
     now: Callable[[], datetime] = utc_now,
-    progress: Progress = quiet,
+    progress: Progress = no_progress,
 ) -> DatasetVersion:
     """Build the version in the folder `out` and return it.
 
@@ -108,7 +108,7 @@ def build(
     `base` is the folder of an earlier version, or any folder that `Dataset.load` reads. Raises DatasetError,
     StorageError; nothing is in `out` then.
     """
-    settings = settings or Settings()
+    settings = settings or BuildSettings()
     settings.check()
     name = name or out.name
     if not is_name(name):
@@ -116,23 +116,25 @@ def build(
     if out.exists() and not (out / VERSION_NAME).is_file():
         raise DatasetError(f"{out} is there and holds no finished version. Give another folder, or remove it.")
     aside = out.with_name(f".{out.name}.building")
-    storage = None if collected is None else _opened(collected)
-    work = _Build(storage, base, Pictures(aside), name=name, seed=seed, settings=settings, progress=progress)
+    storage = None if collected is None else _as_storage(collected)
+    work = _DatasetBuild(
+        storage, base, VersionImages(aside), name=name, seed=seed, settings=settings, progress=progress
+    )
     version = work.run(
-        open_labels(labels, now=now) if labels is not None else None, now().strftime("%Y-%m-%dT%H:%M:%SZ")
+        load_labels(labels, now=now) if labels is not None else None, now().strftime("%Y-%m-%dT%H:%M:%SZ")
     )
     if (out / VERSION_NAME).is_file():
-        return _same_as_there(version, out, aside)
-    _finish(version, aside, out)
+        return _existing_version(version, out, aside)
+    _publish(version, aside, out)
     return version
 
 
-def _opened(collected: Storage | Path | str) -> Storage:
+def _as_storage(collected: Storage | Path | str) -> Storage:
     return open_storage(collected) if isinstance(collected, Path | str) else collected
 
 
-def _same_as_there(version: DatasetVersion, out: Path, aside: Path) -> DatasetVersion:
-    there = versions.read(out)
+def _existing_version(version: DatasetVersion, out: Path, aside: Path) -> DatasetVersion:
+    there = versions.read_version(out)
     shutil.rmtree(aside, ignore_errors=True)
     if there.digest != version.digest:
         raise DatasetError(
@@ -142,7 +144,7 @@ def _same_as_there(version: DatasetVersion, out: Path, aside: Path) -> DatasetVe
     return there
 
 
-def _finish(version: DatasetVersion, aside: Path, out: Path) -> None:
+def _publish(version: DatasetVersion, aside: Path, out: Path) -> None:
     try:
         (aside / MANIFEST).write_bytes(manifest_csv(version.samples))
         (aside / VERSION_NAME).write_bytes(to_json(version))
@@ -154,71 +156,71 @@ def _finish(version: DatasetVersion, aside: Path, out: Path) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Taken:
+class _AddedImage:
     """A new picture that lies in the version's folder."""
 
-    chosen: Chosen
+    sample: LabelledFrame
     path: str
     mask: str | None
-    look: Look
+    features: ImageFeatures
 
 
-class _Build:
+class _DatasetBuild:
     """One build; `run` is its order of steps."""
 
     def __init__(
         self,
         storage: Storage | None,
         base: Path | None,
-        pictures: Pictures,
+        pictures: VersionImages,
         *,
         name: str,
         seed: int,
-        settings: Settings,
+        settings: BuildSettings,
         progress: Progress,
     ) -> None:
-        self._storage, self._pictures, self._progress = storage, pictures, progress
+        self._storage, self._images, self._progress = storage, pictures, progress
         self._name, self._seed, self._settings = name, seed, settings
         self._base = base
 
-    def run(self, book: LabelBook | None, created_utc: str) -> DatasetVersion:
-        parent, old, retired = self._parent()
+    def run(self, book: LabelHistory | None, created_utc: str) -> DatasetVersion:
+        parent, old, retired = self._load_base()
         found = (
             None
             if self._storage is None
-            else scan(self._storage, site=self._settings.site, inspection=self._settings.inspection)
+            else scan_frames(self._storage, site=self._settings.site, inspection=self._settings.inspection)
         )
-        choice = choose(found, book, old)
-        taken, problems = self._take(choice.new)
+        choice = select_samples(found, book, old)
+        taken, problems = self._add_images(choice.new)
         class_of = {**{s.sha256: s.class_name for s in (*choice.old, *choice.retired, *retired)},
-                    **{t.chosen.sha256: t.chosen.label.label for t in taken}}  # fmt: skip
+                    **{t.sample.sha256: t.sample.label.label for t in taken}}  # fmt: skip
         once = {s.sha256: s for s in retired}
         settled = {s.sha256: s for s in (*retired, *choice.retired, *choice.old)}
-        members = [_known(sample, class_of[sample.sha256]) for sample in settled.values()]
-        members += [_member(t) for t in taken if t.chosen.sha256 not in settled]
-        arrangement = arrange(
+        members = [_member_of_base(sample, class_of[sample.sha256]) for sample in settled.values()]
+        members += [_member_of_new(t) for t in taken if t.sample.sha256 not in settled]
+        arrangement = assign_splits(
             members, seed=self._seed, neighbour_s=self._settings.neighbour_s, shares=self._settings.shares
         )
-        new = [self._entry(t, arrangement) for t in taken if t.chosen.sha256 in arrangement.places]
-        dropped = over_limit(
+        new = [self._sample_entry(t, arrangement) for t in taken if t.sample.sha256 in arrangement.places]
+        dropped = samples_over_limit(
             choice.old,
             new,
             seed=self._seed,
             max_per_class=self._settings.max_per_class,
             max_good_per_defect=self._settings.max_good_per_defect,
         )
-        samples = self._weighted([*choice.old, *(s for s in new if s.sha256 not in dropped)])
+        samples = self._with_weights([*choice.old, *(s for s in new if s.sha256 not in dropped)])
         used = {s.sha256 for s in samples}
         gone = {s.sha256: s for s in (*once.values(), *choice.retired) if s.sha256 not in used}
         quality = choice.quality.model_copy(
             update={
-                **_reading(found, problems),
-                **_structure(arrangement, samples, class_of),
+                **_read_quality(found, problems),
+                **_split_quality(arrangement, samples, class_of),
                 "over_limit": len(dropped),
-                "suspicions": self._suspicions(choice.news, book, old),
+                "suspicions": self._suspicions(choice.newly_labelled, book, old),
             }
         )
-        self._pictures.keep_only({s.path for s in samples} | {s.mask for s in samples if s.mask})
+        self._images.remove_others({s.path for s in samples} | {s.mask for s in samples if s.mask})
         return DatasetVersion(
             name=self._name,
             digest=digest_of(samples),
@@ -234,26 +236,26 @@ class _Build:
     def _parameters(self) -> dict[str, Any]:
         return {"seed": self._seed, **asdict(self._settings)}
 
-    def _parent(self) -> tuple[str | None, tuple[SampleEntry, ...], tuple[SampleEntry, ...]]:
+    def _load_base(self) -> tuple[str | None, tuple[SampleEntry, ...], tuple[SampleEntry, ...]]:
         base = self._base
         if base is None:
             return None, (), ()
         if not (base / VERSION_NAME).is_file():
-            digest, samples = adopt(base, self._pictures)
+            digest, samples = import_folder(base, self._images)
             return digest, samples, ()
-        parent = versions.read(base)
+        parent = versions.read_version(base)
         for number, sample in enumerate(parent.samples, start=1):
-            self._pictures.take(base / sample.path, sample.path)
+            self._images.link(base / sample.path, sample.path)
             if sample.mask is not None:
-                self._pictures.take(base / sample.mask, sample.mask)
+                self._images.link(base / sample.mask, sample.mask)
             self._progress("base", number, len(parent.samples))
         return parent.digest, parent.samples, parent.retired
 
-    def _take(self, new: tuple[Chosen, ...]) -> tuple[list[_Taken], list[str]]:
+    def _add_images(self, new: tuple[LabelledFrame, ...]) -> tuple[list[_AddedImage], list[str]]:
         """Bring the new pictures; what cannot be used is told."""
-        taken: list[_Taken] = []
+        taken: list[_AddedImage] = []
         problems: list[str] = []
-        for number, found in enumerate(side_by_side(self._take_one, new), start=1):
+        for number, found in enumerate(map_concurrently(self._add_image, new), start=1):
             if isinstance(found, str):
                 problems.append(found)
             else:
@@ -261,14 +263,14 @@ class _Build:
             self._progress("pictures", number, len(new))
         return taken, problems
 
-    def _take_one(self, chosen: Chosen) -> _Taken | str:
+    def _add_image(self, chosen: LabelledFrame) -> _AddedImage | str:
         assert self._storage is not None  # noqa: S101 - only what was scanned is chosen
-        path = object_path(chosen.sha256, f".{chosen.kept.sidecar.image.format}")
+        path = object_path(chosen.sha256, f".{chosen.frame.sidecar.image.format}")
         try:
-            if not self._pictures.held(path, chosen.sha256):
-                self._pictures.put(path, picture(self._storage, chosen.kept))
-            look = look_at(read_picture(self._pictures.folder / path))
-            marked = mask(self._storage, chosen.kept) if chosen.label.is_defect else None
+            if not self._images.has(path, chosen.sha256):
+                self._images.write(path, fetch_image(self._storage, chosen.frame))
+            look = extract_features(read_image(self._images.folder / path))
+            marked = fetch_mask(self._storage, chosen.frame) if chosen.label.is_defect else None
         except ObjectMissingError as error:
             return str(error)
         except DatasetError as error:
@@ -277,11 +279,11 @@ class _Build:
             return str(error)
         mask_path = None if marked is None else f"masks/{chosen.sha256}.png"
         if marked is not None and mask_path is not None:
-            self._pictures.put(mask_path, marked)
-        return _Taken(chosen, path, mask_path, look)
+            self._images.write(mask_path, marked)
+        return _AddedImage(chosen, path, mask_path, look)
 
-    def _entry(self, taken: _Taken, arrangement: Arrangement) -> SampleEntry:
-        kept, label, place = taken.chosen.kept, taken.chosen.label, arrangement.places[taken.chosen.sha256]
+    def _sample_entry(self, taken: _AddedImage, arrangement: SplitAssignment) -> SampleEntry:
+        kept, label, place = taken.sample.frame, taken.sample.label, arrangement.places[taken.sample.sha256]
         sidecar = kept.sidecar
         origin = kept.verdict.origin
         model = sidecar.verdict.model
@@ -291,7 +293,7 @@ class _Build:
             "camera": origin.camera,
             "inspection": origin.inspection,
             "reason": str(sidecar.reason),
-            "exposure": taken.look.exposure,
+            "exposure": taken.features.exposure,
         }
         if model is not None:
             slices["judged_by"] = f"{model.name}-{model.version}"
@@ -299,66 +301,68 @@ class _Build:
             {
                 "path": taken.path,
                 "mask": taken.mask,
-                "sha256": taken.chosen.sha256,
+                "sha256": taken.sample.sha256,
                 "class": label.label,
                 "is_defect": label.is_defect,
                 "split": place.split,
                 "group": place.group,
                 "key": kept.key,
-                "source": kept.path,
+                "source": kept.image_path,
                 "label_source": label.source,
                 "crop": sidecar.crop,
                 "view": _view(kept),
-                "part": _part(kept),
+                "part": _part_key(kept),
                 "captured_utc_us": sidecar.verdict.captured_utc_us,
-                "fingerprint": taken.look.fingerprint.hex(),
+                "fingerprint": taken.features.fingerprint.hex(),
                 "sample_rate": sidecar.sample_rate,
                 "slices": slices,
             }
         )
 
-    def _weighted(self, samples: list[SampleEntry]) -> tuple[SampleEntry, ...]:
+    def _with_weights(self, samples: list[SampleEntry]) -> tuple[SampleEntry, ...]:
         if not samples:
             raise DatasetError(
                 "Nothing is left to build a version of: no collected frame has a usable label and there is no base. "
                 "Import labels with `kensa cloud labels import`; `kensa cloud labels conflicts` shows what is in doubt."
             )
-        weight_of = weights(samples, max_weight=self._settings.max_weight)
+        weight_of = sample_weights(samples, max_weight=self._settings.max_weight)
         entries = (s.model_copy(update={"weight": weight_of[s.sha256]}) for s in samples)
         return tuple(sorted(entries, key=lambda s: s.path))
 
-    def _suspicions(self, news: tuple[Chosen, ...], book: LabelBook | None, old: tuple[SampleEntry, ...]) -> Any:
+    def _suspicions(
+        self, news: tuple[LabelledFrame, ...], book: LabelHistory | None, old: tuple[SampleEntry, ...]
+    ) -> Any:
         if book is None:
             return ()
         established = {s.key: s.class_name for s in old if s.key is not None}
-        return suspicions([(c.label, c.kept) for c in news], book, established, self._settings.guard)
+        return check_labels([(c.label, c.frame) for c in news], book, established, self._settings.guard)
 
 
-def _view(kept: Kept) -> str:
+def _view(kept: CollectedFrame) -> str:
     origin = kept.verdict.origin
     return f"{kept.sidecar.site}/{origin.line}/{origin.camera}"
 
 
-def _part(kept: Kept) -> str | None:
+def _part_key(kept: CollectedFrame) -> str | None:
     part = kept.verdict.part_id
     return (
         None if not part or not part.isprintable() else f"{kept.sidecar.site}/{kept.verdict.origin.line}/{part}"[:256]
     )
 
 
-def _member(taken: _Taken) -> Member:
-    kept = taken.chosen.kept
+def _member_of_new(taken: _AddedImage) -> Member:
+    kept = taken.sample.frame
     return Member(
-        sha256=taken.chosen.sha256,
-        class_name=taken.chosen.label.label,
+        sha256=taken.sample.sha256,
+        class_name=taken.sample.label.label,
         view=_view(kept),
-        part=_part(kept),
+        part=_part_key(kept),
         captured_utc_us=kept.sidecar.verdict.captured_utc_us,
-        fingerprint=taken.look.fingerprint,
+        fingerprint=taken.features.fingerprint,
     )
 
 
-def _known(sample: SampleEntry, class_name: str) -> Member:
+def _member_of_base(sample: SampleEntry, class_name: str) -> Member:
     return Member(
         sha256=sample.sha256,
         class_name=class_name,
@@ -371,24 +375,26 @@ def _known(sample: SampleEntry, class_name: str) -> Member:
     )
 
 
-def _reading(found: Scan | None, problems: list[str]) -> dict[str, Any]:
+def _read_quality(found: FrameScan | None, problems: list[str]) -> dict[str, Any]:
     told = [*problems, *(found.problems if found is not None else ())]
     return {"unreadable": Examples.of(told)}
 
 
-def _structure(arrangement: Arrangement, samples: tuple[SampleEntry, ...], class_of: dict[str, str]) -> dict[str, Any]:
+def _split_quality(
+    arrangement: SplitAssignment, samples: tuple[SampleEntry, ...], class_of: dict[str, str]
+) -> dict[str, Any]:
     groups = Counter(s.group for s in samples)
     apart = [
         f"{one[:12]} {class_of[one]} = {other[:12]} {class_of[other]}"
-        for one, other in arrangement.near
+        for one, other in arrangement.near_duplicates
         if class_of[one] != class_of[other]
     ]
     return {
-        "near_duplicates": len(arrangement.near),
+        "near_duplicates": len(arrangement.near_duplicates),
         "near_conflicts": Examples.of(apart),
         "straddling": Examples.of(arrangement.straddling),
         "largest_group": round(max(groups.values()) / len(samples), 4),
     }
 
 
-__all__ = ["SPLITS", "Guard", "Settings", "Shares", "build"]
+__all__ = ["SPLITS", "BuildSettings", "LabelQualityLimits", "SplitShares", "build_dataset"]

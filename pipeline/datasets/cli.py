@@ -12,19 +12,19 @@ from agent.errors import UsageError
 from pipeline.cloud.storage import open_storage
 from pipeline.dataset import DatasetError
 from pipeline.datasets import disk, formats, report, version
-from pipeline.datasets.build import Guard, Settings, Shares, build
-from pipeline.datasets.collected import picture, scan
-from pipeline.datasets.conflicts import between_same, changes, disagreements
-from pipeline.datasets.labels import LabelBook, LabelStore, open_labels, to_csv, utc_now
-from pipeline.progress import Display
+from pipeline.datasets.build import BuildSettings, LabelQualityLimits, SplitShares, build_dataset
+from pipeline.datasets.collected import fetch_image, scan_frames
+from pipeline.datasets.conflicts import find_disagreements, find_duplicate_conflicts, find_revisions
+from pipeline.datasets.labels import LabelHistory, LabelStore, load_labels, to_csv, utc_now
+from pipeline.progress import ProgressDisplay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pipeline.datasets.collected import Scan
+    from pipeline.datasets.collected import FrameScan
 
 _SUSPICIOUS_EXIT: Final = 3  # built, but the labels are not to be believed
-_SHOWN: Final = 20
+_MAX_SHOWN: Final = 20
 
 
 def _parser(prog: str, text: str) -> tuple[argparse.ArgumentParser, Callable[[str, str], argparse.ArgumentParser]]:
@@ -39,14 +39,14 @@ def _parser(prog: str, text: str) -> tuple[argparse.ArgumentParser, Callable[[st
     return parser, command
 
 
-def _answer(arguments: argparse.Namespace, tree: dict[str, Any], lines: Sequence[str]) -> None:
+def _print_result(arguments: argparse.Namespace, tree: dict[str, Any], lines: Sequence[str]) -> None:
     print(json.dumps(tree) if arguments.json else "\n".join(lines))
 
 
-def _told(problems: Sequence[str]) -> list[str]:
+def _problem_lines(problems: Sequence[str]) -> list[str]:
     """Problems for a person, the first ones."""
-    left = len(problems) - _SHOWN
-    return [*(f"  {p}" for p in problems[:_SHOWN]), *([f"  and {left} more"] if left > 0 else [])]
+    left = len(problems) - _MAX_SHOWN
+    return [*(f"  {p}" for p in problems[:_MAX_SHOWN]), *([f"  and {left} more"] if left > 0 else [])]
 
 
 # --- labels -----------------------------------------------------------------------------------------------------------
@@ -86,11 +86,11 @@ def labels(argv: list[str]) -> int:
     return {"import": _import, "export": _export, "conflicts": _conflicts}[arguments.command](arguments)
 
 
-def _scan(uri: str | None) -> Scan | None:
-    return None if uri is None else scan(open_storage(uri))
+def _scan(uri: str | None) -> FrameScan | None:
+    return None if uri is None else scan_frames(open_storage(uri))
 
 
-def _needed(found: Scan | None, why: str) -> Scan:
+def _require_scan(found: FrameScan | None, why: str) -> FrameScan:
     if found is None:
         raise UsageError(f"{why} needs the collected frames: give them with --collected")
     return found
@@ -98,8 +98,8 @@ def _needed(found: Scan | None, why: str) -> Scan:
 
 def _import(arguments: argparse.Namespace) -> int:
     what = Path(arguments.what)
-    kind = arguments.format or _kind_of(what)
-    defaults = formats.Defaults(
+    kind = arguments.format or _format_of(what)
+    defaults = formats.ImportOptions(
         now=utc_now(),
         source=arguments.source,
         labeller=arguments.labeller,
@@ -113,12 +113,12 @@ def _import(arguments: argparse.Namespace) -> int:
     tree = {"read": len(found.labels), "stored": stored, "problems": list(found.problems)}
     lines = [f"{len(found.labels)} labels read, {stored} of them new"]
     if found.problems:
-        lines += [f"{len(found.problems)} entries give no label:", *_told(found.problems)]
-    _answer(arguments, tree, lines)
+        lines += [f"{len(found.problems)} entries give no label:", *_problem_lines(found.problems)]
+    _print_result(arguments, tree, lines)
     return 0 if found.labels else DatasetError.exit_code
 
 
-def _kind_of(what: Path) -> str:
+def _format_of(what: Path) -> str:
     if what.is_dir():
         return "folder"
     kind = {".csv": "csv", ".jsonl": "jsonl", ".manifest": "groundtruth"}.get(what.suffix)
@@ -127,12 +127,12 @@ def _kind_of(what: Path) -> str:
     return kind
 
 
-def _read(kind: str, what: str, found: Scan | None, defaults: formats.Defaults) -> formats.Imported:
+def _read(kind: str, what: str, found: FrameScan | None, defaults: formats.ImportOptions) -> formats.LabelImport:
     if kind == "jsonl":
-        return formats.Imported(tuple(open_labels(Path(what)).all()), ())
+        return formats.LabelImport(tuple(load_labels(Path(what)).all()), ())
     if kind == "csv":
-        return formats.read_csv(_content(what), what, None if found is None else formats.Index(found), defaults)
-    index = formats.Index(_needed(found, "a folder" if kind == "folder" else "a manifest"))
+        return formats.read_csv(_content(what), what, None if found is None else formats.FrameIndex(found), defaults)
+    index = formats.FrameIndex(_require_scan(found, "a folder" if kind == "folder" else "a manifest"))
     if kind == "folder":
         return formats.read_folder(Path(what), index, defaults)
     return formats.read_ground_truth(_content(what), what, index, defaults)
@@ -145,56 +145,56 @@ def _content(what: str) -> bytes:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    book = open_labels(arguments.labels)
+    book = load_labels(arguments.labels)
     found = _scan(arguments.collected)
     to: Path = arguments.to
     if arguments.format in {"csv", "jsonl"}:
-        chosen = list(book.all()) if arguments.history else [history[-1] for history in book.history.values()]
+        chosen = list(book.all()) if arguments.history else [history[-1] for history in book.by_key.values()]
         text = to_csv(chosen) if arguments.format == "csv" else "".join(x.line() + "\n" for x in chosen).encode()
         count = len(chosen)
     elif arguments.format == "folder":
-        return _export_folder(arguments, _needed(found, "a folder of pictures"), book)
+        return _export_folder(arguments, _require_scan(found, "a folder of pictures"), book)
     else:
-        usable = _needed(found, "a manifest")
+        usable = _require_scan(found, "a manifest")
         uri = open_storage(arguments.collected).uri
         if arguments.format == "groundtruth":
             lines = list(formats.to_ground_truth(book, usable, uri))
         else:
-            wanted = formats.to_label(usable, book, conflicts=arguments.conflicts, limit=arguments.limit)
-            lines = [json.dumps({"source-ref": f"{uri}/{kept.path}"}, separators=(",", ":")) for kept in wanted]
+            wanted = formats.frames_to_label(usable, book, conflicts=arguments.conflicts, limit=arguments.limit)
+            lines = [json.dumps({"source-ref": f"{uri}/{kept.image_path}"}, separators=(",", ":")) for kept in wanted]
         text, count = "".join(line + "\n" for line in lines).encode(), len(lines)
     open_storage(to.parent).write(to.name, text)
-    _answer(arguments, {"written": str(to), "entries": count}, [f"{count} entries written to {to}"])
+    _print_result(arguments, {"written": str(to), "entries": count}, [f"{count} entries written to {to}"])
     return 0
 
 
-def _export_folder(arguments: argparse.Namespace, found: Scan, book: LabelBook) -> int:
+def _export_folder(arguments: argparse.Namespace, found: FrameScan, book: LabelHistory) -> int:
     source, target = open_storage(arguments.collected), open_storage(arguments.to)
-    wanted = formats.to_label(found, book, conflicts=arguments.conflicts, limit=arguments.limit)
-    with Display(quiet=arguments.json) as display:
+    wanted = formats.frames_to_label(found, book, conflicts=arguments.conflicts, limit=arguments.limit)
+    with ProgressDisplay(quiet=arguments.json) as display:
         for number, kept in enumerate(wanted, start=1):
-            name = f"{kept.sidecar.image.sha256[:12]}-{kept.path.rpartition('/')[2]}"
-            target.write(f"{formats.class_to_sort(kept, book)}/{name}", picture(source, kept))
+            name = f"{kept.sidecar.image.sha256[:12]}-{kept.image_path.rpartition('/')[2]}"
+            target.write(f"{formats.suggested_class(kept, book)}/{name}", fetch_image(source, kept))
             display("pictures", number, len(wanted))
     lines = [f"{len(wanted)} pictures written to {arguments.to}: sort them into CLASS folders and import the folder"]
-    _answer(arguments, {"written": str(arguments.to), "entries": len(wanted)}, lines)
+    _print_result(arguments, {"written": str(arguments.to), "entries": len(wanted)}, lines)
     return 0
 
 
 def _conflicts(arguments: argparse.Namespace) -> int:
-    book = open_labels(arguments.labels)
+    book = load_labels(arguments.labels)
     found = _scan(arguments.collected)
-    pairs = [(k.sidecar.image.sha256, x) for k in (found.kept if found else ()) if (x := book.latest(k.key))]
+    pairs = [(k.sidecar.image.sha256, x) for k in (found.frames if found else ()) if (x := book.latest(k.key))]
     kinds = {
-        "disagreements": sorted(disagreements(book).values()),
-        "changes": changes(book),
-        "equal_pictures": sorted(between_same(pairs).values()),
+        "disagreements": sorted(find_disagreements(book).values()),
+        "changes": find_revisions(book),
+        "equal_pictures": sorted(find_duplicate_conflicts(pairs).values()),
     }
     lines = []
     for name, items in kinds.items():
-        lines += [f"{len(items)} {name.replace('_', ' ')}", *_told([str(item) for item in items])]
-    tree = {name: [{"keys": item.keys, "said": item.said} for item in items] for name, items in kinds.items()}
-    _answer(arguments, tree, lines)
+        lines += [f"{len(items)} {name.replace('_', ' ')}", *_problem_lines([str(item) for item in items])]
+    tree = {name: [{"keys": item.keys, "said": item.labels} for item in items] for name, items in kinds.items()}
+    _print_result(arguments, tree, lines)
     return 0
 
 
@@ -214,11 +214,15 @@ def dataset(argv: list[str]) -> int:
     make.add_argument("--site", help="frames of this site only")
     make.add_argument("--inspection", help="frames of this inspection only: a model is of one view")
     make.add_argument("--shares", default="0.7,0.15,0.15", metavar="TRAIN,VAL,TEST")
-    make.add_argument("--neighbour-s", type=float, default=Settings().neighbour_s, help="see docs/datasets.md")
+    make.add_argument("--neighbour-s", type=float, default=BuildSettings().neighbour_s, help="see docs/datasets.md")
     make.add_argument("--max-per-class", type=int, help="training pictures of a class")
     make.add_argument("--max-good-per-defect", type=float, help="good training pictures for each defective one")
-    make.add_argument("--max-contradicted", type=float, default=Guard().max_contradicted, help="see docs/datasets.md")
-    make.add_argument("--max-rejected", type=float, default=Guard().max_rejected, help="see docs/datasets.md")
+    make.add_argument(
+        "--max-contradicted", type=float, default=LabelQualityLimits().max_contradicted, help="see docs/datasets.md"
+    )
+    make.add_argument(
+        "--max-rejected", type=float, default=LabelQualityLimits().max_rejected, help="see docs/datasets.md"
+    )
     compare = command("diff", "what leads from one version to another")
     compare.add_argument("old", type=Path)
     compare.add_argument("new", type=Path)
@@ -229,8 +233,8 @@ def dataset(argv: list[str]) -> int:
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    guard = Guard(max_contradicted=arguments.max_contradicted, max_rejected=arguments.max_rejected)
-    settings = Settings(
+    guard = LabelQualityLimits(max_contradicted=arguments.max_contradicted, max_rejected=arguments.max_rejected)
+    settings = BuildSettings(
         site=arguments.site,
         inspection=arguments.inspection,
         shares=_shares(arguments.shares),
@@ -239,8 +243,8 @@ def _build(arguments: argparse.Namespace) -> int:
         max_good_per_defect=arguments.max_good_per_defect,
         guard=guard,
     )
-    with Display(quiet=arguments.json) as display:
-        built = build(
+    with ProgressDisplay(quiet=arguments.json) as display:
+        built = build_dataset(
             arguments.collected,
             arguments.labels,
             arguments.base,
@@ -250,30 +254,30 @@ def _build(arguments: argparse.Namespace) -> int:
             settings=settings,
             progress=display,
         )
-    _answer(arguments, report.summary(built), list(report.show(built)))
+    _print_result(arguments, report.summary(built), list(report.describe_version(built)))
     if built.quality.is_suspicious:
         print("kensa: the labels are suspicious; look at them before training on this version.", file=sys.stderr)
         return _SUSPICIOUS_EXIT
     return 0
 
 
-def _shares(text: str) -> Shares:
+def _shares(text: str) -> SplitShares:
     try:
         train, val, test = (float(part) for part in text.split(","))
     except ValueError as error:
         raise UsageError(f"--shares {text!r}: write three numbers, such as 0.7,0.15,0.15") from error
-    return Shares(train, val, test)
+    return SplitShares(train, val, test)
 
 
 def _diff(arguments: argparse.Namespace) -> int:
-    found = report.diff(version.read(arguments.old), version.read(arguments.new))
-    _answer(arguments, found.tree(), list(found.lines()))
+    found = report.diff_versions(version.read_version(arguments.old), version.read_version(arguments.new))
+    _print_result(arguments, found.to_dict(), list(found.to_lines()))
     return 0
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    found = version.read(arguments.version)
-    _answer(arguments, report.summary(found), list(report.show(found)))
+    found = version.read_version(arguments.version)
+    _print_result(arguments, report.summary(found), list(report.describe_version(found)))
     return 0
 
 
@@ -292,14 +296,14 @@ def collected(argv: list[str]) -> int:
     back.add_argument("--collected", required=True, help="a folder, or s3://bucket/prefix")
     arguments = parser.parse_args(argv)
     storage = open_storage(arguments.collected)
-    with Display(quiet=arguments.json) as display:
+    with ProgressDisplay(quiet=arguments.json) as display:
         if arguments.command == "export":
-            copied = disk.export(storage, arguments.to, site=arguments.site, progress=display)
+            copied = disk.export_frames(storage, arguments.to, site=arguments.site, progress=display)
         else:
-            copied = disk.bring(arguments.disk, storage, progress=display)
+            copied = disk.import_frames(arguments.disk, storage, progress=display)
     tree = {"frames": copied.frames, "new": copied.new, "problems": list(copied.problems)}
     lines = [f"{copied.frames} frames, {copied.new} of them new"]
     if copied.problems:
-        lines += [f"{len(copied.problems)} were left behind:", *_told(copied.problems)]
-    _answer(arguments, tree, lines)
+        lines += [f"{len(copied.problems)} were left behind:", *_problem_lines(copied.problems)]
+    _print_result(arguments, tree, lines)
     return 0 if not copied.problems else DatasetError.exit_code

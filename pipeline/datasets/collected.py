@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from agent.errors import FrameError, MessageError
-from agent.images import MAX_IMAGE_BYTES, inspect
-from agent.wire.collected import ROOT, Collected, collected_stem, decode_collected
+from agent.images import MAX_IMAGE_BYTES, validate_encoded
+from agent.wire.collected import ROOT, FrameSidecar, collected_stem, decode_collected
 from pipeline.cloud.storage import ObjectMissingError, ObjectTooLargeError
 from pipeline.dataset import DatasetError
 
@@ -37,11 +37,11 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class CollectedFrame:
     """One kept frame."""
 
-    path: str  # of the picture, in its storage
-    sidecar: Collected
+    image_path: str  # of the picture, in its storage
+    sidecar: FrameSidecar
     verdict: Verdict  # what the sidecar holds
 
     @property
@@ -52,20 +52,20 @@ class Kept:
     @property
     def stem(self) -> str:
         """What a picture's file is called without its suffix."""
-        return self.path.rpartition("/")[2].rpartition(".")[0]
+        return self.image_path.rpartition("/")[2].rpartition(".")[0]
 
 
 @dataclass(frozen=True, slots=True)
-class Scan:
+class FrameScan:
     """Everything usable, in the order of the paths, and why the rest is not."""
 
-    kept: tuple[Kept, ...]
+    frames: tuple[CollectedFrame, ...]
     problems: tuple[str, ...]
 
 
-def scan(
+def scan_frames(
     storage: Storage, *, site: str | None = None, inspection: str | None = None, keys: Iterable[str] | None = None
-) -> Scan:
+) -> FrameScan:
     """Read all sidecars, of one site and inspection or of all; with `keys` those of these verdicts only.
 
     Raises StorageError; DatasetError for more than MAX_OBJECTS.
@@ -86,10 +86,10 @@ def scan(
             sidecars.append(stored.key)
         else:
             pictures.add(stored.key)
-    kept: dict[str, Kept] = {}
+    kept: dict[str, CollectedFrame] = {}
     ambiguous: set[str] = set()
     problems: list[str] = []
-    for found in side_by_side(lambda key: _one(storage, key, pictures), sidecars):
+    for found in map_concurrently(lambda key: _read_frame(storage, key, pictures), sidecars):
         if isinstance(found, str):
             problems.append(found)
             continue
@@ -98,16 +98,18 @@ def scan(
         other = kept.setdefault(found.key, found)
         if other.sidecar.image.sha256 != found.sidecar.image.sha256:
             ambiguous.add(found.key)
-            problems.append(f"{found.path} and {other.path} are different pictures of the verdict {found.key}")
-    usable = sorted((k for k in kept.values() if k.key not in ambiguous), key=lambda k: k.path)
-    return Scan(tuple(usable), tuple(sorted(problems)))
+            problems.append(
+                f"{found.image_path} and {other.image_path} are different pictures of the verdict {found.key}"
+            )
+    usable = sorted((k for k in kept.values() if k.key not in ambiguous), key=lambda k: k.image_path)
+    return FrameScan(tuple(usable), tuple(sorted(problems)))
 
 
-def _one(storage: Storage, key: str, pictures: set[str]) -> Kept | str:
+def _read_frame(storage: Storage, key: str, pictures: set[str]) -> CollectedFrame | str:
     """What a sidecar says, or what is wrong with it."""
     try:
         sidecar = decode_collected(storage.read(key, limit=MAX_SIDECAR_BYTES))
-        verdict = sidecar.verdict.verdict()
+        verdict = sidecar.verdict.to_verdict()
         stem = collected_stem(sidecar.site, verdict)
     except (ObjectMissingError, ObjectTooLargeError, MessageError) as error:
         return f"{key}: {error}"
@@ -118,37 +120,37 @@ def _one(storage: Storage, key: str, pictures: set[str]) -> Kept | str:
         return f"{key} has no picture {path}"
     if sidecar.crop is not None and sidecar.crop[2:] != (sidecar.image.width, sidecar.image.height):
         return f"{key}: the crop {list(sidecar.crop)} has not the size of the picture"
-    return Kept(path, sidecar, verdict)
+    return CollectedFrame(path, sidecar, verdict)
 
 
-def picture(storage: Storage, kept: Kept) -> bytes:
+def fetch_image(storage: Storage, kept: CollectedFrame) -> bytes:
     """Return the encoded picture, checked against the sidecar. Raises DatasetError, StorageError."""
     image = kept.sidecar.image
     try:
-        data = storage.read(kept.path, limit=min(image.bytes, MAX_IMAGE_BYTES))
+        data = storage.read(kept.image_path, limit=min(image.bytes, MAX_IMAGE_BYTES))
     except ObjectTooLargeError as error:
-        raise DatasetError(f"{kept.path} is longer than the {image.bytes:,} bytes of its sidecar.") from error
+        raise DatasetError(f"{kept.image_path} is longer than the {image.bytes:,} bytes of its sidecar.") from error
     if len(data) != image.bytes or hashlib.sha256(data).hexdigest() != image.sha256:
-        raise DatasetError(f"{kept.path} is not the picture that its sidecar names (length or sha256 differ).")
+        raise DatasetError(f"{kept.image_path} is not the picture that its sidecar names (length or sha256 differ).")
     try:
-        header = inspect(data)
+        header = validate_encoded(data)
     except FrameError as error:
-        raise DatasetError(f"{kept.path}: {error.detail}.") from error
+        raise DatasetError(f"{kept.image_path}: {error.detail}.") from error
     kind = {"jpeg": "jpg"}.get(header.kind, header.kind)
     if (kind, header.width, header.height) != (image.format, image.width, image.height):
         raise DatasetError(
-            f"{kept.path} is a {kind} of {header.width}x{header.height} px; its sidecar says {image.format} of "
+            f"{kept.image_path} is a {kind} of {header.width}x{header.height} px; its sidecar says {image.format} of "
             f"{image.width}x{image.height} px."
         )
     return data
 
 
-def mask(storage: Storage, kept: Kept) -> bytes | None:
+def fetch_mask(storage: Storage, kept: CollectedFrame) -> bytes | None:
     """Return the mask that people drew on the frame; None where there is none. Raises DatasetError, StorageError."""
     path, image = f"{MASKS}/{kept.key}.png", kept.sidecar.image
     try:
         data = storage.read(path, limit=MAX_IMAGE_BYTES)
-        header = inspect(data)
+        header = validate_encoded(data)
     except ObjectMissingError:
         return None
     except (ObjectTooLargeError, FrameError) as error:
@@ -158,7 +160,7 @@ def mask(storage: Storage, kept: Kept) -> bytes | None:
     return data
 
 
-def side_by_side(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+def map_concurrently(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     """Yield `work(item)` in the order of `items`, several at a time: waiting for a bucket is most of it."""
     source = iter(items)
     with ThreadPoolExecutor(_READERS, thread_name_prefix="storage-reader") as pool:

@@ -15,34 +15,34 @@ from pipeline.datasets.labels import REVIEW
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from pipeline.datasets.labels import Label, LabelBook
+    from pipeline.datasets.labels import Label, LabelHistory
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Conflict:
+class LabelConflict:
     """One picture, or several that are the same, and what was said of it."""
 
     keys: tuple[str, ...]
-    said: tuple[str, ...]  # "class (labeller, source, time)"
+    labels: tuple[str, ...]  # "class (labeller, source, time)"
 
     def __str__(self) -> str:
-        return f"{' = '.join(self.keys)}: {', '.join(self.said)}"
+        return f"{' = '.join(self.keys)}: {', '.join(self.labels)}"
 
 
-def disagreements(book: LabelBook) -> dict[str, Conflict]:
+def find_disagreements(book: LabelHistory) -> dict[str, LabelConflict]:
     """Key -> what labellers disagree about, since the last review of the key."""
     found = {}
-    for key, history in book.history.items():
+    for key, history in book.by_key.items():
         last = _last_of_each(_since_review(history))
         if len({label.label for label in last}) > 1:
             found[key] = _conflict(last)
     return found
 
 
-def changes(book: LabelBook) -> list[Conflict]:
+def find_revisions(book: LabelHistory) -> list[LabelConflict]:
     """Where a labeller contradicted an earlier label of his own; the later one holds."""
     found = []
-    for history in book.history.values():
+    for history in book.by_key.values():
         by_labeller: defaultdict[str, list[Label]] = defaultdict(list)
         for label in history:
             by_labeller[label.labeller].append(label)
@@ -50,7 +50,7 @@ def changes(book: LabelBook) -> list[Conflict]:
     return sorted(found)
 
 
-def between_same(labels: Iterable[tuple[str, Label]]) -> dict[str, Conflict]:
+def find_duplicate_conflicts(labels: Iterable[tuple[str, Label]]) -> dict[str, LabelConflict]:
     """SHA-256 of a picture -> its labels, where pictures of equal bytes have different ones."""
     by_picture: defaultdict[str, list[Label]] = defaultdict(list)
     for sha256, label in labels:
@@ -69,6 +69,6 @@ def _last_of_each(history: Sequence[Label]) -> list[Label]:
     return sorted({label.labeller: label for label in history}.values())
 
 
-def _conflict(labels: Sequence[Label]) -> Conflict:
+def _conflict(labels: Sequence[Label]) -> LabelConflict:
     keys = tuple(sorted({label.key for label in labels}))
-    return Conflict(keys, tuple(f"{x.label} ({x.labeller}, {x.source}, {x.labelled_at})" for x in labels))
+    return LabelConflict(keys, tuple(f"{x.label} ({x.labeller}, {x.source}, {x.labelled_at})" for x in labels))

@@ -22,16 +22,23 @@ from agent.errors import UsageError
 from agent.images import MAX_IMAGE_BYTES
 from agent.wire.codec import WireModel
 from agent.wire.collected import ROOT
-from pipeline.cloud.storage import FolderStorage, ObjectMissingError, ObjectTooLargeError, checked_key
+from pipeline.cloud.storage import FolderStorage, ObjectMissingError, ObjectTooLargeError, validate_key
 from pipeline.dataset import DatasetError
-from pipeline.datasets.collected import MAX_OBJECTS, MAX_SIDECAR_BYTES, SIDECAR, picture, scan, side_by_side
+from pipeline.datasets.collected import (
+    MAX_OBJECTS,
+    MAX_SIDECAR_BYTES,
+    SIDECAR,
+    fetch_image,
+    map_concurrently,
+    scan_frames,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from pipeline.cloud.storage import Storage
-    from pipeline.datasets.collected import Kept
+    from pipeline.datasets.collected import CollectedFrame
     from pipeline.training.recipe import Progress
 
 INDEX: Final = "kensa-collected.json"
@@ -49,7 +56,7 @@ class _File(WireModel):
     @classmethod
     def _stays_inside(cls, key: str) -> str:
         try:
-            return checked_key(key)
+            return validate_key(key)
         except UsageError as error:
             raise ValueError(str(error)) from error
 
@@ -60,7 +67,7 @@ class _Index(WireModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Copied:
+class TransferResult:
     """What a copy did."""
 
     frames: int  # on the disk, or named by it
@@ -68,60 +75,62 @@ class Copied:
     problems: tuple[str, ...]  # what was left behind, and why
 
 
-def export(storage: Storage, disk: Path, *, site: str | None, progress: Progress) -> Copied:
+def export_frames(storage: Storage, disk: Path, *, site: str | None, progress: Progress) -> TransferResult:
     """Copy all whole frames, of one site or of all, to the folder `disk`. Raises StorageError, DatasetError."""
-    found = scan(storage, site=site)
+    found = scan_frames(storage, site=site)
     target = FolderStorage(disk)
     disk.mkdir(parents=True, exist_ok=True)
     target.delete(INDEX)  # what is half there must not look whole
     there = {stored.key: stored.length_bytes for stored in target.list(ROOT)}
-    _need_space(disk, [k for k in found.kept if there.get(k.path) != k.sidecar.image.bytes])
+    _check_space(disk, [k for k in found.frames if there.get(k.image_path) != k.sidecar.image.bytes])
     files: list[_File] = []
     problems = list(found.problems)
     new = 0
-    done = side_by_side(lambda kept: _export_one(storage, target, kept, there), found.kept)
+    done = map_concurrently(lambda kept: _export_frame(storage, target, kept, there), found.frames)
     for number, one in enumerate(done, start=1):
         if isinstance(one, str):
             problems.append(one)
         else:
             files.extend(one.files)
             new += one.is_new
-        progress("frames", number, len(found.kept))
+        progress("frames", number, len(found.frames))
     ordered = tuple(sorted(files, key=lambda f: f.key))
     target.write(INDEX, _Index(files=ordered).model_dump_json().encode())
-    return Copied(len(ordered) // 2, new, tuple(problems))
+    return TransferResult(len(ordered) // 2, new, tuple(problems))
 
 
 @dataclass(frozen=True, slots=True)
-class _One:
+class _FramePair:
     files: tuple[_File, _File]
     is_new: bool
 
 
-def _export_one(storage: Storage, target: FolderStorage, kept: Kept, there: dict[str, int]) -> _One | str:
-    side = kept.path.rpartition(".")[0] + SIDECAR
+def _export_frame(
+    storage: Storage, target: FolderStorage, kept: CollectedFrame, there: dict[str, int]
+) -> _FramePair | str:
+    side = kept.image_path.rpartition(".")[0] + SIDECAR
     image = kept.sidecar.image
     try:
         sidecar = storage.read(side, limit=MAX_SIDECAR_BYTES)
         is_new = not (
-            there.get(kept.path) == image.bytes
-            and _digest(target.read(kept.path, limit=image.bytes)) == image.sha256
+            there.get(kept.image_path) == image.bytes
+            and _digest(target.read(kept.image_path, limit=image.bytes)) == image.sha256
             and there.get(side) == len(sidecar)
             and target.read(side, limit=MAX_SIDECAR_BYTES) == sidecar
         )
         if is_new:
-            target.write(kept.path, picture(storage, kept))
+            target.write(kept.image_path, fetch_image(storage, kept))
             target.write(side, sidecar)
     except (DatasetError, ObjectMissingError, ObjectTooLargeError) as error:
         return str(error)
     files = (
-        _File(key=kept.path, sha256=image.sha256, length_bytes=image.bytes),
+        _File(key=kept.image_path, sha256=image.sha256, length_bytes=image.bytes),
         _File(key=side, sha256=_digest(sidecar), length_bytes=len(sidecar)),
     )
-    return _One(files, is_new)
+    return _FramePair(files, is_new)
 
 
-def _need_space(disk: Path, missing: Sequence[Kept]) -> None:
+def _check_space(disk: Path, missing: Sequence[CollectedFrame]) -> None:
     needed = sum(kept.sidecar.image.bytes + MAX_SIDECAR_BYTES for kept in missing)
     free = shutil.disk_usage(disk).free
     if free < needed + RESERVE_BYTES:
@@ -131,7 +140,7 @@ def _need_space(disk: Path, missing: Sequence[Kept]) -> None:
         )
 
 
-def bring(disk: Path, storage: Storage, *, progress: Progress) -> Copied:
+def import_frames(disk: Path, storage: Storage, *, progress: Progress) -> TransferResult:
     """Copy the frames that the disk's index names into the storage. Raises StorageError, DatasetError.
 
     A frame whose files differ from the index, or that the storage holds with other content, stays behind and is told.
@@ -151,14 +160,14 @@ def bring(disk: Path, storage: Storage, *, progress: Progress) -> Copied:
         else:
             frames.append((image, file))
     new = 0
-    done = side_by_side(lambda pair: _bring_one(source, storage, *pair), frames)
+    done = map_concurrently(lambda pair: _import_frame(source, storage, *pair), frames)
     for number, one in enumerate(done, start=1):
         if isinstance(one, str):
             problems.append(one)
         else:
             new += one
         progress("frames", number, len(frames))
-    return Copied(len(frames), new, tuple(problems))
+    return TransferResult(len(frames), new, tuple(problems))
 
 
 def _read_index(source: FolderStorage, disk: Path) -> _Index:
@@ -175,17 +184,17 @@ def _read_index(source: FolderStorage, disk: Path) -> _Index:
         raise DatasetError(f"{disk}/{INDEX} is damaged: {where}: {first['msg']}. Export again.") from error
 
 
-def _bring_one(source: FolderStorage, storage: Storage, image: _File, sidecar: _File) -> bool | str:
+def _import_frame(source: FolderStorage, storage: Storage, image: _File, sidecar: _File) -> bool | str:
     """True when it was copied, False when it was there; else why not."""
     try:
-        data = _checked(source, sidecar)
+        data = _read_verified(source, sidecar)
         if isinstance(data, str):
             return data
         if storage.exists(sidecar.key):
             if storage.read(sidecar.key, limit=MAX_SIDECAR_BYTES) == data:
                 return False
             return f"{sidecar.key} is in {storage.uri} with other content: two devices write under one name"
-        pixels = _checked(source, image)
+        pixels = _read_verified(source, image)
         if isinstance(pixels, str):
             return pixels
     except (ObjectMissingError, ObjectTooLargeError) as error:
@@ -195,7 +204,7 @@ def _bring_one(source: FolderStorage, storage: Storage, image: _File, sidecar: _
     return True
 
 
-def _checked(source: FolderStorage, file: _File) -> bytes | str:
+def _read_verified(source: FolderStorage, file: _File) -> bytes | str:
     data = source.read(file.key, limit=file.length_bytes)
     if len(data) == file.length_bytes and _digest(data) == file.sha256:
         return data

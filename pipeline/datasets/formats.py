@@ -21,19 +21,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from agent.errors import MessageError
-from agent.picture_files import OTHER_KINDS, SUFFIXES
-from agent.wire.codec import strict_json
+from agent.picture_files import IMAGE_SUFFIXES, UNSUPPORTED_KINDS
+from agent.wire.codec import parse_strict_json
 from agent.wire.collected import ROOT, CollectReason
 from pipeline.dataset import DatasetError
-from pipeline.datasets.conflicts import disagreements
-from pipeline.datasets.labels import EXCLUDE, Label, checked_label, read_table, says_defect
+from pipeline.datasets.conflicts import find_disagreements
+from pipeline.datasets.labels import EXCLUDE, Label, is_defect_class, read_table, validate_label
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
 
-    from pipeline.datasets.collected import Kept, Scan
-    from pipeline.datasets.labels import LabelBook
+    from pipeline.datasets.collected import CollectedFrame, FrameScan
+    from pipeline.datasets.labels import LabelHistory
 
 ATTRIBUTE: Final = "kensa"  # what our own manifests call the label
 GOOD: Final = "ok"  # the class of a picture in which no box was drawn
@@ -46,7 +46,7 @@ _URGENCY: Final = (CollectReason.UNSURE, CollectReason.DISAGREEMENT, CollectReas
 
 
 @dataclass(frozen=True, slots=True)
-class Imported:
+class LabelImport:
     """Labels, and what could not be used."""
 
     labels: tuple[Label, ...]
@@ -54,7 +54,7 @@ class Imported:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Defaults:
+class ImportOptions:
     """What a file does not say of its labels."""
 
     now: datetime
@@ -66,17 +66,17 @@ class Defaults:
     attribute: str | None = None  # of Ground Truth, where a manifest has several
 
 
-class Index:
+class FrameIndex:
     """Collected frames by whatever may name them."""
 
-    def __init__(self, found: Scan) -> None:
-        self._by_path = {kept.path: kept for kept in found.kept}
-        self._by_sha = {kept.sidecar.image.sha256: kept for kept in reversed(found.kept)}
-        self._by_stem: defaultdict[str, list[Kept]] = defaultdict(list)
-        for kept in found.kept:
+    def __init__(self, found: FrameScan) -> None:
+        self._by_path = {kept.image_path: kept for kept in found.frames}
+        self._by_sha = {kept.sidecar.image.sha256: kept for kept in reversed(found.frames)}
+        self._by_stem: defaultdict[str, list[CollectedFrame]] = defaultdict(list)
+        for kept in found.frames:
             self._by_stem[kept.stem].append(kept)
 
-    def by_name(self, name: str) -> Kept | str:
+    def by_name(self, name: str) -> CollectedFrame | str:
         """The frame that a place or file name means, or why there is none."""
         at = name.find(f"{ROOT}/")
         if at >= 0 and name[at:] in self._by_path:
@@ -86,7 +86,7 @@ class Index:
             return found[0]
         return f"{name[:200]} is {'the name of several collected frames' if found else 'no collected frame'}"
 
-    def by_content(self, path: Path) -> Kept | str:
+    def by_content(self, path: Path) -> CollectedFrame | str:
         """The frame with the very bytes of a file, else the one with its name."""
         try:
             if path.stat().st_size > _MAX_PICTURE_BYTES:
@@ -100,7 +100,7 @@ class Index:
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def read_ground_truth(data: bytes, where: str, index: Index, defaults: Defaults) -> Imported:
+def read_ground_truth(data: bytes, where: str, index: FrameIndex, defaults: ImportOptions) -> LabelImport:
     """Read an output manifest. Raises DatasetError for a line that is no JSON or has no label attribute to choose."""
     labels: list[Label] = []
     problems: list[str] = []
@@ -109,22 +109,22 @@ def read_ground_truth(data: bytes, where: str, index: Index, defaults: Defaults)
             continue
         place = f"{where}, line {number}"
         try:
-            entry = strict_json(line, limit=_MAX_LINE_BYTES)
+            entry = parse_strict_json(line, limit=_MAX_LINE_BYTES)
         except MessageError as error:
             raise DatasetError(f"{place}: {error} Give the output manifest of a labelling job.") from error
         attribute = _attribute(entry, place, defaults.attribute)
         try:
-            labels.append(_of_entry(entry, attribute, index, defaults))
+            labels.append(_label_of_entry(entry, attribute, index, defaults))
         except (_UnusableError, DatasetError) as error:
             problems.append(f"{place}: {error}")
-    return Imported(tuple(labels), tuple(problems))
+    return LabelImport(tuple(labels), tuple(problems))
 
 
 class _UnusableError(Exception):
     """One entry of a manifest gives no label; the text says why."""
 
 
-def _of_entry(entry: dict[str, Any], attribute: str, index: Index, defaults: Defaults) -> Label:
+def _label_of_entry(entry: dict[str, Any], attribute: str, index: FrameIndex, defaults: ImportOptions) -> Label:
     meta, reference = entry.get(attribute + _META), entry.get("source-ref")
     if not isinstance(meta, dict) or not isinstance(reference, str):
         raise _UnusableError(f"source-ref or {attribute}{_META} is missing")
@@ -142,12 +142,12 @@ def _of_entry(entry: dict[str, Any], attribute: str, index: Index, defaults: Def
     values = {
         "key": kept.key,
         "label": class_name,
-        "is_defect": says_defect(class_name, defaults.good),
+        "is_defect": is_defect_class(class_name, defaults.good),
         "source": defaults.source or f"groundtruth:{job}"[:128],
         "labeller": defaults.labeller or job[:128],
         "labelled_at": str(meta.get("creation-date", "")),
     }
-    return checked_label(values, reference[:200], now=defaults.now)
+    return validate_label(values, reference[:200], now=defaults.now)
 
 
 def _attribute(entry: Mapping[str, Any], place: str, wanted: str | None) -> str:
@@ -166,17 +166,19 @@ def _class_of(meta: Mapping[str, Any], value: Any) -> tuple[str, float]:
     """The class and the confidence, in [0, 1]. Raises _UnusableError."""
     kind = str(meta.get("type", "")).removeprefix(_TYPE)
     if kind == "image-classification":
-        return _named(meta.get("class-name"), meta.get("confidence"))
+        return _checked_class(meta.get("class-name"), meta.get("confidence"))
     if kind == "image-classification-multilabel" and isinstance(value, list):
         if len(value) != 1:
             raise _UnusableError(f"it has {len(value)} classes; one is needed")
-        return _named(_object(meta, "class-map").get(str(value[0])), _object(meta, "confidence-map").get(str(value[0])))
+        return _checked_class(
+            _object(meta, "class-map").get(str(value[0])), _object(meta, "confidence-map").get(str(value[0]))
+        )
     if kind == "object-detection" and isinstance(value, dict) and isinstance(value.get("annotations"), list):
         boxes = [box for box in value["annotations"] if isinstance(box, dict)]
         if not boxes:
             return GOOD, 1.0
         largest = max(boxes, key=lambda box: _number(box.get("width")) * _number(box.get("height")))
-        return _named(_object(meta, "class-map").get(str(largest.get("class_id"))), 1.0)
+        return _checked_class(_object(meta, "class-map").get(str(largest.get("class_id"))), 1.0)
     raise _UnusableError(
         f"labels of type {str(meta.get('type'))[:80]!r} are not read; image-classification, "
         "image-classification-multilabel and object-detection are"
@@ -190,7 +192,7 @@ def _object(meta: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return found
 
 
-def _named(name: Any, confidence: Any) -> tuple[str, float]:
+def _checked_class(name: Any, confidence: Any) -> tuple[str, float]:
     if not isinstance(name, str):
         raise _UnusableError("the class has no name")
     return re.sub(r"\s+", "_", name.strip()), _number(confidence)
@@ -202,7 +204,7 @@ def _number(value: Any) -> float:
     return float(value)
 
 
-def read_csv(data: bytes, where: str, index: Index | None, defaults: Defaults) -> Imported:
+def read_csv(data: bytes, where: str, index: FrameIndex | None, defaults: ImportOptions) -> LabelImport:
     """Read a CSV with `label`, and `key` or (to be looked up) `path`. Raises DatasetError for a row that is wrong."""
     problems: list[str] = []
 
@@ -221,17 +223,17 @@ def read_csv(data: bytes, where: str, index: Index | None, defaults: Defaults) -
         "labelled_at": defaults.now.isoformat(),
     }
     labels = read_table(data, where, now=defaults.now, defaults=base, good=defaults.good, key_of=key_of)
-    return Imported(tuple(labels), tuple(problems))
+    return LabelImport(tuple(labels), tuple(problems))
 
 
-def read_folder(folder: Path, index: Index, defaults: Defaults) -> Imported:
+def read_folder(folder: Path, index: FrameIndex, defaults: ImportOptions) -> LabelImport:
     """Read CLASS/PICTURE files, as `write_folder` lays them out and a person sorted them. Raises DatasetError."""
     labels: list[Label] = []
     problems: list[str] = []
     for path in sorted(folder.glob("*/*")):
-        if path.suffix.lower() in OTHER_KINDS:
+        if path.suffix.lower() in UNSUPPORTED_KINDS:
             problems.append(f"{path}: a picture of this kind is not read; save it as PNG, JPEG or BMP")
-        if path.suffix.lower() not in SUFFIXES or not path.is_file():
+        if path.suffix.lower() not in IMAGE_SUFFIXES or not path.is_file():
             continue
         kept = index.by_content(path)
         if isinstance(kept, str):
@@ -241,24 +243,26 @@ def read_folder(folder: Path, index: Index, defaults: Defaults) -> Imported:
         values = {
             "key": kept.key,
             "label": class_name,
-            "is_defect": says_defect(class_name, defaults.good),
+            "is_defect": is_defect_class(class_name, defaults.good),
             "source": defaults.source or f"folder:{folder.name}"[:128],
             "labeller": defaults.labeller or "unknown",
             "labelled_at": defaults.now.isoformat(),
         }
-        labels.append(checked_label(values, str(path), now=defaults.now))
+        labels.append(validate_label(values, str(path), now=defaults.now))
     if not labels and not problems:
-        raise DatasetError(f"{folder} holds no pictures as CLASS/NAME.png; endings are {', '.join(sorted(SUFFIXES))}.")
-    return Imported(tuple(labels), tuple(problems))
+        raise DatasetError(
+            f"{folder} holds no pictures as CLASS/NAME.png; endings are {', '.join(sorted(IMAGE_SUFFIXES))}."
+        )
+    return LabelImport(tuple(labels), tuple(problems))
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-def to_ground_truth(book: LabelBook, found: Scan, uri: str) -> Iterator[str]:
+def to_ground_truth(book: LabelHistory, found: FrameScan, uri: str) -> Iterator[str]:
     """The labels that hold, as lines of an output manifest whose attribute is `kensa`."""
-    classes = sorted({history[-1].label for history in book.history.values()})
-    for kept in found.kept:
+    classes = sorted({history[-1].label for history in book.by_key.values()})
+    for kept in found.frames:
         label = book.latest(kept.key)
         if label is not None and label.label != EXCLUDE:
             meta = {
@@ -269,18 +273,24 @@ def to_ground_truth(book: LabelBook, found: Scan, uri: str) -> Iterator[str]:
                 "job-name": label.source,
                 "type": f"{_TYPE}image-classification",
             }
-            line = {"source-ref": f"{uri}/{kept.path}", ATTRIBUTE: classes.index(label.label), ATTRIBUTE + _META: meta}
+            line = {
+                "source-ref": f"{uri}/{kept.image_path}",
+                ATTRIBUTE: classes.index(label.label),
+                ATTRIBUTE + _META: meta,
+            }
             yield json.dumps(line, separators=(",", ":"))
 
 
-def to_label(found: Scan, book: LabelBook, *, conflicts: bool, limit: int | None) -> Sequence[Kept]:
+def frames_to_label(
+    found: FrameScan, book: LabelHistory, *, conflicts: bool, limit: int | None
+) -> Sequence[CollectedFrame]:
     """Frames that somebody should look at: without a label, or in conflict; the most telling ones first."""
-    open_ones = disagreements(book)
-    wanted = [k for k in found.kept if (k.key in open_ones if conflicts else k.key not in book.history)]
-    return sorted(wanted, key=lambda k: (_URGENCY.index(k.sidecar.reason), k.path))[:limit]
+    open_ones = find_disagreements(book)
+    wanted = [k for k in found.frames if (k.key in open_ones if conflicts else k.key not in book.by_key)]
+    return sorted(wanted, key=lambda k: (_URGENCY.index(k.sidecar.reason), k.image_path))[:limit]
 
 
-def class_to_sort(kept: Kept, book: LabelBook) -> str:
+def suggested_class(kept: CollectedFrame, book: LabelHistory) -> str:
     """The class folder in which a person finds the picture: its label's, else what the model said."""
     label = book.latest(kept.key)
     return label.label if label is not None else kept.verdict.judgement.class_name or GOOD

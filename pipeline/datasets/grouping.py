@@ -16,7 +16,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from pipeline.datasets.lookalikes import near_duplicates
+from pipeline.datasets.lookalikes import find_near_duplicates
 from pipeline.datasets.version import SPLITS
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class Shares:
+class SplitShares:
     """Of the pictures that each split should get."""
 
     train: float = 0.7
@@ -55,7 +55,7 @@ class Shares:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SplitPlace:
     """Where a picture goes."""
 
     group: str
@@ -63,15 +63,15 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Arrangement:
+class SplitAssignment:
     """By sha256; what is in neither is not there."""
 
-    places: Mapping[str, Place]
+    places: Mapping[str, SplitPlace]
     straddling: tuple[str, ...]  # new pictures that are left out
-    near: tuple[tuple[str, str], ...]  # near-duplicates
+    near_duplicates: tuple[tuple[str, str], ...]  # near-duplicates
 
 
-class _Union:
+class _UnionFind:
     """Disjoint sets of 0..n-1; the smallest member stands for its set."""
 
     def __init__(self, count: int) -> None:
@@ -88,10 +88,10 @@ class _Union:
         self._parent[second] = first
 
 
-def arrange(members: Iterable[Member], *, seed: int, neighbour_s: float, shares: Shares) -> Arrangement:
+def assign_splits(members: Iterable[Member], *, seed: int, neighbour_s: float, shares: SplitShares) -> SplitAssignment:
     """Place all members. Each sha256 is there once; `neighbour_s` seconds make two pictures of a camera neighbours."""
     ordered = sorted(members, key=lambda m: m.sha256)
-    union = _Union(len(ordered))
+    union = _UnionFind(len(ordered))
     _join_equal(union, [m.part for m in ordered])
     _join_equal(union, [m.group for m in ordered])
     _join_neighbours(union, ordered, int(neighbour_s * _US_PER_S))
@@ -99,11 +99,11 @@ def arrange(members: Iterable[Member], *, seed: int, neighbour_s: float, shares:
     sets: defaultdict[int, list[Member]] = defaultdict(list)
     for number, member in enumerate(ordered):
         sets[union.find(number)].append(member)
-    places: dict[str, Place] = {}
+    places: dict[str, SplitPlace] = {}
     straddling: list[str] = []
     fresh: list[list[Member]] = []
     for group in sets.values():
-        settled = {m.sha256: Place(m.group or m.sha256[:16], m.split) for m in group if m.split is not None}
+        settled = {m.sha256: SplitPlace(m.group or m.sha256[:16], m.split) for m in group if m.split is not None}
         places.update(settled)
         new = [m for m in group if m.split is None]
         if len({place.split for place in settled.values()}) > 1:
@@ -114,28 +114,28 @@ def arrange(members: Iterable[Member], *, seed: int, neighbour_s: float, shares:
         else:
             fresh.append(new)
     class_of = {m.sha256: m.class_name for m in ordered}
-    _deal(fresh, places, class_of, seed=seed, shares=shares)
-    return Arrangement(places, tuple(sorted(straddling)), near)
+    _assign_new_groups(fresh, places, class_of, seed=seed, shares=shares)
+    return SplitAssignment(places, tuple(sorted(straddling)), near)
 
 
-def _join_equal(union: _Union, values: Sequence[str | None]) -> None:
+def _join_equal(union: _UnionFind, values: Sequence[str | None]) -> None:
     first: dict[str, int] = {}
     for number, value in enumerate(values):
         if value is not None:
             union.join(first.setdefault(value, number), number)
 
 
-def _join_near(union: _Union, members: Sequence[Member]) -> tuple[tuple[str, str], ...]:
+def _join_near(union: _UnionFind, members: Sequence[Member]) -> tuple[tuple[str, str], ...]:
     numbers = [i for i, m in enumerate(members) if m.fingerprint is not None]
     prints = [m.fingerprint for m in members if m.fingerprint is not None]
     found = []
-    for one, other in near_duplicates(prints, [members[i].view for i in numbers]):
+    for one, other in find_near_duplicates(prints, [members[i].view for i in numbers]):
         union.join(numbers[one], numbers[other])
         found.append((members[numbers[one]].sha256, members[numbers[other]].sha256))
     return tuple(found)
 
 
-def _join_neighbours(union: _Union, members: Sequence[Member], within_us: int) -> None:
+def _join_neighbours(union: _UnionFind, members: Sequence[Member], within_us: int) -> None:
     by_view: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
     for number, member in enumerate(members):
         if member.view and member.captured_utc_us is not None:
@@ -156,13 +156,13 @@ def _join_neighbours(union: _Union, members: Sequence[Member], within_us: int) -
             free, since = (time, number), []
 
 
-def _deal(
+def _assign_new_groups(
     groups: list[list[Member]],
-    places: dict[str, Place],
+    places: dict[str, SplitPlace],
     class_of: Mapping[str, str],
     *,
     seed: int,
-    shares: Shares,
+    shares: SplitShares,
 ) -> None:
     """Give each group the split in which its classes are furthest below their share; a tie goes to train."""
     have: Counter[tuple[Split, str]] = Counter()
@@ -185,5 +185,5 @@ def _deal(
             name += "."
         taken.add(name)
         for member in group:
-            places[member.sha256] = Place(name, split)
+            places[member.sha256] = SplitPlace(name, split)
             have[split, member.class_name] += 1

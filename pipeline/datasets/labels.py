@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from agent.errors import MessageError
-from agent.wire.codec import MAX_INT, is_name, strict_json
+from agent.wire.codec import MAX_INT, is_name, parse_strict_json
 from pipeline.cloud.storage import Storage, StorageError, open_storage
 from pipeline.dataset import GOOD_CLASSES, DatasetError
 
@@ -63,7 +63,7 @@ class Label:
 COLUMNS: Final = tuple(field.name for field in fields(Label))
 
 
-def checked_label(values: Mapping[str, Any], where: str, *, now: datetime) -> Label:
+def validate_label(values: Mapping[str, Any], where: str, *, now: datetime) -> Label:
     """Return the label that `values` stand for. Raises DatasetError, which begins with `where`."""
     unknown, missing = set(values) - set(COLUMNS), set(COLUMNS) - set(values)
     if unknown or missing:
@@ -107,19 +107,19 @@ def canonical_time(text: str, where: str, *, now: datetime) -> str:
     return utc.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def says_defect(class_name: str, good: Iterable[str] = ()) -> bool:
+def is_defect_class(class_name: str, good: Iterable[str] = ()) -> bool:
     """Whether a class is a defect, where nothing says so: not when it is called ok, good or normal, or is in `good`."""
     return class_name != EXCLUDE and class_name not in GOOD_CLASSES and class_name not in set(good)
 
 
 @dataclass(frozen=True, slots=True)
-class LabelBook:
+class LabelHistory:
     """All labels of all keys; of each key sorted, the one that holds last."""
 
-    history: Mapping[str, tuple[Label, ...]]
+    by_key: Mapping[str, tuple[Label, ...]]
 
     @classmethod
-    def of(cls, labels: Iterable[Label]) -> LabelBook:
+    def from_labels(cls, labels: Iterable[Label]) -> LabelHistory:
         """The book of these labels; their order and repetition do not matter."""
         by_key: defaultdict[str, set[Label]] = defaultdict(set)
         for label in labels:
@@ -128,17 +128,17 @@ class LabelBook:
 
     def latest(self, key: str) -> Label | None:
         """The label that holds."""
-        history = self.history.get(key)
+        history = self.by_key.get(key)
         return history[-1] if history else None
 
-    def says_already(self, label: Label) -> bool:
+    def is_repeat(self, label: Label) -> bool:
         """Whether the last that this labeller said of the picture, in this source, is the same."""
-        own = [x for x in self.history.get(label.key, ()) if x.labeller == label.labeller]
+        own = [x for x in self.by_key.get(label.key, ()) if x.labeller == label.labeller]
         return bool(own) and replace(own[-1], labelled_at=label.labelled_at) == label
 
     def all(self) -> Iterator[Label]:
         """Every label, in the order of keys and times."""
-        for history in self.history.values():
+        for history in self.by_key.values():
             yield from history
 
     @property
@@ -164,16 +164,16 @@ class LabelStore:
         Without `repeats` a label that says again what its labeller said last is left out: a file without times says
         the same with a new one at each import.
         """
-        book = self.book() if self._is_there() else LabelBook.of(())
+        book = self.load() if self._has_labels() else LabelHistory.from_labels(())
         new = sorted(set(labels) - set(book.all()))
         if not repeats:
-            new = [label for label in new if not book.says_already(label)]
+            new = [label for label in new if not book.is_repeat(label)]
         if new:
             data = "".join(label.line() + "\n" for label in new).encode()
             self._storage.create(f"{ROOT}{hashlib.sha256(data).hexdigest()}.jsonl", data)
         return len(new)
 
-    def book(self) -> LabelBook:
+    def load(self) -> LabelHistory:
         """Read everything."""
         found: list[Label] = []
         for stored in self._storage.list(ROOT):
@@ -186,9 +186,9 @@ class LabelStore:
             found.extend(read_lines(data, f"{self._storage.uri}/{stored.key}", now=self._now()))
             if len(found) > MAX_LABELS:
                 raise DatasetError(f"{self._storage.uri}: more than {MAX_LABELS:,} labels.")
-        return LabelBook.of(found)
+        return LabelHistory.from_labels(found)
 
-    def _is_there(self) -> bool:
+    def _has_labels(self) -> bool:
         try:
             return next(iter(self._storage.list(ROOT)), None) is not None
         except StorageError:
@@ -200,10 +200,10 @@ def read_lines(data: bytes, where: str, *, now: datetime) -> Iterator[Label]:
     for number, line in enumerate(data.splitlines(), start=1):
         place = f"{where}, line {number}"
         try:
-            values = strict_json(line, limit=_MAX_LINE_BYTES)
+            values = parse_strict_json(line, limit=_MAX_LINE_BYTES)
         except MessageError as error:
             raise DatasetError(f"{place}: {error}") from error
-        yield checked_label(values, place, now=now)
+        yield validate_label(values, place, now=now)
 
 
 def read_table(
@@ -237,31 +237,31 @@ def read_table(
             if key is None:
                 continue
             values = {**defaults, **{name: row[name] for name in COLUMNS if row.get(name)}, "key": key}
-            values["is_defect"] = _truth(values.get("is_defect"), str(values.get("label", "")), place, good)
-            yield checked_label(values, place, now=now)
+            values["is_defect"] = _parse_is_defect(values.get("is_defect"), str(values.get("label", "")), place, good)
+            yield validate_label(values, place, now=now)
     except (UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{where} cannot be read as CSV in UTF-8: {error}.") from error
 
 
-def _truth(given: Any, class_name: str, where: str, good: Iterable[str]) -> bool:
+def _parse_is_defect(given: Any, class_name: str, where: str, good: Iterable[str]) -> bool:
     if given is None or given == "":
-        return says_defect(class_name, good)
+        return is_defect_class(class_name, good)
     found = {"true": True, "1": True, "false": False, "0": False}.get(str(given).lower())
     if found is None:
         raise DatasetError(f"{where}: is_defect is {given!r}; true, false, 1, 0 or nothing are allowed.")
     return found
 
 
-def open_labels(labels: Storage | Path | str, *, now: Callable[[], datetime] = utc_now) -> LabelBook:
+def load_labels(labels: Storage | Path | str, *, now: Callable[[], datetime] = utc_now) -> LabelHistory:
     """Read labels from a store (folder, s3://, or an open one) or from one .jsonl or .csv file."""
     if isinstance(labels, Path | str):
         if "://" not in str(labels) and Path(labels).is_file():
-            return LabelBook.of(_file(Path(labels), now()))
+            return LabelHistory.from_labels(_read_file(Path(labels), now()))
         labels = open_storage(labels)
-    return LabelStore(labels, now=now).book()
+    return LabelStore(labels, now=now).load()
 
 
-def _file(path: Path, now: datetime) -> Iterator[Label]:
+def _read_file(path: Path, now: datetime) -> Iterator[Label]:
     try:
         data = path.read_bytes()
     except OSError as error:

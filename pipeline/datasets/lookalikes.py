@@ -53,7 +53,7 @@ def fingerprint(pixels: Pixels) -> bytes:
     return np.packbits(2 * cells[:, 1:-1] > cells[:, :-2] + cells[:, 2:]).tobytes()
 
 
-def near_duplicates(fingerprints: Sequence[bytes], views: Sequence[str]) -> list[tuple[int, int]]:
+def find_near_duplicates(fingerprints: Sequence[bytes], views: Sequence[str]) -> list[tuple[int, int]]:
     """Return pairs (i, j), i < j, of near-duplicates that connect every group of them; sorted.
 
     `views[i]` is the camera that took picture i. The order of the pictures may decide which pairs stand for a large
@@ -68,11 +68,11 @@ def near_duplicates(fingerprints: Sequence[bytes], views: Sequence[str]) -> list
             rows = np.array(members, np.int64)
             packed = np.frombuffer(b"".join(fingerprints[i] for i in members), np.uint8)
             bits = np.unpackbits(packed.reshape(len(members), HASH_BYTES), axis=1)
-            found.update((int(rows[a]), int(rows[b])) for a, b in _pairs(bits))
+            found.update((int(rows[a]), int(rows[b])) for a, b in _matching_pairs(bits))
     return sorted(found)
 
 
-def _pairs(bits: Bits) -> set[tuple[int, int]]:
+def _matching_pairs(bits: Bits) -> set[tuple[int, int]]:
     if len(bits) >= _MIN_PICTURES:
         share = bits.mean(axis=0)
         bits = bits[:, (share >= _INFORMATIVE) & (share <= 1 - _INFORMATIVE)]

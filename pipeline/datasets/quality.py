@@ -22,19 +22,19 @@ from typing import TYPE_CHECKING, Final
 from agent.records import Outcome
 from agent.statistics import wilson
 from pipeline.datasets.labels import EXCLUDE, REVIEW
-from pipeline.datasets.version import Suspicion
+from pipeline.datasets.version import LabelSuspicion
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from pipeline.datasets.collected import Kept
-    from pipeline.datasets.labels import Label, LabelBook
+    from pipeline.datasets.collected import CollectedFrame
+    from pipeline.datasets.labels import Label, LabelHistory
 
 ALL: Final = "all"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Guard:
+class LabelQualityLimits:
     """From where on a batch of labels is suspicious; shares in [0, 1]."""
 
     confident: float = 0.8  # a defect's score from here on, and an ok part's up to 1 - this, is a confident verdict
@@ -46,7 +46,7 @@ class Guard:
 
 
 @dataclass(slots=True)
-class _Tally:
+class _WeightedShare:
     """Contradictions among weighted observations."""
 
     weight: float = 0.0
@@ -73,22 +73,27 @@ class _Tally:
         return wilson(round(self.share * effective), effective)[0]
 
 
-def suspicions(
-    labels: Iterable[tuple[Label, Kept]], book: LabelBook, established: Mapping[str, str], guard: Guard
-) -> tuple[Suspicion, ...]:
+def check_labels(
+    labels: Iterable[tuple[Label, CollectedFrame]],
+    book: LabelHistory,
+    established: Mapping[str, str],
+    guard: LabelQualityLimits,
+) -> tuple[LabelSuspicion, ...]:
     """Judge every source of the new `labels`, and all together; `established` is key -> class in the base version."""
-    by_source: defaultdict[str, list[tuple[Label, Kept]]] = defaultdict(list)
+    by_source: defaultdict[str, list[tuple[Label, CollectedFrame]]] = defaultdict(list)
     for label, kept in sorted(labels, key=lambda pair: pair[0]):
         by_source[label.source].append((label, kept))
         by_source[ALL].append((label, kept))
     overlaps = _overlaps(book, established)
-    return tuple(_suspicion(name, found, overlaps[name], guard) for name, found in sorted(by_source.items()))
+    return tuple(_check_source(name, found, overlaps[name], guard) for name, found in sorted(by_source.items()))
 
 
-def _suspicion(source: str, labels: list[tuple[Label, Kept]], overlap: _Tally, guard: Guard) -> Suspicion:
-    everything, passed, rejected = _Tally(), _Tally(), _Tally()
+def _check_source(
+    source: str, labels: list[tuple[Label, CollectedFrame]], overlap: _WeightedShare, guard: LabelQualityLimits
+) -> LabelSuspicion:
+    everything, passed, rejected = _WeightedShare(), _WeightedShare(), _WeightedShare()
     for label, kept in labels:
-        said = _confident(kept, guard)
+        said = _confident_outcome(kept, guard)
         if said is None or label.label == EXCLUDE:
             continue
         against = label.is_defect != (said is Outcome.DEFECT)
@@ -105,7 +110,7 @@ def _suspicion(source: str, labels: list[tuple[Label, Kept]], overlap: _Tally, g
         for tally, limit, text in checks
         if tally.count >= guard.min_evidence and tally.low > limit
     )
-    return Suspicion(
+    return LabelSuspicion(
         source=source,
         labels=len(labels),
         confident=everything.count,
@@ -119,7 +124,7 @@ def _suspicion(source: str, labels: list[tuple[Label, Kept]], overlap: _Tally, g
     )
 
 
-def _confident(kept: Kept, guard: Guard) -> Outcome | None:
+def _confident_outcome(kept: CollectedFrame, guard: LabelQualityLimits) -> Outcome | None:
     judgement = kept.verdict.judgement
     if judgement.outcome is Outcome.DEFECT and judgement.score >= guard.confident:
         return Outcome.DEFECT
@@ -128,10 +133,10 @@ def _confident(kept: Kept, guard: Guard) -> Outcome | None:
     return None
 
 
-def _overlaps(book: LabelBook, established: Mapping[str, str]) -> defaultdict[str, _Tally]:
+def _overlaps(book: LabelHistory, established: Mapping[str, str]) -> defaultdict[str, _WeightedShare]:
     """Source -> how its labels agree with what was said before of the same pictures."""
-    tallies: defaultdict[str, _Tally] = defaultdict(_Tally)
-    for key, history in book.history.items():
+    tallies: defaultdict[str, _WeightedShare] = defaultdict(_WeightedShare)
+    for key, history in book.by_key.items():
         first = history[0]
         known = established.get(key, first.label)
         last = {label.source: label for label in history if label.source != REVIEW}

@@ -11,11 +11,11 @@ from pipeline.datasets.version import SPLITS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from pipeline.datasets.version import DatasetVersion, Quality, SampleEntry
+    from pipeline.datasets.version import DatasetQuality, DatasetVersion, SampleEntry
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class VersionDiff:
     """What leads from version `old` to version `new`. By SHA-256, sorted; swapping the versions inverts it."""
 
     old: str  # digests
@@ -30,7 +30,7 @@ class Difference:
         """Whether the same pictures have the same classes in the same splits."""
         return not (self.added or self.removed or self.relabelled or self.moved)
 
-    def tree(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """For --json: numbers by class, and the pictures."""
         return {
             "old": self.old,
@@ -47,7 +47,7 @@ class Difference:
             },
         }
 
-    def lines(self) -> Iterator[str]:
+    def to_lines(self) -> Iterator[str]:
         """For a person."""
         yield f"{self.old[:12]} -> {self.new[:12]}"
         if self.is_empty:
@@ -63,12 +63,12 @@ class Difference:
                 yield from (f"  {name}: {count}" for name, count in counts.items())
 
 
-def diff(old: DatasetVersion, new: DatasetVersion) -> Difference:
+def diff_versions(old: DatasetVersion, new: DatasetVersion) -> VersionDiff:
     """Compare two versions by the digests of their pictures."""
     before = {s.sha256: s for s in old.samples}
     after = {s.sha256: s for s in new.samples}
     both = sorted(before.keys() & after.keys())
-    return Difference(
+    return VersionDiff(
         old=old.digest,
         new=new.digest,
         added=tuple((sha, after[sha].class_name) for sha in sorted(after.keys() - before.keys())),
@@ -105,7 +105,7 @@ def summary(version: DatasetVersion) -> dict[str, Any]:
     }
 
 
-def show(version: DatasetVersion) -> Iterator[str]:
+def describe_version(version: DatasetVersion) -> Iterator[str]:
     """A version for a person: what it holds, and what to look at before training on it."""
     parent = version.parent[:12] if version.parent else "none"
     yield f"{version.name}  {version.digest[:12]}  parent {parent}  {version.created_utc}"
@@ -119,7 +119,7 @@ def show(version: DatasetVersion) -> Iterator[str]:
     yield from _quality(version.quality)
 
 
-def _quality(quality: Quality) -> Iterator[str]:
+def _quality(quality: DatasetQuality) -> Iterator[str]:
     for text, count in (
         ("collected frames have no label", quality.unlabelled),
         ("labels have no collected frame", quality.orphans),

@@ -10,75 +10,79 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.datasets.conflicts import between_same, disagreements
-from pipeline.datasets.labels import EXCLUDE, LabelBook
-from pipeline.datasets.version import Examples, Quality
+from pipeline.datasets.conflicts import find_disagreements, find_duplicate_conflicts
+from pipeline.datasets.labels import EXCLUDE, LabelHistory
+from pipeline.datasets.version import DatasetQuality, Examples
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pipeline.datasets.collected import Kept, Scan
+    from pipeline.datasets.collected import CollectedFrame, FrameScan
     from pipeline.datasets.labels import Label
     from pipeline.datasets.version import SampleEntry
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class LabelledFrame:
     """A collected picture with the label that holds."""
 
-    kept: Kept
+    frame: CollectedFrame
     label: Label
 
     @property
     def sha256(self) -> str:
         """Of the picture."""
-        return self.kept.sidecar.image.sha256
+        return self.frame.sidecar.image.sha256
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class SampleSelection:
     """`old` has the labels that hold now; weights and splits of `new` are still to be found."""
 
     old: tuple[SampleEntry, ...]
     retired: tuple[SampleEntry, ...]  # of the base, not used any more
-    new: tuple[Chosen, ...]
-    news: tuple[Chosen, ...]  # new ones, and those of the base with another label: what is to be judged
-    quality: Quality  # what is known so far
+    new: tuple[LabelledFrame, ...]
+    # new ones, and those of the base with another label: what is to be judged
+    newly_labelled: tuple[LabelledFrame, ...]
+    quality: DatasetQuality  # what is known so far
 
 
-def choose(found: Scan | None, book: LabelBook | None, base: tuple[SampleEntry, ...]) -> Choice:
+def select_samples(
+    found: FrameScan | None, book: LabelHistory | None, base: tuple[SampleEntry, ...]
+) -> SampleSelection:
     """Choose; without labels the base stays as it is."""
-    book = book or LabelBook.of(())
-    kept = {k.key: k for k in found.kept} if found is not None else {}
-    doubts = {key: str(conflict) for key, conflict in disagreements(book).items()}
-    labels = {key: label for key in book.history if (label := book.latest(key)) is not None}
-    doubts |= _two_kinds(labels.values(), base)
+    book = book or LabelHistory.from_labels(())
+    kept = {k.key: k for k in found.frames} if found is not None else {}
+    doubts = {key: str(conflict) for key, conflict in find_disagreements(book).items()}
+    labels = {key: label for key in book.by_key if (label := book.latest(key)) is not None}
+    doubts |= _ambiguous_classes(labels.values(), base)
     usable = {key: x for key, x in labels.items() if key not in doubts and x.label != EXCLUDE}
-    candidates = [Chosen(kept[key], label) for key, label in usable.items() if key in kept]
-    same = between_same((c.sha256, c.label) for c in candidates)
+    candidates = [LabelledFrame(kept[key], label) for key, label in usable.items() if key in kept]
+    same = find_duplicate_conflicts((c.sha256, c.label) for c in candidates)
     by_sha = {s.sha256: s for s in base}
-    old, retired = _of_base(base, labels, usable, set(same))
+    old, retired = _relabel_base(base, labels, usable, set(same))
     mine = {s.sha256: s for s in old}
-    new: dict[str, Chosen] = {}
+    new: dict[str, LabelledFrame] = {}
     apart = {sha256: str(conflict) for sha256, conflict in same.items()}
-    for chosen in sorted(candidates, key=lambda c: c.kept.path):
+    for chosen in sorted(candidates, key=lambda c: c.frame.image_path):
         known = mine.get(chosen.sha256)
         if known is not None and known.class_name != chosen.label.label:
             apart.setdefault(
-                chosen.sha256, f"{chosen.kept.path}: {chosen.label.label}, in the base version {known.class_name}"
+                chosen.sha256,
+                f"{chosen.frame.image_path}: {chosen.label.label}, in the base version {known.class_name}",
             )
         elif chosen.sha256 not in same and chosen.sha256 not in by_sha:
             new.setdefault(chosen.sha256, chosen)
     relabelled = {s.key for s in old if s.key is not None and by_sha[s.sha256] != s}
-    news = [*new.values(), *(c for c in candidates if c.kept.key in relabelled)]
+    news = [*new.values(), *(c for c in candidates if c.frame.key in relabelled)]
     pictures = {c.sha256 for c in candidates}
     known_keys = {s.key for s in base}
-    return Choice(
+    return SampleSelection(
         old=old,
         retired=retired,
         new=tuple(new.values()),
-        news=tuple(sorted(news, key=lambda c: c.kept.path)),
-        quality=Quality(
+        newly_labelled=tuple(sorted(news, key=lambda c: c.frame.image_path)),
+        quality=DatasetQuality(
             unlabelled=sum(key not in labels for key in kept),
             orphans=sum(key not in kept and key not in known_keys for key in labels),
             excluded=sum(label.label == EXCLUDE for label in labels.values()),
@@ -89,7 +93,7 @@ def choose(found: Scan | None, book: LabelBook | None, base: tuple[SampleEntry, 
     )
 
 
-def _of_base(
+def _relabel_base(
     base: tuple[SampleEntry, ...], labels: dict[str, Label], usable: dict[str, Label], same: set[str]
 ) -> tuple[tuple[SampleEntry, ...], tuple[SampleEntry, ...]]:
     """The base's samples with the labels that hold now, and those that are in doubt now."""
@@ -107,7 +111,7 @@ def _of_base(
     return tuple(old), tuple(retired)
 
 
-def _two_kinds(labels: Iterable[Label], base: tuple[SampleEntry, ...]) -> dict[str, str]:
+def _ambiguous_classes(labels: Iterable[Label], base: tuple[SampleEntry, ...]) -> dict[str, str]:
     """Keys whose label calls a class a defect that is good elsewhere, or the other way round.
 
     What the base version says of a class holds; of other classes, what the most labels say, and the earlier of equals.

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from agent.errors import MessageError
-from agent.wire.codec import Count, Name, WireModel, strict_json
+from agent.wire.codec import Count, Name, WireModel, parse_strict_json
 from pipeline.dataset import MANIFEST, DatasetError
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Examples(WireModel):
         return cls(count=len(found), first=tuple(found[:SHOWN]))
 
 
-class Suspicion(WireModel):
+class LabelSuspicion(WireModel):
     """How far a batch of labels contradicts what is known; see `pipeline.datasets.quality`."""
 
     source: Text  # of the labels; "all" for all new ones
@@ -98,7 +98,7 @@ class Suspicion(WireModel):
     reasons: tuple[str, ...] = ()  # empty: nothing suspicious
 
 
-class Quality(WireModel):
+class DatasetQuality(WireModel):
     """What a person, or the cycle, should know before training on the version."""
 
     unreadable: Examples = Examples()  # collected objects that were left out
@@ -113,7 +113,7 @@ class Quality(WireModel):
     straddling: Examples = Examples()  # new pictures that would tie two splits together, left out
     over_limit: Count = 0  # new training pictures beyond the class limits
     largest_group: Share = 0.0  # of the samples
-    suspicions: tuple[Suspicion, ...] = ()
+    suspicions: tuple[LabelSuspicion, ...] = ()
 
     @property
     def is_suspicious(self) -> bool:
@@ -133,7 +133,7 @@ class DatasetVersion(WireModel):
     created_utc: Text
     samples: tuple[SampleEntry, ...]
     retired: tuple[SampleEntry, ...] = ()  # once used, not now; they keep their split
-    quality: Quality = Quality()
+    quality: DatasetQuality = DatasetQuality()
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
@@ -162,23 +162,23 @@ class DatasetVersion(WireModel):
 def digest_of(samples: Iterable[SampleEntry]) -> str:
     """SHA-256 of the samples' canonical JSON, in the order of their paths."""
     trees = [sample.model_dump(mode="json", by_alias=True) for sample in sorted(samples, key=lambda s: s.path)]
-    return hashlib.sha256(canonical(trees)).hexdigest()
+    return hashlib.sha256(canonical_json(trees)).hexdigest()
 
 
-def canonical(tree: Any) -> bytes:
+def canonical_json(tree: Any) -> bytes:
     """JSON with sorted keys and no spaces, so that equal values have equal bytes."""
     return json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 def to_json(version: DatasetVersion) -> bytes:
     """The content of `dataset.json`."""
-    return canonical(version.model_dump(mode="json", by_alias=True)) + b"\n"
+    return canonical_json(version.model_dump(mode="json", by_alias=True)) + b"\n"
 
 
-def parse(data: bytes, where: str) -> DatasetVersion:
+def parse_version(data: bytes, where: str) -> DatasetVersion:
     """Read `dataset.json`. Raises DatasetError for anything that `to_json` would not have written."""
     try:
-        tree = strict_json(data, limit=MAX_VERSION_BYTES)
+        tree = parse_strict_json(data, limit=MAX_VERSION_BYTES)
         return DatasetVersion.model_validate_json(json.dumps(tree), strict=True)
     except MessageError as error:
         raise DatasetError(f"{where} is refused: {error}") from error
@@ -188,7 +188,7 @@ def parse(data: bytes, where: str) -> DatasetVersion:
         raise DatasetError(f"{where} is refused: {place}: {first['msg']}. Build the version again.") from error
 
 
-def read(folder: Path) -> DatasetVersion:
+def read_version(folder: Path) -> DatasetVersion:
     """Read the version in `folder`, or of a `dataset.json` itself. Raises DatasetError."""
     path = folder / VERSION_NAME if folder.is_dir() else folder
     try:
@@ -200,7 +200,7 @@ def read(folder: Path) -> DatasetVersion:
             f"{path} cannot be read: {error.strerror}. Give the folder of a version that `kensa cloud dataset build` "
             "has finished."
         ) from error
-    return parse(data, str(path))
+    return parse_version(data, str(path))
 
 
 def manifest_csv(samples: Iterable[SampleEntry]) -> bytes:
@@ -218,4 +218,14 @@ def manifest_csv(samples: Iterable[SampleEntry]) -> bytes:
     return text.getvalue().encode()
 
 
-__all__ = ["MANIFEST", "SPLITS", "DatasetVersion", "Quality", "SampleEntry", "Split", "manifest_csv", "parse", "read"]
+__all__ = [
+    "MANIFEST",
+    "SPLITS",
+    "DatasetQuality",
+    "DatasetVersion",
+    "SampleEntry",
+    "Split",
+    "manifest_csv",
+    "parse_version",
+    "read_version",
+]

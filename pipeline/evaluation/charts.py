@@ -57,7 +57,7 @@ def _svg(content: str, names: Sequence[str]) -> str:
     return f"<svg viewBox='0 0 {WIDTH} {HEIGHT}' width='100%' role='img'>{content}</svg><div>{legend}</div>"
 
 
-def curves(lines: Mapping[str, tuple[Values, Values]]) -> str:
+def precision_recall_curves(lines: Mapping[str, tuple[Values, Values]]) -> str:
     """Precision over recall as steps, one line for each name; the values are (recall, precision)."""
     parts = [_frame("recall", "precision", [(v, f"{v:g}") for v in (0, 0.25, 0.5, 0.75, 1)])]
     for i, (recall, precision) in enumerate(lines.values()):
@@ -71,7 +71,7 @@ def curves(lines: Mapping[str, tuple[Values, Values]]) -> str:
     return _svg("".join(parts), list(lines))
 
 
-def histogram(groups: Mapping[str, Values], marks: Sequence[float], title: str) -> str:
+def score_histogram(groups: Mapping[str, Values], marks: Sequence[float], title: str) -> str:
     """Counts of scores in 0..1 by group, on a logarithmic scale; `marks` are thresholds, drawn as dashed lines."""
     edges = np.linspace(0.0, 1.0, _BINS + 1)
     counts = {name: np.histogram(values, edges)[0] for name, values in groups.items()}

@@ -16,16 +16,16 @@ from agent.decision import decide, part_score, peak
 from agent.preprocess import Preprocessor
 from agent.records import Outcome, Scores
 from pipeline.evaluation import metrics
-from pipeline.images import prepare, read_mask, read_picture
+from pipeline.images import prepare, read_image, read_mask
 from pipeline.training.export import FLOAT_INPUT
-from pipeline.training.quantise import single_thread_session, to_float
+from pipeline.training.quantise import single_thread_session, to_float_input
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
 
-    from agent.preprocess import Plan
+    from agent.preprocess import InputPlan
     from agent.records import DecisionRule, Floats, Geometry, Judgement, Pixels
     from pipeline.dataset import Sample
     from pipeline.training.recipe import Progress
@@ -33,29 +33,29 @@ if TYPE_CHECKING:
     Infer = Callable[[Pixels], Scores]
 
 
-HIT_PX: Final = 16.0  # an evidence peak this near to the mask, in original pixels, has found the defect
+LOCALISATION_HIT_PX: Final = 16.0  # an evidence peak this near to the mask, in original pixels, has found the defect
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Raw:
+class RawOutput:
     """One picture's raw result: rows are its tiles."""
 
     scores: Floats  # [tiles, classes]
     evidence: Floats | None  # [tiles, h, w]
-    plan: Plan
+    plan: InputPlan
 
 
-def float_infer(model: bytes, *, evidence: bool) -> Infer:
+def make_float_infer(model: bytes, *, evidence: bool) -> Infer:
     """Run the float export as if it were a `ports.Model`."""
-    return _runner(model, evidence=evidence, name=FLOAT_INPUT, convert=to_float)
+    return _make_infer(model, evidence=evidence, name=FLOAT_INPUT, convert=to_float_input)
 
 
-def int8_infer(model: bytes, *, evidence: bool) -> Infer:
+def make_int8_infer(model: bytes, *, evidence: bool) -> Infer:
     """Run int8 bytes that have no manifest yet; a release is run through `agent.adapters.onnx`."""
-    return _runner(model, evidence=evidence, name="image", convert=lambda pixels: pixels)
+    return _make_infer(model, evidence=evidence, name="image", convert=lambda pixels: pixels)
 
 
-def _runner(model: bytes, *, evidence: bool, name: str, convert: Callable[[Pixels], Any]) -> Infer:
+def _make_infer(model: bytes, *, evidence: bool, name: str, convert: Callable[[Pixels], Any]) -> Infer:
     session = single_thread_session(model)
     names = ["scores", "evidence"] if evidence else ["scores"]
 
@@ -66,29 +66,29 @@ def _runner(model: bytes, *, evidence: bool, name: str, convert: Callable[[Pixel
     return infer
 
 
-def run_all(
+def run_models(
     infers: Sequence[Infer], samples: Sequence[Sample], geometry: Geometry, *, progress: Progress
-) -> tuple[tuple[Raw, ...], ...]:
+) -> tuple[tuple[RawOutput, ...], ...]:
     """Run each model on all samples; one tuple for each model. A picture is read and preprocessed once."""
     preprocessor = Preprocessor(geometry)
-    raws: list[list[Raw]] = [[] for _ in infers]
+    raws: list[list[RawOutput]] = [[] for _ in infers]
     for number, sample in enumerate(samples, start=1):
-        pixels, plan = prepare(preprocessor, read_picture(sample.path))
+        pixels, plan = prepare(preprocessor, read_image(sample.path))
         for infer, found in zip(infers, raws, strict=True):
             result = infer(pixels)
-            found.append(Raw(result.scores, result.evidence, plan))
+            found.append(RawOutput(result.scores, result.evidence, plan))
         progress("evaluate", number, len(samples))
     return tuple(tuple(found) for found in raws)
 
 
-def judge(raws: Sequence[Raw], rule: DecisionRule) -> tuple[Judgement, ...]:
+def decide_all(raws: Sequence[RawOutput], rule: DecisionRule) -> tuple[Judgement, ...]:
     """Decide on every picture, without an unsure band."""
     sharp = replace(rule, unsure_band=0.0)
     return tuple(decide(sharp, raw.plan, raw.scores, raw.evidence) for raw in raws)
 
 
 def choose_threshold(
-    raws: Sequence[Raw], samples: Sequence[Sample], rule: DecisionRule, *, false_rejects: float | None
+    raws: Sequence[RawOutput], samples: Sequence[Sample], rule: DecisionRule, *, false_rejects: float | None
 ) -> float:
     """Return the one threshold for all defect classes; 0 where there are no good parts to tell them from."""
     defect = np.array([s.is_defect for s in samples])
@@ -99,7 +99,7 @@ def choose_threshold(
     return metrics.best_threshold(scores, defect, false_rejects=false_rejects)
 
 
-def peak_distance(raw: Raw, sample: Sample) -> float | None:
+def peak_distance(raw: RawOutput, sample: Sample) -> float | None:
     """Distance, original px, of the strongest evidence cell's centre from the mask; None without either."""
     mask = read_mask(sample)
     if mask is None or raw.evidence is None or not mask.any():
@@ -125,22 +125,22 @@ class Evaluation:
     figures: dict[str, Any]  # JSON-ready
 
 
-def labels(samples: Sequence[Sample], rule: DecisionRule) -> npt.NDArray[np.int64]:
+def true_classes(samples: Sequence[Sample], rule: DecisionRule) -> npt.NDArray[np.int64]:
     """Class indices of the truth."""
     index = {name: i for i, name in enumerate(rule.classes)}
     return np.array([index[s.class_name] for s in samples], np.int64)
 
 
-def predictions(judgements: Sequence[Judgement], rule: DecisionRule) -> npt.NDArray[np.int64]:
+def predicted_classes(judgements: Sequence[Judgement], rule: DecisionRule) -> npt.NDArray[np.int64]:
     """Class indices of the verdicts; -1 for no judgement."""
     index = {name: i for i, name in enumerate(rule.classes)}
     return np.array([-1 if j.class_name is None else index[j.class_name] for j in judgements], np.int64)
 
 
-def evaluate(raws: Sequence[Raw], samples: Sequence[Sample], rule: DecisionRule) -> Evaluation:
+def evaluate(raws: Sequence[RawOutput], samples: Sequence[Sample], rule: DecisionRule) -> Evaluation:
     """Judge raw results and compute the figures; accuracy and AUROC with 95 % intervals by group bootstrap."""
-    judgements = judge(raws, rule)
-    truth, predicted = labels(samples, rule), predictions(judgements, rule)
+    judgements = decide_all(raws, rule)
+    truth, predicted = true_classes(samples, rule), predicted_classes(judgements, rule)
     scores = np.array([j.score for j in judgements])
     defect = np.array([s.is_defect for s in samples])
     groups = [s.group for s in samples]
@@ -161,7 +161,7 @@ def evaluate(raws: Sequence[Raw], samples: Sequence[Sample], rule: DecisionRule)
         figures["escape_rate"] = float(outcomes[defect].mean())
         figures["false_reject_rate"] = float((~outcomes[~defect]).mean())
     distances = tuple(peak_distance(raw, sample) for raw, sample in zip(raws, samples, strict=True))
-    located = np.array([d <= HIT_PX for d in distances if d is not None])
+    located = np.array([d <= LOCALISATION_HIT_PX for d in distances if d is not None])
     if located.size:
         figures["localisation_hit_rate"] = float(located.mean())
         figures["located_images"] = int(located.size)
@@ -191,7 +191,7 @@ def recall_by_kind(
     }
 
 
-def agreement(first: Evaluation, second: Evaluation) -> dict[str, Any]:
+def int8_agreement(first: Evaluation, second: Evaluation) -> dict[str, Any]:
     """Share of pictures that both models give the same outcome and class, and the same outcome; intervals by group."""
     pairs = list(zip(first.judgements, second.judgements, strict=True))
     outcome = np.array([a.outcome == b.outcome for a, b in pairs])

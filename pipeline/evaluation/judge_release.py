@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Judged:
+class ReleaseEvaluation:
     """The result of `kensa evaluate`."""
 
     manifest: Manifest
@@ -29,14 +29,16 @@ class Judged:
     fp32: Evaluation | None
     figures: dict[str, Any]  # JSON-ready: those of int8, `int8_agreement`, and `fp32` where the float export is there
 
-    def html(self) -> str:
+    def to_html(self) -> str:
         """The full report; without the float export its column shows int8 again."""
-        subject = report.Subject(manifest=self.manifest, int8=self.int8, fp32=self.fp32 or self.int8, split=self.split)
+        subject = report.ReportSubject(
+            manifest=self.manifest, int8=self.int8, fp32=self.fp32 or self.int8, split=self.split
+        )
         return report.render(subject)
 
-    def markdown(self) -> str:
+    def to_markdown(self) -> str:
         """A page for the documentation."""
-        return page.markdown(self.manifest, self.figures, self.split)
+        return page.render_markdown(self.manifest, self.figures, self.split)
 
 
 def _float_reference(release_dir: Path, manifest: Manifest) -> tuple[bytes | None, str]:
@@ -50,7 +52,7 @@ def _float_reference(release_dir: Path, manifest: Manifest) -> tuple[bytes | Non
     return data, ""
 
 
-def judge_release(release_dir: Path, data: Path, split: str, *, progress: Progress) -> Judged:
+def evaluate_release(release_dir: Path, data: Path, split: str, *, progress: Progress) -> ReleaseEvaluation:
     """Evaluate. Raises ReleaseError for the release, DatasetError for the data."""
     model = OnnxModel.load(release_dir)
     dataset = Dataset.load(data)
@@ -64,8 +66,8 @@ def judge_release(release_dir: Path, data: Path, split: str, *, progress: Progre
     reference, why = _float_reference(release_dir, model.manifest)
     infers: list[evaluation.Infer] = [model.infer]
     if reference is not None:
-        infers.append(evaluation.float_infer(reference, evidence="evidence" in model.manifest.outputs))
-    raws = evaluation.run_all(infers, samples, model.geometry, progress=progress)
+        infers.append(evaluation.make_float_infer(reference, evidence="evidence" in model.manifest.outputs))
+    raws = evaluation.run_models(infers, samples, model.geometry, progress=progress)
     int8 = evaluation.evaluate(raws[0], samples, model.rule)
     fp32 = evaluation.evaluate(raws[1], samples, model.rule) if reference is not None else None
     figures: dict[str, Any] = {
@@ -79,5 +81,5 @@ def judge_release(release_dir: Path, data: Path, split: str, *, progress: Progre
     if fp32 is None:
         figures["float_missing"] = why
     else:
-        figures |= {**evaluation.agreement(fp32, int8), "fp32": fp32.figures}
-    return Judged(model.manifest, split, int8, fp32, figures)
+        figures |= {**evaluation.int8_agreement(fp32, int8), "fp32": fp32.figures}
+    return ReleaseEvaluation(model.manifest, split, int8, fp32, figures)

@@ -16,9 +16,9 @@ import numpy as np
 
 from agent.records import Outcome
 from pipeline.evaluation import charts, metrics
-from pipeline.evaluation.evaluate import labels, predictions
-from pipeline.evaluation.page import HEADLINES, levels, percent
-from pipeline.images import read_mask, read_picture
+from pipeline.evaluation.evaluate import predicted_classes, true_classes
+from pipeline.evaluation.page import HEADLINE_METRICS, difficulty_levels, format_percent
+from pipeline.images import read_image, read_mask
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     from pipeline.dataset import Sample
     from pipeline.evaluation.evaluate import Evaluation
 
-MISTAKES: Final = 24  # pictures shown
-_PICTURE_PX: Final = 220  # longer side of a shown picture
+MAX_MISTAKES: Final = 24  # pictures shown
+_IMAGE_PX: Final = 220  # longer side of a shown picture
 _BOX_BGR, _MASK_BGR = (0, 140, 255), (60, 220, 60)
 
 _STYLE: Final = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class ReportSubject:
     """What the page is about."""
 
     manifest: Manifest
@@ -45,7 +45,7 @@ class Subject:
     split: str
 
 
-def render(subject: Subject) -> str:
+def render(subject: ReportSubject) -> str:
     """Return the whole page."""
     manifest, evaluation = subject.manifest, subject.int8
     title = f"{manifest.name} {manifest.version}"
@@ -55,7 +55,10 @@ def render(subject: Subject) -> str:
         f"judged on {evaluation.figures['images']} pictures of split {subject.split} · model.onnx "
         f"{manifest.files['model.onnx'].length_bytes / 1000:.0f} kB"
     )
-    confusion, figures = _card("Confusion", _matrix(evaluation)), _card("fp32 against int8", _figures(subject))
+    confusion, figures = (
+        _card("Confusion", _confusion_matrix(evaluation)),
+        _card("fp32 against int8", _metrics_table(subject)),
+    )
     curves, scores = _card("Precision and recall", _curves(evaluation)), _card("Scores", _histogram(evaluation))
     body = [
         f"<h1>{escape(title)}</h1><p class=sub>{escape(about)}</p>",
@@ -83,22 +86,22 @@ def _interval(value: Sequence[float] | None) -> str:
 
 def _tiles(figures: Mapping[str, Any], all_metrics: Mapping[str, Any]) -> str:
     shown = [
-        ("accuracy, int8", percent(figures["accuracy"])),
-        ("macro F1", percent(figures["macro_f1"])),
+        ("accuracy, int8", format_percent(figures["accuracy"])),
+        ("macro F1", format_percent(figures["macro_f1"])),
         ("AUROC, ok against defect", "–" if figures["auroc"] is None else f"{figures['auroc']:.4f}"),
-        ("escapes", percent(figures.get("escape_rate"))),
-        ("false rejects", percent(figures.get("false_reject_rate"))),
-        ("int8 agrees with fp32", percent(all_metrics.get("int8_agreement"))),
-        ("located within 16 px", percent(figures.get("localisation_hit_rate"))),
+        ("escapes", format_percent(figures.get("escape_rate"))),
+        ("false rejects", format_percent(figures.get("false_reject_rate"))),
+        ("int8 agrees with fp32", format_percent(all_metrics.get("int8_agreement"))),
+        ("located within 16 px", format_percent(figures.get("localisation_hit_rate"))),
     ]
     cells = [f"<div class=tile><b>{value}</b><span>{name}</span></div>" for name, value in shown if value != "–"]
     return f"<div class=tiles>{''.join(cells)}</div>"
 
 
-def _matrix(evaluation: Evaluation) -> str:
+def _confusion_matrix(evaluation: Evaluation) -> str:
     rule = evaluation.rule
     table = metrics.confusion(
-        labels(evaluation.samples, rule), predictions(evaluation.judgements, rule), len(rule.classes)
+        true_classes(evaluation.samples, rule), predicted_classes(evaluation.judgements, rule), len(rule.classes)
     )
     names = [*rule.classes, "none"]
     columns = range(len(names) if table[:, -1].any() else len(rule.classes))
@@ -120,17 +123,17 @@ def _matrix(evaluation: Evaluation) -> str:
     return f"<table class=matrix><tr><th></th>{head}</tr>{''.join(rows)}</table>{note}"
 
 
-def _figures(subject: Subject) -> str:
+def _metrics_table(subject: ReportSubject) -> str:
     rows = []
-    for key in HEADLINES:
+    for key in HEADLINE_METRICS:
         values = [e.figures.get(key) for e in (subject.fp32, subject.int8)]
         if values[1] is None:
             continue
         spans = [e.figures["intervals"].get(key) for e in (subject.fp32, subject.int8)]
-        cells = "".join(f"<td>{percent(v)}{_interval(s)}</td>" for v, s in zip(values, spans, strict=True))
+        cells = "".join(f"<td>{format_percent(v)}{_interval(s)}</td>" for v, s in zip(values, spans, strict=True))
         rows.append(f"<tr><td>{key.replace('_', ' ')}</td>{cells}</tr>")
     for name in subject.int8.rule.classes:
-        cells = "".join(f"<td>{percent(e.figures['recall'][name])}</td>" for e in (subject.fp32, subject.int8))
+        cells = "".join(f"<td>{format_percent(e.figures['recall'][name])}</td>" for e in (subject.fp32, subject.int8))
         rows.append(f"<tr><td>recall {escape(name)}</td>{cells}</tr>")
     note = "<p class=note>In brackets: 95 % interval, drawing whole groups of pictures with replacement.</p>"
     return f"<table><tr><th></th><th>fp32</th><th>int8</th></tr>{''.join(rows)}</table>{note}"
@@ -140,15 +143,15 @@ def _curves(evaluation: Evaluation) -> str:
     defect = np.array([s.is_defect for s in evaluation.samples])
     if defect.any() and not defect.all():
         scores = np.array([j.score for j in evaluation.judgements])
-        return charts.curves({"defect": metrics.precision_recall(scores, defect)})
+        return charts.precision_recall_curves({"defect": metrics.precision_recall(scores, defect)})
     table = np.array([j.scores for j in evaluation.judgements])
-    truth = labels(evaluation.samples, evaluation.rule)
+    truth = true_classes(evaluation.samples, evaluation.rule)
     found = {
         name: metrics.precision_recall(table[:, i], truth == i)
         for i, name in enumerate(evaluation.rule.classes)
         if (truth == i).any()
     }
-    return charts.curves(found)
+    return charts.precision_recall_curves(found)
 
 
 def _histogram(evaluation: Evaluation) -> str:
@@ -156,44 +159,51 @@ def _histogram(evaluation: Evaluation) -> str:
     defect = np.array([s.is_defect for s in evaluation.samples])
     if defect.any() and not defect.all():
         thresholds = sorted(set(evaluation.rule.thresholds.values()))
-        return charts.histogram({"ok": scores[~defect], "defect": scores[defect]}, thresholds, "defect score")
-    right = labels(evaluation.samples, evaluation.rule) == predictions(evaluation.judgements, evaluation.rule)
-    return charts.histogram({"right": scores[right], "wrong": scores[~right]}, [], "score of the named class")
+        return charts.score_histogram({"ok": scores[~defect], "defect": scores[defect]}, thresholds, "defect score")
+    right = true_classes(evaluation.samples, evaluation.rule) == predicted_classes(
+        evaluation.judgements, evaluation.rule
+    )
+    return charts.score_histogram({"right": scores[right], "wrong": scores[~right]}, [], "score of the named class")
 
 
 def _kinds(figures: Mapping[str, Any]) -> str:
     kinds: Mapping[str, Mapping[str, Mapping[str, Any]]] = figures.get("recall_by_kind", {})
     if not kinds:
         return ""
-    columns = levels(kinds)
+    columns = difficulty_levels(kinds)
     head = "".join(f"<th>{escape(level)}</th>" for level in columns)
     rows = []
     for kind, row in kinds.items():
         cells = "".join(
-            f"<td>{percent(row[x]['recall'], 1)} <small>of {row[x]['parts']}</small></td>" if x in row else "<td>–</td>"
+            f"<td>{format_percent(row[x]['recall'], 1)} <small>of {row[x]['parts']}</small></td>"
+            if x in row
+            else "<td>–</td>"
             for x in columns
         )
         rows.append(f"<tr><td>{escape(kind)}</td>{cells}</tr>")
     return _card("Recall by kind and difficulty", f"<table><tr><th></th>{head}</tr>{''.join(rows)}</table>")
 
 
-def mistakes(evaluation: Evaluation) -> list[int]:
+def rank_mistakes(evaluation: Evaluation) -> list[int]:
     """Indices of wrong verdicts, the surest first: escapes by how low, all others by how high they scored."""
-    truth, predicted = labels(evaluation.samples, evaluation.rule), predictions(evaluation.judgements, evaluation.rule)
+    truth, predicted = (
+        true_classes(evaluation.samples, evaluation.rule),
+        predicted_classes(evaluation.judgements, evaluation.rule),
+    )
     wrong = np.flatnonzero(truth != predicted)
-    return sorted((int(i) for i in wrong), key=lambda i: -_sureness(evaluation.judgements[i]))
+    return sorted((int(i) for i in wrong), key=lambda i: -_mistake_confidence(evaluation.judgements[i]))
 
 
-def _sureness(judgement: Judgement) -> float:
+def _mistake_confidence(judgement: Judgement) -> float:
     return 1.0 - judgement.score if judgement.outcome == Outcome.OK else judgement.score
 
 
 def _gallery(evaluation: Evaluation) -> str:
-    wrong = mistakes(evaluation)
+    wrong = rank_mistakes(evaluation)
     if not wrong:
         return "<p>None: every picture of this split was judged right.</p>"
     figures = []
-    for i in wrong[:MISTAKES]:
+    for i in wrong[:MAX_MISTAKES]:
         sample, judgement = evaluation.samples[i], evaluation.judgements[i]
         extra = " ".join(x for x in (sample.kind, sample.difficulty, sample.surface) if x)
         caption = (
@@ -201,16 +211,17 @@ def _gallery(evaluation: Evaluation) -> str:
             f"<br>{escape(extra or sample.name)}"
         )
         figures.append(
-            f"<figure><img alt='' src='{_picture(sample, judgement)}'><figcaption>{caption}</figcaption></figure>"
+            f"<figure><img alt='' "
+            f"src='{_image_data_uri(sample, judgement)}'><figcaption>{caption}</figcaption></figure>"
         )
     note = f"<p class=note>{len(wrong)} wrong of {len(evaluation.samples)}, the surest first. Orange: where the model "
     note += "saw a defect. Green: the mask's outline.</p>"
     return f"<div class=gallery>{''.join(figures)}</div>{note}"
 
 
-def _picture(sample: Sample, judgement: Judgement) -> str:
-    pixels = read_picture(sample.path)
-    scale = _PICTURE_PX / max(pixels.shape[:2])
+def _image_data_uri(sample: Sample, judgement: Judgement) -> str:
+    pixels = read_image(sample.path)
+    scale = _IMAGE_PX / max(pixels.shape[:2])
     shown: Pixels = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
     if shown.ndim == 2:  # noqa: PLR2004 - mono
         shown = cv2.cvtColor(shown, cv2.COLOR_GRAY2BGR)  # type: ignore[assignment]

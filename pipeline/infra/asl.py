@@ -48,16 +48,16 @@ _FUNCTIONS: Final = frozenset(
 _PATHS_OF_STATES: Final = ("InputPath", "OutputPath", "ItemsPath", "ResultPath", "SecondsPath", "TimeoutSecondsPath")
 
 
-def faults(machine: dict[str, Any], where: str = "machine") -> list[str]:
+def find_errors(machine: dict[str, Any], where: str = "machine") -> list[str]:
     """Everything that is wrong, a line each; empty when all is well."""
     states = machine.get("States")
     if not isinstance(states, dict) or machine.get("StartAt") not in states:
         return [f"{where}: StartAt {machine.get('StartAt')!r} is no state of it"]
     found: list[str] = []
     for name, state in states.items():
-        found += [f"{where}.{name}: {fault}" for fault in _of_state(state, states)]
-        for inner in _inner(state):
-            found += faults(inner, f"{where}.{name}")
+        found += [f"{where}.{name}: {fault}" for fault in _check_state(state, states)]
+        for inner in _nested_machines(state):
+            found += find_errors(inner, f"{where}.{name}")
     reached = _reached(machine["StartAt"], states)
     found += [f"{where}.{name}: cannot be reached" for name in states if name not in reached]
     if not any(_ends(states[name]) for name in reached):
@@ -65,7 +65,7 @@ def faults(machine: dict[str, Any], where: str = "machine") -> list[str]:
     return found
 
 
-def _inner(state: dict[str, Any]) -> list[dict[str, Any]]:
+def _nested_machines(state: dict[str, Any]) -> list[dict[str, Any]]:
     processor = state.get("ItemProcessor")
     return [*([processor] if processor else []), *state.get("Branches", [])]
 
@@ -93,7 +93,7 @@ def _reached(start: str, states: dict[str, Any]) -> set[str]:
     return reached
 
 
-def _of_state(state: dict[str, Any], states: dict[str, Any]) -> Iterator[str]:
+def _check_state(state: dict[str, Any], states: dict[str, Any]) -> Iterator[str]:
     kind = state.get("Type")
     if kind not in _TYPES:
         yield f"the type {kind!r} is none of {', '.join(sorted(_TYPES))}"
@@ -106,17 +106,17 @@ def _of_state(state: dict[str, Any], states: dict[str, Any]) -> Iterator[str]:
     elif kind not in _ENDS and ("Next" in state) == bool(state.get("End")):
         yield "needs either Next or End"
     if kind == "Task":
-        yield from _of_task(state)
+        yield from _check_task(state)
     for key in _PATHS_OF_STATES:
         if isinstance(state.get(key), str):
-            yield from _of_path(state[key], key)
+            yield from _check_path(state[key], key)
     for key in ("Parameters", "ItemSelector", "ResultSelector"):
-        yield from _of_template(state.get(key), key)
+        yield from _check_template(state.get(key), key)
     for choice in state.get("Choices", []):
-        yield from _of_path(choice.get("Variable", ""), "Variable")
+        yield from _check_path(choice.get("Variable", ""), "Variable")
 
 
-def _of_task(state: dict[str, Any]) -> Iterator[str]:
+def _check_task(state: dict[str, Any]) -> Iterator[str]:
     resource = str(state.get("Resource", ""))
     if not resource.startswith("arn:"):
         yield f"the resource {resource!r} is no ARN"
@@ -132,36 +132,36 @@ def _of_task(state: dict[str, Any]) -> Iterator[str]:
         yield f"does not retry {_THROTTLED[service]}"
 
 
-def _of_template(tree: Any, key: str) -> Iterator[str]:
+def _check_template(tree: Any, key: str) -> Iterator[str]:
     """`name.$` holds a path or an intrinsic function; `name` does not."""
     if isinstance(tree, list):
         for entry in tree:
-            yield from _of_template(entry, key)
+            yield from _check_template(entry, key)
     if not isinstance(tree, dict):
         return
     for name, value in tree.items():
         if name.endswith(".$"):
-            yield from _of_path(value, f"{key}.{name}")
+            yield from _check_path(value, f"{key}.{name}")
         elif isinstance(value, str) and value.startswith(("$.", "$$.", "States.")):
             yield f"{key}.{name} is {value!r} as it stands: the name lacks its .$"
         else:
-            yield from _of_template(value, f"{key}.{name}")
+            yield from _check_template(value, f"{key}.{name}")
 
 
-def _of_path(text: str, key: str) -> Iterator[str]:
+def _check_path(text: str, key: str) -> Iterator[str]:
     if match := _INTRINSIC.fullmatch(text):
         if match[1] not in _FUNCTIONS:
             yield f"{key}: there is no States.{match[1]}"
         for argument in re.split(r",\s*(?![^()]*\))", match[2]):
             if argument.startswith("$"):
-                yield from _of_path(argument.strip(), key)
+                yield from _check_path(argument.strip(), key)
     elif not _PATH.fullmatch(text):
         yield f"{key}: {text!r} is no path"
 
 
 def main(argv: list[str]) -> int:
     """Print what is wrong with the files; 1 where anything is."""
-    found = [fault for name in argv for fault in faults(json.loads(Path(name).read_text(encoding="utf-8")), name)]
+    found = [fault for name in argv for fault in find_errors(json.loads(Path(name).read_text(encoding="utf-8")), name)]
     sys.stdout.writelines(f"{fault}\n" for fault in found)
     return 1 if found else 0
 

@@ -22,7 +22,7 @@ from agent.errors import OperatorError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-PRICES: Final = Path(__file__).parent / "prices.yaml"
+PRICES_PATH: Final = Path(__file__).parent / "prices.yaml"
 _DAYS: Final = 30.4
 _HOURS: Final = 24 * _DAYS
 _HEARTBEAT_S: Final = 10.0  # as the component's default configuration has it
@@ -31,7 +31,7 @@ _FIREHOSE_KB: Final = 5.0  # what a record counts as, at least
 _ROW_BYTES: Final = 25.0  # of a verdict in Parquet with its share of the other tables, of generated months
 _KB_PER_GB: Final = 1024.0**2
 _TRANSITIONS: Final = 60  # of an execution, without the watch
-_WATCH: Final = 600  # looks of an execution: a day of canary, two of the fleet, every 5 minutes
+_ROLLOUT_POLLS: Final = 600  # looks of an execution: a day of canary, two of the fleet, every 5 minutes
 _FUNCTION_GB_S: Final = 900.0  # of an execution: the data set's function takes most of it
 _ALARMS: Final = 9
 
@@ -74,7 +74,7 @@ class Prices(BaseModel):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plant:
+class CostInputs:
     """What there is to pay for. A line has one device."""
 
     lines: int = 1
@@ -90,7 +90,7 @@ class Plant:
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class CostItem:
     """One line of the bill: `usage` times `price`."""
 
     service: str
@@ -118,7 +118,7 @@ def read_prices(path: Path) -> Prices:
         raise OperatorError(f"{path} is refused:\n" + "\n".join(lines)) from error
 
 
-def items(plant: Plant, p: Prices) -> list[Item]:
+def cost_items(plant: CostInputs, p: Prices) -> list[CostItem]:
     """The bill of a month."""
     parts = plant.lines * plant.parts_per_day * _DAYS
     verdicts = parts * plant.defect_share + parts * (1 - plant.defect_share) / _ENVELOPE_ROWS
@@ -130,50 +130,56 @@ def items(plant: Plant, p: Prices) -> list[Item]:
     kept_gb = plant.lines * plant.kept_mb_per_day * _DAYS / 1024
     rows_gb = parts * _ROW_BYTES / 1024**3
     found = [
-        Item("IoT Core", "messages", messages / 1e6, "million", p.iot_million_messages),
-        Item("IoT Core", "rules", messages / 1e6, "million", p.iot_million_rules),
-        Item("IoT Core", "actions", records / 1e6, "million", p.iot_million_actions),
-        Item(
+        CostItem("IoT Core", "messages", messages / 1e6, "million", p.iot_million_messages),
+        CostItem("IoT Core", "rules", messages / 1e6, "million", p.iot_million_rules),
+        CostItem("IoT Core", "actions", records / 1e6, "million", p.iot_million_actions),
+        CostItem(
             "IoT Core", "connection", plant.lines * _HOURS * 60 / 1e6, "million min", p.iot_million_connection_minutes
         ),
-        Item("Greengrass", "devices", plant.lines, "devices", p.greengrass_device),
-        Item("Firehose", "records", stream_gb, "GB", p.firehose_gb),
-        Item("Firehose", "Parquet", rows_gb * 10, "GB", p.firehose_conversion_gb),  # as JSON, ten times as long
-        Item("Firehose", "partitioning", rows_gb * 10, "GB", p.firehose_partitioning_gb),
-        Item("S3", "pictures and rows", (kept_gb + rows_gb) * plant.months, "GB", p.s3_gb),
-        Item("S3", "puts", 2 * pictures / 1e3, "thousand", p.s3_thousand_puts),
-        Item("S3", "gets", 4 * pictures * plant.cycles / 1e3, "thousand", p.s3_thousand_gets),
-        Item("Lambda", "rows", records * 0.02, "GB s", p.lambda_gb_s),
-        Item("Lambda", "cycle", plant.cycles * _FUNCTION_GB_S, "GB s", p.lambda_gb_s),
-        Item("Lambda", "requests", (records / 100 + plant.cycles * _WATCH) / 1e6, "million", p.lambda_million_requests),
-        Item(
+        CostItem("Greengrass", "devices", plant.lines, "devices", p.greengrass_device),
+        CostItem("Firehose", "records", stream_gb, "GB", p.firehose_gb),
+        CostItem("Firehose", "Parquet", rows_gb * 10, "GB", p.firehose_conversion_gb),  # as JSON, ten times as long
+        CostItem("Firehose", "partitioning", rows_gb * 10, "GB", p.firehose_partitioning_gb),
+        CostItem("S3", "pictures and rows", (kept_gb + rows_gb) * plant.months, "GB", p.s3_gb),
+        CostItem("S3", "puts", 2 * pictures / 1e3, "thousand", p.s3_thousand_puts),
+        CostItem("S3", "gets", 4 * pictures * plant.cycles / 1e3, "thousand", p.s3_thousand_gets),
+        CostItem("Lambda", "rows", records * 0.02, "GB s", p.lambda_gb_s),
+        CostItem("Lambda", "cycle", plant.cycles * _FUNCTION_GB_S, "GB s", p.lambda_gb_s),
+        CostItem(
+            "Lambda",
+            "requests",
+            (records / 100 + plant.cycles * _ROLLOUT_POLLS) / 1e6,
+            "million",
+            p.lambda_million_requests,
+        ),
+        CostItem(
             "Step Functions",
             "transitions",
-            plant.cycles * (_TRANSITIONS + 3 * _WATCH) / 1e3,
+            plant.cycles * (_TRANSITIONS + 3 * _ROLLOUT_POLLS) / 1e3,
             "thousand",
             p.states_thousand_transitions,
         ),
-        Item("SageMaker", "training", plant.cycles * plant.trainings * plant.training_hours, "h", p.training_hour),
-        Item("Athena", "queries", rows_gb * plant.months * _DAYS / 1024, "TB", p.athena_tb),
-        Item("KMS", "keys", 2, "keys", p.kms_key),
-        Item("KMS", "requests", (pictures + records / 1000) / 1e3, "thousand", p.kms_thousand_requests),
-        Item("CloudWatch", "logs", 0.2 + records / 1e6 * 0.05, "GB", p.logs_gb),
-        Item("CloudWatch", "alarms", _ALARMS, "alarms", p.alarm),
-        Item("Transfer", "releases", plant.lines * plant.cycles * 0.01, "GB", p.transfer_gb),
+        CostItem("SageMaker", "training", plant.cycles * plant.trainings * plant.training_hours, "h", p.training_hour),
+        CostItem("Athena", "queries", rows_gb * plant.months * _DAYS / 1024, "TB", p.athena_tb),
+        CostItem("KMS", "keys", 2, "keys", p.kms_key),
+        CostItem("KMS", "requests", (pictures + records / 1000) / 1e3, "thousand", p.kms_thousand_requests),
+        CostItem("CloudWatch", "logs", 0.2 + records / 1e6 * 0.05, "GB", p.logs_gb),
+        CostItem("CloudWatch", "alarms", _ALARMS, "alarms", p.alarm),
+        CostItem("Transfer", "releases", plant.lines * plant.cycles * 0.01, "GB", p.transfer_gb),
     ]
     if plant.live:
         found += [
-            Item("Live view", "stream", _HOURS, "h", p.kinesis_hour),
-            Item("Live view", "records", verdicts * _FIREHOSE_KB / _KB_PER_GB, "GB", p.kinesis_gb),
-            Item("Live view", "domain", _HOURS, "h", p.opensearch_hour),
-            Item("Live view", "disk", 20, "GB", p.opensearch_gb),
+            CostItem("Live view", "stream", _HOURS, "h", p.kinesis_hour),
+            CostItem("Live view", "records", verdicts * _FIREHOSE_KB / _KB_PER_GB, "GB", p.kinesis_gb),
+            CostItem("Live view", "domain", _HOURS, "h", p.opensearch_hour),
+            CostItem("Live view", "disk", 20, "GB", p.opensearch_gb),
         ]
     return found
 
 
-def table(plant: Plant, prices: Prices) -> str:
+def cost_table(plant: CostInputs, prices: Prices) -> str:
     """The bill as Markdown."""
-    bill = items(plant, prices)
+    bill = cost_items(plant, prices)
     total = sum(item.amount for item in bill)
     rows = [
         f"| {item.service} | {item.what} | {item.usage:,.3g} {item.unit} | {item.price:.4g} | {item.amount:.2f} |"
@@ -192,11 +198,13 @@ def table(plant: Plant, prices: Prices) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command."""
-    default = Plant()
+    default = CostInputs()
     parser = argparse.ArgumentParser(
         prog="kensa cloud cost", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--prices", type=Path, default=PRICES, help="YAML; default: the examples that come with Kensa")
+    parser.add_argument(
+        "--prices", type=Path, default=PRICES_PATH, help="YAML; default: the examples that come with Kensa"
+    )
     parser.add_argument("--lines", type=int, default=default.lines)
     parser.add_argument("--parts-per-day", type=float, default=default.parts_per_day, help="a line")
     parser.add_argument("--defect-share", type=float, default=default.defect_share, help="defects and unsure")
@@ -212,11 +220,11 @@ def main(argv: Sequence[str]) -> int:
     prices, as_json = read_prices(given.pop("prices")), given.pop("json")
     if given["lines"] < 1 or not 0 <= given["defect_share"] <= 1 or given["picture_kb"] <= 0:
         raise OperatorError("lines must be 1 or more, defect-share 0 to 1, picture-kb above 0")
-    plant = Plant(**given)
+    plant = CostInputs(**given)
     if as_json:
-        bill = items(plant, prices)
+        bill = cost_items(plant, prices)
         amounts = {f"{item.service}: {item.what}": round(item.amount, 4) for item in bill}
         print(json.dumps({"items": amounts, "total": round(sum(item.amount for item in bill), 2)}))  # noqa: T201
     else:
-        print(f"Prices of {prices.region}, noted {prices.noted}.\n\n{table(plant, prices)}")  # noqa: T201
+        print(f"Prices of {prices.region}, noted {prices.noted}.\n\n{cost_table(plant, prices)}")  # noqa: T201
     return 0

@@ -13,7 +13,7 @@ from agent import wire
 from agent.errors import MessageError
 from agent.records import DropReason
 from agent.wire.codec import checked_name
-from pipeline.ingest.rows import Place, Row, Value, day_of, row, timestamp
+from pipeline.ingest.rows import Partition, Row, Value, format_timestamp, make_row, utc_day
 
 if TYPE_CHECKING:
     from agent.records import Verdict
@@ -24,12 +24,12 @@ _LATEST_US: Final = 4_102_444_800_000_000  # 2100: a device whose clock says mor
 _EARLIEST_US: Final = 1_420_070_400_000_000  # 2015
 
 
-def explode(message: bytes, *, site: str) -> tuple[Row, ...]:
+def message_to_rows(message: bytes, *, site: str) -> tuple[Row, ...]:
     """Return the rows of one message from a device of `site`. Raises MessageError for what the tables cannot hold."""
     checked_name("site", site)
     found = wire.decode(message)
     match found:
-        case wire.Delivery():
+        case wire.DecodedVerdicts():
             return _verdicts(found, site)
         case wire.Gap():
             return (_gap(found, site),)
@@ -37,25 +37,25 @@ def explode(message: bytes, *, site: str) -> tuple[Row, ...]:
             return _heartbeat(found, site)
         case wire.ModelReport():
             return (_report(found, site),)
-        case wire.Status() | wire.Probe():
+        case wire.StatusMessage() | wire.Probe():
             return ()  # the newest status is on the broker, and a probe says nothing of the line
 
 
-def _place(table: str, site: str, line: str, utc_us: int) -> Place:
+def _partition(table: str, site: str, line: str, utc_us: int) -> Partition:
     if not _EARLIEST_US <= utc_us < _LATEST_US:
         raise MessageError(f"A message of {line} has the time {utc_us} µs: it must lie in 2015 to 2099. Set the clock.")
-    return Place(table, site, line, day_of(utc_us))
+    return Partition(table, site, line, utc_day(utc_us))
 
 
-def _verdicts(delivery: wire.Delivery, site: str) -> tuple[Row, ...]:
+def _verdicts(delivery: wire.DecodedVerdicts, site: str) -> tuple[Row, ...]:
     times = [verdict.captured_utc_ns // 1_000 for verdict in delivery.verdicts]
     line = delivery.verdicts[0].origin.line
-    place = _place("verdicts", site, line, min(times))
-    _place("verdicts", site, line, max(times))
+    place = _partition("verdicts", site, line, min(times))
+    _partition("verdicts", site, line, max(times))
     return tuple(_verdict(place, verdict, replay=delivery.replay) for verdict in delivery.verdicts)
 
 
-def _verdict(place: Place, verdict: Verdict, *, replay: bool) -> Row:
+def _verdict(place: Partition, verdict: Verdict, *, replay: bool) -> Row:
     origin, judgement, model = verdict.origin, verdict.judgement, verdict.origin.model
     named: dict[str, Value] = {
         "thing": origin.thing,
@@ -64,7 +64,7 @@ def _verdict(place: Place, verdict: Verdict, *, replay: bool) -> Row:
         "boot_epoch": origin.boot_epoch,
         "seq": verdict.seq,
         "key": verdict.key,
-        "captured_at": timestamp(verdict.captured_utc_ns // 1_000),
+        "captured_at": format_timestamp(verdict.captured_utc_ns // 1_000),
         "outcome": str(judgement.outcome),
         "class": judgement.class_name,
         "score": judgement.score,
@@ -89,34 +89,34 @@ def _verdict(place: Place, verdict: Verdict, *, replay: bool) -> Row:
         }
     if judgement.box is not None:
         named |= dict(zip(("box_x", "box_y", "box_width", "box_height"), judgement.box, strict=True))
-    return row(place, named)
+    return make_row(place, named)
 
 
 def _gap(gap: Gap, site: str) -> Row:
-    place = _place("gaps", site, gap.line, gap.lost_utc_us)
+    place = _partition("gaps", site, gap.line, gap.lost_utc_us)
     edges = [edge for pair in gap.ranges for edge in pair]
     named: dict[str, Value] = {
         "thing": gap.thing,
         "camera": gap.camera,
         "inspection": gap.inspection,
         "boot_epoch": gap.boot_epoch,
-        "lost_at": timestamp(gap.lost_utc_us),
+        "lost_at": format_timestamp(gap.lost_utc_us),
         "reason": str(gap.reason),
         "lost": sum(gap.counts.values()),
         "first_seq": edges[0] if edges else None,
         "last_seq": edges[-1] if edges else None,
         "exact": gap.exact,
     }
-    return row(place, named)
+    return make_row(place, named)
 
 
 def _heartbeat(heartbeat: Heartbeat, site: str) -> tuple[Row, ...]:
-    place = _place("heartbeats", site, heartbeat.line, heartbeat.utc_us)
+    place = _partition("heartbeats", site, heartbeat.line, heartbeat.utc_us)
     models = {health.inspection: health for health in heartbeat.inspections}
     shared: dict[str, Value] = {
         "thing": heartbeat.thing,
         "boot_epoch": heartbeat.boot_epoch,
-        "sent_at": timestamp(heartbeat.utc_us),
+        "sent_at": format_timestamp(heartbeat.utc_us),
         "uptime_s": heartbeat.uptime_s,
         "agent_version": heartbeat.agent_version,
         "transport": heartbeat.transport,
@@ -134,7 +134,8 @@ def _heartbeat(heartbeat: Heartbeat, site: str) -> tuple[Row, ...]:
         "outbox_damaged": heartbeat.outbox.damaged,
     }
     return tuple(
-        row(place, shared | _camera(camera) | _model(models.get(camera.inspection))) for camera in heartbeat.cameras
+        make_row(place, shared | _camera(camera) | _model(models.get(camera.inspection)))
+        for camera in heartbeat.cameras
     )
 
 
@@ -168,15 +169,15 @@ def _model(health: InspectionHealth | None) -> dict[str, Value]:
 
 
 def _report(report: ModelReport, site: str) -> Row:
-    place = _place("model_reports", site, report.line, report.utc_us)
+    place = _partition("model_reports", site, report.line, report.utc_us)
     in_range = _EARLIEST_US <= report.since_utc_us < _LATEST_US
     named: dict[str, Value] = {
         "thing": report.thing,
         "inspection": report.inspection,
         "boot_epoch": report.boot_epoch,
-        "reported_at": timestamp(report.utc_us),
+        "reported_at": format_timestamp(report.utc_us),
         "state": report.state,
-        "since_at": timestamp(report.since_utc_us) if in_range else None,
+        "since_at": format_timestamp(report.since_utc_us) if in_range else None,
         "share": report.share,
         "alarm": report.alarm,
         "progress": json.dumps(dict(report.progress), sort_keys=True, separators=(",", ":")),
@@ -197,7 +198,7 @@ def _report(report: ModelReport, site: str) -> Row:
             "refusal_reason": report.refusal.reason,
             "refusal_text": report.refusal.text,
         }
-    return row(place, named)
+    return make_row(place, named)
 
 
 def _release(prefix: str, release: ReleaseOnWire | None, *fields: str) -> dict[str, Value]:

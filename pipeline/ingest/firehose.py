@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from agent.errors import KensaError, MessageError, OperatorError
 from pipeline.analytics.schema import TABLES
-from pipeline.ingest.explode import explode
-from pipeline.ingest.live import document
+from pipeline.ingest.explode import message_to_rows
+from pipeline.ingest.live import live_document
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-LIVE: Final = "live-verdicts"
+LIVE_STREAM: Final = "live-verdicts"
 MAX_ANSWER_BYTES: Final = 5_500_000  # Lambda returns 6 MB at most
 _RECORD_BYTES: Final = 300  # of an answer's record beside its data
 _PUT_RECORDS: Final = 500  # limits of PutRecordBatch
@@ -38,7 +38,7 @@ _PUT_TRIES: Final = 4
 _log = logging.getLogger(__name__)
 
 
-class Putter(Protocol):
+class FirehoseClient(Protocol):
     """boto3's Firehose client, or the simulator's."""
 
     def put_record_batch(self, *, DeliveryStreamName: str, Records: Sequence[Mapping[str, bytes]]) -> Any:  # noqa: N803
@@ -53,80 +53,80 @@ class IngestError(KensaError):
 
 
 @dataclass(frozen=True, slots=True)
-class Transformed:
+class TransformedRecord:
     """One record's way out."""
 
     record_id: str
     result: str  # Ok, Dropped or ProcessingFailed
     data: bytes = b""
-    keys: Mapping[str, str] | None = None
+    partition_keys: Mapping[str, str] | None = None
     reason: str = ""
 
-    def answer(self) -> dict[str, Any]:
+    def to_firehose(self) -> dict[str, Any]:
         """Return the record as Firehose reads it."""
         found: dict[str, Any] = {"recordId": self.record_id, "result": self.result}
         if self.result == "Ok":
             found["data"] = base64.b64encode(self.data).decode()
-            if self.keys is not None:
-                found["metadata"] = {"partitionKeys": dict(self.keys)}
+            if self.partition_keys is not None:
+                found["metadata"] = {"partitionKeys": dict(self.partition_keys)}
         elif self.result == "ProcessingFailed":
             found["metadata"] = {"reason": self.reason}
         return found
 
 
-def transform(record_id: str, data: bytes, *, table: str, site: str) -> Transformed:
+def transform(record_id: str, data: bytes, *, table: str, site: str) -> TransformedRecord:
     """Return one record's rows for `table`, one JSON document a line; its one document for the live view."""
     try:
-        if table == LIVE:
-            shown = document(data, site=site)
-            return Transformed(record_id, "Dropped" if shown is None else "Ok", shown or b"")
-        rows = explode(data, site=site)
+        if table == LIVE_STREAM:
+            shown = live_document(data, site=site)
+            return TransformedRecord(record_id, "Dropped" if shown is None else "Ok", shown or b"")
+        rows = message_to_rows(data, site=site)
     except MessageError as error:
-        return Transformed(record_id, "ProcessingFailed", reason=str(error)[:500])
-    if not rows or rows[0].place.table != table:
-        return Transformed(record_id, "Dropped")
-    text = "".join(row.line() + "\n" for row in rows)
-    return Transformed(record_id, "Ok", data=text.encode(), keys=rows[0].place.keys)
+        return TransformedRecord(record_id, "ProcessingFailed", reason=str(error)[:500])
+    if not rows or rows[0].partition.table != table:
+        return TransformedRecord(record_id, "Dropped")
+    text = "".join(row.to_json_line() + "\n" for row in rows)
+    return TransformedRecord(record_id, "Ok", data=text.encode(), partition_keys=rows[0].partition.partition_keys)
 
 
-def handler(event: Mapping[str, Any], _context: object, *, putter: Putter | None = None) -> dict[str, Any]:
+def handler(event: Mapping[str, Any], _context: object, *, putter: FirehoseClient | None = None) -> dict[str, Any]:
     """Answer Firehose. Raises OperatorError for a wrong deployment, IngestError where records could not go back."""
     stream = str(event.get("deliveryStreamArn", "")).rpartition("/")[2]
-    table = LIVE if stream.endswith(f"-{LIVE}") else stream.rpartition("-")[2]
-    if table not in (*TABLES, LIVE):
+    table = LIVE_STREAM if stream.endswith(f"-{LIVE_STREAM}") else stream.rpartition("-")[2]
+    if table not in (*TABLES, LIVE_STREAM):
         raise OperatorError(f"The stream {stream!r} must be named after its table: ...-{', ...-'.join(TABLES)}.")
     site = os.environ.get("KENSA_SITE", "")
     if not site:
         raise OperatorError("KENSA_SITE is not set: it names the plant whose messages these are.")
     answers, again, size, failed = [], [], 0, 0
     for record in event["records"]:
-        found = _one(record, table=table, site=site)
+        found = _transform_record(record, table=table, site=site)
         grown = size + _RECORD_BYTES + len(found.data) * 4 // 3 + len(found.reason)
         if grown > MAX_ANSWER_BYTES and found.result == "Ok":
             again.append(base64.b64decode(record["data"]))
-            found = Transformed(found.record_id, "Dropped")
+            found = TransformedRecord(found.record_id, "Dropped")
             grown = size + _RECORD_BYTES
         size = grown
         if found.result == "ProcessingFailed":
             failed += 1
             _log.warning("a record of %s was refused: %s", stream, found.reason)
-        answers.append(found.answer())
+        answers.append(found.to_firehose())
     if again:
-        _put_back(stream, again, putter or _client())
+        _requeue(stream, again, putter or _client())
     _log.info("%s: %d records, %d refused, %d put back", stream, len(answers), failed, len(again))
     return {"records": answers}
 
 
-def _one(record: Mapping[str, Any], *, table: str, site: str) -> Transformed:
+def _transform_record(record: Mapping[str, Any], *, table: str, site: str) -> TransformedRecord:
     record_id = str(record["recordId"])
     try:
         data = base64.b64decode(record["data"], validate=True)
     except (binascii.Error, KeyError, TypeError, ValueError) as error:
-        return Transformed(record_id, "ProcessingFailed", reason=f"The record's data is not base64: {error}.")
+        return TransformedRecord(record_id, "ProcessingFailed", reason=f"The record's data is not base64: {error}.")
     return transform(record_id, data, table=table, site=site)
 
 
-def _put_back(stream: str, records: Sequence[bytes], putter: Putter) -> None:
+def _requeue(stream: str, records: Sequence[bytes], putter: FirehoseClient) -> None:
     """Put `records` into `stream` again, in batches that it takes. Raises IngestError."""
     waiting = list(records)
     for attempt in range(_PUT_TRIES):
@@ -154,8 +154,8 @@ def _batches(records: Sequence[bytes]) -> list[list[bytes]]:
     return batches
 
 
-def _client() -> Putter:
+def _client() -> FirehoseClient:
     from pipeline.cloud.account import client  # noqa: PLC0415 - only where something goes back
 
-    putter: Putter = client("firehose")
+    putter: FirehoseClient = client("firehose")
     return putter

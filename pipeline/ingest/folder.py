@@ -16,7 +16,7 @@ import duckdb
 
 from agent.errors import MessageError, OperatorError
 from pipeline.analytics.schema import PARTITIONS, TABLES
-from pipeline.ingest.explode import explode
+from pipeline.ingest.explode import message_to_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pipeline.ingest.rows import Row
 
 FLUSH_ROWS: Final = 50_000
-_ASIDE: Final = ".writing"
+_TEMPORARY: Final = ".writing"
 _OUT: Final = "out"
 
 
@@ -39,7 +39,7 @@ class LakeWriter:
         self._site = site
         self._flush_rows = flush_rows
         self._lock = threading.Lock()
-        self._waiting: dict[str, list[str]] = {}
+        self._pending: dict[str, list[str]] = {}
         self._count = 0
         self.rows = 0  # taken
         self.refused = 0  # messages that were none of Kensa's
@@ -55,7 +55,7 @@ class LakeWriter:
     def add_message(self, payload: bytes) -> str | None:
         """Take one message; returns why it was refused, None when it was not. Raises OperatorError (disk)."""
         try:
-            rows = explode(payload, site=self._site)
+            rows = message_to_rows(payload, site=self._site)
         except MessageError as error:
             with self._lock:
                 self.refused += 1
@@ -67,7 +67,7 @@ class LakeWriter:
         """Take rows; writes when enough have come together. Raises OperatorError (disk)."""
         with self._lock:
             for row in rows:
-                self._waiting.setdefault(row.place.table, []).append(row.line(with_place=True))
+                self._pending.setdefault(row.partition.table, []).append(row.to_json_line(with_place=True))
                 self._count += 1
                 self.rows += 1
             if self._count >= self._flush_rows:
@@ -79,17 +79,17 @@ class LakeWriter:
             self._flush()
 
     def _flush(self) -> None:
-        for table in list(self._waiting):
-            lines = self._waiting[table]
+        for table in list(self._pending):
+            lines = self._pending[table]
             try:
                 self._write(table, lines)
             except (OSError, duckdb.Error) as error:
                 raise OperatorError(f"{self._folder / table} cannot be written: {error}") from error
-            del self._waiting[table]
+            del self._pending[table]
             self._count -= len(lines)
 
     def _write(self, table: str, lines: list[str]) -> None:
-        aside = self._folder / _ASIDE / uuid.uuid4().hex
+        aside = self._folder / _TEMPORARY / uuid.uuid4().hex
         try:
             for path in write_parquet(table, lines, aside):
                 target = self._folder / table / path.parent.relative_to(aside / _OUT)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from agent import wire
 from agent.errors import MessageError
 from agent.wire.codec import checked_name
-from pipeline.ingest.rows import timestamp
+from pipeline.ingest.rows import format_timestamp
 
 if TYPE_CHECKING:
     from pipeline.ingest.rows import Value
@@ -39,19 +39,19 @@ _NAMES: Final[dict[FieldType, str]] = {
 FIELDS: Final = tuple(LiveField(name, kind) for kind, names in _NAMES.items() for name in names.split())
 
 
-def document(message: bytes, *, site: str) -> bytes | None:
+def live_document(message: bytes, *, site: str) -> bytes | None:
     """Return one JSON document, or None for what the live view does not show. Raises MessageError.
 
     Of an envelope: time and key of its last verdict, the longest latency, the highest score.
     """
     checked_name("site", site)
     found = wire.decode(message)
-    if not isinstance(found, wire.Delivery):
+    if not isinstance(found, wire.DecodedVerdicts):
         return None
     last = max(found.verdicts, key=lambda verdict: verdict.captured_utc_ns)
     origin, judgement = last.origin, last.judgement
     try:
-        captured_at = timestamp(last.captured_utc_ns // 1_000).replace(" ", "T") + "Z"
+        captured_at = format_timestamp(last.captured_utc_ns // 1_000).replace(" ", "T") + "Z"
     except (OverflowError, ValueError) as error:
         raise MessageError(f"{last.key} has a time beyond the calendar.") from error
     values: dict[str, Value] = {

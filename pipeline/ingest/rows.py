@@ -20,7 +20,7 @@ Value = str | int | float | bool | None
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Partition:
     """The partition that a row lies in."""
 
     table: str  # a key of `schema.TABLES`
@@ -29,7 +29,7 @@ class Place:
     day: str  # UTC, YYYY-MM-DD, of the message
 
     @property
-    def keys(self) -> dict[str, str]:
+    def partition_keys(self) -> dict[str, str]:
         """The partition's keys by name, as Firehose's dynamic partitioning takes them."""
         return dict(zip((column.name for column in PARTITIONS), (self.site, self.line, self.day), strict=True))
 
@@ -38,35 +38,35 @@ class Place:
 class Row:
     """One row."""
 
-    place: Place
+    partition: Partition
     values: tuple[Value, ...]
 
-    def line(self, *, with_place: bool = False) -> str:
+    def to_json_line(self, *, with_place: bool = False) -> str:
         """The row as JSON on one line, without its end; `with_place` adds site, line and day."""
         named: dict[str, Value] = {
             name: value
-            for name, value in zip(TABLES[self.place.table].names, self.values, strict=True)
+            for name, value in zip(TABLES[self.partition.table].column_names, self.values, strict=True)
             if value is not None
         }
         if with_place:
-            named |= self.place.keys
+            named |= self.partition.partition_keys
         return json.dumps(named, separators=(",", ":"))
 
 
-def row(place: Place, named: Mapping[str, Value]) -> Row:
+def make_row(place: Partition, named: Mapping[str, Value]) -> Row:
     """Return the row with the values of `named`; columns that it lacks are NULL. Raises KeyError for another name."""
-    names = TABLES[place.table].names
+    names = TABLES[place.table].column_names
     if unknown := set(named) - set(names):
         raise KeyError(f"{place.table} has no column {', '.join(sorted(unknown))}")
     return Row(place, tuple(named.get(name) for name in names))
 
 
-def timestamp(utc_us: int) -> str:
+def format_timestamp(utc_us: int) -> str:
     """Microseconds since 1970 UTC as a row has them. Raises OverflowError or ValueError for times beyond 9999."""
     seconds, micros = divmod(utc_us, 1_000_000)
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}.{micros:06d}"
 
 
-def day_of(utc_us: int) -> str:
+def utc_day(utc_us: int) -> str:
     """The UTC day of a time in microseconds, YYYY-MM-DD; raises as `timestamp`."""
     return f"{datetime.fromtimestamp(utc_us // 1_000_000, UTC):%Y-%m-%d}"

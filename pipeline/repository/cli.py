@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from agent.errors import MissingExtraError, OperatorError, UsageError
-from pipeline.progress import Display
+from pipeline.progress import ProgressDisplay
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -140,7 +140,7 @@ def _add(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _publish(arguments: argparse.Namespace) -> dict[str, Any]:
     repository = _open(arguments)
-    with Display(quiet=arguments.json) as display:
+    with ProgressDisplay(quiet=arguments.json) as display:
         staged = repository.publish(refresh=arguments.refresh, say=display)
     published = [
         {"release": s.release_id, "site": s.site, "counter": s.manifest.counter, "digest": s.digest} for s in staged
@@ -196,8 +196,8 @@ def _export(arguments: argparse.Namespace) -> dict[str, Any]:
     from pipeline.repository.keys import KeyRing  # noqa: PLC0415
 
     repository = arguments.repository or KeyRing.load(_keys_folder(arguments.keys)).file.repository
-    with Display(quiet=arguments.json) as display:
-        exported = disk.export(
+    with ProgressDisplay(quiet=arguments.json) as display:
+        exported = disk.export_release(
             repository,
             arguments.to,
             arguments.site,
@@ -206,7 +206,7 @@ def _export(arguments: argparse.Namespace) -> dict[str, Any]:
             progress=lambda done, total: display("export", done, total),
         )
     answer = {"disk": str(arguments.to), **exported.model_dump(mode="json")}
-    if disk.is_short(exported, SystemClock()):
+    if disk.expires_soon(exported, SystemClock()):
         answer["warning"] = "devices take nothing from this disk after good_until: bring it there before"
     return answer
 
@@ -214,8 +214,8 @@ def _export(arguments: argparse.Namespace) -> dict[str, Any]:
 def _import(arguments: argparse.Namespace) -> dict[str, Any]:
     from pipeline.repository import disk  # noqa: PLC0415
 
-    with Display(quiet=arguments.json) as display:
-        brought = disk.bring(
+    with ProgressDisplay(quiet=arguments.json) as display:
+        brought = disk.import_releases(
             arguments.disk,
             arguments.to,
             arguments.root,

@@ -29,11 +29,11 @@ from tuf.api.metadata import Metadata
 
 from agent.clock import SystemClock
 from agent.durable import replace_durably, sync_file
-from agent.errors import FetchError, OperatorError, RefusedError
-from agent.fetch.sources import SourceDownError, SourceMissingError, choose
-from agent.model.fetch_protocol import FetchLimits, Reason, ReleaseId
-from agent.model.fetching import ChildFetcher
-from agent.model.manifest import MANIFEST_NAME, parse
+from agent.errors import FetchError, OperatorError, ReleaseRefusedError
+from agent.fetch.sources import SourceDownError, SourceMissingError, open_repository
+from agent.model.fetch_protocol import FetchLimits, FetchReason, ReleaseId
+from agent.model.fetching import FetchClient
+from agent.model.manifest import MANIFEST_NAME, parse_manifest
 from pipeline.repository.keys import SITE_ROLE, SiteName
 
 if TYPE_CHECKING:
@@ -51,23 +51,23 @@ _TIMEOUT_S: Final = 3_600.0
 _SHORT_LIFE_DAYS: Final = 7.0
 _LIMITS: Final = FetchLimits(stall_s=30.0)
 _REMEDY: Final = {
-    Reason.METADATA_EXPIRED: (
+    FetchReason.METADATA_EXPIRED: (
         "Export again after `kensa release publish`. Where a disk travels for longer than the metadata live, give them "
         "a longer life (`kensa release init --timestamp-days`, `--snapshot-days`)."
     ),
-    Reason.METADATA_ROLLBACK: "The disk is older than what was brought here before: export again.",
-    Reason.MISSING_FILE: "The disk is not whole: run `kensa release export` again, it goes on where it stopped.",
-    Reason.UNREACHABLE: "The disk is not whole or cannot be read: run `kensa release export` again.",
-    Reason.NO_SPACE: "Make room there; it goes on where it stopped.",
-    Reason.ROOT_UNUSABLE: "Give the 1.root.json that the site's devices have with --root.",
+    FetchReason.METADATA_ROLLBACK: "The disk is older than what was brought here before: export again.",
+    FetchReason.MISSING_FILE: "The disk is not whole: run `kensa release export` again, it goes on where it stopped.",
+    FetchReason.UNREACHABLE: "The disk is not whole or cannot be read: run `kensa release export` again.",
+    FetchReason.NO_SPACE: "Make room there; it goes on where it stopped.",
+    FetchReason.ROOT_UNUSABLE: "Give the 1.root.json that the site's devices have with --root.",
 }
 
 
-class DiskError(OperatorError):
+class ReleaseTransferError(OperatorError):
     """What is on the disk, or on the way to it, is refused; the text names the thing and the remedy."""
 
 
-class Exported(BaseModel):
+class ExportedRelease(BaseModel):
     """One release on the disk. A hint: what may be used follows from the signed metadata."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -81,11 +81,11 @@ class _Index(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: str = "kensa-releases"
-    exported: Annotated[tuple[Exported, ...], Field(max_length=_MAX_EXPORTED)]
+    exported: Annotated[tuple[ExportedRelease, ...], Field(max_length=_MAX_EXPORTED)]
 
 
 @dataclass(frozen=True, slots=True)
-class Brought:
+class ImportedRelease:
     """What lies in the mirror now."""
 
     site: str
@@ -93,11 +93,11 @@ class Brought:
     digest: str | None  # of the manifest: the release's identity on devices
 
 
-def _quiet(done: int, total: int) -> None:
+def _no_progress(done: int, total: int) -> None:
     """Show no progress."""
 
 
-def export(
+def export_release(
     repository: str,
     disk: Path,
     site: str,
@@ -105,108 +105,112 @@ def export(
     *,
     root: Path | None = None,
     clock: Clock | None = None,
-    progress: Callable[[int, int], None] = _quiet,
-) -> Exported:
-    """Write what the site needs for `release` (None: what was taken back) to `disk`. Raises DiskError.
+    progress: Callable[[int, int], None] = _no_progress,
+) -> ExportedRelease:
+    """Write what the site needs for `release` (None: what was taken back) to `disk`. Raises ReleaseTransferError.
 
     `repository` is a folder, http(s):// or s3://; `root` its 1.root.json, by default the one that it shows.
     """
     clock = clock or SystemClock()
-    _folder(disk)
+    _make_folder(disk)
     with tempfile.TemporaryDirectory(prefix="kensa-export-") as temporary:
-        anchor = root or _first_root(repository, Path(temporary) / "1.root.json")
-        _same_repository(disk, anchor)
-        copied = _Copy(repository, anchor, site, trust=Path(temporary) / "trust", state=disk / _INCOMING, clock=clock)
+        anchor = root or _fetch_first_root(repository, Path(temporary) / "1.root.json")
+        _check_same_repository(disk, anchor)
+        copied = _SiteCopy(
+            repository, anchor, site, trust=Path(temporary) / "trust", state=disk / _INCOMING, clock=clock
+        )
         copied.run(release, disk, progress)
-        until = copied.good_until()
-        exported = Exported(site=site, release=release, good_until=until.strftime("%Y-%m-%dT%H:%M:%SZ"))
-        others = [e for e in _earlier(disk) if (e.site, e.release) != (site, release)]
-        kept = tuple(e for e in others if _still_good(e, repository, anchor, disk, clock))
-        _check(disk, anchor, exported, clock)
-    _put(disk, INDEX_NAME, (_Index(exported=(*kept, exported)).model_dump_json(indent=2) + "\n").encode())
+        until = copied.valid_until()
+        exported = ExportedRelease(site=site, release=release, good_until=until.strftime("%Y-%m-%dT%H:%M:%SZ"))
+        others = [e for e in _previous_exports(disk) if (e.site, e.release) != (site, release)]
+        kept = tuple(e for e in others if _refresh_earlier_export(e, repository, anchor, disk, clock))
+        _verify_disk(disk, anchor, exported, clock)
+    _write_durably(disk, INDEX_NAME, (_Index(exported=(*kept, exported)).model_dump_json(indent=2) + "\n").encode())
     return exported
 
 
-def _earlier(disk: Path) -> tuple[Exported, ...]:
+def _previous_exports(disk: Path) -> tuple[ExportedRelease, ...]:
     return read_index(disk) if (disk / INDEX_NAME).is_file() else ()
 
 
-def _check(disk: Path, anchor: Path, exported: Exported, clock: Clock) -> None:
+def _verify_disk(disk: Path, anchor: Path, exported: ExportedRelease, clock: Clock) -> None:
     """Read the disk as a device does that knows nothing but the root."""
     with tempfile.TemporaryDirectory(prefix="kensa-export-") as temporary:
         state = Path(temporary)
-        reader = _Copy(str(disk), anchor, exported.site, trust=state / "trust", state=state / "into", clock=clock)
-        reader.fetch(exported.release, _quiet)
+        reader = _SiteCopy(str(disk), anchor, exported.site, trust=state / "trust", state=state / "into", clock=clock)
+        reader.fetch(exported.release, _no_progress)
 
 
-def _still_good(exported: Exported, repository: str, anchor: Path, disk: Path, clock: Clock) -> bool:
+def _refresh_earlier_export(exported: ExportedRelease, repository: str, anchor: Path, disk: Path, clock: Clock) -> bool:
     """Bring what an earlier export left up to date with the new metadata; False when it was taken back since."""
     with tempfile.TemporaryDirectory(prefix="kensa-export-") as temporary:
         state = Path(temporary)
-        copied = _Copy(repository, anchor, exported.site, trust=state / "trust", state=state / "into", clock=clock)
+        copied = _SiteCopy(repository, anchor, exported.site, trust=state / "trust", state=state / "into", clock=clock)
         try:
-            copied.run(None, disk, _quiet)
-            _check(disk, anchor, exported, clock)
-        except DiskError:
+            copied.run(None, disk, _no_progress)
+            _verify_disk(disk, anchor, exported, clock)
+        except ReleaseTransferError:
             return False
     return True
 
 
-def is_short(exported: Exported, clock: Clock) -> bool:
+def expires_soon(exported: ExportedRelease, clock: Clock) -> bool:
     """Whether the disk has to arrive within a week."""
     left = datetime.fromisoformat(exported.good_until).timestamp() - clock.utc_ns() / 1e9
     return left < _SHORT_LIFE_DAYS * 86_400
 
 
-def bring(
+def import_releases(
     disk: Path,
     mirror: Path,
     root: Path,
     *,
     clock: Clock | None = None,
-    progress: Callable[[int, int], None] = _quiet,
-) -> tuple[Brought, ...]:
-    """Copy everything on `disk` to the folder `mirror`. Raises DiskError; what is there then stays usable.
+    progress: Callable[[int, int], None] = _no_progress,
+) -> tuple[ImportedRelease, ...]:
+    """Copy everything on `disk` to the folder `mirror`. Raises ReleaseTransferError; what is there then stays usable.
 
     `root` is the 1.root.json that the site's devices have: it came to the site by another way than the disk.
     """
     clock = clock or SystemClock()
     if not disk.is_dir():
-        raise DiskError(f"{disk} is not a folder. Is the disk inserted and mounted?")
-    _folder(mirror)
+        raise ReleaseTransferError(f"{disk} is not a folder. Is the disk inserted and mounted?")
+    _make_folder(mirror)
     done = []
     for exported in read_index(disk):
         state = mirror / _STATE
-        copied = _Copy(str(disk), root, exported.site, trust=state / "trust", state=state / "incoming", clock=clock)
+        copied = _SiteCopy(str(disk), root, exported.site, trust=state / "trust", state=state / "incoming", clock=clock)
         digest = copied.run(exported.release, mirror, progress)
-        done.append(Brought(exported.site, exported.release, digest))
+        done.append(ImportedRelease(exported.site, exported.release, digest))
     return tuple(done)
 
 
-def read_index(disk: Path) -> tuple[Exported, ...]:
-    """What the disk says that it holds. Raises DiskError."""
+def read_index(disk: Path) -> tuple[ExportedRelease, ...]:
+    """What the disk says that it holds. Raises ReleaseTransferError."""
     path = disk / INDEX_NAME
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_SMALL_BYTES + 1)
     except OSError as error:
-        raise DiskError(
+        raise ReleaseTransferError(
             f"{path}: {error.strerror}. Either this is no disk for releases, or its export was not finished: run "
             "`kensa release export` again, it goes on where it stopped."
         ) from error
     try:
         return _Index.model_validate_json(data).exported
     except ValidationError as error:
-        raise DiskError(f"{path} is damaged: {error.errors()[0]['msg']}. Run `kensa release export` again.") from error
+        raise ReleaseTransferError(
+            f"{path} is damaged: {error.errors()[0]['msg']}. Run `kensa release export` again."
+        ) from error
 
 
-class _Copy:
+class _SiteCopy:
     """One site's way from a repository to a folder that becomes one, through the device's fetch child."""
 
     def __init__(self, repository: str, root: Path, site: str, *, trust: Path, state: Path, clock: Clock) -> None:
         self._repository, self._site = repository, site
         self._trust, self._state = trust, state
-        self._fetcher = ChildFetcher(
+        self._fetcher = FetchClient(
             repository=repository,
             root=root,
             site=site,
@@ -223,9 +227,9 @@ class _Copy:
         revoked = self._revoked()
         if folder is not None:
             self._place_release(folder, str(release), str(digest), to)
-        _put(to, f"targets/{self._site}/{hashlib.sha256(revoked).hexdigest()}.revoked.json", revoked)
+        _write_durably(to, f"targets/{self._site}/{hashlib.sha256(revoked).hexdigest()}.revoked.json", revoked)
         for path, data in self._metadata():
-            _put(to, path, data)
+            _write_durably(to, path, data)
         shutil.rmtree(self._state / self._name(release), ignore_errors=True)
         return digest
 
@@ -234,21 +238,25 @@ class _Copy:
         stop = threading.Event()
         try:
             if release is None:
-                self._fetcher.look(trusted_utc_s=0.0, stop=stop)
+                self._fetcher.refresh(trusted_utc_s=0.0, stop=stop)
                 return None, None
             into = self._state / self._name(release)
             into.mkdir(parents=True, exist_ok=True)
             fetched = self._fetcher.fetch(release, into=into, trusted_utc_s=0.0, on_progress=progress, stop=stop)
         except FetchError as error:
-            reason = Reason(error.reason)
-            raise DiskError(f"{self._repository}: {error}. {_REMEDY.get(reason, '')} ({reason})".strip()) from error
-        except RefusedError as error:
-            raise DiskError(f"{self._repository}: {error} ({error.reason})") from error
+            reason = FetchReason(error.reason)
+            raise ReleaseTransferError(
+                f"{self._repository}: {error}. {_REMEDY.get(reason, '')} ({reason})".strip()
+            ) from error
+        except ReleaseRefusedError as error:
+            raise ReleaseTransferError(f"{self._repository}: {error} ({error.reason})") from error
         except OSError as error:
-            raise DiskError(f"{self._state}: {error.strerror}. Look at owner, rights and room there.") from error
+            raise ReleaseTransferError(
+                f"{self._state}: {error.strerror}. Look at owner, rights and room there."
+            ) from error
         return fetched.folder, fetched.ref.digest
 
-    def good_until(self) -> datetime:
+    def valid_until(self) -> datetime:
         """When the first of the metadata expires that devices look at."""
         roles = ("root", "timestamp", "snapshot", "targets", SITE_ROLE + self._site)
         return min(self._role(role).signed.expires for role in roles)
@@ -260,7 +268,7 @@ class _Copy:
         try:
             found: Metadata[Any] = Metadata.from_bytes((self._trust / f"{role}.json").read_bytes())
         except (OSError, RepositoryError) as error:
-            raise DiskError(
+            raise ReleaseTransferError(
                 f"{self._trust / role}.json cannot be read: {error}. Remove that folder's parent."
             ) from error
         return found
@@ -278,44 +286,48 @@ class _Copy:
         """The list that the signed metadata name; the child has looked at it and does not keep it."""
         target = self._role(SITE_ROLE + self._site).signed.targets[f"{self._site}/revoked.json"]
         sha256 = str(target.hashes["sha256"])
-        data = _small(self._repository, f"targets/{self._site}/{sha256}.revoked.json")
+        data = _read_small(self._repository, f"targets/{self._site}/{sha256}.revoked.json")
         if hashlib.sha256(data).hexdigest() != sha256:
-            raise DiskError(f"{self._repository} was changed while it was read: run it again.")
+            raise ReleaseTransferError(f"{self._repository} was changed while it was read: run it again.")
         return data
 
     def _place_release(self, folder: Path, release: str, digest: str, to: Path) -> None:
         data = (folder / MANIFEST_NAME).read_bytes()
-        manifest = parse(data, source=f"the signed manifest of {release}")
+        manifest = parse_manifest(data, source=f"the signed manifest of {release}")
         try:
             (to / "files").mkdir(parents=True, exist_ok=True)
             for name, entry in manifest.files.items():
                 (folder / name).replace(to / "files" / entry.sha256)
                 sync_file(to / "files" / entry.sha256)
         except OSError as error:
-            raise DiskError(f"{to / 'files'}: {error.strerror}. Look at owner, rights and room there.") from error
-        _put(to, f"targets/{self._site}/{release}/{digest}.{MANIFEST_NAME}", data)
+            raise ReleaseTransferError(
+                f"{to / 'files'}: {error.strerror}. Look at owner, rights and room there."
+            ) from error
+        _write_durably(to, f"targets/{self._site}/{release}/{digest}.{MANIFEST_NAME}", data)
 
 
-def _folder(path: Path) -> None:
+def _make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DiskError(f"{path}: {error.strerror}. Is the disk mounted, and may this user write there?") from error
+        raise ReleaseTransferError(
+            f"{path}: {error.strerror}. Is the disk mounted, and may this user write there?"
+        ) from error
 
 
-def _put(base: Path, path: str, data: bytes) -> None:
+def _write_durably(base: Path, path: str, data: bytes) -> None:
     target = base / path
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         replace_durably(target, data)
     except OSError as error:
-        raise DiskError(f"{target}: {error.strerror}. Look at owner, rights and room there.") from error
+        raise ReleaseTransferError(f"{target}: {error.strerror}. Look at owner, rights and room there.") from error
 
 
-def _small(repository: str, path: str) -> bytes:
-    """A small file of the repository, unchecked. Raises DiskError."""
+def _read_small(repository: str, path: str) -> bytes:
+    """A small file of the repository, unchecked. Raises ReleaseTransferError."""
     try:
-        source = choose(repository, timeout_s=_LIMITS.stall_s)
+        source = open_repository(repository, timeout_s=_LIMITS.stall_s)
         try:
             with source.open(path) as opened:
                 data = bytearray()
@@ -324,22 +336,24 @@ def _small(repository: str, path: str) -> bytes:
         except source.errors as error:
             raise SourceDownError(str(error)) from error
     except (SourceMissingError, SourceDownError, FetchError) as error:
-        raise DiskError(f"{repository} lacks {path}: {error}. Is this a release repository?") from error
+        raise ReleaseTransferError(f"{repository} lacks {path}: {error}. Is this a release repository?") from error
     if len(data) > _MAX_SMALL_BYTES:
-        raise DiskError(f"{path} of {repository} is longer than {_MAX_SMALL_BYTES:,} bytes.")
+        raise ReleaseTransferError(f"{path} of {repository} is longer than {_MAX_SMALL_BYTES:,} bytes.")
     return bytes(data)
 
 
-def _first_root(repository: str, to: Path) -> Path:
-    to.write_bytes(_small(repository, "metadata/1.root.json"))
+def _fetch_first_root(repository: str, to: Path) -> Path:
+    to.write_bytes(_read_small(repository, "metadata/1.root.json"))
     return to
 
 
-def _same_repository(disk: Path, anchor: Path) -> None:
+def _check_same_repository(disk: Path, anchor: Path) -> None:
     """A disk holds one repository: metadata of two do not go together."""
     there = disk / "metadata" / "1.root.json"
     try:
         if there.is_file() and there.read_bytes() != anchor.read_bytes():
-            raise DiskError(f"{disk} holds releases of another repository. Use an empty folder on the disk.")
+            raise ReleaseTransferError(f"{disk} holds releases of another repository. Use an empty folder on the disk.")
     except OSError as error:
-        raise DiskError(f"{anchor}: {error.strerror}. Give the repository's 1.root.json with --root.") from error
+        raise ReleaseTransferError(
+            f"{anchor}: {error.strerror}. Give the repository's 1.root.json with --root."
+        ) from error

@@ -75,7 +75,7 @@ class KeyFile(_Strict):
     roles: dict[str, RoleKeys] = Field(default_factory=dict)
 
 
-def vendor_errors() -> tuple[type[Exception], ...]:
+def signer_errors() -> tuple[type[Exception], ...]:
     """What signers raise: theirs, and those of boto3 where it is installed."""
     errors: tuple[type[Exception], ...] = (OSError, ValueError, TypeError, SigningError, UnsupportedLibraryError)
     with contextlib.suppress(ModuleNotFoundError):
@@ -147,7 +147,7 @@ class KeyRing:
             )
         try:
             found, key = AWSSigner.import_(name)
-        except vendor_errors() as error:
+        except signer_errors() as error:
             raise OperatorError(
                 f"the key {uri} cannot be read: {error}. It needs pip install 'kensa[aws]', a region, and the "
                 "permissions kms:GetPublicKey and kms:Sign"
@@ -167,9 +167,9 @@ class KeyRing:
         found, missing = [], []
         for entry in self._role(role).keys:
             try:
-                with self._relative_to_the_folder():
+                with self._in_key_folder():
                     found.append(Signer.from_priv_key_uri(entry.uri, Key.from_dict(entry.keyid, dict(entry.public))))
-            except vendor_errors() as error:
+            except signer_errors() as error:
                 missing.append(f"{entry.uri}: {error}")
         if len(found) < self.threshold(role):
             raise OperatorError(
@@ -178,7 +178,7 @@ class KeyRing:
             )
         return found
 
-    def add_to(self, root: Root, role: str) -> None:
+    def authorise(self, root: Root, role: str) -> None:
         """Let the keys, and no others, sign for a top-level role."""
         for keyid in list(root.roles[role].keyids):
             root.revoke_key(keyid, role)
@@ -197,7 +197,7 @@ class KeyRing:
             ) from None
 
     @contextlib.contextmanager
-    def _relative_to_the_folder(self) -> Iterator[None]:
+    def _in_key_folder(self) -> Iterator[None]:
         before = os.environ.get(_PREFIX_VARIABLE)
         os.environ[_PREFIX_VARIABLE] = str(self.folder)
         try:

@@ -29,19 +29,19 @@ from tuf.api.serialization.json import JSONSerializer
 from agent.errors import OperatorError
 from agent.model.manifest import MANIFEST_NAME
 from pipeline.repository.keys import SITE_ROLE, TOP_ROLES
-from pipeline.repository.staging import FILES, Staging, check
-from pipeline.repository.store import open_store, write_private
+from pipeline.repository.staging import FILES, Staging, check_release
+from pipeline.repository.store import open_repository_store, write_private
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from pipeline.repository.keys import KeyRing
-    from pipeline.repository.staging import Staged
-    from pipeline.repository.store import Store
+    from pipeline.repository.staging import StagedRelease
+    from pipeline.repository.store import RepositoryStore
 
 UTC_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"  # as agent.fetch.trust reads signed_utc
-_RENEW: Final = 1 / 3  # of a role's life left: `publish` signs it again
+_RENEWAL_SHARE: Final = 1 / 3  # of a role's life left: `publish` signs it again
 _ALGORITHM: Final = ["sha256"]
 
 
@@ -52,11 +52,13 @@ def _utc() -> dt.datetime:
 class Repository:
     """One repository and its keys. Methods raise OperatorError and ReleaseError with the remedy in the text."""
 
-    def __init__(self, keys: KeyRing, *, now: Callable[[], dt.datetime] = _utc, store: Store | None = None) -> None:
+    def __init__(
+        self, keys: KeyRing, *, now: Callable[[], dt.datetime] = _utc, store: RepositoryStore | None = None
+    ) -> None:
         """Open what `create` made. `store` writes to the repository in place of the one that its address gives."""
         self.keys = keys
         self._now = now
-        self._store = store or open_store(keys.file.repository)
+        self._store = store or open_repository_store(keys.file.repository)
         self._folder = keys.folder / "metadata"
         self.staging = Staging(keys.folder / "staged")
         self._loaded: dict[str, Metadata[Any]] = {}
@@ -112,10 +114,10 @@ class Repository:
             self.keys.renew(role, uris=uris.get(role))
         root = Root(consistent_snapshot=True)
         for role in TOP_ROLES:
-            self.keys.add_to(root, role)
+            self.keys.authorise(root, role)
         targets = Targets(delegations=Delegations({}, {}))
         for signed in (root, targets, Snapshot(), Timestamp()):
-            self._begin(signed.type, signed)
+            self._add_role(signed.type, signed)
         self._sign("root")
         self._add_sites(sites, uris)
         self._sign("targets")
@@ -137,11 +139,11 @@ class Repository:
             role = SITE_ROLE + site
             self.keys.renew(role, uris=uris.get(site))
             self._delegate(site)
-            self._begin(role, Targets())
+            self._add_role(role, Targets())
             self._set_revoked(site, [])
             self._sign(role)
 
-    def _begin(self, role: str, signed: Root | Targets | Snapshot | Timestamp) -> None:
+    def _add_role(self, role: str, signed: Root | Targets | Snapshot | Timestamp) -> None:
         signed.version = 0  # signing makes it 1
         self._loaded[role] = Metadata(signed)
 
@@ -159,9 +161,9 @@ class Repository:
         for key in self.keys.public(role):
             targets.add_key(key, role)
 
-    def add(self, release: Path, site: str) -> Staged:
+    def add(self, release: Path, site: str) -> StagedRelease:
         """Check a release folder, give it the site's next counter, and stage it."""
-        manifest = check(release)
+        manifest = check_release(release)
         published = self.published(site)
         release_id = f"{manifest.name}/{manifest.version}"
         before = published.get(release_id)
@@ -176,11 +178,13 @@ class Repository:
         counters += [staged.manifest.counter for staged in self.staging.all() if staged.site == site]
         return self.staging.add(release, manifest, site=site, counter=max(counters, default=0) + 1)
 
-    def publish(self, *, refresh: bool = False, say: Callable[[str, int, int], None] | None = None) -> list[Staged]:
+    def publish(
+        self, *, refresh: bool = False, say: Callable[[str, int, int], None] | None = None
+    ) -> list[StagedRelease]:
         """Sign and write what is staged, and what expires soon; `refresh` signs timestamp and snapshot only."""
         staged = [] if refresh else self.staging.all()
         for release in staged:
-            self._take_in(release)
+            self._add_target(release)
         if not refresh:
             roles = {SITE_ROLE + release.site for release in staged}
             everything = ("targets", *(SITE_ROLE + site for site in self.keys.sites()))
@@ -188,10 +192,10 @@ class Repository:
                 self._sign(role)
         self._write(staged, say=say)
         for release in staged:
-            self.staging.drop(release)
+            self.staging.remove(release)
         return staged
 
-    def _take_in(self, release: Staged) -> None:
+    def _add_target(self, release: StagedRelease) -> None:
         path = f"{release.site}/{release.release_id}/{MANIFEST_NAME}"
         targets = self._site(release.site).targets
         target = TargetFile.from_data(path, release.data, _ALGORITHM)
@@ -245,7 +249,7 @@ class Repository:
             self.keys.public(name)
             self.keys.renew(name, uris=uris.get(role))
             if role in TOP_ROLES:
-                self.keys.add_to(self.role("root").signed, role)
+                self.keys.authorise(self.role("root").signed, role)
             else:
                 self._delegate(role)
                 self._sign(name)
@@ -258,14 +262,14 @@ class Repository:
 
     # --- signing and writing ------------------------------------------------------------------------------------------
 
-    def _life(self, role: str) -> dt.timedelta:
+    def _lifetime(self, role: str) -> dt.timedelta:
         expiry = self.keys.file.expiry_days
         days: float = getattr(expiry, role if role in TOP_ROLES else "targets")
         return dt.timedelta(days=days)
 
     def _expires_soon(self, role: str) -> bool:
         left: dt.timedelta = self.role(role).signed.expires - self._now()
-        return left < self._life(role) * _RENEW
+        return left < self._lifetime(role) * _RENEWAL_SHARE
 
     def root_days_left(self) -> float:
         """Until the root expires and devices take nothing new any more."""
@@ -275,7 +279,7 @@ class Repository:
     def _sign(self, role: str, *, also: Iterable[Any] = ()) -> None:
         metadata = self.role(role)
         metadata.signed.version += 1
-        metadata.signed.expires = (self._now() + self._life(role)).replace(microsecond=0)
+        metadata.signed.expires = (self._now() + self._lifetime(role)).replace(microsecond=0)
         metadata.signatures.clear()
         try:
             for signer in (*self.keys.signers(role), *also):
@@ -285,26 +289,26 @@ class Repository:
         if role not in self._changed:
             self._changed.append(role)
 
-    def _write(self, staged: list[Staged], *, say: Callable[[str, int, int], None] | None = None) -> None:
+    def _write(self, staged: list[StagedRelease], *, say: Callable[[str, int, int], None] | None = None) -> None:
         """Sign snapshot and timestamp, remember everything, then write: files, targets, snapshot, timestamp."""
         targets = ["targets", *(SITE_ROLE + site for site in self.keys.sites())]
         snapshot: Snapshot = self.role("snapshot").signed
         for role in targets:
-            data = self._bytes(role)
+            data = self._serialise(role)
             snapshot.meta[f"{role}.json"] = MetaFile.from_data(self.role(role).signed.version, data, _ALGORITHM)
         self._sign("snapshot")
         timestamp: Timestamp = self.role("timestamp").signed
-        timestamp.snapshot_meta = MetaFile.from_data(snapshot.version, self._bytes("snapshot"), _ALGORITHM)
+        timestamp.snapshot_meta = MetaFile.from_data(snapshot.version, self._serialise("snapshot"), _ALGORITHM)
         timestamp.unrecognized_fields["signed_utc"] = self._now().strftime(UTC_FORMAT)
         self._sign("timestamp")
         for role in self._changed:
-            write_private(self._folder / f"{role}.json", self._bytes(role))
+            write_private(self._folder / f"{role}.json", self._serialise(role))
             if role == "root":
-                write_private(self._folder / f"{self.role(role).signed.version}.root.json", self._bytes(role))
+                write_private(self._folder / f"{self.role(role).signed.version}.root.json", self._serialise(role))
         self._upload(self._plan(staged, targets), say)
         self._changed.clear()
 
-    def _plan(self, staged: list[Staged], targets: list[str]) -> list[tuple[str, bytes | Path]]:
+    def _plan(self, staged: list[StagedRelease], targets: list[str]) -> list[tuple[str, bytes | Path]]:
         """Everything in the order of writing. Metadata that are there already are written again: they may be lost."""
         plan: list[tuple[str, bytes | Path]] = []
         for release in staged:
@@ -318,10 +322,10 @@ class Repository:
         roots = [f"{version}.root.json" for version in range(1, self.role("root").signed.version + 1)]
         plan += [(f"metadata/{name}", (self._folder / name).read_bytes()) for name in roots]
         plan += [
-            (f"metadata/{self.role(role).signed.version}.{role}.json", self._bytes(role))
+            (f"metadata/{self.role(role).signed.version}.{role}.json", self._serialise(role))
             for role in (*targets, "snapshot")
         ]
-        plan.append(("metadata/timestamp.json", self._bytes("timestamp")))
+        plan.append(("metadata/timestamp.json", self._serialise("timestamp")))
         return plan
 
     def _upload(self, plan: list[tuple[str, bytes | Path]], say: Callable[[str, int, int], None] | None) -> None:
@@ -333,11 +337,11 @@ class Repository:
             if say is not None:
                 say("publish", i + 1, len(plan))
 
-    def _bytes(self, role: str) -> bytes:
+    def _serialise(self, role: str) -> bytes:
         return self.role(role).to_bytes(JSONSerializer(compact=True))
 
 
 def _custom(target: TargetFile) -> dict[str, Any]:
-    """What `_take_in` wrote beside the digest."""
+    """What `_add_target` wrote beside the digest."""
     custom: dict[str, Any] = target.custom
     return custom

@@ -15,8 +15,8 @@ from agent.model.manifest import (
     MAX_MANIFEST_BYTES,
     MODEL_NAME,
     Manifest,
-    parse,
-    read,
+    parse_manifest,
+    read_manifest,
 )
 from pipeline.repository.store import write_private
 
@@ -27,7 +27,7 @@ FILES: Final = (MODEL_NAME, GOLDEN_NAME)
 
 
 @dataclass(frozen=True, slots=True)
-class Staged:
+class StagedRelease:
     """A release with its counter, in the private folder."""
 
     site: str
@@ -46,9 +46,9 @@ class Staged:
         return hashlib.sha256(self.data).hexdigest()
 
 
-def check(folder: Path) -> Manifest:
+def check_release(folder: Path) -> Manifest:
     """Look at a release folder as a device does, short of running the model. Raises ReleaseError."""
-    manifest = read(folder)
+    manifest = read_manifest(folder)
     found: dict[str, bytes] = {}
     for name in FILES:
         entry = manifest.files[name]
@@ -62,8 +62,8 @@ def check(folder: Path) -> Manifest:
                 "release again"
             )
         found[name] = data
-    graph_policy.check(found[MODEL_NAME], source=str(folder / MODEL_NAME))
-    golden.read(found[GOLDEN_NAME], manifest, source=str(folder / GOLDEN_NAME))
+    graph_policy.check_graph(found[MODEL_NAME], source=str(folder / MODEL_NAME))
+    golden.read_golden_set(found[GOLDEN_NAME], manifest, source=str(folder / GOLDEN_NAME))
     return manifest
 
 
@@ -74,7 +74,7 @@ class Staging:
         """`folder` is made when something is staged."""
         self._folder = folder
 
-    def add(self, source: Path, manifest: Manifest, *, site: str, counter: int) -> Staged:
+    def add(self, source: Path, manifest: Manifest, *, site: str, counter: int) -> StagedRelease:
         """Copy a checked release, its manifest with the counter. Raises OperatorError, ManifestError."""
         numbered = manifest.model_copy(update={"counter": counter})
         data = numbered.to_json()
@@ -88,17 +88,17 @@ class Staging:
         for name in FILES:
             write_private(folder / name, (source / name).read_bytes())
         write_private(folder / MANIFEST_NAME, data)  # last: what has one is complete
-        return Staged(site, folder, numbered, data)
+        return StagedRelease(site, folder, numbered, data)
 
-    def all(self) -> list[Staged]:
+    def all(self) -> list[StagedRelease]:
         """Everything that is staged, in the order of the counters."""
         found = []
         for path in sorted(self._folder.glob(f"*/*/*/{MANIFEST_NAME}")):
             data = path.read_bytes()
             site = path.parent.parent.parent.name
-            found.append(Staged(site, path.parent, parse(data, source=str(path)), data))
+            found.append(StagedRelease(site, path.parent, parse_manifest(data, source=str(path)), data))
         return sorted(found, key=lambda staged: (staged.site, staged.manifest.counter))
 
-    def drop(self, staged: Staged) -> None:
+    def remove(self, staged: StagedRelease) -> None:
         """Forget one that is published."""
         shutil.rmtree(staged.folder)

@@ -13,7 +13,7 @@ from agent.errors import MissingExtraError, OperatorError
 _NEVER_CACHED: Final = "timestamp.json"
 
 
-class Store(Protocol):
+class RepositoryStore(Protocol):
     """A repository's files by their path relative to its base."""
 
     def put(self, path: str, data: bytes) -> None:
@@ -23,7 +23,7 @@ class Store(Protocol):
         """Is there a file of that length? For files named by their digest. Raises OperatorError."""
 
 
-class FolderStore:
+class FolderRepositoryStore:
     """A folder: to be served by a web server, or carried on a stick."""
 
     def __init__(self, folder: Path) -> None:
@@ -54,7 +54,7 @@ class FolderStore:
         return target.is_file() and target.stat().st_size == length_bytes
 
 
-class S3Store:
+class S3RepositoryStore:
     """A prefix of a bucket; needs s3:PutObject and s3:GetObject there."""
 
     def __init__(self, bucket: str, prefix: str) -> None:
@@ -95,17 +95,17 @@ class S3Store:
         return bool(answer["ContentLength"] == length_bytes)
 
 
-def open_store(repository: str) -> Store:
+def open_repository_store(repository: str) -> RepositoryStore:
     """The store for a folder or s3://bucket/prefix. Raises OperatorError."""
     parts = urlsplit(repository)
     if parts.scheme == "s3" and parts.netloc:
-        return S3Store(parts.netloc, parts.path.strip("/"))
+        return S3RepositoryStore(parts.netloc, parts.path.strip("/"))
     if "://" in repository:
         raise OperatorError(
             f"a repository is written to a folder or to s3://bucket/prefix, not to {repository!r}. Devices may read it "
             "over HTTP from any server that serves such a folder"
         )
-    return FolderStore(Path(repository))
+    return FolderRepositoryStore(Path(repository))
 
 
 def write_private(path: Path, data: bytes) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import agent
 from agent.errors import OperatorError
-from pipeline.sagemaker.job import PROGRAM
+from pipeline.sagemaker.job import PROGRAM_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,18 +29,18 @@ raise SystemExit(main())
 """
 
 
-def checkout() -> Path:
+def checkout_root() -> Path:
     """The folder that holds the packages and the lock."""
     return Path(agent.__file__).parent.parent
 
 
 def make_bundle(root: Path | None = None) -> bytes:
     """The bundle's bytes, tar.gz. Raises OperatorError where the lock is not there: it is made from a checkout."""
-    root = root or checkout()
+    root = root or checkout_root()
     lock = root / "requirements" / f"{_LOCK}.txt"
     if not lock.is_file():
         raise OperatorError(f"{lock} does not exist. Make the bundle from a checkout, after scripts/lock.")
-    files = {PROGRAM: _PROGRAM, "requirements.txt": lock.read_bytes()}
+    files = {PROGRAM_NAME: _PROGRAM, "requirements.txt": lock.read_bytes()}
     files |= {path.relative_to(root).as_posix(): path.read_bytes() for path in _sources(root)}
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive:

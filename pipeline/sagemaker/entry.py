@@ -20,37 +20,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from agent.errors import KensaError
-from agent.model.manifest import MANIFEST_NAME
-from agent.model.manifest import read as read_manifest
+from agent.model.manifest import MANIFEST_NAME, read_manifest
 from pipeline import release
-from pipeline.sagemaker.job import METRIC_PREFIX, METRICS
+from pipeline.sagemaker.job import METRIC_PREFIX, REPORTED_METRICS
 from pipeline.sagemaker.layout import (
     ANCHOR_PREFIX,
     CANDIDATES_CHANNEL,
     CHAMPION_CHANNEL,
     MAX_FAILURE_CHARS,
     TRAINING_CHANNEL,
-    Layout,
+    JobLayout,
 )
 from pipeline.selection import choose, policy
-from pipeline.selection.plan import PlanError, TrainingPlan, loose_json
+from pipeline.selection.plan import PlanError, TrainingPlan, json_or_text
 from pipeline.selection.result import write_choice
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_TOOLKIT: Final = "sagemaker_"  # hyperparameters of script mode
+_TOOLKIT_PREFIX: Final = "sagemaker_"  # hyperparameters of script mode
 _MAX_ARCHIVE_BYTES: Final = 2 << 30
 _MAX_CANDIDATES: Final = 256
-_JOB: Final = "TRAINING_JOB_NAME"  # set in every SageMaker job
+_JOB_NAME_VARIABLE: Final = "TRAINING_JOB_NAME"  # set in every SageMaker job
 
 
 def main() -> int:
     """Do the job's step; returns the exit code."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
-    layout = Layout.from_environment()
+    layout = JobLayout.from_environment()
     try:
-        _work(layout)
+        _run_step(layout)
     except KensaError as error:
         _fail(layout, str(error))
         return error.exit_code
@@ -60,15 +59,15 @@ def main() -> int:
     return 0
 
 
-def _fail(layout: Layout, text: str) -> None:
+def _fail(layout: JobLayout, text: str) -> None:
     logging.getLogger(__name__).error("%s", text)
-    layout.failure.parent.mkdir(parents=True, exist_ok=True)
-    layout.failure.write_text(text[:MAX_FAILURE_CHARS], encoding="utf-8")
+    layout.failure_file.parent.mkdir(parents=True, exist_ok=True)
+    layout.failure_file.write_text(text[:MAX_FAILURE_CHARS], encoding="utf-8")
 
 
-def _work(layout: Layout) -> None:
-    given = {key: value for key, value in layout.hyperparameters().items() if not key.startswith(_TOOLKIT)}
-    step = loose_json(given.pop("step", "train"))
+def _run_step(layout: JobLayout) -> None:
+    given = {key: value for key, value in layout.hyperparameters().items() if not key.startswith(_TOOLKIT_PREFIX)}
+    step = json_or_text(given.pop("step", "train"))
     if step == "train":
         _train(layout, given)
     elif step == "choose":
@@ -82,10 +81,10 @@ def log_progress(step: str, done: int, total: int, note: str = "") -> None:
     if done == total or done % max(1, total // 10) == 0:
         logging.getLogger(__name__).info("%s: %d/%d %s", step, done, total, note)
         if note.startswith("loss "):
-            _metric("loss", float(note.split()[1]))
+            _log_metric("loss", float(note.split()[1]))
 
 
-def _metric(name: str, value: float) -> None:
+def _log_metric(name: str, value: float) -> None:
     sys.stdout.write(f"{METRIC_PREFIX} {name}={value:.6g}\n")
     sys.stdout.flush()
 
@@ -93,57 +92,57 @@ def _metric(name: str, value: float) -> None:
 # --- step=train ---------------------------------------------------------------------------------------------------
 
 
-def _train(layout: Layout, given: Mapping[str, str]) -> None:
+def _train(layout: JobLayout, given: Mapping[str, str]) -> None:
     plan = TrainingPlan.from_hyperparameters(given)
     data = layout.channel(TRAINING_CHANNEL)
-    kept = layout.checkpoints / plan.digest
+    kept = layout.checkpoints_folder / plan.digest
     if (kept / MANIFEST_NAME).is_file():
         logging.getLogger(__name__).info("trained before the interruption: %s", kept)
-        shutil.copytree(kept, layout.release, dirs_exist_ok=True)
+        shutil.copytree(kept, layout.release_folder, dirs_exist_ok=True)
     else:
-        from pipeline.selection.training import train  # noqa: PLC0415 - loads torch
+        from pipeline.selection.training import train_plan  # noqa: PLC0415 - loads torch
 
-        files = train(plan, data, progress=log_progress, training_job=os.environ.get(_JOB))
-        if layout.checkpoints.is_dir():
-            release.write(kept, files)
-        release.write(layout.release, files)
-    metrics = read_manifest(layout.release).metrics
-    for name in METRICS:
+        files = train_plan(plan, data, progress=log_progress, training_job=os.environ.get(_JOB_NAME_VARIABLE))
+        if layout.checkpoints_folder.is_dir():
+            release.write_release(kept, files)
+        release.write_release(layout.release_folder, files)
+    metrics = read_manifest(layout.release_folder).metrics
+    for name in REPORTED_METRICS:
         value = metrics["int8"].get(name, metrics.get(name))
         if isinstance(value, float):
-            _metric(name, value)
+            _log_metric(name, value)
 
 
 # --- step=choose --------------------------------------------------------------------------------------------------
 
 
-def _choose(layout: Layout, given: Mapping[str, str]) -> None:
-    tree: Any = loose_json(given.get("policy", "null"))
+def _choose(layout: JobLayout, given: Mapping[str, str]) -> None:
+    tree: Any = json_or_text(given.get("policy", "null"))
     wanted = policy.read_policy(tree, "the hyperparameter policy")
     with tempfile.TemporaryDirectory(prefix="kensa-candidates-") as folder:
         room = Path(folder)
-        candidates = _releases(layout.channel(CANDIDATES_CHANNEL), room / "candidates")
+        candidates = _find_releases(layout.channel(CANDIDATES_CHANNEL), room / "candidates")
         champions = [
             found
-            for channel in layout.channels(CHAMPION_CHANNEL)
-            for found in _releases(channel, room / CHAMPION_CHANNEL)
+            for channel in layout.channels_with_prefix(CHAMPION_CHANNEL)
+            for found in _find_releases(channel, room / CHAMPION_CHANNEL)
         ]
         if len(champions) > 1:
             raise PlanError(f"the channel {CHAMPION_CHANNEL} holds {len(champions)} releases; it must hold one.")
-        made = choose.choose(
+        made = choose.choose_candidate(
             candidates,
             champions[0] if champions else None,
             layout.channel(TRAINING_CHANNEL),
             wanted,
-            anchors=layout.channels(ANCHOR_PREFIX),
+            anchors=layout.channels_with_prefix(ANCHOR_PREFIX),
             progress=log_progress,
         )
-        write_choice(made, layout.model)
+        write_choice(made, layout.model_folder)
         if made.proposed is not None:
-            _metric("objective", made.proposed.objective)
+            _log_metric("objective", made.proposed.objective)
 
 
-def _releases(folder: Path, room: Path) -> list[Path]:
+def _find_releases(folder: Path, room: Path) -> list[Path]:
     """Every release folder below `folder`, archives unpacked below `room`, in the order of their paths."""
     room.mkdir(parents=True, exist_ok=True)
     for number, archive in enumerate(sorted(folder.rglob("*.tar.gz"))):

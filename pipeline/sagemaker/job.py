@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from typing import Self
 
     from pipeline.selection.plan import TrainingPlan
-    from pipeline.selection.policy import Policy
+    from pipeline.selection.policy import SelectionPolicy
 
-PROGRAM: Final = "kensa_job.py"  # in the root of the source bundle
+PROGRAM_NAME: Final = "kensa_job.py"  # in the root of the source bundle
 METRIC_PREFIX: Final = "kensa metric"  # of a line of the log: `kensa metric accuracy=0.98`
-METRICS: Final = (
+REPORTED_METRICS: Final = (
     "accuracy",
     "macro_f1",
     "auroc",
@@ -76,7 +76,7 @@ def training_request(plan: TrainingPlan, settings: JobSettings, *, data_uri: str
 
 
 def choice_request(
-    policy: Policy,
+    policy: SelectionPolicy,
     settings: JobSettings,
     *,
     data_uri: str,
@@ -112,7 +112,7 @@ def _request(
         "HyperParameters": {
             **hyperparameters,
             # Of script mode: the image unpacks the bundle, installs its requirements.txt and runs the program.
-            "sagemaker_program": PROGRAM,
+            "sagemaker_program": PROGRAM_NAME,
             "sagemaker_submit_directory": settings.source_uri,
             "sagemaker_region": settings.region,
         },
@@ -144,4 +144,4 @@ def _channel(name: str, uri: str) -> dict[str, Any]:
 
 def metric_definitions() -> list[dict[str, str]]:
     """What SageMaker reads from the log."""
-    return [{"Name": f"val:{name}", "Regex": f"{METRIC_PREFIX} {name}=([-+0-9.eE]+)"} for name in METRICS]
+    return [{"Name": f"val:{name}", "Regex": f"{METRIC_PREFIX} {name}=([-+0-9.eE]+)"} for name in REPORTED_METRICS]

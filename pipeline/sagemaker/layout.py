@@ -33,33 +33,33 @@ _MAX_HYPERPARAMETER_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class JobLayout:
     """See the module."""
 
     root: Path
 
     @classmethod
-    def from_environment(cls) -> Layout:
+    def from_environment(cls) -> JobLayout:
         """The job's own: SM_ROOT, or /opt/ml."""
         return cls(Path(os.environ.get(ROOT_VARIABLE, DEFAULT_ROOT)))
 
     @property
-    def model(self) -> Path:
+    def model_folder(self) -> Path:
         """What the job gives."""
         return self.root / "model"
 
     @property
-    def release(self) -> Path:
+    def release_folder(self) -> Path:
         """The release folder in it."""
-        return self.model / RELEASE
+        return self.model_folder / RELEASE
 
     @property
-    def failure(self) -> Path:
+    def failure_file(self) -> Path:
         """The file that says why the job failed."""
         return self.root / "output" / "failure"
 
     @property
-    def checkpoints(self) -> Path:
+    def checkpoints_folder(self) -> Path:
         """Kept over interruptions, where the job has them."""
         return self.root / "checkpoints"
 
@@ -71,7 +71,7 @@ class Layout:
             raise OperatorError(f"{folder} does not exist: the job needs the channel {name}, it has {held}.")
         return folder
 
-    def channels(self, prefix: str) -> list[Path]:
+    def channels_with_prefix(self, prefix: str) -> list[Path]:
         """All channels whose names begin so, in order."""
         return sorted((self.root / "input" / "data").glob(f"{prefix}*"))
 
@@ -94,9 +94,9 @@ class Layout:
         data = self.root / "input" / "data"
         data.mkdir(parents=True, exist_ok=True)
         self._hyperparameters.parent.mkdir(parents=True, exist_ok=True)
-        self.model.mkdir(exist_ok=True)
-        self.failure.parent.mkdir(exist_ok=True)
-        self.failure.unlink(missing_ok=True)
+        self.model_folder.mkdir(exist_ok=True)
+        self.failure_file.parent.mkdir(exist_ok=True)
+        self.failure_file.unlink(missing_ok=True)
         self._hyperparameters.write_text(json.dumps(dict(hyperparameters), indent=2, sort_keys=True), encoding="utf-8")
         for name, target in channels.items():
             link = data / name

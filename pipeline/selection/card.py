@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pipeline.evaluation
-from pipeline.evaluation.page import HEADLINES, percent
-from pipeline.selection.forest import forest
-from pipeline.selection.record import Verdict
+from pipeline.evaluation.page import HEADLINE_METRICS, format_percent
+from pipeline.selection.forest import forest_plot
+from pipeline.selection.record import SliceVerdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from agent.model.manifest import Manifest
-    from pipeline.selection.record import Assessment, Choice, Comparison, Figure
+    from pipeline.selection.record import CandidateAssessment, CandidateChoice, MetricComparison, ReleaseComparison
 
 _STYLE: Final = (Path(pipeline.evaluation.__path__[0]) / "report.css").read_text(encoding="utf-8")
 _NUMBERS: Final = "td{white-space:nowrap}td:first-child,td:last-child{white-space:normal;word-break:break-word}"
@@ -36,19 +36,19 @@ class _Section:
     chart: str = ""  # of the HTML page only
 
 
-def markdown(choice: Choice, manifest: Manifest | None) -> str:
+def render_markdown(choice: CandidateChoice, manifest: Manifest | None) -> str:
     """The page as Markdown; `manifest` is the proposed candidate's, None when none is."""
     lines = [f"# {_title(choice)}", ""]
     for section in _sections(choice, manifest):
         lines += [f"## {section.title}", ""]
         for paragraph in section.paragraphs:
-            lines += [_plain(paragraph), ""]
+            lines += [_escape_markdown(paragraph), ""]
         if section.rows:
             lines += [_row(section.head), "|" + "---|" * len(section.head), *map(_row, section.rows), ""]
     return "\n".join(lines)
 
 
-def html(choice: Choice, manifest: Manifest | None) -> str:
+def render_html(choice: CandidateChoice, manifest: Manifest | None) -> str:
     """The page as HTML."""
     title = escape(_title(choice))
     cards = []
@@ -67,27 +67,27 @@ def html(choice: Choice, manifest: Manifest | None) -> str:
     )
 
 
-def _plain(text: str) -> str:
+def _escape_markdown(text: str) -> str:
     """Text from outside cannot break a table or a page of Markdown."""
     return text.replace("|", "/").replace("\n", " ").replace("<", "&lt;")
 
 
 def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(_plain(cell) for cell in cells) + " |"
+    return "| " + " | ".join(_escape_markdown(cell) for cell in cells) + " |"
 
 
-def _title(choice: Choice) -> str:
+def _title(choice: CandidateChoice) -> str:
     one = choice.proposed
     return f"{one.name} {one.version}" if one else "No candidate is proposed"
 
 
-def _sections(choice: Choice, manifest: Manifest | None) -> Iterator[_Section]:
+def _sections(choice: CandidateChoice, manifest: Manifest | None) -> Iterator[_Section]:
     one = choice.proposed
     yield _Section("Decision", choice.reasons)
     if one is not None and manifest is not None:
         yield _use(manifest)
         yield _data(choice, manifest)
-        yield _figures(one)
+        yield _metrics(one)
     shown = one or choice.assessments[0]
     for comparison in shown.comparisons:
         yield _comparison(shown, comparison)
@@ -116,7 +116,7 @@ def _use(manifest: Manifest) -> _Section:
     )
 
 
-def _data(choice: Choice, manifest: Manifest) -> _Section:
+def _data(choice: CandidateChoice, manifest: Manifest) -> _Section:
     same = choice.dataset_digest == manifest.lineage.dataset_sha256
     rows = (
         ("trained on", manifest.lineage.dataset_sha256),
@@ -126,22 +126,22 @@ def _data(choice: Choice, manifest: Manifest) -> _Section:
     return _Section("Data", (), ("data set", "digest of the samples"), rows)
 
 
-def _figures(one: Assessment) -> _Section:
+def _metrics(one: CandidateAssessment) -> _Section:
     intervals = one.figures.get("intervals", {})
     rows = [
-        (name.replace("_", " "), percent(one.figures[name]), _span(intervals.get(name)))
-        for name in HEADLINES
+        (name.replace("_", " "), format_percent(one.figures[name]), _interval(intervals.get(name)))
+        for name in HEADLINE_METRICS
         if one.figures.get(name) is not None
     ]
-    rows += [(f"recall {name}", percent(value), "") for name, value in one.figures.get("recall", {}).items()]
+    rows += [(f"recall {name}", format_percent(value), "") for name, value in one.figures.get("recall", {}).items()]
     return _Section("Figures", (), ("figure", "value", "95 % interval"), tuple(rows))
 
 
-def _span(value: Sequence[float] | None) -> str:
+def _interval(value: Sequence[float] | None) -> str:
     return "" if value is None else f"{100 * value[0]:.2f} to {100 * value[1]:.2f} %"
 
 
-def _comparison(one: Assessment, comparison: Comparison) -> _Section:
+def _comparison(one: CandidateAssessment, comparison: ReleaseComparison) -> _Section:
     text = (
         (
             f"{one.name} {one.version} ({one.model_sha256[:_SHOWN_DIGITS]}) against {comparison.champion} "
@@ -153,14 +153,14 @@ def _comparison(one: Assessment, comparison: Comparison) -> _Section:
             f"one-sided, corrected for {comparison.candidates} candidates) does not reach below its margin. The margin "
             "follows from the size of the slice and the champion's errors in it."
         ),
-        *(_figure_line(figure) for figure in comparison.figures),
+        *(_metric_line(figure) for figure in comparison.figures),
     )
     rows = tuple(
         (
             f"{s.slice}, {s.of}",
             str(s.pictures),
-            percent(s.candidate, 1),
-            percent(s.champion, 1),
+            format_percent(s.candidate, 1),
+            format_percent(s.champion, 1),
             f"{s.gained} / {s.lost}",
             f"{100 * s.difference:+.1f} ({100 * s.low:+.1f} to {100 * s.high:+.1f})",
             f"{-100 * s.margin:.1f}",
@@ -169,22 +169,22 @@ def _comparison(one: Assessment, comparison: Comparison) -> _Section:
         for s in comparison.slices
     )
     head = ("slice", "pictures", "right", "champion", "gained / lost", "difference, points", "allowed", "verdict")
-    return _Section(f"Slices of {comparison.data}", text, head, rows, forest(comparison.slices))
+    return _Section(f"Slices of {comparison.data}", text, head, rows, forest_plot(comparison.slices))
 
 
-def _figure_line(figure: Figure) -> str:
+def _metric_line(figure: MetricComparison) -> str:
     if figure.difference is None:
         return f"{figure.name}: cannot be compared on this split."
     span = (
         "" if figure.low is None or figure.high is None else f" ({100 * figure.low:+.2f} to {100 * figure.high:+.2f})"
     )
     return (
-        f"{figure.name}: {percent(figure.candidate)} against {percent(figure.champion)}, "
+        f"{figure.name}: {format_percent(figure.candidate)} against {format_percent(figure.champion)}, "
         f"{100 * figure.difference:+.2f} points{span}, 95 % by paired bootstrap over parts."
     )
 
 
-def _candidates(choice: Choice) -> _Section:
+def _candidates(choice: CandidateChoice) -> _Section:
     rows = tuple(
         (
             f"{one.name} {one.version} ({one.model_sha256[:_SHOWN_DIGITS]})",
@@ -198,16 +198,16 @@ def _candidates(choice: Choice) -> _Section:
     return _Section("Candidates", (), ("candidate", "seed", choice.objective, "proposed", "why"), rows)
 
 
-def _limits(one: Assessment, manifest: Manifest) -> Iterator[str]:
+def _limits(one: CandidateAssessment, manifest: Manifest) -> Iterator[str]:
     yield (
         "Figures are of pictures that were set aside from the same data set version; the thresholds "
         f"({', '.join(f'{k} {v:.3f}' for k, v in sorted(manifest.decision.thresholds.items())) or 'none'}) were chosen "
         "on its split val, which flatters them a little. The trial on the line decides."
     )
-    few = [f"{s.slice}, {s.of}" for c in one.comparisons for s in c.slices if s.verdict == Verdict.TOO_FEW]
+    few = [f"{s.slice}, {s.of}" for c in one.comparisons for s in c.slices if s.verdict == SliceVerdict.TOO_FEW]
     if few:
         yield f"Too few parts to tell more than a gross difference: {'; '.join(few)}."
-    worse = [f"{s.slice}, {s.of}" for c in one.comparisons for s in c.slices if s.verdict == Verdict.WORSE]
+    worse = [f"{s.slice}, {s.of}" for c in one.comparisons for s in c.slices if s.verdict == SliceVerdict.WORSE]
     if worse:
         yield f"Worse than the champion, though within the margin: {'; '.join(worse)}."
     unseen = [name for name, value in one.figures.get("recall", {}).items() if value is None]

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Final
 
 from agent.errors import ReleaseError
 from pipeline.release import code_version
-from pipeline.repository.staging import check
-from pipeline.sagemaker.bundle import checkout
-from pipeline.sagemaker.layout import ROOT_VARIABLE, TRAINING_CHANNEL, Layout
+from pipeline.repository.staging import check_release
+from pipeline.sagemaker.bundle import checkout_root
+from pipeline.sagemaker.layout import ROOT_VARIABLE, TRAINING_CHANNEL, JobLayout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from pipeline.selection.plan import TrainingPlan
 
 _ENTRY: Final = "pipeline.sagemaker.entry"
-_LOOK_S: Final = 0.1  # between two looks at a child
-_END_S: Final = 10.0  # for a child to end when asked to
+_POLL_S: Final = 0.1  # between two looks at a child
+_TERMINATE_TIMEOUT_S: Final = 10.0  # for a child to end when asked to
 _TAIL_CHARS: Final = 600  # of a log, in a failure's text
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class JobResult:
     """One training's end: a release, or why there is none."""
 
     plan: TrainingPlan
@@ -45,10 +45,10 @@ class Finished:
     manifest: Manifest | None
     failure: str = ""
     duration_s: float = 0.0
-    found: bool = False  # it was there already
+    is_reused: bool = False  # it was there already
 
 
-class Trainings:
+class LocalTrainingJobs:
     """The folder of a search's trainings."""
 
     def __init__(self, folder: Path, data: Path, *, workers: int, timeout_s: float) -> None:
@@ -58,77 +58,77 @@ class Trainings:
         self._workers = workers
         self._timeout_s = timeout_s
 
-    def run(self, plans: Sequence[TrainingPlan]) -> Iterator[Finished]:
+    def run(self, plans: Sequence[TrainingPlan]) -> Iterator[JobResult]:
         """Yield each training as it finishes, in any order."""
         stop = threading.Event()
         with ThreadPoolExecutor(self._workers, thread_name_prefix="training") as pool:
             try:
-                for done in as_completed([pool.submit(self._one, plan, stop) for plan in plans]):
+                for done in as_completed([pool.submit(self._run_job, plan, stop) for plan in plans]):
                     yield done.result()
             finally:  # also when the caller stops listening: by Ctrl-C, or an error
                 stop.set()
                 pool.shutdown(cancel_futures=True)
 
-    def _one(self, plan: TrainingPlan, stop: threading.Event) -> Finished:
-        layout = Layout(self._folder / plan.label)
-        found = _release(layout)
+    def _run_job(self, plan: TrainingPlan, stop: threading.Event) -> JobResult:
+        layout = JobLayout(self._folder / plan.label)
+        found = _finished_release(layout)
         if found is not None and found.lineage.code_version == code_version():
-            return Finished(plan, layout.release, found, found=True)
-        shutil.rmtree(layout.model, ignore_errors=True)  # of another code, or damaged
+            return JobResult(plan, layout.release_folder, found, is_reused=True)
+        shutil.rmtree(layout.model_folder, ignore_errors=True)  # of another code, or damaged
         started = time.monotonic()
         layout.prepare({"step": "train", **plan.hyperparameters()}, {TRAINING_CHANNEL: self._data})
-        failure = self._run_child(layout, plan.settings().threads, stop)
+        failure = self._run_child(layout, plan.training_parameters().threads, stop)
         duration_s = time.monotonic() - started
-        made = None if failure else _release(layout)
+        made = None if failure else _finished_release(layout)
         if made is None:
-            return Finished(plan, None, None, failure or "no release was written", duration_s)
-        return Finished(plan, layout.release, made, "", duration_s)
+            return JobResult(plan, None, None, failure or "no release was written", duration_s)
+        return JobResult(plan, layout.release_folder, made, "", duration_s)
 
-    def _run_child(self, layout: Layout, threads: int, stop: threading.Event) -> str:
+    def _run_child(self, layout: JobLayout, threads: int, stop: threading.Event) -> str:
         """Run the entry point to its end; returns why it failed, "" when it did not."""
         environment = {
             **os.environ,
             ROOT_VARIABLE: str(layout.root),
-            "PYTHONPATH": str(checkout()),
+            "PYTHONPATH": str(checkout_root()),
             "OMP_NUM_THREADS": str(threads),
             "OMP_WAIT_POLICY": "passive",
         }
-        log = layout.failure.with_name("log")
+        log = layout.failure_file.with_name("log")
         ends = time.monotonic() + self._timeout_s
         with log.open("wb") as out:
             child = subprocess.Popen(
                 [sys.executable, "-m", _ENTRY], stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment
             )
             try:
-                while child.poll() is None and time.monotonic() < ends and not stop.wait(_LOOK_S):
+                while child.poll() is None and time.monotonic() < ends and not stop.wait(_POLL_S):
                     pass
             finally:
                 ended = child.poll() is not None
-                _end(child)
+                _terminate(child)
         if not ended:
             return "stopped" if stop.is_set() else f"it took longer than {self._timeout_s:g} s"
-        return "" if child.returncode == 0 else _why(layout, log, child.returncode)
+        return "" if child.returncode == 0 else _failure_text(layout, log, child.returncode)
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
+def _terminate(child: subprocess.Popen[bytes]) -> None:
     if child.poll() is None:
         child.terminate()
         try:
-            child.wait(_END_S)
+            child.wait(_TERMINATE_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
 
 
-def _release(layout: Layout) -> Manifest | None:
+def _finished_release(layout: JobLayout) -> Manifest | None:
     try:
-        return check(layout.release)
+        return check_release(layout.release_folder)
     except ReleaseError:
         return None
 
 
-def _why(layout: Layout, log: Path, code: int) -> str:
-    for path in (layout.failure, log):
+def _failure_text(layout: JobLayout, log: Path, code: int) -> str:
+    for path in (layout.failure_file, log):
         text = path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
         if text:
             return text[-_TAIL_CHARS:]

@@ -16,27 +16,27 @@ from typing import TYPE_CHECKING
 
 from agent.errors import KensaError, OperatorError
 from agent.model.manifest import MODEL_NAME
-from pipeline.selection.compare import compare
-from pipeline.selection.judged import Pictures, judge, judge_all
-from pipeline.selection.policy import Policy
-from pipeline.selection.record import Assessment, Choice
+from pipeline.selection.compare import compare_predictions
+from pipeline.selection.judged import EvaluationSplit, predict, predict_all
+from pipeline.selection.policy import SelectionPolicy
+from pipeline.selection.record import CandidateAssessment, CandidateChoice
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from pipeline.selection.judged import Judged
-    from pipeline.selection.record import Comparison, SliceResult
+    from pipeline.selection.judged import ReleasePredictions
+    from pipeline.selection.record import ReleaseComparison, SliceResult
     from pipeline.training.recipe import Progress
 
-_TOLD = 5  # slices named in a reason; all are in the comparison
+_MAX_NAMED_SLICES = 5  # slices named in a reason; all are in the comparison
 
 
 class ChoiceError(OperatorError):
     """There is nothing to choose from; the text says what became of each candidate."""
 
 
-def quiet(step: str, done: int, total: int, note: str = "") -> None:
+def no_progress(step: str, done: int, total: int, note: str = "") -> None:
     """A `Progress` that shows nothing."""
 
 
@@ -45,35 +45,35 @@ class _Candidate:
     """A release that can be judged."""
 
     folder: Path
-    judged: Judged
+    predictions: ReleasePredictions
     objective: float
     rank: tuple[float, float, int, str]  # the smallest is the best
 
 
-def choose(
+def choose_candidate(
     candidates: Sequence[Path],
     champion: Path | None,
     dataset: Path,
-    policy: Policy | None = None,
+    policy: SelectionPolicy | None = None,
     *,
     anchors: Sequence[Path] = (),
-    progress: Progress = quiet,
-) -> Choice:
+    progress: Progress = no_progress,
+) -> CandidateChoice:
     """Choose among release folders. `champion` is the running one's release folder; None before the first.
 
     Every data set needs the policy's split. Raises DatasetError, ReleaseError for the champion, ChoiceError when no
     candidate can be judged at all.
     """
-    policy = policy or Policy()
-    pictures = Pictures.load(dataset, policy.split)
-    others = [Pictures.load(anchor, policy.split) for anchor in anchors]
-    champions = [judge(champion, p, progress=progress) for p in (pictures, *others)] if champion else []
-    broken, found = _judge_all(candidates, pictures, policy, progress)
+    policy = policy or SelectionPolicy()
+    pictures = EvaluationSplit.load(dataset, policy.split)
+    others = [EvaluationSplit.load(anchor, policy.split) for anchor in anchors]
+    champions = [predict(champion, p, progress=progress) for p in (pictures, *others)] if champion else []
+    broken, found = _evaluate_candidates(candidates, pictures, policy, progress)
     if not found:
         raise ChoiceError("no candidate can be judged: " + " ".join(broken or ["none was given."]))
     found.sort(key=lambda one: one.rank)
     compared = found[: policy.candidates] if champion else []
-    elsewhere = [judge_all([one.folder for one in compared], p, progress=progress) for p in others]
+    elsewhere = [predict_all([one.folder for one in compared], p, progress=progress) for p in others]
     assessments = []
     for place, one in enumerate(found):
         if champion is None:
@@ -81,18 +81,18 @@ def choose(
         elif place >= policy.candidates:
             assessments.append(_not_compared(one, policy))
         else:
-            judged = [one.judged, *(_there(results[place]) for results in elsewhere)]
+            judged = [one.predictions, *(_raise_if_failed(results[place]) for results in elsewhere)]
             triples = zip(judged, champions, (pictures, *others), strict=True)
-            comparisons = [compare(new, old, p, policy) for new, old, p in triples]
-            assessments.append(_assess(one, comparisons, champions[0].figure(policy.objective), policy))
+            comparisons = [compare_predictions(new, old, p, policy) for new, old, p in triples]
+            assessments.append(_assess(one, comparisons, champions[0].metric(policy.objective), policy))
     chosen = next((i for i, assessment in enumerate(assessments) if assessment.proposable), None)
     shown = chosen or 0  # all figures take their time: the card has those of one
-    assessments[shown] = assessments[shown].model_copy(update={"figures": found[shown].judged.figures()})
-    return Choice(
+    assessments[shown] = assessments[shown].model_copy(update={"figures": found[shown].predictions.metrics()})
+    return CandidateChoice(
         objective=policy.objective,
         champion=champions[0].title if champions else None,
         champion_sha256=champions[0].manifest.files[MODEL_NAME].sha256 if champions else None,
-        champion_objective=champions[0].figure(policy.objective) if champions else None,
+        champion_objective=champions[0].metric(policy.objective) if champions else None,
         dataset_digest=pictures.dataset.digest,
         chosen=chosen,
         reasons=(_summary(assessments, chosen), *broken),
@@ -101,44 +101,44 @@ def choose(
     )
 
 
-def _there(result: Judged | KensaError) -> Judged:
+def _raise_if_failed(result: ReleasePredictions | KensaError) -> ReleasePredictions:
     """What ran on the data runs on an anchor; if not, nothing can be said at all."""
     if isinstance(result, KensaError):
         raise result
     return result
 
 
-def _judge_all(
-    candidates: Sequence[Path], pictures: Pictures, policy: Policy, progress: Progress
+def _evaluate_candidates(
+    candidates: Sequence[Path], pictures: EvaluationSplit, policy: SelectionPolicy, progress: Progress
 ) -> tuple[list[str], list[_Candidate]]:
     """What cannot be judged, as sentences, and what can; of equal models with equal thresholds the first."""
     broken: list[str] = []
     found: dict[str, _Candidate] = {}
-    results = judge_all(candidates, pictures, progress=progress)
+    results = predict_all(candidates, pictures, progress=progress)
     for folder, judged in zip(candidates, results, strict=True):
         if isinstance(judged, KensaError):
             broken.append(f"{folder.name} cannot be judged: {judged}")
             continue
         entry = judged.manifest.files[MODEL_NAME]
-        objective = judged.figure(policy.objective)
+        objective = judged.metric(policy.objective)
         if objective is None:
             broken.append(f"{folder.name} cannot be judged: the objective {policy.objective} needs good and bad parts.")
             continue
-        rank = (-objective, -(judged.figure("auroc") or 0.0), entry.length_bytes, entry.sha256)
+        rank = (-objective, -(judged.metric("auroc") or 0.0), entry.length_bytes, entry.sha256)
         decision = judged.manifest.decision.model_dump_json()
         found.setdefault(entry.sha256 + decision, _Candidate(folder, judged, objective, rank))
     return broken, list(found.values())
 
 
 def _assess(
-    one: _Candidate, comparisons: list[Comparison], champion_objective: float | None, policy: Policy
-) -> Assessment:
+    one: _Candidate, comparisons: list[ReleaseComparison], champion_objective: float | None, policy: SelectionPolicy
+) -> CandidateAssessment:
     failed = [(c, s) for c in comparisons for s in c.slices if not s.passed]
-    against = [*_floors(one.judged, policy)]
+    against = [*_check_floors(one.predictions, policy)]
     if failed:
-        against += [_worse(comparison, result) for comparison, result in failed[:_TOLD]]
-        if len(failed) > _TOLD:
-            against.append(f"{len(failed) - _TOLD} more slices do not pass.")
+        against += [_refusal_text(comparison, result) for comparison, result in failed[:_MAX_NAMED_SLICES]]
+        if len(failed) > _MAX_NAMED_SLICES:
+            against.append(f"{len(failed) - _MAX_NAMED_SLICES} more slices do not pass.")
     if champion_objective is not None and one.objective - champion_objective <= policy.min_gain:
         against.append(
             f"Nothing is gained: {policy.objective} {one.objective:.4f} against the champion's "
@@ -157,16 +157,16 @@ def _assess(
     return _assessment(one, (reason,), proposable=True, comparisons=comparisons)
 
 
-def _not_compared(one: _Candidate, policy: Policy) -> Assessment:
+def _not_compared(one: _Candidate, policy: SelectionPolicy) -> CandidateAssessment:
     reason = f"Not compared with the champion: {policy.candidates} others have a better {policy.objective}."
     return _assessment(one, (reason,), proposable=False, comparisons=[])
 
 
 def _assessment(
-    one: _Candidate, reasons: tuple[str, ...], *, proposable: bool, comparisons: list[Comparison]
-) -> Assessment:
-    manifest = one.judged.manifest
-    return Assessment(
+    one: _Candidate, reasons: tuple[str, ...], *, proposable: bool, comparisons: list[ReleaseComparison]
+) -> CandidateAssessment:
+    manifest = one.predictions.manifest
+    return CandidateAssessment(
         release=str(one.folder),
         name=manifest.name,
         version=manifest.version,
@@ -180,19 +180,20 @@ def _assessment(
     )
 
 
-def _floors(judged: Judged, policy: Policy) -> list[str]:
+def _check_floors(judged: ReleasePredictions, policy: SelectionPolicy) -> list[str]:
     shares = (
-        ("finds", "defective", judged.defect, policy.least_found),
-        ("passes", "good", ~judged.defect, policy.least_passed),
+        ("finds", "defective", judged.is_defect, policy.least_found),
+        ("passes", "good", ~judged.is_defect, policy.least_passed),
     )
     return [
-        f"It {verb} {100 * judged.right[rows].mean():.1f} % of the {kind} parts; at least {100 * least:g} % are asked."
+        f"It {verb} {100 * judged.is_outcome_right[rows].mean():.1f} % of the {kind} parts; at least "
+        f"{100 * least:g} % are asked."
         for verb, kind, rows, least in shares
-        if rows.any() and judged.right[rows].mean() < least
+        if rows.any() and judged.is_outcome_right[rows].mean() < least
     ]
 
 
-def _worse(comparison: Comparison, result: SliceResult) -> str:
+def _refusal_text(comparison: ReleaseComparison, result: SliceResult) -> str:
     kind = {"defects": "defective parts", "good": "good parts", "all": "parts"}[result.of]
     return (
         f"{result.slice} ({kind} of {comparison.data}): {100 * result.candidate:.1f} % right against "
@@ -201,7 +202,7 @@ def _worse(comparison: Comparison, result: SliceResult) -> str:
     )
 
 
-def _summary(assessments: list[Assessment], chosen: int | None) -> str:
+def _summary(assessments: list[CandidateAssessment], chosen: int | None) -> str:
     if chosen is None:
         return f"None of {len(assessments)} candidates is proposed."
     one = assessments[chosen]

@@ -14,20 +14,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from agent.errors import MissingExtraError, UsageError
-from agent.model.manifest import MANIFEST_NAME
-from agent.model.manifest import read as read_manifest
-from pipeline.progress import Display
+from agent.model.manifest import MANIFEST_NAME, read_manifest
+from pipeline.progress import ProgressDisplay
 from pipeline.selection.plan import next_version
-from pipeline.selection.record import Status
+from pipeline.selection.record import CandidateStatus
 from pipeline.selection.registry import open_registry
-from pipeline.selection.result import register
+from pipeline.selection.result import register_choice
 from pipeline.selection.search import default_settings, read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pipeline.selection.record import Assessment, Entry
-    from pipeline.selection.registry import Registry
+    from pipeline.selection.record import CandidateAssessment, RegistryEntry
+    from pipeline.selection.registry import ModelRegistry
     from pipeline.selection.search import SearchSettings
 
 _INTERRUPTED: Final = 130  # as the shell reports a program ended by SIGINT
@@ -35,7 +34,7 @@ REFUSED: Final = 3  # the exit code of refused releases: no candidate is propose
 _REGISTRY_VARIABLE: Final = "KENSA_REGISTRY"
 
 
-def _need_torch() -> None:
+def _require_torch() -> None:
     missing = [name for name in ("torch", "onnx") if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingExtraError(
@@ -68,14 +67,14 @@ def search(argv: Sequence[str]) -> int:
     add("--registry", help="register what is proposed: a folder, or s3://bucket/prefix")
     add("--json", action="store_true", help="print the result as one JSON object")
     arguments = parser.parse_args(argv)
-    _need_torch()
-    from pipeline.selection.run import run  # noqa: PLC0415 - OpenCV and ONNX
+    _require_torch()
+    from pipeline.selection.run import run_search  # noqa: PLC0415 - OpenCV and ONNX
 
     settings = _settings(arguments)
     places = (arguments.data, arguments.out, arguments.champion)
     try:
-        with Display() as progress:
-            choice, report = run(settings, *places, anchors=arguments.anchor, progress=progress)
+        with ProgressDisplay() as progress:
+            choice, report = run_search(settings, *places, anchors=arguments.anchor, progress=progress)
     except KeyboardInterrupt:
         print("kensa: stopped. The same command goes on where it was.", file=sys.stderr)
         return _INTERRUPTED
@@ -83,7 +82,7 @@ def search(argv: Sequence[str]) -> int:
     if arguments.registry:
         registry = open_registry(arguments.registry)
         uri = str(arguments.data.resolve())
-        entry = register(registry, arguments.out, by=getpass.getuser(), why="found by a search", dataset_uri=uri)
+        entry = register_choice(registry, arguments.out, by=getpass.getuser(), why="found by a search", dataset_uri=uri)
     if arguments.json:
         tree = {"out": str(arguments.out), **choice.model_dump(mode="json"), "failed": len(report.failed)}
         print(json.dumps(tree))
@@ -92,14 +91,14 @@ def search(argv: Sequence[str]) -> int:
             print(f"training {training.label} failed: {training.failure}")
         print("\n".join(choice.reasons))
         for one in choice.assessments:
-            print(f"  {_candidate(one)}")
+            print(f"  {_candidate_id(one)}")
         print(f"model card: {arguments.out / 'card.html'}")
         if entry is not None:
             print(f"registered: {entry.record.release_id}, {entry.status}")
     return 0 if choice.proposed is not None else REFUSED
 
 
-def _candidate(one: Assessment) -> str:
+def _candidate_id(one: CandidateAssessment) -> str:
     return f"{one.model_sha256[:12]} seed {one.seed}, objective {one.objective:.4f}: {' '.join(one.reasons)}"
 
 
@@ -154,17 +153,17 @@ def registry(argv: Sequence[str]) -> int:
     return _COMMANDS[arguments.command](open_registry(arguments.registry), arguments)
 
 
-def _id(text: str) -> tuple[str, str]:
+def _parse_release_id(text: str) -> tuple[str, str]:
     name, slash, version = text.partition("/")
     if not slash or not name or not version:
         raise UsageError(f"{text!r} is no candidate: write NAME/VERSION, such as parts/1.2.0.")
     return name, version
 
 
-def _list(kept: Registry, arguments: argparse.Namespace) -> int:
+def _list(kept: ModelRegistry, arguments: argparse.Namespace) -> int:
     entries = kept.list(arguments.name)
     if arguments.json:
-        print(json.dumps({"candidates": [_tree(entry) for entry in entries]}))
+        print(json.dumps({"candidates": [_entry_dict(entry) for entry in entries]}))
         return 0
     for entry in entries:
         last = entry.history[-1]
@@ -174,24 +173,24 @@ def _list(kept: Registry, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _tried(kept: Registry, arguments: argparse.Namespace) -> int:
-    choices = kept.tried(arguments.name)
+def _list_choices(kept: ModelRegistry, arguments: argparse.Namespace) -> int:
+    choices = kept.list_choices(arguments.name)
     if arguments.json:
         print(json.dumps({"choices": [choice.model_dump(mode="json") for choice in choices]}))
         return 0
     for choice in choices:
         print(f"on {choice.dataset_digest[:12]}, champion {choice.champion or 'none'}: {' '.join(choice.reasons)}")
         for one in choice.assessments:
-            print(f"  {_candidate(one)}")
+            print(f"  {_candidate_id(one)}")
     if not choices:
         print("nothing was tried")
     return 0
 
 
-def _show(kept: Registry, arguments: argparse.Namespace) -> int:
-    entry = kept.get(*_id(arguments.version))
+def _show(kept: ModelRegistry, arguments: argparse.Namespace) -> int:
+    entry = kept.get(*_parse_release_id(arguments.version))
     if arguments.json:
-        print(json.dumps(_tree(entry)))
+        print(json.dumps(_entry_dict(entry)))
         return 0
     record = entry.record
     print(f"{record.release_id}: {entry.status}; {record.decision.outcome}. {' '.join(record.decision.reasons)}")
@@ -210,40 +209,40 @@ def _show(kept: Registry, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _changed(status: Status) -> Callable[[Registry, argparse.Namespace], int]:
-    def change(kept: Registry, arguments: argparse.Namespace) -> int:
-        entry = kept.change(*_id(arguments.version), status, by=arguments.by, why=arguments.why)
-        print(json.dumps(_tree(entry)) if arguments.json else f"{entry.record.release_id}: {entry.status}")
+def _status_command(status: CandidateStatus) -> Callable[[ModelRegistry, argparse.Namespace], int]:
+    def change(kept: ModelRegistry, arguments: argparse.Namespace) -> int:
+        entry = kept.set_status(*_parse_release_id(arguments.version), status, by=arguments.by, why=arguments.why)
+        print(json.dumps(_entry_dict(entry)) if arguments.json else f"{entry.record.release_id}: {entry.status}")
         return 0
 
     return change
 
 
-def _add(kept: Registry, arguments: argparse.Namespace) -> int:
-    entry = register(kept, arguments.result, by=arguments.by, why=arguments.why, dataset_uri=arguments.data)
+def _add(kept: ModelRegistry, arguments: argparse.Namespace) -> int:
+    entry = register_choice(kept, arguments.result, by=arguments.by, why=arguments.why, dataset_uri=arguments.data)
     if entry is None:
         print(f"{arguments.result} proposes no candidate: nothing was registered")
         return REFUSED
-    print(json.dumps(_tree(entry)) if arguments.json else f"{entry.record.release_id}: {entry.status}")
+    print(json.dumps(_entry_dict(entry)) if arguments.json else f"{entry.record.release_id}: {entry.status}")
     return 0
 
 
-def _fetch(kept: Registry, arguments: argparse.Namespace) -> int:
-    folder = kept.fetch(*_id(arguments.version), arguments.out)
+def _fetch(kept: ModelRegistry, arguments: argparse.Namespace) -> int:
+    folder = kept.download(*_parse_release_id(arguments.version), arguments.out)
     print(json.dumps({"release": str(folder)}) if arguments.json else str(folder))
     return 0
 
 
-def _tree(entry: Entry) -> dict[str, Any]:
+def _entry_dict(entry: RegistryEntry) -> dict[str, Any]:
     return {"status": entry.status, **entry.model_dump(mode="json")}
 
 
-_COMMANDS: Final[dict[str, Callable[[Registry, argparse.Namespace], int]]] = {
+_COMMANDS: Final[dict[str, Callable[[ModelRegistry, argparse.Namespace], int]]] = {
     "list": _list,
-    "tried": _tried,
+    "tried": _list_choices,
     "show": _show,
-    "approve": _changed(Status.APPROVED),
-    "reject": _changed(Status.REJECTED),
+    "approve": _status_command(CandidateStatus.APPROVED),
+    "reject": _status_command(CandidateStatus.REJECTED),
     "add": _add,
     "fetch": _fetch,
 }
@@ -265,29 +264,29 @@ def reproduce(argv: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, help="also keep the new release folder here")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args(argv)
-    _need_torch()
+    _require_torch()
     from pipeline import release  # noqa: PLC0415 - OpenCV
     from pipeline.selection import reproduce as again  # noqa: PLC0415 - OpenCV
 
     if arguments.out:
-        release.check_out(arguments.out)
+        release.check_output_folder(arguments.out)
     tolerance = again.TOLERANCE if arguments.tolerance is None else arguments.tolerance
     with tempfile.TemporaryDirectory(prefix="kensa-reproduce-") as folder:
         room = Path(folder)
         release_dir, uri = Path(arguments.version), arguments.data
         if not (release_dir / MANIFEST_NAME).is_file():
-            kept, name = open_registry(arguments.registry), _id(arguments.version)
+            kept, name = open_registry(arguments.registry), _parse_release_id(arguments.version)
             uri = uri or kept.get(*name).record.dataset_uri
-            release_dir = kept.fetch(*name, room / "release")
+            release_dir = kept.download(*name, room / "release")
         if not uri:
             raise UsageError(
                 f"where the data of {arguments.version} lie is not recorded: give the data set version with the digest "
                 f"{read_manifest(release_dir).lineage.dataset_sha256[:12]} with --data."
             )
-        data = again.fetch_data(uri, room / "data")
-        with Display(quiet=arguments.json) as progress:
+        data = again.fetch_dataset(uri, room / "data")
+        with ProgressDisplay(quiet=arguments.json) as progress:
             result = again.reproduce(release_dir, data, tolerance=tolerance, progress=progress)
     if arguments.out:
-        release.write(arguments.out, result.files)
-    print(json.dumps(result.tree()) if arguments.json else result.text())
-    return 0 if result.ok else 1
+        release.write_release(arguments.out, result.files)
+    print(json.dumps(result.to_dict()) if arguments.json else result.text())
+    return 0 if result.is_reproduced else 1

@@ -20,7 +20,7 @@ _GOOD, _BAD, _SOFT, _GRID = "#14795a", "#b8331f", "#5c6b7a", "#dfe5eb"
 _STEPS: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # of the axis, shares
 
 
-def forest(slices: Sequence[SliceResult]) -> str:
+def forest_plot(slices: Sequence[SliceResult]) -> str:
     """The chart; "" without slices."""
     if not slices:
         return ""

@@ -13,21 +13,21 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.cloud.storage import ObjectMissingError, S3Storage, StorageError
-from pipeline.selection.record import Status
-from pipeline.selection.registry import StoredRegistry, utc_now
+from pipeline.selection.record import CandidateStatus
+from pipeline.selection.registry import StorageRegistry, utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from pipeline.selection.record import Entry, Record
+    from pipeline.selection.record import CandidateRecord, RegistryEntry
 
-APPROVAL: Final[dict[Status, str]] = {
-    Status.PENDING: "PendingManualApproval",
-    Status.APPROVED: "Approved",
-    Status.REJECTED: "Rejected",
-    Status.RELEASED: "Approved",
-    Status.ROLLED_BACK: "Rejected",
+APPROVAL: Final[dict[CandidateStatus, str]] = {
+    CandidateStatus.PENDING: "PendingManualApproval",
+    CandidateStatus.APPROVED: "Approved",
+    CandidateStatus.REJECTED: "Rejected",
+    CandidateStatus.RELEASED: "Approved",
+    CandidateStatus.ROLLED_BACK: "Rejected",
 }
 _PACKAGE: Final = "package.json"
 _MAX_PACKAGE_BYTES: Final = 4096
@@ -36,8 +36,8 @@ _MAX_DESCRIPTION: Final = 1024
 _IMAGE: Final = "public.ecr.aws/docker/library/python:3.11-slim"
 
 
-class SageMakerRegistry(StoredRegistry):
-    """A `Registry` at s3://`bucket`/`prefix`, with model packages in the group kensa-NAME.
+class SageMakerRegistry(StorageRegistry):
+    """A `ModelRegistry` at s3://`bucket`/`prefix`, with model packages in the group kensa-NAME.
 
     Needs s3:GetObject, PutObject, ListBucket there, and sagemaker:CreateModelPackageGroup, CreateModelPackage,
     UpdateModelPackage.
@@ -60,19 +60,21 @@ class SageMakerRegistry(StoredRegistry):
         import botocore.exceptions  # noqa: PLC0415
 
         self._errors = (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError)
-        with self._translated("SageMaker"):
+        with self._storage_errors("SageMaker"):
             self._sagemaker = sagemaker or boto3.client("sagemaker")
         self._image = image
 
-    def add(self, record: Record, release: Path, *, by: str, why: str, cards: dict[str, str] | None = None) -> Entry:
-        """See `Registry.add`."""
-        entry = super().add(record, release, by=by, why=why, cards=cards)
+    def register(
+        self, record: CandidateRecord, release: Path, *, by: str, why: str, cards: dict[str, str] | None = None
+    ) -> RegistryEntry:
+        """See `ModelRegistry.add`."""
+        entry = super().register(record, release, by=by, why=why, cards=cards)
         self._mirror(entry)
         return entry
 
-    def change(self, name: str, version: str, status: Status, *, by: str, why: str) -> Entry:
-        """See `Registry.change`. The mirror follows, also when it was left behind by a failure before."""
-        entry = super().change(name, version, status, by=by, why=why)
+    def set_status(self, name: str, version: str, status: CandidateStatus, *, by: str, why: str) -> RegistryEntry:
+        """See `ModelRegistry.change`. The mirror follows, also when it was left behind by a failure before."""
+        entry = super().set_status(name, version, status, by=by, why=why)
         self._mirror(entry)
         return entry
 
@@ -84,25 +86,25 @@ class SageMakerRegistry(StoredRegistry):
             return None
         return str(json.loads(data)["arn"])
 
-    def _mirror(self, entry: Entry) -> None:
+    def _mirror(self, entry: RegistryEntry) -> None:
         record = entry.record
         arn = self.package_arn(record.name, record.version)
         if arn is None:
             arn = self._create(record)
             self._files.write(f"{record.release_id}/{_PACKAGE}", json.dumps({"arn": arn}).encode())
         last = entry.history[-1]
-        with self._translated(arn):
+        with self._storage_errors(arn):
             self._sagemaker.update_model_package(
                 ModelPackageArn=arn,
                 ModelApprovalStatus=APPROVAL[last.status],
                 ApprovalDescription=f"{last.status} by {last.by}: {last.why}"[:_MAX_DESCRIPTION],
             )
 
-    def _create(self, record: Record) -> str:
+    def _create(self, record: CandidateRecord) -> str:
         group = f"kensa-{record.name.replace('_', '-')}"
-        self._make_group(group)
+        self._ensure_group(group)
         source = {"S3Uri": f"{record.artifacts_uri}/", "S3DataType": "S3Prefix", "CompressionType": "None"}
-        with self._translated(group):
+        with self._storage_errors(group):
             made = self._sagemaker.create_model_package(
                 ModelPackageGroupName=group,
                 ModelPackageDescription=f"{record.release_id}: {' '.join(record.decision.reasons)}"[:_MAX_DESCRIPTION],
@@ -111,7 +113,7 @@ class SageMakerRegistry(StoredRegistry):
                     "SupportedContentTypes": ["application/octet-stream"],
                     "SupportedResponseMIMETypes": ["application/json"],
                 },
-                ModelApprovalStatus=APPROVAL[Status.PENDING],
+                ModelApprovalStatus=APPROVAL[CandidateStatus.PENDING],
                 CustomerMetadataProperties={
                     "version": record.version,
                     "model_sha256": record.model_sha256,
@@ -123,9 +125,9 @@ class SageMakerRegistry(StoredRegistry):
             )
         return str(made["ModelPackageArn"])
 
-    def _make_group(self, group: str) -> None:
+    def _ensure_group(self, group: str) -> None:
         try:
-            with self._translated(group):
+            with self._storage_errors(group):
                 self._sagemaker.create_model_package_group(
                     ModelPackageGroupName=group, ModelPackageGroupDescription="Candidates of the improvement cycle"
                 )
@@ -134,7 +136,7 @@ class SageMakerRegistry(StoredRegistry):
                 raise
 
     @contextlib.contextmanager
-    def _translated(self, what: str) -> Iterator[None]:
+    def _storage_errors(self, what: str) -> Iterator[None]:
         try:
             yield
         except self._errors as error:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _HALVINGS: Final = 50  # of [-1, 1]: to 2e-15
 
 
-def interval(gained: float, lost: float, pairs: float, *, z: float) -> tuple[float, float]:
+def difference_interval(gained: float, lost: float, pairs: float, *, z: float) -> tuple[float, float]:
     """(low, high) of the difference (gained - lost) / pairs: where the score test reaches +-z.
 
     `gained` pairs only the first model judges right, `lost` only the second; they need not be whole (see `effective`).
@@ -31,21 +31,21 @@ def interval(gained: float, lost: float, pairs: float, *, z: float) -> tuple[flo
     if pairs <= 0.0:
         return -1.0, 1.0
     # The score is antisymmetric: the upper bound is the lower one of the exchanged models.
-    return _low(gained, lost, pairs, z), -_low(lost, gained, pairs, z)
+    return _lower_limit(gained, lost, pairs, z), -_lower_limit(lost, gained, pairs, z)
 
 
-def _low(gained: float, lost: float, pairs: float, z: float) -> float:
+def _lower_limit(gained: float, lost: float, pairs: float, z: float) -> float:
     low, high = -1.0, (gained - lost) / pairs
     for _ in range(_HALVINGS):
         middle = (low + high) / 2.0
-        if _score(gained, lost, pairs, middle) > z:
+        if _score_statistic(gained, lost, pairs, middle) > z:
             low = middle
         else:
             high = middle
     return low
 
 
-def _score(gained: float, lost: float, pairs: float, difference: float) -> float:
+def _score_statistic(gained: float, lost: float, pairs: float, difference: float) -> float:
     """Tango's statistic of "the difference is `difference`", with the nuisance parameter at its restricted maximum."""
     b = -gained - lost + (2.0 * pairs - gained + lost) * difference
     c = -lost * difference * (1.0 - difference)
@@ -58,7 +58,7 @@ def _score(gained: float, lost: float, pairs: float, difference: float) -> float
     return distance / math.sqrt(variance)
 
 
-def effective(groups: Sequence[str]) -> float:
+def effective_sample_size(groups: Sequence[str]) -> float:
     """How many parts' worth of evidence the pictures of these groups are: n^2 / sum of squared group sizes.
 
     Counts are divided by the design effect n / effective before a test (J. N. K. Rao and A. J. Scott, Biometrics 48

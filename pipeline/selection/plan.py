@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from agent.errors import OperatorError
 from agent.model.manifest import Name, SemVer, Sha256, Unit
-from pipeline.training.recipe import Parameters
+from pipeline.training.recipe import TrainingParameters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,7 +54,7 @@ class TrainingPlan(Strict):
     @field_validator("parameters")
     @classmethod
     def _parameters_are_known(cls, given: dict[str, Scalar]) -> dict[str, Scalar]:
-        known = {field.name for field in fields(Parameters)}
+        known = {field.name for field in fields(TrainingParameters)}
         if unknown := sorted(set(given) - known):
             raise ValueError(f"there is no parameter {', '.join(unknown)}; there are {', '.join(sorted(known))}")
         return given
@@ -78,9 +78,9 @@ class TrainingPlan(Strict):
         """Of the training."""
         return int(self.parameters.get("seed") or 0)
 
-    def settings(self) -> Parameters:
+    def training_parameters(self) -> TrainingParameters:
         """The training's parameters as a recipe takes them."""
-        return Parameters(**self.parameters)  # type: ignore[arg-type] # checked above, and by the recipe
+        return TrainingParameters(**self.parameters)  # type: ignore[arg-type] # checked above, and by the recipe
 
     def hyperparameters(self) -> dict[str, str]:
         """As SageMaker carries them: each field and each parameter a JSON text of its own."""
@@ -90,13 +90,13 @@ class TrainingPlan(Strict):
     @classmethod
     def from_hyperparameters(cls, given: Mapping[str, str]) -> Self:
         """Read what `hyperparameters` wrote; values that are no JSON are text. Raises PlanError."""
-        values = {key: loose_json(value) for key, value in given.items()}
+        values = {key: json_or_text(value) for key, value in given.items()}
         own = {key: value for key, value in values.items() if key in _OWN}
         parameters = {key: value for key, value in values.items() if key not in _OWN}
-        return parse(cls, {**own, "parameters": parameters}, "the hyperparameters")
+        return validate(cls, {**own, "parameters": parameters}, "the hyperparameters")
 
 
-def loose_json(text: str) -> Any:
+def json_or_text(text: str) -> Any:
     """The JSON value of a hyperparameter, or the text itself: consoles let people write either."""
     try:
         return json.loads(text)
@@ -104,7 +104,7 @@ def loose_json(text: str) -> Any:
         return text
 
 
-def parse(kind: type[T], tree: object, source: str) -> T:
+def validate(kind: type[T], tree: object, source: str) -> T:
     """Validate a tree of JSON or YAML. Raises PlanError naming `source` and every wrong key."""
     try:
         return kind.model_validate(tree)
@@ -119,7 +119,7 @@ def parse_json(kind: type[T], data: bytes | str, source: str) -> T:
         tree = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise PlanError(f"{source} is no JSON: {error}.") from error
-    return parse(kind, tree, source)
+    return validate(kind, tree, source)
 
 
 def to_json(value: Strict) -> bytes:

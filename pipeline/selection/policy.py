@@ -35,8 +35,8 @@ from pydantic import Field
 
 from agent.model.manifest import Unit  # noqa: TC001 - pydantic reads the annotations
 from agent.statistics import wilson
-from pipeline.selection.paired import interval
-from pipeline.selection.plan import Strict, parse
+from pipeline.selection.paired import difference_interval
+from pipeline.selection.plan import Strict, validate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 Objective = Literal["balanced", "accuracy", "auroc"]
 
 
-class Policy(Strict):
+class SelectionPolicy(Strict):
     """See the module. Shares are of parts, in [0, 1]."""
 
     split: Literal["train", "val", "test"] = "val"
@@ -61,24 +61,24 @@ class Policy(Strict):
     protected: tuple[str, ...] | None = None  # kinds of slices, such as class, line, camera; None: see `slices`
 
     @property
-    def level(self) -> float:
+    def corrected_confidence(self) -> float:
         """One-sided confidence of each interval."""
         return 1.0 - (1.0 - self.confidence) / self.candidates
 
     @property
     def z(self) -> float:
         """The standard normal's quantile at `level`."""
-        return NormalDist().inv_cdf(self.level)
+        return NormalDist().inv_cdf(self.corrected_confidence)
 
-    def margin_of(self, parts: float, champion_errors: float) -> float:
+    def slice_margin(self, parts: float, champion_errors: float) -> float:
         """The margin of a slice with so many parts, of which the champion judges `champion_errors` wrong."""
         whole = round(parts)
         share = min(0.5, wilson(min(whole, round(champion_errors)), whole, confidence=0.9)[1])
         chance = (self.z + NormalDist().inv_cdf(self.power)) * math.sqrt(share * (1.0 - share) / parts)
-        slack = -interval(0.0, min(float(self.slack), parts), parts, z=self.z)[0]
+        slack = -difference_interval(0.0, min(float(self.slack), parts), parts, z=self.z)[0]
         return max(self.margin, chance, slack)
 
 
-def read_policy(tree: Mapping[str, object] | None, source: str = "the policy") -> Policy:
+def read_policy(tree: Mapping[str, object] | None, source: str = "the policy") -> SelectionPolicy:
     """A policy from JSON or YAML; None is the default one. Raises PlanError."""
-    return Policy() if tree is None else parse(Policy, dict(tree), source)
+    return SelectionPolicy() if tree is None else validate(SelectionPolicy, dict(tree), source)

@@ -18,7 +18,7 @@ from pipeline.selection.plan import Strict
 Outcomes = Literal["defects", "good", "all"]
 
 
-class Status(StrEnum):
+class CandidateStatus(StrEnum):
     """Of a candidate in a registry."""
 
     PENDING = "Pending"
@@ -28,16 +28,16 @@ class Status(StrEnum):
     ROLLED_BACK = "RolledBack"
 
 
-ALLOWED: Final[dict[Status, frozenset[Status]]] = {
-    Status.PENDING: frozenset({Status.APPROVED, Status.REJECTED}),
-    Status.APPROVED: frozenset({Status.RELEASED, Status.REJECTED}),
-    Status.REJECTED: frozenset({Status.APPROVED}),  # a person may think again
-    Status.RELEASED: frozenset({Status.ROLLED_BACK}),
-    Status.ROLLED_BACK: frozenset({Status.APPROVED}),  # and try it again, once the cause is known
+STATUS_TRANSITIONS: Final[dict[CandidateStatus, frozenset[CandidateStatus]]] = {
+    CandidateStatus.PENDING: frozenset({CandidateStatus.APPROVED, CandidateStatus.REJECTED}),
+    CandidateStatus.APPROVED: frozenset({CandidateStatus.RELEASED, CandidateStatus.REJECTED}),
+    CandidateStatus.REJECTED: frozenset({CandidateStatus.APPROVED}),  # a person may think again
+    CandidateStatus.RELEASED: frozenset({CandidateStatus.ROLLED_BACK}),
+    CandidateStatus.ROLLED_BACK: frozenset({CandidateStatus.APPROVED}),  # and try it again, once the cause is known
 }
 
 
-class Verdict(StrEnum):
+class SliceVerdict(StrEnum):
     """What a slice's parts say of a candidate."""
 
     BETTER = "better"  # the interval lies above 0
@@ -63,11 +63,11 @@ class SliceResult(Strict):
     high: float
     margin: float  # how much worse it may be
     p_value: float  # exact McNemar test, two-sided, for the reader: it decides nothing
-    verdict: Verdict
+    verdict: SliceVerdict
     passed: bool
 
 
-class Figure(Strict):
+class MetricComparison(Strict):
     """A figure of merit of both models on all parts, with the paired bootstrap interval of the difference."""
 
     name: str
@@ -78,7 +78,7 @@ class Figure(Strict):
     high: float | None = None
 
 
-class Comparison(Strict):
+class ReleaseComparison(Strict):
     """Candidate against champion on one data set's split."""
 
     data: str  # the data set's name
@@ -89,10 +89,10 @@ class Comparison(Strict):
     candidates: int  # how many were compared: the level of the intervals is corrected for that
     level: float  # one-sided confidence of each interval
     slices: tuple[SliceResult, ...]
-    figures: tuple[Figure, ...]
+    figures: tuple[MetricComparison, ...]
 
 
-class Assessment(Strict):
+class CandidateAssessment(Strict):
     """One candidate: its figures, comparisons, and whether it may be proposed."""
 
     release: str  # folder, relative to the search's where it lies there
@@ -103,12 +103,12 @@ class Assessment(Strict):
     objective: float  # on the validation split; larger is better
     proposable: bool
     reasons: tuple[str, ...]  # sentences: why not, or why
-    comparisons: tuple[Comparison, ...] = ()
+    comparisons: tuple[ReleaseComparison, ...] = ()
     figures: dict[str, Any] = Field(default_factory=dict)  # as `kensa evaluate --json`; of the one shown
     lineage: Lineage | None = None  # enough to make it again, also where it is refused; None in results of old
 
 
-class Choice(Strict):
+class CandidateChoice(Strict):
     """All candidates, and the one that is proposed."""
 
     schema_version: Literal[1] = 1
@@ -119,30 +119,30 @@ class Choice(Strict):
     dataset_digest: Sha256
     chosen: int | None  # index in `assessments`
     reasons: tuple[str, ...]  # sentences on the choice as a whole
-    assessments: tuple[Assessment, ...]
+    assessments: tuple[CandidateAssessment, ...]
     policy: dict[str, Any]
 
     @property
-    def proposed(self) -> Assessment | None:
+    def proposed(self) -> CandidateAssessment | None:
         """The chosen candidate's assessment."""
         return None if self.chosen is None else self.assessments[self.chosen]
 
 
-class Decision(Strict):
+class CandidateDecision(Strict):
     """Whether the choice proposed the candidate."""
 
     outcome: Literal["proposed", "refused"]
     reasons: tuple[str, ...]
 
 
-class Artifact(Strict):
+class ReleaseArtifact(Strict):
     """One file of the candidate's release folder."""
 
     sha256: Sha256
     length_bytes: int = Field(ge=0)
 
 
-class Record(Strict):
+class CandidateRecord(Strict):
     """A candidate in a registry; see the module."""
 
     schema_version: Literal[1] = 1
@@ -155,10 +155,10 @@ class Record(Strict):
     seed: int
     metrics: dict[str, Any]  # the manifest's
     slices: tuple[SliceResult, ...]
-    comparison: tuple[Comparison, ...]
-    decision: Decision
+    comparison: tuple[ReleaseComparison, ...]
+    decision: CandidateDecision
     lineage: Lineage
-    artifacts: dict[str, Artifact]  # the release folder's files
+    artifacts: dict[str, ReleaseArtifact]  # the release folder's files
     artifacts_uri: str = ""  # of the folder that holds them; the registry sets it
     created_utc: str
     trigger: str | None = None  # what started the cycle that made it
@@ -169,22 +169,22 @@ class Record(Strict):
         return f"{self.name}/{self.version}"
 
 
-class Change(Strict):
+class StatusChange(Strict):
     """One line of a candidate's history."""
 
-    status: Status
+    status: CandidateStatus
     by: str = Field(min_length=1, max_length=256)  # who: a person, or the cycle's execution
     why: str = Field(min_length=1, max_length=1024)
     at_utc: str
 
 
-class Entry(Strict):
+class RegistryEntry(Strict):
     """A record with its history."""
 
-    record: Record
-    history: tuple[Change, ...]
+    record: CandidateRecord
+    history: tuple[StatusChange, ...]
 
     @property
-    def status(self) -> Status:
+    def status(self) -> CandidateStatus:
         """What it is now."""
         return self.history[-1].status

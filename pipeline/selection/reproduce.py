@@ -12,26 +12,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from agent.model.manifest import GOLDEN_NAME, MODEL_NAME
-from agent.model.manifest import read as read_manifest
+from agent.model.manifest import GOLDEN_NAME, MODEL_NAME, read_manifest
 from pipeline import release
 from pipeline.cloud.storage import open_storage
 from pipeline.dataset import DatasetError
-from pipeline.selection.training import check_data, plan_of, train
+from pipeline.selection.training import load_planned_dataset, plan_from_manifest, train_plan
 
 if TYPE_CHECKING:
     from agent.model.manifest import Lineage, Manifest
     from pipeline.training.recipe import Progress
 
 TOLERANCE: Final = 0.02  # of a share: 2 points
-FIGURES: Final = ("accuracy", "macro_f1", "auroc", "escape_rate", "false_reject_rate")
+COMPARED_METRICS: Final = ("accuracy", "macro_f1", "auroc", "escape_rate", "false_reject_rate")
 _MAX_FILE_BYTES: Final = 64 << 20
 
 Outcome = Literal["identical", "close", "different"]
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class ReproductionDifference:
     """One thing that is not as it was."""
 
     what: str
@@ -45,14 +44,14 @@ class Reproduction:
 
     outcome: Outcome
     release_id: str
-    digests: tuple[Difference, ...]  # files whose bytes differ
-    environment: tuple[Difference, ...]  # what differs between that training's place and this one
-    figures: tuple[tuple[str, float, float], ...]  # name, before, now
+    digests: tuple[ReproductionDifference, ...]  # files whose bytes differ
+    environment: tuple[ReproductionDifference, ...]  # what differs between that training's place and this one
+    metrics: tuple[tuple[str, float, float], ...]  # name, before, now
     tolerance: float
-    files: release.Files
+    files: release.ReleaseFiles
 
     @property
-    def ok(self) -> bool:
+    def is_reproduced(self) -> bool:
         """Whether the version counts as reproduced here."""
         return self.outcome == "identical" or (self.outcome == "close" and bool(self.environment))
 
@@ -61,7 +60,7 @@ class Reproduction:
         lines = []
         if self.outcome == "identical":
             lines.append(f"{self.release_id}: {MODEL_NAME} and {GOLDEN_NAME} are identical, byte for byte.")
-        elif self.ok:
+        elif self.is_reproduced:
             lines.append(
                 f"{self.release_id}: not the same bytes, as is to be expected here; every figure is within "
                 f"{100 * self.tolerance:g} points."
@@ -75,18 +74,18 @@ class Reproduction:
             lines.append(f"{self.release_id} is NOT reproduced: a figure differs by more than the tolerance.")
         lines += [f"  {one.what}: {one.before} -> {one.now}" for one in (*self.digests, *self.environment)]
         if self.outcome != "identical":
-            lines += [f"  {name}: {old:.4f} -> {new:.4f} ({new - old:+.4f})" for name, old, new in self.figures]
+            lines += [f"  {name}: {old:.4f} -> {new:.4f} ({new - old:+.4f})" for name, old, new in self.metrics]
         return "\n".join(lines)
 
-    def tree(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """For `--json`."""
         return {
             "release": self.release_id,
             "outcome": self.outcome,
-            "ok": self.ok,
+            "ok": self.is_reproduced,
             "digests": [[d.what, d.before, d.now] for d in self.digests],
             "environment": [[d.what, d.before, d.now] for d in self.environment],
-            "figures": {name: [old, new] for name, old, new in self.figures},
+            "figures": {name: [old, new] for name, old, new in self.metrics},
             "tolerance": self.tolerance,
         }
 
@@ -94,30 +93,30 @@ class Reproduction:
 def reproduce(release_dir: Path, data: Path, *, tolerance: float = TOLERANCE, progress: Progress) -> Reproduction:
     """Train the release in `release_dir` again. Raises DatasetError when `data` is not what it was trained on."""
     manifest = read_manifest(release_dir)
-    plan = plan_of(manifest)
-    dataset = check_data(plan, data)
+    plan = plan_from_manifest(manifest)
+    dataset = load_planned_dataset(plan, data)
     labels = manifest.lineage.parameters.get("labels_sha256")
     if labels not in {None, release.labels_sha256(dataset.samples)}:
         raise DatasetError(
             f"{data} has the pictures that {manifest.name} {manifest.version} was trained on, but other masks or "
             "groups. Restore the data set version."
         )
-    files = train(plan, data, progress=progress)
-    return compared(manifest, files, tolerance=tolerance)
+    files = train_plan(plan, data, progress=progress)
+    return compare_with_lineage(manifest, files, tolerance=tolerance)
 
 
-def compared(old: Manifest, files: release.Files, *, tolerance: float) -> Reproduction:
+def compare_with_lineage(old: Manifest, files: release.ReleaseFiles, *, tolerance: float) -> Reproduction:
     """What became of the second training."""
     new = files.manifest
     digests = tuple(
-        Difference(name, old.files[name].sha256[:12], new.files[name].sha256[:12])
+        ReproductionDifference(name, old.files[name].sha256[:12], new.files[name].sha256[:12])
         for name in (MODEL_NAME, GOLDEN_NAME)
         if old.files[name].sha256 != new.files[name].sha256
     )
     before, now = old.metrics.get("int8", {}), new.metrics.get("int8", {})
     figures = tuple(
         (name, float(before[name]), float(now[name]))
-        for name in FIGURES
+        for name in COMPARED_METRICS
         if before.get(name) is not None and now.get(name) is not None
     )
     close = bool(figures) and all(abs(a - b) <= tolerance for _, a, b in figures)
@@ -125,22 +124,22 @@ def compared(old: Manifest, files: release.Files, *, tolerance: float) -> Reprod
         outcome="identical" if not digests else ("close" if close else "different"),
         release_id=f"{old.name} {old.version}",
         digests=digests,
-        environment=environment(old.lineage, new.lineage),
-        figures=figures,
+        environment=environment_differences(old.lineage, new.lineage),
+        metrics=figures,
         tolerance=tolerance,
         files=files,
     )
 
 
-def environment(old: Lineage, new: Lineage) -> tuple[Difference, ...]:
+def environment_differences(old: Lineage, new: Lineage) -> tuple[ReproductionDifference, ...]:
     """What bytes may depend on and is not as it was."""
     pairs = [(name, getattr(old, name), getattr(new, name)) for name in ("cpu", "threads", "code_version")]
     names = sorted({*old.libraries, *new.libraries})
     pairs += [(name, old.libraries.get(name, "none"), new.libraries.get(name, "none")) for name in names]
-    return tuple(Difference(name, str(before), str(now)) for name, before, now in pairs if before != now)
+    return tuple(ReproductionDifference(name, str(before), str(now)) for name, before, now in pairs if before != now)
 
 
-def fetch_data(uri: str, into: Path) -> Path:
+def fetch_dataset(uri: str, into: Path) -> Path:
     """A data set version's folder on this machine: itself, or what lies below s3://..., copied to `into`."""
     if "://" not in uri:
         return Path(uri)

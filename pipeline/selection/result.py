@@ -7,24 +7,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from agent.errors import OperatorError
-from agent.model.manifest import MODEL_NAME
-from agent.model.manifest import read as read_manifest
+from agent.model.manifest import MODEL_NAME, read_manifest
 from pipeline.selection import card
 from pipeline.selection.plan import parse_json, to_json
-from pipeline.selection.record import Choice, Decision, Record
-from pipeline.selection.registry import CARD_HTML, CARD_MARKDOWN, artifacts_of, utc_now
+from pipeline.selection.record import CandidateChoice, CandidateDecision, CandidateRecord
+from pipeline.selection.registry import CARD_HTML, CARD_MARKDOWN, list_artifacts, utc_now
 
 if TYPE_CHECKING:
-    from pipeline.selection.record import Entry
-    from pipeline.selection.registry import Registry
+    from pipeline.selection.record import RegistryEntry
+    from pipeline.selection.registry import ModelRegistry
 
-CHOICE: Final = "choice.json"
-RELEASE: Final = "release"
+CHOICE_NAME: Final = "choice.json"
+RELEASE_FOLDER: Final = "release"
 
 
-def write_choice(choice: Choice, folder: Path) -> Choice:
+def write_choice(choice: CandidateChoice, folder: Path) -> CandidateChoice:
     """Write the choice below `folder`; what is returned and written names releases by where they lie from there."""
-    release = folder / RELEASE
+    release = folder / RELEASE_FOLDER
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if release.exists():
@@ -36,47 +35,51 @@ def write_choice(choice: Choice, folder: Path) -> Choice:
             update={
                 "assessments": tuple(
                     one.model_copy(
-                        update={"release": RELEASE if i == choice.chosen else _from(folder, Path(one.release))}
+                        update={
+                            "release": RELEASE_FOLDER
+                            if i == choice.chosen
+                            else _relative_path(folder, Path(one.release))
+                        }
                     )
                     for i, one in enumerate(choice.assessments)
                 )
             }
         )
-        (folder / CARD_MARKDOWN).write_text(card.markdown(kept, manifest), encoding="utf-8")
-        (folder / CARD_HTML).write_text(card.html(kept, manifest), encoding="utf-8")
-        (folder / CHOICE).write_bytes(to_json(kept))  # last: with it the result is there
+        (folder / CARD_MARKDOWN).write_text(card.render_markdown(kept, manifest), encoding="utf-8")
+        (folder / CARD_HTML).write_text(card.render_html(kept, manifest), encoding="utf-8")
+        (folder / CHOICE_NAME).write_bytes(to_json(kept))  # last: with it the result is there
     except OSError as error:
         raise OperatorError(f"{folder} cannot be written: {error.strerror}.") from error
     return kept
 
 
-def _from(folder: Path, release: Path) -> str:
+def _relative_path(folder: Path, release: Path) -> str:
     if release.is_relative_to(folder):
         return release.relative_to(folder).as_posix()
     return "/".join(release.parts[-3:])
 
 
-def read_choice(folder: Path) -> Choice:
+def read_choice(folder: Path) -> CandidateChoice:
     """Read `choice.json`. Raises OperatorError, PlanError."""
-    path = folder / CHOICE
+    path = folder / CHOICE_NAME
     try:
         data = path.read_bytes()
     except OSError as error:
         raise OperatorError(
             f"{path}: {error.strerror}. It is the result of a search or of a job that chooses."
         ) from error
-    return parse_json(Choice, data, str(path))
+    return parse_json(CandidateChoice, data, str(path))
 
 
-def make_record(
-    choice: Choice,
+def make_candidate_record(
+    choice: CandidateChoice,
     index: int,
     release: Path,
     *,
     dataset_uri: str | None = None,
     trigger: str | None = None,
     created_utc: str | None = None,
-) -> Record:
+) -> CandidateRecord:
     """The registry's record of the candidate `choice.assessments[index]`, whose release folder is `release`.
 
     Raises OperatorError when the folder holds another model.
@@ -84,7 +87,7 @@ def make_record(
     assessment, manifest = choice.assessments[index], read_manifest(release)
     if manifest.files[MODEL_NAME].sha256 != assessment.model_sha256:
         raise OperatorError(f"{release} does not hold the model {assessment.model_sha256[:12]} that was judged.")
-    return Record(
+    return CandidateRecord(
         name=manifest.name,
         version=manifest.version,
         model_sha256=assessment.model_sha256,
@@ -95,35 +98,37 @@ def make_record(
         metrics=manifest.metrics,
         slices=assessment.comparisons[0].slices if assessment.comparisons else (),
         comparison=assessment.comparisons,
-        decision=Decision(
+        decision=CandidateDecision(
             outcome="proposed" if choice.chosen == index else "refused",
             reasons=assessment.reasons if choice.chosen == index else (*assessment.reasons, *choice.reasons[:1]),
         ),
         lineage=manifest.lineage,
-        artifacts=artifacts_of(release),
+        artifacts=list_artifacts(release),
         created_utc=created_utc or utc_now(),
         trigger=trigger,
     )
 
 
-def register(
-    registry: Registry,
+def register_choice(
+    registry: ModelRegistry,
     folder: Path,
     *,
     by: str,
     why: str,
     dataset_uri: str | None = None,
     trigger: str | None = None,
-) -> Entry | None:
+) -> RegistryEntry | None:
     """Keep the proposed candidate of the result in `folder`, Pending, with its card; None when none is proposed.
 
     What was tried is kept in any case. To register the same result again changes nothing. Raises RegistryError,
     IntegrityError, StorageError.
     """
     choice = read_choice(folder)
-    registry.keep_choice(choice)
+    registry.record_choice(choice)
     if choice.chosen is None:
         return None
-    record = make_record(choice, choice.chosen, folder / RELEASE, dataset_uri=dataset_uri, trigger=trigger)
+    record = make_candidate_record(
+        choice, choice.chosen, folder / RELEASE_FOLDER, dataset_uri=dataset_uri, trigger=trigger
+    )
     pages = {name: (folder / name).read_text(encoding="utf-8") for name in (CARD_MARKDOWN, CARD_HTML)}
-    return registry.add(record, folder / RELEASE, by=by, why=why, cards=pages)
+    return registry.register(record, folder / RELEASE_FOLDER, by=by, why=why, cards=pages)

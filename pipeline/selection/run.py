@@ -14,33 +14,33 @@ from typing import TYPE_CHECKING, Final
 
 from agent.errors import OperatorError
 from pipeline.dataset import Dataset
-from pipeline.selection.children import Trainings
-from pipeline.selection.choose import choose
+from pipeline.selection.children import LocalTrainingJobs
+from pipeline.selection.choose import choose_candidate
 from pipeline.selection.plan import Strict, TrainingPlan, to_json
-from pipeline.selection.result import CHOICE, write_choice
-from pipeline.selection.search import plan, rungs
-from pipeline.training.choice import EPOCHS, choose_head
+from pipeline.selection.result import CHOICE_NAME, write_choice
+from pipeline.selection.search import halving_rungs, plan_trainings
+from pipeline.training.choice import DEFAULT_EPOCHS, choose_head
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
     from typing import Any
 
-    from pipeline.selection.children import Finished
+    from pipeline.selection.children import JobResult
     from pipeline.selection.policy import Objective
-    from pipeline.selection.record import Choice
+    from pipeline.selection.record import CandidateChoice
     from pipeline.selection.search import Rung, SearchSettings
     from pipeline.training.recipe import Progress
 
-REPORT: Final = "search.json"
-TRAININGS: Final = "trainings"
+REPORT_NAME: Final = "search.json"
+TRAININGS_FOLDER: Final = "trainings"
 
 
 class SearchError(OperatorError):
     """No training of a round succeeded; the text says why the first one failed."""
 
 
-class Training(Strict):
+class TrainingOutcome(Strict):
     """One line of the search's report."""
 
     round: int
@@ -53,18 +53,18 @@ class Training(Strict):
     survived: bool = False
 
 
-class Report(Strict):
+class SearchReport(Strict):
     """`search.json`."""
 
-    trainings: tuple[Training, ...]
+    trainings: tuple[TrainingOutcome, ...]
 
     @property
-    def failed(self) -> tuple[Training, ...]:
+    def failed(self) -> tuple[TrainingOutcome, ...]:
         """Those that gave no release."""
         return tuple(one for one in self.trainings if one.failure)
 
 
-def prepared(settings: SearchSettings, data: Path) -> SearchSettings:
+def resolve_settings(settings: SearchSettings, data: Path) -> SearchSettings:
     """The settings with what they leave open filled in from the data: its digest, head and epochs."""
     dataset = Dataset.load(data)
     if settings.dataset_digest not in {None, dataset.digest}:
@@ -72,11 +72,11 @@ def prepared(settings: SearchSettings, data: Path) -> SearchSettings:
             f"{data} has the digest {dataset.digest[:12]}, the search is for {str(settings.dataset_digest)[:12]}."
         )
     head = settings.head or choose_head(dataset)
-    base = {"epochs": EPOCHS[head], **settings.base}
+    base = {"epochs": DEFAULT_EPOCHS[head], **settings.base}
     return settings.model_copy(update={"dataset_digest": dataset.digest, "head": head, "base": base})
 
 
-def objective_of(metrics: Mapping[str, Any], objective: Objective) -> float:
+def objective_value(metrics: Mapping[str, Any], objective: Objective) -> float:
     """The objective from a manifest's int8 figures; what cannot be had counts as 0."""
     figures = metrics.get("int8", {})
     if objective != "balanced":
@@ -86,7 +86,7 @@ def objective_of(metrics: Mapping[str, Any], objective: Objective) -> float:
     return float(figures.get("accuracy") or 0.0)
 
 
-def run(
+def run_search(
     settings: SearchSettings,
     data: Path,
     out: Path,
@@ -94,63 +94,63 @@ def run(
     *,
     anchors: Sequence[Path] = (),
     progress: Progress,
-) -> tuple[Choice, Report]:
+) -> tuple[CandidateChoice, SearchReport]:
     """Search and choose. Raises OperatorError, SearchError, DatasetError, ReleaseError for the champion."""
-    settings = prepared(settings, data)
+    settings = resolve_settings(settings, data)
     out.mkdir(parents=True, exist_ok=True)
-    (out / CHOICE).unlink(missing_ok=True)  # of an earlier search: this one has not chosen yet
-    trainings = Trainings(out / TRAININGS, data, workers=settings.workers, timeout_s=settings.timeout_s)
-    survivors = plan(settings)
-    rounds = rungs(len(survivors), settings.halving)
-    done: list[Training] = []
+    (out / CHOICE_NAME).unlink(missing_ok=True)  # of an earlier search: this one has not chosen yet
+    trainings = LocalTrainingJobs(out / TRAININGS_FOLDER, data, workers=settings.workers, timeout_s=settings.timeout_s)
+    survivors = plan_trainings(settings)
+    rounds = halving_rungs(len(survivors), settings.halving)
+    done: list[TrainingOutcome] = []
     finalists: list[Path] = []
     for number, rung in enumerate(rounds):
         last = number + 1 == len(rounds)
         keep = len(survivors) if last else rounds[number + 1].trainings
-        found = _round(trainings, survivors, rung, f"round {number + 1}/{len(rounds)}", progress)
+        found = _run_round(trainings, survivors, rung, f"round {number + 1}/{len(rounds)}", progress)
         ranked = _ranked(found, settings.policy.objective)
         survivors = [whole for whole, _ in ranked[:keep]]
         kept = {finished.plan.digest for _, finished in ranked[:keep]}
-        done += [_line(number + 1, one, settings.policy.objective, kept) for _, one in found]
-        (out / REPORT).write_bytes(to_json(Report(trainings=tuple(done))))
+        done += [_training_outcome(number + 1, one, settings.policy.objective, kept) for _, one in found]
+        (out / REPORT_NAME).write_bytes(to_json(SearchReport(trainings=tuple(done))))
         if not ranked:
             raise SearchError(f"no training succeeded. The first one: {done[-len(found)].failure}")
         finalists = [one.folder for _, one in ranked if one.folder is not None]
-    choice = choose(finalists, champion, data, settings.policy, anchors=anchors, progress=progress)
-    return write_choice(choice, out), Report(trainings=tuple(done))
+    choice = choose_candidate(finalists, champion, data, settings.policy, anchors=anchors, progress=progress)
+    return write_choice(choice, out), SearchReport(trainings=tuple(done))
 
 
-def _round(
-    trainings: Trainings, plans: Sequence[TrainingPlan], rung: Rung, name: str, progress: Progress
-) -> list[tuple[TrainingPlan, Finished]]:
+def _run_round(
+    trainings: LocalTrainingJobs, plans: Sequence[TrainingPlan], rung: Rung, name: str, progress: Progress
+) -> list[tuple[TrainingPlan, JobResult]]:
     """Train; pairs of the whole plan and what became of its shortened one, in the plans' order."""
-    short = {rung.shortened(whole).digest: whole for whole in plans}
-    finished: dict[str, Finished] = {}
-    for count, one in enumerate(trainings.run([rung.shortened(whole) for whole in short.values()]), start=1):
+    short = {rung.shorten(whole).digest: whole for whole in plans}
+    finished: dict[str, JobResult] = {}
+    for count, one in enumerate(trainings.run([rung.shorten(whole) for whole in short.values()]), start=1):
         finished[one.plan.digest] = one
         progress(name, count, len(short), f"{one.plan.label}: {one.failure}" if one.failure else one.plan.label)
     return [(whole, finished[digest]) for digest, whole in short.items()]
 
 
 def _ranked(
-    found: Sequence[tuple[TrainingPlan, Finished]], objective: Objective
-) -> list[tuple[TrainingPlan, Finished]]:
+    found: Sequence[tuple[TrainingPlan, JobResult]], objective: Objective
+) -> list[tuple[TrainingPlan, JobResult]]:
     """The successful ones, the best first; ties by digest."""
     good = [(whole, one) for whole, one in found if one.manifest is not None]
     return sorted(
         good,
-        key=lambda pair: (-objective_of(pair[1].manifest.metrics, objective), pair[0].digest),  # type: ignore[union-attr]
+        key=lambda pair: (-objective_value(pair[1].manifest.metrics, objective), pair[0].digest),  # type: ignore[union-attr]
     )
 
 
-def _line(number: int, one: Finished, objective: Objective, kept: set[str]) -> Training:
-    return Training(
+def _training_outcome(number: int, one: JobResult, objective: Objective, kept: set[str]) -> TrainingOutcome:
+    return TrainingOutcome(
         round=number,
         label=one.plan.label,
         plan=one.plan,
-        objective=None if one.manifest is None else objective_of(one.manifest.metrics, objective),
+        objective=None if one.manifest is None else objective_value(one.manifest.metrics, objective),
         failure=one.failure,
         duration_s=round(one.duration_s, 1),
-        found=one.found,
+        found=one.is_reused,
         survived=one.plan.digest in kept,
     )

@@ -19,9 +19,9 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from agent.model.manifest import Name, SemVer, Sha256, Unit  # noqa: TC001 - pydantic reads the annotations
-from pipeline.selection.plan import PlanError, Scalar, Strict, TrainingPlan, parse
-from pipeline.selection.policy import Policy
-from pipeline.training.recipe import Parameters
+from pipeline.selection.plan import PlanError, Scalar, Strict, TrainingPlan, validate
+from pipeline.selection.policy import SelectionPolicy
+from pipeline.training.recipe import TrainingParameters
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,7 +31,7 @@ MAX_TRAININGS: Final = 256
 MAX_FILE_BYTES: Final = 256 * 1024
 
 
-class Halving(Strict):
+class HalvingSettings(Strict):
     """How a local search saves time."""
 
     eta: int = Field(default=3, ge=2, le=10)
@@ -52,15 +52,15 @@ class SearchSettings(Strict):
     head: Literal["classifier", "evidence"] | None = None
     target_cpu: Literal["any", "avx2", "vnni"] = "any"
     false_rejects: Unit | None = None
-    halving: Halving | None = Halving()
+    halving: HalvingSettings | None = HalvingSettings()
     workers: int = Field(default=1, ge=1, le=64)  # trainings at once; each takes the parameter `threads` of cores
     timeout_s: float = Field(default=6 * 3600.0, gt=0.0)  # of one training
-    policy: Policy = Policy()
+    policy: SelectionPolicy = SelectionPolicy()
 
     @field_validator("base", "vary")
     @classmethod
     def _names_are_known(cls, given: dict[str, Any]) -> dict[str, Any]:
-        known = {field.name for field in fields(Parameters)} - {"seed"}
+        known = {field.name for field in fields(TrainingParameters)} - {"seed"}
         if unknown := sorted(set(given) - known):
             raise ValueError(f"there is no parameter {', '.join(unknown)}; there are {', '.join(sorted(known))}")
         return given
@@ -79,7 +79,7 @@ class SearchSettings(Strict):
     @property
     def epochs(self) -> int:
         """Of a whole training."""
-        return int(self.base.get("epochs") or Parameters().epochs)
+        return int(self.base.get("epochs") or TrainingParameters().epochs)
 
 
 def read_settings(path: Path) -> SearchSettings:
@@ -89,7 +89,7 @@ def read_settings(path: Path) -> SearchSettings:
             data = file.read(MAX_FILE_BYTES + 1)
         if len(data) > MAX_FILE_BYTES:
             raise PlanError(f"{path} has more than {MAX_FILE_BYTES:,} bytes.")
-        return parse(SearchSettings, yaml.safe_load(data) or {}, str(path))
+        return validate(SearchSettings, yaml.safe_load(data) or {}, str(path))
     except OSError as error:
         raise PlanError(f"{path} cannot be read: {error.strerror}.") from error
     except yaml.YAMLError as error:
@@ -101,7 +101,7 @@ def default_settings() -> SearchSettings:
     return SearchSettings(vary={"learning_rate": (2e-3, 4e-3, 8e-3)}, seeds=(0, 1))
 
 
-def plan(settings: SearchSettings) -> list[TrainingPlan]:
+def plan_trainings(settings: SearchSettings) -> list[TrainingPlan]:
     """All trainings at full length: seeds vary fastest, then the last of `vary`'s keys in the order of their names."""
     names = sorted(settings.vary)
     plans = []
@@ -129,16 +129,16 @@ class Rung:
 
     trainings: int
     share: float  # of each training's epochs
-    least_epochs: int
+    min_epochs: int
 
-    def shortened(self, whole: TrainingPlan) -> TrainingPlan:
+    def shorten(self, whole: TrainingPlan) -> TrainingPlan:
         """The same training with this round's epochs."""
-        epochs = int(whole.parameters.get("epochs") or Parameters().epochs)
-        short = min(epochs, max(self.least_epochs, round(epochs * self.share)))
+        epochs = int(whole.parameters.get("epochs") or TrainingParameters().epochs)
+        short = min(epochs, max(self.min_epochs, round(epochs * self.share)))
         return whole.model_copy(update={"parameters": {**whole.parameters, "epochs": short}})
 
 
-def rungs(trainings: int, halving: Halving | None) -> tuple[Rung, ...]:
+def halving_rungs(trainings: int, halving: HalvingSettings | None) -> tuple[Rung, ...]:
     """The rounds for so many trainings; the last one has all epochs. One round without halving."""
     if halving is None:
         return (Rung(trainings, 1.0, 1),)

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from pipeline.dataset import Sample
     from pipeline.selection.record import Outcomes
 
-VERSION: Final = "dataset.json"
+VERSION_NAME: Final = "dataset.json"
 MAX_VERSION_BYTES: Final = 1 << 30
 ALL: Final = "all"
-_BY_VERDICT: Final = frozenset({"reason", "judged_by"})
-_OWN: Final = ("kind", "difficulty", "surface")
+_VERDICT_ATTRIBUTES: Final = frozenset({"reason", "judged_by"})
+_SAMPLE_ATTRIBUTES: Final = ("kind", "difficulty", "surface")
 _MAX_TEXT: Final = 64
 
 
@@ -45,24 +45,24 @@ class Slice:
     rows: npt.NDArray[np.int64]  # indices of samples
 
 
-def read_marks(root: Path) -> dict[str, dict[str, str]]:
+def read_attributes(root: Path) -> dict[str, dict[str, str]]:
     """What `dataset.json` says of each picture, by path; {} without that file. Raises DatasetError."""
-    path = root / VERSION
+    path = root / VERSION_NAME
     if not path.is_file():
         return {}
     try:
         with path.open("rb") as file:
             tree = json.loads(file.read(MAX_VERSION_BYTES))
-        return {str(entry["path"]): _marks(entry.get("slices") or {}) for entry in tree["samples"]}
+        return {str(entry["path"]): _checked_attributes(entry.get("slices") or {}) for entry in tree["samples"]}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DatasetError(f"{path} is not a data set version: {error!r}. Build it again.") from error
 
 
-def _marks(given: Mapping[str, Any]) -> dict[str, str]:
+def _checked_attributes(given: Mapping[str, Any]) -> dict[str, str]:
     return {str(key)[:_MAX_TEXT]: str(value)[:_MAX_TEXT] for key, value in given.items() if value not in {None, ""}}
 
 
-def slices_of(
+def make_slices(
     samples: Sequence[Sample], marks: Mapping[str, Mapping[str, str]], protected: Sequence[str] | None
 ) -> tuple[Slice, ...]:
     """All slices of the samples: the whole first, then by key and value.
@@ -72,9 +72,12 @@ def slices_of(
     defect = np.array([s.is_defect for s in samples], np.bool_)
     members: dict[tuple[str, str], list[int]] = {}
     for row, sample in enumerate(samples):
-        own = {"class": sample.class_name, **{key: getattr(sample, key) for key in _OWN if getattr(sample, key)}}
+        own = {
+            "class": sample.class_name,
+            **{key: getattr(sample, key) for key in _SAMPLE_ATTRIBUTES if getattr(sample, key)},
+        }
         for key, value in {**own, **marks.get(sample.name, {})}.items():
-            if key not in _BY_VERDICT if protected is None else key in protected:
+            if key not in _VERDICT_ATTRIBUTES if protected is None else key in protected:
                 members.setdefault((key, value), []).append(row)
     found: dict[bytes, Slice] = {}
     every = np.arange(len(samples))

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 
 from pipeline.dataset import Dataset, DatasetError
 from pipeline.selection.plan import PlanError, TrainingPlan
-from pipeline.training.choice import EPOCHS, choose_head
-from pipeline.training.recipe import Parameters
+from pipeline.training.choice import DEFAULT_EPOCHS, choose_head
+from pipeline.training.recipe import TrainingParameters
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.model.manifest import Manifest
-    from pipeline.release import Files
+    from pipeline.release import ReleaseFiles
     from pipeline.training.recipe import Progress
 
 
-def check_data(plan: TrainingPlan, data: Path) -> Dataset:
+def load_planned_dataset(plan: TrainingPlan, data: Path) -> Dataset:
     """Load the data set. Raises DatasetError when it is not the one that the plan names."""
     dataset = Dataset.load(data)
     if plan.dataset_digest not in {None, dataset.digest}:
@@ -33,36 +33,36 @@ def check_data(plan: TrainingPlan, data: Path) -> Dataset:
     return dataset
 
 
-def train(plan: TrainingPlan, data: Path, *, progress: Progress, training_job: str | None = None) -> Files:
+def train_plan(plan: TrainingPlan, data: Path, *, progress: Progress, training_job: str | None = None) -> ReleaseFiles:
     """Train. Raises DatasetError, PlanError, OperatorError."""
     # libgomp reads this when torch is loaded. Waiting threads must sleep: spinning halves a shared machine's speed.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    dataset = check_data(plan, data)
-    from pipeline.training.assemble import Request, build  # noqa: PLC0415 - loads torch, which takes seconds
+    dataset = load_planned_dataset(plan, data)
+    from pipeline.training.assemble import TrainingRequest, build_release  # noqa: PLC0415 - loads torch, which takes seconds
 
     head = plan.head or choose_head(dataset)
-    parameters = plan.parameters if "epochs" in plan.parameters else {**plan.parameters, "epochs": EPOCHS[head]}
-    request = Request(
+    parameters = plan.parameters if "epochs" in plan.parameters else {**plan.parameters, "epochs": DEFAULT_EPOCHS[head]}
+    request = TrainingRequest(
         data=data,
         name=plan.name,
         version=plan.version,
-        parameters=plan.model_copy(update={"parameters": parameters}).settings(),
+        parameters=plan.model_copy(update={"parameters": parameters}).training_parameters(),
         geometry=plan.geometry,
         head=head,
         target_cpu=plan.target_cpu,
         false_rejects=plan.false_rejects,
     )
-    files = build(request, progress=progress)
+    files = build_release(request, progress=progress)
     if training_job is None:
         return files
     lineage = files.manifest.lineage.model_copy(update={"training_job": training_job})
     return replace(files, manifest=files.manifest.model_copy(update={"lineage": lineage}))
 
 
-def plan_of(manifest: Manifest) -> TrainingPlan:
+def plan_from_manifest(manifest: Manifest) -> TrainingPlan:
     """The plan that made a release, from its lineage. Raises PlanError when the lineage lacks something."""
     lineage = manifest.lineage
-    known = {field.name for field in fields(Parameters)}
+    known = {field.name for field in fields(TrainingParameters)}
     lacking = sorted(
         {"net", "epochs", "batch", "learning_rate", "threads", "geometry", "head"} - set(lineage.parameters)
     )

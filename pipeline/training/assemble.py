@@ -22,14 +22,14 @@ from pipeline.dataset import Dataset, DatasetError
 from pipeline.evaluation import evaluate as evaluation
 from pipeline.evaluation import report
 from pipeline.images import load_inputs
-from pipeline.training.choice import choose_geometry, choose_head, describe, parse_geometry
-from pipeline.training.dense import train_dense
-from pipeline.training.export import float_model, to_bytes
+from pipeline.training.choice import choose_geometry, choose_head, describe_geometry, parse_geometry
+from pipeline.training.dense import train_tiled_evidence
+from pipeline.training.export import build_float_model, to_bytes
 from pipeline.training.loop import train_classifier
-from pipeline.training.plain import EvidenceMap
-from pipeline.training.quantise import calibrate, check_optimised, int8_model
-from pipeline.training.recipe import Parameters, Task
-from pipeline.training.whole import train_whole
+from pipeline.training.plain import EvidenceHead
+from pipeline.training.quantise import build_int8_model, calibrate_ranges, check_optimised
+from pipeline.training.recipe import TrainingParameters, TrainingTask
+from pipeline.training.whole import train_whole_evidence
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,38 +37,38 @@ if TYPE_CHECKING:
     from agent.records import Geometry, Pixels
     from pipeline.dataset import Sample
     from pipeline.training.choice import Head
-    from pipeline.training.plain import Plain
+    from pipeline.training.plain import NetworkWeights
     from pipeline.training.quantise import TargetCpu
-    from pipeline.training.recipe import Progress, Recipe, Trained
+    from pipeline.training.recipe import Progress, Recipe, TrainedNetwork
 
-CALIBRATION_PICTURES: Final = 100
+CALIBRATION_IMAGES: Final = 100
 NEEDED_SPLITS: Final = ("train", "val")
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class TrainingRequest:
     """What the user asked for; None lets the data decide."""
 
     data: Path
     name: str
     version: str
-    parameters: Parameters
+    parameters: TrainingParameters
     geometry: str | None = None
     head: Head | None = None
     target_cpu: TargetCpu = "any"
     false_rejects: float | None = None  # allowed share on the validation split; None: best mean of both recalls
 
 
-def build(request: Request, *, progress: Progress) -> release.Files:
+def build_release(request: TrainingRequest, *, progress: Progress) -> release.ReleaseFiles:
     """Train and make everything that the release folder holds. Raises OperatorError for data that do not suit."""
     started, created = time.monotonic(), datetime.now(UTC)
     task, dataset, head = _task(request)
     trained = _recipe(head, task.geometry)(task, progress=progress)
     plain = trained.net.plain(task.geometry)
     calibration = _calibration(task)
-    model = to_bytes(int8_model(plain, calibrate(plain, calibration), target_cpu=request.target_cpu))
+    model = to_bytes(build_int8_model(plain, calibrate_ranges(plain, calibration), target_cpu=request.target_cpu))
     check_optimised(model, plain)
-    reference = to_bytes(float_model(plain))
+    reference = to_bytes(build_float_model(plain))
     fp32, int8 = _evaluate(task, trained, reference, model, request.false_rejects, progress)
     golden = _golden(task, plain, model)
     manifest = _manifest(
@@ -81,11 +81,11 @@ def build(request: Request, *, progress: Progress) -> release.Files:
         }
     )
     manifest = manifest.model_copy(update={"lineage": lineage})
-    page = report.render(report.Subject(manifest=manifest, int8=int8, fp32=fp32, split="val"))
-    return release.Files(model, golden, reference, manifest, page)
+    page = report.render(report.ReportSubject(manifest=manifest, int8=int8, fp32=fp32, split="val"))
+    return release.ReleaseFiles(model, golden, reference, manifest, page)
 
 
-def _task(request: Request) -> tuple[Task, Dataset, Head]:
+def _task(request: TrainingRequest) -> tuple[TrainingTask, Dataset, Head]:
     dataset = Dataset.load(request.data)
     train, val = (dataset.split(name) for name in NEEDED_SPLITS)
     missing = set(dataset.classes) - {s.class_name for s in train}
@@ -100,33 +100,38 @@ def _task(request: Request) -> tuple[Task, Dataset, Head]:
             f"--teachers {request.parameters.teachers}: only an evidence map on tiles learns from teachers, this is "
             f"{'a classifier' if head == 'classifier' else 'a map of whole pictures'}; leave --teachers out."
         )
-    return Task(train, val, dataset.classes, dataset.defects, geometry, request.parameters), dataset, head
+    return TrainingTask(train, val, dataset.classes, dataset.defects, geometry, request.parameters), dataset, head
 
 
 def _recipe(head: Head, geometry: Geometry) -> Recipe:
     if head == "classifier":
         return train_classifier
-    return train_whole if geometry.mode == "whole" else train_dense
+    return train_whole_evidence if geometry.mode == "whole" else train_tiled_evidence
 
 
-def _spread(samples: tuple[Sample, ...], count: int) -> tuple[Sample, ...]:
+def _evenly_spaced(samples: tuple[Sample, ...], count: int) -> tuple[Sample, ...]:
     """Evenly spaced samples; they are sorted by name, thus by class, so that each class is there."""
     return samples[:: max(1, len(samples) // count)]
 
 
-def _calibration(task: Task) -> Pixels:
-    return load_inputs(_spread(task.train, CALIBRATION_PICTURES), task.geometry).pixels
+def _calibration(task: TrainingTask) -> Pixels:
+    return load_inputs(_evenly_spaced(task.train, CALIBRATION_IMAGES), task.geometry).pixels
 
 
 def _evaluate(
-    task: Task, trained: Trained, reference: bytes, model: bytes, false_rejects: float | None, progress: Progress
+    task: TrainingTask,
+    trained: TrainedNetwork,
+    reference: bytes,
+    model: bytes,
+    false_rejects: float | None,
+    progress: Progress,
 ) -> tuple[evaluation.Evaluation, evaluation.Evaluation]:
     has_map = trained.net.head_kind == "evidence"
     infers = (
-        evaluation.float_infer(reference, evidence=has_map),
-        evaluation.int8_infer(model, evidence=has_map),
+        evaluation.make_float_infer(reference, evidence=has_map),
+        evaluation.make_int8_infer(model, evidence=has_map),
     )
-    raw_float, raw_int8 = evaluation.run_all(infers, task.val, task.geometry, progress=progress)
+    raw_float, raw_int8 = evaluation.run_models(infers, task.val, task.geometry, progress=progress)
     rule = DecisionRule(
         classes=task.classes,
         defects=task.defects,
@@ -141,25 +146,25 @@ def _evaluate(
     return evaluation.evaluate(raw_float, task.val, rule), evaluation.evaluate(raw_int8, task.val, rule)
 
 
-def _golden(task: Task, plain: Plain, model: bytes) -> bytes:
+def _golden(task: TrainingTask, plain: NetworkWeights, model: bytes) -> bytes:
     """One input of each of a few validation pictures: of tiles the one that looks most defective to the int8 model."""
     index = {name: i for i, name in enumerate(task.classes)}
     truth = np.array([index[s.class_name] for s in task.val], np.int64)
-    rows = release.golden_rows(truth, plain.height * plain.width * plain.channels)
+    rows = release.choose_golden_rows(truth, plain.height * plain.width * plain.channels)
     inputs = load_inputs([task.val[row] for row in rows], task.geometry)
-    infer = evaluation.int8_infer(model, evidence=isinstance(plain.head, EvidenceMap))
+    infer = evaluation.make_int8_infer(model, evidence=isinstance(plain.head, EvidenceHead))
     suspicion = infer(inputs.pixels).scores[:, plain.defect_rows].max(axis=1)
-    chosen = [max(np.flatnonzero(inputs.owner == i), key=suspicion.__getitem__) for i in range(len(rows))]
+    chosen = [max(np.flatnonzero(inputs.sample_index == i), key=suspicion.__getitem__) for i in range(len(rows))]
     images = np.ascontiguousarray(inputs.pixels[chosen])
-    return release.golden_bytes(images, infer(images), truth[rows])
+    return release.encode_golden_set(images, infer(images), truth[rows])
 
 
 def _manifest(
-    request: Request,
-    task: Task,
+    request: TrainingRequest,
+    task: TrainingTask,
     dataset: Dataset,
     evaluations: tuple[evaluation.Evaluation, evaluation.Evaluation],
-    trained: Trained,
+    trained: TrainedNetwork,
     *,
     model: bytes,
     golden: bytes,
@@ -170,10 +175,10 @@ def _manifest(
     parameters: dict[str, Any] = {
         **asdict(task.parameters),
         "head": head,
-        "geometry": describe(task.geometry),
+        "geometry": describe_geometry(task.geometry),
         "target_cpu": request.target_cpu,
         "false_rejects": request.false_rejects,
-        "calibration_pictures": len(_spread(task.train, CALIBRATION_PICTURES)),
+        "calibration_pictures": len(_evenly_spaced(task.train, CALIBRATION_IMAGES)),
         "float_sha256": release.sha256(reference),
         "labels_sha256": release.labels_sha256(dataset.samples),
     }
@@ -191,7 +196,7 @@ def _manifest(
             top_fraction=trained.top_fraction,
         ),
         outputs=("scores", "evidence") if trained.net.head_kind == "evidence" else ("scores",),
-        metrics={"split": "val", "fp32": fp32.figures, "int8": int8.figures, **evaluation.agreement(fp32, int8)},
+        metrics={"split": "val", "fp32": fp32.figures, "int8": int8.figures, **evaluation.int8_agreement(fp32, int8)},
         lineage=Lineage(
             dataset_sha256=dataset.digest,
             code_version=release.code_version(),

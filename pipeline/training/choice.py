@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from agent.errors import OperatorError
 from agent.records import Geometry
-from pipeline.images import is_grey, read_picture
+from pipeline.images import is_greyscale, read_image
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,8 +29,8 @@ TILE_PX: Final = 128
 TILE_REDUCTION: Final = 2
 TILE_OVERLAP_PX: Final = 32
 STRIDE_PX: Final = 16  # what a side must be a multiple of: the coarsest network's stride
-EPOCHS: Final[dict[Head, int]] = {"classifier": 40, "evidence": 24}
-LOOKED_AT: Final = 200  # pictures, evenly spread over the training split
+DEFAULT_EPOCHS: Final[dict[Head, int]] = {"classifier": 40, "evidence": 24}
+SAMPLED_IMAGES: Final = 200  # pictures, evenly spread over the training split
 
 _GEOMETRY: Final = re.compile(
     r"^(?P<mode>whole|tiles):(?P<h>\d{2,4})x(?P<w>\d{2,4})(x(?P<c>[13]))?(:r(?P<r>[124]))?(:o(?P<o>\d{1,4}))?$"
@@ -48,11 +48,11 @@ def choose_head(dataset: Dataset) -> Head:
 
 def choose_geometry(dataset: Dataset, samples: Sequence[Sample]) -> Geometry:
     """Apply the module's rule to the training `samples`."""
-    sizes, channels = _look(samples)
+    sizes, channels = _image_shapes(samples)
     if len(sizes) == 1:
         height, width = next(iter(sizes))
         if max(height, width) <= SMALL_PX:
-            return Geometry("whole", _up(height), _up(width), channels)
+            return Geometry("whole", _round_up_to_stride(height), _round_up_to_stride(width), channels)
     if dataset.has_masks:
         return Geometry("tiles", TILE_PX, TILE_PX, channels, reduction=TILE_REDUCTION, overlap_px=TILE_OVERLAP_PX)
     return Geometry("whole", WHOLE_PX, WHOLE_PX, channels)
@@ -71,28 +71,28 @@ def parse_geometry(text: str, samples: Sequence[Sample]) -> Geometry:
     if overlap >= min(height, width):
         raise OperatorError(f"--geometry {text!r}: the overlap must be less than the tile's shorter side.")
     channels: Literal[1, 3] = 3
-    if match["c"] == "1" or (match["c"] is None and _look(samples)[1] == 1):
+    if match["c"] == "1" or (match["c"] is None and _image_shapes(samples)[1] == 1):
         channels = 1
     reduction: Literal[1, 2, 4] = {None: 1, "1": 1, "2": 2, "4": 4}[match["r"]]  # type: ignore[assignment]
     return Geometry("tiles" if match["mode"] == "tiles" else "whole", height, width, channels, reduction, overlap)
 
 
-def describe(geometry: Geometry) -> str:
+def describe_geometry(geometry: Geometry) -> str:
     """The geometry as `parse_geometry` reads it."""
     size = f"{geometry.mode}:{geometry.height}x{geometry.width}x{geometry.channels}"
     return size if geometry.mode == "whole" else f"{size}:r{geometry.reduction}:o{geometry.overlap_px}"
 
 
-def _up(side: int) -> int:
+def _round_up_to_stride(side: int) -> int:
     return -(-side // STRIDE_PX) * STRIDE_PX
 
 
-def _look(samples: Sequence[Sample]) -> tuple[set[tuple[int, int]], Literal[1, 3]]:
+def _image_shapes(samples: Sequence[Sample]) -> tuple[set[tuple[int, int]], Literal[1, 3]]:
     """Sizes (height, width) and channels of a spread of the pictures."""
     sizes: set[tuple[int, int]] = set()
     grey = True
-    for sample in samples[:: max(1, len(samples) // LOOKED_AT)]:
-        pixels = read_picture(sample.path)
+    for sample in samples[:: max(1, len(samples) // SAMPLED_IMAGES)]:
+        pixels = read_image(sample.path)
         sizes.add((pixels.shape[0], pixels.shape[1]))
-        grey = grey and is_grey(pixels)
+        grey = grey and is_greyscale(pixels)
     return sizes, 1 if grey else 3

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 _NOISE_SIDE: Final = 1024  # of the bank that noise is cut from, px
 _CUTOUT_MARGIN: Final = 6  # of surroundings kept around a defect, px
 _INSIDE: Final = 0.4  # share of a turned mask's pixel from which it counts
-_LEAST_DEFECT: Final = 4  # smaller specks of a mask are neither cut out nor call a crop defective, px
+_MIN_DEFECT_PX: Final = 4  # smaller specks of a mask are neither cut out nor call a crop defective, px
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class AugmentationSettings:
     """How crops are drawn and altered. Ranges are symmetric around no change, drawn evenly."""
 
     good_share: float = 0.5  # of crops cut from good pictures, before pasting
@@ -48,7 +48,7 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Picture:
+class TrainingImage:
     """One training picture after preprocessing, at least as large as a crop."""
 
     pixels: Pixels  # [H, W, C]
@@ -57,13 +57,13 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Batch:
+class AugmentedBatch:
     """Crops and what is known of them."""
 
     pixels: Pixels  # [N, H, W, C]
     masks: Pixels  # [N, H, W], 1 where the defect is
     labels: npt.NDArray[np.int64]  # [N], 0 or 1 + i: the class of the defect in the crop
-    located: Floats  # [N], 1 where the mask is to be believed, else 0
+    has_mask: Floats  # [N], 1 where the mask is to be believed, else 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,7 +76,7 @@ class _Cutout:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Place:
+class _PastePlacement:
     """The window of the crop that a cut-out comes to lie in, px, and the affine map [2, 3] from the cut-out into it."""
 
     x: int
@@ -86,7 +86,7 @@ class _Place:
     matrix: npt.NDArray[np.float64]
 
 
-def _cutouts(pictures: Sequence[Picture]) -> list[_Cutout]:
+def _cutouts(pictures: Sequence[TrainingImage]) -> list[_Cutout]:
     """Cut out every connected defect."""
     found = []
     for picture in pictures:
@@ -95,7 +95,7 @@ def _cutouts(pictures: Sequence[Picture]) -> list[_Cutout]:
         count, parts, stats, _ = cv2.connectedComponentsWithStats(picture.mask, connectivity=8)
         for part in range(1, count):
             x, y, w, h, area = (int(v) for v in stats[part])
-            if area < _LEAST_DEFECT:
+            if area < _MIN_DEFECT_PX:
                 continue
             rows = slice(max(0, y - _CUTOUT_MARGIN), y + h + _CUTOUT_MARGIN)
             columns = slice(max(0, x - _CUTOUT_MARGIN), x + w + _CUTOUT_MARGIN)
@@ -119,7 +119,13 @@ class CropSampler:
     """Draws training batches. Immutable after construction: safe to call from any thread."""
 
     def __init__(
-        self, pictures: Sequence[Picture], *, crop_hw: tuple[int, int], batch: int, seed: int, settings: Settings
+        self,
+        pictures: Sequence[TrainingImage],
+        *,
+        crop_hw: tuple[int, int],
+        batch: int,
+        seed: int,
+        settings: AugmentationSettings,
     ) -> None:
         """`pictures` must hold good and defective ones, none smaller than `crop_hw` (height, width)."""
         self._settings, self._seed, self._batch = settings, seed, batch
@@ -137,7 +143,7 @@ class CropSampler:
         bank = np.random.Generator(np.random.SFC64([seed, 0]))
         self._noise = bank.standard_normal((_NOISE_SIDE, _NOISE_SIDE, pictures[0].pixels.shape[2]), dtype=np.float32)
 
-    def batch(self, number: int) -> Batch:
+    def batch(self, number: int) -> AugmentedBatch:
         """Make batch `number` (0, 1, ...)."""
         random = np.random.Generator(np.random.SFC64([self._seed, 1 + number]))
         channels = self._noise.shape[2]
@@ -152,7 +158,7 @@ class CropSampler:
             down, across = random.choice((-1, 1), 2)  # flips
             pixels[i] = self._relight(crop, random)[::down, ::across]
             masks[i] = mask[::down, ::across]
-        return Batch(pixels, masks, labels, located)
+        return AugmentedBatch(pixels, masks, labels, located)
 
     def _draw(self, random: np.random.Generator) -> tuple[Pixels, Pixels | None, int]:
         """One crop before light and noise: pixels, mask, label."""
@@ -168,10 +174,10 @@ class CropSampler:
         label = self._labels[random.integers(len(self._labels))]
         picture = self._defective[label][random.integers(len(self._defective[label]))]
         crop, mask = self._cut(picture, random)
-        missed = mask is not None and int(mask.sum()) < _LEAST_DEFECT
+        missed = mask is not None and int(mask.sum()) < _MIN_DEFECT_PX
         return crop, mask, 0 if missed else label
 
-    def _cut(self, picture: Picture, random: np.random.Generator) -> tuple[Pixels, Pixels | None]:
+    def _cut(self, picture: TrainingImage, random: np.random.Generator) -> tuple[Pixels, Pixels | None]:
         """Cut at a random place; mostly so that a defect, where there is one, lies in the crop."""
         rows, columns = picture.pixels.shape[0] - self._height, picture.pixels.shape[1] - self._width
         y, x = _offset(self._height, rows, random), _offset(self._width, columns, random)
@@ -186,14 +192,14 @@ class CropSampler:
 
     def _paste(self, crop: Pixels, cutout: _Cutout, random: np.random.Generator) -> tuple[Pixels, Pixels, int]:
         """Lay a defect on a good crop: turned, scaled, feathered, as bright as the place it comes to."""
-        place = self._place(cutout, random)
+        place = self._random_placement(cutout, random)
         x0, y0 = place.x, place.y
         x1, y1, size, matrix = x0 + place.width, y0 + place.height, (place.width, place.height), place.matrix
         mask = np.zeros((self._height, self._width), np.uint8)
         if min(size) < 1:
             return crop, mask, 0
         inside = (cv2.warpAffine(cutout.mask, matrix, size) > _INSIDE).astype(np.uint8)
-        if int(inside.sum()) < _LEAST_DEFECT:
+        if int(inside.sum()) < _MIN_DEFECT_PX:
             return crop, mask, 0
         relative = cv2.warpAffine(cutout.relative, matrix, size, borderMode=cv2.BORDER_REPLICATE)
         relative = relative.reshape(*relative.shape[:2], -1)
@@ -209,7 +215,7 @@ class CropSampler:
         mask[y0:y1, x0:x1] = inside
         return result, mask, cutout.label
 
-    def _place(self, cutout: _Cutout, random: np.random.Generator) -> _Place:
+    def _random_placement(self, cutout: _Cutout, random: np.random.Generator) -> _PastePlacement:
         """Choose where and how a cut-out lies."""
         settings = self._settings
         h, w = cutout.mask.shape
@@ -226,7 +232,7 @@ class CropSampler:
         x0, y0 = (int(v) for v in np.maximum(np.floor(centre - half), 0))
         x1, y1 = (int(v) for v in np.minimum(np.ceil(centre + half), (self._width, self._height)))
         shift = centre - turn @ np.array([w / 2, h / 2]) - (x0, y0)
-        return _Place(x0, y0, x1 - x0, y1 - y0, np.hstack([turn, shift[:, None]]))
+        return _PastePlacement(x0, y0, x1 - x0, y1 - y0, np.hstack([turn, shift[:, None]]))
 
     def _relight(self, crop: Pixels, random: np.random.Generator) -> Pixels:
         """Change gamma, gain and offset through one table, then add noise."""

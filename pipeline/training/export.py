@@ -1,8 +1,8 @@
 """Plain arrays -> ONNX graphs, node by node, so that equal weights give equal bytes.
 
-`float_model` is the float export: input `input` float32 [N, C, H, W], (byte - 128) / 128, as public samples feed their
-networks. It is the reference for the quantised model and never leaves for a device. The heads are written once, in
-`add_head`, and are float in both models: they are too small to gain by int8.
+`build_float_model` is the float export: input `input` float32 [N, C, H, W], (byte - 128) / 128, as public samples feed
+their networks. It is the reference for the quantised model and never leaves for a device. The heads are written once,
+in `add_head`, and are float in both models: they are too small to gain by int8.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from onnx import ModelProto, TensorProto, checker, helper, numpy_helper
 
-from pipeline.training.plain import Classifier, EvidenceMap
+from pipeline.training.plain import ClassifierHead, EvidenceHead
 
 if TYPE_CHECKING:
     from onnx import NodeProto, ValueInfoProto
 
-    from pipeline.training.plain import Plain
+    from pipeline.training.plain import NetworkWeights
 
 OPSET: Final = 17
 IR_VERSION: Final = 9
 FLOAT_INPUT: Final = "input"
 
 
-class Graph:
+class GraphBuilder:
     """Collects nodes and constants; every name is unique and follows from the order of calls alone."""
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ def conv_attributes(kernel: tuple[int, int], stride: tuple[int, int], padding: i
     return {"kernel_shape": list(kernel), "strides": list(stride), "pads": [padding] * 4}
 
 
-def map_size(plain: Plain) -> tuple[int, int]:
+def evidence_shape(plain: NetworkWeights) -> tuple[int, int]:
     """(height, width) of the last feature map."""
     height, width = plain.height, plain.width
     for conv in plain.convs:
@@ -70,15 +70,15 @@ def map_size(plain: Plain) -> tuple[int, int]:
     return height, width
 
 
-def output_infos(plain: Plain) -> list[ValueInfoProto]:
+def output_infos(plain: NetworkWeights) -> list[ValueInfoProto]:
     """The outputs of the model contract: `scores` [N, classes], and `evidence` [N, h, w] for an evidence head."""
     outputs = [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", len(plain.classes)])]
-    if isinstance(plain.head, EvidenceMap):
-        outputs.append(helper.make_tensor_value_info("evidence", TensorProto.FLOAT, ["N", *map_size(plain)]))
+    if isinstance(plain.head, EvidenceHead):
+        outputs.append(helper.make_tensor_value_info("evidence", TensorProto.FLOAT, ["N", *evidence_shape(plain)]))
     return outputs
 
 
-def finish_classifier(graph: Graph, head: Classifier, maxima: str, means: str) -> None:
+def add_classifier_head(graph: GraphBuilder, head: ClassifierHead, maxima: str, means: str) -> None:
     """[N, F, 1, 1] maxima and means -> `scores`."""
     graph.add("Concat", [maxima, means], "pooled", axis=1)
     graph.add("Flatten", ["pooled"], "features")
@@ -90,7 +90,7 @@ def finish_classifier(graph: Graph, head: Classifier, maxima: str, means: str) -
         graph.add("Sigmoid", ["logits"], "scores")
 
 
-def finish_evidence(graph: Graph, plain: Plain, logits: str, maxima: str) -> None:
+def add_evidence_head(graph: GraphBuilder, plain: NetworkWeights, logits: str, maxima: str) -> None:
     """Logit map [N, 1 + defects, h, w] and its maxima [N, 1 + defects, 1, 1] -> `scores`, `evidence`.
 
     1 - sigmoid(x) = sigmoid(-x), so one product with a matrix of 0, 1 and -1 puts the maxima in the classes' order.
@@ -110,12 +110,12 @@ def finish_evidence(graph: Graph, plain: Plain, logits: str, maxima: str) -> Non
     graph.add("Squeeze", ["evidence_map", axis], "evidence")
 
 
-def float_model(plain: Plain, *, taps: bool = False) -> ModelProto:
+def build_float_model(plain: NetworkWeights, *, taps: bool = False) -> ModelProto:
     """Build the float graph. With `taps` the maps that quantisation must know the range of are outputs, too.
 
     The taps are `relu0`, `relu1` ..., then `means` or `logit_map`.
     """
-    graph = Graph()
+    graph = GraphBuilder()
     value, taps_made = FLOAT_INPUT, []
     for i, conv in enumerate(plain.convs):
         names = [value, graph.constant(f"w{i}", conv.weight), graph.constant(f"b{i}", conv.bias)]
@@ -123,16 +123,16 @@ def float_model(plain: Plain, *, taps: bool = False) -> ModelProto:
         graph.add("Conv", names, f"conv{i}", **conv_attributes(kernel, (conv.stride, conv.stride), conv.padding))
         value = graph.add("Relu", [f"conv{i}"], f"relu{i}")
         taps_made.append(value)
-    if isinstance(plain.head, Classifier):
-        graph.add("MaxPool", [value], "maxima", kernel_shape=list(map_size(plain)))
+    if isinstance(plain.head, ClassifierHead):
+        graph.add("MaxPool", [value], "maxima", kernel_shape=list(evidence_shape(plain)))
         graph.add("GlobalAveragePool", [value], "means")
-        finish_classifier(graph, plain.head, "maxima", "means")
+        add_classifier_head(graph, plain.head, "maxima", "means")
         taps_made.append("means")
     else:
         names = [value, graph.constant("head_w", plain.head.weight), graph.constant("head_b", plain.head.bias)]
         graph.add("Conv", names, "logit_map", **conv_attributes((1, 1), (1, 1), 0))
-        graph.add("MaxPool", ["logit_map"], "maxima", kernel_shape=list(map_size(plain)))
-        finish_evidence(graph, plain, "logit_map", "maxima")
+        graph.add("MaxPool", ["logit_map"], "maxima", kernel_shape=list(evidence_shape(plain)))
+        add_evidence_head(graph, plain, "logit_map", "maxima")
         taps_made.append("logit_map")
     shape: list[str | int | None] = ["N", plain.channels, plain.height, plain.width]
     outputs = output_infos(plain)

@@ -19,13 +19,13 @@ from torch.nn import functional
 
 from agent.errors import OperatorError
 from pipeline.images import load_inputs
-from pipeline.training.network import BODIES, Net, to_input
-from pipeline.training.recipe import Parameters, Trained
+from pipeline.training.network import BACKBONES, Net, to_input
+from pipeline.training.recipe import TrainedNetwork, TrainingParameters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from pipeline.training.recipe import Progress, Recipe, Task
+    from pipeline.training.recipe import Progress, Recipe, TrainingTask
 
 T = TypeVar("T")
 
@@ -36,14 +36,14 @@ BRIGHTNESS: Final = 0.15  # largest shift, of half a byte's range
 NOISE: Final = 0.015  # largest standard deviation, likewise
 NOISE_BANK: Final = 1 << 22  # numbers
 SHIFT: Final = 1 / 16  # largest shift of the picture, of its side
-AHEAD: Final = 4  # batches made before they are needed
+PREFETCH_BATCHES: Final = 4  # batches made before they are needed
 
 
 def deterministic(recipe: Recipe) -> Recipe:
     """Make a recipe repeatable: fixed seed, threads and algorithms while it runs; earlier settings come back after."""
 
     @functools.wraps(recipe)
-    def run(task: Task, *, progress: Progress) -> Trained:
+    def run(task: TrainingTask, *, progress: Progress) -> TrainedNetwork:
         threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
         torch.use_deterministic_algorithms(mode=True)
         torch.set_num_threads(task.parameters.threads)
@@ -59,16 +59,16 @@ def deterministic(recipe: Recipe) -> Recipe:
     return run
 
 
-def make_generator(parameters: Parameters) -> torch.Generator:
+def make_generator(parameters: TrainingParameters) -> torch.Generator:
     """Return the generator for batches and augmentation; torch's global one is for weights."""
     return torch.Generator().manual_seed(parameters.seed + 1)
 
 
-def make_net(task: Task, *, head: str) -> Net:
+def make_net(task: TrainingTask, *, head: str) -> Net:
     """Build the network that the task's parameters name. Raises OperatorError listing the names."""
-    body = BODIES.get(task.parameters.net)
+    body = BACKBONES.get(task.parameters.net)
     if body is None:
-        raise OperatorError(f"--net {task.parameters.net!r} is not known; choose one of {', '.join(BODIES)}.")
+        raise OperatorError(f"--net {task.parameters.net!r} is not known; choose one of {', '.join(BACKBONES)}.")
     geometry = task.geometry
     if geometry.height % body.stride or geometry.width % body.stride:
         raise OperatorError(
@@ -84,7 +84,7 @@ def make_net(task: Task, *, head: str) -> Net:
     ).to(memory_format=torch.channels_last)
 
 
-class Averaged:
+class WeightAverage:
     """The exponential moving average of a network, which is what gets exported."""
 
     def __init__(self, net: Net, *, decay: float = EMA_DECAY) -> None:
@@ -106,7 +106,7 @@ class Averaged:
 
 
 @torch.no_grad()
-def settle(net: Net, batches_of: Iterable[torch.Tensor]) -> None:
+def recalibrate_batch_norm(net: Net, batches_of: Iterable[torch.Tensor]) -> None:
     """Measure the batch norms' statistics anew on inputs [N, C, H, W]: averaged weights never ran with the old ones."""
     norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
@@ -121,7 +121,7 @@ def settle(net: Net, batches_of: Iterable[torch.Tensor]) -> None:
 class Optimiser:
     """AdamW under a one-cycle schedule; `step` does backward, update and average."""
 
-    def __init__(self, net: Net, parameters: Parameters, *, steps: int, decay: float = EMA_DECAY) -> None:
+    def __init__(self, net: Net, parameters: TrainingParameters, *, steps: int, decay: float = EMA_DECAY) -> None:
         """`steps` is the number of calls to come. Biases and norms do not decay."""
         decayed = [p for p in net.parameters() if p.ndim > 1]
         others = [p for p in net.parameters() if p.ndim <= 1]
@@ -131,7 +131,7 @@ class Optimiser:
             self._adam, max_lr=parameters.learning_rate, total_steps=steps + 1, pct_start=WARM_UP
         )
         self._net = net
-        self.averaged = Averaged(net, decay=decay)
+        self.average = WeightAverage(net, decay=decay)
 
     def step(self, loss: torch.Tensor) -> None:
         """Learn from one batch's loss."""
@@ -139,10 +139,10 @@ class Optimiser:
         loss.backward()
         self._adam.step()
         self._cycle.step()
-        self.averaged.update(self._net)
+        self.average.update(self._net)
 
 
-def batches(weights: torch.Tensor, size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
+def index_batches(weights: torch.Tensor, size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
     """Yield index batches of one epoch in random order; a short last one is left out when there are others.
 
     `weights` [count] says how often each input is drawn; where all are equal, each is drawn once.
@@ -156,12 +156,12 @@ def batches(weights: torch.Tensor, size: int, generator: torch.Generator) -> Ite
         yield order[first : first + size]
 
 
-def made_ahead(make: Callable[[int], T], numbers: Sequence[int]) -> Iterator[T]:
+def prefetch(make: Callable[[int], T], numbers: Sequence[int]) -> Iterator[T]:
     """Yield `make(number)` for each of `numbers`, made by one thread up to AHEAD of the caller, in order.
 
     Where `make` depends on its number alone, the results do not depend on the threads' pace.
     """
-    ready: queue.Queue[T | BaseException] = queue.Queue(AHEAD)
+    ready: queue.Queue[T | BaseException] = queue.Queue(PREFETCH_BATCHES)
     stopped = threading.Event()
 
     def put(item: T | BaseException) -> None:
@@ -194,12 +194,12 @@ def made_ahead(make: Callable[[int], T], numbers: Sequence[int]) -> Iterator[T]:
         maker.join()
 
 
-def uniform(count: int, low: float, high: float, generator: torch.Generator) -> torch.Tensor:
+def random_uniform(count: int, low: float, high: float, generator: torch.Generator) -> torch.Tensor:
     """[count, 1, 1, 1] numbers, one for each picture of a batch."""
     return torch.empty(count, 1, 1, 1).uniform_(low, high, generator=generator)
 
 
-class Photometric:
+class PhotometricAugmentation:
     """Changes brightness, contrast and noise of batches [N, C, H, W] in -1..1, and clips as a camera does."""
 
     def __init__(self, generator: torch.Generator) -> None:
@@ -210,9 +210,9 @@ class Photometric:
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return the changed batch."""
         generator, count = self._generator, len(pixels)
-        pixels = pixels * uniform(count, 1.0 - CONTRAST, 1.0 + CONTRAST, generator)
-        pixels = pixels + uniform(count, -BRIGHTNESS, BRIGHTNESS, generator)
-        pixels = pixels + self._noise(pixels) * uniform(count, 0.0, NOISE, generator)
+        pixels = pixels * random_uniform(count, 1.0 - CONTRAST, 1.0 + CONTRAST, generator)
+        pixels = pixels + random_uniform(count, -BRIGHTNESS, BRIGHTNESS, generator)
+        pixels = pixels + self._noise(pixels) * random_uniform(count, 0.0, NOISE, generator)
         return pixels.clamp(-1.0, 127.0 / 128.0)
 
     def _noise(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -227,7 +227,7 @@ class Photometric:
         return torch.stack([self._bank[i : i + size] for i in starts]).view(n, h, w, c).permute(0, 3, 1, 2)
 
 
-def flipped(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def random_flip(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Flip each picture [N, C, H, W] along height and width by chance."""
     for axis in (-1, -2):
         chosen = torch.rand(len(pixels), generator=generator) < 0.5  # noqa: PLR2004 - a fair coin
@@ -235,7 +235,7 @@ def flipped(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return pixels
 
 
-def shifted(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def random_shift(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Move each picture [N, C, H, W] by up to SHIFT of its side; its border is replicated."""
     for axis in (2, 3):
         side = pixels.shape[axis]
@@ -249,31 +249,33 @@ def shifted(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 @deterministic
-def train_classifier(task: Task, *, progress: Progress) -> Trained:
+def train_classifier(task: TrainingTask, *, progress: Progress) -> TrainedNetwork:
     """Learn class scores for whole pictures or tiles; a tile carries its picture's class. See `recipe.Recipe`."""
     parameters = task.parameters
     generator = make_generator(parameters)
     inputs = load_inputs(task.train, task.geometry)
     pixels = torch.from_numpy(inputs.pixels)
     index = {name: i for i, name in enumerate(task.classes)}
-    labels = torch.tensor([index[task.train[owner].class_name] for owner in inputs.owner])
-    weights = torch.tensor([task.train[owner].weight for owner in inputs.owner])
+    labels = torch.tensor([index[task.train[owner].class_name] for owner in inputs.sample_index])
+    weights = torch.tensor([task.train[owner].weight for owner in inputs.sample_index])
     net = make_net(task, head="classifier").train()
     steps = parameters.epochs * sum(1 for _ in range(0, max(1, len(labels) - parameters.batch + 1), parameters.batch))
     optimiser = Optimiser(net, parameters, steps=steps)
-    light = Photometric(generator)
+    light = PhotometricAugmentation(generator)
 
     def augmented(chosen: torch.Tensor) -> torch.Tensor:
-        return light(shifted(flipped(to_input(pixels[chosen]), generator), generator))
+        return light(random_shift(random_flip(to_input(pixels[chosen]), generator), generator))
 
     for epoch in range(parameters.epochs):
         total, count = 0.0, 0
-        for chosen in batches(weights, parameters.batch, generator):
+        for chosen in index_batches(weights, parameters.batch, generator):
             loss = functional.cross_entropy(
                 net(augmented(chosen)), labels[chosen], label_smoothing=parameters.label_smoothing
             )
             optimiser.step(loss)
             total, count = total + loss.item(), count + 1
         progress("train", epoch + 1, parameters.epochs, f"loss {total / count:.3f}")
-    settle(optimiser.averaged.net, (augmented(chosen) for chosen in batches(weights, parameters.batch, generator)))
-    return Trained(optimiser.averaged.net)
+    recalibrate_batch_norm(
+        optimiser.average.net, (augmented(chosen) for chosen in index_batches(weights, parameters.batch, generator))
+    )
+    return TrainedNetwork(optimiser.average.net)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import torch
 from torch import nn
 
-from pipeline.training.plain import Classifier, Conv, EvidenceMap, Plain
+from pipeline.training.plain import ClassifierHead, ConvWeights, EvidenceHead, NetworkWeights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +24,7 @@ STEM: Final = 4  # side and stride of the stem, px
 
 
 @dataclass(frozen=True, slots=True)
-class Body:
+class Backbone:
     """Widths and numbers of convolutions of the stages. The stem is the first; later stages halve the map."""
 
     widths: tuple[int, ...]
@@ -37,13 +37,13 @@ class Body:
 
 
 # A new width must be a multiple of 16, better of 32: other channel counts leave vector lanes empty.
-BODIES: Final[dict[str, Body]] = {
-    "tiny": Body((32, 48, 64), (1, 1, 1)),
-    "slim": Body((32, 48, 64), (1, 2, 2)),
-    "fine": Body((32, 48), (1, 4)),  # cells of 8 px: small defects on a whole part
-    "small": Body((32, 64, 128), (1, 2, 2)),
-    "medium": Body((48, 96, 160), (1, 2, 2)),
-    "large": Body((64, 128, 256), (1, 2, 3)),
+BACKBONES: Final[dict[str, Backbone]] = {
+    "tiny": Backbone((32, 48, 64), (1, 1, 1)),
+    "slim": Backbone((32, 48, 64), (1, 2, 2)),
+    "fine": Backbone((32, 48), (1, 4)),  # cells of 8 px: small defects on a whole part
+    "small": Backbone((32, 64, 128), (1, 2, 2)),
+    "medium": Backbone((48, 96, 160), (1, 2, 2)),
+    "large": Backbone((64, 128, 256), (1, 2, 3)),
 }
 
 
@@ -53,7 +53,7 @@ class Net(nn.Module):
     def __init__(
         self,
         *,
-        body: Body,
+        body: Backbone,
         head: Literal["classifier", "evidence"],
         channels: int,
         classes: Sequence[str],
@@ -94,7 +94,7 @@ class Net(nn.Module):
         return self.head(torch.cat((features.amax((2, 3)), features.mean((2, 3))), 1))
 
     @torch.no_grad()
-    def plain(self, geometry: Geometry) -> Plain:
+    def to_weights(self, geometry: Geometry) -> NetworkWeights:
         """Fold batch normalisation and hand the weights over as arrays, for export without torch."""
         convs = []
         for conv, norm, _ in self.layers:
@@ -102,13 +102,15 @@ class Net(nn.Module):
             weight = conv.weight.double() * gain[:, None, None, None]
             bias = norm.bias.double() - norm.running_mean.double() * gain
             convs.append(
-                Conv(weight.float().numpy().copy(), bias.float().numpy().copy(), conv.stride[0], conv.padding[0])
+                ConvWeights(weight.float().numpy().copy(), bias.float().numpy().copy(), conv.stride[0], conv.padding[0])
             )
         weight, bias = self.head.weight.detach().numpy().copy(), self.head.bias.detach().numpy().copy()
         head = (
-            Classifier(weight, bias, self.activation) if self.head_kind == "classifier" else EvidenceMap(weight, bias)
+            ClassifierHead(weight, bias, self.activation)
+            if self.head_kind == "classifier"
+            else EvidenceHead(weight, bias)
         )
-        return Plain(
+        return NetworkWeights(
             height=geometry.height,
             width=geometry.width,
             channels=geometry.channels,

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Conv:
+class ConvWeights:
     """A square-stride convolution followed by ReLU."""
 
     weight: Floats  # [out, in, kh, kw]
@@ -20,7 +20,7 @@ class Conv:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Classifier:
+class ClassifierHead:
     """Maximum and mean over the map, side by side, then linear. Scores are softmax or sigmoid of the logits."""
 
     weight: Floats  # [classes, 2 * features]: first the maxima's, then the means'
@@ -29,7 +29,7 @@ class Classifier:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class EvidenceMap:
+class EvidenceHead:
     """A 1x1 convolution: channel 0 is "some defect here", channel 1 + i the i-th defect class, ordered as `classes`.
 
     Evidence is the sigmoid of channel 0. A defect class scores the sigmoid of its channel's maximum over the map, every
@@ -41,14 +41,14 @@ class EvidenceMap:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Plain:
+class NetworkWeights:
     """The whole network for inputs [N, height, width, channels] uint8, taken as (byte - 128) / 128."""
 
     height: int
     width: int
     channels: int
-    convs: tuple[Conv, ...]  # the first is the stem: kernel = stride
-    head: Classifier | EvidenceMap
+    convs: tuple[ConvWeights, ...]  # the first is the stem: kernel = stride
+    head: ClassifierHead | EvidenceHead
     classes: tuple[str, ...]
     defects: frozenset[str]
 

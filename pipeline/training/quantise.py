@@ -30,22 +30,22 @@ from onnx import ModelProto, TensorProto, helper
 from agent.errors import ContractError
 from pipeline.training.export import (
     FLOAT_INPUT,
-    Graph,
+    GraphBuilder,
+    add_classifier_head,
+    add_evidence_head,
+    build_float_model,
     conv_attributes,
-    finish_classifier,
-    finish_evidence,
-    float_model,
-    map_size,
+    evidence_shape,
     output_infos,
     to_bytes,
 )
-from pipeline.training.plain import Classifier, Conv
+from pipeline.training.plain import ClassifierHead, ConvWeights
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from agent.records import Floats, Pixels
-    from pipeline.training.plain import Plain
+    from pipeline.training.plain import NetworkWeights
 
 TargetCpu = Literal["any", "avx2", "vnni"]
 WEIGHT_LIMIT: Final[dict[str, int]] = {"any": 64, "avx2": 64, "vnni": 127}
@@ -56,26 +56,26 @@ _BATCH: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Ranges:
+class ActivationRanges:
     """What calibration saw: the largest value after each ReLU, and the span of `means` or `logit_map`."""
 
     relu: tuple[float, ...]
     head: tuple[float, float]
 
 
-def calibrate(plain: Plain, pixels: Pixels) -> Ranges:
+def calibrate_ranges(plain: NetworkWeights, pixels: Pixels) -> ActivationRanges:
     """Run `pixels` [N, H, W, C] uint8 through the float network and note minima and maxima."""
-    session = single_thread_session(to_bytes(float_model(plain, taps=True)))
+    session = single_thread_session(to_bytes(build_float_model(plain, taps=True)))
     names = [f"relu{i}" for i in range(len(plain.convs))]
-    names.append("means" if isinstance(plain.head, Classifier) else "logit_map")
+    names.append("means" if isinstance(plain.head, ClassifierHead) else "logit_map")
     low, high = np.full(len(names), np.inf), np.full(len(names), -np.inf)
     for start in range(0, len(pixels), _BATCH):
-        for i, value in enumerate(session.run(names, {FLOAT_INPUT: to_float(pixels[start : start + _BATCH])})):
+        for i, value in enumerate(session.run(names, {FLOAT_INPUT: to_float_input(pixels[start : start + _BATCH])})):
             low[i], high[i] = min(low[i], value.min()), max(high[i], value.max())
-    return Ranges(tuple(float(v) for v in high[:-1]), (float(low[-1]), float(high[-1])))
+    return ActivationRanges(tuple(float(v) for v in high[:-1]), (float(low[-1]), float(high[-1])))
 
 
-def to_float(pixels: Pixels) -> Floats:
+def to_float_input(pixels: Pixels) -> Floats:
     """uint8 [N, H, W, C] -> what the float export takes: float32 [N, C, H, W], (byte - 128) / 128."""
     result: Floats = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).astype(np.float32)
     result -= INPUT_ZERO
@@ -102,7 +102,7 @@ class _Quantiser:
     """Writes the int8 graph; `graph` grows with each call."""
 
     def __init__(self, limit: int) -> None:
-        self.graph = Graph()
+        self.graph = GraphBuilder()
         self._limit = limit  # largest absolute value of a quantised weight
 
     def quantise(self, value: str, name: str, *, scale: float, zero: int) -> str:
@@ -119,7 +119,7 @@ class _Quantiser:
         """uint8 tensor `name` -> float tensor."""
         return self.graph.add("DequantizeLinear", [name, f"{name}_scale", f"{name}_zero"], output)
 
-    def conv(self, source: str, source_scale: float, conv: Conv, name: str, *, folded: bool = False) -> str:
+    def conv(self, source: str, source_scale: float, conv: ConvWeights, name: str, *, folded: bool = False) -> str:
         """Add a convolution on the uint8 tensor `source`; returns its float output, to be quantised by the caller."""
         flat = conv.weight.reshape(len(conv.weight), -1).astype(np.float64)
         largest = np.abs(flat).max(axis=1)
@@ -144,14 +144,16 @@ class _Quantiser:
         return self.graph.add("Conv", names, f"{name}_out", **conv_attributes(kernel, stride, conv.padding))
 
 
-def _span(low: float, high: float) -> tuple[float, int]:
+def _scale_and_zero(low: float, high: float) -> tuple[float, int]:
     """Scale and zero point of a uint8 range that contains 0."""
     low, high = min(low, 0.0), max(high, 0.0)
     scale = (high - low) / 255.0 or 1.0
     return scale, round(-low / scale)
 
 
-def int8_model(plain: Plain, ranges: Ranges, *, target_cpu: TargetCpu = "any", fold: bool = True) -> ModelProto:
+def build_int8_model(
+    plain: NetworkWeights, ranges: ActivationRanges, *, target_cpu: TargetCpu = "any", fold: bool = True
+) -> ModelProto:
     """Build the int8 graph of the model contract: `image` uint8 [N, H, W, C] -> `scores`, and `evidence`.
 
     `fold` is there for the test that folding the stem changes no bit.
@@ -167,36 +169,38 @@ def int8_model(plain: Plain, ranges: Ranges, *, target_cpu: TargetCpu = "any", f
     writer.parameters(value, scale=INPUT_SCALE, zero=INPUT_ZERO)
     for i, conv in enumerate(plain.convs):
         out = writer.conv(value, scale, conv, f"conv{i}", folded=fold and i == 0)
-        scale = _span(0.0, ranges.relu[i])[0]
+        scale = _scale_and_zero(0.0, ranges.relu[i])[0]
         value = writer.quantise(out, f"relu{i}", scale=scale, zero=0)
-    if isinstance(plain.head, Classifier):
+    if isinstance(plain.head, ClassifierHead):
         maximum = graph.add(
-            "MaxPool", [writer.dequantise(value, "max_in")], "max_out", kernel_shape=list(map_size(plain))
+            "MaxPool", [writer.dequantise(value, "max_in")], "max_out", kernel_shape=list(evidence_shape(plain))
         )
         maxima = writer.quantise(maximum, "maxima_q", scale=scale, zero=0)
         mean = graph.add("GlobalAveragePool", [writer.dequantise(value, "mean_in")], "mean_out")
-        means = writer.quantise(mean, "means_q", scale=_span(*ranges.head)[0], zero=0)
-        finish_classifier(graph, plain.head, writer.dequantise(maxima, "maxima"), writer.dequantise(means, "means"))
+        means = writer.quantise(mean, "means_q", scale=_scale_and_zero(*ranges.head)[0], zero=0)
+        add_classifier_head(graph, plain.head, writer.dequantise(maxima, "maxima"), writer.dequantise(means, "means"))
     else:
         _evidence_head(writer, plain, value, scale, ranges)
     shape_in: list[str | int | None] = ["N", plain.height, plain.width, plain.channels]
     return graph.model([helper.make_tensor_value_info("image", TensorProto.UINT8, shape_in)], output_infos(plain))
 
 
-def _evidence_head(writer: _Quantiser, plain: Plain, value: str, scale: float, ranges: Ranges) -> None:
-    head = Conv(plain.head.weight, plain.head.bias, 1, 0)
+def _evidence_head(
+    writer: _Quantiser, plain: NetworkWeights, value: str, scale: float, ranges: ActivationRanges
+) -> None:
+    head = ConvWeights(plain.head.weight, plain.head.bias, 1, 0)
     out = writer.conv(value, scale, head, "head")
     low, high = max(ranges.head[0], -LOGIT_LIMIT), min(ranges.head[1], LOGIT_LIMIT)
-    head_scale, zero = _span(low, high)
+    head_scale, zero = _scale_and_zero(low, high)
     logits = writer.quantise(out, "logits_q", scale=head_scale, zero=zero)
     pooled = writer.graph.add(
-        "MaxPool", [writer.dequantise(logits, "pool_in")], "pool_out", kernel_shape=list(map_size(plain))
+        "MaxPool", [writer.dequantise(logits, "pool_in")], "pool_out", kernel_shape=list(evidence_shape(plain))
     )
     maxima = writer.quantise(pooled, "maxima_q", scale=head_scale, zero=zero)
-    finish_evidence(writer.graph, plain, writer.dequantise(logits, "logit_map"), writer.dequantise(maxima, "maxima"))
+    add_evidence_head(writer.graph, plain, writer.dequantise(logits, "logit_map"), writer.dequantise(maxima, "maxima"))
 
 
-def optimised_operators(model: bytes) -> Counter[str]:
+def count_optimised_operators(model: bytes) -> Counter[str]:
     """Count the operators of the graph that ONNX Runtime really runs here."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimised.onnx"
@@ -207,10 +211,10 @@ def optimised_operators(model: bytes) -> Counter[str]:
         return Counter(node.op_type for node in onnx.load(path).graph.node)
 
 
-def check_optimised(model: bytes, plain: Plain) -> Counter[str]:
+def check_optimised(model: bytes, plain: NetworkWeights) -> Counter[str]:
     """Prove that every convolution runs in int8. Raises ContractError naming the operators that were found."""
-    operators = optimised_operators(model)
-    expected = len(plain.convs) + (0 if isinstance(plain.head, Classifier) else 1)
+    operators = count_optimised_operators(model)
+    expected = len(plain.convs) + (0 if isinstance(plain.head, ClassifierHead) else 1)
     if operators["Conv"] or operators["FusedConv"] or operators["QLinearConv"] != expected:
         raise ContractError(
             f"after optimisation by ONNX Runtime {ort.__version__} the graph holds {dict(operators)}: {expected} "

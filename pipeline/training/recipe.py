@@ -1,8 +1,8 @@
 """What a training recipe gets and gives: the seam between data, training and export.
 
-Two recipes exist: `pipeline.training.train_classifier` (class scores only) and `pipeline.dense.train_dense` (evidence
-map). Both take a `Task` and return a `Trained` network; export, quantisation, threshold and evaluation are shared.
-Nothing here needs torch.
+Two recipes exist: `pipeline.training.train_classifier` (class scores only) and `pipeline.dense.train_tiled_evidence`
+(evidence map). Both take a `Task` and return a `TrainedNetwork` network; export, quantisation, threshold and evaluation
+are shared. Nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Parameters:
+class TrainingParameters:
     """What a user may set; goes into the lineage as it is. A recipe's own constants belong to its code version."""
 
     net: str = "small"  # a name in pipeline.network.BODIES
@@ -32,7 +32,7 @@ class Parameters:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class TrainingTask:
     """What to learn. `classes` is the order of the model's scores; the good classes come first."""
 
     train: tuple[Sample, ...]
@@ -40,11 +40,11 @@ class Task:
     classes: tuple[str, ...]
     defects: frozenset[str]
     geometry: Geometry
-    parameters: Parameters
+    parameters: TrainingParameters
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class TrainedNetwork:
     """A trained network and how its outputs are to be read."""
 
     net: Any  # pipeline.network.Net in eval mode, with the weights to export
@@ -63,5 +63,5 @@ class Progress(Protocol):
 class Recipe(Protocol):
     """Learn the task. Same task, CPU type and library versions give the same weights, bit for bit."""
 
-    def __call__(self, task: Task, *, progress: Progress) -> Trained:
+    def __call__(self, task: TrainingTask, *, progress: Progress) -> TrainedNetwork:
         """Raises OperatorError when the data do not suit the recipe."""

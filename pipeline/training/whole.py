@@ -20,10 +20,10 @@ from torch.nn import functional
 
 from agent.errors import OperatorError
 from pipeline.images import load_inputs, load_masks
-from pipeline.training.dense import spread_stem
-from pipeline.training.loop import Optimiser, deterministic, made_ahead, make_net, settle
+from pipeline.training.dense import init_stem_with_cosines
+from pipeline.training.loop import Optimiser, deterministic, make_net, prefetch, recalibrate_batch_norm
 from pipeline.training.network import to_input
-from pipeline.training.recipe import Trained
+from pipeline.training.recipe import TrainedNetwork
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
     from agent.records import Floats, Geometry, Pixels
     from pipeline.dataset import Sample
-    from pipeline.training.recipe import Progress, Task
+    from pipeline.training.recipe import Progress, TrainingTask
 
 TOUCHED: Final = 16  # least mask of a pixel, of 255, that counts as marked
 CLEAR_PX: Final = 2.0  # of a cell's pixels on the defect call the cell defective,
-NEARLY: Final = 0.7  # or this share of the most that any cell of a small defect has
+CLEAR_SHARE: Final = 0.7  # or this share of the most that any cell of a small defect has
 TOUCHED_WEIGHT: Final = 8.0  # of such a cell's loss; a good one's is 1
 PART_WEIGHT: Final = 0.01  # of the strongest cell's loss: what the decision reads, but a poor teacher
 EMA_DECAY: Final = 0.998
@@ -50,7 +50,7 @@ NOISE: Final = 0.8  # largest standard deviation, grey levels: half a pixel of a
 NOISE_SIDE_PX: Final = 512  # of the bank that noise is cut from
 GREY_SHARE: Final = 0.2  # of the crops of colour pictures lose their colour, so that a release serves mono cameras too
 _BGR_TO_GREY: Final = np.array([0.114, 0.587, 0.299], np.float32)  # ITU-R BT.601, as the preprocessing does it
-SETTLE_BATCHES: Final = 64
+BATCH_NORM_BATCHES: Final = 64
 REPORT_EVERY: Final = 100  # steps between two calls of `progress`
 
 
@@ -63,13 +63,15 @@ def cell_targets(masks: torch.Tensor, cells: tuple[int, int]) -> tuple[torch.Ten
     height, width = masks.shape[1] // cells[0], masks.shape[2] // cells[1]
     blocks = masks.reshape(len(masks), cells[0], height, cells[1], width)
     covered = blocks.float().sum((2, 4)) / 255.0
-    enough = (covered.flatten(1).amax(1) * NEARLY).clamp(max=CLEAR_PX)[:, None, None]
+    enough = (covered.flatten(1).amax(1) * CLEAR_SHARE).clamp(max=CLEAR_PX)[:, None, None]
     touched = (blocks.amax((2, 4)) >= TOUCHED) & (covered >= enough)
     weights = torch.where(touched, TOUCHED_WEIGHT, torch.where(covered > 0.0, 0.0, 1.0))
     return touched.float(), weights
 
 
-def map_loss(logits: torch.Tensor, masks: torch.Tensor, labels: torch.Tensor, *, smoothing: float) -> torch.Tensor:
+def whole_evidence_loss(
+    logits: torch.Tensor, masks: torch.Tensor, labels: torch.Tensor, *, smoothing: float
+) -> torch.Tensor:
     """Loss of logits [N, 1 + defects, h, w] for masks [N, H, W], labels [N] (0: good, 1 + i: defect i)."""
     entropy = functional.binary_cross_entropy_with_logits
     touched, weights = cell_targets(masks, (logits.shape[2], logits.shape[3]))
@@ -90,13 +92,13 @@ class CropBatch:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Crops:
+class CropDataset:
     """Cuts batches around defects and out of good parts. A batch follows from the seed and its number alone."""
 
     pixels: Pixels  # [N, H, W, C]
     masks: Pixels  # [N, H, W]
     labels: npt.NDArray[np.int64]  # [N]
-    spots: dict[int, npt.NDArray[np.int64]]  # picture with a marked defect -> its marked pixels [K, 2]
+    defect_pixels: dict[int, npt.NDArray[np.int64]]  # picture with a marked defect -> its marked pixels [K, 2]
     noise: Floats  # [NOISE_SIDE_PX, NOISE_SIDE_PX, C], standard normal
     size: int  # crops in a batch
     seed: int
@@ -105,7 +107,7 @@ class Crops:
         """Make batch `number` (0, 1, ...)."""
         random = np.random.default_rng([self.seed, 1, number])
         defects = round(self.size * MARKED_SHARE)
-        marked, good = np.fromiter(self.spots, np.int64), np.flatnonzero(self.labels == 0)
+        marked, good = np.fromiter(self.defect_pixels, np.int64), np.flatnonzero(self.labels == 0)
         chosen = np.concatenate((random.choice(marked, defects), random.choice(good, self.size - defects)))
         height, width = (min(side, CROP_PX) for side in self.masks.shape[1:])
         pixels = np.empty((self.size, height, width, self.pixels.shape[3]), np.uint8)
@@ -116,13 +118,13 @@ class Crops:
             if len(self.labels) < FEW_PICTURES:
                 down, across = random.choice((-1, 1), 2)
                 crop, mask = crop[::down, ::across], mask[::down, ::across]
-            pixels[row], masks[row] = self._relit(crop, random), mask
+            pixels[row], masks[row] = self._relight(crop, random), mask
         return CropBatch(pixels, masks, self.labels[chosen])
 
     def _corner(self, picture: int, height: int, width: int, random: np.random.Generator) -> tuple[int, int]:
         """Top left of a crop: somewhere on a good part, around a marked pixel on a defective one."""
         room = (self.masks.shape[1] - height, self.masks.shape[2] - width)
-        spots = self.spots.get(picture)
+        spots = self.defect_pixels.get(picture)
         if spots is None:
             return int(random.integers(room[0] + 1)), int(random.integers(room[1] + 1))
         y, x = (int(v) for v in spots[random.integers(len(spots))])
@@ -130,7 +132,7 @@ class Crops:
         x -= int(random.integers(MARGIN_PX, width - MARGIN_PX))
         return min(max(y, 0), room[0]), min(max(x, 0), room[1])
 
-    def _relit(self, crop: Pixels, random: np.random.Generator) -> Pixels:
+    def _relight(self, crop: Pixels, random: np.random.Generator) -> Pixels:
         """Change contrast, brightness, sometimes colour, and noise; clip to bytes as a camera does."""
         lit = crop.astype(np.float32)
         if crop.shape[2] > 1 and random.random() < GREY_SHARE:
@@ -162,7 +164,7 @@ def _load(samples: Sequence[Sample], geometry: Geometry) -> tuple[Pixels, Pixels
     return pixels, masks
 
 
-def load_crops(task: Task) -> Crops:
+def load_crops(task: TrainingTask) -> CropDataset:
     """Read the training split. Raises OperatorError when there are no good or no marked pictures."""
     pixels, masks = _load(task.train, task.geometry)
     defects = [name for name in task.classes if name in task.defects]
@@ -178,35 +180,35 @@ def load_crops(task: Task) -> Crops:
     seed = task.parameters.seed
     shape = (NOISE_SIDE_PX, NOISE_SIDE_PX, task.geometry.channels)
     noise = np.random.default_rng([seed, 0]).standard_normal(shape, dtype=np.float32)
-    return Crops(pixels, masks, labels, spots, noise, task.parameters.batch, seed)
+    return CropDataset(pixels, masks, labels, spots, noise, task.parameters.batch, seed)
 
 
 @deterministic
-def train_whole(task: Task, *, progress: Progress) -> Trained:
+def train_whole_evidence(task: TrainingTask, *, progress: Progress) -> TrainedNetwork:
     """Learn the evidence map. See `recipe.Recipe`. Raises OperatorError when no training picture has a mask."""
     parameters = task.parameters
     crops = load_crops(task)
     net = make_net(task, head="evidence").train()
-    spread_stem(net.layers[0][0].weight)
+    init_stem_with_cosines(net.layers[0][0].weight)
     steps = parameters.epochs * max(1, len(crops.labels) // parameters.batch)
     optimiser = Optimiser(net, parameters, steps=steps, decay=EMA_DECAY)
     total = 0.0
-    for number, batch in enumerate(made_ahead(crops.batch, range(steps)), start=1):
+    for number, batch in enumerate(prefetch(crops.batch, range(steps)), start=1):
         logits = net(to_input(torch.from_numpy(batch.pixels)))
         masks, labels = torch.from_numpy(batch.masks), torch.from_numpy(batch.labels)
-        loss = map_loss(logits, masks, labels, smoothing=parameters.label_smoothing)
+        loss = whole_evidence_loss(logits, masks, labels, smoothing=parameters.label_smoothing)
         optimiser.step(loss)
         total += loss.item()
         if number % REPORT_EVERY == 0 or number == steps:
             progress("train", number, steps, f"loss {total / ((number - 1) % REPORT_EVERY + 1):.4f}")
             total = 0.0
-    averaged = optimiser.averaged.net
-    settle(averaged, _inputs(crops, range(steps, steps + SETTLE_BATCHES)))
+    averaged = optimiser.average.net
+    recalibrate_batch_norm(averaged, _crop_inputs(crops, range(steps, steps + BATCH_NORM_BATCHES)))
     cells = (task.geometry.height // net.body.stride) * (task.geometry.width // net.body.stride)
     fraction = parameters.top_fraction or 1.0 / cells
-    return Trained(averaged, score="evidence", aggregation="top_mean", top_fraction=fraction)
+    return TrainedNetwork(averaged, score="evidence", aggregation="top_mean", top_fraction=fraction)
 
 
-def _inputs(crops: Crops, numbers: range) -> Iterator[torch.Tensor]:
+def _crop_inputs(crops: CropDataset, numbers: range) -> Iterator[torch.Tensor]:
     """Yield the network's inputs of the batches `numbers`."""
     return (to_input(torch.from_numpy(crops.batch(number).pixels)) for number in numbers)

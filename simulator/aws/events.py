@@ -28,7 +28,7 @@ def patched(send: Callable[[str, Any], None]) -> Iterator[None]:
         if rule.scheduled_expression and not rule.event_pattern.get_pattern():
             return  # moto would let every event through
         known = copy.copy(rule)
-        known.targets = [target for target in rule.targets if not _is_ours(target)]
+        known.targets = [target for target in rule.targets if not _is_local(target)]
         original(known, original_event, transform_input)
         if rule.state == "ENABLED" and rule.event_pattern.matches_event(original_event):
             _to_targets(rule, original_event, send)
@@ -37,7 +37,7 @@ def patched(send: Callable[[str, Any], None]) -> Iterator[None]:
         yield
 
 
-def strike(rule: Any, send: Callable[[str, Any], None]) -> None:
+def fire_schedule(rule: Any, send: Callable[[str, Any], None]) -> None:
     """Let a scheduled rule's time come."""
     event = {
         "version": "0",
@@ -54,12 +54,12 @@ def strike(rule: Any, send: Callable[[str, Any], None]) -> None:
     _to_targets(rule, event, send)
 
 
-def _is_ours(target: Any) -> bool:
+def _is_local(target: Any) -> bool:
     return ":states:" in target["Arn"] or ":lambda:" in target["Arn"]
 
 
 def _to_targets(rule: Any, event: Any, send: Callable[[str, Any], None]) -> None:
-    for target in filter(_is_ours, rule.targets):
+    for target in filter(_is_local, rule.targets):
         if "Input" in target:
             told = json.loads(target["Input"])
         elif transformer := target.get("InputTransformer"):

@@ -14,19 +14,19 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from simulator.aws.wire import ACCOUNT, REGION, Answer
+from simulator.aws.wire import ACCOUNT, REGION, AwsResponse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from simulator.aws.functions import Functions
-    from simulator.aws.wire import Call
+    from simulator.aws.functions import LambdaFunctions
+    from simulator.aws.wire import AwsRequest
 
 BATCH_BYTES: Final = 200_000  # of one call of the function: the BufferSizeInMBs of template.yaml
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
+class FirehoseDelivery:
     """What one delivery brought. A row that the function gave partition keys has them under `partition_keys`."""
 
     rows: tuple[dict[str, Any], ...]
@@ -37,47 +37,47 @@ class Delivery:
 class Firehose:
     """The delivery streams of an account. Any thread."""
 
-    def __init__(self, functions: Functions) -> None:
+    def __init__(self, functions: LambdaFunctions) -> None:
         """`functions` holds the transformations."""
         self._functions = functions
         self._lock = threading.Lock()
-        self._waiting: dict[str, list[bytes]] = {}
+        self._pending: dict[str, list[bytes]] = {}
 
     def put(self, stream: str, record: bytes) -> None:
         """Take a record."""
         with self._lock:
-            self._waiting.setdefault(stream, []).append(record)
+            self._pending.setdefault(stream, []).append(record)
 
-    def waiting(self, stream: str) -> int:
+    def pending_count(self, stream: str) -> int:
         """How many records wait."""
         with self._lock:
-            return len(self._waiting.get(stream, ()))
+            return len(self._pending.get(stream, ()))
 
     def clear(self) -> None:
         """Forget every record."""
         with self._lock:
-            self._waiting.clear()
+            self._pending.clear()
 
-    def answer(self, call: Call) -> Answer | None:
+    def answer(self, call: AwsRequest) -> AwsResponse | None:
         """Answer `PutRecordBatch`: the function puts back what its answer has no room for; the next delivery has it."""
         if call.operation != "PutRecordBatch":
             return None
-        tree = call.tree()
+        tree = call.json()
         for record in tree["Records"]:
             self.put(tree["DeliveryStreamName"], base64.b64decode(record["Data"]))
         responses = [{"RecordId": str(uuid.uuid4())} for _ in tree["Records"]]
-        return Answer.of({"FailedPutCount": 0, "Encrypted": False, "RequestResponses": responses})
+        return AwsResponse.of({"FailedPutCount": 0, "Encrypted": False, "RequestResponses": responses})
 
-    def deliver(self, stream: str, *, function: str) -> Delivery:
+    def deliver(self, stream: str, *, function: str) -> FirehoseDelivery:
         """Send what waits through a transformation function, BATCH_BYTES at a time; a longer record goes alone."""
         with self._lock:
-            records = self._waiting.pop(stream, [])
+            records = self._pending.pop(stream, [])
         rows: list[dict[str, Any]] = []
         keys: list[dict[str, str]] = []
         failed: list[bytes] = []
         for batch in _batches(records):
             self._transform(stream, function, batch, rows, keys, failed)
-        return Delivery(tuple(rows), tuple(keys), tuple(failed))
+        return FirehoseDelivery(tuple(rows), tuple(keys), tuple(failed))
 
     def _transform(
         self,

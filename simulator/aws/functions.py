@@ -15,7 +15,7 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from simulator.aws.wire import ACCOUNT, REGION, Answer, Call
+from simulator.aws.wire import ACCOUNT, REGION, AwsRequest, AwsResponse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class LambdaContext:
     """What Lambda gives a handler beside the event."""
 
     function_name: str
@@ -34,7 +34,7 @@ class Context:
 
 
 @dataclass(frozen=True, slots=True)
-class Invocation:
+class LambdaInvocation:
     """What was called, and what became of it."""
 
     function: str
@@ -43,58 +43,60 @@ class Invocation:
     error: str | None
 
 
-class Functions:
+class LambdaFunctions:
     """The functions of an account, by name. Any thread."""
 
     def __init__(self) -> None:
         """There is none yet."""
         self._handlers: dict[str, Callable[[Any, Any], Any]] = {}
         self._lock = threading.Lock()
-        self.invocations: list[Invocation] = []
+        self.invocations: list[LambdaInvocation] = []
 
     def add(self, name: str, handler: Callable[[Any, Any], Any]) -> str:
         """Register a handler, in place of one of the same name; returns the function's ARN."""
         self._handlers[name] = handler
-        return arn(name)
+        return function_arn(name)
 
     def clear(self) -> None:
         """Forget what was called."""
         with self._lock:
             self.invocations.clear()
 
-    def answer(self, call: Call) -> Answer | None:
+    def answer(self, call: AwsRequest) -> AwsResponse | None:
         """Answer `Invoke` of a function that is registered."""
         if call.operation != "Invoke":
             return None
         name = call.path["FunctionName"].rpartition("function:")[2].partition(":")[0]
         if name not in self._handlers:
-            return Answer.error("ResourceNotFoundException", f"Function not found: {arn(name)}", status=404)
+            return AwsResponse.error(
+                "ResourceNotFoundException", f"Function not found: {function_arn(name)}", status=404
+            )
         answer, failed = self.call(name, json.loads(call.body or b"{}"))
         if not failed and len(json.dumps(answer)) > _MAX_ANSWER_BYTES:
             answer = {"errorMessage": "Response payload size exceeded", "errorType": "Function.ResponseSizeTooLarge"}
             failed = True
-        return Answer.of(answer, headers=(("X-Amz-Function-Error", "Unhandled"),) if failed else ())
+        return AwsResponse.of(answer, headers=(("X-Amz-Function-Error", "Unhandled"),) if failed else ())
 
     def call(self, name: str, event: Any) -> tuple[Any, bool]:
         """Call a function; returns its answer, or Lambda's description of the error, and whether it is one."""
-        context = Context(name, str(uuid.uuid4()), arn(name))
+        context = LambdaContext(name, str(uuid.uuid4()), function_arn(name))
         event = json.loads(json.dumps(event))
         try:
             answer = json.loads(json.dumps(self._handlers[name](event, context)))
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is what Lambda would tell
             _log.info("%s: %s: %s", name, type(error).__name__, error)
-            self._note(Invocation(name, event, None, type(error).__name__))
+            self._record(LambdaInvocation(name, event, None, type(error).__name__))
             frames = traceback.format_tb(error.__traceback__)
             told = {"errorMessage": str(error), "errorType": type(error).__name__, "stackTrace": frames}
             return {**told, "requestId": context.aws_request_id}, True
-        self._note(Invocation(name, event, answer, None))
+        self._record(LambdaInvocation(name, event, answer, None))
         return answer, False
 
-    def _note(self, invocation: Invocation) -> None:
+    def _record(self, invocation: LambdaInvocation) -> None:
         with self._lock:
             self.invocations.append(invocation)
 
 
-def arn(name: str) -> str:
+def function_arn(name: str) -> str:
     """The ARN of a function."""
     return f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{name}"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
-from simulator.aws.wire import ACCOUNT, Answer, Call
+from simulator.aws.wire import ACCOUNT, AwsRequest, AwsResponse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -34,7 +34,7 @@ class DeploymentFailedError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Deployment:
+class CloudDeployment:
     """One revision for one target. `executions` says by thing what became of it, and why."""
 
     id: str
@@ -63,21 +63,21 @@ class Deployment:
         }
 
 
-def _nothing(_thing: str, _deployment: Deployment) -> None:
+def _accept_everything(_thing: str, _deployment: CloudDeployment) -> None:
     """A device that takes everything."""
 
 
-class Greengrass:
+class GreengrassCloud:
     """The control plane of one account and region. Any thread; devices are asked by one of its own."""
 
     def __init__(self, *, things_of: Callable[[str], list[str]]) -> None:
         """`things_of` names the things of a target's ARN."""
-        self.on_deployment: Callable[[str, Deployment], None] = _nothing
+        self.on_deployment: Callable[[str, CloudDeployment], None] = _accept_everything
         self._things_of = things_of
         self._lock = threading.Condition()
-        self._away: set[str] = set()
+        self._offline: set[str] = set()
         self._components: dict[str, str] = {}  # ARN -> recipe
-        self._deployments: dict[str, Deployment] = {}  # by id, in the order of their making
+        self._deployments: dict[str, CloudDeployment] = {}  # by id, in the order of their making
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="greengrass-devices", daemon=True)
 
@@ -95,32 +95,32 @@ class Greengrass:
     def clear(self) -> None:
         """Forget everything; devices are there again and take everything."""
         with self._lock:
-            self.on_deployment = _nothing
-            self._away.clear()
+            self.on_deployment = _accept_everything
+            self._offline.clear()
             self._components.clear()
             self._deployments.clear()
 
-    def send_away(self, *things: str) -> None:
+    def set_offline(self, *things: str) -> None:
         """Let devices be offline: deployments wait for them."""
         with self._lock:
-            self._away.update(things)
+            self._offline.update(things)
 
-    def bring_back(self, *things: str) -> None:
+    def set_online(self, *things: str) -> None:
         """Let devices be there again."""
         with self._lock:
-            self._away.difference_update(things)
+            self._offline.difference_update(things)
             self._lock.notify_all()
 
-    def deployments(self, target: str = "") -> list[Deployment]:
+    def deployments(self, target: str = "") -> list[CloudDeployment]:
         """Those of targets whose ARN ends like that, oldest first."""
         with self._lock:
             return [deployment for deployment in self._deployments.values() if deployment.target_arn.endswith(target)]
 
     # --- the API ------------------------------------------------------------------------------------------------------
 
-    def answer(self, call: Call) -> Answer | None:
+    def answer(self, call: AwsRequest) -> AwsResponse | None:
         """Answer one request of greengrassv2."""
-        operations: dict[str, Callable[[Call], Answer]] = {
+        operations: dict[str, Callable[[AwsRequest], AwsResponse]] = {
             "CreateComponentVersion": self._create_component,
             "DescribeComponent": self._describe_component,
             "CreateDeployment": self._create,
@@ -130,42 +130,42 @@ class Greengrass:
             "CancelDeployment": self._cancel,
         }
         if call.operation not in operations:
-            return Answer.error(
+            return AwsResponse.error(
                 "UnknownOperationException", f"{call.operation or 'This'} is not simulated.", status=404
             )
         with self._lock:
             return operations[call.operation](call)
 
-    def _create_component(self, call: Call) -> Answer:
+    def _create_component(self, call: AwsRequest) -> AwsResponse:
         try:
-            recipe = yaml.safe_load(base64.b64decode(call.tree()["inlineRecipe"]))
+            recipe = yaml.safe_load(base64.b64decode(call.json()["inlineRecipe"]))
             name, version = recipe["ComponentName"], recipe["ComponentVersion"]
         except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-            return Answer.error("ValidationException", f"The recipe is refused: {error}")
+            return AwsResponse.error("ValidationException", f"The recipe is refused: {error}")
         arn = f"arn:aws:greengrass:{call.region}:{ACCOUNT}:components:{name}:versions:{version}"
         if arn in self._components:
-            return Answer.error("ConflictException", f"Component [{name} : {version}] already exists", status=409)
+            return AwsResponse.error("ConflictException", f"Component [{name} : {version}] already exists", status=409)
         self._components[arn] = recipe
-        return Answer.of(_component(arn), status=_CREATED)
+        return AwsResponse.of(_component(arn), status=_CREATED)
 
-    def _describe_component(self, call: Call) -> Answer:
+    def _describe_component(self, call: AwsRequest) -> AwsResponse:
         arn = call.path["arn"]
         if arn not in self._components:
-            return Answer.error("ResourceNotFoundException", f"{arn} does not exist", status=404)
-        return Answer.of(_component(arn))
+            return AwsResponse.error("ResourceNotFoundException", f"{arn} does not exist", status=404)
+        return AwsResponse.of(_component(arn))
 
-    def _create(self, call: Call) -> Answer:
-        request = call.tree()
+    def _create(self, call: AwsRequest) -> AwsResponse:
+        request = call.json()
         target = request["targetArn"]
         try:
             things = self._things_of(target)
         except LookupError:
-            return Answer.error("ResourceNotFoundException", f"{target} does not exist", status=404)
+            return AwsResponse.error("ResourceNotFoundException", f"{target} does not exist", status=404)
         for known in list(self._deployments.values()):
             if known.target_arn == target and known.status != "INACTIVE":
                 waiting = {t: e for t, e in known.executions.items() if e[0] in _ENDED}
                 self._deployments[known.id] = replace(known, status="INACTIVE", executions=waiting)
-        deployment = Deployment(
+        deployment = CloudDeployment(
             id=str(uuid.uuid4()),
             target_arn=target,
             name=request.get("deploymentName", ""),
@@ -178,18 +178,18 @@ class Greengrass:
         self._lock.notify_all()
         told = {"deploymentId": deployment.id, "iotJobId": deployment.id}
         job = f"arn:aws:iot:{call.region}:{ACCOUNT}:job/{deployment.id}"
-        return Answer.of({**told, "iotJobArn": job}, status=_CREATED)
+        return AwsResponse.of({**told, "iotJobArn": job}, status=_CREATED)
 
-    def _get(self, call: Call) -> Answer:
+    def _get(self, call: AwsRequest) -> AwsResponse:
         found = self._deployments.get(call.path["deploymentId"])
-        return _missing(call.path["deploymentId"]) if found is None else Answer.of(found.summary())
+        return _not_found(call.path["deploymentId"]) if found is None else AwsResponse.of(found.summary())
 
-    def _list(self, call: Call) -> Answer:
+    def _list(self, call: AwsRequest) -> AwsResponse:
         target, latest = call.query.get("targetArn", ""), call.query.get("historyFilter") == "LATEST_ONLY"
         found = [d.summary() for d in reversed(self._deployments.values()) if target in {"", d.target_arn}]
-        return Answer.of({"deployments": [entry for entry in found if not latest or entry["isLatestForTarget"]]})
+        return AwsResponse.of({"deployments": [entry for entry in found if not latest or entry["isLatestForTarget"]]})
 
-    def _effective(self, call: Call) -> Answer:
+    def _effective(self, call: AwsRequest) -> AwsResponse:
         thing = call.path["coreDeviceThingName"]
         found = [
             {
@@ -204,16 +204,16 @@ class Greengrass:
             for d in reversed(self._deployments.values())
             if thing in d.executions and d.status != "INACTIVE"
         ]
-        return Answer.of({"effectiveDeployments": found})
+        return AwsResponse.of({"effectiveDeployments": found})
 
-    def _cancel(self, call: Call) -> Answer:
+    def _cancel(self, call: AwsRequest) -> AwsResponse:
         found = self._deployments.get(call.path["deploymentId"])
         if found is None:
-            return _missing(call.path["deploymentId"])
+            return _not_found(call.path["deploymentId"])
         if found.status != "ACTIVE":
-            return Answer.error("ConflictException", f"The deployment is {found.status}", status=409)
+            return AwsResponse.error("ConflictException", f"The deployment is {found.status}", status=409)
         self._deployments[found.id] = _cancelled(found)
-        return Answer.of({"message": "SUCCESS"})
+        return AwsResponse.of({"message": "SUCCESS"})
 
     # --- the devices --------------------------------------------------------------------------------------------------
 
@@ -237,17 +237,17 @@ class Greengrass:
                 _log.exception("the simulated device %s", thing)
                 outcome = ("FAILED", f"{type(error).__name__}: {error}"[:_MAX_REASON])
             with self._lock:
-                self._ended(deployment.id, thing, outcome)
+                self._finish(deployment.id, thing, outcome)
 
-    def _due(self) -> tuple[Deployment, str] | None:
+    def _due(self) -> tuple[CloudDeployment, str] | None:
         for deployment in self._deployments.values():
             if deployment.status == "ACTIVE":
                 for thing, (status, _) in deployment.executions.items():
-                    if status == "QUEUED" and thing not in self._away:
+                    if status == "QUEUED" and thing not in self._offline:
                         return deployment, thing
         return None
 
-    def _ended(self, deployment_id: str, thing: str, outcome: tuple[str, str]) -> None:
+    def _finish(self, deployment_id: str, thing: str, outcome: tuple[str, str]) -> None:
         known = self._deployments.get(deployment_id)
         if known is None:  # forgotten meanwhile
             return
@@ -266,16 +266,16 @@ def _component(arn: str) -> dict[str, Any]:
     return {**told, "creationTimestamp": time.time(), "status": status}
 
 
-def _missing(deployment_id: str) -> Answer:
-    return Answer.error("ResourceNotFoundException", f"Deployment {deployment_id} does not exist", status=404)
+def _not_found(deployment_id: str) -> AwsResponse:
+    return AwsResponse.error("ResourceNotFoundException", f"Deployment {deployment_id} does not exist", status=404)
 
 
-def _cancelled(deployment: Deployment) -> Deployment:
+def _cancelled(deployment: CloudDeployment) -> CloudDeployment:
     executions = {t: (e if e[0] in _ENDED else ("CANCELED", "")) for t, e in deployment.executions.items()}
     return replace(deployment, status="CANCELED", executions=executions)
 
 
-def _must_abort(deployment: Deployment) -> bool:
+def _must_abort(deployment: CloudDeployment) -> bool:
     criteria = deployment.request.get("iotJobConfiguration", {}).get("abortConfig", {}).get("criteriaList", [])
     ended = [status for status, _ in deployment.executions.values() if status in _ENDED]
     failed = sum(status != "SUCCEEDED" for status in ended)

@@ -60,7 +60,7 @@ class _Message:
         return _FILLED.sub(lambda match: self.value(match[1]), text)
 
 
-def matches(topic_filter: str, topic: str) -> bool:
+def topic_matches(topic_filter: str, topic: str) -> bool:
     """Whether a topic falls under an MQTT filter."""
     wanted, levels = topic_filter.split("/"), topic.split("/")
     for i, level in enumerate(wanted):
@@ -90,11 +90,11 @@ def select(sql: str, topic: str, payload: Mapping[str, Any]) -> dict[str, Any] |
             raise UnknownSqlError(
                 f"the column {column!r} is not simulated: *, topic(N) AS name, timestamp() AS name are"
             )
-    holds = [_holds(condition, message) for condition in conditions]
-    return selected if all(holds) and matches(parsed["filter"], topic) else None
+    holds = [_condition_is_true(condition, message) for condition in conditions]
+    return selected if all(holds) and topic_matches(parsed["filter"], topic) else None
 
 
-def _holds(condition: str, message: _Message) -> bool:
+def _condition_is_true(condition: str, message: _Message) -> bool:
     match = _CONDITION.fullmatch(condition.strip())
     if match is None:
         raise UnknownSqlError(f"the condition {condition!r} is not simulated: member = 'text' and = topic(N) are")

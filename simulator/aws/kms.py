@@ -10,20 +10,20 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.hashes import SHA256
 from moto.kms.models import kms_backends
 
-from simulator.aws.wire import ACCOUNT, Answer, Call
+from simulator.aws.wire import ACCOUNT, AwsRequest, AwsResponse
 
 _ALGORITHM: Final = "ECDSA_SHA_256"
 
 
-def answer(call: Call) -> Answer | None:
+def answer(call: AwsRequest) -> AwsResponse | None:
     """Answer `Sign` of a digest with a key of the type ECC_NIST_P256; everything else is moto's."""
     if call.operation != "Sign":
         return None
-    request = call.tree()
+    request = call.json()
     if request.get("MessageType") != "DIGEST" or request.get("SigningAlgorithm") != _ALGORITHM:
         return None
     key: Any = kms_backends[ACCOUNT][call.region].describe_key(request["KeyId"])
     private = key.private_key.private_key
     signature = private.sign(base64.b64decode(request["Message"]), ec.ECDSA(Prehashed(SHA256())))
     told = {"KeyId": key.arn, "Signature": base64.b64encode(signature).decode(), "SigningAlgorithm": _ALGORITHM}
-    return Answer.of(told)
+    return AwsResponse.of(told)

@@ -35,13 +35,13 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoReque
 from werkzeug.serving import make_server
 
 from simulator.aws import events, kms, step_functions
-from simulator.aws.faults import Faults
+from simulator.aws.faults import FaultInjector
 from simulator.aws.firehose import Firehose
-from simulator.aws.functions import Functions
-from simulator.aws.greengrass import Greengrass
+from simulator.aws.functions import LambdaFunctions
+from simulator.aws.greengrass import GreengrassCloud
 from simulator.aws.iot_rules import IotRules
-from simulator.aws.training import Job, TrainingJobs, run_entry
-from simulator.aws.wire import ACCOUNT, REGION, Answer, Call, read_call
+from simulator.aws.training import TrainingJob, TrainingJobs, run_entry_point
+from simulator.aws.wire import ACCOUNT, REGION, AwsRequest, AwsResponse, read_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -50,7 +50,7 @@ HOST: Final = "127.0.0.1"
 _BODIES_OF: Final = frozenset({"lambda", "greengrass", "sagemaker", "kms", "firehose"})
 _SETTINGS: Final = {"stepfunctions": {"execute_state_machine": True}, "lambda": {"use_docker": False}}
 _WAIT_S: Final = 10.0
-_one_at_a_time = threading.Lock()
+_process_lock = threading.Lock()
 
 
 class _QuietHandler(MotoRequestHandler):
@@ -63,18 +63,18 @@ class _QuietHandler(MotoRequestHandler):
 class LocalAws:
     """See the module."""
 
-    def __init__(self, *, runner: Callable[[Job], None] = run_entry) -> None:
+    def __init__(self, *, runner: Callable[[TrainingJob], None] = run_entry_point) -> None:
         """`runner` does the work of training jobs."""
-        if not _one_at_a_time.acquire(blocking=False):
+        if not _process_lock.acquire(blocking=False):
             raise RuntimeError("this process has a LocalAws already, and moto's state is the process's")
         self._moto: Callable[..., Iterable[bytes]] = DomainDispatcherApplication(create_backend_app)
         self._server = make_server(HOST, 0, self._application, threaded=True, request_handler=_QuietHandler)
         self._server.daemon_threads = True  # type: ignore[attr-defined]  # one that keeps its connection must not hold the end
         self.url = f"http://{HOST}:{self._server.server_port}"
-        self.faults = Faults()
-        self.functions = Functions()
-        self.training = TrainingJobs(endpoint_url=self.url, runner=runner)
-        self.greengrass = Greengrass(things_of=_things_of)
+        self.faults = FaultInjector()
+        self.functions = LambdaFunctions()
+        self.training_jobs = TrainingJobs(endpoint_url=self.url, runner=runner)
+        self.greengrass = GreengrassCloud(things_of=_things_of)
         self.firehose = Firehose(self.functions)
         self.rules = IotRules(client=self.client, to_stream=self.firehose.put)
         self._clients: dict[str, Any] = {}
@@ -105,7 +105,7 @@ class LocalAws:
         self._server.server_close()
         self._stack.close()
         _reset_moto()
-        _one_at_a_time.release()
+        _process_lock.release()
 
     def environment(self) -> dict[str, str]:
         """What AWS tools and the project's handlers need to find this cloud."""
@@ -135,7 +135,7 @@ class LocalAws:
     def reset(self) -> None:
         """Make it empty: no objects, no executions, no deployments, no faults, the real training. Functions stay."""
         self._stop_work()
-        self.training.runner = run_entry
+        self.training_jobs.runner = run_entry_point
         _reset_moto()
         self.greengrass.clear()
         self.firehose.clear()
@@ -147,11 +147,11 @@ class LocalAws:
         """Let IoT Core's rules see a message; returns how many rules took it. Fits as a subscriber's callback."""
         return self.rules.publish(topic, payload)
 
-    def strike(self, rule_name: str) -> None:
+    def fire_schedule(self, rule_name: str) -> None:
         """Let the time of a scheduled rule of EventBridge come."""
         from moto.events.models import events_backends  # noqa: PLC0415 - after moto was reset
 
-        events.strike(events_backends[ACCOUNT][REGION].describe_rule(rule_name, "default"), self._send)
+        events.fire_schedule(events_backends[ACCOUNT][REGION].describe_rule(rule_name, "default"), self._send)
 
     def wait_for(self, execution_arn: str, *, timeout_s: float = 120.0) -> dict[str, Any]:
         """Wait until an execution has ended; returns its description. Raises TimeoutError."""
@@ -167,7 +167,7 @@ class LocalAws:
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _application(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        call = read_call(environ, bodies_of=_BODIES_OF)
+        call = read_request(environ, bodies_of=_BODIES_OF)
         answer = None if call is None else self._answer(call, environ)
         if answer is None:
             return self._moto(environ, start_response)
@@ -175,11 +175,11 @@ class LocalAws:
         start_response(f"{answer.status} .", headers)
         return [answer.body]
 
-    def _answer(self, call: Call, environ: dict[str, Any]) -> Answer | None:
-        if (fault := self.faults.due(call)) is not None:
+    def _answer(self, call: AwsRequest, environ: dict[str, Any]) -> AwsResponse | None:
+        if (fault := self.faults.take_fault(call)) is not None:
             return fault
         if call.service == "sagemaker":
-            return self.training.answer(call, lambda: self._forward(environ, call))
+            return self.training_jobs.answer(call, lambda: self._forward(environ, call))
         added = {
             "lambda": self.functions.answer,
             "greengrass": self.greengrass.answer,
@@ -188,13 +188,13 @@ class LocalAws:
         }
         return added[call.service](call) if call.service in added else None
 
-    def _forward(self, environ: dict[str, Any], call: Call) -> Answer:
+    def _forward(self, environ: dict[str, Any], call: AwsRequest) -> AwsResponse:
         """Ask moto."""
         begun: list[tuple[str, list[tuple[str, str]]]] = []
         environ["wsgi.input"] = io.BytesIO(call.body)
         body = b"".join(self._moto(environ, lambda status, headers, *_: begun.append((status, headers))))
         status, headers = begun[0]
-        return Answer(int(status.split()[0]), body, tuple(h for h in headers if h[0].lower() != "content-length"))
+        return AwsResponse(int(status.split()[0]), body, tuple(h for h in headers if h[0].lower() != "content-length"))
 
     def _send(self, arn: str, event: Any) -> None:
         """An event on its way to a state machine or a function."""
@@ -212,7 +212,7 @@ class LocalAws:
             for execution in machine.executions:
                 if execution.status == "RUNNING":
                     execution.stop(stop_date=time.time(), error=None, cause=None)
-        self.training.close()
+        self.training_jobs.close()
 
 
 def _reset_moto() -> None:

@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 
 import boto3
 
-from simulator.aws.wire import ACCOUNT, Answer, Call
+from simulator.aws.wire import ACCOUNT, AwsRequest, AwsResponse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _MAX_REASON: Final = 1_024  # characters, as SageMaker keeps
 _ENTRY: Final = "pipeline.sagemaker.entry"
 _CHECKOUT: Final = Path(__file__).resolve().parents[2]
-_END_S: Final = 10.0
+_TERMINATE_S: Final = 10.0
 _log = logging.getLogger(__name__)
 
 
@@ -43,7 +43,7 @@ class TrainingError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class TrainingJob:
     """What a job is given. A runner reads `root/input`, writes `root/model`, and ends soon after `stop`."""
 
     name: str
@@ -52,7 +52,7 @@ class Job:
     stop: threading.Event
 
 
-def run_entry(job: Job) -> None:
+def run_entry_point(job: TrainingJob) -> None:
     """Run the project's entry point in a child process. Raises TrainingError."""
     log = job.root / "output" / "log"
     environment = {**os.environ, "SM_ROOT": str(job.root), "PYTHONPATH": str(_CHECKOUT)}
@@ -66,7 +66,7 @@ def run_entry(job: Job) -> None:
         finally:
             if child.poll() is None:
                 child.kill()
-            child.wait(_END_S)
+            child.wait(_TERMINATE_S)
     if job.stop.is_set():
         return
     if child.returncode != 0:
@@ -78,7 +78,7 @@ def run_entry(job: Job) -> None:
 class TrainingJobs:
     """Runs the jobs that moto only writes down. Any thread."""
 
-    def __init__(self, *, endpoint_url: str, runner: Callable[[Job], None] = run_entry) -> None:
+    def __init__(self, *, endpoint_url: str, runner: Callable[[TrainingJob], None] = run_entry_point) -> None:
         """`runner` does the work of a container."""
         self.runner = runner
         self._endpoint_url = endpoint_url
@@ -90,18 +90,18 @@ class TrainingJobs:
             region_name="us-east-1",
         )
 
-    def answer(self, call: Call, forward: Callable[[], Answer]) -> Answer | None:
+    def answer(self, call: AwsRequest, forward: Callable[[], AwsResponse]) -> AwsResponse | None:
         """Answer CreateTrainingJob and StopTrainingJob; `forward` asks moto."""
         if call.operation == "CreateTrainingJob":
             return self._create(call, forward)
         if call.operation == "StopTrainingJob":
-            name = call.tree()["TrainingJobName"]
+            name = call.json()["TrainingJobName"]
             with self._lock:
                 running = self._running.get(name)
             if running is None:
-                return Answer.error("ValidationException", f"The job {name} does not run.")
+                return AwsResponse.error("ValidationException", f"The job {name} does not run.")
             running[0].set()
-            return Answer.of({})
+            return AwsResponse.of({})
         return None
 
     def close(self) -> None:
@@ -111,18 +111,18 @@ class TrainingJobs:
         for stop, _ in running:
             stop.set()
         for _, thread in running:
-            thread.join(_END_S)
+            thread.join(_TERMINATE_S)
 
-    def _create(self, call: Call, forward: Callable[[], Answer]) -> Answer:
-        request = call.tree()
+    def _create(self, call: AwsRequest, forward: Callable[[], AwsResponse]) -> AwsResponse:
+        request = call.json()
         name = request["TrainingJobName"]
-        if name in _known(call.region):
-            return Answer.error("ResourceInUse", f"Training job names must be unique; {name} exists.")
+        if name in _moto_jobs(call.region):
+            return AwsResponse.error("ResourceInUse", f"Training job names must be unique; {name} exists.")
         answer = forward()
         if answer.status != 200:  # noqa: PLR2004 - HTTP's OK
             return answer
-        record = _known(call.region)[name]
-        _tell(record, "InProgress")
+        record = _moto_jobs(call.region)[name]
+        _set_status(record, "InProgress")
         stop = threading.Event()
         thread = threading.Thread(
             target=self._run, args=(request, record, stop), name=f"training-{name}"[:40], daemon=True
@@ -145,7 +145,7 @@ class TrainingJobs:
             status, reason = "Failed", f"InternalServerError: {error}"
         with self._lock:
             self._running.pop(name, None)
-        _tell(record, status, reason)
+        _set_status(record, status, reason)
 
     def _work(self, request: dict[str, Any], root: Path, stop: threading.Event) -> None:
         s3 = self._session.client("s3", endpoint_url=self._endpoint_url)
@@ -159,12 +159,12 @@ class TrainingJobs:
         for channel in channels:
             uri = channel["DataSource"]["S3DataSource"]["S3Uri"]
             _download(uri, root / "input/data" / channel["ChannelName"])
-        self.runner(Job(request["TrainingJobName"], hyperparameters, root, stop))
+        self.runner(TrainingJob(request["TrainingJobName"], hyperparameters, root, stop))
         if not stop.is_set():
             _upload_model(s3, request, root / "model")
 
 
-def _known(region: str) -> dict[str, Any]:
+def _moto_jobs(region: str) -> dict[str, Any]:
     """Return moto's training jobs by name."""
     from moto.sagemaker.models import sagemaker_backends  # noqa: PLC0415 - slow to import
 
@@ -172,13 +172,13 @@ def _known(region: str) -> dict[str, Any]:
     return jobs
 
 
-def _tell(record: Any, status: str, reason: str = "") -> None:
+def _set_status(record: Any, status: str, reason: str = "") -> None:
     """Let DescribeTrainingJob say so."""
     told = {"training_job_status": status, "secondary_status": "Training" if status == "InProgress" else status}
     vars(record).update({**told, "failure_reason": reason[:_MAX_REASON]} if reason else told)
 
 
-def _place(uri: str) -> tuple[str, str]:
+def _parse_s3_uri(uri: str) -> tuple[str, str]:
     parts = urlsplit(uri)
     return parts.netloc, parts.path.lstrip("/")
 
@@ -187,7 +187,7 @@ def _download(uri: str, into: Path) -> None:
     """Write the objects below `uri` to a folder: from moto's memory, for a thousand requests take long."""
     from moto.s3.models import s3_backends  # noqa: PLC0415 - slow to import
 
-    bucket, prefix = _place(uri)
+    bucket, prefix = _parse_s3_uri(uri)
     into.mkdir(parents=True, exist_ok=True)
     backend = s3_backends[ACCOUNT]["aws"]
     found = [key for key in list(backend.get_bucket(bucket).keys) if key.startswith(prefix)]
@@ -205,6 +205,6 @@ def _upload_model(s3: Any, request: dict[str, Any], model: Path) -> None:
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
         for path in sorted(model.rglob("*")):
             archive.add(path, arcname=path.relative_to(model).as_posix(), recursive=False)
-    bucket, prefix = _place(request["OutputDataConfig"]["S3OutputPath"])
+    bucket, prefix = _parse_s3_uri(request["OutputDataConfig"]["S3OutputPath"])
     key = "/".join((*filter(None, [prefix.rstrip("/")]), request["TrainingJobName"], "output", "model.tar.gz"))
     s3.put_object(Bucket=bucket, Key=key, Body=buffer.getvalue())

@@ -23,7 +23,7 @@ _SCOPE = re.compile(r"Credential=[^/]+/\d+/([^/]+)/([^/]+)/aws4_request")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class AwsResponse:
     """What a service says."""
 
     status: int
@@ -31,12 +31,12 @@ class Answer:
     headers: tuple[tuple[str, str], ...] = ()
 
     @classmethod
-    def of(cls, tree: Any, *, status: int = 200, headers: tuple[tuple[str, str], ...] = ()) -> Answer:
+    def of(cls, tree: Any, *, status: int = 200, headers: tuple[tuple[str, str], ...] = ()) -> AwsResponse:
         """JSON."""
         return cls(status, json.dumps(tree).encode(), (("Content-Type", "application/json"), *headers))
 
     @classmethod
-    def error(cls, code: str, message: str, *, status: int = 400) -> Answer:
+    def error(cls, code: str, message: str, *, status: int = 400) -> AwsResponse:
         """An error as services of both JSON protocols write it."""
         return cls.of({"__type": code, "message": message, "Message": message}, status=status, headers=_error(code))
 
@@ -46,7 +46,7 @@ def _error(code: str) -> tuple[tuple[str, str], ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class AwsRequest:
     """One request."""
 
     service: str  # as its signature names it: s3, lambda, sagemaker, states, greengrass ...
@@ -56,13 +56,13 @@ class Call:
     query: Mapping[str, str]
     body: bytes
 
-    def tree(self) -> dict[str, Any]:
+    def json(self) -> dict[str, Any]:
         """The body as JSON."""
         tree: dict[str, Any] = json.loads(self.body or b"{}")
         return tree
 
 
-def read_call(environ: dict[str, Any], *, bodies_of: Iterable[str]) -> Call | None:
+def read_request(environ: dict[str, Any], *, bodies_of: Iterable[str]) -> AwsRequest | None:
     """The call that a request makes; None for one that is not signed. Bodies are read for `bodies_of` services only."""
     scope = _SCOPE.search(environ.get("HTTP_AUTHORIZATION", ""))
     if scope is None:
@@ -75,7 +75,7 @@ def read_call(environ: dict[str, Any], *, bodies_of: Iterable[str]) -> Call | No
         operation, path = _rest(_REST[service], environ["REQUEST_METHOD"], environ.get("PATH_INFO", ""))
     query = {key: values[0] for key, values in parse_qs(environ.get("QUERY_STRING", "")).items()}
     body = _body(environ) if service in bodies_of else b""
-    return Call(service, region, operation, path, query, body)
+    return AwsRequest(service, region, operation, path, query, body)
 
 
 def _body(environ: dict[str, Any]) -> bytes:

@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from agent.errors import KensaError
-from pipeline.analytics.lake import Lake, Limits
-from pipeline.analytics.queries import catalogue, named
-from simulator.history.generate import generate
-from simulator.history.plan import Settings
+from pipeline.analytics.lake import DuckDbEngine, EngineLimits
+from pipeline.analytics.queries import catalogue, get_query
+from simulator.history.generate import generate_history
+from simulator.history.plan import HistorySettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 TARGET_S: Final = 5.0
-_CHILD_S: Final = 600.0
+_CHILD_TIMEOUT_S: Final = 600.0
 _PEAK: Final = "VmHWM:"
 
 
@@ -37,7 +37,7 @@ class AnalyticsSettings:
     rows: int = 10_000_000
     days: int = 90
     rounds: int = 3
-    limits: Limits = field(default_factory=Limits)
+    limits: EngineLimits = field(default_factory=EngineLimits)
     data: Path | None = None  # a history to take; None writes one and removes it
 
 
@@ -79,7 +79,9 @@ def run_analytics(settings: AnalyticsSettings, *, say: Callable[[str], None]) ->
         folder = Path(name)
         say(f"writing {settings.rows:,} verdicts of {settings.days} days")
         begin = time.perf_counter()
-        generate(folder, Settings(rows=settings.rows, days=settings.days), threads=settings.limits.threads)
+        generate_history(
+            folder, HistorySettings(rows=settings.rows, days=settings.days), threads=settings.limits.threads
+        )
         return _measure(folder, time.perf_counter() - begin, settings, say)
 
 
@@ -89,7 +91,7 @@ def _measure(
     files = list((folder / "verdicts").rglob("*.parquet"))
     costs = []
     for name in catalogue():
-        rounds = [_child(folder, name, settings.limits) for _ in range(settings.rounds)]
+        rounds = [_run_in_child(folder, name, settings.limits) for _ in range(settings.rounds)]
         cost = QueryCost(
             query=name,
             answer_rows=rounds[0].answer_rows,
@@ -100,7 +102,7 @@ def _measure(
         say(f"{name}: {cost.seconds:.2f} s, {cost.peak_mb:,.0f} MB")
         costs.append(cost)
     return AnalyticsResult(
-        rows=_rows(folder),
+        rows=_count_verdicts(folder),
         parquet_mb=round(sum(path.stat().st_size for path in files) / 1e6, 1),
         generate_s=None if generate_s is None else round(generate_s, 1),
         threads=settings.limits.threads,
@@ -112,20 +114,22 @@ def _measure(
     )
 
 
-def _rows(folder: Path) -> int:
+def _count_verdicts(folder: Path) -> int:
     """Verdicts, each once, as a query counts them."""
-    with Lake(folder) as lake:
-        return sum(int(row["arrived"]) for row in lake.ask(named("loss")).records() if isinstance(row["arrived"], int))
+    with DuckDbEngine(folder) as lake:
+        return sum(
+            int(row["arrived"]) for row in lake.execute(get_query("loss")).records() if isinstance(row["arrived"], int)
+        )
 
 
-def _child(folder: Path, name: str, limits: Limits) -> QueryCost:
+def _run_in_child(folder: Path, name: str, limits: EngineLimits) -> QueryCost:
     """Ask in a process of its own. Raises KensaError."""
     order = json.dumps({"folder": str(folder), "query": name, "limits": asdict(limits)})
     done = subprocess.run(
         [sys.executable, "-m", "simulator.bench.analytics", order],
         capture_output=True,
         text=True,
-        timeout=_CHILD_S,
+        timeout=_CHILD_TIMEOUT_S,
         check=False,
         cwd=Path(__file__).resolve().parents[2],
     )
@@ -134,10 +138,10 @@ def _child(folder: Path, name: str, limits: Limits) -> QueryCost:
     return QueryCost(**json.loads(done.stdout))
 
 
-def _ask(order: dict[str, Any]) -> QueryCost:
-    with Lake(Path(order["folder"]), limits=Limits(**order["limits"])) as lake:
+def _run_query(order: dict[str, Any]) -> QueryCost:
+    with DuckDbEngine(Path(order["folder"]), limits=EngineLimits(**order["limits"])) as lake:
         cpu = time.process_time()
-        answer = lake.ask(named(order["query"]))
+        answer = lake.execute(get_query(order["query"]))
         cpu = time.process_time() - cpu
     status = Path("/proc/self/status").read_text(encoding="ascii")
     peak_kb = next(int(line.split()[1]) for line in status.splitlines() if line.startswith(_PEAK))
@@ -145,4 +149,4 @@ def _ask(order: dict[str, Any]) -> QueryCost:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(asdict(_ask(json.loads(sys.argv[1])))) + "\n")
+    sys.stdout.write(json.dumps(asdict(_run_query(json.loads(sys.argv[1])))) + "\n")

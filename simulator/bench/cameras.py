@@ -28,7 +28,7 @@ import cv2
 import numpy as np
 import yaml
 
-from agent.adapters.mjpeg import live_mjpeg
+from agent.adapters.mjpeg import live_mjpeg_source
 from agent.adapters.stream import RtspSource
 from agent.clock import SystemClock
 from agent.control import request
@@ -36,23 +36,23 @@ from agent.errors import ControlError, KensaError
 from simulator import picture_clock
 from simulator.cameras import BlackHole, MjpegServer
 from simulator.line.source import from_config
-from simulator.picture_clock import numbered_jpegs
+from simulator.picture_clock import stamped_jpegs
 from simulator.rtsp import RtspFault, RtspServer
-from simulator.slow_line import SlowLine
+from simulator.slow_line import SlowConsumer
 from simulator.v4l2 import SimulatedUsbCamera
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from agent.ports import FrameSource
-    from simulator.slow_line import Judged
+    from simulator.slow_line import InspectedFrame
 
-PARTS: Final = ("dead", "fresh")
+SECTIONS: Final = ("dead", "fresh")
 KINDS: Final = ("rtsp", "mjpeg", "v4l2")
 DRAIN_S: Final = 5.0  # the configuration's default
 SETTLED_S: Final = 5.0
-FRESH_FPS: Final = 30.0
-SLOWER: Final = 3  # times
+FRAME_AGE_FPS: Final = 30.0
+SLOWDOWN: Final = 3  # times
 _GOOD_FPS: Final = 10.0
 _DEAD: Final = (
     RtspFault.SILENT,
@@ -62,7 +62,7 @@ _DEAD: Final = (
     RtspFault.SETUP_HANGS,
 )  # and one that wants a password, one that refuses, one that swallows connections: eight
 _USER: Final = "op:secret"
-_GIVE_UP_S: Final = 60.0
+_STOP_TIMEOUT_S: Final = 60.0
 _PROGRAM: Final = (
     "import sys; from agent.adapters.stream import V4l2Source; V4l2Source.child = 'simulator.v4l2_driver'; "
     "from agent.cli import main; sys.exit(main(['run', sys.argv[1]]))"
@@ -73,7 +73,7 @@ _PROGRAM: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
+class DeadCameraRound:
     """One run of the agent."""
 
     shares: Mapping[str, float]  # of each good camera's frames that got a verdict
@@ -83,10 +83,10 @@ class Round:
 
 
 @dataclass(frozen=True, slots=True)
-class DeadResult:
+class DeadCameraResult:
     """All rounds."""
 
-    rounds: tuple[Round, ...]
+    rounds: tuple[DeadCameraRound, ...]
 
     @property
     def worst_share(self) -> float:
@@ -99,12 +99,12 @@ class DeadResult:
         return max(result.stop_s for result in self.rounds)
 
     @property
-    def stops_in_time(self) -> int:
+    def clean_stops(self) -> int:
         """Rounds that ended in time and with code 0."""
         return sum(result.stop_s <= DRAIN_S + 1.0 and result.code == 0 for result in self.rounds)
 
 
-def run_dead(*, release: Path, rounds: int, seconds: float, say: Callable[[str], None]) -> DeadResult:
+def run_dead_cameras(*, release: Path, rounds: int, seconds: float, say: Callable[[str], None]) -> DeadCameraResult:
     """Run the agent `rounds` times, counting for `seconds` each. Raises KensaError."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kensa-bench-")))
@@ -114,18 +114,18 @@ def run_dead(*, release: Path, rounds: int, seconds: float, say: Callable[[str],
             results.append(_round(folder / f"round-{number}", cameras, release, seconds))
             worst = min(results[-1].shares.items(), key=lambda item: item[1])
             say(f"round {number + 1} of {rounds}: least {worst[0]} {worst[1]:.1%}, stop {results[-1].stop_s:.2f} s")
-    return DeadResult(tuple(results))
+    return DeadCameraResult(tuple(results))
 
 
 def _good_cameras(stack: ExitStack, folder: Path) -> dict[str, dict[str, Any]]:
-    picture = numbered_jpegs()
+    picture = stamped_jpegs()
     rtsp = stack.enter_context(RtspServer(picture=picture, fps=_GOOD_FPS))
     mjpeg = stack.enter_context(MjpegServer(picture=picture, fps=_GOOD_FPS))
     (folder / "images").mkdir()
     video = cv2.VideoWriter(str(folder / "line.avi"), cv2.VideoWriter.fourcc(*"MJPG"), _GOOD_FPS, (512, 256))
     for number in range(50):
         pixels = np.full((256, 512, 3), 90, np.uint8)
-        picture_clock.draw(pixels, number=number)
+        picture_clock.draw_stamp(pixels, number=number)
         cv2.imwrite(str(folder / "images" / f"{number:03d}.jpg"), pixels)
         video.write(pixels)
     video.release()
@@ -142,7 +142,7 @@ def _good_cameras(stack: ExitStack, folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _dead_cameras(stack: ExitStack) -> dict[str, dict[str, Any]]:
-    picture = numbered_jpegs()
+    picture = stamped_jpegs()
     urls = [stack.enter_context(RtspServer(picture=picture, fault=fault)).url for fault in _DEAD]
     urls.append(stack.enter_context(RtspServer(picture=picture, user=_USER, scheme="digest")).url)
     urls.append(f"rtsp://127.0.0.1:{stack.enter_context(BlackHole()).port}/line")
@@ -152,7 +152,7 @@ def _dead_cameras(stack: ExitStack) -> dict[str, dict[str, Any]]:
     return {f"dead-{number}": {"kind": "rtsp", "url": url} for number, url in enumerate(urls)}
 
 
-def _round(folder: Path, cameras: Mapping[str, Any], release: Path, seconds: float) -> Round:
+def _round(folder: Path, cameras: Mapping[str, Any], release: Path, seconds: float) -> DeadCameraRound:
     folder.mkdir()
     tree = {
         "thing": "bench",
@@ -172,7 +172,7 @@ def _round(folder: Path, cameras: Mapping[str, Any], release: Path, seconds: flo
             last, ended = _heartbeat(folder), time.monotonic()
             process.send_signal(signal.SIGTERM)
             stopping = time.monotonic()
-            code = process.wait(_GIVE_UP_S)
+            code = process.wait(_STOP_TIMEOUT_S)
             stop_s = time.monotonic() - stopping
         except (ControlError, subprocess.TimeoutExpired) as error:
             tail = (folder / "log").read_text(errors="replace")[-2_000:]
@@ -189,12 +189,12 @@ def _round(folder: Path, cameras: Mapping[str, Any], release: Path, seconds: flo
         if not name.startswith("dead-")
     }
     errors = {name: str(camera["error"]) for name, camera in last.items() if name.startswith("dead-")}
-    return Round(shares, stop_s, code, errors)
+    return DeadCameraRound(shares, stop_s, code, errors)
 
 
 def _heartbeat(folder: Path) -> dict[str, Any]:
     """Return the cameras of the agent's heartbeat by name, waiting for its control socket. Raises ControlError."""
-    deadline = time.monotonic() + _GIVE_UP_S
+    deadline = time.monotonic() + _STOP_TIMEOUT_S
     while True:
         with contextlib.suppress(ControlError):
             beat = request(folder / "state", "status")["heartbeat"]
@@ -208,7 +208,7 @@ def _heartbeat(folder: Path) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class FreshResult:
+class FrameAgeResult:
     """One kind of camera."""
 
     kind: str
@@ -229,36 +229,38 @@ class FreshResult:
         return self.captured == self.judged + sum(self.dropped.values()) and self.unaccounted == 0
 
 
-def run_fresh(*, seconds: float, say: Callable[[str], None]) -> list[FreshResult]:
+def run_frame_age(*, seconds: float, say: Callable[[str], None]) -> list[FrameAgeResult]:
     """Run each kind for `seconds`. Raises KensaError."""
     results = []
     for kind in KINDS:
-        say(f"{kind}: {FRESH_FPS:.0f} frames/s, {FRESH_FPS / SLOWER:.0f} judged, {seconds:.0f} s")
+        say(f"{kind}: {FRAME_AGE_FPS:.0f} frames/s, {FRAME_AGE_FPS / SLOWDOWN:.0f} judged, {seconds:.0f} s")
         with ExitStack() as stack:
-            line = SlowLine(_source(kind, stack), judging_s=SLOWER / FRESH_FPS)
+            line = SlowConsumer(_source(kind, stack), judging_s=SLOWDOWN / FRAME_AGE_FPS)
             judged = line.run(seconds)
-            results.append(_fresh_result(kind, line, judged))
+            results.append(_frame_age_result(kind, line, judged))
     return results
 
 
 def _source(kind: str, stack: ExitStack) -> FrameSource:
-    clock, picture = SystemClock(), numbered_jpegs()
+    clock, picture = SystemClock(), stamped_jpegs()
     match kind:
         case "rtsp":
-            return RtspSource(url=stack.enter_context(RtspServer(picture=picture, fps=FRESH_FPS)).url, clock=clock)
+            return RtspSource(url=stack.enter_context(RtspServer(picture=picture, fps=FRAME_AGE_FPS)).url, clock=clock)
         case "mjpeg":
-            return live_mjpeg(url=stack.enter_context(MjpegServer(picture=picture, fps=FRESH_FPS)).url, clock=clock)
+            return live_mjpeg_source(
+                url=stack.enter_context(MjpegServer(picture=picture, fps=FRAME_AGE_FPS)).url, clock=clock
+            )
         case _:
-            return SimulatedUsbCamera(fps=FRESH_FPS)
+            return SimulatedUsbCamera(fps=FRAME_AGE_FPS)
 
 
-def _fresh_result(kind: str, line: SlowLine, judged: list[Judged]) -> FreshResult:
+def _frame_age_result(kind: str, line: SlowConsumer, judged: list[InspectedFrame]) -> FrameAgeResult:
     accounting = line.accounting
-    limit_ms = 2_000 / FRESH_FPS + 1_000 * SLOWER / FRESH_FPS
+    limit_ms = 2_000 / FRAME_AGE_FPS + 1_000 * SLOWDOWN / FRAME_AGE_FPS
     ages = np.array([each.age_ms for each in judged])
     late = ages > limit_ms
-    begun = judged[0].seq + FRESH_FPS
-    return FreshResult(
+    begun = judged[0].seq + FRAME_AGE_FPS
+    return FrameAgeResult(
         kind=kind,
         judged=len(judged),
         captured=accounting.captured,
@@ -273,7 +275,7 @@ def _fresh_result(kind: str, line: SlowLine, judged: list[Judged]) -> FreshResul
     )
 
 
-def to_json(dead: DeadResult | None, fresh: list[FreshResult]) -> dict[str, Any]:
+def to_json(dead: DeadCameraResult | None, fresh: list[FrameAgeResult]) -> dict[str, Any]:
     """For machines."""
     figures: dict[str, Any] = {"fresh": [asdict(result) for result in fresh]}
     if dead is not None:
@@ -281,6 +283,6 @@ def to_json(dead: DeadResult | None, fresh: list[FreshResult]) -> dict[str, Any]
             "rounds": [asdict(result) for result in dead.rounds],
             "worst_share": dead.worst_share,
             "longest_stop_s": dead.longest_stop_s,
-            "stops_in_time": dead.stops_in_time,
+            "stops_in_time": dead.clean_stops,
         }
     return figures

@@ -23,7 +23,7 @@ import psutil
 
 from agent import app, config
 from simulator.bench.frames import PacedSource, render_defect, render_pool
-from simulator.bench.loop import ROI, GatedAgent, Settings, cpu_name, make_config
+from simulator.bench.loop import ROI, GatedAgent, LoopSettings, cpu_name, make_config
 from simulator.broker import open_broker
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from agent.ports import FrameSource
     from agent.records import Pixels, Verdict
     from agent.wire import CollectionHealth
-    from simulator.broker import AnyBroker
+    from simulator.broker import LocalBroker
 
 CAMERAS: Final = 16
 CAMERA_FPS: Final = 30.0
@@ -55,7 +55,7 @@ class CollectSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class PacedCollectionRun:
     """One paced run."""
 
     fps: float  # judged
@@ -66,13 +66,13 @@ class Run:
     picture_bytes: int  # of every picture in the spool or at the target
 
     @property
-    def kept(self) -> int:
+    def frames_kept(self) -> int:
         """Frames in the spool or beyond it."""
         return 0 if self.collection is None else sum(self.collection.kept.values())
 
 
 @dataclass(frozen=True, slots=True)
-class Saturated:
+class SaturatedRun:
     """Frames as fast as they are taken."""
 
     fps: float
@@ -80,17 +80,17 @@ class Saturated:
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
+class CollectionRound:
     """The same line without and with the collector."""
 
-    plain: Run
-    collecting: Run
-    saturated: Saturated
-    saturated_collecting: Saturated
+    plain: PacedCollectionRun
+    collecting: PacedCollectionRun
+    saturated: SaturatedRun
+    saturated_collecting: SaturatedRun
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class BudgetResult:
     """A day's budget that was used up."""
 
     limit_bytes: int
@@ -108,13 +108,13 @@ class CollectResult:
     cores: int
     broker: str
     format: str
-    rounds: tuple[Round, ...]
-    budget: Budget
+    rounds: tuple[CollectionRound, ...]
+    budget: BudgetResult
     saturated: CollectionHealth
 
     def summary(self) -> dict[str, Any]:
         """Flat figures under stable names."""
-        kept = sum(r.collecting.kept for r in self.rounds)
+        kept = sum(r.collecting.frames_kept for r in self.rounds)
         skipped = sum(sum(_skipped(r.collecting)) for r in self.rounds)
         return {
             "loss_480fps": median(1.0 - r.collecting.fps / r.plain.fps for r in self.rounds),
@@ -145,17 +145,17 @@ class CollectResult:
         }
 
 
-def _skipped(run: Run) -> list[int]:
+def _skipped(run: PacedCollectionRun) -> list[int]:
     return [] if run.collection is None else list(run.collection.skipped.values())
 
 
-def _section(target: Path, settings: CollectSettings, **changed: Any) -> config.Collect:
+def _section(target: Path, settings: CollectSettings, **changed: Any) -> config.CollectionConfig:
     target.mkdir()
     section = {"site": "bench", "target": str(target), "ok_share": _OK_SHARE, "format": settings.format, **changed}
-    return config.Collect.model_validate(section)
+    return config.CollectionConfig.model_validate(section)
 
 
-def mixed(frames: Sequence[Pixels], defect: Pixels) -> list[Pixels]:
+def mix_defects(frames: Sequence[Pixels], defect: Pixels) -> list[Pixels]:
     """A cycle of parts of which one in a hundred is defective."""
     good = [frames[index % len(frames)] for index in range(_CYCLE - 1)]
     return [*good, defect]
@@ -165,10 +165,10 @@ def _paced(
     settings: CollectSettings,
     *,
     frames: list[Pixels],
-    broker: AnyBroker,
+    broker: LocalBroker,
     collects: Mapping[str, Any] | None,
     seconds: float,
-) -> Run:
+) -> PacedCollectionRun:
     """Run the cameras for `seconds`; `collects` are changes to the section of an agent that collects."""
     sources: dict[str, FrameSource] = {
         f"cam{i:02d}": PacedSource(frames, fps=CAMERA_FPS, phase=i / CAMERAS) for i in range(CAMERAS)
@@ -181,7 +181,7 @@ def _paced(
     with tempfile.TemporaryDirectory(prefix="kensa-bench-") as name:
         base = Path(name)
         tree = make_config(
-            Settings(settings.release),
+            LoopSettings(settings.release),
             broker=broker,
             state_dir=base / "state",
             cameras=CAMERAS,
@@ -199,7 +199,7 @@ def _paced(
         accounts = [view.counters.snapshot() for view in agent.cameras.values()]
         collection = None if agent.collector is None else agent.collector.health()
         pictures = {path.name: path.stat().st_size for path in base.rglob(f"collected/**/*.{settings.format}")}
-    return Run(
+    return PacedCollectionRun(
         fps=judged / wall,
         dropped=sum(account.dropped_total for account in accounts),
         p99_ms=float(np.percentile(latencies, 99)) / 1e3,
@@ -209,24 +209,24 @@ def _paced(
     )
 
 
-def _saturated(agent: GatedAgent, calls: int) -> Saturated:
+def _saturated(agent: GatedAgent, calls: int) -> SaturatedRun:
     before = psutil.Process().cpu_times()
     fps = agent.measure(calls)
     used = psutil.Process().cpu_times()
-    return Saturated(fps, 1e6 * (used.user + used.system - before.user - before.system) / calls)
+    return SaturatedRun(fps, 1e6 * (used.user + used.system - before.user - before.system) / calls)
 
 
-def _budget(settings: CollectSettings, *, frames: list[Pixels], broker: AnyBroker) -> Budget:
+def _budget(settings: CollectSettings, *, frames: list[Pixels], broker: LocalBroker) -> BudgetResult:
     changed = {"ok_share": 1.0, "max_bytes_per_day": _BUDGET_BYTES}
     run = _paced(settings, frames=frames, broker=broker, collects=changed, seconds=settings.paced_s)
     health = run.collection
     if health is None:
         raise RuntimeError("this agent collects")
-    return Budget(
+    return BudgetResult(
         limit_bytes=_BUDGET_BYTES,
         booked_bytes=health.day_bytes,
         counted_bytes=run.picture_bytes,
-        frames=run.kept,
+        frames=run.frames_kept,
         refused=health.dropped.get("budget", 0),
     )
 
@@ -235,12 +235,12 @@ def run_collect(settings: CollectSettings, *, say: Callable[[str], None]) -> Col
     """Measure everything; some minutes. Raises a KensaError when the release or a broker is missing."""
     cv2.setNumThreads(1)  # as the agent does: the workers are the parallelism
     say("rendering frames")
-    frames = mixed(render_pool(), render_defect())
-    rounds: list[Round] = []
+    frames = mix_defects(render_pool(), render_defect())
+    rounds: list[CollectionRound] = []
     with open_broker() as broker, tempfile.TemporaryDirectory(prefix="kensa-bench-") as target:
         section = _section(Path(target) / "saturated", settings)
-        plain = GatedAgent(Settings(settings.release), broker=broker, frames=frames, roi=ROI)
-        collecting = GatedAgent(Settings(settings.release), broker=broker, frames=frames, roi=ROI, collect=section)
+        plain = GatedAgent(LoopSettings(settings.release), broker=broker, frames=frames, roi=ROI)
+        collecting = GatedAgent(LoopSettings(settings.release), broker=broker, frames=frames, roi=ROI, collect=section)
         try:
             for number in range(settings.rounds + 1):  # the first, which warms everything up, does not count
                 calls = settings.calls if number else settings.calls // 10
@@ -251,7 +251,7 @@ def run_collect(settings: CollectSettings, *, say: Callable[[str], None]) -> Col
                     _paced(settings, frames=frames, broker=broker, collects=collects, seconds=seconds)
                     for collects in sections
                 ]
-                rounds.append(Round(runs[0], runs[1], saturated, saturated_collecting))
+                rounds.append(CollectionRound(runs[0], runs[1], saturated, saturated_collecting))
                 say(f"round {number} of {settings.rounds}" if number else "warmed up")
             saturation = collecting.collection()
         finally:

@@ -40,16 +40,16 @@ if TYPE_CHECKING:
     from agent.records import Pixels
 
 _COMMAND: Final = (sys.executable, "-c", "import sys; from agent.cli import main; sys.exit(main())", "demo", "--json")
-_BURN: Final = "while True: pass"
+_BUSY_LOOP: Final = "while True: pass"
 _SEED: Final = 11  # of the line on which releases are compared; the demo's own has 7
-_PATIENCE_S: Final = 300.0  # beyond the planned time of a run
+_TIMEOUT_S: Final = 300.0  # beyond the planned time of a run
 
 
-Row = Callable[..., None]  # writes a line of a table: name, target, figure, met
+AddRow = Callable[..., None]  # writes a line of a table: name, target, figure, met
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DemoSettings:
+class DemoBenchSettings:
     """How much is run."""
 
     runs: int = 20  # over each broker
@@ -61,7 +61,7 @@ class DemoSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
+class DemoRun:
     """One run."""
 
     broker: str
@@ -73,13 +73,13 @@ class Ran:
     problems: tuple[str, ...]
 
     @property
-    def complete(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether it ended well, with every verdict at the subscriber."""
         return self.code == 0 and self.judged == self.delivered > 0
 
 
 @dataclass(frozen=True, slots=True)
-class Valued:
+class ReleaseErrors:
     """One release on fresh parts of the demo's line in one light."""
 
     release: str
@@ -91,34 +91,34 @@ class Valued:
 
 
 @dataclass(frozen=True, slots=True)
-class DemoResult:
+class DemoBenchResult:
     """All of it."""
 
-    settings: DemoSettings
-    ran: tuple[Ran, ...]
-    valued: tuple[Valued, ...]
-    missing: tuple[str, ...] = field(default=())  # brokers that are not installed
+    settings: DemoBenchSettings
+    runs: tuple[DemoRun, ...]
+    releases: tuple[ReleaseErrors, ...]
+    missing_brokers: tuple[str, ...] = field(default=())  # brokers that are not installed
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for `json.dumps`."""
         return {
             "settings": asdict(self.settings),
-            "runs": [asdict(one) | {"complete": one.complete} for one in self.ran],
+            "runs": [asdict(one) | {"complete": one.is_complete} for one in self.runs],
             "releases": [
                 asdict(one)
                 | {
                     "escape_interval": wilson(one.escapes, one.defective),
                     "false_reject_interval": wilson(one.false_rejects, one.good),
                 }
-                for one in self.valued
+                for one in self.releases
             ],
-            "missing": list(self.missing),
+            "missing": list(self.missing_brokers),
         }
 
 
-def bench(arguments: argparse.Namespace, *, say: Callable[[str], None], row: Row) -> dict[str, Any]:
+def run_demo_bench(arguments: argparse.Namespace, *, say: Callable[[str], None], row: AddRow) -> dict[str, Any]:
     """Run what the options of `kensa bench demo` say, print the table, and return plain values."""
-    settings = DemoSettings(
+    settings = DemoBenchSettings(
         runs=1 if arguments.quick else arguments.runs,
         seconds=6.0 if arguments.quick else arguments.seconds or 90.0,
         parallel=arguments.parallel,
@@ -130,15 +130,15 @@ def bench(arguments: argparse.Namespace, *, say: Callable[[str], None], row: Row
     table = Table(title=f"kensa bench demo · {settings.seconds:g} s a run, {settings.burn} cores burned")
     for column in ("what", "target", "counted", ""):
         table.add_column(column)
-    for broker in dict.fromkeys(one.broker for one in result.ran):
-        ran = [one for one in result.ran if one.broker == broker]
-        complete, told = sum(one.complete for one in ran), sum(one.committed and one.rolled_back for one in ran)
+    for broker in dict.fromkeys(one.broker for one in result.runs):
+        ran = [one for one in result.runs if one.broker == broker]
+        complete, told = sum(one.is_complete for one in ran), sum(one.committed and one.rolled_back for one in ran)
         what = f"{broker}: exit 0 and every verdict at the subscriber"
         row(table, what, "all", f"{complete} of {len(ran)}", met=complete == len(ran))
         table.add_row(f"{broker}: both releases came to their ends", "shown", f"{told} of {len(ran)}", "")
-    for broker in result.missing:
+    for broker in result.missing_brokers:
         table.add_row(broker, "all", "not run: it is not installed", "")
-    for one in result.valued:
+    for one in result.releases:
         escaped, rejected = share_text(one.escapes, one.defective), share_text(one.false_rejects, one.good)
         table.add_row(f"{one.light}: defects that {one.release} lets escape", "shown", escaped, "")
         table.add_row(f"{one.light}: good parts that {one.release} rejects", "shown", rejected, "")
@@ -146,21 +146,21 @@ def bench(arguments: argparse.Namespace, *, say: Callable[[str], None], row: Row
     return result.to_json()
 
 
-def run_demos(settings: DemoSettings, *, say: Callable[[str], None]) -> DemoResult:
+def run_demos(settings: DemoBenchSettings, *, say: Callable[[str], None]) -> DemoBenchResult:
     """Compare the releases, then run the demos. `say` hears of each run as it ends."""
-    valued = tuple(_value(settings.parts, say)) if settings.parts else ()
+    valued = tuple(_measure_releases(settings.parts, say)) if settings.parts else ()
     here = {"mosquitto": mosquitto_program() is not None, "iotcore": has_iotcore(), "amqtt": True}
     asked = settings.brokers or BROKERS
     brokers = [broker for broker in asked if here[broker]]
     jobs = [(number, broker) for number in range(settings.runs) for broker in brokers]
-    with _burning(settings.burn), ThreadPoolExecutor(settings.parallel, thread_name_prefix="demo") as threads:
+    with _keep_cores_busy(settings.burn), ThreadPoolExecutor(settings.parallel, thread_name_prefix="demo") as threads:
         ran = tuple(threads.map(lambda job: _run(job, settings, say), jobs))
-    return DemoResult(settings, ran, valued, tuple(broker for broker in asked if not here[broker]))
+    return DemoBenchResult(settings, ran, valued, tuple(broker for broker in asked if not here[broker]))
 
 
 @contextmanager
-def _burning(cores: int) -> Iterator[None]:
-    processes = [subprocess.Popen([sys.executable, "-c", _BURN]) for _ in range(cores)]
+def _keep_cores_busy(cores: int) -> Iterator[None]:
+    processes = [subprocess.Popen([sys.executable, "-c", _BUSY_LOOP]) for _ in range(cores)]
     try:
         yield
     finally:
@@ -169,7 +169,7 @@ def _burning(cores: int) -> Iterator[None]:
             process.wait()
 
 
-def _run(job: tuple[int, str], settings: DemoSettings, say: Callable[[str], None]) -> Ran:
+def _run(job: tuple[int, str], settings: DemoBenchSettings, say: Callable[[str], None]) -> DemoRun:
     number, broker = job
     with tempfile.TemporaryDirectory(prefix="kensa-demo-") as folder:
         options = ("--seconds", str(settings.seconds), "--broker", broker, "--out", folder)
@@ -179,22 +179,22 @@ def _run(job: tuple[int, str], settings: DemoSettings, say: Callable[[str], None
                 capture_output=True,
                 text=True,
                 check=False,
-                timeout=settings.seconds + _PATIENCE_S,
+                timeout=settings.seconds + _TIMEOUT_S,
             )
         except subprocess.TimeoutExpired:
-            ran = Ran(broker, -1, 0, 0, committed=False, rolled_back=False, problems=("it did not end",))
+            ran = DemoRun(broker, -1, 0, 0, committed=False, rolled_back=False, problems=("it did not end",))
         else:
-            ran = _read(broker, done)
-    fate = "complete" if ran.complete else f"NOT complete: {'; '.join(ran.problems) or f'exit code {ran.code}'}"
+            ran = _parse_report(broker, done)
+    fate = "complete" if ran.is_complete else f"NOT complete: {'; '.join(ran.problems) or f'exit code {ran.code}'}"
     say(f"run {number + 1} on {broker}: {ran.delivered} of {ran.judged} verdicts, {fate}")
     return ran
 
 
-def _read(broker: str, done: subprocess.CompletedProcess[str]) -> Ran:
+def _parse_report(broker: str, done: subprocess.CompletedProcess[str]) -> DemoRun:
     report: dict[str, Any] = json.loads(done.stdout or "{}")
     results = [release["result"] for release in (report.get("updates") or {}).get("releases", [])]
     problems = tuple(report.get("problems", [])) or (() if done.returncode == 0 else (done.stderr.strip()[-500:],))
-    return Ran(
+    return DemoRun(
         broker,
         done.returncode,
         report.get("judged", 0),
@@ -208,15 +208,15 @@ def _read(broker: str, done: subprocess.CompletedProcess[str]) -> Ran:
 # --- what the releases are worth --------------------------------------------------------------------------------------
 
 
-def _value(parts: int, say: Callable[[str], None]) -> Iterator[Valued]:
+def _measure_releases(parts: int, say: Callable[[str], None]) -> Iterator[ReleaseErrors]:
     releases = ((FIRST_RELEASE, None), (DEFAULT_RELEASE, THRESHOLD))
     for light, fade in (("good light", 0.0), ("faded lamp", FADE)):
         say(f"making {parts} parts in {light}")
         inputs, defective = _inputs(parts, fade)
         for folder, threshold in releases:
-            rejected = _judged(folder, threshold, inputs)
+            rejected = _rejected(folder, threshold, inputs)
             pairs = list(zip(rejected, defective, strict=True))
-            yield Valued(
+            yield ReleaseErrors(
                 release=f"{folder.name}{f' at {threshold:g}' if threshold else ''}",
                 light=light,
                 defective=sum(defective),
@@ -234,18 +234,18 @@ def _inputs(parts: int, fade: float) -> tuple[Pixels, list[bool]]:
             drift_period_parts=2, flicker=0.02, exposure_step=0.02,
         )
     )  # fmt: skip
-    geometry = manifests.read(DEFAULT_RELEASE).geometry.to_record()
+    geometry = manifests.read_manifest(DEFAULT_RELEASE).geometry.to_record()
     preprocessor = Preprocessor(geometry, roi=CAMERAS["colour1080"].roi)
     inputs = np.empty((parts, geometry.height, geometry.width, geometry.channels), np.uint8)
     frame: Pixels | None = None
     first = line.config.drift_period_parts  # from here on the lamp has faded
     for number in range(parts):
         frame = line.varied.frame(first + number, frame)
-        preprocessor.into(frame, inputs[number : number + 1])
-    return inputs, [line.truth(first + number).defective for number in range(parts)]
+        preprocessor.write_to(frame, inputs[number : number + 1])
+    return inputs, [line.truth(first + number).is_defective for number in range(parts)]
 
 
-def _judged(folder: Path, threshold: float | None, inputs: Pixels) -> Sequence[bool]:
+def _rejected(folder: Path, threshold: float | None, inputs: Pixels) -> Sequence[bool]:
     """Whether each input is rejected: the release's own rule, with another threshold where given."""
     model, rejected = OnnxModel.load(folder), []
     for number in range(len(inputs)):

@@ -11,34 +11,34 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from simulator.faults.broker_starts import KINDS, missing_for, run_broker_starts
-from simulator.faults.charts import run_charts
-from simulator.faults.collect_kills import run_collect_kills
-from simulator.faults.day import run as run_day
-from simulator.faults.kills import run_kills
+from simulator.faults.broker_starts import BROKER_KINDS, broker_unavailable_reason, run_agent_restarts
+from simulator.faults.charts import run_reject_chart
+from simulator.faults.collect_kills import run_collector_kills
+from simulator.faults.day import run_soak as run_day
+from simulator.faults.kills import run_outbox_kills
 from simulator.faults.lifecycle_kills import run_lifecycle_kills
-from simulator.faults.metadata import run_metadata_faults
-from simulator.faults.mutated_models import run_model_faults
-from simulator.faults.nasty import run_nasty
-from simulator.faults.pictures import REAL_SETS, run_good, run_real, run_spoilt
-from simulator.faults.power import missing_for_power_cuts, run_power_cuts
-from simulator.faults.repertoire import run_repertoire
+from simulator.faults.metadata import run_mutated_metadata
+from simulator.faults.mutated_models import run_mutated_models
+from simulator.faults.nasty import run_faulty_broker
+from simulator.faults.pictures import REAL_SETS, run_good_images, run_real_images, run_unusable_images
+from simulator.faults.power import power_cuts_unavailable_reason, run_power_cuts
+from simulator.faults.repertoire import run_bad_model_rollouts
 from simulator.faults.rollouts import ALWAYS_DEFECT, ALWAYS_OK, run_equally_good, run_rollouts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from simulator.faults.broker_starts import Kind
-    from simulator.faults.rollouts import Candidate
+    from simulator.faults.broker_starts import BrokerKind
+    from simulator.faults.rollouts import CandidateProfile
 
 _RELEASE: Final = Path(__file__).resolve().parents[2] / "releases" / "default"
-_CASES_A_CHILD: Final = 250  # mutated files, of which one also goes through the real child process
-_CUTS_A_START: Final = 0.4  # 40 cuts for 100 starts
+_CASES_PER_CHILD: Final = 250  # mutated files, of which one also goes through the real child process
+_CUTS_PER_START: Final = 0.4  # 40 cuts for 100 starts
 _MEDIAN_PARTS, _MOST_PARTS = 1_000, 2_000  # until a bad model has left the line
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
+class CampaignOutcome:
     """What came of a campaign: in words for the table, and all counts."""
 
     text: str
@@ -54,8 +54,8 @@ class Campaign:
     what: str  # for the table; {count} is filled in
     target: str
     count: int  # of the published run
-    run: Callable[[int, int], Counted]
-    missing: Callable[[], str | None] = lambda: None
+    run: Callable[[int, int], CampaignOutcome]
+    unavailable_reason: Callable[[], str | None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,121 +66,123 @@ class CampaignResult:
     what: str
     target: str
     count: int
-    counted: Counted | None
-    missing: str | None
+    outcome: CampaignOutcome | None
+    unavailable_reason: str | None
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for `json.dumps`."""
-        if self.counted is None:
-            return {"count": self.count, "target": self.target, "met": None, "missing": self.missing}
-        told = {"count": self.count, "target": self.target, "met": self.counted.met, "seconds": self.seconds}
-        return told | self.counted.counts
+        if self.outcome is None:
+            return {"count": self.count, "target": self.target, "met": None, "missing": self.unavailable_reason}
+        told = {"count": self.count, "target": self.target, "met": self.outcome.met, "seconds": self.seconds}
+        return told | self.outcome.counts
 
 
-def _kills(count: int, seed: int) -> Counted:
-    found = run_kills(kills=count, seed=seed)
+def _outbox_kills(count: int, seed: int) -> CampaignOutcome:
+    found = run_outbox_kills(kills=count, seed=seed)
     clean = found.lost + found.repeated_epochs == 0
-    return Counted(f"{found.lost} of {found.committed:,}", clean, asdict(found))
+    return CampaignOutcome(f"{found.lost} of {found.committed:,}", clean, asdict(found))
 
 
-def _power_cuts(count: int, seed: int) -> Counted:
+def _power_cuts(count: int, seed: int) -> CampaignOutcome:
     found = run_power_cuts(power_cuts=count, seed=seed)
     clean = found.lost + found.stale_epochs == 0
-    return Counted(f"{found.lost} of {found.committed:,}", clean, asdict(found))
+    return CampaignOutcome(f"{found.lost} of {found.committed:,}", clean, asdict(found))
 
 
-def _lifecycle_kills(count: int, seed: int) -> Counted:
+def _lifecycle_kills(count: int, seed: int) -> CampaignOutcome:
     found = run_lifecycle_kills(kills=count, seed=seed)
     text = f"{found.unverified_models}, {found.floor_fell}, {found.last_good_lost} ({found.commits} commits)"
-    return Counted(text, found.is_clean, found.to_json())
+    return CampaignOutcome(text, found.is_clean, found.to_json())
 
 
-def _models(count: int, seed: int) -> Counted:
+def _mutated_models(count: int, seed: int) -> CampaignOutcome:
     signed = count // 2
-    children = max(1, signed // _CASES_A_CHILD)
-    found = run_model_faults(
+    children = max(1, signed // _CASES_PER_CHILD)
+    found = run_mutated_models(
         release=_RELEASE, files=count - signed, signed=signed - children, children=children, seed=seed
     )
     text = f"{found.loaded} loaded of {found.files:,}; signed: {found.different} passed and judge otherwise"
-    return Counted(text, found.is_clean, asdict(found) | {"is_clean": found.is_clean})
+    return CampaignOutcome(text, found.is_clean, asdict(found) | {"is_clean": found.is_clean})
 
 
-def _metadata(count: int, seed: int) -> Counted:
-    children = max(1, count // _CASES_A_CHILD)
-    found = run_metadata_faults(release=_RELEASE, files=count, children=children, seed=seed)
+def _mutated_metadata(count: int, seed: int) -> CampaignOutcome:
+    children = max(1, count // _CASES_PER_CHILD)
+    found = run_mutated_metadata(release=_RELEASE, files=count, children=children, seed=seed)
     text = f"{found.accepted}, {found.crashed + found.hung} ({found.harmless} harmless)"
-    return Counted(text, found.is_clean, asdict(found) | {"is_clean": found.is_clean})
+    return CampaignOutcome(text, found.is_clean, asdict(found) | {"is_clean": found.is_clean})
 
 
-def _equally_good(count: int, seed: int) -> Counted:
+def _equally_good(count: int, seed: int) -> CampaignOutcome:
     found = run_equally_good(releases=count, seed=seed)
     false = found.releases - found.committed
-    return Counted(str(false), false <= max(1, count // 200), asdict(found))
+    return CampaignOutcome(str(false), false <= max(1, count // 200), asdict(found))
 
 
-def _always(candidate: Candidate) -> Callable[[int, int], Counted]:
-    def run(count: int, seed: int) -> Counted:
+def _constant_model(candidate: CandidateProfile) -> Callable[[int, int], CampaignOutcome]:
+    def run(count: int, seed: int) -> CampaignOutcome:
         found = run_rollouts([candidate], releases=count, seed=seed)
         met = not found.committed and found.median_frames <= _MEDIAN_PARTS and found.most_frames <= _MOST_PARTS
-        return Counted(f"{found.median_frames:,.0f}, {found.most_frames:,}", met, asdict(found))
+        return CampaignOutcome(f"{found.median_frames:,.0f}, {found.most_frames:,}", met, asdict(found))
 
     return run
 
 
-def _repertoire(count: int, seed: int) -> Counted:
-    found = run_repertoire(release=_RELEASE, seeds=count, seed=seed)
+def _bad_model_rollouts(count: int, seed: int) -> CampaignOutcome:
+    found = run_bad_model_rollouts(release=_RELEASE, seeds=count, seed=seed)
     elsewhere = [fate.kind for fate in found.fates if not fate.as_expected]
     live = "; ".join(f"{c.kind} {c.median_parts:,.0f}, {c.most_frames:,}" for c in found.hidden)
     text = f"{len(found.bad_committed)} ({', '.join(elsewhere) or 'none'} elsewhere); live parts: {live}"
-    return Counted(text, found.is_clean, found.to_json())
+    return CampaignOutcome(text, found.is_clean, found.to_json())
 
 
-def _collect_kills(count: int, seed: int) -> Counted:
-    found = run_collect_kills(kills=count, seed=seed)
+def _collector_kills(count: int, seed: int) -> CampaignOutcome:
+    found = run_collector_kills(kills=count, seed=seed)
     text = f"{found.lost}, {found.twice}, {found.damaged} ({found.arrived:,} frames)"
-    return Counted(text, found.is_clean, found.to_json())
+    return CampaignOutcome(text, found.is_clean, found.to_json())
 
 
-def _spoilt(count: int, seed: int) -> Counted:
-    found = run_spoilt(release=_RELEASE, count=count, seed=seed)
+def _unusable_images(count: int, seed: int) -> CampaignOutcome:
+    found = run_unusable_images(release=_RELEASE, count=count, seed=seed)
     late, silent = sum(f.late_ok for f in found), [f.kind for f in found if f.alarm is None]
     text = f"{late} of {sum(sum(f.outcomes.values()) for f in found):,}"
     text += f"; no alarm for {', '.join(silent)}" if silent else ""
-    return Counted(text, not late and not silent, {"kinds": [asdict(f) for f in found], "late_ok": late})
+    return CampaignOutcome(text, not late and not silent, {"kinds": [asdict(f) for f in found], "late_ok": late})
 
 
-def _good(count: int, seed: int) -> Counted:
-    simulated = run_good(release=_RELEASE, count=count, seed=seed)
+def _good_images(count: int, seed: int) -> CampaignOutcome:
+    simulated = run_good_images(release=_RELEASE, count=count, seed=seed)
     data = Path(os.environ.get("KENSA_DATA", ""))
-    real = {name: run_real(data / name, seed=seed) for name in REAL_SETS if (data / name / "manifest.csv").is_file()}
+    real = {
+        name: run_real_images(data / name, seed=seed) for name in REAL_SETS if (data / name / "manifest.csv").is_file()
+    }
     refused = sum(sum(found.refused.values()) for found in (simulated, *real.values()))
     pictures = sum(found.pictures for found in real.values())
     text = f"{refused} of {simulated.pictures:,} simulated and {pictures:,} real ones"
     counts = {"simulated": asdict(simulated), "real": {name: asdict(found) for name, found in real.items()}}
-    return Counted(text if real else f"{text} (set KENSA_DATA)", not refused, counts)
+    return CampaignOutcome(text if real else f"{text} (set KENSA_DATA)", not refused, counts)
 
 
-def _charts(count: int, seed: int) -> Counted:
-    found = run_charts(repeats=count, seed=seed)
+def _reject_chart(count: int, seed: int) -> CampaignOutcome:
+    found = run_reject_chart(repeats=count, seed=seed)
     doubling = found.doubling
     figures = f"{doubling.quantile(0.5):,}, {doubling.mean:,.0f}, {doubling.quantile(0.9):,}"
     text = f"{found.worst:.2f} at worst; doubling found after (median, mean, 90 %) {figures} parts"
     met = found.worst <= 1.0 and doubling.quantile(0.5) <= _MEDIAN_PARTS
-    return Counted(text, met, found.to_json())
+    return CampaignOutcome(text, met, found.to_json())
 
 
-def _day(count: int, seed: int) -> Counted:
+def _soak(count: int, seed: int) -> CampaignOutcome:
     found = run_day(hours=count, seed=seed)
     text = f"{len(found.problems)} ({found.parts:,} parts, {found.kills} kills, {sum(found.wished.values())} releases)"
-    return Counted(text, found.is_clean, found.to_json())
+    return CampaignOutcome(text, found.is_clean, found.to_json())
 
 
-def _broker_starts(kind: Kind) -> Campaign:
-    def run(count: int, seed: int) -> Counted:
-        found = run_broker_starts(kind, starts=count, cuts=max(1, round(count * _CUTS_A_START)), seed=seed)
+def _agent_restarts(kind: BrokerKind) -> Campaign:
+    def run(count: int, seed: int) -> CampaignOutcome:
+        found = run_agent_restarts(kind, starts=count, cuts=max(1, round(count * _CUTS_PER_START)), seed=seed)
         text = f"{found.lost} of {found.sent:,}, {found.first_s_max:.1f} s ({found.cuts} cuts)"
-        return Counted(text, found.is_clean, found.to_json())
+        return CampaignOutcome(text, found.is_clean, found.to_json())
 
     return Campaign(
         f"starts_{kind}",
@@ -188,19 +190,21 @@ def _broker_starts(kind: Kind) -> Campaign:
         "0, <= 10 s",
         100,
         run,
-        lambda: missing_for(kind),
+        lambda: broker_unavailable_reason(kind),
     )
 
 
-def _nasty(count: int, _seed: int) -> Counted:
-    found = run_nasty(verdicts=count)
+def _faulty_broker(count: int, _seed: int) -> CampaignOutcome:
+    found = run_faulty_broker(verdicts=count)
     text = f"{found.deleted_unacknowledged} of {found.sent:,}, {len(found.stuck)}, {found.forbidden_late_s:.2f} s"
-    return Counted(text, found.is_clean, found.to_json())
+    return CampaignOutcome(text, found.is_clean, found.to_json())
 
 
 CAMPAIGNS: Final = (
-    Campaign("kills", "{count:,} kills: committed verdicts lost", "0", 1_000, _kills),
-    Campaign("power_cuts", "{count} power cuts: committed verdicts lost", "0", 40, _power_cuts, missing_for_power_cuts),
+    Campaign("kills", "{count:,} kills: committed verdicts lost", "0", 1_000, _outbox_kills),
+    Campaign(
+        "power_cuts", "{count} power cuts: committed verdicts lost", "0", 40, _power_cuts, power_cuts_unavailable_reason
+    ),
     Campaign(
         "lifecycle_kills",
         "{count:,} kills of the model lifecycle: unverified models, floor fell, last good lost",
@@ -213,11 +217,15 @@ CAMPAIGNS: Final = (
         "{count} kills of agent and collecting child, cuts, expired credentials: frames lost, twice, damaged",
         "0, 0, 0",
         200,
-        _collect_kills,
+        _collector_kills,
     ),
-    Campaign("mutated_models", "{count:,} mutated models, half of them signed", "0 loaded", 10_000, _models),
+    Campaign("mutated_models", "{count:,} mutated models, half of them signed", "0 loaded", 10_000, _mutated_models),
     Campaign(
-        "mutated_metadata", "{count:,} mutated metadata files: believed, crashed or hung", "0, 0", 3_000, _metadata
+        "mutated_metadata",
+        "{count:,} mutated metadata files: believed, crashed or hung",
+        "0, 0",
+        3_000,
+        _mutated_metadata,
     ),
     Campaign("equally_good", "{count} equally good releases: false rollbacks", "<= 1 in 200", 200, _equally_good),
     Campaign(
@@ -225,37 +233,39 @@ CAMPAIGNS: Final = (
         "{count} x always ok at 2 % defects: parts until it is off the line, median and most",
         "<= 1,000, <= 2,000",
         20,
-        _always(ALWAYS_OK),
+        _constant_model(ALWAYS_OK),
     ),
     Campaign(
         "always_defect",
         "{count} x always defect at 2 % defects: parts until it is off the line, median and most",
         "<= 1,000, <= 2,000",
         20,
-        _always(ALWAYS_DEFECT),
+        _constant_model(ALWAYS_DEFECT),
     ),
     Campaign(
         "repertoire",
         "every kind of bad model through the real gates, {count} seeds on live parts: committed",
         "0; <= 1,000, <= 2,000",
         20,
-        _repertoire,
+        _bad_model_rollouts,
     ),
     Campaign(
         "pictures",
         "{count:,} pictures each: ten times too dark, black, white, flat, frozen (raw, MJPEG): `ok` from the third on",
         "0",
         10_000,
-        _spoilt,
+        _unusable_images,
     ),
-    Campaign("good_pictures", "{count:,} good pictures, and the real ones: refused as unusable", "0", 100_000, _good),
-    *(_broker_starts(kind) for kind in KINDS),
+    Campaign(
+        "good_pictures", "{count:,} good pictures, and the real ones: refused as unusable", "0", 100_000, _good_images
+    ),
+    *(_agent_restarts(kind) for kind in BROKER_KINDS),
     Campaign(
         "reject_chart",
         "{count} x 30 shifts of several lines: false alarms in 30 shifts; parts until 2 % doubled is found",
         "<= 1, <= 1,000 (median)",
         400,
-        _charts,
+        _reject_chart,
     ),
     Campaign(
         "nasty_broker",
@@ -263,9 +273,9 @@ CAMPAIGNS: Final = (
         "wait on allowed topics beside a forbidden one",
         "0, 0, <= 2 s",
         100,
-        _nasty,
+        _faulty_broker,
     ),
-    Campaign("day", "{count} h of line time with a release every hour: broken invariants", "0", 24, _day),
+    Campaign("day", "{count} h of line time with a release every hour: broken invariants", "0", 24, _soak),
 )
 NAMES: Final = tuple(campaign.name for campaign in CAMPAIGNS)
 
@@ -281,7 +291,7 @@ class FaultsResult:
     @property
     def is_clean(self) -> bool:
         """Whether every campaign that could run met its target."""
-        return all(campaign.counted is None or campaign.counted.met for campaign in self.campaigns)
+        return all(campaign.outcome is None or campaign.outcome.met for campaign in self.campaigns)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for `json.dumps`, by the campaigns' names."""
@@ -303,7 +313,7 @@ def run_faults(
 
 def _run(campaign: Campaign, count: int, seed: int, say: Callable[[str], None]) -> CampaignResult:
     began = time.monotonic()
-    what, missing = campaign.what.format(count=count), campaign.missing()
+    what, missing = campaign.what.format(count=count), campaign.unavailable_reason()
     counted = None
     if missing is None:
         say(f"{campaign.name}: {what}")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from agent.records import Box, Pixels
 
 
-def on_threads(make: Callable[[int], Callable[[], None]], *, threads: int, calls: int) -> float:
+def throughput_on_threads(make: Callable[[int], Callable[[], None]], *, threads: int, calls: int) -> float:
     """Call `make(thread)()` `calls` times in all on `threads` threads; returns calls per second."""
     barrier = threading.Barrier(threads + 1)
     each = calls // threads
@@ -40,7 +40,7 @@ def on_threads(make: Callable[[int], Callable[[], None]], *, threads: int, calls
     return each * threads / (time.perf_counter() - began)
 
 
-def raw(model: Model, inputs: Pixels, *, threads: int, calls: int) -> float:
+def inference_throughput(model: Model, inputs: Pixels, *, threads: int, calls: int) -> float:
     """Frames per second of inference alone, every output computed; `inputs` [N, H, W, C] are preprocessed frames."""
 
     def make(thread: int) -> Callable[[], None]:
@@ -53,10 +53,10 @@ def raw(model: Model, inputs: Pixels, *, threads: int, calls: int) -> float:
 
         return call
 
-    return on_threads(make, threads=threads, calls=calls)
+    return throughput_on_threads(make, threads=threads, calls=calls)
 
 
-def preprocess(model: Model, frames: list[Pixels], *, roi: Box | None, threads: int, calls: int) -> float:
+def preprocess_throughput(model: Model, frames: list[Pixels], *, roi: Box | None, threads: int, calls: int) -> float:
     """Frames per second of preprocessing alone, as the workers do it."""
 
     def make(thread: int) -> Callable[[], None]:
@@ -68,14 +68,14 @@ def preprocess(model: Model, frames: list[Pixels], *, roi: Box | None, threads: 
         def call() -> None:
             nonlocal position
             position = (position + 1) % len(frames)
-            preprocessor.into(frames[position], out)
+            preprocessor.write_to(frames[position], out)
 
         return call
 
-    return on_threads(make, threads=threads, calls=calls)
+    return throughput_on_threads(make, threads=threads, calls=calls)
 
 
-def direct_area(model: Model, frames: list[Pixels], *, threads: int, calls: int) -> float:
+def area_resize_throughput(model: Model, frames: list[Pixels], *, threads: int, calls: int) -> float:
     """Frames per second of one INTER_AREA resize straight to the input's size: the reference for quality."""
 
     def make(thread: int) -> Callable[[], None]:
@@ -90,10 +90,10 @@ def direct_area(model: Model, frames: list[Pixels], *, threads: int, calls: int)
 
         return call
 
-    return on_threads(make, threads=threads, calls=calls)
+    return throughput_on_threads(make, threads=threads, calls=calls)
 
 
-def rmse_against_area(model: Model, frames: list[Pixels], *, roi: Box | None) -> float:
+def rmse_against_area_resize(model: Model, frames: list[Pixels], *, roi: Box | None) -> float:
     """Root mean square difference, grey levels, between the pyramid and direct INTER_AREA over `frames`."""
     geometry = model.geometry
     preprocessor = Preprocessor(geometry, roi=roi)
@@ -101,18 +101,18 @@ def rmse_against_area(model: Model, frames: list[Pixels], *, roi: Box | None) ->
     out = np.empty((1, geometry.height, geometry.width, geometry.channels), np.uint8)
     squares = 0.0
     for frame in frames:
-        preprocessor.into(frame, out)
+        preprocessor.write_to(frame, out)
         part = frame[y : y + h, x : x + w]
         reference = cv2.resize(part, (geometry.width, geometry.height), interpolation=cv2.INTER_AREA)
         squares += float(np.mean((out[0].astype(np.float64) - reference) ** 2))
     return float(np.sqrt(squares / len(frames)))
 
 
-def inputs_of(model: Model, frames: list[Pixels], *, roi: Box | None) -> Pixels:
+def preprocess_inputs(model: Model, frames: list[Pixels], *, roi: Box | None) -> Pixels:
     """Preprocess `frames` to real inputs [N, H, W, C]."""
     preprocessor = Preprocessor(model.geometry, roi=roi)
     geometry = model.geometry
     out = np.empty((len(frames), geometry.height, geometry.width, geometry.channels), np.uint8)
     for index, frame in enumerate(frames):
-        preprocessor.into(frame, out[index : index + 1])
+        preprocessor.write_to(frame, out[index : index + 1])
     return out

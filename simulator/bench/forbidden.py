@@ -17,8 +17,8 @@ from agent.adapters.mqtt import MqttTransport
 from agent.clock import NS_PER_S, SystemClock
 from agent.outbox import Outbox
 from agent.records import Judgement, ModelIdentity, Origin, Outcome, Verdict
-from agent.wire import Delivery, decode, verdict_topic
-from simulator.nasty_broker import NastyBroker
+from agent.wire import DecodedVerdicts, decode, verdict_topic
+from simulator.nasty_broker import FaultyBroker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,7 +34,7 @@ _DRAIN_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class ForbiddenResult:
+class DeniedTopicResult:
     """One run."""
 
     protocol: str
@@ -53,21 +53,21 @@ class ForbiddenResult:
         return asdict(self)
 
 
-def run_forbidden(
+def run_denied_topic(
     *, seconds: float, cameras: Sequence[str] = CAMERAS, say: Callable[[str], None]
-) -> tuple[ForbiddenResult, ...]:
+) -> tuple[DeniedTopicResult, ...]:
     """Run each protocol with each of `cameras` forbidden, for `seconds` each."""
     results = []
     for protocol in PROTOCOLS:
         for forbidden in cameras:
-            result = run_one(protocol, forbidden, seconds=seconds)
+            result = run_protocol(protocol, forbidden, seconds=seconds)
             text = f"{result.longest_s:.2f} s at most, {result.lost} lost, {result.connections} connections"
             say(f"MQTT {protocol}, {forbidden} forbidden: {text}")
             results.append(result)
     return tuple(results)
 
 
-def run_one(protocol: Protocol, forbidden: str, *, seconds: float) -> ForbiddenResult:
+def run_protocol(protocol: Protocol, forbidden: str, *, seconds: float) -> DeniedTopicResult:
     """Publish for `seconds`, then wait until everything that is allowed has gone, a minute at most."""
     clock = SystemClock()
     topic = verdict_topic(_THING, forbidden)
@@ -75,7 +75,7 @@ def run_one(protocol: Protocol, forbidden: str, *, seconds: float) -> ForbiddenR
     origins = {c: Origin(_THING, "line", "top", c, 1, "0" * 16, "1" * 16, model, ("ok", "scratch")) for c in CAMERAS}
     judgement = Judgement(Outcome.DEFECT, "scratch", 0.97, (0.03, 0.97))
     appended: dict[str, float] = {}  # key -> broker's time
-    with tempfile.TemporaryDirectory(prefix="kensa-bench-") as folder, NastyBroker(forbidden=[topic]) as broker:
+    with tempfile.TemporaryDirectory(prefix="kensa-bench-") as folder, FaultyBroker(forbidden=[topic]) as broker:
         transport = MqttTransport(host=broker.host, port=broker.port, client_id=_THING, protocol=protocol, clock=clock)
         outbox = Outbox(state_dir=Path(folder), transport=transport, clock=clock)
         outbox.start()
@@ -96,11 +96,11 @@ def run_one(protocol: Protocol, forbidden: str, *, seconds: float) -> ForbiddenR
             stats = outbox.stats()
         finally:
             outbox.close(clock.monotonic_ns() + NS_PER_S)
-        arrived = _arrivals(broker)
+        arrived = _first_acknowledgements(broker)
         connections = sum(event.what == "connect" for event in broker.record.events)
     allowed = {key: at_s for key, at_s in appended.items() if key.split("/")[1] != forbidden}
     ages = [arrived[key] - at_s for key, at_s in allowed.items() if key in arrived]
-    return ForbiddenResult(
+    return DeniedTopicResult(
         protocol=protocol,
         forbidden=forbidden,
         allowed=len(allowed),
@@ -114,12 +114,12 @@ def run_one(protocol: Protocol, forbidden: str, *, seconds: float) -> ForbiddenR
     )
 
 
-def _arrivals(broker: NastyBroker) -> dict[str, float]:
+def _first_acknowledgements(broker: FaultyBroker) -> dict[str, float]:
     """Key -> when the broker acknowledged it first."""
     found: dict[str, float] = {}
     for event in broker.record.events:
         if event.what == "acknowledge" and event.payload:
             message = decode(event.payload)
-            for verdict in message.verdicts if isinstance(message, Delivery) else ():
+            for verdict in message.verdicts if isinstance(message, DecodedVerdicts) else ():
                 found.setdefault(verdict.key, event.at_s)
     return found

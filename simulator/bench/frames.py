@@ -37,7 +37,7 @@ class GatedSource:
         self._next = 0
         self._opened = threading.Event()
 
-    def go(self, frames: int) -> None:
+    def allow(self, frames: int) -> None:
         """Allow so many more frames."""
         self._left = frames
         self._opened.set()

@@ -25,8 +25,8 @@ import yaml
 from agent.model import manifest as manifests
 from pipeline.repository.keys import Expiry, KeyRing
 from pipeline.repository.repository import Repository
-from simulator.demo.releases import LIMITS, POLICY, with_policy
-from simulator.resolver import names_asked
+from simulator.demo.releases import LIMITS, POLICY, copy_with_policy
+from simulator.resolver import record_lookups
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,11 +37,11 @@ CAMERA: Final = "camera.plant.example"
 CONFIGURED: Final = (BROKER, STORAGE, CAMERA)
 _SITE: Final = "plant"
 _RELEASE: Final = Path(__file__).resolve().parents[2] / "releases" / "default"
-_DESIRE_S: Final = 5.0  # after the start
+_DESIRED_STATE_S: Final = 5.0  # after the start
 
 
 @dataclass(frozen=True, slots=True)
-class Lookups:
+class DnsLookups:
     """What one run asked for."""
 
     configured: dict[str, int]  # by name
@@ -91,23 +91,23 @@ def _prepare(folder: Path) -> tuple[Path, str]:
     ring = KeyRing.create(folder / "keys", repository=str(folder / "repository"), expiry=Expiry())
     repository = Repository(ring)
     repository.create([_SITE], {})
-    with_policy(_RELEASE, folder / "release", version="9.0.0", policy=POLICY)
+    copy_with_policy(_RELEASE, folder / "release", version="9.0.0", policy=POLICY)
     repository.add(folder / "release", _SITE)
     repository.publish()
     config = folder / "line.yaml"
     config.write_text(yaml.safe_dump(_configuration(folder)), encoding="utf-8")
-    return config, f"{manifests.read(_RELEASE).name}/9.0.0"
+    return config, f"{manifests.read_manifest(_RELEASE).name}/9.0.0"
 
 
-def run_lookups(seconds: float) -> Lookups:
+def run_lookups(seconds: float) -> DnsLookups:
     """Inspect for `seconds` and return the names that were looked up. Raises KensaError."""
     with tempfile.TemporaryDirectory(prefix="kensa-lookups-") as name:
         config, release = _prepare(Path(name))
         command = [sys.executable, "-m", "simulator.bench.lookups", "--drive", str(config), release, str(seconds)]
         credentials = {"AWS_ENDPOINT_URL": f"http://{STORAGE}", "AWS_REGION": "eu-central-1"}
         credentials |= {"AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none"}
-        _, asked, output = names_asked(command, timeout_s=seconds + 60.0, environment={**os.environ, **credentials})
-        return Lookups(
+        _, asked, output = record_lookups(command, timeout_s=seconds + 60.0, environment={**os.environ, **credentials})
+        return DnsLookups(
             configured={name: count for name, count in asked.items() if _is_configured(name)},
             others={name: count for name, count in asked.items() if not _is_configured(name)},
             examined="selftest -> shadow" in output,
@@ -120,9 +120,9 @@ def _drive(config: str, release: str, seconds: float) -> int:
     kensa = [sys.executable, "-c", "import sys; from agent.cli import main; sys.exit(main(sys.argv[1:]))"]
     agent = subprocess.Popen([*kensa, "run", config])
     try:
-        time.sleep(min(_DESIRE_S, seconds / 3))
+        time.sleep(min(_DESIRED_STATE_S, seconds / 3))
         subprocess.run([*kensa, "model", "desire", config, release], check=False)
-        time.sleep(max(0.0, seconds - _DESIRE_S))
+        time.sleep(max(0.0, seconds - _DESIRED_STATE_S))
         subprocess.run([*kensa, "model", "show", config], check=False)
     finally:
         agent.terminate()

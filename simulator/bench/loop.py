@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from agent.ports import FrameSource
     from agent.records import Pixels, Verdict
     from agent.wire import CollectionHealth
-    from simulator.broker import AnyBroker
+    from simulator.broker import LocalBroker
 
 ROI: Final = (512, 92, 896, 896)  # of the simulated line's 1080p camera
 _LEAST_FRAME_S: Final = 0.0002  # no frame takes less of a core: sleeping for as many never sleeps past the end
@@ -42,7 +42,7 @@ _SETTLE_S: Final = 30.0  # longest wait for the outbox to drain between measurem
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class LoopSettings:
     """How much is measured."""
 
     release: Path
@@ -54,7 +54,7 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
+class ThroughputRound:
     """Frames per second of one interleaved round."""
 
     raw: float
@@ -66,18 +66,18 @@ class Round:
     naive: float
 
     @property
-    def floor(self) -> float:
+    def ideal_fps(self) -> float:
         """1 / (1/raw + 1/preprocess), whole frame."""
         return 1.0 / (1.0 / self.raw + 1.0 / self.preprocess)
 
     @property
-    def floor_roi(self) -> float:
+    def ideal_fps_roi(self) -> float:
         """The same with the ROI."""
         return 1.0 / (1.0 / self.raw + 1.0 / self.preprocess_roi)
 
 
 @dataclass(frozen=True, slots=True)
-class Paced:
+class PacedResult:
     """Cameras on a grid."""
 
     cameras: int
@@ -98,10 +98,10 @@ class LoopResult:
     cores: int
     broker: str
     model: str
-    rounds: tuple[Round, ...]
+    rounds: tuple[ThroughputRound, ...]
     rmse_against_area: float  # grey levels, whole frames
     rmse_against_area_roi: float
-    paced: tuple[Paced, ...]
+    paced: tuple[PacedResult, ...]
     rss_mb: float
     rss_peak_mb: float
     first_verdict_s: float
@@ -111,8 +111,8 @@ class LoopResult:
         """Flat figures under stable names."""
         by_fps = {round(p.fps): p for p in self.paced}
         return {
-            "floor_ratio_full": median(r.loop / r.floor for r in self.rounds),
-            "floor_ratio_roi": median(r.loop_roi / r.floor_roi for r in self.rounds),
+            "floor_ratio_full": median(r.loop / r.ideal_fps for r in self.rounds),
+            "floor_ratio_roi": median(r.loop_roi / r.ideal_fps_roi for r in self.rounds),
             "naive_ratio": median(r.loop / r.naive for r in self.rounds),
             "preprocess_ratio": median(r.preprocess / r.direct_area for r in self.rounds),
             "rmse_against_area": self.rmse_against_area,
@@ -137,9 +137,9 @@ class LoopResult:
 
 
 def make_config(
-    settings: Settings,
+    settings: LoopSettings,
     *,
-    broker: AnyBroker,
+    broker: LocalBroker,
     state_dir: Path,
     cameras: int,
     policy: str,
@@ -176,12 +176,12 @@ class GatedAgent:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: LoopSettings,
         *,
-        broker: AnyBroker,
+        broker: LocalBroker,
         frames: list[Pixels],
         roi: Sequence[int] | None,
-        collect: config.Collect | None = None,
+        collect: config.CollectionConfig | None = None,
     ) -> None:
         self._dir = tempfile.TemporaryDirectory(prefix="kensa-bench-")
         self._source = GatedSource(frames)
@@ -203,10 +203,10 @@ class GatedAgent:
     def measure(self, calls: int) -> float:
         """Frames per second from the first capture to the last decision."""
         counters = self._agent.cameras["cam00"].counters
-        target = counters.snapshot().judged + calls
+        target = counters.snapshot().inspected + calls
         began = time.perf_counter()
-        self._source.go(calls)
-        while (left := target - counters.snapshot().judged) > 0:
+        self._source.allow(calls)
+        while (left := target - counters.snapshot().inspected) > 0:
             # Looking every 2 ms, which is no part of the agent, cost 30 us of CPU a frame on a busy machine; this: 3.
             time.sleep(left * self._least_s)
         rate = calls / (time.perf_counter() - began)
@@ -216,7 +216,9 @@ class GatedAgent:
     def settle(self) -> None:
         """Wait until everything is delivered, so that nothing runs into the next measurement."""
         deadline = time.monotonic() + _SETTLE_S
-        while self._agent.outbox.stats().verdicts + self._agent.outbox.stats().handover and time.monotonic() < deadline:
+        while (
+            self._agent.outbox.stats().verdicts + self._agent.outbox.stats().uncommitted and time.monotonic() < deadline
+        ):
             time.sleep(0.05)
 
     def collection(self) -> CollectionHealth | None:
@@ -230,11 +232,11 @@ class GatedAgent:
 
 
 def run_rounds(
-    settings: Settings, *, model: OnnxModel, frames: list[Pixels], broker: AnyBroker, say: Callable[[str], None]
-) -> tuple[Round, ...]:
+    settings: LoopSettings, *, model: OnnxModel, frames: list[Pixels], broker: LocalBroker, say: Callable[[str], None]
+) -> tuple[ThroughputRound, ...]:
     """Measure all rounds, interleaved; the first, which warms everything up, does not count."""
     threads = len(psutil.Process().cpu_affinity())
-    inputs = floors.inputs_of(model, frames, roi=None)
+    inputs = floors.preprocess_inputs(model, frames, roi=None)
     full = GatedAgent(settings, broker=broker, frames=frames, roi=None)
     part = GatedAgent(settings, broker=broker, frames=frames, roi=settings.roi)
     naive = NaiveLoop(
@@ -245,13 +247,15 @@ def run_rounds(
         for number in range(settings.rounds + 1):
             calls = settings.calls if number else settings.calls // 10
             rounds.append(
-                Round(
-                    raw=floors.raw(model, inputs, threads=threads, calls=calls),
-                    preprocess=floors.preprocess(model, frames, roi=None, threads=threads, calls=calls),
+                ThroughputRound(
+                    raw=floors.inference_throughput(model, inputs, threads=threads, calls=calls),
+                    preprocess=floors.preprocess_throughput(model, frames, roi=None, threads=threads, calls=calls),
                     loop=full.measure(calls),
-                    preprocess_roi=floors.preprocess(model, frames, roi=settings.roi, threads=threads, calls=calls),
+                    preprocess_roi=floors.preprocess_throughput(
+                        model, frames, roi=settings.roi, threads=threads, calls=calls
+                    ),
                     loop_roi=part.measure(calls),
-                    direct_area=floors.direct_area(model, frames, threads=threads, calls=max(2, calls // 8)),
+                    direct_area=floors.area_resize_throughput(model, frames, threads=threads, calls=max(2, calls // 8)),
                     naive=naive.run(frames, settings.naive_calls if number else 50),
                 )
             )
@@ -263,7 +267,9 @@ def run_rounds(
     return tuple(rounds[1:])
 
 
-def run_paced(settings: Settings, *, frames: list[Pixels], broker: AnyBroker, cameras: int, fps: float) -> Paced:
+def run_paced(
+    settings: LoopSettings, *, frames: list[Pixels], broker: LocalBroker, cameras: int, fps: float
+) -> PacedResult:
     """Run `cameras` x `fps` for `paced_s` seconds after one of warming up."""
     sources: dict[str, FrameSource] = {
         f"cam{i:02d}": PacedSource(frames, fps=fps, phase=i / cameras) for i in range(cameras)
@@ -291,10 +297,10 @@ def run_paced(settings: Settings, *, frames: list[Pixels], broker: AnyBroker, ca
             used, wall = psutil.Process().cpu_times(), time.monotonic() - began
         accounts = [view.counters.snapshot() for view in agent.cameras.values()]
     cpu_s = used.user + used.system - usage.user - usage.system
-    return Paced(
+    return PacedResult(
         cameras=cameras,
         fps=cameras * fps,
-        judged=sum(a.judged for a in accounts),
+        judged=sum(a.inspected for a in accounts),
         dropped=sum(a.dropped_total for a in accounts),
         p50_ms=float(np.percentile(decided, 50)) / 1e3,
         p99_ms=float(np.percentile(decided, 99)) / 1e3,
@@ -311,7 +317,7 @@ def cpu_name() -> str:
     return "unknown"
 
 
-def run_loop(settings: Settings, *, say: Callable[[str], None]) -> LoopResult:
+def run_loop(settings: LoopSettings, *, say: Callable[[str], None]) -> LoopResult:
     """Measure everything; several minutes. Raises a KensaError when the release or a broker is missing."""
     cv2.setNumThreads(1)  # as the agent does: the workers are the parallelism
     model = OnnxModel.load(settings.release)
@@ -333,8 +339,8 @@ def run_loop(settings: Settings, *, say: Callable[[str], None]) -> LoopResult:
         broker=kind,
         model=f"{model.identity.name} {model.identity.version}",
         rounds=rounds,
-        rmse_against_area=floors.rmse_against_area(model, frames, roi=None),
-        rmse_against_area_roi=floors.rmse_against_area(model, frames, roi=settings.roi),
+        rmse_against_area=floors.rmse_against_area_resize(model, frames, roi=None),
+        rmse_against_area_roi=floors.rmse_against_area_resize(model, frames, roi=settings.roi),
         paced=tuple(paced),
         rss_mb=process.rss_mb,
         rss_peak_mb=process.rss_peak_mb,

@@ -12,18 +12,18 @@ import numpy as np
 from agent.adapters.mjpeg import MjpegSource
 from agent.clock import SystemClock
 from agent.errors import CameraError
-from simulator.mjpeg_servers import BEHAVIOURS, Behaviour, serving
+from simulator.mjpeg_servers import SERVER_BEHAVIOURS, ServerBehaviour, serve_behaviour
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 PICTURES: Final = 5  # that each server sends
 _WAIT_MS: Final = 1_000  # for OpenCV, which waits for as long as it may where no answer can be read
-_GIVE_UP_S: Final = 20.0
+_TIMEOUT_S: Final = 20.0
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ReaderComparison:
     """One behaviour: how many of the pictures each reader delivered, the agent's byte by byte as they were sent."""
 
     name: str
@@ -33,16 +33,16 @@ class Row:
     said: str  # by the agent at the end
 
     @property
-    def refused(self) -> bool:
+    def is_refused(self) -> bool:
         """Whether the agent takes no picture of it, on purpose."""
-        return BEHAVIOURS[self.name].refused is not None
+        return SERVER_BEHAVIOURS[self.name].expected_error is not None
 
 
 @dataclass(frozen=True, slots=True)
 class MjpegResult:
     """All rows."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[ReaderComparison, ...]
 
     def to_json(self) -> dict[str, Any]:
         """For machines."""
@@ -59,11 +59,11 @@ def read_with_agent(url: str) -> tuple[list[bytes], str]:
     """Read until the source gives up: the pictures as they came, and what it said. Raises TimeoutError."""
     source = MjpegSource(url=url, clock=SystemClock(), max_part_bytes=50_000)
     pictures: list[bytes] = []
-    deadline = time.monotonic() + _GIVE_UP_S
+    deadline = time.monotonic() + _TIMEOUT_S
     try:
         source.open()
         while time.monotonic() < deadline:
-            if (picture := source.next_picture(timeout_s=0.5)) is not None:
+            if (picture := source.next_image(timeout_s=0.5)) is not None:
                 pictures.append(bytes(picture.data))
     except CameraError as error:
         return pictures, str(error)
@@ -85,19 +85,19 @@ def read_with_opencv(url: str, most: int) -> int:
         capture.release()
 
 
-def measure(name: str, sent: Sequence[bytes]) -> Row:
+def measure(name: str, sent: Sequence[bytes]) -> ReaderComparison:
     """Let both readers read what a server of that behaviour sends."""
-    behaviour: Behaviour = BEHAVIOURS[name]
-    with serving(behaviour, sent) as url:
+    behaviour: ServerBehaviour = SERVER_BEHAVIOURS[name]
+    with serve_behaviour(behaviour, sent) as url:
         pictures, said = read_with_agent(url)
         opencv = read_with_opencv(url, len(sent))
-    whole = [behaviour.alter(jpeg) for jpeg in sent]
+    whole = [behaviour.transform(jpeg) for jpeg in sent]
     good = sum(picture == jpeg for picture, jpeg in zip(pictures, whole, strict=False))
-    return Row(name, behaviour.seen, good, opencv, said)
+    return ReaderComparison(name, behaviour.reported_by, good, opencv, said)
 
 
 def run_mjpeg(*, say: Callable[[str], None]) -> MjpegResult:
     """Measure every row of the table."""
-    say(f"{len(BEHAVIOURS)} behaviours of servers, {PICTURES} pictures each")
+    say(f"{len(SERVER_BEHAVIOURS)} behaviours of servers, {PICTURES} pictures each")
     sent = jpegs(PICTURES)
-    return MjpegResult(tuple(measure(name, sent) for name in BEHAVIOURS))
+    return MjpegResult(tuple(measure(name, sent) for name in SERVER_BEHAVIOURS))

@@ -12,7 +12,7 @@ from typing import Final
 
 from simulator.broker import BROKERS
 
-BENCHES: Final = (
+BENCHMARKS: Final = (
     "demo",
     "loop",
     "swap",
@@ -37,7 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="kensa bench",
         description="Tables for people, JSON for machines (--json); what each measures: docs/benchmarks.md.",
     )
-    parser.add_argument("what", choices=BENCHES)
+    parser.add_argument("what", choices=BENCHMARKS)
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default 5)")
     short = "only to see that it works: two swaps in short phases, a tenth of all faults"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from agent.records import Pixels
-    from simulator.broker import AnyBroker
+    from simulator.broker import LocalBroker
 
 _RUN_S: Final = 12.0  # outbox, history and keeper have worked by then, and `agent.app.footprint` once
 _PEAK: Final = re.compile(r"VmHWM:\s+(\d+) kB")
@@ -45,7 +45,9 @@ def _write_camera(folder: Path, frames: Sequence[Pixels]) -> None:
         cv2.imwrite(str(folder / f"{index:03d}.jpg"), frame, [cv2.IMWRITE_JPEG_QUALITY, 92])
 
 
-def measure_process(release: Path, *, frames: Sequence[Pixels], broker: AnyBroker, roi: Sequence[int]) -> ProcessResult:
+def measure_process(
+    release: Path, *, frames: Sequence[Pixels], broker: LocalBroker, roi: Sequence[int]
+) -> ProcessResult:
     """Run `kensa run` on a folder of 1080p JPEGs at 30 fps and look at it from outside. Raises KensaError."""
     with tempfile.TemporaryDirectory(prefix="kensa-bench-") as name:
         base = Path(name)

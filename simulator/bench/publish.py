@@ -1,4 +1,4 @@
-"""`kensa bench publish`: how old a verdict is when a subscriber has it, packed and with `publish: at_once`.
+"""`kensa bench publish`: how old a verdict is when a subscriber has it, packed and with `publish: at_once_inspections`.
 
 The whole agent inspects paced frames of the simulated line with the bundled release, one in ten with a defect, and
 publishes to a broker of its own on the loopback; a subscriber in the same process notes when each message arrives. The
@@ -20,25 +20,25 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
 from agent import app
-from agent.wire import Delivery, decode
+from agent.wire import DecodedVerdicts, decode
 from simulator.bench.frames import PacedSource, render_defect, render_pool
-from simulator.bench.loop import Settings, make_config
+from simulator.bench.loop import LoopSettings, make_config
 from simulator.broker import open_broker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent.ports import FrameSource
-    from simulator.broker import AnyBroker
+    from simulator.broker import LocalBroker
 
 _WARM_S: Final = 3.0
-_WAYS: Final[tuple[Literal["packed", "at_once"], ...]] = ("packed", "at_once")
+_PUBLISH_MODES: Final[tuple[Literal["packed", "at_once"], ...]] = ("packed", "at_once")
 _GOOD_FRAMES: Final = 9  # before each defect
 TARGET_MS: Final = 50.0
 
 
 @dataclass(frozen=True, slots=True)
-class Ages:
+class PublishLatency:
     """Milliseconds from exposure to subscriber."""
 
     publish: str
@@ -56,11 +56,11 @@ class PublishResult:
     fps: float
     seconds: float
     broker: str
-    ages: tuple[Ages, ...]
+    ages: tuple[PublishLatency, ...]
 
     @property
     def at_once_p99_ms(self) -> float:
-        """The worst p99 with `publish: at_once`, over all outcomes."""
+        """The worst p99 with `publish: at_once_inspections`, over all outcomes."""
         return max(row.p99_ms for row in self.ages if row.publish == "at_once")
 
     def to_json(self) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class PublishResult:
 class _Subscriber:
     """Notes the age of each verdict once, by outcome."""
 
-    def __init__(self, broker: AnyBroker) -> None:
+    def __init__(self, broker: LocalBroker) -> None:
         self.ages_ms: dict[str, list[float]] = {}
         self.since_ns = 0  # verdicts of before do not count
         self._seen: set[str] = set()
@@ -88,7 +88,7 @@ class _Subscriber:
     def _take(self, _client: object, _userdata: object, message: paho.MQTTMessage) -> None:
         now_ns = time.time_ns()
         found = decode(bytes(message.payload))
-        for verdict in found.verdicts if isinstance(found, Delivery) else ():
+        for verdict in found.verdicts if isinstance(found, DecodedVerdicts) else ():
             if verdict.captured_utc_ns >= self.since_ns and verdict.key not in self._seen:
                 self._seen.add(verdict.key)
                 age_ms = (now_ns - verdict.captured_utc_ns) / 1e6
@@ -104,26 +104,26 @@ def run_publish(
 ) -> PublishResult:
     """Measure both ways for `seconds` each. Raises a KensaError when the release or a broker is missing."""
     say("rendering frames")
-    settings = Settings(release=release)
+    settings = LoopSettings(release=release)
     frames = [*render_pool()[:_GOOD_FRAMES], render_defect()]
-    rows: list[Ages] = []
+    rows: list[PublishLatency] = []
     with open_broker() as broker:
-        for publish in _WAYS:
+        for publish in _PUBLISH_MODES:
             say(f"publish: {publish}, {fps:g} frames/s for {seconds:g} s")
             source = PacedSource(frames, fps=fps, phase=0.0)
-            rows += _ages(settings, source, broker=broker, publish=publish, seconds=seconds)
+            rows += _measure_latency(settings, source, broker=broker, publish=publish, seconds=seconds)
         kind = broker.kind
     return PublishResult(fps, seconds, kind, tuple(rows))
 
 
-def _ages(
-    settings: Settings,
+def _measure_latency(
+    settings: LoopSettings,
     source: FrameSource,
     *,
-    broker: AnyBroker,
+    broker: LocalBroker,
     publish: Literal["packed", "at_once"],
     seconds: float,
-) -> list[Ages]:
+) -> list[PublishLatency]:
     with tempfile.TemporaryDirectory(prefix="kensa-bench-") as folder:
         tree = make_config(
             settings, broker=broker, state_dir=Path(folder), cameras=1, policy="newest", roi=settings.roi
@@ -136,7 +136,7 @@ def _ages(
             agent.wait(seconds)
         subscriber.close()
     return [
-        Ages(
+        PublishLatency(
             publish=publish,
             outcome=outcome,
             verdicts=len(ages),

@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from agent.adapters.onnx import OnnxModel, save_optimised, warm
+from agent.adapters.onnx import OnnxModel, save_optimised, warm_up
 from agent.errors import KensaError
 from agent.slot import Lease
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Staged:
+class StagedRelease:
     """A release folder and its optimised graph."""
 
     folder: Path
@@ -31,11 +31,11 @@ class Staged:
     def load(self, like: Lease, *, max_batch: int) -> Lease:
         """Load and warm up, as the lifecycle does; the site's rule is the running lease's."""
         model = OnnxModel.load(self.folder, optimised=self.optimised, optimised_sha256=self.optimised_sha256)
-        warm(model, max_batch)
+        warm_up(model, max_batch)
         return Lease(model, like.rule)
 
 
-def stage(release: Path, folder: Path, *, version: str) -> Staged:
+def stage_release(release: Path, folder: Path, *, version: str) -> StagedRelease:
     """Copy a release under another version and with other bytes (the same graph), and optimise it.
 
     A field of the model file that comes twice counts as its last occurrence, so that naming another producer version at
@@ -49,10 +49,10 @@ def stage(release: Path, folder: Path, *, version: str) -> Staged:
     tree["version"] = version
     tree["files"]["model.onnx"] = {"sha256": hashlib.sha256(model).hexdigest(), "length_bytes": len(model)}
     (folder / "manifest.json").write_text(json.dumps(tree), encoding="utf-8")
-    return Staged(folder, version, *save_optimised(folder))
+    return StagedRelease(folder, version, *save_optimised(folder))
 
 
-def measure_second_model(staged: Sequence[Staged]) -> float:
+def measure_second_model(staged: Sequence[StagedRelease]) -> float:
     """MB that a second model adds to a process with one, both loaded and warmed as on the line."""
     program = (
         "import sys, psutil; from pathlib import Path; from agent.adapters.onnx import OnnxModel, warm; held = []\n"

@@ -27,7 +27,7 @@ from agent.adapters.mqtt import MqttTransport
 from agent.clock import SystemClock
 from agent.outbox import Outbox, OutboxLimits
 from agent.records import Judgement, Origin, Outcome, Verdict
-from agent.wire import encode_verdict, marked_replay, verdict_topic
+from agent.wire import encode_verdict, mark_replay, verdict_topic
 from simulator.broker import MosquittoBroker
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ BOUNDS: Final = (20, 10)
 TARGET: Final = 0.8
 _THING: Final = "bench"
 _ORIGIN: Final = Origin(_THING, "line", "surface", "cam", 1, "c" * 64, "p" * 64, None, ("ok", "scratch"))
-_PATIENCE_S: Final = 300.0
+_TIMEOUT_S: Final = 300.0
 _POLL_S: Final = 0.01
 _SWITCH_S: Final = 0.0005  # as agent.app sets it in the agent's process
 
@@ -82,7 +82,7 @@ class _Warnings(logging.Handler):
 
 
 @contextlib.contextmanager
-def _counting() -> Iterator[_Warnings]:
+def _counting_warnings() -> Iterator[_Warnings]:
     handler, log = _Warnings(), logging.getLogger("agent")
     log.addHandler(handler)
     try:
@@ -95,14 +95,14 @@ def _verdict(seq: int) -> Verdict:
     return Verdict(_ORIGIN, seq, time.time_ns(), Judgement(Outcome.DEFECT, "scratch", 0.9, (0.1, 0.9)), 2_500)
 
 
-def _fill(state_dir: Path, rows: int) -> None:
+def _write_backlog(state_dir: Path, rows: int) -> None:
     """Let `rows` defects wait on disk."""
     clock = SystemClock()
     outbox = Outbox(state_dir=state_dir, transport=None, clock=clock, limits=OutboxLimits(commit_s=0.01))
     outbox.start()
     for first in range(0, rows, 50):
         outbox.append([_verdict(seq) for seq in range(first, min(first + 50, rows))])
-    outbox.close(clock.monotonic_ns() + int(_PATIENCE_S * 1e9))
+    outbox.close(clock.monotonic_ns() + int(_TIMEOUT_S * 1e9))
 
 
 def _agent(port: int, filled: Path, rows: int) -> float:
@@ -130,17 +130,17 @@ def _agent(port: int, filled: Path, rows: int) -> float:
 
 
 def _wait(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _PATIENCE_S
+    deadline = time.monotonic() + _TIMEOUT_S
     while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"the backlog did not leave within {_PATIENCE_S:.0f} s")
+            raise TimeoutError(f"the backlog did not leave within {_TIMEOUT_S:.0f} s")
         time.sleep(_POLL_S)
 
 
 def _paho(port: int, bound: int, rows: int) -> float:
     """Rows a second of the plain loop: publish whenever fewer than `bound` messages are unacknowledged."""
     topic = verdict_topic(_THING, "cam")
-    payloads = [marked_replay(encode_verdict(_verdict(seq))) for seq in range(rows)]
+    payloads = [mark_replay(encode_verdict(_verdict(seq))) for seq in range(rows)]
     client = paho.Client(CallbackAPIVersion.VERSION2, client_id="plain", protocol=MQTTProtocolVersion.MQTTv5)
     connected, room = threading.Event(), threading.Semaphore(bound)
     client.on_connect = lambda *_: connected.set()
@@ -148,22 +148,22 @@ def _paho(port: int, bound: int, rows: int) -> float:
     client.connect("127.0.0.1", port)
     client.loop_start()
     try:
-        if not connected.wait(_PATIENCE_S):
+        if not connected.wait(_TIMEOUT_S):
             raise TimeoutError("mosquitto does not answer")
         began = time.perf_counter()
         for payload in payloads:
-            _take(room)
+            _acquire(room)
             client.publish(topic, payload, qos=1)
         for _ in range(bound):
-            _take(room)
+            _acquire(room)
         return rows / (time.perf_counter() - began)
     finally:
         client.disconnect()
         client.loop_stop()
 
 
-def _take(room: threading.Semaphore) -> None:
-    if not room.acquire(timeout=_PATIENCE_S):
+def _acquire(room: threading.Semaphore) -> None:
+    if not room.acquire(timeout=_TIMEOUT_S):
         raise TimeoutError("mosquitto does not acknowledge")
 
 
@@ -172,11 +172,14 @@ def run_replay(*, rounds: int, rows: int = ROWS, say: Callable[[str], None]) -> 
     results = []
     with tempfile.TemporaryDirectory(prefix="kensa-bench-") as folder:
         filled = Path(folder) / "filled"
-        _fill(filled, rows)
+        _write_backlog(filled, rows)
         for bound in BOUNDS:
             ours: list[float] = []
             plain: list[float] = []
-            with MosquittoBroker(settings=[f"max_inflight_messages {bound}"]) as broker, _counting() as warnings:
+            with (
+                MosquittoBroker(settings=[f"max_inflight_messages {bound}"]) as broker,
+                _counting_warnings() as warnings,
+            ):
                 for number in range(rounds):
                     ours.append(_agent(broker.port, filled, rows))
                     plain.append(_paho(broker.port, bound, rows))

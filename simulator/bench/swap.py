@@ -23,12 +23,12 @@ import psutil
 
 from agent import app
 from agent.clock import NS_PER_S
-from agent.model.shadow import ShadowRunner
+from agent.model.shadow import ShadowDeployment
 from agent.records import Outcome
 from agent.slot import Trial
 from simulator.bench.frames import PacedSource, render_defect, render_pool
-from simulator.bench.loop import Settings, cpu_name, make_config
-from simulator.bench.releases import measure_second_model, stage
+from simulator.bench.loop import LoopSettings, cpu_name, make_config
+from simulator.bench.releases import measure_second_model, stage_release
 from simulator.broker import open_broker
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from agent.ports import FrameSource
     from agent.records import Observation, Pixels, Verdict
     from agent.slot import Lease
-    from simulator.bench.releases import Staged
-    from simulator.broker import AnyBroker
+    from simulator.bench.releases import StagedRelease
+    from simulator.broker import LocalBroker
 
 CAMERA_FPS: Final = 30.0
 RATES: Final = (30, 120, 240)
@@ -63,7 +63,7 @@ class SwapSettings:
 
 
 @dataclass(slots=True)
-class Log:
+class SwapObserver:
     """What the observer saw; appended to by the workers, read when they are done."""
 
     due_ns: list[int] = field(default_factory=list)
@@ -83,7 +83,7 @@ class Log:
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class TimeSpan:
     """A phase of a run, monotonic ns."""
 
     begin_ns: int
@@ -91,7 +91,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Rollback:
+class RollbackLatency:
     """From the decision until the first verdict without the model that was taken back."""
 
     batches: int  # verdicts' batches in between that still knew it: those in work at that moment
@@ -115,8 +115,8 @@ class RateResult:
     trial_quarter_ms: tuple[float, float]
     trial_all_ms: tuple[float, float]
     load_ms: float  # median time to load and warm up
-    reverts: tuple[Rollback, ...]
-    trial_ends: tuple[Rollback, ...]
+    reverts: tuple[RollbackLatency, ...]
+    trial_ends: tuple[RollbackLatency, ...]
 
     @property
     def ratio(self) -> float:
@@ -174,17 +174,17 @@ class SwapResult:
         return result
 
 
-class _Run:
+class _AgentRun:
     """An agent at one rate, and what is done to its slot."""
 
-    def __init__(self, agent: Agent, log: Log, staged: Sequence[Staged]) -> None:
+    def __init__(self, agent: Agent, log: SwapObserver, staged: Sequence[StagedRelease]) -> None:
         self._agent = agent
         self._log = log
         self._slot = agent.slots["part"]
         self._staged = staged
         self.switches: list[int] = []
         self.load_ms: list[float] = []
-        self.seen: list[Observation] = []
+        self.spans: list[Observation] = []
 
     def _lease(self) -> Lease:
         lease = self._slot.lease()
@@ -209,34 +209,34 @@ class _Run:
         self._slot.switch(lease)
         self.switches.append(time.monotonic_ns())
         _until(begin + cycle_s / 2 + window_s / 2)
-        self._slot.settle()
+        self._slot.drop_previous()
         _until(begin + cycle_s)
 
-    def shadow(self, seconds: float) -> Span:
+    def shadow(self, seconds: float) -> TimeSpan:
         """Watch the other release for `seconds`."""
-        runner = ShadowRunner(
+        runner = ShadowDeployment(
             challenger=self.load(),
-            observe=self.seen.append,
+            observe=self.spans.append,
             max_fps=_SHADOW_FPS,
             clock=self._agent.clock,
         )
         begin = time.monotonic_ns()
-        self._slot.begin_shadow(runner)
+        self._slot.begin_shadow_deployment(runner)
         time.sleep(seconds)
         self._slot.end_trial()
         runner.close()
-        return Span(begin, time.monotonic_ns())
+        return TimeSpan(begin, time.monotonic_ns())
 
-    def trial(self, seconds: float, *, share: float) -> Span:
+    def trial(self, seconds: float, *, share: float) -> TimeSpan:
         """Let the other release judge `share` of the parts for `seconds`."""
-        trial = Trial(challenger=self.load(), share=share, salt="bench", observe=self.seen.append)
+        trial = Trial(challenger=self.load(), share=share, salt="bench", observe=self.spans.append)
         begin = time.monotonic_ns()
         self._slot.begin_trial(trial)
         time.sleep(seconds)
         self._slot.end_trial()
-        return Span(begin, time.monotonic_ns())
+        return TimeSpan(begin, time.monotonic_ns())
 
-    def revert(self) -> Rollback:
+    def revert(self) -> RollbackLatency:
         """Switch, let some batches pass, go back; counted is what the new model still says after that."""
         lease = self.load()
         self._slot.switch(lease)
@@ -247,20 +247,20 @@ class _Run:
         version = lease.model.identity.version
         return self._after(decided, lambda batch: batch[1] == version)
 
-    def end_trial(self, challenger: Lease) -> Rollback:
+    def end_trial(self, challenger: Lease) -> RollbackLatency:
         """Open a trial of all parts, let some batches pass, end it."""
-        self._slot.begin_trial(Trial(challenger=challenger, share=1.0, salt="bench", observe=self.seen.append))
+        self._slot.begin_trial(Trial(challenger=challenger, share=1.0, salt="bench", observe=self.spans.append))
         time.sleep(0.3)
         decided = time.monotonic_ns()
         self._slot.end_trial()
         time.sleep(0.3)
         return self._after(decided, lambda batch: batch[2])
 
-    def _after(self, decided_ns: int, is_taken_back: Callable[[tuple[int, str, bool]], bool]) -> Rollback:
+    def _after(self, decided_ns: int, is_taken_back: Callable[[tuple[int, str, bool]], bool]) -> RollbackLatency:
         later = sorted(batch for batch in self._log.batches if batch[0] > decided_ns)
         still = sum(map(is_taken_back, later))
         first = next((batch[0] for batch in later if not is_taken_back(batch)), time.monotonic_ns())
-        return Rollback(still, (first - decided_ns) / 1e6)
+        return RollbackLatency(still, (first - decided_ns) / 1e6)
 
 
 def _until(monotonic_s: float) -> None:
@@ -275,29 +275,29 @@ def _p50_p99(latency_us: _Integers) -> tuple[float, float]:
 
 
 def run_rate(
-    settings: SwapSettings, *, fps: int, staged: Sequence[Staged], frames: list[Pixels], broker: AnyBroker
+    settings: SwapSettings, *, fps: int, staged: Sequence[StagedRelease], frames: list[Pixels], broker: LocalBroker
 ) -> RateResult:
     """Inspect at `fps` frames a second in all, and let models come and go."""
     cameras = round(fps / CAMERA_FPS)
     sources: dict[str, FrameSource] = {
         f"cam{i:02d}": PacedSource(frames, fps=CAMERA_FPS, phase=i / cameras) for i in range(cameras)
     }
-    log = Log()
+    log = SwapObserver()
     with tempfile.TemporaryDirectory(prefix="kensa-bench-") as state_dir:
-        loop = Settings(release=staged[0].folder)
+        loop = LoopSettings(release=staged[0].folder)
         tree = make_config(
             loop, broker=broker, state_dir=Path(state_dir), cameras=cameras, policy="newest", roi=loop.roi
         )
         agent = app.build(tree, sources=sources, observe=log.observe)
         with agent:
             agent.wait(_WARM_UP_S)
-            run = _Run(agent, log, staged)
+            run = _AgentRun(agent, log, staged)
             begin = time.monotonic_ns()
             for _ in range(settings.swaps):
                 run.swap(settings.cycle_s, settings.window_s)
-            swaps = Span(begin, time.monotonic_ns())
+            swaps = TimeSpan(begin, time.monotonic_ns())
             shadow = run.shadow(settings.phase_s)
-            shadowed = len(run.seen)
+            shadowed = len(run.spans)
             quarter = run.trial(settings.phase_s, share=0.25)
             everything = run.trial(settings.phase_s, share=1.0)
             reverts = tuple(run.revert() for _ in range(settings.rollbacks))
@@ -329,7 +329,7 @@ def run_rate(
     )
 
 
-def _within(due_ns: _Integers, span: Span) -> _Flags:
+def _within(due_ns: _Integers, span: TimeSpan) -> _Flags:
     found: _Flags = (due_ns >= span.begin_ns) & (due_ns < span.end_ns)
     return found
 
@@ -341,7 +341,9 @@ def run_swap(settings: SwapSettings, *, say: Callable[[str], None]) -> SwapResul
     frames = [*render_pool(), render_defect()]
     rates = []
     with tempfile.TemporaryDirectory(prefix="kensa-bench-") as name, open_broker() as broker:
-        staged = [stage(settings.release, Path(name) / version, version=version) for version in ("1.0.1", "1.0.2")]
+        staged = [
+            stage_release(settings.release, Path(name) / version, version=version) for version in ("1.0.1", "1.0.2")
+        ]
         for fps in RATES:
             minutes = (settings.swaps * settings.cycle_s + 3 * settings.phase_s + settings.rollbacks * 1.5) / 60
             say(f"{fps} frames/s, {settings.swaps} swaps, a shadow, trials and rollbacks: {minutes:.1f} minutes")

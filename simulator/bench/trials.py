@@ -10,7 +10,7 @@ from simulator.faults.trials import KINDS, run_trials
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from simulator.faults.trials import TrialCounts, TrialKind
+    from simulator.faults.trials import DisagreementProfile, TrialCounts
 
 _MOST_REFUSED: Final = 0.01  # of good releases whose disagreements come in runs, on the bad list within all parts
 _MOST_REFUSED_ALONE: Final = 0.002  # likewise, independent parts at the rate that is just good
@@ -35,13 +35,13 @@ class TrialRow:
         return f"{refused} the commit{at}; {c.ever_held} held"
 
 
-def run_trial_rows(
+def run_refusal_rates(
     *, rollouts: int = 3_000, seed: int = 0, processes: int = 2, say: Callable[[str], None] = lambda _text: None
 ) -> list[TrialRow]:
     """Simulate `rollouts` of every kind; `say` hears of each as it ends."""
     rows = []
     for kind in KINDS:
-        row = _judged(kind, run_trials(kind, rollouts=rollouts, seed=seed, processes=processes))
+        row = _evaluate(kind, run_trials(kind, rollouts=rollouts, seed=seed, processes=processes))
         say(f"{row.counts.kind}: {row.figure}")
         rows.append(row)
     return rows
@@ -52,7 +52,7 @@ def to_json(rows: list[TrialRow]) -> dict[str, Any]:
     return {row.counts.kind: {"target": row.target, "met": row.met, **asdict(row.counts)} for row in rows}
 
 
-def _judged(kind: TrialKind, counts: TrialCounts) -> TrialRow:
+def _evaluate(kind: DisagreementProfile, counts: TrialCounts) -> TrialRow:
     if kind.rate < _GOOD:
         return TrialRow(counts, f"<= {_MOST_REFUSED:.0%} refused", counts.share_refused <= _MOST_REFUSED)
     if kind.rate == _GOOD:

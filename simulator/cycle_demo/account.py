@@ -21,27 +21,27 @@ import yaml
 from agent.errors import OperatorError
 from pipeline.cloud import account
 from pipeline.cycle import handlers, labels
-from pipeline.cycle.material import bring
+from pipeline.cycle.material import upload_folder
 from pipeline.cycle.publisher import Publisher
-from pipeline.cycle.settings import Settings
+from pipeline.cycle.settings import CycleSettings
 from pipeline.ingest import firehose
 from pipeline.repository.keys import Expiry, KeyRing
 from pipeline.repository.repository import Repository
 from simulator.aws.local import LocalAws
-from simulator.aws.training import Job, run_entry
+from simulator.aws.training import TrainingJob, run_entry_point
 from simulator.cycle_demo.scene import GEOMETRY, INSPECTION, MODEL, NET, SITE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pipeline.cloud.storage import Storage
-    from simulator.aws.greengrass import Deployment
+    from simulator.aws.greengrass import CloudDeployment
 
 DATA: Final = "s3://kensa-data"
 REPOSITORY: Final = "s3://kensa-releases/releases"
 STREAMS: Final = ("verdicts", "heartbeats", "model_reports")
 TRANSFORM: Final = "kensa-Transform"
-LABELS_WANTED: Final = 40  # new labels that start a cycle
+MIN_NEW_LABELS: Final = 40  # new labels that start a cycle
 SEARCH: Final = {
     "base": {"net": NET, "epochs": 32, "threads": 1},
     "seeds": [0, 1],
@@ -67,32 +67,32 @@ _FAST: Final[dict[str, Any]] = {"watch_s": 240, "soak_s": 3, "fleet_s": 240, "ev
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class ExecutionStep:
     """A state that an execution has entered."""
 
     name: str
     utc_s: float
 
 
-def _politely(job: Job) -> None:
+def _run_niced(job: TrainingJob) -> None:
     """Run a training job; the niceness of this thread is what its child process gets."""
     os.setpriority(os.PRIO_PROCESS, 0, _NICE)
-    run_entry(job)
+    run_entry_point(job)
 
 
-class Account:
-    """Use as a context manager. Methods raise OperatorError, AccountError, StorageError."""
+class CloudAccount:
+    """Use as a context manager. Methods raise OperatorError, AwsError, StorageError."""
 
     def __init__(self, folder: Path, *, things: Sequence[str], wish: Callable[[str, str], None]) -> None:
         """`wish(thing, release id)` tells a device; the first of `things` is the canary."""
-        self.aws = LocalAws(runner=_politely)
+        self.aws = LocalAws(runner=_run_niced)
         self._folder = folder
         self._things = tuple(things)
-        self._wish = wish
+        self._set_desired = wish
         self._stack = ExitStack()
         self._machine = ""
-        self._wished: dict[str, str] = {}
-        self.settings: Settings
+        self._desired: dict[str, str] = {}
+        self.settings: CycleSettings
 
     def __enter__(self) -> Self:
         """Make everything that the stack makes."""
@@ -100,11 +100,11 @@ class Account:
             stack.enter_context(self.aws)
             stack.enter_context(mock.patch.dict(os.environ, self.aws.environment()))
             self._make_buckets()
-            self.settings = Settings.model_validate({**self._targets(), **_FAST})
+            self.settings = CycleSettings.model_validate({**self._targets(), **_FAST})
             more = {
                 "KENSA_SITE": SITE,
                 "KENSA_MODEL": MODEL,
-                "KENSA_LABEL_COUNT": str(LABELS_WANTED),
+                "KENSA_LABEL_COUNT": str(MIN_NEW_LABELS),
                 **self.settings.environment(),
             }
             stack.enter_context(mock.patch.dict(os.environ, more))
@@ -128,9 +128,9 @@ class Account:
         """1.root.json, which goes to the devices by hand."""
         return self._folder / "keys" / "metadata" / "1.root.json"
 
-    def begin(self, base: Path, champion: Path) -> None:
+    def bootstrap(self, base: Path, champion: Path) -> None:
         """Publish the first model, keep what it learned from, and deploy the agents."""
-        bring(base, account.storage(f"{DATA}/datasets/{SITE}/{MODEL}/base"))
+        upload_folder(base, account.storage(f"{DATA}/datasets/{SITE}/{MODEL}/base"))
         for name, tree in {"search": SEARCH, "rollout": {"drift": AFTER_DRIFT}}.items():
             self.data.write(f"config/{SITE}/{MODEL}/{name}.yaml", yaml.safe_dump(tree).encode())
         self.publisher.publish(champion, SITE)
@@ -155,7 +155,7 @@ class Account:
         }
         self.aws.client("events").put_events(Entries=[entry])
 
-    def count_labels(self) -> bool:
+    def run_label_trigger(self) -> bool:
         """Let the time of the function that counts labels come; whether it asked for a cycle."""
         return bool(labels.handler({}, None)["asked"])
 
@@ -168,13 +168,13 @@ class Account:
         """RUNNING, SUCCEEDED, FAILED ..."""
         return str(self.aws.client("stepfunctions").describe_execution(executionArn=execution)["status"])
 
-    def steps(self, execution: str) -> list[Step]:
+    def steps(self, execution: str) -> list[ExecutionStep]:
         """The states that it has entered, but for those within the map."""
         events = self.aws.client("stepfunctions").get_execution_history(executionArn=execution)["events"]
         entered = [event for event in events if "stateEnteredEventDetails" in event]
-        return [Step(e["stateEnteredEventDetails"]["name"], e["timestamp"].timestamp()) for e in entered]
+        return [ExecutionStep(e["stateEnteredEventDetails"]["name"], e["timestamp"].timestamp()) for e in entered]
 
-    def record(self, execution: str) -> dict[str, Any]:
+    def execution_record(self, execution: str) -> dict[str, Any]:
         """What it found, once it has ended; else empty."""
         key = f"cycle/v1/executions/{execution.rpartition(':')[2]}/record.json"
         found: dict[str, Any] = json.loads(self.data.read(key)) if self.data.exists(key) else {}
@@ -271,7 +271,7 @@ class Account:
 
     def _deploy_agents(self) -> None:
         """The fleet's first deployment, as scripts/deploy makes it; nothing is wished for."""
-        self.aws.greengrass.on_deployment = self._take
+        self.aws.greengrass.on_deployment = self._apply_deployment
         client = self.aws.client("greengrassv2")
         merge = json.dumps({"inspections": {INSPECTION: {}}})
         made = client.create_deployment(
@@ -284,10 +284,10 @@ class Account:
                 raise OperatorError("the first deployment did not end")
             time.sleep(0.05)
 
-    def _take(self, thing: str, deployment: Deployment) -> None:
+    def _apply_deployment(self, thing: str, deployment: CloudDeployment) -> None:
         """What a device does with a deployment: its agent is told what the configuration wishes for."""
         merge = json.loads(deployment.components["com.kensa.Inspector"]["configurationUpdate"]["merge"])
         wish = (merge["inspections"][INSPECTION].get("desired") or {}).get("release")
-        if wish and self._wished.get(thing) != wish:
-            self._wished[thing] = wish
-            self._wish(thing, wish)
+        if wish and self._desired.get(thing) != wish:
+            self._desired[thing] = wish
+            self._set_desired(thing, wish)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from simulator.demo.tally import Finding, grade
+from simulator.demo.tally import Grade, grade_verdict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,35 +18,35 @@ if TYPE_CHECKING:
     from simulator.line import SimulatedLine
 
 WINDOW: Final = 120  # parts of the sliding window
-_RIGHT: Final = frozenset({Finding.PASSED, Finding.CAUGHT})
+_CORRECT_GRADES: Final = frozenset({Grade.PASSED, Grade.CAUGHT})
 _NS: Final = 1e9
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class EvaluatedPart:
     """One part."""
 
     at_s: float
-    finding: Finding
+    grade: Grade
     version: str  # of the champion
 
     @property
-    def right(self) -> bool:
+    def is_correct(self) -> bool:
         """See the module."""
-        return self.finding in _RIGHT
+        return self.grade in _CORRECT_GRADES
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class AccuracyShare:
     """So many of so many."""
 
-    right: int
+    correct: int
     parts: int
 
     @property
     def value(self) -> float:
         """In [0, 1]; 0 of nothing."""
-        return self.right / self.parts if self.parts else 0.0
+        return self.correct / self.parts if self.parts else 0.0
 
 
 class Accuracy:
@@ -56,38 +56,38 @@ class Accuracy:
         """`lines` by camera."""
         self._lines = lines
         self._began_s = began_utc_s
-        self.judged: list[Judged] = []
+        self.evaluated: list[EvaluatedPart] = []
 
-    def take(self, verdict: Verdict) -> Judged:
+    def add(self, verdict: Verdict) -> EvaluatedPart:
         """Count one verdict."""
         truth = self._lines[verdict.origin.camera].truth(str(verdict.part_id))
         model = verdict.origin.model
-        one = Judged(
+        one = EvaluatedPart(
             verdict.captured_utc_ns / _NS - self._began_s,
-            grade(verdict.judgement.outcome, truth),
+            grade_verdict(verdict.judgement.outcome, truth),
             "" if model is None else model.version,
         )
-        self.judged.append(one)
+        self.evaluated.append(one)
         return one
 
-    def between(self, from_s: float, to_s: float) -> Share:
+    def between(self, from_s: float, to_s: float) -> AccuracyShare:
         """Of the parts that were taken in [from_s, to_s)."""
-        found = [one.right for one in self.judged[:] if from_s <= one.at_s < to_s]
-        return Share(sum(found), len(found))
+        found = [one.is_correct for one in self.evaluated[:] if from_s <= one.at_s < to_s]
+        return AccuracyShare(sum(found), len(found))
 
-    def now(self) -> Share:
+    def recent(self) -> AccuracyShare:
         """Of the last WINDOW parts that arrived."""
-        found = [one.right for one in self.judged[-WINDOW:]]
-        return Share(sum(found), len(found))
+        found = [one.is_correct for one in self.evaluated[-WINDOW:]]
+        return AccuracyShare(sum(found), len(found))
 
     def curve(self, *, step_s: float = 1.0) -> list[tuple[float, float]]:
         """(time, accuracy of the WINDOW parts before it), every `step_s`, from the first whole window on."""
-        judged = sorted(self.judged[:], key=lambda one: one.at_s)
+        judged = sorted(self.evaluated[:], key=lambda one: one.at_s)
         points: list[tuple[float, float]] = []
-        right = sum(one.right for one in judged[:WINDOW])
+        right = sum(one.is_correct for one in judged[:WINDOW])
         for last in range(WINDOW, len(judged) + 1):
             if not points or judged[last - 1].at_s >= points[-1][0] + step_s:
                 points.append((judged[last - 1].at_s, right / WINDOW))
             if last < len(judged):
-                right += judged[last].right - judged[last - WINDOW].right
+                right += judged[last].is_correct - judged[last - WINDOW].is_correct
         return points

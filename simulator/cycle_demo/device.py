@@ -10,14 +10,14 @@ import yaml
 from agent import app, config
 from agent.adapters.mqtt import MqttTransport
 from simulator.cycle_demo.account import DATA, REPOSITORY
-from simulator.cycle_demo.scene import FADED, INSPECTION, SIDE_PX, SITE, LineCamera, line_of
+from simulator.cycle_demo.scene import FADED_LIGHT, INSPECTION, SIDE_PX, SITE, BinnedLineCamera, make_line
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.clock import Clock
     from agent.records import ModelStatus
-    from simulator.broker import AnyBroker
+    from simulator.broker import LocalBroker
     from simulator.line import SimulatedLine
 
 # What the site allows. It lets a release pass more than its predecessor because it keeps labelled parts of its own,
@@ -45,7 +45,7 @@ COLLECT: Final[dict[str, Any]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class DevicePlacement:
     """Where a device stands."""
 
     thing: str
@@ -54,7 +54,10 @@ class Place:
     seed: int
 
 
-PLACES: Final = (Place("press-1", "line-1", "cam-1", 101), Place("press-2", "line-2", "cam-2", 102))
+PLACEMENTS: Final = (
+    DevicePlacement("press-1", "line-1", "cam-1", 101),
+    DevicePlacement("press-2", "line-2", "cam-2", 102),
+)
 
 
 class Device:
@@ -62,23 +65,23 @@ class Device:
 
     def __init__(
         self,
-        place: Place,
+        place: DevicePlacement,
         folder: Path,
         *,
         factory: Path,
         root: Path,
-        broker: AnyBroker,
+        broker: LocalBroker,
         light: tuple[int, int],
         fps: float,
         clock: Clock,
     ) -> None:
         """`light`: part at which the lamp begins to fade, and parts that it takes."""
         after, period = light
-        self.place = place
-        self.line: SimulatedLine = line_of(
-            place.seed, drift_amplitude=FADED, drift_after_parts=after, drift_period_parts=period
+        self.placement = place
+        self.line: SimulatedLine = make_line(
+            place.seed, drift_amplitude=FADED_LIGHT, drift_after_parts=after, drift_period_parts=period
         )
-        self.camera = LineCamera(self.line, fps=fps, clock=clock)
+        self.camera = BinnedLineCamera(self.line, fps=fps, clock=clock)
         self.state_dir = folder / "state"
         protocol = broker.protocol
         tree = {
@@ -124,12 +127,12 @@ class Device:
     @property
     def active(self) -> str:
         """The release that judges."""
-        models = self.agent.models
+        models = self.agent.lifecycle_manager
         found = None if models is None else models.lifecycles[INSPECTION].status().active
         return "" if found is None else found.release_id
 
     @property
     def status(self) -> ModelStatus | None:
         """Of the lifecycle; None before the start."""
-        models = self.agent.models
+        models = self.agent.lifecycle_manager
         return None if models is None else models.lifecycles[INSPECTION].status()

@@ -19,16 +19,16 @@ from paho.mqtt.enums import CallbackAPIVersion
 from agent import control
 from agent.clock import SystemClock
 from agent.errors import OperatorError
-from agent.model.acceptance import AcceptanceSet, folder_of
-from simulator.broker import AnyBroker, BrokerName, open_broker
-from simulator.cycle_demo.account import Account
+from agent.model.acceptance import AcceptanceSet, acceptance_dir
+from simulator.broker import BrokerName, LocalBroker, open_broker
+from simulator.cycle_demo.account import CloudAccount
 from simulator.cycle_demo.accuracy import Accuracy
-from simulator.cycle_demo.device import PLACES, Device
-from simulator.cycle_demo.lapse import PlantLake
-from simulator.cycle_demo.scene import INSPECTION, train_first, write_base
-from simulator.cycle_demo.story import FADE_S, STEADY_S, Story
+from simulator.cycle_demo.device import PLACEMENTS, Device
+from simulator.cycle_demo.lapse import CompressedLake
+from simulator.cycle_demo.scene import INSPECTION, train_first_model, write_base_dataset
+from simulator.cycle_demo.story import FADE_S, STEADY_S, CloudScenario
 from simulator.shadow import ShadowService
-from simulator.subscriber import Subscriber
+from simulator.subscriber import VerdictSubscriber
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +40,7 @@ _CONNECT_S: Final = 15.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class CloudOptions:
     """What a person may choose."""
 
     fps: float = 10.0  # parts a second of each line
@@ -48,17 +48,17 @@ class Options:
     out: Path = Path("out/demo-cloud")
 
 
-class Plant:
+class CloudEnvironment:
     """Use as a context manager; `start` lets the lines run."""
 
-    broker: AnyBroker
-    subscriber: Subscriber
-    account: Account
+    broker: LocalBroker
+    subscriber: VerdictSubscriber
+    account: CloudAccount
     accuracy: Accuracy
-    lake: PlantLake
-    story: Story
+    lake: CompressedLake
+    scenario: CloudScenario
 
-    def __init__(self, options: Options, *, progress: Callable[[str], None]) -> None:
+    def __init__(self, options: CloudOptions, *, progress: Callable[[str], None]) -> None:
         """Nothing is made yet."""
         self.options = options
         self.devices: list[Device] = []
@@ -78,19 +78,21 @@ class Plant:
             self._progress("starting broker and subscriber")
             self.broker = open_broker(self.options.broker)
             stack.enter_context(self.broker)
-            self.subscriber = stack.enter_context(Subscriber(host=self.broker.host, port=self.broker.port))
+            self.subscriber = stack.enter_context(VerdictSubscriber(host=self.broker.host, port=self.broker.port))
             if self.broker.carries_shadows:
                 self._shadow = stack.enter_context(ShadowService(host=self.broker.host, port=self.broker.port))
             self._progress("starting the simulated account")
-            things = [place.thing for place in PLACES]
-            self.account = stack.enter_context(Account(self._work / "cloud", things=things, wish=self._wish))
+            things = [place.thing for place in PLACEMENTS]
+            self.account = stack.enter_context(
+                CloudAccount(self._work / "cloud", things=things, wish=self._set_desired_release)
+            )
             base, first = self._work / "base", self._work / "first"
             self._progress("drawing parts for the first model, about 10 s")
-            parts = write_base(base)
+            parts = write_base_dataset(base)
             self._progress(f"training the first model on {parts} parts in good light, about 35 s on two free cores")
-            train_first(base, first, stopped=self._stopped.is_set)
+            train_first_model(base, first, stopped=self._stopped.is_set)
             self._progress("signing and publishing it")
-            self.account.begin(base, first)
+            self.account.bootstrap(base, first)
             self._open_devices(base, first)
             self._stack = stack.pop_all()
         self.prepared_s = time.monotonic() - began
@@ -103,14 +105,14 @@ class Plant:
     def start(self) -> None:
         """Let the lines run, and the story begin."""
         began_s, began_utc_s = time.monotonic(), time.time()
-        lines = {device.place.camera: device.line for device in self.devices}
+        lines = {device.placement.camera: device.line for device in self.devices}
         self.accuracy = Accuracy(lines, began_utc_s=began_utc_s)
-        self.lake = PlantLake(self._work / "lake", self.account.aws, began_utc_s=began_utc_s)
+        self.lake = CompressedLake(self._work / "lake", self.account.aws, began_utc_s=began_utc_s)
         self._bridge()
         for device in self.devices:
             device.agent.start()
             self._stack.callback(device.agent.stop)
-        self.story = Story(
+        self.scenario = CloudScenario(
             account=self.account,
             lake=self.lake,
             devices=self.devices,
@@ -118,8 +120,8 @@ class Plant:
             light=self._light,
             began_s=began_s,
         )
-        self.story.start()
-        self._stack.callback(self.story.stop)
+        self.scenario.start()
+        self._stack.callback(self.scenario.stop)
 
     @property
     def _light(self) -> tuple[int, int]:
@@ -145,7 +147,7 @@ class Plant:
 
     def _open_devices(self, base: Path, first: Path) -> None:
         fps = self.options.fps
-        for place in PLACES:
+        for place in PLACEMENTS:
             device = Device(
                 place,
                 self._work / place.thing,
@@ -157,22 +159,22 @@ class Plant:
                 clock=self._clock,
             )
             self.devices.append(device)
-            accepted = AcceptanceSet(folder_of(device.state_dir, INSPECTION))
+            accepted = AcceptanceSet(acceptance_dir(device.state_dir, INSPECTION))
             for name in ("ok", "stain"):
                 for path in sorted((base / "val" / name).iterdir())[:_ACCEPTANCE]:
                     accepted.add(
                         path.read_bytes(), label=name, by="quality", origin=path.name, now_utc_ns=self._clock.utc_ns()
                     )
 
-    def _wish(self, thing: str, release_id: str) -> None:
+    def _set_desired_release(self, thing: str, release_id: str) -> None:
         """What the nucleus of a device does with a wish in its configuration."""
         if self._shadow is not None:
             self._shadow.desire(thing, INSPECTION, release_id)
             return
-        device = next(one for one in self.devices if one.place.thing == thing)
+        device = next(one for one in self.devices if one.placement.thing == thing)
         control.request(device.state_dir, "model.desire", inspection=INSPECTION, release=release_id)
 
-    def _pass_on(self, _client: paho.Client, _userdata: object, message: paho.MQTTMessage) -> None:
+    def _forward(self, _client: paho.Client, _userdata: object, message: paho.MQTTMessage) -> None:
         self.account.aws.publish(message.topic, bytes(message.payload))
 
     def _bridge(self) -> None:
@@ -181,7 +183,7 @@ class Plant:
         client = paho.Client(CallbackAPIVersion.VERSION2, client_id="simulated-iot-core", protocol=paho.MQTTv311)
         client.on_connect = lambda sender, *_: sender.subscribe("kensa/#", qos=1)
         client.on_subscribe = lambda *_: ready.set()
-        client.on_message = self._pass_on
+        client.on_message = self._forward
         client.connect(self.broker.host, self.broker.port)
         client.loop_start()
 

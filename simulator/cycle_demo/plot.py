@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from simulator.cycle_demo.story import Chapter, Kind
+    from simulator.cycle_demo.story import EventKind, ScenarioEvent
 
     Scale = Callable[[float], float]
 
 WIDTH: Final = 1_000
 HEIGHT: Final = 460
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 24, 176, 44
-_COLOURS: Final[dict[Kind, str]] = {
+_COLOURS: Final[dict[EventKind, str]] = {
     "light": "#b45309",
     "data": "#0e7490",
     "cycle": "#475569",
@@ -29,9 +29,9 @@ _SHORT_S: Final = 300.0  # up to here the axis has a label every 30 s
 _CHARACTER_PX: Final = 6.3  # of a text of 11.5 px, on average
 
 
-def plot(
+def render_accuracy_plot(
     curve: Sequence[tuple[float, float]],
-    chapters: Sequence[Chapter],
+    chapters: Sequence[ScenarioEvent],
     *,
     dark: tuple[float, float] | None,
     title: str,
@@ -100,7 +100,7 @@ def _light(x: Scale, y: Scale, dark: tuple[float, float], span: float) -> list[s
     ]
 
 
-def _events(chapters: Sequence[Chapter], x: Scale, y: Scale) -> list[str]:
+def _events(chapters: Sequence[ScenarioEvent], x: Scale, y: Scale) -> list[str]:
     """A line down to the axis for each event, its text in the first row in which there is room."""
     found: list[str] = []
     free = [0.0] * _ROWS  # px from which a row is empty

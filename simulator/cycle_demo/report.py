@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from simulator.cycle_demo.lapse import DAY_S
-from simulator.cycle_demo.scene import DEFECT_RATE, FADED
+from simulator.cycle_demo.scene import DEFECT_RATE, FADED_LIGHT
 from simulator.cycle_demo.view import STYLES
 
 if TYPE_CHECKING:
@@ -24,40 +24,40 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from simulator.cycle_demo.accuracy import Share
-    from simulator.cycle_demo.story import Chapter, Findings
-    from simulator.subscriber import Counts
+    from simulator.cycle_demo.accuracy import AccuracyShare
+    from simulator.cycle_demo.story import ScenarioEvent, ScenarioOutcome
+    from simulator.subscriber import SubscriberCounts
 
-POINT: Final = 0.01  # accuracy must come back to within so much
-REPLACED: Final = (
+TOLERANCE: Final = 0.01  # accuracy must come back to within so much
+SIMPLIFICATIONS: Final = (
     "AWS by moto and the project's own handlers, Greengrass by a hook that tells the agent its wish, labellers by the "
     f"simulator's truth; {DAY_S:g} s of the line are a day of the data lake"
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceEnd:
+class DeviceResult:
     """What became of a device: counts after the drain."""
 
     thing: str
     shown: int  # parts that passed its camera
     captured: int
-    judged: int
+    inspected: int
     dropped: int
     model: str
     collected: int  # frames that were uploaded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
+class CloudResult:
     """A demo that has ended."""
 
     seconds: float  # of the story
     prepared_s: float  # before it
-    findings: Findings
-    chapters: tuple[Chapter, ...]
-    devices: tuple[DeviceEnd, ...]
-    counts: Counts
+    outcome: ScenarioOutcome
+    events: tuple[ScenarioEvent, ...]
+    devices: tuple[DeviceResult, ...]
+    counts: SubscriberCounts
     broker: str
     problem: str | None  # why the story ended early
     steps: tuple[str, ...] = ()  # a line for each step: what it took, what is usual, whether it was reached
@@ -70,43 +70,43 @@ class Result:
         return sum(device.shown for device in self.devices) - self.counts.unique
 
     @property
-    def poisoned_refused(self) -> bool:
+    def is_poison_refused(self) -> bool:
         """Whether the wrong labels led to nothing, and the lines stayed."""
-        return self.findings.poisoned.get("result") == "poisoned" and self.findings.models_untouched
+        return self.outcome.poisoned.get("result") == "poisoned" and self.outcome.models_untouched
 
     @property
     def poisoned_text(self) -> str:
         """What came of the wrong labels."""
-        if not self.findings.poisoned_labels:
+        if not self.outcome.poisoned_labels:
             return "not reached"
-        if not self.findings.poisoned:
+        if not self.outcome.poisoned:
             return "not decided before the end"
-        return "refused before anything was trained" if self.poisoned_refused else "NOT refused"
+        return "refused before anything was trained" if self.is_poison_refused else "NOT refused"
 
     @property
-    def recovered(self) -> bool:
+    def has_recovered(self) -> bool:
         """Whether accuracy is within a point of before."""
-        before, after = self.findings.before, self.findings.after
-        return before is not None and after is not None and after.value >= before.value - POINT
+        before, after = self.outcome.before, self.outcome.after
+        return before is not None and after is not None and after.value >= before.value - TOLERANCE
 
 
-def verify(result: Result) -> tuple[str, ...]:
+def verify(result: CloudResult) -> tuple[str, ...]:
     """Return what is missing, a sentence each."""
     return tuple(_problems(result))
 
 
-def _problems(result: Result) -> Iterator[str]:
-    findings = result.findings
+def _problems(result: CloudResult) -> Iterator[str]:
+    findings = result.outcome
     if result.problem is not None:
         yield f"the story did not come to its end: {result.problem}"
-    if not result.recovered:
+    if not result.has_recovered:
         yield f"accuracy was {_percent(findings.before)} before, and is {_percent(findings.after)} after the cycle"
     if result.lost:
         yield f"{result.lost} parts passed a camera without a verdict at the subscriber"
         yield from result.missing
     if not findings.poisoned:
         yield f"the step with the wrong labels was {result.poisoned_text}"
-    elif not result.poisoned_refused:
+    elif not result.is_poison_refused:
         yield f"the wrong labels led to: {findings.poisoned.get('result', 'nothing')}; they must be refused"
     if not findings.statuses:
         yield "no execution of the state machine came to its end"
@@ -116,9 +116,9 @@ def _problems(result: Result) -> Iterator[str]:
         yield f"{result.counts.refused} messages could not be decoded, {result.counts.gaps} told of a loss"
 
 
-def to_json(result: Result) -> dict[str, Any]:
+def to_json(result: CloudResult) -> dict[str, Any]:
     """Return the report as one JSON object."""
-    findings = result.findings
+    findings = result.outcome
     choice, released = findings.cycle.get("choice", {}), findings.cycle.get("released", {})
     return {
         "complete": not verify(result),
@@ -131,7 +131,7 @@ def to_json(result: Result) -> dict[str, Any]:
         "parts_before": None if findings.before is None else findings.before.parts,
         "parts_after": None if findings.after is None else findings.after.parts,
         "frames_lost": result.lost,
-        "poisoned_refused": result.poisoned_refused if findings.poisoned else None,
+        "poisoned_refused": result.is_poison_refused if findings.poisoned else None,
         "poisoned_result": findings.poisoned.get("result"),
         "poisoned_why": findings.poisoned.get("why", []),
         "cycle": findings.cycle.get("result"),
@@ -152,7 +152,7 @@ def to_json(result: Result) -> dict[str, Any]:
             device.thing: {
                 "shown": device.shown,
                 "captured": device.captured,
-                "judged": device.judged,
+                "judged": device.inspected,
                 "dropped": device.dropped,
                 "collected": device.collected,
                 "model": device.model,
@@ -162,14 +162,14 @@ def to_json(result: Result) -> dict[str, Any]:
         "delivered": result.counts.unique,
         "duplicates": result.counts.duplicates,
         "broker": result.broker,
-        "replaced": REPLACED,
+        "replaced": SIMPLIFICATIONS,
         "steps": list(result.steps),
-        "events": [{"s": round(c.at_s, 1), "kind": c.kind, "what": c.text} for c in result.chapters],
+        "events": [{"s": round(c.at_s, 1), "kind": c.kind, "what": c.text} for c in result.events],
         "files": {name: str(path) for name, path in result.files.items()},
     }
 
 
-def _value(share: Share | None) -> float | None:
+def _value(share: AccuracyShare | None) -> float | None:
     return None if share is None else round(share.value, 4)
 
 
@@ -177,23 +177,23 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 1)
 
 
-def _percent(share: Share | None) -> str:
+def _percent(share: AccuracyShare | None) -> str:
     return "not measured" if share is None else f"{share.value:.1%} of {share.parts} parts"
 
 
 # --- for a person -----------------------------------------------------------------------------------------------------
 
 
-def headline(result: Result) -> str:
+def headline(result: CloudResult) -> str:
     """Return the result in one line of plain text."""
     before, drifted, after = (
         "?" if share is None else f"{share.value:.1%}"
-        for share in (result.findings.before, result.findings.drifted, result.findings.after)
+        for share in (result.outcome.before, result.outcome.drifted, result.outcome.after)
     )
     return f"Parts judged right: {before} in good light, {drifted} when the lamp had faded, {after} with the new model"
 
 
-def closing(result: Result) -> RenderableType:
+def closing_report(result: CloudResult) -> RenderableType:
     """Return the report for a person."""
     problems = verify(result)
     title = "Something is missing" if problems else "The line is as good as before, and no frame was lost"
@@ -220,8 +220,8 @@ def _grid() -> Table:
     return table
 
 
-def _summary(result: Result) -> Table:
-    findings, table = result.findings, _grid()
+def _summary(result: CloudResult) -> Table:
+    findings, table = result.outcome, _grid()
     parts = sum(device.shown for device in result.devices)
     choice, released = findings.cycle.get("choice", {}), findings.cycle.get("released", {})
     objective, champion = choice.get("objective"), choice.get("champion_objective")
@@ -232,7 +232,7 @@ def _summary(result: Result) -> Table:
     )
     rows = [
         ("Accuracy", headline(result).partition(": ")[2]),
-        ("Light", f"fades by {FADED:.0%}, and stays so; {DEFECT_RATE:.0%} of the parts are defective"),
+        ("Light", f"fades by {FADED_LIGHT:.0%}, and stays so; {DEFECT_RATE:.0%} of the parts are defective"),
         (
             "Noticed",
             "not reached"
@@ -258,28 +258,28 @@ def _summary(result: Result) -> Table:
         ),
         ("Parts", f"{parts:,} passed two cameras, {arrived}"),
         ("Time", f"{result.prepared_s:.0f} s to prepare, {result.seconds:.0f} s of the lines"),
-        ("Replaced", REPLACED),
+        ("Replaced", SIMPLIFICATIONS),
     ]
     for label, text in rows:
         table.add_row(label, text)
     return table
 
 
-def _events(result: Result) -> Table:
+def _events(result: CloudResult) -> Table:
     table = _grid()
-    for chapter in result.chapters:
+    for chapter in result.events:
         table.add_row(f"{chapter.at_s:.0f} s", Text(chapter.text, STYLES[chapter.kind]))
     return table
 
 
-def _steps(result: Result) -> Table:
+def _steps(result: CloudResult) -> Table:
     table = _grid()
     for number, line in enumerate(result.steps):
         table.add_row("" if number else "Steps", Text(line, "yellow" if "too slow" in line else ""))
     return table
 
 
-def _next_steps(result: Result) -> Table:
+def _next_steps(result: CloudResult) -> Table:
     table = _grid()
     for name, path in result.files.items():
         table.add_row(name, Text(str(path), "cyan"))

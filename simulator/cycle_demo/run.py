@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Final
 
 from rich.live import Live
 
-from simulator.cycle_demo.plant import WORK_NAME, Options, Plant
-from simulator.cycle_demo.plot import plot
-from simulator.cycle_demo.report import DeviceEnd, Result, headline, to_json
+from simulator.cycle_demo.plant import WORK_NAME, CloudEnvironment, CloudOptions
+from simulator.cycle_demo.plot import render_accuracy_plot
+from simulator.cycle_demo.report import CloudResult, DeviceResult, headline, to_json
 from simulator.cycle_demo.scene import FACTORY, MODEL
 from simulator.cycle_demo.steps import plan_text
-from simulator.cycle_demo.story import HURRIED
-from simulator.cycle_demo.view import DeviceNow, Moment, chapter_line, picture, plain_line, screen
+from simulator.cycle_demo.story import INVERTED_LABELS_JOB
+from simulator.cycle_demo.view import CloudSnapshot, DeviceSnapshot, event_line, plain_line, screen, screen_svg
 from simulator.demo.run import log_to
-from simulator.demo.stopping import asked_to_stop
+from simulator.demo.stopping import stop_on_signals
 from simulator.line import plan
-from simulator.missing import name_missing
+from simulator.missing import describe_missing
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,35 +41,35 @@ _SWITCH_S: Final = 1e-4
 _CURVE: Final = 240  # seconds that the live view shows
 
 
-class _Show:
+class _Display:
     """Follows the run: takes in what arrived, and shows it on a terminal or as lines."""
 
-    def __init__(self, plant: Plant, console: Console) -> None:
+    def __init__(self, plant: CloudEnvironment, console: Console) -> None:
         self._plant = plant
         self._console = console
         self._live = Live(console=console, screen=True, auto_refresh=False) if console.is_terminal else None
         self._next_plain_s = 0.0
-        self._told = 0
-        self.last: Moment | None = None
+        self._reported = 0
+        self.last: CloudSnapshot | None = None
 
     def on(self) -> Live | nullcontext[None]:
         """Use the whole terminal meanwhile."""
         return self._live or nullcontext()
 
-    def take_in(self) -> None:
+    def receive(self) -> None:
         """Take in what arrived."""
         for verdict in self._plant.subscriber.received():
-            self._plant.accuracy.take(verdict)
+            self._plant.accuracy.add(verdict)
 
     def update(self, note: str = "") -> None:
         """Take in and show the present."""
-        self.take_in()
-        moment = self.last = _moment(self._plant, note)
+        self.receive()
+        moment = self.last = _snapshot(self._plant, note)
         if self._live is not None:
             self._live.update(screen(moment, width=self._console.width), refresh=True)
             return
-        lines = [chapter_line(chapter) for chapter in moment.chapters[self._told :]]
-        self._told = len(moment.chapters)
+        lines = [event_line(chapter) for chapter in moment.events[self._reported :]]
+        self._reported = len(moment.events)
         if moment.elapsed_s >= self._next_plain_s:
             self._next_plain_s = moment.elapsed_s + _PLAIN_S
             lines.append(plain_line(moment))
@@ -77,7 +77,7 @@ class _Show:
             self._console.print(line, highlight=False, soft_wrap=True)
 
 
-def run(options: Options, *, console: Console) -> Result:
+def run(options: CloudOptions, *, console: Console) -> CloudResult:
     """Run the demo and write its files. Raises a KensaError for what the operator can mend."""
     with ExitStack() as stack:
         stack.callback(sys.setswitchinterval, sys.getswitchinterval())
@@ -92,103 +92,103 @@ def run(options: Options, *, console: Console) -> Result:
                 if not console.is_terminal:
                     console.print(what, highlight=False, soft_wrap=True)
 
-            plant = stack.enter_context(Plant(options, progress=progress))
-        show = _Show(plant, console)
-        result = _watched(plant, show)
+            plant = stack.enter_context(CloudEnvironment(options, progress=progress))
+        show = _Display(plant, console)
+        result = _run_scenario(plant, show)
         return _write_files(result, plant, show)
 
 
-def _watched(plant: Plant, show: _Show) -> Result:
+def _run_scenario(plant: CloudEnvironment, show: _Display) -> CloudResult:
     began = time.monotonic()
     plant.start()
-    with asked_to_stop() as asked, show.on():
-        while not plant.story.over and not asked.is_set():
+    with stop_on_signals() as asked, show.on():
+        while not plant.scenario.is_over and not asked.is_set():
             show.update()
             asked.wait(_REFRESH_S)
-        plant.story.stop()
+        plant.scenario.stop()
         seconds = time.monotonic() - began
         for device in plant.devices:
-            device.camera.hold()
+            device.camera.pause()
         show.update("draining")
-        models = {device.place.thing: device.active or f"{MODEL}/{FACTORY}" for device in plant.devices}
+        models = {device.placement.thing: device.active or f"{MODEL}/{FACTORY}" for device in plant.devices}
         for device in plant.devices:
             device.agent.stop()
-        _await_arrival(plant, show)
+        _wait_for_arrival(plant, show)
     plant.subscriber.close()  # its last word is the whole ledger
-    show.take_in()
+    show.receive()
     plant.lake.deliver()
-    story = plant.story
-    result = Result(
+    story = plant.scenario
+    result = CloudResult(
         seconds=seconds,
         prepared_s=plant.prepared_s,
-        findings=story.findings,
-        chapters=tuple(story.chapters),
-        devices=tuple(_end_of(device, models[device.place.thing]) for device in plant.devices),
+        outcome=story.outcome,
+        events=tuple(story.events),
+        devices=tuple(_device_result(device, models[device.placement.thing]) for device in plant.devices),
         counts=plant.subscriber.counts,
         broker=plant.broker.kind,
         problem="it was ended early" if asked.is_set() else story.problem,
-        steps=tuple(story.pace.lines()),
+        steps=tuple(story.timer.summary_lines()),
     )
     if not result.lost:
         return result
     arrived, broker = plant.subscriber.arrived, plant.broker.kind
-    named = [name for device in plant.devices for name in name_missing(device.state_dir, arrived, broker=broker)]
+    named = [name for device in plant.devices for name in describe_missing(device.state_dir, arrived, broker=broker)]
     return replace(result, missing=tuple(named))
 
 
-def _await_arrival(plant: Plant, show: _Show) -> None:
-    judged = sum(_judged(device) for device in plant.devices)
+def _wait_for_arrival(plant: CloudEnvironment, show: _Display) -> None:
+    judged = sum(_inspected(device) for device in plant.devices)
     deadline = time.monotonic() + _ARRIVAL_S
-    show.take_in()
-    while len(plant.accuracy.judged) < judged and time.monotonic() < deadline:
+    show.receive()
+    while len(plant.accuracy.evaluated) < judged and time.monotonic() < deadline:
         time.sleep(0.02)
-        show.take_in()
+        show.receive()
 
 
-def _judged(device: Device) -> int:
-    return sum(camera.accounting.judged for camera in device.agent.snapshot().cameras)
+def _inspected(device: Device) -> int:
+    return sum(camera.accounting.inspected for camera in device.agent.snapshot().cameras)
 
 
-def _end_of(device: Device, model: str) -> DeviceEnd:
+def _device_result(device: Device, model: str) -> DeviceResult:
     snapshot = device.agent.snapshot()
     accounting = snapshot.cameras[0].accounting
-    return DeviceEnd(
-        thing=device.place.thing,
+    return DeviceResult(
+        thing=device.placement.thing,
         shown=device.camera.shown,
         captured=accounting.captured,
-        judged=accounting.judged,
+        inspected=accounting.inspected,
         dropped=accounting.dropped_total,
         model=model,
         collected=0 if snapshot.collection is None else snapshot.collection.uploaded,
     )
 
 
-def _moment(plant: Plant, note: str) -> Moment:
-    story, first = plant.story, plant.devices[0]
+def _snapshot(plant: CloudEnvironment, note: str) -> CloudSnapshot:
+    story, first = plant.scenario, plant.devices[0]
     elapsed_s = story.elapsed_s
-    return Moment(
+    return CloudSnapshot(
         elapsed_s=elapsed_s,
         note=note or story.note,
         light=plan.drift_at(first.line.config, first.camera.shown),
-        accuracy=plant.accuracy.now(),
+        accuracy=plant.accuracy.recent(),
         curve=tuple(point for point in plant.accuracy.curve(step_s=2.0) if point[0] >= elapsed_s - _CURVE),
-        psi=story.findings.psi,
-        chapters=tuple(story.chapters),
+        psi=story.outcome.psi,
+        events=tuple(story.events),
         states=tuple(step.name for step in story.steps),
-        devices=tuple(_now_of(device) for device in plant.devices),
-        delivered=len(plant.accuracy.judged),
-        labels=story.findings.labels + story.findings.poisoned_labels,
+        devices=tuple(_device_snapshot(device) for device in plant.devices),
+        delivered=len(plant.accuracy.evaluated),
+        labels=story.outcome.labels + story.outcome.poisoned_labels,
     )
 
 
-def _now_of(device: Device) -> DeviceNow:
+def _device_snapshot(device: Device) -> DeviceSnapshot:
     snapshot, status = device.agent.snapshot(), device.status
     accounting = snapshot.cameras[0].accounting
     progress = ""
     if status is not None and status.progress.get("phase_pairs_wanted"):
         progress = f" {status.progress['phase_pairs']:.0f}/{status.progress['phase_pairs_wanted']:.0f}"
-    return DeviceNow(
-        thing=device.place.thing,
+    return DeviceSnapshot(
+        thing=device.placement.thing,
         model=(device.active or f"{MODEL}/{FACTORY}").partition("/")[2],
         state="" if status is None else str(status.state),
         progress=progress,
@@ -198,7 +198,7 @@ def _now_of(device: Device) -> DeviceNow:
     )
 
 
-def _write_files(result: Result, plant: Plant, show: _Show) -> Result:
+def _write_files(result: CloudResult, plant: CloudEnvironment, show: _Display) -> CloudResult:
     out = plant.options.out
     files = {
         "Accuracy": out / PLOT_NAME,
@@ -208,18 +208,18 @@ def _write_files(result: Result, plant: Plant, show: _Show) -> Result:
         "Cloud": out / WORK_NAME,
         "Log": out / LOG_NAME,
     }
-    drawn = plot(
+    drawn = render_accuracy_plot(
         plant.accuracy.curve(),
-        result.chapters,
-        dark=result.findings.fading_s,
+        result.events,
+        dark=result.outcome.fading_s,
         title=headline(result),
         seconds=result.seconds,
     )
     files["Accuracy"].write_text(drawn, encoding="utf-8")
-    plant.lake.label(plant.account.data, refused=HURRIED)
+    plant.lake.ingest_labels(plant.account.data, refused=INVERTED_LABELS_JOB)
     plant.lake.write_page(files["Plant report"])
     if show.last is not None:
-        files["Last screen"].write_text(picture(show.last), encoding="utf-8")
+        files["Last screen"].write_text(screen_svg(show.last), encoding="utf-8")
     result = replace(result, files=files)
     files["Report"].write_text(json.dumps(to_json(result), indent=2) + "\n", encoding="utf-8")
     return result

@@ -37,13 +37,13 @@ NET: Final = "slim"
 EPOCHS: Final = 30
 SIDE_PX: Final = 448  # of a picture
 DEFECT_RATE: Final = 0.5
-FADED: Final = 0.22  # of the lamp's light, in the end
+FADED_LIGHT: Final = 0.22  # of the lamp's light, in the end
 _SPLITS: Final = {"train": (11, 320), "val": (12, 60)}  # of what the first model learns: seed of the line, parts
 _TRAIN_S: Final = 300.0
 _LOG_CHARACTERS: Final = 1_000
 
 
-def line_of(seed: int, **light: Any) -> SimulatedLine:
+def make_line(seed: int, **light: Any) -> SimulatedLine:
     """A line of this plant; `light` are the drift's fields of LineConfig, and nothing means that it does not drift."""
     fields = {"drift_amplitude": 0.0, "drift_shape": "ramp", **light}
     return SimulatedLine(
@@ -59,12 +59,12 @@ def line_of(seed: int, **light: Any) -> SimulatedLine:
     )
 
 
-def binned(pixels: Pixels) -> Pixels:
+def bin_pixels(pixels: Pixels) -> Pixels:
     """The camera's picture of the part's square: [SIDE_PX, SIDE_PX, 3] or [SIDE_PX, SIDE_PX] uint8."""
     return np.asarray(cv2.resize(pixels, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-class LineCamera:
+class BinnedLineCamera:
     """A `FrameSource`: every part is a new one, drawn when it comes (some 20 ms)."""
 
     def __init__(self, line: SimulatedLine, *, fps: float, clock: Clock) -> None:
@@ -79,7 +79,7 @@ class LineCamera:
         """Parts that passed."""
         return self._index
 
-    def hold(self) -> None:
+    def pause(self) -> None:
         """Let no more parts come; from any thread."""
         self._held = True
 
@@ -95,18 +95,18 @@ class LineCamera:
             return None
         index = self._index
         self._index += 1
-        return Grab(pixels=binned(self.line.render_roi(index)), due_ns=due_ns, part_id=self.line.part_id(index))
+        return Grab(pixels=bin_pixels(self.line.render_roi(index)), due_ns=due_ns, part_id=self.line.part_id(index))
 
     def close(self) -> None:
         """See `FrameSource.close`."""
 
 
-def write_base(folder: Path) -> int:
+def write_base_dataset(folder: Path) -> int:
     """Write the labelled pictures in good light, with masks, as `SPLIT/CLASS/NAME.png`; returns how many."""
     total = 0
     with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="parts") as threads:
         for split, (seed, parts) in _SPLITS.items():
-            line = line_of(seed)
+            line = make_line(seed)
             for name in ("ok", "stain"):
                 (folder / split / name).mkdir(parents=True)
             (folder / "masks").mkdir(exist_ok=True)
@@ -117,9 +117,9 @@ def write_base(folder: Path) -> int:
 def _write_part(folder: Path, split: str, line: SimulatedLine, index: int) -> int:
     truth = line.truth(index)
     name = f"{truth.part_id}.png"
-    _write(folder / split / truth.class_name / name, binned(line.render_roi(index)))
-    if truth.defective:
-        _write(folder / "masks" / name, binned(line.mask_roi(index)))
+    _write(folder / split / truth.class_name / name, bin_pixels(line.render_roi(index)))
+    if truth.is_defective:
+        _write(folder / "masks" / name, bin_pixels(line.mask_roi(index)))
     return 1
 
 
@@ -128,7 +128,7 @@ def _write(path: Path, pixels: Pixels) -> None:
     path.write_bytes(data.tobytes())
 
 
-def train_first(data: Path, out: Path, *, stopped: Callable[[], bool]) -> None:
+def train_first_model(data: Path, out: Path, *, stopped: Callable[[], bool]) -> None:
     """Train the model that the lines start with: `kensa train` in a process of its own. Raises OperatorError."""
     given = {
         "--data": str(data), "--out": str(out), "--name": MODEL, "--version": FACTORY, "--net": NET,

@@ -13,31 +13,31 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from agent.errors import KensaError, OperatorError
 from simulator.cycle_demo import labelling
-from simulator.cycle_demo.lapse import DRIFTED
-from simulator.cycle_demo.steps import Pace
+from simulator.cycle_demo.lapse import DRIFT_PSI
+from simulator.cycle_demo.steps import StepTimer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from simulator.cycle_demo.account import Account, Step
-    from simulator.cycle_demo.accuracy import Accuracy, Share
+    from simulator.cycle_demo.account import CloudAccount, ExecutionStep
+    from simulator.cycle_demo.accuracy import Accuracy, AccuracyShare
     from simulator.cycle_demo.device import Device
-    from simulator.cycle_demo.lapse import PlantLake
+    from simulator.cycle_demo.lapse import CompressedLake
 
-Kind = Literal["light", "data", "cycle", "good", "bad"]
+EventKind = Literal["light", "data", "cycle", "good", "bad"]
 
 STEADY_S: Final = 32.0  # of a line that keeps its pace
 FADE_S: Final = 30.0
 SETTLED_S: Final = 40.0  # with the faded lamp before people begin to label
-LABELLED: Final = 300  # frames, at least
-HURRIED: Final = "hurried"  # the labelling job that says the opposite
+MIN_LABELLED: Final = 300  # frames, at least
+INVERTED_LABELS_JOB: Final = "hurried"  # the labelling job that says the opposite
 AFTER_S: Final = 30.0  # of the line with the new model
-POISONED: Final = 60  # frames of the wrong batch, at least
+MIN_POISONED: Final = 60  # frames of the wrong batch, at least
 _POLL_S: Final = 0.5
-_LOOK_S: Final = 5.0  # between two questions to the lake
-_PATIENCE_S: Final = 150.0
-_CYCLE_S: Final = 900.0
-_TOLD: Final[dict[str, tuple[str, Kind]]] = {  # states of the machine that make an event
+_LAKE_POLL_S: Final = 5.0  # between two questions to the lake
+_TIMEOUT_S: Final = 150.0
+_CYCLE_TIMEOUT_S: Final = 900.0
+_EVENT_STATES: Final[dict[str, tuple[str, EventKind]]] = {  # states of the machine that make an event
     "BuildDataset": ("a data set is built", "cycle"),
     "Train": ("two trainings begin", "cycle"),
     "Choose": ("compared with the champion", "cycle"),
@@ -49,22 +49,22 @@ _TOLD: Final[dict[str, tuple[str, Kind]]] = {  # states of the machine that make
 
 
 @dataclass(frozen=True, slots=True)
-class Chapter:
+class ScenarioEvent:
     """Something happened."""
 
     at_s: float
     text: str
-    kind: Kind
+    kind: EventKind
 
 
 @dataclass(slots=True)
-class Findings:
+class ScenarioOutcome:
     """What came of it; None where the story did not get there."""
 
-    before: Share | None = None
+    before: AccuracyShare | None = None
     fading_s: tuple[float, float] | None = None  # when the lamp began to fade, and when it had faded, on every line
-    drifted: Share | None = None
-    after: Share | None = None
+    drifted: AccuracyShare | None = None
+    after: AccuracyShare | None = None
     psi: float | None = None
     drift_noticed_s: float | None = None
     labels: int = 0
@@ -76,32 +76,32 @@ class Findings:
     models_untouched: bool = False  # by the poisoned batch
 
 
-class Story:
+class CloudScenario:
     """See the module."""
 
     def __init__(
         self,
         *,
-        account: Account,
-        lake: PlantLake,
+        account: CloudAccount,
+        lake: CompressedLake,
         devices: list[Device],
         accuracy: Accuracy,
         light: tuple[int, int],
         began_s: float,
     ) -> None:
         """`light`: part at which each lamp begins to fade, and parts that it takes; `began_s`: second 0, monotonic."""
-        self.chapters: list[Chapter] = []
-        self.findings = Findings()
+        self.events: list[ScenarioEvent] = []
+        self.outcome = ScenarioOutcome()
         self.problem: str | None = None
-        self.steps: list[Step] = []  # of the newest execution
-        self.pace = Pace()
+        self.steps: list[ExecutionStep] = []  # of the newest execution
+        self.timer = StepTimer()
         self._detail = ""  # of the step under way
         self._account, self._lake, self._devices, self._accuracy = account, lake, devices, accuracy
         self._light = light
         self._began_s = began_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="story", daemon=True)
-        self._looked_s = 0.0
+        self._polled_s = 0.0
 
     @property
     def elapsed_s(self) -> float:
@@ -111,14 +111,14 @@ class Story:
     @property
     def note(self) -> str:
         """The step under way, its time, and what it is doing."""
-        return self.pace.note(self.elapsed_s) + (f"; {self._detail}" if self._detail else "")
+        return self.timer.progress_text(self.elapsed_s) + (f"; {self._detail}" if self._detail else "")
 
-    def _enter(self, name: str) -> None:
+    def _begin_step(self, name: str) -> None:
         self._detail = ""
-        self.pace.begin(name, self.elapsed_s)
+        self.timer.begin(name, self.elapsed_s)
 
     @property
-    def over(self) -> bool:
+    def is_over(self) -> bool:
         """Whether it has ended, well or not."""
         return not self._thread.is_alive()
 
@@ -129,88 +129,93 @@ class Story:
     def stop(self) -> None:
         """End early."""
         self._stop.set()
-        self._thread.join(_PATIENCE_S)
+        self._thread.join(_TIMEOUT_S)
 
     # --- the thread ---------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         """Thread `story`."""
         try:
-            self._light_fades()
-            self._people_label()
-            self._model_comes()
-            self._poison()
-            self.pace.end(self.elapsed_s)
+            self._fade_lamp()
+            self._label_frames()
+            self._run_cycle()
+            self._inject_bad_labels()
+            self.timer.end(self.elapsed_s)
         except _StoppedError:
             self.problem = "ended early"
         except KensaError as error:
             self.problem = str(error)
-            self._tell(str(error), "bad")
+            self._add_event(str(error), "bad")
 
-    def _light_fades(self) -> None:
+    def _fade_lamp(self) -> None:
         after, parts = self._light
-        self._enter("good light")
-        self._until(lambda: max(self._shown) >= after, "the lines stand still")
+        self._begin_step("good light")
+        self._wait_until(lambda: max(self._shown) >= after, "the lines stand still")
         begins_s = self.elapsed_s
-        self.findings.before = self._accuracy.between(0.0, begins_s)
-        self._tell("the lamp begins to fade", "light")
-        self._enter("fading lamp")
-        self._until(self._has_drifted, "drift of the scores was not noticed")
-        self.findings.drift_noticed_s = self.elapsed_s
-        self._tell(f"drift noticed, PSI {self.findings.psi:.2f}", "data")
-        self._until(lambda: min(self._shown) >= after + parts, "the lines stand still")
-        self.findings.fading_s = (begins_s, self.elapsed_s)
+        self.outcome.before = self._accuracy.between(0.0, begins_s)
+        self._add_event("the lamp begins to fade", "light")
+        self._begin_step("fading lamp")
+        self._wait_until(self._has_drifted, "drift of the scores was not noticed")
+        self.outcome.drift_noticed_s = self.elapsed_s
+        self._add_event(f"drift noticed, PSI {self.outcome.psi:.2f}", "data")
+        self._wait_until(lambda: min(self._shown) >= after + parts, "the lines stand still")
+        self.outcome.fading_s = (begins_s, self.elapsed_s)
 
     def _has_drifted(self) -> bool:
         self._deliver()
-        psi = self._lake.drift(self.elapsed_s)
-        if psi is None or psi < DRIFTED:
+        psi = self._lake.score_drift(self.elapsed_s)
+        if psi is None or psi < DRIFT_PSI:
             return False
-        self.findings.psi = psi
+        self.outcome.psi = psi
         return True
 
-    def _people_label(self) -> None:
-        self._enter("labels")
+    def _label_frames(self) -> None:
+        self._begin_step("labels")
         data, settled = self._account.data, self.elapsed_s + SETTLED_S
-        self._until(
-            lambda: self.elapsed_s >= settled and labelling.collected(data) >= LABELLED,
-            f"fewer than {LABELLED} frames were collected",
+        self._wait_until(
+            lambda: self.elapsed_s >= settled and labelling.count_collected(data) >= MIN_LABELLED,
+            f"fewer than {MIN_LABELLED} frames were collected",
         )
-        self.findings.labels = labelling.label(data, self._lines, job="light-changed")
-        self._tell(f"{self.findings.labels} frames labelled", "data")
+        self.outcome.labels = labelling.label_frames(data, self._lines, job="light-changed")
+        self._add_event(f"{self.outcome.labels} frames labelled", "data")
 
-    def _model_comes(self) -> None:
+    def _run_cycle(self) -> None:
         began_s = self.elapsed_s
-        self._enter("cycle")
-        self._account.raise_alarm(self.findings.psi or 0.0)
-        self._until(lambda: self._has_entered("BuildDataset"), "the alarm did not start the state machine")
-        self._account.count_labels()  # asks for a cycle, too: it is ignored, because one runs
-        self.findings.cycle = self._follow(0)
-        result = self.findings.cycle.get("result")
+        self._begin_step("cycle")
+        self._account.raise_alarm(self.outcome.psi or 0.0)
+        self._wait_until(lambda: self._has_entered("BuildDataset"), "the alarm did not start the state machine")
+        self._account.run_label_trigger()  # asks for a cycle, too: it is ignored, because one runs
+        self.outcome.cycle = self._await_execution(0)
+        result = self.outcome.cycle.get("result")
         if result != "promoted":
-            raise OperatorError(f"the cycle ended as {result}: {' '.join(self.findings.cycle.get('why', []))}")
+            raise OperatorError(f"the cycle ended as {result}: {' '.join(self.outcome.cycle.get('why', []))}")
         committed_s = self.elapsed_s
-        self.findings.recovery_s = committed_s - began_s
-        first_s = min(one.at_s for one in self._accuracy.judged[:] if one.version == self._version)
-        self.findings.drifted = self._accuracy.between(self._faded_s, first_s)
-        self._tell("every device runs the new model", "good")
-        self._enter("new model")
-        self._until(lambda: self.elapsed_s >= committed_s + AFTER_S, "")
-        self.findings.after = self._accuracy.between(committed_s, self.elapsed_s)
+        self.outcome.recovery_s = committed_s - began_s
+        first_s = min(one.at_s for one in self._accuracy.evaluated[:] if one.version == self._version)
+        self.outcome.drifted = self._accuracy.between(self._faded_s, first_s)
+        self._add_event("every device runs the new model", "good")
+        self._begin_step("new model")
+        self._wait_until(lambda: self.elapsed_s >= committed_s + AFTER_S, "")
+        self.outcome.after = self._accuracy.between(committed_s, self.elapsed_s)
 
-    def _poison(self) -> None:
-        self._enter("wrong labels")
+    def _inject_bad_labels(self) -> None:
+        self._begin_step("wrong labels")
         data, version = self._account.data, self._version
-        self._until(
-            lambda: labelling.collected(data, version=version) >= POISONED, f"fewer than {POISONED} frames came since"
+        self._wait_until(
+            lambda: labelling.count_collected(data, version=version) >= MIN_POISONED,
+            f"fewer than {MIN_POISONED} frames came since",
         )
-        self.findings.poisoned_labels = labelling.label(data, self._lines, job=HURRIED, version=version, wrong=True)
-        self._tell(f"{self.findings.poisoned_labels} labels that say the opposite", "bad")
-        self._account.count_labels()
-        self.findings.poisoned = self._follow(2)
-        self.findings.models_untouched = {device.active for device in self._devices} == {self._release}
-        refused = self.findings.poisoned.get("result") == "poisoned"
-        self._tell("refused before anything was trained" if refused else "NOT refused", "good" if refused else "bad")
+        self.outcome.poisoned_labels = labelling.label_frames(
+            data, self._lines, job=INVERTED_LABELS_JOB, version=version, wrong=True
+        )
+        self._add_event(f"{self.outcome.poisoned_labels} labels that say the opposite", "bad")
+        self._account.run_label_trigger()
+        self.outcome.poisoned = self._await_execution(2)
+        self.outcome.models_untouched = {device.active for device in self._devices} == {self._release}
+        refused = self.outcome.poisoned.get("result") == "poisoned"
+        self._add_event(
+            "refused before anything was trained" if refused else "NOT refused", "good" if refused else "bad"
+        )
 
     @property
     def _shown(self) -> list[int]:
@@ -218,11 +223,11 @@ class Story:
 
     @property
     def _faded_s(self) -> float:
-        return self.elapsed_s if self.findings.fading_s is None else self.findings.fading_s[1]
+        return self.elapsed_s if self.outcome.fading_s is None else self.outcome.fading_s[1]
 
     @property
     def _release(self) -> str:
-        return str(self.findings.cycle.get("released", {}).get("release_id"))
+        return str(self.outcome.cycle.get("released", {}).get("release_id"))
 
     @property
     def _version(self) -> str:
@@ -230,17 +235,17 @@ class Story:
 
     @property
     def _lines(self) -> dict[str, Any]:
-        return {device.place.camera: device.line for device in self._devices}
+        return {device.placement.camera: device.line for device in self._devices}
 
     def _has_entered(self, name: str) -> bool:
         """Whether the first execution has."""
         found = self._account.executions()
         return bool(found) and any(step.name == name for step in self._account.steps(found[0]))
 
-    def _follow(self, number: int) -> dict[str, Any]:
+    def _await_execution(self, number: int) -> dict[str, Any]:
         """Wait for execution `number` to begin and end; returns its record."""
         account = self._account
-        self._until(lambda: len(account.executions()) > number, "the event did not start the state machine")
+        self._wait_until(lambda: len(account.executions()) > number, "the event did not start the state machine")
         execution = account.executions()[number]
         told = 0
 
@@ -248,31 +253,31 @@ class Story:
             nonlocal told
             status, self.steps = account.status(execution), account.steps(execution)
             for step in self.steps[told:]:
-                if step.name in _TOLD:
-                    self._tell(*_TOLD[step.name])
+                if step.name in _EVENT_STATES:
+                    self._add_event(*_EVENT_STATES[step.name])
                 self._detail = f"the state machine is in {step.name}"
             told = len(self.steps)
             return status != "RUNNING"
 
-        self._until(ended, f"the cycle did not end within {_CYCLE_S:.0f} s", patience_s=_CYCLE_S)
-        self.findings.statuses.append(account.status(execution))
-        return account.record(execution)
+        self._wait_until(ended, f"the cycle did not end within {_CYCLE_TIMEOUT_S:.0f} s", patience_s=_CYCLE_TIMEOUT_S)
+        self.outcome.statuses.append(account.status(execution))
+        return account.execution_record(execution)
 
     # --- waiting ------------------------------------------------------------------------------------------------------
 
-    def _tell(self, text: str, kind: Kind) -> None:
-        self.chapters.append(Chapter(self.elapsed_s, text, kind))
+    def _add_event(self, text: str, kind: EventKind) -> None:
+        self.events.append(ScenarioEvent(self.elapsed_s, text, kind))
 
     def _deliver(self) -> None:
-        if self.elapsed_s - self._looked_s >= _LOOK_S:
-            self._looked_s = self.elapsed_s
+        if self.elapsed_s - self._polled_s >= _LAKE_POLL_S:
+            self._polled_s = self.elapsed_s
             self._lake.deliver()
 
-    def _until(self, condition: Callable[[], bool], sentence: str, *, patience_s: float = _PATIENCE_S) -> None:
+    def _wait_until(self, condition: Callable[[], bool], sentence: str, *, patience_s: float = _TIMEOUT_S) -> None:
         deadline = time.monotonic() + patience_s
         while not condition():
             if time.monotonic() > deadline:
-                raise OperatorError(f"{sentence} ({self.pace.note(self.elapsed_s)})")
+                raise OperatorError(f"{sentence} ({self.timer.progress_text(self.elapsed_s)})")
             if self._stop.wait(_POLL_S):
                 raise _StoppedError
             self._deliver()

@@ -10,16 +10,16 @@ from rich.layout import Layout
 from rich.table import Table
 from rich.text import Text
 
-from simulator.demo.view import as_svg, counted, pairs, tile
+from simulator.demo.view import count_text, framed_panel, label_value_grid, render_svg
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from simulator.cycle_demo.accuracy import Share
-    from simulator.cycle_demo.story import Chapter, Kind
+    from simulator.cycle_demo.accuracy import AccuracyShare
+    from simulator.cycle_demo.story import EventKind, ScenarioEvent
 
 _BARS: Final = "▁▂▃▄▅▆▇█"
-STYLES: Final[dict[Kind, str]] = {
+STYLES: Final[dict[EventKind, str]] = {
     "light": "yellow",
     "data": "cyan",
     "cycle": "default",
@@ -33,7 +33,7 @@ _SHORT: Final = ("data", "train", "choose", "release", "canary", "fleet", "told"
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceNow:
+class DeviceSnapshot:
     """One device."""
 
     thing: str
@@ -46,18 +46,18 @@ class DeviceNow:
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class CloudSnapshot:
     """Everything that the view shows."""
 
     elapsed_s: float
     note: str
     light: float  # of the lamp, 1 is nominal
-    accuracy: Share
+    accuracy: AccuracyShare
     curve: tuple[tuple[float, float], ...]
     psi: float | None
-    chapters: tuple[Chapter, ...]
+    events: tuple[ScenarioEvent, ...]
     states: tuple[str, ...]  # that the newest execution has entered
-    devices: tuple[DeviceNow, ...]
+    devices: tuple[DeviceSnapshot, ...]
     delivered: int
     labels: int
 
@@ -71,7 +71,7 @@ def line_chart(values: list[float], width: int) -> str:
     return "".join(_BARS[min(int(value * len(_BARS)), len(_BARS) - 1)] for value in values)
 
 
-def screen(moment: Moment, *, width: int) -> RenderableType:
+def screen(moment: CloudSnapshot, *, width: int) -> RenderableType:
     """Return the whole screen for a terminal `width` columns wide."""
     layout = Layout()
     layout.split_column(
@@ -79,19 +79,19 @@ def screen(moment: Moment, *, width: int) -> RenderableType:
         Layout(_accuracy(moment, width=width), size=4),
         Layout(name="middle", size=6),
         Layout(_machine(moment), size=3),
-        Layout(_chapters(moment), name="chapters"),
+        Layout(_event_panel(moment), name="chapters"),
         Layout(Text(" Ctrl-C ends the demo early and writes the report", "grey50"), size=1),
     )
     layout["middle"].split_row(*(Layout(_device(device)) for device in moment.devices), Layout(_lines(moment)))
     return layout
 
 
-def picture(moment: Moment, *, width: int = 100, height: int = 32) -> str:
+def screen_svg(moment: CloudSnapshot, *, width: int = 100, height: int = 32) -> str:
     """Return the screen as an SVG that loads nothing from anywhere."""
-    return as_svg(screen(moment, width=width), title="kensa demo --cloud", width=width, height=height)
+    return render_svg(screen(moment, width=width), title="kensa demo --cloud", width=width, height=height)
 
 
-def plain_line(moment: Moment) -> str:
+def plain_line(moment: CloudSnapshot) -> str:
     """Return one line for an output that is no terminal."""
     devices = ", ".join(f"{one.thing} {one.model} {one.state}{one.progress}" for one in moment.devices)
     return (
@@ -100,7 +100,7 @@ def plain_line(moment: Moment) -> str:
     )
 
 
-def chapter_line(chapter: Chapter) -> str:
+def event_line(chapter: ScenarioEvent) -> str:
     """Return one line for an event."""
     return f"{chapter.at_s:5.0f} s  * {chapter.text}"
 
@@ -109,7 +109,7 @@ def _style(share: float) -> str:
     return "bold green" if share >= _FAIR else "bold yellow" if share >= _POOR else "bold red"
 
 
-def _header(moment: Moment) -> Table:
+def _header(moment: CloudSnapshot) -> Table:
     row = Table.grid(expand=True, padding=(0, 1))
     row.add_column(no_wrap=True)
     row.add_column(no_wrap=True, ratio=1, overflow="ellipsis")
@@ -120,46 +120,46 @@ def _header(moment: Moment) -> Table:
     return row
 
 
-def _accuracy(moment: Moment, *, width: int) -> RenderableType:
+def _accuracy(moment: CloudSnapshot, *, width: int) -> RenderableType:
     chart = Text(line_chart([share for _, share in moment.curve], width - 6), "cyan", no_wrap=True)
     told = Text("parts judged right ", "grey62", no_wrap=True, overflow="ellipsis")
     told.append(f"{moment.accuracy.value:.1%}", _style(moment.accuracy.value))
     told.append(f"   of the last {moment.accuracy.parts}", "grey62")
     told.append(f"   lamp {moment.light:.0%}", "yellow" if moment.light < 1.0 else "grey62")
     told.append("" if moment.psi is None else f"   drift PSI {moment.psi:.2f}", "cyan")
-    return tile("Accuracy", Group(chart, told))
+    return framed_panel("Accuracy", Group(chart, told))
 
 
-def _device(device: DeviceNow) -> RenderableType:
-    return tile(
+def _device(device: DeviceSnapshot) -> RenderableType:
+    return framed_panel(
         device.thing,
-        pairs(
+        label_value_grid(
             [
                 ("model", Text(device.model, "bold")),
                 (device.state, Text(device.progress or "-", "bold cyan")),
-                ("parts", counted(device.captured)),
-                ("dropped", counted(device.dropped, "bold red")),
+                ("parts", count_text(device.captured)),
+                ("dropped", count_text(device.dropped, "bold red")),
             ]
         ),
     )
 
 
-def _lines(moment: Moment) -> RenderableType:
-    return tile(
+def _lines(moment: CloudSnapshot) -> RenderableType:
+    return framed_panel(
         "Cloud",
-        pairs(
+        label_value_grid(
             [
-                ("verdicts", counted(moment.delivered)),
-                ("frames collected", counted(sum(device.uploaded for device in moment.devices))),
-                ("labels", counted(moment.labels)),
+                ("verdicts", count_text(moment.delivered)),
+                ("frames collected", count_text(sum(device.uploaded for device in moment.devices))),
+                ("labels", count_text(moment.labels)),
             ]
         ),
     )
 
 
-def _machine(moment: Moment) -> RenderableType:
+def _machine(moment: CloudSnapshot) -> RenderableType:
     if not moment.states:
-        return tile("State machine", Text("waits for a trigger: schedule, drift, labels or a person", "grey62"))
+        return framed_panel("State machine", Text("waits for a trigger: schedule, drift, labels or a person", "grey62"))
     last = moment.states[-1]
     reached = max((i for i, state in enumerate(_STATES) if state in moment.states), default=-1)
     text = Text(no_wrap=True, overflow="ellipsis")
@@ -170,14 +170,14 @@ def _machine(moment: Moment) -> RenderableType:
             text.append(f"● {name}  ", "bold cyan")
         else:
             text.append(f"○ {name}  ", "grey50")
-    return tile("State machine", text.append(f" {last}", "grey62"))
+    return framed_panel("State machine", text.append(f" {last}", "grey62"))
 
 
-def _chapters(moment: Moment) -> RenderableType:
+def _event_panel(moment: CloudSnapshot) -> RenderableType:
     rows = [
         Text(f"{chapter.at_s:5.0f} s  ", "grey62", no_wrap=True, overflow="ellipsis").append(
             chapter.text, STYLES[chapter.kind]
         )
-        for chapter in moment.chapters[::-1]
+        for chapter in moment.events[::-1]
     ]
-    return tile("What happened", Group(*rows) if rows else Text("two lines begin to work", "grey62"))
+    return framed_panel("What happened", Group(*rows) if rows else Text("two lines begin to work", "grey62"))

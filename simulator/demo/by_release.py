@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from agent.records import Verdict
-    from simulator.line import LineConfig, Truth
+    from simulator.line import LineConfig, PartTruth
 
 _STEADY: Final = 0.01  # of the lamp's level: less than the exposure differs from part to part
 
 
-class Light(StrEnum):
+class LampState(StrEnum):
     """The lamp over a part."""
 
     GOOD = "good light"
@@ -33,15 +33,15 @@ class Light(StrEnum):
     FADED = "faded lamp"
 
 
-def light_of(truth: Truth, config: LineConfig) -> Light:
+def lamp_state(truth: PartTruth, config: LineConfig) -> LampState:
     """Return the lamp's state when the part was exposed; a lamp that swings about its level counts as good light."""
     if config.drift_shape != "ramp" or truth.light.drift >= 1.0 - _STEADY:
-        return Light.GOOD
-    return Light.FADED if truth.light.drift <= 1.0 - config.drift_amplitude + _STEADY else Light.FADING
+        return LampState.GOOD
+    return LampState.FADED if truth.light.drift <= 1.0 - config.drift_amplitude + _STEADY else LampState.FADING
 
 
 @dataclass(slots=True)
-class Worth:
+class ErrorCounts:
     """Counts of one release in one light; parts that a model set aside or could not judge count as neither mistake."""
 
     defective: int = 0
@@ -60,24 +60,24 @@ class Worth:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ReleaseAccuracyRow:
     """One line of the table."""
 
     inspection: str
     version: str
-    light: Light
-    worth: Worth
+    lamp: LampState
+    errors: ErrorCounts
 
 
-class ByRelease:
+class ReleaseAccuracy:
     """Counts; used from one thread."""
 
     def __init__(self) -> None:
         """Start empty."""
         self._versions: dict[str, str] = {}  # by digest
-        self._worth: defaultdict[tuple[str, str, Light], Worth] = defaultdict(Worth)
+        self._worth: defaultdict[tuple[str, str, LampState], ErrorCounts] = defaultdict(ErrorCounts)
 
-    def take(self, verdict: Verdict, truth: Truth, config: LineConfig) -> None:
+    def add(self, verdict: Verdict, truth: PartTruth, config: LineConfig) -> None:
         """Count one verdict of a line with this configuration."""
         model, outcome = verdict.origin.model, verdict.judgement.outcome
         if model is None:
@@ -86,16 +86,19 @@ class ByRelease:
         digest = model.sha256
         if verdict.challenger_outcome is not None and verdict.challenger_sha256 is not None:
             digest, outcome = verdict.challenger_sha256, verdict.challenger_outcome
-        self._worth[verdict.origin.inspection, digest, light_of(truth, config)].add(outcome, defective=truth.defective)
+        self._worth[verdict.origin.inspection, digest, lamp_state(truth, config)].add(
+            outcome, defective=truth.is_defective
+        )
 
-    def rows(self, versions: Mapping[str, str] | None = None) -> list[Row]:
+    def rows(self, versions: Mapping[str, str] | None = None) -> list[ReleaseAccuracyRow]:
         """Return a row for each, by inspection, light and version; `versions` by digest, of releases that never led."""
         known = {**(versions or {}), **self._versions}
-        order = list(Light)
+        order = list(LampState)
         rows = [
-            Row(where, known.get(sha, sha[:12]), light, worth) for (where, sha, light), worth in self._worth.items()
+            ReleaseAccuracyRow(where, known.get(sha, sha[:12]), light, worth)
+            for (where, sha, light), worth in self._worth.items()
         ]
-        return sorted(rows, key=lambda row: (row.inspection, order.index(row.light), row.version))
+        return sorted(rows, key=lambda row: (row.inspection, order.index(row.lamp), row.version))
 
 
 def share_text(events: int, trials: int, *, decimals: int = 1) -> str:
@@ -107,19 +110,19 @@ def share_text(events: int, trials: int, *, decimals: int = 1) -> str:
     return f"{events} of {trials:,}: {share}% ({least} to {most})"
 
 
-def to_json(rows: Iterable[Row]) -> list[dict[str, Any]]:
+def to_json(rows: Iterable[ReleaseAccuracyRow]) -> list[dict[str, Any]]:
     """Return the rows as plain values; intervals are Wilson's at 95 %."""
     return [
         {
             "inspection": row.inspection,
             "version": row.version,
-            "light": str(row.light),
-            "defective": row.worth.defective,
-            "escapes": row.worth.escapes,
-            "escape_interval": _interval(row.worth.escapes, row.worth.defective),
-            "good": row.worth.good,
-            "false_rejects": row.worth.false_rejects,
-            "false_reject_interval": _interval(row.worth.false_rejects, row.worth.good),
+            "light": str(row.lamp),
+            "defective": row.errors.defective,
+            "escapes": row.errors.escapes,
+            "escape_interval": _interval(row.errors.escapes, row.errors.defective),
+            "good": row.errors.good,
+            "false_rejects": row.errors.false_rejects,
+            "false_reject_interval": _interval(row.errors.false_rejects, row.errors.good),
         }
         for row in rows
     ]

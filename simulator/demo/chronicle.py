@@ -13,10 +13,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from agent.model.transitions import State
+from agent.model.transitions import LifecycleState
 from simulator.demo import by_release
 from simulator.demo.by_release import share_text
-from simulator.demo.releases import POLICY_TEXT, Published
+from simulator.demo.releases import POLICY_TEXT, PublishedRelease
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,22 +25,22 @@ if TYPE_CHECKING:
 
     from agent.model.lifecycle import Lifecycle
     from agent.records import ModelStatus, Refusal
-    from simulator.demo.by_release import Row
-    from simulator.demo.releases import ReleaseStory
-    from simulator.demo.tally import Tally
+    from simulator.demo.by_release import ReleaseAccuracyRow
+    from simulator.demo.releases import ReleaseScenario
+    from simulator.demo.tally import VerdictMetrics
 
 _AROUND_NS: Final = 1_000_000_000  # "around a switch" is within a second of it
 _STEPS: Final = (
-    ("fetch", {State.FETCHING, State.STAGED}),
-    ("gates", {State.VERIFIED, State.SELFTEST}),
-    ("shadow", {State.SHADOW}),
-    ("trial", {State.TRIAL}),
-    ("commit", {State.COMMITTED}),
+    ("fetch", {LifecycleState.FETCHING, LifecycleState.STAGED}),
+    ("gates", {LifecycleState.VERIFIED, LifecycleState.SELFTEST}),
+    ("shadow", {LifecycleState.SHADOW}),
+    ("trial", {LifecycleState.TRIAL}),
+    ("commit", {LifecycleState.COMMITTED}),
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Switch:
+class ModelSwitch:
     """One moment at which other models began to judge."""
 
     what: str
@@ -49,31 +49,31 @@ class Switch:
 
 
 @dataclass(frozen=True, slots=True)
-class Chapter:
+class ReleaseOutcome:
     """One release's fate."""
 
-    published: Published
+    published: PublishedRelease
     result: str  # "committed", "rolled back", "refused" or how far it came
-    switches: tuple[Switch, ...] = ()
+    switches: tuple[ModelSwitch, ...] = ()
     refusal: Refusal | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Chronicle:
+class ReleaseLog:
     """All of it, at one moment or at the end."""
 
     status: ModelStatus
     policy: str
-    chapters: tuple[Chapter, ...]
+    outcomes: tuple[ReleaseOutcome, ...]
     problem: str | None = None
     p99_around_ms: float | None = None
     p99_elsewhere_ms: float | None = None
-    worth: tuple[Row, ...] = ()  # of each release on the line, of the inspection that they came to
+    accuracy: tuple[ReleaseAccuracyRow, ...] = ()  # of each release on the line, of the inspection that they came to
 
 
-def read(story: ReleaseStory, lifecycle: Lifecycle, tally: Tally | None = None) -> Chronicle:
+def build_release_log(story: ReleaseScenario, lifecycle: Lifecycle, tally: VerdictMetrics | None = None) -> ReleaseLog:
     """Return what has happened so far; with `tally` also what it meant for the latency."""
-    status, history, bad = lifecycle.status(), lifecycle.history(), lifecycle.bad_list()
+    status, history, bad = lifecycle.status(), lifecycle.history(), lifecycle.deny_list()
     times = np.asarray(tally.times_ns.get(story.inspection, []) if tally else [], np.int64)
     latencies = np.asarray(tally.inspection_us.get(story.inspection, []) if tally else [], np.int64)
     refused = {entry["release_id"] for entry in bad}
@@ -87,21 +87,21 @@ def read(story: ReleaseStory, lifecycle: Lifecycle, tally: Tally | None = None) 
             utc_ns = round(utc_s * 1e9)
             close = np.abs(times - utc_ns) <= _AROUND_NS
             near |= close
-            switches.append(Switch(what, utc_ns, _p99_ms(latencies[close])))
+            switches.append(ModelSwitch(what, utc_ns, _p99_ms(latencies[close])))
         refusal = status.refusal if status.refused and status.refused.release_id == release_id else None
-        chapters.append(Chapter(published, _result(own, release_id in refused), tuple(switches), refusal))
-    return Chronicle(
+        chapters.append(ReleaseOutcome(published, _result(own, release_id in refused), tuple(switches), refusal))
+    return ReleaseLog(
         status,
         POLICY_TEXT,
         tuple(chapters),
         story.problem,
         _p99_ms(latencies[near]),
         _p99_ms(latencies[~near]),
-        () if tally is None else _worth(story, tally),
+        () if tally is None else _accuracy_rows(story, tally),
     )
 
 
-def _worth(story: ReleaseStory, tally: Tally) -> tuple[Row, ...]:
+def _accuracy_rows(story: ReleaseScenario, tally: VerdictMetrics) -> tuple[ReleaseAccuracyRow, ...]:
     return tuple(row for row in tally.by_release.rows(story.versions) if row.inspection == story.inspection)
 
 
@@ -113,25 +113,25 @@ def _switches(own: Sequence[dict[str, Any]]) -> list[tuple[str, float]]:
     """When the models that judge changed: trial, wider trial, commit, rollback."""
     found, step = [], 0
     for line in own:
-        if line["after"] == State.TRIAL:
+        if line["after"] == LifecycleState.TRIAL:
             step += 1
             found.append((f"trial, step {step}", line["utc_s"]))
-        elif line["after"] == State.COMMITTED:
+        elif line["after"] == LifecycleState.COMMITTED:
             found.append(("commit", line["utc_s"]))
-        elif line["after"] == State.ROLLING_BACK and line["state"] == State.TRIAL:
+        elif line["after"] == LifecycleState.ROLLING_BACK and line["state"] == LifecycleState.TRIAL:
             found.append(("rollback", line["utc_s"]))
     return found
 
 
 def _result(own: Sequence[dict[str, Any]], is_bad: bool) -> str:  # noqa: FBT001
     states = [line["after"] for line in own]
-    if State.COMMITTED in states:
+    if LifecycleState.COMMITTED in states:
         return "committed"
     if is_bad:
-        return "rolled back" if State.TRIAL in states else "refused"
-    if states and states[-1] == State.IDLE:
+        return "rolled back" if LifecycleState.TRIAL in states else "refused"
+    if states and states[-1] == LifecycleState.IDLE:
         return "given up for a newer one"
-    if State.TRIAL in states:
+    if LifecycleState.TRIAL in states:
         return "still in trial"  # a stop sends it back to begin its trial anew at the next start
     return f"still in {states[-1]}" if states else "published"
 
@@ -139,22 +139,22 @@ def _result(own: Sequence[dict[str, Any]], is_bad: bool) -> str:  # noqa: FBT001
 # --- for a person -----------------------------------------------------------------------------------------------------
 
 
-def panel(chronicle: Chronicle) -> Group:
+def release_panel(chronicle: ReleaseLog) -> Group:
     """Four lines for the live view."""
     status = chronicle.status
     rows: list[RenderableType] = [Text(chronicle.policy, "grey50", no_wrap=True, overflow="ellipsis")]
-    last = chronicle.chapters[-1:]
-    rows += [_line(chapter, status, is_last=chapter in last) for chapter in chronicle.chapters[-2:]]
-    if not chronicle.chapters:
+    last = chronicle.outcomes[-1:]
+    rows += [_progress_line(chapter, status, is_last=chapter in last) for chapter in chronicle.outcomes[-2:]]
+    if not chronicle.outcomes:
         rows.append(Text("a new release will arrive soon", "grey62"))
     if status.alarm or chronicle.problem:
         rows.append(Text(f"! {status.alarm or chronicle.problem}", "yellow", no_wrap=True, overflow="ellipsis"))
-    elif chronicle.chapters and (refusal := chronicle.chapters[-1].refusal) is not None:
+    elif chronicle.outcomes and (refusal := chronicle.outcomes[-1].refusal) is not None:
         rows.append(Text(refusal.text, "red", no_wrap=True, overflow="ellipsis"))
     return Group(*rows)
 
 
-def _line(chapter: Chapter, status: ModelStatus, *, is_last: bool) -> Text:
+def _progress_line(chapter: ReleaseOutcome, status: ModelStatus, *, is_last: bool) -> Text:
     text = Text(f"{chapter.published.version} ", "bold", no_wrap=True, overflow="ellipsis")
     if chapter.result == "committed":
         return text.append("✓ fetched, passed every gate, tried on the line, committed", "green")
@@ -176,16 +176,16 @@ def _line(chapter: Chapter, status: ModelStatus, *, is_last: bool) -> Text:
 
 def _progress(status: ModelStatus) -> str:
     done, wanted = status.progress.get("phase_pairs"), status.progress.get("phase_pairs_wanted")
-    share = f" {status.share:.0%}" if status.state == State.TRIAL else ""
+    share = f" {status.share:.0%}" if status.state == LifecycleState.TRIAL else ""
     return share if done is None or not wanted else f"{share}, {done:.0f} of {wanted:.0f} parts"
 
 
-def table(chronicle: Chronicle) -> Table:
+def release_table(chronicle: ReleaseLog) -> Table:
     """What the closing report says."""
     rows = Table.grid(padding=(0, 2))
     rows.add_column(style="grey62", no_wrap=True)
     rows.add_column()
-    for chapter in chronicle.chapters:
+    for chapter in chronicle.outcomes:
         good = chapter.result == "committed"
         text = Text(f"{chapter.published.what}: ").append(chapter.result, "green" if good else "bold red")
         if chapter.refusal is not None:
@@ -205,18 +205,18 @@ def table(chronicle: Chronicle) -> Table:
     return rows
 
 
-def worth_table(chronicle: Chronicle) -> Table:
+def accuracy_table(chronicle: ReleaseLog) -> Table:
     """Escapes and false rejects by release, light by light: releases that judged in different light do not compare."""
     rows = Table.grid(padding=(0, 1))
     for _ in range(3):
         rows.add_column(no_wrap=True)
     rows.add_row(*(Text(head, "bold") for head in ("Release", "Defects that escaped", "Good parts rejected")))
     light = None
-    for row in chronicle.worth:
-        if row.light is not light:
-            rows.add_row(Text(row.light, "grey62"), *([Text("(95 % interval)", "grey62")] * 2 if light is None else []))
-            light = row.light
-        worth = row.worth
+    for row in chronicle.accuracy:
+        if row.lamp is not light:
+            rows.add_row(Text(row.lamp, "grey62"), *([Text("(95 % interval)", "grey62")] * 2 if light is None else []))
+            light = row.lamp
+        worth = row.errors
         rows.add_row(
             f"  {row.version}",
             share_text(worth.escapes, worth.defective, decimals=0),
@@ -225,7 +225,7 @@ def worth_table(chronicle: Chronicle) -> Table:
     return rows
 
 
-def to_json(chronicle: Chronicle) -> dict[str, Any]:
+def to_json(chronicle: ReleaseLog) -> dict[str, Any]:
     """The same for machines."""
     return {
         "policy": chronicle.policy,
@@ -233,7 +233,7 @@ def to_json(chronicle: Chronicle) -> dict[str, Any]:
         "p99_ms_elsewhere": chronicle.p99_elsewhere_ms,
         "active": None if chronicle.status.active is None else chronicle.status.active.release_id,
         "problem": chronicle.problem,
-        "worth": by_release.to_json(chronicle.worth),
+        "worth": by_release.to_json(chronicle.accuracy),
         "releases": [
             {
                 "version": chapter.published.version,
@@ -251,6 +251,6 @@ def to_json(chronicle: Chronicle) -> dict[str, Any]:
                     "limits": dict(chapter.refusal.limits),
                 },
             }
-            for chapter in chronicle.chapters
+            for chapter in chronicle.outcomes
         ],
     }

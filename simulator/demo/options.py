@@ -15,8 +15,8 @@ from simulator.broker import BROKERS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LEAST_S: Final = 90.0  # what both releases need to reach their ends
-_LONGEST_S: Final = 24 * 3600.0
+MIN_S: Final = 90.0  # what both releases need to reach their ends
+_MAX_S: Final = 24 * 3600.0
 
 
 def _within(low: float, high: float, unit: str) -> Callable[[str], float]:
@@ -46,8 +46,8 @@ def make_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--cloud", action="store_true",
                         help="the improvement cycle on a simulated account, from drift to the fleet")  # fmt: skip
-    parser.add_argument("--seconds", type=_within(1, _LONGEST_S, "s"),
-                        help=f"how long (120, Greengrass 90); from {LEAST_S:g} (60) on all models arrive")  # fmt: skip
+    parser.add_argument("--seconds", type=_within(1, _MAX_S, "s"),
+                        help=f"how long (120, Greengrass 90); from {MIN_S:g} (60) on all models arrive")  # fmt: skip
     parser.add_argument(
         "--fps", type=_within(0.5, 240, "frames/s"),
         help="parts a second under the colour camera (120, Greengrass 30, cloud 10); the mono camera sees a third",

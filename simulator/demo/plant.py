@@ -20,21 +20,21 @@ from agent import app, config, control
 from agent.adapters.mqtt import MqttTransport
 from agent.clock import SystemClock
 from agent.errors import OperatorError
-from simulator.broker import AnyBroker, BrokerName, open_broker
+from simulator.broker import BrokerName, LocalBroker, open_broker
 from simulator.demo import chronicle
-from simulator.demo.options import LEAST_S
-from simulator.demo.releases import FADE, FADE_AT, FADE_TAKES, LIMITS, SITE, ReleaseStory
+from simulator.demo.options import MIN_S
+from simulator.demo.releases import FADE, FADE_AT, FADE_SHARE, LIMITS, SITE, ReleaseScenario
 from simulator.line import CAMERAS, SimulatedLine
 from simulator.line.source import SimulatedSource, from_config
-from simulator.proxy import Proxy
+from simulator.proxy import TcpProxy
 from simulator.shadow import ShadowService
-from simulator.subscriber import Subscriber
+from simulator.subscriber import VerdictSubscriber
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from simulator.demo.chronicle import Chronicle
-    from simulator.demo.tally import Tally
+    from simulator.demo.chronicle import ReleaseLog
+    from simulator.demo.tally import VerdictMetrics
     from simulator.line.config import CameraName
 
 _RELEASES: Final = Path(__file__).resolve().parents[2] / "releases"
@@ -48,7 +48,7 @@ _DEFECT_RATE: Final = 0.06  # a bad day; rare defects would need an hour to comp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class LineOptions:
     """What a person may choose."""
 
     seconds: float = 120.0
@@ -62,14 +62,14 @@ class Options:
     outage_s: float = 0.0  # how long the network is unplugged in the middle
 
     @property
-    def tells_of_releases(self) -> bool:
+    def has_updates(self) -> bool:
         """Whether new releases arrive while the line runs."""
-        return self.updates and self.seconds >= LEAST_S
+        return self.updates and self.seconds >= MIN_S
 
     @property
     def factory(self) -> Path:
         """The release that the line starts with."""
-        return self.release or (FIRST_RELEASE if self.tells_of_releases else DEFAULT_RELEASE)
+        return self.release or (FIRST_RELEASE if self.has_updates else DEFAULT_RELEASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +81,16 @@ class _Camera:
     seed: int  # added to the chosen one: cameras that look at different parts
     blanks: int  # parts that are rendered before the start, 6 MB each; every exposure is made from one of them
 
-    def options(self, chosen: Options) -> dict[str, Any]:
+    def options(self, chosen: LineOptions) -> dict[str, Any]:
         """Return what the configuration says of the simulated camera."""
         parts = chosen.seconds * chosen.fps * self.share
         fading: dict[str, Any] = {"drift_amplitude": 0.0}  # releases are compared in steady light
-        if chosen.tells_of_releases:
+        if chosen.has_updates:
             fading = {
                 "drift_shape": "ramp",
                 "drift_amplitude": FADE,
                 "drift_after_parts": round(parts * FADE_AT),
-                "drift_period_parts": max(2, round(parts * FADE_TAKES)),
+                "drift_period_parts": max(2, round(parts * FADE_SHARE)),
             }
         return {
             "camera": self.model,
@@ -111,20 +111,20 @@ _CAMERAS: Final = (
 )
 
 
-class Plant:
+class LineEnvironment:
     """A running plant; use as a context manager, which starts everything but the agent."""
 
-    broker: AnyBroker
-    subscriber: Subscriber
+    broker: LocalBroker
+    subscriber: VerdictSubscriber
     agent: app.Agent
 
-    def __init__(self, options: Options, *, progress: Callable[[str], None]) -> None:
+    def __init__(self, options: LineOptions, *, progress: Callable[[str], None]) -> None:
         """Prepare; `progress` is told what is being made ready, in a few words."""
         self.options = options
         self._cameras = _CAMERAS[: options.cameras]
         self.lines: dict[str, SimulatedLine] = {}
-        self.proxy: Proxy | None = None
-        self.story: ReleaseStory | None = None
+        self.proxy: TcpProxy | None = None
+        self.scenario: ReleaseScenario | None = None
         self._shadow: ShadowService | None = None
         self._progress = progress
         self._clock = SystemClock()
@@ -145,13 +145,13 @@ class Plant:
             stack.enter_context(self.broker)
             port = self.broker.port
             if self.options.outage_s > 0.0:
-                self.proxy = stack.enter_context(Proxy(port=port))
+                self.proxy = stack.enter_context(TcpProxy(port=port))
                 port = self.proxy.port
             self._progress("starting the independent subscriber")
-            self.subscriber = stack.enter_context(Subscriber(host=self.broker.host, port=self.broker.port))
+            self.subscriber = stack.enter_context(VerdictSubscriber(host=self.broker.host, port=self.broker.port))
             sources = {camera.name: self._open_camera(camera) for camera in self._cameras}
-            if self.options.tells_of_releases:
-                self._begin_story(stack)
+            if self.options.has_updates:
+                self._start_scenario(stack)
             _return_freed_memory()
             self._progress("loading the model")
             transport = self._open_transport(port)
@@ -162,15 +162,17 @@ class Plant:
     @property
     def has_candidate(self) -> bool:
         """Whether a release is on its way and not yet kept or refused."""
-        if self.story is None or self.agent.models is None:
+        if self.scenario is None or self.agent.lifecycle_manager is None:
             return False
-        return self.agent.models.lifecycles[self.story.inspection].status().candidate is not None
+        return self.agent.lifecycle_manager.lifecycles[self.scenario.inspection].status().candidate is not None
 
-    def chronicle(self, tally: Tally | None = None) -> Chronicle | None:
+    def release_log(self, tally: VerdictMetrics | None = None) -> ReleaseLog | None:
         """What became of the releases so far; None where none arrive."""
-        if self.story is None or self.agent.models is None:
+        if self.scenario is None or self.agent.lifecycle_manager is None:
             return None
-        return chronicle.read(self.story, self.agent.models.lifecycles[self.story.inspection], tally)
+        return chronicle.build_release_log(
+            self.scenario, self.agent.lifecycle_manager.lifecycles[self.scenario.inspection], tally
+        )
 
     def __exit__(self, *_: object) -> None:
         """Stop everything that is still running."""
@@ -205,23 +207,23 @@ class Plant:
         self.lines[camera.name] = source.line
         return source
 
-    def _begin_story(self, stack: ExitStack) -> None:
+    def _start_scenario(self, stack: ExitStack) -> None:
         """Keep a repository of releases, and a shadow service where the broker carries its topics."""
         self._progress("signing a repository of releases")
         if self.broker.carries_shadows:
             self._shadow = stack.enter_context(ShadowService(host=self.broker.host, port=self.broker.port))
         camera = self._cameras[0]
-        self.story = ReleaseStory(
+        self.scenario = ReleaseScenario(
             folder=self.options.out / "cloud",
             better=DEFAULT_RELEASE,
             inspection=camera.inspection,
-            desire=self._desire,
+            desire=self._set_desired_release,
             seconds=self.options.seconds,
         )
-        stack.enter_context(self.story)
-        self.story.prepare(self.lines[camera.name], CAMERAS[camera.model].roi)
+        stack.enter_context(self.scenario)
+        self.scenario.prepare(self.lines[camera.name], CAMERAS[camera.model].roi)
 
-    def _desire(self, release_id: str) -> None:
+    def _set_desired_release(self, release_id: str) -> None:
         """As the cloud does it, or as a person at the machine."""
         inspection = self._cameras[0].inspection
         if self._shadow is not None:
@@ -272,10 +274,10 @@ class Plant:
             "heartbeat_s": 5.0,
             "drain_s": _DRAIN_S,
         }
-        if self.story is not None:
+        if self.scenario is not None:
             tree["updates"] = {
-                "repository": self.story.url,
-                "root": str(self.story.root.resolve()),
+                "repository": self.scenario.url,
+                "root": str(self.scenario.root.resolve()),
                 "site": SITE,
                 "shadow": self.broker.carries_shadows,
                 "limits": LIMITS,

@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 SITE: Final = "demo-site"
 BETTER_AT: Final = 0.07  # of the planned time: published
 BAD_AT: Final = 0.48
-LATEST: Final = 0.58  # until then the bad release waits for the better one's end
+LATEST_AT: Final = 0.58  # until then the bad release waits for the better one's end
 FADE_AT: Final = 0.64  # of the planned time: the lamp begins to fade, when the bad release has come to its trial
-FADE_TAKES: Final = 0.15
+FADE_SHARE: Final = 0.15
 FADE: Final = 0.14  # of the light; both good releases judge as well as before (docs/default-release.md)
 _SAMPLED: Final = 40  # parts in good light, and as many in weak light, by which the bad release is made
-BETTER: Final = "1.1.0"
-BAD: Final = "1.2.0"
+BETTER_VERSION: Final = "1.1.0"
+BAD_VERSION: Final = "1.2.0"
 # Of the better release. With the bundled 0.91 it lets half as many defects escape as its predecessor, but rejects more
 # good parts on the demo's line. 0.94 was chosen on 2,000 parts of another line (seed 4242, every part rendered), where
 # it rejects 3 of 992 good parts and its predecessor 9; escapes are 8.4 % there, the predecessor's 14.7 %.
@@ -73,7 +73,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class PublishedRelease:
     """One release that the story brought."""
 
     version: str
@@ -81,7 +81,7 @@ class Published:
     at_s: float  # since the line started
 
 
-class ReleaseStory:
+class ReleaseScenario:
     """Keeps the repository, serves it, and publishes when the time has come. Use as a context manager."""
 
     def __init__(
@@ -96,14 +96,17 @@ class ReleaseStory:
         """`desire(release_id)` tells the agent; it is called on a thread of its own, like everything slow here."""
         self._folder = folder
         self._better = better
-        self._desire = desire
+        self._set_desired = desire
         self._seconds = seconds
         self._stack = ExitStack()
         self._thread: threading.Thread | None = None
-        self._due = [(BETTER_AT, BETTER, "a better model"), (BAD_AT, BAD, "a model that the fading lamp misleads")]
+        self._due = [
+            (BETTER_AT, BETTER_VERSION, "a better model"),
+            (BAD_AT, BAD_VERSION, "a model that the fading lamp misleads"),
+        ]
         self.inspection = inspection
-        self.name = manifests.read(better).name
-        self.published: list[Published] = []
+        self.name = manifests.read_manifest(better).name
+        self.published: list[PublishedRelease] = []
         self.problem: str | None = None
 
     @property
@@ -133,7 +136,9 @@ class ReleaseStory:
     @property
     def versions(self) -> dict[str, str]:
         """Versions by their model's digest, of all releases that the story may bring."""
-        found = (manifests.read(self._folder / "releases" / version) for version in (BETTER, BAD))
+        found = (
+            manifests.read_manifest(self._folder / "releases" / version) for version in (BETTER_VERSION, BAD_VERSION)
+        )
         return {manifest.files[manifests.MODEL_NAME].sha256: manifest.version for manifest in found}
 
     @property
@@ -144,18 +149,22 @@ class ReleaseStory:
     def prepare(self, line: SimulatedLine, roi: Box) -> None:
         """Write both releases; the bad one is misled by light between the best and the worst of `line`."""
         releases = self._folder / "releases"
-        with_policy(self._better, releases / BETTER, version=BETTER, policy=POLICY, threshold=THRESHOLD)
-        grey = _between_good_and_weak_light(line, roi, self._better)
-        bad = bad_models.make_failing_in_dim_light(releases / BETTER, releases / BAD, version=BAD, grey=grey)
-        with_policy(bad, bad, version=BAD, policy=POLICY | {"trial": LONG_TRIAL})
+        copy_with_policy(
+            self._better, releases / BETTER_VERSION, version=BETTER_VERSION, policy=POLICY, threshold=THRESHOLD
+        )
+        grey = _background_grey_threshold(line, roi, self._better)
+        bad = bad_models.write_failing_in_dim_light(
+            releases / BETTER_VERSION, releases / BAD_VERSION, version=BAD_VERSION, grey=grey
+        )
+        copy_with_policy(bad, bad, version=BAD_VERSION, policy=POLICY | {"trial": LONG_TRIAL})
 
     def update(self, elapsed_s: float, *, undecided: bool) -> None:
         """Publish what is due; while the one before is `undecided`, on a slow machine, it waits for a while."""
         busy = self._thread is not None and self._thread.is_alive()
-        busy = busy or (undecided and elapsed_s < LATEST * self._seconds)
+        busy = busy or (undecided and elapsed_s < LATEST_AT * self._seconds)
         if self._due and not busy and elapsed_s >= self._due[0][0] * self._seconds:
             _, version, what = self._due.pop(0)
-            self.published.append(Published(version, what, elapsed_s))
+            self.published.append(PublishedRelease(version, what, elapsed_s))
             self._thread = threading.Thread(target=self._publish, args=(version,), name="publisher", daemon=True)
             self._thread.start()
 
@@ -163,13 +172,13 @@ class ReleaseStory:
         try:
             self._repository.add(self._folder / "releases" / version, SITE)
             self._repository.publish()
-            self._desire(f"{self.name}/{version}")
+            self._set_desired(f"{self.name}/{version}")
         except KensaError as error:
             _log.exception("release %s was not published", version)
             self.problem = f"release {version} was not published: {error}"
 
 
-def with_policy(
+def copy_with_policy(
     source: Path, out: Path, *, version: str, policy: dict[str, Any], threshold: float | None = None
 ) -> None:
     """Copy the release with another version and rollout policy, and with one threshold for all defects where given."""
@@ -178,7 +187,7 @@ def with_policy(
     if threshold is not None:
         tree["decision"]["thresholds"] = dict.fromkeys(tree["decision"]["thresholds"], threshold)
         tree["lineage"]["parameters"]["threshold"] = threshold
-    data = manifests.parse(json.dumps(tree).encode()).to_json()
+    data = manifests.parse_manifest(json.dumps(tree).encode()).to_json()
     out.mkdir(parents=True, exist_ok=True)
     for name in (manifests.MODEL_NAME, manifests.GOLDEN_NAME):
         if source != out:
@@ -186,13 +195,13 @@ def with_policy(
     (out / manifests.MANIFEST_NAME).write_bytes(data)
 
 
-def _between_good_and_weak_light(line: SimulatedLine, roi: Box, release: Path) -> float:
+def _background_grey_threshold(line: SimulatedLine, roi: Box, release: Path) -> float:
     """Return the grey level of the belt that lies between the darkest in good light and the brightest in weak light."""
-    geometry = manifests.read(release).geometry.to_record()
+    geometry = manifests.read_manifest(release).geometry.to_record()
     preprocessor = Preprocessor(geometry, roi=roi)
     weak_from = line.config.drift_after_parts + line.config.drift_period_parts
     inputs = np.empty((2 * _SAMPLED, geometry.height, geometry.width, geometry.channels), np.uint8)
     for number, part in enumerate([*range(_SAMPLED), *range(weak_from, weak_from + _SAMPLED)]):
-        preprocessor.into(line.render(part), inputs[number : number + 1])
-    grey = bad_models.rim_grey(inputs)
+        preprocessor.write_to(line.render(part), inputs[number : number + 1])
+    grey = bad_models.mean_border_grey(inputs)
     return float(grey[:_SAMPLED].min() + grey[_SAMPLED:].max()) / 2.0

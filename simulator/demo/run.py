@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Final
 
 from rich.live import Live
 
-from simulator.demo.plant import CONFIG_NAME, Options, Plant
-from simulator.demo.report import Result, headline, to_json, verify
+from simulator.demo.plant import CONFIG_NAME, LineEnvironment, LineOptions
+from simulator.demo.report import LineResult, headline, to_json, verify
 from simulator.demo.sheet import write_sheet
-from simulator.demo.tally import Tally
-from simulator.demo.view import Moment, picture, plain_line, screen
-from simulator.missing import name_missing
+from simulator.demo.tally import VerdictMetrics
+from simulator.demo.view import LineSnapshot, plain_line, screen, screen_svg
+from simulator.missing import describe_missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from agent.app import Agent
-    from agent.health.snapshot import Snapshot
+    from agent.health.snapshot import AgentSnapshot
 
 LOG_NAME: Final = "agent.log"
 SCREEN_NAME: Final = "screen.svg"
@@ -58,9 +58,9 @@ class _Rates:
     def __init__(self) -> None:
         self._samples: deque[_Sample] = deque()
 
-    def update(self, at_s: float, snapshot: Snapshot) -> tuple[float, float]:
+    def update(self, at_s: float, snapshot: AgentSnapshot) -> tuple[float, float]:
         """Return (judged frames a second, processor cores)."""
-        judged = sum(camera.accounting.judged for camera in snapshot.cameras)
+        judged = sum(camera.accounting.inspected for camera in snapshot.cameras)
         self._samples.append(_Sample(at_s, judged, snapshot.process.cpu_s))
         while len(self._samples) > 2 and at_s - self._samples[0].at_s > _RATE_S:  # noqa: PLR2004 - a difference needs two
             self._samples.popleft()
@@ -71,12 +71,12 @@ class _Rates:
         return (last.judged - first.judged) / span, (last.cpu_s - first.cpu_s) / span
 
 
-class _Show:
+class _Display:
     """Follows the run: takes in what arrived, and shows it on a terminal or as lines."""
 
-    def __init__(self, *, plant: Plant, console: Console) -> None:
-        self.tally = Tally(plant.lines)
-        self.last: Moment | None = None
+    def __init__(self, *, plant: LineEnvironment, console: Console) -> None:
+        self.metrics = VerdictMetrics(plant.lines)
+        self.last: LineSnapshot | None = None
         self._plant = plant
         self._console = console
         self._live = Live(console=console, screen=True, auto_refresh=False) if console.is_terminal else None
@@ -96,15 +96,15 @@ class _Show:
 
     def update(self, *, elapsed_s: float, note: str, style: str, kept: bool = True) -> None:
         """Take in and show the present; `kept`: as the last screen, so far."""
-        self.take_in()
-        arrived = self.tally.delivered
+        self.receive()
+        arrived = self.metrics.delivered
         snapshot = self._plant.agent.snapshot()
         frames_per_s, cores = self._rates.update(elapsed_s, snapshot)
-        moment = Moment(
+        moment = LineSnapshot(
             elapsed_s=elapsed_s,
             seconds=self._plant.options.seconds,
             snapshot=snapshot,
-            tally=self.tally,
+            metrics=self.metrics,
             arrived=arrived,
             counts=self._plant.subscriber.counts,
             broker=self._plant.broker.kind,
@@ -112,7 +112,7 @@ class _Show:
             cores=cores,
             note=note,
             note_style=style,
-            chronicle=self._plant.chronicle(),
+            release_log=self._plant.release_log(),
         )
         if kept or self.last is None:
             self.last = moment
@@ -122,16 +122,16 @@ class _Show:
             self._next_plain_s += _PLAIN_S
             self._console.print(plain_line(moment), highlight=False, soft_wrap=True)
 
-    def take_in(self) -> None:
+    def receive(self) -> None:
         """Take in what arrived."""
         for verdict in self._plant.subscriber.received():
-            self.tally.take(verdict)
+            self.metrics.add(verdict)
 
 
 class _Outage:
     """Unplugs the network once, in the middle of the run."""
 
-    def __init__(self, plant: Plant) -> None:
+    def __init__(self, plant: LineEnvironment) -> None:
         self._proxy = plant.proxy
         self._from_s = plant.options.seconds * _OUTAGE_AT
         self._until_s = self._from_s + plant.options.outage_s
@@ -150,11 +150,11 @@ class _Outage:
 
 
 @contextmanager
-def _stopping(agent: Agent) -> Iterator[None]:
+def _stop_on_signals(agent: Agent) -> Iterator[None]:
     """Let Ctrl-C and SIGTERM end the run in good order; a second Ctrl-C is as impatient as ever."""
 
     def ask(_number: int, _frame: FrameType | None) -> None:
-        agent.ask_stop()
+        agent.request_stop()
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -180,19 +180,19 @@ def log_to(path: Path) -> Iterator[None]:
         handler.close()
 
 
-def run(options: Options, *, console: Console) -> Result:
+def run(options: LineOptions, *, console: Console) -> LineResult:
     """Run the demo and write its files. Raises a KensaError for what the operator can mend."""
     with ExitStack() as stack:
         with console.status("Preparing the plant") as status:
-            plant = Plant(options, progress=lambda what: status.update(f"Preparing the plant: {what}"))
+            plant = LineEnvironment(options, progress=lambda what: status.update(f"Preparing the plant: {what}"))
             stack.enter_context(plant)
         stack.enter_context(log_to(options.out / LOG_NAME))
-        show = _Show(plant=plant, console=console)
+        show = _Display(plant=plant, console=console)
         result = _inspect(plant, show)
     return _write_files(result, plant, show.last)
 
 
-def _inspect(plant: Plant, show: _Show) -> Result:
+def _inspect(plant: LineEnvironment, show: _Display) -> LineResult:
     agent, options = plant.agent, plant.options
     outage = _Outage(plant)
     agent.start()
@@ -200,12 +200,12 @@ def _inspect(plant: Plant, show: _Show) -> Result:
     cpu_before = agent.snapshot().process.cpu_s
     elapsed = 0.0
     try:
-        with _stopping(agent), show.on():
+        with _stop_on_signals(agent), show.on():
             while elapsed < options.seconds and not agent.wait(_REFRESH_S):
                 elapsed = time.monotonic() - began
                 outage.update(elapsed)
-                if plant.story is not None:
-                    plant.story.update(elapsed, undecided=plant.has_candidate)
+                if plant.scenario is not None:
+                    plant.scenario.update(elapsed, undecided=plant.has_candidate)
                 note = "the network is unplugged" if outage.active else "inspecting"
                 show.update(elapsed_s=elapsed, note=note, style="bold red" if outage.active else "bold green")
             elapsed = time.monotonic() - began
@@ -214,46 +214,46 @@ def _inspect(plant: Plant, show: _Show) -> Result:
             cpu_after = agent.snapshot().process.cpu_s
             agent.stop()
             snapshot = agent.snapshot()
-            _await_arrival(show, sum(camera.accounting.judged for camera in snapshot.cameras))
+            _wait_for_arrival(show, sum(camera.accounting.inspected for camera in snapshot.cameras))
     finally:
         agent.stop()
     plant.subscriber.close()  # its last word is the whole ledger
-    show.take_in()
+    show.receive()
     counts = plant.subscriber.counts
-    problems = verify(snapshot, show.tally, counts)
+    problems = verify(snapshot, show.metrics, counts)
     if problems:
-        problems += name_missing(plant.state_dir, plant.subscriber.arrived, broker=plant.broker.kind)
-    return Result(
+        problems += describe_missing(plant.state_dir, plant.subscriber.arrived, broker=plant.broker.kind)
+    return LineResult(
         seconds=elapsed,
         broker=plant.broker.kind,
         outage_s=options.outage_s,
         snapshot=snapshot,
-        tally=show.tally,
+        metrics=show.metrics,
         counts=counts,
         cores=(cpu_after - cpu_before) / elapsed if elapsed else 0.0,
         problems=problems,
-        chronicle=plant.chronicle(show.tally),
+        release_log=plant.release_log(show.metrics),
     )
 
 
-def _await_arrival(show: _Show, judged: int) -> None:
+def _wait_for_arrival(show: _Display, judged: int) -> None:
     deadline = time.monotonic() + _ARRIVAL_S
-    show.take_in()
-    while show.tally.delivered < judged and time.monotonic() < deadline:
+    show.receive()
+    while show.metrics.delivered < judged and time.monotonic() < deadline:
         time.sleep(0.02)
-        show.take_in()
+        show.receive()
 
 
-def _write_files(result: Result, plant: Plant, last: Moment | None) -> Result:
+def _write_files(result: LineResult, plant: LineEnvironment, last: LineSnapshot | None) -> LineResult:
     out = plant.options.out
     files = {"Report": out / REPORT_NAME, "Configuration": out / CONFIG_NAME, "Log": out / LOG_NAME}
     if last is not None:
         files = {"Last screen": out / SCREEN_NAME, **files}
-        (out / SCREEN_NAME).write_text(picture(last), encoding="utf-8")
+        (out / SCREEN_NAME).write_text(screen_svg(last), encoding="utf-8")
     sheet = out / SHEET_NAME
     sheet.unlink(missing_ok=True)
     if write_sheet(
-        sheet, list(result.tally.noteworthy), state_dir=plant.state_dir, lines=plant.lines, title=headline(result)
+        sheet, list(result.metrics.notable), state_dir=plant.state_dir, lines=plant.lines, title=headline(result)
     ):
         files = {"Contact sheet": sheet, **files}
     result = replace(result, files=files)

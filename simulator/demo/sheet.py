@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Final
 import cv2
 import numpy as np
 
-from simulator.demo.tally import Finding
+from simulator.demo.tally import Grade
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from agent.records import Box, Floats, Pixels
-    from simulator.demo.tally import Graded
+    from simulator.demo.tally import GradedVerdict
     from simulator.line import SimulatedLine
 
 Colour = tuple[int, int, int]  # BGR
@@ -42,18 +42,18 @@ _CARD: Final[Colour] = (41, 35, 31)
 _TEXT: Final[Colour] = (235, 232, 228)
 _QUIET: Final[Colour] = (160, 152, 145)
 _GLOW: Final[Colour] = (40, 90, 255)
-_FINDING: Final[Mapping[Finding, Colour]] = {
-    Finding.PASSED: (120, 190, 110),
-    Finding.CAUGHT: (120, 190, 110),
-    Finding.ESCAPE: (70, 70, 240),
-    Finding.FALSE_REJECT: (70, 70, 240),
-    Finding.ASIDE: (60, 190, 240),
-    Finding.UNJUDGED: (200, 120, 200),
+_FINDING: Final[Mapping[Grade, Colour]] = {
+    Grade.PASSED: (120, 190, 110),
+    Grade.CAUGHT: (120, 190, 110),
+    Grade.ESCAPE: (70, 70, 240),
+    Grade.FALSE_REJECT: (70, 70, 240),
+    Grade.REVIEW: (60, 190, 240),
+    Grade.NOT_INSPECTED: (200, 120, 200),
 }
 
 
 @dataclass(frozen=True, slots=True)
-class _Picture:
+class _InspectedFrame:
     """A frame as it was judged, and the evidence on it."""
 
     pixels: Pixels  # [H, W, 3] BGR
@@ -62,33 +62,33 @@ class _Picture:
     roi: Box  # the square that holds the part
 
 
-def choose(graded: Sequence[Graded]) -> list[Graded]:
+def choose_cards(graded: Sequence[GradedVerdict]) -> list[GradedVerdict]:
     """Pick what the sheet shows: mistakes first, then one of each kind and difficulty in turn, newest of each.
 
     A line may show the same picture many times; the sheet shows it once, preferably as the agent kept it.
     """
-    different: dict[tuple[str, int], Graded] = {}
+    different: dict[tuple[str, int], GradedVerdict] = {}
     for item in graded:
         known = different.get(key := (item.verdict.origin.camera, item.truth.picture))
         if known is None or item.verdict.image is not None or known.verdict.image is None:
             different[key] = item
     graded = list(different.values())
-    wrong = [g for g in reversed(graded) if g.finding in {Finding.ESCAPE, Finding.FALSE_REJECT}][:_MISTAKES]
-    groups: dict[tuple[str, str], list[Graded]] = {}
+    wrong = [g for g in reversed(graded) if g.grade in {Grade.ESCAPE, Grade.FALSE_REJECT}][:_MISTAKES]
+    groups: dict[tuple[str, str], list[GradedVerdict]] = {}
     for item in graded:
-        if item.finding in {Finding.CAUGHT, Finding.ASIDE}:
+        if item.grade in {Grade.CAUGHT, Grade.REVIEW}:
             groups.setdefault((item.truth.kind, item.truth.difficulty), []).append(item)
-    right: list[Graded] = []
+    right: list[GradedVerdict] = []
     while any(groups.values()) and len(wrong) + len(right) < _CARDS:
         right.extend(group.pop() for _, group in sorted(groups.items()) if group)
     return (wrong + right)[:_CARDS]
 
 
 def write_sheet(
-    path: Path, graded: Sequence[Graded], *, state_dir: Path, lines: Mapping[str, SimulatedLine], title: str
+    path: Path, graded: Sequence[GradedVerdict], *, state_dir: Path, lines: Mapping[str, SimulatedLine], title: str
 ) -> int:
     """Write the sheet as PNG to `path` and return how many cards it has; nothing is written for none."""
-    cards = [_card(item, _load(item, state_dir, lines[item.verdict.origin.camera])) for item in choose(graded)]
+    cards = [_card(item, _load(item, state_dir, lines[item.verdict.origin.camera])) for item in choose_cards(graded)]
     if not cards:
         return 0
     columns = min(_COLUMNS, len(cards))
@@ -110,7 +110,7 @@ def write_sheet(
 # --- the pictures -----------------------------------------------------------------------------------------------------
 
 
-def _load(item: Graded, state_dir: Path, line: SimulatedLine) -> _Picture:
+def _load(item: GradedVerdict, state_dir: Path, line: SimulatedLine) -> _InspectedFrame:
     """Read the frame that the agent kept; of a part that it let pass nothing is kept, so the line shows it again."""
     pixels, heat, heat_roi = None, None, line.roi
     if item.verdict.image is not None:
@@ -122,7 +122,7 @@ def _load(item: Graded, state_dir: Path, line: SimulatedLine) -> _Picture:
         pixels = line.render(item.truth.index)
     if pixels.ndim == 2:  # noqa: PLR2004 - mono
         pixels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR)
-    return _Picture(np.asarray(pixels, np.uint8), heat, heat_roi, line.roi)
+    return _InspectedFrame(np.asarray(pixels, np.uint8), heat, heat_roi, line.roi)
 
 
 def _heat(path: Path) -> tuple[Floats, Box]:
@@ -141,7 +141,7 @@ def _heat(path: Path) -> tuple[Floats, Box]:
     return canvas, (x, y, width, height)
 
 
-def _spot(box: Box | None, roi: Box) -> Box:
+def _zoom_box(box: Box | None, roi: Box) -> Box:
     """Return the square of the frame to enlarge: around the box, within the ROI; the whole ROI without a box."""
     if box is None:
         return roi
@@ -160,7 +160,7 @@ def _cut(pixels: Pixels, box: Box, side: int) -> Pixels:
     )
 
 
-def _glow(view: Pixels, picture: _Picture, spot: Box) -> Pixels:
+def _draw_evidence(view: Pixels, picture: _InspectedFrame, spot: Box) -> Pixels:
     """Lay the evidence over the enlarged spot."""
     if picture.heat is None:
         return view
@@ -177,21 +177,21 @@ def _glow(view: Pixels, picture: _Picture, spot: Box) -> Pixels:
     return np.asarray(view * (1.0 - share) + np.array(_GLOW) * share, np.uint8)
 
 
-def _card(item: Graded, picture: _Picture) -> Pixels:
-    judgement, truth, colour = item.verdict.judgement, item.truth, _FINDING[item.finding]
-    box = judgement.box or (truth.box() if item.finding is Finding.ESCAPE else None)
-    spot = _spot(box, picture.roi)
+def _card(item: GradedVerdict, picture: _InspectedFrame) -> Pixels:
+    judgement, truth, colour = item.verdict.judgement, item.truth, _FINDING[item.grade]
+    box = judgement.box or (truth.box() if item.grade is Grade.ESCAPE else None)
+    spot = _zoom_box(box, picture.roi)
     card = np.full((_PICTURE + _LABEL, _PICTURE, 3), _CARD, np.uint8)
-    view = _glow(_cut(picture.pixels, spot, _PICTURE), picture, spot)
+    view = _draw_evidence(_cut(picture.pixels, spot, _PICTURE), picture, spot)
     if box is not None:
-        _corners(view, _within(box, spot, _PICTURE), colour)
+        _draw_box_corners(view, _within(box, spot, _PICTURE), colour)
     _inset(view, picture, spot)
     card[:_PICTURE] = view
     cv2.rectangle(card, (0, _PICTURE), (_PICTURE, _PICTURE + 3), colour, -1)
     said = f"{judgement.class_name or judgement.outcome} {judgement.score:.2f}"
     _write(card, said, (12, _PICTURE + 32), 0.68, _TEXT)
-    _write(card, str(item.finding), (_PICTURE - 12, _PICTURE + 32), 0.58, colour, right=True)
-    real = f"truth: {truth.kind.replace('_', ' ')}, {truth.difficulty}" if truth.defective else "truth: good part"
+    _write(card, str(item.grade), (_PICTURE - 12, _PICTURE + 32), 0.58, colour, right=True)
+    real = f"truth: {truth.kind.replace('_', ' ')}, {truth.difficulty}" if truth.is_defective else "truth: good part"
     _write(card, real, (12, _PICTURE + 60), 0.5, _QUIET)
     _write(card, truth.part_id, (_PICTURE - 12, _PICTURE + 60), 0.46, _QUIET, right=True)
     return card
@@ -208,7 +208,7 @@ def _within(box: Box, spot: Box, side: int) -> Box:
     )
 
 
-def _corners(view: Pixels, box: Box, colour: Colour) -> None:
+def _draw_box_corners(view: Pixels, box: Box, colour: Colour) -> None:
     """Mark the box by its corners only: a whole rectangle would cover thin defects."""
     x, y, width, height = box
     arm = max(8, min(width, height) // 4)
@@ -218,7 +218,7 @@ def _corners(view: Pixels, box: Box, colour: Colour) -> None:
             cv2.line(view, (cx, cy), (cx, cy + dy), colour, 2, cv2.LINE_AA)
 
 
-def _inset(view: Pixels, picture: _Picture, spot: Box) -> None:
+def _inset(view: Pixels, picture: _InspectedFrame, spot: Box) -> None:
     """Show the whole part in the corner, and where on it the enlarged spot lies."""
     if spot == picture.roi:
         return

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def asked_to_stop() -> Iterator[threading.Event]:
+def stop_on_signals() -> Iterator[threading.Event]:
     """Let Ctrl-C and SIGTERM end the run in good order; a second Ctrl-C is as impatient as ever."""
     asked = threading.Event()
 

@@ -13,73 +13,73 @@ from typing import TYPE_CHECKING, Final, Protocol
 import numpy as np
 
 from agent.records import Outcome
-from simulator.demo.by_release import ByRelease
+from simulator.demo.by_release import ReleaseAccuracy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from agent.records import Verdict
-    from simulator.line import SimulatedLine, Truth
+    from simulator.line import PartTruth, SimulatedLine
 
 _RECENT: Final = 64  # findings that the live view can show
-_KEPT: Final = 2_000  # findings for the contact sheet
+_MAX_NOTABLE: Final = 2_000  # findings for the contact sheet
 _TREND_S: Final = 60  # seconds of latency that the live view can show
 
 
-class Finding(StrEnum):
+class Grade(StrEnum):
     """What a verdict is worth, given the truth."""
 
     PASSED = "passed"  # good, and said to be good
     CAUGHT = "caught"  # defective, and said to be
     ESCAPE = "escape"  # defective, and said to be good
     FALSE_REJECT = "false reject"  # good, and said to be defective
-    ASIDE = "to a person"  # unsure: nobody decided
-    UNJUDGED = "not judged"  # unknown: nothing could be said
+    REVIEW = "to a person"  # unsure: nobody decided
+    NOT_INSPECTED = "not judged"  # unknown: nothing could be said
 
 
 @dataclass(frozen=True, slots=True)
-class Graded:
+class GradedVerdict:
     """A verdict with its truth."""
 
     verdict: Verdict
-    truth: Truth
-    finding: Finding
+    truth: PartTruth
+    grade: Grade
 
 
 class HasDefect(Protocol):
     """As much of the truth as grading needs."""
 
     @property
-    def defective(self) -> bool:
+    def is_defective(self) -> bool:
         """Whether the part must be rejected."""
 
 
-def grade(outcome: Outcome, truth: HasDefect) -> Finding:
+def grade_verdict(outcome: Outcome, truth: HasDefect) -> Grade:
     """Return what `outcome` is worth for a part with this truth."""
     match outcome:
         case Outcome.OK:
-            return Finding.ESCAPE if truth.defective else Finding.PASSED
+            return Grade.ESCAPE if truth.is_defective else Grade.PASSED
         case Outcome.DEFECT:
-            return Finding.CAUGHT if truth.defective else Finding.FALSE_REJECT
+            return Grade.CAUGHT if truth.is_defective else Grade.FALSE_REJECT
         case Outcome.UNSURE:
-            return Finding.ASIDE
+            return Grade.REVIEW
         case Outcome.UNKNOWN:
-            return Finding.UNJUDGED
+            return Grade.NOT_INSPECTED
 
 
-class Tally:
+class VerdictMetrics:
     """Counts and remembers; used from one thread."""
 
     def __init__(self, lines: Mapping[str, SimulatedLine]) -> None:
         """Verdicts of camera `name` are compared with the parts of `lines[name]`."""
         self._lines = lines
         self.outcomes: Counter[Outcome] = Counter()
-        self.findings: Counter[Finding] = Counter()
-        self.by_difficulty: Counter[tuple[str, Finding]] = Counter()  # defective parts only
-        self.by_kind: Counter[tuple[str, Finding]] = Counter()  # defective parts only
-        self.by_release = ByRelease()
-        self.recent: deque[Graded] = deque(maxlen=_RECENT)  # everything but PASSED, newest last
-        self.noteworthy: deque[Graded] = deque(maxlen=_KEPT)
+        self.grades: Counter[Grade] = Counter()
+        self.by_difficulty: Counter[tuple[str, Grade]] = Counter()  # defective parts only
+        self.by_kind: Counter[tuple[str, Grade]] = Counter()  # defective parts only
+        self.by_release = ReleaseAccuracy()
+        self.recent: deque[GradedVerdict] = deque(maxlen=_RECENT)  # everything but PASSED, newest last
+        self.notable: deque[GradedVerdict] = deque(maxlen=_MAX_NOTABLE)
         self.latencies_us: list[int] = []
         self.times_ns: dict[str, list[int]] = {}  # capture (UTC) of each verdict, by inspection
         self.inspection_us: dict[str, list[int]] = {}  # its latency
@@ -90,20 +90,20 @@ class Tally:
         """Verdicts that arrived, each once."""
         return len(self.latencies_us)
 
-    def take(self, verdict: Verdict) -> Graded:
+    def add(self, verdict: Verdict) -> GradedVerdict:
         """Count one verdict. Raises KeyError for a camera and ValueError for a part that is not on the line."""
         line = self._lines[verdict.origin.camera]
         truth = line.truth(verdict.part_id if verdict.part_id is not None else verdict.seq)
-        graded = Graded(verdict, truth, grade(verdict.judgement.outcome, truth))
+        graded = GradedVerdict(verdict, truth, grade_verdict(verdict.judgement.outcome, truth))
         self.outcomes[verdict.judgement.outcome] += 1
-        self.findings[graded.finding] += 1
-        if truth.defective:
-            self.by_difficulty[truth.difficulty, graded.finding] += 1
-            self.by_kind[truth.kind, graded.finding] += 1
-        if graded.finding is not Finding.PASSED:
+        self.grades[graded.grade] += 1
+        if truth.is_defective:
+            self.by_difficulty[truth.difficulty, graded.grade] += 1
+            self.by_kind[truth.kind, graded.grade] += 1
+        if graded.grade is not Grade.PASSED:
             self.recent.append(graded)
-            self.noteworthy.append(graded)
-        self.by_release.take(verdict, truth, line.config)
+            self.notable.append(graded)
+        self.by_release.add(verdict, truth, line.config)
         self._time(verdict)
         return graded
 
@@ -131,11 +131,11 @@ class Tally:
         """Return the p99 latency (ms) of each of the last seconds, oldest first."""
         return [float(np.quantile(latencies, 0.99)) / 1_000.0 for _, latencies in self._seconds]
 
-    def caught(self, difficulty: str | None = None) -> tuple[int, int]:
+    def detection_counts(self, difficulty: str | None = None) -> tuple[int, int]:
         """Return (found or set aside, all) defective parts that were judged, of one difficulty or of all."""
-        counts: Counter[Finding] = Counter()
+        counts: Counter[Grade] = Counter()
         for (of, finding), number in self.by_difficulty.items():
             if difficulty in {None, of}:
                 counts[finding] += number
-        found = counts[Finding.CAUGHT] + counts[Finding.ASIDE]
-        return found, found + counts[Finding.ESCAPE]
+        found = counts[Grade.CAUGHT] + counts[Grade.REVIEW]
+        return found, found + counts[Grade.ESCAPE]

@@ -10,12 +10,12 @@ from typing import Final
 _ROOT: Final = Path(__file__).resolve().parents[2]
 
 
-def command(program: str, *arguments: str) -> str:
+def shell_command(program: str, *arguments: str) -> str:
     """Return the line for `scripts/...` of this checkout, or for `kensa` of the environment that runs this."""
     path = _ROOT / program if program.startswith("scripts/") else Path(sys.executable).parent / program
-    return shlex.join([_from_here(path) if path.exists() else program, *arguments])
+    return shlex.join([_relative_to_cwd(path) if path.exists() else program, *arguments])
 
 
-def _from_here(path: Path) -> str:
+def _relative_to_cwd(path: Path) -> str:
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

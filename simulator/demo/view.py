@@ -19,16 +19,16 @@ from rich.table import Table
 from rich.text import Text
 
 from agent.records import CameraState, Outcome
-from simulator.demo.chronicle import panel
-from simulator.demo.tally import Finding
+from simulator.demo.chronicle import release_panel
+from simulator.demo.tally import Grade
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from agent.health.snapshot import Snapshot
-    from simulator.demo.chronicle import Chronicle
-    from simulator.demo.tally import Graded, Tally
-    from simulator.subscriber import Counts
+    from agent.health.snapshot import AgentSnapshot
+    from simulator.demo.chronicle import ReleaseLog
+    from simulator.demo.tally import GradedVerdict, VerdictMetrics
+    from simulator.subscriber import SubscriberCounts
 
 _BARS: Final = "▁▂▃▄▅▆▇█"
 _ROOMY: Final = 96  # columns from which the table shows what 80 columns have no room for
@@ -39,40 +39,40 @@ OUTCOME_STYLE: Final = {
     Outcome.UNSURE: "yellow",
     Outcome.UNKNOWN: "magenta",
 }
-FINDING_STYLE: Final = {
-    Finding.PASSED: "green",
-    Finding.CAUGHT: "green",
-    Finding.ESCAPE: "bold white on red",
-    Finding.FALSE_REJECT: "bold red",
-    Finding.ASIDE: "yellow",
-    Finding.UNJUDGED: "magenta",
+GRADE_STYLE: Final = {
+    Grade.PASSED: "green",
+    Grade.CAUGHT: "green",
+    Grade.ESCAPE: "bold white on red",
+    Grade.FALSE_REJECT: "bold red",
+    Grade.REVIEW: "yellow",
+    Grade.NOT_INSPECTED: "magenta",
 }
 _MARK: Final = {
-    Finding.PASSED: "✓",
-    Finding.CAUGHT: "✓",
-    Finding.ESCAPE: "✗",
-    Finding.FALSE_REJECT: "✗",
-    Finding.ASIDE: "→",
-    Finding.UNJUDGED: "?",
+    Grade.PASSED: "✓",
+    Grade.CAUGHT: "✓",
+    Grade.ESCAPE: "✗",
+    Grade.FALSE_REJECT: "✗",
+    Grade.REVIEW: "→",
+    Grade.NOT_INSPECTED: "?",
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class LineSnapshot:
     """Everything that the view shows."""
 
     elapsed_s: float
     seconds: float  # planned
-    snapshot: Snapshot
-    tally: Tally  # goes on counting
+    snapshot: AgentSnapshot
+    metrics: VerdictMetrics  # goes on counting
     arrived: int  # verdicts, before the snapshot was taken
-    counts: Counts
+    counts: SubscriberCounts
     broker: str  # mosquitto, iotcore or amqtt
     frames_per_s: float
     cores: float  # processor use of this process
     note: str  # what is going on, in a few words
     note_style: str
-    chronicle: Chronicle | None = None  # of the releases that arrive
+    release_log: ReleaseLog | None = None  # of the releases that arrive
 
 
 def sparkline(values: list[float], width: int) -> str:
@@ -84,10 +84,10 @@ def sparkline(values: list[float], width: int) -> str:
     return "".join(_BARS[min(int(v / top * len(_BARS)), len(_BARS) - 1)] for v in shown)
 
 
-def screen(moment: Moment, *, width: int) -> RenderableType:
+def screen(moment: LineSnapshot, *, width: int) -> RenderableType:
     """Return the whole screen for a terminal `width` columns wide."""
     layout = Layout()
-    releases = [] if moment.chronicle is None else [Layout(_releases(moment.chronicle), size=6)]
+    releases = [] if moment.release_log is None else [Layout(_releases(moment.release_log), size=6)]
     layout.split_column(
         Layout(
             header(elapsed_s=moment.elapsed_s, seconds=moment.seconds, note=moment.note, style=moment.note_style),
@@ -96,36 +96,36 @@ def screen(moment: Moment, *, width: int) -> RenderableType:
         Layout(name="tiles", size=6),
         Layout(name="state", size=6),
         *releases,
-        Layout(_findings(moment, width=width), name="findings"),
+        Layout(_verdict_table(moment, width=width), name="findings"),
         Layout(_footer(), size=1),
     )
     layout["tiles"].split_row(
-        Layout(tile("Line", _cameras(moment))),
-        Layout(tile("Verdicts", verdict_rows(moment.tally))),
-        Layout(tile("Against truth", truth_rows(moment.tally, roomy=width >= _WIDE))),
-        Layout(tile("Latency", latency_rows(moment.tally))),
+        Layout(framed_panel("Line", _cameras(moment))),
+        Layout(framed_panel("Verdicts", verdict_rows(moment.metrics))),
+        Layout(framed_panel("Against truth", grade_rows(moment.metrics, roomy=width >= _WIDE))),
+        Layout(framed_panel("Latency", latency_rows(moment.metrics))),
     )
     layout["state"].split_row(
-        Layout(tile("No frame is lost", _accounting(moment))),
-        Layout(tile("Delivery over MQTT", _delivery(moment))),
-        Layout(tile("Model and machine", _machine(moment))),
+        Layout(framed_panel("No frame is lost", _accounting(moment))),
+        Layout(framed_panel("Delivery over MQTT", _delivery(moment))),
+        Layout(framed_panel("Model and machine", _machine(moment))),
     )
     return layout
 
 
-def picture(moment: Moment, *, width: int = 100, height: int = 30) -> str:
+def screen_svg(moment: LineSnapshot, *, width: int = 100, height: int = 30) -> str:
     """Return the screen as an SVG that loads nothing from anywhere."""
-    return as_svg(screen(moment, width=width), title="kensa demo", width=width, height=height)
+    return render_svg(screen(moment, width=width), title="kensa demo", width=width, height=height)
 
 
-def as_svg(shown: RenderableType, *, title: str, width: int, height: int) -> str:
+def render_svg(shown: RenderableType, *, title: str, width: int, height: int) -> str:
     """Return what a terminal of `width` x `height` characters would show as an SVG that loads nothing."""
     console = Console(record=True, file=io.StringIO(), force_terminal=True, width=width, height=height)
     console.print(shown)
     return re.sub(r"@font-face \{[^}]*\}\s*", "", console.export_svg(title=title))
 
 
-def tile(title: str, body: RenderableType) -> Panel:
+def framed_panel(title: str, body: RenderableType) -> Panel:
     """Return `body` in a frame with a title."""
     return Panel(body, title=f"[bold default]{title}[/]", title_align="left", border_style="grey39", padding=(0, 1))
 
@@ -146,15 +146,15 @@ def header(*, elapsed_s: float, seconds: float, note: str, style: str) -> Render
     return row
 
 
-def _releases(chronicle: Chronicle) -> Panel:
-    return tile(f"Releases for {chronicle.status.inspection}", panel(chronicle))
+def _releases(chronicle: ReleaseLog) -> Panel:
+    return framed_panel(f"Releases for {chronicle.status.inspection}", release_panel(chronicle))
 
 
 def _footer() -> Text:
     return Text(" Ctrl-C ends the demo early, drains, and writes the report", "grey50")
 
 
-def pairs(rows: list[tuple[str, RenderableType]]) -> Group:
+def label_value_grid(rows: list[tuple[str, RenderableType]]) -> Group:
     """Lay out labels on the left, values on the right; row by row, so that a long value shortens only its own label."""
     tables = []
     for label, value in rows:
@@ -166,43 +166,43 @@ def pairs(rows: list[tuple[str, RenderableType]]) -> Group:
     return Group(*tables)
 
 
-def counted(value: int, style: str = "bold") -> Text:
+def count_text(value: int, style: str = "bold") -> Text:
     """A zero is quiet, whatever it counts."""
     return Text(f"{value:,}", style if value else "grey50")
 
 
-def _cameras(moment: Moment) -> Group:
+def _cameras(moment: LineSnapshot) -> Group:
     rows: list[tuple[str, RenderableType]] = [("frames/s", Text(f"{moment.frames_per_s:.1f}", "bold cyan"))]
     for camera in moment.snapshot.cameras[:3]:
         running = camera.status.state is CameraState.RUNNING
         text = Text(f"{camera.status.fps:.1f} ", "bold") if running else Text(f"{camera.status.state} ", "yellow")
         rows.append((camera.camera, text.append("●", "green" if running else "red")))
-    return pairs(rows)
+    return label_value_grid(rows)
 
 
-def verdict_rows(tally: Tally) -> Group:
+def verdict_rows(tally: VerdictMetrics) -> Group:
     """Return how many verdicts there are of each outcome."""
-    return pairs([(str(o), counted(tally.outcomes[o], OUTCOME_STYLE[o])) for o in Outcome])
+    return label_value_grid([(str(o), count_text(tally.outcomes[o], OUTCOME_STYLE[o])) for o in Outcome])
 
 
-def truth_rows(tally: Tally, *, roomy: bool) -> Group:
+def grade_rows(tally: VerdictMetrics, *, roomy: bool) -> Group:
     """Return what the verdicts are worth; with a remark where there is room."""
-    found, every = tally.caught()
-    weak = tally.by_difficulty["weak", Finding.ESCAPE]
-    escapes = counted(tally.findings[Finding.ESCAPE], "bold red")
+    found, every = tally.detection_counts()
+    weak = tally.by_difficulty["weak", Grade.ESCAPE]
+    escapes = count_text(tally.grades[Grade.ESCAPE], "bold red")
     if weak and roomy:
         escapes.append(f" ({weak} weak)", "grey62")
-    return pairs(
+    return label_value_grid(
         [
             ("found", Text(f"{found} of {every}", "bold green" if every else "grey50")),
             ("escapes", escapes),
-            ("false rejects", counted(tally.findings[Finding.FALSE_REJECT], "bold red")),
-            ("to a person", counted(tally.findings[Finding.ASIDE], "yellow")),
+            ("false rejects", count_text(tally.grades[Grade.FALSE_REJECT], "bold red")),
+            ("to a person", count_text(tally.grades[Grade.REVIEW], "yellow")),
         ]
     )
 
 
-def latency_rows(tally: Tally) -> Group:
+def latency_rows(tally: VerdictMetrics) -> Group:
     """Return from exposure to decision: the quantiles, and their trend."""
 
     def text(share: float) -> Text:
@@ -210,13 +210,13 @@ def latency_rows(tally: Tally) -> Group:
         return Text("-", "grey50") if value is None else Text(f"{value:.1f} ms", "bold cyan")
 
     return Group(
-        pairs([("p50", text(0.50)), ("p99", text(0.99))]),
+        label_value_grid([("p50", text(0.50)), ("p99", text(0.99))]),
         Text(sparkline(tally.trend_ms(), 16), "cyan", justify="right"),
         Text("p99 each second", "grey50", justify="right"),
     )
 
 
-def _accounting(moment: Moment) -> Group:
+def _accounting(moment: LineSnapshot) -> Group:
     cameras = [camera.accounting for camera in moment.snapshot.cameras]
     reasons: dict[str, int] = {}
     for accounting in cameras:
@@ -224,36 +224,36 @@ def _accounting(moment: Moment) -> Group:
             reasons[reason] = reasons.get(reason, 0) + number
     dropped = sum(reasons.values())
     why = ", ".join(f"{reason} {number}" for reason, number in sorted(reasons.items())) or "nothing"
-    return pairs(
+    return label_value_grid(
         [
-            ("captured", counted(sum(c.captured for c in cameras), "bold cyan")),
-            ("= judged", counted(sum(c.judged for c in cameras))),
-            ("+ waiting", counted(sum(c.pending for c in cameras))),
+            ("captured", count_text(sum(c.captured for c in cameras), "bold cyan")),
+            ("= judged", count_text(sum(c.inspected for c in cameras))),
+            ("+ waiting", count_text(sum(c.pending for c in cameras))),
             ("+ dropped", Text(f"{dropped:,}: {why}" if dropped else "0", "bold red" if dropped else "grey50")),
         ]
     )
 
 
-def _delivery(moment: Moment) -> Group:
+def _delivery(moment: LineSnapshot) -> Group:
     outbox = moment.snapshot.outbox
     up = moment.snapshot.transport == "up"
-    return pairs(
+    return label_value_grid(
         [
             (moment.broker, Text("up ●" if up else "away ●", "green" if up else "bold red")),
-            ("in the outbox", counted(outbox.verdicts, "bold yellow")),
-            ("arrived", counted(moment.arrived, "bold green")),
-            ("duplicates", counted(moment.counts.duplicates)),
+            ("in the outbox", count_text(outbox.verdicts, "bold yellow")),
+            ("arrived", count_text(moment.arrived, "bold green")),
+            ("duplicates", count_text(moment.counts.duplicates)),
         ]
     )
 
 
-def _machine(moment: Moment) -> Group:
+def _machine(moment: LineSnapshot) -> Group:
     model = next((i.model for i in moment.snapshot.inspections if i.model is not None), None)
     usage = moment.snapshot.process
     name = Text("no usable model", "magenta")
     if model is not None:
         name = Text(f"{model.name} {model.version}", "bold")
-    return pairs(
+    return label_value_grid(
         [
             ("", name),
             ("sha256", Text(f"{model.sha256[:12]}" if model else "-", "grey62")),
@@ -263,7 +263,7 @@ def _machine(moment: Moment) -> Group:
     )
 
 
-def _findings(moment: Moment, *, width: int) -> Panel:
+def _verdict_table(moment: LineSnapshot, *, width: int) -> Panel:
     roomy = width >= _ROOMY
     table = Table.grid(expand=True, padding=(0, 1))
     for _ in range(7 if roomy else 6):
@@ -272,15 +272,15 @@ def _findings(moment: Moment, *, width: int) -> Panel:
     if not roomy:
         head.remove("camera")
     table.add_row(*(Text(name, "grey50") for name in head))
-    for graded in reversed(moment.tally.recent):
-        cells = finding_cells(graded)
+    for graded in reversed(moment.metrics.recent):
+        cells = verdict_cells(graded)
         if not roomy:
             del cells[1]
         table.add_row(*cells)
-    return tile("Last findings", table)
+    return framed_panel("Last findings", table)
 
 
-def finding_cells(graded: Graded) -> list[Text]:
+def verdict_cells(graded: GradedVerdict) -> list[Text]:
     """Return time, camera, part, class found, score, truth and result of one finding."""
     verdict, truth, judgement = graded.verdict, graded.truth, graded.verdict.judgement
     time = datetime.fromtimestamp(verdict.captured_utc_ns / 1e9, tz=UTC).astimezone()
@@ -288,35 +288,35 @@ def finding_cells(graded: Graded) -> list[Text]:
     bar = Text("━" * filled, "red" if judgement.outcome is Outcome.DEFECT else "yellow").append(
         "━" * (6 - filled), "grey23"
     )
-    real = f"{truth.kind}, {truth.difficulty}" if truth.defective else "good"
-    result = Text(f"{_MARK[graded.finding]} {graded.finding}", FINDING_STYLE[graded.finding])
+    real = f"{truth.kind}, {truth.difficulty}" if truth.is_defective else "good"
+    result = Text(f"{_MARK[graded.grade]} {graded.grade}", GRADE_STYLE[graded.grade])
     return [
         Text(time.strftime("%H:%M:%S"), "grey62"),
         Text(verdict.origin.camera, "grey62"),
         Text(truth.part_id),
         Text(judgement.class_name or str(judgement.outcome), OUTCOME_STYLE[judgement.outcome]),
         bar.append(f" {judgement.score:.2f}", "default"),
-        Text(real, "default" if truth.defective else "grey62"),
+        Text(real, "default" if truth.is_defective else "grey62"),
         result,
     ]
 
 
-def plain_line(moment: Moment) -> str:
+def plain_line(moment: LineSnapshot) -> str:
     """Return one line for an output that is no terminal."""
-    tally, snapshot = moment.tally, moment.snapshot
+    tally, snapshot = moment.metrics, moment.snapshot
     dropped = sum(camera.accounting.dropped_total for camera in snapshot.cameras)
     p50, p99 = tally.latency_ms(0.5) or 0.0, tally.latency_ms(0.99) or 0.0
     outcomes = " ".join(f"{o} {tally.outcomes[o]}" for o in Outcome)
     return (
         f"{moment.elapsed_s:5.0f} s  {moment.frames_per_s:.1f} frames/s  {outcomes}  "
-        f"escapes {tally.findings[Finding.ESCAPE]}  false rejects {tally.findings[Finding.FALSE_REJECT]}  "
+        f"escapes {tally.grades[Grade.ESCAPE]}  false rejects {tally.grades[Grade.FALSE_REJECT]}  "
         f"p50 {p50:.1f} ms  p99 {p99:.1f} ms  dropped {dropped}  outbox {snapshot.outbox.verdicts}  "
         f"arrived {tally.delivered}" + _releases_text(moment)
     )
 
 
-def _releases_text(moment: Moment) -> str:
-    if moment.chronicle is None or not moment.chronicle.chapters:
+def _releases_text(moment: LineSnapshot) -> str:
+    if moment.release_log is None or not moment.release_log.outcomes:
         return ""
-    chapter = moment.chronicle.chapters[-1]
+    chapter = moment.release_log.outcomes[-1]
     return f"  release {chapter.published.version} {chapter.result}"

@@ -23,7 +23,7 @@ _DEFECT_RATE: Final = 0.04  # a bad day, as in the other demo
 _QUALITY: Final = 95
 
 
-class LineCamera:
+class MjpegLineCamera:
     """Use as a context manager."""
 
     def __init__(self, *, seed: int, fps: float) -> None:
@@ -58,9 +58,9 @@ class LineCamera:
         """How often somebody connected; more than one and numbers do not name parts any more."""
         return self._server.accepted
 
-    def hold(self) -> None:
+    def pause(self) -> None:
         """Let no more parts come."""
-        self._server.hold()
+        self._server.pause()
 
     def _encoded(self, number: int) -> bytes:
         done, jpeg = cv2.imencode(".jpg", self.line.render_picture(number), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])

@@ -17,16 +17,16 @@ from greengrass.packaging import contents
 from pipeline.repository.keys import Expiry, KeyRing
 from pipeline.repository.repository import Repository
 from simulator import bad_models
-from simulator.demo.releases import with_policy
+from simulator.demo.releases import copy_with_policy
 from simulator.release_server import ReleaseServer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from greengrass.packaging.archive import Entry
+    from greengrass.packaging.archive import ArchiveEntry
 
-Way = Literal["deployment", "shadow", "component"]
-Ending = Literal["serving", "refused"]
+DeliveryMethod = Literal["deployment", "shadow", "component"]
+ExpectedOutcome = Literal["serving", "refused"]
 
 SITE: Final = "demo-site"
 POLICY: Final[dict[str, Any]] = {
@@ -57,43 +57,43 @@ POLICY_TEXT: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class OfferedRelease:
     """One release, how it comes to the device, and how that has to end."""
 
-    way: Way
+    method: DeliveryMethod
     version: str
     what: str  # in a few words
-    ending: Ending
+    expected: ExpectedOutcome
 
 
-_BY_DEPLOYMENT: Final = Offer("deployment", "1.1.0", "a better model", "serving")
-_DAMAGED: Final = Offer("deployment", "1.2.0", "a damaged model", "refused")
-_BY_SHADOW: Final = Offer("shadow", "1.3.0", "the better model again", "serving")
-_BY_COMPONENT: Final = Offer("component", "1.4.0", "the same once more", "serving")
+_BY_DEPLOYMENT: Final = OfferedRelease("deployment", "1.1.0", "a better model", "serving")
+_DAMAGED: Final = OfferedRelease("deployment", "1.2.0", "a damaged model", "refused")
+_BY_SHADOW: Final = OfferedRelease("shadow", "1.3.0", "the better model again", "serving")
+_BY_COMPONENT: Final = OfferedRelease("component", "1.4.0", "the same once more", "serving")
 _LONG_S: Final = 60.0
 _SHORT_S: Final = 20.0
 
 
-def plan(seconds: float, *, has_shadows: bool) -> tuple[Offer, ...]:
+def plan_offers(seconds: float, *, has_shadows: bool) -> tuple[OfferedRelease, ...]:
     """Return what a demo of `seconds` has time for."""
-    offers: tuple[Offer, ...] = (_BY_DEPLOYMENT,)
+    offers: tuple[OfferedRelease, ...] = (_BY_DEPLOYMENT,)
     if seconds >= _SHORT_S:
         offers = (_BY_DEPLOYMENT, _BY_SHADOW)
     if seconds >= _LONG_S:
         offers = (_BY_DEPLOYMENT, _DAMAGED, _BY_SHADOW, _BY_COMPONENT)
-    return tuple(offer for offer in offers if has_shadows or offer.way != "shadow")
+    return tuple(offer for offer in offers if has_shadows or offer.method != "shadow")
 
 
-class Catalogue:
+class ReleaseCatalogue:
     """Keys, repository and server. Use as a context manager."""
 
-    def __init__(self, *, folder: Path, better: Path, offers: tuple[Offer, ...]) -> None:
+    def __init__(self, *, folder: Path, better: Path, offers: tuple[OfferedRelease, ...]) -> None:
         """`folder` becomes the cloud's; `better` is the model that is offered."""
         self._folder = folder
         self._better = better
         self._offers = offers
         self._stack = ExitStack()
-        self.name = manifests.read(better).name
+        self.name = manifests.read_manifest(better).name
 
     def __enter__(self) -> Self:
         """Make keys and repository, publish, and serve. Raises a KensaError."""
@@ -119,15 +119,15 @@ class Catalogue:
         """Where devices find the repository."""
         return self._server.url
 
-    def id_of(self, offer: Offer) -> str:
+    def id_of(self, offer: OfferedRelease) -> str:
         """Return name/version."""
         return f"{self.name}/{offer.version}"
 
-    def anchor(self) -> Entry:
+    def trust_anchor(self) -> ArchiveEntry:
         """Return 1.root.json, which travels in the inspector's archive."""
-        return contents.anchor(self._folder / "keys" / "metadata" / "1.root.json")
+        return contents.trust_anchor(self._folder / "keys" / "metadata" / "1.root.json")
 
-    def carried(self, offer: Offer) -> list[Entry]:
+    def component_files(self, offer: OfferedRelease) -> list[ArchiveEntry]:
         """Return what the archive of com.kensa.Model holds of a release."""
         now = dt.datetime.now(dt.UTC)
         return contents.signed_release(self._repository, site=SITE, release_id=self.id_of(offer), now=now)
@@ -136,11 +136,11 @@ class Catalogue:
     def _repository(self) -> Path:
         return self._folder / "repository"
 
-    def _written(self, offer: Offer) -> Path:
+    def _written(self, offer: OfferedRelease) -> Path:
         folder = self._folder / "releases" / offer.version
-        if offer.ending == "serving":
-            with_policy(self._better, folder, version=offer.version, policy=POLICY)
+        if offer.expected == "serving":
+            copy_with_policy(self._better, folder, version=offer.version, policy=POLICY)
         else:
-            bad_models.make("shifted_scores", self._better, folder, version=offer.version)
-            with_policy(folder, folder, version=offer.version, policy=POLICY)
+            bad_models.write_bad_release("shifted_scores", self._better, folder, version=offer.version)
+            copy_with_policy(folder, folder, version=offer.version, policy=POLICY)
         return folder

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from simulator.demo.tally import Tally
-    from simulator.demo_greengrass.catalogue import Offer
-    from simulator.demo_greengrass.reading import Reading
-    from simulator.demo_greengrass.updates import Update
-    from simulator.nucleus.deployer import Event
+    from simulator.demo.tally import VerdictMetrics
+    from simulator.demo_greengrass.catalogue import OfferedRelease
+    from simulator.demo_greengrass.reading import ComponentStatus
+    from simulator.demo_greengrass.updates import ModelUpdate
+    from simulator.nucleus.deployer import ComponentEvent
     from simulator.nucleus.limits import Mode
     from simulator.nucleus.nucleus import ComponentView
-    from simulator.subscriber import Counts
+    from simulator.subscriber import SubscriberCounts
 
 _RATE_S: Final = 3.0  # rates are those of so many seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Moment:
+class GreengrassSnapshot:
     """Everything that is shown."""
 
     elapsed_s: float  # since the component judged its first part
@@ -34,16 +34,16 @@ class Moment:
     online: bool  # whether the nucleus reaches it
     component: ComponentView
     first_pid: int | None  # of the component, when it was deployed
-    reading: Reading | None  # None while the component does not answer
+    status: ComponentStatus | None  # None while the component does not answer
     sent: int  # pictures of the camera
     published: int  # messages of QoS 1 that the broker took from the nucleus
     frames_per_s: float
     publishes_per_s: float
-    tally: Tally
-    counts: Counts
-    updates: Sequence[Update]
-    waiting: Sequence[tuple[Offer, float]]  # and when each is due at the earliest, seconds
-    events: Sequence[Event]  # of the nucleus, oldest first
+    metrics: VerdictMetrics
+    counts: SubscriberCounts
+    updates: Sequence[ModelUpdate]
+    waiting: Sequence[tuple[OfferedRelease, float]]  # and when each is due at the earliest, seconds
+    events: Sequence[ComponentEvent]  # of the nucleus, oldest first
     began_s: float  # the clock of the events at the first part
 
     @property
@@ -59,7 +59,7 @@ class _Sample:
     published: int
 
 
-class Rates:
+class FrameRates:
     """What happened a second, over the last few seconds."""
 
     def __init__(self) -> None:

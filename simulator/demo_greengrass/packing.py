@@ -20,17 +20,17 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from agent.errors import MissingExtraError, OperatorError
 from greengrass.packaging import archive, checks, recipe
-from greengrass.packaging.archive import Entry
-from greengrass.packaging.build import INSTALLER, Kind, own_wheel
-from greengrass.packaging.lock import ARCHITECTURES, Target
+from greengrass.packaging.archive import ArchiveEntry
+from greengrass.packaging.build import INSTALLER, ComponentKind, build_kensa_wheel
+from greengrass.packaging.lock import ARCHITECTURES, BuildTarget
 from greengrass.packaging.recipe import RECIPES
 from greengrass.packaging.wheels import Wheel, sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-REPLACED: Final = "the libraries in the archives: borrowed from this checkout's .venv, no wheels are vendored"
-_BORROWED: Final = "kensa_demo_libraries"
+SIMPLIFICATIONS: Final = "the libraries in the archives: borrowed from this checkout's .venv, no wheels are vendored"
+_HOST_LIBRARIES: Final = "kensa_demo_libraries"
 _VERSION: Final = "1.0"
 
 
@@ -50,20 +50,20 @@ def check_python() -> None:
         )
 
 
-class Packer:
+class ComponentPackager:
     """Writes components of this checkout into a folder that the nucleus deploys from. Use as a context manager."""
 
     def __init__(self, store: Path) -> None:
         """`store` gets the folders `recipes` and `artifacts`."""
         self._store = store
-        self._target = Target(platform.machine(), f"{sys.version_info.major}.{sys.version_info.minor}")
+        self._target = BuildTarget(platform.machine(), f"{sys.version_info.major}.{sys.version_info.minor}")
         self._folder = tempfile.TemporaryDirectory(prefix="kensa-demo-wheels-")
         self._wheels: tuple[Wheel, ...] = ()
 
     def __enter__(self) -> Self:
         """Build the wheels. Raises a KensaError."""
         folder = Path(self._folder.name)
-        self._wheels = own_wheel(folder), _borrowed_wheel(folder)
+        self._wheels = build_kensa_wheel(folder), _host_libraries_wheel(folder)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -71,17 +71,21 @@ class Packer:
         self._folder.cleanup()
 
     def pack(
-        self, kind: Kind, version: str, contents: Sequence[Entry], configuration: Mapping[str, Any] | None = None
+        self,
+        kind: ComponentKind,
+        version: str,
+        contents: Sequence[ArchiveEntry],
+        configuration: Mapping[str, Any] | None = None,
     ) -> None:
         """Write one version: archive, installer, recipe. Raises a KensaError where the recipe is refused."""
         artifacts = self._store / "artifacts" / kind.name / version
         archive.write(artifacts / self._target.archive, [*self._common(kind), *contents])
         (artifacts / INSTALLER.name).write_bytes(INSTALLER.read_bytes())
         source = RECIPES / f"{kind.name}.yaml"
-        judged = recipe.check(
-            source.read_text(encoding="utf-8"), source=source.name, defaults=checks.DEFAULTS[kind.name]
+        judged = recipe.parse(
+            source.read_text(encoding="utf-8"), source=source.name, defaults=checks.DEFAULTS_CHECKS[kind.name]
         )
-        made = recipe.fill_in(
+        made = recipe.render(
             judged,
             version=version,
             artifacts={ARCHITECTURES[self._target.machine]: [INSTALLER.name, self._target.archive]},
@@ -92,29 +96,29 @@ class Packer:
         recipes.mkdir(parents=True, exist_ok=True)
         (recipes / f"{kind.name}-{version}.yaml").write_text(made, encoding="utf-8")
 
-    def _common(self, kind: Kind) -> list[Entry]:
+    def _common(self, kind: ComponentKind) -> list[ArchiveEntry]:
         pinned = "".join(f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}\n" for wheel in self._wheels)
         return [
-            *(Entry(f"wheels/{wheel.path.name}", wheel.path.read_bytes()) for wheel in self._wheels),
-            Entry("requirements.txt", pinned.encode()),
-            Entry("imports.txt", "".join(f"{name}\n" for name in kind.imports).encode()),
+            *(ArchiveEntry(f"wheels/{wheel.path.name}", wheel.path.read_bytes()) for wheel in self._wheels),
+            ArchiveEntry("requirements.txt", pinned.encode()),
+            ArchiveEntry("imports.txt", "".join(f"{name}\n" for name in kind.imports).encode()),
         ]
 
 
-def _borrowed_wheel(folder: Path) -> Wheel:
+def _host_libraries_wheel(folder: Path) -> Wheel:
     """A wheel that adds this interpreter's libraries to whatever environment it is installed in."""
     places = dict.fromkeys(sysconfig.get_path(kind) for kind in ("purelib", "platlib"))
-    info = f"{_BORROWED}-{_VERSION}.dist-info"
+    info = f"{_HOST_LIBRARIES}-{_VERSION}.dist-info"
     files = {
-        f"{_BORROWED}.pth": "".join(f"{place}\n" for place in places),
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {_BORROWED}\nVersion: {_VERSION}\n",
+        f"{_HOST_LIBRARIES}.pth": "".join(f"{place}\n" for place in places),
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {_HOST_LIBRARIES}\nVersion: {_VERSION}\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: kensa\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     record = "".join(f"{name},sha256={_digest(text)},{len(text.encode())}\n" for name, text in files.items())
     files[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n"
-    path = folder / f"{_BORROWED}-{_VERSION}-py3-none-any.whl"
-    archive.write(path, [Entry(name, text.encode()) for name, text in files.items()])
-    return Wheel(_BORROWED, _VERSION, path, sha256_of(path))
+    path = folder / f"{_HOST_LIBRARIES}-{_VERSION}-py3-none-any.whl"
+    archive.write(path, [ArchiveEntry(name, text.encode()) for name, text in files.items()])
+    return Wheel(_HOST_LIBRARIES, _VERSION, path, sha256_of(path))
 
 
 def _digest(text: str) -> str:

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
     from agent.wire import CameraHealth
 
-_SETTLED: Final = frozenset({"idle", "ab"})
+_SETTLED_STATES: Final = frozenset({"idle", "ab"})
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ComponentStatus:
     """One moment of the component: its heartbeat, and where the model of the one inspection stands."""
 
-    beat: wire.Heartbeat
+    heartbeat: wire.Heartbeat
     state: str  # of the model's lifecycle
     active: str | None  # release; None: the factory's
     candidate: str | None
@@ -34,7 +34,7 @@ class Reading:
     @property
     def camera(self) -> CameraHealth:
         """The one camera."""
-        return self.beat.cameras[0]
+        return self.heartbeat.cameras[0]
 
     @property
     def dropped(self) -> int:
@@ -44,10 +44,10 @@ class Reading:
     @property
     def is_settled(self) -> bool:
         """Whether no release is on its way."""
-        return self.state in _SETTLED and self.candidate is None
+        return self.state in _SETTLED_STATES and self.candidate is None
 
 
-def read(state_dir: Path, inspection: str) -> Reading | None:
+def read_component_status(state_dir: Path, inspection: str) -> ComponentStatus | None:
     """Return how the component is, None while it does not answer."""
     try:
         beat = wire.decode(json.dumps(control.request(state_dir, "status")["heartbeat"]).encode())
@@ -56,8 +56,8 @@ def read(state_dir: Path, inspection: str) -> Reading | None:
         return None
     if not isinstance(beat, wire.Heartbeat):
         return None
-    return Reading(
-        beat=beat,
+    return ComponentStatus(
+        heartbeat=beat,
         state=shown["state"],
         active=_release(shown["active"]),
         candidate=_release(shown["candidate"]),

@@ -14,13 +14,13 @@ from rich.live import Live
 from agent.errors import OperatorError
 from greengrass.packaging.build import INSPECTOR
 from simulator.demo.run import log_to
-from simulator.demo.stopping import asked_to_stop
-from simulator.demo.tally import Tally
-from simulator.demo_greengrass.moment import Moment, Rates
-from simulator.demo_greengrass.report import Result, to_json, verify
-from simulator.demo_greengrass.site import CAMERA, CONFIG_NAME, NUCLEUS_NAME, Options, Site
-from simulator.demo_greengrass.view import outcome_line, picture, plain_line, screen
-from simulator.missing import name_missing
+from simulator.demo.stopping import stop_on_signals
+from simulator.demo.tally import VerdictMetrics
+from simulator.demo_greengrass.moment import FrameRates, GreengrassSnapshot
+from simulator.demo_greengrass.report import GreengrassResult, to_json, verify
+from simulator.demo_greengrass.site import CAMERA, CONFIG_NAME, NUCLEUS_NAME, GreengrassEnvironment, GreengrassOptions
+from simulator.demo_greengrass.view import outcome_line, plain_line, screen, screen_svg
+from simulator.missing import describe_missing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,19 +36,19 @@ _SETTLE_S: Final = 20.0  # after the last part: until it is judged, and until it
 _LOG_LINES: Final = 12  # of a component that does not start
 
 
-class _Show:
+class _Display:
     """Follows the run: takes in what arrived, and shows it on a terminal or as lines."""
 
-    def __init__(self, *, site: Site, console: Console) -> None:
+    def __init__(self, *, site: GreengrassEnvironment, console: Console) -> None:
         self._site = site
         self._console = console
         self._live = Live(console=console, screen=True, auto_refresh=False) if console.is_terminal else None
-        self._rates = Rates()
-        self._tally = Tally({CAMERA: site.camera.line})
+        self._rates = FrameRates()
+        self._metrics = VerdictMetrics({CAMERA: site.camera.line})
         self._began_s = time.monotonic()
         self._first_pid = site.nucleus.component(INSPECTOR.name).pid
         self._next_plain_s = _PLAIN_S
-        self._told = 0  # updates whose end was told
+        self._reported = 0  # updates whose end was told
 
     def on(self) -> Live | nullcontext[None]:
         """Use the whole terminal meanwhile."""
@@ -62,22 +62,22 @@ class _Show:
     @property
     def delivered(self) -> int:
         """Verdicts that arrived, each once."""
-        return self._tally.delivered
+        return self._metrics.delivered
 
-    def take_in(self) -> None:
+    def receive(self) -> None:
         """Take in what arrived."""
         for verdict in self._site.subscriber.received():
-            self._tally.take(verdict)
+            self._metrics.add(verdict)
 
-    def update(self, *, note: str, style: str) -> Moment:
+    def update(self, *, note: str, style: str) -> GreengrassSnapshot:
         """Take in and show the present."""
-        self.take_in()
+        self.receive()
         site, elapsed_s = self._site, self.elapsed_s
-        reading = site.read()
-        site.updates.step(elapsed_s, reading)
+        reading = site.component_status()
+        site.updates.advance(elapsed_s, reading)
         judged, published = 0 if reading is None else reading.camera.judged, site.nucleus.published
         frames_per_s, publishes_per_s = self._rates.update(elapsed_s, judged=judged, published=published)
-        moment = Moment(
+        moment = GreengrassSnapshot(
             elapsed_s=elapsed_s,
             seconds=site.options.seconds,
             mode=site.options.mode,
@@ -87,14 +87,14 @@ class _Show:
             online=site.nucleus.online,
             component=site.nucleus.component(INSPECTOR.name),
             first_pid=self._first_pid,
-            reading=reading,
+            status=reading,
             sent=site.camera.sent,
             published=published,
             frames_per_s=frames_per_s,
             publishes_per_s=publishes_per_s,
-            tally=self._tally,
+            metrics=self._metrics,
             counts=site.subscriber.counts,
-            updates=tuple(site.updates.begun),
+            updates=tuple(site.updates.started),
             waiting=site.updates.waiting,
             events=site.nucleus.events(),
             began_s=self._began_s,
@@ -102,14 +102,14 @@ class _Show:
         self._print(moment)
         return moment
 
-    def _print(self, moment: Moment) -> None:
+    def _print(self, moment: GreengrassSnapshot) -> None:
         if self._live is not None:
             self._live.update(screen(moment, width=self._console.width), refresh=True)
             return
         lines = []
         ended = [update for update in moment.updates if update.ended_s is not None]
-        lines += [outcome_line(update) for update in ended[self._told :]]
-        self._told = len(ended)
+        lines += [outcome_line(update) for update in ended[self._reported :]]
+        self._reported = len(ended)
         if moment.elapsed_s >= self._next_plain_s:
             self._next_plain_s += _PLAIN_S
             lines.append(plain_line(moment))
@@ -117,7 +117,7 @@ class _Show:
             self._console.print(line, highlight=False, soft_wrap=True)
 
 
-def run(options: Options, *, console: Console) -> Result:
+def run(options: GreengrassOptions, *, console: Console) -> GreengrassResult:
     """Run the demo and write its files. Raises a KensaError for what the operator can mend."""
     with ExitStack() as stack:
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing may be left running
@@ -129,16 +129,16 @@ def run(options: Options, *, console: Console) -> Result:
                 if not console.is_terminal:
                     console.print(what, highlight=False, soft_wrap=True)
 
-            site = stack.enter_context(Site(options, progress=progress))
+            site = stack.enter_context(GreengrassEnvironment(options, progress=progress))
             stack.enter_context(log_to(options.out / LOG_NAME))
             progress(f"deploying {INSPECTOR.name}: the nucleus installs it into a virtual environment and starts it")
-            install_s = _deployed(site)
-        result, last = _inspect(site, _Show(site=site, console=console), install_s)
+            install_s = _deploy(site)
+        result, last = _inspect(site, _Display(site=site, console=console), install_s)
         logs = _keep_logs(site)
     return _write_files(result, last, options.out, logs)
 
 
-def _deployed(site: Site) -> float:
+def _deploy(site: GreengrassEnvironment) -> float:
     """Deploy and return what it took, seconds. Raises OperatorError where the component does not come up."""
     began = time.monotonic()
     outcome = site.deploy()
@@ -150,30 +150,32 @@ def _deployed(site: Site) -> float:
     return time.monotonic() - began
 
 
-def _inspect(site: Site, show: _Show, install_s: float) -> tuple[Result, Moment]:
+def _inspect(
+    site: GreengrassEnvironment, show: _Display, install_s: float
+) -> tuple[GreengrassResult, GreengrassSnapshot]:
     options = site.options
-    with asked_to_stop() as asked, show.on():
+    with stop_on_signals() as asked, show.on():
         moment = show.update(note="inspecting", style="bold green")
-        while not asked.is_set() and (moment.elapsed_s < options.seconds or not site.updates.finished):
+        while not asked.is_set() and (moment.elapsed_s < options.seconds or not site.updates.is_finished):
             asked.wait(_REFRESH_S)
             late = moment.elapsed_s >= options.seconds
             moment = show.update(note="inspecting until the last update" if late else "inspecting", style="bold green")
         site.updates.cancel()
-        while not site.updates.finished:
+        while not site.updates.is_finished:
             time.sleep(_REFRESH_S)
             moment = show.update(note="ending the update under way", style="bold yellow")
         seconds = show.elapsed_s
-        site.camera.hold()
-        moment = last = _settled(site, show)
+        site.camera.pause()
+        moment = last = _wait_until_inspected(site, show)
         refused = site.nucleus.connections_refused
-        site.take_off()
-        _await_arrival(show, moment)
+        site.remove_component()
+        _wait_for_arrival(show, moment)
     site.subscriber.close()  # its last word is the whole ledger
-    show.take_in()
-    result = Result(
+    show.receive()
+    result = GreengrassResult(
         seconds=seconds,
         install_s=install_s,
-        moment=moment,
+        snapshot=moment,
         counts=site.subscriber.counts,
         connections=site.camera.connections,
         refused_by_nucleus=refused,
@@ -181,37 +183,39 @@ def _inspect(site: Site, show: _Show, install_s: float) -> tuple[Result, Moment]
     )
     problems = verify(result)
     if problems:
-        problems += name_missing(site.state_dir, site.subscriber.arrived, broker=site.broker.kind)
+        problems += describe_missing(site.state_dir, site.subscriber.arrived, broker=site.broker.kind)
     return replace(result, problems=problems), last
 
 
-def _settled(site: Site, show: _Show) -> Moment:
+def _wait_until_inspected(site: GreengrassEnvironment, show: _Display) -> GreengrassSnapshot:
     """Return the moment at which every part is judged; the component still runs."""
     deadline = time.monotonic() + _SETTLE_S
     while True:
         moment = show.update(note="draining", style="bold yellow")
-        camera = None if moment.reading is None else moment.reading.camera
+        camera = None if moment.status is None else moment.status.camera
         all_judged = camera is not None and camera.captured == site.camera.sent and not camera.pending
         if all_judged or time.monotonic() > deadline:
             return moment
         time.sleep(_REFRESH_S / 2)
 
 
-def _await_arrival(show: _Show, moment: Moment) -> None:
-    judged = 0 if moment.reading is None else moment.reading.camera.judged
+def _wait_for_arrival(show: _Display, moment: GreengrassSnapshot) -> None:
+    judged = 0 if moment.status is None else moment.status.camera.judged
     deadline = time.monotonic() + _SETTLE_S
-    show.take_in()
+    show.receive()
     while show.delivered < judged and time.monotonic() < deadline:
         time.sleep(0.02)
-        show.take_in()
+        show.receive()
 
 
-def _keep_logs(site: Site) -> dict[str, Path]:
+def _keep_logs(site: GreengrassEnvironment) -> dict[str, Path]:
     folder = site.options.out / NUCLEUS_NAME / "logs"
     return {f"Log of {path.stem.rpartition('.')[2]}": path for path in sorted(folder.glob("*.log"))}
 
 
-def _write_files(result: Result, last: Moment, out: Path, logs: dict[str, Path]) -> Result:
+def _write_files(
+    result: GreengrassResult, last: GreengrassSnapshot, out: Path, logs: dict[str, Path]
+) -> GreengrassResult:
     files = {
         "Last screen": out / SCREEN_NAME,
         "Report": out / REPORT_NAME,
@@ -219,7 +223,7 @@ def _write_files(result: Result, last: Moment, out: Path, logs: dict[str, Path])
         "Recipes": out / "components" / "recipes",
         **logs,
     }
-    (out / SCREEN_NAME).write_text(picture(last), encoding="utf-8")
+    (out / SCREEN_NAME).write_text(screen_svg(last), encoding="utf-8")
     result = replace(result, files=files)
     (out / REPORT_NAME).write_text(json.dumps(to_json(result), indent=2) + "\n", encoding="utf-8")
     return result

@@ -20,23 +20,23 @@ import yaml
 from agent.errors import OperatorError
 from greengrass.packaging import contents
 from greengrass.packaging.build import INSPECTOR, MODEL
-from simulator.broker import AnyBroker, BrokerName, open_broker
+from simulator.broker import BrokerName, LocalBroker, open_broker
 from simulator.demo.plant import DEFAULT_RELEASE, FIRST_RELEASE
 from simulator.demo_greengrass import reading
-from simulator.demo_greengrass.camera import LineCamera
-from simulator.demo_greengrass.catalogue import LIMITS, SITE, Catalogue, Offer, plan
-from simulator.demo_greengrass.packing import Packer, check_python
-from simulator.demo_greengrass.updates import LONGEST_S, Updates
-from simulator.nucleus import Deployment, Habits, Nucleus
+from simulator.demo_greengrass.camera import MjpegLineCamera
+from simulator.demo_greengrass.catalogue import LIMITS, SITE, OfferedRelease, ReleaseCatalogue, plan_offers
+from simulator.demo_greengrass.packing import ComponentPackager, check_python
+from simulator.demo_greengrass.updates import TIMEOUT_S, UpdateSchedule
+from simulator.nucleus import Deployment, Nucleus, NucleusBehaviour
 from simulator.shadow import ShadowService
-from simulator.subscriber import Subscriber
+from simulator.subscriber import VerdictSubscriber
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
 
-    from simulator.demo_greengrass.reading import Reading
-    from simulator.nucleus.deployment import Outcome
+    from simulator.demo_greengrass.reading import ComponentStatus
+    from simulator.nucleus.deployment import DeploymentResult
     from simulator.nucleus.limits import Mode
 
 THING: Final = "demo-thing"
@@ -45,12 +45,12 @@ CAMERA: Final = "cam1"  # the recipe's
 VERSION: Final = "1.0.0"  # of com.kensa.Inspector
 CONFIG_NAME: Final = "deployment.yaml"
 NUCLEUS_NAME: Final = "nucleus"
-_PATIENCE_S: Final = f"{LONGEST_S - 10.0:g}"  # of com.kensa.Model: its deployment ends before the demo gives up
+_TIMEOUT_S: Final = f"{TIMEOUT_S - 10.0:g}"  # of com.kensa.Model: its deployment ends before the demo gives up
 _CAMERA_PX: Final = (1920, 1080)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class GreengrassOptions:
     """What a person may choose."""
 
     mode: Mode
@@ -61,22 +61,22 @@ class Options:
     out: Path = Path("out/demo-greengrass")
 
 
-class Site:
+class GreengrassEnvironment:
     """A running site; use as a context manager, which starts everything but the component."""
 
-    broker: AnyBroker
-    subscriber: Subscriber
-    camera: LineCamera
+    broker: LocalBroker
+    subscriber: VerdictSubscriber
+    camera: MjpegLineCamera
     nucleus: Nucleus
-    updates: Updates
+    updates: UpdateSchedule
 
-    def __init__(self, options: Options, *, progress: Callable[[str], None]) -> None:
+    def __init__(self, options: GreengrassOptions, *, progress: Callable[[str], None]) -> None:
         """Prepare; `progress` is told what is being made ready, in a few words."""
         self.options = options
         self._progress = progress
         self._stack = ExitStack()
         self._shadows: ShadowService | None = None
-        self._catalogue: Catalogue | None = None
+        self._catalogue: ReleaseCatalogue | None = None
         self._root = options.out.resolve() / NUCLEUS_NAME
         self._store = options.out.resolve() / "components"
 
@@ -88,22 +88,22 @@ class Site:
             self._progress("starting the MQTT broker and the independent subscriber")
             self.broker = open_broker(self.options.broker)
             stack.enter_context(self.broker)
-            self.subscriber = stack.enter_context(Subscriber(host=self.broker.host, port=self.broker.port))
+            self.subscriber = stack.enter_context(VerdictSubscriber(host=self.broker.host, port=self.broker.port))
             if self.broker.carries_shadows:
                 self._shadows = stack.enter_context(ShadowService(host=self.broker.host, port=self.broker.port))
             self._progress("rendering the pictures of the line, for a camera that speaks MJPEG")
-            self.camera = stack.enter_context(LineCamera(seed=self.options.seed, fps=self.options.fps))
-            offers = plan(self.options.seconds, has_shadows=self.broker.carries_shadows)
+            self.camera = stack.enter_context(MjpegLineCamera(seed=self.options.seed, fps=self.options.fps))
+            offers = plan_offers(self.options.seconds, has_shadows=self.broker.carries_shadows)
             self._progress("signing a repository of releases")
             catalogue = self._catalogue = stack.enter_context(
-                Catalogue(folder=self.options.out / "cloud", better=DEFAULT_RELEASE, offers=offers)
+                ReleaseCatalogue(folder=self.options.out / "cloud", better=DEFAULT_RELEASE, offers=offers)
             )
             self._pack(catalogue, offers)
             self._progress(f"starting the simulated nucleus ({self.options.mode})")
             self.nucleus = stack.enter_context(self._open_nucleus())
             self.nucleus.wait_online()
-            self.updates = Updates(
-                offers=offers, id_of=catalogue.id_of, begin=self._begin, seconds=self.options.seconds
+            self.updates = UpdateSchedule(
+                offers=offers, id_of=catalogue.id_of, begin=self._start_update, seconds=self.options.seconds
             )
             self._stack = stack.pop_all()
         return self
@@ -117,15 +117,15 @@ class Site:
         """The component's state directory."""
         return self._root / "work" / INSPECTOR.name / "state"
 
-    def deploy(self) -> Outcome:
+    def deploy(self) -> DeploymentResult:
         """Deploy com.kensa.Inspector; returns when it judges, or cannot."""
         return self.nucleus.deploy(self._deployment({INSPECTOR.name: VERSION}, self._configure()), self._store)
 
-    def read(self) -> Reading | None:
+    def component_status(self) -> ComponentStatus | None:
         """Return how the component is, None while it does not answer."""
-        return reading.read(self.state_dir, INSPECTION)
+        return reading.read_component_status(self.state_dir, INSPECTION)
 
-    def take_off(self) -> Outcome:
+    def remove_component(self) -> DeploymentResult:
         """Deploy nothing: the nucleus ends the component with SIGTERM, and it drains."""
         return self.nucleus.deploy(self._deployment({}, {}), self._store)
 
@@ -148,14 +148,14 @@ class Site:
                 f"--out {out} cannot be used: {error.strerror}. Give a folder that you may write to"
             ) from error
 
-    def _pack(self, catalogue: Catalogue, offers: tuple[Offer, ...]) -> None:
+    def _pack(self, catalogue: ReleaseCatalogue, offers: tuple[OfferedRelease, ...]) -> None:
         self._progress("building the components of this checkout")
-        with Packer(self._store) as packer:
-            packer.pack(INSPECTOR, VERSION, [*contents.factory_release(FIRST_RELEASE), catalogue.anchor()])
+        with ComponentPackager(self._store) as packer:
+            packer.pack(INSPECTOR, VERSION, [*contents.factory_release(FIRST_RELEASE), catalogue.trust_anchor()])
             for offer in offers:
-                if offer.way == "component":
-                    configuration = {"release": catalogue.id_of(offer), "patience_s": _PATIENCE_S}
-                    packer.pack(MODEL, offer.version, catalogue.carried(offer), configuration)
+                if offer.method == "component":
+                    configuration = {"release": catalogue.id_of(offer), "patience_s": _TIMEOUT_S}
+                    packer.pack(MODEL, offer.version, catalogue.component_files(offer), configuration)
 
     def _open_nucleus(self) -> Nucleus:
         return Nucleus(
@@ -163,7 +163,7 @@ class Site:
             root=self._root,
             broker=(self.broker.host, self.broker.port),
             thing=THING,
-            habits=Habits(
+            habits=NucleusBehaviour(
                 # python3 of the components is the one whose libraries they borrow
                 environment={"PATH": _path_of_this_python()},
                 synced_shadows=("kensa",) if self.broker.carries_shadows else (),
@@ -193,18 +193,20 @@ class Site:
 
     # --- updates ------------------------------------------------------------------------------------------------------
 
-    def _begin(self, offer: Offer) -> Future[Outcome] | None:
+    def _start_update(self, offer: OfferedRelease) -> Future[DeploymentResult] | None:
         assert self._catalogue is not None  # noqa: S101 - as above
         release = self._catalogue.id_of(offer)
         running = {INSPECTOR.name: VERSION}
-        if offer.way == "shadow":
+        if offer.method == "shadow":
             assert self._shadows is not None  # noqa: S101 - `plan` knows
             self._shadows.desire(THING, INSPECTION, release)
             return None
-        if offer.way == "component":
-            return self.nucleus.begin(self._deployment(running | {MODEL.name: offer.version}, {}), self._store)
+        if offer.method == "component":
+            return self.nucleus.start_deployment(
+                self._deployment(running | {MODEL.name: offer.version}, {}), self._store
+            )
         merge = {"inspections": {INSPECTION: {"desired": {"release": release}}}}
-        return self.nucleus.begin(self._deployment(running, merge), self._store)
+        return self.nucleus.start_deployment(self._deployment(running, merge), self._store)
 
     @staticmethod
     def _deployment(components: dict[str, str], merge: dict[str, Any]) -> Deployment:

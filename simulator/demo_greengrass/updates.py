@@ -13,24 +13,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
 
-    from simulator.demo_greengrass.catalogue import Offer
-    from simulator.demo_greengrass.reading import Reading
-    from simulator.nucleus.deployment import Outcome
+    from simulator.demo_greengrass.catalogue import OfferedRelease
+    from simulator.demo_greengrass.reading import ComponentStatus
+    from simulator.nucleus.deployment import DeploymentResult
 
-LONGEST_S: Final = 240.0  # of one update
+TIMEOUT_S: Final = 240.0  # of one update
 _FIRST_AT: Final = 0.05  # of the planned time
 _LAST_AT: Final = 0.80
 _PAUSE_S: Final = 1.0  # between two
 
 
 @dataclass(slots=True)
-class Update:
+class ModelUpdate:
     """One of them, as far as it is."""
 
-    offer: Offer
+    offer: OfferedRelease
     release_id: str
     began_s: float  # since the line started
-    deployment: Future[Outcome] | None  # None: no deployment belongs to it
+    deployment: Future[DeploymentResult] | None  # None: no deployment belongs to it
     ended_s: float | None = None
     outcome: str | None = None  # "serving", "refused", or what else became of it
     reason: str = ""  # of a refusal
@@ -41,20 +41,20 @@ class Update:
         return None if self.ended_s is None else self.ended_s - self.began_s
 
     @property
-    def as_expected(self) -> bool:
+    def is_as_expected(self) -> bool:
         """Whether it ended as it had to."""
-        return self.outcome == self.offer.ending
+        return self.outcome == self.offer.expected
 
 
-class Updates:
+class UpdateSchedule:
     """All of a run."""
 
     def __init__(
         self,
         *,
-        offers: tuple[Offer, ...],
-        id_of: Callable[[Offer], str],
-        begin: Callable[[Offer], Future[Outcome] | None],
+        offers: tuple[OfferedRelease, ...],
+        id_of: Callable[[OfferedRelease], str],
+        begin: Callable[[OfferedRelease], Future[DeploymentResult] | None],
         seconds: float,
     ) -> None:
         """`begin` starts an update and returns its deployment, if there is one; `seconds` is the planned time."""
@@ -63,22 +63,22 @@ class Updates:
         self._begin = begin
         self._seconds = seconds
         self._is_cancelled = False
-        self.begun: list[Update] = []
+        self.started: list[ModelUpdate] = []
 
     @property
-    def current(self) -> Update | None:
+    def current(self) -> ModelUpdate | None:
         """What is under way."""
-        last = self.begun[-1] if self.begun else None
+        last = self.started[-1] if self.started else None
         return last if last is not None and last.ended_s is None else None
 
     @property
-    def waiting(self) -> tuple[tuple[Offer, float], ...]:
+    def waiting(self) -> tuple[tuple[OfferedRelease, float], ...]:
         """What is still to come, each with the second in which it is due at the earliest."""
-        begun = len(self.begun)
+        begun = len(self.started)
         return tuple((offer, self._planned_s(begun + i)) for i, offer in enumerate(self._offers[begun:]))
 
     @property
-    def finished(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether nothing is under way, and nothing will be."""
         return self.current is None and (self._is_cancelled or not self.waiting)
 
@@ -86,29 +86,29 @@ class Updates:
         """Begin no more."""
         self._is_cancelled = True
 
-    def step(self, elapsed_s: float, reading: Reading | None) -> None:
+    def advance(self, elapsed_s: float, reading: ComponentStatus | None) -> None:
         """Follow the update that is under way, or begin the next one when it is due."""
         current = self.current
         if current is not None:
-            _follow(current, elapsed_s, reading)
+            _update_outcome(current, elapsed_s, reading)
         elif self.waiting and not self._is_cancelled and elapsed_s >= self._due_s():
             offer, _ = self.waiting[0]
-            self.begun.append(Update(offer, self._id_of(offer), elapsed_s, self._begin(offer)))
+            self.started.append(ModelUpdate(offer, self._id_of(offer), elapsed_s, self._begin(offer)))
 
     def _planned_s(self, number: int) -> float:
         spread = (_LAST_AT - _FIRST_AT) / max(1, len(self._offers) - 1)
         return self._seconds * (_FIRST_AT + number * spread)
 
     def _due_s(self) -> float:
-        due_s = self._planned_s(len(self.begun))
-        before = self.begun[-1].ended_s if self.begun else None
+        due_s = self._planned_s(len(self.started))
+        before = self.started[-1].ended_s if self.started else None
         return due_s if before is None else max(due_s, before + _PAUSE_S)
 
 
-def _follow(update: Update, elapsed_s: float, reading: Reading | None) -> None:
+def _update_outcome(update: ModelUpdate, elapsed_s: float, reading: ComponentStatus | None) -> None:
     """Write down the end where it is one."""
-    if elapsed_s - update.began_s > LONGEST_S:
-        update.outcome, update.ended_s = f"not done within {LONGEST_S:g} s", elapsed_s
+    if elapsed_s - update.began_s > TIMEOUT_S:
+        update.outcome, update.ended_s = f"not done within {TIMEOUT_S:g} s", elapsed_s
         return
     if update.deployment is not None and not update.deployment.done():
         return

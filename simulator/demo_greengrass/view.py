@@ -9,25 +9,25 @@ from rich.table import Table
 from rich.text import Text
 
 from agent.records import CameraState
-from simulator.demo.view import as_svg, counted, header, latency_rows, pairs, tile, truth_rows
+from simulator.demo.view import count_text, framed_panel, grade_rows, header, label_value_grid, latency_rows, render_svg
 from simulator.demo_greengrass.catalogue import POLICY_TEXT
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
     from rich.panel import Panel
 
-    from simulator.demo_greengrass.moment import Moment
-    from simulator.demo_greengrass.reading import Reading
-    from simulator.demo_greengrass.updates import Update
+    from simulator.demo_greengrass.moment import GreengrassSnapshot
+    from simulator.demo_greengrass.reading import ComponentStatus
+    from simulator.demo_greengrass.updates import ModelUpdate
     from simulator.nucleus.limits import Mode
 
-WAYS: Final = {
+METHOD_TEXT: Final = {
     "deployment": "a deployment's configuration",
     "shadow": "the named shadow",
     "component": "com.kensa.Model",
 }
 _SHORT: Final = {"deployment": "deployment", "shadow": "named shadow", "component": "com.kensa.Model"}
-NUCLEI: Final = {"lite": "nucleus lite 2.6.0", "classic": "the classic nucleus"}
+NUCLEUS_TEXT: Final = {"lite": "nucleus lite 2.6.0", "classic": "the classic nucleus"}
 _STEPS: Final = (
     ("fetch", {"fetching", "staged"}),
     ("gates", {"verified", "selftest"}),
@@ -39,7 +39,7 @@ _WIDE: Final = 112  # columns from which a tile has room for a remark beside a n
 _EVENTS: Final = 30
 
 
-def screen(moment: Moment, *, width: int) -> RenderableType:
+def screen(moment: GreengrassSnapshot, *, width: int) -> RenderableType:
     """Return the whole screen for a terminal `width` columns wide."""
     layout = Layout()
     updates = len(moment.updates) + len(moment.waiting)
@@ -50,33 +50,33 @@ def screen(moment: Moment, *, width: int) -> RenderableType:
         ),
         Layout(name="tiles", size=6),
         Layout(name="state", size=6),
-        Layout(tile("Model updates on the running line", _updates(moment)), size=updates + 3),
+        Layout(framed_panel("Model updates on the running line", _updates(moment)), size=updates + 3),
         Layout(_events(moment), name="events"),
         Layout(Text(" Ctrl-C ends the demo after the update under way, and writes the report", "grey50"), size=1),
     )
     layout["tiles"].split_row(
-        Layout(tile("Component", _component(moment))),
-        Layout(tile("Line", _line(moment))),
-        Layout(tile("Against truth", truth_rows(moment.tally, roomy=width >= _WIDE))),
-        Layout(tile("Latency", latency_rows(moment.tally))),
+        Layout(framed_panel("Component", _component(moment))),
+        Layout(framed_panel("Line", _line(moment))),
+        Layout(framed_panel("Against truth", grade_rows(moment.metrics, roomy=width >= _WIDE))),
+        Layout(framed_panel("Latency", latency_rows(moment.metrics))),
     )
     layout["state"].split_row(
-        Layout(tile("No frame is lost", _accounting(moment))),
-        Layout(tile("Through the nucleus", _delivery(moment))),
-        Layout(tile("Model and machine", _model(moment))),
+        Layout(framed_panel("No frame is lost", _accounting(moment))),
+        Layout(framed_panel("Through the nucleus", _delivery(moment))),
+        Layout(framed_panel("Model and machine", _model(moment))),
     )
     return layout
 
 
-def picture(moment: Moment, *, width: int = 100, height: int = 30) -> str:
+def screen_svg(moment: GreengrassSnapshot, *, width: int = 100, height: int = 30) -> str:
     """Return the screen as an SVG that loads nothing from anywhere."""
     title = f"kensa demo --greengrass {moment.mode}"
-    return as_svg(screen(moment, width=width), title=title, width=width, height=height)
+    return render_svg(screen(moment, width=width), title=title, width=width, height=height)
 
 
-def plain_line(moment: Moment) -> str:
+def plain_line(moment: GreengrassSnapshot) -> str:
     """Return one line for an output that is no terminal."""
-    reading, tally = moment.reading, moment.tally
+    reading, tally = moment.status, moment.metrics
     counts = "does not answer"
     if reading is not None:
         camera = reading.camera
@@ -85,91 +85,94 @@ def plain_line(moment: Moment) -> str:
     return (
         f"{moment.elapsed_s:5.0f} s  {moment.component.state} {pid}  {moment.frames_per_s:.1f} frames/s  "
         f"{moment.publishes_per_s:.1f} publishes/s  {counts}  arrived {tally.delivered}  "
-        f"p99 {tally.latency_ms(0.99) or 0.0:.1f} ms" + _under_way(moment)
+        f"p99 {tally.latency_ms(0.99) or 0.0:.1f} ms" + _current_update(moment)
     )
 
 
-def outcome_line(update: Update) -> str:
+def outcome_line(update: ModelUpdate) -> str:
     """Return how an update ended, for an output that is no terminal."""
-    mark = "as expected" if update.as_expected else f"EXPECTED {update.offer.ending}"
+    mark = "as expected" if update.is_as_expected else f"EXPECTED {update.offer.expected}"
     reason = f": {update.reason}" if update.reason else ""
     return (
-        f"{update.ended_s or 0.0:5.0f} s  {update.release_id} by {WAYS[update.offer.way]}: {update.outcome} after "
+        f"{update.ended_s or 0.0:5.0f} s  {update.release_id} by {METHOD_TEXT[update.offer.method]}: "
+        f"{update.outcome} after "
         f"{update.seconds or 0.0:.1f} s, {mark}{reason}"
     )
 
 
-def _under_way(moment: Moment) -> str:
+def _current_update(moment: GreengrassSnapshot) -> str:
     last = moment.updates[-1] if moment.updates else None
     if last is None or last.ended_s is not None:
         return ""
-    return f"  {last.release_id} by {WAYS[last.offer.way]}: {moment.reading.state if moment.reading else 'begun'}"
+    return (
+        f"  {last.release_id} by {METHOD_TEXT[last.offer.method]}: {moment.status.state if moment.status else 'begun'}"
+    )
 
 
 # --- tiles ------------------------------------------------------------------------------------------------------------
 
 
-def _component(moment: Moment) -> Group:
+def _component(moment: GreengrassSnapshot) -> Group:
     component = moment.component
     good = component.state == "RUNNING"
     pid = Text(f"{component.pid}", "bold red" if moment.pid_changed else "bold green")
-    return pairs(
+    return label_value_grid(
         [
             ("Inspector", Text(moment.component.version, "bold")),
             ("state", Text(f"{component.state} ●", "green" if good else "bold red")),
             ("pid", pid),
-            ("starts", counted(component.starts, "bold" if component.starts == 1 else "bold red")),
+            ("starts", count_text(component.starts, "bold" if component.starts == 1 else "bold red")),
         ]
     )
 
 
-def _line(moment: Moment) -> Group:
-    running = moment.reading is not None and moment.reading.camera.state is CameraState.RUNNING
-    return pairs(
+def _line(moment: GreengrassSnapshot) -> Group:
+    running = moment.status is not None and moment.status.camera.state is CameraState.RUNNING
+    return label_value_grid(
         [
             ("camera", Text("MJPEG ●", "green" if running else "red")),
             ("frames/s", Text(f"{moment.frames_per_s:.1f}", "bold cyan")),
             ("publishes/s", Text(f"{moment.publishes_per_s:.1f}", "bold cyan")),
-            ("publishes", counted(moment.published)),
+            ("publishes", count_text(moment.published)),
         ]
     )
 
 
-def _accounting(moment: Moment) -> Group:
-    reading = moment.reading
+def _accounting(moment: GreengrassSnapshot) -> Group:
+    reading = moment.status
     if reading is None:
-        return pairs([("camera took", counted(moment.sent, "bold cyan"))])
+        return label_value_grid([("camera took", count_text(moment.sent, "bold cyan"))])
     camera = reading.camera
     why = ", ".join(f"{reason} {number}" for reason, number in sorted(camera.dropped.items()) if number)
-    return pairs(
+    return label_value_grid(
         [
-            ("camera took", counted(moment.sent, "bold cyan")),
-            ("captured", counted(camera.captured)),
-            ("judged", counted(camera.judged)),
+            ("camera took", count_text(moment.sent, "bold cyan")),
+            ("captured", count_text(camera.captured)),
+            ("judged", count_text(camera.judged)),
             ("dropped", Text(f"{reading.dropped:,}: {why}" if why else "0", "bold red" if why else "grey50")),
         ]
     )
 
 
-def _delivery(moment: Moment) -> Group:
-    waiting = 0 if moment.reading is None else moment.reading.beat.outbox.verdicts
-    return pairs(
+def _delivery(moment: GreengrassSnapshot) -> Group:
+    waiting = 0 if moment.status is None else moment.status.heartbeat.outbox.verdicts
+    return label_value_grid(
         [
             (moment.broker, Text("up ●" if moment.online else "away ●", "green" if moment.online else "bold red")),
-            ("in the outbox", counted(waiting, "bold yellow")),
-            ("arrived", counted(moment.tally.delivered, "bold green")),
-            ("duplicates", counted(moment.counts.duplicates)),
+            ("in the outbox", count_text(waiting, "bold yellow")),
+            ("arrived", count_text(moment.metrics.delivered, "bold green")),
+            ("duplicates", count_text(moment.counts.duplicates)),
         ]
     )
 
 
-def _model(moment: Moment) -> Group:
-    reading = moment.reading
+def _model(moment: GreengrassSnapshot) -> Group:
+    reading = moment.status
     if reading is None:
-        return pairs([("", Text("the component does not answer", "magenta"))])
-    model, beat = reading.beat.inspections[0], reading.beat
+        return label_value_grid([("", Text("the component does not answer", "magenta"))])
+    model, beat = reading.heartbeat.inspections[0], reading.heartbeat
     name = Text("no usable model", "magenta") if model.model is None else Text(f"{model.model} {model.version}", "bold")
-    return pairs(
+    return label_value_grid(
         [
             ("judges", name),
             ("sha256", Text((model.sha256 or "-")[:12], "grey62")),
@@ -182,21 +185,21 @@ def _model(moment: Moment) -> Group:
 # --- updates ----------------------------------------------------------------------------------------------------------
 
 
-def _updates(moment: Moment) -> Table:
+def _updates(moment: GreengrassSnapshot) -> Table:
     table = Table.grid(expand=True, padding=(0, 1))
     for ratio in (None, None, None, 1):
         table.add_column(no_wrap=True, overflow="ellipsis", ratio=ratio)
     for update in moment.updates:
         table.add_row(
             Text(f"{update.began_s:3.0f} s", "grey62"),
-            Text(_SHORT[update.offer.way]),
+            Text(_SHORT[update.offer.method]),
             Text(update.offer.version, "bold"),
-            _fate(update, moment.reading, moment.mode),
+            _update_line(update, moment.status, moment.mode),
         )
     for offer, due_s in moment.waiting:
         table.add_row(
             Text(f"{due_s:3.0f} s", "grey50"),
-            Text(_SHORT[offer.way], "grey50"),
+            Text(_SHORT[offer.method], "grey50"),
             Text(offer.version, "grey50"),
             Text(f"○ {offer.what}", "grey50"),
         )
@@ -206,16 +209,16 @@ def _updates(moment: Moment) -> Table:
     return rows
 
 
-def _fate(update: Update, reading: Reading | None, mode: Mode) -> Text:
+def _update_line(update: ModelUpdate, reading: ComponentStatus | None, mode: Mode) -> Text:
     """Return one line: the steps while it is under way, the end after it."""
     if update.outcome is not None:
-        style = "green" if update.as_expected else "bold red"
-        text = Text(f"{'✓' if update.as_expected else '✗'} {update.offer.what}: {update.outcome}", style)
+        style = "green" if update.is_as_expected else "bold red"
+        text = Text(f"{'✓' if update.is_as_expected else '✗'} {update.offer.what}: {update.outcome}", style)
         text.append(f" after {update.seconds or 0.0:.1f} s", "grey62")
         return text.append(f"  {update.reason}", "grey62") if update.reason else text
     text = Text()
     if reading is None or reading.candidate != update.release_id:
-        return text.append(f"● {update.offer.what}: {_before(update, mode)}", "bold cyan")
+        return text.append(f"● {update.offer.what}: {_delivery_steps(update, mode)}", "bold cyan")
     now = next((i for i, (_, states) in enumerate(_STEPS) if reading.state in states), 0)
     for index, (name, _) in enumerate(_STEPS):
         if index < now:
@@ -227,24 +230,24 @@ def _fate(update: Update, reading: Reading | None, mode: Mode) -> Text:
     return text
 
 
-def _before(update: Update, mode: Mode) -> str:
+def _delivery_steps(update: ModelUpdate, mode: Mode) -> str:
     """Return what happens before the agent's own steps."""
-    if update.offer.way == "shadow":
+    if update.offer.method == "shadow":
         return "wanted, and on its way to the device"
     if update.deployment is None or update.deployment.done():
         return "deployed"
-    if update.offer.way == "component":
+    if update.offer.method == "component":
         return "the nucleus installs the component"
     return "deployed" if mode == "lite" else "the nucleus asks, the agent fetches and examines it before it answers"
 
 
-def _progress(reading: Reading) -> str:
+def _progress(reading: ComponentStatus) -> str:
     done, wanted = reading.progress.get("phase_pairs"), reading.progress.get("phase_pairs_wanted")
     share = f" {reading.share:.0%}" if reading.state == "trial" else ""
     return share if done is None or not wanted else f"{share} {done:.0f}/{wanted:.0f}"
 
 
-def _events(moment: Moment) -> Panel:
+def _events(moment: GreengrassSnapshot) -> Panel:
     """What the nucleus did with its components, the newest first."""
     table = Table.grid(padding=(0, 1))
     for _ in range(3):
@@ -256,4 +259,4 @@ def _events(moment: Moment) -> Panel:
             Text(event.component, "grey62"),
             Text(event.what, "green" if event.what == "RUNNING" else "red" if event.what == "BROKEN" else "default"),
         )
-    return tile(f"What {NUCLEI[moment.mode]} did", table)
+    return framed_panel(f"What {NUCLEUS_TEXT[moment.mode]} did", table)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from agent.adapters.mqtt import MqttTransport
 from agent.adapters.shadow import ShadowDesiredState
-from agent.app.presence import announce
+from agent.app.presence import announce_presence
 from agent.clock import SystemClock
 from agent.outbox import Outbox, OutboxLimits
 from agent.records import Judgement, ModelStatus, Origin, Outcome, Verdict
@@ -22,7 +22,7 @@ LINE: Final = "line-1"
 INSPECTION: Final = "surface"
 
 
-class AgentParts:
+class MessagingStack:
     """Outbox, MQTT transport, device shadow and status of one agent, with defects that a caller hands over."""
 
     def __init__(
@@ -49,13 +49,13 @@ class AgentParts:
             **transport,
         )
         self.outbox = Outbox(state_dir=state_dir, transport=self.transport, clock=self.clock, limits=limits)
-        announce(self.transport, thing=THING, line=LINE, boot_epoch=boot_epoch, clock=self.clock)
+        announce_presence(self.transport, thing=THING, line=LINE, boot_epoch=boot_epoch, clock=self.clock)
         self.shadow = ShadowDesiredState(
             thing=THING,
             inspections=[INSPECTION],
             transport=self.transport,
             publish_now=self.outbox.publish_now,
-            watch_connection=self.outbox.watch_connection,
+            watch_connection=self.outbox.add_connection_listener,
             clock=self.clock,
         )
         if status is not None:
@@ -73,18 +73,18 @@ class AgentParts:
         self.shadow.close()
         self.outbox.close(self.clock.monotonic_ns())
 
-    def defect(self, seq: int, *, camera: str = "cam-1") -> None:
+    def append_defect(self, seq: int, *, camera: str = "cam-1") -> None:
         """Hand over one defect, which is a message of its own."""
         origin = Origin(THING, LINE, INSPECTION, camera, self._boot_epoch, "c" * 64, "p" * 64, None, ("ok", "scratch"))
         judgement = Judgement(Outcome.DEFECT, "scratch", 0.9, (0.1, 0.9))
         self.outbox.append([Verdict(origin, seq, time.time_ns(), judgement, 2_500)])
 
-    def defects(self, numbers: Sequence[int], *, per_s: float) -> None:
+    def append_defects(self, numbers: Sequence[int], *, per_s: float) -> None:
         """Hand over defects at a line's rate; returns after the last one's turn."""
         began = time.monotonic()
         for index, number in enumerate(numbers):
             time.sleep(max(0.0, began + index / per_s - time.monotonic()))
-            self.defect(number)
+            self.append_defect(number)
 
     @property
     def is_drained(self) -> bool:

@@ -18,36 +18,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from simulator.broker import AmqttBroker, IotcoreBroker, MosquittoBroker, has_iotcore, mosquitto_program
-from simulator.faults.agent_parts import AgentParts
-from simulator.proxy import Proxy
+from simulator.faults.agent_parts import MessagingStack
+from simulator.proxy import TcpProxy
 from simulator.shadow import ShadowService
-from simulator.subscriber import Subscriber
+from simulator.subscriber import VerdictSubscriber
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent.records import Verdict
 
-Kind = Literal["mosquitto", "iotcore", "amqtt"]
-KINDS: Final[tuple[Kind, ...]] = ("mosquitto", "iotcore", "amqtt")
-FIRST_TARGET_S: Final = 10.0
-_OPEN: Final[dict[Kind, Callable[[], MosquittoBroker | IotcoreBroker | AmqttBroker]]] = {
+BrokerKind = Literal["mosquitto", "iotcore", "amqtt"]
+BROKER_KINDS: Final[tuple[BrokerKind, ...]] = ("mosquitto", "iotcore", "amqtt")
+FIRST_DELIVERY_TARGET_S: Final = 10.0
+_OPEN: Final[dict[BrokerKind, Callable[[], MosquittoBroker | IotcoreBroker | AmqttBroker]]] = {
     "mosquitto": MosquittoBroker,
     "iotcore": IotcoreBroker,
     "amqtt": AmqttBroker,
 }
 _PER_S: Final = 50.0
-_DEFECTS_A_START: Final = 50
+_DEFECTS_PER_START: Final = 50
 _CUT_S: Final = 0.15
 _BETWEEN_S: Final = (0.3, 1.0)
-_PATIENCE_S: Final = 60.0
+_TIMEOUT_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class BrokerStarts:
+class AgentRestarts:
     """What came of one broker's campaign."""
 
-    broker: Kind
+    broker: BrokerKind
     starts: int
     cuts: int
     sent: int
@@ -64,14 +64,14 @@ class BrokerStarts:
     @property
     def is_clean(self) -> bool:
         """Nothing lost, nothing stuck, and every start delivered in time."""
-        return self.lost == 0 and self.kept == 0 and self.first_s_max <= FIRST_TARGET_S
+        return self.lost == 0 and self.kept == 0 and self.first_s_max <= FIRST_DELIVERY_TARGET_S
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for `json.dumps`."""
         return asdict(self) | {"lost": self.lost, "is_clean": self.is_clean}
 
 
-def missing_for(kind: Kind) -> str | None:
+def broker_unavailable_reason(kind: BrokerKind) -> str | None:
     """Why this machine cannot run the campaign of this broker."""
     if kind == "mosquitto" and mosquitto_program() is None:
         return "mosquitto is not installed: apt install mosquitto"
@@ -80,10 +80,10 @@ def missing_for(kind: Kind) -> str | None:
     return None
 
 
-class _Campaign:
+class _RestartCampaign:
     """Counts over the starts of one broker."""
 
-    def __init__(self, kind: Kind, *, port: int, folder: Path) -> None:
+    def __init__(self, kind: BrokerKind, *, port: int, folder: Path) -> None:
         self._protocol: Literal["3.1.1", "5"] = "5" if kind == "mosquitto" else "3.1.1"
         self._port = port
         self._folder = folder
@@ -91,23 +91,23 @@ class _Campaign:
         self.sent = self.kept = self.given_up = 0
         self.first_s = 0.0
 
-    def begin(self) -> AgentParts:
+    def open_stack(self) -> MessagingStack:
         self._epoch += 1
         state_dir = self._folder / str(self._epoch)
-        return AgentParts(port=self._port, state_dir=state_dir, protocol=self._protocol, boot_epoch=self._epoch)
+        return MessagingStack(port=self._port, state_dir=state_dir, protocol=self._protocol, boot_epoch=self._epoch)
 
     def start(self) -> None:
         """One start: defects at the line's rate from the first moment on, until the broker has them all."""
         began = time.monotonic()
-        with self.begin() as parts:
+        with self.open_stack() as parts:
             waits = True
-            for number in range(_DEFECTS_A_START):
+            for number in range(_DEFECTS_PER_START):
                 time.sleep(max(0.0, began + number / _PER_S - time.monotonic()))
-                parts.defect(number)
+                parts.append_defect(number)
                 if waits and parts.outbox.stats().delivered:
                     waits = False
                     self.first_s = max(self.first_s, time.monotonic() - began)
-            deadline = time.monotonic() + _PATIENCE_S
+            deadline = time.monotonic() + _TIMEOUT_S
             while not parts.is_drained and time.monotonic() < deadline:
                 if waits and parts.outbox.stats().delivered:
                     waits = False
@@ -115,54 +115,54 @@ class _Campaign:
                 time.sleep(0.005)
             if waits and parts.is_drained:
                 self.first_s = max(self.first_s, time.monotonic() - began)
-            self._end(parts, _DEFECTS_A_START)
+            self._end(parts, _DEFECTS_PER_START)
 
-    def cut(self, proxy: Proxy, cuts: int, chance: random.Random) -> None:
+    def cut(self, proxy: TcpProxy, cuts: int, chance: random.Random) -> None:
         """One agent through all cuts."""
         number = 0
-        with self.begin() as parts:
+        with self.open_stack() as parts:
             for _ in range(cuts):
                 until = time.monotonic() + chance.uniform(*_BETWEEN_S)
                 while time.monotonic() < until:
-                    parts.defect(number)
+                    parts.append_defect(number)
                     number += 1
                     time.sleep(1 / _PER_S)
                 chance.choice([proxy.cut, proxy.reset])()
                 time.sleep(_CUT_S)
                 proxy.restore()
-            parts.wait_drained(_PATIENCE_S)
+            parts.wait_drained(_TIMEOUT_S)
             self._end(parts, number)
 
-    def _end(self, parts: AgentParts, sent: int) -> None:
+    def _end(self, parts: MessagingStack, sent: int) -> None:
         self.sent += sent
         self.kept += parts.outbox.stats().verdicts
-        self.given_up += "shadow" in parts.transport.figures.refused
+        self.given_up += "shadow" in parts.transport.stats.refused
 
 
-def run_broker_starts(kind: Kind, *, starts: int, cuts: int, seed: int = 0) -> BrokerStarts:
+def run_agent_restarts(kind: BrokerKind, *, starts: int, cuts: int, seed: int = 0) -> AgentRestarts:
     """Run the campaign against one broker. Raises MissingExtraError where it is not installed."""
     found: Counter[tuple[int, int]] = Counter()
     with (
         tempfile.TemporaryDirectory(prefix="kensa-starts-") as folder,
         _OPEN[kind]() as broker,
-        Proxy(port=broker.port) as proxy,
-        Subscriber(host=broker.host, port=broker.port) as subscriber,
+        TcpProxy(port=broker.port) as proxy,
+        VerdictSubscriber(host=broker.host, port=broker.port) as subscriber,
         ShadowService(host=broker.host, port=broker.port) if broker.carries_shadows else nullcontext(),
     ):
-        campaign = _Campaign(kind, port=proxy.port, folder=Path(folder))
+        campaign = _RestartCampaign(kind, port=proxy.port, folder=Path(folder))
         for _ in range(starts):
             campaign.start()
-            _note(found, subscriber.received())
+            _record_arrivals(found, subscriber.received())
         if cuts:
             campaign.cut(proxy, cuts, random.Random(seed))
-        deadline = time.monotonic() + _PATIENCE_S
+        deadline = time.monotonic() + _TIMEOUT_S
         while len(found) < campaign.sent - campaign.kept and time.monotonic() < deadline:
-            _note(found, subscriber.received())
+            _record_arrivals(found, subscriber.received())
             time.sleep(0.02)
-    return BrokerStarts(
+    return AgentRestarts(
         kind, starts, cuts, campaign.sent, len(found), campaign.kept, round(campaign.first_s, 3), campaign.given_up
     )
 
 
-def _note(found: Counter[tuple[int, int]], verdicts: list[Verdict]) -> None:
+def _record_arrivals(found: Counter[tuple[int, int]], verdicts: list[Verdict]) -> None:
     found.update((verdict.origin.boot_epoch, verdict.seq) for verdict in verdicts)

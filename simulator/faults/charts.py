@@ -17,7 +17,7 @@ from agent.reject_chart import PARTS_PER_SHIFT, SHIFTS, ChartState, RejectChart
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FAST: Final = 864_000  # parts a shift at 30 parts a second
+PARTS_PER_FAST_SHIFT: Final = 864_000  # parts a shift at 30 parts a second
 _SEED: Final = 20_000  # first of the published ones
 _MOST: Final = 60_000  # parts until a change counts as not found
 _CAMERA: Final = "cam"
@@ -42,7 +42,7 @@ class FalseAlarms:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class DetectionDelay:
     """Parts from a change to its alarm."""
 
     before: float
@@ -71,7 +71,7 @@ def _gaps(rate: float, run: int, rng: np.random.Generator) -> Iterator[int]:
         yield from (int(gap) for gap in rng.geometric(start, 512) - 1)
 
 
-def false_alarms(
+def measure_false_alarms(
     *, rate: float, run: int = 1, parts_per_shift: int = PARTS_PER_SHIFT, repeats: int, seed: int = _SEED
 ) -> FalseAlarms:
     """Let `repeats` lines of 30 shifts each learn and run at a constant rate; an alarm is counted when it begins."""
@@ -84,20 +84,20 @@ def false_alarms(
             if chart.parts >= total:
                 break
             chart.add_passes(_CAMERA, min(gap, total))
-            state = _note(chart, state, counts)
+            state = _count_alarm(chart, state, counts)
             for _ in range(run):
                 chart.add(_CAMERA, rejected=True)
-            state = _note(chart, state, counts)
+            state = _count_alarm(chart, state, counts)
     high, low, flood = counts.values()
     return FalseAlarms(rate, run, parts_per_shift, SHIFTS * repeats, high, low, flood)
 
 
 @dataclass(frozen=True, slots=True)
-class ChartCount:
+class RejectChartFigures:
     """The published figures."""
 
     false: tuple[FalseAlarms, ...]
-    found: tuple[Found, ...]
+    found: tuple[DetectionDelay, ...]
 
     @property
     def worst(self) -> float:
@@ -105,7 +105,7 @@ class ChartCount:
         return max(line.per_30_shifts for line in self.false)
 
     @property
-    def doubling(self) -> Found:
+    def doubling(self) -> DetectionDelay:
         """From 2 to 4 %, at a part a second."""
         return next(f for f in self.found if (f.before, f.after, f.parts_per_shift) == (0.02, 0.04, PARTS_PER_SHIFT))
 
@@ -119,14 +119,16 @@ class ChartCount:
         return {"false": [asdict(f) | {"per_30_shifts": f.per_30_shifts} for f in self.false], "found": found}
 
 
-def run_charts(*, repeats: int, seed: int) -> ChartCount:
+def run_reject_chart(*, repeats: int, seed: int) -> RejectChartFigures:
     """Simulate every line of the table, `repeats` times each: 30 shifts without a change, and one change."""
     seed += _SEED
     slow = [
-        false_alarms(rate=rate, run=run, repeats=repeats, seed=seed)
+        measure_false_alarms(rate=rate, run=run, repeats=repeats, seed=seed)
         for rate, run in ((0.005, 1), (0.02, 1), (0.05, 1), (0.15, 1), (0.02, 3), (0.02, 5), (0.02, 10))
     ]
-    fast = false_alarms(rate=0.02, parts_per_shift=FAST, repeats=max(1, repeats // 20), seed=seed)
+    fast = measure_false_alarms(
+        rate=0.02, parts_per_shift=PARTS_PER_FAST_SHIFT, repeats=max(1, repeats // 20), seed=seed
+    )
     changes = (
         (0.02, 0.04),
         (0.02, 0.1),
@@ -137,9 +139,15 @@ def run_charts(*, repeats: int, seed: int) -> ChartCount:
         (0.05, 0.1),
         (0.0, 1.0),
     )
-    found = [until_found(before=b, after=a, repeats=repeats, seed=seed, learned=_learned(b)) for b, a in changes]
-    found.append(until_found(before=0.02, after=0.04, parts_per_shift=FAST, repeats=repeats, seed=seed))
-    return ChartCount((*slow, fast), tuple(found))
+    found = [
+        measure_detection_delay(before=b, after=a, repeats=repeats, seed=seed, learned=_learned(b)) for b, a in changes
+    ]
+    found.append(
+        measure_detection_delay(
+            before=0.02, after=0.04, parts_per_shift=PARTS_PER_FAST_SHIFT, repeats=repeats, seed=seed
+        )
+    )
+    return RejectChartFigures((*slow, fast), tuple(found))
 
 
 def _learned(before: float) -> int:
@@ -147,13 +155,13 @@ def _learned(before: float) -> int:
     return PARTS_PER_SHIFT if before else 0
 
 
-def _note(chart: RejectChart, before: ChartState, counts: dict[ChartState, int]) -> ChartState:
+def _count_alarm(chart: RejectChart, before: ChartState, counts: dict[ChartState, int]) -> ChartState:
     if chart.state is not before and chart.state in counts:
         counts[chart.state] += 1
     return chart.state
 
 
-def until_found(
+def measure_detection_delay(
     *,
     before: float,
     after: float,
@@ -162,7 +170,7 @@ def until_found(
     parts_per_shift: int = PARTS_PER_SHIFT,
     repeats: int,
     seed: int = _SEED,
-) -> Found:
+) -> DetectionDelay:
     """Let `repeats` lines run `learned` parts at `before`, then change to `after`; parts until the alarm."""
     found, states = [], set()
     for repeat in range(repeats):
@@ -181,4 +189,6 @@ def until_found(
             chart.add(_CAMERA, rejected=bool(rejected))
         states.add(str(chart.state))
         found.append(chart.parts - began)
-    return Found(before, after, run, parts_per_shift, learned, repeats, tuple(sorted(found)), tuple(sorted(states)))
+    return DetectionDelay(
+        before, after, run, parts_per_shift, learned, repeats, tuple(sorted(found)), tuple(sorted(states))
+    )

@@ -24,8 +24,8 @@ import cv2
 import numpy as np
 
 from agent.wire.collected import decode_collected
-from simulator.faults.collect_victim import Report, picture, work
-from simulator.proxy import Proxy
+from simulator.faults.collect_victim import CollectorReport, frame_pixels, run_collector
+from simulator.proxy import TcpProxy
 from simulator.s3 import S3Server
 
 if TYPE_CHECKING:
@@ -34,17 +34,17 @@ if TYPE_CHECKING:
 
     from agent.wire import CollectionHealth
 
-_KILLS_A_DISK: Final = 12
+_KILLS_PER_DISK: Final = 12
 _TARGET: Final = "s3://data/line"
 _FAULTS: Final = ("nothing", "cut", "reset", "silence", "expired", "truncated", "unanswered", "failing")
 _START_S: Final = 60.0
 _DRAIN_S: Final = 900.0  # the child gives way to everything else on the machine
-_MAX_LIFE_S: Final = 1.5  # of a victim, from the first frame that was answered for
+_MAX_RUN_S: Final = 1.5  # of a victim, from the first frame that was answered for
 _FRAME: Final = re.compile(r"cam-(\d+)-(\d+)\.(png|json)$")
 
 
 @dataclass(slots=True)
-class CollectKills:
+class CollectorKills:
     """What came of it."""
 
     kills: int = 0
@@ -67,30 +67,30 @@ class CollectKills:
         return {**asdict(self), "is_clean": self.is_clean}
 
 
-def run_collect_kills(*, kills: int, seed: int, work_dir: Path | None = None) -> CollectKills:
+def run_collector_kills(*, kills: int, seed: int, work_dir: Path | None = None) -> CollectorKills:
     """Kill `kills` times. `work_dir` is where the disks are made; the system's temporary directory by default."""
     source = random.Random(seed)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["simulator.faults.collect_victim"])
-    result = CollectKills()
+    result = CollectorKills()
     while result.kills + result.kills_of_the_child < kills:
         folder = Path(tempfile.mkdtemp(prefix="kensa-collect-kills-", dir=work_dir))
         (folder / "s3").mkdir()
-        with S3Server(folder / "s3") as server, Proxy(port=int(server.url.rpartition(":")[2])) as proxy:
-            disk = _Disk(folder, server, proxy, context, source)
+        with S3Server(folder / "s3") as server, TcpProxy(port=int(server.url.rpartition(":")[2])) as proxy:
+            disk = _CollectorDisk(folder, server, proxy, context, source)
             left = kills - result.kills - result.kills_of_the_child
-            while disk.kills + disk.kills_of_the_child < min(_KILLS_A_DISK, left):
-                disk.one_life()
-            disk.count(result, disk.drain())
+            while disk.kills + disk.kills_of_the_child < min(_KILLS_PER_DISK, left):
+                disk.run_once()
+            disk.check(result, disk.drain())
         shutil.rmtree(folder)
     return result
 
 
-class _Disk:
+class _CollectorDisk:
     """One state directory, one bucket, and what was promised about them."""
 
     def __init__(
-        self, folder: Path, server: S3Server, proxy: Proxy, context: ForkServerContext, source: random.Random
+        self, folder: Path, server: S3Server, proxy: TcpProxy, context: ForkServerContext, source: random.Random
     ) -> None:
         self.kills = 0
         self.kills_of_the_child = 0
@@ -105,38 +105,38 @@ class _Disk:
         self._answered: dict[int, int] = defaultdict(int)
         self._child = 0
 
-    def one_life(self) -> None:
+    def run_once(self) -> None:
         """Start a victim, disturb it, kill its child perhaps and itself for certain."""
-        with self._victim(drain=False) as reports:
+        with self._start_victim(drain=False) as reports:
             if self._random.random() < 0.8:  # noqa: PLR2004 - the others die while they start
-                self._listen(reports, _START_S, until_answered=True)
-            self._listen(reports, self._random.random() * _MAX_LIFE_S)
-            fault = self._disturb()
+                self._read_reports(reports, _START_S, until_answered=True)
+            self._read_reports(reports, self._random.random() * _MAX_RUN_S)
+            fault = self._inject_fault()
             self._faults[fault] += 1
-            self._listen(reports, self._random.random() * 0.5)
+            self._read_reports(reports, self._random.random() * 0.5)
             if self._random.random() < 0.5 and self._child:  # noqa: PLR2004 - every other one
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self._child, signal.SIGKILL)
                 self.kills_of_the_child += 1
-                self._listen(reports, self._random.random() * _MAX_LIFE_S)
-            self._mend()
-            self._listen(reports, self._random.random() * 0.5)
+                self._read_reports(reports, self._random.random() * _MAX_RUN_S)
+            self._clear_faults()
+            self._read_reports(reports, self._random.random() * 0.5)
         self.kills += 1
 
     def drain(self) -> CollectionHealth:
         """Let everything arrive on a good network; return the last account."""
-        self._mend()
+        self._clear_faults()
         deadline = time.monotonic() + _DRAIN_S
-        with self._victim(drain=True) as reports:
+        with self._start_victim(drain=True) as reports:
             while time.monotonic() < deadline:
                 if reports.poll(1.0):
-                    report: Report = reports.recv()
-                    self._note(report)
+                    report: CollectorReport = reports.recv()
+                    self._record_report(report)
                     if report.health is not None:
                         return report.health
         raise TimeoutError(f"what was collected did not arrive within {_DRAIN_S:.0f} s")
 
-    def count(self, result: CollectKills, health: CollectionHealth) -> None:
+    def check(self, result: CollectorKills, health: CollectionHealth) -> None:
         """Compare what is there with what was promised, and with the spool's own account."""
         root = self._server.folder / "data" / "line"
         found: dict[str, dict[tuple[int, int], Path]] = {"png": {}, "json": {}}
@@ -152,17 +152,20 @@ class _Disk:
         result.answered += len(promised)
         result.arrived += len(whole)
         result.lost += len(promised - whole) + len(found["png"].keys() ^ found["json"].keys())
-        result.damaged += sum(not _fits(found["png"][key], found["json"][key], key) for key in whole)
+        result.damaged += sum(not _matches_frame(found["png"][key], found["json"][key], key) for key in whole)
         result.twice += sum(times > 1 for times in self._server.stored.values())
         kept = sum(health.kept.values())
         result.miscounted += (kept, health.uploaded, dict(health.dropped)) != (len(whole), len(whole), {})
 
     @contextlib.contextmanager
-    def _victim(self, *, drain: bool) -> Any:
+    def _start_victim(self, *, drain: bool) -> Any:
         ours, theirs = self._context.Pipe(duplex=False)
         environment = {**self._server.environment(), "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{self._proxy.port}"}
         victim = self._context.Process(
-            target=work, args=(self._state_dir, environment, _TARGET, theirs), kwargs={"drain": drain}, daemon=False
+            target=run_collector,
+            args=(self._state_dir, environment, _TARGET, theirs),
+            kwargs={"drain": drain},
+            daemon=False,
         )
         victim.start()
         theirs.close()
@@ -176,20 +179,20 @@ class _Disk:
             victim.join()
             with contextlib.suppress(EOFError):
                 while ours.poll():
-                    self._note(ours.recv())
+                    self._record_report(ours.recv())
             ours.close()
 
-    def _listen(self, reports: Connection, seconds: float, *, until_answered: bool = False) -> None:
+    def _read_reports(self, reports: Connection, seconds: float, *, until_answered: bool = False) -> None:
         """Take in what is reported for so long: a full pipe would hold the victim up."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             if reports.poll(left):
-                report: Report = reports.recv()
-                self._note(report)
+                report: CollectorReport = reports.recv()
+                self._record_report(report)
                 if until_answered and report.kind == "answered":
                     return
 
-    def _note(self, report: Report) -> None:
+    def _record_report(self, report: CollectorReport) -> None:
         match report.kind:
             case "taken":
                 self._taken[report.epoch].append(report.number)
@@ -198,7 +201,7 @@ class _Disk:
             case "child":
                 self._child = report.number
 
-    def _disturb(self) -> str:
+    def _inject_fault(self) -> str:
         """Do one thing to the network, the store or the credentials; say which."""
         kind = self._random.choice(_FAULTS)
         match kind:
@@ -218,17 +221,17 @@ class _Disk:
                 self._server.failing("*", status=503, times=5)
         return kind
 
-    def _mend(self) -> None:
+    def _clear_faults(self) -> None:
         self._proxy.restore()
-        self._server.mend()
+        self._server.clear_faults()
         self._server.accepted = None
 
 
-def _fits(image: Path, sidecar: Path, key: tuple[int, int]) -> bool:
+def _matches_frame(image: Path, sidecar: Path, key: tuple[int, int]) -> bool:
     """Whether picture and sidecar are those of the frame `key` (boot epoch, sequence number)."""
     told = decode_collected(sidecar.read_bytes())
     data = image.read_bytes()
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or (told.verdict.boot_epoch, told.verdict.seq, told.image.bytes) != (*key, len(data)):
         return False
-    return np.array_equal(pixels, picture(*key))
+    return np.array_equal(pixels, frame_pixels(*key))

@@ -15,7 +15,7 @@ import numpy as np
 
 from agent.clock import SystemClock
 from agent.collection import Collector
-from agent.config import Collect
+from agent.config import CollectionConfig
 from agent.outbox import next_boot_epoch
 from agent.records import Frame, Judgement, ModelIdentity, Origin, Outcome, Verdict
 
@@ -34,7 +34,7 @@ _PAUSE_S: Final = 0.002
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class CollectorReport:
     """What a victim says: a frame was taken, so many of those taken are answered for, or its child is another one."""
 
     kind: Literal["taken", "answered", "child", "empty"]
@@ -43,7 +43,7 @@ class Report:
     health: CollectionHealth | None = None
 
 
-def picture(epoch: int, seq: int) -> Pixels:
+def frame_pixels(epoch: int, seq: int) -> Pixels:
     """Return the pixels of a frame."""
     shape = _LARGE if seq % LARGE_EVERY == LARGE_EVERY - 1 else _SMALL
     return np.random.default_rng((epoch, seq)).integers(0, 256, shape, dtype=np.uint8)
@@ -56,30 +56,32 @@ def _verdict(epoch: int, seq: int) -> Verdict:
     return Verdict(origin, seq, 1_790_000_000_000_000_000 + seq * 1_000_000, judgement, 1_000)
 
 
-def work(state_dir: Path, environment: Mapping[str, str], target: str, reports: Connection, *, drain: bool) -> None:
+def run_collector(
+    state_dir: Path, environment: Mapping[str, str], target: str, reports: Connection, *, drain: bool
+) -> None:
     """Collect and report until killed; with `drain` collect one frame and report when nothing waits any more."""
     os.environ.update(environment)
     epoch = next_boot_epoch(state_dir, utc_s=time.time())
-    settings = Collect(site="faults", target=target, format="png", max_per_s=1_000.0, min_free_disk_bytes=0)
+    settings = CollectionConfig(site="faults", target=target, format="png", max_per_s=1_000.0, min_free_disk_bytes=0)
     collector = Collector(state_dir=state_dir, settings=settings, boot_epoch=epoch, clock=SystemClock())
     collector.start()
     seq, answered, child = 0, 0, None
     while True:
         if collector.child_pid not in (None, child):
             child = collector.child_pid
-            reports.send(Report("child", epoch, child or 0))
+            reports.send(CollectorReport("child", epoch, child or 0))
         if not (drain and collector.taken):
-            before, pixels = collector.taken, picture(epoch, seq)
+            before, pixels = collector.taken, frame_pixels(epoch, seq)
             height, width = pixels.shape[:2]
             collector.offer(Frame("cam", seq, 0, 0, pixels), _verdict(epoch, seq), (0, 0, width, height))
             if collector.taken > before:
-                reports.send(Report("taken", epoch, seq))
+                reports.send(CollectorReport("taken", epoch, seq))
                 seq += 1
-        if collector.answered > answered:
-            answered = collector.answered
-            reports.send(Report("answered", epoch, answered))
+        if collector.settled > answered:
+            answered = collector.settled
+            reports.send(CollectorReport("answered", epoch, answered))
         if drain and answered and not (health := collector.health()).waiting:
             collector.close(5.0)
-            reports.send(Report("empty", epoch, 0, health))
+            reports.send(CollectorReport("empty", epoch, 0, health))
             return
         time.sleep(_PAUSE_S)

@@ -4,7 +4,7 @@ A real line (`simulator.faults.day_line`) runs in lock-step on a virtual clock. 
 ones, equally good ones, and bad ones. Meanwhile fetches fail and hang, examinations end, the disk fills up or turns
 read-only under the journal and the store, the process is killed at boundaries and in between, cameras fall silent or
 are unplugged, the broker goes away, UTC is set, and the worker is held up. What must hold all the time is checked all
-the time; `DayResult.problems` names every breach.
+the time; `SoakResult.problems` names every breach.
 
 Equal arguments give the same line and the same faults; the product's own retry jitter is its own.
 """
@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agent.clock import NS_PER_S
 from agent.model.store import read_ref
-from agent.records import Desired
-from simulator.cloud import Fault, Killed
-from simulator.faults.day_audit import Audit
-from simulator.faults.day_line import CAMERAS, Boot, Site, no_trap
-from simulator.faults.day_models import BAD, GOOD, make_release
-from simulator.lockstep import LockStep
-from simulator.rollouts import Trap, full_disk, read_only_disk
+from agent.records import DesiredRelease
+from simulator.cloud import RepositoryFault, SimulatedKill
+from simulator.faults.day_audit import InvariantChecker
+from simulator.faults.day_line import CAMERAS, AgentProcess, SoakEnvironment, no_boundary_fault
+from simulator.faults.day_models import BAD_PROFILES, GOOD_PROFILES, make_release
+from simulator.lockstep import LockstepClock
+from simulator.rollouts import BoundaryFault, full_disk, read_only_disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,13 +38,13 @@ _TICK_S: Final = 1.0  # between two looks at the outbox and the schedule
 _RECEIVE_S: Final = 60.0
 _AUDIT_S: Final = 300.0
 _DRAIN_S: Final = 1_800.0
-_KILLED_AGAIN: Final = 0.4  # soon after a start, or while it starts
+_KILL_AGAIN_SHARE: Final = 0.4  # soon after a start, or while it starts
 _BAD_SHARE: Final = 0.35
 _MAX_PROBLEMS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
-class DayResult:
+class SoakResult:
     """What happened; `problems` must be empty."""
 
     hours: float
@@ -76,7 +76,7 @@ class DayResult:
 
 
 @dataclass(slots=True)
-class _Happening:
+class _ScheduledFault:
     """A fault that comes every so often."""
 
     name: str
@@ -85,22 +85,22 @@ class _Happening:
     next_ns: int = 0
 
 
-class Day:
+class SoakRun:
     """One day. `run` plays it."""
 
     def __init__(self, folder: Path, *, seed: int) -> None:
         """Install the factory release in `folder`."""
         self._random = random.Random(f"{seed} faults")
         factory = make_release(folder / "factory", "good", version="0.0.0", counter=0)
-        self._site = Site(folder, LockStep(), random.Random(f"{seed} line"), factory)
-        self._audit = Audit(self._site)
-        self._audit.publish(read_ref(factory), kind="good")
-        self._boot = self._new_boot()
+        self._environment = SoakEnvironment(folder, LockstepClock(), random.Random(f"{seed} line"), factory)
+        self._invariants = InvariantChecker(self._environment)
+        self._invariants.publish(read_ref(factory), kind="good")
+        self._process = self._new_process()
         self._releases = 0
-        self._wish: Desired | None = None
-        self._happened: Counter[str] = Counter()
-        self._wished: Counter[str] = Counter()
-        self._accounts: Counter[str] = Counter()
+        self._desired: DesiredRelease | None = None
+        self._fault_counts: Counter[str] = Counter()
+        self._requested: Counter[str] = Counter()
+        self._frame_counts: Counter[str] = Counter()
         self._dropped: Counter[str] = Counter()
         self._undo: list[tuple[int, Callable[[], None]]] = []
 
@@ -108,74 +108,74 @@ class Day:
 
     def run(self, *, hours: float) -> None:
         """Play `hours` of line time."""
-        clock = self._site.clock
+        clock = self._environment.clock
         end_ns = clock.now_ns + round(hours * _HOUR_S * NS_PER_S)
         schedule = self._schedule()
         for happening in schedule:
-            happening.next_ns = self._later(happening.mean_s)
+            happening.next_ns = self._draw_next_ns(happening.mean_s)
         next_wish = clock.now_ns + 60 * NS_PER_S
         self._start()
         while clock.now_ns < end_ns:
-            self._second()
+            self._advance()
             if clock.now_ns >= next_wish:
                 next_wish += round(_HOUR_S * NS_PER_S)
-                self._wish_for_a_release()
+                self._request_next_release()
             for happening in schedule:
                 if clock.now_ns >= happening.next_ns:
-                    happening.next_ns = self._later(happening.mean_s)
-                    self._happened[happening.name] += 1
+                    happening.next_ns = self._draw_next_ns(happening.mean_s)
+                    self._fault_counts[happening.name] += 1
                     happening.begin()
-        self._calm_down()
+        self._recover_and_drain()
 
-    def _second(self) -> None:
+    def _advance(self) -> None:
         """Let a second pass, and look."""
-        clock, boot = self._site.clock, self._boot
+        clock, boot = self._environment.clock, self._process
         before_s = clock.now_ns // NS_PER_S
         until_ns = clock.now_ns + round(_TICK_S * NS_PER_S)
-        while clock.step(until_ns):
+        while clock.run_next(until_ns):
             if boot.is_dead:
                 break
-            boot.work()
+            boot.inspect_pending()
         if boot.is_dead:
-            self._rebuild()
+            self._kill_and_restart()
             return
-        boot.work()
-        boot.keep()
+        boot.inspect_pending()
+        boot.flush_outbox()
         for due_ns, undo in [item for item in self._undo if clock.now_ns >= item[0]]:
             self._undo.remove((due_ns, undo))
             undo()
         now_s = clock.now_ns // NS_PER_S
         if now_s // _RECEIVE_S > before_s // _RECEIVE_S:
             boot.receive()
-            self._audit.check_the_line(boot)
+            self._invariants.check_line(boot)
         if now_s // _AUDIT_S > before_s // _AUDIT_S:
-            self._audit.check_the_disk()
+            self._invariants.check_disk()
 
-    def _calm_down(self) -> None:
+    def _recover_and_drain(self) -> None:
         """Let everything work again, wait until all is delivered, and stop in order."""
-        site, clock = self._site, self._site.clock
+        site, clock = self._environment, self._environment.clock
         for _, undo in self._undo:
             undo()
         self._undo.clear()
-        site.trap = no_trap
+        site.boundary_fault = no_boundary_fault
         end_ns = clock.now_ns + round(_DRAIN_S * NS_PER_S)
-        while clock.now_ns < end_ns and not (self._boot.outbox.is_drained and clock.now_ns > end_ns // 2):
-            self._second()
-        self._boot.work()
-        self._account()
-        self._boot.close()
-        self._deliver_the_rest()
-        site.book.missing()
-        self._audit.problems += site.book.problems
-        self._audit.check_the_disk()
+        while clock.now_ns < end_ns and not (self._process.outbox.is_drained and clock.now_ns > end_ns // 2):
+            self._advance()
+        self._process.inspect_pending()
+        self._accumulate_counters()
+        self._process.close()
+        self._deliver_backlog()
+        site.tracker.count_missing()
+        self._invariants.problems += site.tracker.problems
+        self._invariants.check_disk()
 
-    def _deliver_the_rest(self) -> None:
+    def _deliver_backlog(self) -> None:
         """One more start, without a line: what the last process left is delivered."""
-        boot = self._new_boot()
+        boot = self._new_process()
         boot.start()
         for _ in range(round(_DRAIN_S)):
-            self._site.clock.now_ns += NS_PER_S
-            boot.keep()
+            self._environment.clock.now_ns += NS_PER_S
+            boot.flush_outbox()
             if boot.outbox.is_drained and not boot.outbox.stats().rows:
                 break
         boot.receive()
@@ -183,168 +183,178 @@ class Day:
 
     # --- processes ----------------------------------------------------------------------------------------------------
 
-    def _new_boot(self) -> Boot:
-        return Boot(self._site, self._audit.on_status)
+    def _new_process(self) -> AgentProcess:
+        return AgentProcess(self._environment, self._invariants.on_status)
 
     def _start(self) -> None:
         """Start until a start is not killed."""
         while True:
             try:
-                self._boot.start()
-            except Killed:
-                self._happened["kill while starting"] += 1
-                self._boot.kill()
-                self._boot = self._new_boot()
-                self._site.trap = no_trap
+                self._process.start()
+            except SimulatedKill:
+                self._fault_counts["kill while starting"] += 1
+                self._process.kill()
+                self._process = self._new_process()
+                self._environment.boundary_fault = no_boundary_fault
                 continue
-            if self._wish is not None:  # the desired state is read at start
-                self._boot.lifecycle.desire(self._wish)
-                self._boot.wake()
+            if self._desired is not None:  # the desired state is read at start
+                self._process.lifecycle.desire(self._desired)
+                self._process.wake_lifecycle()
             return
 
-    def _rebuild(self) -> None:
+    def _kill_and_restart(self) -> None:
         """Kill what is left of the process, look at the disk, start another."""
-        self._boot.work()
-        self._account()
-        self._boot.kill()
-        self._happened["kill"] += 1
-        trap = self._site.trap
-        if not isinstance(trap, Trap) or trap.number is None:  # the disk is not better after a start
-            again = self._random.random() < _KILLED_AGAIN
-            self._site.trap = Trap(after=self._random.randint(0, 3)) if again else no_trap
-        self._audit.check_the_disk()
-        self._boot = self._new_boot()
+        self._process.inspect_pending()
+        self._accumulate_counters()
+        self._process.kill()
+        self._fault_counts["kill"] += 1
+        trap = self._environment.boundary_fault
+        if not isinstance(trap, BoundaryFault) or trap.os_errno is None:  # the disk is not better after a start
+            again = self._random.random() < _KILL_AGAIN_SHARE
+            self._environment.boundary_fault = (
+                BoundaryFault(after=self._random.randint(0, 3)) if again else no_boundary_fault
+            )
+        self._invariants.check_disk()
+        self._process = self._new_process()
         self._start()
 
     # --- wishes -------------------------------------------------------------------------------------------------------
 
-    def _wish_for_a_release(self) -> None:
+    def _request_next_release(self) -> None:
         """Publish the next release and wish for it; a person who is waited for comes first."""
         self._releases += 1
         number = self._releases
         bad = self._random.random() < _BAD_SHARE
-        kind = self._random.choice(sorted(BAD if bad else GOOD))
+        kind = self._random.choice(sorted(BAD_PROFILES if bad else GOOD_PROFILES))
         version = f"{number}.0.0"
-        folder = make_release(self._site.folder / "published" / version, kind, version=version, counter=number)
-        ref = self._site.cloud.publish(folder)
-        self._audit.publish(ref, kind=kind)
-        self._wished[kind] += 1
-        if self._audit.journal().halted:
-            self._person_says_retry()
-        self._wish = Desired(ref.release_id, source="shadow")
-        self._boot.lifecycle.desire(self._wish)
-        self._boot.wake()
+        folder = make_release(self._environment.folder / "published" / version, kind, version=version, counter=number)
+        ref = self._environment.repository.publish(folder)
+        self._invariants.publish(ref, kind=kind)
+        self._requested[kind] += 1
+        if self._invariants.journal().halted:
+            self._operator_retry()
+        self._desired = DesiredRelease(ref.release_id, source="shadow")
+        self._process.lifecycle.desire(self._desired)
+        self._process.wake_lifecycle()
 
-    def _person_says_retry(self) -> None:
-        self._happened["retry by a person"] += 1
-        self._boot.lifecycle.retry(None)
-        self._audit.pardon()
+    def _operator_retry(self) -> None:
+        self._fault_counts["retry by a person"] += 1
+        self._process.lifecycle.retry(None)
+        self._invariants.clear_halt()
 
     # --- what goes wrong ----------------------------------------------------------------------------------------------
 
-    def _schedule(self) -> list[_Happening]:
-        cloud, chance = self._site.cloud, self._random
-        fetch = (Fault.ERROR, Fault.ERROR, Fault.NO_SPACE, Fault.KILL, Fault.KILL_LATE)
-        exam = (Fault.ERROR, Fault.NO_SPACE, Fault.KILL, Fault.KILL_LATE)
+    def _schedule(self) -> list[_ScheduledFault]:
+        cloud, chance = self._environment.repository, self._random
+        fetch = (
+            RepositoryFault.ERROR,
+            RepositoryFault.ERROR,
+            RepositoryFault.NO_SPACE,
+            RepositoryFault.KILL,
+            RepositoryFault.KILL_LATE,
+        )
+        exam = (RepositoryFault.ERROR, RepositoryFault.NO_SPACE, RepositoryFault.KILL, RepositoryFault.KILL_LATE)
         hour = _HOUR_S
         return [
-            _Happening(
-                "fetch fails", hour, lambda: cloud.order("fetch", *chance.choices(fetch, k=chance.randint(1, 3)))
+            _ScheduledFault(
+                "fetch fails", hour, lambda: cloud.inject("fetch", *chance.choices(fetch, k=chance.randint(1, 3)))
             ),
-            _Happening("fetch hangs", 3 * hour, self._hang),
-            _Happening("examination fails", 2 * hour, lambda: cloud.order("examine", chance.choice(exam))),
-            _Happening("disk full or read-only", 2 * hour, self._spoil_the_disk),
-            _Happening("kill at a boundary", 2 * hour, self._set_a_trap),
-            _Happening("kill anywhere", 2 * hour, self._rebuild),
-            _Happening("camera silent", 2 * hour, self._silence),
-            _Happening("camera unplugged", 3 * hour, self._unplug),
-            _Happening("broker away", 3 * hour, self._cut_the_broker),
-            _Happening("UTC is set", 4 * hour, self._set_utc),
-            _Happening("worker held up", 6 * hour, self._hold_up),
-            _Happening("release taken back", 8 * hour, self._take_back),
+            _ScheduledFault("fetch hangs", 3 * hour, self._hang_fetch),
+            _ScheduledFault("examination fails", 2 * hour, lambda: cloud.inject("examine", chance.choice(exam))),
+            _ScheduledFault("disk full or read-only", 2 * hour, self._fail_disk),
+            _ScheduledFault("kill at a boundary", 2 * hour, self._arm_kill),
+            _ScheduledFault("kill anywhere", 2 * hour, self._kill_and_restart),
+            _ScheduledFault("camera silent", 2 * hour, self._silence_camera),
+            _ScheduledFault("camera unplugged", 3 * hour, self._unplug_camera),
+            _ScheduledFault("broker away", 3 * hour, self._disconnect_broker),
+            _ScheduledFault("UTC is set", 4 * hour, self._set_utc),
+            _ScheduledFault("worker held up", 6 * hour, self._stall_worker),
+            _ScheduledFault("release taken back", 8 * hour, self._revoke_release),
         ]
 
-    def _later(self, mean_s: float) -> int:
-        return self._site.clock.now_ns + round(self._random.expovariate(1.0 / mean_s) * NS_PER_S)
+    def _draw_next_ns(self, mean_s: float) -> int:
+        return self._environment.clock.now_ns + round(self._random.expovariate(1.0 / mean_s) * NS_PER_S)
 
-    def _for(self, seconds: float, undo: Callable[[], None]) -> None:
-        self._undo.append((self._site.clock.now_ns + round(seconds * NS_PER_S), undo))
+    def _undo_after(self, seconds: float, undo: Callable[[], None]) -> None:
+        self._undo.append((self._environment.clock.now_ns + round(seconds * NS_PER_S), undo))
 
-    def _hang(self) -> None:
-        self._site.weather.hangs += 1
+    def _hang_fetch(self) -> None:
+        self._environment.faults.fetch_hangs += 1
 
-    def _spoil_the_disk(self) -> None:
+    def _fail_disk(self) -> None:
         where = self._random.choice(("journal: before", "journal: beside", "journal: between", "store"))
         disk = self._random.choice((full_disk, read_only_disk))
-        self._site.trap = disk(where)
-        self._for(self._random.uniform(30.0, 900.0), self._mend_the_disk)
+        self._environment.boundary_fault = disk(where)
+        self._undo_after(self._random.uniform(30.0, 900.0), self._restore_disk)
 
-    def _mend_the_disk(self) -> None:
-        self._site.trap = no_trap
+    def _restore_disk(self) -> None:
+        self._environment.boundary_fault = no_boundary_fault
 
-    def _set_a_trap(self) -> None:
-        self._site.trap = Trap(after=self._random.randint(0, 40))
+    def _arm_kill(self) -> None:
+        self._environment.boundary_fault = BoundaryFault(after=self._random.randint(0, 40))
 
-    def _silence(self) -> None:
+    def _silence_camera(self) -> None:
         camera, seconds = self._random.choice(CAMERAS), self._random.uniform(1.0, 300.0)
-        self._site.weather.silent_until[camera] = self._site.clock.now_ns + round(seconds * NS_PER_S)
+        self._environment.faults.silent_until[camera] = self._environment.clock.now_ns + round(seconds * NS_PER_S)
 
-    def _unplug(self) -> None:
+    def _unplug_camera(self) -> None:
         camera, seconds = self._random.choice(CAMERAS), self._random.uniform(1.0, 600.0)
-        self._site.weather.unplugged_until[camera] = self._site.clock.now_ns + round(seconds * NS_PER_S)
+        self._environment.faults.unplugged_until[camera] = self._environment.clock.now_ns + round(seconds * NS_PER_S)
 
-    def _cut_the_broker(self) -> None:
-        self._broker(up=False)
+    def _disconnect_broker(self) -> None:
+        self._set_broker(up=False)
         long = self._random.random() < 0.3  # noqa: PLR2004  long enough to fill the outbox
-        self._for(
+        self._undo_after(
             self._random.uniform(7_200.0, 14_400.0) if long else self._random.uniform(5.0, 1_800.0),
-            self._mend_the_broker,
+            self._reconnect_broker,
         )
 
-    def _mend_the_broker(self) -> None:
-        self._broker(up=True)
+    def _reconnect_broker(self) -> None:
+        self._set_broker(up=True)
 
-    def _broker(self, *, up: bool) -> None:
-        self._site.weather.broker_is_up = up
-        self._boot.transport.set_connected(up)
+    def _set_broker(self, *, up: bool) -> None:
+        self._environment.faults.broker_is_up = up
+        self._process.transport.set_connected(up)
 
     def _set_utc(self) -> None:
-        self._site.clock.utc_offset_ns += round(self._random.uniform(-1.0, 1.0) * _HOUR_S * NS_PER_S)
-        self._audit.cool_until_ns = 0  # a start knows its end in UTC only
+        self._environment.clock.utc_offset_ns += round(self._random.uniform(-1.0, 1.0) * _HOUR_S * NS_PER_S)
+        self._invariants.cooldown_until_ns = 0  # a start knows its end in UTC only
 
-    def _hold_up(self) -> None:
-        self._site.weather.busy_until = self._site.clock.now_ns + round(self._random.uniform(0.5, 20.0) * NS_PER_S)
+    def _stall_worker(self) -> None:
+        self._environment.faults.worker_stalled_until = self._environment.clock.now_ns + round(
+            self._random.uniform(0.5, 20.0) * NS_PER_S
+        )
 
-    def _take_back(self) -> None:
-        active = self._audit.journal().active
+    def _revoke_release(self) -> None:
+        active = self._invariants.journal().active
         if active is not None:
-            self._site.cloud.revoke(active.ref)
+            self._environment.repository.revoke(active.ref)
 
-    def _account(self) -> None:
+    def _accumulate_counters(self) -> None:
         """Add up a process's counters before it ends."""
-        for counters in self._boot.counters.values():
+        for counters in self._process.counters.values():
             seen = counters.snapshot()
-            self._accounts["captured"] += seen.captured
-            self._accounts["judged"] += seen.judged
+            self._frame_counts["captured"] += seen.captured
+            self._frame_counts["judged"] += seen.inspected
             self._dropped.update(seen.dropped)
 
     # --- the result ---------------------------------------------------------------------------------------------------
 
-    def result(self, *, hours: float, seed: int, wall_s: float) -> DayResult:
+    def result(self, *, hours: float, seed: int, wall_s: float) -> SoakResult:
         """Return the counts."""
-        audit, book, kinds = self._audit, self._site.book, self._audit.kinds
-        return DayResult(
+        audit, book, kinds = self._invariants, self._environment.tracker, self._invariants.kinds
+        return SoakResult(
             hours=hours,
             seed=seed,
-            parts=self._accounts["captured"],
-            judged=self._accounts["judged"],
+            parts=self._frame_counts["captured"],
+            judged=self._frame_counts["judged"],
             dropped=dict(self._dropped),
             verdicts=dict(book.verdicts),
-            fates=book.fates(),
-            doubles=book.doubles,
-            happenings=dict(sorted(self._happened.items())),
-            kills=self._happened["kill"] + self._happened["kill while starting"],
-            wished=dict(sorted(self._wished.items())),
+            fates=book.count_states(),
+            doubles=book.duplicates,
+            happenings=dict(sorted(self._fault_counts.items())),
+            kills=self._fault_counts["kill"] + self._fault_counts["kill while starting"],
+            wished=dict(sorted(self._requested.items())),
             committed=dict(Counter(kinds[version] for version in sorted(audit.committed))),
             refused=dict(Counter(f"{kinds[v]}: {why}" for v, why in sorted(audit.refused.items()) if v in kinds)),
             automatic_rollbacks=audit.automatic_rollbacks,
@@ -354,10 +364,10 @@ class Day:
         )
 
 
-def run(*, hours: float = 24.0, seed: int = 0, work_dir: Path | None = None) -> DayResult:
+def run_soak(*, hours: float = 24.0, seed: int = 0, work_dir: Path | None = None) -> SoakResult:
     """Play a day (or less) and return what happened. `work_dir` is where its disk is made."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="kensa-day-", dir=work_dir) as folder:
-        day = Day(Path(folder), seed=seed)
+        day = SoakRun(Path(folder), seed=seed)
         day.run(hours=hours)
         return day.result(hours=hours, seed=seed, wall_s=time.monotonic() - began)

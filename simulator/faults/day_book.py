@@ -8,7 +8,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
 from agent.records import Outcome
-from agent.wire import Delivery, Gap, decode
+from agent.wire import DecodedVerdicts, Gap, decode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from agent.records import Outgoing, Verdict
 
 _OUTCOMES: Final = {outcome: number for number, outcome in enumerate(Outcome, 1)}
-_SHOWN: Final = 5  # of verdicts that are missing
+_MAX_NAMED: Final = 5  # of verdicts that are missing
 
 
-class _Fate(IntEnum):
+class _VerdictState(IntEnum):
     """Of one verdict."""
 
     NONE = 0  # an exposure that was dropped, or none
@@ -31,33 +31,33 @@ class _Fate(IntEnum):
 
 
 @dataclass(slots=True)
-class _Stream:
+class _CameraVerdicts:
     """One camera in one boot epoch, by sequence number."""
 
-    fates: bytearray = field(default_factory=bytearray)
+    states: bytearray = field(default_factory=bytearray)
     outcomes: bytearray = field(default_factory=bytearray)
 
-    def reach(self, seq: int) -> None:
+    def grow_to(self, seq: int) -> None:
         """Make room for `seq`."""
-        if seq >= len(self.fates):
-            more = bytes(seq + 1_024 - len(self.fates))
-            self.fates += more
+        if seq >= len(self.states):
+            more = bytes(seq + 1_024 - len(self.states))
+            self.states += more
             self.outcomes += more
 
 
 @dataclass(slots=True)
-class Book:
+class VerdictTracker:
     """All verdicts of a day."""
 
-    streams: dict[tuple[int, str], _Stream] = field(default_factory=dict)
-    fresh: list[tuple[_Stream, int]] = field(default_factory=list)
+    streams_by_camera: dict[tuple[int, str], _CameraVerdicts] = field(default_factory=dict)
+    uncommitted: list[tuple[_CameraVerdicts, int]] = field(default_factory=list)
     verdicts: Counter[str] = field(default_factory=Counter)  # by outcome
     models: dict[str, str] = field(default_factory=dict)  # sha256 of those that judged -> version
-    doubles: int = 0
+    duplicates: int = 0
     problems: list[str] = field(default_factory=list)
     last_origin: object = None
 
-    def appended(self, verdicts: Sequence[Verdict]) -> None:
+    def record_appended(self, verdicts: Sequence[Verdict]) -> None:
         """Note what the outbox took."""
         for verdict in verdicts:
             origin = verdict.origin
@@ -66,75 +66,75 @@ class Book:
                 if origin.model is not None:
                     self.models[origin.model.sha256] = origin.model.version
             stream = self._stream(origin.boot_epoch, origin.camera)
-            stream.reach(verdict.seq)
-            if stream.fates[verdict.seq] != _Fate.NONE:
+            stream.grow_to(verdict.seq)
+            if stream.states[verdict.seq] != _VerdictState.NONE:
                 self.problems.append(f"two verdicts for {verdict.key}")
-            stream.fates[verdict.seq] = _Fate.WAITING
+            stream.states[verdict.seq] = _VerdictState.WAITING
             stream.outcomes[verdict.seq] = _OUTCOMES[verdict.judgement.outcome]
             self.verdicts[verdict.judgement.outcome] += 1
-            self.fresh.append((stream, verdict.seq))
+            self.uncommitted.append((stream, verdict.seq))
 
-    def committed(self) -> None:
+    def record_committed(self) -> None:
         """Note that all that was appended is on disk."""
-        for stream, seq in self.fresh:
-            if stream.fates[seq] == _Fate.WAITING:
-                stream.fates[seq] = _Fate.PROMISED
-        self.fresh.clear()
+        for stream, seq in self.uncommitted:
+            if stream.states[seq] == _VerdictState.WAITING:
+                stream.states[seq] = _VerdictState.PROMISED
+        self.uncommitted.clear()
 
-    def killed(self) -> None:
+    def record_killed(self) -> None:
         """Note that what was not committed may be gone."""
-        for stream, seq in self.fresh:
-            if stream.fates[seq] == _Fate.WAITING:
-                stream.fates[seq] = _Fate.DEAD
-        self.fresh.clear()
+        for stream, seq in self.uncommitted:
+            if stream.states[seq] == _VerdictState.WAITING:
+                stream.states[seq] = _VerdictState.DEAD
+        self.uncommitted.clear()
 
-    def received(self, messages: Sequence[Outgoing]) -> None:
+    def record_delivered(self, messages: Sequence[Outgoing]) -> None:
         """Note what the broker got."""
         for message in messages:
             match decode(message.payload):
-                case Delivery(verdicts, _):
+                case DecodedVerdicts(verdicts, _):
                     for verdict in verdicts:
-                        self._arrived(verdict)
+                        self._record_arrival(verdict)
                 case Gap() as gap:
                     stream = self._stream(gap.boot_epoch, gap.camera)
                     for first, last in gap.ranges:
-                        stream.reach(last)
+                        stream.grow_to(last)
                         for seq in range(first, last + 1):
-                            if stream.fates[seq] not in {_Fate.NONE, _Fate.ARRIVED}:
-                                stream.fates[seq] = _Fate.TOLD
+                            if stream.states[seq] not in {_VerdictState.NONE, _VerdictState.ARRIVED}:
+                                stream.states[seq] = _VerdictState.TOLD
                 case _:
                     pass
 
-    def _arrived(self, verdict: Verdict) -> None:
+    def _record_arrival(self, verdict: Verdict) -> None:
         origin = verdict.origin
         stream = self._stream(origin.boot_epoch, origin.camera)
-        stream.reach(verdict.seq)
+        stream.grow_to(verdict.seq)
         if stream.outcomes[verdict.seq] != _OUTCOMES[verdict.judgement.outcome]:
             self.problems.append(f"{verdict.key} arrived as {verdict.judgement.outcome}, which nobody judged")
-        self.doubles += stream.fates[verdict.seq] == _Fate.ARRIVED
-        stream.fates[verdict.seq] = _Fate.ARRIVED
+        self.duplicates += stream.states[verdict.seq] == _VerdictState.ARRIVED
+        stream.states[verdict.seq] = _VerdictState.ARRIVED
 
-    def missing(self) -> int:
+    def count_missing(self) -> int:
         """Count committed verdicts that neither arrived nor are told lost; `problems` names the first."""
         found = [
             f"{epoch}/{camera}/{seq}"
-            for (epoch, camera), stream in self.streams.items()
-            for seq, fate in enumerate(stream.fates)
-            if fate in {_Fate.WAITING, _Fate.PROMISED}
+            for (epoch, camera), stream in self.streams_by_camera.items()
+            for seq, fate in enumerate(stream.states)
+            if fate in {_VerdictState.WAITING, _VerdictState.PROMISED}
         ]
         if found:
-            self.problems.append(f"{len(found)} verdicts are missing: {', '.join(found[:_SHOWN])}")
+            self.problems.append(f"{len(found)} verdicts are missing: {', '.join(found[:_MAX_NAMED])}")
         return len(found)
 
-    def fates(self) -> dict[str, int]:
+    def count_states(self) -> dict[str, int]:
         """Count verdicts by what became of them."""
         counts = Counter[int]()
-        for stream in self.streams.values():
-            counts.update(stream.fates)
-        return {fate.name.lower(): counts[fate] for fate in _Fate if fate is not _Fate.NONE}
+        for stream in self.streams_by_camera.values():
+            counts.update(stream.states)
+        return {fate.name.lower(): counts[fate] for fate in _VerdictState if fate is not _VerdictState.NONE}
 
-    def _stream(self, epoch: int, camera: str) -> _Stream:
-        found = self.streams.get((epoch, camera))
+    def _stream(self, epoch: int, camera: str) -> _CameraVerdicts:
+        found = self.streams_by_camera.get((epoch, camera))
         if found is None:
-            found = self.streams[epoch, camera] = _Stream()
+            found = self.streams_by_camera[epoch, camera] = _CameraVerdicts()
         return found

@@ -1,7 +1,7 @@
 """One agent on the line, in lock-step: real capture, intake, worker, outbox and lifecycle on a disk that outlives it.
 
 `Site` is what stays when the process ends: the disk, the clock, the cloud, the broker, the weather, and the book of
-what was promised. `Boot` is one process on it, made by `start`, ended by `kill` or `close`.
+what was promised. `AgentProcess` is one process on it, made by `start`, ended by `kill` or `close`.
 """
 
 from __future__ import annotations
@@ -19,81 +19,81 @@ from agent.config import RolloutLimits
 from agent.counters import CameraCounters
 from agent.errors import CameraError, FetchError, FrameError
 from agent.inspection.capture import CaptureThread
-from agent.inspection.desk import InspectionContext, Station
+from agent.inspection.desk import CameraContext, InspectionContext
 from agent.inspection.intake import IntakeHub
 from agent.inspection.pool import FramePool
 from agent.inspection.worker import Worker
 from agent.model.lifecycle import Lifecycle
-from agent.model.shadow import ShadowRunner
+from agent.model.shadow import ShadowDeployment
 from agent.outbox import Outbox, OutboxLimits, next_boot_epoch
 from agent.records import DropReason, Grab
 from agent.slot import ModelSlot
-from simulator.cloud import Cloud, CloudExaminer, CloudFetcher, Killed
-from simulator.faults.day_book import Book
-from simulator.faults.day_models import SIDE, draw_part, load
-from simulator.transport import MemoryTransport, Trouble
+from simulator.cloud import FakeReleaseFetcher, FakeRepository, FakeSelfTester, SimulatedKill
+from simulator.faults.day_book import VerdictTracker
+from simulator.faults.day_models import SIDE, draw_part, load_synthetic
+from simulator.transport import DeliveryFaults, MemoryTransport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from agent.records import Fetched, Frame, ModelStatus, Observation, Pixels, Verdict
-    from agent.slot import Lease, SiteSettings
-    from simulator.lockstep import LockStep, Player
+    from agent.records import FetchedRelease, Frame, ModelStatus, Observation, Pixels, Verdict
+    from agent.slot import Lease, SiteOverrides
+    from simulator.lockstep import LockstepClock, SteppedThread
 
 CAMERAS: Final = ("free", "triggered")
 INSPECTION: Final = "top"
-_NESTS: Final = 4  # parts side by side, exposed at once
+_PARTS_PER_CYCLE: Final = 4  # parts side by side, exposed at once
 _PERIOD_NS: Final = round(1.6 * NS_PER_S)  # of each camera; the two alternate
 _DEFECTS: Final = 0.02
 _UNUSABLE: Final = 0.001  # exposures
-_LOOK_S: Final = 1.0  # between two looks of the lifecycle, at least: the line is slow
+_POLL_S: Final = 1.0  # between two looks of the lifecycle, at least: the line is slow
 _HANG_S: Final = 900.0  # then the fetch gives up by itself
 _WAITING: Final = 8  # frames a camera
 _SHADOW_FRAMES: Final = 3
-_REAL_S: Final = 60.0  # for what other threads do while the clock stands still
-_SMALL: Final = OutboxLimits(max_bytes=256 * 1024, commit_s=5.0, seal_s=10.0)  # an outage of hours must fill it
-_TROUBLE: Final = Trouble(refuse=0.002, lose=0.002, lose_ack=0.002, double=0.002)
+_JOIN_TIMEOUT_S: Final = 60.0  # for what other threads do while the clock stands still
+_OUTBOX_LIMITS: Final = OutboxLimits(max_bytes=256 * 1024, commit_s=5.0, seal_s=10.0)  # an outage of hours must fill it
+_TROUBLE: Final = DeliveryFaults(refuse=0.002, lose=0.002, lose_ack=0.002, duplicate=0.002)
 
 
 @dataclass(slots=True)
-class Weather:
+class ActiveFaults:
     """What is wrong at present: until when (monotonic ns), or how often from now on."""
 
     silent_until: dict[str, int] = field(default_factory=dict)  # by camera: open, but nothing comes
     unplugged_until: dict[str, int] = field(default_factory=dict)
-    busy_until: int = 0  # the worker gets no processor
+    worker_stalled_until: int = 0  # the worker gets no processor
     broker_is_up: bool = True
-    hangs: int = 0  # fetches that will hang
+    fetch_hangs: int = 0  # fetches that will hang
 
 
-def no_trap(_boundary: str) -> None:
+def no_boundary_fault(_boundary: str) -> None:
     """Let every boundary between persisting and acting pass."""
 
 
 @dataclass(slots=True)
-class Site:
+class SoakEnvironment:
     """What a process finds, and leaves behind."""
 
     folder: Path
-    clock: LockStep
+    clock: LockstepClock
     random: random.Random
     factory: Path
     limits: RolloutLimits = field(default_factory=RolloutLimits)
-    cloud: Cloud = field(default_factory=Cloud)
-    weather: Weather = field(default_factory=Weather)
-    book: Book = field(default_factory=Book)
-    trap: Callable[[str], None] = no_trap
+    repository: FakeRepository = field(default_factory=FakeRepository)
+    faults: ActiveFaults = field(default_factory=ActiveFaults)
+    tracker: VerdictTracker = field(default_factory=VerdictTracker)
+    boundary_fault: Callable[[str], None] = no_boundary_fault
 
-    def boundary(self, name: str) -> None:
+    def checkpoint(self, name: str) -> None:
         """Be between persisting and acting; see `simulator.rollouts.Trap`."""
-        self.trap(name)
+        self.boundary_fault(name)
 
 
-class _Camera:
+class _SoakCamera:
     """A `ports.FrameSource` that exposes four parts every 1.6 s, when the weather lets it."""
 
-    def __init__(self, site: Site, name: str) -> None:
+    def __init__(self, site: SoakEnvironment, name: str) -> None:
         self._site = site
         self._name = name
         self._never = threading.Event()
@@ -103,7 +103,7 @@ class _Camera:
     def open(self) -> None:
         """See `ports.FrameSource`."""
         now_ns = self._site.clock.now_ns
-        if now_ns < self._site.weather.unplugged_until.get(self._name, 0):
+        if now_ns < self._site.faults.unplugged_until.get(self._name, 0):
             raise CameraError("the simulated camera is unplugged")
         phase = CAMERAS.index(self._name) * _PERIOD_NS // len(CAMERAS)
         self._next_ns = (now_ns // _PERIOD_NS + 1) * _PERIOD_NS + phase
@@ -112,16 +112,16 @@ class _Camera:
         """See `ports.FrameSource`; as some drivers do, it may return somewhat later than `timeout_s`."""
         site = self._site
         now_ns = site.clock.now_ns
-        if now_ns < site.weather.silent_until.get(self._name, 0):
+        if now_ns < site.faults.silent_until.get(self._name, 0):
             site.clock.wait(self._never, timeout_s)
             return None
         if self._next_ns > now_ns:
             site.clock.wait(self._never, (self._next_ns - now_ns) / NS_PER_S)
-        if site.clock.now_ns < site.weather.unplugged_until.get(self._name, 0):
+        if site.clock.now_ns < site.faults.unplugged_until.get(self._name, 0):
             raise CameraError("the simulated camera was unplugged")
         due_ns = self._next_ns
         self._part += 1
-        if self._part % _NESTS == 0:
+        if self._part % _PARTS_PER_CYCLE == 0:
             self._next_ns += _PERIOD_NS
         chance = site.random.random()
         if chance < _UNUSABLE:
@@ -135,11 +135,11 @@ class _Camera:
         """See `ports.FrameSource`."""
 
 
-class _Fetcher(CloudFetcher):
+class _HangingFetcher(FakeReleaseFetcher):
     """Hangs where the weather says so, until it is told to stop or its own limit ends it."""
 
-    def __init__(self, site: Site, is_dead: Callable[[], bool]) -> None:
-        super().__init__(site.cloud)
+    def __init__(self, site: SoakEnvironment, is_dead: Callable[[], bool]) -> None:
+        super().__init__(site.repository)
         self._site = site
         self._is_dead = is_dead
 
@@ -151,32 +151,32 @@ class _Fetcher(CloudFetcher):
         trusted_utc_s: float,
         on_progress: Callable[[int, int], None],
         stop: threading.Event,
-    ) -> Fetched:
+    ) -> FetchedRelease:
         """See `ports.ReleaseFetcher`."""
-        if self._site.weather.hangs:
-            self._site.weather.hangs -= 1
+        if self._site.faults.fetch_hangs:
+            self._site.faults.fetch_hangs -= 1
             self._site.clock.wait(stop, _HANG_S)
             if self._is_dead():
-                raise Killed
+                raise SimulatedKill
             raise FetchError("timeout", "The simulated server said nothing for 15 minutes.")
         return super().fetch(release_id, into=into, trusted_utc_s=trusted_utc_s, on_progress=on_progress, stop=stop)
 
 
-class _Shadow:
+class _SynchronousShadow:
     """A real shadow whose thread is done before the line goes on: nothing of it is left to chance."""
 
-    def __init__(self, challenger: Lease, observe: Callable[[Observation], None], site: Site) -> None:
+    def __init__(self, challenger: Lease, observe: Callable[[Observation], None], site: SoakEnvironment) -> None:
         self._observe = observe
         self._seen = threading.Event()
-        self.runner = ShadowRunner(
+        self.runner = ShadowDeployment(
             challenger=challenger,
-            observe=self._note,
+            observe=self._forward,
             max_fps=site.limits.shadow_max_fps,
             clock=site.clock,
             capacity=_SHADOW_FRAMES - 1,
         )
 
-    def _note(self, seen: Observation) -> None:
+    def _forward(self, seen: Observation) -> None:
         self._observe(seen)
         self._seen.set()
 
@@ -186,48 +186,49 @@ class _Shadow:
         *,
         verdict: Verdict,
         champion_us: int,
-        site: SiteSettings,
+        site: SiteOverrides,
         release: Callable[[int], None],
     ) -> bool:
-        """See `slot.ShadowTap`."""
+        """See `slot.FrameTap`."""
         self._seen.clear()
         taken = self.runner.offer(frame, verdict=verdict, champion_us=champion_us, site=site, release=release)
-        if taken and not self._seen.wait(_REAL_S):
+        if taken and not self._seen.wait(_JOIN_TIMEOUT_S):
             raise RuntimeError("the shadow did not judge")
         return taken
 
     def close(self) -> bool:
-        """See `ShadowRunner.close`."""
+        """See `ShadowDeployment.close`."""
         return self.runner.close()
 
 
-class _Sink:
+class _TrackingSink:
     """Notes what was appended, and by which model, on its way to the outbox."""
 
-    def __init__(self, outbox: Outbox, site: Site) -> None:
+    def __init__(self, outbox: Outbox, site: SoakEnvironment) -> None:
         self._outbox = outbox
-        self._book = site.book
+        self._book = site.tracker
 
     def append(self, verdicts: Sequence[Verdict]) -> None:
         """See `ports.VerdictSink`."""
         self._outbox.append(verdicts)
-        self._book.appended(verdicts)
+        self._book.record_appended(verdicts)
 
 
-class Boot:
+class AgentProcess:
     """One process. `work` judges what waits; `keep` moves the outbox; both belong between two steps of the clock."""
 
-    def __init__(self, site: Site, on_status: Callable[[ModelStatus], None]) -> None:
+    def __init__(self, site: SoakEnvironment, on_status: Callable[[ModelStatus], None]) -> None:
         """`on_status` hears of the lifecycle, on its thread."""
         self._site = site
         self._on_status = on_status
         self._ending = False
         self._is_killed = False
         self._wake = threading.Event()
-        self._players: list[tuple[Player, Callable[[], object], Callable[[], object]]] = []  # ask it to end, wait
-        self._shadows: list[_Shadow] = []
+        # ask it to end, wait
+        self._players: list[tuple[SteppedThread, Callable[[], object], Callable[[], object]]] = []
+        self._shadows: list[_SynchronousShadow] = []
         self.is_dead = False
-        self.faults = 0
+        self.worker_faults = 0
 
     def start(self) -> None:
         """Begin as the agent does. Raises Killed where a trap goes off; then `kill` it."""
@@ -237,35 +238,35 @@ class Boot:
         draw = random.Random(site.clock.now_ns).randrange
         self.epoch = next_boot_epoch(state_dir, utc_s=site.clock.utc_ns() / NS_PER_S, draw=draw)
         self.transport = MemoryTransport(
-            connected=site.weather.broker_is_up, trouble=_TROUBLE, seed=site.random.getrandbits(32)
+            connected=site.faults.broker_is_up, trouble=_TROUBLE, seed=site.random.getrandbits(32)
         )
-        self.outbox = Outbox(state_dir=state_dir, transport=self.transport, clock=site.clock, limits=_SMALL)
+        self.outbox = Outbox(state_dir=state_dir, transport=self.transport, clock=site.clock, limits=_OUTBOX_LIMITS)
         self.slot = ModelSlot()
         self.lifecycle = Lifecycle(
             inspection=INSPECTION,
             state_dir=state_dir,
             slot=self.slot,
-            fetcher=_Fetcher(site, lambda: self._is_killed),
-            examiner=CloudExaminer(site.cloud),
-            load=partial(load, spend=site.clock.spend),
+            fetcher=_HangingFetcher(site, lambda: self._is_killed),
+            examiner=FakeSelfTester(site.repository),
+            load=partial(load_synthetic, spend=site.clock.advance),
             factory=site.factory,
             limits=site.limits,
             clock=site.clock,
             open_shadow=self._open_shadow,
             on_status=self._on_status,
-            checkpoint=site.boundary,
+            checkpoint=site.checkpoint,
         )
         self._compose_line()
         self.lifecycle.start()
         if self.outbox.sender is not None:
             self.outbox.sender.start()
         for capture in self.captures.values():
-            self._begin(capture.start, capture.ask_stop, partial(capture.stop, timeout_s=_REAL_S))
-        thread = threading.Thread(target=self._live, name="day-lifecycle", daemon=True)
-        self._begin(thread.start, self._wake.set, partial(thread.join, _REAL_S))
+            self._start_thread(capture.start, capture.request_stop, partial(capture.stop, timeout_s=_JOIN_TIMEOUT_S))
+        thread = threading.Thread(target=self._run_lifecycle, name="day-lifecycle", daemon=True)
+        self._start_thread(thread.start, self._wake.set, partial(thread.join, _JOIN_TIMEOUT_S))
 
-    def _begin(self, start: Callable[[], None], ask: Callable[[], object], join: Callable[[], object]) -> None:
-        self._players.append((self._site.clock.begin(start), ask, join))
+    def _start_thread(self, start: Callable[[], None], ask: Callable[[], object], join: Callable[[], object]) -> None:
+        self._players.append((self._site.clock.start_thread(start), ask, join))
 
     def _compose_line(self) -> None:
         site = self._site
@@ -280,82 +281,82 @@ class Boot:
             )
             self.captures[name] = CaptureThread(
                 camera=name,
-                source=_Camera(site, name),
+                source=_SoakCamera(site, name),
                 intake=intake,
                 pool=self.pool,
                 counters=counters,
                 clock=site.clock,
                 random=random.Random(site.random.getrandbits(32)),
             )
-            stations[name] = Station("thing", "line", INSPECTION, name, self.epoch, counters, self.pool)
+            stations[name] = CameraContext("thing", "line", INSPECTION, name, self.epoch, counters, self.pool)
         self._worker = Worker(
             hub=self.hub,
             contexts=[InspectionContext(self.slot, None, stations)],
-            sink=_Sink(self.outbox, site),
+            sink=_TrackingSink(self.outbox, site),
             clock=site.clock,
             max_batch=8,
-            on_fault=self._note_fault,
+            on_fault=self._count_fault,
         )
 
-    def _note_fault(self, _text: str) -> None:
-        self.faults += 1
+    def _count_fault(self, _text: str) -> None:
+        self.worker_faults += 1
 
-    def _open_shadow(self, challenger: Lease, observe: Callable[[Observation], None]) -> _Shadow:
-        self._shadows.append(_Shadow(challenger, observe, self._site))
+    def _open_shadow(self, challenger: Lease, observe: Callable[[Observation], None]) -> _SynchronousShadow:
+        self._shadows.append(_SynchronousShadow(challenger, observe, self._site))
         return self._shadows[-1]
 
-    def _live(self) -> None:
+    def _run_lifecycle(self) -> None:
         """The lifecycle's thread; `Lifecycle.launch` is the same without Killed."""
         try:
             while not self._ending:
                 self._wake.clear()
                 delay_s = self.lifecycle.step()
-                self._site.clock.wait(self._wake, max(delay_s, _LOOK_S) if delay_s else 0.0)
-        except Killed:
+                self._site.clock.wait(self._wake, max(delay_s, _POLL_S) if delay_s else 0.0)
+        except SimulatedKill:
             self.is_dead = True
         finally:
-            self._site.clock.leave()
+            self._site.clock.end_thread()
 
-    def wake(self) -> None:
+    def wake_lifecycle(self) -> None:
         """Let the lifecycle see what it was asked."""
         self._wake.set()
 
-    def work(self) -> None:
+    def inspect_pending(self) -> None:
         """Judge all that waits."""
-        if self._site.clock.now_ns < self._site.weather.busy_until:
+        if self._site.clock.now_ns < self._site.faults.worker_stalled_until:
             return
         while (batch := self.hub.take(0.0)) is not None:
-            self._worker.judge(batch)
+            self._worker.inspect(batch)
 
-    def keep(self) -> None:
+    def flush_outbox(self) -> None:
         """Commit and deliver what is due."""
         outbox = self.outbox
         outbox.writer.step()
         if outbox.writer.waiting == 0:
-            self._site.book.committed()
+            self._site.tracker.record_committed()
         if outbox.sender is not None:
             outbox.sender.step()
 
     def receive(self) -> None:
         """Take in what the broker got."""
         messages, self.transport.delivered = self.transport.delivered, []
-        self._site.book.received(messages)
+        self._site.tracker.record_delivered(messages)
 
     def kill(self) -> None:
         """End without a good-bye: what is not on the disk, or with the broker, is gone."""
         self._is_killed = True
         self._end_threads()
-        self._site.book.killed()
+        self._site.tracker.record_killed()
         self.receive()
         self.outbox.writer.close()
 
     def close(self) -> None:
         """End as `kensa run` does at a stop. Raises OutboxError."""
         self._end_threads()
-        self.hub.abandon()
+        self.hub.discard_pending()
         self.lifecycle.close()
         self.outbox.close(self._site.clock.now_ns)
-        self._site.book.committed()
+        self._site.tracker.record_committed()
         self.receive()
 
     def _end_threads(self) -> None:
@@ -363,7 +364,7 @@ class Boot:
         self._ending = True
         for player, ask, join in self._players:
             ask()
-            self._site.clock.free(player)
+            self._site.clock.release_thread(player)
             join()
         for shadow in self._shadows:
             shadow.close()

@@ -32,23 +32,26 @@ _HALF: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
-class Quality:
+class ErrorProfile:
     """How a kind of release errs: probabilities per part, and seconds per inference."""
 
-    misses: float = 0.01  # of the defects
-    false_alarms: float = 0.0005  # of the good parts
-    fails: float = 0.0  # no judgement
-    seconds: float = 0.002
+    miss_rate: float = 0.01  # of the defects
+    false_alarm_rate: float = 0.0005  # of the good parts
+    failure_rate: float = 0.0  # no judgement
+    inference_s: float = 0.002
 
 
-GOOD: Final[dict[str, Quality]] = {"good": Quality(), "equal": Quality(misses=0.05, false_alarms=0.001)}
-BAD: Final[dict[str, Quality]] = {
-    "errors": Quality(fails=0.05),
-    "always_ok": Quality(misses=1.0),
-    "always_defect": Quality(false_alarms=1.0),
-    "slow": Quality(seconds=0.3),
+GOOD_PROFILES: Final[dict[str, ErrorProfile]] = {
+    "good": ErrorProfile(),
+    "equal": ErrorProfile(miss_rate=0.05, false_alarm_rate=0.001),
 }
-QUALITIES: Final = GOOD | BAD
+BAD_PROFILES: Final[dict[str, ErrorProfile]] = {
+    "errors": ErrorProfile(failure_rate=0.05),
+    "always_ok": ErrorProfile(miss_rate=1.0),
+    "always_defect": ErrorProfile(false_alarm_rate=1.0),
+    "slow": ErrorProfile(inference_s=0.3),
+}
+ERROR_PROFILES: Final = GOOD_PROFILES | BAD_PROFILES
 
 
 def draw_part(pixels: Pixels, *, defective: bool, source: random.Random) -> None:
@@ -68,13 +71,13 @@ def kind_of(manifest: Manifest) -> str:
     return str(manifest.metrics["kind"])
 
 
-class DayModel(OkModel):
+class SyntheticModel(OkModel):
     """`ports.Model` of one release."""
 
     def __init__(self, manifest: Manifest, *, trusted: bool, spend: Callable[[float], None]) -> None:
         """`spend(seconds)` lets time pass."""
         super().__init__(manifest, trusted=trusted)
-        self._quality = QUALITIES[kind_of(manifest)]
+        self._quality = ERROR_PROFILES[kind_of(manifest)]
         self._spend = spend
         sha256 = self.identity.sha256
         self._odd = np.array([int(sha256[i : i + 16], 16) | 1 for i in (0, 16, 32)], np.uint64)
@@ -82,20 +85,20 @@ class DayModel(OkModel):
     def infer(self, batch: Pixels) -> Scores:
         """See `ports.Model`. Raises InferenceError."""
         quality = self._quality
-        self._spend(quality.seconds)
+        self._spend(quality.inference_s)
         marks = np.ascontiguousarray(batch[:, 0, :_MARKS, 0]).view(np.uint64)  # [N, 1]
         own, chance, luck = ((marks * self._odd) >> np.uint64(11)).T * 2.0**-53  # of part and release, in [0, 1)
-        if (luck < quality.fails).any():
+        if (luck < quality.failure_rate).any():
             raise InferenceError("the stand-in fails by plan")
         defective = batch[:, 1, 0, 0] >= _HALF
-        says = defective != (chance < np.where(defective, quality.misses, quality.false_alarms))
+        says = defective != (chance < np.where(defective, quality.miss_rate, quality.false_alarm_rate))
         part = (marks[:, 0] >> np.uint64(11)) * 2.0**-53
         depth = 0.9 * part + 0.1 * own  # from the threshold: mostly the part's, a little the release's
         score = np.where(says, 0.55 + 0.4 * depth, 0.45 * depth).astype(np.float32)
         return Scores(np.stack([1.0 - score, score], axis=1))
 
 
-def load(request: LoadRequest, *, spend: Callable[[float], None]) -> Lease:
+def load_synthetic(request: LoadRequest, *, spend: Callable[[float], None]) -> Lease:
     """Load a release of `make_release`. Raises ReleaseError."""
-    model = DayModel(read_verified(request.folder), trusted=request.trusted, spend=spend)
+    model = SyntheticModel(read_verified(request.folder), trusted=request.trusted, spend=spend)
     return Lease(model, model.rule)

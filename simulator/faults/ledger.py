@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from agent.clock import NS_PER_S, SystemClock
 from agent.outbox import Outbox
-from agent.wire import Delivery, Gap, decode
+from agent.wire import DecodedVerdicts, Gap, decode
 from simulator.faults.victim import LIMITS
 from simulator.transport import MemoryTransport
 
@@ -18,7 +18,7 @@ _DRAIN_NS = 60 * NS_PER_S
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class OutboxCheck:
     """One comparison."""
 
     committed: int  # verdicts that were reported as committed
@@ -28,22 +28,22 @@ class Check:
 
 
 @dataclass(slots=True)
-class Ledger:
+class CommitTracker:
     """Promises by boot epoch, and what arrived."""
 
-    promised: dict[int, int] = field(default_factory=dict)  # epoch -> verdicts with seq below are committed
+    committed_below: dict[int, int] = field(default_factory=dict)  # epoch -> verdicts with seq below are committed
     repeated_epochs: int = 0
 
-    def begin(self, epoch: int) -> None:
+    def record_start(self, epoch: int) -> None:
         """Note a start; an epoch that was there before is a fault."""
-        self.repeated_epochs += epoch in self.promised
-        self.promised.setdefault(epoch, 0)
+        self.repeated_epochs += epoch in self.committed_below
+        self.committed_below.setdefault(epoch, 0)
 
-    def promise(self, epoch: int, below: int) -> None:
+    def record_commit(self, epoch: int, below: int) -> None:
         """Note a report."""
-        self.promised[epoch] = max(self.promised.get(epoch, 0), below)
+        self.committed_below[epoch] = max(self.committed_below.get(epoch, 0), below)
 
-    def check(self, state_dir: Path) -> Check:
+    def check(self, state_dir: Path) -> OutboxCheck:
         """Deliver all that the outbox in `state_dir` holds, and compare."""
         transport = MemoryTransport()
         clock = SystemClock()
@@ -56,7 +56,7 @@ class Ledger:
         gapped: dict[int, set[int]] = {}
         for message in transport.delivered:
             match decode(message.payload):
-                case Delivery(found, _):
+                case DecodedVerdicts(found, _):
                     for verdict in found:
                         arrived.setdefault(verdict.origin.boot_epoch, set()).add(verdict.seq)
                 case Gap() as gap:
@@ -65,11 +65,11 @@ class Ledger:
                 case _:
                     pass
         committed = lost = in_gaps = 0
-        for epoch, below in self.promised.items():
+        for epoch, below in self.committed_below.items():
             missing = set(range(below)) - arrived.get(epoch, set())
             named = missing & gapped.get(epoch, set())
             committed += below
             lost += len(missing - named)
             in_gaps += len(named)
         kept = int((state_dir / "boot_epoch").read_text())
-        return Check(committed, lost, in_gaps, sum(epoch > kept for epoch in self.promised))
+        return OutboxCheck(committed, lost, in_gaps, sum(epoch > kept for epoch in self.committed_below))

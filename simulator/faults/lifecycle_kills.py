@@ -18,15 +18,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from simulator.faults.lifecycle_victim import Sight, open_plant, parse_sight, work
+from simulator.faults.lifecycle_victim import LifecycleReport, open_lifecycle_harness, parse_report, run_lifecycle
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from multiprocessing.context import ForkServerContext
 
-    from simulator.rollouts import Plant
+    from simulator.rollouts import LifecycleHarness
 
-_KILLS_A_DISK: Final = 25
+_KILLS_PER_DISK: Final = 25
 _MAX_WAIT_S: Final = 0.2  # between a victim's first report and its death
 _START_TIMEOUT_S: Final = 30.0
 
@@ -63,43 +63,43 @@ def run_lifecycle_kills(*, kills: int, seed: int, work_dir: Path | None = None) 
     result = LifecycleKills()
     while result.kills < kills:
         folder = Path(tempfile.mkdtemp(prefix="kensa-lifecycle-", dir=work_dir))
-        plant = open_plant(folder)
-        for _ in range(min(_KILLS_A_DISK, kills - result.kills)):
+        plant = open_lifecycle_harness(folder)
+        for _ in range(min(_KILLS_PER_DISK, kills - result.kills)):
             sights = _kill_one(context, folder, source)
-            _count(result, plant, sights)
+            _check(result, plant, sights)
         shutil.rmtree(folder)
     return result
 
 
-def _kill_one(context: ForkServerContext, folder: Path, source: random.Random) -> list[Sight]:
+def _kill_one(context: ForkServerContext, folder: Path, source: random.Random) -> list[LifecycleReport]:
     ours, theirs = context.Pipe(duplex=False)
-    victim = context.Process(target=work, args=(folder, source.getrandbits(32), theirs), daemon=True)
+    victim = context.Process(target=run_lifecycle, args=(folder, source.getrandbits(32), theirs), daemon=True)
     victim.start()
     theirs.close()
     try:
         if source.random() < 0.8 and not ours.poll(_START_TIMEOUT_S):  # noqa: PLR2004  the others die while they start
             raise TimeoutError("the process that is to be killed did not start")
-        sights = _watch(ours, source.random() * _MAX_WAIT_S)
+        sights = _read_reports(ours, source.random() * _MAX_WAIT_S)
     finally:
         victim.kill()
         victim.join()
-    sights += _watch(ours, 0.0)
+    sights += _read_reports(ours, 0.0)
     ours.close()
     return sights
 
 
-def _watch(reports: Connection, seconds: float) -> list[Sight]:
+def _read_reports(reports: Connection, seconds: float) -> list[LifecycleReport]:
     """Take in what is reported for so long: a full pipe would hold the victim up."""
     sights, end = [], time.monotonic() + seconds
     with contextlib.suppress(EOFError):
         while reports.poll(max(0.0, end - time.monotonic())):
-            sights.append(parse_sight(reports.recv_bytes()))
+            sights.append(parse_report(reports.recv_bytes()))
             if time.monotonic() >= end and seconds > 0.0:
                 break
     return sights
 
 
-def _count(result: LifecycleKills, plant: Plant, sights: list[Sight]) -> None:
+def _check(result: LifecycleKills, plant: LifecycleHarness, sights: list[LifecycleReport]) -> None:
     """Look at the victim's reports, at the disk, and at what a start makes of it."""
     known = {ref.model_sha256 for ref in plant.published} | {plant.factory_sha256()}
     result.kills += 1
@@ -108,9 +108,9 @@ def _count(result: LifecycleKills, plant: Plant, sights: list[Sight]) -> None:
     plant.highest_floor = max([plant.highest_floor, *(sight.floor for sight in sights)])
     state = plant.record().state
     result.states[state] = result.states.get(state, 0) + 1
-    found = plant.disk_faults()
+    found = plant.disk_violations()
     plant.start()
-    found += plant.faults()
+    found += plant.violations()
     result.unverified_models += sum(text.startswith(("unverified", "wrong")) for text in found)
     result.floor_fell += sum(text.startswith("floor") for text in found)
     result.last_good_lost += sum(text.startswith(("active", "previous")) for text in found)

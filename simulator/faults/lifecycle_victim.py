@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from agent.errors import LifecycleError
-from agent.model.transitions import State
-from simulator.rollouts import Plant
+from agent.model.transitions import LifecycleState
+from simulator.rollouts import LifecycleHarness
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -26,7 +26,7 @@ _QUIET_STEPS: Final = 3  # at rest, before the next wish
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class LifecycleReport:
     """What a victim reports after a step."""
 
     state: str
@@ -39,24 +39,24 @@ class Sight:
         return _SEPARATOR.join((self.state, self.sha256, str(self.floor), self.active)).encode()
 
 
-def parse_sight(data: bytes) -> Sight:
+def parse_report(data: bytes) -> LifecycleReport:
     """Read what `to_bytes` wrote."""
     state, sha256, floor, active = data.decode().split(_SEPARATOR)
-    return Sight(state, sha256, int(floor), active)
+    return LifecycleReport(state, sha256, int(floor), active)
 
 
-def open_plant(folder: Path) -> Plant:
+def open_lifecycle_harness(folder: Path) -> LifecycleHarness:
     """Make the device of `folder`, with all releases published."""
-    plant = Plant(folder)
+    plant = LifecycleHarness(folder)
     for _ in range(RELEASES):
         plant.publish()
     return plant
 
 
-def work(folder: Path, seed: int, reports: Connection) -> None:
+def run_lifecycle(folder: Path, seed: int, reports: Connection) -> None:
     """Step and report until killed."""
     source = random.Random(seed)
-    plant = open_plant(folder)
+    plant = open_lifecycle_harness(folder)
     plant.clock.utc_offset_ns = time.time_ns()  # starts are minutes apart, so that starts are forgiven and limits end
     plant.healthy_after_s = source.choice((0.0, 60.0))
     plant.start()
@@ -65,14 +65,14 @@ def work(folder: Path, seed: int, reports: Connection) -> None:
     while True:
         plant.step(failing=source.random() < 0.02)  # noqa: PLR2004  one look in fifty finds a bad model
         state = plant.lifecycle.status().state
-        quiet = quiet + 1 if state in {State.IDLE, State.SAFE, State.AB} else 0
+        quiet = quiet + 1 if state in {LifecycleState.IDLE, LifecycleState.NO_MODEL, LifecycleState.AB} else 0
         if quiet > _QUIET_STEPS:
-            _wish(plant, source)
+            _request_change(plant, source)
             quiet = 0
         _report(plant, reports)
 
 
-def _wish(plant: Plant, source: random.Random) -> None:
+def _request_change(plant: LifecycleHarness, source: random.Random) -> None:
     """Ask for something: mostly the next release."""
     lifecycle, floor = plant.lifecycle, plant.lifecycle.status().counter_floor
     with contextlib.suppress(LifecycleError):
@@ -80,7 +80,7 @@ def _wish(plant: Plant, source: random.Random) -> None:
             case 0:
                 lifecycle.rollback("a test")
             case 1:
-                bad = lifecycle.bad_list()
+                bad = lifecycle.deny_list()
                 lifecycle.retry(source.choice(bad)["release_id"] if bad else None)
             case 2:
                 lifecycle.stop_ab()
@@ -92,8 +92,8 @@ def _wish(plant: Plant, source: random.Random) -> None:
                 plant.desire(plant.published[min(floor + source.randrange(3), RELEASES - 1)])
 
 
-def _report(plant: Plant, reports: Connection) -> None:
+def _report(plant: LifecycleHarness, reports: Connection) -> None:
     lease, status = plant.slot.lease(), plant.lifecycle.status()
     active = "" if status.active is None else status.active.digest
     sha256 = "" if lease is None else lease.model.identity.sha256
-    reports.send_bytes(Sight(status.state, sha256, status.counter_floor, active).to_bytes())
+    reports.send_bytes(LifecycleReport(status.state, sha256, status.counter_floor, active).to_bytes())

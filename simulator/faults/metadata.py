@@ -22,16 +22,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from agent.clock import SystemClock
-from agent.errors import FetchError, RefusedError
-from agent.model.fetch_protocol import Done, FetchLimits, FetchRequest
-from agent.model.fetching import ChildFetcher
-from simulator.faults.mutations import mutate
+from agent.errors import FetchError, ReleaseRefusedError
+from agent.model.fetch_protocol import FetchDone, FetchLimits, FetchRequest
+from agent.model.fetching import FetchClient
+from simulator.faults.mutations import mutate_json
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from multiprocessing.context import ForkServerContext
 
-    from agent.model.fetch_protocol import Failed
+    from agent.model.fetch_protocol import FetchFailed
 
 _SITE: Final = "line"
 _CASE_S: Final = 60.0  # a case that takes longer hangs
@@ -40,7 +40,7 @@ _HARMLESS, _ACCEPTED = "harmless", "accepted"
 
 
 @dataclass(slots=True)
-class MetadataFaults:
+class MetadataMutations:
     """What came of it. `reasons` counts the refusals by their code."""
 
     files: int = 0
@@ -59,19 +59,19 @@ class MetadataFaults:
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class RepositoryFixture:
     """An honest repository, and what an honest fetch of it gives."""
 
     base: Path
     release_id: str
-    honest: Done
+    expected: FetchDone
 
     @property
     def repository(self) -> Path:
         """The folder that gets damaged."""
         return self.base / "repository"
 
-    def victims(self) -> list[Path]:
+    def metadata_files(self) -> list[Path]:
         """The files of the repository that a fetch reads before the model, in a fixed order."""
         names = [path for path in (self.base / "pristine").rglob("*.json") if "1.root" not in path.name]
         return sorted(path.relative_to(self.base / "pristine") for path in names)
@@ -91,9 +91,9 @@ class Setting:
         )
 
 
-def prepare(base: Path, release: Path) -> Setting:
+def prepare_fixture(base: Path, release: Path) -> RepositoryFixture:
     """Publish `release` (a release folder) and bring a device as far as the first of two publications."""
-    from agent.fetch.job import run  # noqa: PLC0415 - tuf: only in the processes that need it
+    from agent.fetch.job import fetch_release  # noqa: PLC0415 - tuf: only in the processes that need it
     from pipeline.repository.keys import Expiry, KeyRing  # noqa: PLC0415
     from pipeline.repository.repository import Repository  # noqa: PLC0415
 
@@ -103,8 +103,8 @@ def prepare(base: Path, release: Path) -> Setting:
     repository.create([_SITE], {})
     staged = repository.add(release, _SITE)
     repository.publish()
-    setting = Setting(base, staged.release_id, Done.model_construct())
-    before = run(setting.request(base / "seen"), lambda _: None)
+    setting = RepositoryFixture(base, staged.release_id, FetchDone.model_construct())
+    before = fetch_release(setting.request(base / "seen"), lambda _: None)
     if before.event == "failed":
         raise RuntimeError(f"the honest repository is refused: {before.text}")
     repository.revoke(staged.release_id, _SITE, "to be released again")
@@ -113,14 +113,14 @@ def prepare(base: Path, release: Path) -> Setting:
     repository.publish()
     shutil.copytree(base / "repository", base / "pristine")
     shutil.copytree(base / "seen", base / "probe", symlinks=True)
-    honest = run(setting.request(base / "probe"), lambda _: None)
+    honest = fetch_release(setting.request(base / "probe"), lambda _: None)
     if honest.event == "failed":
         raise RuntimeError(f"the honest repository is refused: {honest.text}")
-    _keep_what_is_read(base, base / "probe")
-    return Setting(base, staged.release_id, honest)
+    _prune_unread(base, base / "probe")
+    return RepositoryFixture(base, staged.release_id, honest)
 
 
-def _keep_what_is_read(base: Path, probe: Path) -> None:
+def _prune_unread(base: Path, probe: Path) -> None:
     """Leave in `pristine` only metadata that the newest timestamp leads to: others are never opened."""
     names = {hashlib.sha256(path.read_bytes()).hexdigest() for path in (probe / "trust").rglob("*.json")}
     names.add(hashlib.sha256((probe / "into" / "manifest.json").read_bytes()).hexdigest())
@@ -131,30 +131,30 @@ def _keep_what_is_read(base: Path, probe: Path) -> None:
             path.unlink()
 
 
-def damage(setting: Setting, seed: int, index: int) -> Path:
+def damage_file(setting: RepositoryFixture, seed: int, index: int) -> Path:
     """Damage one file as case `index` of `seed` does; returns its path in the repository."""
     source = random.Random(f"{seed}/{index}")
-    victims = setting.victims()
+    victims = setting.metadata_files()
     chosen = victims[index % len(victims)]
     pristine = [(setting.base / "pristine" / path).read_bytes() for path in victims]
-    changed = mutate(pristine[victims.index(chosen)], pristine, source)
+    changed = mutate_json(pristine[victims.index(chosen)], pristine, source)
     (setting.repository / chosen).write_bytes(changed)
     return chosen
 
 
-def repair(setting: Setting, chosen: Path) -> None:
+def restore_file(setting: RepositoryFixture, chosen: Path) -> None:
     """Make it honest again."""
     shutil.copy(setting.base / "pristine" / chosen, setting.repository / chosen)
 
 
-def judge(setting: Setting, answer: Done | Failed) -> str:
+def classify(setting: RepositoryFixture, answer: FetchDone | FetchFailed) -> str:
     """`harmless`, `accepted`, or the reason of a refusal."""
-    if not isinstance(answer, Done):
+    if not isinstance(answer, FetchDone):
         return answer.reason.value
-    return _HARMLESS if answer == setting.honest else _ACCEPTED
+    return _HARMLESS if answer == setting.expected else _ACCEPTED
 
 
-def _fresh_device(setting: Setting, work: Path, index: int) -> None:
+def _fresh_device(setting: RepositoryFixture, work: Path, index: int) -> None:
     """Every other case meets a device that has seen the first publication."""
     shutil.rmtree(work, ignore_errors=True)
     if index % 2:
@@ -163,22 +163,22 @@ def _fresh_device(setting: Setting, work: Path, index: int) -> None:
         (work / "trust").mkdir(parents=True)
 
 
-def work(setting: Setting, seed: int, indices: range, reports: Connection) -> None:
+def run_cases(setting: RepositoryFixture, seed: int, indices: range, reports: Connection) -> None:
     """Run the cases in this process, and report each before the next begins."""
-    from agent.fetch.job import run  # noqa: PLC0415 - see prepare
+    from agent.fetch.job import fetch_release  # noqa: PLC0415 - see prepare
 
     folder = setting.base / "work"
     for index in indices:
         _fresh_device(setting, folder, index)
-        chosen = damage(setting, seed, index)
-        answer = run(setting.request(folder), lambda _: None)
-        repair(setting, chosen)
-        reports.send((index, judge(setting, answer)))
+        chosen = damage_file(setting, seed, index)
+        answer = fetch_release(setting.request(folder), lambda _: None)
+        restore_file(setting, chosen)
+        reports.send((index, classify(setting, answer)))
 
 
-def run_metadata_faults(
+def run_mutated_metadata(
     *, release: Path, files: int, children: int, seed: int, work_dir: Path | None = None
-) -> MetadataFaults:
+) -> MetadataMutations:
     """Try `files` mutated files in worker processes, the first `children` of them through the real child as well.
 
     `work_dir` is where the folders are made; the system's temporary directory by default.
@@ -187,10 +187,10 @@ def run_metadata_faults(
     context.set_forkserver_preload(["agent.fetch.job", "pipeline.repository.repository"])
     with tempfile.TemporaryDirectory(prefix="kensa-metadata-", dir=work_dir) as folder:
         setting = _prepared(context, Path(folder), release)
-        outcomes = _through_workers(context, setting, seed, files)
-        outcomes.update(_through_the_child(setting, seed, index) for index in range(children))
+        outcomes = _run_in_workers(context, setting, seed, files)
+        outcomes.update(_run_in_fetch_child(setting, seed, index) for index in range(children))
     special = {name: outcomes.pop(name, 0) for name in (_HARMLESS, _ACCEPTED, "crashed", "hung")}
-    return MetadataFaults(
+    return MetadataMutations(
         files=files,
         refused=sum(outcomes.values()),
         harmless=special[_HARMLESS],
@@ -203,10 +203,10 @@ def run_metadata_faults(
 
 
 def _prepare_and_send(base: Path, release: Path, reports: Connection) -> None:
-    reports.send(prepare(base, release))
+    reports.send(prepare_fixture(base, release))
 
 
-def _prepared(context: ForkServerContext, base: Path, release: Path) -> Setting:
+def _prepared(context: ForkServerContext, base: Path, release: Path) -> RepositoryFixture:
     """`prepare` in another process: this one may be somebody's who wants no tuf."""
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_prepare_and_send, args=(base, release, theirs), daemon=True)
@@ -215,19 +215,19 @@ def _prepared(context: ForkServerContext, base: Path, release: Path) -> Setting:
     try:
         if not ours.poll(_CASE_S):
             raise TimeoutError("the repository was not ready in time")
-        setting: Setting = ours.recv()
+        setting: RepositoryFixture = ours.recv()
     finally:
         ours.close()
         process.join(_CASE_S)
     return setting
 
 
-def _through_workers(context: ForkServerContext, setting: Setting, seed: int, files: int) -> Counter[str]:
+def _run_in_workers(context: ForkServerContext, setting: RepositoryFixture, seed: int, files: int) -> Counter[str]:
     outcomes: Counter[str] = Counter()
     index = 0
     while index < files:
         ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=work, args=(setting, seed, range(index, files), theirs), daemon=True)
+        process = context.Process(target=run_cases, args=(setting, seed, range(index, files), theirs), daemon=True)
         process.start()
         theirs.close()
         try:
@@ -242,20 +242,20 @@ def _through_workers(context: ForkServerContext, setting: Setting, seed: int, fi
             outcomes["crashed"] += 1
         if index < files:  # it died or hung in this one; go on after it with an honest repository
             process.kill()
-            for path in setting.victims():
-                repair(setting, path)
+            for path in setting.metadata_files():
+                restore_file(setting, path)
             index += 1
         process.join()
         ours.close()
     return outcomes
 
 
-def _through_the_child(setting: Setting, seed: int, index: int) -> str:
+def _run_in_fetch_child(setting: RepositoryFixture, seed: int, index: int) -> str:
     folder = setting.base / "work"
     _fresh_device(setting, folder, index)
-    chosen = damage(setting, seed, index)
+    chosen = damage_file(setting, seed, index)
     request = setting.request(folder)
-    fetcher = ChildFetcher(
+    fetcher = FetchClient(
         repository=request.repository,
         root=request.root,
         site=request.site,
@@ -273,11 +273,11 @@ def _through_the_child(setting: Setting, seed: int, index: int) -> str:
             on_progress=lambda _done, _total: None,
             stop=threading.Event(),
         )
-    except (FetchError, RefusedError) as error:
+    except (FetchError, ReleaseRefusedError) as error:
         return "crashed" if error.reason == "fetcher_crashed" else str(error.reason)
     finally:
-        repair(setting, chosen)
-    honest = setting.honest
+        restore_file(setting, chosen)
+    honest = setting.expected
     same = (fetched.ref.digest, fetched.signed_utc_s, sorted(fetched.revoked)) == (
         honest.digest,
         honest.signed_utc_s,

@@ -18,7 +18,7 @@ _TYPES: Final = range(1, 24)  # onnx.TensorProto.DataType
 _OPERATORS: Final = sorted(OPERATORS)
 
 
-def mutate(data: bytes, source: random.Random) -> bytes:
+def mutate_onnx(data: bytes, source: random.Random) -> bytes:
     """`data`, a valid model, changed in one to four ways. Never returns `data` itself."""
     changed = _raw(data, source) if source.random() < _RAW_SHARE else _rearranged(data, source)
     return changed if changed != data else data[:-1] + bytes([data[-1] ^ 1])

@@ -25,13 +25,13 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from agent.adapters.onnx import OnnxModel
-from agent.errors import FetchError, InferenceError, IntegrityError, RefusedError, ReleaseError
+from agent.errors import FetchError, InferenceError, IntegrityError, ReleaseError, ReleaseRefusedError
 from agent.model import golden
 from agent.model import manifest as manifests
-from agent.model.exam_request import ExamRequest
-from agent.model.examining import ChildExaminer
+from agent.model.exam_request import SelfTestRequest
+from agent.model.examining import SelfTestClient
 from agent.records import SelfTestLimits
-from simulator.faults.model_mutations import mutate
+from simulator.faults.model_mutations import mutate_onnx
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from agent.records import Pixels
 
 _log = logging.getLogger(__name__)
-_CASES_A_WORKER: Final = 40
+_CASES_PER_WORKER: Final = 40
 _CASE_S: Final = 30.0  # a case that takes longer hangs
 _LIMITS: Final = SelfTestLimits(cpu_s=120.0)  # of a whole worker
 _FRESH: Final = 32  # pictures on which a model that passed is compared with the honest one
@@ -48,7 +48,7 @@ _NOISE: Final = 25  # grey levels
 
 
 @dataclass(frozen=True, slots=True)
-class ModelFaults:
+class ModelMutations:
     """What came of it."""
 
     files: int  # changed on the disk, with the manifest as it was
@@ -68,20 +68,20 @@ class ModelFaults:
         return self.loaded == 0
 
 
-def run_model_faults(
+def run_mutated_models(
     *, release: Path, files: int, signed: int, children: int, seed: int, work_dir: Path | None = None
-) -> ModelFaults:
+) -> ModelMutations:
     """Try `files` changed files, `signed` changed and signed ones, `children` of those in the real child as well.
 
     `release` is an honest release; `work_dir` where folders are made, the system's temporary directory by default.
     """
     with tempfile.TemporaryDirectory(prefix="kensa-models-", dir=work_dir) as name:
         base = Path(name)
-        loaded = sum(_loads_changed(release, base / "changed", seed, index) for index in range(files))
-        outcomes = _through_workers(release, base, seed, signed)
-        outcomes.update(_through_the_child(release, base / "child", seed, index) for index in range(children))
+        loaded = sum(_is_loaded_changed(release, base / "changed", seed, index) for index in range(files))
+        outcomes = _run_in_workers(release, base, seed, signed)
+        outcomes.update(_run_in_selftest_child(release, base / "child", seed, index) for index in range(children))
     special = {name: outcomes.pop(name, 0) for name in ("harmless", "different", "crashed", "hung")}
-    return ModelFaults(
+    return ModelMutations(
         files=files,
         loaded=loaded,
         signed=signed,
@@ -94,10 +94,10 @@ def run_model_faults(
 
 def _case(release: Path, seed: int, index: int) -> bytes:
     data = (release / manifests.MODEL_NAME).read_bytes()
-    return mutate(data, random.Random(f"{seed}/{index}"))
+    return mutate_onnx(data, random.Random(f"{seed}/{index}"))
 
 
-def _loads_changed(release: Path, folder: Path, seed: int, index: int) -> bool:
+def _is_loaded_changed(release: Path, folder: Path, seed: int, index: int) -> bool:
     """The first attacker, in this process. An error other than IntegrityError would come through: a crash."""
     if not folder.exists():
         shutil.copytree(release, folder, copy_function=shutil.copyfile)
@@ -112,7 +112,7 @@ def _loads_changed(release: Path, folder: Path, seed: int, index: int) -> bool:
 def _signed(release: Path, folder: Path, model: bytes) -> Path:
     """The release with `model` and a manifest that names it."""
     folder.mkdir(parents=True, exist_ok=True)
-    manifest = manifests.read(release)
+    manifest = manifests.read_manifest(release)
     entry = manifests.FileEntry(sha256=hashlib.sha256(model).hexdigest(), length_bytes=max(1, len(model)))
     files = {manifests.MODEL_NAME: entry, manifests.GOLDEN_NAME: manifest.files[manifests.GOLDEN_NAME]}
     (folder / manifests.MODEL_NAME).write_bytes(model)
@@ -124,14 +124,16 @@ def _signed(release: Path, folder: Path, model: bytes) -> Path:
 # --- the second attacker ----------------------------------------------------------------------------------------------
 
 
-def _through_workers(release: Path, base: Path, seed: int, count: int) -> Counter[str]:
+def _run_in_workers(release: Path, base: Path, seed: int, count: int) -> Counter[str]:
     """Every case in a worker; one that dies or hangs is replaced, and its case counted."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["agent.exam.run", "simulator.faults.mutated_models"])
     outcomes: Counter[str] = Counter()
     at = 0
     while at < count:
-        at = _one_worker(context, (release, base / "work", seed), range(at, min(at + _CASES_A_WORKER, count)), outcomes)
+        at = _one_worker(
+            context, (release, base / "work", seed), range(at, min(at + _CASES_PER_WORKER, count)), outcomes
+        )
     return outcomes
 
 
@@ -140,19 +142,19 @@ def _one_worker(
 ) -> int:
     """Run `cases` until the worker ends; returns the first case that is still to do."""
     reports, theirs = context.Pipe(duplex=False)
-    worker = context.Process(target=work, args=(*setting, cases, theirs), daemon=True)
+    worker = context.Process(target=run_cases, args=(*setting, cases, theirs), daemon=True)
     worker.start()
     theirs.close()
     at = cases.start
     try:
         while at < cases.stop:
             outcome = reports.recv() if reports.poll(_CASE_S) else "hung"
-            _note(outcomes, outcome, at)
+            _count_outcome(outcomes, outcome, at)
             at += 1
             if outcome == "hung":
                 return at
     except EOFError:
-        _note(outcomes, "crashed", at)
+        _count_outcome(outcomes, "crashed", at)
         return at + 1
     finally:
         worker.kill()
@@ -161,31 +163,31 @@ def _one_worker(
     return at
 
 
-def _note(outcomes: Counter[str], outcome: str, case: int) -> None:
+def _count_outcome(outcomes: Counter[str], outcome: str, case: int) -> None:
     """Count it; what is no refusal and not harmless is logged, so that the case can be looked at: it replays."""
     outcomes[outcome] += 1
     if outcome in {"crashed", "hung", "different"}:
         _log.warning("mutated model %d: %s", case, outcome)
 
 
-def work(release: Path, folder: Path, seed: int, cases: range, reports: Connection) -> None:
+def run_cases(release: Path, folder: Path, seed: int, cases: range, reports: Connection) -> None:
     """Examine the cases in this process, which limits itself first, and report each before the next begins."""
-    from agent.exam.confine import confine  # noqa: PLC0415 - only here: the inspecting process does not load it
+    from agent.exam.confine import limit_process  # noqa: PLC0415 - only here: the inspecting process does not load it
 
     with Path(os.devnull).open("wb") as nothing:  # the runtime prints what it could not decode of its own errors
         os.dup2(nothing.fileno(), 1)
         os.dup2(nothing.fileno(), 2)
-    confine(_LIMITS, parent=os.getppid())
+    limit_process(_LIMITS, parent=os.getppid())
     honest = OnnxModel.load(release)
-    fresh = _fresh(honest, release, seed)
+    fresh = _unseen_images(honest, release, seed)
     for index in cases:
-        reports.send(_examine_here(release, _signed(release, folder, _case(release, seed, index)), honest, fresh))
+        reports.send(_run_selftest(release, _signed(release, folder, _case(release, seed, index)), honest, fresh))
 
 
-def _examine_here(release: Path, candidate: Path, honest: OnnxModel, fresh: Pixels) -> str:
-    from agent.exam.run import examine  # noqa: PLC0415 - see work
+def _run_selftest(release: Path, candidate: Path, honest: OnnxModel, fresh: Pixels) -> str:
+    from agent.exam.run import run_self_test  # noqa: PLC0415 - see work
 
-    request = ExamRequest(
+    request = SelfTestRequest(
         candidate=candidate,
         champion=release,
         acceptance=None,
@@ -195,18 +197,18 @@ def _examine_here(release: Path, candidate: Path, honest: OnnxModel, fresh: Pixe
         max_batch=2,
     )
     try:
-        examine(request, lambda _: None)
+        run_self_test(request, lambda _: None)
         return _compare(OnnxModel.load(candidate), honest, fresh)
-    except RefusedError as error:
+    except ReleaseRefusedError as error:
         return f"{error.gate}/{error.reason}"
     except (ReleaseError, InferenceError, MemoryError):
         return "self_test/inference_failed"
 
 
-def _fresh(honest: OnnxModel, release: Path, seed: int) -> Pixels:
+def _unseen_images(honest: OnnxModel, release: Path, seed: int) -> Pixels:
     """Pictures like the golden ones, which the examination does not know."""
     data = (release / manifests.GOLDEN_NAME).read_bytes()
-    images = golden.read(data, honest.manifest, source=str(release)).images[:_FRESH].astype(np.int16)
+    images = golden.read_golden_set(data, honest.manifest, source=str(release)).images[:_FRESH].astype(np.int16)
     noise = np.random.default_rng(seed).integers(-_NOISE, _NOISE + 1, images.shape, np.int16)
     pictures: Pixels = np.clip(images + noise, 0, 255).astype(np.uint8)
     return pictures
@@ -217,13 +219,15 @@ def _compare(model: OnnxModel, honest: OnnxModel, fresh: Pixels) -> str:
     return "harmless" if difference <= _LIMITS.golden_difference else "different"
 
 
-def _through_the_child(release: Path, folder: Path, seed: int, index: int) -> str:
+def _run_in_selftest_child(release: Path, folder: Path, seed: int, index: int) -> str:
     """As a device does it."""
     candidate = _signed(release, folder / "candidate", _case(release, seed, index))
-    examiner = ChildExaminer(scratch=folder / "scratch", max_batch=2)
+    examiner = SelfTestClient(scratch=folder / "scratch", max_batch=2)
     try:
-        examiner.examine(candidate, champion=release, acceptance=None, limits=SelfTestLimits(), stop=threading.Event())
-    except RefusedError as error:
+        examiner.run_self_test(
+            candidate, champion=release, acceptance=None, limits=SelfTestLimits(), stop=threading.Event()
+        )
+    except ReleaseRefusedError as error:
         return f"{error.gate}/{error.reason}"
     except FetchError as error:
         return error.reason

@@ -37,11 +37,11 @@ _VALUES: Final[tuple[Any, ...]] = (
 )
 
 
-def mutate(data: bytes, others: list[bytes], source: random.Random) -> bytes:
+def mutate_json(data: bytes, others: list[bytes], source: random.Random) -> bytes:
     """`data` changed in one to three ways; `others` are files to take parts from. Never returns `data` itself."""
     changed = data
     for _ in range(source.randint(1, 3)):
-        kinds = (_flip, _cut, _remove, _repeat, _splice) if source.random() < 0.4 else (_tree,)  # noqa: PLR2004
+        kinds = (_flip, _cut, _remove, _repeat, _splice) if source.random() < 0.4 else (_edit_tree,)  # noqa: PLR2004
         changed = source.choice(kinds)(changed, others, source)
     return changed if changed != data else data + b" x"
 
@@ -72,13 +72,13 @@ def _splice(data: bytes, others: list[bytes], source: random.Random) -> bytes:
     return data[: source.randrange(len(data) + 1)] + other[source.randrange(len(other) + 1) :]
 
 
-def _tree(data: bytes, others: list[bytes], source: random.Random) -> bytes:
+def _edit_tree(data: bytes, others: list[bytes], source: random.Random) -> bytes:
     """Change a value of the JSON tree; bytes that are none any more get damaged otherwise."""
     try:
         tree = json.loads(data)
     except (ValueError, RecursionError):
         return _flip(data, others, source)
-    places = _places(tree)
+    places = _paths(tree)
     if not places:
         return b"[" * _DEEP
     parent, key = source.choice(places)
@@ -89,7 +89,7 @@ def _tree(data: bytes, others: list[bytes], source: random.Random) -> bytes:
         return b'{"signed":' * _DEEP
 
 
-def _places(tree: Any) -> list[tuple[Any, Any]]:
+def _paths(tree: Any) -> list[tuple[Any, Any]]:
     """Every (container, key) below `tree`."""
     found: list[tuple[Any, Any]] = []
     waiting = [tree]

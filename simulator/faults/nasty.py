@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from agent.outbox import OutboxLimits
-from simulator.faults.agent_parts import THING, AgentParts
-from simulator.nasty_broker import BEHAVIOURS, NastyBroker
+from simulator.faults.agent_parts import THING, MessagingStack
+from simulator.nasty_broker import BROKER_BEHAVIOURS, FaultyBroker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,11 +25,11 @@ PROTOCOLS: Final[tuple[Literal["3.1.1", "5"], ...]] = ("3.1.1", "5")
 LATE_TARGET_S: Final = 2.0
 _PER_S: Final = 50.0
 _CASE_S: Final = 60.0
-_FORBIDDEN: Final = f"kensa/{THING}/verdicts/cam-2"
+_DENIED: Final = f"kensa/{THING}/verdicts/cam-2"
 
 
 @dataclass(frozen=True, slots=True)
-class NastyResult:
+class FaultyBrokerResult:
     """All cases together."""
 
     cases: int
@@ -48,8 +48,8 @@ class NastyResult:
         return asdict(self) | {"is_clean": self.is_clean}
 
 
-def _parts(broker: NastyBroker, state_dir: Path, protocol: Literal["3.1.1", "5"]) -> AgentParts:
-    return AgentParts(
+def _open_stack(broker: FaultyBroker, state_dir: Path, protocol: Literal["3.1.1", "5"]) -> MessagingStack:
+    return MessagingStack(
         port=broker.port,
         state_dir=state_dir,
         protocol=protocol,
@@ -65,29 +65,29 @@ def _seqs(messages: Iterable[tuple[str, bytes]], camera: str) -> set[int]:
 
 def _case(behaviour: str, protocol: Literal["3.1.1", "5"], verdicts: int) -> tuple[int, bool]:
     """How many were deleted without their own acknowledgement, and whether the case came to its end."""
-    with tempfile.TemporaryDirectory(prefix="kensa-nasty-") as folder, NastyBroker(behaviour) as broker:
-        with _parts(broker, Path(folder), protocol) as parts:
-            parts.defects(range(verdicts), per_s=_PER_S)
+    with tempfile.TemporaryDirectory(prefix="kensa-nasty-") as folder, FaultyBroker(behaviour) as broker:
+        with _open_stack(broker, Path(folder), protocol) as parts:
+            parts.append_defects(range(verdicts), per_s=_PER_S)
             done = parts.wait_drained(_CASE_S)
         kept = parts.outbox.stats().verdicts
-        missing = set(range(verdicts)) - _seqs(broker.record.taken(), "cam-1")
+        missing = set(range(verdicts)) - _seqs(broker.record.delivered(), "cam-1")
         return max(0, len(missing) - kept), done
 
 
-def _forbidden(protocol: Literal["3.1.1", "5"], verdicts: int) -> float:
+def _denied_topic(protocol: Literal["3.1.1", "5"], verdicts: int) -> float:
     """Longest wait of an allowed verdict, in seconds; infinite when one did not arrive."""
     appended: dict[int, float] = {}
     with (
         tempfile.TemporaryDirectory(prefix="kensa-nasty-") as folder,
-        NastyBroker(forbidden=[_FORBIDDEN]) as broker,
-        _parts(broker, Path(folder), protocol) as parts,
+        FaultyBroker(forbidden=[_DENIED]) as broker,
+        _open_stack(broker, Path(folder), protocol) as parts,
     ):
         began = time.monotonic()
         for number in range(verdicts):
             time.sleep(max(0.0, began + number / _PER_S - time.monotonic()))
             appended[number] = broker.record.now_s()
-            parts.defect(number)
-            parts.defect(number, camera="cam-2")
+            parts.append_defect(number)
+            parts.append_defect(number, camera="cam-2")
         deadline = time.monotonic() + _CASE_S
         while len(_seqs(broker.record.acknowledged(), "cam-1")) < verdicts and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -98,15 +98,15 @@ def _forbidden(protocol: Literal["3.1.1", "5"], verdicts: int) -> float:
         return max(arrived.get(number, float("inf")) - at_s for number, at_s in appended.items())
 
 
-def run_nasty(*, verdicts: int) -> NastyResult:
+def run_faulty_broker(*, verdicts: int) -> FaultyBrokerResult:
     """Run every case with so many verdicts each."""
     deleted, stuck = 0, []
-    for behaviour in BEHAVIOURS:
+    for behaviour in BROKER_BEHAVIOURS:
         for protocol in PROTOCOLS:
             found, done = _case(behaviour, protocol, verdicts)
             deleted += found
             if not done:
                 stuck.append(f"{behaviour} {protocol}")
-    late_s = max(_forbidden(protocol, verdicts) for protocol in PROTOCOLS)
-    cases = len(BEHAVIOURS) * len(PROTOCOLS)
-    return NastyResult(cases, cases * verdicts, deleted, tuple(stuck), round(late_s, 3))
+    late_s = max(_denied_topic(protocol, verdicts) for protocol in PROTOCOLS)
+    cases = len(BROKER_BEHAVIOURS) * len(PROTOCOLS)
+    return FaultyBrokerResult(cases, cases * verdicts, deleted, tuple(stuck), round(late_s, 3))

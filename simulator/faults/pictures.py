@@ -29,7 +29,7 @@ from agent.preprocess import Preprocessor
 from agent.records import Geometry, Grab, Outcome
 from simulator.cameras import MjpegServer
 from simulator.line import CAMERAS, LineConfig, SimulatedLine
-from simulator.line.spoil import Spoil, Spoiler
+from simulator.line.spoil import ImageFaultInjector, InjectedFault
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 EXPOSURES: Final = 50  # of each rendered part
 REAL_SETS: Final = ("xsdd", "magtile")
 _BASE: Final = 3  # parts that spoilt pictures are made from
-_SPOILT: Final = 12  # spoilt pictures that a camera shows in turn
+_DEGRADATIONS: Final = 12  # spoilt pictures that a camera shows in turn
 _CHUNK: Final = 20  # rendered parts of one seed
 _MJPEG_FPS: Final = 400.0
 _STILL_S: Final = 120.0
@@ -58,7 +58,7 @@ _LINES: Final = (  # the light of the lines that this repository ships
 
 
 @dataclass(frozen=True, slots=True)
-class SpoiltCount:
+class UnusableImageCount:
     """One kind of fault: its verdicts, and how many were `ok` from the third one on."""
 
     kind: str
@@ -67,7 +67,7 @@ class SpoiltCount:
     alarm: str | None
 
 
-class _Replay:
+class _ReplaySource:
     """A camera that shows `pictures` in turn, `count` exposures altogether, as fast as they are taken."""
 
     def __init__(self, pictures: Sequence[Pixels], count: int) -> None:
@@ -88,28 +88,35 @@ class _Replay:
         """See `FrameSource.close`."""
 
 
-def run_spoilt(*, release: Path, count: int, seed: int, kinds: Iterable[str] | None = None) -> list[SpoiltCount]:
+def run_unusable_images(
+    *, release: Path, count: int, seed: int, kinds: Iterable[str] | None = None
+) -> list[UnusableImageCount]:
     """Let `count` pictures of each kind pass an agent; a frozen source is read raw, and over MJPEG."""
     line = SimulatedLine(LineConfig(seed=seed + 100, defect_rate=0.1))
     found = []
-    for kind in kinds or (*Spoil, "frozen_mjpeg"):
+    for kind in kinds or (*InjectedFault, "frozen_mjpeg"):
         if kind == "frozen_mjpeg":
             jpeg = cv2.imencode(".jpg", line.render_roi(0))[1].tobytes()
             with MjpegServer(picture=lambda _n, jpeg=jpeg: jpeg, fps=_MJPEG_FPS) as server:  # type: ignore[misc]
                 camera = {"kind": "mjpeg", "url": server.url}
-                found.append(_pass(kind, release, camera, None, roi=None, count=count))
+                found.append(_inspect_kind(kind, release, camera, None, roi=None, count=count))
             continue
-        spoiler = Spoiler(seed=seed)
+        spoiler = ImageFaultInjector(seed=seed)
         base = [line.render(index) for index in range(_BASE)]
-        pictures = [spoiler.spoilt(base[i % _BASE], Spoil(kind)) for i in range(1 if kind == Spoil.FROZEN else _SPOILT)]
+        pictures = [
+            spoiler.apply(base[i % _BASE], InjectedFault(kind))
+            for i in range(1 if kind == InjectedFault.FROZEN else _DEGRADATIONS)
+        ]
         camera = {"kind": "plugin", "source": "campaign"}
-        found.append(_pass(str(kind), release, camera, _Replay(pictures, count), roi=line.roi, count=count))
+        found.append(
+            _inspect_kind(str(kind), release, camera, _ReplaySource(pictures, count), roi=line.roi, count=count)
+        )
     return found
 
 
-def _pass(
+def _inspect_kind(
     kind: str, release: Path, camera: dict[str, Any], source: FrameSource | None, *, roi: Any, count: int
-) -> SpoiltCount:
+) -> UnusableImageCount:
     outcomes: dict[int, Outcome] = {}  # by number: those of a network camera may have holes
 
     def observe(verdicts: Sequence[Verdict]) -> None:
@@ -139,32 +146,32 @@ def _pass(
             alarm = agent.monitors["part"].alarm()
     in_order = [outcomes[seq] for seq in sorted(outcomes)]
     late_ok = in_order[2:].count(Outcome.OK)
-    return SpoiltCount(kind, {str(k): v for k, v in Counter(in_order).items()}, late_ok, alarm)
+    return UnusableImageCount(kind, {str(k): v for k, v in Counter(in_order).items()}, late_ok, alarm)
 
 
 # --- good pictures ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
-class GoodCount:
+class GoodImageCount:
     """Good pictures, and those that the check would have refused."""
 
     pictures: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     nearest: dict[str, float] = field(default_factory=dict)  # how near the nearest picture came to a limit; above 1: in
 
-    def add(self, other: GoodCount) -> None:
+    def merge(self, other: GoodImageCount) -> None:
         """Take another chunk in."""
         self.pictures += other.pictures
         self.refused += other.refused
         for name, value in other.nearest.items():
             self.nearest[name] = min(value, self.nearest.get(name, value))
 
-    def take(self, inputs: Pixels, limits: ImageLimits) -> None:
+    def measure(self, inputs: Pixels, limits: ImageLimits) -> None:
         """Measure one part's inputs [tiles, H, W, C]."""
         seen = image_check.measure(inputs)
         self.pictures += 1
-        if fault := image_check.fault_of(seen, limits):
+        if fault := image_check.find_fault(seen, limits):
             self.refused[str(fault)] += 1
         room = {
             "dark": seen.level / limits.darkest,
@@ -175,23 +182,23 @@ class GoodCount:
             self.nearest[name] = round(min(value, self.nearest.get(name, value)), 3)
 
 
-def run_good(*, release: Path, count: int, seed: int) -> GoodCount:
+def run_good_images(*, release: Path, count: int, seed: int) -> GoodImageCount:
     """Expose simulated parts `count` times altogether, in chunks on all cores; see the module."""
     limits = OnnxModel.load(release).image_limits
     if limits is None:
         raise RuntimeError(f"{release} has no golden set that can be read")
     chunks = max(1, count // (_CHUNK * EXPOSURES))
-    total = GoodCount()
+    total = GoodImageCount()
     work = partial(_expose_chunk, limits=limits, seed=seed)
     if chunks == 1:
         return work(0)
     with ProcessPoolExecutor(os.cpu_count() or 1) as processes:
         for found in processes.map(work, range(chunks)):
-            total.add(found)
+            total.merge(found)
     return total
 
 
-def _expose_chunk(number: int, *, limits: ImageLimits, seed: int) -> GoodCount:
+def _expose_chunk(number: int, *, limits: ImageLimits, seed: int) -> GoodImageCount:
     """Render `_CHUNK` parts of a line of its own and expose each `EXPOSURES` times, with the frozen check beside it."""
     light = _LINES[number % len(_LINES)]
     line = SimulatedLine(light.model_copy(update={"seed": seed * 1_000 + number}))
@@ -199,21 +206,21 @@ def _expose_chunk(number: int, *, limits: ImageLimits, seed: int) -> GoodCount:
     preprocessor = Preprocessor(Geometry(mode="whole", height=224, width=224, channels=3))
     inputs = np.empty((1, 224, 224, 3), np.uint8)
     noise = rng.standard_normal((256, 256, 3), np.float32)
-    found, freeze = GoodCount(), FreezeDetector(0.0)
+    found, freeze = GoodImageCount(), FreezeDetector(0.0)
     first = int(rng.integers(0, 2_000))
     roi = (0, 0, CAMERAS["colour1080"].roi[2], CAMERAS["colour1080"].roi[3])
     for index in range(first, first + _CHUNK):
         frame = line.render_roi(index)
         if freeze.is_frozen(frame, 0):
             found.refused["frozen"] += 1
-        preprocessor.into(frame[roi[1] : roi[1] + roi[3], roi[0] : roi[0] + roi[2]], inputs)
+        preprocessor.write_to(frame[roi[1] : roi[1] + roi[3], roi[0] : roi[0] + roi[2]], inputs)
         plain = inputs[0].astype(np.float32)
         for _ in range(EXPOSURES):
-            found.take(_exposed(plain, noise, rng)[None], limits)
+            found.measure(_expose(plain, noise, rng)[None], limits)
     return found
 
 
-def _exposed(plain: np.ndarray[Any, np.dtype[np.float32]], noise: Any, rng: np.random.Generator) -> Pixels:
+def _expose(plain: np.ndarray[Any, np.dtype[np.float32]], noise: Any, rng: np.random.Generator) -> Pixels:
     """One more exposure of a model's input: gain of flicker and exposure, sensor noise reduced 4 x 4 fold, position."""
     gain = (1.0 + rng.uniform(-0.05, 0.05)) * (1.0 + rng.uniform(-0.01, 0.01))
     y, x = rng.integers(0, 32, 2)
@@ -223,7 +230,7 @@ def _exposed(plain: np.ndarray[Any, np.dtype[np.float32]], noise: Any, rng: np.r
     return exposed
 
 
-def run_real(folder: Path, *, seed: int) -> GoodCount:
+def run_real_images(folder: Path, *, seed: int) -> GoodImageCount:
     """Measure every picture of a real set against a golden set drawn from its training split, classes in turn."""
     with (folder / "manifest.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -232,11 +239,11 @@ def run_real(folder: Path, *, seed: int) -> GoodCount:
         pixels = cv2.imread(str(folder / row["path"]), cv2.IMREAD_GRAYSCALE)
         if pixels is None:
             raise RuntimeError(f"{folder / row['path']} cannot be read")
-        preprocessor.into(np.asarray(pixels, np.uint8), inputs[number : number + 1])
-    limits = image_check.limits_of(inputs[_golden_rows(rows, seed)])
-    found = GoodCount()
+        preprocessor.write_to(np.asarray(pixels, np.uint8), inputs[number : number + 1])
+    limits = image_check.measure_limits(inputs[_golden_rows(rows, seed)])
+    found = GoodImageCount()
     for number in range(len(rows)):
-        found.take(inputs[number : number + 1], limits)
+        found.measure(inputs[number : number + 1], limits)
     return found
 
 

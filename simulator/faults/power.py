@@ -17,15 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from simulator.faults.kills import read_reports, victims
-from simulator.faults.ledger import Ledger
-from simulator.faults.victim import REPORT, work
+from simulator.faults.kills import forkserver_context, read_reports
+from simulator.faults.ledger import CommitTracker
+from simulator.faults.victim import REPORT, run_outbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _IMAGE_BYTES: Final = 48 * 1024 * 1024
-_CUTS_A_VICTIM: Final = 5
+_CUTS_PER_VICTIM: Final = 5
 _START_TIMEOUT_S: Final = 30.0
 
 
@@ -39,7 +39,7 @@ class PowerCuts:
     stale_epochs: int
 
 
-def missing_for_power_cuts() -> str | None:
+def power_cuts_unavailable_reason() -> str | None:
     """Return what this machine lacks for `run_power_cuts`; None when it lacks nothing."""
     if os.geteuid() != 0:
         return "the right to mount (root)"
@@ -56,7 +56,7 @@ def run_power_cuts(*, power_cuts: int, seed: int) -> PowerCuts:
     committed = lost = stale = done = 0
     with tempfile.TemporaryDirectory(prefix="kensa-power-") as folder:
         while done < power_cuts:
-            count = min(_CUTS_A_VICTIM, power_cuts - done)
+            count = min(_CUTS_PER_VICTIM, power_cuts - done)
             for check in _cut_one_victim(Path(folder), source, count):
                 committed += check[0]
                 lost += check[1]
@@ -71,25 +71,25 @@ def _cut_one_victim(folder: Path, source: random.Random, cuts: int) -> Iterator[
         file.truncate(_IMAGE_BYTES)
     _command("mkfs.ext4", "-q", "-F", str(image))
     with _mounted(image, folder / "live") as live:
-        context = victims()
+        context = forkserver_context()
         ours, theirs = context.Pipe(duplex=False)
-        victim = context.Process(target=work, args=(live / "state", source.getrandbits(32), theirs), daemon=True)
+        victim = context.Process(target=run_outbox, args=(live / "state", source.getrandbits(32), theirs), daemon=True)
         victim.start()
         theirs.close()
-        ledger = Ledger()
+        ledger = CommitTracker()
         try:
             if not ours.poll(_START_TIMEOUT_S):
                 raise TimeoutError("the process whose power is to be cut did not start")
-            ledger.begin(REPORT.unpack(ours.recv_bytes())[0])
+            ledger.record_start(REPORT.unpack(ours.recv_bytes())[0])
             for _ in range(cuts):
                 time.sleep(source.random() * 0.1)
                 read_reports(ours, ledger)  # promised before the cut
                 shutil.copyfile(image, copy)
-                read_reports(ours, later := Ledger())
+                read_reports(ours, later := CommitTracker())
                 with _mounted(copy, folder / "after") as after:
                     check = ledger.check(after / "state")
-                for epoch, below in later.promised.items():
-                    ledger.promise(epoch, below)
+                for epoch, below in later.committed_below.items():
+                    ledger.record_commit(epoch, below)
                 yield check.committed, check.lost, check.stale_epochs
         finally:
             victim.kill()

@@ -17,40 +17,41 @@ import numpy as np
 
 from agent.adapters.onnx import OnnxModel
 from agent.config import RolloutLimits
-from agent.decision import decide_untried, unknown
+from agent.decision import decide_challenger, unknown_judgement
 from agent.errors import InferenceError
 from agent.model import manifest as manifests
-from agent.model.examining import ChildExaminer
+from agent.model.examining import SelfTestClient
 from agent.model.lifecycle import Lifecycle
 from agent.preprocess import Preprocessor
-from agent.records import Desired, Observation
+from agent.records import DesiredRelease, Observation
 from agent.slot import Lease, ModelSlot
-from simulator.bad_models import KINDS, make
-from simulator.cloud import Cloud, CloudFetcher
-from simulator.faults.rollouts import RolloutCounts, count, play
+from simulator.bad_models import BAD_MODEL_KINDS, write_bad_release
+from simulator.cloud import FakeReleaseFetcher, FakeRepository
+from simulator.faults.rollouts import RolloutCounts, count_rollouts, evaluate_rollout
 from simulator.line import SimulatedLine
 from simulator.line.config import LineConfig
 from simulator.manual_clock import ManualClock
-from simulator.stand_in import Bystander
+from simulator.stand_in import NullTap
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Iterator, Sequence
 
     from agent.model.serving import LoadRequest
-    from agent.preprocess import Plan
-    from agent.records import Examination, Geometry, Judgement, Pixels, SelfTestLimits
+    from agent.preprocess import InputPlan
+    from agent.records import Geometry, Judgement, Pixels, SelfTestLimits, SelfTestResult
 
-GOOD: Final = "good"  # the control
-HIDDEN: Final = tuple(name for name, kind in KINDS.items() if not kind.reasons)  # what only live parts show
-_DEFECTS: Final = 0.02
+GOOD_KIND: Final = "good"  # the control
+# what only live parts show
+LIVE_ONLY_KINDS: Final = tuple(name for name, kind in BAD_MODEL_KINDS.items() if not kind.reasons)
+_DEFECT_RATE: Final = 0.02
 _DEFECTS_IN_BANK: Final = 0.15
 _MAX_PARTS: Final = 50_000  # then a rollout that has not ended counts as undecided
 _US: Final = 2_000
 
 
 @dataclass(frozen=True, slots=True)
-class Fate:
+class BadModelOutcome:
     """How one release fared."""
 
     kind: str
@@ -62,17 +63,17 @@ class Fate:
 
 
 @dataclass(frozen=True, slots=True)
-class RepertoireResult:
+class BadModelRollouts:
     """All kinds, and those that only live parts show over many seeds."""
 
-    fates: list[Fate]
+    fates: list[BadModelOutcome]
     hidden: list[RolloutCounts] = field(default_factory=list)
 
     @property
     def bad_committed(self) -> list[str]:
         """Kinds that reached COMMITTED: must be none."""
         live = [counts.kind for counts in self.hidden if counts.committed]
-        return [fate.kind for fate in self.fates if fate.committed and fate.kind != GOOD] + live
+        return [fate.kind for fate in self.fates if fate.committed and fate.kind != GOOD_KIND] + live
 
     @property
     def is_clean(self) -> bool:
@@ -85,7 +86,7 @@ class RepertoireResult:
         return {**asdict(self), "bad_committed": self.bad_committed, "is_clean": self.is_clean}
 
 
-class Bank:
+class PartBank:
     """Rendered parts as a model sees them, and whether each is defective. No weak defects: they are anybody's guess."""
 
     def __init__(self, geometry: Geometry, *, parts: int, seed: int) -> None:
@@ -93,33 +94,33 @@ class Bank:
         line = SimulatedLine(LineConfig(seed=seed, defect_rate=_DEFECTS_IN_BANK, weak_share=0.0))
         preprocessor = Preprocessor(geometry)
         self._inputs: list[Pixels] = []
-        self._plans: list[Plan] = []
+        self._plans: list[InputPlan] = []
         for index in range(parts):
             frame = line.render_roi(index)
             plan = preprocessor.plan_for(frame)
             inputs = np.zeros((len(plan.tiles), geometry.height, geometry.width, geometry.channels), np.uint8)
-            preprocessor.into(frame, inputs)
+            preprocessor.write_to(frame, inputs)
             self._inputs.append(inputs)
             self._plans.append(plan)
-        self._defective = np.array([line.truth(index).defective for index in range(parts)])
+        self._defective = np.array([line.truth(index).is_defective for index in range(parts)])
 
-    def judge(self, lease: Lease) -> list[Judgement]:
+    def evaluate(self, lease: Lease) -> list[Judgement]:
         """Let a model judge every part."""
         return [self._judgement(lease, inputs, plan) for inputs, plan in zip(self._inputs, self._plans, strict=True)]
 
     @staticmethod
-    def _judgement(lease: Lease, inputs: Pixels, plan: Plan) -> Judgement:
+    def _judgement(lease: Lease, inputs: Pixels, plan: InputPlan) -> Judgement:
         try:
-            return decide_untried(lease.rule, plan, lease.model.infer(inputs), start=0, inputs=len(inputs))
+            return decide_challenger(lease.rule, plan, lease.model.infer(inputs), start=0, inputs=len(inputs))
         except InferenceError as error:
-            return unknown(str(error))
+            return unknown_judgement(str(error))
 
     def draw(self, rng: np.random.Generator) -> Iterator[int]:
         """Yield numbers of parts without end, 2 % of them defective."""
         good, bad = np.flatnonzero(~self._defective), np.flatnonzero(self._defective)
         while True:
             for is_bad, chance in rng.random((1_024, 2)):
-                kind = bad if is_bad < _DEFECTS else good
+                kind = bad if is_bad < _DEFECT_RATE else good
                 yield int(kind[int(chance * len(kind))])
 
 
@@ -127,14 +128,14 @@ def _seen(number: int, champion: Judgement, challenger: Judgement, *, assigned: 
     return Observation(f"line/cam/1/{number}", "cam", champion, challenger, _US, _US, 2 * _US, assigned=assigned)
 
 
-class _Examiner(ChildExaminer):
+class _ShortExaminer(SelfTestClient):
     """The real one; `cpu_s` shortens its patience with a model that does not come back."""
 
     def __init__(self, scratch: Path, cpu_s: float | None) -> None:
         super().__init__(scratch=scratch)
         self._cpu_s = cpu_s
 
-    def examine(
+    def run_self_test(
         self,
         candidate: Path,
         *,
@@ -142,11 +143,11 @@ class _Examiner(ChildExaminer):
         acceptance: Path | None,
         limits: SelfTestLimits,
         stop: threading.Event,
-    ) -> Examination:
+    ) -> SelfTestResult:
         """See `ports.Examiner`."""
         if self._cpu_s is not None:
             limits = replace(limits, cpu_s=self._cpu_s)
-        return super().examine(candidate, champion=champion, acceptance=acceptance, limits=limits, stop=stop)
+        return super().run_self_test(candidate, champion=champion, acceptance=acceptance, limits=limits, stop=stop)
 
 
 def _load(request: LoadRequest) -> Lease:
@@ -159,37 +160,37 @@ def _load(request: LoadRequest) -> Lease:
     return Lease(model, model.rule)
 
 
-class _Line:
+class _InspectionLine:
     """One inspection whose parts come from a bank."""
 
-    def __init__(self, folder: Path, factory: Path, bank: Bank, *, seed: int, cpu_s: float | None) -> None:
-        self.cloud = Cloud()
+    def __init__(self, folder: Path, factory: Path, bank: PartBank, *, seed: int, cpu_s: float | None) -> None:
+        self.cloud = FakeRepository()
         self._slot = ModelSlot()
         self._clock = ManualClock()
         self._bank = bank
         self._numbers = bank.draw(np.random.default_rng(seed))
-        self._said: dict[int, list[Judgement]] = {}  # by the identity of the model
+        self._cached_judgements: dict[int, list[Judgement]] = {}  # by the identity of the model
         self._leases: list[Lease] = []  # so that identities stay theirs
         self.parts = 0  # since the shadow began
         self.lifecycle = Lifecycle(
             inspection="top",
             state_dir=folder / "state",
             slot=self._slot,
-            fetcher=CloudFetcher(self.cloud),
-            examiner=_Examiner(folder / "scratch", cpu_s),
+            fetcher=FakeReleaseFetcher(self.cloud),
+            examiner=_ShortExaminer(folder / "scratch", cpu_s),
             load=_load,
             factory=factory,
             limits=RolloutLimits(),
             clock=self._clock,
-            open_shadow=Bystander,
+            open_shadow=NullTap,
             on_status=lambda _status: None,
         )
         self.lifecycle.start()
 
-    def release(self, folder: Path) -> None:
+    def roll_out(self, folder: Path) -> None:
         """Publish and wish, and let parts pass until the rollout has ended or takes too long."""
         ref = self.cloud.publish(folder)
-        self.lifecycle.desire(Desired(ref.release_id))
+        self.lifecycle.desire(DesiredRelease(ref.release_id))
         begun = False
         while self.parts < _MAX_PARTS:
             self._clock.advance(min(self.lifecycle.step(), 1.0))
@@ -197,15 +198,15 @@ class _Line:
             begun = begun or status.candidate is not None
             if begun and status.candidate is None and status.state == "idle":
                 return
-            self._let_parts_pass()
+            self._inspect_parts()
 
-    def _let_parts_pass(self) -> None:
+    def _inspect_parts(self) -> None:
         lease = self._slot.lease()
         if lease is None:
             return
         trial = lease.trial
-        if isinstance(lease.shadow, Bystander):
-            challenger, observe = lease.shadow.challenger, lease.shadow.observe
+        if isinstance(lease.frame_tap, NullTap):
+            challenger, observe = lease.frame_tap.challenger, lease.frame_tap.observe
         elif trial is not None:
             challenger, observe = trial.challenger, trial.observe
         else:
@@ -213,22 +214,22 @@ class _Line:
         number = next(self._numbers)
         self.parts += 1
         key = f"line/cam/1/{self.parts}"
-        assigned = trial is None or trial.assigned(key)
-        champion = self._judged(lease)[number]
-        said = self._judged(challenger)[number] if assigned else champion
+        assigned = trial is None or trial.is_assigned(key)
+        champion = self._judgements_of(lease)[number]
+        said = self._judgements_of(challenger)[number] if assigned else champion
         observe(_seen(self.parts, champion, said, assigned=assigned))
 
-    def _judged(self, lease: Lease) -> list[Judgement]:
-        found = self._said.get(id(lease.model))
+    def _judgements_of(self, lease: Lease) -> list[Judgement]:
+        found = self._cached_judgements.get(id(lease.model))
         if found is None:
             self._leases.append(lease)
-            found = self._said[id(lease.model)] = self._bank.judge(lease)
+            found = self._cached_judgements[id(lease.model)] = self._bank.evaluate(lease)
         return found
 
 
 def _renumbered(folder: Path, *, counter: int, version: str) -> Path:
     """Give a release a version and a place in the order of releases."""
-    manifest = manifests.read(folder).model_copy(update={"counter": counter, "version": version})
+    manifest = manifests.read_manifest(folder).model_copy(update={"counter": counter, "version": version})
     (folder / manifests.MANIFEST_NAME).write_bytes(manifest.to_json())
     return folder
 
@@ -240,58 +241,62 @@ def _copied(release: Path, out: Path) -> Path:
     return out
 
 
-def _play_one(kind: str, release: Path, folder: Path, bank: Bank, *, seed: int, cpu_s: float | None) -> Fate:
+def _roll_out_kind(
+    kind: str, release: Path, folder: Path, bank: PartBank, *, seed: int, cpu_s: float | None
+) -> BadModelOutcome:
     folder.mkdir()
-    if kind == GOOD:
+    if kind == GOOD_KIND:
         candidate = _copied(release, folder / "candidate")
     else:
-        candidate = make(kind, release, folder / "candidate", version="2.0.0", seed=seed)
+        candidate = write_bad_release(kind, release, folder / "candidate", version="2.0.0", seed=seed)
     _renumbered(candidate, counter=1, version="2.0.0")
-    line = _Line(folder, release, bank, seed=seed, cpu_s=cpu_s)
-    line.release(candidate)
+    line = _InspectionLine(folder, release, bank, seed=seed, cpu_s=cpu_s)
+    line.roll_out(candidate)
     status = line.lifecycle.status()
     line.lifecycle.close()
     refusal, committed = status.refusal, status.active is not None
-    if kind == GOOD:
+    if kind == GOOD_KIND:
         expected = committed
     else:
-        known = KINDS[kind]
+        known = BAD_MODEL_KINDS[kind]
         expected = refusal is not None and refusal.gate in known.caught_by
         expected = expected and (not known.reasons or (refusal is not None and refusal.reason in known.reasons))
-    return Fate(
+    return BadModelOutcome(
         kind,
         None if refusal is None else refusal.gate.value,
         None if refusal is None else refusal.reason,
         line.parts,
         committed,
-        expected and committed == (kind == GOOD),
+        expected and committed == (kind == GOOD_KIND),
     )
 
 
-def _play_hidden(kind: str, release: Path, folder: Path, bank: Bank, *, seeds: int, seed: int) -> RolloutCounts:
+def _roll_out_live_only(
+    kind: str, release: Path, folder: Path, bank: PartBank, *, seeds: int, seed: int
+) -> RolloutCounts:
     """Show a model that passes every examination to live parts, `seeds` times."""
     champion = OnnxModel.load(release)
-    challenger = OnnxModel.load(make(kind, release, folder / f"{kind}-live", version="2.0.0", seed=seed))
-    ours, theirs = bank.judge(Lease(champion, champion.rule)), bank.judge(Lease(challenger, challenger.rule))
+    challenger = OnnxModel.load(write_bad_release(kind, release, folder / f"{kind}-live", version="2.0.0", seed=seed))
+    ours, theirs = bank.evaluate(Lease(champion, champion.rule)), bank.evaluate(Lease(challenger, challenger.rule))
 
     def seen(rng: np.random.Generator) -> Iterator[Observation]:
         return (_seen(i, ours[part], theirs[part]) for i, part in enumerate(bank.draw(rng)))
 
     states = np.random.SeedSequence(seed).generate_state(seeds)
     generators = [np.random.default_rng(int(state)) for state in states]
-    return count([play(seen(rng), rng=rng) for rng in generators], kind=kind)
+    return count_rollouts([evaluate_rollout(seen(rng), rng=rng) for rng in generators], kind=kind)
 
 
-def run_repertoire(
+def run_bad_model_rollouts(
     *,
     release: Path,
     seeds: int = 20,
     seed: int = 0,
     parts: int = 400,
-    kinds: Sequence[str] = (GOOD, *KINDS),
+    kinds: Sequence[str] = (GOOD_KIND, *BAD_MODEL_KINDS),
     cpu_s: float | None = None,
     work_dir: Path | None = None,
-) -> RepertoireResult:
+) -> BadModelRollouts:
     """Release every kind made from `release`; those that only live parts show, with `seeds` seeds.
 
     `parts` parts are rendered. `cpu_s` replaces the minute of processor time that an examination may take.
@@ -299,7 +304,9 @@ def run_repertoire(
     with tempfile.TemporaryDirectory(prefix="kensa-repertoire-", dir=work_dir) as name:
         folder = Path(name)
         factory = _copied(release, folder / "factory")
-        bank = Bank(manifests.read(factory).geometry.to_record(), parts=parts, seed=seed + 1)
-        fates = [_play_one(kind, factory, folder / kind, bank, seed=seed, cpu_s=cpu_s) for kind in kinds]
-        hidden = [_play_hidden(k, factory, folder, bank, seeds=seeds, seed=seed) for k in kinds if k in HIDDEN]
-    return RepertoireResult(fates, hidden)
+        bank = PartBank(manifests.read_manifest(factory).geometry.to_record(), parts=parts, seed=seed + 1)
+        fates = [_roll_out_kind(kind, factory, folder / kind, bank, seed=seed, cpu_s=cpu_s) for kind in kinds]
+        hidden = [
+            _roll_out_live_only(k, factory, folder, bank, seeds=seeds, seed=seed) for k in kinds if k in LIVE_ONLY_KINDS
+        ]
+    return BadModelRollouts(fates, hidden)

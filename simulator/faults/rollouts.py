@@ -1,4 +1,4 @@
-"""Whole rollouts of releases whose quality is known, judged by `LiveJudge` as the line would judge them.
+"""Whole rollouts of releases whose quality is known, judged by `RolloutEvaluator` as the line would judge them.
 
 Promise: pure and seeded; equal arguments give equal counts. A candidate is described by how often it differs from the
 running model, so that the rates are exact; its scores come from another seed: another calibration and noise of its own.
@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from agent.config import RolloutLimits
-from agent.decision import unknown
-from agent.model.live import Call, LiveJudge
-from agent.model.policy import RolloutPolicy, within
+from agent.decision import unknown_judgement
+from agent.model.live import RolloutAction, RolloutEvaluator
+from agent.model.policy import RolloutPolicy, apply_site_limits
 from agent.records import Judgement, Observation, Outcome
 
 if TYPE_CHECKING:
@@ -27,36 +27,38 @@ _BLOCK: Final = 256  # parts drawn at a time
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class CandidateProfile:
     """How a release differs from the running model, as probabilities per part."""
 
     name: str
-    lets_through: float = 0.0  # of the parts that the running model rejects: only the candidate says ok
-    rejects: float = 0.0  # of the parts that the running model lets through: only the candidate says defect
-    fails: float = 0.0  # no judgement
-    late: float = 0.0  # decided after the deadline
-    shift: float = 0.0  # added to scores that are otherwise the running model's own; 0 is another seed
+    miss_rate: float = 0.0  # of the parts that the running model rejects: only the candidate says ok
+    false_reject_rate: float = 0.0  # of the parts that the running model lets through: only the candidate says defect
+    failure_rate: float = 0.0  # no judgement
+    late_rate: float = 0.0  # decided after the deadline
+    score_shift: float = 0.0  # added to scores that are otherwise the running model's own; 0 is another seed
 
 
-def equally_good(disagreement: float, *, defects: float, let_through_share: float = 0.5) -> Candidate:
+def equally_good(disagreement: float, *, defects: float, let_through_share: float = 0.5) -> CandidateProfile:
     """Return a candidate that differs on `disagreement` of all parts, `let_through_share` of them towards ok."""
-    return Candidate(
+    return CandidateProfile(
         f"equally good, {disagreement:.2%} disagreement",
-        lets_through=min(1.0, disagreement * let_through_share / defects),
-        rejects=disagreement * (1.0 - let_through_share) / (1.0 - defects),
+        miss_rate=min(1.0, disagreement * let_through_share / defects),
+        false_reject_rate=disagreement * (1.0 - let_through_share) / (1.0 - defects),
     )
 
 
-ALWAYS_OK: Final = Candidate("always ok", lets_through=1.0)
-ALWAYS_DEFECT: Final = Candidate("always defect", rejects=1.0)
-BLIND_SPOT: Final = Candidate("misses 10 % of the defects, 0.2 % false alarms", lets_through=0.1, rejects=0.002)
+ALWAYS_OK: Final = CandidateProfile("always ok", miss_rate=1.0)
+ALWAYS_DEFECT: Final = CandidateProfile("always defect", false_reject_rate=1.0)
+BLIND_SPOT: Final = CandidateProfile(
+    "misses 10 % of the defects, 0.2 % false alarms", miss_rate=0.1, false_reject_rate=0.002
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Rollout:
+class RolloutOutcome:
     """How one release fared."""
 
-    call: Call  # PASS: committed; HOLD: its time was up while light or camera had moved
+    action: RolloutAction  # PASS: committed; HOLD: its time was up while light or camera had moved
     gate: str | None  # that refused it
     phase: str  # it ended in
     parts: int  # judged by both models
@@ -79,59 +81,70 @@ class RolloutCounts:
     most_frames: int
 
 
-def simulate(candidate: Candidate, *, defects: float = 0.02, seed: int = 0, max_frames: int = _MAX_FRAMES) -> Rollout:
+def simulate_rollout(
+    candidate: CandidateProfile, *, defects: float = 0.02, seed: int = 0, max_frames: int = _MAX_FRAMES
+) -> RolloutOutcome:
     """Run one rollout from shadow to commit or refusal, on a line where the running model rejects `defects`.
 
     The policy is the default one within the default limits of a site. After `max_frames` its time is up.
     """
     rng = np.random.default_rng(seed)
-    return play(_observations(candidate, defects, rng), rng=rng, max_frames=max_frames)
+    return evaluate_rollout(_observations(candidate, defects, rng), rng=rng, max_frames=max_frames)
 
 
-def play(seen: Iterator[Observation], *, rng: np.random.Generator, max_frames: int = _MAX_FRAMES) -> Rollout:
+def evaluate_rollout(
+    seen: Iterator[Observation], *, rng: np.random.Generator, max_frames: int = _MAX_FRAMES
+) -> RolloutOutcome:
     """Judge what was seen as `simulate` does; `rng` says how many frames pass between two parts that are assigned."""
-    policy = within(RolloutPolicy(), RolloutLimits())
-    judge = LiveJudge(policy)
+    policy = apply_site_limits(RolloutPolicy(), RolloutLimits())
+    judge = RolloutEvaluator(policy)
     steps = [("shadow", policy.shadow_parts, 1.0), *(("trial", step.parts, step.share) for step in policy.trial)]
     parts = frames = 0
-    phase, call, gate = "", Call.CONTINUE, None
+    phase, call, gate = "", RolloutAction.CONTINUE, None
     for name, wanted, share in steps:
         phase = f"{name} {share:.0%}" if name == "trial" else name
-        judge.begin("trial" if name == "trial" else "shadow", parts=wanted, share=share)
-        call = Call.CONTINUE
+        judge.begin_phase("trial" if name == "trial" else "shadow", parts=wanted, share=share)
+        call = RolloutAction.CONTINUE
         overdue = False
-        while call in {Call.CONTINUE, Call.HOLD} and not overdue:
+        while call in {RolloutAction.CONTINUE, RolloutAction.HOLD} and not overdue:
             judge.observe(next(seen))
             parts += 1
             frames += int(rng.geometric(share))  # the frames between two parts that are assigned
             overdue = frames >= max_frames
-            decision = judge.decision(overdue=overdue)
-            call, gate = decision.call, None if decision.refusal is None else decision.refusal.gate.value
-        if call is not Call.PASS:
+            decision = judge.decide(overdue=overdue)
+            call, gate = decision.action, None if decision.refusal is None else decision.refusal.gate.value
+        if call is not RolloutAction.PASS:
             break
-    return Rollout(call, gate, phase, parts, frames)
+    return RolloutOutcome(call, gate, phase, parts, frames)
 
 
 def run_rollouts(
-    candidates: Sequence[Candidate], *, releases: int, defects: float = 0.02, seed: int = 0, kind: str | None = None
+    candidates: Sequence[CandidateProfile],
+    *,
+    releases: int,
+    defects: float = 0.02,
+    seed: int = 0,
+    kind: str | None = None,
 ) -> RolloutCounts:
     """Release `releases` times, taking the candidates in turn, each with a seed of its own; count what became of them.
 
     For the published table: `run_equally_good` with 200, `ALWAYS_OK` and `ALWAYS_DEFECT` with 20.
     """
     seeds = np.random.SeedSequence(seed).generate_state(releases)
-    ends = [simulate(candidates[i % len(candidates)], defects=defects, seed=int(seeds[i])) for i in range(releases)]
-    return count(ends, kind=candidates[0].name if kind is None else kind)
+    ends = [
+        simulate_rollout(candidates[i % len(candidates)], defects=defects, seed=int(seeds[i])) for i in range(releases)
+    ]
+    return count_rollouts(ends, kind=candidates[0].name if kind is None else kind)
 
 
-def count(ends: Sequence[Rollout], *, kind: str) -> RolloutCounts:
+def count_rollouts(ends: Sequence[RolloutOutcome], *, kind: str) -> RolloutCounts:
     """Count how releases of one kind fared."""
     return RolloutCounts(
         kind=kind,
         releases=len(ends),
-        committed=sum(end.call is Call.PASS for end in ends),
-        refused=sum(end.call is Call.REFUSE for end in ends),
-        undecided=sum(end.call in {Call.CONTINUE, Call.HOLD} for end in ends),
+        committed=sum(end.action is RolloutAction.PASS for end in ends),
+        refused=sum(end.action is RolloutAction.REFUSE for end in ends),
+        undecided=sum(end.action in {RolloutAction.CONTINUE, RolloutAction.HOLD} for end in ends),
         gates=dict(Counter(end.gate for end in ends if end.gate is not None)),
         median_parts=float(median(end.parts for end in ends)),
         most_parts=max(end.parts for end in ends),
@@ -150,10 +163,10 @@ def run_equally_good(*, releases: int = 200, defects: float = 0.02, seed: int = 
     return run_rollouts(kinds, releases=releases, defects=defects, seed=seed, kind="equally good")
 
 
-def _observations(candidate: Candidate, defects: float, rng: np.random.Generator) -> Iterator[Observation]:
+def _observations(candidate: CandidateProfile, defects: float, rng: np.random.Generator) -> Iterator[Observation]:
     """Yield parts without end, all of them assigned."""
     gamma = float(rng.uniform(0.5, 2.0))  # the other seed's calibration
-    failed = unknown("the session failed")
+    failed = unknown_judgement("the session failed")
     part = 0
     while True:
         draws = rng.random((_BLOCK, 4))
@@ -162,10 +175,10 @@ def _observations(candidate: Candidate, defects: float, rng: np.random.Generator
         noise = rng.normal(0.0, 0.03, _BLOCK)
         for i in range(_BLOCK):
             rejected = draws[i, 0] < defects
-            differs = draws[i, 1] < (candidate.lets_through if rejected else candidate.rejects)
+            differs = draws[i, 1] < (candidate.miss_rate if rejected else candidate.false_reject_rate)
             champion = _judgement(0.5 + 0.5 * bad[i] if rejected else 0.5 * good[i], rejected=bool(rejected))
-            if candidate.shift:
-                score = champion.score + candidate.shift
+            if candidate.score_shift:
+                score = champion.score + candidate.score_shift
             else:
                 depth = min(1.0, max(0.0, (bad[i] if rejected != differs else good[i]) + noise[i])) ** gamma
                 score = 0.5 + 0.5 * depth if rejected != differs else 0.499 * depth
@@ -174,10 +187,10 @@ def _observations(candidate: Candidate, defects: float, rng: np.random.Generator
                 key=str(part),
                 camera="line",
                 champion=champion,
-                challenger=failed if draws[i, 2] < candidate.fails else challenger,
+                challenger=failed if draws[i, 2] < candidate.failure_rate else challenger,
                 champion_us=2_000,
                 challenger_us=2_000,
-                latency_us=1_000_000 if draws[i, 3] < candidate.late else 10_000,
+                latency_us=1_000_000 if draws[i, 3] < candidate.late_rate else 10_000,
             )
             part += 1
 

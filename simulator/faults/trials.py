@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from agent.config import RolloutLimits
-from agent.model.live import Call, LiveJudge
-from agent.model.policy import RolloutPolicy, within
+from agent.model.live import RolloutAction, RolloutEvaluator
+from agent.model.policy import RolloutPolicy, apply_site_limits
 from agent.records import Judgement, Observation, Outcome
 
 if TYPE_CHECKING:
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-_ASK_EVERY: Final = 25  # parts between two questions for a decision; a refusal is noted at its part
+_EVALUATE_EVERY: Final = 25  # parts between two questions for a decision; a refusal is noted at its part
 _AGREE, _REJECTS, _LETS_THROUGH = range(3)
 
 
 @dataclass(frozen=True, slots=True)
-class TrialKind:
+class DisagreementProfile:
     """How a release differs from the running model."""
 
     rate: float  # of parts on which they disagree, in the long run
@@ -49,12 +49,12 @@ class TrialKind:
 
 
 @dataclass(frozen=True, slots=True)
-class TrialEnd:
+class TrialOutcome:
     """How one rollout fared."""
 
     refused_at: int | None  # part; None: never
     passed_at: int | None  # part at which its last phase had shown enough for a commit
-    held: int  # parts during which it was in doubt: its word did not count
+    holds: int  # parts during which it was in doubt: its word did not count
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,43 +78,43 @@ class TrialCounts:
 
 
 KINDS: Final = (
-    *(TrialKind(0.005, run) for run in (3, 5, 10)),
-    *(TrialKind(0.005, run, let_through_share=0.0) for run in (3, 5, 10)),
-    TrialKind(0.005, 30),
-    TrialKind(0.005, 10, cameras=4),
-    TrialKind(0.01),
-    TrialKind(0.03),
-    TrialKind(0.05),
-    TrialKind(0.05, cameras=4),
+    *(DisagreementProfile(0.005, run) for run in (3, 5, 10)),
+    *(DisagreementProfile(0.005, run, let_through_share=0.0) for run in (3, 5, 10)),
+    DisagreementProfile(0.005, 30),
+    DisagreementProfile(0.005, 10, cameras=4),
+    DisagreementProfile(0.01),
+    DisagreementProfile(0.03),
+    DisagreementProfile(0.05),
+    DisagreementProfile(0.05, cameras=4),
 )
 
 
-def simulate_trial(kind: TrialKind, *, parts: int, seed: int) -> TrialEnd:
+def simulate_trial(kind: DisagreementProfile, *, parts: int, seed: int) -> TrialOutcome:
     """Run one rollout, from its shadow on, over `parts` parts that both models judge."""
     rng = np.random.default_rng(seed)
-    events = np.stack([_events(kind, parts // kind.cameras + 1, rng) for _ in range(kind.cameras)], axis=1).ravel()
+    events = np.stack([_draw_events(kind, parts // kind.cameras + 1, rng) for _ in range(kind.cameras)], axis=1).ravel()
     rejected = rng.random(parts) < 0.02  # noqa: PLR2004 - parts that both reject, so that the shadow can pass
     seen = _observations(kind.cameras)
-    policy = within(RolloutPolicy(), RolloutLimits())
-    judge = LiveJudge(policy)
+    policy = apply_site_limits(RolloutPolicy(), RolloutLimits())
+    judge = RolloutEvaluator(policy)
     steps = iter(policy.trial)
-    judge.begin("shadow", parts=policy.shadow_parts)
+    judge.begin_phase("shadow", parts=policy.shadow_parts)
     passed_at, held = None, 0
     for part in range(parts):
         judge.observe(seen[part % kind.cameras][int(events[part])][int(rejected[part])])
         if judge.is_refused:
-            return TrialEnd(part + 1, passed_at, held)
+            return TrialOutcome(part + 1, passed_at, held)
         held += judge.is_in_doubt
-        if part % _ASK_EVERY == 0 and passed_at is None and judge.decision().call is Call.PASS:
+        if part % _EVALUATE_EVERY == 0 and passed_at is None and judge.decide().action is RolloutAction.PASS:
             step = next(steps, None)
             if step is None:
                 passed_at = part + 1
             else:
-                judge.begin("trial", parts=step.parts, share=step.share)
-    return TrialEnd(None, passed_at, held)
+                judge.begin_phase("trial", parts=step.parts, share=step.share)
+    return TrialOutcome(None, passed_at, held)
 
 
-def _events(kind: TrialKind, count: int, rng: np.random.Generator) -> npt.NDArray[np.int8]:
+def _draw_events(kind: DisagreementProfile, count: int, rng: np.random.Generator) -> npt.NDArray[np.int8]:
     """What each of `count` parts of one camera is [count]: runs begin at random and may follow each other."""
     begin = rng.random(count) < kind.rate / kind.run_parts / (1.0 - kind.rate * (1.0 - 1.0 / kind.run_parts))
     events = np.zeros(count, np.int8)
@@ -144,7 +144,7 @@ def _observations(cameras: int) -> list[list[list[Observation]]]:
 
 
 def run_trials(
-    kind: TrialKind, *, rollouts: int = 3_000, parts: int = 10_000, seed: int = 0, processes: int = 1
+    kind: DisagreementProfile, *, rollouts: int = 3_000, parts: int = 10_000, seed: int = 0, processes: int = 1
 ) -> TrialCounts:
     """Simulate `rollouts` of one kind, each with a seed of its own, and count what became of them."""
     seeds = [int(s) for s in np.random.SeedSequence([seed, kind.run_parts, kind.cameras]).generate_state(rollouts)]
@@ -154,16 +154,16 @@ def run_trials(
         with ProcessPoolExecutor(processes) as pool:
             share = -(-rollouts // (4 * processes))
             chunks = [seeds[i : i + share] for i in range(0, rollouts, share)]
-            jobs = [pool.submit(_some, kind, parts, chunk) for chunk in chunks]
+            jobs = [pool.submit(_simulate_seeds, kind, parts, chunk) for chunk in chunks]
             ends = [end for job in jobs for end in job.result()]
     return count_trials(kind, ends, parts=parts)
 
 
-def _some(kind: TrialKind, parts: int, seeds: Sequence[int]) -> list[TrialEnd]:
+def _simulate_seeds(kind: DisagreementProfile, parts: int, seeds: Sequence[int]) -> list[TrialOutcome]:
     return [simulate_trial(kind, parts=parts, seed=seed) for seed in seeds]
 
 
-def count_trials(kind: TrialKind, ends: Sequence[TrialEnd], *, parts: int) -> TrialCounts:
+def count_trials(kind: DisagreementProfile, ends: Sequence[TrialOutcome], *, parts: int) -> TrialCounts:
     """Count how rollouts of one kind fared."""
     refused = [end.refused_at for end in ends if end.refused_at is not None]
     passed = [end.passed_at for end in ends if end.passed_at is not None]
@@ -174,7 +174,7 @@ def count_trials(kind: TrialKind, ends: Sequence[TrialEnd], *, parts: int) -> Tr
         refused=len(refused),
         refused_before_commit=sum(end.refused_at is not None and end.passed_at is None for end in ends),
         committed=len(passed),
-        ever_held=sum(end.held > 0 for end in ends),
+        ever_held=sum(end.holds > 0 for end in ends),
         median_refused_at=float(median(refused)) if refused else None,
         median_passed_at=float(median(passed)) if passed else None,
     )

@@ -42,7 +42,7 @@ def verdicts(epoch: int, seed: int) -> Iterator[list[Verdict]]:
         yield batch
 
 
-def work(state_dir: Path, seed: int, reports: Connection) -> None:
+def run_outbox(state_dir: Path, seed: int, reports: Connection) -> None:
     """Commit and report until killed."""
     epoch = next_boot_epoch(state_dir, utc_s=time.time())
     reports.send_bytes(REPORT.pack(epoch, 0))

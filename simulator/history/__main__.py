@@ -7,14 +7,14 @@ import sys
 from datetime import date
 from pathlib import Path
 
-from pipeline.progress import Display
-from simulator.history.generate import generate
-from simulator.history.plan import Settings
+from pipeline.progress import ProgressDisplay
+from simulator.history.generate import generate_history
+from simulator.history.plan import HistorySettings
 
 
 def main() -> int:
     """Write one history; returns the exit code."""
-    default = Settings()
+    default = HistorySettings()
     parser = argparse.ArgumentParser(prog="python -m simulator.history", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the tables")
     parser.add_argument("--rows", type=int, default=default.rows, help="verdicts, about (default 100,000)")
@@ -24,9 +24,9 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     try:
-        settings = Settings(rows=given.rows, days=given.days, first_day=given.first_day, seed=given.seed)
-        with Display() as display:
-            history = generate(
+        settings = HistorySettings(rows=given.rows, days=given.days, first_day=given.first_day, seed=given.seed)
+        with ProgressDisplay() as display:
+            history = generate_history(
                 given.out, settings, threads=given.threads, progress=lambda done, total: display("days", done, total)
             )
     except (FileExistsError, ValueError) as error:

@@ -14,21 +14,21 @@ import duckdb
 
 from pipeline.analytics.schema import TABLES
 from simulator.history.parts import parts_sql
-from simulator.history.plan import CAMERAS, EPOCH_DAYS, shifts
-from simulator.history.sides import Counts, gaps_sql, heartbeats_sql, model_reports_sql
+from simulator.history.plan import CAMERAS, EPOCH_DAYS, line_days
+from simulator.history.sides import FrameCounts, gaps_sql, heartbeats_sql, model_reports_sql
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from simulator.history.plan import Settings, Shift
+    from simulator.history.plan import HistorySettings, LineDay
 
 TRUTH: Final = "truth"
 _LABEL_DELAY: Final = "INTERVAL 30 HOUR"
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class HistoryTotals:
     """What was written."""
 
     verdicts: int  # rows, duplicates included
@@ -36,20 +36,20 @@ class History:
     defects: int  # parts that really are
 
 
-def generate(
-    out: Path, settings: Settings, *, progress: Callable[[int, int], None] | None = None, threads: int = 2
-) -> History:
+def generate_history(
+    out: Path, settings: HistorySettings, *, progress: Callable[[int, int], None] | None = None, threads: int = 2
+) -> HistoryTotals:
     """Write the history of `settings` under `out`, which must not hold tables yet. Raises FileExistsError."""
     for name in (*TABLES, TRUTH):
         if (out / name).exists():
             raise FileExistsError(f"{out / name} is there already: give an empty folder.")
     verdicts = labels = defects = 0
-    before: dict[str, dict[str, Counts]] = {}  # line -> camera -> since the agents' start
+    before: dict[str, dict[str, FrameCounts]] = {}  # line -> camera -> since the agents' start
     with duckdb.connect(":memory:", config={"threads": threads, "preserve_insertion_order": True}) as connection:
-        for done, shift in enumerate(shifts(settings), 1):
+        for done, shift in enumerate(line_days(settings), 1):
             if shift.index % EPOCH_DAYS == 0:
                 before.pop(shift.line.name, None)
-            counts = before.setdefault(shift.line.name, dict.fromkeys(CAMERAS, Counts(0, 0)))
+            counts = before.setdefault(shift.line.name, dict.fromkeys(CAMERAS, FrameCounts(0, 0)))
             first_seq = {camera: count.captured for camera, count in counts.items()}
             connection.execute(f"CREATE OR REPLACE TEMP TABLE parts AS {parts_sql(shift, settings, first_seq)}")
             verdicts += _write(connection, out, shift, "verdicts", _verdicts_sql())
@@ -58,28 +58,30 @@ def generate(
                 connection, out, shift, TRUTH, "SELECT camera, boot_epoch, seq, true_class FROM parts WHERE is_defect"
             )
             _write(connection, out, shift, "heartbeats", heartbeats_sql(shift, counts))
-            before[shift.line.name] = _counted(connection, counts)
+            before[shift.line.name] = _count_frames(connection, counts)
             _write(connection, out, shift, "gaps", gaps_sql())
             reports = model_reports_sql(shift, settings)
             if reports is not None:
                 _write(connection, out, shift, "model_reports", reports)
             if progress is not None:
                 progress(done, settings.days * len(settings.lines))
-    return History(verdicts, labels, defects)
+    return HistoryTotals(verdicts, labels, defects)
 
 
-def _counted(connection: duckdb.DuckDBPyConnection, before: dict[str, Counts]) -> dict[str, Counts]:
+def _count_frames(connection: duckdb.DuckDBPyConnection, before: dict[str, FrameCounts]) -> dict[str, FrameCounts]:
     rows = connection.execute("SELECT camera, count(*), count_if(is_dropped) FROM parts GROUP BY camera").fetchall()
-    found = {camera: Counts(int(captured), int(dropped)) for camera, captured, dropped in rows}
-    none = Counts(0, 0)
+    found = {camera: FrameCounts(int(captured), int(dropped)) for camera, captured, dropped in rows}
+    none = FrameCounts(0, 0)
     return {
-        camera: Counts(old.captured + found.get(camera, none).captured, old.dropped + found.get(camera, none).dropped)
+        camera: FrameCounts(
+            old.captured + found.get(camera, none).captured, old.dropped + found.get(camera, none).dropped
+        )
         for camera, old in before.items()
     }
 
 
 def _verdicts_sql() -> str:
-    columns = ", ".join(TABLES["verdicts"].names)
+    columns = ", ".join(TABLES["verdicts"].column_names)
     again = columns.replace("replay", "true AS replay")
     return (
         f"SELECT {columns} FROM parts WHERE is_here "  # noqa: S608 - the schema's own names
@@ -87,7 +89,7 @@ def _verdicts_sql() -> str:
     )
 
 
-def _labels_sql(settings: Settings) -> str:
+def _labels_sql(settings: HistorySettings) -> str:
     """What people said of the collected frames: all that was not let through, and a sample of what was.
 
     One in a hundred was labelled wrongly at first and corrected later.
@@ -106,7 +108,7 @@ def _labels_sql(settings: Settings) -> str:
     )
 
 
-def _write(connection: duckdb.DuckDBPyConnection, out: Path, shift: Shift, table: str, select: str) -> int:
+def _write(connection: duckdb.DuckDBPyConnection, out: Path, shift: LineDay, table: str, select: str) -> int:
     folder = out / table / f"site={shift.site}" / f"line={shift.line.name}" / f"day={shift.day:%Y-%m-%d}"
     folder.mkdir(parents=True)
     path = folder / "0.parquet"

@@ -11,12 +11,12 @@ import hashlib
 import re
 from typing import TYPE_CHECKING, Final
 
-from simulator.history.plan import CAMERAS, CLASSES, FADING_CAMERA, MODEL, thing
+from simulator.history.plan import CAMERAS, CLASSES, FADING_CAMERA, MODEL, thing_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from simulator.history.plan import Model, Settings, Shift
+    from simulator.history.plan import HistorySettings, LineDay, ModelVersion
 
 DEFECT_FROM: Final = 0.5  # of a score
 UNSURE_FROM: Final = 0.42
@@ -34,14 +34,14 @@ def quoted(text: str) -> str:
     return f"'{text}'"
 
 
-def _chance(shift: Shift, settings: Settings, stream: str) -> str:
+def _chance(shift: LineDay, settings: HistorySettings, stream: str) -> str:
     """An expression that is uniform in [0, 1) over `i`."""
     name = f"{settings.seed}:{shift.line.name}:{shift.index}:{stream}"
     start = int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
     return f"(hash(i + {start}) / {_TWO_64})"
 
 
-def _score(model: Model, drift: float, prefix: str) -> str:
+def _score(model: ModelVersion, drift: float, prefix: str) -> str:
     """The score that `model` gives: good parts low, defects high, but for its escapes and false rejects."""
     fading = f"CASE WHEN camera = {quoted(FADING_CAMERA)} THEN {drift:.6f} ELSE 0.0 END"
     good = f"least(0.999, 0.02 + 0.40 * pow({prefix}_fine, 4) + {fading})"
@@ -56,7 +56,7 @@ def _outcome(score: str) -> str:
     return f"CASE WHEN {score} >= {DEFECT_FROM} THEN 'defect' WHEN {score} >= {UNSURE_FROM} THEN 'unsure' ELSE 'ok' END"
 
 
-def _true_class(shift: Shift, settings: Settings) -> str:
+def _true_class(shift: LineDay, settings: HistorySettings) -> str:
     chance = _chance(shift, settings, "class")
     cases = " ".join(
         f"WHEN {chance} < {share} THEN {quoted(name)}" for name, share in zip(CLASSES, _CLASS_SHARES, strict=True)
@@ -68,7 +68,7 @@ def _by_camera(values: dict[str, str]) -> str:
     return f"CASE camera {' '.join(f'WHEN {quoted(key)} THEN {value}' for key, value in values.items())} END"
 
 
-def parts_sql(shift: Shift, settings: Settings, first_seq: Mapping[str, int]) -> str:
+def parts_sql(shift: LineDay, settings: HistorySettings, first_seq: Mapping[str, int]) -> str:
     """Return a SELECT of all parts of the day: the columns of `verdicts`, and behind them the truth and its fate.
 
     `first_seq` is each camera's next sequence number.
@@ -91,7 +91,7 @@ SELECT {_verdict(shift, first_seq)},
 FROM named"""  # noqa: S608 - of the simulator's own numbers and checked names
 
 
-def _numbered(shift: Shift, settings: Settings) -> str:
+def _numbered(shift: LineDay, settings: HistorySettings) -> str:
     """Every part's number, and all that chance decides about it."""
 
     def chance(stream: str) -> str:
@@ -114,13 +114,13 @@ def _numbered(shift: Shift, settings: Settings) -> str:
   FROM range({shift.rows}) AS r(i)"""  # noqa: S608 - of the simulator's own numbers and checked names
 
 
-def _verdict(shift: Shift, first_seq: Mapping[str, int]) -> str:
+def _verdict(shift: LineDay, first_seq: Mapping[str, int]) -> str:
     """The columns of `verdicts`, in their order."""
     start = f"TIMESTAMP {quoted(f'{shift.day:%Y-%m-%d} 00:00:00')}"
     step_us = _LENGTH_S * 1_000_000 // max(1, shift.rows)
     model, challenger = shift.model, shift.challenger
     arm = "CASE WHEN challenged THEN 'challenger' ELSE 'champion' END" if challenger else "CAST(NULL AS VARCHAR)"
-    return f"""{_by_camera({c: quoted(thing(shift.line, c)) for c in CAMERAS})} AS thing, camera,
+    return f"""{_by_camera({c: quoted(thing_name(shift.line, c)) for c in CAMERAS})} AS thing, camera,
   'surface' AS inspection, CAST({shift.boot_epoch} AS BIGINT) AS boot_epoch,
   CAST({_by_camera({c: str(first) for c, first in first_seq.items()})} + i // {len(CAMERAS)} AS BIGINT) AS seq,
   concat({quoted(shift.line.name)}, '/', camera, '/{shift.boot_epoch}/', seq) AS key,

@@ -1,6 +1,6 @@
 """What happened in the plant, day by day: the story that `generate` writes down as tables.
 
-Pure: settings in, one `Shift` for each line and day out. Every number that shapes the verdicts of a day is here; only
+Pure: settings in, one `LineDay` for each line and day out. Every number that shapes the verdicts of a day is here; only
 chance is left to SQL. The story, in shares of the whole time: 1.0.0 judges from the start; 1.1.0 comes to the canary
 line at 20 % and to the others at 25 %; 1.2.0 is tried on the canary at 40 % and rolled back; from 50 % on the light of
 one camera fades until 1.3.0, trained on what it saw, comes at 75 %, again to the canary first.
@@ -26,7 +26,7 @@ _DRIFT_MOST: Final = 0.13  # of a good part's score, at the end of the fading
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ProductionLine:
     """A production line and what is its own."""
 
     name: str
@@ -36,15 +36,15 @@ class Line:
 
 
 LINES: Final = (
-    Line("press-1", 0.012, 0.6, 2_300),
-    Line("press-2", 0.020, 1.2, 2_500),
-    Line("coat-1", 0.007, 0.2, 3_900),
+    ProductionLine("press-1", 0.012, 0.6, 2_300),
+    ProductionLine("press-2", 0.020, 1.2, 2_500),
+    ProductionLine("coat-1", 0.007, 0.2, 3_900),
 )
 CANARY: Final = LINES[2]
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class ModelVersion:
     """A version and how well it judges."""
 
     version: str
@@ -59,14 +59,14 @@ class Model:
         return hashlib.sha256(f"{MODEL}-{self.version}".encode()).hexdigest()
 
 
-FIRST: Final = Model("1.0.0", 1, 0.030, 0.0060)
-BETTER: Final = Model("1.1.0", 2, 0.022, 0.0040)
-BAD: Final = Model("1.2.0", 3, 0.020, 0.0300)
-ROBUST: Final = Model("1.3.0", 4, 0.018, 0.0035, robust=True)
+FIRST: Final = ModelVersion("1.0.0", 1, 0.030, 0.0060)
+BETTER: Final = ModelVersion("1.1.0", 2, 0.022, 0.0040)
+BAD: Final = ModelVersion("1.2.0", 3, 0.020, 0.0300)
+ROBUST: Final = ModelVersion("1.3.0", 4, 0.018, 0.0035, robust=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class HistorySettings:
     """How much history. Equal settings give equal rows (on one version of DuckDB, whose hash is the chance)."""
 
     rows: int = 100_000  # verdicts about, over all lines and days; duplicates and losses aside
@@ -79,7 +79,7 @@ class Settings:
     duplicates: float = 0.001  # share of rows that arrive twice
     lost: float = 0.0002  # share of verdicts that a device gives up
     dropped: float = 0.0005  # share of frames that a device does not judge
-    lines: tuple[Line, ...] = field(default=LINES)
+    lines: tuple[ProductionLine, ...] = field(default=LINES)
 
     def __post_init__(self) -> None:
         """Raises ValueError for settings that give no history."""
@@ -88,16 +88,16 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Shift:
+class LineDay:
     """One line's day."""
 
     site: str
-    line: Line
+    line: ProductionLine
     day: date
     index: int  # of the day, from 0
     rows: int
-    model: Model
-    challenger: Model | None  # in a trial, for half of the parts
+    model: ModelVersion
+    challenger: ModelVersion | None  # in a trial, for half of the parts
     defect_rate: float
     drift: float  # added to the scores of the fading camera's good parts
 
@@ -107,7 +107,7 @@ class Shift:
         return 1 + self.index // EPOCH_DAYS
 
 
-def thing(line: Line, camera: str) -> str:
+def thing_name(line: ProductionLine, camera: str) -> str:
     """The device that a camera is on."""
     return f"{line.name}-{'a' if CAMERAS.index(camera) < len(CAMERAS) // 2 else 'b'}"
 
@@ -115,12 +115,12 @@ def thing(line: Line, camera: str) -> str:
 FADING_CAMERA: Final = "left"
 
 
-def day_of(settings: Settings, share: float) -> int:
+def day_at(settings: HistorySettings, share: float) -> int:
     """The index of the day at `share` of the whole time."""
     return int(settings.days * share)
 
 
-def release_day(settings: Settings, line: Line, model: Model) -> int:
+def release_day(settings: HistorySettings, line: ProductionLine, model: ModelVersion) -> int:
     """The index of the day from which `model` judges `line`; its trial lies before. `BAD` never judges: its trial."""
     canary = line.name == CANARY.name
     shares = {
@@ -129,10 +129,10 @@ def release_day(settings: Settings, line: Line, model: Model) -> int:
         BAD.version: 0.40,
         ROBUST.version: 0.72 if canary else 0.75,
     }
-    return day_of(settings, shares[model.version])
+    return day_at(settings, shares[model.version])
 
 
-def judging(settings: Settings, line: Line, index: int) -> tuple[Model, Model | None]:
+def models_on(settings: HistorySettings, line: ProductionLine, index: int) -> tuple[ModelVersion, ModelVersion | None]:
     """The model that judges on day `index`, and the one that is tried beside it."""
     model = max(
         (m for m in (FIRST, BETTER, ROBUST) if release_day(settings, line, m) <= index), key=lambda m: m.counter
@@ -144,15 +144,15 @@ def judging(settings: Settings, line: Line, index: int) -> tuple[Model, Model | 
     return model, BAD if tried_bad and settings.days > 1 else None
 
 
-def shifts(settings: Settings) -> Iterator[Shift]:
+def line_days(settings: HistorySettings) -> Iterator[LineDay]:
     """All lines' days, day by day."""
     each = settings.days * len(settings.lines)
     for index in range(settings.days):
         fading = (index / settings.days - 0.5) / 0.25
         for number, line in enumerate(settings.lines):
-            model, challenger = judging(settings, line, index)
+            model, challenger = models_on(settings, line, index)
             cell = index * len(settings.lines) + number
-            yield Shift(
+            yield LineDay(
                 site=settings.site,
                 line=line,
                 day=settings.first_day + timedelta(days=index),

@@ -18,13 +18,13 @@ from simulator.history.plan import (
     ROBUST,
     TRIAL_DAYS,
     release_day,
-    thing,
+    thing_name,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from simulator.history.plan import Model, Settings, Shift
+    from simulator.history.plan import HistorySettings, LineDay, ModelVersion
 
 _HEARTBEATS: Final = 96  # a day, one each 15 minutes
 
@@ -55,16 +55,16 @@ def gaps_sql() -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class FrameCounts:
     """A camera's frames since the agent's start."""
 
     captured: int
     dropped: int
 
 
-def heartbeats_sql(shift: Shift, before: Mapping[str, Counts]) -> str:
+def heartbeats_sql(shift: LineDay, before: Mapping[str, FrameCounts]) -> str:
     """One row for each camera and quarter of an hour; `before` are the frames of the days before this one."""
-    things = " ".join(f"WHEN {quoted(c)} THEN {quoted(thing(shift.line, c))}" for c in CAMERAS)
+    things = " ".join(f"WHEN {quoted(c)} THEN {quoted(thing_name(shift.line, c))}" for c in CAMERAS)
     fading = f"CASE WHEN camera = {quoted(FADING_CAMERA)} THEN {40 * shift.drift:.3f} ELSE 0 END"
     values = {
         "thing": f"CASE camera {things} END",
@@ -93,10 +93,10 @@ def heartbeats_sql(shift: Shift, before: Mapping[str, Counts]) -> str:
         "temperature_c": "48 + 8 * sin(n / 15.0)",
         "outbox_verdicts": "0",
     }
-    return _select("heartbeats", values, f"FROM ({_so_far(before)})")
+    return _select("heartbeats", values, f"FROM ({_cumulative_sql(before)})")
 
 
-def _so_far(before: Mapping[str, Counts]) -> str:
+def _cumulative_sql(before: Mapping[str, FrameCounts]) -> str:
     """Frames of each camera up to each quarter `n` of the day."""
     starts = ", ".join(f"({quoted(name)}, {c.captured}, {c.dropped})" for name, c in before.items())
     quarter = "1 + (hour(captured_at) * 60 + minute(captured_at)) // 15"
@@ -112,50 +112,50 @@ LEFT JOIN counted AS c ON c.camera = s.camera AND c.n = r.n"""  # noqa: S608 - o
 
 
 @dataclass(frozen=True, slots=True)
-class _Step:
+class _StateReport:
     """A change of state that a device reports."""
 
     state: str
-    model: Model  # that judges
-    candidate: Model | None = None
+    model: ModelVersion  # that judges
+    candidate: ModelVersion | None = None
     share: float = 0.0
     refusal: str | None = None  # a stable code
     hour: int = 6
 
 
-def model_reports_sql(shift: Shift, settings: Settings) -> str | None:
+def model_reports_sql(shift: LineDay, settings: HistorySettings) -> str | None:
     """The reports of this day's rollouts; None where nothing happened."""
-    steps = list(_steps(shift, settings))
+    steps = list(_state_reports(shift, settings))
     if not steps:
         return None
-    devices = sorted({thing(shift.line, camera) for camera in CAMERAS})
+    devices = sorted({thing_name(shift.line, camera) for camera in CAMERAS})
     rows = [_report(shift, device, step) for device in devices for step in steps]
     return " UNION ALL ".join(rows)
 
 
-def _steps(shift: Shift, settings: Settings) -> list[_Step]:
+def _state_reports(shift: LineDay, settings: HistorySettings) -> list[_StateReport]:
     model = shift.model
     for candidate in (BETTER, ROBUST):
         start = release_day(settings, shift.line, candidate)
         if shift.index == start and start > 0:
-            return [_Step("committed", candidate), _Step("idle", candidate, hour=7)]
+            return [_StateReport("committed", candidate), _StateReport("idle", candidate, hour=7)]
         if shift.index == max(0, start - TRIAL_DAYS) and shift.challenger is candidate:
             return [
-                _Step("fetching", model, candidate, hour=4),
-                _Step("selftest", model, candidate, hour=5),
-                _Step("shadow", model, candidate),
-                _Step("trial", model, candidate, share=0.5, hour=7),
+                _StateReport("fetching", model, candidate, hour=4),
+                _StateReport("selftest", model, candidate, hour=5),
+                _StateReport("shadow", model, candidate),
+                _StateReport("trial", model, candidate, share=0.5, hour=7),
             ]
     if shift.line.name == CANARY.name and shift.challenger is BAD:
         return [
-            _Step("trial", model, BAD, share=0.5),
-            _Step("rolling_back", model, BAD, refusal="rejects_more", hour=21),
-            _Step("idle", model, refusal="rejects_more", hour=22),
+            _StateReport("trial", model, BAD, share=0.5),
+            _StateReport("rolling_back", model, BAD, refusal="rejects_more", hour=21),
+            _StateReport("idle", model, refusal="rejects_more", hour=22),
         ]
     return []
 
 
-def _report(shift: Shift, device: str, step: _Step) -> str:
+def _report(shift: LineDay, device: str, step: _StateReport) -> str:
     at = f"TIMESTAMP {quoted(f'{shift.day:%Y-%m-%d} {step.hour:02d}:00:00')}"
     values = {
         "thing": quoted(device),

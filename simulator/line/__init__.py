@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from simulator.line.config import CAMERAS, CLASSES, DIFFICULTIES, KINDS, SURFACES, CameraModel, LineConfig
+from simulator.line.config import CAMERAS, CLASSES, DEFECT_KINDS, DIFFICULTIES, SURFACES, CameraModel, LineConfig
 from simulator.line.dataset import render_dataset
-from simulator.line.render import SimulatedLine, Truth
-from simulator.line.source import SimulatedSource, SourceOptions
+from simulator.line.render import PartTruth, SimulatedLine
+from simulator.line.source import SimulatedCameraOptions, SimulatedSource
 
 __all__ = [
     "CAMERAS",
     "CLASSES",
+    "DEFECT_KINDS",
     "DIFFICULTIES",
-    "KINDS",
     "SURFACES",
     "CameraModel",
     "LineConfig",
+    "PartTruth",
+    "SimulatedCameraOptions",
     "SimulatedLine",
     "SimulatedSource",
-    "SourceOptions",
-    "Truth",
     "render_dataset",
 ]

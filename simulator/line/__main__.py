@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, get_args
 
 from agent.errors import KensaError
 from simulator.line.config import CAMERAS, SURFACES, LineConfig
-from simulator.line.dataset import DEFAULT_DEFECT_SHARE, Format, render_dataset
+from simulator.line.dataset import DEFAULT_DEFECT_SHARE, ImageFormat, render_dataset
 from simulator.line.sheet import write_defect_sheet, write_frame_sheet
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--defect-rate", type=float, default=DEFAULT_DEFECT_SHARE, help="(%(default)s)")
     parser.add_argument("--camera", choices=sorted(CAMERAS), default="colour1080", help="(%(default)s)")
     parser.add_argument("--surface", choices=SURFACES, nargs="+", default=list(SURFACES), help="(all)")
-    parser.add_argument("--format", choices=get_args(Format), default="png", help="png is lossless (%(default)s)")
+    parser.add_argument("--format", choices=get_args(ImageFormat), default="png", help="png is lossless (%(default)s)")
     parser.add_argument("--workers", type=int, default=None, metavar="N", help="processes (one per core)")
     return parser
 

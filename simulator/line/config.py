@@ -23,7 +23,7 @@ Difficulty = Literal["none", "weak", "medium", "strong"]
 
 SURFACES: tuple[Surface, ...] = ("brushed", "cast", "turned")
 CLASSES: tuple[str, ...] = ("ok", "scratch", "blowhole", "crack", "stain", "chip")
-KINDS: tuple[DefectKind, ...] = ("scratch", "scratch_2px", "blowhole", "crack", "stain", "chip")
+DEFECT_KINDS: tuple[DefectKind, ...] = ("scratch", "scratch_2px", "blowhole", "crack", "stain", "chip")
 DIFFICULTIES: tuple[Difficulty, ...] = ("weak", "medium", "strong")
 
 ROI_PX = 896  # side of the square region that holds the part, part pixels
@@ -66,7 +66,7 @@ class LineConfig(BaseModel):
     camera: CameraName = "colour1080"
     surfaces: Annotated[tuple[Surface, ...], Field(min_length=1)] = SURFACES
     defect_rate: Rate = 0.03
-    kinds: Annotated[tuple[DefectKind, ...], Field(min_length=1)] = KINDS
+    kinds: Annotated[tuple[DefectKind, ...], Field(min_length=1)] = DEFECT_KINDS
     weak_share: Rate = 0.2  # of the defects; medium and strong share the rest evenly
     pool: Annotated[int, Field(ge=0, le=4096)] = 0  # pictures that the line cycles through; 0: every part is new
     vary: bool = False  # make each part anew from one of the pool's blank parts: see `simulator.line.varied`

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from agent.records import Pixels
 
-Format = Literal["png", "jpg"]
+ImageFormat = Literal["png", "jpg"]
 
 DEFAULT_DEFECT_SHARE = 0.6  # of a training set
 _PNG_FLAGS = (  # noise defeats dictionaries and adaptive filters: these settings are as small and twice as fast
@@ -40,7 +40,7 @@ _JPG_FLAGS = (cv2.IMWRITE_JPEG_QUALITY, 97)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class ManifestRow:
     """One line of the manifest; the column `class` is called `class_name` here."""
 
     path: str
@@ -57,7 +57,7 @@ class Row:
     sha256: str
 
 
-_COLUMNS = tuple("class" if field.name == "class_name" else field.name for field in fields(Row))
+_COLUMNS = tuple("class" if field.name == "class_name" else field.name for field in fields(ManifestRow))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +68,7 @@ class _Job:
     out_dir: Path
     split: str
     index: int
-    image_format: Format
+    image_format: ImageFormat
 
 
 @lru_cache(maxsize=1)
@@ -76,13 +76,13 @@ def _line(config: LineConfig) -> SimulatedLine:
     return SimulatedLine(config)
 
 
-def _encode(pixels: Pixels, image_format: Format) -> bytes:
+def _encode(pixels: Pixels, image_format: ImageFormat) -> bytes:
     flags = _PNG_FLAGS if image_format == "png" else _JPG_FLAGS
     _, data = cv2.imencode(f".{image_format}", pixels, list(flags))
     return data.tobytes()
 
 
-def _write_part(job: _Job) -> Row:
+def _write_part(job: _Job) -> ManifestRow:
     line = _line(job.config)
     truth = line.truth(job.index)
     pixels = line.render_roi(job.index)
@@ -91,14 +91,14 @@ def _write_part(job: _Job) -> Row:
     data = _encode(pixels, job.image_format)
     (job.out_dir / path).write_bytes(data)
     mask = ""
-    if truth.defective:
+    if truth.is_defective:
         mask = f"masks/{truth.part_id}.png"
         (job.out_dir / mask).write_bytes(_encode(line.mask_roi(job.index), "png"))
-    return Row(
+    return ManifestRow(
         path=path.as_posix(),
         split=job.split,
         class_name=truth.class_name,
-        binary="defect" if truth.defective else "ok",
+        binary="defect" if truth.is_defective else "ok",
         mask=mask,
         kind=truth.kind,
         difficulty=truth.difficulty,
@@ -110,7 +110,7 @@ def _write_part(job: _Job) -> Row:
     )
 
 
-def _written(jobs: list[_Job], workers: int) -> Iterator[Row]:
+def _write_parts(jobs: list[_Job], workers: int) -> Iterator[ManifestRow]:
     """Write the parts, in order, and yield their rows; one worker works in this process."""
     if workers == 1:
         yield from map(_write_part, jobs)
@@ -151,10 +151,10 @@ def render_dataset(
     split: str,
     *,
     config: LineConfig | None = None,
-    image_format: Format = "png",
+    image_format: ImageFormat = "png",
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> list[Row]:
+) -> list[ManifestRow]:
     """Write parts 0 to n-1 of line `seed` as split `split` of the dataset at `out_dir`, and return their rows.
 
     Without `config` the set is balanced for training: 60 % defective, kinds and surfaces evenly. PNG is lossless; JPEG
@@ -170,9 +170,9 @@ def render_dataset(
     for class_name in CLASSES:
         (out_dir / split / class_name).mkdir(parents=True, exist_ok=True)
     jobs = [_Job(config=config, out_dir=out_dir, split=split, index=i, image_format=image_format) for i in range(n)]
-    rows: list[Row] = []
+    rows: list[ManifestRow] = []
     workers = min(workers or os.cpu_count() or 1, max(1, n // 8))
-    for row in _written(jobs, workers):
+    for row in _write_parts(jobs, workers):
         rows.append(row)
         if progress is not None:
             progress(len(rows), n)

@@ -20,10 +20,10 @@ from simulator.line.textures import smooth_noise
 
 if TYPE_CHECKING:
     from simulator.line.config import Difficulty, Kind
-    from simulator.line.designs import Design
+    from simulator.line.designs import PartDesign
 
 Floats = npt.NDArray[np.float32]
-Flags = npt.NDArray[np.bool_]
+BoolMask = npt.NDArray[np.bool_]
 Points = npt.NDArray[np.float64]
 
 _SHIFT = 4  # fractional bits of cv2's coordinates
@@ -33,23 +33,23 @@ _DARKEST, _BRIGHTEST = -0.88, 0.75
 
 
 @dataclass(frozen=True, slots=True)
-class Damage:
+class DefectOverlay:
     """What a defect does to the part inside the box that starts at (`x`, `y`); arrays are [h, w] in camera pixels."""
 
     x: int
     y: int
-    change: Floats  # relative change of brightness
-    mask: Flags  # ground truth
+    brightness_change: Floats  # relative change of brightness
+    mask: BoolMask  # ground truth
     missing: Floats | None = None  # share of the metal that is gone, 0..1
     tint: tuple[float, float, float] = (1.0, 1.0, 1.0)  # how strongly B, G, R follow `change`
 
 
 @dataclass(frozen=True, slots=True)
-class Canvas:
+class DefectCanvas:
     """Where a defect may be drawn."""
 
     rng: np.random.Generator
-    design: Design
+    design: PartDesign
     scale: int
     texture_sigma: float  # of the surface, relative, after 4x area averaging
 
@@ -78,7 +78,7 @@ def _graded(
     return {"weak": weak, "medium": medium}.get(difficulty, strong)
 
 
-def _stroke(canvas: Canvas, points: Points, width: float) -> tuple[int, int, Floats]:
+def _stroke(canvas: DefectCanvas, points: Points, width: float) -> tuple[int, int, Floats]:
     """Return (x, y, coverage 0..1) of an anti-aliased polyline, drawn 4x larger and averaged."""
     over = 4
     pad = int(np.ceil(width * canvas.scale)) + 6
@@ -92,20 +92,20 @@ def _stroke(canvas: Canvas, points: Points, width: float) -> tuple[int, int, Flo
     return int(low[0]), int(low[1]), np.asarray(small, dtype=np.float32) / 255.0
 
 
-def _metal(canvas: Canvas, x: int, y: int, shape: tuple[int, ...]) -> Floats:
+def _metal(canvas: DefectCanvas, x: int, y: int, shape: tuple[int, ...]) -> Floats:
     """Return how much of each pixel is metal, 0..1."""
     return np.asarray(canvas.design.alpha[y : y + shape[0], x : x + shape[1]], dtype=np.float32) / 255.0
 
 
-def _direction(canvas: Canvas) -> float:
+def _direction(canvas: DefectCanvas) -> float:
     """Return a direction in radians that does not hide in the tool marks."""
     while True:
         angle = canvas.uniform(0.0, np.pi)
-        if canvas.design.lay != "along" or abs(np.sin(angle)) > 0.4:
+        if canvas.design.mark_direction != "along" or abs(np.sin(angle)) > 0.4:
             return angle
 
 
-def _on_metal(canvas: Canvas, points: Points) -> Points:
+def _on_metal(canvas: DefectCanvas, points: Points) -> Points:
     """Cut the polyline where it leaves the metal, seen from its middle."""
     cells = np.clip(points.astype(int), 0, canvas.side - 1)
     good = canvas.design.distance[cells[:, 1], cells[:, 0]] < -8.0
@@ -119,7 +119,7 @@ def _on_metal(canvas: Canvas, points: Points) -> Points:
     return points[first : last + 1]
 
 
-def _scratch(canvas: Canvas, difficulty: Difficulty, *, two_px: bool) -> Damage:
+def _scratch(canvas: DefectCanvas, difficulty: Difficulty, *, two_px: bool) -> DefectOverlay:
     width = 2.0 if two_px else canvas.uniform(*_graded(difficulty, (2.2, 3.0), (3.2, 4.6), (4.4, 7.0)))
     length = canvas.uniform(*_graded(difficulty, (70, 150), (110, 240), (160, 340)))
     points = np.empty((0, 2))
@@ -141,10 +141,10 @@ def _scratch(canvas: Canvas, difficulty: Difficulty, *, two_px: bool) -> Damage:
     contrast = canvas.uniform(*_graded(difficulty, (0.10, 0.2), (0.38, 0.55), (0.6, 0.8)))
     sign = -1.0 if two_px or canvas.rng.random() < 0.7 else 0.75
     change = sign * contrast * (core - 0.35 * np.clip(burr - core, 0.0, 1.0)) * fade * metal
-    return Damage(left, top, np.asarray(change, dtype=np.float32), core * metal > 0.4)
+    return DefectOverlay(left, top, np.asarray(change, dtype=np.float32), core * metal > 0.4)
 
 
-def _blowhole(canvas: Canvas, difficulty: Difficulty) -> Damage:
+def _blowhole(canvas: DefectCanvas, difficulty: Difficulty) -> DefectOverlay:
     low, high = _graded(difficulty, (2.6, 4.0), (5.0, 8.0), (8.0, 15.0))
     count = int(canvas.rng.integers(1, 4))
     reach = int((high * 2.5 + 34.0) * canvas.scale)
@@ -168,10 +168,10 @@ def _blowhole(canvas: Canvas, difficulty: Difficulty) -> Damage:
         mask |= depth > 0.4
     metal = _metal(canvas, left, top, change.shape)
     contrast = canvas.uniform(*_graded(difficulty, (0.2, 0.35), (0.6, 0.8), (0.85, 1.0)))
-    return Damage(left, top, np.asarray(change * contrast * metal, dtype=np.float32), mask & (metal > 0.5))
+    return DefectOverlay(left, top, np.asarray(change * contrast * metal, dtype=np.float32), mask & (metal > 0.5))
 
 
-def _walk(canvas: Canvas, x: float, y: float, angle: float, length: float) -> Points:
+def _walk(canvas: DefectCanvas, x: float, y: float, angle: float, length: float) -> Points:
     count = max(4, int(length / 9.0))
     heading = angle + np.cumsum(canvas.rng.normal(0.0, 0.16, count)) + canvas.rng.normal(0.0, 0.42, count)
     pace = canvas.rng.uniform(5.0, 13.0, count)[:, None] * canvas.scale
@@ -179,7 +179,7 @@ def _walk(canvas: Canvas, x: float, y: float, angle: float, length: float) -> Po
     return np.concatenate([[[x, y]], path])
 
 
-def _crack(canvas: Canvas, difficulty: Difficulty) -> Damage:
+def _crack(canvas: DefectCanvas, difficulty: Difficulty) -> DefectOverlay:
     width = canvas.uniform(*_graded(difficulty, (1.6, 2.2), (2.4, 3.6), (3.4, 5.4)))
     length = canvas.uniform(*_graded(difficulty, (60, 130), (110, 210), (170, 330)))
     change = np.zeros((canvas.side, canvas.side), dtype=np.float32)
@@ -202,10 +202,10 @@ def _crack(canvas: Canvas, difficulty: Difficulty) -> Damage:
     core = change[top : top + h, left : left + w]
     metal = _metal(canvas, left, top, core.shape)
     contrast = canvas.uniform(*_graded(difficulty, (0.2, 0.3), (0.5, 0.65), (0.72, 0.85)))
-    return Damage(left, top, np.asarray(-contrast * core * metal, dtype=np.float32), core * metal > 0.35)
+    return DefectOverlay(left, top, np.asarray(-contrast * core * metal, dtype=np.float32), core * metal > 0.35)
 
 
-def _stain(canvas: Canvas, difficulty: Difficulty) -> Damage:
+def _stain(canvas: DefectCanvas, difficulty: Difficulty) -> DefectOverlay:
     radius = canvas.uniform(*_graded(difficulty, (26, 44), (30, 62), (40, 90)))
     reach = int(radius * 1.7 * canvas.scale)
     cx, cy = canvas.place(radius * 0.5)
@@ -221,10 +221,10 @@ def _stain(canvas: Canvas, difficulty: Difficulty) -> Damage:
     metal = _metal(canvas, left, top, cover.shape)
     contrast = canvas.uniform(*_graded(difficulty, (0.05, 0.075), (0.2, 0.3), (0.36, 0.52)))
     change = np.asarray(-contrast * np.clip(body, 0.0, 1.4) * metal, dtype=np.float32)
-    return Damage(left, top, change, (cover * metal) > 0.5, tint=(1.2, 1.0, 0.82))
+    return DefectOverlay(left, top, change, (cover * metal) > 0.5, tint=(1.2, 1.0, 0.82))
 
 
-def _chip(canvas: Canvas, difficulty: Difficulty) -> Damage:
+def _chip(canvas: DefectCanvas, difficulty: Difficulty) -> DefectOverlay:
     radius = canvas.uniform(*_graded(difficulty, (5.0, 7.5), (12.0, 18.0), (20.0, 38.0)))
     rim = np.argwhere((canvas.design.outer < -0.5) & (canvas.design.outer > -2.5))
     cy, cx = (float(value) for value in rim[int(canvas.rng.integers(len(rim)))])
@@ -240,7 +240,7 @@ def _chip(canvas: Canvas, difficulty: Difficulty) -> Damage:
     metal = _metal(canvas, left, top, bite.shape)
     contrast = canvas.uniform(*_graded(difficulty, (0.28, 0.4), (0.42, 0.52), (0.4, 0.5)))
     change = broken * np.clip(-contrast + 0.32 * facets, _DARKEST, 0.4) * metal
-    return Damage(
+    return DefectOverlay(
         left,
         top,
         np.asarray(change, dtype=np.float32),
@@ -258,18 +258,20 @@ def detection_index(change: Floats, sigma: float, scale: int) -> float:
     return float(np.sqrt(np.sum(small * small)) / sigma)
 
 
-def draw(canvas: Canvas, kind: Kind, difficulty: Difficulty) -> Damage:
+def draw(canvas: DefectCanvas, kind: Kind, difficulty: Difficulty) -> DefectOverlay:
     """Draw one defect of `kind` and grade its strength; see the module's text."""
     if kind in ("scratch", "scratch_2px"):
         damage = _scratch(canvas, difficulty, two_px=kind == "scratch_2px")
     else:
         damage = {"blowhole": _blowhole, "crack": _crack, "stain": _stain, "chip": _chip}[kind](canvas, difficulty)
     low, high = _BANDS[difficulty]
-    index = detection_index(damage.change, canvas.texture_sigma, canvas.scale)
+    index = detection_index(damage.brightness_change, canvas.texture_sigma, canvas.scale)
     factor = 1.0
     if index < low:
         factor = low / max(index, 1e-6)
     elif index > high and kind not in _FLOOR_ONLY:
         factor = high / index
-    change = np.clip(damage.change * factor, _DARKEST, _BRIGHTEST)
-    return Damage(damage.x, damage.y, np.asarray(change, dtype=np.float32), damage.mask, damage.missing, damage.tint)
+    change = np.clip(damage.brightness_change * factor, _DARKEST, _BRIGHTEST)
+    return DefectOverlay(
+        damage.x, damage.y, np.asarray(change, dtype=np.float32), damage.mask, damage.missing, damage.tint
+    )

@@ -20,7 +20,7 @@ _LAMP = np.array([-0.46, -0.56, 0.69], dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True)
-class Design:
+class PartDesign:
     """One product at one scale; arrays are [side, side]."""
 
     shade: Floats  # grey level of the bare form under nominal light
@@ -29,7 +29,7 @@ class Design:
     distance: Floats  # signed distance to the nearest edge, part pixels, negative inside the metal
     outer: Floats  # signed distance to the outer contour alone
     tint: tuple[float, float, float]  # of the metal, relative B, G, R
-    lay: str  # direction of the tool marks: "along" the belt, "round" the centre or "none"
+    mark_direction: str  # direction of the tool marks: "along" the belt, "round" the centre or "none"
 
 
 def _box(x: Floats, y: Floats, half_x: float, half_y: float, radius: float) -> Floats:
@@ -69,7 +69,7 @@ def _lit(height: Floats, scale: int, level: float, gloss: float) -> Floats:
 
 def _finish(
     shade: Floats, outer: Floats, holes: list[Floats], scale: int, tint: tuple[float, float, float], lay: str
-) -> Design:
+) -> PartDesign:
     solid = outer
     for hole in holes:
         solid = np.maximum(solid, -hole)
@@ -79,18 +79,18 @@ def _finish(
     cast = cv2.warpAffine(blocked, shift, (blocked.shape[1], blocked.shape[0]))
     contact = np.asarray(cv2.GaussianBlur(alpha, (0, 0), 3.0 * scale), dtype=np.float32)
     shadow = (1.0 - 0.62 * np.asarray(cast)) * (1.0 - 0.35 * contact)
-    return Design(
+    return PartDesign(
         shade=shade,
         alpha=np.rint(alpha * 255.0).astype(np.uint8),
         shadow=np.rint(shadow * 255.0).astype(np.uint8),
         distance=np.asarray(solid, dtype=np.float32),
         outer=outer,
         tint=tint,
-        lay=lay,
+        mark_direction=lay,
     )
 
 
-def _plate(x: Floats, y: Floats, scale: int) -> Design:
+def _plate(x: Floats, y: Floats, scale: int) -> PartDesign:
     """A brushed steel plate with four countersunk holes and a slot."""
     outer = _box(x, y, 342.0, 282.0, 46.0)
     holes = [_disc(x - sx * 278.0, y - sy * 218.0, 24.0) for sx in (-1, 1) for sy in (-1, 1)]
@@ -103,7 +103,7 @@ def _plate(x: Floats, y: Floats, scale: int) -> Design:
     return _finish(shade, outer, [*holes, slot], scale, (1.03, 1.0, 0.97), "along")
 
 
-def _cover(x: Floats, y: Floats, scale: int) -> Design:
+def _cover(x: Floats, y: Floats, scale: int) -> PartDesign:
     """A sand-blasted aluminium cover with lugs, a raised rim and a boss."""
     body = _box(x, y, 290.0, 290.0, 90.0)
     lugs = [(x - sx * 258.0, y - sy * 258.0) for sx in (-1, 1) for sy in (-1, 1)]
@@ -120,7 +120,7 @@ def _cover(x: Floats, y: Floats, scale: int) -> Design:
     return _finish(shade, outer, holes, scale, (1.0, 1.0, 1.0), "none")
 
 
-def _flange(x: Floats, y: Floats, scale: int) -> Design:
+def _flange(x: Floats, y: Floats, scale: int) -> PartDesign:
     """A turned brass flange with a bore, a shoulder and a bolt circle."""
     outer = _disc(x, y, 336.0)
     bore = _disc(x, y, 84.0)
@@ -136,7 +136,7 @@ def _flange(x: Floats, y: Floats, scale: int) -> Design:
     return _finish(shade, outer, [bore, *bolts], scale, (0.70, 0.95, 1.10), "round")
 
 
-def design_for(surface: str, scale: int) -> Design:
+def design_for(surface: str, scale: int) -> PartDesign:
     """Return the product that carries `surface`, drawn at `scale` camera pixels per part pixel."""
     axis = (np.arange(SIDE_PX * scale, dtype=np.float32) - (SIDE_PX * scale - 1) / 2.0) / scale
     x, y = (np.asarray(field, dtype=np.float32) for field in np.meshgrid(axis, axis))

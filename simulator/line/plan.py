@@ -32,7 +32,7 @@ class Pose:
 
 
 @dataclass(frozen=True, slots=True)
-class Light:
+class Lighting:
     """The state of the lamp and the exposure for one picture."""
 
     drift: float  # the lamp's level by slow drift; 1 is nominal
@@ -43,7 +43,7 @@ class Light:
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class RenderRecipe:
     """All that a picture is rendered from, besides the random stream `picture`."""
 
     picture: int  # number of the picture; equals the part's index on a line without a pool
@@ -51,7 +51,7 @@ class Recipe:
     kind: Kind
     difficulty: Difficulty
     pose: Pose
-    light: Light
+    light: Lighting
     focus_px: float  # sigma
     motion_px: float  # travel along the belt
     blank: int | None = None  # number of the blank part that a line which varies made this one from
@@ -138,7 +138,7 @@ def _defect(config: LineConfig, kind: float, difficulty: float) -> tuple[Kind, D
 
 
 @lru_cache(maxsize=1024)
-def blank_of(config: LineConfig, number: int) -> Recipe:
+def blank_of(config: LineConfig, number: int) -> RenderRecipe:
     """Return the recipe of blank part `number` of a line that varies: good, in the middle, under nominal light."""
     whole = config.model_copy(update={"vary": False, "pool": 0, "defect_rate": 0.0})
     recipe = recipe_of(whole, number)
@@ -151,7 +151,7 @@ def is_defective(config: LineConfig, index: int) -> bool:
     return float(stream(config.seed, VARIETY, index).random(2)[1]) < config.defect_rate
 
 
-def _varied(config: LineConfig, index: int) -> Recipe:
+def _varied(config: LineConfig, index: int) -> RenderRecipe:
     """Return what part `index` of a line that varies shows."""
     draws = stream(config.seed, VARIETY, index).random(7)
     number = int(draws[0] * config.pool)
@@ -174,7 +174,7 @@ def _varied(config: LineConfig, index: int) -> Recipe:
     )
 
 
-def recipe_of(config: LineConfig, picture: int) -> Recipe:
+def recipe_of(config: LineConfig, picture: int) -> RenderRecipe:
     """Return what picture number `picture` of the line shows."""
     if config.vary:
         return _varied(config, picture)
@@ -190,7 +190,7 @@ def recipe_of(config: LineConfig, picture: int) -> Recipe:
         drift, exposure = drift_at(config, picture), exposure_at(config, picture)
     kind, difficulty = _defect(config, float(draws[1]), float(draws[2])) if defective else ("none", "none")
     signed = 2.0 * draws - 1.0
-    return Recipe(
+    return RenderRecipe(
         picture=picture,
         surface=config.surfaces[int(draws[3] * len(config.surfaces))],
         kind=kind,
@@ -200,7 +200,7 @@ def recipe_of(config: LineConfig, picture: int) -> Recipe:
             dy=float(signed[5]) * config.jitter_px,
             degrees=float(signed[6]) * config.jitter_deg,
         ),
-        light=Light(
+        light=Lighting(
             drift=drift,
             exposure=exposure,
             gain=drift * exposure * (1.0 + config.flicker * float(signed[7])),

@@ -16,9 +16,9 @@ import numpy as np
 
 from simulator.line import plan
 from simulator.line.config import CAMERAS, CameraModel, LineConfig, class_of
-from simulator.line.defects import Canvas, Damage, draw
-from simulator.line.designs import SIDE_PX, Design, design_for
-from simulator.line.scene import Scene
+from simulator.line.defects import DefectCanvas, DefectOverlay, draw
+from simulator.line.designs import SIDE_PX, PartDesign, design_for
+from simulator.line.scene import LineBackground
 from simulator.line.textures import Textures
 from simulator.line.varied import VariedParts
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from agent.records import Box, Pixels
     from simulator.line.config import Difficulty, Kind, Surface
-    from simulator.line.plan import Light, Pose, Recipe
+    from simulator.line.plan import Lighting, Pose, RenderRecipe
 
 RENDERER_VERSION = 1  # part of the cache's key: raise it with every change of pixels
 _PAD_PX = 16  # rendered around a region so that blur has its neighbours
@@ -35,7 +35,7 @@ _NOISE_SIDE = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Truth:
+class PartTruth:
     """What really lies under the camera when part `part_id` is exposed."""
 
     part_id: str
@@ -45,12 +45,12 @@ class Truth:
     difficulty: Difficulty
     surface: Surface
     pose: Pose
-    light: Light
+    light: Lighting
     picture: int  # parts with equal numbers show the same pixels
     _line: SimulatedLine = field(repr=False, compare=False)
 
     @property
-    def defective(self) -> bool:
+    def is_defective(self) -> bool:
         """True when the part must be rejected."""
         return self.kind != "none"
 
@@ -68,7 +68,7 @@ class Truth:
 
 
 @cache
-def _design(surface: Surface, scale: int) -> Design:
+def _design(surface: Surface, scale: int) -> PartDesign:
     return design_for(surface, scale)
 
 
@@ -86,7 +86,7 @@ class SimulatedLine:
         self.config = config
         self._camera = CAMERAS[config.camera]
         self.side = SIDE_PX * self._camera.scale
-        self._scene = Scene(seed=config.seed, camera=self._camera)
+        self._background = LineBackground(seed=config.seed, camera=self._camera)
         self.textures = Textures(surfaces=config.surfaces, seed=config.seed, side=self.side, scale=self._camera.scale)
         self._sigma = {
             surface: self.textures.deviation(surface, np.random.default_rng((config.seed, 5)))
@@ -119,11 +119,11 @@ class SimulatedLine:
             raise ValueError(f"{part_id!r} is not a part of this line; its first part is {self.part_id(0)!r}")
         return int(match[2])
 
-    def truth(self, part: int | str) -> Truth:
+    def truth(self, part: int | str) -> PartTruth:
         """Return the truth of a part by index or part id, without drawing anything: tens of microseconds."""
         index = self.index_of(part) if isinstance(part, str) else part
         recipe = self._recipe(index)
-        return Truth(
+        return PartTruth(
             part_id=self.part_id(index),
             index=index,
             class_name=class_of(recipe.kind),
@@ -136,7 +136,7 @@ class SimulatedLine:
             _line=self,
         )
 
-    def _recipe(self, index: int) -> Recipe:
+    def _recipe(self, index: int) -> RenderRecipe:
         if index < 0:
             raise ValueError(f"part index {index} is negative; the first part is 0")
         return plan.recipe_of(self.config, plan.picture_of(self.config, index))
@@ -148,7 +148,7 @@ class SimulatedLine:
         return self._expose(self._recipe(index), (0, 0, self._camera.width, self._camera.height))
 
     def render_picture(self, picture: int) -> Pixels:
-        """Return the whole frame of a picture by its number (see `Truth.picture`)."""
+        """Return the whole frame of a picture by its number (see `PartTruth.picture`)."""
         if self.config.vary:
             return self.varied.frame(picture)
         recipe = plan.recipe_of(self.config, picture)
@@ -161,30 +161,30 @@ class SimulatedLine:
             return self.varied.frame(index)[y : y + height, x : x + width]
         return self._expose(self._recipe(index), self.roi)
 
-    def render_blank(self, recipe: Recipe) -> tuple[Pixels, Pixels, int]:
+    def render_blank(self, recipe: RenderRecipe) -> tuple[Pixels, Pixels, int]:
         """Return a blank part's frame (no texture, no noise), where in its square metal is, and the belt's travel."""
         rng = plan.stream(self.config.seed, plan.PIXELS, recipe.picture)
         part, alpha = self._part(recipe, rng, textured=False)
         travel = int(rng.integers(0, 1 << 20))
         whole = (0, 0, self._camera.width, self._camera.height)
-        frame = self._scene.background(travel, *whole)
-        self._lay(frame, part, alpha, recipe, whole)
-        frame = self.blurred(self._light(frame, recipe.light, whole), recipe)
+        frame = self._background.render_region(travel, *whole)
+        self._composite(frame, part, alpha, recipe, whole)
+        frame = self.blurred(self._apply_lighting(frame, recipe.light, whole), recipe)
         x, y = ((size - self.side) // 2 for size in whole[2:])
         lies = self.matrix(recipe.pose, (x, y, self.side, self.side))
         metal = np.asarray(cv2.warpAffine(alpha, lies, (self.side, self.side)), np.uint8)
         return frame, np.where(metal > 127, 255, 0).astype(np.uint8), travel
 
-    def render_ground(self, recipe: Recipe, travel: int, region: Box) -> Pixels:
+    def render_ground(self, recipe: RenderRecipe, travel: int, region: Box) -> Pixels:
         """Return the belt with the part's shadow under nominal light in `region` of the frame, without the part."""
         design = _design(recipe.surface, self._camera.scale)
-        frame = self._scene.background(travel, *region)
+        frame = self._background.render_region(travel, *region)
         shadow = cv2.warpAffine(
             design.shadow, self.matrix(recipe.pose, region), region[2:], flags=cv2.INTER_NEAREST, borderValue=255
         )
-        return self._light(_scaled(frame, np.asarray(shadow, dtype=np.uint8)), recipe.light, region)
+        return self._apply_lighting(_scaled(frame, np.asarray(shadow, dtype=np.uint8)), recipe.light, region)
 
-    def blurred(self, picture: npt.NDArray[Any], recipe: Recipe) -> npt.NDArray[Any]:
+    def blurred(self, picture: npt.NDArray[Any], recipe: RenderRecipe) -> npt.NDArray[Any]:
         """Blur as lens and belt do for this recipe."""
         return _blurred(picture, recipe, self._camera.scale)
 
@@ -201,16 +201,16 @@ class SimulatedLine:
         _, _, width, height = self.roi
         if recipe.kind == "none":
             return np.zeros((height, width), dtype=np.uint8)
-        damage = self.damage(recipe)
+        damage = self.draw_defect(recipe)
         flat = np.zeros((self.side, self.side), dtype=np.uint8)
         rows, columns = damage.mask.shape
         flat[damage.y : damage.y + rows, damage.x : damage.x + columns] = damage.mask * np.uint8(255)
         moved = cv2.warpAffine(flat, self.matrix(recipe.pose, self.roi), (width, height), flags=cv2.INTER_LINEAR)
         return np.asarray(np.where(np.asarray(moved) > 127, 255, 0), dtype=np.uint8)
 
-    def damage(self, recipe: Recipe) -> Damage:
+    def draw_defect(self, recipe: RenderRecipe) -> DefectOverlay:
         """Draw the recipe's defect, from a random stream of its own: the part is the same with and without it."""
-        canvas = Canvas(
+        canvas = DefectCanvas(
             rng=plan.stream(self.config.seed, plan.DAMAGE, recipe.picture),
             design=_design(recipe.surface, self._camera.scale),
             scale=self._camera.scale,
@@ -227,10 +227,10 @@ class SimulatedLine:
         matrix[1, 2] += self._camera.height / 2.0 - 0.5 - centre - region[1] + pose.dy * scale
         return np.asarray(matrix, dtype=np.float64)
 
-    def _part(self, recipe: Recipe, rng: np.random.Generator, *, textured: bool = True) -> tuple[Pixels, Pixels]:
+    def _part(self, recipe: RenderRecipe, rng: np.random.Generator, *, textured: bool = True) -> tuple[Pixels, Pixels]:
         """Return the part on its own, (pixels, alpha), before it is laid on the belt."""
         design = _design(recipe.surface, self._camera.scale)
-        damage = None if recipe.kind == "none" else self.damage(recipe)
+        damage = None if recipe.kind == "none" else self.draw_defect(recipe)
         grey = design.shade
         if textured:
             grey = grey * (1.0 + self.textures.cut(recipe.surface, rng))
@@ -243,27 +243,27 @@ class SimulatedLine:
         alpha = design.alpha
         if damage is not None:
             alpha = alpha.copy()
-            rows, columns = damage.change.shape
+            rows, columns = damage.brightness_change.shape
             where = np.s_[damage.y : damage.y + rows, damage.x : damage.x + columns]
             if pixels.ndim == 3:
-                change = damage.change[..., None] * np.array(damage.tint, dtype=np.float32)
+                change = damage.brightness_change[..., None] * np.array(damage.tint, dtype=np.float32)
             else:
-                change = damage.change
+                change = damage.brightness_change
             pixels[where] = np.clip(np.rint(pixels[where] * (1.0 + change)), 0, 255).astype(np.uint8)
             if damage.missing is not None:
                 alpha[where] = np.rint(alpha[where] * (1.0 - damage.missing)).astype(np.uint8)
         return pixels, alpha
 
-    def _expose(self, recipe: Recipe, region: Box) -> Pixels:
+    def _expose(self, recipe: RenderRecipe, region: Box) -> Pixels:
         """Render one region of the frame: belt, shadow, part, light, blur and noise, in this order."""
         rng = plan.stream(self.config.seed, plan.PIXELS, recipe.picture)
         part, alpha = self._part(recipe, rng)
         travel = int(rng.integers(0, 1 << 20))
         noise_x, noise_y = (int(value) for value in rng.integers(0, _NOISE_SIDE, 2))
         padded = self._padded(region)
-        frame = self._scene.background(travel, *padded)
-        self._lay(frame, part, alpha, recipe, padded)
-        frame = self._light(frame, recipe.light, padded)
+        frame = self._background.render_region(travel, *padded)
+        self._composite(frame, part, alpha, recipe, padded)
+        frame = self._apply_lighting(frame, recipe.light, padded)
         frame = self.blurred(frame, recipe)
         x, y, width, height = region
         frame = frame[y - padded[1] : y - padded[1] + height, x - padded[0] : x - padded[0] + width]
@@ -275,7 +275,7 @@ class SimulatedLine:
         y1 = min(region[1] + region[3] + _PAD_PX, self._camera.height)
         return x0, y0, x1 - x0, y1 - y0
 
-    def _lay(self, frame: Pixels, part: Pixels, alpha: Pixels, recipe: Recipe, region: Box) -> None:
+    def _composite(self, frame: Pixels, part: Pixels, alpha: Pixels, recipe: RenderRecipe, region: Box) -> None:
         """Lay the part with its shadow onto the belt, in place."""
         x, y, width, height = self.roi
         top, left = y - region[1], x - region[0]
@@ -292,7 +292,7 @@ class SimulatedLine:
         cv2.add(belt, _scaled(np.asarray(metal, dtype=np.uint8), cover), dst=belt)
         target[...] = belt
 
-    def _light(self, frame: Pixels, light: Light, region: Box) -> Pixels:
+    def _apply_lighting(self, frame: Pixels, light: Lighting, region: Box) -> Pixels:
         """Apply the lamp: level, tilt over the ROI and fall-off towards the frame's corners."""
         scale, camera = self._camera.scale, self._camera
         x, y, width, height = region
@@ -326,7 +326,7 @@ class SimulatedLine:
         return out
 
 
-def _blurred(frame: npt.NDArray[Any], recipe: Recipe, scale: int) -> npt.NDArray[Any]:
+def _blurred(frame: npt.NDArray[Any], recipe: RenderRecipe, scale: int) -> npt.NDArray[Any]:
     """Blur by focus (Gaussian) and by the belt's travel during the exposure (along x)."""
     sigma = recipe.focus_px * scale
     if sigma > 0.2:

@@ -184,7 +184,7 @@ def _nozzle(pen: Pen, x: float, y: float) -> None:
     pen.line(hose + np.array([0.0, -3.0]), 3.5, (214, 150, 84))
 
 
-def _furniture(sheet: Pixels, camera: CameraModel) -> Pixels:
+def _draw_static_parts(sheet: Pixels, camera: CameraModel) -> Pixels:
     """Draw all that stands still; return 255 where it covers the belt."""
     pen = Pen(sheet, camera.scale)
     half = camera.width / camera.scale / 2.0
@@ -203,7 +203,7 @@ def _furniture(sheet: Pixels, camera: CameraModel) -> Pixels:
     return np.where(np.any(sheet != 1, axis=2), 255, 0).astype(np.uint8)
 
 
-class Scene:
+class LineBackground:
     """The line without parts, for one camera; pixels are [H, W] or [H, W, 3] uint8 under nominal light."""
 
     def __init__(self, *, seed: int, camera: CameraModel) -> None:
@@ -214,7 +214,7 @@ class Scene:
         tint = np.array([1.02, 1.03, 0.95], dtype=np.float32)
         self._belt: Pixels = np.rint(grey if camera.channels == 1 else grey[..., None] * tint).astype(np.uint8)
         sheet = np.full((camera.height, camera.width, 3), 1, dtype=np.uint8)
-        cover = _furniture(sheet, camera)
+        cover = _draw_static_parts(sheet, camera)
         free = np.asarray(cv2.GaussianBlur(255 - cover, (0, 0), 9.0 * camera.scale), dtype=np.float32) / 255.0
         shift = np.array([[1, 0, 8 * camera.scale], [0, 1, 10 * camera.scale]], dtype=np.float32)
         size = (camera.width, camera.height)
@@ -222,9 +222,9 @@ class Scene:
         shade = np.where(cover > 0, 255.0, 90.0 + 165.0 * np.clip(free, 0.0, 1.0))
         self._shade: Pixels = np.rint(shade).astype(np.uint8)  # the furniture's shadow on the belt
         self._cover = cover
-        self._furniture = sheet if camera.channels == 3 else np.asarray(cv2.cvtColor(sheet, cv2.COLOR_BGR2GRAY))
+        self._static_parts = sheet if camera.channels == 3 else np.asarray(cv2.cvtColor(sheet, cv2.COLOR_BGR2GRAY))
 
-    def background(self, travel: int, x: int, y: int, width: int, height: int) -> Pixels:
+    def render_region(self, travel: int, x: int, y: int, width: int, height: int) -> Pixels:
         """Return the region (x, y, width, height) of the frame with the belt advanced by `travel` camera pixels."""
         camera = self._camera
         first_row = BELT_HALF_PX * camera.scale - camera.height // 2
@@ -243,7 +243,7 @@ class Scene:
         region = np.s_[y : y + height, x : x + width]
         cover = self._cover[region]
         if cover.any():
-            np.copyto(out, self._furniture[region], where=(cover > 0)[..., None] if out.ndim == 3 else cover > 0)
+            np.copyto(out, self._static_parts[region], where=(cover > 0)[..., None] if out.ndim == 3 else cover > 0)
         shade = self._shade[region]
         if shade.min() < 255:
             shades = cv2.merge([shade] * 3) if out.ndim == 3 else shade

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from agent.errors import OperatorError
-from simulator.line.config import CAMERAS, DIFFICULTIES, KINDS, SURFACES, LineConfig
+from simulator.line.config import CAMERAS, DEFECT_KINDS, DIFFICULTIES, SURFACES, LineConfig
 from simulator.line.render import SimulatedLine
 
 if TYPE_CHECKING:
@@ -61,14 +61,14 @@ def write_defect_sheet(path: Path, *, seed: int) -> None:
     line = SimulatedLine(LineConfig(seed=seed, defect_rate=1.0, weak_share=1 / 3))
     columns = [(surface, difficulty) for surface in SURFACES for difficulty in DIFFICULTIES]
     width = _SIDE + len(columns) * (_TILE + _GAP) + _GAP
-    height = 2 * _HEAD + len(KINDS) * (_TILE + _GAP)
+    height = 2 * _HEAD + len(DEFECT_KINDS) * (_TILE + _GAP)
     sheet = np.full((height, width, 3), 255, dtype=np.uint8)
     for number, (surface, difficulty) in enumerate(columns):
         left = _SIDE + number * (_TILE + _GAP)
         if difficulty == DIFFICULTIES[0]:
             _text(sheet, surface, left, 24, 0.7)
         _text(sheet, difficulty, left, _HEAD + 22)
-        for row, kind in enumerate(KINDS):
+        for row, kind in enumerate(DEFECT_KINDS):
             top = 2 * _HEAD + row * (_TILE + _GAP)
             tile = _crop(line, _find(line, surface, kind, difficulty))
             sheet[top : top + _TILE, left : left + _TILE] = tile

@@ -24,7 +24,7 @@ from agent.records import Grab
 from simulator.line import plan
 from simulator.line.config import LineConfig
 from simulator.line.render import RENDERER_VERSION, SimulatedLine
-from simulator.line.spoil import Spoil, Spoiler
+from simulator.line.spoil import ImageFaultInjector, InjectedFault
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ DEFAULT_POOL = 32  # pictures; 0.2 GB of 1080p frames
 _DRAWN_AHEAD = 64  # parts; a defect takes up to 0.1 s to draw, which is 12 parts of a fast line
 
 
-class SourceOptions(LineConfig):
+class SimulatedCameraOptions(LineConfig):
     """What a configuration may say about a simulated camera: the line's own keys and these."""
 
     pool: Annotated[int, Field(ge=0, le=4096)] = DEFAULT_POOL
@@ -44,13 +44,13 @@ class SourceOptions(LineConfig):
     parts: Annotated[int, Field(ge=1)] | None = None  # null: without end
     first_part: Annotated[int, Field(ge=0)] = 0
     cache_dir: Path | None = None  # where rendered pools are kept between runs; of no use to a line that varies
-    spoil: Spoil | None = None  # what is wrong with some of the pictures
+    spoil: InjectedFault | None = None  # what is wrong with some of the pictures
     spoil_after_parts: Annotated[int, Field(ge=0)] = 0  # good ones before
     spoil_parts: Annotated[int, Field(ge=1)] | None = None  # null: without end
 
     @model_validator(mode="after")
-    def _a_frozen_camera_was_alive(self) -> Self:
-        if self.spoil is Spoil.FROZEN and self.pool and not self.vary:
+    def _frozen_needs_varying_pictures(self) -> Self:
+        if self.spoil is InjectedFault.FROZEN and self.pool and not self.vary:
             msg = "frozen needs pool: 0, or vary: true, because the pictures of a pool repeat by themselves"
             raise ValueError(msg)
         return self
@@ -63,7 +63,7 @@ class SourceOptions(LineConfig):
 def from_config(options: Mapping[str, object], *, clock: Clock) -> SimulatedSource:
     """Return the source that a camera's `options` describe. Raises ConfigError with every refused key."""
     try:
-        checked = SourceOptions.model_validate(dict(options))
+        checked = SimulatedCameraOptions.model_validate(dict(options))
     except ValidationError as error:
         lines = [
             f"  options.{'.'.join(map(str, problem['loc']))}: given {problem['input']!r}; "
@@ -80,21 +80,21 @@ def from_config(options: Mapping[str, object], *, clock: Clock) -> SimulatedSour
         cache_dir=checked.cache_dir,
         spoil=None
         if checked.spoil is None
-        else Spoilage(checked.spoil, checked.spoil_after_parts, checked.spoil_parts),
+        else ImageFaultWindow(checked.spoil, checked.spoil_after_parts, checked.spoil_parts),
     )
 
 
 def _allowed(kind: str, message: str) -> str:
     if kind == "extra_forbidden":
-        return f"no such key; allowed: {', '.join(sorted(SourceOptions.model_fields))}"
+        return f"no such key; allowed: {', '.join(sorted(SimulatedCameraOptions.model_fields))}"
     return message[:1].lower() + message[1:]
 
 
 @dataclass(frozen=True, slots=True)
-class Spoilage:
+class ImageFaultWindow:
     """Which parts' pictures are spoilt, and how: `parts` of them (None: without end) after the first `after`."""
 
-    kind: Spoil
+    kind: InjectedFault
     after: int = 0
     parts: int | None = None
 
@@ -115,7 +115,7 @@ class SimulatedSource:
         parts: int | None = None,
         first_part: int = 0,
         cache_dir: Path | None = None,
-        spoil: Spoilage | None = None,
+        spoil: ImageFaultWindow | None = None,
     ) -> None:
         """Expose `parts` parts (None: without end) at `fps` a second (None: as fast as they are taken)."""
         self._line = line
@@ -123,13 +123,13 @@ class SimulatedSource:
         self._pacer = Pacer(fps=fps, clock=clock)
         self._end = None if parts is None else first_part + parts
         self._first = self._index = first_part
-        self._spoil = spoil
-        self._spoiler = Spoiler(seed=line.config.seed)
+        self._fault_window = spoil
+        self._fault_injector = ImageFaultInjector(seed=line.config.seed)
         self._cache_dir = cache_dir
         self._pool: Sequence[Pixels] = ()
         self._opened = False
         self._drawn = first_part  # defects of the parts before this one are drawn, or are being drawn
-        self._artist: ThreadPoolExecutor | None = None  # draws defects of parts to come
+        self._defect_drawer: ThreadPoolExecutor | None = None  # draws defects of parts to come
 
     @property
     def may_repeat(self) -> bool:
@@ -173,18 +173,18 @@ class SimulatedSource:
             pixels = varied
         else:
             pixels = self._pool[plan.picture_of(line.config, index)] if self._pool else line.render(index)
-        if self._spoil is not None and self._spoil.covers(index - self._first):
-            pixels = self._spoiler.spoilt(pixels, self._spoil.kind)
+        if self._fault_window is not None and self._fault_window.covers(index - self._first):
+            pixels = self._fault_injector.apply(pixels, self._fault_window.kind)
         else:
-            self._spoiler.good()
+            self._fault_injector.note_good_picture()
         return Grab(pixels=pixels, due_ns=due_ns, part_id=line.part_id(index))
 
     def close(self) -> None:
         """See `FrameSource.close`; the pool stays for the next `open`."""
         self._opened = False
-        if self._artist is not None:
-            self._artist.shutdown(cancel_futures=True)
-            self._artist = None
+        if self._defect_drawer is not None:
+            self._defect_drawer.shutdown(cancel_futures=True)
+            self._defect_drawer = None
             self._drawn = self._index
 
     def _prepare_varied(self) -> None:
@@ -193,15 +193,15 @@ class SimulatedSource:
         varied.prepare()
         with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="simulated-line") as threads:
             list(threads.map(varied.blank, range(self._line.config.pool)))
-        if self._artist is None:
-            self._artist = ThreadPoolExecutor(1, thread_name_prefix="simulated-defects")
+        if self._defect_drawer is None:
+            self._defect_drawer = ThreadPoolExecutor(1, thread_name_prefix="simulated-defects")
 
     def _varied(self, buffer: Pixels | None) -> Pixels:
         """Make the next part, and let the defects of those after it be drawn."""
         until = self._index + _DRAWN_AHEAD if self._end is None else min(self._index + _DRAWN_AHEAD, self._end)
-        while self._drawn < until and self._artist is not None:
+        while self._drawn < until and self._defect_drawer is not None:
             if plan.is_defective(self._line.config, self._drawn):
-                self._artist.submit(self._line.varied.draw_ahead, self._drawn)
+                self._defect_drawer.submit(self._line.varied.draw_ahead, self._drawn)
             self._drawn += 1
         return self._line.varied.frame(self._index, buffer)
 

@@ -22,7 +22,7 @@ _NOISE: Final = 1.6  # sigma in grey levels, as `LineConfig.noise`
 _SPARE_PX: Final = 64  # by how much larger the bank of noise is than a frame
 
 
-class Spoil(StrEnum):
+class InjectedFault(StrEnum):
     """What is wrong with the picture."""
 
     DARK_LAMP = "dark_lamp"  # ten times too dark
@@ -32,7 +32,7 @@ class Spoil(StrEnum):
     FROZEN = "frozen"  # the last picture again and again
 
 
-class Spoiler:
+class ImageFaultInjector:
     """Spoils pictures of one camera, one after the other; not safe for threads."""
 
     def __init__(self, *, seed: int = 0) -> None:
@@ -41,26 +41,26 @@ class Spoiler:
         self._noise: np.ndarray[tuple[int, ...], np.dtype[np.float32]] | None = None
         self._last: Pixels | None = None
 
-    def spoilt(self, pixels: Pixels, spoil: Spoil) -> Pixels:
+    def apply(self, pixels: Pixels, spoil: InjectedFault) -> Pixels:
         """Return the picture [H, W] or [H, W, 3] uint8 with that fault; `pixels` itself stays as it is."""
-        if spoil is Spoil.FROZEN:
+        if spoil is InjectedFault.FROZEN:
             if self._last is None or self._last.shape != pixels.shape:
                 self._last = pixels.copy()
             return self._last
         self._last = None
         match spoil:
-            case Spoil.WHITE_OUT:
+            case InjectedFault.WHITE_OUT:
                 return np.full_like(pixels, 255)
-            case Spoil.DARK_LAMP:
+            case InjectedFault.DARK_LAMP:
                 light = pixels.astype(np.float32) * _DARK
-            case Spoil.LENS_CAP:
+            case InjectedFault.LENS_CAP:
                 light = np.full(pixels.shape, _BLACK_LEVEL, np.float32)
             case _:
                 light = np.broadcast_to(_even_grey(pixels.shape), pixels.shape)
         noisy: Pixels = np.clip(light + self._fresh_noise(pixels.shape), 0.0, 255.0).astype(np.uint8)
         return noisy
 
-    def good(self) -> None:
+    def note_good_picture(self) -> None:
         """A picture passed that was not spoilt: a later freeze has another one."""
         self._last = None
 

@@ -24,8 +24,8 @@ from simulator.line import plan
 
 if TYPE_CHECKING:
     from agent.records import Floats, Pixels
-    from simulator.line.defects import Damage
-    from simulator.line.plan import Recipe
+    from simulator.line.defects import DefectOverlay
+    from simulator.line.plan import RenderRecipe
     from simulator.line.render import SimulatedLine
 
 _SLACK: Final = 256  # camera pixels that the noise is larger than a frame: how many different pieces there are
@@ -38,10 +38,10 @@ _RING_STEPS: Final = 4  # of a radial profile per part pixel
 
 
 @dataclass(frozen=True, slots=True)
-class Blank:
+class BlankPart:
     """One blank part under nominal light; arrays are in camera pixels."""
 
-    recipe: Recipe
+    recipe: RenderRecipe
     pixels: Pixels  # [H + 2 m, W + 2 m] or [.., 3]: a frame with a margin of m, the largest shift
     metal: Pixels  # [side, side] uint8, 255 where texture belongs: the part's square
     travel: int  # of the belt, for what shows where metal is missing
@@ -55,11 +55,11 @@ class VariedParts:
         self._line = line
         self._scale = line.camera.scale
         self._margin = int(line.config.jitter_px) * self._scale
-        self._blanks: dict[int, Blank] = {}
-        self._damages: dict[int, Damage] = {}
+        self._blanks: dict[int, BlankPart] = {}
+        self._defect_overlays: dict[int, DefectOverlay] = {}
         self._lock = threading.Lock()  # of the two dictionaries
 
-    def blank(self, number: int) -> Blank:
+    def blank(self, number: int) -> BlankPart:
         """Return blank part `number`, rendered the first time: 30 ms for a colour frame, 120 ms for a mono one."""
         with self._lock:
             known = self._blanks.get(number)
@@ -68,7 +68,7 @@ class VariedParts:
             pixels, metal, travel = self._line.render_blank(recipe)
             m = self._margin
             padded = np.asarray(cv2.copyMakeBorder(pixels, m, m, m, m, cv2.BORDER_REPLICATE), np.uint8)
-            known = Blank(recipe, padded, metal, travel)
+            known = BlankPart(recipe, padded, metal, travel)
             with self._lock:
                 self._blanks[number] = known
         return known
@@ -77,9 +77,9 @@ class VariedParts:
         """Draw the defect of part `index`, where it has one, so that `frame` need not: up to 100 ms."""
         recipe = plan.recipe_of(self._line.config, index)
         if recipe.kind != "none":
-            damage = self._line.damage(recipe)
+            damage = self._line.draw_defect(recipe)
             with self._lock:
-                self._damages[index] = damage
+                self._defect_overlays[index] = damage
 
     def frame(self, index: int, out: Pixels | None = None) -> Pixels:
         """Return the frame of part `index`, in `out` where that fits: [H, W, 3] or [H, W] uint8."""
@@ -100,18 +100,18 @@ class VariedParts:
         self._texture(out[square], blank, (texture_y, texture_x), rng)
         if recipe.kind != "none":
             with self._lock:
-                damage = self._damages.pop(index, None)
-            self._hurt(out, recipe, blank, damage or self._line.damage(recipe))
+                damage = self._defect_overlays.pop(index, None)
+            self._apply_defect(out, recipe, blank, damage or self._line.draw_defect(recipe))
         return out
 
-    def _square(self, recipe: Recipe) -> tuple[slice, slice]:
+    def _square(self, recipe: RenderRecipe) -> tuple[slice, slice]:
         """Where the part's square lies in the frame: rows, columns."""
         camera, side = self._line.camera, self._line.side
         dx, dy = (value * self._scale for value in recipe.shift)
         top, left = (camera.height - side) // 2 + dy, (camera.width - side) // 2 + dx
         return slice(top, top + side), slice(left, left + side)
 
-    def _texture(self, part: Pixels, blank: Blank, where: tuple[int, int], rng: np.random.Generator) -> None:
+    def _texture(self, part: Pixels, blank: BlankPart, where: tuple[int, int], rng: np.random.Generator) -> None:
         """Give the metal of `part`, a view of the frame, a piece of its surface's texture, and own tool marks."""
         surface, side = blank.recipe.surface, self._line.side
         field = self._fields[surface]
@@ -121,11 +121,11 @@ class VariedParts:
             made = cv2.multiply(made, self._rings(rng), scale=1.0 / _HALF)
         cv2.copyTo(made, blank.metal, part)
 
-    def _hurt(self, frame: Pixels, recipe: Recipe, blank: Blank, damage: Damage) -> None:
+    def _apply_defect(self, frame: Pixels, recipe: RenderRecipe, blank: BlankPart, damage: DefectOverlay) -> None:
         """Put the defect where the part lies, blurred as the part is."""
         line = self._line
         matrix = line.matrix(recipe.pose, (0, 0, line.camera.width, line.camera.height))
-        rows, columns = damage.change.shape
+        rows, columns = damage.brightness_change.shape
         corners = np.array([[0, 0, 1], [columns, 0, 1], [0, rows, 1], [columns, rows, 1]]) + [damage.x, damage.y, 0]
         moved = corners @ matrix.T
         left, top = (int(v) - _EDGE for v in np.floor(moved.min(axis=0)))
@@ -135,7 +135,7 @@ class VariedParts:
         place = matrix.copy()
         place[:, 2] += matrix[:, :2] @ (damage.x, damage.y) - (left, top)
         size = (right - left, bottom - top)
-        change = line.blurred(np.asarray(cv2.warpAffine(damage.change, place, size)), recipe)
+        change = line.blurred(np.asarray(cv2.warpAffine(damage.brightness_change, place, size)), recipe)
         region = frame[top:bottom, left:right]
         tinted = change[..., None] * np.array(damage.tint, np.float32) if frame.ndim == 3 else change
         hurt = region * (1.0 + tinted)

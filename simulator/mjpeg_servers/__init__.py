@@ -7,8 +7,8 @@ with OpenCV's reader on every row.
 
 from __future__ import annotations
 
-from simulator.mjpeg_servers.answers import PASSWORD, USER, Behaviour
-from simulator.mjpeg_servers.serve import serving
-from simulator.mjpeg_servers.table import BEHAVIOURS
+from simulator.mjpeg_servers.answers import PASSWORD, USER, ServerBehaviour
+from simulator.mjpeg_servers.serve import serve_behaviour
+from simulator.mjpeg_servers.table import SERVER_BEHAVIOURS
 
-__all__ = ["BEHAVIOURS", "PASSWORD", "USER", "Behaviour", "serving"]
+__all__ = ["PASSWORD", "SERVER_BEHAVIOURS", "USER", "ServerBehaviour", "serve_behaviour"]

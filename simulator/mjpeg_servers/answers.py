@@ -27,42 +27,44 @@ _REALM: Final = "AXIS_00408CE070B9"
 
 
 @dataclass(frozen=True, slots=True)
-class Behaviour:
+class ServerBehaviour:
     """What a server does with a request (its head) and some JPEGs; `refused`: what the agent says instead of taking it.
 
     `alter` changes each JPEG before it is sent, without changing what it shows.
     """
 
-    seen: str
+    reported_by: str
     answer: Callable[[bytes, Sequence[bytes]], bytes]
-    refused: str | None = None
+    expected_error: str | None = None
     user: str = ""  # that the client needs in the address
-    alter: Callable[[bytes], bytes] = bytes
+    transform: Callable[[bytes], bytes] = bytes
 
 
-def part(jpeg: bytes, *, head: bytes | None = None, name: bytes = b"--frame", after: bytes = b"\r\n") -> bytes:
+def multipart_chunk(
+    jpeg: bytes, *, head: bytes | None = None, name: bytes = b"--frame", after: bytes = b"\r\n"
+) -> bytes:
     """Return one part: delimiter `name`, its headers, the JPEG, and what comes after it."""
     if head is None:
         head = b"Content-Type: image/jpeg\r\nContent-Length: %d\r\n" % len(jpeg)
     return name + b"\r\n" + head + b"\r\n" + jpeg + after
 
 
-def stream(start: bytes = STREAM, **how: bytes) -> Callable[[bytes, Sequence[bytes]], bytes]:
+def multipart_stream(start: bytes = STREAM, **how: bytes) -> Callable[[bytes, Sequence[bytes]], bytes]:
     """Answer with `start` and the parts as `part` makes them."""
-    return lambda _, pictures: start + b"".join(part(jpeg, **how) for jpeg in pictures)
+    return lambda _, pictures: start + b"".join(multipart_chunk(jpeg, **how) for jpeg in pictures)
 
 
-def each(part: Callable[[bytes], bytes], end: bytes = b"") -> Callable[[bytes, Sequence[bytes]], bytes]:
+def stream_of(part: Callable[[bytes], bytes], end: bytes = b"") -> Callable[[bytes, Sequence[bytes]], bytes]:
     """Answer with the standard head, what `part` makes of each JPEG, and `end`."""
     return lambda _, pictures: STREAM + b"".join(map(part, pictures)) + end
 
 
-def raw(content_type: bytes) -> Callable[[bytes, Sequence[bytes]], bytes]:
+def concatenated_jpegs(content_type: bytes) -> Callable[[bytes, Sequence[bytes]], bytes]:
     """Answer with that header line and JPEGs one after another."""
     return lambda _, pictures: HEAD + content_type + b"\r\n" + b"".join(pictures)
 
 
-def fixed(answer: bytes) -> Callable[[bytes, Sequence[bytes]], bytes]:
+def fixed_response(answer: bytes) -> Callable[[bytes, Sequence[bytes]], bytes]:
     """Answer always with the same bytes."""
     return lambda _, __: answer
 
@@ -71,7 +73,9 @@ def chunked(size: int | None, extension: bytes = b"") -> Callable[[bytes, Sequen
     """Chunks of `size` bytes; None: one for each piece of a part, as ESP-IDF's server sends them."""
 
     def answer(_: bytes, pictures: Sequence[bytes]) -> bytes:
-        pieces = [piece for jpeg in pictures for piece in (part(jpeg, after=b"")[: -len(jpeg)], jpeg, b"\r\n")]
+        pieces = [
+            piece for jpeg in pictures for piece in (multipart_chunk(jpeg, after=b"")[: -len(jpeg)], jpeg, b"\r\n")
+        ]
         if size is not None:
             body = b"".join(pieces)
             pieces = [body[at : at + size] for at in range(0, len(body), size)]
@@ -84,7 +88,7 @@ def chunked(size: int | None, extension: bytes = b"") -> Callable[[bytes, Sequen
 # --- JPEGs that are more than one picture's coded data ----------------------------------------------------------------
 
 
-def as_png(jpeg: bytes) -> bytes:
+def to_png(jpeg: bytes) -> bytes:
     """Encode the picture without loss, as some servers of people's own do."""
     pixels = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
     return b"" if pixels is None else cv2.imencode(".png", pixels)[1].tobytes()
@@ -103,7 +107,7 @@ def with_thumbnail(jpeg: bytes) -> bytes:
 # --- logging in, moving -----------------------------------------------------------------------------------------------
 
 
-def refusal(*challenges: bytes) -> bytes:
+def unauthorized_response(*challenges: bytes) -> bytes:
     """Return a 401 with these challenges."""
     lines = b"".join(b"WWW-Authenticate: " + challenge + b"\r\n" for challenge in challenges)
     return b"HTTP/1.1 401 Unauthorized\r\n" + lines + b"Content-Length: 0\r\n\r\n"
@@ -117,7 +121,11 @@ def _sent(request: bytes) -> str:
 def basic(request: bytes, pictures: Sequence[bytes]) -> bytes:
     """Ask for Basic."""
     wanted = b64encode(f"{USER}:{PASSWORD}".encode()).decode()
-    return stream()(request, pictures) if _sent(request) == f"Basic {wanted}" else refusal(b'Basic realm="c"')
+    return (
+        multipart_stream()(request, pictures)
+        if _sent(request) == f"Basic {wanted}"
+        else unauthorized_response(b'Basic realm="c"')
+    )
 
 
 def digest(
@@ -138,11 +146,11 @@ def digest(
         middle = f"{_NONCE}:{given.get('nc')}:{given.get('cnonce')}:auth" if qop else _NONCE
         wanted = hashed(f"{key}:{middle}:{hashed(f'GET:{target}')}")
         if _sent(request).startswith("Digest ") and given.get("response") == wanted and given.get("uri") == target:
-            return stream()(request, pictures)
+            return multipart_stream()(request, pictures)
         challenge = f'Digest realm="{_REALM}", nonce="{_NONCE}", opaque="5ccc069c", stale=FALSE'
         challenge += ', qop="auth,auth-int"' if qop else ""
         challenge += f", algorithm={algorithm}{'-sess' if session else ''}" if qop else ""
-        return refusal(*filter(None, [also, challenge.encode()]))
+        return unauthorized_response(*filter(None, [also, challenge.encode()]))
 
     return answer
 
@@ -168,12 +176,12 @@ def silent_basic(status: bytes) -> Callable[[bytes, Sequence[bytes]], bytes]:
     return answer
 
 
-def moved(location: bytes) -> Callable[[bytes, Sequence[bytes]], bytes]:
+def redirect(location: bytes) -> Callable[[bytes, Sequence[bytes]], bytes]:
     """Redirect to `location`; what lies below /moved/ is the stream."""
 
     def answer(request: bytes, pictures: Sequence[bytes]) -> bytes:
         if b"GET /moved/" in request:
-            return stream()(request, pictures)
+            return multipart_stream()(request, pictures)
         return b"HTTP/1.1 302 Found\r\nLocation: " + location + b"\r\nContent-Length: 0\r\n\r\n"
 
     return answer
@@ -186,7 +194,7 @@ def only_http_1_1(request: bytes, pictures: Sequence[bytes]) -> bytes:
     return b"HTTP/1.1 426 Upgrade Required\r\nUpgrade: HTTP/1.1\r\nContent-Length: 0\r\n\r\n"
 
 
-def first_part_in_the_head(_: bytes, pictures: Sequence[bytes]) -> bytes:
+def first_headers_in_response_head(_: bytes, pictures: Sequence[bytes]) -> bytes:
     """Let the first part's headers stand among the answer's."""
     head = b"HTTP/1.1 200 OK\r\n" + MULTIPART[:-2]
     return head + b"\r\n--frame\r\n".join(

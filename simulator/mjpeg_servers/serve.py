@@ -7,7 +7,7 @@ import threading
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from simulator.mjpeg_servers.answers import USER, Behaviour
+from simulator.mjpeg_servers.answers import USER, ServerBehaviour
 
 if TYPE_CHECKING:
     import ssl
@@ -15,11 +15,15 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def serving(
-    behaviour: Behaviour, pictures: Sequence[bytes], *, piece_bytes: int = 1 << 16, tls: ssl.SSLContext | None = None
+def serve_behaviour(
+    behaviour: ServerBehaviour,
+    pictures: Sequence[bytes],
+    *,
+    piece_bytes: int = 1 << 16,
+    tls: ssl.SSLContext | None = None,
 ) -> Iterator[str]:
     """Serve `behaviour` on a free port of 127.0.0.1, in pieces of `piece_bytes`; give the address to open."""
-    sent = [behaviour.alter(jpeg) for jpeg in pictures]
+    sent = [behaviour.transform(jpeg) for jpeg in pictures]
     listener = socket.create_server(("127.0.0.1", 0))
 
     def talk(connection: socket.socket) -> None:

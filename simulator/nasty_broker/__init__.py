@@ -3,7 +3,7 @@
     python -m simulator.nasty_broker --list
     python -m simulator.nasty_broker --behaviour half-ack --port 1883 --record record.jsonl
 
-    with NastyBroker("stale-acks", forbidden=["kensa/+/verdicts/cam-2"]) as broker:
+    with FaultyBroker("stale-acks", forbidden=["kensa/+/verdicts/cam-2"]) as broker:
         connect_to(broker.host, broker.port)
         ...
     broker.record.acknowledged()  # topic and payload of each message whose own PUBACK went out
@@ -14,9 +14,9 @@ users and no TLS. Point any client at it, not only Kensa: whoever keeps messages
 with every message either still kept or in `record.acknowledged()`.
 """
 
-from simulator.nasty_broker.behaviours import BEHAVIOURS
-from simulator.nasty_broker.record import Event, Record
-from simulator.nasty_broker.server import NastyBroker
-from simulator.nasty_broker.session import matches
+from simulator.nasty_broker.behaviours import BROKER_BEHAVIOURS
+from simulator.nasty_broker.record import BrokerEvent, BrokerRecord
+from simulator.nasty_broker.server import FaultyBroker
+from simulator.nasty_broker.session import topic_matches
 
-__all__ = ["BEHAVIOURS", "Event", "NastyBroker", "Record", "matches"]
+__all__ = ["BROKER_BEHAVIOURS", "BrokerEvent", "BrokerRecord", "FaultyBroker", "topic_matches"]

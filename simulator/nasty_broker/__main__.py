@@ -10,13 +10,15 @@ import threading
 from pathlib import Path
 
 from agent.errors import OperatorError
-from simulator.nasty_broker import BEHAVIOURS, NastyBroker
+from simulator.nasty_broker import BROKER_BEHAVIOURS, FaultyBroker
 
 
 def main() -> int:
     """Serve until a signal; then print the counts."""
     parser = argparse.ArgumentParser(prog="python -m simulator.nasty_broker", description=__doc__)
-    parser.add_argument("--behaviour", default="honest", choices=list(BEHAVIOURS), metavar="NAME", help="see --list")
+    parser.add_argument(
+        "--behaviour", default="honest", choices=list(BROKER_BEHAVIOURS), metavar="NAME", help="see --list"
+    )
     parser.add_argument("--list", action="store_true", help="say what each behaviour does, and end")
     parser.add_argument("--port", type=int, default=1883, help="on 127.0.0.1; 0 takes a free one (default 1883)")
     parser.add_argument(
@@ -27,13 +29,13 @@ def main() -> int:
     parser.add_argument("--record", type=Path, metavar="FILE", help="write every event as JSON lines at the end")
     arguments = parser.parse_args()
     if arguments.list:
-        for name, behaviour in BEHAVIOURS.items():
+        for name, behaviour in BROKER_BEHAVIOURS.items():
             print(f"{name:28} {behaviour.summary}")
         return 0
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    broker = NastyBroker(
+    broker = FaultyBroker(
         arguments.behaviour,
         port=arguments.port,
         forbidden=arguments.forbid,
@@ -46,7 +48,7 @@ def main() -> int:
     except OperatorError as error:
         print(error, file=sys.stderr)
         return 2
-    print(", ".join(f"{count} {what}" for what, count in broker.record.counts().items()) or "nobody came")
+    print(", ".join(f"{count} {what}" for what, count in broker.record.count_by_kind().items()) or "nobody came")
     if arguments.record is not None:
         with contextlib.suppress(BrokenPipeError):
             broker.record.write(arguments.record)

@@ -25,7 +25,7 @@ PINGREQ: Final = 12
 PINGRESP: Final = 13
 DISCONNECT: Final = 14
 
-FIVE: Final = 5  # the protocol level of MQTT 5
+MQTT_5: Final = 5  # the protocol level of MQTT 5
 SUCCESS: Final = 0x00
 NOT_AUTHORISED: Final = 0x87
 SESSION_TAKEN_OVER: Final = 0x8E
@@ -159,11 +159,11 @@ def parse_connect(packet: Packet) -> Connect:
     reader.blob()  # "MQTT"
     level, flags = reader.take(2)
     reader.number()  # keep-alive
-    if level == FIVE:
+    if level == MQTT_5:
         reader.skip_properties()
     client_id, will = reader.text(), None
     if flags & 0x04:
-        if level == FIVE:
+        if level == MQTT_5:
             reader.skip_properties()
         will = Will(reader.text(), reader.blob(), bool(flags & 0x20))
     return Connect(level, client_id, bool(flags & 0x02), will)
@@ -174,7 +174,7 @@ def parse_publish(packet: Packet, *, level: int) -> Publish:
     reader = _Reader(packet.body)
     topic, qos = reader.text(), (packet.flags >> 1) & 0x03
     packet_id = reader.number() if qos else 0
-    if level == FIVE:
+    if level == MQTT_5:
         reader.skip_properties()
     return Publish(topic, reader.rest(), qos, packet_id, bool(packet.flags & 0x08), bool(packet.flags & 0x01))
 
@@ -183,7 +183,7 @@ def parse_subscribe(packet: Packet, *, level: int) -> tuple[int, tuple[str, ...]
     """Read a SUBSCRIBE: its packet id and its filters. Raises ProtocolError."""
     reader = _Reader(packet.body)
     packet_id = reader.number()
-    if level == FIVE:
+    if level == MQTT_5:
         reader.skip_properties()
     filters = []
     while not reader.at_end:
@@ -207,7 +207,7 @@ def connack(
 ) -> bytes:  # fmt: skip
     """A CONNACK; `receive_maximum` and `retains` are told to clients of MQTT 5 only."""
     body = bytes([session_present, reason])
-    if level == FIVE:
+    if level == MQTT_5:
         properties = b""
         if receive_maximum is not None:
             properties += struct.pack(">BH", _RECEIVE_MAXIMUM, receive_maximum)
@@ -217,21 +217,21 @@ def connack(
     return _packet(CONNACK, body)
 
 
-def publish(topic: str, payload: bytes, *, level: int) -> bytes:
+def publish_packet(topic: str, payload: bytes, *, level: int) -> bytes:
     """A PUBLISH to the client at QoS 0."""
     name = topic.encode()
-    return _packet(PUBLISH, struct.pack(">H", len(name)) + name + (b"\0" if level == FIVE else b"") + payload)
+    return _packet(PUBLISH, struct.pack(">H", len(name)) + name + (b"\0" if level == MQTT_5 else b"") + payload)
 
 
-def answer(kind: int, packet_id: int, *, level: int, reason: int = SUCCESS) -> bytes:
+def ack_packet(kind: int, packet_id: int, *, level: int, reason: int = SUCCESS) -> bytes:
     """A PUBACK, PUBREC or PUBCOMP; the reason exists in MQTT 5 only."""
     body = struct.pack(">H", packet_id)
-    return _packet(kind, body + bytes([reason, 0]) if level == FIVE and reason else body)
+    return _packet(kind, body + bytes([reason, 0]) if level == MQTT_5 and reason else body)
 
 
 def suback(packet_id: int, reasons: bytes, *, level: int) -> bytes:
     """A SUBACK with one reason for each filter."""
-    return _packet(SUBACK, struct.pack(">H", packet_id) + (b"\0" if level == FIVE else b"") + reasons)
+    return _packet(SUBACK, struct.pack(">H", packet_id) + (b"\0" if level == MQTT_5 else b"") + reasons)
 
 
 def pingresp() -> bytes:

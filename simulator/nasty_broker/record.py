@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class BrokerEvent:
     """One line of the record."""
 
     at_s: float  # monotonic, since the broker's start
@@ -31,52 +31,52 @@ class Event:
     reason: str = ""
 
 
-class Record:
+class BrokerRecord:
     """Events in their order; safe for any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._started = time.monotonic()
-        self._events: list[Event] = []
-        self._open: dict[tuple[int, int], Event] = {}  # (connection, packet id) -> PUBLISH that is not answered
-        self._acknowledged: list[Event] = []
-        self._dropped: list[Event] = []
+        self._events: list[BrokerEvent] = []
+        self._open: dict[tuple[int, int], BrokerEvent] = {}  # (connection, packet id) -> PUBLISH that is not answered
+        self._acknowledged: list[BrokerEvent] = []
+        self._dropped: list[BrokerEvent] = []
 
     def now_s(self) -> float:
         """The time on this record's clock."""
         return time.monotonic() - self._started
 
-    def note(self, connection: int, what: str, **more: object) -> Event:
+    def add_event(self, connection: int, what: str, **more: object) -> BrokerEvent:
         """Write one event down."""
-        event = Event(at_s=self.now_s(), connection=connection, what=what, **more)  # type: ignore[arg-type]
+        event = BrokerEvent(at_s=self.now_s(), connection=connection, what=what, **more)  # type: ignore[arg-type]
         with self._lock:
             self._events.append(event)
             if what == "publish" and event.packet_id:
                 self._open[connection, event.packet_id] = event
         return event
 
-    def answered(self, connection: int, packet_id: int, *, reason: str = "", good: bool = True) -> None:
+    def add_answer(self, connection: int, packet_id: int, *, reason: str = "", good: bool = True) -> None:
         """Note an answer to a PUBLISH; whether it is the message's own acknowledgement is decided here."""
         with self._lock:
             published = self._open.pop((connection, packet_id), None) if good or reason else None
         if published is None:
-            self.note(connection, "false_acknowledge", packet_id=packet_id, reason=reason)
+            self.add_event(connection, "false_acknowledge", packet_id=packet_id, reason=reason)
             return
         topic, payload = published.topic, published.payload
         if not good:
-            self.note(connection, "refuse", packet_id=packet_id, topic=topic, payload=payload, reason=reason)
+            self.add_event(connection, "refuse", packet_id=packet_id, topic=topic, payload=payload, reason=reason)
             return
-        self.note(connection, "acknowledge", packet_id=packet_id, topic=topic, payload=payload)
+        self.add_event(connection, "acknowledge", packet_id=packet_id, topic=topic, payload=payload)
         with self._lock:
             self._acknowledged.append(published)
 
-    def dropped(self, published: Event) -> None:
+    def add_dropped(self, published: BrokerEvent) -> None:
         """Note that the broker threw away what it acknowledges."""
         with self._lock:
             self._dropped.append(published)
 
     @property
-    def events(self) -> list[Event]:
+    def events(self) -> list[BrokerEvent]:
         """Everything so far, oldest first."""
         with self._lock:
             return list(self._events)
@@ -86,13 +86,13 @@ class Record:
         with self._lock:
             return [(event.topic, event.payload) for event in self._acknowledged]
 
-    def taken(self) -> list[tuple[str, bytes]]:
+    def delivered(self) -> list[tuple[str, bytes]]:
         """The same without what the broker acknowledged and dropped: what a subscriber would have received."""
         with self._lock:
             dropped = {id(event) for event in self._dropped}
             return [(event.topic, event.payload) for event in self._acknowledged if id(event) not in dropped]
 
-    def counts(self) -> dict[str, int]:
+    def count_by_kind(self) -> dict[str, int]:
         """How many events of each kind."""
         return dict(Counter(event.what for event in self.events))
 

@@ -8,8 +8,8 @@ import threading
 from typing import TYPE_CHECKING, Final, Self
 
 from agent.errors import OperatorError
-from simulator.nasty_broker.behaviours import BEHAVIOURS
-from simulator.nasty_broker.record import Record
+from simulator.nasty_broker.behaviours import BROKER_BEHAVIOURS
+from simulator.nasty_broker.record import BrokerRecord
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +18,7 @@ HOST: Final = "127.0.0.1"
 _END_S: Final = 10.0
 
 
-class NastyBroker:
+class FaultyBroker:
     """Listens on the loopback; see the package."""
 
     host: Final = HOST
@@ -35,16 +35,16 @@ class NastyBroker:
 
         `receive_maximum` is told to clients of MQTT 5. Raises OperatorError for a behaviour that does not exist.
         """
-        if behaviour not in BEHAVIOURS:
-            raise OperatorError(f"there is no behaviour {behaviour!r}; known are {', '.join(BEHAVIOURS)}")
+        if behaviour not in BROKER_BEHAVIOURS:
+            raise OperatorError(f"there is no behaviour {behaviour!r}; known are {', '.join(BROKER_BEHAVIOURS)}")
         self.behaviour = behaviour
         self.forbidden = tuple(forbidden)
         self.receive_maximum = receive_maximum
-        self.record = Record()
+        self.record = BrokerRecord()
         self.memory: dict[str, list[int]] = {}  # what a behaviour carries from one connection to the next
         self.is_closing = False
         self.port = port
-        self._session = BEHAVIOURS[behaviour]
+        self._session = BROKER_BEHAVIOURS[behaviour]
         self._socket: socket.socket | None = None
         self._accepting: threading.Thread | None = None
         self._threads: list[threading.Thread] = []

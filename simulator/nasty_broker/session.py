@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from simulator.nasty_broker.packets import Connect, Packet, Publish
-    from simulator.nasty_broker.record import Event
-    from simulator.nasty_broker.server import NastyBroker
+    from simulator.nasty_broker.record import BrokerEvent
+    from simulator.nasty_broker.server import FaultyBroker
 
 _POLL_S: Final = 0.02
 _HALF_OPEN_S: Final = 10.0  # the rest of a packet must follow its first byte within this
 _RST_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s
 
 
-def matches(topic: str, pattern: str) -> bool:
+def topic_matches(topic: str, pattern: str) -> bool:
     """Whether the filter `pattern` covers `topic`: `+` is one level, a last `#` the rest."""
     levels, wanted = topic.split("/"), pattern.split("/")
     for index, level in enumerate(wanted):
@@ -37,7 +37,7 @@ def matches(topic: str, pattern: str) -> bool:
     return len(levels) == len(wanted)
 
 
-class Session:
+class BrokerSession:
     """Serves one client honestly; the thread that calls `run` does everything. Behaviours override the hooks.
 
     `summary` is the sentence for `--list`; `EVERY` is how many messages pass between two misdeeds.
@@ -47,7 +47,7 @@ class Session:
     EVERY: ClassVar[int] = 20
     SERVES_SHADOWS: ClassVar[bool] = True  # a request for an AWS shadow is answered with 404
 
-    def __init__(self, connection: socket.socket, *, number: int, broker: NastyBroker) -> None:
+    def __init__(self, connection: socket.socket, *, number: int, broker: FaultyBroker) -> None:
         """`number` is 1 for the broker's first connection."""
         self.number = number
         self.broker = broker
@@ -64,9 +64,9 @@ class Session:
 
     def on_connect(self) -> None:
         """Answer the CONNECT."""
-        self.welcome()
+        self.send_connack()
 
-    def on_publish(self, message: Publish, event: Event) -> None:
+    def on_publish(self, message: Publish, event: BrokerEvent) -> None:
         """Answer a PUBLISH of QoS 1 that the access rules allow."""
         self.acknowledge(message.packet_id)
 
@@ -85,9 +85,9 @@ class Session:
     @property
     def is_five(self) -> bool:
         """Whether the client speaks MQTT 5."""
-        return self.level == packets.FIVE
+        return self.level == packets.MQTT_5
 
-    def welcome(self, *, session_present: bool = False) -> None:
+    def send_connack(self, *, session_present: bool = False) -> None:
         """Send the CONNACK."""
         self.send(
             packets.connack(
@@ -103,18 +103,18 @@ class Session:
 
     def acknowledge(self, packet_id: int) -> None:
         """Send a PUBACK."""
-        self.record.answered(self.number, packet_id)
-        self.send(packets.answer(packets.PUBACK, packet_id, level=self.level))
+        self.record.add_answer(self.number, packet_id)
+        self.send(packets.ack_packet(packets.PUBACK, packet_id, level=self.level))
 
     def refuse(self, packet_id: int, reason: int) -> None:
         """Say no to one message: a PUBACK with `reason` in MQTT 5, the end of the connection in 3.1.1."""
         if not self.is_five:
             self.close(f"hung up on a message (0x{reason:02x} in MQTT 5)")
             return
-        self.record.answered(self.number, packet_id, reason=f"0x{reason:02x}", good=False)
-        self.send(packets.answer(packets.PUBACK, packet_id, level=self.level, reason=reason))
+        self.record.add_answer(self.number, packet_id, reason=f"0x{reason:02x}", good=False)
+        self.send(packets.ack_packet(packets.PUBACK, packet_id, level=self.level, reason=reason))
 
-    def later(self, delay_s: float, action: Callable[[], None]) -> None:
+    def schedule(self, delay_s: float, action: Callable[[], None]) -> None:
         """Do `action` in this thread `delay_s` seconds from now, when the connection still stands."""
         heapq.heappush(self._later, (time.monotonic() + delay_s, next(self._order), action))
 
@@ -134,7 +134,7 @@ class Session:
         """Serve until either side ends it."""
         self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
-            while not self.broker.is_closing and self._do_what_is_due():
+            while not self.broker.is_closing and self._run_due_actions():
                 if select.select([self._connection], [], [], self._wait_s())[0]:
                     self._connection.settimeout(_HALF_OPEN_S)
                     self._read()
@@ -150,7 +150,7 @@ class Session:
             self._end("closed by the client")
         elif self.client is None:
             self.client = packets.parse_connect(packet)
-            self.record.note(self.number, "connect", topic=self.client.client_id)
+            self.record.add_event(self.number, "connect", topic=self.client.client_id)
             self.on_connect()
         else:
             self._take(packet)
@@ -161,7 +161,7 @@ class Session:
                 self._publish(packets.parse_publish(packet, level=self.level))
             case packets.SUBSCRIBE:
                 packet_id, filters = packets.parse_subscribe(packet, level=self.level)
-                self.record.note(self.number, "subscribe", packet_id=packet_id, topic=" ".join(filters))
+                self.record.add_event(self.number, "subscribe", packet_id=packet_id, topic=" ".join(filters))
                 self.on_subscribe(packet_id, filters)
             case packets.PINGREQ:
                 self.send(packets.pingresp())
@@ -171,7 +171,7 @@ class Session:
                 pass
 
     def _publish(self, message: Publish) -> None:
-        event = self.record.note(
+        event = self.record.add_event(
             self.number,
             "publish",
             packet_id=message.packet_id,
@@ -182,23 +182,23 @@ class Session:
         if message.qos == 0:
             return
         self.published += 1
-        if any(matches(message.topic, pattern) for pattern in self.broker.forbidden):
+        if any(topic_matches(message.topic, pattern) for pattern in self.broker.forbidden):
             self.refuse(message.packet_id, packets.NOT_AUTHORISED)
             return
         self.on_publish(message, event)
         if self.SERVES_SHADOWS and message.topic.startswith("$aws/") and message.topic.endswith("/get"):
-            self._say_that_there_is_no_shadow(message)
+            self._report_missing_shadow(message)
 
-    def _say_that_there_is_no_shadow(self, message: Publish) -> None:
+    def _report_missing_shadow(self, message: Publish) -> None:
         """Answer as AWS IoT does for a thing without a shadow, where the client listens."""
         topic = f"{message.topic}/rejected"
         if topic in self.subscribed:
             with contextlib.suppress(ValueError, AttributeError):
                 token = json.loads(message.payload).get("clientToken")
                 refused = {"code": 404, "message": "No shadow exists", "clientToken": token}
-                self.send(packets.publish(topic, json.dumps(refused).encode(), level=self.level))
+                self.send(packets.publish_packet(topic, json.dumps(refused).encode(), level=self.level))
 
-    def _do_what_is_due(self) -> bool:
+    def _run_due_actions(self) -> bool:
         """Whether the connection still stands after it."""
         while self._is_open and self._later and self._later[0][0] <= time.monotonic():
             heapq.heappop(self._later)[2]()
@@ -210,5 +210,5 @@ class Session:
     def _end(self, reason: str) -> None:
         if self._is_open:
             self._is_open = False
-            self.record.note(self.number, "end", reason=reason)
+            self.record.add_event(self.number, "end", reason=reason)
             self._connection.close()

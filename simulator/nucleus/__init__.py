@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from simulator.nucleus.deployment import Deployment, Outcome
-from simulator.nucleus.limits import Habits
+from simulator.nucleus.deployment import Deployment, DeploymentResult
+from simulator.nucleus.limits import NucleusBehaviour
 from simulator.nucleus.nucleus import ComponentView, Nucleus
 
-__all__ = ["ComponentView", "Deployment", "Habits", "Nucleus", "Outcome"]
+__all__ = ["ComponentView", "Deployment", "DeploymentResult", "Nucleus", "NucleusBehaviour"]

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from simulator.nucleus import requests
-from simulator.nucleus.refusals import ConditionRefusal, InvalidArgumentsRefusal
-from simulator.nucleus.server import Operation
+from simulator.nucleus.refusals import FailedUpdateConditionCheckError, InvalidArgumentsError
+from simulator.nucleus.server import IpcOperation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from simulator.nucleus.server import Content, Request, Stream
-    from simulator.nucleus.settings import Change, Settings
+    from simulator.nucleus.server import IpcRequest, IpcStream, JsonObject
+    from simulator.nucleus.settings import ConfigChange, ConfigStore
 
 ACCESS: Final = "accessControl"
 
@@ -22,27 +22,27 @@ ACCESS: Final = "accessControl"
 class _Subscription:
     component: str
     path: tuple[str, ...]
-    stream: Stream
+    stream: IpcStream
 
 
 class ConfigurationService:
     """What components may do with configuration, their own and that of others (reading only)."""
 
-    def __init__(self, *, settings: Settings, lite: bool) -> None:
+    def __init__(self, *, settings: ConfigStore, lite: bool) -> None:
         """Serve `settings`."""
-        self._settings = settings
+        self._store = settings
         self._lite = lite
         self._subscriptions: list[_Subscription] = []
 
-    def operations(self) -> dict[str, Operation]:
+    def operations(self) -> dict[str, IpcOperation]:
         """What this module answers."""
         return {
-            "GetConfiguration": Operation(self._get),
-            "UpdateConfiguration": Operation(self._update),
-            "SubscribeToConfigurationUpdate": Operation(self._subscribe, streams=True),
+            "GetConfiguration": IpcOperation(self._get),
+            "UpdateConfiguration": IpcOperation(self._update),
+            "SubscribeToConfigurationUpdate": IpcOperation(self._subscribe, streams=True),
         }
 
-    def tell(self, changes: Sequence[Change]) -> None:
+    def notify(self, changes: Sequence[ConfigChange]) -> None:
         """Send one event for each changed leaf to those who subscribed to it or to something above it."""
         for change in changes:
             event = {"configurationUpdateEvent": {"componentName": change.component, "keyPath": list(change.path)}}
@@ -51,35 +51,37 @@ class ConfigurationService:
                 if above and subscription.component == change.component:
                     subscription.stream.send("ConfigurationUpdateEvents", event)
 
-    def _get(self, request: Request) -> Content:
+    def _get(self, request: IpcRequest) -> JsonObject:
         component = request.content.get("componentName") or request.component
-        path = requests.key_path(request.content)
-        value = self._settings.get(component, path)
+        path = requests.read_key_path(request.content)
+        value = self._store.get(component, path)
         if not isinstance(value, dict):  # only a path leads to something else than a map
             value = {path[-1]: value}
         return {"componentName": component, "value": value}
 
-    def _subscribe(self, request: Request) -> Content:
+    def _subscribe(self, request: IpcRequest) -> JsonObject:
         component = request.content.get("componentName") or request.component
-        path = requests.key_path(request.content)
+        path = requests.read_key_path(request.content)
         subscription = _Subscription(component, path, request.stream)
         self._subscriptions.append(subscription)
-        request.stream.at_close(lambda: self._subscriptions.remove(subscription))
+        request.stream.add_close_callback(lambda: self._subscriptions.remove(subscription))
         return {}
 
-    def _update(self, request: Request) -> Content:
-        path = requests.key_path(request.content)
+    def _update(self, request: IpcRequest) -> JsonObject:
+        path = requests.read_key_path(request.content)
         value, seconds = request.content.get("valueToMerge"), request.content.get("timestamp")
         if value is None or not isinstance(seconds, float):
-            raise InvalidArgumentsRefusal("valueToMerge and timestamp are needed, the latter in seconds")
+            raise InvalidArgumentsError("valueToMerge and timestamp are needed, the latter in seconds")
         if path[:1] == (ACCESS,) or (not path and isinstance(value, dict) and ACCESS in value):
-            raise InvalidArgumentsRefusal(f"Config update is not allowed for following field [{ACCESS}]")
+            raise InvalidArgumentsError(f"Config update is not allowed for following field [{ACCESS}]")
         at_ms = int(seconds * 1000)
         if not self._lite:
             if not isinstance(value, dict):
-                raise InvalidArgumentsRefusal("valueToMerge must be a map")
-            if at_ms < self._settings.newest_ms(request.component, path):
-                raise ConditionRefusal("Proposed timestamp is older than the config's latest modified timestamp")
-        self._settings.check(value, depth=len(path))
-        self.tell(self._settings.merge(request.component, path, value, at_ms=at_ms))
+                raise InvalidArgumentsError("valueToMerge must be a map")
+            if at_ms < self._store.newest_ms(request.component, path):
+                raise FailedUpdateConditionCheckError(
+                    "Proposed timestamp is older than the config's latest modified timestamp"
+                )
+        self._store.check(value, depth=len(path))
+        self.notify(self._store.merge(request.component, path, value, at_ms=at_ms))
         return {}

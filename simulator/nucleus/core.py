@@ -16,31 +16,31 @@ from typing import TYPE_CHECKING, Any, Final
 from simulator.nucleus import permissions, requests
 from simulator.nucleus.configuration import ACCESS, ConfigurationService
 from simulator.nucleus.credentials import TokenExchange
-from simulator.nucleus.deployer import Deployer, Surroundings
-from simulator.nucleus.deployment import Deployment, Store
-from simulator.nucleus.gates import Gates
+from simulator.nucleus.deployer import Deployer, DeployerDependencies
+from simulator.nucleus.deployment import ComponentStore, Deployment
+from simulator.nucleus.gates import DeploymentGates
 from simulator.nucleus.iotcore import IotCoreBridge
 from simulator.nucleus.limits import LIMITS
-from simulator.nucleus.pubsub import LocalBus
-from simulator.nucleus.refusals import InvalidArgumentsRefusal, NotFoundRefusal, ServiceRefusal, UnauthorizedRefusal
-from simulator.nucleus.server import IpcServer, Operation
-from simulator.nucleus.settings import DEFAULT_MS, Settings
+from simulator.nucleus.pubsub import LocalPubSub
+from simulator.nucleus.refusals import InvalidArgumentsError, ResourceNotFoundError, ServiceError, UnauthorizedError
+from simulator.nucleus.server import IpcOperation, IpcServer
+from simulator.nucleus.settings import DEFAULT_MS, ConfigStore
 from simulator.nucleus.shadows import ShadowManager
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
 
-    from simulator.nucleus.limits import Habits, Mode
-    from simulator.nucleus.server import Content, Request
+    from simulator.nucleus.limits import Mode, NucleusBehaviour
+    from simulator.nucleus.server import IpcRequest, JsonObject
 
-NUCLEUS: Final[dict[Mode, str]] = {"lite": "aws.greengrass.NucleusLite", "classic": "aws.greengrass.Nucleus"}
+NUCLEUS_COMPONENT: Final[dict[Mode, str]] = {"lite": "aws.greengrass.NucleusLite", "classic": "aws.greengrass.Nucleus"}
 VERSIONS: Final[dict[Mode, str]] = {"lite": "2.6.0", "classic": "2.17.0"}
 _TOKEN_BYTES: Final = 12  # 16 characters of base64
 _STATES: Final = ("RUNNING", "ERRORED")
 _INTERPOLATES: Final = "interpolateComponentConfiguration"
 
 
-class Core:
+class NucleusServices:
     """Everything but the thread; each method belongs to the event loop."""
 
     def __init__(
@@ -52,7 +52,7 @@ class Core:
         thing: str,
         region: str,
         reconnect_s: tuple[float, float],
-        habits: Habits,
+        habits: NucleusBehaviour,
     ) -> None:
         """See `Nucleus`."""
         self.mode: Mode = mode
@@ -62,10 +62,10 @@ class Core:
         self._tasks: set[asyncio.Task[object]] = set()
         limits = LIMITS[mode]
         self._folder = Path(tempfile.mkdtemp(prefix="kensa-gg-"))  # the path of a socket has 107 bytes at most
-        self.settings = Settings(limits=limits, replaces=not self.lite)
-        self.settings.merge(NUCLEUS[mode], (), {"awsRegion": region}, at_ms=DEFAULT_MS)
-        self.configuration = ConfigurationService(settings=self.settings, lite=self.lite)
-        self.bus = LocalBus(allow=self._allow, limits=limits)
+        self.config_store = ConfigStore(limits=limits, replaces=not self.lite)
+        self.config_store.merge(NUCLEUS_COMPONENT[mode], (), {"awsRegion": region}, at_ms=DEFAULT_MS)
+        self.configuration = ConfigurationService(settings=self.config_store, lite=self.lite)
+        self.bus = LocalPubSub(allow=self._allow, limits=limits)
         self.bridge = IotCoreBridge(
             broker=broker, thing=thing, allow=self._allow, limits=limits, lite=self.lite, reconnect_s=reconnect_s
         )
@@ -74,20 +74,20 @@ class Core:
                 thing=thing, allow=self._allow, bus=self.bus, bridge=self.bridge, synced=habits.synced_shadows
             )
         self.states: dict[str, str] = {}  # what components said of themselves, by name
-        self.gates = Gates()
+        self.gates = DeploymentGates()
         self.credentials = TokenExchange(knows=lambda token: token in self.server.tokens)
         self.deployer = Deployer(
-            Surroundings(
+            DeployerDependencies(
                 root=root,
                 private=self._folder,
                 thing=thing,
-                settings=self.settings,
+                config_store=self.config_store,
                 configuration=self.configuration,
                 gates=self.gates,
                 environment=self.environment,
                 credentials=lambda name: self.credentials.environment(self.register(name)),
                 lite=self.lite,
-                habits=habits,
+                behaviour=habits,
             )
         )
         self.server = IpcServer(
@@ -126,7 +126,7 @@ class Core:
         known = self.deployer.components.get(component)
         return self.register(component) if known is not None and known.process.owns(pid) else None
 
-    def forget_tokens(self) -> None:
+    def revoke_tokens(self) -> None:
         """Take no token that was given out so far; lite's are in the memory of a daemon (ipc_components.c)."""
         self.server.tokens.clear()
 
@@ -143,56 +143,58 @@ class Core:
 
     def configure(self, component: str, configuration: Mapping[str, Any]) -> None:
         """Merge `configuration` as a deployment does, with its events."""
-        self.configuration.tell(self.settings.merge(component, (), dict(configuration), at_ms=time.time_ns() // 10**6))
+        self.configuration.notify(
+            self.config_store.merge(component, (), dict(configuration), at_ms=time.time_ns() // 10**6)
+        )
 
     # --- what belongs to no service of its own ------------------------------------------------------------------------
 
-    def _operations(self) -> dict[str, Operation]:
+    def _operations(self) -> dict[str, IpcOperation]:
         own = {
-            "UpdateState": Operation(self._update_state),
-            "ValidateAuthorizationToken": Operation(self._validate_token),
-            "RestartComponent": Operation(self._restart_component),
-            "CreateLocalDeployment": Operation(self._create_local_deployment),
+            "UpdateState": IpcOperation(self._update_state),
+            "ValidateAuthorizationToken": IpcOperation(self._validate_token),
+            "RestartComponent": IpcOperation(self._restart_component),
+            "CreateLocalDeployment": IpcOperation(self._create_local_deployment),
         }
         both = own | self.configuration.operations() | self.bus.operations() | self.bridge.operations()
         return both if self.lite else both | self.gates.operations() | self.shadows.operations()
 
-    def _allow(self, request: Request, service: str, resource: str) -> None:
-        access = self.settings.find(request.component, (ACCESS,))
-        if not self.lite and self.settings.find(NUCLEUS["classic"], (_INTERPOLATES,)) in (True, "true"):
+    def _allow(self, request: IpcRequest, service: str, resource: str) -> None:
+        access = self.config_store.find(request.component, (ACCESS,))
+        if not self.lite and self.config_store.find(NUCLEUS_COMPONENT["classic"], (_INTERPOLATES,)) in (True, "true"):
             access = json.loads(json.dumps(access).replace("{iot:thingName}", self.thing))
-        if not permissions.allowed(access, service=service, operation=request.operation, resource=resource):
-            raise UnauthorizedRefusal(f"{request.component} may not {request.operation} on {resource}")
+        if not permissions.is_allowed(access, service=service, operation=request.operation, resource=resource):
+            raise UnauthorizedError(f"{request.component} may not {request.operation} on {resource}")
 
-    def _update_state(self, request: Request) -> Content:
-        state = requests.text(request.content, "state")
+    def _update_state(self, request: IpcRequest) -> JsonObject:
+        state = requests.read_text(request.content, "state")
         if state not in _STATES:
-            raise InvalidArgumentsRefusal(f"state must be one of {_STATES}, it is {state!r}")
+            raise InvalidArgumentsError(f"state must be one of {_STATES}, it is {state!r}")
         if not self._health:
-            raise ServiceRefusal("the health daemon is not running")
+            raise ServiceError("the health daemon is not running")
         self.states[request.component] = state
         component = self.deployer.components.get(request.component)
         if component is not None and state == "RUNNING":
-            component.process.running()
+            component.process.mark_running()
         return {}
 
-    def _validate_token(self, request: Request) -> Content:
-        raise UnauthorizedRefusal("only the nucleus's own components may ask for others' tokens")
+    def _validate_token(self, request: IpcRequest) -> JsonObject:
+        raise UnauthorizedError("only the nucleus's own components may ask for others' tokens")
 
-    def _restart_component(self, request: Request) -> Content:
-        name = requests.text(request.content, "componentName")
+    def _restart_component(self, request: IpcRequest) -> JsonObject:
+        name = requests.read_text(request.content, "componentName")
         self._allow(request, permissions.LIFECYCLE, name)
         if name not in self.deployer.components:
-            raise NotFoundRefusal(f"{name} is no component of a deployment")
-        self._begin(self.deployer.restart(name))
+            raise ResourceNotFoundError(f"{name} is no component of a deployment")
+        self._start_task(self.deployer.restart(name))
         return {"restartStatus": "SUCCEEDED"}
 
-    def _create_local_deployment(self, request: Request) -> Content:
+    def _create_local_deployment(self, request: IpcRequest) -> JsonObject:
         content = request.content
         try:
             self._allow(request, permissions.CLI, "*")
-        except UnauthorizedRefusal as refusal:  # the same on lite, and told so on neither
-            raise ServiceRefusal(str(refusal)) from refusal
+        except UnauthorizedError as refusal:  # the same on lite, and told so on neither
+            raise ServiceError(str(refusal)) from refusal
         deployment = Deployment(
             components=content.get("rootComponentVersionsToAdd") or {},
             remove=tuple(content.get("rootComponentsToRemove") or ()),
@@ -202,15 +204,15 @@ class Core:
             },
             local=True,
         )
-        store = Store(
+        store = ComponentStore(
             Path(content.get("recipeDirectoryPath") or self.root / "packages" / "recipes"),
             Path(content.get("artifactsDirectoryPath") or self.root / "packages" / "artifacts"),
         )
         deployment_id = str(uuid.uuid4())
-        self._begin(self.deployer.deploy(deployment, store, deployment_id))
+        self._start_task(self.deployer.deploy(deployment, store, deployment_id))
         return {"deploymentId": deployment_id}
 
-    def _begin(self, work: Coroutine[Any, Any, object]) -> None:
+    def _start_task(self, work: Coroutine[Any, Any, object]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

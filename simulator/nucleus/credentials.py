@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-COMPONENT: Final = "aws.greengrass.TokenExchangeService"
+TOKEN_EXCHANGE_COMPONENT: Final = "aws.greengrass.TokenExchangeService"  # noqa: S105 - a component name
 _PATH: Final = "/2016-11-01/credentialprovider/"
 _LIFE: Final = timedelta(hours=1)
 
@@ -25,7 +25,7 @@ class TokenExchange:
     def __init__(self, *, knows: Callable[[str], bool]) -> None:
         """`knows(token)` says whether a component has this token; it is called from a thread of this class."""
         exchange = self
-        self.given = 0  # credentials so far
+        self.issued = 0  # credentials so far
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
@@ -62,7 +62,7 @@ class TokenExchange:
             return 404, b"{}"
         if not knows(token):
             return 403, b"{}"
-        self.given += 1
+        self.issued += 1
         keys = {
             "AccessKeyId": "simulator",
             "SecretAccessKey": "simulator",

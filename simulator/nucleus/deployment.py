@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-Status = Literal["SUCCEEDED", "FAILED", "FAILED_NO_STATE_CHANGE", "FAILED_ROLLBACK_COMPLETE"]
-OF_THE_NUCLEUS: Final = "aws.greengrass."  # components of this name are part of the nucleus here
+DeploymentStatus = Literal["SUCCEEDED", "FAILED", "FAILED_NO_STATE_CHANGE", "FAILED_ROLLBACK_COMPLETE"]
+NUCLEUS_PREFIX: Final = "aws.greengrass."  # components of this name are part of the nucleus here
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,11 +48,11 @@ class Deployment:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class DeploymentResult:
     """What came of a deployment; `reason` is empty after success."""
 
     deployment_id: str
-    status: Status
+    status: DeploymentStatus
     reason: str = ""
 
     @property
@@ -62,7 +62,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Store:
+class ComponentStore:
     """Where recipes (`*.yaml`, `*.json`) and artifacts (`NAME/VERSION/FILE`) lie."""
 
     recipes: Path
@@ -78,7 +78,7 @@ class Store:
         for path in self._recipes():
             content = yaml.load(path.read_bytes(), yaml.BaseLoader)  # noqa: S506 - a safe one; JSON is YAML
             if content.get("ComponentName") == name and content.get("ComponentVersion") == version:
-                return recipes.read(path, lite=lite)
+                return recipes.read_recipe(path, lite=lite)
         raise RecipeError(f"{self.recipes} has no recipe of {name} {version}")
 
     def newest(self, name: str) -> str:
@@ -129,7 +129,7 @@ def remove_artifacts(root: Path, name: str, *, but: str | None) -> None:
                 shutil.rmtree(version, ignore_errors=True)
 
 
-def in_order(recipes_by_name: Mapping[str, Recipe]) -> list[Recipe]:
+def dependency_order(recipes_by_name: Mapping[str, Recipe]) -> list[Recipe]:
     """Return the recipes with dependencies before their dependents. Raises RecipeError for a circle."""
     ordered: list[Recipe] = []
     under_way: set[str] = set()

@@ -22,14 +22,14 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
 from simulator.nucleus import permissions, requests
-from simulator.nucleus.refusals import ConnectionRefusal, ServiceRefusal
-from simulator.nucleus.server import Operation
+from simulator.nucleus.refusals import CloseConnectionError, ServiceError
+from simulator.nucleus.server import IpcOperation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from simulator.nucleus.limits import Limits
-    from simulator.nucleus.server import Content, Request
+    from simulator.nucleus.server import IpcRequest, JsonObject
 
 _KEEPALIVE_S: Final = 30
 _ANSWER_S: Final = 10.0
@@ -49,7 +49,7 @@ class _Message:
 
 
 @dataclass(slots=True)
-class _Flight:
+class _InFlight:
     message: _Message
     sent_s: float
     answered: bool = False
@@ -70,7 +70,7 @@ class IotCoreBridge:
         *,
         broker: tuple[str, int],
         thing: str,
-        allow: Callable[[Request, str, str], None],
+        allow: Callable[[IpcRequest, str, str], None],
         limits: Limits,
         lite: bool,
         reconnect_s: tuple[float, float],
@@ -81,8 +81,8 @@ class IotCoreBridge:
         self._reconnect_s = reconnect_s
         self._random = random.Random()  # of its own: other threads may replay the module's
         self._client: paho.Client | None = None  # while the connection stands
-        self._gone = asyncio.Event()
-        self._flights: dict[int, _Flight] = {}
+        self._disconnected = asyncio.Event()
+        self._in_flight: dict[int, _InFlight] = {}
         self._spool: deque[_Message] = deque()
         self._spooled_bytes = 0
         self._subscriptions: list[_Subscription] = []
@@ -92,11 +92,11 @@ class IotCoreBridge:
         self.lost = 0  # publishes that were answered with success and never reached the broker, as far as is known
         self.published = 0  # that the broker acknowledged
 
-    def operations(self) -> dict[str, Operation]:
+    def operations(self) -> dict[str, IpcOperation]:
         """What this module answers."""
         return {
-            "PublishToIoTCore": Operation(self._publish_operation),
-            "SubscribeToIoTCore": Operation(self._subscribe_operation, streams=True),
+            "PublishToIoTCore": IpcOperation(self._publish_operation),
+            "SubscribeToIoTCore": IpcOperation(self._subscribe_operation, streams=True),
         }
 
     @property
@@ -121,11 +121,11 @@ class IotCoreBridge:
 
     # --- for the nucleus's own parts (classic) ------------------------------------------------------------------------
 
-    def listen(self, topics: str, deliver: Callable[[str, bytes], None]) -> None:
+    def add_subscription(self, topics: str, deliver: Callable[[str, bytes], None]) -> None:
         """Subscribe with every connection from the next one on."""
         self._subscriptions.append(_Subscription(topics, 1, deliver))
 
-    def at_connection(self, callback: Callable[[], None]) -> None:
+    def add_connect_callback(self, callback: Callable[[], None]) -> None:
         """Call `callback` after each connection, subscriptions made."""
         self._at_connection.append(callback)
 
@@ -135,47 +135,47 @@ class IotCoreBridge:
 
     # --- operations ---------------------------------------------------------------------------------------------------
 
-    def _publish_operation(self, request: Request) -> Content:
-        topic = requests.text(request.content, "topicName")
-        message = _Message(topic, requests.blob(request.content, "payload"), requests.quality(request.content))
+    def _publish_operation(self, request: IpcRequest) -> JsonObject:
+        topic = requests.read_text(request.content, "topicName")
+        message = _Message(topic, requests.read_blob(request.content, "payload"), requests.read_qos(request.content))
         self._allow(request, permissions.MQTT, topic)
         if len(message.payload) > self._limits.outgoing_bytes:
             text = f"a payload of {len(message.payload)} bytes is more than {self._limits.outgoing_bytes}"
-            raise ConnectionRefusal(text) if self._lite else ServiceRefusal(text)
+            raise CloseConnectionError(text) if self._lite else ServiceError(text)
         if self._lite:
             self._publish_now(message)
         else:
             self._store(message)
         return {}
 
-    async def _subscribe_operation(self, request: Request) -> Content:
-        topic = requests.text(request.content, "topicName")
+    async def _subscribe_operation(self, request: IpcRequest) -> JsonObject:
+        topic = requests.read_text(request.content, "topicName")
         self._allow(request, permissions.MQTT, topic)
 
         def deliver(name: str, payload: bytes) -> None:
             event = {"topicName": name, "payload": base64.b64encode(payload).decode()}
             request.stream.send("IoTCoreMessage", {"message": event})
 
-        subscription = _Subscription(topic, requests.quality(request.content), deliver)
+        subscription = _Subscription(topic, requests.read_qos(request.content), deliver)
         if self._client is not None:
             await self._subscribe(self._client, subscription)
         elif self._lite:
-            raise ServiceRefusal("there is no connection to IoT Core")
+            raise ServiceError("there is no connection to IoT Core")
         if request.stream.open:  # else its client went while the broker was asked
             self._subscriptions.append(subscription)
-            request.stream.at_close(lambda: self._unsubscribe(subscription))
+            request.stream.add_close_callback(lambda: self._unsubscribe(subscription))
         return {}
 
     async def _subscribe(self, client: paho.Client, subscription: _Subscription) -> None:
         code, number = client.subscribe(subscription.filter, subscription.qos)
         if code != paho.MQTT_ERR_SUCCESS or number is None:
-            raise ServiceRefusal(f"subscribing to {subscription.filter} failed: {paho.error_string(code)}")
+            raise ServiceError(f"subscribing to {subscription.filter} failed: {paho.error_string(code)}")
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(_ANSWER_S):  # not wait_for, which may forget that it was cancelled (Python 3.11)
                 await answer
         except TimeoutError as error:
-            raise ServiceRefusal(f"the broker does not answer a subscription to {subscription.filter}") from error
+            raise ServiceError(f"the broker does not answer a subscription to {subscription.filter}") from error
         finally:
             self._answers.pop(number, None)
 
@@ -190,48 +190,48 @@ class IotCoreBridge:
 
     def _publish_now(self, message: _Message) -> None:
         if self._client is None:
-            raise ServiceRefusal("there is no connection to IoT Core")
+            raise ServiceError("there is no connection to IoT Core")
         if message.qos > 0 and not self._has_room(message):
-            raise ServiceRefusal("too many publishes wait for the broker's answer")
+            raise ServiceError("too many publishes wait for the broker's answer")
         self._send(self._client, message)
 
     def _has_room(self, message: _Message) -> bool:
-        if len(self._flights) >= self._limits.in_flight:
+        if len(self._in_flight) >= self._limits.in_flight:
             return False
         most = self._limits.in_flight_bytes
-        waiting = sum(flight.message.packet_bytes for flight in self._flights.values())
+        waiting = sum(flight.message.packet_bytes for flight in self._in_flight.values())
         return most is None or waiting + message.packet_bytes <= most
 
     def _send(self, client: paho.Client, message: _Message) -> None:
         if "+" in message.topic or "#" in message.topic:
             _log.info("the broker ends the connection: %r is no topic to publish to", message.topic)
-            self._gone.set()
+            self._disconnected.set()
             return
         number = client.publish(message.topic, message.payload, message.qos).mid
         if message.qos > 0:
-            self._flights[number] = _Flight(message, asyncio.get_running_loop().time())
+            self._in_flight[number] = _InFlight(message, asyncio.get_running_loop().time())
 
-    def _answered(self, number: int) -> None:
-        flight = self._flights.get(number)
+    def _on_puback(self, number: int) -> None:
+        flight = self._in_flight.get(number)
         if flight is None or flight.answered:
             return
         flight.answered = True
         self.published += 1
         loop = asyncio.get_running_loop()
-        wait_s = flight.sent_s + self._limits.slot_s - loop.time()
+        wait_s = flight.sent_s + self._limits.min_in_flight_s - loop.time()
         if wait_s > 0:
             loop.call_later(wait_s, self._free, number, flight)
         else:
             self._free(number, flight)
 
-    def _free(self, number: int, flight: _Flight) -> None:
-        if self._flights.get(number) is flight:
-            del self._flights[number]
+    def _free(self, number: int, flight: _InFlight) -> None:
+        if self._in_flight.get(number) is flight:
+            del self._in_flight[number]
             self._pump()
 
     def _store(self, message: _Message) -> None:
         if message.qos == 0 and self._client is None:
-            raise ServiceRefusal("Device is offline. Dropping QoS 0 message.")
+            raise ServiceError("Device is offline. Dropping QoS 0 message.")
         self._spool.append(message)
         self._spooled_bytes += len(message.payload)
         while self._spooled_bytes > self._limits.spool_bytes:
@@ -240,7 +240,7 @@ class IotCoreBridge:
         self._pump()
 
     def _pump(self) -> None:
-        while self._spool and self._client is not None and len(self._flights) < self._limits.in_flight:
+        while self._spool and self._client is not None and len(self._in_flight) < self._limits.in_flight:
             message = self._spool.popleft()
             self._spooled_bytes -= len(message.payload)
             self._send(self._client, message)
@@ -258,7 +258,7 @@ class IotCoreBridge:
     async def _connected_once(self) -> bool:
         """Connect and stay until the connection breaks; return whether there was one."""
         loop = asyncio.get_running_loop()
-        self._gone.clear()
+        self._disconnected.clear()
         up = asyncio.Event()
         client = self._new_client(loop, up)
         connecting = loop.create_task(asyncio.to_thread(client.connect, *self._broker, _KEEPALIVE_S))
@@ -268,30 +268,30 @@ class IotCoreBridge:
             except OSError:
                 return False
             client.loop_start()
-            waits = {loop.create_task(up.wait()), loop.create_task(self._gone.wait())}
+            waits = {loop.create_task(up.wait()), loop.create_task(self._disconnected.wait())}
             await asyncio.wait(waits, timeout=_ANSWER_S, return_when=asyncio.FIRST_COMPLETED)
             for wait in waits:
                 wait.cancel()
-            if not up.is_set() or self._gone.is_set():
+            if not up.is_set() or self._disconnected.is_set():
                 return False
             await self._serve(client)
             return True
         finally:
             self._client = None
-            self._forget_flights()
+            self._drop_in_flight()
             await asyncio.wait((connecting,))  # its thread cannot be stopped: what it opens late is closed here
             client.disconnect()
             client.loop_stop()
 
     async def _serve(self, client: paho.Client) -> None:
         for subscription in list(self._subscriptions):
-            with contextlib.suppress(ServiceRefusal):
+            with contextlib.suppress(ServiceError):
                 await self._subscribe(client, subscription)
         self._client = client
         self._pump()
         for callback in self._at_connection:
             callback()
-        await self._gone.wait()
+        await self._disconnected.wait()
 
     def _new_client(self, loop: asyncio.AbstractEventLoop, up: asyncio.Event) -> paho.Client:
         client = paho.Client(CallbackAPIVersion.VERSION2, client_id=self._thing, reconnect_on_failure=False)
@@ -302,15 +302,15 @@ class IotCoreBridge:
                 loop.call_soon_threadsafe(function, *arguments)
 
         client.on_connect = lambda _c, _u, _f, reason, _p: None if reason.is_failure else call(up.set)
-        client.on_disconnect = lambda *_: call(self._gone.set)
-        client.on_publish = lambda _c, _u, number, _r, _p: call(self._answered, number)
+        client.on_disconnect = lambda *_: call(self._disconnected.set)
+        client.on_publish = lambda _c, _u, number, _r, _p: call(self._on_puback, number)
         client.on_subscribe = lambda _c, _u, number, _r, _p: call(self._subscribed, number)
         client.on_message = lambda _c, _u, message: call(self._received, message.topic, bytes(message.payload))
         return client
 
-    def _forget_flights(self) -> None:
-        waiting = [flight.message for flight in self._flights.values() if not flight.answered]
-        self._flights.clear()
+    def _drop_in_flight(self) -> None:
+        waiting = [flight.message for flight in self._in_flight.values() if not flight.answered]
+        self._in_flight.clear()
         if self._lite:
             self.lost += len(waiting)
         else:

@@ -19,7 +19,7 @@ Mode = Literal["lite", "classic"]
 class Limits:
     """Limits of one nucleus; None: there is none."""
 
-    frame_bytes: int  # of a request; larger ends the connection
+    message_bytes: int  # of a request; larger ends the connection
     clients: int | None = None  # connections at once
     local_subscriptions: int | None = None  # of all components
     # IoT Core
@@ -28,7 +28,7 @@ class Limits:
     incoming_bytes: int | None = None  # payload; larger vanishes
     in_flight: int = 0  # QoS 1 without an answer of the broker
     in_flight_bytes: int | None = None  # of these packets together
-    slot_s: float = 0.0  # how long a QoS 1 publish takes up its place at least
+    min_in_flight_s: float = 0.0  # how long a QoS 1 publish takes up its place at least
     spool_bytes: int = 0  # publishes that wait for the broker, in memory, the oldest is dropped; 0: none wait
     # configuration
     string_bytes: int | None = None
@@ -38,9 +38,9 @@ class Limits:
 
 # The slot's time makes 10 in flight about 80 publishes a second, as measured: 50/s without an error, 100/s with 20 %.
 # in_flight_bytes and incoming_packet_bytes are IOTCORED_UNACKED_PACKET_BUFFER_SIZE and IOTCORED_NETWORK_BUFFER_SIZE of
-# modules/iotcored/src/mqtt.c, frame_bytes GGL_IPC_MAX_MSG_LEN and the frame's first twelve bytes.
+# modules/iotcored/src/mqtt.c, message_bytes GGL_IPC_MAX_MSG_LEN and the frame's first twelve bytes.
 LITE: Final = Limits(
-    frame_bytes=10_012,
+    message_bytes=10_012,
     clients=50,
     local_subscriptions=99,
     outgoing_bytes=6_900,
@@ -48,22 +48,22 @@ LITE: Final = Limits(
     incoming_bytes=4_980,
     in_flight=10,
     in_flight_bytes=15_000,
-    slot_s=0.125,
+    min_in_flight_s=0.125,
     string_bytes=1_022,
     keys=99,
     nesting=11,
 )
 CLASSIC: Final = Limits(
-    frame_bytes=16 * 1024**2, outgoing_bytes=128 * 1024, in_flight=5, spool_bytes=2_621_440
+    message_bytes=16 * 1024**2, outgoing_bytes=128 * 1024, in_flight=5, spool_bytes=2_621_440
 )  # 2.5 MB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Habits:
+class NucleusBehaviour:
     """What a nucleus does in its own time, and what depends on the device; lite as it was measured. Seconds."""
 
     restart_s: float = 1.2  # from a component's crash to its next start
-    kill_s: float = 120.0  # from SIGTERM to SIGKILL
+    kill_after_s: float = 120.0  # from SIGTERM to SIGKILL
     update_gap_s: float = 2.0  # lite: from the end of an old version to the start of the new one
     health: bool = True  # lite: the health daemon runs; UpdateState fails without
     systemd: int = 252  # lite: the device's version, Debian 12's; before 253 `systemd-notify` has no --stopping

@@ -29,15 +29,15 @@ def _glob_matches(pattern: str, resource: str) -> bool:
     return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), resource, re.DOTALL) is not None
 
 
-def allowed(access: Any, *, service: str, operation: str, resource: str) -> bool:
+def is_allowed(access: Any, *, service: str, operation: str, resource: str) -> bool:
     """Whether the configuration's `accessControl` lets `operation` (without namespace) act on `resource`."""
     policies = access.get(service) if isinstance(access, dict) else None
     if not isinstance(policies, dict):
         return False
-    return any(_permits(policy, service, operation, resource) for policy in policies.values())
+    return any(_policy_permits(policy, service, operation, resource) for policy in policies.values())
 
 
-def _permits(policy: Any, service: str, operation: str, resource: str) -> bool:
+def _policy_permits(policy: Any, service: str, operation: str, resource: str) -> bool:
     if not isinstance(policy, dict):
         return False
     operations, resources = policy.get("operations", ()), policy.get("resources", ())

@@ -28,16 +28,16 @@ from simulator.nucleus.recipe import RecipeError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from simulator.nucleus.limits import Habits
+    from simulator.nucleus.limits import NucleusBehaviour
 
-State = Literal["NEW", "INSTALLED", "STARTING", "RUNNING", "STOPPING", "ERRORED", "BROKEN", "FINISHED"]
-SETTLED: Final = ("RUNNING", "FINISHED", "BROKEN")
+ComponentState = Literal["NEW", "INSTALLED", "STARTING", "RUNNING", "STOPPING", "ERRORED", "BROKEN", "FINISHED"]
+SETTLED_STATES: Final = ("RUNNING", "FINISHED", "BROKEN")
 _STARTS: Final = 3  # within _HOUR_S
 _HOUR_S: Final = 3_600.0
 _POLL_S: Final = 0.05
 _DATAGRAM_BYTES: Final = 4_096
 _STOPPING_SINCE: Final = 253  # the systemd whose systemd-notify knows --stopping
-_APPENDED: Final = "\nsystemd-notify --ready\nsystemd-notify --stopping\n"
+_STARTUP_SUFFIX: Final = "\nsystemd-notify --ready\nsystemd-notify --stopping\n"
 # A stand-in for systemd-notify(1), which test machines do not have: `{known}` are the options that it knows.
 _NOTIFY: Final = """\
 import os, socket, sys
@@ -50,7 +50,7 @@ with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as to_systemd:
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedScript:
     """A script that is ready to run."""
 
     text: str
@@ -69,12 +69,12 @@ class ComponentProcess:
         log: Path,
         private: Path,
         lite: bool,
-        habits: Habits,
+        habits: NucleusBehaviour,
         note: Callable[[str, str], None],
     ) -> None:
         """`private` is a folder for scripts and sockets; `note(name, what)` hears what happens."""
         self.name, self.work, self._log, self._private = name, work, log, private
-        self._lite, self._habits = lite, habits
+        self._lite, self._behaviour = lite, habits
         self._note = note
         self._task: asyncio.Task[None] | None = None
         self._child: asyncio.subprocess.Process | None = None
@@ -82,7 +82,7 @@ class ComponentProcess:
         self._ready = asyncio.Event()
         self._changed = asyncio.Event()
         self._recent: deque[float] = deque(maxlen=_STARTS)
-        self.state: State = "NEW"
+        self.state: ComponentState = "NEW"
         self.starts = 0  # of startup or run, ever
         self.exit_codes: list[int] = []  # of startup and run
 
@@ -98,15 +98,15 @@ class ComponentProcess:
             return self.pid is not None and os.getsid(pid) == self._session
         return False
 
-    def forgive(self) -> None:
+    def reset_start_limit(self) -> None:
         """Forget earlier starts: a deployment gives every component its three starts again."""
         self._recent.clear()
 
-    def running(self) -> None:
+    def mark_running(self) -> None:
         """The component says that it is up."""
         self._ready.set()
 
-    async def install(self, script: Prepared) -> bool:
+    async def install(self, script: PreparedScript) -> bool:
         """Run an install script to its end, again where it fails; return whether it did it."""
         for _ in range(_STARTS):
             self._note(self.name, "install")
@@ -118,33 +118,33 @@ class ComponentProcess:
                     return True
             except TimeoutError:
                 await self._end(child.pid, at_once=True)
-            await asyncio.sleep(self._habits.restart_s)
+            await asyncio.sleep(self._behaviour.restart_s)
         return False
 
-    def installed(self) -> None:
+    def mark_installed(self) -> None:
         """Note that there is something to start now."""
-        self._enter("INSTALLED")
+        self._set_state("INSTALLED")
 
-    def start(self, phase: Literal["startup", "run"] | None, prepare: Callable[[], Prepared]) -> None:
+    def start(self, phase: Literal["startup", "run"] | None, prepare: Callable[[], PreparedScript]) -> None:
         """Begin to run; `prepare` fills in the script for each start; without a phase there is nothing to run."""
         if phase is None:
-            self._enter("FINISHED")
+            self._set_state("FINISHED")
             return
-        self._enter("STARTING")
+        self._set_state("STARTING")
         self._task = asyncio.get_running_loop().create_task(self._supervise(phase, prepare), name=f"gg-{self.name}")
 
-    async def settled(self) -> State:
+    async def wait_settled(self) -> ComponentState:
         """Wait until it runs, has finished, or is broken."""
-        while self.state not in SETTLED:
+        while self.state not in SETTLED_STATES:
             self._changed.clear()
             await self._changed.wait()
         return self.state
 
-    async def stop(self, shutdown: Prepared | None = None) -> None:
+    async def stop(self, shutdown: PreparedScript | None = None) -> None:
         """Run the shutdown script (classic), send SIGTERM to all of it, SIGKILL to what is left; safe to call twice."""
         if self._task is None:
             return
-        self._enter("STOPPING")
+        self._set_state("STOPPING")
         if shutdown is not None and self.pid is not None:
             child = await self._spawn("shutdown", shutdown, {})
             with contextlib.suppress(TimeoutError):
@@ -158,16 +158,16 @@ class ComponentProcess:
         await self._end_session()
         if self._child is not None:
             await self._child.wait()
-        self._enter("INSTALLED")
+        self._set_state("INSTALLED")
         self._note(self.name, "stopped")
 
     # --- one start after the other ------------------------------------------------------------------------------------
 
-    async def _supervise(self, phase: Literal["startup", "run"], prepare: Callable[[], Prepared]) -> None:
+    async def _supervise(self, phase: Literal["startup", "run"], prepare: Callable[[], PreparedScript]) -> None:
         while True:
             now = time.monotonic()
             if len(self._recent) == _STARTS and now - self._recent[0] < _HOUR_S:
-                self._enter("BROKEN")
+                self._set_state("BROKEN")
                 return
             self._recent.append(now)
             self.starts += 1
@@ -177,25 +177,25 @@ class ComponentProcess:
                 self._write(f"{error}\n")
                 fine = False
             if fine and phase == "startup":
-                if not _lives(self._session):
+                if not _is_alive(self._session):
                     self._session = 0
-                self._enter("RUNNING")
+                self._set_state("RUNNING")
                 return
             await self._end_session()
             if fine:
-                self._enter("FINISHED")
+                self._set_state("FINISHED")
                 return
-            self._enter("ERRORED")
-            await asyncio.sleep(self._habits.restart_s)
+            self._set_state("ERRORED")
+            await asyncio.sleep(self._behaviour.restart_s)
 
-    async def _run_once(self, script: Prepared) -> bool:
+    async def _run_once(self, script: PreparedScript) -> bool:
         self._child = child = await self._spawn("run", script, {})
         self._session = child.pid
-        self._enter("RUNNING")
-        return self._ended(await child.wait()) == 0
+        self._set_state("RUNNING")
+        return self._record_exit(await child.wait()) == 0
 
-    async def _startup_once(self, script: Prepared) -> bool:
-        self._enter("STARTING")
+    async def _startup_once(self, script: PreparedScript) -> bool:
+        self._set_state("STARTING")
         self._ready.clear()
         extra: dict[str, str] = {}
         text = script.text
@@ -205,8 +205,8 @@ class ComponentProcess:
                 heard = stack.enter_context(self._notify_socket())
                 extra["NOTIFY_SOCKET"] = str(heard.getsockname())
                 extra["PATH"] = f"{self._notify_program()}:{script.environment.get('PATH', os.defpath)}"
-                text += _APPENDED
-            prepared = Prepared(text, script.environment, script.timeout_s)
+                text += _STARTUP_SUFFIX
+            prepared = PreparedScript(text, script.environment, script.timeout_s)
             self._child = child = await self._spawn("startup", prepared, extra)
             self._session = child.pid
             ended = asyncio.ensure_future(child.wait())
@@ -217,16 +217,16 @@ class ComponentProcess:
                     self._write(f"startup did not come up within {script.timeout_s:g} s\n")
                     return False
                 if ready.done():
-                    self._enter("RUNNING")
-                code = self._ended(await ended)
+                    self._set_state("RUNNING")
+                code = self._record_exit(await ended)
                 if heard is not None:
-                    self._hear(heard)  # what it said last may still wait in the socket
+                    self._read_notifications(heard)  # what it said last may still wait in the socket
             finally:
                 ended.cancel()
                 ready.cancel()
         return code == 0 and (not self._lite or self._ready.is_set())
 
-    def _ended(self, code: int) -> int:
+    def _record_exit(self, code: int) -> int:
         self.exit_codes.append(code)
         self._note(self.name, f"exit {code}")
         return code
@@ -239,13 +239,13 @@ class ComponentProcess:
         path.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as heard:
             heard.bind(str(path))
-            loop.add_reader(heard, self._hear, heard)
+            loop.add_reader(heard, self._read_notifications, heard)
             try:
                 yield heard
             finally:
                 loop.remove_reader(heard)
 
-    def _hear(self, heard: socket.socket) -> None:
+    def _read_notifications(self, heard: socket.socket) -> None:
         """Take every datagram that waits."""
         with contextlib.suppress(BlockingIOError):
             while True:
@@ -256,7 +256,7 @@ class ComponentProcess:
         """Write `systemd-notify` as this device's systemd has it; return the folder that holds it."""
         folder = self._private / "bin"
         folder.mkdir(exist_ok=True)
-        known = ("--ready", "--stopping") if self._habits.systemd >= _STOPPING_SINCE else ("--ready",)
+        known = ("--ready", "--stopping") if self._behaviour.systemd >= _STOPPING_SINCE else ("--ready",)
         code = folder / "notify.py"
         code.write_text(_NOTIFY.replace("{known}", repr(known)), encoding="utf-8")
         program = folder / "systemd-notify"
@@ -266,7 +266,7 @@ class ComponentProcess:
         program.chmod(0o755)
         return folder
 
-    async def _spawn(self, phase: str, script: Prepared, extra: Mapping[str, str]) -> asyncio.subprocess.Process:
+    async def _spawn(self, phase: str, script: PreparedScript, extra: Mapping[str, str]) -> asyncio.subprocess.Process:
         if self._lite:  # lite writes the script to a file, classic hands it over as it is
             path = self._private / f"{self.name}.{phase}.sh"
             path.write_text(f"#!/bin/sh\n{script.text}", encoding="utf-8")
@@ -290,21 +290,21 @@ class ComponentProcess:
 
     async def _end_session(self) -> None:
         """End what is left of the latest start."""
-        if self._session and _lives(self._session):
+        if self._session and _is_alive(self._session):
             self._note(self.name, "SIGTERM")
             await self._end(self._session, at_once=False)
         self._session = 0  # the number may soon be another program's
 
     async def _end(self, session: int, *, at_once: bool) -> None:
         """End every process of `session`."""
-        deadline = time.monotonic() + (0.0 if at_once else self._habits.kill_s)
+        deadline = time.monotonic() + (0.0 if at_once else self._behaviour.kill_after_s)
         _signal(session, signal.SIGTERM)
-        while _lives(session):
+        while _is_alive(session):
             if time.monotonic() >= deadline:
                 _signal(session, signal.SIGKILL)
             await asyncio.sleep(_POLL_S)
 
-    def _enter(self, state: State) -> None:
+    def _set_state(self, state: ComponentState) -> None:
         if state != self.state:
             self.state = state
             self._note(self.name, state)
@@ -322,7 +322,7 @@ def _signal(session: int, number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
-def _lives(session: int) -> bool:
+def _is_alive(session: int) -> bool:
     return bool(_members(session))
 
 

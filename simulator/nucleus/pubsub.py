@@ -7,56 +7,56 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from simulator.nucleus import permissions, requests
-from simulator.nucleus.refusals import InvalidArgumentsRefusal, ServiceRefusal
-from simulator.nucleus.server import Operation
+from simulator.nucleus.refusals import InvalidArgumentsError, ServiceError
+from simulator.nucleus.server import IpcOperation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from simulator.nucleus.limits import Limits
-    from simulator.nucleus.server import Content, Request, Stream
+    from simulator.nucleus.server import IpcRequest, IpcStream, JsonObject
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Subscription:
     component: str
     filter: str
-    stream: Stream
+    stream: IpcStream
     own: bool  # whether the component hears what it says itself
 
 
-class LocalBus:
+class LocalPubSub:
     """PublishToTopic and SubscribeToTopic."""
 
-    def __init__(self, *, allow: Callable[[Request, str, str], None], limits: Limits) -> None:
+    def __init__(self, *, allow: Callable[[IpcRequest, str, str], None], limits: Limits) -> None:
         """`allow` raises when the request may not act on (service, resource)."""
         self._allow = allow
         self._limits = limits
         self._subscriptions: list[_Subscription] = []
 
-    def operations(self) -> dict[str, Operation]:
+    def operations(self) -> dict[str, IpcOperation]:
         """What this module answers."""
         return {
-            "PublishToTopic": Operation(self._publish),
-            "SubscribeToTopic": Operation(self._subscribe, streams=True),
+            "PublishToTopic": IpcOperation(self._publish),
+            "SubscribeToTopic": IpcOperation(self._subscribe, streams=True),
         }
 
-    def _subscribe(self, request: Request) -> Content:
-        topic = requests.text(request.content, "topic")
+    def _subscribe(self, request: IpcRequest) -> JsonObject:
+        topic = requests.read_text(request.content, "topic")
         self._allow(request, permissions.PUBSUB, topic)
         most = self._limits.local_subscriptions
         if most is not None and len(self._subscriptions) >= most:
-            raise ServiceRefusal(f"there are {most} subscriptions already")
+            raise ServiceError(f"there are {most} subscriptions already")
         own = request.content.get("receiveMode") != "RECEIVE_MESSAGES_FROM_OTHERS"
         subscription = _Subscription(request.component, topic, request.stream, own)
         self._subscriptions.append(subscription)
-        request.stream.at_close(lambda: self._subscriptions.remove(subscription))
+        request.stream.add_close_callback(lambda: self._subscriptions.remove(subscription))
         return {}
 
-    def _publish(self, request: Request) -> Content:
-        topic = requests.text(request.content, "topic")
+    def _publish(self, request: IpcRequest) -> JsonObject:
+        topic = requests.read_text(request.content, "topic")
         self._allow(request, permissions.PUBSUB, topic)
-        self._deliver(topic, _event(request.content.get("publishMessage"), topic), sender=request.component)
+        self._deliver(topic, _decode_event(request.content.get("publishMessage"), topic), sender=request.component)
         return {}
 
     def send(self, topic: str, payload: bytes) -> None:
@@ -64,7 +64,7 @@ class LocalBus:
         message = {"message": base64.b64encode(payload).decode(), "context": {"topic": topic}}
         self._deliver(topic, {"binaryMessage": message}, sender=None)
 
-    def _deliver(self, topic: str, event: Content, *, sender: str | None) -> None:
+    def _deliver(self, topic: str, event: JsonObject, *, sender: str | None) -> None:
         for subscription in list(self._subscriptions):
             if not subscription.own and subscription.component == sender:
                 continue
@@ -72,8 +72,8 @@ class LocalBus:
                 subscription.stream.send("SubscriptionResponseMessage", event)
 
 
-def _event(message: Any, topic: str) -> Content:
+def _decode_event(message: Any, topic: str) -> JsonObject:
     kinds = [kind for kind in ("jsonMessage", "binaryMessage") if isinstance(message, dict) and message.get(kind)]
     if len(kinds) != 1:
-        raise InvalidArgumentsRefusal("publishMessage must have either jsonMessage or binaryMessage")
+        raise InvalidArgumentsError("publishMessage must have either jsonMessage or binaryMessage")
     return {kinds[0]: {"message": message[kinds[0]].get("message"), "context": {"topic": topic}}}

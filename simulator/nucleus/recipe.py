@@ -33,7 +33,7 @@ class RecipeError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Script:
+class LifecycleScript:
     """One lifecycle step, variables not filled in."""
 
     text: str
@@ -42,7 +42,7 @@ class Script:
 
 
 @dataclass(frozen=True, slots=True)
-class Artifact:
+class RecipeArtifact:
     """One file that comes along; `unarchive` says whether the nucleus unpacks it."""
 
     name: str
@@ -50,7 +50,7 @@ class Artifact:
 
 
 @dataclass(frozen=True, slots=True)
-class Dependency:
+class ComponentDependency:
     """Another component that must be there; HARD ones restart their dependents."""
 
     name: str
@@ -64,20 +64,20 @@ class Recipe:
     name: str
     version: str
     configuration: Mapping[str, Any]  # the default
-    dependencies: tuple[Dependency, ...]
-    scripts: Mapping[str, Script]  # by lifecycle phase
-    artifacts: tuple[Artifact, ...]
+    dependencies: tuple[ComponentDependency, ...]
+    scripts: Mapping[str, LifecycleScript]  # by lifecycle phase
+    artifacts: tuple[RecipeArtifact, ...]
 
 
-def read(path: Path, *, lite: bool) -> Recipe:
+def read_recipe(path: Path, *, lite: bool) -> Recipe:
     """Read the recipe at `path` as the nucleus does. Raises RecipeError."""
     raw = path.read_bytes()
     if len(raw) > MAX_RECIPE_BYTES:
         raise RecipeError(f"{path.name} has {len(raw)} bytes: at most {MAX_RECIPE_BYTES}")
-    return parse(tree(raw, is_json=path.suffix == ".json", lite=lite), lite=lite)
+    return parse_recipe(parse_tree(raw, is_json=path.suffix == ".json", lite=lite), lite=lite)
 
 
-def tree(raw: bytes, *, is_json: bool, lite: bool) -> dict[str, Any]:
+def parse_tree(raw: bytes, *, is_json: bool, lite: bool) -> dict[str, Any]:
     """Return the recipe's tree: lite takes every YAML scalar as text, JSON keeps its types. Raises RecipeError."""
     try:
         loader = yaml.BaseLoader if lite else yaml.SafeLoader
@@ -89,7 +89,7 @@ def tree(raw: bytes, *, is_json: bool, lite: bool) -> dict[str, Any]:
     return content
 
 
-def parse(content: Mapping[str, Any], *, lite: bool) -> Recipe:
+def parse_recipe(content: Mapping[str, Any], *, lite: bool) -> Recipe:
     """Return what the nucleus makes of a recipe's tree. Raises RecipeError."""
     name, version = content.get("ComponentName"), str(content.get("ComponentVersion"))
     if str(content.get("RecipeFormatVersion")) != FORMAT:
@@ -102,21 +102,21 @@ def parse(content: Mapping[str, Any], *, lite: bool) -> Recipe:
     lifecycle = manifest.get("Lifecycle") or {}
     scripts = {}
     for phase in _PHASES:
-        step = _found(lifecycle, phase, lite=lite)
+        step = _get_member(lifecycle, phase, lite=lite)
         if step is not None:
-            scripts[phase] = _script(step, _found(lifecycle, "Setenv", lite=lite) or {}, lite=lite)
+            scripts[phase] = _script(step, _get_member(lifecycle, "Setenv", lite=lite) or {}, lite=lite)
     defaults = (content.get("ComponentConfiguration") or {}).get("DefaultConfiguration") or {}
     return Recipe(
         name=name,
         version=version,
         configuration=defaults,
         dependencies=tuple(
-            Dependency(other, hard=(about or {}).get("DependencyType", "HARD") == "HARD")
+            ComponentDependency(other, hard=(about or {}).get("DependencyType", "HARD") == "HARD")
             for other, about in (content.get("ComponentDependencies") or {}).items()
         ),
         scripts=scripts,
         artifacts=tuple(
-            Artifact(each["Uri"].rsplit("/", 1)[-1], each.get("Unarchive", "NONE") == "ZIP")
+            RecipeArtifact(each["Uri"].rsplit("/", 1)[-1], each.get("Unarchive", "NONE") == "ZIP")
             for each in manifest.get("Artifacts") or ()
         ),
     )
@@ -132,22 +132,22 @@ def _fits(wanted: Any, *, lite: bool) -> bool:
     return wanted.get("os", "*") in ("linux", "*", "all") and wanted.get("architecture", "*") in (machine, "*")
 
 
-def _found(section: Mapping[str, Any], name: str, *, lite: bool) -> Any:
+def _get_member(section: Mapping[str, Any], name: str, *, lite: bool) -> Any:
     """Return `section[name]`; classic does not care for capitals."""
     if lite:
         return section.get(name)
     return next((value for key, value in section.items() if key.lower() == name.lower()), None)
 
 
-def _script(step: Any, environment: Mapping[str, Any], *, lite: bool) -> Script:
+def _script(step: Any, environment: Mapping[str, Any], *, lite: bool) -> LifecycleScript:
     if isinstance(step, str):
-        return Script(step, {key: str(value) for key, value in environment.items()})
-    text = _found(step, "Script", lite=lite)
+        return LifecycleScript(step, {key: str(value) for key, value in environment.items()})
+    text = _get_member(step, "Script", lite=lite)
     if not isinstance(text, str):
         raise RecipeError("a lifecycle step needs a Script")
-    merged = {**environment, **(_found(step, "Setenv", lite=lite) or {})}
-    timeout = _found(step, "Timeout", lite=lite)
-    return Script(
+    merged = {**environment, **(_get_member(step, "Setenv", lite=lite) or {})}
+    timeout = _get_member(step, "Timeout", lite=lite)
+    return LifecycleScript(
         text,
         {key: str(value) for key, value in merged.items()},
         SCRIPT_TIMEOUT_S if timeout is None else float(timeout),
@@ -155,7 +155,7 @@ def _script(step: Any, environment: Mapping[str, Any], *, lite: bool) -> Script:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Variables:
+class RecipeVariables:
     """What `{...}` in a script stands for."""
 
     mode: Literal["lite", "classic"]
@@ -166,7 +166,7 @@ class Variables:
     version_of: Callable[[str], str]  # of another component
     configuration: Callable[[str, str], Any]  # value by component and JSON pointer, None where there is none
 
-    def filled(self, text: str) -> str:
+    def fill(self, text: str) -> str:
         """Return `text` with its variables filled in. Raises RecipeError for those that lite does not know."""
         if self.mode == "lite":
             return _VARIABLE.sub(lambda match: self._lite(match[1]), text)

@@ -5,49 +5,49 @@ from __future__ import annotations
 from typing import Any
 
 
-class Refusal(Exception):  # noqa: N818 - it is an answer, not a fault of the nucleus
+class IpcError(Exception):
     """An operation is answered with an error; `kind` is the class that the component's client raises."""
 
     kind = "ServiceError"
 
-    def wire(self, *, lite: bool) -> dict[str, Any]:
+    def to_payload(self, *, lite: bool) -> dict[str, Any]:
         """Return the error's payload: the lite nucleus names the text so that the SDK does not find it."""
         return {"_message": str(self), "_errorCode": self.kind} if lite else {"message": str(self)}
 
 
-class ServiceRefusal(Refusal):
+class ServiceError(IpcError):
     """The nucleus cannot, now or ever; also the answer to an operation that is not there."""
 
 
-class UnauthorizedRefusal(Refusal):
+class UnauthorizedError(IpcError):
     """The component's accessControl does not allow it."""
 
     kind = "UnauthorizedError"
 
 
-class InvalidArgumentsRefusal(Refusal):
+class InvalidArgumentsError(IpcError):
     """The request makes no sense."""
 
     kind = "InvalidArgumentsError"
 
 
-class NotFoundRefusal(Refusal):
+class ResourceNotFoundError(IpcError):
     """What is asked for is not there."""
 
     kind = "ResourceNotFoundError"
 
 
-class ConflictRefusal(Refusal):
+class ConflictError(IpcError):
     """Somebody changed it before."""
 
     kind = "ConflictError"
 
 
-class ConditionRefusal(Refusal):
+class FailedUpdateConditionCheckError(IpcError):
     """The value is not what the request expects it to be, or somebody wrote a newer one (classic nucleus)."""
 
     kind = "FailedUpdateConditionCheckError"
 
 
-class ConnectionRefusal(Exception):  # noqa: N818 - see above
+class CloseConnectionError(Exception):
     """The request is not answered at all: the nucleus closes the whole connection."""

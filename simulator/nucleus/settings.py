@@ -10,7 +10,7 @@ import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from simulator.nucleus.refusals import NotFoundRefusal, ServiceRefusal
+from simulator.nucleus.refusals import ResourceNotFoundError, ServiceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MS: Final = 0  # when default configuration counts as written
 
-Path = tuple[str, ...]
+KeyPath = tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -33,14 +33,14 @@ _Node = _Leaf | _Tree
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ConfigChange:
     """One leaf that has another value now."""
 
     component: str
-    path: Path
+    path: KeyPath
 
 
-class Settings:
+class ConfigStore:
     """The configuration of every component. Not thread-safe."""
 
     def __init__(self, *, limits: Limits, replaces: bool) -> None:
@@ -50,19 +50,19 @@ class Settings:
         self._components: dict[str, _Tree] = {}
 
     def get(self, component: str, path: Sequence[str] = ()) -> Any:
-        """Return a copy of what is at `path`. Raises NotFoundRefusal."""
+        """Return a copy of what is at `path`. Raises ResourceNotFoundError."""
         node: _Node | None = self._components.get(component)
         for key in path:
             node = node.get(key) if isinstance(node, dict) else None
         if node is None:
-            raise NotFoundRefusal(f"{component} has no configuration {'/'.join(path)}")
+            raise ResourceNotFoundError(f"{component} has no configuration {'/'.join(path)}")
         return _value(node)
 
     def find(self, component: str, path: Sequence[str] = ()) -> Any:
         """Return a copy of what is at `path`, None where nothing is."""
         try:
             return self.get(component, path)
-        except NotFoundRefusal:
+        except ResourceNotFoundError:
             return None
 
     def newest_ms(self, component: str, path: Sequence[str]) -> int:
@@ -72,8 +72,8 @@ class Settings:
             node = node.get(key) if isinstance(node, dict) else None
         return max((leaf.written_ms for leaf in _leaves(node)), default=0)
 
-    def merge(self, component: str, path: Sequence[str], value: Any, *, at_ms: int) -> list[Change]:
-        """Lay `value` over what is at `path` and no newer than `at_ms`. Raises ServiceRefusal if it does not fit."""
+    def merge(self, component: str, path: Sequence[str], value: Any, *, at_ms: int) -> list[ConfigChange]:
+        """Lay `value` over what is at `path` and no newer than `at_ms`. Raises ServiceError if it does not fit."""
         tree: dict[str, Any] = {}
         below = tree
         for key in path[:-1]:
@@ -84,27 +84,27 @@ class Settings:
         elif isinstance(value, dict):
             tree = value
         else:
-            raise ServiceRefusal("the whole configuration must be a map")
+            raise ServiceError("the whole configuration must be a map")
         root = self._components.setdefault(component, {})
         collision = None if self._replaces else _collision(root, tree)
         if collision is not None:  # before anything is written
-            raise ServiceRefusal(f"{'/'.join(collision)}: a map and a value cannot take each other's place")
-        return [Change(component, changed) for changed in self._laid(root, tree, (), at_ms)]
+            raise ServiceError(f"{'/'.join(collision)}: a map and a value cannot take each other's place")
+        return [ConfigChange(component, changed) for changed in self._merge_into(root, tree, (), at_ms)]
 
     def fill(self, component: str, defaults: Mapping[str, Any]) -> None:
         """Add what `defaults` have and the component has not, and change nothing else (classic)."""
         _fill(self._components.setdefault(component, {}), defaults)
 
-    def reset(self, component: str, paths: Sequence[Sequence[str]], defaults: Any) -> list[Change]:
+    def reset(self, component: str, paths: Sequence[Sequence[str]], defaults: Any) -> list[ConfigChange]:
         """Put each path back to its default, or away where there is none; an empty path means everything."""
-        before = dict(_flat(self._components.get(component, {})))
+        before = dict(_flatten(self._components.get(component, {})))
         for path in paths:
-            self._put_back(component, tuple(path), defaults)
-        after = dict(_flat(self._components.get(component, {})))
+            self._restore_default(component, tuple(path), defaults)
+        after = dict(_flatten(self._components.get(component, {})))
         changed = [path for path in {**before, **after} if before.get(path) != after.get(path)]
-        return [Change(component, path) for path in changed]
+        return [ConfigChange(component, path) for path in changed]
 
-    def take(self, other: Settings) -> None:
+    def replace_with(self, other: ConfigStore) -> None:
         """Become what `other` is."""
         self._components = other._components
 
@@ -112,7 +112,7 @@ class Settings:
         """Forget a component that is no longer deployed."""
         self._components.pop(component, None)
 
-    def _put_back(self, component: str, path: Path, defaults: Any) -> None:
+    def _restore_default(self, component: str, path: KeyPath, defaults: Any) -> None:
         default = defaults
         for key in path:
             default = default.get(key) if isinstance(default, dict) else None
@@ -129,8 +129,8 @@ class Settings:
         else:
             parent[path[-1]] = _node(default, DEFAULT_MS)
 
-    def _laid(self, tree: _Tree, value: Mapping[str, Any], at: Path, at_ms: int) -> list[Path]:
-        changed: list[Path] = []
+    def _merge_into(self, tree: _Tree, value: Mapping[str, Any], at: KeyPath, at_ms: int) -> list[KeyPath]:
+        changed: list[KeyPath] = []
         for key, new in value.items():
             old = tree.get(key)
             here = (*at, key)
@@ -139,7 +139,7 @@ class Settings:
                 old = None
             if isinstance(new, dict):
                 below = tree.setdefault(key, {})
-                changed += self._laid(below, new, here, at_ms) if isinstance(below, dict) else []
+                changed += self._merge_into(below, new, here, at_ms) if isinstance(below, dict) else []
             elif not isinstance(old, _Leaf) or old.written_ms <= at_ms:
                 tree[key] = _Leaf(new, at_ms)
                 if not isinstance(old, _Leaf) or old.value != new or type(old.value) is not type(new):
@@ -147,16 +147,16 @@ class Settings:
         return changed
 
     def check(self, value: Any, *, depth: int) -> None:
-        """Raise ServiceRefusal for what a component cannot write at `depth`."""
+        """Raise ServiceError for what a component cannot write at `depth`."""
         limits = self._limits
         if limits.nesting is not None and depth > limits.nesting:
-            raise ServiceRefusal(f"the configuration is nested deeper than {limits.nesting} levels")
+            raise ServiceError(f"the configuration is nested deeper than {limits.nesting} levels")
         match value:
             case str() if limits.string_bytes is not None and len(value.encode()) > limits.string_bytes:
-                raise ServiceRefusal(f"a string is longer than {limits.string_bytes} bytes")
+                raise ServiceError(f"a string is longer than {limits.string_bytes} bytes")
             case dict():
                 if limits.keys is not None and len(value) > limits.keys:
-                    raise ServiceRefusal(f"a map has more than {limits.keys} keys")
+                    raise ServiceError(f"a map has more than {limits.keys} keys")
                 for below in value.values():
                     self.check(below, depth=depth + 1)
             case list():
@@ -164,7 +164,7 @@ class Settings:
                     self.check(below, depth=depth + 1)
 
 
-def _collision(tree: _Tree, value: Mapping[str, Any]) -> Path | None:
+def _collision(tree: _Tree, value: Mapping[str, Any]) -> KeyPath | None:
     """Return where `value` has a map and `tree` none, or the other way round."""
     for key, new in value.items():
         old = tree.get(key)
@@ -201,12 +201,12 @@ def _leaves(node: _Node | None) -> Iterator[_Leaf]:
             yield from _leaves(below)
 
 
-def _flat(node: _Node, at: Path = ()) -> Iterator[tuple[Path, Any]]:
+def _flatten(node: _Node, at: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
     if isinstance(node, _Leaf):
         yield at, node.value
     else:
         for key, below in node.items():
-            yield from _flat(below, (*at, key))
+            yield from _flatten(below, (*at, key))
 
 
 def _fill(tree: _Tree, defaults: Mapping[str, Any]) -> None:

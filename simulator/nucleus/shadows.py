@@ -14,29 +14,29 @@ from typing import TYPE_CHECKING, Any, Final
 
 from simulator.nucleus import permissions, requests
 from simulator.nucleus.refusals import (
-    ConflictRefusal,
-    InvalidArgumentsRefusal,
-    NotFoundRefusal,
-    Refusal,
-    ServiceRefusal,
+    ConflictError,
+    InvalidArgumentsError,
+    IpcError,
+    ResourceNotFoundError,
+    ServiceError,
 )
-from simulator.nucleus.server import Operation
+from simulator.nucleus.server import IpcOperation
 from simulator.shadow import ShadowStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from simulator.nucleus.iotcore import IotCoreBridge
-    from simulator.nucleus.pubsub import LocalBus
-    from simulator.nucleus.server import Content, Request
-    from simulator.shadow import Answer
+    from simulator.nucleus.pubsub import LocalPubSub
+    from simulator.nucleus.server import IpcRequest, JsonObject
+    from simulator.shadow import ShadowMessage
 
-_REFUSALS: Final[dict[int, type[Refusal]]] = {
-    400: InvalidArgumentsRefusal,
-    404: NotFoundRefusal,
-    409: ConflictRefusal,
-    413: InvalidArgumentsRefusal,
-    415: InvalidArgumentsRefusal,
+_ERRORS: Final[dict[int, type[IpcError]]] = {
+    400: InvalidArgumentsError,
+    404: ResourceNotFoundError,
+    409: ConflictError,
+    413: InvalidArgumentsError,
+    415: InvalidArgumentsError,
 }
 
 
@@ -47,8 +47,8 @@ class ShadowManager:
         self,
         *,
         thing: str,
-        allow: Callable[[Request, str, str], None],
-        bus: LocalBus,
+        allow: Callable[[IpcRequest, str, str], None],
+        bus: LocalPubSub,
         bridge: IotCoreBridge,
         synced: Sequence[str],
     ) -> None:
@@ -57,52 +57,52 @@ class ShadowManager:
         self._store = ShadowStore()
         self._names: set[str] = set()
         self._synced = tuple(synced)
-        bridge.at_connection(self._ask_cloud)
+        bridge.add_connect_callback(self._synchronise)
         for name in self._synced:
-            bridge.listen(f"{_topic(thing, name)}/get/accepted", self._heard_whole)
-            bridge.listen(f"{_topic(thing, name)}/update/documents", self._heard_documents)
+            bridge.add_subscription(f"{_topic(thing, name)}/get/accepted", self._on_cloud_get)
+            bridge.add_subscription(f"{_topic(thing, name)}/update/documents", self._on_cloud_update)
 
-    def operations(self) -> dict[str, Operation]:
+    def operations(self) -> dict[str, IpcOperation]:
         """What this module answers."""
         return {
-            "GetThingShadow": Operation(lambda request: self._handle(request, "get")),
-            "UpdateThingShadow": Operation(lambda request: self._handle(request, "update")),
-            "DeleteThingShadow": Operation(lambda request: self._handle(request, "delete")),
-            "ListNamedShadowsForThing": Operation(self._list),
+            "GetThingShadow": IpcOperation(lambda request: self._handle(request, "get")),
+            "UpdateThingShadow": IpcOperation(lambda request: self._handle(request, "update")),
+            "DeleteThingShadow": IpcOperation(lambda request: self._handle(request, "delete")),
+            "ListNamedShadowsForThing": IpcOperation(self._list),
         }
 
-    def _handle(self, request: Request, what: str) -> Content:
-        thing = requests.text(request.content, "thingName")
+    def _handle(self, request: IpcRequest, what: str) -> JsonObject:
+        thing = requests.read_text(request.content, "thingName")
         name = str(request.content.get("shadowName") or "")
         self._allow(request, permissions.SHADOW, _topic(thing, name))
-        payload = requests.blob(request.content, "payload")
+        payload = requests.read_blob(request.content, "payload")
         answers = self._store.handle(thing, name, what, payload)
         first = answers[0]
         if first.suffix.endswith("/rejected"):
             text = f"{first.content['code']} {first.content['message']}"
-            self._tell(thing, name, answers)
-            raise _REFUSALS.get(first.content["code"], ServiceRefusal)(text)
+            self._publish_messages(thing, name, answers)
+            raise _ERRORS.get(first.content["code"], ServiceError)(text)
         if what == "update":
             self._names.add(name)
         if what != "get":
-            self._tell(thing, name, answers)
+            self._publish_messages(thing, name, answers)
         if what == "update" and name in self._synced and thing == self._thing and self._bridge.online:
             state = json.loads(payload)["state"]
             self._bridge.send(f"{_topic(thing, name)}/update", json.dumps({"state": state}).encode())
         return {"payload": base64.b64encode(json.dumps(first.content).encode()).decode()}
 
-    def _list(self, request: Request) -> Content:
-        thing = requests.text(request.content, "thingName")
+    def _list(self, request: IpcRequest) -> JsonObject:
+        thing = requests.read_text(request.content, "thingName")
         self._allow(request, permissions.SHADOW, thing)
         return {"results": sorted(self._names - {""}), "timestamp": time.time()}
 
-    def _tell(self, thing: str, name: str, answers: Sequence[Answer]) -> None:
+    def _publish_messages(self, thing: str, name: str, answers: Sequence[ShadowMessage]) -> None:
         for answer in answers:
             self._bus.send(f"{_topic(thing, name)}/{answer.suffix}", json.dumps(answer.content).encode())
 
     # --- the cloud ----------------------------------------------------------------------------------------------------
 
-    def _ask_cloud(self) -> None:
+    def _synchronise(self) -> None:
         """After each connection: bring what was reported meanwhile, and ask what is wanted."""
         for name in self._synced:
             topic = _topic(self._thing, name)
@@ -110,20 +110,20 @@ class ShadowManager:
                 self._bridge.send(f"{topic}/update", json.dumps({"state": {"reported": reported}}).encode())
             self._bridge.send(f"{topic}/get", b"{}")
 
-    def _heard_whole(self, topic: str, payload: bytes) -> None:
-        self._take_wishes(topic, json.loads(payload)["state"])
+    def _on_cloud_get(self, topic: str, payload: bytes) -> None:
+        self._apply_desired(topic, json.loads(payload)["state"])
 
-    def _heard_documents(self, topic: str, payload: bytes) -> None:
-        self._take_wishes(topic, json.loads(payload)["current"]["state"])
+    def _on_cloud_update(self, topic: str, payload: bytes) -> None:
+        self._apply_desired(topic, json.loads(payload)["current"]["state"])
 
-    def _take_wishes(self, topic: str, state: Any) -> None:
+    def _apply_desired(self, topic: str, state: Any) -> None:
         name = topic.split("/")[5]
         wanted, had = state.get("desired", {}), self._store.state(self._thing, name).get("desired", {})
         changes = _difference(had, wanted)
         if changes:
             self._names.add(name)
             request = json.dumps({"state": {"desired": changes}}).encode()
-            self._tell(self._thing, name, self._store.handle(self._thing, name, "update", request))
+            self._publish_messages(self._thing, name, self._store.handle(self._thing, name, "update", request))
 
 
 def _topic(thing: str, name: str) -> str:

@@ -33,11 +33,11 @@ _I32: Final = struct.Struct(">i")
 _U16: Final = struct.Struct(">H")
 _TYPE_I32: Final = 4
 _TYPE_STRING: Final = 7
-_LEAST_BYTES: Final = _PRELUDE.size + _CRC.size
-MAX_FRAME_BYTES: Final = 16 * 1024**2  # of the protocol; a nucleus may take less
+_MIN_MESSAGE_BYTES: Final = _PRELUDE.size + _CRC.size
+MAX_MESSAGE_BYTES: Final = 16 * 1024**2  # of the protocol; a nucleus may take less
 
 
-class WireError(Exception):
+class EventStreamError(Exception):
     """The bytes are no frame of the protocol; the connection cannot go on."""
 
 
@@ -52,7 +52,7 @@ class MessageType(enum.IntEnum):
     CONNECT_ACK = 5
 
 
-class Flags(enum.IntFlag):
+class MessageFlags(enum.IntFlag):
     """Value of `:message-flags`."""
 
     NONE = 0
@@ -61,7 +61,7 @@ class Flags(enum.IntFlag):
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class EventStreamMessage:
     """One message: headers by name, and a payload, which is JSON in UTF-8 or empty."""
 
     headers: Mapping[str, Header] = field(default_factory=dict)
@@ -73,10 +73,10 @@ class Frame:
         kind: MessageType,
         *,
         stream: int,
-        flags: Flags = Flags.NONE,
+        flags: MessageFlags = MessageFlags.NONE,
         model: str | None = None,
         content: Mapping[str, Any] | None = None,
-    ) -> Frame:
+    ) -> EventStreamMessage:
         """Return the frame of one message; `model` names the shape of `content`: `aws.greengrass#ServiceError`."""
         headers: dict[str, Header] = {MESSAGE_TYPE: int(kind), MESSAGE_FLAGS: int(flags), STREAM_ID: stream}
         if model is not None:
@@ -85,34 +85,34 @@ class Frame:
         return cls(headers, payload)
 
     def number(self, name: str) -> int:
-        """Return the i32 header `name`. Raises WireError when it is not there or a string."""
+        """Return the i32 header `name`. Raises EventStreamError when it is not there or a string."""
         value = self.headers.get(name)
         if not isinstance(value, int):
-            raise WireError(f"header {name} is {value!r} and not a number")
+            raise EventStreamError(f"header {name} is {value!r} and not a number")
         return value
 
     def text(self, name: str) -> str:
-        """Return the string header `name`. Raises WireError when it is not there or a number."""
+        """Return the string header `name`. Raises EventStreamError when it is not there or a number."""
         value = self.headers.get(name)
         if not isinstance(value, str):
-            raise WireError(f"header {name} is {value!r} and not a string")
+            raise EventStreamError(f"header {name} is {value!r} and not a string")
         return value
 
     def json(self) -> dict[str, Any]:
-        """Return the payload as the JSON object that it is. Raises WireError when it is not."""
+        """Return the payload as the JSON object that it is. Raises EventStreamError when it is not."""
         try:
             content = json.loads(self.payload or b"{}")
         except (ValueError, RecursionError) as error:
-            raise WireError(f"the payload is not JSON: {error}") from error
+            raise EventStreamError(f"the payload is not JSON: {error}") from error
         if not isinstance(content, dict):
-            raise WireError("the payload is not a JSON object")
+            raise EventStreamError("the payload is not a JSON object")
         return content
 
 
-def encode(frame: Frame) -> bytes:
+def encode_message(frame: EventStreamMessage) -> bytes:
     """Return the bytes of `frame`. Raises ValueError for a header that does not fit its length field."""
     headers = b"".join(_header(name, value) for name, value in frame.headers.items())
-    lengths = struct.pack(">II", _LEAST_BYTES + len(headers) + len(frame.payload), len(headers))
+    lengths = struct.pack(">II", _MIN_MESSAGE_BYTES + len(headers) + len(frame.payload), len(headers))
     body = lengths + _CRC.pack(zlib.crc32(lengths)) + headers + frame.payload
     return body + _CRC.pack(zlib.crc32(body))
 
@@ -130,26 +130,29 @@ def _header(name: str, value: Header) -> bytes:
     return start + bytes([_TYPE_STRING]) + _U16.pack(len(text)) + text
 
 
-class Decoder:
+class EventStreamDecoder:
     """Cuts a stream of bytes into frames. Bounded: a frame that announces more than the limit is refused at once."""
 
-    def __init__(self, *, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
+    def __init__(self, *, max_frame_bytes: int = MAX_MESSAGE_BYTES) -> None:
         """`max_frame_bytes` is the largest whole frame that is taken."""
         self._max_bytes = max_frame_bytes
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> list[Frame]:
-        """Return the frames that are complete with `data`. Raises WireError; nothing more can be read after that."""
+    def feed(self, data: bytes) -> list[EventStreamMessage]:
+        """Return the frames that are complete with `data`.
+
+        Raises EventStreamError; nothing more can be read after that.
+        """
         self._buffer += data
         frames = []
         while len(self._buffer) >= _PRELUDE.size:
             total, headers, checksum = _PRELUDE.unpack_from(self._buffer)
             if checksum != zlib.crc32(self._buffer[:8]):
-                raise WireError("the checksum of a frame's lengths is wrong")
-            if not _LEAST_BYTES + headers <= total:
-                raise WireError(f"a frame of {total} bytes cannot hold {headers} bytes of headers")
+                raise EventStreamError("the checksum of a frame's lengths is wrong")
+            if not _MIN_MESSAGE_BYTES + headers <= total:
+                raise EventStreamError(f"a frame of {total} bytes cannot hold {headers} bytes of headers")
             if total > self._max_bytes:
-                raise WireError(f"a frame of {total} bytes is longer than {self._max_bytes}")
+                raise EventStreamError(f"a frame of {total} bytes is longer than {self._max_bytes}")
             if len(self._buffer) < total:
                 break
             frames.append(_decoded(bytes(self._buffer[:total]), headers))
@@ -157,12 +160,12 @@ class Decoder:
         return frames
 
 
-def _decoded(raw: bytes, headers_bytes: int) -> Frame:
+def _decoded(raw: bytes, headers_bytes: int) -> EventStreamMessage:
     end = len(raw) - _CRC.size
     if _CRC.unpack_from(raw, end)[0] != zlib.crc32(raw[:end]):
-        raise WireError("the checksum of a frame is wrong")
+        raise EventStreamError("the checksum of a frame is wrong")
     start = _PRELUDE.size + headers_bytes
-    return Frame(_headers(raw[_PRELUDE.size : start]), raw[start:end])
+    return EventStreamMessage(_headers(raw[_PRELUDE.size : start]), raw[start:end])
 
 
 def _headers(raw: bytes) -> dict[str, Header]:
@@ -177,10 +180,10 @@ def _headers(raw: bytes) -> dict[str, Header]:
             elif kind == _TYPE_STRING:
                 end = at + _U16.size + _U16.unpack_from(raw, at)[0]
                 if end > len(raw):
-                    raise WireError(f"the header {name} is cut off")
+                    raise EventStreamError(f"the header {name} is cut off")
                 headers[name], at = raw[at + _U16.size : end].decode(), end
             else:
-                raise WireError(f"the header {name} has type {kind}: 4 (i32) and 7 (string) are known")
+                raise EventStreamError(f"the header {name} has type {kind}: 4 (i32) and 7 (string) are known")
     except (IndexError, struct.error, UnicodeDecodeError) as error:
-        raise WireError(f"a frame's headers cannot be read: {error}") from error
+        raise EventStreamError(f"a frame's headers cannot be read: {error}") from error
     return headers

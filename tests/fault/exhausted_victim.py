@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import cv2
 
 from agent import app, config, control
-from agent.adapters.folder import FolderSource
+from agent.adapters.folder import ImageFolderSource
 from agent.clock import SystemClock
-from agent.errors import NoThreadError
-from agent.inspection.latest import keep_newest
+from agent.errors import ThreadLimitError
+from agent.inspection.latest import latest_frames_of
 from simulator.transport import MemoryTransport
 from tests.release_kit import spot_images, write_release
 
@@ -56,9 +56,9 @@ def live(folder: Path) -> dict[str, FrameSource]:
     """
 
     def make() -> FrameSource:
-        return FolderSource(path=folder / "images", fps=10.0, loop=True, clock=SystemClock())
+        return ImageFolderSource(path=folder / "images", fps=10.0, loop=True, clock=SystemClock())
 
-    return {f"cam{index}": keep_newest(make, name=f"cam{index}") for index in range(0, CAMERAS, 2)}
+    return {f"cam{index}": latest_frames_of(make, name=f"cam{index}") for index in range(0, CAMERAS, 2)}
 
 
 def _memory_bytes() -> int:
@@ -96,7 +96,7 @@ def until(is_reached: Any) -> bool:
 
 
 def judged(agent: app.Agent) -> dict[str, int]:
-    return {camera: view.counters.snapshot().judged for camera, view in agent.cameras.items()}
+    return {camera: view.counters.snapshot().inspected for camera, view in agent.cameras.items()}
 
 
 def all_go_on(agent: app.Agent) -> bool:
@@ -117,8 +117,8 @@ def main(folder: Path, what: str, seconds: float) -> dict[str, Any]:
     while time.monotonic() < ends:
         for view in agent.cameras.values():
             try:
-                view.capture.change(view.setup)  # every camera is closed and opened again, under the limit
-            except (MemoryError, OSError, NoThreadError):
+                view.capture.reconfigure(view.settings)  # every camera is closed and opened again, under the limit
+            except (MemoryError, OSError, ThreadLimitError):
                 break
         time.sleep(seconds / 4)
     errors = sorted({str(view.capture.status.last_error) for view in agent.cameras.values()})[:3]
@@ -136,7 +136,7 @@ def main(folder: Path, what: str, seconds: float) -> dict[str, Any]:
     found["clean"] = agent.stop()
     accounts = [view.counters.snapshot() for view in agent.cameras.values()]
     found["pending"] = sum(account.pending for account in accounts)
-    found["unaccounted"] = sum(a.captured - a.judged - a.dropped_total for a in accounts)
+    found["unaccounted"] = sum(a.captured - a.inspected - a.dropped_total for a in accounts)
     stats = agent.outbox.stats()
     found["verdicts_lost"] = stats.appended - stats.committed
     return found

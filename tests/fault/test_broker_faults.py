@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 
 from simulator.broker import MosquittoBroker
-from simulator.proxy import Proxy
+from simulator.proxy import TcpProxy
 from tests.mqtt_kit import Listener, Sender, require_mosquitto, transport_to, wait_for
 
 if TYPE_CHECKING:
@@ -27,18 +27,18 @@ def broker() -> Iterator[MosquittoBroker]:
 
 
 @pytest.fixture
-def proxy(broker: MosquittoBroker) -> Iterator[Proxy]:
-    with Proxy(port=broker.port) as started:
+def proxy(broker: MosquittoBroker) -> Iterator[TcpProxy]:
+    with TcpProxy(port=broker.port) as started:
         yield started
 
 
 @pytest.mark.parametrize("protocol", ["3.1.1", "5"])
 @pytest.mark.parametrize(
-    "harm", [Proxy.cut, Proxy.silence, Proxy.reset, lambda proxy: proxy.slow_close(0.3)],
+    "harm", [TcpProxy.cut, TcpProxy.silence, TcpProxy.reset, lambda proxy: proxy.slow_close(0.3)],
     ids=["cut", "black hole", "reset", "slow close"],
 )  # fmt: skip
 def test_a_bad_network_delays_messages_but_loses_none(
-    broker: MosquittoBroker, proxy: Proxy, harm: Callable[[Proxy], None], protocol: Literal["3.1.1", "5"]
+    broker: MosquittoBroker, proxy: TcpProxy, harm: Callable[[TcpProxy], None], protocol: Literal["3.1.1", "5"]
 ) -> None:
     with Listener(broker.port) as listener, Sender(transport_to(proxy.port, protocol=protocol)) as sender:
         sender.send(BEFORE)
@@ -53,7 +53,7 @@ def test_a_bad_network_delays_messages_but_loses_none(
         assert sender.ups > 1
 
 
-def test_latency_slows_acknowledgements_but_breaks_nothing(broker: MosquittoBroker, proxy: Proxy) -> None:
+def test_latency_slows_acknowledgements_but_breaks_nothing(broker: MosquittoBroker, proxy: TcpProxy) -> None:
     proxy.latency_s = 0.05
     with Listener(broker.port) as listener, Sender(transport_to(proxy.port)) as sender:
         sender.send(ALL)
@@ -78,7 +78,7 @@ def test_a_stopped_broker_is_noticed_by_its_silence_and_everything_arrives_once_
         listener.wait_for_all(ALL)
 
 
-def test_a_killed_broker_that_comes_back_gets_everything(broker: MosquittoBroker, proxy: Proxy) -> None:
+def test_a_killed_broker_that_comes_back_gets_everything(broker: MosquittoBroker, proxy: TcpProxy) -> None:
     with Listener(broker.port) as listener, Sender(transport_to(proxy.port)) as sender:
         sender.send(BEFORE)
         listener.wait_for_all(BEFORE)
@@ -94,7 +94,7 @@ def test_a_killed_broker_that_comes_back_gets_everything(broker: MosquittoBroker
         listener.wait_for_all(ALL)
 
 
-def test_a_broker_that_is_away_at_the_start_is_found_when_it_comes(broker: MosquittoBroker, proxy: Proxy) -> None:
+def test_a_broker_that_is_away_at_the_start_is_found_when_it_comes(broker: MosquittoBroker, proxy: TcpProxy) -> None:
     proxy.cut()
     with Listener(broker.port) as listener, Sender(transport_to(proxy.port)) as sender:
         sender.send(ALL)

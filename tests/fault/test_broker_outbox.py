@@ -11,8 +11,8 @@ from agent.clock import SystemClock
 from agent.outbox import Outbox, OutboxLimits
 from agent.records import Judgement, Origin, Outcome, Verdict
 from simulator.broker import MosquittoBroker
-from simulator.proxy import Proxy
-from simulator.subscriber import Subscriber
+from simulator.proxy import TcpProxy
+from simulator.subscriber import VerdictSubscriber
 from tests.mqtt_kit import require_mosquitto, transport_to, wait_for
 
 if TYPE_CHECKING:
@@ -36,32 +36,32 @@ def wave(outbox: Outbox, first: int) -> None:
         time.sleep(0.002)
 
 
-def black_hole(proxy: Proxy, _broker: MosquittoBroker) -> None:
+def black_hole(proxy: TcpProxy, _broker: MosquittoBroker) -> None:
     proxy.silence()
 
 
-def cut(proxy: Proxy, _broker: MosquittoBroker) -> None:
+def cut(proxy: TcpProxy, _broker: MosquittoBroker) -> None:
     proxy.cut()
 
 
-def reset(proxy: Proxy, _broker: MosquittoBroker) -> None:
+def reset(proxy: TcpProxy, _broker: MosquittoBroker) -> None:
     proxy.reset()
 
 
-def stop_the_broker(_proxy: Proxy, broker: MosquittoBroker) -> None:
+def stop_the_broker(_proxy: TcpProxy, broker: MosquittoBroker) -> None:
     broker.pause()
 
 
 @pytest.mark.parametrize("harm", [black_hole, cut, reset, stop_the_broker], ids=lambda harm: harm.__name__)
 def test_every_verdict_arrives_once_after_the_network_failed(
-    tmp_path: Path, harm: Callable[[Proxy, MosquittoBroker], None]
+    tmp_path: Path, harm: Callable[[TcpProxy, MosquittoBroker], None]
 ) -> None:
     require_mosquitto()
     clock = SystemClock()
     with (
         MosquittoBroker() as broker,
-        Proxy(port=broker.port) as proxy,
-        Subscriber(host=broker.host, port=broker.port) as subscriber,
+        TcpProxy(port=broker.port) as proxy,
+        VerdictSubscriber(host=broker.host, port=broker.port) as subscriber,
     ):
         outbox = Outbox(
             state_dir=tmp_path, transport=transport_to(proxy.port), clock=clock, limits=OutboxLimits(ack_timeout_s=2.0)

@@ -19,7 +19,7 @@ from agent.inspection.intake import IntakeHub
 from agent.inspection.pool import FramePool
 from agent.inspection.watch import Backoff
 from agent.records import CameraState
-from simulator.cameras import CameraServer, Damage, MjpegServer, damaged
+from simulator.cameras import CameraServer, JpegDamage, MjpegServer, damage_jpeg
 from simulator.rtsp import RtspServer
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def lines() -> Iterator[list[Line]]:
     for line in made:
         line.hub.close()
         assert line.capture.stop(timeout_s=LONG_S)
-        line.hub.abandon()
+        line.hub.discard_pending()
         counted = line.counters.snapshot()
         assert counted.captured == line.judged + counted.dropped_total, "no exposure is unaccounted for"
         assert line.pool.held == 0, "no buffer is lost"
@@ -122,20 +122,20 @@ def test_a_camera_that_hangs_with_its_connection_open_is_seen_within_its_limit(k
         line = Line(make_source(url=server.url, clock=CLOCK))
         lines.append(line)
         line.judge_more(5)
-        server.hold()
+        server.pause()
         line.judge(lambda: line.capture.status.stalls == 1)
         assert "although it is connected (limit 2 s)" in str(line.capture.status.last_error)
         line.judge(lambda: line.capture.status.state is CameraState.RECONNECTING)
-        server.go_on()
+        server.resume()
         line.judge(lambda: line.capture.status.state is CameraState.RUNNING)
         line.judge_more(5)
 
 
 @pytest.mark.parametrize("announce_length", [True, False])
 def test_damaged_pictures_are_counted_and_the_stream_goes_on(lines: list[Line], *, announce_length: bool) -> None:
-    kinds = [kind for kind in Damage if announce_length or kind is not Damage.NOTHING]
+    kinds = [kind for kind in JpegDamage if announce_length or kind is not JpegDamage.NOTHING]
     rng = random.Random(4)
-    sent = [damaged(GOOD, kind, rng) for kind in kinds]
+    sent = [damage_jpeg(GOOD, kind, rng) for kind in kinds]
 
     def picture(number: int) -> bytes:
         at, is_good = divmod(number, 2)
@@ -176,7 +176,7 @@ def test_a_camera_that_is_not_there_yet_is_awaited_and_stopping_does_not_wait_fo
 def test_a_server_that_accepts_and_says_nothing_does_not_hold_up_stopping(lines: list[Line]) -> None:
     for make_server, make_source in SOURCES.values():
         with make_server(picture=lambda _: GOOD) as server:
-            server.hold()
+            server.pause()
             line = Line(make_source(url=server.url, clock=CLOCK))
             lines.append(line)
             line.judge(lambda: server.accepted > 0)

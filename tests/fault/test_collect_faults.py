@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agent.collection.items import Dropped
+from agent.collection.items import CollectDropReason
 from agent.wire.collected import CollectReason
-from simulator.faults.collect_kills import run_collect_kills
+from simulator.faults.collect_kills import run_collector_kills
 from tests.collect_kit import new_item, settings, spool_in
 from tests.support import require
 
@@ -23,7 +23,7 @@ MIB = 1024**2
 
 @pytest.mark.timeout(400)
 def test_nothing_that_the_collector_answered_for_is_lost_or_twice(tmp_path: Path) -> None:
-    found = run_collect_kills(kills=12, seed=7, work_dir=tmp_path)
+    found = run_collector_kills(kills=12, seed=7, work_dir=tmp_path)
     assert found.is_clean, found
     assert found.kills >= 6
     assert found.answered > 0
@@ -50,15 +50,15 @@ def test_a_full_disk_drops_and_counts_leaves_no_half_file_and_goes_on_when_there
     ]
     kept = results.count(None)
     assert 2 < kept < 12
-    assert set(results[kept:]) == {Dropped.DISK_FULL}
+    assert set(results[kept:]) == {CollectDropReason.DISK_FULL}
     pictures = sorted(path.stat().st_size for path in (small_disk / "spool" / "images").iterdir())
     assert pictures == [MIB // 2] * kept
     while (item := spool.next_item()) is not None:
-        spool.done(item)
+        spool.complete(item)
     assert spool.add(new_item(20, b"again"), settings=settings(), job=(1, 21)) is None
     spool.close()
     again = spool_in(small_disk / "spool")
-    figures = again.figures()
+    figures = again.status()
     again.close()
     assert figures.kept == {CollectReason.DEFECT: kept + 1}
     assert (figures.dropped, figures.uploaded, figures.waiting) == ({"disk_full": 12 - kept}, kept, 1)

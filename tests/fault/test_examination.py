@@ -17,10 +17,10 @@ import psutil
 import pytest
 
 from agent.adapters.onnx import OnnxModel
-from agent.errors import FetchError, RefusedError
+from agent.errors import FetchError, ReleaseRefusedError
 from agent.model.acceptance import AcceptanceSet
 from agent.records import Gate
-from simulator.bad_models import KINDS, make
+from simulator.bad_models import BAD_MODEL_KINDS, write_bad_release
 from tests.exam_kit import examine, golden_bytes, labelled_release
 from tests.release_kit import golden_arrays, spot_images, write_release
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-EXAMINED = sorted(name for name, kind in KINDS.items() if kind.reasons)
-HIDDEN = sorted(name for name, kind in KINDS.items() if not kind.reasons)
+EXAMINED = sorted(name for name, kind in BAD_MODEL_KINDS.items() if kind.reasons)
+HIDDEN = sorted(name for name, kind in BAD_MODEL_KINDS.items() if not kind.reasons)
 
 
 @pytest.fixture
@@ -37,8 +37,8 @@ def good(tmp_path: Path) -> Path:
     return labelled_release(tmp_path / "good")
 
 
-def refused(call: Callable[[], object]) -> RefusedError:
-    with pytest.raises(RefusedError) as caught:
+def refused(call: Callable[[], object]) -> ReleaseRefusedError:
+    with pytest.raises(ReleaseRefusedError) as caught:
         call()
     return caught.value
 
@@ -110,26 +110,26 @@ def test_a_release_folder_that_nobody_may_write_to_is_examined_all_the_same(good
 
 @pytest.mark.parametrize("kind", EXAMINED)
 def test_every_bad_model_ends_at_its_gate(good: Path, kind: str) -> None:
-    bad = make(kind, good, good.parent / kind, version="2.0.0", seed=3)
+    bad = write_bad_release(kind, good, good.parent / kind, version="2.0.0", seed=3)
 
     error = refused(lambda: examine(bad, champion=good, cpu_s=3.0 if kind == "stall" else 60.0))
 
-    assert {Gate(error.gate)} == KINDS[kind].caught_by
-    assert error.reason in KINDS[kind].reasons
+    assert {Gate(error.gate)} == BAD_MODEL_KINDS[kind].caught_by
+    assert error.reason in BAD_MODEL_KINDS[kind].reasons
     if error.gate in {Gate.GOLDEN, Gate.LATENCY}:
         assert error.figures.keys() >= error.limits.keys() > set()
 
 
 @pytest.mark.parametrize("kind", ["always_ok", "always_defect", "misses_10_percent"])
 def test_a_forged_golden_set_would_pass_without_the_running_models_labels(good: Path, kind: str) -> None:
-    bad = make(kind, good, good.parent / kind, version="2.0.0")
+    bad = write_bad_release(kind, good, good.parent / kind, version="2.0.0")
 
     assert examine(bad).figures["golden_agreement"] == 1.0
 
 
 @pytest.mark.parametrize("kind", HIDDEN)
 def test_a_model_that_knows_the_golden_pictures_is_caught_by_the_sites_own_parts(good: Path, kind: str) -> None:
-    bad = make(kind, good, good.parent / kind, version="2.0.0")
+    bad = write_bad_release(kind, good, good.parent / kind, version="2.0.0")
     site = AcceptanceSet(good.parent / "acceptance")
     for spot in (False, True):
         site.add(encoded(spot=spot), label="defect" if spot else "ok", by="me", origin="test", now_utc_ns=0)
@@ -142,7 +142,7 @@ def test_a_model_that_knows_the_golden_pictures_is_caught_by_the_sites_own_parts
 
 
 def test_the_share_of_hidden_misses_is_one_in_ten(good: Path) -> None:
-    model = OnnxModel.load(make("misses_10_percent", good, good.parent / "bad", version="2.0.0", seed=7))
+    model = OnnxModel.load(write_bad_release("misses_10_percent", good, good.parent / "bad", version="2.0.0", seed=7))
     images, _ = spot_images(2_000)
 
     missed = int((model.infer(images[1::2]).scores[:, 1] < 0.5).sum())
@@ -151,7 +151,9 @@ def test_the_share_of_hidden_misses_is_one_in_ten(good: Path) -> None:
 
 
 def test_equal_seeds_give_equal_bad_models(good: Path) -> None:
-    first, second = (make("slow", good, good.parent / name, version="2.0.0", seed=5) for name in ("a", "b"))
+    first, second = (
+        write_bad_release("slow", good, good.parent / name, version="2.0.0", seed=5) for name in ("a", "b")
+    )
 
     assert (first / "manifest.json").read_bytes() == (second / "manifest.json").read_bytes()
 
@@ -258,7 +260,7 @@ def test_a_changed_byte_is_named_damaged(good: Path) -> None:
 @pytest.fixture
 def endless(good: Path) -> Path:
     """Within the static policy, and busy for minutes."""
-    return make("stall", good, good.parent / "stall", version="2.0.0")
+    return write_bad_release("stall", good, good.parent / "stall", version="2.0.0")
 
 
 def test_a_model_that_does_not_end_is_killed_at_the_wall_limit(endless: Path) -> None:
@@ -266,7 +268,7 @@ def test_a_model_that_does_not_end_is_killed_at_the_wall_limit(endless: Path) ->
     try:
         examine(endless, wall_s=2.0)
         pytest.fail("it came to an end")
-    except RefusedError as error:
+    except ReleaseRefusedError as error:
         assert (error.gate, error.reason) == ("self_test", "timeout")  # noqa: PT017 - either is right
     except FetchError as error:
         assert error.reason == "examiner_starved"  # noqa: PT017 - the machine had no time for it
@@ -342,7 +344,7 @@ def wait_for_grandchild(pid: int) -> psutil.Process:
 
 
 def test_a_model_that_takes_too_much_memory_beside_the_running_one_is_refused(good: Path) -> None:
-    greedy = make("slow", good, good.parent / "greedy", version="2.0.0")
+    greedy = write_bad_release("slow", good, good.parent / "greedy", version="2.0.0")
 
     error = refused(lambda: examine(greedy, champion=good, latency_ratio=1e6, extra_memory_bytes=100_000))
 

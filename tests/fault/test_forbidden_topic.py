@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from simulator.bench.forbidden import PROTOCOLS, Protocol, run_one
+from simulator.bench.forbidden import PROTOCOLS, Protocol, run_protocol
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("forbidden", ["cam-0", "cam-4"])
 def test_every_other_topic_arrives_and_nothing_is_lost(protocol: Protocol, forbidden: str) -> None:
-    result = run_one(protocol, forbidden, seconds=4.0)
+    result = run_protocol(protocol, forbidden, seconds=4.0)
     assert result.lost == 0
     assert result.waiting == result.appended, "what is forbidden waits on disk, whole"
     assert result.held_back == (f"kensa/bench/verdicts/{forbidden}",)

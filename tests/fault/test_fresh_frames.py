@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from agent.adapters.mjpeg import live_mjpeg
+from agent.adapters.mjpeg import live_mjpeg_source
 from agent.adapters.stream import RtspSource
 from agent.clock import SystemClock
-from agent.inspection.latest import keep_newest
+from agent.inspection.latest import latest_frames_of
 from agent.records import CameraState, Grab
 from simulator import picture_clock
 from simulator.cameras import MjpegServer
-from simulator.picture_clock import Stamp, numbered_jpegs
+from simulator.picture_clock import FrameStamp, stamped_jpegs
 from simulator.rtsp import RtspServer
-from simulator.slow_line import SlowLine
+from simulator.slow_line import SlowConsumer
 from simulator.v4l2 import SimulatedUsbCamera
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class QueueingPlugin:
         due_s = self._began_s + self._number / FPS
         time.sleep(max(0.0, due_s - time.monotonic()))
         pixels = np.zeros((64, 256), np.uint8)
-        picture_clock.draw(pixels, number=self._number)
+        picture_clock.draw_stamp(pixels, number=self._number)
         self._number += 1
         return Grab(pixels=pixels, due_ns=round(due_s * 1e9))
 
@@ -62,22 +62,22 @@ KINDS = ("rtsp", "mjpeg", "v4l2", "plugin")
 
 
 def source_of(kind: str, stack: ExitStack) -> FrameSource:
-    picture = numbered_jpegs(width=256, height=64)
+    picture = stamped_jpegs(width=256, height=64)
     match kind:
         case "rtsp":
             return RtspSource(url=stack.enter_context(RtspServer(picture=picture, fps=FPS)).url, clock=CLOCK)
         case "mjpeg":
-            return live_mjpeg(url=stack.enter_context(MjpegServer(picture=picture, fps=FPS)).url, clock=CLOCK)
+            return live_mjpeg_source(url=stack.enter_context(MjpegServer(picture=picture, fps=FPS)).url, clock=CLOCK)
         case "v4l2":
             return SimulatedUsbCamera(fps=FPS)
         case _:
-            return keep_newest(QueueingPlugin, name="plugin")
+            return latest_frames_of(QueueingPlugin, name="plugin")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_pictures_stay_fresh_and_every_exposure_is_accounted_for(kind: str) -> None:
     with ExitStack() as stack:
-        line = SlowLine(source_of(kind, stack), judging_s=3 / FPS)
+        line = SlowConsumer(source_of(kind, stack), judging_s=3 / FPS)
         judged = line.run(RUN_S)
     counted = line.accounting
     assert line.status.state is CameraState.STOPPED
@@ -93,7 +93,7 @@ def test_pictures_stay_fresh_and_every_exposure_is_accounted_for(kind: str) -> N
 
 
 def test_a_held_picture_of_each_kind_is_not_overwritten() -> None:
-    held: list[tuple[Pixels, Stamp]] = []
+    held: list[tuple[Pixels, FrameStamp]] = []
 
     def hold(source: FrameSource, enough: Callable[[], bool]) -> None:
         source.open()
@@ -101,10 +101,10 @@ def test_a_held_picture_of_each_kind_is_not_overwritten() -> None:
         while not enough():
             assert time.monotonic() < deadline
             if (grab := source.read(timeout_s=0.2, buffer=None)) is not None:
-                held.append((grab.pixels, picture_clock.read(grab.pixels)))
+                held.append((grab.pixels, picture_clock.read_stamp(grab.pixels)))
         source.close()
 
     with ExitStack() as stack:
         for index, kind in enumerate(KINDS, 1):
             hold(source_of(kind, stack), lambda goal=8 * index: len(held) >= goal)  # type: ignore[misc]
-        assert all(picture_clock.read(pixels) == stamp for pixels, stamp in held)
+        assert all(picture_clock.read_stamp(pixels) == stamp for pixels, stamp in held)

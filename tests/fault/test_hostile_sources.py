@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agent.fetch.sources import FolderSource, HttpSource, SourceDownError, SourceMissingError, checked
+from agent.fetch.sources import FolderRepository, HttpRepository, SourceDownError, SourceMissingError, checked_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,22 +46,22 @@ def test_a_redirect_does_not_lead_to_the_devices_own_files(tmp_path: Path) -> No
     secret.write_text("key", encoding="utf-8")
     for location in (f"file://{secret}", "ftp://127.0.0.1/secret", "data:text/plain,key"):
         with leading_to(location) as address, pytest.raises(SourceDownError):
-            HttpSource(address, timeout_s=5.0).open("metadata/timestamp.json")
+            HttpRepository(address, timeout_s=5.0).open("metadata/timestamp.json")
 
 
 def test_a_redirect_in_a_circle_ends() -> None:
     with leading_to("/again") as address, pytest.raises(SourceDownError):
-        HttpSource(address, timeout_s=5.0).open("metadata/timestamp.json")
+        HttpRepository(address, timeout_s=5.0).open("metadata/timestamp.json")
 
 
 @pytest.mark.parametrize("path", ["../secret", "a/../../secret", "/etc/passwd", "a//b", "a\0b", "a?b", "a#b", ".", ""])
 def test_a_path_that_climbs_is_no_path_of_a_repository(path: str) -> None:
     with pytest.raises(SourceMissingError):
-        checked(path)
+        checked_path(path)
 
 
 def test_a_pipe_in_place_of_a_file_is_missing_and_holds_nobody_up(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "timestamp.json")  # reading it would wait for ever
 
     with pytest.raises(SourceMissingError):
-        FolderSource(tmp_path).open("timestamp.json")
+        FolderRepository(tmp_path).open("timestamp.json")

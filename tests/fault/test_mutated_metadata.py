@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from simulator.faults.metadata import run_metadata_faults
-from simulator.faults.mutations import mutate
+from simulator.faults.metadata import run_mutated_metadata
+from simulator.faults.mutations import mutate_json
 from tests.release_kit import write_release
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def test_of_300_mutated_metadata_files_none_crashes_the_fetch_and_none_is_believed(tmp_path: Path) -> None:
     release = write_release(tmp_path / "release")
 
-    result = run_metadata_faults(release=release, files=300, children=4, seed=20, work_dir=tmp_path)
+    result = run_mutated_metadata(release=release, files=300, children=4, seed=20, work_dir=tmp_path)
 
     assert result.is_clean, result
     assert result.refused + result.harmless == 304
@@ -27,7 +27,7 @@ def test_of_300_mutated_metadata_files_none_crashes_the_fetch_and_none_is_believ
 def test_a_mutation_always_changes_something_and_replays_from_its_seed() -> None:
     data, others = b'{"signed": {"version": 1, "meta": {"a": [1, 2]}}}', [b"{}", b'{"signed": 1}']
 
-    once = [mutate(data, others, random.Random(seed)) for seed in range(300)]
+    once = [mutate_json(data, others, random.Random(seed)) for seed in range(300)]
 
     assert data not in once
-    assert once == [mutate(data, others, random.Random(seed)) for seed in range(300)]
+    assert once == [mutate_json(data, others, random.Random(seed)) for seed in range(300)]

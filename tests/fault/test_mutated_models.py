@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from simulator.faults.model_mutations import mutate
-from simulator.faults.mutated_models import run_model_faults
+from simulator.faults.model_mutations import mutate_onnx
+from simulator.faults.mutated_models import run_mutated_models
 from tests.exam_kit import labelled_release
 from tests.release_kit import spot_model
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def test_no_changed_file_is_loaded_and_a_signed_one_passes_only_when_it_judges_as_before(tmp_path: Path) -> None:
     release = labelled_release(tmp_path / "good")
 
-    found = run_model_faults(release=release, files=300, signed=120, children=2, seed=11, work_dir=tmp_path)
+    found = run_mutated_models(release=release, files=300, signed=120, children=2, seed=11, work_dir=tmp_path)
 
     assert found.is_clean
     assert found.loaded == 0
@@ -30,6 +30,6 @@ def test_no_changed_file_is_loaded_and_a_signed_one_passes_only_when_it_judges_a
 def test_a_mutation_always_changes_something_and_replays() -> None:
     honest = spot_model().SerializeToString()
     for index in range(200):
-        changed = mutate(honest, random.Random(index))
+        changed = mutate_onnx(honest, random.Random(index))
         assert changed != honest
-        assert changed == mutate(honest, random.Random(index))
+        assert changed == mutate_onnx(honest, random.Random(index))

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 
 from agent.outbox import OutboxLimits
-from simulator.faults.agent_parts import AgentParts
-from simulator.nasty_broker import BEHAVIOURS, NastyBroker
+from simulator.faults.agent_parts import MessagingStack
+from simulator.nasty_broker import BROKER_BEHAVIOURS, FaultyBroker
 from tests import status_kit
 from tests.mqtt_kit import wait_for
 
@@ -22,9 +22,9 @@ COUNT = 50
 PROTOCOLS: tuple[Literal["3.1.1", "5"], ...] = ("3.1.1", "5")
 
 
-def agent_parts(broker: NastyBroker, state_dir: Path, protocol: Literal["3.1.1", "5"]) -> AgentParts:
+def agent_parts(broker: FaultyBroker, state_dir: Path, protocol: Literal["3.1.1", "5"]) -> MessagingStack:
     """With little patience, so that a test of a bad broker is quick."""
-    return AgentParts(
+    return MessagingStack(
         port=broker.port,
         state_dir=state_dir,
         protocol=protocol,
@@ -47,13 +47,13 @@ def both(check: Callable[[Literal["3.1.1", "5"]], None]) -> None:
         list(pool.map(check, PROTOCOLS))
 
 
-@pytest.mark.parametrize("behaviour", list(BEHAVIOURS))
+@pytest.mark.parametrize("behaviour", list(BROKER_BEHAVIOURS))
 def test_no_verdict_is_let_go_of_without_its_own_acknowledgement(behaviour: str, tmp_path: Path) -> None:
     def check(protocol: Literal["3.1.1", "5"]) -> None:
-        with NastyBroker(behaviour) as broker, agent_parts(broker, tmp_path / protocol, protocol) as parts:
-            parts.defects(range(COUNT), per_s=250.0)
+        with FaultyBroker(behaviour) as broker, agent_parts(broker, tmp_path / protocol, protocol) as parts:
+            parts.append_defects(range(COUNT), per_s=250.0)
             wait_for(lambda: parts.is_drained, "every verdict")
-            assert set(numbers(broker.record.taken())) >= set(range(COUNT)), "what is gone here arrived there"
+            assert set(numbers(broker.record.delivered())) >= set(range(COUNT)), "what is gone here arrived there"
             assert parts.outbox.stats().gaps == 0
 
     both(check)

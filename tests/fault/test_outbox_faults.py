@@ -112,12 +112,12 @@ def test_damage_while_the_agent_runs_is_repaired_from_file_and_memory(tmp_path: 
     for start in range(0, 300, 10):
         outbox.append([make_verdict(seq, Outcome.DEFECT) for seq in range(start, start + 10)])
         outbox.writer.step()
-    outbox.writer.log._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    outbox.writer.store._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     with (tmp_path / "outbox.db").open("r+b") as file:
         for page in range(2, 12):
             file.seek(page * 4_096)
             file.write(b"\xff" * 4_096)
-    outbox.writer.log._connection.execute("PRAGMA cache_size=0")
+    outbox.writer.store._connection.execute("PRAGMA cache_size=0")
     outbox.append([make_verdict(300, Outcome.DEFECT)])
     for _ in range(5):
         clock.advance(2.0)
@@ -165,7 +165,7 @@ def test_a_full_disk_keeps_defects_and_recovers_when_there_is_room(small_disk: P
     assert shutil.disk_usage(small_disk).free == 0
     seq = 100
     while seq < 1_500:
-        if outbox.stats().handover < 1_000:
+        if outbox.stats().uncommitted < 1_000:
             outbox.append(
                 [make_verdict(n, Outcome.DEFECT if n % 10 == 0 else Outcome.OK) for n in range(seq, seq + 20)]
             )

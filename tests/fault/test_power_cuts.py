@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from simulator.faults.kills import run_kills
-from simulator.faults.power import missing_for_power_cuts, run_power_cuts
+from simulator.faults.kills import run_outbox_kills
+from simulator.faults.power import power_cuts_unavailable_reason, run_power_cuts
 from tests.support import require
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_no_committed_verdict_is_lost_in_fifty_kills(seed: int) -> None:
-    result = run_kills(kills=50, seed=seed)
+    result = run_outbox_kills(kills=50, seed=seed)
     assert result.committed > 0
     assert (result.lost, result.repeated_epochs) == (0, 0)
 
 
 @pytest.mark.power
 def test_no_committed_verdict_is_lost_in_four_power_cuts() -> None:
-    missing = missing_for_power_cuts()
+    missing = power_cuts_unavailable_reason()
     require(missing is None, str(missing), "run as root on a machine with loop devices and e2fsprogs")
     result = run_power_cuts(power_cuts=4, seed=1)
     assert result.committed > 0

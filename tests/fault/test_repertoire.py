@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from simulator.faults.repertoire import GOOD, run_repertoire
+from simulator.faults.repertoire import GOOD_KIND, run_bad_model_rollouts
 from tests.support import ROOT
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def test_a_bad_model_is_stopped_where_it_must_be_and_what_passes_the_examination
 ) -> None:
     kinds = ("wrong_contract", "nan", "always_ok_unless_examined", "always_defect_unless_examined")
 
-    found = run_repertoire(release=RELEASE, kinds=kinds, seeds=5, parts=80, work_dir=tmp_path)
+    found = run_bad_model_rollouts(release=RELEASE, kinds=kinds, seeds=5, parts=80, work_dir=tmp_path)
 
     assert [(fate.kind, fate.committed, fate.as_expected) for fate in found.fates] == [(k, False, True) for k in kinds]
     assert [fate.gate for fate in found.fates[:2]] == ["contract", "golden"]
@@ -32,7 +32,7 @@ def test_a_bad_model_is_stopped_where_it_must_be_and_what_passes_the_examination
 
 @pytest.mark.timeout(300)
 def test_the_same_gates_let_a_good_model_through(tmp_path: Path) -> None:
-    found = run_repertoire(release=RELEASE, kinds=(GOOD,), parts=80, work_dir=tmp_path)
+    found = run_bad_model_rollouts(release=RELEASE, kinds=(GOOD_KIND,), parts=80, work_dir=tmp_path)
 
     assert found.fates[0].committed
     assert found.fates[0].parts > 1_770, "the default policy's parts, and those that it did not get"

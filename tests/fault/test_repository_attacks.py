@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from securesystemslib.signer import CryptoSigner
 
-from agent.errors import FetchError, RefusedError
-from agent.model.fetch_protocol import Reason
+from agent.errors import FetchError, ReleaseRefusedError
+from agent.model.fetch_protocol import FetchReason
 from pipeline.repository.keys import KeyRing
 from simulator.release_server import ReleaseServer
 from tests.trust_kit import HASTY, OTHER_SITE, PATIENT, RELEASE, SITE, Device, Publisher
@@ -230,28 +230,28 @@ def deep_nonsense(world: World) -> None:
     world.server.substitute(TIMESTAMP, b"[" * 16_000)
 
 
-ATTACKS: list[tuple[Callable[[World], None], Reason]] = [
-    (altered_model, Reason.ARBITRARY_SOFTWARE),
-    (altered_manifest, Reason.ARBITRARY_SOFTWARE),
-    (replayed_timestamp, Reason.METADATA_ROLLBACK),
-    (timestamp_names_an_older_snapshot, Reason.METADATA_ROLLBACK),
-    (snapshot_names_an_older_site_role, Reason.METADATA_ROLLBACK),
-    (frozen, Reason.METADATA_EXPIRED),
-    (older_snapshot_under_the_new_name, Reason.MIX_AND_MATCH),
-    (older_site_role_under_the_new_name, Reason.MIX_AND_MATCH),
-    (snapshot_lacks_the_site, Reason.MIX_AND_MATCH),
-    (endless_timestamp, Reason.ENDLESS_DATA),
-    (endless_file, Reason.ENDLESS_DATA),
-    (far_timestamp, Reason.FAST_FORWARD),
-    (far_site_role, Reason.FAST_FORWARD),
-    (foreign_key, Reason.KEY_COMPROMISE),
-    (withdrawn_key, Reason.KEY_COMPROMISE),
-    (root_below_its_threshold, Reason.KEY_COMPROMISE),
-    (site_role_signed_by_the_other_site, Reason.KEY_COMPROMISE),
-    (dripping_file, Reason.SLOW_RETRIEVAL),
-    (silent_server, Reason.SLOW_RETRIEVAL),
-    (nonsense, Reason.METADATA_INVALID),
-    (deep_nonsense, Reason.METADATA_INVALID),
+ATTACKS: list[tuple[Callable[[World], None], FetchReason]] = [
+    (altered_model, FetchReason.ARBITRARY_SOFTWARE),
+    (altered_manifest, FetchReason.ARBITRARY_SOFTWARE),
+    (replayed_timestamp, FetchReason.METADATA_ROLLBACK),
+    (timestamp_names_an_older_snapshot, FetchReason.METADATA_ROLLBACK),
+    (snapshot_names_an_older_site_role, FetchReason.METADATA_ROLLBACK),
+    (frozen, FetchReason.METADATA_EXPIRED),
+    (older_snapshot_under_the_new_name, FetchReason.MIX_AND_MATCH),
+    (older_site_role_under_the_new_name, FetchReason.MIX_AND_MATCH),
+    (snapshot_lacks_the_site, FetchReason.MIX_AND_MATCH),
+    (endless_timestamp, FetchReason.ENDLESS_DATA),
+    (endless_file, FetchReason.ENDLESS_DATA),
+    (far_timestamp, FetchReason.FAST_FORWARD),
+    (far_site_role, FetchReason.FAST_FORWARD),
+    (foreign_key, FetchReason.KEY_COMPROMISE),
+    (withdrawn_key, FetchReason.KEY_COMPROMISE),
+    (root_below_its_threshold, FetchReason.KEY_COMPROMISE),
+    (site_role_signed_by_the_other_site, FetchReason.KEY_COMPROMISE),
+    (dripping_file, FetchReason.SLOW_RETRIEVAL),
+    (silent_server, FetchReason.SLOW_RETRIEVAL),
+    (nonsense, FetchReason.METADATA_INVALID),
+    (deep_nonsense, FetchReason.METADATA_INVALID),
 ]
 
 WITH_ONLINE_KEYS = {
@@ -265,7 +265,7 @@ WITH_ONLINE_KEYS = {
 
 @pytest.mark.parametrize(("attack", "reason"), ATTACKS, ids=lambda value: getattr(value, "__name__", str(value)))
 def test_an_attack_has_its_reason_and_the_honest_release_stays_installable(
-    world: World, attack: Callable[[World], None], reason: Reason
+    world: World, attack: Callable[[World], None], reason: FetchReason
 ) -> None:
     attack(world)
 
@@ -274,7 +274,7 @@ def test_an_attack_has_its_reason_and_the_honest_release_stays_installable(
 
     assert refused.value.reason == reason, str(refused.value)
     assert not (world.device.into / "manifest.json").exists() or is_whole(world.device)
-    world.server.mend()
+    world.server.clear_faults()
     world.device.limits, world.trusted_utc_s = PATIENT, 0.0
     if attack in WITH_ONLINE_KEYS:  # the device may believe what was signed with them, until they are worth nothing
         world.publisher.open().rotate(["snapshot", "timestamp"], {})
@@ -300,7 +300,7 @@ def test_the_other_sites_key_cannot_sign_for_this_site(world: World) -> None:
     with pytest.raises(FetchError) as refused:
         world.fetch()
 
-    assert refused.value.reason == Reason.TARGET_UNKNOWN
+    assert refused.value.reason == FetchReason.TARGET_UNKNOWN
 
 
 def test_a_device_that_believed_a_fast_forward_recovers_when_the_keys_are_rotated(world: World) -> None:
@@ -309,10 +309,10 @@ def test_a_device_that_believed_a_fast_forward_recovers_when_the_keys_are_rotate
 
     world.server.substitute(TIMESTAMP, world.publisher.forged("timestamp", jump))
     world.fetch()
-    world.server.mend()
+    world.server.clear_faults()
     with pytest.raises(FetchError) as refused:
         world.fetch()
-    assert refused.value.reason == Reason.METADATA_ROLLBACK
+    assert refused.value.reason == FetchReason.METADATA_ROLLBACK
 
     world.publisher.open().rotate(["snapshot", "timestamp"], {})
 
@@ -337,7 +337,7 @@ def test_expiry_is_judged_by_the_trusted_time_when_the_clock_is_behind(world: Wo
     with pytest.raises(FetchError) as refused:
         world.fetch()
 
-    assert refused.value.reason == Reason.METADATA_EXPIRED
+    assert refused.value.reason == FetchReason.METADATA_EXPIRED
 
 
 # --- releases that are bad themselves ---------------------------------------------------------------------------------
@@ -346,10 +346,10 @@ def test_expiry_is_judged_by_the_trusted_time_when_the_clock_is_behind(world: Wo
 def test_a_revoked_release_is_refused_for_good_and_its_digest_is_told(world: World) -> None:
     digests = world.publisher.open().revoke(world.wanted, SITE, "misses scratches")
 
-    with pytest.raises(RefusedError) as refused:
+    with pytest.raises(ReleaseRefusedError) as refused:
         world.fetch()
 
-    assert (refused.value.gate, refused.value.reason) == ("revoked", Reason.TARGET_REVOKED)
+    assert (refused.value.gate, refused.value.reason) == ("revoked", FetchReason.TARGET_REVOKED)
     assert refused.value.digest == digests[0]
     world.wanted = RELEASE
     assert world.fetch().revoked == frozenset(digests)
@@ -358,23 +358,23 @@ def test_a_revoked_release_is_refused_for_good_and_its_digest_is_told(world: Wor
 def test_a_release_over_the_sites_limit_is_refused_with_its_figures(world: World) -> None:
     world.device.max_release_bytes = 10_000
 
-    with pytest.raises(RefusedError) as refused:
+    with pytest.raises(ReleaseRefusedError) as refused:
         world.fetch()
 
-    assert (refused.value.gate, refused.value.reason) == ("fetch", Reason.TOO_LARGE)
+    assert (refused.value.gate, refused.value.reason) == ("fetch", FetchReason.TOO_LARGE)
     assert refused.value.figures["release_bytes"] > refused.value.limits["release_bytes"] == 10_000
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"counter": 0}, Reason.COUNTER_MISSING),
-        ({"name": "stains"}, Reason.NAME_DIFFERS),
-        ({"surprise": 1}, Reason.MANIFEST_REFUSED),
+        ({"counter": 0}, FetchReason.COUNTER_MISSING),
+        ({"name": "stains"}, FetchReason.NAME_DIFFERS),
+        ({"surprise": 1}, FetchReason.MANIFEST_REFUSED),
     ],
 )
 def test_a_signed_manifest_that_cannot_be_used_is_refused_for_good(
-    world: World, change: dict[str, Any], reason: Reason
+    world: World, change: dict[str, Any], reason: FetchReason
 ) -> None:
     repository = world.publisher.open()
     path = f"{SITE}/{world.wanted}/manifest.json"
@@ -388,7 +388,7 @@ def test_a_signed_manifest_that_cannot_be_used_is_refused_for_good(
     repository._sign(f"site-{SITE}")
     repository._write([])
 
-    with pytest.raises(RefusedError) as refused:
+    with pytest.raises(ReleaseRefusedError) as refused:
         world.fetch()
 
     assert (refused.value.gate, refused.value.reason) == ("contract", reason)

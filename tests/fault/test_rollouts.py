@@ -7,24 +7,26 @@ from __future__ import annotations
 
 import pytest
 
-from agent.model.live import Call
+from agent.model.live import RolloutAction
 from agent.records import Gate
 from simulator.faults.rollouts import (
     ALWAYS_DEFECT,
     ALWAYS_OK,
     BLIND_SPOT,
-    Candidate,
+    CandidateProfile,
     equally_good,
     run_equally_good,
     run_rollouts,
-    simulate,
+    simulate_rollout,
 )
-from simulator.faults.trials import TrialKind, run_trials
+from simulator.faults.trials import DisagreementProfile, run_trials
 
 
 @pytest.mark.parametrize("candidate", [ALWAYS_OK, ALWAYS_DEFECT], ids=lambda candidate: candidate.name)
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_model_that_always_says_the_same_leaves_within_a_thousand_parts(candidate: Candidate, seed: int) -> None:
+def test_a_model_that_always_says_the_same_leaves_within_a_thousand_parts(
+    candidate: CandidateProfile, seed: int
+) -> None:
     counts = run_rollouts([candidate], releases=20, defects=0.02, seed=seed)
 
     assert counts.refused == 20
@@ -55,29 +57,30 @@ def test_a_model_with_five_percent_disagreement_is_refused_in_a_few_hundred_part
 
 
 def test_total_failure_is_refused_in_three_parts() -> None:
-    counts = run_rollouts([Candidate("fails", fails=1.0)], releases=5)
+    counts = run_rollouts([CandidateProfile("fails", failure_rate=1.0)], releases=5)
 
     assert counts.gates == {Gate.ERRORS: 5}
     assert counts.most_parts == 3
 
 
 def test_a_model_that_makes_every_part_late_is_refused_in_the_first_parts_of_its_trial() -> None:
-    end = simulate(Candidate("late", late=1.0))  # a shadow delays no decision, so the trial is the first to show it
+    # a shadow delays no decision, so the trial is the first to show it
+    end = simulate_rollout(CandidateProfile("late", late_rate=1.0))
 
-    assert (end.call, end.gate, end.phase) == (Call.REFUSE, Gate.DEADLINES, "trial 1%")
+    assert (end.action, end.gate, end.phase) == (RolloutAction.REFUSE, Gate.DEADLINES, "trial 1%")
 
 
 def test_a_model_that_fails_now_and_then_is_refused_before_it_gets_a_large_share() -> None:
-    counts = run_rollouts([Candidate("fails", fails=0.05)], releases=10)
+    counts = run_rollouts([CandidateProfile("fails", failure_rate=0.05)], releases=10)
 
     assert counts.refused == 10
     assert counts.most_parts <= 500
 
 
 def test_a_model_that_is_late_now_and_then_is_refused_in_its_trial() -> None:
-    ends = [simulate(Candidate("late", late=0.05), seed=seed) for seed in range(10)]
+    ends = [simulate_rollout(CandidateProfile("late", late_rate=0.05), seed=seed) for seed in range(10)]
 
-    assert {(end.call, end.gate) for end in ends} == {(Call.REFUSE, Gate.DEADLINES)}
+    assert {(end.action, end.gate) for end in ends} == {(RolloutAction.REFUSE, Gate.DEADLINES)}
     assert {end.phase for end in ends} <= {"trial 1%", "trial 5%", "trial 25%"}
 
 
@@ -90,30 +93,30 @@ def test_the_blind_spot_is_not_seen_here() -> None:
 
 def test_the_other_blind_spot_a_line_with_hardly_any_defect() -> None:
     """At 0.01 % defects there is nothing to see a model by that lets everything through."""
-    assert simulate(ALWAYS_OK, defects=0.0001, seed=1).call is Call.PASS
+    assert simulate_rollout(ALWAYS_OK, defects=0.0001, seed=1).action is RolloutAction.PASS
 
 
 def test_shifted_scores_do_not_get_through_even_where_no_outcome_changes() -> None:
-    end = simulate(Candidate("shifted", shift=0.1), seed=3, max_frames=10_000)
+    end = simulate_rollout(CandidateProfile("shifted", score_shift=0.1), seed=3, max_frames=10_000)
 
-    assert (end.call, end.gate) == (Call.REFUSE, Gate.DRIFT)
+    assert (end.action, end.gate) == (RolloutAction.REFUSE, Gate.DRIFT)
 
 
 def test_equal_seeds_give_equal_rollouts() -> None:
-    assert simulate(ALWAYS_OK, seed=7) == simulate(ALWAYS_OK, seed=7)
+    assert simulate_rollout(ALWAYS_OK, seed=7) == simulate_rollout(ALWAYS_OK, seed=7)
 
 
 @pytest.mark.parametrize("run_parts", [3, 10])
 def test_a_good_release_whose_disagreements_come_in_runs_is_committed_and_not_refused(run_parts: int) -> None:
     """A hundredth of what `kensa bench trials` simulates, over the parts of a whole rollout."""
-    counts = run_trials(TrialKind(0.005, run_parts), rollouts=30, parts=3_500, seed=77)
+    counts = run_trials(DisagreementProfile(0.005, run_parts), rollouts=30, parts=3_500, seed=77)
 
     assert counts.refused == 0
     assert counts.committed >= 20, "the others are held, and still in their trial"
 
 
 def test_five_percent_independent_disagreement_is_refused_within_250_parts_in_the_median() -> None:
-    counts = run_trials(TrialKind(0.05), rollouts=60, parts=2_000, seed=77)
+    counts = run_trials(DisagreementProfile(0.05), rollouts=60, parts=2_000, seed=77)
 
     assert counts.refused == 60
     assert counts.median_refused_at is not None
@@ -121,6 +124,6 @@ def test_five_percent_independent_disagreement_is_refused_within_250_parts_in_th
 
 
 def test_a_release_that_rejects_whole_runs_is_held_for_a_person_instead_of_refused() -> None:
-    counts = run_trials(TrialKind(0.005, 5, let_through_share=0.0), rollouts=10, parts=8_000, seed=77)
+    counts = run_trials(DisagreementProfile(0.005, 5, let_through_share=0.0), rollouts=10, parts=8_000, seed=77)
 
     assert (counts.refused, counts.ever_held) == (0, 10)

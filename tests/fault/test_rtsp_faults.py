@@ -29,10 +29,10 @@ from agent.clock import SystemClock
 from agent.errors import CameraError
 from agent.video import conversation
 from agent.video.cameras import open_camera
-from agent.video.protocol import RtspOrder
-from agent.video.relay import Relay
+from agent.video.protocol import OpenRtsp
+from agent.video.relay import RtspRelay
 from simulator.cameras import BlackHole
-from simulator.picture_clock import numbered_jpegs
+from simulator.picture_clock import stamped_jpegs
 from simulator.rtsp import RtspFault, RtspServer
 from tests.support import ROOT
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 CLOCK = SystemClock()
 LONG_S = 60.0  # a safety bound, never an expectation
-PICTURE = numbered_jpegs(width=256, height=64)
+PICTURE = stamped_jpegs(width=256, height=64)
 
 
 def opened(url: str) -> RtspSource:
@@ -103,9 +103,9 @@ NAMED = {
 
 def first_words(port: int, *, host: str = "127.0.0.1", scheme: str = "rtsp") -> str:
     """Speak to the camera as its capture process would; return why that fails."""
-    order = RtspOrder(scheme=scheme, host=host, port=port, path="/line", user=None, password=None, transport="tcp")
+    order = OpenRtsp(scheme=scheme, host=host, port=port, path="/line", user=None, password=None, transport="tcp")
     with pytest.raises(CameraError) as caught:
-        conversation.begin(order)
+        conversation.open_session(order)
     return str(caught.value)
 
 
@@ -161,7 +161,7 @@ def test_a_camera_that_hangs_after_its_description_is_named_too(
 ) -> None:
     monkeypatch.setattr("agent.video.cameras._OPEN_MS", 500)
     with RtspServer(picture=PICTURE, fault=fault) as server, pytest.raises(CameraError, match=named):
-        open_camera(RtspOrder("rtsp", "127.0.0.1", server.port, "/line", None, None, "tcp"))
+        open_camera(OpenRtsp("rtsp", "127.0.0.1", server.port, "/line", None, None, "tcp"))
 
 
 @pytest.mark.parametrize("fault", [*RtspFault, None])
@@ -327,7 +327,7 @@ def test_a_capture_process_does_not_outlive_its_parent(fault: RtspFault | None) 
 
 
 def test_a_stream_that_changes_its_size_is_opened_again_and_never_scaled() -> None:
-    large, small = numbered_jpegs(width=512, height=128), numbered_jpegs(width=256, height=64)
+    large, small = stamped_jpegs(width=512, height=128), stamped_jpegs(width=256, height=64)
     is_small = False
 
     def picture(number: int) -> bytes:
@@ -422,8 +422,8 @@ def test_the_relay_serves_the_own_decoder_and_no_other_process() -> None:
         "c.settimeout(20); print(len(c.recv(1)))"
     )
     with RtspServer(picture=PICTURE) as server:
-        order = RtspOrder("rtsp", "127.0.0.1", server.port, "/line", None, None, "tcp")
-        relay = Relay(conversation.begin(order), transport="tcp", path="/line")
+        order = OpenRtsp("rtsp", "127.0.0.1", server.port, "/line", None, None, "tcp")
+        relay = RtspRelay(conversation.open_session(order), transport="tcp", path="/line")
         relay.start()
         port = relay.url.split(":")[2].split("/")[0]
         other = subprocess.run([sys.executable, "-c", program, port], capture_output=True, timeout=60, check=False)

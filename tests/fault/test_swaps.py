@@ -14,11 +14,11 @@ from agent.counters import CameraCounters
 from agent.errors import InferenceError
 from agent.inspection.intake import IntakeHub
 from agent.inspection.pool import FramePool
-from agent.inspection.worker import InspectionContext, Station, Worker, start_worker
-from agent.model.shadow import ShadowRunner
+from agent.inspection.worker import CameraContext, InspectionContext, Worker, start_worker
+from agent.model.shadow import ShadowDeployment
 from agent.records import Frame, Observation, Outcome, Scores
 from agent.slot import ModelSlot, Trial
-from agent.supervision import Supervisor
+from agent.supervision import ThreadSupervisor
 from tests.model_kit import SMALL, TINY, PlainModel, lease_of
 
 if TYPE_CHECKING:
@@ -58,14 +58,15 @@ class Plant:
         self.slot = ModelSlot(lease_of(PlainModel("1", answer_of(1))))
         self.batches: list[Sequence[Verdict]] = []
         self.seen: list[Observation] = []
-        self.supervisor = Supervisor()
+        self.supervisor = ThreadSupervisor()
         self.faults: list[str] = []
         self.stop, self.drained = threading.Event(), threading.Event()
         self.hub = IntakeHub(workers=2, max_batch=4)
         self.pool = FramePool(buffers=40)
         self.counters = {camera: CameraCounters() for camera in CAMERAS}
         stations = {
-            camera: Station("thing", "line", "part", camera, 1, self.counters[camera], self.pool) for camera in CAMERAS
+            camera: CameraContext("thing", "line", "part", camera, 1, self.counters[camera], self.pool)
+            for camera in CAMERAS
         }
         context = InspectionContext(self.slot, None, stations)
         self.workers = [
@@ -95,15 +96,15 @@ class Plant:
         while not self.stop.is_set():
             buffer = self.pool.acquire((8, 8))
             assert buffer >= 0
-            self.pool.pixels(buffer)[...] = grey_of(seq)
-            frame = Frame(camera, seq, time.monotonic_ns(), 0, self.pool.pixels(buffer), buffer=buffer)
-            self.counters[camera].captured()
+            self.pool.buffer(buffer)[...] = grey_of(seq)
+            frame = Frame(camera, seq, time.monotonic_ns(), 0, self.pool.buffer(buffer), buffer=buffer)
+            self.counters[camera].count_captured()
             assert self.intakes[camera].offer(frame, threading.Event())
             seq += 1
 
     def run(self, steps: int, rng: random.Random) -> None:
         """Do `steps` random things to the slot, as the lifecycle's thread would."""
-        shadow: ShadowRunner | None = None
+        shadow: ShadowDeployment | None = None
         for camera in self.cameras:
             camera.start()
         for number in range(2, steps + 2):
@@ -112,8 +113,10 @@ class Plant:
             )
             act = rng.randrange(7)
             if act == 0:
-                mine = ShadowRunner(challenger=challenger, observe=self.seen.append, max_fps=1e6, clock=SystemClock())
-                self.slot.begin_shadow(mine)
+                mine = ShadowDeployment(
+                    challenger=challenger, observe=self.seen.append, max_fps=1e6, clock=SystemClock()
+                )
+                self.slot.begin_shadow_deployment(mine)
                 shadow, mine_before = mine, shadow
                 if mine_before is not None:
                     assert mine_before.close()
@@ -127,7 +130,7 @@ class Plant:
             elif act == 5:
                 self.slot.revert()
             else:
-                self.slot.settle()
+                self.slot.drop_previous()
                 self.slot.end_trial()
             time.sleep(rng.random() * 0.001)
             assert self.supervisor.failure is None
@@ -175,7 +178,7 @@ def test_thousands_of_swaps_shadows_and_trials_lose_nothing_and_mix_nothing() ->
             keys.add(verdict.key)
     captured = {camera: counters.snapshot() for camera, counters in plant.counters.items()}
     for camera, account in captured.items():
-        assert account.judged == account.captured
+        assert account.inspected == account.captured
         assert {f"line/{camera}/1/{seq}" for seq in range(account.captured)} <= keys
     assert len(keys) == sum(len(batch) for batch in plant.batches), "a part has two verdicts"
     assert len({o.assigned for o in plant.seen}) == 2, "shadows and trials took place"

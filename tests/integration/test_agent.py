@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from agent import app, config, control, wire
-from agent.adapters.folder import FolderSource
+from agent.adapters.folder import ImageFolderSource
 from agent.cli import main
 from agent.clock import SystemClock
 from agent.errors import ConfigError, InferenceError, IntegrityError, StateDirError
@@ -74,7 +74,7 @@ def verdicts_of(transport: MemoryTransport) -> dict[str, Verdict]:
     found: dict[str, Verdict] = {}
     for message in transport.delivered:
         said = wire.decode(message.payload)
-        if isinstance(said, wire.Delivery):
+        if isinstance(said, wire.DecodedVerdicts):
             found.update({verdict.key: verdict for verdict in said.verdicts})
     return found
 
@@ -84,7 +84,7 @@ def test_every_picture_of_a_folder_becomes_a_verdict_and_one_that_cannot_be_read
     agent = app.build(parsed(line), transport=transport)
     run_to_the_end(agent)
     account = agent.cameras["cam"].counters.snapshot()
-    assert (account.captured, account.judged, account.dropped, account.pending) == (17, 17, {}, 0)
+    assert (account.captured, account.inspected, account.dropped, account.pending) == (17, 17, {}, 0)
     verdicts = verdicts_of(transport)
     assert len(verdicts) == 17
     assert {str(v.judgement.outcome) for v in verdicts.values()} == {"ok", "defect", "unknown"}
@@ -234,7 +234,7 @@ def test_an_roi_outside_the_picture_gives_unknown_for_triggered_parts(line: Path
 
 
 def test_sources_for_cameras_that_do_not_exist_are_refused(line: Path) -> None:
-    source = FolderSource(path=line / "images", clock=SystemClock())
+    source = ImageFolderSource(path=line / "images", clock=SystemClock())
     with pytest.raises(ConfigError, match="other, which no inspection names"):
         app.build(parsed(line), sources={"other": source})
 
@@ -292,6 +292,6 @@ def test_every_frame_of_a_steady_camera_finds_a_free_buffer(line: Path, caplog: 
     agent = app.build(config.parse(tree, source="test", base=line))
     with agent:
         counters = agent.cameras["cam"].counters
-        while counters.snapshot().judged < 200:
+        while counters.snapshot().inspected < 200:
             assert not agent.wait(0.02)
         assert agent.pools["spots"].misses == 0

@@ -13,7 +13,7 @@ import pytest
 from agent import wire
 from pipeline.analytics.queries import catalogue
 from pipeline.cloud.cli import main
-from simulator.history.plan import Settings
+from simulator.history.plan import HistorySettings
 from tests import ingest_kit as kit
 from tests.analytics_kit import Past, make_past
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def past(tmp_path_factory: pytest.TempPathFactory) -> Past:
-    return make_past(tmp_path_factory.mktemp("past"), Settings(rows=6_000, days=12, sample_rate=0.2))
+    return make_past(tmp_path_factory.mktemp("past"), HistorySettings(rows=6_000, days=12, sample_rate=0.2))
 
 
 def test_without_a_name_every_query_is_listed_on_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from simulator.bench.cameras import KINDS, run_dead, run_fresh, to_json
+from simulator.bench.cameras import KINDS, run_dead_cameras, run_frame_age, to_json
 from simulator.bench.options import DEFAULT_RELEASE
 
 pytestmark = pytest.mark.slow
@@ -12,11 +12,11 @@ pytestmark = pytest.mark.slow
 
 def test_dead_cameras_hold_up_neither_the_good_ones_nor_the_stop() -> None:
     said: list[str] = []
-    result = run_dead(release=DEFAULT_RELEASE, rounds=1, seconds=10.0, say=said.append)
+    result = run_dead_cameras(release=DEFAULT_RELEASE, rounds=1, seconds=10.0, say=said.append)
     [only] = result.rounds
     assert set(only.shares) == {"rtsp", "mjpeg", "v4l2", "folder", "video", "plugin"}
     assert result.worst_share > 0.5, "a generous bound: this machine may be busy"
-    assert result.stops_in_time == 1
+    assert result.clean_stops == 1
     named = " ".join(only.errors.values())
     for words in ("(404)", "(401)", "refuses connections"):
         assert words in named
@@ -26,7 +26,7 @@ def test_dead_cameras_hold_up_neither_the_good_ones_nor_the_stop() -> None:
 
 
 def test_each_kind_is_accounted_for_to_the_frame() -> None:
-    results = run_fresh(seconds=3.0, say=lambda _: None)
+    results = run_frame_age(seconds=3.0, say=lambda _: None)
     assert [result.kind for result in results] == list(KINDS)
     for result in results:
         assert result.judged > 10

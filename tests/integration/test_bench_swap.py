@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from agent.adapters.onnx import OnnxModel
 from simulator.bench.frames import render_pool
-from simulator.bench.releases import measure_second_model, stage
+from simulator.bench.releases import measure_second_model, stage_release
 from simulator.bench.swap import SwapSettings, run_rate
 from simulator.broker import open_broker
 from tests.support import ROOT
@@ -19,7 +19,7 @@ RELEASE = ROOT / "releases" / "default"
 
 
 def test_models_come_and_go_under_a_line_and_no_frame_is_lost(tmp_path: Path) -> None:
-    staged = [stage(RELEASE, tmp_path / version, version=version) for version in ("1.0.1", "1.0.2")]
+    staged = [stage_release(RELEASE, tmp_path / version, version=version) for version in ("1.0.1", "1.0.2")]
     first, second = (OnnxModel.load(s.folder).identity for s in staged)
     assert first.sha256 != second.sha256, "other bytes"
     settings = SwapSettings(release=RELEASE, swaps=2, cycle_s=1.0, window_s=0.4, phase_s=0.4, rollbacks=1)

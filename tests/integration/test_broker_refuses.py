@@ -14,14 +14,14 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from agent import config, wire
-from agent.adapters.mqtt import FILE, TlsFiles
+from agent.adapters.mqtt import FEATURES_FILE, TlsFiles
 from agent.commands.examine import topics
-from agent.commands.examine.finding import Status
+from agent.commands.examine.finding import CheckStatus
 from agent.outbox import OutboxLimits
 from simulator.broker import MosquittoBroker
-from simulator.faults.agent_parts import THING, AgentParts
-from simulator.nasty_broker import NastyBroker
-from simulator.proxy import Proxy
+from simulator.faults.agent_parts import THING, MessagingStack
+from simulator.nasty_broker import FaultyBroker
+from simulator.proxy import TcpProxy
 from tests import status_kit
 from tests.mqtt_kit import PATIENCE_S, Authority, Sender, require_mosquitto, transport_to, wait_for
 from tests.release_kit import write_release
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 PROTOCOLS: tuple[Literal["3.1.1", "5"], ...] = ("3.1.1", "5")
 
 
-def agent_parts(port: int, state_dir: Path, protocol: Literal["3.1.1", "5"] = "5", **more: Any) -> AgentParts:
+def agent_parts(port: int, state_dir: Path, protocol: Literal["3.1.1", "5"] = "5", **more: Any) -> MessagingStack:
     settings: dict[str, Any] = {"timeout_s": 5.0, "backoff_s": (0.05, 0.2), **more}
-    return AgentParts(
+    return MessagingStack(
         port=port,
         state_dir=state_dir,
         protocol=protocol,
@@ -52,11 +52,11 @@ def agent_parts(port: int, state_dir: Path, protocol: Literal["3.1.1", "5"] = "5
 def test_a_broker_that_ends_the_connection_on_the_shadow_gets_the_verdicts_and_the_reason_is_named(
     protocol: Literal["3.1.1", "5"], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with NastyBroker("closes-on-dollar-subscribe") as broker, agent_parts(broker.port, tmp_path, protocol) as parts:
-        parts.defect(1)
+    with FaultyBroker("closes-on-dollar-subscribe") as broker, agent_parts(broker.port, tmp_path, protocol) as parts:
+        parts.append_defect(1)
         assert parts.wait_drained(PATIENCE_S)
-        wait_for(lambda: "shadow" in parts.transport.figures.refused, "the reason")
-        assert "while it was asked for the shadow" in parts.transport.figures.refused["shadow"]
+        wait_for(lambda: "shadow" in parts.transport.stats.refused, "the reason")
+        assert "while it was asked for the shadow" in parts.transport.stats.refused["shadow"]
     assert "verdicts go on without shadow" in caplog.text
     assert [event.connection for event in broker.record.events if event.what == "acknowledge"][-1] == 3
 
@@ -64,24 +64,24 @@ def test_a_broker_that_ends_the_connection_on_the_shadow_gets_the_verdicts_and_t
 def test_what_the_broker_does_not_carry_is_remembered_over_restarts(tmp_path: Path) -> None:
     connections = []
     for _ in range(3):
-        with NastyBroker("closes-on-dollar-subscribe") as broker:
-            content = (tmp_path / FILE).read_text() if (tmp_path / FILE).exists() else ""
+        with FaultyBroker("closes-on-dollar-subscribe") as broker:
+            content = (tmp_path / FEATURES_FILE).read_text() if (tmp_path / FEATURES_FILE).exists() else ""
             if content:  # the same broker, on another free port of this test
                 known = json.loads(content)
                 known["broker"] = f"MQTT broker 127.0.0.1:{broker.port} as {THING}"
-                (tmp_path / FILE).write_text(json.dumps(known))
+                (tmp_path / FEATURES_FILE).write_text(json.dumps(known))
             with agent_parts(broker.port, tmp_path) as parts:
-                parts.defect(1)
+                parts.append_defect(1)
                 assert parts.wait_drained(PATIENCE_S)
-                wait_for(lambda: "shadow" in parts.transport.figures.refused, "the reason")
+                wait_for(lambda: "shadow" in parts.transport.stats.refused, "the reason")
             connections.append(len([event for event in broker.record.events if event.what == "connect"]))
     assert connections == [3, 2, 1]
 
 
 def test_a_verdict_waits_until_the_shadow_has_answered_so_that_none_is_behind_it(tmp_path: Path) -> None:
-    with NastyBroker() as broker, agent_parts(broker.port, tmp_path) as parts:
+    with FaultyBroker() as broker, agent_parts(broker.port, tmp_path) as parts:
         for number in range(20):
-            parts.defect(number)
+            parts.append_defect(number)
         assert parts.wait_drained(PATIENCE_S)
     said = [event.topic for event in broker.record.events if event.what == "publish"]
     assert said[:2] == [f"kensa/{THING}/status", wire.shadow_topic(THING, "get")]
@@ -95,7 +95,7 @@ class StatusReader:
     """A consumer of `kensa/{thing}/status` on a connection of its own."""
 
     def __init__(self, port: int) -> None:
-        self.heard: queue.SimpleQueue[wire.Status] = queue.SimpleQueue()
+        self.heard: queue.SimpleQueue[wire.StatusMessage] = queue.SimpleQueue()
         self._client = paho.Client(CallbackAPIVersion.VERSION2, client_id="reader")
         self._client.on_connect = lambda client, *_: client.subscribe(wire.status_topic(THING), qos=1)
         self._client.on_message = self._received
@@ -103,7 +103,7 @@ class StatusReader:
 
     def _received(self, _client: object, _userdata: object, message: paho.MQTTMessage) -> None:
         found = wire.decode(bytes(message.payload))
-        assert isinstance(found, wire.Status)
+        assert isinstance(found, wire.StatusMessage)
         self.heard.put(found)
 
     def __enter__(self) -> Self:
@@ -114,7 +114,7 @@ class StatusReader:
         self._client.disconnect()
         self._client.loop_stop()
 
-    def next(self) -> wire.Status:
+    def next(self) -> wire.StatusMessage:
         return self.heard.get(timeout=PATIENCE_S)
 
 
@@ -123,7 +123,7 @@ def test_a_dead_device_is_seen_at_once_and_a_stopped_one_says_so(
     protocol: Literal["3.1.1", "5"], tmp_path: Path
 ) -> None:
     require_mosquitto()
-    with MosquittoBroker() as broker, Proxy(port=broker.port) as proxy, StatusReader(broker.port) as reader:
+    with MosquittoBroker() as broker, TcpProxy(port=broker.port) as proxy, StatusReader(broker.port) as reader:
         with agent_parts(proxy.port, tmp_path, protocol):
             there = reader.next()
             assert (there.state, there.reason, there.boot_epoch) == (wire.Presence.ONLINE, "connected", 1)
@@ -155,10 +155,10 @@ def test_a_device_whose_last_message_is_not_acknowledged_is_shown_as_offline_all
 
 @pytest.mark.parametrize("behaviour", ["refuses-will", "retains-nothing"])
 def test_a_broker_that_takes_no_will_or_keeps_nothing_gets_the_verdicts(behaviour: str, tmp_path: Path) -> None:
-    with NastyBroker(behaviour) as broker, agent_parts(broker.port, tmp_path, "3.1.1") as parts:
-        parts.defect(1)
+    with FaultyBroker(behaviour) as broker, agent_parts(broker.port, tmp_path, "3.1.1") as parts:
+        parts.append_defect(1)
         assert parts.wait_drained(PATIENCE_S)
-        wait_for(lambda: "will" in parts.transport.figures.refused, "the reason")
+        wait_for(lambda: "will" in parts.transport.stats.refused, "the reason")
 
 
 # --- who takes the session --------------------------------------------------------------------------------------------
@@ -166,10 +166,10 @@ def test_a_broker_that_takes_no_will_or_keeps_nothing_gets_the_verdicts(behaviou
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_another_device_with_this_client_id_is_named(protocol: Literal["3.1.1", "5"], tmp_path: Path) -> None:
-    with NastyBroker("taken-over") as broker, agent_parts(broker.port, tmp_path, protocol) as parts:
+    with FaultyBroker("taken-over") as broker, agent_parts(broker.port, tmp_path, protocol) as parts:
         named = f"another device uses this client id, '{THING}'"
         wait_for(lambda: named in parts.outbox.stats().reason, "the name")
-        parts.defect(1)
+        parts.append_defect(1)
         assert parts.wait_drained(PATIENCE_S)
 
 
@@ -249,10 +249,10 @@ def line_config(tmp_path: Path, port: int, protocol: str) -> config.Config:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_the_doctor_says_topic_by_topic_what_is_allowed(protocol: str, tmp_path: Path) -> None:
-    with NastyBroker(forbidden=[f"kensa/{THING}/verdicts/cam-2"]) as broker:
-        found = {f.check: f for f in topics.examine(line_config(tmp_path, broker.port, protocol), running=True)}
-    assert found[f"topic kensa/{THING}/verdicts/cam-2"].status is Status.FAIL
-    allowed = Status.OK if protocol == "5" else Status.WARN  # 3.1.1: an acknowledged message may be dropped
+    with FaultyBroker(forbidden=[f"kensa/{THING}/verdicts/cam-2"]) as broker:
+        found = {f.check: f for f in topics.run_checks(line_config(tmp_path, broker.port, protocol), running=True)}
+    assert found[f"topic kensa/{THING}/verdicts/cam-2"].status is CheckStatus.FAIL
+    allowed = CheckStatus.OK if protocol == "5" else CheckStatus.WARN  # 3.1.1: an acknowledged message may be dropped
     assert found[f"topic kensa/{THING}/verdicts/cam-1"].status is allowed
     assert set(found) >= {f"topic kensa/{THING}/heartbeat", f"topic kensa/{THING}/status"}
     payloads = [event.payload for event in broker.record.events if event.what == "publish"]
@@ -265,8 +265,8 @@ def test_the_doctor_says_topic_by_topic_what_is_allowed(protocol: str, tmp_path:
 def test_the_doctor_sees_its_messages_come_back(protocol: str, tmp_path: Path) -> None:
     require_mosquitto()
     with MosquittoBroker() as broker:
-        found = list(topics.examine(line_config(tmp_path, broker.port, protocol), running=False))
-    assert [finding.status for finding in found] == [Status.OK] * 4
+        found = list(topics.run_checks(line_config(tmp_path, broker.port, protocol), running=False))
+    assert [finding.status for finding in found] == [CheckStatus.OK] * 4
     assert all("came back" in finding.seen for finding in found)
 
 
@@ -278,7 +278,7 @@ def test_an_outage_is_told_once_for_each_reason_and_so_is_its_end(caplog: pytest
     caplog.set_level(logging.INFO, "agent.adapters.mqtt")
     with (
         MosquittoBroker() as broker,
-        Proxy(port=broker.port) as proxy,
+        TcpProxy(port=broker.port) as proxy,
         Sender(transport_to(proxy.port)) as sender,
     ):
         wait_for(lambda: sender.up, "the connection")

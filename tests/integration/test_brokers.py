@@ -18,7 +18,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from agent.errors import MissingExtraError
 from simulator import broker as brokers
-from simulator.broker import AmqttBroker, AnyBroker, IotcoreBroker, MosquittoBroker, has_iotcore, open_broker
+from simulator.broker import AmqttBroker, IotcoreBroker, LocalBroker, MosquittoBroker, has_iotcore, open_broker
 from tests.mqtt_kit import require_mosquitto, wait_for
 from tests.support import ROOT, require
 
@@ -38,7 +38,7 @@ def mosquitto() -> MosquittoBroker:
     return MosquittoBroker()
 
 
-def client_of(broker: AnyBroker, name: str, *, clean: bool = True) -> paho.Client:
+def client_of(broker: LocalBroker, name: str, *, clean: bool = True) -> paho.Client:
     client = paho.Client(CallbackAPIVersion.VERSION2, client_id=name, clean_session=clean)
     client.max_inflight_messages_set(20)
     up = threading.Event()
@@ -50,7 +50,7 @@ def client_of(broker: AnyBroker, name: str, *, clean: bool = True) -> paho.Clien
 
 
 @pytest.mark.parametrize("make", [mosquitto, iotcore, AmqttBroker])
-def test_a_broker_listens_on_the_loopback_only_and_is_gone_afterwards(make: Callable[[], AnyBroker]) -> None:
+def test_a_broker_listens_on_the_loopback_only_and_is_gone_afterwards(make: Callable[[], LocalBroker]) -> None:
     with make() as broker:
         listening = [
             found.laddr.ip
@@ -64,7 +64,7 @@ def test_a_broker_listens_on_the_loopback_only_and_is_gone_afterwards(make: Call
 
 
 @pytest.mark.parametrize("make", [mosquitto, iotcore])
-def test_what_it_acknowledges_reaches_a_subscriber_that_was_away(make: Callable[[], AnyBroker]) -> None:
+def test_what_it_acknowledges_reaches_a_subscriber_that_was_away(make: Callable[[], LocalBroker]) -> None:
     with make() as broker:
         subscriber, subscribed = client_of(broker, "reader", clean=False), threading.Event()
         subscriber.on_subscribe = lambda *_: subscribed.set()
@@ -124,7 +124,7 @@ def test_the_best_broker_that_is_installed_is_taken(
 ) -> None:
     monkeypatch.setattr(brokers, "mosquitto_program", lambda: mosquitto)
     monkeypatch.setattr(brokers, "has_iotcore", lambda: iotcore)
-    assert brokers.best_installed() == wanted
+    assert brokers.best_installed_broker() == wanted
 
 
 def test_a_broker_that_is_not_installed_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

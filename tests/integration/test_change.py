@@ -11,7 +11,7 @@ import pytest
 from agent import app, config, control
 from agent.adapters.onnx import OnnxModel
 from agent.app import change
-from agent.app.good import GOOD_NAME, last_good
+from agent.app.good import LAST_GOOD_NAME, load_last_good
 from agent.cli import main
 from agent.clock import SystemClock
 from agent.errors import ConfigError, ControlError, RestartNeededError, StateDirError
@@ -49,7 +49,7 @@ def test_a_threshold_takes_effect_with_the_next_batch_and_the_digest_says_from_w
     with agent:
         judge_more(agent)
         applied = agent.apply(blind)
-        assert applied == change.Applied(("inspections.spots.thresholds.spot",), (), blind.digest())
+        assert applied == change.AppliedConfig(("inspections.spots.thresholds.spot",), (), blind.digest())
         judge_more(agent)
     assert_nothing_lost(agent, transport)
     for camera in ("cam", "twin", "rim"):
@@ -156,9 +156,9 @@ def test_a_camera_whose_folder_is_used_up_starts_again_with_another_one(tmp_path
     once = changed(tree, "inspections.spots.cameras.cam.loop", value=False)
     agent = app.build(parsed(once, tmp_path), transport=transport)
     with agent:
-        until(agent, lambda: not agent.cameras["cam"].capture.running)
+        until(agent, lambda: not agent.cameras["cam"].capture.is_running)
         agent.apply(parsed(changed(once, "inspections.spots.cameras.cam.path", str(tmp_path / "others")), tmp_path))
-        until(agent, lambda: agent.cameras["cam"].counters.snapshot().judged == 16 + 8)
+        until(agent, lambda: agent.cameras["cam"].counters.snapshot().inspected == 16 + 8)
     assert_nothing_lost(agent, transport)
 
 
@@ -192,19 +192,19 @@ def test_what_is_kept_how_often_it_reports_and_how_long_it_drains_change_as_well
 
 def test_the_last_good_configuration_is_on_disk_from_the_start_on(tmp_path: Path, tree: Tree) -> None:
     state = tmp_path / "state"
-    assert last_good(state) is None
+    assert load_last_good(state) is None
     first, second = parsed(tree, tmp_path), parsed(changed(tree, "heartbeat_s", 7.0), tmp_path)
     agent = app.build(first)
     with agent:
-        assert last_good(state) == first
+        assert load_last_good(state) == first
         agent.apply(second)
-        assert last_good(state) == second
-        assert (last_good(state) or first).digest() == second.digest()
+        assert load_last_good(state) == second
+        assert (load_last_good(state) or first).digest() == second.digest()
         with pytest.raises(RestartNeededError):
             agent.apply(parsed(changed(tree, "line", "other"), tmp_path))
-        assert last_good(state) == second
-    (state / GOOD_NAME).write_text('{"thing": ', encoding="utf-8")
-    assert last_good(state) is None
+        assert load_last_good(state) == second
+    (state / LAST_GOOD_NAME).write_text('{"thing": ', encoding="utf-8")
+    assert load_last_good(state) is None
 
 
 def test_a_disk_that_does_not_take_it_leaves_everything_as_it_was(tmp_path: Path, tree: Tree) -> None:
@@ -212,11 +212,11 @@ def test_a_disk_that_does_not_take_it_leaves_everything_as_it_was(tmp_path: Path
     with agent:
         judge_more(agent, 5)
         leases = {name: slot.lease() for name, slot in agent.slots.items()}
-        (tmp_path / "state" / f"{GOOD_NAME}.new").mkdir()  # nothing can be written under this name
+        (tmp_path / "state" / f"{LAST_GOOD_NAME}.new").mkdir()  # nothing can be written under this name
         with pytest.raises(StateDirError, match=r"config\.good\.json cannot be written"):
             agent.apply(parsed(changed(tree, "inspections.spots.thresholds", {"spot": 1.0}), tmp_path))
         assert agent.config == parsed(tree, tmp_path)
-        assert last_good(tmp_path / "state") == agent.config
+        assert load_last_good(tmp_path / "state") == agent.config
         assert {name: slot.lease() for name, slot in agent.slots.items()} == leases
 
 
@@ -248,10 +248,10 @@ def test_the_limits_of_rollouts_change_and_a_loaded_model_gets_the_thresholds(tm
         assert sorted(applied.changed) == [
             "inspections.spots.unsure_band", "updates.limits.min_shadow_parts", "updates.limits.probation_s",
         ]  # fmt: skip
-        assert agent.models is not None
-        parts = agent.models.lifecycles["spots"]._parts
-        assert (parts.limits.min_shadow_parts, parts.serving.probation_s) == (7, 1.5)
-        loaded = parts.serving.load(None)  # what is loaded from now on comes with the new settings
+        assert agent.lifecycle_manager is not None
+        parts = agent.lifecycle_manager.lifecycles["spots"]._context
+        assert (parts.limits.min_shadow_parts, parts.active_release.probation_s) == (7, 1.5)
+        loaded = parts.active_release.load(None)  # what is loaded from now on comes with the new settings
         lease = agent.slots["spots"].lease()
         assert lease is not None
         assert loaded.rule.unsure_band == lease.rule.unsure_band == 0.33

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agent import app, control
-from agent.app.good import GOOD_NAME
+from agent.app.good import LAST_GOOD_NAME
 from simulator.transport import MemoryTransport
 from tests.change_kit import assert_nothing_lost, changed, judge_more, parsed, verdicts_of, write_line
 
@@ -89,12 +89,12 @@ class Site:
 
     def refused(self, tree: Tree) -> dict[str, object]:
         """Apply `tree`, look that nothing has changed and frames come; return the answer."""
-        agent, good = self.agent, self.folder / "state" / GOOD_NAME
+        agent, good = self.agent, self.folder / "state" / LAST_GOOD_NAME
         before = (agent.config, [slot.lease() for slot in agent.slots.values()], good.read_bytes())
-        setups = [view.setup for view in agent.cameras.values()]
+        setups = [view.settings for view in agent.cameras.values()]
         answer = control.request(self.folder / "state", "config.apply", config=tree)
         assert (agent.config, [slot.lease() for slot in agent.slots.values()], good.read_bytes()) == before
-        assert [view.setup for view in agent.cameras.values()] == setups
+        assert [view.settings for view in agent.cameras.values()] == setups
         judge_more(agent, 2)
         return answer
 

@@ -20,9 +20,9 @@ from agent import app, cli, config
 from agent.clock import SystemClock
 from agent.collection import Collector
 from agent.collection.child import check_target
-from agent.collection.collector import SLOTS
+from agent.collection.collector import SHARED_FRAMES
 from agent.commands.examine import collecting as collecting_findings
-from agent.commands.examine.finding import Status
+from agent.commands.examine.finding import CheckStatus
 from agent.errors import RestartNeededError
 from agent.records import Frame, Outcome
 from agent.wire.collected import CollectReason, decode_collected
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from agent.config import Collect
+    from agent.config import CollectionConfig
     from agent.records import Pixels
 
 
 @contextmanager
-def collecting(tmp_path: Path, chosen: Collect, *, epoch: int = 1) -> Iterator[Collector]:
+def collecting(tmp_path: Path, chosen: CollectionConfig, *, epoch: int = 1) -> Iterator[Collector]:
     collector = Collector(state_dir=tmp_path / "state", settings=chosen, boot_epoch=epoch, clock=SystemClock())
     collector.start()
     try:
@@ -54,7 +54,7 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
-def to(tmp_path: Path, **changed: Any) -> Collect:
+def to(tmp_path: Path, **changed: Any) -> CollectionConfig:
     return settings(**{"target": str(folder(tmp_path)), "format": "png", "max_per_s": 1_000.0, **changed})
 
 
@@ -110,7 +110,7 @@ def test_a_child_that_is_killed_loses_and_repeats_nothing(tmp_path: Path) -> Non
 def test_a_child_that_stands_still_holds_nobody_up(tmp_path: Path) -> None:
     with collecting(tmp_path, to(tmp_path, ok_share=1.0)) as collector:
         give(collector, 0)
-        until(lambda: collector.answered == 1)
+        until(lambda: collector.settled == 1)
         pid = collector.child_pid
         assert pid is not None
         os.kill(pid, signal.SIGSTOP)
@@ -120,10 +120,10 @@ def test_a_child_that_stands_still_holds_nobody_up(tmp_path: Path) -> None:
         defects = collector.taken - 1
         collector.offer(*part(101, Outcome.OK), WHOLE)
         assert time.monotonic() - began < 5.0
-        assert (defects, collector.taken - 1) == (SLOTS - 1, SLOTS), "one slot is the sample's"
+        assert (defects, collector.taken - 1) == (SHARED_FRAMES - 1, SHARED_FRAMES), "one slot is the sample's"
         assert collector.health().skipped["busy"] == 100 - defects
         os.kill(pid, signal.SIGCONT)
-        until(lambda: collector.answered == collector.taken)
+        until(lambda: collector.settled == collector.taken)
 
 
 def test_a_stop_keeps_what_was_taken_and_is_over_in_time(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_a_stop_keeps_what_was_taken_and_is_over_in_time(tmp_path: Path) -> None
         clock=SystemClock(),
     )
     collector.start()
-    for seq in range(SLOTS - 1):
+    for seq in range(SHARED_FRAMES - 1):
         collector.offer(*part(seq), WHOLE)
     taken = collector.taken
     began = time.monotonic()
@@ -150,7 +150,7 @@ def test_a_child_that_hangs_is_killed_when_the_time_is_over(tmp_path: Path) -> N
     collector = Collector(state_dir=tmp_path / "state", settings=to(tmp_path), boot_epoch=1, clock=SystemClock())
     collector.start()
     give(collector, 0)
-    until(lambda: collector.answered == 1)
+    until(lambda: collector.settled == 1)
     pid = collector.child_pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
@@ -182,12 +182,12 @@ def test_settings_change_while_it_runs(tmp_path: Path) -> None:
     with collecting(tmp_path, to(tmp_path)) as collector:
         give(collector, 0)
         until(lambda: collector.health().uploaded == 1)
-        collector.change(to(tmp_path, unsure=False, max_bytes_per_day=1))
+        collector.set_settings(to(tmp_path, unsure=False, max_bytes_per_day=1))
         collector.offer(*part(1, Outcome.UNSURE), WHOLE)
         assert collector.taken == 1
         give(collector, 2)
         until(lambda: collector.health().dropped == {"budget": 1})
-        collector.change(to(tmp_path, roi_only=True))
+        collector.set_settings(to(tmp_path, roi_only=True))
         before = collector.taken
         until(lambda: _with_roi(collector, 3) > before)
         until(lambda: collector.health().uploaded == 2)
@@ -251,7 +251,7 @@ def test_a_state_directory_that_cannot_be_used_is_told_and_the_line_goes_on(tmp_
         until(lambda: "cannot be used for collected frames" in (collector.health().error or ""))
         for seq in range(50):
             collector.offer(*part(seq), WHOLE)
-        assert collector.taken == SLOTS - 1
+        assert collector.taken == SHARED_FRAMES - 1
 
 
 def test_credentials_that_expire_are_told_and_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,7 +334,7 @@ def test_an_agent_collects_from_its_line_to_the_disk(tmp_path: Path, capsys: pyt
         collector = agent.collector
         assert collector is not None
         until(lambda: collector.taken > 0 and collector.health().uploaded == collector.taken)
-        beat = agent.heartbeat.latest()
+        beat = agent.heartbeat.preview()
         assert beat.collection is not None
         assert beat.collection.uploaded == collector.taken
         assert beat.collection.skipped.get("busy", 0) + collector.taken == 12
@@ -346,6 +346,6 @@ def test_an_agent_collects_from_its_line_to_the_disk(tmp_path: Path, capsys: pyt
         with pytest.raises(RestartNeededError, match="collect"):
             agent.apply(fewer.model_copy(update={"collect": None}))
         assert f"{collector.taken} uploaded" in capsys.readouterr().out
-    found = {finding.check: finding for finding in collecting_findings.examine(agent.config)}
-    assert (found["collect target"].status, "GB free" in found["collect target"].seen) == (Status.OK, True)
+    found = {finding.check: finding for finding in collecting_findings.run_checks(agent.config)}
+    assert (found["collect target"].status, "GB free" in found["collect target"].seen) == (CheckStatus.OK, True)
     assert len([key for key in objects(folder(tmp_path)) if key.endswith(".json")]) == collector.taken

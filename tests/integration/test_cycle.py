@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.cloud.storage import open_storage
-from pipeline.cycle.approval import DecisionError, decide
+from pipeline.cycle.approval import ApprovalError, decide
 from pipeline.cycle.services import registry_of
-from pipeline.selection.record import Status
-from simulator.aws.training import run_entry
+from pipeline.selection.record import CandidateStatus
+from simulator.aws.training import run_entry_point
 from tests.aws_kit import aws, aws_server
 from tests.cycle_kit import BLIND, MODEL, PATIENCE_S, SITE, copies, fails, make_plant, spots_release
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from simulator.aws.local import LocalAws
-    from simulator.aws.training import Job
+    from simulator.aws.training import TrainingJob
 
 __all__ = ["aws", "aws_server"]  # fixtures
 pytestmark = pytest.mark.timeout(180)
@@ -53,7 +53,7 @@ def test_the_first_model_of_a_plant_waits_for_a_person(
     assert (ended["status"], record["result"]) == ("SUCCEEDED", "promoted")
     assert record["released"]["previous"] is None
     history = registry_of(plant.execution(arn)).get(MODEL, "1.0.0").history
-    assert [(change.status, change.by) for change in history[1:2]] == [(Status.APPROVED, "ann")]
+    assert [(change.status, change.by) for change in history[1:2]] == [(CandidateStatus.APPROVED, "ann")]
 
 
 def test_one_failed_training_is_tolerated(aws: LocalAws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +61,7 @@ def test_one_failed_training_is_tolerated(aws: LocalAws, tmp_path: Path, monkeyp
     plant.collect(0, 48)
     good = plant.trains
 
-    def one_fails(job: Job) -> None:
+    def one_fails(job: TrainingJob) -> None:
         (fails if job.hyperparameters["seed"] == "1" else good)(job)
 
     plant.trains = one_fails
@@ -91,7 +91,7 @@ def test_no_candidate_better_than_the_champion_ends_the_cycle(
     plant.trains = copies(spots_release(tmp_path / "blind", version="9.9.9", threshold=BLIND))
     ended, record = plant.run()
     assert record["result"] == "none_better"
-    (tried,) = registry_of(plant.execution(ended["executionArn"])).tried(MODEL)
+    (tried,) = registry_of(plant.execution(ended["executionArn"])).list_choices(MODEL)
     assert not any(one.proposable or one.lineage is None for one in tried.assessments)
     assert plant.wished() == {f"{MODEL}/1.0.0"}
     assert plant.is_free()
@@ -119,9 +119,9 @@ def test_a_denied_candidate_is_rejected_and_never_released(
     decide(plant.execution(arn), approved=False, by="ann", why="the lens was dirty")
     assert aws.wait_for(arn, timeout_s=PATIENCE_S)["status"] == "SUCCEEDED"
     assert plant.record(arn)["result"] == "denied"
-    assert plant.status("1.1.0") is Status.REJECTED
+    assert plant.status("1.1.0") is CandidateStatus.REJECTED
     assert f"{MODEL}/1.1.0" not in plant.publisher.published(SITE)
-    with pytest.raises(DecisionError, match="no decision"):
+    with pytest.raises(ApprovalError, match="no decision"):
         decide(plant.execution(arn), approved=True, by="bob", why="too late")
 
 
@@ -132,7 +132,7 @@ def test_an_approval_that_nobody_gives_counts_as_denied(
     plant.collect(0, 48)
     _, record = plant.run()
     assert record["result"] == "approval_timed_out"
-    assert plant.status("1.1.0") is Status.REJECTED
+    assert plant.status("1.1.0") is CandidateStatus.REJECTED
     assert plant.is_free()
 
 
@@ -149,7 +149,7 @@ def test_a_canary_that_refuses_the_release_takes_it_back_before_the_fleet_sees_i
     assert plant.devices["press-1"].wished == [f"{MODEL}/1.0.0"]
     assert plant.devices["canary-1"].wished[-1] == f"{MODEL}/1.0.0"
     assert f"{MODEL}/1.1.0" not in plant.publisher.published(SITE)  # revoked
-    assert plant.status("1.1.0") is Status.ROLLED_BACK
+    assert plant.status("1.1.0") is CandidateStatus.ROLLED_BACK
 
 
 def test_a_fleet_that_refuses_the_release_goes_back_to_the_one_before_under_a_new_counter(
@@ -171,13 +171,13 @@ def test_devices_that_are_away_are_not_the_releases_fault(
 ) -> None:
     plant = make_plant(aws, tmp_path, monkeypatch, watch_s=2)
     plant.collect(0, 48)
-    aws.greengrass.send_away("canary-1")
+    aws.greengrass.set_offline("canary-1")
     _, record = plant.run()
     assert record["result"] == "rolled_back"
     assert not record["roll_back"]["blame"]
     assert "only 0 of 1 were heard" in record["watch"]["reason"]
     assert f"{MODEL}/1.1.0" in plant.publisher.published(SITE)
-    aws.greengrass.bring_back("canary-1")
+    aws.greengrass.set_online("canary-1")
     plant.until(lambda: plant.devices["canary-1"].wished[-1] == f"{MODEL}/1.0.0")
 
 
@@ -198,7 +198,7 @@ def test_a_fleet_device_that_is_away_does_not_hold_the_others_up(
 ) -> None:
     plant = make_plant(aws, tmp_path, monkeypatch, fleet_s=2)
     plant.collect(0, 48)
-    aws.greengrass.send_away("press-2")
+    aws.greengrass.set_offline("press-2")
     _, record = plant.run()
     assert record["result"] == "promoted"
     assert "press-2 (idle) follow when they are back" in record["watch"]["reason"]
@@ -212,7 +212,7 @@ def test_throttled_calls_are_tried_again(aws: LocalAws, tmp_path: Path, monkeypa
     aws.faults.throttle("greengrass", "CreateDeployment", 2)
     _, record = plant.run()
     assert record["result"] == "promoted"
-    assert len(aws.faults.suffered) == 5
+    assert len(aws.faults.injected) == 5
 
 
 def test_a_trigger_counts_once_and_a_second_cycle_waits_for_none(
@@ -295,7 +295,7 @@ def test_a_model_that_was_really_trained_goes_all_the_way(
     policy = "policy: {max_margin: 1.0, slack: 0, candidates: 1, confidence: 0.8}\n"
     open_storage("s3://kensa-data").write(f"config/{SITE}/{MODEL}/search.yaml", (search + policy).encode())
     plant.collect(0, 96)
-    plant.trains = run_entry
+    plant.trains = run_entry_point
     ended, record = plant.run()
     assert (ended["status"], record["result"]) == ("SUCCEEDED", "promoted"), record
     assert {device.active.version for device in plant.devices.values() if device.active} == {"1.1.0"}

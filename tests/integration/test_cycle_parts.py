@@ -15,7 +15,7 @@ from pipeline.cloud import account
 from pipeline.cloud.cli import main as kensa_cloud
 from pipeline.cloud.storage import FolderStorage
 from pipeline.cycle import console, drift, handlers, labels
-from pipeline.cycle.deployments import DeploymentError, request, wished, wishing
+from pipeline.cycle.deployments import DeploymentError, deployment_request, desired_release, with_desired_release
 from pipeline.cycle.publisher import Publisher, PublisherBusyError
 from pipeline.datasets.labels import LabelStore
 from pipeline.repository.keys import Expiry, KeyRing
@@ -62,7 +62,7 @@ def test_a_release_published_again_has_a_new_counter_and_the_same_model(tmp_path
     first = publisher.publish(spots_release(tmp_path / "one", version="1.0.0"), SITE)
     second = publisher.publish(spots_release(tmp_path / "two", version="1.1.0", threshold=0.6), SITE)
     publisher.revoke(second.release_id, SITE, "it is bad")
-    again = publisher.publish_again(first.release_id, SITE)
+    again = publisher.republish(first.release_id, SITE)
     assert again.counter > second.counter
     assert again.model_sha256 == first.model_sha256
     assert again.digest != first.digest
@@ -74,7 +74,7 @@ def test_a_repository_that_somebody_changed_is_not_published_from(tmp_path: Path
     first = publisher.publish(spots_release(tmp_path / "one", version="1.0.0"), SITE)
     (tmp_path / "repository" / "files" / first.model_sha256).write_bytes(b"other")
     with pytest.raises(IntegrityError, match="somebody changed"):
-        publisher.publish_again(first.release_id, SITE)
+        publisher.republish(first.release_id, SITE)
 
 
 def test_a_publication_that_was_cut_is_finished_by_the_next_one(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_of_two_publishers_at_once_one_is_told_to_come_back(tmp_path: Path) -> N
     publisher = make_publisher(tmp_path)
     one, two = (spots_release(tmp_path / v, version=f"1.{v}.0") for v in ("1", "2"))
     slow = Publisher(FolderStorage(tmp_path / "publisher"))
-    with slow._opened() as repository:
+    with slow._open_repository() as repository:
         repository.add(one, SITE)
         publisher.publish(two, SITE)
         with pytest.raises(PublisherBusyError):
@@ -146,29 +146,35 @@ COMPONENTS = {
 
 
 def test_a_deployment_asks_for_what_scripts_deploy_asks_for() -> None:
-    made = request(name="n", target="arn:aws:iot:r:1:thinggroup/g", components=COMPONENTS, settings=settings())
-    theirs = packaging.request(
+    made = deployment_request(
+        name="n", target="arn:aws:iot:r:1:thinggroup/g", components=COMPONENTS, settings=settings()
+    )
+    theirs = packaging.create_deployment_request(
         name="n",
         target_arn="arn:aws:iot:r:1:thinggroup/g",
         components={},
         changes={},
         present=COMPONENTS,
-        rollout=packaging.Rollout(),
+        rollout=packaging.RolloutConfig(),
     )
     assert made == theirs
 
 
 def test_a_wish_leaves_everything_else_as_it_is() -> None:
-    made = wishing(COMPONENTS, "b", "m/1.1.0")
+    made = with_desired_release(COMPONENTS, "b", "m/1.1.0")
     assert made["aws.greengrass.Nucleus"] == COMPONENTS["aws.greengrass.Nucleus"]
-    assert (wished(made, "a"), wished(made, "b"), wished(made, "c")) == ("m/1.0.0", "m/1.1.0", None)
-    assert wished(wishing(made, "b", None), "b") is None
-    assert wished(COMPONENTS, "b") is None  # nothing was changed in place
+    assert (desired_release(made, "a"), desired_release(made, "b"), desired_release(made, "c")) == (
+        "m/1.0.0",
+        "m/1.1.0",
+        None,
+    )
+    assert desired_release(with_desired_release(made, "b", None), "b") is None
+    assert desired_release(COMPONENTS, "b") is None  # nothing was changed in place
 
 
 def test_without_an_agent_there_is_nothing_to_wish_with() -> None:
     with pytest.raises(DeploymentError, match="deploy the agent first"):
-        wishing({}, "a", "m/1.0.0")
+        with_desired_release({}, "a", "m/1.0.0")
 
 
 def test_a_rollout_that_is_asked_for_again_is_the_one_that_is_there(
@@ -225,11 +231,11 @@ def test_settings_come_from_the_outputs_of_the_stack(aws: LocalAws) -> None:
     outputs = {key: {"Value": f"value of {key}"} for key in (*keys, "TrainingRole", "TrainingImage", "TrainingSource")}
     template = {"Resources": {"Q": {"Type": "AWS::SQS::Queue"}}, "Outputs": outputs}
     aws.client("cloudformation").create_stack(StackName="kensa-plant-a", TemplateBody=json.dumps(template))
-    found = console.environment_of("kensa-plant-a")
+    found = console.stack_environment("kensa-plant-a")
     assert found["KENSA_STATE_MACHINE"] == "value of StateMachine"
     assert len(found) == 9
-    with pytest.raises(account.AccountError):
-        console.environment_of("other")
+    with pytest.raises(account.AwsError):
+        console.stack_environment("other")
 
 
 def test_the_bundle_says_its_name_and_is_brought(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -269,8 +275,8 @@ def test_the_drift_of_a_plant_is_the_largest_of_its_lines_newest_days() -> None:
         {"line": "b", "date": dt.date(2026, 1, 1), "psi": 0.2},
         {"line": "b", "date": dt.date(2026, 1, 1), "psi": 0.3},  # another model
     ]
-    assert drift.largest(records) == 0.3
-    assert drift.largest([]) is None
+    assert drift.largest_psi(records) == 0.3
+    assert drift.largest_psi([]) is None
 
 
 def test_the_drift_is_asked_and_becomes_a_metric(aws: LocalAws, monkeypatch: pytest.MonkeyPatch) -> None:

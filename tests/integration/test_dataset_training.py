@@ -41,7 +41,7 @@ def test_a_built_version_becomes_a_release_whose_lineage_names_it(tmp_path: Path
     arguments = ["--data", str(tmp_path / "v1"), "--out", str(tmp_path / "release"), "--net", "tiny", "--epochs", "2"]
     assert commands.train([*arguments, "--threads", "1", "--json"]) == 0
 
-    made = manifests.read(tmp_path / "release")
+    made = manifests.read_manifest(tmp_path / "release")
     assert made.classes == ("ok", "spot")
     assert made.lineage.dataset_sha256 == Dataset.load(tmp_path / "v1").digest
     assert json.loads((tmp_path / "v1" / "dataset.json").read_bytes())["name"] == "v1"
@@ -50,12 +50,14 @@ def test_a_built_version_becomes_a_release_whose_lineage_names_it(tmp_path: Path
 def test_batches_draw_by_weight_and_all_alike_without() -> None:
     import torch  # noqa: PLC0415
 
-    from pipeline.training.loop import batches  # noqa: PLC0415
+    from pipeline.training.loop import index_batches  # noqa: PLC0415
 
     equal = torch.full((10,), 0.5)
-    drawn = torch.cat(list(batches(equal, 5, torch.Generator().manual_seed(1))))
+    drawn = torch.cat(list(index_batches(equal, 5, torch.Generator().manual_seed(1))))
     assert sorted(drawn.tolist()) == list(range(10))
     weights = torch.tensor([10.0] * 10 + [10 / 9] * 90)  # ten rare ones, as often as ninety others
-    order = torch.cat([b for seed in range(20) for b in batches(weights, 10, torch.Generator().manual_seed(seed))])
+    order = torch.cat(
+        [b for seed in range(20) for b in index_batches(weights, 10, torch.Generator().manual_seed(seed))]
+    )
     assert len(order) == 2_000
     assert 0.45 < float((order < 10).float().mean()) < 0.55

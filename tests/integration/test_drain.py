@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agent import app, wire
-from agent.app.good import GOOD_NAME
+from agent.app.good import LAST_GOOD_NAME
 from agent.clock import SystemClock
 from agent.control import SOCKET_NAME
 from agent.outbox import Outbox
@@ -98,7 +98,7 @@ class Running:
         found: dict[str, dict[int, Verdict]] = {}
         for message in transport.delivered:
             said = wire.decode(message.payload)
-            assert isinstance(said, wire.Delivery)
+            assert isinstance(said, wire.DecodedVerdicts)
             for verdict in said.verdicts:
                 found.setdefault(verdict.origin.camera, {})[verdict.seq] = verdict
         return {camera: [by_seq[seq] for seq in sorted(by_seq)] for camera, by_seq in found.items()}
@@ -123,7 +123,7 @@ def test_sigterm_ends_within_the_drain_s_with_every_captured_frame_in_the_outbox
 
 
 def test_sighup_applies_the_changed_file_and_refuses_a_bad_one(running: Running) -> None:
-    good = running.folder / "state" / GOOD_NAME
+    good = running.folder / "state" / LAST_GOOD_NAME
     running.until(lambda: running.says("first verdict"))
     running.write(changed(running.tree, "inspections.spots.threshold", {"spot": 1.0}))
     running.process.send_signal(signal.SIGHUP)
@@ -162,7 +162,7 @@ def test_hung_drivers_and_a_silent_client_do_not_hold_up_the_drain(tmp_path: Pat
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
             client.connect(str(tmp_path / "state" / SOCKET_NAME))
-            while agent.cameras["cam"].counters.snapshot().judged < 20:
+            while agent.cameras["cam"].counters.snapshot().inspected < 20:
                 assert not agent.wait(0.02)
             began = time.monotonic()
             agent.stop()
@@ -178,7 +178,7 @@ def test_a_broker_that_acknowledges_nothing_costs_the_drain_s_and_no_verdict(tmp
     tree = changed(write_line(tmp_path), "drain_s", 1.0)
     agent = app.build(parsed(tree, tmp_path), transport=MemoryTransport(auto_ack=False))
     with agent:
-        while agent.cameras["cam"].counters.snapshot().judged < 20:
+        while agent.cameras["cam"].counters.snapshot().inspected < 20:
             assert not agent.wait(0.02)
         began = time.monotonic()
         assert agent.stop()

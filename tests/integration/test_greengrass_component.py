@@ -16,15 +16,15 @@ import yaml
 
 from agent import cli
 from agent.clock import SystemClock
-from greengrass.component import Component
-from greengrass.environment import MODEL_STARTUP_END, Environment
+from greengrass.component import InspectorComponent
+from greengrass.environment import MODEL_STARTUP_SUFFIX, Environment
 from pipeline.repository.keys import Expiry, KeyRing
 from pipeline.repository.repository import Repository
 from simulator import bad_models
-from simulator.nucleus import Habits
+from simulator.nucleus import NucleusBehaviour
 from simulator.nucleus.deployment import Deployment
 from simulator.shadow import ShadowService
-from simulator.subscriber import Subscriber
+from simulator.subscriber import VerdictSubscriber
 from tests.greengrass_kit import ACCESS, COMPONENT, THING, Plant, plant
 from tests.release_kit import line_images, write_release
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from simulator.nucleus.deployment import Outcome
+    from simulator.nucleus.deployment import DeploymentResult
     from simulator.nucleus.limits import Mode
 
 MODEL: Final = "com.kensa.Model"
@@ -68,7 +68,9 @@ class Site:
         rollout = {**POLICY, "shadow_parts": shadow_parts}
         release = write_release(self.folder / f"good-{version}", version=version, rollout=rollout)
         if bad:
-            release = bad_models.make("shifted_scores", release, self.folder / f"bad-{version}", version=version)
+            release = bad_models.write_bad_release(
+                "shifted_scores", release, self.folder / f"bad-{version}", version=version
+            )
         self.publisher.add(release, "hall-1")
         self.publisher.publish()
 
@@ -126,18 +128,20 @@ class Site:
         """A component with the release and its metadata, as an artifact brings them."""
         artifact = self.folder / "artifact"
         shutil.copytree(self.folder / "repository", artifact / "repository")
-        script = f"KENSA_COMPONENT_DIR={artifact} {sys.executable} -m greengrass.model_component {MODEL_STARTUP_END}"
+        script = f"KENSA_COMPONENT_DIR={artifact} {sys.executable} -m greengrass.model_component {MODEL_STARTUP_SUFFIX}"
         access = {"aws.greengrass.ipc.pubsub": ACCESS["aws.greengrass.ipc.pubsub"]}
         configuration = {"accessControl": access, "inspection": "spots", "release": release, "patience_s": "60"}
         self.write_recipe(MODEL, script, configuration)
 
-    def deploy(self, merge: dict[str, Any] | None = None, *, model: bool = False, version: str = "1.0.0") -> Outcome:
+    def deploy(
+        self, merge: dict[str, Any] | None = None, *, model: bool = False, version: str = "1.0.0"
+    ) -> DeploymentResult:
         wanted = {COMPONENT: version, **({MODEL: "1.0.0"} if model else {})}
         update = {} if merge is None else {COMPONENT: {"merge": merge}}
         deployment = Deployment(components=wanted, configuration_update=update)
         return self.plant.nucleus.deploy(deployment, self.folder, 120.0)
 
-    def desire(self, release: str) -> Outcome:
+    def desire(self, release: str) -> DeploymentResult:
         return self.deploy({"inspections": {"spots": {"desired": {"release": release}}}})
 
     def stop(self) -> bool:
@@ -226,7 +230,7 @@ def test_a_configuration_deployment_changes_thresholds_and_model_without_a_resta
 
 
 def test_lite_without_its_health_daemon_learns_from_the_component_itself_that_it_serves(tmp_path: Path) -> None:
-    with site("lite", tmp_path, habits=Habits(health=False)) as found:
+    with site("lite", tmp_path, habits=NucleusBehaviour(health=False)) as found:
         assert found.deploy().succeeded, found.log
         assert found.plant.nucleus.component(COMPONENT).state == "RUNNING"
 
@@ -310,7 +314,7 @@ def test_no_verdict_is_lost_over_cuts_of_the_network_the_ipc_and_the_whole_nucle
     with site("lite", tmp_path, fps=16) as found:  # every second part has a defect
         broker, nucleus = found.plant.broker, found.plant.nucleus
         found.plant.network.latency_s = 0.01
-        with Subscriber(host=broker.host, port=broker.port) as subscriber:
+        with VerdictSubscriber(host=broker.host, port=broker.port) as subscriber:
 
             def hears_more() -> None:
                 before = subscriber.counts.unique
@@ -366,7 +370,7 @@ def test_the_shadow_is_followed_by_operations_on_classic(tmp_path: Path, capsys:
 def test_restarts_of_lite_s_ipc_daemon_cost_neither_a_start_nor_a_frame(tmp_path: Path) -> None:
     with site("lite", tmp_path, fps=16) as found:
         broker, nucleus = found.plant.broker, found.plant.nucleus
-        with Subscriber(host=broker.host, port=broker.port) as subscriber:
+        with VerdictSubscriber(host=broker.host, port=broker.port) as subscriber:
             assert found.deploy().succeeded, found.log
             pid = found.pid
             for number in range(1, 3):
@@ -390,7 +394,7 @@ def test_a_process_that_the_nucleus_knows_by_nothing_ends_to_be_started_anew(tmp
         nucleus = found.plant.nucleus
         given = nucleus.add_client(COMPONENT, found.configuration())  # no process of the nucleus: no name helps it
         environment = Environment.read({**given, "KENSA_WORK_DIR": str(tmp_path)}, work=tmp_path)
-        component = Component(environment=environment, clock=SystemClock(), disowned_s=1.0)
+        component = InspectorComponent(environment=environment, clock=SystemClock(), disowned_s=1.0)
         codes: list[int] = []
         runs = threading.Thread(target=lambda: codes.append(component.run()))
         runs.start()
@@ -406,7 +410,7 @@ def test_a_restarted_mqtt_daemon_is_named_and_everything_is_listened_to_again(tm
         broker = found.plant.broker
         with (
             ShadowService(host=broker.host, port=broker.port) as service,
-            Subscriber(host=broker.host, port=broker.port) as subscriber,
+            VerdictSubscriber(host=broker.host, port=broker.port) as subscriber,
         ):
             found.publish("1.1.0")
             assert found.deploy().succeeded, found.log

@@ -6,18 +6,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from simulator.bench.greengrass import Settings, run_greengrass
+from simulator.bench.greengrass import GreengrassBenchSettings, run_greengrass
 from tests.mqtt_kit import require_mosquitto
 
 if TYPE_CHECKING:
-    from simulator.bench.greengrass import Row
+    from simulator.bench.greengrass import RequirementRow
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-def rows(name: str, *, seconds: float | None = None) -> list[Row]:
+def rows(name: str, *, seconds: float | None = None) -> list[RequirementRow]:
     require_mosquitto()
-    return run_greengrass(only=[name], settings=Settings(seconds=seconds, repeats=1), say=lambda _text: None)
+    return run_greengrass(
+        only=[name], settings=GreengrassBenchSettings(seconds=seconds, repeats=1), say=lambda _text: None
+    )
 
 
 def test_a_minute_with_cuts_of_the_broker_and_a_restart_of_the_nucleus_loses_and_doubles_nothing() -> None:

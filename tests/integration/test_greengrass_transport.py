@@ -11,7 +11,7 @@ import pytest
 
 from agent.clock import SystemClock
 from agent.errors import TransportError
-from greengrass.pacing import Pace
+from greengrass.pacing import PublishRateLimiter
 from greengrass.transport import MAX_IN_FLIGHT, MAX_PAYLOAD_BYTES, IpcTransport
 from tests.greengrass_kit import ACCESS, connected, plant
 from tests.mqtt_kit import PATIENCE_S, TOPIC, Listener, Sender, wait_for
@@ -30,7 +30,7 @@ def transport_over(connection: Connection, mode: Mode = "lite", *, confirm: bool
     return IpcTransport(
         connection=connection,
         thing="thing-1",
-        pace=Pace(clock=clock),
+        pace=PublishRateLimiter(clock=clock),
         clock=clock,
         confirm=confirm,
         max_in_flight=MAX_IN_FLIGHT[mode],
@@ -151,7 +151,7 @@ def test_without_the_right_to_subscribe_the_nucleus_is_taken_at_its_word(
             sender.send(range(10))
             listener.wait_for_all(range(10))
             wait_for(lambda: sender.idle, "acknowledgements")
-            assert not transport.confirms
+            assert not transport.is_confirmed_by_echo
         assert "accessControl" in caplog.text
 
 
@@ -159,7 +159,7 @@ def test_a_nucleus_that_comes_late_is_waited_for(tmp_path: Path) -> None:
     with plant("lite", tmp_path) as p, connected(p.nucleus) as connection:
         p.nucleus.stop_ipc()
         connection.start()
-        assert not connection.wait_up(0.3)
+        assert not connection.wait_connected(0.3)
         timer = threading.Timer(0.2, p.nucleus.start_ipc)
         timer.start()
         with Listener(p.broker.port) as listener, Sender(transport_over(connection)) as sender:

@@ -10,12 +10,12 @@ import pytest
 from agent.records import Outcome
 from agent.wire.collected import CollectReason
 from pipeline.analytics.cli import ingest
-from pipeline.analytics.lake import Lake
-from pipeline.analytics.queries import named
+from pipeline.analytics.lake import DuckDbEngine
+from pipeline.analytics.queries import get_query
 from pipeline.cloud.cli import main
 from pipeline.cloud.storage import open_storage
 from pipeline.cycle import labels as daily
-from pipeline.datasets.collected import scan
+from pipeline.datasets.collected import scan_frames
 from pipeline.datasets.labels import LabelStore
 from tests.datasets_kit import Line, label
 
@@ -36,7 +36,7 @@ def plant(tmp_path: Path) -> Path:
     for seq in range(PASSED, PASSED + REJECTED):
         line.keep(seq)
     disputed = line.keep(PASSED - 1, outcome=Outcome.OK, score=0.4, reason=CollectReason.DISAGREEMENT)
-    kept = scan(store).kept
+    kept = scan_frames(store).frames
     lines = []
     for frame in kept:
         message = json.loads(frame.sidecar.verdict.model_dump_json(by_alias=True, exclude_none=True))
@@ -61,9 +61,9 @@ def test_labels_that_come_back_give_an_unbiased_estimate_of_escapes(
     for _ in range(2):  # a refresh changes nothing
         assert main(["ingest", "--labels", str(plant), "--collected", str(plant), "--out", lake]) == 0
         assert f"{SAMPLED + REJECTED + 1} labels" in capsys.readouterr().out
-    with Lake(plant / "lake") as opened:
-        (row,) = opened.ask(named("escapes")).records()
-        (kind,) = opened.ask(named("escapes_by_class")).records()
+    with DuckDbEngine(plant / "lake") as opened:
+        (row,) = opened.execute(get_query("escapes")).records()
+        (kind,) = opened.execute(get_query("escapes_by_class")).records()
     assert (row["passed"], row["rejected"]) == (PASSED, REJECTED)
     assert (row["labelled_passed"], row["labelled_rejected"]) == (SAMPLED, REJECTED)  # the disputed one is no sample
     assert row["escapes"] == pytest.approx(PASSED * ESCAPED / SAMPLED)
@@ -86,8 +86,8 @@ def test_a_correction_replaces_the_label_and_an_excluded_frame_leaves_the_estima
     LabelStore(open_storage(plant)).append(corrections)
     assert main(arguments) == 0
     capsys.readouterr()
-    with Lake(plant / "lake") as opened:
-        (row,) = opened.ask(named("escapes")).records()
+    with DuckDbEngine(plant / "lake") as opened:
+        (row,) = opened.execute(get_query("escapes")).records()
     assert row["labelled_passed"] == SAMPLED - 1
     assert row["escapes"] == pytest.approx(PASSED * (ESCAPED - 2) / (SAMPLED - 1))
 
@@ -100,14 +100,14 @@ def test_the_daily_function_brings_labels_into_the_lake_and_passes_over_what_is_
     for name, value in (("DATA", str(plant)), ("SITE", "plant-a"), ("MODEL", "spots"), ("LABEL_COUNT", "1000")):
         monkeypatch.setenv(f"KENSA_{name}", value)
     store = open_storage(plant)
-    damaged = f"{scan(store, keys=['line-1/cam/1/39']).kept[0].path.rpartition('.')[0]}.json"
+    damaged = f"{scan_frames(store, keys=['line-1/cam/1/39']).frames[0].image_path.rpartition('.')[0]}.json"
     store.write(damaged, b"{}")
     for _ in range(2):  # a second call changes nothing
         told = daily.handler({}, None)
         assert told == {"new": SAMPLED + REJECTED + 3, "asked": False, "rows": SAMPLED + REJECTED}
     assert damaged in caplog.text
-    with Lake(lake) as opened:
-        (row,) = opened.ask(named("escapes")).records()
+    with DuckDbEngine(lake) as opened:
+        (row,) = opened.execute(get_query("escapes")).records()
     assert (row["labelled_passed"], row["labelled_rejected"]) == (SAMPLED - 1, REJECTED)
     assert row["escapes"] == pytest.approx(PASSED * ESCAPED / (SAMPLED - 1))
 
@@ -119,10 +119,10 @@ def test_a_scan_for_keys_reads_their_frames_only(tmp_path: Path) -> None:
     other = Line(store, thing="thing-3").keep(1)
     (broken,) = [stored.key for stored in store.list() if "thing-3" in stored.key and stored.key.endswith(".json")]
     store.write(broken, b"no sidecar")
-    found = scan(store, keys=[wanted, "line-1/cam/1/77"])
-    assert ([frame.key for frame in found.kept], found.problems) == ([wanted], ())
-    assert scan(store, keys=[other]).problems
-    assert scan(store, keys=[]).kept == ()
+    found = scan_frames(store, keys=[wanted, "line-1/cam/1/77"])
+    assert ([frame.key for frame in found.frames], found.problems) == ([wanted], ())
+    assert scan_frames(store, keys=[other]).problems
+    assert scan_frames(store, keys=[]).frames == ()
 
 
 @pytest.mark.parametrize(

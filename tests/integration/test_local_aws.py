@@ -15,9 +15,9 @@ from botocore.exceptions import ClientError
 
 from pipeline.cloud.storage import FolderStorage
 from pipeline.ingest import firehose
-from simulator.aws.greengrass import Deployment, DeploymentFailedError
+from simulator.aws.greengrass import CloudDeployment, DeploymentFailedError
 from simulator.aws.iot_rules import UnknownSqlError, select
-from simulator.aws.training import Job, TrainingError
+from simulator.aws.training import TrainingError, TrainingJob
 from tests.aws_kit import aws, aws_server
 from tests.datasets_kit import Line
 
@@ -70,7 +70,7 @@ def train(name: str, **more: Any) -> dict[str, Any]:
     return {"Type": "Task", "Resource": resource, "Parameters": parameters, "End": True, **more}
 
 
-def copy_data(job: Job) -> None:
+def copy_data(job: TrainingJob) -> None:
     data = (job.root / "input/data/dataset/part.txt").read_bytes()
     (job.root / "model" / "model.bin").write_bytes(data + job.hyperparameters["seed"].encode())
 
@@ -110,7 +110,7 @@ def test_a_throttled_function_is_called_again(aws: LocalAws) -> None:
     aws.faults.throttle("lambda", "Invoke")
     retry = [{"ErrorEquals": ["Lambda.TooManyRequestsException"], "IntervalSeconds": 1, "MaxAttempts": 2}]
     assert run_machine(aws, {"A": invoke(name, Retry=retry)}, start="A")["status"] == "SUCCEEDED"
-    assert aws.faults.suffered == [("lambda", "Invoke")]
+    assert aws.faults.injected == [("lambda", "Invoke")]
 
 
 def test_a_function_that_nobody_registered_is_not_found(aws: LocalAws) -> None:
@@ -138,7 +138,7 @@ def test_the_environment_is_enough_for_boto3(aws: LocalAws) -> None:
 
 def test_a_training_job_runs_on_its_channels_and_its_model_is_uploaded(aws: LocalAws) -> None:
     put_data(aws)
-    aws.training.runner = copy_data
+    aws.training_jobs.runner = copy_data
     ended = run_machine(aws, {"A": train("job-1")}, start="A")
     uri = json.loads(ended["output"])["ModelArtifacts"]["S3ModelArtifacts"]
     assert uri == "s3://data/trained/job-1/output/model.tar.gz"
@@ -150,11 +150,11 @@ def test_a_training_job_runs_on_its_channels_and_its_model_is_uploaded(aws: Loca
 
 
 def test_a_failed_training_job_is_a_failed_task_with_its_reason(aws: LocalAws) -> None:
-    def fails(_job: Job) -> None:
+    def fails(_job: TrainingJob) -> None:
         raise TrainingError("the loss is not finite")
 
     put_data(aws)
-    aws.training.runner = fails
+    aws.training_jobs.runner = fails
     catch = [{"ErrorEquals": ["States.TaskFailed"], "Next": "B"}]
     ended = run_machine(aws, {"A": train("job-2", Catch=catch), "B": {"Type": "Succeed"}}, start="A")
     reason = json.loads(json.loads(ended["output"])["Cause"])["FailureReason"]
@@ -163,7 +163,7 @@ def test_a_failed_training_job_is_a_failed_task_with_its_reason(aws: LocalAws) -
 
 def test_a_throttled_training_job_is_asked_for_again(aws: LocalAws) -> None:
     put_data(aws)
-    aws.training.runner = copy_data
+    aws.training_jobs.runner = copy_data
     aws.faults.throttle("sagemaker", "CreateTrainingJob")
     retry = [{"ErrorEquals": ["SageMaker.AmazonSageMakerException"], "IntervalSeconds": 1}]
     assert run_machine(aws, {"A": train("job-3", Retry=retry)}, start="A")["status"] == "SUCCEEDED"
@@ -173,18 +173,18 @@ def test_a_training_job_can_be_stopped(aws: LocalAws) -> None:
     put_data(aws)
     begun = threading.Event()
 
-    def waits(job: Job) -> None:
+    def waits(job: TrainingJob) -> None:
         begun.set()
         assert job.stop.wait(DEADLINE_S)
 
-    aws.training.runner = waits
+    aws.training_jobs.runner = waits
     sagemaker = aws.client("sagemaker")
     sagemaker.create_training_job(**train("job-4")["Parameters"])
     assert begun.wait(DEADLINE_S)
     with pytest.raises(ClientError, match="unique"):
         sagemaker.create_training_job(**train("job-4")["Parameters"])
     sagemaker.stop_training_job(TrainingJobName="job-4")
-    aws.training.close()
+    aws.training_jobs.close()
     assert sagemaker.describe_training_job(TrainingJobName="job-4")["TrainingJobStatus"] == "Stopped"
 
 
@@ -230,19 +230,19 @@ def test_a_deployment_reaches_every_device_of_a_group_and_replaces_the_one_befor
 
 def test_a_device_that_is_away_gets_its_deployment_when_it_is_back(aws: LocalAws) -> None:
     arn = make_group(aws, "line-3", "a", "b")
-    aws.greengrass.send_away("a")
+    aws.greengrass.set_offline("a")
     created = aws.client("greengrassv2").create_deployment(targetArn=arn)
     deadline = time.monotonic() + DEADLINE_S
     while aws.greengrass.deployments()[0].executions["b"][0] != "SUCCEEDED":
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert aws.greengrass.deployments()[0].executions["a"] == ("QUEUED", "")
-    aws.greengrass.bring_back("a")
+    aws.greengrass.set_online("a")
     assert until_ended(aws, created["deploymentId"])["deploymentStatus"] == "COMPLETED"
 
 
 def test_enough_failures_stop_a_rollout(aws: LocalAws) -> None:
-    def fails(_thing: str, _deployment: Deployment) -> None:
+    def fails(_thing: str, _deployment: CloudDeployment) -> None:
         raise DeploymentFailedError("refused")
 
     aws.greengrass.on_deployment = fails
@@ -307,7 +307,7 @@ def test_records_wait_in_firehose_and_pass_its_function(aws: LocalAws) -> None:
     delivery = aws.firehose.deliver("verdicts", function="explode")
     assert delivery.rows == ({"n": 0},)
     assert [json.loads(record) for record in delivery.failed] == [{"n": 2}]
-    assert aws.firehose.waiting("verdicts") == 0
+    assert aws.firehose.pending_count("verdicts") == 0
 
 
 def test_an_action_that_fails_is_counted_and_stops_no_other(aws: LocalAws) -> None:
@@ -349,7 +349,7 @@ def test_an_event_starts_a_state_machine_with_its_transformed_input(aws: LocalAw
     for count in (5, 12):
         detail = json.dumps({"count": count})
         bus.put_events(Entries=[{"Source": "kensa", "DetailType": "Labels added", "Detail": detail}])
-    aws.strike("daily")
+    aws.fire_schedule("daily")
     executions = client.list_executions(stateMachineArn=arn)["executions"]
     inputs = [json.loads(aws.wait_for(entry["executionArn"])["input"]) for entry in executions]
     assert sorted(entry["trigger"] for entry in inputs) == ["labels", "schedule"]

@@ -43,7 +43,7 @@ def test_full_envelopes_reach_the_table_without_being_put_back(stream: LocalAws)
     delivery = stream.firehose.deliver(STREAM, function=FUNCTION)
     assert sorted(row["seq"] for row in delivery.rows) == list(range(verdicts))
     assert delivery.failed == ()
-    assert stream.firehose.waiting(STREAM) == 0
+    assert stream.firehose.pending_count(STREAM) == 0
     calls = [call for call in stream.functions.invocations if call.function == FUNCTION]
     assert len(calls) > 1
     for call in calls:
@@ -57,7 +57,7 @@ def test_what_an_answer_has_no_room_for_waits_for_the_next_delivery(
     monkeypatch.setattr(firehose, "MAX_ANSWER_BYTES", 500_000)
     verdicts = put_envelopes(stream, 10)
     found: list[list[int]] = []
-    while stream.firehose.waiting(STREAM):
+    while stream.firehose.pending_count(STREAM):
         found.append([row["seq"] for row in stream.firehose.deliver(STREAM, function=FUNCTION).rows])
     assert len(found) > 1
     assert sorted(seq for seqs in found for seq in seqs) == list(range(verdicts))

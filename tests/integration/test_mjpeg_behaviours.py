@@ -6,12 +6,12 @@ import cv2
 import numpy as np
 import pytest
 
-from agent.images import inspect
+from agent.images import validate_encoded
 from simulator.bench.mjpeg import jpegs, measure, read_with_agent
-from simulator.mjpeg_servers import BEHAVIOURS, PASSWORD, serving
+from simulator.mjpeg_servers import PASSWORD, SERVER_BEHAVIOURS, serve_behaviour
 
-TAKEN = [name for name, behaviour in BEHAVIOURS.items() if behaviour.refused is None]
-REFUSED = [name for name, behaviour in BEHAVIOURS.items() if behaviour.refused is not None]
+TAKEN = [name for name, behaviour in SERVER_BEHAVIOURS.items() if behaviour.expected_error is None]
+REFUSED = [name for name, behaviour in SERVER_BEHAVIOURS.items() if behaviour.expected_error is not None]
 SNAPSHOTS = {"one picture", "one picture without a length"}  # OpenCV reads the one and ends; a line needs a stream
 
 
@@ -24,27 +24,27 @@ def encoded(count: int, *params: int) -> list[bytes]:
 
 @pytest.mark.parametrize("name", TAKEN)
 def test_pictures_come_as_they_were_sent(name: str) -> None:
-    behaviour, sent = BEHAVIOURS[name], jpegs(5)
-    with serving(behaviour, sent) as url:
+    behaviour, sent = SERVER_BEHAVIOURS[name], jpegs(5)
+    with serve_behaviour(behaviour, sent) as url:
         pictures, said = read_with_agent(url)
-    assert pictures == [behaviour.alter(jpeg) for jpeg in sent], said
-    assert all(inspect(picture).shape == (48, 64, 3) for picture in pictures)
+    assert pictures == [behaviour.transform(jpeg) for jpeg in sent], said
+    assert all(validate_encoded(picture).shape == (48, 64, 3) for picture in pictures)
     assert PASSWORD not in said
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_refused_is_named(name: str) -> None:
-    behaviour = BEHAVIOURS[name]
-    with serving(behaviour, jpegs(2)) as url:
+    behaviour = SERVER_BEHAVIOURS[name]
+    with serve_behaviour(behaviour, jpegs(2)) as url:
         pictures, said = read_with_agent(url)
     assert pictures == []
-    assert behaviour.refused is not None
-    assert behaviour.refused in said
+    assert behaviour.expected_error is not None
+    assert behaviour.expected_error in said
     assert "s3cret" not in said
     assert "wrong" not in said
 
 
-@pytest.mark.parametrize("name", BEHAVIOURS)
+@pytest.mark.parametrize("name", SERVER_BEHAVIOURS)
 def test_what_opencvs_reader_takes_is_taken(name: str) -> None:
     row = measure(name, jpegs(3))
     assert row.agent >= row.opencv or name in SNAPSHOTS, row
@@ -54,5 +54,5 @@ def test_what_opencvs_reader_takes_is_taken(name: str) -> None:
 @pytest.mark.parametrize("name", ["no length", "JPEGs one after another"])
 def test_restart_markers_and_scans_do_not_end_a_picture(name: str, params: tuple[int, int]) -> None:
     sent = encoded(3, *params)
-    with serving(BEHAVIOURS[name], sent) as url:
+    with serve_behaviour(SERVER_BEHAVIOURS[name], sent) as url:
         assert read_with_agent(url)[0] == sent

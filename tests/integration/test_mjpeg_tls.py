@@ -18,7 +18,7 @@ from agent.adapters.mjpeg import MjpegSource
 from agent.clock import SystemClock
 from agent.errors import CameraError
 from simulator.bench.mjpeg import jpegs
-from simulator.mjpeg_servers import BEHAVIOURS, Behaviour, serving
+from simulator.mjpeg_servers import SERVER_BEHAVIOURS, ServerBehaviour, serve_behaviour
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -75,10 +75,10 @@ def camera(folder: Path, pair: Pair) -> Iterator[tuple[str, list[bytes], list[by
 
     def answer(request: bytes, pictures: Sequence[bytes]) -> bytes:
         requests.append(request)
-        return BEHAVIOURS["Basic"].answer(request, pictures)
+        return SERVER_BEHAVIOURS["Basic"].answer(request, pictures)
 
     sent = jpegs(2)
-    with serving(Behaviour("", answer, user="op"), sent, tls=context(folder, pair)) as url:
+    with serve_behaviour(ServerBehaviour("", answer, user="op"), sent, tls=context(folder, pair)) as url:
         yield url, sent, requests
 
 
@@ -90,7 +90,7 @@ def pictures(url: str, ca: Path | None) -> list[bytes]:
         for _ in range(200):
             if len(found) == 2:
                 return found
-            if (picture := source.next_picture(timeout_s=0.2)) is not None:
+            if (picture := source.next_image(timeout_s=0.2)) is not None:
                 found.append(bytes(picture.data))
     finally:
         source.close()
@@ -148,5 +148,8 @@ def test_a_camera_that_proves_nothing_gets_no_request(tmp_path: Path, days: int,
 
 
 def test_a_server_without_tls_is_told_as_such() -> None:
-    with serving(BEHAVIOURS["as the standard says"], jpegs(1)) as url, pytest.raises(CameraError, match="offer https"):
+    with (
+        serve_behaviour(SERVER_BEHAVIOURS["as the standard says"], jpegs(1)) as url,
+        pytest.raises(CameraError, match="offer https"),
+    ):
         pictures(url.replace("http:", "https:"), None)

@@ -12,8 +12,8 @@ import pytest
 
 from agent import app, config, wire
 from agent.adapters.onnx import OnnxModel
-from agent.model.transitions import State
-from agent.records import Desired, Gate, Outcome
+from agent.model.transitions import LifecycleState
+from agent.records import DesiredRelease, Gate, Outcome
 from pipeline.repository.keys import Expiry, KeyRing
 from pipeline.repository.repository import Repository
 from simulator import bad_models
@@ -105,7 +105,7 @@ def active_version(lifecycle: Lifecycle) -> str | None:
 def assert_nothing_lost(agent: app.Agent) -> None:
     account = agent.cameras["cam"].counters.snapshot()
     assert (account.pending, sum(account.dropped.values())) == (0, 0)
-    assert account.captured == account.judged > 0
+    assert account.captured == account.inspected > 0
 
 
 def test_a_published_release_passes_every_gate_judges_the_line_and_survives_a_restart(
@@ -115,14 +115,14 @@ def test_a_published_release_passes_every_gate_judges_the_line_and_survives_a_re
     transport = MemoryTransport()
     agent = app.build(settings, transport=transport)
     with agent:
-        assert agent.models is not None
-        lifecycle = agent.models.lifecycles["spots"]
+        assert agent.lifecycle_manager is not None
+        lifecycle = agent.lifecycle_manager.lifecycles["spots"]
         assert lifecycle.status().active is None  # the factory's
-        lifecycle.desire(Desired("spots/1.1.0"))
+        lifecycle.desire(DesiredRelease("spots/1.1.0"))
         until(lifecycle, lambda: active_version(lifecycle) == "1.1.0")
     assert_nothing_lost(agent)
     deliveries = messages_of(transport)
-    verdicts = {v.key: v for d in deliveries if isinstance(d, wire.Delivery) for v in d.verdicts}
+    verdicts = {v.key: v for d in deliveries if isinstance(d, wire.DecodedVerdicts) for v in d.verdicts}
     arms = {verdict.arm for verdict in verdicts.values()}
     assert arms == {None, "champion", "challenger"}
     states = [report.state for report in deliveries if isinstance(report, wire.ModelReport)]
@@ -131,8 +131,8 @@ def test_a_published_release_passes_every_gate_judges_the_line_and_survives_a_re
 
     again = app.build(settings, transport=MemoryTransport())
     with again:
-        assert again.models is not None
-        assert active_version(again.models.lifecycles["spots"]) == "1.1.0"
+        assert again.lifecycle_manager is not None
+        assert active_version(again.lifecycle_manager.lifecycles["spots"]) == "1.1.0"
         lease = again.slots["spots"].lease()
         assert lease is not None
         assert (lease.model.identity.version, lease.model.identity.trusted) == ("1.1.0", True)
@@ -150,22 +150,30 @@ def test_a_bad_release_is_refused_with_its_gate_and_figures_while_the_line_goes_
     tmp_path: Path, publisher: Repository, settings: config.Config, kind: str, gates: set[Gate]
 ) -> None:
     good = write_release(tmp_path / "good", rollout=POLICY)
-    publish(publisher, tmp_path, release=bad_models.make(kind, good, tmp_path / kind, version="6.6.6"), version="6.6.6")
+    publish(
+        publisher,
+        tmp_path,
+        release=bad_models.write_bad_release(kind, good, tmp_path / kind, version="6.6.6"),
+        version="6.6.6",
+    )
     agent = app.build(settings, transport=MemoryTransport())
     with agent:
-        assert agent.models is not None
-        lifecycle = agent.models.lifecycles["spots"]
-        lifecycle.desire(Desired("spots/6.6.6"))
-        until(lifecycle, lambda: lifecycle.status().refusal is not None and lifecycle.status().state == State.IDLE)
+        assert agent.lifecycle_manager is not None
+        lifecycle = agent.lifecycle_manager.lifecycles["spots"]
+        lifecycle.desire(DesiredRelease("spots/6.6.6"))
+        until(
+            lifecycle,
+            lambda: lifecycle.status().refusal is not None and lifecycle.status().state == LifecycleState.IDLE,
+        )
         status = lifecycle.status()
         assert status.active is None
         assert status.refusal is not None
         assert status.refusal.gate in gates
         assert status.refused is not None
         assert status.refused.version == "6.6.6"
-        lifecycle.desire(Desired("spots/6.6.6", source="shadow"))  # asked again: still on the bad list
+        lifecycle.desire(DesiredRelease("spots/6.6.6", source="shadow"))  # asked again: still on the bad list
         time.sleep(0.5)
-        assert lifecycle.status().state in {State.IDLE, State.FETCHING, State.STAGED}
+        assert lifecycle.status().state in {LifecycleState.IDLE, LifecycleState.FETCHING, LifecycleState.STAGED}
         lease = agent.slots["spots"].lease()
         assert lease is not None
         assert lease.model.identity.version == "1.0.0"
@@ -181,16 +189,18 @@ def test_a_rollback_takes_effect_with_the_next_batch(
     kept = updates.model_copy(update={"limits": updates.limits.model_copy(update={"probation_s": 600.0})})
     agent = app.build(settings.model_copy(update={"updates": kept}), transport=MemoryTransport())
     with agent:
-        assert agent.models is not None
-        lifecycle = agent.models.lifecycles["spots"]
-        lifecycle.desire(Desired("spots/1.1.0"))
-        until(lifecycle, lambda: active_version(lifecycle) == "1.1.0" and lifecycle.status().state == State.IDLE)
+        assert agent.lifecycle_manager is not None
+        lifecycle = agent.lifecycle_manager.lifecycles["spots"]
+        lifecycle.desire(DesiredRelease("spots/1.1.0"))
+        until(
+            lifecycle, lambda: active_version(lifecycle) == "1.1.0" and lifecycle.status().state == LifecycleState.IDLE
+        )
         lifecycle.rollback("it smells of burnt rubber")
         until(lifecycle, lambda: active_version(lifecycle) is None)
         lease = agent.slots["spots"].lease()
         assert lease is not None
         assert lease.model.identity.version == "1.0.0"
-        assert lifecycle.bad_list()[-1]["release_id"] == "spots/1.1.0"
+        assert lifecycle.deny_list()[-1]["release_id"] == "spots/1.1.0"
     assert_nothing_lost(agent)
 
 
@@ -202,17 +212,17 @@ def test_a_line_without_any_usable_model_is_safe_and_recovers_with_a_new_release
     transport = MemoryTransport()
     agent = app.build(settings, transport=transport)
     with agent:
-        assert agent.models is not None
-        lifecycle = agent.models.lifecycles["spots"]
-        until(lifecycle, lambda: lifecycle.status().state == State.SAFE)
+        assert agent.lifecycle_manager is not None
+        lifecycle = agent.lifecycle_manager.lifecycles["spots"]
+        until(lifecycle, lambda: lifecycle.status().state == LifecycleState.NO_MODEL)
         assert lifecycle.status().alarm
-        until(lifecycle, lambda: agent.cameras["cam"].counters.snapshot().judged > 10)
-        lifecycle.desire(Desired("spots/1.1.0"))
+        until(lifecycle, lambda: agent.cameras["cam"].counters.snapshot().inspected > 10)
+        lifecycle.desire(DesiredRelease("spots/1.1.0"))
         until(lifecycle, lambda: active_version(lifecycle) == "1.1.0")
         until(lifecycle, lambda: agent.cameras["cam"].counters.snapshot().outcomes.get(Outcome.OK, 0) > 0)
     assert_nothing_lost(agent)
     deliveries = messages_of(transport)
-    outcomes = [v.judgement.outcome for d in deliveries if isinstance(d, wire.Delivery) for v in d.verdicts]
+    outcomes = [v.judgement.outcome for d in deliveries if isinstance(d, wire.DecodedVerdicts) for v in d.verdicts]
     assert outcomes[0] is Outcome.UNKNOWN
     assert Outcome.OK in outcomes
 

@@ -61,7 +61,7 @@ def test_what_is_subscribed_to_arrives_from_the_moment_that_the_connection_is_up
                 publish(client, topic, topic.encode())
             wait_for(lambda: len(heard) == len(topics), "every message")
     assert heard == [(topic, topic.encode()) for topic in topics]
-    assert transport.figures.dropped == {}
+    assert transport.stats.dropped == {}
 
 
 def test_a_small_broker_in_the_same_process_does_as_well() -> None:
@@ -101,7 +101,7 @@ def test_a_message_over_its_topics_limit_is_dropped_and_counted() -> None:
                 publish(client, topic, b"x" * size)
             wait_for(lambda: len(heard) == 2, "the two that fit")
     assert [(topic, len(payload)) for topic, payload in heard] == [(TOPIC, 131_072), (SHADOW, 32_768)]
-    assert transport.figures.dropped == {"oversized": 2}
+    assert transport.stats.dropped == {"oversized": 2}
 
 
 class Grudging(socketserver.BaseRequestHandler):

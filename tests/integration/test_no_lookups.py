@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.bench.lookups import BROKER, CAMERA, run_lookups
-from simulator.resolver import RecordingResolver, can_isolate, names_asked, question_name
+from simulator.resolver import RecordingResolver, can_isolate, question_name, record_lookups
 from tests.support import ROOT, require
 
 PACKAGES = ("agent", "greengrass", "pipeline", "simulator")
@@ -44,7 +44,7 @@ def test_every_package_switches_the_runtimes_telemetry_off_before_anything_can_i
 def test_a_name_that_any_program_asks_for_is_seen() -> None:
     require_namespaces()
     program = "import socket\ntry: socket.gethostbyname('telemetry.example')\nexcept OSError as error: print(error)"
-    code, asked, output = names_asked([sys.executable, "-c", program], timeout_s=60.0)
+    code, asked, output = record_lookups([sys.executable, "-c", program], timeout_s=60.0)
     assert code == 0
     assert asked["telemetry.example"] >= 1
     assert "not known" in output

@@ -165,7 +165,7 @@ def test_deployments_wait_for_one_another(tmp_path: Path) -> None:
     with device("lite", tmp_path) as site:
         versions = [f"1.{number}.0" for number in range(3)]
         offers = [site.shop.offer(version, {"install": "sleep 0.1", "run": STAYS}) for version in versions]
-        coming = [site.nucleus.begin(Deployment(components=offer), site.shop.folder) for offer in offers]
+        coming = [site.nucleus.start_deployment(Deployment(components=offer), site.shop.folder) for offer in offers]
         assert all(each.result(PATIENCE_S).succeeded for each in coming)
         assert site.nucleus.component(NAME).version == "1.2.0"
 
@@ -217,4 +217,4 @@ for token in (os.environ["AWS_CONTAINER_AUTHORIZATION_TOKEN"], "wrong"):
         answers = book(site)
         assert "AccessKeyId" in answers[0], site.nucleus.log(NAME)
         assert answers[1] == "403"
-        assert site.nucleus.credentials_given == 1
+        assert site.nucleus.credentials_issued == 1

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from simulator.broker import MosquittoBroker
-from simulator.nucleus import Habits, Nucleus
+from simulator.nucleus import Nucleus, NucleusBehaviour
 from tests.mqtt_kit import require_mosquitto
 from tests.nucleus_probe import COMPONENT, CONFIGURATION, THING
 from tests.support import ROOT
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RECORDED = ROOT / "tests" / "recorded" / "nucleus-lite-2.6.0.txt"
-AS_RECORDED = Habits(health=False)  # the health daemon did not run then
+AS_RECORDED = NucleusBehaviour(health=False)  # the health daemon did not run then
 
 
 def test_every_answer_is_the_one_that_nucleus_lite_2_6_0_gave(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from greengrass.environment import MODEL_STARTUP_END
-from simulator.nucleus import Habits
+from greengrass.environment import MODEL_STARTUP_SUFFIX
+from simulator.nucleus import NucleusBehaviour
 from tests.nucleus_kit import NAME, QUICK, STAYS, device, wait_until
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def test_what_is_no_longer_deployed_is_stopped_and_forgotten(mode: Mode, tmp_pat
 
 
 def test_who_ignores_sigterm_is_killed(tmp_path: Path) -> None:
-    with device("lite", tmp_path, habits=Habits(kill_s=0.3, update_gap_s=0.0)) as site:
+    with device("lite", tmp_path, habits=NucleusBehaviour(kill_after_s=0.3, update_gap_s=0.0)) as site:
         script = "trap '' TERM\ntouch ready\nwhile true; do sleep 0.05; done"
         site.deploy(site.shop.offer("1.0.0", {"run": script}))
         wait_until(site.work("ready").exists, "the trap")
@@ -245,7 +245,7 @@ def test_what_cannot_be_deployed_changes_nothing_and_is_named(missing: str, tmp_
 
 
 COMES_TO_ITS_END = "echo done"
-PROVEN = f"true {MODEL_STARTUP_END}"
+PROVEN = f"true {MODEL_STARTUP_SUFFIX}"
 
 
 @pytest.mark.parametrize(

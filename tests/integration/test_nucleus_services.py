@@ -260,7 +260,7 @@ def test_a_reset_is_told_on_classic_only(broker: MosquittoBroker, tmp_path: Path
 def test_update_state_is_known_and_a_startup_waits_for_it(broker: MosquittoBroker, tmp_path: Path) -> None:
     shop = Shop(tmp_path / "shop")
     with nucleus_on(broker, "classic", tmp_path / "root", online=False) as nucleus:
-        coming = nucleus.begin(Deployment(components=shop.offer("1.0.0", {"startup": STAYS})), shop.folder)
+        coming = nucleus.start_deployment(Deployment(components=shop.offer("1.0.0", {"startup": STAYS})), shop.folder)
         wait_until(lambda: _pid(nucleus), "the process")
         assert not coming.done()
         with client_of(nucleus) as client:

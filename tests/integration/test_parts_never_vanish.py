@@ -13,7 +13,7 @@ from agent import app, config, wire
 from agent.clock import SystemClock
 from agent.errors import FrameError
 from agent.images import MAX_IMAGE_BYTES
-from agent.records import Dropped, Grab, Outcome
+from agent.records import DroppedFrames, Grab, Outcome
 from simulator.cameras import StillCamera
 from simulator.transport import MemoryTransport
 from tests.release_kit import spot_images, write_release
@@ -52,7 +52,7 @@ PICTURES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 def run(
     folder: Path, *, sources: dict[str, Any] | None = None, **camera: Any
-) -> tuple[app.Agent, list[Verdict], list[Dropped]]:
+) -> tuple[app.Agent, list[Verdict], list[DroppedFrames]]:
     write_release(folder / "release")
     height, width = GOOD[0].shape[:2]
     settings = {"kind": "folder", "path": str(folder / "images"), "width": width, "height": height, **camera}
@@ -62,16 +62,16 @@ def run(
             "release": str(folder / "release"), "intake": {"policy": "wait"}, "cameras": {"cam": settings},
         }},
     }  # fmt: skip
-    transport, dropped = MemoryTransport(), list[Dropped]()
+    transport, dropped = MemoryTransport(), list[DroppedFrames]()
     agent = app.build(
         config.parse(tree, source="test", base=folder), transport=transport, sources=sources, on_drop=dropped.append
     )
     with agent:
-        assert agent.wait(PATIENCE_S) is app.End.FINISHED
+        assert agent.wait(PATIENCE_S) is app.StopReason.FINISHED
     found: list[Verdict] = []
     for message in transport.delivered:
         said = wire.decode(message.payload)
-        if isinstance(said, wire.Delivery):
+        if isinstance(said, wire.DecodedVerdicts):
             found += said.verdicts
     return agent, sorted(found, key=lambda verdict: verdict.seq), dropped
 
@@ -98,7 +98,7 @@ def test_each_part_of_a_manifest_has_its_verdict_in_order_whatever_its_picture_i
         assert f"camera cam: {verdict.part_id} is unknown: {reason}: " in caplog.text
     assert all(verdict.judgement.outcome is not Outcome.UNKNOWN for verdict in verdicts[::2])
     account = agent.cameras["cam"].counters.snapshot()
-    assert (account.captured, account.judged, account.dropped, account.pending) == (len(names), len(names), {}, 0)
+    assert (account.captured, account.inspected, account.dropped, account.pending) == (len(names), len(names), {}, 0)
     assert account.outcomes["unknown"] == len(PICTURES)
     assert not dropped
 
@@ -152,11 +152,11 @@ def test_an_exposure_that_cannot_be_judged_is_unknown_for_a_part_and_a_counted_d
     reasons = dict.fromkeys(EXPOSURES, 3)
     if part_ids:
         assert [verdict.part_id for verdict in verdicts] == [f"part-{number}" for number in range(1, 16)]
-        assert (account.judged, account.dropped) == (15, {})
+        assert (account.inspected, account.dropped) == (15, {})
         told = [str(v.judgement.reason).split(":")[0] for v in verdicts if v.judgement.outcome is Outcome.UNKNOWN]
         assert {reason: told.count(reason) for reason in told} == reasons
     else:
-        assert (account.judged, account.dropped) == (3, reasons)
+        assert (account.inspected, account.dropped) == (3, reasons)
         assert {(drop.seq, str(drop.reason)) for drop in dropped} == {
             (index, reason) for cycle in range(3) for index, reason in enumerate(EXPOSURES, 1 + 5 * cycle)
         }

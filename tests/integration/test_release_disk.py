@@ -14,7 +14,7 @@ from agent.clock import NS_PER_S, SystemClock
 from agent.durable import replace_durably
 from agent.errors import FetchError
 from pipeline.repository import cli, disk
-from pipeline.repository.disk import INDEX_NAME, DiskError, bring, export
+from pipeline.repository.disk import INDEX_NAME, ReleaseTransferError, export_release, import_releases
 from simulator.manual_clock import ManualClock
 from simulator.release_server import ReleaseServer
 from tests.trust_kit import OTHER_SITE, RELEASE, SITE, Device, Publisher
@@ -44,7 +44,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     base = tmp_path_factory.mktemp("made")
     publisher = Publisher.start(base)
     publisher.release()
-    export(str(publisher.repository), base / "stick", SITE, RELEASE)
+    export_release(str(publisher.repository), base / "stick", SITE, RELEASE)
     return Made(publisher.root, base / "stick")
 
 
@@ -78,10 +78,10 @@ def test_a_device_takes_a_release_from_the_mirror_that_a_disk_filled(
     publisher: Publisher, stick: Path, mirror: Path, tmp_path: Path
 ) -> None:
     steps: list[tuple[int, int]] = []
-    exported = export(
+    exported = export_release(
         str(publisher.repository), stick, SITE, RELEASE, progress=lambda done, total: steps.append((done, total))
     )
-    brought = bring(stick, mirror, publisher.root)
+    brought = import_releases(stick, mirror, publisher.root)
     fetched = device(tmp_path, publisher, mirror).fetch()
 
     assert steps[-1][0] == steps[-1][1] > 0
@@ -98,7 +98,7 @@ def test_the_disk_holds_one_site_and_one_release_and_every_root(publisher: Publi
     publisher.open().rotate(["root"], {})
     publisher.open().rotate(["timestamp", "snapshot"], {})
 
-    export(str(publisher.repository), stick, SITE, "spots/1.1.0")
+    export_release(str(publisher.repository), stick, SITE, "spots/1.1.0")
 
     names = set(contents(stick))
     assert {"metadata/1.root.json", "metadata/2.root.json", "metadata/3.root.json"} <= names
@@ -111,8 +111,8 @@ def test_the_disk_itself_is_a_repository_and_so_is_a_mirror_behind_a_web_server(
     publisher: Publisher, stick: Path, mirror: Path, tmp_path: Path
 ) -> None:
     with ReleaseServer(publisher.repository) as server:
-        export(server.url, stick, SITE, RELEASE)
-    bring(stick, mirror, publisher.root)
+        export_release(server.url, stick, SITE, RELEASE)
+    import_releases(stick, mirror, publisher.root)
     assert device(tmp_path, publisher, stick, "by-stick").fetch().ref.release_id == RELEASE
     with ReleaseServer(mirror) as server:
         assert Device(tmp_path / "by-http", publisher.root, server.url).fetch().ref.release_id == RELEASE
@@ -124,13 +124,13 @@ def test_what_was_taken_back_reaches_the_site_without_a_release(
     digest = publisher.open().published(SITE)[RELEASE].hashes["sha256"]
     publisher.open().revoke(RELEASE, SITE, "it misses scratches")
 
-    export(str(publisher.repository), stick, SITE, None)
-    (brought,) = bring(stick, mirror, publisher.root)
+    export_release(str(publisher.repository), stick, SITE, None)
+    (brought,) = import_releases(stick, mirror, publisher.root)
 
     assert brought.release is None
-    assert device(tmp_path, publisher, mirror).look().revoked == {digest}
-    with pytest.raises(DiskError, match="taken back"):
-        export(str(publisher.repository), stick, SITE, RELEASE)
+    assert device(tmp_path, publisher, mirror).refresh().revoked == {digest}
+    with pytest.raises(ReleaseTransferError, match="taken back"):
+        export_release(str(publisher.repository), stick, SITE, RELEASE)
 
 
 @pytest.mark.parametrize(
@@ -152,8 +152,8 @@ def test_a_disk_that_was_tampered_with_is_refused_and_nothing_is_brought(
         data[at] ^= 0x01
         path.write_bytes(data)
 
-    with pytest.raises(DiskError, match=text) as refused:
-        bring(copied, mirror, made.root)
+    with pytest.raises(ReleaseTransferError, match=text) as refused:
+        import_releases(copied, mirror, made.root)
 
     assert str(copied) in str(refused.value)
     assert contents(mirror) == {}
@@ -164,13 +164,13 @@ def test_a_disk_of_another_publisher_is_refused(
 ) -> None:
     thief = Publisher.start(tmp_path / "thief")
     thief.release()
-    export(str(thief.repository), stick, SITE, RELEASE)
+    export_release(str(thief.repository), stick, SITE, RELEASE)
 
-    with pytest.raises(DiskError, match="not signed by enough of the keys"):
-        bring(stick, mirror, publisher.root)
+    with pytest.raises(ReleaseTransferError, match="not signed by enough of the keys"):
+        import_releases(stick, mirror, publisher.root)
     assert contents(mirror) == {}
-    with pytest.raises(DiskError, match="another repository"):
-        export(str(publisher.repository), stick, SITE, RELEASE)
+    with pytest.raises(ReleaseTransferError, match="another repository"):
+        export_release(str(publisher.repository), stick, SITE, RELEASE)
 
 
 @pytest.mark.parametrize("gone", ["files/*", "targets/*/*/*/*", "metadata/*.snapshot.json"])
@@ -178,8 +178,8 @@ def test_a_disk_that_is_not_whole_is_refused_with_the_remedy(made: Made, copied:
     for path in copied.glob(gone):
         path.unlink()
 
-    with pytest.raises(DiskError, match=r"run `kensa release export` again"):
-        bring(copied, mirror, made.root)
+    with pytest.raises(ReleaseTransferError, match=r"run `kensa release export` again"):
+        import_releases(copied, mirror, made.root)
     assert contents(mirror) == {}
 
 
@@ -190,15 +190,15 @@ def test_an_export_that_was_cut_leaves_no_index_and_goes_on_where_it_stopped(
     with ReleaseServer(publisher.repository) as server:
         server.truncated("*/files/*", after=300_000, times=2)
         server.failing("*/files/*", status=503)
-        with pytest.raises(DiskError, match="answered 503"):
-            export(server.url, stick, SITE, "spots/2.0.0")
-        server.mend()
-        with pytest.raises(DiskError, match="export was not finished"):
-            bring(stick, mirror, publisher.root)
+        with pytest.raises(ReleaseTransferError, match="answered 503"):
+            export_release(server.url, stick, SITE, "spots/2.0.0")
+        server.clear_faults()
+        with pytest.raises(ReleaseTransferError, match="export was not finished"):
+            import_releases(stick, mirror, publisher.root)
         before = server.sent("/files/*")
-        export(server.url, stick, SITE, "spots/2.0.0")
+        export_release(server.url, stick, SITE, "spots/2.0.0")
         sent = server.sent("/files/*") - before
-    bring(stick, mirror, publisher.root)
+    import_releases(stick, mirror, publisher.root)
 
     fetched = device(tmp_path, publisher, mirror).fetch("spots/2.0.0")
     total = sum(entry.stat().st_size for entry in (fetched.folder / "golden.npz", fetched.folder / "model.onnx"))
@@ -208,16 +208,16 @@ def test_an_export_that_was_cut_leaves_no_index_and_goes_on_where_it_stopped(
 def test_an_older_disk_than_the_last_is_refused(
     publisher: Publisher, stick: Path, mirror: Path, tmp_path: Path
 ) -> None:
-    export(str(publisher.repository), stick, SITE, RELEASE)
+    export_release(str(publisher.repository), stick, SITE, RELEASE)
     old = tmp_path / "old-stick"
     shutil.copytree(stick, old)
     publisher.release("1.1.0")
-    export(str(publisher.repository), stick, SITE, "spots/1.1.0")
-    bring(stick, mirror, publisher.root)
+    export_release(str(publisher.repository), stick, SITE, "spots/1.1.0")
+    import_releases(stick, mirror, publisher.root)
     before = contents(mirror)
 
-    with pytest.raises(DiskError, match="older than what was brought here before"):
-        bring(old, mirror, publisher.root)
+    with pytest.raises(ReleaseTransferError, match="older than what was brought here before"):
+        import_releases(old, mirror, publisher.root)
     assert contents(mirror) == before
 
 
@@ -225,21 +225,21 @@ def test_a_disk_that_travelled_too_long_is_refused_with_the_remedy(made: Made, c
     clock = ManualClock(utc_offset_ns=SystemClock().utc_ns() + 3 * 86_400 * NS_PER_S)
 
     (exported,) = disk.read_index(copied)
-    assert disk.is_short(exported, clock)
-    with pytest.raises(DiskError, match="--timestamp-days"):
-        bring(copied, mirror, made.root, clock=clock)
+    assert disk.expires_soon(exported, clock)
+    with pytest.raises(ReleaseTransferError, match="--timestamp-days"):
+        import_releases(copied, mirror, made.root, clock=clock)
 
 
 def test_two_sites_and_a_later_release_share_a_disk(
     publisher: Publisher, stick: Path, mirror: Path, tmp_path: Path
 ) -> None:
     publisher.release(site=OTHER_SITE)
-    export(str(publisher.repository), stick, SITE, RELEASE)
+    export_release(str(publisher.repository), stick, SITE, RELEASE)
     publisher.release("1.1.0", site=OTHER_SITE)
     publisher.release("1.2.0", site=SITE)
-    export(str(publisher.repository), stick, OTHER_SITE, "spots/1.1.0")
+    export_release(str(publisher.repository), stick, OTHER_SITE, "spots/1.1.0")
 
-    brought = bring(stick, mirror, publisher.root)
+    brought = import_releases(stick, mirror, publisher.root)
 
     assert {(b.site, b.release) for b in brought} == {(SITE, RELEASE), (OTHER_SITE, "spots/1.1.0")}
     assert device(tmp_path, publisher, mirror, "a").fetch().ref.release_id == RELEASE
@@ -247,7 +247,7 @@ def test_two_sites_and_a_later_release_share_a_disk(
     with pytest.raises(FetchError, match="lacks"):
         device(tmp_path, publisher, mirror, "c").fetch("spots/1.2.0")
     publisher.open().revoke(RELEASE, SITE, "bad")
-    export(str(publisher.repository), stick, OTHER_SITE, "spots/1.1.0")
+    export_release(str(publisher.repository), stick, OTHER_SITE, "spots/1.1.0")
     assert [e.site for e in disk.read_index(stick)] == [OTHER_SITE]
 
 
@@ -256,10 +256,10 @@ def test_a_full_disk_is_told_and_the_next_try_goes_on(
 ) -> None:
     limits = disk._LIMITS.model_copy(update={"reserve_bytes": 2**60})
     monkeypatch.setattr(disk, "_LIMITS", limits)
-    with pytest.raises(DiskError, match="Make room there"):
-        export(str(publisher.repository), stick, SITE, RELEASE)
+    with pytest.raises(ReleaseTransferError, match="Make room there"):
+        export_release(str(publisher.repository), stick, SITE, RELEASE)
     monkeypatch.undo()
-    export(str(publisher.repository), stick, SITE, RELEASE)
+    export_release(str(publisher.repository), stick, SITE, RELEASE)
 
 
 def test_a_disk_that_fails_while_it_is_written_is_told(
@@ -271,20 +271,20 @@ def test_a_disk_that_fails_while_it_is_written_is_told(
         replace_durably(path, content)
 
     monkeypatch.setattr(disk, "replace_durably", broken)
-    with pytest.raises(DiskError, match=r"timestamp\.json: Input/output error"):
-        export(str(publisher.repository), stick, SITE, RELEASE)
+    with pytest.raises(ReleaseTransferError, match=r"timestamp\.json: Input/output error"):
+        export_release(str(publisher.repository), stick, SITE, RELEASE)
     monkeypatch.undo()
-    with pytest.raises(DiskError, match="not finished"):
-        bring(stick, mirror, publisher.root)
+    with pytest.raises(ReleaseTransferError, match="not finished"):
+        import_releases(stick, mirror, publisher.root)
 
 
 def test_the_devices_keep_what_they_have_while_a_new_disk_is_brought_half(
     publisher: Publisher, stick: Path, mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    export(str(publisher.repository), stick, SITE, RELEASE)
-    bring(stick, mirror, publisher.root)
+    export_release(str(publisher.repository), stick, SITE, RELEASE)
+    import_releases(stick, mirror, publisher.root)
     publisher.release("1.1.0")
-    export(str(publisher.repository), stick, SITE, "spots/1.1.0")
+    export_release(str(publisher.repository), stick, SITE, "spots/1.1.0")
 
     def broken(path: Path, content: bytes) -> None:
         if path.name == "timestamp.json" and mirror in path.parents:
@@ -292,11 +292,11 @@ def test_the_devices_keep_what_they_have_while_a_new_disk_is_brought_half(
         replace_durably(path, content)
 
     monkeypatch.setattr(disk, "replace_durably", broken)
-    with pytest.raises(DiskError, match="No space left"):
-        bring(stick, mirror, publisher.root)
+    with pytest.raises(ReleaseTransferError, match="No space left"):
+        import_releases(stick, mirror, publisher.root)
     assert device(tmp_path, publisher, mirror).fetch().ref.release_id == RELEASE
     monkeypatch.undo()
-    bring(stick, mirror, publisher.root)
+    import_releases(stick, mirror, publisher.root)
     assert device(tmp_path, publisher, mirror).fetch("spots/1.1.0").ref.version == "1.1.0"
 
 
@@ -314,23 +314,23 @@ def test_the_devices_keep_what_they_have_while_a_new_disk_is_brought_half(
 def test_a_hostile_index_is_refused(made: Made, stick: Path, mirror: Path, content: str, text: str) -> None:
     stick.mkdir(parents=True)
     (stick / INDEX_NAME).write_text(content)
-    with pytest.raises(DiskError, match=text):
-        bring(stick, mirror, made.root)
+    with pytest.raises(ReleaseTransferError, match=text):
+        import_releases(stick, mirror, made.root)
 
 
 @pytest.mark.parametrize(
     ("act", "text"),
     [
-        (lambda m, s: bring(s / "none", s / "mirror", m.root), "inserted and mounted"),
-        (lambda m, s: export(str(m.stick / "nowhere"), s, SITE, RELEASE), "Is this a release repository"),
-        (lambda m, s: export(str(m.stick), s, "plant-x", RELEASE), "plant-x"),
-        (lambda m, s: export(str(m.stick), s, SITE, "spots/9.0.0"), "has no release spots/9.0.0"),
-        (lambda m, s: export(str(m.stick), s, SITE, "nonsense"), "is no release"),
-        (lambda m, s: export(f"ftp:/{m.root}", s, SITE, RELEASE), "ftp"),
+        (lambda m, s: import_releases(s / "none", s / "mirror", m.root), "inserted and mounted"),
+        (lambda m, s: export_release(str(m.stick / "nowhere"), s, SITE, RELEASE), "Is this a release repository"),
+        (lambda m, s: export_release(str(m.stick), s, "plant-x", RELEASE), "plant-x"),
+        (lambda m, s: export_release(str(m.stick), s, SITE, "spots/9.0.0"), "has no release spots/9.0.0"),
+        (lambda m, s: export_release(str(m.stick), s, SITE, "nonsense"), "is no release"),
+        (lambda m, s: export_release(f"ftp:/{m.root}", s, SITE, RELEASE), "ftp"),
     ],
 )
 def test_what_is_wrong_is_one_sentence(made: Made, stick: Path, act: Callable[[Made, Path], Any], text: str) -> None:
-    with pytest.raises(DiskError, match=text):
+    with pytest.raises(ReleaseTransferError, match=text):
         act(made, stick)
 
 
@@ -349,6 +349,6 @@ def test_the_commands_export_and_import(
 
 
 def test_metadata_with_a_long_life_need_no_warning() -> None:
-    exported = disk.Exported(site=SITE, release=None, good_until="2026-03-01T00:00:00Z")
+    exported = disk.ExportedRelease(site=SITE, release=None, good_until="2026-03-01T00:00:00Z")
     now = dt.datetime(2026, 2, 1, tzinfo=dt.UTC)
-    assert not disk.is_short(exported, ManualClock(utc_offset_ns=int(now.timestamp()) * NS_PER_S))
+    assert not disk.expires_soon(exported, ManualClock(utc_offset_ns=int(now.timestamp()) * NS_PER_S))

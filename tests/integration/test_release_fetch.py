@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agent.errors import FetchError
-from agent.model.fetch_protocol import FetchLimits, FetchRequest, Reason, Request
+from agent.model.fetch_protocol import FetchLimits, FetchReason, FetchRequest, FetchRequestLine
 from simulator.release_server import ReleaseServer
 from simulator.s3 import S3Server
 from tests.support import ROOT
@@ -85,7 +85,7 @@ def test_published_to_s3_and_fetched_from_s3(tmp_path: Path, monkeypatch: pytest
         server.failing("*timestamp.json", status=503)
         with pytest.raises(FetchError) as refused:
             device.fetch()
-    assert refused.value.reason == Reason.UNREACHABLE
+    assert refused.value.reason == FetchReason.UNREACHABLE
 
 
 def test_a_fetch_whose_child_is_killed_goes_on_where_it_was(publisher: Publisher, tmp_path: Path) -> None:
@@ -98,11 +98,11 @@ def test_a_fetch_whose_child_is_killed_goes_on_where_it_was(publisher: Publisher
         with pytest.raises(FetchError) as stopped:
             device.fetch(stop=stop)
         killed.join(120)
-        assert stopped.value.reason == Reason.STOPPED
+        assert stopped.value.reason == FetchReason.STOPPED
         kept = sum(path.stat().st_size for path in device.into.glob("*.part"))
         assert kept >= 300_000
         assert not (device.into / "manifest.json").exists()
-        server.mend()
+        server.clear_faults()
         time.sleep(0.2)  # until the server has noticed and counted
         before = server.sent("/files/*")
 
@@ -210,22 +210,22 @@ def ftp(device: Device) -> None:
     device.repository = "ftp://127.0.0.1/releases"
 
 
-LACKS: list[tuple[Callable[[Device], None], Reason, str]] = [
-    (no_server, Reason.UNREACHABLE, "cannot be read"),
-    (no_stick, Reason.UNREACHABLE, "is the medium inserted?"),
-    (an_empty_folder, Reason.MISSING_FILE, "there is no repository at updates.repository"),
-    (a_lost_file, Reason.MISSING_FILE, "Publish it again"),
-    (a_small_disk, Reason.NO_SPACE, "Make room"),
-    (no_root, Reason.ROOT_UNUSABLE, "1.root.json"),
-    (a_torn_root, Reason.ROOT_UNUSABLE, "1.root.json"),
-    (a_file_in_the_way, Reason.STORAGE, "the state directory"),
-    (ftp, Reason.REQUEST, "http://"),
+LACKS: list[tuple[Callable[[Device], None], FetchReason, str]] = [
+    (no_server, FetchReason.UNREACHABLE, "cannot be read"),
+    (no_stick, FetchReason.UNREACHABLE, "is the medium inserted?"),
+    (an_empty_folder, FetchReason.MISSING_FILE, "there is no repository at updates.repository"),
+    (a_lost_file, FetchReason.MISSING_FILE, "Publish it again"),
+    (a_small_disk, FetchReason.NO_SPACE, "Make room"),
+    (no_root, FetchReason.ROOT_UNUSABLE, "1.root.json"),
+    (a_torn_root, FetchReason.ROOT_UNUSABLE, "1.root.json"),
+    (a_file_in_the_way, FetchReason.STORAGE, "the state directory"),
+    (ftp, FetchReason.REQUEST, "http://"),
 ]
 
 
 @pytest.mark.parametrize(("lack", "reason", "text"), LACKS, ids=lambda value: getattr(value, "__name__", None))
 def test_what_is_lacking_has_a_reason_and_a_remedy_and_is_tried_again(
-    publisher: Publisher, tmp_path: Path, lack: Callable[[Device], None], reason: Reason, text: str
+    publisher: Publisher, tmp_path: Path, lack: Callable[[Device], None], reason: FetchReason, text: str
 ) -> None:
     device = Device(tmp_path / "device", publisher.root, str(publisher.repository))
     device.base.mkdir()
@@ -248,8 +248,8 @@ def test_a_release_that_is_not_there_yet_is_unknown_and_a_wrong_name_is_no_reque
             device.fetch(name)
         reasons[name] = refused.value.reason
 
-    assert reasons.pop("spots/7.0.0") == Reason.TARGET_UNKNOWN
-    assert set(reasons.values()) == {Reason.REQUEST}
+    assert reasons.pop("spots/7.0.0") == FetchReason.TARGET_UNKNOWN
+    assert set(reasons.values()) == {FetchReason.REQUEST}
 
 
 def test_the_wall_time_ends_a_fetch_that_is_too_slow_as_a_whole(publisher: Publisher, tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_the_wall_time_ends_a_fetch_that_is_too_slow_as_a_whole(publisher: Publi
         with pytest.raises(FetchError) as refused:
             device.fetch()
 
-    assert refused.value.reason == Reason.TIMEOUT
+    assert refused.value.reason == FetchReason.TIMEOUT
 
 
 def test_a_child_that_dies_is_a_reason_too(publisher: Publisher, tmp_path: Path) -> None:
@@ -270,16 +270,16 @@ def test_a_child_that_dies_is_a_reason_too(publisher: Publisher, tmp_path: Path)
     with pytest.raises(FetchError) as refused:
         device.fetch()
 
-    assert refused.value.reason in {Reason.CRASHED, Reason.MISSING_PACKAGE}
+    assert refused.value.reason in {FetchReason.CRASHED, FetchReason.MISSING_PACKAGE}
 
 
 def test_a_look_brings_what_was_taken_back_and_fetches_nothing(publisher: Publisher, tmp_path: Path) -> None:
     with ReleaseServer(publisher.repository) as server:
         device = Device(tmp_path / "device", publisher.root, server.url)
-        before = device.look()
+        before = device.refresh()
         digests = publisher.open().revoke(RELEASE, SITE, "misses scratches")
 
-        after = device.look()
+        after = device.refresh()
 
         assert (before.revoked, after.revoked) == (frozenset(), frozenset(digests))
         assert after.signed_utc_s == pytest.approx(time.time(), abs=60)
@@ -292,18 +292,18 @@ def test_a_look_for_a_site_that_there_is_not_says_so(publisher: Publisher, tmp_p
     device = Device(tmp_path / "device", publisher.root, str(publisher.repository), site="plant-z")
 
     with pytest.raises(FetchError, match="has no site plant-z") as refused:
-        device.look()
+        device.refresh()
 
-    assert refused.value.reason == Reason.TARGET_UNKNOWN
+    assert refused.value.reason == FetchReason.TARGET_UNKNOWN
 
 
 def test_a_look_at_a_frozen_repository_fails_with_its_reason(publisher: Publisher, tmp_path: Path) -> None:
     device = Device(tmp_path / "device", publisher.root, str(publisher.repository))
 
     with pytest.raises(FetchError) as refused:
-        device.look(trusted_utc_s=time.time() + 40 * 86_400)
+        device.refresh(trusted_utc_s=time.time() + 40 * 86_400)
 
-    assert refused.value.reason == Reason.METADATA_EXPIRED
+    assert refused.value.reason == FetchReason.METADATA_EXPIRED
 
 
 def test_the_child_ends_with_the_process_that_started_it(publisher: Publisher, tmp_path: Path) -> None:
@@ -324,7 +324,7 @@ def test_the_child_ends_with_the_process_that_started_it(publisher: Publisher, t
             [sys.executable, "-m", "agent.fetch"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
         )
         assert child.stdin is not None
-        child.stdin.write(Request(body=request).model_dump_json().encode() + b"\n")
+        child.stdin.write(FetchRequestLine(body=request).model_dump_json().encode() + b"\n")
         child.stdin.flush()
         with pytest.raises(subprocess.TimeoutExpired):
             child.wait(2)

@@ -14,7 +14,7 @@ import yaml
 from paho.mqtt.enums import CallbackAPIVersion
 
 from agent import app, cli, config
-from agent.wire import Delivery, decode
+from agent.wire import DecodedVerdicts, decode
 from simulator.broker import open_broker
 from tests.release_kit import spot_images, write_release
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from simulator.broker import AnyBroker
+    from simulator.broker import LocalBroker
 
 PATIENCE_S = 120.0
 PARTS = 16
@@ -31,7 +31,7 @@ PARTS = 16
 class Consumer:
     """A subscriber that comes late: what was published before is missing to it."""
 
-    def __init__(self, broker: AnyBroker) -> None:
+    def __init__(self, broker: LocalBroker) -> None:
         self.seen: dict[int, bool] = {}  # number -> whether it was marked as a replay
         self._ready = threading.Event()
         self._client = paho.Client(CallbackAPIVersion.VERSION2, client_id="consumer")
@@ -51,18 +51,18 @@ class Consumer:
 
     def _take(self, _client: object, _userdata: object, message: paho.MQTTMessage) -> None:
         found = decode(bytes(message.payload))
-        if isinstance(found, Delivery):
+        if isinstance(found, DecodedVerdicts):
             self.seen.update((verdict.seq, found.replay) for verdict in found.verdicts)
 
 
 @pytest.fixture
-def broker() -> Iterator[AnyBroker]:
+def broker() -> Iterator[LocalBroker]:
     with open_broker() as found:
         yield found
 
 
 @pytest.fixture
-def path(tmp_path: Path, broker: AnyBroker) -> Path:
+def path(tmp_path: Path, broker: LocalBroker) -> Path:
     """A configuration whose camera shows sixteen pictures and ends."""
     write_release(tmp_path / "release")
     (tmp_path / "images").mkdir()
@@ -94,7 +94,7 @@ def wait_for(is_reached: Callable[[], bool]) -> None:
 
 
 def test_the_running_agent_sends_again_what_a_consumer_missed(
-    path: Path, broker: AnyBroker, capsys: pytest.CaptureFixture[str]
+    path: Path, broker: LocalBroker, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with app.build(config.load(path)) as agent:
         wait_for(lambda: agent.outbox.stats().delivered == PARTS)
@@ -109,7 +109,7 @@ def test_the_running_agent_sends_again_what_a_consumer_missed(
 
 
 def test_without_an_agent_the_command_sends_by_itself_and_says_what_is_not_kept(
-    path: Path, broker: AnyBroker, capsys: pytest.CaptureFixture[str]
+    path: Path, broker: LocalBroker, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with app.build(config.load(path)) as agent:
         wait_for(lambda: agent.outbox.stats().delivered == PARTS)

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import pytest
 
-from agent.app.results import COLUMNS, Results
-from agent.app.tally import Tally
+from agent.app.results import COLUMNS, ResultsFile
+from agent.app.tally import RunSummary
 from agent.errors import OperatorError
-from agent.records import Dropped, DropReason, Judgement, Origin, Outcome, Verdict
-from agent.supervision import Supervisor
+from agent.records import DroppedFrames, DropReason, Judgement, Origin, Outcome, Verdict
+from agent.supervision import ThreadSupervisor
 from tests.release_kit import spot_images, write_release
 from tests.support import ROOT
 
@@ -173,17 +173,17 @@ def verdict(seq: int) -> Verdict:
 
 
 def test_a_disk_that_hangs_holds_the_line_up_once_and_every_row_that_is_missing_is_counted(tmp_path: Path) -> None:
-    supervisor = Supervisor()
-    results = Results(tmp_path / "results.csv", inspections={"cam": "spots"}, supervisor=supervisor)
+    supervisor = ThreadSupervisor()
+    results = ResultsFile(tmp_path / "results.csv", inspections={"cam": "spots"}, supervisor=supervisor)
     reader, writer = os.pipe()  # takes 64 KiB and then hangs, as a network disk may
     os.dup2(writer, results._file)
     os.close(writer)
     began, longest_s, count = time.monotonic(), 0.0, 3_000
     for seq in range(count):
         before = time.monotonic()
-        results.verdicts([verdict(seq)])
+        results.add_verdicts([verdict(seq)])
         longest_s = max(longest_s, time.monotonic() - before)
-    assert results.problem is not None
+    assert results.error is not None
     assert longest_s >= 1.0
     assert time.monotonic() - began < 30.0, "it waits once, not for each row"
     assert results.lost > 0
@@ -196,7 +196,7 @@ def test_a_disk_that_hangs_holds_the_line_up_once_and_every_row_that_is_missing_
     os.close(reader)
 
 
-def _read(reader: int, results: Results) -> bytes:
+def _read(reader: int, results: ResultsFile) -> bytes:
     """Read what the results' thread writes, until it has nothing left."""
     os.set_blocking(reader, False)
     for _ in range(200):
@@ -212,13 +212,16 @@ def _read(reader: int, results: Results) -> bytes:
 
 def test_frames_without_a_verdict_are_rows_and_lines_of_the_table_too(tmp_path: Path) -> None:
     cameras = {"cam": "spots"}
-    results, tally = Results(tmp_path / "r.jsonl", inspections=cameras, supervisor=Supervisor()), Tally(cameras)
+    results, tally = (
+        ResultsFile(tmp_path / "r.jsonl", inspections=cameras, supervisor=ThreadSupervisor()),
+        RunSummary(cameras),
+    )
     for dropped in (
-        Dropped("cam", DropReason.OVERRUN, count=7),
-        Dropped("cam", DropReason.CORRUPT, seq=8, detail="cut", name="08.png"),
+        DroppedFrames("cam", DropReason.OVERRUN, count=7),
+        DroppedFrames("cam", DropReason.CORRUPT, seq=8, detail="cut", name="08.png"),
     ):
-        results.dropped(dropped)
-        tally.dropped(dropped)
+        results.add_dropped(dropped)
+        tally.add_dropped(dropped)
     results.close()
     rows = rows_of(tmp_path / "r.jsonl")
     assert [(row["outcome"], row["reason"], row["seq"], row["count"], row["part_id"]) for row in rows] == [
@@ -230,9 +233,9 @@ def test_frames_without_a_verdict_are_rows_and_lines_of_the_table_too(tmp_path: 
 
 
 def test_reasons_of_any_number_do_not_grow_the_table_without_bound() -> None:
-    tally = Tally({"cam": "spots"})
+    tally = RunSummary({"cam": "spots"})
     for number in range(1_000):
         judgement = Judgement(Outcome.UNKNOWN, None, 0.0, (), None, f"reason {number}")
-        tally.verdicts([Verdict(ORIGIN, number, 0, judgement, 0)])
+        tally.add_verdicts([Verdict(ORIGIN, number, 0, judgement, 0)])
     assert len(tally.text().splitlines()) < 40
     assert "other reasons" in tally.text()

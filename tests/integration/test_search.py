@@ -12,10 +12,10 @@ from agent.model import manifest as manifests
 from pipeline import commands
 from pipeline.sagemaker.entry import log_progress
 from pipeline.selection import cli
-from pipeline.selection.children import Trainings
+from pipeline.selection.children import LocalTrainingJobs
 from pipeline.selection.plan import TrainingPlan
 from pipeline.selection.reproduce import reproduce
-from pipeline.selection.run import SearchError, run
+from pipeline.selection.run import SearchError, run_search
 from pipeline.selection.search import read_settings
 from tests.pipeline_kit import write_parts
 from tests.support import require
@@ -64,7 +64,7 @@ def test_a_search_proposes_a_candidate_goes_on_where_it_was_and_can_be_reproduce
     assert [(line["round"], line["plan"]["parameters"]["epochs"]) for line in report] == [(1, 2), (1, 2), (2, 6)]
     assert not any(line["found"] for line in report)
     assert result["chosen"] == 0
-    assert manifests.read(out / "release").version == "0.2.0"  # the champion's next minor one
+    assert manifests.read_manifest(out / "release").version == "0.2.0"  # the champion's next minor one
 
     (out / "trainings" / report[2]["label"] / "model" / "release" / "manifest.json").unlink()  # as if stopped there
     assert commands.train(words) == 0
@@ -75,7 +75,7 @@ def test_a_search_proposes_a_candidate_goes_on_where_it_was_and_can_be_reproduce
     assert cli.reproduce(["parts/0.2.0", "--registry", registry, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["outcome"] == "identical"
     shutil.rmtree(data / "val" / "spot")
-    assert commands._run(lambda: cli.reproduce(["parts/0.2.0", "--registry", registry])) == 2
+    assert commands._exit_code_of(lambda: cli.reproduce(["parts/0.2.0", "--registry", registry])) == 2
     assert "the plan was made for" in capsys.readouterr().err
 
 
@@ -93,13 +93,13 @@ def test_a_failed_training_costs_itself_only_and_all_failing_is_told(tmp_path: P
     write_parts(data, train=8, val=8, masks=False)
     path = tmp_path / "search.yaml"
     path.write_text("{name: parts, base: {epochs: 1, threads: 1}, vary: {net: [tiny, huge]}, halving: null}")
-    choice, report = run(read_settings(path), data, tmp_path / "out", None, progress=quiet)
+    choice, report = run_search(read_settings(path), data, tmp_path / "out", None, progress=quiet)
     assert choice.proposed is not None
     (failed,) = report.failed
     assert "--net 'huge' is not known" in failed.failure
     path.write_text("{name: parts, base: {net: huge, epochs: 1, threads: 1}}")
     with pytest.raises(SearchError, match=r"no training succeeded\. The first one: .*'huge' is not known"):
-        run(read_settings(path), data, tmp_path / "out", None, progress=quiet)
+        run_search(read_settings(path), data, tmp_path / "out", None, progress=quiet)
 
 
 def test_other_bytes_are_no_reproduction_here_and_a_comparison_of_figures_elsewhere(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_other_bytes_are_no_reproduction_here_and_a_comparison_of_figures_elsewh
     write_parts(data, train=8, val=8, masks=False)
     words = ["--data", str(data), "--out", str(release), "--net", "tiny", "--threads", "1", "--epochs", "1"]
     assert commands.train(words) == 0
-    made = manifests.read(release)
+    made = manifests.read_manifest(release)
 
     def claim(**changes: object) -> None:
         """Let the lineage say something else."""
@@ -117,11 +117,11 @@ def test_other_bytes_are_no_reproduction_here_and_a_comparison_of_figures_elsewh
     claim(parameters={**made.lineage.parameters, "seed": 9}, seed=9)
     same_place = reproduce(release, data, tolerance=1.0, progress=log_progress)
     assert same_place.outcome == "close"
-    assert not same_place.ok
+    assert not same_place.is_reproduced
     assert "NOT reproduced: CPU type, threads, libraries and code are the same" in same_place.text()
 
     claim(parameters={**made.lineage.parameters, "seed": 9}, seed=9, cpu="another one")
-    assert reproduce(release, data, tolerance=1.0, progress=log_progress).ok
+    assert reproduce(release, data, tolerance=1.0, progress=log_progress).is_reproduced
     strict = reproduce(release, data, tolerance=0.0, progress=log_progress)
     assert strict.outcome in {"close", "different"}  # close when the figures happen to be equal
     assert "cpu: another one -> " in strict.text()
@@ -131,6 +131,6 @@ def test_a_training_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     data = tmp_path / "data"
     write_parts(data, train=24, val=8, masks=False)
     endless = TrainingPlan(name="m", version="1.0.0", parameters={"net": "large", "epochs": 100_000, "threads": 1})
-    (done,) = Trainings(tmp_path / "trainings", data, workers=1, timeout_s=1.0).run([endless])
+    (done,) = LocalTrainingJobs(tmp_path / "trainings", data, workers=1, timeout_s=1.0).run([endless])
     assert done.failure == "it took longer than 1 s"
     assert done.manifest is None

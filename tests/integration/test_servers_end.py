@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from simulator.broker import AmqttBroker, free_port
-from simulator.proxy import Proxy
+from simulator.proxy import TcpProxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,10 +40,10 @@ def _babble(client: socket.socket) -> None:
     client.sendall(b"\xff" * 20)
 
 
-@pytest.mark.parametrize("server", [AmqttBroker, lambda: Proxy(port=free_port())], ids=["amqtt", "proxy"])
+@pytest.mark.parametrize("server", [AmqttBroker, lambda: TcpProxy(port=free_port())], ids=["amqtt", "proxy"])
 @pytest.mark.parametrize("act", [_wait, _go, _begin, _connect, _babble])
 def test_no_connection_outlives_its_server(
-    server: Callable[[], AmqttBroker | Proxy], act: Callable[[socket.socket], None], monkeypatch: pytest.MonkeyPatch
+    server: Callable[[], AmqttBroker | TcpProxy], act: Callable[[socket.socket], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left: list[str] = []
     gc.collect()  # what earlier tests left is not meant

@@ -10,7 +10,7 @@ import pytest
 from agent.adapters.shadow import ShadowDesiredState
 from agent.clock import SystemClock
 from agent.outbox import Outbox
-from agent.records import Desired, Outcome
+from agent.records import DesiredRelease, Outcome
 from simulator.broker import AmqttBroker, MosquittoBroker
 from simulator.shadow import ShadowService
 from tests import status_kit
@@ -31,14 +31,14 @@ class Device:
     def __init__(self, port: int, state_dir: Path, *, protocol: Literal["3.1.1", "5"] = "5") -> None:
         clock = SystemClock()
         transport = transport_to(port, protocol=protocol, thing=THING)
-        self.heard: list[Desired] = []
+        self.heard: list[DesiredRelease] = []
         self.outbox = Outbox(state_dir=state_dir, transport=transport, clock=clock)
         self.shadow = ShadowDesiredState(
             thing=THING,
             inspections=["surface"],
             transport=transport,
             publish_now=self.outbox.publish_now,
-            watch_connection=self.outbox.watch_connection,
+            watch_connection=self.outbox.add_connection_listener,
             clock=clock,
         )
 
@@ -71,8 +71,8 @@ def test_a_wish_arrives_and_the_state_is_told(protocol: Literal["3.1.1", "5"], t
             service.desire(THING, "surface", "parts/1.2.0", mode="ab", share=0.25)
             device.wait_for_wish("parts/1.2.0")
         assert device.heard == [
-            Desired("parts/1.1.0", "release", 0.5, "shadow"),
-            Desired("parts/1.2.0", "ab", 0.25, "shadow"),
+            DesiredRelease("parts/1.1.0", "release", 0.5, "shadow"),
+            DesiredRelease("parts/1.2.0", "ab", 0.25, "shadow"),
         ]
         assert set(device.shadow.counters) <= {"taken", "duplicate"}
 

@@ -38,7 +38,7 @@ def running(tmp_path: Path) -> Iterator[tuple[app.Agent, Path]]:
     (tmp_path / "line.yaml").write_text(json.dumps(tree))
     agent = app.build(config.load(tmp_path / "line.yaml"), transport=MemoryTransport())
     with agent:
-        until(lambda: agent.cameras["cam"].counters.snapshot().judged > 3)
+        until(lambda: agent.cameras["cam"].counters.snapshot().inspected > 3)
         yield agent, tmp_path
 
 
@@ -74,7 +74,7 @@ def test_a_camera_that_is_gone_is_named_with_its_reason_until_it_delivers_again(
     agent, folder = running
     shutil.move(folder / "images", folder / "away")
     view = agent.cameras["cam"]
-    view.capture.change(view.setup)  # opened again
+    view.capture.reconfigure(view.settings)  # opened again
     until(lambda: bool(agent.supervisor.conditions()))
     text, values = status(folder, capsys)
     (found,) = [one for one in values["not_well"] if one["what"] == "camera cam"]
@@ -90,7 +90,7 @@ def test_a_bug_in_a_thread_is_counted_and_named(
     running: tuple[app.Agent, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     agent, folder = running
-    agent.supervisor.note("keeper", "thread kensa-keeper", ZeroDivisionError("x"))
+    agent.supervisor.record_fault("keeper", "thread kensa-keeper", ZeroDivisionError("x"))
     agent.supervisor.losses.count("heartbeats", 3)
     text, values = status(folder, capsys)
     assert values["threads"]["faults"] == {"keeper": 1}

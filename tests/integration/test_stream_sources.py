@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 
 from agent.adapters.mjpeg import MjpegSource
-from agent.adapters.stream import RtspSource, V4l2Source, VideoSource
+from agent.adapters.stream import RtspSource, V4l2Source, VideoFileSource
 from agent.clock import SystemClock
 from agent.errors import CameraError, SourceEndedError
 from simulator.cameras import MjpegServer
-from simulator.mjpeg_servers import BEHAVIOURS, PASSWORD, USER, Behaviour, serving
+from simulator.mjpeg_servers import PASSWORD, SERVER_BEHAVIOURS, USER, ServerBehaviour, serve_behaviour
 from simulator.rtsp import RtspServer
 from tests.support import ROOT, require
 
@@ -120,11 +120,11 @@ def test_a_held_mjpeg_server_gives_empty_reads_in_time() -> None:
         source = MjpegSource(url=server.url, clock=CLOCK)
         source.open()
         read(source, 1)
-        server.hold()
+        server.pause()
         deadline = time.monotonic() + LONG_S
         while source.read(timeout_s=0.3, buffer=None) is not None:
             assert time.monotonic() < deadline
-        server.go_on()
+        server.resume()
         read(source, 1)
         source.close()
 
@@ -188,9 +188,9 @@ def test_user_and_password_are_sent_when_the_camera_asks_for_them_and_not_before
 
     def answer(request: bytes, pictures: Sequence[bytes]) -> bytes:
         requests.append(request)
-        return BEHAVIOURS["Basic"].answer(request, pictures)
+        return SERVER_BEHAVIOURS["Basic"].answer(request, pictures)
 
-    with serving(Behaviour("", answer, user=USER), [jpeg(3)]) as url:
+    with serve_behaviour(ServerBehaviour("", answer, user=USER), [jpeg(3)]) as url:
         source = MjpegSource(url=url.replace("stream?q=1", "v?q=1"), clock=CLOCK)
         source.open()
         assert level(read(source, 1)[0].pixels) == 3
@@ -258,7 +258,7 @@ def test_a_killed_rtsp_server_is_a_lost_camera_and_a_held_one_gives_empty_reads(
         source = RtspSource(url=server.url, clock=CLOCK)
         source.open()
         read(source, 1)
-        server.hold()
+        server.pause()
         deadline = time.monotonic() + LONG_S
         while source.read(timeout_s=0.3, buffer=None) is not None:
             assert time.monotonic() < deadline
@@ -311,7 +311,7 @@ def video(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(("fps", "period_ns"), [(None, 20_000_000), (100.0, 10_000_000)])
 def test_a_video_is_paced_at_its_own_rate_or_the_configured_one(video: Path, fps: float | None, period_ns: int) -> None:
-    source = VideoSource(path=video, clock=SteppingClock(), fps=fps)
+    source = VideoFileSource(path=video, clock=SteppingClock(), fps=fps)
     source.open()
     grabs = read(source, 8)
     assert [level(grab.pixels) for grab in grabs] == list(range(8))
@@ -323,7 +323,7 @@ def test_a_video_is_paced_at_its_own_rate_or_the_configured_one(video: Path, fps
 
 def test_a_looped_video_starts_over_and_fills_the_buffer(video: Path) -> None:
     buffer = np.empty((HEIGHT, WIDTH, 3), np.uint8)
-    source = VideoSource(path=video, clock=CLOCK, fps=500, loop=True)
+    source = VideoFileSource(path=video, clock=CLOCK, fps=500, loop=True)
     source.open()
     levels = []
     for _ in range(18):
@@ -335,9 +335,9 @@ def test_a_looped_video_starts_over_and_fills_the_buffer(video: Path) -> None:
 
 
 def test_a_file_that_is_no_video_says_so(tmp_path: Path) -> None:
-    assert "does not exist" in error_of(VideoSource(path=tmp_path / "gone.mp4", clock=CLOCK))
+    assert "does not exist" in error_of(VideoFileSource(path=tmp_path / "gone.mp4", clock=CLOCK))
     (tmp_path / "text.mp4").write_text("no video")
-    assert "cannot be opened as a video" in error_of(VideoSource(path=tmp_path / "text.mp4", clock=CLOCK))
+    assert "cannot be opened as a video" in error_of(VideoFileSource(path=tmp_path / "text.mp4", clock=CLOCK))
 
 
 # --- V4L2 -------------------------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ def test_a_trained_release_loads_in_the_agent_and_judges_well(
     write_parts(data, train=48, val=20, masks=masks)
     train(data, out, "--epochs", "12", "--batch", "16")
 
-    manifest = manifests.read(out)
+    manifest = manifests.read_manifest(out)
     assert manifest.lineage.parameters["head"] == head
     assert manifest.geometry.to_record().height == SIDE
     assert manifest.geometry.channels == 1

@@ -14,7 +14,7 @@ from moto.server import ThreadedMotoServer
 
 from agent.errors import UploadError
 from agent.upload.s3 import S3Target
-from agent.upload.targets import ConflictError, FolderTarget, LostError, open_target
+from agent.upload.targets import ConflictError, FolderTarget, SpooledImageChangedError, open_target
 from agent.upload.throttle import Throttle
 from simulator.s3 import S3Server
 from tests.collect_kit import new_item, objects, settings, spool_in
@@ -23,9 +23,9 @@ from tests.support import require
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from agent.collection.items import Item
+    from agent.collection.items import SpoolItem
     from agent.collection.spool import Spool
-    from agent.upload.targets import Target
+    from agent.upload.targets import UploadTarget
 
 FREE = Throttle(None)
 ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
@@ -56,7 +56,7 @@ def spool(tmp_path: Path) -> Iterator[Spool]:
 
 
 @pytest.fixture(params=["s3", "folder"])
-def target(request: pytest.FixtureRequest, tmp_path: Path) -> Target:
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> UploadTarget:
     if request.param == "s3":
         request.getfixturevalue("s3")
         return S3Target("data", "line", throttle=FREE)
@@ -64,12 +64,12 @@ def target(request: pytest.FixtureRequest, tmp_path: Path) -> Target:
     return FolderTarget(tmp_path / "s3" / "data" / "line", throttle=FREE)
 
 
-def keep(spool: Spool, seq: int, image: bytes) -> Item:
+def keep(spool: Spool, seq: int, image: bytes) -> SpoolItem:
     assert spool.add(new_item(seq, image), settings=settings(), job=(1, seq + 1)) is None
     return again(spool)
 
 
-def again(spool: Spool) -> Item:
+def again(spool: Spool) -> SpoolItem:
     item = spool.next_item()
     assert item is not None
     return item
@@ -77,7 +77,7 @@ def again(spool: Spool) -> Item:
 
 @pytest.mark.parametrize("image", [SMALL, LARGE], ids=["small", "large"])
 def test_a_frame_arrives_under_its_key_with_its_sidecar(
-    tmp_path: Path, spool: Spool, target: Target, image: bytes
+    tmp_path: Path, spool: Spool, target: UploadTarget, image: bytes
 ) -> None:
     item = keep(spool, 7, image)
     for _ in range(2):  # doing it again changes nothing
@@ -92,7 +92,7 @@ def test_a_frame_arrives_under_its_key_with_its_sidecar(
 
 @pytest.mark.parametrize("image", [SMALL, LARGE], ids=["small", "large"])
 def test_something_else_under_the_key_is_never_overwritten(
-    tmp_path: Path, spool: Spool, target: Target, image: bytes
+    tmp_path: Path, spool: Spool, target: UploadTarget, image: bytes
 ) -> None:
     path = tmp_path / "s3" / "data" / "line" / keep(spool, 7, image).key
     path.parent.mkdir(parents=True)
@@ -103,13 +103,13 @@ def test_something_else_under_the_key_is_never_overwritten(
 
 
 @pytest.mark.parametrize("image", [SMALL, LARGE], ids=["small", "large"])
-def test_a_picture_that_changed_on_this_disk_does_not_go_out(spool: Spool, target: Target, image: bytes) -> None:
+def test_a_picture_that_changed_on_this_disk_does_not_go_out(spool: Spool, target: UploadTarget, image: bytes) -> None:
     item = keep(spool, 7, image)
     item.path.write_bytes(image[:-1] + b"?")
-    with pytest.raises(LostError):
+    with pytest.raises(SpooledImageChangedError):
         target.put_image(item, spool)
     item.path.unlink()
-    with pytest.raises(LostError):
+    with pytest.raises(SpooledImageChangedError):
         target.put_image(item, spool)
 
 
@@ -252,6 +252,6 @@ def test_moto_takes_what_the_stand_in_takes(spool: Spool, monkeypatch: pytest.Mo
                 S3Target("data", "", throttle=FREE).put_image(again(spool), spool)
                 S3Target("data", "", throttle=FREE).put_sidecar(again(spool))
             assert client.get_object(Bucket="data", Key=item.key)["Body"].read() == image
-            spool.done(item)
+            spool.complete(item)
     finally:
         server.stop()

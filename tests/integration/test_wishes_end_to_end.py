@@ -11,7 +11,7 @@ import yaml
 
 from agent import app, cli, config
 from simulator.broker import MosquittoBroker
-from simulator.cloud import Cloud, CloudFetcher
+from simulator.cloud import FakeReleaseFetcher, FakeRepository
 from simulator.shadow import ShadowService
 from tests.mqtt_kit import require_mosquitto
 from tests.release_kit import line_images, write_release
@@ -78,7 +78,7 @@ def test_the_newest_wish_wins_whoever_had_it_and_both_sides_see_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     require_mosquitto()
-    cloud = Cloud()
+    cloud = FakeRepository()
     for counter, version in enumerate(("1.1.0", "1.2.0"), 1):
         cloud.publish(write_release(tmp_path / version, version=version, counter=counter, rollout=POLICY))
 
@@ -95,14 +95,14 @@ def test_the_newest_wish_wins_whoever_had_it_and_both_sides_see_it(
             return (reported.get("release"), reported.get("state")) == (release_id, "idle")
 
         service.desire(THING, "spots", "spots/1.1.0")
-        with app.build(config.load(path), fetcher=CloudFetcher(cloud)):
+        with app.build(config.load(path), fetcher=FakeReleaseFetcher(cloud)):
             until(lambda: reports("spots/1.1.0"), show)
             assert show()["desired"]["source"] == "shadow"
             assert cli.main(["model", "desire", str(path), "spots/1.2.0"]) == 0
             capsys.readouterr()
             until(lambda: reports("spots/1.2.0"), show)
         requests = service.requests
-        with app.build(config.load(path), fetcher=CloudFetcher(cloud)):
+        with app.build(config.load(path), fetcher=FakeReleaseFetcher(cloud)):
             until(lambda: service.requests >= requests + 2, show)  # the shadow is read and told again
             until(lambda: reports("spots/1.2.0"), show)
             values = show()

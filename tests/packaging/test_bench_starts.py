@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from simulator.bench.options import BENCHES
+from simulator.bench.options import BENCHMARKS
 from tests.support import ROOT
 
 # Imported names that a fresh clone lacks: scripts/bench installs device, sim and pipeline.
@@ -30,10 +30,10 @@ def run(code: str, *arguments: str, absent: tuple[str, ...] = ABSENT) -> subproc
 def test_the_help_needs_no_package_of_a_single_benchmark() -> None:
     done = run(MAIN, "bench", "--help")
     assert done.returncode == 0, done.stderr
-    assert all(name in done.stdout for name in BENCHES)
+    assert all(name in done.stdout for name in BENCHMARKS)
 
 
-@pytest.mark.parametrize("bench", BENCHES)
+@pytest.mark.parametrize("bench", BENCHMARKS)
 def test_each_benchmark_is_imported_with_what_scripts_bench_installs_for_it(bench: str) -> None:
     absent = tuple(name for name in ABSENT if name not in BESIDES.get(bench, ()))
     done = run(f"import simulator.bench.{bench}", absent=absent)

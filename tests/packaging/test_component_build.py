@@ -14,9 +14,17 @@ from packaging.utils import parse_wheel_filename
 
 from greengrass.packaging import archive, build, checks, closure, contents, recipe, report
 from greengrass.packaging.__main__ import main
-from greengrass.packaging.archive import Entry
-from greengrass.packaging.lock import ARCHITECTURES, NOT_IMPORTED, PYTHONS, PackagingError, Target, carried, pins
-from greengrass.packaging.wheels import collect
+from greengrass.packaging.archive import ArchiveEntry
+from greengrass.packaging.lock import (
+    ARCHITECTURES,
+    NOT_IMPORTED,
+    PYTHONS,
+    BuildTarget,
+    PackagingError,
+    component_pins,
+    read_pins,
+)
+from greengrass.packaging.wheels import collect_wheels
 from tests.component_kit import HERE, VERSION, inspector_plan, model_plan
 from tests.release_kit import write_release
 from tests.support import ROOT
@@ -26,11 +34,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-ALL = [Target(machine, python) for machine in ARCHITECTURES for python in PYTHONS]
+ALL = [BuildTarget(machine, python) for machine in ARCHITECTURES for python in PYTHONS]
 NOW = dt.datetime.now(dt.UTC)
 
 
-def built_inspector(out: Path) -> build.Built:
+def built_inspector(out: Path) -> build.BuildResult:
     return build.build(inspector_plan(out), out)
 
 
@@ -38,24 +46,24 @@ def built_inspector(out: Path) -> build.Built:
 
 
 @pytest.mark.parametrize("kind", [build.INSPECTOR, build.MODEL], ids=lambda kind: kind.name)
-def test_a_component_carries_what_the_device_imports_and_nothing_else(kind: build.Kind) -> None:
-    assert {pin.name for pin in carried(build.LOCK, HERE, kind.packages)} == closure.imported(kind)
+def test_a_component_carries_what_the_device_imports_and_nothing_else(kind: build.ComponentKind) -> None:
+    assert {pin.name for pin in component_pins(build.LOCK, HERE, kind.packages)} == closure.imported_packages(kind)
 
 
 def test_the_model_component_does_without_the_inspectors_libraries() -> None:
-    assert not {"numpy", "onnxruntime", "opencv-python-headless", "boto3"} & closure.imported(build.MODEL)
+    assert not {"numpy", "onnxruntime", "opencv-python-headless", "boto3"} & closure.imported_packages(build.MODEL)
 
 
 @pytest.mark.parametrize("target", ALL, ids=lambda target: target.archive)
-def test_what_is_left_out_of_the_lock_has_a_reason(target: Target) -> None:
-    locked = {pin.name for pin in pins(build.LOCK, target)}
+def test_what_is_left_out_of_the_lock_has_a_reason(target: BuildTarget) -> None:
+    locked = {pin.name for pin in read_pins(build.LOCK, target)}
 
-    assert locked - {pin.name for pin in carried(build.LOCK, target)} == set(NOT_IMPORTED)
+    assert locked - {pin.name for pin in component_pins(build.LOCK, target)} == set(NOT_IMPORTED)
 
 
 def test_a_package_that_is_not_locked_is_named() -> None:
     with pytest.raises(PackagingError, match="flask is not locked"):
-        carried(build.LOCK, HERE, frozenset({"flask", "numpy"}))
+        component_pins(build.LOCK, HERE, frozenset({"flask", "numpy"}))
 
 
 @pytest.mark.parametrize("line", ["numpy==2.4.6", "numpy>=2 --hash=sha256:" + "0" * 64, "numpy"])
@@ -63,7 +71,7 @@ def test_a_lock_without_versions_or_hashes_is_refused(tmp_path: Path, line: str)
     (tmp_path / "lock.txt").write_text(f"# comment\n{line}\n", encoding="utf-8")
 
     with pytest.raises(PackagingError, match="is no pin with hashes"):
-        pins(tmp_path / "lock.txt", HERE)
+        read_pins(tmp_path / "lock.txt", HERE)
 
 
 def test_a_marker_is_judged_for_the_device_and_not_for_this_machine(tmp_path: Path) -> None:
@@ -71,18 +79,18 @@ def test_a_marker_is_judged_for_the_device_and_not_for_this_machine(tmp_path: Pa
     lines = f"old==1 ; python_version < '3.12' \\\n    {digest}\narm==1 ; platform_machine == 'aarch64' {digest}\n"
     (tmp_path / "lock.txt").write_text(lines, encoding="utf-8")
 
-    def names(target: Target) -> set[str]:
-        return {pin.name for pin in pins(tmp_path / "lock.txt", target)}
+    def names(target: BuildTarget) -> set[str]:
+        return {pin.name for pin in read_pins(tmp_path / "lock.txt", target)}
 
-    assert names(Target("x86_64", "3.11")) == {"old"}
-    assert names(Target("aarch64", "3.13")) == {"arm"}
+    assert names(BuildTarget("x86_64", "3.11")) == {"old"}
+    assert names(BuildTarget("aarch64", "3.13")) == {"arm"}
 
 
 def test_a_wheel_with_another_digest_is_not_taken_from_the_store(tmp_path: Path) -> None:
-    (pin,) = (pin for pin in carried(build.LOCK, HERE) if pin.name == "six")
+    (pin,) = (pin for pin in component_pins(build.LOCK, HERE) if pin.name == "six")
     (tmp_path / f"six-{pin.version}-py2.py3-none-any.whl").write_bytes(b"not what was locked")
 
-    (wheel,) = collect([pin], HERE, tmp_path)
+    (wheel,) = collect_wheels([pin], HERE, tmp_path)
 
     assert wheel.sha256 in pin.sha256
     assert hashlib.sha256(wheel.path.read_bytes()).hexdigest() == wheel.sha256
@@ -92,7 +100,7 @@ def test_a_wheel_with_another_digest_is_not_taken_from_the_store(tmp_path: Path)
 
 
 def test_an_archive_has_the_same_bytes_in_any_order(tmp_path: Path) -> None:
-    entries = [Entry("b", b"2"), Entry("a/c", b"1" * 1_000)]
+    entries = [ArchiveEntry("b", b"2"), ArchiveEntry("a/c", b"1" * 1_000)]
 
     archive.write(tmp_path / "one.zip", entries)
     archive.write(tmp_path / "two.zip", reversed(entries))
@@ -114,7 +122,7 @@ def test_a_built_version_is_whole_and_built_twice_the_same(tmp_path: Path) -> No
         names = opened.namelist()
         requirements = opened.read("requirements.txt").decode()
     wheels = {str(parse_wheel_filename(name.partition("/")[2])[0]) for name in names if name.endswith(".whl")}
-    assert wheels == {pin.name for pin in carried(build.LOCK, HERE)} | {"kensa"}
+    assert wheels == {pin.name for pin in component_pins(build.LOCK, HERE)} | {"kensa"}
     assert {"release/manifest.json", "release/model.onnx", "release/golden.npz", "imports.txt"} < set(names)
     assert requirements.count("--hash=sha256:") == len(wheels)
     assert "| opencv-python-headless |" in report.table([second.artifacts[1]])
@@ -129,8 +137,8 @@ def test_recipe_bill_and_digests_speak_of_the_same_files(tmp_path: Path) -> None
         str(path.relative_to(tmp_path)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in (*built.artifacts, built.recipe, built.sbom)
     }
-    made = recipe.check(
-        built.recipe.read_text(encoding="utf-8"), source="recipe", defaults=checks.DEFAULTS["com.kensa.Model"]
+    made = recipe.parse(
+        built.recipe.read_text(encoding="utf-8"), source="recipe", defaults=checks.DEFAULTS_CHECKS["com.kensa.Model"]
     )
     assert made.ComponentVersion == VERSION
     assert made.artifacts() == ["component.py", HERE.archive]
@@ -180,9 +188,9 @@ def test_the_bundled_release_can_be_the_factory_release() -> None:
 def test_only_a_root_is_a_trust_anchor(tmp_path: Path) -> None:
     publisher = Publisher.start(tmp_path)
 
-    assert contents.anchor(publisher.root).name == "1.root.json"
+    assert contents.trust_anchor(publisher.root).name == "1.root.json"
     with pytest.raises(PackagingError, match="is no root metadata"):
-        contents.anchor(publisher.repository / "metadata" / "timestamp.json")
+        contents.trust_anchor(publisher.repository / "metadata" / "timestamp.json")
 
 
 def test_a_signed_release_travels_with_the_metadata_that_a_device_asks_for(tmp_path: Path) -> None:

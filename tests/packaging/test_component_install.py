@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from greengrass.packaging import component
-from greengrass.packaging.archive import Entry
+from greengrass.packaging.archive import ArchiveEntry
 from greengrass.packaging.build import INSTALLER, build
 from tests.component_kit import HERE, VERSION, inspector_plan, model_plan
 
@@ -77,7 +77,7 @@ def as_nobody(work: Path) -> dict[str, Any]:
     if os.getuid() != 0:
         return {}
     system = "/usr/bin/python3"
-    if component.describe(system) != f"cpython {HERE.python}":
+    if component.probe_interpreter(system) != f"cpython {HERE.python}":
         return {}
     os.chown(work, 65534, 65534)
     return {"user": 65534, "group": 65534, "extra_groups": [], "python": system, "path": "/usr/bin:/bin"}
@@ -85,7 +85,7 @@ def as_nobody(work: Path) -> dict[str, Any]:
 
 @pytest.mark.timeout(600)
 def test_a_component_installs_offline_as_an_unprivileged_user_and_starts(device: Path) -> None:
-    build(model_plan(Entry("repository/metadata/timestamp.json", b"{}")), device)
+    build(model_plan(ArchiveEntry("repository/metadata/timestamp.json", b"{}")), device)
     folder, work = artifacts_of(device), device / "work"
     nobody = as_nobody(work)
 
@@ -173,7 +173,7 @@ def test_a_fitting_interpreter_beside_the_default_one_is_taken(device: Path, mon
     fake_python(device / "bin", "python3.12", "cpython 3.12")
     monkeypatch.setenv("PATH", str(device / "bin"))
 
-    program, archive = component.choose(device / VERSION)
+    program, archive = component.choose_interpreter(device / VERSION)
 
     assert program == str(device / "bin" / "python3.12")
     assert archive.name == f"kensa-{HERE.machine}-cp312.zip"
@@ -219,11 +219,11 @@ def test_this_version_and_the_one_that_was_started_last_are_kept(device: Path) -
         os.utime(marker, (age, age))
     (device / "state").mkdir()
 
-    component.prune(device / "1.2.0")
+    component.remove_old_versions(device / "1.2.0")
 
     assert sorted(path.name for path in device.iterdir()) == ["1.2.0", "2.0.0", "state"]
     shutil.rmtree(device / "2.0.0")
-    component.prune(device / "1.2.0")
+    component.remove_old_versions(device / "1.2.0")
     assert sorted(path.name for path in device.iterdir()) == ["1.2.0", "state"]
 
 
@@ -240,5 +240,5 @@ def test_a_start_is_remembered_and_removes_nothing(device: Path, monkeypatch: py
 
     assert became == [str(device / "work" / "1.0.0" / "venv" / "bin" / "python")]
     assert len(list((device / "work").iterdir())) == 3
-    component.prune(device / "work" / "1.2.0")
+    component.remove_old_versions(device / "work" / "1.2.0")
     assert sorted(path.name for path in (device / "work").iterdir()) == ["1.0.0", "1.2.0"]

@@ -10,12 +10,12 @@ import pytest
 from botocore.config import Config
 from botocore.stub import Stubber
 
-from greengrass.environment import MODEL
+from greengrass.environment import MODEL_NAME
 from greengrass.packaging import deploy, deployment, recipe
 from greengrass.packaging.build import INSPECTOR
-from greengrass.packaging.checks import DEFAULTS
-from greengrass.packaging.deploy import Cloud
-from greengrass.packaging.deployment import Change, DeployError, Rollout, Version
+from greengrass.packaging.checks import DEFAULTS_CHECKS
+from greengrass.packaging.deploy import GreengrassCloud
+from greengrass.packaging.deployment import ComponentVersion, ConfigurationUpdate, DeployError, RolloutConfig
 from simulator.manual_clock import ManualClock
 from simulator.s3 import S3Server
 
@@ -35,9 +35,9 @@ def built(tmp_path: Path) -> Path:
     """A version as scripts/build-component leaves it, with archives that hold nothing."""
     out = tmp_path / "built"
     source = (recipe.RECIPES / f"{INSPECTOR.name}.yaml").read_text(encoding="utf-8")
-    judged = recipe.check(source, source="recipe", defaults=DEFAULTS[INSPECTOR.name])
+    judged = recipe.parse(source, source="recipe", defaults=DEFAULTS_CHECKS[INSPECTOR.name])
     names = ["component.py", "kensa-x86_64-cp311.zip"]
-    text = recipe.fill_in(judged, version="7.8.9", artifacts={"amd64": names}, configuration={}, bucket=None)
+    text = recipe.render(judged, version="7.8.9", artifacts={"amd64": names}, configuration={}, bucket=None)
     (out / "recipes").mkdir(parents=True)
     (out / "recipes" / f"{INSPECTOR.name}-7.8.9.yaml").write_text(text, encoding="utf-8")
     folder = out / "artifacts" / INSPECTOR.name / "7.8.9"
@@ -48,7 +48,7 @@ def built(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def version(built: Path) -> Version:
+def version(built: Path) -> ComponentVersion:
     return deployment.read_version(built, INSPECTOR.name, None, bucket=BUCKET)
 
 
@@ -70,11 +70,11 @@ def greengrass() -> Iterator[tuple[Any, Stubber]]:
     client.close()
 
 
-def cloud(store: Any, client: Any) -> Cloud:
-    return Cloud(s3=store, greengrass=client, clock=ManualClock())
+def cloud(store: Any, client: Any) -> GreengrassCloud:
+    return GreengrassCloud(s3=store, greengrass=client, clock=ManualClock())
 
 
-def asked(version: Version, **given: Any) -> dict[str, Any]:
+def asked(version: ComponentVersion, **given: Any) -> dict[str, Any]:
     """The request for one version with the defaults, changed by `given`."""
     parameters: dict[str, Any] = {
         "name": "kensa",
@@ -82,17 +82,17 @@ def asked(version: Version, **given: Any) -> dict[str, Any]:
         "components": {version.name: version.version},
         "changes": {},
         "present": {},
-        "rollout": Rollout(),
+        "rollout": RolloutConfig(),
     }
-    return deployment.request(**{**parameters, **given})
+    return deployment.create_deployment_request(**{**parameters, **given})
 
 
 # --- the requests -----------------------------------------------------------------------------------------------------
 
 
-def test_a_group_is_deployed_at_a_rate_with_a_limit_and_rolls_back(version: Version, greengrass: Any) -> None:
+def test_a_group_is_deployed_at_a_rate_with_a_limit_and_rolls_back(version: ComponentVersion, greengrass: Any) -> None:
     request = asked(
-        version, rollout=Rollout(per_minute=3, abort_percent=20.0, abort_after=2, notify_s=90, validate_s=70)
+        version, rollout=RolloutConfig(per_minute=3, abort_percent=20.0, abort_after=2, notify_s=90, validate_s=70)
     )
 
     assert request["targetArn"] == GROUP_ARN
@@ -105,24 +105,24 @@ def test_a_group_is_deployed_at_a_rate_with_a_limit_and_rolls_back(version: Vers
         "componentUpdatePolicy": {"action": "NOTIFY_COMPONENTS", "timeoutInSeconds": 90},
         "configurationValidationPolicy": {"timeoutInSeconds": 70},
     }
-    cloud(None, greengrass[0]).check("CreateDeployment", request)
+    cloud(None, greengrass[0]).validate_parameters("CreateDeployment", request)
 
 
-def test_a_single_thing_has_no_rate(version: Version, greengrass: Any) -> None:
+def test_a_single_thing_has_no_rate(version: ComponentVersion, greengrass: Any) -> None:
     request = asked(version, target_arn=THING_ARN)
 
     assert set(request["iotJobConfiguration"]) == {"timeoutConfig"}
-    cloud(None, greengrass[0]).check("CreateDeployment", request)
+    cloud(None, greengrass[0]).validate_parameters("CreateDeployment", request)
 
 
-def test_what_the_target_has_besides_stays_as_it_is(version: Version) -> None:
+def test_what_the_target_has_besides_stays_as_it_is(version: ComponentVersion) -> None:
     other = {"componentVersion": "2.0.3", "configurationUpdate": {"merge": '{"a":1}'}}
     before = {"componentVersion": "7.8.8", "configurationUpdate": {"merge": '{"line":"press3","keep":{"frames":"9"}}'}}
 
     request = asked(
         version,
         present={"com.example.Other": other, INSPECTOR.name: before},
-        changes={INSPECTOR.name: Change({"keep": {"max_per_s": "2"}}, ())},
+        changes={INSPECTOR.name: ConfigurationUpdate({"keep": {"max_per_s": "2"}}, ())},
     )
 
     assert request["components"]["com.example.Other"] == other
@@ -131,22 +131,24 @@ def test_what_the_target_has_besides_stays_as_it_is(version: Version) -> None:
     assert merged == {"line": "press3", "keep": {"frames": "9", "max_per_s": "2"}}
 
 
-def test_a_reset_drops_what_was_merged_before(version: Version) -> None:
+def test_a_reset_drops_what_was_merged_before(version: ComponentVersion) -> None:
     before = {"componentVersion": "7.8.8", "configurationUpdate": {"merge": '{"line":"press3"}'}}
 
-    request = asked(version, present={INSPECTOR.name: before}, changes={INSPECTOR.name: Change({}, ("/line",))})
+    request = asked(
+        version, present={INSPECTOR.name: before}, changes={INSPECTOR.name: ConfigurationUpdate({}, ("/line",))}
+    )
 
     assert request["components"][INSPECTOR.name]["configurationUpdate"] == {"reset": ["/line"]}
 
 
-def test_what_is_removed_leaves_and_the_rest_stays(version: Version) -> None:
-    present = {MODEL: {"componentVersion": "1.0.0"}, INSPECTOR.name: {"componentVersion": "1.0.0"}}
-    request = asked(version, components={}, present=present, remove=[MODEL])
+def test_what_is_removed_leaves_and_the_rest_stays(version: ComponentVersion) -> None:
+    present = {MODEL_NAME: {"componentVersion": "1.0.0"}, INSPECTOR.name: {"componentVersion": "1.0.0"}}
+    request = asked(version, components={}, present=present, remove=[MODEL_NAME])
     assert request["components"] == {INSPECTOR.name: {"componentVersion": "1.0.0"}}
 
 
-@pytest.mark.parametrize(("remove", "said"), [(MODEL, "not part of"), (INSPECTOR.name, "leave one of them out")])
-def test_what_cannot_be_removed_is_refused(version: Version, remove: str, said: str) -> None:
+@pytest.mark.parametrize(("remove", "said"), [(MODEL_NAME, "not part of"), (INSPECTOR.name, "leave one of them out")])
+def test_what_cannot_be_removed_is_refused(version: ComponentVersion, remove: str, said: str) -> None:
     with pytest.raises(DeployError, match=said):
         asked(version, present={}, remove=[remove])
 
@@ -154,11 +156,11 @@ def test_what_cannot_be_removed_is_refused(version: Version, remove: str, said: 
 def test_a_component_that_is_broken_on_the_device_and_stays_is_named_with_the_way_out(greengrass: Any) -> None:
     client, stubber = greengrass
     installed = [
-        {"componentName": MODEL, "lifecycleState": "BROKEN", "lifecycleStateDetails": "startup failed"},
+        {"componentName": MODEL_NAME, "lifecycleState": "BROKEN", "lifecycleStateDetails": "startup failed"},
         {"componentName": INSPECTOR.name, "lifecycleState": "RUNNING"},
     ]
     stubber.add_response("list_deployments", {"deployments": [{"deploymentId": "d1"}]})
-    present = {name: {"componentVersion": "1.0.0"} for name in (MODEL, INSPECTOR.name)}
+    present = {name: {"componentVersion": "1.0.0"} for name in (MODEL_NAME, INSPECTOR.name)}
     stubber.add_response("get_deployment", {"components": present})
     stubber.add_response("list_installed_components", {"installedComponents": installed})
     stubber.add_response("create_deployment", {"deploymentId": "d2"})
@@ -167,18 +169,18 @@ def test_a_component_that_is_broken_on_the_device_and_stays_is_named_with_the_wa
         name="kensa",
         target_arn=THING_ARN,
         versions=[],
-        changes={INSPECTOR.name: Change({"heartbeat_s": "5"}, ())},
-        rollout=Rollout(),
+        changes={INSPECTOR.name: ConfigurationUpdate({"heartbeat_s": "5"}, ())},
+        rollout=RolloutConfig(),
         dry_run=False,
     )
     (warning,) = done["warnings"]
-    assert f"{MODEL} is BROKEN on press-3 (startup failed)" in warning
-    assert f"--remove {MODEL}" in warning
+    assert f"{MODEL_NAME} is BROKEN on press-3 (startup failed)" in warning
+    assert f"--remove {MODEL_NAME}" in warning
 
 
-def test_a_configuration_for_what_is_not_there_is_refused(version: Version) -> None:
+def test_a_configuration_for_what_is_not_there_is_refused(version: ComponentVersion) -> None:
     with pytest.raises(DeployError, match=r"com\.kensa\.Model is configured, but neither"):
-        asked(version, changes={"com.kensa.Model": Change({}, ())})
+        asked(version, changes={"com.kensa.Model": ConfigurationUpdate({}, ())})
 
 
 @pytest.mark.parametrize(
@@ -190,10 +192,10 @@ def test_a_configuration_for_what_is_not_there_is_refused(version: Version) -> N
     ],
 )
 def test_a_request_that_the_cloud_would_not_take_is_not_sent(
-    version: Version, greengrass: Any, wrong: dict[str, Any], said: str
+    version: ComponentVersion, greengrass: Any, wrong: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(DeployError, match=said):
-        cloud(None, greengrass[0]).check("CreateDeployment", {**asked(version), **wrong})
+        cloud(None, greengrass[0]).validate_parameters("CreateDeployment", {**asked(version), **wrong})
 
 
 @pytest.mark.parametrize(
@@ -206,16 +208,16 @@ def test_a_request_that_the_cloud_would_not_take_is_not_sent(
 )
 def test_a_configuration_that_the_device_would_refuse_is_not_sent(merge: dict[str, Any], said: str) -> None:
     with pytest.raises(DeployError, match=said):
-        deployment.judge(INSPECTOR.name, Change(merge, ()))
+        deployment.validate_update(INSPECTOR.name, ConfigurationUpdate(merge, ()))
 
 
 @pytest.mark.parametrize("path", sorted((recipe.RECIPES / "deployments").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_deployment_documents_are_accepted(path: Path) -> None:
-    changes = deployment.read_changes(path)
+    changes = deployment.read_configuration_updates(path)
 
     assert changes
     for name, change in changes.items():
-        deployment.judge(name, change)
+        deployment.validate_update(name, change)
 
 
 @pytest.mark.parametrize(
@@ -225,20 +227,20 @@ def test_a_wrong_deployment_document_is_refused(tmp_path: Path, text: str) -> No
     (tmp_path / "deployment.yaml").write_text(text, encoding="utf-8")
 
     with pytest.raises(DeployError, match=r"deployment\.yaml"):
-        deployment.read_changes(tmp_path / "deployment.yaml")
+        deployment.read_configuration_updates(tmp_path / "deployment.yaml")
 
 
 # --- versions and artifacts -------------------------------------------------------------------------------------------
 
 
-def test_a_version_is_read_with_the_bucket_filled_in(version: Version) -> None:
+def test_a_version_is_read_with_the_bucket_filled_in(version: ComponentVersion) -> None:
     assert version.version == "7.8.9"
     assert f"s3://{BUCKET}/{INSPECTOR.name}/7.8.9/kensa-x86_64-cp311.zip" in version.recipe
     assert "BUCKET_NAME" not in version.recipe
     assert len(version.artifacts) == 2
 
 
-def test_a_version_that_is_not_whole_is_refused(built: Path, version: Version) -> None:
+def test_a_version_that_is_not_whole_is_refused(built: Path, version: ComponentVersion) -> None:
     version.artifacts[0].unlink()
 
     with pytest.raises(DeployError, match=r"component\.py is missing"):
@@ -247,7 +249,7 @@ def test_a_version_that_is_not_whole_is_refused(built: Path, version: Version) -
         deployment.read_version(built, INSPECTOR.name, "1.0.0", bucket=BUCKET)
 
 
-def test_artifacts_are_uploaded_where_the_recipe_says(store: Any, greengrass: Any, version: Version) -> None:
+def test_artifacts_are_uploaded_where_the_recipe_says(store: Any, greengrass: Any, version: ComponentVersion) -> None:
     uploaded = cloud(store, greengrass[0]).upload(version)
 
     assert {f"s3://{BUCKET}/{key}" in version.recipe for key in uploaded} == {True}
@@ -255,24 +257,26 @@ def test_artifacts_are_uploaded_where_the_recipe_says(store: Any, greengrass: An
         assert store.get_object(Bucket=BUCKET, Key=key)["Body"].read() == path.read_bytes()
 
 
-def test_artifacts_of_a_version_never_change(store: Any, greengrass: Any, version: Version) -> None:
+def test_artifacts_of_a_version_never_change(store: Any, greengrass: Any, version: ComponentVersion) -> None:
     with Stubber(store) as stubber:
         stubber.add_response("head_object", {"ChecksumSHA256": "b3RoZXI="})
         with pytest.raises(DeployError, match="is there with other bytes"):
             cloud(store, greengrass[0]).upload(version)
 
 
-def test_an_artifact_that_is_there_is_not_sent_again(store: Any, greengrass: Any, version: Version) -> None:
+def test_an_artifact_that_is_there_is_not_sent_again(store: Any, greengrass: Any, version: ComponentVersion) -> None:
     with Stubber(store) as stubber:
         for path in version.artifacts:
-            stubber.add_response("head_object", {"ChecksumSHA256": deploy.checksum(path)})
+            stubber.add_response("head_object", {"ChecksumSHA256": deploy.s3_checksum(path)})
         assert cloud(store, greengrass[0]).upload(version) == []
 
 
 # --- the whole --------------------------------------------------------------------------------------------------------
 
 
-def test_a_deployment_uploads_registers_waits_and_deploys(store: Any, greengrass: Any, version: Version) -> None:
+def test_a_deployment_uploads_registers_waits_and_deploys(
+    store: Any, greengrass: Any, version: ComponentVersion
+) -> None:
     client, stubber = greengrass
     stubber.add_response(
         "list_deployments", {"deployments": []}, {"targetArn": GROUP_ARN, "historyFilter": "LATEST_ONLY"}
@@ -286,7 +290,7 @@ def test_a_deployment_uploads_registers_waits_and_deploys(store: Any, greengrass
             "creationTimestamp": 0,
             "status": {},
         },
-        version.creation(),
+        version.creation_parameters(),
     )
     for state in ("REQUESTED", "DEPLOYABLE"):
         stubber.add_response("describe_component", {"status": {"componentState": state}}, {"arn": VERSION_ARN})
@@ -298,7 +302,7 @@ def test_a_deployment_uploads_registers_waits_and_deploys(store: Any, greengrass
         target_arn=GROUP_ARN,
         versions=[version],
         changes={},
-        rollout=Rollout(),
+        rollout=RolloutConfig(),
         dry_run=False,
     )
 
@@ -308,14 +312,16 @@ def test_a_deployment_uploads_registers_waits_and_deploys(store: Any, greengrass
     stubber.assert_no_pending_responses()
 
 
-def test_a_version_that_exists_is_used_as_it_is(greengrass: Any, version: Version) -> None:
+def test_a_version_that_exists_is_used_as_it_is(greengrass: Any, version: ComponentVersion) -> None:
     client, stubber = greengrass
     stubber.add_client_error("create_component_version", "ConflictException", http_status_code=409)
 
     assert cloud(None, client).register(version) == ""
 
 
-def test_a_version_that_the_cloud_finds_wanting_fails_with_its_words(greengrass: Any, version: Version) -> None:
+def test_a_version_that_the_cloud_finds_wanting_fails_with_its_words(
+    greengrass: Any, version: ComponentVersion
+) -> None:
     client, stubber = greengrass
     stubber.add_response(
         "create_component_version",

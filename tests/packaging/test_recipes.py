@@ -24,7 +24,7 @@ MODEL = (recipe.RECIPES / "com.kensa.Model.yaml").read_text(encoding="utf-8")
 
 
 def judge(text: str) -> recipe.Recipe:
-    return recipe.check(text, source="recipe.yaml", defaults=checks.inspector_defaults)
+    return recipe.parse(text, source="recipe.yaml", defaults=checks.check_inspector_defaults)
 
 
 def refusal(text: str) -> str:
@@ -53,12 +53,12 @@ STARTUP = "Manifests/0/Lifecycle/startup"
 
 
 def test_everything_in_the_checkout_agrees() -> None:
-    assert checks.faults() == []
+    assert checks.find_problems() == []
 
 
 def test_both_recipes_serve_both_architectures_on_both_nuclei() -> None:
-    for text, defaults in ((INSPECTOR, checks.inspector_defaults), (MODEL, checks.model_defaults)):
-        judged = recipe.check(text, source="recipe", defaults=defaults)
+    for text, defaults in ((INSPECTOR, checks.check_inspector_defaults), (MODEL, checks.check_model_defaults)):
+        judged = recipe.parse(text, source="recipe", defaults=defaults)
         assert {manifest.Platform.architecture for manifest in judged.Manifests} == {"amd64", "aarch64"}
         assert {manifest.Platform.runtime for manifest in judged.Manifests} == {"*"}
         assert {d.DependencyType for d in judged.ComponentDependencies.values()} == {"SOFT"}
@@ -86,7 +86,7 @@ SHADOW = shadow_topic(THING, "update/delta")
 def test_the_inspectors_recipe_allows_what_the_component_does(service: str, operation: str, resource: str) -> None:
     access = judge(INSPECTOR).ComponentConfiguration.DefaultConfiguration["accessControl"]
     filled_in = json.loads(json.dumps(access).replace("{iot:thingName}", THING))
-    assert permissions.allowed(filled_in, service=service, operation=operation, resource=resource)
+    assert permissions.is_allowed(filled_in, service=service, operation=operation, resource=resource)
 
 
 @pytest.mark.parametrize(
@@ -146,10 +146,10 @@ def test_no_yaml_is_no_recipe() -> None:
 
 def test_the_topics_of_the_model_component_follow_its_inspection() -> None:
     tree = yaml.safe_load(MODEL)["ComponentConfiguration"]["DefaultConfiguration"]
-    checks.model_defaults(tree)
+    checks.check_model_defaults(tree)
 
     with pytest.raises(ConfigError, match="kensa/model/top/status"):
-        checks.model_defaults({**tree, "inspection": "top"})
+        checks.check_model_defaults({**tree, "inspection": "top"})
 
 
 @pytest.mark.parametrize("path", sorted((recipe.RECIPES / "policies").glob("*.json")), ids=lambda path: path.stem)
@@ -157,7 +157,7 @@ def test_policies_name_what_they_allow(path: Path) -> None:
     document = json.loads(path.read_bytes())
 
     assert document["Version"] == "2012-10-17"
-    assert checks.policy_faults(document) == []
+    assert checks.policy_problems(document) == []
     for statement in document["Statement"]:
-        assert checks.policy_faults({"Statement": [{**statement, "Action": "s3:*"}]})
-        assert checks.policy_faults({"Statement": [{**statement, "Action": "s3:GetObject", "Resource": "*"}]})
+        assert checks.policy_problems({"Statement": [{**statement, "Action": "s3:*"}]})
+        assert checks.policy_problems({"Statement": [{**statement, "Action": "s3:GetObject", "Resource": "*"}]})

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.dataset import DatasetError
-from pipeline.datasets.collected import Scan
-from pipeline.datasets.formats import Defaults, Index, read_ground_truth
-from pipeline.datasets.grouping import Arrangement, Member, Shares, arrange
+from pipeline.datasets.collected import FrameScan
+from pipeline.datasets.formats import FrameIndex, ImportOptions, read_ground_truth
+from pipeline.datasets.grouping import Member, SplitAssignment, SplitShares, assign_splits
 from pipeline.datasets.labels import read_lines, read_table, to_csv
-from pipeline.datasets.report import diff
-from pipeline.datasets.version import DatasetVersion, SampleEntry, digest_of, manifest_csv, parse, to_json
+from pipeline.datasets.report import diff_versions
+from pipeline.datasets.version import DatasetVersion, SampleEntry, digest_of, manifest_csv, parse_version, to_json
 from tests.datasets_kit import NOW, label
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 NEIGHBOUR_S = 2.0
-SHARES = Shares()
+SHARES = SplitShares()
 
 
 @st.composite
@@ -56,8 +56,8 @@ def linked(pictures: list[Member]) -> Iterator[tuple[str, str]]:
             yield one.sha256, other.sha256
 
 
-def placed(pictures: list[Member], seed: int) -> Arrangement:
-    return arrange(pictures, seed=seed, neighbour_s=NEIGHBOUR_S, shares=SHARES)
+def placed(pictures: list[Member], seed: int) -> SplitAssignment:
+    return assign_splits(pictures, seed=seed, neighbour_s=NEIGHBOUR_S, shares=SHARES)
 
 
 @given(members(), st.integers(0, 3), st.randoms(use_true_random=False))
@@ -143,22 +143,22 @@ def test_a_difference_is_inverted_by_swapping_and_empty_only_between_equals(
     one: dict[int, Content], other: dict[int, Content]
 ) -> None:
     a, b = version(one), version(other)
-    there, back = diff(a, b), diff(b, a)
+    there, back = diff_versions(a, b), diff_versions(b, a)
 
     assert (there.added, there.removed) == (back.removed, back.added)
     assert there.relabelled == tuple((sha, x, y) for sha, y, x in back.relabelled)
     assert there.moved == tuple((sha, x, y) for sha, y, x in back.moved)
     assert there.is_empty == (one == other) == (a.digest == b.digest)
     assert len(there.added) - len(there.removed) == len(b.samples) - len(a.samples)
-    assert there.tree()["added"]["by_class"] == back.tree()["removed"]["by_class"]
-    assert next(iter(there.lines())).startswith(a.digest[:12])
+    assert there.to_dict()["added"]["by_class"] == back.to_dict()["removed"]["by_class"]
+    assert next(iter(there.to_lines())).startswith(a.digest[:12])
 
 
 @given(contents)
 def test_a_version_is_read_back_as_it_was_written(content: dict[int, Content]) -> None:
     made = version(content)
-    assert parse(to_json(made), "x") == made
-    assert to_json(parse(to_json(made), "x")) == to_json(made)
+    assert parse_version(to_json(made), "x") == made
+    assert to_json(parse_version(to_json(made), "x")) == to_json(made)
     assert manifest_csv(made.samples) == manifest_csv(tuple(reversed(made.samples)))
 
 
@@ -179,12 +179,12 @@ MANIFEST = json.dumps(
     }
 ).encode()
 READERS: dict[str, tuple[bytes, Callable[[bytes], object]]] = {
-    "version": (VERSION, lambda data: parse(data, "x")),
+    "version": (VERSION, lambda data: parse_version(data, "x")),
     "json lines": ("\n".join(x.line() for x in LABELS).encode(), lambda data: list(read_lines(data, "x", now=NOW))),
     "table": (to_csv(LABELS), lambda data: list(read_table(data, "x", now=NOW, defaults={}))),
     "manifest": (
         MANIFEST,
-        lambda data: read_ground_truth(data, "x", Index(Scan((), ())), Defaults(now=NOW)),
+        lambda data: read_ground_truth(data, "x", FrameIndex(FrameScan((), ())), ImportOptions(now=NOW)),
     ),
 }
 PIECES = st.sampled_from(

@@ -59,7 +59,7 @@ class IntakeMachine(RuleBasedStateMachine):
         self.seqs[name] += 1
         part = f"{name}-{seq}" if triggered else None
         buffer = self.pool.acquire((2, 2))
-        self.counters[name].captured()
+        self.counters[name].count_captured()
         frame = Frame(name, seq, self.now, 0, np.zeros((2, 2), np.uint8), part, None, buffer)
 
         taken = self.intakes[name].offer(frame, self.stop)
@@ -68,7 +68,7 @@ class IntakeMachine(RuleBasedStateMachine):
         full = len(lane) == CAPACITY[name]
         assert taken == (not self.closed and not (full and name in WAITS))
         if not taken:
-            self.counters[name].dropped(DropReason.SHUTDOWN)
+            self.counters[name].count_dropped(DropReason.SHUTDOWN)
             self.pool.release(buffer)
             return
         if full:
@@ -104,7 +104,7 @@ class IntakeMachine(RuleBasedStateMachine):
         batch = self.in_work.pop(data.draw(st.integers(0, len(self.in_work) - 1)))
         for frame in batch.frames + batch.late:
             self.pool.release(frame.buffer)
-            self.counters[frame.camera].judged(Outcome.UNKNOWN if frame in batch.late else Outcome.OK, 1)
+            self.counters[frame.camera].count_inspected(Outcome.UNKNOWN if frame in batch.late else Outcome.OK, 1)
 
     @rule()
     def close(self) -> None:
@@ -140,9 +140,9 @@ class IntakeMachine(RuleBasedStateMachine):
             batch = self.in_work.pop()
             for frame in batch.frames + batch.late:
                 self.pool.release(frame.buffer)
-                self.counters[frame.camera].judged(Outcome.OK, 1)
+                self.counters[frame.camera].count_inspected(Outcome.OK, 1)
         self.hub.close()
-        self.hub.abandon()
+        self.hub.discard_pending()
         assert all(counters.snapshot().pending == 0 for counters in self.counters.values())
         assert self.pool.held == 0
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from agent.errors import IllegalTransitionError, LifecycleError
-from agent.model.transitions import RESTING, TABLE, Event, State
-from simulator.cloud import Fault, Killed
-from simulator.rollouts import Plant, Trap, full_disk, ignore, read_only_disk
+from agent.model.transitions import RESTING_STATES, TABLE, LifecycleEvent, LifecycleState
+from simulator.cloud import RepositoryFault, SimulatedKill
+from simulator.rollouts import BoundaryFault, LifecycleHarness, full_disk, ignore_boundary, read_only_disk
 from tests.lifecycle_kit import quick_disk
 
 if TYPE_CHECKING:
@@ -27,15 +27,15 @@ class Life(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.stack = contextlib.ExitStack()
-        self.plant = Plant(self.stack.enter_context(quick_disk())).start()
+        self.plant = LifecycleHarness(self.stack.enter_context(quick_disk())).start()
         self.plant.publish()
 
     def survive(self, act: Callable[[], object]) -> None:
         """Do it; a kill means a new process on the same disk."""
         try:
             act()
-        except Killed:
-            self.plant.trap = ignore
+        except SimulatedKill:
+            self.plant.boundary_fault = ignore_boundary
             self.plant.start()
 
     # --- people and the cloud -----------------------------------------------------------------------------------------
@@ -71,14 +71,14 @@ class Life(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def pardon(self, data: st.DataObject) -> None:
-        if bad := self.plant.lifecycle.bad_list():
+        if bad := self.plant.lifecycle.deny_list():
             entry = data.draw(st.sampled_from(bad))
             with contextlib.suppress(LifecycleError):
                 self.plant.lifecycle.retry(entry["digest"] or entry["release_id"])
 
     @rule(data=st.data())
     def revoke(self, data: st.DataObject) -> None:
-        self.plant.cloud.revoke(data.draw(st.sampled_from(self.plant.published)))
+        self.plant.repository.revoke(data.draw(st.sampled_from(self.plant.published)))
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
@@ -87,7 +87,7 @@ class Life(RuleBasedStateMachine):
         def run() -> None:
             for _ in range(count):
                 self.plant.step(failing=failing)
-                assert self.plant.faults() == []
+                assert self.plant.violations() == []
 
         self.survive(run)
 
@@ -103,19 +103,22 @@ class Life(RuleBasedStateMachine):
 
     @rule(where=st.sampled_from(BOUNDARIES), after=st.integers(0, 6))
     def kill_soon(self, where: str, after: int) -> None:
-        self.plant.trap = Trap(where, after=after)
+        self.plant.boundary_fault = BoundaryFault(where, after=after)
 
-    @rule(port=st.sampled_from(["fetch", "examine"]), fault=st.sampled_from([f for f in Fault if f is not Fault.HANG]))
-    def order(self, port: str, fault: Fault) -> None:
-        self.plant.cloud.order(port, fault)
+    @rule(
+        port=st.sampled_from(["fetch", "examine"]),
+        fault=st.sampled_from([f for f in RepositoryFault if f is not RepositoryFault.HANG]),
+    )
+    def order(self, port: str, fault: RepositoryFault) -> None:
+        self.plant.repository.inject(port, fault)
 
     @rule(where=st.sampled_from(["journal: b", "store"]), full=st.booleans())
     def break_the_disk(self, where: str, full: bool) -> None:  # noqa: FBT001 - drawn by name
-        self.plant.trap = full_disk(where) if full else read_only_disk(where)
+        self.plant.boundary_fault = full_disk(where) if full else read_only_disk(where)
 
     @rule()
     def mend_the_disk(self) -> None:
-        self.plant.trap = ignore
+        self.plant.boundary_fault = ignore_boundary
 
     @rule()
     def power_cycle(self) -> None:
@@ -129,28 +132,28 @@ class Life(RuleBasedStateMachine):
 
         self.survive(restart)
 
-    @rule(event=st.sampled_from(list(Event)))
-    def force_an_illegal_event(self, event: Event) -> None:
-        ledger = self.plant.lifecycle._parts.ledger
+    @rule(event=st.sampled_from(list(LifecycleEvent)))
+    def force_an_illegal_event(self, event: LifecycleEvent) -> None:
+        ledger = self.plant.lifecycle._context.record_store
         before, on_disk = ledger.record, self.plant.record()
         if (before.state, event) in TABLE:
             return
         try:
-            ledger.move(event)
+            ledger.transition(event)
         except IllegalTransitionError:
             assert ledger.record is before
             assert self.plant.record() == on_disk
         else:
             raise AssertionError(f"{event} was accepted in {before.state}")
 
-    @precondition(lambda self: self.plant.trap is ignore)
+    @precondition(lambda self: self.plant.trap is ignore_boundary)
     @rule()
     def comes_to_rest_without_faults(self) -> None:
-        self.plant.cloud.faults.clear()
+        self.plant.repository.faults.clear()
         for _ in range(250):
             self.plant.step()
             status = self.plant.lifecycle.status()
-            if status.state in RESTING or status.state == State.AB:
+            if status.state in RESTING_STATES or status.state == LifecycleState.AB:
                 break
         else:
             raise AssertionError(f"no rest: {self.plant.lifecycle.status()}")
@@ -159,20 +162,25 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_that_must_not_be(self) -> None:
-        assert self.plant.faults() == []
+        assert self.plant.violations() == []
 
     @invariant()
     def there_is_a_model_unless_the_lifecycle_says_that_there_is_none(self) -> None:
-        if self.plant.serving() is None:
-            assert self.plant.lifecycle._parts.alarms
+        if self.plant.active_version() is None:
+            assert self.plant.lifecycle._context.alarms
 
     @invariant()
     def the_slot_serves_the_active_release(self) -> None:
         status = self.plant.lifecycle.status()
-        settled = status.state not in {State.COMMITTED, State.ROLLING_BACK}
-        if settled and self.plant.trap is ignore and self.plant.serving() is not None and status.alarm is None:
+        settled = status.state not in {LifecycleState.COMMITTED, LifecycleState.ROLLING_BACK}
+        if (
+            settled
+            and self.plant.boundary_fault is ignore_boundary
+            and self.plant.active_version() is not None
+            and status.alarm is None
+        ):
             active = "0.0.0" if status.active is None else status.active.version
-            assert self.plant.serving() == active
+            assert self.plant.active_version() == active
 
     def teardown(self) -> None:
         self.stack.close()

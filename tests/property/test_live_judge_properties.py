@@ -8,7 +8,7 @@ from typing import Literal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.model.live import Call, LiveJudge
+from agent.model.live import RolloutAction, RolloutEvaluator
 from agent.model.policy import RolloutPolicy
 from agent.records import Judgement, Observation, Outcome
 
@@ -40,18 +40,18 @@ RUNS = st.lists(st.tuples(st.lists(OBSERVATIONS, max_size=12), st.sampled_from(P
 def test_a_refusal_is_for_good_and_every_figure_is_finite(
     runs: list[tuple[list[Observation], Literal["shadow", "trial", "ab"], bool]], repeats: int
 ) -> None:
-    judge, refusal = LiveJudge(POLICY), None
+    judge, refusal = RolloutEvaluator(POLICY), None
     for parts, phase, overdue in runs:
-        judge.begin(phase, parts=5, share=0.5)
+        judge.begin_phase(phase, parts=5, share=0.5)
         for seen in parts * repeats:
             judge.observe(seen)
-            decision = judge.decision()
-            assert decision == judge.decision(), "asking twice changes nothing"
-            assert (decision.call is Call.REFUSE) is (decision.refusal is not None)
-            assert phase != "ab" or decision.call in {Call.CONTINUE, Call.REFUSE}
+            decision = judge.decide()
+            assert decision == judge.decide(), "asking twice changes nothing"
+            assert (decision.action is RolloutAction.REFUSE) is (decision.refusal is not None)
+            assert phase != "ab" or decision.action in {RolloutAction.CONTINUE, RolloutAction.REFUSE}
             assert refusal is None or decision.refusal is refusal
             refusal = decision.refusal
-        refusal = judge.decision(overdue=overdue).refusal
+        refusal = judge.decide(overdue=overdue).refusal
         assert all(math.isfinite(value) for value in judge.progress().values())
         report = judge.report()
         assert report.pairs == report.both_ok + report.both_not_ok + report.let_through + report.rejected
@@ -64,13 +64,13 @@ def test_a_refusal_is_for_good_and_every_figure_is_finite(
 def test_the_order_of_the_parts_does_not_change_what_the_report_counts(parts: list[Observation]) -> None:
     reports = []
     for sequence in (parts, parts[::-1]):
-        judge = LiveJudge(POLICY.model_copy(update={"e_threshold": 1e300}))
-        judge.begin("ab", parts=0)
+        judge = RolloutEvaluator(POLICY.model_copy(update={"e_threshold": 1e300}))
+        judge.begin_phase("ab", parts=0)
         for seen in sequence:
             judge.observe(seen)
         report = judge.report()
         reports.append((report.pairs, report.both_ok, report.let_through, report.rejected, report.e_value))
-        if judge.decision().call is Call.REFUSE:
+        if judge.decide().action is RolloutAction.REFUSE:
             return  # what came after a refusal does not count
 
     assert reports[0] == reports[1]

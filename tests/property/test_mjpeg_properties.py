@@ -12,17 +12,19 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from agent.adapters.mjpeg.pictures import PictureReader
+from agent.adapters.mjpeg.pictures import MjpegParser
 from agent.errors import CameraError, FrameError
-from agent.images import inspect
-from simulator.mjpeg_servers import BEHAVIOURS
+from agent.images import validate_encoded
+from simulator.mjpeg_servers import SERVER_BEHAVIOURS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 REQUEST = b"GET /moved/stream?q=1 HTTP/1.1\r\nHost: camera\r\n\r\n"
 MAX_BYTES = 20_000
-PLAIN = [name for name, behaviour in BEHAVIOURS.items() if behaviour.refused is None and not behaviour.user]
+PLAIN = [
+    name for name, behaviour in SERVER_BEHAVIOURS.items() if behaviour.expected_error is None and not behaviour.user
+]
 
 
 @lru_cache
@@ -33,23 +35,23 @@ def jpegs() -> list[bytes]:
 
 @lru_cache
 def answer(name: str) -> bytes:
-    behaviour = BEHAVIOURS[name]
-    return behaviour.answer(REQUEST, [behaviour.alter(jpeg) for jpeg in jpegs()])
+    behaviour = SERVER_BEHAVIOURS[name]
+    return behaviour.answer(REQUEST, [behaviour.transform(jpeg) for jpeg in jpegs()])
 
 
-def fed(reader: PictureReader, pieces: Iterable[bytes]) -> tuple[list[bytes], str]:
+def fed(reader: MjpegParser, pieces: Iterable[bytes]) -> tuple[list[bytes], str]:
     """Feed the pieces; the pictures, and what the reader said when it gave up or the connection ended."""
     pictures: list[bytes] = []
     try:
         for piece in pieces:
             rest = memoryview(piece)
             while rest:
-                space = reader.space()
+                space = reader.get_buffer()
                 count = min(len(space), len(rest))
                 space[:count] = rest[:count]
-                reader.received(count)
+                reader.buffer_updated(count)
                 rest = rest[count:]
-                while (picture := reader.next_picture()) is not None:
+                while (picture := reader.next_image()) is not None:
                     pictures.append(bytes(picture))
         raise reader.end_error()
     except CameraError as error:
@@ -64,16 +66,16 @@ def cut(data: bytes, at: Iterable[int]) -> list[bytes]:
 @given(st.sampled_from(PLAIN), st.lists(st.integers(0, 1 << 20), max_size=60))
 @settings(max_examples=200, deadline=None)
 def test_however_an_answer_is_cut_it_gives_the_same_pictures(name: str, places: list[int]) -> None:
-    behaviour = BEHAVIOURS[name]
-    pictures, _ = fed(PictureReader(max_picture_bytes=MAX_BYTES), cut(answer(name), places))
-    assert pictures == [behaviour.alter(jpeg) for jpeg in jpegs()]
+    behaviour = SERVER_BEHAVIOURS[name]
+    pictures, _ = fed(MjpegParser(max_picture_bytes=MAX_BYTES), cut(answer(name), places))
+    assert pictures == [behaviour.transform(jpeg) for jpeg in jpegs()]
 
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_an_answer_that_comes_byte_by_byte_gives_the_same_pictures(name: str) -> None:
     data = answer(name)
-    pictures, _ = fed(PictureReader(max_picture_bytes=MAX_BYTES), (data[at : at + 1] for at in range(len(data))))
-    assert pictures == [BEHAVIOURS[name].alter(jpeg) for jpeg in jpegs()]
+    pictures, _ = fed(MjpegParser(max_picture_bytes=MAX_BYTES), (data[at : at + 1] for at in range(len(data))))
+    assert pictures == [SERVER_BEHAVIOURS[name].transform(jpeg) for jpeg in jpegs()]
 
 
 DAMAGES = ["cut", "flip", "repeat", "insert"]
@@ -100,12 +102,12 @@ def test_damaged_answers_end_in_pictures_and_one_kind_of_error(
                 data = data[:at] + data[max(0, at - 200) :]
             case _:
                 data = data[:at] + extra + data[at:]
-    reader = PictureReader(max_picture_bytes=MAX_BYTES)
+    reader = MjpegParser(max_picture_bytes=MAX_BYTES)
     pictures, said = fed(reader, cut(data, places))
     assert said
     for picture in pictures:
         try:
-            inspect(picture)
+            validate_encoded(picture)
         except FrameError:
             continue
         assert picture[:2] == b"\xff\xd8" or picture[:2] in {b"\x89P", b"BM"}
@@ -126,7 +128,7 @@ HOSTILE = st.one_of(
 @settings(max_examples=100, deadline=None)
 def test_hostile_bytes_never_exceed_the_bounds(name: str, hostile: list[bytes], piece_bytes: int) -> None:
     data = answer(name)[:300] + b"".join(hostile)
-    reader = PictureReader(max_picture_bytes=MAX_BYTES)
+    reader = MjpegParser(max_picture_bytes=MAX_BYTES)
     pictures, _ = fed(reader, [data[at : at + piece_bytes] for at in range(0, len(data), piece_bytes)])
     assert all(len(picture) <= MAX_BYTES + 16 * 1024 + piece_bytes for picture in pictures)
     assert len(reader._buffer) <= 256 * 1024
@@ -138,10 +140,10 @@ def test_a_cut_picture_is_given_out_as_one_and_the_others_are_whole(which: int, 
     sent = list(jpegs())
     sent[which] = sent[which][: 3 + at % (len(sent[which]) - 5)]
     sent.append(jpegs()[0])  # after which nothing more needs to come
-    pictures, _ = fed(PictureReader(max_picture_bytes=MAX_BYTES), [BEHAVIOURS[name].answer(REQUEST, sent)])
+    pictures, _ = fed(MjpegParser(max_picture_bytes=MAX_BYTES), [SERVER_BEHAVIOURS[name].answer(REQUEST, sent)])
     assert len(pictures) == len(sent)
     assert [picture for number, picture in enumerate(pictures) if number != which] == [
         jpeg for number, jpeg in enumerate(sent) if number != which
     ]
     with pytest.raises(FrameError):
-        inspect(pictures[which])
+        validate_encoded(pictures[which])

@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from agent.outbox import Outbox, OutboxLimits
-from agent.outbox.rows import Rank
+from agent.outbox.rows import Priority
 from agent.records import Outcome, Verdict
 from agent.wire import Gap, decode
 from simulator.manual_clock import ManualClock
-from simulator.transport import MemoryTransport, Trouble
+from simulator.transport import DeliveryFaults, MemoryTransport
 from tests.outbox_kit import lost, make_verdict, read
 
-LIMITS = OutboxLimits(max_bytes=192 * 1024, handover=192, in_flight=8, live_queue=16, ack_timeout_s=5.0)
-TROUBLE = Trouble(refuse=0.05, lose=0.05, lose_ack=0.1, double=0.1)
+LIMITS = OutboxLimits(max_bytes=192 * 1024, queue_capacity=192, in_flight=8, live_queue=16, ack_timeout_s=5.0)
+TROUBLE = DeliveryFaults(refuse=0.05, lose=0.05, lose_ack=0.1, duplicate=0.1)
 
 
 class OutboxMachine(RuleBasedStateMachine):
@@ -40,7 +40,7 @@ class OutboxMachine(RuleBasedStateMachine):
         self.outcomes: dict[int, Outcome] = {}  # of everything that was appended
         self.start(connected=True)
 
-    def start(self, *, connected: bool, trouble: Trouble = TROUBLE, auto_ack: bool = False) -> None:
+    def start(self, *, connected: bool, trouble: DeliveryFaults = TROUBLE, auto_ack: bool = False) -> None:
         self.transport = MemoryTransport(
             max_in_flight=6, auto_ack=auto_ack, connected=connected, trouble=trouble, seed=self.seed
         )
@@ -67,15 +67,15 @@ class OutboxMachine(RuleBasedStateMachine):
     def check_evictions(self) -> None:
         now = lost(self.gaps())
         new, self.evicted = now - self.evicted, self.evicted | now
-        worst = max((RANK[self.outcomes[seq]] for seq in new), default=Rank.OK)
-        if worst > Rank.OK:
-            held = self.outbox.writer._held
-            rows, _ = self.outbox.writer.log.after(Rank.OK, 0, 10_000)
+        worst = max((RANK[self.outcomes[seq]] for seq in new), default=Priority.OK)
+        if worst > Priority.OK:
+            held = self.outbox.writer._with_sender
+            rows, _ = self.outbox.writer.store.rows_after(Priority.OK, 0, 10_000)
             assert [row.id for row in rows if row.id not in held] == [], "an ok verdict outlived a better one"
 
     def gaps(self) -> list[Gap]:
         delivered = [gap for transport in self.transports for gap in read(transport.delivered)[1]]
-        rows, _ = self.outbox.writer.log.after(Rank.GAP, 0, 10_000)
+        rows, _ = self.outbox.writer.store.rows_after(Priority.GAP, 0, 10_000)
         stored = [decode(row.payload) for row in rows]
         return delivered + [gap for gap in stored if isinstance(gap, Gap)]
 
@@ -131,17 +131,17 @@ class OutboxMachine(RuleBasedStateMachine):
     def the_caps_hold(self) -> None:
         if hasattr(self, "outbox"):
             writer = self.outbox.writer
-            held = sum(row.size for row in writer._held.values())
-            gaps = sum(row.size for row in writer.log.after(Rank.GAP, 0, 10_000)[0])
-            assert writer.log.totals.bytes <= writer.log.cap_bytes + held + gaps
-            assert writer.log.totals == writer.log.count()
+            held = sum(row.size for row in writer._with_sender.values())
+            gaps = sum(row.size for row in writer.store.rows_after(Priority.GAP, 0, 10_000)[0])
+            assert writer.store.totals.bytes <= writer.store.cap_bytes + held + gaps
+            assert writer.store.totals == writer.store.read_totals()
 
     def teardown(self) -> None:
         if not hasattr(self, "outbox"):
             return
         self.outbox.close(self.clock.monotonic_ns())
         self.committed.update((seq, verdict.judgement.outcome) for seq, verdict in self.pending.items())
-        self.start(connected=True, trouble=Trouble(), auto_ack=True)
+        self.start(connected=True, trouble=DeliveryFaults(), auto_ack=True)
         for _ in range(2_000):
             self.clock.advance(0.25)
             self.outbox.writer.step()
@@ -158,6 +158,11 @@ class OutboxMachine(RuleBasedStateMachine):
         shutil.rmtree(self.dir)
 
 
-RANK = {Outcome.OK: Rank.OK, Outcome.UNKNOWN: Rank.UNKNOWN, Outcome.UNSURE: Rank.UNSURE, Outcome.DEFECT: Rank.DEFECT}
+RANK = {
+    Outcome.OK: Priority.OK,
+    Outcome.UNKNOWN: Priority.UNKNOWN,
+    Outcome.UNSURE: Priority.UNSURE,
+    Outcome.DEFECT: Priority.DEFECT,
+}
 TestOutbox = OutboxMachine.TestCase
 TestOutbox.settings = settings(max_examples=15, stateful_step_count=40, deadline=None)

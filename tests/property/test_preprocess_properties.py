@@ -44,7 +44,7 @@ def regions(draw: st.DrawFn, height: int, width: int) -> Box | None:
     return (x, y, draw(st.integers(4, width - x)), draw(st.integers(4, height - y)))
 
 
-def tiles_of(placed: preprocess.Plan) -> int:
+def tiles_of(placed: preprocess.InputPlan) -> int:
     return len(placed.tiles)
 
 
@@ -62,7 +62,7 @@ def test_every_input_byte_is_written_and_comes_from_the_region(
     count = tiles_of(worker.plan_for(frame))
 
     out = np.full((count, geometry.height, geometry.width, geometry.channels), 9, np.uint8)
-    worker.into(frame, out)
+    worker.write_to(frame, out)
 
     assert (out == 200).all()
 
@@ -72,7 +72,7 @@ def test_every_input_byte_is_written_and_comes_from_the_region(
 def test_tiles_cover_the_reduced_region_and_overlap_enough(
     geometry: Geometry, height: int, width: int, data: st.DataObject
 ) -> None:
-    placed = preprocess.plan(geometry, height=height, width=width, roi=data.draw(regions(height, width)))
+    placed = preprocess.plan_inputs(geometry, height=height, width=width, roi=data.draw(regions(height, width)))
     full_h, full_w = placed.padded
     for starts, tile, full in (
         (sorted({t.x for t in placed.tiles}), geometry.width, full_w),
@@ -87,7 +87,7 @@ def test_tiles_cover_the_reduced_region_and_overlap_enough(
 @settings(max_examples=200, deadline=None)
 @given(geometries(), SIDES, SIDES, st.data())
 def test_boxes_always_lie_in_the_region(geometry: Geometry, height: int, width: int, data: st.DataObject) -> None:
-    placed = preprocess.plan(geometry, height=height, width=width, roi=data.draw(regions(height, width)))
+    placed = preprocess.plan_inputs(geometry, height=height, width=width, roi=data.draw(regions(height, width)))
     x0, y0 = data.draw(st.floats(0, 0.99)), data.draw(st.floats(0, 0.99))
     x1, y1 = data.draw(st.floats(x0 + 0.01, 1.0)), data.draw(st.floats(y0 + 0.01, 1.0))
     tile = data.draw(st.integers(0, tiles_of(placed) - 1))
@@ -109,7 +109,7 @@ def test_a_bright_spot_is_found_where_it_was(geometry: Geometry, height: int, wi
     worker = Preprocessor(geometry)
     placed = worker.plan_for(frame)
     out = np.empty((tiles_of(placed), geometry.height, geometry.width, geometry.channels), np.uint8)
-    worker.into(frame, out)
+    worker.write_to(frame, out)
 
     tile, row, column, _ = np.unravel_index(int(out.argmax()), out.shape)
     fractions = (
@@ -140,7 +140,7 @@ def test_the_bytes_do_not_depend_on_what_came_before(
         outs = []
         for worker in (used, Preprocessor(geometry)):
             out = np.full((count, geometry.height, geometry.width, geometry.channels), 3, np.uint8)
-            worker.into(frame, out)
+            worker.write_to(frame, out)
             outs.append(out)
         assert np.array_equal(outs[0], outs[1])
 
@@ -174,6 +174,6 @@ def test_whole_parts_are_bit_for_bit_means_of_four_then_one_bilinear_step(
     frame = larger[:, 3:-4] if data.draw(st.booleans()) else np.ascontiguousarray(larger[:, 3:-4])
 
     out = np.empty((1, height, width, channels), np.uint8)
-    Preprocessor(geometry, roi=roi).into(frame, out)
+    Preprocessor(geometry, roi=roi).write_to(frame, out)
 
     assert np.array_equal(out[0] if channels == 3 else out[0, :, :, 0], pyramid(frame, roi, geometry))

@@ -25,7 +25,7 @@ SCHEMA: dict[str, Any] = json.loads(Path(ROOT / "docs" / "schema" / "model.schem
 def test_a_report_comes_back_as_it_was(status: ModelStatus) -> None:
     report = wire.decode(wire.encode_report(status, reporter=status_kit.REPORTER, utc_ns=status_kit.UTC_NS))
     assert isinstance(report, wire.ModelReport)
-    assert report.status() == status
+    assert report.to_model_status() == status
     assert (report.thing, report.line, report.boot_epoch) == ("thing-1", "line-1", 3)
     assert not report.shortened
 
@@ -58,7 +58,7 @@ def test_a_long_text_is_shortened_before_the_gate_and_its_figures() -> None:
     assert isinstance(report, wire.ModelReport)
     assert report.shortened
     assert report.refusal is not None
-    assert report.refusal.record() == refusal
+    assert report.refusal.to_record() == refusal
 
 
 def test_an_inspection_that_fits_into_no_topic_is_refused_with_its_name() -> None:

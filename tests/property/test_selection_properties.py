@@ -12,18 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.selection import paired
-from pipeline.selection.choose import choose
-from pipeline.selection.compare import judge_slice
+from pipeline.selection.choose import choose_candidate
+from pipeline.selection.compare import compare_slice
 from pipeline.selection.plan import Scalar, TrainingPlan
-from pipeline.selection.policy import Policy
-from pipeline.selection.search import Halving, SearchSettings, plan, rungs
+from pipeline.selection.policy import SelectionPolicy
+from pipeline.selection.search import HalvingSettings, SearchSettings, halving_rungs, plan_trainings
 from pipeline.selection.slices import Slice
 from tests.selection_kit import parts, write_parts, write_spotter
 
 if TYPE_CHECKING:
     from pipeline.selection.record import SliceResult
 
-POLICY = Policy()
+POLICY = SelectionPolicy()
 SHARES = st.floats(0.0, 1.0, allow_nan=False)
 
 
@@ -36,10 +36,10 @@ def tables(draw: st.DrawFn, most: int = 400) -> tuple[int, int, int, int]:
     return counts[0], counts[1], counts[2], counts[3]
 
 
-def judged(gained: int, lost: int, both: int, neither: int, policy: Policy = POLICY) -> SliceResult:
+def judged(gained: int, lost: int, both: int, neither: int, policy: SelectionPolicy = POLICY) -> SliceResult:
     pictures = gained + lost + both + neither
     part = Slice("s", "defects", np.arange(pictures))
-    return judge_slice("s", part, gained=gained, lost=lost, both=both, parts=float(pictures), policy=policy)
+    return compare_slice("s", part, gained=gained, lost=lost, both=both, parts=float(pictures), policy=policy)
 
 
 @given(tables(), st.floats(0.1, 5.0))
@@ -48,10 +48,10 @@ def test_the_interval_holds_the_difference_and_exchanging_the_models_mirrors_it(
 ) -> None:
     gained, lost = table[:2]
     pairs = sum(table)
-    low, high = paired.interval(gained, lost, pairs, z=z)
+    low, high = paired.difference_interval(gained, lost, pairs, z=z)
     assert -1.0 <= low <= (gained - lost) / pairs + 1e-9
     assert (gained - lost) / pairs - 1e-9 <= high <= 1.0
-    mirrored = paired.interval(lost, gained, pairs, z=z)
+    mirrored = paired.difference_interval(lost, gained, pairs, z=z)
     assert mirrored == pytest.approx((-high, -low), abs=1e-12)
 
 
@@ -69,7 +69,7 @@ def test_one_more_lost_picture_never_turns_refused_into_passed(table: tuple[int,
 def test_a_wider_margin_never_refuses_what_a_narrower_one_passes(
     table: tuple[int, int, int, int], margin: float, more: float
 ) -> None:
-    narrow, wide = (Policy(max_margin=0.9, margin=value) for value in (margin, margin + more))
+    narrow, wide = (SelectionPolicy(max_margin=0.9, margin=value) for value in (margin, margin + more))
     assert not judged(*table, policy=narrow).passed or judged(*table, policy=wide).passed
 
 
@@ -77,7 +77,7 @@ def test_a_wider_margin_never_refuses_what_a_narrower_one_passes(
 def test_comparing_more_candidates_widens_every_interval(
     table: tuple[int, int, int, int], candidates: int, more: int
 ) -> None:
-    one, many = (judged(*table, policy=Policy(candidates=n)) for n in (candidates, candidates + more))
+    one, many = (judged(*table, policy=SelectionPolicy(candidates=n)) for n in (candidates, candidates + more))
     assert many.low <= one.low + 1e-9
     assert many.high >= one.high - 1e-9
 
@@ -90,10 +90,10 @@ def test_an_equal_model_and_one_that_loses_the_slack_pass_at_every_size(pictures
 
 @given(st.lists(st.text("abc", min_size=1, max_size=2), min_size=1, max_size=60))
 def test_groups_are_worth_no_more_than_their_pictures_and_no_less_than_one(groups: list[str]) -> None:
-    worth = paired.effective(groups)
+    worth = paired.effective_sample_size(groups)
     assert 1.0 - 1e-9 <= worth <= len(groups) + 1e-9
     assert worth <= len(set(groups)) + 1e-9
-    assert paired.effective([f"{i}" for i in range(len(groups))]) == pytest.approx(len(groups))
+    assert paired.effective_sample_size([f"{i}" for i in range(len(groups))]) == pytest.approx(len(groups))
 
 
 def test_the_interval_keeps_its_level_where_models_seldom_differ() -> None:
@@ -101,21 +101,21 @@ def test_the_interval_keeps_its_level_where_models_seldom_differ() -> None:
     rng = np.random.default_rng(4)
     for gain, loss, pairs in ((0.02, 0.02, 200), (0.1, 0.05, 60), (0.05, 0.15, 100)):
         draws = rng.multinomial(pairs, [gain, loss, 1.0 - gain - loss], size=2000)
-        below = [paired.interval(g, n, pairs, z=1.96)[0] > gain - loss for g, n, _ in draws.tolist()]
+        below = [paired.difference_interval(g, n, pairs, z=1.96)[0] > gain - loss for g, n, _ in draws.tolist()]
         assert np.mean(below) <= 0.04
 
 
 def test_the_bounds_are_where_the_score_test_reaches_its_limit() -> None:
     for gained, lost, pairs in ((1, 0, 44), (5, 3, 60), (0, 4, 100)):
-        low, high = paired.interval(gained, lost, pairs, z=1.96)
-        assert paired._score(gained, lost, pairs, low) == pytest.approx(1.96, abs=1e-6)
-        assert paired._score(gained, lost, pairs, high) == pytest.approx(-1.96, abs=1e-6)
+        low, high = paired.difference_interval(gained, lost, pairs, z=1.96)
+        assert paired._score_statistic(gained, lost, pairs, low) == pytest.approx(1.96, abs=1e-6)
+        assert paired._score_statistic(gained, lost, pairs, high) == pytest.approx(-1.96, abs=1e-6)
 
 
 @pytest.mark.parametrize(("gained", "lost", "pairs", "z"), [(-1, 0, 4, 1.0), (3, 2, 4, 1.0), (1, 1, 4, 0.0)])
 def test_impossible_counts_are_refused(gained: int, lost: int, pairs: int, z: float) -> None:
     with pytest.raises(ValueError, match="make no sense"):
-        paired.interval(gained, lost, pairs, z=z)
+        paired.difference_interval(gained, lost, pairs, z=z)
 
 
 COUNTS = st.integers(0, 30)
@@ -132,8 +132,8 @@ def test_a_further_line_on_which_it_is_worse_never_turns_a_refused_candidate_int
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         champion, candidate = write_spotter(root / "champion", 0.8), write_spotter(root / "candidate", 0.5)
-        before = choose([candidate], champion, write_parts(root / "before", first))
-        after = choose([candidate], champion, write_parts(root / "after", [*first, *further]))
+        before = choose_candidate([candidate], champion, write_parts(root / "before", first))
+        after = choose_candidate([candidate], champion, write_parts(root / "after", [*first, *further]))
     assert after.proposed is None or before.proposed is not None
 
 
@@ -163,7 +163,7 @@ def test_a_plan_survives_hyperparameters_and_keeps_its_digest(
 
 @given(st.integers(1, 256), st.integers(2, 10), st.integers(1, 16))
 def test_halving_ends_with_all_epochs_and_enough_finalists(trainings: int, eta: int, finalists: int) -> None:
-    rounds = rungs(trainings, Halving(eta=eta, finalists=finalists))
+    rounds = halving_rungs(trainings, HalvingSettings(eta=eta, finalists=finalists))
     assert rounds[0].trainings == trainings
     assert rounds[-1].share == 1.0
     assert rounds[-1].trainings == min(trainings, finalists)
@@ -171,10 +171,10 @@ def test_halving_ends_with_all_epochs_and_enough_finalists(trainings: int, eta: 
         assert later.trainings < earlier.trainings
         assert earlier.share < later.share
     whole = TrainingPlan(name="m", version="1.0.0", parameters={"epochs": 40})
-    assert rounds[-1].shortened(whole) == whole
+    assert rounds[-1].shorten(whole) == whole
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=5), st.lists(st.floats(1e-4, 1.0), min_size=1, max_size=4))
 def test_a_search_plans_each_combination_once(seeds: list[int], rates: list[float]) -> None:
-    plans = plan(SearchSettings(seeds=tuple(seeds), vary={"learning_rate": tuple(rates)}))
+    plans = plan_trainings(SearchSettings(seeds=tuple(seeds), vary={"learning_rate": tuple(rates)}))
     assert len({made.digest for made in plans}) == len(plans) == len(set(seeds)) * len(set(rates))

@@ -78,8 +78,8 @@ def without_scores(verdict: Verdict) -> Verdict:
 @given(verdicts(st.sampled_from(Outcome)), st.booleans())
 def test_a_single_verdict_comes_back_as_it_was(verdict: Verdict, replay: bool) -> None:  # noqa: FBT001
     payload = wire.encode_verdict(verdict)
-    delivery = wire.decode(wire.marked_replay(payload) if replay else payload)
-    assert delivery == wire.Delivery((as_sent(verdict, 1e-6),), replay)
+    delivery = wire.decode(wire.mark_replay(payload) if replay else payload)
+    assert delivery == wire.DecodedVerdicts((as_sent(verdict, 1e-6),), replay)
     assert wire.sequence_numbers(payload) == [verdict.seq]
 
 
@@ -88,17 +88,17 @@ def test_a_single_verdict_comes_back_as_it_was(verdict: Verdict, replay: bool) -
 def test_envelopes_give_every_ok_verdict_back_once_and_in_order(data: st.DataObject) -> None:
     origin = data.draw(ORIGINS)
     sent = data.draw(st.lists(verdicts(st.just(Outcome.OK), origin), min_size=1, max_size=6))
-    packs: dict[wire.PackKey, wire.Pack] = {}
+    packs: dict[wire.EnvelopeKey, wire.EnvelopeBuilder] = {}
     for verdict in sent:
-        key = wire.pack_key(verdict)
+        key = wire.envelope_key(verdict)
         assert key is not None
-        assert packs.setdefault(key, wire.Pack(verdict)).try_add(verdict)
+        assert packs.setdefault(key, wire.EnvelopeBuilder(verdict)).try_add(verdict)
     for key, pack in packs.items():
         payload = pack.encode()
         assert len(payload) < wire.MAX_MESSAGE_BYTES
         delivery = wire.decode(payload)
-        assert isinstance(delivery, wire.Delivery)
-        expected = [as_sent(verdict, 1e-4) for verdict in sent if wire.pack_key(verdict) == key]
+        assert isinstance(delivery, wire.DecodedVerdicts)
+        expected = [as_sent(verdict, 1e-4) for verdict in sent if wire.envelope_key(verdict) == key]
         if not delivery.verdicts[0].origin.classes:  # too many classes for 32 of the longest rows: scores stay behind
             expected = [without_scores(verdict) for verdict in expected]
         assert list(delivery.verdicts) == expected
@@ -116,7 +116,7 @@ def test_any_text_at_all_may_be_a_part_id(text: str) -> None:
         Judgement(Outcome.DEFECT, "good", 0.5, (0.5,)), 1, part_id=text,
     )  # fmt: skip
     delivery = wire.decode(wire.encode_verdict(verdict))
-    assert isinstance(delivery, wire.Delivery)
+    assert isinstance(delivery, wire.DecodedVerdicts)
     got = delivery.verdicts[0].part_id
     assert got is not None
     assert got == text or len(got) <= 128
@@ -144,7 +144,7 @@ def test_a_mutated_message_is_refused_or_valid_never_a_crash(changes: list[tuple
         delivery = wire.decode(payload)
     except MessageError:
         return
-    assert isinstance(delivery, wire.Delivery)
+    assert isinstance(delivery, wire.DecodedVerdicts)
     wire.encode_verdict(delivery.verdicts[0])
 
 
@@ -170,6 +170,6 @@ def test_sequence_numbers_of_an_envelope_follow_its_rows() -> None:
     origin = Origin("t", "l", "i", "c", 1, "a", "b", None, ("good",))
     seqs = [5, 9, 7, 7, 100]
     made = [Verdict(origin, seq, 1_000, Judgement(Outcome.OK, "good", 0.5, (0.5,)), 1) for seq in seqs]
-    pack = wire.Pack(made[0])
+    pack = wire.EnvelopeBuilder(made[0])
     assert all(pack.try_add(verdict) for verdict in made)
     assert wire.sequence_numbers(pack.encode()) == seqs

@@ -12,7 +12,7 @@ import pytest
 from agent import cli
 from agent.errors import OperatorError
 from agent.model import acceptance
-from agent.model.acceptance import AcceptanceSet, is_right
+from agent.model.acceptance import AcceptanceSet, is_correct
 from agent.records import DecisionRule, Judgement, Outcome
 from tests.release_kit import write_release
 
@@ -35,7 +35,7 @@ def parts(tmp_path: Path) -> AcceptanceSet:
     return AcceptanceSet(tmp_path / "acceptance" / "top")
 
 
-def add(parts: AcceptanceSet, data: bytes, label: str = "ok") -> acceptance.Part:
+def add(parts: AcceptanceSet, data: bytes, label: str = "ok") -> acceptance.LabelledPart:
     return parts.add(data, label=label, by="me", origin="test.png", now_utc_ns=1_800_000_000_000_000_000)[0]
 
 
@@ -83,7 +83,7 @@ def test_the_set_is_bounded(parts: AcceptanceSet, monkeypatch: pytest.MonkeyPatc
 def test_a_part_is_removed_by_the_start_of_its_digest(parts: AcceptanceSet) -> None:
     kept, gone = add(parts, picture(spot=False)), add(parts, picture(spot=True))
 
-    parts.remove(gone.number)
+    parts.remove(gone.short_digest)
 
     assert parts.parts() == (kept,)
     assert not (parts.folder / gone.file_name).exists()
@@ -119,7 +119,7 @@ def test_right_is_what_nobody_would_have_to_correct(
 ) -> None:
     judgement = Judgement(outcome, class_name, 0.5, ())
 
-    assert tuple(is_right(label, judgement, RULE) for label in LABELS) == right
+    assert tuple(is_correct(label, judgement, RULE) for label in LABELS) == right
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 from agent.statistics import psi, wilson
-from pipeline.analytics.lake import Lake, Limits
-from pipeline.analytics.queries import named
-from simulator.history.plan import Settings
+from pipeline.analytics.lake import DuckDbEngine, EngineLimits
+from pipeline.analytics.queries import get_query
+from simulator.history.plan import HistorySettings
 from tests.analytics_kit import Past, make_past
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from pipeline.analytics.answers import Answer
+    from pipeline.analytics.answers import QueryResult
 
 Record = dict[str, Any]
 REJECTED = {"defect", "unsure"}
@@ -28,18 +28,20 @@ REJECTED = {"defect", "unsure"}
 
 @pytest.fixture(scope="module")
 def past(tmp_path_factory: pytest.TempPathFactory) -> Past:
-    settings = Settings(rows=20_000, days=12, sample_rate=0.2, duplicates=0.02, lost=0.005, dropped=0.005, seed=3)
+    settings = HistorySettings(
+        rows=20_000, days=12, sample_rate=0.2, duplicates=0.02, lost=0.005, dropped=0.005, seed=3
+    )
     return make_past(tmp_path_factory.mktemp("past"), settings)
 
 
 @pytest.fixture(scope="module")
-def lake(past: Past) -> Iterator[Lake]:
-    with Lake(past.folder, limits=Limits(threads=1)) as opened:
+def lake(past: Past) -> Iterator[DuckDbEngine]:
+    with DuckDbEngine(past.folder, limits=EngineLimits(threads=1)) as opened:
         yield opened
 
 
-def ask(lake: Lake, name: str, **given: str) -> list[Record]:
-    answer: Answer = lake.ask(named(name), given)
+def ask(lake: DuckDbEngine, name: str, **given: str) -> list[Record]:
+    answer: QueryResult = lake.execute(get_query(name), given)
     return list(answer.records())
 
 
@@ -72,7 +74,7 @@ def close(value: float | None) -> Any:
 
 
 @pytest.mark.parametrize("grain", ["hour", "day", "week"])
-def test_the_yield_of_each_line_and_period_counts_every_key_once(past: Past, lake: Lake, grain: str) -> None:
+def test_the_yield_of_each_line_and_period_counts_every_key_once(past: Past, lake: DuckDbEngine, grain: str) -> None:
     def period(at: datetime) -> datetime:
         start = at.replace(minute=0, second=0, microsecond=0)
         if grain != "hour":
@@ -92,7 +94,7 @@ def test_the_yield_of_each_line_and_period_counts_every_key_once(past: Past, lak
         assert (row["yield"], row["yield_low"], row["yield_high"]) == (close(ok / judged), close(low), close(high))
 
 
-def test_a_window_and_a_line_leave_out_all_others(past: Past, lake: Lake) -> None:
+def test_a_window_and_a_line_leave_out_all_others(past: Past, lake: DuckDbEngine) -> None:
     answer = ask(lake, "yield_by_line", line="press-2", first_day="2026-01-07", last_day="2026-01-08", grain="day")
     chosen = [r for r in past.verdicts if r["line"] == "press-2" and r["day"] in {"2026-01-07", "2026-01-08"}]
     assert {row["line"] for row in answer} == {"press-2"}
@@ -100,7 +102,7 @@ def test_a_window_and_a_line_leave_out_all_others(past: Past, lake: Lake) -> Non
     assert len(answer) == 2
 
 
-def test_the_pareto_orders_the_classes_and_adds_up_to_one(past: Past, lake: Lake) -> None:
+def test_the_pareto_orders_the_classes_and_adds_up_to_one(past: Past, lake: DuckDbEngine) -> None:
     answer = ask(lake, "defect_pareto")
     for line, found in groupby(answer, key=lambda row: row["line"]):
         rows = [row for row in past.verdicts if row["line"] == line and row["outcome"] != "unknown"]
@@ -117,7 +119,7 @@ def test_the_pareto_orders_the_classes_and_adds_up_to_one(past: Past, lake: Lake
 # --- models -----------------------------------------------------------------------------------------------------------
 
 
-def test_versions_are_compared_with_the_one_before_on_the_same_line(past: Past, lake: Lake) -> None:
+def test_versions_are_compared_with_the_one_before_on_the_same_line(past: Past, lake: DuckDbEngine) -> None:
     alone = [row for row in past.verdicts if row["arm"] in {None, "champion"}]
     answer = ask(lake, "model_comparison")
     assert len(answer) == 9
@@ -140,7 +142,7 @@ def test_versions_are_compared_with_the_one_before_on_the_same_line(past: Past, 
         before = row
 
 
-def test_a_trial_is_read_from_the_parts_that_chance_assigned(past: Past, lake: Lake) -> None:
+def test_a_trial_is_read_from_the_parts_that_chance_assigned(past: Past, lake: DuckDbEngine) -> None:
     tried = grouped(
         (row for row in past.verdicts if row["arm"] == "challenger"),
         lambda row: (row["line"], row["model_version"], row["challenger_sha256"]),
@@ -167,7 +169,7 @@ def test_a_trial_is_read_from_the_parts_that_chance_assigned(past: Past, lake: L
     assert {row["challenger_version"] for row in answer} == {"1.1.0", "1.2.0", "1.3.0"}
 
 
-def test_the_history_of_releases_tells_commits_rollbacks_and_first_verdicts(past: Past, lake: Lake) -> None:
+def test_the_history_of_releases_tells_commits_rollbacks_and_first_verdicts(past: Past, lake: DuckDbEngine) -> None:
     answer = ask(lake, "release_history")
     told = {(row["line"], row["event"], row["release"], row["detail"]) for row in answer}
     assert ("coat-1", "rolling_back", "surface/1.2.0", "rejects_more") in told
@@ -183,7 +185,7 @@ def test_the_history_of_releases_tells_commits_rollbacks_and_first_verdicts(past
 # --- latency and loss -------------------------------------------------------------------------------------------------
 
 
-def test_latencies_are_nearest_rank_percentiles_to_a_tenth_of_a_millisecond(past: Past, lake: Lake) -> None:
+def test_latencies_are_nearest_rank_percentiles_to_a_tenth_of_a_millisecond(past: Past, lake: DuckDbEngine) -> None:
     judged = [row for row in past.verdicts if row["outcome"] != "unknown"]
     expected = grouped(judged, lambda row: (row["thing"], row["captured_at"].date()))
     answer = ask(lake, "latency", limit_us="4000")
@@ -197,7 +199,7 @@ def test_latencies_are_nearest_rank_percentiles_to_a_tenth_of_a_millisecond(past
         assert row["late_share"] == close(row["late"] / len(times))
 
 
-def test_every_missing_verdict_is_explained_by_drops_and_gaps_but_for_the_ends(past: Past, lake: Lake) -> None:
+def test_every_missing_verdict_is_explained_by_drops_and_gaps_but_for_the_ends(past: Past, lake: DuckDbEngine) -> None:
     expected = grouped(past.verdicts, lambda row: (row["thing"], row["camera"], row["boot_epoch"]))
     copies = Counter((r["thing"], r["camera"], r["boot_epoch"]) for r in past.rows("verdicts"))
     lost: Counter[tuple[str, str, int]] = Counter()
@@ -217,14 +219,14 @@ def test_every_missing_verdict_is_explained_by_drops_and_gaps_but_for_the_ends(p
 
 
 def test_a_verdict_that_vanishes_without_a_word_is_unexplained(tmp_path: Any) -> None:
-    past = make_past(tmp_path, Settings(rows=900, days=3, lost=0.05, dropped=0.0))
+    past = make_past(tmp_path, HistorySettings(rows=900, days=3, lost=0.05, dropped=0.0))
     for path in (tmp_path / "gaps").rglob("*.parquet"):
         path.unlink()
-    with Lake(past.folder) as lake:
+    with DuckDbEngine(past.folder) as lake:
         assert sum(row["unexplained"] for row in ask(lake, "loss")) > 10
 
 
-def test_the_fleet_is_what_each_cameras_last_heartbeat_said(past: Past, lake: Lake) -> None:
+def test_the_fleet_is_what_each_cameras_last_heartbeat_said(past: Past, lake: DuckDbEngine) -> None:
     latest: dict[tuple[str, str], Record] = {}
     for row in past.rows("heartbeats"):
         key = (row["thing"], row["camera"])
@@ -265,7 +267,7 @@ def drift_days(
     return found
 
 
-def test_score_drift_is_the_stability_index_of_the_agents_own_statistics(past: Past, lake: Lake) -> None:
+def test_score_drift_is_the_stability_index_of_the_agents_own_statistics(past: Past, lake: DuckDbEngine) -> None:
     expected = drift_days(past, lambda row: (row["line"], row["model_version"]), 2, 20)
     answer = ask(lake, "score_drift", reference_days="2")
     assert {((row["line"], row["model_version"]), row["date"]) for row in answer} == set(expected)
@@ -275,7 +277,7 @@ def test_score_drift_is_the_stability_index_of_the_agents_own_statistics(past: P
         assert row["finding"] == ("steady" if value < 0.1 else "look" if value < 0.25 else "changed")
 
 
-def test_a_camera_is_compared_with_its_own_past_and_with_the_others(past: Past, lake: Lake) -> None:
+def test_a_camera_is_compared_with_its_own_past_and_with_the_others(past: Past, lake: DuckDbEngine) -> None:
     expected = drift_days(past, lambda row: (row["line"], row["camera"], row["model_version"]), 1, 10)
     beats = grouped(past.rows("heartbeats"), lambda row: (row["line"], row["camera"], row["sent_at"].date()))
     answer = ask(lake, "camera_drift", reference_days="1")
@@ -316,7 +318,7 @@ def real_wilson(k: float, n: float) -> tuple[float, float]:
 
 
 def test_escapes_are_estimated_from_the_random_sample_and_false_rejects_from_the_rejected(
-    past: Past, lake: Lake
+    past: Past, lake: DuckDbEngine
 ) -> None:
     labels = labelled(past)
     judged = [row for row in past.verdicts if row["outcome"] != "unknown"]
@@ -344,7 +346,7 @@ def test_escapes_are_estimated_from_the_random_sample_and_false_rejects_from_the
         assert row["false_rejects_high"] == pytest.approx(rejected * false_high, rel=1e-9)
 
 
-def test_the_estimates_cover_the_truth(past: Past, lake: Lake) -> None:
+def test_the_estimates_cover_the_truth(past: Past, lake: DuckDbEngine) -> None:
     expected: Counter[tuple[str, str]] = Counter()
     for row in past.verdicts:
         if row["outcome"] == "ok" and (row["line"], row["camera"], row["boot_epoch"], row["seq"]) in past.truth:
@@ -358,7 +360,9 @@ def test_the_estimates_cover_the_truth(past: Past, lake: Lake) -> None:
     assert sum(row["escapes"] for row in answer) == pytest.approx(expected.total(), rel=0.6)
 
 
-def test_the_recall_of_each_kind_of_defect_weighs_what_was_caught_and_what_got_through(past: Past, lake: Lake) -> None:
+def test_the_recall_of_each_kind_of_defect_weighs_what_was_caught_and_what_got_through(
+    past: Past, lake: DuckDbEngine
+) -> None:
     labels = labelled(past)
     judged = [row for row in past.verdicts if row["outcome"] != "unknown"]
     for row in ask(lake, "escapes_by_class"):

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from sqlglot import exp
 
 from agent.errors import UsageError
-from pipeline.analytics.lake import Lake
-from pipeline.analytics.queries import Parameter, Query, QueryError, catalogue, named, read
+from pipeline.analytics.lake import DuckDbEngine
+from pipeline.analytics.queries import Parameter, Query, QueryError, catalogue, get_query, read_query
 from pipeline.analytics.schema import PARTITIONS, TABLES
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ HOSTILE = (
 @pytest.mark.parametrize("name", catalogue())
 @pytest.mark.parametrize("dialect", ["athena", "duckdb"])
 def test_every_query_is_one_select_for_either_engine(name: str, dialect: Dialect) -> None:
-    query = named(name)
+    query = get_query(name)
     text = query.sql(query.bind({}, **DAYS), dialect)
     tree = sqlglot.parse_one(text, read=dialect)
     assert isinstance(tree, exp.Query)
@@ -44,10 +44,10 @@ def test_every_query_is_one_select_for_either_engine(name: str, dialect: Dialect
 
 @pytest.mark.parametrize("name", catalogue())
 def test_every_query_answers_with_its_documented_columns_even_without_data(name: str, tmp_path: Path) -> None:
-    with Lake(tmp_path) as lake:
-        answer = lake.ask(named(name))
+    with DuckDbEngine(tmp_path) as lake:
+        answer = lake.execute(get_query(name))
     assert answer.rows == ()
-    assert answer.columns == tuple(column.name for column in named(name).columns)
+    assert answer.columns == tuple(column.name for column in get_query(name).columns)
 
 
 def test_a_changed_query_has_a_new_version() -> None:
@@ -64,34 +64,34 @@ def versions() -> dict[str, list[object]]:
 @pytest.mark.parametrize("name", ["first_day", "site", "line", "grain", "z"])
 def test_hostile_values_are_refused_and_named(name: str, value: str) -> None:
     with pytest.raises(UsageError, match=f"--param {name}="):
-        named("yield_by_line").bind({name: value}, **DAYS)
+        get_query("yield_by_line").bind({name: value}, **DAYS)
 
 
 @pytest.mark.parametrize("value", ["1e999", "nan", "inf", "0x10", "0", "11", "1_0", "+1", " 1"])
 def test_numbers_out_of_range_are_refused(value: str) -> None:
     with pytest.raises(UsageError, match=r"a number from 0\.1 to 10 is needed"):
-        named("yield_by_line").bind({"z": value}, **DAYS)
+        get_query("yield_by_line").bind({"z": value}, **DAYS)
 
 
 @pytest.mark.parametrize("value", ["2026-13-40", "2026-02-30", "2026-1-5", "20260105", "2026-W02-1"])
 def test_days_that_do_not_exist_are_refused(value: str) -> None:
     with pytest.raises(UsageError, match="a day as YYYY-MM-DD is needed"):
-        named("yield_by_line").bind({"first_day": value}, **DAYS)
+        get_query("yield_by_line").bind({"first_day": value}, **DAYS)
 
 
 def test_an_unknown_parameter_is_refused_and_the_known_ones_are_named() -> None:
     with pytest.raises(UsageError, match=r"has no parameter 'limit'\. It has: first_day, last_day"):
-        named("yield_by_line").bind({"limit": "1"}, **DAYS)
+        get_query("yield_by_line").bind({"limit": "1"}, **DAYS)
 
 
 def test_a_window_that_ends_before_it_begins_is_refused() -> None:
     with pytest.raises(UsageError, match="lies after"):
-        named("yield_by_line").bind({"first_day": "2026-02-01"}, **DAYS)
+        get_query("yield_by_line").bind({"first_day": "2026-02-01"}, **DAYS)
 
 
 def test_an_unknown_query_is_refused_and_all_are_named() -> None:
     with pytest.raises(UsageError, match="yield_by_line"):
-        named("../yield_by_line")
+        get_query("../yield_by_line")
 
 
 @given(value=st.text(max_size=80), kind=st.sampled_from(["day", "name", "number(0.1..10)", "whole(1..60)", "hour|day"]))
@@ -111,7 +111,7 @@ def test_what_a_parameter_takes_becomes_one_literal_and_nothing_else(value: str,
 @given(value=st.text(max_size=40))
 def test_a_text_that_gets_into_a_statement_is_quoted(value: str) -> None:
     """Even if a kind let everything through."""
-    query = named("yield_by_line")
+    query = get_query("yield_by_line")
     values = {**query.bind({}, **DAYS)}
     literal = exp.Literal.string(value)
     tree = sqlglot.parse_one("SELECT :p", read="athena").transform(
@@ -140,7 +140,7 @@ def test_a_file_whose_head_and_body_disagree_is_refused(tmp_path: Path, text: st
     path = tmp_path / "q.sql"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(QueryError, match=complaint):
-        read(path)
+        read_query(path)
 
 
 @pytest.mark.parametrize("query", catalogue().values(), ids=lambda query: query.name)
@@ -157,8 +157,8 @@ def test_every_query_that_reads_verdicts_takes_each_key_once(query: Query) -> No
 
 def test_no_column_of_a_table_is_called_like_a_partition() -> None:
     for table in TABLES.values():
-        assert not {column.name for column in PARTITIONS} & set(table.names)
-        assert len(set(table.names)) == len(table.names)
+        assert not {column.name for column in PARTITIONS} & set(table.column_names)
+        assert len(set(table.column_names)) == len(table.column_names)
 
 
 if __name__ == "__main__":

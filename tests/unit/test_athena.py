@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import sqlglot
 
-from pipeline.analytics.athena import Athena, AthenaError, Workplace
-from pipeline.analytics.queries import named
+from pipeline.analytics.athena import AthenaEngine, AthenaError, AthenaSettings
+from pipeline.analytics.queries import get_query
 
 DAYS = {"first_day": "2026-01-05", "last_day": "2026-01-11"}
-QUERY = named("yield_by_line")
+QUERY = get_query("yield_by_line")
 TYPES = (
     "varchar",
     "varchar",
@@ -78,13 +78,13 @@ class Time:
         self.now += seconds
 
 
-def athena(engine: Engine, time: Time, **place: Any) -> Athena:
-    return Athena(engine, Workplace("kensa", **place), sleep=time.sleep, monotonic=lambda: time.now)
+def athena(engine: Engine, time: Time, **place: Any) -> AthenaEngine:
+    return AthenaEngine(engine, AthenaSettings("kensa", **place), sleep=time.sleep, monotonic=lambda: time.now)
 
 
 def test_pages_are_read_to_the_end_and_values_get_their_types() -> None:
     engine = Engine(["QUEUED", "RUNNING", "SUCCEEDED"], [[FIRST], [FIRST], [FIRST]])
-    answer = athena(engine, Time()).ask(QUERY, {}, **DAYS)
+    answer = athena(engine, Time()).execute(QUERY, {}, **DAYS)
     assert len(answer.rows) == 3
     at = datetime(2026, 1, 5, 6)  # noqa: DTZ001 - the tables' times are UTC without a zone
     assert answer.rows[2] == ("kyoto", "press-1", at, 10, 9, 1, 0, 0, 0.9, 0.59, None)
@@ -100,7 +100,7 @@ def test_days_and_truths_get_their_types_too() -> None:
 
 def test_the_statement_is_athenas_with_every_parameter_in_it() -> None:
     engine = Engine(["SUCCEEDED"], [[]])
-    athena(engine, Time(), output="s3://results/").ask(QUERY, {"line": "press-1"}, **DAYS)
+    athena(engine, Time(), output="s3://results/").execute(QUERY, {"line": "press-1"}, **DAYS)
     (request,) = engine.started
     assert request["QueryExecutionContext"] == {"Database": "kensa"}
     assert request["ResultConfiguration"] == {"OutputLocation": "s3://results/"}
@@ -110,7 +110,7 @@ def test_the_statement_is_athenas_with_every_parameter_in_it() -> None:
 
 def test_one_waits_longer_each_time_up_to_a_bound() -> None:
     time = Time()
-    athena(Engine(["RUNNING"] * 9 + ["SUCCEEDED"], [[]]), time).ask(QUERY, {}, **DAYS)
+    athena(Engine(["RUNNING"] * 9 + ["SUCCEEDED"], [[]]), time).execute(QUERY, {}, **DAYS)
     assert time.slept[:5] == [0.25, 0.5, 1.0, 2.0, 4.0]
     assert max(time.slept) == 4.0
 
@@ -118,16 +118,16 @@ def test_one_waits_longer_each_time_up_to_a_bound() -> None:
 def test_a_query_that_takes_too_long_is_stopped_for_it_costs_money() -> None:
     engine = Engine(["RUNNING"], [[]])
     with pytest.raises(AthenaError, match="stopped after 20 s"):
-        athena(engine, Time(), timeout_s=20.0).ask(QUERY, {}, **DAYS)
+        athena(engine, Time(), timeout_s=20.0).execute(QUERY, {}, **DAYS)
     assert engine.stopped == ["e-1"]
 
 
 @pytest.mark.parametrize("state", ["FAILED", "CANCELLED"])
 def test_what_athena_refuses_is_told_in_its_words(state: str) -> None:
     with pytest.raises(AthenaError, match="no such table"):
-        athena(Engine(["RUNNING", state], [[]]), Time()).ask(QUERY, {}, **DAYS)
+        athena(Engine(["RUNNING", state], [[]]), Time()).execute(QUERY, {}, **DAYS)
 
 
 def test_an_answer_with_other_columns_is_refused() -> None:
     with pytest.raises(AthenaError, match="answered with the columns a, b"):
-        athena(Engine(["SUCCEEDED"], [[]], names=("a", "b")), Time()).ask(QUERY, {}, **DAYS)
+        athena(Engine(["SUCCEEDED"], [[]], names=("a", "b")), Time()).execute(QUERY, {}, **DAYS)

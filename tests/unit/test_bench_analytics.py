@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 from pipeline.analytics.queries import catalogue
 from simulator.bench.analytics import AnalyticsSettings, run_analytics
-from simulator.history.generate import generate
-from simulator.history.plan import Settings
+from simulator.history.generate import generate_history
+from simulator.history.plan import HistorySettings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 def test_every_query_is_measured_in_a_process_of_its_own_and_stays_within_its_memory(tmp_path: Path) -> None:
-    generate(tmp_path, Settings(rows=100_000, days=12))
+    generate_history(tmp_path, HistorySettings(rows=100_000, days=12))
     told: list[str] = []
     result = run_analytics(AnalyticsSettings(rounds=1, data=tmp_path), say=told.append)
     figures = json.loads(json.dumps(result.to_json()))

@@ -7,11 +7,11 @@ import json
 import pytest
 
 from simulator.bench import cli
-from simulator.bench.faults import CAMPAIGNS, NAMES, CampaignResult, Counted, FaultsResult, run_faults
+from simulator.bench.faults import CAMPAIGNS, NAMES, CampaignOutcome, CampaignResult, FaultsResult, run_faults
 
 
 def result(*, met: bool, missing: str | None = None) -> CampaignResult:
-    counted = None if missing else Counted("0 of 5", met, {"lost": 0})
+    counted = None if missing else CampaignOutcome("0 of 5", met, {"lost": 0})
     return CampaignResult("kills", "5 kills", "0", 5, counted, missing, 1.0)
 
 

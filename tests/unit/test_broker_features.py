@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agent.adapters.mqtt.features import AGAIN_S, BrokerFeatures, Feature
+from agent.adapters.mqtt.features import RETRY_AFTER_S, BrokerFeatures, Feature
 from simulator.manual_clock import ManualClock
 
 if TYPE_CHECKING:
@@ -25,80 +25,80 @@ def features(path: Path | None, clock: ManualClock, *, broker: str = BROKER) -> 
 
 def one_round(found: BrokerFeatures, feature: Feature = Feature.SHADOW) -> None:
     """Connections that end on `feature` until one goes without it, which works."""
-    while feature in (tried := found.try_now()):
-        found.struck(feature, "the broker ended the connection")
-    found.proved(tried)
+    while feature in (tried := found.features_to_try()):
+        found.record_failure(feature, "the broker ended the connection")
+    found.record_working_connection(tried)
 
 
 def test_the_third_connection_goes_without_what_ended_two() -> None:
     found = features(None, ManualClock())
     for _ in range(2):
-        assert found.try_now() == EVERYTHING
-        found.struck(Feature.SHADOW, "ended")
-    assert found.try_now() == EVERYTHING - {Feature.SHADOW}
+        assert found.features_to_try() == EVERYTHING
+        found.record_failure(Feature.SHADOW, "ended")
+    assert found.features_to_try() == EVERYTHING - {Feature.SHADOW}
 
 
 def test_it_is_tried_once_more_before_it_is_left_out_for_a_day(tmp_path: Path) -> None:
     clock = ManualClock()
     found = features(tmp_path / "broker.json", clock)
     one_round(found)
-    assert Feature.SHADOW in found.try_now(), "a network that broke at the wrong moments looks the same"
-    assert found.refused() == {"shadow": "the broker ended the connection"}
-    found.struck(Feature.SHADOW, "the broker ended the connection")
-    found.proved(found.try_now())
-    assert Feature.SHADOW not in found.try_now()
-    clock.advance(AGAIN_S - 1)
-    assert Feature.SHADOW not in found.try_now()
+    assert Feature.SHADOW in found.features_to_try(), "a network that broke at the wrong moments looks the same"
+    assert found.disabled() == {"shadow": "the broker ended the connection"}
+    found.record_failure(Feature.SHADOW, "the broker ended the connection")
+    found.record_working_connection(found.features_to_try())
+    assert Feature.SHADOW not in found.features_to_try()
+    clock.advance(RETRY_AFTER_S - 1)
+    assert Feature.SHADOW not in found.features_to_try()
     clock.advance(2)
-    assert Feature.SHADOW in found.try_now()
+    assert Feature.SHADOW in found.features_to_try()
 
 
 def test_after_a_restart_one_more_failure_is_enough_and_then_none(tmp_path: Path) -> None:
     clock, path = ManualClock(), tmp_path / "broker.json"
     one_round(features(path, clock))
     second = features(path, clock)
-    second.struck(Feature.SHADOW, "the broker ended the connection")
-    assert Feature.SHADOW not in second.try_now()
-    second.proved(second.try_now())
-    assert features(path, clock).try_now() == EVERYTHING - {Feature.SHADOW}
+    second.record_failure(Feature.SHADOW, "the broker ended the connection")
+    assert Feature.SHADOW not in second.features_to_try()
+    second.record_working_connection(second.features_to_try())
+    assert features(path, clock).features_to_try() == EVERYTHING - {Feature.SHADOW}
 
 
 def test_another_broker_is_tried_in_full(tmp_path: Path) -> None:
     clock, path = ManualClock(), tmp_path / "broker.json"
     found = features(path, clock)
-    found.refuse(Feature.STATUS, "not authorised")
-    assert features(path, clock, broker="MQTT broker other:1883 as thing-1").try_now() == EVERYTHING
-    assert features(path, clock).try_now() == EVERYTHING - {Feature.STATUS}
+    found.disable(Feature.STATUS, "not authorised")
+    assert features(path, clock, broker="MQTT broker other:1883 as thing-1").features_to_try() == EVERYTHING
+    assert features(path, clock).features_to_try() == EVERYTHING - {Feature.STATUS}
 
 
 def test_a_network_that_breaks_all_the_time_puts_the_blame_on_nothing() -> None:
     found = features(None, ManualClock())
     for _ in range(2):
-        found.struck(Feature.SHADOW, "lost")
-    found.ended_unproven(found.try_now())
-    assert found.try_now() == EVERYTHING
-    assert found.refused() == {}
+        found.record_failure(Feature.SHADOW, "lost")
+    found.record_unexplained_end(found.features_to_try())
+    assert found.features_to_try() == EVERYTHING
+    assert found.disabled() == {}
 
 
 def test_an_answer_clears_what_was_suspected_and_known(tmp_path: Path) -> None:
     clock, path = ManualClock(), tmp_path / "broker.json"
     found = features(path, clock)
     one_round(found)
-    found.carried(Feature.SHADOW)
-    assert found.refused() == {}
-    found.refuse(Feature.WILL, "no")
-    found.carried(Feature.WILL)
-    assert features(path, clock).try_now() == EVERYTHING
+    found.record_success(Feature.SHADOW)
+    assert found.disabled() == {}
+    found.disable(Feature.WILL, "no")
+    found.record_success(Feature.WILL)
+    assert features(path, clock).features_to_try() == EVERYTHING
 
 
 def test_a_clock_that_was_set_back_behind_the_file_lets_everything_be_tried(tmp_path: Path) -> None:
     clock, path = ManualClock(), tmp_path / "broker.json"
-    features(path, clock).refuse(Feature.SHADOW, "no")
+    features(path, clock).disable(Feature.SHADOW, "no")
     content = json.loads(path.read_text())
-    content["refused"]["shadow"]["since_utc_s"] += 10 * AGAIN_S
-    content["refused"]["shadow"]["until_utc_s"] += 10 * AGAIN_S
+    content["refused"]["shadow"]["since_utc_s"] += 10 * RETRY_AFTER_S
+    content["refused"]["shadow"]["until_utc_s"] += 10 * RETRY_AFTER_S
     path.write_text(json.dumps(content))
-    assert features(path, clock).try_now() == EVERYTHING
+    assert features(path, clock).features_to_try() == EVERYTHING
 
 
 @pytest.mark.parametrize(
@@ -110,12 +110,12 @@ def test_a_damaged_file_costs_two_connections_and_no_more(
 ) -> None:
     path = tmp_path / "broker.json"
     path.write_bytes(content)
-    assert features(path, ManualClock()).try_now() == EVERYTHING
+    assert features(path, ManualClock()).features_to_try() == EVERYTHING
     assert "broker.json" in caplog.text or content == b'{"broker": 3}'
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     found = features(tmp_path / "missing" / "broker.json", ManualClock())
-    found.refuse(Feature.SHADOW, "no")
+    found.disable(Feature.SHADOW, "no")
     assert "cannot be written" in caplog.text
-    assert Feature.SHADOW not in found.try_now()
+    assert Feature.SHADOW not in found.features_to_try()

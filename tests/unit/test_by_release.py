@@ -9,12 +9,12 @@ import pytest
 
 from agent.records import Judgement, ModelIdentity, Origin, Outcome, Verdict
 from agent.statistics import wilson
-from simulator.demo.by_release import ByRelease, Light, Worth, light_of, share_text, to_json
+from simulator.demo.by_release import ErrorCounts, LampState, ReleaseAccuracy, lamp_state, share_text, to_json
 from simulator.line import LineConfig
-from simulator.line.plan import Light as Lamp
+from simulator.line.plan import Lighting as Lamp
 
 if TYPE_CHECKING:
-    from simulator.line import Truth
+    from simulator.line import PartTruth
 
 OLD = ModelIdentity("parts", "1.0.0", "aa" * 32, 1, trusted=True)
 NEW = ModelIdentity("parts", "1.1.0", "bb" * 32, 2, trusted=True)
@@ -24,12 +24,12 @@ FADING = LineConfig(drift_shape="ramp", drift_amplitude=0.14, drift_after_parts=
 
 @dataclass(frozen=True)
 class Part:
-    defective: bool
+    is_defective: bool
     light: Lamp
 
 
-def part(drift: float = 1.0, *, defective: bool = False) -> Truth:
-    return cast("Truth", Part(defective, Lamp(drift, 1.0, drift, 0.0, 0.0)))
+def part(drift: float = 1.0, *, defective: bool = False) -> PartTruth:
+    return cast("PartTruth", Part(defective, Lamp(drift, 1.0, drift, 0.0, 0.0)))
 
 
 def verdict(outcome: Outcome, *, model: ModelIdentity = OLD, challenger: Outcome | None = None) -> Verdict:
@@ -39,40 +39,43 @@ def verdict(outcome: Outcome, *, model: ModelIdentity = OLD, challenger: Outcome
 
 
 def test_mistakes_count_for_the_release_that_made_them() -> None:
-    counts = ByRelease()
-    counts.take(verdict(Outcome.OK), part(defective=True), FADING)
-    counts.take(verdict(Outcome.DEFECT), part(), FADING)
-    counts.take(verdict(Outcome.DEFECT, model=NEW), part(defective=True), FADING)
-    counts.take(verdict(Outcome.UNSURE, model=NEW), part(), FADING)
+    counts = ReleaseAccuracy()
+    counts.add(verdict(Outcome.OK), part(defective=True), FADING)
+    counts.add(verdict(Outcome.DEFECT), part(), FADING)
+    counts.add(verdict(Outcome.DEFECT, model=NEW), part(defective=True), FADING)
+    counts.add(verdict(Outcome.UNSURE, model=NEW), part(), FADING)
     rows = counts.rows()
-    assert [(row.version, row.worth) for row in rows] == [("1.0.0", Worth(1, 1, 1, 1)), ("1.1.0", Worth(1, 0, 1, 0))]
+    assert [(row.version, row.errors) for row in rows] == [
+        ("1.0.0", ErrorCounts(1, 1, 1, 1)),
+        ("1.1.0", ErrorCounts(1, 0, 1, 0)),
+    ]
 
 
 def test_a_part_of_a_trial_counts_for_the_challenger_with_its_own_answer() -> None:
-    counts = ByRelease()
-    counts.take(verdict(Outcome.DEFECT, challenger=Outcome.OK), part(defective=True), FADING)
+    counts = ReleaseAccuracy()
+    counts.add(verdict(Outcome.DEFECT, challenger=Outcome.OK), part(defective=True), FADING)
     (row,) = counts.rows({NEW.sha256: "1.1.0"})
-    assert (row.version, row.worth) == ("1.1.0", Worth(1, 1, 0, 0))
+    assert (row.version, row.errors) == ("1.1.0", ErrorCounts(1, 1, 0, 0))
 
 
 def test_light_levels_are_never_mixed() -> None:
-    counts = ByRelease()
+    counts = ReleaseAccuracy()
     for drift in (1.0, 0.93, 0.86):
-        counts.take(verdict(Outcome.OK), part(drift), FADING)
-    assert [(row.light, row.worth.good) for row in counts.rows()] == [
-        (Light.GOOD, 1),
-        (Light.FADING, 1),
-        (Light.FADED, 1),
+        counts.add(verdict(Outcome.OK), part(drift), FADING)
+    assert [(row.lamp, row.errors.good) for row in counts.rows()] == [
+        (LampState.GOOD, 1),
+        (LampState.FADING, 1),
+        (LampState.FADED, 1),
     ]
-    assert light_of(part(0.93), LineConfig(drift_shape="sine")) is Light.GOOD
+    assert lamp_state(part(0.93), LineConfig(drift_shape="sine")) is LampState.GOOD
 
 
 def test_a_share_is_given_with_its_interval_and_nothing_is_not_a_share() -> None:
     assert share_text(3, 60) == "3 of 60: 5.0% (1.7 to 13.7)"
     assert share_text(30, 1_600, decimals=0) == "30 of 1,600: 2% (1 to 3)"
     assert share_text(0, 0) == "none seen"
-    counts = ByRelease()
-    counts.take(verdict(Outcome.OK), part(), FADING)
+    counts = ReleaseAccuracy()
+    counts.add(verdict(Outcome.OK), part(), FADING)
     (told,) = to_json(counts.rows())
     assert told["escape_interval"] is None
     assert told["false_reject_interval"] == pytest.approx(wilson(0, 1), abs=1e-4)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.inspection.camera_auth import Login, authorization
+from agent.inspection.camera_auth import CameraCredentials, authorization_header
 
-MUFASA = Login("Mufasa", "Circle of Life")
+MUFASA = CameraCredentials("Mufasa", "Circle of Life")
 # RFC 7616, section 3.9.1: the same resource, with either hash
 RFC_7616 = (
     'Digest realm="http-auth@example.org", qop="auth, auth-int", algorithm={}, '
@@ -20,8 +20,10 @@ RFC_7616 = (
 CLIENT_NONCE = "f2/wE4q74E6zIJEtWaHKaf5wv/H5QzzpXusqGemxURZJ"
 
 
-def answered(*challenges: str, login: Login = MUFASA, method: str = "GET", uri: str = "/dir/index.html") -> str | None:
-    return authorization(challenges, login, method=method, uri=uri)
+def answered(
+    *challenges: str, login: CameraCredentials = MUFASA, method: str = "GET", uri: str = "/dir/index.html"
+) -> str | None:
+    return authorization_header(challenges, login, method=method, uri=uri)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +49,7 @@ def test_the_answers_are_those_of_the_standards_examples(
 def test_the_answer_without_qop_is_that_of_the_old_standards_example() -> None:
     # RFC 2069, section 2.4, with the response of its errata
     challenge = 'Digest realm="testrealm@host.com", nonce="dcd98b7102dd2f0e8b11d0f600bfb0c093", opaque="5ccc069c"'
-    answer = answered(challenge, login=Login("Mufasa", "CircleOfLife"))
+    answer = answered(challenge, login=CameraCredentials("Mufasa", "CircleOfLife"))
     assert answer is not None
     assert 'response="1949323746fe6a43ef61f9606e7febea"' in answer
     assert "qop" not in answer
@@ -69,8 +71,8 @@ def test_the_strongest_scheme_is_taken_and_what_nobody_can_answer_is_none() -> N
 def test_any_challenge_is_answered_or_not_but_never_fails_and_digest_hides_the_password(
     challenges: list[str], username: str, password: str
 ) -> None:
-    answered(*challenges, login=Login(username, password))
-    answer = answered(RFC_7616.format("MD5"), login=Login("op", f"Zq7{password}"))
+    answered(*challenges, login=CameraCredentials(username, password))
+    answer = answered(RFC_7616.format("MD5"), login=CameraCredentials("op", f"Zq7{password}"))
     assert answer is not None
     assert "Zq7" not in re.sub(r'cnonce="[^"]*"', "", answer)
-    assert "Zq7" not in repr(Login("op", f"Zq7{password}"))
+    assert "Zq7" not in repr(CameraCredentials("op", f"Zq7{password}"))

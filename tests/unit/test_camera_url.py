@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.errors import CameraError
-from agent.inspection.camera_auth import Login
-from agent.inspection.camera_url import CameraAddress, has_secret, is_address, missing_variables, redact
+from agent.inspection.camera_auth import CameraCredentials
+from agent.inspection.camera_url import CameraAddress, has_secret, is_connectable, missing_variables, redact
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -100,7 +100,7 @@ def test_a_secret_anywhere_but_in_the_host_is_never_shown(address: tuple[str, st
 def test_neither_error_nor_traceback_nor_repr_shows_the_secret(address: tuple[str, str]) -> None:
     url, secret = address
     try:
-        told = repr(CameraAddress(url=url).target({}))
+        told = repr(CameraAddress(url=url).resolve({}))
     except CameraError as error:
         told = "".join(traceback.format_exception(error))
     # Where the address is read in another way than it was meant, a piece of it may be taken for the host.
@@ -112,31 +112,35 @@ def test_neither_error_nor_traceback_nor_repr_shows_the_secret(address: tuple[st
 @given(SECRETS, st.sampled_from(["camera", "10.0.0.7", "[fe80::1]"]))
 def test_any_password_can_be_written_escaped_and_most_as_they_are(secret: str, host: str) -> None:
     escaped = "".join(f"%{byte:02X}" for byte in secret.encode())
-    target = CameraAddress(url=f"http://op:{escaped}@{host}:81/v?q=1").target({})
-    assert (target.login, target.host, target.port, target.path) == (
-        Login("op", secret), host.strip("[]"), 81, "/v?q=1",
+    target = CameraAddress(url=f"http://op:{escaped}@{host}:81/v?q=1").resolve({})
+    assert (target.credentials, target.host, target.port, target.path) == (
+        CameraCredentials("op", secret), host.strip("[]"), 81, "/v?q=1",
     )  # fmt: skip
     # Not where the beginning alone reads as an address: `op:Zq7@0/...` has the host 0, as RFC 3986 says.
     if "%" not in secret and not ("@" in secret and re.search(r"[/?#\\]", secret)):
-        assert CameraAddress(url=f"http://op:{secret}@{host}:81/v?q=1").target({}).login == Login("op", secret)
-    assert CameraAddress(url=target.url).target({}) == target
+        assert CameraAddress(url=f"http://op:{secret}@{host}:81/v?q=1").resolve({}).credentials == CameraCredentials(
+            "op", secret
+        )
+    assert CameraAddress(url=target.url).resolve({}) == target
 
 
 def test_variables_are_put_in_as_they_are_and_a_missing_one_is_named() -> None:
     address = CameraAddress(url="http://op:${CAM_PASS}@${CAM_HOST}:${CAM_PORT}/v?key=${CAM_KEY}")
     environ = {"CAM_PASS": "a/b@c:${X}%41", "CAM_HOST": "camera", "CAM_PORT": "8080", "CAM_KEY": "k"}
-    target = address.target(environ)
-    assert (target.login, target.host, target.port, target.path) == (
-        Login("op", "a/b@c:${X}%41"), "camera", 8080, "/v?key=k",
+    target = address.resolve(environ)
+    assert (target.credentials, target.host, target.port, target.path) == (
+        CameraCredentials("op", "a/b@c:${X}%41"), "camera", 8080, "/v?key=k",
     )  # fmt: skip
     camera = {"CAMERA": "rtsp://a:b@c/d?${X}", "CAM_USER": "op"}
-    assert CameraAddress(url="${CAMERA}").target(camera).url == "rtsp://a:b@c/d?${X}"
-    assert CameraAddress(url="${CAMERA}", username="${CAM_USER}").target(camera).login == Login("op", "")
+    assert CameraAddress(url="${CAMERA}").resolve(camera).url == "rtsp://a:b@c/d?${X}"
+    assert CameraAddress(url="${CAMERA}", username="${CAM_USER}").resolve(camera).credentials == CameraCredentials(
+        "op", ""
+    )
     with pytest.raises(CameraError, match="environment variable CAM_HOST is not set"):
-        address.target({**environ} | {"CAM_PASS": ""} if environ.pop("CAM_HOST") else {})
+        address.resolve({**environ} | {"CAM_PASS": ""} if environ.pop("CAM_HOST") else {})
     for host in ("", "a b", "a\r\nX: y", "op:x@camera", "camera:80", "a\0b"):
         with pytest.raises(CameraError, match="host in its address"):
-            address.target({"CAM_PASS": "", "CAM_PORT": "80", "CAM_KEY": "", "CAM_HOST": host})
+            address.resolve({"CAM_PASS": "", "CAM_PORT": "80", "CAM_KEY": "", "CAM_HOST": host})
     assert missing_variables(address.url, {"CAM_PASS": ""}) == ["CAM_HOST", "CAM_KEY", "CAM_PORT"]
 
 
@@ -144,16 +148,16 @@ def test_a_password_file_is_read_each_time(tmp_path: Path) -> None:
     file = tmp_path / "password"
     address = CameraAddress(url="http://camera/v", username="op", password_file=file)
     with pytest.raises(CameraError, match=r"password_file .* cannot be read"):
-        address.target({})
+        address.resolve({})
     for password in ("first", " second with blanks "):
         file.write_text(f"{password}\n", encoding="utf-8")
-        assert address.target({}).login == Login("op", password)
+        assert address.resolve({}).credentials == CameraCredentials("op", password)
     file.write_bytes(b"x" * 5_000)
     with pytest.raises(CameraError, match="holds no password"):
-        address.target({})
+        address.resolve({})
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(CameraError, match="not text in UTF-8"):
-        address.target({})
+        address.resolve({})
 
 
 @pytest.mark.parametrize(
@@ -173,5 +177,5 @@ def test_a_password_file_is_read_each_time(tmp_path: Path) -> None:
     ],
 )
 def test_an_address_that_may_hold_a_secret_is_known(url: str, there: bool) -> None:  # noqa: FBT001 - a table's column
-    assert is_address(url)
+    assert is_connectable(url)
     assert has_secret(url) is there

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from agent.adapters.folder import FolderSource
+from agent.adapters.folder import ImageFolderSource
 from agent.clock import SystemClock
 from agent.counters import CameraCounters
 from agent.errors import CameraError
@@ -22,7 +22,7 @@ from agent.inspection.intake import IntakeHub
 from agent.inspection.pool import FramePool
 from agent.inspection.watch import Backoff
 from agent.records import CameraState, Frame
-from simulator.cameras import Fault, FaultyCamera, StillCamera
+from simulator.cameras import FaultyCamera, FrameFault, StillCamera
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -71,7 +71,7 @@ class Line:
         deadline = time.monotonic() + LONG_S
         while not until(frames):
             assert time.monotonic() < deadline, self.capture.status
-            running = self.capture.running
+            running = self.capture.is_running
             batch = self.hub.take(0.01)
             for frame in () if batch is None else batch.frames:
                 frames.append(frame)
@@ -96,7 +96,7 @@ def run() -> Iterator[Callable[[Line], Line]]:
         assert line.capture.stop(timeout_s=LONG_S)
 
 
-def faulty(faults: list[Fault | None], count: int = 20) -> FaultyCamera:
+def faulty(faults: list[FrameFault | None], count: int = 20) -> FaultyCamera:
     camera = StillCamera(pictures=PICTURES, clock=CLOCK, count=count)
     return FaultyCamera(camera=camera, faults=iter(faults), clock=CLOCK)
 
@@ -116,16 +116,16 @@ def test_every_exposure_of_a_finite_source_arrives_once_in_order_and_the_camera_
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        (Fault.CORRUPT, "corrupt"),
-        (Fault.INCOMPLETE, "incomplete"),
-        (Fault.CROPPED, "size"),
-        (Fault.EMPTY, "size"),
-        (Fault.FOUR_CHANNELS, "channels"),
-        (Fault.DEEP, "channels"),
+        (FrameFault.CORRUPT, "corrupt"),
+        (FrameFault.INCOMPLETE, "incomplete"),
+        (FrameFault.CROPPED, "size"),
+        (FrameFault.EMPTY, "size"),
+        (FrameFault.FOUR_CHANNELS, "channels"),
+        (FrameFault.DEEP, "channels"),
     ],
 )
 def test_an_exposure_that_cannot_be_used_is_a_counted_drop_and_leaves_a_gap(
-    run: Callable[[Line], Line], fault: Fault, reason: str
+    run: Callable[[Line], Line], fault: FrameFault, reason: str
 ) -> None:
     line = run(Line(faulty([None, None, fault, None, fault]), declared_px=(32, 24)))
     frames = line.take()
@@ -159,21 +159,21 @@ def test_a_pool_that_is_too_small_costs_allocations_but_no_frame(run: Callable[[
 
 
 def test_a_lost_camera_is_opened_again_and_the_numbers_go_on(run: Callable[[Line], Line]) -> None:
-    camera = faulty([None, None, Fault.LOST, None, Fault.LOST], count=12)
+    camera = faulty([None, None, FrameFault.LOST, None, FrameFault.LOST], count=12)
     line = run(Line(camera))
     frames = line.take()
-    assert camera.openings == 3
+    assert camera.open_count == 3
     assert [frame.seq for frame in frames] == list(range(10))
     assert line.capture.status.reopenings == 2
     assert "unplugged" in str(line.capture.status.last_error)
 
 
 def test_a_silent_camera_is_a_stall_and_opened_again(run: Callable[[Line], Line]) -> None:
-    camera = faulty([None, None, Fault.SILENT])
+    camera = faulty([None, None, FrameFault.SILENT])
     line = run(Line(camera, stall_ms=100))
     frames = line.take()
     assert len(frames) == 20
-    assert camera.openings == 2
+    assert camera.open_count == 2
     assert line.capture.status.stalls == 1
     assert "no frame for" in str(line.capture.status.last_error)
 
@@ -190,7 +190,7 @@ def test_a_slow_consumer_does_not_look_like_a_stall(run: Callable[[Line], Line])
 def test_newest_wins_drops_are_counted_and_their_buffers_come_back(run: Callable[[Line], Line]) -> None:
     line = run(Line(StillCamera(pictures=PICTURES, clock=CLOCK, count=500), policy="newest"))
     deadline = time.monotonic() + LONG_S
-    while line.capture.running and time.monotonic() < deadline:
+    while line.capture.is_running and time.monotonic() < deadline:
         time.sleep(0.01)
     frames = line.take()
     counted = line.counters.snapshot()
@@ -199,12 +199,12 @@ def test_newest_wins_drops_are_counted_and_their_buffers_come_back(run: Callable
     assert line.pool.held == 0
 
 
-@pytest.mark.parametrize("faults", [[], [None, Fault.SILENT], [Fault.LOST] * 1_000])
+@pytest.mark.parametrize("faults", [[], [None, FrameFault.SILENT], [FrameFault.LOST] * 1_000])
 def test_it_stops_within_a_second_whatever_the_camera_does(
-    run: Callable[[Line], Line], faults: list[Fault | None]
+    run: Callable[[Line], Line], faults: list[FrameFault | None]
 ) -> None:
     line = run(Line(faulty(faults, count=10**9)))
-    if Fault.LOST not in faults:
+    if FrameFault.LOST not in faults:
         line.take(until=lambda frames: len(frames) >= 1)
     assert line.capture.stop(timeout_s=LONG_S)
     assert line.capture.status.state is CameraState.STOPPED
@@ -296,7 +296,7 @@ def test_whatever_a_camera_raises_is_a_fault_of_the_camera_and_it_is_opened_agai
     assert source.raised == 3
     assert type(error).__name__ in str(line.capture.status.last_error)
     line.take(until=lambda found: len(found) >= 3)
-    line.capture.ask_stop()
+    line.capture.request_stop()
     line.take()
     assert line.capture.stop(timeout_s=LONG_S)
 
@@ -332,7 +332,7 @@ def test_what_a_source_passes_over_is_said_once_and_stays_in_its_status(
 ) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), PICTURES[0])
     (tmp_path / "b.tif").write_bytes(b"II*")
-    line = run(Line(FolderSource(path=tmp_path, clock=CLOCK, fps=100.0, loop=True)))
+    line = run(Line(ImageFolderSource(path=tmp_path, clock=CLOCK, fps=100.0, loop=True)))
     line.take(until=lambda frames: len(frames) >= 5)
     assert "1 picture of other kinds passed over: 1 .tif (b.tif)" in str(line.capture.status.left_out)
     assert caplog.text.count("b.tif") == 1

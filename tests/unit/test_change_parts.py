@@ -12,21 +12,21 @@ import numpy as np
 import pytest
 
 from agent import config
-from agent.app.change import _carry_out, _Step, differences
+from agent.app.change import _ReversibleStep, _run_or_undo, differences
 from agent.clock import SystemClock
 from agent.counters import CameraCounters
-from agent.health.heartbeat import HeartbeatThread
+from agent.health.heartbeat import HeartbeatPublisher
 from agent.health.process import ProcessUsage
-from agent.health.snapshot import AgentIdentity, Snapshot
-from agent.inspection.capture import CameraSetup, CaptureThread
+from agent.health.snapshot import AgentIdentity, AgentSnapshot
+from agent.inspection.capture import CaptureSettings, CaptureThread
 from agent.inspection.intake import IntakeHub
 from agent.inspection.pool import FramePool
 from agent.inspection.watch import Backoff
-from agent.model.shadow import ShadowRunner
+from agent.model.shadow import ShadowDeployment
 from agent.records import CameraState, Frame, Observation, Outcome
-from agent.slot import NO_SITE, ModelSlot, SiteSettings, Trial
+from agent.slot import NO_OVERRIDES, ModelSlot, SiteOverrides, Trial
 from agent.wire import Heartbeat, OutboxHealth
-from simulator.cameras import Fault, FaultyCamera, StillCamera
+from simulator.cameras import FaultyCamera, FrameFault, StillCamera
 from tests.model_kit import Line, PlainModel, lease_of, saying
 from tests.outbox_kit import make_verdict
 
@@ -49,7 +49,7 @@ def until(is_reached: Callable[[], bool]) -> None:
 
 # --- slot -------------------------------------------------------------------------------------------------------------
 
-STRICT = SiteSettings(thresholds={"spot": 0.25, "of another model": 0.1}, unsure_band=0.0, config_digest="strict")
+STRICT = SiteOverrides(thresholds={"spot": 0.25, "of another model": 0.1}, unsure_band=0.0, config_digest="strict")
 
 
 def nobody(_: Observation) -> None:
@@ -61,7 +61,7 @@ def test_settings_are_laid_over_champion_challenger_and_the_model_that_is_kept_i
     slot = ModelSlot(first)
     slot.switch(second)
     slot.begin_trial(Trial(third, 0.5, "salt", nobody))
-    slot.lay(STRICT)
+    slot.set_site(STRICT)
     lease = slot.lease()
     assert lease is not None
     assert lease.trial is not None
@@ -80,7 +80,7 @@ def test_settings_are_laid_over_champion_challenger_and_the_model_that_is_kept_i
 def test_a_model_that_was_loaded_before_a_change_does_not_bring_the_old_settings_back() -> None:
     slot = ModelSlot(lease_of(PlainModel("1", saying(0.5))))
     loaded = lease_of(PlainModel("2", saying(0.5)))
-    slot.lay(STRICT)
+    slot.set_site(STRICT)
     slot.begin_trial(Trial(loaded, 0.5, "salt", nobody))
     trial = slot.lease()
     assert trial is not None
@@ -94,8 +94,8 @@ def test_a_model_that_was_loaded_before_a_change_does_not_bring_the_old_settings
 
 def test_the_thresholds_of_two_changes_do_not_add_up() -> None:
     slot = ModelSlot(lease_of(PlainModel("1", saying(0.5))))
-    slot.lay(STRICT)
-    slot.lay(NO_SITE)
+    slot.set_site(STRICT)
+    slot.set_site(NO_OVERRIDES)
     lease = slot.lease()
     assert lease is not None
     assert lease.rule == lease.model.rule
@@ -104,7 +104,7 @@ def test_the_thresholds_of_two_changes_do_not_add_up() -> None:
 def test_no_reader_ever_sees_a_model_under_settings_that_are_not_those_of_its_lease() -> None:
     models = [lease_of(PlainModel(str(n), saying(0.5))) for n in range(3)]
     slot, done = ModelSlot(models[0]), threading.Event()
-    settings = [SiteSettings(thresholds={"spot": n / 10}, config_digest=str(n)) for n in range(1, 9)]
+    settings = [SiteOverrides(thresholds={"spot": n / 10}, config_digest=str(n)) for n in range(1, 9)]
 
     def live() -> None:
         rng = random.Random(3)
@@ -114,12 +114,12 @@ def test_no_reader_ever_sees_a_model_under_settings_that_are_not_those_of_its_le
             if rng.random() < 0.5:
                 slot.revert()
             slot.end_trial()
-            slot.settle()
+            slot.drop_previous()
 
     def lay() -> None:
         rng = random.Random(4)
         while not done.is_set():
-            slot.lay(rng.choice(settings))
+            slot.set_site(rng.choice(settings))
 
     threads = [threading.Thread(target=target) for target in (live, lay)]
     for thread in threads:
@@ -129,7 +129,7 @@ def test_no_reader_ever_sees_a_model_under_settings_that_are_not_those_of_its_le
             lease = slot.lease()
             assert lease is not None
             judging = [lease, *([lease.trial.challenger] if lease.trial else [])]
-            assert all(j.site is lease.site and j.rule == j.site.rule(j.model) for j in judging)
+            assert all(j.site is lease.site and j.rule == j.site.apply_to_rule(j.model) for j in judging)
     finally:
         done.set()
         for thread in threads:
@@ -140,7 +140,7 @@ def test_no_reader_ever_sees_a_model_under_settings_that_are_not_those_of_its_le
 def test_a_batch_has_either_all_old_or_all_new_settings_and_says_which(safe: bool) -> None:  # noqa: FBT001
     line = Line(None if safe else lease_of(PlainModel("1", saying(0.3))))
     (before,) = line.judge()
-    line.slot.lay(STRICT)
+    line.slot.set_site(STRICT)
     (after,) = line.judge()
     assert (before.origin.config_digest, after.origin.config_digest) == ("", "strict")
     if not safe:
@@ -150,15 +150,15 @@ def test_a_batch_has_either_all_old_or_all_new_settings_and_says_which(safe: boo
 
 def test_a_shadow_judges_a_part_with_the_settings_that_the_champion_had_for_it() -> None:
     seen: list[Observation] = []
-    runner = ShadowRunner(
+    runner = ShadowDeployment(
         challenger=lease_of(PlainModel("2", saying(0.3))), observe=seen.append, max_fps=1e9, clock=CLOCK
     )
 
-    def offer(seq: int, site: SiteSettings) -> bool:
+    def offer(seq: int, site: SiteOverrides) -> bool:
         frame = Frame("cam", seq, CLOCK.monotonic_ns(), 0, np.full((8, 8), 100, np.uint8))
         return runner.offer(frame, verdict=make_verdict(seq), champion_us=1, site=site, release=lambda _: None)
 
-    for seq, site in enumerate((NO_SITE, STRICT, NO_SITE)):
+    for seq, site in enumerate((NO_OVERRIDES, STRICT, NO_OVERRIDES)):
         until(partial(offer, seq, site))
         until(partial(lambda count: len(seen) == count, seq + 1))
     assert runner.close()
@@ -203,14 +203,14 @@ def test_another_source_goes_on_with_the_numbers_also_after_the_first_has_ended(
     camera = Camera(pictures(1))
     camera.capture.start()
     camera.take(5)
-    until(lambda: not camera.capture.running)
+    until(lambda: not camera.capture.is_running)
     assert camera.capture.status.state is CameraState.ENDED
-    camera.capture.change(CameraSetup(pictures(2, side=16), None, (16, 16)))
+    camera.capture.reconfigure(CaptureSettings(pictures(2, side=16), None, (16, 16)))
     camera.take(10)
-    until(lambda: not camera.capture.running)
-    camera.capture.change(CameraSetup(pictures(3), None, (16, 16)))  # whose size is not as declared
+    until(lambda: not camera.capture.is_running)
+    camera.capture.reconfigure(CaptureSettings(pictures(3), None, (16, 16)))  # whose size is not as declared
     until(lambda: camera.counters.snapshot().captured == 15)
-    until(lambda: not camera.capture.running)
+    until(lambda: not camera.capture.is_running)
     assert camera.capture.stop()
     assert [f.seq for f in camera.frames] == list(range(10))
     assert [int(f.pixels[0, 0]) for f in camera.frames[5:]] == [2] * 5
@@ -219,11 +219,11 @@ def test_another_source_goes_on_with_the_numbers_also_after_the_first_has_ended(
 
 
 def test_a_change_does_not_wait_for_the_back_off_of_a_lost_camera() -> None:
-    lost = FaultyCamera(camera=pictures(1), faults=iter([Fault.LOST] * 100), clock=CLOCK)
+    lost = FaultyCamera(camera=pictures(1), faults=iter([FrameFault.LOST] * 100), clock=CLOCK)
     camera = Camera(lost)
     camera.capture.start()
     until(lambda: camera.capture.status.state is CameraState.RECONNECTING)
-    camera.capture.change(CameraSetup(pictures(2), None, (None, None)))
+    camera.capture.reconfigure(CaptureSettings(pictures(2), None, (None, None)))
     camera.take(5)  # within the 15 s at least that it would have waited
     assert camera.capture.status.last_error is None
     assert camera.capture.stop()
@@ -234,35 +234,35 @@ def test_a_camera_that_was_stopped_does_not_come_back_by_a_change() -> None:
     camera.capture.start()
     camera.take(5)
     assert camera.capture.stop()
-    camera.capture.change(CameraSetup(pictures(2), None, (None, None)))
-    assert not camera.capture.running
+    camera.capture.reconfigure(CaptureSettings(pictures(2), None, (None, None)))
+    assert not camera.capture.is_running
     assert camera.counters.snapshot().captured == 5
 
 
 # --- heartbeat --------------------------------------------------------------------------------------------------------
 
 
-def nothing() -> Snapshot:
+def nothing() -> AgentSnapshot:
     outbox = OutboxHealth(
         rows=0, verdicts=0, bytes=0, oldest_age_s=0.0, evicted=0, damaged=0, gaps=0, storage_error=None
     )
     usage = ProcessUsage(cpu_s=0.0, rss_bytes=0, temperature_c=None, memory_used=None)
-    return Snapshot(CLOCK.monotonic_ns(), CLOCK.utc_ns(), (), (), outbox, usage)
+    return AgentSnapshot(CLOCK.monotonic_ns(), CLOCK.utc_ns(), (), (), outbox, usage)
 
 
 def test_a_shorter_period_counts_at_once() -> None:
     beats: list[Heartbeat] = []
-    thread = HeartbeatThread(
+    thread = HeartbeatPublisher(
         identity=AgentIdentity("thing", "line", 1, "0", CLOCK.monotonic_ns()),
         snapshot=nothing, sink=beats.append, clock=CLOCK, period_s=3_600.0,
     )  # fmt: skip
     thread.start()
     until(lambda: len(beats) == 1)
-    thread.change(period_s=0.01)
+    thread.set_period(period_s=0.01)
     until(lambda: len(beats) > 5)
     thread.close()
     count = len(beats)
-    thread.change(period_s=0.01)
+    thread.set_period(period_s=0.01)
     time.sleep(0.05)
     assert len(beats) == count
 
@@ -311,18 +311,18 @@ def test_two_configurations_differ_by_these_keys(tmp_path: Path, changes: dict[s
 def test_a_change_that_fails_in_the_middle_goes_back_in_reverse_order(failing: int) -> None:
     done: list[str] = []
 
-    def step(number: int) -> _Step:
+    def step(number: int) -> _ReversibleStep:
         def do() -> None:
             if number == failing:
                 raise OSError("this step fails")
             done.append(f"do {number}")
 
-        return _Step(do, lambda: done.append(f"undo {number}"))
+        return _ReversibleStep(do, lambda: done.append(f"undo {number}"))
 
     if failing < 3:
         with pytest.raises(OSError, match="this step fails"):
-            _carry_out([step(number) for number in range(3)])
+            _run_or_undo([step(number) for number in range(3)])
     else:
-        _carry_out([step(number) for number in range(3)])
+        _run_or_undo([step(number) for number in range(3)])
     undone = [f"undo {number}" for number in reversed(range(failing + 1))] if failing < 3 else []
     assert done == [*(f"do {number}" for number in range(min(failing, 3))), *undone]

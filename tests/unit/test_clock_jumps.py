@@ -11,10 +11,10 @@ import pytest
 
 from agent.clock import NS_PER_S
 from agent.config import RolloutLimits
-from agent.inspection.keeper import FrameKeeper
-from agent.model.journal import Record
-from agent.model.ledger import counted
-from agent.outbox import Outbox, OutboxLimits, find
+from agent.inspection.keeper import FrameRecorder
+from agent.model.journal import LifecycleRecord
+from agent.model.ledger import count_rollback
+from agent.outbox import Outbox, OutboxLimits, find_verdict
 from agent.records import Frame, Outcome
 from simulator.manual_clock import ManualClock
 from simulator.transport import MemoryTransport
@@ -61,7 +61,7 @@ def test_the_history_of_verdicts_survives(tmp_path: Path, story: str, *, restart
             assert outbox.stats().oldest_age_s <= 10.0, "the age of what waits is no matter of the clock's date"
     assert outbox is not None
     outbox.close(clock.monotonic_ns())
-    assert [n for n in range(seq) if find(tmp_path, f"line1/cam1/1/{n}") is None] == []
+    assert [n for n in range(seq) if find_verdict(tmp_path, f"line1/cam1/1/{n}") is None] == []
 
 
 def test_the_history_still_ends_after_the_days_that_were_asked_for(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_the_history_still_ends_after_the_days_that_were_asked_for(tmp_path: Pat
             outbox.sender.step()
             clock.advance(1_800.0)
     outbox.close(clock.monotonic_ns())
-    kept = [seq for seq in range(72) if find(tmp_path, f"line1/cam1/1/{seq}") is not None]
+    kept = [seq for seq in range(72) if find_verdict(tmp_path, f"line1/cam1/1/{seq}") is not None]
     assert kept == list(range(72 - len(kept), 72))
     assert 20 <= len(kept) <= 28
 
@@ -88,7 +88,7 @@ def test_of_the_kept_frames_those_of_the_newest_run_stay(tmp_path: Path, story: 
     for epoch, utc_s in enumerate(TIMES[story], 1):
         clock = ManualClock()
         set_clock(clock, utc_s)
-        keeper = FrameKeeper(
+        keeper = FrameRecorder(
             state_dir=tmp_path, inspection="part", frames=frames, max_bytes=10**6, max_per_s=1e6, jpeg_quality=90,
             clock=clock,
         )  # fmt: skip
@@ -117,25 +117,25 @@ def test_collected_frames_wait_for_their_target_and_the_day_keeps_its_budget(tmp
         for _ in range(2):
             assert spool.add(new_item(seq, b"x" * 1_000), settings=by, job=(1, seq + 1)) is None
             seq += 1
-    assert spool.figures().waiting == seq
+    assert spool.status().waiting == seq
     for _ in range(30):
         spool.add(new_item(seq, b"x" * 1_000), settings=by, job=(1, seq + 1))
         seq += 1
-    used = spool.figures().day_bytes
+    used = spool.status().day_bytes
     assert used <= 10_000
     spool.close()
-    assert spool_in(tmp_path, clock=clock).figures().day_bytes == used
+    assert spool_in(tmp_path, clock=clock).status().day_bytes == used
 
 
 @pytest.mark.parametrize("story", TIMES)
 def test_rollbacks_are_counted_for_a_day_and_never_for_ever(story: str) -> None:
     limits = RolloutLimits(max_rollbacks_per_day=3)
-    record = Record()
+    record = LifecycleRecord()
     for utc_s in TIMES[story][:2]:
-        record = counted(record, utc_s=float(utc_s), limits=limits)
+        record = count_rollback(record, utc_s=float(utc_s), limits=limits)
     *_, last = TIMES[story]
-    record = counted(record, utc_s=float(last), limits=limits)
+    record = count_rollback(record, utc_s=float(last), limits=limits)
     assert all(t <= last for t in record.rollbacks_utc_s), "no time to come"
-    later = counted(replace(record, halted=False), utc_s=last + 2.0 * DAY_S, limits=limits)
+    later = count_rollback(replace(record, halted=False), utc_s=last + 2.0 * DAY_S, limits=limits)
     assert not later.halted
     assert len(later.rollbacks_utc_s) == 1

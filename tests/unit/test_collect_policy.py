@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.collection.policy import choose, in_sample
+from agent.collection.policy import is_in_sample, select_frame
 from agent.errors import MessageError
 from agent.records import Outcome
 from agent.wire.collected import CollectReason, collected_stem, decode_collected
@@ -34,8 +34,8 @@ ALL = settings(ok_share=0.25)
 def test_the_first_reason_that_holds_counts(
     outcome: Outcome, challenger: Outcome | None, reason: CollectReason | None
 ) -> None:
-    seq = next(seq for seq in range(100) if not in_sample(make_verdict(seq).key, ALL.ok_share))
-    choice = choose(replace(make_verdict(seq, outcome), challenger_outcome=challenger), ALL)
+    seq = next(seq for seq in range(100) if not is_in_sample(make_verdict(seq).key, ALL.ok_share))
+    choice = select_frame(replace(make_verdict(seq, outcome), challenger_outcome=challenger), ALL)
     assert (None if choice is None else choice.reason) == reason
 
 
@@ -49,12 +49,12 @@ def test_the_first_reason_that_holds_counts(
 )
 def test_a_reason_can_be_switched_off(switched_off: str, outcome: Outcome, challenger: Outcome | None) -> None:
     verdict = replace(make_verdict(1, outcome), challenger_outcome=challenger)
-    assert choose(verdict, settings()) is not None
-    assert choose(verdict, settings(**{switched_off: False})) is None
+    assert select_frame(verdict, settings()) is not None
+    assert select_frame(verdict, settings(**{switched_off: False})) is None
 
 
 def test_the_sample_is_drawn_by_the_key_at_the_rate_that_is_recorded() -> None:
-    chosen = [choose(make_verdict(seq), settings(ok_share=0.05)) for seq in range(20_000)]
+    chosen = [select_frame(make_verdict(seq), settings(ok_share=0.05)) for seq in range(20_000)]
     taken = [choice for choice in chosen if choice is not None]
     assert all(choice.sample_rate == 0.05 and choice.reason is CollectReason.SAMPLE for choice in taken)
     assert 900 < len(taken) < 1_100  # 1,000 expected, standard deviation 31
@@ -66,12 +66,12 @@ def test_the_sample_is_drawn_by_the_key_at_the_rate_that_is_recorded() -> None:
 def test_a_larger_share_holds_the_smaller_one(seq: int, one: float, other: float) -> None:
     key = make_verdict(seq).key
     small, large = sorted((one, other))
-    assert in_sample(key, large) or not in_sample(key, small)
+    assert is_in_sample(key, large) or not is_in_sample(key, small)
 
 
 def test_an_ok_part_of_the_sample_that_is_kept_for_another_reason_still_belongs_to_the_sample() -> None:
-    verdict = next(v for v in map(make_verdict, range(100)) if in_sample(v.key, ALL.ok_share))
-    choice = choose(replace(verdict, challenger_outcome=Outcome.DEFECT), ALL)
+    verdict = next(v for v in map(make_verdict, range(100)) if is_in_sample(v.key, ALL.ok_share))
+    choice = select_frame(replace(verdict, challenger_outcome=Outcome.DEFECT), ALL)
     assert choice is not None
     assert (choice.reason, choice.sample_rate) == (CollectReason.DISAGREEMENT, 0.25)
 
@@ -89,8 +89,8 @@ def test_a_sidecar_gives_the_whole_verdict_back_and_refuses_what_it_does_not_kno
     payload = sidecar(verdict)
     found = decode_collected(payload)
     assert (found.reason, found.sample_rate, found.crop) == (CollectReason.DEFECT, None, None)
-    assert found.verdict.verdict().key == verdict.key
-    assert found.verdict.verdict().judgement.box == verdict.judgement.box
+    assert found.verdict.to_verdict().key == verdict.key
+    assert found.verdict.to_verdict().judgement.box == verdict.judgement.box
     for wrong in (payload.replace(b'"v":1,', b'"v":2,', 1), payload.replace(b"jpg", b"bmp"), payload[:-1]):
         with pytest.raises(MessageError):
             decode_collected(wrong)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agent.collection.items import Dropped, Part, State
+from agent.collection.items import CollectDropReason, UploadedChunk, UploadState
 from agent.collection.opening import open_spool
 from agent.errors import StateDirError
 from agent.wire.collected import CollectReason
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.collection.spool import Spool
-    from agent.config import Collect
+    from agent.config import CollectionConfig
 
 KIB = 1024
 ROOMY = settings()
@@ -34,9 +34,9 @@ def add(
     size: int = KIB,
     reason: CollectReason = CollectReason.DEFECT,
     class_name: str = "scratch",
-    by: Collect = ROOMY,
+    by: CollectionConfig = ROOMY,
     epoch: int = 1,
-) -> Dropped | None:
+) -> CollectDropReason | None:
     item = new_item(seq, bytes([seq % 256]) * size, reason=reason, class_name=class_name, epoch=epoch)
     return spool.add(item, settings=by, job=(epoch, seq + 1))
 
@@ -52,10 +52,10 @@ def test_what_is_kept_comes_out_oldest_first_and_leaves_when_it_is_done(tmp_path
     while (item := spool.next_item()) is not None:
         assert item.path.read_bytes() == bytes([len(seen)]) * KIB
         seen.append(item.key.rpartition("/")[2])
-        spool.done(item)
+        spool.complete(item)
     assert seen == ["cam1-1-0.jpg", "cam1-1-1.jpg", "cam1-1-2.jpg"]
     assert files(tmp_path) == []
-    figures = spool.figures()
+    figures = spool.status()
     assert (figures.kept, figures.uploaded, figures.waiting, figures.waiting_bytes) == ({"defect": 3}, 3, 0, 0)
 
 
@@ -66,32 +66,36 @@ def test_everything_is_the_same_after_a_restart(tmp_path: Path) -> None:
     item = spool.next_item()
     assert item is not None
     spool.begin_multipart(item, "upload-7")
-    spool.part_done(item, Part(1, "etag", "sha"))
-    before = spool.figures()
+    spool.record_chunk(item, UploadedChunk(1, "etag", "sha"))
+    before = spool.status()
     spool.close()
     again = spool_in(tmp_path)
-    assert again.figures() == before
+    assert again.status() == before
     assert before.dropped == {"budget": 1}
     resumed = again.next_item()
     assert resumed is not None
-    assert (resumed.upload_id, resumed.parts, resumed.state) == ("upload-7", (Part(1, "etag", "sha"),), State.WAITING)
-    again.image_done(resumed)
+    assert (resumed.upload_id, resumed.chunks, resumed.state) == (
+        "upload-7",
+        (UploadedChunk(1, "etag", "sha"),),
+        UploadState.WAITING,
+    )
+    again.mark_image_uploaded(resumed)
     after = again.next_item()
     assert after is not None
-    assert after.state is State.SIDECAR
+    assert after.state is UploadState.SIDECAR
 
 
 def test_a_job_is_done_once_however_often_it_is_given(tmp_path: Path) -> None:
     spool = spool_in(tmp_path)
-    assert not spool.is_done(1, 1)
+    assert not spool.is_known_job(1, 1)
     add(spool, 0)
-    assert spool.is_done(1, 1)
-    assert not spool.is_done(1, 2)
-    assert not spool.is_done(2, 1), "another start of the agent counts anew"
-    spool.drop(Dropped.BUDGET, job=(1, 2))
-    assert spool.is_done(1, 2)
-    assert add(spool, 0, epoch=1) is Dropped.REPEATED
-    assert spool.figures().kept == {"defect": 1}
+    assert spool.is_known_job(1, 1)
+    assert not spool.is_known_job(1, 2)
+    assert not spool.is_known_job(2, 1), "another start of the agent counts anew"
+    spool.drop(CollectDropReason.BUDGET, job=(1, 2))
+    assert spool.is_known_job(1, 2)
+    assert add(spool, 0, epoch=1) is CollectDropReason.REPEATED
+    assert spool.status().kept == {"defect": 1}
 
 
 @pytest.mark.parametrize(
@@ -106,11 +110,11 @@ def test_a_budget_is_never_exceeded_and_ends_with_the_day(tmp_path: Path, limits
     clock = ManualClock()
     spool, by = spool_in(tmp_path, clock), settings(**limits)
     results = [add(spool, seq, size=KIB + 100, by=by) for seq in range(10)]
-    assert results == [None] * 4 + [Dropped.BUDGET] * 6
-    assert spool.figures().day_bytes <= 5 * KIB
+    assert results == [None] * 4 + [CollectDropReason.BUDGET] * 6
+    assert spool.status().day_bytes <= 5 * KIB
     assert not spool.has_room(CollectReason.DEFECT, "scratch", by, need=KIB)
     clock.advance(86_400)
-    assert spool.figures().day_bytes == 0
+    assert spool.status().day_bytes == 0
     assert add(spool, 10, by=by) is None
 
 
@@ -118,8 +122,8 @@ def test_other_reasons_and_classes_do_not_use_a_budget_of_its_own_up(tmp_path: P
     spool = spool_in(tmp_path)
     by = settings(max_bytes_per_day_of_reason={"sample": KIB}, max_bytes_per_day_of_class={"dent": 2 * KIB})
     assert add(spool, 0, reason=CollectReason.SAMPLE, class_name="ok", by=by) is None
-    assert add(spool, 1, reason=CollectReason.SAMPLE, class_name="ok", by=by) is Dropped.BUDGET
-    assert [add(spool, seq, class_name="dent", by=by) for seq in (2, 3, 4)] == [None, None, Dropped.BUDGET]
+    assert add(spool, 1, reason=CollectReason.SAMPLE, class_name="ok", by=by) is CollectDropReason.BUDGET
+    assert [add(spool, seq, class_name="dent", by=by) for seq in (2, 3, 4)] == [None, None, CollectDropReason.BUDGET]
     assert add(spool, 5, class_name="scratch", by=by) is None
 
 
@@ -137,7 +141,7 @@ def test_the_cap_drops_the_oldest_of_the_sample_first_and_never_what_is_being_up
         assert f"cam1-1-{gone}.jpg" not in files(tmp_path)
         assert len(files(tmp_path)) == 5
     assert "cam1-1-0.jpg" in files(tmp_path)
-    figures = spool.figures()
+    figures = spool.status()
     assert (figures.dropped, figures.waiting, figures.waiting_bytes) == ({"disk_cap": 5}, 5, 5 * size)
 
 
@@ -150,16 +154,16 @@ def test_a_picture_without_a_row_is_no_frame_and_a_row_without_its_picture_is_co
     (tmp_path / "images" / "cam1-1-8.jpg.part").write_bytes(b"half")
     (tmp_path / "images" / "cam1-1-0.jpg").unlink()
     (tmp_path / "images" / "cam1-1-1.jpg").write_bytes(b"cut")
-    figures = spool_in(tmp_path).figures()
+    figures = spool_in(tmp_path).status()
     assert files(tmp_path) == ["cam1-1-2.jpg"]
     assert (figures.kept, figures.dropped, figures.waiting) == ({"defect": 3}, {"missing": 2}, 1)
 
 
 def test_a_disk_with_too_little_room_drops_counts_and_recovers(tmp_path: Path) -> None:
     spool = spool_in(tmp_path)
-    assert add(spool, 0, by=settings(min_free_disk_bytes=1024**5)) is Dropped.DISK_FULL
+    assert add(spool, 0, by=settings(min_free_disk_bytes=1024**5)) is CollectDropReason.DISK_FULL
     assert add(spool, 1) is None
-    assert spool.figures().dropped == {"disk_full": 1}
+    assert spool.status().dropped == {"disk_full": 1}
     assert files(tmp_path) == ["cam1-1-1.jpg"]
 
 
@@ -167,13 +171,13 @@ def test_a_database_that_takes_nothing_leaves_no_picture_behind_and_is_counted_l
     spool = spool_in(tmp_path)
     add(spool, 0)
     spool._db.execute("PRAGMA query_only=ON")
-    assert add(spool, 1) is Dropped.DISK_FULL
+    assert add(spool, 1) is CollectDropReason.DISK_FULL
     assert files(tmp_path) == ["cam1-1-0.jpg"]
-    assert spool.figures().dropped == {"disk_full": 1}
+    assert spool.status().dropped == {"disk_full": 1}
     spool._db.execute("PRAGMA query_only=OFF")
     assert add(spool, 2) is None
     spool.close()
-    figures = spool_in(tmp_path).figures()
+    figures = spool_in(tmp_path).status()
     assert (figures.kept, figures.dropped) == ({"defect": 2}, {"disk_full": 1})
 
 
@@ -188,7 +192,7 @@ def test_what_conflicts_is_set_aside_and_the_others_go_on(tmp_path: Path) -> Non
     assert second is not None
     assert second.key.endswith("cam1-1-1.jpg")
     spool.close()
-    figures = spool_in(tmp_path).figures()
+    figures = spool_in(tmp_path).status()
     assert (figures.set_aside, figures.waiting) == (1, 2)
 
 
@@ -196,23 +200,23 @@ def test_another_target_gets_everything_from_the_beginning(tmp_path: Path) -> No
     spool = spool_in(tmp_path)
     add(spool, 0)
     add(spool, 1)
-    spool.turn_to("s3://one")
-    for end in (spool.set_aside, spool.image_done):
+    spool.set_target("s3://one")
+    for end in (spool.set_aside, spool.mark_image_uploaded):
         item = spool.next_item()
         assert item is not None
         end(item)
-    spool.turn_to("s3://one")
+    spool.set_target("s3://one")
     before = spool.next_item()
     assert before is not None
-    assert (before.state, spool.figures().set_aside) == (State.SIDECAR, 1)
+    assert (before.state, spool.status().set_aside) == (UploadState.SIDECAR, 1)
     spool.begin_multipart(before, "upload-1")
-    spool.turn_to("s3://two")
+    spool.set_target("s3://two")
     spool.close()
     again = spool_in(tmp_path)
-    again.turn_to("s3://two")
+    again.set_target("s3://two")
     item = again.next_item()
     assert item is not None
-    assert (item.id, item.state, item.upload_id, again.figures().set_aside) == (1, State.WAITING, None, 0)
+    assert (item.id, item.state, item.upload_id, again.status().set_aside) == (1, UploadState.WAITING, None, 0)
 
 
 def test_a_damaged_database_is_put_aside_and_collecting_goes_on(tmp_path: Path) -> None:
@@ -251,7 +255,7 @@ def test_a_kill_between_any_two_steps_leaves_a_whole_spool(tmp_path: Path, step:
     process.join()
     assert process.exitcode == -signal.SIGKILL
     process.close()
-    figures = spool_in(tmp_path).figures()
+    figures = spool_in(tmp_path).status()
     kept = figures.kept.get(CollectReason.DEFECT, 0)
     assert kept == figures.waiting + figures.uploaded
     assert len(files(tmp_path)) == figures.waiting
@@ -279,7 +283,7 @@ def _die_after(step: str, folder: Path) -> None:
         item = spool.next_item()
         assert item is not None
         patch.setattr(spool, "_gone", die)
-        spool.done(item)
+        spool.complete(item)
     add(spool, 1)
 
 

@@ -13,8 +13,8 @@ from pipeline.cloud.cli import main as cloud
 from pipeline.cloud.storage import Storage, StorageError, open_storage
 from pipeline.dataset import DatasetError
 from pipeline.datasets import disk
-from pipeline.datasets.build import quiet
-from pipeline.datasets.collected import scan
+from pipeline.datasets.build import no_progress
+from pipeline.datasets.collected import scan_frames
 from tests.datasets_kit import Line, label
 
 if TYPE_CHECKING:
@@ -36,12 +36,12 @@ def stick(tmp_path: Path) -> Path:
     return tmp_path / "stick"
 
 
-def export(plant: Storage, stick: Path, site: str | None = None) -> disk.Copied:
-    return disk.export(plant, stick, site=site, progress=quiet)
+def export(plant: Storage, stick: Path, site: str | None = None) -> disk.TransferResult:
+    return disk.export_frames(plant, stick, site=site, progress=no_progress)
 
 
-def bring(stick: Path, cloud_side: Storage) -> disk.Copied:
-    return disk.bring(stick, cloud_side, progress=quiet)
+def bring(stick: Path, cloud_side: Storage) -> disk.TransferResult:
+    return disk.import_frames(stick, cloud_side, progress=no_progress)
 
 
 def contents(storage: Storage) -> dict[str, bytes]:
@@ -53,14 +53,14 @@ def test_what_left_the_plant_arrives_and_nothing_twice(plant: Storage, cloud_sid
     for seq in range(5):
         line.keep(seq, kind="jpg" if seq % 2 else "png")
 
-    assert export(plant, stick) == disk.Copied(5, 5, ())
-    assert bring(stick, cloud_side) == disk.Copied(5, 5, ())
+    assert export(plant, stick) == disk.TransferResult(5, 5, ())
+    assert bring(stick, cloud_side) == disk.TransferResult(5, 5, ())
     assert contents(cloud_side) == contents(plant)
     assert bring(stick, cloud_side).new == 0
     line.keep(5)
-    assert export(plant, stick) == disk.Copied(6, 1, ())
-    assert bring(stick, cloud_side) == disk.Copied(6, 1, ())
-    assert len(scan(cloud_side).kept) == 6
+    assert export(plant, stick) == disk.TransferResult(6, 1, ())
+    assert bring(stick, cloud_side) == disk.TransferResult(6, 1, ())
+    assert len(scan_frames(cloud_side).frames) == 6
 
 
 def test_one_site_leaves_the_other_where_it_is(plant: Storage, cloud_side: Storage, stick: Path) -> None:
@@ -68,7 +68,7 @@ def test_one_site_leaves_the_other_where_it_is(plant: Storage, cloud_side: Stora
     Line(plant, site="plant-b").keep(1)
     export(plant, stick, site="plant-b")
     bring(stick, cloud_side)
-    assert [kept.sidecar.site for kept in scan(cloud_side).kept] == ["plant-b"]
+    assert [kept.sidecar.site for kept in scan_frames(cloud_side).frames] == ["plant-b"]
 
 
 def test_what_is_not_whole_stays_behind_and_is_told(plant: Storage, cloud_side: Storage, stick: Path) -> None:
@@ -98,9 +98,9 @@ def test_a_file_that_was_damaged_on_the_way_stays_behind(
 
     assert copied.new == 1
     assert "the disk is damaged" in copied.problems[0]
-    assert [kept.stem for kept in scan(cloud_side).kept] == ["cam-1-2"]
+    assert [kept.stem for kept in scan_frames(cloud_side).frames] == ["cam-1-2"]
     assert export(plant, stick).new == 1  # mends it
-    assert bring(stick, cloud_side) == disk.Copied(2, 1, ())
+    assert bring(stick, cloud_side) == disk.TransferResult(2, 1, ())
 
 
 def test_a_file_that_is_gone_or_grew_is_told(plant: Storage, cloud_side: Storage, stick: Path) -> None:
@@ -137,10 +137,10 @@ def test_a_disk_that_is_pulled_out_has_no_index_and_goes_on(plant: Storage, clou
             raise StorageError(f"Input/output error at {step} {note}")
 
     with pytest.raises(StorageError):
-        disk.export(plant, stick, site=None, progress=pulled_out)
+        disk.export_frames(plant, stick, site=None, progress=pulled_out)
     with pytest.raises(DatasetError, match="export was not finished"):
         bring(stick, cloud_side)
-    assert export(plant, stick) == disk.Copied(7, 0, ())
+    assert export(plant, stick) == disk.TransferResult(7, 0, ())
     assert bring(stick, cloud_side).new == 7
 
 

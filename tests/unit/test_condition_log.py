@@ -33,9 +33,9 @@ def test_a_fault_is_one_line_and_its_end_another(
     conditions: ConditionLog, clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(500):
-        conditions.broken("camera left", "no route to host")
+        conditions.report_fault("camera left", "no route to host")
         clock.advance(1.0)
-    conditions.well("camera left", "delivers again")
+    conditions.clear_fault("camera left", "delivers again")
     assert lines(caplog) == [
         ("WARNING", "camera left: no route to host"),
         ("INFO", "camera left delivers again after 8 min"),
@@ -47,7 +47,7 @@ def test_what_lasts_is_said_again_once_an_hour(
     conditions: ConditionLog, clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(3 * 3_600):
-        conditions.broken("the outbox", "disk full")
+        conditions.report_fault("the outbox", "disk full")
         clock.advance(1.0)
     assert [message for _, message in lines(caplog)] == [
         "the outbox: disk full",
@@ -59,9 +59,9 @@ def test_what_lasts_is_said_again_once_an_hour(
 def test_another_reason_is_news_and_other_numbers_are_not(
     conditions: ConditionLog, caplog: pytest.LogCaptureFixture
 ) -> None:
-    conditions.broken("camera left", "no frame for 2.1 s")
-    conditions.broken("camera left", "no frame for 13.7 s")
-    conditions.broken("camera left", "401 unauthorised")
+    conditions.report_fault("camera left", "no frame for 2.1 s")
+    conditions.report_fault("camera left", "no frame for 13.7 s")
+    conditions.report_fault("camera left", "401 unauthorised")
     assert [message for _, message in lines(caplog)] == [
         "camera left: no frame for 2.1 s",
         "camera left: 401 unauthorised",
@@ -73,9 +73,9 @@ def test_what_comes_and_goes_is_said_so_instead_of_filling_the_log(
     conditions: ConditionLog, clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(1_000):
-        conditions.broken("the broker", "connection lost")
+        conditions.report_fault("the broker", "connection lost")
         clock.advance(1.0)
-        conditions.well("the broker")
+        conditions.clear_fault("the broker")
         clock.advance(1.0)
     assert len(lines(caplog)) == 2 * MAX_EPISODES + 1
     assert "comes and goes" in lines(caplog)[-1][1]
@@ -83,11 +83,11 @@ def test_what_comes_and_goes_is_said_so_instead_of_filling_the_log(
 
 
 def test_what_never_broke_is_not_said_to_be_well(conditions: ConditionLog, caplog: pytest.LogCaptureFixture) -> None:
-    assert not conditions.well("the broker")
+    assert not conditions.clear_fault("the broker")
     assert not caplog.records
-    conditions.broken("the broker", "away")
+    conditions.report_fault("the broker", "away")
     conditions.forget("the broker")
-    assert not conditions.well("the broker")
+    assert not conditions.clear_fault("the broker")
     assert not conditions.conditions()
 
 
@@ -106,10 +106,10 @@ def test_whatever_happens_the_log_stays_short_and_every_line_left_out_is_counted
     began_ns, spoken = clock.monotonic_ns(), 0
     for what, number, pause_s in events:
         if what == "broken":
-            conditions.broken("it", f"reason {'x' * number}")
+            conditions.report_fault("it", f"reason {'x' * number}")
             spoken += 1
         else:
-            spoken += conditions.well("it")
+            spoken += conditions.clear_fault("it")
         clock.advance(pause_s)
     hours = 1 + (clock.monotonic_ns() - began_ns) / 3.6e12
     assert len(said) + conditions.suppressed == spoken

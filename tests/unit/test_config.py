@@ -78,7 +78,7 @@ def test_the_smallest_configuration_has_the_documented_defaults(tmp_path: Path) 
     assert loaded.max_batch == 8
     assert loaded.outbox.max_bytes == 512 * 1024 * 1024
     assert loaded.metrics is None
-    assert loaded.inspections["top"].intake == config.Intake(policy="newest", capacity=8)
+    assert loaded.inspections["top"].intake == config.IntakeConfig(policy="newest", capacity=8)
     assert loaded.worker_count() == len(os.sched_getaffinity(0))
 
 
@@ -92,7 +92,7 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: py
     assert loaded.state_dir == tmp_path / "etc" / "state"
     assert loaded.inspections["top"].release == tmp_path / "etc" / "release"
     camera = loaded.inspections["top"].cameras["cam"]
-    assert isinstance(camera, config.FolderCamera)
+    assert isinstance(camera, config.FolderCameraConfig)
     assert camera.path == Path("/images")
 
 
@@ -145,7 +145,7 @@ def test_the_example_names_every_key() -> None:
             known.add(model)
             todo += [m for field in model.model_fields.values() for m in models_in(field.annotation)]
 
-    optional_kinds = {config.NoTransport}  # a file has one transport; the other is named in a comment
+    optional_kinds = {config.NoTransportConfig}  # a file has one transport; the other is named in a comment
     missing = {
         f"{model.__name__}.{name}"
         for model in known - optional_kinds

@@ -9,9 +9,9 @@ import pytest
 from agent.model import manifest as manifests
 from agent.model.policy import RolloutPolicy
 from pipeline.cloud.storage import open_storage
-from pipeline.cycle.execution import Execution, Wanted
-from pipeline.cycle.settings import Settings
-from pipeline.cycle.trying import lay_policy
+from pipeline.cycle.execution import CycleRequest, Execution
+from pipeline.cycle.settings import CycleSettings
+from pipeline.cycle.trying import write_rollout_policy
 from pipeline.selection.plan import PlanError
 from tests.release_kit import write_release
 
@@ -22,7 +22,7 @@ ARN = "arn:aws:iot:eu-central-1:123456789012:thinggroup/all"
 
 
 def execution(folder: Path, trigger: str) -> Execution:
-    settings = Settings.model_validate(
+    settings = CycleSettings.model_validate(
         {
             "data": str(folder / "data"),
             "publisher": str(folder / "publisher"),
@@ -33,7 +33,7 @@ def execution(folder: Path, trigger: str) -> Execution:
             "training_source": "s3://code/source.tar.gz",
         }
     )
-    wanted = Wanted.model_validate(
+    wanted = CycleRequest.model_validate(
         {"trigger": trigger, "trigger_id": "1", "site": "plant-a", "model": "spots", "inspection": "surface"}
     )
     return Execution("arn:aws:states:eu-central-1:1:execution:cycle:one", wanted, {}, settings)
@@ -44,8 +44,8 @@ def laid(folder: Path, trigger: str, text: str | None) -> manifests.Manifest:
     if text is not None:
         open_storage(folder / "data").write("config/plant-a/spots/rollout.yaml", text.encode())
     release = write_release(folder / "release", name="spots", version="1.1.0")
-    lay_policy(execution(folder, trigger), release)
-    return manifests.read(release)
+    write_rollout_policy(execution(folder, trigger), release)
+    return manifests.read_manifest(release)
 
 
 def test_a_cycle_that_drift_started_gets_its_own_policy(tmp_path: Path) -> None:

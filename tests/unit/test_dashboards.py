@@ -10,9 +10,9 @@ import pytest
 
 from agent import wire
 from agent.errors import MessageError
-from pipeline.infra.dashboards.live import DASHBOARD, PATTERN_ID, TEMPLATE, texts
+from pipeline.infra.dashboards.live import DASHBOARD_PATH, INDEX_PATTERN_ID, INDEX_TEMPLATE_PATH, rendered_files
 from pipeline.ingest import firehose
-from pipeline.ingest.live import FIELDS, document
+from pipeline.ingest.live import FIELDS, live_document
 from tests import ingest_kit as kit
 from tests.ingest_kit import firehose_event as event
 
@@ -20,11 +20,11 @@ NAMES = {field.name for field in FIELDS}
 
 
 def objects() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in DASHBOARD.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in DASHBOARD_PATH.read_text(encoding="utf-8").splitlines()]
 
 
 def test_the_files_are_what_the_module_makes() -> None:
-    for path, text in texts().items():
+    for path, text in rendered_files().items():
         assert path.read_text(encoding="utf-8") == text, "run python -m pipeline.infra.dashboards.live"
 
 
@@ -35,7 +35,7 @@ def test_every_reference_of_a_saved_object_is_in_the_file() -> None:
     (dashboard,) = (found for found in objects() if found["type"] == "dashboard")
     panels = json.loads(dashboard["attributes"]["panelsJSON"])
     assert {panel["panelRefName"] for panel in panels} == {ref["name"] for ref in dashboard["references"]}
-    assert ("index-pattern", PATTERN_ID) in known
+    assert ("index-pattern", INDEX_PATTERN_ID) in known
 
 
 def test_panels_do_not_overlap_and_fit_the_width() -> None:
@@ -71,10 +71,10 @@ def test_every_field_of_a_chart_exists_in_the_documents() -> None:
 
 @pytest.mark.parametrize("payload", [wire.encode_verdict(kit.defect(1)), kit.full_envelope()[0]])
 def test_a_document_has_only_fields_that_the_strict_template_knows_with_their_types(payload: bytes) -> None:
-    mappings = json.loads(TEMPLATE.read_text(encoding="utf-8"))["template"]["mappings"]
+    mappings = json.loads(INDEX_TEMPLATE_PATH.read_text(encoding="utf-8"))["template"]["mappings"]
     assert mappings["dynamic"] == "strict"
     kinds = {"keyword": str, "date": str, "long": int, "double": float, "boolean": bool}
-    found = json.loads(document(payload, site=kit.SITE) or b"{}")
+    found = json.loads(live_document(payload, site=kit.SITE) or b"{}")
     for name, value in found.items():
         assert isinstance(value, kinds[mappings["properties"][name]["type"]])
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", found["captured_at"])
@@ -82,7 +82,7 @@ def test_a_document_has_only_fields_that_the_strict_template_knows_with_their_ty
 
 def test_an_envelope_is_one_document_that_stands_for_all_its_parts() -> None:
     payload, count = kit.full_envelope()
-    found = json.loads(document(payload, site=kit.SITE) or b"{}")
+    found = json.loads(live_document(payload, site=kit.SITE) or b"{}")
     assert (found["parts"], found["outcome"], found["key"]) == (count, "ok", f"press-1/top/3/{count - 1}")
 
 
@@ -95,4 +95,4 @@ def test_the_live_stream_gets_one_document_a_record_and_no_others(monkeypatch: p
 
 def test_a_site_that_is_no_name_is_refused_in_the_live_view_too() -> None:
     with pytest.raises(MessageError):
-        document(kit.gap(), site="../x")
+        live_document(kit.gap(), site="../x")

@@ -17,11 +17,11 @@ from agent.records import Geometry, Outcome
 from agent.wire.collected import CollectReason
 from pipeline.cloud.storage import Storage, StorageError, open_storage
 from pipeline.dataset import Dataset, DatasetError
-from pipeline.datasets.build import Settings, Shares
+from pipeline.datasets.build import BuildSettings, SplitShares
 from pipeline.datasets.collected import MASKS
 from pipeline.datasets.labels import LabelStore
-from pipeline.datasets.version import DatasetVersion, read
-from pipeline.images import prepare, read_mask, read_picture
+from pipeline.datasets.version import DatasetVersion, read_version
+from pipeline.images import prepare, read_image, read_mask
 from tests.datasets_kit import NOW, Line, build, encoded, label, surface
 from tests.pipeline_kit import write_parts
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from pipeline.cloud.storage import Stored
+    from pipeline.cloud.storage import StoredObject
     from pipeline.datasets.labels import Label
 
 
@@ -69,7 +69,7 @@ def test_collected_and_labelled_frames_become_a_data_set_that_training_reads(sto
     assert {name: len(dataset.split(name)) for name in ("train", "val", "test")} == {"train": 28, "val": 6, "test": 6}
     assert all({s.class_name for s in dataset.split(name)} == {"ok", "spot"} for name in ("train", "val", "test"))
     assert version.quality.unlabelled == 1
-    assert read(tmp_path / "v1") == version
+    assert read_version(tmp_path / "v1") == version
     assert version.samples[0].slices["camera"] == "cam"
     assert not (tmp_path / ".v1.building").exists()
 
@@ -104,7 +104,7 @@ def test_equal_inputs_give_an_equal_version_and_building_again_changes_nothing(
     alternating(storage, 4, start=50)
     with pytest.raises(DatasetError, match="never changed"):
         build(storage, storage, None, tmp_path / "a" / "v1")
-    assert read(tmp_path / "a" / "v1").digest == first.digest
+    assert read_version(tmp_path / "a" / "v1").digest == first.digest
 
 
 class Cut:
@@ -145,7 +145,7 @@ class Shuffled:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._storage, name)
 
-    def list(self, prefix: str = "") -> Iterator[Stored]:
+    def list(self, prefix: str = "") -> Iterator[StoredObject]:
         found = list(self._storage.list(prefix))
         self._random.shuffle(found)
         yield from found
@@ -228,7 +228,7 @@ def test_a_version_may_be_of_one_site_and_one_inspection(storage: Storage, tmp_p
     ]
     store(storage, *(label(key, "ok") for key in keys))
 
-    version = build(storage, storage, None, tmp_path / "v", settings=Settings(site="plant-b", inspection="side"))
+    version = build(storage, storage, None, tmp_path / "v", settings=BuildSettings(site="plant-b", inspection="side"))
 
     assert set(by_key(version)) == {keys[3]}
 
@@ -248,7 +248,7 @@ def test_a_copy_of_a_validation_picture_follows_it_into_validation(storage: Stor
     alternating(storage, 40)
     first = build(storage, storage, None, tmp_path / "v1")
     of_val = next(s for s in first.samples if s.split == "val")
-    pixels = read_picture(tmp_path / "v1" / of_val.path)
+    pixels = read_image(tmp_path / "v1" / of_val.path)
     line = Line(storage, boot_epoch=2)
     brighter = np.asarray(cv2.convertScaleAbs(pixels, alpha=1.05, beta=6), np.uint8)
     store(storage, label(line.keep(500, pixels=brighter, kind="jpg"), of_val.class_name))
@@ -268,7 +268,7 @@ def test_a_picture_that_would_tie_train_and_val_together_is_left_out(storage: St
     of_train = next(s for s in first.samples if s.split == "train")
     assert of_train.captured_utc_us is not None
     line = Line(storage, boot_epoch=2)
-    copy = np.asarray(cv2.GaussianBlur(read_picture(tmp_path / "v1" / of_val.path), (3, 3), 0), np.uint8)
+    copy = np.asarray(cv2.GaussianBlur(read_image(tmp_path / "v1" / of_val.path), (3, 3), 0), np.uint8)
     at_s = of_train.captured_utc_us / 1e6 - 1_767_225_600 + 0.2
     store(storage, label(line.keep(500, pixels=copy, at_s=at_s), "ok"))
 
@@ -355,7 +355,11 @@ def test_limits_hold_for_new_training_samples_only(storage: Storage, tmp_path: P
     alternating(storage, 60, start=20)
 
     version = build(
-        storage, storage, tmp_path / "v1", tmp_path / "v2", settings=Settings(max_per_class=12, max_good_per_defect=0.8)
+        storage,
+        storage,
+        tmp_path / "v1",
+        tmp_path / "v2",
+        settings=BuildSettings(max_per_class=12, max_good_per_defect=0.8),
     )
 
     train = version.counts()
@@ -456,15 +460,15 @@ def test_an_interrupted_build_goes_on_with_what_it_had(storage: Storage, tmp_pat
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        (Settings(shares=Shares(1.0, 0.0, 0.0)), "train and val need some"),
-        (Settings(shares=Shares(0.5, 0.1, 0.1)), "sum is not 1"),
-        (Settings(neighbour_s=float("nan")), "neighbour_s nan"),
-        (Settings(max_per_class=0), "max_per_class 0"),
-        (Settings(max_weight=float("nan")), "max_weight"),
+        (BuildSettings(shares=SplitShares(1.0, 0.0, 0.0)), "train and val need some"),
+        (BuildSettings(shares=SplitShares(0.5, 0.1, 0.1)), "sum is not 1"),
+        (BuildSettings(neighbour_s=float("nan")), "neighbour_s nan"),
+        (BuildSettings(max_per_class=0), "max_per_class 0"),
+        (BuildSettings(max_weight=float("nan")), "max_weight"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(
-    storage: Storage, tmp_path: Path, settings: Settings, text: str
+    storage: Storage, tmp_path: Path, settings: BuildSettings, text: str
 ) -> None:
     with pytest.raises(DatasetError, match=text):
         build(storage, storage, None, tmp_path / "v", settings=settings)
@@ -502,7 +506,7 @@ def test_training_sees_the_very_bytes_that_the_line_fed_its_model(
 
     (sample,) = version.samples
     assert sample.crop == roi
-    in_training = prepare(Preprocessor(geometry), read_picture(tmp_path / "v" / sample.path))[0]
+    in_training = prepare(Preprocessor(geometry), read_image(tmp_path / "v" / sample.path))[0]
     assert np.array_equal(in_training, on_the_line)
 
 
@@ -599,4 +603,4 @@ def test_a_hostile_version_is_refused(
 def test_what_is_no_version_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "dataset.json").write_text(text, encoding="latin-1")
     with pytest.raises(DatasetError, match="is refused"):
-        read(tmp_path)
+        read_version(tmp_path)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from agent.records import Floats
 
 WHOLE = Geometry(mode="whole", height=64, width=64, channels=1)
-PLAN = preprocess.plan(WHOLE, height=64, width=64)
+PLAN = preprocess.plan_inputs(WHOLE, height=64, width=64)
 RULE = DecisionRule(
     classes=("ok", "scratch", "dent"),
     defects=frozenset({"scratch", "dent"}),
@@ -152,7 +152,7 @@ def test_the_box_surrounds_the_connected_strong_cells_only() -> None:
 
 def test_the_box_lies_on_the_tile_with_the_strongest_cell() -> None:
     geometry = Geometry(mode="tiles", height=32, width=32, channels=1, reduction=2)
-    plan = preprocess.plan(geometry, height=200, width=200, roi=(50, 60, 128, 64))
+    plan = preprocess.plan_inputs(geometry, height=200, width=200, roi=(50, 60, 128, 64))
     assert [(t.x, t.y) for t in plan.tiles] == [(0, 0), (32, 0)]
     evidence = np.zeros((2, 4, 4), np.float32)
     evidence[1, 3, 0] = 0.6
@@ -177,7 +177,9 @@ def test_raising_a_defect_score_never_makes_a_part_better(
     rows: list[list[float]], threshold: float, band: float, cells: int
 ) -> None:
     rule = DecisionRule(RULE.classes, RULE.defects, {"scratch": threshold, "dent": 0.7}, band)
-    plan = preprocess.plan(Geometry(mode="tiles", height=16, width=16, channels=1), height=16, width=16 * len(rows))
+    plan = preprocess.plan_inputs(
+        Geometry(mode="tiles", height=16, width=16, channels=1), height=16, width=16 * len(rows)
+    )
     severity = {Outcome.OK: 0, Outcome.UNSURE: 1, Outcome.DEFECT: 2}
     scores = floats(*rows)
     evidence = np.random.default_rng(cells).random((len(rows), cells, cells), np.float32)

@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 
 from agent.counters import Accounting
 from agent.health.process import ProcessUsage
-from agent.health.snapshot import CameraSnapshot, Snapshot
+from agent.health.snapshot import AgentSnapshot, CameraSnapshot
 from agent.records import CameraState, CameraStatus, Judgement, Origin, Outcome, Verdict
 from agent.wire import OutboxHealth
 from simulator.demo.report import histogram, verify
-from simulator.demo.tally import Finding, Tally, grade
+from simulator.demo.tally import Grade, VerdictMetrics, grade_verdict
 from simulator.demo.view import sparkline
 from simulator.line import LineConfig, SimulatedLine
-from simulator.subscriber import CameraCount, Counts, Ledger
+from simulator.subscriber import CameraCount, SubscriberCounts, VerdictDeduplicator
 
 ORIGIN = Origin("thing-1", "line-1", "surface", "top", 1, "c" * 64, "p" * 64, None, ("ok", "scratch"))
-GOOD = Accounting(captured=10, judged=9, dropped={"corrupt": 1}, outcomes={"ok": 9})
+GOOD = Accounting(captured=10, inspected=9, dropped={"corrupt": 1}, outcomes={"ok": 9})
 
 
 def verdict(seq: int, *, outcome: Outcome = Outcome.OK, latency_us: int = 2_500, part_id: str | None = None) -> Verdict:
@@ -28,23 +28,23 @@ def verdict(seq: int, *, outcome: Outcome = Outcome.OK, latency_us: int = 2_500,
     return Verdict(ORIGIN, seq, 1_700_000_000_000_000_000 + seq, judgement, latency_us, part_id)
 
 
-def snapshot(accounting: Accounting) -> Snapshot:
+def snapshot(accounting: Accounting) -> AgentSnapshot:
     status = CameraStatus("top", CameraState.RUNNING, 0)
     camera = CameraSnapshot("surface", status, accounting, (), 0)
     outbox = OutboxHealth(rows=0, verdicts=0, bytes=0, oldest_age_s=0.0)
-    return Snapshot(0, 0, (camera,), (), outbox, ProcessUsage(0.0, 0))
+    return AgentSnapshot(0, 0, (camera,), (), outbox, ProcessUsage(0.0, 0))
 
 
-def tally_of(line: SimulatedLine, count: int) -> Tally:
-    tally = Tally({"top": line})
+def tally_of(line: SimulatedLine, count: int) -> VerdictMetrics:
+    tally = VerdictMetrics({"top": line})
     for seq in range(count):
-        tally.take(verdict(seq))
+        tally.add(verdict(seq))
     return tally
 
 
 @dataclass(frozen=True)
 class Part:
-    defective: bool
+    is_defective: bool
 
 
 @pytest.fixture(scope="module")
@@ -55,34 +55,34 @@ def line() -> SimulatedLine:
 @pytest.mark.parametrize(
     ("outcome", "defective", "worth"),
     [
-        (Outcome.OK, False, Finding.PASSED),
-        (Outcome.OK, True, Finding.ESCAPE),
-        (Outcome.DEFECT, True, Finding.CAUGHT),
-        (Outcome.DEFECT, False, Finding.FALSE_REJECT),
-        (Outcome.UNSURE, True, Finding.ASIDE),
-        (Outcome.UNSURE, False, Finding.ASIDE),
-        (Outcome.UNKNOWN, True, Finding.UNJUDGED),
-        (Outcome.UNKNOWN, False, Finding.UNJUDGED),
+        (Outcome.OK, False, Grade.PASSED),
+        (Outcome.OK, True, Grade.ESCAPE),
+        (Outcome.DEFECT, True, Grade.CAUGHT),
+        (Outcome.DEFECT, False, Grade.FALSE_REJECT),
+        (Outcome.UNSURE, True, Grade.REVIEW),
+        (Outcome.UNSURE, False, Grade.REVIEW),
+        (Outcome.UNKNOWN, True, Grade.NOT_INSPECTED),
+        (Outcome.UNKNOWN, False, Grade.NOT_INSPECTED),
     ],
 )
-def test_a_verdict_is_worth_what_the_truth_says(outcome: Outcome, defective: bool, worth: Finding) -> None:  # noqa: FBT001
-    assert grade(outcome, Part(defective)) is worth
+def test_a_verdict_is_worth_what_the_truth_says(outcome: Outcome, defective: bool, worth: Grade) -> None:  # noqa: FBT001
+    assert grade_verdict(outcome, Part(defective)) is worth
 
 
 def test_verdicts_are_compared_with_the_part_they_name(line: SimulatedLine) -> None:
-    tally = Tally({"top": line})
-    bad = next(i for i in range(100) if line.truth(i).defective)
-    good = next(i for i in range(100) if not line.truth(i).defective)
-    tally.take(verdict(0, part_id=line.part_id(bad)))
-    tally.take(verdict(1, outcome=Outcome.DEFECT, part_id=line.part_id(bad)))
-    tally.take(verdict(2, outcome=Outcome.DEFECT, part_id=line.part_id(good)))
-    assert tally.findings == {Finding.ESCAPE: 1, Finding.CAUGHT: 1, Finding.FALSE_REJECT: 1}
-    assert tally.caught() == (1, 2)
-    assert tally.caught(line.truth(bad).difficulty) == (1, 2)
+    tally = VerdictMetrics({"top": line})
+    bad = next(i for i in range(100) if line.truth(i).is_defective)
+    good = next(i for i in range(100) if not line.truth(i).is_defective)
+    tally.add(verdict(0, part_id=line.part_id(bad)))
+    tally.add(verdict(1, outcome=Outcome.DEFECT, part_id=line.part_id(bad)))
+    tally.add(verdict(2, outcome=Outcome.DEFECT, part_id=line.part_id(good)))
+    assert tally.grades == {Grade.ESCAPE: 1, Grade.CAUGHT: 1, Grade.FALSE_REJECT: 1}
+    assert tally.detection_counts() == (1, 2)
+    assert tally.detection_counts(line.truth(bad).difficulty) == (1, 2)
 
 
 def test_nothing_is_missing_when_every_judged_frame_arrived_once(line: SimulatedLine) -> None:
-    counts = Counts({"top": CameraCount(unique=9, duplicates=4, missing=1)})
+    counts = SubscriberCounts({"top": CameraCount(unique=9, duplicates=4, missing=1)})
     assert verify(snapshot(GOOD), tally_of(line, 9), counts) == ()
 
 
@@ -97,23 +97,25 @@ def test_nothing_is_missing_when_every_judged_frame_arrived_once(line: Simulated
 def test_what_is_missing_is_said(
     line: SimulatedLine, accounting: Accounting, counts: CameraCount, complaint: str
 ) -> None:
-    problems = verify(snapshot(accounting), tally_of(line, counts.unique), Counts({"top": counts}))
+    problems = verify(snapshot(accounting), tally_of(line, counts.unique), SubscriberCounts({"top": counts}))
     assert any(complaint in problem for problem in problems)
 
 
 def test_a_camera_that_nothing_came_from_is_missing_too(line: SimulatedLine) -> None:
-    assert verify(snapshot(GOOD), tally_of(line, 0), Counts()) == ("camera top: 9 of 9 verdicts did not arrive",)
+    assert verify(snapshot(GOOD), tally_of(line, 0), SubscriberCounts()) == (
+        "camera top: 9 of 9 verdicts did not arrive",
+    )
 
 
 def test_undecodable_messages_and_reported_gaps_are_problems(line: SimulatedLine) -> None:
-    counts = Counts({"top": CameraCount(9, 0, 0)}, refused=2, gaps=1)
+    counts = SubscriberCounts({"top": CameraCount(9, 0, 0)}, refused=2, gaps=1)
     assert len(verify(snapshot(GOOD), tally_of(line, 9), counts)) == 2
 
 
 @given(st.lists(st.integers(0, 40), max_size=120))
 def test_the_ledger_passes_each_verdict_on_once_however_often_it_arrives(numbers: list[int]) -> None:
-    ledger = Ledger()
-    fresh = [v.seq for number in numbers for v in ledger.take([verdict(number)])]
+    ledger = VerdictDeduplicator()
+    fresh = [v.seq for number in numbers for v in ledger.add([verdict(number)])]
     assert sorted(fresh) == sorted(set(numbers))
     if numbers:
         count = ledger.cameras()["top"]
@@ -124,9 +126,9 @@ def test_the_ledger_passes_each_verdict_on_once_however_often_it_arrives(numbers
 
 @given(st.lists(st.integers(0, 10**7), max_size=50))
 def test_the_histogram_counts_every_latency_once(line: SimulatedLine, latencies_us: list[int]) -> None:
-    tally = Tally({"top": line})
+    tally = VerdictMetrics({"top": line})
     for seq, latency in enumerate(latencies_us):
-        tally.take(verdict(seq, latency_us=latency))
+        tally.add(verdict(seq, latency_us=latency))
     assert sum(number for _, number in histogram(tally)) == len(latencies_us)
 
 

@@ -11,23 +11,23 @@ from agent.preprocess import Preprocessor
 from agent.records import Geometry
 from pipeline.dataset import Dataset
 from pipeline.images import prepare
-from pipeline.training.recipe import Parameters, Task, Trained
+from pipeline.training.recipe import TrainedNetwork, TrainingParameters, TrainingTask
 
 torch = pytest.importorskip("torch", reason="the recipe needs the extra `train`")
 
-from pipeline.training.assemble import Request, build  # noqa: E402
+from pipeline.training.assemble import TrainingRequest, build_release  # noqa: E402
 from pipeline.training.dense import (  # noqa: E402
-    dense_loss,
-    load_pictures,
+    distillation_loss,
+    evidence_loss,
+    init_stem_with_cosines,
+    load_training_images,
     marked_cells,
-    spread_stem,
     step_count,
-    taught_loss,
     top_mean,
-    train_dense,
+    train_tiled_evidence,
     whole_geometry,
 )
-from pipeline.training.dense_augment import Batch  # noqa: E402
+from pipeline.training.dense_augment import AugmentedBatch  # noqa: E402
 from pipeline.training.network import to_input  # noqa: E402
 
 if TYPE_CHECKING:
@@ -62,10 +62,10 @@ def write_part(root: Path, split: str, class_name: str, number: int, *, marked: 
 
 def make_task(
     root: Path, *, epochs: int = 1, geometry: Geometry = TILES, seed: int = 0, teachers: int | None = 0
-) -> Task:
+) -> TrainingTask:
     data = Dataset.load(root)
-    parameters = Parameters(net="tiny", epochs=epochs, batch=8, seed=seed, threads=1, teachers=teachers)
-    return Task(data.split("train"), (), data.classes, data.defects, geometry, parameters)
+    parameters = TrainingParameters(net="tiny", epochs=epochs, batch=8, seed=seed, threads=1, teachers=teachers)
+    return TrainingTask(data.split("train"), (), data.classes, data.defects, geometry, parameters)
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_crops_come_from_the_bytes_that_the_device_cuts_its_tiles_from(geometry:
 
 def test_every_pixel_that_a_defect_falls_into_is_marked(parts: Path) -> None:
     task = make_task(parts)
-    for picture, sample in zip(load_pictures(task), task.train, strict=True):
+    for picture, sample in zip(load_training_images(task), task.train, strict=True):
         assert picture.mask is not None
         assert picture.label == (1 if sample.class_name == "spot" else 0)
         assert (picture.mask[picture.pixels[..., 0] < 50] == 1).all()
@@ -106,21 +106,21 @@ def test_every_pixel_that_a_defect_falls_into_is_marked(parts: Path) -> None:
 
 def test_a_defective_picture_without_a_mask_still_teaches_that_it_is_defective(parts: Path) -> None:
     write_part(parts, "train", "spot", 99, marked=False)
-    pictures = load_pictures(make_task(parts))
+    pictures = load_training_images(make_task(parts))
     assert [p.label for p in pictures if p.mask is None] == [1]
 
 
 def test_a_mask_of_another_size_is_refused_by_name(parts: Path) -> None:
     cv2.imwrite(str(parts / "masks" / "spot3_train.png"), np.full((10, 20), 255, np.uint8))
     with pytest.raises(OperatorError, match=r"spot3_train\.png.*20x10.*170x150"):
-        load_pictures(make_task(parts))
+        load_training_images(make_task(parts))
 
 
 def test_training_without_good_pictures_is_refused_with_the_remedy(tmp_path: Path) -> None:
     for number in range(3):
         write_part(tmp_path, "train", "spot", number)
     with pytest.raises(OperatorError, match="good pictures"):
-        train_dense(make_task(tmp_path), progress=silent)
+        train_tiled_evidence(make_task(tmp_path), progress=silent)
 
 
 def test_the_crops_score_is_the_mean_of_the_strongest_cells() -> None:
@@ -131,8 +131,8 @@ def test_the_crops_score_is_the_mean_of_the_strongest_cells() -> None:
 def test_cells_without_a_known_mask_teach_through_the_crop_only() -> None:
     logits = torch.zeros(1, 2, 4, 4, requires_grad=True)
     masks, pixels = np.zeros((1, 64, 64), np.uint8), np.zeros((1, 64, 64, 1), np.uint8)
-    batch = Batch(pixels, masks, np.array([1]), np.zeros(1, np.float32))
-    dense_loss(logits, batch, smoothing=0.0).backward()
+    batch = AugmentedBatch(pixels, masks, np.array([1]), np.zeros(1, np.float32))
+    evidence_loss(logits, batch, smoothing=0.0).backward()
     assert logits.grad is not None
     assert (logits.grad <= 0).all()  # everything pulls towards "defect": the empty mask is not believed
 
@@ -150,43 +150,43 @@ def test_cells_that_a_defect_merely_grazes_are_called_neither_good_nor_defective
 def test_nothing_is_left_to_learn_from_teachers_whose_map_is_reached() -> None:
     taught = torch.rand(2, 3, 4, 5, generator=torch.Generator().manual_seed(0)) * 0.8 + 0.1
     reached, other = torch.logit(taught).requires_grad_(), torch.zeros_like(taught)
-    loss = taught_loss(reached, taught)
+    loss = distillation_loss(reached, taught)
     loss.backward()
     assert reached.grad is not None
     assert reached.grad.abs().max() < 1e-6
-    assert loss < taught_loss(other, taught)
+    assert loss < distillation_loss(other, taught)
 
 
 @pytest.mark.parametrize(("geometry", "head"), [("whole:64x64x1", None), (None, "classifier")])
 def test_teachers_are_refused_where_nothing_learns_from_them(parts: Path, geometry: str | None, head: Any) -> None:
     write_part(parts, "val", "ok", 0)
-    request = Request(
+    request = TrainingRequest(
         data=parts,
         name="parts",
         version="0.1.0",
-        parameters=Parameters(teachers=2),
+        parameters=TrainingParameters(teachers=2),
         geometry=geometry or "tiles:64x64x1",
         head=head,
     )
     with pytest.raises(OperatorError, match="--teachers 2: only an evidence map on tiles learns from teachers"):
-        build(request, progress=silent)
+        build_release(request, progress=silent)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_stem_starts_with_pairs_that_tell_every_frequency_apart(channels: int) -> None:
     torch.manual_seed(0)
     weight = torch.empty(32, channels, 4, 4)
-    spread_stem(weight)
+    init_stem_with_cosines(weight)
     assert (weight[:16] + weight[16:]).abs().max() < 0.2
     assert int(torch.linalg.matrix_rank(weight[:16].flatten(1))) == 16
     brightness = weight.sum((1, 2, 3)).abs()
     assert int((brightness > 1.0).sum()) == 2  # one pair sees brightness, the others detail
 
 
-def train(task: Task, *, progress: Progress = silent) -> Trained:
+def train(task: TrainingTask, *, progress: Progress = silent) -> TrainedNetwork:
     before = torch.get_num_threads()
     try:
-        return train_dense(task, progress=progress)
+        return train_tiled_evidence(task, progress=progress)
     finally:
         torch.set_num_threads(before)
         torch.use_deterministic_algorithms(mode=False)
@@ -209,7 +209,7 @@ def test_two_teachers_are_trained_first_and_their_steps_count(parts: Path) -> No
 
     taught = train(task, progress=progress).net.state_dict()
 
-    steps = step_count(task, load_pictures(task))
+    steps = step_count(task, load_training_images(task))
     assert told == sorted(told)
     assert told[-1] == (3 * steps, 3 * steps)
     alone, again = (train(make_task(parts, epochs=12, teachers=count)).net.state_dict() for count in (0, 2))
@@ -224,7 +224,9 @@ def test_an_unseen_defect_is_found_where_it_is(parts: Path) -> None:
         write_part(parts, "val", "spot", number)
     trained = train(make_task(parts, epochs=60))
     held = Dataset.load(parts).split("val")
-    pictures = load_pictures(Task(held, (), ("ok", "spot"), frozenset({"spot"}), TILES, Parameters()))
+    pictures = load_training_images(
+        TrainingTask(held, (), ("ok", "spot"), frozenset({"spot"}), TILES, TrainingParameters())
+    )
     peaks: dict[int, list[float]] = {0: [], 1: []}
     for picture in pictures:
         size = [side // 16 * 16 for side in picture.pixels.shape[:2]]

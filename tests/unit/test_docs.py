@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from agent.cli import main
-from agent.model.fetch_protocol import Reason
-from agent.model.remedies import _DIFFERENT, _REMEDY, remedy
+from agent.model.fetch_protocol import FetchReason
+from agent.model.remedies import _REMEDY_AT_GATE, _REMEDY_BY_REASON, remedy
 from agent.records import Gate
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def named(tree: ast.Module) -> dict[str, set[str]]:
 
 def reasons_in_code() -> set[str]:
     """Every reason code that a refusal or a failed fetch can have."""
-    found = {str(reason) for reason in Reason}
+    found = {str(reason) for reason in FetchReason}
     for package in PACKAGES:
         for path in (ROOT / package).glob("*.py"):
             tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -143,7 +143,7 @@ def test_operations_explain_every_reason_and_no_other() -> None:
 
 
 def test_every_reason_in_the_code_has_a_remedy_and_no_remedy_is_for_nothing() -> None:
-    told = set(_REMEDY) | {reason for reason, _ in _DIFFERENT}
+    told = set(_REMEDY_BY_REASON) | {reason for reason, _ in _REMEDY_AT_GATE}
 
     assert reasons_in_code() - told == set()
     assert told - reasons_in_code() == set()

@@ -20,9 +20,9 @@ from agent import app, cli, config
 from agent.adapters.onnx import OnnxModel
 from agent.commands import doctor
 from agent.commands.examine import certificates, line, machine, releases, state
-from agent.commands.examine.finding import Finding, Status
+from agent.commands.examine.finding import CheckResult, CheckStatus
 from agent.model import golden
-from agent.model.journal import Journal, Record
+from agent.model.journal import Journal, LifecycleRecord
 from agent.model.manifest import GOLDEN_NAME
 from simulator.broker import open_broker
 from tests.release_kit import golden_arrays, spot_images, write_release
@@ -68,8 +68,8 @@ def written(folder: Path, tree: Mapping[str, Any]) -> Path:
     return path
 
 
-def findings(folder: Path, tree: Mapping[str, Any]) -> dict[str, Finding]:
-    return {finding.check: finding for finding in doctor.examine(written(folder, tree))}
+def findings(folder: Path, tree: Mapping[str, Any]) -> dict[str, CheckResult]:
+    return {finding.check: finding for finding in doctor.run_checks(written(folder, tree))}
 
 
 def test_a_healthy_site_can_run(tmp_path: Path, site: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,7 +102,7 @@ def test_json_is_one_object_for_machines(
 
 
 def test_without_a_configuration_the_machine_is_looked_at() -> None:
-    checks = [finding.check for finding in doctor.examine(None)]
+    checks = [finding.check for finding in doctor.run_checks(None)]
 
     assert checks == ["python", "libraries", "processor", "clock"]
 
@@ -110,16 +110,20 @@ def test_without_a_configuration_the_machine_is_looked_at() -> None:
 @pytest.mark.parametrize(
     ("picture", "status", "words"),
     [
-        (np.full((64, 64), 1, np.uint8), Status.FAIL, "dark: brightness 1 of 255"),
-        (np.full((64, 64), 255, np.uint8), Status.FAIL, "bright: brightness 255 of 255"),
-        (np.full((64, 64), 30, np.uint8), Status.FAIL, "flat: contrast 0.0"),
-        (np.hstack([good_picture()] * 2), Status.WARN, "another aspect than trained: 128x64 px are 2.00 wide to high"),
-        (good_picture()[::4, ::4], Status.WARN, "smaller than the model's input: 16x16 px against 32x32"),
-        (good_picture() + np.uint8(60), Status.WARN, "in the golden set"),
+        (np.full((64, 64), 1, np.uint8), CheckStatus.FAIL, "dark: brightness 1 of 255"),
+        (np.full((64, 64), 255, np.uint8), CheckStatus.FAIL, "bright: brightness 255 of 255"),
+        (np.full((64, 64), 30, np.uint8), CheckStatus.FAIL, "flat: contrast 0.0"),
+        (
+            np.hstack([good_picture()] * 2),
+            CheckStatus.WARN,
+            "another aspect than trained: 128x64 px are 2.00 wide to high",
+        ),
+        (good_picture()[::4, ::4], CheckStatus.WARN, "smaller than the model's input: 16x16 px against 32x32"),
+        (good_picture() + np.uint8(60), CheckStatus.WARN, "in the golden set"),
     ],
 )
 def test_a_picture_unlike_those_that_the_model_was_trained_on_is_said_so(
-    tmp_path: Path, site: dict[str, Any], picture: Pixels, status: Status, words: str
+    tmp_path: Path, site: dict[str, Any], picture: Pixels, status: CheckStatus, words: str
 ) -> None:
     cv2.imwrite(str(tmp_path / "images" / "0.png"), picture)
 
@@ -133,7 +137,7 @@ def test_a_picture_unlike_those_that_the_model_was_trained_on_is_said_so(
 def test_a_bad_configuration_ends_the_examination(tmp_path: Path, site: dict[str, Any]) -> None:
     found = findings(tmp_path, {**site, "thing": "a b"})
 
-    assert found["configuration"].status is Status.FAIL
+    assert found["configuration"].status is CheckStatus.FAIL
     assert "thing: given" in found["configuration"].seen
     assert list(found)[-1] == "configuration"
 
@@ -153,14 +157,14 @@ def test_a_site_with_updates_is_looked_at_without_touching_it(tmp_path: Path, up
     found = findings(tmp_path, updating)
 
     assert {check: finding.status for check, finding in found.items() if "updates" in check} == {
-        "updates root": Status.OK,
-        "updates trust": Status.OK,
-        "updates repository": Status.OK,
+        "updates root": CheckStatus.OK,
+        "updates trust": CheckStatus.OK,
+        "updates repository": CheckStatus.OK,
     }
     assert "1.root.json: version 1, expires 20" in found["updates root"].seen
     assert f"the metadata of {SITE} verify, signed" in found["updates repository"].seen
     assert "0 releases were taken back" in found["updates repository"].seen
-    assert found["release top"].status is Status.OK
+    assert found["release top"].status is CheckStatus.OK
     assert "the factory release, which no signature vouches for" in found["release top"].seen
     assert "idle, active the factory release, desired nothing" in found["model top"].seen
     assert not (tmp_path / "state").exists()
@@ -171,13 +175,13 @@ def test_what_an_agent_accepted_is_judged_by_and_left_alone(tmp_path: Path, upda
     timestamp = tmp_path / "repository" / "metadata" / "timestamp.json"
     old = timestamp.read_bytes()
     Publisher(tmp_path).open().publish(refresh=True)
-    Device(tmp_path / "state", Path(updating["updates"]["root"]), updating["updates"]["repository"]).look()
+    Device(tmp_path / "state", Path(updating["updates"]["root"]), updating["updates"]["repository"]).refresh()
     before = {path: path.lstat().st_mtime_ns for path in trust.rglob("*")}
     timestamp.write_bytes(old)
 
     found = findings(tmp_path, updating)["updates repository"]
 
-    assert found.status is Status.WARN
+    assert found.status is CheckStatus.WARN
     assert "metadata_rollback" in str(found.remedy)
     assert {path: path.lstat().st_mtime_ns for path in trust.rglob("*")} == before
 
@@ -185,15 +189,15 @@ def test_what_an_agent_accepted_is_judged_by_and_left_alone(tmp_path: Path, upda
 @pytest.mark.parametrize(
     ("key", "value", "check", "status", "says"),
     [
-        ("root", "nowhere.json", "updates root", Status.FAIL, "No such file"),
-        ("root", "kensa.yaml", "updates root", Status.FAIL, "is no root metadata"),
-        ("root", "repository/metadata/timestamp.json", "updates root", Status.FAIL, "role timestamp, not root"),
-        ("site", "plant-z", "updates repository", Status.FAIL, "has no site plant-z"),
-        ("repository", "/nowhere/releases", "updates repository", Status.WARN, "/nowhere/releases: "),
+        ("root", "nowhere.json", "updates root", CheckStatus.FAIL, "No such file"),
+        ("root", "kensa.yaml", "updates root", CheckStatus.FAIL, "is no root metadata"),
+        ("root", "repository/metadata/timestamp.json", "updates root", CheckStatus.FAIL, "role timestamp, not root"),
+        ("site", "plant-z", "updates repository", CheckStatus.FAIL, "has no site plant-z"),
+        ("repository", "/nowhere/releases", "updates repository", CheckStatus.WARN, "/nowhere/releases: "),
     ],
 )
 def test_updates_that_cannot_work_are_named(
-    tmp_path: Path, updating: dict[str, Any], key: str, value: str, check: str, status: Status, says: str
+    tmp_path: Path, updating: dict[str, Any], key: str, value: str, check: str, status: CheckStatus, says: str
 ) -> None:
     updating["updates"][key] = str(tmp_path / value) if key == "root" else value
 
@@ -205,11 +209,11 @@ def test_updates_that_cannot_work_are_named(
 
 def test_a_model_that_waits_for_a_person_is_a_warning(tmp_path: Path, updating: dict[str, Any]) -> None:
     journal = Journal(tmp_path / "state" / "models" / "top", checkpoint=lambda _: None)
-    journal.save(Record(halted=True, rollbacks_utc_s=(1.0, 2.0, 3.0)))
+    journal.save(LifecycleRecord(halted=True, rollbacks_utc_s=(1.0, 2.0, 3.0)))
 
     found = findings(tmp_path, updating)["model top"]
 
-    assert found.status is Status.WARN
+    assert found.status is CheckStatus.WARN
     assert "3 automatic rollbacks within a day" in found.seen
 
 
@@ -219,16 +223,16 @@ def test_a_model_that_waits_for_a_person_is_a_warning(tmp_path: Path, updating: 
 @pytest.mark.parametrize(
     ("cpuinfo", "status", "says"),
     [
-        ("flags\t\t: fpu avx2 avx512_vnni\n" * 2, Status.OK, "AVX512-VNNI: int8 at full speed"),
-        ("flags\t\t: fpu avx2 avx_vnni\n", Status.OK, "AVX-VNNI"),
-        ("Features\t: fp asimd asimddp\n", Status.OK, "NEON dot product"),
-        ("flags\t\t: fpu avx2\n", Status.OK, "train with --target-cpu any, the default, or avx2"),
-        ("flags\t\t: fpu sse4_2\n", Status.WARN, "neither AVX2 nor int8 dot products"),
-        ("Features\t: asimddp\n\nFeatures\t: asimd\n", Status.WARN, "neither"),  # big.LITTLE: one core lacks it
-        ("", Status.WARN, "neither"),
+        ("flags\t\t: fpu avx2 avx512_vnni\n" * 2, CheckStatus.OK, "AVX512-VNNI: int8 at full speed"),
+        ("flags\t\t: fpu avx2 avx_vnni\n", CheckStatus.OK, "AVX-VNNI"),
+        ("Features\t: fp asimd asimddp\n", CheckStatus.OK, "NEON dot product"),
+        ("flags\t\t: fpu avx2\n", CheckStatus.OK, "train with --target-cpu any, the default, or avx2"),
+        ("flags\t\t: fpu sse4_2\n", CheckStatus.WARN, "neither AVX2 nor int8 dot products"),
+        ("Features\t: asimddp\n\nFeatures\t: asimd\n", CheckStatus.WARN, "neither"),  # big.LITTLE: one core lacks it
+        ("", CheckStatus.WARN, "neither"),
     ],
 )
-def test_the_processor_is_told_in_terms_of_int8(cpuinfo: str, status: Status, says: str) -> None:
+def test_the_processor_is_told_in_terms_of_int8(cpuinfo: str, status: CheckStatus, says: str) -> None:
     finding = machine.processor(cpuinfo, "arch")
 
     assert finding.status is status
@@ -259,7 +263,7 @@ def test_a_directory_that_cannot_be_made_is_a_failure(tmp_path: Path, site: dict
     found = findings(tmp_path, {**site, "state_dir": str(tmp_path / "file" / "state")})
 
     if os.geteuid() != 0:  # root may write everywhere, but not below a file
-        assert found["state_dir"].status is Status.FAIL
+        assert found["state_dir"].status is CheckStatus.FAIL
     assert found["state_dir"].check == "state_dir"
 
 
@@ -268,7 +272,7 @@ def test_a_state_dir_that_is_a_file_is_a_failure_with_a_remedy(tmp_path: Path, s
 
     found = findings(tmp_path, {**site, "state_dir": str(tmp_path / "file")})
 
-    assert found["state_dir"].status is Status.FAIL
+    assert found["state_dir"].status is CheckStatus.FAIL
     assert "write access" in str(found["state_dir"].remedy)
 
 
@@ -278,9 +282,9 @@ def test_caps_that_the_disk_cannot_hold_are_told(tmp_path: Path, site: dict[str,
     warned = findings(tmp_path, {**site, "outbox": {"max_bytes": min(2**40, 2 * free)}})
     failed = findings(tmp_path, {**site, "outbox": {"max_bytes": min(2**40, 20 * free)}})
 
-    assert enough["disk"].status is Status.OK
-    assert warned["disk"].status is Status.WARN
-    assert failed["disk"].status is Status.FAIL or free > 2**40 / 10
+    assert enough["disk"].status is CheckStatus.OK
+    assert warned["disk"].status is CheckStatus.WARN
+    assert failed["disk"].status is CheckStatus.FAIL or free > 2**40 / 10
 
 
 def test_a_metrics_port_in_use_is_a_failure(tmp_path: Path, site: dict[str, Any]) -> None:
@@ -290,8 +294,8 @@ def test_a_metrics_port_in_use_is_a_failure(tmp_path: Path, site: dict[str, Any]
 
         found = findings(tmp_path, {**site, "metrics": {"port": taken.getsockname()[1]}})
 
-    assert found["metrics"].status is Status.FAIL
-    assert findings(tmp_path, {**site, "metrics": {"port": 0}})["metrics"].status is Status.OK
+    assert found["metrics"].status is CheckStatus.FAIL
+    assert findings(tmp_path, {**site, "metrics": {"port": 0}})["metrics"].status is CheckStatus.OK
 
 
 def test_nothing_is_left_behind_and_nothing_is_made(tmp_path: Path, site: dict[str, Any]) -> None:
@@ -307,9 +311,9 @@ def test_nothing_is_left_behind_and_nothing_is_made(tmp_path: Path, site: dict[s
 # --- releases ---------------------------------------------------------------------------------------------------------
 
 
-def release_findings(folder: Path, tree: Mapping[str, Any]) -> dict[str, Finding]:
+def release_findings(folder: Path, tree: Mapping[str, Any]) -> dict[str, CheckResult]:
     loaded = config.load(written(folder, tree))
-    return {finding.check: finding for finding in releases.examine(loaded)}
+    return {finding.check: finding for finding in releases.run_checks(loaded)}
 
 
 def test_a_release_that_is_refused_is_named_with_the_reason(tmp_path: Path, site: dict[str, Any]) -> None:
@@ -317,7 +321,7 @@ def test_a_release_that_is_refused_is_named_with_the_reason(tmp_path: Path, site
 
     found = release_findings(tmp_path, site)
 
-    assert found["release top"].status is Status.FAIL
+    assert found["release top"].status is CheckStatus.FAIL
     assert "is not the file that the manifest names" in found["release top"].seen
 
 
@@ -329,21 +333,21 @@ def golden_bytes(folder: Path, arrays: Mapping[str, Any]) -> bytes:
 @pytest.mark.parametrize(
     ("change", "status", "says"),
     [
-        (lambda a: a, Status.OK, "scores within 0.0000"),
-        (lambda a: {k: a[k] for k in ("images", "scores", "evidence")}, Status.OK, "8 of 8"),
-        (lambda a: {**a, "scores": 1 - a["scores"]}, Status.FAIL, "0 of 8 golden pictures"),
-        (lambda a: {**a, "scores": a["scores"] - np.float32(0.06)}, Status.WARN, "8 of 8"),
-        (lambda a: {**a, "images": a["images"][:, :16]}, Status.FAIL, "images is uint8 [8, 16, 32, 1], expected"),
-        (lambda a: {**a, "scores": a["scores"][:4]}, Status.FAIL, "scores is float32 [4, 2], expected float32"),
-        (lambda a: {**a, "evidence": a["evidence"][:, :2]}, Status.FAIL, "evidence has another shape"),
-        (lambda a: {**a, "evidence": a["evidence"][0]}, Status.FAIL, "evidence is float32 [4, 4]"),
-        (lambda a: {"images": a["images"][:0], "scores": a["scores"][:0]}, Status.FAIL, "images is uint8 [0, 32"),
-        (lambda a: {"scores": a["scores"]}, Status.FAIL, "images is missing"),
-        (lambda _: {"images": np.array([{}], object)}, Status.FAIL, "is no golden set"),
+        (lambda a: a, CheckStatus.OK, "scores within 0.0000"),
+        (lambda a: {k: a[k] for k in ("images", "scores", "evidence")}, CheckStatus.OK, "8 of 8"),
+        (lambda a: {**a, "scores": 1 - a["scores"]}, CheckStatus.FAIL, "0 of 8 golden pictures"),
+        (lambda a: {**a, "scores": a["scores"] - np.float32(0.06)}, CheckStatus.WARN, "8 of 8"),
+        (lambda a: {**a, "images": a["images"][:, :16]}, CheckStatus.FAIL, "images is uint8 [8, 16, 32, 1], expected"),
+        (lambda a: {**a, "scores": a["scores"][:4]}, CheckStatus.FAIL, "scores is float32 [4, 2], expected float32"),
+        (lambda a: {**a, "evidence": a["evidence"][:, :2]}, CheckStatus.FAIL, "evidence has another shape"),
+        (lambda a: {**a, "evidence": a["evidence"][0]}, CheckStatus.FAIL, "evidence is float32 [4, 4]"),
+        (lambda a: {"images": a["images"][:0], "scores": a["scores"][:0]}, CheckStatus.FAIL, "images is uint8 [0, 32"),
+        (lambda a: {"scores": a["scores"]}, CheckStatus.FAIL, "images is missing"),
+        (lambda _: {"images": np.array([{}], object)}, CheckStatus.FAIL, "is no golden set"),
     ],
 )
 def test_the_golden_set_must_come_out_again(
-    tmp_path: Path, site: dict[str, Any], change: Any, status: Status, says: str
+    tmp_path: Path, site: dict[str, Any], change: Any, status: CheckStatus, says: str
 ) -> None:
     arrays = change(golden_arrays(*spot_images()))
     write_release(tmp_path / "release", golden=golden_bytes(tmp_path, arrays))
@@ -360,7 +364,7 @@ def test_a_golden_file_that_is_none_is_a_failure(tmp_path: Path, site: dict[str,
 
     finding = release_findings(tmp_path, site)["release top golden"]
 
-    assert finding.status is Status.FAIL
+    assert finding.status is CheckStatus.FAIL
     assert GOLDEN_NAME in finding.seen
 
 
@@ -370,7 +374,7 @@ def test_a_golden_bomb_is_not_unpacked(tmp_path: Path, site: dict[str, Any], mon
 
     finding = release_findings(tmp_path, site)["release top golden"]
 
-    assert finding.status is Status.FAIL
+    assert finding.status is CheckStatus.FAIL
     assert "at most 1,000,000 are read" in finding.seen
 
 
@@ -379,7 +383,7 @@ def test_thresholds_for_a_class_that_the_model_lacks_are_a_failure(tmp_path: Pat
 
     finding = release_findings(tmp_path, site)["release top thresholds"]
 
-    assert finding.status is Status.FAIL
+    assert finding.status is CheckStatus.FAIL
     assert "dent is no defect class of spots 1.0.0; its defects are spot" in finding.seen
 
 
@@ -432,7 +436,7 @@ def test_a_camera_that_would_deliver_nothing_usable_is_a_failure(
 
     finding = findings(tmp_path, site)["camera cam"]
 
-    assert finding.status is Status.FAIL
+    assert finding.status is CheckStatus.FAIL
     assert says in finding.seen
     assert finding.remedy
 
@@ -442,14 +446,14 @@ def test_a_roi_outside_the_cameras_picture_is_a_failure(tmp_path: Path, site: di
 
     finding = findings(tmp_path, site)["camera cam"]
 
-    assert finding.status is Status.FAIL
+    assert finding.status is CheckStatus.FAIL
     assert "does not lie in a frame of 64x64 px" in finding.seen
 
 
 def test_pictures_of_kinds_that_are_not_read_are_a_warning(tmp_path: Path, site: dict[str, Any]) -> None:
     (tmp_path / "images" / "1.tif").write_bytes(b"II*")
     found = findings(tmp_path, site)["camera cam"]
-    assert found.status is Status.WARN
+    assert found.status is CheckStatus.WARN
     assert "1 picture of other kinds passed over: 1 .tif (1.tif)" in found.seen
     assert "save these pictures as PNG" in str(found.remedy)
 
@@ -459,7 +463,7 @@ def test_a_damaged_picture_is_told_as_such(tmp_path: Path, site: dict[str, Any])
 
     finding = findings(tmp_path, site)["camera cam"]
 
-    assert finding.status is Status.FAIL
+    assert finding.status is CheckStatus.FAIL
     assert "its first frame cannot be used" in finding.seen
 
 
@@ -469,7 +473,7 @@ def test_a_broker_that_answers_is_found(tmp_path: Path, site: dict[str, Any]) ->
 
         finding = findings(tmp_path, site)["broker"]
 
-    assert finding.status is Status.OK, finding
+    assert finding.status is CheckStatus.OK, finding
     assert "MQTT 3.1.1, connected as thing-1" in finding.seen
 
 
@@ -482,7 +486,7 @@ def test_brokers_that_cannot_be_reached_are_told_apart(tmp_path: Path, site: dic
     site["transport"] = {"kind": "mqtt", "host": "no-such-host.invalid", "port": free}
     unknown = findings(tmp_path, site)["broker"]
 
-    assert (refused.status, unknown.status) == (Status.FAIL, Status.FAIL)
+    assert (refused.status, unknown.status) == (CheckStatus.FAIL, CheckStatus.FAIL)
     assert "refused" in refused.seen
     assert "has no address" in unknown.seen
 
@@ -490,11 +494,11 @@ def test_brokers_that_cannot_be_reached_are_told_apart(tmp_path: Path, site: dic
 def test_a_running_agent_is_asked_instead_of_its_cameras(tmp_path: Path, site: dict[str, Any]) -> None:
     path = written(tmp_path, site)
     with app.build(config.load(path)):
-        found = {finding.check: finding for finding in doctor.examine(path)}
+        found = {finding.check: finding for finding in doctor.run_checks(path)}
 
     assert found["agent"].seen == f"runs on this state directory as process {os.getpid()}"
     assert "says the running agent" in found["camera cam"].seen
-    assert found["broker"].status is Status.WARN
+    assert found["broker"].status is CheckStatus.WARN
     assert state.running_agent(tmp_path / "state") is None
 
 
@@ -505,9 +509,9 @@ def test_what_the_agent_says_of_cameras_and_broker_is_passed_on() -> None:
         "transport_reason": "not authorised",
     }
 
-    camera, broker = line.from_agent({"heartbeat": beat})
+    camera, broker = line.results_from_agent({"heartbeat": beat})
 
-    assert (camera.status, broker.status) == (Status.FAIL, Status.FAIL)
+    assert (camera.status, broker.status) == (CheckStatus.FAIL, CheckStatus.FAIL)
     assert "no route" in camera.seen
     assert "not authorised" in broker.seen
 
@@ -516,9 +520,9 @@ def test_a_topic_that_the_broker_refuses_is_a_failure_with_its_reason() -> None:
     held = {"topic": "kensa/t/verdicts/c", "reason": "Not authorized", "for_s": 90.0}
     beat = {"cameras": [], "transport": "up", "outbox": {"held_back": [held]}}
 
-    topic, broker = line.from_agent({"heartbeat": beat})
+    topic, broker = line.results_from_agent({"heartbeat": beat})
 
-    assert (topic.status, broker.status) == (Status.FAIL, Status.OK)
+    assert (topic.status, broker.status) == (CheckStatus.FAIL, CheckStatus.OK)
     assert topic.check == "topic kensa/t/verdicts/c"
     assert "refused for 90 s, its messages wait: Not authorized" in topic.seen
 
@@ -535,11 +539,11 @@ def certificate(folder: Path, days: int) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("days", "status"), [(365, Status.OK), (10, Status.WARN), (20_000, Status.OK)])
-def test_a_certificate_tells_until_when_it_is_good(tmp_path: Path, days: int, status: Status) -> None:
+@pytest.mark.parametrize(("days", "status"), [(365, CheckStatus.OK), (10, CheckStatus.WARN), (20_000, CheckStatus.OK)])
+def test_a_certificate_tells_until_when_it_is_good(tmp_path: Path, days: int, status: CheckStatus) -> None:
     path = certificate(tmp_path, days)
 
-    finding = certificates.examine("certificate", path)
+    finding = certificates.check_certificate("certificate", path)
     begins, ends = certificates.validity(path.read_text())
 
     assert finding.status is status
@@ -555,8 +559,8 @@ def test_an_expired_certificate_is_a_failure(tmp_path: Path, monkeypatch: pytest
         (now + timedelta(days=1), now + timedelta(days=9), "is valid from"),
     ):
         monkeypatch.setattr(certificates, "validity", lambda _, span=(begins, ends): span)
-        finding = certificates.examine("certificate", path)
-        assert finding.status is Status.FAIL
+        finding = certificates.check_certificate("certificate", path)
+        assert finding.status is CheckStatus.FAIL
         assert says in finding.seen
 
 
@@ -565,5 +569,5 @@ def test_what_is_no_certificate_is_a_failure(tmp_path: Path, text: str) -> None:
     path = tmp_path / "x.pem"
     path.write_text(text)
 
-    assert certificates.examine("certificate", path).status is Status.FAIL
-    assert certificates.examine("certificate", tmp_path / "absent").status is Status.FAIL
+    assert certificates.check_certificate("certificate", path).status is CheckStatus.FAIL
+    assert certificates.check_certificate("certificate", tmp_path / "absent").status is CheckStatus.FAIL

@@ -9,10 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.exam.answers import Labelled, Paired, Reversals, allowed_errors, pair, reversals
-from agent.exam.gates import REVERSED_CHANCE
-from agent.model.exam_request import MAX_ANSWER_BYTES, ExamRequest, Passed, parse_answer
-from agent.model.examining import _Heard
+from agent.exam.answers import (
+    LabelledErrors,
+    PairedErrors,
+    Reversals,
+    allowed_errors,
+    count_paired_errors,
+    count_reversals,
+)
+from agent.exam.gates import REVERSAL_ALPHA
+from agent.model.exam_request import MAX_ANSWER_BYTES, SelfTestPassed, SelfTestRequest, parse_answer
+from agent.model.examining import _ChildOutput
 from agent.records import SelfTestLimits
 
 
@@ -28,7 +35,7 @@ def test_the_sign_test_is_the_binomial_tail(a: int, b: int) -> None:
     outcomes = [code.bit_count() for code in range(2 ** (a + b))] if a + b <= 12 else []
     expected = sum(o >= a for o in outcomes) / len(outcomes) if outcomes else None
 
-    p = Paired(a, b).p_worse()
+    p = PairedErrors(a, b).p_worse()
 
     assert 0.0 <= p <= 1.0
     assert expected is None or math.isclose(p, expected)
@@ -36,10 +43,13 @@ def test_the_sign_test_is_the_binomial_tail(a: int, b: int) -> None:
 
 def test_errors_that_both_make_say_nothing() -> None:
     labels = (True, True, True, False)
-    mine, theirs = Labelled(labels, (True, True, False, True)), Labelled(labels, (True, False, False, False))
+    mine, theirs = (
+        LabelledErrors(labels, (True, True, False, True)),
+        LabelledErrors(labels, (True, False, False, False)),
+    )
 
-    assert pair(mine, theirs, defect=True) == Paired(1, 0)
-    assert pair(mine, theirs, defect=False) == Paired(1, 0)
+    assert count_paired_errors(mine, theirs, defect=True) == PairedErrors(1, 0)
+    assert count_paired_errors(mine, theirs, defect=False) == PairedErrors(1, 0)
 
 
 def test_only_clear_parts_can_be_turned_round() -> None:
@@ -47,13 +57,13 @@ def test_only_clear_parts_can_be_turned_round() -> None:
     champion = np.array([0.9, 0.9, 0.2, -0.9, 0.3], np.float32)
     candidate = np.array([-0.9, 0.1, -0.9, 0.9, 0.9], np.float32)
 
-    assert reversals(candidate, champion, labels, defect=True) == Reversals(2, 1)
-    assert reversals(candidate, champion, labels, defect=False) == Reversals(1, 1)
+    assert count_reversals(candidate, champion, labels, defect=True) == Reversals(2, 1)
+    assert count_reversals(candidate, champion, labels, defect=False) == Reversals(1, 1)
 
 
 @pytest.mark.parametrize(("clear", "unseen_at_most"), [(66, 0.035), (88, 0.006), (100, 0.002)])
 def test_one_miss_in_ten_is_seen_in_enough_clear_defects(clear: int, unseen_at_most: float) -> None:
-    fewest = next(k for k in range(clear) if k >= 2 and Reversals(clear, k).p_equal() < REVERSED_CHANCE)
+    fewest = next(k for k in range(clear) if k >= 2 and Reversals(clear, k).p_equal() < REVERSAL_ALPHA)
     unseen = sum(math.comb(clear, k) * 0.1**k * 0.9 ** (clear - k) for k in range(fewest))
 
     assert fewest == 3
@@ -80,27 +90,27 @@ def test_one_miss_in_ten_is_seen_in_enough_clear_defects(clear: int, unseen_at_m
 def test_an_answer_of_another_shape_is_not_believed(line: bytes) -> None:
     with pytest.raises(ValueError, match=r".+"):
         parse_answer(line)
-    heard = _Heard()
-    heard.hear(b'{"kind":"stage","stage":"load"}\n' + line + b"\n")
-    assert not heard.sane()
+    heard = _ChildOutput()
+    heard.feed(b'{"kind":"stage","stage":"load"}\n' + line + b"\n")
+    assert not heard.is_well_formed()
     assert heard.stage() == "load"
 
 
 def test_an_answer_in_pieces_is_put_together_and_a_flood_is_noticed() -> None:
-    heard = _Heard()
+    heard = _ChildOutput()
     for byte in b'{"kind":"stage","stage":"golden"}\n{"kind":"passed","figures":{"a":1}}\n':
-        heard.hear(bytes([byte]))
-    assert heard.result() == Passed(figures={"a": 1.0})
-    assert heard.sane()
+        heard.feed(bytes([byte]))
+    assert heard.result() == SelfTestPassed(figures={"a": 1.0})
+    assert heard.is_well_formed()
 
-    heard.hear(b"x" * MAX_ANSWER_BYTES)
-    assert not heard.sane()
+    heard.feed(b"x" * MAX_ANSWER_BYTES)
+    assert not heard.is_well_formed()
 
 
 def test_a_request_comes_through_as_it_was() -> None:
     from pathlib import Path  # noqa: PLC0415 - only here
 
-    request = ExamRequest(
+    request = SelfTestRequest(
         candidate=Path("/c"),
         champion=None,
         acceptance=Path("/a"),
@@ -112,4 +122,4 @@ def test_a_request_comes_through_as_it_was() -> None:
         unsure_band=0.0,
     )
 
-    assert ExamRequest.from_json(request.to_json()) == request
+    assert SelfTestRequest.from_json(request.to_json()) == request

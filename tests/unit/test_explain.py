@@ -14,7 +14,7 @@ from agent import app, cli, config, preprocess
 from agent.adapters import picture
 from agent.commands import explain
 from agent.errors import KensaError
-from agent.preprocess import Plan, Tile
+from agent.preprocess import InputPlan, InputTile
 from agent.records import Geometry
 from tests.release_kit import write_release
 
@@ -234,16 +234,16 @@ def test_a_damaged_database_is_an_error_not_a_crash(tmp_path: Path) -> None:
     (tmp_path / "history.db").write_bytes(b"not a database" * 1_000)
 
     with pytest.raises(KensaError, match=r"history\.db cannot be read"):
-        explain.find(tmp_path, "l/c/1/1")
+        explain.find_verdict(tmp_path, "l/c/1/1")
 
 
 def test_the_evidence_is_drawn_where_its_tile_lies_on_the_frame() -> None:
     geometry = Geometry(mode="tiles", height=32, width=32, channels=1, reduction=2)
-    plan = preprocess.plan(geometry, height=400, width=600, roi=(200, 100, 128, 128))
+    plan = preprocess.plan_inputs(geometry, height=400, width=600, roi=(200, 100, 128, 128))
     evidence = np.zeros((len(plan.tiles), 4, 4), np.float32)
     evidence[3, 1, 2] = 1.0  # of the tile at the bottom right
 
-    warm = picture._warm(np.zeros((400, 600, 3), np.uint8), picture.Heat(evidence, plan), 1.0)
+    warm = picture._overlay_heatmap(np.zeros((400, 600, 3), np.uint8), picture.Heatmap(evidence, plan), 1.0)
     y, x = np.unravel_index(int(warm.sum(axis=2).argmax()), (400, 600))
 
     # tile 3 begins at 64 px, a cell is 16 px of the frame
@@ -256,10 +256,12 @@ def test_the_evidence_is_drawn_where_its_tile_lies_on_the_frame() -> None:
 @pytest.mark.parametrize("shape", [(40, 60), (40, 60, 3), (1080, 1920, 3), (3, 3000), (1, 1)])
 def test_any_frame_can_be_drawn(shape: tuple[int, ...]) -> None:
     height, width = shape[:2]
-    plan = Plan((0, 0, width, height), 0, (16, 16), (Tile(0, 0), Tile(16, 0)), width / 32, height / 16, (16, 16))
-    heat = picture.Heat(np.ones((2, 2, 2), np.float32), plan)
+    plan = InputPlan(
+        (0, 0, width, height), 0, (16, 16), (InputTile(0, 0), InputTile(16, 0)), width / 32, height / 16, (16, 16)
+    )
+    heat = picture.Heatmap(np.ones((2, 2, 2), np.float32), plan)
     caption = picture.Caption("defect", "検査 scratch", (("key", "l/c/1/1"),))
 
-    png = picture.draw(np.zeros(shape, np.uint8), caption=caption, box=(0, 0, width, height), heat=heat)
+    png = picture.draw_verdict(np.zeros(shape, np.uint8), caption=caption, box=(0, 0, width, height), heat=heat)
 
     assert cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR) is not None

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.model.floor import below_floor, objection
-from agent.model.journal import Bad, Installed, Record
-from agent.records import Fetched, Gate, Refusal, ReleaseRef
+from agent.model.floor import check_counter_floor, check_release
+from agent.model.journal import DenyListEntry, InstalledRelease, LifecycleRecord
+from agent.records import FetchedRelease, Gate, Refusal, ReleaseRef
 
 
 def ref(counter: int, digest: str, name: str = "parts") -> ReleaseRef:
@@ -18,9 +18,9 @@ def ref(counter: int, digest: str, name: str = "parts") -> ReleaseRef:
 
 
 ACTIVE, ROLLED_BACK = ref(3, "c"), ref(5, "e")
-AFTER_A_ROLLBACK = Record(
-    active=Installed(ACTIVE), counter_floor=5, floor_digest="e",
-    bad=(Bad("parts/1.0.9", "bad", Refusal(Gate.CONTRACT, "worse", "It was worse."), 0.0),),
+AFTER_A_ROLLBACK = LifecycleRecord(
+    active=InstalledRelease(ACTIVE), counter_floor=5, floor_digest="e",
+    bad=(DenyListEntry("parts/1.0.9", "bad", Refusal(Gate.CONTRACT, "worse", "It was worse."), 0.0),),
 )  # fmt: skip
 
 
@@ -42,9 +42,9 @@ AFTER_A_ROLLBACK = Record(
 def test_a_fetched_release_is_refused_for_one_reason_or_none(
     found: ReleaseRef, revoked: tuple[str, ...], reason: str | None
 ) -> None:
-    fetched = Fetched(found, Path("/nowhere"), 0.0, frozenset(revoked))
-    refusal = objection(AFTER_A_ROLLBACK, fetched, release_id=f"parts/{found.version}")
-    refusal = refusal or below_floor(AFTER_A_ROLLBACK, found)
+    fetched = FetchedRelease(found, Path("/nowhere"), 0.0, frozenset(revoked))
+    refusal = check_release(AFTER_A_ROLLBACK, fetched, release_id=f"parts/{found.version}")
+    refusal = refusal or check_counter_floor(AFTER_A_ROLLBACK, found)
     assert (None if refusal is None else refusal.reason) == reason
 
 
@@ -52,6 +52,6 @@ def test_a_fetched_release_is_refused_for_one_reason_or_none(
 def test_nothing_at_or_below_the_floor_is_taken_but_what_was_committed_itself(
     counter: int, digest: str, floor: int, floor_digest: str
 ) -> None:
-    record = Record(counter_floor=floor, floor_digest=floor_digest)
-    taken = below_floor(record, ref(counter, digest)) is None
+    record = LifecycleRecord(counter_floor=floor, floor_digest=floor_digest)
+    taken = check_counter_floor(record, ref(counter, digest)) is None
     assert taken == (counter > floor or digest == floor_digest)

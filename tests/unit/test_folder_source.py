@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from agent.adapters.folder import FolderSource
+from agent.adapters.folder import ImageFolderSource
 from agent.clock import SystemClock
 from agent.errors import CameraError, FrameError, SourceEndedError
 from agent.records import DropReason
@@ -34,7 +34,7 @@ def write(folder: Path, **levels: int) -> None:
         cv2.imwrite(str(file), picture(level))
 
 
-def read_all(source: FolderSource) -> list[Grab]:
+def read_all(source: ImageFolderSource) -> list[Grab]:
     grabs: list[Grab] = []
     source.open()
     while True:
@@ -50,7 +50,7 @@ def read_all(source: FolderSource) -> list[Grab]:
 def test_pictures_of_all_levels_come_once_and_sorted(tmp_path: Path) -> None:
     write(tmp_path, b=2, a=1, sub__c=3)
     (tmp_path / "notes.txt").write_text("no picture")
-    grabs = read_all(FolderSource(path=tmp_path, clock=CLOCK))
+    grabs = read_all(ImageFolderSource(path=tmp_path, clock=CLOCK))
     assert [grab.part_id for grab in grabs] == ["a.png", "b.png", "sub/c.png"]
     assert [int(grab.pixels[0, 0, 0]) for grab in grabs] == [1, 2, 3]
 
@@ -58,17 +58,17 @@ def test_pictures_of_all_levels_come_once_and_sorted(tmp_path: Path) -> None:
 def test_a_manifest_gives_order_and_split(tmp_path: Path) -> None:
     write(tmp_path, a=1, b=2, c=3)
     (tmp_path / "manifest.csv").write_text("path,split\nc.png,val\nb.png,train\na.png,val\n")
-    assert [grab.part_id for grab in read_all(FolderSource(path=tmp_path, clock=CLOCK, split="val"))] == [
+    assert [grab.part_id for grab in read_all(ImageFolderSource(path=tmp_path, clock=CLOCK, split="val"))] == [
         "c.png",
         "a.png",
     ]
-    by_file = FolderSource(path=tmp_path / "manifest.csv", clock=CLOCK)
+    by_file = ImageFolderSource(path=tmp_path / "manifest.csv", clock=CLOCK)
     assert [grab.part_id for grab in read_all(by_file)] == ["c.png", "b.png", "a.png"]
 
 
 def test_a_looped_folder_starts_over(tmp_path: Path) -> None:
     write(tmp_path, a=1, b=2)
-    source = FolderSource(path=tmp_path, clock=CLOCK, loop=True)
+    source = ImageFolderSource(path=tmp_path, clock=CLOCK, loop=True)
     source.open()
     grabs = [source.read(timeout_s=1.0, buffer=None) for _ in range(5)]
     assert [grab.part_id for grab in grabs if grab] == ["a.png", "b.png", "a.png", "b.png", "a.png"]
@@ -77,7 +77,7 @@ def test_a_looped_folder_starts_over(tmp_path: Path) -> None:
 
 def test_pacing_keeps_the_grid_and_a_short_read_comes_back_empty(tmp_path: Path) -> None:
     write(tmp_path, a=1, b=2, c=3)
-    source = FolderSource(path=tmp_path, clock=CLOCK, fps=20.0)
+    source = ImageFolderSource(path=tmp_path, clock=CLOCK, fps=20.0)
     source.open()
     first = source.read(timeout_s=1.0, buffer=None)
     assert source.read(timeout_s=0.001, buffer=None) is None
@@ -90,7 +90,7 @@ def test_pacing_keeps_the_grid_and_a_short_read_comes_back_empty(tmp_path: Path)
 
 def test_it_decodes_into_the_buffer_that_is_handed_in(tmp_path: Path) -> None:
     write(tmp_path, a=5)
-    source = FolderSource(path=tmp_path, clock=CLOCK)
+    source = ImageFolderSource(path=tmp_path, clock=CLOCK)
     source.open()
     buffer = np.empty((24, 32, 3), np.uint8)
     grab = source.read(timeout_s=1.0, buffer=buffer)
@@ -104,7 +104,7 @@ def test_a_bad_picture_is_one_frame_error_with_its_name_and_the_next_one_comes(t
     write(tmp_path, a=1, c=3)
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:-20])
     (tmp_path / "manifest.csv").write_text("path\na.png\nb.png\ngone.png\nc.png\n")
-    source = FolderSource(path=tmp_path, clock=CLOCK)
+    source = ImageFolderSource(path=tmp_path, clock=CLOCK)
     source.open()
     assert source.read(timeout_s=1.0, buffer=None)
     for name in ("b.png", "gone.png"):
@@ -121,7 +121,7 @@ def test_a_bad_picture_is_one_frame_error_with_its_name_and_the_next_one_comes(t
 def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "huge.png").open("wb") as file:
         file.truncate(1 << 30)
-    source = FolderSource(path=tmp_path, clock=CLOCK)
+    source = ImageFolderSource(path=tmp_path, clock=CLOCK)
     source.open()
     with pytest.raises(FrameError, match="at most") as caught:
         source.read(timeout_s=1.0, buffer=None)
@@ -131,7 +131,7 @@ def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "count"), [("xsdd", 208), ("magtile", 191)])
 def test_real_pictures_are_all_read(name: str, count: int) -> None:
-    grabs = read_all(FolderSource(path=real_data(name), clock=CLOCK, split="val"))
+    grabs = read_all(ImageFolderSource(path=real_data(name), clock=CLOCK, split="val"))
     assert len(grabs) == count
     assert len({grab.part_id for grab in grabs}) == count
 
@@ -156,22 +156,22 @@ def test_a_folder_that_cannot_be_a_camera_says_why(
     if manifest is not None:
         (tmp_path / "manifest.csv").write_bytes(manifest.encode("latin-1"))
     with pytest.raises(CameraError, match=said):
-        FolderSource(path=tmp_path, clock=CLOCK, split=split).open()
+        ImageFolderSource(path=tmp_path, clock=CLOCK, split=split).open()
 
 
 def test_a_missing_folder_and_a_wrong_file_say_so(tmp_path: Path) -> None:
     with pytest.raises(CameraError, match="does not exist"):
-        FolderSource(path=tmp_path / "nowhere", clock=CLOCK).open()
+        ImageFolderSource(path=tmp_path / "nowhere", clock=CLOCK).open()
     write(tmp_path, a=1)
     with pytest.raises(CameraError, match=r"neither a folder nor a \.csv"):
-        FolderSource(path=tmp_path / "a.png", clock=CLOCK).open()
+        ImageFolderSource(path=tmp_path / "a.png", clock=CLOCK).open()
 
 
 def test_pictures_of_other_kinds_are_counted_and_named(tmp_path: Path) -> None:
     write(tmp_path, a=1, sub__b=2)
     for name in ("1.tif", "2.TIF", "sub/3.tiff", "4.webp", "5.heic", "notes.txt", "thumbs.db"):
         (tmp_path / name).write_bytes(b"II*")
-    source = FolderSource(path=tmp_path, clock=CLOCK)
+    source = ImageFolderSource(path=tmp_path, clock=CLOCK)
     assert len(read_all(source)) == 2
     assert source.left_out == (
         "5 pictures of other kinds passed over: 2 .tif, 1 .heic, 1 .tiff, 1 .webp (1.tif, 2.TIF, 4.webp, ...); "
@@ -186,12 +186,12 @@ def test_pictures_of_other_kinds_are_counted_and_named(tmp_path: Path) -> None:
 def test_a_folder_of_other_kinds_only_says_which(tmp_path: Path) -> None:
     (tmp_path / "1.tif").write_bytes(b"II*")
     with pytest.raises(CameraError, match=r"holds no pictures: .* in any level; 1 picture of other kinds .* 1 \.tif"):
-        FolderSource(path=tmp_path, clock=CLOCK).open()
+        ImageFolderSource(path=tmp_path, clock=CLOCK).open()
 
 
 def test_pictures_that_vanish_while_they_are_read_keep_their_parts(tmp_path: Path) -> None:
     write(tmp_path, a=1, b=2, c=3)
-    source = FolderSource(path=tmp_path, clock=CLOCK)
+    source = ImageFolderSource(path=tmp_path, clock=CLOCK)
     source.open()
     assert source.read(timeout_s=1.0, buffer=None)
     for path in tmp_path.glob("*.png"):
@@ -210,7 +210,7 @@ def test_a_row_of_the_manifest_without_a_file_and_one_of_another_kind_keep_their
     write(tmp_path, a=1)
     (tmp_path / "b.tif").write_bytes(b"II*\0")
     (tmp_path / "manifest.csv").write_text("path\nb.tif\ngone.png\na.png\n")
-    source = FolderSource(path=tmp_path, clock=CLOCK)
+    source = ImageFolderSource(path=tmp_path, clock=CLOCK)
     source.open()
     for name in ("b.tif", "gone.png"):
         with pytest.raises(FrameError) as caught:

@@ -55,7 +55,7 @@ def test_pages_that_were_given_back_come_again_when_they_are_needed() -> None:
     decoder = ImageDecoder()
     before = decoder.decode(encode_jpeg(picture, 90), None)
     held = _file_rss_kb()
-    given = footprint.give_back()
+    given = footprint.trim_memory()
     assert given > 0
     assert _file_rss_kb() < held
     assert np.array_equal(decoder.decode(encode_jpeg(picture, 90), None), before)

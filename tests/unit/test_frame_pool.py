@@ -29,7 +29,7 @@ class Pool(RuleBasedStateMachine):
             self.misses += 1
         else:
             assert index not in self.held
-            assert self.pool.pixels(index).shape == shape
+            assert self.pool.buffer(index).shape == shape
             self.held[index] = shape
         self.check_held()
 
@@ -43,7 +43,7 @@ class Pool(RuleBasedStateMachine):
 
     def check_held(self) -> None:
         for index, shape in self.held.items():
-            assert self.pool.pixels(index).shape == shape
+            assert self.pool.buffer(index).shape == shape
         assert self.pool.held == len(self.held)
         assert self.pool.misses == self.misses
 
@@ -69,6 +69,6 @@ def test_the_same_arrays_come_back_in_steady_state() -> None:
     seen = set()
     for _ in range(100):
         index = pool.acquire((16, 16, 3))
-        seen.add(id(pool.pixels(index)))
+        seen.add(id(pool.buffer(index)))
         pool.release(index)
     assert len(seen) == 1

@@ -42,7 +42,7 @@ def honest_model() -> ModelProto:
 
 
 def check(model: ModelProto) -> None:
-    graph_policy.check(model.SerializeToString(), source="model.onnx")
+    graph_policy.check_graph(model.SerializeToString(), source="model.onnx")
 
 
 def refusal(model: ModelProto) -> str:
@@ -179,7 +179,7 @@ def test_a_second_graph_cannot_hide_behind_the_first() -> None:
     merged = honest_model().SerializeToString() + external_initializer().SerializeToString()
 
     with pytest.raises(ContractError, match="external"):
-        graph_policy.check(merged, source="m")
+        graph_policy.check_graph(merged, source="m")
 
 
 def test_a_second_operator_name_in_a_node_is_refused() -> None:
@@ -189,7 +189,7 @@ def test_a_second_operator_name_in_a_node_is_refused() -> None:
     assert onnx.load_model_from_string(b"\x3a" + bytes([len(graph)]) + graph).graph.node[0].op_type == "Loop"
 
     with pytest.raises(ContractError, match="twice"):
-        graph_policy.check(b"\x3a" + bytes([len(graph)]) + graph, source="m")
+        graph_policy.check_graph(b"\x3a" + bytes([len(graph)]) + graph, source="m")
 
 
 def test_a_chain_of_too_many_nodes_is_refused() -> None:
@@ -201,7 +201,7 @@ def test_a_chain_of_too_many_nodes_is_refused() -> None:
 
 def test_a_flood_of_fields_is_given_up() -> None:
     with pytest.raises(ContractError, match="more than 500,000 fields"):
-        graph_policy.check(b"\x08\x01" * (graph_policy.MAX_FIELDS + 1), source="m")
+        graph_policy.check_graph(b"\x08\x01" * (graph_policy.MAX_FIELDS + 1), source="m")
 
 
 @pytest.mark.parametrize(
@@ -220,14 +220,14 @@ def test_a_flood_of_fields_is_given_up() -> None:
 )
 def test_what_is_no_model_is_refused(data: bytes) -> None:
     with pytest.raises(ContractError):
-        graph_policy.check(data, source="m")
+        graph_policy.check_graph(data, source="m")
 
 
 def test_every_cut_of_a_model_is_refused_or_passes_as_a_whole_message() -> None:
     data = honest_model().SerializeToString()
     for length in range(len(data)):
         try:
-            graph_policy.check(data[:length], source="m")
+            graph_policy.check_graph(data[:length], source="m")
         except ContractError:
             continue
         onnx.load_model_from_string(
@@ -250,7 +250,7 @@ def test_whatever_is_changed_the_answer_is_a_pass_or_a_contract_error(
     for position, byte in changes:
         data[position % len(data)] = byte
     try:
-        graph_policy.check(bytes(data), source="m")
+        graph_policy.check_graph(bytes(data), source="m")
     except ContractError:
         return
     # What passed is read by the reference parser the same way, if it reads it: nothing external, nothing nested.

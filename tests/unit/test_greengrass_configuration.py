@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from agent.errors import ConfigError
-from agent.records import Desired
+from agent.records import DesiredRelease
 from greengrass import configuration
-from greengrass.configuration import ComponentConfig, Settings
-from simulator.bench.greengrass.configurations import BAD
+from greengrass.configuration import ComponentConfig, GreengrassSettings
+from simulator.bench.greengrass.configurations import BAD_CONFIGURATIONS
 
 WORK = Path("/work-folder")
 BASE = Path("/unpacked")
@@ -65,7 +65,7 @@ def test_strings_become_what_the_agent_expects() -> None:
     assert config.updates.shadow is False
     assert config.model_dump(mode="json")["inspections"]["top"]["cameras"]["cam"]["loop"] is True
     assert found.settings.defer_s == 60.0
-    assert found.wishes == {"top": Desired("parts/1.1.0", "ab", 0.25, "deployment")}
+    assert found.desired_releases == {"top": DesiredRelease("parts/1.1.0", "ab", 0.25, "deployment")}
 
 
 def test_options_of_a_plugin_camera_get_the_types_that_yaml_gives_them() -> None:
@@ -86,10 +86,14 @@ def test_typed_json_says_the_same_as_strings() -> None:
 def test_a_deployment_may_desire_nothing(nothing: object) -> None:
     given = tree()
     given["inspections"]["top"]["desired"] = nothing
-    assert read(given).wishes == {}
+    assert read(given).desired_releases == {}
 
 
-@pytest.mark.parametrize(("path", "value", "named"), BAD, ids=[f"{path}={value!r:.20}" for path, value, _ in BAD])
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    BAD_CONFIGURATIONS,
+    ids=[f"{path}={value!r:.20}" for path, value, _ in BAD_CONFIGURATIONS],
+)
 def test_a_wrong_key_is_refused_by_its_path(path: str, value: object, named: str) -> None:
     given = deepcopy(tree())
     *parents, last = path.split(".")
@@ -136,5 +140,5 @@ def test_without_a_core_device_the_thing_must_be_named() -> None:
 
 
 def test_a_shift_may_run_past_midnight() -> None:
-    settings = Settings(shifts=("06:00-14:00", "22:00-02:00"))
+    settings = GreengrassSettings(shifts=("06:00-14:00", "22:00-02:00"))
     assert [hour for hour in range(24) if settings.in_shift(time(hour))] == [0, 1, *range(6, 14), 22, 23]

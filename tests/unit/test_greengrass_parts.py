@@ -15,20 +15,20 @@ import pytest
 
 from agent.clock import NS_PER_S, SystemClock
 from agent.commands.examine import greengrass as examine
-from agent.commands.examine.finding import Status
-from agent.errors import ConfigError, FetchError, MessageError, OperatorError, RefusedError, TransportError
-from agent.model.fetching import ChildFetcher
-from agent.records import Desired, Fetched, Gate, Looked, Refusal, ReleaseRef
+from agent.commands.examine.finding import CheckStatus
+from agent.errors import ConfigError, FetchError, MessageError, OperatorError, ReleaseRefusedError, TransportError
+from agent.model.fetching import FetchClient
+from agent.records import DesiredRelease, FetchedRelease, Gate, Refusal, ReleaseRef, RepositoryStatus
 from greengrass import configuration, handover, model_component
-from greengrass.capabilities import Capabilities, Capability, Standing
+from greengrass.capabilities import Capabilities, Capability, ComponentStatus
 from greengrass.connection import Connection
-from greengrass.desired import DeploymentWishes
-from greengrass.environment import Environment, complete_for_aws
-from greengrass.handover import Answer, Hint, HintedFetcher
-from greengrass.pacing import Pace
+from greengrass.desired import DeploymentDesiredState
+from greengrass.environment import Environment, set_default_region
+from greengrass.handover import FallbackFetcher, ReleaseHint, ReleaseStatus
+from greengrass.pacing import PublishRateLimiter
 from greengrass.transport import check_message
-from greengrass.updates import UpdateGuard
-from greengrass.validation import Validator
+from greengrass.updates import UpdateDeferral
+from greengrass.validation import ConfigurationValidator
 from simulator.manual_clock import ManualClock
 from tests import status_kit
 from tests.trust_kit import RELEASE, SITE, Publisher
@@ -48,7 +48,7 @@ REF = ReleaseRef("parts", "1.1.0", 2, "d" * 64, "m" * 64)
 def test_neither_a_second_nor_the_time_of_a_place_holds_too_much(seed: int) -> None:
     rng = random.Random(seed)
     clock = ManualClock()
-    pace = Pace(clock=clock)
+    pace = PublishRateLimiter(clock=clock)
     sent: list[tuple[int, int]] = []
     for _ in range(400):
         if rng.random() < 0.1:
@@ -65,7 +65,7 @@ def test_neither_a_second_nor_the_time_of_a_place_holds_too_much(seed: int) -> N
 
 
 def test_a_burst_of_four_does_not_wait() -> None:
-    pace = Pace(clock=ManualClock())
+    pace = PublishRateLimiter(clock=ManualClock())
     assert [pace.reserve(500) for _ in range(4)] == [0.0] * 4
     assert pace.reserve(500) > 0.0
 
@@ -89,9 +89,9 @@ def test_what_nucleus_lite_would_close_the_connection_over_is_refused() -> None:
 
 
 def test_a_wish_is_delivered_once_for_each_change() -> None:
-    heard: list[tuple[str, Desired]] = []
-    first, second = Desired("parts/1.0.0"), Desired("parts/1.1.0")
-    wishes = DeploymentWishes({"top": first})
+    heard: list[tuple[str, DesiredRelease]] = []
+    first, second = DesiredRelease("parts/1.0.0"), DesiredRelease("parts/1.1.0")
+    wishes = DeploymentDesiredState({"top": first})
     wishes.update({"top": first})
     wishes.start(on_desired=lambda name, wish: heard.append((name, wish)))
     for wish in (first, second, second, first):
@@ -106,7 +106,7 @@ def test_a_wish_is_delivered_once_for_each_change() -> None:
 
 
 def test_a_hint_comes_back_as_it_was_sent() -> None:
-    hint = Hint("parts/1.1.0", Path("/artifacts/repository"))
+    hint = ReleaseHint("parts/1.1.0", Path("/artifacts/repository"))
     assert handover.parse_hint(hint.encode()) == hint
 
 
@@ -132,20 +132,22 @@ def test_a_hint_that_is_none_is_refused(payload: bytes) -> None:
 
 def test_a_status_comes_back_as_it_was_sent() -> None:
     refusal = Refusal(Gate.GOLDEN, "scores_differ", "too far " * 500)
-    answer = Answer.of(status_kit.status(active=REF, refusal=refusal, refused=REF, desired=Desired("parts/1.1.0")))
-    assert handover.parse_answer(answer.encode()) == answer
+    answer = ReleaseStatus.from_model_status(
+        status_kit.status(active=REF, refusal=refusal, refused=REF, desired=DesiredRelease("parts/1.1.0"))
+    )
+    assert handover.parse_status(answer.encode()) == answer
     assert len(answer.encode()) < 4_096
 
 
 @pytest.mark.parametrize("payload", [b"{}", b'{"state":1}', b'{"state":"idle","active":["x"]}', b"x"])
 def test_a_status_that_is_none_is_refused(payload: bytes) -> None:
     with pytest.raises(MessageError):
-        handover.parse_answer(payload)
+        handover.parse_status(payload)
 
 
-def answer(**members: str | None) -> Answer:
-    fields = dict.fromkeys(Answer.__slots__) | {"state": "idle", "desired": "parts/1.1.0"} | members
-    return Answer(**cast("dict[str, Any]", fields))
+def answer(**members: str | None) -> ReleaseStatus:
+    fields = dict.fromkeys(ReleaseStatus.__slots__) | {"state": "idle", "desired": "parts/1.1.0"} | members
+    return ReleaseStatus(**cast("dict[str, Any]", fields))
 
 
 @pytest.mark.parametrize(
@@ -162,9 +164,9 @@ def answer(**members: str | None) -> Answer:
         (answer(desired=None), 1.0, None),
     ],
 )
-def test_what_the_agent_says_decides_the_hand_over(said: Answer, waited_s: float, serves: bool | None) -> None:  # noqa: FBT001
-    verdict = model_component.judge(said, "parts/1.1.0", waited_s=waited_s)
-    assert (None if verdict is None else verdict.serves) == serves
+def test_what_the_agent_says_decides_the_hand_over(said: ReleaseStatus, waited_s: float, serves: bool | None) -> None:  # noqa: FBT001
+    verdict = model_component.evaluate_status(said, "parts/1.1.0", waited_s=waited_s)
+    assert (None if verdict is None else verdict.is_accepted) == serves
 
 
 @pytest.mark.parametrize(
@@ -172,12 +174,12 @@ def test_what_the_agent_says_decides_the_hand_over(said: Answer, waited_s: float
 )
 def test_a_model_component_without_a_task_is_refused(tree: object) -> None:
     with pytest.raises(ConfigError):
-        model_component.read_task(tree)
+        model_component.read_model_config(tree)
 
 
 def test_a_model_component_reads_text_as_nucleus_lite_delivers_it() -> None:
     tree = {"inspection": "top", "release": "parts/1.1.0", "patience_s": "60", "accessControl": {}}
-    assert model_component.read_task(tree).patience_s == 60.0
+    assert model_component.read_model_config(tree).patience_s == 60.0
 
 
 # --- fetching where a hint says ---------------------------------------------------------------------------------------
@@ -186,7 +188,7 @@ def test_a_model_component_reads_text_as_nucleus_lite_delivers_it() -> None:
 class Shelf:
     """A fetcher that has, refuses or lacks."""
 
-    def __init__(self, outcome: Fetched | Exception) -> None:
+    def __init__(self, outcome: FetchedRelease | Exception) -> None:
         self.outcome = outcome
         self.asked = 0
 
@@ -198,24 +200,24 @@ class Shelf:
         trusted_utc_s: float,
         on_progress: Callable[[int, int], None],
         stop: threading.Event,
-    ) -> Fetched:
+    ) -> FetchedRelease:
         self.asked += 1
         if isinstance(self.outcome, Exception):
             raise self.outcome
         return self.outcome
 
-    def look(self, *, trusted_utc_s: float, stop: threading.Event) -> Looked:
+    def refresh(self, *, trusted_utc_s: float, stop: threading.Event) -> RepositoryStatus:
         self.asked += 1
         if isinstance(self.outcome, Exception):
             raise self.outcome
-        return Looked(self.outcome.signed_utc_s, self.outcome.revoked)
+        return RepositoryStatus(self.outcome.signed_utc_s, self.outcome.revoked)
 
 
 DOWN = FetchError("unreachable", "no network")
-BAD = RefusedError("trust", "bad_signature", "not ours")
+BAD = ReleaseRefusedError("trust", "bad_signature", "not ours")
 
 
-def fetch(fetcher: HintedFetcher) -> Fetched:
+def fetch(fetcher: FallbackFetcher) -> FetchedRelease:
     return fetcher.fetch(
         "parts/1.1.0", into=Path("/x"), trusted_utc_s=0.0, on_progress=lambda *_: None, stop=threading.Event()
     )
@@ -228,10 +230,10 @@ def fetch(fetcher: HintedFetcher) -> Fetched:
 def test_a_hint_is_looked_at_first_and_the_repository_then(
     tmp_path: Path, hinted: Any, configured: Any, raised: Exception | None
 ) -> None:
-    good = Fetched(REF, tmp_path, 0.0)
+    good = FetchedRelease(REF, tmp_path, 0.0)
     near, far = (Shelf(good if outcome is True else outcome) for outcome in (hinted, configured))
-    fetcher = HintedFetcher(configured=far, in_folder=lambda _folder: near)
-    fetcher.remember(Hint("parts/1.1.0", tmp_path))
+    fetcher = FallbackFetcher(configured=far, in_folder=lambda _folder: near)
+    fetcher.add_hint(ReleaseHint("parts/1.1.0", tmp_path))
     if raised is None:
         assert fetch(fetcher) == good
     else:
@@ -241,11 +243,11 @@ def test_a_hint_is_looked_at_first_and_the_repository_then(
 
 
 def test_a_hint_that_names_no_folder_costs_nothing(tmp_path: Path) -> None:
-    near, far = Shelf(BAD), Shelf(Fetched(REF, tmp_path, 0.0))
-    fetcher = HintedFetcher(configured=far, in_folder=lambda _folder: near)
+    near, far = Shelf(BAD), Shelf(FetchedRelease(REF, tmp_path, 0.0))
+    fetcher = FallbackFetcher(configured=far, in_folder=lambda _folder: near)
     for number in range(200):
-        fetcher.remember(Hint(f"parts/1.0.{number}", tmp_path))
-    fetcher.remember(Hint("parts/1.1.0", tmp_path / "gone"))
+        fetcher.add_hint(ReleaseHint(f"parts/1.0.{number}", tmp_path))
+    fetcher.add_hint(ReleaseHint("parts/1.1.0", tmp_path / "gone"))
     assert fetch(fetcher).ref == REF
     assert near.asked == 0
 
@@ -253,7 +255,7 @@ def test_a_hint_that_names_no_folder_costs_nothing(tmp_path: Path) -> None:
 def test_what_a_rehearsal_has_fetched_does_not_travel_again(tmp_path: Path) -> None:
     publisher = Publisher.start(tmp_path)
     publisher.release()
-    configured = ChildFetcher(
+    configured = FetchClient(
         repository=str(publisher.repository),
         root=publisher.root,
         site=SITE,
@@ -262,9 +264,9 @@ def test_what_a_rehearsal_has_fetched_does_not_travel_again(tmp_path: Path) -> N
         timeout_s=60.0,
         clock=SystemClock(),
     )
-    fetcher = HintedFetcher(configured=configured, in_folder=lambda _folder: configured)
+    fetcher = FallbackFetcher(configured=configured, in_folder=lambda _folder: configured)
 
-    def fetched(folder: str) -> Fetched:
+    def fetched(folder: str) -> FetchedRelease:
         (tmp_path / folder).mkdir()
         return fetcher.fetch(
             RELEASE,
@@ -292,12 +294,12 @@ def no_connection() -> Connection:
     return Connection(socket_path="/nowhere", token="x", clock=SystemClock())  # noqa: S106 - never connected
 
 
-def guard(clock: ManualClock, why: list[str | None], defer_s: float = 100.0) -> UpdateGuard:
-    return UpdateGuard(connection=no_connection(), busy=lambda: why[0], defer_s=lambda: defer_s, clock=clock)
+def guard(clock: ManualClock, why: list[str | None], defer_s: float = 100.0) -> UpdateDeferral:
+    return UpdateDeferral(connection=no_connection(), busy=lambda: why[0], defer_s=lambda: defer_s, clock=clock)
 
 
 def test_an_update_goes_at_once_when_nothing_runs() -> None:
-    assert guard(ManualClock(), [None]).answer("d-1")[0] == 0
+    assert guard(ManualClock(), [None]).decide("d-1")[0] == 0
 
 
 def test_a_trial_holds_an_update_back_but_not_for_ever() -> None:
@@ -305,19 +307,19 @@ def test_a_trial_holds_an_update_back_but_not_for_ever() -> None:
     asked = guard(clock, cast("list[str | None]", why))
     waits = []
     for _ in range(10):
-        wait_ms, _ = asked.answer("d-1")
+        wait_ms, _ = asked.decide("d-1")
         waits.append(wait_ms)
         clock.advance(wait_ms / 1_000)
     assert waits == [30_000, 30_000, 30_000, 10_000, 0, 0, 0, 0, 0, 0]
-    assert asked.answer("d-2")[0] == 30_000  # the next deployment has its own time
+    assert asked.decide("d-2")[0] == 30_000  # the next deployment has its own time
 
 
 def test_an_update_goes_when_the_trial_has_ended() -> None:
     why: list[str | None] = ["top is in trial"]
     asked = guard(ManualClock(), why)
-    assert asked.answer("d-1")[0] > 0
+    assert asked.decide("d-1")[0] > 0
     why[0] = None
-    assert asked.answer("d-1")[0] == 0
+    assert asked.decide("d-1")[0] == 0
 
 
 # --- judging what a deployment proposes -------------------------------------------------------------------------------
@@ -342,12 +344,14 @@ def proposed(tree: object) -> ComponentConfig:
         work=Path("/w"),
         base=Path("/b"),
     )
-    assert config.wishes
+    assert config.desired_releases
     return config
 
 
-def validator(rehearse: Callable[[str, Desired, threading.Event], None], validate_s: float = 30.0) -> Validator:
-    return Validator(
+def validator(
+    rehearse: Callable[[str, DesiredRelease, threading.Event], None], validate_s: float = 30.0
+) -> ConfigurationValidator:
+    return ConfigurationValidator(
         connection=no_connection(),
         read=proposed,
         rehearse=rehearse,
@@ -358,30 +362,30 @@ def validator(rehearse: Callable[[str, Desired, threading.Event], None], validat
 
 def test_a_good_proposal_is_accepted_after_its_release_was_rehearsed() -> None:
     rehearsed: list[tuple[str, str]] = []
-    judge = validator(lambda name, wish, _stop: rehearsed.append((name, wish.release_id))).judge
+    judge = validator(lambda name, wish, _stop: rehearsed.append((name, wish.release_id))).validate
     assert judge("good") is None
     assert rehearsed == [("top", "parts/1.1.0")]
 
 
-def raising(error: Exception) -> Callable[[str, Desired, threading.Event], None]:
-    def rehearse(_name: str, _wish: Desired, _stop: threading.Event) -> None:
+def raising(error: Exception) -> Callable[[str, DesiredRelease, threading.Event], None]:
+    def rehearse(_name: str, _wish: DesiredRelease, _stop: threading.Event) -> None:
         raise error
 
     return rehearse
 
 
 def test_a_refusal_names_the_key_or_the_release_and_the_reason() -> None:
-    assert "workers: given 0" in (validator(raising(BAD)).judge("bad") or "")
-    assert validator(raising(BAD)).judge("good") == "parts/1.1.0 is refused for top: not ours"
-    assert validator(raising(DOWN)).judge("good") == "parts/1.1.0 cannot be fetched or tested now: no network"
+    assert "workers: given 0" in (validator(raising(BAD)).validate("bad") or "")
+    assert validator(raising(BAD)).validate("good") == "parts/1.1.0 is refused for top: not ours"
+    assert validator(raising(DOWN)).validate("good") == "parts/1.1.0 cannot be fetched or tested now: no network"
 
 
 def test_a_rehearsal_that_takes_too_long_is_ended_and_refused() -> None:
-    def slow(_name: str, _wish: Desired, stop: threading.Event) -> None:
+    def slow(_name: str, _wish: DesiredRelease, stop: threading.Event) -> None:
         assert stop.wait(30.0)
         raise FetchError("stopped", "stopped")
 
-    assert "in time" in (validator(slow, validate_s=0.05).judge("good") or "")
+    assert "in time" in (validator(slow, validate_s=0.05).validate("good") or "")
 
 
 # --- environment, and what the doctor says ----------------------------------------------------------------------------
@@ -404,37 +408,37 @@ def test_systemd_is_told_where_it_waits(tmp_path: Path, is_abstract: bool) -> No
     name = f"@kensa-{tmp_path.name}-{random.getrandbits(64):x}" if is_abstract else str(tmp_path / "notify")
     variables = {"SVCUID": "x", "AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT": "/s", "NOTIFY_SOCKET": name}
     environment = Environment.read(variables, work=tmp_path)
-    environment.tell_ready()  # nobody listens: that is no fault of ours
+    environment.notify_ready()  # nobody listens: that is no fault of ours
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(name.replace("@", "\0"))
-        environment.tell_ready()
+        environment.notify_ready()
         assert systemd.recv(100) == b"READY=1"
 
 
 def test_boto3_hears_of_the_region() -> None:
     variables = {"AWS_REGION": "eu-central-1"}
-    complete_for_aws(variables)
+    set_default_region(variables)
     assert variables["AWS_DEFAULT_REGION"] == "eu-central-1"
 
 
-def standing(**changes: Any) -> Standing:
+def standing(**changes: Any) -> ComponentStatus:
     has = Capabilities("lite", "2.6.0", frozenset(), frozenset({Capability.SHADOW}))
-    return Standing(**{"capabilities": has, "confirms": True, "configuration": "c" * 64, **changes})
+    return ComponentStatus(**{"capabilities": has, "confirms": True, "configuration": "c" * 64, **changes})
 
 
 def test_the_doctor_tells_what_the_nucleus_has_and_what_takes_its_place(tmp_path: Path) -> None:
     standing().write(tmp_path)
-    findings = list(examine.examine(tmp_path))
+    findings = list(examine.run_checks(tmp_path))
     text = " ".join(finding.seen for finding in findings)
     assert "lite 2.6.0" in text
     assert "the shadow is spoken to by its topics" in text
-    assert {finding.status for finding in findings} <= {Status.OK, Status.WARN}
+    assert {finding.status for finding in findings} <= {CheckStatus.OK, CheckStatus.WARN}
     assert any("accessControl" in (finding.remedy or "") for finding in findings)
 
 
 def test_the_doctor_warns_of_a_refused_configuration_and_of_a_restart_that_is_needed(tmp_path: Path) -> None:
     standing(refused="workers: given 0", needs_restart=("workers",), confirms=False).write(tmp_path)
-    warnings = [finding for finding in examine.examine(tmp_path) if finding.status is Status.WARN]
+    warnings = [finding for finding in examine.run_checks(tmp_path) if finding.status is CheckStatus.WARN]
     assert any("workers: given 0" in finding.seen for finding in warnings)
     assert any("restart" in (finding.remedy or "") for finding in warnings)
     assert any("echo" in finding.seen for finding in warnings)
@@ -443,8 +447,8 @@ def test_the_doctor_warns_of_a_refused_configuration_and_of_a_restart_that_is_ne
 @pytest.mark.parametrize("content", ["", "[]", "{}", json.dumps({"mode": 1})])
 def test_the_doctor_survives_a_damaged_file(tmp_path: Path, content: str) -> None:
     (tmp_path / "greengrass.json").write_text(content)
-    assert [finding.status for finding in examine.examine(tmp_path)] == [Status.WARN]
+    assert [finding.status for finding in examine.run_checks(tmp_path)] == [CheckStatus.WARN]
 
 
 def test_without_greengrass_the_doctor_says_nothing(tmp_path: Path) -> None:
-    assert list(examine.examine(tmp_path)) == []
+    assert list(examine.run_checks(tmp_path)) == []

@@ -14,7 +14,7 @@ import pytest
 
 from agent.clock import SystemClock
 from agent.errors import TransportError
-from agent.health.heartbeat import HeartbeatThread, build
+from agent.health.heartbeat import HeartbeatPublisher, build_heartbeat
 from agent.health.process import ProcessMeter, hottest_c, process_age_s
 from agent.health.snapshot import InspectionSnapshot
 from agent.records import CameraState, DropReason, Outcome
@@ -31,7 +31,7 @@ def test_it_says_who_what_and_how_much() -> None:
     camera = counters({Outcome.OK: 5, Outcome.DEFECT: 2}, waiting=3)
     overrun(camera, 4)
 
-    beat = build(IDENTITY, previous=None, current=snapshot(camera_snapshot("cam", camera)))
+    beat = build_heartbeat(IDENTITY, previous=None, current=snapshot(camera_snapshot("cam", camera)))
 
     assert (beat.thing, beat.line, beat.boot_epoch, beat.agent_version) == ("thing-1", "line-1", 3, "9.8.7")
     assert beat.uptime_s == 10.0
@@ -51,11 +51,11 @@ def test_cpu_and_latency_are_those_of_the_interval() -> None:
     camera = counters({Outcome.OK: 100}, latency_us=1_000)
     before = snapshot(camera_snapshot("cam", camera), at_s=11.0, cpu_s=5.0)
     for _ in range(100):
-        camera.captured()
-        camera.judged(Outcome.OK, 50_000)
+        camera.count_captured()
+        camera.count_inspected(Outcome.OK, 50_000)
     after = snapshot(camera_snapshot("cam", camera), at_s=13.0, cpu_s=5.5)
 
-    beat = build(IDENTITY, previous=before, current=after)
+    beat = build_heartbeat(IDENTITY, previous=before, current=after)
 
     assert beat.cpu == 0.25
     assert beat.latency_p50_us is not None
@@ -66,13 +66,13 @@ def test_cpu_and_latency_are_those_of_the_interval() -> None:
 def test_an_interval_without_verdicts_has_no_latency() -> None:
     same = snapshot(camera_snapshot("cam", counters({Outcome.OK: 3})))
 
-    beat = build(IDENTITY, previous=same, current=same)
+    beat = build_heartbeat(IDENTITY, previous=same, current=same)
 
     assert (beat.latency_p50_us, beat.latency_p99_us, beat.cpu) == (None, None, 0.0)
 
 
 def test_a_line_without_a_model_says_so() -> None:
-    beat = build(
+    beat = build_heartbeat(
         IDENTITY,
         previous=None,
         current=snapshot(inspections=(InspectionSnapshot("top", None, None),), transport="none"),
@@ -88,7 +88,7 @@ def test_long_errors_are_cut_so_that_the_message_stays_within_its_limit(text: st
     camera = camera_snapshot("cam", counters({}), state=CameraState.RECONNECTING, last_error=text)
     current = snapshot(camera, transport="down", transport_reason=text, faults=7, last_fault=text)
 
-    beat = build(IDENTITY, previous=None, current=current)
+    beat = build_heartbeat(IDENTITY, previous=None, current=current)
 
     assert beat.faults == 7
     for field in (beat.transport_reason, beat.last_fault, beat.cameras[0].error):
@@ -101,7 +101,7 @@ def test_long_errors_are_cut_so_that_the_message_stays_within_its_limit(text: st
 def test_a_clock_that_is_not_set_yet_gives_a_valid_message() -> None:
     current = snapshot(camera_snapshot("cam", counters({})), at_s=0.5)  # before the start, by a broken clock
 
-    beat = build(IDENTITY, previous=None, current=current)
+    beat = build_heartbeat(IDENTITY, previous=None, current=current)
 
     assert beat.uptime_s == 0.0
     assert beat.cpu == 0.0
@@ -110,8 +110,8 @@ def test_a_clock_that_is_not_set_yet_gives_a_valid_message() -> None:
 # --- thread -----------------------------------------------------------------------------------------------------------
 
 
-def beating(sink: Callable[[Heartbeat], None], *, period_s: float = 0.05) -> HeartbeatThread:
-    return HeartbeatThread(
+def beating(sink: Callable[[Heartbeat], None], *, period_s: float = 0.05) -> HeartbeatPublisher:
+    return HeartbeatPublisher(
         identity=IDENTITY,
         snapshot=lambda: snapshot(camera_snapshot("cam", counters({})), at_s=time.monotonic()),
         sink=sink,
@@ -182,8 +182,8 @@ def test_a_last_beat_can_be_sent_after_the_thread_has_ended() -> None:
     thread.start()
     thread.close()
 
-    thread.beat()
-    latest = thread.latest()
+    thread.publish()
+    latest = thread.preview()
 
     assert len(beats) == 1
     assert latest.cpu == 0.0
@@ -235,4 +235,4 @@ def test_the_processors_sensor_goes_first_and_nonsense_is_ignored(
 def test_the_outboxs_state_is_passed_on() -> None:
     outbox = OutboxHealth(rows=1, verdicts=1, bytes=10, oldest_age_s=0.0, evicted=3, storage_error="disk full")
 
-    assert build(IDENTITY, previous=None, current=snapshot(outbox=outbox)).outbox == outbox
+    assert build_heartbeat(IDENTITY, previous=None, current=snapshot(outbox=outbox)).outbox == outbox

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agent.outbox import Outbox, OutboxLimits
-from agent.outbox.rows import Rank
+from agent.outbox.rows import Priority
 from agent.records import Outcome
 from agent.wire import verdict_topic
 from simulator.manual_clock import ManualClock
@@ -87,7 +87,7 @@ def test_a_refused_topic_holds_back_its_own_rows_only(tmp_path: Path, kind: str)
     assert [held.topic for held in stats.held_back] == [BAD]
     assert line.ends <= (0 if kind == "rejects" else 6)
     assert line.outbox.is_drained, "a stop does not wait for what cannot go"
-    assert stats.health().held_back_topics == 1
+    assert stats.to_health().held_back_topics == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -126,9 +126,9 @@ def test_a_full_outbox_still_gives_up_good_parts_before_a_defect_that_is_held_ba
         line.clock.advance(0.25)
         line.outbox.writer.step()
     assert line.outbox.stats().evicted > 0
-    rows, _ = line.outbox.writer.log.after(Rank.DEFECT, 0, 1_000)
+    rows, _ = line.outbox.writer.store.rows_after(Priority.DEFECT, 0, 1_000)
     assert len(rows) == 40
-    gaps, _ = line.outbox.writer.log.after(Rank.GAP, 0, 1_000)
+    gaps, _ = line.outbox.writer.store.rows_after(Priority.GAP, 0, 1_000)
     assert gaps, "what was given up is told"
 
 
@@ -174,7 +174,7 @@ def test_no_gap_and_no_loss_whatever_is_refused(tmp_path: Path) -> None:
     line = Line(tmp_path)
     line.forbid("hangs_up_on")
     line.run(4.0, produce=2)
-    line.transport.hangs_up_on.clear()
+    line.transport.disconnect_topics.clear()
     line.run(70.0)
     assert lost(read(line.transport.delivered)[1]) == set()
     assert set.union(*line.arrived().values()) == set(range(line.seq))

@@ -3,9 +3,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agent.clock import NS_PER_S
-from agent.outbox import find
+from agent.outbox import find_verdict
 from agent.outbox.history import HISTORY_NAME, History
-from agent.outbox.rows import Rank, Row, Stream
+from agent.outbox.rows import Priority, Row, Stream
 from agent.records import Outcome
 from agent.wire import encode_verdict
 from tests.outbox_kit import ORIGIN, make_verdict
@@ -18,13 +18,13 @@ STREAM = Stream.of(ORIGIN)
 
 def rows(first: int, count: int) -> list[Row]:
     return [
-        Row(seq, Rank.DEFECT, STREAM, seq, seq, 1, 0, encode_verdict(make_verdict(seq, Outcome.DEFECT)))
+        Row(seq, Priority.DEFECT, STREAM, seq, seq, 1, 0, encode_verdict(make_verdict(seq, Outcome.DEFECT)))
         for seq in range(first, first + count)
     ]
 
 
 def kept(path: Path, seqs: range) -> list[int]:
-    return [seq for seq in seqs if find(path, f"line1/cam1/1/{seq}") is not None]
+    return [seq for seq in seqs if find_verdict(path, f"line1/cam1/1/{seq}") is not None]
 
 
 def test_the_oldest_go_when_the_history_is_full(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import agent
 from agent import images
 from agent.errors import FrameError
 from agent.records import DropReason
-from simulator.cameras import Damage, damaged
+from simulator.cameras import JpegDamage, damage_jpeg
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,7 +126,11 @@ REFUSED = {
     "half a JPEG": (encode(".jpg", BGR)[:900], DropReason.CORRUPT, "cut|end-of-image"),
     "a JPEG without its end": (encode(".jpg", BGR)[:-2], DropReason.CORRUPT, "end-of-image"),
     "a JPEG without a picture": (b"\xff\xd8\xff\xd9", DropReason.CORRUPT, "0 scans and no frame header"),
-    "a JPEG bomb": (damaged(encode(".jpg", BGR), Damage.BOMB, random.Random(1)), DropReason.SIZE, "16000x16000"),
+    "a JPEG bomb": (
+        damage_jpeg(encode(".jpg", BGR), JpegDamage.BOMB, random.Random(1)),
+        DropReason.SIZE,
+        "16000x16000",
+    ),
     "CMYK": (cmyk_jpeg(), DropReason.CHANNELS, "4 channels"),
     "half a BMP": (encode(".bmp", BGR)[:2000], DropReason.CORRUPT, "cut"),
     "a BMP with alpha": (encode(".bmp", np.dstack([BGR, MONO])), DropReason.CHANNELS, "32 bits"),

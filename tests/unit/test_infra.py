@@ -14,9 +14,9 @@ from agent.errors import OperatorError
 from agent.wire import encode_verdict, heartbeat_topic, model_topic, verdict_topic
 from pipeline.analytics import schema
 from pipeline.cycle import machine
-from pipeline.cycle.execution import Wanted
+from pipeline.cycle.execution import CycleRequest
 from pipeline.cycle.handlers import HANDLERS
-from pipeline.cycle.settings import Settings
+from pipeline.cycle.settings import CycleSettings
 from pipeline.infra import asl, costs
 from simulator.aws.iot_rules import select
 from tests import ingest_kit
@@ -60,7 +60,7 @@ def test_the_state_machine_is_the_one_that_the_code_makes() -> None:
 
 
 def test_the_state_machine_is_sound() -> None:
-    assert asl.faults(machine.definition()) == []
+    assert asl.find_errors(machine.definition()) == []
 
 
 def test_every_substitution_of_the_state_machine_is_given(template: dict[str, Any]) -> None:
@@ -80,16 +80,16 @@ def test_every_function_is_a_handler_that_there_is(template: dict[str, Any]) -> 
 
 
 def test_the_functions_of_the_cycle_get_settings_that_are_known(template: dict[str, Any]) -> None:
-    known = {f"KENSA_{name.upper()}" for name in Settings.model_fields}
+    known = {f"KENSA_{name.upper()}" for name in CycleSettings.model_fields}
     for name in HANDLERS:
         variables = of_type(template, "AWS::Lambda::Function")[f"{name}Function"]["Environment"]["Variables"]
         assert set(variables) <= known
-        needed = {f"KENSA_{key.upper()}" for key, field in Settings.model_fields.items() if field.is_required()}
+        needed = {f"KENSA_{key.upper()}" for key, field in CycleSettings.model_fields.items() if field.is_required()}
         assert needed <= set(variables)
 
 
 def test_the_glue_tables_have_the_columns_of_the_schema(template: dict[str, Any]) -> None:
-    wanted = json.loads(schema.glue())
+    wanted = json.loads(schema.glue_tables_json())
     found = {one["TableInput"]["Name"]: one["TableInput"] for one in of_type(template, "AWS::Glue::Table").values()}
     assert set(found) == set(wanted)
     for name, table in wanted.items():
@@ -145,7 +145,7 @@ def test_every_event_that_starts_a_cycle_makes_a_valid_input(template: dict[str,
                 text = transformer["InputTemplate"]["Sub"].replace("<id>", "6d1b-42")
                 for name, value in (("Site", "plant-a"), ("Model", "surface"), ("Inspection", "main")):
                     text = text.replace(f"${{{name}}}", value)
-                triggers.append(Wanted.model_validate_json(text).trigger)
+                triggers.append(CycleRequest.model_validate_json(text).trigger)
     assert sorted(triggers) == ["drift", "labels", "manual", "schedule"]
 
 
@@ -210,35 +210,38 @@ def test_a_device_brings_frames_below_its_own_name_as_the_recipes_policy_says(te
 def test_a_broken_state_machine_is_found_out(change: Any, fault: str) -> None:
     broken = copy.deepcopy(machine.definition())
     change(broken["States"])
-    assert any(fault in line for line in asl.faults(broken)), asl.faults(broken)
+    assert any(fault in line for line in asl.find_errors(broken)), asl.find_errors(broken)
 
 
 def test_the_bill_is_the_sum_of_its_lines_and_grows_with_the_plant() -> None:
-    prices = costs.read_prices(costs.PRICES)
-    small, large = costs.items(costs.Plant(), prices), costs.items(costs.Plant(lines=10, live=True), prices)
+    prices = costs.read_prices(costs.PRICES_PATH)
+    small, large = (
+        costs.cost_items(costs.CostInputs(), prices),
+        costs.cost_items(costs.CostInputs(lines=10, live=True), prices),
+    )
     total = sum(item.amount for item in small)
-    assert f"**{total:.2f}**" in costs.table(costs.Plant(), prices)
+    assert f"**{total:.2f}**" in costs.cost_table(costs.CostInputs(), prices)
     assert sum(item.amount for item in large) > total
     assert {item.service for item in large} - {item.service for item in small} == {"Live view"}
     assert all(item.amount >= 0 for item in large)
 
 
 def test_every_price_of_the_file_is_used() -> None:
-    prices = costs.read_prices(costs.PRICES)
-    before = sum(item.amount for item in costs.items(costs.Plant(live=True), prices))
+    prices = costs.read_prices(costs.PRICES_PATH)
+    before = sum(item.amount for item in costs.cost_items(costs.CostInputs(live=True), prices))
     for name in costs.Prices.model_fields:
         if isinstance(getattr(prices, name), float):
             changed = prices.model_copy(update={name: getattr(prices, name) * 1e6})
-            assert sum(item.amount for item in costs.items(costs.Plant(live=True), changed)) > before, name
+            assert sum(item.amount for item in costs.cost_items(costs.CostInputs(live=True), changed)) > before, name
 
 
 def test_a_price_that_is_missing_is_named(tmp_path: Any) -> None:
     path = tmp_path / "prices.yaml"
-    path.write_text(costs.PRICES.read_text(encoding="utf-8").replace("kms_key:", "kms_kay:"), encoding="utf-8")
+    path.write_text(costs.PRICES_PATH.read_text(encoding="utf-8").replace("kms_key:", "kms_kay:"), encoding="utf-8")
     with pytest.raises(OperatorError, match="kms_key: Field required"):
         costs.read_prices(path)
 
 
 def test_the_costs_in_the_documentation_are_those_of_the_command() -> None:
     text = (ROOT / "docs" / "cloud.md").read_text(encoding="utf-8")
-    assert costs.table(costs.Plant(lines=4), costs.read_prices(costs.PRICES)) in text
+    assert costs.cost_table(costs.CostInputs(lines=4), costs.read_prices(costs.PRICES_PATH)) in text

@@ -42,7 +42,7 @@ class Line:
 
     def offer(self, name: str, seq: int, *, part_id: str | None = None, due_ns: int | None = None) -> bool:
         self._clock += 1
-        self.counters[name].captured()
+        self.counters[name].count_captured()
         frame = Frame(
             camera=name,
             seq=seq,
@@ -222,7 +222,7 @@ def test_abandoned_frames_are_counted_as_shutdown_and_free_their_buffers() -> No
         line.offer("a", seq)
 
     line.hub.close()
-    line.hub.abandon()
+    line.hub.discard_pending()
 
     assert line.hub.pending == 0
     assert line.take() == []
@@ -238,7 +238,7 @@ def test_a_part_that_was_displaced_is_accounted_for_when_the_drain_is_abandoned(
     line.offer("a", 1, part_id="p-1")
 
     line.hub.close()
-    line.hub.abandon()
+    line.hub.discard_pending()
 
     assert line.hub.take(0.0) is None
     assert line.counters["a"].snapshot().pending == 0

@@ -13,48 +13,48 @@ from hypothesis import strategies as st
 
 from agent.errors import StateDirError
 from agent.model.journal import (
-    MAX_BAD,
+    MAX_DENY_LIST,
     MAX_HISTORY,
-    Bad,
-    Installed,
+    DenyListEntry,
+    HistoryEntry,
+    InstalledRelease,
     Journal,
-    Record,
-    Transition,
+    LifecycleRecord,
     decode,
     encode,
 )
-from agent.model.ledger import Ledger, blamed, counted, find_bad, pardoned, way_back
-from agent.model.transitions import Event, State
-from agent.records import Desired, Gate, Refusal, ReleaseRef
-from simulator.cloud import Killed
+from agent.model.ledger import RecordStore, allow_again, count_rollback, deny, find_denied, rollback_target
+from agent.model.transitions import LifecycleEvent, LifecycleState
+from agent.records import DesiredRelease, Gate, Refusal, ReleaseRef
+from simulator.cloud import SimulatedKill
 from simulator.manual_clock import ManualClock
-from simulator.rollouts import LIMITS, Trap, ignore
+from simulator.rollouts import LIMITS, BoundaryFault, ignore_boundary
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 REF = ReleaseRef("surface", "1.2.0", 7, "d" * 64, "e" * 64)
 NO = Refusal(Gate.GOLDEN, "golden_scores_differ", "They differ.", {"difference": math.inf}, {"difference": 0.05})
-FULL = Record(
-    state=State.TRIAL,
+FULL = LifecycleRecord(
+    state=LifecycleState.TRIAL,
     since_utc_s=1.5,
-    active=Installed(REF, "optimised.onnx", "f" * 64),
-    candidate=Installed(replace(REF, version="2.0.0")),
-    desired=Desired("surface/2.0.0", mode="ab", share=0.25, source="shadow"),
+    active=InstalledRelease(REF, "optimised.onnx", "f" * 64),
+    candidate=InstalledRelease(replace(REF, version="2.0.0")),
+    desired=DesiredRelease("surface/2.0.0", mode="ab", share=0.25, source="shadow"),
     wanted=True,
     step=3,
     attempts=2,
     counter_floor=7,
-    bad=(Bad("surface/0.1.0", None, NO, 3.0),),
+    bad=(DenyListEntry("surface/0.1.0", None, NO, 3.0),),
     refusal=NO,
     refused=REF,
     rollbacks_utc_s=(1.0, 2.0),
-    history=(Transition(1.0, State.IDLE, "desired", State.FETCHING, "surface/2.0.0"),),
+    history=(HistoryEntry(1.0, LifecycleState.IDLE, "desired", LifecycleState.FETCHING, "surface/2.0.0"),),
 )
 
 
-def journal(folder: Path, trap: Trap | None = None) -> Journal:
-    return Journal(folder, checkpoint=trap or ignore)
+def journal(folder: Path, trap: BoundaryFault | None = None) -> Journal:
+    return Journal(folder, checkpoint=trap or ignore_boundary)
 
 
 def test_what_was_written_is_read_back_whole(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_what_was_written_is_read_back_whole(tmp_path: Path) -> None:
 
 
 def test_a_line_that_never_had_a_journal_starts_from_the_factory_without_an_alarm(tmp_path: Path) -> None:
-    assert journal(tmp_path / "absent").load() == (Record(), None)
+    assert journal(tmp_path / "absent").load() == (LifecycleRecord(), None)
 
 
 @given(st.data())
@@ -99,14 +99,14 @@ def test_two_damaged_journals_mean_the_factory_with_an_alarm_and_the_floor_stays
     for name in ("journal.json", "journal.prev.json"):
         (tmp_path / name).write_bytes(b"nonsense")
     record, alarm = journal(tmp_path).load()
-    assert record == Record(counter_floor=FULL.counter_floor)
+    assert record == LifecycleRecord(counter_floor=FULL.counter_floor)
     assert "factory" in str(alarm)
 
 
 def test_an_unreadable_journal_is_an_alarm_and_no_crash(tmp_path: Path) -> None:
     (tmp_path / "journal.json").mkdir()
     record, alarm = journal(tmp_path).load()
-    assert record == Record()
+    assert record == LifecycleRecord()
     assert "cannot be read" in str(alarm)
 
 
@@ -114,8 +114,8 @@ def test_an_unreadable_journal_is_an_alarm_and_no_crash(tmp_path: Path) -> None:
 def test_a_kill_at_any_boundary_leaves_the_old_record_or_the_new(tmp_path: Path, boundary: str) -> None:
     journal(tmp_path).save(FULL)
     new = replace(FULL, step=4)
-    with pytest.raises(Killed):
-        journal(tmp_path, Trap(boundary)).save(new)
+    with pytest.raises(SimulatedKill):
+        journal(tmp_path, BoundaryFault(boundary)).save(new)
     record, alarm = journal(tmp_path).load()
     assert record == (new if boundary == "journal: after" else FULL)
     assert alarm is None
@@ -128,75 +128,81 @@ def test_a_disk_that_refuses_is_a_clear_error_and_the_old_record_stays(
 ) -> None:
     journal(tmp_path).save(FULL)
     with pytest.raises(StateDirError, match="the line goes on with the model it has"):
-        journal(tmp_path, Trap(boundary, number=number)).save(replace(FULL, step=4))
+        journal(tmp_path, BoundaryFault(boundary, os_errno=number)).save(replace(FULL, step=4))
     assert journal(tmp_path).load() == (FULL, None)
 
 
 def test_an_illegal_event_changes_neither_memory_nor_disk(tmp_path: Path) -> None:
-    ledger = Ledger("top", journal(tmp_path), ManualClock())
-    ledger.amend(replace(FULL, state=State.TRIAL))
+    ledger = RecordStore("top", journal(tmp_path), ManualClock())
+    ledger.update(replace(FULL, state=LifecycleState.TRIAL))
     before = ledger.record
     with pytest.raises(Exception, match="settled means nothing in the state trial"):
-        ledger.move(Event.SETTLED)
+        ledger.transition(LifecycleEvent.SETTLED)
     assert ledger.record is before
     assert journal(tmp_path).load()[0] == before
 
 
 def test_history_and_bad_list_are_bounded() -> None:
-    record = Record()
-    for i in range(MAX_BAD + 10):
-        record = blamed(record, release_id=f"m/{i}.0.0", digest=None, refusal=NO, utc_s=float(i))
-    assert len(record.bad) == MAX_BAD
-    assert find_bad(record, release_id="m/9.0.0") is None
-    assert find_bad(record, release_id=f"m/{MAX_BAD + 9}.0.0") is not None
+    record = LifecycleRecord()
+    for i in range(MAX_DENY_LIST + 10):
+        record = deny(record, release_id=f"m/{i}.0.0", digest=None, refusal=NO, utc_s=float(i))
+    assert len(record.bad) == MAX_DENY_LIST
+    assert find_denied(record, release_id="m/9.0.0") is None
+    assert find_denied(record, release_id=f"m/{MAX_DENY_LIST + 9}.0.0") is not None
 
 
 def test_a_history_of_any_length_keeps_the_last_hundred(tmp_path: Path) -> None:
-    ledger = Ledger("top", journal(tmp_path), ManualClock())
+    ledger = RecordStore("top", journal(tmp_path), ManualClock())
     for i in range(MAX_HISTORY + 5):
-        ledger.remark(replace(ledger.record, step=i), "remark", str(i))
+        ledger.annotate(replace(ledger.record, step=i), "remark", str(i))
     assert [line.note for line in ledger.record.history][:1] == ["5"]
     assert len(ledger.record.history) == MAX_HISTORY
 
 
 def test_three_automatic_rollbacks_within_a_day_halt_and_a_person_lets_it_go_on() -> None:
-    record = Record(desired=Desired("surface/2.0.0"))
+    record = LifecycleRecord(desired=DesiredRelease("surface/2.0.0"))
     for hour in (0.0, 8.0, 16.0):
         assert not record.halted
-        record = counted(record, utc_s=hour * 3_600, limits=LIMITS)
+        record = count_rollback(record, utc_s=hour * 3_600, limits=LIMITS)
     assert record.halted
-    record = pardoned(record, None)
+    record = allow_again(record, None)
     assert not record.halted
     assert not record.wanted, "a wish that has ended stays ended"
 
 
 def test_rollbacks_of_another_day_do_not_count() -> None:
-    record = Record()
+    record = LifecycleRecord()
     for day in range(6):
-        record = counted(record, utc_s=day * 13 * 3_600.0, limits=LIMITS)
+        record = count_rollback(record, utc_s=day * 13 * 3_600.0, limits=LIMITS)
     assert not record.halted
 
 
 def test_a_pardon_finds_a_release_by_name_and_by_the_beginning_of_its_digest() -> None:
-    record = blamed(Record(), release_id=REF.release_id, digest=REF.digest, refusal=NO, utc_s=0.0)
-    assert pardoned(record, "d" * 7).bad == record.bad
-    assert pardoned(record, "d" * 8).bad == ()
-    assert pardoned(record, "surface/1.2.0").bad == ()
+    record = deny(LifecycleRecord(), release_id=REF.release_id, digest=REF.digest, refusal=NO, utc_s=0.0)
+    assert allow_again(record, "d" * 7).bad == record.bad
+    assert allow_again(record, "d" * 8).bad == ()
+    assert allow_again(record, "surface/1.2.0").bad == ()
 
 
 def test_a_pardon_opens_the_wish_that_was_refused_and_no_other() -> None:
-    record = blamed(
-        Record(desired=Desired(REF.release_id)), release_id=REF.release_id, digest=None, refusal=NO, utc_s=0.0
+    record = deny(
+        LifecycleRecord(desired=DesiredRelease(REF.release_id)),
+        release_id=REF.release_id,
+        digest=None,
+        refusal=NO,
+        utc_s=0.0,
     )
-    assert pardoned(record, REF.release_id).wanted
-    assert not pardoned(record, None).wanted
-    assert not pardoned(replace(record, desired=Desired("other/1.0.0")), REF.release_id).wanted
+    assert allow_again(record, REF.release_id).wanted
+    assert not allow_again(record, None).wanted
+    assert not allow_again(replace(record, desired=DesiredRelease("other/1.0.0")), REF.release_id).wanted
 
 
 def test_the_way_back_leads_past_a_release_that_is_bad() -> None:
-    record = Record(active=Installed(replace(REF, digest="a" * 64)), previous=Installed(REF))
-    assert way_back(record) == Installed(REF)
-    bad = blamed(record, release_id=REF.release_id, digest=REF.digest, refusal=NO, utc_s=0.0)
-    assert way_back(bad) is None
-    by_name = blamed(record, release_id=REF.release_id, digest=None, refusal=NO, utc_s=0.0)
-    assert way_back(by_name) == Installed(REF), "a hint that was refused by name takes no installed bytes away"
+    record = LifecycleRecord(active=InstalledRelease(replace(REF, digest="a" * 64)), previous=InstalledRelease(REF))
+    assert rollback_target(record) == InstalledRelease(REF)
+    bad = deny(record, release_id=REF.release_id, digest=REF.digest, refusal=NO, utc_s=0.0)
+    assert rollback_target(bad) is None
+    by_name = deny(record, release_id=REF.release_id, digest=None, refusal=NO, utc_s=0.0)
+    assert rollback_target(by_name) == InstalledRelease(REF), (
+        "a hint that was refused by name takes no installed bytes away"
+    )

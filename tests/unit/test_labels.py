@@ -17,9 +17,9 @@ from pipeline.cloud.cli import main as cloud
 from pipeline.cloud.storage import Storage, open_storage
 from pipeline.dataset import DatasetError
 from pipeline.datasets import formats
-from pipeline.datasets.collected import scan
-from pipeline.datasets.conflicts import changes, disagreements
-from pipeline.datasets.labels import LabelBook, LabelStore, checked_label, is_key, open_labels, read_lines, to_csv
+from pipeline.datasets.collected import scan_frames
+from pipeline.datasets.conflicts import find_disagreements, find_revisions
+from pipeline.datasets.labels import LabelHistory, LabelStore, is_key, load_labels, read_lines, to_csv, validate_label
 from tests.datasets_kit import NOW, Line, label
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ def store_of(storage: Storage) -> LabelStore:
     return LabelStore(storage, now=lambda: NOW)
 
 
-def defaults(**changes: Any) -> formats.Defaults:
-    return formats.Defaults(**{"now": NOW, **changes})
+def defaults(**changes: Any) -> formats.ImportOptions:
+    return formats.ImportOptions(**{"now": NOW, **changes})
 
 
 # --- the store --------------------------------------------------------------------------------------------------------
@@ -51,12 +51,12 @@ def test_the_latest_label_holds_and_the_history_stays(storage: Storage) -> None:
     store.append([label(KEY, "spot", at="2026-03-01T00:00:00Z")])
     store.append([label(KEY, "ok", at="2026-02-01T00:00:00Z")])  # it comes later and is older
 
-    book = store.book()
+    book = store.load()
 
     latest = book.latest(KEY)
     assert latest is not None
     assert latest.label == "spot"
-    assert [x.label for x in book.history[KEY]] == ["ok", "spot"]
+    assert [x.label for x in book.by_key[KEY]] == ["ok", "spot"]
 
 
 def test_what_is_stored_is_not_stored_again(storage: Storage) -> None:
@@ -75,14 +75,14 @@ def test_a_batch_that_was_changed_is_refused(storage: Storage) -> None:
     storage.write(stored.key, label(KEY, "ok").line().encode())
 
     with pytest.raises(DatasetError, match="not called after its content"):
-        store_of(storage).book()
+        store_of(storage).load()
 
 
 @given(st.permutations(range(8)), st.integers(1, 7))
 def test_the_book_does_not_depend_on_the_order_of_imports(order: list[int], cut: int) -> None:
     labels = [label(f"l/c/1/{i % 3}", "ok" if i % 2 else "spot", labeller=f"p{i % 4}") for i in range(8)]
     shuffled = [labels[i] for i in order]
-    one, other = LabelBook.of(labels), LabelBook.of([*shuffled[cut:], *shuffled])
+    one, other = LabelHistory.from_labels(labels), LabelHistory.from_labels([*shuffled[cut:], *shuffled])
 
     assert one == other
     assert one.digest == other.digest
@@ -112,7 +112,7 @@ def test_the_book_does_not_depend_on_the_order_of_imports(order: list[int], cut:
 def test_a_label_that_breaks_the_rules_is_refused_with_its_place(change: dict[str, Any], text: str) -> None:
     values = {**json.loads(label(KEY, "spot").line()), **change}
     with pytest.raises(DatasetError, match=f"file, line 3: .*({text})"):
-        checked_label(values, "file, line 3", now=NOW)
+        validate_label(values, "file, line 3", now=NOW)
 
 
 @pytest.mark.parametrize("line", [b"{", b"[1]", b'{"key": NaN}', b"\xff", b'{"a":1,"a":1}', b"{" * 5_000])
@@ -130,7 +130,7 @@ def test_a_key_that_is_accepted_has_four_safe_parts(text: str) -> None:
 
 def test_times_become_utc() -> None:
     values = {**json.loads(label(KEY, "spot").line()), "labelled_at": "2026-02-01T10:00:00.5+02:00"}
-    assert checked_label(values, "x", now=NOW).labelled_at == "2026-02-01T08:00:00Z"
+    assert validate_label(values, "x", now=NOW).labelled_at == "2026-02-01T08:00:00Z"
 
 
 def test_csv_and_json_lines_round_trip(tmp_path: Path) -> None:
@@ -138,8 +138,8 @@ def test_csv_and_json_lines_round_trip(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(to_csv(labels))
     (tmp_path / "a.jsonl").write_text("".join(x.line() + "\n" for x in labels))
 
-    assert tuple(open_labels(tmp_path / "a.csv").all()) == labels
-    assert tuple(open_labels(tmp_path / "a.jsonl").all()) == labels
+    assert tuple(load_labels(tmp_path / "a.csv").all()) == labels
+    assert tuple(load_labels(tmp_path / "a.jsonl").all()) == labels
 
 
 # --- conflicts --------------------------------------------------------------------------------------------------------
@@ -151,18 +151,18 @@ def test_two_labellers_disagree_until_a_review() -> None:
     review = label(KEY, "ok", labeller="eve", source="review", at="2026-02-03T00:00:00Z")
     late = label(KEY, "spot", labeller="ann", at="2026-02-04T00:00:00Z")
 
-    assert str(disagreements(LabelBook.of([first, second]))[KEY]).startswith(f"{KEY}: spot (ann")
-    assert not disagreements(LabelBook.of([first, second, review]))
-    assert disagreements(LabelBook.of([first, second, review, late]))
-    assert not disagreements(LabelBook.of([first, replace(second, label="spot", is_defect=True)]))
+    assert str(find_disagreements(LabelHistory.from_labels([first, second]))[KEY]).startswith(f"{KEY}: spot (ann")
+    assert not find_disagreements(LabelHistory.from_labels([first, second, review]))
+    assert find_disagreements(LabelHistory.from_labels([first, second, review, late]))
+    assert not find_disagreements(LabelHistory.from_labels([first, replace(second, label="spot", is_defect=True)]))
 
 
 def test_a_labeller_who_changes_a_label_is_told_and_believed() -> None:
     labels = [label(KEY, "spot"), label(KEY, "ok", at="2026-02-02T00:00:00Z")]
-    book = LabelBook.of(labels)
+    book = LabelHistory.from_labels(labels)
 
-    assert not disagreements(book)
-    (found,) = changes(book)
+    assert not find_disagreements(book)
+    (found,) = find_revisions(book)
     assert found.keys == (KEY,)
 
 
@@ -186,13 +186,13 @@ def entry(reference: str, **meta: Any) -> dict[str, Any]:
     }
 
 
-def read_manifest(storage: Storage, *entries: dict[str, Any], **changes: Any) -> formats.Imported:
+def read_manifest(storage: Storage, *entries: dict[str, Any], **changes: Any) -> formats.LabelImport:
     data = "".join(json.dumps(line) + "\n" for line in entries).encode()
-    return formats.read_ground_truth(data, "m", formats.Index(scan(storage)), defaults(**changes))
+    return formats.read_ground_truth(data, "m", formats.FrameIndex(scan_frames(storage)), defaults(**changes))
 
 
 def place(storage: Storage, number: int = 0) -> str:
-    return "s3://bucket/some/prefix/" + scan(storage).kept[number].path
+    return "s3://bucket/some/prefix/" + scan_frames(storage).frames[number].image_path
 
 
 def test_a_ground_truth_manifest_gives_the_consolidated_human_labels(storage: Storage) -> None:
@@ -277,16 +277,16 @@ def test_a_picture_that_no_line_collected_is_told(storage: Storage) -> None:
 def test_what_is_no_output_manifest_is_refused(storage: Storage, data: bytes) -> None:
     Line(storage).keep(1)
     with pytest.raises(DatasetError, match="m, line 1"):
-        formats.read_ground_truth(data, "m", formats.Index(scan(storage)), defaults())
+        formats.read_ground_truth(data, "m", formats.FrameIndex(scan_frames(storage)), defaults())
 
 
 def test_our_own_manifest_is_read_back(storage: Storage) -> None:
     line = Line(storage)
     labels = [label(line.keep(seq), "spot" if seq % 2 else "ok", labeller="job-1") for seq in range(4)]
-    lines = list(formats.to_ground_truth(LabelBook.of(labels), scan(storage), "s3://bucket"))
+    lines = list(formats.to_ground_truth(LabelHistory.from_labels(labels), scan_frames(storage), "s3://bucket"))
     data = "\n".join(lines).encode()
 
-    found = formats.read_ground_truth(data, "m", formats.Index(scan(storage)), defaults(source="job-1"))
+    found = formats.read_ground_truth(data, "m", formats.FrameIndex(scan_frames(storage)), defaults(source="job-1"))
 
     assert set(found.labels) == set(labels)
 
@@ -296,7 +296,7 @@ def test_a_table_may_name_pictures_by_their_place(storage: Storage) -> None:
     line.keep(1)
     text = "path,label,is_defect\ncam-1-1.png,scuff,0\nnowhere.png,scuff,1\n"
 
-    found = formats.read_csv(text.encode(), "t.csv", formats.Index(scan(storage)), defaults(labeller="ann"))
+    found = formats.read_csv(text.encode(), "t.csv", formats.FrameIndex(scan_frames(storage)), defaults(labeller="ann"))
 
     (only,) = found.labels
     assert (only.key, only.label, only.is_defect, only.labeller) == (line.keys[0], "scuff", False, "ann")
@@ -350,8 +350,8 @@ def test_pictures_go_to_a_person_and_come_back_sorted(
     code, answer = run(capsys, *back)
     assert (code, answer["stored"], answer["problems"]) == (0, 2, [])
     assert run(capsys, *back)[1]["stored"] == 0  # nothing twice, though the times differ
-    held = open_labels(to)
-    assert {key: held.history[key][-1].label for key in line.keys} == {line.keys[0]: "scratch", line.keys[1]: "ok"}
+    held = load_labels(to)
+    assert {key: held.by_key[key][-1].label for key in line.keys} == {line.keys[0]: "scratch", line.keys[1]: "ok"}
 
 
 def test_labels_leave_as_a_table_and_conflicts_are_shown(
@@ -369,7 +369,7 @@ def test_labels_leave_as_a_table_and_conflicts_are_shown(
     out = tmp_path / "out.csv"
     assert run(capsys, "labels", "export", "--labels", to, "--format", "csv", "--to", str(out))[1]["entries"] == 1
     assert run(capsys, "labels", "export", "--labels", to, "--format", "csv", "--to", str(out), "--history")
-    assert tuple(open_labels(out).all()) == tuple(sorted(labels))
+    assert tuple(load_labels(out).all()) == tuple(sorted(labels))
 
 
 @pytest.mark.parametrize(
@@ -401,6 +401,6 @@ def test_what_is_wrong_is_one_sentence(
 def test_a_label_a_day_ahead_is_the_clocks_fault_and_further_ones_are_not() -> None:
     values = json.loads(label(KEY, "ok").line())
     soon = (NOW + timedelta(hours=23)).isoformat()
-    assert checked_label({**values, "labelled_at": soon}, "x", now=NOW).labelled_at == "2026-06-01T23:00:00Z"
+    assert validate_label({**values, "labelled_at": soon}, "x", now=NOW).labelled_at == "2026-06-01T23:00:00Z"
     with pytest.raises(DatasetError, match="in the future"):
-        checked_label({**values, "labelled_at": (NOW + timedelta(hours=25)).isoformat()}, "x", now=NOW)
+        validate_label({**values, "labelled_at": (NOW + timedelta(hours=25)).isoformat()}, "x", now=NOW)

@@ -12,11 +12,11 @@ import pytest
 
 from agent import wire
 from agent.errors import OperatorError
-from pipeline.analytics.lake import Lake, Limits
-from pipeline.analytics.queries import QueryError, named
+from pipeline.analytics.lake import DuckDbEngine, EngineLimits
+from pipeline.analytics.queries import QueryError, get_query
 from pipeline.analytics.schema import PARTITIONS, TABLES
 from pipeline.ingest.folder import LakeWriter
-from simulator.history.plan import Settings
+from simulator.history.plan import HistorySettings
 from tests import ingest_kit as kit
 from tests.analytics_kit import make_past
 
@@ -43,7 +43,7 @@ def test_messages_of_every_kind_become_parquet_with_the_schemas_types(tmp_path: 
 
 
 def test_generated_histories_have_the_schemas_types(tmp_path: Path) -> None:
-    make_past(tmp_path, Settings(rows=900, days=5, lost=0.05))
+    make_past(tmp_path, HistorySettings(rows=900, days=5, lost=0.05))
     for table in TABLES.values():
         path = min((tmp_path / table.name).rglob("*.parquet"))
         assert column_types(path) == {column.name: column.type for column in table.columns}
@@ -55,10 +55,10 @@ def test_a_message_that_comes_twice_is_counted_once(tmp_path: Path) -> None:
     for _ in range(3):
         with LakeWriter(tmp_path, site=kit.SITE) as writer:
             writer.add_message(payload)
-            writer.add_message(wire.marked_replay(wire.encode_verdict(kit.defect(10_000))))
-    with Lake(tmp_path) as lake:
-        (row,) = lake.ask(named("yield_by_line"), {"grain": "day"}).records()
-        (loss,) = lake.ask(named("loss")).records()
+            writer.add_message(wire.mark_replay(wire.encode_verdict(kit.defect(10_000))))
+    with DuckDbEngine(tmp_path) as lake:
+        (row,) = lake.execute(get_query("yield_by_line"), {"grain": "day"}).records()
+        (loss,) = lake.execute(get_query("loss")).records()
     assert (row["parts"], row["ok"], row["defect"]) == (count + 1, count, 1)
     assert row["period"] == datetime(2026, 3, 2)  # noqa: DTZ001 - the tables' times are UTC without a zone
     assert loss["twice"] == 2 * (count + 1)
@@ -92,8 +92,8 @@ def test_many_threads_lose_nothing(tmp_path: Path) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-    with Lake(tmp_path) as lake:
-        (row,) = lake.ask(named("yield_by_line"), {"grain": "day"}).records()
+    with DuckDbEngine(tmp_path) as lake:
+        (row,) = lake.execute(get_query("yield_by_line"), {"grain": "day"}).records()
     assert row["parts"] == 200
 
 
@@ -119,26 +119,26 @@ def test_a_column_that_old_files_lack_reads_as_null(tmp_path: Path) -> None:
     path.unlink()
     with LakeWriter(tmp_path, site=kit.SITE) as writer:
         writer.add_message(wire.encode_verdict(kit.ok(1)))
-    with Lake(tmp_path) as lake:
-        (row,) = lake.ask(named("loss")).records()
+    with DuckDbEngine(tmp_path) as lake:
+        (row,) = lake.execute(get_query("loss")).records()
     assert row["lost"] == 10
 
 
 def test_a_query_beyond_its_limits_fails_with_a_remedy_and_leaves_no_files(tmp_path: Path) -> None:
-    make_past(tmp_path / "past", Settings(rows=60_000, days=2))
+    make_past(tmp_path / "past", HistorySettings(rows=60_000, days=2))
     spill = tmp_path / "spill"
     spill.mkdir()
     with (
-        Lake(tmp_path / "past", limits=Limits(threads=1, memory_mb=4, spill_mb=1), spill=spill) as lake,
+        DuckDbEngine(tmp_path / "past", limits=EngineLimits(threads=1, memory_mb=4, spill_mb=1), spill=spill) as lake,
         pytest.raises(QueryError, match="raise --memory-mb"),
     ):
-        lake.ask(named("model_comparison"))
+        lake.execute(get_query("model_comparison"))
     assert not list(spill.iterdir())
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(OperatorError, match="is not a folder"):
-        Lake(tmp_path / "nowhere")
+        DuckDbEngine(tmp_path / "nowhere")
 
 
 def test_a_damaged_file_is_told_and_not_a_traceback(tmp_path: Path) -> None:
@@ -147,5 +147,5 @@ def test_a_damaged_file_is_told_and_not_a_traceback(tmp_path: Path) -> None:
     (path,) = tmp_path.glob("verdicts/*/*/*/*.parquet")
     shutil.copy(path, path.with_name("other.parquet"))
     path.write_bytes(b"PAR1 and nothing else")
-    with pytest.raises(OperatorError, match="cannot be read"), Lake(tmp_path) as lake:
-        lake.ask(named("yield_by_line"))
+    with pytest.raises(OperatorError, match="cannot be read"), DuckDbEngine(tmp_path) as lake:
+        lake.execute(get_query("yield_by_line"))

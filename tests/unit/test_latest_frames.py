@@ -11,9 +11,9 @@ import pytest
 
 from agent.clock import SystemClock
 from agent.errors import CameraError, FrameError, SourceEndedError
-from agent.inspection.latest import Exposure, LatestFrames, keep_newest
+from agent.inspection.latest import Exposure, LatestFrameSource, latest_frames_of
 from agent.records import DropReason, Grab
-from simulator.cameras import Fault, FaultyCamera, StillCamera
+from simulator.cameras import FaultyCamera, FrameFault, StillCamera
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,8 +78,8 @@ def stream() -> Stream:
 
 
 @pytest.fixture
-def source(stream: Stream) -> LatestFrames:
-    source = LatestFrames(name="top", connect=lambda: stream)
+def source(stream: Stream) -> LatestFrameSource:
+    source = LatestFrameSource(name="top", connect=lambda: stream)
     source.open()
     return source
 
@@ -91,7 +91,9 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-def test_a_slow_consumer_gets_the_newest_and_learns_how_many_it_missed(stream: Stream, source: LatestFrames) -> None:
+def test_a_slow_consumer_gets_the_newest_and_learns_how_many_it_missed(
+    stream: Stream, source: LatestFrameSource
+) -> None:
     for number in range(7):
         stream.send(number)
     stream.wait_until_read()
@@ -105,7 +107,9 @@ def test_a_slow_consumer_gets_the_newest_and_learns_how_many_it_missed(stream: S
     source.close()
 
 
-def test_what_arrives_during_the_decoding_is_not_counted_before_its_turn(stream: Stream, source: LatestFrames) -> None:
+def test_what_arrives_during_the_decoding_is_not_counted_before_its_turn(
+    stream: Stream, source: LatestFrameSource
+) -> None:
     def decode(_buffer: Pixels | None) -> Pixels:
         for number in range(1, 4):
             stream.send(number)
@@ -118,7 +122,7 @@ def test_what_arrives_during_the_decoding_is_not_counted_before_its_turn(stream:
     source.close()
 
 
-def test_a_consumer_that_keeps_up_gets_every_exposure(stream: Stream, source: LatestFrames) -> None:
+def test_a_consumer_that_keeps_up_gets_every_exposure(stream: Stream, source: LatestFrameSource) -> None:
     for number in range(20):
         stream.send(number)
         grab = source.read(timeout_s=LONG_S, buffer=None)
@@ -128,7 +132,7 @@ def test_a_consumer_that_keeps_up_gets_every_exposure(stream: Stream, source: La
 
 
 def test_an_unusable_exposure_is_a_drop_and_the_count_of_skipped_ones_survives_it(
-    stream: Stream, source: LatestFrames
+    stream: Stream, source: LatestFrameSource
 ) -> None:
     stream.send(0)
     stream.wait_until_read()
@@ -143,7 +147,7 @@ def test_an_unusable_exposure_is_a_drop_and_the_count_of_skipped_ones_survives_i
     source.close()
 
 
-def test_a_part_waits_for_its_verdict_and_is_never_skipped(stream: Stream, source: LatestFrames) -> None:
+def test_a_part_waits_for_its_verdict_and_is_never_skipped(stream: Stream, source: LatestFrameSource) -> None:
     for number in range(3):
         stream.send(number, part_id=f"p-{number}")
     taken: list[tuple[str | None, int]] = []
@@ -157,7 +161,7 @@ def test_a_part_waits_for_its_verdict_and_is_never_skipped(stream: Stream, sourc
 
 @pytest.mark.parametrize("error", [CameraError("gone"), SourceEndedError("done"), ZeroDivisionError("bug")])
 def test_what_ends_the_stream_is_raised_after_the_last_exposure_and_the_stream_is_closed(
-    stream: Stream, source: LatestFrames, error: Exception
+    stream: Stream, source: LatestFrameSource, error: Exception
 ) -> None:
     stream.send(0)
     stream.wait_until_read()
@@ -172,7 +176,7 @@ def test_what_ends_the_stream_is_raised_after_the_last_exposure_and_the_stream_i
 
 def test_a_stream_that_hangs_holds_up_neither_reading_nor_closing(stream: Stream) -> None:
     stream.hang.clear()
-    source = LatestFrames(name="top", connect=lambda: stream)
+    source = LatestFrameSource(name="top", connect=lambda: stream)
     source.open()
     assert source.read(timeout_s=0.01, buffer=None) is None
     source.close()
@@ -188,7 +192,7 @@ def test_every_opening_has_a_stream_of_its_own() -> None:
         made.append(Stream())
         return made[-1]
 
-    source = LatestFrames(name="top", connect=connect)
+    source = LatestFrameSource(name="top", connect=connect)
     source.open()
     source.open()
     source.close()
@@ -209,11 +213,11 @@ def test_any_live_source_can_be_read_all_the_time() -> None:
     made: list[FaultyCamera] = []
 
     def make() -> FaultyCamera:
-        faults = iter([None, Fault.CORRUPT])
+        faults = iter([None, FrameFault.CORRUPT])
         made.append(FaultyCamera(camera=Paced(pictures=pictures, clock=CLOCK, count=60), faults=faults, clock=CLOCK))
         return made[-1]
 
-    source = keep_newest(make, name="plugin")
+    source = latest_frames_of(make, name="plugin")
     source.open()
     seen = 0
     try:
@@ -225,7 +229,7 @@ def test_any_live_source_can_be_read_all_the_time() -> None:
     source.close()
 
 
-def exposures(source: LatestFrames) -> int:
+def exposures(source: LatestFrameSource) -> int:
     """Read once; return for how many exposures that stands."""
     try:
         grab = source.read(timeout_s=LONG_S, buffer=None)
@@ -239,7 +243,7 @@ def exposures(source: LatestFrames) -> int:
 def test_a_machine_without_threads_left_is_a_fault_that_closes_the_stream(
     stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = LatestFrames(name="top", connect=lambda: stream)
+    source = LatestFrameSource(name="top", connect=lambda: stream)
 
     def refuse(_thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from agent.decision import unknown
-from agent.model.live import Call, LiveJudge
+from agent.decision import unknown_judgement
+from agent.model.live import RolloutAction, RolloutEvaluator
 from agent.model.policy import RolloutPolicy
 from agent.records import Gate, Judgement, Observation, Outcome
 
@@ -21,7 +21,7 @@ OK, DEFECT, UNSURE, UNKNOWN = Outcome.OK, Outcome.DEFECT, Outcome.UNSURE, Outcom
 
 
 def judgement(outcome: Outcome, score: float) -> Judgement:
-    return unknown("scores are not finite") if outcome is UNKNOWN else Judgement(outcome, "any", score, ())
+    return unknown_judgement("scores are not finite") if outcome is UNKNOWN else Judgement(outcome, "any", score, ())
 
 
 def part(
@@ -46,15 +46,15 @@ def part(
     )
 
 
-def shown(judge: LiveJudge, parts: Iterable[Observation]) -> LiveJudge:
+def shown(judge: RolloutEvaluator, parts: Iterable[Observation]) -> RolloutEvaluator:
     for seen in parts:
         judge.observe(seen)
     return judge
 
 
-def started(policy: RolloutPolicy = POLICY) -> LiveJudge:
-    judge = LiveJudge(policy)
-    judge.begin("shadow", parts=policy.shadow_parts)
+def started(policy: RolloutPolicy = POLICY) -> RolloutEvaluator:
+    judge = RolloutEvaluator(policy)
+    judge.begin_phase("shadow", parts=policy.shadow_parts)
     return judge
 
 
@@ -66,38 +66,38 @@ GOOD_SHADOW = [part()] * 300 + [part(DEFECT, DEFECT)] * 8
 
 def test_a_shadow_without_disagreement_passes_once_it_saw_enough_parts_and_defects() -> None:
     judge = shown(started(), [part()] * 299)
-    assert judge.decision().call is Call.CONTINUE
+    assert judge.decide().action is RolloutAction.CONTINUE
     judge.observe(part())
-    assert judge.decision().call is Call.CONTINUE, "300 parts without a defect prove nothing"
+    assert judge.decide().action is RolloutAction.CONTINUE, "300 parts without a defect prove nothing"
     shown(judge, [part(DEFECT, DEFECT)] * 7)
-    assert judge.decision().call is Call.CONTINUE
+    assert judge.decide().action is RolloutAction.CONTINUE
     judge.observe(part(DEFECT, UNSURE))
-    assert judge.decision().call is Call.PASS
+    assert judge.decide().action is RolloutAction.PASS
 
 
 def test_a_line_without_defects_waits_for_them_ten_times_as_long_and_no_longer() -> None:
     judge = shown(started(), [part()] * 2_999)
-    assert judge.decision().call is Call.CONTINUE
-    assert judge.decision(overdue=False).refusal is None
+    assert judge.decide().action is RolloutAction.CONTINUE
+    assert judge.decide(overdue=False).refusal is None
     judge.observe(part())
-    assert judge.decision().call is Call.PASS
+    assert judge.decide().action is RolloutAction.PASS
 
 
 def test_a_shadow_does_not_pass_before_the_test_of_disagreement_has_accepted() -> None:
     judge = shown(started(), [*[part(DEFECT, OK), part(OK, DEFECT)] * 2, *GOOD_SHADOW])
-    assert judge.decision().call is Call.CONTINUE
+    assert judge.decide().action is RolloutAction.CONTINUE
 
     shown(judge, [part()] * 150)
 
-    assert judge.decision().call is Call.PASS
+    assert judge.decide().action is RolloutAction.PASS
 
 
 def test_a_disagreeing_candidate_is_refused_with_figures_and_limits() -> None:
     judge = shown(started(), [part(OK, DEFECT)] * 7)
 
-    decision = judge.decision()
+    decision = judge.decide()
 
-    assert decision.call is Call.REFUSE
+    assert decision.action is RolloutAction.REFUSE
     assert decision.refusal is not None
     assert (decision.refusal.gate, decision.refusal.reason) == (Gate.SHADOW, "disagrees")
     assert decision.refusal.figures == {"rate": 1.0, "events": 7.0, "parts": 7.0}
@@ -114,7 +114,7 @@ def test_the_sentence_says_what_decided_and_apart_from_it_what_was_before() -> N
     policy = RolloutPolicy.model_validate({"disagreement": {"good": 0.02, "bad": 0.08}})
     judge = shown(started(policy), [part()] * 1_070)
 
-    refusal = shown(judge, spread(30)).decision().refusal
+    refusal = shown(judge, spread(30)).decide().refusal
 
     assert refusal is not None
     figures = refusal.figures
@@ -128,9 +128,9 @@ def test_nine_of_the_last_nine_parts_hold_a_trial_and_the_alarm_says_so() -> Non
     policy = RolloutPolicy.model_validate({"disagreement": {"good": 0.02, "bad": 0.08}})
     judge = shown(started(policy), [*[part()] * 1_070, *[part(OK, DEFECT)] * 9])
 
-    decision = judge.decision()
+    decision = judge.decide()
 
-    assert (decision.call, decision.refusal) == (Call.HOLD, None)
+    assert (decision.action, decision.refusal) == (RolloutAction.HOLD, None)
     assert decision.held is not None
     assert "on 9 of the last 9 parts, on none of the 1,070 before, in one run" in decision.held
     assert "glare or a smeared part" in decision.held
@@ -140,23 +140,23 @@ def test_nine_of_the_last_nine_parts_hold_a_trial_and_the_alarm_says_so() -> Non
 
 def test_a_held_trial_waits_for_a_person_however_late_it_is_and_goes_on_when_told() -> None:
     judge = shown(started(), [*GOOD_SHADOW, *[part(DEFECT, OK)] * 30])
-    assert judge.decision(overdue=True).call is Call.HOLD
+    assert judge.decide(overdue=True).action is RolloutAction.HOLD
     shown(judge, [part()] * 3_000)
-    assert judge.decision(overdue=True).call is Call.HOLD, "letting through in a run is for a person to judge"
+    assert judge.decide(overdue=True).action is RolloutAction.HOLD, "letting through in a run is for a person to judge"
 
-    judge.forgive()
+    judge.reset_evidence()
 
-    assert judge.decision().call is Call.CONTINUE
+    assert judge.decide().action is RolloutAction.CONTINUE
     assert not judge.is_in_doubt
     shown(judge, [part()] * 300)
-    assert judge.decision().call is Call.PASS
+    assert judge.decide().action is RolloutAction.PASS
     assert judge.report().let_through == 30, "the counts for people stay"
 
 
 def test_a_short_run_that_the_candidate_let_through_asks_a_person_before_the_commit() -> None:
     judge = shown(started(), [*GOOD_SHADOW, *[part(DEFECT, OK)] * 9, *[part()] * 900])
 
-    decision = judge.decision(overdue=True)
+    decision = judge.decide(overdue=True)
 
     assert decision.refusal is None
     assert decision.held is not None
@@ -165,59 +165,59 @@ def test_a_short_run_that_the_candidate_let_through_asks_a_person_before_the_com
 
 def test_a_run_that_goes_on_after_a_person_forgave_it_refuses_nothing() -> None:
     judge = shown(started(), [*GOOD_SHADOW, *[part(OK, DEFECT)] * 30])
-    judge.forgive()
+    judge.reset_evidence()
 
-    decision = shown(judge, [part(OK, DEFECT)] * 100).decision()
+    decision = shown(judge, [part(OK, DEFECT)] * 100).decide()
 
     assert decision.refusal is None
-    assert decision.call is Call.HOLD
+    assert decision.action is RolloutAction.HOLD
 
 
 def test_what_comes_back_after_a_person_forgave_it_is_refused() -> None:
     judge = shown(started(), [*GOOD_SHADOW, *[part(OK, DEFECT)] * 30])
-    judge.forgive()
+    judge.reset_evidence()
 
-    assert shown(judge, spread(60)).decision().call is Call.REFUSE
+    assert shown(judge, spread(60)).decide().action is RolloutAction.REFUSE
 
 
 def test_a_person_cannot_forgive_a_refusal() -> None:
     judge = shown(started(), [part(OK, DEFECT)] * 7)
 
-    judge.forgive()
+    judge.reset_evidence()
 
-    assert judge.decision().call is Call.REFUSE
+    assert judge.decide().action is RolloutAction.REFUSE
 
 
 def test_a_run_in_which_the_candidate_rejects_is_over_when_it_has_agreed_for_long_enough() -> None:
     judge = shown(started(), [*GOOD_SHADOW, *[part(OK, DEFECT)] * 30])
-    assert judge.decision().call is Call.HOLD
+    assert judge.decide().action is RolloutAction.HOLD
 
     shown(judge, [part()] * 700)
 
-    later = judge.decision()
-    assert (later.call, later.held) == (Call.PASS, None)
+    later = judge.decide()
+    assert (later.action, later.held) == (RolloutAction.PASS, None)
     assert not judge.is_in_doubt
 
 
 def test_one_slow_second_does_not_put_a_release_on_the_bad_list() -> None:
     judge = shown(started(), GOOD_SHADOW)
-    judge.begin("trial", parts=1_000, share=1.0)
+    judge.begin_phase("trial", parts=1_000, share=1.0)
 
     shown(judge, [*[part()] * 600, *[part(late=True)] * 30])
 
-    assert judge.decision().call is Call.HOLD
+    assert judge.decide().action is RolloutAction.HOLD
     assert not judge.is_in_doubt, "its word may count: it is late, not wrong"
     shown(judge, [part()] * 1_500)
-    assert judge.decision().call is Call.PASS
+    assert judge.decide().action is RolloutAction.PASS
 
 
 def test_one_burst_of_failures_does_not_either_and_lasting_failure_does() -> None:
     judge = shown(started(), [*[part()] * 600, *[part(OK, UNKNOWN)] * 10])
-    held = judge.decision()
+    held = judge.decide()
 
-    refusal = shown(judge, [part(OK, UNKNOWN)] * 30).decision().refusal
+    refusal = shown(judge, [part(OK, UNKNOWN)] * 30).decide().refusal
 
-    assert held.call is Call.HOLD
+    assert held.action is RolloutAction.HOLD
     assert refusal is not None
     assert refusal.gate is Gate.ERRORS
     assert "on 40 of the last 40 parts, on none of the 600 before" in refusal.text
@@ -227,9 +227,9 @@ def test_one_sided_runs_hold_the_candidate_and_never_refuse_it_alone() -> None:
     runs = [*[part(OK, DEFECT)] * 5, *[part()] * 400] * 20
     judge = shown(started(), [*GOOD_SHADOW, *runs])
 
-    decision = judge.decision()
+    decision = judge.decide()
 
-    assert decision.call is Call.HOLD
+    assert decision.action is RolloutAction.HOLD
     assert decision.held is not None
     assert "alone rejected 100, but in 20 separate runs" in decision.held
 
@@ -239,13 +239,13 @@ def test_unsure_counts_as_not_let_through() -> None:
     assert same.report().disagreement == 0.0
 
     worse = shown(started(), [part(UNSURE, OK)] * 7)
-    assert worse.decision().call is Call.REFUSE
+    assert worse.decide().action is RolloutAction.REFUSE
 
 
 def test_parts_that_the_running_model_could_not_judge_are_no_pairs_and_nobodys_error() -> None:
     judge = shown(started(), [part(UNKNOWN, UNKNOWN), part(UNKNOWN, DEFECT), part(UNKNOWN, OK)] * 100)
 
-    assert judge.decision().call is Call.CONTINUE
+    assert judge.decide().action is RolloutAction.CONTINUE
     assert judge.progress()["pairs"] == 0.0
     assert judge.progress()["errors"] == 0.0
 
@@ -253,7 +253,7 @@ def test_parts_that_the_running_model_could_not_judge_are_no_pairs_and_nobodys_e
 def test_a_candidate_that_fails_is_refused_in_three_parts_with_its_own_reason() -> None:
     judge = shown(started(), [part(OK, UNKNOWN)] * 3)
 
-    refusal = judge.decision().refusal
+    refusal = judge.decide().refusal
 
     assert refusal is not None
     assert refusal.gate is Gate.ERRORS
@@ -265,13 +265,13 @@ def test_a_candidate_that_fails_is_refused_in_three_parts_with_its_own_reason() 
 
 def test_late_parts_refuse_a_trial_and_the_text_tells_how_late_the_line_is_by_itself() -> None:
     judge = shown(started(), GOOD_SHADOW)
-    judge.begin("trial", parts=20, share=0.01)
+    judge.begin_phase("trial", parts=20, share=0.01)
     shown(judge, [part(assigned=False, late=True)] * 2 + [part(assigned=False)] * 998)
-    assert judge.decision().call is Call.CONTINUE
+    assert judge.decide().action is RolloutAction.CONTINUE
 
     shown(judge, [part(late=True)] * 5)
 
-    refusal = judge.decision().refusal
+    refusal = judge.decide().refusal
     assert refusal is not None
     assert (refusal.gate, refusal.reason) == (Gate.DEADLINES, "too_late")
     assert "after 200 ms; of 1000 parts without it 2 were late" in refusal.text
@@ -279,9 +279,9 @@ def test_late_parts_refuse_a_trial_and_the_text_tells_how_late_the_line_is_by_it
 
 def test_a_release_that_may_reject_more_is_refused_in_its_trial_when_it_rejects_everything() -> None:
     judge = shown(started(POLICY.model_copy(update={"may_reject_more": True})), GOOD_SHADOW)
-    judge.begin("trial", parts=1_000, share=1.0)
+    judge.begin_phase("trial", parts=1_000, share=1.0)
 
-    refusal = shown(judge, [part(OK, DEFECT)] * 40).decision().refusal
+    refusal = shown(judge, [part(OK, DEFECT)] * 40).decide().refusal
 
     assert refusal is not None
     assert (refusal.gate, refusal.reason) == (Gate.VERDICTS, "disagrees")
@@ -289,29 +289,29 @@ def test_a_release_that_may_reject_more_is_refused_in_its_trial_when_it_rejects_
 
 def test_a_line_that_is_late_by_itself_is_not_the_candidates_fault() -> None:
     judge = shown(started(), GOOD_SHADOW)
-    judge.begin("trial", parts=20, share=0.5)
+    judge.begin_phase("trial", parts=20, share=0.5)
 
     for _ in range(20):
         shown(judge, [part(assigned=False, late=True), part(late=True)] + [part(assigned=False), part()] * 9)
 
-    assert judge.decision().refusal is None
+    assert judge.decide().refusal is None
 
 
 def test_a_shadow_delays_nothing_so_lateness_meanwhile_is_not_the_candidates_fault() -> None:
     judge = shown(started(), [part(late=True)] * 200)
 
-    assert judge.decision().refusal is None
+    assert judge.decide().refusal is None
 
 
 def test_only_assigned_parts_are_pairs() -> None:
     judge = shown(started(), GOOD_SHADOW)
-    judge.begin("trial", parts=20, share=0.01)
+    judge.begin_phase("trial", parts=20, share=0.01)
     shown(judge, [part(assigned=False)] * 5_000)
 
-    assert judge.decision().call is Call.CONTINUE
+    assert judge.decide().action is RolloutAction.CONTINUE
     assert judge.progress()["phase_pairs"] == 0.0
     shown(judge, [part()] * 20)
-    assert judge.decision().call is Call.PASS
+    assert judge.decide().action is RolloutAction.PASS
 
 
 @pytest.mark.parametrize(
@@ -326,12 +326,12 @@ def test_one_sided_disagreement_adds_up_over_the_phases(
     for announced in ("", "may_pass_more", "may_reject_more"):
         judge = started(POLICY.model_copy(update={announced: True} if announced else {}))
         shown(judge, [*GOOD_SHADOW, seen, *[part()] * 400])
-        assert judge.decision().call is Call.PASS
+        assert judge.decide().action is RolloutAction.PASS
         for share, parts in ((0.01, 20), (0.05, 150), (0.25, 200)):
-            judge.begin("trial", parts=parts, share=share)
+            judge.begin_phase("trial", parts=parts, share=share)
             shown(judge, [seen] * 4 + [part()] * (parts - 4))
-        decision = judge.decision()
-        assert (decision.call is Call.REFUSE) is (announced != announcement)
+        decision = judge.decide()
+        assert (decision.action is RolloutAction.REFUSE) is (announced != announcement)
         if decision.refusal is not None:
             assert (decision.refusal.gate, decision.refusal.reason) == (Gate.VERDICTS, reason)
             assert decision.refusal.figures["e_value"] >= decision.refusal.limits["e_value"] == 1_000.0
@@ -339,31 +339,31 @@ def test_one_sided_disagreement_adds_up_over_the_phases(
 
 def test_suspicion_holds_the_commit_back_but_not_a_small_share() -> None:
     judge = shown(started(), [*GOOD_SHADOW, *[part()] * 600])
-    assert judge.decision().call is Call.PASS
-    judge.begin("trial", parts=20, share=0.25)
+    assert judge.decide().action is RolloutAction.PASS
+    judge.begin_phase("trial", parts=20, share=0.25)
     shown(judge, [part(DEFECT, OK)] * 9 + [part()] * 11)
-    assert judge.decision().call is Call.PASS, "evidence of 100 : 1 is below the limit of 1,000"
+    assert judge.decide().action is RolloutAction.PASS, "evidence of 100 : 1 is below the limit of 1,000"
 
-    judge.begin("trial", parts=20, share=1.0)
+    judge.begin_phase("trial", parts=20, share=1.0)
     shown(judge, [part()] * 500)
-    assert judge.decision().call is Call.CONTINUE
+    assert judge.decide().action is RolloutAction.CONTINUE
     shown(judge, [part(OK, DEFECT)] * 2)
-    assert judge.decision().call is Call.PASS
+    assert judge.decide().action is RolloutAction.PASS
 
 
 def test_a_phase_that_is_overdue_is_refused_for_what_it_lacks() -> None:
     judge = shown(started(), [part()] * 10)
 
-    decision = judge.decision(overdue=True)
+    decision = judge.decide(overdue=True)
 
     assert decision.refusal is not None
     assert (decision.refusal.gate, decision.refusal.reason) == (Gate.TIME, "shadow_not_passed")
     assert "10 of 300 parts were judged by both models" in decision.refusal.text
-    assert judge.decision().call is Call.REFUSE
+    assert judge.decide().action is RolloutAction.REFUSE
 
 
 def test_a_phase_that_passes_in_the_last_moment_passes() -> None:
-    assert shown(started(), GOOD_SHADOW).decision(overdue=True).call is Call.PASS
+    assert shown(started(), GOOD_SHADOW).decide(overdue=True).action is RolloutAction.PASS
 
 
 # --- drift ------------------------------------------------------------------------------------------------------------
@@ -378,19 +378,19 @@ def scored(count: int, *, champion: float = 0.0, challenger: float = 0.0, seed: 
     ]
 
 
-def drifting(later: list[Observation]) -> LiveJudge:
+def drifting(later: list[Observation]) -> RolloutEvaluator:
     judge = shown(started(), [part(DEFECT, DEFECT)] * 8 + scored(1_000))
-    assert judge.decision().alarm is None
-    assert judge.decision().call is Call.PASS
-    judge.begin("trial", parts=1_000, share=1.0)
+    assert judge.decide().alarm is None
+    assert judge.decide().action is RolloutAction.PASS
+    judge.begin_phase("trial", parts=1_000, share=1.0)
     return shown(judge, later)
 
 
 def test_steady_scores_raise_no_alarm() -> None:
     judge = drifting(scored(1_100, seed=6))
 
-    assert judge.decision().alarm is None
-    assert judge.decision().call is Call.PASS
+    assert judge.decide().alarm is None
+    assert judge.decide().action is RolloutAction.PASS
     assert judge.progress()["psi_champion"] < 0.1 > judge.progress()["psi_challenger"]
 
 
@@ -398,8 +398,8 @@ def test_if_both_drift_it_is_light_or_camera_and_the_candidate_is_held_but_never
     judge = drifting(scored(1_100, champion=0.1, challenger=0.1, seed=6))
 
     for overdue in (False, True):
-        decision = judge.decision(overdue=overdue)
-        assert decision.call is Call.HOLD
+        decision = judge.decide(overdue=overdue)
+        assert decision.action is RolloutAction.HOLD
         assert decision.alarm is not None
         assert "look at light and camera" in decision.alarm
 
@@ -407,9 +407,9 @@ def test_if_both_drift_it_is_light_or_camera_and_the_candidate_is_held_but_never
 def test_if_the_candidate_drifts_alone_it_is_held_and_in_the_end_refused() -> None:
     judge = drifting(scored(1_100, challenger=0.1, seed=6))
 
-    held, ended = judge.decision(), judge.decision(overdue=True)
+    held, ended = judge.decide(), judge.decide(overdue=True)
 
-    assert held.call is Call.HOLD
+    assert held.action is RolloutAction.HOLD
     assert held.alarm is not None
     assert "the candidate alone" in held.alarm
     assert ended.refusal is not None
@@ -419,19 +419,19 @@ def test_if_the_candidate_drifts_alone_it_is_held_and_in_the_end_refused() -> No
 
 
 def test_if_the_running_model_drifts_alone_a_person_is_told_and_the_rollout_goes_on() -> None:
-    decision = drifting(scored(1_100, champion=0.1, seed=6)).decision()
+    decision = drifting(scored(1_100, champion=0.1, seed=6)).decide()
 
-    assert decision.call is Call.PASS
+    assert decision.action is RolloutAction.PASS
     assert decision.alarm is not None
 
 
 def test_a_little_drift_of_the_candidate_is_an_alarm_only() -> None:
     judge = drifting(scored(1_100, challenger=0.035, seed=6))
 
-    decision = judge.decision()
+    decision = judge.decide()
 
     assert 0.1 <= judge.progress()["psi_challenger"] < 0.25
-    assert decision.call is Call.PASS
+    assert decision.action is RolloutAction.PASS
     assert decision.alarm is not None
 
 
@@ -439,17 +439,17 @@ def test_another_seed_with_another_calibration_is_not_held_for_its_scores() -> N
     judge = shown(started(), [part(DEFECT, DEFECT)] * 8 + scored(1_200, challenger=0.2))
 
     assert judge.progress()["psi_between"] > 1.0
-    assert judge.decision().call is Call.PASS
-    assert judge.decision().alarm is None
+    assert judge.decide().action is RolloutAction.PASS
+    assert judge.decide().alarm is None
 
 
 def test_the_running_models_own_scores_moved_by_a_constant_are_held_and_in_the_end_refused() -> None:
     moved = [part(scores=(seen.champion.score, seen.champion.score + 0.1)) for seen in scored(1_200)]
     judge = shown(started(), [part(DEFECT, DEFECT)] * 8 + moved)
 
-    held, ended = judge.decision(), judge.decision(overdue=True)
+    held, ended = judge.decide(), judge.decide(overdue=True)
 
-    assert held.call is Call.HOLD
+    assert held.action is RolloutAction.HOLD
     assert ended.refusal is not None
     assert (ended.refusal.gate, ended.refusal.reason) == (Gate.DRIFT, "scores_shifted")
     assert ended.refusal.figures["shift"] == pytest.approx(0.1)
@@ -459,12 +459,12 @@ def test_the_running_models_own_scores_moved_by_a_constant_are_held_and_in_the_e
 
 
 def test_an_ab_test_never_passes_and_is_never_overdue() -> None:
-    judge = LiveJudge(POLICY)
-    judge.begin("ab", parts=0)
+    judge = RolloutEvaluator(POLICY)
+    judge.begin_phase("ab", parts=0)
     shown(judge, [part()] * 1_000 + scored(1_200, challenger=0.2))
 
-    assert judge.decision().call is Call.CONTINUE
-    assert judge.decision(overdue=True).call is Call.CONTINUE
+    assert judge.decide().action is RolloutAction.CONTINUE
+    assert judge.decide(overdue=True).action is RolloutAction.CONTINUE
 
 
 @pytest.mark.parametrize(
@@ -477,18 +477,18 @@ def test_an_ab_test_never_passes_and_is_never_overdue() -> None:
     ],
 )
 def test_harm_stops_an_ab_test(seen: Observation, gate: Gate) -> None:
-    judge = LiveJudge(POLICY)
-    judge.begin("ab", parts=0)
+    judge = RolloutEvaluator(POLICY)
+    judge.begin_phase("ab", parts=0)
 
-    refusal = shown(judge, [seen] * 13).decision().refusal
+    refusal = shown(judge, [seen] * 13).decide().refusal
 
     assert refusal is not None
     assert refusal.gate is gate
 
 
 def test_the_report_is_the_paired_comparison() -> None:
-    judge = LiveJudge(POLICY)
-    judge.begin("ab", parts=0)
+    judge = RolloutEvaluator(POLICY)
+    judge.begin_phase("ab", parts=0)
     shown(judge, [part()] * 90 + [part(DEFECT, DEFECT)] * 4 + [part(DEFECT, OK, key="a")] * 1)
     shown(judge, [part(OK, UNSURE, key="b")] * 3 + [part(OK, UNKNOWN), part(UNKNOWN, OK)])
 
@@ -510,15 +510,15 @@ def test_the_report_is_the_paired_comparison() -> None:
 
 
 def test_the_report_keeps_the_last_fifty_disagreements() -> None:
-    judge = LiveJudge(POLICY)
-    judge.begin("ab", parts=0)
+    judge = RolloutEvaluator(POLICY)
+    judge.begin_phase("ab", parts=0)
     shown(judge, [part(*((DEFECT, OK) if i % 2 else (OK, DEFECT)), key=str(i)) for i in range(120)])
 
     assert [d.key for d in judge.report().disagreements] == [str(i) for i in range(70, 120)]
 
 
 def test_an_empty_report_and_empty_progress_are_finite() -> None:
-    judge = LiveJudge(RolloutPolicy())
+    judge = RolloutEvaluator(RolloutPolicy())
 
     assert judge.report().pairs == 0
     assert judge.report().mcnemar_p == 1.0

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.datasets.lookalikes import HASH_BYTES, fingerprint, near_duplicates
+from pipeline.datasets.lookalikes import HASH_BYTES, find_near_duplicates, fingerprint
 from tests.datasets_kit import surface
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ COPIES: dict[str, Callable[[Pixels], Pixels]] = {
 
 
 def pairs(pictures: list[Pixels], views: list[str] | None = None) -> list[tuple[int, int]]:
-    return near_duplicates([fingerprint(p) for p in pictures], views or ["cam"] * len(pictures))
+    return find_near_duplicates([fingerprint(p) for p in pictures], views or ["cam"] * len(pictures))
 
 
 @pytest.mark.parametrize("name", COPIES)
@@ -91,7 +91,7 @@ def test_among_many_the_planted_ones_are_found() -> None:
         for bit in random.choice(256, 16, replace=False):
             prints[other, bit // 8] ^= 1 << (bit % 8)
 
-    found = near_duplicates([row.tobytes() for row in prints], ["cam"] * len(prints))
+    found = find_near_duplicates([row.tobytes() for row in prints], ["cam"] * len(prints))
 
     assert set(found) <= {tuple(sorted(pair)) for pair in planted.tolist()}
     assert len(found) >= 195  # 6 % of the bits differ: the bands miss one pair in 1,000
@@ -102,7 +102,7 @@ def test_a_camera_that_stood_still_makes_one_group_without_comparing_all_with_al
     prints = [row.tobytes() for row in random.integers(0, 256, (3_000, HASH_BYTES), np.uint8)]
     still = [prints[0]] * 3_000
 
-    found = near_duplicates(prints + still, ["cam"] * 6_000)
+    found = find_near_duplicates(prints + still, ["cam"] * 6_000)
 
     assert len(found) < 4 * 3_000
     linked = {i for pair in found for i in pair}
@@ -112,6 +112,6 @@ def test_a_camera_that_stood_still_makes_one_group_without_comparing_all_with_al
 @given(st.lists(st.binary(min_size=HASH_BYTES, max_size=HASH_BYTES), max_size=30))
 def test_pairs_are_in_order_and_within_a_view(prints: list[bytes]) -> None:
     views = [str(i % 2) for i in range(len(prints))]
-    found = near_duplicates(prints, views)
+    found = find_near_duplicates(prints, views)
     assert found == sorted(set(found))
     assert all(i < j and views[i] == views[j] for i, j in found)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def parse(tree: object) -> manifests.Manifest:
-    return manifests.parse(json.dumps(tree).encode())
+    return manifests.parse_manifest(json.dumps(tree).encode())
 
 
 def changed(path: str, value: object) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def test_a_valid_manifest_gives_geometry_rule_and_identity() -> None:
 def test_writing_and_reading_gives_the_same_manifest_and_bytes() -> None:
     manifest = parse(manifest_tree())
 
-    again = manifests.parse(manifest.to_json())
+    again = manifests.parse_manifest(manifest.to_json())
 
     assert again == manifest
     assert again.to_json() == manifest.to_json()
@@ -139,26 +139,26 @@ def test_evidence_cannot_decide_without_the_output() -> None:
 )
 def test_what_is_no_manifest_is_refused(data: bytes) -> None:
     with pytest.raises(ManifestError, match="manifest"):
-        manifests.parse(data)
+        manifests.parse_manifest(data)
 
 
 def test_a_key_given_twice_is_refused() -> None:
     data = json.dumps(manifest_tree()).replace('"counter": 0', '"counter": 0, "counter": 7').encode()
 
     with pytest.raises(ManifestError, match="key 'counter' occurs twice"):
-        manifests.parse(data)
+        manifests.parse_manifest(data)
 
 
 def test_a_huge_manifest_is_refused_before_it_is_parsed(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_bytes(b" " * (manifests.MAX_MANIFEST_BYTES + 1))
 
     with pytest.raises(ManifestError, match="at most 262144 are allowed"):
-        manifests.read(tmp_path)
+        manifests.read_manifest(tmp_path)
 
 
 def test_a_folder_without_a_manifest_is_no_release_and_the_error_says_what_one_is(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"A release is a folder with manifest\.json, model\.onnx and golden\.npz"):
-        manifests.read(tmp_path / "nowhere")
+        manifests.read_manifest(tmp_path / "nowhere")
 
 
 def test_the_digest_follows_the_geometry() -> None:
@@ -174,7 +174,7 @@ def test_the_digest_follows_the_geometry() -> None:
 @given(st.binary(max_size=300))
 def test_any_bytes_give_a_manifest_or_a_manifest_error(data: bytes) -> None:
     with pytest.raises(ManifestError):
-        manifests.parse(data)
+        manifests.parse_manifest(data)
 
 
 VALID = json.dumps(manifest_tree()).encode()
@@ -186,4 +186,4 @@ def test_changed_bytes_give_a_manifest_or_a_manifest_error(changes: list[tuple[i
     for position, byte in changes:
         data[position] = byte
     with suppress(ManifestError):
-        manifests.parse(bytes(data))
+        manifests.parse_manifest(bytes(data))

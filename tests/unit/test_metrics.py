@@ -24,13 +24,13 @@ from tests.health_kit import IDENTITY, camera_snapshot, counters, overrun, snaps
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent.health.snapshot import Snapshot
+    from agent.health.snapshot import AgentSnapshot
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 TOP = (("camera", "cam"), ("inspection", "top"))
 
 
-def scrape(take: Callable[[], Snapshot]) -> tuple[Samples, str]:
+def scrape(take: Callable[[], AgentSnapshot]) -> tuple[Samples, str]:
     server = MetricsServer(identity=IDENTITY, snapshot=take, port=0)
     port = server.start()
     try:
@@ -43,7 +43,7 @@ def scrape(take: Callable[[], Snapshot]) -> tuple[Samples, str]:
     return {(s.name, tuple(sorted(s.labels.items()))): s.value for f in families for s in f.samples}, text
 
 
-def one_camera() -> Snapshot:
+def one_camera() -> AgentSnapshot:
     camera = counters({Outcome.OK: 5, Outcome.DEFECT: 2}, latency_us=3_000, waiting=3)
     overrun(camera, 4)
     return snapshot(camera_snapshot("cam", camera, stalls=1, reopenings=2))
@@ -125,9 +125,9 @@ def test_what_is_not_there_is_left_out() -> None:
 
 
 def test_each_scrape_takes_one_snapshot_and_starting_takes_none() -> None:
-    taken: list[Snapshot] = []
+    taken: list[AgentSnapshot] = []
 
-    def take() -> Snapshot:
+    def take() -> AgentSnapshot:
         taken.append(one_camera())
         return taken[-1]
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from agent.clock import NS_PER_S, SystemClock
 from agent.outbox import Outbox
-from agent.outbox.log import LOG_NAME
+from agent.outbox.log import STORE_NAME
 from agent.records import Outcome
-from simulator.missing import name_missing
+from simulator.missing import describe_missing
 from simulator.transport import MemoryTransport
 from tests.mqtt_kit import wait_for
 from tests.outbox_kit import make_verdict, make_verdicts
@@ -32,7 +32,7 @@ def deliver(state_dir: Path, *, connected: bool) -> None:
 
 def test_what_the_broker_acknowledged_and_did_not_deliver_is_named_with_its_outcome(tmp_path: Path) -> None:
     deliver(tmp_path, connected=True)
-    (sentence,) = name_missing(tmp_path, {STREAM: {0, 1, 2, 4, 5, 6, 7}}, broker="amqtt")
+    (sentence,) = describe_missing(tmp_path, {STREAM: {0, 1, 2, 4, 5, 6, 7}}, broker="amqtt")
     assert "line1/cam1/1/8 (defect)" in sentence
     assert "(amqtt) acknowledged it" in sentence
     assert "apt install mosquitto, then --broker mosquitto" in sentence
@@ -40,24 +40,24 @@ def test_what_the_broker_acknowledged_and_did_not_deliver_is_named_with_its_outc
 
 def test_what_still_waits_in_the_outbox_is_named_as_such(tmp_path: Path) -> None:
     deliver(tmp_path, connected=False)
-    (sentence,) = name_missing(tmp_path, {STREAM: {0, 1, 2, 4, 5, 6, 7}}, broker="mosquitto")
+    (sentence,) = describe_missing(tmp_path, {STREAM: {0, 1, 2, 4, 5, 6, 7}}, broker="mosquitto")
     assert "line1/cam1/1/8 (defect)" in sentence
     assert "waits in the outbox" in sentence
 
 
 def test_five_are_named_and_the_rest_is_a_number(tmp_path: Path) -> None:
     deliver(tmp_path, connected=True)
-    sentences = name_missing(tmp_path, {}, broker="iotcore")
+    sentences = describe_missing(tmp_path, {}, broker="iotcore")
     assert len(sentences) == 6
     assert sentences[-1] == "and 3 more of the kind"
 
 
 def test_nothing_is_named_when_everything_arrived(tmp_path: Path) -> None:
     deliver(tmp_path, connected=True)
-    assert name_missing(tmp_path, {STREAM: set(range(9))}, broker="amqtt") == ()
+    assert describe_missing(tmp_path, {STREAM: set(range(9))}, broker="amqtt") == ()
 
 
 def test_a_damaged_file_is_said_instead(tmp_path: Path) -> None:
-    (tmp_path / LOG_NAME).write_bytes(b"no database" * 100)
-    (sentence,) = name_missing(tmp_path, {}, broker="amqtt")
+    (tmp_path / STORE_NAME).write_bytes(b"no database" * 100)
+    (sentence,) = describe_missing(tmp_path, {}, broker="amqtt")
     assert "cannot be said" in sentence

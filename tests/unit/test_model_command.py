@@ -20,11 +20,11 @@ from agent.health import heartbeat
 from agent.images import encode_jpeg
 from agent.model import handlers
 from agent.model.paired import PairedCounts
-from agent.model.transitions import State
-from agent.records import Desired, Gate, Judgement, Observation, Outcome
+from agent.model.transitions import LifecycleState
+from agent.records import DesiredRelease, Gate, Judgement, Observation, Outcome
 from agent.wire.shadow import encode_reported
-from simulator.cloud import Fault
-from simulator.rollouts import INSPECTION, Plant
+from simulator.cloud import RepositoryFault
+from simulator.rollouts import INSPECTION, LifecycleHarness
 from simulator.stand_in import write_release as write_stand_in
 from tests import health_kit, status_kit
 from tests.release_kit import spot_images, write_release
@@ -53,7 +53,7 @@ class Site:
             "inspections": {INSPECTION: {"release": str(release), "cameras": {"cam": camera}}},
         }
         self.config.write_text(yaml.safe_dump(tree))
-        self.plant = Plant(folder / "plant").start()
+        self.plant = LifecycleHarness(folder / "plant").start()
         self._capsys = capsys
         self._server = serve(self.state_dir, {INSPECTION: self.plant.lifecycle})
 
@@ -69,7 +69,7 @@ class Site:
         """Give the configuration `updates`, and the state directory what the plant has."""
         updates = {"repository": "/media/releases", "root": "1.root.json", "site": "hall-1"}
         self.config.write_text(yaml.safe_dump(yaml.safe_load(self.config.read_text()) | {"updates": updates}))
-        shutil.copytree(self.plant.models, self.models)
+        shutil.copytree(self.plant.models_dir, self.models)
 
     def kensa(self, *words: str) -> tuple[int, str]:
         """Run `kensa model COMMAND CONFIG ...`; exit code, and standard output or the error."""
@@ -93,7 +93,7 @@ def site(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Site]:
 
 
 def serve(state_dir: Path, lifecycles: dict[str, Lifecycle]) -> ControlServer:
-    server = ControlServer(state_dir=state_dir, handlers=handlers.handlers(lifecycles))
+    server = ControlServer(state_dir=state_dir, handlers=handlers.model_handlers(lifecycles))
     server.start()
     return server
 
@@ -114,15 +114,15 @@ def test_a_wanted_release_comes_to_the_line_and_a_rollback_goes_back(site: Site)
     for ref in (first, second):
         code, out = site.kensa("desire", ref.release_id)
         assert (code, "is wanted" in out) == (0, True)
-        site.plant.rest()
+        site.plant.step_until_idle()
     code, out = site.kensa("show")
     assert f"active      {second.release_id}  counter 2" in out
     assert f"before      {first.release_id}" in out
     assert "`kensa model rollback` goes back to it" in out
     assert "said control (reached)" in out
     assert site.kensa("rollback", "--why", "the old one was better")[0] == 0
-    site.plant.rest()
-    assert site.plant.serving() == first.version
+    site.plant.step_until_idle()
+    assert site.plant.active_version() == first.version
     code, out = site.kensa("show")
     assert "refused     " in out
     assert "by the gate operator (rolled_back)" in out
@@ -133,15 +133,15 @@ def test_a_wanted_release_comes_to_the_line_and_a_rollback_goes_back(site: Site)
     code, out = site.kensa("history")
     assert "committed idle the slot holds it" in " ".join(out.split())
     assert site.kensa("retry", second.release_id)[0] == 0
-    site.plant.rest()
+    site.plant.step_until_idle()
     assert site.json("show")["inspections"][INSPECTION]["bad"] == []
 
 
 def test_a_refusal_shows_gate_figures_limits_and_what_to_do(site: Site) -> None:
     ref = site.plant.publish()
     site.kensa("desire", ref.release_id)
-    site.plant.until(State.TRIAL)
-    site.plant.rest(failing=True)
+    site.plant.step_until(LifecycleState.TRIAL)
+    site.plant.step_until_idle(failing=True)
     code, out = site.kensa("show")
     assert code == 0
     assert f"refused     {ref.release_id}, by the gate errors" in out
@@ -154,38 +154,38 @@ def test_two_releases_under_one_name_and_version_are_told_apart_wherever_they_st
     """The same folder was released again under the next counter, with another model in it."""
     first = site.plant.publish("1.0.0")
     site.kensa("desire", first.release_id)
-    site.plant.rest()
+    site.plant.step_until_idle()
     folder = site.plant.folder / "published" / "again"
     write_stand_in(folder, version="1.0.0", counter=9)
-    second = site.plant.cloud.publish(folder)
+    second = site.plant.repository.publish(folder)
     site.plant.published.append(second)
     assert (second.release_id, second.digest != first.digest) == (first.release_id, True)
     site.plant.desire(second.release_id, mode="ab")
 
-    site.plant.until(State.AB)
+    site.plant.step_until(LifecycleState.AB)
 
     values = site.json("show")["inspections"][INSPECTION]
     both = [f"1.0.0 (manifest {ref.digest[:8]}" for ref in (first, second)]
-    assert all(text in model_text.brief(values) for text in both)
+    assert all(text in model_text.format_summary(values) for text in both)
     shadow = encode_reported({INSPECTION: site.plant.lifecycle.status()}, gone=(), token=INSPECTION).decode()
     assert all(text in shadow for text in both)
     assert "has the name of the active release" in site.kensa("history")[1]
     assert "another model" in site.kensa("history")[1]
     site.kensa("rollback", "--why", "which one is this?")
-    site.plant.rest()
+    site.plant.step_until_idle()
     assert f"not again   {second.release_id} (operator, manifest {second.digest[:12]})" in site.kensa("show")[1]
-    assert f"refused {second.release_id} (manifest {second.digest[:12]})" in model_text.brief(
+    assert f"refused {second.release_id} (manifest {second.digest[:12]})" in model_text.format_summary(
         site.json("show")["inspections"][INSPECTION]
     )
-    assert site.plant.serving() == first.version
+    assert site.plant.active_version() == first.version
 
 
 def test_a_person_lets_a_held_release_go_on(site: Site) -> None:
     site.plant.desire(site.plant.publish(), mode="ab")
-    site.plant.until(State.AB)
+    site.plant.step_until(LifecycleState.AB)
     site.plant.step()
-    site.plant.line.run(1_000)
-    site.plant.line.run(12, failing=True)
+    site.plant.parts.run(1_000)
+    site.plant.parts.run(12, failing=True)
     site.plant.lifecycle.step()
     assert "`kensa model continue` lets it go on" in " ".join(site.kensa("show")[1].split())
 
@@ -204,7 +204,7 @@ def test_what_is_older_than_the_floor_is_told_once_with_what_to_do(site: Site) -
     old, new = site.plant.publish(), site.plant.publish()
     for ref in (old, new, old):
         site.kensa("desire", ref.release_id)
-        site.plant.rest()
+        site.plant.step_until_idle()
     out = " ".join(site.kensa("show")[1].split())
     assert "by the gate trust (counter_below_floor)" in out
     assert "add their folder again with `kensa release add` (it gets a new counter) and publish" in out
@@ -213,23 +213,23 @@ def test_what_is_older_than_the_floor_is_told_once_with_what_to_do(site: Site) -
 
 def test_the_first_failed_fetch_is_told_and_gone_once_one_works(site: Site) -> None:
     ref = site.plant.publish()
-    site.plant.cloud.order("fetch", Fault.ERROR)
+    site.plant.repository.inject("fetch", RepositoryFault.ERROR)
     site.kensa("desire", ref.release_id)
-    site.plant.until(State.FETCHING)
+    site.plant.step_until(LifecycleState.FETCHING)
     site.plant.lifecycle.step()
     shown = site.json("show")["inspections"][INSPECTION]
     assert shown["last_try"] == {"reason": "unreachable", "text": "The simulated cloud does not answer."}
     assert shown["alarm"] is None
     assert "  last try    unreachable: The simulated cloud does not answer." in site.kensa("show")[1]
-    site.plant.rest()
+    site.plant.step_until_idle()
     assert site.json("show")["inspections"][INSPECTION]["last_try"] is None
-    assert site.plant.serving() == ref.version
+    assert site.plant.active_version() == ref.version
 
 
 def test_without_an_agent_the_journal_is_shown_and_left_alone(site: Site) -> None:
     ref = site.plant.publish()
     site.kensa("desire", ref.release_id)
-    site.plant.rest()
+    site.plant.step_until_idle()
     site.stop()
     code, out = site.kensa("show")
     assert (code, "no agent answers" in out) == (5, True)  # its configuration has no updates
@@ -250,7 +250,7 @@ def test_without_an_agent_the_journal_is_shown_and_left_alone(site: Site) -> Non
 def test_a_rollout_shows_its_share_and_its_figures(site: Site) -> None:
     ref = site.plant.publish()
     site.kensa("desire", ref.release_id)
-    site.plant.until(State.TRIAL)
+    site.plant.step_until(LifecycleState.TRIAL)
     site.plant.step()
     code, out = site.kensa("show")
     assert code == 0
@@ -269,7 +269,7 @@ def test_an_ab_test_is_started_compared_and_promoted(site: Site) -> None:
     assert site.json("ab", "report")["report"] is None
     code, out = site.kensa("ab", "start", ref.release_id, "--share", "25")
     assert (code, "25% of the parts" in out) == (0, True)
-    site.plant.until(State.AB)
+    site.plant.step_until(LifecycleState.AB)
     for _ in range(3):
         site.plant.step(blind=True)
     code, out = site.kensa("ab", "report")
@@ -279,15 +279,15 @@ def test_an_ab_test_is_started_compared_and_promoted(site: Site) -> None:
     assert site.json("ab", "report")["report"]["let_through"] > 0
     assert "25% of the parts" in site.kensa("show")[1]
     assert site.kensa("ab", "promote")[0] == 0
-    site.plant.rest()
-    assert site.plant.serving() == ref.version
+    site.plant.step_until_idle()
+    assert site.plant.active_version() == ref.version
 
 
 def test_an_ab_test_is_stopped_without_blame(site: Site) -> None:
     site.kensa("ab", "start", site.plant.publish().release_id)
-    site.plant.until(State.AB)
+    site.plant.step_until(LifecycleState.AB)
     assert site.kensa("ab", "stop")[0] == 0
-    site.plant.rest()
+    site.plant.step_until_idle()
     values = site.json("show")["inspections"][INSPECTION]
     assert (values["state"], values["bad"]) == ("idle", [])
 
@@ -356,10 +356,10 @@ def test_wrong_use_is_answered_with_what_is_allowed(site: Site, words: tuple[str
 
 def test_status_shows_the_models_beside_the_heartbeat(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     (site.state_dir / "control.sock").unlink()
-    beat = heartbeat.build(health_kit.IDENTITY, previous=None, current=health_kit.snapshot())
+    beat = heartbeat.build_heartbeat(health_kit.IDENTITY, previous=None, current=health_kit.snapshot())
     status: dict[str, Any] = {"status": lambda _: {"heartbeat": beat.model_dump(mode="json")}}
     for lifecycles, expected in (({INSPECTION: site.plant.lifecycle}, 1), ({}, 0)):
-        server = ControlServer(state_dir=site.state_dir, handlers={**status, **handlers.handlers(lifecycles)})
+        server = ControlServer(state_dir=site.state_dir, handlers={**status, **handlers.model_handlers(lifecycles)})
         server.start()
         assert cli.main(["status", str(site.config)]) == 0
         assert capsys.readouterr().out.count("model top: idle, factory release") == expected
@@ -370,7 +370,7 @@ def test_status_shows_the_models_beside_the_heartbeat(site: Site, capsys: pytest
 
 
 def test_several_inspections_must_be_told_apart(site: Site, tmp_path: Path) -> None:
-    other = Plant(tmp_path / "other").start()
+    other = LifecycleHarness(tmp_path / "other").start()
     server = serve(site.state_dir, {"top": site.plant.lifecycle, "side": other.lifecycle})
     code, out = site.kensa("desire", "parts/1.0.0")
     assert (code, "name one with --inspection (side, top)" in out) == (5, True)
@@ -405,13 +405,13 @@ def test_without_an_agent_the_remedy_is_named(site: Site) -> None:
     ],
 )
 def test_a_hostile_request_is_refused(site: Site, request_: dict[str, Any]) -> None:
-    handle: Callable[..., Any] = handlers.handlers({INSPECTION: site.plant.lifecycle})["model.desire"]
+    handle: Callable[..., Any] = handlers.model_handlers({INSPECTION: site.plant.lifecycle})["model.desire"]
     with pytest.raises(ControlError):
         handle(request_)
 
 
 def test_a_reason_without_end_is_refused(site: Site) -> None:
-    handle: Callable[..., Any] = handlers.handlers({INSPECTION: site.plant.lifecycle})["model.rollback"]
+    handle: Callable[..., Any] = handlers.model_handlers({INSPECTION: site.plant.lifecycle})["model.rollback"]
     with pytest.raises(ControlError, match="1 to 200"):
         handle({"why": "x" * 201})
 
@@ -447,20 +447,20 @@ def test_a_release_whose_bytes_changed_is_refused(site: Site, capsys: pytest.Cap
 @pytest.mark.parametrize("gate", Gate)
 def test_every_gate_has_a_remedy(gate: Gate) -> None:
     status = status_kit.status(refusal=replace(status_kit.REFUSAL, gate=gate))
-    lines = model_text.refusal(handlers.status_values(status))
+    lines = model_text.format_refusal(handlers.status_values(status))
     assert any(line.startswith("  what to do  ") for line in lines)
     assert max(map(len, lines)) <= 120
 
 
-@pytest.mark.parametrize("state", State)
-def test_every_state_is_explained(state: State) -> None:
+@pytest.mark.parametrize("state", LifecycleState)
+def test_every_state_is_explained(state: LifecycleState) -> None:
     values = {**handlers.status_values(status_kit.status(state=state)), "bad": []}
-    lines = model_text.show(values, now_utc_s=1_790_000_000.0)
+    lines = model_text.format_status(values, now_utc_s=1_790_000_000.0)
     assert "older than the agent" not in lines[1]
 
 
 def test_figures_and_limits_stand_side_by_side() -> None:
-    assert model_text.refusal(handlers.status_values(status_kit.ROLLED_BACK))[3:7] == [
+    assert model_text.format_refusal(handlers.status_values(status_kit.ROLLED_BACK))[3:7] == [
         "              figure           measured  limit",
         "              e_value              1832   1000",
         "              only_champion          17      -",
@@ -471,16 +471,16 @@ def test_figures_and_limits_stand_side_by_side() -> None:
 def test_a_newer_agent_is_still_understood() -> None:
     values = {**handlers.status_values(status_kit.status(state="dreaming")), "bad": []}
     values["refusal"] = {"gate": "taste", "reason": "r", "text": "t", "figures": {}, "limits": {}}
-    lines = model_text.show(values, now_utc_s=0.0)
+    lines = model_text.format_status(values, now_utc_s=0.0)
     assert "older than the agent" in lines[1]
-    assert model_text.history([{"utc_s": 1e300, "state": "a", "event": "b", "after": "c", "release_id": None,
+    assert model_text.format_history([{"utc_s": 1e300, "state": "a", "event": "b", "after": "c", "release_id": None,
                                 "note": None}])[1].split() == ["unknown", "-", "a", "c", "b"]  # fmt: skip
 
 
 def test_status_has_one_line_for_a_model() -> None:
-    line = model_text.brief(handlers.status_values(status_kit.IN_TRIAL))
+    line = model_text.format_summary(handlers.status_values(status_kit.IN_TRIAL))
     assert line == "model surface: TRIAL, parts/1.0.0, candidate parts/1.1.0 at 25%"
-    line = model_text.brief(handlers.status_values(status_kit.ROLLED_BACK))
+    line = model_text.format_summary(handlers.status_values(status_kit.ROLLED_BACK))
     assert "refused parts/1.1.0 (verdicts: finds_fewer_defects)\n  ALARM Too many rollbacks today." in line
 
 
@@ -489,4 +489,4 @@ def test_status_has_one_line_for_a_model() -> None:
 )
 def test_release_ids_of_the_wire_and_of_the_lifecycle_are_the_same(site: Site, text: str) -> None:
     with nullcontext() if wire.is_release_id(text) else pytest.raises(LifecycleError, match="is no release"):
-        site.plant.lifecycle.desire(Desired(text))
+        site.plant.lifecycle.desire(DesiredRelease(text))

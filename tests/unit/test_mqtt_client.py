@@ -9,11 +9,11 @@ from collections import Counter
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 
-from agent.adapters.mqtt.client import CountingClient, message_ids
+from agent.adapters.mqtt.client import StrictAckClient, message_ids
 
 
-def client(ids: itertools.count[int] | None = None, stray: Counter[str] | None = None) -> CountingClient:
-    return CountingClient(
+def client(ids: itertools.count[int] | None = None, stray: Counter[str] | None = None) -> StrictAckClient:
+    return StrictAckClient(
         CallbackAPIVersion.VERSION2,
         client_id="c",
         protocol=MQTTProtocolVersion.MQTTv5,

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from simulator.nucleus import permissions, recipe
 from simulator.nucleus.limits import CLASSIC, LITE
-from simulator.nucleus.recipe import RecipeError, Variables
-from simulator.nucleus.refusals import ServiceRefusal
-from simulator.nucleus.settings import Settings
+from simulator.nucleus.recipe import RecipeError, RecipeVariables
+from simulator.nucleus.refusals import ServiceError
+from simulator.nucleus.settings import ConfigStore
 
 RECIPE: dict[str, Any] = {
     "RecipeFormatVersion": "2020-01-25",
@@ -57,17 +57,17 @@ def test_a_policy_needs_service_operation_and_resource() -> None:
     access = {permissions.PUBSUB: {"p": {"operations": ["aws.greengrass#PublishToTopic"], "resources": ["local/*"]}}}
 
     def may(service: str, operation: str, resource: str) -> bool:
-        return permissions.allowed(access, service=service, operation=operation, resource=resource)
+        return permissions.is_allowed(access, service=service, operation=operation, resource=resource)
 
     assert may(permissions.PUBSUB, "PublishToTopic", "local/a/b")
     assert not may(permissions.PUBSUB, "PublishToTopic", "other/a")
     assert not may(permissions.PUBSUB, "SubscribeToTopic", "local/a")
     assert not may(permissions.MQTT, "PublishToTopic", "local/a")
-    assert not permissions.allowed(None, service=permissions.PUBSUB, operation="PublishToTopic", resource="local/a")
+    assert not permissions.is_allowed(None, service=permissions.PUBSUB, operation="PublishToTopic", resource="local/a")
 
 
 def test_steps_inherit_the_environment_of_the_lifecycle_and_have_their_own_time() -> None:
-    parsed = recipe.parse(RECIPE, lite=True)
+    parsed = recipe.parse_recipe(RECIPE, lite=True)
     assert parsed.scripts["run"].environment == {"A": "1", "B": "3"}
     assert (parsed.scripts["install"].timeout_s, parsed.scripts["run"].timeout_s) == (300.0, 120.0)
 
@@ -84,28 +84,28 @@ def test_steps_inherit_the_environment_of_the_lifecycle_and_have_their_own_time(
 )
 def test_a_recipe_that_cannot_be_deployed_says_why(change: dict[str, Any], names: str) -> None:
     with pytest.raises(RecipeError, match=names):
-        recipe.parse({**RECIPE, **change}, lite=True)
+        recipe.parse_recipe({**RECIPE, **change}, lite=True)
 
 
 def test_only_lite_insists_on_a_runtime_and_on_the_spelling_of_steps() -> None:
     manifest: dict[str, Any] = {"Platform": {"os": "linux"}, "Lifecycle": {"Run": "true"}}
     content = {**RECIPE, "Manifests": [manifest]}
-    assert set(recipe.parse(content, lite=False).scripts) == {"run"}
+    assert set(recipe.parse_recipe(content, lite=False).scripts) == {"run"}
     with pytest.raises(RecipeError, match="manifest"):
-        recipe.parse(content, lite=True)
+        recipe.parse_recipe(content, lite=True)
     manifest["Platform"]["runtime"] = "*"
-    assert not recipe.parse(content, lite=True).scripts
+    assert not recipe.parse_recipe(content, lite=True).scripts
 
 
 def test_a_recipe_over_sixteen_thousand_bytes_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
     path.write_text("x: " + "y" * 16_000)
     with pytest.raises(RecipeError, match="16000"):
-        recipe.read(path, lite=True)
+        recipe.read_recipe(path, lite=True)
 
 
-def variables(mode: Any) -> Variables:
-    return Variables(
+def variables(mode: Any) -> RecipeVariables:
+    return RecipeVariables(
         mode=mode,
         root=Path("/gg"),
         component="Cam",
@@ -118,17 +118,17 @@ def variables(mode: Any) -> Variables:
 
 def test_lite_fills_in_its_own_variables_with_a_slash_after_paths_and_knows_no_others() -> None:
     lite = variables("lite")
-    assert lite.filled("{work:path}x {artifacts:path}y") == "/gg/work/Cam/x /gg/packages/artifacts/Cam/1.0.0/y"
-    assert lite.filled("{iot:thingName} {configuration:/a/b} {configuration:/n}") == "line1 x 5"
+    assert lite.fill("{work:path}x {artifacts:path}y") == "/gg/work/Cam/x /gg/packages/artifacts/Cam/1.0.0/y"
+    assert lite.fill("{iot:thingName} {configuration:/a/b} {configuration:/n}") == "line1 x 5"
     for text in ("${HOME}", "{Model:artifacts:path}", "{configuration:/none}", "{x}", "{}"):
         with pytest.raises(RecipeError, match="variable"):
-            lite.filled(text)
+            lite.fill(text)
 
 
 def test_classic_fills_in_those_of_dependencies_too_and_leaves_alone_what_it_does_not_know() -> None:
     classic = variables("classic")
-    assert classic.filled("{work:path}/x {Model:artifacts:path}") == "/gg/work/Cam/x /gg/packages/artifacts/Model/7.0.0"
-    assert classic.filled("${HOME} {x} {configuration:/none}") == "${HOME} {x} {configuration:/none}"
+    assert classic.fill("{work:path}/x {Model:artifacts:path}") == "/gg/work/Cam/x /gg/packages/artifacts/Model/7.0.0"
+    assert classic.fill("${HOME} {x} {configuration:/none}") == "${HOME} {x} {configuration:/none}"
 
 
 TREES: Any = st.recursive(
@@ -146,13 +146,13 @@ def leaves(tree: Any, at: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
 
 @given(st.lists(st.tuples(TREES, st.integers(0, 5)), max_size=6))
 def test_each_leaf_has_the_newest_value_that_was_written_and_every_change_was_told(writes: list[Any]) -> None:
-    settings = Settings(limits=LITE, replaces=False)
+    settings = ConfigStore(limits=LITE, replaces=False)
     newest: dict[tuple[str, ...], tuple[int, Any]] = {}
     for tree, at_ms in writes:
         before = leaves(settings.find("c") or {})
         try:
             told = {change.path for change in settings.merge("c", (), tree, at_ms=at_ms)}
-        except ServiceRefusal:  # a map where a value is, or the other way round
+        except ServiceError:  # a map where a value is, or the other way round
             assert leaves(settings.find("c") or {}) == before
             continue
         for path, value in leaves(tree).items():
@@ -165,7 +165,7 @@ def test_each_leaf_has_the_newest_value_that_was_written_and_every_change_was_to
 
 @given(TREES, TREES)
 def test_a_reset_of_everything_gives_the_defaults_back(defaults: Any, merged: Any) -> None:
-    settings = Settings(limits=CLASSIC, replaces=True)
+    settings = ConfigStore(limits=CLASSIC, replaces=True)
     settings.merge("c", (), defaults, at_ms=0)
     settings.merge("c", (), merged, at_ms=5)
     settings.reset("c", [()], defaults)

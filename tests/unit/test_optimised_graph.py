@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from agent.adapters import onnx as adapter
-from agent.adapters.onnx import OnnxModel, optimised_name, save_optimised, warm
+from agent.adapters.onnx import OnnxModel, optimised_file_name, save_optimised, warm_up
 from agent.errors import IntegrityError
 from agent.model import optimised
 from tests.release_kit import spot_images, write_release
@@ -99,16 +99,16 @@ def test_the_releases_own_bytes_are_still_checked(release: Path) -> None:
 
 def test_the_name_says_model_runtime_options_and_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     names = {
-        optimised.file_name("a" * 64, runtime="r 1", options="o"),
-        optimised.file_name("b" * 64, runtime="r 1", options="o"),
-        optimised.file_name("a" * 64, runtime="r 2", options="o"),
-        optimised.file_name("a" * 64, runtime="r 1", options="p"),
+        optimised.optimised_graph_name("a" * 64, runtime="r 1", options="o"),
+        optimised.optimised_graph_name("b" * 64, runtime="r 1", options="o"),
+        optimised.optimised_graph_name("a" * 64, runtime="r 2", options="o"),
+        optimised.optimised_graph_name("a" * 64, runtime="r 1", options="p"),
     }
     monkeypatch.setattr(optimised, "cpu_identity", lambda: "another processor")
-    names.add(optimised.file_name("a" * 64, runtime="r 1", options="o"))
+    names.add(optimised.optimised_graph_name("a" * 64, runtime="r 1", options="o"))
 
     assert len(names) == 5
-    assert optimised_name("a" * 64).startswith("optimised-")
+    assert optimised_file_name("a" * 64).startswith("optimised-")
 
 
 def test_this_processor_has_an_identity() -> None:
@@ -128,7 +128,7 @@ def test_warming_runs_every_batch_size_and_rests_between(release: Path, monkeypa
     monkeypatch.setattr(model, "infer", counted)
     monkeypatch.setattr("agent.adapters.onnx.time.sleep", rests.append)
 
-    warm(model, 5, pause_s=0.25)
+    warm_up(model, 5, pause_s=0.25)
 
     assert sorted(sizes) == [1, 2, 3, 4, 5]
     assert rests == [0.25] * 5

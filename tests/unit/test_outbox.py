@@ -8,9 +8,9 @@ import pytest
 
 from agent.clock import NS_PER_S, SystemClock
 from agent.errors import MessageError, OutboxError, StateDirError
-from agent.outbox import Outbox, OutboxLimits, find
+from agent.outbox import Outbox, OutboxLimits, find_verdict
 from agent.outbox.database import connect
-from agent.outbox.rows import Rank
+from agent.outbox.rows import Priority
 from agent.records import Outcome
 from agent.wire import GapReason
 from simulator.manual_clock import ManualClock
@@ -42,7 +42,7 @@ def test_everything_arrives_once_is_found_in_the_history_and_leaves_the_outbox(t
     assert (stats.rows, stats.delivered, stats.committed) == (0, 1_000, 1_000)
     assert len(transport.delivered) < 20 + 1_000 / 32 + 20
     for seq in (0, 1, 999):
-        found = find(tmp_path, f"line1/cam1/1/{seq}")
+        found = find_verdict(tmp_path, f"line1/cam1/1/{seq}")
         assert found is not None
         assert found.delivered
         assert found.verdict == sent[seq]
@@ -61,7 +61,7 @@ def test_a_defect_is_committed_at_once_and_an_ok_verdict_in_time(tmp_path: Path)
     outbox.writer.step()
     assert sorted(told) == [2, 3]
     assert outbox.stats().committed == 2
-    assert outbox.stats().handover == 1
+    assert outbox.stats().uncommitted == 1
     clock.advance(0.2)
     outbox.writer.step()
     assert outbox.stats().committed == 3
@@ -77,7 +77,7 @@ def test_ok_verdicts_of_many_commits_share_one_row(tmp_path: Path) -> None:
         clock.advance(0.2)
         outbox.writer.step()
         assert outbox.stats().committed == seq + 8
-        assert find(tmp_path, f"line1/cam1/1/{seq + 7}") is not None
+        assert find_verdict(tmp_path, f"line1/cam1/1/{seq + 7}") is not None
     assert outbox.stats().rows == 1
     assert outbox.stats().verdicts == 40
     outbox.close(clock.monotonic_ns())
@@ -88,21 +88,21 @@ def test_without_a_transport_verdicts_stay_and_are_found(tmp_path: Path) -> None
     outbox = make_outbox(tmp_path, clock)
     outbox.append(make_verdicts(0, 3))
     outbox.close(clock.monotonic_ns())
-    found = find(tmp_path, "line1/cam1/1/2")
+    found = find_verdict(tmp_path, "line1/cam1/1/2")
     assert found is not None
     assert not found.delivered
-    assert find(tmp_path, "line1/cam1/1/3") is None
-    assert find(tmp_path, "line1/cam2/1/2") is None
+    assert find_verdict(tmp_path, "line1/cam1/1/3") is None
+    assert find_verdict(tmp_path, "line1/cam2/1/2") is None
     again = make_outbox(tmp_path, clock)
     assert again.stats().verdicts == 3
-    assert again.stats().health().verdicts == 3
+    assert again.stats().to_health().verdicts == 3
     again.close(clock.monotonic_ns())
 
 
 @pytest.mark.parametrize("key", ["", "a", "line1/cam1/1", "line1/cam1/x/1", "line1/cam1/1/-1", "a/b/c/d/e"])
 def test_a_malformed_key_is_refused_with_an_example(tmp_path: Path, key: str) -> None:
     with pytest.raises(MessageError, match="line/camera/boot_epoch/seq"):
-        find(tmp_path, key)
+        find_verdict(tmp_path, key)
 
 
 def test_a_full_outbox_gives_up_ok_verdicts_first_and_says_which(tmp_path: Path) -> None:
@@ -118,8 +118,8 @@ def test_a_full_outbox_gives_up_ok_verdicts_first_and_says_which(tmp_path: Path)
     assert stats.evicted > 0
     assert stats.bytes <= 192 * 1024 * 0.8 + 1_000
     assert stats.storage_error is None
-    ok_rows, _ = outbox.writer.log.after(Rank.OK, 0, 10_000)
-    defects, _ = outbox.writer.log.after(Rank.DEFECT, 0, 10_000)
+    ok_rows, _ = outbox.writer.store.rows_after(Priority.OK, 0, 10_000)
+    defects, _ = outbox.writer.store.rows_after(Priority.DEFECT, 0, 10_000)
     assert ok_rows or len(defects) < 300
     outbox.close(clock.monotonic_ns())
     transport = MemoryTransport()
@@ -144,7 +144,7 @@ def test_a_verdict_with_a_number_that_cannot_be_sent_becomes_unknown(tmp_path: P
     broken = dataclasses.replace(verdict, judgement=dataclasses.replace(verdict.judgement, score=float("nan")))
     outbox.append([broken, make_verdict(6)])
     outbox.close(clock.monotonic_ns())
-    found = find(tmp_path, "line1/cam1/1/5")
+    found = find_verdict(tmp_path, "line1/cam1/1/5")
     assert found is not None
     assert found.verdict.judgement.outcome is Outcome.UNKNOWN
     assert "out of range" in str(found.verdict.judgement.reason)
@@ -194,7 +194,7 @@ def test_a_bug_in_the_writer_is_reported_by_append_instead_of_blocking_the_line(
 
 def test_the_handover_blocks_rather_than_drops(tmp_path: Path) -> None:
     clock = SystemClock()
-    outbox = Outbox(state_dir=tmp_path, transport=None, clock=clock, limits=OutboxLimits(handover=16))
+    outbox = Outbox(state_dir=tmp_path, transport=None, clock=clock, limits=OutboxLimits(queue_capacity=16))
     outbox.start()
     for seq in range(500):
         outbox.append([make_verdict(seq)])
@@ -211,17 +211,17 @@ def test_an_inspection_that_publishes_at_once_sends_each_ok_alone_and_without_wa
     outbox.sender.start()
     outbox.sender.step()
     outbox.writer.step()
-    outbox.publish_at_once(frozenset({"top"}))
+    outbox.set_at_once_inspections(frozenset({"top"}))
     outbox.append(make_verdicts(0, 3))
-    assert outbox._belt.wake_writer.is_set(), "nobody waits for the next tick"
+    assert outbox._queues.wake_writer.is_set(), "nobody waits for the next tick"
     outbox.writer.step()
     outbox.sender.step()
     assert [verdict.seq for verdict, _ in read(transport.delivered)[0]] == [0, 1, 2]
     assert len(transport.delivered) == 3
-    outbox.publish_at_once(frozenset())
+    outbox.set_at_once_inspections(frozenset())
     outbox.append(make_verdicts(3, 3))
     outbox.writer.step()
     outbox.sender.step()
     assert len(transport.delivered) == 3
     outbox.close(clock.monotonic_ns() + NS_PER_S)
-    assert all(find(tmp_path, f"line1/cam1/1/{seq}") is not None for seq in range(6))
+    assert all(find_verdict(tmp_path, f"line1/cam1/1/{seq}") is not None for seq in range(6))

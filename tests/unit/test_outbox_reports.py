@@ -9,7 +9,7 @@ import pytest
 from agent import wire
 from agent.clock import NS_PER_S, SystemClock
 from agent.outbox import Outbox, OutboxLimits, lookup
-from agent.outbox.log import LOG_NAME
+from agent.outbox.log import STORE_NAME
 from agent.records import Outcome
 from simulator.manual_clock import ManualClock
 from simulator.transport import MemoryTransport
@@ -43,7 +43,7 @@ def deliver_all(outbox: Outbox) -> None:
 
 def reports(transport: MemoryTransport) -> list[ModelStatus]:
     messages = [wire.decode(message.payload) for message in transport.delivered if message.topic == TOPIC]
-    return [message.status() for message in messages if isinstance(message, wire.ModelReport)]
+    return [message.to_model_status() for message in messages if isinstance(message, wire.ModelReport)]
 
 
 def test_a_refusal_waits_for_the_broker_over_a_restart_of_the_agent(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_reports_are_not_among_the_verdicts_that_explain_knows(tmp_path: Path) -
     append(outbox, status_kit.status())
     outbox.append([make_verdict(7, Outcome.DEFECT)])
     outbox.close(0)
-    assert [(known.camera, known.first_seq) for known in lookup.known(tmp_path)] == [("cam1", 7)]
+    assert [(known.camera, known.first_seq) for known in lookup.known_ranges(tmp_path)] == [("cam1", 7)]
 
 
 @pytest.mark.parametrize("at", range(8))
@@ -115,7 +115,7 @@ def test_a_damaged_outbox_still_opens_and_takes_reports(tmp_path: Path, at: int)
         append(outbox, status_kit.ROLLED_BACK)
         outbox.append([make_verdict(1, Outcome.DEFECT)])
     outbox.close(0)
-    path = tmp_path / LOG_NAME
+    path = tmp_path / STORE_NAME
     content = bytearray(path.read_bytes())
     start = len(content) * at // 8
     content[start : start + 4_096] = b"\xa5" * len(content[start : start + 4_096])
@@ -132,7 +132,7 @@ def test_a_damaged_outbox_still_opens_and_takes_reports(tmp_path: Path, at: int)
 def test_whoever_watches_the_connection_hears_of_each_change(tmp_path: Path) -> None:
     transport, heard = MemoryTransport(), list[bool]()
     outbox = Outbox(state_dir=tmp_path, transport=transport, clock=SystemClock())
-    outbox.watch_connection(heard.append)
+    outbox.add_connection_listener(heard.append)
     outbox.start()
     transport.set_connected(False)
     transport.set_connected(True)

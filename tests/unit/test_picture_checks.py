@@ -19,9 +19,9 @@ from agent.inspection.monitor import InspectionMonitor
 from agent.preprocess import Preprocessor
 from agent.records import Geometry, ImageFault, Outcome
 from agent.slot import Lease, Trial
-from simulator.faults.pictures import REAL_SETS, run_good, run_real, run_spoilt
+from simulator.faults.pictures import REAL_SETS, run_good_images, run_real_images, run_unusable_images
 from simulator.line import LineConfig, SimulatedLine
-from simulator.line.spoil import Spoil, Spoiler
+from simulator.line.spoil import ImageFaultInjector, InjectedFault
 from simulator.manual_clock import ManualClock
 from tests.model_kit import Line, PlainModel, lease_of, saying
 from tests.support import ROOT, real_data
@@ -53,7 +53,7 @@ def bundled() -> ImageLimits:
     ],
 )
 def test_each_fault_has_its_limit_from_the_golden_set(level: float, contrast: float, fault: ImageFault | None) -> None:
-    assert image_check.fault_of(ImageStatistics(level, contrast), LIMITS) is fault
+    assert image_check.find_fault(ImageStatistics(level, contrast), LIMITS) is fault
 
 
 @given(st.floats(0.0, 255.0), st.floats(0.0, 255.0), st.floats(0.0, 128.0))
@@ -61,13 +61,13 @@ def test_what_the_golden_set_itself_shows_is_never_a_fault(low: float, high: flo
     low, high = sorted((low, high))
     limits = ImageLimits(low, high, contrast, contrast)
     for level in (low, high):
-        assert image_check.fault_of(ImageStatistics(level, contrast), limits) is None
+        assert image_check.find_fault(ImageStatistics(level, contrast), limits) is None
 
 
 def test_a_golden_set_with_flat_pictures_does_not_call_flat_pictures_a_fault() -> None:
     flat = np.full((3, 32, 32, 1), 90, np.uint8)
-    limits = image_check.limits_of(flat)
-    assert image_check.fault_of(image_check.measure(flat[:1]), limits) is None
+    limits = image_check.measure_limits(flat)
+    assert image_check.find_fault(image_check.measure(flat[:1]), limits) is None
 
 
 @given(st.integers(16, 70), st.integers(16, 70), st.sampled_from([1, 3]), st.integers(1, 20))
@@ -82,10 +82,10 @@ def test_the_bundled_releases_have_limits_that_fit_their_line() -> None:
     line = SimulatedLine(LineConfig(seed=77))
     preprocessor, inputs = Preprocessor(Geometry("whole", 224, 224, 3)), np.empty((1, 224, 224, 3), np.uint8)
     for index in range(0, 600, 60):
-        preprocessor.into(line.render_roi(index), inputs)
+        preprocessor.write_to(line.render_roi(index), inputs)
         seen = image_check.measure(inputs)
-        assert image_check.fault_of(seen, bundled()) is None
-        assert image_check.misfit_of(seen, bundled()) is None
+        assert image_check.find_fault(seen, bundled()) is None
+        assert image_check.describe_mismatch(seen, bundled()) is None
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_the_bundled_releases_have_limits_that_fit_their_line() -> None:
     ],
 )
 def test_a_region_that_is_squeezed_or_padded_is_said_so(region: tuple[int, int], words: str | None) -> None:
-    said = image_check.shape_misfit(Geometry("whole", 224, 224, 3), region=region, has_roi=False)
+    said = image_check.describe_shape_mismatch(Geometry("whole", 224, 224, 3), region=region, has_roi=False)
     if words is None:
         assert said is None
     else:
@@ -148,17 +148,17 @@ def test_an_alarm_is_one_line_when_it_begins_and_one_when_it_ends(caplog: pytest
     caplog.set_level(logging.INFO)
     monitor = InspectionMonitor(ManualClock(), inspection="top")
     for _ in range(2):
-        monitor.unusable("cam", ImageFault.DARK, "dark: lamp")
+        monitor.count_unusable("cam", ImageFault.DARK, "dark: lamp")
     assert monitor.alarm() is None, "two dark pictures are two `unknown` verdicts and no alarm"
     for _ in range(500):
-        monitor.unusable("cam", ImageFault.DARK, "dark: lamp")
+        monitor.count_unusable("cam", ImageFault.DARK, "dark: lamp")
     assert monitor.alarm() == "camera cam: dark: lamp"
     for _ in range(9):
-        monitor.usable("cam")
+        monitor.count_usable("cam")
     assert monitor.alarm() is not None
-    monitor.usable("cam")
+    monitor.count_usable("cam")
     assert monitor.alarm() is None
-    assert monitor.pictures("cam").faults == {"dark": 502}
+    assert monitor.image_health("cam").faults == {"dark": 502}
     said = [(record.levelname, record.getMessage()) for record in caplog.records]
     assert [level for level, _ in said] == ["WARNING", "INFO"]
     assert "502 were not" in said[1][1], said
@@ -167,12 +167,12 @@ def test_an_alarm_is_one_line_when_it_begins_and_one_when_it_ends(caplog: pytest
 def test_pictures_unlike_the_golden_set_are_warned_of_once_for_a_model(caplog: pytest.LogCaptureFixture) -> None:
     monitor = InspectionMonitor(ManualClock(), inspection="top")
     for _ in range(20):
-        monitor.compare("cam", "model 1", ImageStatistics(40.0, 25.0), LIMITS, squeezed="squeezed")
-    assert monitor.pictures("cam").misfit == "squeezed; brightness 40 of 255 against 80 to 105 in the golden set"
+        monitor.compare_with_golden("cam", "model 1", ImageStatistics(40.0, 25.0), LIMITS, squeezed="squeezed")
+    assert monitor.image_health("cam").mismatch == "squeezed; brightness 40 of 255 against 80 to 105 in the golden set"
     assert len(caplog.records) == 1
     for _ in range(20):
-        monitor.compare("cam", "model 2", ImageStatistics(90.0, 25.0), LIMITS, squeezed=None)
-    assert monitor.pictures("cam").misfit is None
+        monitor.compare_with_golden("cam", "model 2", ImageStatistics(90.0, 25.0), LIMITS, squeezed=None)
+    assert monitor.image_health("cam").mismatch is None
 
 
 # --- in the loop ------------------------------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ def test_a_dark_part_is_unknown_whatever_the_model_would_say_and_its_neighbours_
     assert (found[1].judgement.reason or "").startswith(
         "dark: brightness 5 of 255, the model's pictures have 80 to 105"
     )
-    assert monitor.pictures("cam").faults == {"dark": 1, "bright": 1}
+    assert monitor.image_health("cam").faults == {"dark": 1, "bright": 1}
     assert line.counters.snapshot().pending == 0
     assert line.pool.held == 0
 
@@ -209,32 +209,32 @@ def test_a_challenger_is_not_asked_about_a_picture_that_proves_nothing() -> None
     assert len(seen) == 1
 
 
-@pytest.mark.parametrize("kind", [*Spoil, "frozen_mjpeg"])
+@pytest.mark.parametrize("kind", [*InjectedFault, "frozen_mjpeg"])
 def test_no_spoilt_picture_is_ok_from_the_third_on_and_each_kind_has_its_alarm(kind: str) -> None:
-    (found,) = run_spoilt(release=RELEASE, count=60, seed=3, kinds=[kind])
+    (found,) = run_unusable_images(release=RELEASE, count=60, seed=3, kinds=[kind])
     assert sum(found.outcomes.values()) >= 60
     assert found.late_ok == 0
     assert found.alarm is not None
 
 
 def test_good_pictures_of_the_simulated_line_are_never_refused() -> None:
-    found = run_good(release=RELEASE, count=1_000, seed=8)
+    found = run_good_images(release=RELEASE, count=1_000, seed=8)
     assert found.pictures == 1_000
     assert not found.refused
 
 
 @pytest.mark.parametrize("name", REAL_SETS)
 def test_no_real_picture_is_refused(name: str) -> None:
-    found = run_real(real_data(name), seed=5)
+    found = run_real_images(real_data(name), seed=5)
     assert found.pictures > 1_000
     assert not found.refused
 
 
 def test_the_simulated_line_spoils_what_it_is_told_to() -> None:
     picture = SimulatedLine(LineConfig(seed=2)).render_roi(0)
-    spoiler = Spoiler(seed=1)
-    dark, again = (spoiler.spoilt(picture, Spoil.DARK_LAMP) for _ in range(2))
+    spoiler = ImageFaultInjector(seed=1)
+    dark, again = (spoiler.apply(picture, InjectedFault.DARK_LAMP) for _ in range(2))
     assert dark.mean() == pytest.approx(picture.mean() / 10, abs=1.0)
     assert not np.array_equal(dark, again), "a living sensor has noise"
-    first, second = (spoiler.spoilt(picture + np.uint8(n), Spoil.FROZEN) for n in range(2))
+    first, second = (spoiler.apply(picture + np.uint8(n), InjectedFault.FROZEN) for n in range(2))
     assert np.array_equal(first, second)

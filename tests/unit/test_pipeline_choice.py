@@ -9,7 +9,7 @@ import pytest
 from agent.errors import OperatorError
 from agent.records import Geometry
 from pipeline.dataset import Dataset
-from pipeline.training.choice import choose_geometry, choose_head, describe, parse_geometry
+from pipeline.training.choice import choose_geometry, choose_head, describe_geometry, parse_geometry
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,7 +44,7 @@ def test_the_geometry_follows_from_sizes_masks_and_colour(
     tmp_path: Path, sizes: list[tuple[int, int]], *, masks: bool, colour: bool, expected: str
 ) -> None:
     data = dataset(tmp_path, sizes, masks=masks, colour=colour)
-    assert describe(choose_geometry(data, data.split("train"))).startswith(expected)
+    assert describe_geometry(choose_geometry(data, data.split("train"))).startswith(expected)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_the_head_follows_from_masks_and_good_parts(tmp_path: Path, *, masks: bo
 def test_a_named_geometry_is_read_and_written_alike(tmp_path: Path, text: str, expected: Geometry) -> None:
     samples = dataset(tmp_path, [(32, 32)] * 2).split("train")
     assert parse_geometry(text, samples) == expected
-    assert parse_geometry(describe(expected), samples) == expected
+    assert parse_geometry(describe_geometry(expected), samples) == expected
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def test_the_command_offers_every_network() -> None:
     network = pytest.importorskip("pipeline.training.network", reason="needs the extra `train`")
-    assert tuple(network.BODIES) == commands._NAMES
+    assert tuple(network.BODIES) == commands._NETWORK_NAMES
 
 
 @pytest.mark.parametrize(

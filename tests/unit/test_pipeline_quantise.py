@@ -7,41 +7,41 @@ import pytest
 from agent.errors import ContractError
 from agent.model import graph_policy
 from pipeline.training import quantise
-from pipeline.training.export import FLOAT_INPUT, float_model, map_size, to_bytes
-from pipeline.training.plain import Classifier, Conv, EvidenceMap, Plain
+from pipeline.training.export import FLOAT_INPUT, build_float_model, evidence_shape, to_bytes
+from pipeline.training.plain import ClassifierHead, ConvWeights, EvidenceHead, NetworkWeights
 
 CLASSES = ("ok", "chip", "scratch")
 DEFECTS = frozenset({"chip", "scratch"})
 
 
-def make_plain(head: str, *, side: int = 32, channels: int = 3) -> Plain:
+def make_plain(head: str, *, side: int = 32, channels: int = 3) -> NetworkWeights:
     random = np.random.default_rng(5)
 
-    def conv(out: int, inside: int, kernel: int, stride: int, padding: int) -> Conv:
+    def conv(out: int, inside: int, kernel: int, stride: int, padding: int) -> ConvWeights:
         spread = (2.0 / (inside * kernel * kernel)) ** 0.5
         weight = random.normal(0, spread, (out, inside, kernel, kernel)).astype(np.float32)
-        return Conv(weight, random.normal(0, 0.1, out).astype(np.float32), stride, padding)
+        return ConvWeights(weight, random.normal(0, 0.1, out).astype(np.float32), stride, padding)
 
     convs = (conv(32, channels, 4, 4, 0), conv(32, 32, 3, 2, 1))
     if head == "evidence":
-        made: Classifier | EvidenceMap = EvidenceMap(*_weights(random, (3, 32, 1, 1)))
+        made: ClassifierHead | EvidenceHead = EvidenceHead(*_weights(random, (3, 32, 1, 1)))
     else:
-        made = Classifier(*_weights(random, (3, 64)), "sigmoid" if head == "sigmoid" else "softmax")
-    return Plain(side, side, channels, convs, made, CLASSES, DEFECTS)
+        made = ClassifierHead(*_weights(random, (3, 64)), "sigmoid" if head == "sigmoid" else "softmax")
+    return NetworkWeights(side, side, channels, convs, made, CLASSES, DEFECTS)
 
 
 def _weights(random: np.random.Generator, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     return random.normal(0, 0.3, shape).astype(np.float32), random.normal(0, 0.1, shape[0]).astype(np.float32)
 
 
-def pictures(count: int, plain: Plain, seed: int = 1) -> np.ndarray:
+def pictures(count: int, plain: NetworkWeights, seed: int = 1) -> np.ndarray:
     shape = (count, plain.height, plain.width, plain.channels)
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def int8_bytes(plain: Plain, **choice: object) -> bytes:
-    ranges = quantise.calibrate(plain, pictures(24, plain))
-    return to_bytes(quantise.int8_model(plain, ranges, **choice))  # type: ignore[arg-type]
+def int8_bytes(plain: NetworkWeights, **choice: object) -> bytes:
+    ranges = quantise.calibrate_ranges(plain, pictures(24, plain))
+    return to_bytes(quantise.build_int8_model(plain, ranges, **choice))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("head", ["softmax", "sigmoid", "evidence"])
@@ -59,7 +59,7 @@ def test_the_int8_graph_meets_the_model_contract(head: str, channels: int) -> No
         assert (results[0] >= 0).all()
         assert (results[0] <= 1).all()
         if head == "evidence":
-            assert results[1].shape == (count, *map_size(plain))
+            assert results[1].shape == (count, *evidence_shape(plain))
 
 
 @pytest.mark.parametrize("head", ["softmax", "evidence"])
@@ -73,7 +73,7 @@ def test_no_convolution_stays_in_float(head: str) -> None:
 def test_a_graph_with_float_convolutions_is_refused_naming_them() -> None:
     plain = make_plain("softmax")
     with pytest.raises(ContractError, match="QLinearConv and no Conv are expected"):
-        quantise.check_optimised(to_bytes(float_model(plain)), plain)
+        quantise.check_optimised(to_bytes(build_float_model(plain)), plain)
 
 
 @pytest.mark.parametrize("head", ["softmax", "evidence"])
@@ -92,16 +92,16 @@ def test_folding_the_stem_changes_no_bit(head: str) -> None:
 def test_int8_scores_are_near_those_of_the_float_export(head: str) -> None:
     plain = make_plain(head)
     batch = pictures(16, plain, seed=2)
-    exact = quantise.single_thread_session(to_bytes(float_model(plain)))
-    wanted = exact.run(["scores"], {FLOAT_INPUT: quantise.to_float(batch)})[0]
+    exact = quantise.single_thread_session(to_bytes(build_float_model(plain)))
+    wanted = exact.run(["scores"], {FLOAT_INPUT: quantise.to_float_input(batch)})[0]
     found = quantise.single_thread_session(int8_bytes(plain)).run(["scores"], {"image": batch})[0]
     assert np.abs(wanted - found).max() < 0.05
 
 
 def test_the_evidence_head_orders_scores_by_class_and_complements_the_good_one() -> None:
     plain = make_plain("evidence")
-    session = quantise.single_thread_session(to_bytes(float_model(plain)))
-    scores, evidence = session.run(["scores", "evidence"], {FLOAT_INPUT: quantise.to_float(pictures(4, plain))})
+    session = quantise.single_thread_session(to_bytes(build_float_model(plain)))
+    scores, evidence = session.run(["scores", "evidence"], {FLOAT_INPUT: quantise.to_float_input(pictures(4, plain))})
     np.testing.assert_allclose(scores[:, 0], 1.0 - evidence.max(axis=(1, 2)), atol=1e-6)
 
 
@@ -120,7 +120,7 @@ def test_equal_weights_give_equal_bytes() -> None:
 
 @pytest.mark.parametrize("head", ["softmax", "sigmoid", "evidence"])
 def test_the_devices_graph_policy_accepts_what_is_written(head: str) -> None:
-    graph_policy.check(int8_bytes(make_plain(head)), source="model.onnx")
+    graph_policy.check_graph(int8_bytes(make_plain(head)), source="model.onnx")
 
 
 def test_a_channel_without_weights_does_not_divide_by_zero() -> None:

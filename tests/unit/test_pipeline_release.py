@@ -18,7 +18,7 @@ def golden(seed: int = 0) -> bytes:
     random = np.random.default_rng(seed)
     images = random.integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
     result = Scores(random.random((4, 3), np.float32), random.random((4, 2, 2), np.float32))
-    return release.golden_bytes(images, result, np.arange(4))
+    return release.encode_golden_set(images, result, np.arange(4))
 
 
 def test_the_golden_set_has_equal_bytes_whenever_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,20 +37,20 @@ def test_the_golden_set_is_read_without_pickle() -> None:
 
 def test_golden_rows_take_the_classes_in_turn_and_stay_bounded() -> None:
     labels = np.array([0] * 500 + [1] * 3 + [2] * 40)
-    rows = release.golden_rows(labels, 1000)
-    assert len(rows) == release.GOLDEN_COUNT
+    rows = release.choose_golden_rows(labels, 1000)
+    assert len(rows) == release.MAX_GOLDEN_IMAGES
     assert np.bincount(labels[rows]).tolist() == [77, 3, 40]
-    assert len(release.golden_rows(labels, release.GOLDEN_BYTES // 5)) == 5
-    assert len(release.golden_rows(labels[:2], 1)) == 2
+    assert len(release.choose_golden_rows(labels, release.MAX_GOLDEN_BYTES // 5)) == 5
+    assert len(release.choose_golden_rows(labels[:2], 1)) == 2
 
 
 def test_a_folder_that_is_no_release_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(OperatorError, match="is not a release folder"):
-        release.check_out(tmp_path)
+        release.check_output_folder(tmp_path)
     with pytest.raises(OperatorError, match="is not a release folder"):
-        release.check_out(tmp_path / "thesis.txt")
-    release.check_out(tmp_path / "new")
+        release.check_output_folder(tmp_path / "thesis.txt")
+    release.check_output_folder(tmp_path / "new")
 
 
 def test_the_code_version_names_the_sources() -> None:
@@ -61,7 +61,7 @@ def test_the_code_version_names_the_sources() -> None:
 def test_the_code_version_covers_the_recipes_and_the_judging() -> None:
     root = Path(release.__file__).parent.parent
     assert all((root / name).is_file() for name in release._SOURCES)
-    assert len(list(root.glob(release._RECIPES))) > 5
+    assert len(list(root.glob(release._TRAINING_SOURCES))) > 5
 
 
 def test_what_the_data_sets_digest_leaves_out_has_a_digest_of_its_own(tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pipeline.analytics import plant_charts as charts
-from pipeline.analytics.answers import Answer, text_table
-from pipeline.analytics.plant import ASKED, Plant
+from pipeline.analytics.answers import QueryResult, text_table
+from pipeline.analytics.plant import REPORT_QUERIES, PlantData
 from pipeline.analytics.plant_findings import Finding, findings
 from pipeline.analytics.plant_page import render
-from pipeline.analytics.queries import named
+from pipeline.analytics.queries import get_query
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,14 +22,14 @@ DAY = datetime(2026, 3, 2)  # noqa: DTZ001 - the tables' times are UTC without a
 WINDOW = {"first_day": "2026-03-02", "last_day": "2026-03-22"}
 
 
-def plant(**rows: Sequence[dict[str, Any]]) -> Plant:
+def plant(**rows: Sequence[dict[str, Any]]) -> PlantData:
     """The answers with these rows; columns that a row lacks are NULL, queries that are not named are empty."""
     answers = {}
-    for name in ASKED:
-        query = named(name)
+    for name in REPORT_QUERIES:
+        query = get_query(name)
         found = tuple(tuple(row.get(c.name) for c in query.columns) for row in rows.get(name, ()))
-        answers[name] = Answer(query, query.bind({}, **WINDOW), found, 0.1)
-    return Plant(answers)
+        answers[name] = QueryResult(query, query.bind({}, **WINDOW), found, 0.1)
+    return PlantData(answers)
 
 
 def days(oks: Sequence[int], line: str = "press-1") -> list[dict[str, Any]]:
@@ -40,7 +40,7 @@ def days(oks: Sequence[int], line: str = "press-1") -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def texts(of: Plant, level: str) -> str:
+def texts(of: PlantData, level: str) -> str:
     return " ".join(finding.text for finding in findings(of) if finding.level == level)
 
 
@@ -233,7 +233,9 @@ def test_a_chart_stays_inside_its_frame_whatever_the_numbers() -> None:
     points = [
         charts.Point(date(2026, 3, 1 + i), value, value - 1, value + 1) for i, value in enumerate([0, 1e6, -5, 3])
     ]
-    text = charts.trend({"<b>": points}, [charts.Mark(date(2027, 1, 1), "far & away")], charts.Axis(), "chart")
+    text = charts.trend_chart(
+        {"<b>": points}, [charts.Annotation(date(2027, 1, 1), "far & away")], charts.ValueFormat(), "chart"
+    )
     numbers = [float(n) for n in re.findall(r"[ ,'](-?\d+\.\d)(?=[ ,'])", text)]
     assert numbers
     assert all(-1 <= n <= 1_081 for n in numbers)
@@ -243,8 +245,8 @@ def test_a_chart_stays_inside_its_frame_whatever_the_numbers() -> None:
 
 def test_marks_that_would_run_into_each_other_take_two_rows_and_then_only_a_title() -> None:
     points = [charts.Point(date(2026, 3, 1), 1.0), charts.Point(date(2026, 3, 30), 2.0)]
-    marks = [charts.Mark(date(2026, 3, 10), f"release {i} on a line") for i in range(3)]
-    text = charts.trend({"a": points}, marks, charts.Axis(), "chart")
+    marks = [charts.Annotation(date(2026, 3, 10), f"release {i} on a line") for i in range(3)]
+    text = charts.trend_chart({"a": points}, marks, charts.ValueFormat(), "chart")
     assert text.count("class=marked") == 2
     assert text.count("<title>") == 3
 

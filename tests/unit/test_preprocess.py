@@ -36,7 +36,7 @@ def run(geometry: Geometry, pixels: Pixels, roi: Box | None = None) -> Pixels:
     worker = Preprocessor(geometry, roi=roi)
     count = len(worker.plan_for(pixels).tiles)
     out = np.full((count, geometry.height, geometry.width, geometry.channels), 77, np.uint8)
-    worker.into(pixels, out)
+    worker.write_to(pixels, out)
     return out
 
 
@@ -142,7 +142,7 @@ def test_a_mono_frame_for_a_colour_model_has_three_equal_channels(geometry: Geom
 def test_tiles_are_cut_from_where_the_plan_says() -> None:
     frame = texture(64, 100, channels=1)
     out = run(tiles(overlap=4), frame)
-    plan = preprocess.plan(tiles(overlap=4), height=64, width=100)
+    plan = preprocess.plan_inputs(tiles(overlap=4), height=64, width=100)
 
     assert len(out) == 12
     for cut, tile in zip(out, plan.tiles, strict=True):
@@ -219,12 +219,12 @@ def test_a_manifest_cannot_ask_for_tiles_without_end() -> None:
 def test_a_refused_frame_does_not_spoil_the_next_one() -> None:
     worker = Preprocessor(whole())
     frame, out = texture(128, 128), np.empty((1, 32, 32, 3), np.uint8)
-    worker.into(frame, out)
+    worker.write_to(frame, out)
     expected = out.copy()
     with pytest.raises(FrameError):
-        worker.into(np.zeros((5, 5, 4), np.uint8), out)
+        worker.write_to(np.zeros((5, 5, 4), np.uint8), out)
 
-    worker.into(frame, out)
+    worker.write_to(frame, out)
 
     assert np.array_equal(out, expected)
 
@@ -233,7 +233,7 @@ def test_a_camera_that_changes_its_size_gets_a_new_plan() -> None:
     worker, out = Preprocessor(whole()), np.empty((1, 32, 32, 3), np.uint8)
     for size in ((128, 128), (90, 70), (128, 128)):
         frame = texture(*size)
-        worker.into(frame, out)
+        worker.write_to(frame, out)
         assert np.array_equal(out, run(whole(), frame))
 
 
@@ -249,11 +249,11 @@ def test_nothing_of_a_frames_size_is_allocated_once_the_plan_stands(geometry: Ge
     frame = texture(540, 960)
     worker = Preprocessor(geometry)
     out = np.empty((len(worker.plan_for(frame).tiles), geometry.height, geometry.width, geometry.channels), np.uint8)
-    worker.into(frame, out)
+    worker.write_to(frame, out)
 
     tracemalloc.start()
     try:
-        worker.into(frame, out)
+        worker.write_to(frame, out)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

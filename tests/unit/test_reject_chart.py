@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from agent.inspection.monitor import InspectionMonitor
 from agent.inspection.tally import chart_key
 from agent.records import DecisionRule, Judgement, ModelIdentity, Outcome
-from agent.reject_chart import CAP, ChartState, RejectChart, cusum_limit
+from agent.reject_chart import CUSUM_CAP, ChartState, RejectChart, cusum_limit
 from agent.slot import Trial
-from simulator.faults.charts import false_alarms, until_found
+from simulator.faults.charts import measure_detection_delay, measure_false_alarms
 from simulator.manual_clock import ManualClock
 from tests.model_kit import Line, PlainModel, lease_of, saying
 
@@ -37,7 +37,7 @@ def monitor_of(kept: Path | None = None) -> tuple[InspectionMonitor, ManualClock
 
 
 def pass_by(monitor: InspectionMonitor, judgements: list[Judgement], *, key: str = "a", camera: str = "cam") -> None:
-    monitor.judged(key, A, [(camera, judgement) for judgement in judgements])
+    monitor.record_champion(key, A, [(camera, judgement) for judgement in judgements])
 
 
 def learned(rate: float = 0.02, parts: int = 20_000, *, seed: int = 1) -> RejectChart:
@@ -84,7 +84,7 @@ def test_what_happens_during_an_alarm_does_not_become_usual() -> None:
     chart, rng = learned(), np.random.default_rng(3)
     for _ in range(20_000):
         chart.add("cam", rejected=bool(rng.random() < 0.1))
-    assert chart.usual == pytest.approx(0.02, abs=0.005)
+    assert chart.baseline == pytest.approx(0.02, abs=0.005)
     assert chart.state is ChartState.HIGH
 
 
@@ -114,7 +114,7 @@ def test_a_restart_changes_nothing(rejects: list[bool]) -> None:
         again.add("cam", rejected=rejected)
     assert again.parts == chart.parts
     assert abs(again.runs - chart.runs) <= 1  # a run that the restart fell into counts twice
-    assert again.trials <= CAP
+    assert again.trials <= CUSUM_CAP
 
 
 @pytest.mark.parametrize(
@@ -139,11 +139,12 @@ def test_the_limit_follows_the_number_of_parts() -> None:
 
 @pytest.mark.parametrize(("rate", "run"), [(0.02, 1), (0.02, 5), (0.05, 1), (0.005, 1)])
 def test_false_alarms_are_at_most_one_in_thirty_shifts(rate: float, run: int) -> None:
-    assert false_alarms(rate=rate, run=run, repeats=12).per_30_shifts <= 1.5  # 12 of 30 shifts each: chance adds to 1
+    # 12 of 30 shifts each: chance adds to 1
+    assert measure_false_alarms(rate=rate, run=run, repeats=12).per_30_shifts <= 1.5
 
 
 def test_a_doubled_rate_is_found_within_a_thousand_parts() -> None:
-    found = until_found(before=0.02, after=0.04, repeats=60)
+    found = measure_detection_delay(before=0.02, after=0.04, repeats=60)
     assert found.states == ("high",)
     assert found.quantile(0.5) <= 1_200  # the published run's median over 1,000 changes is below 1,000
 
@@ -154,14 +155,14 @@ def test_a_doubled_rate_is_found_within_a_thousand_parts() -> None:
 def test_outcomes_and_classes_are_counted_by_model_and_the_number_of_models_is_bounded() -> None:
     monitor, _ = monitor_of()
     pass_by(monitor, [OK, OK, DEFECT, UNSURE, NONE])
-    monitor.challenged(B, [DEFECT])
-    found = {m.identity.version: m for m in monitor.models()}
+    monitor.record_challenger(B, [DEFECT])
+    found = {m.identity.version: m for m in monitor.model_counts()}
     assert found["1"].outcomes == {"ok": 2, "defect": 1, "unsure": 1, "unknown": 1}
     assert found["1"].classes == {"spot": 2}
     assert found["2"].outcomes == {"defect": 1}
     for number in range(20):
-        monitor.challenged(ModelIdentity("m", "1", f"{number:064d}"), [OK])
-    assert len(monitor.models()) == 4
+        monitor.record_challenger(ModelIdentity("m", "1", f"{number:064d}"), [OK])
+    assert len(monitor.model_counts()) == 4
 
 
 def test_an_alarm_is_told_once_and_ended_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -184,7 +185,7 @@ def test_a_model_without_judgement_is_an_alarm_and_no_reject() -> None:
     assert monitor.alarm() == "no judgement on the last 20 parts: scores are not finite"
     pass_by(monitor, [OK])
     assert monitor.alarm() is None
-    rate = monitor.rate()
+    rate = monitor.reject_rate()
     assert rate is not None
     assert (rate.parts, rate.rejects) == (1, 0)
 
@@ -205,10 +206,10 @@ def test_a_chart_belongs_to_model_thresholds_and_region_and_is_resumed() -> None
 def test_a_person_may_call_the_present_rate_the_usual_one() -> None:
     monitor, _ = monitor_of()
     pass_by(monitor, [DEFECT] * 40)
-    monitor.relearn()
+    monitor.reset_baseline()
     assert monitor.alarm() is None
     pass_by(monitor, [OK])
-    rate = monitor.rate()
+    rate = monitor.reject_rate()
     assert rate is not None
     assert rate.parts == 1
 
@@ -243,7 +244,10 @@ def test_in_a_trial_the_chart_follows_the_active_models_own_word() -> None:
     for _ in range(8):
         assert {v.judgement.outcome for v in line.judge(8)} == {Outcome.DEFECT}
     assert monitor.alarm() is None, "the challenger rejects everything, the active model nothing"
-    rate = monitor.rate()
+    rate = monitor.reject_rate()
     assert rate is not None
     assert (rate.parts, rate.rejects) == (64, 0)
-    assert {m.identity.version: dict(m.outcomes) for m in monitor.models()} == {"1": {"ok": 64}, "2": {"defect": 64}}
+    assert {m.identity.version: dict(m.outcomes) for m in monitor.model_counts()} == {
+        "1": {"ok": 64},
+        "2": {"defect": 64},
+    }

@@ -137,7 +137,7 @@ def test_an_interrupted_publish_is_finished_by_the_next_one(s3: S3Server, tmp_pa
     s3.failing("*timestamp.json", status=403)
     with pytest.raises(OperatorError, match=r"timestamp\.json"):
         publisher.release()
-    s3.mend()
+    s3.clear_faults()
 
     published = publisher.open().publish()
 

@@ -12,7 +12,7 @@ import pytest
 from agent.clock import NS_PER_S
 from agent.errors import OutboxError, UsageError
 from agent.outbox import Outbox
-from agent.outbox.resend import Place, Range, parse_range, ranges_of
+from agent.outbox.resend import ReplayCursor, ReplayRange, parse_range, ranges_of
 from agent.records import Outcome
 from agent.wire import verdict_topic
 from simulator.manual_clock import ManualClock
@@ -58,8 +58,8 @@ def step(outbox: Outbox, clock: ManualClock, *, seconds: float = 1.0) -> None:
         clock.advance(0.25)
 
 
-def resend(outbox: Outbox, wanted: Range, clock: ManualClock) -> set[int]:
-    place: Place | None = Place()
+def resend(outbox: Outbox, wanted: ReplayRange, clock: ManualClock) -> set[int]:
+    place: ReplayCursor | None = ReplayCursor()
     found: set[int] = set()
     while place is not None:
         page = outbox.resend(wanted, place)
@@ -86,7 +86,7 @@ def test_a_range_arrives_again_marked_as_a_replay_and_nothing_on_disk_changes(tm
     delivered_line(tmp_path, clock)
     outbox, transport = start(tmp_path, clock)
     before = digest(tmp_path)
-    found = resend(outbox, Range("cam1", 1, 100, 199), clock)
+    found = resend(outbox, ReplayRange("cam1", 1, 100, 199), clock)
     assert found == set(range(100, 200))
     verdicts, gaps = read(transport.delivered)
     assert {verdict.seq for verdict, _ in verdicts} >= found
@@ -94,7 +94,7 @@ def test_a_range_arrives_again_marked_as_a_replay_and_nothing_on_disk_changes(tm
     assert gaps == []
     assert digest(tmp_path) == before
     assert outbox.resends_waiting == 0
-    assert outbox.stats().resent == outbox.stats().health().resent == len(transport.delivered) > 0
+    assert outbox.stats().resent == outbox.stats().to_health().resent == len(transport.delivered) > 0
     assert outbox.stats().rows == 0
     outbox.close(clock.monotonic_ns())
 
@@ -104,7 +104,7 @@ def test_what_waits_in_the_outbox_is_sent_too_and_still_waits_for_its_own_turn(t
     outbox, transport = start(tmp_path, clock, MemoryTransport(rejects=[verdict_topic("device-7", "cam1")]))
     outbox.append([make_verdict(seq, Outcome.DEFECT) for seq in range(20)])
     step(outbox, clock, seconds=2.0)
-    assert resend(outbox, Range("cam1", 1, 0, 19), clock) == set(range(20))
+    assert resend(outbox, ReplayRange("cam1", 1, 0, 19), clock) == set(range(20))
     assert transport.delivered == [], "a refused topic is refused for replays too"
     assert outbox.resends_waiting == 20
     transport.rejects.clear()
@@ -119,7 +119,7 @@ def test_live_verdicts_go_before_what_is_sent_again_and_a_cut_loses_neither(tmp_
     clock = ManualClock()
     delivered_line(tmp_path, clock)
     outbox, transport = start(tmp_path, clock, MemoryTransport(auto_ack=False, max_in_flight=2))
-    page = outbox.resend(Range("cam1", 1, 0, ALL - 1), Place())
+    page = outbox.resend(ReplayRange("cam1", 1, 0, ALL - 1), ReplayCursor())
     assert page is not None
     asked = outbox.resends_waiting
     assert asked == len(page.messages) > 10
@@ -143,8 +143,8 @@ def test_no_more_than_a_bounded_number_of_messages_waits_in_memory(tmp_path: Pat
     clock = ManualClock()
     delivered_line(tmp_path, clock)
     outbox, _ = start(tmp_path, clock, MemoryTransport(connected=False))
-    wanted, pages = Range("cam1", 1, 0, ALL - 1), 0
-    while outbox.resend(wanted, Place()) is not None:
+    wanted, pages = ReplayRange("cam1", 1, 0, ALL - 1), 0
+    while outbox.resend(wanted, ReplayCursor()) is not None:
         pages += 1
         assert pages < 100
     assert outbox.resends_waiting < 512
@@ -155,24 +155,24 @@ def test_of_what_is_kept_no_longer_the_numbers_are_told(tmp_path: Path) -> None:
     clock = ManualClock()
     delivered_line(tmp_path, clock)
     outbox, _ = start(tmp_path, clock)
-    assert resend(outbox, Range("cam1", 1, 290, 320), clock) == set(range(290, ALL))
-    assert resend(outbox, Range("cam1", 7, 0, 10), clock) == set()
-    assert resend(outbox, Range("other", 1, 0, 10), clock) == set()
+    assert resend(outbox, ReplayRange("cam1", 1, 290, 320), clock) == set(range(290, ALL))
+    assert resend(outbox, ReplayRange("cam1", 7, 0, 10), clock) == set()
+    assert resend(outbox, ReplayRange("other", 1, 0, 10), clock) == set()
     outbox.close(clock.monotonic_ns())
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("100-250", Range("cam1", 9, 100, 250)),
-        ("7", Range("cam1", 9, 7, 7)),
-        ("1/0-5", Range("cam1", 1, 0, 5)),
-        ("line1/cam1/1/3", Range("cam1", 1, 3, 3)),
-        ("line1/cam1/1/3-8", Range("cam1", 1, 3, 8)),
+        ("100-250", ReplayRange("cam1", 9, 100, 250)),
+        ("7", ReplayRange("cam1", 9, 7, 7)),
+        ("1/0-5", ReplayRange("cam1", 1, 0, 5)),
+        ("line1/cam1/1/3", ReplayRange("cam1", 1, 3, 3)),
+        ("line1/cam1/1/3-8", ReplayRange("cam1", 1, 3, 8)),
     ],
 )
 def test_a_range_is_numbers_of_the_newest_start_or_of_a_named_one_or_a_key(
-    tmp_path: Path, text: str, expected: Range
+    tmp_path: Path, text: str, expected: ReplayRange
 ) -> None:
     clock = ManualClock()
     for epoch in (1, 9):

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from agent.config import RolloutLimits
 from agent.errors import ManifestError
 from agent.model import manifest as manifests
-from agent.model.policy import RolloutPolicy, TrialStep, self_test_limits, within
+from agent.model.policy import RolloutPolicy, TrialStep, apply_site_limits, self_test_limits
 from tests.release_kit import manifest_tree
 from tests.support import ROOT
 
@@ -24,7 +24,7 @@ def policy(**fields: Any) -> RolloutPolicy:
 
 
 def manifest(rollout: object) -> manifests.Manifest:
-    return manifests.parse(json.dumps(manifest_tree() | {"rollout": rollout}).encode())
+    return manifests.parse_manifest(json.dumps(manifest_tree() | {"rollout": rollout}).encode())
 
 
 def test_an_empty_rollout_is_the_default_policy_and_is_written_as_it_was() -> None:
@@ -37,7 +37,7 @@ def test_an_empty_rollout_is_the_default_policy_and_is_written_as_it_was() -> No
 def test_the_bundled_manifest_is_written_byte_for_byte_as_it_was_read() -> None:
     data = (Path(ROOT) / "releases/default/manifest.json").read_bytes()
 
-    assert manifests.parse(data).to_json() == data
+    assert manifests.parse_manifest(data).to_json() == data
 
 
 @pytest.mark.parametrize(
@@ -52,8 +52,8 @@ def test_a_rollout_is_written_with_the_fields_that_were_given(given: dict[str, A
     read = manifest(given)
 
     assert json.loads(read.to_json())["rollout"] == given
-    assert manifests.parse(read.to_json()) == read
-    assert manifests.parse(read.to_json()).to_json() == read.to_json()
+    assert manifests.parse_manifest(read.to_json()) == read
+    assert manifests.parse_manifest(read.to_json()).to_json() == read.to_json()
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_a_release_cannot_be_laxer_than_the_site() -> None:
         extra_memory_bytes=1024**4,
     )
 
-    allowed = within(lax, LIMITS)
+    allowed = apply_site_limits(lax, LIMITS)
 
     assert allowed.shadow_parts == LIMITS.min_shadow_parts
     assert allowed.trial == (TrialStep(share=0.1, parts=5), TrialStep(share=1.0, parts=LIMITS.min_trial_parts - 5))
@@ -126,7 +126,7 @@ def test_a_publisher_cannot_switch_a_gate_off() -> None:
         may_pass_more=True,
     )
 
-    allowed = within(off, LIMITS)
+    allowed = apply_site_limits(off, LIMITS)
 
     assert (allowed.errors.bad, allowed.deadlines.bad) == (0.01, 0.01)
     for rates in (allowed.disagreement, allowed.errors, allowed.deadlines):
@@ -136,16 +136,16 @@ def test_a_publisher_cannot_switch_a_gate_off() -> None:
     examined = self_test_limits(off, LIMITS)
     assert (examined.golden_difference, examined.golden_agreement, examined.golden_recall) == (0.1, 0.98, 0.5)
     assert allowed.may_reject_more
-    assert not within(off, RolloutLimits(allow_reject_more=False)).may_reject_more
+    assert not apply_site_limits(off, RolloutLimits(allow_reject_more=False)).may_reject_more
     assert not allowed.may_pass_more
-    assert within(off, RolloutLimits(allow_pass_more=True)).may_pass_more
+    assert apply_site_limits(off, RolloutLimits(allow_pass_more=True)).may_pass_more
 
 
 def test_a_site_may_allow_more_than_the_defaults() -> None:
     asked = policy(psi_window=100_000, e_threshold=5_000.0, errors={"good": 0.01, "bad": 0.05}, golden_agreement=0.9)
     site = RolloutLimits(max_psi_window=100_000, max_e_value=10_000.0, max_error_rate=0.05, min_golden_agreement=0.5)
 
-    assert within(asked, site) == asked.model_copy(update={"deadline_ms": site.deadline_ms})
+    assert apply_site_limits(asked, site) == asked.model_copy(update={"deadline_ms": site.deadline_ms})
 
 
 def test_a_release_may_be_stricter_than_the_site() -> None:
@@ -158,15 +158,15 @@ def test_a_release_may_be_stricter_than_the_site() -> None:
         extra_memory_bytes=1024**2,
     )
 
-    assert within(strict, LIMITS) == strict
+    assert apply_site_limits(strict, LIMITS) == strict
 
 
 def test_the_default_policy_takes_the_deadline_of_the_site() -> None:
-    assert within(RolloutPolicy(), LIMITS) == policy(deadline_ms=LIMITS.deadline_ms)
+    assert apply_site_limits(RolloutPolicy(), LIMITS) == policy(deadline_ms=LIMITS.deadline_ms)
 
 
 def test_a_site_that_allows_no_disagreement_still_gets_a_test() -> None:
-    allowed = within(RolloutPolicy(), RolloutLimits(max_disagreement=0.0))
+    allowed = apply_site_limits(RolloutPolicy(), RolloutLimits(max_disagreement=0.0))
 
     assert allowed.disagreement.bad == 1e-4
     assert allowed.disagreement.plan().good < 1e-4

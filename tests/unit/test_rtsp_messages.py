@@ -9,16 +9,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agent.video import protocol
-from agent.video.messages import MAX_HEADER_BYTES, Message, NotRtspError, Packet, RtspReader
-from agent.video.rtp import Pictures, Unit, is_rtp
+from agent.video.messages import MAX_HEADER_BYTES, InterleavedPacket, NotRtspError, RtspMessage, RtspParser
+from agent.video.rtp import AccessUnit, AccessUnitAssembler, is_rtp
 
 ANSWER = b"RTSP/1.0 200 OK\r\nCSeq: 7\r\nContent-Length: 4\r\n\r\nv=0\n"
 PACKET = b"$\x00\x00\x05hello"
 
 
-def fed(data: bytes, sizes: list[int]) -> list[Message | Packet]:
+def fed(data: bytes, sizes: list[int]) -> list[RtspMessage | InterleavedPacket]:
     """Feed `data` in pieces of these sizes, over and over."""
-    reader, items, at, turn = RtspReader(), [], 0, 0
+    reader, items, at, turn = RtspParser(), [], 0, 0
     while at < len(data):
         size = sizes[turn % len(sizes)]
         items += reader.feed(data[at : at + size])
@@ -30,9 +30,9 @@ def fed(data: bytes, sizes: list[int]) -> list[Message | Packet]:
 def test_how_bytes_are_cut_makes_no_difference(sizes: list[int]) -> None:
     noise = b"\x00\x01\x02"
     items = fed(ANSWER + PACKET + PACKET + noise + ANSWER + PACKET, sizes)
-    messages = [item for item in items if isinstance(item, Message)]
+    messages = [item for item in items if isinstance(item, RtspMessage)]
     assert [(message.status, message.get("cseq"), message.body) for message in messages] == [(200, "7", b"v=0\n")] * 2
-    assert [bytes(item.payload) for item in items if isinstance(item, Packet)] == [b"hello"] * 3
+    assert [bytes(item.payload) for item in items if isinstance(item, InterleavedPacket)] == [b"hello"] * 3
 
 
 @given(st.binary(max_size=300))
@@ -41,7 +41,7 @@ def test_how_bytes_are_cut_makes_no_difference(sizes: list[int]) -> None:
 def test_whatever_a_stranger_says_first_is_understood_awaited_or_refused(data: bytes) -> None:
     said = ""
     try:
-        RtspReader().feed(data)
+        RtspParser().feed(data)
     except NotRtspError as error:
         said = str(error)
     assert len(said) < 200
@@ -50,20 +50,20 @@ def test_whatever_a_stranger_says_first_is_understood_awaited_or_refused(data: b
 
 def test_headers_and_bodies_are_bounded() -> None:
     with pytest.raises(NotRtspError, match="do not end"):
-        RtspReader().feed(b"RTSP/1.0 200 OK\r\n" + b"X: y\r\n" * MAX_HEADER_BYTES)
+        RtspParser().feed(b"RTSP/1.0 200 OK\r\n" + b"X: y\r\n" * MAX_HEADER_BYTES)
     for length in (b"99999999999", b"-1", b"999999999", b"x"):
         with pytest.raises(NotRtspError, match="bytes is announced"):
-            RtspReader().feed(b"RTSP/1.0 200 OK\r\nContent-Length: " + length + b"\r\n\r\n")
+            RtspParser().feed(b"RTSP/1.0 200 OK\r\nContent-Length: " + length + b"\r\n\r\n")
 
 
 def test_bare_line_feeds_are_understood() -> None:
-    [message] = RtspReader().feed(b"RTSP/1.0 404 Not\x00 Found\nCSeq: 3\n\n")
-    assert isinstance(message, Message)
+    [message] = RtspParser().feed(b"RTSP/1.0 404 Not\x00 Found\nCSeq: 3\n\n")
+    assert isinstance(message, RtspMessage)
     assert (message.status, message.reason, message.get("CSEQ")) == (404, "Not? Found", "3")
 
 
 def test_a_request_gets_another_address_number_and_login() -> None:
-    request = Message("PLAY rtsp://a/b RTSP/1.0", (("CSeq", "3"), ("Session", "1"), ("Authorization", "old")))
+    request = RtspMessage("PLAY rtsp://a/b RTSP/1.0", (("CSeq", "3"), ("Session", "1"), ("Authorization", "old")))
     sent = request.replaced(start="PLAY rtsp://c/b RTSP/1.0", cseq="9", authorization=None).encode()
     assert sent == b"PLAY rtsp://c/b RTSP/1.0\r\nCseq: 9\r\nSession: 1\r\n\r\n"
 
@@ -75,17 +75,17 @@ def rtp(payload: bytes, *, stamp: int, last: bool = False) -> bytes:
     return struct.pack(">BBHII", 0x80, 96 | (0x80 if last else 0), 1, stamp, 5) + payload
 
 
-def units_of(codec: str, packets: list[bytes], *, settled_after: int = 0) -> list[Unit]:
-    pictures, units = Pictures(codec), []
+def units_of(codec: str, packets: list[bytes], *, settled_after: int = 0) -> list[AccessUnit]:
+    pictures, units = AccessUnitAssembler(codec), []
     for index, packet in enumerate(packets):
         if index == settled_after:
-            pictures.settle()
+            pictures.note_opened()
         view = memoryview(packet)
         assert is_rtp(view)
-        if pictures.begins(view):
-            units.append(pictures.end())
+        if pictures.starts_new_unit(view):
+            units.append(pictures.end_unit())
         if pictures.add(view, packet, index):
-            units.append(pictures.end())
+            units.append(pictures.end_unit())
     return units
 
 
@@ -159,18 +159,18 @@ def test_damaged_packets_break_nothing(codec: str, packet: bytes) -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        protocol.RtspOrder("rtsp", "camera", None, "/a?b=c", "op", "p:w\n@/", "tcp"),
-        protocol.DeviceOrder("/dev/video0", 640, None, 12.5, "MJPG"),
-        protocol.Slot(3, 4_096),
-        protocol.Want(3),
-        protocol.Opened(),
-        protocol.Need(9),
-        protocol.Picture(3, (480, 640, 3), 5, 1),
-        protocol.Damaged("x"),
-        protocol.Failed("y"),
+        protocol.OpenRtsp("rtsp", "camera", None, "/a?b=c", "op", "p:w\n@/", "tcp"),
+        protocol.OpenDevice("/dev/video0", 640, None, 12.5, "MJPG"),
+        protocol.FrameSlot(3, 4_096),
+        protocol.FrameRequest(3),
+        protocol.CameraOpened(),
+        protocol.SlotTooSmall(9),
+        protocol.FrameReady(3, (480, 640, 3), 5, 1),
+        protocol.DecodeFailed("x"),
+        protocol.CameraFailed("y"),
     ],
 )
-def test_what_is_said_arrives_as_it_was_said(message: protocol.Spoken) -> None:
+def test_what_is_said_arrives_as_it_was_said(message: protocol.CaptureMessage) -> None:
     assert protocol.decode(protocol.encode(message)) == message
 
 
@@ -178,5 +178,5 @@ def test_what_is_said_arrives_as_it_was_said(message: protocol.Spoken) -> None:
     st.one_of(st.binary(max_size=60), st.sampled_from([b"{}", b"[]", b'{"Want": 3}', b'{"Slot": {"x": 1}}', b"null"]))
 )
 def test_nonsense_is_told_from_messages(packet: bytes) -> None:
-    with pytest.raises(protocol.BrokenTalkError):
+    with pytest.raises(protocol.CaptureProtocolError):
         protocol.decode(packet)

@@ -17,10 +17,17 @@ from pydantic import ValidationError
 from agent.errors import OperatorError
 from pipeline.sagemaker import entry
 from pipeline.sagemaker.bundle import bundle_name, make_bundle
-from pipeline.sagemaker.job import METRICS, PROGRAM, JobSettings, choice_request, metric_definitions, training_request
-from pipeline.sagemaker.layout import Layout
+from pipeline.sagemaker.job import (
+    PROGRAM_NAME,
+    REPORTED_METRICS,
+    JobSettings,
+    choice_request,
+    metric_definitions,
+    training_request,
+)
+from pipeline.sagemaker.layout import JobLayout
 from pipeline.selection.plan import PlanError, TrainingPlan
-from pipeline.selection.policy import Policy
+from pipeline.selection.policy import SelectionPolicy
 from pipeline.selection.result import read_choice
 from tests.selection_kit import parts, write_parts, write_spotter
 
@@ -76,7 +83,7 @@ def test_spot_jobs_keep_checkpoints_and_private_ones_their_network_and_key() -> 
 
 def test_a_choice_request_names_its_channels() -> None:
     request = choice_request(
-        Policy(),
+        SelectionPolicy(),
         SETTINGS,
         data_uri="s3://plant/data/v2/",
         candidates_uri="s3://plant/trainings/cycle-1",
@@ -101,8 +108,8 @@ def test_a_job_that_waits_less_than_it_runs_is_refused() -> None:
 
 
 def test_metrics_in_the_log_are_found_by_the_requests_expressions(capsys: pytest.CaptureFixture[str]) -> None:
-    for name in METRICS:
-        entry._metric(name, 1.25e-7)
+    for name in REPORTED_METRICS:
+        entry._log_metric(name, 1.25e-7)
     log = capsys.readouterr().out
     for definition in metric_definitions():
         (found,) = re.findall(definition["Regex"], log)
@@ -124,10 +131,10 @@ def test_the_bundle_has_equal_bytes_holds_the_lock_and_runs_by_itself(tmp_path: 
     lock = (tmp_path / "code" / "requirements.txt").read_text(encoding="utf-8")
     assert "onnxruntime==" in lock
     assert "--hash=sha256:" in lock
-    Layout(tmp_path / "ml").prepare({"step": '"dance"'}, {})
+    JobLayout(tmp_path / "ml").prepare({"step": '"dance"'}, {})
     environment = {**os.environ, "SM_ROOT": str(tmp_path / "ml"), "PYTHONPATH": ""}
     done = subprocess.run(
-        [sys.executable, PROGRAM, "--step", "dance"],
+        [sys.executable, PROGRAM_NAME, "--step", "dance"],
         cwd=tmp_path / "code",
         env=environment,
         capture_output=True,
@@ -136,7 +143,8 @@ def test_the_bundle_has_equal_bytes_holds_the_lock_and_runs_by_itself(tmp_path: 
     )
     assert done.returncode == 2
     assert (
-        Layout(tmp_path / "ml").failure.read_text() == "the hyperparameter step is 'dance'; it must be train or choose."
+        JobLayout(tmp_path / "ml").failure_file.read_text()
+        == "the hyperparameter step is 'dance'; it must be train or choose."
     )
 
 
@@ -149,9 +157,9 @@ def test_a_bundle_needs_the_lock(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
+def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> JobLayout:
     monkeypatch.setenv("SM_ROOT", str(tmp_path / "ml"))
-    return Layout.from_environment()
+    return JobLayout.from_environment()
 
 
 @pytest.fixture
@@ -159,13 +167,13 @@ def data(tmp_path: Path) -> Path:
     return write_parts(tmp_path / "data", parts(40, 10, 20, dusty=8))
 
 
-def test_a_failed_training_says_why_where_sagemaker_looks(layout: Layout, data: Path) -> None:
+def test_a_failed_training_says_why_where_sagemaker_looks(layout: JobLayout, data: Path) -> None:
     layout.prepare({"step": "train", **PLAN.model_copy(update={"dataset_digest": "0" * 64}).hyperparameters()}, {})
     assert entry.main() == 2
-    assert "the job needs the channel training" in layout.failure.read_text()
+    assert "the job needs the channel training" in layout.failure_file.read_text()
     layout.prepare(layout.hyperparameters(), {"training": data})
     assert entry.main() == 2
-    assert "the plan was made for 000000000000" in layout.failure.read_text()
+    assert "the plan was made for 000000000000" in layout.failure_file.read_text()
 
 
 @pytest.mark.parametrize(
@@ -177,11 +185,11 @@ def test_a_failed_training_says_why_where_sagemaker_looks(layout: Layout, data: 
         ('{"step": "train", "name": "m", "version": "1.0.0", "epoch": "3"}', "there is no parameter epoch"),
     ],
 )
-def test_wrong_hyperparameters_are_explained(layout: Layout, data: Path, content: str, said: str) -> None:
+def test_wrong_hyperparameters_are_explained(layout: JobLayout, data: Path, content: str, said: str) -> None:
     layout.prepare({}, {"training": data})
     (layout.root / "input/config/hyperparameters.json").write_text(content)
     assert entry.main() == 2
-    assert said in layout.failure.read_text()
+    assert said in layout.failure_file.read_text()
 
 
 def archive(path: Path, release: Path, *, name: str = "release") -> None:
@@ -191,7 +199,7 @@ def archive(path: Path, release: Path, *, name: str = "release") -> None:
 
 
 def test_choosing_reads_releases_and_archives_and_leaves_the_best(
-    layout: Layout, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    layout: JobLayout, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     candidates = tmp_path / "candidates"
     archive(candidates / "job-1" / "output" / "model.tar.gz", write_spotter(tmp_path / "good", 0.6, version="1.1.0"))
@@ -200,45 +208,45 @@ def test_choosing_reads_releases_and_archives_and_leaves_the_best(
     channels = {"training": data, "candidates": candidates, "champion": tmp_path / "champion", "anchor0": data}
     layout.prepare({"step": "choose", "policy": json.dumps({"objective": "balanced"})}, channels)
     assert entry.main() == 0
-    choice = read_choice(layout.model)
+    choice = read_choice(layout.model_folder)
     assert choice.proposed is not None
     assert choice.proposed.version == "1.1.0"
     assert len(choice.assessments) == 2
     assert len(choice.proposed.comparisons) == 2  # the data and the anchor
-    assert json.loads((layout.release / "manifest.json").read_text())["version"] == "1.1.0"
+    assert json.loads((layout.release_folder / "manifest.json").read_text())["version"] == "1.1.0"
     assert "kensa metric objective=1\n" in capsys.readouterr().out
-    assert not layout.failure.exists()
+    assert not layout.failure_file.exists()
 
 
-def test_choosing_among_none_that_is_better_leaves_no_release(layout: Layout, data: Path, tmp_path: Path) -> None:
+def test_choosing_among_none_that_is_better_leaves_no_release(layout: JobLayout, data: Path, tmp_path: Path) -> None:
     write_spotter(tmp_path / "candidates" / "a", 0.5)
     write_spotter(tmp_path / "champion", 0.6)
     channels = {"training": data, "candidates": tmp_path / "candidates", "champion": tmp_path / "champion"}
     layout.prepare({"step": "choose"}, channels)
     assert entry.main() == 0
-    assert read_choice(layout.model).chosen is None
-    assert not layout.release.exists()
+    assert read_choice(layout.model_folder).chosen is None
+    assert not layout.release_folder.exists()
 
 
-def test_two_champions_are_refused(layout: Layout, data: Path, tmp_path: Path) -> None:
+def test_two_champions_are_refused(layout: JobLayout, data: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_spotter(tmp_path / "champion" / name, 0.6)
     channels = {"training": data, "candidates": tmp_path / "champion", "champion": tmp_path / "champion"}
     layout.prepare({"step": "choose"}, channels)
     assert entry.main() == 2
-    assert "holds 2 releases; it must hold one" in layout.failure.read_text()
+    assert "holds 2 releases; it must hold one" in layout.failure_file.read_text()
 
 
-def test_an_archive_that_leads_outside_or_is_damaged_is_refused(layout: Layout, data: Path, tmp_path: Path) -> None:
+def test_an_archive_that_leads_outside_or_is_damaged_is_refused(layout: JobLayout, data: Path, tmp_path: Path) -> None:
     evil = tmp_path / "candidates" / "job" / "output" / "model.tar.gz"
     archive(evil, write_spotter(tmp_path / "good", 0.6), name="../../outside")
     layout.prepare({"step": "choose"}, {"training": data, "candidates": tmp_path / "candidates"})
     assert entry.main() == 2
-    assert "cannot be unpacked" in layout.failure.read_text()
+    assert "cannot be unpacked" in layout.failure_file.read_text()
     assert not list(tmp_path.rglob("outside"))
     evil.write_bytes(evil.read_bytes()[:100])
     assert entry.main() == 2
-    assert "cannot be unpacked" in layout.failure.read_text()
+    assert "cannot be unpacked" in layout.failure_file.read_text()
 
 
 def test_a_plan_with_an_unknown_parameter_is_refused() -> None:

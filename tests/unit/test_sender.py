@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from agent.errors import TransportError
-from agent.outbox.belt import Belt
-from agent.outbox.rows import OutboxLimits, Rank, Row, Stream
-from agent.outbox.sender import Sender
+from agent.outbox.belt import WriterSenderQueues
+from agent.outbox.rows import OutboxLimits, Priority, Row, Stream
+from agent.outbox.sender import OutboxSender
 from agent.records import Outcome
 from agent.wire import encode_verdict
 from simulator.manual_clock import ManualClock
-from simulator.transport import MemoryTransport, Trouble
+from simulator.transport import DeliveryFaults, MemoryTransport
 from tests.outbox_kit import ORIGIN, make_verdict, read
 
 if TYPE_CHECKING:
@@ -23,18 +23,18 @@ STREAM = Stream.of(ORIGIN)
 @dataclass
 class Bench:
     transport: MemoryTransport
-    belt: Belt
+    belt: WriterSenderQueues
     clock: ManualClock
-    sender: Sender
+    sender: OutboxSender
 
     def delivered(self) -> list[tuple[int, bool]]:
         return [(verdict.seq, replay) for verdict, replay in read(self.transport.delivered)[0]]
 
 
 def make_bench(transport: MemoryTransport, *, in_flight: int = 64) -> Bench:
-    belt, clock = Belt(live_rows=8), ManualClock()
+    belt, clock = WriterSenderQueues(live_rows=8), ManualClock()
     limits = OutboxLimits(in_flight=in_flight, ack_timeout_s=5.0, retry_s=1.0, retry_max_s=4.0)
-    sender = Sender(transport=transport, belt=belt, clock=clock, limits=limits, random=random.Random(1))
+    sender = OutboxSender(transport=transport, belt=belt, clock=clock, limits=limits, random=random.Random(1))
     sender.start()
     sender.step()
     return Bench(transport, belt, clock, sender)
@@ -42,7 +42,8 @@ def make_bench(transport: MemoryTransport, *, in_flight: int = 64) -> Bench:
 
 def rows(seqs: Iterable[int]) -> list[Row]:
     return [
-        Row(seq, Rank.DEFECT, STREAM, seq, seq, 1, 0, encode_verdict(make_verdict(seq, Outcome.DEFECT))) for seq in seqs
+        Row(seq, Priority.DEFECT, STREAM, seq, seq, 1, 0, encode_verdict(make_verdict(seq, Outcome.DEFECT)))
+        for seq in seqs
     ]
 
 
@@ -58,7 +59,7 @@ def test_live_messages_go_before_the_backlog_which_is_marked() -> None:
 
 def test_a_defect_overtakes_good_parts_that_were_committed_before_it() -> None:
     bench = make_bench(MemoryTransport(max_in_flight=2, auto_ack=False))
-    good = [replace(row, rank=Rank.OK) for row in rows([0, 1, 2])]
+    good = [replace(row, priority=Priority.OK) for row in rows([0, 1, 2])]
     assert bench.belt.offer_live([*good, *rows([3])]) == 4
     assert bench.belt.offer_live(rows([4])) == 1
     for _ in range(3):
@@ -103,7 +104,7 @@ def test_a_message_without_acknowledgement_is_published_again_and_either_acknowl
 
 
 def test_a_refusal_is_tried_again_after_a_wait_that_grows_up_to_a_bound() -> None:
-    bench = make_bench(MemoryTransport(trouble=Trouble(refuse=1.0)))
+    bench = make_bench(MemoryTransport(trouble=DeliveryFaults(refuse=1.0)))
     bench.belt.offer_live(rows([1]))
     waits = []
     for _ in range(8):

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.errors import MessageError
-from agent.records import Desired, ModelStatus
+from agent.records import DesiredRelease, ModelStatus
 from agent.wire import shadow as documents
 from tests import status_kit
 from tests.shadow_kit import PREFIX, Rig
 
 ASKER = "12345678-1"
-WISH = Desired("parts/1.1.0", "release", 0.5, "shadow")
+WISH = DesiredRelease("parts/1.1.0", "release", 0.5, "shadow")
 
 
 def rig_at_rest(**desired: Any) -> Rig:
@@ -66,7 +66,7 @@ def test_a_delta_leads_to_a_look_and_the_whole_document_counts() -> None:
     rig.settle()
     rig.desire({"surface": {"release": "parts/1.1.0"}})  # the delta does not say that the mode is ab
     rig.settle()
-    assert rig.heard[-1] == ("surface", Desired("parts/1.1.0", "ab", 0.25, "shadow"))
+    assert rig.heard[-1] == ("surface", DesiredRelease("parts/1.1.0", "ab", 0.25, "shadow"))
 
 
 def test_the_same_wish_is_told_once_however_often_it_is_read() -> None:
@@ -185,7 +185,7 @@ def test_a_bad_hint_does_nothing_but_count(suffix: str, payload: bytes, reason: 
     rig = rig_at_rest(surface={"release": "parts/1.1.0"})
     published = rig.published
     for _ in range(3):
-        rig.transport.send(PREFIX + suffix, payload)
+        rig.transport.publish_to_agent(PREFIX + suffix, payload)
         rig.step()
     rig.settle(2)
     assert counted(rig) == {reason: 3}
@@ -217,7 +217,7 @@ def test_bad_hints_without_end_log_one_line_an_hour(caplog: pytest.LogCaptureFix
     rig = rig_at_rest()
     for _ in range(120):
         for _ in range(10):
-            rig.transport.send(PREFIX + "update/delta", b"nonsense")
+            rig.transport.publish_to_agent(PREFIX + "update/delta", b"nonsense")
         rig.step(1.0)
     assert rig.shadow.counters["malformed"] == 1_200
     assert len(caplog.records) == 1
@@ -226,14 +226,14 @@ def test_bad_hints_without_end_log_one_line_an_hour(caplog: pytest.LogCaptureFix
 def test_more_than_can_wait_is_counted_and_dropped() -> None:
     rig = rig_at_rest()
     for _ in range(1_000):
-        rig.transport.send(PREFIX + "update/delta", b"nonsense")
+        rig.transport.publish_to_agent(PREFIX + "update/delta", b"nonsense")
     rig.step()
     assert counted(rig) == {"malformed": 256, "overrun": 744}
 
 
 def test_a_made_up_version_blocks_no_later_wish() -> None:
     rig = rig_at_rest()
-    rig.transport.send(PREFIX + "update/delta", delta(2**53 - 1, {"surface": {"release": "parts/9.9.9"}}))
+    rig.transport.publish_to_agent(PREFIX + "update/delta", delta(2**53 - 1, {"surface": {"release": "parts/9.9.9"}}))
     rig.settle(3)
     assert rig.heard == []
     rig.desire({"surface": {"release": "parts/1.1.0"}})
@@ -245,7 +245,9 @@ def test_a_flood_of_deltas_costs_one_look_a_second() -> None:
     rig = rig_at_rest()
     published = rig.published
     for number in range(200):
-        rig.transport.send(PREFIX + "update/delta", delta(1_000 + number, {"surface": {"release": "parts/9.9.9"}}))
+        rig.transport.publish_to_agent(
+            PREFIX + "update/delta", delta(1_000 + number, {"surface": {"release": "parts/9.9.9"}})
+        )
         rig.step(0.1)
         rig.serve()
         rig.deliver()
@@ -280,7 +282,7 @@ def test_whatever_arrives_nothing_breaks_and_the_true_wish_is_followed(
     rig.shadow.report(status_kit.status())
     rig.connect()
     for number, (suffix, payload) in enumerate(messages):
-        rig.transport.send(PREFIX + suffix, payload)
+        rig.transport.publish_to_agent(PREFIX + suffix, payload)
         if rng.random() < 0.3:
             rig.desire({"surface": {"release": f"parts/1.{number}.0"}})
         if rng.random() < 0.5:
@@ -295,7 +297,7 @@ def test_whatever_arrives_nothing_breaks_and_the_true_wish_is_followed(
     assert all(wish.release_id.startswith("parts/1.") and wish.source == "shadow" for _, wish in rig.heard)
     rig.desire({"surface": {"release": "parts/2.0.0"}})
     rig.settle(30)
-    assert rig.heard[-1] == ("surface", Desired("parts/2.0.0", "release", 0.5, "shadow"))
+    assert rig.heard[-1] == ("surface", DesiredRelease("parts/2.0.0", "release", 0.5, "shadow"))
     assert rig.reported["surface"]["state"] == "IDLE"
 
 
@@ -356,7 +358,7 @@ def test_a_refused_update_is_not_repeated_until_something_changes() -> None:
     token = json.loads(payload)["clientToken"]
     rig.sent.clear()
     refusal = {"code": 413, "message": "too large", "clientToken": token}
-    rig.transport.send(PREFIX + "update/rejected", json.dumps(refusal).encode())
+    rig.transport.publish_to_agent(PREFIX + "update/rejected", json.dumps(refusal).encode())
     published = rig.published
     for _ in range(300):
         rig.step()

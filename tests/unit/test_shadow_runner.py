@@ -12,9 +12,9 @@ import pytest
 
 from agent.clock import SystemClock
 from agent.errors import InferenceError
-from agent.model.shadow import ShadowRunner
+from agent.model.shadow import ShadowDeployment
 from agent.records import Frame, Geometry, Judgement, Observation, Outcome, Scores
-from agent.slot import NO_SITE
+from agent.slot import NO_OVERRIDES
 from tests.model_kit import TINY, Line, PlainModel, lease_of, saying
 from tests.outbox_kit import make_origin, make_verdict
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent.records import Box, Pixels, Verdict
-    from agent.slot import SiteSettings
+    from agent.slot import SiteOverrides
 
 OK_BY_CHAMPION = Judgement(Outcome.OK, "ok", 0.1, (0.0, 0.1))
 PATIENCE_S = 120.0
@@ -41,7 +41,7 @@ class Watched:
         self.differences: list[tuple[int, Verdict, Box]] = []  # with the grey level of the frame
         self.seen: list[Observation] = []
         self.released: list[int] = []
-        self.runner = ShadowRunner(
+        self.runner = ShadowDeployment(
             challenger=lease_of(model), observe=observe or self.seen.append, max_fps=1e9,
             clock=SystemClock(), capacity=capacity,
             differ=lambda frame, verdict, roi: self.differences.append((int(frame.pixels[0, 0]), verdict, roi)),
@@ -50,7 +50,7 @@ class Watched:
     def offer(self, seq: int) -> bool:
         frame = Frame("cam", seq, time.monotonic_ns(), 0, np.full((8, 8), 100, np.uint8), buffer=seq)
         return self.runner.offer(
-            frame, verdict=verdict_of(seq), champion_us=7, site=NO_SITE, release=self.released.append
+            frame, verdict=verdict_of(seq), champion_us=7, site=NO_OVERRIDES, release=self.released.append
         )  # fmt: skip
 
     def running(self) -> bool:
@@ -122,7 +122,7 @@ def test_a_full_shadow_refuses_and_closing_gives_back_what_waits() -> None:
     assert watched.offer(0)
     assert stuck.began.wait(PATIENCE_S)
     taken = [0, *(seq for seq in range(1, 50) if watched.offer(seq))]
-    assert len(taken) == 3 == watched.runner.held
+    assert len(taken) == 3 == watched.runner.max_held_frames
     assert watched.released == []
     assert not watched.runner.close(timeout_s=0.01), "the challenger holds its frame"
     assert watched.released == taken[1:]
@@ -148,17 +148,17 @@ def test_a_frame_on_which_the_challenger_differs_is_told_with_both_outcomes(scor
 def test_the_rate_is_bounded_and_uneven() -> None:
     line = Line(None)  # only for its clock, which stands still until it is told to go on
     seen: list[Observation] = []
-    runner = ShadowRunner(
+    runner = ShadowDeployment(
         challenger=lease_of(PlainModel("2", saying(0.1))), observe=seen.append, max_fps=10.0,
         clock=line.clock, capacity=2_000,
     )  # fmt: skip
     taken = []
     for step in range(10_000):  # 100 s at 100 frames/s
         frame = Frame("cam", step, 0, 0, np.zeros((8, 8), np.uint8))
-        while not runner._filled.acquire(blocking=True):
+        while not runner._has_frames.acquire(blocking=True):
             pass
-        runner._filled.release()
-        if runner.offer(frame, verdict=verdict_of(step), champion_us=1, site=NO_SITE, release=lambda _: None):
+        runner._has_frames.release()
+        if runner.offer(frame, verdict=verdict_of(step), champion_us=1, site=NO_OVERRIDES, release=lambda _: None):
             taken.append(step)
         line.clock.advance(0.01)
     runner.close()
@@ -193,7 +193,7 @@ def test_the_loop_offers_every_verdict_and_releases_what_is_refused() -> None:
             *,
             verdict: Verdict,
             champion_us: int,
-            site: SiteSettings,
+            site: SiteOverrides,
             release: Callable[[int], None],
         ) -> bool:
             assert verdict.key == f"line/cam/1/{frame.seq}"
@@ -206,7 +206,7 @@ def test_the_loop_offers_every_verdict_and_releases_what_is_refused() -> None:
             return False
 
     tap = Tap()
-    line.slot.begin_shadow(tap)
+    line.slot.begin_shadow_deployment(tap)
     verdicts = line.judge(8)
     assert all(v.arm is None and v.challenger_outcome is None for v in verdicts)
     assert tap.offered == 8

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from simulator.line import CLASSES, DIFFICULTIES, KINDS, SURFACES, LineConfig, SimulatedLine
+from simulator.line import CLASSES, DEFECT_KINDS, DIFFICULTIES, SURFACES, LineConfig, SimulatedLine
 from simulator.line.defects import detection_index
 from simulator.line.plan import drift_at, exposure_at
 
@@ -81,7 +81,7 @@ def test_a_good_part_has_an_empty_mask_and_no_box() -> None:
     line = SimulatedLine(LineConfig(defect_rate=0.0, surfaces=("turned",)))
     truth = line.truth(0)
     assert (truth.class_name, truth.kind, truth.difficulty) == ("ok", "none", "none")
-    assert not truth.defective
+    assert not truth.is_defective
     assert not truth.mask().any()
     assert truth.box() is None
 
@@ -89,7 +89,7 @@ def test_a_good_part_has_an_empty_mask_and_no_box() -> None:
 def test_every_kind_difficulty_and_surface_occurs_and_maps_to_a_class(line: SimulatedLine) -> None:
     truths = [line.truth(index) for index in range(1500)]
     assert {(t.kind, t.difficulty, t.surface) for t in truths} == {
-        (kind, difficulty, surface) for kind in KINDS for difficulty in DIFFICULTIES for surface in SURFACES
+        (kind, difficulty, surface) for kind in DEFECT_KINDS for difficulty in DIFFICULTIES for surface in SURFACES
     }
     assert {t.class_name for t in truths} == set(CLASSES) - {"ok"}
 
@@ -97,7 +97,7 @@ def test_every_kind_difficulty_and_surface_occurs_and_maps_to_a_class(line: Simu
 def test_the_defect_rate_is_kept_with_and_without_a_pool() -> None:
     for pool in (0, 40):
         line = SimulatedLine(LineConfig(defect_rate=0.04, pool=pool, surfaces=("turned",)))
-        share = sum(line.truth(index).defective for index in range(4000)) / 4000
+        share = sum(line.truth(index).is_defective for index in range(4000)) / 4000
         assert 0.028 < share < 0.052
 
 
@@ -105,8 +105,8 @@ def test_a_grade_is_a_band_of_the_detection_index(line: SimulatedLine) -> None:
     by_grade: dict[str, list[float]] = {grade: [] for grade in DIFFICULTIES}
     for index in range(120):
         recipe = line._recipe(index)
-        damage = line.damage(recipe)
-        by_grade[recipe.difficulty].append(detection_index(damage.change, line._sigma[recipe.surface], 1))
+        damage = line.draw_defect(recipe)
+        by_grade[recipe.difficulty].append(detection_index(damage.brightness_change, line._sigma[recipe.surface], 1))
     weak, medium, strong = (sorted(by_grade[grade]) for grade in DIFFICULTIES)
     assert weak[0] > 8.0
     assert medium[0] > 30.0

@@ -37,10 +37,10 @@ def test_a_dataset_holds_lossless_parts_with_masks_and_a_manifest_that_tells_the
         assert picture is not None
         assert np.array_equal(picture, line.render_roi(index))
         assert (row["class"], row["kind"], row["difficulty"]) == (truth.class_name, truth.kind, truth.difficulty)
-        assert row["binary"] == ("defect" if truth.defective else "ok")
+        assert row["binary"] == ("defect" if truth.is_defective else "ok")
         assert (row["width"], row["height"], row["surface"]) == ("896", "896", "turned")
-        assert bool(row["mask"]) == truth.defective
-        if truth.defective:
+        assert bool(row["mask"]) == truth.is_defective
+        if truth.is_defective:
             mask = cv2.imread(str(tmp_path / row["mask"]), cv2.IMREAD_GRAYSCALE)
             assert mask is not None
             assert np.array_equal(mask, line.mask_roi(index))

@@ -7,25 +7,25 @@ from typing import Any
 
 import pytest
 
-from simulator.shadow import Answer, ShadowStore
+from simulator.shadow import ShadowMessage, ShadowStore
 
 THING, NAME = "thing-1", "kensa"
 
 
-def ask(store: ShadowStore, request: str, body: Any = None) -> list[Answer]:
+def ask(store: ShadowStore, request: str, body: Any = None) -> list[ShadowMessage]:
     payload = b"" if body is None else json.dumps(body).encode()
     return store.handle(THING, NAME, request, payload)
 
 
-def update(store: ShadowStore, **more: Any) -> list[Answer]:
+def update(store: ShadowStore, **more: Any) -> list[ShadowMessage]:
     return ask(store, "update", more)
 
 
-def suffixes(answers: list[Answer]) -> list[str]:
+def suffixes(answers: list[ShadowMessage]) -> list[str]:
     return [answer.suffix for answer in answers]
 
 
-def refused(answers: list[Answer]) -> tuple[str, int]:
+def refused(answers: list[ShadowMessage]) -> tuple[str, int]:
     (answer,) = answers
     return answer.suffix, answer.content["code"]
 

@@ -20,8 +20,8 @@ from pipeline.cloud.storage import (
     ObjectTooLargeError,
     Storage,
     StorageError,
-    checked_key,
     open_storage,
+    validate_key,
 )
 from simulator.s3 import S3Server
 
@@ -156,7 +156,7 @@ def test_a_key_that_leaves_is_refused(storage: Storage, key: str) -> None:
 @given(st.text(max_size=40))
 def test_a_key_that_is_accepted_stays_inside(key: str) -> None:
     try:
-        checked_key(key)
+        validate_key(key)
     except UsageError:
         return
     assert os.path.normpath("/base/" + key) == "/base/" + key

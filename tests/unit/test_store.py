@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agent.errors import IntegrityError, StateDirError
-from agent.model.store import Store, read_ref
-from agent.records import Examination, Fetched
-from simulator.cloud import Killed
-from simulator.rollouts import Trap, ignore
+from agent.model.store import ReleaseStore, read_ref
+from agent.records import FetchedRelease, SelfTestResult
+from simulator.cloud import SimulatedKill
+from simulator.rollouts import BoundaryFault, ignore_boundary
 from simulator.stand_in import write_release
 
 if TYPE_CHECKING:
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from agent.records import ReleaseRef
 
 
-def adopted(store: Store, *, version: str = "1.0.0") -> ReleaseRef:
-    staging = write_release(store.staging(f"stand-in/{version}"), version=version, counter=1)
+def adopted(store: ReleaseStore, *, version: str = "1.0.0") -> ReleaseRef:
+    staging = write_release(store.staging_dir(f"stand-in/{version}"), version=version, counter=1)
     ref = read_ref(staging)
-    store.adopt(Fetched(ref, staging, 0.0))
+    store.adopt(FetchedRelease(ref, staging, 0.0))
     return ref
 
 
-def make(folder: Path) -> Store:
-    return Store(folder, checkpoint=ignore)
+def make(folder: Path) -> ReleaseStore:
+    return ReleaseStore(folder, checkpoint=ignore_boundary)
 
 
 def test_an_adopted_release_lies_read_only_under_the_digest_of_its_manifest(tmp_path: Path) -> None:
     store = make(tmp_path)
     ref = adopted(store)
-    folder = store.verified(ref)
+    folder = store.verified_dir(ref)
     assert folder == tmp_path / "releases" / ref.digest
     assert folder.stat().st_mode & 0o222 == 0
     assert all(path.stat().st_mode & 0o222 == 0 for path in folder.iterdir())
@@ -46,7 +46,7 @@ def test_an_adopted_release_lies_read_only_under_the_digest_of_its_manifest(tmp_
 def test_every_byte_is_compared_at_each_load(tmp_path: Path, name: str, damage: str) -> None:
     store = make(tmp_path)
     ref = adopted(store)
-    path = store.verified(ref) / name
+    path = store.verified_dir(ref) / name
     content = bytearray(path.read_bytes())
     path.parent.chmod(0o755)
     path.unlink()
@@ -59,62 +59,62 @@ def test_every_byte_is_compared_at_each_load(tmp_path: Path, name: str, damage: 
         (tmp_path / "elsewhere").write_bytes(content[:-1] + b"x")
         path.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(IntegrityError, match="fetch"):
-        store.verified(ref)
-    assert not store.holds(ref)
+        store.verified_dir(ref)
+    assert not store.contains(ref)
 
 
 def test_a_release_that_is_not_what_was_signed_is_not_adopted(tmp_path: Path) -> None:
     store = make(tmp_path)
-    staging = write_release(store.staging("stand-in/1.0.0"), version="1.0.0", counter=1)
+    staging = write_release(store.staging_dir("stand-in/1.0.0"), version="1.0.0", counter=1)
     ref = read_ref(staging)
     write_release(staging, version="1.0.0", counter=2)
     with pytest.raises(IntegrityError, match="not the one that was signed"):
-        store.adopt(Fetched(ref, staging, 0.0))
-    assert not store.holds(ref)
+        store.adopt(FetchedRelease(ref, staging, 0.0))
+    assert not store.contains(ref)
 
 
 @pytest.mark.parametrize("boundary", ["store: synced", "store: moved", "store: adopted"])
 def test_a_kill_while_adopting_never_leaves_half_a_release(tmp_path: Path, boundary: str) -> None:
-    store = Store(tmp_path, checkpoint=Trap(boundary))
-    with pytest.raises(Killed):
+    store = ReleaseStore(tmp_path, checkpoint=BoundaryFault(boundary))
+    with pytest.raises(SimulatedKill):
         adopted(store)
     again = make(tmp_path)
     ref = adopted(again)
-    assert again.holds(ref)
+    assert again.contains(ref)
 
 
 def test_a_damaged_release_is_replaced_when_it_is_adopted_again(tmp_path: Path) -> None:
     store = make(tmp_path)
     ref = adopted(store)
-    path = store.verified(ref) / "model.onnx"
+    path = store.verified_dir(ref) / "model.onnx"
     path.chmod(0o644)
     path.write_bytes(b"x")
     assert adopted(store) == ref
-    assert store.holds(ref)
+    assert store.contains(ref)
 
 
 def test_a_full_disk_is_a_clear_error_and_what_was_fetched_stays(tmp_path: Path) -> None:
-    store = Store(tmp_path, checkpoint=Trap("store", number=errno.ENOSPC))
-    staging = write_release(store.staging("stand-in/1.0.0"), version="1.0.0", counter=1)
-    fetched = Fetched(read_ref(staging), staging, 0.0)
+    store = ReleaseStore(tmp_path, checkpoint=BoundaryFault("store", os_errno=errno.ENOSPC))
+    staging = write_release(store.staging_dir("stand-in/1.0.0"), version="1.0.0", counter=1)
+    fetched = FetchedRelease(read_ref(staging), staging, 0.0)
     with pytest.raises(StateDirError, match="the line goes on with the model it has"):
         store.adopt(fetched)
     store.adopt(fetched)
-    assert store.holds(fetched.ref)
+    assert store.contains(fetched.ref)
 
 
 def test_a_sweep_keeps_what_it_is_told_to_and_removes_the_rest(tmp_path: Path) -> None:
     store = make(tmp_path)
     kept, gone = adopted(store), adopted(store, version="2.0.0")
-    (store.staging("stand-in/3.0.0") / "part").write_bytes(b"half a download")
-    store.staging("stand-in/4.0.0")
+    (store.staging_dir("stand-in/3.0.0") / "part").write_bytes(b"half a download")
+    store.staging_dir("stand-in/4.0.0")
     optimised = tmp_path / "made.onnx"
     optimised.write_bytes(b"graph")
-    store.keep_optimised(gone, Examination({}, optimised, "0" * 64))
+    store.add_optimised(gone, SelfTestResult({}, optimised, "0" * 64))
     removed = store.sweep(keep={kept.digest}, staging="stand-in/3.0.0")
     assert removed == 3
-    assert store.holds(kept)
-    assert not store.release(gone).exists()
+    assert store.contains(kept)
+    assert not store.release_dir(gone).exists()
     assert not optimised.exists()
     assert [path.name for path in (tmp_path / "staging").iterdir()] == ["stand-in--3.0.0"]
 
@@ -125,4 +125,4 @@ def test_an_optimised_file_that_was_changed_is_done_without(tmp_path: Path) -> N
     made = tmp_path / "made.onnx"
     made.write_bytes(b"graph")
     digest = "e1cbb0c3879af8347246f12c559a86b5"  # of other bytes
-    assert store.optimised(store.keep_optimised(ref, Examination({}, made, digest))) is None
+    assert store.find_optimised(store.add_optimised(ref, SelfTestResult({}, made, digest))) is None

@@ -9,8 +9,18 @@ import threading
 
 import pytest
 
-from agent.errors import CameraError, InternalError, KensaError, NoThreadError
-from agent.supervision import END, RESTART, RESTART_SLOWLY, STOP, Boundary, Fault, Policy, Supervisor, is_exhausted
+from agent.errors import CameraError, InternalError, KensaError, ThreadLimitError
+from agent.supervision import (
+    END_THREAD,
+    RESTART,
+    RESTART_SLOWLY,
+    STOP_AGENT,
+    ErrorBoundary,
+    Fault,
+    RestartPolicy,
+    ThreadSupervisor,
+    is_exhausted,
+)
 from simulator.manual_clock import ManualClock
 
 LONG_S = 20.0  # a safety bound, never an expectation
@@ -21,7 +31,7 @@ EXHAUSTED = [
     OSError(errno.ENOMEM, "Cannot allocate memory"),
     MemoryError(),
     RuntimeError("can't start new thread"),
-    NoThreadError("no more threads"),
+    ThreadLimitError("no more threads"),
 ]
 
 
@@ -39,11 +49,11 @@ class Work:
 
 
 @pytest.fixture
-def supervisor() -> Supervisor:
-    return Supervisor(clock=ManualClock(), chance=random.Random(3))
+def supervisor() -> ThreadSupervisor:
+    return ThreadSupervisor(clock=ManualClock(), chance=random.Random(3))
 
 
-def finish(supervisor: Supervisor, work: Work, policy: Policy) -> list[Fault]:
+def finish(supervisor: ThreadSupervisor, work: Work, policy: RestartPolicy) -> list[Fault]:
     faults: list[Fault] = []
     thread = supervisor.thread(work, kind="test", policy=policy, on_fault=faults.append)
     thread.start()
@@ -53,7 +63,9 @@ def finish(supervisor: Supervisor, work: Work, policy: Policy) -> list[Fault]:
 
 
 @pytest.mark.parametrize("policy", [RESTART, RESTART_SLOWLY], ids=["at once", "slowly"])
-def test_work_begins_again_after_a_bug_and_every_fault_is_counted(supervisor: Supervisor, policy: Policy) -> None:
+def test_work_begins_again_after_a_bug_and_every_fault_is_counted(
+    supervisor: ThreadSupervisor, policy: RestartPolicy
+) -> None:
     work = Work(*[ZeroDivisionError("x")] * 7)
     faults = finish(supervisor, work, policy)
     assert work.runs == 8
@@ -63,11 +75,11 @@ def test_work_begins_again_after_a_bug_and_every_fault_is_counted(supervisor: Su
     assert supervisor.failure is None
 
 
-def test_a_bug_without_which_the_agent_cannot_go_on_stops_it_with_an_exit_code(supervisor: Supervisor) -> None:
+def test_a_bug_without_which_the_agent_cannot_go_on_stops_it_with_an_exit_code(supervisor: ThreadSupervisor) -> None:
     stopped = threading.Event()
     supervisor.on_failure(stopped.set)
     work = Work(ZeroDivisionError("x"), ZeroDivisionError("y"))
-    faults = finish(supervisor, work, STOP)
+    faults = finish(supervisor, work, STOP_AGENT)
     assert work.runs == 1
     assert faults[0].is_last
     assert stopped.is_set()
@@ -76,17 +88,17 @@ def test_a_bug_without_which_the_agent_cannot_go_on_stops_it_with_an_exit_code(s
     assert isinstance(supervisor.failure.__cause__, ZeroDivisionError)
 
 
-def test_a_thread_that_the_agent_can_do_without_ends(supervisor: Supervisor) -> None:
+def test_a_thread_that_the_agent_can_do_without_ends(supervisor: ThreadSupervisor) -> None:
     work = Work(ZeroDivisionError("x"))
-    assert finish(supervisor, work, END)[0].is_last
+    assert finish(supervisor, work, END_THREAD)[0].is_last
     assert work.runs == 1
     assert supervisor.failure is None
 
 
-@pytest.mark.parametrize("policy", [RESTART, STOP, END], ids=lambda policy: policy.name)
+@pytest.mark.parametrize("policy", [RESTART, STOP_AGENT, END_THREAD], ids=lambda policy: policy.name)
 @pytest.mark.parametrize("error", EXHAUSTED, ids=repr)
 def test_a_machine_that_has_run_out_of_something_ends_no_thread(
-    supervisor: Supervisor, error: Exception, policy: Policy
+    supervisor: ThreadSupervisor, error: Exception, policy: RestartPolicy
 ) -> None:
     work = Work(error, error, error)
     faults = finish(supervisor, work, policy)
@@ -111,7 +123,7 @@ def test_delays_double_up_to_a_minute_and_are_jittered() -> None:
 
 
 def test_one_bug_again_and_again_is_one_trace_in_the_log(
-    supervisor: Supervisor, caplog: pytest.LogCaptureFixture
+    supervisor: ThreadSupervisor, caplog: pytest.LogCaptureFixture
 ) -> None:
     finish(supervisor, Work(*[ZeroDivisionError("x")] * 10), RESTART)
     records = [record for record in caplog.records if record.levelno >= logging.WARNING]
@@ -123,7 +135,7 @@ def test_one_bug_again_and_again_is_one_trace_in_the_log(
 def test_a_thread_that_lives_for_a_minute_after_its_fault_is_well_again(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     clock = ManualClock()
-    supervisor = Supervisor(clock=clock)
+    supervisor = ThreadSupervisor(clock=clock)
     stop, lives = threading.Event(), threading.Event()
 
     def work() -> None:
@@ -144,7 +156,7 @@ def test_a_thread_that_lives_for_a_minute_after_its_fault_is_well_again(caplog: 
 
 
 def test_a_stop_ends_the_wait_for_the_next_run() -> None:
-    supervisor = Supervisor()
+    supervisor = ThreadSupervisor()
     stop, failed = threading.Event(), threading.Event()
     thread = supervisor.thread(
         Work(*[ZeroDivisionError()] * 99), kind="test", policy=RESTART_SLOWLY, stop=stop,
@@ -158,7 +170,7 @@ def test_a_stop_ends_the_wait_for_the_next_run() -> None:
 
 
 def test_a_wake_begins_the_next_run_at_once_and_is_no_stop() -> None:
-    supervisor = Supervisor()
+    supervisor = ThreadSupervisor()
     stop, wake = threading.Event(), threading.Event()
     failed, again = threading.Event(), threading.Event()
 
@@ -178,8 +190,8 @@ def test_a_wake_begins_the_next_run_at_once_and_is_no_stop() -> None:
     thread.join(LONG_S)
 
 
-def test_what_foreign_code_raises_becomes_the_error_that_its_caller_knows(supervisor: Supervisor) -> None:
-    guard = Boundary(supervisor, kind="camera", what="camera left", make=CameraError)
+def test_what_foreign_code_raises_becomes_the_error_that_its_caller_knows(supervisor: ThreadSupervisor) -> None:
+    guard = ErrorBoundary(supervisor, kind="camera", what="camera left", make=CameraError)
     with pytest.raises(CameraError, match=r"^TypeError: no such thing$"), guard:
         raise TypeError("no such thing")
     assert supervisor.faults().by_kind == {"camera": 1}
@@ -190,7 +202,7 @@ def test_what_foreign_code_raises_becomes_the_error_that_its_caller_knows(superv
 
 @pytest.mark.parametrize("error", [KensaError("told"), KeyboardInterrupt(), SystemExit(3)])
 def test_what_is_told_already_and_what_ends_the_process_passes_the_boundary(error: BaseException) -> None:
-    guard = Boundary(None, kind="camera", what="camera left", make=CameraError)
+    guard = ErrorBoundary(None, kind="camera", what="camera left", make=CameraError)
     with pytest.raises(type(error)) as caught, guard:
         raise error
     assert caught.value is error

@@ -35,7 +35,7 @@ class Plant:
 
     def __post_init__(self) -> None:
         self.gate = TopicGate(random=random.Random(self.seed))
-        self.gate.connected(self.now_ns)
+        self.gate.note_connected(self.now_ns)
         self.flights: deque[tuple[str, int]] = deque()
 
     def run(self, seconds: float) -> None:
@@ -53,20 +53,20 @@ class Plant:
         for topic in order:
             while self.waiting[topic] and len(self.flights) < self.room and self.gate.may_send(topic):
                 self.waiting[topic] -= 1
-                self.gate.sent(topic, self.now_ns)
+                self.gate.note_sent(topic, self.now_ns)
                 self.flights.append((topic, self.now_ns))
 
     def answer(self) -> None:
         while self.flights:
             topic, sent_ns = self.flights.popleft()
             if topic not in self.forbidden:
-                self.gate.acknowledged(topic, sent_ns, self.now_ns)
+                self.gate.note_acknowledged(topic, sent_ns, self.now_ns)
                 self.delivered[topic] = self.delivered.get(topic, 0) + 1
                 silent_ns = self.now_ns - self.last_ns.get(topic, 0)
                 self.longest_ns[topic] = max(self.longest_ns.get(topic, 0), silent_ns)
                 self.last_ns[topic] = self.now_ns
             elif self.answers:
-                self.gate.refused(topic, "not authorized", self.now_ns)
+                self.gate.note_refused(topic, "not authorized", self.now_ns)
                 self.waiting[topic] += 1
             else:
                 self.cut([topic, *(found for found, _ in self.flights)])
@@ -74,17 +74,17 @@ class Plant:
     def cut(self, unanswered: list[str] | None = None) -> None:
         """The connection ends, by the broker or by the network."""
         lost = [topic for topic, _ in self.flights] if unanswered is None else unanswered
-        self.gate.ended(lost, "it hung up", self.now_ns)
+        self.gate.note_disconnected(lost, "it hung up", self.now_ns)
         for topic in lost:
             self.waiting[topic] += 1
         self.flights.clear()
         self.ends += 1
         self.now_ns += round(RECONNECT_S * NS_PER_S)
-        self.gate.connected(self.now_ns)
+        self.gate.note_connected(self.now_ns)
 
     @property
     def set_aside(self) -> set[str]:
-        return {held.topic for held in self.gate.set_aside}
+        return {held.topic for held in self.gate.refused_topics}
 
 
 TOPICS = [f"t{number}" for number in range(6)]
@@ -136,8 +136,8 @@ def test_what_is_allowed_again_is_taken_again_and_told(*, answers: bool) -> None
     assert plant.gate.is_open
     assert plant.gate.held_back == frozenset()
     assert plant.delivered["t3"] > 0
-    assert [news.is_over for news in plant.gate.news][-1]
-    assert all(not news.is_over for news in list(plant.gate.news)[:-1])
+    assert [news.is_over for news in plant.gate.changes][-1]
+    assert all(not news.is_over for news in list(plant.gate.changes)[:-1])
 
 
 def test_a_plain_cut_of_the_network_makes_no_topic_wait() -> None:
@@ -162,21 +162,21 @@ def test_a_broker_that_is_ill_for_everybody_is_forgiven_within_half_a_minute() -
 def test_refusals_of_what_was_in_flight_already_do_not_prolong_the_wait() -> None:
     gate = TopicGate(random=random.Random(0))
     for _ in range(5):
-        gate.sent("t", 0)
+        gate.note_sent("t", 0)
     for _ in range(5):
-        gate.refused("t", "not authorized", 0)
-    assert [held.tries for held in gate.set_aside] == [1]
+        gate.note_refused("t", "not authorized", 0)
+    assert [held.tries for held in gate.refused_topics] == [1]
     assert gate.rejected == 5
-    assert len(gate.news) == 1
+    assert len(gate.changes) == 1
 
 
 def test_a_suspect_without_a_message_gives_its_turn_to_the_next() -> None:
     gate = TopicGate(random=random.Random(0))
-    gate.connected(0)
-    gate.sent("idle", 0)
-    gate.sent("busy", 0)
-    gate.ended(["busy", "idle"], "it hung up", 0)
-    gate.connected(0)
+    gate.note_connected(0)
+    gate.note_sent("idle", 0)
+    gate.note_sent("busy", 0)
+    gate.note_disconnected(["busy", "idle"], "it hung up", 0)
+    gate.note_connected(0)
     assert gate.held_back == {"busy"}, "the newest goes first"
     again_ns = gate.tick(1)
     assert again_ns <= NS_PER_S

@@ -6,16 +6,16 @@ import pytest
 
 from agent.errors import IllegalTransitionError
 from agent.model.transitions import (
-    MEANING,
-    RESTING,
-    RISKY,
-    ROLLOUT,
-    SAID,
+    EVENT_MEANING,
+    RESTING_STATES,
+    RISKY_STATES,
+    ROLLOUT_STATES,
+    STATE_MEANING,
     TABLE,
-    Event,
-    State,
+    LifecycleEvent,
+    LifecycleState,
     advance,
-    document,
+    render_document,
 )
 from tests.support import ROOT
 
@@ -25,9 +25,9 @@ def test_every_row_leads_where_it_says() -> None:
         assert advance(state, event) is after
 
 
-@pytest.mark.parametrize("state", list(State))
-def test_an_event_without_a_row_raises_and_names_what_is_known(state: State) -> None:
-    for event in Event:
+@pytest.mark.parametrize("state", list(LifecycleState))
+def test_an_event_without_a_row_raises_and_names_what_is_known(state: LifecycleState) -> None:
+    for event in LifecycleEvent:
         if (state, event) in TABLE:
             continue
         with pytest.raises(IllegalTransitionError, match=f"{event} means nothing in the state {state}"):
@@ -35,34 +35,36 @@ def test_an_event_without_a_row_raises_and_names_what_is_known(state: State) -> 
 
 
 def test_every_state_can_be_reached_and_every_event_occurs() -> None:
-    assert set(TABLE.values()) == set(State)
-    assert {event for _, event in TABLE} == set(Event)
-    assert set(MEANING) == set(State)
-    assert set(SAID) == set(Event)
+    assert set(TABLE.values()) == set(LifecycleState)
+    assert {event for _, event in TABLE} == set(LifecycleEvent)
+    assert set(STATE_MEANING) == set(LifecycleState)
+    assert set(EVENT_MEANING) == set(LifecycleEvent)
 
 
 def test_every_state_with_a_candidate_can_be_refused_and_superseded() -> None:
-    for state in ROLLOUT:
-        assert advance(state, Event.REFUSED) is State.ROLLING_BACK
-        assert advance(state, Event.SUPERSEDED) is State.IDLE
+    for state in ROLLOUT_STATES:
+        assert advance(state, LifecycleEvent.REFUSED) is LifecycleState.ROLLING_BACK
+        assert advance(state, LifecycleEvent.SUPERSEDED) is LifecycleState.IDLE
 
 
 def test_every_risky_state_starts_again_from_verified_after_an_interruption() -> None:
-    for state in RISKY:
-        assert advance(state, Event.INTERRUPTED) is State.VERIFIED
+    for state in RISKY_STATES:
+        assert advance(state, LifecycleEvent.INTERRUPTED) is LifecycleState.VERIFIED
 
 
 def test_rest_can_be_reached_from_everywhere() -> None:
-    near = set(RESTING)
+    near = set(RESTING_STATES)
     while grown := {s for (s, _), after in TABLE.items() if after in near} - near:
         near |= grown
-    assert near == set(State)
+    assert near == set(LifecycleState)
 
 
 def test_only_commit_leads_to_committed() -> None:
-    assert {event for (_, event), after in TABLE.items() if after is State.COMMITTED} == {Event.COMMIT}
+    assert {event for (_, event), after in TABLE.items() if after is LifecycleState.COMMITTED} == {
+        LifecycleEvent.COMMIT
+    }
 
 
 def test_the_picture_in_the_docs_is_that_of_the_table() -> None:
     kept = (ROOT / "docs" / "lifecycle.md").read_text(encoding="utf-8")
-    assert kept == document(), "run: python -m agent.model.transitions > docs/lifecycle.md"
+    assert kept == render_document(), "run: python -m agent.model.transitions > docs/lifecycle.md"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agent import wire
 from agent.errors import InferenceError
-from agent.inspection.keeper import FrameKeeper
+from agent.inspection.keeper import FrameRecorder
 from agent.records import Geometry, Observation, Outcome, Scores
 from agent.slot import Lease, Trial
 from simulator.manual_clock import ManualClock
@@ -88,8 +88,8 @@ def test_a_part_that_is_in_at_some_share_stays_in_at_every_larger_one(
         Trial(challenger=lease_of(PlainModel("2", saying(0))), share=share, salt=salt, observe=lambda _: None)
         for share in sorted(shares)
     )
-    assert not small.assigned(part) or large.assigned(part)
-    assert small.assigned(part) == small.assigned(part)
+    assert not small.is_assigned(part) or large.is_assigned(part)
+    assert small.is_assigned(part) == small.is_assigned(part)
 
 
 def test_the_share_is_met_and_the_same_parts_go_to_the_challenger_on_any_machine_and_batch() -> None:
@@ -222,7 +222,7 @@ def test_the_sites_thresholds_hold_for_the_challenger_too() -> None:
 
 
 def test_a_frame_is_kept_for_what_either_model_found(tmp_path: Path) -> None:
-    keeper = FrameKeeper(
+    keeper = FrameRecorder(
         state_dir=tmp_path, inspection="part", frames=9, max_bytes=10**6, max_per_s=9.0, jpeg_quality=90,
         clock=ManualClock(),
     )  # fmt: skip
@@ -242,16 +242,16 @@ def test_arms_and_both_outcomes_survive_the_wire() -> None:
     line, _ = line_in_trial(PlainModel("1", saying(0.1)), PlainModel("2", saying(0.2)), share=0.5)
     for _ in range(8):
         line.judge(8)
-    packs: dict[wire.PackKey, wire.Pack] = {}
+    packs: dict[wire.EnvelopeKey, wire.EnvelopeBuilder] = {}
     for verdict in line.verdicts:
-        key = wire.pack_key(verdict)
+        key = wire.envelope_key(verdict)
         assert key is not None
-        assert packs.setdefault(key, wire.Pack(verdict)).try_add(verdict)
+        assert packs.setdefault(key, wire.EnvelopeBuilder(verdict)).try_add(verdict)
     assert len(packs) == 2, "an envelope holds one arm"
     read: list[Verdict] = []
     for pack in packs.values():
         delivery = wire.decode(pack.encode())
-        assert isinstance(delivery, wire.Delivery)
+        assert isinstance(delivery, wire.DecodedVerdicts)
         read += delivery.verdicts
     told = {v.seq: (v.arm, v.challenger_outcome, v.challenger_sha256, v.origin.model) for v in read}
     assert told == {v.seq: (v.arm, v.challenger_outcome, v.challenger_sha256, v.origin.model) for v in line.verdicts}
@@ -283,6 +283,6 @@ def test_a_trial_or_shadow_that_begins_keeps_the_buffers_and_a_swap_of_like_mode
     for change in changes:
         change()
         line.judge()
-        inputs.append(line.worker._desks[0].inputs)
+        inputs.append(line.worker._states[0].batch_buffer)
     assert inputs[0] is inputs[1] is inputs[2] is inputs[3] is inputs[4] is inputs[6]
     assert inputs[5] is not inputs[0]

@@ -35,8 +35,8 @@ def test_no_two_parts_are_alike_in_pixels_place_light_or_defect(line: SimulatedL
     truths = [line.truth(index) for index in range(200)]
     assert len({truth.light.gain for truth in truths}) == 200
     assert len({(truth.pose.dx, truth.pose.dy) for truth in truths}) > 120
-    masks = {line.mask_roi(truth.index).tobytes() for truth in truths[:20] if truth.defective}
-    assert len(masks) == sum(truth.defective for truth in truths[:20])
+    masks = {line.mask_roi(truth.index).tobytes() for truth in truths[:20] if truth.is_defective}
+    assert len(masks) == sum(truth.is_defective for truth in truths[:20])
     assert len({truth.picture for truth in truths}) == 200
 
 
@@ -48,7 +48,7 @@ def test_a_part_has_the_same_pixels_whatever_was_made_before(line: SimulatedLine
 
 
 def test_the_defect_rate_is_kept(line: SimulatedLine) -> None:
-    found = sum(line.truth(index).defective for index in range(2_000))
+    found = sum(line.truth(index).is_defective for index in range(2_000))
     assert 0.45 < found / 2_000 < 0.55
 
 
@@ -57,7 +57,7 @@ def test_pixels_change_where_the_truth_says_that_the_defect_is(camera: str, part
     options = {**CONFIG.model_dump(), "camera": camera, "pool": 1, "surfaces": ("cast",), "noise": 0.0}
     hurt = SimulatedLine(LineConfig.model_validate(options))
     whole = SimulatedLine(LineConfig.model_validate({**options, "defect_rate": 0.0}))
-    for index in [index for index in range(40) if hurt.truth(index).defective][:parts]:
+    for index in [index for index in range(40) if hurt.truth(index).is_defective][:parts]:
         difference = cv2.absdiff(hurt.render(index), whole.render(index))
         changed = difference.max(axis=2) if difference.ndim == 3 else difference
         mask = hurt.mask(index)
@@ -79,7 +79,7 @@ def test_a_part_looks_as_the_renderer_shows_such_parts(line: SimulatedLine) -> N
     slow = SimulatedLine(CONFIG.model_copy(update={"vary": False, "pool": 0, "drift_amplitude": 0.0}))
 
     def figures(of: SimulatedLine, surface: str) -> tuple[float, float]:
-        good = [i for i in range(60) if not of.truth(i).defective and of.truth(i).surface == surface][:6]
+        good = [i for i in range(60) if not of.truth(i).is_defective and of.truth(i).surface == surface][:6]
         middles = [of.render_roi(i)[300:380, 140:240].astype(np.float32) for i in good]
         fine = [middle - cv2.GaussianBlur(middle, (0, 0), 8.0) for middle in middles]
         return float(np.mean(middles)), float(np.mean([one.std() for one in fine]))

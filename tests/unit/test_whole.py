@@ -9,12 +9,12 @@ import pytest
 from agent.errors import OperatorError
 from agent.records import Geometry
 from pipeline.dataset import Dataset
-from pipeline.training.recipe import Parameters, Task
+from pipeline.training.recipe import TrainingParameters, TrainingTask
 
 torch = pytest.importorskip("torch", reason="the recipe needs the extra `train`")
 
-from pipeline.training.loop import made_ahead  # noqa: E402
-from pipeline.training.whole import TOUCHED_WEIGHT, cell_targets, load_crops, map_loss, train_whole  # noqa: E402
+from pipeline.training.loop import prefetch  # noqa: E402
+from pipeline.training.whole import TOUCHED_WEIGHT, cell_targets, load_crops, train_whole_evidence, whole_evidence_loss  # noqa: E402
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,10 +40,10 @@ def write_part(root: Path, class_name: str, number: int, *, marked: bool = True)
     cv2.imwrite(str(root / "train" / class_name / name), picture)
 
 
-def make_task(root: Path, *, seed: int = 0, epochs: int = 1) -> Task:
+def make_task(root: Path, *, seed: int = 0, epochs: int = 1) -> TrainingTask:
     data = Dataset.load(root)
-    parameters = Parameters(net="tiny", epochs=epochs, batch=10, seed=seed, threads=1)
-    return Task(data.split("train"), (), data.classes, data.defects, WHOLE, parameters)
+    parameters = TrainingParameters(net="tiny", epochs=epochs, batch=10, seed=seed, threads=1)
+    return TrainingTask(data.split("train"), (), data.classes, data.defects, WHOLE, parameters)
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_a_defective_part_that_nobody_marked_is_left_alone(parts: Path) -> None:
     write_part(parts, "spot", 99, marked=False)
     crops = load_crops(make_task(parts))
     assert len(crops.labels) == 17
-    assert len(crops.spots) == 8
+    assert len(crops.defect_pixels) == 8
     for number in range(20):
         batch = crops.batch(number)
         assert batch.masks[batch.labels > 0].any((1, 2)).all()
@@ -93,7 +93,7 @@ def test_training_without_good_parts_is_refused_with_the_remedy(tmp_path: Path) 
     for number in range(3):
         write_part(tmp_path, "spot", number)
     with pytest.raises(OperatorError, match="good pictures"):
-        train_whole(make_task(tmp_path), progress=silent)
+        train_whole_evidence(make_task(tmp_path), progress=silent)
 
 
 def test_a_cell_counts_as_defective_by_what_lies_in_it_and_a_grazed_one_not_at_all() -> None:
@@ -114,26 +114,26 @@ def test_the_loss_pulls_marked_cells_up_in_their_own_class_and_all_others_down()
     logits = torch.zeros(1, 3, 2, 2, requires_grad=True)
     masks = torch.zeros(1, 16, 16, dtype=torch.uint8)
     masks[0, :8, :8] = 255
-    map_loss(logits, masks, torch.tensor([2]), smoothing=0.0).backward()
+    whole_evidence_loss(logits, masks, torch.tensor([2]), smoothing=0.0).backward()
     assert logits.grad is not None
     pulled_up = (logits.grad[0] < 0).int()
     assert pulled_up.flatten(1).tolist() == [[1, 0, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0]]
 
 
 def test_what_is_made_ahead_comes_in_order_and_a_failure_reaches_the_caller() -> None:
-    assert list(made_ahead(lambda number: number * number, range(20))) == [number * number for number in range(20)]
+    assert list(prefetch(lambda number: number * number, range(20))) == [number * number for number in range(20)]
 
     def fails(number: int) -> int:
         return 1 // (3 - number)
 
     with pytest.raises(ZeroDivisionError):
-        list(made_ahead(fails, range(10)))
+        list(prefetch(fails, range(10)))
 
 
 @pytest.mark.train
 def test_equal_seeds_give_equal_weights(parts: Path) -> None:
     first, second, other = (
-        train_whole(make_task(parts, seed=seed), progress=silent).net.state_dict() for seed in (1, 1, 2)
+        train_whole_evidence(make_task(parts, seed=seed), progress=silent).net.state_dict() for seed in (1, 1, 2)
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not all(torch.equal(first[name], other[name]) for name in first)

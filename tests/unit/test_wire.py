@@ -67,7 +67,7 @@ def test_the_published_schema_is_the_one_that_the_code_keeps(kind: str) -> None:
 
 
 def _messages() -> list[tuple[str, bytes]]:
-    pack = wire.Pack(make_verdict(0))
+    pack = wire.EnvelopeBuilder(make_verdict(0))
     assert pack.try_add(make_verdict(0))
     gap = wire.Gap(
         thing="t", line="l", inspection="i", camera="c", boot_epoch=1, reason=wire.GapReason.EVICTED, lost_utc_us=5,
@@ -75,10 +75,10 @@ def _messages() -> list[tuple[str, bytes]]:
     )  # fmt: skip
     return [
         ("verdict", wire.encode_verdict(make_verdict(1, Outcome.DEFECT, part_id="ä"))),
-        ("verdict", wire.marked_replay(wire.encode_verdict(make_verdict(1, Outcome.UNKNOWN, reason="no model")))),
+        ("verdict", wire.mark_replay(wire.encode_verdict(make_verdict(1, Outcome.UNKNOWN, reason="no model")))),
         ("verdict", wire.encode_verdict(longest_verdict(1, 64, Outcome.DEFECT))),
         ("verdict", wire.encode_verdict(dataclasses.replace(make_verdict(1), origin=_without_model()))),
-        ("ok", wire.marked_replay(pack.encode())),
+        ("ok", wire.mark_replay(pack.encode())),
         ("gap", wire.encode_gap(gap)),
         *(("heartbeat", part) for part in wire.encode_heartbeat(heartbeat(3))),
         ("collected", sidecar(make_verdict(1, Outcome.DEFECT))),
@@ -108,15 +108,15 @@ def test_every_message_keeps_its_published_schema(kind: str, payload: bytes) -> 
 
 @pytest.mark.parametrize("classes", [1, 2, 8, 64])
 def test_an_envelope_holds_32_rows_of_the_longest_names_below_the_bound(classes: int) -> None:
-    pack = wire.Pack(longest_verdict(0, classes, Outcome.OK))
+    pack = wire.EnvelopeBuilder(longest_verdict(0, classes, Outcome.OK))
     count = 0
     while pack.try_add(longest_verdict(7 * count, classes, Outcome.OK)):
         count += 1
-    payload = wire.marked_replay(pack.encode())
+    payload = wire.mark_replay(pack.encode())
     assert count >= wire.MIN_ROWS
     assert len(payload) < wire.MAX_MESSAGE_BYTES
     delivery = wire.decode(payload)
-    assert isinstance(delivery, wire.Delivery)
+    assert isinstance(delivery, wire.DecodedVerdicts)
     assert [verdict.seq for verdict in delivery.verdicts] == [7 * number for number in range(count)]
 
 
@@ -125,7 +125,7 @@ def test_a_single_verdict_of_the_longest_names_stays_below_the_bound(classes: in
     verdict = longest_verdict(0, max(1, classes), Outcome.DEFECT)
     judgement = dataclasses.replace(verdict.judgement, reason="r" * 5_000, scores=verdict.judgement.scores[:classes])
     verdict = dataclasses.replace(verdict, judgement=judgement, image="i" * 5_000, part_id="\N{SNOWMAN}" * 5_000)
-    payload = wire.marked_replay(wire.encode_verdict(verdict))
+    payload = wire.mark_replay(wire.encode_verdict(verdict))
     assert len(payload) < wire.MAX_MESSAGE_BYTES
     value = json.loads(payload)
     assert len(value.get("scores", {})) + value.get("scores_left_out", 0) == classes
@@ -134,7 +134,7 @@ def test_a_single_verdict_of_the_longest_names_stays_below_the_bound(classes: in
 
 
 def test_typical_envelopes_hold_more_than_a_hundred_rows() -> None:
-    pack = wire.Pack(make_verdict(0))
+    pack = wire.EnvelopeBuilder(make_verdict(0))
     assert all(pack.try_add(make_verdict(seq)) for seq in range(100))
 
 
@@ -148,7 +148,7 @@ def test_different_long_part_ids_stay_different() -> None:
 def test_a_score_that_is_no_score_is_never_written(score: float, outcome: Outcome) -> None:
     verdict = make_verdict(1, outcome)
     verdict = dataclasses.replace(verdict, judgement=dataclasses.replace(verdict.judgement, score=score))
-    write = wire.Pack(verdict).try_add if outcome is Outcome.OK else wire.encode_verdict
+    write = wire.EnvelopeBuilder(verdict).try_add if outcome is Outcome.OK else wire.encode_verdict
     with pytest.raises(MessageError, match="score"):
         write(verdict)
 
@@ -197,7 +197,7 @@ def test_hostile_messages_are_refused_with_the_reason(payload: bytes, text: str)
     ],
 )
 def test_an_envelope_with_crooked_rows_is_refused(old: str, new: str) -> None:
-    pack = wire.Pack(make_verdict(0))
+    pack = wire.EnvelopeBuilder(make_verdict(0))
     assert pack.try_add(make_verdict(0))
     text = pack.encode().decode()
     assert old in text

@@ -29,7 +29,7 @@ _OTHER_PROTOCOLS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class ResponseHead:
     """The head of an answer: `fields` by lower-case name, of repeated ones the first; `challenges` are all of them."""
 
     status: int
@@ -74,23 +74,23 @@ def check_start(data: bytes) -> None:
     """Raise CameraError when `data`, the first bytes of an answer, cannot become a head of HTTP."""
     text = data.decode("latin-1")
     if not text.startswith(_STARTS) and not any(start.startswith(text) for start in _STARTS):
-        raise _no_http(text)
+        raise _not_http_error(text)
 
 
-def _no_http(start: str) -> CameraError:
+def _not_http_error(start: str) -> CameraError:
     known = next((said for begin, said in _OTHER_PROTOCOLS.items() if start.startswith(begin)), None)
     return CameraError(f"it does not answer in HTTP: {known or 'check address and port'}")
 
 
-def parse_head(data: bytes) -> Head:
+def parse_head(data: bytes) -> ResponseHead:
     """Parse a head, without the empty line that ends it. Raises CameraError for what is no HTTP."""
     first, *lines = re.split(r"\r?\n", data.decode("latin-1"))
     status = _STATUS.match(first)
     if status is None:
-        raise _no_http(first)
+        raise _not_http_error(first)
     fields: dict[str, str] = {}
     challenges = []
-    for line in _unfolded(lines):
+    for line in _unfold(lines):
         name, colon, value = line.partition(":")
         key, value = name.strip().lower(), value.strip()
         if not colon:
@@ -101,10 +101,10 @@ def parse_head(data: bytes) -> Head:
             fields[key] = value  # where no boundary separates them, the first part's headers stand here as well
         else:
             fields.setdefault(key, value)
-    return Head(int(status[1]), fields, tuple(challenges))
+    return ResponseHead(int(status[1]), fields, tuple(challenges))
 
 
-def _unfolded(lines: list[str]) -> list[str]:
+def _unfold(lines: list[str]) -> list[str]:
     """Join each line that begins with a blank to the one before it (obs-fold of RFC 9112, section 5.2)."""
     joined: list[str] = []
     for line in lines:
@@ -115,7 +115,7 @@ def _unfolded(lines: list[str]) -> list[str]:
     return joined
 
 
-class Chunks:
+class ChunkDecoder:
     """Takes the chunks' own lines out of a body, in place; whatever way the bytes are cut on their arrival.
 
     A server that announces chunks and sends none is believed by what it sends.
@@ -126,12 +126,12 @@ class Chunks:
         self._line = b""  # begun, and not at its end yet
         self._first = True
         self._plain = False
-        self.ended = False  # the last chunk came
+        self.is_ended = False  # the last chunk came
 
     def compact(self, buffer: bytearray, start: int, end: int) -> int:
         """Move the data among buffer[start:end] to `start`; return where it ends then. Raises CameraError."""
         kept = at = start
-        while at < end and not self.ended:
+        while at < end and not self.is_ended:
             if self._left == 0:
                 at = self._take_line(buffer, at, end)
                 continue
@@ -161,7 +161,7 @@ class Chunks:
             return self._refuse_line(buffer, at, line)
         self._first = False
         self._left = int(size[0], 16)
-        self.ended = self._left == 0
+        self.is_ended = self._left == 0
         return taken
 
     def _refuse_line(self, buffer: bytearray, at: int, line: bytes) -> int:

@@ -16,23 +16,24 @@ _FILL: Final = 0xFF
 _SOI: Final = 0xD8
 _EOI: Final = 0xD9
 _SOS: Final = 0xDA
-_ALONE: Final = frozenset({0x00, 0x01, *range(0xD0, _SOI + 1)})  # have no length, and no place between segments
+# have no length, and no place between segments
+_STANDALONE_MARKERS: Final = frozenset({0x00, 0x01, *range(0xD0, _SOI + 1)})
 _MIN_SEGMENT: Final = 2  # bytes; the length counts itself
 # In coded data FF is followed by 00 (stuffing) or D0..D7 (restart); anything else ends the scan.
 _SCAN_END: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 
-class JpegEnd:
+class JpegEndFinder:
     """Follows one JPEG. `damaged` is set where its structure is broken, and stays so."""
 
     def __init__(self) -> None:
         self._at = len(START)  # from the picture's first byte; all before is done with
         self._in_scan = False
-        self.damaged = False
+        self.is_damaged = False
 
     def find(self, buffer: bytearray, start: int, end: int) -> int | None:
         """Return the index behind the JPEG that begins at `start`; None when more must come, or it is damaged."""
-        while not self.damaged:
+        while not self.is_damaged:
             if self._in_scan and not self._pass_scan(buffer, start, end):
                 return None
             at = start + self._at
@@ -48,12 +49,12 @@ class JpegEnd:
             marker = buffer[at]
             if marker == _EOI:
                 return at + 1
-            if marker in _ALONE:
+            if marker in _STANDALONE_MARKERS:
                 break
             if not self._pass_segment(buffer, start, at + 1, end):
                 return None
             self._in_scan = marker == _SOS
-        self.damaged = True
+        self.is_damaged = True
         return None
 
     def _pass_scan(self, buffer: bytearray, start: int, end: int) -> bool:
@@ -69,6 +70,6 @@ class JpegEnd:
         if length_at + _MIN_SEGMENT > end:
             return False
         length = int.from_bytes(buffer[length_at : length_at + _MIN_SEGMENT], "big")
-        self.damaged = length < _MIN_SEGMENT
+        self.is_damaged = length < _MIN_SEGMENT
         self._at = length_at + length - start
-        return not self.damaged
+        return not self.is_damaged

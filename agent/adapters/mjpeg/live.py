@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from agent.adapters.mjpeg.source import MjpegSource
 from agent.images import ImageDecoder
-from agent.inspection.latest import Exposure, LatestFrames
+from agent.inspection.latest import Exposure, LatestFrameSource
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,26 +14,26 @@ if TYPE_CHECKING:
     from agent.clock import Clock
 
 
-def live_mjpeg(
+def live_mjpeg_source(
     *,
     url: str,
     clock: Clock,
     username: str | None = None,
     password_file: Path | None = None,
     ca: Path | None = None,
-) -> LatestFrames:
+) -> LatestFrameSource:
     """Return the source of the stream at `url`; see `MjpegSource`. It hands over the newest picture."""
     decoder = ImageDecoder()  # for the capture thread; the reading threads only copy encoded pictures
 
-    def connect() -> _Stream:
+    def connect() -> _MjpegLiveStream:
         source = MjpegSource(url=url, clock=clock, username=username, password_file=password_file, ca=ca)
-        return _Stream(source, decoder)
+        return _MjpegLiveStream(source, decoder)
 
     name = MjpegSource(url=url, clock=clock).name
-    return LatestFrames(name=name, connect=connect, on_close=decoder.close)
+    return LatestFrameSource(name=name, connect=connect, on_close=decoder.close)
 
 
-class _Stream:
+class _MjpegLiveStream:
     """See `agent.inspection.latest.LiveStream`."""
 
     def __init__(self, source: MjpegSource, decoder: ImageDecoder) -> None:
@@ -44,7 +44,7 @@ class _Stream:
         self._source.open()
 
     def receive(self, *, timeout_s: float) -> Exposure | None:
-        picture = self._source.next_picture(timeout_s=timeout_s)
+        picture = self._source.next_image(timeout_s=timeout_s)
         if picture is None:
             return None
         data, decoder = bytes(picture.data), self._decoder  # the reader's memory is used again

@@ -18,7 +18,7 @@ from agent.errors import CameraError
 
 _FIRST_BUFFER_BYTES: Final = 256 * 1024
 _MAX_LINE_BYTES: Final = 300  # of a delimiter; RFC 2046 allows 70 characters
-_MIN_SURE_BYTES: Final = 6  # a shorter delimiter and its line break occur by chance in some thousand pictures
+_MIN_DELIMITER_BYTES: Final = 6  # a shorter delimiter and its line break occur by chance in some thousand pictures
 _NOT_BLANK: Final = re.compile(rb"[^\r\n \t\x00]")
 # A line that starts with two dashes: a delimiter where no picture is.
 _DASHES: Final = re.compile(rb"--[^\r\n\xff]{0,%d}\r?\n" % _MAX_LINE_BYTES)
@@ -37,8 +37,8 @@ class _Expect(Enum):
     NOTHING = "nothing: it is no answer with pictures"
 
 
-class PictureReader:
-    """Cuts one answer into pictures. The view that `next_picture` returns is valid until the next call of `space`."""
+class MjpegParser:
+    """Cuts one answer into pictures. The view that `next_image` returns is valid until the next call of `space`."""
 
     def __init__(self, *, max_picture_bytes: int) -> None:
         self._max_bytes = max_picture_bytes
@@ -46,7 +46,7 @@ class PictureReader:
         self._start = self._end = 0  # of what is in the buffer and not used up
         self._searched = 0  # what is searched for does not begin before this
         self._expect = _Expect.HEAD
-        self._chunks: http.Chunks | None = None
+        self._chunks: http.ChunkDecoder | None = None
         self._type = ""  # media type of the answer
         self._name = b""  # of the announced boundary, without dashes
         self._delimiter = b""  # as it was seen last, with its dashes
@@ -55,14 +55,14 @@ class PictureReader:
         self._trusts_length = False  # that of the last picture was right
         self._part_type = ""
         self._has_headers = False
-        self._jpeg: jpeg.JpegEnd | None = None  # of the part, once it has begun as one
+        self._jpeg: jpeg.JpegEndFinder | None = None  # of the part, once it has begun as one
         self._held = False  # the first picture, until another shows that it is a stream
         self._given: memoryview | None = None
-        self.head: http.Head | None = None  # of the answer, once it came
+        self.head: http.ResponseHead | None = None  # of the answer, once it came
 
     # --- bytes in -----------------------------------------------------------------------------------------------------
 
-    def space(self) -> memoryview:
+    def get_buffer(self) -> memoryview:
         """Return where the next bytes go; tell `received` how many came."""
         if self._start and self._end == len(self._buffer):
             kept = self._end - self._start
@@ -74,7 +74,7 @@ class PictureReader:
             self._buffer = self._buffer + bytes(len(self._buffer))
         return memoryview(self._buffer)[self._end :]
 
-    def received(self, count: int) -> None:
+    def buffer_updated(self, count: int) -> None:
         """Take `count` bytes that were put into `space`. Raises CameraError for a body whose chunks are damaged."""
         end = self._end + count
         self._end = end if self._chunks is None else self._chunks.compact(self._buffer, self._end, end)
@@ -85,18 +85,18 @@ class PictureReader:
             return CameraError("it closed the connection without an answer")
         if self._held or self._expect is _Expect.KIND:
             return self._no_stream()
-        if self._closed or (self._chunks is not None and self._chunks.ended):
+        if self._closed or (self._chunks is not None and self._chunks.is_ended):
             return CameraError("it ended the stream")
         return CameraError("it closed the connection")
 
     @property
-    def ended(self) -> bool:
+    def is_ended(self) -> bool:
         """Whether the body's last chunk came: nothing will follow on this connection."""
-        return self._chunks is not None and self._chunks.ended
+        return self._chunks is not None and self._chunks.is_ended
 
     # --- pictures out -------------------------------------------------------------------------------------------------
 
-    def next_picture(self) -> memoryview | None:
+    def next_image(self) -> memoryview | None:
         """Return the next picture; None when more bytes are needed, and for ever after an answer other than 200.
 
         Raises CameraError for what is no stream of pictures.
@@ -123,7 +123,7 @@ class PictureReader:
             case _Expect.NOTHING:
                 return False
 
-    def _go_on(self, at: int, expect: _Expect) -> None:
+    def _advance(self, at: int, expect: _Expect) -> None:
         self._start = self._searched = at
         self._expect = expect
 
@@ -138,7 +138,7 @@ class PictureReader:
         if len(begun) < 2:  # noqa: PLR2004
             return False
         if begun in {b"--", jpeg.START}:  # no head at all, as from HTTP/0.9
-            self.head = http.Head(200, {})
+            self.head = http.ResponseHead(200, {})
             self._expect = _Expect.KIND
             return True
         found = http.find_head(self._buffer, self._start, self._end)
@@ -152,11 +152,11 @@ class PictureReader:
         self.head = head
         self._check_head(head)
         if "chunked" in head.fields.get("transfer-encoding", "").lower():
-            self._chunks = http.Chunks()
+            self._chunks = http.ChunkDecoder()
             self._end = self._chunks.compact(self._buffer, self._start, self._end)
         return True
 
-    def _check_head(self, head: http.Head) -> None:
+    def _check_head(self, head: http.ResponseHead) -> None:
         if head.status != 200:  # noqa: PLR2004
             self._expect = _Expect.NOTHING
             return
@@ -180,7 +180,7 @@ class PictureReader:
             return False
         if bytes(self._buffer[found.start() : found.start() + 2]) not in {b"--", jpeg.START}:
             raise self._no_stream()
-        self._go_on(found.start(), _Expect.PART)
+        self._advance(found.start(), _Expect.PART)
         return True
 
     # --- between pictures ---------------------------------------------------------------------------------------------
@@ -204,7 +204,7 @@ class PictureReader:
         self._delimiter = bytes(self._buffer[at:name_end])
         self._closed = after is not None and after[1] is not None
         self._held = False
-        self._go_on(name_end if after is None else after.end(), _Expect.HEADERS)
+        self._advance(name_end if after is None else after.end(), _Expect.HEADERS)
         return True
 
     def _find_delimiter(self) -> tuple[int, int] | None:
@@ -270,7 +270,7 @@ class PictureReader:
     def _begin_body(self, at: int, *, length: int | None) -> None:
         self._length = length
         self._jpeg = None
-        self._go_on(at, _Expect.BODY)
+        self._advance(at, _Expect.BODY)
 
     def _take_body(self) -> bool:
         if self._jpeg is None and not self._find_content():
@@ -281,19 +281,19 @@ class PictureReader:
             return self._take_announced(self._start + self._length)
         return self._take_jpeg(self._jpeg)
 
-    def _take_jpeg(self, jpeg_end: jpeg.JpegEnd) -> bool:
+    def _take_jpeg(self, jpeg_end: jpeg.JpegEndFinder) -> bool:
         """Take a JPEG up to where its structure ends; up to the next delimiter if that comes before: then it is cut."""
         end = jpeg_end.find(self._buffer, self._start, self._end)
-        cut = self._find_cut(self._end if end is None else end)
+        cut = self._find_truncation(self._end if end is None else end)
         if cut is not None:
-            return self._give(self._without_newline(cut), go_on_at=cut)
+            return self._emit(self._without_newline(cut), go_on_at=cut)
         if end is None:
-            return self._take_damaged() if jpeg_end.damaged else self._wait()
+            return self._take_damaged() if jpeg_end.is_damaged else self._need_more()
         if self._held and _PICTURE_START.search(self._buffer, end, self._end) is None:
-            return self._wait()
+            return self._need_more()
         self._held = False
         self._trusts_length = end - self._start == self._length
-        return self._give(end, go_on_at=end)
+        return self._emit(end, go_on_at=end)
 
     def _take_announced(self, end: int) -> bool:
         """Take a JPEG as long as it is said to be, after one whose length was right: without a look at each byte.
@@ -301,9 +301,9 @@ class PictureReader:
         `agent.images.inspect` looks at them anyway. Where no end marker stands, the length is wrong or the picture cut.
         """
         if end > self._end:
-            return self._wait()
+            return self._need_more()
         if self._buffer[end - len(jpeg.END) : end] == jpeg.END:
-            return self._give(end, go_on_at=end)
+            return self._emit(end, go_on_at=end)
         self._trusts_length = False
         return True
 
@@ -311,9 +311,9 @@ class PictureReader:
         """Pass blanks before a JPEG, and follow it from there on."""
         found = _NOT_BLANK.search(self._buffer, self._start, self._end)
         if found is None or found.start() + 2 > self._end:
-            return self._wait()
+            return self._need_more()
         if self._buffer[found.start() : found.start() + 2] == jpeg.START:
-            self._jpeg = jpeg.JpegEnd()
+            self._jpeg = jpeg.JpegEndFinder()
             self._start = self._searched = found.start()
         return True
 
@@ -322,31 +322,31 @@ class PictureReader:
         if self._part_type.startswith("video/"):
             raise CameraError(f"it sends {self._part_type!r}, not JPEG pictures: choose MJPEG in its settings")
         announced = None if self._length is None else self._start + self._length
-        cut = self._find_cut(self._end if announced is None else min(self._end, announced))
+        cut = self._find_truncation(self._end if announced is None else min(self._end, announced))
         go_on_at = announced if cut is None else cut
         if go_on_at is None or go_on_at > self._end:
-            return self._wait()
+            return self._need_more()
         # Text and sound between pictures is passed over, and so are two delimiters with nothing between them.
         if self._has_headers and (self._part_type in _PICTURE_TYPES or self._part_type.startswith("image/")):
-            return self._give(go_on_at if cut is None else self._without_newline(cut), go_on_at=go_on_at)
-        self._go_on(go_on_at, _Expect.PART)
+            return self._emit(go_on_at if cut is None else self._without_newline(cut), go_on_at=go_on_at)
+        self._advance(go_on_at, _Expect.PART)
         return True
 
     def _take_damaged(self) -> bool:
         """Take a JPEG whose structure is broken, when its end shows otherwise."""
         if self._delimiter:
             if self._length is None or self._start + self._length > self._end:
-                return self._wait()
-            return self._give(self._start + self._length, go_on_at=self._start + self._length)
+                return self._need_more()
+            return self._emit(self._start + self._length, go_on_at=self._start + self._length)
         found = _PICTURE_START.search(self._buffer, self._start + 2, self._end)
-        return self._wait() if found is None else self._give(found.start(), go_on_at=found.start())
+        return self._need_more() if found is None else self._emit(found.start(), go_on_at=found.start())
 
-    def _find_cut(self, end: int) -> int | None:
+    def _find_truncation(self, end: int) -> int | None:
         """Return where the delimiter that was seen last stands before `end`: the part ends there, whole or not."""
         at = self._searched
         while self._delimiter and (at := self._buffer.find(self._delimiter, at, end)) >= 0:
             after = at + len(self._delimiter)
-            is_long = len(self._delimiter) >= _MIN_SURE_BYTES or self._buffer[at - 1 : at] == b"\n"
+            is_long = len(self._delimiter) >= _MIN_DELIMITER_BYTES or self._buffer[at - 1 : at] == b"\n"
             if is_long and _AFTER_DELIMITER.match(self._buffer, after, self._end):
                 return at
             if after + _MAX_LINE_BYTES > self._end:  # its line may not be whole yet
@@ -361,14 +361,14 @@ class PictureReader:
         before = bytes(self._buffer[max(self._start, end - 2) : end])
         return end - (2 if before == b"\r\n" else 1 if before.endswith(b"\n") else 0)
 
-    def _wait(self) -> bool:
+    def _need_more(self) -> bool:
         """Return False: more bytes are needed. Raises CameraError when there are too many already."""
         if self._end - self._start > self._max_bytes + http.MAX_HEAD_BYTES:
             raise CameraError(f"a picture of more than {self._max_bytes:,} bytes comes: the stream is damaged")
         return False
 
-    def _give(self, end: int, *, go_on_at: int) -> bool:
+    def _emit(self, end: int, *, go_on_at: int) -> bool:
         self._given = memoryview(self._buffer)[self._start : end]
         self._jpeg = None
-        self._go_on(go_on_at, _Expect.PART)
+        self._advance(go_on_at, _Expect.PART)
         return True

@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urljoin
 
 from agent.adapters.mjpeg import tls
-from agent.adapters.mjpeg.pictures import PictureReader
+from agent.adapters.mjpeg.pictures import MjpegParser
 from agent.clock import NS_PER_S
 from agent.errors import CameraError
 from agent.images import MAX_IMAGE_BYTES, ImageDecoder
-from agent.inspection.camera_auth import authorization, basic
-from agent.inspection.camera_url import CameraAddress, Target, redact
+from agent.inspection.camera_auth import authorization_header, basic_header
+from agent.inspection.camera_url import CameraAddress, CameraEndpoint, redact
 from agent.records import Grab
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agent.adapters.mjpeg.http import Head
+    from agent.adapters.mjpeg.http import ResponseHead
     from agent.clock import Clock
     from agent.images import Encoded
     from agent.records import Pixels
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 _CONNECT_S: Final = 0.8  # a camera is on the local network; stopping must not wait longer than a second
 _PORTS: Final = {"http": 80, "https": 443}
 _STALE: Final = re.compile(r"stale\s*=\s*\"?true", re.IGNORECASE)  # the password was right, the nonce too old
-_MAX_QUESTIONS: Final = 5  # for one opening: a login and some redirects
+_MAX_REQUESTS: Final = 5  # for one opening: a login and some redirects
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class EncodedImage:
     """An encoded picture; `data` is valid until the next one is read. `arrived_ns` is the time of its last byte."""
 
     data: Encoded
@@ -48,10 +48,10 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class _Question:
+class _Request:
     """One request: where, with which authorization, in which version of HTTP."""
 
-    target: Target
+    target: CameraEndpoint
     authorization: str | None = None
     version: str = "1.0"  # in answer to which few servers send chunks
 
@@ -74,14 +74,14 @@ class MjpegSource:
         max_part_bytes: int = MAX_IMAGE_BYTES,
     ) -> None:
         self._address = CameraAddress(url=url, username=username, password_file=password_file)
-        self._name = self._address.shown
+        self._name = self._address.redacted
         self._ca = ca
         self._clock = clock
         self._max_bytes = max_part_bytes
         self._decoder = ImageDecoder()
         self._socket: socket.socket | None = None
-        self._pictures = PictureReader(max_picture_bytes=max_part_bytes)
-        self._question: _Question | None = None
+        self._pictures = MjpegParser(max_picture_bytes=max_part_bytes)
+        self._pending_request: _Request | None = None
         self._asked = 0  # since the last opening
         self._must_ask = False
         self._received_ns = 0
@@ -95,28 +95,28 @@ class MjpegSource:
         """See `FrameSource.open`; connects and asks, the answer is read by `read`."""
         self.close()
         try:
-            target = self._address.target()
-            self._question = _Question(target)  # without the password: a camera that wants Digest must not get it
+            target = self._address.resolve()
+            self._pending_request = _Request(target)  # without the password: a camera that wants Digest must not get it
             self._asked = 0
-            self._ask(self._question)
+            self._send_request(self._pending_request)
         except CameraError as error:
             raise self._named(error) from None
 
     def read(self, *, timeout_s: float, buffer: Pixels | None) -> Grab | None:
         """See `FrameSource.read`."""
-        picture = self.next_picture(timeout_s=timeout_s)
+        picture = self.next_image(timeout_s=timeout_s)
         return None if picture is None else self.decode(picture, buffer)
 
-    def next_picture(self, *, timeout_s: float) -> Picture | None:
+    def next_image(self, *, timeout_s: float) -> EncodedImage | None:
         """Return the next encoded picture, or None when none was whole within `timeout_s`. Raises CameraError."""
         deadline_ns = self._clock.monotonic_ns() + round(timeout_s * NS_PER_S)
         try:
-            if self._must_ask and self._question is not None:
-                self._ask(self._question)
-            while (data := self._pictures.next_picture()) is None:
+            if self._must_ask and self._pending_request is not None:
+                self._send_request(self._pending_request)
+            while (data := self._pictures.next_image()) is None:
                 head = self._pictures.head
                 if head is not None and head.status != 200:  # noqa: PLR2004
-                    self._question = self._next_question(head)
+                    self._pending_request = self._next_request(head)
                     self._must_ask = True  # by the next call, which has time for it
                     return None
                 left_ns = deadline_ns - self._clock.monotonic_ns()
@@ -124,63 +124,63 @@ class MjpegSource:
                     return None
         except CameraError as error:
             raise self._named(error) from None
-        return Picture(data, self._received_ns)
+        return EncodedImage(data, self._received_ns)
 
-    def decode(self, picture: Picture, buffer: Pixels | None) -> Grab:
+    def decode(self, picture: EncodedImage, buffer: Pixels | None) -> Grab:
         """Decode into `buffer` where the size fits. Raises FrameError."""
         return Grab(pixels=self._decoder.decode(picture.data, buffer), due_ns=picture.arrived_ns)
 
     def close(self) -> None:
         """See `FrameSource.close`."""
         self._decoder.close()
-        self._hang_up()
+        self._disconnect()
 
     def _named(self, error: CameraError) -> CameraError:
         return CameraError(f"{self._name}: {error}")
 
-    def _hang_up(self) -> None:
+    def _disconnect(self) -> None:
         self._must_ask = False
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
-    def _ask(self, question: _Question) -> None:
+    def _send_request(self, question: _Request) -> None:
         """Connect and send the request. Raises CameraError."""
-        self._hang_up()
+        self._disconnect()
         self._asked += 1
-        self._pictures = PictureReader(max_picture_bytes=self._max_bytes)
+        self._pictures = MjpegParser(max_picture_bytes=self._max_bytes)
         target = question.target
         if target.scheme not in _PORTS:
             raise _malformed()
         try:
             if target.scheme == "https":
-                self._socket = tls.secured(lambda: _connected(target), host=target.host, ca=self._ca)
+                self._socket = tls.connect_tls(lambda: _connect(target), host=target.host, ca=self._ca)
             else:
-                self._socket = _connected(target)
-            self._socket.sendall(_request(question))
+                self._socket = _connect(target)
+            self._socket.sendall(_encode_request(question))
         except OSError as error:
-            self._hang_up()
+            self._disconnect()
             raise CameraError(f"it cannot be reached ({_reason(error)}): check address, cable, power") from None
         except UnicodeError:  # a host name that is none, or one that quotes the request with its password
-            self._hang_up()
+            self._disconnect()
             raise _malformed() from None
         except CameraError:
-            self._hang_up()
+            self._disconnect()
             raise
 
-    def _next_question(self, head: Head) -> _Question:
+    def _next_request(self, head: ResponseHead) -> _Request:
         """Return what to ask after an answer other than 200. Raises CameraError where there is nothing more to try."""
-        question = self._question
-        if question is None or self._asked >= _MAX_QUESTIONS:
+        question = self._pending_request
+        if question is None or self._asked >= _MAX_REQUESTS:
             raise CameraError(f"it answers HTTP {head.status} again and again: check its address")
-        login = question.target.login
+        login = question.target.credentials
         match head.status:
             case 401:
                 return self._with_login(question, head)
             case 403 if login is not None and question.authorization is None:  # it does not ask, and wants to know
-                return replace(question, authorization=basic(login))
+                return replace(question, authorization=basic_header(login))
             case 301 | 302 | 303 | 307 | 308:
-                return self._moved(question, head.fields.get("location", ""))
+                return self._follow_redirect(question, head.fields.get("location", ""))
             case 426 | 505 if question.version == "1.0":
                 return replace(question, version="1.1")
             case 403:
@@ -188,15 +188,15 @@ class MjpegSource:
             case _:
                 raise CameraError(f"it answers HTTP {head.status}: check the path in its address")
 
-    def _with_login(self, question: _Question, head: Head) -> _Question:
-        login = question.target.login
+    def _with_login(self, question: _Request, head: ResponseHead) -> _Request:
+        login = question.target.credentials
         if login is None:
             raise CameraError(
                 "it asks for a user (HTTP 401): put user and password into its address, or give username and "
                 "password_file"
             )
         offered = head.challenges or ("Basic",)  # which is what those mean that say nothing
-        answer = authorization(offered, login, method="GET", uri=question.target.path)
+        answer = authorization_header(offered, login, method="GET", uri=question.target.path)
         if answer is None:
             raise CameraError("it asks for a login that is neither Basic nor Digest with MD5 or SHA-256 (HTTP 401)")
         is_stale = any(_STALE.search(challenge) for challenge in offered)
@@ -204,26 +204,26 @@ class MjpegSource:
             raise CameraError("it refuses the user (HTTP 401): check user and password")
         return replace(question, authorization=answer)
 
-    def _moved(self, question: _Question, location: str) -> _Question:
+    def _follow_redirect(self, question: _Request, location: str) -> _Request:
         old = question.target
         moved = urljoin(f"{old.scheme}://{old.authority}{old.path}", location)
         try:
-            new = CameraAddress(url=moved).target({})
+            new = CameraAddress(url=moved).resolve({})
         except CameraError:
             raise CameraError("it moved, and does not say to where: check its address") from None
         if new.host.lower() != old.host.lower() or new.scheme not in ("https", old.scheme):
             raise CameraError(f"it moved to {redact(moved)}: give that address")
-        return replace(question, target=replace(new, login=old.login), authorization=None)
+        return replace(question, target=replace(new, credentials=old.credentials), authorization=None)
 
     def _receive(self, timeout_s: float) -> bool:
         """Take what is there, waiting for it up to `timeout_s` seconds; False when nothing came."""
         if self._socket is None:
             raise CameraError("it is not open")
-        if self._pictures.ended:
+        if self._pictures.is_ended:
             raise self._pictures.end_error()
         self._socket.settimeout(timeout_s)
         try:
-            count = self._socket.recv_into(self._pictures.space())
+            count = self._socket.recv_into(self._pictures.get_buffer())
         except TimeoutError:
             return False
         except OSError as error:
@@ -231,17 +231,17 @@ class MjpegSource:
         if count == 0:
             raise self._pictures.end_error()
         self._received_ns = self._clock.monotonic_ns()
-        self._pictures.received(count)
+        self._pictures.buffer_updated(count)
         return True
 
 
-def _connected(target: Target) -> socket.socket:
+def _connect(target: CameraEndpoint) -> socket.socket:
     connection = socket.create_connection((target.host, target.port or _PORTS[target.scheme]), _CONNECT_S)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connection
 
 
-def _request(question: _Question) -> bytes:
+def _encode_request(question: _Request) -> bytes:
     target = question.target
     lines = [
         f"GET {target.path} HTTP/{question.version}",

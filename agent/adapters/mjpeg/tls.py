@@ -26,7 +26,7 @@ _HANDSHAKE_S: Final = 3.0  # a small camera needs half a second for its signatur
 _OTHER_NAME: Final = frozenset({62, 64})  # of another host, of another IP address
 
 
-def secured(connect: Callable[[], socket.socket], *, host: str, ca: Path | None) -> ssl.SSLSocket:
+def connect_tls(connect: Callable[[], socket.socket], *, host: str, ca: Path | None) -> ssl.SSLSocket:
     """Connect and do the handshake. Raises CameraError, and the network's OSError."""
     context = _context(ca)
     plain = connect()

@@ -32,17 +32,17 @@ from typing import TYPE_CHECKING, Literal
 
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
-from agent.adapters.mqtt.client import CountingClient, message_ids
-from agent.adapters.mqtt.features import FILE, BrokerFeatures, Feature
-from agent.adapters.mqtt.limits import check_message, largest_arrival
-from agent.adapters.mqtt.link import Heard, Link
-from agent.adapters.mqtt.opening import Opening, Plan
-from agent.adapters.mqtt.restarts import Ended, Restarts
+from agent.adapters.mqtt.client import StrictAckClient, message_ids
+from agent.adapters.mqtt.features import FEATURES_FILE, BrokerFeatures, Feature
+from agent.adapters.mqtt.limits import check_message, max_inbound_bytes
+from agent.adapters.mqtt.link import ConnectionCallbacks, MqttConnection
+from agent.adapters.mqtt.opening import ConnectionSetup, SetupPlan
+from agent.adapters.mqtt.restarts import ConnectionEnd, ReconnectPolicy
 from agent.adapters.mqtt.tls import TlsFiles, read_password, tls_context
 from agent.clock import Clock, SystemClock
 from agent.errors import ConfigError, TransportError
-from agent.records import TransportFigures
-from agent.supervision import Boundary, Supervisor
+from agent.records import TransportStats
+from agent.supervision import ErrorBoundary, ThreadSupervisor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,14 +50,14 @@ if TYPE_CHECKING:
 
     from agent.supervision import SupervisedThread
 
-__all__ = ["FILE", "MqttTransport", "TlsFiles", "check_message"]
+__all__ = ["FEATURES_FILE", "MqttTransport", "TlsFiles", "check_message"]
 
 _CLIENT_ID = re.compile(r"[A-Za-z0-9_:-]{1,128}")
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Presence:
+class RetainedStatus:
     """Retained messages (QoS 1) on `topic` that say whether the device is there; each is made when it is needed."""
 
     topic: str
@@ -88,7 +88,7 @@ class MqttTransport:
         backoff_s: tuple[float, float] = (0.5, 30.0),
         clock: Clock | None = None,
         rng: random.Random | None = None,
-        supervisor: Supervisor | None = None,
+        supervisor: ThreadSupervisor | None = None,
     ) -> None:
         """Check everything that can be checked without a broker; nothing is connected yet.
 
@@ -106,31 +106,31 @@ class MqttTransport:
         self._version = MQTTProtocolVersion.MQTTv5 if protocol == "5" else MQTTProtocolVersion.MQTTv311
         self._tls = tls
         self._username, self._password, self._password_file = username, password, password_file
-        self._presence: Presence | None = None
+        self._retained_status: RetainedStatus | None = None
         self._keepalive_s = keepalive_s
         self._max_in_flight = max_in_flight
         self._timeout_s = timeout_s
         self._clock = clock or SystemClock()
         rng = rng or random.Random()  # noqa: S311 - spreads reconnects and ids, guards nothing
-        self._restarts = Restarts(client_id=client_id, backoff_s=backoff_s, rng=rng)
+        self._reconnect_policy = ReconnectPolicy(client_id=client_id, backoff_s=backoff_s, rng=rng)
         self._ids = message_ids(rng)
         self._broker = f"MQTT broker {host}:{port}"
         self._features = BrokerFeatures(
             broker=f"{self._broker} as {client_id}" + (f" ({username})" if username else ""),
-            path=None if state_dir is None else state_dir / FILE,
+            path=None if state_dir is None else state_dir / FEATURES_FILE,
             clock=self._clock,
         )
         self._stop = threading.Event()
-        self._link: Link | None = None
+        self._link: MqttConnection | None = None
         self._reason = "not started"
-        self._supervisor = supervisor or Supervisor(clock=self._clock)
+        self._supervisor = supervisor or ThreadSupervisor(clock=self._clock)
         self._conditions = self._supervisor.condition_log(_log)
         # Whatever nonsense on the wire makes paho raise ends the connection, and is no bug of this agent.
-        self._serving = Boundary(None, kind="mqtt", what=self._broker, make=TransportError)
+        self._serving = ErrorBoundary(None, kind="mqtt", what=self._broker, make=TransportError)
         self._thread: SupervisedThread | None = None
         self._subscriptions: dict[str, Callable[[str, bytes], None]] = {}
         self._ask: Callable[[], tuple[str, bytes]] | None = None
-        self._on_refused: Callable[[str], None] = _ignore
+        self._on_refused: Callable[[str], None] = _ignore_refusal
         self._counts: Counter[str] = Counter()
         self._client()  # what cannot work is refused now
 
@@ -145,9 +145,9 @@ class MqttTransport:
         return self._max_in_flight
 
     @property
-    def figures(self) -> TransportFigures:
+    def stats(self) -> TransportStats:
         """See `Transport.figures`."""
-        return TransportFigures(dropped=dict(self._counts), refused=self._features.refused())
+        return TransportStats(dropped=dict(self._counts), refused=self._features.disabled())
 
     def start(
         self,
@@ -179,9 +179,9 @@ class MqttTransport:
         the broker as the last will, which it sends when the connection breaks. Called in the transport's thread, but
         for `stopped`, in the one that closes.
         """
-        self._presence = Presence(topic=topic, online=online, will=will, stopped=stopped)
+        self._retained_status = RetainedStatus(topic=topic, online=online, will=will, stopped=stopped)
 
-    def ask_first(self, ask: Callable[[], tuple[str, bytes]], on_refused: Callable[[str], None]) -> None:
+    def publish_on_connect(self, ask: Callable[[], tuple[str, bytes]], on_refused: Callable[[str], None]) -> None:
         """Send the message that `ask()` returns at the beginning of each connection, alone, before it counts as up.
 
         It goes out once the subscriptions under `$aws/` are made, and is answered by what arrives on one of those.
@@ -190,9 +190,9 @@ class MqttTransport:
         """
         self._ask, self._on_refused = ask, on_refused
 
-    def give_up_shadow(self, reason: str) -> None:
+    def disable_shadow(self, reason: str) -> None:
         """Go without topics under `$aws/` for a day: the broker ends connections on messages to them."""
-        self._features.refuse(Feature.SHADOW, reason)
+        self._features.disable(Feature.SHADOW, reason)
 
     def publish(self, token: int, topic: str, payload: bytes) -> None:
         """Hand over one QoS 1 message without waiting. Raises TransportError when it cannot be taken now."""
@@ -206,8 +206,8 @@ class MqttTransport:
     def close(self, *, timeout_s: float) -> None:
         """Say goodbye to the broker and end the thread within `timeout_s` seconds; safe to call twice."""
         if (link := self._link) is not None and not self._stop.is_set():
-            presence = self._presence
-            link.hang_up(None if presence is None else (presence.topic, presence.stopped()))
+            presence = self._retained_status
+            link.disconnect(None if presence is None else (presence.topic, presence.stopped()))
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout_s)
@@ -217,16 +217,16 @@ class MqttTransport:
     def _arrived(self, topic: str, payload: bytes) -> None:
         """Hand one message on; never blocks."""
         on_message = self._subscriptions.get(topic)
-        if on_message is not None and len(payload) <= largest_arrival(topic):
+        if on_message is not None and len(payload) <= max_inbound_bytes(topic):
             on_message(topic, payload)
             return
         self._counts["foreign_topic" if on_message is None else "oversized"] += 1
         self._supervisor.losses.count("mqtt_arrivals_refused")
 
-    def _client(self, tried: frozenset[Feature] = frozenset()) -> CountingClient:
+    def _client(self, tried: frozenset[Feature] = frozenset()) -> StrictAckClient:
         """A client for one connection. Raises ConfigError naming the file that cannot be used."""
         five = self._version is MQTTProtocolVersion.MQTTv5
-        client = CountingClient(
+        client = StrictAckClient(
             CallbackAPIVersion.VERSION2,
             client_id=self._client_id,
             clean_session=None if five else True,  # in MQTT 5 paho starts clean on a client's first connection
@@ -242,17 +242,17 @@ class MqttTransport:
         if self._username is not None:
             password = self._password if self._password_file is None else read_password(self._password_file)
             client.username_pw_set(self._username, password)
-        if self._presence is not None and Feature.WILL in tried:
-            client.will_set(self._presence.topic, self._presence.will(), qos=1, retain=True)
+        if self._retained_status is not None and Feature.WILL in tried:
+            client.will_set(self._retained_status.topic, self._retained_status.will(), qos=1, retain=True)
         return client
 
-    def _plan(self, tried: frozenset[Feature]) -> Plan:
+    def _plan(self, tried: frozenset[Feature]) -> SetupPlan:
         plain = tuple(topic for topic in self._subscriptions if not topic.startswith("$"))
         shadow = tuple(topic for topic in self._subscriptions if topic.startswith("$"))
-        presence = self._presence
+        presence = self._retained_status
         if shadow and Feature.SHADOW not in tried:
             self._on_refused(self._features.reason(Feature.SHADOW))
-        return Plan(
+        return SetupPlan(
             status=(presence.topic, presence.online) if presence is not None and Feature.STATUS in tried else None,
             topics=plain if Feature.SUBSCRIPTIONS in tried else (),
             shadow_topics=shadow if Feature.SHADOW in tried else (),
@@ -269,35 +269,37 @@ class MqttTransport:
         """Connect, serve, report, wait, again."""
         self._features.load()
         while not self._stop.is_set():
-            tried = self._features.try_now()
+            tried = self._features.features_to_try()
 
             def on_up(text: str) -> None:
-                self._conditions.well(self._broker, "is connected again")
+                self._conditions.clear_fault(self._broker, "is connected again")
                 on_connection(True, text)  # noqa: FBT003 - the port's signature
 
-            heard = Heard(
+            heard = ConnectionCallbacks(
                 on_ack=on_ack,
                 on_reject=on_reject,
                 on_up=on_up,
-                on_proven=lambda tried=tried: self._features.proved(tried),  # type: ignore[misc]
+                on_proven=lambda tried=tried: self._features.record_working_connection(tried),  # type: ignore[misc]
                 on_message=self._arrived,
             )
             ended = self._serve(tried, heard)
-            reason, wait_s = self._restarts.after(ended)
+            reason, wait_s = self._reconnect_policy.record_end(ended)
             self._reason = "closed" if self._stop.is_set() else reason
             if not self._stop.is_set():
-                self._conditions.broken(self._broker, f"{reason} (verdicts wait on disk)")
+                self._conditions.report_fault(self._broker, f"{reason} (verdicts wait on disk)")
             on_connection(False, f"{self._broker}: {self._reason}")  # noqa: FBT003 - the port's signature
             self._clock.wait(self._stop, wait_s)
 
-    def _serve(self, tried: frozenset[Feature], heard: Heard) -> Ended:
+    def _serve(self, tried: frozenset[Feature], heard: ConnectionCallbacks) -> ConnectionEnd:
         """One connection from its beginning to its end."""
         try:
             client = self._client(tried)
-            opening = Opening(plan=self._plan(tried), client=client, broker=self._broker, features=self._features)
+            opening = ConnectionSetup(
+                plan=self._plan(tried), client=client, broker=self._broker, features=self._features
+            )
         except ConfigError as error:  # a certificate that is being rotated, perhaps: the next attempt reads it again
-            return Ended(reason=str(error), up_s=None, acked=False, idle=True, taken_over=False)
-        link = self._link = Link(
+            return ConnectionEnd(reason=str(error), up_s=None, acked=False, idle=True, taken_over=False)
+        link = self._link = MqttConnection(
             client=client,
             broker=self._broker,
             limit=self._max_in_flight,
@@ -313,20 +315,22 @@ class MqttTransport:
             reason = f"the broker sent what cannot be read ({error})"
         self._link = None
         if not self._stop.is_set():
-            self._learn(link, tried, reason)
-        return Ended(reason=reason, up_s=link.up_s, acked=link.acked, idle=link.was_idle, taken_over=link.taken_over)
+            self._update_features(link, tried, reason)
+        return ConnectionEnd(
+            reason=reason, up_s=link.up_s, acked=link.has_ack, idle=link.was_idle, taken_over=link.taken_over
+        )
 
-    def _learn(self, link: Link, tried: frozenset[Feature], reason: str) -> None:
+    def _update_features(self, link: MqttConnection, tried: frozenset[Feature], reason: str) -> None:
         """What the end of a connection says about what the broker carries."""
-        if link.welcome and link.opening.step is not None and not link.taken_over:
-            self._features.struck(link.opening.step, reason)
-        elif link.connected and not link.welcome and self._presence is not None and Feature.WILL in tried:
-            self._features.struck(Feature.WILL, reason)
+        if link.is_accepted and link.setup.step is not None and not link.taken_over:
+            self._features.record_failure(link.setup.step, reason)
+        elif link.connected and not link.is_accepted and self._retained_status is not None and Feature.WILL in tried:
+            self._features.record_failure(Feature.WILL, reason)
         elif not link.proven:
-            self._features.ended_unproven(tried)
-        if link.welcome and self._presence is not None and Feature.WILL in tried:
-            self._features.carried(Feature.WILL)
+            self._features.record_unexplained_end(tried)
+        if link.is_accepted and self._retained_status is not None and Feature.WILL in tried:
+            self._features.record_success(Feature.WILL)
 
 
-def _ignore(_reason: str) -> None:
+def _ignore_refusal(_reason: str) -> None:
     """Nobody asks anything."""

@@ -29,7 +29,7 @@ def message_ids(rng: random.Random) -> Iterator[int]:
         number = (number + 1) % _MAX_ID
 
 
-class CountingClient(paho.Client):
+class StrictAckClient(paho.Client):
     """See the module. `ids` goes on from one client to the next; `stray` counts answers that mean nothing at QoS 1."""
 
     def __init__(self, *arguments: Any, ids: Iterator[int], stray: Counter[str], **more: Any) -> None:
@@ -37,7 +37,7 @@ class CountingClient(paho.Client):
         self._ids = ids
         self._stray = stray
 
-    def bound(self, receive_maximum: int) -> None:
+    def limit_in_flight(self, receive_maximum: int) -> None:
         """Have at most so many unacknowledged messages on the wire from now on; call before anything is published.
 
         What is published beyond waits in the client and goes out with the next PUBACK, without a detour over another

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
     from agent.clock import Clock
 
-FILE: Final = "broker.json"
-STRIKES: Final = 2
-AGAIN_S: Final = 86_400.0
+FEATURES_FILE: Final = "broker.json"
+FAILURES_UNTIL_DISABLED: Final = 2
+RETRY_AFTER_S: Final = 86_400.0
 _VERSION: Final = 1
 _MAX_FILE_BYTES: Final = 65_536
 _MAX_REASON: Final = 200
@@ -57,7 +57,7 @@ _REMEDIES: Final[Mapping[Feature, str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class UnsupportedFeature:
     """A feature that the broker does not carry."""
 
     reason: str
@@ -74,10 +74,10 @@ class BrokerFeatures:
         self._path = path
         self._clock = clock
         self._lock = threading.Lock()
-        self._strikes: Counter[Feature] = Counter()
+        self._failures: Counter[Feature] = Counter()
         self._last: dict[Feature, str] = {}  # how the connection ended at the last strike
         self._suspects: dict[Feature, str] = {}  # went without once, with success; the reason
-        self._refusals: dict[Feature, Refusal] = {}
+        self._refusals: dict[Feature, UnsupportedFeature] = {}
 
     def load(self) -> None:
         """Read the file, if there is one; once the state directory is ours."""
@@ -96,36 +96,38 @@ class BrokerFeatures:
             return
         with self._lock:
             self._refusals, self._suspects = found, suspects
-            self._strikes = Counter(dict.fromkeys(suspects, STRIKES - 1))
+            self._failures = Counter(dict.fromkeys(suspects, FAILURES_UNTIL_DISABLED - 1))
             self._last.update(suspects)
         for feature, refusal in found.items():
             _log.warning("%s: goes without %s (%s), known from before", self._broker, feature, refusal.reason)
 
-    def _parsed(self, content: Mapping[str, Any]) -> dict[Feature, Refusal]:
+    def _parsed(self, content: Mapping[str, Any]) -> dict[Feature, UnsupportedFeature]:
         return {
-            Feature(name): Refusal(str(r["reason"])[:_MAX_REASON], float(r["since_utc_s"]), float(r["until_utc_s"]))
+            Feature(name): UnsupportedFeature(
+                str(r["reason"])[:_MAX_REASON], float(r["since_utc_s"]), float(r["until_utc_s"])
+            )
             for name, r in content["refused"].items()
         }
 
-    def try_now(self) -> frozenset[Feature]:
+    def features_to_try(self) -> frozenset[Feature]:
         """What the connection that begins now shall try."""
         now_s = self._clock.utc_ns() / NS_PER_S
         with self._lock:
             # A clock that was set back by more than it is ahead says nothing: try.
             held = {f for f, r in self._refusals.items() if r.since_utc_s <= now_s < r.until_utc_s}
-            suspected = {feature for feature, count in self._strikes.items() if count >= STRIKES}
+            suspected = {feature for feature, count in self._failures.items() if count >= FAILURES_UNTIL_DISABLED}
         return frozenset(Feature) - held - suspected
 
-    def struck(self, feature: Feature, reason: str) -> None:
+    def record_failure(self, feature: Feature, reason: str) -> None:
         """A connection ended while `feature` was tried, or the broker refused it."""
         with self._lock:
-            self._strikes[feature] += 1
+            self._failures[feature] += 1
             self._last[feature] = reason[:_MAX_REASON]
 
-    def carried(self, feature: Feature) -> None:
+    def record_success(self, feature: Feature) -> None:
         """The broker answered `feature` well."""
         with self._lock:
-            self._strikes.pop(feature, None)
+            self._failures.pop(feature, None)
             known = self._refusals.pop(feature, None)
             suspect = self._suspects.pop(feature, None)
         if known is not None:
@@ -133,26 +135,32 @@ class BrokerFeatures:
         if known is not None or suspect is not None:
             self._save()
 
-    def ended_unproven(self, tried: frozenset[Feature]) -> None:
+    def record_unexplained_end(self, tried: frozenset[Feature]) -> None:
         """A connection that went without the suspected features ended all the same, and nobody knows on what.
 
         So they are not to blame. `tried` is what that connection tried.
         """
         with self._lock:
-            for feature in [f for f, count in self._strikes.items() if count >= STRIKES and f not in tried]:
-                del self._strikes[feature]
+            for feature in [
+                f for f, count in self._failures.items() if count >= FAILURES_UNTIL_DISABLED and f not in tried
+            ]:
+                del self._failures[feature]
 
-    def proved(self, tried: frozenset[Feature]) -> None:
+    def record_working_connection(self, tried: frozenset[Feature]) -> None:
         """A connection works; so the features that it went without are what ended the others, as it seems."""
         with self._lock:
-            found = {f: self._last.get(f, "") for f, n in self._strikes.items() if n >= STRIKES and f not in tried}
+            found = {
+                f: self._last.get(f, "")
+                for f, n in self._failures.items()
+                if n >= FAILURES_UNTIL_DISABLED and f not in tried
+            }
             proven = {feature: reason for feature, reason in found.items() if feature in self._suspects}
             new = {feature: reason for feature, reason in found.items() if feature not in self._suspects}
             self._suspects.update(new)
             for feature in new:
-                self._strikes[feature] = STRIKES - 1  # it is tried once more
+                self._failures[feature] = FAILURES_UNTIL_DISABLED - 1  # it is tried once more
         for feature, reason in proven.items():
-            self.refuse(feature, reason)
+            self.disable(feature, reason)
         for feature, reason in new.items():
             _log.warning(
                 "%s: verdicts go on without %s for this connection: %s. %s",
@@ -164,24 +172,24 @@ class BrokerFeatures:
         if new:
             self._save()
 
-    def refuse(self, feature: Feature, reason: str) -> None:
+    def disable(self, feature: Feature, reason: str) -> None:
         """Go without `feature` for a day, and say so."""
         now_s = self._clock.utc_ns() / NS_PER_S
         with self._lock:
-            self._strikes.pop(feature, None)
+            self._failures.pop(feature, None)
             self._suspects.pop(feature, None)
-            self._refusals[feature] = Refusal(reason[:_MAX_REASON], now_s, now_s + AGAIN_S)
+            self._refusals[feature] = UnsupportedFeature(reason[:_MAX_REASON], now_s, now_s + RETRY_AFTER_S)
         _log.warning(
             "%s does not carry %s: %s. Verdicts go on without it; it is tried again in %.0f hours. %s",
             self._broker,
             feature,
             reason,
-            AGAIN_S / 3_600,
+            RETRY_AFTER_S / 3_600,
             _REMEDIES[feature],
         )
         self._save()
 
-    def refused(self) -> dict[str, str]:
+    def disabled(self) -> dict[str, str]:
         """Each feature that is left out, or was at the last connection, and why; any thread."""
         with self._lock:
             known = {feature: refusal.reason for feature, refusal in self._refusals.items()}

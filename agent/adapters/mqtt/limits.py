@@ -44,6 +44,6 @@ def check_message(topic: str, payload: bytes, *, thing: str | None = None) -> No
     raise TransportError(msg)
 
 
-def largest_arrival(topic: str) -> int:
+def max_inbound_bytes(topic: str) -> int:
     """How many bytes a message that arrives on `topic` may have."""
     return MAX_SHADOW_ANSWER_BYTES if topic.startswith("$aws/") else MAX_PAYLOAD_BYTES

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from paho.mqtt.properties import Properties
     from paho.mqtt.reasoncodes import ReasonCode
 
-    from agent.adapters.mqtt.client import CountingClient
-    from agent.adapters.mqtt.opening import Opening
+    from agent.adapters.mqtt.client import StrictAckClient
+    from agent.adapters.mqtt.opening import ConnectionSetup
 
-_FAREWELL_S: Final = 0.4  # the last status must be acknowledged within this; a dead broker shall not delay a stop
-_PROVEN_S: Final = 5.0
+_FINAL_MESSAGE_S: Final = 0.4  # the last status must be acknowledged within this; a dead broker shall not delay a stop
+_CONFIRMED_S: Final = 5.0
 _LOOP_S: Final = 0.5  # longest sleep of the serving thread; deadlines are checked this often
 _TAKEN_OVER: Final = "Session taken over"
 _REMEDIES: Final = {
@@ -44,7 +44,7 @@ _REMEDIES: Final = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Heard:
+class ConnectionCallbacks:
     """What a link calls, from its serving thread; `on_ack` and `on_reject` also from within `publish`."""
 
     on_ack: Callable[[int], None]
@@ -54,29 +54,29 @@ class Heard:
     on_message: Callable[[str, bytes], None]
 
 
-class Link:
+class MqttConnection:
     """One connection; `up` while messages are taken."""
 
     def __init__(
         self,
         *,
-        client: CountingClient,
+        client: StrictAckClient,
         broker: str,
         limit: int,
         clock: Clock,
         timeout_s: float,
-        opening: Opening,
-        heard: Heard,
+        opening: ConnectionSetup,
+        heard: ConnectionCallbacks,
     ) -> None:
         """`broker` names it in texts; `limit` bounds the unacknowledged publishes; `timeout_s` every answer."""
         self.up = False
         self.connected = False  # the broker took the connection, TLS included
-        self.welcome = False  # the broker has accepted the CONNECT
-        self.acked = False  # the broker has answered a message of the sender
+        self.is_accepted = False  # the broker has accepted the CONNECT
+        self.has_ack = False  # the broker has answered a message of the sender
         self.taken_over = False  # the broker said that another client came with this client id
         self.was_idle = False  # nothing was in flight when it ended
         self.proven = False  # it was up and used, or for a while
-        self.opening = opening
+        self.setup = opening
         self._client = client
         self._broker = broker
         self._limit = limit
@@ -85,7 +85,7 @@ class Link:
         # A message may wait for as many answers as fit into the bound before its own can come.
         self._patience_ns = self._timeout_ns
         self._last_ack_ns = 0
-        self._heard = heard
+        self._callbacks = heard
         self._end: str | None = None  # why it ended or must end
         self._up_ns: int | None = None
         self._up_s: float | None = None
@@ -94,7 +94,7 @@ class Link:
         self._outstanding = 0
         self._tokens: dict[int, tuple[int, int]] = {}  # paho's message id -> (token, when handed over), oldest first
         self._early: dict[int, str | None] = {}  # answered before publish() told us the id; why refused, or None
-        self._farewell: paho.MQTTMessageInfo | None = None
+        self._final_message: paho.MQTTMessageInfo | None = None
 
     @property
     def up_s(self) -> float | None:
@@ -126,12 +126,12 @@ class Link:
         if early:
             self._answer(token, refusal)
 
-    def hang_up(self, farewell: tuple[str, bytes] | None) -> None:
+    def disconnect(self, farewell: tuple[str, bytes] | None) -> None:
         """Wake the serving thread, which sees that it must stop; `farewell` is a retained message that goes first."""
-        if farewell is not None and self.opening.has_sent_status:
+        if farewell is not None and self.setup.has_sent_status:
             info = self._client.publish(*farewell, qos=1, retain=True)
             if info.rc is MQTTErrorCode.MQTT_ERR_SUCCESS:
-                self._farewell = info
+                self._final_message = info
                 return
         self._client.disconnect()
 
@@ -152,18 +152,18 @@ class Link:
             self.connected = True
             self._loop(stop)
         except OSError as error:
-            return _why(error)
+            return _describe_error(error)
         finally:
             if self._up_ns is not None:
                 self._up_s = (self._clock.monotonic_ns() - self._up_ns) / NS_PER_S
             with self._lock:
                 self.was_idle = not self._outstanding
             self.up = False
-            self._take_down(says_goodbye=stop.is_set() and self._farewell_is_heard())
+            self._take_down(says_goodbye=stop.is_set() and self._is_final_message_done())
         if self._end is not None:
             return self._end
-        if self.welcome:
-            step = "" if self.opening.step is None else f" while it was asked for the {self.opening.step}"
+        if self.is_accepted:
+            step = "" if self.setup.step is None else f" while it was asked for the {self.setup.step}"
             return f"the broker ended the connection{step}"
         return "the broker closed the connection unanswered. Does it speak this MQTT version, and TLS or not?"
 
@@ -176,24 +176,24 @@ class Link:
                 return
             now_ns = self._clock.monotonic_ns()
             self._end = self._overdue(started_ns)
-            if self.welcome and not self.up and self.opening.advance(now_ns):
+            if self.is_accepted and not self.up and self.setup.advance(now_ns):
                 self.up, self._up_ns = True, now_ns
-                self._heard.on_up(f"connected to {self._broker}")
+                self._callbacks.on_up(f"connected to {self._broker}")
             if self._up_ns is not None and not self.proven:
-                self.proven = self.acked or now_ns - self._up_ns > _PROVEN_S * NS_PER_S
+                self.proven = self.has_ack or now_ns - self._up_ns > _CONFIRMED_S * NS_PER_S
                 if self.proven:
-                    self._heard.on_proven()
-        deadline_ns = self._clock.monotonic_ns() + int(_FAREWELL_S * NS_PER_S)
-        farewell = self._farewell
+                    self._callbacks.on_proven()
+        deadline_ns = self._clock.monotonic_ns() + int(_FINAL_MESSAGE_S * NS_PER_S)
+        farewell = self._final_message
         while farewell is not None and not farewell.is_published() and self._clock.monotonic_ns() < deadline_ns:
-            if self._client.loop(timeout=_FAREWELL_S / 4) is not MQTTErrorCode.MQTT_ERR_SUCCESS:
+            if self._client.loop(timeout=_FINAL_MESSAGE_S / 4) is not MQTTErrorCode.MQTT_ERR_SUCCESS:
                 return
 
-    def _farewell_is_heard(self) -> bool:
+    def _is_final_message_done(self) -> bool:
         """Whether the broker shows this device as it should once the connection has ended with a DISCONNECT."""
-        if self._farewell is not None:
-            return self._farewell.is_published()
-        return not self.opening.has_sent_status
+        if self._final_message is not None:
+            return self._final_message.is_published()
+        return not self.setup.has_sent_status
 
     def _take_down(self, *, says_goodbye: bool) -> None:
         """Close the socket, and untie client and link so that both are freed now.
@@ -214,7 +214,7 @@ class Link:
         """A half-open connection swallows what is sent; keep-alive alone would notice it much later."""
         now = self._clock.monotonic_ns()
         seconds = self._timeout_ns / NS_PER_S
-        if not self.welcome:
+        if not self.is_accepted:
             late = now - started_ns > self._timeout_ns
             return f"the broker did not answer within {seconds:g} s" if late else None
         with self._lock:
@@ -233,25 +233,25 @@ class Link:
         if reason.is_failure:
             self._end = f"the broker refused the connection: {_explain(reason)}"
             return
-        self.welcome = True
+        self.is_accepted = True
         # A broker of MQTT 5 closes the connection on a client that sends more than this; paho does not look at it.
         receive_maximum = getattr(properties, "ReceiveMaximum", self._limit)
-        self._client.bound(receive_maximum)
+        self._client.limit_in_flight(receive_maximum)
         self._patience_ns *= -(-self._limit // receive_maximum)
-        self.opening.begin(self._clock.monotonic_ns(), retains=bool(getattr(properties, "RetainAvailable", 1)))
+        self.setup.begin(self._clock.monotonic_ns(), retains=bool(getattr(properties, "RetainAvailable", 1)))
 
     def _subscribed(
         self, client: paho.Client, _userdata: object, mid: int, reasons: Sequence[ReasonCode], properties: object
     ) -> None:
-        self.opening.subscribed(mid, [_explain(reason) if reason.is_failure else None for reason in reasons])
+        self.setup.on_suback(mid, [_explain(reason) if reason.is_failure else None for reason in reasons])
 
     def _received(self, client: paho.Client, _userdata: object, message: paho.MQTTMessage) -> None:
         try:
             topic = message.topic
         except UnicodeDecodeError:
             return
-        self.opening.arrived(topic)
-        self._heard.on_message(topic, bytes(message.payload))
+        self.setup.on_arrival(topic)
+        self._callbacks.on_message(topic, bytes(message.payload))
 
     def _disconnected(
         self,
@@ -272,12 +272,12 @@ class Link:
         self, client: paho.Client, _userdata: object, mid: int, reason: ReasonCode, properties: object
     ) -> None:
         refusal = _explain(reason) if reason.is_failure else None
-        if self.opening.is_own(mid):
-            self.opening.published(mid, refusal)
+        if self.setup.is_own(mid):
+            self.setup.on_puback(mid, refusal)
             return
-        if self._farewell is not None and self._farewell.mid == mid:
+        if self._final_message is not None and self._final_message.mid == mid:
             return
-        self.acked = True  # a refusal answers too: the connection works
+        self.has_ack = True  # a refusal answers too: the connection works
         self._last_ack_ns = self._clock.monotonic_ns()
         with self._lock:
             entry = self._tokens.pop(mid, None)
@@ -290,9 +290,9 @@ class Link:
     def _answer(self, token: int, refusal: str | None) -> None:
         """Any thread: the broker acknowledged the publish `token`, or refused it with a reason."""
         if refusal is None:
-            self._heard.on_ack(token)
+            self._callbacks.on_ack(token)
         else:
-            self._heard.on_reject(token, f"{self._broker} refused a message: {refusal}")
+            self._callbacks.on_reject(token, f"{self._broker} refused a message: {refusal}")
 
 
 def _no_delay(_client: paho.Client, _userdata: object, sock: Any) -> None:
@@ -310,7 +310,7 @@ def _explain(reason: ReasonCode) -> str:
     return f"{name}. {remedy}" if remedy else name
 
 
-def _why(error: OSError) -> str:
+def _describe_error(error: OSError) -> str:
     """Turn what connecting raised into a sentence."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the broker's certificate is not trusted ({error.verify_message}). Check transport.tls.ca and host"

@@ -1,8 +1,8 @@
 """What a connection says before messages are taken: its status, its subscriptions, and the shadow, one by one.
 
 Each is tried alone, so that when the broker ends the connection it is known on what; `step` names it. All of them
-together take `OPENING_S` at most from the CONNACK on: what is unanswered then is left to come, and the connection is
-used. Everything here runs in the link's serving thread.
+together take `SETUP_TIMEOUT_S` at most from the CONNACK on: what is unanswered then is left to come, and the connection
+is used. Everything here runs in the link's serving thread.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
     from agent.adapters.mqtt.features import BrokerFeatures
 
-OPENING_S: Final = 2.0
+SETUP_TIMEOUT_S: Final = 2.0
 _TOPICS_A_REQUEST: Final = 8  # AWS IoT Core takes no more in one SUBSCRIBE
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SetupPlan:
     """What to say. Empty fields are skipped."""
 
     status: tuple[str, Callable[[], bytes]] | None  # topic and maker of the payload, retained
@@ -39,10 +39,10 @@ class Plan:
     on_refused: Callable[[str], None]  # called with the reason when the shadow is not to be spoken to
 
 
-class Opening:
+class ConnectionSetup:
     """Runs a `Plan` on one connection. `step` is what waits for its answer; None before, between and after."""
 
-    def __init__(self, *, plan: Plan, client: paho.Client, broker: str, features: BrokerFeatures) -> None:
+    def __init__(self, *, plan: SetupPlan, client: paho.Client, broker: str, features: BrokerFeatures) -> None:
         """`broker` names it in texts; `features` is told what the broker carries."""
         self.step: Feature | None = None
         self.has_sent_status = False  # the broker may show this device as online
@@ -59,7 +59,7 @@ class Opening:
 
     def begin(self, now_ns: int, *, retains: bool) -> None:
         """The broker has answered the CONNECT; `retains` is whether it keeps retained messages (MQTT 5)."""
-        self._deadline_ns = now_ns + int(OPENING_S * NS_PER_S)
+        self._deadline_ns = now_ns + int(SETUP_TIMEOUT_S * NS_PER_S)
         plan = self._plan
         wanted = {
             Feature.STATUS: plan.status is not None and retains,
@@ -97,12 +97,12 @@ class Opening:
             self._plan.on_refused("the broker was too slow for it on this connection")
         if step is None:
             return
-        what = f"did not answer within {OPENING_S:g} s"
+        what = f"did not answer within {SETUP_TIMEOUT_S:g} s"
         if step is Feature.SHADOW and self._asked:  # the broker carries it, perhaps; only nobody serves the shadow
-            self._features.carried(step)
+            self._features.record_success(step)
             _log.info("%s: nobody answers on the shadow's topics; verdicts go on", self._broker)
         else:
-            self._features.struck(step, f"the broker {what}")
+            self._features.record_failure(step, f"the broker {what}")
             if step is Feature.SHADOW:
                 self._plan.on_refused(f"the broker {what}")
             _log.warning("%s %s (%s); verdicts go on", self._broker, what, step)
@@ -113,16 +113,16 @@ class Opening:
         """Whether the PUBACK `mid` answers a message from here."""
         return mid in self._messages
 
-    def published(self, mid: int, refusal: str | None) -> None:
+    def on_puback(self, mid: int, refusal: str | None) -> None:
         """A PUBACK for a message from here; `refusal` says why it was refused."""
         feature = self._messages.pop(mid)
         if feature is Feature.SHADOW:
             if refusal is not None:
-                self._answered(feature, f"the request is refused: {refusal}")
+                self._on_answer(feature, f"the request is refused: {refusal}")
             return
-        self._answered(feature, refusal)
+        self._on_answer(feature, refusal)
 
-    def subscribed(self, mid: int, refusals: Sequence[str | None]) -> None:
+    def on_suback(self, mid: int, refusals: Sequence[str | None]) -> None:
         """A SUBACK; each refusal says why, None stands for a subscription that is made."""
         feature, topics = self._requests.pop(mid, (None, ()))
         if feature is None:
@@ -138,18 +138,18 @@ class Opening:
             self._asked = True
             self._publish(Feature.SHADOW, *self._plan.ask(), retain=False)
         else:  # verdicts matter more than hints: the connection is used all the same
-            self._answered(feature, refused or None)
+            self._on_answer(feature, refused or None)
 
-    def arrived(self, topic: str) -> None:
+    def on_arrival(self, topic: str) -> None:
         """A message arrived."""
         if self._asked and topic in self._plan.shadow_topics:
-            self._answered(Feature.SHADOW, None)
+            self._on_answer(Feature.SHADOW, None)
 
-    def _answered(self, feature: Feature, refusal: str | None) -> None:
+    def _on_answer(self, feature: Feature, refusal: str | None) -> None:
         if refusal is None:
-            self._features.carried(feature)
+            self._features.record_success(feature)
         else:
-            self._features.struck(feature, refusal)
+            self._features.record_failure(feature, refusal)
             self.has_sent_status &= feature is not Feature.STATUS
             if feature is Feature.SHADOW:
                 self._plan.on_refused(refusal)

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 _MAX_DOUBLINGS: Final = 16
 _SHORT_S: Final = 5.0  # a connection that lived for less counts for a storm
 _LONG_S: Final = 30.0  # one that lived for longer ends it
-_STORM: Final = 4  # short connections in a row
+_TAKEOVER_STREAK: Final = 4  # short connections in a row
 _SUSPECTED_S: Final = 10.0  # longest wait while another device is only suspected: a bad network can look the same
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
+class ConnectionEnd:
     """How one connection went."""
 
     reason: str
@@ -31,7 +31,7 @@ class Ended:
     taken_over: bool  # the broker said that another client came with this client id
 
 
-class Restarts:
+class ReconnectPolicy:
     """One transport's connections, one after the other."""
 
     def __init__(self, *, client_id: str, backoff_s: tuple[float, float], rng: random.Random) -> None:
@@ -42,13 +42,13 @@ class Restarts:
         self._failures = 0
         self._storm = 0
 
-    def after(self, ended: Ended) -> tuple[str, float]:
+    def record_end(self, ended: ConnectionEnd) -> tuple[str, float]:
         """Return why the connection ended, for a person, and how many seconds to wait before the next."""
         self._count(ended)
         reason, ceiling_s = ended.reason, min(self._longest_s, self._first_s * 2**self._failures)
         if ended.taken_over:
             reason, ceiling_s = f"another device uses this client id, {self._client_id!r}: {reason}", self._longest_s
-        elif self._storm >= _STORM:
+        elif self._storm >= _TAKEOVER_STREAK:
             ceiling_s = min(self._longest_s, _SUSPECTED_S)
             reason = (
                 f"another device uses this client id, {self._client_id!r}, as it seems: {self._storm} connections in "
@@ -56,7 +56,7 @@ class Restarts:
             )
         return reason, self._rng.uniform(ceiling_s / 2, ceiling_s)
 
-    def _count(self, ended: Ended) -> None:
+    def _count(self, ended: ConnectionEnd) -> None:
         works = ended.up_s is not None and (ended.acked or ended.up_s >= _SHORT_S)
         self._failures = 0 if works else min(self._failures + 1, _MAX_DOUBLINGS)
         if ended.up_s is None or ended.up_s > _LONG_S:

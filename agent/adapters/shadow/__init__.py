@@ -9,10 +9,10 @@ seconds when only figures moved. An update counts as told when the service accep
 each reconnection, it is sent again. Nothing is queued while the broker is away.
 
 A broker that ends the connection on such topics (IoT Core does where the policy lacks them, and so do small brokers)
-would be lost to the verdicts too. So where the transport can (`Asking`), the document is asked for alone at the
-beginning of a connection, before any verdict goes out, and the transport says when this broker is not to be spoken to.
-An update that the policy forbids shows later: after three ends of the connection right after a request the shadow is
-given up for a day, or keeps quiet for an hour where the transport remembers nothing.
+would be lost to the verdicts too. So where the transport can (`OnConnectTransport`), the document is asked for alone at
+the beginning of a connection, before any verdict goes out, and the transport says when this broker is not to be spoken
+to. An update that the policy forbids shows later: after three ends of the connection right after a request the shadow
+is given up for a day, or keeps quiet for an hour where the transport remembers nothing.
 
 Promise: callbacks only put to bounded places; what is not a good hint does nothing but count (`counters`) and, at most
 once a minute for each reason, log. `step` is called by one thread only.
@@ -29,30 +29,30 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from agent.adapters.shadow.requests import Asking, Request, Subscribing
+from agent.adapters.shadow.requests import OnConnectTransport, PendingRequest, SubscribingTransport
 from agent.clock import NS_PER_S
 from agent.errors import MessageError
-from agent.supervision import Supervisor
+from agent.supervision import ThreadSupervisor
 from agent.wire import shadow as documents
 from agent.wire import shadow_topic
-from agent.wire.codec import cut
+from agent.wire.codec import truncate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from agent.clock import Clock
-    from agent.records import Desired, ModelStatus
+    from agent.records import DesiredRelease, ModelStatus
     from agent.supervision import SupervisedThread
-    from agent.wire.shadow import ShadowMessage
+    from agent.wire.shadow import ShadowDocument
 
-_WAITING: Final = 256  # messages between the transport's thread and ours
-_LOOK_NS: Final = NS_PER_S  # shortest time between two looks
-_TOLD_NS: Final = NS_PER_S  # shortest time between two updates
-_FIGURES_NS: Final = 10 * NS_PER_S  # the same when only figures moved
+_MAX_ARRIVED: Final = 256  # messages between the transport's thread and ours
+_GET_INTERVAL_NS: Final = NS_PER_S  # shortest time between two looks
+_UPDATE_INTERVAL_NS: Final = NS_PER_S  # shortest time between two updates
+_PROGRESS_INTERVAL_NS: Final = 10 * NS_PER_S  # the same when only figures moved
 _REREAD_NS: Final = 3_600 * NS_PER_S
-_STRIKES: Final = 3
-_STRIKE_NS: Final = 2 * NS_PER_S  # an end of the connection so soon after a request was the answer to it
-_QUIET_NS: Final = 3_600 * NS_PER_S
+_MAX_FAILURES: Final = 3
+_FAILURE_WINDOW_NS: Final = 2 * NS_PER_S  # an end of the connection so soon after a request was the answer to it
+_SUSPENDED_NS: Final = 3_600 * NS_PER_S
 _CLOSE_S: Final = 10.0
 _IDLE_NS: Final = 60 * NS_PER_S
 _NOT_FOUND: Final = 404
@@ -68,13 +68,15 @@ class ShadowDesiredState:
         *,
         thing: str,
         inspections: Collection[str],
-        transport: Subscribing,
+        transport: SubscribingTransport,
         publish_now: Callable[[str, Sequence[bytes]], None],
         watch_connection: Callable[[Callable[[bool], None]], None],
         clock: Clock,
-        supervisor: Supervisor | None = None,
+        supervisor: ThreadSupervisor | None = None,
     ) -> None:
-        """Subscribe; so this comes before the transport starts. `publish_now` and `watch_connection` are the outbox's.
+        """Subscribe; so this comes before the transport starts.
+
+        `publish_now` and `add_connection_listener` are the outbox's.
 
         Raises MessageError for a thing whose name does not fit into a topic.
         """
@@ -82,44 +84,46 @@ class ShadowDesiredState:
         self._publish_now = publish_now
         self._clock = clock
         self._topics = {request: shadow_topic(thing, request) for request in ("get", "update")}
-        self._on_desired: Callable[[str, Desired], None] | None = None
+        self._on_desired: Callable[[str, DesiredRelease], None] | None = None
         self._arrived: deque[tuple[str, bytes]] = deque()
         self._changes: deque[Callable[[int], None]] = deque()  # called with the time, in the shadow's thread
         self._wake = threading.Event()
         self._stop = threading.Event()
-        self._supervisor = supervisor or Supervisor(clock=clock)
+        self._supervisor = supervisor or ThreadSupervisor(clock=clock)
         self._conditions = self._supervisor.condition_log(_log)
         self._thread: SupervisedThread | None = None
         self._up = False
         self._asked_first = False  # the document was asked for on this connection before it counted as up
         self._refused: str | None = None  # why this broker is not to be spoken to
-        self._asking = transport if isinstance(transport, Asking) else None
-        self._look = Request()
-        self._tell = Request()
+        self._on_connect_transport = transport if isinstance(transport, OnConnectTransport) else None
+        self._get_request = PendingRequest()
+        self._update_request = PendingRequest()
         self._reread_ns = 0
         self._published_ns = 0
-        self._strikes = 0  # ends of the connection in a row that came right after a request
-        self._quiet_ns = 0
+        self._failures = 0  # ends of the connection in a row that came right after a request
+        self._suspended_until_ns = 0
         self._version = -1  # of the last document read
-        self._heard = -1  # highest version that a delta claimed since the last look was sent
-        self._wanted: Mapping[str, Mapping[str, object]] = {}  # what the last document desires
-        self._delivered: dict[str, Desired] = {}
-        self._gone: frozenset[str] = frozenset()  # inspections that only the shadow knows
+        self._claimed_version = -1  # highest version that a delta claimed since the last look was sent
+        self._desired_document: Mapping[str, Mapping[str, object]] = {}  # what the last document desires
+        self._delivered: dict[str, DesiredRelease] = {}
+        self._unknown_inspections: frozenset[str] = frozenset()  # inspections that only the shadow knows
         self._forgetting: frozenset[str] = frozenset()  # those of them that the last update takes out
         self._statuses: dict[str, ModelStatus] = {}
-        self._told: dict[str, ModelStatus] = {}  # as last sent
+        self._reported: dict[str, ModelStatus] = {}  # as last sent
         self._tokens = itertools.count(1)
         self._name = secrets.token_hex(4)  # tells this process's requests from another's
         self._counts: Counter[str] = Counter()
         for answer in ("get/accepted", "get/rejected", "update/accepted", "update/rejected", "update/delta"):
-            transport.subscribe(shadow_topic(thing, answer), self._taker(answer))
-        if self._asking is not None:
-            self._asking.ask_first(self._first_request, lambda reason: self._change(partial(self._refuse, reason)))
+            transport.subscribe(shadow_topic(thing, answer), self._arrival_handler(answer))
+        if self._on_connect_transport is not None:
+            self._on_connect_transport.publish_on_connect(
+                self._first_request, lambda reason: self._change(partial(self._refuse, reason))
+            )
         watch_connection(lambda up: self._change(partial(self._connection, up)))
 
     # --- any thread ---------------------------------------------------------------------------------------------------
 
-    def start(self, *, on_desired: Callable[[str, Desired], None]) -> None:
+    def start(self, *, on_desired: Callable[[str, DesiredRelease], None]) -> None:
         """See `DesiredState.start`. `on_desired` is called from the thread `shadow`."""
         self._on_desired = on_desired
         self._thread = self._supervisor.thread(
@@ -144,9 +148,9 @@ class ShadowDesiredState:
         """How often what happened: hints taken, and hints that did nothing by reason."""
         return dict(self._counts)
 
-    def _taker(self, answer: str) -> Callable[[str, bytes], None]:
+    def _arrival_handler(self, answer: str) -> Callable[[str, bytes], None]:
         def take(_topic: str, payload: bytes) -> None:
-            if len(self._arrived) >= _WAITING:
+            if len(self._arrived) >= _MAX_ARRIVED:
                 self._counts["overrun"] += 1
                 self._supervisor.losses.count("shadow_overrun")
                 return
@@ -161,7 +165,7 @@ class ShadowDesiredState:
 
     def _first_request(self) -> tuple[str, bytes]:
         token = self._token()
-        self._change(partial(self._asked, token))
+        self._change(partial(self._on_first_get, token))
         return self._topics["get"], documents.encode_get(token)
 
     # --- the shadow's thread ------------------------------------------------------------------------------------------
@@ -170,7 +174,7 @@ class ShadowDesiredState:
         while not self._stop.is_set():
             self._wake.clear()
             self._clock.wait(self._wake, self.step())
-        self._tell.earliest_ns = 0
+        self._update_request.earliest_ns = 0
         self.step()
 
     def step(self) -> float:
@@ -180,98 +184,103 @@ class ShadowDesiredState:
             self._changes.popleft()(now_ns)
         while self._arrived:
             answer, payload = self._arrived.popleft()
-            self._take(answer, payload, now_ns)
-        if not self._up or self._refused is not None or now_ns < self._quiet_ns:
+            self._dispatch(answer, payload, now_ns)
+        if not self._up or self._refused is not None or now_ns < self._suspended_until_ns:
             return _IDLE_NS / NS_PER_S
-        for request in (self._look, self._tell):
+        for request in (self._get_request, self._update_request):
             if request.token is not None and now_ns >= request.deadline_ns:
-                self._complain("unanswered", "nobody answers on the shadow's topics; is this AWS IoT Core?", now_ns)
+                self._count_and_warn(
+                    "unanswered", "nobody answers on the shadow's topics; is this AWS IoT Core?", now_ns
+                )
                 request.failed(now_ns)
         if now_ns >= self._reread_ns:
-            self._look.wanted = True
-        if self._look.wanted and self._look.token is None and now_ns >= self._look.earliest_ns:
-            self._ask(now_ns)
+            self._get_request.wanted = True
+        if self._get_request.wanted and self._get_request.token is None and now_ns >= self._get_request.earliest_ns:
+            self._send_get(now_ns)
         self._report(now_ns)
         return self._wait_s(now_ns)
 
-    def _asked(self, token: str, now_ns: int) -> None:
+    def _on_first_get(self, token: str, now_ns: int) -> None:
         """The transport asks for the document, on a connection that does not count as up yet."""
         self._refused = None
         self._asked_first = True
-        self._look, self._tell, self._told = Request(), Request(), {}
+        self._get_request, self._update_request, self._reported = PendingRequest(), PendingRequest(), {}
         self._sent_get(token, now_ns)
 
     def _refuse(self, reason: str, now_ns: int) -> None:
         """The broker does not carry the shadow, says the transport, and has logged it."""
         self._refused = reason
         self._counts["refused_by_broker"] += 1
-        self._look, self._tell = Request(), Request()
+        self._get_request, self._update_request = PendingRequest(), PendingRequest()
 
     def _connection(self, up: bool, now_ns: int) -> None:  # noqa: FBT001
-        asked = self._look.token is not None or self._tell.token is not None
-        if not up and self._up and asked and now_ns - self._published_ns < _STRIKE_NS:
-            self._strikes += 1
-            if self._strikes >= _STRIKES:
-                self._strikes = 0
-                self._give_up(now_ns)
+        asked = self._get_request.token is not None or self._update_request.token is not None
+        if not up and self._up and asked and now_ns - self._published_ns < _FAILURE_WINDOW_NS:
+            self._failures += 1
+            if self._failures >= _MAX_FAILURES:
+                self._failures = 0
+                self._suspend(now_ns)
         self._up = up
         is_asked, self._asked_first = up and self._asked_first, False
         if not is_asked:
-            self._look = Request(wanted=up)
-        self._tell = Request()
-        self._told = {}  # whatever was under way may be lost
+            self._get_request = PendingRequest(wanted=up)
+        self._update_request = PendingRequest()
+        self._reported = {}  # whatever was under way may be lost
 
-    def _give_up(self, now_ns: int) -> None:
+    def _suspend(self, now_ns: int) -> None:
         reason = "the broker ended the connection after each message to the shadow"
-        if self._asking is not None:
+        if self._on_connect_transport is not None:
             self._refuse(reason, now_ns)
-            self._asking.give_up_shadow(reason)
+            self._on_connect_transport.disable_shadow(reason)
             return
-        self._quiet_ns = now_ns + _QUIET_NS
+        self._suspended_until_ns = now_ns + _SUSPENDED_NS
         text = f"{reason}; it is left alone for an hour. Allow the shadow's topics in the policy of the certificate"
-        self._complain("refused_by_broker", text, now_ns)
+        self._count_and_warn("refused_by_broker", text, now_ns)
 
-    def _take(self, answer: str, payload: bytes, now_ns: int) -> None:
-        self._strikes = 0
+    def _dispatch(self, answer: str, payload: bytes, now_ns: int) -> None:
+        self._failures = 0
         try:
             match answer:
                 case "get/accepted":
                     self._read(documents.parse_document(payload), now_ns)
                 case "update/delta":
-                    self._hear(documents.parse_delta(payload), now_ns)
+                    self._on_delta(documents.parse_delta(payload), now_ns)
                 case "update/accepted":
                     self._accepted(documents.parse_token(payload))
                 case _:
-                    self._rejected(answer, documents.parse_refused(payload), now_ns)
+                    self._rejected(answer, documents.parse_rejected(payload), now_ns)
         except MessageError as error:
-            limit = documents.MAX_ANSWER_BYTES if answer.endswith("accepted") else documents.MAX_HINT_BYTES
+            limit = documents.MAX_DOCUMENT_BYTES if answer.endswith("accepted") else documents.MAX_DELTA_BYTES
             reason = "oversized" if len(payload) > limit else "malformed"
-            self._complain(reason, f"{answer}: {error}", now_ns)
+            self._count_and_warn(reason, f"{answer}: {error}", now_ns)
 
-    def _read(self, message: ShadowMessage, now_ns: int) -> None:
+    def _read(self, message: ShadowDocument, now_ns: int) -> None:
         """Take the whole document; only the answer to one's own question counts."""
-        if self._look.token is None or message.token != self._look.token:
-            self._complain("foreign", "an answer to a question that was not asked here, or came twice", now_ns)
+        if self._get_request.token is None or message.token != self._get_request.token:
+            self._count_and_warn("foreign", "an answer to a question that was not asked here, or came twice", now_ns)
             return
-        self._look.answered()
-        self._look.wanted &= message.version < self._heard  # a delta came after the question, of something newer
-        self._heard = -1
+        self._get_request.answered()
+        # a delta came after the question, of something newer
+        self._get_request.wanted &= message.version < self._claimed_version
+        self._claimed_version = -1
         self._version = message.version
-        self._wanted = message.desired
-        self._gone = message.reported - self._inspections
-        self._tell.wanted |= bool(self._gone)
+        self._desired_document = message.desired
+        self._unknown_inspections = message.reported - self._inspections
+        self._update_request.wanted |= bool(self._unknown_inspections)
         for inspection, members in message.desired.items():
             self._deliver(inspection, members, now_ns)
 
     def _deliver(self, inspection: str, members: Mapping[str, object], now_ns: int) -> None:
         if inspection not in self._inspections:
             known = ", ".join(sorted(self._inspections))
-            self._complain("unknown_inspection", f"{cut(inspection, 80)!r} is no inspection here: {known}", now_ns)
+            self._count_and_warn(
+                "unknown_inspection", f"{truncate(inspection, 80)!r} is no inspection here: {known}", now_ns
+            )
             return
         try:
             desired = documents.parse_desired(members)
         except MessageError as error:
-            self._complain("malformed", f"what is desired of {inspection}: {error}", now_ns)
+            self._count_and_warn("malformed", f"what is desired of {inspection}: {error}", now_ns)
             return
         if self._delivered.get(inspection) == desired or self._on_desired is None:
             return
@@ -279,88 +288,94 @@ class ShadowDesiredState:
         self._counts["taken"] += 1
         self._on_desired(inspection, desired)
 
-    def _hear(self, message: ShadowMessage, now_ns: int) -> None:
+    def _on_delta(self, message: ShadowDocument, now_ns: int) -> None:
         """A delta: look, unless it says nothing new."""
         if message.version <= self._version:
-            self._complain("stale", f"a delta of version {message.version} after {self._version}", now_ns)
-        elif all(self._knows(name, members) for name, members in message.desired.items()):
+            self._count_and_warn("stale", f"a delta of version {message.version} after {self._version}", now_ns)
+        elif all(self._is_known(name, members) for name, members in message.desired.items()):
             self._counts["duplicate"] += 1  # our own report makes the service repeat what is still to be done
         else:
-            self._heard = max(self._heard, message.version)
-            self._look.wanted = True
+            self._claimed_version = max(self._claimed_version, message.version)
+            self._get_request.wanted = True
 
-    def _knows(self, inspection: str, members: Mapping[str, object]) -> bool:
-        known = self._wanted.get(inspection)
+    def _is_known(self, inspection: str, members: Mapping[str, object]) -> bool:
+        known = self._desired_document.get(inspection)
         return known is not None and all(known.get(key) == value for key, value in members.items())
 
     def _accepted(self, token: str | None) -> None:
-        if token is not None and token == self._tell.token:
-            self._tell.answered()
-            self._gone -= self._forgetting
+        if token is not None and token == self._update_request.token:
+            self._update_request.answered()
+            self._unknown_inspections -= self._forgetting
 
-    def _rejected(self, answer: str, refused: documents.Refused, now_ns: int) -> None:
-        request = self._look if answer.startswith("get") else self._tell
+    def _rejected(self, answer: str, refused: documents.ShadowRejection, now_ns: int) -> None:
+        request = self._get_request if answer.startswith("get") else self._update_request
         if request.token is None or refused.token != request.token:
-            self._complain("foreign", "a refusal of what was not asked here", now_ns)
+            self._count_and_warn("foreign", "a refusal of what was not asked here", now_ns)
             return
         request.answered()
-        if request is self._look and refused.code == _NOT_FOUND:  # no shadow yet: our report makes it
-            self._wanted, self._version, self._heard = {}, -1, -1
+        if request is self._get_request and refused.code == _NOT_FOUND:  # no shadow yet: our report makes it
+            self._desired_document, self._version, self._claimed_version = {}, -1, -1
             return
-        self._complain("rejected", f"{answer}: {refused.code} {refused.text}", now_ns)
+        self._count_and_warn("rejected", f"{answer}: {refused.code} {refused.text}", now_ns)
         if refused.code in _BUSY:
             request.failed(now_ns)
 
-    def _ask(self, now_ns: int) -> None:
+    def _send_get(self, now_ns: int) -> None:
         token = self._token()
         self._sent_get(token, now_ns)
         self._publish_now(self._topics["get"], [documents.encode_get(token)])
 
     def _sent_get(self, token: str, now_ns: int) -> None:
         self._reread_ns = now_ns + _REREAD_NS
-        self._look.sent(token, now_ns, _LOOK_NS)
+        self._get_request.sent(token, now_ns, _GET_INTERVAL_NS)
         self._published_ns = now_ns
 
     def _report(self, now_ns: int) -> None:
         statuses = dict(self._statuses)
-        if not statuses or now_ns < self._tell.earliest_ns:
+        if not statuses or now_ns < self._update_request.earliest_ns:
             return
-        if not self._tell.wanted and statuses == self._told:
+        if not self._update_request.wanted and statuses == self._reported:
             return
-        if not self._tell.wanted and not self._is_news(statuses) and now_ns < self._figures_ns:
+        if not self._update_request.wanted and not self._is_news(statuses) and now_ns < self._progress_due_ns:
             return
         token = self._token()
-        self._tell.sent(token, now_ns, _TOLD_NS)
-        self._told, self._forgetting = statuses, self._gone
-        payload = documents.encode_reported(statuses, gone=self._gone, token=token)
+        self._update_request.sent(token, now_ns, _UPDATE_INTERVAL_NS)
+        self._reported, self._forgetting = statuses, self._unknown_inspections
+        payload = documents.encode_reported(statuses, gone=self._unknown_inspections, token=token)
         self._published_ns = now_ns
         self._publish_now(self._topics["update"], [payload])
 
     @property
-    def _figures_ns(self) -> int:
+    def _progress_due_ns(self) -> int:
         """When figures alone may be told again."""
-        return self._tell.earliest_ns - _TOLD_NS + _FIGURES_NS
+        return self._update_request.earliest_ns - _UPDATE_INTERVAL_NS + _PROGRESS_INTERVAL_NS
 
     def _is_news(self, statuses: Mapping[str, ModelStatus]) -> bool:
-        told = self._told
+        told = self._reported
         return statuses.keys() != told.keys() or any(
             replace(status, progress={}) != replace(told[name], progress={}) for name, status in statuses.items()
         )
 
     def _wait_s(self, now_ns: int) -> float:
         due = [now_ns + _IDLE_NS, self._reread_ns]
-        due += [request.deadline_ns for request in (self._look, self._tell) if request.token is not None]
-        due += [request.earliest_ns for request in (self._look, self._tell) if request.wanted and request.token is None]
-        if (statuses := dict(self._statuses)) != self._told:
-            due.append(self._tell.earliest_ns if self._is_news(statuses) else self._figures_ns)
+        due += [
+            request.deadline_ns for request in (self._get_request, self._update_request) if request.token is not None
+        ]
+        due += [
+            request.earliest_ns
+            for request in (self._get_request, self._update_request)
+            if request.wanted and request.token is None
+        ]
+        if (statuses := dict(self._statuses)) != self._reported:
+            due.append(self._update_request.earliest_ns if self._is_news(statuses) else self._progress_due_ns)
         return max(0, min(due) - now_ns) / NS_PER_S
 
     def _token(self) -> str:
         """Any thread."""
         return f"{self._name}-{next(self._tokens)}"
 
-    def _complain(self, reason: str, text: str, now_ns: int) -> None:
+    def _count_and_warn(self, reason: str, text: str, now_ns: int) -> None:
         """Count, and log at most once an hour."""
         self._counts[reason] += 1
         self._supervisor.losses.count(f"shadow_{reason}")
-        self._conditions.event(f"shadow, {reason}", f"{text} ({self._counts[reason]} so far)")
+        self._conditions.report_event(f"shadow, {reason}", f"{text} ({self._counts[reason]} so far)")

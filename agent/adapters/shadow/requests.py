@@ -15,7 +15,7 @@ _LONGEST_NS: Final = 300 * NS_PER_S
 
 
 @dataclass(slots=True)
-class Request:
+class PendingRequest:
     """One kind of question: whether it is wanted, and what is under way."""
 
     wanted: bool = False
@@ -27,13 +27,13 @@ class Request:
     def sent(self, token: str, now_ns: int, pause_ns: int) -> None:
         """It went out with `token`; the next one at the earliest `pause_ns` later."""
         self.wanted, self.token = False, token
-        self.deadline_ns = now_ns + _backed_off(self.failures)
+        self.deadline_ns = now_ns + _backoff_ns(self.failures)
         self.earliest_ns = now_ns + pause_ns
 
     def failed(self, now_ns: int) -> None:
         """Ask again later."""
         self.wanted, self.token = True, None
-        self.earliest_ns = max(self.earliest_ns, now_ns + _backed_off(self.failures) // 2)
+        self.earliest_ns = max(self.earliest_ns, now_ns + _backoff_ns(self.failures) // 2)
         self.failures += 1
 
     def answered(self) -> None:
@@ -41,7 +41,7 @@ class Request:
         self.token, self.failures = None, 0
 
 
-class Subscribing(Protocol):
+class SubscribingTransport(Protocol):
     """The part of a `ports.Transport` that the shadow needs; Greengrass has another way to it."""
 
     def subscribe(self, topic: str, on_message: Callable[[str, bytes], None]) -> None:
@@ -49,15 +49,15 @@ class Subscribing(Protocol):
 
 
 @runtime_checkable
-class Asking(Subscribing, Protocol):
+class OnConnectTransport(SubscribingTransport, Protocol):
     """A transport that can ask alone on a fresh connection, and remembers brokers that carry no shadow."""
 
-    def ask_first(self, ask: Callable[[], tuple[str, bytes]], on_refused: Callable[[str], None]) -> None:
+    def publish_on_connect(self, ask: Callable[[], tuple[str, bytes]], on_refused: Callable[[str], None]) -> None:
         """Send what `ask()` returns first on each connection, or call `on_refused(reason)` where that must not be."""
 
-    def give_up_shadow(self, reason: str) -> None:
+    def disable_shadow(self, reason: str) -> None:
         """Speak to the shadow no more for a day."""
 
 
-def _backed_off(failures: int) -> int:
+def _backoff_ns(failures: int) -> int:
     return min(_LONGEST_NS, _ANSWER_NS << min(failures, 8))

@@ -10,7 +10,7 @@ import ssl
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from agent.commands.examine.finding import Finding, fail, ok, warn
+from agent.commands.examine.finding import CheckResult, fail, ok, warn
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +21,7 @@ _PEM: Final = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE---
 _SEQUENCE, _VERSION, _UTC_TIME = 0x30, 0xA0, 0x17  # DER tags
 
 
-def examine(check: str, path: Path) -> Finding:
+def check_certificate(check: str, path: Path) -> CheckResult:
     """Look at the first certificate of a PEM file; its readability is checked by the transport."""
     remedy = "renew it and put the new file in its place"
     try:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from agent.clock import SystemClock
 from agent.collection.child import check_target
-from agent.commands.examine.finding import Finding, ok, warn
+from agent.commands.examine.finding import CheckResult, ok, warn
 from agent.errors import UploadError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ _TIMEOUT_S: Final = 30.0
 _REMEDY: Final = "see docs/operations.md, Frames for the next model; frames wait on this device until then"
 
 
-def examine(config: Config) -> Iterator[Finding]:
+def run_checks(config: Config) -> Iterator[CheckResult]:
     """The target of `collect`; nothing where nothing is collected. The line runs without it, so nothing here fails."""
     collect = config.collect
     if collect is None:

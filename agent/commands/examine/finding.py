@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Status(StrEnum):
+class CheckStatus(StrEnum):
     """How bad it is."""
 
     OK = "ok"
@@ -15,25 +15,25 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckResult:
     """What was looked at, what was seen, and what to do about it (nothing when it is OK)."""
 
     check: str
-    status: Status
+    status: CheckStatus
     seen: str
     remedy: str | None = None
 
 
-def ok(check: str, seen: str) -> Finding:
+def ok(check: str, seen: str) -> CheckResult:
     """Return a finding that needs nobody."""
-    return Finding(check, Status.OK, seen)
+    return CheckResult(check, CheckStatus.OK, seen)
 
 
-def warn(check: str, seen: str, remedy: str) -> Finding:
+def warn(check: str, seen: str, remedy: str) -> CheckResult:
     """Return a finding that somebody should know."""
-    return Finding(check, Status.WARN, seen, remedy)
+    return CheckResult(check, CheckStatus.WARN, seen, remedy)
 
 
-def fail(check: str, seen: str, remedy: str) -> Finding:
+def fail(check: str, seen: str, remedy: str) -> CheckResult:
     """Return a finding that keeps the line from running."""
-    return Finding(check, Status.FAIL, seen, remedy)
+    return CheckResult(check, CheckStatus.FAIL, seen, remedy)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from agent.commands.examine.finding import Finding, ok, warn
+from agent.commands.examine.finding import CheckResult, ok, warn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +17,7 @@ FILE_NAME: Final = "greengrass.json"
 _MAX_BYTES: Final = 64 * 1024
 
 
-class Report(BaseModel):
+class ComponentStatusFile(BaseModel):
     """The file, as the component writes it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -33,12 +33,12 @@ class Report(BaseModel):
     needs_restart: list[str]
 
 
-def examine(state_dir: Path) -> Iterator[Finding]:
+def run_checks(state_dir: Path) -> Iterator[CheckResult]:
     """Nothing where no component has run on `state_dir`."""
     path = state_dir / FILE_NAME
     try:
         with path.open("rb") as file:
-            report = Report.model_validate(json.loads(file.read(_MAX_BYTES)))
+            report = ComponentStatusFile.model_validate(json.loads(file.read(_MAX_BYTES)))
     except FileNotFoundError:
         return
     except (OSError, ValueError, ValidationError) as error:
@@ -61,7 +61,7 @@ def examine(state_dir: Path) -> Iterator[Finding]:
     yield from _configuration(report)
 
 
-def _configuration(report: Report) -> Iterator[Finding]:
+def _configuration(report: ComponentStatusFile) -> Iterator[CheckResult]:
     if report.refused is not None:
         seen = f"the last deployment's was refused, {report.configuration[:12]} goes on: {report.refused}"
         yield warn("greengrass configuration", seen, "deploy a corrected configuration")

@@ -16,35 +16,35 @@ import numpy as np
 from agent import config as configuration
 from agent import image_check, preprocess
 from agent.adapters.onnx import read_image_limits
-from agent.app.choose import open_source, open_transport
+from agent.app.choose import make_source, make_transport
 from agent.clock import SystemClock
 from agent.commands.examine import certificates
-from agent.commands.examine.finding import Finding, Status, fail, ok, warn
+from agent.commands.examine.finding import CheckResult, CheckStatus, fail, ok, warn
 from agent.condition_log import duration
 from agent.errors import CameraError, ControlError, FrameError, KensaError, SourceEndedError
 from agent.model import manifest as manifests
-from agent.supervision import Boundary, Supervisor
+from agent.supervision import ErrorBoundary, ThreadSupervisor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from agent.config import Camera, Config, Inspection
+    from agent.config import CameraConfig, Config, InspectionConfig
     from agent.ports import FrameSource
     from agent.records import Geometry, Grab, Pixels
 
 _FRAME_S: Final = 10.0  # RTSP and USB cameras need some seconds from opening to the first frame
-_HANG_S: Final = 20.0  # a driver that does not return is left behind after this
+_CAMERA_TIMEOUT_S: Final = 20.0  # a driver that does not return is left behind after this
 _BROKER_S: Final = 10.0
 _CONVERT: Final = "save these pictures as PNG, JPEG or BMP, or move them out of the folder"
 
 
-def from_agent(status: Mapping[str, Any]) -> Iterator[Finding]:
+def results_from_agent(status: Mapping[str, Any]) -> Iterator[CheckResult]:
     """Cameras and broker as the running agent's heartbeat has them."""
     beat = status.get("heartbeat")
     if not isinstance(beat, dict):
         raise ControlError("the running agent gave no heartbeat")
-    yield from map(_inspection_said, filter(_is_unhealthy, beat.get("inspections", ())))
-    yield from map(_camera_said, beat["cameras"])
+    yield from map(_describe_inspection, filter(_is_unhealthy, beat.get("inspections", ())))
+    yield from map(_describe_camera, beat["cameras"])
     for held in beat.get("outbox", {}).get("held_back", ()):  # an older agent says nothing of topics
         seen = f"refused for {duration(held['for_s'])}, its messages wait: {held['reason']}"
         remedy = "allow it in the broker's access rules (AWS IoT Core: the policy of the certificate)"
@@ -62,12 +62,12 @@ def _is_unhealthy(inspection: Mapping[str, Any]) -> bool:
     return inspection.get("unhealthy") is not None  # an older agent says nothing of it
 
 
-def _inspection_said(inspection: Mapping[str, Any]) -> Finding:
+def _describe_inspection(inspection: Mapping[str, Any]) -> CheckResult:
     remedy = "its verdicts prove nothing until this is mended; docs/operations.md says what to look at"
     return fail(f"inspection {inspection['inspection']}", f"{inspection['unhealthy']}, says the running agent", remedy)
 
 
-def _camera_said(camera: Mapping[str, Any]) -> Finding:
+def _describe_camera(camera: Mapping[str, Any]) -> CheckResult:
     check, error = f"camera {camera['camera']}", camera.get("error")
     seen = f"{camera['state']} at {camera['fps']:.1f} frames/s, says the running agent"
     if camera["state"] not in {"running", "ended"}:
@@ -84,7 +84,7 @@ def _camera_said(camera: Mapping[str, Any]) -> Finding:
 # --- cameras ----------------------------------------------------------------------------------------------------------
 
 
-def examine_cameras(config: Config) -> Iterator[Finding]:
+def check_cameras(config: Config) -> Iterator[CheckResult]:
     """Open each camera and take one frame."""
     for inspection in config.inspections.values():
         geometry = _geometry(inspection)
@@ -92,25 +92,25 @@ def examine_cameras(config: Config) -> Iterator[Finding]:
             yield _camera(f"camera {name}", camera, inspection, geometry)
 
 
-def _geometry(inspection: Inspection) -> Geometry | None:
+def _geometry(inspection: InspectionConfig) -> Geometry | None:
     try:
-        return manifests.read(inspection.release).geometry.to_record()
+        return manifests.read_manifest(inspection.release).geometry.to_record()
     except KensaError:  # has its own finding
         return None
 
 
-def _camera(check: str, camera: Camera, inspection: Inspection, geometry: Geometry | None) -> Finding:
+def _camera(check: str, camera: CameraConfig, inspection: InspectionConfig, geometry: Geometry | None) -> CheckResult:
     remedy = "mend the camera or its keys in the configuration; the agent itself would try again and again"
-    outcome: list[Finding] = []
+    outcome: list[CheckResult] = []
 
     def look() -> None:
         try:
             with foreign:
-                source = open_source(camera, SystemClock())
+                source = make_source(camera, SystemClock())
                 try:
                     found = _first_frame(check, source, camera, inspection, geometry)
                     left_out = getattr(source, "left_out", None)
-                    if left_out is not None and found.status is Status.OK:
+                    if left_out is not None and found.status is CheckStatus.OK:
                         found = warn(check, f"{found.seen}; {left_out}", _CONVERT)
                     outcome.append(found)
                 finally:
@@ -118,17 +118,19 @@ def _camera(check: str, camera: Camera, inspection: Inspection, geometry: Geomet
         except KensaError as error:
             outcome.append(fail(check, str(error), remedy))
 
-    supervisor = Supervisor()
-    foreign = Boundary(supervisor, kind="camera", what=check, make=CameraError)  # a plug-in may raise anything
+    supervisor = ThreadSupervisor()
+    foreign = ErrorBoundary(supervisor, kind="camera", what=check, make=CameraError)  # a plug-in may raise anything
     thread = supervisor.thread(look, kind="doctor", name=f"doctor {check}")
     thread.start()
-    thread.join(_HANG_S)
-    return outcome[0] if outcome else fail(check, f"its driver does not return within {_HANG_S:.0f} s", remedy)
+    thread.join(_CAMERA_TIMEOUT_S)
+    return (
+        outcome[0] if outcome else fail(check, f"its driver does not return within {_CAMERA_TIMEOUT_S:.0f} s", remedy)
+    )
 
 
 def _first_frame(
-    check: str, source: FrameSource, camera: Camera, inspection: Inspection, geometry: Geometry | None
-) -> Finding:
+    check: str, source: FrameSource, camera: CameraConfig, inspection: InspectionConfig, geometry: Geometry | None
+) -> CheckResult:
     """Raises CameraError."""
     began = time.monotonic()
     source.open()
@@ -146,10 +148,16 @@ def _first_frame(
     if (camera.width or width, camera.height or height) != (width, height):
         declared = f"declared are {camera.width}x{camera.height}"
         return fail(check, f"{seen}, but {declared}: every frame would be dropped", "correct width and height")
-    return ok(check, seen) if geometry is None else _fit(check, seen, grab.pixels, inspection, geometry)
+    return (
+        ok(check, seen)
+        if geometry is None
+        else _compare_with_golden_set(check, seen, grab.pixels, inspection, geometry)
+    )
 
 
-def _fit(check: str, seen: str, pixels: Pixels, inspection: Inspection, geometry: Geometry) -> Finding:
+def _compare_with_golden_set(
+    check: str, seen: str, pixels: Pixels, inspection: InspectionConfig, geometry: Geometry
+) -> CheckResult:
     """Compare a picture with those that the model was trained on: aspect, size, brightness, contrast."""
     placed = preprocess.Preprocessor(geometry, roi=inspection.roi)
     try:
@@ -157,15 +165,15 @@ def _fit(check: str, seen: str, pixels: Pixels, inspection: Inspection, geometry
     except FrameError as error:
         return fail(check, f"{seen}, but {error.detail}", "correct the inspection's roi, or the camera's size")
     inputs = np.empty((len(plan.tiles), geometry.height, geometry.width, geometry.channels), np.uint8)
-    placed.into(pixels, inputs)
-    limits = read_image_limits(inspection.release, manifests.read(inspection.release))
+    placed.write_to(pixels, inputs)
+    limits = read_image_limits(inspection.release, manifests.read_manifest(inspection.release))
     found = image_check.measure(inputs)
-    if limits is not None and inspection.check_pictures and (fault := image_check.fault_of(found, limits)):
+    if limits is not None and inspection.check_pictures and (fault := image_check.find_fault(found, limits)):
         remedy = "every part would be `unknown`: correct lamp, lens or exposure, then run this again"
-        return fail(check, f"{seen}, but {image_check.reason_of(fault, found, limits)}", remedy)
+        return fail(check, f"{seen}, but {image_check.describe_fault(fault, found, limits)}", remedy)
     has_roi = (inspection.roi or geometry.roi) is not None
-    squeezed = image_check.shape_misfit(geometry, region=(plan.roi[2], plan.roi[3]), has_roi=has_roi)
-    light = None if limits is None else image_check.misfit_of(found, limits)
+    squeezed = image_check.describe_shape_mismatch(geometry, region=(plan.roi[2], plan.roi[3]), has_roi=has_roi)
+    light = None if limits is None else image_check.describe_mismatch(found, limits)
     if problems := [text for text in (squeezed, light) if text]:
         remedy = "the model may reject or pass every part: make the pictures like those that it was trained on"
         return warn(check, f"{seen}; {'; '.join(problems)}", remedy)
@@ -183,19 +191,19 @@ def _read(source: FrameSource, deadline: float) -> Grab | None:
 # --- broker -----------------------------------------------------------------------------------------------------------
 
 
-def examine_certificates(config: Config) -> Iterator[Finding]:
+def check_certificates(config: Config) -> Iterator[CheckResult]:
     """Expiry of the broker's CA and of the device's certificate."""
     chosen = config.transport
-    if isinstance(chosen, configuration.Mqtt) and chosen.tls is not None:
-        yield certificates.examine("certificate ca", chosen.tls.ca)
+    if isinstance(chosen, configuration.MqttConfig) and chosen.tls is not None:
+        yield certificates.check_certificate("certificate ca", chosen.tls.ca)
         if chosen.tls.certificate is not None:
-            yield certificates.examine("certificate device", chosen.tls.certificate)
+            yield certificates.check_certificate("certificate device", chosen.tls.certificate)
 
 
-def examine_broker(config: Config) -> Finding:
+def check_broker(config: Config) -> CheckResult:
     """Name, TCP, TLS and MQTT, each with its own remedy."""
     chosen = config.transport
-    if isinstance(chosen, configuration.NoTransport):
+    if isinstance(chosen, configuration.NoTransportConfig):
         return warn(
             "broker", "transport is none: verdicts stay on this machine", "set transport.kind: mqtt for a plant"
         )
@@ -219,7 +227,7 @@ def examine_broker(config: Config) -> Finding:
 def _connect(config: Config) -> tuple[bool, str]:
     """Connect as the agent would; whether it worked, and why not."""
     try:
-        transport = open_transport(config, SystemClock())
+        transport = make_transport(config, SystemClock())
     except KensaError as error:
         return False, str(error)
     assert transport is not None  # noqa: S101 - the caller has answered `none`

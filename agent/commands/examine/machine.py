@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import agent
-from agent.commands.examine.finding import Finding, fail, ok, warn
+from agent.commands.examine.finding import CheckResult, fail, ok, warn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 _OLDEST_PYTHON: Final = (3, 11)
 _NEWEST_PYTHON: Final = (3, 13)
 _LIBRARIES: Final = ("numpy", "onnxruntime", "opencv-python-headless", "paho-mqtt", "pydantic")
-_WRITTEN: Final = datetime(2025, 1, 1, tzinfo=UTC)  # no device that runs this code can be earlier
+_OLDEST_PLAUSIBLE_TIME: Final = datetime(2025, 1, 1, tzinfo=UTC)  # no device that runs this code can be earlier
 _TIME_ERROR: Final = 5  # adjtimex(2): the clock is not synchronised
 _TIMEX_BYTES: Final = 512  # more than struct timex has on any architecture
 # /proc/cpuinfo's flags (x86) and Features (ARM) of the instructions that multiply int8 without saturating in 16 bits
 _DOT_PRODUCTS: Final = {"avx512_vnni": "AVX512-VNNI", "avx_vnni": "AVX-VNNI", "asimddp": "NEON dot product"}
 
 
-def examine() -> Iterator[Finding]:
+def run_checks() -> Iterator[CheckResult]:
     """Everything that needs no configuration."""
     yield _python()
     yield _libraries()
@@ -34,14 +34,14 @@ def examine() -> Iterator[Finding]:
     yield _clock()
 
 
-def _python() -> Finding:
+def _python() -> CheckResult:
     seen = f"{platform.python_version()}, kensa {agent.__version__}"
     if not _OLDEST_PYTHON <= sys.version_info[:2] <= _NEWEST_PYTHON:
         return warn("python", seen, "Kensa is tested on Python 3.11 to 3.13: use one of them")
     return ok("python", seen)
 
 
-def _libraries() -> Finding:
+def _libraries() -> CheckResult:
     found, missing = [], []
     for name in _LIBRARIES:
         try:
@@ -58,7 +58,7 @@ def has_dot_product(cpuinfo: str) -> bool:
     return any(flag in _flags(cpuinfo) for flag in _DOT_PRODUCTS)
 
 
-def processor(cpuinfo: str, machine: str) -> Finding:
+def processor(cpuinfo: str, machine: str) -> CheckResult:
     """Read the text of /proc/cpuinfo: what the processor means for int8 models."""
     flags = _flags(cpuinfo)
     names = [name for flag, name in _DOT_PRODUCTS.items() if flag in flags]
@@ -99,10 +99,10 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _clock() -> Finding:
+def _clock() -> CheckResult:
     now = datetime.now(UTC)
     seen = now.strftime("%Y-%m-%d %H:%M:%S UTC")
-    if now < _WRITTEN:
+    if now < _OLDEST_PLAUSIBLE_TIME:
         return fail("clock", f"{seen}, before this program was written", "set the clock: TLS and verdicts need it")
     if _unsynchronised():
         return warn(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from agent import config as configuration
 from agent.app.choose import address_problem
-from agent.commands.examine.finding import Finding, fail, ok, warn
-from agent.inspection.camera_url import has_password, is_ambiguous, redact
+from agent.commands.examine.finding import CheckResult, fail, ok, warn
+from agent.inspection.camera_url import has_ambiguous_host, has_password, redact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,28 +17,30 @@ if TYPE_CHECKING:
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
-def examine(config: configuration.Config) -> Iterator[Finding]:
+def run_checks(config: configuration.Config) -> Iterator[CheckResult]:
     """Look at each network camera's address and password file; nothing is opened but the file."""
     for inspection in config.inspections.values():
         for name, camera in inspection.cameras.items():
-            if isinstance(camera, configuration.RtspCamera | configuration.MjpegCamera):
+            if isinstance(camera, configuration.RtspCameraConfig | configuration.MjpegCameraConfig):
                 yield from _camera(f"password {name}", camera)
 
 
-def _camera(check: str, camera: configuration.RtspCamera | configuration.MjpegCamera) -> Iterator[Finding]:
+def _camera(
+    check: str, camera: configuration.RtspCameraConfig | configuration.MjpegCameraConfig
+) -> Iterator[CheckResult]:
     if problem := address_problem(camera):
         yield fail(check, problem, "correct the camera's address, or set the variable in the service's environment")
-    elif is_ambiguous(camera.url) and not camera.url.startswith("${"):
+    elif has_ambiguous_host(camera.url) and not camera.url.startswith("${"):
         seen = f"the address {redact(camera.url)} has an @ after what reads as its host"
         yield warn(check, seen, "escape the password's special characters (%40 for @, %2F for /), or use password_file")
     elif camera.password_file is not None:
-        yield private_file(check, camera.password_file)
+        yield check_private_file(check, camera.password_file)
     elif has_password(camera.url):
         seen = f"the configuration itself holds the password for {redact(camera.url)}"
         yield warn(check, seen, "give username and password_file, or write ${NAME} for a variable of the environment")
 
 
-def private_file(check: str, path: Path) -> Finding:
+def check_private_file(check: str, path: Path) -> CheckResult:
     """Whether a file with a secret can be read, and by this user only."""
     try:
         with path.open("rb") as file:

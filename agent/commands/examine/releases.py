@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from agent.adapters.onnx import OnnxModel, read_checked
-from agent.app.choose import site_lease
-from agent.commands.examine.finding import Finding, fail, ok, warn
+from agent.adapters.onnx import OnnxModel, read_verified
+from agent.app.choose import make_site_lease
+from agent.commands.examine.finding import CheckResult, fail, ok, warn
 from agent.commands.examine.machine import own_processor_has_dot_product
 from agent.errors import ConfigError, InferenceError, ReleaseError, SelfTestError
 from agent.model import golden
@@ -21,14 +21,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from agent.config import Config, Inspection
+    from agent.config import Config, InspectionConfig
 
 _ROUNDS: Final = 15  # short: the exact figure is the bench's business
-_TOLERATED: Final = 0.05  # difference of a score between two CPU types; int8 rounds differently at single steps
+# difference of a score between two CPU types; int8 rounds differently at single steps
+_MAX_GOLDEN_DIFFERENCE: Final = 0.05
 _REMEDY: Final = "fetch or export the release again; the line keeps its last good one"
 
 
-def examine(config: Config) -> Iterator[Finding]:
+def run_checks(config: Config) -> Iterator[CheckResult]:
     """Each inspection's release; one that two inspections share is loaded once."""
     loaded: dict[Path, OnnxModel | None] = {}
     for name, inspection in config.inspections.items():
@@ -48,9 +49,9 @@ def verify_release(folder: Path) -> str:
     """Check bytes, contract and golden set of the release in `folder`; return what was seen. Raises ReleaseError."""
     model = OnnxModel.load(folder)
     source, limits = folder / GOLDEN_NAME, SelfTestLimits()
-    data = read_checked(source, model.manifest.files[GOLDEN_NAME])
+    data = read_verified(source, model.manifest.files[GOLDEN_NAME])
     try:
-        result = golden.compare(model, golden.read(data, model.manifest, source=str(source)))
+        result = golden.compare_with_golden(model, golden.read_golden_set(data, model.manifest, source=str(source)))
     except InferenceError as error:
         raise SelfTestError(f"{folder}: the golden pictures cannot be judged: {error}") from error
     identity = model.identity
@@ -65,7 +66,9 @@ def verify_release(folder: Path) -> str:
     return seen
 
 
-def _release(name: str, path: Path, model: OnnxModel, inspection: Inspection, *, is_factory: bool) -> Iterator[Finding]:
+def _release(
+    name: str, path: Path, model: OnnxModel, inspection: InspectionConfig, *, is_factory: bool
+) -> Iterator[CheckResult]:
     identity, check = model.identity, f"release {name}"
     seen = (
         f"{identity.name} {identity.version}, sha256 {identity.sha256[:12]}..., {_milliseconds(model):.2f} ms an input"
@@ -83,7 +86,7 @@ def _release(name: str, path: Path, model: OnnxModel, inspection: Inspection, *,
             "train it with --target-cpu any",
         )
     try:
-        site_lease(model, inspection, name=name)
+        make_site_lease(model, inspection, name=name)
     except ConfigError as error:
         yield fail(f"{check} thresholds", str(error), "name defect classes of the model only")
     yield _golden(f"{check} golden", path, model)
@@ -100,10 +103,12 @@ def _milliseconds(model: OnnxModel) -> float:
     return statistics.median(times) * 1_000
 
 
-def _golden(check: str, path: Path, model: OnnxModel) -> Finding:
+def _golden(check: str, path: Path, model: OnnxModel) -> CheckResult:
     try:
-        data = read_checked(path / GOLDEN_NAME, model.manifest.files[GOLDEN_NAME])
-        result = golden.compare(model, golden.read(data, model.manifest, source=str(path / GOLDEN_NAME)))
+        data = read_verified(path / GOLDEN_NAME, model.manifest.files[GOLDEN_NAME])
+        result = golden.compare_with_golden(
+            model, golden.read_golden_set(data, model.manifest, source=str(path / GOLDEN_NAME))
+        )
     except (ReleaseError, InferenceError) as error:
         return fail(check, str(error), _REMEDY)
     seen = (
@@ -114,6 +119,6 @@ def _golden(check: str, path: Path, model: OnnxModel) -> Finding:
         return fail(
             check, seen, "this CPU or runtime computes something else: retrain with --target-cpu any, or report it"
         )
-    if result.largest_difference > _TOLERATED:
+    if result.largest_difference > _MAX_GOLDEN_DIFFERENCE:
         return warn(check, seen, "another CPU type rounds int8 differently: watch the margins to the thresholds")
     return ok(check, seen)

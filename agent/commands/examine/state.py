@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from agent.commands.examine.finding import Finding, fail, ok, warn
+from agent.commands.examine.finding import CheckResult, fail, ok, warn
 from agent.control import LOCK_NAME
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def running_agent(state_dir: Path) -> int | None:
     return None
 
 
-def examine(config: Config, *, running: bool) -> Iterator[Finding]:
+def run_checks(config: Config, *, running: bool) -> Iterator[CheckResult]:
     """Directory, disk, and the port of the metrics when no agent is `running`."""
     state_dir = config.state_dir
     if state_dir.exists():
@@ -67,7 +67,7 @@ def examine(config: Config, *, running: bool) -> Iterator[Finding]:
         yield _port(config.metrics.port)
 
 
-def _writable(state_dir: Path) -> Finding:
+def _writable(state_dir: Path) -> CheckResult:
     remedy = "give the user who runs Kensa write access to it, or set another state_dir"
     try:
         with tempfile.NamedTemporaryFile(dir=state_dir, prefix=".doctor-") as file:
@@ -100,7 +100,7 @@ def file_system_type(mountinfo: str, path: Path) -> str:
     return kind
 
 
-def _file_system(where: Path) -> Finding:
+def _file_system(where: Path) -> CheckResult:
     try:
         text = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -114,7 +114,7 @@ def _file_system(where: Path) -> Finding:
     return ok("file system", kind or "of unknown type")
 
 
-def _room(config: Config, where: Path) -> Finding:
+def _room(config: Config, where: Path) -> CheckResult:
     """Compare the free space with what outbox, history and kept frames may still grow to."""
     caps = config.outbox.max_bytes + config.outbox.history_bytes
     caps += config.keep.max_bytes * len(config.inspections) if config.keep.frames else 0
@@ -143,7 +143,7 @@ def _tree_bytes(root: Path) -> int:
     return total
 
 
-def _port(port: int) -> Finding:
+def _port(port: int) -> CheckResult:
     if port == 0:
         return ok("metrics", "any free port of 127.0.0.1")
     with socket.socket() as probe:

@@ -17,35 +17,41 @@ from typing import TYPE_CHECKING, Final
 
 from agent.clock import NS_PER_S, SystemClock
 from agent.commands import model_text
-from agent.commands.examine.finding import Finding, fail, ok, warn
+from agent.commands.examine.finding import CheckResult, fail, ok, warn
 from agent.errors import FetchError, StateDirError
-from agent.inspection.camera_url import shown_place
-from agent.model.fetch_protocol import FetchLimits, Reason
-from agent.model.fetching import ChildFetcher
-from agent.model.standing import left
-from agent.model.transitions import State
+from agent.inspection.camera_url import redact_location
+from agent.model.fetch_protocol import FetchLimits, FetchReason
+from agent.model.fetching import FetchClient
+from agent.model.standing import last_status
+from agent.model.transitions import LifecycleState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from agent.config import Config, Updates
+    from agent.config import Config, UpdatesConfig
 
 _MAX_ROOT_BYTES: Final = 512 * 1024
 _EXPIRES: Final = "%Y-%m-%dT%H:%M:%SZ"
 _ROOT_WARNING_S: Final = 60 * 86_400.0
 _LIMITS: Final = FetchLimits(stall_s=5.0, attempts=2)
 _TIMEOUT_S: Final = 30.0
-_OURS: Final = frozenset(  # the configuration is wrong, or it is not the repository that it means
-    {Reason.ROOT_UNUSABLE, Reason.REQUEST, Reason.TARGET_UNKNOWN, Reason.MISSING_PACKAGE, Reason.KEY_COMPROMISE}
+_LOCAL_CAUSES: Final = frozenset(  # the configuration is wrong, or it is not the repository that it means
+    {
+        FetchReason.ROOT_UNUSABLE,
+        FetchReason.REQUEST,
+        FetchReason.TARGET_UNKNOWN,
+        FetchReason.MISSING_PACKAGE,
+        FetchReason.KEY_COMPROMISE,
+    }
 )
 
 
-def examine(config: Config, *, running: bool) -> Iterator[Finding]:
+def run_checks(config: Config, *, running: bool) -> Iterator[CheckResult]:
     """Everything about `updates`; nothing where there are none. A `running` agent is asked for its models' state."""
     updates = config.updates
     if updates is None:
         return
-    yield root(updates.root)
+    yield check_root(updates.root)
     trust_dir = config.state_dir / "trust"
     yield _trust_dir(trust_dir)
     yield _repository(updates, trust_dir)
@@ -54,7 +60,7 @@ def examine(config: Config, *, running: bool) -> Iterator[Finding]:
             yield _model(config.state_dir, name)
 
 
-def root(path: Path) -> Finding:
+def check_root(path: Path) -> CheckResult:
     """The trust anchor: there, a root, and until when it is signed."""
     remedy = "bring the repository's 1.root.json here by hand or with the component (`kensa release init` made it)"
     try:
@@ -76,7 +82,7 @@ def root(path: Path) -> Finding:
     return ok("updates root", seen)
 
 
-def _trust_dir(trust_dir: Path) -> Finding:
+def _trust_dir(trust_dir: Path) -> CheckResult:
     if not trust_dir.exists():
         return ok("updates trust", f"{trust_dir} does not exist yet; the first look at the repository makes it")
     locked = [trust_dir] if not os.access(trust_dir, os.R_OK | os.W_OK | os.X_OK) else []
@@ -89,7 +95,7 @@ def _trust_dir(trust_dir: Path) -> Finding:
     return ok("updates trust", f"{trust_dir} is writable")
 
 
-def _repository(updates: Updates, trust_dir: Path) -> Finding:
+def _repository(updates: UpdatesConfig, trust_dir: Path) -> CheckResult:
     """Look as the agent does, in a copy of what it has accepted."""
     check, clock = "updates repository", SystemClock()
     with tempfile.TemporaryDirectory(prefix="kensa-doctor-") as scratch:
@@ -98,7 +104,7 @@ def _repository(updates: Updates, trust_dir: Path) -> Finding:
             shutil.copytree(trust_dir, copy, symlinks=True, ignore=shutil.ignore_patterns(".lock"))
         except (OSError, shutil.Error):  # none yet, or a fetch is at work in it: judged from the root alone
             shutil.rmtree(copy, ignore_errors=True)
-        fetcher = ChildFetcher(
+        fetcher = FetchClient(
             repository=updates.repository,
             root=updates.root,
             site=updates.site,
@@ -109,34 +115,35 @@ def _repository(updates: Updates, trust_dir: Path) -> Finding:
             limits=_LIMITS,
         )
         try:
-            looked = fetcher.look(trusted_utc_s=0.0, stop=threading.Event())
+            looked = fetcher.refresh(trusted_utc_s=0.0, stop=threading.Event())
         except FetchError as error:
             remedy = f"see {error.reason} in docs/operations.md, What a refusal means"
-            return (fail if error.reason in _OURS else warn)(
-                check, f"{shown_place(updates.repository)}: {error}", remedy
+            return (fail if error.reason in _LOCAL_CAUSES else warn)(
+                check, f"{redact_location(updates.repository)}: {error}", remedy
             )
     now_utc_s = clock.utc_ns() / NS_PER_S
     seen = (
-        f"{shown_place(updates.repository)}: the metadata of {updates.site} verify, signed "
-        f"{model_text.age(now_utc_s - looked.signed_utc_s)} ago; {len(looked.revoked)} releases were taken back"
+        f"{redact_location(updates.repository)}: the metadata of {updates.site} verify, signed "
+        f"{model_text.format_duration(now_utc_s - looked.signed_utc_s)} ago; {len(looked.revoked)} "
+        f"releases were taken back"
     )
     until_utc_s = looked.root_expires_utc_s
     if until_utc_s is not None and until_utc_s - now_utc_s < _ROOT_WARNING_S:
         return warn(
             check,
-            f"{seen}; the newest root expires {model_text.moment(until_utc_s)}",
+            f"{seen}; the newest root expires {model_text.format_utc(until_utc_s)}",
             "`kensa release rotate-keys root`",
         )
     return ok(check, seen)
 
 
-def _model(state_dir: Path, name: str) -> Finding:
+def _model(state_dir: Path, name: str) -> CheckResult:
     check = f"model {name}"
     try:
-        status, _ = left(state_dir, name)
+        status, _ = last_status(state_dir, name)
     except StateDirError as error:
         return fail(check, str(error), "ask as the user who runs Kensa")
-    active = "none" if status.state == State.SAFE else "the factory release"
+    active = "none" if status.state == LifecycleState.NO_MODEL else "the factory release"
     if status.active is not None:
         active = status.active.release_id
     wish = "nothing" if status.desired is None else status.desired.release_id

@@ -13,17 +13,17 @@ from typing import Any, Final
 from pipeline.ingest.live import FIELDS
 
 FOLDER: Final = Path(__file__).parent
-TEMPLATE: Final = FOLDER / "verdicts-template.json"
-DASHBOARD: Final = FOLDER / "live.ndjson"
-PATTERN_ID: Final = "kensa-verdicts"
-TIME: Final = "captured_at"
+INDEX_TEMPLATE_PATH: Final = FOLDER / "verdicts-template.json"
+DASHBOARD_PATH: Final = FOLDER / "live.ndjson"
+INDEX_PATTERN_ID: Final = "kensa-verdicts"
+TIME_FIELD: Final = "captured_at"
 _SHARDS: Final = 1  # a day of a plant's messages is far below what one shard holds
 
 
-def template() -> dict[str, Any]:
+def index_template() -> dict[str, Any]:
     """The index template: every field typed, none guessed."""
     properties: dict[str, Any] = {field.name: {"type": field.type} for field in FIELDS}
-    properties[TIME]["format"] = "strict_date_optional_time"
+    properties[TIME_FIELD]["format"] = "strict_date_optional_time"
     return {
         "index_patterns": ["verdicts-*"],
         "priority": 100,
@@ -50,8 +50,8 @@ def _pattern() -> dict[str, Any]:
         }
         for field in FIELDS
     ]  # fmt: skip
-    attributes = {"title": "verdicts-*", "timeFieldName": TIME, "fields": json.dumps(fields)}
-    return {"type": "index-pattern", "id": PATTERN_ID, "attributes": attributes, "references": []}
+    attributes = {"title": "verdicts-*", "timeFieldName": TIME_FIELD, "fields": json.dumps(fields)}
+    return {"type": "index-pattern", "id": INDEX_PATTERN_ID, "attributes": attributes, "references": []}
 
 
 def _sum(field: str = "parts", *, name: str = "parts", kind: str = "sum") -> dict[str, Any]:
@@ -66,7 +66,7 @@ def _terms(number: int, field: str, schema: str, *, size: int = 8) -> dict[str, 
 
 
 def _time(number: int) -> dict[str, Any]:
-    params = {"field": TIME, "interval": "auto", "min_doc_count": 1}
+    params = {"field": TIME_FIELD, "interval": "auto", "min_doc_count": 1}
     return {"id": str(number), "enabled": True, "type": "date_histogram", "schema": "segment", "params": params}
 
 
@@ -92,13 +92,13 @@ def _charts() -> list[dict[str, Any]]:
 _STACKED: Final = {"seriesParams": [{"data": {"id": "1"}, "mode": "stacked", "show": True, "type": "histogram"}]}
 
 
-def _source(query: str) -> str:
+def _search_source(query: str) -> str:
     return json.dumps(
         {"query": {"query": query, "language": "kuery"}, "filter": [], "indexRefName": "kibanaSavedObjectMeta.index"}
     )
 
 
-_REFERENCE: Final = [{"name": "kibanaSavedObjectMeta.index", "type": "index-pattern", "id": PATTERN_ID}]
+_REFERENCE: Final = [{"name": "kibanaSavedObjectMeta.index", "type": "index-pattern", "id": INDEX_PATTERN_ID}]
 
 
 def _chart(
@@ -107,7 +107,7 @@ def _chart(
     state = {"title": title, "type": kind, "aggs": aggregations, "params": {"addLegend": True, **params}}
     attributes = {
         "title": title, "visState": json.dumps(state), "uiStateJSON": "{}", "description": "", "version": 1,
-        "kibanaSavedObjectMeta": {"searchSourceJSON": _source(query)},
+        "kibanaSavedObjectMeta": {"searchSourceJSON": _search_source(query)},
     }  # fmt: skip
     return {"type": "visualization", "id": f"kensa-{name}", "attributes": attributes, "references": _REFERENCE}
 
@@ -115,8 +115,8 @@ def _chart(
 def _latest() -> dict[str, Any]:
     columns = ["line", "camera", "outcome", "class", "score", "model", "key", "image"]
     attributes = {
-        "title": "Latest rejects", "description": "", "hits": 0, "columns": columns, "sort": [[TIME, "desc"]],
-        "version": 1, "kibanaSavedObjectMeta": {"searchSourceJSON": _source("outcome: (defect or unsure)")},
+        "title": "Latest rejects", "description": "", "hits": 0, "columns": columns, "sort": [[TIME_FIELD, "desc"]],
+        "version": 1, "kibanaSavedObjectMeta": {"searchSourceJSON": _search_source("outcome: (defect or unsure)")},
     }  # fmt: skip
     return {"type": "search", "id": "kensa-latest", "attributes": attributes, "references": _REFERENCE}
 
@@ -142,12 +142,12 @@ def _dashboard(panels: list[dict[str, Any]]) -> dict[str, Any]:
     return {"type": "dashboard", "id": "kensa-live", "attributes": attributes, "references": references}
 
 
-def texts() -> dict[Path, str]:
+def rendered_files() -> dict[Path, str]:
     """What the files must hold."""
     lines = "".join(json.dumps(found) + "\n" for found in saved_objects())
-    return {TEMPLATE: json.dumps(template(), indent=1) + "\n", DASHBOARD: lines}
+    return {INDEX_TEMPLATE_PATH: json.dumps(index_template(), indent=1) + "\n", DASHBOARD_PATH: lines}
 
 
 if __name__ == "__main__":
-    for path, text in texts().items():
+    for path, text in rendered_files().items():
         path.write_text(text, encoding="utf-8")

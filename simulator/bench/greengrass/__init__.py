@@ -11,13 +11,13 @@ from simulator.bench.greengrass.configurations import measure_configurations
 from simulator.bench.greengrass.delivery import measure_cuts, measure_rate
 from simulator.bench.greengrass.models import measure_models, measure_refusals
 from simulator.bench.greengrass.restarts import measure_restarts
-from simulator.bench.greengrass.row import Row, Settings
+from simulator.bench.greengrass.row import GreengrassBenchSettings, RequirementRow
 from simulator.bench.greengrass.update import measure_sizes, measure_update
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["ROWS", "Row", "Settings", "run_greengrass"]
+__all__ = ["ROWS", "GreengrassBenchSettings", "RequirementRow", "run_greengrass"]
 
 ROWS: Final = {
     "cuts": measure_cuts,
@@ -31,9 +31,11 @@ ROWS: Final = {
 }
 
 
-def run_greengrass(*, only: Sequence[str], settings: Settings, say: Callable[[str], None]) -> list[Row]:
+def run_greengrass(
+    *, only: Sequence[str], settings: GreengrassBenchSettings, say: Callable[[str], None]
+) -> list[RequirementRow]:
     """Measure the rows named, all of them where none is. Raises a KensaError where something cannot be set up."""
-    rows: list[Row] = []
+    rows: list[RequirementRow] = []
     for name in only or ROWS:
         say(f"row {name}")
         rows += ROWS[name](settings, say)

@@ -9,20 +9,20 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from simulator.bench.greengrass.row import Row, Settings
-from simulator.bench.greengrass.site import INSPECTION, INSPECTOR, Site
+from simulator.bench.greengrass.row import GreengrassBenchSettings, RequirementRow
+from simulator.bench.greengrass.site import INSPECTION, INSPECTOR_NAME, GreengrassTestbed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from simulator.nucleus.limits import Mode
 
-_HEARD_S: Final = 15.0
-_LOOK_S: Final = 0.05
+_REFUSAL_TIMEOUT_S: Final = 15.0
+_POLL_S: Final = 0.05
 _ENOUGH: Final = 30
 
 # Path of the key, what is put there (None: the key is taken away), and the path that the refusal must name.
-BAD: Final[list[tuple[str, object, str]]] = [
+BAD_CONFIGURATIONS: Final[list[tuple[str, object, str]]] = [
     ("line", "a b", "line"),
     ("line", None, "line"),
     ("thing", "a/b", "thing"),
@@ -65,26 +65,30 @@ BAD: Final[list[tuple[str, object, str]]] = [
 ]
 
 
-def measure_configurations(_settings: Settings, say: Callable[[str], None]) -> list[Row]:
+def measure_configurations(_settings: GreengrassBenchSettings, say: Callable[[str], None]) -> list[RequirementRow]:
     """Deploy each to lite, which asks nobody, and to classic, which asks the component first."""
     return [_configurations("lite", say), _configurations("classic", say)]
 
 
-def _configurations(mode: Mode, say: Callable[[str], None]) -> Row:
-    cases = [(_here(path), value, _here(named)) for path, value, named in BAD if value not in (None, {})]
+def _configurations(mode: Mode, say: Callable[[str], None]) -> RequirementRow:
+    cases = [
+        (_localise(path), value, _localise(named))
+        for path, value, named in BAD_CONFIGURATIONS
+        if value not in (None, {})
+    ]
     failed: list[str] = []
-    with Site(mode, updates=True) as site:
+    with GreengrassTestbed(mode, updates=True) as site:
         site.write_inspector()
         site.deploy()
-        site.listener.wait_for_more(30, _HEARD_S)
-        pid, good = site.pid, site.standing().get("configuration")
+        site.listener.wait_for_more(30, _REFUSAL_TIMEOUT_S)
+        pid, good = site.pid, site.component_status().get("configuration")
         say(f"{mode}: {len(cases)} bad configurations")
         for path, value, named in cases:
-            if not _is_refused(site, path, value, named) or site.standing().get("configuration") != good:
+            if not _is_refused(site, path, value, named) or site.component_status().get("configuration") != good:
                 failed.append(f"{path}={value!r}")
-        goes_on = site.listener.wait_for_more(30, _HEARD_S) and site.pid == pid
+        goes_on = site.listener.wait_for_more(30, _REFUSAL_TIMEOUT_S) and site.pid == pid
     refused = len(cases) - len(failed)
-    return Row(
+    return RequirementRow(
         f"configurations on {mode}",
         f"{mode}: bad configurations by deployment, refused with the key's path, the last good one kept and the "
         "process unchanged",
@@ -95,12 +99,12 @@ def _configurations(mode: Mode, say: Callable[[str], None]) -> Row:
     )
 
 
-def _here(path: str) -> str:
+def _localise(path: str) -> str:
     """Name the site's inspection and camera instead of the test's."""
     return path.replace("inspections.top", f"inspections.{INSPECTION}").replace("cameras.cam", "cameras.cam1")
 
 
-def _is_refused(site: Site, path: str, value: object, named: str) -> bool:
+def _is_refused(site: GreengrassTestbed, path: str, value: object, named: str) -> bool:
     """Deploy, on top of the recipe's own configuration, and look for the reason where this nucleus tells it."""
     merge: dict[str, Any] = {}
     holder = merge
@@ -111,25 +115,25 @@ def _is_refused(site: Site, path: str, value: object, named: str) -> bool:
     if last in {"share", "mode", "when"}:
         holder["release"] = "parts/9.9.9"  # else what is missing would be refused, and not what is wrong
     if site.mode == "classic":
-        before = site.nucleus.configuration(INSPECTOR)
+        before = site.nucleus.configuration(INSPECTOR_NAME)
         outcome = site.deploy(merge)
-        unchanged = site.nucleus.configuration(INSPECTOR) == before
+        unchanged = site.nucleus.configuration(INSPECTOR_NAME) == before
         return (
             outcome.status == "FAILED_NO_STATE_CHANGE"
-            and _names(outcome.reason.replace("\\n", "\n"), named)
+            and _names_key(outcome.reason.replace("\\n", "\n"), named)
             and unchanged
         )
     outcome = site.deploy(merge, reset=[""])
     if not outcome.succeeded:  # a text in the place of a map: this nucleus refuses it by itself
         return outcome.reason.replace("/", ".").startswith(named)
-    deadline = time.monotonic() + _HEARD_S
-    while not _names(site.standing().get("refused"), named):
+    deadline = time.monotonic() + _REFUSAL_TIMEOUT_S
+    while not _names_key(site.component_status().get("refused"), named):
         if time.monotonic() > deadline:
             return False
-        time.sleep(_LOOK_S)
+        time.sleep(_POLL_S)
     return True
 
 
-def _names(refusal: object, path: str) -> bool:
+def _names_key(refusal: object, path: str) -> bool:
     """Whether a line of the refusal begins with the key's path."""
     return any(line.strip().startswith(path) for line in str(refusal or "").splitlines()[1:])

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from agent.records import Outcome
-from simulator.bench.greengrass.row import Row, Settings
-from simulator.bench.greengrass.site import Site
+from simulator.bench.greengrass.row import GreengrassBenchSettings, RequirementRow
+from simulator.bench.greengrass.site import GreengrassTestbed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,11 +27,11 @@ _MOST_MS: Final = 250.0
 _NS_PER_S: Final = 1_000_000_000
 
 
-def measure_cuts(settings: Settings, say: Callable[[str], None]) -> list[Row]:
+def measure_cuts(settings: GreengrassBenchSettings, say: Callable[[str], None]) -> list[RequirementRow]:
     """Cut the broker off three times, restart the nucleus, and count what arrived."""
     seconds = settings.seconds or _CUTS_S
     cut_s = min(_LONGEST_CUT_S, 0.05 * seconds)
-    with Site("lite") as site:
+    with GreengrassTestbed("lite") as site:
         site.write_inspector()
         site.network.latency_s = _LATENCY_S
         outcome = site.deploy()
@@ -49,10 +49,10 @@ def measure_cuts(settings: Settings, say: Callable[[str], None]) -> list[Row]:
         site.nucleus.restart()
         _until(began + seconds)
         is_back = site.listener.wait(site.is_drained, _SETTLED_S)
-        site.stop()
+        site.remove_components()
         listener = site.listener
         listener.wait(lambda: listener.lost == 0, _SETTLED_S if is_back else 1.0)
-        defects = sum(j.outcome is Outcome.DEFECT for s in listener.streams.values() for j in s.judged.values())
+        defects = sum(j.outcome is Outcome.DEFECT for s in listener.streams.values() for j in s.inspected.values())
         figures: dict[str, Any] = {
             "seconds": seconds,
             "deployed": outcome.status,
@@ -61,8 +61,8 @@ def measure_cuts(settings: Settings, say: Callable[[str], None]) -> list[Row]:
             "starts": len(listener.streams),
             "lost": listener.lost,
             "dropped_by_the_device": listener.dropped,
-            "duplicates": listener.twice,
-            "delivered_again": listener.again,
+            "duplicates": listener.double_counted,
+            "delivered_again": listener.duplicates,
             "gaps": len(listener.gaps),
             "refused_messages": listener.refused,
             "connections_closed_by_the_nucleus": site.nucleus.connections_refused,
@@ -70,13 +70,13 @@ def measure_cuts(settings: Settings, say: Callable[[str], None]) -> list[Row]:
     closed = figures["connections_closed_by_the_nucleus"]
     enough = listener.unique >= 0.8 * 30.0 * seconds  # less: something stood still, whatever was lost
     return [
-        Row(
+        RequirementRow(
             "cuts",
             f"lite, 30 frames/s, 2 % defects, {seconds:g} s, three cuts of the broker, one restart of the nucleus: "
             f"lost, duplicated after de-duplication, connections closed over size; of {listener.unique:,} frames",
             "0, 0, 0",
-            f"{listener.lost}, {listener.twice}, {closed} ({listener.again} came again)",
-            met=enough and listener.lost == listener.twice == closed == listener.refused == 0,
+            f"{listener.lost}, {listener.double_counted}, {closed} ({listener.duplicates} came again)",
+            met=enough and listener.lost == listener.double_counted == closed == listener.refused == 0,
             figures=figures,
         )
     ]
@@ -86,10 +86,10 @@ def _until(moment: float) -> None:
     time.sleep(max(0.0, moment - time.monotonic()))
 
 
-def measure_rate(settings: Settings, say: Callable[[str], None]) -> list[Row]:
+def measure_rate(settings: GreengrassBenchSettings, say: Callable[[str], None]) -> list[RequirementRow]:
     """Let sixteen cameras deliver, and look at the broker's side."""
     seconds = settings.seconds or _RATE_S
-    with Site("lite", cameras=16) as site:
+    with GreengrassTestbed("lite", cameras=16) as site:
         site.write_inspector()
         outcome = site.deploy()
         say(f"16 cameras of 30 frames/s for {seconds:g} s")
@@ -99,7 +99,7 @@ def measure_rate(settings: Settings, say: Callable[[str], None]) -> list[Row]:
         ended_ns, published = time.time_ns(), site.nucleus.published - published
         arrivals = [a.utc_ns for a in site.listener.arrivals if began_ns <= a.utc_ns < ended_ns]
         is_drained = site.listener.wait(site.is_drained, _SETTLED_S)
-        site.stop()
+        site.remove_components()
         site.listener.wait(lambda: site.listener.lost == 0, _SETTLED_S if is_drained else 1.0)
     more = {
         "seconds": seconds,
@@ -110,11 +110,13 @@ def measure_rate(settings: Settings, say: Callable[[str], None]) -> list[Row]:
     return _rate_rows(site, began_ns=began_ns, ended_ns=ended_ns, figures=more)
 
 
-def _rate_rows(site: Site, *, began_ns: int, ended_ns: int, figures: dict[str, Any]) -> list[Row]:
+def _rate_rows(
+    site: GreengrassTestbed, *, began_ns: int, ended_ns: int, figures: dict[str, Any]
+) -> list[RequirementRow]:
     """Judge what was captured from `began_ns` to `ended_ns`, UTC; `figures` are those of the publishes."""
     seconds, most = figures["seconds"], figures["most_publishes_in_a_second"]
     streams = site.listener.streams.values()  # what came late, too
-    window = [j for s in streams for j in s.judged.values() if began_ns <= j.captured_utc_ns < ended_ns]
+    window = [j for s in streams for j in s.inspected.values() if began_ns <= j.captured_utc_ns < ended_ns]
     defects = [(j.arrived_utc_ns - j.captured_utc_ns) / 1e6 for j in window if j.outcome is Outcome.DEFECT]
     decided = [
         (j.arrived_utc_ns - j.captured_utc_ns) / 1e6 - j.latency_us / 1e3 for j in window if j.outcome is Outcome.DEFECT
@@ -137,7 +139,7 @@ def _rate_rows(site: Site, *, began_ns: int, ended_ns: int, figures: dict[str, A
     }
     what = f"lite, {fps:.0f} frames/s, 16 cameras, {len(defects)} defects in {seconds:g} s"
     return [
-        Row(
+        RequirementRow(
             "rate",
             f"{what}: QoS 1 publishes a second, mean (most in any second)",
             f"<= {_MOST_PER_S}",
@@ -145,7 +147,7 @@ def _rate_rows(site: Site, *, began_ns: int, ended_ns: int, figures: dict[str, A
             met=most <= _MOST_PER_S and site.listener.lost == 0,
             figures=figures,
         ),
-        Row(
+        RequirementRow(
             "latency",
             f"{what}: p99 from a defect's capture to the broker's subscriber (p50 {p50:.0f} ms)",
             f"<= {_MOST_MS:.0f} ms",

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from agent.wire import Gap, Heartbeat, ModelReport
 
 _START_S: Final = 15.0
-_LOOK_S: Final = 0.05
+_POLL_S: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Arrival:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class ArrivedFrame:
     """One frame as it arrived first."""
 
     outcome: Outcome
@@ -50,10 +50,10 @@ class Judged:
 
 
 @dataclass(slots=True)
-class Stream:
+class CameraStream:
     """One camera in one start of the agent."""
 
-    judged: dict[int, Judged] = field(default_factory=dict)  # by number
+    inspected: dict[int, ArrivedFrame] = field(default_factory=dict)  # by number
     misplaced: int = 0  # verdicts on a part that another number's frame was
     captured: int = 0  # as the last heartbeat has it
     dropped: int = 0
@@ -61,20 +61,20 @@ class Stream:
     @property
     def first_utc_ns(self) -> int:
         """When its first frame was captured."""
-        return min(judged.captured_utc_ns for judged in self.judged.values())
+        return min(judged.captured_utc_ns for judged in self.inspected.values())
 
     @property
     def last_utc_ns(self) -> int:
         """When its newest frame was captured."""
-        return max(judged.captured_utc_ns for judged in self.judged.values())
+        return max(judged.captured_utc_ns for judged in self.inspected.values())
 
     @property
     def lost(self) -> int:
         """Frames that the device captured and nobody heard of; those that it dropped among them."""
-        return max(self.captured, max(self.judged, default=-1) + 1) - len(self.judged)
+        return max(self.captured, max(self.inspected, default=-1) + 1) - len(self.inspected)
 
 
-class Listener:
+class VerdictListener:
     """Subscribes to everything of Kensa; use as a context manager. `look` decodes what came since the last look."""
 
     def __init__(self, *, host: str, port: int, parts: Sequence[str]) -> None:
@@ -88,8 +88,8 @@ class Listener:
         self._client.on_message = self._received
         self._decoded = 0
         self.arrivals: list[Arrival] = []
-        self.streams: dict[tuple[str, int], Stream] = {}  # by camera and boot epoch
-        self.again = 0  # verdicts that came more than once
+        self.streams: dict[tuple[str, int], CameraStream] = {}  # by camera and boot epoch
+        self.duplicates = 0  # verdicts that came more than once
         self.refused = 0  # messages that cannot be decoded
         self.gaps: list[Gap] = []
         self.heartbeat: Heartbeat | None = None  # the newest
@@ -113,23 +113,23 @@ class Listener:
         """Look until `condition` holds; False when it does not within `timeout_s`."""
         deadline = time.monotonic() + timeout_s
         while True:
-            self.look()
+            self.process_arrivals()
             if condition():
                 return True
             if time.monotonic() > deadline:
                 return False
-            time.sleep(_LOOK_S)
+            time.sleep(_POLL_S)
 
     def wait_for_more(self, frames: int, timeout_s: float) -> bool:
         """Wait until so many more frames arrived."""
-        self.look()
+        self.process_arrivals()
         wanted = self.unique + frames
         return self.wait(lambda: self.unique >= wanted, timeout_s)
 
     @property
     def unique(self) -> int:
         """Frames that arrived, each counted once."""
-        return sum(len(stream.judged) for stream in self.streams.values())
+        return sum(len(stream.inspected) for stream in self.streams.values())
 
     @property
     def lost(self) -> int:
@@ -142,11 +142,11 @@ class Listener:
         return sum(stream.dropped for stream in self.streams.values())
 
     @property
-    def twice(self) -> int:
+    def double_counted(self) -> int:
         """Frames that were counted under a number that is another frame's."""
         return sum(stream.misplaced for stream in self.streams.values())
 
-    def runs(self, release: str) -> bool:
+    def is_running(self, release: str) -> bool:
         """Whether the inspection says that it runs `name/version`, and nothing is on its way."""
         report = self.report
         if report is None or report.active is None or report.state != "idle":
@@ -162,7 +162,7 @@ class Listener:
             return None
         return f"{report.refusal.gate}: {report.refusal.reason}"
 
-    def look(self) -> None:
+    def process_arrivals(self) -> None:
         """Take in what arrived."""
         while self._decoded < len(self.arrivals):
             arrival = self.arrivals[self._decoded]
@@ -173,7 +173,7 @@ class Listener:
                 self.refused += 1
                 continue
             match content:
-                case wire.Delivery():
+                case wire.DecodedVerdicts():
                     for verdict in content.verdicts:
                         self._take(verdict, arrival)
                 case wire.Heartbeat():
@@ -185,11 +185,11 @@ class Listener:
 
     def _take(self, verdict: Verdict, arrival: Arrival) -> None:
         origin, model = verdict.origin, verdict.origin.model
-        stream = self.streams.setdefault((origin.camera, origin.boot_epoch), Stream())
-        if verdict.seq in stream.judged:
-            self.again += 1
+        stream = self.streams.setdefault((origin.camera, origin.boot_epoch), CameraStream())
+        if verdict.seq in stream.inspected:
+            self.duplicates += 1
             return
-        stream.judged[verdict.seq] = Judged(
+        stream.inspected[verdict.seq] = ArrivedFrame(
             verdict.judgement.outcome,
             verdict.captured_utc_ns,
             verdict.latency_us,
@@ -204,7 +204,7 @@ class Listener:
     def _take_heartbeat(self, heartbeat: Heartbeat) -> None:
         self.heartbeat = heartbeat
         for camera in heartbeat.cameras:
-            stream = self.streams.setdefault((camera.camera, heartbeat.boot_epoch), Stream())
+            stream = self.streams.setdefault((camera.camera, heartbeat.boot_epoch), CameraStream())
             if camera.captured >= stream.captured:
                 stream.captured, stream.dropped = camera.captured, sum(camera.dropped.values())
 

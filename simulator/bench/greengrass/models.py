@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from simulator.bench.greengrass.row import Row, Settings
-from simulator.bench.greengrass.site import INSPECTION, INSPECTOR, MODEL, THING, Site
+from simulator.bench.greengrass.row import GreengrassBenchSettings, RequirementRow
+from simulator.bench.greengrass.site import INSPECTION, INSPECTOR_NAME, MODEL_NAME, THING, GreengrassTestbed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from simulator.nucleus import Outcome
+    from simulator.nucleus import DeploymentResult
     from simulator.nucleus.limits import Mode
 
 _FPS: Final = 60.0
@@ -25,7 +25,7 @@ _SETTLED_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Way:
+class _UpdateResult:
     """One update of the model."""
 
     mode: Mode
@@ -36,7 +36,7 @@ class _Way:
 
 
 @dataclass(frozen=True, slots=True)
-class _Refusal:
+class _RefusalResult:
     """One release that must not run."""
 
     mode: Mode
@@ -47,27 +47,27 @@ class _Refusal:
     met: bool
 
 
-def measure_models(_settings: Settings, say: Callable[[str], None]) -> list[Row]:
+def measure_models(_settings: GreengrassBenchSettings, say: Callable[[str], None]) -> list[RequirementRow]:
     """Bring three releases to each nucleus, each in another way."""
     return [_models(mode, say) for mode in _MODES]
 
 
-def _models(mode: Mode, say: Callable[[str], None]) -> Row:
-    ways: list[_Way] = []
-    with Site(mode, fps=_FPS, updates=True, shadow=True) as site:
+def _models(mode: Mode, say: Callable[[str], None]) -> RequirementRow:
+    ways: list[_UpdateResult] = []
+    with GreengrassTestbed(mode, fps=_FPS, updates=True, shadow=True) as site:
         site.write_inspector()
         site.deploy()
         pid, listener = site.pid, site.listener
         listener.wait_for_more(60, _SETTLED_S)
 
-        def note(way: str, release: str, outcome: Outcome | None) -> None:
-            runs = listener.wait(lambda: listener.runs(release), _ROLLOUT_S)
+        def note(way: str, release: str, outcome: DeploymentResult | None) -> None:
+            runs = listener.wait(lambda: listener.is_running(release), _ROLLOUT_S)
             listener.wait_for_more(60, _SETTLED_S)
-            ways.append(_Way(mode, way, "" if outcome is None else outcome.status, runs, site.pid == pid))
+            ways.append(_UpdateResult(mode, way, "" if outcome is None else outcome.status, runs, site.pid == pid))
 
         say(f"{mode}: a release by configuration")
         release = site.publish("1.1.0")
-        note("configuration deployment", release, site.desire(release))
+        note("configuration deployment", release, site.set_desired_release(release))
         say(f"{mode}: a release by the model component")
         release = site.publish("1.2.0")
         site.write_model(release, version="1.2.0")
@@ -77,8 +77,8 @@ def _models(mode: Mode, say: Callable[[str], None]) -> Row:
         if site.shadows is not None:
             site.shadows.desire(THING, INSPECTION, release)
         note("shadow", release, None)
-        starts = site.nucleus.component(INSPECTOR).starts
-        site.stop()
+        starts = site.nucleus.component(INSPECTOR_NAME).starts
+        site.remove_components()
         listener.wait(lambda: listener.lost == 0, _SETTLED_S)
     done = sum(way.runs and way.pid_kept and way.status in {"", "SUCCEEDED"} for way in ways)
     figures: dict[str, Any] = {
@@ -87,24 +87,24 @@ def _models(mode: Mode, say: Callable[[str], None]) -> Row:
         "frames": listener.unique,
         "lost": listener.lost,
         "dropped_by_the_device": listener.dropped,
-        "counted_twice": listener.twice,
+        "counted_twice": listener.double_counted,
     }
-    return Row(
+    return RequirementRow(
         f"models on {mode}",
         f"{mode}: model by {', by '.join(way.way for way in ways)}: releases taken with the process id unchanged; "
         f"lost of {listener.unique:,} frames",
         "3 of 3, 0",
         f"{done} of 3, {listener.lost}",
-        met=done == len(ways) and starts == 1 and listener.lost == listener.twice == 0,
+        met=done == len(ways) and starts == 1 and listener.lost == listener.double_counted == 0,
         figures=figures,
     )
 
 
-def measure_refusals(_settings: Settings, say: Callable[[str], None]) -> list[Row]:
+def measure_refusals(_settings: GreengrassBenchSettings, say: Callable[[str], None]) -> list[RequirementRow]:
     """Bring a release that scores otherwise here than at its publisher, in each way."""
-    refusals: list[_Refusal] = []
+    refusals: list[_RefusalResult] = []
     for mode in _MODES:
-        with Site(mode, fps=_FPS, updates=True) as site:
+        with GreengrassTestbed(mode, fps=_FPS, updates=True) as site:
             site.write_inspector()
             site.deploy()
             say(f"{mode}: a bad release by configuration")
@@ -114,7 +114,7 @@ def measure_refusals(_settings: Settings, say: Callable[[str], None]) -> list[Ro
     met = sum(refusal.met for refusal in refusals)
     said = "; ".join(f"{refusal.mode}, {refusal.way}: {refusal.status} ({refusal.reason})" for refusal in refusals)
     return [
-        Row(
+        RequirementRow(
             "refusals",
             f"a bad model by deployment is refused, model and process unchanged: {said}",
             "4 of 4",
@@ -125,33 +125,37 @@ def measure_refusals(_settings: Settings, say: Callable[[str], None]) -> list[Ro
     ]
 
 
-def _by_configuration(site: Site) -> _Refusal:
+def _by_configuration(site: GreengrassTestbed) -> _RefusalResult:
     """Lite takes it and tells why it is not used; classic refuses the deployment, and its configuration stays."""
-    release, pid, before = site.publish("1.1.0", bad=True), site.pid, site.nucleus.configuration(INSPECTOR)
-    outcome = site.desire(release)
+    release, pid, before = site.publish("1.1.0", bad=True), site.pid, site.nucleus.configuration(INSPECTOR_NAME)
+    outcome = site.set_desired_release(release)
     if site.mode == "lite":
         site.listener.wait(lambda: site.listener.refusal_of(release) is not None, _ROLLOUT_S)
         reason = site.listener.refusal_of(release)
-        unchanged = _is_as_before(site, pid)
+        unchanged = _is_unchanged(site, pid)
         met = outcome.succeeded and reason is not None and unchanged
-        return _Refusal(site.mode, "configuration", outcome.status, reason or "no reason", unchanged, met)
-    unchanged = site.nucleus.configuration(INSPECTOR) == before and _is_as_before(site, pid)
+        return _RefusalResult(site.mode, "configuration", outcome.status, reason or "no reason", unchanged, met)
+    unchanged = site.nucleus.configuration(INSPECTOR_NAME) == before and _is_unchanged(site, pid)
     names = f"{release} is refused" in outcome.reason
     met = outcome.status == "FAILED_NO_STATE_CHANGE" and names and unchanged
-    return _Refusal(site.mode, "configuration", outcome.status, "names the release" if names else "", unchanged, met)
+    return _RefusalResult(
+        site.mode, "configuration", outcome.status, "names the release" if names else "", unchanged, met
+    )
 
 
-def _by_component(site: Site) -> _Refusal:
+def _by_component(site: GreengrassTestbed) -> _RefusalResult:
     release, pid = site.publish("1.2.0", bad=True), site.pid
     site.write_model(release, version="1.2.0")
     outcome = site.deploy(model="1.2.0")
-    names = f"{release} is refused" in site.nucleus.log(MODEL)
-    unchanged = _is_as_before(site, pid)
+    names = f"{release} is refused" in site.nucleus.log(MODEL_NAME)
+    unchanged = _is_unchanged(site, pid)
     met = outcome.status.startswith("FAILED") and names and unchanged
-    return _Refusal(site.mode, "model component", outcome.status, "names the release" if names else "", unchanged, met)
+    return _RefusalResult(
+        site.mode, "model component", outcome.status, "names the release" if names else "", unchanged, met
+    )
 
 
-def _is_as_before(site: Site, pid: int | None) -> bool:
+def _is_unchanged(site: GreengrassTestbed, pid: int | None) -> bool:
     """Whether the same process goes on with the factory release."""
     if not site.listener.wait_for_more(30, _SETTLED_S):
         return False

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from simulator.bench.greengrass.row import Row, Settings
-from simulator.bench.greengrass.site import INSPECTOR, Site
+from simulator.bench.greengrass.row import GreengrassBenchSettings, RequirementRow
+from simulator.bench.greengrass.site import INSPECTOR_NAME, GreengrassTestbed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,10 +17,10 @@ _SETTLED_S: Final = 90.0
 _FPS: Final = 30.0
 
 
-def measure_restarts(settings: Settings, say: Callable[[str], None]) -> list[Row]:
+def measure_restarts(settings: GreengrassBenchSettings, say: Callable[[str], None]) -> list[RequirementRow]:
     """Restart the daemon at regular intervals, and count exits, starts and frames."""
     seconds = settings.seconds or _SECONDS
-    with Site("lite", fps=_FPS) as site:
+    with GreengrassTestbed("lite", fps=_FPS) as site:
         site.write_inspector()
         outcome = site.deploy()
         pid = site.pid
@@ -32,8 +32,8 @@ def measure_restarts(settings: Settings, say: Callable[[str], None]) -> list[Row
         time.sleep(max(0.0, began + seconds - time.monotonic()))
         listener = site.listener
         listener.wait(site.is_drained, _SETTLED_S)
-        component, same = site.nucleus.component(INSPECTOR), site.pid == pid
-        site.stop()
+        component, same = site.nucleus.component(INSPECTOR_NAME), site.pid == pid
+        site.remove_components()
         listener.wait(lambda: listener.lost == 0, _SETTLED_S)
         figures: dict[str, Any] = {
             "seconds": seconds,
@@ -48,7 +48,7 @@ def measure_restarts(settings: Settings, say: Callable[[str], None]) -> list[Row
         }
     enough = listener.unique >= 0.9 * _FPS * seconds  # less: the line stood still
     return [
-        Row(
+        RequirementRow(
             "restarts",
             f"lite, {_FPS:g} frames/s, {seconds:g} s, {_RESTARTS} restarts of its IPC daemon: exits of the component, "
             f"frames lost or dropped of {listener.unique:,}",

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class GreengrassBenchSettings:
     """How much is measured."""
 
     seconds: float | None = None  # of the rows that take time; None: as the published table has it
@@ -18,7 +18,7 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class RequirementRow:
     """One row, measured."""
 
     name: str

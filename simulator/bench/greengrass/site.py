@@ -25,7 +25,7 @@ import cv2
 import yaml
 
 from agent.model import manifest as manifests
-from greengrass.environment import MODEL_STARTUP_END
+from greengrass.environment import MODEL_STARTUP_SUFFIX
 from greengrass.packaging import contents
 from greengrass.packaging.build import INSPECTOR as INSPECTOR_KIND
 from greengrass.packaging.build import MODEL as MODEL_KIND
@@ -34,33 +34,33 @@ from pipeline.repository.keys import Expiry, KeyRing
 from pipeline.repository.repository import Repository
 from simulator import bad_models
 from simulator.bench.frames import render_defect, render_pool
-from simulator.bench.greengrass.listener import Listener
+from simulator.bench.greengrass.listener import VerdictListener
 from simulator.broker import MosquittoBroker
 from simulator.nucleus import Deployment, Nucleus
 from simulator.nucleus.nucleus import LITE_RECONNECT_S
-from simulator.proxy import Proxy
+from simulator.proxy import TcpProxy
 from simulator.shadow import ShadowService
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from agent.records import Pixels
-    from simulator.nucleus import Outcome
+    from simulator.nucleus import DeploymentResult
     from simulator.nucleus.limits import Mode
 
-INSPECTOR: Final = INSPECTOR_KIND.name
-MODEL: Final = MODEL_KIND.name
+INSPECTOR_NAME: Final = INSPECTOR_KIND.name
+MODEL_NAME: Final = MODEL_KIND.name
 INSPECTION: Final = "main"
 THING: Final = "line1-cam"
-HALL: Final = "hall-1"
-TURN: Final = 500  # parts of a camera's folder
-DEFECTS: Final = 10  # among them
-FIRST: Final = "1.0.0"  # of the component
+SITE_NAME: Final = "hall-1"
+PARTS_PER_CAMERA: Final = 500  # parts of a camera's folder
+DEFECTS_PER_CAMERA: Final = 10  # among them
+FIRST_VERSION: Final = "1.0.0"  # of the component
 RELEASE: Final = Path(__file__).resolve().parents[3] / "releases" / "default"
-PARTS: Final = manifests.read(RELEASE).name
+RELEASE_NAME: Final = manifests.read_manifest(RELEASE).name
 _GOOD: Final = 40  # distinct good parts
 _ROI: Final = (512, 92, 896)  # left, top, side: where the simulated line's parts lie
-_DEPLOYED_S: Final = 300.0
+_DEPLOY_TIMEOUT_S: Final = 300.0
 _FILLING_S: Final = 4.0  # an envelope may be filled for 2 s
 _FRESH_S: Final = 2.5  # a heartbeat comes every second
 # A rollout that a benchmark can wait for; real ones watch thousands of parts.
@@ -85,9 +85,9 @@ _LIMITS: Final = {  # as text, which both nuclei take alike
 
 
 @cache
-def pictures() -> tuple[Pixels, ...]:
+def render_pictures() -> tuple[Pixels, ...]:
     """Render good parts and, last, a defective one, cut and reduced to the model's size."""
-    geometry = manifests.read(RELEASE).geometry
+    geometry = manifests.read_manifest(RELEASE).geometry
     left, top, side = _ROI
     frames = [*render_pool(frames=_GOOD), render_defect()]
     cut = [frame[top : top + side, left : left + side] for frame in frames]
@@ -100,13 +100,13 @@ def part_name(part: int) -> str:
     return f"{part:03d}.bmp"
 
 
-class Site:
+class GreengrassTestbed:
     """See the module. Use as a context manager."""
 
     broker: MosquittoBroker
-    network: Proxy
+    network: TcpProxy
     nucleus: Nucleus
-    listener: Listener
+    listener: VerdictListener
 
     def __init__(
         self,
@@ -139,9 +139,13 @@ class Site:
             if self._updates:
                 self._open_repository()
             self.broker = stack.enter_context(MosquittoBroker())
-            self.network = stack.enter_context(Proxy(port=self.broker.port))
+            self.network = stack.enter_context(TcpProxy(port=self.broker.port))
             self.listener = stack.enter_context(
-                Listener(host=self.broker.host, port=self.broker.port, parts=[part_name(part) for part in range(TURN)])
+                VerdictListener(
+                    host=self.broker.host,
+                    port=self.broker.port,
+                    parts=[part_name(part) for part in range(PARTS_PER_CAMERA)],
+                )
             )
             if self._shadow:
                 self.shadows = stack.enter_context(ShadowService(host=self.broker.host, port=self.broker.port))
@@ -178,56 +182,56 @@ class Site:
         if self._updates:
             tree["updates"] = {
                 "repository": str(self.folder / "repository"),
-                "root": str(self.anchor) if root is None else root,
-                "site": HALL,
+                "root": str(self.trust_anchor) if root is None else root,
+                "site": SITE_NAME,
                 "shadow": str(self._shadow).lower(),
                 "limits": _LIMITS,
             }
         return tree
 
     @property
-    def anchor(self) -> Path:
+    def trust_anchor(self) -> Path:
         """1.root.json of the repository."""
         return self.folder / "keys" / "metadata" / "1.root.json"
 
-    def write_inspector(self, *, version: str = FIRST) -> None:
+    def write_inspector(self, *, version: str = FIRST_VERSION) -> None:
         """Write a version of the inspector that runs from this checkout."""
         script = f"exec {sys.executable} -m greengrass"
-        self._write_recipe(INSPECTOR, script, self.configuration(), version=version)
+        self._write_recipe(INSPECTOR_NAME, script, self.configuration(), version=version)
 
     def write_model(self, release: str, *, version: str) -> None:
         """Write a version of the model component with one release of the repository, as scripts/build-component."""
         folder = self.folder / "model" / version
         now = dt.datetime.now(dt.UTC)
-        for entry in contents.signed_release(self.folder / "repository", site=HALL, release_id=release, now=now):
+        for entry in contents.signed_release(self.folder / "repository", site=SITE_NAME, release_id=release, now=now):
             path = folder / entry.name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(entry.content)
-        script = f"KENSA_COMPONENT_DIR={folder} {sys.executable} -m greengrass.model_component {MODEL_STARTUP_END}"
+        script = f"KENSA_COMPONENT_DIR={folder} {sys.executable} -m greengrass.model_component {MODEL_STARTUP_SUFFIX}"
         keys = {"inspection": INSPECTION, "release": release, "patience_s": "240"}
-        self._write_recipe(MODEL, script, keys, version=version)
+        self._write_recipe(MODEL_NAME, script, keys, version=version)
 
     def deploy(
         self,
         merge: Mapping[str, Any] | None = None,
         *,
-        version: str = FIRST,
+        version: str = FIRST_VERSION,
         model: str | None = None,
         reset: Sequence[str] = (),
-    ) -> Outcome:
+    ) -> DeploymentResult:
         """Deploy the inspector, with a version of the model component where one is given, from the site's folder."""
-        wanted = {INSPECTOR: version, **({} if model is None else {MODEL: model})}
-        update = {INSPECTOR: {"merge": dict(merge or {}), "reset": list(reset)}} if merge or reset else {}
+        wanted = {INSPECTOR_NAME: version, **({} if model is None else {MODEL_NAME: model})}
+        update = {INSPECTOR_NAME: {"merge": dict(merge or {}), "reset": list(reset)}} if merge or reset else {}
         deployment = Deployment(components=wanted, configuration_update=update, validate_s=120.0)
-        return self.nucleus.deploy(deployment, self.folder, _DEPLOYED_S)
+        return self.nucleus.deploy(deployment, self.folder, _DEPLOY_TIMEOUT_S)
 
-    def desire(self, release: str, *, model: str | None = None) -> Outcome:
+    def set_desired_release(self, release: str, *, model: str | None = None) -> DeploymentResult:
         """Want a release by configuration alone."""
         return self.deploy({"inspections": {INSPECTION: {"desired": {"release": release}}}}, model=model)
 
-    def stop(self) -> None:
+    def remove_components(self) -> None:
         """Take every component off the device, which drains them."""
-        self.nucleus.deploy(Deployment(components={}), self.folder, _DEPLOYED_S)
+        self.nucleus.deploy(Deployment(components={}), self.folder, _DEPLOY_TIMEOUT_S)
 
     # --- releases -----------------------------------------------------------------------------------------------------
 
@@ -236,29 +240,29 @@ class Site:
         assert self._publisher is not None  # noqa: S101 - for the type checker: only with `updates`
         release = self.folder / "releases" / version
         if bad:
-            bad_models.make("shifted_scores", RELEASE, release, version=version)
+            bad_models.write_bad_release("shifted_scores", RELEASE, release, version=version)
         else:
             release.mkdir(parents=True)
             for name in (manifests.MODEL_NAME, manifests.GOLDEN_NAME):
                 shutil.copyfile(RELEASE / name, release / name)
         tree = json.loads((release if bad else RELEASE).joinpath(manifests.MANIFEST_NAME).read_bytes())
         tree |= {"version": version, "rollout": _POLICY}
-        (release / manifests.MANIFEST_NAME).write_bytes(manifests.parse(json.dumps(tree).encode()).to_json())
-        self._publisher.add(release, HALL)
+        (release / manifests.MANIFEST_NAME).write_bytes(manifests.parse_manifest(json.dumps(tree).encode()).to_json())
+        self._publisher.add(release, SITE_NAME)
         self._publisher.publish()
-        return f"{PARTS}/{version}"
+        return f"{RELEASE_NAME}/{version}"
 
     # --- what is seen of the component on the device ------------------------------------------------------------------
 
     @property
     def pid(self) -> int | None:
         """Of the inspector."""
-        return self.nucleus.component(INSPECTOR).pid
+        return self.nucleus.component(INSPECTOR_NAME).pid
 
     @property
     def log(self) -> str:
         """What the components printed."""
-        return self.nucleus.log(INSPECTOR) + self.nucleus.log(MODEL)
+        return self.nucleus.log(INSPECTOR_NAME) + self.nucleus.log(MODEL_NAME)
 
     def is_drained(self) -> bool:
         """Whether nothing waits on the device but the envelopes that are being filled; else `stop` would delete it."""
@@ -268,9 +272,9 @@ class Site:
         is_fresh = time.time() - heartbeat.utc_us / 1e6 < _FRESH_S  # and not the last word before a cut
         return is_fresh and heartbeat.outbox.oldest_age_s < _FILLING_S
 
-    def standing(self) -> dict[str, Any]:
+    def component_status(self) -> dict[str, Any]:
         """What the component says of itself to `kensa doctor`; empty before it has."""
-        path = self.folder / "nucleus" / "work" / INSPECTOR / "state" / "greengrass.json"
+        path = self.folder / "nucleus" / "work" / INSPECTOR_NAME / "state" / "greengrass.json"
         return json.loads(path.read_bytes()) if path.is_file() else {}
 
     # --- pieces -------------------------------------------------------------------------------------------------------
@@ -279,21 +283,21 @@ class Site:
         """A folder for each camera; the parts are links to a few pictures."""
         drawn = self.folder / "drawn"
         drawn.mkdir()
-        for index, picture in enumerate(pictures()):
+        for index, picture in enumerate(render_pictures()):
             cv2.imwrite(str(drawn / f"{index}.bmp"), picture)
         for number, camera in enumerate(self._cameras):
             chance = random.Random(number)
-            defective = set(chance.sample(range(TURN), DEFECTS))
+            defective = set(chance.sample(range(PARTS_PER_CAMERA), DEFECTS_PER_CAMERA))
             folder = self.folder / "parts" / camera
             folder.mkdir(parents=True)
-            for part in range(TURN):
+            for part in range(PARTS_PER_CAMERA):
                 index = _GOOD if part in defective else chance.randrange(_GOOD)
                 os.link(drawn / f"{index}.bmp", folder / part_name(part))
 
     def _open_repository(self) -> None:
         keys = KeyRing.create(self.folder / "keys", repository=str(self.folder / "repository"), expiry=Expiry())
         self._publisher = Repository(keys)
-        self._publisher.create([HALL], {})
+        self._publisher.create([SITE_NAME], {})
 
     def _write_recipe(self, name: str, script: str, configuration: Mapping[str, Any], *, version: str) -> None:
         tree = yaml.safe_load((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))

@@ -15,22 +15,22 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from greengrass.packaging import closure, contents, report
-from greengrass.packaging.archive import Entry
+from greengrass.packaging.archive import ArchiveEntry
 from greengrass.packaging.build import INSPECTOR as INSPECTOR_KIND
-from greengrass.packaging.build import LOCK, Plan, build
+from greengrass.packaging.build import LOCK, BuildPlan, build
 from greengrass.packaging.build import MODEL as MODEL_KIND
-from greengrass.packaging.lock import Target, carried
-from simulator.bench.greengrass.row import Row, Settings
-from simulator.bench.greengrass.site import INSPECTION, INSPECTOR, RELEASE, Site
+from greengrass.packaging.lock import BuildTarget, component_pins
+from simulator.bench.greengrass.row import GreengrassBenchSettings, RequirementRow
+from simulator.bench.greengrass.site import INSPECTION, INSPECTOR_NAME, RELEASE, GreengrassTestbed
 from simulator.nucleus import Deployment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from simulator.nucleus.deployer import Event
+    from simulator.nucleus.deployer import ComponentEvent
 
-HERE: Final = Target(platform.machine(), f"{sys.version_info.major}.{sys.version_info.minor}")
+THIS_TARGET: Final = BuildTarget(platform.machine(), f"{sys.version_info.major}.{sys.version_info.minor}")
 _MOST_S: Final = 1.5
 _INSTALLED_S: Final = 600.0
 _ROLLOUT_S: Final = 180.0
@@ -41,7 +41,7 @@ _NS_PER_S: Final = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class _Gap:
+class _UpdateGap:
     """One change of versions, in seconds."""
 
     whole: float  # from the last frame of the old version to the first of the new one
@@ -51,15 +51,15 @@ class _Gap:
     starting: float  # from there to the first frame
 
     @property
-    def beyond(self) -> float:
+    def component_s(self) -> float:
         """What the component adds."""
         return self.whole - self.nucleus
 
 
-def measure_update(settings: Settings, say: Callable[[str], None]) -> list[Row]:
+def measure_update(settings: GreengrassBenchSettings, say: Callable[[str], None]) -> list[RequirementRow]:
     """Deploy the built component, change its model, then its version, the last time without a network."""
-    changes: list[tuple[Event, ...]] = []
-    with Site("lite", updates=True) as site:
+    changes: list[tuple[ComponentEvent, ...]] = []
+    with GreengrassTestbed("lite", updates=True) as site:
         say("building the component")
         store = site.folder / "store"
         plan = _plan(site)
@@ -71,7 +71,7 @@ def measure_update(settings: Settings, say: Callable[[str], None]) -> list[Row]:
         wish = {"inspections": {INSPECTION: {"desired": {"release": release}}}}
         outcomes.append(_deploy(site, _version(0), store, wish))
         listener = site.listener
-        is_active = listener.wait(lambda: listener.runs(release), _ROLLOUT_S)
+        is_active = listener.wait(lambda: listener.is_running(release), _ROLLOUT_S)
         waiting = 0
         for number in range(1, settings.repeats + 1):
             listener.wait_for_more(30, 30.0)
@@ -83,7 +83,7 @@ def measure_update(settings: Settings, say: Callable[[str], None]) -> list[Row]:
             before = len(site.nucleus.events())
             outcomes.append(_deploy(site, _version(number), store))
             if is_last:
-                listener.look()
+                listener.process_arrivals()
                 waiting = listener.unique
                 site.network.restore()
             listener.wait_for_more(90, _SETTLED_S)
@@ -91,8 +91,8 @@ def measure_update(settings: Settings, say: Callable[[str], None]) -> list[Row]:
             if is_last:
                 waiting = listener.unique - waiting
             changes.append(site.nucleus.events()[before:])
-        releases = {s: {j.release for j in stream.judged.values()} for (_, s), stream in listener.streams.items()}
-        site.stop()
+        releases = {s: {j.release for j in stream.inspected.values()} for (_, s), stream in listener.streams.items()}
+        site.remove_components()
         listener.wait(lambda: listener.lost == 0, _SETTLED_S)
     gaps = [_gap(site, number, events) for number, events in enumerate(changes, 1)]
     later = sorted(releases)[1:]  # starts after the first
@@ -100,12 +100,14 @@ def measure_update(settings: Settings, say: Callable[[str], None]) -> list[Row]:
     return [_row(site, gaps, kept=kept, waiting=waiting, statuses=[outcome.status for outcome in outcomes])]
 
 
-def _row(site: Site, gaps: list[_Gap], *, kept: bool, waiting: int, statuses: list[str]) -> Row:
+def _row(
+    site: GreengrassTestbed, gaps: list[_UpdateGap], *, kept: bool, waiting: int, statuses: list[str]
+) -> RequirementRow:
     listener = site.listener
-    beyond = statistics.median(gap.beyond for gap in gaps)
+    beyond = statistics.median(gap.component_s for gap in gaps)
     figures: dict[str, Any] = {
         "gap_s": [round(gap.whole, 3) for gap in gaps],
-        "beyond_s": [round(gap.beyond, 3) for gap in gaps],
+        "beyond_s": [round(gap.component_s, 3) for gap in gaps],
         "last_frame_before_sigterm_s": [round(gap.tail, 3) for gap in gaps],
         "stopping_s": [round(gap.stopping, 3) for gap in gaps],
         "nucleus_s": [round(gap.nucleus, 3) for gap in gaps],
@@ -117,18 +119,18 @@ def _row(site: Site, gaps: list[_Gap], *, kept: bool, waiting: int, statuses: li
         "frames": listener.unique,
         "lost": listener.lost,
         "dropped_by_the_device": listener.dropped,
-        "counted_twice": listener.twice,
+        "counted_twice": listener.double_counted,
     }
-    whole = listener.lost == listener.twice == 0 and all(gap.tail < _TAIL_S for gap in gaps)
+    whole = listener.lost == listener.double_counted == 0 and all(gap.tail < _TAIL_S for gap in gaps)
     clean = kept and whole and waiting > _CUT_AHEAD and set(statuses) == {"SUCCEEDED"}
-    return Row(
+    return RequirementRow(
         "update",
         f"component update on lite, {len(gaps)} times, as built: gap in verdicts beyond the nucleus's own "
         f"{statistics.median(gap.nucleus for gap in gaps):.1f} s; model and outbox kept, lost, counted twice "
         f"of {listener.unique:,} frames",
         f"<= {_MOST_S:g} s; yes, 0, 0",
-        f"{beyond:.2f} s ({', '.join(f'{gap.beyond:.2f}' for gap in gaps)}); "
-        f"{'yes' if kept and waiting else 'no'}, {listener.lost}, {listener.twice}",
+        f"{beyond:.2f} s ({', '.join(f'{gap.component_s:.2f}' for gap in gaps)}); "
+        f"{'yes' if kept and waiting else 'no'}, {listener.lost}, {listener.double_counted}",
         met=clean and beyond <= _MOST_S,
         figures=figures,
     )
@@ -138,19 +140,19 @@ def _version(number: int) -> str:
     return f"1.{number}.0"
 
 
-def _plan(site: Site) -> Plan:
-    entries = [*contents.factory_release(RELEASE), contents.anchor(site.anchor)]
+def _plan(site: GreengrassTestbed) -> BuildPlan:
+    entries = [*contents.factory_release(RELEASE), contents.trust_anchor(site.trust_anchor)]
     configuration = site.configuration(factory="release", root="1.root.json")
-    return Plan(INSPECTOR_KIND, _version(0), tuple(entries), (HERE,), configuration=configuration)
+    return BuildPlan(INSPECTOR_KIND, _version(0), tuple(entries), (THIS_TARGET,), configuration=configuration)
 
 
-def _deploy(site: Site, version: str, store: Path, merge: dict[str, Any] | None = None) -> Any:
-    update = {INSPECTOR: {"merge": merge}} if merge else {}
-    deployment = Deployment(components={INSPECTOR: version}, configuration_update=update)
+def _deploy(site: GreengrassTestbed, version: str, store: Path, merge: dict[str, Any] | None = None) -> Any:
+    update = {INSPECTOR_NAME: {"merge": merge}} if merge else {}
+    deployment = Deployment(components={INSPECTOR_NAME: version}, configuration_update=update)
     return site.nucleus.deploy(deployment, store, _INSTALLED_S)
 
 
-def _gap(site: Site, number: int, events: tuple[Event, ...]) -> _Gap:
+def _gap(site: GreengrassTestbed, number: int, events: tuple[ComponentEvent, ...]) -> _UpdateGap:
     """Of the change from start `number` to the next."""
 
     def at(what: str) -> float:
@@ -162,33 +164,35 @@ def _gap(site: Site, number: int, events: tuple[Event, ...]) -> _Gap:
     whole = (first - last) / _NS_PER_S
     tail = at("SIGTERM") + time.time() - time.monotonic() - last / _NS_PER_S
     stopping, nucleus = at("stopped") - at("SIGTERM"), at("startup") - at("stopped")
-    return _Gap(whole, tail, stopping, nucleus, whole - tail - nucleus - stopping)
+    return _UpdateGap(whole, tail, stopping, nucleus, whole - tail - nucleus - stopping)
 
 
-def measure_sizes(_settings: Settings, say: Callable[[str], None]) -> list[Row]:
+def measure_sizes(_settings: GreengrassBenchSettings, say: Callable[[str], None]) -> list[RequirementRow]:
     """Build both components for this machine, weigh them, and compare what they carry with what they import."""
-    with Site("lite", updates=True) as site:
+    with GreengrassTestbed("lite", updates=True) as site:
         release = site.publish("1.1.0")
         site.write_model(release, version="1.1.0")
         folder = site.folder / "model" / "1.1.0"
         bundle = [
-            Entry(path.relative_to(folder).as_posix(), path.read_bytes())
+            ArchiveEntry(path.relative_to(folder).as_posix(), path.read_bytes())
             for path in sorted(folder.rglob("*"))
             if path.is_file()
         ]
         rows = []
-        for plan in (_plan(site), Plan(MODEL_KIND, "1.1.0", tuple(bundle), (HERE,), {"release": release})):
+        for plan in (_plan(site), BuildPlan(MODEL_KIND, "1.1.0", tuple(bundle), (THIS_TARGET,), {"release": release})):
             say(f"building {plan.kind.name}")
             built = build(plan, site.folder / "weighed")
             archive = built.artifacts[1]
-            idle = {pin.name for pin in carried(LOCK, HERE, plan.kind.packages)} - closure.imported(plan.kind)
-            weights = report.weights(archive)
+            idle = {
+                pin.name for pin in component_pins(LOCK, THIS_TARGET, plan.kind.packages)
+            } - closure.imported_packages(plan.kind)
+            weights = report.package_sizes(archive)
             mb = archive.stat().st_size / 1e6
             heaviest = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in list(weights.items())[:4])
             rows.append(
-                Row(
+                RequirementRow(
                     f"size of {plan.kind.name}",
-                    f"{plan.kind.name} {HERE.archive}: MB ({heaviest}); packages in it that no device imports",
+                    f"{plan.kind.name} {THIS_TARGET.archive}: MB ({heaviest}); packages in it that no device imports",
                     "a table; 0",
                     f"{mb:.1f} MB; {len(idle)}",
                     met=not idle,
