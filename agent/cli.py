@@ -25,7 +25,7 @@ _ARGPARSE_USAGE: Final = 2  # argparse ends with this; in Kensa 2 means that the
 # Those of the device wheel; modules are imported when they are asked for, which keeps `kensa run` quick to start.
 _OWN: Final = {
     "run": ("agent.commands.run", "inspect a line: kensa run CONFIG"),
-    "doctor": ("agent.commands.doctor", "check camera, broker, model, disk and clock, and say what to do"),
+    "doctor": ("agent.commands.doctor.command", "check camera, broker, model, disk and clock, and say what to do"),
     "explain": ("agent.commands.explain", "show why a part was judged as it was: kensa explain VERDICT_KEY"),
     "resend": ("agent.commands.resend", "send out of the history what a consumer misses: kensa resend CAMERA FROM-TO"),
     "apply": ("agent.commands.apply", "change a running agent's configuration: kensa apply CONFIG"),

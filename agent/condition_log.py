@@ -17,10 +17,10 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from agent.clock import NS_PER_S
+from agent.timing.clock import NS_PER_S
 
 if TYPE_CHECKING:
-    from agent.clock import Clock
+    from agent.timing.clock import Clock
 
 REPEAT_S: Final = 3_600.0
 MAX_EPISODES: Final = 4  # of one condition in `repeat_s` that are logged one by one

@@ -6,12 +6,15 @@ A replaced file needs fsync(file), rename, fsync(directory): without the last, a
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from agent.errors import StateDirError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+Checkpoint = Callable[[str], None]  # called at each boundary between persisting and acting; fault tests kill there
 
 
 def usable_directory(path: Path) -> Path:

@@ -1,8 +1,9 @@
 """The seams: Protocols, only where two real implementations exist.
 
 FrameSource: folder, streams, MJPEG, the simulated line. Transport: MQTT through paho, the simulator's broker in memory.
-VerdictSink: the outbox, and what stands before it in `agent.app.sinks`. Model: ONNX Runtime, and the simulator's.
-ReleaseFetcher and Examiner: child processes on a device, the simulator's in-process ones for a virtual day.
+VerdictSink: the outbox, and what stands before it in `agent.app.verdict_sinks`. Model: ONNX Runtime, and the
+    simulator's. ReleaseFetcher and Examiner: child processes on a device, the simulator's in-process ones for a virtual
+    day.
 DesiredState: the control socket, and the named shadow over MQTT.
 """
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from agent.image_check import ImageLimits
+    from agent.images.plausibility import ImageLimits
     from agent.records import (
         DecisionRule,
         DesiredRelease,
@@ -39,12 +40,11 @@ class FrameSource(Protocol):
 
     Triggered sources set `part_id` in each Grab. `read` may block up to `timeout_s`; it must never block longer. A live
     camera's source hands over the newest exposure, stamped with its arrival, and says how many older ones it `skipped`
-    for it: a picture must not age in a queue that nobody counts (`agent.inspection.latest` does it for any source). A
-    source of another package says that it is live by an attribute `live` that is True.
-    A finite source that passes something over (pictures of a kind that is not read) says so by an attribute `left_out`,
-    one sentence or None, once it is open.
-    A camera that repeats a picture is judged frozen, unless its source has an attribute `may_repeat` that is True, as
-    one that replays pictures has.
+    for it: a picture must not age in a queue that nobody counts (`agent.inspection.latest_frames` does it for any
+    source). A source of another package says that it is live by an attribute `live` that is True. A finite source that
+    passes something over (pictures of a kind that is not read) says so by an attribute `left_out`, one sentence or
+    None, once it is open. A camera that repeats a picture is judged frozen, unless its source has an attribute
+    `may_repeat` that is True, as one that replays pictures has.
     """
 
     def open(self) -> None:

@@ -390,7 +390,7 @@ class ModelStatus:
     """Where one inspection's lifecycle stands: what reports, shadow, status and `kensa model show` say."""
 
     inspection: str
-    state: str  # of `agent.model.transitions.State`
+    state: str  # of `agent.lifecycle.state.transitions.State`
     since_utc_s: float
     active: ReleaseRef | None  # None: the factory release, or none at all in SAFE
     previous: ReleaseRef | None

@@ -24,17 +24,17 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
-from agent.clock import NS_PER_S, SystemClock
 from agent.condition_log import ConditionLog
 from agent.counters import LossCounters
 from agent.errors import InternalError, KensaError, ThreadLimitError
+from agent.timing.clock import NS_PER_S, SystemClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
 
-    from agent.clock import Clock
     from agent.condition_log import Condition
+    from agent.timing.clock import Clock
 
 _SETTLED_NS: Final = 60 * NS_PER_S  # work that has lived for so long begins again without its earlier failures
 _MAX_DOUBLINGS: Final = 16

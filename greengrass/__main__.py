@@ -14,11 +14,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.app.limits import raise_open_file_limit
-from agent.clock import SystemClock
+from agent.app.open_files import raise_open_file_limit
 from agent.errors import KensaError
-from greengrass.component import InspectorComponent
+from agent.timing.clock import SystemClock
 from greengrass.environment import Environment, set_default_region
+from greengrass.inspector_component import InspectorComponent
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 def main() -> int:
     """Run until SIGTERM."""
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(levelname)s %(message)s")
-    logging.getLogger("awsiot.eventstreamrpc").setLevel(logging.CRITICAL)  # what it says, greengrass.connection says
+    logging.getLogger("awsiot.eventstreamrpc").setLevel(
+        logging.CRITICAL
+    )  # what it says, greengrass.ipc.connection says
     try:
         set_default_region(os.environ)
         raise_open_file_limit()

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from awsiot.greengrasscoreipc import model
 
 from agent.durable import replace_durably
-from greengrass.faults import IpcError, IpcErrorKind
+from greengrass.ipc.errors import IpcError, IpcErrorKind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from greengrass.connection import Connection
+    from greengrass.ipc.connection import Connection
 
 STATUS_FILE_NAME: Final = "greengrass.json"  # in the state directory; `kensa doctor` reads it
 SHADOW_NAME: Final = "kensa"

@@ -22,17 +22,17 @@ from typing import TYPE_CHECKING, Any, Final
 from awsiot.greengrasscoreipc import model
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from agent.clock import NS_PER_S, SystemClock
 from agent.errors import ConfigError, KensaError, MessageError
-from greengrass.connection import Connection
+from agent.timing.clock import NS_PER_S, SystemClock
+from greengrass.deployment.config_watcher import read_configuration
 from greengrass.environment import MODEL_NAME, Environment
-from greengrass.faults import IpcError, IpcErrorKind
-from greengrass.handover import ReleaseHint, hint_topic, parse_status, publish_local, status_topic
-from greengrass.watching import read_configuration
+from greengrass.ipc.connection import Connection
+from greengrass.ipc.errors import IpcError, IpcErrorKind
+from greengrass.release_sources.release_hints import ReleaseHint, hint_topic, parse_status, publish_local, status_topic
 
 if TYPE_CHECKING:
-    from agent.clock import Clock
-    from greengrass.handover import ReleaseStatus
+    from agent.timing.clock import Clock
+    from greengrass.release_sources.release_hints import ReleaseStatus
 
 REPOSITORY_FOLDER: Final = "repository"
 _CONNECT_S: Final = 30.0
@@ -176,7 +176,9 @@ def _hand_over(environment: Environment) -> HandoverResult:
 def main() -> int:
     """Run once."""
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(levelname)s %(message)s")
-    logging.getLogger("awsiot.eventstreamrpc").setLevel(logging.CRITICAL)  # what it says, greengrass.connection says
+    logging.getLogger("awsiot.eventstreamrpc").setLevel(
+        logging.CRITICAL
+    )  # what it says, greengrass.ipc.connection says
     try:
         verdict = _hand_over(Environment.read(os.environ, work=Path.cwd()))
     except KensaError as error:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from agent.errors import MissingExtraError, UsageError
-from simulator.demo.options import make_parser
-from simulator.demo.plant import LineOptions
-from simulator.demo.report import closing_report, to_json
-from simulator.demo.run import run
+from simulator.demos.demo_options import make_parser
+from simulator.demos.line.line_environment import LineOptions
+from simulator.demos.line.line_report import closing_report, to_json
+from simulator.demos.line.line_run import run
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -54,28 +54,32 @@ def _in_one_process(given: dict[str, Any], console: Console) -> _DemoOutcome:
 def _on_greengrass(mode: Mode, given: dict[str, Any], console: Console) -> _DemoOutcome:
     """Raises UsageError for an option of the other demo."""
     # Not at the top: the demo without Greengrass must start without what these need.
-    from simulator.demo_greengrass import report  # noqa: PLC0415
-    from simulator.demo_greengrass.run import run as run_on_greengrass  # noqa: PLC0415
-    from simulator.demo_greengrass.site import GreengrassOptions  # noqa: PLC0415
+    from simulator.demos.greengrass import greengrass_report  # noqa: PLC0415
+    from simulator.demos.greengrass.greengrass_environment import GreengrassOptions  # noqa: PLC0415
+    from simulator.demos.greengrass.greengrass_run import run as run_on_greengrass  # noqa: PLC0415
 
     _refuse_foreign_options(given, GreengrassOptions, "--greengrass")
     result = run_on_greengrass(GreengrassOptions(mode=mode, **given), console=console)
-    return _DemoOutcome(report.closing_report(result), report.to_json(result), not result.problems)
+    return _DemoOutcome(
+        greengrass_report.closing_report(result), greengrass_report.to_json(result), not result.problems
+    )
 
 
 def _with_cloud(given: dict[str, Any], console: Console) -> _DemoOutcome:
     """Raises UsageError for an option of another demo, MissingExtraError."""
     try:
-        from simulator.cycle_demo import report  # noqa: PLC0415 - needs extras that the other demos do without
-        from simulator.cycle_demo.plant import CloudOptions  # noqa: PLC0415
-        from simulator.cycle_demo.run import run as run_with_cloud  # noqa: PLC0415
+        from simulator.demos.cloud import cloud_report  # noqa: PLC0415 - needs extras that the other demos do without
+        from simulator.demos.cloud.cloud_environment import CloudOptions  # noqa: PLC0415
+        from simulator.demos.cloud.cloud_run import run as run_with_cloud  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"{error.name} is missing: run scripts/demo --cloud, or pip install 'kensa[sim,train,cloud,cloud-sim]'"
         ) from error
     _refuse_foreign_options(given, CloudOptions, "--cloud")
     result = run_with_cloud(CloudOptions(**given), console=console)
-    return _DemoOutcome(report.closing_report(result), report.to_json(result), not report.verify(result))
+    return _DemoOutcome(
+        cloud_report.closing_report(result), cloud_report.to_json(result), not cloud_report.verify(result)
+    )
 
 
 def _refuse_foreign_options(given: dict[str, Any], options: type[Any], demo_option: str) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
-from tests.support import NEVER_IN_CI, in_ci
+from tests.kits.requirements import NEVER_IN_CI, in_ci
 
 if TYPE_CHECKING:
     from collections.abc import Generator

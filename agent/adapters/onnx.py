@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import onnxruntime as ort
 
-from agent import image_check
 from agent.errors import ContractError, InferenceError, IntegrityError, ReleaseError
-from agent.model import golden, graph_policy
-from agent.model import manifest as manifests
-from agent.model import optimised as optimised_files
+from agent.images import plausibility
 from agent.records import Scores
+from agent.release import golden_set, graph_policy
+from agent.release import manifest as manifests
+from agent.release import optimised_graph as optimised_files
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agent.image_check import ImageLimits
+    from agent.images.plausibility import ImageLimits
     from agent.records import DecisionRule, Geometry, ModelIdentity, Pixels
 
 _RUNTIME: Final = f"onnxruntime {ort.__version__}"
@@ -149,7 +149,7 @@ def read_image_limits(release_dir: Path, manifest: manifests.Manifest) -> ImageL
     path = release_dir / manifests.GOLDEN_NAME
     try:
         data = read_verified(path, manifest.files[manifests.GOLDEN_NAME])
-        return image_check.measure_limits(golden.first_images(data, manifest, source=str(path)))
+        return plausibility.measure_limits(golden_set.first_images(data, manifest, source=str(path)))
     except ReleaseError as error:
         _log.warning("no picture is checked for light and contrast: %s", error)
         return None

@@ -26,8 +26,8 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from agent.errors import ConfigError
+from agent.evidence.reject_chart import ChartState
 from agent.records import CameraState
-from agent.reject_chart import ChartState
 from agent.supervision import ThreadSupervisor
 
 if TYPE_CHECKING:

@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agent.app.agent import Agent, StopReason
-from agent.app.choose import address_problem, make_site_lease, make_source, make_transport
-from agent.clock import SystemClock
+from agent.app.factories import address_problem, make_site_lease, make_source, make_transport
 from agent.errors import ConfigError
 from agent.supervision import ThreadSupervisor
+from agent.timing.clock import SystemClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from agent.clock import Clock
     from agent.config import Config
     from agent.ports import DesiredState, FrameSource, ReleaseFetcher, Transport
     from agent.records import DroppedFrames, Verdict
+    from agent.timing.clock import Clock
 
 __all__ = ["Agent", "StopReason", "build", "make_site_lease", "make_source", "make_transport"]
 

@@ -18,24 +18,24 @@ from typing import TYPE_CHECKING, Final, Self
 
 import agent
 from agent.adapters.onnx import OnnxModel
-from agent.app import cameras, change
-from agent.app.choose import make_lease, site_overrides
-from agent.app.good import save_last_good
+from agent.app import camera_composition, reconfigure
+from agent.app.factories import make_lease, site_overrides
+from agent.app.last_good_config import save_last_good
 from agent.app.presence import announce_presence
 from agent.app.services import AgentServices
-from agent.app.sinks import FirstVerdictLogger, ObservedSink
-from agent.app.snapshots import build_snapshot
-from agent.clock import NS_PER_S
+from agent.app.snapshot_builder import build_snapshot
+from agent.app.verdict_sinks import FirstVerdictLogger, ObservedSink
 from agent.condition_log import LogCounter
 from agent.control import StateDir
 from agent.errors import ConfigError, ControlError, KensaError, OutboxError, RestartNeededError, StateDirError
-from agent.health.process import ProcessMeter
+from agent.health.process_usage import ProcessMeter
+from agent.inspection.frame_recorder import FrameRecorder
 from agent.inspection.intake import IntakeHub
-from agent.inspection.keeper import FrameRecorder
 from agent.inspection.worker import Worker, start_worker
 from agent.outbox import Outbox, OutboxLimits, next_boot_epoch
 from agent.records import CameraState
 from agent.slot import ModelSlot
+from agent.timing.clock import NS_PER_S
 from agent.wire import ReportingAgent
 
 if TYPE_CHECKING:
@@ -43,18 +43,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent import config as configuration
-    from agent.app.change import AppliedConfig
-    from agent.app.models import LifecycleManager
-    from agent.clock import Clock
+    from agent.app.lifecycle_manager import LifecycleManager
+    from agent.app.reconfigure import AppliedConfig
     from agent.collection import Collector
-    from agent.health.heartbeat import HeartbeatPublisher
+    from agent.health.heartbeat_publisher import HeartbeatPublisher
     from agent.health.snapshot import AgentSnapshot
+    from agent.inspection.frame_pool import FramePool
     from agent.inspection.monitor import InspectionMonitor
-    from agent.inspection.pool import FramePool
     from agent.inspection.worker import InspectionContext
     from agent.ports import DesiredState, FrameSource, ReleaseFetcher, Transport
     from agent.records import DroppedFrames, Verdict
     from agent.supervision import SupervisedThread, ThreadSupervisor
+    from agent.timing.clock import Clock
 
 _log = logging.getLogger(__name__)
 _SWITCH_S: Final = 0.0005
@@ -97,7 +97,7 @@ class Agent:
         self.clock = clock
         self.transport = transport
         self.slots: dict[str, ModelSlot] = {}
-        self.cameras: dict[str, cameras.ComposedCamera] = {}
+        self.cameras: dict[str, camera_composition.ComposedCamera] = {}
         self.sources = sources
         self.external_cameras = frozenset(lent)
         self.component_version = component_version
@@ -180,7 +180,7 @@ class Agent:
         if self.collector is not None:
             self._stack.callback(lambda collector: collector.close(self._left_s()), self.collector)
             self.collector.start()
-        self._start_workers(cameras.compose_cameras(self, self._hub))
+        self._start_workers(camera_composition.compose_cameras(self, self._hub))
         self._start_services()
         for view in self.cameras.values():
             view.capture.start()
@@ -271,9 +271,9 @@ class Agent:
             if not self._is_running:
                 raise ControlError("the agent does not run, so its configuration cannot be changed")
             if dry_run:
-                return change.apply(self, config, dry_run=True)
+                return reconfigure.apply(self, config, dry_run=True)
             try:
-                applied = change.apply(self, config, dry_run=False)
+                applied = reconfigure.apply(self, config, dry_run=False)
             except RestartNeededError as error:
                 self.note_configuration(needs_restart=error.paths)
                 raise
@@ -316,7 +316,7 @@ class Agent:
             return
         desired = [] if self._desired_state is None else [self._desired_state]
         if not desired and updates.shadow and self.transport is not None:
-            from agent.adapters.shadow import ShadowDesiredState  # noqa: PLC0415 - only what the line uses is loaded
+            from agent.adapters.device_shadow import ShadowDesiredState  # noqa: PLC0415 - only what the line uses is loaded
 
             desired.append(
                 ShadowDesiredState(
@@ -329,7 +329,7 @@ class Agent:
                     supervisor=self.supervisor,
                 )
             )
-        from agent.app.models import LifecycleManager  # noqa: PLC0415 - only with updates
+        from agent.app.lifecycle_manager import LifecycleManager  # noqa: PLC0415 - only with updates
 
         self.lifecycle_manager = LifecycleManager(
             config=config,

@@ -10,7 +10,7 @@ from agent.wire import Presence, StatusMessage, encode_status, status_topic
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent.clock import Clock
+    from agent.timing.clock import Clock
 
 
 @runtime_checkable

@@ -7,13 +7,13 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import agent as kensa
-from agent.app import change, resending
-from agent.clock import NS_PER_S
+from agent.app import reconfigure, resend_handler
 from agent.control import ControlServer
 from agent.errors import ControlError
-from agent.health.heartbeat import HeartbeatPublisher
+from agent.health.heartbeat_publisher import HeartbeatPublisher
 from agent.health.snapshot import AgentIdentity
-from agent.model.handlers import model_handlers
+from agent.lifecycle.control_handlers import model_handlers
+from agent.timing.clock import NS_PER_S
 from agent.wire import encode_heartbeat, encode_verdict, heartbeat_topic
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ class AgentServices:
             "status": self._status,
             "relearn": self._reset_baseline,
             "explain": self._explain,
-            **change.handlers(agent),
-            **resending.handlers(agent.outbox),
+            **reconfigure.handlers(agent),
+            **resend_handler.handlers(agent.outbox),
             **model_handlers({} if agent.lifecycle_manager is None else agent.lifecycle_manager.lifecycles),
         }
         self.control = ControlServer(state_dir=config.state_dir, handlers=handlers, supervisor=supervisor)

@@ -20,9 +20,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from agent.collection.child import CollectClient
-from agent.collection.policy import select_frame
-from agent.collection.protocol import (
+from agent.children.collect_client import CollectClient
+from agent.children.collect_protocol import (
     CollectFailed,
     CollectJob,
     CollectSetup,
@@ -31,22 +30,23 @@ from agent.collection.protocol import (
     SpoolStatus,
     StatusUpdate,
 )
-from agent.collection.slots import SharedFrame
+from agent.collection.frame_selection import select_frame
+from agent.collection.shared_frames import SharedFrame
 from agent.collection.spool import SPOOL_FOLDER
 from agent.errors import MessageError, UploadError
-from agent.rate import RateLimit
 from agent.supervision import ThreadSupervisor
+from agent.timing.rate import RateLimit
 from agent.wire import CollectionHealth, encode_verdict
-from agent.wire.collected import CollectReason, collected_stem
+from agent.wire.collected_frame import CollectReason, collected_stem
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agent.clock import Clock
-    from agent.collection.policy import Selection
+    from agent.collection.frame_selection import Selection
     from agent.config import CollectionConfig
     from agent.records import Box, Frame, Verdict
     from agent.supervision import Fault
+    from agent.timing.clock import Clock
 
 SHARED_FRAMES: Final = 6  # frames that may wait for the child: bounds memory
 _RESERVED_FOR_SAMPLES: Final = 1  # of them, so that a flood of defects does not bias the random sample

@@ -23,18 +23,18 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from agent.clock import NS_PER_S
-from agent.collection.items import CollectDropReason, NewSpoolItem, SpoolItem, UploadedChunk, UploadState
-from agent.collection.protocol import SpoolStatus
+from agent.children.collect_protocol import SpoolStatus
+from agent.collection.spool_items import CollectDropReason, NewSpoolItem, SpoolItem, UploadedChunk, UploadState
 from agent.durable import sync_directory
-from agent.wire.collected import CollectReason
+from agent.timing.clock import NS_PER_S
+from agent.wire.collected_frame import CollectReason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from agent.clock import Clock
     from agent.config import CollectionConfig
+    from agent.timing.clock import Clock
 
 SPOOL_FOLDER: Final = "collected"  # below the state directory
 IMAGES_FOLDER: Final = "images"
@@ -54,7 +54,7 @@ class _Totals:
 
 
 class Spool:
-    """See the module. Open it with `agent.collection.opening.open_spool`."""
+    """See the module. Open it with `agent.collection.spool_opening.open_spool`."""
 
     def __init__(self, folder: Path, *, connection: sqlite3.Connection, lock_fd: int, clock: Clock) -> None:
         self._folder = folder

@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agent import config as configuration
 from agent.adapters.onnx import OnnxModel
-from agent.app.choose import make_site_lease
-from agent.clock import SystemClock
+from agent.app.factories import make_site_lease
 from agent.commands import explain
 from agent.errors import OperatorError, ReleaseError
-from agent.images import MAX_IMAGE_BYTES
-from agent.model import acceptance
-from agent.model.acceptance import AcceptanceSet
-from agent.model.journal import load_read_only
-from agent.model.standing import lifecycle_dir
-from agent.model.store import ReleaseStore
+from agent.images.decode import MAX_IMAGE_BYTES
+from agent.lifecycle.state.journal import load_read_only
+from agent.lifecycle.state.model_status import lifecycle_dir
+from agent.release import acceptance_set
+from agent.release.acceptance_set import AcceptanceSet
+from agent.release.release_store import ReleaseStore
+from agent.timing.clock import SystemClock
 
 if TYPE_CHECKING:
     from agent.config import Config
-    from agent.model.acceptance import LabelledPart, LabelledPartResult
+    from agent.release.acceptance_set import LabelledPart, LabelledPartResult
 
 _KEY_PARTS: Final = 4  # line/camera/boot_epoch/seq
 _SLOW_PARTS: Final = 50  # from so many on a terminal sees how far it is
@@ -47,7 +47,7 @@ def _inspection(config: Config, asked: str | None) -> str:
 
 
 def _acceptance_set(config: Config, name: str) -> AcceptanceSet:
-    return AcceptanceSet(acceptance.acceptance_dir(config.state_dir, name))
+    return AcceptanceSet(acceptance_set.acceptance_dir(config.state_dir, name))
 
 
 def running_release(config: Config, name: str) -> Path:
@@ -84,7 +84,7 @@ def _load_picture(config: Config, name: str, asked: str) -> tuple[bytes, str]:
 
 def _check_label(config: Config, name: str, label: str) -> None:
     """A class must be one of the running release's. Raises OperatorError."""
-    if label in {acceptance.OK, acceptance.DEFECT}:
+    if label in {acceptance_set.OK, acceptance_set.DEFECT}:
         return
     try:
         classes = OnnxModel.load(running_release(config, name)).rule.classes
@@ -112,7 +112,7 @@ def _list(config: Config, name: str, arguments: argparse.Namespace) -> int:
         return 0
     for part in parts:
         print(f"{part.short_digest}  {part.label:<12} {part.added_utc}  {part.by:<12} {part.origin}")
-    good = sum(part.label == acceptance.OK for part in parts)
+    good = sum(part.label == acceptance_set.OK for part in parts)
     size = sum(part.length_bytes for part in parts)
     print(f"{name}: {len(parts)} parts, {good} of them ok, {size / 1e6:.1f} MB")
     return 0
@@ -140,7 +140,7 @@ def _run(config: Config, name: str, arguments: argparse.Namespace) -> int:
         if count >= _SLOW_PARTS and sys.stderr.isatty():
             print(f"\r{len(done)} of {count}", end="" if len(done) < count else "\n", file=sys.stderr, flush=True)
 
-    results = acceptance.evaluate_set(parts, model, lease.rule, roi=config.inspections[name].roi, on_part=on_part)
+    results = acceptance_set.evaluate_set(parts, model, lease.rule, roi=config.inspections[name].roi, on_part=on_part)
     wrong = [result for result in results if not result.is_correct]
     right = count - len(wrong)
     identity = model.identity

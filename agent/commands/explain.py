@@ -19,13 +19,13 @@ import numpy as np
 
 from agent import config as configuration
 from agent import control, wire
-from agent.adapters.picture import Caption, Heatmap, draw_verdict
+from agent.adapters.verdict_image import Caption, Heatmap, draw_verdict
 from agent.errors import ControlError, FrameError, KensaError, ReleaseError
-from agent.images import MAX_IMAGE_BYTES, ImageDecoder
-from agent.model import manifest as manifests
-from agent.outbox import lookup
+from agent.images.decode import MAX_IMAGE_BYTES, ImageDecoder
+from agent.outbox.storage import verdict_lookup
 from agent.preprocess import InputPlan, InputTile
 from agent.records import Outcome
+from agent.release import manifest as manifests
 
 if TYPE_CHECKING:
     from agent.config import Config
@@ -57,7 +57,7 @@ def find_verdict(state_dir: Path, key: str) -> Verdict:
         raise KensaError(f"{state_dir} is no directory: give the state_dir of the agent that judged")
     verdict = _from_agent(state_dir, key)
     if verdict is None:
-        found = lookup.find_verdict(state_dir, key)
+        found = verdict_lookup.find_verdict(state_dir, key)
         verdict = None if found is None else found.verdict
     if verdict is None:
         raise KensaError(f"no verdict {key} is kept in {state_dir}. {_known_keys_text(state_dir, key)}")
@@ -77,7 +77,7 @@ def _from_agent(state_dir: Path, key: str) -> Verdict | None:
 
 
 def _known_keys_text(state_dir: Path, key: str) -> str:
-    ranges = lookup.known_ranges(state_dir)
+    ranges = verdict_lookup.known_ranges(state_dir)
     if not ranges:
         return "It holds no verdicts at all"
     line, camera, *_ = key.split("/")

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any, Final
 from agent import config as configuration
 from agent import control
 from agent.adapters import contact_sheet
-from agent.clock import NS_PER_S, SystemClock
 from agent.commands import acceptance, model_text
-from agent.commands.examine.releases import verify_release
-from agent.commands.examine.state import running_agent
+from agent.commands.doctor.checks.releases import verify_release
+from agent.commands.doctor.checks.state_dir import running_agent
 from agent.errors import ControlError, FrameError, KensaError, ReleaseError, UsageError
-from agent.images import MAX_IMAGE_BYTES, ImageDecoder
-from agent.model import handlers
-from agent.model.standing import last_status
+from agent.images.decode import MAX_IMAGE_BYTES, ImageDecoder
+from agent.lifecycle import control_handlers
+from agent.lifecycle.state.model_status import last_status
+from agent.timing.clock import NS_PER_S, SystemClock
 from agent.wire import is_release_id
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _status_from_journals(arguments: argparse.Namespace, error: ControlError) ->
     shown = {}
     for name in _check_inspections(config, names):
         status, record = last_status(config.state_dir, name)
-        shown[name] = handlers.summary_values(status, [asdict(bad) for bad in record.bad])
+        shown[name] = control_handlers.summary_values(status, [asdict(bad) for bad in record.bad])
     return shown
 
 

@@ -6,8 +6,8 @@ import textwrap
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from agent.model.remedies import SELF_EXPLANATORY, remedy
-from agent.model.transitions import EVENT_MEANING, STATE_MEANING, LifecycleEvent, LifecycleState
+from agent.lifecycle.remedies import SELF_EXPLANATORY, remedy
+from agent.lifecycle.state.transitions import EVENT_MEANING, STATE_MEANING, LifecycleEvent, LifecycleState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from agent import config as configuration
 from agent import control
-from agent.app.choose import make_transport
-from agent.clock import SystemClock
+from agent.app.factories import make_transport
 from agent.errors import ControlError, KensaError, OutboxError, TransportError
-from agent.outbox.belt import WriterSenderQueues
-from agent.outbox.resend import ReplayCursor, ReplayRange, parse_range, ranges_of, read_page
-from agent.outbox.rows import OutboxLimits
+from agent.outbox.handoff import WriterSenderQueues
+from agent.outbox.outbox_records import OutboxLimits
+from agent.outbox.replay import ReplayCursor, ReplayRange, parse_range, ranges_of, read_page
 from agent.outbox.sender import OutboxSender
 from agent.supervision import ThreadSupervisor
+from agent.timing.clock import SystemClock
 
 if TYPE_CHECKING:
     from types import TracebackType

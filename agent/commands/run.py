@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from agent import app, config
-from agent.app import footprint, limits
-from agent.app.results import ResultsFile
-from agent.app.tally import RunSummary
-from agent.clock import NS_PER_S
+from agent.app import open_files
+from agent.app.results_file import ResultsFile
+from agent.app.run_summary import RunSummary
 from agent.errors import KensaError, OperatorError
+from agent.health import memory_trim
 from agent.supervision import ThreadSupervisor
+from agent.timing.clock import NS_PER_S
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +53,7 @@ def main(argv: list[str]) -> int:
     )
     arguments = parser.parse_args(argv)
     given = config.load(arguments.config)
-    limits.raise_open_file_limit()
+    open_files.raise_open_file_limit()
     record = _RunResults(given, arguments.results)
     agent = app.build(given, observe=record.verdicts, on_drop=record.dropped, supervisor=record.supervisor)
     reread = threading.Event()
@@ -145,7 +146,7 @@ def _wait_for_end(agent: app.Agent, reread: threading.Event, path: Path) -> app.
             reread.clear()
             _reread(agent, path)
         if agent.clock.monotonic_ns() >= due_ns:
-            footprint.trim_memory()
+            memory_trim.trim_memory()
             due_ns = agent.clock.monotonic_ns() + round(_RETRY_S * NS_PER_S)
     return end
 

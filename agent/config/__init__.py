@@ -7,8 +7,7 @@ Relative paths are relative to the configuration file.
 
 from __future__ import annotations
 
-from agent.config.base import Fraction, Name, PositiveFps, Region
-from agent.config.cameras import (
+from agent.config.camera_schema import (
     CameraConfig,
     FolderCameraConfig,
     MjpegCameraConfig,
@@ -17,9 +16,8 @@ from agent.config.cameras import (
     V4l2CameraConfig,
     VideoCameraConfig,
 )
-from agent.config.collect import CollectionConfig
-from agent.config.reading import MAX_CONFIG_BYTES, MAX_VALUES, load, parse
-from agent.config.tree import (
+from agent.config.collection_schema import CollectionConfig
+from agent.config.config_schema import (
     Config,
     FrameRecorderConfig,
     InspectionConfig,
@@ -32,6 +30,8 @@ from agent.config.tree import (
     TlsConfig,
     UpdatesConfig,
 )
+from agent.config.config_section import Fraction, Name, PositiveFps, Region
+from agent.config.loader import MAX_CONFIG_BYTES, MAX_VALUES, load, parse
 
 __all__ = [
     "MAX_CONFIG_BYTES",

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
-from agent.model.fetch_protocol import FetchEventLine, FetchFailed, FetchReason, FetchRequestLine, RefreshRequest
+from agent.children.fetch_protocol import FetchEventLine, FetchFailed, FetchReason, FetchRequestLine, RefreshRequest
 from agent.supervision import ThreadSupervisor
 
 if TYPE_CHECKING:
-    from agent.model.fetch_protocol import FetchDone, FetchLimits, FetchProgress, RefreshDone
+    from agent.children.fetch_protocol import FetchDone, FetchLimits, FetchProgress, RefreshDone
 
 _MAX_REQUEST_BYTES: Final = 64 * 1024
 _NICE: Final = 10
@@ -61,7 +61,7 @@ def main() -> int:
     _limit_process(request.limits, request.max_release_bytes)
     ThreadSupervisor().thread(_exit_with_parent, kind="parent-watch").start()
     try:
-        from agent.fetch.job import fetch_release, refresh  # noqa: PLC0415 - under the limits, and where a missing tuf is an answer
+        from agent.fetch.download import fetch_release, refresh  # noqa: PLC0415 - under the limits, and where a missing tuf is an answer
     except ModuleNotFoundError as error:
         text = f"the package {error.name!r} is missing: install Kensa again, with its requirements"
         _write_event(FetchFailed(reason=FetchReason.MISSING_PACKAGE, text=text))

@@ -17,16 +17,16 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from agent.children.fetch_protocol import FetchLimits, FetchReason
 from agent.errors import FetchError
-from agent.fetch.sources import SourceDownError
-from agent.model.fetch_protocol import FetchLimits, FetchReason
+from agent.fetch.repository_sources import SourceDownError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
     from types import FrameType
 
-    from agent.fetch.sources import RepositorySource
+    from agent.fetch.repository_sources import RepositorySource
 
 CHUNK_BYTES: Final = 16 * 1024
 _FULL_DISK: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from agent.counters import Accounting
-    from agent.health.process import ProcessUsage
+    from agent.evidence.reject_chart import ModelCounts, RejectRate
+    from agent.health.process_usage import ProcessUsage
     from agent.records import CameraStatus, ModelIdentity
-    from agent.reject_chart import ModelCounts, RejectRate
     from agent.wire import BrokerHealth, CollectionHealth, ConfigurationHealth, LogHealth, OutboxHealth, ThreadsHealth
 
 

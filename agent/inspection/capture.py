@@ -18,23 +18,23 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from agent.errors import CameraError, FrameError, SourceEndedError
-from agent.inspection.freeze import FreezeDetector
+from agent.inspection.camera_health import Backoff, CameraStateMachine
+from agent.inspection.freeze_detector import FreezeDetector
 from agent.inspection.intake import NO_PIXELS
-from agent.inspection.watch import Backoff, CameraStateMachine
-from agent.rate import RateLimit
 from agent.records import DropReason, Frame
 from agent.supervision import ErrorBoundary, ThreadSupervisor, remedy
+from agent.timing.rate import RateLimit
 
 if TYPE_CHECKING:
     from random import Random
 
-    from agent.clock import Clock
     from agent.counters import CameraCounters
+    from agent.inspection.frame_pool import FramePool
     from agent.inspection.intake import CameraIntake
-    from agent.inspection.pool import FramePool
     from agent.ports import FrameSource
     from agent.records import CameraStatus, Grab, Pixels
     from agent.supervision import Fault, SupervisedThread
+    from agent.timing.clock import Clock
 
 _log = logging.getLogger(__name__)
 

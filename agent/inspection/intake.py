@@ -25,7 +25,7 @@ from agent.records import DropReason
 
 if TYPE_CHECKING:
     from agent.counters import CameraCounters
-    from agent.inspection.pool import FramePool
+    from agent.inspection.frame_pool import FramePool
     from agent.records import Frame
 
 _STOP_POLL_S: Final = 0.1  # how soon a held-back capture thread notices that it must stop

@@ -12,21 +12,21 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from agent import image_check
-from agent.clock import NS_PER_S
 from agent.condition_log import ConditionLog
-from agent.image_check import ImageStatistics
-from agent.inspection.tally import OutcomeStatistics
+from agent.images import plausibility
+from agent.images.plausibility import ImageStatistics
+from agent.inspection.outcome_statistics import OutcomeStatistics
 from agent.records import ImageFault
+from agent.timing.clock import NS_PER_S
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from agent.clock import Clock
-    from agent.image_check import ImageLimits
+    from agent.evidence.reject_chart import ModelCounts, RejectRate
+    from agent.images.plausibility import ImageLimits
     from agent.records import Judgement, ModelIdentity
-    from agent.reject_chart import ModelCounts, RejectRate
+    from agent.timing.clock import Clock
 
 _ALARM_AFTER: Final = 3  # unusable pictures in a row; a frozen source is proven by as many before it is reported
 _CLEAR_AFTER: Final = 10  # usable pictures in a row
@@ -130,7 +130,7 @@ class InspectionMonitor:
                 return True
             level = sum(s.level for s in state.samples) / _SAMPLES
             contrast = sum(s.contrast for s in state.samples) / _SAMPLES
-            light = image_check.describe_mismatch(ImageStatistics(level, contrast), limits)
+            light = plausibility.describe_mismatch(ImageStatistics(level, contrast), limits)
             state.misfit = "; ".join(text for text in (squeezed, light) if text) or None
             misfit = state.misfit
         if misfit is not None:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from agent.clock import NS_PER_S
+from agent.timing.clock import NS_PER_S
 
 if TYPE_CHECKING:
-    from agent.clock import Clock
+    from agent.timing.clock import Clock
 
 
 class Pacer:

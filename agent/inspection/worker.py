@@ -6,9 +6,9 @@ buffer. Whatever goes wrong with a frame ends in a counted drop or an `unknown` 
 batch ends in `unknown` verdicts; the worker goes on.
 
 A shadow costs the line the offer of a reference, after the verdict. In a trial the parts that are not assigned to the
-challenger get their verdicts first; the others wait for both models (`agent.inspection.trial` says whose word counts).
-Parts that no model saw (displaced, refused, SAFE), or whose picture proves nothing (dark, bright, flat, frozen), belong
-to no arm and are not observed.
+challenger get their verdicts first; the others wait for both models (`agent.inspection.challenger` says whose word
+counts). Parts that no model saw (displaced, refused, SAFE), or whose picture proves nothing (dark, bright, flat,
+frozen), belong to no arm and are not observed.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Final
 
 from agent.decision import decide, unknown_judgement
 from agent.errors import InferenceError
-from agent.inspection.desk import CameraContext, InspectionContext, WorkerState
-from agent.inspection.trial import ModelResult, TrialPart, run_challenger
+from agent.inspection.challenger import ModelResult, TrialPart, run_challenger
+from agent.inspection.worker_state import CameraContext, InspectionContext, WorkerState
 from agent.records import DropReason, Outcome, Verdict
 from agent.supervision import STOP_AGENT
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Sequence
 
-    from agent.clock import Clock
     from agent.errors import FrameError
-    from agent.inspection.desk import BatchBuffer, BatchSlice
     from agent.inspection.intake import Batch, IntakeHub
+    from agent.inspection.worker_state import BatchBuffer, BatchSlice
     from agent.ports import VerdictSink
     from agent.records import Floats, Frame, Judgement
     from agent.slot import FrameTap, Lease, Trial
     from agent.supervision import SupervisedThread, ThreadSupervisor
+    from agent.timing.clock import Clock
 
 __all__ = ["CameraContext", "InspectionContext", "Worker", "start_worker"]
 

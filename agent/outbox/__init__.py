@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from agent.outbox.epoch import next_boot_epoch
-from agent.outbox.lookup import StoredVerdict, find_verdict
-from agent.outbox.rows import OutboxLimits, OutboxStats
-from agent.outbox.service import Outbox
+from agent.outbox.outbox import Outbox
+from agent.outbox.outbox_records import OutboxLimits, OutboxStats
+from agent.outbox.storage.boot_counter import next_boot_epoch
+from agent.outbox.storage.verdict_lookup import StoredVerdict, find_verdict
 
 __all__ = ["Outbox", "OutboxLimits", "OutboxStats", "StoredVerdict", "find_verdict", "next_boot_epoch"]

@@ -10,13 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from agent.outbox.rows import Priority
+from agent.outbox.outbox_records import Priority
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from agent.outbox.log import OutboxStore
-    from agent.outbox.rows import Row
+    from agent.outbox.outbox_records import Row
+    from agent.outbox.storage.store import OutboxStore
 
 
 def _initial_cursors() -> dict[Priority, int]:

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from agent.outbox.rows import Priority, Row, Stream
+from agent.outbox.outbox_records import Priority, Row, Stream
 from agent.wire import MAX_RANGES, Gap, GapReason, encode_gap
 
 if TYPE_CHECKING:
-    from agent.outbox.rows import Loss, RowIdSequence
+    from agent.outbox.outbox_records import Loss, RowIdSequence
     from agent.records import Outcome
 
 _US_PER_S: Final = 1_000_000

@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from agent.errors import MessageError
-from agent.outbox.rows import PRIORITY_OF, Priority, Row, Stream, compress
+from agent.outbox.outbox_records import PRIORITY_OF, Priority, Row, Stream, compress
 from agent.records import Judgement, Outcome
 from agent.wire import EnvelopeBuilder, EnvelopeKey, encode_verdict, envelope_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent.outbox.rows import RowIdSequence
+    from agent.outbox.outbox_records import RowIdSequence
     from agent.records import Origin, Verdict
 
 _NS_PER_S: Final = 1_000_000_000

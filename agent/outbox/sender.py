@@ -18,19 +18,19 @@ from typing import TYPE_CHECKING, Final
 from agent.condition_log import ConditionLog
 from agent.counters import LossCounters
 from agent.errors import TransportError
-from agent.outbox.rows import Priority, Row
-from agent.outbox.topics import TopicChange, TopicGate
+from agent.outbox.outbox_records import Priority, Row
+from agent.outbox.topic_gate import TopicChange, TopicGate
 from agent.wire import mark_replay
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Sequence
 
-    from agent.clock import Clock
-    from agent.outbox.belt import WriterSenderQueues
-    from agent.outbox.rows import OutboxLimits
-    from agent.outbox.topics import HeldTopic
+    from agent.outbox.handoff import WriterSenderQueues
+    from agent.outbox.outbox_records import OutboxLimits
+    from agent.outbox.topic_gate import HeldTopic
     from agent.ports import Transport
+    from agent.timing.clock import Clock
 
 _NS_PER_S: Final = 1_000_000_000
 _IDLE_S: Final = 5.0  # nothing to do: something wakes the sender

@@ -16,14 +16,20 @@ from typing import TYPE_CHECKING, Final
 
 from agent.errors import KensaError, OutboxError, StateDirError
 from agent.outbox.backlog import Backlog
-from agent.outbox.database import DamagedFileError, is_corrupt, is_full
-from agent.outbox.files import DiskReserve
 from agent.outbox.gaps import GapTracker
-from agent.outbox.history import HISTORY_NAME, History
-from agent.outbox.log import STORE_NAME, OutboxStore
+from agent.outbox.outbox_records import Priority, Row, RowIdSequence
 from agent.outbox.packing import RowWrite, VerdictPacker
-from agent.outbox.rows import Priority, Row, RowIdSequence
-from agent.outbox.salvage import RecoveryResult, finish_replacement, new_store_path, recover_rows, replace_damaged
+from agent.outbox.storage.database import DamagedFileError, is_corrupt, is_full
+from agent.outbox.storage.disk_reserve import DiskReserve
+from agent.outbox.storage.history import HISTORY_NAME, History
+from agent.outbox.storage.store import STORE_NAME, OutboxStore
+from agent.outbox.storage.store_recovery import (
+    RecoveryResult,
+    finish_replacement,
+    new_store_path,
+    recover_rows,
+    replace_damaged,
+)
 from agent.records import Outcome
 from agent.supervision import ThreadSupervisor
 from agent.wire import GapReason
@@ -32,10 +38,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from agent.clock import Clock
-    from agent.outbox.belt import WriterSenderQueues
-    from agent.outbox.rows import Loss, OutboxLimits, Stream
+    from agent.outbox.handoff import WriterSenderQueues
+    from agent.outbox.outbox_records import Loss, OutboxLimits, Stream
     from agent.records import Verdict
+    from agent.timing.clock import Clock
 
 RESERVE_NAME: Final = "outbox.ballast"
 _NS_PER_S: Final = 1_000_000_000

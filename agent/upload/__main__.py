@@ -17,9 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
-from agent.clock import SystemClock
-from agent.collection.opening import open_spool
-from agent.collection.protocol import (
+from agent.children.collect_protocol import (
     MAX_LINE_BYTES,
     MAX_REQUEST_BYTES,
     CollectFailed,
@@ -32,13 +30,15 @@ from agent.collection.protocol import (
     TargetCheck,
     TargetCheckResult,
 )
+from agent.collection.spool_opening import open_spool
 from agent.errors import KensaError, UploadError
-from agent.upload.keeping import encode_and_store
-from agent.upload.sending import Uploader
-from agent.upload.targets import open_target
+from agent.timing.clock import SystemClock
+from agent.upload.frame_encoder import encode_and_store
+from agent.upload.upload_targets import open_target
+from agent.upload.uploader import Uploader
 
 if TYPE_CHECKING:
-    from agent.collection.protocol import CollectSetup, SpoolStatus
+    from agent.children.collect_protocol import CollectSetup, SpoolStatus
     from agent.config import CollectionConfig
 
 _NICE: Final = 19

@@ -6,8 +6,8 @@ import threading
 import time
 from typing import IO, TYPE_CHECKING, Final
 
-from agent.clock import NS_PER_S
-from agent.rate import RateLimit
+from agent.timing.clock import NS_PER_S
+from agent.timing.rate import RateLimit
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,6 +1,6 @@
 """`python -m agent.video DESCRIPTOR`: one live camera, opened and read for the inspecting process at that socket.
 
-It is started by `agent.video.process` alone. numpy and OpenCV are imported once the camera has answered.
+It is started by `agent.video.capture_process` alone. numpy and OpenCV are imported once the camera has answered.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import sys
 import threading
 
 from agent.errors import CameraError
-from agent.video.cameras import open_camera
+from agent.video.capture_protocol import CameraFailed, OpenDevice, OpenRtsp, receive
 from agent.video.mailbox import Mailbox, end_after
-from agent.video.protocol import CameraFailed, OpenDevice, OpenRtsp, receive
+from agent.video.opencv_cameras import open_camera
 
 
 def main(descriptor: int) -> int:
@@ -43,7 +43,7 @@ def _capture(order: OpenRtsp | OpenDevice, mailbox: Mailbox) -> None:
     except CameraError as error:
         raise CameraError(f"cannot be opened: {error}") from error
     try:
-        from agent.video.loop import deliver_frames  # noqa: PLC0415 - numpy
+        from agent.video.capture_loop import deliver_frames  # noqa: PLC0415 - numpy
 
         deliver_frames(camera, mailbox)
     finally:

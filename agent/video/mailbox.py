@@ -10,12 +10,12 @@ import os
 import threading
 from typing import TYPE_CHECKING, Final
 
-from agent.video.protocol import CaptureProtocolError, FrameRequest, FrameSlot, receive, send
+from agent.video.capture_protocol import CaptureProtocolError, FrameRequest, FrameSlot, receive, send
 
 if TYPE_CHECKING:
     import socket
 
-    from agent.video.protocol import CaptureMessage
+    from agent.video.capture_protocol import CaptureMessage
 
 _EXIT_S: Final = 1.0  # for the camera to be let go of
 

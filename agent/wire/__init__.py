@@ -27,10 +27,11 @@ from agent.wire.codec import (
     status_topic,
     verdict_topic,
 )
-from agent.wire.collected import FrameSidecar
+from agent.wire.collected_frame import FrameSidecar
 from agent.wire.envelope import MIN_ROWS, Envelope, EnvelopeBuilder, EnvelopeKey, envelope_key
 from agent.wire.gap import MAX_RANGES, Gap, GapReason, encode_gap
-from agent.wire.heartbeat import (
+from agent.wire.heartbeat_chunks import encode_heartbeat
+from agent.wire.heartbeat_message import (
     BrokerHealth,
     CameraHealth,
     CollectionHealth,
@@ -43,11 +44,10 @@ from agent.wire.heartbeat import (
     RejectHealth,
     ThreadsHealth,
 )
-from agent.wire.heartbeat_parts import encode_heartbeat
+from agent.wire.model_report import ModelReport, ReportingAgent, encode_report, is_release_id
 from agent.wire.probe import Probe
-from agent.wire.report import ModelReport, ReportingAgent, encode_report, is_release_id
-from agent.wire.status import Presence, StatusMessage, encode_status
-from agent.wire.verdict import VerdictMessage, encode_verdict
+from agent.wire.status_message import Presence, StatusMessage, encode_status
+from agent.wire.verdict_message import VerdictMessage, encode_verdict
 
 if TYPE_CHECKING:
     from agent.records import Verdict

@@ -19,7 +19,7 @@ from pydantic import Field
 from agent.errors import MessageError
 from agent.records import Judgement, Origin, Outcome, Verdict
 from agent.wire.codec import MAX_INT, MAX_UNMARKED_BYTES, Count, Digest, Name, bounded_json, quote
-from agent.wire.verdict import PART_ID_LIMIT, SharedFields, origin_text
+from agent.wire.verdict_message import PART_ID_LIMIT, SharedFields, origin_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,7 @@ from typing import Final
 
 from agent import __version__
 from agent.errors import KensaError, UsageError
-from greengrass.packaging import checks, contents, recipe, report
+from greengrass.packaging import checks, contents, recipe, size_report
 from greengrass.packaging.build import INSPECTOR, MODEL, BuildPlan, BuildResult, build
 from greengrass.packaging.lock import ARCHITECTURES, PYTHONS, BuildTarget
 from greengrass.packaging.recipe import RECIPES, ROOT
@@ -79,7 +79,7 @@ def _print(built: BuildResult, out: Path, *, weights: bool) -> None:
     for path in (built.recipe, *built.artifacts, built.sbom, built.digests):
         print(f"{path.stat().st_size:>12,}  {path.relative_to(out)}")
     if weights:
-        print(report.table([path for path in built.artifacts if path.suffix == ".zip"]))
+        print(size_report.table([path for path in built.artifacts if path.suffix == ".zip"]))
 
 
 def _build(arguments: argparse.Namespace) -> int:

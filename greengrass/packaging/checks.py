@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agent import __version__
 from agent.errors import ConfigError
-from greengrass import configuration
-from greengrass.handover import hint_topic, status_topic
+from greengrass.deployment import component_config
 from greengrass.model_component import read_model_config
 from greengrass.packaging import recipe
 from greengrass.packaging.recipe import RECIPES, ROOT
+from greengrass.release_sources.release_hints import hint_topic, status_topic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,7 +33,7 @@ _WITHOUT_RESOURCE: Final = frozenset(
 
 def check_inspector_defaults(tree: dict[str, Any]) -> None:
     """Parse DefaultConfiguration as the component does. Raises ConfigError."""
-    configuration.read(tree, thing="thing", work=Path("/work"), base=Path("/work/version"))
+    component_config.read(tree, thing="thing", work=Path("/work"), base=Path("/work/version"))
 
 
 def check_model_defaults(tree: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from agent.errors import ReleaseError
-from agent.model import manifest
+from agent.release import manifest
 from greengrass.packaging.archive import ArchiveEntry
 from greengrass.packaging.lock import PackagingError
 

@@ -21,10 +21,10 @@ import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.validate import ParamValidator
 
-from agent.clock import NS_PER_S, Clock, SystemClock
 from agent.errors import KensaError, UsageError
-from greengrass.packaging import deployment
-from greengrass.packaging.deployment import (
+from agent.timing.clock import NS_PER_S, Clock, SystemClock
+from greengrass.packaging import deployment_request
+from greengrass.packaging.deployment_request import (
     ComponentVersion,
     ConfigurationUpdate,
     DeployError,
@@ -153,10 +153,10 @@ def run(
 ) -> dict[str, Any]:
     """Do it, or with `dry_run` only say what would be sent; returns what `--json` prints. Raises KensaError."""
     for component, change in changes.items():
-        deployment.validate_update(component, change)
+        deployment_request.validate_update(component, change)
     for version in versions:
         cloud.validate_parameters("CreateComponentVersion", version.creation_parameters())
-    parameters = deployment.create_deployment_request(
+    parameters = deployment_request.create_deployment_request(
         name=name,
         target_arn=target_arn,
         components={version.name: version.version for version in versions},
@@ -249,10 +249,14 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
     target_arn = _target_arn(arguments, session)
     pairs = [component.partition("=") for component in arguments.component]
     versions = [
-        deployment.read_version(arguments.built, name, version or None, bucket=arguments.bucket)
+        deployment_request.read_version(arguments.built, name, version or None, bucket=arguments.bucket)
         for name, _, version in pairs
     ]
-    changes = {} if arguments.configuration is None else deployment.read_configuration_updates(arguments.configuration)
+    changes = (
+        {}
+        if arguments.configuration is None
+        else deployment_request.read_configuration_updates(arguments.configuration)
+    )
     if not versions and not changes and not arguments.remove:
         raise UsageError("nothing to deploy; give --component, --configuration or --remove")
     return run(

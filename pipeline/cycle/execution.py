@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from agent.errors import UsageError
-from agent.model.manifest import Name
-from pipeline.cloud import account
+from agent.release.manifest import Name
+from pipeline.cloud import aws_clients
 from pipeline.cycle.settings import CycleSettings
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Execution:
     @property
     def data(self) -> Storage:
         """Where the cycle's objects are."""
-        return account.storage(self.settings.data)
+        return aws_clients.storage(self.settings.data)
 
     def uri(self, *parts: str) -> str:
         """The address of something in `data`."""

@@ -1,35 +1,35 @@
 """The Lambda functions of the cycle: an event in, a step's answer out. The same functions are behind the commands.
 
-Settings come from the environment (`pipeline.cycle.settings`), clients from `pipeline.cloud.account`. An exception is
-the function's error, and its class's name is what the state machine catches it by.
+Settings come from the environment (`pipeline.cycle.settings`), clients from `pipeline.cloud.aws_clients`. An exception
+is the function's error, and its class's name is what the state machine catches it by.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-from pipeline.cloud import account
-from pipeline.cycle import approval, material, notifying, rollout
+from pipeline.cloud import aws_clients
+from pipeline.cycle.deployment.publisher import Publisher
 from pipeline.cycle.execution import read_event
-from pipeline.cycle.publisher import Publisher
 from pipeline.cycle.settings import CycleSettings
+from pipeline.cycle.steps import approval, completion, rollout, training_inputs
 
 StepResult = dict[str, Any]
 
 
 def begin(event: StepResult, _context: Any) -> StepResult:
     """Take trigger and lock."""
-    return notifying.begin(read_event(event))
+    return completion.begin(read_event(event))
 
 
 def build_dataset(event: StepResult, _context: Any) -> StepResult:
     """Build the next version of the data set."""
-    return material.build_dataset(read_event(event))
+    return training_inputs.build_dataset(read_event(event))
 
 
 def plan_training(event: StepResult, _context: Any) -> StepResult:
     """Write the requests of the training jobs."""
-    return material.plan_training(read_event(event))
+    return training_inputs.plan_training(read_event(event))
 
 
 def choose(event: StepResult, _context: Any) -> StepResult:
@@ -79,7 +79,7 @@ def roll_back(event: StepResult, _context: Any) -> StepResult:
 
 def notify(event: StepResult, _context: Any) -> StepResult:
     """Keep the record, and tell the topic."""
-    return notifying.notify(read_event(event))
+    return completion.notify(read_event(event))
 
 
 def end(event: StepResult, _context: Any) -> StepResult:
@@ -87,12 +87,12 @@ def end(event: StepResult, _context: Any) -> StepResult:
     execution = read_event(event)
     if execution.step_result("outcome").get("result") == "promoted":
         rollout.clear_open_rollout(execution)
-    return notifying.end(execution)
+    return completion.end(execution)
 
 
 def refresh(_event: StepResult, _context: Any) -> StepResult:
     """Keep the repository's signatures fresh; not part of the cycle, a schedule calls it."""
-    Publisher(account.storage(CycleSettings.read().publisher)).refresh()
+    Publisher(aws_clients.storage(CycleSettings.read().publisher)).refresh()
     return {}
 
 

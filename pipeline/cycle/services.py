@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from pipeline.cloud import account
-from pipeline.cycle.deployments import Deployments
+from pipeline.cloud import aws_clients
+from pipeline.cycle.deployment.deployments import Deployments
+from pipeline.cycle.deployment.publisher import Publisher
 from pipeline.cycle.locks import CycleLocks
-from pipeline.cycle.publisher import Publisher
-from pipeline.selection.registry import open_registry
+from pipeline.selection.registry.model_registry import open_registry
 
 if TYPE_CHECKING:
     from pipeline.cycle.execution import Execution
     from pipeline.cycle.settings import CycleSettings
-    from pipeline.selection.registry import ModelRegistry
+    from pipeline.selection.registry.model_registry import ModelRegistry
 
 _MAX_SUBJECT: Final = 100  # characters, as SNS has it
 _ENDED_STATUSES: Final = frozenset({"FAILED", "TIMED_OUT", "ABORTED", "SUCCEEDED"})
@@ -24,17 +24,17 @@ def registry_of(execution: Execution) -> ModelRegistry:
     uri = execution.uri("registry")
     if not uri.startswith("s3://"):
         return open_registry(uri)
-    return open_registry(uri, sagemaker=account.client("sagemaker"), s3=account.client("s3"))
+    return open_registry(uri, sagemaker=aws_clients.client("sagemaker"), s3=aws_clients.client("s3"))
 
 
 def publisher_of(execution: Execution) -> Publisher:
     """The publisher's folder."""
-    return Publisher(account.storage(execution.settings.publisher))
+    return Publisher(aws_clients.storage(execution.settings.publisher))
 
 
 def deployments_of() -> Deployments:
     """Greengrass of this account."""
-    return Deployments(greengrass=account.client("greengrassv2"), iot=account.client("iot"))
+    return Deployments(greengrass=aws_clients.client("greengrassv2"), iot=aws_clients.client("iot"))
 
 
 def locks_of(execution: Execution) -> CycleLocks:
@@ -44,11 +44,11 @@ def locks_of(execution: Execution) -> CycleLocks:
 
 def is_running(execution_arn: str) -> bool:
     """Whether an execution still runs; one that is not known has ended long ago. Raises AwsError."""
-    states = account.client("stepfunctions")
+    states = aws_clients.client("stepfunctions")
     try:
-        with account.translate_aws_errors(f"the execution {execution_arn}"):
+        with aws_clients.translate_aws_errors(f"the execution {execution_arn}"):
             return str(states.describe_execution(executionArn=execution_arn)["status"]) not in _ENDED_STATUSES
-    except account.AwsError as error:
+    except aws_clients.AwsError as error:
         if error.code in {"ExecutionDoesNotExist", "InvalidArn"}:
             return False
         raise
@@ -58,5 +58,5 @@ def publish_notification(settings: CycleSettings, subject: str, text: str) -> No
     """Tell the topic, if there is one. Raises AwsError."""
     if settings.topic is None:
         return
-    with account.translate_aws_errors(f"a message to {settings.topic}"):
-        account.client("sns").publish(TopicArn=settings.topic, Subject=subject[:_MAX_SUBJECT], Message=text)
+    with aws_clients.translate_aws_errors(f"a message to {settings.topic}"):
+        aws_clients.client("sns").publish(TopicArn=settings.topic, Subject=subject[:_MAX_SUBJECT], Message=text)

@@ -33,7 +33,7 @@ class CycleSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: Uri  # folder or s3://bucket: collected/, labels/, datasets/, training/, registry/, fleet/, cycle/
-    publisher: Uri  # the publisher's private folder, see pipeline.cycle.publisher
+    publisher: Uri  # the publisher's private folder, see pipeline.cycle.deployment.publisher
     canary_target: Arn  # thing group that gets a release first
     fleet_target: Arn  # and the one that gets it then
     topic: Arn | None = None  # of SNS; None: nobody is told, the record in data/cycle says it
@@ -42,7 +42,7 @@ class CycleSettings(BaseModel):
     approval_s: int = Field(default=3 * _DAY_S, ge=1, le=30 * _DAY_S)  # then it counts as denied
     training_role: Arn
     training_image: Uri  # a stock PyTorch training image of the region
-    training_source: Uri  # the source bundle, s3://..., see pipeline.sagemaker.bundle
+    training_source: Uri  # the source bundle, s3://..., see pipeline.sagemaker.source_bundle
     training_instance: str = "ml.c6i.xlarge"
     training_spot: bool = False
     training_s: int = Field(default=4 * 3600, ge=60, le=5 * _DAY_S)  # of one job

@@ -7,7 +7,7 @@ what belongs to another table is `Dropped`, so that all streams may be fed by on
 (`Dropped` here, transformed with a later batch). Ask Firehose for batches of 0.2 MB, and that stays the exception.
 
 The stream is named `...-{table}`, or `...-live-verdicts` for the live view, which gets one document a record
-(pipeline/ingest/live.py). KENSA_SITE names the plant.
+(pipeline/ingest/live_documents.py). KENSA_SITE names the plant.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from agent.errors import KensaError, MessageError, OperatorError
-from pipeline.analytics.schema import TABLES
-from pipeline.ingest.explode import message_to_rows
-from pipeline.ingest.live import live_document
+from pipeline.analytics.lake_schema import TABLES
+from pipeline.ingest.live_documents import live_document
+from pipeline.ingest.message_rows import message_to_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -155,7 +155,7 @@ def _batches(records: Sequence[bytes]) -> list[list[bytes]]:
 
 
 def _client() -> FirehoseClient:
-    from pipeline.cloud.account import client  # noqa: PLC0415 - only where something goes back
+    from pipeline.cloud.aws_clients import client  # noqa: PLC0415 - only where something goes back
 
     putter: FirehoseClient = client("firehose")
     return putter

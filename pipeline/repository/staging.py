@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from agent.errors import IntegrityError, ManifestError, OperatorError
-from agent.model import golden, graph_policy
-from agent.model.manifest import (
+from agent.release import golden_set, graph_policy
+from agent.release.manifest import (
     GOLDEN_NAME,
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
@@ -18,7 +18,7 @@ from agent.model.manifest import (
     parse_manifest,
     read_manifest,
 )
-from pipeline.repository.store import write_private
+from pipeline.repository.repository_store import write_private
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,7 +63,7 @@ def check_release(folder: Path) -> Manifest:
             )
         found[name] = data
     graph_policy.check_graph(found[MODEL_NAME], source=str(folder / MODEL_NAME))
-    golden.read_golden_set(found[GOLDEN_NAME], manifest, source=str(folder / GOLDEN_NAME))
+    golden_set.read_golden_set(found[GOLDEN_NAME], manifest, source=str(folder / GOLDEN_NAME))
     return manifest
 
 

@@ -1,7 +1,7 @@
 """The family of networks: a 4x4 stem of stride 4, then 3x3 convolutions with ReLU, and one of two heads.
 
 Only what stays in int8 and runs fast on a CPU: no depthwise convolution, no residual, no squeeze. Batch normalisation
-exists in training only and is folded into the convolutions by `Net.plain`. Inputs of `Net` are float [N, C, H, W],
+exists in training only and is folded into the convolutions by `to_weights`. Inputs of `Net` are float [N, C, H, W],
 (byte - 128) / 128, which is exact in the quantised graph.
 """
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import torch
 from torch import nn
 
-from pipeline.training.plain import ClassifierHead, ConvWeights, EvidenceHead, NetworkWeights
+from pipeline.training.network_weights import ClassifierHead, ConvWeights, EvidenceHead, NetworkWeights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from agent.records import Geometry
-    from pipeline.dataset import Sample
+    from pipeline.dataset_reader import Sample
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,13 +14,13 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from simulator.aws.wire import ACCOUNT, REGION, AwsResponse
+from simulator.aws.api_protocol import ACCOUNT, REGION, AwsResponse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from simulator.aws.functions import LambdaFunctions
-    from simulator.aws.wire import AwsRequest
+    from simulator.aws.api_protocol import AwsRequest
+    from simulator.aws.lambda_functions import LambdaFunctions
 
 BATCH_BYTES: Final = 200_000  # of one call of the function: the BufferSizeInMBs of template.yaml
 

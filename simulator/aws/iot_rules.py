@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from moto.iot.models import iot_backends
 
-from simulator.aws.wire import ACCOUNT, REGION
+from simulator.aws.api_protocol import ACCOUNT, REGION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

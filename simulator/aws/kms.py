@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.hashes import SHA256
 from moto.kms.models import kms_backends
 
-from simulator.aws.wire import ACCOUNT, AwsRequest, AwsResponse
+from simulator.aws.api_protocol import ACCOUNT, AwsRequest, AwsResponse
 
 _ALGORITHM: Final = "ECDSA_SHA_256"
 

@@ -1,4 +1,7 @@
-"""`kensa bench ...`: tables for people, JSON for machines. `simulator.bench.options` has the names and options."""
+"""`kensa bench ...`: tables for people, JSON for machines.
+
+`simulator.bench.bench_options` has the names and options.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,13 @@ from rich.console import Console
 from rich.table import Table
 
 from agent.errors import MissingExtraError
-from simulator.bench.options import make_parser
+from simulator.bench.bench_options import make_parser
 
 if TYPE_CHECKING:
     import argparse
 
-    from simulator.bench.loop import LoopResult
-    from simulator.bench.swap import SwapResult
+    from simulator.bench.inspection.model_swap import SwapResult
+    from simulator.bench.inspection.throughput import LoopResult
 
 _QUICK_SHARE = 0.1  # of the faults
 
@@ -85,7 +88,7 @@ def _loop_table(result: LoopResult) -> Table:
 
 
 def _loop(arguments: argparse.Namespace) -> dict[str, Any]:
-    from simulator.bench.loop import LoopSettings, run_loop  # noqa: PLC0415 - each benchmark needs packages of its own
+    from simulator.bench.inspection.throughput import LoopSettings, run_loop  # noqa: PLC0415 - each benchmark needs packages of its own
 
     settings = LoopSettings(
         release=arguments.release, rounds=arguments.rounds, calls=arguments.calls, paced_s=arguments.paced_seconds
@@ -124,7 +127,7 @@ def _swap_table(result: SwapResult) -> Table:
 
 
 def _swap(arguments: argparse.Namespace) -> dict[str, Any]:
-    from simulator.bench.swap import SwapSettings, run_swap  # noqa: PLC0415 - as above
+    from simulator.bench.inspection.model_swap import SwapSettings, run_swap  # noqa: PLC0415 - as above
 
     settings = SwapSettings(release=arguments.release, swaps=arguments.swaps)
     if arguments.quick:
@@ -135,7 +138,7 @@ def _swap(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _collect(arguments: argparse.Namespace) -> dict[str, Any]:
-    from simulator.bench.collect import CollectSettings, run_collect  # noqa: PLC0415 - as above
+    from simulator.bench.inspection.collection_overhead import CollectSettings, run_collect  # noqa: PLC0415 - as above
 
     settings = CollectSettings(release=arguments.release, rounds=arguments.rounds, format=arguments.format)
     if arguments.quick:
@@ -165,7 +168,7 @@ def _collect(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _outbox(arguments: argparse.Namespace) -> dict[str, Any]:
-    from simulator.bench.outbox import run_outbox  # noqa: PLC0415 - as above
+    from simulator.bench.messaging.outbox_throughput import run_outbox  # noqa: PLC0415 - as above
 
     _report_progress("ok verdicts with a few defects, SQLite with synchronous=FULL, a broker in memory")
     result = run_outbox(rounds=arguments.rounds)
@@ -181,7 +184,7 @@ def _outbox(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _replay(arguments: argparse.Namespace) -> dict[str, Any]:
-    from simulator.bench.replay import ROWS, TARGET, run_replay  # noqa: PLC0415 - as above
+    from simulator.bench.messaging.backlog_replay import ROWS, TARGET, run_replay  # noqa: PLC0415 - as above
 
     rows = ROWS // 10 if arguments.quick else ROWS
     result = run_replay(rounds=arguments.rounds, rows=rows, say=_report_progress)
@@ -198,7 +201,7 @@ def _replay(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _faults(arguments: argparse.Namespace) -> dict[str, Any]:
-    from simulator.bench.faults import NAMES, run_faults  # noqa: PLC0415 - as above
+    from simulator.bench.fault_campaigns import NAMES, run_faults  # noqa: PLC0415 - as above
 
     log = logging.getLogger("agent")
     before = log.level
@@ -245,8 +248,8 @@ def _greengrass(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _analytics(arguments: argparse.Namespace) -> dict[str, Any]:
-    from pipeline.analytics.lake import EngineLimits  # noqa: PLC0415 - DuckDB, which the other benchmarks do not need
-    from simulator.bench.analytics import TARGET_S, AnalyticsSettings, run_analytics  # noqa: PLC0415
+    from pipeline.analytics.duckdb_engine import EngineLimits  # noqa: PLC0415 - DuckDB, which the other benchmarks do not need
+    from simulator.bench.query_cost import TARGET_S, AnalyticsSettings, run_analytics  # noqa: PLC0415
 
     rows = arguments.rows // 100 if arguments.quick else arguments.rows
     result = run_analytics(
@@ -271,7 +274,7 @@ def _analytics(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _mjpeg(arguments: argparse.Namespace) -> dict[str, Any]:
-    from simulator.bench.mjpeg import PICTURES, run_mjpeg  # noqa: PLC0415 - OpenCV, which the others need in children
+    from simulator.bench.inspection.mjpeg_readers import PICTURES, run_mjpeg  # noqa: PLC0415 - OpenCV, which the others need in children
 
     result = run_mjpeg(say=_report_progress)
     table = Table(title=f"kensa bench mjpeg · pictures delivered of {PICTURES}")
@@ -285,7 +288,7 @@ def _mjpeg(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _trials(arguments: argparse.Namespace) -> dict[str, Any]:
-    from simulator.bench.trials import run_refusal_rates, to_json  # noqa: PLC0415 - as above
+    from simulator.bench.refusal_rates import run_refusal_rates, to_json  # noqa: PLC0415 - as above
 
     rollouts = arguments.rollouts // 10 if arguments.quick else arguments.rollouts
     rows = run_refusal_rates(
@@ -304,7 +307,7 @@ def _trials(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _publish(arguments: argparse.Namespace) -> dict[str, Any]:
-    from simulator.bench.publish import TARGET_MS, run_publish  # noqa: PLC0415 - as above
+    from simulator.bench.messaging.publish_latency import TARGET_MS, run_publish  # noqa: PLC0415 - as above
 
     result = run_publish(release=arguments.release, seconds=6.0 if arguments.quick else 60.0, say=_report_progress)
     table = Table(title=f"kensa bench publish · {result.fps:g} frames/s, {result.broker} on the loopback")
@@ -321,7 +324,7 @@ def _publish(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _cameras(arguments: argparse.Namespace) -> dict[str, Any]:
-    from simulator.bench import cameras as bench  # noqa: PLC0415 - as above
+    from simulator.bench.inspection import live_cameras as bench  # noqa: PLC0415 - as above
 
     chosen = arguments.only or bench.SECTIONS
     table = Table(title="kensa bench cameras")
@@ -352,13 +355,13 @@ def _cameras(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _demo(arguments: argparse.Namespace) -> dict[str, Any]:
-    from simulator.bench.demo import run_demo_bench  # noqa: PLC0415 - as above
+    from simulator.bench.demo_runs import run_demo_bench  # noqa: PLC0415 - as above
 
     return run_demo_bench(arguments, say=_report_progress, row=_add_row)
 
 
 def _forbidden(arguments: argparse.Namespace) -> dict[str, Any]:
-    from simulator.bench.forbidden import CAMERAS, TARGET_S, run_denied_topic  # noqa: PLC0415 - as above
+    from simulator.bench.messaging.denied_topic import CAMERAS, TARGET_S, run_denied_topic  # noqa: PLC0415 - as above
 
     logging.getLogger("agent").setLevel(logging.CRITICAL)  # refusals are what is ordered here
     cameras = CAMERAS[:1] if arguments.quick else CAMERAS
@@ -395,11 +398,11 @@ _COMMANDS = {
 def _section_names(what: str) -> tuple[str, ...]:
     """The names of `--only`."""
     if what == "faults":
-        from simulator.bench.faults import NAMES  # noqa: PLC0415 - as above
+        from simulator.bench.fault_campaigns import NAMES  # noqa: PLC0415 - as above
 
         return NAMES
     if what == "cameras":
-        from simulator.bench.cameras import SECTIONS  # noqa: PLC0415 - as above
+        from simulator.bench.inspection.live_cameras import SECTIONS  # noqa: PLC0415 - as above
 
         return SECTIONS
     if what == "greengrass":

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.progress import ProgressDisplay
 from simulator.history.generate import generate_history
-from simulator.history.plan import HistorySettings
+from simulator.history.timeline import HistorySettings
 
 
 def main() -> int:

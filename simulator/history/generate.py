@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Final
 
 import duckdb
 
-from pipeline.analytics.schema import TABLES
-from simulator.history.parts import parts_sql
-from simulator.history.plan import CAMERAS, EPOCH_DAYS, line_days
-from simulator.history.sides import FrameCounts, gaps_sql, heartbeats_sql, model_reports_sql
+from pipeline.analytics.lake_schema import TABLES
+from simulator.history.part_rows import parts_sql
+from simulator.history.telemetry_rows import FrameCounts, gaps_sql, heartbeats_sql, model_reports_sql
+from simulator.history.timeline import CAMERAS, EPOCH_DAYS, line_days
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from simulator.history.plan import HistorySettings, LineDay
+    from simulator.history.timeline import HistorySettings, LineDay
 
 TRUTH: Final = "truth"
 _LABEL_DELAY: Final = "INTERVAL 30 HOUR"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, get_args
 from agent.errors import KensaError
 from simulator.line.config import CAMERAS, SURFACES, LineConfig
 from simulator.line.dataset import DEFAULT_DEFECT_SHARE, ImageFormat, render_dataset
-from simulator.line.sheet import write_defect_sheet, write_frame_sheet
+from simulator.line.sample_sheets import write_defect_sheet, write_frame_sheet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -58,7 +58,7 @@ CAMERAS: dict[CameraName, CameraModel] = {
 
 
 class LineConfig(BaseModel):
-    """One simulated line. Lighting is a function of the part's index only: see `simulator.line.plan`."""
+    """One simulated line. Lighting is a function of the part's index only: see `simulator.line.part_sequence`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -69,7 +69,7 @@ class LineConfig(BaseModel):
     kinds: Annotated[tuple[DefectKind, ...], Field(min_length=1)] = DEFECT_KINDS
     weak_share: Rate = 0.2  # of the defects; medium and strong share the rest evenly
     pool: Annotated[int, Field(ge=0, le=4096)] = 0  # pictures that the line cycles through; 0: every part is new
-    vary: bool = False  # make each part anew from one of the pool's blank parts: see `simulator.line.varied`
+    vary: bool = False  # make each part anew from one of the pool's blank parts: see `simulator.line.varied_parts`
     pool_defect_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.4  # of the pool; not the rate on the line
 
     drift_amplitude: Annotated[float, Field(ge=0.0, le=0.6)] = 0.08  # of the light's level

@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from simulator.line import plan
+from simulator.line import part_sequence
+from simulator.line.background import LineBackground
 from simulator.line.config import CAMERAS, CameraModel, LineConfig, class_of
 from simulator.line.defects import DefectCanvas, DefectOverlay, draw
 from simulator.line.designs import SIDE_PX, PartDesign, design_for
-from simulator.line.scene import LineBackground
 from simulator.line.textures import Textures
-from simulator.line.varied import VariedParts
+from simulator.line.varied_parts import VariedParts
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from agent.records import Box, Pixels
     from simulator.line.config import Difficulty, Kind, Surface
-    from simulator.line.plan import Lighting, Pose, RenderRecipe
+    from simulator.line.part_sequence import Lighting, Pose, RenderRecipe
 
 RENDERER_VERSION = 1  # part of the cache's key: raise it with every change of pixels
 _PAD_PX = 16  # rendered around a region so that blur has its neighbours
@@ -139,7 +139,7 @@ class SimulatedLine:
     def _recipe(self, index: int) -> RenderRecipe:
         if index < 0:
             raise ValueError(f"part index {index} is negative; the first part is 0")
-        return plan.recipe_of(self.config, plan.picture_of(self.config, index))
+        return part_sequence.recipe_of(self.config, part_sequence.picture_of(self.config, index))
 
     def render(self, index: int) -> Pixels:
         """Return the whole frame of part `index`: [1080, 1920, 3] BGR or [2048, 2448] mono, uint8."""
@@ -151,7 +151,7 @@ class SimulatedLine:
         """Return the whole frame of a picture by its number (see `PartTruth.picture`)."""
         if self.config.vary:
             return self.varied.frame(picture)
-        recipe = plan.recipe_of(self.config, picture)
+        recipe = part_sequence.recipe_of(self.config, picture)
         return self._expose(recipe, (0, 0, self._camera.width, self._camera.height))
 
     def render_roi(self, index: int) -> Pixels:
@@ -163,7 +163,7 @@ class SimulatedLine:
 
     def render_blank(self, recipe: RenderRecipe) -> tuple[Pixels, Pixels, int]:
         """Return a blank part's frame (no texture, no noise), where in its square metal is, and the belt's travel."""
-        rng = plan.stream(self.config.seed, plan.PIXELS, recipe.picture)
+        rng = part_sequence.stream(self.config.seed, part_sequence.PIXELS, recipe.picture)
         part, alpha = self._part(recipe, rng, textured=False)
         travel = int(rng.integers(0, 1 << 20))
         whole = (0, 0, self._camera.width, self._camera.height)
@@ -211,7 +211,7 @@ class SimulatedLine:
     def draw_defect(self, recipe: RenderRecipe) -> DefectOverlay:
         """Draw the recipe's defect, from a random stream of its own: the part is the same with and without it."""
         canvas = DefectCanvas(
-            rng=plan.stream(self.config.seed, plan.DAMAGE, recipe.picture),
+            rng=part_sequence.stream(self.config.seed, part_sequence.DAMAGE, recipe.picture),
             design=_design(recipe.surface, self._camera.scale),
             scale=self._camera.scale,
             texture_sigma=self._sigma[recipe.surface],
@@ -256,7 +256,7 @@ class SimulatedLine:
 
     def _expose(self, recipe: RenderRecipe, region: Box) -> Pixels:
         """Render one region of the frame: belt, shadow, part, light, blur and noise, in this order."""
-        rng = plan.stream(self.config.seed, plan.PIXELS, recipe.picture)
+        rng = part_sequence.stream(self.config.seed, part_sequence.PIXELS, recipe.picture)
         part, alpha = self._part(recipe, rng)
         travel = int(rng.integers(0, 1 << 20))
         noise_x, noise_y = (int(value) for value in rng.integers(0, _NOISE_SIDE, 2))

@@ -21,16 +21,16 @@ from pydantic import Field, ValidationError, model_validator
 from agent.errors import CameraError, ConfigError, SourceEndedError
 from agent.inspection.pacing import Pacer
 from agent.records import Grab
-from simulator.line import plan
+from simulator.line import part_sequence
 from simulator.line.config import LineConfig
+from simulator.line.image_faults import ImageFaultInjector, InjectedFault
 from simulator.line.render import RENDERER_VERSION, SimulatedLine
-from simulator.line.spoil import ImageFaultInjector, InjectedFault
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from agent.clock import Clock
     from agent.records import Pixels
+    from agent.timing.clock import Clock
 
 DEFAULT_POOL = 32  # pictures; 0.2 GB of 1080p frames
 _DRAWN_AHEAD = 64  # parts; a defect takes up to 0.1 s to draw, which is 12 parts of a fast line
@@ -172,7 +172,7 @@ class SimulatedSource:
         if varied is not None:
             pixels = varied
         else:
-            pixels = self._pool[plan.picture_of(line.config, index)] if self._pool else line.render(index)
+            pixels = self._pool[part_sequence.picture_of(line.config, index)] if self._pool else line.render(index)
         if self._fault_window is not None and self._fault_window.covers(index - self._first):
             pixels = self._fault_injector.apply(pixels, self._fault_window.kind)
         else:
@@ -200,7 +200,7 @@ class SimulatedSource:
         """Make the next part, and let the defects of those after it be drawn."""
         until = self._index + _DRAWN_AHEAD if self._end is None else min(self._index + _DRAWN_AHEAD, self._end)
         while self._drawn < until and self._defect_drawer is not None:
-            if plan.is_defective(self._line.config, self._drawn):
+            if part_sequence.is_defective(self._line.config, self._drawn):
                 self._defect_drawer.submit(self._line.varied.draw_ahead, self._drawn)
             self._drawn += 1
         return self._line.varied.frame(self._index, buffer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from simulator.nucleus.deployment import Deployment, DeploymentResult
+from simulator.nucleus.deployments.deployment import Deployment, DeploymentResult
 from simulator.nucleus.limits import NucleusBehaviour
 from simulator.nucleus.nucleus import ComponentView, Nucleus
 

@@ -17,19 +17,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from agent.errors import OperatorError
-from simulator.nucleus.core import NucleusServices
-from simulator.nucleus.deployment import ComponentStore
+from simulator.nucleus.deployments.deployment import ComponentStore
 from simulator.nucleus.limits import NucleusBehaviour
+from simulator.nucleus.services import NucleusServices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
     from concurrent.futures import Future
     from pathlib import Path
 
-    from simulator.nucleus.deployer import ComponentEvent
-    from simulator.nucleus.deployment import Deployment, DeploymentResult
+    from simulator.nucleus.deployments.component_process import ComponentState
+    from simulator.nucleus.deployments.deployer import ComponentEvent
+    from simulator.nucleus.deployments.deployment import Deployment, DeploymentResult
     from simulator.nucleus.limits import Mode
-    from simulator.nucleus.process import ComponentState
 
 LITE_RECONNECT_S: Final = (5.0, 300.0)  # the backoff of iotcored/src/mqtt.c
 IPC_RESTART_S: Final = 2.0  # from the end of ggipcd until it answers again, as measured

@@ -13,7 +13,7 @@ from onnx import ModelProto, TensorProto, external_data_helper, helper
 
 from agent.adapters.onnx import OnnxModel
 from agent.errors import ContractError, IntegrityError, ManifestError, ReleaseError
-from tests.release_kit import golden_arrays, spot_images, spot_model, write_release
+from tests.kits.releases import golden_arrays, spot_images, spot_model, write_release
 
 if TYPE_CHECKING:
     from collections.abc import Callable

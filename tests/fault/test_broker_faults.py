@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from simulator.broker import MosquittoBroker
-from simulator.proxy import TcpProxy
-from tests.mqtt_kit import Listener, Sender, require_mosquitto, transport_to, wait_for
+from simulator.doubles.network.mqtt_broker import MosquittoBroker
+from simulator.doubles.network.tcp_proxy import TcpProxy
+from tests.kits.mqtt import Listener, Sender, require_mosquitto, transport_to, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

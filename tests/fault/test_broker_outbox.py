@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agent.clock import SystemClock
 from agent.outbox import Outbox, OutboxLimits
 from agent.records import Judgement, Origin, Outcome, Verdict
-from simulator.broker import MosquittoBroker
-from simulator.proxy import TcpProxy
-from simulator.subscriber import VerdictSubscriber
-from tests.mqtt_kit import require_mosquitto, transport_to, wait_for
+from agent.timing.clock import SystemClock
+from simulator.doubles.network.mqtt_broker import MosquittoBroker
+from simulator.doubles.network.tcp_proxy import TcpProxy
+from simulator.probes.verdict_subscriber import VerdictSubscriber
+from tests.kits.mqtt import require_mosquitto, transport_to, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable

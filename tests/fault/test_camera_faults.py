@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 
 from agent.adapters.mjpeg import MjpegSource
-from agent.adapters.stream import RtspSource
-from agent.clock import SystemClock
+from agent.adapters.opencv_sources import RtspSource
 from agent.counters import CameraCounters
+from agent.inspection.camera_health import Backoff
 from agent.inspection.capture import CaptureThread
+from agent.inspection.frame_pool import FramePool
 from agent.inspection.intake import IntakeHub
-from agent.inspection.pool import FramePool
-from agent.inspection.watch import Backoff
 from agent.records import CameraState
-from simulator.cameras import CameraServer, JpegDamage, MjpegServer, damage_jpeg
-from simulator.rtsp import RtspServer
+from agent.timing.clock import SystemClock
+from simulator.doubles.cameras.rtsp_server import RtspServer
+from simulator.doubles.cameras.simulated_cameras import CameraServer, JpegDamage, MjpegServer, damage_jpeg
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from simulator.bench.forbidden import PROTOCOLS, Protocol, run_protocol
+from simulator.bench.messaging.denied_topic import PROTOCOLS, Protocol, run_protocol
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

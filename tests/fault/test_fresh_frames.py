@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 from agent.adapters.mjpeg import live_mjpeg_source
-from agent.adapters.stream import RtspSource
-from agent.clock import SystemClock
-from agent.inspection.latest import latest_frames_of
+from agent.adapters.opencv_sources import RtspSource
+from agent.inspection.latest_frames import latest_frames_of
 from agent.records import CameraState, Grab
-from simulator import picture_clock
-from simulator.cameras import MjpegServer
-from simulator.picture_clock import FrameStamp, stamped_jpegs
-from simulator.rtsp import RtspServer
-from simulator.slow_line import SlowConsumer
-from simulator.v4l2 import SimulatedUsbCamera
+from agent.timing.clock import SystemClock
+from simulator.doubles.cameras import frame_stamp
+from simulator.doubles.cameras.frame_stamp import FrameStamp, stamped_jpegs
+from simulator.doubles.cameras.rtsp_server import RtspServer
+from simulator.doubles.cameras.simulated_cameras import MjpegServer
+from simulator.doubles.cameras.v4l2_camera import SimulatedUsbCamera
+from simulator.probes.slow_consumer import SlowConsumer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,7 +50,7 @@ class QueueingPlugin:
         due_s = self._began_s + self._number / FPS
         time.sleep(max(0.0, due_s - time.monotonic()))
         pixels = np.zeros((64, 256), np.uint8)
-        picture_clock.draw_stamp(pixels, number=self._number)
+        frame_stamp.draw_stamp(pixels, number=self._number)
         self._number += 1
         return Grab(pixels=pixels, due_ns=round(due_s * 1e9))
 
@@ -101,10 +101,10 @@ def test_a_held_picture_of_each_kind_is_not_overwritten() -> None:
         while not enough():
             assert time.monotonic() < deadline
             if (grab := source.read(timeout_s=0.2, buffer=None)) is not None:
-                held.append((grab.pixels, picture_clock.read_stamp(grab.pixels)))
+                held.append((grab.pixels, frame_stamp.read_stamp(grab.pixels)))
         source.close()
 
     with ExitStack() as stack:
         for index, kind in enumerate(KINDS, 1):
             hold(source_of(kind, stack), lambda goal=8 * index: len(held) >= goal)  # type: ignore[misc]
-        assert all(picture_clock.read_stamp(pixels) == stamp for pixels, stamp in held)
+        assert all(frame_stamp.read_stamp(pixels) == stamp for pixels, stamp in held)

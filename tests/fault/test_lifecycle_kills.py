@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from simulator.faults.lifecycle_kills import run_lifecycle_kills
+from simulator.campaigns.crashes.lifecycle_kills import run_lifecycle_kills
 
 if TYPE_CHECKING:
     from pathlib import Path

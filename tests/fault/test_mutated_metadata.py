@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from simulator.faults.metadata import run_mutated_metadata
-from simulator.faults.mutations import mutate_json
-from tests.release_kit import write_release
+from simulator.campaigns.mutations.json_mutations import mutate_json
+from simulator.campaigns.mutations.mutated_metadata import run_mutated_metadata
+from tests.kits.releases import write_release
 
 if TYPE_CHECKING:
     from pathlib import Path

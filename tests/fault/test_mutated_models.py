@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from simulator.faults.model_mutations import mutate_onnx
-from simulator.faults.mutated_models import run_mutated_models
-from tests.exam_kit import labelled_release
-from tests.release_kit import spot_model
+from simulator.campaigns.mutations.mutated_models import run_mutated_models
+from simulator.campaigns.mutations.onnx_mutations import mutate_onnx
+from tests.kits.releases import spot_model
+from tests.kits.selftest import labelled_release
 
 if TYPE_CHECKING:
     from pathlib import Path

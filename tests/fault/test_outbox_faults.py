@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agent.clock import NS_PER_S, SystemClock
 from agent.outbox import Outbox, OutboxLimits
-from agent.outbox.salvage import DAMAGED_SUFFIX
+from agent.outbox.storage.store_recovery import DAMAGED_SUFFIX
 from agent.records import Outcome
+from agent.timing.clock import NS_PER_S, SystemClock
 from agent.wire import Gap, GapReason
-from simulator.manual_clock import ManualClock
-from simulator.transport import MemoryTransport
-from tests.outbox_kit import lost, make_verdict, read
-from tests.support import require
+from simulator.doubles.clocks.manual_clock import ManualClock
+from simulator.doubles.network.memory_transport import MemoryTransport
+from tests.kits.outbox import lost, make_verdict, read
+from tests.kits.requirements import require
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from simulator.faults.kills import run_outbox_kills
-from simulator.faults.power import power_cuts_unavailable_reason, run_power_cuts
-from tests.support import require
+from simulator.campaigns.crashes.outbox_kills import run_outbox_kills
+from simulator.campaigns.crashes.power_cuts import power_cuts_unavailable_reason, run_power_cuts
+from tests.kits.requirements import require
 
 
 @pytest.mark.parametrize("seed", [1, 2])

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from securesystemslib.signer import CryptoSigner
 
+from agent.children.fetch_protocol import FetchReason
 from agent.errors import FetchError, ReleaseRefusedError
-from agent.model.fetch_protocol import FetchReason
-from pipeline.repository.keys import KeyRing
-from simulator.release_server import ReleaseServer
-from tests.trust_kit import HASTY, OTHER_SITE, PATIENT, RELEASE, SITE, Device, Publisher
+from pipeline.repository.signing_keys import KeyRing
+from simulator.doubles.servers.release_server import ReleaseServer
+from tests.kits.cloud.tuf_repository import HASTY, OTHER_SITE, PATIENT, RELEASE, SITE, Device, Publisher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -24,17 +24,17 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from agent.adapters.stream import RtspSource
-from agent.clock import SystemClock
+from agent.adapters.opencv_sources import RtspSource
 from agent.errors import CameraError
-from agent.video import conversation
-from agent.video.cameras import open_camera
-from agent.video.protocol import OpenRtsp
-from agent.video.relay import RtspRelay
-from simulator.cameras import BlackHole
-from simulator.picture_clock import stamped_jpegs
-from simulator.rtsp import RtspFault, RtspServer
-from tests.support import ROOT
+from agent.timing.clock import SystemClock
+from agent.video import rtsp_session
+from agent.video.capture_protocol import OpenRtsp
+from agent.video.opencv_cameras import open_camera
+from agent.video.rtsp_relay import RtspRelay
+from simulator.doubles.cameras.frame_stamp import stamped_jpegs
+from simulator.doubles.cameras.rtsp_server import RtspFault, RtspServer
+from simulator.doubles.cameras.simulated_cameras import BlackHole
+from tests.kits.requirements import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,7 +105,7 @@ def first_words(port: int, *, host: str = "127.0.0.1", scheme: str = "rtsp") -> 
     """Speak to the camera as its capture process would; return why that fails."""
     order = OpenRtsp(scheme=scheme, host=host, port=port, path="/line", user=None, password=None, transport="tcp")
     with pytest.raises(CameraError) as caught:
-        conversation.open_session(order)
+        rtsp_session.open_session(order)
     return str(caught.value)
 
 
@@ -134,7 +134,7 @@ def test_a_camera_that_cannot_be_opened_is_named_without_its_path_and_password()
 def test_a_camera_that_keeps_silent_is_named_once_its_time_is_over(
     fault: RtspFault, named: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conversation, "_ANSWER_S", 0.5)
+    monkeypatch.setattr(rtsp_session, "_ANSWER_S", 0.5)
     with RtspServer(picture=PICTURE, fault=fault) as server:
         assert named in first_words(server.port)
 
@@ -142,7 +142,7 @@ def test_a_camera_that_keeps_silent_is_named_once_its_time_is_over(
 def test_an_address_that_swallows_connections_and_a_name_without_address_are_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(conversation, "_CONNECT_S", 0.5)
+    monkeypatch.setattr(rtsp_session, "_CONNECT_S", 0.5)
     with BlackHole() as hole:
         assert "it cannot be reached (no answer" in first_words(hole.port)
     assert "its name has no address" in first_words(554, host="camera.invalid")
@@ -159,7 +159,7 @@ def test_an_address_that_swallows_connections_and_a_name_without_address_are_nam
 def test_a_camera_that_hangs_after_its_description_is_named_too(
     fault: RtspFault, named: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.video.cameras._OPEN_MS", 500)
+    monkeypatch.setattr("agent.video.opencv_cameras._OPEN_MS", 500)
     with RtspServer(picture=PICTURE, fault=fault) as server, pytest.raises(CameraError, match=named):
         open_camera(OpenRtsp("rtsp", "127.0.0.1", server.port, "/line", None, None, "tcp"))
 
@@ -267,7 +267,7 @@ def test_rtsps_is_spoken_with_the_camera_and_every_picture_arrives(
             assert number_in(grab.pixels) == number
         source.close()
         assert "cannot be opened" in error_of(f"rtsp://127.0.0.1:{server.port}/line")
-    monkeypatch.setattr(conversation, "_CONNECT_S", 0.5)
+    monkeypatch.setattr(rtsp_session, "_CONNECT_S", 0.5)
     with RtspServer(picture=PICTURE) as plain:
         assert "does not speak TLS" in first_words(plain.port, scheme="rtsps")
 
@@ -300,8 +300,8 @@ def test_a_capture_process_that_hangs_is_killed() -> None:
 
 ORPHAN = """
 import os, sys
-from agent.adapters.stream import RtspSource
-from agent.clock import SystemClock
+from agent.adapters.opencv_sources import RtspSource
+from agent.timing.clock import SystemClock
 source = RtspSource(url=sys.argv[1], clock=SystemClock())
 source.open()
 print(source._process.pid, flush=True)
@@ -423,7 +423,7 @@ def test_the_relay_serves_the_own_decoder_and_no_other_process() -> None:
     )
     with RtspServer(picture=PICTURE) as server:
         order = OpenRtsp("rtsp", "127.0.0.1", server.port, "/line", None, None, "tcp")
-        relay = RtspRelay(conversation.open_session(order), transport="tcp", path="/line")
+        relay = RtspRelay(rtsp_session.open_session(order), transport="tcp", path="/line")
         relay.start()
         port = relay.url.split(":")[2].split("/")[0]
         other = subprocess.run([sys.executable, "-c", program, port], capture_output=True, timeout=60, check=False)

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 
 from agent import app, config, control, wire
-from agent.adapters.folder import ImageFolderSource
+from agent.adapters.image_folder import ImageFolderSource
 from agent.cli import main
-from agent.clock import SystemClock
 from agent.errors import ConfigError, InferenceError, IntegrityError, StateDirError
 from agent.records import Outcome
 from agent.slot import Lease
-from simulator.transport import MemoryTransport
-from tests.release_kit import spot_images, write_release
+from agent.timing.clock import SystemClock
+from simulator.doubles.network.memory_transport import MemoryTransport
+from tests.kits.releases import spot_images, write_release
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -12,10 +12,10 @@ import pytest
 
 from agent import wire
 from pipeline.analytics.queries import catalogue
-from pipeline.cloud.cli import main
-from simulator.history.plan import HistorySettings
-from tests import ingest_kit as kit
-from tests.analytics_kit import Past, make_past
+from pipeline.cloud.cloud_cli import main
+from simulator.history.timeline import HistorySettings
+from tests.kits.cloud import messages as kit
+from tests.kits.cloud.analytics import Past, make_past
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from simulator.bench.cameras import KINDS, run_dead_cameras, run_frame_age, to_json
-from simulator.bench.options import DEFAULT_RELEASE
+from simulator.bench.bench_options import DEFAULT_RELEASE
+from simulator.bench.inspection.live_cameras import KINDS, run_dead_cameras, run_frame_age, to_json
 
 pytestmark = pytest.mark.slow
 

@@ -6,11 +6,11 @@ import math
 from typing import TYPE_CHECKING
 
 from agent.adapters.onnx import OnnxModel
-from simulator.bench.frames import render_pool
-from simulator.bench.releases import measure_second_model, stage_release
-from simulator.bench.swap import SwapSettings, run_rate
-from simulator.broker import open_broker
-from tests.support import ROOT
+from simulator.bench.inspection.frame_sources import render_pool
+from simulator.bench.inspection.model_swap import SwapSettings, run_rate
+from simulator.bench.inspection.staged_releases import measure_second_model, stage_release
+from simulator.doubles.network.mqtt_broker import open_broker
+from tests.kits.requirements import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,17 +15,17 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from agent import config, wire
 from agent.adapters.mqtt import FEATURES_FILE, TlsFiles
-from agent.commands.examine import topics
-from agent.commands.examine.finding import CheckStatus
+from agent.commands.doctor.check_result import CheckStatus
+from agent.commands.doctor.checks import broker_topics
 from agent.outbox import OutboxLimits
-from simulator.broker import MosquittoBroker
-from simulator.faults.agent_parts import THING, MessagingStack
-from simulator.nasty_broker import FaultyBroker
-from simulator.proxy import TcpProxy
-from tests import status_kit
-from tests.mqtt_kit import PATIENCE_S, Authority, Sender, require_mosquitto, transport_to, wait_for
-from tests.release_kit import write_release
-from tests.support import require
+from simulator.campaigns.connectivity.messaging_stack import THING, MessagingStack
+from simulator.doubles.network.mqtt_broker import MosquittoBroker
+from simulator.doubles.network.tcp_proxy import TcpProxy
+from simulator.faulty_broker import FaultyBroker
+from tests.kits import model_status
+from tests.kits.mqtt import PATIENCE_S, Authority, Sender, require_mosquitto, transport_to, wait_for
+from tests.kits.releases import write_release
+from tests.kits.requirements import require
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +39,7 @@ def agent_parts(port: int, state_dir: Path, protocol: Literal["3.1.1", "5"] = "5
         port=port,
         state_dir=state_dir,
         protocol=protocol,
-        status=status_kit.status(),
+        status=model_status.status(),
         limits=OutboxLimits(commit_s=0.01, seal_s=0.01),
         **settings,
     )
@@ -250,7 +250,9 @@ def line_config(tmp_path: Path, port: int, protocol: str) -> config.Config:
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_the_doctor_says_topic_by_topic_what_is_allowed(protocol: str, tmp_path: Path) -> None:
     with FaultyBroker(forbidden=[f"kensa/{THING}/verdicts/cam-2"]) as broker:
-        found = {f.check: f for f in topics.run_checks(line_config(tmp_path, broker.port, protocol), running=True)}
+        found = {
+            f.check: f for f in broker_topics.run_checks(line_config(tmp_path, broker.port, protocol), running=True)
+        }
     assert found[f"topic kensa/{THING}/verdicts/cam-2"].status is CheckStatus.FAIL
     allowed = CheckStatus.OK if protocol == "5" else CheckStatus.WARN  # 3.1.1: an acknowledged message may be dropped
     assert found[f"topic kensa/{THING}/verdicts/cam-1"].status is allowed
@@ -265,7 +267,7 @@ def test_the_doctor_says_topic_by_topic_what_is_allowed(protocol: str, tmp_path:
 def test_the_doctor_sees_its_messages_come_back(protocol: str, tmp_path: Path) -> None:
     require_mosquitto()
     with MosquittoBroker() as broker:
-        found = list(topics.run_checks(line_config(tmp_path, broker.port, protocol), running=False))
+        found = list(broker_topics.run_checks(line_config(tmp_path, broker.port, protocol), running=False))
     assert [finding.status for finding in found] == [CheckStatus.OK] * 4
     assert all("came back" in finding.seen for finding in found)
 

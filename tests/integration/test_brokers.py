@@ -17,10 +17,17 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from agent.errors import MissingExtraError
-from simulator import broker as brokers
-from simulator.broker import AmqttBroker, IotcoreBroker, LocalBroker, MosquittoBroker, has_iotcore, open_broker
-from tests.mqtt_kit import require_mosquitto, wait_for
-from tests.support import ROOT, require
+from simulator.doubles.network import mqtt_broker as brokers
+from simulator.doubles.network.mqtt_broker import (
+    AmqttBroker,
+    IotcoreBroker,
+    LocalBroker,
+    MosquittoBroker,
+    has_iotcore,
+    open_broker,
+)
+from tests.kits.mqtt import require_mosquitto, wait_for
+from tests.kits.requirements import ROOT, require
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,7 +98,7 @@ def test_what_it_acknowledges_reaches_a_subscriber_that_was_away(make: Callable[
 def test_iotcore_outlives_ctrl_c_and_ends_with_its_owner_even_when_that_is_killed() -> None:
     iotcore()
     program = (
-        "import sys, time\nfrom simulator.broker import IotcoreBroker\n"
+        "import sys, time\nfrom simulator.doubles.network.mqtt_broker import IotcoreBroker\n"
         "with IotcoreBroker() as broker:\n    print(broker.port, flush=True)\n    sys.stdin.read()"
     )
     with subprocess.Popen(

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from greengrass.packaging.build import INSPECTOR, build
-from simulator.broker import open_broker
+from simulator.doubles.network.mqtt_broker import open_broker
 from simulator.nucleus import Deployment, Nucleus
-from tests.component_kit import VERSION, inspector_plan
-from tests.mqtt_kit import require_mosquitto, wait_for
+from tests.kits.greengrass.component_build import VERSION, inspector_plan
+from tests.kits.mqtt import require_mosquitto, wait_for
 
 if TYPE_CHECKING:
     from simulator.nucleus.limits import Mode

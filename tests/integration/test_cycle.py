@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.cloud.storage import open_storage
-from pipeline.cycle.approval import ApprovalError, decide
 from pipeline.cycle.services import registry_of
-from pipeline.selection.record import CandidateStatus
-from simulator.aws.training import run_entry_point
-from tests.aws_kit import aws, aws_server
-from tests.cycle_kit import BLIND, MODEL, PATIENCE_S, SITE, copies, fails, make_plant, spots_release
+from pipeline.cycle.steps.approval import ApprovalError, decide
+from pipeline.selection.candidate_record import CandidateStatus
+from simulator.aws.training_jobs import run_entry_point
+from tests.kits.cloud.cycle import BLIND, MODEL, PATIENCE_S, SITE, copies, fails, make_plant, spots_release
+from tests.kits.cloud.simulated_account import aws, aws_server
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from simulator.aws.local import LocalAws
-    from simulator.aws.training import TrainingJob
+    from simulator.aws.local_aws import LocalAws
+    from simulator.aws.training_jobs import TrainingJob
 
 __all__ = ["aws", "aws_server"]  # fixtures
 pytestmark = pytest.mark.timeout(180)

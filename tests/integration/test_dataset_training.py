@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agent.model import manifest as manifests
-from pipeline import commands
+from agent.release import manifest as manifests
+from pipeline import model_cli
 from pipeline.cloud.storage import open_storage
-from pipeline.dataset import Dataset
-from pipeline.datasets.labels import LabelStore
-from tests.datasets_kit import NOW, Line, build, label
-from tests.support import require
+from pipeline.dataset_reader import Dataset
+from pipeline.datasets.label_store import LabelStore
+from tests.kits.cloud.datasets import NOW, Line, build, label
+from tests.kits.requirements import require
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +39,7 @@ def test_a_built_version_becomes_a_release_whose_lineage_names_it(tmp_path: Path
     build(storage, storage, None, tmp_path / "v1")
 
     arguments = ["--data", str(tmp_path / "v1"), "--out", str(tmp_path / "release"), "--net", "tiny", "--epochs", "2"]
-    assert commands.train([*arguments, "--threads", "1", "--json"]) == 0
+    assert model_cli.train([*arguments, "--threads", "1", "--json"]) == 0
 
     made = manifests.read_manifest(tmp_path / "release")
     assert made.classes == ("ok", "spot")
@@ -50,7 +50,7 @@ def test_a_built_version_becomes_a_release_whose_lineage_names_it(tmp_path: Path
 def test_batches_draw_by_weight_and_all_alike_without() -> None:
     import torch  # noqa: PLC0415
 
-    from pipeline.training.loop import index_batches  # noqa: PLC0415
+    from pipeline.training.training_loop import index_batches  # noqa: PLC0415
 
     equal = torch.full((10,), 0.5)
     drawn = torch.cat(list(index_batches(equal, 5, torch.Generator().manual_seed(1))))

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agent.adapters.onnx import OnnxModel
-from agent.model import manifest as manifests
-from tests.support import ROOT
+from agent.release import manifest as manifests
+from tests.kits.requirements import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path

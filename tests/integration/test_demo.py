@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from simulator.broker import has_iotcore, mosquitto_program
-from simulator.demo.options import make_parser
-from tests.support import ROOT, require
+from simulator.demos.demo_options import make_parser
+from simulator.doubles.network.mqtt_broker import has_iotcore, mosquitto_program
+from tests.kits.requirements import ROOT, require
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from simulator.broker import mosquitto_program
-from tests.support import ROOT, require
+from simulator.doubles.network.mqtt_broker import mosquitto_program
+from tests.kits.requirements import ROOT, require
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from simulator.broker import mosquitto_program
-from tests.support import ROOT, require
+from simulator.doubles.network.mqtt_broker import mosquitto_program
+from tests.kits.requirements import ROOT, require
 
 PATIENCE_S = 560.0
 COMMAND = [sys.executable, "-c", "import sys; from agent.cli import main; sys.exit(main())", "demo", "--json"]

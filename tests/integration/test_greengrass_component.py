@@ -15,18 +15,18 @@ import cv2
 import yaml
 
 from agent import cli
-from agent.clock import SystemClock
-from greengrass.component import InspectorComponent
+from agent.timing.clock import SystemClock
 from greengrass.environment import MODEL_STARTUP_SUFFIX, Environment
-from pipeline.repository.keys import Expiry, KeyRing
-from pipeline.repository.repository import Repository
-from simulator import bad_models
+from greengrass.inspector_component import InspectorComponent
+from pipeline.repository.signing_keys import Expiry, KeyRing
+from pipeline.repository.tuf_repository import Repository
+from simulator.doubles.lifecycle import bad_models
+from simulator.doubles.servers.shadow_service import ShadowService
 from simulator.nucleus import NucleusBehaviour
-from simulator.nucleus.deployment import Deployment
-from simulator.shadow import ShadowService
-from simulator.subscriber import VerdictSubscriber
-from tests.greengrass_kit import ACCESS, COMPONENT, THING, Plant, plant
-from tests.release_kit import line_images, write_release
+from simulator.nucleus.deployments.deployment import Deployment
+from simulator.probes.verdict_subscriber import VerdictSubscriber
+from tests.kits.greengrass.nucleus_connection import ACCESS, COMPONENT, THING, Plant, plant
+from tests.kits.releases import line_images, write_release
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from simulator.nucleus.deployment import DeploymentResult
+    from simulator.nucleus.deployments.deployment import DeploymentResult
     from simulator.nucleus.limits import Mode
 
 MODEL: Final = "com.kensa.Model"

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agent.clock import SystemClock
 from agent.errors import TransportError
-from greengrass.pacing import PublishRateLimiter
-from greengrass.transport import MAX_IN_FLIGHT, MAX_PAYLOAD_BYTES, IpcTransport
-from tests.greengrass_kit import ACCESS, connected, plant
-from tests.mqtt_kit import PATIENCE_S, TOPIC, Listener, Sender, wait_for
+from agent.timing.clock import SystemClock
+from greengrass.ipc.rate_limit import PublishRateLimiter
+from greengrass.ipc.transport import MAX_IN_FLIGHT, MAX_PAYLOAD_BYTES, IpcTransport
+from tests.kits.greengrass.nucleus_connection import ACCESS, connected, plant
+from tests.kits.mqtt import PATIENCE_S, TOPIC, Listener, Sender, wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from greengrass.connection import Connection
+    from greengrass.ipc.connection import Connection
     from simulator.nucleus.limits import Mode
 
 MODES: list[Mode] = ["lite", "classic"]

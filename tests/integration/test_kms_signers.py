@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.repository.cli import main
+from pipeline.repository.release_cli import main
 from simulator.kms import KmsServer
-from tests.release_kit import write_release
-from tests.trust_kit import SITE, Device
+from tests.kits.cloud.tuf_repository import SITE, Device
+from tests.kits.releases import write_release
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agent.records import Outcome
-from agent.wire.collected import CollectReason
-from pipeline.analytics.cli import ingest
-from pipeline.analytics.lake import DuckDbEngine
+from agent.wire.collected_frame import CollectReason
+from pipeline.analytics.analytics_cli import ingest
+from pipeline.analytics.duckdb_engine import DuckDbEngine
 from pipeline.analytics.queries import get_query
-from pipeline.cloud.cli import main
+from pipeline.cloud.cloud_cli import main
 from pipeline.cloud.storage import open_storage
-from pipeline.cycle import labels as daily
-from pipeline.datasets.collected import scan_frames
-from pipeline.datasets.labels import LabelStore
-from tests.datasets_kit import Line, label
+from pipeline.cycle.triggers import labels_trigger as daily
+from pipeline.datasets.collected_frames import scan_frames
+from pipeline.datasets.label_store import LabelStore
+from tests.kits.cloud.datasets import Line, label
 
 if TYPE_CHECKING:
     from pathlib import Path

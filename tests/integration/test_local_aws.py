@@ -15,16 +15,16 @@ from botocore.exceptions import ClientError
 
 from pipeline.cloud.storage import FolderStorage
 from pipeline.ingest import firehose
-from simulator.aws.greengrass import CloudDeployment, DeploymentFailedError
+from simulator.aws.greengrass_cloud import CloudDeployment, DeploymentFailedError
 from simulator.aws.iot_rules import UnknownSqlError, select
-from simulator.aws.training import TrainingError, TrainingJob
-from tests.aws_kit import aws, aws_server
-from tests.datasets_kit import Line
+from simulator.aws.training_jobs import TrainingError, TrainingJob
+from tests.kits.cloud.datasets import Line
+from tests.kits.cloud.simulated_account import aws, aws_server
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from simulator.aws.local import LocalAws
+    from simulator.aws.local_aws import LocalAws
 
 __all__ = ["aws", "aws_server"]  # fixtures
 ROLE = "arn:aws:iam::123456789012:role/kensa"

@@ -9,11 +9,11 @@ import pytest
 
 from pipeline.ingest import firehose
 from simulator.aws.firehose import BATCH_BYTES
-from tests.aws_kit import aws, aws_server
-from tests.ingest_kit import SITE, full_envelope
+from tests.kits.cloud.messages import SITE, full_envelope
+from tests.kits.cloud.simulated_account import aws, aws_server
 
 if TYPE_CHECKING:
-    from simulator.aws.local import LocalAws
+    from simulator.aws.local_aws import LocalAws
 
 __all__ = ["aws", "aws_server"]  # fixtures
 

@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from agent.images import validate_encoded
-from simulator.bench.mjpeg import jpegs, measure, read_with_agent
-from simulator.mjpeg_servers import PASSWORD, SERVER_BEHAVIOURS, serve_behaviour
+from agent.images.decode import validate_encoded
+from simulator.bench.inspection.mjpeg_readers import jpegs, measure, read_with_agent
+from simulator.doubles.cameras.mjpeg_servers import PASSWORD, SERVER_BEHAVIOURS, serve_behaviour
 
 TAKEN = [name for name, behaviour in SERVER_BEHAVIOURS.items() if behaviour.expected_error is None]
 REFUSED = [name for name, behaviour in SERVER_BEHAVIOURS.items() if behaviour.expected_error is not None]

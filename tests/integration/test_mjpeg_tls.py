@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from agent.adapters.mjpeg import MjpegSource
-from agent.clock import SystemClock
 from agent.errors import CameraError
-from simulator.bench.mjpeg import jpegs
-from simulator.mjpeg_servers import SERVER_BEHAVIOURS, ServerBehaviour, serve_behaviour
+from agent.timing.clock import SystemClock
+from simulator.bench.inspection.mjpeg_readers import jpegs
+from simulator.doubles.cameras.mjpeg_servers import SERVER_BEHAVIOURS, ServerBehaviour, serve_behaviour
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -12,19 +12,19 @@ import pytest
 
 from agent import app, config, wire
 from agent.adapters.onnx import OnnxModel
-from agent.model.transitions import LifecycleState
+from agent.lifecycle.state.transitions import LifecycleState
 from agent.records import DesiredRelease, Gate, Outcome
-from pipeline.repository.keys import Expiry, KeyRing
-from pipeline.repository.repository import Repository
-from simulator import bad_models
-from simulator.transport import MemoryTransport
-from tests.release_kit import line_images, spot_images, write_release
+from pipeline.repository.signing_keys import Expiry, KeyRing
+from pipeline.repository.tuf_repository import Repository
+from simulator.doubles.lifecycle import bad_models
+from simulator.doubles.network.memory_transport import MemoryTransport
+from tests.kits.releases import line_images, spot_images, write_release
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from agent.model.lifecycle import Lifecycle
+    from agent.lifecycle.lifecycle import Lifecycle
 
 PATIENCE_S = 90.0
 POLICY = {
@@ -242,7 +242,7 @@ import sys, time
 from pathlib import Path
 from agent import app, config
 from agent.records import Desired
-from simulator.transport import MemoryTransport
+from simulator.doubles.network.memory_transport import MemoryTransport
 agent = app.build(config.load(Path({str(tmp_path / "kensa.yaml")!r})), transport=MemoryTransport())
 with agent:
     lifecycle = agent.models.lifecycles["spots"]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 
 from agent.errors import TransportError
-from simulator.broker import AmqttBroker, MosquittoBroker
-from tests.mqtt_kit import TOPIC, Authority, Listener, Sender, require_mosquitto, transport_to, wait_for
+from simulator.doubles.network.mqtt_broker import AmqttBroker, MosquittoBroker
+from tests.kits.mqtt import TOPIC, Authority, Listener, Sender, require_mosquitto, transport_to, wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path

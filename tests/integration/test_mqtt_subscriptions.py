@@ -11,8 +11,8 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
-from simulator.broker import AmqttBroker, MosquittoBroker
-from tests.mqtt_kit import Sender, require_mosquitto, transport_to, wait_for
+from simulator.doubles.network.mqtt_broker import AmqttBroker, MosquittoBroker
+from tests.kits.mqtt import Sender, require_mosquitto, transport_to, wait_for
 
 if TYPE_CHECKING:
     import socket

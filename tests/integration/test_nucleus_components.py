@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from simulator.nucleus import Deployment
-from tests.nucleus_kit import NAME, PATIENCE_S, STAYS, Device, device, wait_until
-from tests.support import ROOT
+from tests.kits.greengrass.nucleus_components import NAME, PATIENCE_S, STAYS, Device, device, wait_until
+from tests.kits.requirements import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,11 +7,11 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from simulator.broker import MosquittoBroker
+from simulator.doubles.network.mqtt_broker import MosquittoBroker
 from simulator.nucleus import Nucleus, NucleusBehaviour
-from tests.mqtt_kit import require_mosquitto
-from tests.nucleus_probe import COMPONENT, CONFIGURATION, THING
-from tests.support import ROOT
+from tests.kits.greengrass.nucleus_probe import COMPONENT, CONFIGURATION, THING
+from tests.kits.mqtt import require_mosquitto
+from tests.kits.requirements import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +30,7 @@ def test_every_answer_is_the_one_that_nucleus_lite_2_6_0_gave(tmp_path: Path) ->
         environment = nucleus.add_client(COMPONENT, CONFIGURATION)
         nucleus.wait_online()
         probe = subprocess.run(
-            [sys.executable, "-m", "tests.nucleus_probe", str(broker.port)],
+            [sys.executable, "-m", "tests.kits.greengrass.nucleus_probe", str(broker.port)],
             cwd=ROOT,
             env={**os.environ, **environment},
             stdout=subprocess.PIPE,

@@ -12,7 +12,7 @@ import pytest
 
 from greengrass.environment import MODEL_STARTUP_SUFFIX
 from simulator.nucleus import NucleusBehaviour
-from tests.nucleus_kit import NAME, QUICK, STAYS, device, wait_until
+from tests.kits.greengrass.nucleus_components import NAME, QUICK, STAYS, device, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path

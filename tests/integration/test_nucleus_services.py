@@ -14,11 +14,11 @@ from awsiot.eventstreamrpc import StreamClosedError
 from awsiot.greengrasscoreipc import connect, model
 from awsiot.greengrasscoreipc.clientv2 import GreengrassCoreIPCClientV2
 
-from simulator.broker import MosquittoBroker
+from simulator.doubles.network.mqtt_broker import MosquittoBroker
+from simulator.doubles.servers.shadow_service import ShadowService
 from simulator.nucleus import Deployment, Nucleus
-from simulator.shadow import ShadowService
-from tests.mqtt_kit import require_mosquitto
-from tests.nucleus_kit import NAME, PATIENCE_S, QUICK, STAYS, Device, Shop, wait_until
+from tests.kits.greengrass.nucleus_components import NAME, PATIENCE_S, QUICK, STAYS, Device, Shop, wait_until
+from tests.kits.mqtt import require_mosquitto
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from agent import app, config, wire
-from agent.clock import SystemClock
 from agent.errors import FrameError
-from agent.images import MAX_IMAGE_BYTES
+from agent.images.decode import MAX_IMAGE_BYTES
 from agent.records import DroppedFrames, Grab, Outcome
-from simulator.cameras import StillCamera
-from simulator.transport import MemoryTransport
-from tests.release_kit import spot_images, write_release
+from agent.timing.clock import SystemClock
+from simulator.doubles.cameras.simulated_cameras import StillCamera
+from simulator.doubles.network.memory_transport import MemoryTransport
+from tests.kits.releases import spot_images, write_release
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from agent.children.fetch_protocol import FetchLimits, FetchReason, FetchRequest, FetchRequestLine
 from agent.errors import FetchError
-from agent.model.fetch_protocol import FetchLimits, FetchReason, FetchRequest, FetchRequestLine
-from simulator.release_server import ReleaseServer
-from simulator.s3 import S3Server
-from tests.support import ROOT
-from tests.trust_kit import PATIENT, RELEASE, SITE, Device, Publisher
+from simulator.doubles.servers.release_server import ReleaseServer
+from simulator.doubles.servers.s3_server import S3Server
+from tests.kits.cloud.tuf_repository import PATIENT, RELEASE, SITE, Device, Publisher
+from tests.kits.requirements import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -340,8 +340,8 @@ def test_fetching_loads_no_tuf_and_no_cloud_sdk_into_the_inspecting_process(
 import sys, threading
 from pathlib import Path
 import agent.cli, agent.app
-from agent.clock import SystemClock
-from agent.model.fetching import ChildFetcher
+from agent.timing.clock import SystemClock
+from agent.children.fetch_client import ChildFetcher
 fetcher = ChildFetcher(repository={str(publisher.repository)!r}, root=Path({str(publisher.root)!r}), site={SITE!r},
     trust_dir=Path({str(tmp_path / "trust")!r}), max_release_bytes=10**8, timeout_s=60, clock=SystemClock())
 fetched = fetcher.fetch({RELEASE!r}, into=Path({str(tmp_path / "into")!r}), trusted_utc_s=0,

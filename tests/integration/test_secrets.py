@@ -21,17 +21,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent import app, cli, config, control
-from agent.app import good
-from agent.commands import doctor
+from agent.app import last_good_config
+from agent.commands.doctor import command
 from agent.errors import ConfigError, FetchError
-from agent.fetch.sources import open_repository
-from greengrass.configuration import read
-from simulator.mjpeg_servers import PASSWORD, SERVER_BEHAVIOURS, USER, serve_behaviour
-from simulator.transport import MemoryTransport
-from tests.change_kit import changed, parsed, until, write_line
+from agent.fetch.repository_sources import open_repository
+from greengrass.deployment.component_config import read
+from simulator.doubles.cameras.mjpeg_servers import PASSWORD, SERVER_BEHAVIOURS, USER, serve_behaviour
+from simulator.doubles.network.memory_transport import MemoryTransport
+from tests.kits.reconfiguration import changed, parsed, until, write_line
 
 if TYPE_CHECKING:
-    from tests.change_kit import Tree
+    from tests.kits.reconfiguration import Tree
 
 SECRET = "Zq7s3cretvX9"  # noqa: S105 - not one
 URLS = {
@@ -93,14 +93,14 @@ def test_a_running_agent_shows_its_cameras_password_nowhere(
     assert "127.0.0.1" in said
     assert SECRET not in said
     assert SECRET not in shown.getvalue()
-    assert config.load(path) == good.load_last_good(built.state_dir)
+    assert config.load(path) == last_good_config.load_last_good(built.state_dir)
 
 
 def keep(tree: Tree, folder: Path) -> config.Config:
     (folder / "state").mkdir(exist_ok=True)
     kept = parsed(tree, folder)
-    good.save_last_good(kept)
-    assert good.load_last_good(folder / "state") == kept
+    last_good_config.save_last_good(kept)
+    assert last_good_config.load_last_good(folder / "state") == kept
     assert SECRET not in contents(folder / "state")
     return kept
 
@@ -122,19 +122,19 @@ def test_the_last_good_configuration_comes_back_with_its_password_from_a_private
         assert len(secret_files(tmp_path)) == 1
         assert stat.S_IMODE(file.stat().st_mode) == 0o600, name
         assert SECRET in file.read_text()
-        assert good.load_last_good(tmp_path / "state") == kept
-        assert (good.load_last_good(tmp_path / "state") or kept).digest() == kept.digest()
+        assert last_good_config.load_last_good(tmp_path / "state") == kept
+        assert (last_good_config.load_last_good(tmp_path / "state") or kept).digest() == kept.digest()
     with_secret = changed(tree, CAM, network_camera(URLS["RTSP"].format(port=80)))
     (tmp_path / "state" / "config.good.secrets-0123456789abcdef.json.new").write_text(SECRET)  # of a power cut
     keep(with_secret, tmp_path)
     assert len(secret_files(tmp_path)) == 1
     secret_files(tmp_path)[0].unlink()
-    assert good.load_last_good(tmp_path / "state") is None
+    assert last_good_config.load_last_good(tmp_path / "state") is None
     assert "cannot be used" in caplog.text
     for damage in ("", "[]", "{}", "null", "\x00"):
         keep(with_secret, tmp_path)
         secret_files(tmp_path)[0].write_text(damage)
-        assert good.load_last_good(tmp_path / "state") is None
+        assert last_good_config.load_last_good(tmp_path / "state") is None
     references = {"username": "op", "password_file": str(tmp_path / "password")}
     keep(changed(tree, CAM, network_camera("http://${CAM_HOST}/v?key=${KEY}", **references)), tmp_path)
     assert secret_files(tmp_path) == [], "a reference is no secret"
@@ -253,7 +253,7 @@ def test_a_missing_variable_is_a_configuration_error_with_its_path(tmp_path: Pat
         app.build(parsed(tree, tmp_path))
     path = tmp_path / "kensa.yaml"
     path.write_text(yaml.safe_dump(tree))
-    seen = {finding.check: finding for finding in doctor.run_checks(path)}["password cam"]
+    seen = {finding.check: finding for finding in command.run_checks(path)}["password cam"]
     assert seen.status == "fail"
     assert "KENSA_NO_SUCH_VARIABLE is not set" in seen.seen
 
@@ -265,7 +265,7 @@ def test_doctor_looks_at_the_password_files(tmp_path: Path) -> None:
     def found(camera: dict[str, Any]) -> tuple[str, str]:
         path = tmp_path / "kensa.yaml"
         path.write_text(yaml.safe_dump(changed(tree, CAM, camera)))
-        finding = {finding.check: finding for finding in doctor.run_checks(path)}["password cam"]
+        finding = {finding.check: finding for finding in command.run_checks(path)}["password cam"]
         return finding.status, finding.seen
 
     with serve_behaviour(SERVER_BEHAVIOURS["Digest with MD5"], [b""]) as address:

@@ -13,8 +13,8 @@ import pytest
 from agent import app, config
 from agent.cli import main
 from agent.commands.status import _text
-from simulator.transport import MemoryTransport
-from tests.release_kit import spot_images, write_release
+from simulator.doubles.network.memory_transport import MemoryTransport
+from tests.kits.releases import spot_images, write_release
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

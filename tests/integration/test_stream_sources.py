@@ -18,13 +18,13 @@ import numpy as np
 import pytest
 
 from agent.adapters.mjpeg import MjpegSource
-from agent.adapters.stream import RtspSource, V4l2Source, VideoFileSource
-from agent.clock import SystemClock
+from agent.adapters.opencv_sources import RtspSource, V4l2Source, VideoFileSource
 from agent.errors import CameraError, SourceEndedError
-from simulator.cameras import MjpegServer
-from simulator.mjpeg_servers import PASSWORD, SERVER_BEHAVIOURS, USER, ServerBehaviour, serve_behaviour
-from simulator.rtsp import RtspServer
-from tests.support import ROOT, require
+from agent.timing.clock import SystemClock
+from simulator.doubles.cameras.mjpeg_servers import PASSWORD, SERVER_BEHAVIOURS, USER, ServerBehaviour, serve_behaviour
+from simulator.doubles.cameras.rtsp_server import RtspServer
+from simulator.doubles.cameras.simulated_cameras import MjpegServer
+from tests.kits.requirements import ROOT, require
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -279,8 +279,8 @@ def test_an_rtsp_camera_that_never_answers_can_be_closed_at_once() -> None:
 
 LEAVING = """
 import sys
-from agent.adapters.stream import RtspSource
-from agent.clock import SystemClock
+from agent.adapters.opencv_sources import RtspSource
+from agent.timing.clock import SystemClock
 source = RtspSource(url=sys.argv[1], clock=SystemClock())
 source.open()
 source.close()

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from agent.adapters.onnx import OnnxModel
-from agent.model import manifest as manifests
-from pipeline import commands
-from tests.pipeline_kit import SIDE, write_parts
-from tests.support import require
+from agent.release import manifest as manifests
+from pipeline import model_cli
+from tests.kits.cloud.training import SIDE, write_parts
+from tests.kits.requirements import require
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +33,7 @@ def _torch() -> None:
 
 def train(data: Path, out: Path, *extra: str) -> None:
     arguments = ["--data", str(data), "--out", str(out), "--net", "tiny", "--threads", "2", *extra]
-    assert commands.train(arguments) == 0
+    assert model_cli.train(arguments) == 0
 
 
 @pytest.mark.parametrize(("masks", "head"), [(False, "classifier"), (True, "evidence")])
@@ -55,7 +55,7 @@ def test_a_trained_release_loads_in_the_agent_and_judges_well(
     assert (result.evidence is None) == (head == "classifier")
 
     capsys.readouterr()
-    assert commands.evaluate(["--release", str(out), "--data", str(data), "--split", "val", "--json"]) == 0
+    assert model_cli.evaluate(["--release", str(out), "--data", str(data), "--split", "val", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["images"] == 60
     assert figures["accuracy"] >= 0.9
@@ -99,5 +99,5 @@ def test_a_release_is_refused_for_data_with_other_classes(tmp_path: Path, capsys
     write_parts(data, train=8, val=4, masks=False)
     train(data, out, "--epochs", "1")
     write_parts(other, train=2, val=2, masks=False, classes=("ok", "dent"))
-    assert commands.evaluate(["--release", str(out), "--data", str(other), "--split", "val"]) == 2
+    assert model_cli.evaluate(["--release", str(out), "--data", str(other), "--split", "val"]) == 2
     assert "the classes dent are not known to the release" in capsys.readouterr().err

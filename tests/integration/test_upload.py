@@ -13,19 +13,19 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from agent.errors import UploadError
-from agent.upload.s3 import S3Target
-from agent.upload.targets import ConflictError, FolderTarget, SpooledImageChangedError, open_target
+from agent.upload.s3_target import S3Target
 from agent.upload.throttle import Throttle
-from simulator.s3 import S3Server
-from tests.collect_kit import new_item, objects, settings, spool_in
-from tests.support import require
+from agent.upload.upload_targets import ConflictError, FolderTarget, SpooledImageChangedError, open_target
+from simulator.doubles.servers.s3_server import S3Server
+from tests.kits.collection import new_item, objects, settings, spool_in
+from tests.kits.requirements import require
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from agent.collection.items import SpoolItem
     from agent.collection.spool import Spool
-    from agent.upload.targets import UploadTarget
+    from agent.collection.spool_items import SpoolItem
+    from agent.upload.upload_targets import UploadTarget
 
 FREE = Throttle(None)
 ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
@@ -36,7 +36,7 @@ LARGE = b"".join(hashlib.sha256(bytes([n % 256, n // 256])).digest() for n in ra
 
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.upload.s3.PART_BYTES", PART_BYTES)
+    monkeypatch.setattr("agent.upload.s3_target.PART_BYTES", PART_BYTES)
 
 
 @pytest.fixture
@@ -241,7 +241,7 @@ def test_moto_takes_what_the_stand_in_takes(spool: Spool, monkeypatch: pytest.Mo
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    monkeypatch.setattr("agent.upload.s3.PART_BYTES", 5 * 1024**2)  # the least that S3 takes
+    monkeypatch.setattr("agent.upload.s3_target.PART_BYTES", 5 * 1024**2)  # the least that S3 takes
     large = LARGE * 48  # 12 MB
     try:
         client = boto3.client("s3")

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from simulator.bench.options import BENCHMARKS
-from tests.support import ROOT
+from simulator.bench.bench_options import BENCHMARKS
+from tests.kits.requirements import ROOT
 
 # Imported names that a fresh clone lacks: scripts/bench installs device, sim and pipeline.
 ABSENT = ("awscrt", "awsiot", "boto3", "botocore", "duckdb", "hypothesis", "moto", "pytest", "sqlglot", "torch")

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from packaging.utils import parse_wheel_filename
 
-from greengrass.packaging import archive, build, checks, closure, contents, recipe, report
+from greengrass.packaging import archive, build, checks, contents, import_closure, recipe, size_report
 from greengrass.packaging.__main__ import main
 from greengrass.packaging.archive import ArchiveEntry
 from greengrass.packaging.lock import (
@@ -25,10 +25,10 @@ from greengrass.packaging.lock import (
     read_pins,
 )
 from greengrass.packaging.wheels import collect_wheels
-from tests.component_kit import HERE, VERSION, inspector_plan, model_plan
-from tests.release_kit import write_release
-from tests.support import ROOT
-from tests.trust_kit import RELEASE, SITE, Publisher
+from tests.kits.cloud.tuf_repository import RELEASE, SITE, Publisher
+from tests.kits.greengrass.component_build import HERE, VERSION, inspector_plan, model_plan
+from tests.kits.releases import write_release
+from tests.kits.requirements import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,11 +47,15 @@ def built_inspector(out: Path) -> build.BuildResult:
 
 @pytest.mark.parametrize("kind", [build.INSPECTOR, build.MODEL], ids=lambda kind: kind.name)
 def test_a_component_carries_what_the_device_imports_and_nothing_else(kind: build.ComponentKind) -> None:
-    assert {pin.name for pin in component_pins(build.LOCK, HERE, kind.packages)} == closure.imported_packages(kind)
+    assert {pin.name for pin in component_pins(build.LOCK, HERE, kind.packages)} == import_closure.imported_packages(
+        kind
+    )
 
 
 def test_the_model_component_does_without_the_inspectors_libraries() -> None:
-    assert not {"numpy", "onnxruntime", "opencv-python-headless", "boto3"} & closure.imported_packages(build.MODEL)
+    assert not {"numpy", "onnxruntime", "opencv-python-headless", "boto3"} & import_closure.imported_packages(
+        build.MODEL
+    )
 
 
 @pytest.mark.parametrize("target", ALL, ids=lambda target: target.archive)
@@ -125,7 +129,7 @@ def test_a_built_version_is_whole_and_built_twice_the_same(tmp_path: Path) -> No
     assert wheels == {pin.name for pin in component_pins(build.LOCK, HERE)} | {"kensa"}
     assert {"release/manifest.json", "release/model.onnx", "release/golden.npz", "imports.txt"} < set(names)
     assert requirements.count("--hash=sha256:") == len(wheels)
-    assert "| opencv-python-headless |" in report.table([second.artifacts[1]])
+    assert "| opencv-python-headless |" in size_report.table([second.artifacts[1]])
 
 
 @pytest.mark.timeout(600)

@@ -17,7 +17,7 @@ import pytest
 from greengrass.packaging import component
 from greengrass.packaging.archive import ArchiveEntry
 from greengrass.packaging.build import INSTALLER, build
-from tests.component_kit import HERE, VERSION, inspector_plan, model_plan
+from tests.kits.greengrass.component_build import HERE, VERSION, inspector_plan, model_plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

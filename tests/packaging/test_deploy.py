@@ -11,13 +11,13 @@ from botocore.config import Config
 from botocore.stub import Stubber
 
 from greengrass.environment import MODEL_NAME
-from greengrass.packaging import deploy, deployment, recipe
+from greengrass.packaging import deploy, deployment_request, recipe
 from greengrass.packaging.build import INSPECTOR
 from greengrass.packaging.checks import DEFAULTS_CHECKS
 from greengrass.packaging.deploy import GreengrassCloud
-from greengrass.packaging.deployment import ComponentVersion, ConfigurationUpdate, DeployError, RolloutConfig
-from simulator.manual_clock import ManualClock
-from simulator.s3 import S3Server
+from greengrass.packaging.deployment_request import ComponentVersion, ConfigurationUpdate, DeployError, RolloutConfig
+from simulator.doubles.clocks.manual_clock import ManualClock
+from simulator.doubles.servers.s3_server import S3Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +49,7 @@ def built(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def version(built: Path) -> ComponentVersion:
-    return deployment.read_version(built, INSPECTOR.name, None, bucket=BUCKET)
+    return deployment_request.read_version(built, INSPECTOR.name, None, bucket=BUCKET)
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def asked(version: ComponentVersion, **given: Any) -> dict[str, Any]:
         "present": {},
         "rollout": RolloutConfig(),
     }
-    return deployment.create_deployment_request(**{**parameters, **given})
+    return deployment_request.create_deployment_request(**{**parameters, **given})
 
 
 # --- the requests -----------------------------------------------------------------------------------------------------
@@ -208,16 +208,16 @@ def test_a_request_that_the_cloud_would_not_take_is_not_sent(
 )
 def test_a_configuration_that_the_device_would_refuse_is_not_sent(merge: dict[str, Any], said: str) -> None:
     with pytest.raises(DeployError, match=said):
-        deployment.validate_update(INSPECTOR.name, ConfigurationUpdate(merge, ()))
+        deployment_request.validate_update(INSPECTOR.name, ConfigurationUpdate(merge, ()))
 
 
 @pytest.mark.parametrize("path", sorted((recipe.RECIPES / "deployments").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_deployment_documents_are_accepted(path: Path) -> None:
-    changes = deployment.read_configuration_updates(path)
+    changes = deployment_request.read_configuration_updates(path)
 
     assert changes
     for name, change in changes.items():
-        deployment.validate_update(name, change)
+        deployment_request.validate_update(name, change)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_a_wrong_deployment_document_is_refused(tmp_path: Path, text: str) -> No
     (tmp_path / "deployment.yaml").write_text(text, encoding="utf-8")
 
     with pytest.raises(DeployError, match=r"deployment\.yaml"):
-        deployment.read_configuration_updates(tmp_path / "deployment.yaml")
+        deployment_request.read_configuration_updates(tmp_path / "deployment.yaml")
 
 
 # --- versions and artifacts -------------------------------------------------------------------------------------------
@@ -244,9 +244,9 @@ def test_a_version_that_is_not_whole_is_refused(built: Path, version: ComponentV
     version.artifacts[0].unlink()
 
     with pytest.raises(DeployError, match=r"component\.py is missing"):
-        deployment.read_version(built, INSPECTOR.name, "7.8.9", bucket=BUCKET)
+        deployment_request.read_version(built, INSPECTOR.name, "7.8.9", bucket=BUCKET)
     with pytest.raises(DeployError, match="scripts/build-component"):
-        deployment.read_version(built, INSPECTOR.name, "1.0.0", bucket=BUCKET)
+        deployment_request.read_version(built, INSPECTOR.name, "1.0.0", bucket=BUCKET)
 
 
 def test_artifacts_are_uploaded_where_the_recipe_says(store: Any, greengrass: Any, version: ComponentVersion) -> None:

@@ -10,10 +10,10 @@ import yaml
 
 from agent.errors import ConfigError
 from agent.wire import heartbeat_topic, model_topic, shadow_topic, verdict_topic
-from greengrass.handover import hint_topic, status_topic
+from greengrass.ipc.transport import echo_topic
 from greengrass.packaging import checks, recipe
-from greengrass.transport import echo_topic
-from simulator.nucleus import permissions
+from greengrass.release_sources.release_hints import hint_topic, status_topic
+from simulator.nucleus.ipc import access_control
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,21 +72,21 @@ SHADOW = shadow_topic(THING, "update/delta")
 @pytest.mark.parametrize(
     ("service", "operation", "resource"),
     [
-        (permissions.PUBSUB, "SubscribeToTopic", hint_topic("main")),
-        (permissions.PUBSUB, "PublishToTopic", status_topic("main")),
-        (permissions.PUBSUB, "SubscribeToTopic", SHADOW),  # where classic's shadow manager tells of a change
-        (permissions.MQTT, "SubscribeToIoTCore", SHADOW),
-        (permissions.MQTT, "PublishToIoTCore", shadow_topic(THING, "get")),
-        (permissions.MQTT, "PublishToIoTCore", heartbeat_topic(THING)),
-        (permissions.MQTT, "SubscribeToIoTCore", verdict_topic(THING, "cam1")),
-        (permissions.MQTT, "SubscribeToIoTCore", model_topic(THING)),
-        (permissions.MQTT, "SubscribeToIoTCore", echo_topic(THING)),
+        (access_control.PUBSUB, "SubscribeToTopic", hint_topic("main")),
+        (access_control.PUBSUB, "PublishToTopic", status_topic("main")),
+        (access_control.PUBSUB, "SubscribeToTopic", SHADOW),  # where classic's shadow manager tells of a change
+        (access_control.MQTT, "SubscribeToIoTCore", SHADOW),
+        (access_control.MQTT, "PublishToIoTCore", shadow_topic(THING, "get")),
+        (access_control.MQTT, "PublishToIoTCore", heartbeat_topic(THING)),
+        (access_control.MQTT, "SubscribeToIoTCore", verdict_topic(THING, "cam1")),
+        (access_control.MQTT, "SubscribeToIoTCore", model_topic(THING)),
+        (access_control.MQTT, "SubscribeToIoTCore", echo_topic(THING)),
     ],
 )
 def test_the_inspectors_recipe_allows_what_the_component_does(service: str, operation: str, resource: str) -> None:
     access = judge(INSPECTOR).ComponentConfiguration.DefaultConfiguration["accessControl"]
     filled_in = json.loads(json.dumps(access).replace("{iot:thingName}", THING))
-    assert permissions.is_allowed(filled_in, service=service, operation=operation, resource=resource)
+    assert access_control.is_allowed(filled_in, service=service, operation=operation, resource=resource)
 
 
 @pytest.mark.parametrize(

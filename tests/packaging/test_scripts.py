@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support import ROOT
+from tests.kits.requirements import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path

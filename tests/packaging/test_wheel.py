@@ -14,7 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import agent
-from tests.support import ROOT
+from tests.kits.requirements import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,14 +12,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.dataset import DatasetError
-from pipeline.datasets.collected import FrameScan
-from pipeline.datasets.formats import FrameIndex, ImportOptions, read_ground_truth
-from pipeline.datasets.grouping import Member, SplitAssignment, SplitShares, assign_splits
-from pipeline.datasets.labels import read_lines, read_table, to_csv
-from pipeline.datasets.report import diff_versions
-from pipeline.datasets.version import DatasetVersion, SampleEntry, digest_of, manifest_csv, parse_version, to_json
-from tests.datasets_kit import NOW, label
+from pipeline.dataset_reader import DatasetError
+from pipeline.datasets.collected_frames import FrameScan
+from pipeline.datasets.dataset_version import (
+    DatasetVersion,
+    SampleEntry,
+    digest_of,
+    manifest_csv,
+    parse_version,
+    to_json,
+)
+from pipeline.datasets.label_formats import FrameIndex, ImportOptions, read_ground_truth
+from pipeline.datasets.label_store import read_lines, read_table, to_csv
+from pipeline.datasets.split_assignment import Member, SplitAssignment, SplitShares, assign_splits
+from pipeline.datasets.version_summary import diff_versions
+from tests.kits.cloud.datasets import NOW, label
 
 if TYPE_CHECKING:
     import random as randoms

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from agent.records import CameraState, DropReason, ImageFault, Outcome
 from agent.wire import CameraHealth, Heartbeat, InspectionHealth, OutboxHealth, decode, encode_heartbeat
 from agent.wire.codec import MAX_MESSAGE_BYTES
-from agent.wire.heartbeat import (
+from agent.wire.heartbeat_message import (
     BrokerHealth,
     CollectionHealth,
     ConfigurationHealth,

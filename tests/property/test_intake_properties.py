@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from agent.counters import CameraCounters
+from agent.inspection.frame_pool import FramePool
 from agent.inspection.intake import Batch, IntakeHub
-from agent.inspection.pool import FramePool
 from agent.records import DropReason, Frame, Outcome
 
 CAPACITY = {"a": 1, "b": 3, "c": 2, "d": 2}

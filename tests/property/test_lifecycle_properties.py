@@ -10,10 +10,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from agent.errors import IllegalTransitionError, LifecycleError
-from agent.model.transitions import RESTING_STATES, TABLE, LifecycleEvent, LifecycleState
-from simulator.cloud import RepositoryFault, SimulatedKill
-from simulator.rollouts import BoundaryFault, LifecycleHarness, full_disk, ignore_boundary, read_only_disk
-from tests.lifecycle_kit import quick_disk
+from agent.lifecycle.state.transitions import RESTING_STATES, TABLE, LifecycleEvent, LifecycleState
+from simulator.doubles.lifecycle.fake_repository import RepositoryFault, SimulatedKill
+from simulator.doubles.lifecycle.lifecycle_harness import (
+    BoundaryFault,
+    LifecycleHarness,
+    full_disk,
+    ignore_boundary,
+    read_only_disk,
+)
+from tests.kits.lifecycle_disk import quick_disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from agent.adapters.mjpeg.pictures import MjpegParser
+from agent.adapters.mjpeg.mjpeg_parser import MjpegParser
 from agent.errors import CameraError, FrameError
-from agent.images import validate_encoded
-from simulator.mjpeg_servers import SERVER_BEHAVIOURS
+from agent.images.decode import validate_encoded
+from simulator.doubles.cameras.mjpeg_servers import SERVER_BEHAVIOURS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from agent.outbox import Outbox, OutboxLimits
-from agent.outbox.rows import Priority
+from agent.outbox.outbox_records import Priority
 from agent.records import Outcome, Verdict
 from agent.wire import Gap, decode
-from simulator.manual_clock import ManualClock
-from simulator.transport import DeliveryFaults, MemoryTransport
-from tests.outbox_kit import lost, make_verdict, read
+from simulator.doubles.clocks.manual_clock import ManualClock
+from simulator.doubles.network.memory_transport import DeliveryFaults, MemoryTransport
+from tests.kits.outbox import lost, make_verdict, read
 
 LIMITS = OutboxLimits(max_bytes=192 * 1024, queue_capacity=192, in_flight=8, live_queue=16, ack_timeout_s=5.0)
 TROUBLE = DeliveryFaults(refuse=0.05, lose=0.05, lose_ack=0.1, duplicate=0.1)

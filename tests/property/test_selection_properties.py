@@ -11,17 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.selection import paired
-from pipeline.selection.choose import choose_candidate
-from pipeline.selection.compare import compare_slice
-from pipeline.selection.plan import Scalar, TrainingPlan
-from pipeline.selection.policy import SelectionPolicy
-from pipeline.selection.search import HalvingSettings, SearchSettings, halving_rungs, plan_trainings
-from pipeline.selection.slices import Slice
-from tests.selection_kit import parts, write_parts, write_spotter
+from pipeline.selection.candidate_choice import choose_candidate
+from pipeline.selection.comparison import paired_interval
+from pipeline.selection.comparison.selection_policy import SelectionPolicy
+from pipeline.selection.comparison.slice_comparison import compare_slice
+from pipeline.selection.comparison.slices import Slice
+from pipeline.selection.search.search_space import HalvingSettings, SearchSettings, halving_rungs, plan_trainings
+from pipeline.selection.training_plan import Scalar, TrainingPlan
+from tests.kits.cloud.candidates import parts, write_parts, write_spotter
 
 if TYPE_CHECKING:
-    from pipeline.selection.record import SliceResult
+    from pipeline.selection.candidate_record import SliceResult
 
 POLICY = SelectionPolicy()
 SHARES = st.floats(0.0, 1.0, allow_nan=False)
@@ -48,10 +48,10 @@ def test_the_interval_holds_the_difference_and_exchanging_the_models_mirrors_it(
 ) -> None:
     gained, lost = table[:2]
     pairs = sum(table)
-    low, high = paired.difference_interval(gained, lost, pairs, z=z)
+    low, high = paired_interval.difference_interval(gained, lost, pairs, z=z)
     assert -1.0 <= low <= (gained - lost) / pairs + 1e-9
     assert (gained - lost) / pairs - 1e-9 <= high <= 1.0
-    mirrored = paired.difference_interval(lost, gained, pairs, z=z)
+    mirrored = paired_interval.difference_interval(lost, gained, pairs, z=z)
     assert mirrored == pytest.approx((-high, -low), abs=1e-12)
 
 
@@ -90,10 +90,10 @@ def test_an_equal_model_and_one_that_loses_the_slack_pass_at_every_size(pictures
 
 @given(st.lists(st.text("abc", min_size=1, max_size=2), min_size=1, max_size=60))
 def test_groups_are_worth_no_more_than_their_pictures_and_no_less_than_one(groups: list[str]) -> None:
-    worth = paired.effective_sample_size(groups)
+    worth = paired_interval.effective_sample_size(groups)
     assert 1.0 - 1e-9 <= worth <= len(groups) + 1e-9
     assert worth <= len(set(groups)) + 1e-9
-    assert paired.effective_sample_size([f"{i}" for i in range(len(groups))]) == pytest.approx(len(groups))
+    assert paired_interval.effective_sample_size([f"{i}" for i in range(len(groups))]) == pytest.approx(len(groups))
 
 
 def test_the_interval_keeps_its_level_where_models_seldom_differ() -> None:
@@ -101,21 +101,23 @@ def test_the_interval_keeps_its_level_where_models_seldom_differ() -> None:
     rng = np.random.default_rng(4)
     for gain, loss, pairs in ((0.02, 0.02, 200), (0.1, 0.05, 60), (0.05, 0.15, 100)):
         draws = rng.multinomial(pairs, [gain, loss, 1.0 - gain - loss], size=2000)
-        below = [paired.difference_interval(g, n, pairs, z=1.96)[0] > gain - loss for g, n, _ in draws.tolist()]
+        below = [
+            paired_interval.difference_interval(g, n, pairs, z=1.96)[0] > gain - loss for g, n, _ in draws.tolist()
+        ]
         assert np.mean(below) <= 0.04
 
 
 def test_the_bounds_are_where_the_score_test_reaches_its_limit() -> None:
     for gained, lost, pairs in ((1, 0, 44), (5, 3, 60), (0, 4, 100)):
-        low, high = paired.difference_interval(gained, lost, pairs, z=1.96)
-        assert paired._score_statistic(gained, lost, pairs, low) == pytest.approx(1.96, abs=1e-6)
-        assert paired._score_statistic(gained, lost, pairs, high) == pytest.approx(-1.96, abs=1e-6)
+        low, high = paired_interval.difference_interval(gained, lost, pairs, z=1.96)
+        assert paired_interval._score_statistic(gained, lost, pairs, low) == pytest.approx(1.96, abs=1e-6)
+        assert paired_interval._score_statistic(gained, lost, pairs, high) == pytest.approx(-1.96, abs=1e-6)
 
 
 @pytest.mark.parametrize(("gained", "lost", "pairs", "z"), [(-1, 0, 4, 1.0), (3, 2, 4, 1.0), (1, 1, 4, 0.0)])
 def test_impossible_counts_are_refused(gained: int, lost: int, pairs: int, z: float) -> None:
     with pytest.raises(ValueError, match="make no sense"):
-        paired.difference_interval(gained, lost, pairs, z=z)
+        paired_interval.difference_interval(gained, lost, pairs, z=z)
 
 
 COUNTS = st.integers(0, 30)

@@ -6,7 +6,7 @@ connection, `live` reads it all the time: what a line uses.
 
 from __future__ import annotations
 
-from agent.adapters.mjpeg.live import live_mjpeg_source
-from agent.adapters.mjpeg.source import MjpegSource
+from agent.adapters.mjpeg.live_stream import live_mjpeg_source
+from agent.adapters.mjpeg.mjpeg_source import MjpegSource
 
 __all__ = ["MjpegSource", "live_mjpeg_source"]

@@ -32,17 +32,17 @@ from typing import TYPE_CHECKING, Literal
 
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
-from agent.adapters.mqtt.client import StrictAckClient, message_ids
-from agent.adapters.mqtt.features import FEATURES_FILE, BrokerFeatures, Feature
-from agent.adapters.mqtt.limits import check_message, max_inbound_bytes
-from agent.adapters.mqtt.link import ConnectionCallbacks, MqttConnection
-from agent.adapters.mqtt.opening import ConnectionSetup, SetupPlan
-from agent.adapters.mqtt.restarts import ConnectionEnd, ReconnectPolicy
-from agent.adapters.mqtt.tls import TlsFiles, read_password, tls_context
-from agent.clock import Clock, SystemClock
+from agent.adapters.mqtt.broker_features import FEATURES_FILE, BrokerFeatures, Feature
+from agent.adapters.mqtt.broker_tls import TlsFiles, read_password, tls_context
+from agent.adapters.mqtt.connection_setup import ConnectionSetup, SetupPlan
+from agent.adapters.mqtt.iot_core_limits import check_message, max_inbound_bytes
+from agent.adapters.mqtt.mqtt_connection import ConnectionCallbacks, MqttConnection
+from agent.adapters.mqtt.paho_client import StrictAckClient, message_ids
+from agent.adapters.mqtt.reconnect_policy import ConnectionEnd, ReconnectPolicy
 from agent.errors import ConfigError, TransportError
 from agent.records import TransportStats
 from agent.supervision import ErrorBoundary, ThreadSupervisor
+from agent.timing.clock import Clock, SystemClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,7 +13,7 @@
 -- column parts: judged on that day
 -- column reference_parts: judged in the reference
 -- column mean_score: of that day
--- column psi: population stability index, counts smoothed by 0.5 as in agent.statistics.psi
+-- column psi: population stability index, counts smoothed by 0.5 as in agent.sequential_tests.psi
 -- column finding: steady below 0.1, look below 0.25, else changed
 WITH v AS (
   SELECT site, line, camera, boot_epoch, seq, arbitrary(captured_at) AS captured_at, arbitrary(score) AS score,

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from simulator.bench.greengrass.configurations import measure_configurations
+from simulator.bench.greengrass.component_update import measure_sizes, measure_update
+from simulator.bench.greengrass.daemon_restarts import measure_restarts
 from simulator.bench.greengrass.delivery import measure_cuts, measure_rate
-from simulator.bench.greengrass.models import measure_models, measure_refusals
-from simulator.bench.greengrass.restarts import measure_restarts
-from simulator.bench.greengrass.row import GreengrassBenchSettings, RequirementRow
-from simulator.bench.greengrass.update import measure_sizes, measure_update
+from simulator.bench.greengrass.model_updates import measure_models, measure_refusals
+from simulator.bench.greengrass.rejected_configurations import measure_configurations
+from simulator.bench.greengrass.result_row import GreengrassBenchSettings, RequirementRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from agent.records import Outcome
-from simulator.bench.greengrass.row import GreengrassBenchSettings, RequirementRow
-from simulator.bench.greengrass.site import GreengrassTestbed
+from simulator.bench.greengrass.greengrass_testbed import GreengrassTestbed
+from simulator.bench.greengrass.result_row import GreengrassBenchSettings, RequirementRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -1,0 +1,291 @@
+"""The model wing of one agent, composed: a lifecycle for each inspection, what it fetches, tests, loads and tells.
+
+Without `updates` in the configuration there is no wing: each inspection runs the release that the configuration names,
+and one that is bad at start is refused. With it the configured release is the factory's: the last one to fall back to.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakValueDictionary
+
+from agent.adapters.onnx import WARM_UP_PAUSE_S, OnnxModel, warm_up
+from agent.app.factories import SHADOW_DEPLOYMENT_FRAMES, make_lease
+from agent.children.fetch_client import FetchClient
+from agent.children.selftest_client import SelfTestClient
+from agent.errors import ConfigError, FetchError, LifecycleError, MessageError, ReleaseRefusedError
+from agent.lifecycle.lifecycle import Lifecycle
+from agent.lifecycle.shadow_deployment import ShadowDeployment
+from agent.records import Gate
+from agent.release import acceptance_set
+from agent.release.desired_release import DesiredReleaseTracker
+from agent.supervision import ThreadSupervisor
+from agent.timing.clock import NS_PER_S
+from agent.wire import encode_report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from agent import config as configuration
+    from agent.config import RolloutLimits
+    from agent.lifecycle.active_release import LoadRequest
+    from agent.outbox import Outbox
+    from agent.ports import DesiredState, ReleaseFetcher
+    from agent.records import (
+        Box,
+        DesiredRelease,
+        FetchedRelease,
+        Frame,
+        ModelStatus,
+        Observation,
+        RepositoryStatus,
+        Verdict,
+    )
+    from agent.slot import Lease, ModelSlot, SiteOverrides
+    from agent.timing.clock import Clock
+    from agent.wire import ReportingAgent
+
+_LOCK_POLL_S: Final = 0.1
+_MAX_LOCK_POLLS: Final = 100  # until it counts as busy
+_FRESH_S: Final = 60.0
+_log = logging.getLogger(__name__)
+
+
+class _SerialisedFetcher:
+    """Several lifecycles share one repository and its cached metadata: they fetch one after the other.
+
+    What one of them has just seen there is not looked for again.
+    """
+
+    def __init__(self, fetcher: ReleaseFetcher, clock: Clock) -> None:
+        self._fetcher = fetcher
+        self._clock = clock
+        self._lock = threading.Lock()
+        # with the trusted time it was judged by, and when
+        self._seen: tuple[RepositoryStatus, float, int] | None = None
+
+    def fetch(
+        self,
+        release_id: str,
+        *,
+        into: Path,
+        trusted_utc_s: float,
+        on_progress: Callable[[int, int], None],
+        stop: threading.Event,
+    ) -> FetchedRelease:
+        """See `ports.ReleaseFetcher`."""
+        with self._lock:
+            return self._fetcher.fetch(
+                release_id, into=into, trusted_utc_s=trusted_utc_s, on_progress=on_progress, stop=stop
+            )
+
+    def refresh(self, *, trusted_utc_s: float, stop: threading.Event) -> RepositoryStatus:
+        """See `ports.ReleaseFetcher`; a fetch for another inspection may take long, so its end is not waited for."""
+        turns = 0
+        while not self._lock.acquire(timeout=_LOCK_POLL_S):
+            turns += 1
+            if stop.is_set():
+                raise FetchError("stopped", "the look was stopped")
+            if turns >= _MAX_LOCK_POLLS:
+                raise FetchError("busy", "a release is being fetched for another inspection")
+        try:
+            now_ns = self._clock.monotonic_ns()
+            if self._seen is not None:
+                seen, judged_utc_s, at_ns = self._seen
+                if now_ns - at_ns < _FRESH_S * NS_PER_S and trusted_utc_s - judged_utc_s < _FRESH_S:
+                    return seen
+            seen = self._fetcher.refresh(trusted_utc_s=trusted_utc_s, stop=stop)
+            self._seen = (seen, trusted_utc_s, now_ns)
+            return seen
+        finally:
+            self._lock.release()
+
+
+class LeaseLoader:
+    """Release folders -> leases. Inspections that run the same bytes share one session."""
+
+    def __init__(self, *, max_batch: int) -> None:
+        self._max_batch = max_batch
+        self.is_throttled = False  # set once cameras run; at the start nobody needs the cores more than the first model
+        self._lock = threading.Lock()
+        self._models: WeakValueDictionary[tuple[Any, ...], OnnxModel] = WeakValueDictionary()
+
+    def load(self, request: LoadRequest, *, inspection: str, site: SiteOverrides) -> Lease:
+        """Load, warm up and lay the site's settings over it. Raises ReleaseError."""
+        key = (request.folder.resolve(), request.trusted)
+        with self._lock:
+            model = self._models.get(key)
+            if model is None:
+                model = OnnxModel.load(
+                    request.folder,
+                    trusted=request.trusted,
+                    optimised=request.optimised,
+                    optimised_sha256=request.optimised_sha256,
+                )
+                warm_up(model, self._max_batch, pause_s=WARM_UP_PAUSE_S if self.is_throttled else 0.0)
+                self._models[key] = model
+        try:
+            return make_lease(model, site, name=inspection)
+        except ConfigError as error:  # a class that the site has a threshold for is gone
+            raise ReleaseRefusedError(Gate.CONTRACT, "site_thresholds", str(error)) from error
+
+
+class LifecycleManager:
+    """All lifecycles of one agent. `start` fills the slots; `launch` lets them work; `close` ends them."""
+
+    def __init__(  # noqa: PLR0913 - the composition root names every part
+        self,
+        *,
+        config: configuration.Config,
+        updates: configuration.UpdatesConfig,
+        slots: Mapping[str, ModelSlot],
+        reporter: ReportingAgent,
+        outbox: Outbox,
+        desired: Sequence[DesiredState],
+        clock: Clock,
+        fetcher: ReleaseFetcher | None = None,
+        differ: Callable[[Frame, Verdict, Box], None] | None = None,
+        supervisor: ThreadSupervisor | None = None,
+        unhealthy: Callable[[str], str | None] = lambda _: None,
+    ) -> None:
+        """Compose; nothing is read yet. `fetcher` goes before the one that `updates` describes.
+
+        `differ` gets the frames on which a shadow differs; see `ShadowDeployment`. `unhealthy(inspection)` says why its
+        verdicts prove nothing; see `Lifecycle`.
+        """
+        self._clock = clock
+        self._on_disagreement = differ
+        self._supervisor = supervisor or ThreadSupervisor(clock=clock)
+        self._conditions = self._supervisor.condition_log(_log)
+        self._reporter = reporter
+        self._outbox = outbox
+        self._desired = desired
+        self._reported: dict[str, ModelStatus] = {}
+        self._followed_desired = DesiredReleaseTracker(config.state_dir)
+        self._loader = LeaseLoader(max_batch=config.max_batch)
+        self._slots = slots
+        self._limits = updates.limits
+        self._self_testers: dict[str, SelfTestClient] = {}
+        shared = _SerialisedFetcher(
+            fetcher
+            or FetchClient(
+                repository=updates.repository,
+                root=updates.root,
+                site=updates.site,
+                trust_dir=config.state_dir / "trust",
+                max_release_bytes=updates.max_release_bytes,
+                timeout_s=updates.fetch_timeout_s,
+                clock=clock,
+            ),
+            clock,
+        )
+        self.lifecycles: dict[str, Lifecycle] = {}
+        for name, inspection in config.inspections.items():
+            self._self_testers[name] = SelfTestClient(max_batch=config.max_batch, clock=clock)
+            self._self_testers[name].set_site(slots[name].site)
+            self.lifecycles[name] = Lifecycle(
+                inspection=name,
+                state_dir=config.state_dir,
+                slot=slots[name],
+                fetcher=shared,
+                examiner=self._self_testers[name],
+                load=self._loader_for(name),
+                factory=inspection.release.resolve(),
+                limits=updates.limits,
+                clock=clock,
+                open_shadow=self._start_shadow_deployment,
+                on_status=self._report_status,
+                acceptance=acceptance_set.acceptance_dir(config.state_dir, name),
+                look_every_s=updates.check_hours * 3_600.0,
+                unhealthy=partial(unhealthy, name),
+                supervisor=self._supervisor,
+            )
+
+    def _loader_for(self, inspection: str) -> Callable[[LoadRequest], Lease]:
+        slot = self._slots[inspection]
+        return lambda request: self._loader.load(request, inspection=inspection, site=slot.site)
+
+    def _start_shadow_deployment(self, challenger: Lease, observe: Callable[[Observation], None]) -> ShadowDeployment:
+        return ShadowDeployment(
+            challenger=challenger,
+            observe=observe,
+            max_fps=self._limits.shadow_max_fps,
+            clock=self._clock,
+            capacity=SHADOW_DEPLOYMENT_FRAMES - 1,
+            differ=self._on_disagreement,
+            supervisor=self._supervisor,
+        )
+
+    def start(self) -> None:
+        """Recover every inspection from its journal and fill its slot."""
+        for lifecycle in self.lifecycles.values():
+            lifecycle.start()
+
+    def launch(self) -> None:
+        """Let the lifecycles work and listen to what is desired."""
+        self._loader.is_throttled = True
+        for lifecycle in self.lifecycles.values():
+            lifecycle.launch()
+        for source in self._desired:
+            source.start(on_desired=self._on_desired)
+
+    def set_site(self, inspection: str, site: SiteOverrides) -> None:
+        """Examine with the settings of `site` from the next examination on; the slot has its own `lay`."""
+        self._self_testers[inspection].set_site(site)
+
+    def set_limits(self, limits: RolloutLimits) -> None:
+        """Set what the site allows a rollout; see `Lifecycle.limit`."""
+        self._limits = limits
+        for lifecycle in self.lifecycles.values():
+            lifecycle.set_limits(limits)
+
+    def close(self, left_s: Callable[[], float]) -> None:
+        """End the sources of wishes, then the lifecycles, side by side; `left_s` says how long that may still take."""
+        for source in self._desired:
+            source.close()
+        for lifecycle in self.lifecycles.values():
+            lifecycle.request_close()
+        for lifecycle in self.lifecycles.values():
+            lifecycle.close(timeout_s=left_s())
+
+    def _on_desired(self, inspection: str, desired: DesiredRelease) -> None:
+        """A hint; whatever is wrong with it is a line in the log."""
+        try:
+            lifecycle = self.lifecycles[inspection]
+            if self._followed_desired.is_newer(desired, lifecycle.status()):
+                lifecycle.desire(desired)
+        except KeyError:
+            self._supervisor.losses.count("wishes")
+            self._conditions.report_event("a wish is ignored", f"{inspection[:64]!r} is no inspection here")
+        except LifecycleError as error:
+            self._supervisor.losses.count("wishes")
+            self._conditions.report_event(f"a wish for {inspection} is ignored", str(error))
+
+    def _report_status(self, status: ModelStatus) -> None:
+        """Figures that move are for the shadow; what a person must learn is kept until the broker has it."""
+        status = replace(status, last_try=None)  # for whoever looks at the device
+        self._followed_desired.mark_applied(status)
+        for source in self._desired:
+            source.report(status)
+        still = replace(status, progress={})
+        if self._reported.get(status.inspection) == still:
+            return
+        self._reported[status.inspection] = still
+        try:
+            payload = encode_report(status, reporter=self._reporter, utc_ns=self._clock.utc_ns())
+        except MessageError:
+            self._supervisor.losses.count("model_reports")
+            _log.exception("the report on %s cannot be sent", status.inspection)
+            return
+        self._outbox.append_report(
+            thing=self._reporter.thing,
+            line=self._reporter.line,
+            inspection=status.inspection,
+            boot_epoch=self._reporter.boot_epoch,
+            payload=payload,
+        )

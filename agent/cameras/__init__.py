@@ -1,0 +1,1 @@
+"""Addresses of cameras and how the agent logs in to them."""

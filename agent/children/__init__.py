@@ -1,0 +1,1 @@
+"""The parent side of every child process: its environment, its protocol, its client."""

@@ -1,0 +1,258 @@
+"""`ReleaseFetcher` through a child process: tuf, boto3 and every byte from outside stay out of the inspecting process.
+
+Promise: `fetch` returns, or raises one of the two errors of its port, within the site's wall time and soon after
+`stop`; the child is then gone, and so it is soon after this process dies in any way (its standard input ends). What it
+says is read as untrusted: bounded lines of a strict format. See `agent.children.fetch_protocol` for the reasons.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import subprocess
+import sys
+from typing import IO, TYPE_CHECKING, Any, Final
+
+from pydantic import ValidationError
+
+from agent.children.child_environment import make_environment
+from agent.children.fetch_protocol import (
+    MAX_EVENT_BYTES,
+    FetchDone,
+    FetchEventLine,
+    FetchFailed,
+    FetchLimits,
+    FetchProgress,
+    FetchReason,
+    FetchRequest,
+    FetchRequestLine,
+    RefreshDone,
+    RefreshRequest,
+)
+from agent.errors import FetchError, ReleaseRefusedError
+from agent.records import FetchedRelease, ReleaseRef, RepositoryStatus
+from agent.timing.clock import NS_PER_S
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from agent.timing.clock import Clock
+
+_POLL_S: Final = 0.1  # how soon `stop` and the deadline are seen
+_REFRESH_S: Final = 60.0  # for metadata alone
+_END_S: Final = 5.0  # for a child that has given its answer
+_READ_BYTES: Final = 64 * 1024
+_TAIL_BYTES: Final = 2_000  # of what a crashing child says on standard error
+
+
+class FetchClient:
+    """Fetches releases of one repository for one site; used by one thread at a time."""
+
+    def __init__(
+        self,
+        *,
+        repository: str,
+        root: Path,
+        site: str,
+        trust_dir: Path,
+        max_release_bytes: int,
+        timeout_s: float,
+        clock: Clock,
+        limits: FetchLimits | None = None,
+    ) -> None:
+        """`root` is 1.root.json, `trust_dir` (made when missing) keeps the metadata that were accepted."""
+        self._repository = repository
+        self._root = root
+        self._site = site
+        self._trust_dir = trust_dir
+        self._max_release_bytes = max_release_bytes
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._limits = limits or FetchLimits()
+
+    def fetch(
+        self,
+        release_id: str,
+        *,
+        into: Path,
+        trusted_utc_s: float,
+        on_progress: Callable[[int, int], None],
+        stop: threading.Event,
+    ) -> FetchedRelease:
+        """See `ports.ReleaseFetcher.fetch`."""
+        try:
+            request = FetchRequest(release_id=release_id, into=into.absolute(), **self._common_fields(trusted_utc_s))
+        except ValidationError as error:
+            raise FetchError(
+                FetchReason.REQUEST,
+                f"{release_id[:80]!r} is no release: write it as name/version, such as surface/1.2.0",
+            ) from error
+        answer = self._run_child(request, timeout_s=self._timeout_s, on_progress=on_progress, stop=stop)
+        if not isinstance(answer, FetchDone):
+            raise _unexpected_answer(answer)
+        ref = ReleaseRef(answer.name, answer.version, answer.counter, answer.digest, answer.model_sha256)
+        return FetchedRelease(ref, into, answer.signed_utc_s, frozenset(answer.revoked))
+
+    def refresh(self, *, trusted_utc_s: float, stop: threading.Event) -> RepositoryStatus:
+        """See `ports.ReleaseFetcher.look`."""
+        try:
+            request = RefreshRequest(**self._common_fields(trusted_utc_s))
+        except ValidationError as error:
+            raise FetchError(FetchReason.REQUEST, f"updates cannot be looked at: {_invalid_fields(error)}") from None
+        timeout_s = min(self._timeout_s, _REFRESH_S)
+        answer = self._run_child(request, timeout_s=timeout_s, on_progress=lambda _done, _total: None, stop=stop)
+        if not isinstance(answer, RefreshDone):
+            raise _unexpected_answer(answer)
+        return RepositoryStatus(answer.signed_utc_s, frozenset(answer.revoked), answer.root_expires_utc_s)
+
+    def _common_fields(self, trusted_utc_s: float) -> dict[str, Any]:
+        """What every request says."""
+        return {
+            "repository": self._repository,
+            "root": self._root.absolute(),
+            "site": self._site,
+            "trust_dir": self._trust_dir.absolute(),
+            "reference_utc_s": max(self._clock.utc_ns() / NS_PER_S, trusted_utc_s),
+            "max_release_bytes": self._max_release_bytes,
+            "limits": self._limits,
+        }
+
+    def _run_child(
+        self,
+        request: FetchRequest | RefreshRequest,
+        *,
+        timeout_s: float,
+        on_progress: Callable[[int, int], None],
+        stop: threading.Event,
+    ) -> FetchDone | RefreshDone:
+        """Run a child for one request. Raises ReleaseRefusedError and FetchError."""
+        child = _FetchProcess(request)
+        try:
+            answer = child.answer(
+                deadline_ns=self._clock.monotonic_ns() + int(timeout_s * NS_PER_S),
+                clock=self._clock,
+                on_progress=on_progress,
+                stop=stop,
+            )
+        finally:
+            child.close()
+        if isinstance(answer, FetchFailed):
+            raise _error_from(answer)
+        return answer
+
+
+def _unexpected_answer(answer: FetchDone | RefreshDone) -> FetchError:
+    return FetchError(FetchReason.CRASHED, f"the fetch child answered {answer.event!r}, which nobody asked")
+
+
+def _invalid_fields(error: ValidationError) -> str:
+    """Say which fields are wrong, without what they hold: an address may have a password."""
+    return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_input=False))
+
+
+def _error_from(failed: FetchFailed) -> FetchError | ReleaseRefusedError:
+    if failed.gate is None:
+        return FetchError(failed.reason, failed.text)
+    return ReleaseRefusedError(
+        failed.gate,
+        failed.reason,
+        failed.text,
+        figures=failed.figures,
+        limits=failed.limits,
+        digest=failed.digest,
+    )
+
+
+class _FetchProcess:
+    """One run of `python -m agent.fetch`."""
+
+    def __init__(self, request: FetchRequest | RefreshRequest) -> None:
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "agent.fetch"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=make_environment(),
+                cwd="/",
+                start_new_session=True,  # a group of its own: killed as a whole, deaf to the terminal's Ctrl-C
+            )
+        except OSError as error:
+            raise FetchError(FetchReason.CRASHED, f"the fetch child cannot be started: {error}") from error
+        self._line = bytearray()
+        self._tail = bytearray()
+        with contextlib.suppress(BrokenPipeError):  # it died at once; reading says so
+            _pipe(self._process.stdin).write(FetchRequestLine(body=request).model_dump_json().encode() + b"\n")
+            _pipe(self._process.stdin).flush()
+
+    def answer(
+        self, *, deadline_ns: int, clock: Clock, on_progress: Callable[[int, int], None], stop: threading.Event
+    ) -> FetchDone | RefreshDone | FetchFailed:
+        """Read events until the last one. Raises FetchError `stopped`, `timeout` or `fetcher_crashed`."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(_pipe(self._process.stdout), selectors.EVENT_READ, "out")
+            selector.register(_pipe(self._process.stderr), selectors.EVENT_READ, "err")
+            while True:
+                if stop.is_set():
+                    raise FetchError(
+                        FetchReason.STOPPED, "the fetch was stopped; what has arrived is kept for the next one"
+                    )
+                if clock.monotonic_ns() >= deadline_ns:
+                    raise FetchError(
+                        FetchReason.TIMEOUT,
+                        "it took longer than allowed (a fetch: updates.fetch_timeout_s); what has arrived is kept for "
+                        "the next one",
+                    )
+                for key, _ in selector.select(_POLL_S):
+                    data = os.read(key.fd, _READ_BYTES)
+                    if key.data == "err":
+                        self._tail = (self._tail + data)[-_TAIL_BYTES:]
+                        if not data:
+                            selector.unregister(key.fileobj)
+                    elif not data:
+                        raise self._crashed()
+                    else:
+                        for event in self._events(data):
+                            if not isinstance(event, FetchProgress):
+                                return event
+                            on_progress(event.done, event.total)
+
+    def _events(self, data: bytes) -> list[FetchProgress | FetchDone | RefreshDone | FetchFailed]:
+        self._line += data
+        *lines, rest = bytes(self._line).split(b"\n")
+        self._line = bytearray(rest)
+        if len(rest) > MAX_EVENT_BYTES:
+            raise FetchError(FetchReason.CRASHED, f"the fetch child sent a line of more than {MAX_EVENT_BYTES:,} bytes")
+        try:
+            return [FetchEventLine.model_validate_json(line).body for line in lines]
+        except ValidationError as error:
+            raise FetchError(FetchReason.CRASHED, "the fetch child sent something that is no event") from error
+
+    def _crashed(self) -> FetchError:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_END_S)
+        code = self._process.returncode
+        how = "was killed by " + signal.Signals(-code).name if code is not None and code < 0 else f"ended with {code}"
+        said = bytes(self._tail).decode(errors="replace").strip()
+        return FetchError(
+            FetchReason.CRASHED, f"the fetch child {how} without an answer" + (f": {said}" if said else "")
+        )
+
+    def close(self) -> None:
+        """Let no part of it live on."""
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            with contextlib.suppress(BrokenPipeError):
+                _pipe(pipe).close()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
+    if pipe is None:
+        raise RuntimeError("the child was started with all three pipes")
+    return pipe

@@ -1,0 +1,73 @@
+"""Collected frames as the spool and the upload see them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from agent.wire.collected_frame import CollectReason
+
+
+class CollectDropReason(StrEnum):
+    """Why a frame that was chosen is not there."""
+
+    BUDGET = "budget"  # of the day: all, of its reason or of its class
+    DISK_CAP = "disk_cap"  # kept, and gone again before it was uploaded
+    DISK_FULL = "disk_full"  # or another refusal of the disk
+    UNREADABLE = "unreadable"  # no format holds such pixels
+    REPEATED = "repeated"  # a frame of that name waits already
+    MISSING = "missing"  # its picture was removed or changed by somebody else
+
+
+class UploadState(StrEnum):
+    """How far an upload is."""
+
+    WAITING = "waiting"
+    SIDECAR = "sidecar"  # the picture is there, acknowledged; its sidecar is not
+    ASIDE = "aside"  # the target holds something else under this key, or refused it: a person must look
+
+
+@dataclass(frozen=True, slots=True)
+class NewSpoolItem:
+    """A frame that shall be kept, encoded."""
+
+    stem: str
+    suffix: str  # "jpg" or "png"
+    reason: CollectReason
+    class_name: str | None
+    image: bytes
+    sha256: str  # hex, of the image
+    sidecar: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class UploadedChunk:
+    """A part of a multipart upload that was acknowledged."""
+
+    number: int  # from 1
+    etag: str
+    sha256: str  # base64, of the part
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolItem:
+    """A kept frame on its way."""
+
+    id: int
+    stem: str
+    path: Path  # of the picture
+    size: int  # of the picture, bytes
+    sha256: str  # hex, of the picture
+    sidecar: bytes
+    state: UploadState
+    upload_id: str | None = None
+    chunks: tuple[UploadedChunk, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Key of the picture at the target."""
+        return self.stem + self.path.suffix

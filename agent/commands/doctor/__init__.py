@@ -1,0 +1,1 @@
+"""`kensa doctor`: the command and its checks."""

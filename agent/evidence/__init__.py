@@ -1,0 +1,1 @@
+"""Pure decisions on live parts: sequential tests, rollout gates, drift, and the reject chart."""

@@ -1,0 +1,13 @@
+"""Which files are pictures, by the end of their name."""
+
+from __future__ import annotations
+
+from typing import Final
+
+IMAGE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp"})  # what agent.images.decode decodes
+# Kinds that a person may take for pictures that are read. What else lies in a folder is no picture.
+UNSUPPORTED_KINDS: Final = frozenset({
+    ".apng", ".arw", ".avif", ".cr2", ".cr3", ".dib", ".dng", ".exr", ".gif", ".hdr", ".heic", ".heif", ".j2k", ".jfif",
+    ".jp2", ".jpe", ".jxl", ".nef", ".npy", ".orf", ".pbm", ".pgm", ".pnm", ".ppm", ".psd", ".raf", ".raw", ".rw2",
+    ".svg", ".tga", ".tif", ".tiff", ".webp",
+})  # fmt: skip

@@ -1,0 +1,1 @@
+"""Clock, rate limits and back-off."""

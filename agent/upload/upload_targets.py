@@ -1,0 +1,182 @@
+"""Where collected frames go: S3, or a folder with the same keys for a site without a way out.
+
+Promise of both: what `put` returned from lies at the target, whole and durable, under its key; doing it again changes
+nothing; another object that has the key already is never overwritten. Everything else is an UploadError.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol
+
+from agent.children.collect_protocol import TargetCheckResult
+from agent.durable import sync_directory
+from agent.errors import UploadError
+from agent.upload.throttle import Throttle, ThrottledFile
+
+if TYPE_CHECKING:
+    from agent.collection.spool import Spool
+    from agent.collection.spool_items import SpoolItem
+    from agent.config import CollectionConfig
+
+_CHUNK_BYTES: Final = 1024 * 1024
+
+
+class ConflictError(UploadError):
+    """The target holds something else under the key."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(
+            "conflict",
+            f"the target holds something else under {key}: did another program write there? The frame stays here",
+        )
+
+
+class SpooledImageChangedError(UploadError):
+    """The picture on this disk is not what was kept."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("lost", f"{path} was removed or changed by somebody else")
+
+
+class UploadTarget(Protocol):
+    """S3 and folders; for one thread. Every method may raise UploadError."""
+
+    def put_image(self, item: SpoolItem, spool: Spool) -> None:
+        """Bring the picture; `spool` remembers how far a large one is.
+
+        Raises ConflictError, SpooledImageChangedError.
+        """
+
+    def put_sidecar(self, item: SpoolItem) -> None:
+        """Bring the sidecar. Raises ConflictError."""
+
+    def check(self, site: str, thing: str) -> TargetCheckResult:
+        """Say whether the target can be used, without changing it."""
+
+
+def open_target(settings: CollectionConfig) -> UploadTarget | None:
+    """Return the configured target; None where frames stay on the device. Raises UploadError."""
+    target = settings.target
+    if target is None:
+        return None
+    throttle = Throttle(settings.max_upload_bytes_per_s)
+    if target.startswith("s3://"):
+        from agent.upload.s3_target import S3Target  # noqa: PLC0415 - boto3 takes 40 MB
+
+        bucket, _, prefix = target.removeprefix("s3://").partition("/")
+        return S3Target(bucket, prefix, throttle=throttle)
+    return FolderTarget(Path(target), throttle=throttle)
+
+
+def checked_digest(item: SpoolItem) -> str:
+    """Return the picture's SHA-256 (hex) as it lies on the disk.
+
+    Raises SpooledImageChangedError when it is another than was kept.
+    """
+    try:
+        with item.path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise SpooledImageChangedError(item.path) from error
+    _is_identical(found, item.sha256, item.path)
+    return found
+
+
+def _is_identical(found: str, kept: str, path: Path) -> None:
+    if found != kept:
+        raise SpooledImageChangedError(path)
+
+
+class FolderTarget:
+    """A folder that is there: of a disk that is carried away, or of another machine."""
+
+    def __init__(self, root: Path, *, throttle: Throttle) -> None:
+        self._root = root
+        self._throttle = throttle
+        self._synced: set[Path] = set()  # folders whose own names are durable; one a day and model
+
+    def put_image(self, item: SpoolItem, spool: Spool) -> None:
+        """See `Target.put_image`."""
+        try:
+            with item.path.open("rb") as file:
+                body = ThrottledFile(file, start=0, length=item.size, throttle=self._throttle)
+                body.arm()
+                self._put(item.key, body, item.sha256)
+        except FileNotFoundError as error:
+            if not item.path.exists():
+                raise SpooledImageChangedError(item.path) from error
+            raise self._failed(error) from error
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def put_sidecar(self, item: SpoolItem) -> None:
+        """See `Target.put_sidecar`."""
+        try:
+            self._put(item.stem + ".json", _BytesReader(item.sidecar), hashlib.sha256(item.sidecar).hexdigest())
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def check(self, site: str, thing: str) -> TargetCheckResult:
+        """See `Target.check`."""
+        if not self._root.is_dir():
+            return TargetCheckResult(
+                usable=False, text=f"{self._root} is not there; mount the disk and make the folder"
+            )
+        if not os.access(self._root, os.W_OK | os.X_OK):
+            return TargetCheckResult(usable=False, text=f"{self._root} may not be written by this user")
+        free = os.statvfs(self._root)
+        return TargetCheckResult(
+            usable=True, text=f"{self._root} has {free.f_bavail * free.f_frsize / 1e9:.1f} GB free"
+        )
+
+    def _put(self, key: str, body: ThrottledFile | _BytesReader, sha256: str) -> None:
+        if not self._root.is_dir():  # never made here: it could be the empty mount point of a disk that is away
+            raise UploadError("no_target", f"{self._root} is not there; mount the disk and make the folder")
+        path = self._root / key
+        if path.exists():
+            with path.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                    raise ConflictError(key)
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".part")
+        try:
+            digest = hashlib.sha256()
+            with partial.open("wb") as file:
+                while chunk := body.read(_CHUNK_BYTES):
+                    digest.update(chunk)
+                    file.write(chunk)
+                file.flush()
+                os.fsync(file.fileno())
+            _is_identical(digest.hexdigest(), sha256, path)
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        self._sync(path.parent)
+
+    def _sync(self, folder: Path) -> None:
+        """Make a new name in `folder` durable, and once each folder above it, which may be new as well."""
+        sync_directory(folder)
+        while folder != self._root and folder not in self._synced:
+            self._synced.add(folder)
+            folder = folder.parent
+            sync_directory(folder)
+
+    def _failed(self, error: OSError) -> UploadError:
+        return UploadError("no_target", f"{self._root} cannot be written: {error.strerror}. It is tried again")
+
+
+class _BytesReader:
+    """Bytes as `FolderTarget._put` reads them."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def read(self, size: int) -> bytes:
+        """Return the next `size` bytes."""
+        chunk, self._data = self._data[:size], self._data[size:]
+        return chunk

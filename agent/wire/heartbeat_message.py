@@ -1,0 +1,177 @@
+"""The heartbeat: what the agent says of itself at regular intervals.
+
+Promise: for every camera `captured == judged + sum(dropped) + pending`; a heartbeat that breaks it cannot be built.
+`agent.wire.heartbeat_chunks` makes messages of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping  # noqa: TC003  pydantic reads the annotations
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from agent.records import CameraState, DropReason, ImageFault, Outcome  # noqa: TC001  pydantic reads the annotations
+from agent.wire.codec import Count, Digest, Fraction, Name, Text, WireModel
+from agent.wire.collected_frame import CollectReason  # noqa: TC001  pydantic reads the annotations
+
+Positive = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+
+
+class CameraHealth(WireModel):
+    """One camera since the agent's start. `captured == judged + sum(dropped) + pending`."""
+
+    camera: Name
+    inspection: Name
+    state: CameraState
+    fps: Positive
+    captured: Count
+    judged: Count  # `unknown` verdicts count
+    pending: Count
+    dropped: Mapping[DropReason, Count] = {}  # reasons that never happened may be left out
+    error: Text | None = None  # the last one, without credentials; kept after recovery
+    outcomes: Mapping[Outcome, Count] = {}  # of `judged`; outcomes that never occurred may be left out
+    picture_faults: Mapping[ImageFault, Count] = {}  # of `judged`: the picture proved nothing, the verdict is `unknown`
+    picture_alarm: Text | None = None  # why its pictures are not judged now
+    picture_misfit: Text | None = None  # in which way they are unlike those that the model was trained on
+    left_out: Text | None = None  # what its source passes over: pictures of a kind that is not read
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        if self.captured != self.judged + sum(self.dropped.values()) + self.pending:
+            msg = f"camera {self.camera}: captured is not judged + dropped + pending"
+            raise ValueError(msg)
+        return self
+
+
+class RejectHealth(WireModel):
+    """Rejects (`defect`, `unsure`) of the model that judges, raw, and what their control chart says."""
+
+    state: Literal["learning", "steady", "high", "low", "flood"]
+    parts: Count  # the last 500 to 1,000
+    rejects: Count  # among them
+    usual: Fraction | None = None  # share of parts that begin a run of rejects, as learned on this line
+
+
+class InspectionHealth(WireModel):
+    """Which model judges an inspection's cameras; all null while there is no usable model."""
+
+    inspection: Name
+    model: Name | None
+    version: Text | None
+    sha256: Digest | None
+    trusted: bool  # False for an unsigned local release
+    preprocess_digest: Digest | None
+    state: Text | None = None  # of the model's lifecycle (docs/lifecycle.md); null without updates
+    candidate: Text | None = None  # `name/version` of the release that is on its way
+    alarm: Text | None = None  # why a person must look at the model
+    unhealthy: Text | None = None  # why its verdicts cannot be relied on now: pictures, reject rate
+    rejects: RejectHealth | None = None  # null before the model's first part
+    outcomes: Mapping[Outcome, Count] = {}  # of the model that judges, raw, since the agent's start
+    classes: Mapping[Name, Count] = {}  # of its defect and unsure parts; the most frequent ones
+
+
+class HeldTopicHealth(WireModel):
+    """A topic that the broker refuses; its messages wait on the device and all others go on."""
+
+    topic: Text
+    reason: Text
+    for_s: Positive  # since the first refusal
+
+
+class OutboxHealth(WireModel):
+    """What waits for the broker, and what was lost on this device since the agent's start."""
+
+    rows: Count  # messages waiting
+    verdicts: Count  # verdicts in them
+    bytes: Count
+    oldest_age_s: Positive
+    evicted: Count = 0  # verdicts given up because the outbox was full
+    damaged: Count = 0  # verdicts known to be lost with a damaged file
+    gaps: Count = 0  # gap messages written
+    storage_error: Text | None = None  # why nothing can be committed now
+    held_back_topics: Count = 0  # topics that the broker refuses
+    held_back: tuple[HeldTopicHealth, ...] = ()  # the first of them
+    rejected: Count = 0  # messages that the broker refused by an answer; each is sent again
+    resent: Count = 0  # messages of the history that were sent again because a person asked for them
+
+
+class BrokerHealth(WireModel):
+    """What the transport dropped since the agent's start, and what its broker does not carry."""
+
+    dropped: Mapping[Name, Count] = {}  # `oversized`, `foreign_topic`: arrivals; `wrong_answer`: no PUBACK for QoS 1
+    refused: Mapping[Name, Text] = {}  # `shadow`, `status`, `will`, `subscriptions` -> why verdicts go on without it
+
+
+class CollectionHealth(WireModel):
+    """Frames kept for training. Counts since the spool was made, but for `skipped`."""
+
+    kept: Mapping[CollectReason, Count] = {}
+    dropped: Mapping[Name, Count] = {}  # chosen and lost, by cause: `budget`, `disk_cap`, `disk_full` ...
+    skipped: Mapping[Name, Count] = {}  # chosen and not copied since the agent's start: `busy`, `rate`, `crashed`
+    uploaded: Count = 0
+    waiting: Count = 0  # frames on this disk
+    waiting_bytes: Count = 0
+    set_aside: Count = 0  # of those waiting: the target holds something else under their key, or refused them
+    day_bytes: Count = 0  # kept on this UTC day
+    error: Text | None = None  # why nothing is kept or uploaded at the moment
+
+
+class ThreadsHealth(WireModel):
+    """Faults of the agent's threads since its start; the log has their traces."""
+
+    faults: Mapping[Name, Count] = {}  # by kind of thread; kinds without any are left out
+    last: Text | None = None  # the newest
+
+
+class LogHealth(WireModel):
+    """What the agent has logged since its start."""
+
+    warnings: Count = 0
+    errors: Count = 0
+    repeats: Count = 0  # lines that were left out, because they say what the log says already
+    not_well: Count = 0  # conditions that last at the moment; `kensa status` names them
+
+
+class ConfigurationHealth(WireModel):
+    """Which configuration the agent runs with, and what became of the newest one that it was given."""
+
+    digest: Digest  # of the one in force
+    refused: Text | None = None  # why the newest one is not: the key's path and what is wrong with it
+    needs_restart: tuple[Text, ...] = ()  # keys of the newest one that wait for a restart
+
+
+class Heartbeat(WireModel):
+    """The whole message. Times since the agent's start unless said otherwise."""
+
+    v: Literal[1] = 1
+    kind: Literal["heartbeat"] = "heartbeat"
+    thing: Name
+    line: Name
+    boot_epoch: Count
+    agent_version: Text
+    component_version: Text | None = None  # of the Greengrass component that it runs as
+    configuration: ConfigurationHealth | None = None  # null from agents that do not say it
+    utc_us: Count  # when it was made, microseconds since 1970 UTC
+    uptime_s: Positive
+    transport: Literal["up", "down", "none"]
+    transport_reason: Text | None = None  # why it is down
+    broker: BrokerHealth | None = None  # null without a transport
+    latency_p50_us: Count | None  # due time to decision over the last interval; null when nothing was judged
+    latency_p99_us: Count | None
+    cpu: Positive  # cores, over the last interval
+    rss_bytes: Count
+    temperature_c: Annotated[float, Field(allow_inf_nan=False)] | None
+    memory_used: Fraction | None = None  # share of the machine's memory in use
+    faults: Count = 0  # batches that the model's runtime failed on
+    last_fault: Text | None = None
+    frames_not_kept: Count = 0  # of defect and unsure parts, because writing them could not follow
+    threads: ThreadsHealth = ThreadsHealth()
+    log: LogHealth = LogHealth()
+    losses: Mapping[Name, Count] = {}  # dropped or refused beside frames and verdicts, by what; docs/operations.md
+    outbox: OutboxHealth
+    collection: CollectionHealth | None = None  # null where nothing is collected
+    inspections: tuple[InspectionHealth, ...]
+    cameras: tuple[CameraHealth, ...]
+    part: Count = 1  # 1 .. parts: which piece of a heartbeat that did not fit into one message
+    parts: Count = 1

@@ -1,0 +1,1 @@
+"""What happens around a deployment: configuration changes, validation, preflight, and deferral."""

@@ -1,0 +1,122 @@
+"""Fetching and testing a release before anyone has decided for it: what a deployment is judged by.
+
+The rehearsal leaves the lifecycle alone: it has a folder and an examiner of its own, and shares only the fetcher, whose
+turns are taken one after the other. What was fetched is kept until the next rehearsal of that inspection, so that a
+deployment that ran out of time need not begin anew.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from agent.children.selftest_client import SelfTestClient
+from agent.errors import FetchError, ReleaseRefusedError
+from agent.release import acceptance_set, manifest
+from agent.release import rollout_policy as policies
+from agent.release.release_store import ReleaseStore
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from agent.config import Config
+    from agent.lifecycle.lifecycle import Lifecycle
+    from agent.ports import ReleaseFetcher
+    from agent.records import DesiredRelease, FetchedRelease, ModelStatus
+    from agent.timing.clock import Clock
+
+FOLDER: Final = "rehearsal"  # in the state directory
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """Whether a release could be taken, without taking it."""
+
+    config: Callable[[], Config]  # in force
+    lifecycles: Mapping[str, Lifecycle]
+    fetcher: ReleaseFetcher
+    clock: Clock
+
+    def check(self, inspection: str, wish: DesiredRelease, stop: threading.Event) -> None:
+        """Return when `wish` is what runs, what is under way, or has passed. Raises ReleaseRefusedError, FetchError.
+
+        `stop` ends it soon, with FetchError.
+        """
+        lifecycle = self.lifecycles.get(inspection)
+        if lifecycle is None:
+            return  # an inspection that a restart will make: its first wish goes the usual way
+        status = lifecycle.status()
+        if _is_known(status, wish):
+            return
+        _check_deny_list(lifecycle.deny_list(), wish.release_id)
+        fetched = self._fetch(inspection, wish.release_id, lifecycle.trusted_utc_s(), stop)
+        refusal = lifecycle.check_release(fetched, release_id=wish.release_id)
+        if refusal is not None:
+            raise ReleaseRefusedError(refusal.gate, refusal.reason, refusal.text)
+        self._self_test(inspection, status, fetched, stop)
+
+    def _fetch(self, inspection: str, release_id: str, trusted_utc_s: float, stop: threading.Event) -> FetchedRelease:
+        folder = self.config().state_dir / FOLDER / inspection
+        into = folder / release_id.replace("/", "--")
+        try:
+            into.mkdir(parents=True, exist_ok=True)
+            for other in folder.iterdir():
+                if other != into:
+                    shutil.rmtree(other, ignore_errors=True)
+        except OSError as error:
+            raise FetchError("no_room", f"{into} cannot be written: {error.strerror}") from error
+        return self.fetcher.fetch(
+            release_id,
+            into=into,
+            trusted_utc_s=trusted_utc_s,
+            on_progress=lambda _done, _total: None,
+            stop=stop,
+        )
+
+    def _self_test(self, inspection: str, status: ModelStatus, fetched: FetchedRelease, stop: threading.Event) -> None:
+        config = self.config()
+        settings, updates = config.inspections[inspection], config.updates
+        if updates is None:
+            return
+        champion = self._champion(inspection, status)
+        parts = acceptance_set.acceptance_dir(config.state_dir, inspection)
+        examiner = SelfTestClient(
+            roi=settings.roi,
+            thresholds=settings.thresholds,
+            unsure_band=settings.unsure_band,
+            max_batch=config.max_batch,
+            clock=self.clock,
+        )
+        examiner.run_self_test(
+            fetched.folder,
+            champion=champion,
+            acceptance=parts if parts.is_dir() else None,
+            limits=policies.self_test_limits(manifest.read_manifest(fetched.folder).rollout, updates.limits),
+            stop=stop,
+        )
+
+    def _champion(self, inspection: str, status: ModelStatus) -> Path | None:
+        config = self.config()
+        if status.active is None:
+            return config.inspections[inspection].release
+        store = ReleaseStore(config.state_dir / "models" / inspection, checkpoint=lambda _boundary: None)
+        folder = store.release_dir(status.active)
+        return folder if folder.is_dir() else None
+
+
+def _is_known(status: ModelStatus, wish: DesiredRelease) -> bool:
+    """Whether it runs, or the lifecycle is after it already."""
+    known = [ref.release_id for ref in (status.active, status.candidate) if ref is not None]
+    return wish.release_id in known
+
+
+def _check_deny_list(bad_list: list[dict[str, Any]], release_id: str) -> None:
+    for bad in reversed(bad_list):
+        if bad["release_id"] == release_id:
+            refusal = bad["refusal"]
+            raise ReleaseRefusedError(
+                refusal["gate"], refusal["reason"], f"It was refused here before: {refusal['text']}"
+            )

@@ -1,0 +1,357 @@
+"""Verdicts through PublishToIoTCore behind the `Transport` port, confirmed by their echo.
+
+What the nucleus answers is no acknowledgement: on lite the reply comes before the broker's PUBACK, and what is in
+flight when the connection to the cloud ends is gone; on classic it means "in a spooler in memory", which drops the
+oldest. So the component subscribes to the topics of its own verdicts and reports, and a message is acknowledged towards
+the outbox when the broker has sent it back: then it is there, on either nucleus. Messages that only their newest
+version matters of (heartbeats) are acknowledged by the reply. With `confirm="call"`, or where accessControl does not
+allow the subscription, all are, and a cut may lose up to `max_in_flight` messages.
+
+The same way it is found out whether the cloud can be reached: a ping of our own must come back. It is up from then on
+until a message does not come back in time, the nucleus refuses one while none is on its way (lite without a broker), or
+the IPC connection ends; then the outbox takes everything back, and pings go out with a growing pause.
+
+Promise: at most `max_in_flight` messages of `MAX_UNCONFIRMED_BYTES` together are unconfirmed, at most 40 leave in a
+second, and none is larger than `MAX_PAYLOAD_BYTES`: nucleus lite closes the whole connection over one of about 6.9 kB.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import secrets
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from awsiot.greengrasscoreipc import model
+
+from agent.errors import TransportError
+from agent.records import TransportStats
+from agent.timing.clock import NS_PER_S
+from agent.wire import model_topic, verdict_topic
+from greengrass.ipc.errors import IpcError, IpcErrorKind
+from greengrass.ipc.rate_limit import PACKET_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent.supervision import SupervisedThread
+    from agent.timing.clock import Clock
+    from greengrass.ipc.connection import Connection
+    from greengrass.ipc.rate_limit import PublishRateLimiter
+    from greengrass.ipc.subscriptions import Subscription
+
+MAX_PAYLOAD_BYTES: Final = 6_500
+MAX_UNCONFIRMED_BYTES: Final = 13_000  # lite has room for 15,000
+MAX_ARRIVAL_BYTES: Final = 128 * 1024  # of classic; lite delivers 4,980 at most by itself
+MAX_TOPIC_BYTES: Final = 256
+MAX_TOPIC_SLASHES: Final = 7
+MAX_IN_FLIGHT: Final = {"lite": 8, "classic": 5}  # lite allows 10: two are left for heartbeats and the shadow
+_ECHO_TIMEOUT_NS: Final = 5 * NS_PER_S  # after that a message counts as lost with its connection
+_PING_TIMEOUT_NS: Final = 2 * NS_PER_S  # after that a ping counts as lost
+_FIRST_PING_PAUSE_NS: Final = NS_PER_S // 4  # first pause between two pings; doubles
+_MAX_PING_PAUSE_NS: Final = 5 * NS_PER_S
+_CHECK_INTERVAL_NS: Final = NS_PER_S // 2
+# Pings that the nucleus took and that were not sent back: the subscriptions are made anew, and a person is told. Fewer
+# are enough where echoes did arrive before: then no policy forbids them, and on lite iotcored has restarted (measured:
+# its streams stay open and are deaf).
+_RESUBSCRIBE_AFTER_PINGS: Final = 5
+_RESUBSCRIBE_AFTER_PINGS_ONCE_UP: Final = 2
+_SUBSCRIBE: Final = "subscribe_to_iot_core"
+_SLOT_TIMEOUT_S: Final = 0.25  # longest wait for a place
+_REPLY_TIMEOUT_S: Final = 2.0
+_CLOUD: Final = "AWS IoT Core through the nucleus"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _InFlight:
+    """A message that the nucleus has taken and the broker has not sent back."""
+
+    token: int
+    topic: str
+    payload: bytes
+    sent_ns: int
+
+
+def echo_topic(thing: str) -> str:
+    """Return the topic of the pings, `kensa-echo/{thing}`: apart from `kensa/#`, which consumers subscribe to."""
+    return f"kensa-echo/{thing}"
+
+
+def check_message(topic: str, payload: bytes) -> None:
+    """Raise TransportError naming the limit of the nucleus or of AWS IoT Core that this message breaks."""
+    size = len(topic.encode("utf-8", "replace"))
+    if not topic or size > MAX_TOPIC_BYTES or topic.count("/") > MAX_TOPIC_SLASHES:
+        slashes = topic.count("/")
+        msg = f"topic {topic[:80]!r}: {size} bytes and {slashes} slashes, allowed are {MAX_TOPIC_BYTES} and 7"
+    elif topic.startswith("$") or any(c in topic for c in "\0+#"):
+        # Lite takes a publish to a topic with a wildcard, and the broker then ends the device's connection.
+        msg = f"topic {topic!r} starts with '$' or holds '+', '#' or NUL, which publishers may not use"
+    elif len(payload) > MAX_PAYLOAD_BYTES:
+        msg = f"message on {topic} has {len(payload)} bytes, allowed are {MAX_PAYLOAD_BYTES}"
+    else:
+        return
+    raise TransportError(msg)
+
+
+class IpcTransport:
+    """A `ports.Transport` over the nucleus. It watches the connection, so it is made before that starts."""
+
+    def __init__(
+        self,
+        *,
+        connection: Connection,
+        thing: str,
+        pace: PublishRateLimiter,
+        clock: Clock,
+        confirm: bool = True,
+        max_in_flight: int = MAX_IN_FLIGHT["lite"],
+    ) -> None:
+        """`confirm`: wait for the echo of verdicts and reports."""
+        self._connection = connection
+        self._conditions = connection.supervisor.condition_log(_log)
+        self._thing = thing
+        self._rate_limiter = pace
+        self._clock = clock
+        self._confirm = confirm
+        self._max_in_flight = max_in_flight
+        self._random = random.Random()  # noqa: S311 - spreads pings, guards nothing
+        self._confirmed_topics = {model_topic(thing)}
+        self._verdict_prefix = verdict_topic(thing, "x").removesuffix("x")
+        self._ping_topic = echo_topic(thing)
+        self._echo_subscriptions: list[Subscription] = []
+        self._on_ack: Callable[[int], None] = lambda _token: None
+        self._on_reject: Callable[[int, str], None] = lambda _token, _reason: None
+        self._on_connection: Callable[[bool, str], None] = lambda _up, _reason: None
+        self._lock = threading.Condition()  # notified when there may be room
+        self._in_flight: dict[int, _InFlight] = {}  # by token, oldest first
+        self._is_up = False
+        self._reason = "not started"
+        self._ping_payload = b""  # the one that may come back
+        self._ping_returned = threading.Event()
+        self._pings_since_up = 0  # since it was up
+        self._was_up = False  # at any time since the start: echoes are allowed then
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._thread: SupervisedThread | None = None
+        self.sent = 0  # QoS 1 publishes that the nucleus took
+        self.dropped = 0  # messages that arrived and were too large
+
+    @property
+    def max_in_flight(self) -> int:
+        """How many unconfirmed messages it accepts at once."""
+        return self._max_in_flight
+
+    @property
+    def stats(self) -> TransportStats:
+        """See `Transport.figures`."""
+        return TransportStats({"oversized": self.dropped} if self.dropped else {}, {})
+
+    @property
+    def is_confirmed_by_echo(self) -> bool:
+        """Whether messages are acknowledged by their echo."""
+        return self._confirm
+
+    # --- the port -----------------------------------------------------------------------------------------------------
+
+    def start(
+        self,
+        *,
+        on_ack: Callable[[int], None],
+        on_reject: Callable[[int, str], None],
+        on_connection: Callable[[bool, str], None],
+    ) -> None:
+        """See `Transport.start`; `on_ack` and `on_reject` may come from within `publish`."""
+        self._on_ack, self._on_reject, self._on_connection = on_ack, on_reject, on_connection
+        if self._confirm:
+            topics = [self._verdict_prefix + "+", *sorted(self._confirmed_topics), self._ping_topic]
+            self._echo_subscriptions = [self._subscribe(topic, self._on_echo) for topic in topics]
+        self._thread = self._connection.supervisor.thread(
+            self._run, kind="ipc-transport", name="ipc-transport", stop=self._stop
+        )
+        self._thread.start()
+
+    def subscribe(self, topic: str, on_message: Callable[[str, bytes], None]) -> None:
+        """See `Transport.subscribe`. Raises TransportError for a wildcard."""
+        if not topic or any(c in topic for c in "\0+#"):
+            raise TransportError(f"topic {topic!r} is empty or holds '+', '#' or NUL: subscribe to plain topics")
+        self._subscribe(topic, on_message)
+
+    def publish(self, token: int, topic: str, payload: bytes) -> None:
+        """See `Transport.publish`; waits for room and pace, 0.25 s at most each, and for the nucleus's reply."""
+        check_message(topic, payload)
+        with self._lock:
+            self._lock.wait_for(lambda: not self._is_up or self._has_room(payload), _SLOT_TIMEOUT_S)
+            if not self._is_up:
+                raise TransportError(f"AWS IoT Core cannot be reached through the nucleus: {self._reason}")
+            if not self._has_room(payload):
+                raise TransportError(f"{len(self._in_flight)} messages are unconfirmed, no more are taken now")
+            # Before the call: the echo may be faster than the reply.
+            flight = self._in_flight[token] = _InFlight(token, topic, payload, self._clock.monotonic_ns())
+        self._rate_limiter.wait(len(payload), self._stop)
+        try:
+            self._send(topic, payload, model.QOS.AT_LEAST_ONCE)
+        except IpcError as error:
+            with self._lock:
+                self._in_flight.pop(token, None)
+                is_alone = not self._in_flight
+                self._lock.notify_all()
+            if error.kind is IpcErrorKind.UNAUTHORIZED:  # accessControl lacks this topic; others may go on
+                self._on_reject(token, f"{error}. Allow {topic} in accessControl of the component's recipe")
+                return
+            if error.kind is IpcErrorKind.SERVICE and is_alone:
+                self._mark_down("the nucleus takes no message; it is not connected")
+            raise
+        self.sent += 1
+        if not (self._confirm and self._needs_echo(topic)):
+            self._acknowledge(flight)
+
+    def close(self, *, timeout_s: float) -> None:
+        """See `Transport.close`. The connection to the nucleus stays: it is not ours."""
+        self._stop.set()
+        self._wake.set()
+        self._ping_returned.set()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+
+    def _has_room(self, payload: bytes) -> bool:
+        waiting = sum(len(flight.payload) + PACKET_BYTES for flight in self._in_flight.values())
+        fits = waiting + len(payload) + PACKET_BYTES <= MAX_UNCONFIRMED_BYTES
+        return not self._in_flight or (fits and len(self._in_flight) < self._max_in_flight)
+
+    # --- what arrives: the thread ipc-events --------------------------------------------------------------------------
+
+    def _subscribe(self, topic: str, on_message: Callable[[str, bytes], None]) -> Subscription:
+        def take(event: Any) -> None:
+            message = event.message
+            if message is None or message.topic_name is None:
+                return
+            payload = message.payload or b""
+            if len(payload) > MAX_ARRIVAL_BYTES:
+                self.dropped += 1
+                self._connection.supervisor.losses.count("ipc_arrivals_oversized")
+                return
+            on_message(message.topic_name, payload)
+
+        request = model.SubscribeToIoTCoreRequest(topic_name=topic, qos=model.QOS.AT_LEAST_ONCE)
+        describe = f"SubscribeToIoTCore on {topic}"
+        return self._connection.subscribe(_SUBSCRIBE, request, take, describe=describe)
+
+    def _on_echo(self, topic: str, payload: bytes) -> None:
+        """A message of this device came back: the broker has it."""
+        if topic == self._ping_topic:
+            if payload == self._ping_payload:
+                self._ping_returned.set()
+                self._wake.set()
+            return
+        with self._lock:
+            found = next((f for f in self._in_flight.values() if f.payload == payload and f.topic == topic), None)
+        if found is not None:
+            self._acknowledge(found)
+
+    def _acknowledge(self, flight: _InFlight) -> None:
+        with self._lock:
+            known = self._in_flight.pop(flight.token, None)
+            self._lock.notify_all()
+        if known is not None:
+            self._on_ack(flight.token)
+
+    def _needs_echo(self, topic: str) -> bool:
+        return topic in self._confirmed_topics or topic.startswith(self._verdict_prefix)
+
+    # --- whether the cloud can be reached: the thread ipc-transport ---------------------------------------------------
+
+    def _run(self) -> None:
+        pause_ns = _FIRST_PING_PAUSE_NS
+        while not self._stop.is_set():
+            self._wake.clear()
+            if self._is_up:
+                self._check_in_flight()
+                self._clock.wait(self._wake, _CHECK_INTERVAL_NS / NS_PER_S)
+                pause_ns = _FIRST_PING_PAUSE_NS
+            elif self._probe_cloud():
+                self._mark_up()
+            else:
+                self._clock.wait(self._stop, self._random.uniform(0.5, 1.0) * pause_ns / NS_PER_S)
+                pause_ns = min(2 * pause_ns, _MAX_PING_PAUSE_NS)
+
+    def _probe_cloud(self) -> bool:
+        """Ping once; whether the cloud can be reached."""
+        if not self._connection.is_connected:
+            self._reason = "no connection to the nucleus"
+            return False
+        if self._confirm and any(echo.error_kind is IpcErrorKind.UNAUTHORIZED for echo in self._echo_subscriptions):
+            self._confirm = False
+            _log.error("verdicts cannot be confirmed by their echo: a cut may lose some. See accessControl above")
+        if self._confirm and not all(echo.is_active for echo in self._echo_subscriptions):
+            self._reason = "the nucleus does not subscribe; it is not connected"
+            return False
+        return self._ping_cloud()
+
+    def _ping_cloud(self) -> bool:
+        self._ping_payload, self._pings_since_up = secrets.token_hex(8).encode(), self._pings_since_up + 1
+        self._ping_returned.clear()
+        try:
+            self._send(self._ping_topic, self._ping_payload, model.QOS.AT_MOST_ONCE)
+        except IpcError as error:
+            self._reason = str(error)
+            return False
+        if not self._confirm or self._clock.wait(self._ping_returned, _PING_TIMEOUT_NS / NS_PER_S):
+            return not self._stop.is_set()
+        self._reason = f"no message comes back on {self._ping_topic}"
+        if self._pings_since_up % (_RESUBSCRIBE_AFTER_PINGS_ONCE_UP if self._was_up else _RESUBSCRIBE_AFTER_PINGS) == 0:
+            self._resubscribe()
+        return False
+
+    def _resubscribe(self) -> None:
+        """Subscribe anew to everything, the shadow's topics too, and say why."""
+        if self._was_up:
+            _log.warning(
+                "%d pings on %s were taken and not sent back, which they were before: the nucleus's MQTT daemon has "
+                "restarted or the way back is cut. All subscriptions are made anew",
+                self._pings_since_up,
+                self._ping_topic,
+            )
+        else:
+            _log.warning(
+                "%d pings on %s were taken and none was ever sent back. If the device is online, allow iot:Subscribe "
+                "and iot:Receive on kensa/ and kensa-echo/ in its policy, or set greengrass.confirm to call",
+                self._pings_since_up,
+                self._ping_topic,
+            )
+        self._connection.resubscribe(_SUBSCRIBE)
+
+    def _mark_up(self) -> None:
+        self._conditions.clear_fault(_CLOUD, "is reached again")
+        with self._lock:
+            self._is_up, self._pings_since_up = True, 0
+        self._was_up = True
+        self._on_connection(True, "AWS IoT Core through the nucleus")  # noqa: FBT003 - the port's signature
+
+    def _check_in_flight(self) -> None:
+        if not self._connection.is_connected:
+            self._mark_down("no connection to the nucleus")
+            return
+        now_ns = self._clock.monotonic_ns()
+        with self._lock:
+            oldest_ns = min((flight.sent_ns for flight in self._in_flight.values()), default=now_ns)
+        if now_ns - oldest_ns > _ECHO_TIMEOUT_NS:
+            self._mark_down(f"a message did not come back within {_ECHO_TIMEOUT_NS // NS_PER_S} s")
+
+    def _mark_down(self, reason: str) -> None:
+        """Any thread: what is unconfirmed goes back to the outbox, which sends it again."""
+        with self._lock:
+            if not self._is_up:
+                return
+            self._is_up, self._reason = False, reason
+            self._in_flight.clear()
+            self._lock.notify_all()
+        self._conditions.report_fault(_CLOUD, f"{reason}; verdicts wait on disk")
+        self._on_connection(False, reason)  # noqa: FBT003 - the port's signature
+        self._wake.set()
+
+    def _send(self, topic: str, payload: bytes, qos: str) -> None:
+        request = model.PublishToIoTCoreRequest(topic_name=topic, qos=qos, payload=payload)
+        self._connection.call("publish_to_iot_core", request, timeout_s=_REPLY_TIMEOUT_S)

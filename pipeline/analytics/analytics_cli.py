@@ -1,0 +1,246 @@
+"""`kensa cloud query`, `kensa cloud report` and `kensa cloud ingest`: arguments in, exit code out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent.errors import KensaError, OperatorError, UsageError
+from pipeline.analytics.duckdb_engine import DuckDbEngine, EngineLimits
+from pipeline.analytics.queries import catalogue, get_query
+from pipeline.analytics.query_result import text_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pipeline.analytics.query_result import QueryResult
+
+_SHOWN = 200  # rows of a table for people; --csv and --json give all
+_ATHENA_DAYS = 30  # that --athena reads by default, because every byte is billed
+
+
+def _run(work: Callable[[], int]) -> int:
+    try:
+        return work()
+    except KensaError as error:
+        print(f"kensa: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:  # `| head`
+        sys.stderr.close()
+        return 0
+
+
+def _add_limit_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what DuckDB may use")
+    default = EngineLimits()
+    group.add_argument("--threads", type=int, default=default.threads)
+    group.add_argument("--memory-mb", type=int, default=default.memory_mb)
+    group.add_argument("--spill-mb", type=int, default=default.spill_mb, help="temporary files")
+
+
+def _open_engine(arguments: argparse.Namespace) -> DuckDbEngine:
+    for name in ("threads", "memory_mb", "spill_mb"):
+        if getattr(arguments, name) < 1:
+            raise UsageError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: a number above 0 is needed.")
+    if arguments.data is None:
+        raise UsageError("--data DIR is needed: the folder that holds verdicts/site=.../line=.../day=...")
+    return DuckDbEngine(
+        arguments.data,
+        limits=EngineLimits(threads=arguments.threads, memory_mb=arguments.memory_mb, spill_mb=arguments.spill_mb),
+    )
+
+
+# --- query ------------------------------------------------------------------------------------------------------------
+
+
+def query(argv: Sequence[str]) -> int:
+    """Run `kensa cloud query`; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="kensa cloud query", description="Ask the tables one of the questions of pipeline/analytics/sql."
+    )
+    parser.add_argument("name", nargs="?", help="which; without it all are listed")
+    parser.add_argument("--data", type=Path, help="folder with the tables")
+    parser.add_argument("--param", action="append", default=[], metavar="K=V", help="may be given again")
+    parser.add_argument("--describe", action="store_true", help="show parameters and columns instead of asking")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print one JSON object")
+    form.add_argument("--csv", action="store_true", help="print CSV")
+    form.add_argument("--sql", choices=("athena", "duckdb"), help="print the statement instead of running it")
+    _add_limit_options(parser)
+    athena = parser.add_argument_group("on Athena")
+    athena.add_argument("--athena", action="store_true", help="run there; by default over the last 30 days")
+    athena.add_argument("--database", default="kensa", help="of the Glue catalogue (default: kensa)")
+    athena.add_argument("--workgroup", default="primary")
+    athena.add_argument("--output", metavar="S3_URI", help="for results, where the workgroup sets none")
+    athena.add_argument("--timeout", type=float, default=300.0, metavar="S")
+    return _run(lambda: _query(parser.parse_args(argv)))
+
+
+def _query(arguments: argparse.Namespace) -> int:
+    if arguments.name is None:
+        width = max(map(len, catalogue()))
+        print("\n".join(f"{name:<{width}}  {found.summary}" for name, found in catalogue().items()))
+        return 0
+    if arguments.describe:
+        _describe(arguments.name)
+        return 0
+    given = _parameters(arguments.param)
+    if arguments.sql is not None:
+        first, last = _default_athena_days()
+        found = get_query(arguments.name)
+        print(found.sql(found.bind(given, first_day=first, last_day=last), arguments.sql))
+        return 0
+    answer = _on_athena(arguments, given) if arguments.athena else _on_duckdb(arguments, given)
+    if arguments.json:
+        print(json.dumps(answer.to_json()))
+    elif arguments.csv:
+        print(answer.to_csv(), end="")
+    else:
+        _print_table(answer)
+    return 0
+
+
+def _describe(name: str) -> None:
+    found = get_query(name)
+    print(f"{found.name}, version {found.version}: {found.summary}\n\nparameters:")
+    for parameter in found.parameters:
+        print(f"  {parameter.name} = {parameter.default}: {parameter.meaning}; {parameter.describe_allowed}")
+    print("\ncolumns:")
+    for column in found.columns:
+        print(f"  {column.name}: {column.meaning}")
+
+
+def _parameters(texts: Sequence[str]) -> dict[str, str]:
+    given: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or name in given:
+            raise UsageError(f"--param {text[:80]!r}: NAME=VALUE is needed, each name once.")
+        given[name] = value
+    return given
+
+
+def _default_athena_days() -> tuple[str, str]:
+    today = datetime.now(UTC).date()
+    return (today - timedelta(days=_ATHENA_DAYS)).isoformat(), today.isoformat()
+
+
+def _on_duckdb(arguments: argparse.Namespace, given: dict[str, str]) -> QueryResult:
+    found = get_query(arguments.name)
+    with _open_engine(arguments) as lake:
+        return lake.execute(found, given)
+
+
+def _on_athena(arguments: argparse.Namespace, given: dict[str, str]) -> QueryResult:
+    from pipeline.analytics.athena_engine import AthenaEngine, AthenaSettings  # noqa: PLC0415 - DuckDB needs no account
+    from pipeline.cloud.aws_clients import client  # noqa: PLC0415
+
+    first, last = _default_athena_days()
+    place = AthenaSettings(arguments.database, arguments.workgroup, arguments.output, arguments.timeout)
+    return AthenaEngine(client("athena"), place).execute(
+        get_query(arguments.name), given, first_day=first, last_day=last
+    )
+
+
+def _print_table(answer: QueryResult) -> None:
+    print(text_table(answer.columns, answer.rows[:_SHOWN]))
+    left = len(answer.rows) - _SHOWN
+    rest = f"; {left:,} more with --csv or --json" if left > 0 else ""
+    asked = ", ".join(f"{name} = {value}" for name, value in answer.parameters.items())
+    print(f"{len(answer.rows):,} rows in {answer.seconds:.2f} s{rest}. {asked}", file=sys.stderr)
+
+
+# --- report -----------------------------------------------------------------------------------------------------------
+
+
+def report(argv: Sequence[str]) -> int:
+    """Run `kensa cloud report`; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="kensa cloud report", description="Write the plant's report: one HTML page, nothing to load."
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder with the tables")
+    parser.add_argument("--out", type=Path, required=True, help="page to write")
+    parser.add_argument("--site", default="*", help="only this site")
+    parser.add_argument("--from", dest="first", metavar="DAY", help="first day (default: the data's)")
+    parser.add_argument("--to", dest="last", metavar="DAY", help="last day (default: the data's)")
+    _add_limit_options(parser)
+    return _run(lambda: _report(parser.parse_args(argv)))
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from pipeline.analytics.plant_report.plant_data import collect_plant_data  # noqa: PLC0415 - only this command
+    from pipeline.analytics.plant_report.plant_page import render  # noqa: PLC0415
+
+    window = {"first_day": arguments.first, "last_day": arguments.last, "site": arguments.site}
+    with _open_engine(arguments) as lake:
+        page = render(collect_plant_data(lake, {key: value for key, value in window.items() if value is not None}))
+    try:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise OperatorError(f"{arguments.out} cannot be written: {error.strerror}.") from error
+    print(f"{arguments.out}: {len(page) / 1000:.0f} kB")
+    return 0
+
+
+# --- ingest -----------------------------------------------------------------------------------------------------------
+
+
+def ingest(argv: Sequence[str]) -> int:
+    """Run `kensa cloud ingest`; returns the exit code: 4 when a message was refused."""
+    parser = argparse.ArgumentParser(
+        prog="kensa cloud ingest", description="Append messages to the tables in a folder, or refresh the labels."
+    )
+    parser.add_argument("messages", type=Path, nargs="?", help="one JSON object a line; - for standard input")
+    parser.add_argument("--out", required=True, help="folder with the tables; for labels also s3://BUCKET/lake")
+    parser.add_argument("--site", help="the plant that the messages come from")
+    labels = parser.add_argument_group("labels: what came back, beside how the frames were collected")
+    labels.add_argument("--labels", metavar="URI", help="store or file of labels, as kensa cloud labels writes them")
+    labels.add_argument("--collected", metavar="URI", help="folder or bucket of the collected frames")
+    return _run(lambda: _ingest(parser.parse_args(argv)))
+
+
+def _ingest(arguments: argparse.Namespace) -> int:
+    if (arguments.messages is None) == (arguments.labels is None):
+        raise UsageError("Give a file of messages and --site, or --labels and --collected.")
+    if arguments.labels is not None:
+        return _ingest_labels(arguments)
+    if arguments.site is None:
+        raise UsageError("--site is needed: the plant that the messages come from.")
+    return _ingest_messages(arguments)
+
+
+def _ingest_messages(arguments: argparse.Namespace) -> int:
+    from pipeline.ingest.lake_writer import LakeWriter  # noqa: PLC0415 - only this command
+
+    with LakeWriter(Path(arguments.out), site=arguments.site) as writer:
+        try:
+            with sys.stdin.buffer if str(arguments.messages) == "-" else arguments.messages.open("rb") as lines:
+                for number, line in enumerate(lines, 1):
+                    refused = writer.add_message(line) if line.strip() else None
+                    if refused is not None:
+                        print(f"kensa: line {number}: {refused}", file=sys.stderr)
+        except OSError as error:
+            raise OperatorError(f"{arguments.messages} cannot be read: {error.strerror}.") from error
+    print(f"{arguments.out}: {writer.rows:,} rows; {writer.refused:,} messages refused")
+    return 4 if writer.refused else 0
+
+
+def _ingest_labels(arguments: argparse.Namespace) -> int:
+    from pipeline.cloud.storage import open_storage  # noqa: PLC0415 - only this command
+    from pipeline.datasets.collected_frames import scan_frames  # noqa: PLC0415
+    from pipeline.datasets.label_store import load_labels  # noqa: PLC0415
+    from pipeline.ingest.labels_table import refresh_labels  # noqa: PLC0415
+
+    if arguments.collected is None:
+        raise UsageError("--collected is needed: where the frames lie that were labelled.")
+    found = scan_frames(open_storage(arguments.collected), site=arguments.site)
+    if "://" not in arguments.out:
+        Path(arguments.out).mkdir(parents=True, exist_ok=True)
+    count = refresh_labels(load_labels(arguments.labels), found.frames, open_storage(arguments.out))
+    print(f"{arguments.out}: {count:,} labels of {len(found.frames):,} collected frames")
+    return 0

@@ -1,0 +1,1 @@
+"""The plant manager's report."""

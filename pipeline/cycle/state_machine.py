@@ -1,0 +1,273 @@
+"""The state machine of the cycle, in the Amazon States Language.
+
+    python -m pipeline.cycle.state_machine > pipeline/infra/cycle.asl.json       a test compares them
+
+    Begin -> BuildDataset -> PlanTraining -> Train (a map of jobs) -> Choose (a job) -> Judge -> Register -> AskApproval
+    -> Release -> DeployCanary -> Watch ... -> Promote -> WatchFleet ... -> Notify -> End
+
+Every function gets {"execution", "state"}; its answer lies in the state as STEP.answer. Every task catches
+everything: what is expected has an outcome of its own, what is not is `broken`; from DeployCanary on an error leads to
+RollBack first. All ways but the ignored trigger's pass Notify and End, which frees the lock.
+
+${...} are the DefinitionSubstitutions of template.yaml: NAMEFunction is a function's ARN, TrainingRole a role's.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any, Final
+
+State = dict[str, Any]
+
+# https://docs.aws.amazon.com/step-functions/latest/dg/sfn-best-practices.html: what to retry of Lambda
+_LAMBDA_RETRY: Final = {
+    "ErrorEquals": [
+        "Lambda.ServiceException",
+        "Lambda.AWSLambdaException",
+        "Lambda.SdkClientException",
+        "Lambda.TooManyRequestsException",
+        "Lambda.ClientExecutionTimeoutException",
+    ],
+    "IntervalSeconds": 1,
+    "MaxAttempts": 6,
+    "BackoffRate": 2,
+    "MaxDelaySeconds": 60,
+    "JitterStrategy": "FULL",
+}
+_KENSA_RETRY: Final = {  # what may work in a while: of agent.errors, pipeline.cloud and pipeline.cycle
+    "ErrorEquals": ["StorageError", "AccountError", "PublisherBusyError"],
+    "IntervalSeconds": 2,
+    "MaxAttempts": 6,
+    "BackoffRate": 2,
+    "MaxDelaySeconds": 120,
+    "JitterStrategy": "FULL",
+}
+_JOB_RETRY: Final = [
+    {
+        "ErrorEquals": ["SageMaker.AmazonSageMakerException", "SageMaker.ResourceLimitExceededException"],
+        "IntervalSeconds": 1,
+        "MaxAttempts": 8,
+        "BackoffRate": 2.5,
+        "MaxDelaySeconds": 900,
+        "JitterStrategy": "FULL",
+    }
+]
+_TIMEOUT_S: Final = 900  # of a function
+_OUTCOMES: Final = {
+    "Poisoned": "poisoned",
+    "NothingNew": "nothing_new",
+    "TrainingFailed": "training_failed",
+    "NoneBetter": "none_better",
+    "Denied": "denied",
+    "ApprovalTimedOut": "approval_timed_out",
+    "RolledBack": "rolled_back",
+    "Promoted": "promoted",
+    "Broken": "broken",
+    "RollBackFailed": "roll_back_failed",
+}
+
+
+def _catch(error: str, then: str) -> State:
+    return {"ErrorEquals": [error], "Next": then, "ResultPath": "$.error"}
+
+
+def _lambda_task(
+    name: str, step: str, then: str, *, caught: dict[str, str] | None = None, broken: str = "Broken"
+) -> State:
+    """A task that calls a function; its answer becomes `$.step.answer`. `caught`: error -> state."""
+    return {
+        "Type": "Task",
+        "Resource": "arn:aws:states:::lambda:invoke",
+        "Parameters": {
+            "FunctionName": f"${{{name}Function}}",
+            "Payload": {"execution.$": "$$.Execution.Id", "state.$": "$"},
+        },
+        "ResultSelector": {"answer.$": "$.Payload"},
+        "ResultPath": f"$.{step}",
+        "TimeoutSeconds": _TIMEOUT_S,
+        "Retry": [_LAMBDA_RETRY, _KENSA_RETRY],
+        "Catch": [*(_catch(error, to) for error, to in (caught or {}).items()), _catch("States.ALL", broken)],
+        "Next": then,
+    }
+
+
+def _training_job_task(request: str, common: str, **more: Any) -> State:
+    """A training job, waited for. `request` and `common` are the paths of what pipeline.sagemaker.job_request wrote."""
+    shared = ("AlgorithmSpecification", "InputDataConfig", "OutputDataConfig", "ResourceConfig", "StoppingCondition")
+    return {
+        "Type": "Task",
+        "Resource": "arn:aws:states:::sagemaker:createTrainingJob.sync",
+        "Parameters": {
+            "TrainingJobName.$": f"States.Format('{{}}-{{}}', {request}.TrainingJobName, $$.State.RetryCount)",
+            "HyperParameters.$": f"{request}.HyperParameters",
+            **{f"{name}.$": f"{common}.{name}" for name in (*shared, "EnableManagedSpotTraining", "Tags")},
+            "RoleArn": "${TrainingRole}",
+        },
+        "Retry": _JOB_RETRY,
+        **more,
+    }
+
+
+def _choice(*ways: State, otherwise: str) -> State:
+    return {"Type": "Choice", "Choices": list(ways), "Default": otherwise}
+
+
+def _equals(variable: str, value: str, then: str) -> State:
+    return {"Variable": variable, "StringEquals": value, "Next": then}
+
+
+def _is_true(variable: str, then: str) -> State:
+    return {"Variable": variable, "BooleanEquals": True, "Next": then}
+
+
+def _training_states() -> dict[str, State]:
+    """From the trigger to the models."""
+    one_job = _training_job_task(
+        "$.job",
+        "$.common",
+        ResultSelector={"ok": True, "job.$": "$.TrainingJobName"},
+        Catch=[_catch("States.ALL", "OneFailed")],
+        End=True,
+    )
+    failed = {
+        "Type": "Pass",
+        "Parameters": {"ok": False, "job.$": "$.job.TrainingJobName", "cause.$": "$.error.Cause"},
+        "End": True,
+    }
+    return {
+        "Begin": _lambda_task("Begin", "begin", "Accepted"),
+        "Accepted": _choice(_is_true("$.begin.answer.accepted", "BuildDataset"), otherwise="Ignored"),
+        "Ignored": {"Type": "Succeed"},
+        "BuildDataset": _lambda_task(
+            "BuildDataset",
+            "dataset",
+            "PlanTraining",
+            caught={"PoisonedDatasetError": "Poisoned", "NothingNewError": "NothingNew"},
+        ),
+        "PlanTraining": _lambda_task("PlanTraining", "plan", "Train"),
+        "Train": {
+            "Type": "Map",
+            "ItemsPath": "$.plan.answer.jobs",
+            "ItemSelector": {"job.$": "$$.Map.Item.Value", "common.$": "$.plan.answer.common"},
+            "MaxConcurrency": 8,
+            "ItemProcessor": {
+                "ProcessorConfig": {"Mode": "INLINE"},
+                "StartAt": "TrainOne",
+                "States": {"TrainOne": one_job, "OneFailed": failed},
+            },
+            "ResultPath": "$.trained",
+            "Catch": [_catch("States.ALL", "Broken")],
+            "Next": "CountModels",
+        },
+        "CountModels": {
+            "Type": "Pass",
+            "Parameters": {"any.$": "States.ArrayContains($.trained[*].ok, true)"},
+            "ResultPath": "$.models",
+            "Next": "AnyModel",
+        },
+        "AnyModel": _choice(_is_true("$.models.any", "Choose"), otherwise="TrainingFailed"),
+        "Choose": _training_job_task(
+            "$.plan.answer.choice",
+            "$.plan.answer.choice",
+            ResultSelector={"answer": {"artifacts.$": "$.ModelArtifacts.S3ModelArtifacts"}},
+            ResultPath="$.chosen",
+            Catch=[_catch("States.ALL", "Broken")],
+            Next="Judge",
+        ),
+    }
+
+
+def _approval_states() -> dict[str, State]:
+    """From the models to an approved candidate."""
+    ask = _lambda_task("AskApproval", "approval", "Answered", caught={"States.Timeout": "ApprovalTimedOut"})
+    ask |= {
+        "Resource": "arn:aws:states:::lambda:invoke.waitForTaskToken",
+        "Parameters": {
+            "FunctionName": "${AskApprovalFunction}",
+            "Payload": {"execution.$": "$$.Execution.Id", "state.$": "$", "token.$": "$$.Task.Token"},
+        },
+        "ResultSelector": {"answer.$": "$"},
+        "TimeoutSecondsPath": "$.begin.answer.approval_s",
+    }
+    del ask["TimeoutSeconds"]
+    return {
+        "Judge": _lambda_task("Choose", "choice", "Proposed"),
+        "Proposed": _choice(_is_true("$.choice.answer.proposed", "Register"), otherwise="NoneBetter"),
+        "Register": _lambda_task("Register", "registered", "WhoApproves"),
+        "WhoApproves": _choice(_equals("$.choice.answer.approval", "auto", "Approve"), otherwise="AskApproval"),
+        "Approve": _lambda_task("Approve", "approval", "Release"),
+        "AskApproval": ask,
+        "Answered": _choice(_is_true("$.approval.answer.approved", "Release"), otherwise="Denied"),
+    }
+
+
+def _rollout_states() -> dict[str, State]:
+    """From the approved candidate to the fleet, or back."""
+
+    def pause(then: str) -> State:
+        return {"Type": "Wait", "SecondsPath": "$.rollout.answer.every_s", "Next": then}
+
+    def decided(again: str, then: State) -> State:
+        return _choice(_equals("$.watch.answer.action", "wait", again), then, otherwise="RollBack")
+
+    back = _lambda_task("RollBack", "roll_back", "WhyBack", broken="RollBackFailed")
+    broken = _choice({"Variable": "$.error", "IsPresent": True, "Next": "Broken"}, otherwise="RolledBack")
+    return {
+        "Release": _lambda_task("Release", "released", "DeployCanary"),
+        "DeployCanary": _lambda_task("DeployCanary", "rollout", "CanaryPause", broken="RollBack"),
+        "CanaryPause": pause("Watch"),
+        "Watch": _lambda_task("Watch", "watch", "CanaryDecided", broken="RollBack"),
+        "CanaryDecided": decided("CanaryPause", _equals("$.watch.answer.action", "promote", "Promote")),
+        "Promote": _lambda_task("Promote", "rollout", "FleetPause", broken="RollBack"),
+        "FleetPause": pause("WatchFleet"),
+        "WatchFleet": _lambda_task("Watch", "watch", "FleetDecided", broken="RollBack"),
+        "FleetDecided": decided("FleetPause", _equals("$.watch.answer.action", "done", "Promoted")),
+        "RollBack": back,
+        "WhyBack": broken,
+    }
+
+
+def _completion_states() -> dict[str, State]:
+    """What every way but the ignored trigger's passes."""
+    outcomes = {
+        name: {"Type": "Pass", "Result": {"answer": {"result": result}}, "ResultPath": "$.outcome", "Next": "Notify"}
+        for name, result in _OUTCOMES.items()
+    }
+    notify = _lambda_task("Notify", "notified", "End", broken="End")
+    notify["Catch"] = [{**_catch("States.ALL", "End"), "ResultPath": "$.notify_error"}]
+    end = _lambda_task("End", "ended", "HowItEnded", broken="Failed")
+    return {
+        **outcomes,
+        "Notify": notify,
+        "End": end,
+        "HowItEnded": _choice(
+            _equals("$.outcome.answer.result", "broken", "Failed"),
+            _equals("$.outcome.answer.result", "roll_back_failed", "Failed"),
+            otherwise="Done",
+        ),
+        "Done": {"Type": "Succeed"},
+        "Failed": {
+            "Type": "Fail",
+            "Error": "CycleBroken",
+            "Cause": "See the record of this execution in cycle/v1/executions, and docs/cloud.md",
+        },
+    }
+
+
+def definition() -> State:
+    """The whole machine."""
+    return {
+        "Comment": "From a trigger to a model that the fleet runs. Made by python -m pipeline.cycle.state_machine",
+        "StartAt": "Begin",
+        "States": {**_training_states(), **_approval_states(), **_rollout_states(), **_completion_states()},
+    }
+
+
+def to_text() -> str:
+    """As it lies in pipeline/infra/cycle.asl.json."""
+    return json.dumps(definition(), indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(to_text())

@@ -1,0 +1,234 @@
+"""What a cycle trains on, and which trainings it asks for.
+
+    config/SITE/MODEL/search.yaml            the search file; without one the default search
+    datasets/SITE/MODEL/base/                what to begin with, before there is a released model; may be missing
+    datasets/SITE/MODEL/DIGEST16/            every version that a cycle built
+    cycle/v1/executions/NAME/                what this execution found: search.json, champion/
+
+The base of a version is what the running release was trained on: a version that led to nothing is never built upon, so
+that bad labels do not creep in. That version is also the anchor on which candidates are compared once more.
+
+Promise: labels that contradict what is known are refused (PoisonedDatasetError), and a version that holds nothing new
+ends the cycle (NothingNewError), before anything is paid for.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import yaml
+
+from agent.errors import KensaError
+from pipeline.cloud import aws_clients
+from pipeline.cloud.storage import ObjectMissingError
+from pipeline.cycle.deployment.deployments import desired_release
+from pipeline.cycle.execution import safe_key_part, to_json_bytes
+from pipeline.cycle.services import deployments_of, publisher_of, registry_of
+from pipeline.dataset_reader import DatasetError
+from pipeline.datasets import dataset_builder as builder
+from pipeline.sagemaker.job_request import JobSettings, choice_request, training_request
+from pipeline.selection.candidate_record import CandidateStatus
+from pipeline.selection.search.search_runner import resolve_settings
+from pipeline.selection.search.search_space import SearchSettings, default_settings, plan_trainings
+from pipeline.selection.training_plan import next_version, parse_json, validate
+
+if TYPE_CHECKING:
+    from pipeline.cloud.storage import Storage
+    from pipeline.cycle.execution import Execution
+    from pipeline.datasets.dataset_version import DatasetVersion
+    from pipeline.selection.candidate_record import RegistryEntry
+
+_SHOWN: Final = 5
+_DIGITS: Final = 16
+_MAX_SEARCH_BYTES: Final = 256 * 1024
+_JOB_NAME: Final = 60  # characters; SageMaker takes 63, and a number of the attempt follows
+
+
+class PoisonedDatasetError(KensaError):
+    """The new labels contradict what is known: a person must look at them before anything is trained."""
+
+    exit_code = 3
+
+
+class NothingNewError(KensaError):
+    """No sample has come since the last version: there is nothing to train on."""
+
+    exit_code = 5
+
+
+def build_dataset(execution: Execution) -> dict[str, Any]:
+    """Build and keep the next version of the data set; find out what the search needs to know of it."""
+    wanted, data = execution.request, execution.data
+    place = f"datasets/{wanted.site}/{wanted.model}"
+    champion = current_release(execution)
+    with tempfile.TemporaryDirectory(prefix="kensa-dataset-") as temporary:
+        base = _fetch_base_dataset(execution, champion, Path(temporary) / "base")
+        version = builder.build_dataset(
+            data,
+            data if next(iter(data.list("labels/v1/")), None) else None,
+            base,
+            Path(temporary) / "built",
+            name=wanted.model,
+            settings=builder.BuildSettings(site=wanted.site, inspection=wanted.inspection),
+        )
+        _reject_poisoned(version)
+        if version.parent is not None and version.digest == version.parent:
+            raise NothingNewError(f"the version {version.digest[:_DIGITS]} of {wanted.model} holds nothing new")
+        uri = execution.uri(place, version.digest[:_DIGITS])
+        upload_folder(Path(temporary) / "built", aws_clients.storage(uri))
+        settings = resolve_settings(_search_settings(execution), Path(temporary) / "built")
+    anchor = None if champion is None else champion.record.dataset_uri
+    data.write(f"{execution.prefix}/search.json", to_json_bytes(settings.model_dump(mode="json")))
+    quality = version.quality
+    doubts = quality.conflicts.count + quality.near_conflicts.count
+    return {
+        "uri": uri,
+        "digest": version.digest,
+        "samples": len(version.samples),
+        "anchors": [] if anchor is None else [anchor],
+        "doubts": doubts,
+        "unreadable": quality.unreadable.count,
+    }
+
+
+def plan_training(execution: Execution) -> dict[str, Any]:
+    """Write the requests of all trainings, and of the job that chooses between their models."""
+    wanted, data, dataset = execution.request, execution.data, execution.step_result("dataset")
+    search = parse_json(SearchSettings, data.read(f"{execution.prefix}/search.json"), "search.json")
+    search = search.model_copy(update={"name": wanted.model, "version": _next_version(execution)})
+    trained = execution.uri("training", execution.name)
+    jobs = [
+        training_request(one, _job_settings(execution, trained), data_uri=dataset["uri"], cycle=execution.name)
+        for one in plan_trainings(search)
+    ]
+    champion = _export_champion(execution)
+    choice = choice_request(
+        search.policy,
+        _job_settings(execution, execution.uri("choices", execution.name)),
+        data_uri=dataset["uri"],
+        candidates_uri=trained,
+        champion_uri=champion,
+        anchor_uris=dataset["anchors"] if champion else (),
+        cycle=execution.name,
+    )
+    own = ("TrainingJobName", "HyperParameters")
+    return {
+        "jobs": [{key: job[key] for key in own} for job in map(_with_job_name, jobs)],
+        "common": {key: value for key, value in jobs[0].items() if key not in own},  # an execution's state is small
+        "choice": _with_job_name(choice),
+        "champion": champion,
+    }
+
+
+def current_release(execution: Execution) -> RegistryEntry | None:
+    """The registry's entry of the newest release that was published and not taken back."""
+    entries = registry_of(execution).list(execution.request.model)
+    return next((entry for entry in reversed(entries) if entry.status is CandidateStatus.RELEASED), None)
+
+
+def upload_folder(folder: Path, storage: Storage) -> int:
+    """Write a folder's files to a storage, those that are not there yet; returns how many it has."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    for path in files:
+        storage.create(path.relative_to(folder).as_posix(), path.read_bytes())
+    return len(files)
+
+
+def download_folder(storage: Storage, folder: Path, prefix: str = "") -> int:
+    """Write what a storage holds below a prefix to a folder; returns how many files that were."""
+    count = 0
+    for stored in storage.list(prefix):
+        target = folder / stored.key.removeprefix(prefix)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(storage.read(stored.key))
+        count += 1
+    return count
+
+
+# --- inside -----------------------------------------------------------------------------------------------------------
+
+
+def _fetch_base_dataset(execution: Execution, champion: RegistryEntry | None, into: Path) -> Path | None:
+    if champion is not None and champion.record.dataset_uri:
+        download_folder(aws_clients.storage(champion.record.dataset_uri), into)
+        return into
+    wanted = execution.request
+    found = download_folder(execution.data, into, f"datasets/{wanted.site}/{wanted.model}/base/")
+    return into if found else None
+
+
+def _reject_poisoned(version: DatasetVersion) -> None:
+    if not version.quality.is_suspicious:
+        return
+    found = [f"{one.source}: {' '.join(one.reasons)}" for one in version.quality.suspicions if one.reasons]
+    raise PoisonedDatasetError(
+        "The labels contradict what is known, and nothing is trained on them. " + " ".join(found[:_SHOWN]) + " Look at "
+        "them with `kensa cloud labels conflicts`; a person's label of the source `review` settles what is in doubt."
+    )
+
+
+def _search_settings(execution: Execution) -> SearchSettings:
+    key = f"config/{execution.request.site}/{execution.request.model}/search.yaml"
+    try:
+        text = execution.data.read(key, limit=_MAX_SEARCH_BYTES)
+    except ObjectMissingError:
+        return default_settings()
+    try:
+        return validate(SearchSettings, yaml.safe_load(text) or {}, key)
+    except yaml.YAMLError as error:
+        raise DatasetError(f"{key} is no YAML: {error}") from error
+
+
+def _next_version(execution: Execution) -> str:
+    """The version after all that are registered or published under the model's name."""
+    model = execution.request.model
+    known = [entry.record.version for entry in registry_of(execution).list(model)]
+    known += [
+        release_id.partition("/")[2]
+        for release_id in publisher_of(execution).published(execution.request.site)
+        if release_id.startswith(f"{model}/")
+    ]
+    newest = max(known, key=lambda v: tuple(int(part) for part in v.partition("-")[0].split(".")), default=None)
+    return "1.0.0" if newest is None else next_version(newest)
+
+
+def _export_champion(execution: Execution) -> str | None:
+    """Bring the release folder that the fleet runs to where a job can read it; None before the first release."""
+    wanted, publisher = execution.request, publisher_of(execution)
+    published = publisher.published(wanted.site)
+    release_id = desired_release(deployments_of().components(execution.settings.fleet_target), wanted.inspection)
+    if release_id not in published:
+        mine = [one for one in published.values() if one.release_id.startswith(f"{wanted.model}/")]
+        newest = max(mine, key=lambda one: one.counter, default=None)
+        release_id = None if newest is None else newest.release_id
+    if release_id is None:
+        return None
+    uri = execution.uri(execution.prefix, "champion")
+    with tempfile.TemporaryDirectory(prefix="kensa-champion-") as temporary:
+        publisher.fetch(release_id, wanted.site, Path(temporary))
+        upload_folder(Path(temporary), aws_clients.storage(uri))
+    return uri
+
+
+def _job_settings(execution: Execution, output_uri: str) -> JobSettings:
+    settings = execution.settings
+    return JobSettings(
+        role_arn=settings.training_role,
+        image_uri=settings.training_image,
+        source_uri=settings.training_source,
+        output_uri=output_uri,
+        region=execution.arn.split(":")[3],
+        instance_type=settings.training_instance,
+        max_runtime_s=settings.training_s,
+        spot=settings.training_spot,
+        kms_key=settings.training_key,
+        tags={"kensa-site": execution.request.site, "kensa-model": execution.request.model},
+    )
+
+
+def _with_job_name(request: dict[str, Any]) -> dict[str, Any]:
+    """The request with room for the attempt's number in its name."""
+    name = request["TrainingJobName"][-_JOB_NAME:].strip("-")
+    return {**request, "TrainingJobName": safe_key_part(name)}

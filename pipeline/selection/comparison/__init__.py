@@ -1,0 +1,1 @@
+"""Comparing candidates with the champion on the same pictures."""

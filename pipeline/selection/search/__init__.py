@@ -1,0 +1,1 @@
+"""Which trainings to run, and running them."""

@@ -1,0 +1,133 @@
+"""A training as data: what a search plans, a training job reads, and a registry's record holds.
+
+Promise: equal plans have equal digests, on every machine; a plan holds all that a training is told. Hyperparameters of
+SageMaker are strings with at most 2,500 characters each: a plan's fields are written there one by one, as JSON, so that
+its console shows and sorts them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from agent.errors import OperatorError
+from agent.release.manifest import Name, SemVer, Sha256, Unit
+from pipeline.training.recipe import TrainingParameters
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Scalar = bool | int | float | str | None
+_OWN: Final = frozenset({"name", "version", "dataset_digest", "geometry", "head", "target_cpu", "false_rejects"})
+_DIGITS: Final = 16  # of a digest, where it names a folder or a job
+
+
+class PlanError(OperatorError):
+    """A plan, a search file or a choice cannot be read; the text names the key and what is allowed."""
+
+
+class Strict(BaseModel):
+    """Frozen, and refuses keys that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+T = TypeVar("T", bound=Strict)
+
+
+class TrainingPlan(Strict):
+    """One training. `parameters` are those of `pipeline.training.recipe.Parameters`; absent ones have its defaults."""
+
+    name: Name  # of the release's model
+    version: SemVer  # of the release
+    dataset_digest: Sha256 | None = None  # of the data set's samples; None: whatever the folder holds
+    parameters: dict[str, Scalar] = {}
+    geometry: str | None = None  # as `kensa train --geometry`; None: follows from the data, as do the next two
+    head: Literal["classifier", "evidence"] | None = None
+    target_cpu: Literal["any", "avx2", "vnni"] = "any"
+    false_rejects: Unit | None = None
+
+    @field_validator("parameters")
+    @classmethod
+    def _parameters_are_known(cls, given: dict[str, Scalar]) -> dict[str, Scalar]:
+        known = {field.name for field in fields(TrainingParameters)}
+        if unknown := sorted(set(given) - known):
+            raise ValueError(f"there is no parameter {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+        return given
+
+    def canonical(self) -> bytes:
+        """JSON with sorted keys and no spaces."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":")).encode()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON: by it a finished training is found again."""
+        return hashlib.sha256(self.canonical()).hexdigest()
+
+    @property
+    def label(self) -> str:
+        """The digest's beginning: names folders."""
+        return self.digest[:_DIGITS]
+
+    @property
+    def seed(self) -> int:
+        """Of the training."""
+        return int(self.parameters.get("seed") or 0)
+
+    def training_parameters(self) -> TrainingParameters:
+        """The training's parameters as a recipe takes them."""
+        return TrainingParameters(**self.parameters)  # type: ignore[arg-type] # checked above, and by the recipe
+
+    def hyperparameters(self) -> dict[str, str]:
+        """As SageMaker carries them: each field and each parameter a JSON text of its own."""
+        own = self.model_dump(mode="json", exclude={"parameters"})
+        return {key: json.dumps(value) for key, value in sorted({**own, **self.parameters}.items())}
+
+    @classmethod
+    def from_hyperparameters(cls, given: Mapping[str, str]) -> Self:
+        """Read what `hyperparameters` wrote; values that are no JSON are text. Raises PlanError."""
+        values = {key: json_or_text(value) for key, value in given.items()}
+        own = {key: value for key, value in values.items() if key in _OWN}
+        parameters = {key: value for key, value in values.items() if key not in _OWN}
+        return validate(cls, {**own, "parameters": parameters}, "the hyperparameters")
+
+
+def json_or_text(text: str) -> Any:
+    """The JSON value of a hyperparameter, or the text itself: consoles let people write either."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def validate(kind: type[T], tree: object, source: str) -> T:
+    """Validate a tree of JSON or YAML. Raises PlanError naming `source` and every wrong key."""
+    try:
+        return kind.model_validate(tree)
+    except ValidationError as error:
+        lines = [f"  {'.'.join(str(p) for p in e['loc']) or '(whole)'}: {e['msg']}" for e in error.errors()]
+        raise PlanError(f"{source} cannot be used:\n" + "\n".join(lines)) from error
+
+
+def parse_json(kind: type[T], data: bytes | str, source: str) -> T:
+    """Parse and validate JSON. Raises PlanError."""
+    try:
+        tree = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise PlanError(f"{source} is no JSON: {error}.") from error
+    return validate(kind, tree, source)
+
+
+def to_json(value: Strict) -> bytes:
+    """Canonical bytes for files: sorted keys, two spaces, newline at the end."""
+    return (json.dumps(value.model_dump(mode="json"), indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def next_version(version: str) -> str:
+    """The next minor version: 1.2.3 -> 1.3.0, 1.3.0-rc -> 1.4.0. What a retrained model is called unless told."""
+    major, minor, _ = version.split("-", 1)[0].split(".")
+    return f"{major}.{int(minor) + 1}.0"

@@ -1,0 +1,353 @@
+"""`kensa bench loop`: the whole agent against its floors, the samples' loop, and the clock.
+
+Throughput: per round, interleaved in one run: inference alone, preprocessing alone, the agent (full frame), the agent
+(ROI), the samples' loop; the ratios are taken inside the round, their medians are reported. The agent is the product,
+composed by `app.build`: capture thread, intake, workers, decision, outbox on disk, QoS 1 to the broker. Its rate is
+that of frames judged while outbox and sender work beside it; between rounds it drains. Paced: cameras on a fixed
+grid, evenly staggered; latency is exact, from due time to decision.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, Final
+
+import cv2
+import numpy as np
+import psutil
+
+from agent import app, config
+from agent.adapters.onnx import OnnxModel
+from simulator.bench.inspection import ideal_throughput
+from simulator.bench.inspection.frame_sources import GatedSource, PacedSource, render_defect, render_pool
+from simulator.bench.inspection.naive_loop import NaiveLoop
+from simulator.bench.inspection.process_footprint import measure_process
+from simulator.doubles.network.mqtt_broker import open_broker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from agent.ports import FrameSource
+    from agent.records import Pixels, Verdict
+    from agent.wire import CollectionHealth
+    from simulator.doubles.network.mqtt_broker import LocalBroker
+
+ROI: Final = (512, 92, 896, 896)  # of the simulated line's 1080p camera
+_LEAST_FRAME_S: Final = 0.0002  # no frame takes less of a core: sleeping for as many never sleeps past the end
+_SETTLE_S: Final = 30.0  # longest wait for the outbox to drain between measurements
+
+
+@dataclass(frozen=True, slots=True)
+class LoopSettings:
+    """How much is measured."""
+
+    release: Path
+    rounds: int = 5
+    calls: int = 2_000  # frames for each figure of a round
+    naive_calls: int = 600
+    paced_s: float = 20.0
+    roi: tuple[int, int, int, int] = ROI
+
+
+@dataclass(frozen=True, slots=True)
+class ThroughputRound:
+    """Frames per second of one interleaved round."""
+
+    raw: float
+    preprocess: float
+    preprocess_roi: float
+    direct_area: float
+    loop: float
+    loop_roi: float
+    naive: float
+
+    @property
+    def ideal_fps(self) -> float:
+        """1 / (1/raw + 1/preprocess), whole frame."""
+        return 1.0 / (1.0 / self.raw + 1.0 / self.preprocess)
+
+    @property
+    def ideal_fps_roi(self) -> float:
+        """The same with the ROI."""
+        return 1.0 / (1.0 / self.raw + 1.0 / self.preprocess_roi)
+
+
+@dataclass(frozen=True, slots=True)
+class PacedResult:
+    """Cameras on a grid."""
+
+    cameras: int
+    fps: float  # all cameras together
+    judged: int
+    dropped: int
+    p50_ms: float
+    p99_ms: float
+    commit_p99_ms: float | None  # of defect, unsure and unknown parts, from due time until they are on disk
+    cpu_cores: float  # of the process, the cameras' pacing included
+
+
+@dataclass(frozen=True, slots=True)
+class LoopResult:
+    """Everything that `kensa bench loop` measured."""
+
+    cpu: str
+    cores: int
+    broker: str
+    model: str
+    rounds: tuple[ThroughputRound, ...]
+    rmse_against_area: float  # grey levels, whole frames
+    rmse_against_area_roi: float
+    paced: tuple[PacedResult, ...]
+    rss_mb: float
+    rss_peak_mb: float
+    first_verdict_s: float
+    forbidden_modules: tuple[str, ...]  # of boto3, tuf, torch: those that the process imported
+
+    def summary(self) -> dict[str, Any]:
+        """Flat figures under stable names."""
+        by_fps = {round(p.fps): p for p in self.paced}
+        return {
+            "floor_ratio_full": median(r.loop / r.ideal_fps for r in self.rounds),
+            "floor_ratio_roi": median(r.loop_roi / r.ideal_fps_roi for r in self.rounds),
+            "naive_ratio": median(r.loop / r.naive for r in self.rounds),
+            "preprocess_ratio": median(r.preprocess / r.direct_area for r in self.rounds),
+            "rmse_against_area": self.rmse_against_area,
+            "rmse_against_area_roi": self.rmse_against_area_roi,
+            "p99_ms_30fps": by_fps[30].p99_ms,
+            "p99_ms_480fps": by_fps[480].p99_ms,
+            "commit_p99_ms_30fps": by_fps[30].commit_p99_ms,
+            "commit_p99_ms_480fps": by_fps[480].commit_p99_ms,
+            "drops_480fps": by_fps[480].dropped,
+            "cpu_cores_30fps": by_fps[30].cpu_cores,
+            "rss_mb": self.rss_mb,
+            "rss_peak_mb": self.rss_peak_mb,
+            "first_verdict_s": self.first_verdict_s,
+            "forbidden_modules": list(self.forbidden_modules),
+            "fps": {name: median(getattr(r, name) for r in self.rounds) for name in asdict(self.rounds[0])},
+            "cpu": self.cpu,
+            "cores": self.cores,
+            "broker": self.broker,
+            "model": self.model,
+            "rounds": len(self.rounds),
+        }
+
+
+def make_config(
+    settings: LoopSettings,
+    *,
+    broker: LocalBroker,
+    state_dir: Path,
+    cameras: int,
+    policy: str,
+    roi: Sequence[int] | None,
+    thresholds: Mapping[str, float] | None = None,
+) -> config.Config:
+    """The product's own configuration with cameras that the bench brings itself."""
+    named = {f"cam{i:02d}": {"kind": "plugin", "source": "bench"} for i in range(cameras)}
+    tree = {
+        "thing": "bench",
+        "line": "bench",
+        "state_dir": str(state_dir),
+        "transport": {
+            "kind": "mqtt",
+            "host": broker.host,
+            "port": broker.port,
+            "protocol": broker.protocol,
+        },
+        "inspections": {
+            "part": {
+                "release": str(settings.release.resolve()),
+                "roi": None if roi is None else list(roi),
+                "intake": {"policy": policy, "capacity": 32},
+                "cameras": named,
+                **({"thresholds": dict(thresholds)} if thresholds else {}),
+            }
+        },
+    }
+    return config.parse(tree, source="bench", base=state_dir)
+
+
+class GatedAgent:
+    """An agent with one gated camera, which stays up over all rounds."""
+
+    def __init__(
+        self,
+        settings: LoopSettings,
+        *,
+        broker: LocalBroker,
+        frames: list[Pixels],
+        roi: Sequence[int] | None,
+        collect: config.CollectionConfig | None = None,
+    ) -> None:
+        self._dir = tempfile.TemporaryDirectory(prefix="kensa-bench-")
+        self._source = GatedSource(frames)
+        # Whole frames are not what the bundled release was trained on: no score may turn them into a flood of defects.
+        model = OnnxModel.load(settings.release)
+        tree = make_config(
+            settings,
+            broker=broker,
+            state_dir=Path(self._dir.name),
+            cameras=1,
+            policy="wait",
+            roi=roi,
+            thresholds=dict.fromkeys(model.rule.defects, 1.0),
+        )
+        self._agent = app.build(tree.model_copy(update={"collect": collect}), sources={"cam00": self._source})
+        self._agent.start()
+        self._least_s = _LEAST_FRAME_S / len(psutil.Process().cpu_affinity())
+
+    def measure(self, calls: int) -> float:
+        """Frames per second from the first capture to the last decision."""
+        counters = self._agent.cameras["cam00"].counters
+        target = counters.snapshot().inspected + calls
+        began = time.perf_counter()
+        self._source.allow(calls)
+        while (left := target - counters.snapshot().inspected) > 0:
+            # Looking every 2 ms, which is no part of the agent, cost 30 us of CPU a frame on a busy machine; this: 3.
+            time.sleep(left * self._least_s)
+        rate = calls / (time.perf_counter() - began)
+        self.settle()
+        return rate
+
+    def settle(self) -> None:
+        """Wait until everything is delivered, so that nothing runs into the next measurement."""
+        deadline = time.monotonic() + _SETTLE_S
+        while (
+            self._agent.outbox.stats().verdicts + self._agent.outbox.stats().uncommitted and time.monotonic() < deadline
+        ):
+            time.sleep(0.05)
+
+    def collection(self) -> CollectionHealth | None:
+        """What the collector says; None where there is none."""
+        return None if self._agent.collector is None else self._agent.collector.health()
+
+    def close(self) -> None:
+        """Stop and remove the state."""
+        self._agent.stop()
+        self._dir.cleanup()
+
+
+def run_rounds(
+    settings: LoopSettings, *, model: OnnxModel, frames: list[Pixels], broker: LocalBroker, say: Callable[[str], None]
+) -> tuple[ThroughputRound, ...]:
+    """Measure all rounds, interleaved; the first, which warms everything up, does not count."""
+    threads = len(psutil.Process().cpu_affinity())
+    inputs = ideal_throughput.preprocess_inputs(model, frames, roi=None)
+    full = GatedAgent(settings, broker=broker, frames=frames, roi=None)
+    part = GatedAgent(settings, broker=broker, frames=frames, roi=settings.roi)
+    naive = NaiveLoop(
+        float_model=settings.release / "float.onnx", geometry=model.geometry, host=broker.host, port=broker.port
+    )
+    rounds = []
+    try:
+        for number in range(settings.rounds + 1):
+            calls = settings.calls if number else settings.calls // 10
+            rounds.append(
+                ThroughputRound(
+                    raw=ideal_throughput.inference_throughput(model, inputs, threads=threads, calls=calls),
+                    preprocess=ideal_throughput.preprocess_throughput(
+                        model, frames, roi=None, threads=threads, calls=calls
+                    ),
+                    loop=full.measure(calls),
+                    preprocess_roi=ideal_throughput.preprocess_throughput(
+                        model, frames, roi=settings.roi, threads=threads, calls=calls
+                    ),
+                    loop_roi=part.measure(calls),
+                    direct_area=ideal_throughput.area_resize_throughput(
+                        model, frames, threads=threads, calls=max(2, calls // 8)
+                    ),
+                    naive=naive.run(frames, settings.naive_calls if number else 50),
+                )
+            )
+            say(f"round {number} of {settings.rounds}" if number else "warmed up")
+    finally:
+        naive.close()
+        full.close()
+        part.close()
+    return tuple(rounds[1:])
+
+
+def run_paced(
+    settings: LoopSettings, *, frames: list[Pixels], broker: LocalBroker, cameras: int, fps: float
+) -> PacedResult:
+    """Run `cameras` x `fps` for `paced_s` seconds after one of warming up."""
+    sources: dict[str, FrameSource] = {
+        f"cam{i:02d}": PacedSource(frames, fps=fps, phase=i / cameras) for i in range(cameras)
+    }
+    decided: list[int] = []
+    committed: list[int] = []
+
+    def observe(verdicts: Sequence[Verdict]) -> None:
+        decided.extend(v.latency_us for v in verdicts)
+
+    def on_commit(verdicts: Sequence[Verdict], commit_ns: int) -> None:
+        committed.extend(v.latency_us + (commit_ns - v.decided_ns) // 1_000 for v in verdicts)
+
+    with tempfile.TemporaryDirectory(prefix="kensa-bench-") as state_dir:
+        tree = make_config(
+            settings, broker=broker, state_dir=Path(state_dir), cameras=cameras, policy="newest", roi=settings.roi
+        )
+        agent = app.build(tree, sources=sources, on_commit=on_commit, observe=observe)
+        with agent:
+            agent.wait(1.0)
+            decided.clear()
+            committed.clear()
+            usage, began = psutil.Process().cpu_times(), time.monotonic()
+            agent.wait(settings.paced_s)
+            used, wall = psutil.Process().cpu_times(), time.monotonic() - began
+        accounts = [view.counters.snapshot() for view in agent.cameras.values()]
+    cpu_s = used.user + used.system - usage.user - usage.system
+    return PacedResult(
+        cameras=cameras,
+        fps=cameras * fps,
+        judged=sum(a.inspected for a in accounts),
+        dropped=sum(a.dropped_total for a in accounts),
+        p50_ms=float(np.percentile(decided, 50)) / 1e3,
+        p99_ms=float(np.percentile(decided, 99)) / 1e3,
+        commit_p99_ms=float(np.percentile(committed, 99)) / 1e3 if committed else None,
+        cpu_cores=cpu_s / wall,
+    )
+
+
+def cpu_name() -> str:
+    """The processor, as /proc/cpuinfo names it."""
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return "unknown"
+
+
+def run_loop(settings: LoopSettings, *, say: Callable[[str], None]) -> LoopResult:
+    """Measure everything; several minutes. Raises a KensaError when the release or a broker is missing."""
+    cv2.setNumThreads(1)  # as the agent does: the workers are the parallelism
+    model = OnnxModel.load(settings.release)
+    say("rendering frames")
+    frames = render_pool()
+    with open_broker() as broker:
+        rounds = run_rounds(settings, model=model, frames=frames, broker=broker, say=say)
+        paced = []
+        mixed = [*frames, render_defect()]
+        for cameras, fps in ((1, 30.0), (16, 30.0)):
+            say(f"paced: {cameras} camera(s) x {fps:.0f} fps for {settings.paced_s:.0f} s")
+            paced.append(run_paced(settings, frames=mixed, broker=broker, cameras=cameras, fps=fps))
+        say("a process of its own: memory and first verdict")
+        process = measure_process(settings.release, frames=frames[:8], broker=broker, roi=settings.roi)
+        kind = broker.kind
+    return LoopResult(
+        cpu=cpu_name(),
+        cores=len(psutil.Process().cpu_affinity()),
+        broker=kind,
+        model=f"{model.identity.name} {model.identity.version}",
+        rounds=rounds,
+        rmse_against_area=ideal_throughput.rmse_against_area_resize(model, frames, roi=None),
+        rmse_against_area_roi=ideal_throughput.rmse_against_area_resize(model, frames, roi=settings.roi),
+        paced=tuple(paced),
+        rss_mb=process.rss_mb,
+        rss_peak_mb=process.rss_peak_mb,
+        first_verdict_s=process.first_verdict_s,
+        forbidden_modules=process.forbidden_modules,
+    )

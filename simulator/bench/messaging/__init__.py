@@ -1,0 +1,1 @@
+"""Benchmarks of the way from a verdict to the broker."""

@@ -1,0 +1,1 @@
+"""False alarms and missed alarms, by simulation."""

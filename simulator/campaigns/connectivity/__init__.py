@@ -1,0 +1,1 @@
+"""Bad brokers and bad networks."""

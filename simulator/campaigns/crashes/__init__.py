@@ -1,0 +1,1 @@
+"""kill -9 and power cuts, and what must survive them."""

@@ -1,0 +1,1 @@
+"""Seeded damage to metadata, JSON and models."""

@@ -1,0 +1,1 @@
+"""Simulated rollouts of releases whose quality is known."""

@@ -1,0 +1,1 @@
+"""A day of line time in minutes, with faults of every kind."""

@@ -1,0 +1,78 @@
+"""One moment of the demo, as the live view and the plain lines show it; the last one is what the report is made of."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from simulator.demos.common.verdict_metrics import VerdictMetrics
+    from simulator.demos.greengrass.component_status import ComponentStatus
+    from simulator.demos.greengrass.release_catalogue import OfferedRelease
+    from simulator.demos.greengrass.update_schedule import ModelUpdate
+    from simulator.nucleus.deployments.deployer import ComponentEvent
+    from simulator.nucleus.limits import Mode
+    from simulator.nucleus.nucleus import ComponentView
+    from simulator.probes.verdict_subscriber import SubscriberCounts
+
+_RATE_S: Final = 3.0  # rates are those of so many seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GreengrassSnapshot:
+    """Everything that is shown."""
+
+    elapsed_s: float  # since the component judged its first part
+    seconds: float  # planned
+    mode: Mode
+    note: str  # what is going on, in a few words
+    note_style: str
+    broker: str  # mosquitto or amqtt
+    online: bool  # whether the nucleus reaches it
+    component: ComponentView
+    first_pid: int | None  # of the component, when it was deployed
+    status: ComponentStatus | None  # None while the component does not answer
+    sent: int  # pictures of the camera
+    published: int  # messages of QoS 1 that the broker took from the nucleus
+    frames_per_s: float
+    publishes_per_s: float
+    metrics: VerdictMetrics
+    counts: SubscriberCounts
+    updates: Sequence[ModelUpdate]
+    waiting: Sequence[tuple[OfferedRelease, float]]  # and when each is due at the earliest, seconds
+    events: Sequence[ComponentEvent]  # of the nucleus, oldest first
+    began_s: float  # the clock of the events at the first part
+
+    @property
+    def pid_changed(self) -> bool:
+        """Whether the component is another process than at first, or none."""
+        return self.component.pid != self.first_pid or self.component.starts != 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    at_s: float
+    judged: int
+    published: int
+
+
+class FrameRates:
+    """What happened a second, over the last few seconds."""
+
+    def __init__(self) -> None:
+        """Nothing has happened yet."""
+        self._samples: deque[_Sample] = deque()
+
+    def update(self, at_s: float, *, judged: int, published: int) -> tuple[float, float]:
+        """Return (judged frames, publishes) a second."""
+        self._samples.append(_Sample(at_s, judged, published))
+        while len(self._samples) > 2 and at_s - self._samples[0].at_s > _RATE_S:  # noqa: PLR2004 - a difference needs two
+            self._samples.popleft()
+        first, last = self._samples[0], self._samples[-1]
+        span = last.at_s - first.at_s
+        if span <= 0.0:
+            return 0.0, 0.0
+        return (last.judged - first.judged) / span, (last.published - first.published) / span

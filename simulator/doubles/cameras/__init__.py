@@ -1,0 +1,1 @@
+"""Cameras that are not there: in memory, over HTTP, RTSP and V4L2."""

@@ -1,0 +1,1 @@
+"""Doubles for the life of a release: repository, models, bad releases, and a harness."""

@@ -1,0 +1,1 @@
+"""Broker, proxy and DNS of a bad network."""

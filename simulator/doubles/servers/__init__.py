@@ -1,0 +1,1 @@
+"""Servers of the cloud on the loopback: releases, S3, device shadow."""

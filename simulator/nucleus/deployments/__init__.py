@@ -1,0 +1,1 @@
+"""Deployments on the simulated nucleus: recipes, processes, gates."""

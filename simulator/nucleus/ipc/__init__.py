@@ -1,0 +1,1 @@
+"""The IPC server of the simulated nucleus and its wire format."""

@@ -1,0 +1,1 @@
+"""The IPC operations that the simulated nucleus answers."""
