@@ -1,4 +1,4 @@
-"""Loss accounting and latency, by camera: captured = judged + dropped (by reason) + pending, at every moment.
+"""Loss accounting and latency, by camera: captured = inspected + dropped (by reason) + pending, at every moment.
 
 Counters only grow. One lock a camera keeps a snapshot consistent; it is held for well under a microsecond.
 """

@@ -67,9 +67,9 @@ def _load_picture(config: Config, name: str, asked: str) -> tuple[bytes, str]:
     path, origin = Path(asked), asked
     if not path.exists() and len(asked.split("/")) == _KEY_PARTS and not path.suffix:
         told = explain.build_explanation(config.state_dir, config, asked)
-        judged = told.verdict.origin.inspection
-        if judged != name:
-            raise OperatorError(f"{asked} was judged by the inspection {judged}, not by {name}")
+        inspected = told.verdict.origin.inspection
+        if inspected != name:
+            raise OperatorError(f"{asked} was judged by the inspection {inspected}, not by {name}")
         if told.frame is None:
             raise OperatorError(f"the frame of {asked} is not there: {told.frame_note}")
         path, origin = told.frame, f"verdict {asked}"

@@ -73,7 +73,8 @@ def _text(beat: dict[str, Any], not_well: list[dict[str, Any]]) -> str:
         dropped = ", ".join(f"{count} {reason}" for reason, count in camera["dropped"].items()) or "none"
         lines.append(
             f"camera {camera['camera']}: {camera['state']}, {camera['fps']:.1f} frames/s, "
-            f"captured {camera['captured']}, judged {camera['judged']}, dropped {dropped}, pending {camera['pending']}"
+            f"captured {camera['captured']}, inspected {camera['inspected']}, dropped {dropped}, "
+            f"pending {camera['pending']}"
         )
         if camera["error"] is not None:
             when = "last error" if camera["state"] in {"running", "ended"} else "why"

@@ -148,7 +148,7 @@ def _camera(camera: CameraSnapshot) -> CameraHealth:
         state=status.state,
         fps=round(status.fps, 2),
         captured=accounting.captured,
-        judged=accounting.inspected,
+        inspected=accounting.inspected,
         pending=accounting.pending,
         dropped={DropReason(reason): count for reason, count in accounting.dropped.items()},
         error=_text(status.last_error),

@@ -148,11 +148,11 @@ class InspectionMonitor:
 
     # --- outcomes -----------------------------------------------------------------------------------------------------
 
-    def record_champion(self, key: str, identity: ModelIdentity, judged: Sequence[tuple[str, Judgement]]) -> None:
+    def record_champion(self, key: str, identity: ModelIdentity, inspected: Sequence[tuple[str, Judgement]]) -> None:
         """Take what the active model said of a batch; see `Tally.record`."""
         now_ns = self._clock.monotonic_ns()
         with self._lock:
-            self._statistics.record_champion(key, identity, judged, now_ns=now_ns)
+            self._statistics.record_champion(key, identity, inspected, now_ns=now_ns)
             is_alarmed = self._statistics.is_alarmed
             if is_alarmed is self._is_alarmed and (not is_alarmed or now_ns < self._next_log_ns):
                 return

@@ -59,13 +59,13 @@ class OutcomeStatistics:
         self._saved_ns: int | None = None
 
     def record_champion(
-        self, key: str, identity: ModelIdentity, judged: Sequence[tuple[str, Judgement]], *, now_ns: int
+        self, key: str, identity: ModelIdentity, inspected: Sequence[tuple[str, Judgement]], *, now_ns: int
     ) -> None:
         """Take what the active model said of a batch, (camera, judgement) each, raw: whatever became the verdict."""
         if key != self._active_key:
             self._switch_chart(key, now_ns)
         chart = self._charts[key]
-        for camera, judgement in judged:
+        for camera, judgement in inspected:
             self._count(identity, judgement)
             if judgement.outcome is Outcome.UNKNOWN:  # no word on the part: neither a reject nor a pass
                 self._unknown_run += 1

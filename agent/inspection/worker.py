@@ -195,10 +195,10 @@ class Worker:
         if alone:
             self._finish_trial(desk, lease, trial, alone)
         if assigned:
-            judged = run_challenger(
+            inspected = run_challenger(
                 desk, assigned, champion=lease, challenger=trial.challenger, shared_us=shared_us, clock=self._clock
             )
-            self._finish_trial(desk, lease, trial, judged)
+            self._finish_trial(desk, lease, trial, inspected)
 
     def _finish_trial(self, desk: WorkerState, lease: Lease, trial: Trial, parts: Sequence[TrialPart]) -> None:
         """Turn a trial's opinions into verdicts by the stricter one, hand over, then tell the statistics."""

@@ -1,6 +1,6 @@
 """The heartbeat: what the agent says of itself at regular intervals.
 
-Promise: for every camera `captured == judged + sum(dropped) + pending`; a heartbeat that breaks it cannot be built.
+Promise: for every camera `captured == inspected + sum(dropped) + pending`; a heartbeat that breaks it cannot be built.
 `agent.wire.heartbeat_chunks` makes messages of it.
 """
 
@@ -19,27 +19,29 @@ Positive = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 
 class CameraHealth(WireModel):
-    """One camera since the agent's start. `captured == judged + sum(dropped) + pending`."""
+    """One camera since the agent's start. `captured == inspected + sum(dropped) + pending`."""
 
     camera: Name
     inspection: Name
     state: CameraState
     fps: Positive
     captured: Count
-    judged: Count  # `unknown` verdicts count
+    inspected: Count  # `unknown` verdicts count
     pending: Count
     dropped: Mapping[DropReason, Count] = {}  # reasons that never happened may be left out
     error: Text | None = None  # the last one, without credentials; kept after recovery
-    outcomes: Mapping[Outcome, Count] = {}  # of `judged`; outcomes that never occurred may be left out
-    picture_faults: Mapping[ImageFault, Count] = {}  # of `judged`: the picture proved nothing, the verdict is `unknown`
+    outcomes: Mapping[Outcome, Count] = {}  # of `inspected`; outcomes that never occurred may be left out
+    picture_faults: Mapping[
+        ImageFault, Count
+    ] = {}  # of `inspected`: the picture proved nothing, the verdict is `unknown`
     picture_alarm: Text | None = None  # why its pictures are not judged now
     picture_misfit: Text | None = None  # in which way they are unlike those that the model was trained on
     left_out: Text | None = None  # what its source passes over: pictures of a kind that is not read
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
-        if self.captured != self.judged + sum(self.dropped.values()) + self.pending:
-            msg = f"camera {self.camera}: captured is not judged + dropped + pending"
+        if self.captured != self.inspected + sum(self.dropped.values()) + self.pending:
+            msg = f"camera {self.camera}: captured is not inspected + dropped + pending"
             raise ValueError(msg)
         return self
 

@@ -106,7 +106,7 @@ def build(plan: BuildPlan, out: Path, *, say: Callable[[str], None] = lambda _te
     """Write the whole version below `out`. Raises PackagingError or RecipeError; then no recipe was written."""
     source = RECIPES / f"{plan.kind.name}.yaml"
     defaults = checks.DEFAULTS_CHECKS[plan.kind.name]
-    judged = recipe.parse(source.read_text(encoding="utf-8"), source=source.name, defaults=defaults)
+    inspected = recipe.parse(source.read_text(encoding="utf-8"), source=source.name, defaults=defaults)
     artifacts = out / "artifacts" / plan.kind.name / plan.version
     with tempfile.TemporaryDirectory(prefix="kensa-wheel-") as folder:
         own = build_kensa_wheel(Path(folder))
@@ -130,7 +130,7 @@ def build(plan: BuildPlan, out: Path, *, say: Callable[[str], None] = lambda _te
     }
     stem = f"{plan.kind.name}-{plan.version}"
     made = recipe.render(
-        judged, version=plan.version, artifacts=by_architecture, configuration=plan.configuration, bucket=plan.bucket
+        inspected, version=plan.version, artifacts=by_architecture, configuration=plan.configuration, bucket=plan.bucket
     )
     recipe.parse(made, source=stem, defaults=defaults)
     paths = out / "recipes" / (plan.recipe_name or f"{stem}.yaml"), out / f"{stem}.cdx.json", out / f"{stem}.sha256"

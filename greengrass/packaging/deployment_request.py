@@ -108,14 +108,14 @@ def read_version(out: Path, name: str, version: str | None, *, bucket: str) -> C
         there = ", ".join(path.stem for path in sorted((out / "recipes").glob("*.yaml"))) or "nothing"
         raise DeployError(f"{out} has {there}; build {name} with scripts/build-component, or name the version")
     text = found[0].read_text(encoding="utf-8").replace(f"s3://{BUCKET_PLACEHOLDER}/", f"s3://{bucket}/")
-    judged = recipe.parse(text, source=found[0].name, defaults=checks.DEFAULTS_CHECKS[name])
-    folder = out / "artifacts" / name / judged.ComponentVersion
-    paths = tuple(folder / artifact for artifact in judged.artifacts())
+    inspected = recipe.parse(text, source=found[0].name, defaults=checks.DEFAULTS_CHECKS[name])
+    folder = out / "artifacts" / name / inspected.ComponentVersion
+    paths = tuple(folder / artifact for artifact in inspected.artifacts())
     if missing := [str(path) for path in paths if not path.is_file()]:
         raise DeployError(f"{', '.join(missing)} is missing: build the component again")
     if f"s3://{bucket}/" not in text:
         raise DeployError(f"{found[0]} was built for another bucket; build it without --bucket, or with this one")
-    return ComponentVersion(name, judged.ComponentVersion, text, paths, bucket)
+    return ComponentVersion(name, inspected.ComponentVersion, text, paths, bucket)
 
 
 def read_configuration_updates(path: Path) -> dict[str, ConfigurationUpdate]:
@@ -144,8 +144,10 @@ def validate_update(name: str, change: ConfigurationUpdate) -> None:
     if name not in checks.DEFAULTS_CHECKS:
         return
     source = ROOT / "recipes" / f"{name}.yaml"
-    judged = recipe.parse(source.read_text(encoding="utf-8"), source=source.name, defaults=checks.DEFAULTS_CHECKS[name])
-    merged = merge_configuration(judged.ComponentConfiguration.DefaultConfiguration, change.merge)
+    inspected = recipe.parse(
+        source.read_text(encoding="utf-8"), source=source.name, defaults=checks.DEFAULTS_CHECKS[name]
+    )
+    merged = merge_configuration(inspected.ComponentConfiguration.DefaultConfiguration, change.merge)
     try:
         checks.DEFAULTS_CHECKS[name](merged)
     except OperatorError as error:

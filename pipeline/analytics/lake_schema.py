@@ -128,7 +128,7 @@ transport         VARCHAR    up, down or none
 state             VARCHAR    of the camera
 fps               DOUBLE     of the camera, smoothed
 captured          BIGINT     frames since the agent's start
-judged            BIGINT     of them with a verdict; captured = judged + dropped + pending
+inspected         BIGINT     of them with a verdict; captured = inspected + dropped + pending
 pending           BIGINT     of them not finished yet
 dropped           BIGINT     of them given up, all reasons
 dropped_overrun   BIGINT     of `dropped`: a newer frame displaced it

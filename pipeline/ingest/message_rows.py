@@ -146,7 +146,7 @@ def _camera(camera: CameraHealth) -> dict[str, Value]:
         "state": str(camera.state),
         "fps": camera.fps,
         "captured": camera.captured,
-        "judged": camera.judged,
+        "inspected": camera.inspected,
         "pending": camera.pending,
         "dropped": sum(camera.dropped.values()),
         **{f"dropped_{reason}": camera.dropped.get(reason, 0) for reason in DropReason},

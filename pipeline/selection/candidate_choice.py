@@ -81,8 +81,8 @@ def choose_candidate(
         elif place >= policy.candidates:
             assessments.append(_not_compared(one, policy))
         else:
-            judged = [one.predictions, *(_raise_if_failed(results[place]) for results in elsewhere)]
-            triples = zip(judged, champions, (pictures, *others), strict=True)
+            inspected = [one.predictions, *(_raise_if_failed(results[place]) for results in elsewhere)]
+            triples = zip(inspected, champions, (pictures, *others), strict=True)
             comparisons = [compare_predictions(new, old, p, policy) for new, old, p in triples]
             assessments.append(_assess(one, comparisons, champions[0].metric(policy.objective), policy))
     chosen = next((i for i, assessment in enumerate(assessments) if assessment.proposable), None)
@@ -115,18 +115,18 @@ def _evaluate_candidates(
     broken: list[str] = []
     found: dict[str, _Candidate] = {}
     results = predict_all(candidates, pictures, progress=progress)
-    for folder, judged in zip(candidates, results, strict=True):
-        if isinstance(judged, KensaError):
-            broken.append(f"{folder.name} cannot be judged: {judged}")
+    for folder, inspected in zip(candidates, results, strict=True):
+        if isinstance(inspected, KensaError):
+            broken.append(f"{folder.name} cannot be judged: {inspected}")
             continue
-        entry = judged.manifest.files[MODEL_NAME]
-        objective = judged.metric(policy.objective)
+        entry = inspected.manifest.files[MODEL_NAME]
+        objective = inspected.metric(policy.objective)
         if objective is None:
             broken.append(f"{folder.name} cannot be judged: the objective {policy.objective} needs good and bad parts.")
             continue
-        rank = (-objective, -(judged.metric("auroc") or 0.0), entry.length_bytes, entry.sha256)
-        decision = judged.manifest.decision.model_dump_json()
-        found.setdefault(entry.sha256 + decision, _Candidate(folder, judged, objective, rank))
+        rank = (-objective, -(inspected.metric("auroc") or 0.0), entry.length_bytes, entry.sha256)
+        decision = inspected.manifest.decision.model_dump_json()
+        found.setdefault(entry.sha256 + decision, _Candidate(folder, inspected, objective, rank))
     return broken, list(found.values())
 
 
@@ -180,16 +180,16 @@ def _assessment(
     )
 
 
-def _check_floors(judged: ReleasePredictions, policy: SelectionPolicy) -> list[str]:
+def _check_floors(inspected: ReleasePredictions, policy: SelectionPolicy) -> list[str]:
     shares = (
-        ("finds", "defective", judged.is_defect, policy.least_found),
-        ("passes", "good", ~judged.is_defect, policy.least_passed),
+        ("finds", "defective", inspected.is_defect, policy.least_found),
+        ("passes", "good", ~inspected.is_defect, policy.least_passed),
     )
     return [
-        f"It {verb} {100 * judged.is_outcome_right[rows].mean():.1f} % of the {kind} parts; at least "
+        f"It {verb} {100 * inspected.is_outcome_right[rows].mean():.1f} % of the {kind} parts; at least "
         f"{100 * least:g} % are asked."
         for verb, kind, rows, least in shares
-        if rows.any() and judged.is_outcome_right[rows].mean() < least
+        if rows.any() and inspected.is_outcome_right[rows].mean() < least
     ]
 
 

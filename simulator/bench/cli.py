@@ -345,10 +345,12 @@ def _cameras(arguments: argparse.Namespace) -> dict[str, Any]:
         name = f"{result.kind} at three times what the line judges: age at the verdict, p99 (p50, longest)"
         figure = f"{result.age_p99_ms:.0f} ms ({result.age_p50_ms:.0f}, {result.age_max_ms:.0f})"
         _add_row(table, name, f"<= {result.limit_ms:.0f} ms", figure, met=result.age_p99_ms <= result.limit_ms)
-        name = f"... frames older than that, of {result.judged} judged (after the first second)"
+        name = f"... frames older than that, of {result.inspected} judged (after the first second)"
         table.add_row(name, "shown", f"{result.late} ({result.late_after_1_s})", "")
         dropped = sum(result.dropped.values())
-        name = f"... captured {result.captured} = judged {result.judged} + dropped {dropped}; exposures without number"
+        name = (
+            f"... captured {result.captured} = judged {result.inspected} + dropped {dropped}; exposures without number"
+        )
         _add_row(table, name, "0", str(result.unaccounted), met=result.is_exact)
     Console(stderr=arguments.json).print(table)
     return bench.to_json(dead, fresh)

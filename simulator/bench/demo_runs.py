@@ -66,7 +66,7 @@ class DemoRun:
 
     broker: str
     code: int
-    judged: int
+    inspected: int
     delivered: int
     committed: bool  # the better release came to its end
     rolled_back: bool  # and so did the bad one
@@ -75,7 +75,7 @@ class DemoRun:
     @property
     def is_complete(self) -> bool:
         """Whether it ended well, with every verdict at the subscriber."""
-        return self.code == 0 and self.judged == self.delivered > 0
+        return self.code == 0 and self.inspected == self.delivered > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +186,7 @@ def _run(job: tuple[int, str], settings: DemoBenchSettings, say: Callable[[str],
         else:
             ran = _parse_report(broker, done)
     fate = "complete" if ran.is_complete else f"NOT complete: {'; '.join(ran.problems) or f'exit code {ran.code}'}"
-    say(f"run {number + 1} on {broker}: {ran.delivered} of {ran.judged} verdicts, {fate}")
+    say(f"run {number + 1} on {broker}: {ran.delivered} of {ran.inspected} verdicts, {fate}")
     return ran
 
 
@@ -197,7 +197,7 @@ def _parse_report(broker: str, done: subprocess.CompletedProcess[str]) -> DemoRu
     return DemoRun(
         broker,
         done.returncode,
-        report.get("judged", 0),
+        report.get("inspected", 0),
         report.get("delivered", 0),
         committed="committed" in results,
         rolled_back=any(result in {"rolled back", "refused"} for result in results[1:]),

@@ -80,10 +80,10 @@ def parts_sql(shift: LineDay, settings: HistorySettings, first_seq: Mapping[str,
 WITH numbered AS ({_numbered(shift, settings)}
 ), scored AS (
   SELECT *, {_score(shift.model, shift.drift, "own")} AS own_score, {other_score} AS other_score FROM numbered
-), judged AS (
+), inspected AS (
   SELECT *, CASE WHEN is_unknown THEN 0.0 WHEN {stricter} THEN other_score ELSE own_score END AS decisive FROM scored
 ), named AS (
-  SELECT *, CASE WHEN is_unknown THEN 'unknown' ELSE {_outcome("decisive")} END AS outcome FROM judged
+  SELECT *, CASE WHEN is_unknown THEN 'unknown' ELSE {_outcome("decisive")} END AS outcome FROM inspected
 )
 SELECT {_verdict(shift, first_seq)},
   is_defect, CASE WHEN is_defect THEN defect_class ELSE 'good' END AS true_class, is_lost, is_dropped, is_twice,

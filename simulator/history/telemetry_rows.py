@@ -78,7 +78,7 @@ def heartbeats_sql(shift: LineDay, before: Mapping[str, FrameCounts]) -> str:
         "state": "CASE WHEN hash(camera, n) % 300 = 0 THEN 'stalled' ELSE 'running' END",
         "fps": f"30.0 - {fading} - (hash(n, camera, 1) % 100) / 200.0",
         "captured": "captured",
-        "judged": "captured - dropped",
+        "inspected": "captured - dropped",
         "pending": "0",
         "dropped": "dropped",
         "dropped_overrun": "dropped",

@@ -75,19 +75,19 @@ class SlowConsumer:
     def run(self, seconds: float) -> list[InspectedFrame]:
         """Judge for `seconds` from the first frame on, then stop and judge what waits. Raises KensaError."""
         self._capture.start()
-        start, until, judged = time.monotonic(), None, []
+        start, until, inspected = time.monotonic(), None, []
         while until is None or time.monotonic() < until:
             if until is None and time.monotonic() > start + _START_S:
                 raise KensaError(f"no frame within {_START_S:.0f} s: {self._capture.status.last_error}")
             for frame in self._take_frame():
                 until = until or time.monotonic() + seconds
-                judged.append(self._inspect(frame))
+                inspected.append(self._inspect(frame))
         if not self._capture.stop(timeout_s=_STOP_S):
             raise KensaError(f"the camera did not stop within {_STOP_S:.0f} s")
         while rest := tuple(self._take_frame()):
-            judged += [self._inspect(frame) for frame in rest]
+            inspected += [self._inspect(frame) for frame in rest]
         self._hub.close()
-        return judged
+        return inspected
 
     def _take_frame(self) -> Iterator[Frame]:
         batch = self._hub.take(0.02)

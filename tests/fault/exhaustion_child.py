@@ -95,14 +95,14 @@ def until(is_reached: Any) -> bool:
     return True
 
 
-def judged(agent: app.Agent) -> dict[str, int]:
+def inspected(agent: app.Agent) -> dict[str, int]:
     return {camera: view.counters.snapshot().inspected for camera, view in agent.cameras.items()}
 
 
 def all_go_on(agent: app.Agent) -> bool:
     """Whether every camera judges 5 more parts from now on."""
-    before = judged(agent)
-    return until(lambda: all(count >= before[camera] + 5 for camera, count in judged(agent).items()))
+    before = inspected(agent)
+    return until(lambda: all(count >= before[camera] + 5 for camera, count in inspected(agent).items()))
 
 
 def main(folder: Path, what: str, seconds: float) -> dict[str, Any]:

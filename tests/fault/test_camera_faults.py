@@ -61,7 +61,7 @@ class Line:
             declared_px=(128, 96),
             backoff=Backoff(first_s=0.05, longest_s=0.2),
         )
-        self.judged = 0
+        self.inspected = 0
         self.capture.start()
 
     def judge(self, until: Callable[[], bool]) -> None:
@@ -72,12 +72,12 @@ class Line:
             batch = self.hub.take(0.01)
             for frame in () if batch is None else batch.frames:
                 assert frame.pixels.shape == (96, 128, 3)
-                self.judged += 1
+                self.inspected += 1
                 self.pool.release(frame.buffer)
 
     def judge_more(self, count: int) -> None:
-        goal = self.judged + count
-        self.judge(lambda: self.judged >= goal)
+        goal = self.inspected + count
+        self.judge(lambda: self.inspected >= goal)
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def lines() -> Iterator[list[Line]]:
         assert line.capture.stop(timeout_s=LONG_S)
         line.hub.discard_pending()
         counted = line.counters.snapshot()
-        assert counted.captured == line.judged + counted.dropped_total, "no exposure is unaccounted for"
+        assert counted.captured == line.inspected + counted.dropped_total, "no exposure is unaccounted for"
         assert line.pool.held == 0, "no buffer is lost"
 
 

@@ -38,7 +38,7 @@ def test_nothing_breaks_in_two_hours_of_faults(tmp_path: Path, seed: int) -> Non
 
     assert day.problems == []
     assert day.parts > 40_000
-    assert day.parts == day.judged + sum(day.dropped.values())
+    assert day.parts == day.inspected + sum(day.dropped.values())
     assert day.fates["arrived"] > 40_000
     assert sum(day.wished.values()) == 2
     assert sum(day.happenings.values()) >= 4

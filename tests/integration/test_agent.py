@@ -169,7 +169,7 @@ def test_status_and_explain_are_answered_by_the_running_agent(line: Path) -> Non
             assert not agent.wait(0.05)
         beat = control.request(line / "state", "status")["heartbeat"]
         camera = beat["cameras"][0]
-        assert camera["captured"] == camera["judged"] + sum(camera["dropped"].values()) + camera["pending"]
+        assert camera["captured"] == camera["inspected"] + sum(camera["dropped"].values()) + camera["pending"]
         found = control.request(line / "state", "explain", key=f"line/cam/{agent.boot_epoch}/1")["verdict"]
         assert found["outcome"] == "defect"
 

@@ -29,6 +29,6 @@ def test_each_kind_is_accounted_for_to_the_frame() -> None:
     results = run_frame_age(seconds=3.0, say=lambda _: None)
     assert [result.kind for result in results] == list(KINDS)
     for result in results:
-        assert result.judged > 10
-        assert result.captured == result.judged + sum(result.dropped.values())
+        assert result.inspected > 10
+        assert result.captured == result.inspected + sum(result.dropped.values())
         assert result.unaccounted == 0 or result.kind == "v4l2"

@@ -63,8 +63,8 @@ def assert_complete(ended: Ended) -> None:
     assert ended.code == 0, ended.errors
     assert report["problems"] == []
     assert report["complete"] is True
-    assert report["captured"] == report["judged"] + report["dropped"]
-    assert report["delivered"] == report["judged"] > 0
+    assert report["captured"] == report["inspected"] + report["dropped"]
+    assert report["delivered"] == report["inspected"] > 0
     assert report["frames_lost"] == 0
 
 
@@ -77,8 +77,8 @@ def test_the_demo_on_mosquitto_accounts_for_every_frame_and_writes_its_report(tm
     assert set(report["cameras"]) == {"top", "side"}
     assert report["broker"] == "mosquitto"
     assert report["latency_p50_ms"] <= report["latency_p99_ms"]
-    assert sum(report["latency_histogram"].values()) == report["judged"]
-    assert sum(report["outcomes"].values()) == report["judged"]
+    assert sum(report["latency_histogram"].values()) == report["inspected"]
+    assert sum(report["outcomes"].values()) == report["inspected"]
     assert {"escapes", "false_rejects", "duplicates", "model"} <= report.keys()
     assert json.loads((tmp_path / "report.json").read_text()) == report
     assert (tmp_path / "contact-sheet.png").read_bytes().startswith(b"\x89PNG")

@@ -40,8 +40,8 @@ def _needs() -> None:
 def assert_nothing_lost(report: dict[str, Any]) -> None:
     assert report["frames_lost"] == 0
     devices = report["devices"].values()
-    assert all(device["captured"] == device["judged"] + device["dropped"] for device in devices)
-    assert report["delivered"] == sum(device["judged"] for device in devices) > 0
+    assert all(device["captured"] == device["inspected"] + device["dropped"] for device in devices)
+    assert report["delivered"] == sum(device["inspected"] for device in devices) > 0
 
 
 def test_the_cycle_brings_accuracy_back_and_refuses_wrong_labels(tmp_path: Path) -> None:

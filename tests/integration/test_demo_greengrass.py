@@ -48,11 +48,13 @@ def assert_complete(ended: Ended) -> None:
     assert ended.code == 0, ended.errors
     assert report["problems"] == []
     assert report["complete"] is True
-    assert report["taken"] == report["captured"] == report["judged"] + report["dropped"]
-    assert report["delivered"] == report["judged"] > 0
+    assert report["taken"] == report["captured"] == report["inspected"] + report["dropped"]
+    assert report["delivered"] == report["inspected"] > 0
     assert (report["frames_lost"], report["pid_changed"]) == (0, False)
     assert all(update["outcome"] == update["expected"] for update in report["updates"])
-    assert report["false_rejects"] < report["judged"] // 50  # numbers name parts: the truth is that of the right part
+    assert (
+        report["false_rejects"] < report["inspected"] // 50
+    )  # numbers name parts: the truth is that of the right part
 
 
 def processes_of(folder: Path) -> list[int]:

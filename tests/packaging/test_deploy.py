@@ -35,9 +35,9 @@ def built(tmp_path: Path) -> Path:
     """A version as scripts/build-component leaves it, with archives that hold nothing."""
     out = tmp_path / "built"
     source = (recipe.RECIPES / f"{INSPECTOR.name}.yaml").read_text(encoding="utf-8")
-    judged = recipe.parse(source, source="recipe", defaults=DEFAULTS_CHECKS[INSPECTOR.name])
+    inspected = recipe.parse(source, source="recipe", defaults=DEFAULTS_CHECKS[INSPECTOR.name])
     names = ["component.py", "kensa-x86_64-cp311.zip"]
-    text = recipe.render(judged, version="7.8.9", artifacts={"amd64": names}, configuration={}, bucket=None)
+    text = recipe.render(inspected, version="7.8.9", artifacts={"amd64": names}, configuration={}, bucket=None)
     (out / "recipes").mkdir(parents=True)
     (out / "recipes" / f"{INSPECTOR.name}-7.8.9.yaml").write_text(text, encoding="utf-8")
     folder = out / "artifacts" / INSPECTOR.name / "7.8.9"

@@ -58,10 +58,10 @@ def test_everything_in_the_checkout_agrees() -> None:
 
 def test_both_recipes_serve_both_architectures_on_both_nuclei() -> None:
     for text, defaults in ((INSPECTOR, checks.check_inspector_defaults), (MODEL, checks.check_model_defaults)):
-        judged = recipe.parse(text, source="recipe", defaults=defaults)
-        assert {manifest.Platform.architecture for manifest in judged.Manifests} == {"amd64", "aarch64"}
-        assert {manifest.Platform.runtime for manifest in judged.Manifests} == {"*"}
-        assert {d.DependencyType for d in judged.ComponentDependencies.values()} == {"SOFT"}
+        inspected = recipe.parse(text, source="recipe", defaults=defaults)
+        assert {manifest.Platform.architecture for manifest in inspected.Manifests} == {"amd64", "aarch64"}
+        assert {manifest.Platform.runtime for manifest in inspected.Manifests} == {"*"}
+        assert {d.DependencyType for d in inspected.ComponentDependencies.values()} == {"SOFT"}
         assert len(text.encode()) < recipe.MAX_BYTES
 
 

@@ -32,7 +32,7 @@ def camera(number: int, text: str) -> CameraHealth:
         state=CameraState.RECONNECTING,
         fps=29.97,
         captured=BIG * (len(dropped) + 2),
-        judged=BIG,
+        inspected=BIG,
         pending=BIG,
         dropped=dropped,
         error=text,
@@ -111,6 +111,6 @@ def test_every_part_fits_into_one_message_and_no_camera_loses_a_count(beat: Hear
         assert {getattr(part, field) for part in parts} == {getattr(beat, field)}
     assert {part.outbox.verdicts for part in parts} == {beat.outbox.verdicts}
     told = [found for part in parts for found in part.cameras]
-    counts = [(c.camera, c.captured, c.judged, c.pending, dict(c.dropped), dict(c.outcomes)) for c in beat.cameras]
-    assert [(c.camera, c.captured, c.judged, c.pending, dict(c.dropped), dict(c.outcomes)) for c in told] == counts
+    counts = [(c.camera, c.captured, c.inspected, c.pending, dict(c.dropped), dict(c.outcomes)) for c in beat.cameras]
+    assert [(c.camera, c.captured, c.inspected, c.pending, dict(c.dropped), dict(c.outcomes)) for c in told] == counts
     assert sum(len(part.inspections) for part in parts) == len(beat.inspections)

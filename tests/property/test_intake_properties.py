@@ -1,4 +1,4 @@
-"""Whatever happens to the intake, captured = judged + dropped + pending, and no buffer is lost.
+"""Whatever happens to the intake, captured = inspected + dropped + pending, and no buffer is lost.
 
 Newest-wins keeps the newest, wait never drops, and a triggered part always comes out for a verdict.
 """

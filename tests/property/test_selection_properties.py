@@ -36,7 +36,7 @@ def tables(draw: st.DrawFn, most: int = 400) -> tuple[int, int, int, int]:
     return counts[0], counts[1], counts[2], counts[3]
 
 
-def judged(gained: int, lost: int, both: int, neither: int, policy: SelectionPolicy = POLICY) -> SliceResult:
+def inspected(gained: int, lost: int, both: int, neither: int, policy: SelectionPolicy = POLICY) -> SliceResult:
     pictures = gained + lost + both + neither
     part = Slice("s", "defects", np.arange(pictures))
     return compare_slice("s", part, gained=gained, lost=lost, both=both, parts=float(pictures), policy=policy)
@@ -58,11 +58,11 @@ def test_the_interval_holds_the_difference_and_exchanging_the_models_mirrors_it(
 @given(tables())
 def test_one_more_lost_picture_never_turns_refused_into_passed(table: tuple[int, int, int, int]) -> None:
     gained, lost, both, neither = table
-    before = judged(gained, lost, both, neither)
+    before = inspected(gained, lost, both, neither)
     if both:  # a picture that both judged right
-        assert not judged(gained, lost + 1, both - 1, neither).passed or before.passed
+        assert not inspected(gained, lost + 1, both - 1, neither).passed or before.passed
     if gained:  # one that only the candidate judged right
-        assert not judged(gained - 1, lost, both, neither + 1).passed or before.passed
+        assert not inspected(gained - 1, lost, both, neither + 1).passed or before.passed
 
 
 @given(tables(), st.floats(0.0, 0.3), st.floats(0.0, 0.2))
@@ -70,14 +70,14 @@ def test_a_wider_margin_never_refuses_what_a_narrower_one_passes(
     table: tuple[int, int, int, int], margin: float, more: float
 ) -> None:
     narrow, wide = (SelectionPolicy(max_margin=0.9, margin=value) for value in (margin, margin + more))
-    assert not judged(*table, policy=narrow).passed or judged(*table, policy=wide).passed
+    assert not inspected(*table, policy=narrow).passed or inspected(*table, policy=wide).passed
 
 
 @given(tables(), st.integers(1, 30), st.integers(0, 30))
 def test_comparing_more_candidates_widens_every_interval(
     table: tuple[int, int, int, int], candidates: int, more: int
 ) -> None:
-    one, many = (judged(*table, policy=SelectionPolicy(candidates=n)) for n in (candidates, candidates + more))
+    one, many = (inspected(*table, policy=SelectionPolicy(candidates=n)) for n in (candidates, candidates + more))
     assert many.low <= one.low + 1e-9
     assert many.high >= one.high - 1e-9
 
@@ -85,7 +85,7 @@ def test_comparing_more_candidates_widens_every_interval(
 @given(st.integers(1, 2000), st.integers(0, 2))
 def test_an_equal_model_and_one_that_loses_the_slack_pass_at_every_size(pictures: int, lost: int) -> None:
     lost = min(lost, pictures)
-    assert judged(0, lost, pictures - lost, 0).passed
+    assert inspected(0, lost, pictures - lost, 0).passed
 
 
 @given(st.lists(st.text("abc", min_size=1, max_size=2), min_size=1, max_size=60))

@@ -124,14 +124,14 @@ def _yields(plant: PlantData) -> list[Finding]:
 
 def _implausible_yield(line: str, last: list[Record], whole: list[Record]) -> Finding | None:
     """A line that passes nothing, judges nothing, or passes everything: no yield to be glad of."""
-    parts, judged = sum(number(row, "parts") for row in last), _inspected_count(last)
-    if parts >= _MIN_STOPPED_PARTS and judged == 0:
+    parts, inspected = sum(number(row, "parts") for row in last), _inspected_count(last)
+    if parts >= _MIN_STOPPED_PARTS and inspected == 0:
         return Finding(
             "bad",
             f"{line}: none of the last {count_with_noun(parts, 'part')} could be judged. Look at camera and model.",
         )
     if _passes_nothing(last):
-        count = count_with_noun(judged, "part")
+        count = count_with_noun(inspected, "part")
         text = f"{line}: not one of the last {count} was let through. Check camera, light and model."
         return Finding("bad", text)
     if _inspected_count(whole) >= _MIN_PASSED_PARTS and _yield_share(whole) == 1.0:

@@ -115,14 +115,14 @@ def _interval(record: Record, name: str, show: Callable[[float | None], str] = f
 def _tiles(plant: PlantData) -> str:
     days, loss, late = plant.records("yield_by_line"), plant.records("loss"), plant.records("latency")
     parts = sum(number(row, "parts") for row in days)
-    judged = parts - sum(number(row, "unknown") for row in days)
+    inspected = parts - sum(number(row, "unknown") for row in days)
     frames, missing = (sum(number(row, name) for row in loss) for name in ("frames", "missing"))
     slowest = max((number(row, "p99_us") for row in late if number(row, "parts") >= _MIN_P99_VERDICTS), default=None)
     shown = [
-        ("parts judged" if round(judged) != 1 else "part judged", f"{judged:,.0f}"),
+        ("parts judged" if round(inspected) != 1 else "part judged", f"{inspected:,.0f}"),
         (
             "of them let through (yield)",
-            format_percent(sum(number(row, "ok") for row in days) / judged if judged else None),
+            format_percent(sum(number(row, "ok") for row in days) / inspected if inspected else None),
         ),
         ("bad of a million let through, 95 % interval", _escapes_tile(plant)),
         ("of the rejected were good, 95 % interval", _false_rejects_tile(plant)),

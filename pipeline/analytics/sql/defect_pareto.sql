@@ -20,19 +20,19 @@ WITH v AS (
     AND captured_at < date_add('day', 1, CAST(:last_day AS timestamp))
     AND (:site = '*' OR site = :site) AND (:line = '*' OR line = :line) AND outcome <> 'unknown'
   GROUP BY site, line, camera, boot_epoch, seq
-), judged AS (
+), inspected AS (
   SELECT site, line, CASE WHEN outcome = 'defect' THEN COALESCE(class, 'not named') END AS class, COUNT(*) AS parts
   FROM v
   GROUP BY site, line, CASE WHEN outcome = 'defect' THEN COALESCE(class, 'not named') END
 ), whole AS (
   SELECT site, line, SUM(parts) AS parts, SUM(CASE WHEN class IS NULL THEN 0 ELSE parts END) AS rejected
-  FROM judged
+  FROM inspected
   GROUP BY site, line
 ), placed AS (
-  SELECT judged.site, judged.line, judged.class, judged.parts, whole.parts AS line_parts, whole.rejected,
-    ROW_NUMBER() OVER (PARTITION BY judged.site, judged.line ORDER BY judged.parts DESC, judged.class) AS place
-  FROM judged JOIN whole ON judged.site = whole.site AND judged.line = whole.line
-  WHERE judged.class IS NOT NULL
+  SELECT inspected.site, inspected.line, inspected.class, inspected.parts, whole.parts AS line_parts, whole.rejected,
+    ROW_NUMBER() OVER (PARTITION BY inspected.site, inspected.line ORDER BY inspected.parts DESC, inspected.class) AS place
+  FROM inspected JOIN whole ON inspected.site = whole.site AND inspected.line = whole.line
+  WHERE inspected.class IS NOT NULL
 )
 SELECT site, line, place, class, parts,
   CAST(parts AS double) / rejected AS share,

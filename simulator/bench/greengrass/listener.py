@@ -61,12 +61,12 @@ class CameraStream:
     @property
     def first_utc_ns(self) -> int:
         """When its first frame was captured."""
-        return min(judged.captured_utc_ns for judged in self.inspected.values())
+        return min(inspected.captured_utc_ns for inspected in self.inspected.values())
 
     @property
     def last_utc_ns(self) -> int:
         """When its newest frame was captured."""
-        return max(judged.captured_utc_ns for judged in self.inspected.values())
+        return max(inspected.captured_utc_ns for inspected in self.inspected.values())
 
     @property
     def lost(self) -> int:

@@ -195,12 +195,12 @@ def _paced(
             latencies.clear()
             usage, began = psutil.Process().cpu_times(), time.monotonic()
             agent.wait(seconds)
-            judged, used, wall = len(latencies), psutil.Process().cpu_times(), time.monotonic() - began
+            inspected, used, wall = len(latencies), psutil.Process().cpu_times(), time.monotonic() - began
         accounts = [view.counters.snapshot() for view in agent.cameras.values()]
         collection = None if agent.collector is None else agent.collector.health()
         pictures = {path.name: path.stat().st_size for path in base.rglob(f"collected/**/*.{settings.format}")}
     return PacedCollectionRun(
-        fps=judged / wall,
+        fps=inspected / wall,
         dropped=sum(account.dropped_total for account in accounts),
         p99_ms=float(np.percentile(latencies, 99)) / 1e3,
         cpu_cores=(used.user + used.system - usage.user - usage.system) / wall,

@@ -185,7 +185,7 @@ def _round(folder: Path, cameras: Mapping[str, Any], release: Path, seconds: flo
             process.wait()
     offered = _GOOD_FPS * (ended - began)
     shares = {
-        name: min(1.0, (camera["judged"] - first[name]["judged"]) / offered)
+        name: min(1.0, (camera["inspected"] - first[name]["inspected"]) / offered)
         for name, camera in last.items()
         if not name.startswith("dead-")
     }
@@ -213,7 +213,7 @@ class FrameAgeResult:
     """One kind of camera."""
 
     kind: str
-    judged: int
+    inspected: int
     captured: int
     dropped: Mapping[str, int]
     unaccounted: int  # exposures between the first and the last judged frame that have no number
@@ -226,8 +226,8 @@ class FrameAgeResult:
 
     @property
     def is_exact(self) -> bool:
-        """Captured = judged + dropped, and every exposure has its number."""
-        return self.captured == self.judged + sum(self.dropped.values()) and self.unaccounted == 0
+        """Captured = inspected + dropped, and every exposure has its number."""
+        return self.captured == self.inspected + sum(self.dropped.values()) and self.unaccounted == 0
 
 
 def run_frame_age(*, seconds: float, say: Callable[[str], None]) -> list[FrameAgeResult]:
@@ -237,8 +237,8 @@ def run_frame_age(*, seconds: float, say: Callable[[str], None]) -> list[FrameAg
         say(f"{kind}: {FRAME_AGE_FPS:.0f} frames/s, {FRAME_AGE_FPS / SLOWDOWN:.0f} judged, {seconds:.0f} s")
         with ExitStack() as stack:
             line = SlowConsumer(_source(kind, stack), judging_s=SLOWDOWN / FRAME_AGE_FPS)
-            judged = line.run(seconds)
-            results.append(_frame_age_result(kind, line, judged))
+            inspected = line.run(seconds)
+            results.append(_frame_age_result(kind, line, inspected))
     return results
 
 
@@ -255,23 +255,23 @@ def _source(kind: str, stack: ExitStack) -> FrameSource:
             return SimulatedUsbCamera(fps=FRAME_AGE_FPS)
 
 
-def _frame_age_result(kind: str, line: SlowConsumer, judged: list[InspectedFrame]) -> FrameAgeResult:
+def _frame_age_result(kind: str, line: SlowConsumer, inspected: list[InspectedFrame]) -> FrameAgeResult:
     accounting = line.accounting
     limit_ms = 2_000 / FRAME_AGE_FPS + 1_000 * SLOWDOWN / FRAME_AGE_FPS
-    ages = np.array([each.age_ms for each in judged])
+    ages = np.array([each.age_ms for each in inspected])
     late = ages > limit_ms
-    begun = judged[0].seq + FRAME_AGE_FPS
+    begun = inspected[0].seq + FRAME_AGE_FPS
     return FrameAgeResult(
         kind=kind,
-        judged=len(judged),
+        inspected=len(inspected),
         captured=accounting.captured,
         dropped=accounting.dropped,
-        unaccounted=(judged[-1].number - judged[0].number) - (judged[-1].seq - judged[0].seq),
+        unaccounted=(inspected[-1].number - inspected[0].number) - (inspected[-1].seq - inspected[0].seq),
         age_p50_ms=float(np.percentile(ages, 50)),
         age_p99_ms=float(np.percentile(ages, 99)),
         age_max_ms=float(ages.max()),
         late=int(late.sum()),
-        late_after_1_s=int(late[[each.seq >= begun for each in judged]].sum()),
+        late_after_1_s=int(late[[each.seq >= begun for each in inspected]].sum()),
         limit_ms=limit_ms,
     )
 

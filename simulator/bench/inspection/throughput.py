@@ -82,7 +82,7 @@ class PacedResult:
 
     cameras: int
     fps: float  # all cameras together
-    judged: int
+    inspected: int
     dropped: int
     p50_ms: float
     p99_ms: float
@@ -304,7 +304,7 @@ def run_paced(
     return PacedResult(
         cameras=cameras,
         fps=cameras * fps,
-        judged=sum(a.inspected for a in accounts),
+        inspected=sum(a.inspected for a in accounts),
         dropped=sum(a.dropped_total for a in accounts),
         p50_ms=float(np.percentile(decided, 50)) / 1e3,
         p99_ms=float(np.percentile(decided, 99)) / 1e3,

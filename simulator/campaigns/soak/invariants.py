@@ -62,7 +62,7 @@ class InvariantChecker:
             self._compare(self.journal(), fresh=fresh)
 
     def check_line(self, boot: AgentProcess) -> None:
-        """Captured = judged + dropped + pending, every buffer is where it should be, and only good models judged."""
+        """Captured = inspected + dropped + pending, every buffer is where it should be, and only good models judged."""
         pending = sum(counters.snapshot().pending for counters in boot.counters.values())
         held_up = self._site.clock.now_ns < self._site.faults.worker_stalled_until
         waiting = boot.hub.pending

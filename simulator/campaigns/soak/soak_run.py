@@ -50,7 +50,7 @@ class SoakResult:
     hours: float
     seed: int
     parts: int  # exposures
-    judged: int
+    inspected: int
     dropped: dict[str, int]  # by reason
     verdicts: dict[str, int]  # by outcome
     fates: dict[str, int]  # what became of the verdicts
@@ -335,7 +335,7 @@ class SoakRun:
         for counters in self._process.counters.values():
             seen = counters.snapshot()
             self._frame_counts["captured"] += seen.captured
-            self._frame_counts["judged"] += seen.inspected
+            self._frame_counts["inspected"] += seen.inspected
             self._dropped.update(seen.dropped)
 
     # --- the result ---------------------------------------------------------------------------------------------------
@@ -347,7 +347,7 @@ class SoakRun:
             hours=hours,
             seed=seed,
             parts=self._frame_counts["captured"],
-            judged=self._frame_counts["judged"],
+            inspected=self._frame_counts["inspected"],
             dropped=dict(self._dropped),
             verdicts=dict(book.verdicts),
             fates=book.count_states(),

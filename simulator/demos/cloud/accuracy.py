@@ -82,12 +82,12 @@ class Accuracy:
 
     def curve(self, *, step_s: float = 1.0) -> list[tuple[float, float]]:
         """(time, accuracy of the WINDOW parts before it), every `step_s`, from the first whole window on."""
-        judged = sorted(self.evaluated[:], key=lambda one: one.at_s)
+        inspected = sorted(self.evaluated[:], key=lambda one: one.at_s)
         points: list[tuple[float, float]] = []
-        right = sum(one.is_correct for one in judged[:WINDOW])
-        for last in range(WINDOW, len(judged) + 1):
-            if not points or judged[last - 1].at_s >= points[-1][0] + step_s:
-                points.append((judged[last - 1].at_s, right / WINDOW))
-            if last < len(judged):
-                right += judged[last].is_correct - judged[last - WINDOW].is_correct
+        right = sum(one.is_correct for one in inspected[:WINDOW])
+        for last in range(WINDOW, len(inspected) + 1):
+            if not points or inspected[last - 1].at_s >= points[-1][0] + step_s:
+                points.append((inspected[last - 1].at_s, right / WINDOW))
+            if last < len(inspected):
+                right += inspected[last].is_correct - inspected[last - WINDOW].is_correct
         return points

@@ -152,7 +152,7 @@ def to_json(result: CloudResult) -> dict[str, Any]:
             device.thing: {
                 "shown": device.shown,
                 "captured": device.captured,
-                "judged": device.inspected,
+                "inspected": device.inspected,
                 "dropped": device.dropped,
                 "collected": device.collected,
                 "model": device.model,

@@ -137,10 +137,10 @@ def _run_scenario(plant: CloudEnvironment, show: _Display) -> CloudResult:
 
 
 def _wait_for_arrival(plant: CloudEnvironment, show: _Display) -> None:
-    judged = sum(_inspected(device) for device in plant.devices)
+    inspected = sum(_inspected(device) for device in plant.devices)
     deadline = time.monotonic() + _ARRIVAL_S
     show.receive()
-    while len(plant.accuracy.evaluated) < judged and time.monotonic() < deadline:
+    while len(plant.accuracy.evaluated) < inspected and time.monotonic() < deadline:
         time.sleep(0.02)
         show.receive()
 

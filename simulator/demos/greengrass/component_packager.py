@@ -82,11 +82,11 @@ class ComponentPackager:
         archive.write(artifacts / self._target.archive, [*self._common(kind), *contents])
         (artifacts / INSTALLER.name).write_bytes(INSTALLER.read_bytes())
         source = RECIPES / f"{kind.name}.yaml"
-        judged = recipe.parse(
+        inspected = recipe.parse(
             source.read_text(encoding="utf-8"), source=source.name, defaults=checks.DEFAULTS_CHECKS[kind.name]
         )
         made = recipe.render(
-            judged,
+            inspected,
             version=version,
             artifacts={ARCHITECTURES[self._target.machine]: [INSTALLER.name, self._target.archive]},
             configuration=configuration or {},

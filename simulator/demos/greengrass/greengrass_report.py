@@ -53,7 +53,7 @@ class GreengrassResult:
     @property
     def inspected(self) -> int:
         """Frames that got a verdict."""
-        return 0 if self.snapshot.status is None else self.snapshot.status.camera.judged
+        return 0 if self.snapshot.status is None else self.snapshot.status.camera.inspected
 
     @property
     def dropped(self) -> int:
@@ -125,7 +125,7 @@ def to_json(result: GreengrassResult) -> dict[str, Any]:
         "replaced": SIMPLIFICATIONS,
         "taken": moment.sent,
         "captured": result.captured,
-        "judged": result.inspected,
+        "inspected": result.inspected,
         "dropped": result.dropped,
         "dropped_by_reason": {} if reading is None else {str(why): n for why, n in reading.camera.dropped.items() if n},
         "delivered": counts.unique,

@@ -81,8 +81,8 @@ class _Display:
         site, elapsed_s = self._site, self.elapsed_s
         reading = site.component_status()
         site.updates.advance(elapsed_s, reading)
-        judged, published = 0 if reading is None else reading.camera.judged, site.nucleus.published
-        frames_per_s, publishes_per_s = self._rates.update(elapsed_s, judged=judged, published=published)
+        inspected, published = 0 if reading is None else reading.camera.inspected, site.nucleus.published
+        frames_per_s, publishes_per_s = self._rates.update(elapsed_s, inspected=inspected, published=published)
         moment = GreengrassSnapshot(
             elapsed_s=elapsed_s,
             seconds=site.options.seconds,
@@ -206,10 +206,10 @@ def _wait_until_inspected(site: GreengrassEnvironment, show: _Display) -> Greeng
 
 
 def _wait_for_arrival(show: _Display, moment: GreengrassSnapshot) -> None:
-    judged = 0 if moment.status is None else moment.status.camera.judged
+    inspected = 0 if moment.status is None else moment.status.camera.inspected
     deadline = time.monotonic() + _SETTLE_S
     show.receive()
-    while show.delivered < judged and time.monotonic() < deadline:
+    while show.delivered < inspected and time.monotonic() < deadline:
         time.sleep(0.02)
         show.receive()
 

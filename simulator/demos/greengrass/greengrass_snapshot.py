@@ -55,7 +55,7 @@ class GreengrassSnapshot:
 @dataclass(frozen=True, slots=True)
 class _Sample:
     at_s: float
-    judged: int
+    inspected: int
     published: int
 
 
@@ -66,13 +66,13 @@ class FrameRates:
         """Nothing has happened yet."""
         self._samples: deque[_Sample] = deque()
 
-    def update(self, at_s: float, *, judged: int, published: int) -> tuple[float, float]:
+    def update(self, at_s: float, *, inspected: int, published: int) -> tuple[float, float]:
         """Return (judged frames, publishes) a second."""
-        self._samples.append(_Sample(at_s, judged, published))
+        self._samples.append(_Sample(at_s, inspected, published))
         while len(self._samples) > 2 and at_s - self._samples[0].at_s > _RATE_S:  # noqa: PLR2004 - a difference needs two
             self._samples.popleft()
         first, last = self._samples[0], self._samples[-1]
         span = last.at_s - first.at_s
         if span <= 0.0:
             return 0.0, 0.0
-        return (last.judged - first.judged) / span, (last.published - first.published) / span
+        return (last.inspected - first.inspected) / span, (last.published - first.published) / span

@@ -72,7 +72,7 @@ class LineResult:
 
 
 def verify(snapshot: AgentSnapshot, tally: VerdictMetrics, counts: SubscriberCounts) -> tuple[str, ...]:
-    """Return what is missing, a sentence each: captured = judged + dropped, and each verdict arrived exactly once."""
+    """Return what is missing, one sentence each; captured = inspected + dropped, and each verdict arrived once."""
     problems: list[str] = []
     for camera in snapshot.cameras:
         accounting, arrived = camera.accounting, counts.cameras.get(camera.camera)
@@ -140,7 +140,7 @@ def to_json(result: LineResult) -> dict[str, Any]:
         "problems": list(result.problems),
         "seconds": round(result.seconds, 3),
         "captured": result.captured,
-        "judged": result.inspected,
+        "inspected": result.inspected,
         "dropped": result.dropped,
         "dropped_by_reason": dropped,
         "delivered": result.counts.unique,
@@ -159,7 +159,7 @@ def to_json(result: LineResult) -> dict[str, Any]:
         "cameras": {
             camera.camera: {
                 "captured": camera.accounting.captured,
-                "judged": camera.accounting.inspected,
+                "inspected": camera.accounting.inspected,
                 "dropped": camera.accounting.dropped,
                 "latency_p99_us": quantile_us(camera.latency, 0.99),
             }

@@ -48,7 +48,7 @@ _OUTAGE_AT: Final = 0.4  # of the planned time
 @dataclass(frozen=True, slots=True)
 class _Sample:
     at_s: float
-    judged: int
+    inspected: int
     cpu_s: float
 
 
@@ -60,15 +60,15 @@ class _Rates:
 
     def update(self, at_s: float, snapshot: AgentSnapshot) -> tuple[float, float]:
         """Return (judged frames a second, processor cores)."""
-        judged = sum(camera.accounting.inspected for camera in snapshot.cameras)
-        self._samples.append(_Sample(at_s, judged, snapshot.process.cpu_s))
+        inspected = sum(camera.accounting.inspected for camera in snapshot.cameras)
+        self._samples.append(_Sample(at_s, inspected, snapshot.process.cpu_s))
         while len(self._samples) > 2 and at_s - self._samples[0].at_s > _RATE_S:  # noqa: PLR2004 - a difference needs two
             self._samples.popleft()
         first, last = self._samples[0], self._samples[-1]
         span = last.at_s - first.at_s
         if span <= 0.0:
             return 0.0, 0.0
-        return (last.judged - first.judged) / span, (last.cpu_s - first.cpu_s) / span
+        return (last.inspected - first.inspected) / span, (last.cpu_s - first.cpu_s) / span
 
 
 class _Display:
@@ -236,10 +236,10 @@ def _inspect(plant: LineEnvironment, show: _Display) -> LineResult:
     )
 
 
-def _wait_for_arrival(show: _Display, judged: int) -> None:
+def _wait_for_arrival(show: _Display, inspected: int) -> None:
     deadline = time.monotonic() + _ARRIVAL_S
     show.receive()
-    while show.metrics.delivered < judged and time.monotonic() < deadline:
+    while show.metrics.delivered < inspected and time.monotonic() < deadline:
         time.sleep(0.02)
         show.receive()
 

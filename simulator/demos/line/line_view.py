@@ -268,7 +268,7 @@ def _verdict_table(moment: LineSnapshot, *, width: int) -> Panel:
     table = Table.grid(expand=True, padding=(0, 1))
     for _ in range(7 if roomy else 6):
         table.add_column(no_wrap=True, overflow="ellipsis")
-    head = ["time", "camera", "part", "judged", "score", "truth", "result"]
+    head = ["time", "camera", "part", "inspected", "score", "truth", "result"]
     if not roomy:
         head.remove("camera")
     table.add_row(*(Text(name, "grey50") for name in head))

@@ -81,7 +81,8 @@ def gap() -> bytes:
 def heartbeat() -> bytes:
     def camera(name: str, dropped: int) -> wire.CameraHealth:
         return wire.CameraHealth(
-            camera=name, inspection="surface", state=CameraState.RUNNING, fps=29.5, captured=100 + dropped, judged=99,
+            camera=name, inspection="surface", state=CameraState.RUNNING, fps=29.5, captured=100 + dropped,
+            inspected=99,
             pending=1, dropped={DropReason.OVERRUN: dropped},
         )  # fmt: skip
 

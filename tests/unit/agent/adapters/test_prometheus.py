@@ -53,12 +53,12 @@ def test_a_cameras_frames_add_up() -> None:
     samples, _ = scrape(one_camera)
 
     captured = samples["kensa_frames_captured_total", TOP]
-    judged = sum(
+    inspected = sum(
         v for (name, labels), v in samples.items() if name == "kensa_verdicts_total" and set(TOP) < set(labels)
     )
     dropped = samples["kensa_frames_dropped_total", (*TOP, ("reason", "overrun"))]
-    assert (captured, judged, dropped) == (14, 7, 4)
-    assert captured == judged + dropped + samples["kensa_frames_pending", TOP]
+    assert (captured, inspected, dropped) == (14, 7, 4)
+    assert captured == inspected + dropped + samples["kensa_frames_pending", TOP]
     assert samples["kensa_verdicts_total", (*TOP, ("outcome", "defect"))] == 2
 
 

@@ -40,7 +40,7 @@ def test_it_says_who_what_and_how_much() -> None:
     assert beat.cpu == 0.5  # 5 s of processor time in 10 s since the start
     assert beat.frames_not_kept == 2
     health = beat.cameras[0]
-    assert (health.captured, health.judged, health.pending) == (14, 7, 3)
+    assert (health.captured, health.inspected, health.pending) == (14, 7, 3)
     assert health.dropped == {DropReason.OVERRUN: 4}
     assert (health.inspection, health.state, health.fps) == ("top", CameraState.RUNNING, 30.0)
     assert beat.inspections[0].model == "plates"

@@ -333,14 +333,14 @@ def test_a_short_pause_costs_no_frame_that_fits_the_capacity() -> None:
 def test_a_worker_that_pauses_now_and_then_costs_no_frame() -> None:
     line = Line(max_batch=2)
     line.camera("a", capacity=8)
-    judged = []
+    inspected = []
     for seq in range(600):
         line.offer("a", seq, due_ns=seq * PERIOD_NS)
         if seq % 20 > 5:  # six periods without a taking, then two frames in each period
-            judged += line.take()
+            inspected += line.take()
     while rest := line.take():
-        judged += rest
-    assert judged == list(range(600))
+        inspected += rest
+    assert inspected == list(range(600))
 
 
 def test_after_the_overload_the_whole_capacity_is_there_again() -> None:

@@ -24,7 +24,7 @@ def release(tmp_path: Path) -> Path:
     return write_release(tmp_path / "release")
 
 
-def judged(model: OnnxModel) -> Scores:
+def inspected(model: OnnxModel) -> Scores:
     return model.infer(spot_images()[0])
 
 
@@ -37,10 +37,10 @@ def test_it_gives_the_same_bits(release: Path, caplog: pytest.LogCaptureFixture)
     caplog.set_level("INFO")
     path, digest = save_optimised(release)
 
-    quick = judged(OnnxModel.load(release, optimised=path, optimised_sha256=digest))
+    quick = inspected(OnnxModel.load(release, optimised=path, optimised_sha256=digest))
 
     assert loads(caplog)
-    assert np.array_equal(quick.scores, judged(OnnxModel.load(release)).scores)
+    assert np.array_equal(quick.scores, inspected(OnnxModel.load(release)).scores)
 
 
 def test_a_damaged_one_is_passed_over(release: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -50,7 +50,7 @@ def test_a_damaged_one_is_passed_over(release: Path, caplog: pytest.LogCaptureFi
     model = OnnxModel.load(release, optimised=path, optimised_sha256=digest)
 
     assert not loads(caplog)
-    assert len(judged(model).scores) == 8
+    assert len(inspected(model).scores) == 8
 
 
 def test_one_with_its_digest_that_the_runtime_refuses_is_passed_over(

@@ -43,7 +43,7 @@ def longest_verdict(seq: int, classes: int, outcome: Outcome) -> Verdict:
 
 def heartbeat(cameras: int) -> wire.Heartbeat:
     camera = wire.CameraHealth(
-        camera="x", inspection=LONGEST, state=CameraState.RUNNING, fps=29.97, captured=10**9, judged=10**9 - 12,
+        camera="x", inspection=LONGEST, state=CameraState.RUNNING, fps=29.97, captured=10**9, inspected=10**9 - 12,
         pending=2, dropped={DropReason.OVERRUN: 7, DropReason.SIZE: 3},
     )  # fmt: skip
     inspection = wire.InspectionHealth(
@@ -231,7 +231,7 @@ def test_a_heartbeat_of_many_cameras_travels_in_parts_below_the_bound() -> None:
 def test_a_heartbeat_whose_counts_do_not_add_up_cannot_be_built() -> None:
     with pytest.raises(ValidationError, match="captured is not judged"):
         wire.CameraHealth(
-            camera="c", inspection="i", state=CameraState.RUNNING, fps=1.0, captured=5, judged=3, pending=1
+            camera="c", inspection="i", state=CameraState.RUNNING, fps=1.0, captured=5, inspected=3, pending=1
         )
 
 

@@ -87,11 +87,11 @@ def test_the_yield_of_each_line_and_period_counts_every_key_once(past: Past, lak
     assert [(row["line"], row["period"]) for row in answer] == sorted(expected)
     for row in answer:
         rows = expected[row["line"], row["period"]]
-        ok, judged = count(rows, "ok"), len(rows) - count(rows, "unknown")
-        low, high = wilson(ok, judged)
+        ok, inspected = count(rows, "ok"), len(rows) - count(rows, "unknown")
+        low, high = wilson(ok, inspected)
         assert row["parts"] == len(rows)
         assert (row["defect"], row["unsure"]) == (count(rows, "defect"), count(rows, "unsure"))
-        assert (row["yield"], row["yield_low"], row["yield_high"]) == (close(ok / judged), close(low), close(high))
+        assert (row["yield"], row["yield_low"], row["yield_high"]) == (close(ok / inspected), close(low), close(high))
 
 
 def test_a_window_and_a_line_leave_out_all_others(past: Past, lake: DuckDbEngine) -> None:
@@ -126,13 +126,13 @@ def test_versions_are_compared_with_the_one_before_on_the_same_line(past: Past, 
     before: Record | None = None
     for row in answer:
         rows = [r for r in alone if (r["line"], r["model_version"]) == (row["line"], row["model_version"])]
-        judged, rejected = len(rows) - count(rows, "unknown"), count(rows, *REJECTED)
-        low, high = wilson(rejected, judged)
-        assert (row["parts"], row["rejected"]) == (judged, rejected)
+        inspected, rejected = len(rows) - count(rows, "unknown"), count(rows, *REJECTED)
+        low, high = wilson(rejected, inspected)
+        assert (row["parts"], row["rejected"]) == (inspected, rejected)
         assert (row["reject_low"], row["reject_high"]) == (close(low), close(high))
         assert row["first_at"] == min(r["captured_at"] for r in rows)
         if before is not None and before["line"] == row["line"]:
-            low, high = newcombe(rejected, judged, before["rejected"], before["parts"])
+            low, high = newcombe(rejected, inspected, before["rejected"], before["parts"])
             assert row["before_version"] == before["model_version"]
             assert (row["difference_low"], row["difference_high"]) == (close(low), close(high))
             assert row["finding"] == ("higher" if low > 0 else "lower" if high < 0 else "alike")
@@ -158,10 +158,10 @@ def test_a_trial_is_read_from_the_parts_that_chance_assigned(past: Past, lake: D
             if (r["line"], r["model_version"], r["arm"]) == (row["line"], row["champion_version"], "champion")
             and first <= r["captured_at"] <= last
         ]
-        judged, rejected = len(alone) - count(alone, "unknown"), count(alone, *REJECTED)
+        inspected, rejected = len(alone) - count(alone, "unknown"), count(alone, *REJECTED)
         other = sum(r["challenger_outcome"] in REJECTED for r in both)
-        low, high = newcombe(other, len(both), rejected, judged)
-        assert (row["champion_parts"], row["champion_rejected"]) == (judged, rejected)
+        low, high = newcombe(other, len(both), rejected, inspected)
+        assert (row["champion_parts"], row["champion_rejected"]) == (inspected, rejected)
         assert (row["challenger_parts"], row["challenger_rejected"]) == (len(both), other)
         assert (row["difference_low"], row["difference_high"]) == (close(low), close(high))
         missed = sum(r["outcome"] in REJECTED and r["challenger_outcome"] == "ok" for r in both)
@@ -186,8 +186,8 @@ def test_the_history_of_releases_tells_commits_rollbacks_and_first_verdicts(past
 
 
 def test_latencies_are_nearest_rank_percentiles_to_a_tenth_of_a_millisecond(past: Past, lake: DuckDbEngine) -> None:
-    judged = [row for row in past.verdicts if row["outcome"] != "unknown"]
-    expected = grouped(judged, lambda row: (row["thing"], row["captured_at"].date()))
+    inspected = [row for row in past.verdicts if row["outcome"] != "unknown"]
+    expected = grouped(inspected, lambda row: (row["thing"], row["captured_at"].date()))
     answer = ask(lake, "latency", limit_us="4000")
     assert {(row["thing"], row["date"]) for row in answer} == set(expected)
     for row in answer:
@@ -321,8 +321,8 @@ def test_escapes_are_estimated_from_the_random_sample_and_false_rejects_from_the
     past: Past, lake: DuckDbEngine
 ) -> None:
     labels = labelled(past)
-    judged = [row for row in past.verdicts if row["outcome"] != "unknown"]
-    expected = grouped(judged, lambda row: (row["line"], row["model_version"]))
+    inspected = [row for row in past.verdicts if row["outcome"] != "unknown"]
+    expected = grouped(inspected, lambda row: (row["line"], row["model_version"]))
     answer = ask(lake, "escapes")
     assert {(row["line"], row["model_version"]) for row in answer} == set(expected)
     for row in answer:
@@ -364,9 +364,9 @@ def test_the_recall_of_each_kind_of_defect_weighs_what_was_caught_and_what_got_t
     past: Past, lake: DuckDbEngine
 ) -> None:
     labels = labelled(past)
-    judged = [row for row in past.verdicts if row["outcome"] != "unknown"]
+    inspected = [row for row in past.verdicts if row["outcome"] != "unknown"]
     for row in ask(lake, "escapes_by_class"):
-        rows = [r for r in judged if r["line"] == row["line"]]
+        rows = [r for r in inspected if r["line"] == row["line"]]
         known = [(r["outcome"], labels[r["key"]]) for r in rows if r["key"] in labels]
         ok = [label for outcome, label in known if outcome == "ok"]
         caught = 0.0

@@ -67,8 +67,8 @@ def test_a_gap_becomes_one_row_with_the_number_of_lost_verdicts() -> None:
 def test_a_heartbeat_becomes_a_row_for_each_camera_with_its_model() -> None:
     top, left = (named(found) for found in message_to_rows(kit.heartbeat(), site=kit.SITE))
     assert (top["camera"], top["captured"], top["dropped"]) == ("top", 100, 0)
-    assert (left["captured"], left["judged"], left["dropped_overrun"], left["dropped_size"]) == (104, 99, 4, 0)
-    assert top["captured"] == top["judged"] + top["dropped"] + top["pending"]
+    assert (left["captured"], left["inspected"], left["dropped_overrun"], left["dropped_size"]) == (104, 99, 4, 0)
+    assert top["captured"] == top["inspected"] + top["dropped"] + top["pending"]
     assert (left["model_version"], left["outbox_verdicts"], left["temperature_c"]) == ("1.2.0", 2, None)
 
 

@@ -55,7 +55,7 @@ def test_rows_days_and_cameras_are_as_many_as_were_asked_for(tmp_path: Path) -> 
     }
     assert len({(row["line"], row["camera"]) for row in past.verdicts}) == 12
     beats = past.rows("heartbeats")
-    assert all(row["captured"] == row["judged"] + row["dropped"] + row["pending"] for row in beats)
+    assert all(row["captured"] == row["inspected"] + row["dropped"] + row["pending"] for row in beats)
 
 
 def test_the_bad_version_is_tried_on_the_canary_only_and_never_judges() -> None:

@@ -94,10 +94,10 @@ def test_escapes_without_labels_are_said_to_be_unknown_and_never_zero() -> None:
 
 
 def of_day(parts: int, ok: int, *, unknown: int = 0, line: str = "press-1") -> list[dict[str, Any]]:
-    judged = parts - unknown
+    inspected = parts - unknown
     return [
         {"site": "kyoto", "line": line, "period": DAY, "parts": parts, "ok": ok, "unknown": unknown,
-         "yield": ok / judged if judged else None, "yield_low": 0.0, "yield_high": 1.0}
+         "yield": ok / inspected if inspected else None, "yield_low": 0.0, "yield_high": 1.0}
     ]  # fmt: skip
 
 

@@ -27,7 +27,7 @@ SHADOW = OfferedRelease("shadow", "1.3.0", "a model", "serving")
 
 def reading(**changes: Any) -> ComponentStatus:
     camera = CameraHealth(
-        camera="cam1", inspection="main", state=CameraState.RUNNING, fps=30.0, captured=100, judged=99, pending=0,
+        camera="cam1", inspection="main", state=CameraState.RUNNING, fps=30.0, captured=100, inspected=99, pending=0,
         dropped={DropReason.OVERRUN: 1},
     )  # fmt: skip
     beat = Heartbeat.model_construct(cameras=(camera,), inspections=())
