@@ -59,7 +59,7 @@ class FrameError(KensaError):
     """One frame cannot be judged (corrupt, wrong size, wrong channels); it becomes a counted drop, never a crash."""
 
     def __init__(self, reason: str, detail: str, *, name: str | None = None, part_id: str | None = None) -> None:
-        """`reason` is a `records.DropReason` value; `detail` says what was seen and what was expected.
+        """`reason` is a `release_records.DropReason` value; `detail` says what was seen and what was expected.
 
         `name` is what the source calls the picture (a path inside its folder), where it has a name; `part_id` is the
         part that the picture shows, where the source knows it: such a part must get a verdict, `unknown`.
@@ -113,9 +113,9 @@ class ReleaseRefusedError(ReleaseError):
         limits: Mapping[str, float] | None = None,
         digest: str | None = None,
     ) -> None:
-        """`gate` is a `records.Gate` value, `reason` a stable snake_case code; see `records.Refusal`.
+        """`gate` is a value of `release_records.Gate`, `reason` a stable snake_case code; see `Refusal` there.
 
-        `digest` names the release (`records.ReleaseRef.digest`) where it is refused before it could be fetched whole.
+        `digest` (of `ReleaseRef`) names the release where it is refused before it could be fetched whole.
         """
         super().__init__(text)
         self.gate = gate

@@ -17,21 +17,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.images.plausibility import ImageLimits
-    from agent.records import (
-        DecisionRule,
+    from agent.records import DecisionRule, Geometry, Grab, ModelIdentity, Pixels, Scores, TransportStats, Verdict
+    from agent.release_records import (
         DesiredRelease,
         FetchedRelease,
-        Geometry,
-        Grab,
-        ModelIdentity,
         ModelStatus,
-        Pixels,
         RepositoryStatus,
-        Scores,
         SelfTestLimits,
         SelfTestResult,
-        TransportStats,
-        Verdict,
     )
 
 

@@ -50,7 +50,8 @@ if TYPE_CHECKING:
     from agent.app import Agent
     from agent.config import Config, UpdatesConfig
     from agent.ports import DesiredState
-    from agent.records import DesiredRelease, Verdict
+    from agent.records import Verdict
+    from agent.release_records import DesiredRelease
     from agent.timing.clock import Clock
     from greengrass.environment import Environment
     from greengrass.release_sources.release_hints import FallbackFetcher

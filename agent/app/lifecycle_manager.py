@@ -20,9 +20,9 @@ from agent.children.selftest_client import SelfTestClient
 from agent.errors import ConfigError, FetchError, LifecycleError, MessageError, ReleaseRefusedError
 from agent.lifecycle.lifecycle import Lifecycle
 from agent.lifecycle.shadow_deployment import ShadowDeployment
-from agent.records import Gate
 from agent.release import acceptance_set
 from agent.release.desired_release import DesiredReleaseTracker
+from agent.release_records import Gate
 from agent.supervision import ThreadSupervisor
 from agent.timing.clock import NS_PER_S
 from agent.wire import encode_report
@@ -36,16 +36,8 @@ if TYPE_CHECKING:
     from agent.lifecycle.active_release import LoadRequest
     from agent.outbox import Outbox
     from agent.ports import DesiredState, ReleaseFetcher
-    from agent.records import (
-        Box,
-        DesiredRelease,
-        FetchedRelease,
-        Frame,
-        ModelStatus,
-        Observation,
-        RepositoryStatus,
-        Verdict,
-    )
+    from agent.records import Box, Frame, Observation, Verdict
+    from agent.release_records import DesiredRelease, FetchedRelease, ModelStatus, RepositoryStatus
     from agent.slot import Lease, ModelSlot, SiteOverrides
     from agent.timing.clock import Clock
     from agent.wire import ReportingAgent

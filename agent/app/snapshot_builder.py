@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from agent.health.snapshot import AgentSnapshot, CameraSnapshot, InspectionSnapshot
-from agent.records import distinct_name
+from agent.release_records import distinct_name
 from agent.wire import BrokerHealth, ConfigurationHealth, LogHealth, ThreadsHealth
 
 if TYPE_CHECKING:

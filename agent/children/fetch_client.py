@@ -32,7 +32,7 @@ from agent.children.fetch_protocol import (
     RefreshRequest,
 )
 from agent.errors import FetchError, ReleaseRefusedError
-from agent.records import FetchedRelease, ReleaseRef, RepositoryStatus
+from agent.release_records import FetchedRelease, ReleaseRef, RepositoryStatus
 from agent.timing.clock import NS_PER_S
 
 if TYPE_CHECKING:

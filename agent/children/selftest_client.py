@@ -33,7 +33,7 @@ from agent.children.selftest_protocol import (
     parse_answer,
 )
 from agent.errors import FetchError, ReleaseRefusedError
-from agent.records import Gate, SelfTestResult
+from agent.release_records import Gate, SelfTestResult
 from agent.timing.clock import NS_PER_S, SystemClock
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from agent.children.selftest_protocol import SelfTestStage
-    from agent.records import Box, SelfTestLimits
+    from agent.records import Box
+    from agent.release_records import SelfTestLimits
     from agent.slot import SiteOverrides
     from agent.timing.clock import Clock
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 
-from agent.records import Gate, SelfTestLimits
+from agent.release_records import Gate, SelfTestLimits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

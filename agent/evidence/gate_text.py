@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from agent.records import Gate, Refusal
+from agent.release_records import Gate, Refusal
 
 if TYPE_CHECKING:
     from agent.evidence.run_tests import RunSprt

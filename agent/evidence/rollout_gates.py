@@ -33,7 +33,8 @@ from agent.evidence.drift import DriftMonitor
 from agent.evidence.gate_text import HOLD_ADVICE, describe_runs, describe_stretch, sequential_test_refusal
 from agent.evidence.paired_test import PairedCounts
 from agent.evidence.run_tests import RunSprt
-from agent.records import Gate, Outcome, Refusal
+from agent.records import Outcome
+from agent.release_records import Gate, Refusal
 
 if TYPE_CHECKING:
     from agent.evidence.drift import DriftResult

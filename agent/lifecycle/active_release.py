@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.durable import Checkpoint
-    from agent.records import ReleaseRef
     from agent.release.installed_release import InstalledRelease
     from agent.release.release_store import ReleaseStore
+    from agent.release_records import ReleaseRef
     from agent.slot import Lease, ModelSlot
     from agent.timing.clock import Clock
 

@@ -15,16 +15,16 @@ from agent.lifecycle.lifecycle_context import candidate_of, refusal_from
 from agent.lifecycle.revocation_poll import retire_revoked
 from agent.lifecycle.state.record_store import make_refusal
 from agent.lifecycle.state.transitions import LifecycleEvent
-from agent.records import FailedAttempt, FetchedRelease, Gate, Refusal, distinct_name
 from agent.release import rollout_policy as policies
 from agent.release.installed_release import InstalledRelease
+from agent.release_records import FailedAttempt, FetchedRelease, Gate, Refusal, distinct_name
 
 if TYPE_CHECKING:
     from agent.lifecycle.lifecycle_context import LifecycleContext
     from agent.lifecycle.revocation_poll import RevocationPoller
     from agent.lifecycle.rollout_outcome import RolloutFinaliser
     from agent.lifecycle.state.journal import LifecycleRecord
-    from agent.records import ReleaseRef
+    from agent.release_records import ReleaseRef
 
 MAX_ATTEMPTS: Final = 3  # at one candidate; each is counted on disk before it begins
 _TRIES_BEFORE_ALARM: Final = 5

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from agent.errors import ControlError
-from agent.records import DesiredRelease
+from agent.release_records import DesiredRelease
 from agent.wire import is_release_id
 from agent.wire.model_report import finite_figures
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from agent.lifecycle.lifecycle import Lifecycle
-    from agent.records import FailedAttempt, ModelStatus, Refusal, ReleaseRef
+    from agent.release_records import FailedAttempt, ModelStatus, Refusal, ReleaseRef
 
     Request = Mapping[str, Any]
     Answer = Mapping[str, Any]

@@ -26,8 +26,8 @@ from agent.lifecycle.state.model_status import lifecycle_dir, status_of
 from agent.lifecycle.state.record_store import RecordStore
 from agent.lifecycle.state.transitions import LIVE_STATES, RISKY_STATES, ROLLOUT_STATES, LifecycleEvent, LifecycleState
 from agent.lifecycle.trial_runner import TrialRunner
-from agent.records import Gate
 from agent.release.release_store import ReleaseStore
+from agent.release_records import Gate
 from agent.supervision import RESTART_SLOWLY, ThreadSupervisor, is_exhausted
 from agent.timing.clock import NS_PER_S
 from agent.wire import is_release_id
@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     from agent.lifecycle.state.journal import LifecycleRecord
     from agent.lifecycle.trial_runner import ClosableFrameTap
     from agent.ports import ReleaseFetcher, SelfTester
-    from agent.records import DesiredRelease, FetchedRelease, ModelStatus, Observation, Refusal
+    from agent.records import Observation
+    from agent.release_records import DesiredRelease, FetchedRelease, ModelStatus, Refusal
     from agent.slot import Lease, ModelSlot
     from agent.supervision import Fault, SupervisedThread
     from agent.timing.clock import Clock

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 from agent.errors import IntegrityError, ReleaseRefusedError
 from agent.lifecycle.state.record_store import make_refusal
-from agent.records import Gate, Refusal
 from agent.release import rollout_policy as policies
+from agent.release_records import Gate, Refusal
 from agent.timing.clock import NS_PER_S
 
 if TYPE_CHECKING:
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from agent.lifecycle.state.record_store import RecordStore
     from agent.lifecycle.trial_runner import TrialRunner
     from agent.ports import ReleaseFetcher, SelfTester
-    from agent.records import FailedAttempt
     from agent.release.installed_release import InstalledRelease
     from agent.release.release_store import ReleaseStore
     from agent.release.rollout_policy import RolloutPolicy
+    from agent.release_records import FailedAttempt
     from agent.timing.clock import Clock
 
 _RETRY_S: Final = 5.0  # first back-off; doubles up to the longest

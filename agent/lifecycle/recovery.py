@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from agent.errors import StateDirError
 from agent.lifecycle.state.record_store import count_rollback, make_refusal, retire_active
 from agent.lifecycle.state.transitions import RISKY_STATES, LifecycleEvent, LifecycleState
-from agent.records import Gate
+from agent.release_records import Gate
 
 if TYPE_CHECKING:
     from agent.lifecycle.lifecycle_context import LifecycleContext

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping  # noqa: TC003 - of module constants
 from typing import Final
 
-from agent.records import Gate
+from agent.release_records import Gate
 
 _RETRIED: Final = "it is tried again by itself"
 _CPU: Final = "than where the model was made: see `kensa doctor`, and train it with --target-cpu any"

@@ -22,7 +22,7 @@ from agent.timing.clock import NS_PER_S
 if TYPE_CHECKING:
     from agent.lifecycle.lifecycle_context import LifecycleContext
     from agent.lifecycle.state.journal import LifecycleRecord
-    from agent.records import RepositoryStatus
+    from agent.release_records import RepositoryStatus
 
 _RETRY_S: Final = 3_600.0  # at the latest, after a look that failed
 _ALARM_AFTER_S: Final = 3 * 86_400.0  # until a failing look is an alarm

@@ -28,7 +28,7 @@ from agent.lifecycle.state.transitions import RISKY_STATES, LifecycleEvent, Life
 if TYPE_CHECKING:
     from agent.lifecycle.lifecycle_context import LifecycleContext
     from agent.lifecycle.state.journal import LifecycleRecord
-    from agent.records import Refusal
+    from agent.release_records import Refusal
     from agent.slot import Lease
 
 _log = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from agent.lifecycle.state.transitions import (
     LifecycleEvent,
     LifecycleState,
 )
-from agent.records import Gate
+from agent.release_records import Gate
 from agent.timing.clock import NS_PER_S
 
 if TYPE_CHECKING:

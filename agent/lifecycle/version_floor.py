@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 from agent.lifecycle.lifecycle_context import revocation_refusal
 from agent.lifecycle.state.record_store import find_denied, make_refusal
-from agent.records import Gate, Refusal
 from agent.release.installed_release import InstalledRelease
+from agent.release_records import Gate, Refusal
 
 if TYPE_CHECKING:
     from agent.lifecycle.state.journal import LifecycleRecord
-    from agent.records import FetchedRelease, ReleaseRef
+    from agent.release_records import FetchedRelease, ReleaseRef
 
 
 def check_release(record: LifecycleRecord, fetched: FetchedRelease, *, release_id: str | None) -> Refusal | None:

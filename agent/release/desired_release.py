@@ -15,12 +15,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from agent.durable import replace_durably
-from agent.records import DesiredRelease
+from agent.release_records import DesiredRelease
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agent.records import ModelStatus
+    from agent.release_records import ModelStatus
 
 FILE_NAME: Final = "followed.json"
 _MAX_BYTES: Final = 256 * 1024

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agent.records import ReleaseRef  # noqa: TC001 - pydantic reads the journal by these annotations
+from agent.release_records import ReleaseRef  # noqa: TC001 - pydantic reads the journal by these annotations
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Final
 
 from agent.durable import sync_directory, sync_file
 from agent.errors import IntegrityError, ReleaseError, StateDirError
-from agent.records import ReleaseRef
 from agent.release import manifest as manifests
 from agent.release.installed_release import InstalledRelease
+from agent.release_records import ReleaseRef
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from agent.durable import Checkpoint
-    from agent.records import FetchedRelease, SelfTestResult
     from agent.release.manifest import Manifest
+    from agent.release_records import FetchedRelease, SelfTestResult
 
 _NAMES: Final = frozenset({manifests.MANIFEST_NAME, manifests.MODEL_NAME, manifests.GOLDEN_NAME})
 _FOLDER_MODE: Final = 0o555

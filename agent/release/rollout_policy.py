@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from agent.records import SelfTestLimits
+from agent.release_records import SelfTestLimits
 from agent.sequential_tests import SprtPlan
 
 if TYPE_CHECKING:

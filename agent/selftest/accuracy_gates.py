@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from agent.errors import FetchError, OperatorError, ReleaseRefusedError
-from agent.records import Gate
 from agent.release import acceptance_set
+from agent.release_records import Gate
 from agent.selftest.model_outputs import (
     ModelOutputs,
     allowed_errors,
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from agent.adapters.onnx import OnnxModel
-    from agent.records import Box, DecisionRule, SelfTestLimits
+    from agent.records import Box, DecisionRule
     from agent.release.acceptance_set import AcceptanceSet, LabelledPartResult
     from agent.release.golden_set import GoldenSet
+    from agent.release_records import SelfTestLimits
     from agent.selftest.model_outputs import LabelledErrors
 
 # So likely is it that an equally good model is refused on the champion's golden set. With 66 clear defects in it, a

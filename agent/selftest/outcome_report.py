@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from agent.children.selftest_protocol import SelfTestInconclusive, SelfTestPassed, SelfTestRefused, SelfTestStage
 from agent.errors import FetchError, InferenceError, ReleaseError, ReleaseRefusedError
-from agent.records import Gate
+from agent.release_records import Gate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from agent.records import SelfTestResult
+    from agent.release_records import SelfTestResult
 
 _OUT_OF_MEMORY: Final = re.compile(r"bad[_ ]alloc|allocat\w* memory|out of memory|cannot allocate", re.IGNORECASE)
 _MAX_TEXT: Final = 4_000

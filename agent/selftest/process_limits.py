@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from agent.records import SelfTestLimits
+    from agent.release_records import SelfTestLimits
 
 _NICE: Final = 10  # the line goes first
 _OPEN_FILES: Final = 64

@@ -1,4 +1,4 @@
-"""The examination itself: every gate that needs no live frame, in the order of `records.Gate`."""
+"""The examination itself: every gate that needs no live frame, in the order of `release_records.Gate`."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from agent.errors import (
     ReleaseRefusedError,
     SelfTestError,
 )
-from agent.records import Gate, SelfTestResult
 from agent.release import golden_set, graph_policy
 from agent.release import manifest as manifests
 from agent.release.acceptance_set import AcceptanceSet
+from agent.release_records import Gate, SelfTestResult
 from agent.selftest import accuracy_gates, measurement
 
 if TYPE_CHECKING:
@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.children.selftest_protocol import SelfTestRequest
-    from agent.records import DecisionRule, SelfTestLimits
+    from agent.records import DecisionRule
     from agent.release.golden_set import GoldenSet
+    from agent.release_records import SelfTestLimits
     from agent.selftest.accuracy_gates import Figures
 
 _FILES: Final = (manifests.MANIFEST_NAME, manifests.MODEL_NAME, manifests.GOLDEN_NAME)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from pydantic import Field, StringConstraints
 
 from agent.errors import MessageError
-from agent.records import DesiredRelease, Gate, ModelStatus, Refusal, ReleaseRef
+from agent.release_records import DesiredRelease, Gate, ModelStatus, Refusal, ReleaseRef
 from agent.wire.codec import MAX_INT, MAX_MESSAGE_BYTES, Count, Digest, Fraction, Name, WireModel, truncate
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def is_release_id(text: str) -> bool:
 
 
 class ReleaseOnWire(WireModel):
-    """`records.ReleaseRef`."""
+    """`release_records.ReleaseRef`."""
 
     name: Name
     version: Annotated[str, StringConstraints(max_length=64)]
@@ -60,7 +60,7 @@ class ReleaseOnWire(WireModel):
 
 
 class DesiredOnWire(WireModel):
-    """`records.Desired`."""
+    """`release_records.DesiredRelease`."""
 
     release: ReleaseId
     mode: Literal["release", "ab"]
@@ -73,7 +73,7 @@ class DesiredOnWire(WireModel):
 
 
 class RefusalOnWire(WireModel):
-    """`records.Refusal`."""
+    """`release_records.Refusal`."""
 
     gate: Gate
     reason: Code

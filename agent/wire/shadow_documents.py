@@ -19,14 +19,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from agent.errors import MessageError
-from agent.records import DesiredRelease, distinct_name
+from agent.release_records import DesiredRelease, distinct_name
 from agent.wire.codec import MAX_INT, is_name, parse_strict_json, truncate
 from agent.wire.model_report import finite_figures, is_release_id
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from agent.records import ModelStatus, ReleaseRef
+    from agent.release_records import ModelStatus, ReleaseRef
 
 MAX_DELTA_BYTES: Final = 8 * 1024  # of a delta
 MAX_DOCUMENT_BYTES: Final = 32 * 1024  # of a whole document: its metadata is not part of the 8 KB

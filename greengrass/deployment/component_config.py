@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from agent.records import DesiredRelease
+    from agent.release_records import DesiredRelease
 
 SOURCE: Final = "deployment"  # of what the component's configuration desires
 _NUCLEUS_KEYS: Final = frozenset({"accessControl"})

@@ -27,7 +27,7 @@ from greengrass.ipc.errors import IpcError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from agent.records import DesiredRelease
+    from agent.release_records import DesiredRelease
     from agent.timing.clock import Clock
     from greengrass.deployment.component_config import ComponentConfig
     from greengrass.ipc.connection import Connection

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from agent.config import Config
     from agent.lifecycle.lifecycle import Lifecycle
     from agent.ports import ReleaseFetcher
-    from agent.records import DesiredRelease, FetchedRelease, ModelStatus
+    from agent.release_records import DesiredRelease, FetchedRelease, ModelStatus
     from agent.timing.clock import Clock
 
 FOLDER: Final = "rehearsal"  # in the state directory

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from agent.ports import DesiredState
-    from agent.records import DesiredRelease, ModelStatus
+    from agent.release_records import DesiredRelease, ModelStatus
 
 
 class DeploymentDesiredState:

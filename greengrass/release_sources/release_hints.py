@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 from awsiot.greengrasscoreipc import model
 
 from agent.errors import FetchError, MessageError, ReleaseRefusedError
-from agent.records import DesiredRelease
+from agent.release_records import DesiredRelease
 from agent.wire import is_release_id
 from agent.wire.codec import parse_strict_json, truncate
 from greengrass.ipc.errors import IpcError
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from agent.ports import ReleaseFetcher
-    from agent.records import FetchedRelease, ModelStatus, ReleaseRef, RepositoryStatus
+    from agent.release_records import FetchedRelease, ModelStatus, ReleaseRef, RepositoryStatus
     from greengrass.ipc.connection import Connection
 
 SOURCE: Final = "component"  # of what a hint desires

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from agent.records import ReleaseRef
+    from agent.release_records import ReleaseRef
 
 KILLS = [
     "journal: before",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from agent.evidence.rollout_gates import RolloutAction
-from agent.records import Gate
+from agent.release_records import Gate
 from simulator.campaigns.rollout.rollout_simulation import (
     ALWAYS_DEFECT,
     ALWAYS_OK,

@@ -18,8 +18,8 @@ import pytest
 
 from agent.adapters.onnx import OnnxModel
 from agent.errors import FetchError, ReleaseRefusedError
-from agent.records import Gate
 from agent.release.acceptance_set import AcceptanceSet
+from agent.release_records import Gate
 from simulator.doubles.lifecycle.bad_models import BAD_MODEL_KINDS, write_bad_release
 from tests.kits.releases import golden_arrays, spot_images, write_release
 from tests.kits.selftest import examine, golden_bytes, labelled_release

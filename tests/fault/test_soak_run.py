@@ -13,9 +13,10 @@ import pytest
 
 from agent.lifecycle.state.journal import Journal, LifecycleRecord
 from agent.lifecycle.state.transitions import LifecycleState
-from agent.records import FetchedRelease, ModelStatus, Outcome, Outgoing
+from agent.records import Outcome, Outgoing
 from agent.release.installed_release import InstalledRelease
 from agent.release.release_store import ReleaseStore, read_ref
+from agent.release_records import FetchedRelease, ModelStatus
 from agent.wire import Gap, GapReason, encode_gap, encode_verdict
 from simulator.campaigns.soak.agent_process import INSPECTION, SoakEnvironment, no_boundary_fault
 from simulator.campaigns.soak.invariants import InvariantChecker
@@ -28,7 +29,7 @@ from tests.kits.outbox import make_verdict
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agent.records import ReleaseRef
+    from agent.release_records import ReleaseRef
 
 
 @pytest.mark.timeout(300)

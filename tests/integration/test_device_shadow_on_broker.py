@@ -9,7 +9,8 @@ import pytest
 
 from agent.adapters.device_shadow import ShadowDesiredState
 from agent.outbox import Outbox
-from agent.records import DesiredRelease, Outcome
+from agent.records import Outcome
+from agent.release_records import DesiredRelease
 from agent.timing.clock import SystemClock
 from simulator.doubles.network.mqtt_broker import AmqttBroker, MosquittoBroker
 from simulator.doubles.servers.shadow_service import ShadowService

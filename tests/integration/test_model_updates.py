@@ -13,7 +13,8 @@ import pytest
 from agent import app, config, wire
 from agent.adapters.onnx import OnnxModel
 from agent.lifecycle.state.transitions import LifecycleState
-from agent.records import DesiredRelease, Gate, Outcome
+from agent.records import Outcome
+from agent.release_records import DesiredRelease, Gate
 from pipeline.repository.signing_keys import Expiry, KeyRing
 from pipeline.repository.tuf_repository import Repository
 from simulator.doubles.lifecycle import bad_models

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Sequence
 
-    from agent.records import DesiredRelease
+    from agent.release_records import DesiredRelease
 
 THING = "thing-1"
 PREFIX = shadow_topic(THING, "")

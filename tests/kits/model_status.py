@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from agent.records import DesiredRelease, Gate, ModelStatus, Refusal, ReleaseRef
+from agent.release_records import DesiredRelease, Gate, ModelStatus, Refusal, ReleaseRef
 from agent.wire import ReportingAgent
 
 REPORTER = ReportingAgent("thing-1", "line-1", 3)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from agent.children.selftest_client import SelfTestClient
-from agent.records import SelfTestLimits, SelfTestResult
+from agent.release_records import SelfTestLimits, SelfTestResult
 from tests.kits.releases import golden_arrays, spot_images, write_release
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from tests.kits import model_status
 from tests.kits.requirements import ROOT
 
 if TYPE_CHECKING:
-    from agent.records import ModelStatus
+    from agent.release_records import ModelStatus
 
 SCHEMA: dict[str, Any] = json.loads(Path(ROOT / "docs" / "schema" / "model.schema.json").read_text())
 

@@ -40,7 +40,7 @@ from agent.wire.codec import truncate
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from agent.records import DesiredRelease, ModelStatus
+    from agent.release_records import DesiredRelease, ModelStatus
     from agent.supervision import SupervisedThread
     from agent.timing.clock import Clock
     from agent.wire.shadow_documents import ShadowDocument

@@ -21,8 +21,8 @@ from pydantic import TypeAdapter
 from agent.durable import Checkpoint, replace_durably, sync_directory
 from agent.errors import StateDirError
 from agent.lifecycle.state.transitions import LifecycleState
-from agent.records import DesiredRelease, Refusal, ReleaseRef  # noqa: TC001 - pydantic reads the record's types
 from agent.release.installed_release import InstalledRelease  # noqa: TC001 - likewise
+from agent.release_records import DesiredRelease, Refusal, ReleaseRef  # noqa: TC001 - pydantic reads the record's types
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 from agent.lifecycle.state.journal import load_read_only
 from agent.lifecycle.state.transitions import LifecycleState
-from agent.records import ModelStatus
+from agent.release_records import ModelStatus
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.lifecycle.state.journal import LifecycleRecord
-    from agent.records import ReleaseRef
     from agent.release.installed_release import InstalledRelease
+    from agent.release_records import ReleaseRef
 
 
 def lifecycle_dir(state_dir: Path, inspection: str) -> Path:

@@ -19,15 +19,15 @@ from agent.lifecycle.state.journal import (
     LifecycleRecord,
 )
 from agent.lifecycle.state.transitions import RESTING_STATES, advance
-from agent.records import Gate, Refusal
+from agent.release_records import Gate, Refusal
 from agent.timing.clock import NS_PER_S
 
 if TYPE_CHECKING:
     from agent.config import RolloutLimits
     from agent.lifecycle.state.journal import Journal
     from agent.lifecycle.state.transitions import LifecycleEvent
-    from agent.records import DesiredRelease
     from agent.release.installed_release import InstalledRelease
+    from agent.release_records import DesiredRelease
     from agent.timing.clock import Clock
 
 DAY_S: Final = 86_400.0

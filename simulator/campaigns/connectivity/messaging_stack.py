@@ -10,12 +10,14 @@ from agent.adapters.device_shadow import ShadowDesiredState
 from agent.adapters.mqtt import MqttTransport
 from agent.app.presence import announce_presence
 from agent.outbox import Outbox, OutboxLimits
-from agent.records import Judgement, ModelStatus, Origin, Outcome, Verdict
+from agent.records import Judgement, Origin, Outcome, Verdict
 from agent.timing.clock import SystemClock
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from agent.release_records import ModelStatus
 
 THING: Final = "thing-1"
 LINE: Final = "line-1"

@@ -28,9 +28,9 @@ from agent.adapters.onnx import OnnxModel
 from agent.children.selftest_client import SelfTestClient
 from agent.children.selftest_protocol import SelfTestRequest
 from agent.errors import FetchError, InferenceError, IntegrityError, ReleaseError, ReleaseRefusedError
-from agent.records import SelfTestLimits
 from agent.release import golden_set
 from agent.release import manifest as manifests
+from agent.release_records import SelfTestLimits
 from simulator.campaigns.mutations.onnx_mutations import mutate_onnx
 
 if TYPE_CHECKING:

@@ -22,8 +22,9 @@ from agent.decision import decide_challenger, unknown_judgement
 from agent.errors import InferenceError
 from agent.lifecycle.lifecycle import Lifecycle
 from agent.preprocess import Preprocessor
-from agent.records import DesiredRelease, Observation
+from agent.records import Observation
 from agent.release import manifest as manifests
+from agent.release_records import DesiredRelease
 from agent.slot import Lease, ModelSlot
 from simulator.campaigns.rollout.rollout_simulation import RolloutCounts, count_rollouts, evaluate_rollout
 from simulator.doubles.clocks.manual_clock import ManualClock
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
 
     from agent.lifecycle.active_release import LoadRequest
     from agent.preprocess import InputPlan
-    from agent.records import Geometry, Judgement, Pixels, SelfTestLimits, SelfTestResult
+    from agent.records import Geometry, Judgement, Pixels
+    from agent.release_records import SelfTestLimits, SelfTestResult
 
 GOOD_KIND: Final = "good"  # the control
 # what only live parts show

@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from agent.records import FetchedRelease, Frame, ModelStatus, Observation, Pixels, Verdict
+    from agent.records import Frame, Observation, Pixels, Verdict
+    from agent.release_records import FetchedRelease, ModelStatus
     from agent.slot import Lease, SiteOverrides
     from simulator.doubles.clocks.lockstep_clock import LockstepClock, SteppedThread
 

@@ -14,7 +14,7 @@ from simulator.campaigns.soak.agent_process import CAMERAS, INSPECTION, no_bound
 from simulator.campaigns.soak.synthetic_models import BAD_PROFILES
 
 if TYPE_CHECKING:
-    from agent.records import ModelStatus, ReleaseRef
+    from agent.release_records import ModelStatus, ReleaseRef
     from simulator.campaigns.soak.agent_process import AgentProcess, SoakEnvironment
 
 

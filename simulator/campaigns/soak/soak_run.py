@@ -19,8 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from agent.records import DesiredRelease
 from agent.release.release_store import read_ref
+from agent.release_records import DesiredRelease
 from agent.timing.clock import NS_PER_S
 from simulator.campaigns.soak.agent_process import CAMERAS, AgentProcess, SoakEnvironment, no_boundary_fault
 from simulator.campaigns.soak.invariants import InvariantChecker

@@ -15,7 +15,7 @@ from simulator.demos.cloud.cloud_line import FADED_LIGHT, INSPECTION, SIDE_PX, S
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agent.records import ModelStatus
+    from agent.release_records import ModelStatus
     from agent.timing.clock import Clock
     from simulator.doubles.network.mqtt_broker import LocalBroker
     from simulator.line import SimulatedLine

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from agent.lifecycle.lifecycle import Lifecycle
-    from agent.records import ModelStatus, Refusal
+    from agent.release_records import ModelStatus, Refusal
     from simulator.demos.common.release_accuracy import ReleaseAccuracyRow
     from simulator.demos.common.verdict_metrics import VerdictMetrics
     from simulator.demos.line.release_scenario import ReleaseScenario

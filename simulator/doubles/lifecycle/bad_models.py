@@ -23,9 +23,9 @@ from onnx import TensorProto, helper, numpy_helper
 from agent.adapters.onnx import OnnxModel
 from agent.decision import part_score
 from agent.errors import UsageError
-from agent.records import Gate
 from agent.release import golden_set
 from agent.release import manifest as manifests
+from agent.release_records import Gate
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,9 +14,9 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from agent.errors import FetchError, ReleaseRefusedError
-from agent.records import FetchedRelease, Gate, RepositoryStatus, SelfTestResult
 from agent.release import manifest as manifests
 from agent.release.release_store import read_ref
+from agent.release_records import FetchedRelease, Gate, RepositoryStatus, SelfTestResult
 from simulator.doubles.lifecycle.release_fixtures import read_verified
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from agent.records import ReleaseRef, SelfTestLimits
+    from agent.release_records import ReleaseRef, SelfTestLimits
 
 _PIECE_BYTES: Final = 1_024
 

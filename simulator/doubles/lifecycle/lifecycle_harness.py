@@ -16,8 +16,8 @@ from agent.errors import IntegrityError
 from agent.lifecycle.lifecycle import Lifecycle
 from agent.lifecycle.state.journal import Journal
 from agent.lifecycle.state.transitions import RESTING_STATES
-from agent.records import DesiredRelease
 from agent.release.release_store import ReleaseStore, read_ref
+from agent.release_records import DesiredRelease
 from agent.slot import ModelSlot
 from simulator.doubles.clocks.manual_clock import ManualClock
 from simulator.doubles.lifecycle.fake_repository import (
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from agent.lifecycle.state.journal import LifecycleRecord
     from agent.lifecycle.state.transitions import LifecycleState
-    from agent.records import ModelStatus, ReleaseRef
+    from agent.release_records import ModelStatus, ReleaseRef
 
 INSPECTION = "top"
 LIMITS = RolloutLimits(min_shadow_parts=0, min_trial_parts=0)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from agent.errors import KensaError
-from agent.records import DesiredRelease, Gate, ModelStatus, Refusal, ReleaseRef
+from agent.release_records import DesiredRelease, Gate, ModelStatus, Refusal, ReleaseRef
 from agent.wire import ReportingAgent, encode_report, model_topic
 from pipeline.cloud import aws_clients
 from pipeline.cycle import handlers, state_machine

@@ -7,20 +7,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from agent import wire
-from agent.records import (
-    CameraState,
-    DesiredRelease,
-    DropReason,
-    Gate,
-    Judgement,
-    ModelIdentity,
-    ModelStatus,
-    Origin,
-    Outcome,
-    Refusal,
-    ReleaseRef,
-    Verdict,
-)
+from agent.records import CameraState, DropReason, Judgement, ModelIdentity, Origin, Outcome, Verdict
+from agent.release_records import DesiredRelease, Gate, ModelStatus, Refusal, ReleaseRef
 from agent.wire.model_report import ReportingAgent, encode_report
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from securesystemslib.signer import Signer
 
-    from agent.records import FetchedRelease, RepositoryStatus
+    from agent.release_records import FetchedRelease, RepositoryStatus
 
 SITE = "plant-a"
 OTHER_SITE = "plant-b"

@@ -17,7 +17,7 @@ from agent.children.fetch_client import FetchClient
 from agent.commands.doctor.check_result import CheckStatus
 from agent.commands.doctor.checks import greengrass_component as examine
 from agent.errors import ConfigError, FetchError, MessageError, OperatorError, ReleaseRefusedError, TransportError
-from agent.records import DesiredRelease, FetchedRelease, Gate, Refusal, ReleaseRef, RepositoryStatus
+from agent.release_records import DesiredRelease, FetchedRelease, Gate, Refusal, ReleaseRef, RepositoryStatus
 from agent.timing.clock import NS_PER_S, SystemClock
 from greengrass import model_component
 from greengrass.capabilities import Capabilities, Capability, ComponentStatus

@@ -15,7 +15,7 @@ import pytest
 from agent.children.fetch_protocol import FetchReason
 from agent.cli import main
 from agent.lifecycle.remedies import _REMEDY_AT_GATE, _REMEDY_BY_REASON, remedy
-from agent.records import Gate
+from agent.release_records import Gate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

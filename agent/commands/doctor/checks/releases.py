@@ -13,9 +13,9 @@ from agent.app.factories import make_site_lease
 from agent.commands.doctor.check_result import CheckResult, fail, ok, warn
 from agent.commands.doctor.checks.machine import own_processor_has_dot_product
 from agent.errors import ConfigError, InferenceError, ReleaseError, SelfTestError
-from agent.records import SelfTestLimits
 from agent.release import golden_set
 from agent.release.manifest import GOLDEN_NAME
+from agent.release_records import SelfTestLimits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.errors import MessageError
-from agent.records import DesiredRelease, ModelStatus
+from agent.release_records import DesiredRelease, ModelStatus
 from agent.wire import shadow_documents as documents
 from tests.kits import model_status
 from tests.kits.device_shadow import PREFIX, Rig

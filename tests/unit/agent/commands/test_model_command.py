@@ -21,7 +21,8 @@ from agent.health import heartbeat_publisher
 from agent.images.decode import encode_jpeg
 from agent.lifecycle import control_handlers
 from agent.lifecycle.state.transitions import LifecycleState
-from agent.records import DesiredRelease, Gate, Judgement, Observation, Outcome
+from agent.records import Judgement, Observation, Outcome
+from agent.release_records import DesiredRelease, Gate
 from agent.wire.shadow_documents import encode_reported
 from simulator.doubles.lifecycle.fake_repository import RepositoryFault
 from simulator.doubles.lifecycle.lifecycle_harness import INSPECTION, LifecycleHarness

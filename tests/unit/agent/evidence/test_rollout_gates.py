@@ -10,8 +10,9 @@ import pytest
 
 from agent.decision import unknown_judgement
 from agent.evidence.rollout_gates import RolloutAction, RolloutEvaluator
-from agent.records import Gate, Judgement, Observation, Outcome
+from agent.records import Judgement, Observation, Outcome
 from agent.release.rollout_policy import RolloutPolicy
+from agent.release_records import Gate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -13,7 +13,7 @@ from agent.errors import LifecycleError
 from agent.lifecycle.admission import MAX_ATTEMPTS
 from agent.lifecycle.recovery import MAX_UNFINISHED_BOOTS
 from agent.lifecycle.state.transitions import LifecycleState
-from agent.records import DesiredRelease, Gate
+from agent.release_records import DesiredRelease, Gate
 from simulator.doubles.lifecycle.fake_repository import RepositoryFault
 from simulator.doubles.lifecycle.lifecycle_harness import LifecycleHarness, ignore_boundary, read_only_disk
 from simulator.doubles.lifecycle.release_fixtures import SHORT_POLICY, write_release
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from agent.records import ReleaseRef
+    from agent.release_records import ReleaseRef
 
 HOUR_S = 3_600.0
 DAY_S = 24 * HOUR_S

@@ -21,7 +21,7 @@ from tests.kits.outbox import make_verdict, make_verdicts
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agent.records import ModelStatus
+    from agent.release_records import ModelStatus
 
 TOPIC = "kensa/thing-1/model"
 

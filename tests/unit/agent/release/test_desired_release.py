@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agent.records import DesiredRelease
 from agent.release.desired_release import FILE_NAME, DesiredReleaseTracker
+from agent.release_records import DesiredRelease
 from tests.kits import model_status
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agent.records import ModelStatus
+    from agent.release_records import ModelStatus
 
 CLOUD = DesiredRelease("parts/1.1.0", source="shadow")
 PERSON = DesiredRelease("parts/1.2.0", source="control")

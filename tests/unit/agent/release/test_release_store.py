@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agent.errors import IntegrityError, StateDirError
-from agent.records import FetchedRelease, SelfTestResult
 from agent.release.release_store import ReleaseStore, read_ref
+from agent.release_records import FetchedRelease, SelfTestResult
 from simulator.doubles.lifecycle.fake_repository import SimulatedKill
 from simulator.doubles.lifecycle.lifecycle_harness import BoundaryFault, ignore_boundary
 from simulator.doubles.lifecycle.release_fixtures import write_release
@@ -17,7 +17,7 @@ from simulator.doubles.lifecycle.release_fixtures import write_release
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agent.records import ReleaseRef
+    from agent.release_records import ReleaseRef
 
 
 def adopted(store: ReleaseStore, *, version: str = "1.0.0") -> ReleaseRef:

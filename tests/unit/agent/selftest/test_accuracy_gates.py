@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from agent.children.selftest_client import _ChildOutput
 from agent.children.selftest_protocol import MAX_ANSWER_BYTES, SelfTestPassed, SelfTestRequest, parse_answer
-from agent.records import SelfTestLimits
+from agent.release_records import SelfTestLimits
 from agent.selftest.accuracy_gates import REVERSAL_ALPHA
 from agent.selftest.model_outputs import (
     LabelledErrors,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jsonschema
 import pytest
@@ -11,12 +11,15 @@ from pydantic import ValidationError
 
 from agent import wire
 from agent.errors import MessageError
-from agent.records import CameraState, DropReason, ModelIdentity, ModelStatus, Origin, Outcome, Verdict
+from agent.records import CameraState, DropReason, ModelIdentity, Origin, Outcome, Verdict
 from agent.wire.collected_frame import decode_collected
 from tests.kits import model_status
 from tests.kits.collection import sidecar
 from tests.kits.outbox import ORIGIN, SHA, make_verdict
 from tests.kits.requirements import ROOT
+
+if TYPE_CHECKING:
+    from agent.release_records import ModelStatus
 
 SCHEMA_DIR = ROOT / "docs" / "schema"
 LONGEST = "n" * 64

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agent.errors import ConfigError
-from agent.records import DesiredRelease
+from agent.release_records import DesiredRelease
 from greengrass.deployment import component_config
 from greengrass.deployment.component_config import ComponentConfig, GreengrassSettings
 from simulator.bench.greengrass.rejected_configurations import BAD_CONFIGURATIONS

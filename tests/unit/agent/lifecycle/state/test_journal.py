@@ -31,8 +31,8 @@ from agent.lifecycle.state.record_store import (
     rollback_target,
 )
 from agent.lifecycle.state.transitions import LifecycleEvent, LifecycleState
-from agent.records import DesiredRelease, Gate, Refusal, ReleaseRef
 from agent.release.installed_release import InstalledRelease
+from agent.release_records import DesiredRelease, Gate, Refusal, ReleaseRef
 from simulator.doubles.clocks.manual_clock import ManualClock
 from simulator.doubles.lifecycle.fake_repository import SimulatedKill
 from simulator.doubles.lifecycle.lifecycle_harness import LIMITS, BoundaryFault, ignore_boundary

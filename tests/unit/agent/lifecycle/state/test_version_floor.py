@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from agent.lifecycle.state.journal import DenyListEntry, LifecycleRecord
 from agent.lifecycle.version_floor import check_counter_floor, check_release
-from agent.records import FetchedRelease, Gate, Refusal, ReleaseRef
 from agent.release.installed_release import InstalledRelease
+from agent.release_records import FetchedRelease, Gate, Refusal, ReleaseRef
 
 
 def ref(counter: int, digest: str, name: str = "parts") -> ReleaseRef:

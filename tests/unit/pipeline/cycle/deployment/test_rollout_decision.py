@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agent.records import DesiredRelease, Gate, ModelStatus, Refusal, ReleaseRef
+from agent.release_records import DesiredRelease, Gate, ModelStatus, Refusal, ReleaseRef
 from agent.wire import ModelReport, ReportingAgent, decode, encode_report
 from pipeline.cloud.storage import FolderStorage
 from pipeline.cycle.deployment.rollout_decision import (
