@@ -7,7 +7,6 @@ output, progress to standard error. Heavy imports wait until the arguments are k
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import re
@@ -16,7 +15,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agent.errors import KensaError, MissingExtraError, OperatorError
+from agent.errors import KensaError, OperatorError
+from pipeline.extras import require_extra
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,16 +31,6 @@ _NETWORK_NAMES = (
     "medium",
     "large",
 )  # of pipeline.training.network.BODIES, which needs torch; a test keeps them equal
-
-
-def _require_extra(extra: str, *modules: str) -> None:
-    """Raise MissingExtraError, naming the remedy, when one of `modules` is not installed."""
-    missing = [name for name in modules if importlib.util.find_spec(name) is None]
-    if missing:
-        raise MissingExtraError(
-            f"{', '.join(missing)} is not installed. Install the extra `{extra}`: in the checkout, "
-            f"pip install -e '.[{extra}]'."
-        )
 
 
 def _exit_code_of(work: Callable[[], int]) -> int:
@@ -67,7 +57,7 @@ def train(argv: Sequence[str]) -> int:
 
 
 def _search(argv: Sequence[str]) -> int:
-    from pipeline.selection.selection_cli import search  # noqa: PLC0415
+    from pipeline.search.search_cli import search  # noqa: PLC0415
 
     return search(argv)
 
@@ -155,7 +145,7 @@ def _request(arguments: argparse.Namespace) -> TrainingRequest:
 
 def _train(arguments: argparse.Namespace) -> int:
     _check_positive(arguments)
-    _require_extra("train", "torch", "onnx")
+    require_extra("train", "torch", "onnx")
     # libgomp reads this when torch is loaded. Waiting threads must sleep: spinning halves a shared machine's speed.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from agent.release import manifest as manifests  # noqa: PLC0415
@@ -222,7 +212,7 @@ def evaluate(argv: Sequence[str]) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    _require_extra("pipeline", "onnx")
+    require_extra("pipeline", "onnx")
     from pipeline.evaluation.release_evaluation import evaluate_release  # noqa: PLC0415
     from pipeline.progress import ProgressDisplay  # noqa: PLC0415
 

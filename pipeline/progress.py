@@ -1,16 +1,30 @@
-"""Shows on standard error how far a step is: a bar on a terminal with rich, else a line now and then."""
+"""Progress of long steps: the callback's protocol, a callback that ignores it, and a display for commands.
+
+The display writes to standard error: a bar on a terminal where rich is installed, otherwise a line every few seconds.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
 from types import ModuleType  # noqa: TC003 - used by the annotation of a local import
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
     from typing import Self
 
 LINE_EVERY_S: Final = 5.0
+
+
+class Progress(Protocol):
+    """A callback that receives the progress of a step: it may draw a bar, write lines or do nothing."""
+
+    def __call__(self, step: str, done: int, total: int, note: str = "") -> None:
+        """`done` of `total` units of `step` are finished; `note` is a short text such as a loss."""
+
+
+def no_progress(step: str, done: int, total: int, note: str = "") -> None:
+    """A `Progress` that shows nothing."""
 
 
 def _rich() -> ModuleType | None:
@@ -22,7 +36,7 @@ def _rich() -> ModuleType | None:
 
 
 class ProgressDisplay:
-    """A `recipe.Progress`; a context manager, because a bar must be closed."""
+    """A `Progress` for commands; a context manager, because a bar must be closed."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         """`quiet` shows nothing."""
@@ -54,7 +68,7 @@ class ProgressDisplay:
             self._bar.stop()
 
     def __call__(self, step: str, done: int, total: int, note: str = "") -> None:
-        """See `recipe.Progress`."""
+        """See `Progress`."""
         if self._quiet:
             return
         if self._bar is None:

@@ -38,12 +38,13 @@ REPORT_NAME: Final = "report.html"
 MAX_GOLDEN_IMAGES: Final = 120
 MAX_GOLDEN_BYTES: Final = 18_200_000  # of pixels, before compression: 120 colour inputs of 224 x 224
 _ZIP_DATE: Final = (1980, 1, 1, 0, 0, 0)
-_SOURCES: Final = (  # what a training's bytes depend on, beside _RECIPES
+_SOURCES: Final = (  # what a training's bytes depend on, beside _TRAINING_SOURCES
     "agent/decision.py",
     "agent/images/decode.py",
     "agent/preprocess.py",
     "pipeline/dataset_reader.py",
     "pipeline/evaluation/model_evaluation.py",
+    "pipeline/evaluation/model_runner.py",
     "pipeline/evaluation/metrics.py",
     "pipeline/model_inputs.py",
     "pipeline/release_writer.py",

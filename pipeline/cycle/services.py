@@ -8,7 +8,7 @@ from pipeline.cloud import aws_clients
 from pipeline.cycle.deployment.deployments import Deployments
 from pipeline.cycle.deployment.publisher import Publisher
 from pipeline.cycle.locks import CycleLocks
-from pipeline.selection.registry.model_registry import open_registry
+from pipeline.selection.registry.registry_location import open_registry
 
 if TYPE_CHECKING:
     from pipeline.cycle.execution import Execution

@@ -39,6 +39,7 @@ from pipeline.datasets.sample_selection import LabelledFrame, select_samples
 from pipeline.datasets.split_assignment import Member, SplitShares, assign_splits
 from pipeline.datasets.version_images import ImageFeatures, VersionImages, extract_features, import_folder, object_path
 from pipeline.model_inputs import read_image
+from pipeline.progress import no_progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from pipeline.datasets.collected_frames import CollectedFrame, FrameScan
     from pipeline.datasets.label_store import LabelHistory
     from pipeline.datasets.split_assignment import SplitAssignment
-    from pipeline.training.recipe import Progress
+    from pipeline.progress import Progress
 
 _MAX_NEIGHBOUR_S: Final = 3_600.0
 _MAX_WEIGHT: Final = 1_000.0
@@ -84,10 +85,6 @@ class BuildSettings:
             wrong.append(f"max_weight {self.max_weight:g} (1 to {_MAX_WEIGHT:g})")
         if wrong:
             raise DatasetError(f"The data set cannot be built with {'; '.join(wrong)}.")
-
-
-def no_progress(step: str, done: int, total: int, note: str = "") -> None:
-    """Show no progress."""
 
 
 def build_dataset(

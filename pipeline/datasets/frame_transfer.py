@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from pipeline.cloud.storage import Storage
     from pipeline.datasets.collected_frames import CollectedFrame
-    from pipeline.training.recipe import Progress
+    from pipeline.progress import Progress
 
 INDEX: Final = "kensa-collected.json"
 RESERVE_BYTES: Final = 64 * 1024**2  # of the disk that stay free

@@ -13,72 +13,20 @@ import cv2
 import numpy as np
 
 from agent.decision import decide, part_score, peak
-from agent.preprocess import Preprocessor
-from agent.records import Outcome, Scores
+from agent.records import Outcome
 from pipeline.evaluation import metrics
-from pipeline.model_inputs import prepare, read_image, read_mask
-from pipeline.training.onnx_export import FLOAT_INPUT
-from pipeline.training.quantiser import single_thread_session, to_float_input
+from pipeline.model_inputs import read_mask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     import numpy.typing as npt
 
-    from agent.preprocess import InputPlan
-    from agent.records import DecisionRule, Floats, Geometry, Judgement, Pixels
+    from agent.records import DecisionRule, Judgement
     from pipeline.dataset_reader import Sample
-    from pipeline.training.recipe import Progress
-
-    Infer = Callable[[Pixels], Scores]
-
+    from pipeline.evaluation.model_runner import RawOutput
 
 LOCALISATION_HIT_PX: Final = 16.0  # an evidence peak this near to the mask, in original pixels, has found the defect
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class RawOutput:
-    """One picture's raw result: rows are its tiles."""
-
-    scores: Floats  # [tiles, classes]
-    evidence: Floats | None  # [tiles, h, w]
-    plan: InputPlan
-
-
-def make_float_infer(model: bytes, *, evidence: bool) -> Infer:
-    """Run the float export as if it were a `ports.Model`."""
-    return _make_infer(model, evidence=evidence, name=FLOAT_INPUT, convert=to_float_input)
-
-
-def make_int8_infer(model: bytes, *, evidence: bool) -> Infer:
-    """Run int8 bytes that have no manifest yet; a release is run through `agent.adapters.onnx`."""
-    return _make_infer(model, evidence=evidence, name="image", convert=lambda pixels: pixels)
-
-
-def _make_infer(model: bytes, *, evidence: bool, name: str, convert: Callable[[Pixels], Any]) -> Infer:
-    session = single_thread_session(model)
-    names = ["scores", "evidence"] if evidence else ["scores"]
-
-    def infer(batch: Pixels) -> Scores:
-        results = session.run(names, {name: convert(batch)})
-        return Scores(results[0], results[1] if evidence else None)
-
-    return infer
-
-
-def run_models(
-    infers: Sequence[Infer], samples: Sequence[Sample], geometry: Geometry, *, progress: Progress
-) -> tuple[tuple[RawOutput, ...], ...]:
-    """Run each model on all samples; one tuple for each model. A picture is read and preprocessed once."""
-    preprocessor = Preprocessor(geometry)
-    raws: list[list[RawOutput]] = [[] for _ in infers]
-    for number, sample in enumerate(samples, start=1):
-        pixels, plan = prepare(preprocessor, read_image(sample.path))
-        for infer, found in zip(infers, raws, strict=True):
-            result = infer(pixels)
-            found.append(RawOutput(result.scores, result.evidence, plan))
-        progress("evaluate", number, len(samples))
-    return tuple(tuple(found) for found in raws)
 
 
 def decide_all(raws: Sequence[RawOutput], rule: DecisionRule) -> tuple[Judgement, ...]:

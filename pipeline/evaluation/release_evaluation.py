@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.adapters.onnx import OnnxModel
 from pipeline.dataset_reader import Dataset, DatasetError
-from pipeline.evaluation import markdown_report, release_report
+from pipeline.evaluation import markdown_report, model_runner, release_report
 from pipeline.evaluation import model_evaluation as evaluation
 from pipeline.release_writer import FLOAT_NAME, sha256
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from agent.release.manifest import Manifest
     from pipeline.evaluation.model_evaluation import Evaluation
-    from pipeline.training.recipe import Progress
+    from pipeline.progress import Progress
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,10 +64,10 @@ def evaluate_release(release_dir: Path, data: Path, split: str, *, progress: Pro
             f"{', '.join(model.rule.classes)}."
         )
     reference, why = _float_reference(release_dir, model.manifest)
-    infers: list[evaluation.Infer] = [model.infer]
+    infers: list[model_runner.Infer] = [model.infer]
     if reference is not None:
-        infers.append(evaluation.make_float_infer(reference, evidence="evidence" in model.manifest.outputs))
-    raws = evaluation.run_models(infers, samples, model.geometry, progress=progress)
+        infers.append(model_runner.make_float_infer(reference, evidence="evidence" in model.manifest.outputs))
+    raws = model_runner.run_models(infers, samples, model.geometry, progress=progress)
     int8 = evaluation.evaluate(raws[0], samples, model.rule)
     fp32 = evaluation.evaluate(raws[1], samples, model.rule) if reference is not None else None
     figures: dict[str, Any] = {

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from agent.errors import KensaError
 from agent.release.manifest import MANIFEST_NAME, read_manifest
 from pipeline import release_writer
+from pipeline.comparison import selection_policy
 from pipeline.sagemaker.job_layout import (
     ANCHOR_PREFIX,
     CANDIDATES_CHANNEL,
@@ -33,8 +34,8 @@ from pipeline.sagemaker.job_layout import (
 from pipeline.sagemaker.job_request import METRIC_PREFIX, REPORTED_METRICS
 from pipeline.selection import candidate_choice
 from pipeline.selection.choice_folder import write_choice
-from pipeline.selection.comparison import selection_policy
-from pipeline.selection.training_plan import PlanError, TrainingPlan, json_or_text
+from pipeline.selection.training_plan import TrainingPlan
+from pipeline.strict_json import PlanError, json_or_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from agent.errors import OperatorError
-from pipeline.selection.training_plan import PlanError
+from pipeline.strict_json import PlanError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import Field, model_validator
 
 from pipeline.sagemaker.job_layout import ANCHOR_PREFIX, CANDIDATES_CHANNEL, CHAMPION_CHANNEL, TRAINING_CHANNEL
-from pipeline.selection.training_plan import Strict
+from pipeline.strict_json import Strict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Self
 
-    from pipeline.selection.comparison.selection_policy import SelectionPolicy
+    from pipeline.comparison.selection_policy import SelectionPolicy
     from pipeline.selection.training_plan import TrainingPlan
 
 PROGRAM_NAME: Final = "kensa_job.py"  # in the root of the source bundle

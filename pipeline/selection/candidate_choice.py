@@ -16,28 +16,25 @@ from typing import TYPE_CHECKING
 
 from agent.errors import KensaError, OperatorError
 from agent.release.manifest import MODEL_NAME
-from pipeline.selection.candidate_record import CandidateAssessment, CandidateChoice
-from pipeline.selection.comparison.predictions import EvaluationSplit, predict, predict_all
-from pipeline.selection.comparison.selection_policy import SelectionPolicy
-from pipeline.selection.comparison.slice_comparison import compare_predictions
+from pipeline.comparison.comparison_result import CandidateAssessment, CandidateChoice
+from pipeline.comparison.predictions import EvaluationSplit, predict, predict_all
+from pipeline.comparison.selection_policy import SelectionPolicy
+from pipeline.comparison.slice_comparison import compare_predictions
+from pipeline.progress import no_progress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from pipeline.selection.candidate_record import ReleaseComparison, SliceResult
-    from pipeline.selection.comparison.predictions import ReleasePredictions
-    from pipeline.training.recipe import Progress
+    from pipeline.comparison.comparison_result import ReleaseComparison, SliceResult
+    from pipeline.comparison.predictions import ReleasePredictions
+    from pipeline.progress import Progress
 
 _MAX_NAMED_SLICES = 5  # slices named in a reason; all are in the comparison
 
 
 class ChoiceError(OperatorError):
     """There is nothing to choose from; the text says what became of each candidate."""
-
-
-def no_progress(step: str, done: int, total: int, note: str = "") -> None:
-    """A `Progress` that shows nothing."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

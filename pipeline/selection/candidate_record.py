@@ -13,9 +13,8 @@ from typing import Any, Final, Literal
 from pydantic import Field
 
 from agent.release.manifest import Lineage, Name, SemVer, Sha256  # noqa: TC001 - pydantic reads the annotations
-from pipeline.selection.training_plan import Strict
-
-Outcomes = Literal["defects", "good", "all"]
+from pipeline.comparison.comparison_result import ReleaseComparison, SliceResult  # noqa: TC001 - pydantic reads the annotations
+from pipeline.strict_json import Strict
 
 
 class CandidateStatus(StrEnum):
@@ -35,97 +34,6 @@ STATUS_TRANSITIONS: Final[dict[CandidateStatus, frozenset[CandidateStatus]]] = {
     CandidateStatus.RELEASED: frozenset({CandidateStatus.ROLLED_BACK}),
     CandidateStatus.ROLLED_BACK: frozenset({CandidateStatus.APPROVED}),  # and try it again, once the cause is known
 }
-
-
-class SliceVerdict(StrEnum):
-    """What a slice's parts say of a candidate."""
-
-    BETTER = "better"  # the interval lies above 0
-    NOT_WORSE = "not worse"  # it lies above -margin
-    WORSE = "worse"  # it lies below 0
-    UNPROVEN = "not shown to be as good"  # it reaches below -margin
-    TOO_FEW = "too few to tell"
-
-
-class SliceResult(Strict):
-    """Candidate against champion on the parts of one slice: outcomes, pair by pair."""
-
-    slice: str  # such as "all", "class scratch", "line 2"
-    of: Outcomes  # which of its parts: the defective ones (right: found) or the good ones (right: passed)
-    parts: int  # groups of pictures that can be told apart; pictures of one part count once
-    pictures: int
-    candidate: float  # share judged right
-    champion: float
-    gained: int  # pictures that only the candidate judges right
-    lost: int  # pictures that only the champion judges right
-    difference: float  # candidate - champion
-    low: float  # interval of the difference, see `pipeline.selection.comparison.paired_interval`
-    high: float
-    margin: float  # how much worse it may be
-    p_value: float  # exact McNemar test, two-sided, for the reader: it decides nothing
-    verdict: SliceVerdict
-    passed: bool
-
-
-class MetricComparison(Strict):
-    """A figure of merit of both models on all parts, with the paired bootstrap interval of the difference."""
-
-    name: str
-    candidate: float | None
-    champion: float | None
-    difference: float | None = None
-    low: float | None = None
-    high: float | None = None
-
-
-class ReleaseComparison(Strict):
-    """Candidate against champion on one data set's split."""
-
-    data: str  # the data set's name
-    dataset_digest: Sha256
-    split: str
-    champion: str  # name and version
-    champion_sha256: Sha256
-    candidates: int  # how many were compared: the level of the intervals is corrected for that
-    level: float  # one-sided confidence of each interval
-    slices: tuple[SliceResult, ...]
-    figures: tuple[MetricComparison, ...]
-
-
-class CandidateAssessment(Strict):
-    """One candidate: its figures, comparisons, and whether it may be proposed."""
-
-    release: str  # folder, relative to the search's where it lies there
-    name: Name
-    version: SemVer
-    model_sha256: Sha256
-    seed: int
-    objective: float  # on the validation split; larger is better
-    proposable: bool
-    reasons: tuple[str, ...]  # sentences: why not, or why
-    comparisons: tuple[ReleaseComparison, ...] = ()
-    figures: dict[str, Any] = Field(default_factory=dict)  # as `kensa evaluate --json`; of the one shown
-    lineage: Lineage | None = None  # enough to make it again, also where it is refused; None in results of old
-
-
-class CandidateChoice(Strict):
-    """All candidates, and the one that is proposed."""
-
-    schema_version: Literal[1] = 1
-    objective: str
-    champion: str | None  # name and version
-    champion_sha256: Sha256 | None
-    champion_objective: float | None
-    dataset_digest: Sha256
-    chosen: int | None  # index in `assessments`
-    reasons: tuple[str, ...]  # sentences on the choice as a whole
-    assessments: tuple[CandidateAssessment, ...]
-    policy: dict[str, Any]
-
-    @property
-    def proposed(self) -> CandidateAssessment | None:
-        """The chosen candidate's assessment."""
-        return None if self.chosen is None else self.assessments[self.chosen]
 
 
 class CandidateDecision(Strict):

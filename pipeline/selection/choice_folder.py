@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Final
 
 from agent.errors import OperatorError
 from agent.release.manifest import MODEL_NAME, read_manifest
+from pipeline.comparison.comparison_result import CandidateChoice
 from pipeline.selection import model_card
-from pipeline.selection.candidate_record import CandidateChoice, CandidateDecision, CandidateRecord
+from pipeline.selection.candidate_record import CandidateDecision, CandidateRecord
 from pipeline.selection.registry.model_registry import CARD_HTML, CARD_MARKDOWN, list_artifacts, utc_now
-from pipeline.selection.training_plan import parse_json, to_json
+from pipeline.strict_json import parse_json, to_json
 
 if TYPE_CHECKING:
     from pipeline.selection.candidate_record import RegistryEntry

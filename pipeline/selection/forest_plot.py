@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipeline.selection.candidate_record import SliceResult
+    from pipeline.comparison.comparison_result import SliceResult
 
 _WIDTH: Final = 940
 _LEFT: Final = 330  # of the plot; names stand before it

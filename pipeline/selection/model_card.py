@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pipeline.evaluation
+from pipeline.comparison.comparison_result import SliceVerdict
 from pipeline.evaluation.markdown_report import HEADLINE_METRICS, format_percent
-from pipeline.selection.candidate_record import SliceVerdict
 from pipeline.selection.forest_plot import forest_plot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from agent.release.manifest import Manifest
-    from pipeline.selection.candidate_record import (
+    from pipeline.comparison.comparison_result import (
         CandidateAssessment,
         CandidateChoice,
         MetricComparison,

@@ -20,7 +20,7 @@ from pipeline.selection.trainer import load_planned_dataset, plan_from_manifest,
 
 if TYPE_CHECKING:
     from agent.release.manifest import Lineage, Manifest
-    from pipeline.training.recipe import Progress
+    from pipeline.progress import Progress
 
 TOLERANCE: Final = 0.02  # of a share: 2 points
 COMPARED_METRICS: Final = ("accuracy", "macro_f1", "auroc", "escape_rate", "false_reject_rate")

@@ -10,7 +10,8 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 from pipeline.dataset_reader import Dataset, DatasetError
-from pipeline.selection.training_plan import PlanError, TrainingPlan
+from pipeline.selection.training_plan import TrainingPlan
+from pipeline.strict_json import PlanError
 from pipeline.training.auto_config import DEFAULT_EPOCHS, choose_head
 from pipeline.training.recipe import TrainingParameters
 
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.release.manifest import Manifest
+    from pipeline.progress import Progress
     from pipeline.release_writer import ReleaseFiles
-    from pipeline.training.recipe import Progress
 
 
 def load_planned_dataset(plan: TrainingPlan, data: Path) -> Dataset:

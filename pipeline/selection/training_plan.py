@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import Field, field_validator
 
-from agent.errors import OperatorError
-from agent.release.manifest import Name, SemVer, Sha256, Unit
+from agent.release.manifest import Name, SemVer, Sha256, Unit  # noqa: TC001 - pydantic reads the annotations
+from pipeline.strict_json import Strict, json_or_text, validate
 from pipeline.training.recipe import TrainingParameters
 
 if TYPE_CHECKING:
@@ -26,26 +26,13 @@ _OWN: Final = frozenset({"name", "version", "dataset_digest", "geometry", "head"
 _DIGITS: Final = 16  # of a digest, where it names a folder or a job
 
 
-class PlanError(OperatorError):
-    """A plan, a search file or a choice cannot be read; the text names the key and what is allowed."""
-
-
-class Strict(BaseModel):
-    """Frozen, and refuses keys that it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-T = TypeVar("T", bound=Strict)
-
-
 class TrainingPlan(Strict):
     """One training. `parameters` are those of `pipeline.training.recipe.Parameters`; absent ones have its defaults."""
 
     name: Name  # of the release's model
     version: SemVer  # of the release
     dataset_digest: Sha256 | None = None  # of the data set's samples; None: whatever the folder holds
-    parameters: dict[str, Scalar] = {}
+    parameters: dict[str, Scalar] = Field(default_factory=dict)
     geometry: str | None = None  # as `kensa train --geometry`; None: follows from the data, as do the next two
     head: Literal["classifier", "evidence"] | None = None
     target_cpu: Literal["any", "avx2", "vnni"] = "any"
@@ -94,37 +81,6 @@ class TrainingPlan(Strict):
         own = {key: value for key, value in values.items() if key in _OWN}
         parameters = {key: value for key, value in values.items() if key not in _OWN}
         return validate(cls, {**own, "parameters": parameters}, "the hyperparameters")
-
-
-def json_or_text(text: str) -> Any:
-    """The JSON value of a hyperparameter, or the text itself: consoles let people write either."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def validate(kind: type[T], tree: object, source: str) -> T:
-    """Validate a tree of JSON or YAML. Raises PlanError naming `source` and every wrong key."""
-    try:
-        return kind.model_validate(tree)
-    except ValidationError as error:
-        lines = [f"  {'.'.join(str(p) for p in e['loc']) or '(whole)'}: {e['msg']}" for e in error.errors()]
-        raise PlanError(f"{source} cannot be used:\n" + "\n".join(lines)) from error
-
-
-def parse_json(kind: type[T], data: bytes | str, source: str) -> T:
-    """Parse and validate JSON. Raises PlanError."""
-    try:
-        tree = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise PlanError(f"{source} is no JSON: {error}.") from error
-    return validate(kind, tree, source)
-
-
-def to_json(value: Strict) -> bytes:
-    """Canonical bytes for files: sorted keys, two spaces, newline at the end."""
-    return (json.dumps(value.model_dump(mode="json"), indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
 def next_version(version: str) -> str:

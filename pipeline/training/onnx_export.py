@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from onnx import ModelProto, TensorProto, checker, helper, numpy_helper
 
+from pipeline.evaluation.model_runner import FLOAT_INPUT
 from pipeline.training.network_weights import ClassifierHead, EvidenceHead
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 OPSET: Final = 17
 IR_VERSION: Final = 9
-FLOAT_INPUT: Final = "input"
 
 
 class GraphBuilder:

@@ -28,9 +28,9 @@ import onnxruntime as ort
 from onnx import ModelProto, TensorProto, helper
 
 from agent.errors import ContractError
+from pipeline.evaluation.model_runner import FLOAT_INPUT, INPUT_SCALE, INPUT_ZERO, single_thread_session, to_float_input
 from pipeline.training.network_weights import ClassifierHead, ConvWeights
 from pipeline.training.onnx_export import (
-    FLOAT_INPUT,
     GraphBuilder,
     add_classifier_head,
     add_evidence_head,
@@ -44,13 +44,11 @@ from pipeline.training.onnx_export import (
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from agent.records import Floats, Pixels
+    from agent.records import Pixels
     from pipeline.training.network_weights import NetworkWeights
 
 TargetCpu = Literal["any", "avx2", "vnni"]
 WEIGHT_LIMIT: Final[dict[str, int]] = {"any": 64, "avx2": 64, "vnni": 127}
-INPUT_SCALE: Final = 1.0 / 128.0
-INPUT_ZERO: Final = 128
 LOGIT_LIMIT: Final = 10.0  # beyond it a sigmoid is 0 or 1; a wider range would waste the 256 steps
 _BATCH: Final = 16
 
@@ -73,23 +71,6 @@ def calibrate_ranges(plain: NetworkWeights, pixels: Pixels) -> ActivationRanges:
         for i, value in enumerate(session.run(names, {FLOAT_INPUT: to_float_input(pixels[start : start + _BATCH])})):
             low[i], high[i] = min(low[i], value.min()), max(high[i], value.max())
     return ActivationRanges(tuple(float(v) for v in high[:-1]), (float(low[-1]), float(high[-1])))
-
-
-def to_float_input(pixels: Pixels) -> Floats:
-    """uint8 [N, H, W, C] -> what the float export takes: float32 [N, C, H, W], (byte - 128) / 128."""
-    result: Floats = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).astype(np.float32)
-    result -= INPUT_ZERO
-    result *= np.float32(INPUT_SCALE)
-    return result
-
-
-def single_thread_session(model: bytes) -> ort.InferenceSession:
-    """Open a session whose results do not depend on the number of cores."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def fold_stem(weight: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:

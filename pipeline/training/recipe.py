@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 if TYPE_CHECKING:
     from agent.records import Geometry
     from pipeline.dataset_reader import Sample
+    from pipeline.progress import Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +52,6 @@ class TrainedNetwork:
     score: Literal["classes", "evidence"] = "classes"
     aggregation: Literal["max", "top_mean"] = "max"
     top_fraction: float = 0.2
-
-
-class Progress(Protocol):
-    """Told how far a step is; draws a bar, writes lines or does nothing."""
-
-    def __call__(self, step: str, done: int, total: int, note: str = "") -> None:
-        """`done` of `total` units of `step` are finished; `note` is a short text such as a loss."""
 
 
 class Recipe(Protocol):

@@ -20,7 +20,7 @@ from agent.release.manifest import GOLDEN_NAME, MODEL_NAME, DecisionSpec, FileEn
 from pipeline import release_writer
 from pipeline.dataset_reader import Dataset, DatasetError
 from pipeline.evaluation import model_evaluation as evaluation
-from pipeline.evaluation import release_report
+from pipeline.evaluation import model_runner, release_report
 from pipeline.model_inputs import load_inputs
 from pipeline.training.auto_config import choose_geometry, choose_head, describe_geometry, parse_geometry
 from pipeline.training.network_weights import EvidenceHead
@@ -36,10 +36,11 @@ if TYPE_CHECKING:
 
     from agent.records import Geometry, Pixels
     from pipeline.dataset_reader import Sample
+    from pipeline.progress import Progress
     from pipeline.training.auto_config import Head
     from pipeline.training.network_weights import NetworkWeights
     from pipeline.training.quantiser import TargetCpu
-    from pipeline.training.recipe import Progress, Recipe, TrainedNetwork
+    from pipeline.training.recipe import Recipe, TrainedNetwork
 
 CALIBRATION_IMAGES: Final = 100
 NEEDED_SPLITS: Final = ("train", "val")
@@ -128,10 +129,10 @@ def _evaluate(
 ) -> tuple[evaluation.Evaluation, evaluation.Evaluation]:
     has_map = trained.net.head_kind == "evidence"
     infers = (
-        evaluation.make_float_infer(reference, evidence=has_map),
-        evaluation.make_int8_infer(model, evidence=has_map),
+        model_runner.make_float_infer(reference, evidence=has_map),
+        model_runner.make_int8_infer(model, evidence=has_map),
     )
-    raw_float, raw_int8 = evaluation.run_models(infers, task.val, task.geometry, progress=progress)
+    raw_float, raw_int8 = model_runner.run_models(infers, task.val, task.geometry, progress=progress)
     rule = DecisionRule(
         classes=task.classes,
         defects=task.defects,
@@ -152,7 +153,7 @@ def _golden(task: TrainingTask, plain: NetworkWeights, model: bytes) -> bytes:
     truth = np.array([index[s.class_name] for s in task.val], np.int64)
     rows = release_writer.choose_golden_rows(truth, plain.height * plain.width * plain.channels)
     inputs = load_inputs([task.val[row] for row in rows], task.geometry)
-    infer = evaluation.make_int8_infer(model, evidence=isinstance(plain.head, EvidenceHead))
+    infer = model_runner.make_int8_infer(model, evidence=isinstance(plain.head, EvidenceHead))
     suspicion = infer(inputs.pixels).scores[:, plain.defect_rows].max(axis=1)
     chosen = [max(np.flatnonzero(inputs.sample_index == i), key=suspicion.__getitem__) for i in range(len(rows))]
     images = np.ascontiguousarray(inputs.pixels[chosen])

@@ -36,9 +36,10 @@ if TYPE_CHECKING:
 
     from agent.records import Geometry, Pixels
     from pipeline.dataset_reader import Sample
+    from pipeline.progress import Progress
     from pipeline.training.crop_augmentation import AugmentedBatch
     from pipeline.training.network import Net
-    from pipeline.training.recipe import Progress, TrainingTask
+    from pipeline.training.recipe import TrainingTask
 
     Tell = Callable[[int, int, str], None]  # steps done, steps in all, note
 

@@ -25,7 +25,8 @@ from pipeline.training.recipe import TrainedNetwork, TrainingParameters
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from pipeline.training.recipe import Progress, Recipe, TrainingTask
+    from pipeline.progress import Progress
+    from pipeline.training.recipe import Recipe, TrainingTask
 
 T = TypeVar("T")
 

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
     from agent.records import Floats, Geometry, Pixels
     from pipeline.dataset_reader import Sample
-    from pipeline.training.recipe import Progress, TrainingTask
+    from pipeline.progress import Progress
+    from pipeline.training.recipe import TrainingTask
 
 TOUCHED: Final = 16  # least mask of a pixel, of 255, that counts as marked
 CLEAR_PX: Final = 2.0  # of a cell's pixels on the defect call the cell defective,

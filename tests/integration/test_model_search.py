@@ -11,11 +11,11 @@ import pytest
 from agent.release import manifest as manifests
 from pipeline import model_cli
 from pipeline.sagemaker.job_entry import log_progress
+from pipeline.search.local_jobs import LocalTrainingJobs
+from pipeline.search.search_runner import SearchError, run_search
+from pipeline.search.search_space import read_settings
 from pipeline.selection import selection_cli
 from pipeline.selection.reproduction import reproduce
-from pipeline.selection.search.local_jobs import LocalTrainingJobs
-from pipeline.selection.search.search_runner import SearchError, run_search
-from pipeline.selection.search.search_space import read_settings
 from pipeline.selection.training_plan import TrainingPlan
 from tests.kits.cloud.training import write_parts
 from tests.kits.requirements import require

@@ -11,17 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.comparison import paired_interval
+from pipeline.comparison.selection_policy import SelectionPolicy
+from pipeline.comparison.slice_comparison import compare_slice
+from pipeline.comparison.slices import Slice
+from pipeline.search.search_space import HalvingSettings, SearchSettings, halving_rungs, plan_trainings
 from pipeline.selection.candidate_choice import choose_candidate
-from pipeline.selection.comparison import paired_interval
-from pipeline.selection.comparison.selection_policy import SelectionPolicy
-from pipeline.selection.comparison.slice_comparison import compare_slice
-from pipeline.selection.comparison.slices import Slice
-from pipeline.selection.search.search_space import HalvingSettings, SearchSettings, halving_rungs, plan_trainings
 from pipeline.selection.training_plan import Scalar, TrainingPlan
 from tests.kits.cloud.candidates import parts, write_parts, write_spotter
 
 if TYPE_CHECKING:
-    from pipeline.selection.candidate_record import SliceResult
+    from pipeline.comparison.comparison_result import SliceResult
 
 POLICY = SelectionPolicy()
 SHARES = st.floats(0.0, 1.0, allow_nan=False)

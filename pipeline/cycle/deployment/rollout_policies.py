@@ -19,7 +19,7 @@ from pydantic import ConfigDict, Field
 from agent.release.manifest import MANIFEST_NAME, parse_manifest
 from agent.release.rollout_policy import RolloutPolicy
 from pipeline.cloud.storage import ObjectMissingError
-from pipeline.selection.training_plan import PlanError, Strict, validate
+from pipeline.strict_json import PlanError, Strict, validate
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -22,15 +22,16 @@ from typing import TYPE_CHECKING, Any, Final
 from agent.errors import OperatorError
 from pipeline.cloud import aws_clients
 from pipeline.cloud.storage import ObjectMissingError
+from pipeline.comparison.comparison_result import SliceVerdict
 from pipeline.cycle.execution import to_json_bytes
 from pipeline.cycle.services import publish_notification, registry_of
-from pipeline.selection.candidate_record import CandidateStatus, SliceVerdict
+from pipeline.selection.candidate_record import CandidateStatus
 from pipeline.selection.choice_folder import read_choice
 from pipeline.selection.choice_folder import register_choice as keep
 
 if TYPE_CHECKING:
+    from pipeline.comparison.comparison_result import CandidateChoice
     from pipeline.cycle.execution import Execution
-    from pipeline.selection.candidate_record import CandidateChoice
 
 _MAX_ARCHIVE_BYTES: Final = 256 * 1024**2
 _MAX_QUESTION_BYTES: Final = 16 * 1024

@@ -29,10 +29,11 @@ from pipeline.cycle.services import deployments_of, publisher_of, registry_of
 from pipeline.dataset_reader import DatasetError
 from pipeline.datasets import dataset_builder as builder
 from pipeline.sagemaker.job_request import JobSettings, choice_request, training_request
+from pipeline.search.search_runner import resolve_settings
+from pipeline.search.search_space import SearchSettings, default_settings, plan_trainings
 from pipeline.selection.candidate_record import CandidateStatus
-from pipeline.selection.search.search_runner import resolve_settings
-from pipeline.selection.search.search_space import SearchSettings, default_settings, plan_trainings
-from pipeline.selection.training_plan import next_version, parse_json, validate
+from pipeline.selection.training_plan import next_version
+from pipeline.strict_json import parse_json, validate
 
 if TYPE_CHECKING:
     from pipeline.cloud.storage import Storage

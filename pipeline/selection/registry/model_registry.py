@@ -16,20 +16,20 @@ import hashlib
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from agent.errors import IntegrityError, KensaError, UsageError
-from pipeline.cloud.storage import FolderStorage, ObjectMissingError
+from pipeline.cloud.storage import ObjectMissingError
+from pipeline.comparison.comparison_result import CandidateChoice
 from pipeline.selection.candidate_record import (
     STATUS_TRANSITIONS,
-    CandidateChoice,
     CandidateRecord,
     CandidateStatus,
     RegistryEntry,
     ReleaseArtifact,
     StatusChange,
 )
-from pipeline.selection.training_plan import parse_json, to_json
+from pipeline.strict_json import parse_json, to_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -245,33 +245,3 @@ def _verify(data: bytes, artifact: ReleaseArtifact, where: str) -> bytes:
     if len(data) != artifact.length_bytes or hashlib.sha256(data).hexdigest() != artifact.sha256:
         raise IntegrityError(f"{where} is not the file that the record lists (length or sha256 differ).")
     return data
-
-
-class LocalRegistry(StorageRegistry):
-    """A registry in a folder, which is made with the first candidate."""
-
-    def __init__(self, folder: Path, *, now: Callable[[], str] = utc_now) -> None:
-        """See `StorageRegistry`."""
-        super().__init__(FolderStorage(folder), now=now)
-        self._folder = folder
-
-    def list(self, name: str | None = None) -> list[RegistryEntry]:
-        """See `ModelRegistry.list`; a folder that was not made yet is empty."""
-        return super().list(name) if self._folder.is_dir() else []
-
-    def list_choices(self, name: str) -> tuple[CandidateChoice, ...]:
-        """See `ModelRegistry.tried`; likewise."""
-        return super().list_choices(name) if self._folder.is_dir() else ()
-
-
-def open_registry(where: str | Path, *, sagemaker: Any = None, s3: Any = None) -> ModelRegistry:
-    """The registry at a folder, or at s3://bucket/prefix with SageMaker's as its mirror. Raises UsageError."""
-    text = str(where)
-    if "://" not in text:
-        return LocalRegistry(Path(text))
-    from pipeline.selection.registry.sagemaker_registry import SageMakerRegistry  # noqa: PLC0415 - boto3
-
-    if not text.startswith("s3://") or not text.removeprefix("s3://"):
-        raise UsageError(f"{text!r} is no registry: give a folder, or s3://bucket/prefix.")
-    bucket, _, prefix = text.removeprefix("s3://").partition("/")
-    return SageMakerRegistry(sagemaker, bucket, prefix=prefix, s3=s3)

@@ -27,7 +27,7 @@ from pipeline.repository.signing_keys import Expiry, KeyRing
 from pipeline.repository.tuf_repository import Repository
 from pipeline.sagemaker import job_entry
 from pipeline.sagemaker.job_layout import JobLayout
-from pipeline.selection.registry.model_registry import open_registry
+from pipeline.selection.registry.registry_location import open_registry
 from simulator.aws.training_jobs import TrainingError, TrainingJob, run_entry_point
 from tests.kits.cloud.datasets import NOW, Line, label, surface
 from tests.kits.releases import CELL, write_release

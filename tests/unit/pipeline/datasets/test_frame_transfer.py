@@ -14,7 +14,7 @@ from pipeline.cloud.storage import Storage, StorageError, open_storage
 from pipeline.dataset_reader import DatasetError
 from pipeline.datasets import frame_transfer
 from pipeline.datasets.collected_frames import scan_frames
-from pipeline.datasets.dataset_builder import no_progress
+from pipeline.progress import no_progress
 from tests.kits.cloud.datasets import Line, label
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from botocore.validate import ParamValidator
 from pydantic import ValidationError
 
 from agent.errors import OperatorError
+from pipeline.comparison.selection_policy import SelectionPolicy
 from pipeline.sagemaker import job_entry
 from pipeline.sagemaker.job_layout import JobLayout
 from pipeline.sagemaker.job_request import (
@@ -27,8 +28,8 @@ from pipeline.sagemaker.job_request import (
 )
 from pipeline.sagemaker.source_bundle import bundle_name, make_bundle
 from pipeline.selection.choice_folder import read_choice
-from pipeline.selection.comparison.selection_policy import SelectionPolicy
-from pipeline.selection.training_plan import PlanError, TrainingPlan
+from pipeline.selection.training_plan import TrainingPlan
+from pipeline.strict_json import PlanError
 from tests.kits.cloud.candidates import parts, write_parts, write_spotter
 
 if TYPE_CHECKING:

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agent.errors import ManifestError
+from pipeline.comparison.comparison_result import SliceVerdict
+from pipeline.comparison.selection_policy import SelectionPolicy, read_policy
 from pipeline.dataset_reader import DatasetError
 from pipeline.selection.candidate_choice import ChoiceError, choose_candidate
-from pipeline.selection.candidate_record import SliceVerdict
-from pipeline.selection.comparison.selection_policy import SelectionPolicy, read_policy
-from pipeline.selection.training_plan import PlanError
+from pipeline.strict_json import PlanError
 from simulator.doubles.lifecycle import bad_models
 from tests.kits.cloud.candidates import Part, parts, write_parts, write_spotter
 

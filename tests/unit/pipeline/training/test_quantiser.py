@@ -6,9 +6,11 @@ import pytest
 
 from agent.errors import ContractError
 from agent.release import graph_policy
+from pipeline.evaluation import model_runner
+from pipeline.evaluation.model_runner import FLOAT_INPUT
 from pipeline.training import quantiser
 from pipeline.training.network_weights import ClassifierHead, ConvWeights, EvidenceHead, NetworkWeights
-from pipeline.training.onnx_export import FLOAT_INPUT, build_float_model, evidence_shape, to_bytes
+from pipeline.training.onnx_export import build_float_model, evidence_shape, to_bytes
 
 CLASSES = ("ok", "chip", "scratch")
 DEFECTS = frozenset({"chip", "scratch"})
@@ -48,7 +50,7 @@ def int8_bytes(plain: NetworkWeights, **choice: object) -> bytes:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_int8_graph_meets_the_model_contract(head: str, channels: int) -> None:
     plain = make_plain(head, channels=channels)
-    session = quantiser.single_thread_session(int8_bytes(plain))
+    session = model_runner.single_thread_session(int8_bytes(plain))
 
     (image,) = session.get_inputs()
     assert (image.name, image.type, image.shape) == ("image", "tensor(uint8)", ["N", 32, 32, channels])
@@ -81,7 +83,7 @@ def test_folding_the_stem_changes_no_bit(head: str) -> None:
     plain = make_plain(head)
     batch = pictures(8, plain, seed=9)
     folded, straight = (
-        quantiser.single_thread_session(int8_bytes(plain, fold=fold)).run(None, {"image": batch})
+        model_runner.single_thread_session(int8_bytes(plain, fold=fold)).run(None, {"image": batch})
         for fold in (True, False)
     )
     for one, other in zip(folded, straight, strict=True):
@@ -92,16 +94,18 @@ def test_folding_the_stem_changes_no_bit(head: str) -> None:
 def test_int8_scores_are_near_those_of_the_float_export(head: str) -> None:
     plain = make_plain(head)
     batch = pictures(16, plain, seed=2)
-    exact = quantiser.single_thread_session(to_bytes(build_float_model(plain)))
-    wanted = exact.run(["scores"], {FLOAT_INPUT: quantiser.to_float_input(batch)})[0]
-    found = quantiser.single_thread_session(int8_bytes(plain)).run(["scores"], {"image": batch})[0]
+    exact = model_runner.single_thread_session(to_bytes(build_float_model(plain)))
+    wanted = exact.run(["scores"], {FLOAT_INPUT: model_runner.to_float_input(batch)})[0]
+    found = model_runner.single_thread_session(int8_bytes(plain)).run(["scores"], {"image": batch})[0]
     assert np.abs(wanted - found).max() < 0.05
 
 
 def test_the_evidence_head_orders_scores_by_class_and_complements_the_good_one() -> None:
     plain = make_plain("evidence")
-    session = quantiser.single_thread_session(to_bytes(build_float_model(plain)))
-    scores, evidence = session.run(["scores", "evidence"], {FLOAT_INPUT: quantiser.to_float_input(pictures(4, plain))})
+    session = model_runner.single_thread_session(to_bytes(build_float_model(plain)))
+    scores, evidence = session.run(
+        ["scores", "evidence"], {FLOAT_INPUT: model_runner.to_float_input(pictures(4, plain))}
+    )
     np.testing.assert_allclose(scores[:, 0], 1.0 - evidence.max(axis=(1, 2)), atol=1e-6)
 
 
@@ -126,5 +130,5 @@ def test_the_devices_graph_policy_accepts_what_is_written(head: str) -> None:
 def test_a_channel_without_weights_does_not_divide_by_zero() -> None:
     plain = make_plain("softmax")
     plain.convs[1].weight[3] = 0.0
-    scores = quantiser.single_thread_session(int8_bytes(plain)).run(["scores"], {"image": pictures(2, plain)})[0]
+    scores = model_runner.single_thread_session(int8_bytes(plain)).run(["scores"], {"image": pictures(2, plain)})[0]
     assert np.isfinite(scores).all()

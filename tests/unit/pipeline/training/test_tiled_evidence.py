@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.records import Pixels
-    from pipeline.training.recipe import Progress
+    from pipeline.progress import Progress
 
 TILES = Geometry("tiles", 64, 64, 1, 2, 16)
 

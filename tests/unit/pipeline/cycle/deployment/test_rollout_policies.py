@@ -12,7 +12,7 @@ from pipeline.cloud.storage import open_storage
 from pipeline.cycle.deployment.rollout_policies import write_rollout_policy
 from pipeline.cycle.execution import CycleRequest, Execution
 from pipeline.cycle.settings import CycleSettings
-from pipeline.selection.training_plan import PlanError
+from pipeline.strict_json import PlanError
 from tests.kits.releases import write_release
 
 if TYPE_CHECKING:

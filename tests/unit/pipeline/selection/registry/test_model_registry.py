@@ -15,7 +15,8 @@ from pipeline.selection import selection_cli
 from pipeline.selection.candidate_choice import choose_candidate
 from pipeline.selection.candidate_record import STATUS_TRANSITIONS, CandidateStatus
 from pipeline.selection.choice_folder import make_candidate_record, read_choice, register_choice, write_choice
-from pipeline.selection.registry.model_registry import LocalRegistry, ModelRegistry, RegistryError, open_registry
+from pipeline.selection.registry.model_registry import ModelRegistry, RegistryError
+from pipeline.selection.registry.registry_location import LocalRegistry, open_registry
 from pipeline.selection.registry.sagemaker_registry import SageMakerRegistry
 from tests.kits.cloud.candidates import parts, write_parts, write_spotter
 

@@ -35,8 +35,8 @@ from pydantic import Field
 
 from agent.release.manifest import Unit  # noqa: TC001 - pydantic reads the annotations
 from agent.sequential_tests import wilson
-from pipeline.selection.comparison.paired_interval import difference_interval
-from pipeline.selection.training_plan import Strict, validate
+from pipeline.comparison.paired_interval import difference_interval
+from pipeline.strict_json import Strict, validate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

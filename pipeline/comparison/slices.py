@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from pipeline.comparison.comparison_result import Outcomes
     from pipeline.dataset_reader import Sample
-    from pipeline.selection.candidate_record import Outcomes
 
 VERSION_NAME: Final = "dataset.json"
 MAX_VERSION_BYTES: Final = 1 << 30

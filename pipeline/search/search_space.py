@@ -19,8 +19,9 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from agent.release.manifest import Name, SemVer, Sha256, Unit  # noqa: TC001 - pydantic reads the annotations
-from pipeline.selection.comparison.selection_policy import SelectionPolicy
-from pipeline.selection.training_plan import PlanError, Scalar, Strict, TrainingPlan, validate
+from pipeline.comparison.selection_policy import SelectionPolicy
+from pipeline.selection.training_plan import Scalar, TrainingPlan
+from pipeline.strict_json import PlanError, Strict, validate
 from pipeline.training.recipe import TrainingParameters
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ import numpy as np
 from agent.adapters.onnx import OnnxModel
 from agent.errors import KensaError
 from agent.records import Outcome
+from pipeline.comparison.slices import read_attributes
 from pipeline.dataset_reader import Dataset
-from pipeline.evaluation import metrics
+from pipeline.evaluation import metrics, model_runner
 from pipeline.evaluation import model_evaluation as evaluation
 from pipeline.repository.staging import check_release
-from pipeline.selection.comparison.slices import read_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
     from agent.records import DecisionRule, Geometry
     from agent.release.manifest import Manifest
+    from pipeline.comparison.selection_policy import Objective
     from pipeline.dataset_reader import Sample
-    from pipeline.evaluation.model_evaluation import RawOutput
-    from pipeline.selection.comparison.selection_policy import Objective
-    from pipeline.training.recipe import Progress
+    from pipeline.evaluation.model_runner import RawOutput
+    from pipeline.progress import Progress
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,7 +117,7 @@ def predict_all(
             models.setdefault(model.geometry, []).append((number, model))
     for geometry, group in models.items():
         try:
-            raws = evaluation.run_models([m.infer for _, m in group], pictures.samples, geometry, progress=progress)
+            raws = model_runner.run_models([m.infer for _, m in group], pictures.samples, geometry, progress=progress)
         except KensaError as error:
             if len(group) == 1:
                 results[group[0][0]] = error

@@ -8,18 +8,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agent.sequential_tests import mcnemar_p
+from pipeline.comparison import paired_interval
+from pipeline.comparison.comparison_result import MetricComparison, ReleaseComparison, SliceResult, SliceVerdict
+from pipeline.comparison.slices import make_slices
 from pipeline.evaluation import metrics
-from pipeline.selection.candidate_record import MetricComparison, ReleaseComparison, SliceResult, SliceVerdict
-from pipeline.selection.comparison import paired_interval
-from pipeline.selection.comparison.slices import make_slices
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from pipeline.selection.comparison.predictions import EvaluationSplit, ReleasePredictions
-    from pipeline.selection.comparison.selection_policy import Objective, SelectionPolicy
-    from pipeline.selection.comparison.slices import Slice
+    from pipeline.comparison.predictions import EvaluationSplit, ReleasePredictions
+    from pipeline.comparison.selection_policy import Objective, SelectionPolicy
+    from pipeline.comparison.slices import Slice
 
 _FIGURES: tuple[Objective, ...] = ("balanced", "accuracy", "auroc")
 

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Final
 
 from agent.errors import OperatorError
 from pipeline.dataset_reader import Dataset
+from pipeline.search.local_jobs import LocalTrainingJobs
+from pipeline.search.search_space import halving_rungs, plan_trainings
 from pipeline.selection.candidate_choice import choose_candidate
 from pipeline.selection.choice_folder import CHOICE_NAME, write_choice
-from pipeline.selection.search.local_jobs import LocalTrainingJobs
-from pipeline.selection.search.search_space import halving_rungs, plan_trainings
-from pipeline.selection.training_plan import Strict, TrainingPlan, to_json
+from pipeline.selection.training_plan import TrainingPlan  # noqa: TC001 - pydantic reads the annotations
+from pipeline.strict_json import Strict, to_json
 from pipeline.training.auto_config import DEFAULT_EPOCHS, choose_head
 
 if TYPE_CHECKING:
@@ -26,11 +27,11 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-    from pipeline.selection.candidate_record import CandidateChoice
-    from pipeline.selection.comparison.selection_policy import Objective
-    from pipeline.selection.search.local_jobs import JobResult
-    from pipeline.selection.search.search_space import Rung, SearchSettings
-    from pipeline.training.recipe import Progress
+    from pipeline.comparison.comparison_result import CandidateChoice
+    from pipeline.comparison.selection_policy import Objective
+    from pipeline.progress import Progress
+    from pipeline.search.local_jobs import JobResult
+    from pipeline.search.search_space import Rung, SearchSettings
 
 REPORT_NAME: Final = "search.json"
 TRAININGS_FOLDER: Final = "trainings"
