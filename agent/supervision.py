@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Final, Self
 from agent.condition_log import ConditionLog
 from agent.counters import LossCounters
 from agent.errors import InternalError, KensaError, ThreadLimitError
+from agent.timing.backoff import Backoff
 from agent.timing.clock import NS_PER_S, SystemClock
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from agent.timing.clock import Clock
 
 _SETTLED_NS: Final = 60 * NS_PER_S  # work that has lived for so long begins again without its earlier failures
-_MAX_DOUBLINGS: Final = 16
 _EXHAUSTED: Final = frozenset(
     {
         errno.EMFILE,
@@ -60,27 +60,23 @@ _REMEDIES: Final = {
     errno.EAGAIN: "this machine allows no more threads: raise the limit (ulimit -u; TasksMax of the systemd unit)",
 }
 _NO_THREAD: Final = "can't start new thread"  # CPython's text; the exception is a bare RuntimeError
+_BACKOFF: Final = Backoff(first_s=0.5, longest_s=60.0)
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class RestartPolicy:
-    """What a bug does to the thread that meets it. The delay before a new try is jittered: its upper half is chance."""
+    """What a bug does to the thread that raises it, and the back-off before the thread starts again."""
 
     name: str
     stops_agent: bool = False
     ends: bool = False
-    first_s: float = 0.5
-    longest_s: float = 60.0
-
-    def delay_s(self, failures: int, chance: random.Random) -> float:
-        """Return the delay after `failures` >= 1 failures in a row."""
-        longest = min(self.longest_s, self.first_s * 2.0 ** min(failures - 1, _MAX_DOUBLINGS))
-        return longest * chance.uniform(0.5, 1.0)
+    backoff: Backoff = _BACKOFF
 
 
 RESTART: Final = RestartPolicy("restart")
-RESTART_SLOWLY: Final = RestartPolicy("restart", first_s=60.0)  # work whose every try costs the line something
+# For work of which each attempt costs the line something.
+RESTART_SLOWLY: Final = RestartPolicy("restart", backoff=Backoff(first_s=60.0, longest_s=60.0))
 STOP_AGENT: Final = RestartPolicy("stop", stops_agent=True)
 END_THREAD: Final = RestartPolicy("end", ends=True)
 
@@ -272,7 +268,7 @@ class ThreadSupervisor:
     def _handle_fault(self, thread: SupervisedThread, error: Exception, failures: int) -> float | None:
         """Answer a fault; return the delay until the next run, or None when there is none."""
         policy = thread.policy
-        delay_s = policy.delay_s(failures, self._chance)
+        delay_s = policy.backoff.delay_s(failures, self._chance)
         is_bug = not is_exhausted(error)
         stops, ends = policy.stops_agent and is_bug, policy.ends and is_bug
         again = "" if ends else f"; it begins again in {delay_s:.1f} s"

@@ -35,6 +35,7 @@ from agent.collection.shared_frames import SharedFrame
 from agent.collection.spool import SPOOL_FOLDER
 from agent.errors import MessageError, UploadError
 from agent.supervision import ThreadSupervisor
+from agent.timing.backoff import Backoff
 from agent.timing.rate import RateLimit
 from agent.wire import CollectionHealth, encode_verdict
 from agent.wire.collected_frame import CollectReason, collected_stem
@@ -53,8 +54,7 @@ _RESERVED_FOR_SAMPLES: Final = 1  # of them, so that a flood of defects does not
 _BURST: Final = 8
 _TRIES: Final = 3  # of a frame with which the child died
 _IDLE_S: Final = 1.0
-_FIRST_PAUSE_S: Final = 0.5  # before the child is started again; doubles
-_LONGEST_PAUSE_S: Final = 60.0
+_BACKOFF: Final = Backoff(first_s=0.5, longest_s=60.0)  # before the child is started again
 _log = logging.getLogger(__name__)
 
 
@@ -242,7 +242,7 @@ class Collector:
     # --- the thread ---------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        pause_s = _FIRST_PAUSE_S
+        failures = 0
         while True:
             before = self._spool_status
             try:
@@ -252,12 +252,10 @@ class Collector:
             else:
                 return
             if self._spool_status is not before:
-                pause_s = _FIRST_PAUSE_S
-            if self._clock.wait(self._stopped, pause_s):
-                if not self._pending:
-                    return
-                pause_s = 0.0  # one more try for what was taken
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                failures = 0
+            failures += 1
+            if self._clock.wait(self._stopped, _BACKOFF.ceiling_s(failures)) and not self._pending:
+                return  # otherwise one more attempt for the frames that were accepted
 
     def _on_fault(self, fault: Fault) -> None:
         self._child_error = f"collecting met a bug and begins again ({fault.text}); the log has its trace"

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from agent.children.fetch_protocol import FetchLimits, FetchReason
 from agent.errors import FetchError
 from agent.fetch.repository_sources import SourceDownError
+from agent.timing.backoff import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -185,7 +186,8 @@ class Transfer:
 
     def _retry(self, attempt: Callable[[], int], position: Callable[[], int] = lambda: 0) -> None:
         """Attempt again after SourceDownError, as the limits say."""
-        left, pause = self._limits.attempts, self._limits.backoff_s
+        left, failures = self._limits.attempts, 0
+        backoff = Backoff(self._limits.backoff_s, _MAX_BACKOFF_S)
         while True:
             before = position()
             try:
@@ -194,8 +196,8 @@ class Transfer:
                 left = left - 1 if position() <= before else self._limits.attempts
                 if left <= 0:
                     raise FetchError(FetchReason.UNREACHABLE, f"the repository cannot be read: {error}") from error
-                time.sleep(pause)
-                pause = min(2 * pause, _MAX_BACKOFF_S)
+                failures += 1
+                time.sleep(backoff.ceiling_s(failures))
             else:
                 return
 

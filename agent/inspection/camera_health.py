@@ -9,11 +9,12 @@ any time; all else belongs to the capture thread.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from agent.records import CameraState, CameraStatus
+from agent.timing.backoff import Backoff
 from agent.timing.clock import NS_PER_S
 
 if TYPE_CHECKING:
@@ -56,20 +57,7 @@ _TABLE: Final[dict[tuple[CameraState, _Event], CameraState]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Backoff:
-    """How long to wait before trying again: `first_s` doubled for each failure in a row, `longest_s` at most."""
-
-    first_s: float = 0.5
-    longest_s: float = 30.0
-
-    def delay_s(self, failures: int, random: Random) -> float:
-        """Return the delay after `failures` >= 1 failures in a row: the upper half is left to chance.
-
-        Without the chance all cameras behind a restarted switch would come back in step.
-        """
-        longest = min(self.longest_s, self.first_s * 2.0 ** min(failures - 1, 32))
-        return longest * random.uniform(0.5, 1.0)
+CAMERA_BACKOFF: Final = Backoff(first_s=0.5, longest_s=30.0)  # between two attempts to open a camera
 
 
 class CameraStateMachine:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from agent.errors import CameraError, FrameError, SourceEndedError
-from agent.inspection.camera_health import Backoff, CameraStateMachine
+from agent.inspection.camera_health import CAMERA_BACKOFF, CameraStateMachine
 from agent.inspection.freeze_detector import FreezeDetector
 from agent.inspection.intake import NO_PIXELS
 from agent.records import DropReason, Frame
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from agent.ports import FrameSource
     from agent.records import CameraStatus, Grab, Pixels
     from agent.supervision import Fault, SupervisedThread
+    from agent.timing.backoff import Backoff
     from agent.timing.clock import Clock
 
 _log = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ class CaptureThread:
         stall_ms: int | None = 2_000,
         declared_px: tuple[int | None, int | None] = (None, None),
         frozen_after_s: float | None = None,
-        backoff: Backoff = Backoff(),  # noqa: B008  # frozen
+        backoff: Backoff = CAMERA_BACKOFF,
         supervisor: ThreadSupervisor | None = None,
     ) -> None:
         self._supervisor = supervisor or ThreadSupervisor(clock=clock)

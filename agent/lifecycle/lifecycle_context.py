@@ -11,6 +11,7 @@ from agent.errors import IntegrityError, ReleaseRefusedError
 from agent.lifecycle.state.record_store import make_refusal
 from agent.release import rollout_policy as policies
 from agent.release_records import Gate, Refusal
+from agent.timing.backoff import Backoff, FailureCounter
 from agent.timing.clock import NS_PER_S
 
 if TYPE_CHECKING:
@@ -30,35 +31,37 @@ if TYPE_CHECKING:
     from agent.release_records import FailedAttempt
     from agent.timing.clock import Clock
 
-_RETRY_S: Final = 5.0  # first back-off; doubles up to the longest
-_MAX_RETRY_S: Final = 900.0
+_BACKOFF: Final = Backoff(first_s=5.0, longest_s=900.0)
 
 
 class RetryBackoff:
-    """Jittered and bounded in length, not in number: a line may be offline for a week."""
+    """The delay before a rollout step is tried again; unlimited in number: a line may be offline for a week."""
 
     def __init__(self, clock: Clock) -> None:
         """Nothing has failed yet."""
         self._clock = clock
-        self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
+        self._counter = FailureCounter(_BACKOFF, random.Random())  # noqa: S311 - spreads retries, guards nothing
         self._until_ns = 0
-        self.tries = 0
+
+    @property
+    def tries(self) -> int:
+        """Failures in a row."""
+        return self._counter.failures
 
     def failed(self) -> float:
         """Count a failure; return the seconds to wait."""
-        self.tries += 1
-        longest_s = min(_RETRY_S * 2.0 ** min(self.tries - 1, 16), _MAX_RETRY_S)
-        delay_s = longest_s * self._random.uniform(0.5, 1.0)
+        delay_s = self._counter.next_delay_s()
         self._until_ns = self._clock.monotonic_ns() + round(delay_s * NS_PER_S)
         return delay_s
 
     def wait_s(self) -> float:
-        """How long to wait from now."""
+        """Return the seconds to wait from now."""
         return max(0.0, (self._until_ns - self._clock.monotonic_ns()) / NS_PER_S)
 
     def reset(self) -> None:
-        """It worked, or someone asked."""
-        self._until_ns = self.tries = 0
+        """The step succeeded, or somebody asked for an attempt now."""
+        self._until_ns = 0
+        self._counter.reset()
 
 
 @dataclass(slots=True)

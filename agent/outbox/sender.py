@@ -20,6 +20,7 @@ from agent.counters import LossCounters
 from agent.errors import TransportError
 from agent.outbox.outbox_records import Priority, Row
 from agent.outbox.topic_gate import TopicChange, TopicGate
+from agent.timing.backoff import Backoff, FailureCounter
 from agent.wire import mark_replay
 
 if TYPE_CHECKING:
@@ -74,7 +75,6 @@ class OutboxSender:
         self._queues = belt
         self._clock = clock
         self._limits = limits
-        self._random = random
         self._conditions = conditions or ConditionLog(_log, clock)
         self._acks: deque[int] = deque()
         self._rejections: deque[tuple[int, str]] = deque()
@@ -91,7 +91,7 @@ class OutboxSender:
         self._connection_listeners: list[Callable[[bool], None]] = []
         self._gate = TopicGate(random=random)
         self._gate_ns = 0  # when the gate wants to be asked again
-        self._refusals = 0
+        self._refusals = FailureCounter(Backoff(limits.retry_s, limits.retry_max_s), random)
         self._retry_ns = 0
         self._expire_ns = 0
         self.refused_topics: tuple[HeldTopic, ...] = ()  # for any thread
@@ -221,7 +221,7 @@ class OutboxSender:
             if up:
                 self._gate.note_connected(now_ns)
                 self._queues.is_connected = True
-                self._refusals = 0
+                self._refusals.reset()
                 self._retry_ns = 0
             else:
                 if self._queues.is_connected:
@@ -315,8 +315,8 @@ class OutboxSender:
             flight.is_waiting = False
             self._in_flight_by_token[token] = flight
             self._in_flight += 1
-            if self._refusals:
-                self._refusals = 0
+            if self._refusals.failures:
+                self._refusals.reset()
                 self._conditions.clear_fault("transport", "takes messages again")
 
     def _next(self, now_ns: int) -> _InFlightMessage | None:
@@ -365,11 +365,11 @@ class OutboxSender:
         elif flight.is_resent:
             self._resends.appendleft((flight.topic, flight.payload))
         # Of `publish_now` a newer version comes soon, and one that is never taken must not stand before all others.
-        longest = min(self._limits.retry_max_s, self._limits.retry_s * 2**self._refusals)
-        self._refusals = min(self._refusals + 1, 16)
-        wait_s = longest * self._random.uniform(0.5, 1.0)
+        wait_s = self._refusals.next_delay_s()
         self._retry_ns = now_ns + int(wait_s * _NS_PER_S)
-        if self._refusals > _UNREPORTED_REFUSALS:  # a connection that just ended, or one place too few, is no news
+        if (
+            self._refusals.failures > _UNREPORTED_REFUSALS
+        ):  # a connection that just ended, or one place too few, is no news
             self._conditions.report_fault(
                 "transport", f"it takes no message now ({reason}); next try in {wait_s:.1f} s"
             )

@@ -17,24 +17,23 @@ Pure: no I/O, no clock of its own; used from the sender's thread only.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from agent.timing.backoff import Backoff
 from agent.timing.clock import NS_PER_S
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Iterable
 
-_FIRST_S: Final = 1.0  # wait after a first refusal
-_REFUSED_GROWTH: Final = 2.0  # an answered refusal costs nobody anything
-_ENDED_GROWTH: Final = 4.0  # each try of a topic that the broker hangs up on costs everybody a connection
-_LONGEST_S: Final = 300.0
-_UNWITNESSED_S: Final = 30.0  # longest wait while nothing else was acknowledged: the broker itself may be ill
+_REFUSED: Final = Backoff(first_s=1.0, longest_s=300.0)  # an answered refusal costs nothing
+# Each attempt on a topic for which the broker closes the connection costs all topics that connection.
+_ENDED: Final = Backoff(first_s=1.0, longest_s=300.0, growth=4.0)
+_UNWITNESSED: Final = replace(_ENDED, longest_s=30.0)  # nothing else was acknowledged: the broker itself may be faulty
 _HANG_UP_NS: Final = 5 * NS_PER_S  # an end later than this after the publish is no answer to it
 _TURN_NS: Final = NS_PER_S // 2  # for a suspect that has nothing to send; then the next one has its turn
 _IDLE_NS: Final = 3_600 * NS_PER_S
-_DOUBLINGS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +137,7 @@ class TopicGate:
         if known is not None and topic not in self._suspects:
             return  # of what was in flight when it was set aside
         self._end_probe(topic)
-        tries = known.tries if known is not None else 0
-        self._hold_back(
-            topic, reason, now_ns, wait_s=min(_LONGEST_S, _FIRST_S * _REFUSED_GROWTH ** min(tries, _DOUBLINGS))
-        )
+        self._hold_back(topic, reason, now_ns, _REFUSED)
 
     def note_connected(self, now_ns: int) -> None:
         """Note that a new connection is up."""
@@ -204,17 +200,14 @@ class TopicGate:
 
     def _hold_back_suspect(self, topic: str, reason: str, now_ns: int) -> None:
         """Set aside the suspect that was alone with the broker when the connection ended."""
-        known = self._refused.get(topic)
-        tries = known.tries if known is not None else 0
-        longest = _LONGEST_S if self._acked_here - {topic} else _UNWITNESSED_S
-        wait_s = min(longest, _FIRST_S * _ENDED_GROWTH ** min(tries, _DOUBLINGS))
+        backoff = _ENDED if self._acked_here - {topic} else _UNWITNESSED
         text = f"the connection ended while only a message on this topic waited for its acknowledgement ({reason})"
-        self._hold_back(topic, text, now_ns, wait_s=wait_s)
+        self._hold_back(topic, text, now_ns, backoff)
 
-    def _hold_back(self, topic: str, reason: str, now_ns: int, *, wait_s: float) -> None:
+    def _hold_back(self, topic: str, reason: str, now_ns: int, backoff: Backoff) -> None:
         known = self._refused.get(topic)
         since_ns, tries = (now_ns, 0) if known is None else (known.since_ns, known.tries)
-        retry_ns = now_ns + round(wait_s * self._random.uniform(0.5, 1.0) * NS_PER_S)
+        retry_ns = now_ns + round(backoff.delay_s(tries + 1, self._random) * NS_PER_S)
         held = self._refused[topic] = HeldTopic(topic, reason, since_ns, tries + 1, retry_ns)
         self._proven.discard(topic)
         if topic in self._suspects:

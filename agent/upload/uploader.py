@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from agent.collection.spool_items import UploadState
 from agent.errors import UploadError
 from agent.supervision import ThreadSupervisor
+from agent.timing.backoff import Backoff, FailureCounter
 from agent.upload.upload_targets import ConflictError, SpooledImageChangedError, open_target
 
 if TYPE_CHECKING:
@@ -29,9 +30,7 @@ if TYPE_CHECKING:
     from agent.timing.clock import Clock
     from agent.upload.upload_targets import UploadTarget
 
-_FIRST_RETRY_S: Final = 1.0
-_MAX_RETRY_S: Final = 120.0
-_JITTER: Final = 0.33
+_BACKOFF: Final = Backoff(first_s=1.0, longest_s=120.0, jitter=(0.67, 1.33))
 _IDLE_S: Final = 5.0
 _MAX_REFUSALS: Final = 5  # of one frame in a row, then it is set aside
 _log = logging.getLogger(__name__)
@@ -49,9 +48,8 @@ class Uploader:
         self._clock = clock
         self._on_figures = moved
         self._error: str | None = None
-        self._pause_s = _FIRST_RETRY_S
         self._refusals = 0
-        self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
+        self._failures = FailureCounter(_BACKOFF, random.Random())  # noqa: S311 - spreads retries, guards nothing
         self._changed = threading.Event()
         supervisor = ThreadSupervisor(clock=clock)
         self._conditions = supervisor.condition_log(_log)
@@ -93,7 +91,8 @@ class Uploader:
             else:
                 if self._error is not None:
                     self._conditions.clear_fault("upload of collected frames", "goes on")
-                self._error, self._pause_s = None, _FIRST_RETRY_S
+                self._error = None
+                self._failures.reset()
                 self._on_figures(self.figures())
 
     def _failed(self, fault: Fault) -> None:
@@ -129,7 +128,5 @@ class Uploader:
         if text != self._error:
             self._error = text
             self._on_figures(self.figures())
-        pause_s = self._pause_s * (1.0 + self._random.uniform(-_JITTER, _JITTER))
-        self._pause_s = min(2 * self._pause_s, _MAX_RETRY_S)
         self._changed.clear()
-        self._clock.wait(self._changed, pause_s)
+        self._clock.wait(self._changed, self._failures.next_delay_s())

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from agent.errors import KensaError, OperatorError
 from agent.supervision import ErrorBoundary, ThreadSupervisor
+from agent.timing.backoff import Backoff
 from agent.timing.clock import NS_PER_S
 from greengrass.ipc.client import Credentials, open_client
 from greengrass.ipc.errors import SDK_ERRORS, IpcError, IpcErrorKind, from_sdk_error
@@ -38,9 +39,7 @@ if TYPE_CHECKING:
 _MAX_QUEUED_EVENTS: Final = 1_000  # events between the SDK's thread and ours
 _CLOSE_S: Final = 1.0
 _STABLE_NS: Final = 10 * NS_PER_S  # a connection that lived so long starts the back-off anew
-_FIRST_RETRY_NS: Final = NS_PER_S  # first wait before a subscription is tried again; doubles
-_MAX_RETRY_NS: Final = 30 * NS_PER_S
-_MAX_DOUBLINGS: Final = 16
+_SUBSCRIBE_BACKOFF: Final = Backoff(first_s=1.0, longest_s=30.0)  # before a subscription is tried again
 _NUCLEUS: Final = "the connection to the nucleus"
 _log = logging.getLogger(__name__)
 
@@ -75,7 +74,7 @@ class Connection:
         self._auth_method: Literal["token", "name"] = "token"
         self._clock = clock
         self._timeout_s = timeout_s
-        self._backoff_s = backoff_s
+        self._backoff = Backoff(*backoff_s)
         self._random = random.Random()  # noqa: S311 - spreads reconnects, guards nothing
         self._client: Any = None
         self._listeners: list[Callable[[bool, str], None]] = []
@@ -211,12 +210,10 @@ class Connection:
                 reason = str(error)
             self._notify_listeners(up=False, reason=reason)
             lived = self._clock.monotonic_ns() - began_ns
-            failures = 0 if lived >= _STABLE_NS else min(failures + 1, _MAX_DOUBLINGS)
-            first_s, longest_s = self._backoff_s
-            ceiling_s = min(longest_s, first_s * 2.0**failures)
+            failures = 0 if lived >= _STABLE_NS else failures + 1
             if not self._stop.is_set():
                 self._conditions.report_fault(_NUCLEUS, reason)
-            self._clock.wait(self._stop, self._random.uniform(ceiling_s / 2, ceiling_s))
+            self._clock.wait(self._stop, self._backoff.delay_s(failures + 1, self._random))
         self._stop_events()
 
     def _stop_events(self) -> None:
@@ -312,9 +309,9 @@ class Connection:
             if error.kind is IpcErrorKind.UNAUTHORIZED:
                 _log.error("%s is not allowed: add it to accessControl of the component", subscription.description)
             elif not subscription.is_optional and error.kind is not IpcErrorKind.CLOSED:
-                wait_ns = min(_MAX_RETRY_NS, _FIRST_RETRY_NS << min(subscription.failures, _MAX_DOUBLINGS))
                 subscription.failures += 1
-                subscription.retry_at_ns = self._clock.monotonic_ns() + wait_ns
+                wait_s = _SUBSCRIBE_BACKOFF.ceiling_s(subscription.failures)
+                subscription.retry_at_ns = self._clock.monotonic_ns() + round(wait_s * NS_PER_S)
         else:
             subscription.stream, subscription.handler = answer.operation, stream
             subscription.error_kind, subscription.failures = None, 0

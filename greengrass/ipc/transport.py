@@ -28,6 +28,7 @@ from awsiot.greengrasscoreipc import model
 
 from agent.errors import TransportError
 from agent.records import TransportStats
+from agent.timing.backoff import Backoff, FailureCounter
 from agent.timing.clock import NS_PER_S
 from agent.wire import model_topic, verdict_topic
 from greengrass.ipc.errors import IpcError, IpcErrorKind
@@ -50,8 +51,7 @@ MAX_TOPIC_SLASHES: Final = 7
 MAX_IN_FLIGHT: Final = {"lite": 8, "classic": 5}  # lite allows 10: two are left for heartbeats and the shadow
 _ECHO_TIMEOUT_NS: Final = 5 * NS_PER_S  # after that a message counts as lost with its connection
 _PING_TIMEOUT_NS: Final = 2 * NS_PER_S  # after that a ping counts as lost
-_FIRST_PING_PAUSE_NS: Final = NS_PER_S // 4  # first pause between two pings; doubles
-_MAX_PING_PAUSE_NS: Final = 5 * NS_PER_S
+_PING_BACKOFF: Final = Backoff(first_s=0.25, longest_s=5.0)  # between two pings
 _CHECK_INTERVAL_NS: Final = NS_PER_S // 2
 # Pings that the nucleus took and that were not sent back: the subscriptions are made anew, and a person is told. Fewer
 # are enough where echoes did arrive before: then no policy forbids them, and on lite iotcored has restarted (measured:
@@ -264,18 +264,17 @@ class IpcTransport:
     # --- whether the cloud can be reached: the thread ipc-transport ---------------------------------------------------
 
     def _run(self) -> None:
-        pause_ns = _FIRST_PING_PAUSE_NS
+        failures = FailureCounter(_PING_BACKOFF, self._random)
         while not self._stop.is_set():
             self._wake.clear()
             if self._is_up:
                 self._check_in_flight()
                 self._clock.wait(self._wake, _CHECK_INTERVAL_NS / NS_PER_S)
-                pause_ns = _FIRST_PING_PAUSE_NS
+                failures.reset()
             elif self._probe_cloud():
                 self._mark_up()
             else:
-                self._clock.wait(self._stop, self._random.uniform(0.5, 1.0) * pause_ns / NS_PER_S)
-                pause_ns = min(2 * pause_ns, _MAX_PING_PAUSE_NS)
+                self._clock.wait(self._stop, failures.next_delay_s())
 
     def _probe_cloud(self) -> bool:
         """Ping once; whether the cloud can be reached."""

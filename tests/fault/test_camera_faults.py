@@ -13,11 +13,11 @@ import pytest
 from agent.adapters.mjpeg import MjpegSource
 from agent.adapters.opencv_sources import RtspSource
 from agent.counters import CameraCounters
-from agent.inspection.camera_health import Backoff
 from agent.inspection.capture import CaptureThread
 from agent.inspection.frame_pool import FramePool
 from agent.inspection.intake import IntakeHub
 from agent.records import CameraState
+from agent.timing.backoff import Backoff
 from agent.timing.clock import SystemClock
 from simulator.doubles.cameras.rtsp_server import RtspServer
 from simulator.doubles.cameras.simulated_cameras import CameraServer, JpegDamage, MjpegServer, damage_jpeg

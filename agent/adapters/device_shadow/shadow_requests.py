@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
+from agent.timing.backoff import Backoff
 from agent.timing.clock import NS_PER_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_ANSWER_NS: Final = 3 * NS_PER_S  # first wait for an answer; doubles up to the longest
-_LONGEST_NS: Final = 300 * NS_PER_S
+_BACKOFF: Final = Backoff(first_s=3.0, longest_s=300.0)  # the wait for an answer
 
 
 @dataclass(slots=True)
@@ -60,4 +60,4 @@ class OnConnectTransport(SubscribingTransport, Protocol):
 
 
 def _backoff_ns(failures: int) -> int:
-    return min(_LONGEST_NS, _ANSWER_NS << min(failures, 8))
+    return round(_BACKOFF.ceiling_s(failures + 1) * NS_PER_S)

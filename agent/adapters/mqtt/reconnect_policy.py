@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from agent.timing.backoff import Backoff
+
 if TYPE_CHECKING:
     import random
 
-_MAX_DOUBLINGS: Final = 16
 _SHORT_S: Final = 5.0  # a connection that lived for less counts for a storm
 _LONG_S: Final = 30.0  # one that lived for longer ends it
 _TAKEOVER_STREAK: Final = 4  # short connections in a row
@@ -37,7 +38,7 @@ class ReconnectPolicy:
     def __init__(self, *, client_id: str, backoff_s: tuple[float, float], rng: random.Random) -> None:
         """`backoff_s` is the first and the longest wait."""
         self._client_id = client_id
-        self._first_s, self._longest_s = backoff_s
+        self._backoff = Backoff(*backoff_s)
         self._rng = rng
         self._failures = 0
         self._storm = 0
@@ -45,11 +46,14 @@ class ReconnectPolicy:
     def record_end(self, ended: ConnectionEnd) -> tuple[str, float]:
         """Return why the connection ended, for a person, and how many seconds to wait before the next."""
         self._count(ended)
-        reason, ceiling_s = ended.reason, min(self._longest_s, self._first_s * 2**self._failures)
+        reason, ceiling_s = ended.reason, self._backoff.ceiling_s(self._failures + 1)
         if ended.taken_over:
-            reason, ceiling_s = f"another device uses this client id, {self._client_id!r}: {reason}", self._longest_s
+            reason, ceiling_s = (
+                f"another device uses this client id, {self._client_id!r}: {reason}",
+                self._backoff.longest_s,
+            )
         elif self._storm >= _TAKEOVER_STREAK:
-            ceiling_s = min(self._longest_s, _SUSPECTED_S)
+            ceiling_s = min(self._backoff.longest_s, _SUSPECTED_S)
             reason = (
                 f"another device uses this client id, {self._client_id!r}, as it seems: {self._storm} connections in "
                 f"a row ended within seconds ({reason}). Every agent needs its own"
@@ -58,7 +62,7 @@ class ReconnectPolicy:
 
     def _count(self, ended: ConnectionEnd) -> None:
         works = ended.up_s is not None and (ended.acked or ended.up_s >= _SHORT_S)
-        self._failures = 0 if works else min(self._failures + 1, _MAX_DOUBLINGS)
+        self._failures = 0 if works else self._failures + 1
         if ended.up_s is None or ended.up_s > _LONG_S:
             self._storm = 0
         elif ended.idle and ended.up_s < _SHORT_S:

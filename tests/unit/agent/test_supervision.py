@@ -116,10 +116,10 @@ def test_other_errors_are_bugs(error: Exception) -> None:
 def test_delays_double_up_to_a_minute_and_are_jittered() -> None:
     chance = random.Random(1)
     for failures, longest in [(1, 0.5), (2, 1.0), (4, 4.0), (8, 60.0), (500, 60.0)]:
-        delays = [RESTART.delay_s(failures, chance) for _ in range(200)]
+        delays = [RESTART.backoff.delay_s(failures, chance) for _ in range(200)]
         assert longest / 2 <= min(delays) < 0.6 * longest
         assert 0.9 * longest < max(delays) <= longest
-    assert RESTART_SLOWLY.delay_s(1, chance) >= 30.0
+    assert RESTART_SLOWLY.backoff.delay_s(1, chance) >= 30.0
 
 
 def test_one_bug_again_and_again_is_one_trace_in_the_log(

@@ -17,13 +17,13 @@ from agent.counters import CameraCounters
 from agent.health.heartbeat_publisher import HeartbeatPublisher
 from agent.health.process_usage import ProcessUsage
 from agent.health.snapshot import AgentIdentity, AgentSnapshot
-from agent.inspection.camera_health import Backoff
 from agent.inspection.capture import CaptureSettings, CaptureThread
 from agent.inspection.frame_pool import FramePool
 from agent.inspection.intake import IntakeHub
 from agent.lifecycle.shadow_deployment import ShadowDeployment
 from agent.records import CameraState, Frame, Observation, Outcome
 from agent.slot import NO_OVERRIDES, ModelSlot, SiteOverrides, Trial
+from agent.timing.backoff import Backoff
 from agent.timing.clock import SystemClock
 from agent.wire import Heartbeat, OutboxHealth
 from simulator.doubles.cameras.simulated_cameras import FaultyCamera, FrameFault, StillCamera

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.inspection.camera_health import Backoff, CameraStateMachine
+from agent.inspection.camera_health import CAMERA_BACKOFF, CameraStateMachine
 from agent.records import CameraState
 
 S = 1_000_000_000
@@ -16,7 +16,7 @@ S = 1_000_000_000
 
 def watch(stall_s: float | None = 2.0) -> CameraStateMachine:
     return CameraStateMachine(
-        camera="top", stall_s=stall_s, first_exposure_s=10.0, backoff=Backoff(), random=random.Random(3), now_ns=0
+        camera="top", stall_s=stall_s, first_exposure_s=10.0, backoff=CAMERA_BACKOFF, random=random.Random(3), now_ns=0
     )
 
 
@@ -121,4 +121,4 @@ def test_an_event_that_a_state_does_not_know_raises_and_changes_nothing() -> Non
 
 @given(failures=st.integers(1, 10**6), seed=st.integers())
 def test_the_delay_is_always_between_a_quarter_second_and_half_a_minute(failures: int, seed: int) -> None:
-    assert 0.25 <= Backoff().delay_s(failures, random.Random(seed)) <= 30.0
+    assert 0.25 <= CAMERA_BACKOFF.delay_s(failures, random.Random(seed)) <= 30.0

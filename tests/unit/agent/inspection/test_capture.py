@@ -16,11 +16,11 @@ import pytest
 from agent.adapters.image_folder import ImageFolderSource
 from agent.counters import CameraCounters
 from agent.errors import CameraError
-from agent.inspection.camera_health import Backoff
 from agent.inspection.capture import CaptureThread
 from agent.inspection.frame_pool import FramePool
 from agent.inspection.intake import IntakeHub
 from agent.records import CameraState, Frame
+from agent.timing.backoff import Backoff
 from agent.timing.clock import SystemClock
 from simulator.doubles.cameras.simulated_cameras import FaultyCamera, FrameFault, StillCamera
 
