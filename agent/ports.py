@@ -35,7 +35,7 @@ class FrameSource(Protocol):
     camera's source hands over the newest exposure, stamped with its arrival, and says how many older ones it `skipped`
     for it: a picture must not age in a queue that nobody counts (`agent.inspection.latest_frames` does it for any
     source). A source of another package says that it is live by an attribute `live` that is True. A finite source that
-    passes something over (pictures of a kind that is not read) says so by an attribute `left_out`, one sentence or
+    passes something over (pictures of a kind that is not read) says so by an attribute `skipped_files`, one sentence or
     None, once it is open. A camera that repeats a picture is judged frozen, unless its source has an attribute
     `may_repeat` that is True, as one that replays pictures has.
     """

@@ -118,7 +118,7 @@ class CameraStatus:
     stalls: int = 0
     reopenings: int = 0  # times the camera was lost or stalled
     last_error: str | None = None  # without credentials; kept after recovery
-    left_out: str | None = None  # what the source passes over, such as pictures of a kind that is not read
+    skipped_files: str | None = None  # what the source passes over, such as pictures of a kind that is not read
 
 
 # --- model ------------------------------------------------------------------------------------------------------------

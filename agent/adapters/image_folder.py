@@ -3,7 +3,7 @@
 Promise: the order is that of `manifest.csv`, or sorted by path where there is none, and the same at every start. Each
 picture is one part whose id is its path inside the folder. A picture that is missing, cut or not what a line takes is a
 FrameError with its name, so that its part is judged `unknown`; only a folder that holds nothing to read is an error.
-Pictures of a kind that is not read, and folders that may not be read, are counted and named by `left_out`.
+Pictures of a kind that is not read, and folders that may not be read, are counted and named by `skipped_files`.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ class ImageFolderSource:
         self._root = self._path
         self._pictures: list[str] = []
         self._next = 0
-        self.left_out: str | None = None  # what the opened folder holds besides, for people
+        self.skipped_files: str | None = None  # what the opened folder holds besides, for people
 
     def open(self) -> None:
         """See `FrameSource.open`; lists the pictures and starts at the first."""
-        self.left_out = None
+        self.skipped_files = None
         try:
             self._pictures = self._list()
         except OSError as error:
@@ -98,9 +98,9 @@ class ImageFolderSource:
         if self._split is not None:
             raise CameraError(f"{self._path} has no {MANIFEST}, so there is no split {self._split!r}: remove `split`")
         found, others, closed = self._walk()
-        self.left_out = _describe_skipped(others, closed)
+        self.skipped_files = _describe_skipped(others, closed)
         if not found:
-            besides = f"; {self.left_out}" if self.left_out else ""
+            besides = f"; {self.skipped_files}" if self.skipped_files else ""
             raise CameraError(f"{self._path} holds no pictures: {_READ} in any level{besides}")
         return sorted(found)
 

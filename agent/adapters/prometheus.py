@@ -56,15 +56,15 @@ _CAMERA_GAUGES: Final[tuple[tuple[str, str, Callable[[CameraSnapshot], float]], 
     ("kensa_frames_pending", "Captured, and neither judged nor dropped yet.", lambda c: c.accounting.pending),
     ("kensa_camera_picture_alarm", "1 while its pictures are not judged.", lambda c: c.picture_alarm is not None),
     (
-        "kensa_camera_picture_misfit",
+        "kensa_camera_image_mismatch",
         "1 while they are unlike the golden set.",
-        lambda c: c.picture_mismatch is not None,
+        lambda c: c.image_mismatch is not None,
     ),
     ("kensa_camera_frames_per_second", "Exposures a second, smoothed.", lambda c: c.status.fps),
 )
 _INSPECTION_COUNTERS: Final[tuple[tuple[str, str, Callable[[InspectionSnapshot], float]], ...]] = (
     ("kensa_frame_pool_misses", "Frames for which no buffer was free.", lambda i: i.pool_misses),
-    ("kensa_frames_not_kept", "Defect and unsure frames that could not be kept.", lambda i: i.frames_not_recorded),
+    ("kensa_frames_not_recorded", "Defect and unsure frames that could not be kept.", lambda i: i.frames_not_recorded),
 )
 _INSPECTION_GAUGES: Final[tuple[tuple[str, str, Callable[[InspectionSnapshot], float]], ...]] = (
     (
@@ -143,7 +143,9 @@ def _faults_and_losses(snapshot: AgentSnapshot) -> Iterator[Metric]:
     if (log := snapshot.log) is not None:
         for level, count in (("warning", log.warnings), ("error", log.errors), ("repeat", log.repeats)):
             lines.add_metric([level], count)
-        yield GaugeMetricFamily("kensa_not_well", "Conditions that last at the moment.", value=log.not_well)
+        yield GaugeMetricFamily(
+            "kensa_active_conditions", "Conditions that last at the moment.", value=log.active_conditions
+        )
     yield from (faults, losses, lines)
 
 
@@ -220,8 +222,8 @@ def _outcomes(inspections: Sequence[InspectionSnapshot]) -> Iterator[Metric]:
     recent = GaugeMetricFamily(
         "kensa_reject_rate", "Share rejected of the last 500 to 1,000 parts.", labels=("inspection",)
     )
-    usual = GaugeMetricFamily(
-        "kensa_reject_rate_usual", "Share of parts that begin a run of rejects.", labels=("inspection",)
+    baseline = GaugeMetricFamily(
+        "kensa_reject_rate_baseline", "Share of parts that begin a run of rejects.", labels=("inspection",)
     )
     for inspection in inspections:
         name = inspection.inspection
@@ -236,8 +238,8 @@ def _outcomes(inspections: Sequence[InspectionSnapshot]) -> Iterator[Metric]:
             charts.add_metric([name], {state: state == rejects.state for state in _CHART_STATES})
             recent.add_metric([name], rejects.rejects / rejects.parts if rejects.parts else 0.0)
             if rejects.baseline is not None:
-                usual.add_metric([name], rejects.baseline)
-    yield from (outcomes, classes, charts, recent, usual)
+                baseline.add_metric([name], rejects.baseline)
+    yield from (outcomes, classes, charts, recent, baseline)
 
 
 def _collection(health: CollectionHealth) -> Iterator[Metric]:

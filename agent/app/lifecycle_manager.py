@@ -82,7 +82,7 @@ class _SerialisedFetcher:
         while not self._lock.acquire(timeout=_LOCK_POLL_S):
             turns += 1
             if stop.is_set():
-                raise FetchError("stopped", "the look was stopped")
+                raise FetchError("stopped", "the metadata refresh was stopped")
             if turns >= _MAX_LOCK_POLLS:
                 raise FetchError("busy", "a release is being fetched for another inspection")
         try:
@@ -252,11 +252,11 @@ class LifecycleManager:
             if self._followed_desired.is_newer(desired, lifecycle.status()):
                 lifecycle.desire(desired)
         except KeyError:
-            self._supervisor.losses.count("wishes")
-            self._conditions.report_event("a wish is ignored", f"{inspection[:64]!r} is no inspection here")
+            self._supervisor.losses.count("desired_ignored")
+            self._conditions.report_event("a desired release is ignored", f"{inspection[:64]!r} is no inspection here")
         except LifecycleError as error:
-            self._supervisor.losses.count("wishes")
-            self._conditions.report_event(f"a wish for {inspection} is ignored", str(error))
+            self._supervisor.losses.count("desired_ignored")
+            self._conditions.report_event(f"the desired release for {inspection} is ignored", str(error))
 
     def _report_status(self, status: ModelStatus) -> None:
         """Figures that move are for the shadow; what a person must learn is kept until the broker has it."""

@@ -57,7 +57,7 @@ class AgentServices:
             )
         handlers = {
             "status": self._status,
-            "relearn": self._reset_baseline,
+            "reset_baseline": self._reset_baseline,
             "explain": self._explain,
             **reconfigure.handlers(agent),
             **resend_handler.handlers(agent.outbox),
@@ -88,11 +88,11 @@ class AgentServices:
 
     def _status(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
         now_ns = self._agent.clock.monotonic_ns()
-        not_well = [
+        active_conditions = [
             {"what": found.what, "reason": found.reason, "for_s": round((now_ns - found.since_ns) / NS_PER_S, 1)}
             for found in self._agent.supervisor.conditions()
         ]
-        return {"heartbeat": self.heartbeat.preview().model_dump(mode="json"), "not_well": not_well}
+        return {"heartbeat": self.heartbeat.preview().model_dump(mode="json"), "active_conditions": active_conditions}
 
     def _reset_baseline(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """Begin an inspection's chart of the reject rate anew."""

@@ -39,7 +39,7 @@ def build_snapshot(agent: Agent) -> AgentSnapshot:
             warnings=agent.log_counter.warnings,
             errors=agent.log_counter.errors,
             repeats=agent.supervisor.suppressed_lines,
-            not_well=len(agent.supervisor.conditions()),
+            active_conditions=len(agent.supervisor.conditions()),
         ),
         losses=agent.supervisor.losses.snapshot(),
         configuration=ConfigurationHealth(
@@ -67,7 +67,7 @@ def _camera(agent: Agent, name: str, view: ComposedCamera) -> CameraSnapshot:
         latency_total_us=view.counters.latency.total_us(),
         picture_faults=pictures.faults,
         picture_alarm=pictures.alarm,
-        picture_mismatch=pictures.mismatch,
+        image_mismatch=pictures.mismatch,
     )
 
 

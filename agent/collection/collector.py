@@ -298,7 +298,7 @@ class Collector:
                 with self._lock:
                     self._pending.remove(pending)
                     self._free.append(pending.shared_frame)
-                    self._skipped["unspeakable"] += 1
+                    self._skipped["unencodable"] += 1
             else:
                 pending.is_sent = True
 

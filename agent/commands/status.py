@@ -17,21 +17,26 @@ def main(argv: list[str]) -> int:
     """Print the running agent's heartbeat and its models' state, for people or with --json for machines."""
     parser = argparse.ArgumentParser(prog="kensa status", description=__doc__)
     parser.add_argument("config", type=Path, metavar="CONFIG", help="the configuration that the agent runs with")
-    relearn = "take the reject rate of this inspection from now on for the usual one, once somebody has looked"
-    parser.add_argument("--relearn", metavar="INSPECTION", help=relearn)
+    reset = "take the reject rate of this inspection from now on as its baseline, once somebody has checked"
+    parser.add_argument("--reset-baseline", metavar="INSPECTION", help=reset)
     parser.add_argument("--json", action="store_true", help="one JSON object")
     arguments = parser.parse_args(argv)
     state_dir = config.load(arguments.config).state_dir
-    if arguments.relearn is not None:
-        control.request(state_dir, "relearn", inspection=arguments.relearn)
+    if arguments.reset_baseline is not None:
+        control.request(state_dir, "reset_baseline", inspection=arguments.reset_baseline)
     answer = control.request(state_dir, "status")
-    heartbeat, not_well = answer["heartbeat"], answer.get("not_well", [])  # which an agent before this version lacks
+    heartbeat, active_conditions = answer["heartbeat"], answer["active_conditions"]
     models = _models(state_dir)
     if arguments.json:
-        print(json.dumps({**heartbeat, "models": models, "not_well": not_well}))
+        print(json.dumps({**heartbeat, "models": models, "active_conditions": active_conditions}))
     else:
         print(
-            "\n".join([_text(heartbeat, not_well), *(model_text.format_summary(values) for values in models.values())])
+            "\n".join(
+                [
+                    _text(heartbeat, active_conditions),
+                    *(model_text.format_summary(values) for values in models.values()),
+                ]
+            )
         )
     return 0
 
@@ -45,7 +50,7 @@ def _models(state_dir: Path) -> dict[str, Any]:
     return inspections
 
 
-def _text(beat: dict[str, Any], not_well: list[dict[str, Any]]) -> str:
+def _text(beat: dict[str, Any], active_conditions: list[dict[str, Any]]) -> str:
     outbox = beat["outbox"]
     reason = f" ({beat['transport_reason']})" if beat.get("transport_reason") else ""
     component = f" (component {beat['component_version']})" if beat.get("component_version") else ""
@@ -58,7 +63,7 @@ def _text(beat: dict[str, Any], not_well: list[dict[str, Any]]) -> str:
         f"broker {beat['transport']}{reason}, outbox {outbox['rows']} messages ({outbox['verdicts']} verdicts)",
         *_refused_topics(outbox),
         *_storage(outbox),
-        *(f"NOT WELL for {duration(found['for_s'])}: {found['what']}: {found['reason']}" for found in not_well),
+        *(f"FAULT for {duration(found['for_s'])}: {found['what']}: {found['reason']}" for found in active_conditions),
         *_faults_text(beat),
     ]
     if beat.get("configuration") is not None:
@@ -98,8 +103,8 @@ def _faults_text(beat: dict[str, Any]) -> list[str]:
         lines.append(f"the model runtime failed on {beat['faults']} batches: {beat['last_fault']}")
     if (threads := beat["threads"])["faults"]:
         lines.append(f"faults of threads: {_counts(threads['faults'])}; the last: {threads['last']}")
-    if beat["frames_not_kept"]:
-        lines.append(f"{beat['frames_not_kept']} frames of defect and unsure parts were not kept")
+    if beat["frames_not_recorded"]:
+        lines.append(f"{beat['frames_not_recorded']} frames of defect and unsure parts were not kept")
     if beat["losses"]:
         lines.append(f"dropped or refused beside frames: {_counts(beat['losses'])}")
     log = beat["log"]
@@ -151,7 +156,7 @@ _CHARTS: Final = {
 def _rejects(figures: dict[str, Any]) -> str:
     parts, rejects = figures["parts"], figures["rejects"]
     share = f"{rejects / parts:.1%}" if parts else "none"
-    usual = "" if figures["usual"] is None else f", usual are runs of rejects on {figures['usual']:.2%}"
+    usual = "" if figures["baseline"] is None else f", usual are runs of rejects on {figures['baseline']:.2%}"
     return f"rejects: {rejects} of the last {parts} parts ({share}), {_CHARTS[figures['state']]}{usual}"
 
 
@@ -162,10 +167,10 @@ def _pictures(camera: dict[str, Any]) -> list[str]:
         lines.append(f"  NOT JUDGED: its pictures are {camera['picture_alarm']}")
     if camera["picture_faults"]:
         lines.append(f"  unknown because of the picture: {_counts(camera['picture_faults'])}")
-    if camera["picture_misfit"] is not None:
-        lines.append(f"  unlike the pictures that the model was trained on: {camera['picture_misfit']}")
-    if camera.get("left_out") is not None:
-        lines.append(f"  {camera['left_out']}")
+    if camera["image_mismatch"] is not None:
+        lines.append(f"  unlike the pictures that the model was trained on: {camera['image_mismatch']}")
+    if camera.get("skipped_files") is not None:
+        lines.append(f"  {camera['skipped_files']}")
     return lines
 
 

@@ -67,7 +67,7 @@ def build_heartbeat(identity: AgentIdentity, *, previous: AgentSnapshot | None, 
         memory_used=current.process.memory_used,
         faults=current.inference_faults,
         last_fault=_text(current.last_inference_fault),
-        frames_not_kept=sum(inspection.frames_not_recorded for inspection in current.inspections),
+        frames_not_recorded=sum(inspection.frames_not_recorded for inspection in current.inspections),
         threads=_threads(current.threads),
         log=current.log or LogHealth(),
         losses=current.losses,
@@ -129,9 +129,9 @@ def _inspection(inspection: InspectionSnapshot) -> InspectionHealth:
 
 
 def _rejects(rate: RejectRate) -> RejectHealth:
-    usual = None if rate.baseline is None else round(rate.baseline, 6)
+    baseline = None if rate.baseline is None else round(rate.baseline, 6)
     return RejectHealth.model_validate(
-        {"state": rate.state, "parts": rate.parts, "rejects": rate.rejects, "usual": usual}
+        {"state": rate.state, "parts": rate.parts, "rejects": rate.rejects, "baseline": baseline}
     )
 
 
@@ -155,8 +155,8 @@ def _camera(camera: CameraSnapshot) -> CameraHealth:
         outcomes={Outcome(outcome): count for outcome, count in accounting.outcomes.items()},
         picture_faults={ImageFault(fault): count for fault, count in camera.picture_faults.items()},
         picture_alarm=_text(camera.picture_alarm),
-        picture_misfit=_text(camera.picture_mismatch),
-        left_out=_text(status.left_out),
+        image_mismatch=_text(camera.image_mismatch),
+        skipped_files=_text(status.skipped_files),
     )
 
 

@@ -41,7 +41,7 @@ class CameraSnapshot:
     latency_total_us: int
     picture_faults: Mapping[str, int] = field(default_factory=dict)  # ImageFault value -> pictures that prove nothing
     picture_alarm: str | None = None  # why its pictures are not judged now
-    picture_mismatch: str | None = None  # in which way they are unlike those that the model was trained on
+    image_mismatch: str | None = None  # in which way they are unlike those that the model was trained on
 
     @property
     def camera(self) -> str:

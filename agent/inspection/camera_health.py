@@ -152,10 +152,10 @@ class CameraStateMachine:
         if before is None or error not in before:
             self._status = replace(self._status, last_error=error if before is None else f"{before}; {error}"[:400])
 
-    def set_unread_files(self, text: str | None) -> bool:
+    def set_skipped_files(self, text: str | None) -> bool:
         """Take what the opened source passes over; whether that is news."""
-        is_news = text is not None and text != self._status.left_out
-        self._status = replace(self._status, left_out=text)
+        is_news = text is not None and text != self._status.skipped_files
+        self._status = replace(self._status, skipped_files=text)
         return is_news
 
     def on_ended(self, now_ns: int) -> None:

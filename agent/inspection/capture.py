@@ -199,7 +199,7 @@ class CaptureThread:
             with self._error_boundary:
                 self._settings.source.close()
         except CameraError as error:
-            self._supervisor.losses.count("camera_closings")
+            self._supervisor.losses.count("camera_close_failures")
             self._state_machine.record_error(f"closing failed: {error}")
 
     def _apply_next_settings(self) -> None:
@@ -224,7 +224,7 @@ class CaptureThread:
                 self._state_machine.on_opening(self._clock.monotonic_ns())
                 with self._error_boundary:
                     self._settings.source.open()
-                self._log_unread_files(getattr(self._settings.source, "left_out", None))
+                self._log_skipped_files(getattr(self._settings.source, "skipped_files", None))
                 self._read_frames()
             except SourceEndedError as end:
                 _log.info("camera %s: %s", self._camera, end)
@@ -239,9 +239,9 @@ class CaptureThread:
                 self._close()
                 self._clock.wait(self._interrupt, delay_s)
 
-    def _log_unread_files(self, text: str | None) -> None:
+    def _log_skipped_files(self, text: str | None) -> None:
         """Say once what the source passes over; status and heartbeat show it from now on."""
-        if self._state_machine.set_unread_files(text):
+        if self._state_machine.set_skipped_files(text):
             _log.warning("camera %s: %s", self._camera, text)
 
     def _read_frames(self) -> None:

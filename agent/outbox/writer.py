@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from agent.records import Verdict
     from agent.timing.clock import Clock
 
-RESERVE_NAME: Final = "outbox.ballast"
+RESERVE_NAME: Final = "outbox.reserve"
 _NS_PER_S: Final = 1_000_000_000
 _COMMIT_SHARE: Final = 0.8  # of commit_s: the rest is for the commit itself
 _RETRY_NS: Final = _NS_PER_S
@@ -410,11 +410,11 @@ class OutboxWriter:
                 self._backlog.reset()
                 return
             if is_full(error):
-                had_ballast = self._reserve.is_reserved
+                had_reserve = self._reserve.is_reserved
                 self._reserve.release()
                 self._reserve_retry_ns = now_ns + _RESERVE_RETRY_NS
-                self._store.handle_disk_full(self._limits.reserve_bytes // 4 if had_ballast else 0)
-                if had_ballast:
+                self._store.handle_disk_full(self._limits.reserve_bytes // 4 if had_reserve else 0)
+                if had_reserve:
                     return  # the next step tries at once
             else:
                 self._store.close()

@@ -1,4 +1,4 @@
-"""A heartbeat as messages of a bounded size: as one where it fits, else as parts that repeat the shared fields.
+"""A heartbeat as messages of a bounded size: as one where it fits, else as chunks that repeat the shared fields.
 
 Invariant: every message stays below `MAX_MESSAGE_BYTES`, whatever happened on the device. Where the shared fields alone
 would take too much, their texts are shortened and their lists and tables cut, the longest first, in the steps of
@@ -30,21 +30,22 @@ def encode_heartbeat(heartbeat: Heartbeat) -> tuple[bytes, ...]:
     whole = _dump(heartbeat)
     if len(whole) < MAX_MESSAGE_BYTES:
         return (whole,)
-    shared = heartbeat.model_copy(update={"inspections": (), "cameras": (), "part": 999, "parts": 999})
+    shared = heartbeat.model_copy(update={"inspections": (), "cameras": (), "chunk": 999, "chunks": 999})
     shared = _reduce(shared, _MAX_SHARED_BYTES)
-    pieces: list[Heartbeat] = []
-    piece = shared
+    chunks: list[Heartbeat] = []
+    chunk = shared
     for field in ("inspections", "cameras"):
         for item in getattr(heartbeat, field):
             small = _reduce(item, _MAX_ITEM_BYTES)
-            grown = piece.model_copy(update={field: (*getattr(piece, field), small)})
+            grown = chunk.model_copy(update={field: (*getattr(chunk, field), small)})
             if len(_dump(grown)) >= MAX_MESSAGE_BYTES:
-                pieces.append(piece)
+                chunks.append(chunk)
                 grown = shared.model_copy(update={field: (small,)})
-            piece = grown
-    pieces.append(piece)
+            chunk = grown
+    chunks.append(chunk)
     return tuple(
-        _dump(piece.model_copy(update={"part": number, "parts": len(pieces)})) for number, piece in enumerate(pieces, 1)
+        _dump(chunk.model_copy(update={"chunk": number, "chunks": len(chunks)}))
+        for number, chunk in enumerate(chunks, 1)
     )
 
 

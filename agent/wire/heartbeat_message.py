@@ -35,8 +35,8 @@ class CameraHealth(WireModel):
         ImageFault, Count
     ] = {}  # of `inspected`: the picture proved nothing, the verdict is `unknown`
     picture_alarm: Text | None = None  # why its pictures are not judged now
-    picture_misfit: Text | None = None  # in which way they are unlike those that the model was trained on
-    left_out: Text | None = None  # what its source passes over: pictures of a kind that is not read
+    image_mismatch: Text | None = None  # in which way they are unlike those that the model was trained on
+    skipped_files: Text | None = None  # what its source passes over: pictures of a kind that is not read
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
@@ -52,7 +52,7 @@ class RejectHealth(WireModel):
     state: Literal["learning", "steady", "high", "low", "flood"]
     parts: Count  # the last 500 to 1,000
     rejects: Count  # among them
-    usual: Fraction | None = None  # share of parts that begin a run of rejects, as learned on this line
+    baseline: Fraction | None = None  # share of parts that begin a run of rejects, as learned on this line
 
 
 class InspectionHealth(WireModel):
@@ -132,7 +132,7 @@ class LogHealth(WireModel):
     warnings: Count = 0
     errors: Count = 0
     repeats: Count = 0  # lines that were left out, because they say what the log says already
-    not_well: Count = 0  # conditions that last at the moment; `kensa status` names them
+    active_conditions: Count = 0  # conditions that last at the moment; `kensa status` names them
 
 
 class ConfigurationHealth(WireModel):
@@ -167,7 +167,7 @@ class Heartbeat(WireModel):
     memory_used: Fraction | None = None  # share of the machine's memory in use
     faults: Count = 0  # batches that the model's runtime failed on
     last_fault: Text | None = None
-    frames_not_kept: Count = 0  # of defect and unsure parts, because writing them could not follow
+    frames_not_recorded: Count = 0  # of defect and unsure parts, because writing them could not follow
     threads: ThreadsHealth = ThreadsHealth()
     log: LogHealth = LogHealth()
     losses: Mapping[Name, Count] = {}  # dropped or refused beside frames and verdicts, by what; docs/operations.md
@@ -175,5 +175,5 @@ class Heartbeat(WireModel):
     collection: CollectionHealth | None = None  # null where nothing is collected
     inspections: tuple[InspectionHealth, ...]
     cameras: tuple[CameraHealth, ...]
-    part: Count = 1  # 1 .. parts: which piece of a heartbeat that did not fit into one message
-    parts: Count = 1
+    chunk: Count = 1  # 1 .. chunks: which piece of a heartbeat that did not fit into one message
+    chunks: Count = 1

@@ -151,7 +151,7 @@ cpu               DOUBLE     cores in use
 rss_bytes         BIGINT     memory of the agent
 temperature_c     DOUBLE     of the device
 faults            BIGINT     batches that the model's runtime failed on, since the start
-frames_not_kept   BIGINT     defect and unsure frames that could not be written, since the start
+frames_not_recorded BIGINT   defect and unsure frames that could not be written, since the start
 outbox_rows       BIGINT     messages waiting for the broker
 outbox_verdicts   BIGINT     verdicts in them
 outbox_oldest_age_s DOUBLE   age of the oldest of them

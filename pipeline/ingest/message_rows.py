@@ -126,7 +126,7 @@ def _heartbeat(heartbeat: Heartbeat, site: str) -> tuple[Row, ...]:
         "rss_bytes": heartbeat.rss_bytes,
         "temperature_c": heartbeat.temperature_c,
         "faults": heartbeat.faults,
-        "frames_not_kept": heartbeat.frames_not_kept,
+        "frames_not_recorded": heartbeat.frames_not_recorded,
         "outbox_rows": heartbeat.outbox.rows,
         "outbox_verdicts": heartbeat.outbox.verdicts,
         "outbox_oldest_age_s": heartbeat.outbox.oldest_age_s,

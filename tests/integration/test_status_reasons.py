@@ -62,8 +62,8 @@ def test_a_line_that_is_well_names_no_trouble(
     running: tuple[app.Agent, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     text, values = status(running[1], capsys)
-    assert values["not_well"] == []
-    for word in ("NOT WELL", "NOT COMMITTED", "faults", "lost", "refused"):
+    assert values["active_conditions"] == []
+    for word in ("FAULT", "NOT COMMITTED", "faults", "lost", "refused"):
         assert word not in text
 
 
@@ -77,13 +77,13 @@ def test_a_camera_that_is_gone_is_named_with_its_reason_until_it_delivers_again(
     view.capture.reconfigure(view.settings)  # opened again
     until(lambda: bool(agent.supervisor.conditions()))
     text, values = status(folder, capsys)
-    (found,) = [one for one in values["not_well"] if one["what"] == "camera cam"]
+    (found,) = [one for one in values["active_conditions"] if one["what"] == "camera cam"]
     assert "does not exist" in found["reason"]
-    assert "NOT WELL for" in text
+    assert "FAULT for" in text
     assert "  why: " in text
     shutil.move(folder / "away", folder / "images")
     until(lambda: "camera cam delivers again" in caplog.text)
-    assert "NOT WELL" not in status(folder, capsys)[0]
+    assert "FAULT" not in status(folder, capsys)[0]
 
 
 def test_a_bug_in_a_thread_is_counted_and_named(
@@ -96,7 +96,7 @@ def test_a_bug_in_a_thread_is_counted_and_named(
     assert values["threads"]["faults"] == {"keeper": 1}
     assert "faults of threads: 1 keeper; the last: thread kensa-keeper: ZeroDivisionError: x" in text
     assert "dropped or refused beside frames: 3 heartbeats" in text
-    assert "NOT WELL for" in text
+    assert "FAULT for" in text
 
 
 def test_a_disk_that_refuses_the_outbox_and_what_was_lost_with_it_are_named(

@@ -39,8 +39,8 @@ def camera(number: int, text: str) -> CameraHealth:
         outcomes=dict.fromkeys(Outcome, BIG),
         picture_faults=dict.fromkeys(ImageFault, BIG),
         picture_alarm=text,
-        picture_misfit=text,
-        left_out=text,
+        image_mismatch=text,
+        skipped_files=text,
     )
 
 
@@ -101,16 +101,16 @@ def heartbeats(draw: st.DrawFn) -> Heartbeat:
 
 @settings(max_examples=60, deadline=None)
 @given(heartbeats())
-def test_every_part_fits_into_one_message_and_no_camera_loses_a_count(beat: Heartbeat) -> None:
+def test_every_chunk_fits_into_one_message_and_no_camera_loses_a_count(beat: Heartbeat) -> None:
     payloads = encode_heartbeat(beat)
     assert all(len(payload) < MAX_MESSAGE_BYTES for payload in payloads)
-    parts = [part for payload in payloads if isinstance(part := decode(payload), Heartbeat)]
-    assert [part.part for part in parts] == list(range(1, len(payloads) + 1))
-    assert {part.parts for part in parts} == {len(payloads)}
+    chunks = [chunk for payload in payloads if isinstance(chunk := decode(payload), Heartbeat)]
+    assert [chunk.chunk for chunk in chunks] == list(range(1, len(payloads) + 1))
+    assert {chunk.chunks for chunk in chunks} == {len(payloads)}
     for field in ("thing", "line", "boot_epoch", "utc_us"):
-        assert {getattr(part, field) for part in parts} == {getattr(beat, field)}
-    assert {part.outbox.verdicts for part in parts} == {beat.outbox.verdicts}
-    told = [found for part in parts for found in part.cameras]
+        assert {getattr(chunk, field) for chunk in chunks} == {getattr(beat, field)}
+    assert {chunk.outbox.verdicts for chunk in chunks} == {beat.outbox.verdicts}
+    sent = [found for chunk in chunks for found in chunk.cameras]
     counts = [(c.camera, c.captured, c.inspected, c.pending, dict(c.dropped), dict(c.outcomes)) for c in beat.cameras]
-    assert [(c.camera, c.captured, c.inspected, c.pending, dict(c.dropped), dict(c.outcomes)) for c in told] == counts
-    assert sum(len(part.inspections) for part in parts) == len(beat.inspections)
+    assert [(c.camera, c.captured, c.inspected, c.pending, dict(c.dropped), dict(c.outcomes)) for c in sent] == counts
+    assert sum(len(chunk.inspections) for chunk in chunks) == len(beat.inspections)

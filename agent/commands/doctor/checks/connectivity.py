@@ -75,10 +75,10 @@ def _describe_camera(camera: Mapping[str, Any]) -> CheckResult:
         return fail(check, f"{seen}: {error or 'no frame yet'}", "check power, cable and address of the camera")
     if alarm := camera.get("picture_alarm"):
         return fail(check, f"{seen}; its pictures are {alarm}", "every part is `unknown` until the pictures are good")
-    if misfit := camera.get("picture_misfit"):
-        return warn(check, f"{seen}; {misfit}", "make the pictures like those that the model was trained on")
-    if left_out := camera.get("left_out"):
-        return warn(check, f"{seen}; {left_out}", _CONVERT)
+    if mismatch := camera.get("image_mismatch"):
+        return warn(check, f"{seen}; {mismatch}", "make the pictures like those that the model was trained on")
+    if skipped_files := camera.get("skipped_files"):
+        return warn(check, f"{seen}; {skipped_files}", _CONVERT)
     return ok(check, seen)
 
 
@@ -110,9 +110,9 @@ def _camera(check: str, camera: CameraConfig, inspection: InspectionConfig, geom
                 source = make_source(camera, SystemClock())
                 try:
                     found = _first_frame(check, source, camera, inspection, geometry)
-                    left_out = getattr(source, "left_out", None)
-                    if left_out is not None and found.status is CheckStatus.OK:
-                        found = warn(check, f"{found.seen}; {left_out}", _CONVERT)
+                    skipped_files = getattr(source, "skipped_files", None)
+                    if skipped_files is not None and found.status is CheckStatus.OK:
+                        found = warn(check, f"{found.seen}; {skipped_files}", _CONVERT)
                     outcome.append(found)
                 finally:
                     source.close()

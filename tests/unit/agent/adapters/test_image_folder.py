@@ -173,14 +173,14 @@ def test_pictures_of_other_kinds_are_counted_and_named(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"II*")
     source = ImageFolderSource(path=tmp_path, clock=CLOCK)
     assert len(read_all(source)) == 2
-    assert source.left_out == (
+    assert source.skipped_files == (
         "5 pictures of other kinds passed over: 2 .tif, 1 .heic, 1 .tiff, 1 .webp (1.tif, 2.TIF, 4.webp, ...); "
         "read are .bmp, .jpeg, .jpg, .png"
     )
     for path in tmp_path.rglob("*.[tTwh][iIe]*"):
         path.unlink()
     assert len(read_all(source)) == 2
-    assert not source.left_out
+    assert not source.skipped_files
 
 
 def test_a_folder_of_other_kinds_only_says_which(tmp_path: Path) -> None:

@@ -360,7 +360,7 @@ def test_status_shows_the_models_beside_the_heartbeat(site: Site, capsys: pytest
     beat = heartbeat_publisher.build_heartbeat(
         health_snapshots.IDENTITY, previous=None, current=health_snapshots.snapshot()
     )
-    status: dict[str, Any] = {"status": lambda _: {"heartbeat": beat.model_dump(mode="json")}}
+    status: dict[str, Any] = {"status": lambda _: {"heartbeat": beat.model_dump(mode="json"), "active_conditions": []}}
     for lifecycles, expected in (({INSPECTION: site.plant.lifecycle}, 1), ({}, 0)):
         server = ControlServer(
             state_dir=site.state_dir, handlers={**status, **control_handlers.model_handlers(lifecycles)}

@@ -99,7 +99,7 @@ def test_many_passes_at_once_are_the_same_as_one_by_one(steps: list[tuple[str, i
             for _ in range(rejects):
                 chart.add(camera, rejected=True)
     assert at_once.state is one_by_one.state
-    for name in ("parts", "rejects", "trials", "runs", "recent", "usual"):
+    for name in ("parts", "rejects", "trials", "runs", "recent", "baseline"):
         assert getattr(at_once, name) == getattr(one_by_one, name), name
     for name in ("high", "low", "flood"):
         assert getattr(at_once, name).value == pytest.approx(getattr(one_by_one, name).value, abs=1e-6), name

@@ -38,7 +38,7 @@ def test_it_says_who_what_and_how_much() -> None:
     assert beat.utc_us == 1_700_000_000_123_456
     assert (beat.transport, beat.rss_bytes, beat.temperature_c) == ("up", 90_000_000, 61.5)
     assert beat.cpu == 0.5  # 5 s of processor time in 10 s since the start
-    assert beat.frames_not_kept == 2
+    assert beat.frames_not_recorded == 2
     health = beat.cameras[0]
     assert (health.captured, health.inspected, health.pending) == (14, 7, 3)
     assert health.dropped == {DropReason.OVERRUN: 4}
@@ -86,7 +86,7 @@ def test_a_line_without_a_model_says_so() -> None:
 @pytest.mark.parametrize("text", ["x" * 5_000, "検査" * 500, '"\\\n' * 900, "🔧" * 300])
 def test_long_errors_are_cut_so_that_the_message_stays_within_its_limit(text: str) -> None:
     camera = camera_snapshot("cam", counters({}), state=CameraState.RECONNECTING, last_error=text)
-    current = snapshot(camera, transport="down", transport_reason=text, faults=7, last_fault=text)
+    current = snapshot(camera, transport="down", transport_reason=text, inference_faults=7, last_inference_fault=text)
 
     beat = build_heartbeat(IDENTITY, previous=None, current=current)
 
@@ -210,7 +210,7 @@ def test_the_age_of_this_process_is_known_without_a_library() -> None:
 
 def test_psutil_is_not_loaded_before_the_first_reading() -> None:
     program = (
-        "import sys; from agent.health import process; meter = process.ProcessMeter(); process.process_age_s();"
+        "import sys; from agent.health import process_usage as p; meter = p.ProcessMeter(); p.process_age_s();"
         "assert 'psutil' not in sys.modules; meter.read(); assert 'psutil' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

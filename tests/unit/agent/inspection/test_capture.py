@@ -334,5 +334,5 @@ def test_what_a_source_passes_over_is_said_once_and_stays_in_its_status(
     (tmp_path / "b.tif").write_bytes(b"II*")
     line = run(Line(ImageFolderSource(path=tmp_path, clock=CLOCK, fps=100.0, loop=True)))
     line.take(until=lambda frames: len(frames) >= 5)
-    assert "1 picture of other kinds passed over: 1 .tif (b.tif)" in str(line.capture.status.left_out)
+    assert "1 picture of other kinds passed over: 1 .tif (b.tif)" in str(line.capture.status.skipped_files)
     assert caplog.text.count("b.tif") == 1

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 CAMERAS = ("left", "right", "top")
 ORIGINS = {camera: make_origin(camera=camera) for camera in CAMERAS}
 BAD = verdict_topic("device-7", "left")
-KINDS = ("rejects", "hangs_up_on")
+KINDS = ("rejects", "disconnect_topics")
 
 
 @dataclass
@@ -172,7 +172,7 @@ def test_a_heartbeat_that_is_refused_is_replaced_by_the_newest_and_nothing_waits
 
 def test_no_gap_and_no_loss_whatever_is_refused(tmp_path: Path) -> None:
     line = Line(tmp_path)
-    line.forbid("hangs_up_on")
+    line.forbid("disconnect_topics")
     line.run(4.0, produce=2)
     line.transport.disconnect_topics.clear()
     line.run(70.0)

@@ -218,21 +218,21 @@ def test_a_name_that_does_not_fit_into_a_topic_is_refused(name: str) -> None:
         wire.heartbeat_topic(name)
 
 
-def test_a_heartbeat_of_many_cameras_travels_in_parts_below_the_bound() -> None:
-    parts = wire.encode_heartbeat(heartbeat(40))
-    beats = [wire.decode(part) for part in parts]
-    assert len(parts) > 1
-    assert all(len(part) < wire.MAX_MESSAGE_BYTES for part in parts)
+def test_a_heartbeat_of_many_cameras_travels_in_chunks_below_the_bound() -> None:
+    chunks = wire.encode_heartbeat(heartbeat(40))
+    beats = [wire.decode(chunk) for chunk in chunks]
+    assert len(chunks) > 1
+    assert all(len(chunk) < wire.MAX_MESSAGE_BYTES for chunk in chunks)
     assert all(isinstance(beat, wire.Heartbeat) for beat in beats)
-    assert [(beat.part, beat.parts) for beat in beats if isinstance(beat, wire.Heartbeat)] == [
-        (number, len(parts)) for number in range(1, len(parts) + 1)
+    assert [(beat.chunk, beat.chunks) for beat in beats if isinstance(beat, wire.Heartbeat)] == [
+        (number, len(chunks)) for number in range(1, len(chunks) + 1)
     ]
     cameras = [camera.camera for beat in beats if isinstance(beat, wire.Heartbeat) for camera in beat.cameras]
     assert cameras == [camera.camera for camera in heartbeat(40).cameras]
 
 
 def test_a_heartbeat_whose_counts_do_not_add_up_cannot_be_built() -> None:
-    with pytest.raises(ValidationError, match="captured is not judged"):
+    with pytest.raises(ValidationError, match="captured is not inspected"):
         wire.CameraHealth(
             camera="c", inspection="i", state=CameraState.RUNNING, fps=1.0, captured=5, inspected=3, pending=1
         )
