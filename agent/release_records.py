@@ -135,7 +135,7 @@ class ModelStatus:
     inspection: str
     state: str  # of `agent.lifecycle.state.transitions.State`
     since_utc_s: float
-    active: ReleaseRef | None  # None: the factory release, or none at all in SAFE
+    active: ReleaseRef | None  # None: the factory release, or none at all in NO_MODEL
     previous: ReleaseRef | None
     candidate: ReleaseRef | None
     desired: DesiredRelease | None
@@ -143,6 +143,6 @@ class ModelStatus:
     progress: Mapping[str, float] = field(default_factory=dict)  # of the present state: counts and statistics
     refusal: Refusal | None = None  # the last one, and of which release
     refused: ReleaseRef | None = None
-    alarm: str | None = None  # a person must look: SAFE, drift of light or camera, too many rollbacks
+    alarm: str | None = None  # a person must look: NO_MODEL, drift of light or camera, too many rollbacks
     counter_floor: int = 0
     last_try: FailedAttempt | None = None  # of what is under way; shown on the device, not reported

@@ -122,7 +122,7 @@ class Lease:
 
 
 class ModelSlot:
-    """Holds the lease that the next batch will take; None means SAFE: every part is `unknown`."""
+    """Holds the lease that the next batch will take; None means NO_MODEL: every part is `unknown`."""
 
     def __init__(self, lease: Lease | None = None, *, site: SiteOverrides | None = None) -> None:
         """Start with `lease`, and with `site` or else the lease's own."""
@@ -133,7 +133,7 @@ class ModelSlot:
 
     @property
     def site(self) -> SiteOverrides:
-        """What is laid over every model here; a batch takes it from its lease, and from here in SAFE."""
+        """What is laid over every model here; a batch takes it from its lease, and from here in NO_MODEL."""
         return self._site
 
     def lease(self) -> Lease | None:
@@ -148,7 +148,7 @@ class ModelSlot:
             self._lease = None if self._lease is None else self._lease.with_site(site)
 
     def begin_shadow_deployment(self, tap: FrameTap) -> None:
-        """Offer frames to `tap` from the next batch on. Does nothing in SAFE: there is no champion to compare with."""
+        """Offer frames to `tap` from the next batch on. Does nothing in NO_MODEL, which has no champion."""
         with self._write_lock:
             if self._lease is not None:
                 self._lease = replace(self._lease, frame_tap=tap, trial=None)

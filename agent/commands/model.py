@@ -78,7 +78,7 @@ def _status_from_journals(arguments: argparse.Namespace, error: ControlError) ->
     shown = {}
     for name in _check_inspections(config, names):
         status, record = last_status(config.state_dir, name)
-        shown[name] = control_handlers.summary_values(status, [asdict(bad) for bad in record.bad])
+        shown[name] = control_handlers.summary_values(status, [asdict(bad) for bad in record.deny_list])
     return shown
 
 

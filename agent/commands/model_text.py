@@ -53,8 +53,8 @@ def format_status(values: Values, *, now_utc_s: float) -> list[str]:
         if what_to_do := remedy("", failed["reason"]):
             lines += _wrapped("", f"what to do: {what_to_do}")
     lines += format_refusal(values)
-    if values["bad"]:
-        named = ", ".join(f"{bad['release']} ({_blocked_releases(bad)})" for bad in values["bad"][-5:])
+    if values["deny_list"]:
+        named = ", ".join(f"{bad['release']} ({_blocked_releases(bad)})" for bad in values["deny_list"][-5:])
         lines += _wrapped("not again", f"{named}; `kensa model retry` takes one off this list")
     if values["alarm"]:
         lines += _wrapped("ALARM", values["alarm"])
@@ -230,8 +230,8 @@ def _desired(values: Values) -> str:
 
 
 def _rollback_target(values: Values) -> str:
-    """Where a rollback leads: not to what is on the bad list."""
-    if all(bad["digest"] != values["previous"]["digest"] for bad in values["bad"]):
+    """Where a rollback leads: not to what is on the deny list."""
+    if all(bad["digest"] != values["previous"]["digest"] for bad in values["deny_list"]):
         return "`kensa model rollback` goes back to it"
     return "refused, so a rollback leads to the factory release" if values["active"] else "refused"
 

@@ -187,8 +187,8 @@ class RolloutEvaluator:
             "errors_log_ratio": self._errors.parts.log_ratio,
             "late": float(self._deadlines.parts.events),
             "late_log_ratio": self._deadlines.parts.log_ratio,
-            "champion_alone": float(self._unassigned),
-            "champion_alone_late": float(self._unassigned_late),
+            "unassigned_parts": float(self._unassigned),
+            "unassigned_late": float(self._unassigned_late),
         }
         moved = {"psi_champion": drift.champion, "psi_challenger": drift.challenger, "psi_between": drift.between}
         return figures | {name: value for name, value in moved.items() if value is not None}

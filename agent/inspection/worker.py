@@ -7,7 +7,7 @@ batch ends in `unknown` verdicts; the worker goes on.
 
 A shadow costs the line the offer of a reference, after the verdict. In a trial the parts that are not assigned to the
 challenger get their verdicts first; the others wait for both models (`agent.inspection.challenger` says whose word
-counts). Parts that no model saw (displaced, refused, SAFE), or whose picture proves nothing (dark, bright, flat,
+counts). Parts that no model saw (displaced, refused, NO_MODEL), or whose picture proves nothing (dark, bright, flat,
 frozen), belong to no arm and are not observed.
 """
 

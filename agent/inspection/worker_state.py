@@ -151,7 +151,7 @@ class WorkerState:
         self.collect: Final = context.collect
         self.cameras: Final = context.cameras
         self.monitor: Final = context.monitor
-        self.batch_buffer: BatchBuffer | None = None  # for the champion's geometry; None in SAFE
+        self.batch_buffer: BatchBuffer | None = None  # for the champion's geometry; None in NO_MODEL
         self.site: SiteOverrides = NO_OVERRIDES  # of the batch
         self._slot = context.slot
         self._max_batch = max_batch

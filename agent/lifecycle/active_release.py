@@ -92,7 +92,7 @@ class ActiveRelease:
         self._checkpoint("slot: after")
 
     def clear(self) -> None:
-        """SAFE: from the next batch on every part is `unknown`."""
+        """NO_MODEL: from the next batch on every part is `unknown`."""
         self._slot.switch(None)
         self._slot.drop_previous()
         self._current = self._previous = self._probation_end_ns = None

@@ -85,7 +85,7 @@ class _ModelHandlers:
         return {"inspection": name}
 
     def retry(self, request: Request) -> Answer:
-        """Take a release off the bad list; without `which` only end the wait for a person."""
+        """Take a release off the deny list; without `which` only end the wait for a person."""
         name = self._requested_lifecycle(request)
         which = _text(request, "which")
         self._lifecycles[name].retry(which)
@@ -162,8 +162,8 @@ def _text(request: Request, key: str) -> str | None:
 
 
 def summary_values(status: ModelStatus, bad: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what `kensa model show` prints of one inspection; `bad` is its bad list, oldest first."""
-    return {**status_values(status), "bad": [_deny_list_values(entry) for entry in bad[-_MAX_DENY_LIST:]]}
+    """Return what `kensa model show` prints of one inspection; `bad` is its deny list, oldest first."""
+    return {**status_values(status), "deny_list": [_deny_list_values(entry) for entry in bad[-_MAX_DENY_LIST:]]}
 
 
 def status_values(status: ModelStatus) -> dict[str, Any]:
@@ -208,7 +208,7 @@ def _try_values(failed: FailedAttempt | None) -> dict[str, str] | None:
 
 
 def _deny_list_values(bad: Mapping[str, Any]) -> dict[str, Any]:
-    """One line of the bad list; its refusal in short."""
+    """One line of the deny list; its refusal in short."""
     refusal = bad["refusal"]
     utc_s = bad["utc_s"] if math.isfinite(bad["utc_s"]) else 0.0
     return {

@@ -272,14 +272,14 @@ class Lifecycle:
         self._request("continue", None)
 
     def retry(self, which: str | None = None) -> None:
-        """Take a release off the bad list (digest, its first 8 or more characters, or name/version; None: none).
+        """Take a release off the deny list (digest, its first 8 or more characters, or name/version; None: none).
 
         Also ends the cool-down and the wait for a person. Raises LifecycleError when the list does not have it.
         """
         record = self._context.record_store.record
-        if which is not None and not any(rules.matches_entry(bad, which) for bad in record.bad):
-            known = ", ".join(bad.release_id for bad in record.bad) or "nothing"
-            raise LifecycleError(f"{which[:80]!r} is not on the bad list, which has {known}.")
+        if which is not None and not any(rules.matches_entry(bad, which) for bad in record.deny_list):
+            known = ", ".join(bad.release_id for bad in record.deny_list) or "nothing"
+            raise LifecycleError(f"{which[:80]!r} is not on the deny list, which has {known}.")
         self._request("retry", which)
 
     def _require_ab(self) -> None:
@@ -315,7 +315,7 @@ class Lifecycle:
 
     def deny_list(self) -> list[dict[str, Any]]:
         """Return what is not tried again, with its refusals, as plain values, oldest first."""
-        return [asdict(bad) for bad in self._context.record_store.record.bad]
+        return [asdict(bad) for bad in self._context.record_store.record.deny_list]
 
     def check_release(self, fetched: FetchedRelease, *, release_id: str) -> Refusal | None:
         """Say what the lifecycle would refuse the release for that was fetched for `release_id`; from any thread."""

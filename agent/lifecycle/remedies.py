@@ -51,7 +51,7 @@ _REMEDY_BY_REASON: Final[Mapping[str, str]] = {
     "inference_failed": "it fails on a picture: have the model looked at",
     "attempts_exhausted": "find out why the process ended (log, power, memory), then `kensa model retry`",
     "boot_loop": "the log of the last three starts says why the agent ended; then publish a mended release",
-    "goes_in_circles": "report it with the log and `kensa model history`",
+    "too_many_transitions": "report it with the log and `kensa model history`",
     "not_finite": "its scores are no numbers: train it again",
     "unreadable": "its golden set cannot be used: export it again",
     "scores_differ": f"this machine computes something else {_CPU}",

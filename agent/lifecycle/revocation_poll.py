@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _RETRY_S: Final = 3_600.0  # at the latest, after a look that failed
 _ALARM_AFTER_S: Final = 3 * 86_400.0  # until a failing look is an alarm
 _DAY_S: Final = 86_400.0
-# nothing waits for the look; SAFE has nothing to leave
+# nothing waits for the look; NO_MODEL has nothing to leave
 _POLLING_STATES: Final = frozenset({LifecycleState.IDLE, LifecycleState.FETCHING})
 _log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class RevocationPoller:
                 return 0.0 if self._context.stop.is_set() else wait_s
         signed_utc_s = max(record.signed_utc_s, self._unsaved.signed_utc_s)
         kept = retire_revoked(self._context, replace(record, signed_utc_s=signed_utc_s), self._unsaved.revoked)
-        if kept is not None and kept.bad != record.bad:
+        if kept is not None and kept.deny_list != record.deny_list:
             self._context.record_store.annotate(kept, "revoked", "the model before was taken back by its publisher")
         elif kept is not None:
             self._context.record_store.update(kept)
@@ -104,7 +104,7 @@ def retire_revoked(parts: LifecycleContext, record: LifecycleRecord, revoked: fr
     if (
         previous is not None
         and previous.ref.digest in revoked
-        and all(bad.digest != previous.ref.digest for bad in record.bad)
+        and all(bad.digest != previous.ref.digest for bad in record.deny_list)
     ):
         record = deny_installed(record, previous, revocation_refusal(previous), utc_s=utc_s)
     if active is None or active.ref.digest not in revoked:

@@ -147,7 +147,7 @@ class RolloutFinaliser:
         parts.backoff.reset()
 
     def retry_activation(self) -> None:
-        """SAFE: try once more what is left, and say nothing any more of what was wrong before if that works."""
+        """NO_MODEL: try once more what is left, and say nothing any more of what was wrong before if that works."""
         parts = self._context
         for cause in ("fallback", "boots"):
             parts.alarms.pop(cause, None)
@@ -184,7 +184,7 @@ class RolloutFinaliser:
         changed = retire_active(record, refusal_from(error), utc_s=parts.record_store.utc_s())
         if isinstance(error, IntegrityError):  # the disk's fault: the same bytes may be fetched again
             wished = record.desired is not None and record.desired.release_id == active.ref.release_id
-            changed = replace(changed, bad=record.bad, wanted=record.wanted or wished)
+            changed = replace(changed, deny_list=record.deny_list, wanted=record.wanted or wished)
         return changed, False
 
     def _update_if_possible(self, record: LifecycleRecord) -> None:

@@ -74,7 +74,9 @@ class RolloutSteps:
             return 0.0
         if record.state in ROLLOUT_STATES and record.hops >= MAX_TRANSITIONS:
             text = f"The rollout changed its state {record.hops} times and did not end. It is given up."
-            return self.finaliser.refuse(make_refusal(Gate.SELF_TEST, "goes_in_circles", text, transitions=record.hops))
+            return self.finaliser.refuse(
+                make_refusal(Gate.SELF_TEST, "too_many_transitions", text, transitions=record.hops)
+            )
         return self._steps[record.state](record)
 
     def interrupt(self) -> None:

@@ -2,7 +2,7 @@
 
 The lifecycle and the rehearsal of a deployment ask the same functions, so that a deployment is never accepted for what
 the lifecycle then refuses, nor the other way round. Order: another release than was asked for, taken back by its
-publisher, on the bad list, older than the counter floor. The floor keeps old signed bytes from coming back through a
+publisher, on the deny list, older than the counter floor. The floor keeps old signed bytes from coming back through a
 repository that an attacker holds (TUF, "rollback attack"): nothing at or below the highest counter that was ever
 committed is taken, but the very release that was committed with it.
 """
@@ -45,7 +45,7 @@ def check_counter_floor(record: LifecycleRecord, ref: ReleaseRef) -> Refusal | N
         return None
     text = (
         f"{ref.release_id} has the release counter {ref.counter}, and {record.counter_floor} was committed here "
-        "already: nothing older is taken. It is not on the bad list. To go back to these bytes, add their folder "
+        "already: nothing older is taken. It is not on the deny list. To go back to these bytes, add their folder "
         "again with `kensa release add` (it gets a new counter) and publish; or, for the model before the active "
         "one, use `kensa model rollback`."
     )

@@ -98,7 +98,7 @@ class ModelReport(WireModel):
     utc_us: Count  # when it was made, microseconds since 1970 UTC
     state: Code  # of the lifecycle
     since_utc_us: Count  # of that state
-    active: ReleaseOnWire | None  # null: the factory release, or none at all in SAFE
+    active: ReleaseOnWire | None  # null: the factory release, or none at all in NO_MODEL
     previous: ReleaseOnWire | None = None
     candidate: ReleaseOnWire | None = None
     desired: DesiredOnWire | None = None

@@ -113,10 +113,10 @@ def _is_known(status: ModelStatus, wish: DesiredRelease) -> bool:
     return wish.release_id in known
 
 
-def _check_deny_list(bad_list: list[dict[str, Any]], release_id: str) -> None:
-    for bad in reversed(bad_list):
-        if bad["release_id"] == release_id:
-            refusal = bad["refusal"]
+def _check_deny_list(deny_list: list[dict[str, Any]], release_id: str) -> None:
+    for entry in reversed(deny_list):
+        if entry["release_id"] == release_id:
+            refusal = entry["refusal"]
             raise ReleaseRefusedError(
                 refusal["gate"], refusal["reason"], f"It was refused here before: {refusal['text']}"
             )

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from simulator.campaigns.rollout.trial_simulation import DisagreementProfile, TrialCounts
 
-_MOST_REFUSED: Final = 0.01  # of good releases whose disagreements come in runs, on the bad list within all parts
+_MOST_REFUSED: Final = 0.01  # of good releases whose disagreements come in runs, on the deny list within all parts
 _MOST_REFUSED_ALONE: Final = 0.002  # likewise, independent parts at the rate that is just good
 _MEDIAN_PARTS: Final = 250  # until 5 % independent disagreement is refused
 _GOOD, _TOO_MUCH = 0.01, 0.05

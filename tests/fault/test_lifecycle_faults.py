@@ -46,7 +46,7 @@ def folder() -> Iterator[Path]:
 
 
 def bring_to(plant: LifecycleHarness, state: LifecycleState) -> ReleaseRef:
-    """Let a release be active, except in SAFE, and another one be on its way in `state`."""
+    """Let a release be active, except in NO_MODEL, and another one be on its way in `state`."""
     if state is LifecycleState.NO_MODEL:
         (plant.factory_dir / "model.onnx").write_bytes(b"broken")
         plant.start()

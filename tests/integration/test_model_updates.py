@@ -172,7 +172,7 @@ def test_a_bad_release_is_refused_with_its_gate_and_figures_while_the_line_goes_
         assert status.refusal.gate in gates
         assert status.refused is not None
         assert status.refused.version == "6.6.6"
-        lifecycle.desire(DesiredRelease("spots/6.6.6", source="shadow"))  # asked again: still on the bad list
+        lifecycle.desire(DesiredRelease("spots/6.6.6", source="shadow"))  # asked again: still on the deny list
         time.sleep(0.5)
         assert lifecycle.status().state in {LifecycleState.IDLE, LifecycleState.FETCHING, LifecycleState.STAGED}
         lease = agent.slots["spots"].lease()

@@ -78,7 +78,7 @@ def statuses(texts: st.SearchStrategy[str], figures: st.SearchStrategy[dict[str,
     return st.builds(
         ModelStatus,
         inspection=_NAMES,
-        state=st.sampled_from(["IDLE", "TRIAL", "SAFE", "ROLLING_BACK"]),
+        state=st.sampled_from(["IDLE", "TRIAL", "NO_MODEL", "ROLLING_BACK"]),
         since_utc_s=st.integers(0, 2**31).map(float),
         active=st.none() | _RELEASES,
         previous=st.none() | _RELEASES,

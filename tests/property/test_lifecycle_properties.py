@@ -152,7 +152,7 @@ class Life(RuleBasedStateMachine):
         else:
             raise AssertionError(f"{event} was accepted in {before.state}")
 
-    @precondition(lambda self: self.plant.trap is ignore_boundary)
+    @precondition(lambda self: self.plant.boundary_fault is ignore_boundary)
     @rule()
     def comes_to_rest_without_faults(self) -> None:
         self.plant.repository.faults.clear()

@@ -76,7 +76,7 @@ class LifecycleRecord:
     counter_floor: int = 0  # highest counter that was ever committed
     floor_digest: str | None = None  # of the release that was: it may come back
     signed_utc_s: float = 0.0  # newest signing time seen
-    bad: tuple[DenyListEntry, ...] = ()  # oldest first
+    deny_list: tuple[DenyListEntry, ...] = ()  # oldest first
     refusal: Refusal | None = None  # the last one
     refused: ReleaseRef | None = None
     rollbacks_utc_s: tuple[float, ...] = ()  # automatic ones of the last day

@@ -1,8 +1,8 @@
 """The record in memory and on disk at once: it changes on disk first, or not at all.
 
-The functions below `Ledger` are the rules of blame, and pure: who goes on the bad list, where a rollback leads, when
-automatic rollbacks have to stop. A release is found on the bad list by its digest, and also by `name/version`: what was
-refused under a name is not fetched again under that name.
+The functions below `RecordStore` are pure: which release goes on the deny list, where a rollback leads, when automatic
+rollbacks have to stop. A release is found on the deny list by its digest, and also by `name/version`: what was refused
+under a name is not fetched again under that name.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def with_desired(record: LifecycleRecord, wish: DesiredRelease) -> LifecycleReco
 
 def find_denied(record: LifecycleRecord, *, release_id: str, digest: str | None = None) -> DenyListEntry | None:
     """Return the entry that speaks of this release."""
-    for bad in reversed(record.bad):
+    for bad in reversed(record.deny_list):
         if bad.release_id == release_id or (digest is not None and bad.digest == digest):
             return bad
     return None
@@ -134,15 +134,15 @@ def find_denied(record: LifecycleRecord, *, release_id: str, digest: str | None 
 def deny(
     record: LifecycleRecord, *, release_id: str, digest: str | None, refusal: Refusal, utc_s: float
 ) -> LifecycleRecord:
-    """Put a release on the bad list; the oldest entry makes room."""
-    others = tuple(bad for bad in record.bad if (bad.release_id, bad.digest) != (release_id, digest))
-    return replace(record, bad=(*others, DenyListEntry(release_id, digest, refusal, utc_s))[-MAX_DENY_LIST:])
+    """Put a release on the deny list; the oldest entry makes room."""
+    others = tuple(bad for bad in record.deny_list if (bad.release_id, bad.digest) != (release_id, digest))
+    return replace(record, deny_list=(*others, DenyListEntry(release_id, digest, refusal, utc_s))[-MAX_DENY_LIST:])
 
 
 def deny_installed(
     record: LifecycleRecord, installed: InstalledRelease, refusal: Refusal, *, utc_s: float
 ) -> LifecycleRecord:
-    """Put an installed release on the bad list, and name it as the one that was refused last."""
+    """Put an installed release on the deny list, and name it as the one that was refused last."""
     ref = installed.ref
     record = deny(record, release_id=ref.release_id, digest=ref.digest, refusal=refusal, utc_s=utc_s)
     return replace(record, refusal=refusal, refused=ref)
@@ -151,7 +151,7 @@ def deny_installed(
 def rollback_target(record: LifecycleRecord) -> InstalledRelease | None:
     """Return where a rollback of the active release leads: the previous one unless it is bad, else the factory's."""
     previous = record.previous
-    if previous is None or any(bad.digest == previous.ref.digest for bad in record.bad):
+    if previous is None or any(bad.digest == previous.ref.digest for bad in record.deny_list):
         return None
     return previous
 
@@ -174,12 +174,12 @@ def count_rollback(record: LifecycleRecord, *, utc_s: float, limits: RolloutLimi
 
 
 def allow_again(record: LifecycleRecord, which: str | None) -> LifecycleRecord:
-    """Take `which` (digest, its first characters, or `name/version`) off the bad list, and let rollouts go on.
+    """Take `which` (digest, its first characters, or `name/version`) off the deny list, and let rollouts go on.
 
     A wish that was refused for that entry is open again; one that ended in another way is not.
     """
-    bad = record.bad if which is None else tuple(b for b in record.bad if not matches_entry(b, which))
-    freed = replace(record, bad=bad, halted=False, cool_down_until_utc_s=0.0, rollbacks_utc_s=())
+    denied = tuple(entry for entry in record.deny_list if which is None or not matches_entry(entry, which))
+    freed = replace(record, deny_list=denied, halted=False, cool_down_until_utc_s=0.0, rollbacks_utc_s=())
     wish = record.desired
     if wish is None or find_denied(freed, release_id=wish.release_id):
         return freed

@@ -16,7 +16,7 @@ from agent.errors import IllegalTransitionError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-MAX_TRANSITIONS: Final = 28  # between two rests; a rollout that needs more goes in circles and is refused
+MAX_TRANSITIONS: Final = 28  # between two resting states; a rollout that needs more is refused (too_many_transitions)
 
 
 class LifecycleState(StrEnum):
@@ -32,7 +32,7 @@ class LifecycleState(StrEnum):
     AB = "ab"
     COMMITTED = "committed"
     ROLLING_BACK = "rolling_back"
-    NO_MODEL = "safe"
+    NO_MODEL = "no_model"
 
 
 class LifecycleEvent(StrEnum):
@@ -52,7 +52,7 @@ class LifecycleEvent(StrEnum):
     REFUSED = "refused"
     ROLLBACK = "rollback"
     ROLLED_BACK = "rolled_back"
-    MODEL_LOST = "no_model"
+    MODEL_LOST = "model_lost"
     RECOVERED = "recovered"
 
 
@@ -84,7 +84,7 @@ EVENT_MEANING: Final[Mapping[LifecycleEvent, str]] = {
     LifecycleEvent.INTERRUPTED: "the process ended in the middle and was started again",
     LifecycleEvent.SUPERSEDED: "another release is wanted now, or the comparison was stopped; nothing is held against "
     "this one",
-    LifecycleEvent.REFUSED: "a gate or a person refuses it: it goes on the bad list",
+    LifecycleEvent.REFUSED: "a gate or a person refuses it: it goes on the deny list",
     LifecycleEvent.ROLLBACK: "the active model itself must go: a person said so, its publisher revoked it, it ends the "
     "process",
     LifecycleEvent.ROLLED_BACK: "the slot holds the model to go back to",
@@ -180,7 +180,7 @@ Made from `agent/lifecycle/state/transitions.py`; a test compares them. To make 
     python -m agent.lifecycle.state.transitions > docs/lifecycle.md
 
 An event that has no row here raises and changes nothing. A rollout that needs more than {MAX_TRANSITIONS} changes of
-state between two rests goes in circles and is refused.
+state between two resting states is refused (`too_many_transitions`).
 
 ```mermaid
 {render_mermaid()}

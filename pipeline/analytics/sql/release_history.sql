@@ -28,7 +28,7 @@ WITH told AS (
   SELECT site, line, thing, inspection, reported_at AS at, state AS event,
     CASE WHEN state = 'rolling_back' THEN COALESCE(concat(refused_name, '/', refused_version),
         concat(candidate_name, '/', candidate_version))
-      WHEN state IN ('committed', 'idle', 'safe') THEN concat(active_name, '/', active_version)
+      WHEN state IN ('committed', 'idle', 'no_model') THEN concat(active_name, '/', active_version)
       ELSE concat(candidate_name, '/', candidate_version) END AS release,
     share, CASE WHEN state = 'rolling_back' THEN refusal_reason END AS detail
   FROM moved

@@ -188,7 +188,7 @@ class _AgentRun:
 
     def _lease(self) -> Lease:
         lease = self._slot.lease()
-        assert lease is not None  # noqa: S101 - the benchmark never goes to SAFE
+        assert lease is not None  # noqa: S101 - the benchmark never goes to NO_MODEL
         return lease
 
     def load(self) -> Lease:

@@ -64,7 +64,7 @@ class TrialCounts:
     kind: str
     rollouts: int
     parts: int
-    refused: int  # and on the bad list
+    refused: int  # and on the deny list
     refused_before_commit: int
     committed: int
     ever_held: int  # in doubt at least once

@@ -104,7 +104,7 @@ class InvariantChecker:
             self.committed.add(version)
             if self.kinds.get(version) in BAD_PROFILES:
                 self._problem(f"{version} is active, and it is of the kind {self.kinds[version]}")
-        for bad in record.bad:
+        for bad in record.deny_list:
             self.refused[bad.release_id.rpartition("/")[2]] = f"{bad.refusal.gate}/{bad.refusal.reason}"
         if not fresh and before.state in RESTING_STATES and record.state is LifecycleState.FETCHING:
             early_s = (self.cooldown_until_ns - self._site.clock.now_ns) / NS_PER_S

@@ -105,11 +105,11 @@ def test_state_model_transport_outbox_and_process_are_there() -> None:
 
 
 def test_the_lifecycle_and_its_alarm_are_there_with_updates() -> None:
-    safe = InspectionSnapshot("top", None, None, state="safe", candidate="plates/1.3.0", alarm="No model loads")
+    safe = InspectionSnapshot("top", None, None, state="no_model", candidate="plates/1.3.0", alarm="No model loads")
     samples, text = scrape(lambda: snapshot(inspections=(safe,)))
 
     assert samples["kensa_model_alarm", (("inspection", "top"),)] == 1
-    assert 'kensa_model_lifecycle_info{candidate="plates/1.3.0",inspection="top",state="safe"}' in text
+    assert 'kensa_model_lifecycle_info{candidate="plates/1.3.0",inspection="top",state="no_model"}' in text
 
 
 def test_what_is_not_there_is_left_out() -> None:

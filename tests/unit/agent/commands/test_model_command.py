@@ -135,7 +135,7 @@ def test_a_wanted_release_comes_to_the_line_and_a_rollback_goes_back(site: Site)
     assert "committed idle the slot holds it" in " ".join(out.split())
     assert site.kensa("retry", second.release_id)[0] == 0
     site.plant.step_until_idle()
-    assert site.json("show")["inspections"][INSPECTION]["bad"] == []
+    assert site.json("show")["inspections"][INSPECTION]["deny_list"] == []
 
 
 def test_a_refusal_shows_gate_figures_limits_and_what_to_do(site: Site) -> None:
@@ -290,7 +290,7 @@ def test_an_ab_test_is_stopped_without_blame(site: Site) -> None:
     assert site.kensa("ab", "stop")[0] == 0
     site.plant.step_until_idle()
     values = site.json("show")["inspections"][INSPECTION]
-    assert (values["state"], values["bad"]) == ("idle", [])
+    assert (values["state"], values["deny_list"]) == ("idle", [])
 
 
 def _compared(images: list[str | None]) -> PairedCounts:
@@ -342,7 +342,7 @@ def test_the_parts_that_they_disagree_on_are_drawn_on_one_sheet(site: Site, monk
         (("ab", "start", "parts/1.0.0", "--share", "many"), 64, "invalid"),
         (("show", "--inspection", "bottom"), 5, "there is no inspection 'bottom' here; known: top"),
         (("rollback",), 5, "no other model to go back to"),
-        (("retry", "parts/1.0.0"), 5, "not on the bad list"),
+        (("retry", "parts/1.0.0"), 5, "not on the deny list"),
         (("ab", "promote"), 5, "No A/B test is running"),
         (("ab", "stop"), 5, "No A/B test is running"),
         (("verify", "--inspection", "bottom"), 64, "there is no inspection"),
@@ -459,7 +459,7 @@ def test_every_gate_has_a_remedy(gate: Gate) -> None:
 
 @pytest.mark.parametrize("state", LifecycleState)
 def test_every_state_is_explained(state: LifecycleState) -> None:
-    values = {**control_handlers.status_values(model_status.status(state=state)), "bad": []}
+    values = {**control_handlers.status_values(model_status.status(state=state)), "deny_list": []}
     lines = model_text.format_status(values, now_utc_s=1_790_000_000.0)
     assert "older than the agent" not in lines[1]
 
@@ -474,7 +474,7 @@ def test_figures_and_limits_stand_side_by_side() -> None:
 
 
 def test_a_newer_agent_is_still_understood() -> None:
-    values = {**control_handlers.status_values(model_status.status(state="dreaming")), "bad": []}
+    values = {**control_handlers.status_values(model_status.status(state="dreaming")), "deny_list": []}
     values["refusal"] = {"gate": "taste", "reason": "r", "text": "t", "figures": {}, "limits": {}}
     lines = model_text.format_status(values, now_utc_s=0.0)
     assert "older than the agent" in lines[1]

@@ -200,7 +200,7 @@ def test_a_run_in_which_the_candidate_rejects_is_over_when_it_has_agreed_for_lon
     assert not judge.is_in_doubt
 
 
-def test_one_slow_second_does_not_put_a_release_on_the_bad_list() -> None:
+def test_one_slow_second_does_not_put_a_release_on_the_deny_list() -> None:
     judge = shown(started(), GOOD_SHADOW)
     judge.begin_phase("trial", parts=1_000, share=1.0)
 

@@ -323,7 +323,7 @@ def test_a_rollback_during_a_rollout_ends_it_and_blames_the_candidate(
     assert not plant.record().rollbacks_utc_s
 
 
-def test_a_retry_of_what_is_not_on_the_bad_list_says_what_is(plant: LifecycleHarness) -> None:
+def test_a_retry_of_what_is_not_on_the_deny_list_says_what_is(plant: LifecycleHarness) -> None:
     with pytest.raises(LifecycleError, match="which has nothing"):
         plant.lifecycle.retry("abcdefgh")
 
@@ -671,7 +671,7 @@ def test_a_rollout_that_goes_in_circles_is_given_up(plant: LifecycleHarness) -> 
             (staging / "model.onnx").write_bytes(b"changed after the fetch")
         plant.step()
     assert published.exists()
-    assert refusal(plant) == (Gate.SELF_TEST, "goes_in_circles")
+    assert refusal(plant) == (Gate.SELF_TEST, "too_many_transitions")
 
 
 def test_a_release_asks_for_more_than_the_site_and_gets_it(folder: Path) -> None:

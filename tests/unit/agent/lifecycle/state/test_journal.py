@@ -52,7 +52,7 @@ FULL = LifecycleRecord(
     step=3,
     attempts=2,
     counter_floor=7,
-    bad=(DenyListEntry("surface/0.1.0", None, NO, 3.0),),
+    deny_list=(DenyListEntry("surface/0.1.0", None, NO, 3.0),),
     refusal=NO,
     refused=REF,
     rollbacks_utc_s=(1.0, 2.0),
@@ -149,11 +149,11 @@ def test_an_illegal_event_changes_neither_memory_nor_disk(tmp_path: Path) -> Non
     assert journal(tmp_path).load()[0] == before
 
 
-def test_history_and_bad_list_are_bounded() -> None:
+def test_history_and_deny_list_are_bounded() -> None:
     record = LifecycleRecord()
     for i in range(MAX_DENY_LIST + 10):
         record = deny(record, release_id=f"m/{i}.0.0", digest=None, refusal=NO, utc_s=float(i))
-    assert len(record.bad) == MAX_DENY_LIST
+    assert len(record.deny_list) == MAX_DENY_LIST
     assert find_denied(record, release_id="m/9.0.0") is None
     assert find_denied(record, release_id=f"m/{MAX_DENY_LIST + 9}.0.0") is not None
 
@@ -186,9 +186,9 @@ def test_rollbacks_of_another_day_do_not_count() -> None:
 
 def test_a_pardon_finds_a_release_by_name_and_by_the_beginning_of_its_digest() -> None:
     record = deny(LifecycleRecord(), release_id=REF.release_id, digest=REF.digest, refusal=NO, utc_s=0.0)
-    assert allow_again(record, "d" * 7).bad == record.bad
-    assert allow_again(record, "d" * 8).bad == ()
-    assert allow_again(record, "surface/1.2.0").bad == ()
+    assert allow_again(record, "d" * 7).deny_list == record.deny_list
+    assert allow_again(record, "d" * 8).deny_list == ()
+    assert allow_again(record, "surface/1.2.0").deny_list == ()
 
 
 def test_a_pardon_opens_the_wish_that_was_refused_and_no_other() -> None:

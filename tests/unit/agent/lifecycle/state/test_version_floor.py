@@ -21,7 +21,7 @@ def ref(counter: int, digest: str, name: str = "parts") -> ReleaseRef:
 ACTIVE, ROLLED_BACK = ref(3, "c"), ref(5, "e")
 AFTER_A_ROLLBACK = LifecycleRecord(
     active=InstalledRelease(ACTIVE), counter_floor=5, floor_digest="e",
-    bad=(DenyListEntry("parts/1.0.9", "bad", Refusal(Gate.CONTRACT, "worse", "It was worse."), 0.0),),
+    deny_list=(DenyListEntry("parts/1.0.9", "bad", Refusal(Gate.CONTRACT, "worse", "It was worse."), 0.0),),
 )  # fmt: skip
 
 
