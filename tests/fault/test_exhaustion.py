@@ -20,7 +20,7 @@ _FROM_THE_START = """
 import json, resource, sys, time
 from pathlib import Path
 from agent import app
-from tests.fault.exhaustion_child import all_go_on, judged, until, write_line
+from tests.fault.exhaustion_child import all_go_on, until, write_line
 given = write_line(Path(sys.argv[1]), cameras=64)
 agent = app.build(given)
 before = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -60,7 +60,7 @@ def test_a_line_goes_on_whole_once_the_machine_has_again_what_it_had_run_out_of(
 def test_a_run_may_open_as_many_files_as_the_administrator_allows() -> None:
     code = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (50, 200));"
-        "from agent.app.open_files import allow_open_files; allow_open_files();"
+        "from agent.health.open_files import raise_open_file_limit; raise_open_file_limit();"
         "sys.stdout.write(str(list(resource.getrlimit(resource.RLIMIT_NOFILE))))"
     )
     assert child("-c", code) == [200, 200]
