@@ -1,10 +1,9 @@
-"""The seams: Protocols, only where two real implementations exist.
+"""The ports: protocols between layers, only where two real implementations exist.
 
 FrameSource: folder, streams, MJPEG, the simulated line. Transport: MQTT through paho, the simulator's broker in memory.
-VerdictSink: the outbox, and what stands before it in `agent.app.verdict_sinks`. Model: ONNX Runtime, and the
-    simulator's. ReleaseFetcher and Examiner: child processes on a device, the simulator's in-process ones for a virtual
-    day.
-DesiredState: the control socket, and the named shadow over MQTT.
+VerdictSink: the outbox, and the sinks before it in `agent.app.composition`. Model: ONNX Runtime, the simulator's.
+ReleaseFetcher and SelfTester: child processes on a device, the simulator's in-process ones for a virtual day.
+DesiredState: the control socket, the named shadow over MQTT, and on Greengrass the deployment.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.app.open_files import raise_open_file_limit
 from agent.errors import KensaError
+from agent.health.open_files import raise_open_file_limit
 from agent.timing.clock import SystemClock
 from greengrass.environment import Environment, set_default_region
 from greengrass.inspector_component import InspectorComponent

@@ -1,10 +1,11 @@
-"""Composition: the only place that picks concrete adapters, and the one that knows the order of start and stop."""
+"""The running agent: `build` composes it from a configuration, and `Agent` starts and stops it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from agent.app.agent import Agent, StopReason
+from agent.app.composition.components import AgentDependencies
 from agent.app.factories import address_problem, make_site_lease, make_source, make_transport
 from agent.errors import ConfigError
 from agent.supervision import ThreadSupervisor
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Agent", "StopReason", "build", "make_site_lease", "make_source", "make_transport"]
 
 
-def build(  # noqa: PLR0913 - what a caller may bring, each by its name
+def build(  # noqa: PLR0913 - what a caller may supply, each by its name
     config: Config,
     *,
     transport: Transport | None = None,
@@ -37,16 +38,42 @@ def build(  # noqa: PLR0913 - what a caller may bring, each by its name
 ) -> Agent:
     """Compose an agent; nothing runs and nothing is written yet.
 
-    `observe` sees every verdict, on the workers' threads, and `on_drop` every frame without one; `on_commit` hears on
-    the writer's thread of verdicts other than `ok` that are on disk, and when (monotonic ns). `transport` goes before
-    the configured one; `sources` (camera name -> source) go before the configured cameras; `desired_state` before the
-    named shadow over MQTT, and `fetcher` before the repository of `updates`. `supervisor` is given where threads beside
-    the agent's share it, and `component_version` where it runs as a component of Greengrass. Raises ConfigError for
-    what can be seen without starting.
+    Raises ConfigError for what can be checked without starting.
+
+    Args:
+        config: What to inspect, and how.
+        transport: Used instead of the configured one.
+        sources: Sources by camera; used instead of the configured cameras.
+        clock: The clock of all components.
+        on_commit: Called on the writer's thread with committed verdicts other than `ok`, and when (monotonic ns).
+        observe: Called on the workers' threads with every verdict.
+        desired_state: Used instead of the named shadow over MQTT.
+        fetcher: Used instead of the repository of `updates`.
+        supervisor: Supervises the agent's threads; pass one to share it with other threads.
+        on_drop: Called with every frame that gets no verdict.
+        component_version: Set where the agent runs as a component of Greengrass.
     """
     clock = clock or SystemClock()
     supervisor = supervisor or ThreadSupervisor(clock=clock)
-    given = dict(sources or {})
+    dependencies = AgentDependencies(
+        transport=transport or make_transport(config, clock, supervisor),
+        sources=_make_sources(config, sources or {}, clock),
+        external_cameras=frozenset(sources or {}),
+        clock=clock,
+        supervisor=supervisor,
+        on_commit=on_commit,
+        observe=observe,
+        on_drop=on_drop,
+        desired_state=desired_state,
+        fetcher=fetcher,
+        component_version=component_version,
+    )
+    return Agent(config, dependencies)
+
+
+def _make_sources(config: Config, given: Mapping[str, FrameSource], clock: Clock) -> dict[str, FrameSource]:
+    """Return the source of each camera: the one in `given`, else as configured. Raises ConfigError."""
+    sources = dict(given)
     cameras = {
         name: (f"inspections.{inspection_name}.cameras.{name}", camera)
         for inspection_name, inspection in config.inspections.items()
@@ -55,21 +82,8 @@ def build(  # noqa: PLR0913 - what a caller may bring, each by its name
     if unknown := sorted(set(given) - set(cameras)):
         raise ConfigError(f"sources are given for {', '.join(unknown)}, which no inspection names")
     for name, (path, camera) in cameras.items():
-        if name not in given:
+        if name not in sources:
             if problem := address_problem(camera):
                 raise ConfigError(f"{path}.{problem}")
-            given[name] = make_source(camera, clock)
-    return Agent(
-        config,
-        transport=transport or make_transport(config, clock, supervisor),
-        sources=given,
-        lent=sources or {},
-        clock=clock,
-        on_commit=on_commit,
-        observe=observe,
-        desired_state=desired_state,
-        fetcher=fetcher,
-        supervisor=supervisor,
-        on_drop=on_drop,
-        component_version=component_version,
-    )
+            sources[name] = make_source(camera, clock)
+    return sources

@@ -1,7 +1,7 @@
-"""The model wing of one agent, composed: a lifecycle for each inspection, what it fetches, tests, loads and tells.
+"""Composes and runs the model lifecycles of an agent: one for each inspection, with one shared repository.
 
-Without `updates` in the configuration there is no wing: each inspection runs the release that the configuration names,
-and one that is bad at start is refused. With it the configured release is the factory's: the last one to fall back to.
+Without `updates` in the configuration there are none: each inspection runs the release that the configuration names,
+and a bad one is refused at the start. With `updates` the configured release is the factory release: the last fallback.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ _log = logging.getLogger(__name__)
 
 
 class _SerialisedFetcher:
-    """Several lifecycles share one repository and its cached metadata: they fetch one after the other.
+    """Serialises the lifecycles' access to one repository and its cached metadata.
 
-    What one of them has just seen there is not looked for again.
+    A status that another lifecycle has read within the last minute is returned again.
     """
 
     def __init__(self, fetcher: ReleaseFetcher, clock: Clock) -> None:
         self._fetcher = fetcher
         self._clock = clock
         self._lock = threading.Lock()
-        # with the trusted time it was judged by, and when
+        # status, the trusted time that it was checked against (s, UTC), and when (ns, monotonic)
         self._seen: tuple[RepositoryStatus, float, int] | None = None
 
     def fetch(
@@ -77,19 +77,19 @@ class _SerialisedFetcher:
             )
 
     def refresh(self, *, trusted_utc_s: float, stop: threading.Event) -> RepositoryStatus:
-        """See `ports.ReleaseFetcher`; a fetch for another inspection may take long, so its end is not waited for."""
-        turns = 0
+        """See `ports.ReleaseFetcher`; does not wait for the end of a fetch, which may take long."""
+        polls = 0
         while not self._lock.acquire(timeout=_LOCK_POLL_S):
-            turns += 1
+            polls += 1
             if stop.is_set():
                 raise FetchError("stopped", "the metadata refresh was stopped")
-            if turns >= _MAX_LOCK_POLLS:
+            if polls >= _MAX_LOCK_POLLS:
                 raise FetchError("busy", "a release is being fetched for another inspection")
         try:
             now_ns = self._clock.monotonic_ns()
             if self._seen is not None:
-                seen, judged_utc_s, at_ns = self._seen
-                if now_ns - at_ns < _FRESH_S * NS_PER_S and trusted_utc_s - judged_utc_s < _FRESH_S:
+                seen, checked_utc_s, at_ns = self._seen
+                if now_ns - at_ns < _FRESH_S * NS_PER_S and trusted_utc_s - checked_utc_s < _FRESH_S:
                     return seen
             seen = self._fetcher.refresh(trusted_utc_s=trusted_utc_s, stop=stop)
             self._seen = (seen, trusted_utc_s, now_ns)
@@ -99,16 +99,16 @@ class _SerialisedFetcher:
 
 
 class LeaseLoader:
-    """Release folders -> leases. Inspections that run the same bytes share one session."""
+    """Loads release folders as leases; inspections that run the same bytes share one session."""
 
     def __init__(self, *, max_batch: int) -> None:
         self._max_batch = max_batch
-        self.is_throttled = False  # set once cameras run; at the start nobody needs the cores more than the first model
+        self.is_throttled = False  # set once cameras run; before that the first model may take all cores
         self._lock = threading.Lock()
         self._models: WeakValueDictionary[tuple[Any, ...], OnnxModel] = WeakValueDictionary()
 
     def load(self, request: LoadRequest, *, inspection: str, site: SiteOverrides) -> Lease:
-        """Load, warm up and lay the site's settings over it. Raises ReleaseError."""
+        """Load and warm up a model and apply the site's settings. Raises ReleaseError."""
         key = (request.folder.resolve(), request.trusted)
         with self._lock:
             model = self._models.get(key)
@@ -128,9 +128,9 @@ class LeaseLoader:
 
 
 class LifecycleManager:
-    """All lifecycles of one agent. `start` fills the slots; `launch` lets them work; `close` ends them."""
+    """All lifecycles of one agent: `start` fills the slots, `launch` starts their threads, `close` ends them."""
 
-    def __init__(  # noqa: PLR0913 - the composition root names every part
+    def __init__(  # noqa: PLR0913 - the composition root names every collaborator
         self,
         *,
         config: configuration.Config,
@@ -141,62 +141,79 @@ class LifecycleManager:
         desired: Sequence[DesiredState],
         clock: Clock,
         fetcher: ReleaseFetcher | None = None,
-        differ: Callable[[Frame, Verdict, Box], None] | None = None,
+        on_disagreement: Callable[[Frame, Verdict, Box], None] | None = None,
         supervisor: ThreadSupervisor | None = None,
-        unhealthy: Callable[[str], str | None] = lambda _: None,
+        line_fault: Callable[[str], str | None] = lambda _: None,
     ) -> None:
-        """Compose; nothing is read yet. `fetcher` goes before the one that `updates` describes.
+        """Compose; nothing is read yet.
 
-        `differ` gets the frames on which a shadow differs; see `ShadowDeployment`. `unhealthy(inspection)` says why its
-        verdicts prove nothing; see `Lifecycle`.
+        Args:
+            config: The agent's configuration, with `updates`.
+            updates: Its section of that name.
+            slots: The slot to fill, by inspection.
+            reporter: The agent that the reports are from.
+            outbox: Keeps reports until the broker has them.
+            desired: Where desired releases come from, and where progress is reported to.
+            clock: The clock of all lifecycles.
+            fetcher: Used instead of the repository of `updates`.
+            on_disagreement: Called with frames on which a shadow deployment differs; see `ShadowDeployment`.
+            supervisor: Supervises the threads.
+            line_fault: Repolls why the verdicts of an inspection prove nothing; see `Lifecycle`.
         """
-        self._clock = clock
-        self._on_disagreement = differ
-        self._supervisor = supervisor or ThreadSupervisor(clock=clock)
-        self._conditions = self._supervisor.condition_log(_log)
+        self._config = config
+        self._updates = updates
+        self._slots = slots
         self._reporter = reporter
         self._outbox = outbox
         self._desired = desired
+        self._clock = clock
+        self._on_disagreement = on_disagreement
+        self._supervisor = supervisor or ThreadSupervisor(clock=clock)
+        self._line_fault = line_fault
+        self._conditions = self._supervisor.condition_log(_log)
         self._reported: dict[str, ModelStatus] = {}
         self._followed_desired = DesiredReleaseTracker(config.state_dir)
         self._loader = LeaseLoader(max_batch=config.max_batch)
-        self._slots = slots
         self._limits = updates.limits
-        self._self_testers: dict[str, SelfTestClient] = {}
-        shared = _SerialisedFetcher(
-            fetcher
-            or FetchClient(
-                repository=updates.repository,
-                root=updates.root,
-                site=updates.site,
-                trust_dir=config.state_dir / "trust",
-                max_release_bytes=updates.max_release_bytes,
-                timeout_s=updates.fetch_timeout_s,
-                clock=clock,
-            ),
-            clock,
+        self._fetcher = _SerialisedFetcher(fetcher or self._make_fetcher(), clock)
+        self._self_testers = {
+            name: SelfTestClient(max_batch=config.max_batch, clock=clock) for name in config.inspections
+        }
+        for name, tester in self._self_testers.items():
+            tester.set_site(slots[name].site)
+        self.lifecycles = {name: self._make_lifecycle(name) for name in config.inspections}
+
+    def _make_fetcher(self) -> FetchClient:
+        updates = self._updates
+        return FetchClient(
+            repository=updates.repository,
+            root=updates.root,
+            site=updates.site,
+            trust_dir=self._config.state_dir / "trust",
+            max_release_bytes=updates.max_release_bytes,
+            timeout_s=updates.fetch_timeout_s,
+            clock=self._clock,
         )
-        self.lifecycles: dict[str, Lifecycle] = {}
-        for name, inspection in config.inspections.items():
-            self._self_testers[name] = SelfTestClient(max_batch=config.max_batch, clock=clock)
-            self._self_testers[name].set_site(slots[name].site)
-            self.lifecycles[name] = Lifecycle(
-                inspection=name,
-                state_dir=config.state_dir,
-                slot=slots[name],
-                fetcher=shared,
-                examiner=self._self_testers[name],
-                load=self._loader_for(name),
-                factory=inspection.release.resolve(),
-                limits=updates.limits,
-                clock=clock,
-                open_shadow=self._start_shadow_deployment,
-                on_status=self._report_status,
-                acceptance=acceptance_set.acceptance_dir(config.state_dir, name),
-                look_every_s=updates.check_hours * 3_600.0,
-                unhealthy=partial(unhealthy, name),
-                supervisor=self._supervisor,
-            )
+
+    def _make_lifecycle(self, name: str) -> Lifecycle:
+        state_dir = self._config.state_dir
+        return Lifecycle(
+            inspection=name,
+            state_dir=state_dir,
+            slot=self._slots[name],
+            fetcher=self._fetcher,
+            examiner=self._self_testers[name],
+            load=self._loader_for(name),
+            factory=self._config.inspections[name].release.resolve(),
+            limits=self._limits,
+            clock=self._clock,
+            open_shadow=self._start_shadow_deployment,
+            on_status=self._report_status,
+            acceptance=acceptance_set.acceptance_dir(state_dir, name),
+            look_every_s=self._updates.check_hours * 3_600.0,
+            unhealthy=partial(self._line_fault, name),
+            supervisor=self._supervisor,
+        )
 
     def _loader_for(self, inspection: str) -> Callable[[LoadRequest], Lease]:
         slot = self._slots[inspection]
@@ -219,7 +236,7 @@ class LifecycleManager:
             lifecycle.start()
 
     def launch(self) -> None:
-        """Let the lifecycles work and listen to what is desired."""
+        """Start the lifecycles' threads and the sources of desired releases."""
         self._loader.is_throttled = True
         for lifecycle in self.lifecycles.values():
             lifecycle.launch()
@@ -227,17 +244,17 @@ class LifecycleManager:
             source.start(on_desired=self._on_desired)
 
     def set_site(self, inspection: str, site: SiteOverrides) -> None:
-        """Examine with the settings of `site` from the next examination on; the slot has its own `lay`."""
+        """Use the settings of `site` from the next self-test on; the slot is set by itself."""
         self._self_testers[inspection].set_site(site)
 
     def set_limits(self, limits: RolloutLimits) -> None:
-        """Set what the site allows a rollout; see `Lifecycle.limit`."""
+        """Set the site's limits on a rollout; see `Lifecycle.set_limits`."""
         self._limits = limits
         for lifecycle in self.lifecycles.values():
             lifecycle.set_limits(limits)
 
     def close(self, left_s: Callable[[], float]) -> None:
-        """End the sources of wishes, then the lifecycles, side by side; `left_s` says how long that may still take."""
+        """Close the sources of desired releases, then all lifecycles in parallel; `left_s` returns the time left."""
         for source in self._desired:
             source.close()
         for lifecycle in self.lifecycles.values():
@@ -246,7 +263,7 @@ class LifecycleManager:
             lifecycle.close(timeout_s=left_s())
 
     def _on_desired(self, inspection: str, desired: DesiredRelease) -> None:
-        """A hint; whatever is wrong with it is a line in the log."""
+        """Pass a desired release on; an invalid one is logged and ignored, because it is only a hint."""
         try:
             lifecycle = self.lifecycles[inspection]
             if self._followed_desired.is_newer(desired, lifecycle.status()):
@@ -259,15 +276,15 @@ class LifecycleManager:
             self._conditions.report_event(f"the desired release for {inspection} is ignored", str(error))
 
     def _report_status(self, status: ModelStatus) -> None:
-        """Figures that move are for the shadow; what a person must learn is kept until the broker has it."""
-        status = replace(status, last_try=None)  # for whoever looks at the device
+        """Report progress to the shadow only; state changes are also queued in the outbox."""
+        status = replace(status, last_try=None)  # shown on the device only
         self._followed_desired.mark_applied(status)
         for source in self._desired:
             source.report(status)
-        still = replace(status, progress={})
-        if self._reported.get(status.inspection) == still:
+        without_progress = replace(status, progress={})
+        if self._reported.get(status.inspection) == without_progress:
             return
-        self._reported[status.inspection] = still
+        self._reported[status.inspection] = without_progress
         try:
             payload = encode_report(status, reporter=self._reporter, utc_ns=self._clock.utc_ns())
         except MessageError:

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from agent import app, config
-from agent.app import open_files
 from agent.app.results_file import ResultsFile
 from agent.app.run_summary import RunSummary
 from agent.errors import KensaError, OperatorError
-from agent.health import memory_trim
+from agent.health import memory_trim, open_files
 from agent.supervision import ThreadSupervisor
 from agent.timing.clock import NS_PER_S
 

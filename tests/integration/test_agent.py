@@ -294,4 +294,4 @@ def test_every_frame_of_a_steady_camera_finds_a_free_buffer(line: Path, caplog: 
         counters = agent.cameras["cam"].counters
         while counters.snapshot().inspected < 200:
             assert not agent.wait(0.02)
-        assert agent.pools["spots"].misses == 0
+        assert agent.components.pools["spots"].misses == 0

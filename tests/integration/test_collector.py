@@ -331,7 +331,7 @@ def test_an_agent_collects_from_its_line_to_the_disk(tmp_path: Path, capsys: pyt
     agent = app.build(config.load(tmp_path / "line.yaml"))
     with agent:
         agent.wait(30.0)
-        collector = agent.collector
+        collector = agent.components.collector
         assert collector is not None
         until(lambda: collector.taken > 0 and collector.health().uploaded == collector.taken)
         beat = agent.heartbeat.preview()

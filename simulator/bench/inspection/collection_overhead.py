@@ -197,7 +197,7 @@ def _paced(
             agent.wait(seconds)
             inspected, used, wall = len(latencies), psutil.Process().cpu_times(), time.monotonic() - began
         accounts = [view.counters.snapshot() for view in agent.cameras.values()]
-        collection = None if agent.collector is None else agent.collector.health()
+        collection = None if agent.components.collector is None else agent.components.collector.health()
         pictures = {path.name: path.stat().st_size for path in base.rglob(f"collected/**/*.{settings.format}")}
     return PacedCollectionRun(
         fps=inspected / wall,

@@ -223,7 +223,7 @@ class GatedAgent:
 
     def collection(self) -> CollectionHealth | None:
         """What the collector says; None where there is none."""
-        return None if self._agent.collector is None else self._agent.collector.health()
+        return None if self._agent.components.collector is None else self._agent.components.collector.health()
 
     def close(self) -> None:
         """Stop and remove the state."""

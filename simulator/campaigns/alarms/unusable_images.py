@@ -144,7 +144,7 @@ def _inspect_kind(
             give_up = time.monotonic() + _STILL_S + count / 100
             while len(outcomes) < count and time.monotonic() < give_up:
                 time.sleep(0.05)
-            alarm = agent.monitors["part"].alarm()
+            alarm = agent.components.monitors["part"].alarm()
     in_order = [outcomes[seq] for seq in sorted(outcomes)]
     late_ok = in_order[2:].count(Outcome.OK)
     return UnusableImageCount(kind, {str(k): v for k, v in Counter(in_order).items()}, late_ok, alarm)

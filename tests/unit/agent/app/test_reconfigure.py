@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from agent import config
-from agent.app.reconfigure import _ReversibleStep, _run_or_undo, differences
+from agent.app.config_differences import differences
+from agent.app.reconfigure import _ReversibleStep, _run_or_undo
 from agent.counters import CameraCounters
 from agent.health.heartbeat_publisher import HeartbeatPublisher
 from agent.health.process_usage import ProcessUsage

@@ -1,0 +1,1 @@
+"""Composition of an agent: configuration and dependencies in, one frozen record of components out."""
