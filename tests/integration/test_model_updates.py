@@ -242,12 +242,12 @@ def test_the_inspecting_process_never_imports_tuf_or_boto3(
 import sys, time
 from pathlib import Path
 from agent import app, config
-from agent.records import Desired
+from agent.release_records import DesiredRelease
 from simulator.doubles.network.memory_transport import MemoryTransport
 agent = app.build(config.load(Path({str(tmp_path / "kensa.yaml")!r})), transport=MemoryTransport())
 with agent:
-    lifecycle = agent.models.lifecycles["spots"]
-    lifecycle.desire(Desired("spots/1.1.0"))
+    lifecycle = agent.lifecycle_manager.lifecycles["spots"]
+    lifecycle.desire(DesiredRelease("spots/1.1.0"))
     deadline = time.monotonic() + {PATIENCE_S}
     while lifecycle.status().active is None and time.monotonic() < deadline:
         time.sleep(0.05)
