@@ -91,7 +91,7 @@ class _StandaloneChannel:
         self._queues = WriterSenderQueues(live_rows=1)
         spread = random.Random()  # noqa: S311 - spreads tries, guards nothing
         self._sender = OutboxSender(
-            transport=transport, belt=self._queues, clock=clock, limits=OutboxLimits(), random=spread
+            transport=transport, queues=self._queues, clock=clock, limits=OutboxLimits(), random=spread
         )
         self._stop = threading.Event()
         self._thread = ThreadSupervisor(clock=clock).thread(self._run, kind="resend", stop=self._stop)

@@ -66,7 +66,7 @@ class Outbox:
             state_dir=state_dir,
             limits=limits,
             clock=clock,
-            belt=self._queues,
+            queues=self._queues,
             on_commit=on_commit,
             supervisor=self._supervisor,
         )
@@ -74,7 +74,7 @@ class Outbox:
         if transport is not None:
             self.sender = OutboxSender(
                 transport=transport,
-                belt=self._queues,
+                queues=self._queues,
                 clock=clock,
                 limits=limits,
                 random=random.Random(),  # noqa: S311
@@ -106,11 +106,11 @@ class Outbox:
         """Take ownership of the verdicts; see `ports.VerdictSink`. Raises OutboxError when closed or broken."""
         if self._failure is not None:
             raise OutboxError(f"The outbox stopped: {self._failure!r}. This is a bug; the log has its trace.")
-        self.writer.append(verdicts)
+        self.writer.intake.append(verdicts)
 
     def set_at_once_inspections(self, inspections: frozenset[str]) -> None:
         """Send every verdict of these inspections alone and at once, `ok` too, each with a commit; from any thread."""
-        self.writer.set_at_once_inspections(inspections)
+        self.writer.intake.set_at_once_inspections(inspections)
 
     def append_report(self, *, thing: str, line: str, inspection: str, boot_epoch: int, payload: bytes) -> None:
         """Keep the report on an inspection's model until the broker has it; never evicted, never blocks.
@@ -118,7 +118,7 @@ class Outbox:
         Beyond 1,000 reports and gaps that wait, a report is refused with a line in the log.
         """
         stream = Stream.of_reports(thing=thing, line=line, inspection=inspection, boot_epoch=boot_epoch)
-        self.writer.append_report(stream, payload)
+        self.writer.intake.append_report(stream, payload)
 
     def resend(self, wanted: ReplayRange, place: ReplayCursor) -> ReplayPage | None:
         """Send a page of what is kept in the range again; None while too many messages of before still wait.
@@ -169,13 +169,13 @@ class Outbox:
             oldest_age_s=0.0 if writer.oldest_utc_s is None else max(0.0, writer.monotonic_utc_s - writer.oldest_utc_s),
             uncommitted=writer.waiting,
             in_flight=0 if sender is None else sender.in_flight,
-            appended=writer.appended,
+            appended=writer.intake.appended,
             committed=writer.committed,
             delivered=writer.delivered,
             commits=writer.commits,
-            evicted=writer.evicted,
-            damaged=writer.damaged,
-            gaps=writer.gaps,
+            evicted=writer.losses.evicted,
+            damaged=writer.losses.damaged,
+            gaps=writer.losses.gaps,
             connected=self._queues.is_connected,
             reason="no transport is configured" if sender is None else sender.reason,
             storage_error=writer.storage_error,
@@ -215,7 +215,7 @@ class Outbox:
 
         What was not delivered waits for the next start. Raises OutboxError when verdicts could not be committed.
         """
-        self.writer.begin_closing()
+        self.writer.intake.begin_closing()
         pause = threading.Event()
         while self._threads and self._failure is None and not self.is_drained:
             if self._clock.monotonic_ns() >= deadline_ns:
@@ -269,4 +269,4 @@ class Outbox:
         """A thread met a fault; after a bug in the writer `append` reports it."""
         if fault.is_last:
             self._failure = fault.error
-            self.writer.begin_closing()  # whoever waits in `append` goes on, to an error
+            self.writer.intake.begin_closing()  # whoever waits in `append` goes on, to an error

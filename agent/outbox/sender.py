@@ -59,7 +59,7 @@ class OutboxSender:
         self,
         *,
         transport: Transport,
-        belt: WriterSenderQueues,
+        queues: WriterSenderQueues,
         clock: Clock,
         limits: OutboxLimits,
         random: random.Random,
@@ -72,7 +72,7 @@ class OutboxSender:
         """
         self._losses = losses or LossCounters()
         self._transport = transport
-        self._queues = belt
+        self._queues = queues
         self._clock = clock
         self._limits = limits
         self._conditions = conditions or ConditionLog(_log, clock)
@@ -150,27 +150,27 @@ class OutboxSender:
     @property
     def is_idle(self) -> bool:
         """Whether the sender has nothing that the writer gave it."""
-        belt = self._queues
-        return not (self._in_flight or self._retries or belt.live or belt.live_ok or belt.backlog)
+        queues = self._queues
+        return not (self._in_flight or self._retries or queues.live or queues.live_ok or queues.backlog)
 
     # --- the sender's thread ------------------------------------------------------------------------------------------
 
     def step(self) -> float:
-        """Do what is due; return how many seconds may pass until the next step unless the belt wakes the sender."""
+        """Do what is due; return how many seconds may pass until the next step unless the queues wakes the sender."""
         now_ns = self._clock.monotonic_ns()
-        belt = self._queues
+        queues = self._queues
         self._take_acks(now_ns)
         self._take_rejections(now_ns)
         self._take_changes(now_ns)
         self._update_topic_gate(now_ns)
-        if not belt.is_connected:
+        if not queues.is_connected:
             self._release()
             return _IDLE_S
         self._expire(now_ns)
         if now_ns >= self._retry_ns:
             self._publish_all(now_ns)
-        if not belt.wants_backlog and belt.backlog_rows > 0 and len(belt.backlog) < self._limits.page_rows // 2:
-            belt.ask_for_backlog()
+        if not queues.wants_backlog and queues.backlog_rows > 0 and len(queues.backlog) < self._limits.page_rows // 2:
+            queues.ask_for_backlog()
         return self._wait_s(now_ns)
 
     def _take_acks(self, now_ns: int) -> None:
@@ -235,11 +235,11 @@ class OutboxSender:
 
     def _update_topic_gate(self, now_ns: int) -> None:
         """Tell the writer which topics are held back, and people what changed."""
-        gate, belt = self._gate, self._queues
+        gate, queues = self._gate, self._queues
         self._gate_ns = gate.tick(now_ns)
-        if belt.held_back is not gate.held_back:
-            belt.held_back = gate.held_back
-            belt.wake_writer.set()
+        if queues.held_back is not gate.held_back:
+            queues.held_back = gate.held_back
+            queues.wake_writer.set()
         self.refused_topics = () if gate.is_open else gate.refused_topics
         while gate.changes:
             self._report_topic_changes(gate.changes.popleft(), now_ns)
@@ -376,8 +376,10 @@ class OutboxSender:
 
     def _wait_s(self, now_ns: int) -> float:
         waits = [_IDLE_S]
-        belt = self._queues
-        has_work = bool(self._retries or belt.live or belt.live_ok or belt.backlog or self._unstored or self._resends)
+        queues = self._queues
+        has_work = bool(
+            self._retries or queues.live or queues.live_ok or queues.backlog or self._unstored or self._resends
+        )
         if has_work and now_ns < self._retry_ns:
             waits.append((self._retry_ns - now_ns) / _NS_PER_S)
         if self._in_flight:

@@ -53,7 +53,9 @@ class OutboxMachine(RuleBasedStateMachine):
 
     def step_writer(self) -> None:
         self.outbox.writer.step()
-        while self.outbox.writer._incoming:  # more than one hand-over: commit all, so that the model knows what is safe
+        while (
+            self.outbox.writer.intake.unpacked
+        ):  # more than one hand-over: commit all, so that the model knows what is safe
             self.check_evictions()  # before what comes next fits into the room that was made
             self.clock.advance(0.25)
             self.outbox.writer.step()
@@ -69,7 +71,7 @@ class OutboxMachine(RuleBasedStateMachine):
         new, self.evicted = now - self.evicted, self.evicted | now
         worst = max((RANK[self.outcomes[seq]] for seq in new), default=Priority.OK)
         if worst > Priority.OK:
-            held = self.outbox.writer._with_sender
+            held = self.outbox.writer.feed.with_sender
             rows, _ = self.outbox.writer.store.rows_after(Priority.OK, 0, 10_000)
             assert [row.id for row in rows if row.id not in held] == [], "an ok verdict outlived a better one"
 
@@ -131,7 +133,7 @@ class OutboxMachine(RuleBasedStateMachine):
     def the_caps_hold(self) -> None:
         if hasattr(self, "outbox"):
             writer = self.outbox.writer
-            held = sum(row.size for row in writer._with_sender.values())
+            held = sum(row.size for row in writer.feed.with_sender.values())
             gaps = sum(row.size for row in writer.store.rows_after(Priority.GAP, 0, 10_000)[0])
             assert writer.store.totals.bytes <= writer.store.cap_bytes + held + gaps
             assert writer.store.totals == writer.store.read_totals()
