@@ -96,7 +96,7 @@ class InspectionConfig(ConfigSection):
     unsure_band: Fraction | None = None  # over the manifest's own
     check_pictures: bool = True  # a picture without light or contrast is `unknown`; measured against the golden set
     intake: IntakeConfig = IntakeConfig()
-    # at_once_inspections: each verdict in a message of its own, `ok` too, for a machine that waits for it; one commit
+    # at_once: each verdict in a message of its own, `ok` too, for a machine that waits for it; one commit
     # for each
     publish: Literal["packed", "at_once"] = "packed"
 

@@ -1,6 +1,6 @@
 """Verdicts to rows: ok verdicts of one kind share an envelope, all others leave alone and at once.
 
-So does every verdict of an inspection in `at_once_inspections`, for a machine that waits for an `ok`.
+So does every verdict of an inspection in `at_once`, for a machine that waits for an `ok`.
 
 An envelope on disk grows with every commit until it is full or old enough to travel, so that ok verdicts are durable
 soon and still travel in company. Nothing is forgotten before `written` says that its row is committed. Not thread-safe.

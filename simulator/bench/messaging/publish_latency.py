@@ -1,4 +1,4 @@
-"""`kensa bench publish`: how old a verdict is when a subscriber has it, packed and with `publish: at_once_inspections`.
+"""`kensa bench publish`: how old a verdict is when a subscriber has it, packed and with `publish: at_once`.
 
 The whole agent inspects paced frames of the simulated line with the bundled release, one in ten with a defect, and
 publishes to a broker of its own on the loopback; a subscriber in the same process notes when each message arrives. The
@@ -60,7 +60,7 @@ class PublishResult:
 
     @property
     def at_once_p99_ms(self) -> float:
-        """The worst p99 with `publish: at_once_inspections`, over all outcomes."""
+        """The worst p99 with `publish: at_once`, over all outcomes."""
         return max(row.p99_ms for row in self.ages if row.publish == "at_once")
 
     def to_json(self) -> dict[str, Any]:

@@ -25,8 +25,25 @@ OPERATIONS: Final = ROOT / "docs" / "operations.md"
 THREATS: Final = ROOT / "docs" / "threat-model.md"
 ANALYTICS: Final = ROOT / "docs" / "analytics.md"
 PAGES: Final = (ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "docs" / "datasets.md", ANALYTICS, OPERATIONS, THREATS)
-REFUSERS: Final = {"RefusedError", "Refusal", "refusal_of", "_refuse", "_refused", "refused", "Refused", "FetchError"}
-PACKAGES: Final = ("agent/app", "agent/exam", "agent/fetch", "agent/model")
+REFUSERS: Final = {
+    "FetchError",
+    "Refusal",
+    "ReleaseRefusedError",
+    "SelfTestRefused",
+    "_refusal_from",
+    "_refuse",
+    "make_refusal",
+    "sequential_test_refusal",
+}
+PACKAGES: Final = (
+    "agent/app",
+    "agent/children",
+    "agent/evidence",
+    "agent/fetch",
+    "agent/lifecycle",
+    "agent/release",
+    "agent/selftest",
+)
 
 
 # --- commands ---------------------------------------------------------------------------------------------------------
@@ -109,7 +126,7 @@ def reasons_in_code() -> set[str]:
     """Every reason code that a refusal or a failed fetch can have."""
     found = {str(reason) for reason in FetchReason}
     for package in PACKAGES:
-        for path in (ROOT / package).glob("*.py"):
+        for path in (ROOT / package).rglob("*.py"):
             tree = ast.parse(path.read_text(encoding="utf-8"))
             names = named(tree)
             for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
