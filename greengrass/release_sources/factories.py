@@ -46,7 +46,7 @@ def open_shadow(
         inspections=config.inspections,
         transport=way,
         publish_now=way.publish_now,
-        watch_connection=way.add_connection_listener,
+        add_connection_listener=way.add_connection_listener,
         clock=clock,
         supervisor=supervisor,
     )

@@ -39,7 +39,7 @@ class Device:
             inspections=["surface"],
             transport=transport,
             publish_now=self.outbox.publish_now,
-            watch_connection=self.outbox.add_connection_listener,
+            add_connection_listener=self.outbox.add_connection_listener,
             clock=clock,
         )
 

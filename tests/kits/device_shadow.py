@@ -38,7 +38,7 @@ class Rig:
             inspections=inspections,
             transport=self.transport,
             publish_now=self._publish_now,
-            watch_connection=self._watchers.append,
+            add_connection_listener=self._watchers.append,
             clock=self.clock,
         )
         self.shadow._on_desired = lambda inspection, desired: self.heard.append((inspection, desired))

@@ -35,7 +35,9 @@ class SetupPlan:
     status: tuple[str, Callable[[], bytes]] | None  # topic and maker of the payload, retained
     topics: tuple[str, ...]  # subscriptions to plain topics
     shadow_topics: tuple[str, ...]  # subscriptions under `$aws/`
-    ask: Callable[[], tuple[str, bytes]] | None  # the shadow's first request; an arrival on its topics answers it
+    first_message: (
+        Callable[[], tuple[str, bytes]] | None
+    )  # the shadow's first request; an arrival on its topics answers it
     on_refused: Callable[[str], None]  # called with the reason when the shadow is not to be spoken to
 
 
@@ -134,9 +136,14 @@ class ConnectionSetup:
         if any(waiting is feature for waiting, _ in self._requests.values()):
             return
         refused, self._refused = self._refused, ""
-        if feature is Feature.SHADOW and not refused and self._plan.ask is not None and self.step is Feature.SHADOW:
+        if (
+            feature is Feature.SHADOW
+            and not refused
+            and self._plan.first_message is not None
+            and self.step is Feature.SHADOW
+        ):
             self._asked = True
-            self._publish(Feature.SHADOW, *self._plan.ask(), retain=False)
+            self._publish(Feature.SHADOW, *self._plan.first_message(), retain=False)
         else:  # verdicts matter more than hints: the connection is used all the same
             self._on_answer(feature, refused or None)
 

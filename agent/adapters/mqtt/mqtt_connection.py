@@ -2,7 +2,7 @@
 
 Invariants: paho's publish() is called with no lock held that its callbacks take; packets are written by the serving
 thread only; a token is answered once, acknowledged by a PUBACK whose reason is good or refused by one whose is not; a
-link is up only after its opening (`opening.py`); one that ended is never used again.
+link is up only after its setup (`setup.py`); one that ended is never used again.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class MqttConnection:
         limit: int,
         clock: Clock,
         timeout_s: float,
-        opening: ConnectionSetup,
-        heard: ConnectionCallbacks,
+        setup: ConnectionSetup,
+        callbacks: ConnectionCallbacks,
     ) -> None:
         """`broker` names it in texts; `limit` bounds the unacknowledged publishes; `timeout_s` every answer."""
         self.up = False
@@ -76,7 +76,7 @@ class MqttConnection:
         self.taken_over = False  # the broker said that another client came with this client id
         self.was_idle = False  # nothing was in flight when it ended
         self.proven = False  # it was up and used, or for a while
-        self.setup = opening
+        self.setup = setup
         self._client = client
         self._broker = broker
         self._limit = limit
@@ -85,7 +85,7 @@ class MqttConnection:
         # A message may wait for as many answers as fit into the bound before its own can come.
         self._patience_ns = self._timeout_ns
         self._last_ack_ns = 0
-        self._callbacks = heard
+        self._callbacks = callbacks
         self._end: str | None = None  # why it ended or must end
         self._up_ns: int | None = None
         self._up_s: float | None = None

@@ -155,7 +155,7 @@ class Composer:
                 inspections=self._config.inspections,
                 transport=self._dependencies.transport,
                 publish_now=outbox.publish_now,
-                watch_connection=outbox.add_connection_listener,
+                add_connection_listener=outbox.add_connection_listener,
                 clock=self._clock,
                 supervisor=self._supervisor,
             )

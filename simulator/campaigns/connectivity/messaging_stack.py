@@ -57,7 +57,7 @@ class MessagingStack:
             inspections=[INSPECTION],
             transport=self.transport,
             publish_now=self.outbox.publish_now,
-            watch_connection=self.outbox.add_connection_listener,
+            add_connection_listener=self.outbox.add_connection_listener,
             clock=self.clock,
         )
         if status is not None:
