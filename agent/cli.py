@@ -1,4 +1,4 @@
-"""The `kensa` command: finds its subcommands, keeps tracebacks for bugs, and gives exit codes a meaning.
+"""The `kensa` command: finds subcommands, shows tracebacks for bugs only, defines the exit codes.
 
 0 done · 1 the thing asked for failed · 2 configuration, disk or camera: the operator must act · 3 a release is
 refused · 4 the broker · 5 no running agent, or it refused ·

@@ -1,11 +1,11 @@
-"""One line when something breaks, one when it is well again, and nothing in between that says the same.
+"""Logs a condition once when it begins and once when it ends, and suppresses the repetitions.
 
-Promise: the first `broken` of a condition is logged at once with its reason; the same reason (numbers aside) again at
-most once in `repeat_s` while the condition lasts; `well` logs one line with how long it lasted. A condition that comes
-and goes is not logged more than `MAX_EPISODES` times in `repeat_s`: one line says so, and `suppressed` counts what was
-left out. Memory is bounded: at most `_MAX_REASONS` reasons of a condition are told apart.
+Promise: the first fault of a condition is logged at once with its reason; the same reason (numbers aside) is logged
+again at most once in `repeat_s` while the condition lasts; its end is logged once with how long it lasted. A condition
+that comes and goes is logged at most `MAX_EPISODES` times in `repeat_s`: one line reports that, and `suppressed` counts
+the lines that were left out. Memory is bounded: at most `_MAX_REASONS` reasons of a condition are distinguished.
 
-Pure but for the logger; the caller brings the time, and threads may share one log.
+Pure except for the logger; the clock is a parameter, and threads may share one log.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The agent's hold on its state directory: an exclusive lock, and the socket that the commands talk to.
+"""The lock on the state directory, and the control socket through which commands reach the agent.
 
 One agent at a time uses a state directory. `control.sock` (mode 0600: who may read the state may ask) speaks one
 bounded JSON object a line: `{"cmd": "status"}` -> `{"ok": true, ...}` or `{"ok": false, "error": "..."}`. Handlers

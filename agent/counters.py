@@ -1,6 +1,7 @@
-"""Loss accounting and latency, by camera: captured = inspected + dropped (by reason) + pending, at every moment.
+"""Counters by camera: accounting of every frame, and latency.
 
-Counters only grow. One lock a camera keeps a snapshot consistent; it is held for well under a microsecond.
+Invariant: captured = inspected + dropped (by reason) + pending, at every moment. Counters only grow. One lock a camera
+keeps a snapshot consistent; it is held for well under a microsecond.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Scores -> outcome, pure: per-class thresholds, unsure band, tiles to part, evidence to a box.
+"""Turns scores into an outcome, purely: class thresholds, unsure band, tiles to part, defect box.
 
 The same function judges on the line, in evaluation and in `explain`. Nothing here knows time, files or cameras.
 """

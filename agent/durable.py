@@ -1,4 +1,4 @@
-"""Files of the state directory that must survive a power cut: the rules of fsync, in one place.
+"""Writes files that must survive a power cut: the rules of fsync, in one place.
 
 A replaced file needs fsync(file), rename, fsync(directory): without the last, a power cut can bring the old one back.
 """

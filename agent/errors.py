@@ -1,4 +1,4 @@
-"""Every error Kensa raises on purpose, grouped by who must act.
+"""Every error that Kensa raises on purpose, grouped by who must act.
 
 A vendor's exception never leaves its adapter: it is translated to one of these, with the thing that failed and the
 remedy in its text. What is not one of these is a bug and may show a traceback.

@@ -1,9 +1,10 @@
-"""Frame -> batch slot, by the manifest's geometry. The one preprocessing: training, evaluation and the line call this.
+"""Turns a frame into model inputs, by the manifest's geometry.
 
-Promise: pixels are reduced by exact 2x2 area steps (`cv2.INTER_AREA` at a factor of two), so thin defects fade but
-never break up; at most one bilinear step follows. The bytes written are the model's quantised input: there is no
-float and no normalisation here. A `Preprocessor` allocates its work buffers once for a frame shape; after that `into`
-allocates nothing of a frame's size. One instance belongs to one thread.
+Training, evaluation and the line share this one preprocessing. Promise: pixels are reduced by exact 2x2 area steps
+(`cv2.INTER_AREA` at a factor of two), so thin defects fade but never break up; at most one bilinear step follows. The
+bytes written are the model's quantised input: there is no float and no normalisation here. A `Preprocessor` allocates
+its work buffers once for a frame shape; after that `write_to` allocates nothing of a frame's size. One instance belongs
+to one thread.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The frozen records of model releases: which one is meant, desired, fetched, tested, refused and active."""
+"""The frozen records of model releases: desired, fetched, tested, refused and active ones."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The statistics of a rollout, pure: sequential tests that may be looked at after every part, and few others.
+"""The statistics of a rollout: sequential tests that may be read after every part, and a few others.
 
-Promise: numbers in, numbers out, no state but a test's own, no clock and no randomness. Every result is finite. The two
-sequential tests keep their error rates however often one looks, which a repeated fixed-size test does not: one naive
-z-test every 100 parts rolls back a third of the models that are no worse.
+Promise: pure functions of numbers, no state but a test's own, no clock and no randomness. Every result is finite. The
+two sequential tests keep their error rates however often they are read, which a repeated fixed-size test does not: one
+naive z-test every 100 parts rolls back a third of the models that are no worse.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""ModelSlot: the one place where the model wing touches the loop.
+"""The model slot: the only place where the lifecycle touches the hot loop.
 
 A worker takes a lease once per batch, before preprocessing: session, geometry, thresholds, ROI, identity and the digest
 of the configuration of the whole batch come from that lease, so no batch mixes versions, and a swap is one reference

@@ -1,4 +1,4 @@
-"""What happens when a thread of the agent meets a bug: written here once, and nowhere else.
+"""Supervised threads: what happens when a thread of the agent meets a bug.
 
 Every thread is a `SupervisedThread` with a named policy. `RESTART`: its work begins again after a jittered delay that
 doubles up to a minute, for as long as the agent runs. `STOP`: the agent stops, and its process ends with

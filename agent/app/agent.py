@@ -1,4 +1,4 @@
-"""The composed inspector and its life: starts its components in order, waits, and stops them in reverse.
+"""The running agent: starts its components in order, waits, and stops them in reverse.
 
 Start: lock, boot epoch, composition, outbox, lifecycles, recorders, collector, workers, control, heartbeat, cameras; so
 no frame is captured before everything that handles it runs. Stop: cameras first, then the waiting batches, then the
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
     from agent import config as configuration
     from agent.app.composition.camera_composition import ComposedCamera
-    from agent.app.composition.components import AgentComponents, AgentDependencies
+    from agent.app.composition.components import AgentComponents
+    from agent.app.composition.dependencies import AgentDependencies
     from agent.app.lifecycle_manager import LifecycleManager
     from agent.app.reconfigure import AppliedConfig
     from agent.health.heartbeat_publisher import HeartbeatPublisher

@@ -1,4 +1,7 @@
-"""Configuration -> concrete adapters: nothing else in Kensa names one. Each is imported only where a line uses it."""
+"""Makes the concrete adapters that a configuration names.
+
+No other module names an adapter. Each adapter is imported only where a line uses it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Composes and runs the model lifecycles of an agent: one for each inspection, with one shared repository.
+"""Composes and runs the model lifecycles of an agent: one for each inspection, one repository.
 
 Without `updates` in the configuration there are none: each inspection runs the release that the configuration names,
 and a bad one is refused at the start. With `updates` the configured release is the factory release: the last fallback.

@@ -1,4 +1,7 @@
-"""The retained status of this device: `online` while it is connected, `offline` from its stop or its last will on."""
+"""Announces the retained status of this device.
+
+It is `online` while the device is connected and `offline` after its stop or its last will.
+"""
 
 from __future__ import annotations
 

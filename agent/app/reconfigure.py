@@ -1,4 +1,4 @@
-"""Applies another configuration to a running agent: whole or not at all, and without stopping the line.
+"""Applies another configuration to a running agent: whole or not at all, the line running.
 
 Order: compare, check everything that can be checked without touching the line, save the new configuration to disk, then
 change one component after the other; where a change fails, those before it are undone. Thresholds, unsure band, ROI and

@@ -1,8 +1,9 @@
-"""`kensa resend` as the control socket takes it: one page of the history for each request, so that none takes long.
+"""Handles `kensa resend` on the control socket: one page of the history for each request.
 
-`outbox.resend` with camera, boot_epoch, first, last and place ([file, row], from the answer before; [0, 0] at first)
-answers with place (null at the end), numbers ([first, last] pairs that were found) and messages; or with busy: true,
-when the messages of before have not gone yet. `outbox.resends` answers with waiting.
+Pages keep each request short. `outbox.resend` with camera, boot_epoch, first, last and place ([file, row] from the
+previous answer, [0, 0] at first) answers with place (null at the end), numbers ([first, last] pairs that were found)
+and messages; or with busy: true while the messages of an earlier page are still waiting. `outbox.resends` answers with
+waiting.
 """
 
 from __future__ import annotations
@@ -37,14 +38,14 @@ def handlers(outbox: Outbox) -> dict[str, Callable[[Mapping[str, Any]], Mapping[
 
     def resend(request: Mapping[str, Any]) -> Mapping[str, Any]:
         try:
-            asked = _Request.model_validate(dict(request))
+            arguments = _Request.model_validate(dict(request))
         except ValidationError as error:
             raise ControlError(f"outbox.resend: {error.error_count()} of its arguments are wrong") from error
-        wanted = ReplayRange(asked.camera, asked.boot_epoch, asked.first, asked.last)
-        file, row = asked.place
-        if not 0 < wanted.verdicts <= MAX_VERDICTS or file > 1:
+        replay = ReplayRange(arguments.camera, arguments.boot_epoch, arguments.first, arguments.last)
+        file, row = arguments.place
+        if not 0 < replay.verdicts <= MAX_VERDICTS or file > 1:
             raise ControlError(f"outbox.resend: first to last must be 1 to {MAX_VERDICTS} verdicts")
-        page = outbox.resend(wanted, ReplayCursor(file, row))
+        page = outbox.resend(replay, ReplayCursor(file, row))
         if page is None:
             return {"busy": True}
         following = None if page.next is None else [page.next.file, page.next.row]

@@ -1,4 +1,4 @@
-"""Every verdict of a run, and every frame without one, as a row of a file: `kensa run --results FILE`.
+"""Writes every verdict and every dropped frame as a row of a file: `kensa run --results FILE`.
 
 Promise: the file is new (an existing one is refused, never overwritten or continued); each row is whole; what was
 judged a moment ago is in the file, for whoever reads along; memory is bounded. The disk of the file never stops the

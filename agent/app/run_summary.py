@@ -1,4 +1,4 @@
-"""What a run gave, by inspection, camera, outcome and class: the table at the end of `kensa run` on finite cameras."""
+"""Counts the verdicts of a run for the table that `kensa run` prints when finite cameras end."""
 
 from __future__ import annotations
 

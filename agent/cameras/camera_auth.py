@@ -1,4 +1,4 @@
-"""How a camera is shown who asks: Basic and Digest, as HTTP and RTSP use them.
+"""Authentication to cameras: Basic and Digest, as HTTP and RTSP use them.
 
 Promise: the strongest scheme that camera and Kensa share is taken; with Digest the password itself does not go over the
 network. RFC 7616 (Digest with SHA-256 and MD5, `-sess`, `qop=auth`), RFC 2069 (without qop, as old cameras), RFC 7617

@@ -1,4 +1,4 @@
-"""Camera addresses: where to connect and as whom, and how an address is shown without its secrets.
+"""Camera addresses: where to connect, with which credentials, and how to show one without them.
 
 Promise: whatever an error, a log line, a report or a page shows of an address went through `redact`, which shows scheme
 and host only. A password may stand anywhere else: before the `@`, in the query, in the path (`user=..._password=...`),

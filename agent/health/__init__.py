@@ -1,1 +1,1 @@
-"""Watching the machine and the line: loss accounting, metrics, drift."""
+"""Health of the process and the line: snapshots, heartbeats, process usage and memory."""

@@ -1,4 +1,4 @@
-"""The heartbeat: what the agent says of itself every `heartbeat_s`.
+"""Builds and publishes the heartbeat, the agent's report on itself every `heartbeat_s`.
 
 Promise: `build` is pure, so a heartbeat can be replayed from two snapshots; the thread never touches the hot path,
 keeps to absolute deadlines, skips the beats it missed instead of sending them late, and outlives a sink that refuses.

@@ -1,4 +1,4 @@
-"""Gives memory back to the system that the process holds and does not use.
+"""Returns unused resident memory to the kernel.
 
 Three quarters of the libraries' mapped pages (numpy, OpenCV, ONNX Runtime: 40 of 60 MB with one camera) are touched by
 imports, kernel registration and graph optimisation, and never again. Promise: only clean pages of read-only, private

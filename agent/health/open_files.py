@@ -1,4 +1,4 @@
-"""What the system lets this process have: as many open files as its hard limit allows.
+"""Raises the limit of open files of this process as far as its hard limit allows.
 
 A camera takes one to five descriptors, and some systems give a service 64 or 256. More than 1,024 would not help: the
 MQTT client waits with select(2), which takes no higher number. The hard limit is the administrator's and stays.

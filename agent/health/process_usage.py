@@ -1,4 +1,4 @@
-"""What this process uses, and how warm the machine is.
+"""Measures the CPU time and memory of this process, and the temperature of the machine.
 
 Promise: reading never raises; what a machine does not tell is None. Reading sensors can take milliseconds: never call
 this on the hot path.

@@ -1,4 +1,4 @@
-"""What the agent looks like at one moment: read by the heartbeat, the metrics and `status`, written by nobody.
+"""The state of the agent at one moment, as heartbeat, metrics and `status` read it.
 
 `app` fills it from counters, cameras, slots and the outbox when somebody asks; the hot path knows nothing of it.
 """

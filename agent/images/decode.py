@@ -1,4 +1,4 @@
-"""Encoded pictures (PNG, JPEG, BMP) -> pixels, for the line and for training alike.
+"""Decodes images (PNG, JPEG, BMP) within bounds, for the line and for training alike.
 
 Promise: what comes out is a whole picture, uint8, [H, W] mono or [H, W, 3] BGR; everything else is a FrameError that
 says what was seen. The size is read from the header and bounded before a row is decoded. A cut or damaged file is

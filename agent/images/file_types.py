@@ -1,4 +1,4 @@
-"""Which files are pictures, by the end of their name."""
+"""Recognises image files by the suffix of their name."""
 
 from __future__ import annotations
 

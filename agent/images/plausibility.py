@@ -1,4 +1,6 @@
-"""Can a picture prove anything about the part that it shows? Brightness and contrast against the golden set. Pure.
+"""Checks whether an image can prove anything about its part; pure.
+
+It compares brightness and contrast with those of the golden set.
 
 Promise: `measure` reads what preprocessing has written for the model, a few thousand bytes of it, in about 15 us; it
     never looks at the frame again. The limits come from the release's own golden set, which are model inputs, too, so

@@ -1,4 +1,4 @@
-"""Is the camera alive, and when to try again: pure logic, no I/O, no clock of its own.
+"""The state machine of one camera: whether it delivers, and when to reconnect; pure logic.
 
 Promise: a camera that delivers nothing for its limit is seen as stalled at the next look; a lost camera is tried again
 after a jittered, doubling delay of at most 30 s, and the delay starts over with the first exposure, not with the

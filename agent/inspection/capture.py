@@ -1,11 +1,10 @@
-"""One thread per camera: exposures in, numbered frames to the intake, for as long as the agent runs.
+"""The capture thread of a camera: reads exposures and hands numbered frames to the intake.
 
-Promise: the thread outlives everything a camera does. A lost or silent camera is closed and opened again after the
-watch's delay; an exposure that cannot be used is counted and dropped under a reason; each exposure, usable or not,
-takes the next `seq`, so the consumer sees every gap. It hands over or releases every buffer it acquires. `stop`
-returns within its time-out, even when a driver hangs: the thread is a daemon and closes its camera when the driver
-lets go of it. `change` puts another source in the place of this one; the numbers go on, because it is still one thread
-that gives them.
+Promise: the thread survives every failure of a camera. A lost or silent camera is closed and opened again after the
+state machine's delay; an exposure that cannot be used is counted and dropped under a reason; each exposure, usable or
+not, takes the next `seq`, so the consumer sees every gap. It hands over or releases every buffer that it acquires.
+`stop` returns within its time-out, even when a driver hangs: the thread is a daemon and closes its camera once the
+driver returns. `reconfigure` replaces the source; the numbers continue, because the same thread assigns them.
 """
 
 from __future__ import annotations
@@ -39,8 +38,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_READ_S: Final = 0.2  # how long one read may wait: what `stop` can be late by
-_NAMED_PER_S: Final = 20 / 3_600  # pictures with names (files) that the log has one by one, beyond the first
+_READ_S: Final = 0.2  # how long one read may wait, and so how late `stop` may be
+_NAMED_PER_S: Final = 20 / 3_600  # named images (files) that are logged one by one, beyond the burst
 _NAMED_BURST: Final = 200
 _MAX_NAMES: Final = 1_000
 _FIRST_EXPOSURE_S: Final = 10.0  # RTSP and USB cameras need some seconds from opening to the first frame
@@ -48,10 +47,11 @@ _FIRST_EXPOSURE_S: Final = 10.0  # RTSP and USB cameras need some seconds from o
 
 @dataclass(frozen=True, slots=True)
 class CaptureSettings:
-    """Where frames come from. `stall_ms` None means that silence is normal: triggered cameras, folders, video files.
+    """How one camera is captured.
 
-    A frame of another size than `declared_px` (width, height) is dropped. `frozen_after_s` says for how long a source
-    may repeat one picture, see `FreezeDetector`; None: for ever.
+    With `stall_ms` None silence is normal: triggered cameras, folders, video files. A frame of another size than
+    `declared_px` (width, height) is dropped. `frozen_after_s` is how long a source may repeat one image, see
+    `FreezeDetector`; None: for ever.
     """
 
     source: FrameSource
@@ -104,23 +104,23 @@ class CaptureThread:
         )
         self._lock = threading.Lock()  # of the four that follow
         self._stop = threading.Event()
-        self._interrupt = threading.Event()  # stop, or there is another setup
+        self._interrupt = threading.Event()  # stop, or new settings
         self._next_settings: CaptureSettings | None = None
-        self._has_ended = False  # the thread will not look at `_next` any more
+        self._has_ended = False  # the thread will not read `_next_settings` any more
         self._thread = self._new_thread()
         self._seq = 0
         self._conditions = self._supervisor.condition_log(_log)
         self._label = f"camera {camera}"
-        self._is_lost = False  # nothing has come since it was lost
-        self._is_delivering_bad_images = False  # the last exposure could not be judged
-        self._logged_names: set[str] = set()  # of pictures that could not be judged and are in the log
+        self._is_lost = False  # no exposure has arrived since it was lost
+        self._is_delivering_bad_images = False  # the last exposure could not be inspected
+        self._logged_names: set[str] = set()  # of images that could not be inspected and are in the log
         self._name_log_limit = RateLimit(per_s=_NAMED_PER_S, burst=_NAMED_BURST)
         self._shape: tuple[int, ...] | None = None  # of the last good frame: what the next buffer must hold
         self._buffer = -1  # acquired and not handed over yet
 
     @property
     def status(self) -> CameraStatus:
-        """The camera's state; from any thread."""
+        """The camera's status; from any thread."""
         return self._state_machine.status
 
     @property
@@ -130,7 +130,7 @@ class CaptureThread:
 
     @property
     def is_running(self) -> bool:
-        """Whether frames may still come."""
+        """Whether frames may still arrive."""
         return self._thread.is_alive()
 
     def start(self) -> None:
@@ -138,23 +138,23 @@ class CaptureThread:
         self._thread.start()
 
     def request_stop(self) -> None:
-        """Let capturing end soon, without waiting for it: so that many cameras end side by side."""
+        """Request the end without waiting for it, so that many cameras end in parallel."""
         with self._lock:
             self._stop.set()
             self._interrupt.set()
 
-    def reconfigure(self, setup: CaptureSettings) -> None:
-        """Close the camera soon and go on with `setup`, also where the source had ended; from any thread.
+    def reconfigure(self, settings: CaptureSettings) -> None:
+        """Close the camera soon and continue with `settings`, also where the source had ended; from any thread.
 
-        Counters and numbers go on. Raises ThreadLimitError where an ended camera needs a thread and there is none; it
-        may be called again. A driver that hangs holds the change up until it returns.
+        Counters and numbers continue. Raises ThreadLimitError where an ended camera needs a thread and there is none;
+        it may be called again. A driver that hangs delays the change until it returns.
         """
         with self._lock:
-            self._next_settings = setup
+            self._next_settings = settings
             self._interrupt.set()
             if self._has_ended and not self._stop.is_set():
                 self._thread = self._new_thread()
-                self._thread.start()  # may fail: a machine has only so many threads
+                self._thread.start()  # may fail: the number of threads is limited
                 self._has_ended = False
 
     def stop(self, *, timeout_s: float = 1.0) -> bool:
@@ -163,7 +163,7 @@ class CaptureThread:
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
         if self._thread.is_alive():
-            _log.warning("camera %s: its driver does not return; it is left behind", self._camera)
+            _log.warning("camera %s: its driver does not return; it is abandoned", self._camera)
             return False
         return True
 
@@ -183,18 +183,18 @@ class CaptureThread:
                     return
 
     def _on_fault(self, fault: Fault) -> None:
-        """A bug in this thread: the camera is let go, and capturing begins again; the other cameras do not notice."""
+        """Release the camera after a bug in this thread; capture starts again, other cameras are not affected."""
         self._release_camera()
         self._state_machine.on_lost(self._clock.monotonic_ns(), f"internal error: {fault.text}")
 
     def _release_camera(self) -> None:
-        """Close the camera and give its buffer back."""
+        """Close the camera and release its buffer."""
         self._close()
         self._pool.release(self._buffer)
         self._buffer = -1
 
     def _close(self) -> None:
-        """Close the camera; a driver that cannot even do that is said so, and opened again all the same."""
+        """Close the camera; a failure to close is reported, and the camera is opened again all the same."""
         try:
             with self._error_boundary:
                 self._settings.source.close()
@@ -203,19 +203,19 @@ class CaptureThread:
             self._state_machine.record_error(f"closing failed: {error}")
 
     def _apply_next_settings(self) -> None:
-        """Take the new setup, if there is one."""
+        """Apply new settings, if there are any."""
         with self._lock:
-            setup, self._next_settings = self._next_settings, None
+            settings, self._next_settings = self._next_settings, None
             if not self._stop.is_set():
                 self._interrupt.clear()
-        if setup is not None:
+        if settings is not None:
             self._release_camera()
-            self._settings, self._shape = setup, None
+            self._settings, self._shape = settings, None
             self._is_lost = self._is_delivering_bad_images = False
             for what in (self._label, f"pictures of camera {self._camera}"):
                 self._conditions.forget(what)
-            self._freeze = FreezeDetector(setup.frozen_after_s)
-            self._state_machine.on_reconfigured(self._clock.monotonic_ns(), stall_s=setup.stall_s)
+            self._freeze = FreezeDetector(settings.frozen_after_s)
+            self._state_machine.on_reconfigured(self._clock.monotonic_ns(), stall_s=settings.stall_s)
 
     def _capture(self) -> None:
         while not self._stop.is_set():
@@ -240,12 +240,12 @@ class CaptureThread:
                 self._clock.wait(self._interrupt, delay_s)
 
     def _log_skipped_files(self, text: str | None) -> None:
-        """Say once what the source passes over; status and heartbeat show it from now on."""
+        """Log once which files the source skips; status and heartbeat report it from now on."""
         if self._state_machine.set_skipped_files(text):
             _log.warning("camera %s: %s", self._camera, text)
 
     def _read_frames(self) -> None:
-        """Read until the thread is stopped or changed. Raises CameraError when the camera is lost or silent."""
+        """Read until the thread is stopped or reconfigured. Raises CameraError when the camera is lost or silent."""
         while not self._interrupt.is_set():
             skipped, grab = 0, None
             try:
@@ -279,20 +279,20 @@ class CaptureThread:
         return None if self._buffer < 0 else self._pool.buffer(self._buffer)
 
     def _check_grab(self, grab: Grab) -> None:
-        """Raise FrameError for what no worker could judge."""
+        """Raise FrameError for an exposure that no worker could inspect."""
         pixels = grab.pixels
         if grab.incomplete:
-            raise FrameError(DropReason.INCOMPLETE, "the transport lost a part of the picture")
+            raise FrameError(DropReason.INCOMPLETE, "the transport lost data of the image")
         mono_or_bgr = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)  # noqa: PLR2004
         if not mono_or_bgr or pixels.dtype != np.uint8:
             raise FrameError(
                 DropReason.CHANNELS, f"{pixels.dtype} of shape {pixels.shape}; uint8 [H, W] or [H, W, 3] is expected"
             )
         height, width = pixels.shape[:2]
-        wanted_w, wanted_h = self._settings.declared_px
-        if min(height, width) == 0 or (wanted_w or width, wanted_h or height) != (width, height):
+        declared_w, declared_h = self._settings.declared_px
+        if min(height, width) == 0 or (declared_w or width, declared_h or height) != (width, height):
             raise FrameError(
-                DropReason.SIZE, f"{width}x{height} px; declared are {wanted_w or 'any'}x{wanted_h or 'any'}"
+                DropReason.SIZE, f"{width}x{height} px; declared are {declared_w or 'any'}x{declared_h or 'any'}"
             )
 
     def _clear_lost(self) -> None:
@@ -301,7 +301,7 @@ class CaptureThread:
             self._conditions.clear_fault(self._label, "delivers again")
 
     def _refuse(self, error: FrameError, grab: Grab | None) -> None:
-        """Account for an exposure that cannot be judged: its part gets `unknown`, and without a part it is dropped."""
+        """Account for an unusable exposure: its part gets `unknown`; without a part it is dropped."""
         part_id = error.part_id if grab is None else grab.part_id
         seq, now_ns = self._next_seq(), self._clock.monotonic_ns()
         verdict = "dropped" if part_id is None else "unknown"
@@ -309,7 +309,7 @@ class CaptureThread:
         if name is None:
             self._is_delivering_bad_images = True
             self._conditions.report_fault(f"pictures of camera {self._camera}", f"{verdict}: {error}")
-        elif name in self._logged_names:  # a folder that loops: the log has it
+        elif name in self._logged_names:  # a folder that loops: already logged
             pass
         elif self._name_log_limit.try_take(now_ns):
             if len(self._logged_names) < _MAX_NAMES:
@@ -334,7 +334,7 @@ class CaptureThread:
             self._counters.count_dropped(DropReason.SHUTDOWN, seq=seq, detail=str(error), name=name)
 
     def _count_skipped(self, count: int) -> None:
-        """Account for exposures that the source left out for a newer one: they take their numbers, too."""
+        """Account for exposures that the source skipped for a newer one; they take numbers, too."""
         if count:
             self._counters.count_captured(count)
             self._counters.count_dropped(DropReason.OVERRUN, count)
@@ -349,7 +349,7 @@ class CaptureThread:
         buffer = -1
         if self._buffer >= 0 and grab.pixels is self._pool.buffer(self._buffer):
             buffer, self._buffer = self._buffer, -1
-        elif self._buffer >= 0 and grab.pixels.shape != self._shape:  # the size changed: this buffer fits no more
+        elif self._buffer >= 0 and grab.pixels.shape != self._shape:  # the size changed: this buffer no longer fits
             self._pool.release(self._buffer)
             self._buffer = -1
         self._shape = grab.pixels.shape

@@ -1,4 +1,4 @@
-"""Two models, one verdict: how a challenger's word counts in a trial or an A/B test.
+"""Runs a challenger beside the champion, and decides whose result becomes the verdict.
 
 The stricter outcome counts: `defect`, then `unsure`. A challenger that finds nothing, or that fails, changes nothing:
 its `ok` never lifts a champion's `unknown`, its `unknown` never spoils a champion's judgement. Class, score, scores and

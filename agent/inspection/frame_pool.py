@@ -1,4 +1,4 @@
-"""Frame buffers: after the first frames of a size, capture allocates nothing of a frame's size.
+"""A pool of frame buffers: in steady state capture allocates nothing of a frame's size.
 
 How a buffer travels: the capture thread acquires it, the source decodes into it, the frame carries its index, and who
 ends the frame's way releases it: the worker after the judgement, the intake when it displaces the frame, the capture

@@ -1,4 +1,4 @@
-"""Keeps the newest frames of defect and unsure parts for `kensa explain`, without ever holding up the loop.
+"""Records the newest frames of defect and unsure parts for `kensa explain`; never blocks the loop.
 
 The loop hands a frame over by copying it into a free copy buffer; when none is free (encoding cannot follow) the
 frame is not kept, its verdict says so by having no image, and `skipped` counts. Encoding a 1080p frame costs about 15

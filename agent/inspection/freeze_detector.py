@@ -1,9 +1,10 @@
-"""Does a live camera repeat one picture? A sensor's noise makes every frame differ, so equal frames mean it is frozen.
+"""Detects a live camera that repeats one image.
 
-What equality proves depends on the kind of camera. Raw pixels (V4L2, vendors' SDKs) and pictures that are coded one by
-one (MJPEG) differ from frame to frame on a living sensor: the third equal frame in a row is judged frozen. A video
-codec (RTSP) may decode a still scene to equal frames until its next key frame: there equality must also last for a
-stated time. Files and replays repeat rightly and are never judged.
+A sensor's noise makes every frame differ, so equal frames mean that the camera is frozen. What equality proves depends
+on the kind of camera. Raw pixels (V4L2, vendors' SDKs) and images that are coded one by one (MJPEG) differ from frame
+to frame on a working sensor: the third equal frame in a row is classified as frozen. A video codec (RTSP) may decode a
+still scene to equal frames until its next key frame: there equality must also last for a stated time. Files and replays
+may repeat and are never checked.
 
 Promise: about 500 pixels are compared for each frame, and all of them (by CRC-32) only where those are equal; a frame
 that differs anywhere ends the run. The camera's capture thread uses it.

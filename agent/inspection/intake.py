@@ -1,4 +1,4 @@
-"""Intake: where capture threads leave frames and workers take batches.
+"""The intake: bounded queues between the capture threads and the workers.
 
 Bounded by camera, with a named policy: `newest` displaces the oldest waiting frame of the same camera, `wait` holds the
 capture thread back. A displaced frame is counted as `overrun`; if it carries a part id it gets an `unknown` verdict

@@ -1,11 +1,11 @@
-"""Keeps the newest exposure of a live camera: a reading thread takes all that arrives, a slow line gets the newest.
+"""Keeps the newest exposure of a live camera, so that a slow line never gets an old one.
 
-Promise: the camera is read all the time, so nothing ages in the queues of driver, kernel and server, however slow the
-consumer is. Each exposure has the time of its arrival; those that were left out for a newer one are counted in the next
-`Grab.skipped`. An exposure is decoded when it is handed over, by the capture thread: what is left out costs no
+Promise: a reading thread reads the camera all the time, so nothing ages in the queues of driver, kernel and server,
+however slow the consumer is. Each exposure has the time of its arrival; exposures that were skipped for a newer one are
+counted in the next `Grab.skipped`. The capture thread decodes an exposure when it takes it, so a skipped one costs no
 decoding. `read` and `close` return in time whatever the camera does: only the reading thread calls it. Each opening has
-a stream and a thread of its own; a thread that hangs is left behind and closes its stream when the camera lets go of
-it. A triggered exposure (with a part id) is never left out: the camera is held back until it is taken.
+its own stream and thread; a thread that hangs is abandoned and closes its stream once the driver returns. A triggered
+exposure (with a part id) is never skipped: the camera is held back until it is taken.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What the workers of one inspection notice about it together: useless pictures, outcomes, and when that is an alarm.
+"""Monitors one inspection across its workers: unusable images, outcomes, and the alarms that follow.
 
 Promise: an alarm begins with one WARNING in the log, is repeated at most hourly, and ends with one INFO; in between it
-is one text for status, heartbeat and metrics, and holds a model's rollout. A good picture of a quiet camera costs a
-dictionary look-up and no lock. All methods may be called from any thread.
+is one text for status, heartbeat and metrics, and it pauses a model's rollout. A good image of a camera without faults
+costs a dictionary look-up and no lock. All methods may be called from any thread.
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ if TYPE_CHECKING:
     from agent.records import Judgement, ModelIdentity
     from agent.timing.clock import Clock
 
-_ALARM_AFTER: Final = 3  # unusable pictures in a row; a frozen source is proven by as many before it is reported
-_CLEAR_AFTER: Final = 10  # usable pictures in a row
+_ALARM_AFTER: Final = 3  # unusable images in a row; a frozen source is proven by as many before it is reported
+_CLEAR_AFTER: Final = 10  # usable images in a row
 _LOG_EVERY_NS: Final = NS_PER_S
-_SAMPLES: Final = 8  # first pictures of a camera under a model that are averaged for the comparison with its golden set
+_SAMPLES: Final = 8  # first images of a camera under a model, averaged for the comparison with its golden set
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class ImageHealth:
-    """One camera's pictures since the agent's start."""
+    """One camera's images since the agent's start."""
 
-    faults: Mapping[str, int] = field(default_factory=dict)  # ImageFault value -> pictures
-    alarm: str | None = None  # they are not judged at the moment, and why
-    mismatch: str | None = None  # they are unlike those that the present model was trained on
+    faults: Mapping[str, int] = field(default_factory=dict)  # ImageFault value -> images
+    alarm: str | None = None  # why they are not inspected at the moment
+    mismatch: str | None = None  # how they differ from those that the present model was trained on
 
 
 @dataclass(slots=True)
 class _Camera:
     faults: dict[ImageFault, int] = field(default_factory=dict)
-    bad: int = 0  # unusable pictures in a row
-    good: int = 0  # usable ones in a row, counted while there is something to end
+    bad: int = 0  # unusable images in a row
+    good: int = 0  # usable ones in a row, counted while a fault lasts
     alarm: str | None = None
-    lost: int = 0  # pictures of this alarm
-    misfit: str | None = None
-    compared_key: object = None  # which model and region `seen` and `misfit` belong to
+    lost: int = 0  # images of this alarm
+    mismatch: str | None = None
+    compared_key: object = None  # which model and region `seen` and `mismatch` belong to
     samples: list[ImageStatistics] = field(default_factory=list)
 
 
@@ -61,24 +61,24 @@ def _condition_of(camera: str) -> str:
 
 
 class InspectionMonitor:
-    """One for each inspection, shared by its workers."""
+    """Collects image faults and outcomes of one inspection; shared by its workers."""
 
     def __init__(self, clock: Clock, *, inspection: str, kept: Path | None = None) -> None:
-        """Nothing has happened yet, but for what the last run left in the file `kept`."""
+        """Restore the control charts that the last run left in the file `kept`."""
         self._clock = clock
         self._statistics = OutcomeStatistics(kept)
         self._conditions = ConditionLog(_log, clock)
         self._lock = threading.Lock()
         self._verdicts = f"verdicts of {inspection}"
         self._is_alarmed = False  # by the verdicts
-        self._next_log_ns = 0  # while it is: the log decides by itself what is worth a line, but not for every batch
+        self._next_log_ns = 0  # while it is: limits how often the condition log is asked
         self._cameras: dict[str, _Camera] = {}
-        self._cameras_with_faults: set[str] = set()  # cameras whose next good picture matters
+        self._cameras_with_faults: set[str] = set()  # cameras whose next good image matters
 
-    # --- pictures -----------------------------------------------------------------------------------------------------
+    # --- images -------------------------------------------------------------------------------------------------------
 
     def count_unusable(self, camera: str, fault: ImageFault, reason: str) -> None:
-        """Count a picture that proves nothing."""
+        """Count an image that proves nothing."""
         with self._lock:
             state = self._camera(camera)
             state.faults[fault] = state.faults.get(fault, 0) + 1
@@ -93,11 +93,11 @@ class InspectionMonitor:
             else:
                 state.alarm, state.lost = reason, state.bad
         self._conditions.report_fault(
-            _condition_of(camera), f"they are not judged, their verdicts are `unknown`: {reason}"
+            _condition_of(camera), f"they are not inspected, their verdicts are `unknown`: {reason}"
         )
 
     def count_usable(self, camera: str) -> None:
-        """Count a picture that can be judged."""
+        """Count an image that can be inspected."""
         if camera not in self._cameras_with_faults:
             return
         with self._lock:
@@ -110,19 +110,19 @@ class InspectionMonitor:
             state.alarm = None
             self._cameras_with_faults.discard(camera)
         if ended:
-            self._conditions.clear_fault(_condition_of(camera), f"are judged again, {lost} were not,")
+            self._conditions.clear_fault(_condition_of(camera), f"are inspected again, {lost} were not,")
 
     def compare_with_golden(
         self, camera: str, key: object, seen: ImageStatistics, limits: ImageLimits, *, squeezed: str | None
     ) -> bool:
-        """Compare a camera's first pictures under a model and a region (`key`) with the model's golden set.
+        """Compare a camera's first images under a model and a region (`key`) with the model's golden set.
 
-        `squeezed` is what else is unlike them. False once enough pictures were compared.
+        `squeezed` describes any other difference. False once enough images were compared.
         """
         with self._lock:
             state = self._camera(camera)
             if state.compared_key != key:
-                state.compared_key, state.misfit, state.samples = key, None, []
+                state.compared_key, state.mismatch, state.samples = key, None, []
             if len(state.samples) >= _SAMPLES:
                 return False
             state.samples.append(seen)
@@ -131,17 +131,19 @@ class InspectionMonitor:
             level = sum(s.level for s in state.samples) / _SAMPLES
             contrast = sum(s.contrast for s in state.samples) / _SAMPLES
             light = plausibility.describe_mismatch(ImageStatistics(level, contrast), limits)
-            state.misfit = "; ".join(text for text in (squeezed, light) if text) or None
-            misfit = state.misfit
-        if misfit is not None:
-            _log.warning("camera %s: its pictures are unlike those that the model was trained on: %s", camera, misfit)
+            state.mismatch = "; ".join(text for text in (squeezed, light) if text) or None
+            mismatch = state.mismatch
+        if mismatch is not None:
+            _log.warning("camera %s: its images differ from those that the model was trained on: %s", camera, mismatch)
         return False
 
     def image_health(self, camera: str) -> ImageHealth:
-        """What heartbeat, status and metrics show of a camera."""
+        """Return what heartbeat, status and metrics report of a camera."""
         with self._lock:
             state = self._camera(camera)
-            return ImageHealth({str(fault): count for fault, count in state.faults.items()}, state.alarm, state.misfit)
+            return ImageHealth(
+                {str(fault): count for fault, count in state.faults.items()}, state.alarm, state.mismatch
+            )
 
     def _camera(self, camera: str) -> _Camera:
         return self._cameras.setdefault(camera, _Camera())
@@ -149,7 +151,7 @@ class InspectionMonitor:
     # --- outcomes -----------------------------------------------------------------------------------------------------
 
     def record_champion(self, key: str, identity: ModelIdentity, inspected: Sequence[tuple[str, Judgement]]) -> None:
-        """Take what the active model said of a batch; see `Tally.record`."""
+        """Count the active model's judgements of a batch; see `OutcomeStatistics.record_champion`."""
         now_ns = self._clock.monotonic_ns()
         with self._lock:
             self._statistics.record_champion(key, identity, inspected, now_ns=now_ns)
@@ -161,12 +163,12 @@ class InspectionMonitor:
         self._log_alarms(alarms)
 
     def record_challenger(self, identity: ModelIdentity, judgements: Sequence[Judgement]) -> None:
-        """Take what a challenger said; see `Tally.record_challenger`."""
+        """Count a challenger's judgements; see `OutcomeStatistics.record_challenger`."""
         with self._lock:
             self._statistics.record_challenger(identity, judgements)
 
     def reset_baseline(self) -> None:
-        """Take the reject rate from now on for the usual one: a person has looked."""
+        """Learn the baseline reject rate anew: a person has checked the line."""
         with self._lock:
             self._statistics.reset_baseline()
             self._is_alarmed = self._statistics.is_alarmed
@@ -174,17 +176,17 @@ class InspectionMonitor:
         self._log_alarms(alarms)
 
     def model_counts(self) -> tuple[ModelCounts, ...]:
-        """What the last models said, by outcome and class."""
+        """Return the counts of the last models, by outcome and class."""
         with self._lock:
             return self._statistics.model_counts()
 
     def reject_rate(self) -> RejectRate | None:
-        """The active model's reject rate; None before its first part."""
+        """Return the active model's reject rate; None before its first part."""
         with self._lock:
             return self._statistics.reject_rate()
 
     def save(self, *, now: bool = False) -> None:
-        """Keep the learned rates on the disk every ten minutes, or `now`; not for a worker's thread."""
+        """Save the learned rates to disk every ten minutes, or `now`; not for a worker's thread."""
         with self._lock:
             data = self._statistics.due_copy(self._clock.monotonic_ns(), now=now)
         if data is not None:
@@ -194,12 +196,12 @@ class InspectionMonitor:
         if alarms:
             self._conditions.report_fault(self._verdicts, "; ".join(alarms))
         else:
-            self._conditions.clear_fault(self._verdicts, "are as usual again")
+            self._conditions.clear_fault(self._verdicts, "are normal again")
 
     # --- alarms -------------------------------------------------------------------------------------------------------
 
     def alarm(self) -> str | None:
-        """Why this inspection is not healthy: one sentence a cause; None while it is."""
+        """Return why this inspection is not healthy, one sentence for each cause; None while it is."""
         with self._lock:
             texts = [f"camera {name}: {c.alarm}" for name, c in sorted(self._cameras.items()) if c.alarm is not None]
             texts += self._statistics.alarms()

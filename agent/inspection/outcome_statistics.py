@@ -1,8 +1,8 @@
-"""What the models of one inspection said, counted by model, outcome and class, with a chart of each one's reject rate.
+"""Counts judgements by model, outcome and class, and charts the reject rate of each model.
 
-Promise: memory is bounded (`KEPT` models and as many charts, the newest); the charts outlive a restart, up to the last
-`SAVE_S` seconds. A chart belongs to a model under one set of thresholds and one region: whatever changes what the
-model rejects begins a new one, and going back resumes the old one. Not safe for threads: the monitor serialises.
+Promise: memory is bounded (the newest `KEPT` models and as many charts); the charts survive a restart, except for the
+last `SAVE_S` seconds. A chart belongs to a model under one set of thresholds and one region: any change of what the
+model rejects begins a new chart, and going back resumes the old one. Not thread-safe: the monitor serialises.
 """
 
 from __future__ import annotations

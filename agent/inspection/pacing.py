@@ -1,4 +1,4 @@
-"""When the next exposure of a paced source is due.
+"""Computes when the next exposure of a paced source is due.
 
 Promise: exposures are due on a fixed grid of 1/fps, so latency counted from `due_ns` includes whatever made them late.
 A reader that falls behind by more than a period (it waited for room in the intake) gets a new grid: a file waits for

@@ -1,4 +1,4 @@
-"""The hot loop: take a batch, lease the model, preprocess in place, infer, decide, hand over; run to completion.
+"""The hot loop: take a batch, lease the model, preprocess in place, infer, decide, hand over.
 
 One worker a core, no queue between preprocessing and inference. In steady state nothing of a frame's size is
 allocated: pixels go from the camera's buffer through the preprocessor's work buffers into the worker's own batch

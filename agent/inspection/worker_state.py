@@ -1,4 +1,4 @@
-"""What one worker has in front of it for one inspection: batch buffers, preprocessors, the fixed part of verdicts.
+"""Per-worker state for one inspection: batch buffers, preprocessors, cached verdict origins.
 
 Buffers belong to a geometry and a ROI, not to a model or a lease: they survive a shadow, a trial, and a swap to a model
 that sees frames the same way, so that a swap makes and touches no new memory in the hot path. The buffers of the

@@ -1,4 +1,4 @@
-"""The records of composition: what the caller of `build` supplies, and what an agent is made of."""
+"""The frozen record of everything that one start of an agent is made of."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from agent.app.active_config import ActiveConfig
     from agent.app.composition.camera_composition import ComposedCamera
@@ -22,28 +22,10 @@ if TYPE_CHECKING:
     from agent.inspection.monitor import InspectionMonitor
     from agent.inspection.worker import Worker
     from agent.outbox import Outbox
-    from agent.ports import DesiredState, FrameSource, ReleaseFetcher, Transport
-    from agent.records import DroppedFrames, Verdict
+    from agent.ports import Transport
     from agent.slot import ModelSlot
     from agent.supervision import ThreadSupervisor
     from agent.timing.clock import Clock
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AgentDependencies:
-    """What an agent needs beside its configuration; made by `build`, which documents the callbacks."""
-
-    transport: Transport | None
-    sources: Mapping[str, FrameSource]  # by camera
-    external_cameras: frozenset[str]  # cameras whose sources the caller supplied
-    clock: Clock
-    supervisor: ThreadSupervisor
-    on_commit: Callable[[Sequence[Verdict], int], None] | None = None
-    observe: Callable[[Sequence[Verdict]], None] | None = None
-    on_drop: Callable[[DroppedFrames], None] | None = None
-    desired_state: DesiredState | None = None
-    fetcher: ReleaseFetcher | None = None
-    component_version: str | None = None  # None outside Greengrass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
-"""Composes the components of an agent in the order of their dependencies; starts no thread and opens no camera.
+"""Composes the components of an agent in the order of their dependencies.
 
-What it does do: it loads and warms up the models of a configuration without `updates`, reads the control charts of the
-last run and opens the outbox. The state directory must be locked.
+It starts no thread and opens no camera. It does load the models of a configuration without `updates`, reads the control
+charts of the last run and opens the outbox. The state directory must be locked.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from agent.app.active_config import ActiveConfig
     from agent.app.composition.camera_composition import ComposedCamera
-    from agent.app.composition.components import AgentDependencies
+    from agent.app.composition.dependencies import AgentDependencies
     from agent.app.lifecycle_manager import LifecycleManager
     from agent.collection import Collector
     from agent.condition_log import LogCounter

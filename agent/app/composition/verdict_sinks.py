@@ -1,4 +1,4 @@
-"""What verdicts pass on their way from the workers to the outbox."""
+"""The sinks that verdicts pass on their way from the workers to the outbox."""
 
 from __future__ import annotations
 
