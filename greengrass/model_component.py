@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from awsiot.greengrasscoreipc import model
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from agent.errors import ConfigError, KensaError, MessageError
+from agent.strict import Strict
 from agent.timing.clock import NS_PER_S, SystemClock
 from greengrass.deployment.config_watcher import read_configuration
 from greengrass.environment import MODEL_NAME, Environment
@@ -43,10 +44,8 @@ _NUCLEUS_KEYS: Final = frozenset({"accessControl"})
 _log = logging.getLogger("kensa.model")
 
 
-class ModelComponentConfig(BaseModel):
+class ModelComponentConfig(Strict):
     """The component's configuration."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     inspection: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
     release: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}/\d{1,6}\.\d{1,6}\.\d{1,6}(-[0-9A-Za-z.-]{1,32})?$")

@@ -8,22 +8,23 @@ from __future__ import annotations
 import json
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ConfigDict, ValidationError
 
 from agent.errors import OperatorError
+from agent.strict import Strict
 
 
 class PlanError(OperatorError):
     """A plan, a search file or a choice cannot be read; the text names the key and what is allowed."""
 
 
-class Strict(BaseModel):
-    """Frozen, and refuses keys that it does not know."""
+class StrictJson(Strict):
+    """A strict record whose numbers are finite, as JSON has them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(allow_inf_nan=False)
 
 
-T = TypeVar("T", bound=Strict)
+T = TypeVar("T", bound=StrictJson)
 
 
 def json_or_text(text: str) -> Any:
@@ -52,6 +53,6 @@ def parse_json(kind: type[T], data: bytes | str, source: str) -> T:
     return validate(kind, tree, source)
 
 
-def to_json(value: Strict) -> bytes:
+def to_json(value: StrictJson) -> bytes:
     """Canonical bytes for files: sorted keys, two spaces, newline at the end."""
     return (json.dumps(value.model_dump(mode="json"), indent=2, sort_keys=True, allow_nan=False) + "\n").encode()

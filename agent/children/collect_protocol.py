@@ -10,23 +10,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from agent.config import CollectionConfig
+from agent.strict import Strict
 from agent.wire.collected_frame import CollectReason
 
 MAX_LINE_BYTES: Final = 64 * 1024
 MAX_REQUEST_BYTES: Final = 256 * 1024  # the first line: the configuration's dictionaries are in it
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
 # --- to the child -----------------------------------------------------------------------------------------------------
 
 
-class CollectSetup(_Strict):
+class CollectSetup(Strict):
     """The first line: keep the spool in `folder` until standard input ends."""
 
     kind: Literal["setup"] = "setup"
@@ -36,7 +33,7 @@ class CollectSetup(_Strict):
     boot_epoch: int = Field(ge=0)
 
 
-class TargetCheck(_Strict):
+class TargetCheck(Strict):
     """The only line: can the target be used? Answered by `TargetCheckResult`."""
 
     kind: Literal["check"] = "check"
@@ -44,13 +41,13 @@ class TargetCheck(_Strict):
     thing: str
 
 
-class CollectStart(_Strict):
+class CollectStart(Strict):
     """The first line as a whole."""
 
     body: Annotated[CollectSetup | TargetCheck, Field(discriminator="kind")]
 
 
-class CollectJob(_Strict):
+class CollectJob(Strict):
     """A frame in a slot, to be encoded and kept."""
 
     kind: Literal["job"] = "job"
@@ -66,14 +63,14 @@ class CollectJob(_Strict):
     verdict: dict[str, Any]  # as `encode_verdict` writes it
 
 
-class SettingsUpdate(_Strict):
+class SettingsUpdate(Strict):
     """Go on with these settings."""
 
     kind: Literal["change"] = "change"
     settings: CollectionConfig
 
 
-class CollectOrder(_Strict):
+class CollectOrder(Strict):
     """Every line after a `CollectSetup`."""
 
     body: Annotated[CollectJob | SettingsUpdate, Field(discriminator="kind")]
@@ -82,7 +79,7 @@ class CollectOrder(_Strict):
 # --- from the child ---------------------------------------------------------------------------------------------------
 
 
-class SpoolStatus(_Strict):
+class SpoolStatus(Strict):
     """Where the spool stands; counts since the spool was made."""
 
     kept: dict[CollectReason, int] = Field(default_factory=dict)  # CollectReason -> frames
@@ -95,7 +92,7 @@ class SpoolStatus(_Strict):
     error: str | None = None  # why nothing is uploaded or kept at the moment
 
 
-class JobDone(_Strict):
+class JobDone(Strict):
     """The job is done, for good: kept, or dropped and counted. Its slot is free."""
 
     kind: Literal["taken"] = "taken"
@@ -103,14 +100,14 @@ class JobDone(_Strict):
     figures: SpoolStatus
 
 
-class StatusUpdate(_Strict):
+class StatusUpdate(Strict):
     """Figures that changed by themselves: uploads, errors. Also the answer to `CollectSetup`."""
 
     kind: Literal["moved"] = "moved"
     figures: SpoolStatus
 
 
-class TargetCheckResult(_Strict):
+class TargetCheckResult(Strict):
     """What a `Check` saw."""
 
     kind: Literal["checked"] = "checked"
@@ -119,14 +116,14 @@ class TargetCheckResult(_Strict):
     text: str
 
 
-class CollectFailed(_Strict):
+class CollectFailed(Strict):
     """The child cannot work at all, and ends."""
 
     kind: Literal["unable"] = "unable"
     text: str
 
 
-class CollectReply(_Strict):
+class CollectReply(Strict):
     """One line of the child's standard output."""
 
     body: Annotated[JobDone | StatusUpdate | TargetCheckResult | CollectFailed, Field(discriminator="kind")]

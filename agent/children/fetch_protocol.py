@@ -18,7 +18,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import Field, StringConstraints
+
+from agent.strict import Strict
 
 RELEASE_ID_PATTERN: Final = r"^[A-Za-z0-9_-]{1,64}/\d{1,6}\.\d{1,6}\.\d{1,6}(-[0-9A-Za-z.-]{1,32})?$"
 MAX_EVENT_BYTES: Final = 2 * 1024 * 1024  # of one line; 10,000 revoked digests take 0.7 MB
@@ -64,11 +66,7 @@ class FetchReason(StrEnum):
     COUNTER_MISSING = "counter_missing"  # no release counter, so no protection from downgrades (gate `contract`)
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class FetchLimits(_Strict):
+class FetchLimits(Strict):
     """What a fetch may take beyond the site's `max_release_bytes` and wall time."""
 
     stall_s: float = Field(default=10.0, gt=0, le=600)  # for each 16 KiB: at least 1.6 KB/s
@@ -79,7 +77,7 @@ class FetchLimits(_Strict):
     cpu_s: int = Field(default=300, ge=1)
 
 
-class _RepositoryRequest(_Strict):
+class _RepositoryRequest(Strict):
     """Which repository, for which site, believed from what on."""
 
     repository: str = Field(min_length=1, max_length=1024)  # folder, http(s)://, s3://bucket/prefix
@@ -105,13 +103,13 @@ class RefreshRequest(_RepositoryRequest):
     kind: Literal["look"] = "look"
 
 
-class FetchRequestLine(_Strict):
+class FetchRequestLine(Strict):
     """One line on the child's standard input; its end of file ends the child."""
 
     body: Annotated[FetchRequest | RefreshRequest, Field(discriminator="kind")]
 
 
-class FetchProgress(_Strict):
+class FetchProgress(Strict):
     """Bytes of the release's files that lie on this disk, checked or about to be."""
 
     event: Literal["progress"] = "progress"
@@ -119,7 +117,7 @@ class FetchProgress(_Strict):
     total: int
 
 
-class FetchDone(_Strict):
+class FetchDone(Strict):
     """The release lies in `into`."""
 
     event: Literal["done"] = "done"
@@ -132,7 +130,7 @@ class FetchDone(_Strict):
     revoked: Annotated[tuple[Sha256, ...], Field(max_length=MAX_REVOKED)] = ()
 
 
-class RefreshDone(_Strict):
+class RefreshDone(Strict):
     """The metadata are up to date."""
 
     event: Literal["seen"] = "seen"
@@ -141,7 +139,7 @@ class RefreshDone(_Strict):
     revoked: Annotated[tuple[Sha256, ...], Field(max_length=MAX_REVOKED)] = ()
 
 
-class FetchFailed(_Strict):
+class FetchFailed(Strict):
     """Why not. With a `gate` the release is refused for good, else the fetch is tried again."""
 
     event: Literal["failed"] = "failed"
@@ -153,7 +151,7 @@ class FetchFailed(_Strict):
     limits: dict[str, float] = Field(default_factory=dict)
 
 
-class FetchEventLine(_Strict):
+class FetchEventLine(Strict):
     """One line of the child's standard output."""
 
     body: Annotated[FetchProgress | FetchDone | RefreshDone | FetchFailed, Field(discriminator="event")]

@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
+from pydantic import Field, StringConstraints, TypeAdapter
 
 from agent.release_records import Gate, SelfTestLimits
+from agent.strict import Strict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,18 +63,14 @@ class SelfTestRequest:
         return cls(**tree)
 
 
-class _Answer(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class SelfTestStage(_Answer):
+class SelfTestStage(Strict):
     """The child begins this part of the examination; the last one says where it died."""
 
     kind: Literal["stage"] = "stage"
     stage: Literal["start", "champion", "load", "golden", "acceptance", "latency", "optimise"]
 
 
-class SelfTestPassed(_Answer):
+class SelfTestPassed(Strict):
     """Every gate was passed."""
 
     kind: Literal["passed"] = "passed"
@@ -82,7 +79,7 @@ class SelfTestPassed(_Answer):
     optimised_sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
 
 
-class SelfTestRefused(_Answer):
+class SelfTestRefused(Strict):
     """A gate refuses the release: `errors.ReleaseRefusedError`."""
 
     kind: Literal["refused"] = "refused"
@@ -93,7 +90,7 @@ class SelfTestRefused(_Answer):
     limits: _Figures
 
 
-class SelfTestInconclusive(_Answer):
+class SelfTestInconclusive(Strict):
     """This machine or its other files stood in the way, not the release: `errors.FetchError`."""
 
     kind: Literal["could_not"] = "could_not"

@@ -6,7 +6,9 @@ import json
 import re
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints
+
+from agent.strict import Strict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,10 +27,10 @@ Region = tuple[
 PositiveFps = Annotated[float, Field(gt=0.0, le=10_000.0, allow_inf_nan=False)]
 
 
-class ConfigSection(BaseModel):
+class ConfigSection(Strict):
     """A section: frozen, every key known; what was given is in no exception's own text, which may be logged."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(hide_input_in_errors=True)
 
 
 def is_secret_key(key: object) -> bool:

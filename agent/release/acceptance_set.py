@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints, ValidationError
 
 from agent import decision
 from agent.durable import replace_durably
@@ -26,6 +26,7 @@ from agent.images.decode import MAX_IMAGE_BYTES, ImageDecoder
 from agent.images.decode import validate_encoded as inspect_image
 from agent.preprocess import Preprocessor
 from agent.records import Outcome
+from agent.strict import Strict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,10 +45,8 @@ DEFECT: Final = "defect"
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 
-class LabelledPart(BaseModel):
+class LabelledPart(Strict):
     """One labelled picture."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]  # of the encoded picture
     kind: Literal["png", "jpeg", "bmp"]
@@ -68,9 +67,7 @@ class LabelledPart(BaseModel):
         return self.sha256[:12]
 
 
-class _Index(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class _Index(Strict):
     version: Literal[1] = 1
     parts: tuple[LabelledPart, ...] = Field(default=(), max_length=MAX_PARTS)
 

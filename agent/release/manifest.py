@@ -10,12 +10,13 @@ import json
 import math
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_serializer, model_validator
+from pydantic import Field, StringConstraints, ValidationError, field_serializer, model_validator
 
 from agent import preprocess
 from agent.errors import ManifestError
 from agent.records import DecisionRule, Geometry, ModelIdentity
 from agent.release.rollout_policy import RolloutPolicy
+from agent.strict import Strict
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,18 +33,14 @@ SemVer = Annotated[str, StringConstraints(pattern=r"^\d{1,6}\.\d{1,6}\.\d{1,6}(-
 Unit = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class FileEntry(_Strict):
+class FileEntry(Strict):
     """One of the release's other files."""
 
     sha256: Sha256
     length_bytes: int = Field(gt=0, le=256 * 1024 * 1024)
 
 
-class GeometrySpec(_Strict):
+class GeometrySpec(Strict):
     """`records.Geometry` as JSON; see there for the meaning."""
 
     mode: Literal["whole", "tiles"]
@@ -68,7 +65,7 @@ class GeometrySpec(_Strict):
         return Geometry(**self.model_dump())
 
 
-class DecisionSpec(_Strict):
+class DecisionSpec(Strict):
     """`records.DecisionRule` as JSON; `classes` and `defects` come from the manifest's own lists."""
 
     thresholds: dict[Name, Unit]
@@ -78,7 +75,7 @@ class DecisionSpec(_Strict):
     top_fraction: float = Field(default=0.2, gt=0.0, le=1.0)
 
 
-class Lineage(_Strict):
+class Lineage(Strict):
     """Where the bytes come from: enough to make them again."""
 
     dataset_sha256: Sha256  # of the sorted list of (path, sha256, class, split)
@@ -93,7 +90,7 @@ class Lineage(_Strict):
     duration_s: float = 0.0
 
 
-class Manifest(_Strict):
+class Manifest(Strict):
     """A whole, validated `manifest.json`."""
 
     schema_version: Literal[1] = 1

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from agent.release_records import SelfTestLimits
 from agent.sequential_tests import SprtPlan
+from agent.strict import Strict
 
 if TYPE_CHECKING:
     from agent.config import RolloutLimits
@@ -27,11 +28,7 @@ _Parts = Annotated[int, Field(ge=1, le=1_000_000)]
 _Psi = Annotated[float, Field(gt=0.0, le=1.0, allow_inf_nan=False)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Rates(_Strict):
+class Rates(Strict):
     """A rate that is good, one that is bad, and how often the sequential test between them may be wrong."""
 
     good: _Rate
@@ -51,7 +48,7 @@ class Rates(_Strict):
         return SprtPlan(self.good, self.bad, self.alpha, self.beta)
 
 
-class TrialStep(_Strict):
+class TrialStep(Strict):
     """A share of the parts goes to the challenger as well, until so many parts were judged by both."""
 
     share: float = Field(gt=0.0, le=1.0, allow_inf_nan=False)
@@ -63,7 +60,7 @@ def _default_trial() -> tuple[TrialStep, ...]:
     return tuple(TrialStep(share=share, parts=parts) for share, parts in steps)
 
 
-class RolloutPolicy(_Strict):
+class RolloutPolicy(Strict):
     """`rollout` of manifest.json. The defaults are what `docs/benchmarks.md` measures."""
 
     shadow_parts: _Parts = 300  # at least; the test of disagreement must also have accepted

@@ -13,9 +13,10 @@ import re
 from json.encoder import encode_basestring_ascii
 from typing import Annotated, Any, Final, NoReturn
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints
 
 from agent.errors import MessageError
+from agent.strict import Strict
 
 MAX_MESSAGE_BYTES: Final = 4_900  # exclusive
 MAX_DECODE_BYTES: Final = 16 * 1024  # anything longer is refused unread
@@ -35,10 +36,10 @@ Count = Annotated[int, Field(ge=0, le=MAX_INT)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 
 
-class WireModel(BaseModel):
+class WireModel(Strict):
     """Base of all messages: strict types, no unknown keys, immutable."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(strict=True)
 
 
 def verdict_topic(thing: str, camera: str) -> str:

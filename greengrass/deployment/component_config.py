@@ -24,11 +24,12 @@ from datetime import time
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 
 from agent import config as configuration
 from agent.config.config_section import redacted, redacted_key
 from agent.errors import ConfigError, MessageError
+from agent.strict import Strict
 from agent.wire.shadow_documents import parse_desired
 
 if TYPE_CHECKING:
@@ -50,10 +51,10 @@ def _is_shift(value: str) -> str:
     return value
 
 
-class GreengrassSettings(BaseModel):
+class GreengrassSettings(Strict):
     """The key `greengrass` of the component's configuration."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     # echo: a message counts as delivered when the broker has sent it back; call: when the nucleus has taken it, which
     # may lose what is in flight when a connection ends (docs/decisions).

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from agent.errors import OperatorError
+from agent.strict import Strict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,11 +55,11 @@ class RecipeError(OperatorError):
     """A recipe is refused: the text gives each key's path and what is allowed."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+class _RecipeModel(Strict):
+    model_config = ConfigDict(strict=True)
 
 
-class Platform(_Strict):
+class Platform(_RecipeModel):
     """One of the two that there are wheels for. `runtime` must be there, or nucleus lite passes the manifest over."""
 
     os: Literal["linux"]
@@ -81,7 +82,7 @@ def _is_plain(script: str) -> None:
         raise ValueError("is more than one line; put logic into a file among the artifacts")
 
 
-class Step(_Strict):
+class Step(_RecipeModel):
     """A script of the lifecycle. It never runs with privileges."""
 
     Script: Annotated[str, StringConstraints(min_length=1, max_length=200)]
@@ -93,21 +94,21 @@ class Step(_Strict):
         return self
 
 
-class Lifecycle(_Strict):
+class Lifecycle(_RecipeModel):
     """The steps that both nuclei know, in the lower case that nucleus lite insists on."""
 
     install: Step
     startup: Step
 
 
-class Artifact(_Strict):
+class Artifact(_RecipeModel):
     """A file of the version. It is not unpacked by the nucleus: lite does not do it in local deployments."""
 
     Uri: Annotated[str, StringConstraints(pattern=r"^s3://[A-Za-z0-9._-]+/[A-Za-z0-9._/-]+$")]
     Unarchive: Literal["NONE"]
 
 
-class Manifest(_Strict):
+class Manifest(_RecipeModel):
     """What one platform gets."""
 
     Name: str
@@ -116,20 +117,20 @@ class Manifest(_Strict):
     Artifacts: Annotated[tuple[Artifact, ...], Field(min_length=2, strict=False)]
 
 
-class Dependency(_Strict):
+class Dependency(_RecipeModel):
     """SOFT only: a HARD one restarts us when the other component changes."""
 
     VersionRequirement: str
     DependencyType: Literal["SOFT"]
 
 
-class ComponentConfiguration(_Strict):
+class ComponentConfiguration(_RecipeModel):
     """What a deployment merges into."""
 
     DefaultConfiguration: dict[str, Any]
 
 
-class Recipe(_Strict):
+class Recipe(_RecipeModel):
     """A component version, as Greengrass reads it."""
 
     RecipeFormatVersion: Literal["2020-01-25"]

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from agent.release.manifest import Lineage, Name, SemVer, Sha256  # noqa: TC001 - pydantic reads the annotations
-from pipeline.strict_json import Strict
+from pipeline.strict_json import StrictJson
 
 Outcomes = Literal["defects", "good", "all"]
 
@@ -26,7 +26,7 @@ class SliceVerdict(StrEnum):
     TOO_FEW = "too few to tell"
 
 
-class SliceResult(Strict):
+class SliceResult(StrictJson):
     """Candidate against champion on the parts of one slice: outcomes, pair by pair."""
 
     slice: str  # such as "all", "class scratch", "line 2"
@@ -46,7 +46,7 @@ class SliceResult(Strict):
     passed: bool
 
 
-class MetricComparison(Strict):
+class MetricComparison(StrictJson):
     """A figure of merit of both models on all parts, with the paired bootstrap interval of the difference."""
 
     name: str
@@ -57,7 +57,7 @@ class MetricComparison(Strict):
     high: float | None = None
 
 
-class ReleaseComparison(Strict):
+class ReleaseComparison(StrictJson):
     """Candidate against champion on one data set's split."""
 
     data: str  # the data set's name
@@ -71,7 +71,7 @@ class ReleaseComparison(Strict):
     figures: tuple[MetricComparison, ...]
 
 
-class CandidateAssessment(Strict):
+class CandidateAssessment(StrictJson):
     """One candidate: its figures, comparisons, and whether it may be proposed."""
 
     release: str  # folder, relative to the search's where it lies there
@@ -87,7 +87,7 @@ class CandidateAssessment(Strict):
     lineage: Lineage | None = None  # enough to make it again, also where it is refused; None in results of old
 
 
-class CandidateChoice(Strict):
+class CandidateChoice(StrictJson):
     """All candidates, and the one that is proposed."""
 
     schema_version: Literal[1] = 1

@@ -36,7 +36,7 @@ from pydantic import Field
 from agent.release.manifest import Unit  # noqa: TC001 - pydantic reads the annotations
 from agent.sequential_tests import wilson
 from pipeline.comparison.paired_interval import difference_interval
-from pipeline.strict_json import Strict, validate
+from pipeline.strict_json import StrictJson, validate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 Objective = Literal["balanced", "accuracy", "auroc"]
 
 
-class SelectionPolicy(Strict):
+class SelectionPolicy(StrictJson):
     """See the module. Shares are of parts, in [0, 1]."""
 
     split: Literal["train", "val", "test"] = "val"

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints, ValidationError
 
 from agent.errors import OperatorError
+from agent.strict import Strict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,10 +28,8 @@ class CycleConfigError(OperatorError):
     """The environment of a step is refused; the text names the variable."""
 
 
-class CycleSettings(BaseModel):
+class CycleSettings(Strict):
     """KENSA_* variables. Durations in seconds, shares in [0, 1]."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: Uri  # folder or s3://bucket: collected/, labels/, datasets/, training/, registry/, fleet/, cycle/
     publisher: Uri  # the publisher's private folder, see pipeline.cycle.deployment.publisher

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from agent.errors import OperatorError
+from agent.strict import Strict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,10 +39,8 @@ _ALARMS: Final = 9
 Price = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 
-class Prices(BaseModel):
+class Prices(Strict):
     """A price file; see pipeline/infra/prices.yaml for the units."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     noted: str
     region: str

@@ -23,7 +23,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata
 
@@ -33,6 +33,7 @@ from agent.durable import replace_durably, sync_file
 from agent.errors import FetchError, OperatorError, ReleaseRefusedError
 from agent.fetch.repository_sources import SourceDownError, SourceMissingError, open_repository
 from agent.release.manifest import MANIFEST_NAME, parse_manifest
+from agent.strict import Strict
 from agent.timing.clock import SystemClock
 from pipeline.repository.signing_keys import SITE_ROLE, SiteName
 
@@ -67,19 +68,15 @@ class ReleaseTransferError(OperatorError):
     """What is on the disk, or on the way to it, is refused; the text names the thing and the remedy."""
 
 
-class ExportedRelease(BaseModel):
+class ExportedRelease(Strict):
     """One release on the disk. A hint: what may be used follows from the signed metadata."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     site: SiteName
     release: ReleaseId | None  # None: only the list of what was taken back
     good_until: str  # devices refuse the disk from then on
 
 
-class _Index(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class _Index(Strict):
     kind: str = "kensa-releases"
     exported: Annotated[tuple[ExportedRelease, ...], Field(max_length=_MAX_EXPORTED)]
 

@@ -15,12 +15,13 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints, ValidationError
 from securesystemslib.exceptions import Error as SigningError
 from securesystemslib.exceptions import UnsupportedLibraryError
 from securesystemslib.signer import AWSSigner, CryptoSigner, Key, Signer
 
 from agent.errors import OperatorError
+from agent.strict import Strict
 from pipeline.repository.repository_store import write_private
 
 if TYPE_CHECKING:
@@ -38,11 +39,7 @@ Days = Annotated[float, Field(gt=0, le=3650, allow_inf_nan=False)]
 SiteName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class Expiry(_Strict):
+class Expiry(Strict):
     """For how long a signature holds, in days. The shorter, the sooner a device notices that news are held back."""
 
     root: Days = 365
@@ -51,7 +48,7 @@ class Expiry(_Strict):
     timestamp: Days = 1
 
 
-class KeyEntry(_Strict):
+class KeyEntry(Strict):
     """One key."""
 
     uri: str  # of the private half, for securesystemslib
@@ -59,14 +56,14 @@ class KeyEntry(_Strict):
     public: dict[str, Any]
 
 
-class RoleKeys(_Strict):
+class RoleKeys(Strict):
     """Who signs for a role."""
 
     threshold: int = Field(ge=1)
     keys: list[KeyEntry] = Field(min_length=1)
 
 
-class KeyFile(_Strict):
+class KeyFile(Strict):
     """`keys.json`."""
 
     schema_version: Literal[1] = 1

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import Field, model_validator
 
 from pipeline.sagemaker.job_layout import ANCHOR_PREFIX, CANDIDATES_CHANNEL, CHAMPION_CHANNEL, TRAINING_CHANNEL
-from pipeline.strict_json import Strict
+from pipeline.strict_json import StrictJson
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,7 +39,7 @@ _MAX_NAME: Final = 63
 _DIGITS: Final = 16
 
 
-class JobSettings(Strict):
+class JobSettings(StrictJson):
     """What an account gives to a job."""
 
     role_arn: str = Field(pattern=r"^arn:[a-z0-9-]+:iam::\d{12}:role/.+$")

@@ -19,7 +19,7 @@ from pipeline.search.search_space import halving_rungs, plan_trainings
 from pipeline.selection.candidate_choice import choose_candidate
 from pipeline.selection.choice_folder import CHOICE_NAME, write_choice
 from pipeline.selection.training_plan import TrainingPlan  # noqa: TC001 - pydantic reads the annotations
-from pipeline.strict_json import Strict, to_json
+from pipeline.strict_json import StrictJson, to_json
 from pipeline.training.auto_config import DEFAULT_EPOCHS, choose_head
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class SearchError(OperatorError):
     """No training of a round succeeded; the text says why the first one failed."""
 
 
-class TrainingOutcome(Strict):
+class TrainingOutcome(StrictJson):
     """One line of the search's report."""
 
     round: int
@@ -54,7 +54,7 @@ class TrainingOutcome(Strict):
     survived: bool = False
 
 
-class SearchReport(Strict):
+class SearchReport(StrictJson):
     """`search.json`."""
 
     trainings: tuple[TrainingOutcome, ...]

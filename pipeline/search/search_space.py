@@ -21,7 +21,7 @@ from pydantic import Field, field_validator, model_validator
 from agent.release.manifest import Name, SemVer, Sha256, Unit  # noqa: TC001 - pydantic reads the annotations
 from pipeline.comparison.selection_policy import SelectionPolicy
 from pipeline.selection.training_plan import Scalar, TrainingPlan
-from pipeline.strict_json import PlanError, Strict, validate
+from pipeline.strict_json import PlanError, StrictJson, validate
 from pipeline.training.recipe import TrainingParameters
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ MAX_TRAININGS: Final = 256
 MAX_FILE_BYTES: Final = 256 * 1024
 
 
-class HalvingSettings(Strict):
+class HalvingSettings(StrictJson):
     """How a local search saves time."""
 
     eta: int = Field(default=3, ge=2, le=10)
@@ -40,7 +40,7 @@ class HalvingSettings(Strict):
     least_epochs: int = Field(default=2, ge=1)
 
 
-class SearchSettings(Strict):
+class SearchSettings(StrictJson):
     """A search file. Parameters are those of `pipeline.training.recipe.Parameters`."""
 
     name: Name = "model"

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from agent.release.manifest import Lineage, Name, SemVer, Sha256  # noqa: TC001 - pydantic reads the annotations
 from pipeline.comparison.comparison_result import ReleaseComparison, SliceResult  # noqa: TC001 - pydantic reads the annotations
-from pipeline.strict_json import Strict
+from pipeline.strict_json import StrictJson
 
 
 class CandidateStatus(StrEnum):
@@ -36,21 +36,21 @@ STATUS_TRANSITIONS: Final[dict[CandidateStatus, frozenset[CandidateStatus]]] = {
 }
 
 
-class CandidateDecision(Strict):
+class CandidateDecision(StrictJson):
     """Whether the choice proposed the candidate."""
 
     outcome: Literal["proposed", "refused"]
     reasons: tuple[str, ...]
 
 
-class ReleaseArtifact(Strict):
+class ReleaseArtifact(StrictJson):
     """One file of the candidate's release folder."""
 
     sha256: Sha256
     length_bytes: int = Field(ge=0)
 
 
-class CandidateRecord(Strict):
+class CandidateRecord(StrictJson):
     """A candidate in a registry; see the module."""
 
     schema_version: Literal[1] = 1
@@ -77,7 +77,7 @@ class CandidateRecord(Strict):
         return f"{self.name}/{self.version}"
 
 
-class StatusChange(Strict):
+class StatusChange(StrictJson):
     """One line of a candidate's history."""
 
     status: CandidateStatus
@@ -86,7 +86,7 @@ class StatusChange(Strict):
     at_utc: str
 
 
-class RegistryEntry(Strict):
+class RegistryEntry(StrictJson):
     """A record with its history."""
 
     record: CandidateRecord

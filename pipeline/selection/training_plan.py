@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Literal, Self
 from pydantic import Field, field_validator
 
 from agent.release.manifest import Name, SemVer, Sha256, Unit  # noqa: TC001 - pydantic reads the annotations
-from pipeline.strict_json import Strict, json_or_text, validate
+from pipeline.strict_json import StrictJson, json_or_text, validate
 from pipeline.training.recipe import TrainingParameters
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _OWN: Final = frozenset({"name", "version", "dataset_digest", "geometry", "head"
 _DIGITS: Final = 16  # of a digest, where it names a folder or a job
 
 
-class TrainingPlan(Strict):
+class TrainingPlan(StrictJson):
     """One training. `parameters` are those of `pipeline.training.recipe.Parameters`; absent ones have its defaults."""
 
     name: Name  # of the release's model

@@ -10,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from agent.strict import Strict
 
 if TYPE_CHECKING:
     from agent.records import Box
@@ -57,10 +59,8 @@ CAMERAS: dict[CameraName, CameraModel] = {
 }
 
 
-class LineConfig(BaseModel):
+class LineConfig(Strict):
     """One simulated line. Lighting is a function of the part's index only: see `simulator.line.part_sequence`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 1
     camera: CameraName = "colour1080"

@@ -14,12 +14,12 @@ import json
 from typing import TYPE_CHECKING, Final
 
 import yaml
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from agent.release.manifest import MANIFEST_NAME, parse_manifest
 from agent.release.rollout_policy import RolloutPolicy
 from pipeline.cloud.storage import ObjectMissingError
-from pipeline.strict_json import PlanError, Strict, validate
+from pipeline.strict_json import PlanError, StrictJson, validate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,10 +29,8 @@ if TYPE_CHECKING:
 _MAX_BYTES: Final = 64 * 1024
 
 
-class RolloutPolicies(Strict):
+class RolloutPolicies(StrictJson):
     """The file. A trigger without a policy of its own has the default one."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     default: RolloutPolicy = Field(default_factory=RolloutPolicy)
     schedule: RolloutPolicy | None = None

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ConfigDict, ValidationError
 
 from agent.commands.doctor.check_result import CheckResult, ok, warn
+from agent.strict import Strict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,10 +18,10 @@ FILE_NAME: Final = "greengrass.json"
 _MAX_BYTES: Final = 64 * 1024
 
 
-class ComponentStatusFile(BaseModel):
+class ComponentStatusFile(Strict):
     """The file, as the component writes it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(strict=True)
 
     mode: str  # lite or classic
     version: str
