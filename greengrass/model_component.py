@@ -24,6 +24,8 @@ from pydantic import Field, ValidationError
 
 from agent.errors import ConfigError, KensaError, MessageError
 from agent.strict import Strict
+from agent.wire.codec import Name
+from agent.wire.model_report import ReleaseId
 from agent.timing.clock import NS_PER_S, SystemClock
 from greengrass.deployment.config_watcher import read_configuration
 from greengrass.environment import MODEL_NAME, Environment
@@ -47,8 +49,8 @@ _log = logging.getLogger("kensa.model")
 class ModelComponentConfig(Strict):
     """The component's configuration."""
 
-    inspection: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
-    release: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}/\d{1,6}\.\d{1,6}\.\d{1,6}(-[0-9A-Za-z.-]{1,32})?$")
+    inspection: Name
+    release: ReleaseId
     patience_s: float = Field(default=3_300.0, ge=1.0, le=604_800.0)
 
 

@@ -21,13 +21,12 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, StringConstraints
 
 from agent.strict import Strict
+from agent.wire.model_report import ReleaseId
 
-RELEASE_ID_PATTERN: Final = r"^[A-Za-z0-9_-]{1,64}/\d{1,6}\.\d{1,6}\.\d{1,6}(-[0-9A-Za-z.-]{1,32})?$"
 MAX_EVENT_BYTES: Final = 2 * 1024 * 1024  # of one line; 10,000 revoked digests take 0.7 MB
 MAX_REVOKED: Final = 10_000
 _MAX_TEXT: Final = 4_096
 
-ReleaseId = Annotated[str, StringConstraints(pattern=RELEASE_ID_PATTERN)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
