@@ -24,9 +24,9 @@ from pydantic import Field, ValidationError
 
 from agent.errors import ConfigError, KensaError, MessageError
 from agent.strict import Strict
+from agent.timing.clock import NS_PER_S, SystemClock
 from agent.wire.codec import Name
 from agent.wire.model_report import ReleaseId
-from agent.timing.clock import NS_PER_S, SystemClock
 from greengrass.deployment.config_watcher import read_configuration
 from greengrass.environment import MODEL_NAME, Environment
 from greengrass.ipc.connection import Connection

@@ -44,6 +44,14 @@ def test_spending_says_how_long_to_wait() -> None:
     assert abs(now - NS_PER_S - (2_000 - 100) / 1_000 * NS_PER_S) < NS_PER_S / 100
 
 
+def test_a_burst_waits_for_nothing_and_the_next_one_for_one_interval() -> None:
+    rate, now = RateLimit(per_s=10.0, burst=4), NS_PER_S
+    assert [rate.take_with_delay(now, 1) for _ in range(6)] == [0, 0, 0, 0, NS_PER_S // 10, NS_PER_S // 5]
+    whole = RateLimit(per_s=10.0, burst=4)
+    assert whole.take_with_delay(now, 4) == 0
+    assert whole.take_with_delay(now, 4) == 4 * NS_PER_S // 10
+
+
 def test_other_bounds_count_from_now_on() -> None:
     rate = RateLimit(per_s=0.001, burst=1)
     assert rate.try_take(NS_PER_S)
