@@ -8,6 +8,7 @@ DesiredState: the control socket, the named shadow over MQTT, and on Greengrass 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -135,27 +136,49 @@ class VerdictSink(Protocol):
 # --- model lifecycle --------------------------------------------------------------------------------------------------
 
 
+def _ignore_progress(_done: int, _total: int) -> None:
+    """Report nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchJob:
+    """One fetch.
+
+    `into` is the folder for the files; it may hold some of them from an earlier attempt. The expiry of metadata is
+    checked at `trusted_utc_s` or now, whichever is later. `on_progress(done, total)` counts bytes and is called from
+    the fetching thread.
+    """
+
+    release_id: str  # name/version
+    into: Path
+    trusted_utc_s: float
+    stop: threading.Event
+    on_progress: Callable[[int, int], None] = _ignore_progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelfTestJob:
+    """One self-test of the release folder `candidate`."""
+
+    candidate: Path
+    champion: Path | None  # the folder of the active release
+    acceptance: Path | None  # the folder of labelled parts
+    limits: SelfTestLimits
+    stop: threading.Event
+
+
 class ReleaseFetcher(Protocol):
     """Brings a release to this disk, every byte checked against metadata that `1.root.json` vouches for."""
 
-    def fetch(
-        self,
-        release_id: str,
-        *,
-        into: Path,
-        trusted_utc_s: float,
-        on_progress: Callable[[int, int], None],
-        stop: threading.Event,
-    ) -> FetchedRelease:
-        """Fetch `release_id` (`name/version`) into the folder `into`, which may hold a part of it from an earlier try.
+    def fetch(self, job: FetchJob) -> FetchedRelease:
+        """Fetch the release of `job`.
 
-        `trusted_utc_s` is the time that expiry is judged by. `on_progress(done, total)` counts bytes and is called from
-        this thread. Raises ReleaseRefusedError (gate `fetch`, `contract` or `revoked`: do not try again), FetchError
-        (try again later), and ends with FetchError `stopped` soon after `stop` is set.
+        Raises ReleaseRefusedError (gate `fetch`, `contract` or `revoked`: do not try again), FetchError (try again
+        later), and ends with FetchError `stopped` soon after `job.stop` is set.
         """
 
     def refresh(self, *, trusted_utc_s: float, stop: threading.Event) -> RepositoryStatus:
-        """Bring the metadata up to date, and nothing else: what was taken back, and when that was signed.
+        """Refresh the metadata only: which releases are revoked, and when that was signed.
 
         Takes at most a minute or so. Raises FetchError, `stopped` soon after `stop` is set.
         """
@@ -164,20 +187,11 @@ class ReleaseFetcher(Protocol):
 class SelfTester(Protocol):
     """Runs a fetched release apart from the line, under limits, before it may see a live frame."""
 
-    def run_self_test(
-        self,
-        candidate: Path,
-        *,
-        champion: Path | None,
-        acceptance: Path | None,
-        limits: SelfTestLimits,
-        stop: threading.Event,
-    ) -> SelfTestResult:
-        """Test the release folder `candidate` on its golden set, the site's labelled parts and against `champion`.
+    def run_self_test(self, job: SelfTestJob) -> SelfTestResult:
+        """Test the candidate of `job` on its golden set, the site's labelled parts and against the champion.
 
-        `acceptance` is the folder of labelled parts, `champion` the running release's folder, or None. Raises
-        ReleaseRefusedError naming the gate, FetchError `examiner_*` when this machine could not run the test now,
-        FetchError `stopped` soon after `stop` is set.
+        Raises ReleaseRefusedError naming the gate, FetchError `self_test_*` when this machine could not run the test
+        now, FetchError `stopped` soon after `job.stop` is set.
         """
 
 

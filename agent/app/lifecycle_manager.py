@@ -29,13 +29,12 @@ from agent.wire import encode_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     from agent import config as configuration
     from agent.config import RolloutLimits
     from agent.lifecycle.active_release import LoadRequest
     from agent.outbox import Outbox
-    from agent.ports import DesiredState, ReleaseFetcher
+    from agent.ports import DesiredState, FetchJob, ReleaseFetcher
     from agent.records import Box, Frame, Observation, Verdict
     from agent.release_records import DesiredRelease, FetchedRelease, ModelStatus, RepositoryStatus
     from agent.slot import Lease, ModelSlot, SiteOverrides
@@ -61,20 +60,10 @@ class _SerialisedFetcher:
         # status, the trusted time that it was checked against (s, UTC), and when (ns, monotonic)
         self._seen: tuple[RepositoryStatus, float, int] | None = None
 
-    def fetch(
-        self,
-        release_id: str,
-        *,
-        into: Path,
-        trusted_utc_s: float,
-        on_progress: Callable[[int, int], None],
-        stop: threading.Event,
-    ) -> FetchedRelease:
+    def fetch(self, job: FetchJob) -> FetchedRelease:
         """See `ports.ReleaseFetcher`."""
         with self._lock:
-            return self._fetcher.fetch(
-                release_id, into=into, trusted_utc_s=trusted_utc_s, on_progress=on_progress, stop=stop
-            )
+            return self._fetcher.fetch(job)
 
     def refresh(self, *, trusted_utc_s: float, stop: threading.Event) -> RepositoryStatus:
         """See `ports.ReleaseFetcher`; does not wait for the end of a fetch, which may take long."""

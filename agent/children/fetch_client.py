@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from agent.ports import FetchJob
     from agent.timing.clock import Clock
 
 _POLL_S: Final = 0.1  # how soon `stop` and the deadline are seen
@@ -74,31 +75,24 @@ class FetchClient:
         self._clock = clock
         self._limits = limits or FetchLimits()
 
-    def fetch(
-        self,
-        release_id: str,
-        *,
-        into: Path,
-        trusted_utc_s: float,
-        on_progress: Callable[[int, int], None],
-        stop: threading.Event,
-    ) -> FetchedRelease:
+    def fetch(self, job: FetchJob) -> FetchedRelease:
         """See `ports.ReleaseFetcher.fetch`."""
         try:
-            request = FetchRequest(release_id=release_id, into=into.absolute(), **self._common_fields(trusted_utc_s))
+            common = self._common_fields(job.trusted_utc_s)
+            request = FetchRequest(release_id=job.release_id, into=job.into.absolute(), **common)
         except ValidationError as error:
             raise FetchError(
                 FetchReason.REQUEST,
-                f"{release_id[:80]!r} is no release: write it as name/version, such as surface/1.2.0",
+                f"{job.release_id[:80]!r} is no release: write it as name/version, such as surface/1.2.0",
             ) from error
-        answer = self._run_child(request, timeout_s=self._timeout_s, on_progress=on_progress, stop=stop)
+        answer = self._run_child(request, timeout_s=self._timeout_s, on_progress=job.on_progress, stop=job.stop)
         if not isinstance(answer, FetchDone):
             raise _unexpected_answer(answer)
         ref = ReleaseRef(answer.name, answer.version, answer.counter, answer.digest, answer.model_sha256)
-        return FetchedRelease(ref, into, answer.signed_utc_s, frozenset(answer.revoked))
+        return FetchedRelease(ref, job.into, answer.signed_utc_s, frozenset(answer.revoked))
 
     def refresh(self, *, trusted_utc_s: float, stop: threading.Event) -> RepositoryStatus:
-        """See `ports.ReleaseFetcher.look`."""
+        """See `ports.ReleaseFetcher.refresh`."""
         try:
             request = RefreshRequest(**self._common_fields(trusted_utc_s))
         except ValidationError as error:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from agent.children.selftest_protocol import SelfTestStage
+    from agent.ports import SelfTestJob
     from agent.records import Box
     from agent.release_records import SelfTestLimits
     from agent.slot import SiteOverrides
@@ -97,7 +98,7 @@ class _ChildOutput:
 
 
 class SelfTestClient:
-    """`ports.Examiner` by `python -m agent.selftest`. One instance serves one inspection, from one thread at a time."""
+    """`ports.SelfTester` by `python -m agent.selftest`. One instance serves one inspection, in one thread at a time."""
 
     def __init__(
         self,
@@ -123,23 +124,15 @@ class SelfTestClient:
         """Examine under these settings from the next examination on; from any thread."""
         self._settings = (site.roi, dict(site.thresholds), site.unsure_band)
 
-    def run_self_test(
-        self,
-        candidate: Path,
-        *,
-        champion: Path | None,
-        acceptance: Path | None,
-        limits: SelfTestLimits,
-        stop: threading.Event,
-    ) -> SelfTestResult:
-        """See `ports.Examiner`."""
+    def run_self_test(self, job: SelfTestJob) -> SelfTestResult:
+        """See `ports.SelfTester`."""
         _check_free_memory()
         roi, thresholds, unsure_band = self._settings
         request = SelfTestRequest(
-            candidate=candidate.resolve(),
-            champion=None if champion is None else champion.resolve(),
-            acceptance=None if acceptance is None else acceptance.resolve(),
-            limits=limits,
+            candidate=job.candidate.resolve(),
+            champion=None if job.champion is None else job.champion.resolve(),
+            acceptance=None if job.acceptance is None else job.acceptance.resolve(),
+            limits=job.limits,
             parent=os.getpid(),
             scratch=self._clean_scratch(),
             roi=roi,
@@ -151,11 +144,11 @@ class SelfTestClient:
         child = _start()
         heard = _ChildOutput()
         try:
-            waited = self._communicate(child, request, heard, stop)
+            waited = self._communicate(child, request, heard, job.stop)
         finally:
             _end(child)
         spent_s = (self._clock.monotonic_ns() - began_ns) / NS_PER_S
-        return _outcome_of(request.scratch, heard, child.returncode, limits=limits, waited=waited, spent_s=spent_s)
+        return _outcome_of(request.scratch, heard, child.returncode, limits=job.limits, waited=waited, spent_s=spent_s)
 
     def _clean_scratch(self) -> Path:
         """The scratch folder, empty of graphs. Raises FetchError."""

@@ -15,6 +15,7 @@ from agent.lifecycle.lifecycle_context import candidate_of, refusal_from
 from agent.lifecycle.revocation_poll import retire_revoked
 from agent.lifecycle.state.record_store import make_refusal
 from agent.lifecycle.state.transitions import LifecycleEvent
+from agent.ports import FetchJob, SelfTestJob
 from agent.release import rollout_policy as policies
 from agent.release.installed_release import InstalledRelease
 from agent.release_records import FailedAttempt, FetchedRelease, Gate, Refusal, distinct_name
@@ -50,11 +51,13 @@ class Admission:
         into = parts.store.staging_dir(desired.release_id)
         try:
             fetched = parts.fetcher.fetch(
-                desired.release_id,
-                into=into,
-                trusted_utc_s=parts.record_store.trusted_utc_s(),
-                on_progress=self._report_progress,
-                stop=parts.stop,
+                FetchJob(
+                    release_id=desired.release_id,
+                    into=into,
+                    trusted_utc_s=parts.record_store.trusted_utc_s(),
+                    on_progress=self._report_progress,
+                    stop=parts.stop,
+                )
             )
         except FetchError as error:
             return self._back_off(error)
@@ -105,11 +108,13 @@ class Admission:
         acceptance = parts.acceptance_dir
         try:
             examined = parts.self_tester.run_self_test(
-                parts.store.verified_dir(candidate.ref),
-                champion=parts.active_release.folder(record.active),
-                acceptance=acceptance if acceptance is not None and acceptance.is_dir() else None,
-                limits=policies.self_test_limits(parts.policy(candidate), parts.limits),
-                stop=parts.stop,
+                SelfTestJob(
+                    candidate=parts.store.verified_dir(candidate.ref),
+                    champion=parts.active_release.folder(record.active),
+                    acceptance=acceptance if acceptance is not None and acceptance.is_dir() else None,
+                    limits=policies.self_test_limits(parts.policy(candidate), parts.limits),
+                    stop=parts.stop,
+                )
             )
         except FetchError as error:
             return self._back_off(error)

@@ -13,9 +13,8 @@ class RateLimit:
 
     def __init__(self, *, per_s: float, burst: float) -> None:
         """Start full. `per_s` is at least 1e-6, `burst` at least the largest amount that is taken at once."""
-        self._next_ns = -(
-            1 << 62
-        )  # theoretical arrival time of the next; starts in the past so that the first burst passes
+        # Theoretical arrival time of the next one; starts in the past so that the first burst passes.
+        self._next_ns = -(1 << 62)
         self.set_limit(per_s=per_s, burst=burst)
 
     def set_limit(self, *, per_s: float, burst: float) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agent.children.selftest_client import SelfTestClient
 from agent.errors import FetchError, ReleaseRefusedError
+from agent.ports import FetchJob, SelfTestJob
 from agent.release import acceptance_set, manifest
 from agent.release import rollout_policy as policies
 from agent.release.release_store import ReleaseStore
@@ -68,13 +69,7 @@ class Preflight:
                     shutil.rmtree(other, ignore_errors=True)
         except OSError as error:
             raise FetchError("no_room", f"{into} cannot be written: {error.strerror}") from error
-        return self.fetcher.fetch(
-            release_id,
-            into=into,
-            trusted_utc_s=trusted_utc_s,
-            on_progress=lambda _done, _total: None,
-            stop=stop,
-        )
+        return self.fetcher.fetch(FetchJob(release_id=release_id, into=into, trusted_utc_s=trusted_utc_s, stop=stop))
 
     def _self_test(self, inspection: str, status: ModelStatus, fetched: FetchedRelease, stop: threading.Event) -> None:
         config = self.config()
@@ -91,11 +86,13 @@ class Preflight:
             clock=self.clock,
         )
         examiner.run_self_test(
-            fetched.folder,
-            champion=champion,
-            acceptance=parts if parts.is_dir() else None,
-            limits=policies.self_test_limits(manifest.read_manifest(fetched.folder).rollout, updates.limits),
-            stop=stop,
+            SelfTestJob(
+                candidate=fetched.folder,
+                champion=champion,
+                acceptance=parts if parts.is_dir() else None,
+                limits=policies.self_test_limits(manifest.read_manifest(fetched.folder).rollout, updates.limits),
+                stop=stop,
+            )
         )
 
     def _champion(self, inspection: str, status: ModelStatus) -> Path | None:

@@ -34,7 +34,7 @@ from greengrass.ipc.errors import IpcError
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from agent.ports import ReleaseFetcher
+    from agent.ports import FetchJob, ReleaseFetcher
     from agent.release_records import FetchedRelease, ModelStatus, ReleaseRef, RepositoryStatus
     from greengrass.ipc.connection import Connection
 
@@ -225,23 +225,15 @@ class FallbackFetcher:
             while len(self._folders) > _MAX_FOLDERS:
                 self._folders.popitem(last=False)
 
-    def fetch(
-        self,
-        release_id: str,
-        *,
-        into: Path,
-        trusted_utc_s: float,
-        on_progress: Callable[[int, int], None],
-        stop: threading.Event,
-    ) -> FetchedRelease:
+    def fetch(self, job: FetchJob) -> FetchedRelease:
         """See `ports.ReleaseFetcher`."""
         while not self._fetch_lock.acquire(timeout=_LOCK_POLL_S):
-            if stop.is_set():
+            if job.stop.is_set():
                 raise FetchError("stopped", "the fetch was stopped while it waited for another one")
         try:
-            self._link_last_fetch(release_id, into)
-            fetched = self._fetch(release_id, into, trusted_utc_s, on_progress, stop)
-            self._last_fetch = (release_id, into)
+            self._link_last_fetch(job.release_id, job.into)
+            fetched = self._fetch(job)
+            self._last_fetch = (job.release_id, job.into)
         finally:
             self._fetch_lock.release()
         return fetched
@@ -256,35 +248,24 @@ class FallbackFetcher:
                 with suppress(OSError):  # it is there already, or this file system has no links: it travels again
                     os.link(path, into / path.name)
 
-    def _fetch(
-        self,
-        release_id: str,
-        into: Path,
-        trusted_utc_s: float,
-        on_progress: Callable[[int, int], None],
-        stop: threading.Event,
-    ) -> FetchedRelease:
+    def _fetch(self, job: FetchJob) -> FetchedRelease:
         with self._lock:
-            folder = self._folders.get(release_id)
+            folder = self._folders.get(job.release_id)
         refused: ReleaseRefusedError | None = None
         if folder is not None and folder.is_dir():
             try:
-                return self._in_folder(folder).fetch(
-                    release_id, into=into, trusted_utc_s=trusted_utc_s, on_progress=on_progress, stop=stop
-                )
+                return self._in_folder(folder).fetch(job)
             except ReleaseRefusedError as error:
                 refused = error
-                _log.warning("%s in %s: %s", release_id, folder, error)
+                _log.warning("%s in %s: %s", job.release_id, folder, error)
             except FetchError as error:
-                if stop.is_set():
+                if job.stop.is_set():
                     raise
-                _log.warning("%s in %s: %s; the configured repository is asked", release_id, folder, error)
+                _log.warning("%s in %s: %s; the configured repository is asked", job.release_id, folder, error)
         try:
-            return self._configured.fetch(
-                release_id, into=into, trusted_utc_s=trusted_utc_s, on_progress=on_progress, stop=stop
-            )
+            return self._configured.fetch(job)
         except FetchError:
-            if refused is not None and not stop.is_set():
+            if refused is not None and not job.stop.is_set():
                 raise refused from None  # nobody else has it: what was brought here is judged
             raise
 

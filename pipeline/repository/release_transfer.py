@@ -28,13 +28,15 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata
 
 from agent.children.fetch_client import FetchClient
-from agent.children.fetch_protocol import FetchLimits, FetchReason, ReleaseId
+from agent.children.fetch_protocol import FetchLimits, FetchReason
 from agent.durable import replace_durably, sync_file
 from agent.errors import FetchError, OperatorError, ReleaseRefusedError
 from agent.fetch.repository_sources import SourceDownError, SourceMissingError, open_repository
+from agent.ports import FetchJob
 from agent.release.manifest import MANIFEST_NAME, parse_manifest
 from agent.strict import Strict
 from agent.timing.clock import SystemClock
+from agent.wire.model_report import ReleaseId
 from pipeline.repository.signing_keys import SITE_ROLE, SiteName
 
 if TYPE_CHECKING:
@@ -239,7 +241,8 @@ class _SiteCopy:
                 return None, None
             into = self._state / self._name(release)
             into.mkdir(parents=True, exist_ok=True)
-            fetched = self._fetcher.fetch(release, into=into, trusted_utc_s=0.0, on_progress=progress, stop=stop)
+            job = FetchJob(release_id=release, into=into, trusted_utc_s=0.0, on_progress=progress, stop=stop)
+            fetched = self._fetcher.fetch(job)
         except FetchError as error:
             reason = FetchReason(error.reason)
             raise ReleaseTransferError(

@@ -341,11 +341,12 @@ import sys, threading
 from pathlib import Path
 import agent.cli, agent.app
 from agent.timing.clock import SystemClock
-from agent.children.fetch_client import ChildFetcher
-fetcher = ChildFetcher(repository={str(publisher.repository)!r}, root=Path({str(publisher.root)!r}), site={SITE!r},
+from agent.children.fetch_client import FetchClient
+from agent.ports import FetchJob
+fetcher = FetchClient(repository={str(publisher.repository)!r}, root=Path({str(publisher.root)!r}), site={SITE!r},
     trust_dir=Path({str(tmp_path / "trust")!r}), max_release_bytes=10**8, timeout_s=60, clock=SystemClock())
-fetched = fetcher.fetch({RELEASE!r}, into=Path({str(tmp_path / "into")!r}), trusted_utc_s=0,
-    on_progress=lambda done, total: None, stop=threading.Event())
+fetched = fetcher.fetch(FetchJob(release_id={RELEASE!r}, into=Path({str(tmp_path / "into")!r}), trusted_utc_s=0,
+    stop=threading.Event()))
 assert fetched.ref.counter == 1
 print(*sorted({{m.partition('.')[0] for m in sys.modules}}))
 """

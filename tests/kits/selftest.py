@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from agent.children.selftest_client import SelfTestClient
+from agent.ports import SelfTestJob
 from agent.release_records import SelfTestLimits, SelfTestResult
 from tests.kits.releases import golden_arrays, spot_images, write_release
 
@@ -42,5 +43,11 @@ def examine(
     chosen = SelfTestLimits(**limits)  # type: ignore[arg-type]  # memory_bytes is an int where a test gives one
     examiner = SelfTestClient(scratch=candidate.parent / "scratch", **(site or {}))
     return examiner.run_self_test(
-        candidate, champion=champion, acceptance=acceptance, limits=chosen, stop=stop or threading.Event()
+        SelfTestJob(
+            candidate=candidate,
+            champion=champion,
+            acceptance=acceptance,
+            limits=chosen,
+            stop=stop or threading.Event(),
+        )
     )

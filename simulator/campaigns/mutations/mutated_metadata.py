@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Final
 from agent.children.fetch_client import FetchClient
 from agent.children.fetch_protocol import FetchDone, FetchLimits, FetchRequest
 from agent.errors import FetchError, ReleaseRefusedError
+from agent.ports import FetchJob
 from agent.timing.clock import SystemClock
 from simulator.campaigns.mutations.json_mutations import mutate_json
 
@@ -267,11 +268,7 @@ def _run_in_fetch_child(setting: RepositoryFixture, seed: int, index: int) -> st
     )
     try:
         fetched = fetcher.fetch(
-            setting.release_id,
-            into=request.into,
-            trusted_utc_s=0.0,
-            on_progress=lambda _done, _total: None,
-            stop=threading.Event(),
+            FetchJob(release_id=setting.release_id, into=request.into, trusted_utc_s=0.0, stop=threading.Event())
         )
     except (FetchError, ReleaseRefusedError) as error:
         return "crashed" if error.reason == "fetcher_crashed" else str(error.reason)

@@ -28,6 +28,7 @@ from agent.adapters.onnx import OnnxModel
 from agent.children.selftest_client import SelfTestClient
 from agent.children.selftest_protocol import SelfTestRequest
 from agent.errors import FetchError, InferenceError, IntegrityError, ReleaseError, ReleaseRefusedError
+from agent.ports import SelfTestJob
 from agent.release import golden_set
 from agent.release import manifest as manifests
 from agent.release_records import SelfTestLimits
@@ -225,7 +226,13 @@ def _run_in_selftest_child(release: Path, folder: Path, seed: int, index: int) -
     examiner = SelfTestClient(scratch=folder / "scratch", max_batch=2)
     try:
         examiner.run_self_test(
-            candidate, champion=release, acceptance=None, limits=SelfTestLimits(), stop=threading.Event()
+            SelfTestJob(
+                candidate=candidate,
+                champion=release,
+                acceptance=None,
+                limits=SelfTestLimits(),
+                stop=threading.Event(),
+            )
         )
     except ReleaseRefusedError as error:
         return f"{error.gate}/{error.reason}"

@@ -35,13 +35,13 @@ from simulator.line import SimulatedLine
 from simulator.line.config import LineConfig
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Iterator, Sequence
 
     from agent.lifecycle.active_release import LoadRequest
+    from agent.ports import SelfTestJob
     from agent.preprocess import InputPlan
     from agent.records import Geometry, Judgement, Pixels
-    from agent.release_records import SelfTestLimits, SelfTestResult
+    from agent.release_records import SelfTestResult
 
 GOOD_KIND: Final = "good"  # the control
 # what only live parts show
@@ -137,19 +137,11 @@ class _ShortExaminer(SelfTestClient):
         super().__init__(scratch=scratch)
         self._cpu_s = cpu_s
 
-    def run_self_test(
-        self,
-        candidate: Path,
-        *,
-        champion: Path | None,
-        acceptance: Path | None,
-        limits: SelfTestLimits,
-        stop: threading.Event,
-    ) -> SelfTestResult:
+    def run_self_test(self, job: SelfTestJob) -> SelfTestResult:
         """See `ports.Examiner`."""
         if self._cpu_s is not None:
-            limits = replace(limits, cpu_s=self._cpu_s)
-        return super().run_self_test(candidate, champion=champion, acceptance=acceptance, limits=limits, stop=stop)
+            job = replace(job, limits=replace(job.limits, cpu_s=self._cpu_s))
+        return super().run_self_test(job)
 
 
 def _load(request: LoadRequest) -> Lease:

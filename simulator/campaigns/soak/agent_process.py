@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from agent.ports import FetchJob
     from agent.records import Frame, Observation, Pixels, Verdict
     from agent.release_records import FetchedRelease, ModelStatus
     from agent.slot import Lease, SiteOverrides
@@ -149,23 +150,15 @@ class _HangingFetcher(FakeReleaseFetcher):
         self._site = site
         self._is_dead = is_dead
 
-    def fetch(
-        self,
-        release_id: str,
-        *,
-        into: Path,
-        trusted_utc_s: float,
-        on_progress: Callable[[int, int], None],
-        stop: threading.Event,
-    ) -> FetchedRelease:
+    def fetch(self, job: FetchJob) -> FetchedRelease:
         """See `ports.ReleaseFetcher`."""
         if self._site.faults.fetch_hangs:
             self._site.faults.fetch_hangs -= 1
-            self._site.clock.wait(stop, _HANG_S)
+            self._site.clock.wait(job.stop, _HANG_S)
             if self._is_dead():
                 raise SimulatedKill
             raise FetchError("timeout", "The simulated server said nothing for 15 minutes.")
-        return super().fetch(release_id, into=into, trusted_utc_s=trusted_utc_s, on_progress=on_progress, stop=stop)
+        return super().fetch(job)
 
 
 class _SynchronousShadow:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from agent.release_records import ReleaseRef, SelfTestLimits
+    from agent.ports import FetchJob, SelfTestJob
+    from agent.release_records import ReleaseRef
 
 _PIECE_BYTES: Final = 1_024
 
@@ -100,35 +101,28 @@ class FakeReleaseFetcher:
         """`cloud` may be edited at any time."""
         self._cloud = cloud
 
-    def fetch(
-        self,
-        release_id: str,
-        *,
-        into: Path,
-        trusted_utc_s: float,
-        on_progress: Callable[[int, int], None],
-        stop: threading.Event,
-    ) -> FetchedRelease:
+    def fetch(self, job: FetchJob) -> FetchedRelease:
         """See `ports.ReleaseFetcher.fetch`."""
         cloud = self._cloud
         cloud.fetches += 1
         fault = cloud.take_fault("fetch")
-        _raise_fault(fault, Gate.TRUST, stop)
-        source = cloud.releases.get(release_id)
+        _raise_fault(fault, Gate.TRUST, job.stop)
+        into, source = job.into, cloud.releases.get(job.release_id)
         if source is None:
-            raise ReleaseRefusedError(Gate.TRUST, "unknown_release", f"{release_id} is not published. Check its name.")
+            text = f"{job.release_id} is not published. Check its name."
+            raise ReleaseRefusedError(Gate.TRUST, "unknown_release", text)
         into.mkdir(parents=True, exist_ok=True)
         names = (manifests.MANIFEST_NAME, manifests.MODEL_NAME, manifests.GOLDEN_NAME)
         total = sum((source / name).stat().st_size for name in names)
         done = 0
         for name in names:
-            done = _resume(source / name, into / name, done=done, total=total, on_progress=on_progress)
+            done = _resume(source / name, into / name, done=done, total=total, on_progress=job.on_progress)
         if fault is RepositoryFault.KILL_LATE:
             raise SimulatedKill
         return FetchedRelease(read_ref(into), into, cloud.signed_utc_s, frozenset(cloud.revoked))
 
     def refresh(self, *, trusted_utc_s: float, stop: threading.Event) -> RepositoryStatus:
-        """See `ports.ReleaseFetcher.look`."""
+        """See `ports.ReleaseFetcher.refresh`."""
         cloud = self._cloud
         cloud.revocation_checks += 1
         fault = cloud.take_fault("look")
@@ -153,27 +147,19 @@ def _resume(source: Path, target: Path, *, done: int, total: int, on_progress: C
 
 
 class FakeSelfTester:
-    """`ports.Examiner` over a `Cloud`: compares the bytes, and otherwise does as ordered."""
+    """`ports.SelfTester` over a `Cloud`: compares the bytes, and otherwise does as ordered."""
 
     def __init__(self, cloud: FakeRepository) -> None:
         """`cloud` may be edited at any time."""
         self._cloud = cloud
 
-    def run_self_test(
-        self,
-        candidate: Path,
-        *,
-        champion: Path | None,
-        acceptance: Path | None,
-        limits: SelfTestLimits,
-        stop: threading.Event,
-    ) -> SelfTestResult:
-        """See `ports.Examiner.examine`."""
+    def run_self_test(self, job: SelfTestJob) -> SelfTestResult:
+        """See `ports.SelfTester.run_self_test`."""
         fault = self._cloud.take_fault("examine")
-        _raise_fault(fault, Gate.GOLDEN, stop)
-        read_verified(candidate)
-        if champion is not None:
-            read_verified(champion)
+        _raise_fault(fault, Gate.GOLDEN, job.stop)
+        read_verified(job.candidate)
+        if job.champion is not None:
+            read_verified(job.champion)
         if fault is RepositoryFault.KILL_LATE:
             raise SimulatedKill
         return SelfTestResult({"golden_agreement": 1.0, "wall_s": 0.0})

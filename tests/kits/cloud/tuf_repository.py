@@ -11,6 +11,7 @@ from tuf.api.metadata import Metadata
 
 from agent.children.fetch_client import FetchClient
 from agent.children.fetch_protocol import FetchLimits
+from agent.ports import FetchJob
 from agent.timing.clock import SystemClock
 from pipeline.repository.signing_keys import Expiry, KeyRing
 from pipeline.repository.tuf_repository import Repository
@@ -134,9 +135,11 @@ class Device:
     ) -> FetchedRelease:
         """Fetch into `into`."""
         return self.fetcher().fetch(
-            release,
-            into=self.into,
-            trusted_utc_s=trusted_utc_s,
-            on_progress=lambda done, total: self.progress.append((done, total)),
-            stop=stop or threading.Event(),
+            FetchJob(
+                release_id=release,
+                into=self.into,
+                trusted_utc_s=trusted_utc_s,
+                on_progress=lambda done, total: self.progress.append((done, total)),
+                stop=stop or threading.Event(),
+            )
         )

@@ -17,6 +17,7 @@ from agent.children.fetch_client import FetchClient
 from agent.commands.doctor.check_result import CheckStatus
 from agent.commands.doctor.checks import greengrass_component as examine
 from agent.errors import ConfigError, FetchError, MessageError, OperatorError, ReleaseRefusedError, TransportError
+from agent.ports import FetchJob
 from agent.release_records import DesiredRelease, FetchedRelease, Gate, Refusal, ReleaseRef, RepositoryStatus
 from agent.timing.clock import NS_PER_S, SystemClock
 from greengrass import model_component
@@ -194,15 +195,7 @@ class Shelf:
         self.outcome = outcome
         self.asked = 0
 
-    def fetch(
-        self,
-        release_id: str,
-        *,
-        into: Path,
-        trusted_utc_s: float,
-        on_progress: Callable[[int, int], None],
-        stop: threading.Event,
-    ) -> FetchedRelease:
+    def fetch(self, job: FetchJob) -> FetchedRelease:
         self.asked += 1
         if isinstance(self.outcome, Exception):
             raise self.outcome
@@ -220,9 +213,7 @@ BAD = ReleaseRefusedError("trust", "bad_signature", "not ours")
 
 
 def fetch(fetcher: FallbackFetcher) -> FetchedRelease:
-    return fetcher.fetch(
-        "parts/1.1.0", into=Path("/x"), trusted_utc_s=0.0, on_progress=lambda *_: None, stop=threading.Event()
-    )
+    return fetcher.fetch(FetchJob(release_id="parts/1.1.0", into=Path("/x"), trusted_utc_s=0.0, stop=threading.Event()))
 
 
 @pytest.mark.parametrize(
@@ -271,11 +262,7 @@ def test_what_a_rehearsal_has_fetched_does_not_travel_again(tmp_path: Path) -> N
     def fetched(folder: str) -> FetchedRelease:
         (tmp_path / folder).mkdir()
         return fetcher.fetch(
-            RELEASE,
-            into=tmp_path / folder,
-            trusted_utc_s=time.time(),
-            on_progress=lambda *_: None,
-            stop=threading.Event(),
+            FetchJob(release_id=RELEASE, into=tmp_path / folder, trusted_utc_s=time.time(), stop=threading.Event())
         )
 
     first = fetched("rehearsal")
