@@ -189,7 +189,7 @@ def _lineage(manifest: Any) -> dict[str, Any]:
 
 
 def _summary(figures: dict[str, Any]) -> str:
-    from pipeline.evaluation.markdown_report import HEADLINE_METRICS  # noqa: PLC0415
+    from pipeline.report.text_format import HEADLINE_METRICS  # noqa: PLC0415
 
     shown = [(key, figures[key]) for key in ("images", *HEADLINE_METRICS) if figures.get(key) is not None]
     return "  ".join(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in shown)
@@ -212,15 +212,19 @@ def evaluate(argv: Sequence[str]) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    require_extra("pipeline", "onnx")
+    require_extra("pipeline", "onnx", "jinja2")
     from pipeline.evaluation.release_evaluation import evaluate_release  # noqa: PLC0415
     from pipeline.progress import ProgressDisplay  # noqa: PLC0415
+    from pipeline.report.markdown_report import render_release_markdown  # noqa: PLC0415
+    from pipeline.report.release_report import ReportSubject, render_release_report  # noqa: PLC0415
 
     with ProgressDisplay() as progress:
         result = evaluate_release(arguments.release, arguments.data, arguments.split, progress=progress)
-    for path, text in ((arguments.markdown, result.to_markdown), (arguments.html, result.to_html)):
-        if path is not None:
-            _write(path, text())
+    if arguments.markdown is not None:
+        _write(arguments.markdown, render_release_markdown(result.manifest, result.figures, result.split))
+    if arguments.html is not None:  # without the float export its column shows int8 again
+        subject = ReportSubject(result.manifest, result.int8, result.fp32 or result.int8, result.split)
+        _write(arguments.html, render_release_report(subject))
     figures = result.figures
     if arguments.json:
         print(json.dumps(figures))

@@ -1,4 +1,4 @@
-"""`kensa cloud query`, `kensa cloud report` and `kensa cloud ingest`: arguments in, exit code out."""
+"""The commands `kensa cloud query` and `kensa cloud ingest`: arguments in, exit code out."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ _SHOWN = 200  # rows of a table for people; --csv and --json give all
 _ATHENA_DAYS = 30  # that --athena reads by default, because every byte is billed
 
 
-def _run(work: Callable[[], int]) -> int:
+def run_command(work: Callable[[], int]) -> int:
+    """Call `work`; an expected error becomes its text on standard error and its exit code."""
     try:
         return work()
     except KensaError as error:
@@ -34,7 +35,8 @@ def _run(work: Callable[[], int]) -> int:
         return 0
 
 
-def _add_limit_options(parser: argparse.ArgumentParser) -> None:
+def add_limit_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that bound DuckDB."""
     group = parser.add_argument_group("what DuckDB may use")
     default = EngineLimits()
     group.add_argument("--threads", type=int, default=default.threads)
@@ -42,7 +44,8 @@ def _add_limit_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--spill-mb", type=int, default=default.spill_mb, help="temporary files")
 
 
-def _open_engine(arguments: argparse.Namespace) -> DuckDbEngine:
+def open_engine(arguments: argparse.Namespace) -> DuckDbEngine:
+    """The engine over the folder `--data`. Raises UsageError."""
     for name in ("threads", "memory_mb", "spill_mb"):
         if getattr(arguments, name) < 1:
             raise UsageError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: a number above 0 is needed.")
@@ -70,14 +73,14 @@ def query(argv: Sequence[str]) -> int:
     form.add_argument("--json", action="store_true", help="print one JSON object")
     form.add_argument("--csv", action="store_true", help="print CSV")
     form.add_argument("--sql", choices=("athena", "duckdb"), help="print the statement instead of running it")
-    _add_limit_options(parser)
+    add_limit_options(parser)
     athena = parser.add_argument_group("on Athena")
     athena.add_argument("--athena", action="store_true", help="run there; by default over the last 30 days")
     athena.add_argument("--database", default="kensa", help="of the Glue catalogue (default: kensa)")
     athena.add_argument("--workgroup", default="primary")
     athena.add_argument("--output", metavar="S3_URI", help="for results, where the workgroup sets none")
     athena.add_argument("--timeout", type=float, default=300.0, metavar="S")
-    return _run(lambda: _query(parser.parse_args(argv)))
+    return run_command(lambda: _query(parser.parse_args(argv)))
 
 
 def _query(arguments: argparse.Namespace) -> int:
@@ -131,7 +134,7 @@ def _default_athena_days() -> tuple[str, str]:
 
 def _on_duckdb(arguments: argparse.Namespace, given: dict[str, str]) -> QueryResult:
     found = get_query(arguments.name)
-    with _open_engine(arguments) as lake:
+    with open_engine(arguments) as lake:
         return lake.execute(found, given)
 
 
@@ -154,39 +157,6 @@ def _print_table(answer: QueryResult) -> None:
     print(f"{len(answer.rows):,} rows in {answer.seconds:.2f} s{rest}. {asked}", file=sys.stderr)
 
 
-# --- report -----------------------------------------------------------------------------------------------------------
-
-
-def report(argv: Sequence[str]) -> int:
-    """Run `kensa cloud report`; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="kensa cloud report", description="Write the plant's report: one HTML page, nothing to load."
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder with the tables")
-    parser.add_argument("--out", type=Path, required=True, help="page to write")
-    parser.add_argument("--site", default="*", help="only this site")
-    parser.add_argument("--from", dest="first", metavar="DAY", help="first day (default: the data's)")
-    parser.add_argument("--to", dest="last", metavar="DAY", help="last day (default: the data's)")
-    _add_limit_options(parser)
-    return _run(lambda: _report(parser.parse_args(argv)))
-
-
-def _report(arguments: argparse.Namespace) -> int:
-    from pipeline.analytics.plant_report.plant_data import collect_plant_data  # noqa: PLC0415 - only this command
-    from pipeline.analytics.plant_report.plant_page import render  # noqa: PLC0415
-
-    window = {"first_day": arguments.first, "last_day": arguments.last, "site": arguments.site}
-    with _open_engine(arguments) as lake:
-        page = render(collect_plant_data(lake, {key: value for key, value in window.items() if value is not None}))
-    try:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise OperatorError(f"{arguments.out} cannot be written: {error.strerror}.") from error
-    print(f"{arguments.out}: {len(page) / 1000:.0f} kB")
-    return 0
-
-
 # --- ingest -----------------------------------------------------------------------------------------------------------
 
 
@@ -201,7 +171,7 @@ def ingest(argv: Sequence[str]) -> int:
     labels = parser.add_argument_group("labels: what came back, beside how the frames were collected")
     labels.add_argument("--labels", metavar="URI", help="store or file of labels, as kensa cloud labels writes them")
     labels.add_argument("--collected", metavar="URI", help="folder or bucket of the collected frames")
-    return _run(lambda: _ingest(parser.parse_args(argv)))
+    return run_command(lambda: _ingest(parser.parse_args(argv)))
 
 
 def _ingest(arguments: argparse.Namespace) -> int:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from agent.adapters.onnx import OnnxModel
 from pipeline.dataset_reader import Dataset, DatasetError
-from pipeline.evaluation import markdown_report, model_runner, release_report
 from pipeline.evaluation import model_evaluation as evaluation
+from pipeline.evaluation import model_runner
 from pipeline.release_writer import FLOAT_NAME, sha256
 
 if TYPE_CHECKING:
@@ -28,17 +28,6 @@ class ReleaseEvaluation:
     int8: Evaluation
     fp32: Evaluation | None
     figures: dict[str, Any]  # JSON-ready: those of int8, `int8_agreement`, and `fp32` where the float export is there
-
-    def to_html(self) -> str:
-        """The full report; without the float export its column shows int8 again."""
-        subject = release_report.ReportSubject(
-            manifest=self.manifest, int8=self.int8, fp32=self.fp32 or self.int8, split=self.split
-        )
-        return release_report.render(subject)
-
-    def to_markdown(self) -> str:
-        """A page for the documentation."""
-        return markdown_report.render_markdown(self.manifest, self.figures, self.split)
 
 
 def _float_reference(release_dir: Path, manifest: Manifest) -> tuple[bytes | None, str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from agent.errors import OperatorError
 from agent.release.manifest import MODEL_NAME, read_manifest
 from pipeline.comparison.comparison_result import CandidateChoice
-from pipeline.selection import model_card
+from pipeline.report.model_card import render_card_html, render_card_markdown
 from pipeline.selection.candidate_record import CandidateDecision, CandidateRecord
 from pipeline.selection.registry.model_registry import CARD_HTML, CARD_MARKDOWN, list_artifacts, utc_now
 from pipeline.strict_json import parse_json, to_json
@@ -46,8 +46,8 @@ def write_choice(choice: CandidateChoice, folder: Path) -> CandidateChoice:
                 )
             }
         )
-        (folder / CARD_MARKDOWN).write_text(model_card.render_markdown(kept, manifest), encoding="utf-8")
-        (folder / CARD_HTML).write_text(model_card.render_html(kept, manifest), encoding="utf-8")
+        (folder / CARD_MARKDOWN).write_text(render_card_markdown(kept, manifest), encoding="utf-8")
+        (folder / CARD_HTML).write_text(render_card_html(kept, manifest), encoding="utf-8")
         (folder / CHOICE_NAME).write_bytes(to_json(kept))  # last: with it the result is there
     except OSError as error:
         raise OperatorError(f"{folder} cannot be written: {error.strerror}.") from error

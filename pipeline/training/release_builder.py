@@ -20,8 +20,9 @@ from agent.release.manifest import GOLDEN_NAME, MODEL_NAME, DecisionSpec, FileEn
 from pipeline import release_writer
 from pipeline.dataset_reader import Dataset, DatasetError
 from pipeline.evaluation import model_evaluation as evaluation
-from pipeline.evaluation import model_runner, release_report
+from pipeline.evaluation import model_runner
 from pipeline.model_inputs import load_inputs
+from pipeline.report.release_report import ReportSubject, render_release_report
 from pipeline.training.auto_config import choose_geometry, choose_head, describe_geometry, parse_geometry
 from pipeline.training.network_weights import EvidenceHead
 from pipeline.training.onnx_export import build_float_model, to_bytes
@@ -82,7 +83,7 @@ def build_release(request: TrainingRequest, *, progress: Progress) -> release_wr
         }
     )
     manifest = manifest.model_copy(update={"lineage": lineage})
-    page = release_report.render(release_report.ReportSubject(manifest=manifest, int8=int8, fp32=fp32, split="val"))
+    page = render_release_report(ReportSubject(manifest=manifest, int8=int8, fp32=fp32, split="val"))
     return release_writer.ReleaseFiles(model, golden, reference, manifest, page)
 
 

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.analytics.duckdb_engine import DuckDbEngine
 from pipeline.analytics.lake_schema import TABLES
-from pipeline.analytics.plant_report.plant_data import collect_plant_data
-from pipeline.analytics.plant_report.plant_page import render
 from pipeline.analytics.queries import get_query
 from pipeline.cloud.storage import open_storage
 from pipeline.cycle.triggers.drift_trigger import largest_psi
@@ -23,6 +21,8 @@ from pipeline.datasets.label_store import Label, LabelHistory, LabelStore
 from pipeline.ingest.labels_table import refresh_labels
 from pipeline.ingest.lake_writer import LakeWriter
 from pipeline.ingest.table_rows import Partition, format_timestamp, make_row, utc_day
+from pipeline.report.plant_report.plant_data import collect_plant_data
+from pipeline.report.plant_report.plant_page import render_plant_report
 from simulator.demos.cloud.cloud_account import STREAMS, TRANSFORM
 from simulator.demos.cloud.cloud_line import INSPECTION, SITE
 
@@ -121,7 +121,7 @@ class CompressedLake:
     def write_page(self, path: Path) -> None:
         """The plant manager's report."""
         with self._lock, DuckDbEngine(self.folder) as lake:
-            path.write_text(render(collect_plant_data(lake, {})), encoding="utf-8")
+            path.write_text(render_plant_report(collect_plant_data(lake, {})), encoding="utf-8")
 
     def _labelled(self, one: Label) -> Label:
         given = datetime.fromisoformat(one.labelled_at)

@@ -294,7 +294,7 @@ def test_the_result_on_disk_is_the_choice_with_a_card_for_people(proposal: Propo
     assert choice.proposed is not None
     assert choice.proposed.release == "release"
     markdown = (proposal.result / "card.md").read_text(encoding="utf-8")
-    titles = ["Decision", "Intended use", "Data", "Figures", "Slices of data", "Candidates", "Limits", "Lineage"]
+    titles = ["Decision", "Intended use", "Data", "Metrics", "Slices of data", "Candidates", "Limits", "Lineage"]
     found = [markdown.index(f"## {title}\n") for title in titles]
     assert all(a < b for a, b in itertools.pairwise(found))
     page = (proposal.result / "card.html").read_text(encoding="utf-8")

@@ -1,20 +1,26 @@
-"""The model card of a proposed candidate, or the page that says why none is proposed: Markdown, and HTML with a chart.
+"""Renders the model card of a proposed candidate, or the page that explains why none is proposed.
 
-Both are written from the same sections, in the order of M. Mitchell et al., Model Cards for Model Reporting, FAT* 2019:
-use, data, figures, slices, comparison, limits, lineage. No script, no address; every text from outside is escaped.
+Markdown and HTML have the same sections, in the order of M. Mitchell et al., Model Cards for Model Reporting, FAT* 2019
+(use, data, metrics, slices, comparison, limits, lineage). Only the HTML has charts. No script, no address; every text
+from outside is escaped.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import pipeline.evaluation
 from pipeline.comparison.comparison_result import SliceVerdict
-from pipeline.evaluation.markdown_report import HEADLINE_METRICS, format_percent
-from pipeline.selection.forest_plot import forest_plot
+from pipeline.report import charts
+from pipeline.report.html_page import render_html, render_markdown
+from pipeline.report.text_format import (
+    HEADLINE_METRICS,
+    format_percent,
+    key_values,
+    metric_name,
+    percent_interval,
+    signed_points,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,11 +31,12 @@ if TYPE_CHECKING:
         CandidateChoice,
         MetricComparison,
         ReleaseComparison,
+        SliceResult,
     )
 
-_STYLE: Final = (Path(pipeline.evaluation.__path__[0]) / "report.css").read_text(encoding="utf-8")
-_NUMBERS: Final = "td{white-space:nowrap}td:first-child,td:last-child{white-space:normal;word-break:break-word}"
 _SHOWN_DIGITS: Final = 12  # of a digest
+_MAX_SLICE_NAME: Final = 40  # characters that fit beside the chart
+_POINTS: Final = charts.ValueFormat(100.0, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,44 +48,20 @@ class _Section:
     chart: str = ""  # of the HTML page only
 
 
-def render_markdown(choice: CandidateChoice, manifest: Manifest | None) -> str:
-    """The page as Markdown; `manifest` is the proposed candidate's, None when none is."""
-    lines = [f"# {_title(choice)}", ""]
-    for section in _sections(choice, manifest):
-        lines += [f"## {section.title}", ""]
-        for paragraph in section.paragraphs:
-            lines += [_escape_markdown(paragraph), ""]
-        if section.rows:
-            lines += [_row(section.head), "|" + "---|" * len(section.head), *map(_row, section.rows), ""]
-    return "\n".join(lines)
+def render_card_markdown(choice: CandidateChoice, manifest: Manifest | None) -> str:
+    """The page as Markdown; `manifest` is the proposed candidate's, None when none is proposed."""
+    return render_markdown("model_card.md.j2", title=_title(choice), sections=list(_sections(choice, manifest)))
 
 
-def render_html(choice: CandidateChoice, manifest: Manifest | None) -> str:
+def render_card_html(choice: CandidateChoice, manifest: Manifest | None) -> str:
     """The page as HTML."""
-    title = escape(_title(choice))
-    cards = []
-    for section in _sections(choice, manifest):
-        text = "".join(f"<p>{escape(paragraph)}</p>" for paragraph in section.paragraphs)
-        table = ""
-        if section.rows:
-            head = "".join(f"<th>{escape(name)}</th>" for name in section.head)
-            body = ("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in section.rows)
-            table = f"<table><tr>{head}</tr>{''.join(body)}</table>"
-        cards.append(f"<section class=card><h2>{escape(section.title)}</h2>{text}{section.chart}{table}</section>")
-    return (
-        f"<!doctype html><html lang=en><head><meta charset=utf-8><title>{title}</title>"
-        f"<meta name=viewport content='width=device-width'><style>{_STYLE}{_NUMBERS}</style></head><body><main>"
-        f"<h1>{title}</h1><p class=sub>{escape(choice.reasons[0])}</p>{''.join(cards)}</main></body></html>\n"
+    return render_html(
+        "model_card.html.j2",
+        kind="model-card",
+        title=_title(choice),
+        about=choice.reasons[0],
+        sections=list(_sections(choice, manifest)),
     )
-
-
-def _escape_markdown(text: str) -> str:
-    """Text from outside cannot break a table or a page of Markdown."""
-    return text.replace("|", "/").replace("\n", " ").replace("<", "&lt;")
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(_escape_markdown(cell) for cell in cells) + " |"
 
 
 def _title(choice: CandidateChoice) -> str:
@@ -108,14 +91,14 @@ def _use(manifest: Manifest) -> _Section:
         "Intended use",
         (
             (
-                f"Judges pictures of parts like those of its data set as one of {', '.join(manifest.classes)}; "
+                f"Classifies images of parts like those of its data set as one of {', '.join(manifest.classes)}; "
                 f"{', '.join(manifest.defects) or 'none'} are defects. Input: {geometry.mode}, {geometry.height}×"
                 f"{geometry.width}×{geometry.channels}. It runs on a line under Kensa's agent, which tries it beside "
-                "the running model before it decides, and routes what it is unsure of to a person."
+                "the running model before it decides, and routes uncertain parts to a person."
             ),
             (
-                "Not for other products, cameras or light than its slices show, and not as the only safeguard where a "
-                "missed defect endangers people."
+                "Not for products, cameras or light other than those of its slices, and not as the only safeguard "
+                "where a missed defect endangers people."
             ),
         ),
     )
@@ -134,23 +117,19 @@ def _data(choice: CandidateChoice, manifest: Manifest) -> _Section:
 def _metrics(one: CandidateAssessment) -> _Section:
     intervals = one.figures.get("intervals", {})
     rows = [
-        (name.replace("_", " "), format_percent(one.figures[name]), _interval(intervals.get(name)))
+        (metric_name(name), format_percent(one.figures[name]), percent_interval(intervals.get(name)))
         for name in HEADLINE_METRICS
         if one.figures.get(name) is not None
     ]
     rows += [(f"recall {name}", format_percent(value), "") for name, value in one.figures.get("recall", {}).items()]
-    return _Section("Figures", (), ("figure", "value", "95 % interval"), tuple(rows))
-
-
-def _interval(value: Sequence[float] | None) -> str:
-    return "" if value is None else f"{100 * value[0]:.2f} to {100 * value[1]:.2f} %"
+    return _Section("Metrics", (), ("metric", "value", "95 % interval"), tuple(rows))
 
 
 def _comparison(one: CandidateAssessment, comparison: ReleaseComparison) -> _Section:
     text = (
         (
             f"{one.name} {one.version} ({one.model_sha256[:_SHOWN_DIGITS]}) against {comparison.champion} "
-            f"({comparison.champion_sha256[:_SHOWN_DIGITS]}) on the same pictures: split {comparison.split} of "
+            f"({comparison.champion_sha256[:_SHOWN_DIGITS]}) on the same images: split {comparison.split} of "
             f"{comparison.data} ({comparison.dataset_digest[:_SHOWN_DIGITS]})."
         ),
         (
@@ -167,25 +146,48 @@ def _comparison(one: CandidateAssessment, comparison: ReleaseComparison) -> _Sec
             format_percent(s.candidate, 1),
             format_percent(s.champion, 1),
             f"{s.gained} / {s.lost}",
-            f"{100 * s.difference:+.1f} ({100 * s.low:+.1f} to {100 * s.high:+.1f})",
+            f"{signed_points(s.difference, 1)} ({signed_points(s.low, 1)} to {signed_points(s.high, 1)})",
             f"{-100 * s.margin:.1f}",
             ("" if s.passed else "FAILS: ") + s.verdict,
         )
         for s in comparison.slices
     )
-    head = ("slice", "pictures", "right", "champion", "gained / lost", "difference, points", "allowed", "verdict")
-    return _Section(f"Slices of {comparison.data}", text, head, rows, forest_plot(comparison.slices))
+    head = ("slice", "images", "right", "champion", "gained / lost", "difference, points", "allowed", "verdict")
+    return _Section(f"Slices of {comparison.data}", text, head, rows, _slice_chart(comparison.slices))
+
+
+def _slice_chart(slices: Sequence[SliceResult]) -> str:
+    """Each slice's difference, its interval, and its margin."""
+    rows = [
+        charts.IntervalRow(
+            f"{_short(s.slice)}, {s.of}, {s.pictures}",
+            s.difference,
+            s.low,
+            s.high,
+            "good" if s.passed else "bad",
+            s.margin,
+        )
+        for s in slices
+    ]
+    note = "points against the champion; | is the margin"
+    return charts.interval_chart(rows, _POINTS, "difference by slice", is_difference=True, note=note)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _MAX_SLICE_NAME else f"{name[: _MAX_SLICE_NAME - 3]}..."
 
 
 def _metric_line(figure: MetricComparison) -> str:
     if figure.difference is None:
         return f"{figure.name}: cannot be compared on this split."
     span = (
-        "" if figure.low is None or figure.high is None else f" ({100 * figure.low:+.2f} to {100 * figure.high:+.2f})"
+        ""
+        if figure.low is None or figure.high is None
+        else f" ({signed_points(figure.low)} to {signed_points(figure.high)})"
     )
     return (
         f"{figure.name}: {format_percent(figure.candidate)} against {format_percent(figure.champion)}, "
-        f"{100 * figure.difference:+.2f} points{span}, 95 % by paired bootstrap over parts."
+        f"{signed_points(figure.difference)} points{span}, 95 % by paired bootstrap over parts."
     )
 
 
@@ -205,20 +207,20 @@ def _candidates(choice: CandidateChoice) -> _Section:
 
 def _limits(one: CandidateAssessment, manifest: Manifest) -> Iterator[str]:
     yield (
-        "Figures are of pictures that were set aside from the same data set version; the thresholds "
+        "Metrics are from images that were held out from the same data set version; the thresholds "
         f"({', '.join(f'{k} {v:.3f}' for k, v in sorted(manifest.decision.thresholds.items())) or 'none'}) were chosen "
-        "on its split val, which flatters them a little. The trial on the line decides."
+        "on its split val, which makes the metrics slightly optimistic. The trial on the line decides."
     )
     few = [f"{s.slice}, {s.of}" for c in one.comparisons for s in c.slices if s.verdict == SliceVerdict.TOO_FEW]
     if few:
-        yield f"Too few parts to tell more than a gross difference: {'; '.join(few)}."
+        yield f"Too few parts to detect more than a gross difference: {'; '.join(few)}."
     worse = [f"{s.slice}, {s.of}" for c in one.comparisons for s in c.slices if s.verdict == SliceVerdict.WORSE]
     if worse:
         yield f"Worse than the champion, though within the margin: {'; '.join(worse)}."
     unseen = [name for name, value in one.figures.get("recall", {}).items() if value is None]
     if unseen:
-        yield f"Not measured, for want of pictures: {', '.join(unseen)}."
-    yield "What no slice marks (a new product, another lens, dirt on a window) is not covered by any figure here."
+        yield f"Not measured, for lack of images: {', '.join(unseen)}."
+    yield "Conditions without a slice (a new product, another lens, a dirty window) are not covered by any metric here."
 
 
 def _lineage(manifest: Manifest) -> _Section:
@@ -229,10 +231,10 @@ def _lineage(manifest: Manifest) -> _Section:
         ("preprocessing", manifest.preprocess_sha256),
         ("code", lineage.code_version),
         ("seed", str(lineage.seed)),
-        ("parameters", ", ".join(f"{k}={v}" for k, v in sorted(lineage.parameters.items()))),
-        ("libraries", ", ".join(f"{k} {v}" for k, v in sorted(lineage.libraries.items()))),
+        ("parameters", key_values(lineage.parameters)),
+        ("libraries", key_values(lineage.libraries, " ")),
         ("CPU, threads", f"{lineage.cpu}, {lineage.threads}"),
         ("training job", lineage.training_job or "none"),
         ("made", f"{lineage.created_utc}, in {lineage.duration_s:.0f} s"),
     )
-    return _Section("Lineage", (), ("what", "value"), rows)
+    return _Section("Lineage", (), ("item", "value"), rows)

@@ -6,14 +6,11 @@ import re
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
-from pipeline.analytics.plant_report import plant_charts as charts
-from pipeline.analytics.plant_report.plant_data import REPORT_QUERIES, PlantData
-from pipeline.analytics.plant_report.plant_findings import Finding, findings
-from pipeline.analytics.plant_report.plant_page import render
 from pipeline.analytics.queries import get_query
 from pipeline.analytics.query_result import QueryResult, text_table
+from pipeline.report.plant_report.plant_data import REPORT_QUERIES, PlantData
+from pipeline.report.plant_report.plant_findings import Finding, findings
+from pipeline.report.plant_report.plant_page import render_plant_report
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,7 +84,7 @@ def test_escapes_without_labels_are_said_to_be_unknown_and_never_zero() -> None:
     row = {"line": "press-1", "model_version": "1.0.0", "passed": 1_000, "escapes": None, "escapes_high": None}
     of = plant(yield_by_line=days([990]), escapes=[row])
     assert "Escapes are not known" in texts(of, "look")
-    assert "not known" in render(of)
+    assert "not known" in render_plant_report(of)
 
 
 # --- no untruth -------------------------------------------------------------------------------------------------------
@@ -105,14 +102,14 @@ def test_a_line_that_rejects_every_part_is_bad_news_first_and_nothing_about_its_
     of = plant(yield_by_line=of_day(209, 0), latency=[{"parts": 209, "late": 0, "p99_us": 4_000}])
 
     assert findings(of)[0] == Finding(
-        "bad", "press-1: not one of the last 209 parts was let through. Look at camera, light and model."
+        "bad", "press-1: not one of the last 209 parts was let through. Check camera, light and model."
     )
     assert "yield" not in texts(of, "good")
 
 
 def test_a_line_whose_parts_are_all_unknown_or_all_passed_is_no_good_news_either() -> None:
     unknown = plant(yield_by_line=of_day(300, 0, unknown=300))
-    assert "none of the last 300 parts could be judged" in texts(unknown, "bad")
+    assert "none of the last 300 parts could be inspected" in texts(unknown, "bad")
 
     passed = plant(yield_by_line=of_day(20_000, 20_000))
     assert "every one of 20,000 parts was let through" in texts(passed, "look")
@@ -135,7 +132,7 @@ def test_twelve_parts_make_no_finding_and_the_page_says_what_lacks_data() -> Non
     )
 
     assert findings(of) == []
-    page = render(of)
+    page = render_plant_report(of)
     assert "the yield of press-1 (12 parts in its last week)" in page
     assert "bad parts that were let through (1 label of the random sample)" in page
     assert "of a million verdicts" not in page
@@ -153,8 +150,8 @@ def test_no_escape_among_the_labels_stands_with_its_interval() -> None:
            "escapes_low": 0.0, "escapes_high": 392.0, "escape_ppm": 0.0}  # fmt: skip
     of = plant(yield_by_line=days([990]), escapes=[row])
 
-    assert "None of 400 labels of parts that were let through says bad: of a million at most 9,492" in texts(of, "look")
-    assert "<b>0 to 9,492</b>" in render(of)
+    assert "None of 400 labels of parts that were let through is bad: of a million at most 9,492" in texts(of, "look")
+    assert "<b>0 to 9,492</b>" in render_plant_report(of)
 
 
 def test_few_escapes_are_good_news_only_when_the_whole_interval_says_so() -> None:
@@ -172,7 +169,7 @@ def test_a_line_with_one_camera_has_no_other_cameras() -> None:
     moved = plant(yield_by_line=days([990]), camera_drift=camera(["camera"] * 5))
     assert "moved away from its own past, on 5 days" in texts(moved, "bad")
     for of in (steady, moved):
-        page = render(of)
+        page = render_plant_report(of)
         assert "other" not in re.sub(r"<style>.*?</style>", "", page.split("How this was made")[0])
         assert "The camera against its own past" in page
 
@@ -189,7 +186,7 @@ def test_there_are_five_sentences_at_most_and_the_page_says_how_many_more_there_
     of = plant(yield_by_line=rows)
 
     assert [finding.level for finding in findings(of)] == ["bad"] * 5
-    assert "5 less urgent things more" in render(of)
+    assert "5 less urgent findings more" in render_plant_report(of)
 
 
 def test_one_of_something_is_not_called_several() -> None:
@@ -198,57 +195,36 @@ def test_one_of_something_is_not_called_several() -> None:
         loss=[{"line": "press-1", "frames": 2_000, "missing": 1, "unexplained": 1}],
     )
 
-    assert "1 verdict is missing and no device says why" in texts(of, "bad")
-    page = render(of)
+    assert "1 verdict is missing and no device reports why" in texts(of, "bad")
+    page = render_plant_report(of)
     assert "1 line: press-1" in page
-    assert "<b>1</b><span>part judged</span>" in page
+    assert "<b>1</b><span>part inspected</span>" in page
     assert "<b>1 of 2,000</b><span>verdict missing</span>" in page
 
 
 def test_a_single_day_is_drawn() -> None:
-    page = render(plant(yield_by_line=of_day(209, 0)))
+    page = render_plant_report(plant(yield_by_line=of_day(209, 0)))
 
     assert "<circle class='fill c0'" in page.split("<h2>Yield</h2>")[1].split("</section>")[0]
     assert "3 Mar" not in page, "a day that is not there has no name on the axis"
 
 
+def test_equal_data_give_equal_bytes_and_texts_of_the_tables_are_escaped() -> None:
+    of = plant(yield_by_line=days([990] * 9, line="<script>alert('x')</script>"))
+
+    page = render_plant_report(of)
+    assert page == render_plant_report(of)
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+
+
 def test_a_page_of_nothing_but_a_day_is_whole() -> None:
-    page = render(plant(yield_by_line=days([990])))
+    page = render_plant_report(plant(yield_by_line=days([990])))
     assert "No trial ran." in page
     assert "No labels have come back yet." in page
     assert "nan" not in re.sub(r"<[^>]*>", " ", page)
     for tag in ("section", "svg", "table", "ul"):
         assert page.count(f"<{tag}") == page.count(f"</{tag}>")
-
-
-@pytest.mark.parametrize("low", [0.0, 0.5, 0.949, -3.0])
-@pytest.mark.parametrize("span", [1e-9, 0.013, 1.0, 12_345.0])
-def test_an_axis_has_a_few_round_ticks_between_its_ends(low: float, span: float) -> None:
-    ticks = charts._ticks(low, low + span)
-    assert 1 <= len(ticks) <= 8
-    assert all(low - span * 1e-6 <= tick <= low + span * (1 + 1e-6) for tick in ticks)
-
-
-def test_a_chart_stays_inside_its_frame_whatever_the_numbers() -> None:
-    points = [
-        charts.Point(date(2026, 3, 1 + i), value, value - 1, value + 1) for i, value in enumerate([0, 1e6, -5, 3])
-    ]
-    text = charts.trend_chart(
-        {"<b>": points}, [charts.Annotation(date(2027, 1, 1), "far & away")], charts.ValueFormat(), "chart"
-    )
-    numbers = [float(n) for n in re.findall(r"[ ,'](-?\d+\.\d)(?=[ ,'])", text)]
-    assert numbers
-    assert all(-1 <= n <= 1_081 for n in numbers)
-    assert "&lt;b&gt;" in text
-    assert "far &amp; away" in text
-
-
-def test_marks_that_would_run_into_each_other_take_two_rows_and_then_only_a_title() -> None:
-    points = [charts.Point(date(2026, 3, 1), 1.0), charts.Point(date(2026, 3, 30), 2.0)]
-    marks = [charts.Annotation(date(2026, 3, 10), f"release {i} on a line") for i in range(3)]
-    text = charts.trend_chart({"a": points}, marks, charts.ValueFormat(), "chart")
-    assert text.count("class=marked") == 2
-    assert text.count("<title>") == 3
 
 
 def test_a_table_for_a_terminal_aligns_numbers_to_the_right() -> None:

@@ -1,8 +1,8 @@
-"""What a plant manager should know, in sentences, the most urgent first. Pure: answers in, sentences out.
+"""States what a plant manager should know, in sentences, the most urgent first.
 
-Promise: at most `MOST` sentences, none on fewer parts, labels or days than it needs (`_ENOUGH...`), no estimate without
-its interval, and nothing green where parts are not let through. A subject that has too little data is left out;
-`insufficient_data` names it.
+Pure: query results in, sentences out. Promise: at most `MAX_FINDINGS` sentences, none on fewer parts, labels or days
+than it needs (the `_MIN_` constants), no estimate without its interval, and nothing green where parts are not let
+through. A subject with too little data is left out; `insufficient_data` names it.
 """
 
 from __future__ import annotations
@@ -13,23 +13,24 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Final, Literal
 
 from agent.sequential_tests import wilson
-from pipeline.analytics.plant_report.plant_data import number, optional_number
+from pipeline.report.plant_report.plant_data import number, optional_number
+from pipeline.report.text_format import count_with_noun, percentage_points
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipeline.analytics.plant_report.plant_data import PlantData, Record
+    from pipeline.report.plant_report.plant_data import PlantData, Record
 
 Level = Literal["bad", "look", "good"]
 
-MAX_FINDINGS: Final = 5  # sentences; what is cut is in the cards below them
+MAX_FINDINGS: Final = 5  # sentences; the cards below them show the rest
 _YIELD_DROP: Final = 0.005  # of yield, last week against the best one: half a point is worth a sentence
 _MIN_DRIFT_DAYS: Final = 3  # a camera must stand out on so many days: one day may be chance
 _WEEK: Final = 7
 _LATE_SHARE: Final = 0.001
-_MIN_STOPPED_PARTS: Final = 20  # parts, to say that a line passes none: after 20 at most 16 % could be passed (95 %)
-_MIN_PASSED_PARTS: Final = 10_000  # parts, to wonder that a line rejects none: below 0.04 % are then rejected (95 %)
-_MIN_PARTS: Final = 200  # judged in a week, or by a camera on a day, for a share of them or an index of drift
+_MIN_STOPPED_PARTS: Final = 20  # parts, to state that a line passes none: after 20 at most 16 % could be passed (95 %)
+_MIN_PASSED_PARTS: Final = 10_000  # parts, to question that a line rejects none: below 0.04 % are then rejected (95 %)
+_MIN_PARTS: Final = 200  # inspected in a week, or by a camera on a day, for a share of them or an index of drift
 _MIN_VERDICTS: Final = 1_000  # for shares of a thousandth: missing and late verdicts
 MIN_LABELS: Final = 50  # of the random sample, or of the rejected
 _GOOD_YIELD: Final = 0.9  # below it a steady yield is no good news
@@ -46,7 +47,7 @@ class Finding:
 
 
 def findings(plant: PlantData) -> list[Finding]:
-    """The sentences, at most `MOST`, the most urgent first."""
+    """The sentences, at most `MAX_FINDINGS`, the most urgent first."""
     return _all(plant)[:MAX_FINDINGS]
 
 
@@ -77,16 +78,6 @@ def insufficient_data(plant: PlantData) -> list[str]:
     return short
 
 
-def count_with_noun(count: float, what: str) -> str:
-    """A number and its noun, in the singular for one: `1 part`, `209 parts`."""
-    return f"{count:,.0f} {what}{'' if round(count) == 1 else 's'}"
-
-
-def percentage_points(value: float) -> str:
-    """A difference of shares in percentage points."""
-    return f"{100 * value:+.2f} points"
-
-
 def _line(record: Record) -> str:
     return str(record["line"])
 
@@ -106,29 +97,29 @@ def _yields(plant: PlantData) -> list[Finding]:
             continue
         enough = [week for week in weeks if _inspected_count(week) >= _MIN_PARTS]
         best, last = max(enough, key=_yield_share), weeks[-1]
-        told = f"{line}: yield is {100 * _yield_share(last):.2f} % in the last {_span(last)}"
+        text = f"{line}: yield is {100 * _yield_share(last):.2f} % in the last {_span(last)}"
         if _has_fallen(best, last):
             when = best[0]["period"]
             since = f"{when:%d %b}" if isinstance(when, datetime) else str(when)
             fell = percentage_points(_yield_share(last) - _yield_share(best))
-            found.append(Finding("look", f"{told}, {fell} against the week of {since}."))
+            found.append(Finding("look", f"{text}, {fell} against the week of {since}."))
         elif _yield_share(last) < _GOOD_YIELD:
             stopped = (
                 f"of {count_with_noun(_inspected_count(last), 'part')} {_stopped_count(last):,.0f} were not let through"
             )
-            found.append(Finding("look", f"{told}: {stopped}. Look at what is rejected."))
+            found.append(Finding("look", f"{text}: {stopped}. Check what is rejected."))
         else:
-            steady.append(told + (", close to its best" if len(enough) > 1 else ""))
+            steady.append(text + (", close to its best" if len(enough) > 1 else ""))
     return [*found, *([Finding("good", "; ".join(steady) + ".")] if steady else [])]
 
 
 def _implausible_yield(line: str, last: list[Record], whole: list[Record]) -> Finding | None:
-    """A line that passes nothing, judges nothing, or passes everything: no yield to be glad of."""
+    """A line that passes nothing, inspects nothing or passes everything: its yield is not a sign of quality."""
     parts, inspected = sum(number(row, "parts") for row in last), _inspected_count(last)
     if parts >= _MIN_STOPPED_PARTS and inspected == 0:
         return Finding(
             "bad",
-            f"{line}: none of the last {count_with_noun(parts, 'part')} could be judged. Look at camera and model.",
+            f"{line}: none of the last {count_with_noun(parts, 'part')} could be inspected. Check camera and model.",
         )
     if _passes_nothing(last):
         count = count_with_noun(inspected, "part")
@@ -136,7 +127,7 @@ def _implausible_yield(line: str, last: list[Record], whole: list[Record]) -> Fi
         return Finding("bad", text)
     if _inspected_count(whole) >= _MIN_PASSED_PARTS and _yield_share(whole) == 1.0:
         count = count_with_noun(_inspected_count(whole), "part")
-        text = f"{line}: every one of {count} was let through. Show it a bad part: is it seen?"
+        text = f"{line}: every one of {count} was let through. Run a bad part past it: is it found?"
         return Finding("look", text)
     return None
 
@@ -168,7 +159,7 @@ def _yield_share(rows: list[Record]) -> float:
 
 
 def _has_fallen(best: list[Record], last: list[Record]) -> bool:
-    """By half a point at least, and by more than chance: the two 95 % intervals do not touch."""
+    """Whether yield fell by half a point at least and by more than chance: the two 95 % intervals do not touch."""
     if _yield_share(best) - _yield_share(last) < _YIELD_DROP:
         return False
     (low, _), (_, high) = (
@@ -208,7 +199,7 @@ def _drift_finding(where: str, stood_out: Sequence[Record], latest: str, *, has_
     over = last < latest
     state = f"did from {first} to {last}; it is over" if over else f"has since {first}"
     others = " while the other cameras' did not" if has_others else ""
-    remedy = "Look at lens, light and mounting" if has_others else "Look at lens, light, mounting and material"
+    remedy = "Check lens, light and mounting" if has_others else "Check lens, light, mounting and material"
     text = (
         f"{where}: its scores moved away from its own past{others}, on "
         f"{count_with_noun(len(stood_out), 'day')} (index up to "
@@ -227,7 +218,7 @@ def _labelled(plant: PlantData) -> list[Record]:
 def escapes(plant: PlantData) -> tuple[float, float, float] | None:
     """Bad parts of a million that were let through: estimate, low and high; None with too few labels.
 
-    Versions and lines are added up, and so are the ends of their intervals: together they hold at least as often.
+    Sums over versions and lines, of the ends of their intervals too: the sum covers at least as often.
     """
     rows = _labelled(plant)
     passed = sum(number(row, "passed") for row in rows)
@@ -251,7 +242,7 @@ def _escapes(plant: PlantData) -> list[Finding]:
     text = f"Of a million parts that were let through {bad}"
     if not estimate:
         most = f"of a million at most {high:,.0f} are (95 % interval)"
-        text = f"None of {labels} of parts that were let through says bad: {most}"
+        text = f"None of {labels} of parts that were let through is bad: {most}"
     worst = max(rows, key=lambda row: number(row, "escape_ppm"))
     if len(rows) > 1 and number(worst, "labelled_passed") >= MIN_LABELS and number(worst, "escape_ppm") > estimate:
         text += f"; the most with {worst['model_version']} on {worst['line']}"
@@ -267,13 +258,13 @@ def _rollbacks(plant: PlantData) -> list[Finding]:
         if row["event"] == "rolling_back":
             seen.setdefault((_line(row), str(row["release"])), row)
     return [
-        Finding("look", f"{line}: {release} was taken back on {str(row['at'])[:10]} ({_words(row['detail'])}).")
+        Finding("look", f"{line}: {release} was taken back on {str(row['at'])[:10]} ({_reason_text(row['detail'])}).")
         for (line, release), row in seen.items()
     ]
 
 
-def _words(detail: object) -> str:
-    """A reason code as words."""
+def _reason_text(detail: object) -> str:
+    """A reason code as text."""
     return str(detail).replace("_", " ") if detail else "no reason given"
 
 
@@ -284,7 +275,7 @@ def _loss(plant: PlantData) -> list[Finding]:
     missing = sum(number(row, "missing") for row in rows)
     if unexplained:
         are = "verdict is" if round(unexplained) == 1 else "verdicts are"
-        return [Finding("bad", f"{unexplained:,.0f} {are} missing and no device says why: see the table of losses.")]
+        return [Finding("bad", f"{unexplained:,.0f} {are} missing and no device reports why: see the table of losses.")]
     if frames < _MIN_VERDICTS:
         return []
     share = f"{1e6 * missing / frames:,.0f} of a million" if missing else f"none of {frames:,.0f}"

@@ -1,4 +1,4 @@
-"""What the plant's report is made of: the answers to all its questions over one window of days."""
+"""Collects the data of the plant's report: the results of all its queries over one window of days."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ REPORT_QUERIES: Final[dict[str, Mapping[str, str]]] = {  # query -> parameters b
 
 
 class QueryEngine(Protocol):
-    """A `lake.Lake`, or what answers like it."""
+    """A `DuckDbEngine`, or an engine with the same interface."""
 
     def execute(self, query: Query, given: Mapping[str, str] | None = None) -> QueryResult:
-        """Answer a query."""
+        """Run a query."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class PlantData:
-    """All answers, by query."""
+    """All results, by query."""
 
     results: Mapping[str, QueryResult]
 
     def records(self, query: str) -> list[Record]:
-        """The rows of one answer."""
+        """The rows of one result."""
         return list(self.results[query].records())
 
     @property
@@ -58,17 +58,17 @@ class PlantData:
 
 
 def collect_plant_data(
-    lake: QueryEngine, window: Mapping[str, str], *, told: Callable[[int, int], None] | None = None
+    lake: QueryEngine, window: Mapping[str, str], *, progress: Callable[[int, int], None] | None = None
 ) -> PlantData:
-    """Ask all questions. `window` may hold first_day, last_day and site. Raises OperatorError without verdicts."""
-    answers: dict[str, QueryResult] = {}
+    """Run all queries. `window` may hold first_day, last_day and site. Raises OperatorError without verdicts."""
+    results: dict[str, QueryResult] = {}
     for done, (name, more) in enumerate(REPORT_QUERIES.items()):
-        if told is not None:
-            told(done, len(REPORT_QUERIES))
-        answers[name] = lake.execute(get_query(name), {**window, **more})
-        if name == "yield_by_line" and not answers[name].rows:
-            raise OperatorError("There are no verdicts in this window: look at --data, --site, --from and --to.")
-    return PlantData(answers)
+        if progress is not None:
+            progress(done, len(REPORT_QUERIES))
+        results[name] = lake.execute(get_query(name), {**window, **more})
+        if name == "yield_by_line" and not results[name].rows:
+            raise OperatorError("There are no verdicts in this window: check --data, --site, --from and --to.")
+    return PlantData(results)
 
 
 def number(record: Record, name: str) -> float:

@@ -1,1 +1,0 @@
-"""The plant manager's report."""

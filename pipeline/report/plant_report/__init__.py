@@ -1,0 +1,1 @@
+"""The plant manager's report: its data, its findings and its page."""
