@@ -18,6 +18,7 @@ from agent.app.factories import SHADOW_DEPLOYMENT_FRAMES, make_lease
 from agent.children.fetch_client import FetchClient
 from agent.children.selftest_client import SelfTestClient
 from agent.errors import ConfigError, FetchError, LifecycleError, MessageError, ReleaseRefusedError
+from agent.lifecycle.dependencies import LifecycleDependencies
 from agent.lifecycle.lifecycle import Lifecycle
 from agent.lifecycle.shadow_deployment import ShadowDeployment
 from agent.release import acceptance_set
@@ -187,21 +188,23 @@ class LifecycleManager:
     def _make_lifecycle(self, name: str) -> Lifecycle:
         state_dir = self._config.state_dir
         return Lifecycle(
-            inspection=name,
-            state_dir=state_dir,
-            slot=self._slots[name],
-            fetcher=self._fetcher,
-            examiner=self._self_testers[name],
-            load=self._loader_for(name),
-            factory=self._config.inspections[name].release.resolve(),
-            limits=self._limits,
-            clock=self._clock,
-            open_shadow=self._start_shadow_deployment,
-            on_status=self._report_status,
-            acceptance=acceptance_set.acceptance_dir(state_dir, name),
-            look_every_s=self._updates.check_hours * 3_600.0,
-            unhealthy=partial(self._line_fault, name),
-            supervisor=self._supervisor,
+            LifecycleDependencies(
+                inspection=name,
+                state_dir=state_dir,
+                slot=self._slots[name],
+                fetcher=self._fetcher,
+                self_tester=self._self_testers[name],
+                load=self._loader_for(name),
+                factory=self._config.inspections[name].release.resolve(),
+                limits=self._limits,
+                clock=self._clock,
+                open_shadow_deployment=self._start_shadow_deployment,
+                on_status=self._report_status,
+                acceptance_dir=acceptance_set.acceptance_dir(state_dir, name),
+                revocation_poll_s=self._updates.check_hours * 3_600.0,
+                line_fault=partial(self._line_fault, name),
+                supervisor=self._supervisor,
+            )
         )
 
     def _loader_for(self, inspection: str) -> Callable[[LoadRequest], Lease]:

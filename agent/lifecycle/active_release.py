@@ -1,4 +1,4 @@
-"""Which release the slot holds, and the ways to put another one there.
+"""The active release: which one the slot holds, and the ways to put another one there.
 
 Promise: nothing reaches the slot whose bytes were not compared with its manifest, and that manifest with the digest in
 the journal, in the same call. The model before the last switch stays loaded for the probation, so that going back to
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.durable import Checkpoint
+    from agent.lifecycle.rollout_state import SiteLimits
     from agent.release.installed_release import InstalledRelease
     from agent.release.release_store import ReleaseStore
     from agent.release_records import ReleaseRef
@@ -38,7 +39,7 @@ class LoadRequest:
 
 
 class ActiveRelease:
-    """The slot with names on what is in it. The lifecycle's thread uses it."""
+    """Knows which release is in the slot. The lifecycle's thread uses it."""
 
     def __init__(
         self,
@@ -48,16 +49,26 @@ class ActiveRelease:
         factory: Path,
         load: Callable[[LoadRequest], Lease],
         clock: Clock,
-        probation_s: float,
+        limits: SiteLimits,
         checkpoint: Checkpoint,
     ) -> None:
-        """`load` raises ReleaseError. The slot is taken as it is: nothing that this object knows."""
+        """Compose; what the slot holds at first counts as unknown.
+
+        Args:
+            slot: The model slot of the inspection.
+            store: The verified releases.
+            factory: Folder of the factory release.
+            load: Loads a release; raises ReleaseError.
+            clock: Times the probation.
+            limits: Their `probation_s` is read at every switch.
+            checkpoint: Called before and after the slot changes.
+        """
         self._slot = slot
         self._store = store
         self._factory = factory
         self._load = load
         self._clock = clock
-        self.probation_s = probation_s  # of the next switch
+        self._limits = limits
         self._checkpoint = checkpoint
         self._current: str | None = None  # key of what the slot holds
         self._previous: str | None = None  # key of what it held before the last switch
@@ -69,7 +80,7 @@ class ActiveRelease:
         return self._slot.lease() is None
 
     def folder(self, installed: InstalledRelease | None) -> Path | None:
-        """Return the folder of the model that judges now, for comparisons; None when there is none."""
+        """Return the folder of the active model, for comparisons; None when the slot holds none."""
         if self.has_no_model:
             return None
         return self._factory if installed is None else self._store.release_dir(installed.ref)
@@ -84,11 +95,11 @@ class ActiveRelease:
         return self._load(LoadRequest(folder, installed.ref, True, optimised, digest))  # noqa: FBT003 - trusted
 
     def activate(self, installed: InstalledRelease | None, lease: Lease) -> None:
-        """Let the next batch be judged with `lease`; the model until now stays loaded for the probation."""
+        """Use `lease` from the next batch on; the model before it stays loaded for the probation."""
         self._checkpoint("slot: before")
         self._slot.switch(lease)
         self._previous, self._current = self._current, _key(installed)
-        self._probation_end_ns = self._clock.monotonic_ns() + round(self.probation_s * NS_PER_S)
+        self._probation_end_ns = self._clock.monotonic_ns() + round(self._limits.current.probation_s * NS_PER_S)
         self._checkpoint("slot: after")
 
     def clear(self) -> None:
@@ -98,11 +109,11 @@ class ActiveRelease:
         self._current = self._previous = self._probation_end_ns = None
 
     def is_active(self, installed: InstalledRelease | None) -> bool:
-        """Whether the slot holds this one already."""
+        """Whether the slot holds this release."""
         return self._current == _key(installed)
 
     def revert_to(self, installed: InstalledRelease | None) -> bool:
-        """Go to this model in one reference store, if it is there or still kept; False when it has to be loaded."""
+        """Switch to this model in one reference store, if it is still loaded; False when it has to be loaded first."""
         if self.is_active(installed):
             return True
         if self._previous != _key(installed) or not self._slot.revert():

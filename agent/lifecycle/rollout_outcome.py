@@ -1,17 +1,19 @@
-"""How a rollout ends: refused, given up, committed; and how the slot follows the journal afterwards.
+"""How a rollout ends: refused, aborted or committed; and how the slot follows the journal afterwards.
 
-The order is persist, then act: the journal says what is about to be, then it is made so, and a start from any journal
-makes it so again. Two acts go first, because they only lead back to a verified model that judged before: a refusal ends
-the trial before it is written down, and a person's rollback reverts the slot before it is. A kill in between costs the
-note, never the line.
+The order is persist, then act: the journal records what is about to happen, then it happens, and a start from any
+journal makes it happen again. Two acts go first, because they only lead back to a verified model that was active
+before: a refusal ends the trial before it is written, and a person's rollback reverts the slot before it is written. A
+kill in between costs the note, never the line.
 
 COMMIT. The candidate is loaded and verified in this process. (1) The journal says COMMITTED: active is the candidate,
 previous is the old active, the counter floor rises. (2) The slot switches. (3) The journal says IDLE. Killed before 1:
 the old model is active, the candidate starts again from VERIFIED with one attempt less. Killed between 1 and 3: the
-start loads the new active, whose bytes are compared again; where they do not fit, the previous one is loaded. So the
+start loads the new active, whose bytes are compared again; if they do not match, the previous one is loaded. So the
 slot never holds what was not compared with signed metadata, the floor rises only together with a commit and never
 falls, and the old release is `previous`, which is never swept, before it stops being `active`. Switching first would
-leave verdicts of a model that the journal after a power cut does not know, and a floor that lets an older release pass.
+leave verdicts of a model that the journal after a power cut does not know, and a floor that accepts an older release.
+
+On the way from fetch to slot, the next module is `agent.lifecycle.active_release`.
 """
 
 from __future__ import annotations
@@ -21,12 +23,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from agent.errors import IntegrityError, ReleaseError, StateDirError
-from agent.lifecycle.lifecycle_context import candidate_of, refusal_from
-from agent.lifecycle.state.record_store import count_rollback, deny, deny_installed, retire_active
+from agent.lifecycle.state.deny_list import deny, deny_installed
+from agent.lifecycle.state.record_changes import candidate_of, count_rollback, retire_active
+from agent.lifecycle.state.refusals import refusal_from
 from agent.lifecycle.state.transitions import RISKY_STATES, LifecycleEvent, LifecycleState
 
 if TYPE_CHECKING:
-    from agent.lifecycle.lifecycle_context import LifecycleContext
+    from agent.lifecycle.dependencies import StepDependencies
     from agent.lifecycle.state.journal import LifecycleRecord
     from agent.release_records import Refusal
     from agent.slot import Lease
@@ -43,41 +46,40 @@ class _PendingRefusal:
 
 
 class RolloutFinaliser:
-    """Every method may raise StateDirError: then nothing has changed on disk, and it is tried again."""
+    """Ends rollouts. Every method may raise StateDirError: then nothing has changed on disk, and it is tried again."""
 
-    def __init__(self, parts: LifecycleContext) -> None:
-        """`parts` are shared with all steps."""
-        self._context = parts
+    def __init__(self, deps: StepDependencies) -> None:
+        """Start without a pending refusal."""
+        self._deps = deps
         self._pending: _PendingRefusal | None = None
-        self.is_swept = False  # the store holds nothing that is not needed
 
     @property
     def has_pending_refusal(self) -> bool:
-        """Whether a refusal still has to be written down."""
+        """Whether a refusal is not on disk yet."""
         return self._pending is not None
 
     def refuse(self, refusal: Refusal, *, automatic: bool = False) -> float:
-        """Take the candidate off the line at once, then write down why."""
-        self._context.trial_runner.close()
+        """Take the candidate off the line at once, then write the refusal."""
+        self._deps.trial_runner.close()
         self._pending = _PendingRefusal(refusal, automatic)
         return self.persist_refusal()
 
     def persist_refusal(self) -> float:
-        """Write down the refusal that is waiting, if one is."""
-        verdict = self._pending
-        if verdict is None:
+        """Write the pending refusal, if there is one."""
+        pending = self._pending
+        if pending is None:
             return 0.0
-        parts, refusal = self._context, verdict.refusal
-        record, utc_s = parts.record_store.record, parts.record_store.utc_s()
-        automatic = verdict.automatic and record.state in RISKY_STATES | {LifecycleState.VERIFIED}
+        deps, refusal = self._deps, pending.refusal
+        record, utc_s = deps.record_store.record, deps.record_store.utc_s()
+        automatic = pending.automatic and record.state in RISKY_STATES | {LifecycleState.VERIFIED}
         if record.candidate is not None:
             record = deny_installed(record, record.candidate, refusal, utc_s=utc_s)
         elif record.desired is not None:
             record = deny(record, release_id=record.desired.release_id, digest=None, refusal=refusal, utc_s=utc_s)
             record = replace(record, refusal=refusal, refused=None)
         if automatic:
-            record = count_rollback(record, utc_s=utc_s, limits=parts.limits)
-        parts.record_store.transition(
+            record = count_rollback(record, utc_s=utc_s, limits=deps.limits.current)
+        deps.record_store.transition(
             LifecycleEvent.REFUSED, replace(record, wanted=False), note=f"{refusal.gate}: {refusal.reason}"
         )
         about = record.refused.release_id if record.refused is not None else "the desired release"
@@ -86,14 +88,14 @@ class RolloutFinaliser:
         return 0.0
 
     def abort(self, record: LifecycleRecord, event: LifecycleEvent = LifecycleEvent.SUPERSEDED) -> None:
-        """End the rollout without blame, with `record` as what is wanted from now on."""
-        self._context.trial_runner.close()
-        self._context.record_store.transition(event, replace(record, candidate=None, step=0, attempts=0))
+        """End the rollout without blame; `record` is the base of the new one."""
+        self._deps.trial_runner.close()
+        self._deps.record_store.transition(event, replace(record, candidate=None, step=0, attempts=0))
         self.clear_progress()
 
     def commit(self, record: LifecycleRecord, lease: Lease) -> float:
-        """Make the candidate the active release; see the order at the top of this file."""
-        parts, candidate = self._context, candidate_of(record)
+        """Make the candidate the active release, in the order that the module's docstring describes."""
+        deps, candidate = self._deps, candidate_of(record)
         floor = max(record.counter_floor, candidate.ref.counter)
         changed = replace(
             record,
@@ -108,88 +110,83 @@ class RolloutFinaliser:
             refusal=None,
             refused=None,
         )
-        parts.record_store.transition(LifecycleEvent.COMMIT, changed)
-        parts.active_release.activate(candidate, lease)
-        parts.trial_runner.close()
-        parts.alarms.pop("fallback", None)
+        deps.record_store.transition(LifecycleEvent.COMMIT, changed)
+        deps.active_release.activate(candidate, lease)
+        deps.trial_runner.close()
+        deps.alarms.clear("fallback")
         return 0.0
 
     def finish_commit(self, record: LifecycleRecord) -> float:
-        """COMMITTED: the slot holds the new model, or is made to."""
-        if not self._context.active_release.is_active(record.active):
+        """COMMITTED: put the new model into the slot, unless it is there."""
+        if not self._deps.active_release.is_active(record.active):
             self.activate_best(record)
-        self._context.record_store.transition(LifecycleEvent.SETTLED)
+        self._deps.record_store.transition(LifecycleEvent.SETTLED)
         self.clear_progress()
         return 0.0
 
     def roll_back(self, record: LifecycleRecord) -> float:
-        """ROLLING_BACK: the slot goes to what the journal names active."""
-        parts = self._context
-        parts.trial_runner.close()
-        if not parts.active_release.revert_to(record.active):
+        """ROLLING_BACK: put into the slot what the journal names active."""
+        deps = self._deps
+        deps.trial_runner.close()
+        if not deps.active_release.revert_to(record.active):
             self.activate_best(record)
-        changed = replace(parts.record_store.record, candidate=None, step=0, attempts=0)
-        parts.record_store.transition(
-            LifecycleEvent.MODEL_LOST if parts.active_release.has_no_model else LifecycleEvent.ROLLED_BACK, changed
+        changed = replace(deps.record_store.record, candidate=None, step=0, attempts=0)
+        deps.record_store.transition(
+            LifecycleEvent.MODEL_LOST if deps.active_release.has_no_model else LifecycleEvent.ROLLED_BACK, changed
         )
         self.clear_progress()
         return 0.0
 
     def clear_progress(self) -> None:
-        """Whatever the rollout was, nothing of it is under way any more."""
-        parts = self._context
-        parts.progress = {}
-        parts.alarms.pop("drift", None)
-        parts.alarms.pop("held", None)
-        parts.alarms.pop("fetch", None)
-        parts.last_failed_attempt = None
-        self.is_swept = False
-        parts.backoff.reset()
+        """End the figures, alarms and back-off of the rollout; its leftovers in the store may be swept."""
+        self._deps.progress.clear()
+        self._deps.alarms.clear("drift", "held", "fetch")
+        self._deps.sweeper.request()
+        self._deps.backoff.reset()
 
     def retry_activation(self) -> None:
-        """NO_MODEL: try once more what is left, and say nothing any more of what was wrong before if that works."""
-        parts = self._context
-        for cause in ("fallback", "boots"):
-            parts.alarms.pop(cause, None)
-        self.activate_best(parts.record_store.record)
+        """NO_MODEL: try once more to load what is left; the alarms begin anew."""
+        self._deps.alarms.clear("fallback", "boots")
+        self.activate_best(self._deps.record_store.record)
 
     def activate_best(self, record: LifecycleRecord) -> None:
         """Put the best model that loads into the slot: active, previous, factory, none; the journal follows first.
 
         A journal that cannot be written does not keep the line from its model.
         """
-        parts = self._context
+        deps = self._deps
         while True:
             try:
-                lease = parts.active_release.load(record.active)
+                lease = deps.active_release.load(record.active)
             except ReleaseError as error:
-                record, ended = self._mark_unusable(record, error)
-                if ended:
+                record, is_last = self._retire_unusable(record, error)
+                if is_last:
                     break
                 continue
             self._update_if_possible(record)
-            parts.active_release.activate(record.active, lease)
+            deps.active_release.activate(record.active, lease)
             return
         self._update_if_possible(record)
-        parts.active_release.clear()
+        deps.active_release.clear()
 
-    def _mark_unusable(self, record: LifecycleRecord, error: ReleaseError) -> tuple[LifecycleRecord, bool]:
-        """Note that the active release does not load, and what takes its place; True when nothing is left."""
-        parts, active = self._context, record.active
+    def _retire_unusable(self, record: LifecycleRecord, error: ReleaseError) -> tuple[LifecycleRecord, bool]:
+        """Retire the active release, which does not load; True when nothing is left to load."""
+        deps, active = self._deps, record.active
         _log.error("%s", error)
         if active is None:
-            parts.alarms["fallback"] = f"The factory release cannot be loaded: {error}"
+            deps.alarms.raise_alarm("fallback", f"The factory release cannot be loaded: {error}")
             return record, True
-        parts.alarms["fallback"] = f"{active.ref.release_id} cannot be loaded, an earlier model judges: {error}"
-        changed = retire_active(record, refusal_from(error), utc_s=parts.record_store.utc_s())
+        text = f"{active.ref.release_id} cannot be loaded, an earlier model is active: {error}"
+        deps.alarms.raise_alarm("fallback", text)
+        changed = retire_active(record, refusal_from(error), utc_s=deps.record_store.utc_s())
         if isinstance(error, IntegrityError):  # the disk's fault: the same bytes may be fetched again
-            wished = record.desired is not None and record.desired.release_id == active.ref.release_id
-            changed = replace(changed, deny_list=record.deny_list, wanted=record.wanted or wished)
+            was_desired = record.desired is not None and record.desired.release_id == active.ref.release_id
+            changed = replace(changed, deny_list=record.deny_list, wanted=record.wanted or was_desired)
         return changed, False
 
     def _update_if_possible(self, record: LifecycleRecord) -> None:
         try:
-            if record != self._context.record_store.record:
-                self._context.record_store.annotate(record, "fallback", self._context.alarms.get("fallback", ""))
+            if record != self._deps.record_store.record:
+                self._deps.record_store.annotate(record, "fallback", self._deps.alarms.text("fallback") or "")
         except StateDirError as error:
-            self._context.alarms["disk"] = str(error)
+            self._deps.alarms.raise_alarm("disk", str(error))

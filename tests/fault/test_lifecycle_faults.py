@@ -81,7 +81,7 @@ def go_on(plant: LifecycleHarness, *, steps: int = 60) -> None:
 def keep_stopping(plant: LifecycleHarness, done: threading.Event) -> None:
     """End what hangs, as every request does, and the end of the agent."""
     while not done.wait(0.02):
-        plant.lifecycle._context.stop.set()
+        plant.lifecycle._deps.stop.set()
 
 
 def finish(plant: LifecycleHarness, candidate: ReleaseRef) -> None:

@@ -249,9 +249,10 @@ def test_the_limits_of_rollouts_change_and_a_loaded_model_gets_the_thresholds(tm
             "inspections.spots.unsure_band", "updates.limits.min_shadow_parts", "updates.limits.probation_s",
         ]  # fmt: skip
         assert agent.lifecycle_manager is not None
-        parts = agent.lifecycle_manager.lifecycles["spots"]._context
-        assert (parts.limits.min_shadow_parts, parts.active_release.probation_s) == (7, 1.5)
-        loaded = parts.active_release.load(None)  # what is loaded from now on comes with the new settings
+        deps = agent.lifecycle_manager.lifecycles["spots"]._deps
+        limits = deps.active_release._limits.current
+        assert (deps.limits.current.min_shadow_parts, limits.probation_s) == (7, 1.5)
+        loaded = deps.active_release.load(None)  # what is loaded from now on comes with the new settings
         lease = agent.slots["spots"].lease()
         assert lease is not None
         assert loaded.rule.unsure_band == lease.rule.unsure_band == 0.33

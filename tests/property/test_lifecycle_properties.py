@@ -140,7 +140,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(event=st.sampled_from(list(LifecycleEvent)))
     def force_an_illegal_event(self, event: LifecycleEvent) -> None:
-        ledger = self.plant.lifecycle._context.record_store
+        ledger = self.plant.lifecycle._deps.record_store
         before, on_disk = ledger.record, self.plant.record()
         if (before.state, event) in TABLE:
             return
@@ -173,7 +173,7 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def there_is_a_model_unless_the_lifecycle_says_that_there_is_none(self) -> None:
         if self.plant.active_version() is None:
-            assert self.plant.lifecycle._context.alarms
+            assert self.plant.lifecycle._deps.alarms.texts()
 
     @invariant()
     def the_slot_serves_the_active_release(self) -> None:

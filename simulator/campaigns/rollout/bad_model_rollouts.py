@@ -20,6 +20,7 @@ from agent.children.selftest_client import SelfTestClient
 from agent.config import RolloutLimits
 from agent.decision import decide_challenger, unknown_judgement
 from agent.errors import InferenceError
+from agent.lifecycle.dependencies import LifecycleDependencies
 from agent.lifecycle.lifecycle import Lifecycle
 from agent.preprocess import Preprocessor
 from agent.records import Observation
@@ -167,17 +168,19 @@ class _InspectionLine:
         self._leases: list[Lease] = []  # so that identities stay theirs
         self.parts = 0  # since the shadow began
         self.lifecycle = Lifecycle(
-            inspection="top",
-            state_dir=folder / "state",
-            slot=self._slot,
-            fetcher=FakeReleaseFetcher(self.cloud),
-            examiner=_ShortExaminer(folder / "scratch", cpu_s),
-            load=_load,
-            factory=factory,
-            limits=RolloutLimits(),
-            clock=self._clock,
-            open_shadow=NullTap,
-            on_status=lambda _status: None,
+            LifecycleDependencies(
+                inspection="top",
+                state_dir=folder / "state",
+                slot=self._slot,
+                fetcher=FakeReleaseFetcher(self.cloud),
+                self_tester=_ShortExaminer(folder / "scratch", cpu_s),
+                load=_load,
+                factory=factory,
+                limits=RolloutLimits(),
+                clock=self._clock,
+                open_shadow_deployment=NullTap,
+                on_status=lambda _status: None,
+            )
         )
         self.lifecycle.start()
 

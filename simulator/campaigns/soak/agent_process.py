@@ -22,6 +22,7 @@ from agent.inspection.frame_pool import FramePool
 from agent.inspection.intake import IntakeHub
 from agent.inspection.worker import Worker
 from agent.inspection.worker_state import CameraContext, InspectionContext
+from agent.lifecycle.dependencies import LifecycleDependencies
 from agent.lifecycle.lifecycle import Lifecycle
 from agent.lifecycle.shadow_deployment import ShadowDeployment
 from agent.outbox import Outbox, OutboxLimits, next_boot_epoch
@@ -241,18 +242,20 @@ class AgentProcess:
         self.outbox = Outbox(state_dir=state_dir, transport=self.transport, clock=site.clock, limits=_OUTBOX_LIMITS)
         self.slot = ModelSlot()
         self.lifecycle = Lifecycle(
-            inspection=INSPECTION,
-            state_dir=state_dir,
-            slot=self.slot,
-            fetcher=_HangingFetcher(site, lambda: self._is_killed),
-            examiner=FakeSelfTester(site.repository),
-            load=partial(load_synthetic, spend=site.clock.advance),
-            factory=site.factory,
-            limits=site.limits,
-            clock=site.clock,
-            open_shadow=self._open_shadow,
-            on_status=self._on_status,
-            checkpoint=site.checkpoint,
+            LifecycleDependencies(
+                inspection=INSPECTION,
+                state_dir=state_dir,
+                slot=self.slot,
+                fetcher=_HangingFetcher(site, lambda: self._is_killed),
+                self_tester=FakeSelfTester(site.repository),
+                load=partial(load_synthetic, spend=site.clock.advance),
+                factory=site.factory,
+                limits=site.limits,
+                clock=site.clock,
+                open_shadow_deployment=self._open_shadow,
+                on_status=self._on_status,
+                checkpoint=site.checkpoint,
+            )
         )
         self._compose_line()
         self.lifecycle.start()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from agent.errors import IntegrityError
 from agent.lifecycle.state.journal import Journal, LifecycleRecord
-from agent.lifecycle.state.record_store import DAY_S
+from agent.lifecycle.state.record_changes import DAY_S
 from agent.lifecycle.state.transitions import RESTING_STATES, LifecycleState
 from agent.release.release_store import ReleaseStore
 from agent.timing.clock import NS_PER_S

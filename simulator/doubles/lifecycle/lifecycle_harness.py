@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from agent.config import RolloutLimits
 from agent.errors import IntegrityError
+from agent.lifecycle.dependencies import LifecycleDependencies
 from agent.lifecycle.lifecycle import Lifecycle
 from agent.lifecycle.state.journal import Journal
 from agent.lifecycle.state.transitions import RESTING_STATES
@@ -131,20 +132,22 @@ class LifecycleHarness:
         self.slot = ModelSlot()
         self.parts = PartsStream(self.slot)
         self.lifecycle = Lifecycle(
-            inspection=INSPECTION,
-            state_dir=self.folder / "state",
-            slot=self.slot,
-            fetcher=FakeReleaseFetcher(self.repository),
-            examiner=FakeSelfTester(self.repository),
-            load=load_fixture,
-            factory=self.factory_dir,
-            limits=self.limits,
-            clock=self.clock,
-            open_shadow=NullTap,
-            on_status=self.reported_statuses.append,
-            healthy_after_s=self.healthy_after_s,
-            unhealthy=lambda: self.unhealthy,
-            checkpoint=self._boundary,
+            LifecycleDependencies(
+                inspection=INSPECTION,
+                state_dir=self.folder / "state",
+                slot=self.slot,
+                fetcher=FakeReleaseFetcher(self.repository),
+                self_tester=FakeSelfTester(self.repository),
+                load=load_fixture,
+                factory=self.factory_dir,
+                limits=self.limits,
+                clock=self.clock,
+                open_shadow_deployment=NullTap,
+                on_status=self.reported_statuses.append,
+                healthy_after_s=self.healthy_after_s,
+                line_fault=lambda: self.unhealthy,
+                checkpoint=self._boundary,
+            )
         )
         self.lifecycle.start()
         return self

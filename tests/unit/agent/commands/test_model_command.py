@@ -194,7 +194,7 @@ def test_a_person_lets_a_held_release_go_on(site: Site) -> None:
     site.plant.step()
 
     assert (code, "goes on, its tests begin anew" in out) == (0, True)
-    assert "a person let it go on: The candidate gave no judgement on" in site.kensa("history")[1]
+    assert "a person let it continue: The candidate gave no judgement on" in site.kensa("history")[1]
 
 
 def test_nothing_is_held_so_nothing_can_continue(site: Site) -> None:
@@ -341,7 +341,7 @@ def test_the_parts_that_they_disagree_on_are_drawn_on_one_sheet(site: Site, monk
         (("ab", "start", "parts/1.0.0", "--share", "0"), 64, "above 0"),
         (("ab", "start", "parts/1.0.0", "--share", "many"), 64, "invalid"),
         (("show", "--inspection", "bottom"), 5, "there is no inspection 'bottom' here; known: top"),
-        (("rollback",), 5, "no other model to go back to"),
+        (("rollback",), 5, "no other model to return to"),
         (("retry", "parts/1.0.0"), 5, "not on the deny list"),
         (("ab", "promote"), 5, "No A/B test is running"),
         (("ab", "stop"), 5, "No A/B test is running"),

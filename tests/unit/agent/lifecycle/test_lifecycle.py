@@ -379,7 +379,7 @@ def test_an_active_release_that_its_publisher_took_back_makes_way_and_the_wish_i
     plant.step_until(LifecycleState.ROLLING_BACK)
     plant.step()
     assert plant.active_version() == "1.0.0"
-    assert "taken back" in str(plant.lifecycle.status().alarm)
+    assert "revoked by its publisher" in str(plant.lifecycle.status().alarm)
     plant.step_until_idle()
     assert plant.active_version() == wanted.version
 
@@ -405,7 +405,7 @@ def test_a_revoked_release_is_left_though_nothing_is_wanted(plant: LifecycleHarn
     plant.step_until_idle()
     assert plant.active_version() == first.version
     assert refusal(plant) == (Gate.REVOKED, "revoked_by_publisher")
-    assert "taken back" in str(plant.lifecycle.status().alarm)
+    assert "revoked by its publisher" in str(plant.lifecycle.status().alarm)
     assert plant.repository.fetches == fetches
     assert [bad["release_id"] for bad in plant.lifecycle.deny_list()] == [second.release_id]
 
@@ -467,9 +467,9 @@ def test_looks_that_fail_are_an_alarm_after_three_days_only(plant: LifecycleHarn
         plant.step_until_idle()
         alarms.append(plant.lifecycle.status().alarm)
     assert 60 < alarms.index(next(alarm for alarm in alarms if alarm)) < 80
-    assert "Nothing was heard of the repository for" in str(alarms[-1])
+    assert "The repository has not been reached for" in str(alarms[-1])
     plant.start().step_until_idle()
-    assert "Nothing was heard" in str(plant.lifecycle.status().alarm)  # a restart does not make it forget
+    assert "has not been reached" in str(plant.lifecycle.status().alarm)  # a restart does not make it forget
     plant.repository.faults.clear()
     plant.clock.advance(HOUR_S)
     plant.step_until_idle()
@@ -557,7 +557,7 @@ def test_a_factory_release_that_ends_the_process_at_every_start_leaves_no_model_
     assert served == ["0.0.0"] * (MAX_UNFINISHED_BOOTS - 1) + [None]
     plant.step()
     assert plant.lifecycle.status().state == LifecycleState.NO_MODEL
-    assert "it is taken out" in str(plant.lifecycle.status().alarm)
+    assert "it is retired" in str(plant.lifecycle.status().alarm)
     plant.lifecycle.retry()
     plant.step_until_idle()
     assert plant.active_version() == "0.0.0"

@@ -12,7 +12,7 @@ import pytest
 from agent.config import RolloutLimits
 from agent.inspection.frame_recorder import FrameRecorder
 from agent.lifecycle.state.journal import LifecycleRecord
-from agent.lifecycle.state.record_store import count_rollback
+from agent.lifecycle.state.record_changes import count_rollback
 from agent.outbox import Outbox, OutboxLimits, find_verdict
 from agent.records import Frame, Outcome
 from agent.timing.clock import NS_PER_S

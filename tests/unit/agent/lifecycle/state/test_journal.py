@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.errors import StateDirError
+from agent.lifecycle.state.deny_list import allow_again, deny, find_denied
 from agent.lifecycle.state.journal import (
     MAX_DENY_LIST,
     MAX_HISTORY,
@@ -22,14 +23,8 @@ from agent.lifecycle.state.journal import (
     decode,
     encode,
 )
-from agent.lifecycle.state.record_store import (
-    RecordStore,
-    allow_again,
-    count_rollback,
-    deny,
-    find_denied,
-    rollback_target,
-)
+from agent.lifecycle.state.record_changes import count_rollback, rollback_target
+from agent.lifecycle.state.record_store import RecordStore
 from agent.lifecycle.state.transitions import LifecycleEvent, LifecycleState
 from agent.release.installed_release import InstalledRelease
 from agent.release_records import DesiredRelease, Gate, Refusal, ReleaseRef

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.lifecycle.state.journal import DenyListEntry, LifecycleRecord
-from agent.lifecycle.version_floor import check_counter_floor, check_release
+from agent.lifecycle.state.version_floor import check_counter_floor, check_release
 from agent.release.installed_release import InstalledRelease
 from agent.release_records import FetchedRelease, Gate, Refusal, ReleaseRef
 
