@@ -645,7 +645,7 @@ def test_a_bug_does_not_take_the_model_from_the_line(plant: LifecycleHarness, ca
             threading.Event().wait(0.001)
     finally:
         plant.lifecycle.close()
-    assert "goes on from the last verified state" in caplog.text
+    assert "continues from the last verified state" in caplog.text
     assert "bug" in str(plant.lifecycle.status().alarm)
 
 
