@@ -1,14 +1,14 @@
-"""Whether scores have moved, and whose fault that is: the model's, or the light's and the camera's. Pure.
+"""Drift: whether scores have moved, and whether the model or light and camera are the cause. Pure.
 
-Three comparisons, each over at least `window` parts that both models judged, so that both saw the same parts:
+Three comparisons, each over at least `window` parts that both models inspected, so that both saw the same parts:
 
 1. The challenger now (last `window` parts) against itself earlier (first `window` parts of its shadow and trial).
-2. The champion likewise, over the same parts. A model has no drift of its own: it answers the same picture with the
-   same score. So if both moved, the pictures did: light or camera. If only the challenger moved, it does not bear what
-   the champion bears.
+2. The champion likewise, over the same parts. A model has no drift of its own: it gives the same image the same score.
+   So if both moved, the images did: light or camera. If only the challenger moved, it does not tolerate what the
+   champion tolerates.
 3. The challenger against the champion, part by part. Their distributions differ whenever they were trained from
-   different seeds or differently calibrated, which is no fault: on its own a large PSI between them says nothing and
-   blocks nothing. A fault is a score that is moved by nearly the same amount on every part (a lost bias, a wrong zero
+   different seeds or differently calibrated, which is no fault: on its own a large PSI between them proves nothing and
+   blocks nothing. A fault is a score that is shifted by nearly the same amount on every part (a lost bias, a wrong zero
    point): the differences of the pairs then hardly scatter around their median. Independent models scatter as much as
    their scores do. A shift that changes outcomes is refused by the tests on outcomes long before.
 """
@@ -26,14 +26,14 @@ from agent.sequential_tests import psi
 if TYPE_CHECKING:
     from agent.release.rollout_policy import RolloutPolicy
 
-_STRIDE: Final = 50  # parts between two looks: windows of 1,000 change slowly, and a look sorts them
+_STRIDE: Final = 50  # parts between two comparisons: windows of 1,000 change slowly, and a comparison sorts them
 _MIN_SHIFT: Final = 0.02  # of a score in [0, 1]; less is rounding of int8 arithmetic
 _SHIFT_TO_SPREAD: Final = 8.0  # the median difference of pairs to their interquartile range
 
 
 @dataclass(frozen=True, slots=True)
 class DriftResult:
-    """The last look; None before there was enough to compare."""
+    """The last comparison; None before there were enough parts."""
 
     champion: float | None = None  # PSI of now against earlier
     challenger: float | None = None
@@ -43,10 +43,10 @@ class DriftResult:
 
 
 class DriftMonitor:
-    """Keeps the first and the last scores of both models."""
+    """Compares the first and the last scores of both models."""
 
     def __init__(self, policy: RolloutPolicy) -> None:
-        """Take window and limit of `policy`."""
+        """Use window and limit of `policy`."""
         self._window = policy.psi_window
         self._block = policy.psi_block
         self._earlier: list[tuple[float, float]] = []
@@ -56,7 +56,7 @@ class DriftMonitor:
         self._drift = DriftResult()
 
     def add(self, champion: float, challenger: float) -> None:
-        """Take the finite scores of one part."""
+        """Add the finite scores of one part."""
         self._pairs += 1
         if len(self._earlier) < self._window:
             self._earlier.append((champion, challenger))
@@ -64,7 +64,7 @@ class DriftMonitor:
             self._now.append((champion, challenger))
 
     def current(self) -> DriftResult:
-        """The comparisons as of at most 50 parts ago."""
+        """Return the comparisons as of at most 50 parts ago."""
         if len(self._earlier) == self._window and (
             self._compared_at == 0 or self._pairs - self._compared_at >= _STRIDE
         ):

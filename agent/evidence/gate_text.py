@@ -1,4 +1,4 @@
-"""The words of the tests on live parts: what decided is the last stretch of parts, so its counts are told."""
+"""Texts of the tests on live parts: the last stretch of parts decided, so they give its counts."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ HOLD_ADVICE: Final = (
 
 
 def describe_runs(count: int) -> str:
-    """Say in how many runs."""
+    """Return the number of runs as text."""
     return "one run" if count <= 1 else f"{count} separate runs"
 
 
 def describe_stretch(test: RunSprt) -> str:
-    """Say what decides: the parts since the test last accepted, and apart from them those before."""
+    """Return the counts that decide: the parts since the test last accepted, and separately those before."""
     parts = test.parts
     before, events_before = parts.trials - parts.stretch_trials, parts.events - parts.stretch_events
     if before == 0:
@@ -33,7 +33,7 @@ def describe_stretch(test: RunSprt) -> str:
 
 
 def sequential_test_refusal(gate: Gate, reason: str, text: str, test: RunSprt, rates: Rates) -> Refusal:
-    """Word the refusal of a sequential test of `rates`; its figures are those of the stretch that decided."""
+    """Return the refusal of a sequential test of `rates`; its figures are those of the stretch that decided."""
     parts = test.parts
     figures = {
         "rate": parts.stretch_events / parts.stretch_trials,

@@ -1,7 +1,8 @@
-"""What two models said of the same parts, counted: the evidence of a trial and the report of an A/B test. Pure.
+"""The paired test of two models on the same parts: evidence of a trial and report of an A/B test. Pure.
 
-A part is a pair when both models judged it. The comparison is "would this part be let through": `ok` against not ok.
-`unsure` is not ok, for it goes to a person and not to the customer. `unknown` of either model makes no pair.
+A part is a pair when both models classified it. The comparison is "would this part be let through": `ok` or not ok.
+`unsure` is not ok, because such a part goes to a person and not to the customer. `unknown` of either model makes no
+pair.
 """
 
 from __future__ import annotations
@@ -47,13 +48,13 @@ class Disagreement:
 
 @dataclass(frozen=True, slots=True)
 class ABReport:
-    """The paired comparison so far. `mcnemar_p` holds for one look at the end; `e_value` whenever one looks."""
+    """The paired comparison so far. `mcnemar_p` is valid once, at the end; `e_value` at any time."""
 
     pairs: int
     both_ok: int
     both_not_ok: int
-    let_through: int  # only the champion said not ok
-    rejected: int  # only the challenger said not ok
+    let_through: int  # not ok for the champion only
+    rejected: int  # not ok for the challenger only
     disagreement: float  # share of pairs
     disagreement_low: float  # Wilson's 95 % interval
     disagreement_high: float
@@ -82,7 +83,7 @@ class _Arm:
 
 
 class PairedCounts:
-    """The 2 x 2 table of let through or not, with what a person wants to see beside it."""
+    """The 2 x 2 table of let through or not, with figures for people beside it."""
 
     def __init__(self) -> None:
         """Start empty."""
@@ -92,7 +93,9 @@ class PairedCounts:
         self.rejected = 0
         self._champion, self._challenger = _Arm(), _Arm()
         self._runs = RunCounter()
-        self.e_value = 1.0  # evidence against "disagreements go either way equally often"; see `statistics.log_e_value`
+        self.e_value = (
+            1.0  # evidence against "disagreements go either way equally often"; see `agent.sequential_tests.e_value`
+        )
         self.e_value_of_runs = 1.0  # likewise, with every run counted once, by the direction that it began with
         self._runs_let_through = 0
         self._runs_rejected = 0
@@ -101,7 +104,7 @@ class PairedCounts:
 
     @property
     def pairs(self) -> int:
-        """Parts that both models judged."""
+        """Parts for which both models have an outcome."""
         return self.both_ok + self.both_not_ok + self.let_through + self.rejected
 
     @property
@@ -132,7 +135,7 @@ class PairedCounts:
         return self.let_through - self._direction_baseline[0], self.rejected - self._direction_baseline[1]
 
     def reset_directions(self) -> None:
-        """What was seen so far says nothing any more about the way that disagreements go."""
+        """Discard the evidence so far about the direction of disagreements."""
         self._direction_baseline = (self.let_through, self.rejected)
         self._runs_let_through = self._runs_rejected = 0
         self.e_value = self.e_value_of_runs = 1.0
@@ -144,7 +147,7 @@ class PairedCounts:
 
     @property
     def is_clustered(self) -> bool:
-        """A run holds at least twice the disagreements that it would if parts were independent: a common cause."""
+        """Whether runs hold at least twice the disagreements that independent parts would have: a common cause."""
         if not self.runs or not self.agreeing:
             return False
         return sum(self._directions()) / self.runs >= _COMMON_CAUSE * expected_run_events(self.disagreeing / self.pairs)
@@ -154,40 +157,42 @@ class PairedCounts:
         """Pairs that at least one model does not let through."""
         return self.pairs - self.both_ok
 
-    def add(self, seen: Observation) -> None:
+    def add(self, observation: Observation) -> None:
         """Count an assigned part, pair or not."""
-        champion, challenger = seen.champion.outcome, seen.challenger.outcome
+        champion, challenger = observation.champion.outcome, observation.challenger.outcome
         self._champion.outcomes[champion] += 1
         self._challenger.outcomes[challenger] += 1
         if Outcome.UNKNOWN in {champion, challenger}:
             return
-        self._champion.latency.record(seen.champion_us)
-        self._challenger.latency.record(seen.challenger_us)
+        self._champion.latency.record(observation.champion_us)
+        self._challenger.latency.record(observation.challenger_us)
         champion_ok, challenger_ok = champion is Outcome.OK, challenger is Outcome.OK
         differ = champion_ok != challenger_ok
-        step = self._runs.add(event=differ, unit=seen.camera)
+        step = self._runs.add(event=differ, unit=observation.camera)
         if differ:
             self.let_through += challenger_ok
             self.rejected += champion_ok
             self.e_value = e_value(*self._directions())
             if step.begins_run or step.run_parts % PERSISTENT_PARTS == 0:
                 self._count_run(lets_through=challenger_ok)
-            self._disagreements.append(Disagreement(seen.key, seen.camera, champion, challenger, seen.image))
+            self._disagreements.append(
+                Disagreement(observation.key, observation.camera, champion, challenger, observation.image)
+            )
         else:
             self.both_ok += champion_ok
             self.both_not_ok += not champion_ok
 
     def _count_run(self, *, lets_through: bool) -> None:
-        """One run more. Under the null the direction in which one begins is a fair coin, however long it gets.
+        """Count one more run. Under the null hypothesis its first direction is a fair coin, however long it gets.
 
-        So `e_value_of_runs` is an e-process also where parts come in runs; `e_value` is one only where they do not.
+        So `e_value_of_runs` is an e-process even if disagreements come in runs; `e_value` is one only if they do not.
         """
         self._runs_let_through += lets_through
         self._runs_rejected += not lets_through
         self.e_value_of_runs = e_value(self._runs_let_through, self._runs_rejected)
 
     def report(self) -> ABReport:
-        """Everything so far."""
+        """Return the comparison so far."""
         low, high = wilson(self.disagreeing, self.pairs)
         return ABReport(
             pairs=self.pairs,

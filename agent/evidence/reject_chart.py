@@ -16,7 +16,7 @@ a chart of single parts. So `high` and `low` count runs: a part whose predecesso
 belongs to its run and is left out, which changes nothing for independent rejects. Runs that grow longer without coming
 more often are therefore seen by `flood` only.
 
-The rate is learned from the line itself, from the model's first part on. Its uncertainty is kept away from the alarms:
+The rate is learned from the line itself, from the model's first part on. Its uncertainty does not cause alarms:
 `high` is compared with an upper, `low` with a lower confidence limit, which close in as parts pass. A learned rate is
 kept for good (`CAP`), so that a slow drift adds up instead of becoming normal.
 """
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 SHIFT_S: Final = 8 * 3_600.0
 SHIFTS: Final = 30  # in which at most one false alarm is expected
-PARTS_PER_SHIFT: Final = 28_800  # one part a second for 8 h; a faster line's chart is told so
+PARTS_PER_SHIFT: Final = 28_800  # one part a second for 8 h; a faster line passes its own rate
 LEARNING_PARTS: Final = 1_000  # and `LEARNING_RUNS`, or many more parts: before `high` and `low` begin
 LEARNING_RUNS: Final = 10
 LEARNING_MAX_PARTS: Final = 20_000
@@ -57,7 +57,7 @@ _Z: Final = 0.5  # standard errors of the limits that the charts compare with
 
 
 class ChartState(StrEnum):
-    """What the chart says."""
+    """State of the chart."""
 
     LEARNING = "learning"  # the usual rate is not known yet; a flood is seen all the same
     STEADY = "steady"
@@ -68,7 +68,7 @@ class ChartState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ModelCounts:
-    """What one model said since the agent's start, whether or not its word counted."""
+    """Outcomes of one model since the agent's start, whether or not they counted."""
 
     identity: ModelIdentity
     outcomes: Mapping[str, int]  # Outcome value -> parts
@@ -77,7 +77,7 @@ class ModelCounts:
 
 @dataclass(frozen=True, slots=True)
 class RejectRate:
-    """The active model's rejects (`defect` and `unsure`), and what the chart says of them."""
+    """The active model's rejects (`defect` and `unsure`), and the state of their chart."""
 
     state: ChartState
     parts: int  # the last 500 to 1,000
@@ -87,13 +87,13 @@ class RejectRate:
 
 @dataclass(slots=True)
 class _Cusum:
-    """One sum; it is held at `limit`, so that it can come down again as fast as it rose."""
+    """One sum; it is capped at `limit`, so that it can fall again as fast as it rose."""
 
     value: float = 0.0
     is_out: bool = False
 
     def add(self, step: float, limit: float) -> None:
-        """Take one part's log-likelihood ratio; out from `limit` on, in again at 0."""
+        """Add one part's log-likelihood ratio; out from `limit` on, in again at 0."""
         self.value = min(max(0.0, self.value + step), limit)
         if self.value >= limit:
             self.is_out = True
@@ -141,7 +141,7 @@ class RejectChart:
     """The chart of one model under one set of thresholds, for all cameras of an inspection. Not safe for threads."""
 
     parts_per_shift: float = PARTS_PER_SHIFT
-    parts: int = 0  # judged since the chart began
+    parts: int = 0  # inspected since the chart began
     rejects: int = 0  # among them
     trials: int = 0  # parts that did not belong to a run, as far as they were learned from
     runs: int = 0  # of rejects among them
@@ -154,7 +154,7 @@ class RejectChart:
     _designs: tuple[_Design, _Design | None] | None = None  # None while learning
 
     def add(self, camera: str, *, rejected: bool) -> None:
-        """Take one part into account, in the order in which they were judged."""
+        """Add one part, in the order in which they were inspected."""
         self._count(1, rejects=int(rejected))
         design = _FLOOD_DESIGN
         self.flood.add(design.hit if rejected else design.miss, design.limit)
@@ -167,7 +167,7 @@ class RejectChart:
             self._add_start(starts=rejected)
 
     def add_passes(self, camera: str, count: int) -> None:
-        """Take `count` parts in a row that were not rejected into account, as `count` calls of `add` would."""
+        """Add `count` parts in a row that were not rejected, as `count` calls of `add` would."""
         while count > 0:
             steps = min(count, self._passes_without_effect()) if camera not in self._in_run else 0
             if steps < 2:  # noqa: PLR2004 - nothing to be won
@@ -186,7 +186,7 @@ class RejectChart:
             count -= steps
 
     def _passes_without_effect(self) -> int:
-        """How many passes certainly change nothing but sums and counts."""
+        """Return how many passes are certain to change nothing but sums and counts."""
         if self.is_out:
             return 0
         steps = 1_000_000_000 if self.trials >= CUSUM_CAP else min(self._next_redesign, CUSUM_CAP) - self.trials
@@ -208,7 +208,7 @@ class RejectChart:
             self.runs += starts
 
     def _design(self) -> None:
-        """Compare with the rate as it is known by now."""
+        """Recompute the designs from the rate learned so far."""
         self._next_redesign = self.trials + max(100, self.trials // 50)
         if (self.trials < LEARNING_PARTS or self.runs < LEARNING_RUNS) and self.trials < LEARNING_MAX_PARTS:
             return
@@ -233,11 +233,11 @@ class RejectChart:
             self._recent.append((known, rejected))
         self._recent[-1] = (known + parts, rejected + rejects)
 
-    # --- what it says -------------------------------------------------------------------------------------------------
+    # --- state -------------------------------------------------------------------------------------------------------
 
     @property
     def state(self) -> ChartState:
-        """What the chart says now; a flood goes before the others."""
+        """The state now; a flood takes precedence."""
         if self.flood.is_out:
             return ChartState.FLOOD
         if self.high.is_out:
@@ -262,7 +262,7 @@ class RejectChart:
         return None if self._designs is None else self.runs / self.trials
 
     def alarm(self) -> str | None:
-        """One sentence for a person; None while the rate is as usual or not known."""
+        """Return an alarm text; None while the rate is as usual or not known."""
         parts, rejects = self.recent
         seen = f"{rejects} of the last {parts} parts ({rejects / parts:.1%}) are rejected" if parts else ""
         match self.state:
@@ -282,7 +282,7 @@ class RejectChart:
     # --- over restarts ------------------------------------------------------------------------------------------------
 
     def to_json(self) -> dict[str, Any]:
-        """What must outlive a restart: the learned rate, and where the sums stand."""
+        """Return what must survive a restart: the learned rate, and the sums."""
         return {
             "parts": self.parts,
             "rejects": self.rejects,
@@ -296,7 +296,7 @@ class RejectChart:
 
     @classmethod
     def from_json(cls, kept: dict[str, Any], *, parts_per_shift: float = PARTS_PER_SHIFT) -> RejectChart:
-        """Go on from what `to_json` gave. Raises ValueError for anything else."""
+        """Restore a chart from what `to_json` returned. Raises ValueError for anything else."""
         try:
             counts = [int(kept[name]) for name in ("parts", "rejects", "trials", "runs")]
             sums = [_Cusum(float(kept[n]["value"]), bool(kept[n]["is_out"])) for n in ("high", "low", "flood")]

@@ -1,25 +1,26 @@
-"""Judges a candidate by what it does on live parts, beside the running model: the gates from SHADOW to DRIFT. Pure.
+"""Evaluates a candidate on live parts beside the running model: the gates from SHADOW to DRIFT. Pure.
 
 Promise: no clock, thread or I/O; the same observations in the same order give the same decisions. Evidence against the
-candidate accumulates over all phases, and a refusal is for good. Not safe for threads: the caller serialises.
+candidate accumulates over all phases, and a refusal is final. Not thread-safe: the caller serialises.
 
 | test | sees | refuses with |
 |---|---|---|
 | SPRT of disagreement, let through or not | pairs of shadow and trial, by camera | SHADOW, VERDICTS |
 | paired e-process on the direction of disagreements | pairs of every phase | VERDICTS |
-| SPRT of parts without the challenger's judgement | assigned parts that the champion judged | ERRORS |
+| SPRT of parts without the challenger's judgement | assigned parts with the champion's | ERRORS |
 | SPRT of parts decided after the deadline | assigned parts | DEADLINES |
 | PSI of the scores (agent.evidence.drift) | pairs of every phase | DRIFT, once the phase is overdue |
 
-Parts come in runs (glare, a smeared part, a busy second), so no test refuses for what one run alone shows: see
-`agent.evidence.run_tests`. Meanwhile the judge is in doubt: nothing is promoted, nothing is refused because its time is
-up, the candidate's word must not count (`is_in_doubt`), and a person is told which parts to look at. That ends when the
-candidate has agreed for long enough, or when the person says so (`forgive`). Letting through in runs is taken more
-seriously than rejecting in runs: only a person lets it pass. What is accepted needs as many parts as without all that.
+Disagreements come in runs (glare, a smeared part, a busy second), so no test refuses on the evidence of one run alone:
+see `agent.evidence.run_tests`. Meanwhile the evaluator is in doubt: nothing is promoted, nothing is refused because its
+time is up, the candidate's outcomes must not count (`is_in_doubt`), and a person learns which parts to check. That ends
+when the candidate has agreed for long enough, or when the person decides so (`reset_evidence`). Letting parts through
+in runs weighs more than rejecting in runs: only a person can let it pass. Acceptance needs as many parts as without
+runs.
 
-What is not seen: a model that misses 10 % of the defects and makes that good with as many false alarms disagrees
-little, and evenly in both directions. Neither is a model that lets everything through on a line with hardly any defect:
-it takes 13 to prove. Only labelled parts show those, the golden set's and the site's own.
+Not detected: a model that misses 10 % of the defects and compensates with as many false alarms disagrees little, and
+evenly in both directions. Nor is a model that lets everything through on a line with hardly any defect: it takes 13
+defects to prove. Only labelled parts reveal those, the golden set's and the site's own.
 """
 
 from __future__ import annotations
@@ -51,8 +52,10 @@ class RolloutAction(StrEnum):
 
     CONTINUE = "continue"  # the phase has not shown enough yet
     PASS = "pass"  # noqa: S105 - the phase has shown enough: begin the next one, or commit
-    REFUSE = "refuse"  # for good
-    HOLD = "hold"  # the scores moved, or one run of parts speaks against it: promote nothing, a person should look
+    REFUSE = "refuse"  # final
+    HOLD = (
+        "hold"  # the scores moved, or one run of parts is evidence against it: promote nothing, a person should check
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +65,14 @@ class RolloutDecision:
     action: RolloutAction
     refusal: Refusal | None = None
     alarm: str | None = None  # scores have moved
-    held: str | None = None  # a run of parts speaks against the candidate: which, and what a person can do
+    held: str | None = None  # the run of parts that is evidence against the candidate, and what a person can do
 
 
 class RolloutEvaluator:
-    """One candidate's rollout, from its shadow to its commit, or an A/B test without end."""
+    """One candidate's rollout, from its shadow deployment to its commit, or an A/B test without end."""
 
     def __init__(self, policy: RolloutPolicy) -> None:
-        """Judge by `policy`, with the site's limits already laid over it (`agent.release.rollout_policy.within`)."""
+        """Evaluate by `policy`, with the site's limits applied (`agent.release.rollout_policy.apply_site_limits`)."""
         self._policy = policy
         self._deadline_us = math.inf if policy.deadline_ms is None else policy.deadline_ms * _US_PER_MS
         self._disagreement = RunSprt(policy.disagreement.plan(), tolerates_long_runs=True)
@@ -83,7 +86,7 @@ class RolloutEvaluator:
         self._is_last = False
         self._pairs_before = 0
         self._agreeing_before = 0
-        self._unassigned = 0  # parts that the champion judged by itself
+        self._unassigned = 0  # parts that only the champion inspected
         self._unassigned_late = 0
 
     def begin_phase(self, phase: Literal["shadow", "trial", "ab"], *, parts: int, share: float = 1.0) -> None:
@@ -99,38 +102,38 @@ class RolloutEvaluator:
         for test in (self._disagreement, self._errors, self._deadlines):
             test.begin_phase(share=share)
 
-    def observe(self, seen: Observation) -> None:
-        """Take one part into account; after a refusal nothing counts any more.
+    def observe(self, observation: Observation) -> None:
+        """Add one part; ignored after a refusal.
 
-        Parts that were not assigned tell how late the line is without the challenger, and nothing else: lateness counts
-        against the candidate in a trial only, and only where those parts are in time.
+        Parts that were not assigned show how late the line is without the challenger, and nothing else: lateness counts
+        against the candidate in a trial only, and only if those parts are in time.
         """
         if self._refusal is not None:
             return
-        late = seen.latency_us > self._deadline_us
-        if not seen.assigned:
+        late = observation.latency_us > self._deadline_us
+        if not observation.assigned:
             self._unassigned += 1
             self._unassigned_late += late
             return
-        if self._phase != "shadow":  # which delays no decision: what is late there is late without the candidate
+        if self._phase != "shadow":  # it delays no decision: parts that are late there are late without the candidate
             self._deadlines.add(event=late)
             if self._deadlines.is_refused and self._is_late_without_candidate():
-                self._deadlines.reset()  # the line's own fault: begin again
+                self._deadlines.reset()  # the line's own fault: start again
         before, pairs = self._counts.disagreeing, self._counts.pairs
-        self._counts.add(seen)
-        if seen.champion.outcome is not Outcome.UNKNOWN:
-            self._errors.add(event=seen.challenger.outcome is Outcome.UNKNOWN)
+        self._counts.add(observation)
+        if observation.champion.outcome is not Outcome.UNKNOWN:
+            self._errors.add(event=observation.challenger.outcome is Outcome.UNKNOWN)
         if self._counts.pairs > pairs:
-            self._drift.add(seen.champion.score, seen.challenger.score)
+            self._drift.add(observation.champion.score, observation.challenger.score)
             if self._phase != "ab":  # where models that differ are compared on purpose
-                self._disagreement.add(event=self._counts.disagreeing > before, unit=seen.camera)
-        self._refusal = self._find_refusal(seen)
+                self._disagreement.add(event=self._counts.disagreeing > before, unit=observation.camera)
+        self._refusal = self._find_refusal(observation)
 
     def decide(self, *, overdue: bool = False) -> RolloutDecision:
-        """What to do now. `overdue`: the phase's time is up, so what did not pass by now is refused.
+        """Return what to do now. `overdue`: the phase's time is up, so a candidate that has not passed is refused.
 
         Light or camera is not the candidate's fault: while both models' scores have moved, or one run of parts casts
-        doubt on it, the call stays HOLD, overdue or not. An A/B test never passes, holds or is overdue.
+        doubt on it, the action stays HOLD, overdue or not. An A/B test never passes, holds or is overdue.
         """
         if self._refusal is not None:
             return RolloutDecision(RolloutAction.REFUSE, self._refusal)
@@ -151,18 +154,18 @@ class RolloutEvaluator:
 
     @property
     def is_refused(self) -> bool:
-        """Whether a test has refused; `decision` says which, and why."""
+        """Whether a test has refused; `decide` returns which, and why."""
         return self._refusal is not None
 
     @property
     def is_in_doubt(self) -> bool:
-        """What was seen would refuse the candidate if it were not one run of parts: its word must not count now."""
+        """Whether only the run rule keeps the evidence from refusing: the candidate's outcomes must not count now."""
         return self._disagreement.is_in_doubt or self._errors.is_in_doubt or self._is_one_sided_in_runs()
 
     def reset_evidence(self) -> None:
-        """A person looked at the parts and lets the candidate go on: what was seen so far speaks for nothing any more.
+        """Discard the evidence so far: a person has checked the parts and lets the candidate continue.
 
-        A refusal stays. The counts for people stay; every test begins anew, so the candidate has to earn its commit.
+        A refusal stays. The displayed counts stay; every test begins anew, so the candidate has to earn its commit.
         """
         for test in (self._disagreement, self._errors, self._deadlines):
             test.reset()
@@ -170,7 +173,7 @@ class RolloutEvaluator:
         self._counts.reset_directions()
 
     def progress(self) -> dict[str, float]:
-        """Counts and statistics for people and metrics; all finite. PSI appears once there is enough to compare."""
+        """Return counts and statistics for status and metrics; all finite. PSI appears once it can be computed."""
         drift, counts = self._drift.current(), self._counts
         figures = {
             "pairs": float(counts.pairs),
@@ -194,7 +197,7 @@ class RolloutEvaluator:
         return figures | {name: value for name, value in moved.items() if value is not None}
 
     def report(self) -> ABReport:
-        """The paired comparison over all phases so far."""
+        """Return the paired comparison over all phases so far."""
         return self._counts.report()
 
     @property
@@ -204,10 +207,10 @@ class RolloutEvaluator:
     # --- what is missing before the phase passes ----------------------------------------------------------------------
 
     def _missing_evidence(self) -> str | None:
-        """Say what the phase has not shown yet; None if it passes."""
+        """Return what the phase has not shown yet; None if it passes."""
         counts, pairs = self._counts, self._phase_pairs
         if pairs < self._phase_pairs_wanted:
-            return f"{pairs} of {self._phase_pairs_wanted} parts were judged by both models"
+            return f"{pairs} of {self._phase_pairs_wanted} parts were inspected by both models"
         if (doubt := self._describe_doubt()) is not None:
             return doubt.rstrip(".")
         if self._phase == "shadow" and (lacking := self._missing_in_shadow_deployment(pairs)) is not None:
@@ -228,18 +231,18 @@ class RolloutEvaluator:
         return None
 
     def _describe_doubt(self) -> str | None:
-        """Say which run of parts speaks against the candidate; None while none does."""
-        for test, said in (
+        """Return which run of parts is evidence against the candidate; None while none is."""
+        for test, finding in (
             (self._disagreement, "disagrees with the running model"),
             (self._errors, "gave no judgement"),
             (self._deadlines, "was late"),
         ):
             if test.is_in_doubt:
-                return f"The candidate {said} {describe_stretch(test)}, in {describe_runs(test.runs)}. {HOLD_ADVICE}"
+                return f"The candidate {finding} {describe_stretch(test)}, in {describe_runs(test.runs)}. {HOLD_ADVICE}"
         return self._describe_runs() if self._is_one_sided_in_runs() else None
 
     def _describe_suspicion(self) -> str | None:
-        """Say in which runs the candidate let parts through, where that keeps it from being promoted."""
+        """Return in which runs the candidate let parts through, if that keeps it from being promoted."""
         counts = self._counts
         asks = (self._phase == "shadow" or self._is_last) and counts.net_direction > 0 and counts.is_clustered
         return self._describe_runs() if asks and self._is_one_sided_suspected() else None
@@ -267,11 +270,11 @@ class RolloutEvaluator:
         return drift.is_uniform_shift or (drift.challenger is not None and drift.challenger >= self._policy.psi_block)
 
     def _is_common_drift(self, drift: DriftResult) -> bool:
-        """Both models' scores have moved over time, and nothing else is wrong with the challenger's."""
+        """Whether both models' scores have moved over time, and nothing else is wrong with the challenger's."""
         return drift.champion is not None and drift.champion >= self._policy.psi_warn and not drift.is_uniform_shift
 
     def _drift_alarm(self, drift: DriftResult) -> str | None:
-        """Tell a person what moved; None while nothing did."""
+        """Return an alarm about scores that moved; None while none did."""
         warn = self._policy.psi_warn
         if drift.is_uniform_shift:
             return (
@@ -301,9 +304,9 @@ class RolloutEvaluator:
 
     # --- what refuses at once -----------------------------------------------------------------------------------------
 
-    def _find_refusal(self, seen: Observation) -> Refusal | None:
+    def _find_refusal(self, observation: Observation) -> Refusal | None:
         if self._errors.is_refused:
-            why = seen.challenger.reason or "no reason given"
+            why = observation.challenger.reason or "no reason given"
             text = f"gave no judgement ({why}) {describe_stretch(self._errors)} that the running model judged"
             return sequential_test_refusal(Gate.ERRORS, "gives_no_judgement", text, self._errors, self._policy.errors)
         if self._deadlines.is_refused:
@@ -320,11 +323,11 @@ class RolloutEvaluator:
         return self._one_sided_refusal() if self._is_one_sided_proven() else None
 
     def _is_late_without_candidate(self) -> bool:
-        """Whether the parts that the running model judges by itself are late too often as well."""
+        """Whether the parts that only the running model inspects are late too often as well."""
         return self._unassigned_late >= self._unassigned * self._policy.deadlines.bad > 0.0
 
     def _is_one_sided(self, e_value: float, threshold: float) -> bool:
-        """Disagreements go one way, and not the way that the release announces."""
+        """Whether disagreements go one way, other than the way that the release announces."""
         policy, counts = self._policy, self._counts
         announced = (policy.may_reject_more and counts.net_direction < 0) or (
             policy.may_pass_more and counts.net_direction > 0
@@ -332,7 +335,7 @@ class RolloutEvaluator:
         return not announced and e_value >= threshold
 
     def _is_one_sided_proven(self) -> bool:
-        """One-sided, and not by a common cause: separate parts say so, or no part of this phase says otherwise."""
+        """One-sided, and not by a common cause: separate parts prove it, or no part of this phase contradicts it."""
         counts, limit = self._counts, self._policy.e_threshold
         if not self._is_one_sided(counts.e_value, limit):
             return False
@@ -340,14 +343,14 @@ class RolloutEvaluator:
         return by_runs or (counts.agreeing == self._agreeing_before and self._phase_pairs >= _MIN_UNANIMOUS_PAIRS)
 
     def _is_one_sided_in_runs(self) -> bool:
-        """One-sided by a common cause: letting through at once, rejecting while a run lasts or when many say so."""
+        """One-sided by a common cause: letting through at once, rejecting during a run or after many runs."""
         counts, limit = self._counts, self._policy.e_threshold
         if not self._is_one_sided(counts.e_value, limit) or self._is_one_sided_proven():
             return False
         return counts.net_direction > 0 or counts.is_running or counts.e_value_of_runs >= limit
 
     def _is_one_sided_suspected(self) -> bool:
-        """One-sided enough to promote nothing. A run in which the candidate rejects counts once, see `paired`."""
+        """One-sided enough to promote nothing. A run of rejects counts once, see `agent.evidence.paired_test`."""
         counts = self._counts
         by_runs = counts.net_direction < 0 and counts.is_clustered
         return self._is_one_sided(counts.e_value_of_runs if by_runs else counts.e_value, self._policy.e_hold)

@@ -1,6 +1,6 @@
-"""Sequential tests for events that come in runs: one glare, one smeared part or one busy second is one event. Pure.
+"""Sequential tests for events that come in runs: a glare or a smeared part is one event. Pure.
 
-Wald's test takes its trials to be independent. Parts of a line are not: what makes one part differ (a reflection, a
+Wald's test assumes independent trials. Parts of a line are not: what makes one part differ (a reflection, a
 drop of oil) often makes its neighbours differ too, and eleven parts in a row are then no more evidence than one. Two
 things change that here.
 
@@ -23,14 +23,14 @@ from typing import Final
 from agent.sequential_tests import Sprt, SprtPlan
 
 BLOCK_PARTS: Final = 5  # longer blocks refuse independent events too late, shorter ones cut a run into many
-MIN_RUNS: Final = 4  # separate ones, for a refusal
-PERSISTENT_PARTS: Final = 40  # of one run: so long a run is no glimpse any more
-LASTING_PARTS: Final = 1_000  # of the line, half a minute at 30/s: so long a run is no passing glare any more
+MIN_RUNS: Final = 4  # separate runs, for a refusal
+PERSISTENT_PARTS: Final = 40  # of one run: a run of this length is not a glimpse
+LASTING_PARTS: Final = 1_000  # of the line, half a minute at 30/s: a run of this length is not a passing glare
 
 
 @dataclass(frozen=True, slots=True)
 class RunStep:
-    """What one part means: for the test of blocks, and for the runs."""
+    """What one part adds to the test of blocks, and to the runs."""
 
     block: bool | None  # True: the first event of its block; False: it ends a block without one; None: nothing new
     begins_run: bool
@@ -57,7 +57,7 @@ class RunCounter:
         return any(unit.run_parts for unit in self._units.values())
 
     def add(self, *, event: bool, unit: str) -> RunStep:
-        """Take the next part of `unit`."""
+        """Add the next part of `unit`."""
         found = self._units.get(unit)
         if found is None:
             found = self._units[unit] = _Unit()
@@ -98,7 +98,7 @@ def block_plan(plan: SprtPlan) -> SprtPlan:
 class RunSprt:
     """A test of a `SprtPlan` that a run of events alone does not decide.
 
-    It refuses, for good, when the test of parts refuses (the CUSUM of `Sprt`), and
+    It refuses, finally, when the test of parts refuses (the CUSUM of `Sprt`), and
 
     - the test of blocks refuses too, on at least `MIN_RUNS` separate runs since it last accepted; or
     - every single part since `begin` had the event, and no run was under way then: there is nothing that a run could
@@ -112,7 +112,7 @@ class RunSprt:
     """
 
     def __init__(self, plan: SprtPlan, *, tolerates_long_runs: bool) -> None:
-        """Start without evidence. `tolerates_long_runs`: what lasts may be the pictures' fault, as glare is."""
+        """Start without evidence. `tolerates_long_runs`: a long run may be the images' fault, as glare is."""
         self._plan = plan
         self.parts = Sprt(plan)
         self._blocks = Sprt(block_plan(plan))
@@ -141,11 +141,11 @@ class RunSprt:
 
     @property
     def is_accepted(self) -> bool:
-        """The rate is taken to be good, and nothing has cast doubt on that since."""
+        """Whether the rate is accepted as good, and nothing has cast doubt on that since."""
         return self.parts.accepted
 
     def add(self, *, event: bool, unit: str = "") -> None:
-        """Take one part of `unit` into account. After a refusal nothing changes any more but the counts."""
+        """Add one part of `unit`. After a refusal only the counts change."""
         self.parts.add(event=event)
         self._others_in_phase += not event
         step = self._runs.add(event=event, unit=unit)
@@ -166,7 +166,7 @@ class RunSprt:
         if self._blocks.refused:
             self._blocks_refuse = True
             self._blocks.resume_after_refusal()
-        elif self._blocks.stretch_trials == 0:  # it accepts: what led here is over
+        elif self._blocks.stretch_trials == 0:  # it accepts: the earlier runs are over
             self._blocks_refuse = False
             self.runs = 0
 

@@ -3,6 +3,8 @@
 Promise: nothing reaches the slot whose bytes were not compared with its manifest, and that manifest with the digest in
 the journal, in the same call. The model before the last switch stays loaded for the probation, so that going back to
 it is one reference store.
+
+On the way from fetch to slot, the next module is `agent.slot`.
 """
 
 from __future__ import annotations

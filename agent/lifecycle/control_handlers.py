@@ -1,7 +1,7 @@
-"""What the control socket answers about models: `cmd` -> handler over the lifecycles of one agent.
+"""Handlers of the control socket for models: `cmd` -> handler over the lifecycles of one agent.
 
-Requests name an inspection, or leave it out where there is one only. Answers are plain values and bounded; whatever is
-wrong with a request is a ControlError (or the lifecycle's own LifecycleError) that says what to write instead.
+Requests name an inspection, or omit it where there is only one. Answers are plain values and bounded; an invalid
+request raises ControlError (or the lifecycle's own LifecycleError), which says what to write instead.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MAX_WORD: Final = 200
 
 
 def model_handlers(lifecycles: Mapping[str, Lifecycle]) -> dict[str, Handler]:
-    """Return the handlers for `agent.control.ControlServer`; without lifecycles each says why there are none."""
+    """Return the handlers for `agent.control.ControlServer`; without lifecycles each of them raises ControlError."""
     models = _ModelHandlers(lifecycles)
     return {
         "model.show": models.show,
@@ -52,7 +52,7 @@ class _ModelHandlers:
         self._lifecycles = lifecycles
 
     def show(self, request: Request) -> Answer:
-        """Every inspection's state, or one's."""
+        """Return the state of every inspection, or of one."""
         names = sorted(self._lifecycles) if request.get("inspection") is None else [self._requested_lifecycle(request)]
         if not names:
             raise _no_updates()
@@ -62,12 +62,12 @@ class _ModelHandlers:
         return {"inspections": shown}
 
     def history(self, request: Request) -> Answer:
-        """The last transitions, oldest first."""
+        """Return the last transitions, oldest first."""
         name = self._requested_lifecycle(request)
         return {"inspection": name, "history": self._lifecycles[name].history()[-_MAX_HISTORY:]}
 
     def desire(self, request: Request) -> Answer:
-        """Want a release, or an A/B test with it."""
+        """Request a release, or an A/B test with it."""
         name = self._requested_lifecycle(request)
         mode, share = request.get("mode", "release"), request.get("share", 0.5)
         if mode != "release" and mode != "ab":  # noqa: PLR1714 - mypy narrows this form only
@@ -79,7 +79,7 @@ class _ModelHandlers:
         return {"inspection": name, "desired": desired.release_id}
 
     def rollback(self, request: Request) -> Answer:
-        """End the rollout, or go back to the model before."""
+        """End the rollout, or return to the previous model."""
         name = self._requested_lifecycle(request)
         self._lifecycles[name].rollback(_text(request, "why") or "no reason given")
         return {"inspection": name}
@@ -92,7 +92,7 @@ class _ModelHandlers:
         return {"inspection": name, "which": which}
 
     def proceed(self, request: Request) -> Answer:
-        """Let a release that is held go on."""
+        """Let a held release continue."""
         name = self._requested_lifecycle(request)
         self._lifecycles[name].continue_held()
         return {"inspection": name}
@@ -110,7 +110,7 @@ class _ModelHandlers:
         return {"inspection": name}
 
     def ab_report(self, request: Request) -> Answer:
-        """The paired comparison; null before the first one."""
+        """Return the paired comparison; null before the first one."""
         name = self._requested_lifecycle(request)
         report = self._lifecycles[name].ab_report()
         if report is None:
@@ -120,7 +120,7 @@ class _ModelHandlers:
         return {"inspection": name, "report": values}
 
     def _requested_lifecycle(self, request: Request) -> str:
-        """The inspection meant. Raises ControlError."""
+        """Return the inspection that is meant. Raises ControlError."""
         asked = request.get("inspection")
         known = ", ".join(sorted(self._lifecycles))
         if not self._lifecycles:
@@ -142,7 +142,7 @@ def _no_updates() -> ControlError:
 
 
 def requested_release_id(request: Request) -> str:
-    """The release in a request. Raises ControlError unless it is `name/version`."""
+    """Return the release in a request. Raises ControlError unless it is `name/version`."""
     asked = request.get("release")
     if not isinstance(asked, str) or not is_release_id(asked):
         raise ControlError(f"{str(asked)[:80]!r} names no release: write name/version, such as surface/1.2.0")
@@ -161,13 +161,13 @@ def _text(request: Request, key: str) -> str | None:
 # --- plain values -----------------------------------------------------------------------------------------------------
 
 
-def summary_values(status: ModelStatus, bad: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what `kensa model show` prints of one inspection; `bad` is its deny list, oldest first."""
-    return {**status_values(status), "deny_list": [_deny_list_values(entry) for entry in bad[-_MAX_DENY_LIST:]]}
+def summary_values(status: ModelStatus, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what `kensa model show` prints of one inspection; `entries` is its deny list, oldest first."""
+    return {**status_values(status), "deny_list": [_deny_list_values(entry) for entry in entries[-_MAX_DENY_LIST:]]}
 
 
 def status_values(status: ModelStatus) -> dict[str, Any]:
-    """Return the state as it is shown: nothing shortened but texts without measure."""
+    """Return the state as it is shown; only texts of unbounded length are truncated."""
     desired = status.desired
     return {
         "inspection": status.inspection,
@@ -183,7 +183,7 @@ def status_values(status: ModelStatus) -> dict[str, Any]:
         "refused": _ref_values(status.refused),
         "alarm": None if status.alarm is None else status.alarm[:_MAX_TEXT],
         "counter_floor": status.counter_floor,
-        "last_try": _try_values(status.last_try),
+        "last_try": _attempt_values(status.last_try),
     }
 
 
@@ -203,17 +203,17 @@ def _refusal_values(refusal: Refusal | None) -> dict[str, Any] | None:
     }
 
 
-def _try_values(failed: FailedAttempt | None) -> dict[str, str] | None:
+def _attempt_values(failed: FailedAttempt | None) -> dict[str, str] | None:
     return None if failed is None else {"reason": failed.reason, "text": failed.text[:_MAX_TEXT]}
 
 
-def _deny_list_values(bad: Mapping[str, Any]) -> dict[str, Any]:
-    """One line of the deny list; its refusal in short."""
-    refusal = bad["refusal"]
-    utc_s = bad["utc_s"] if math.isfinite(bad["utc_s"]) else 0.0
+def _deny_list_values(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return one entry of the deny list, with a short refusal."""
+    refusal = entry["refusal"]
+    utc_s = entry["utc_s"] if math.isfinite(entry["utc_s"]) else 0.0
     return {
-        "release": bad["release_id"],
-        "digest": bad["digest"],
+        "release": entry["release_id"],
+        "digest": entry["digest"],
         "utc_s": utc_s,
         "gate": str(refusal["gate"]),
         "reason": refusal["reason"],

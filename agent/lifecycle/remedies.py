@@ -1,8 +1,8 @@
-"""What a person does about a refusal, by its reason. The line goes on with the model that it had, in every case.
+"""What a person should do about a refusal, by its reason; the line always continues with the model it had.
 
-A gate says where a release was stopped and a reason says why, and only the reason knows what helps: the golden set
-stops a model that misses defects as well as one that another processor computes otherwise. `remedy` is complete: a test
-compares it with every reason in the code. A reason of another version gets what can be said by its gate alone.
+A gate says where a release was stopped and a reason says why, and only the reason determines what helps: the golden set
+stops a model that misses defects as well as one that another processor computes differently. `remedy` is complete: a
+test compares it with every reason in the code. An unknown reason, of another version, gets the remedy of its gate.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 
 from agent.release_records import Gate
 
-_RETRIED: Final = "it is tried again by itself"
+_RETRIED: Final = "it is tried again automatically"
 _CPU: Final = "than where the model was made: see `kensa doctor`, and train it with --target-cpu any"
 _RUN: Final = "`kensa model acceptance run CONFIG --release DIR` names the site's"
 _REMEDY_AT_GATE: Final[Mapping[tuple[str, Gate], str]] = {  # of reasons that more than one gate has
@@ -20,16 +20,16 @@ _REMEDY_AT_GATE: Final[Mapping[tuple[str, Gate], str]] = {  # of reasons that mo
     "labels out with `kensa model acceptance remove`",
     ("rejects_good_parts", Gate.ACCEPTANCE): f"{_RUN} good parts that it rejects: train with parts like them",
     ("too_large", Gate.MEMORY): "publish a smaller model, or raise updates.limits.max_extra_memory_bytes",
-    ("timeout", Gate.SELF_TEST): "it does not end in its time: have it looked at, or publish a smaller model",
+    ("timeout", Gate.SELF_TEST): "it does not end in time: have it examined, or publish a smaller model",
 }
 _REMEDY_BY_REASON: Final[Mapping[str, str]] = {
-    # who made it
-    "target_revoked": "wait for another release: its publisher took this one back",
-    "revoked_by_publisher": "wait for another release: its publisher took this one back",
-    "other_release": "ask the publisher: the repository answers with something that nobody asked for",
+    # origin
+    "target_revoked": "wait for another release: its publisher revoked this one",
+    "revoked_by_publisher": "wait for another release: its publisher revoked this one",
+    "other_release": "ask the publisher: the repository answers with a release that was not requested",
     "counter_below_floor": "publish the old bytes again under a new counter, or use `kensa model rollback`",
     "rolled_back": "`kensa model retry` allows it again when whoever ended it agrees",
-    # what it is made of
+    # contents
     "manifest_refused": "export it again with this version of Kensa, or update the agent first",
     "manifest": "export it again with this version of Kensa, or update the agent first",
     "name_differs": "publish it under the name that its manifest has",
@@ -37,17 +37,17 @@ _REMEDY_BY_REASON: Final[Mapping[str, str]] = {
     "graph_policy": "export it again with `kensa train`: only its operators and sizes are allowed",
     "interface": "export it again with `kensa train`: inputs or outputs are not those of the model contract",
     "cannot_be_loaded": "export it again with `kensa train`, and try it with `kensa model verify --release DIR`",
-    "classes": "mend `thresholds` of the inspection, or train the release with the class that it lacks",
-    "site_thresholds": "mend `thresholds` of the inspection, or train the release with the class that it lacks",
-    "damaged": "look at who writes to the state directory: a file changed after it was checked",
-    "not_a_file": "look at who writes to the state directory: there is a link or a folder where a file must be",
-    "changed_on_disk": "look at the disk, then wish for the release again: it is fetched again",
+    "classes": "correct `thresholds` of the inspection, or train the release with the class that it lacks",
+    "site_thresholds": "correct `thresholds` of the inspection, or train the release with the class that it lacks",
+    "damaged": "find out who writes to the state directory: a file changed after it was checked",
+    "not_a_file": "find out who writes to the state directory: there is a link or a folder where a file must be",
+    "changed_on_disk": "check the disk, then request the release again: it is fetched again",
     "too_large": "publish a smaller release, or raise updates.max_release_bytes",
-    # what it does by itself
+    # self-test
     "cpu_time": "it takes too long: publish a smaller model",
     "memory": "it takes too much memory: publish a smaller model",
-    "crash": "it crashes the runtime: have the model looked at, do not retry it",
-    "output": "it disturbs the examination: have the model looked at, do not retry it",
+    "crash": "it crashes the runtime: have the model examined, do not retry it",
+    "output": "it disturbs the self-test: have the model examined, do not retry it",
     "inference_failed": "it fails on a picture: have the model looked at",
     "attempts_exhausted": "find out why the process ended (log, power, memory), then `kensa model retry`",
     "boot_loop": "the log of the last three starts says why the agent ended; then publish a mended release",
@@ -61,46 +61,46 @@ _REMEDY_BY_REASON: Final[Mapping[str, str]] = {
     "misses_more_than_champion": "it misses defects that the running model finds: train it with more such defects",
     "rejects_more_than_champion": "it rejects good parts that the running model passes: train it with more good parts",
     "too_slow": "publish a smaller model, or raise updates.limits.max_latency_ratio",
-    # what it does on the line
-    "disagrees": "look at the parts (`kensa model ab report --pictures`); if it is right, compare both in an A/B test, "
+    # on the line
+    "disagrees": "check the parts (`kensa model ab report --pictures`); if it is right, compare both in an A/B test, "
     "or publish it with a larger rollout.disagreement",
-    "gives_no_judgement": "the text says what fails: mend the model or the camera's picture",
+    "gives_no_judgement": "the text says what fails: correct the model or the camera's image",
     "too_late": "publish a faster model, give the line more cores, or raise updates.limits.deadline_ms",
     "lets_more_through": "label the parts that it lets through (`kensa model acceptance add`); train with them if they "
     "are bad, publish with rollout.may_pass_more if they are good",
     "rejects_more": "label the parts that it rejects with `kensa model acceptance add`; train with them if they are "
     "good, publish with rollout.may_reject_more if they are bad",
-    "scores_shifted": "look for a lost bias or another preprocessing in its export",
-    "scores_drifted": "train it with pictures of today's light: it does not bear what the running model bears",
+    "scores_shifted": "check for a lost bias or different preprocessing in its export",
+    "scores_drifted": "train it with images of today's light: it does not tolerate what the running model tolerates",
     "shadow_not_passed": "`kensa model retry` when the line runs again, or raise updates.limits.max_hours",
     "trial_not_passed": "`kensa model retry` when the line runs again, or raise updates.limits.max_hours",
-    # on its way here: nobody blames the release for these
+    # on the way here: none of these is the release's fault
     "busy": _RETRIED,
     "stopped": _RETRIED,
     "fetcher_crashed": f"{_RETRIED}; the log, if it goes on",
     "timeout": f"{_RETRIED}; a faster network, or a larger updates.fetch_timeout_s",
-    "slow_retrieval": f"{_RETRIED}; look at the network",
-    "unreachable": f"{_RETRIED}; look at network, address and medium",
+    "slow_retrieval": f"{_RETRIED}; check the network",
+    "unreachable": f"{_RETRIED}; check network, address and medium",
     "missing_file": f"{_RETRIED}; publish or copy the repository again",
-    "target_unknown": "look at `kensa release show`, name, version and updates.site",
+    "target_unknown": "check `kensa release show`, name, version and updates.site",
     "no_space": "make room in the state directory",
-    "storage": "look at the rights and the disk of the state directory",
+    "storage": "check the permissions and the disk of the state directory",
     "root_unusable": "bring 1.root.json again",
     "missing_package": "pip install 'kensa[aws]'",
-    "request": "mend updates.repository: an address has no user, query or fragment",
-    "metadata_expired": "`kensa release publish --refresh` at the publisher; look at this device's clock",
+    "request": "correct updates.repository: an address has no user, query or fragment",
+    "metadata_expired": "`kensa release publish --refresh` at the publisher; check this device's clock",
     "metadata_rollback": "somebody replays old metadata, or the repository was restored: rotate timestamp and snapshot",
     "mix_and_match": "publish or copy the repository again",
     "arbitrary_software": "find out who can write to the repository, then publish again",
     "endless_data": "find out who can write to the repository",
     "fast_forward": "a stolen key? rotate timestamp and snapshot",
     "key_compromise": "is it the repository that updates.root belongs to? ask the publisher",
-    "metadata_invalid": "look at the way to the repository: a login page or a proxy answers",
+    "metadata_invalid": "check the path to the repository: a login page or a proxy answers",
     "examiner_memory": f"{_RETRIED}; the machine has no memory left",
     "examiner_starved": f"{_RETRIED}; the machine is too busy",
     "examiner_timeout": f"{_RETRIED}; the machine is too busy",
     "examiner_start": f"{_RETRIED}; the log says why no child process runs",
-    "examiner_scratch": f"{_RETRIED}; look at the temporary folder",
+    "examiner_scratch": f"{_RETRIED}; check the temporary folder",
     "examiner_killed": f"{_RETRIED}; look for the out-of-memory killer",
     "examiner_failed": f"{_RETRIED}; the log, if it goes on",
     "examiner_champion": "`kensa model verify`: the running release cannot be loaded beside the new one",
@@ -111,17 +111,17 @@ SELF_EXPLANATORY: Final = frozenset({"counter_below_floor"})  # reasons whose te
 
 _REMEDY_BY_GATE: Final[Mapping[Gate, str]] = {
     Gate.TRUST: "do not work around this gate: ask whoever publishes releases whether they made this one",
-    Gate.FETCH: "look at the network and the disk, then `kensa model retry`",
-    Gate.CONTRACT: "the release was made wrongly: export it again and publish it under a new version",
-    Gate.SELF_TEST: "have the model looked at, publish a mended one",
+    Gate.FETCH: "check the network and the disk, then `kensa model retry`",
+    Gate.CONTRACT: "the release was built incorrectly: export it again and publish it under a new version",
+    Gate.SELF_TEST: "have the model examined, publish a corrected one",
     Gate.GOLDEN: "compare it with its golden set where it was made",
-    Gate.ACCEPTANCE: f"{_RUN} parts that it misjudges",
+    Gate.ACCEPTANCE: f"{_RUN} parts that it gets wrong",
     Gate.LATENCY: "publish a smaller model, or raise updates.limits",
     Gate.MEMORY: "publish a smaller model, or raise updates.limits",
-    Gate.SHADOW: "look at the parts on which it differs before releasing it",
-    Gate.ERRORS: "have the model looked at, publish a mended one",
+    Gate.SHADOW: "check the parts on which it differs before releasing it",
+    Gate.ERRORS: "have the model examined, publish a corrected one",
     Gate.DEADLINES: "publish a faster model, or give the line more cores",
-    Gate.VERDICTS: "look at the parts on which it differs, and label some with `kensa model acceptance add`",
+    Gate.VERDICTS: "check the parts on which it differs, and label some with `kensa model acceptance add`",
     Gate.DRIFT: "check what it was trained on",
     Gate.TIME: "`kensa model retry` when the line runs again",
     Gate.OPERATOR: "`kensa model retry` allows it again",
@@ -130,7 +130,7 @@ _REMEDY_BY_GATE: Final[Mapping[Gate, str]] = {
 
 
 def remedy(gate: str, reason: str) -> str | None:
-    """Return what to do, in words; None where neither reason nor gate is known to this version."""
+    """Return what to do; None if this version knows neither the reason nor the gate."""
     where = next((known for known in Gate if known == gate), None)
     if where is not None and (reason, where) in _REMEDY_AT_GATE:
         return _REMEDY_AT_GATE[reason, where]

@@ -1,12 +1,12 @@
-"""A shadow: the challenger judges live frames on a thread of its own, and nobody waits for it.
+"""A shadow deployment: the challenger inspects live frames on a thread of its own, and nobody waits for it.
 
-The loop offers frames; what is taken waits in a bounded queue for the shadow's thread, which preprocesses, infers,
-decides and observes. The loop is never held up: `offer` takes no lock that it would have to wait for, and refuses when
-the queue is full, when the rate is used up, or when anything is in doubt. Every buffer taken is released exactly once:
-after the judgement, or at `close`. At most `held` frames are the shadow's at a time; the frame pool needs as many more.
+The loop offers frames; those that are accepted wait in a bounded queue for the thread, which preprocesses, infers,
+decides and observes. The loop is never delayed: `offer` never blocks on a lock, and refuses when the queue is full,
+when the rate is used up, or when the lock is taken. Every buffer accepted is released exactly once: after the
+inspection, or at `close`. At most `max_held_frames` frames are held at a time; the frame pool needs as many more.
 
-The time between two frames varies by half around its mean: a limit must not pick the same camera, or the same nest of
-the same tool, over and over because its rhythm divides the line's.
+The time between two frames varies by half around its mean: a fixed interval could pick the same camera, or the same
+nest of the same tool, over and over because its rhythm divides the line's.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _JITTER: Final = 0.5  # of the mean interval, to either side
 
 @dataclass(frozen=True, slots=True)
 class _ClaimedFrame:
-    """A frame that the shadow owns until it has called `release`."""
+    """A frame that the shadow deployment owns until it has called `release`."""
 
     frame: Frame
     verdict: Verdict  # the champion's
@@ -50,7 +50,7 @@ class _ClaimedFrame:
 
 
 class ShadowDeployment:
-    """`FrameTap` with its own thread, `kensa-shadow-<version>`; made, and closed, by the lifecycle."""
+    """`FrameTap` with its own thread, `kensa-shadow-<version>`; created and closed by the lifecycle."""
 
     def __init__(
         self,
@@ -63,11 +63,18 @@ class ShadowDeployment:
         differ: Callable[[Frame, Verdict, Box], None] | None = None,
         supervisor: ThreadSupervisor | None = None,
     ) -> None:
-        """Judge at most `max_fps` frames a second (on average) with `challenger` and tell `observe` of each.
+        """Start the thread. Each frame is inspected with the site's settings that the champion had.
 
-        Each is judged with the settings of the site that the champion had. `differ` gets the frame, the verdict with
-        the challenger's outcome in it, and the region judged, where both models judged and their outcomes differ; the
-        pixels are valid until it returns. Both are called on the shadow's thread. `capacity` frames may wait.
+        Args:
+            challenger: The candidate.
+            observe: Called on this object's thread with every inspected frame.
+            max_fps: Frames a second, at most and on average.
+            clock: Monotonic time.
+            capacity: Frames that may wait.
+            differ: Called on this object's thread with the frame, the verdict with the challenger's outcome in it, and
+                the region inspected, where both models have an outcome and these differ; the pixels are valid until it
+                returns.
+            supervisor: Supervises the thread; None makes one.
         """
         self._challenger = challenger
         self._observe = observe
@@ -96,7 +103,7 @@ class ShadowDeployment:
 
     @property
     def max_held_frames(self) -> int:
-        """Frames that the shadow holds at most: those that wait and the one in work."""
+        """Frames held at most: those that wait and the one being inspected."""
         return self._capacity + 1
 
     def offer(
@@ -124,9 +131,9 @@ class ShadowDeployment:
         return True
 
     def close(self, *, timeout_s: float = 1.0) -> bool:
-        """Take no more frames, release those that wait, end the thread; safe to call twice, and from `observe`.
+        """Refuse further frames, release those that wait, end the thread; safe to call twice, and from `observe`.
 
-        False when the challenger does not come back within `timeout_s`: it keeps the one frame in its hands until then.
+        False when the challenger does not return within `timeout_s`: it keeps its one frame until it does.
         """
         with self._has_frames:
             self._closed = True
@@ -134,34 +141,34 @@ class ShadowDeployment:
             waiting = list(self._waiting)
             self._waiting.clear()
             self._has_frames.notify()
-        for taken in waiting:
-            taken.release(taken.frame.buffer)
+        for claimed in waiting:
+            claimed.release(claimed.frame.buffer)
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        while (taken := self._take()) is not None:
+        while (claimed := self._take()) is not None:
             try:
-                challenger, challenger_us = self._inspect(taken)
-                self._report_difference(taken, challenger)
+                challenger, challenger_us = self._inspect(claimed)
+                self._report_difference(claimed, challenger)
             finally:
-                taken.release(taken.frame.buffer)
+                claimed.release(claimed.frame.buffer)
             if not self._closed:
                 self._observe(
                     Observation(
-                        key=taken.verdict.key,
-                        camera=taken.frame.camera,
-                        champion=taken.verdict.judgement,
+                        key=claimed.verdict.key,
+                        camera=claimed.frame.camera,
+                        champion=claimed.verdict.judgement,
                         challenger=challenger,
-                        champion_us=taken.champion_us,
+                        champion_us=claimed.champion_us,
                         challenger_us=challenger_us,
-                        latency_us=taken.latency_us,
+                        latency_us=claimed.latency_us,
                     )
                 )
 
     def _failed(self, fault: Fault) -> None:
-        """A bug ends the shadow; the line goes on."""
+        """A bug ends the shadow deployment; the line continues."""
         if fault.is_last:
             self.close()
 
@@ -171,29 +178,29 @@ class ShadowDeployment:
                 self._has_frames.wait()
             return self._waiting.popleft() if self._waiting else None
 
-    def _inspect(self, taken: _ClaimedFrame) -> tuple[Judgement, int]:
-        """Return the challenger's judgement and the microseconds that it took."""
+    def _inspect(self, claimed: _ClaimedFrame) -> tuple[Judgement, int]:
+        """Return the challenger's judgement and how long it took in microseconds."""
         began = self._clock.monotonic_ns()
-        if taken.site is not self._challenger.site:
-            self._challenger = self._challenger.with_site(taken.site)
+        if claimed.site is not self._challenger.site:
+            self._challenger = self._challenger.with_site(claimed.site)
             self._preprocessors.clear()
         try:
-            judgement = self._judgement(taken.frame)
+            judgement = self._judgement(claimed.frame)
         except (FrameError, InferenceError) as error:
             judgement = unknown_judgement(str(error))
         return judgement, (self._clock.monotonic_ns() - began) // 1_000
 
-    def _report_difference(self, taken: _ClaimedFrame, challenger: Judgement) -> None:
-        outcomes = {taken.verdict.judgement.outcome, challenger.outcome}
+    def _report_difference(self, claimed: _ClaimedFrame, challenger: Judgement) -> None:
+        outcomes = {claimed.verdict.judgement.outcome, challenger.outcome}
         if self._on_difference is None or len(outcomes) == 1 or Outcome.UNKNOWN in outcomes:
             return
         verdict = replace(
-            taken.verdict,
+            claimed.verdict,
             challenger_outcome=challenger.outcome,
             challenger_sha256=self._challenger.model.identity.sha256,
         )
-        plan = self._preprocessors[taken.frame.camera].plan_for(taken.frame.pixels)
-        self._on_difference(taken.frame, verdict, plan.roi)
+        plan = self._preprocessors[claimed.frame.camera].plan_for(claimed.frame.pixels)
+        self._on_difference(claimed.frame, verdict, plan.roi)
 
     def _judgement(self, frame: Frame) -> Judgement:
         model = self._challenger.model

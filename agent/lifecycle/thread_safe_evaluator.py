@@ -1,12 +1,12 @@
-"""One candidate's judge between the workers, which bring what they saw, and the lifecycle's thread, which asks.
+"""Serialises one candidate's evaluator between the workers, which observe, and the lifecycle's thread, which decides.
 
-Promise: nobody who brings a part ever waits, and a part is judged at once: by the thread that brings it, or, where
-another thread is at the judge just then, by that one before it leaves. So a refusal is known when the batch that
-proves it is done, and `TrialControl` takes the challenger's word away from the very next batch on, without waiting
-for the lifecycle, which writes it down afterwards. (A refusal acts before it is persisted, see decision 0014: it only
+Promise: no thread that adds an observation ever waits, and it is evaluated at once: by the thread that adds it, or, if
+another thread holds the evaluator just then, by that one before it leaves. So a refusal is known when the batch that
+proves it is done, and `TrialControl` ignores the challenger's outcomes from the very next batch on, without waiting for
+the lifecycle, which writes the refusal afterwards. (A refusal acts before it is persisted, see decision 0014: it only
 leads back to the champion. A kill in between costs the note.)
 
-Every phase has an inbox of its own, so that what a worker still says about the phase before reaches nobody.
+Every phase has an inbox of its own, so that late observations of the previous phase are ignored.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from agent.evidence.rollout_gates import RolloutDecision, RolloutEvaluator
     from agent.records import Observation
 
-_INBOX: Final = 4_096  # observations that wait for a busy judge; the oldest give way, statistics can spare them
+_INBOX: Final = 4_096  # observations that wait for a busy evaluator; the oldest are dropped: statistics allow it
 
 
 class ThreadSafeEvaluator:
-    """Serialises one `RolloutEvaluator`. `open` and `ask` are the lifecycle's; what `open` returns is any thread's."""
+    """Serialises one `RolloutEvaluator`. Only what `begin_phase` returns may be called from any thread."""
 
-    def __init__(self, judge: RolloutEvaluator, *, on_refusal: Callable[[], None]) -> None:
-        """`on_refusal` is called once, from whichever thread the refusal is found on; it must not block."""
-        self._evaluator = judge
+    def __init__(self, evaluator: RolloutEvaluator, *, on_refusal: Callable[[], None]) -> None:
+        """`on_refusal` is called once, on the thread that finds the refusal; it must not block."""
+        self._evaluator = evaluator
         self._on_refusal = on_refusal
         self._lock = threading.Lock()
         self._inbox: deque[Observation] = deque(maxlen=_INBOX)
@@ -40,7 +40,7 @@ class ThreadSafeEvaluator:
         self._is_paused = False
 
     def begin_phase(self, begin: Callable[[RolloutEvaluator], None]) -> Callable[[Observation], None]:
-        """Begin a phase; returns what takes its parts."""
+        """Begin a phase; return the callable that adds its observations."""
         inbox: deque[Observation] = deque(maxlen=_INBOX)
         with self._lock:
             begin(self._evaluator)
@@ -48,14 +48,14 @@ class ThreadSafeEvaluator:
             self.control = TrialControl()
             self._update_control()
 
-        def observe(seen: Observation) -> None:
-            inbox.append(seen)
+        def observe(observation: Observation) -> None:
+            inbox.append(observation)
             self._drain(inbox)
 
         return observe
 
     def decide(self, *, overdue: bool) -> tuple[RolloutDecision, dict[str, float], ABReport]:
-        """The decision now, the figures behind it and the comparison so far."""
+        """Return the decision now, the figures behind it and the comparison so far."""
         with self._lock:
             self._take()
             decision = self._evaluator.decide(overdue=overdue)
@@ -65,7 +65,7 @@ class ThreadSafeEvaluator:
         return answer
 
     def reset_evidence(self) -> None:
-        """See `RolloutEvaluator.forgive`; what waits counts before it."""
+        """See `RolloutEvaluator.reset_evidence`; observations that wait count before it."""
         with self._lock:
             self._take()
             self._evaluator.reset_evidence()
@@ -73,17 +73,17 @@ class ThreadSafeEvaluator:
         self._drain(self._inbox)
 
     def set_paused(self, *, is_paused: bool) -> None:
-        """While paused the challenger's word does not count, whatever was seen: the line itself is not healthy."""
+        """While paused the challenger's outcomes do not count: the line itself is not healthy."""
         with self._lock:
             self._is_paused = is_paused
             self._update_control()
 
     def stop(self) -> None:
-        """The challenger's word counts no more, not even for batches in work."""
+        """Ignore the challenger's outcomes from now on, even in batches that are being inspected."""
         self.control.has_ended = True
 
     def _drain(self, inbox: deque[Observation]) -> None:
-        """Judge what waits, unless another thread is at it: that one looks again after it has let go."""
+        """Evaluate what waits, unless another thread does: that one checks again after it has released the lock."""
         while inbox and inbox is self._inbox:
             if not self._lock.acquire(blocking=False):
                 return
@@ -93,14 +93,14 @@ class ThreadSafeEvaluator:
                 self._lock.release()
 
     def _take(self) -> None:
-        inbox, judge = self._inbox, self._evaluator
+        inbox, evaluator = self._inbox, self._evaluator
         while inbox:
-            judge.observe(inbox.popleft())
+            evaluator.observe(inbox.popleft())
         self._update_control()
 
     def _update_control(self) -> None:
-        control, judge = self.control, self._evaluator
-        control.is_binding = not (judge.is_in_doubt or self._is_paused)
-        if judge.is_refused and not control.has_ended:
+        control, evaluator = self.control, self._evaluator
+        control.is_binding = not (evaluator.is_in_doubt or self._is_paused)
+        if evaluator.is_refused and not control.has_ended:
             control.has_ended = True
             self._on_refusal()

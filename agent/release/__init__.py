@@ -1,1 +1,1 @@
-"""What a release is: manifest, golden set, graph policy, acceptance set, rollout policy, and its place on disk."""
+"""The contents of a release: manifest, golden set, graph policy, rollout policy; and where releases are stored."""

@@ -1,1 +1,1 @@
-"""What the lifecycle knows and keeps on disk: states, transitions, journal, and the record."""
+"""State of the lifecycle: transitions, the journal and its record, and the pure rules that change the record."""

@@ -1,9 +1,9 @@
-"""What the lifecycle of one inspection knows, on disk: one frozen record, replaced as a whole.
+"""The journal: the state of one inspection's lifecycle on disk, one frozen record that is replaced as a whole.
 
 Promise: `save` returns once the record would survive a power cut (fsync file, rename, fsync directory), and until then
-the one before it does. `load` never fails: a record carries its checksum; where it is damaged the one before it counts,
-where that is damaged too the lifecycle starts from the factory release, and says so. The counter floor has a file of
-its own as well, written after the record, so that it does not fall with a damaged journal.
+the one before it does. `load` never fails: a record carries its checksum; if it is damaged the one before it counts, if
+that is damaged too the lifecycle starts from the factory release, with an alarm. The counter floor has a file of its
+own as well, written after the record, so that it does not fall with a damaged journal.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class DenyListEntry:
-    """Not to be tried again until a person says so."""
+    """A release that is not tried again until a person allows it."""
 
     release_id: str
-    digest: str | None  # None when it was refused before its manifest could be believed
+    digest: str | None  # None when it was refused before its manifest could be trusted
     refusal: Refusal
     utc_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
-    """One line of the history."""
+    """One entry of the history."""
 
     utc_s: float
     state: LifecycleState
     event: str
     after: LifecycleState
-    release_id: str | None  # which release it was about
+    release_id: str | None  # the release that it was about
     note: str | None = None  # gate and reason of a refusal
 
 
@@ -100,7 +100,7 @@ def decode(data: bytes) -> LifecycleRecord:
     digest_at = len(head)
     body_at = digest_at + 64 + len(middle)
     if not (data.startswith(head) and data[digest_at + 64 : body_at] == middle and data.endswith(tail)):
-        raise ValueError("it is no journal")
+        raise ValueError("it is not a journal")
     body = data[body_at : -len(tail)]
     if hashlib.sha256(body).hexdigest().encode() != data[digest_at : digest_at + 64]:
         raise ValueError("its checksum does not fit")
@@ -108,16 +108,16 @@ def decode(data: bytes) -> LifecycleRecord:
 
 
 class Journal:
-    """The record's place on disk. One thread uses it."""
+    """Stores the record on disk. One thread uses it."""
 
     def __init__(self, folder: Path, *, checkpoint: Checkpoint, sets_aside: bool = True) -> None:
-        """`folder` need not exist yet. A damaged file is renamed, so that nobody loses it, where `sets_aside`."""
+        """`folder` need not exist yet. A damaged file is renamed, so that it is not lost, if `sets_aside`."""
         self._folder = folder
         self._checkpoint = checkpoint
         self._sets_aside = sets_aside
 
     def load(self) -> tuple[LifecycleRecord, str | None]:
-        """Return the newest record that is whole, and an alarm when that is not the one that was written last."""
+        """Return the newest intact record, and an alarm when that is not the one that was written last."""
         current, damage = self._read(JOURNAL_NAME)
         if current is not None:
             return self._with_floor(current), None
@@ -127,7 +127,7 @@ class Journal:
             return self._with_floor(previous), alarm
         if damage is None and older_damage is None:
             return self._with_floor(LifecycleRecord()), None
-        alarm = f"The journal {damage or older_damage}, and so did the one before it; the factory release judges."
+        alarm = f"The journal {damage or older_damage}, and so did the one before it; the factory release is active."
         return self._with_floor(LifecycleRecord()), alarm
 
     def save(self, record: LifecycleRecord) -> None:
@@ -139,13 +139,13 @@ class Journal:
         except OSError as error:
             raise StateDirError(
                 f"The lifecycle cannot keep its journal {path}: {error.strerror}. Free disk space, or give this user "
-                "the right to write there; until then the line goes on with the model it has."
+                "the right to write there; until then the line continues with the model it has."
             ) from error
         self._keep_floor(record.counter_floor)
         self._checkpoint("journal: after")
 
     def _keep_floor(self, floor: int) -> None:
-        """The second copy; the record with it is on disk already, so a disk that refuses is only logged."""
+        """Write the second copy; the record with it is on disk already, so a failure is only logged."""
         if floor <= self._floor():
             return
         try:
@@ -155,7 +155,7 @@ class Journal:
             _log.warning("the second copy of the counter floor cannot be kept: %s", error)
 
     def _replace(self, path: Path, content: bytes) -> None:
-        """As `durable.replace_durably`, and the file until now stays beside it."""
+        """As `durable.replace_durably`, but the previous file is kept beside it."""
         self._folder.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(path.name + ".new")
         with beside.open("wb") as file:
@@ -170,7 +170,7 @@ class Journal:
         sync_directory(self._folder)
 
     def _read(self, name: str) -> tuple[LifecycleRecord | None, str | None]:
-        """One file: its record, or None and what is wrong with it (None when it is not there)."""
+        """Return the record of one file, or None and what is wrong with it (None when it is not there)."""
         path = self._folder / name
         try:
             with path.open("rb") as file:
@@ -198,5 +198,5 @@ class Journal:
 
 
 def load_read_only(folder: Path) -> tuple[LifecycleRecord, str | None]:
-    """As `Journal.load`, for whoever does not own the folder: nothing on disk changes."""
+    """As `Journal.load`, for a process that does not own the folder: nothing on disk changes."""
     return Journal(folder, checkpoint=lambda _: None, sets_aside=False).load()

@@ -1,4 +1,4 @@
-"""What a record of the journal says to people: the same words from a running lifecycle and from its journal alone."""
+"""Maps a journal record to ModelStatus, with or without a running agent."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def lifecycle_dir(state_dir: Path, inspection: str) -> Path:
-    """Return where an inspection's journal and releases are."""
+    """Return the folder of an inspection's journal and releases."""
     return state_dir / "models" / inspection
 
 
 def status_of(inspection: str, record: LifecycleRecord, *, others: list[str]) -> ModelStatus:
-    """Where it stands by its record; `others` are alarms that no record has."""
+    """Return the status that `record` describes; `others` are alarms that no record has."""
     return ModelStatus(
         inspection=inspection,
         state=record.state,
@@ -39,7 +39,7 @@ def status_of(inspection: str, record: LifecycleRecord, *, others: list[str]) ->
 
 
 def last_status(state_dir: Path, inspection: str) -> tuple[ModelStatus, LifecycleRecord]:
-    """What the last agent left behind, without touching it; for when none runs. Raises StateDirError."""
+    """Return the status that the last agent left, without changing it; for when none runs. Raises StateDirError."""
     record, damage = load_read_only(lifecycle_dir(state_dir, inspection))
     return status_of(inspection, record, others=[] if damage is None else [damage]), record
 

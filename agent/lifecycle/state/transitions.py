@@ -1,8 +1,8 @@
-"""The life of a release on one inspection: every state, every event, and which leads where.
+"""The state machine of a release on one inspection: every state, every event, and which leads where.
 
-`TABLE` is the whole truth: failure and rollback are rows like any other, and `docs/lifecycle.md` is made from it
+`TABLE` is complete: failure and rollback are rows like any other, and `docs/lifecycle.md` is generated from it
 (`python -m agent.lifecycle.state.transitions`). `advance` is pure: an event that its state does not know raises
-IllegalTransitionError and moves nothing. What acts on these states is `agent.lifecycle.lifecycle`.
+IllegalTransitionError and changes nothing. `agent.lifecycle.rollout_steps` acts on these states.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_TRANSITIONS: Final = 28  # between two resting states; a rollout that needs 
 
 
 class LifecycleState(StrEnum):
-    """Where the lifecycle of one inspection stands; the journal holds it."""
+    """The state of one inspection's lifecycle; the journal holds it."""
 
     IDLE = "idle"
     FETCHING = "fetching"
@@ -36,7 +36,7 @@ class LifecycleState(StrEnum):
 
 
 class LifecycleEvent(StrEnum):
-    """What moves it."""
+    """What changes the state."""
 
     DESIRED = "desired"
     FETCHED = "fetched"
@@ -57,39 +57,38 @@ class LifecycleEvent(StrEnum):
 
 
 STATE_MEANING: Final[Mapping[LifecycleState, str]] = {
-    LifecycleState.IDLE: "One model judges, nothing is under way",
-    LifecycleState.FETCHING: "The desired release is being fetched; what is there of it is kept and resumed",
+    LifecycleState.IDLE: "One model is active, nothing is under way",
+    LifecycleState.FETCHING: "The desired release is being fetched; partial downloads are kept and resumed",
     LifecycleState.STAGED: "Fetched against signed metadata; on its way into the store of releases",
     LifecycleState.VERIFIED: "In the store, read-only, every byte as its manifest says, its counter above the floor",
-    LifecycleState.SELFTEST: "Examined in a limited child process, apart from the line",
-    LifecycleState.SHADOW: "Loaded; sees live parts, its answers count for nothing",
-    LifecycleState.TRIAL: "Judges a growing share of the parts beside the champion; the stricter answer counts",
-    LifecycleState.AB: "Judges a fixed share beside the champion until someone promotes or stops it",
+    LifecycleState.SELFTEST: "Tested in a limited child process, apart from the line",
+    LifecycleState.SHADOW: "Loaded; inspects live parts, its outcomes do not count",
+    LifecycleState.TRIAL: "Inspects a growing share of the parts beside the champion; the stricter outcome counts",
+    LifecycleState.AB: "Inspects a fixed share beside the champion until somebody promotes or stops it",
     LifecycleState.COMMITTED: "The journal names it active; the slot follows",
-    LifecycleState.ROLLING_BACK: "The journal names the model to go back to; the slot follows",
+    LifecycleState.ROLLING_BACK: "The journal names the model to return to; the slot follows",
     LifecycleState.NO_MODEL: "No model can be loaded: every verdict is `unknown`, a person must act",
 }
 
 EVENT_MEANING: Final[Mapping[LifecycleEvent, str]] = {
-    LifecycleEvent.DESIRED: "a release is wanted that neither is active nor was refused",
-    LifecycleEvent.FETCHED: "all its bytes lie on this disk",
+    LifecycleEvent.DESIRED: "a release is desired that is neither active nor refused",
+    LifecycleEvent.FETCHED: "all its bytes are on this disk",
     LifecycleEvent.DAMAGED: "bytes are missing or changed on this disk",
-    LifecycleEvent.ADOPTED: "the store has it, checked",
+    LifecycleEvent.ADOPTED: "the store holds it, verified",
     LifecycleEvent.BEGUN: "the attempt is counted on disk before the risk is taken",
     LifecycleEvent.PASSED: "the gate of this state, or this share of the trial, is passed",
-    LifecycleEvent.COMPARED: "a long comparison was asked for, not a promotion",
+    LifecycleEvent.COMPARED: "a long comparison was requested, not a promotion",
     LifecycleEvent.COMMIT: "the last gate is passed, a person promoted it, or there is no model that it could be "
     "compared with",
     LifecycleEvent.SETTLED: "the slot holds it",
     LifecycleEvent.INTERRUPTED: "the process ended in the middle and was started again",
-    LifecycleEvent.SUPERSEDED: "another release is wanted now, or the comparison was stopped; nothing is held against "
-    "this one",
+    LifecycleEvent.SUPERSEDED: "another release is desired, or the comparison was stopped; this one is not denied",
     LifecycleEvent.REFUSED: "a gate or a person refuses it: it goes on the deny list",
-    LifecycleEvent.ROLLBACK: "the active model itself must go: a person said so, its publisher revoked it, it ends the "
-    "process",
-    LifecycleEvent.ROLLED_BACK: "the slot holds the model to go back to",
+    LifecycleEvent.ROLLBACK: "the active model must be retired: a person requested it, its publisher revoked it, or "
+    "it ends the process",
+    LifecycleEvent.ROLLED_BACK: "the slot holds the model to return to",
     LifecycleEvent.MODEL_LOST: "neither active nor previous nor factory can be loaded",
-    LifecycleEvent.RECOVERED: "a model could be loaded after all",
+    LifecycleEvent.RECOVERED: "a model could be loaded again",
 }
 
 _S, _E = LifecycleState, LifecycleEvent
@@ -137,7 +136,7 @@ TABLE: Final[Mapping[tuple[LifecycleState, LifecycleEvent], LifecycleState]] = {
 }
 
 RESTING_STATES: Final = frozenset({LifecycleState.IDLE, LifecycleState.NO_MODEL})  # nothing is under way
-# begun again after an interruption
+# restarted after an interruption
 RISKY_STATES: Final = frozenset(
     {LifecycleState.SELFTEST, LifecycleState.SHADOW, LifecycleState.TRIAL, LifecycleState.AB}
 )
@@ -159,7 +158,7 @@ def advance(state: LifecycleState, event: LifecycleEvent) -> LifecycleState:
 
 
 def render_mermaid() -> str:
-    """Draw the table as a Mermaid state diagram; events between the same two states share an arrow."""
+    """Return the table as a Mermaid state diagram; events between the same two states share an arrow."""
     arrows: dict[tuple[LifecycleState, LifecycleState], list[LifecycleEvent]] = {}
     for (state, event), after in TABLE.items():
         arrows.setdefault((state, after), []).append(event)
@@ -173,9 +172,9 @@ def render_document() -> str:
     states = "\n".join(f"| `{state}` | {STATE_MEANING[state]} |" for state in LifecycleState)
     events = "\n".join(f"| `{event}` | {EVENT_MEANING[event]} |" for event in LifecycleEvent)
     rows = "\n".join(f"| `{state}` | `{event}` | `{after}` |" for (state, event), after in TABLE.items())
-    return f"""# The life of a release
+    return f"""# The lifecycle of a release
 
-Made from `agent/lifecycle/state/transitions.py`; a test compares them. To make it again:
+Generated from `agent/lifecycle/state/transitions.py`; a test compares them. To generate it again:
 
     python -m agent.lifecycle.state.transitions > docs/lifecycle.md
 

@@ -359,7 +359,7 @@ def test_a_phase_that_is_overdue_is_refused_for_what_it_lacks() -> None:
 
     assert decision.refusal is not None
     assert (decision.refusal.gate, decision.refusal.reason) == (Gate.TIME, "shadow_not_passed")
-    assert "10 of 300 parts were judged by both models" in decision.refusal.text
+    assert "10 of 300 parts were inspected by both models" in decision.refusal.text
     assert judge.decide().action is RolloutAction.REFUSE
 
 

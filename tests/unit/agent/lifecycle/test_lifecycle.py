@@ -593,7 +593,7 @@ def test_a_damaged_journal_is_an_alarm_and_the_line_goes_on(plant: LifecycleHarn
         (plant.models_dir / name).write_bytes(b"damaged")
     plant.start()
     assert plant.active_version() == "0.0.0"
-    assert "factory release judges" in str(plant.lifecycle.status().alarm)
+    assert "factory release is active" in str(plant.lifecycle.status().alarm)
     assert plant.lifecycle.status().counter_floor == 1
 
 

@@ -24,7 +24,7 @@ def test_nothing_is_promoted_or_compared_on_a_line_that_rejects_everything(tmp_p
     status = plant.lifecycle.status()
     assert status.state == LifecycleState.SHADOW
     assert FLOOD in (status.alarm or "")
-    assert "goes on by itself" in (status.alarm or "")
+    assert "continues by itself" in (status.alarm or "")
     assert plant.active_version() == "0.0.0"
 
     plant.unhealthy = None
