@@ -148,7 +148,7 @@ class LifecycleManager:
             fetcher: Used instead of the repository of `updates`.
             on_disagreement: Called with frames on which a shadow deployment differs; see `ShadowDeployment`.
             supervisor: Supervises the threads.
-            line_fault: Repolls why the verdicts of an inspection prove nothing; see `Lifecycle`.
+            line_fault: Returns why the verdicts of an inspection prove nothing; see `Lifecycle`.
         """
         self._config = config
         self._updates = updates

@@ -1,10 +1,10 @@
 """The state machine of one camera: whether it delivers, and when to reconnect; pure logic.
 
-Promise: a camera that delivers nothing for its limit is seen as stalled at the next look; a lost camera is tried again
-after a jittered, doubling delay of at most 30 s, and the delay starts over with the first exposure, not with the
-opening: a server that accepts and then says nothing must not be hammered. The states are the rows of one table; an
-event that a state does not know raises and changes nothing. `status` is one reference, so other threads may read it at
-any time; all else belongs to the capture thread.
+Promise: a camera that delivers nothing for its limit counts as stalled at the next check; a lost camera is retried
+after a jittered, doubling delay of at most 30 s, and the delay is reset by the first exposure, not by the opening: a
+server that accepts connections and then sends nothing must not be hammered. The states are the rows of one table; an
+event that is illegal in a state raises and changes nothing. `status` is one reference, so other threads may read it at
+any time; everything else belongs to the capture thread.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ class CameraStateMachine:
         now_ns: int,
     ) -> None:
         self._stall_s = stall_s
-        self._first_exposure_s = first_exposure_s  # from opening: connecting and warming up take longer than a period
+        self._first_exposure_s = (
+            first_exposure_s  # from opening; connecting and warming up take longer than a frame period
+        )
         self._backoff = backoff
         self._random = random
         self._failures = 0
@@ -85,24 +87,24 @@ class CameraStateMachine:
 
     @property
     def status(self) -> CameraStatus:
-        """What the heartbeat shows; safe to read from any thread."""
+        """What the heartbeat reports; safe to read from any thread."""
         return self._status
 
     def on_opening(self, now_ns: int) -> None:
-        """The source is about to be opened."""
+        """Record that the source is about to be opened."""
         self._status = self._transition(_Event.OPENING, now_ns)
         self._waiting_since_ns = now_ns
         self._last_exposure_ns = None
 
     def on_reconfigured(self, now_ns: int, *, stall_s: float | None) -> None:
-        """It is another camera from now on, or has other settings: nothing of the old one is held against it."""
+        """Reset the failure count and the statistics for the new source or settings."""
         self._stall_s = stall_s
         self._failures = 0
         self._interval_ns = 0.0
         self._status = replace(self._transition(_Event.CHANGE, now_ns), since_ns=now_ns, fps=0.0, last_error=None)
 
     def on_exposure(self, now_ns: int, *, error: str | None = None, skipped: int = 0) -> None:
-        """An exposure arrived, after `skipped` ones that were left out; `error` says why it could not be used."""
+        """Record an exposure that arrived after `skipped` ones; `error` is why it could not be used."""
         count = 1 + skipped
         if self._last_exposure_ns is not None:
             interval = (now_ns - self._last_exposure_ns) / count
@@ -114,18 +116,18 @@ class CameraStateMachine:
         self._status = replace(moved, frames=moved.frames + count, fps=fps, last_error=error or moved.last_error)
 
     def on_waiting(self, now_ns: int) -> None:
-        """The next exposure is awaited from now on: time for which a full intake held us back is not the camera's."""
+        """Restart the stall timer: time spent waiting for a full intake is not the camera's fault."""
         self._waiting_since_ns = now_ns
 
     def read_timeout_s(self, now_ns: int, longest_s: float) -> float:
-        """How long to wait for the next exposure, so that a stall is seen when its limit passes and not later."""
+        """Return how long to wait for the next exposure, so that a stall is detected when its limit passes."""
         if self._stall_s is None:
             return longest_s
         left_s = self._stall_limit_s(self._stall_s) - (now_ns - self._waiting_since_ns) / NS_PER_S
         return min(longest_s, max(left_s, 0.001))
 
     def check_stall(self, now_ns: int) -> str | None:
-        """Nothing arrived; return what to report once this is a stall: close, wait `lost`'s delay, reopen."""
+        """Return the error once silence is a stall; the caller closes, waits the delay of `on_lost` and reopens."""
         if self._stall_s is None:
             return None
         limit_s = self._stall_limit_s(self._stall_s)
@@ -139,31 +141,31 @@ class CameraStateMachine:
         return error
 
     def on_lost(self, now_ns: int, error: str) -> float:
-        """The source failed or stalled; return how many seconds to wait before the next opening."""
+        """Record a failure or a stall; return how many seconds to wait before the next opening."""
         self._failures += 1
-        if self._status.state is not CameraState.STALLED:  # which stays visible until the next opening
+        if self._status.state is not CameraState.STALLED:  # this state stays visible until the next opening
             self._status = replace(self._transition(_Event.LOST, now_ns), fps=0.0, last_error=error)
         self._status = replace(self._status, reopenings=self._status.reopenings + 1)
         return self._backoff.delay_s(self._failures, self._random)
 
     def record_error(self, error: str) -> None:
-        """Something went wrong beside what the state says, such as the closing."""
+        """Record an error that does not change the state, such as a failure to close."""
         before = self._status.last_error
         if before is None or error not in before:
             self._status = replace(self._status, last_error=error if before is None else f"{before}; {error}"[:400])
 
     def set_skipped_files(self, text: str | None) -> bool:
-        """Take what the opened source passes over; whether that is news."""
+        """Set which files the opened source skips; return whether that has changed."""
         is_news = text is not None and text != self._status.skipped_files
         self._status = replace(self._status, skipped_files=text)
         return is_news
 
     def on_ended(self, now_ns: int) -> None:
-        """The finite source is done."""
+        """Record the end of a finite source."""
         self._status = replace(self._transition(_Event.END, now_ns), fps=0.0)
 
     def on_stopped(self, now_ns: int) -> None:
-        """The capture thread ends."""
+        """Record the end of the capture thread."""
         self._status = replace(self._transition(_Event.STOP, now_ns), fps=0.0)
 
     def _stall_limit_s(self, stall_s: float) -> float:

@@ -1,10 +1,11 @@
 """Runs a challenger beside the champion, and decides whose result becomes the verdict.
 
 The stricter outcome counts: `defect`, then `unsure`. A challenger that finds nothing, or that fails, changes nothing:
-its `ok` never lifts a champion's `unknown`, its `unknown` never spoils a champion's judgement. Class, score, scores and
-box of a verdict are those of the model that decided. `Verdict.origin` always names the champion; where the challenger
-decided, `arm` and the challenger's outcome and digest say so; scores stay away when the two models' classes differ.
-While a trial is held (`TrialControl.counts`) and once the challenger is refused, the champion's outcome is the verdict.
+its `ok` never replaces a champion's `unknown`, its `unknown` never replaces a champion's judgement. Class, score,
+scores and box of a verdict are those of the model that decided. `Verdict.origin` always names the champion; where the
+challenger decided, `arm` and the challenger's outcome and digest show it; scores are omitted when the two models'
+classes differ. While a trial is paused (`TrialControl.is_binding`) and once the challenger is refused, the champion's
+outcome is the verdict.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _SEVERITY: Final = {Outcome.OK: 0, Outcome.UNKNOWN: 0, Outcome.UNSURE: 1, Outcom
 
 @dataclass(frozen=True, slots=True)
 class ModelResult:
-    """What one model says of one part, and what it saw: `plan` and `evidence` are None where it saw nothing."""
+    """One model's result for one part; `plan` and `evidence` are None where the model was not run on it."""
 
     judgement: Judgement
     part_us: int  # preprocessing, inference and decision: this part's share of its batch
@@ -41,7 +42,7 @@ class ModelResult:
 
 @dataclass(frozen=True, slots=True)
 class TrialPart:
-    """A part of a batch in a trial. Without a challenger it is not assigned."""
+    """A part of a batch in a trial; not assigned to the challenger where `challenger` is None."""
 
     batch_slice: BatchSlice  # in the champion's inputs
     key: str  # of its verdict
@@ -49,18 +50,18 @@ class TrialPart:
     challenger: ModelResult | None = None
 
     def deciding_result(self, *, same_classes: bool, counts: bool = True) -> ModelResult:
-        """The opinion that becomes the verdict: the challenger's only where it counts and is the stricter one."""
-        other = self.challenger
+        """Return the result that becomes the verdict: the challenger's only where it counts and is stricter."""
+        challenger = self.challenger
         if (
-            other is None
+            challenger is None
             or not counts
-            or _SEVERITY[other.judgement.outcome] <= _SEVERITY[self.champion.judgement.outcome]
+            or _SEVERITY[challenger.judgement.outcome] <= _SEVERITY[self.champion.judgement.outcome]
         ):
             return self.champion
-        return other if same_classes else replace(other, judgement=replace(other.judgement, scores=()))
+        return challenger if same_classes else replace(challenger, judgement=replace(challenger.judgement, scores=()))
 
     def observation(self, verdict: Verdict) -> Observation:
-        """Both models' raw judgements, for the statistics."""
+        """Return both models' raw judgements, for the statistics."""
         other = self.champion if self.challenger is None else self.challenger
         return Observation(
             key=self.key,
@@ -76,44 +77,44 @@ class TrialPart:
 
 
 def run_challenger(
-    desk: WorkerState, parts: Sequence[TrialPart], *, champion: Lease, challenger: Lease, shared_us: int, clock: Clock
+    state: WorkerState, parts: Sequence[TrialPart], *, champion: Lease, challenger: Lease, shared_us: int, clock: Clock
 ) -> list[TrialPart]:
-    """Let the challenger judge `parts` of a batch that the champion judged before; returns them with its opinions.
+    """Run the challenger on `parts` of a batch that the champion has inspected; return them with its results.
 
-    The champion's inputs serve again where both geometries are equal, else the frames are preprocessed once more.
-    `shared_us` is what preprocessing a part took the champion; it counts for the challenger too where it gains by it.
-    What goes wrong with the challenger is an `unknown` with its reason.
+    The champion's inputs are reused where both geometries are equal, else the frames are preprocessed again.
+    `shared_us` is the champion's preprocessing time for a part; it is added to the challenger's time where inputs are
+    reused. Any failure of the challenger is an `unknown` with its reason.
     """
     began = clock.monotonic_ns()
-    opinions: dict[int, ModelResult] = {}  # by the identity of the frame
+    results: dict[int, ModelResult] = {}  # by the identity of the frame
 
     def refuse(frame: Frame, error: FrameError) -> None:
-        opinions[id(frame)] = ModelResult(unknown_judgement(str(error)), 0)
+        results[id(frame)] = ModelResult(unknown_judgement(str(error)), 0)
 
-    placed = [part.batch_slice for part in parts]
-    if challenger.model.geometry == champion.model.geometry and desk.batch_buffer is not None:
-        batch, own = desk.batch_buffer.gather(placed)
+    slices = [part.batch_slice for part in parts]
+    if challenger.model.geometry == champion.model.geometry and state.batch_buffer is not None:
+        batch, own = state.batch_buffer.gather(slices)
     else:
         shared_us = 0
-        inputs = desk.buffer_for(challenger.model.geometry)
-        own = inputs.write([p.frame for p in placed], refuse)
+        inputs = state.buffer_for(challenger.model.geometry)
+        own = inputs.write([p.frame for p in slices], refuse)
         batch = inputs.filled(own[-1].stop if own else 0)
-    for p, opinion in zip(own, _infer(challenger, batch, own), strict=True):
-        opinions[id(p.frame)] = opinion
+    for p, result in zip(own, _infer(challenger, batch, own), strict=True):
+        results[id(p.frame)] = result
     part_us = (clock.monotonic_ns() - began) // (1_000 * len(parts)) + shared_us
-    return [replace(part, challenger=replace(opinions[id(part.batch_slice.frame)], part_us=part_us)) for part in parts]
+    return [replace(part, challenger=replace(results[id(part.batch_slice.frame)], part_us=part_us)) for part in parts]
 
 
-def _infer(challenger: Lease, batch: Pixels, placed: Sequence[BatchSlice]) -> list[ModelResult]:
-    if not placed:
+def _infer(challenger: Lease, batch: Pixels, slices: Sequence[BatchSlice]) -> list[ModelResult]:
+    if not slices:
         return []
     try:
-        result = challenger.model.infer(batch)
+        scores = challenger.model.infer(batch)
     except InferenceError as error:
-        return [ModelResult(unknown_judgement(f"inference failed: {error}"), 0)] * len(placed)
-    opinions = []
-    for _, plan, start, stop in placed:
-        judgement = decide_challenger(challenger.rule, plan, result, start=start, inputs=len(batch))
-        evidence = None if judgement.outcome is Outcome.UNKNOWN else result.evidence
-        opinions.append(ModelResult(judgement, 0, plan, None if evidence is None else evidence[start:stop]))
-    return opinions
+        return [ModelResult(unknown_judgement(f"inference failed: {error}"), 0)] * len(slices)
+    results = []
+    for _, plan, start, stop in slices:
+        judgement = decide_challenger(challenger.rule, plan, scores, start=start, inputs=len(batch))
+        evidence = None if judgement.outcome is Outcome.UNKNOWN else scores.evidence
+        results.append(ModelResult(judgement, 0, plan, None if evidence is None else evidence[start:stop]))
+    return results

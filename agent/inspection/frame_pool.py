@@ -1,13 +1,13 @@
 """A pool of frame buffers: in steady state capture allocates nothing of a frame's size.
 
-How a buffer travels: the capture thread acquires it, the source decodes into it, the frame carries its index, and who
-ends the frame's way releases it: the worker after the judgement, the intake when it displaces the frame, the capture
-thread when it drops it. Whoever keeps pixels beyond that (evidence of a defect) copies them first.
+Life of a buffer: the capture thread acquires it, the source decodes into it, the frame carries its index, and the last
+user of the frame releases it: the worker after the inspection, the intake when it displaces the frame, the capture
+thread when it drops it. Code that needs pixels for longer (evidence of a defect) copies them first.
 
-Nobody ever waits for a buffer, so the pool cannot deadlock. When none is free, `acquire` says so and the source
-allocates that one picture by itself; memory stays bounded because frames on their way are bounded by the intake and
-the workers' batches. A pool of `intake capacity + workers x batch size + cameras` buffers never comes to that;
-`misses` counts.
+No thread ever waits for a buffer, so the pool cannot deadlock. When none is free, `acquire` returns -1 and the source
+allocates that one image itself; memory stays bounded because the frames in flight are bounded by the intake and the
+workers' batches. A pool of `intake capacity + workers x batch size + cameras` buffers never gets there; `misses`
+counts.
 
 Buffers are made on first use and remade when the size of the frames changes, so one pool serves cameras of different
 sizes. All methods may be called from any thread.
@@ -27,7 +27,7 @@ Shape = tuple[int, ...]
 
 
 class FramePool:
-    """At most `buffers` frame buffers, uint8, of whatever shapes are asked for."""
+    """At most `buffers` frame buffers, uint8, of any requested shapes."""
 
     def __init__(self, *, buffers: int) -> None:
         self._lock = threading.Lock()
@@ -39,7 +39,7 @@ class FramePool:
 
     @property
     def misses(self) -> int:
-        """How often no buffer was free; it grows only when the pool is too small for the frames on their way."""
+        """How often no buffer was free; it grows only when the pool is too small for the frames in flight."""
         return self._misses
 
     @property
@@ -62,9 +62,9 @@ class FramePool:
         return self._arrays[index]
 
     def release(self, index: int) -> None:
-        """Give the buffer back; -1, the mark of a frame whose pixels the source owns, is ignored.
+        """Release the buffer; -1 marks a frame whose pixels the source owns, and is ignored.
 
-        Raises ValueError for a buffer that is not held: two frames would share it from then on.
+        Raises ValueError for a buffer that is not held: otherwise two frames would share it.
         """
         if index < 0:
             return

@@ -1,10 +1,10 @@
 """Records the newest frames of defect and unsure parts for `kensa explain`; never blocks the loop.
 
-The loop hands a frame over by copying it into a free copy buffer; when none is free (encoding cannot follow) the
-frame is not kept, its verdict says so by having no image, and `skipped` counts. Encoding a 1080p frame costs about 15
+The loop copies a frame into a free copy buffer; when none is free (encoding cannot keep up) the frame is not recorded,
+its verdict has no image, and `skipped` counts it. Encoding a 1080p frame costs about 15
 ms of a core, so the sustained rate is bounded too: a burst of defects must not slow the line down. Files:
 `frames/<inspection>/<camera>-<epoch>-<seq>.jpg` and, with evidence, `.npz` beside it (evidence uint8 [tiles, h, w],
-tiles int32 [tiles, 2], scale, ROI, input size). The number and the bytes are bounded; the oldest go first.
+tiles int32 [tiles, 2], scale, ROI, input size). Number and bytes are bounded; the oldest are removed first.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class _RecordJob:
 
 
 class _PruneJob:
-    """A job: the bounds have changed."""
+    """A job: the limits have changed."""
 
 
 class FrameRecorder:
-    """A bounded folder of kept frames and the thread that writes it."""
+    """A bounded folder of recorded frames and the thread that writes it."""
 
     def __init__(
         self,
@@ -62,9 +62,17 @@ class FrameRecorder:
         clock: Clock,
         supervisor: ThreadSupervisor | None = None,
     ) -> None:
-        """Keep at most `frames` pictures and `max_bytes` in `state_dir/frames/<inspection>`.
+        """Record to `state_dir/frames/<inspection>`.
 
-        `max_per_s` bounds the sustained rate; a burst of `BURST` is taken at once.
+        Args:
+            state_dir: The agent's state directory.
+            inspection: The inspection whose frames these are.
+            frames: The most images to keep; 0 records none.
+            max_bytes: The most bytes to keep.
+            max_per_s: The sustained rate; a burst of `BURST` is taken at once.
+            jpeg_quality: 1 to 100.
+            clock: The clock of the rate limit.
+            supervisor: Supervises the writing thread.
         """
         self._clock = clock
         self._jobs: queue.SimpleQueue[_RecordJob | _PruneJob | None] = queue.SimpleQueue()
@@ -82,11 +90,11 @@ class FrameRecorder:
         self._conditions = supervisor.condition_log(_log)
         self._label = f"kept frames of {inspection}"
         self._thread = supervisor.thread(self._run, kind="keeper", stop=self._stop, on_fault=self._on_fault)
-        self._current_job: _RecordJob | None = None  # in work
-        self.skipped = 0  # frames that were not kept: too many at once, or the disk refused
+        self._current_job: _RecordJob | None = None  # being written
+        self.skipped = 0  # frames that were not recorded: too many at once, or a disk error
 
     def start(self) -> None:
-        """Read what is there and start writing. Raises OSError when the folder cannot be made."""
+        """Read what is there and start writing. Raises OSError when the folder cannot be created."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         files = sorted(self._folder.glob("*.jpg"), key=_age_order)
         self._recorded = [(p.stem, self._size(p.stem)) for p in files]
@@ -94,7 +102,7 @@ class FrameRecorder:
         self._thread.start()
 
     def set_limits(self, *, frames: int, max_bytes: int, max_per_s: float, jpeg_quality: int) -> None:
-        """Set other bounds, from any thread; what is too much by them is removed soon, by the keeper's thread."""
+        """Set new limits, from any thread; the recorder's thread soon removes what exceeds them."""
         self._frames = frames
         self._max_bytes = max_bytes
         self._rate.set_limit(per_s=max_per_s, burst=BURST)
@@ -102,7 +110,7 @@ class FrameRecorder:
         self._jobs.put(_PruneJob())
 
     def offer(self, frame: Frame, *, origin: Origin, plan: InputPlan, evidence: Floats | None) -> str | None:
-        """Copy the frame for keeping; returns its reference below the state directory, or None when it is not kept."""
+        """Copy the frame to be recorded; return its reference below the state directory, None when it is not taken."""
         if self._frames == 0:
             return None
         now = self._clock.monotonic_ns()
@@ -130,7 +138,7 @@ class FrameRecorder:
             if isinstance(job, _PruneJob):
                 try:
                     self._prune()
-                except OSError as error:  # the next frame that is written tries again
+                except OSError as error:  # the next written frame tries again
                     self._losses.count("kept_frames_not_removed")
                     self._conditions.report_event(self._label, f"old ones cannot be removed: {error}")
                 continue
@@ -150,7 +158,7 @@ class FrameRecorder:
             self._free.append(job.buffer)
 
     def _on_fault(self, _fault: Fault) -> None:
-        """The thread met a bug: the frame in work is not kept, and its buffer must come back."""
+        """Release the buffer of the frame that was being written when the thread met a bug; it is not recorded."""
         if self._current_job is not None:
             self.skipped += 1
             self._finish_job(self._current_job)
@@ -169,7 +177,7 @@ class FrameRecorder:
             )
         partial = self._folder / f"{job.name}.part"
         partial.write_bytes(data)
-        partial.replace(self._folder / f"{job.name}.jpg")  # a reader never sees half a picture
+        partial.replace(self._folder / f"{job.name}.jpg")  # a reader never sees half an image
         size = self._size(job.name)
         self._recorded.append((job.name, size))
         self._bytes += size
@@ -188,6 +196,6 @@ class FrameRecorder:
 
 
 def _age_order(path: Path) -> tuple[int, int]:
-    """Sort key, oldest first: by the agent's start in the name, so that a wrong clock disturbs one run at most."""
+    """Sort key, oldest first: by the boot epoch in the name, so that a wrong clock affects one run at most."""
     epoch = path.stem.rsplit("-", 2)[-2:][0]
     return int(epoch) if epoch.isdecimal() else 0, path.stat().st_mtime_ns

@@ -31,15 +31,15 @@ class FreezeDetector:
     """One camera's run of equal frames. `after_s` None: never frozen; else equality must last for `after_s` seconds."""
 
     def __init__(self, after_s: float | None) -> None:
-        """Nothing was seen yet."""
+        """Begin without a frame."""
         self._after_ns = None if after_s is None else round(after_s * NS_PER_S)
         self._sample = b""
-        self._checksum: int | None = None  # of the frame before; None where its sample was new
+        self._checksum: int | None = None  # of the previous frame; None where its sample was new
         self._run = 0
         self._since_ns = 0
 
     def is_frozen(self, pixels: Pixels, now_ns: int) -> bool:
-        """Take the next frame [H, W] or [H, W, 3] uint8; True from the one on that proves the source frozen."""
+        """Check the next frame [H, W] or [H, W, 3] uint8; True from the frame on that proves the source frozen."""
         if self._after_ns is None:
             return False
         height, width = pixels.shape[:2]

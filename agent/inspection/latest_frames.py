@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from agent.ports import FrameSource
     from agent.records import Pixels
 
-_RECEIVE_S: Final = 0.2  # how long the reading thread waits for one exposure: what `close` can be late by
+_RECEIVE_S: Final = 0.2  # how long the reading thread waits for one exposure, and so how late `close` may be
 _CLOSE_WAIT_S: Final = 0.3
 
 
 @dataclass(frozen=True, slots=True)
 class Exposure:
-    """What arrived, not decoded yet. `decode(buffer)` is called at most once, by the capture thread.
+    """An exposure that arrived and is not decoded yet. `decode(buffer)` is called at most once, by the capture thread.
 
     It returns [H, W] or [H, W, 3] uint8, in `buffer` where that fits; raises FrameError.
     """
@@ -65,12 +65,12 @@ class LatestFrameSource:
     def __init__(
         self, *, name: str, connect: Callable[[], LiveStream], on_close: Callable[[], None] = lambda: None
     ) -> None:
-        """`name` is shown in errors: no credentials. `on_close` gives back what decoding needs."""
+        """`name` is shown in errors: no credentials. `on_close` releases what decoding needs."""
         self._name = name
         self._connect = connect
         self._on_close = on_close
         self._reader: _Reader | None = None
-        self._skipped = 0  # not handed over with a picture yet
+        self._skipped = 0  # not reported with an image yet
 
     def open(self) -> None:
         """See `FrameSource.open`."""
@@ -79,20 +79,20 @@ class LatestFrameSource:
         try:
             stream.open()
             reader = _Reader(name=self._name, stream=stream)
-            reader.start()  # may fail: a machine has only so many threads
+            reader.start()  # may fail: the number of threads is limited
         except BaseException:
             stream.close()
             raise
         self._reader, self._skipped = reader, 0
 
     def read(self, *, timeout_s: float, buffer: Pixels | None) -> Grab | None:
-        """See `FrameSource.read`; what the reading thread met is raised here, once all that arrived before is used."""
+        """See `FrameSource.read`; raises the reading thread's error after the exposures that preceded it."""
         if self._reader is None:
             raise CameraError(f"{self._name} is not open")
         exposure, skipped = self._reader.take(timeout_s)
         if exposure is None:
             return None
-        self._skipped += skipped  # which outlives an exposure that cannot be decoded
+        self._skipped += skipped  # kept over an exposure that cannot be decoded
         pixels = exposure.decode(buffer)
         skipped, self._skipped = self._skipped, 0
         return Grab(
@@ -125,7 +125,7 @@ class _Reader(threading.Thread):
         self._error: Exception | None = None
 
     def run(self) -> None:
-        """Receive everything; the thread's top, so whatever happens is kept for `take`."""
+        """Receive everything; the top of the thread, so any exception is kept for `take`."""
         try:
             while not self._stopping:
                 self._receive()
@@ -153,9 +153,9 @@ class _Reader(threading.Thread):
             self._changed.notify_all()
 
     def take(self, timeout_s: float) -> tuple[Exposure | None, int]:
-        """Return the newest exposure, and how many were left out before it since the last one that was returned.
+        """Return the newest exposure, and how many were skipped since the last one that was returned.
 
-        Raises FrameError for one that cannot be used, and what ended the stream.
+        Raises FrameError for one that cannot be used, and the error that ended the stream.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._newest is not None or self._error is not None, timeout_s)
@@ -171,7 +171,7 @@ class _Reader(threading.Thread):
             return taken, skipped
 
     def stop(self) -> None:
-        """Let the thread end; returns in time although it hangs."""
+        """Let the thread end; returns in time even when it hangs."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -179,7 +179,7 @@ class _Reader(threading.Thread):
 
 
 def latest_frames_of(make: Callable[[], FrameSource], *, name: str) -> LatestFrameSource:
-    """Read any live `FrameSource` all the time; `make` is called for each opening.
+    """Return a source that reads any live `FrameSource` all the time; `make` is called for each opening.
 
     Its `read` gets no buffer, so that each exposure has pixels of its own.
     """

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 MAX_CHARTS: Final = 4
 SAVE_S: Final = 600.0
-NO_JUDGEMENT_PARTS: Final = 20  # parts in a row without a judgement, from which it is an alarm
+NO_JUDGEMENT_PARTS: Final = 20  # consecutive parts without a judgement that raise an alarm
 _MAX_FILE_BYTES: Final = 64 * 1024
 _log = logging.getLogger(__name__)
 
 
 def chart_key(identity: ModelIdentity, rule: DecisionRule, roi: Box | None) -> str:
-    """Name what decides which parts are rejected: the model's bytes, the thresholds and the region."""
+    """Return the identity of a chart: model bytes, thresholds and region decide what is rejected."""
     settings = json.dumps([identity.sha256, sorted(rule.thresholds.items()), rule.unsure_band, roi])
     return hashlib.sha256(settings.encode()).hexdigest()
 
@@ -48,26 +48,26 @@ class OutcomeStatistics:
     """Counts and charts of one inspection."""
 
     def __init__(self, path: Path | None) -> None:
-        """Read the charts of the last run at `path`; None: nothing is kept."""
+        """Read the charts of the last run at `path`; None: nothing is saved."""
         self._path = path
         self._models: dict[str, _Counts] = {}  # by sha256, the last used at the end
         self._charts: dict[str, RejectChart] = _read(path)  # by key, likewise
-        self._active_key: str | None = None  # key of the chart of the model that judges
-        self._unknown_run = 0  # parts in a row that it gave no judgement on
+        self._active_key: str | None = None  # key of the active model's chart
+        self._unknown_run = 0  # consecutive parts without a judgement
         self._unknown_reason = ""
-        self._chart_start: tuple[int, int] = (0, 0)  # (monotonic ns, parts) when the present chart was taken up
+        self._chart_start: tuple[int, int] = (0, 0)  # (monotonic ns, parts) when the present chart was resumed
         self._saved_ns: int | None = None
 
     def record_champion(
         self, key: str, identity: ModelIdentity, inspected: Sequence[tuple[str, Judgement]], *, now_ns: int
     ) -> None:
-        """Take what the active model said of a batch, (camera, judgement) each, raw: whatever became the verdict."""
+        """Count the active model's raw judgements of a batch, with their cameras, whatever became the verdict."""
         if key != self._active_key:
             self._switch_chart(key, now_ns)
         chart = self._charts[key]
         for camera, judgement in inspected:
             self._count(identity, judgement)
-            if judgement.outcome is Outcome.UNKNOWN:  # no word on the part: neither a reject nor a pass
+            if judgement.outcome is Outcome.UNKNOWN:  # no judgement: neither a reject nor a pass
                 self._unknown_run += 1
                 self._unknown_reason = judgement.reason or "no reason given"
                 continue
@@ -79,12 +79,12 @@ class OutcomeStatistics:
             chart.parts_per_shift = max(PARTS_PER_SHIFT, rate * SHIFT_S)
 
     def record_challenger(self, identity: ModelIdentity, judgements: Sequence[Judgement]) -> None:
-        """Take what a challenger said: counted, and no part of the chart."""
+        """Count a challenger's judgements; they do not enter a chart."""
         for judgement in judgements:
             self._count(identity, judgement)
 
     def reset_baseline(self) -> None:
-        """Forget the usual rate of the model that judges: what comes from now on is usual."""
+        """Forget the active model's baseline rate and learn it from the parts that follow."""
         if self._active_key is not None:
             self._charts[self._active_key] = RejectChart()
             self._chart_start = (self._chart_start[0], 0)
@@ -107,14 +107,14 @@ class OutcomeStatistics:
         if judgement.class_name is not None and judgement.outcome is not Outcome.OK:
             found.classes[judgement.class_name] = found.classes.get(judgement.class_name, 0) + 1
 
-    # --- what it says -------------------------------------------------------------------------------------------------
+    # --- reading ------------------------------------------------------------------------------------------------------
 
     def model_counts(self) -> tuple[ModelCounts, ...]:
-        """The last models that judged here."""
+        """Return the counts of the last models of this inspection."""
         return tuple(ModelCounts(m.identity, dict(m.outcomes), dict(m.classes)) for m in self._models.values())
 
     def reject_rate(self) -> RejectRate | None:
-        """The active model's reject rate; None before its first part."""
+        """Return the active model's reject rate; None before its first part."""
         if self._active_key is None:
             return None
         chart = self._charts[self._active_key]
@@ -123,12 +123,12 @@ class OutcomeStatistics:
 
     @property
     def is_alarmed(self) -> bool:
-        """Whether `alarms` has something to say."""
+        """Whether `alarms` returns any."""
         chart = None if self._active_key is None else self._charts[self._active_key]
         return self._unknown_run >= NO_JUDGEMENT_PARTS or (chart is not None and chart.is_out)
 
     def alarms(self) -> list[str]:
-        """One sentence a cause."""
+        """Return one sentence for each cause of an alarm."""
         found = []
         if self._unknown_run >= NO_JUDGEMENT_PARTS:
             found.append(f"no judgement on the last {self._unknown_run} parts: {self._unknown_reason}")
@@ -136,10 +136,10 @@ class OutcomeStatistics:
             found.append(text)
         return found
 
-    # --- over restarts ------------------------------------------------------------------------------------------------
+    # --- persistence --------------------------------------------------------------------------------------------------
 
     def due_copy(self, now_ns: int, *, now: bool = False) -> bytes | None:
-        """What must be written to the disk, or None while the last copy is young enough."""
+        """Return what must be written to disk, or None while the last copy is recent enough."""
         is_young = self._saved_ns is not None and now_ns - self._saved_ns < SAVE_S * NS_PER_S
         if self._path is None or self._active_key is None or (is_young and not now):
             return None
@@ -147,18 +147,18 @@ class OutcomeStatistics:
         return json.dumps({"v": 1, "charts": {key: chart.to_json() for key, chart in self._charts.items()}}).encode()
 
     def write(self, data: bytes) -> None:
-        """Write what `kept` gave; a disk that refuses costs the learned rates at the next restart, and a line."""
+        """Write what `due_copy` returned; after a disk error, which is logged, a restart learns the rates anew."""
         if self._path is None:
             return
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             replace_durably(self._path, data)
         except OSError as error:
-            _log.warning("the chart of the reject rate cannot be kept in %s: %s", self._path, error.strerror)
+            _log.warning("the chart of the reject rate cannot be saved to %s: %s", self._path, error.strerror)
 
 
 def _read(path: Path | None) -> dict[str, RejectChart]:
-    """The charts of the last run; none, with a line in the log, where the file is not what `kept` gave."""
+    """Return the charts of the last run; none, with a line in the log, where the file is invalid."""
     if path is None or not path.exists():
         return {}
     try:
@@ -167,5 +167,5 @@ def _read(path: Path | None) -> dict[str, RejectChart]:
         charts = tree["charts"].items()
         return {str(key): RejectChart.from_json(kept) for key, kept in list(charts)[-MAX_CHARTS:]}
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        _log.warning("the charts of the reject rate begin anew: %s cannot be used (%s)", path, error)
+        _log.warning("the charts of the reject rate start anew: %s cannot be used (%s)", path, error)
         return {}

@@ -1,8 +1,8 @@
 """Computes when the next exposure of a paced source is due.
 
-Promise: exposures are due on a fixed grid of 1/fps, so latency counted from `due_ns` includes whatever made them late.
-A reader that falls behind by more than a period (it waited for room in the intake) gets a new grid: a file waits for
-nobody, and its due times must not trail further and further behind. One instance belongs to one thread.
+Promise: exposures are due on a fixed grid of 1/fps, so latency counted from `due_ns` includes every delay.
+A reader that falls behind by more than a period (it waited for room in the intake) gets a new grid: a file does not
+run ahead, and its due times must not fall further and further behind. One instance belongs to one thread.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 class Pacer:
-    """Due times at `fps` exposures per second; without `fps` every exposure is due at once."""
+    """Compute due times at `fps` exposures per second; without `fps` every exposure is due at once."""
 
     def __init__(self, *, fps: float | None, clock: Clock) -> None:
         self._period_ns = 0 if fps is None else round(NS_PER_S / fps)
         self._clock = clock
         self._next_ns = clock.monotonic_ns()
-        self._never = threading.Event()  # the clock waits on an event; a paced source has none to wait for
+        self._never = threading.Event()  # the clock waits on an event; a paced source has none
 
     def restart(self) -> None:
         """Make the next exposure due now."""

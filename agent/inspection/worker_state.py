@@ -1,8 +1,8 @@
 """Per-worker state for one inspection: batch buffers, preprocessors, cached verdict origins.
 
-Buffers belong to a geometry and a ROI, not to a model or a lease: they survive a shadow, a trial, and a swap to a model
-that sees frames the same way, so that a swap makes and touches no new memory in the hot path. The buffers of the
-geometry before the present one are kept for the way back. A desk keeps no model alive, and belongs to one thread.
+Buffers belong to a geometry and a ROI, not to a model or a lease: they survive a shadow deployment, a trial, and a swap
+to a model of the same geometry, so that a swap allocates and touches no new memory in the hot path. The buffers of the
+previous geometry are kept for a rollback. A worker state keeps no model alive, and belongs to one thread.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from agent.records import Box, Frame, Geometry, ModelIdentity, Pixels, Verdict
     from agent.slot import Lease, ModelSlot, SiteOverrides
 
-_FROZEN: Final = "frozen: the camera repeats one picture, the same in every byte; restart it, then check its connection"
-_GEOMETRIES: Final = 3  # the champion's, the challenger's, and the one before
+_FROZEN: Final = "frozen: the camera repeats one image, the same in every byte; restart it, then check its connection"
+_GEOMETRIES: Final = 3  # the champion's, the challenger's, and the previous one
 
 
 @dataclass(frozen=True, slots=True)
 class CameraContext:
-    """What the loop needs to know of one camera; made by `app`, shared by all workers."""
+    """What the loop needs to know of one camera; composed by `app`, shared by all workers."""
 
     thing: str
     line: str
@@ -48,23 +48,23 @@ class CameraContext:
     pool: FramePool
 
 
-# Takes a judged frame for training, or leaves it, in no time: the verdict, and the region of the frame that was judged.
+# Offers an inspected frame for collection, with its verdict and the inspected region; must return at once.
 CollectFrame: TypeAlias = "Callable[[Frame, Verdict, Box], None]"
 
 
 @dataclass(frozen=True, slots=True)
 class InspectionContext:
-    """One inspection as the loop sees it: its slot, where frames are kept, its cameras, and who collects frames."""
+    """One inspection as the loop sees it: slot, recorder, cameras, collector and monitor."""
 
     slot: ModelSlot
     recorder: FrameRecorder | None
     cameras: dict[str, CameraContext]
     collect: CollectFrame | None = None
-    monitor: InspectionMonitor | None = None  # None: no picture is checked
+    monitor: InspectionMonitor | None = None  # None: no image is checked
 
 
 class BatchSlice(NamedTuple):
-    """A frame whose inputs lie at [start, stop) of the batch buffer. A tuple, because one is made for each frame."""
+    """A frame whose inputs lie at [start, stop) of the batch buffer; a tuple, because one is made for each frame."""
 
     frame: Frame
     plan: InputPlan
@@ -76,7 +76,7 @@ class BatchBuffer:
     """Batch buffer and preprocessors for one geometry."""
 
     def __init__(self, geometry: Geometry, *, roi: Box | None, max_batch: int) -> None:
-        """Make nothing yet: frames say what is needed."""
+        """Allocate nothing yet: the first frames show what is needed."""
         self.geometry: Final = geometry
         self._roi = roi
         self._max_batch = max_batch
@@ -85,8 +85,8 @@ class BatchBuffer:
         self._gathered: Pixels = self._inputs
 
     def write(self, frames: Sequence[Frame], refuse: Callable[[Frame, FrameError], None]) -> list[BatchSlice]:
-        """Write all frames' inputs side by side; `refuse` hears of those that cannot be used."""
-        placed: list[BatchSlice] = []
+        """Write all frames' inputs side by side; `refuse` is called with frames that cannot be used."""
+        slices: list[BatchSlice] = []
         start = 0
         slots = self._inputs
         for frame in frames:
@@ -102,36 +102,36 @@ class BatchBuffer:
             except FrameError as error:
                 refuse(frame, error)
                 continue
-            placed.append(BatchSlice(frame, plan, start, stop))
+            slices.append(BatchSlice(frame, plan, start, stop))
             start = stop
-        return placed
+        return slices
 
     def filled(self, used: int) -> Pixels:
-        """The first `used` inputs of the batch buffer [used, H, W, C]; valid until the next `place`."""
+        """Return the first `used` inputs of the batch buffer [used, H, W, C]; valid until the next `write`."""
         return self._inputs[:used]
 
-    def gather(self, placed: Sequence[BatchSlice]) -> tuple[Pixels, list[BatchSlice]]:
-        """The inputs of `placed`, some of the batch's frames in order, side by side, and where each one's lie there.
+    def gather(self, slices: Sequence[BatchSlice]) -> tuple[Pixels, list[BatchSlice]]:
+        """Return the inputs of `slices`, some of the batch's frames in order, side by side, and their new slices.
 
-        Copied only where they do not lie side by side already.
+        Inputs are copied only where they are not adjacent already.
         """
         own: list[BatchSlice] = []
         used = 0
-        for p in placed:
-            stop = used + p.stop - p.start
-            own.append(p._replace(start=used, stop=stop))
+        for slice_ in slices:
+            stop = used + slice_.stop - slice_.start
+            own.append(slice_._replace(start=used, stop=stop))
             used = stop
-        first, last = placed[0].start, placed[-1].stop
+        first, last = slices[0].start, slices[-1].stop
         if last - first == used:
             return self._inputs[first:last], own
         if used > len(self._gathered):
             self._gathered = self._buffer(max(used, self._max_batch))
-        for source, target in zip(placed, own, strict=True):
+        for source, target in zip(slices, own, strict=True):
             self._gathered[target.start : target.stop] = self._inputs[source.start : source.stop]
         return self._gathered[:used], own
 
     def _grow(self, inputs: int) -> Pixels:
-        """Make room; happens once, and again only when a batch of more tiles than ever arrives."""
+        """Grow the buffer; happens once, and again only when a batch has more tiles than any before."""
         grown = self._buffer(max(inputs, self._max_batch))
         grown[: len(self._inputs)] = self._inputs  # inputs of this batch that are already written
         self._inputs = grown
@@ -143,7 +143,7 @@ class BatchBuffer:
 
 
 class WorkerState:
-    """One worker's own things for one inspection."""
+    """One worker's own state for one inspection."""
 
     def __init__(self, *, context: InspectionContext, max_batch: int) -> None:
         """Serve `context` with batches of at most `max_batch` frames."""
@@ -161,11 +161,11 @@ class WorkerState:
         self._origins: dict[str, Origin] = {}
         self.chart_key = ""  # of the champion under its settings
         self._image_limits: ImageLimits | None = None
-        self._cameras_to_compare: set[str] = set()  # cameras whose pictures are not compared with the golden set yet
+        self._cameras_to_compare: set[str] = set()  # cameras whose images are not compared with the golden set yet
         self._by_geometry: dict[tuple[Geometry, Box | None], BatchBuffer] = {}  # and ROI; the last used at the end
 
     def lease(self) -> Lease | None:
-        """Take the lease for one batch and turn to its model and site, where they are others than the last batch's."""
+        """Take the lease for one batch; adopt its model and site where they differ from the last batch's."""
         lease = self._slot.lease()
         if lease is None:
             identity, site = None, self._slot.site
@@ -176,46 +176,46 @@ class WorkerState:
             self._switch_model(lease)
         return lease
 
-    def check_images(self, placed: list[BatchSlice]) -> tuple[list[BatchSlice], list[tuple[Frame, str]]]:
-        """Divide a batch into what can be judged and, each with its reason, what proves nothing about its part."""
+    def check_images(self, slices: list[BatchSlice]) -> tuple[list[BatchSlice], list[tuple[Frame, str]]]:
+        """Divide a batch into usable frames and, each with its reason, those that prove nothing about their part."""
         monitor, limits, inputs = self.monitor, self._image_limits, self.batch_buffer
         if monitor is None or inputs is None:
-            return placed, []
-        fit: list[BatchSlice] = []
-        unfit: list[tuple[Frame, str]] = []
-        slots = inputs.filled(placed[-1].stop)
-        for p in placed:
-            frame = p.frame
-            seen = None if limits is None else plausibility.measure(slots[p.start : p.stop])
+            return slices, []
+        usable: list[BatchSlice] = []
+        unusable: list[tuple[Frame, str]] = []
+        slots = inputs.filled(slices[-1].stop)
+        for slice_ in slices:
+            frame = slice_.frame
+            seen = None if limits is None else plausibility.measure(slots[slice_.start : slice_.stop])
             fault = None if seen is None or limits is None else plausibility.find_fault(seen, limits)
             if fault is None and not frame.is_frozen:
                 monitor.count_usable(frame.camera)
                 if seen is not None and limits is not None and frame.camera in self._cameras_to_compare:
-                    self._compare_with_golden(monitor, p, seen, limits)
-                fit.append(p)
+                    self._compare_with_golden(monitor, slice_, seen, limits)
+                usable.append(slice_)
                 continue
-            if fault is None or seen is None or limits is None:  # a black picture is equal to the last one, too
+            if fault is None or seen is None or limits is None:  # a black image is equal to the previous one, too
                 fault, reason = ImageFault.FROZEN, _FROZEN
             else:
                 reason = plausibility.describe_fault(fault, seen, limits)
             monitor.count_unusable(frame.camera, fault, reason)
-            unfit.append((frame, reason))
-        return fit, unfit
+            unusable.append((frame, reason))
+        return usable, unusable
 
     def _compare_with_golden(
-        self, monitor: InspectionMonitor, p: BatchSlice, seen: ImageStatistics, limits: ImageLimits
+        self, monitor: InspectionMonitor, slice_: BatchSlice, seen: ImageStatistics, limits: ImageLimits
     ) -> None:
-        assert self.batch_buffer is not None  # noqa: S101 - the frame is placed in them
+        assert self.batch_buffer is not None  # noqa: S101 - the frame's inputs are in it
         geometry, roi = self.batch_buffer.geometry, self.site.roi
         squeezed = plausibility.describe_shape_mismatch(
-            geometry, region=(p.plan.roi[2], p.plan.roi[3]), has_roi=(roi or geometry.roi) is not None
+            geometry, region=(slice_.plan.roi[2], slice_.plan.roi[3]), has_roi=(roi or geometry.roi) is not None
         )
-        key = (None if self._identity is None else self._identity.sha256, p.plan.roi)
-        if not monitor.compare_with_golden(p.frame.camera, key, seen, limits, squeezed=squeezed):
-            self._cameras_to_compare.discard(p.frame.camera)
+        key = (None if self._identity is None else self._identity.sha256, slice_.plan.roi)
+        if not monitor.compare_with_golden(slice_.frame.camera, key, seen, limits, squeezed=squeezed):
+            self._cameras_to_compare.discard(slice_.frame.camera)
 
     def buffer_for(self, geometry: Geometry) -> BatchBuffer:
-        """Buffers for `geometry` and the batch's ROI; the same object for equal ones."""
+        """Return the buffer for `geometry` and the batch's ROI; the same object for equal ones."""
         key = (geometry, self.site.roi)
         found = self._by_geometry.pop(key, None)
         if found is None:
@@ -226,16 +226,16 @@ class WorkerState:
         return found
 
     def origin(self, camera: str) -> Origin:
-        """The shared part of this camera's verdicts by this model; the same object for all of them."""
+        """Return the origin of this camera's verdicts by this model; the same object for all of them."""
         found = self._origins.get(camera)
         if found is None:
-            station = self.cameras[camera]
+            camera_context = self.cameras[camera]
             found = Origin(
-                thing=station.thing,
-                line=station.line,
-                inspection=station.inspection,
+                thing=camera_context.thing,
+                line=camera_context.line,
+                inspection=camera_context.inspection,
                 camera=camera,
-                boot_epoch=station.boot_epoch,
+                boot_epoch=camera_context.boot_epoch,
                 config_digest=self.site.config_digest,
                 preprocess_digest=self._preprocess_digest,
                 model=self._identity,
@@ -245,9 +245,9 @@ class WorkerState:
         return found
 
     def verdict_key(self, frame: Frame) -> str:
-        """The key of this frame's verdict."""
-        station = self.cameras[frame.camera]
-        return f"{station.line}/{frame.camera}/{station.boot_epoch}/{frame.seq}"
+        """Return the key of this frame's verdict."""
+        camera_context = self.cameras[frame.camera]
+        return f"{camera_context.line}/{frame.camera}/{camera_context.boot_epoch}/{frame.seq}"
 
     def _switch_model(self, lease: Lease | None) -> None:
         self._origins = {}

@@ -233,7 +233,7 @@ def test_learned_rates_outlive_a_restart_and_a_damaged_file_is_said_so(
     assert again.alarm() is None
     path.write_text('{"charts": {"a": {"parts": 3}}}')
     monitor_of(path)
-    assert "begin anew" in caplog.text
+    assert "start anew" in caplog.text
 
 
 def test_in_a_trial_the_chart_follows_the_active_models_own_word() -> None:
