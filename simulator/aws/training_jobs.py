@@ -27,13 +27,13 @@ from urllib.parse import urlsplit
 import boto3
 
 from simulator.aws.api_protocol import ACCOUNT, AwsRequest, AwsResponse
+from simulator.paths import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 _MAX_REASON: Final = 1_024  # characters, as SageMaker keeps
 _ENTRY: Final = "pipeline.sagemaker.job_entry"
-_CHECKOUT: Final = Path(__file__).resolve().parents[2]
 _TERMINATE_S: Final = 10.0
 _log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class TrainingJob:
 def run_entry_point(job: TrainingJob) -> None:
     """Run the project's entry point in a child process. Raises TrainingError."""
     log = job.root / "output" / "log"
-    environment = {**os.environ, "SM_ROOT": str(job.root), "PYTHONPATH": str(_CHECKOUT)}
+    environment = {**os.environ, "SM_ROOT": str(job.root), "PYTHONPATH": str(ROOT)}
     with log.open("wb") as out:
         child = subprocess.Popen(
             [sys.executable, "-m", _ENTRY], stdout=out, stderr=subprocess.STDOUT, env=environment, cwd=job.root

@@ -11,24 +11,24 @@ from pathlib import Path
 from typing import Final
 
 from simulator.doubles.network.mqtt_broker import BROKERS
+from simulator.paths import DEFAULT_RELEASE
 
-BENCHMARKS: Final = (
-    "demo",
-    "loop",
-    "swap",
-    "outbox",
-    "replay",
-    "collect",
-    "faults",
-    "trials",
-    "greengrass",
-    "analytics",
-    "mjpeg",
-    "publish",
-    "forbidden",
-    "cameras",
-)
-DEFAULT_RELEASE: Final = Path(__file__).resolve().parents[2] / "releases" / "default"
+BENCHMARKS: Final = {  # command -> module, which is imported when the benchmark runs
+    "demo": "simulator.bench.demo_runs",
+    "loop": "simulator.bench.inspection.throughput",
+    "swap": "simulator.bench.inspection.model_swap",
+    "outbox": "simulator.bench.messaging.outbox_throughput",
+    "replay": "simulator.bench.messaging.backlog_replay",
+    "collect": "simulator.bench.inspection.collection_overhead",
+    "faults": "simulator.bench.fault_campaigns",
+    "trials": "simulator.bench.refusal_rates",
+    "greengrass": "simulator.bench.greengrass",
+    "analytics": "simulator.bench.query_cost",
+    "mjpeg": "simulator.bench.inspection.mjpeg_readers",
+    "publish": "simulator.bench.messaging.publish_latency",
+    "denied-topic": "simulator.bench.messaging.denied_topic",
+    "cameras": "simulator.bench.inspection.live_cameras",
+}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -37,7 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="kensa bench",
         description="Tables for people, JSON for machines (--json); what each measures: docs/benchmarks.md.",
     )
-    parser.add_argument("what", choices=BENCHMARKS)
+    parser.add_argument("what", choices=tuple(BENCHMARKS))
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default 5)")
     short = "only to see that it works: two swaps in short phases, a tenth of all faults"
@@ -65,7 +65,7 @@ def make_parser() -> argparse.ArgumentParser:
     demo.add_argument("--burn", type=int, default=0, metavar="CORES", help="keep so many cores busy meanwhile")
     demo.add_argument("--parts", type=int, default=3_000, help="by which the two releases are compared; 0: not at all")
     greengrass = parser.add_argument_group("greengrass")
-    length = "greengrass: rows cuts (default 600) and rate (60); cameras: each kind in fresh (60); demo: a run (90)"
+    length = "greengrass: rows cuts (default 600) and rate (60); cameras: each kind in frame_age (60); demo: a run (90)"
     greengrass.add_argument("--seconds", type=float, help=length)
     greengrass.add_argument("--updates", type=int, default=3, help="of the component, in the row update (default 3)")
     cameras = parser.add_argument_group("cameras")

@@ -11,30 +11,28 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from agent.adapters.onnx import OnnxModel
 from agent.decision import part_score
 from agent.preprocess import Preprocessor
 from agent.release import manifest as manifests
 from agent.sequential_tests import wilson
+from simulator.bench.bench_report import BenchReport, ResultTable
 from simulator.demos.common.release_accuracy import share_text
-from simulator.demos.line.line_environment import DEFAULT_RELEASE, FIRST_RELEASE
 from simulator.demos.line.release_scenario import FADE, THRESHOLD
 from simulator.doubles.network.mqtt_broker import BROKERS, has_iotcore, mosquitto_program
 from simulator.line import CAMERAS, LineConfig, SimulatedLine
+from simulator.paths import DEFAULT_RELEASE, FIRST_RELEASE
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from agent.records import Pixels
@@ -43,9 +41,6 @@ _COMMAND: Final = (sys.executable, "-c", "import sys; from agent.cli import main
 _BUSY_LOOP: Final = "while True: pass"
 _SEED: Final = 11  # of the line on which releases are compared; the demo's own has 7
 _TIMEOUT_S: Final = 300.0  # beyond the planned time of a run
-
-
-AddRow = Callable[..., None]  # writes a line of a table: name, target, figure, met
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,8 +111,8 @@ class DemoBenchResult:
         }
 
 
-def run_demo_bench(arguments: argparse.Namespace, *, say: Callable[[str], None], row: AddRow) -> dict[str, Any]:
-    """Run what the options of `kensa bench demo` say, print the table, and return plain values."""
+def run_command(arguments: argparse.Namespace, *, say: Callable[[str], None]) -> BenchReport:
+    """`kensa bench demo`."""
     settings = DemoBenchSettings(
         runs=1 if arguments.quick else arguments.runs,
         seconds=6.0 if arguments.quick else arguments.seconds or 90.0,
@@ -127,23 +122,20 @@ def run_demo_bench(arguments: argparse.Namespace, *, say: Callable[[str], None],
         brokers=tuple(arguments.broker or ()),
     )
     result = run_demos(settings, say=say)
-    table = Table(title=f"kensa bench demo · {settings.seconds:g} s a run, {settings.burn} cores burned")
-    for column in ("what", "target", "counted", ""):
-        table.add_column(column)
+    table = ResultTable(f"kensa bench demo · {settings.seconds:g} s a run, {settings.burn} cores burned", "counted")
     for broker in dict.fromkeys(one.broker for one in result.runs):
         ran = [one for one in result.runs if one.broker == broker]
-        complete, told = sum(one.is_complete for one in ran), sum(one.committed and one.rolled_back for one in ran)
+        complete, ended = sum(one.is_complete for one in ran), sum(one.committed and one.rolled_back for one in ran)
         what = f"{broker}: exit 0 and every verdict at the subscriber"
-        row(table, what, "all", f"{complete} of {len(ran)}", met=complete == len(ran))
-        table.add_row(f"{broker}: both releases came to their ends", "shown", f"{told} of {len(ran)}", "")
+        table.add_result(what, "all", f"{complete} of {len(ran)}", met=complete == len(ran))
+        table.add_shown(f"{broker}: both releases came to their ends", f"{ended} of {len(ran)}")
     for broker in result.missing_brokers:
-        table.add_row(broker, "all", "not run: it is not installed", "")
+        table.add_shown(broker, "not run: it is not installed", "all")
     for one in result.releases:
         escaped, rejected = share_text(one.escapes, one.defective), share_text(one.false_rejects, one.good)
-        table.add_row(f"{one.light}: defects that {one.release} lets escape", "shown", escaped, "")
-        table.add_row(f"{one.light}: good parts that {one.release} rejects", "shown", rejected, "")
-    Console(stderr=arguments.json).print(table)
-    return result.to_json()
+        table.add_shown(f"{one.light}: defects that {one.release} lets escape", escaped)
+        table.add_shown(f"{one.light}: good parts that {one.release} rejects", rejected)
+    return BenchReport(table, result.to_json())
 
 
 def run_demos(settings: DemoBenchSettings, *, say: Callable[[str], None]) -> DemoBenchResult:

@@ -28,6 +28,7 @@ from pipeline.repository.signing_keys import Expiry, KeyRing
 from pipeline.repository.tuf_repository import Repository
 from simulator.demos.line.release_scenario import LIMITS, POLICY, copy_with_policy
 from simulator.doubles.network.dns_recorder import record_lookups
+from simulator.paths import DEFAULT_RELEASE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +38,6 @@ STORAGE: Final = "s3.plant.example"
 CAMERA: Final = "camera.plant.example"
 CONFIGURED: Final = (BROKER, STORAGE, CAMERA)
 _SITE: Final = "plant"
-_RELEASE: Final = Path(__file__).resolve().parents[2] / "releases" / "default"
 _DESIRED_STATE_S: Final = 5.0  # after the start
 
 
@@ -63,7 +63,7 @@ def _configuration(folder: Path) -> dict[str, Any]:
         "transport": {"kind": "mqtt", "host": BROKER, "port": 1883},
         "inspections": {
             "part": {
-                "release": str(_RELEASE),
+                "release": str(DEFAULT_RELEASE),
                 "cameras": {
                     "pictures": {"kind": "folder", "path": str(folder / "images"), "fps": 30, "loop": True},
                     "network": {"kind": "mjpeg", "url": f"http://{CAMERA}/stream"},
@@ -92,12 +92,12 @@ def _prepare(folder: Path) -> tuple[Path, str]:
     ring = KeyRing.create(folder / "keys", repository=str(folder / "repository"), expiry=Expiry())
     repository = Repository(ring)
     repository.create([_SITE], {})
-    copy_with_policy(_RELEASE, folder / "release", version="9.0.0", policy=POLICY)
+    copy_with_policy(DEFAULT_RELEASE, folder / "release", version="9.0.0", policy=POLICY)
     repository.add(folder / "release", _SITE)
     repository.publish()
     config = folder / "line.yaml"
     config.write_text(yaml.safe_dump(_configuration(folder)), encoding="utf-8")
-    return config, f"{manifests.read_manifest(_RELEASE).name}/9.0.0"
+    return config, f"{manifests.read_manifest(DEFAULT_RELEASE).name}/9.0.0"
 
 
 def run_lookups(seconds: float) -> DnsLookups:

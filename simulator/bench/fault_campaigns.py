@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from simulator.bench.bench_report import BenchReport, ResultTable, silenced
 from simulator.campaigns.alarms.reject_chart_simulation import run_reject_chart
 from simulator.campaigns.alarms.unusable_images import REAL_SETS, run_good_images, run_real_images, run_unusable_images
 from simulator.campaigns.connectivity.agent_restarts import BROKER_KINDS, broker_unavailable_reason, run_agent_restarts
@@ -23,16 +24,18 @@ from simulator.campaigns.mutations.mutated_metadata import run_mutated_metadata
 from simulator.campaigns.mutations.mutated_models import run_mutated_models
 from simulator.campaigns.rollout.bad_model_rollouts import run_bad_model_rollouts
 from simulator.campaigns.rollout.rollout_simulation import ALWAYS_DEFECT, ALWAYS_OK, run_equally_good, run_rollouts
-from simulator.campaigns.soak.soak_run import run_soak as run_day
+from simulator.campaigns.soak.soak_run import run_soak
+from simulator.paths import DEFAULT_RELEASE
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Sequence
 
     from simulator.campaigns.connectivity.agent_restarts import BrokerKind
     from simulator.campaigns.rollout.rollout_simulation import CandidateProfile
 
-_RELEASE: Final = Path(__file__).resolve().parents[2] / "releases" / "default"
 _CASES_PER_CHILD: Final = 250  # mutated files, of which one also goes through the real child process
+_QUICK_SHARE: Final = 0.1
 _CUTS_PER_START: Final = 0.4  # 40 cuts for 100 starts
 _MEDIAN_PARTS, _MOST_PARTS = 1_000, 2_000  # until a bad model has left the line
 
@@ -100,7 +103,7 @@ def _mutated_models(count: int, seed: int) -> CampaignOutcome:
     signed = count // 2
     children = max(1, signed // _CASES_PER_CHILD)
     found = run_mutated_models(
-        release=_RELEASE, files=count - signed, signed=signed - children, children=children, seed=seed
+        release=DEFAULT_RELEASE, files=count - signed, signed=signed - children, children=children, seed=seed
     )
     text = f"{found.loaded} loaded of {found.files:,}; signed: {found.different} passed and judge otherwise"
     return CampaignOutcome(text, found.is_clean, asdict(found) | {"is_clean": found.is_clean})
@@ -108,7 +111,7 @@ def _mutated_models(count: int, seed: int) -> CampaignOutcome:
 
 def _mutated_metadata(count: int, seed: int) -> CampaignOutcome:
     children = max(1, count // _CASES_PER_CHILD)
-    found = run_mutated_metadata(release=_RELEASE, files=count, children=children, seed=seed)
+    found = run_mutated_metadata(release=DEFAULT_RELEASE, files=count, children=children, seed=seed)
     text = f"{found.accepted}, {found.crashed + found.hung} ({found.harmless} harmless)"
     return CampaignOutcome(text, found.is_clean, asdict(found) | {"is_clean": found.is_clean})
 
@@ -129,21 +132,21 @@ def _constant_model(candidate: CandidateProfile) -> Callable[[int, int], Campaig
 
 
 def _bad_model_rollouts(count: int, seed: int) -> CampaignOutcome:
-    found = run_bad_model_rollouts(release=_RELEASE, seeds=count, seed=seed)
-    elsewhere = [fate.kind for fate in found.fates if not fate.as_expected]
-    live = "; ".join(f"{c.kind} {c.median_parts:,.0f}, {c.most_frames:,}" for c in found.hidden)
+    found = run_bad_model_rollouts(release=DEFAULT_RELEASE, seeds=count, seed=seed)
+    elsewhere = [outcome.kind for outcome in found.outcomes if not outcome.as_expected]
+    live = "; ".join(f"{c.kind} {c.median_parts:,.0f}, {c.most_frames:,}" for c in found.live_only)
     text = f"{len(found.bad_committed)} ({', '.join(elsewhere) or 'none'} elsewhere); live parts: {live}"
     return CampaignOutcome(text, found.is_clean, found.to_json())
 
 
 def _collector_kills(count: int, seed: int) -> CampaignOutcome:
     found = run_collector_kills(kills=count, seed=seed)
-    text = f"{found.lost}, {found.twice}, {found.damaged} ({found.arrived:,} frames)"
+    text = f"{found.lost}, {found.duplicated}, {found.damaged} ({found.arrived:,} frames)"
     return CampaignOutcome(text, found.is_clean, found.to_json())
 
 
 def _unusable_images(count: int, seed: int) -> CampaignOutcome:
-    found = run_unusable_images(release=_RELEASE, count=count, seed=seed)
+    found = run_unusable_images(release=DEFAULT_RELEASE, count=count, seed=seed)
     late, silent = sum(f.late_ok for f in found), [f.kind for f in found if f.alarm is None]
     text = f"{late} of {sum(sum(f.outcomes.values()) for f in found):,}"
     text += f"; no alarm for {', '.join(silent)}" if silent else ""
@@ -151,7 +154,7 @@ def _unusable_images(count: int, seed: int) -> CampaignOutcome:
 
 
 def _good_images(count: int, seed: int) -> CampaignOutcome:
-    simulated = run_good_images(release=_RELEASE, count=count, seed=seed)
+    simulated = run_good_images(release=DEFAULT_RELEASE, count=count, seed=seed)
     data = Path(os.environ.get("KENSA_DATA", ""))
     real = {
         name: run_real_images(data / name, seed=seed) for name in REAL_SETS if (data / name / "manifest.csv").is_file()
@@ -173,8 +176,8 @@ def _reject_chart(count: int, seed: int) -> CampaignOutcome:
 
 
 def _soak(count: int, seed: int) -> CampaignOutcome:
-    found = run_day(hours=count, seed=seed)
-    text = f"{len(found.problems)} ({found.parts:,} parts, {found.kills} kills, {sum(found.wished.values())} releases)"
+    found = run_soak(hours=count, seed=seed)
+    text = f"{len(found.problems)} ({found.parts:,} parts, {found.kills} kills, {sum(found.requested.values())} releases)"
     return CampaignOutcome(text, found.is_clean, found.to_json())
 
 
@@ -201,7 +204,7 @@ def _faulty_broker(count: int, _seed: int) -> CampaignOutcome:
 
 
 CAMPAIGNS: Final = (
-    Campaign("kills", "{count:,} kills: committed verdicts lost", "0", 1_000, _outbox_kills),
+    Campaign("outbox_kills", "{count:,} kills: committed verdicts lost", "0", 1_000, _outbox_kills),
     Campaign(
         "power_cuts", "{count} power cuts: committed verdicts lost", "0", 40, _power_cuts, power_cuts_unavailable_reason
     ),
@@ -213,7 +216,7 @@ CAMPAIGNS: Final = (
         _lifecycle_kills,
     ),
     Campaign(
-        "collect_kills",
+        "collector_kills",
         "{count} kills of agent and collecting child, cuts, expired credentials: frames lost, twice, damaged",
         "0, 0, 0",
         200,
@@ -243,21 +246,21 @@ CAMPAIGNS: Final = (
         _constant_model(ALWAYS_DEFECT),
     ),
     Campaign(
-        "repertoire",
+        "bad_models",
         "every kind of bad model through the real gates, {count} seeds on live parts: committed",
         "0; <= 1,000, <= 2,000",
         20,
         _bad_model_rollouts,
     ),
     Campaign(
-        "pictures",
-        "{count:,} pictures each: ten times too dark, black, white, flat, frozen (raw, MJPEG): `ok` from the third on",
+        "unusable_images",
+        "{count:,} images each: ten times too dark, black, white, flat, frozen (raw, MJPEG): `ok` from the third on",
         "0",
         10_000,
         _unusable_images,
     ),
     Campaign(
-        "good_pictures", "{count:,} good pictures, and the real ones: refused as unusable", "0", 100_000, _good_images
+        "good_images", "{count:,} good images, and the real ones: refused as unusable", "0", 100_000, _good_images
     ),
     *(_agent_restarts(kind) for kind in BROKER_KINDS),
     Campaign(
@@ -268,16 +271,16 @@ CAMPAIGNS: Final = (
         _reject_chart,
     ),
     Campaign(
-        "nasty_broker",
-        "every behaviour of the nasty broker, 3.1.1 and 5, {count} verdicts each: deleted unacknowledged, stuck; "
-        "wait on allowed topics beside a forbidden one",
+        "faulty_broker",
+        "every behaviour of the faulty broker, 3.1.1 and 5, {count} verdicts each: deleted unacknowledged, stuck; "
+        "wait on allowed topics beside a denied one",
         "0, 0, <= 2 s",
         100,
         _faulty_broker,
     ),
-    Campaign("day", "{count} h of line time with a release every hour: broken invariants", "0", 24, _soak),
+    Campaign("soak", "{count} h of line time with a release every hour: broken invariants", "0", 24, _soak),
 )
-NAMES: Final = tuple(campaign.name for campaign in CAMPAIGNS)
+SECTIONS: Final = tuple(campaign.name for campaign in CAMPAIGNS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +303,11 @@ class FaultsResult:
 
 
 def run_faults(
-    *, only: Sequence[str] = NAMES, share: float = 1.0, seed: int = 0, say: Callable[[str], None] = lambda _text: None
+    *,
+    only: Sequence[str] = SECTIONS,
+    share: float = 1.0,
+    seed: int = 0,
+    say: Callable[[str], None] = lambda _text: None,
 ) -> FaultsResult:
     """Run the campaigns in `only`, each with `share` of its count; every count in the result is measured in this run.
 
@@ -322,3 +329,17 @@ def _run(campaign: Campaign, count: int, seed: int, say: Callable[[str], None]) 
     ended = f"not done: {missing}" if counted is None else f"{counted.text} ({'met' if counted.met else 'not met'})"
     say(f"{campaign.name}: {ended}, {seconds:.0f} s")
     return CampaignResult(campaign.name, what, campaign.target, count, counted, missing, seconds)
+
+
+def run_command(arguments: argparse.Namespace, *, say: Callable[[str], None]) -> BenchReport:
+    """`kensa bench faults`."""
+    share = _QUICK_SHARE if arguments.quick else 1.0
+    with silenced("agent"):
+        result = run_faults(only=arguments.only or SECTIONS, share=share, seed=arguments.seed, say=say)
+    table = ResultTable("kensa bench faults", "counted")
+    for campaign in result.campaigns:
+        if campaign.outcome is None:
+            table.add_shown(campaign.what, f"not done: {campaign.unavailable_reason}", campaign.target)
+        else:
+            table.add_result(campaign.what, campaign.target, campaign.outcome.text, met=campaign.outcome.met)
+    return BenchReport(table, result.to_json())

@@ -19,10 +19,13 @@ from typing import TYPE_CHECKING, Any, Final
 from agent.errors import KensaError
 from pipeline.analytics.duckdb_engine import DuckDbEngine, EngineLimits
 from pipeline.analytics.queries import catalogue, get_query
+from simulator.bench.bench_report import BenchReport, ResultTable
 from simulator.history.generate import generate_history
 from simulator.history.timeline import HistorySettings
+from simulator.paths import ROOT
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable
 
 TARGET_S: Final = 5.0
@@ -131,7 +134,7 @@ def _run_in_child(folder: Path, name: str, limits: EngineLimits) -> QueryCost:
         text=True,
         timeout=_CHILD_TIMEOUT_S,
         check=False,
-        cwd=Path(__file__).resolve().parents[2],
+        cwd=ROOT,
     )
     if done.returncode:
         raise KensaError(f"{name} failed in the benchmark: {done.stderr[-2_000:]}")
@@ -146,6 +149,24 @@ def _run_query(order: dict[str, Any]) -> QueryCost:
     status = Path("/proc/self/status").read_text(encoding="ascii")
     peak_kb = next(int(line.split()[1]) for line in status.splitlines() if line.startswith(_PEAK))
     return QueryCost(order["query"], len(answer.rows), answer.seconds, cpu, peak_kb / 1e3)
+
+
+def run_command(arguments: argparse.Namespace, *, say: Callable[[str], None]) -> BenchReport:
+    """`kensa bench analytics`."""
+    settings = AnalyticsSettings(
+        rows=arguments.rows // 100 if arguments.quick else arguments.rows,
+        days=12 if arguments.quick else 90,
+        rounds=arguments.rounds,
+        limits=EngineLimits(threads=arguments.threads, memory_mb=arguments.memory_mb),
+        data=arguments.data,
+    )
+    result = run_analytics(settings, say=say)
+    title = f"kensa bench analytics · {result.rows:,} verdicts, {result.threads} threads, {result.memory_limit_mb} MB"
+    table = ResultTable(title, "median", what="query")
+    for cost in result.queries:
+        figure = f"{cost.seconds:.2f} s ({cost.cpu_s:.1f} s of CPU, {cost.peak_mb:,.0f} MB)"
+        table.add_result(cost.query, f"<= {TARGET_S:g} s", figure, met=cost.seconds <= TARGET_S)
+    return BenchReport(table, result.to_json())
 
 
 if __name__ == "__main__":

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from simulator.bench.bench_report import BenchReport, ResultTable
 from simulator.campaigns.rollout.trial_simulation import KINDS, run_trials
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable
 
     from simulator.campaigns.rollout.trial_simulation import DisagreementProfile, TrialCounts
@@ -62,3 +64,17 @@ def _evaluate(kind: DisagreementProfile, counts: TrialCounts) -> TrialRow:
         return TrialRow(counts, "shown", None)
     at = counts.median_refused_at
     return TrialRow(counts, f"median <= {_MEDIAN_PARTS} parts", at is not None and at <= _MEDIAN_PARTS)
+
+
+def run_command(arguments: argparse.Namespace, *, say: Callable[[str], None]) -> BenchReport:
+    """`kensa bench trials`."""
+    rollouts = arguments.rollouts // 10 if arguments.quick else arguments.rollouts
+    rows = run_refusal_rates(rollouts=rollouts, seed=arguments.seed, processes=arguments.processes, say=say)
+    title = f"kensa bench trials · {rollouts:,} rollouts a kind, {rows[0].counts.parts:,} parts each"
+    table = ResultTable(title, "counted", what="true disagreement")
+    for row in rows:
+        if row.met is None:
+            table.add_shown(row.counts.kind, row.figure, row.target)
+        else:
+            table.add_result(row.counts.kind, row.target, row.figure, met=row.met)
+    return BenchReport(table, to_json(rows))

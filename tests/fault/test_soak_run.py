@@ -1,6 +1,6 @@
 """A few hours of line time with everything going wrong, and proof that the day would notice a breach.
 
-A seeded slice of what `kensa bench faults --only day` runs for 24 hours.
+A seeded slice of what `kensa bench faults --only soak` runs for 24 hours.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ def test_nothing_breaks_in_two_hours_of_faults(tmp_path: Path, seed: int) -> Non
     assert day.problems == []
     assert day.parts > 40_000
     assert day.parts == day.inspected + sum(day.dropped.values())
-    assert day.fates["arrived"] > 40_000
-    assert sum(day.wished.values()) == 2
-    assert sum(day.happenings.values()) >= 4
+    assert day.verdict_states["arrived"] > 40_000
+    assert sum(day.requested.values()) == 2
+    assert sum(day.faults.values()) >= 4
 
 
 # --- the day would notice ---------------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ def test_the_book_finds_what_is_missing_doubled_or_changed() -> None:
 
     assert book.count_missing() == 1
     assert book.duplicates == 1
-    assert book.count_states() == {"waiting": 0, "promised": 1, "dead": 2, "arrived": 2, "told": 1}
+    assert book.count_states() == {"in_memory": 0, "on_disk": 1, "uncertain": 2, "arrived": 2, "reported_lost": 1}
     assert [text.split(" ", 1)[1] for text in book.problems] == [
         "arrived as defect, which nobody judged",
         "verdicts are missing: 1/cam1/3",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from simulator.bench.bench_options import DEFAULT_RELEASE
-from simulator.bench.inspection.live_cameras import KINDS, run_dead_cameras, run_frame_age, to_json
+from simulator.bench.inspection.dead_cameras import run_dead_cameras
+from simulator.bench.inspection.frame_age import KINDS, run_frame_age
+from simulator.bench.inspection.live_cameras import to_json
+from simulator.paths import DEFAULT_RELEASE
 
 pytestmark = pytest.mark.slow
 

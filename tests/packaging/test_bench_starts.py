@@ -36,7 +36,7 @@ def test_the_help_needs_no_package_of_a_single_benchmark() -> None:
 @pytest.mark.parametrize("bench", BENCHMARKS)
 def test_each_benchmark_is_imported_with_what_scripts_bench_installs_for_it(bench: str) -> None:
     absent = tuple(name for name in ABSENT if name not in BESIDES.get(bench, ()))
-    done = run(f"import simulator.bench.{bench}", absent=absent)
+    done = run(f"import {BENCHMARKS[bench]}", absent=absent)
     assert done.returncode == 0, done.stderr
 
 

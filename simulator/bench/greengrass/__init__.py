@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from simulator.bench.bench_report import BenchReport, ResultTable, silenced
 from simulator.bench.greengrass.component_update import measure_sizes, measure_update
 from simulator.bench.greengrass.daemon_restarts import measure_restarts
 from simulator.bench.greengrass.delivery import measure_cuts, measure_rate
@@ -15,9 +16,10 @@ from simulator.bench.greengrass.rejected_configurations import measure_configura
 from simulator.bench.greengrass.result_row import GreengrassBenchSettings, RequirementRow
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Sequence
 
-__all__ = ["ROWS", "GreengrassBenchSettings", "RequirementRow", "run_greengrass"]
+__all__ = ["ROWS", "SECTIONS", "GreengrassBenchSettings", "RequirementRow", "run_command", "run_greengrass"]
 
 ROWS: Final = {
     "cuts": measure_cuts,
@@ -29,6 +31,7 @@ ROWS: Final = {
     "configurations": measure_configurations,
     "sizes": measure_sizes,
 }
+SECTIONS: Final = tuple(ROWS)
 
 
 def run_greengrass(
@@ -40,3 +43,14 @@ def run_greengrass(
         say(f"row {name}")
         rows += ROWS[name](settings, say)
     return rows
+
+
+def run_command(arguments: argparse.Namespace, *, say: Callable[[str], None]) -> BenchReport:
+    """`kensa bench greengrass`."""
+    settings = GreengrassBenchSettings(seconds=arguments.seconds, repeats=arguments.updates)
+    with silenced():
+        rows = run_greengrass(only=arguments.only or (), settings=settings, say=say)
+    table = ResultTable("kensa bench greengrass · simulated nucleus, real SDK, processes and mosquitto")
+    for row in rows:
+        table.add_result(row.what, row.target, row.figure, met=row.met)
+    return BenchReport(table, {row.name: row.to_json() for row in rows})

@@ -20,9 +20,10 @@ from greengrass.packaging.build import INSPECTOR as INSPECTOR_KIND
 from greengrass.packaging.build import LOCK, BuildPlan, build
 from greengrass.packaging.build import MODEL as MODEL_KIND
 from greengrass.packaging.lock import BuildTarget, component_pins
-from simulator.bench.greengrass.greengrass_testbed import INSPECTION, INSPECTOR_NAME, RELEASE, GreengrassTestbed
+from simulator.bench.greengrass.greengrass_testbed import INSPECTION, INSPECTOR_NAME, GreengrassTestbed
 from simulator.bench.greengrass.result_row import GreengrassBenchSettings, RequirementRow
 from simulator.nucleus import Deployment
+from simulator.paths import DEFAULT_RELEASE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -141,7 +142,7 @@ def _version(number: int) -> str:
 
 
 def _plan(site: GreengrassTestbed) -> BuildPlan:
-    entries = [*contents.factory_release(RELEASE), contents.trust_anchor(site.trust_anchor)]
+    entries = [*contents.factory_release(DEFAULT_RELEASE), contents.trust_anchor(site.trust_anchor)]
     configuration = site.configuration(factory="release", root="1.root.json")
     return BuildPlan(INSPECTOR_KIND, _version(0), tuple(entries), (THIS_TARGET,), configuration=configuration)
 

@@ -40,6 +40,7 @@ from simulator.doubles.network.tcp_proxy import TcpProxy
 from simulator.doubles.servers.shadow_service import ShadowService
 from simulator.nucleus import Deployment, Nucleus
 from simulator.nucleus.nucleus import LITE_RECONNECT_S
+from simulator.paths import DEFAULT_RELEASE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -56,8 +57,7 @@ SITE_NAME: Final = "hall-1"
 PARTS_PER_CAMERA: Final = 500  # parts of a camera's folder
 DEFECTS_PER_CAMERA: Final = 10  # among them
 FIRST_VERSION: Final = "1.0.0"  # of the component
-RELEASE: Final = Path(__file__).resolve().parents[3] / "releases" / "default"
-RELEASE_NAME: Final = manifests.read_manifest(RELEASE).name
+RELEASE_NAME: Final = manifests.read_manifest(DEFAULT_RELEASE).name
 _GOOD: Final = 40  # distinct good parts
 _ROI: Final = (512, 92, 896)  # left, top, side: where the simulated line's parts lie
 _DEPLOY_TIMEOUT_S: Final = 300.0
@@ -87,7 +87,7 @@ _LIMITS: Final = {  # as text, which both nuclei take alike
 @cache
 def render_pictures() -> tuple[Pixels, ...]:
     """Render good parts and, last, a defective one, cut and reduced to the model's size."""
-    geometry = manifests.read_manifest(RELEASE).geometry
+    geometry = manifests.read_manifest(DEFAULT_RELEASE).geometry
     left, top, side = _ROI
     frames = [*render_pool(frames=_GOOD), render_defect()]
     cut = [frame[top : top + side, left : left + side] for frame in frames]
@@ -168,7 +168,7 @@ class GreengrassTestbed:
 
     # --- what is deployed ---------------------------------------------------------------------------------------------
 
-    def configuration(self, *, factory: str = str(RELEASE), root: str | None = None) -> dict[str, Any]:
+    def configuration(self, *, factory: str = str(DEFAULT_RELEASE), root: str | None = None) -> dict[str, Any]:
         """Return the keys of the inspector's configuration that are the site's, every number as text."""
         cameras = {
             name: {"kind": "folder", "path": str(self.folder / "parts" / name), "fps": str(self._fps), "loop": "true"}
@@ -240,12 +240,12 @@ class GreengrassTestbed:
         assert self._publisher is not None  # noqa: S101 - for the type checker: only with `updates`
         release = self.folder / "releases" / version
         if bad:
-            bad_models.write_bad_release("shifted_scores", RELEASE, release, version=version)
+            bad_models.write_bad_release("shifted_scores", DEFAULT_RELEASE, release, version=version)
         else:
             release.mkdir(parents=True)
             for name in (manifests.MODEL_NAME, manifests.GOLDEN_NAME):
-                shutil.copyfile(RELEASE / name, release / name)
-        tree = json.loads((release if bad else RELEASE).joinpath(manifests.MANIFEST_NAME).read_bytes())
+                shutil.copyfile(DEFAULT_RELEASE / name, release / name)
+        tree = json.loads((release if bad else DEFAULT_RELEASE).joinpath(manifests.MANIFEST_NAME).read_bytes())
         tree |= {"version": version, "rollout": _POLICY}
         (release / manifests.MANIFEST_NAME).write_bytes(manifests.parse_manifest(json.dumps(tree).encode()).to_json())
         self._publisher.add(release, SITE_NAME)

@@ -22,11 +22,13 @@ import numpy as np
 import psutil
 
 from agent import app, config
+from simulator.bench.bench_report import BenchReport, ResultTable
+from simulator.bench.inspection.bench_agent import ROI, GatedAgent, LoopSettings, cpu_name, make_config
 from simulator.bench.inspection.frame_sources import PacedSource, render_defect, render_pool
-from simulator.bench.inspection.throughput import ROI, GatedAgent, LoopSettings, cpu_name, make_config
 from simulator.doubles.network.mqtt_broker import open_broker
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Mapping, Sequence
 
     from agent.ports import FrameSource
@@ -41,6 +43,7 @@ _OK_SHARE: Final = 0.01
 _BUDGET_FRAMES: Final = 20  # of about half a megabyte
 _BUDGET_BYTES: Final = _BUDGET_FRAMES * 500_000
 _WARM_UP_S: Final = 1.0
+_MOST_LOST: Final = 0.02  # of the throughput
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,3 +274,29 @@ def run_collect(settings: CollectSettings, *, say: Callable[[str], None]) -> Col
         budget=budget,
         saturated=saturation,
     )
+
+
+def run_command(arguments: argparse.Namespace, *, say: Callable[[str], None]) -> BenchReport:
+    """`kensa bench collect`."""
+    settings = CollectSettings(release=arguments.release, rounds=arguments.rounds, format=arguments.format)
+    if arguments.quick:
+        settings = CollectSettings(release=arguments.release, rounds=1, calls=300, paced_s=1.5, format=arguments.format)
+    figures = run_collect(settings, say=say).summary()
+    table = ResultTable(
+        f"kensa bench collect · {figures['cpu']}, {figures['cores']} cores · {figures['format']}", "median"
+    )
+    for what, loss, plain, collecting in (
+        ("480 frames/s offered", "loss_480fps", "fps_480", "fps_480_collecting"),
+        ("saturated", "loss_saturated", "fps_saturated", "fps_saturated_collecting"),
+    ):
+        name = f"{what}: throughput lost to collecting ({figures[plain]:.0f} and {figures[collecting]:.0f} frames/s)"
+        table.add_result(name, f"<= {100 * _MOST_LOST:.0f} %", f"{figures[loss]:.2%}", met=figures[loss] <= _MOST_LOST)
+    table.add_shown(
+        f"480 frames/s offered: p99 due time to decision ({figures['kept']} kept, {figures['left_out']} left out)",
+        f"{figures['p99_ms']:.1f}, {figures['p99_ms_collecting']:.1f} ms",
+    )
+    budget = figures["budget"]
+    name = f"bytes beyond a budget of {budget['limit_bytes']:,} ({budget['frames']} kept, {budget['refused']} refused)"
+    beyond = max(0, max(budget["booked_bytes"], budget["counted_bytes"]) - budget["limit_bytes"])
+    table.add_result(name, "0", f"{beyond:,}", met=not beyond)
+    return BenchReport(table, figures)

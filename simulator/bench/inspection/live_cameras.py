@@ -1,284 +1,25 @@
-"""`kensa bench cameras`: dead cameras beside good ones, and how old a picture is when it is judged.
-
-`dead`: `kensa run` as a process of its own with eight RTSP addresses that are dead in eight ways and one good camera of
-every kind; from 5 s after its start on the good ones' verdicts are counted against their rate, then it gets SIGTERM and
-the time to its exit is taken, over and over.
-
-`fresh`: each live kind at 30 frames/s before a line that needs three periods for a frame, for a minute, with a clock in
-the picture: how old it is at its verdict, and whether each exposure is accounted for.
-
-The USB camera's driver is simulated (`simulator.doubles.cameras.v4l2_camera`); everything else is real.
-"""
+"""`kensa bench cameras`: dead cameras beside good ones, and the age of frames on an overloaded line."""
 
 from __future__ import annotations
 
-import contextlib
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import time
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
-import cv2
-import numpy as np
-import yaml
-
-from agent.adapters.mjpeg import live_mjpeg_source
-from agent.adapters.opencv_sources import RtspSource
-from agent.control import request
-from agent.errors import ControlError, KensaError
-from agent.timing.clock import SystemClock
-from simulator.doubles.cameras import frame_stamp
-from simulator.doubles.cameras.frame_stamp import stamped_jpegs
-from simulator.doubles.cameras.rtsp_server import RtspFault, RtspServer
-from simulator.doubles.cameras.simulated_cameras import BlackHole, MjpegServer
-from simulator.doubles.cameras.v4l2_camera import SimulatedUsbCamera
-from simulator.line.source import from_config
-from simulator.probes.slow_consumer import SlowConsumer
+from simulator.bench.bench_report import BenchReport, ResultTable
+from simulator.bench.inspection.dead_cameras import DeadCameraResult, run_dead_cameras
+from simulator.bench.inspection.frame_age import FrameAgeResult, run_frame_age
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    import argparse
+    from collections.abc import Callable
 
-    from agent.ports import FrameSource
-    from simulator.probes.slow_consumer import InspectedFrame
-
-SECTIONS: Final = ("dead", "fresh")
-KINDS: Final = ("rtsp", "mjpeg", "v4l2")
-DRAIN_S: Final = 5.0  # the configuration's default
-SETTLED_S: Final = 5.0
-FRAME_AGE_FPS: Final = 30.0
-SLOWDOWN: Final = 3  # times
-_GOOD_FPS: Final = 10.0
-_DEAD: Final = (
-    RtspFault.SILENT,
-    RtspFault.HALF_AN_ANSWER,
-    RtspFault.NOT_FOUND,
-    RtspFault.PLAY_HANGS,
-    RtspFault.SETUP_HANGS,
-)  # and one that wants a password, one that refuses, one that swallows connections: eight
-_USER: Final = "op:secret"
-_STOP_TIMEOUT_S: Final = 60.0
-_PROGRAM: Final = (
-    "import sys; from agent.adapters.opencv_sources import V4l2Source; V4l2Source.child = "
-    "'simulator.doubles.cameras.v4l2_driver'; "
-    "from agent.cli import main; sys.exit(main(['run', sys.argv[1]]))"
-)
+SECTIONS: Final = ("dead", "frame_age")
+_LEAST_SHARE: Final = 0.95  # of the good cameras' frames
 
 
-# --- dead cameras -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class DeadCameraRound:
-    """One run of the agent."""
-
-    shares: Mapping[str, float]  # of each good camera's frames that got a verdict
-    stop_s: float  # from SIGTERM to the end of the process
-    code: int
-    errors: Mapping[str, str]  # of each dead camera, as the heartbeat has it
-
-
-@dataclass(frozen=True, slots=True)
-class DeadCameraResult:
-    """All rounds."""
-
-    rounds: tuple[DeadCameraRound, ...]
-
-    @property
-    def worst_share(self) -> float:
-        """The least share of any good camera in any round."""
-        return min(min(result.shares.values()) for result in self.rounds)
-
-    @property
-    def longest_stop_s(self) -> float:
-        """Of all rounds."""
-        return max(result.stop_s for result in self.rounds)
-
-    @property
-    def clean_stops(self) -> int:
-        """Rounds that ended in time and with code 0."""
-        return sum(result.stop_s <= DRAIN_S + 1.0 and result.code == 0 for result in self.rounds)
-
-
-def run_dead_cameras(*, release: Path, rounds: int, seconds: float, say: Callable[[str], None]) -> DeadCameraResult:
-    """Run the agent `rounds` times, counting for `seconds` each. Raises KensaError."""
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kensa-bench-")))
-        cameras = {**_good_cameras(stack, folder), **_dead_cameras(stack)}
-        results = []
-        for number in range(rounds):
-            results.append(_round(folder / f"round-{number}", cameras, release, seconds))
-            worst = min(results[-1].shares.items(), key=lambda item: item[1])
-            say(f"round {number + 1} of {rounds}: least {worst[0]} {worst[1]:.1%}, stop {results[-1].stop_s:.2f} s")
-    return DeadCameraResult(tuple(results))
-
-
-def _good_cameras(stack: ExitStack, folder: Path) -> dict[str, dict[str, Any]]:
-    picture = stamped_jpegs()
-    rtsp = stack.enter_context(RtspServer(picture=picture, fps=_GOOD_FPS))
-    mjpeg = stack.enter_context(MjpegServer(picture=picture, fps=_GOOD_FPS))
-    (folder / "images").mkdir()
-    video = cv2.VideoWriter(str(folder / "line.avi"), cv2.VideoWriter.fourcc(*"MJPG"), _GOOD_FPS, (512, 256))
-    for number in range(50):
-        pixels = np.full((256, 512, 3), 90, np.uint8)
-        frame_stamp.draw_stamp(pixels, number=number)
-        cv2.imwrite(str(folder / "images" / f"{number:03d}.jpg"), pixels)
-        video.write(pixels)
-    video.release()
-    options = {"pool": 8, "fps": _GOOD_FPS, "cache_dir": str(folder / "pool")}
-    from_config(options, clock=SystemClock()).open()  # renders the pictures: that is not what is measured
-    return {
-        "rtsp": {"kind": "rtsp", "url": rtsp.url},
-        "mjpeg": {"kind": "mjpeg", "url": mjpeg.url},
-        "v4l2": {"kind": "v4l2", "device": "/dev/null", "width": 512, "height": 256, "fps": _GOOD_FPS},
-        "folder": {"kind": "folder", "path": str(folder / "images"), "fps": _GOOD_FPS, "loop": True},
-        "video": {"kind": "video", "path": str(folder / "line.avi"), "loop": True},
-        "plugin": {"kind": "plugin", "source": "simulated", "options": options},
-    }
-
-
-def _dead_cameras(stack: ExitStack) -> dict[str, dict[str, Any]]:
-    picture = stamped_jpegs()
-    urls = [stack.enter_context(RtspServer(picture=picture, fault=fault)).url for fault in _DEAD]
-    urls.append(stack.enter_context(RtspServer(picture=picture, user=_USER, scheme="digest")).url)
-    urls.append(f"rtsp://127.0.0.1:{stack.enter_context(BlackHole()).port}/line")
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        urls.append(f"rtsp://127.0.0.1:{nobody.getsockname()[1]}/line")
-    return {f"dead-{number}": {"kind": "rtsp", "url": url} for number, url in enumerate(urls)}
-
-
-def _round(folder: Path, cameras: Mapping[str, Any], release: Path, seconds: float) -> DeadCameraRound:
-    folder.mkdir()
-    tree = {
-        "thing": "bench",
-        "line": "bench",
-        "state_dir": str(folder / "state"),
-        "transport": {"kind": "none"},
-        "inspections": {"part": {"release": str(release.resolve()), "cameras": dict(cameras)}},
-    }
-    (folder / "kensa.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
-    with (folder / "log").open("wb") as log:
-        command = [sys.executable, "-c", _PROGRAM, str(folder / "kensa.yaml")]
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=Path(__file__).resolve().parents[3])
-        try:
-            time.sleep(SETTLED_S)
-            first, began = _heartbeat(folder), time.monotonic()
-            time.sleep(seconds)
-            last, ended = _heartbeat(folder), time.monotonic()
-            process.send_signal(signal.SIGTERM)
-            stopping = time.monotonic()
-            code = process.wait(_STOP_TIMEOUT_S)
-            stop_s = time.monotonic() - stopping
-        except (ControlError, subprocess.TimeoutExpired) as error:
-            tail = (folder / "log").read_text(errors="replace")[-2_000:]
-            raise KensaError(
-                f"kensa run did not do in the benchmark what it should ({error}); its log:\n{tail}"
-            ) from error
-        finally:
-            process.kill()
-            process.wait()
-    offered = _GOOD_FPS * (ended - began)
-    shares = {
-        name: min(1.0, (camera["inspected"] - first[name]["inspected"]) / offered)
-        for name, camera in last.items()
-        if not name.startswith("dead-")
-    }
-    errors = {name: str(camera["error"]) for name, camera in last.items() if name.startswith("dead-")}
-    return DeadCameraRound(shares, stop_s, code, errors)
-
-
-def _heartbeat(folder: Path) -> dict[str, Any]:
-    """Return the cameras of the agent's heartbeat by name, waiting for its control socket. Raises ControlError."""
-    deadline = time.monotonic() + _STOP_TIMEOUT_S
-    while True:
-        with contextlib.suppress(ControlError):
-            beat = request(folder / "state", "status")["heartbeat"]
-            return {camera["camera"]: camera for camera in beat["cameras"]}
-        if time.monotonic() > deadline:
-            raise ControlError("no agent answers at the control socket")
-        time.sleep(0.2)
-
-
-# --- fresh pictures ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class FrameAgeResult:
-    """One kind of camera."""
-
-    kind: str
-    inspected: int
-    captured: int
-    dropped: Mapping[str, int]
-    unaccounted: int  # exposures between the first and the last judged frame that have no number
-    age_p50_ms: float
-    age_p99_ms: float
-    age_max_ms: float
-    late: int  # frames that were older than the limit
-    late_after_1_s: int  # of those, what came after the first second, in which the overload is found out
-    limit_ms: float
-
-    @property
-    def is_exact(self) -> bool:
-        """Captured = inspected + dropped, and every exposure has its number."""
-        return self.captured == self.inspected + sum(self.dropped.values()) and self.unaccounted == 0
-
-
-def run_frame_age(*, seconds: float, say: Callable[[str], None]) -> list[FrameAgeResult]:
-    """Run each kind for `seconds`. Raises KensaError."""
-    results = []
-    for kind in KINDS:
-        say(f"{kind}: {FRAME_AGE_FPS:.0f} frames/s, {FRAME_AGE_FPS / SLOWDOWN:.0f} judged, {seconds:.0f} s")
-        with ExitStack() as stack:
-            line = SlowConsumer(_source(kind, stack), judging_s=SLOWDOWN / FRAME_AGE_FPS)
-            inspected = line.run(seconds)
-            results.append(_frame_age_result(kind, line, inspected))
-    return results
-
-
-def _source(kind: str, stack: ExitStack) -> FrameSource:
-    clock, picture = SystemClock(), stamped_jpegs()
-    match kind:
-        case "rtsp":
-            return RtspSource(url=stack.enter_context(RtspServer(picture=picture, fps=FRAME_AGE_FPS)).url, clock=clock)
-        case "mjpeg":
-            return live_mjpeg_source(
-                url=stack.enter_context(MjpegServer(picture=picture, fps=FRAME_AGE_FPS)).url, clock=clock
-            )
-        case _:
-            return SimulatedUsbCamera(fps=FRAME_AGE_FPS)
-
-
-def _frame_age_result(kind: str, line: SlowConsumer, inspected: list[InspectedFrame]) -> FrameAgeResult:
-    accounting = line.accounting
-    limit_ms = 2_000 / FRAME_AGE_FPS + 1_000 * SLOWDOWN / FRAME_AGE_FPS
-    ages = np.array([each.age_ms for each in inspected])
-    late = ages > limit_ms
-    begun = inspected[0].seq + FRAME_AGE_FPS
-    return FrameAgeResult(
-        kind=kind,
-        inspected=len(inspected),
-        captured=accounting.captured,
-        dropped=accounting.dropped,
-        unaccounted=(inspected[-1].number - inspected[0].number) - (inspected[-1].seq - inspected[0].seq),
-        age_p50_ms=float(np.percentile(ages, 50)),
-        age_p99_ms=float(np.percentile(ages, 99)),
-        age_max_ms=float(ages.max()),
-        late=int(late.sum()),
-        late_after_1_s=int(late[[each.seq >= begun for each in inspected]].sum()),
-        limit_ms=limit_ms,
-    )
-
-
-def to_json(dead: DeadCameraResult | None, fresh: list[FrameAgeResult]) -> dict[str, Any]:
+def to_json(dead: DeadCameraResult | None, frame_age: list[FrameAgeResult]) -> dict[str, Any]:
     """For machines."""
-    figures: dict[str, Any] = {"fresh": [asdict(result) for result in fresh]}
+    figures: dict[str, Any] = {"frame_age": [asdict(result) for result in frame_age]}
     if dead is not None:
         figures["dead"] = {
             "rounds": [asdict(result) for result in dead.rounds],
@@ -287,3 +28,35 @@ def to_json(dead: DeadCameraResult | None, fresh: list[FrameAgeResult]) -> dict[
             "stops_in_time": dead.clean_stops,
         }
     return figures
+
+
+def run_command(arguments: argparse.Namespace, *, say: Callable[[str], None]) -> BenchReport:
+    """`kensa bench cameras`."""
+    chosen = arguments.only or SECTIONS
+    table = ResultTable("kensa bench cameras")
+    dead, frame_age = None, []
+    if "dead" in chosen:
+        rounds, seconds = (2, 4.0) if arguments.quick else (arguments.stops, 10.0)
+        dead = run_dead_cameras(release=arguments.release, rounds=rounds, seconds=seconds, say=say)
+        name = "8 dead RTSP addresses beside a good camera of every kind: the good ones' frames from 5 s on, least"
+        met = dead.worst_share >= _LEAST_SHARE
+        table.add_result(name, f">= {100 * _LEAST_SHARE:.0f} %", f"{dead.worst_share:.1%}", met=met)
+        name = f"... stops within drain_s + 1 s and with code 0 (longest {dead.longest_stop_s:.2f} s)"
+        figure, met = f"{dead.clean_stops} of {rounds}", dead.clean_stops == rounds
+        table.add_result(name, f"{rounds} of {rounds}", figure, met=met)
+    if "frame_age" in chosen:
+        frame_age = run_frame_age(seconds=5.0 if arguments.quick else arguments.seconds or 60.0, say=say)
+    for result in frame_age:
+        _add_frame_age(table, result)
+    return BenchReport(table, to_json(dead, frame_age))
+
+
+def _add_frame_age(table: ResultTable, result: FrameAgeResult) -> None:
+    name = f"{result.kind} at three times what the line inspects: age at the verdict, p99 (p50, longest)"
+    figure = f"{result.age_p99_ms:.0f} ms ({result.age_p50_ms:.0f}, {result.age_max_ms:.0f})"
+    table.add_result(name, f"<= {result.limit_ms:.0f} ms", figure, met=result.age_p99_ms <= result.limit_ms)
+    name = f"... frames older than that, of {result.inspected} inspected (after the first second)"
+    table.add_shown(name, f"{result.late} ({result.late_after_1_s})")
+    dropped = sum(result.dropped.values())
+    name = f"... captured {result.captured} = inspected {result.inspected} + dropped {dropped}; unnumbered exposures"
+    table.add_result(name, "0", str(result.unaccounted), met=result.is_exact)

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import cv2
 import numpy as np
+from rich.table import Table
 
 from agent.adapters.mjpeg import MjpegSource
 from agent.errors import CameraError
 from agent.timing.clock import SystemClock
+from simulator.bench.bench_report import BenchReport
 from simulator.doubles.cameras.mjpeg_servers import SERVER_BEHAVIOURS, ServerBehaviour, serve_behaviour
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Sequence
 
 PICTURES: Final = 5  # that each server sends
@@ -27,10 +30,10 @@ class ReaderComparison:
     """One behaviour: how many of the pictures each reader delivered, the agent's byte by byte as they were sent."""
 
     name: str
-    seen: str
+    example: str  # of servers that behave so
     agent: int
     opencv: int
-    said: str  # by the agent at the end
+    error: str  # of the agent at the end
 
     @property
     def is_refused(self) -> bool:
@@ -101,3 +104,14 @@ def run_mjpeg(*, say: Callable[[str], None]) -> MjpegResult:
     say(f"{len(SERVER_BEHAVIOURS)} behaviours of servers, {PICTURES} pictures each")
     sent = jpegs(PICTURES)
     return MjpegResult(tuple(measure(name, sent) for name in SERVER_BEHAVIOURS))
+
+
+def run_command(arguments: argparse.Namespace, *, say: Callable[[str], None]) -> BenchReport:  # noqa: ARG001 - no options
+    """`kensa bench mjpeg`."""
+    result = run_mjpeg(say=say)
+    title = f"kensa bench mjpeg · images delivered of {PICTURES}"
+    table = Table("a server that sends", "as do", "OpenCV", "Kensa", "or reports", title=title)
+    for row in result.rows:
+        error = row.error.partition(": ")[2] if row.is_refused else ""
+        table.add_row(row.name, row.example, str(row.opencv), str(row.agent), error)
+    return BenchReport(table, result.to_json())

@@ -12,7 +12,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,29 +22,28 @@ import numpy.typing as npt
 import psutil
 
 from agent import app
-from agent.lifecycle.shadow_deployment import ShadowDeployment
-from agent.records import Outcome
-from agent.slot import Trial
 from agent.timing.clock import NS_PER_S
+from simulator.bench.bench_report import BenchReport, ResultTable
+from simulator.bench.inspection.bench_agent import LoopSettings, cpu_name, make_config
 from simulator.bench.inspection.frame_sources import PacedSource, render_defect, render_pool
 from simulator.bench.inspection.staged_releases import measure_second_model, stage_release
-from simulator.bench.inspection.throughput import LoopSettings, cpu_name, make_config
+from simulator.bench.inspection.swapped_agent import RollbackLatency, SwapObserver, SwappedAgent, TimeSpan
 from simulator.doubles.network.mqtt_broker import open_broker
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Sequence
 
-    from agent.app import Agent
     from agent.ports import FrameSource
-    from agent.records import Observation, Pixels, Verdict
-    from agent.slot import Lease
+    from agent.records import Pixels
     from simulator.bench.inspection.staged_releases import StagedRelease
     from simulator.doubles.network.mqtt_broker import LocalBroker
 
 CAMERA_FPS: Final = 30.0
 RATES: Final = (30, 120, 240)
-_SHADOW_FPS: Final = 15.0
 _WARM_UP_S: Final = 3.0
+_HIGH_FPS: Final = 120  # above it a p99 of 1.5 times the others' is allowed, else of 1.2 times
+_MOST_MB: Final = 10  # of the second model
 
 _Integers = npt.NDArray[np.int64]
 _Flags = npt.NDArray[np.bool_]
@@ -60,42 +59,6 @@ class SwapSettings:
     window_s: float = 1.0  # frames due within it of a switch, before or after, count as its neighbours
     phase_s: float = 15.0  # of the shadow, and of each trial
     rollbacks: int = 20  # of each kind, at each rate
-
-
-@dataclass(slots=True)
-class SwapObserver:
-    """What the observer saw; appended to by the workers, read when they are done."""
-
-    due_ns: list[int] = field(default_factory=list)
-    latency_us: list[int] = field(default_factory=list)
-    unknown: int = 0
-    batches: list[tuple[int, str, bool]] = field(default_factory=list)  # decided, champion's version, challenger asked
-
-    def observe(self, verdicts: Sequence[Verdict]) -> None:
-        """Note a batch."""
-        for verdict in verdicts:
-            self.due_ns.append(verdict.decided_ns - verdict.latency_us * 1_000)
-            self.latency_us.append(verdict.latency_us)
-            self.unknown += verdict.judgement.outcome is Outcome.UNKNOWN
-        model = verdicts[0].origin.model
-        version = "" if model is None else model.version
-        self.batches.append((verdicts[0].decided_ns, version, verdicts[0].arm == "challenger"))
-
-
-@dataclass(frozen=True, slots=True)
-class TimeSpan:
-    """A phase of a run, monotonic ns."""
-
-    begin_ns: int
-    end_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class RollbackLatency:
-    """From the decision until the first verdict without the model that was taken back."""
-
-    batches: int  # verdicts' batches in between that still knew it: those in work at that moment
-    ms: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,99 +137,6 @@ class SwapResult:
         return result
 
 
-class _AgentRun:
-    """An agent at one rate, and what is done to its slot."""
-
-    def __init__(self, agent: Agent, log: SwapObserver, staged: Sequence[StagedRelease]) -> None:
-        self._agent = agent
-        self._log = log
-        self._slot = agent.slots["part"]
-        self._staged = staged
-        self.switches: list[int] = []
-        self.load_ms: list[float] = []
-        self.spans: list[Observation] = []
-
-    def _lease(self) -> Lease:
-        lease = self._slot.lease()
-        assert lease is not None  # noqa: S101 - the benchmark never goes to NO_MODEL
-        return lease
-
-    def load(self) -> Lease:
-        """The other release, loaded and warm."""
-        running = self._lease()
-        other = next(staged for staged in self._staged if staged.version != running.model.identity.version)
-        began = time.perf_counter()
-        lease = other.load(running, max_batch=self._agent.config.max_batch)
-        self.load_ms.append((time.perf_counter() - began) * 1e3)
-        return lease
-
-    def swap(self, cycle_s: float, window_s: float) -> None:
-        """In the middle of `cycle_s` seconds: begin to load, switch, settle, half a window from one to the next."""
-        begin = time.monotonic()
-        _until(begin + cycle_s / 2 - window_s / 2)
-        lease = self.load()
-        _until(begin + cycle_s / 2)
-        self._slot.switch(lease)
-        self.switches.append(time.monotonic_ns())
-        _until(begin + cycle_s / 2 + window_s / 2)
-        self._slot.drop_previous()
-        _until(begin + cycle_s)
-
-    def shadow(self, seconds: float) -> TimeSpan:
-        """Watch the other release for `seconds`."""
-        runner = ShadowDeployment(
-            challenger=self.load(),
-            observe=self.spans.append,
-            max_fps=_SHADOW_FPS,
-            clock=self._agent.clock,
-        )
-        begin = time.monotonic_ns()
-        self._slot.begin_shadow_deployment(runner)
-        time.sleep(seconds)
-        self._slot.end_trial()
-        runner.close()
-        return TimeSpan(begin, time.monotonic_ns())
-
-    def trial(self, seconds: float, *, share: float) -> TimeSpan:
-        """Let the other release judge `share` of the parts for `seconds`."""
-        trial = Trial(challenger=self.load(), share=share, salt="bench", observe=self.spans.append)
-        begin = time.monotonic_ns()
-        self._slot.begin_trial(trial)
-        time.sleep(seconds)
-        self._slot.end_trial()
-        return TimeSpan(begin, time.monotonic_ns())
-
-    def revert(self) -> RollbackLatency:
-        """Switch, let some batches pass, go back; counted is what the new model still says after that."""
-        lease = self.load()
-        self._slot.switch(lease)
-        time.sleep(0.3)
-        decided = time.monotonic_ns()
-        self._slot.revert()
-        time.sleep(0.3)
-        version = lease.model.identity.version
-        return self._after(decided, lambda batch: batch[1] == version)
-
-    def end_trial(self, challenger: Lease) -> RollbackLatency:
-        """Open a trial of all parts, let some batches pass, end it."""
-        self._slot.begin_trial(Trial(challenger=challenger, share=1.0, salt="bench", observe=self.spans.append))
-        time.sleep(0.3)
-        decided = time.monotonic_ns()
-        self._slot.end_trial()
-        time.sleep(0.3)
-        return self._after(decided, lambda batch: batch[2])
-
-    def _after(self, decided_ns: int, is_taken_back: Callable[[tuple[int, str, bool]], bool]) -> RollbackLatency:
-        later = sorted(batch for batch in self._log.batches if batch[0] > decided_ns)
-        still = sum(map(is_taken_back, later))
-        first = next((batch[0] for batch in later if not is_taken_back(batch)), time.monotonic_ns())
-        return RollbackLatency(still, (first - decided_ns) / 1e6)
-
-
-def _until(monotonic_s: float) -> None:
-    time.sleep(max(0.0, monotonic_s - time.monotonic()))
-
-
 def _p50_p99(latency_us: _Integers) -> tuple[float, float]:
     if not len(latency_us):
         return float("nan"), float("nan")
@@ -274,10 +144,38 @@ def _p50_p99(latency_us: _Integers) -> tuple[float, float]:
     return float(p50) / 1e3, float(p99) / 1e3
 
 
+@dataclass(frozen=True, slots=True)
+class _Phases:
+    """What one run went through."""
+
+    swaps: TimeSpan
+    shadow: TimeSpan
+    shadowed: int
+    trial_quarter: TimeSpan
+    trial_all: TimeSpan
+    reverts: tuple[RollbackLatency, ...]
+    trial_ends: tuple[RollbackLatency, ...]
+
+
+def _run_phases(run: SwappedAgent, settings: SwapSettings) -> _Phases:
+    begin = time.monotonic_ns()
+    for _ in range(settings.swaps):
+        run.swap(settings.cycle_s, settings.window_s)
+    swaps = TimeSpan(begin, time.monotonic_ns())
+    shadow = run.shadow(settings.phase_s)
+    shadowed = len(run.spans)
+    quarter = run.trial(settings.phase_s, share=0.25)
+    everything = run.trial(settings.phase_s, share=1.0)
+    reverts = tuple(run.revert() for _ in range(settings.rollbacks))
+    challenger = run.load()
+    ends = tuple(run.end_trial(challenger) for _ in range(settings.rollbacks))
+    return _Phases(swaps, shadow, shadowed, quarter, everything, reverts, ends)
+
+
 def run_rate(
     settings: SwapSettings, *, fps: int, staged: Sequence[StagedRelease], frames: list[Pixels], broker: LocalBroker
 ) -> RateResult:
-    """Inspect at `fps` frames a second in all, and let models come and go."""
+    """Inspect at `fps` frames a second in all while models are loaded, switched and removed."""
     cameras = round(fps / CAMERA_FPS)
     sources: dict[str, FrameSource] = {
         f"cam{i:02d}": PacedSource(frames, fps=CAMERA_FPS, phase=i / cameras) for i in range(cameras)
@@ -291,22 +189,11 @@ def run_rate(
         agent = app.build(tree, sources=sources, observe=log.observe)
         with agent:
             agent.wait(_WARM_UP_S)
-            run = _AgentRun(agent, log, staged)
-            begin = time.monotonic_ns()
-            for _ in range(settings.swaps):
-                run.swap(settings.cycle_s, settings.window_s)
-            swaps = TimeSpan(begin, time.monotonic_ns())
-            shadow = run.shadow(settings.phase_s)
-            shadowed = len(run.spans)
-            quarter = run.trial(settings.phase_s, share=0.25)
-            everything = run.trial(settings.phase_s, share=1.0)
-            reverts = tuple(run.revert() for _ in range(settings.rollbacks))
-            challenger = run.load()
-            ends = tuple(run.end_trial(challenger) for _ in range(settings.rollbacks))
-        accounts = [view.counters.snapshot() for view in agent.cameras.values()]
-    captured = sum(account.captured for account in accounts)
+            run = SwappedAgent(agent, log, staged)
+            phases = _run_phases(run, settings)
+        captured = sum(view.counters.snapshot().captured for view in agent.cameras.values())
     due, latency = np.array(log.due_ns), np.array(log.latency_us)
-    inside = _within(due, swaps)
+    inside = _within(due, phases.swaps)
     near = np.zeros(len(due), bool)
     for switch in run.switches:
         near |= np.abs(due - switch) <= settings.window_s * NS_PER_S
@@ -319,13 +206,13 @@ def run_rate(
         near_frames=int((inside & near).sum()),
         near_ms=_p50_p99(latency[inside & near]),
         other_ms=_p50_p99(latency[inside & ~near]),
-        shadow_ms=_p50_p99(latency[_within(due, shadow)]),
-        shadowed=shadowed,
-        trial_quarter_ms=_p50_p99(latency[_within(due, quarter)]),
-        trial_all_ms=_p50_p99(latency[_within(due, everything)]),
+        shadow_ms=_p50_p99(latency[_within(due, phases.shadow)]),
+        shadowed=phases.shadowed,
+        trial_quarter_ms=_p50_p99(latency[_within(due, phases.trial_quarter)]),
+        trial_all_ms=_p50_p99(latency[_within(due, phases.trial_all)]),
         load_ms=statistics.median(run.load_ms),
-        reverts=reverts,
-        trial_ends=ends,
+        reverts=phases.reverts,
+        trial_ends=phases.trial_ends,
     )
 
 
@@ -352,3 +239,35 @@ def run_swap(settings: SwapSettings, *, say: Callable[[str], None]) -> SwapResul
         second_mb = measure_second_model(staged)
     cores = len(psutil.Process().cpu_affinity())
     return SwapResult(cpu=cpu_name(), cores=cores, second_model_mb=second_mb, rates=tuple(rates))
+
+
+def run_command(arguments: argparse.Namespace, *, say: Callable[[str], None]) -> BenchReport:
+    """`kensa bench swap`."""
+    settings = SwapSettings(release=arguments.release, swaps=arguments.swaps)
+    if arguments.quick:
+        settings = SwapSettings(release=arguments.release, swaps=2, cycle_s=1.2, window_s=0.5, phase_s=1.0, rollbacks=2)
+    result = run_swap(settings, say=say)
+    table = ResultTable(f"kensa bench swap · {result.cpu}, {result.cores} cores")
+    for rate in result.rates:
+        _add_rate(table, rate)
+    mb = result.second_model_mb
+    table.add_result("memory of the second model", f"<= {_MOST_MB} MB", f"{mb:.1f} MB", met=mb <= _MOST_MB)
+    return BenchReport(table, result.to_json())
+
+
+def _add_rate(table: ResultTable, rate: RateResult) -> None:
+    text, limit = f"{rate.fps} frames/s", 1.5 if rate.fps > _HIGH_FPS else 1.2
+    name = f"{text}: frames lost over {rate.swaps} swaps, a shadow, two trials and {2 * len(rate.reverts)} rollbacks"
+    table.add_result(name, "0", f"{rate.lost} of {rate.frames:,}", met=not rate.lost)
+    table.add_result(
+        f"{text}: p99 due time to decision within 1 s of a switch ({rate.near_ms[1]:.1f} ms) "
+        f"against all others ({rate.other_ms[1]:.1f} ms)",
+        f"<= {limit} x",
+        f"{rate.ratio:.2f} x",
+        met=rate.ratio <= limit,
+    )
+    figure = f"{rate.shadow_ms[1]:.1f}, {rate.trial_quarter_ms[1]:.1f}, {rate.trial_all_ms[1]:.1f} ms"
+    table.add_shown(f"{text}: p99 in a shadow deployment, a trial of 25 %, of 100 %", figure)
+    batches, workers = max((r.batches for r in (*rate.reverts, *rate.trial_ends)), default=0), rate.workers
+    name = f"{text}: batches still inspected with the old choice after a rollback: those in work ({workers} workers)"
+    table.add_result(name, f"<= {workers}", str(batches), met=batches <= workers)

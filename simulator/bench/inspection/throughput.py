@@ -20,37 +20,34 @@ import cv2
 import numpy as np
 import psutil
 
-from agent import app, config
+from agent import app
 from agent.adapters.onnx import OnnxModel
+from simulator.bench.bench_report import BenchReport, ResultTable
 from simulator.bench.inspection import ideal_throughput
-from simulator.bench.inspection.frame_sources import GatedSource, PacedSource, render_defect, render_pool
+from simulator.bench.inspection.bench_agent import GatedAgent, LoopSettings, cpu_name, make_config
+from simulator.bench.inspection.frame_sources import PacedSource, render_defect, render_pool
 from simulator.bench.inspection.naive_loop import NaiveLoop
 from simulator.bench.inspection.process_footprint import measure_process
 from simulator.doubles.network.mqtt_broker import open_broker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    import argparse
+    from collections.abc import Callable, Sequence
 
     from agent.ports import FrameSource
     from agent.records import Pixels, Verdict
-    from agent.wire import CollectionHealth
     from simulator.doubles.network.mqtt_broker import LocalBroker
 
-ROI: Final = (512, 92, 896, 896)  # of the simulated line's 1080p camera
-_LEAST_FRAME_S: Final = 0.0002  # no frame takes less of a core: sleeping for as many never sleeps past the end
-_SETTLE_S: Final = 30.0  # longest wait for the outbox to drain between measurements
-
-
-@dataclass(frozen=True, slots=True)
-class LoopSettings:
-    """How much is measured."""
-
-    release: Path
-    rounds: int = 5
-    calls: int = 2_000  # frames for each figure of a round
-    naive_calls: int = 600
-    paced_s: float = 20.0
-    roi: tuple[int, int, int, int] = ROI
+# Targets.
+_LEAST_FULL: Final = 0.95
+_LEAST_ROI: Final = 0.93
+_LEAST_NAIVE: Final = 3.5
+_LEAST_PREPROCESS: Final = 7
+_MOST_RMSE: Final = 2  # grey levels
+_MOST_P99_MS: Final = (5.0, 10.0)  # at 30 and 480 frames/s
+_MOST_CORES: Final = 0.12
+_MOST_MB: Final = 110
+_MOST_START_S: Final = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,101 +133,6 @@ class LoopResult:
         }
 
 
-def make_config(
-    settings: LoopSettings,
-    *,
-    broker: LocalBroker,
-    state_dir: Path,
-    cameras: int,
-    policy: str,
-    roi: Sequence[int] | None,
-    thresholds: Mapping[str, float] | None = None,
-) -> config.Config:
-    """The product's own configuration with cameras that the bench brings itself."""
-    named = {f"cam{i:02d}": {"kind": "plugin", "source": "bench"} for i in range(cameras)}
-    tree = {
-        "thing": "bench",
-        "line": "bench",
-        "state_dir": str(state_dir),
-        "transport": {
-            "kind": "mqtt",
-            "host": broker.host,
-            "port": broker.port,
-            "protocol": broker.protocol,
-        },
-        "inspections": {
-            "part": {
-                "release": str(settings.release.resolve()),
-                "roi": None if roi is None else list(roi),
-                "intake": {"policy": policy, "capacity": 32},
-                "cameras": named,
-                **({"thresholds": dict(thresholds)} if thresholds else {}),
-            }
-        },
-    }
-    return config.parse(tree, source="bench", base=state_dir)
-
-
-class GatedAgent:
-    """An agent with one gated camera, which stays up over all rounds."""
-
-    def __init__(
-        self,
-        settings: LoopSettings,
-        *,
-        broker: LocalBroker,
-        frames: list[Pixels],
-        roi: Sequence[int] | None,
-        collect: config.CollectionConfig | None = None,
-    ) -> None:
-        self._dir = tempfile.TemporaryDirectory(prefix="kensa-bench-")
-        self._source = GatedSource(frames)
-        # Whole frames are not what the bundled release was trained on: no score may turn them into a flood of defects.
-        model = OnnxModel.load(settings.release)
-        tree = make_config(
-            settings,
-            broker=broker,
-            state_dir=Path(self._dir.name),
-            cameras=1,
-            policy="wait",
-            roi=roi,
-            thresholds=dict.fromkeys(model.rule.defects, 1.0),
-        )
-        self._agent = app.build(tree.model_copy(update={"collect": collect}), sources={"cam00": self._source})
-        self._agent.start()
-        self._least_s = _LEAST_FRAME_S / len(psutil.Process().cpu_affinity())
-
-    def measure(self, calls: int) -> float:
-        """Frames per second from the first capture to the last decision."""
-        counters = self._agent.cameras["cam00"].counters
-        target = counters.snapshot().inspected + calls
-        began = time.perf_counter()
-        self._source.allow(calls)
-        while (left := target - counters.snapshot().inspected) > 0:
-            # Looking every 2 ms, which is no part of the agent, cost 30 us of CPU a frame on a busy machine; this: 3.
-            time.sleep(left * self._least_s)
-        rate = calls / (time.perf_counter() - began)
-        self.settle()
-        return rate
-
-    def settle(self) -> None:
-        """Wait until everything is delivered, so that nothing runs into the next measurement."""
-        deadline = time.monotonic() + _SETTLE_S
-        while (
-            self._agent.outbox.stats().verdicts + self._agent.outbox.stats().uncommitted and time.monotonic() < deadline
-        ):
-            time.sleep(0.05)
-
-    def collection(self) -> CollectionHealth | None:
-        """What the collector says; None where there is none."""
-        return None if self._agent.components.collector is None else self._agent.components.collector.health()
-
-    def close(self) -> None:
-        """Stop and remove the state."""
-        self._agent.stop()
-        self._dir.cleanup()
-
-
 def run_rounds(
     settings: LoopSettings, *, model: OnnxModel, frames: list[Pixels], broker: LocalBroker, say: Callable[[str], None]
 ) -> tuple[ThroughputRound, ...]:
@@ -313,14 +215,6 @@ def run_paced(
     )
 
 
-def cpu_name() -> str:
-    """The processor, as /proc/cpuinfo names it."""
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return "unknown"
-
-
 def run_loop(settings: LoopSettings, *, say: Callable[[str], None]) -> LoopResult:
     """Measure everything; several minutes. Raises a KensaError when the release or a broker is missing."""
     cv2.setNumThreads(1)  # as the agent does: the workers are the parallelism
@@ -350,4 +244,52 @@ def run_loop(settings: LoopSettings, *, say: Callable[[str], None]) -> LoopResul
         rss_peak_mb=process.rss_peak_mb,
         first_verdict_s=process.first_verdict_s,
         forbidden_modules=process.forbidden_modules,
+    )
+
+
+def run_command(arguments: argparse.Namespace, *, say: Callable[[str], None]) -> BenchReport:
+    """`kensa bench loop`."""
+    settings = LoopSettings(
+        release=arguments.release, rounds=arguments.rounds, calls=arguments.calls, paced_s=arguments.paced_seconds
+    )
+    result = run_loop(settings, say=say)
+    title = f"kensa bench loop · {result.model} · {result.cpu}, {result.cores} cores · {result.broker}"
+    table = ResultTable(title, "median")
+    _add_throughput(table, result)
+    for paced, limit in zip(result.paced, _MOST_P99_MS, strict=True):
+        commit = "none seen" if paced.commit_p99_ms is None else f"{paced.commit_p99_ms:.1f} ms"
+        table.add_result(
+            f"{paced.cameras} camera(s), {paced.fps:.0f} fps: p99 due time to decision (p50 {paced.p50_ms:.1f} ms); "
+            f"defects to commit {commit}; {paced.dropped} drops",
+            f"<= {limit:.0f} ms, 0",
+            f"{paced.p99_ms:.1f} ms",
+            met=paced.p99_ms <= limit and paced.dropped == 0,
+        )
+    cores, rss, first = result.summary()["cpu_cores_30fps"], result.rss_mb, result.first_verdict_s
+    table.add_result("CPU at 30 fps", f"<= {_MOST_CORES} core", f"{cores:.3f} core", met=cores <= _MOST_CORES)
+    memory = f"memory of kensa run, one camera (peak {result.rss_peak_mb:.0f} MB)"
+    table.add_result(memory, f"<= {_MOST_MB} MB", f"{rss:.0f} MB", met=rss <= _MOST_MB)
+    met = first <= _MOST_START_S
+    table.add_result("process start to first verdict", f"<= {_MOST_START_S} s", f"{first:.2f} s", met=met)
+    return BenchReport(table, result.summary())
+
+
+def _add_throughput(table: ResultTable, result: LoopResult) -> None:
+    figures = result.summary()
+    fps = figures["fps"]
+    for name, figure, least in (
+        (f"agent, 1080p whole frame: {fps['loop']:.0f} frames/s of its floor", "floor_ratio_full", _LEAST_FULL),
+        (f"agent, ROI: {fps['loop_roi']:.0f} frames/s of its floor", "floor_ratio_roi", _LEAST_ROI),
+    ):
+        table.add_result(name, f">= {100 * least:.0f} %", f"{figures[figure]:.1%}", met=figures[figure] >= least)
+    ratio = figures["naive_ratio"]
+    name = f"agent against the samples' loop ({fps['naive']:.0f} frames/s)"
+    table.add_result(name, f">= {_LEAST_NAIVE} x", f"{ratio:.2f} x", met=ratio >= _LEAST_NAIVE)
+    ratio = figures["preprocess_ratio"]
+    table.add_result(
+        f"preprocessing against direct INTER_AREA; RMSE {result.rmse_against_area:.2f} "
+        f"grey levels on whole frames, {result.rmse_against_area_roi:.2f} on the ROI",
+        f">= {_LEAST_PREPROCESS} x, <= {_MOST_RMSE}",
+        f"{ratio:.1f} x",
+        met=ratio >= _LEAST_PREPROCESS and result.rmse_against_area <= _MOST_RMSE,
     )

@@ -28,9 +28,11 @@ from agent.outbox import Outbox, OutboxLimits
 from agent.records import Judgement, Origin, Outcome, Verdict
 from agent.timing.clock import SystemClock
 from agent.wire import encode_verdict, mark_replay, verdict_topic
+from simulator.bench.bench_report import BenchReport, ResultTable
 from simulator.doubles.network.mqtt_broker import MosquittoBroker
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Iterator
 
 ROWS: Final = 5_000
@@ -186,3 +188,16 @@ def run_replay(*, rounds: int, rows: int = ROWS, say: Callable[[str], None]) -> 
                     say(f"bound {bound}, round {number + 1}: agent {ours[-1]:,.0f}/s, paho {plain[-1]:,.0f}/s")
             results.append(BoundResult(bound, tuple(ours), tuple(plain), warnings.count))
     return ReplayResult(rows, tuple(results))
+
+
+def run_command(arguments: argparse.Namespace, *, say: Callable[[str], None]) -> BenchReport:
+    """`kensa bench replay`."""
+    rows = ROWS // 10 if arguments.quick else ROWS
+    result = run_replay(rounds=arguments.rounds, rows=rows, say=say)
+    table = ResultTable(f"kensa bench replay · {rows:,} rows to mosquitto")
+    for bound in result.bounds:
+        ours, plain = statistics.median(bound.agent_per_s), statistics.median(bound.paho_per_s)
+        name = f"max_inflight_messages {bound.max_inflight}: {ours:,.0f} rows/s against {plain:,.0f} of a paho loop"
+        table.add_result(name, f">= {TARGET:.0%}", f"{bound.ratio:.0%}", met=bound.ratio >= TARGET)
+        table.add_result("... lines at WARNING and above", "0", str(bound.warnings), met=not bound.warnings)
+    return BenchReport(table, result.to_json())

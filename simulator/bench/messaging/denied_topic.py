@@ -18,9 +18,11 @@ from agent.outbox import Outbox
 from agent.records import Judgement, ModelIdentity, Origin, Outcome, Verdict
 from agent.timing.clock import NS_PER_S, SystemClock
 from agent.wire import DecodedVerdicts, decode, verdict_topic
+from simulator.bench.bench_report import BenchReport, ResultTable, silenced
 from simulator.faulty_broker import FaultyBroker
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Sequence
 
 Protocol = Literal["3.1.1", "5"]
@@ -123,3 +125,18 @@ def _first_acknowledgements(broker: FaultyBroker) -> dict[str, float]:
             for verdict in message.verdicts if isinstance(message, DecodedVerdicts) else ():
                 found.setdefault(verdict.key, event.at_s)
     return found
+
+
+def run_command(arguments: argparse.Namespace, *, say: Callable[[str], None]) -> BenchReport:
+    """`kensa bench denied-topic`."""
+    cameras = CAMERAS[:1] if arguments.quick else CAMERAS
+    with silenced("agent"):
+        results = run_denied_topic(seconds=5.0 if arguments.quick else 20.0, cameras=cameras, say=say)
+    table = ResultTable(
+        "kensa bench denied-topic · one topic of six", "the slowest", what="age of verdicts on the five allowed topics"
+    )
+    for result in results:
+        name = f"MQTT {result.protocol}, {result.forbidden} denied: {result.lost} of {result.allowed} lost"
+        met = result.longest_s <= TARGET_S and not result.lost
+        table.add_result(name, f"<= {TARGET_S:g} s, 0 lost", f"{result.longest_s:.2f} s", met=met)
+    return BenchReport(table, {"runs": [result.to_json() for result in results]})

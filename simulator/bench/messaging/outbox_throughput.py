@@ -18,14 +18,17 @@ from typing import TYPE_CHECKING, Any, Final
 from agent.outbox import Outbox, OutboxLimits
 from agent.records import Judgement, ModelIdentity, Origin, Outcome, Verdict
 from agent.timing.clock import NS_PER_S, SystemClock
+from simulator.bench.bench_report import BenchReport, ResultTable
 from simulator.doubles.network.memory_transport import MemoryTransport
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import argparse
+    from collections.abc import Callable, Sequence
 
 _BATCH: Final = 8  # verdicts a worker hands over at once
 _DEFECT_EVERY: Final = 200
 _DRAIN_NS: Final = 60 * NS_PER_S
+_LEAST_PER_S: Final = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,3 +132,13 @@ def _round(count: int, per_s: float | None, work_dir: Path | None) -> OutboxRoun
         commit_p50_ms=round(commit_ms[len(commit_ms) // 2], 3),
         commit_p99_ms=round(commit_ms[len(commit_ms) * 99 // 100], 3),
     )
+
+
+def run_command(arguments: argparse.Namespace, *, say: Callable[[str], None]) -> BenchReport:
+    """`kensa bench outbox`."""
+    say("ok verdicts with a few defects, SQLite with synchronous=FULL, a broker in memory")
+    result = run_outbox(rounds=arguments.rounds)
+    table = ResultTable("kensa bench outbox", "median")
+    name, met = "sustained verdicts/s, committed and delivered", result.verdicts_per_s >= _LEAST_PER_S
+    table.add_result(name, f">= {_LEAST_PER_S:,}", f"{result.verdicts_per_s:,.0f}", met=met)
+    return BenchReport(table, result.to_json())

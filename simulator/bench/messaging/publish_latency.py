@@ -21,11 +21,13 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from agent import app
 from agent.wire import DecodedVerdicts, decode
+from simulator.bench.bench_report import BenchReport, ResultTable
+from simulator.bench.inspection.bench_agent import LoopSettings, make_config
 from simulator.bench.inspection.frame_sources import PacedSource, render_defect, render_pool
-from simulator.bench.inspection.throughput import LoopSettings, make_config
 from simulator.doubles.network.mqtt_broker import open_broker
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable
 
     from agent.ports import FrameSource
@@ -146,3 +148,17 @@ def _measure_latency(
         )
         for outcome, ages in sorted(subscriber.ages_ms.items())
     ]
+
+
+def run_command(arguments: argparse.Namespace, *, say: Callable[[str], None]) -> BenchReport:
+    """`kensa bench publish`."""
+    result = run_publish(release=arguments.release, seconds=6.0 if arguments.quick else 60.0, say=say)
+    title = f"kensa bench publish · {result.fps:g} frames/s, {result.broker} on the loopback"
+    table = ResultTable(title, "p99", what="from exposure to subscriber")
+    for age in result.ages:
+        name = f"{age.publish}: {age.outcome} ({age.verdicts:,} verdicts, p50 {age.p50_ms:.1f} ms)"
+        if age.publish == "at_once":
+            table.add_result(name, f"<= {TARGET_MS:g} ms", f"{age.p99_ms:.1f} ms", met=age.p99_ms <= TARGET_MS)
+        else:
+            table.add_shown(name, f"{age.p99_ms:.1f} ms", "")
+    return BenchReport(table, result.to_json())

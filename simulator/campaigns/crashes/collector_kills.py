@@ -50,17 +50,17 @@ class CollectorKills:
     kills: int = 0
     kills_of_the_child: int = 0
     faults: dict[str, int] = field(default_factory=dict)  # of the network and the credentials, by kind
-    answered: int = 0  # frames for which the collector had answered
+    acknowledged: int = 0  # frames for which the collector had answered
     arrived: int = 0
     lost: int = 0  # answered for, and not there with picture and sidecar
     damaged: int = 0  # other pixels than were collected, or a sidecar that does not fit
-    twice: int = 0  # written at the target more than once
-    miscounted: int = 0  # disks whose account is not what is there
+    duplicated: int = 0  # written at the target more than once
+    accounting_errors: int = 0  # disks whose account is not what is there
 
     @property
     def is_clean(self) -> bool:
         """Whether nothing was that must not be."""
-        return self.lost + self.damaged + self.twice + self.miscounted == 0
+        return self.lost + self.damaged + self.duplicated + self.accounting_errors == 0
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for `json.dumps`."""
@@ -149,13 +149,13 @@ class _CollectorDisk:
         result.kills_of_the_child += self.kills_of_the_child
         for fault, times in self._faults.items():
             result.faults[fault] = result.faults.get(fault, 0) + times
-        result.answered += len(promised)
+        result.acknowledged += len(promised)
         result.arrived += len(whole)
         result.lost += len(promised - whole) + len(found["png"].keys() ^ found["json"].keys())
         result.damaged += sum(not _matches_frame(found["png"][key], found["json"][key], key) for key in whole)
-        result.twice += sum(times > 1 for times in self._server.stored.values())
+        result.duplicated += sum(times > 1 for times in self._server.stored.values())
         kept = sum(health.kept.values())
-        result.miscounted += (kept, health.uploaded, dict(health.dropped)) != (len(whole), len(whole), {})
+        result.accounting_errors += (kept, health.uploaded, dict(health.dropped)) != (len(whole), len(whole), {})
 
     @contextlib.contextmanager
     def _start_victim(self, *, drain: bool) -> Any:

@@ -69,20 +69,20 @@ class BadModelOutcome:
 class BadModelRollouts:
     """All kinds, and those that only live parts show over many seeds."""
 
-    fates: list[BadModelOutcome]
-    hidden: list[RolloutCounts] = field(default_factory=list)
+    outcomes: list[BadModelOutcome]
+    live_only: list[RolloutCounts] = field(default_factory=list)
 
     @property
     def bad_committed(self) -> list[str]:
         """Kinds that reached COMMITTED: must be none."""
-        live = [counts.kind for counts in self.hidden if counts.committed]
-        return [fate.kind for fate in self.fates if fate.committed and fate.kind != GOOD_KIND] + live
+        live = [counts.kind for counts in self.live_only if counts.committed]
+        return [outcome.kind for outcome in self.outcomes if outcome.committed and outcome.kind != GOOD_KIND] + live
 
     @property
     def is_clean(self) -> bool:
         """Whether each was stopped by the gate that must, live ones in time, and the good one was not."""
-        soon = all(c.median_parts <= 1_000 and c.most_frames <= 2_000 for c in self.hidden)  # noqa: PLR2004 the target
-        return not self.bad_committed and soon and all(fate.as_expected for fate in self.fates)
+        soon = all(c.median_parts <= 1_000 and c.most_frames <= 2_000 for c in self.live_only)  # noqa: PLR2004 the target
+        return not self.bad_committed and soon and all(outcome.as_expected for outcome in self.outcomes)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for `json.dumps`."""
@@ -298,12 +298,12 @@ def run_bad_model_rollouts(
 
     `parts` parts are rendered. `cpu_s` replaces the minute of processor time that an examination may take.
     """
-    with tempfile.TemporaryDirectory(prefix="kensa-repertoire-", dir=work_dir) as name:
+    with tempfile.TemporaryDirectory(prefix="kensa-bad-models-", dir=work_dir) as name:
         folder = Path(name)
         factory = _copied(release, folder / "factory")
         bank = PartBank(manifests.read_manifest(factory).geometry.to_record(), parts=parts, seed=seed + 1)
-        fates = [_roll_out_kind(kind, factory, folder / kind, bank, seed=seed, cpu_s=cpu_s) for kind in kinds]
-        hidden = [
+        outcomes = [_roll_out_kind(kind, factory, folder / kind, bank, seed=seed, cpu_s=cpu_s) for kind in kinds]
+        live_only = [
             _roll_out_live_only(k, factory, folder, bank, seeds=seeds, seed=seed) for k in kinds if k in LIVE_ONLY_KINDS
         ]
-    return BadModelRollouts(fates, hidden)
+    return BadModelRollouts(outcomes, live_only)

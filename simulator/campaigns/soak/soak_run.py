@@ -53,15 +53,15 @@ class SoakResult:
     inspected: int
     dropped: dict[str, int]  # by reason
     verdicts: dict[str, int]  # by outcome
-    fates: dict[str, int]  # what became of the verdicts
-    doubles: int  # arrived again; de-duplication takes them out
-    happenings: dict[str, int]  # faults, by name
+    verdict_states: dict[str, int]  # of the verdicts at the end
+    duplicates: int  # arrived again; de-duplication removes them
+    faults: dict[str, int]  # faults, by name
     kills: int  # at boundaries and in between
-    wished: dict[str, int]  # releases, by kind
+    requested: dict[str, int]  # releases, by kind
     committed: dict[str, int]  # by kind
     refused: dict[str, int]  # by kind, gate and reason
     automatic_rollbacks: int
-    halts: int  # waits for a person, after too many of them
+    rollout_halts: int  # waits for a person after too many rollbacks
     problems: list[str]
     wall_s: float
 
@@ -350,15 +350,15 @@ class SoakRun:
             inspected=self._frame_counts["inspected"],
             dropped=dict(self._dropped),
             verdicts=dict(book.verdicts),
-            fates=book.count_states(),
-            doubles=book.duplicates,
-            happenings=dict(sorted(self._fault_counts.items())),
+            verdict_states=book.count_states(),
+            duplicates=book.duplicates,
+            faults=dict(sorted(self._fault_counts.items())),
             kills=self._fault_counts["kill"] + self._fault_counts["kill while starting"],
-            wished=dict(sorted(self._requested.items())),
+            requested=dict(sorted(self._requested.items())),
             committed=dict(Counter(kinds[version] for version in sorted(audit.committed))),
             refused=dict(Counter(f"{kinds[v]}: {why}" for v, why in sorted(audit.refused.items()) if v in kinds)),
             automatic_rollbacks=audit.automatic_rollbacks,
-            halts=audit.halts,
+            rollout_halts=audit.halts,
             problems=audit.problems[:_MAX_PROBLEMS],
             wall_s=round(wall_s, 1),
         )
@@ -367,7 +367,7 @@ class SoakRun:
 def run_soak(*, hours: float = 24.0, seed: int = 0, work_dir: Path | None = None) -> SoakResult:
     """Play a day (or less) and return what happened. `work_dir` is where its disk is made."""
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="kensa-day-", dir=work_dir) as folder:
+    with tempfile.TemporaryDirectory(prefix="kensa-soak-", dir=work_dir) as folder:
         day = SoakRun(Path(folder), seed=seed)
         day.run(hours=hours)
         return day.result(hours=hours, seed=seed, wall_s=time.monotonic() - began)

@@ -23,11 +23,11 @@ class _VerdictState(IntEnum):
     """Of one verdict."""
 
     NONE = 0  # an exposure that was dropped, or none
-    WAITING = 1  # in memory
-    PROMISED = 2  # on disk
-    DEAD = 3  # was in memory when the process was killed: it may have reached the disk, or not
+    IN_MEMORY = 1
+    ON_DISK = 2
+    UNCERTAIN = 3  # was in memory when the process was killed: it may have reached the disk, or not
     ARRIVED = 4
-    TOLD = 5  # in a gap
+    REPORTED_LOST = 5  # in a gap
 
 
 @dataclass(slots=True)
@@ -69,7 +69,7 @@ class VerdictTracker:
             stream.grow_to(verdict.seq)
             if stream.states[verdict.seq] != _VerdictState.NONE:
                 self.problems.append(f"two verdicts for {verdict.key}")
-            stream.states[verdict.seq] = _VerdictState.WAITING
+            stream.states[verdict.seq] = _VerdictState.IN_MEMORY
             stream.outcomes[verdict.seq] = _OUTCOMES[verdict.judgement.outcome]
             self.verdicts[verdict.judgement.outcome] += 1
             self.uncommitted.append((stream, verdict.seq))
@@ -77,15 +77,15 @@ class VerdictTracker:
     def record_committed(self) -> None:
         """Note that all that was appended is on disk."""
         for stream, seq in self.uncommitted:
-            if stream.states[seq] == _VerdictState.WAITING:
-                stream.states[seq] = _VerdictState.PROMISED
+            if stream.states[seq] == _VerdictState.IN_MEMORY:
+                stream.states[seq] = _VerdictState.ON_DISK
         self.uncommitted.clear()
 
     def record_killed(self) -> None:
         """Note that what was not committed may be gone."""
         for stream, seq in self.uncommitted:
-            if stream.states[seq] == _VerdictState.WAITING:
-                stream.states[seq] = _VerdictState.DEAD
+            if stream.states[seq] == _VerdictState.IN_MEMORY:
+                stream.states[seq] = _VerdictState.UNCERTAIN
         self.uncommitted.clear()
 
     def record_delivered(self, messages: Sequence[Outgoing]) -> None:
@@ -101,7 +101,7 @@ class VerdictTracker:
                         stream.grow_to(last)
                         for seq in range(first, last + 1):
                             if stream.states[seq] not in {_VerdictState.NONE, _VerdictState.ARRIVED}:
-                                stream.states[seq] = _VerdictState.TOLD
+                                stream.states[seq] = _VerdictState.REPORTED_LOST
                 case _:
                     pass
 
@@ -119,8 +119,8 @@ class VerdictTracker:
         found = [
             f"{epoch}/{camera}/{seq}"
             for (epoch, camera), stream in self.streams_by_camera.items()
-            for seq, fate in enumerate(stream.states)
-            if fate in {_VerdictState.WAITING, _VerdictState.PROMISED}
+            for seq, state in enumerate(stream.states)
+            if state in {_VerdictState.IN_MEMORY, _VerdictState.ON_DISK}
         ]
         if found:
             self.problems.append(f"{len(found)} verdicts are missing: {', '.join(found[:_MAX_NAMED])}")
@@ -131,7 +131,7 @@ class VerdictTracker:
         counts = Counter[int]()
         for stream in self.streams_by_camera.values():
             counts.update(stream.states)
-        return {fate.name.lower(): counts[fate] for fate in _VerdictState if fate is not _VerdictState.NONE}
+        return {state.name.lower(): counts[state] for state in _VerdictState if state is not _VerdictState.NONE}
 
     def _stream(self, epoch: int, camera: str) -> _CameraVerdicts:
         found = self.streams_by_camera.get((epoch, camera))

@@ -31,6 +31,7 @@ from pipeline.repository.tuf_repository import Repository
 from simulator.aws.local_aws import LocalAws
 from simulator.aws.training_jobs import TrainingJob, run_entry_point
 from simulator.demos.cloud.cloud_line import GEOMETRY, INSPECTION, MODEL, NET, SITE
+from simulator.paths import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -63,7 +64,7 @@ _ROLE: Final = "arn:aws:iam::123456789012:role/kensa"
 _ALARM: Final = "arn:aws:cloudwatch:eu-central-1:123456789012:alarm:kensa-score-drift"
 _NICE: Final = 5  # of trainings: the lines go first
 _FIRST_S: Final = 60.0
-_ASL: Final = Path(__file__).resolve().parents[3] / "pipeline" / "infra" / "cycle.asl.json"
+_ASL: Final = ROOT / "pipeline" / "infra" / "cycle.asl.json"
 _FAST: Final[dict[str, Any]] = {"watch_s": 240, "soak_s": 3, "fleet_s": 240, "every_s": 1, "per_minute": 100}
 
 

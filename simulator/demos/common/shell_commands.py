@@ -5,14 +5,13 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Final
 
-_ROOT: Final = Path(__file__).resolve().parents[3]
+from simulator.paths import ROOT
 
 
 def shell_command(program: str, *arguments: str) -> str:
     """Return the line for `scripts/...` of this checkout, or for `kensa` of the environment that runs this."""
-    path = _ROOT / program if program.startswith("scripts/") else Path(sys.executable).parent / program
+    path = ROOT / program if program.startswith("scripts/") else Path(sys.executable).parent / program
     return shlex.join([_relative_to_cwd(path) if path.exists() else program, *arguments])
 
 

@@ -25,10 +25,10 @@ from simulator.demos.greengrass.component_packager import ComponentPackager, che
 from simulator.demos.greengrass.mjpeg_camera import MjpegLineCamera
 from simulator.demos.greengrass.release_catalogue import LIMITS, SITE, OfferedRelease, ReleaseCatalogue, plan_offers
 from simulator.demos.greengrass.update_schedule import TIMEOUT_S, UpdateSchedule
-from simulator.demos.line.line_environment import DEFAULT_RELEASE, FIRST_RELEASE
 from simulator.doubles.network.mqtt_broker import BrokerName, LocalBroker, open_broker
 from simulator.doubles.servers.shadow_service import ShadowService
 from simulator.nucleus import Deployment, Nucleus, NucleusBehaviour
+from simulator.paths import DEFAULT_RELEASE, FIRST_RELEASE
 from simulator.probes.verdict_subscriber import VerdictSubscriber
 
 if TYPE_CHECKING:

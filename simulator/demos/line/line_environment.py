@@ -28,6 +28,7 @@ from simulator.doubles.network.tcp_proxy import TcpProxy
 from simulator.doubles.servers.shadow_service import ShadowService
 from simulator.line import CAMERAS, SimulatedLine
 from simulator.line.source import SimulatedSource, from_config
+from simulator.paths import DEFAULT_RELEASE, FIRST_RELEASE
 from simulator.probes.verdict_subscriber import VerdictSubscriber
 
 if TYPE_CHECKING:
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
     from simulator.demos.line.release_log import ReleaseLog
     from simulator.line.config import CameraName
 
-_RELEASES: Final = Path(__file__).resolve().parents[3] / "releases"
-DEFAULT_RELEASE: Final = _RELEASES / "default"
-FIRST_RELEASE: Final = _RELEASES / "first"  # what the line starts with when a better one is to come
 CONFIG_NAME: Final = "demo.yaml"
 STATE_NAME: Final = "state"
 _THING: Final = "demo-thing"

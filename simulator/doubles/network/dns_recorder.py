@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from agent.errors import OperatorError
+from simulator.paths import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -112,7 +113,7 @@ def record_lookups(
     with tempfile.TemporaryDirectory(prefix="kensa-dns-") as name:
         found, output = Path(name) / "names.json", Path(name) / "output"
         inner = [sys.executable, "-m", "simulator.doubles.network.dns_recorder", "--inside", str(found), str(timeout_s)]
-        here = str(Path(__file__).resolve().parents[3])
+        here = str(ROOT)
         variables = dict(os.environ if environment is None else environment)
         variables["PYTHONPATH"] = os.pathsep.join(filter(None, (here, variables.get("PYTHONPATH"))))
         with output.open("wb") as log:

@@ -7,34 +7,34 @@ import json
 import pytest
 
 from simulator.bench import cli
-from simulator.bench.fault_campaigns import CAMPAIGNS, NAMES, CampaignOutcome, CampaignResult, FaultsResult, run_faults
+from simulator.bench.fault_campaigns import CAMPAIGNS, SECTIONS, CampaignOutcome, CampaignResult, FaultsResult, run_faults
 
 
 def result(*, met: bool, missing: str | None = None) -> CampaignResult:
     counted = None if missing else CampaignOutcome("0 of 5", met, {"lost": 0})
-    return CampaignResult("kills", "5 kills", "0", 5, counted, missing, 1.0)
+    return CampaignResult("outbox_kills", "5 kills", "0", 5, counted, missing, 1.0)
 
 
 def test_every_fault_of_the_table_has_a_campaign_with_its_full_count() -> None:
     assert {campaign.name: campaign.count for campaign in CAMPAIGNS} == {
-        "kills": 1_000,
+        "outbox_kills": 1_000,
         "power_cuts": 40,
         "lifecycle_kills": 1_000,
-        "collect_kills": 200,
+        "collector_kills": 200,
         "mutated_models": 10_000,
         "mutated_metadata": 3_000,
         "equally_good": 200,
         "always_ok": 20,
         "always_defect": 20,
-        "repertoire": 20,
-        "pictures": 10_000,
-        "good_pictures": 100_000,
+        "bad_models": 20,
+        "unusable_images": 10_000,
+        "good_images": 100_000,
         "starts_mosquitto": 100,
         "starts_iotcore": 100,
         "starts_amqtt": 100,
         "reject_chart": 400,
-        "nasty_broker": 100,
-        "day": 24,
+        "faulty_broker": 100,
+        "soak": 24,
     }
 
 
@@ -73,4 +73,4 @@ def test_an_unknown_campaign_is_refused_by_name(capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit):
         cli.main(["faults", "--only", "weather"])
 
-    assert NAMES[0] in capsys.readouterr().err
+    assert SECTIONS[0] in capsys.readouterr().err
