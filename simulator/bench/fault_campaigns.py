@@ -177,7 +177,9 @@ def _reject_chart(count: int, seed: int) -> CampaignOutcome:
 
 def _soak(count: int, seed: int) -> CampaignOutcome:
     found = run_soak(hours=count, seed=seed)
-    text = f"{len(found.problems)} ({found.parts:,} parts, {found.kills} kills, {sum(found.requested.values())} releases)"
+    text = (
+        f"{len(found.problems)} ({found.parts:,} parts, {found.kills} kills, {sum(found.requested.values())} releases)"
+    )
     return CampaignOutcome(text, found.is_clean, found.to_json())
 
 

@@ -23,10 +23,12 @@ def test_a_bad_model_is_stopped_where_it_must_be_and_what_passes_the_examination
 
     found = run_bad_model_rollouts(release=RELEASE, kinds=kinds, seeds=5, parts=80, work_dir=tmp_path)
 
-    assert [(fate.kind, fate.committed, fate.as_expected) for fate in found.fates] == [(k, False, True) for k in kinds]
-    assert [fate.gate for fate in found.fates[:2]] == ["contract", "golden"]
-    assert all(fate.parts > 0 for fate in found.fates[2:]), "live parts show these"
-    assert [counts.refused for counts in found.hidden] == [5, 5]
+    assert [(outcome.kind, outcome.committed, outcome.as_expected) for outcome in found.outcomes] == [
+        (k, False, True) for k in kinds
+    ]
+    assert [outcome.gate for outcome in found.outcomes[:2]] == ["contract", "golden"]
+    assert all(outcome.parts > 0 for outcome in found.outcomes[2:]), "live parts show these"
+    assert [counts.refused for counts in found.live_only] == [5, 5]
     assert found.is_clean
 
 
@@ -34,7 +36,7 @@ def test_a_bad_model_is_stopped_where_it_must_be_and_what_passes_the_examination
 def test_the_same_gates_let_a_good_model_through(tmp_path: Path) -> None:
     found = run_bad_model_rollouts(release=RELEASE, kinds=(GOOD_KIND,), parts=80, work_dir=tmp_path)
 
-    assert found.fates[0].committed
-    assert found.fates[0].parts > 1_770, "the default policy's parts, and those that it did not get"
+    assert found.outcomes[0].committed
+    assert found.outcomes[0].parts > 1_770, "the default policy's parts, and those that it did not get"
     assert found.bad_committed == []
     assert found.is_clean

@@ -26,7 +26,7 @@ def test_nothing_that_the_collector_answered_for_is_lost_or_twice(tmp_path: Path
     found = run_collector_kills(kills=12, seed=7, work_dir=tmp_path)
     assert found.is_clean, found
     assert found.kills >= 6
-    assert found.answered > 0
+    assert found.acknowledged > 0
 
 
 @pytest.fixture

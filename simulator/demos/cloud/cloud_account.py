@@ -12,7 +12,6 @@ import os
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 from unittest import mock
 
@@ -35,6 +34,7 @@ from simulator.paths import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from pipeline.cloud.storage import Storage
     from simulator.aws.greengrass_cloud import CloudDeployment

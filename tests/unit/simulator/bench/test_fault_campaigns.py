@@ -7,7 +7,14 @@ import json
 import pytest
 
 from simulator.bench import cli
-from simulator.bench.fault_campaigns import CAMPAIGNS, SECTIONS, CampaignOutcome, CampaignResult, FaultsResult, run_faults
+from simulator.bench.fault_campaigns import (
+    CAMPAIGNS,
+    SECTIONS,
+    CampaignOutcome,
+    CampaignResult,
+    FaultsResult,
+    run_faults,
+)
 
 
 def result(*, met: bool, missing: str | None = None) -> CampaignResult:
