@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from moto.iot.models import iot_backends
 
 from simulator.aws.api_protocol import ACCOUNT, REGION
+from simulator.doubles.network.topic_filter import topic_matches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -58,17 +59,6 @@ class _Message:
     def fill(self, text: str) -> str:
         """A template of an action's parameter."""
         return _FILLED.sub(lambda match: self.value(match[1]), text)
-
-
-def topic_matches(topic_filter: str, topic: str) -> bool:
-    """Whether a topic falls under an MQTT filter."""
-    wanted, levels = topic_filter.split("/"), topic.split("/")
-    for i, level in enumerate(wanted):
-        if level == "#":
-            return True
-        if i >= len(levels) or level not in {"+", levels[i]}:
-            return False
-    return len(wanted) == len(levels)
 
 
 def select(sql: str, topic: str, payload: Mapping[str, Any]) -> dict[str, Any] | None:

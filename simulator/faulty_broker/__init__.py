@@ -17,6 +17,5 @@ with every message either still kept or in `record.acknowledged()`.
 from simulator.faulty_broker.broker_behaviours import BROKER_BEHAVIOURS
 from simulator.faulty_broker.broker_record import BrokerEvent, BrokerRecord
 from simulator.faulty_broker.broker_server import FaultyBroker
-from simulator.faulty_broker.broker_session import topic_matches
 
-__all__ = ["BROKER_BEHAVIOURS", "BrokerEvent", "BrokerRecord", "FaultyBroker", "topic_matches"]
+__all__ = ["BROKER_BEHAVIOURS", "BrokerEvent", "BrokerRecord", "FaultyBroker"]

@@ -12,6 +12,7 @@ import struct
 import time
 from typing import TYPE_CHECKING, ClassVar, Final
 
+from simulator.doubles.network.topic_filter import topic_matches
 from simulator.faulty_broker import mqtt_packets
 
 if TYPE_CHECKING:
@@ -24,17 +25,6 @@ if TYPE_CHECKING:
 _POLL_S: Final = 0.02
 _HALF_OPEN_S: Final = 10.0  # the rest of a packet must follow its first byte within this
 _RST_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s
-
-
-def topic_matches(topic: str, pattern: str) -> bool:
-    """Whether the filter `pattern` covers `topic`: `+` is one level, a last `#` the rest."""
-    levels, wanted = topic.split("/"), pattern.split("/")
-    for index, level in enumerate(wanted):
-        if level == "#":
-            return True
-        if index >= len(levels) or level not in {"+", levels[index]}:
-            return False
-    return len(levels) == len(wanted)
 
 
 class BrokerSession:
@@ -182,7 +172,7 @@ class BrokerSession:
         if message.qos == 0:
             return
         self.published += 1
-        if any(topic_matches(message.topic, pattern) for pattern in self.broker.forbidden):
+        if any(topic_matches(pattern, message.topic) for pattern in self.broker.forbidden):
             self.refuse(message.packet_id, mqtt_packets.NOT_AUTHORISED)
             return
         self.on_publish(message, event)

@@ -36,18 +36,7 @@ def measure_cuts(settings: GreengrassBenchSettings, say: Callable[[str], None]) 
         site.network.latency_s = _LATENCY_S
         outcome = site.deploy()
         say(f"30 frames/s for {seconds:g} s, three cuts of {cut_s:g} s, one restart of the nucleus")
-        began = time.monotonic()
-        for number, share in enumerate(_CUTS_AT, 1):
-            _until(began + share * seconds)
-            say(f"cut {number}")
-            site.network.reset()  # what is on the way is lost
-            site.network.cut()
-            time.sleep(cut_s)
-            site.network.restore()
-        _until(began + _RESTART_AT * seconds)
-        say("restart of the nucleus")
-        site.nucleus.restart()
-        _until(began + seconds)
+        _disturb(site, seconds, cut_s, say)
         is_back = site.listener.wait(site.is_drained, _SETTLED_S)
         site.remove_components()
         listener = site.listener
@@ -80,6 +69,22 @@ def measure_cuts(settings: GreengrassBenchSettings, say: Callable[[str], None]) 
             figures=figures,
         )
     ]
+
+
+def _disturb(site: GreengrassTestbed, seconds: float, cut_s: float, say: Callable[[str], None]) -> None:
+    """Let `seconds` pass, with three cuts of the broker and one restart of the nucleus."""
+    began = time.monotonic()
+    for number, share in enumerate(_CUTS_AT, 1):
+        _until(began + share * seconds)
+        say(f"cut {number}")
+        site.network.reset()  # what is on the way is lost
+        site.network.cut()
+        time.sleep(cut_s)
+        site.network.restore()
+    _until(began + _RESTART_AT * seconds)
+    say("restart of the nucleus")
+    site.nucleus.restart()
+    _until(began + seconds)
 
 
 def _until(moment: float) -> None:

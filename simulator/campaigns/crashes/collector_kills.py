@@ -7,14 +7,12 @@ there exactly once; and the spool's own account must be what an outsider counts.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import random
 import re
 import shutil
 import signal
 import tempfile
-import time
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,11 +23,13 @@ import numpy as np
 
 from agent.wire.collected_frame import decode_collected
 from simulator.campaigns.crashes.collector_victim import CollectorReport, frame_pixels, run_collector
+from simulator.campaigns.crashes.victim_process import Victim
+from simulator.campaigns.forkserver import forkserver_context
 from simulator.doubles.network.tcp_proxy import TcpProxy
 from simulator.doubles.servers.s3_server import S3Server
 
 if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
+    from collections.abc import Iterator
     from multiprocessing.context import ForkServerContext
 
     from agent.wire import CollectionHealth
@@ -70,8 +70,7 @@ class CollectorKills:
 def run_collector_kills(*, kills: int, seed: int, work_dir: Path | None = None) -> CollectorKills:
     """Kill `kills` times. `work_dir` is where the disks are made; the system's temporary directory by default."""
     source = random.Random(seed)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["simulator.campaigns.crashes.collector_victim"])
+    context = forkserver_context("simulator.campaigns.crashes.collector_victim")
     result = CollectorKills()
     while result.kills + result.kills_of_the_child < kills:
         folder = Path(tempfile.mkdtemp(prefix="kensa-collect-kills-", dir=work_dir))
@@ -107,33 +106,31 @@ class _CollectorDisk:
 
     def run_once(self) -> None:
         """Start a victim, disturb it, kill its child perhaps and itself for certain."""
-        with self._start_victim(drain=False) as reports:
+        with self._start_victim(drain=False) as victim:
             if self._random.random() < 0.8:  # noqa: PLR2004 - the others die while they start
-                self._read_reports(reports, _START_S, until_answered=True)
-            self._read_reports(reports, self._random.random() * _MAX_RUN_S)
+                self._read_reports(victim, _START_S, until_answered=True)
+            self._read_reports(victim, self._random.random() * _MAX_RUN_S)
             fault = self._inject_fault()
             self._faults[fault] += 1
-            self._read_reports(reports, self._random.random() * 0.5)
+            self._read_reports(victim, self._random.random() * 0.5)
             if self._random.random() < 0.5 and self._child:  # noqa: PLR2004 - every other one
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self._child, signal.SIGKILL)
                 self.kills_of_the_child += 1
-                self._read_reports(reports, self._random.random() * _MAX_RUN_S)
+                self._read_reports(victim, self._random.random() * _MAX_RUN_S)
             self._clear_faults()
-            self._read_reports(reports, self._random.random() * 0.5)
+            self._read_reports(victim, self._random.random() * 0.5)
         self.kills += 1
 
     def drain(self) -> CollectionHealth:
         """Let everything arrive on a good network; return the last account."""
         self._clear_faults()
-        deadline = time.monotonic() + _DRAIN_S
-        with self._start_victim(drain=True) as reports:
-            while time.monotonic() < deadline:
-                if reports.poll(1.0):
-                    report: CollectorReport = reports.recv()
-                    self._record_report(report)
-                    if report.health is not None:
-                        return report.health
+        with self._start_victim(drain=True) as victim:
+            for report in victim.read(_DRAIN_S):
+                self._record_report(report)
+                if report.health is not None:
+                    health: CollectionHealth = report.health
+                    return health
         raise TimeoutError(f"what was collected did not arrive within {_DRAIN_S:.0f} s")
 
     def check(self, result: CollectorKills, health: CollectionHealth) -> None:
@@ -158,39 +155,25 @@ class _CollectorDisk:
         result.accounting_errors += (kept, health.uploaded, dict(health.dropped)) != (len(whole), len(whole), {})
 
     @contextlib.contextmanager
-    def _start_victim(self, *, drain: bool) -> Any:
-        ours, theirs = self._context.Pipe(duplex=False)
+    def _start_victim(self, *, drain: bool) -> Iterator[Victim]:
         environment = {**self._server.environment(), "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{self._proxy.port}"}
-        victim = self._context.Process(
-            target=run_collector,
-            args=(self._state_dir, environment, _TARGET, theirs),
-            kwargs={"drain": drain},
-            daemon=False,
-        )
-        victim.start()
-        theirs.close()
         self._child = 0
-        try:
-            if not ours.poll(_START_S):
-                raise TimeoutError("the process that is to be killed did not start")
-            yield ours
-        finally:
-            victim.kill()
-            victim.join()
-            with contextlib.suppress(EOFError):
-                while ours.poll():
-                    self._record_report(ours.recv())
-            ours.close()
+        with Victim(
+            self._context, run_collector, self._state_dir, environment, _TARGET, daemon=False, drain=drain
+        ) as victim:
+            victim.wait_started()
+            try:
+                yield victim
+            finally:
+                victim.kill()
+                for report in victim.drain():
+                    self._record_report(report)
 
-    def _read_reports(self, reports: Connection, seconds: float, *, until_answered: bool = False) -> None:
-        """Take in what is reported for so long: a full pipe would hold the victim up."""
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
-            if reports.poll(left):
-                report: CollectorReport = reports.recv()
-                self._record_report(report)
-                if until_answered and report.kind == "answered":
-                    return
+    def _read_reports(self, victim: Victim, seconds: float, *, until_answered: bool = False) -> None:
+        for report in victim.read(seconds):
+            self._record_report(report)
+            if until_answered and report.kind == "answered":
+                return
 
     def _record_report(self, report: CollectorReport) -> None:
         match report.kind:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RELEASES: Final = 24  # published beforehand, counters 1 to 24
-_SEPARATOR: Final = "\t"
 _QUIET_STEPS: Final = 3  # at rest, before the next wish
 
 
@@ -34,47 +33,37 @@ class LifecycleReport:
     floor: int
     active: str  # digest of the active release; empty for the factory's
 
-    def to_bytes(self) -> bytes:
-        """One line."""
-        return _SEPARATOR.join((self.state, self.sha256, str(self.floor), self.active)).encode()
-
-
-def parse_report(data: bytes) -> LifecycleReport:
-    """Read what `to_bytes` wrote."""
-    state, sha256, floor, active = data.decode().split(_SEPARATOR)
-    return LifecycleReport(state, sha256, int(floor), active)
-
 
 def open_lifecycle_harness(folder: Path) -> LifecycleHarness:
     """Make the device of `folder`, with all releases published."""
-    plant = LifecycleHarness(folder)
+    harness = LifecycleHarness(folder)
     for _ in range(RELEASES):
-        plant.publish()
-    return plant
+        harness.publish()
+    return harness
 
 
 def run_lifecycle(folder: Path, seed: int, reports: Connection) -> None:
     """Step and report until killed."""
     source = random.Random(seed)
-    plant = open_lifecycle_harness(folder)
-    plant.clock.utc_offset_ns = time.time_ns()  # starts are minutes apart, so that starts are forgiven and limits end
-    plant.healthy_after_s = source.choice((0.0, 60.0))
-    plant.start()
-    _report(plant, reports)
+    harness = open_lifecycle_harness(folder)
+    harness.clock.utc_offset_ns = time.time_ns()  # starts are minutes apart, so that starts are forgiven and limits end
+    harness.healthy_after_s = source.choice((0.0, 60.0))
+    harness.start()
+    _report(harness, reports)
     quiet = 0
     while True:
-        plant.step(failing=source.random() < 0.02)  # noqa: PLR2004  one look in fifty finds a bad model
-        state = plant.lifecycle.status().state
+        harness.step(failing=source.random() < 0.02)  # noqa: PLR2004  one look in fifty finds a bad model
+        state = harness.lifecycle.status().state
         quiet = quiet + 1 if state in {LifecycleState.IDLE, LifecycleState.NO_MODEL, LifecycleState.AB} else 0
         if quiet > _QUIET_STEPS:
-            _request_change(plant, source)
+            _request_change(harness, source)
             quiet = 0
-        _report(plant, reports)
+        _report(harness, reports)
 
 
-def _request_change(plant: LifecycleHarness, source: random.Random) -> None:
+def _request_change(harness: LifecycleHarness, source: random.Random) -> None:
     """Ask for something: mostly the next release."""
-    lifecycle, floor = plant.lifecycle, plant.lifecycle.status().counter_floor
+    lifecycle, floor = harness.lifecycle, harness.lifecycle.status().counter_floor
     with contextlib.suppress(LifecycleError):
         match source.randrange(8):
             case 0:
@@ -87,13 +76,13 @@ def _request_change(plant: LifecycleHarness, source: random.Random) -> None:
             case 3:
                 lifecycle.promote()
             case 4:
-                plant.desire(source.choice(plant.published), mode="ab")
+                harness.desire(source.choice(harness.published), mode="ab")
             case _:
-                plant.desire(plant.published[min(floor + source.randrange(3), RELEASES - 1)])
+                harness.desire(harness.published[min(floor + source.randrange(3), RELEASES - 1)])
 
 
-def _report(plant: LifecycleHarness, reports: Connection) -> None:
-    lease, status = plant.slot.lease(), plant.lifecycle.status()
+def _report(harness: LifecycleHarness, reports: Connection) -> None:
+    lease, status = harness.slot.lease(), harness.lifecycle.status()
     active = "" if status.active is None else status.active.digest
     sha256 = "" if lease is None else lease.model.identity.sha256
-    reports.send_bytes(LifecycleReport(status.state, sha256, status.counter_floor, active).to_bytes())
+    reports.send(LifecycleReport(status.state, sha256, status.counter_floor, active))

@@ -1,12 +1,11 @@
-"""The process that is killed: it commits verdicts and says so after each commit, until it dies.
+"""A process that commits verdicts and reports each commit until it is killed.
 
-Each report is 16 bytes: boot epoch and the highest sequence number below which all is committed, big-endian.
+Each report is a pair: boot epoch, and the highest sequence number below which everything is committed.
 """
 
 from __future__ import annotations
 
 import random
-import struct
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from pathlib import Path
 
-REPORT: Final = struct.Struct(">QQ")
 LINE: Final = "line1"
 CAMERA: Final = "cam1"
 LIMITS: Final = OutboxLimits(max_bytes=16 * 1024 * 1024, commit_s=0.0, seal_s=0.2)  # each step commits all
@@ -45,10 +43,10 @@ def verdicts(epoch: int, seed: int) -> Iterator[list[Verdict]]:
 def run_outbox(state_dir: Path, seed: int, reports: Connection) -> None:
     """Commit and report until killed."""
     epoch = next_boot_epoch(state_dir, utc_s=time.time())
-    reports.send_bytes(REPORT.pack(epoch, 0))
+    reports.send((epoch, 0))
     outbox = Outbox(state_dir=state_dir, transport=None, clock=SystemClock(), limits=LIMITS)
     for batch in verdicts(epoch, seed):
         outbox.append(batch)
         outbox.writer.step()
         if outbox.writer.waiting == 0:
-            reports.send_bytes(REPORT.pack(epoch, batch[-1].seq + 1))
+            reports.send((epoch, batch[-1].seq + 1))

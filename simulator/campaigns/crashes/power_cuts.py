@@ -18,15 +18,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from simulator.campaigns.crashes.commit_tracker import CommitTracker
-from simulator.campaigns.crashes.outbox_kills import forkserver_context, read_reports
-from simulator.campaigns.crashes.outbox_victim import REPORT, run_outbox
+from simulator.campaigns.crashes.outbox_kills import VICTIM_MODULE, record_commits
+from simulator.campaigns.crashes.outbox_victim import run_outbox
+from simulator.campaigns.crashes.victim_process import Victim
+from simulator.campaigns.forkserver import forkserver_context
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _IMAGE_BYTES: Final = 48 * 1024 * 1024
 _CUTS_PER_VICTIM: Final = 5
-_START_TIMEOUT_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,30 +72,21 @@ def _cut_one_victim(folder: Path, source: random.Random, cuts: int) -> Iterator[
         file.truncate(_IMAGE_BYTES)
     _command("mkfs.ext4", "-q", "-F", str(image))
     with _mounted(image, folder / "live") as live:
-        context = forkserver_context()
-        ours, theirs = context.Pipe(duplex=False)
-        victim = context.Process(target=run_outbox, args=(live / "state", source.getrandbits(32), theirs), daemon=True)
-        victim.start()
-        theirs.close()
-        ledger = CommitTracker()
-        try:
-            if not ours.poll(_START_TIMEOUT_S):
-                raise TimeoutError("the process whose power is to be cut did not start")
-            ledger.record_start(REPORT.unpack(ours.recv_bytes())[0])
+        context = forkserver_context(VICTIM_MODULE)
+        tracker = CommitTracker()
+        with Victim(context, run_outbox, live / "state", source.getrandbits(32)) as victim:
+            victim.wait_started()
+            tracker.record_start(victim.reports.recv()[0])
             for _ in range(cuts):
                 time.sleep(source.random() * 0.1)
-                read_reports(ours, ledger)  # promised before the cut
+                record_commits(victim, tracker)  # promised before the cut
                 shutil.copyfile(image, copy)
-                read_reports(ours, later := CommitTracker())
+                record_commits(victim, later := CommitTracker())
                 with _mounted(copy, folder / "after") as after:
-                    check = ledger.check(after / "state")
+                    check = tracker.check(after / "state")
                 for epoch, below in later.committed_below.items():
-                    ledger.record_commit(epoch, below)
+                    tracker.record_commit(epoch, below)
                 yield check.committed, check.lost, check.stale_epochs
-        finally:
-            victim.kill()
-            victim.join()
-            ours.close()
 
 
 @contextmanager

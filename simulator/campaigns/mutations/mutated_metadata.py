@@ -10,7 +10,6 @@ which must never happen, if not.
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import random
 import shutil
 import tempfile
@@ -26,7 +25,9 @@ from agent.children.fetch_protocol import FetchDone, FetchLimits, FetchRequest
 from agent.errors import FetchError, ReleaseRefusedError
 from agent.ports import FetchJob
 from agent.timing.clock import SystemClock
+from simulator.campaigns.forkserver import forkserver_context, start_child
 from simulator.campaigns.mutations.json_mutations import mutate_json
+from simulator.campaigns.mutations.worker_pool import CRASHED, HUNG, run_in_workers
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -174,7 +175,7 @@ def run_cases(setting: RepositoryFixture, seed: int, indices: range, reports: Co
         chosen = damage_file(setting, seed, index)
         answer = fetch_release(setting.request(folder), lambda _: None)
         restore_file(setting, chosen)
-        reports.send((index, classify(setting, answer)))
+        reports.send(classify(setting, answer))
 
 
 def run_mutated_metadata(
@@ -184,20 +185,19 @@ def run_mutated_metadata(
 
     `work_dir` is where the folders are made; the system's temporary directory by default.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["agent.fetch.download", "pipeline.repository.tuf_repository"])
+    context = forkserver_context("agent.fetch.download", "pipeline.repository.tuf_repository")
     with tempfile.TemporaryDirectory(prefix="kensa-metadata-", dir=work_dir) as folder:
         setting = _prepared(context, Path(folder), release)
         outcomes = _run_in_workers(context, setting, seed, files)
         outcomes.update(_run_in_fetch_child(setting, seed, index) for index in range(children))
-    special = {name: outcomes.pop(name, 0) for name in (_HARMLESS, _ACCEPTED, "crashed", "hung")}
+    special = {name: outcomes.pop(name, 0) for name in (_HARMLESS, _ACCEPTED, CRASHED, HUNG)}
     return MetadataMutations(
         files=files,
         refused=sum(outcomes.values()),
         harmless=special[_HARMLESS],
         accepted=special[_ACCEPTED],
-        crashed=special["crashed"],
-        hung=special["hung"],
+        crashed=special[CRASHED],
+        hung=special[HUNG],
         through_the_child=children,
         reasons=dict(sorted(outcomes.items())),
     )
@@ -209,10 +209,7 @@ def _prepare_and_send(base: Path, release: Path, reports: Connection) -> None:
 
 def _prepared(context: ForkServerContext, base: Path, release: Path) -> RepositoryFixture:
     """`prepare` in another process: this one may be somebody's who wants no tuf."""
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_prepare_and_send, args=(base, release, theirs), daemon=True)
-    process.start()
-    theirs.close()
+    process, ours = start_child(context, _prepare_and_send, base, release)
     try:
         if not ours.poll(_CASE_S):
             raise TimeoutError("the repository was not ready in time")
@@ -225,29 +222,11 @@ def _prepared(context: ForkServerContext, base: Path, release: Path) -> Reposito
 
 def _run_in_workers(context: ForkServerContext, setting: RepositoryFixture, seed: int, files: int) -> Counter[str]:
     outcomes: Counter[str] = Counter()
-    index = 0
-    while index < files:
-        ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=run_cases, args=(setting, seed, range(index, files), theirs), daemon=True)
-        process.start()
-        theirs.close()
-        try:
-            while index < files:
-                if not ours.poll(_CASE_S):
-                    outcomes["hung"] += 1
-                    break
-                done, outcome = ours.recv()
-                outcomes[outcome] += 1
-                index = done + 1
-        except EOFError:
-            outcomes["crashed"] += 1
-        if index < files:  # it died or hung in this one; go on after it with an honest repository
-            process.kill()
+    for _, outcome in run_in_workers(context, run_cases, setting, seed, cases=files, case_s=_CASE_S):
+        outcomes[outcome] += 1
+        if outcome in {CRASHED, HUNG}:  # the next case begins with an honest repository
             for path in setting.metadata_files():
                 restore_file(setting, path)
-            index += 1
-        process.join()
-        ours.close()
     return outcomes
 
 
@@ -271,7 +250,7 @@ def _run_in_fetch_child(setting: RepositoryFixture, seed: int, index: int) -> st
             FetchJob(release_id=setting.release_id, into=request.into, trusted_utc_s=0.0, stop=threading.Event())
         )
     except (FetchError, ReleaseRefusedError) as error:
-        return "crashed" if error.reason == "fetcher_crashed" else str(error.reason)
+        return CRASHED if error.reason == "fetcher_crashed" else str(error.reason)
     finally:
         restore_file(setting, chosen)
     honest = setting.expected

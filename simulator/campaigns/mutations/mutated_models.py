@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import multiprocessing
 import os
 import random
 import shutil
@@ -32,11 +31,12 @@ from agent.ports import SelfTestJob
 from agent.release import golden_set
 from agent.release import manifest as manifests
 from agent.release_records import SelfTestLimits
+from simulator.campaigns.forkserver import forkserver_context
 from simulator.campaigns.mutations.onnx_mutations import mutate_onnx
+from simulator.campaigns.mutations.worker_pool import CRASHED, HUNG, run_in_workers
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
-    from multiprocessing.context import ForkServerContext
 
     from agent.records import Pixels
 
@@ -81,7 +81,7 @@ def run_mutated_models(
         loaded = sum(_is_loaded_changed(release, base / "changed", seed, index) for index in range(files))
         outcomes = _run_in_workers(release, base, seed, signed)
         outcomes.update(_run_in_selftest_child(release, base / "child", seed, index) for index in range(children))
-    special = {name: outcomes.pop(name, 0) for name in ("harmless", "different", "crashed", "hung")}
+    special = {name: outcomes.pop(name, 0) for name in ("harmless", "different", CRASHED, HUNG)}
     return ModelMutations(
         files=files,
         loaded=loaded,
@@ -126,49 +126,17 @@ def _signed(release: Path, folder: Path, model: bytes) -> Path:
 
 
 def _run_in_workers(release: Path, base: Path, seed: int, count: int) -> Counter[str]:
-    """Every case in a worker; one that dies or hangs is replaced, and its case counted."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["agent.selftest.self_test", "simulator.campaigns.mutations.mutated_models"])
+    """Count the outcomes; a case that is neither refused nor harmless is logged, so that it can be replayed."""
+    context = forkserver_context("agent.selftest.self_test", "simulator.campaigns.mutations.mutated_models")
     outcomes: Counter[str] = Counter()
-    at = 0
-    while at < count:
-        at = _one_worker(
-            context, (release, base / "work", seed), range(at, min(at + _CASES_PER_WORKER, count)), outcomes
-        )
+    for case, outcome in run_in_workers(
+        context, run_cases, release, base / "work", seed,
+        cases=count, case_s=_CASE_S, cases_per_worker=_CASES_PER_WORKER,
+    ):  # fmt: skip
+        outcomes[outcome] += 1
+        if outcome in {CRASHED, HUNG, "different"}:
+            _log.warning("mutated model %d: %s", case, outcome)
     return outcomes
-
-
-def _one_worker(
-    context: ForkServerContext, setting: tuple[Path, Path, int], cases: range, outcomes: Counter[str]
-) -> int:
-    """Run `cases` until the worker ends; returns the first case that is still to do."""
-    reports, theirs = context.Pipe(duplex=False)
-    worker = context.Process(target=run_cases, args=(*setting, cases, theirs), daemon=True)
-    worker.start()
-    theirs.close()
-    at = cases.start
-    try:
-        while at < cases.stop:
-            outcome = reports.recv() if reports.poll(_CASE_S) else "hung"
-            _count_outcome(outcomes, outcome, at)
-            at += 1
-            if outcome == "hung":
-                return at
-    except EOFError:
-        _count_outcome(outcomes, "crashed", at)
-        return at + 1
-    finally:
-        worker.kill()
-        worker.join()
-        reports.close()
-    return at
-
-
-def _count_outcome(outcomes: Counter[str], outcome: str, case: int) -> None:
-    """Count it; what is no refusal and not harmless is logged, so that the case can be looked at: it replays."""
-    outcomes[outcome] += 1
-    if outcome in {"crashed", "hung", "different"}:
-        _log.warning("mutated model %d: %s", case, outcome)
 
 
 def run_cases(release: Path, folder: Path, seed: int, cases: range, reports: Connection) -> None:

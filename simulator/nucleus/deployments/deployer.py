@@ -19,16 +19,19 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from simulator.nucleus.config_store import DEFAULT_MS
 from simulator.nucleus.deployments.component_process import SETTLED_STATES, ComponentProcess, PreparedScript
 from simulator.nucleus.deployments.deployment import (
-    NUCLEUS_PREFIX,
     ComponentStore,
     Deployment,
     DeploymentResult,
     DeploymentStatus,
-    dependency_order,
     remove_artifacts,
+)
+from simulator.nucleus.deployments.deployment_plan import (
+    DeploymentPlan,
+    configure_component,
+    is_built_in,
+    resolve_plan,
 )
 from simulator.nucleus.deployments.recipe import Recipe, RecipeError, RecipeVariables
 from simulator.nucleus.ipc.ipc_errors import IpcError
@@ -82,17 +85,6 @@ class DeployedComponent:
     last_scripts: Mapping[str, PreparedScript]  # the scripts as they were filled in for the latest start
 
 
-@dataclass(slots=True)
-class _Plan:
-    """One deployment, resolved."""
-
-    deployment: Deployment
-    store: ComponentStore
-    id: str
-    at_ms: int
-    recipes: list[Recipe]  # dependencies first
-
-
 class Deployer:
     """All components. Belongs to the event loop."""
 
@@ -108,19 +100,19 @@ class Deployer:
         deployment_id = deployment_id or str(uuid.uuid4())
         async with self._lock:
             try:
-                plan = self._plan(deployment, store, deployment_id)
+                running = {name: component.recipe for name, component in self.components.items()}
+                plan = resolve_plan(deployment, store, deployment_id, running=running, lite=self._dependencies.lite)
                 await asyncio.to_thread(self._download, plan)
             except RecipeError as error:
                 return DeploymentResult(deployment_id, "FAILED_NO_STATE_CHANGE", str(error))
             if reason := await self._ask_components(plan):
                 return DeploymentResult(deployment_id, "FAILED_NO_STATE_CHANGE", reason)
-            before = {name: component.recipe for name, component in self.components.items()}
             memory = copy.deepcopy(self._dependencies.config_store)
             reason = await self._apply(plan)
             status: DeploymentStatus = "FAILED" if reason else "SUCCEEDED"
             if reason and not self._dependencies.lite and deployment.rollback:
                 self._dependencies.config_store.replace_with(memory)
-                await self._roll_back(before)
+                await self._roll_back(running)
                 status = "FAILED_ROLLBACK_COMPLETE"
             if not self._dependencies.lite:
                 self._dependencies.gates.notify_done(deployment_id)
@@ -152,32 +144,7 @@ class Deployer:
 
     # --- before anything changes --------------------------------------------------------------------------------------
 
-    def _plan(self, deployment: Deployment, store: ComponentStore, deployment_id: str) -> _Plan:
-        lite = self._dependencies.lite
-        found: dict[str, Recipe] = {}
-        wanted = [(name, version) for name, version in deployment.components.items() if not _built_in(name)]
-        if deployment.local:
-            wanted += [
-                (name, component.recipe.version)
-                for name, component in self.components.items()
-                if name not in deployment.components and name not in deployment.remove
-            ]
-        while wanted:
-            name, version = wanted.pop()
-            if name in found:
-                continue
-            known = self.components.get(name)
-            same = known is not None and known.recipe.version == version
-            recipe = known.recipe if known is not None and same else store.recipe(name, version, lite=lite)
-            found[name] = recipe
-            wanted += [
-                (other.name, deployment.components.get(other.name) or store.newest(other.name))
-                for other in recipe.dependencies
-                if not _built_in(other.name) and other.name not in found
-            ]
-        return _Plan(deployment, store, deployment_id, time.time_ns() // 10**6, dependency_order(found))
-
-    def _download(self, plan: _Plan) -> None:
+    def _download(self, plan: DeploymentPlan) -> None:
         unpack = not (self._dependencies.lite and plan.deployment.local)
         for recipe in plan.recipes:
             if self._is_new(recipe):
@@ -187,7 +154,7 @@ class Deployer:
         known = self.components.get(recipe.name)
         return known is None or known.recipe.version != recipe.version
 
-    async def _ask_components(self, plan: _Plan) -> str:
+    async def _ask_components(self, plan: DeploymentPlan) -> str:
         """Return why the deployment must not go on, "" when nobody objects; only classic asks."""
         around, deployment = self._dependencies, plan.deployment
         if around.lite or deployment.local:
@@ -197,7 +164,7 @@ class Deployer:
         for recipe in plan.recipes:
             if self._is_new(recipe):
                 continue
-            _configure(preview, recipe, plan, lite=False, new=False)
+            configure_component(preview, recipe, plan, lite=False, new=False)
             if preview.find(recipe.name) != around.config_store.find(recipe.name):
                 trees[recipe.name] = preview.find(recipe.name)
         if reason := await around.gates.validate(plan.id, trees, wait_s=deployment.validate_s):
@@ -208,7 +175,7 @@ class Deployer:
 
     # --- the change ---------------------------------------------------------------------------------------------------
 
-    async def _apply(self, plan: _Plan) -> str:
+    async def _apply(self, plan: DeploymentPlan) -> str:
         """Make it so; return why it failed, "" when it did not."""
         around = self._dependencies
         try:
@@ -226,7 +193,7 @@ class Deployer:
                 return reason
         return await self._bring_up(plan, {change.component for change in changes})
 
-    async def _bring_up(self, plan: _Plan, configured: set[str]) -> str:
+    async def _bring_up(self, plan: DeploymentPlan, configured: set[str]) -> str:
         """Start what is new and restart what needs it, dependencies first; return why that failed."""
         restarted: set[str] = set()
         for recipe in plan.recipes:
@@ -253,13 +220,15 @@ class Deployer:
             await asyncio.sleep(self._dependencies.behaviour.status_s)
         return process.state
 
-    def _configure_all(self, plan: _Plan) -> list[ConfigChange]:
+    def _configure_all(self, plan: DeploymentPlan) -> list[ConfigChange]:
         around = self._dependencies
         changes = []
-        for name in filter(_built_in, plan.deployment.configuration_update):
+        for name in filter(is_built_in, plan.deployment.configuration_update):
             changes += around.config_store.merge(name, (), plan.deployment.merge_of(name), at_ms=plan.at_ms)
         for recipe in plan.recipes:
-            changes += _configure(around.config_store, recipe, plan, lite=around.lite, new=self._is_new(recipe))
+            changes += configure_component(
+                around.config_store, recipe, plan, lite=around.lite, new=self._is_new(recipe)
+            )
         around.configuration.notify(changes)  # after everything is written
         return changes
 
@@ -384,21 +353,3 @@ class Deployer:
             return PreparedScript(variables.fill(script.text), environment | own, script.timeout_s)
 
         return {phase: filled(script) for phase, script in recipe.scripts.items()}
-
-
-def _built_in(name: str) -> bool:
-    return name.startswith(NUCLEUS_PREFIX)
-
-
-def _configure(settings: ConfigStore, recipe: Recipe, plan: _Plan, *, lite: bool, new: bool) -> list[ConfigChange]:
-    """Write defaults, resets and the merge of one component; return what its subscribers hear of."""
-    name = recipe.name
-    changes: list[ConfigChange] = []
-    if new and lite:
-        changes += settings.merge(name, (), recipe.configuration, at_ms=DEFAULT_MS)
-    elif new:
-        settings.fill(name, recipe.configuration)
-    if resets := plan.deployment.resets_of(name):
-        put_back = settings.reset(name, resets, recipe.configuration)
-        changes += [] if lite else put_back  # lite sends no event for a reset
-    return changes + settings.merge(name, (), plan.deployment.merge_of(name), at_ms=plan.at_ms)

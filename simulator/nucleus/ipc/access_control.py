@@ -5,24 +5,13 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
+from simulator.doubles.network.topic_filter import topic_matches
+
 PUBSUB: Final = "aws.greengrass.ipc.pubsub"
 MQTT: Final = "aws.greengrass.ipc.mqttproxy"
 SHADOW: Final = "aws.greengrass.ShadowManager"
 LIFECYCLE: Final = "aws.greengrass.ipc.lifecycle"
 CLI: Final = "aws.greengrass.Cli"
-
-
-def topic_matches(pattern: str, topic: str) -> bool:
-    """Whether an MQTT filter covers `topic`, which may itself be a filter: `+` then needs `+` or `#`, `#` needs `#`."""
-    wanted, given = pattern.split("/"), topic.split("/")
-    for at, level in enumerate(wanted):
-        if level == "#":
-            return True
-        if at >= len(given) or given[at] == "#":
-            return False
-        if level not in ("+", given[at]):
-            return False
-    return len(wanted) == len(given)
 
 
 def _glob_matches(pattern: str, resource: str) -> bool:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
+from simulator.doubles.network.topic_filter import topic_matches
 from simulator.nucleus.ipc import access_control, request_fields
 from simulator.nucleus.ipc.ipc_errors import CloseConnectionError, ServiceError
 from simulator.nucleus.ipc.ipc_server import IpcOperation
@@ -332,5 +333,5 @@ class IotCoreBridge:
         if limits.incoming_bytes is not None and len(payload) > limits.incoming_bytes:
             return
         for subscription in list(self._subscriptions):
-            if access_control.topic_matches(subscription.filter, topic):
+            if topic_matches(subscription.filter, topic):
                 subscription.deliver(topic, payload)

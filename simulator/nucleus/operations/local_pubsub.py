@@ -6,6 +6,7 @@ import base64
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from simulator.doubles.network.topic_filter import topic_matches
 from simulator.nucleus.ipc import access_control, request_fields
 from simulator.nucleus.ipc.ipc_errors import InvalidArgumentsError, ServiceError
 from simulator.nucleus.ipc.ipc_server import IpcOperation
@@ -68,7 +69,7 @@ class LocalPubSub:
         for subscription in list(self._subscriptions):
             if not subscription.own and subscription.component == sender:
                 continue
-            if access_control.topic_matches(subscription.filter, topic):
+            if topic_matches(subscription.filter, topic):
                 subscription.stream.send("SubscriptionResponseMessage", event)
 
 
