@@ -5,7 +5,6 @@ Start order: broker, subscriber, account, first model, devices; the way out is t
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
 from contextlib import ExitStack
@@ -26,6 +25,7 @@ from simulator.demos.cloud.cloud_line import INSPECTION, train_first_model, writ
 from simulator.demos.cloud.cloud_scenario import FADE_S, STEADY_S, CloudScenario
 from simulator.demos.cloud.device import PLACEMENTS, Device
 from simulator.demos.cloud.time_compression import CompressedLake
+from simulator.demos.common.run_files import prepare_folder
 from simulator.doubles.network.mqtt_broker import BrokerName, LocalBroker, open_broker
 from simulator.doubles.servers.shadow_service import ShadowService
 from simulator.probes.verdict_subscriber import VerdictSubscriber
@@ -74,7 +74,10 @@ class CloudEnvironment:
         """Make everything ready. Raises a KensaError."""
         began = time.monotonic()
         with ExitStack() as stack:
-            self._prepare_folder()
+            marker = self.options.out / _MARK
+            prepare_folder(self.options.out, marker, self._work)
+            marker.touch()
+            self._work.mkdir()
             self._progress("starting broker and subscriber")
             self.broker = open_broker(self.options.broker)
             stack.enter_context(self.broker)
@@ -129,21 +132,6 @@ class CloudEnvironment:
         return round(STEADY_S * self.options.fps), round(FADE_S * self.options.fps)
 
     # --- inside -------------------------------------------------------------------------------------------------------
-
-    def _prepare_folder(self) -> None:
-        out = self.options.out
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            if self._work.exists():
-                if not (out / _MARK).is_file():
-                    raise OperatorError(f"--out {out} holds a folder {WORK_NAME!r} that no demo made. Give another one")
-                shutil.rmtree(self._work)
-            (out / _MARK).touch()
-            self._work.mkdir()
-        except OSError as error:
-            raise OperatorError(
-                f"--out {out} cannot be used: {error.strerror}. Give a folder that you may write to"
-            ) from error
 
     def _open_devices(self, base: Path, first: Path) -> None:
         fps = self.options.fps

@@ -8,15 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from rich.console import Group
-from rich.padding import Padding
-from rich.panel import Panel
-from rich.table import Table
 from rich.text import Text
 
 from simulator.demos.cloud.cloud_line import DEFECT_RATE, FADED_LIGHT
 from simulator.demos.cloud.cloud_view import STYLES
 from simulator.demos.cloud.time_compression import DAY_S
+from simulator.demos.common.report_parts import closing_panel, label_text_grid, next_steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -125,15 +122,11 @@ def to_json(result: CloudResult) -> dict[str, Any]:
         "problems": list(verify(result)),
         "seconds": round(result.seconds + result.prepared_s, 1),
         "prepared_s": round(result.prepared_s, 1),
-        "accuracy_before": _value(findings.before),
-        "accuracy_drifted": _value(findings.drifted),
-        "accuracy_after": _value(findings.after),
-        "parts_before": None if findings.before is None else findings.before.parts,
-        "parts_after": None if findings.after is None else findings.after.parts,
+        **_accuracy_values(findings),
         "frames_lost": result.lost,
         "poisoned_refused": result.is_poison_refused if findings.poisoned else None,
         "poisoned_result": findings.poisoned.get("result"),
-        "poisoned_why": findings.poisoned.get("why", []),
+        "poisoned_reasons": findings.poisoned.get("why", []),
         "cycle": findings.cycle.get("result"),
         "executions": findings.statuses,
         "trigger": findings.cycle.get("wanted", {}).get("trigger"),
@@ -169,6 +162,16 @@ def to_json(result: CloudResult) -> dict[str, Any]:
     }
 
 
+def _accuracy_values(findings: ScenarioOutcome) -> dict[str, Any]:
+    return {
+        "accuracy_before": _value(findings.before),
+        "accuracy_drifted": _value(findings.drifted),
+        "accuracy_after": _value(findings.after),
+        "parts_before": None if findings.before is None else findings.before.parts,
+        "parts_after": None if findings.after is None else findings.after.parts,
+    }
+
+
 def _value(share: AccuracyShare | None) -> float | None:
     return None if share is None else round(share.value, 4)
 
@@ -195,33 +198,21 @@ def headline(result: CloudResult) -> str:
 
 def closing_report(result: CloudResult) -> RenderableType:
     """Return the report for a person."""
-    problems = verify(result)
-    title = "Something is missing" if problems else "The line is as good as before, and no frame was lost"
-    body: list[RenderableType] = [_summary(result), Text(), _events(result), Text(), _steps(result), Text()]
-    body += [Text(f"✗ {problem}", "bold red") for problem in problems]
-    if problems:
-        body.append(Text())
-    body.append(_next_steps(result))
-    return Padding(
-        Panel(
-            Group(*body),
-            title=f"[bold]{'✗' if problems else '✓'} {title}[/]",
-            border_style="red" if problems else "green",
-            padding=(1, 2),
-        ),
-        (1, 0, 0, 0),
+    events = label_text_grid((f"{one.at_s:.0f} s", Text(one.text, STYLES[one.kind])) for one in result.events)
+    steps = label_text_grid(
+        ("" if number else "Steps", Text(line, "yellow" if "too slow" in line else ""))
+        for number, line in enumerate(result.steps)
+    )
+    return closing_panel(
+        "The line is as good as before, and no frame was lost",
+        [_summary(result), Text(), events, Text(), steps, Text()],
+        [next_steps(result.files, [("docs/cloud.md", "the same in your own account")])],
+        verify(result),
     )
 
 
-def _grid() -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="grey62", no_wrap=True)
-    table.add_column(overflow="fold")
-    return table
-
-
-def _summary(result: CloudResult) -> Table:
-    findings, table = result.outcome, _grid()
+def _summary(result: CloudResult) -> RenderableType:
+    findings = result.outcome
     parts = sum(device.shown for device in result.devices)
     choice, released = findings.cycle.get("choice", {}), findings.cycle.get("released", {})
     objective, champion = choice.get("objective"), choice.get("champion_objective")
@@ -230,7 +221,7 @@ def _summary(result: CloudResult) -> Table:
         f"{result.counts.unique:,} verdicts arrived over MQTT ({result.broker}), {result.counts.duplicates} twice, "
         f"{result.lost} lost"
     )
-    rows = [
+    rows: list[tuple[str, RenderableType]] = [
         ("Accuracy", headline(result).partition(": ")[2]),
         ("Light", f"fades by {FADED_LIGHT:.0%}, and stays so; {DEFECT_RATE:.0%} of the parts are defective"),
         (
@@ -260,28 +251,4 @@ def _summary(result: CloudResult) -> Table:
         ("Time", f"{result.prepared_s:.0f} s to prepare, {result.seconds:.0f} s of the lines"),
         ("Replaced", SIMPLIFICATIONS),
     ]
-    for label, text in rows:
-        table.add_row(label, text)
-    return table
-
-
-def _events(result: CloudResult) -> Table:
-    table = _grid()
-    for chapter in result.events:
-        table.add_row(f"{chapter.at_s:.0f} s", Text(chapter.text, STYLES[chapter.kind]))
-    return table
-
-
-def _steps(result: CloudResult) -> Table:
-    table = _grid()
-    for number, line in enumerate(result.steps):
-        table.add_row("" if number else "Steps", Text(line, "yellow" if "too slow" in line else ""))
-    return table
-
-
-def _next_steps(result: CloudResult) -> Table:
-    table = _grid()
-    for name, path in result.files.items():
-        table.add_row(name, Text(str(path), "cyan"))
-    table.add_row("Try next", Text("docs/cloud.md", "cyan").append("   the same in your own account", "grey62"))
-    return table
+    return label_text_grid(rows)

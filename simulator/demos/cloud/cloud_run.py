@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
-
-from rich.live import Live
 
 from simulator.demos.cloud.accuracy_plot import render_accuracy_plot
 from simulator.demos.cloud.cloud_environment import WORK_NAME, CloudEnvironment, CloudOptions
@@ -18,131 +14,118 @@ from simulator.demos.cloud.cloud_report import CloudResult, DeviceResult, headli
 from simulator.demos.cloud.cloud_scenario import INVERTED_LABELS_JOB
 from simulator.demos.cloud.cloud_view import CloudSnapshot, DeviceSnapshot, event_line, plain_line, screen, screen_svg
 from simulator.demos.cloud.scenario_steps import plan_text
+from simulator.demos.common.run_display import (
+    RunDisplay,
+    fast_thread_switches,
+    progress_reporter,
+    wait_for_arrival,
+)
+from simulator.demos.common.run_files import REPORT_NAME, SCREEN_NAME, log_to, write_report
 from simulator.demos.common.stop_signals import stop_on_signals
-from simulator.demos.line.line_run import log_to
 from simulator.line import part_sequence
 from simulator.probes.missing_verdicts import describe_missing
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from rich.console import Console
 
     from simulator.demos.cloud.device import Device
 
 LOG_NAME: Final = "demo.log"
-SCREEN_NAME: Final = "screen.svg"
 PLOT_NAME: Final = "accuracy.svg"
 PAGE_NAME: Final = "plant.html"
-REPORT_NAME: Final = "report.json"
 _REFRESH_S: Final = 0.5
-_PLAIN_S: Final = 10.0
+_LINE_EVERY_S: Final = 10.0  # where there is no terminal
 _ARRIVAL_S: Final = 20.0  # after the drain, verdicts that the broker has must reach the subscriber within this
-# Client and server of every request share the interpreter's lock with the lines, and hand it over several times.
-_SWITCH_S: Final = 1e-4
 _CURVE: Final = 240  # seconds that the live view shows
 
 
 class _Display:
     """Follows the run: takes in what arrived, and shows it on a terminal or as lines."""
 
-    def __init__(self, plant: CloudEnvironment, console: Console) -> None:
-        self._plant = plant
-        self._console = console
-        self._live = Live(console=console, screen=True, auto_refresh=False) if console.is_terminal else None
-        self._next_plain_s = 0.0
-        self._reported = 0
+    def __init__(self, environment: CloudEnvironment, console: Console) -> None:
+        self._environment = environment
+        self._display = RunDisplay(console, line_every_s=_LINE_EVERY_S, first_line_s=0.0)
         self.last: CloudSnapshot | None = None
 
-    def on(self) -> Live | nullcontext[None]:
+    def on(self) -> AbstractContextManager[None]:
         """Use the whole terminal meanwhile."""
-        return self._live or nullcontext()
+        return self._display.on()
 
     def receive(self) -> None:
         """Take in what arrived."""
-        for verdict in self._plant.subscriber.received():
-            self._plant.accuracy.add(verdict)
+        for verdict in self._environment.subscriber.received():
+            self._environment.accuracy.add(verdict)
 
     def update(self, note: str = "") -> None:
         """Take in and show the present."""
         self.receive()
-        moment = self.last = _snapshot(self._plant, note)
-        if self._live is not None:
-            self._live.update(screen(moment, width=self._console.width), refresh=True)
-            return
-        lines = [event_line(chapter) for chapter in moment.events[self._reported :]]
-        self._reported = len(moment.events)
-        if moment.elapsed_s >= self._next_plain_s:
-            self._next_plain_s = moment.elapsed_s + _PLAIN_S
-            lines.append(plain_line(moment))
-        for line in lines:
-            self._console.print(line, highlight=False, soft_wrap=True)
+        shown = self.last = _snapshot(self._environment, note)
+        self._display.show(
+            shown.elapsed_s,
+            screen=lambda width: screen(shown, width=width),
+            line=lambda: plain_line(shown),
+            events=[event_line(event) for event in shown.events],
+        )
 
 
 def run(options: CloudOptions, *, console: Console) -> CloudResult:
     """Run the demo and write its files. Raises a KensaError for what the operator can mend."""
     with ExitStack() as stack:
-        stack.callback(sys.setswitchinterval, sys.getswitchinterval())
-        sys.setswitchinterval(_SWITCH_S)
+        stack.enter_context(fast_thread_switches())
         options.out.mkdir(parents=True, exist_ok=True)
         stack.enter_context(log_to(options.out / LOG_NAME))
         console.print(plan_text(), highlight=False, soft_wrap=True)
         with console.status("Preparing the plant") as status:
-
-            def progress(what: str) -> None:
-                status.update(f"Preparing the plant: {what}")
-                if not console.is_terminal:
-                    console.print(what, highlight=False, soft_wrap=True)
-
-            plant = stack.enter_context(CloudEnvironment(options, progress=progress))
-        show = _Display(plant, console)
-        result = _run_scenario(plant, show)
-        return _write_files(result, plant, show)
+            progress = progress_reporter(console, status, "Preparing the plant")
+            environment = stack.enter_context(CloudEnvironment(options, progress=progress))
+        display = _Display(environment, console)
+        result = _run_scenario(environment, display)
+        return _write_files(result, environment, display)
 
 
-def _run_scenario(plant: CloudEnvironment, show: _Display) -> CloudResult:
+def _run_scenario(environment: CloudEnvironment, display: _Display) -> CloudResult:
     began = time.monotonic()
-    plant.start()
-    with stop_on_signals() as asked, show.on():
-        while not plant.scenario.is_over and not asked.is_set():
-            show.update()
-            asked.wait(_REFRESH_S)
-        plant.scenario.stop()
+    environment.start()
+    with stop_on_signals() as stop_requested, display.on():
+        while not environment.scenario.is_over and not stop_requested.is_set():
+            display.update()
+            stop_requested.wait(_REFRESH_S)
+        environment.scenario.stop()
         seconds = time.monotonic() - began
-        for device in plant.devices:
+        for device in environment.devices:
             device.camera.pause()
-        show.update("draining")
-        models = {device.placement.thing: device.active or f"{MODEL}/{FACTORY}" for device in plant.devices}
-        for device in plant.devices:
+        display.update("draining")
+        models = {device.placement.thing: device.active or f"{MODEL}/{FACTORY}" for device in environment.devices}
+        for device in environment.devices:
             device.agent.stop()
-        _wait_for_arrival(plant, show)
-    plant.subscriber.close()  # its last word is the whole ledger
-    show.receive()
-    plant.lake.deliver()
-    story = plant.scenario
+        inspected = sum(_inspected(device) for device in environment.devices)
+        wait_for_arrival(
+            display.receive, lambda: len(environment.accuracy.evaluated), inspected=inspected, timeout_s=_ARRIVAL_S
+        )
+    environment.subscriber.close()  # its last word is the whole ledger
+    display.receive()
+    environment.lake.deliver()
+    scenario = environment.scenario
     result = CloudResult(
         seconds=seconds,
-        prepared_s=plant.prepared_s,
-        outcome=story.outcome,
-        events=tuple(story.events),
-        devices=tuple(_device_result(device, models[device.placement.thing]) for device in plant.devices),
-        counts=plant.subscriber.counts,
-        broker=plant.broker.kind,
-        problem="it was ended early" if asked.is_set() else story.problem,
-        steps=tuple(story.timer.summary_lines()),
+        prepared_s=environment.prepared_s,
+        outcome=scenario.outcome,
+        events=tuple(scenario.events),
+        devices=tuple(_device_result(device, models[device.placement.thing]) for device in environment.devices),
+        counts=environment.subscriber.counts,
+        broker=environment.broker.kind,
+        problem="it was ended early" if stop_requested.is_set() else scenario.problem,
+        steps=tuple(scenario.timer.summary_lines()),
     )
     if not result.lost:
         return result
-    arrived, broker = plant.subscriber.arrived, plant.broker.kind
-    named = [name for device in plant.devices for name in describe_missing(device.state_dir, arrived, broker=broker)]
+    arrived, broker = environment.subscriber.arrived, environment.broker.kind
+    named = [
+        name for device in environment.devices for name in describe_missing(device.state_dir, arrived, broker=broker)
+    ]
     return replace(result, missing=tuple(named))
-
-
-def _wait_for_arrival(plant: CloudEnvironment, show: _Display) -> None:
-    inspected = sum(_inspected(device) for device in plant.devices)
-    deadline = time.monotonic() + _ARRIVAL_S
-    show.receive()
-    while len(plant.accuracy.evaluated) < inspected and time.monotonic() < deadline:
-        time.sleep(0.02)
-        show.receive()
 
 
 def _inspected(device: Device) -> int:
@@ -163,21 +146,21 @@ def _device_result(device: Device, model: str) -> DeviceResult:
     )
 
 
-def _snapshot(plant: CloudEnvironment, note: str) -> CloudSnapshot:
-    story, first = plant.scenario, plant.devices[0]
-    elapsed_s = story.elapsed_s
+def _snapshot(environment: CloudEnvironment, note: str) -> CloudSnapshot:
+    scenario, first = environment.scenario, environment.devices[0]
+    elapsed_s = scenario.elapsed_s
     return CloudSnapshot(
         elapsed_s=elapsed_s,
-        note=note or story.note,
+        note=note or scenario.note,
         light=part_sequence.drift_at(first.line.config, first.camera.shown),
-        accuracy=plant.accuracy.recent(),
-        curve=tuple(point for point in plant.accuracy.curve(step_s=2.0) if point[0] >= elapsed_s - _CURVE),
-        psi=story.outcome.psi,
-        events=tuple(story.events),
-        states=tuple(step.name for step in story.steps),
-        devices=tuple(_device_snapshot(device) for device in plant.devices),
-        delivered=len(plant.accuracy.evaluated),
-        labels=story.outcome.labels + story.outcome.poisoned_labels,
+        accuracy=environment.accuracy.recent(),
+        curve=tuple(point for point in environment.accuracy.curve(step_s=2.0) if point[0] >= elapsed_s - _CURVE),
+        psi=scenario.outcome.psi,
+        events=tuple(scenario.events),
+        states=tuple(step.name for step in scenario.steps),
+        devices=tuple(_device_snapshot(device) for device in environment.devices),
+        delivered=len(environment.accuracy.evaluated),
+        labels=scenario.outcome.labels + scenario.outcome.poisoned_labels,
     )
 
 
@@ -198,8 +181,8 @@ def _device_snapshot(device: Device) -> DeviceSnapshot:
     )
 
 
-def _write_files(result: CloudResult, plant: CloudEnvironment, show: _Display) -> CloudResult:
-    out = plant.options.out
+def _write_files(result: CloudResult, environment: CloudEnvironment, display: _Display) -> CloudResult:
+    out = environment.options.out
     files = {
         "Accuracy": out / PLOT_NAME,
         "Plant report": out / PAGE_NAME,
@@ -209,17 +192,16 @@ def _write_files(result: CloudResult, plant: CloudEnvironment, show: _Display) -
         "Log": out / LOG_NAME,
     }
     drawn = render_accuracy_plot(
-        plant.accuracy.curve(),
+        environment.accuracy.curve(),
         result.events,
         dark=result.outcome.fading_s,
         title=headline(result),
         seconds=result.seconds,
     )
     files["Accuracy"].write_text(drawn, encoding="utf-8")
-    plant.lake.ingest_labels(plant.account.data, refused=INVERTED_LABELS_JOB)
-    plant.lake.write_page(files["Plant report"])
-    if show.last is not None:
-        files["Last screen"].write_text(screen_svg(show.last), encoding="utf-8")
+    environment.lake.ingest_labels(environment.account.data, refused=INVERTED_LABELS_JOB)
+    environment.lake.write_page(files["Plant report"])
+    shown = None if display.last is None else screen_svg(display.last)
     result = replace(result, files=files)
-    files["Report"].write_text(json.dumps(to_json(result), indent=2) + "\n", encoding="utf-8")
+    write_report(out, to_json(result), screen_svg=shown)
     return result

@@ -10,7 +10,7 @@ from rich.layout import Layout
 from rich.table import Table
 from rich.text import Text
 
-from simulator.demos.line.line_view import count_text, framed_panel, label_value_grid, render_svg
+from simulator.demos.common.screen_parts import BARS, count_text, framed_panel, label_value_grid, render_svg
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from simulator.demos.cloud.accuracy import AccuracyShare
     from simulator.demos.cloud.cloud_scenario import EventKind, ScenarioEvent
 
-_BARS: Final = "▁▂▃▄▅▆▇█"
 STYLES: Final[dict[EventKind, str]] = {
     "light": "yellow",
     "data": "cyan",
@@ -68,7 +67,7 @@ def line_chart(values: list[float], width: int) -> str:
         return ""
     if len(values) > width:
         values = [values[int(i * len(values) / width)] for i in range(width)]
-    return "".join(_BARS[min(int(value * len(_BARS)), len(_BARS) - 1)] for value in values)
+    return "".join(BARS[min(int(value * len(BARS)), len(BARS) - 1)] for value in values)
 
 
 def screen(moment: CloudSnapshot, *, width: int) -> RenderableType:

@@ -8,7 +8,6 @@ report, as a person would give it to scripts/deploy.
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import yaml
 
-from agent.errors import OperatorError
 from greengrass.packaging import contents
 from greengrass.packaging.build import INSPECTOR, MODEL
+from simulator.demos.common.run_files import prepare_folder
 from simulator.demos.greengrass import component_status
 from simulator.demos.greengrass.component_packager import ComponentPackager, check_python
 from simulator.demos.greengrass.mjpeg_camera import MjpegLineCamera
@@ -84,7 +83,7 @@ class GreengrassEnvironment:
         """Start all that is around the component. Raises a KensaError."""
         with ExitStack() as stack:
             check_python()
-            self._prepare_folder()
+            prepare_folder(self.options.out, self.options.out / CONFIG_NAME, self._root, self._store)
             self._progress("starting the MQTT broker and the independent subscriber")
             self.broker = open_broker(self.options.broker)
             stack.enter_context(self.broker)
@@ -130,23 +129,6 @@ class GreengrassEnvironment:
         return self.nucleus.deploy(self._deployment({}, {}), self._store)
 
     # --- preparation --------------------------------------------------------------------------------------------------
-
-    def _prepare_folder(self) -> None:
-        """Make the folder, and clear what the last demo left. Raises OperatorError for a folder that is not ours."""
-        out = self.options.out
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            if self._root.exists() and not (out / CONFIG_NAME).is_file():
-                raise OperatorError(
-                    f"--out {out} holds a folder {NUCLEUS_NAME!r} that no demo made. Give another folder"
-                )
-            for left in (self._root, self._store):
-                if left.exists():
-                    shutil.rmtree(left)
-        except OSError as error:
-            raise OperatorError(
-                f"--out {out} cannot be used: {error.strerror}. Give a folder that you may write to"
-            ) from error
 
     def _pack(self, catalogue: ReleaseCatalogue, offers: tuple[OfferedRelease, ...]) -> None:
         self._progress("building the components of this checkout")

@@ -8,18 +8,25 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Group
-from rich.padding import Padding
-from rich.panel import Panel
-from rich.table import Table
 from rich.text import Text
 
 from greengrass.packaging.build import INSPECTOR
+from simulator.demos.common.report_parts import (
+    closing_panel,
+    delivery_values,
+    label_text_grid,
+    latency_bars,
+    metric_values,
+    model_values,
+    next_steps,
+    outcome_values,
+    recall_table,
+    two_columns,
+)
 from simulator.demos.common.shell_commands import shell_command
 from simulator.demos.greengrass.component_packager import SIMPLIFICATIONS
 from simulator.demos.greengrass.greengrass_view import METHOD_TEXT, NUCLEUS_TEXT
 from simulator.demos.greengrass.release_catalogue import POLICY_TEXT
-from simulator.demos.line.line_report import latency_bars, metric_values, recall_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,12 +122,10 @@ def _update_problems(result: GreengrassResult) -> Iterator[str]:
 
 def to_json(result: GreengrassResult) -> dict[str, Any]:
     """Return the report as one JSON object; what the demo without Greengrass reports has the same keys."""
-    moment, reading, counts = result.snapshot, result.snapshot.status, result.counts
+    moment, reading = result.snapshot, result.snapshot.status
     model = None if reading is None else reading.heartbeat.inspections[0]
     return {
-        "complete": not result.problems,
-        "problems": list(result.problems),
-        "seconds": round(result.seconds, 3),
+        **outcome_values(result.problems, result.seconds),
         "greengrass": moment.mode,
         "replaced": SIMPLIFICATIONS,
         "taken": moment.sent,
@@ -128,9 +133,7 @@ def to_json(result: GreengrassResult) -> dict[str, Any]:
         "inspected": result.inspected,
         "dropped": result.dropped,
         "dropped_by_reason": {} if reading is None else {str(why): n for why, n in reading.camera.dropped.items() if n},
-        "delivered": counts.unique,
-        "duplicates": counts.duplicates,
-        "replayed": counts.replayed,
+        **delivery_values(result.counts),
         "frames_lost": result.lost,
         "pid": moment.first_pid,
         "pid_changed": moment.pid_changed,
@@ -156,7 +159,7 @@ def to_json(result: GreengrassResult) -> dict[str, Any]:
         "broker": moment.broker,
         "model": None
         if model is None or model.model is None
-        else {"name": model.model, "version": model.version, "sha256": model.sha256, "trusted": model.trusted},
+        else model_values(model.model, model.version, model.sha256, trusted=bool(model.trusted)),
         "files": {name: str(path) for name, path in result.files.items()},
     }
 
@@ -166,27 +169,22 @@ def to_json(result: GreengrassResult) -> dict[str, Any]:
 
 def closing_report(result: GreengrassResult) -> RenderableType:
     """Return the report for a person."""
-    ok = not result.problems
-    title = "One process, no frame lost, every verdict arrived" if ok else "Something is missing"
-    body: list[RenderableType] = [_summary(result), Text(), _updates(result), Text()]
-    body += [Text(f"✗ {problem}", "bold red") for problem in result.problems]
-    if result.problems:
-        body.append(Text())
-    tables = Table.grid(expand=True, padding=(0, 1))
-    tables.add_column(ratio=1)
-    tables.add_column(ratio=1)
-    tables.add_row(
-        recall_table(result.snapshot.metrics), latency_bars(result.snapshot.metrics, title="Arrival to decision")
-    )
-    body += [tables, Text(), _next_steps(result)]
-    style = "green" if ok else "red"
-    return Padding(
-        Panel(Group(*body), title=f"[bold]{'✓' if ok else '✗'} {title}[/]", border_style=style, padding=(1, 2)),
-        (1, 0, 0, 0),
+    metrics = result.snapshot.metrics
+    other = "classic" if result.snapshot.mode == "lite" else "lite"
+    steps = [
+        (shell_command("scripts/demo", "--greengrass", other), "the other nucleus"),
+        ("docs/deploy.md", "your own devices"),
+    ]
+    tables = two_columns(recall_table(metrics), latency_bars(metrics, title="Arrival to decision"))
+    return closing_panel(
+        "One process, no frame lost, every verdict arrived",
+        [_summary(result), Text(), _updates(result), Text()],
+        [tables, Text(), next_steps(result.files, steps)],
+        result.problems,
     )
 
 
-def _summary(result: GreengrassResult) -> Table:
+def _summary(result: GreengrassResult) -> RenderableType:
     moment, tally = result.snapshot, result.snapshot.metrics
     found, defective = tally.detection_counts()
     rate = moment.published / result.seconds if result.seconds else 0.0
@@ -200,7 +198,7 @@ def _summary(result: GreengrassResult) -> Table:
         process = f"process {moment.first_pid} at first, {moment.component.pid} at the end"
     parts = f"{moment.sent:,} taken by the camera, {result.inspected:,} judged, {result.dropped} dropped"
     arrived = f"{result.counts.unique:,} verdicts over IPC and MQTT ({moment.broker}), {result.counts.duplicates} twice"
-    rows = [
+    rows: list[tuple[str, RenderableType]] = [
         ("Component", f"{name}; installed and judging after {result.install_s:.0f} s; {process}"),
         ("Replaced", SIMPLIFICATIONS),
         ("Parts", f"{parts}, {result.lost} lost, in {result.seconds:.0f} s"),
@@ -208,18 +206,11 @@ def _summary(result: GreengrassResult) -> Table:
         ("Defects", f"{found} of {defective} defective parts found"),
         ("Speed", speed),
     ]
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="grey62", no_wrap=True)
-    table.add_column()
-    for label, text in rows:
-        table.add_row(label, text)
-    return table
+    return label_text_grid(rows)
 
 
-def _updates(result: GreengrassResult) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="grey62", no_wrap=True)
-    table.add_column()
+def _updates(result: GreengrassResult) -> RenderableType:
+    table = label_text_grid()
     for update in result.snapshot.updates:
         text = Text(f"{update.offer.what}, by {METHOD_TEXT[update.offer.method]}: ")
         text.append(update.outcome or "not at its end", "green" if update.is_as_expected else "bold red")
@@ -229,19 +220,4 @@ def _updates(result: GreengrassResult) -> Table:
             text.append(f". {update.reason}", "grey62")
         table.add_row(f"Release {update.offer.version}", text)
     table.add_row("Policy", Text(POLICY_TEXT, "grey62"))
-    return table
-
-
-def _next_steps(result: GreengrassResult) -> Table:
-    other = "classic" if result.snapshot.mode == "lite" else "lite"
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="grey62", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, path in result.files.items():
-        table.add_row(name, Text(str(path), "cyan"))
-    table.add_row(
-        "Try next",
-        Text(shell_command("scripts/demo", "--greengrass", other), "cyan").append("   the other nucleus", "grey62"),
-    )
-    table.add_row("", Text("docs/deploy.md", "cyan").append("   your own devices", "grey62"))
     return table

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import time
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from rich.live import Live
-
 from agent.errors import OperatorError
 from greengrass.packaging.build import INSPECTOR
+from simulator.demos.common.run_display import RunDisplay, progress_reporter, wait_for_arrival
+from simulator.demos.common.run_files import REPORT_NAME, SCREEN_NAME, log_to, write_report
+from simulator.demos.common.sliding_rates import SlidingRates
 from simulator.demos.common.stop_signals import stop_on_signals
 from simulator.demos.common.verdict_metrics import VerdictMetrics
 from simulator.demos.greengrass.greengrass_environment import (
@@ -23,21 +23,19 @@ from simulator.demos.greengrass.greengrass_environment import (
     GreengrassOptions,
 )
 from simulator.demos.greengrass.greengrass_report import GreengrassResult, to_json, verify
-from simulator.demos.greengrass.greengrass_snapshot import FrameRates, GreengrassSnapshot
+from simulator.demos.greengrass.greengrass_snapshot import GreengrassSnapshot
 from simulator.demos.greengrass.greengrass_view import outcome_line, plain_line, screen, screen_svg
-from simulator.demos.line.line_run import log_to
 from simulator.probes.missing_verdicts import describe_missing
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from rich.console import Console
 
 LOG_NAME: Final = "demo.log"
-SCREEN_NAME: Final = "screen.svg"
-REPORT_NAME: Final = "report.json"
 _REFRESH_S: Final = 0.25
-_PLAIN_S: Final = 5.0
+_LINE_EVERY_S: Final = 5.0  # where there is no terminal
 _SETTLE_S: Final = 20.0  # after the last part: until it is judged, and until its verdict is with the subscriber
 _LOG_LINES: Final = 12  # of a component that does not start
 
@@ -47,18 +45,15 @@ class _Display:
 
     def __init__(self, *, site: GreengrassEnvironment, console: Console) -> None:
         self._site = site
-        self._console = console
-        self._live = Live(console=console, screen=True, auto_refresh=False) if console.is_terminal else None
-        self._rates = FrameRates()
+        self._display = RunDisplay(console, line_every_s=_LINE_EVERY_S, first_line_s=_LINE_EVERY_S)
+        self._rates = SlidingRates()
         self._metrics = VerdictMetrics({CAMERA: site.camera.line})
         self._began_s = time.monotonic()
         self._first_pid = site.nucleus.component(INSPECTOR.name).pid
-        self._next_plain_s = _PLAIN_S
-        self._reported = 0  # updates whose end was told
 
-    def on(self) -> Live | nullcontext[None]:
+    def on(self) -> AbstractContextManager[None]:
         """Use the whole terminal meanwhile."""
-        return self._live or nullcontext()
+        return self._display.on()
 
     @property
     def elapsed_s(self) -> float:
@@ -79,11 +74,11 @@ class _Display:
         """Take in and show the present."""
         self.receive()
         site, elapsed_s = self._site, self.elapsed_s
-        reading = site.component_status()
-        site.updates.advance(elapsed_s, reading)
-        inspected, published = 0 if reading is None else reading.camera.inspected, site.nucleus.published
-        frames_per_s, publishes_per_s = self._rates.update(elapsed_s, inspected=inspected, published=published)
-        moment = GreengrassSnapshot(
+        status = site.component_status()
+        site.updates.advance(elapsed_s, status)
+        inspected, published = 0 if status is None else status.camera.inspected, site.nucleus.published
+        frames_per_s, publishes_per_s = self._rates.update(elapsed_s, inspected, published)
+        shown = GreengrassSnapshot(
             elapsed_s=elapsed_s,
             seconds=site.options.seconds,
             mode=site.options.mode,
@@ -93,7 +88,7 @@ class _Display:
             online=site.nucleus.online,
             component=site.nucleus.component(INSPECTOR.name),
             first_pid=self._first_pid,
-            status=reading,
+            status=status,
             sent=site.camera.sent,
             published=published,
             frames_per_s=frames_per_s,
@@ -105,22 +100,13 @@ class _Display:
             events=site.nucleus.events(),
             began_s=self._began_s,
         )
-        self._print(moment)
-        return moment
-
-    def _print(self, moment: GreengrassSnapshot) -> None:
-        if self._live is not None:
-            self._live.update(screen(moment, width=self._console.width), refresh=True)
-            return
-        lines = []
-        ended = [update for update in moment.updates if update.ended_s is not None]
-        lines += [outcome_line(update) for update in ended[self._reported :]]
-        self._reported = len(ended)
-        if moment.elapsed_s >= self._next_plain_s:
-            self._next_plain_s += _PLAIN_S
-            lines.append(plain_line(moment))
-        for line in lines:
-            self._console.print(line, highlight=False, soft_wrap=True)
+        self._display.show(
+            elapsed_s,
+            screen=lambda width: screen(shown, width=width),
+            line=lambda: plain_line(shown),
+            events=[outcome_line(update) for update in shown.updates if update.ended_s is not None],
+        )
+        return shown
 
 
 def run(options: GreengrassOptions, *, console: Console) -> GreengrassResult:
@@ -129,12 +115,7 @@ def run(options: GreengrassOptions, *, console: Console) -> GreengrassResult:
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing may be left running
         stack.callback(signal.signal, signal.SIGTERM, before)
         with console.status("Preparing the site") as status:
-
-            def progress(what: str) -> None:
-                status.update(f"Preparing the site: {what}")
-                if not console.is_terminal:
-                    console.print(what, highlight=False, soft_wrap=True)
-
+            progress = progress_reporter(console, status, "Preparing the site")
             site = stack.enter_context(GreengrassEnvironment(options, progress=progress))
             stack.enter_context(log_to(options.out / LOG_NAME))
             progress(f"deploying {INSPECTOR.name}: the nucleus installs it into a virtual environment and starts it")
@@ -157,35 +138,38 @@ def _deploy(site: GreengrassEnvironment) -> float:
 
 
 def _inspect(
-    site: GreengrassEnvironment, show: _Display, install_s: float
+    site: GreengrassEnvironment, display: _Display, install_s: float
 ) -> tuple[GreengrassResult, GreengrassSnapshot]:
     options = site.options
-    with stop_on_signals() as asked, show.on():
-        moment = show.update(note="inspecting", style="bold green")
-        while not asked.is_set() and (moment.elapsed_s < options.seconds or not site.updates.is_finished):
-            asked.wait(_REFRESH_S)
-            late = moment.elapsed_s >= options.seconds
-            moment = show.update(note="inspecting until the last update" if late else "inspecting", style="bold green")
+    with stop_on_signals() as stop_requested, display.on():
+        snapshot = display.update(note="inspecting", style="bold green")
+        while not stop_requested.is_set() and (snapshot.elapsed_s < options.seconds or not site.updates.is_finished):
+            stop_requested.wait(_REFRESH_S)
+            late = snapshot.elapsed_s >= options.seconds
+            snapshot = display.update(
+                note="inspecting until the last update" if late else "inspecting", style="bold green"
+            )
         site.updates.cancel()
         while not site.updates.is_finished:
             time.sleep(_REFRESH_S)
-            moment = show.update(note="ending the update under way", style="bold yellow")
-        seconds = show.elapsed_s
+            snapshot = display.update(note="ending the update under way", style="bold yellow")
+        seconds = display.elapsed_s
         site.camera.pause()
-        moment = last = _wait_until_inspected(site, show)
+        snapshot = last = _wait_until_inspected(site, display)
         refused = site.nucleus.connections_refused
         site.remove_component()
-        _wait_for_arrival(show, moment)
+        inspected = 0 if last.status is None else last.status.camera.inspected
+        wait_for_arrival(display.receive, lambda: display.delivered, inspected=inspected, timeout_s=_SETTLE_S)
     site.subscriber.close()  # its last word is the whole ledger
-    show.receive()
+    display.receive()
     result = GreengrassResult(
         seconds=seconds,
         install_s=install_s,
-        snapshot=moment,
+        snapshot=snapshot,
         counts=site.subscriber.counts,
         connections=site.camera.connections,
         refused_by_nucleus=refused,
-        interrupted=asked.is_set(),
+        interrupted=stop_requested.is_set(),
     )
     problems = verify(result)
     if problems:
@@ -193,25 +177,16 @@ def _inspect(
     return replace(result, problems=problems), last
 
 
-def _wait_until_inspected(site: GreengrassEnvironment, show: _Display) -> GreengrassSnapshot:
-    """Return the moment at which every part is judged; the component still runs."""
+def _wait_until_inspected(site: GreengrassEnvironment, display: _Display) -> GreengrassSnapshot:
+    """Return the state in which every part is inspected; the component still runs."""
     deadline = time.monotonic() + _SETTLE_S
     while True:
-        moment = show.update(note="draining", style="bold yellow")
-        camera = None if moment.status is None else moment.status.camera
-        all_judged = camera is not None and camera.captured == site.camera.sent and not camera.pending
-        if all_judged or time.monotonic() > deadline:
-            return moment
+        snapshot = display.update(note="draining", style="bold yellow")
+        camera = None if snapshot.status is None else snapshot.status.camera
+        all_inspected = camera is not None and camera.captured == site.camera.sent and not camera.pending
+        if all_inspected or time.monotonic() > deadline:
+            return snapshot
         time.sleep(_REFRESH_S / 2)
-
-
-def _wait_for_arrival(show: _Display, moment: GreengrassSnapshot) -> None:
-    inspected = 0 if moment.status is None else moment.status.camera.inspected
-    deadline = time.monotonic() + _SETTLE_S
-    show.receive()
-    while show.delivered < inspected and time.monotonic() < deadline:
-        time.sleep(0.02)
-        show.receive()
 
 
 def _keep_logs(site: GreengrassEnvironment) -> dict[str, Path]:
@@ -229,7 +204,6 @@ def _write_files(
         "Recipes": out / "components" / "recipes",
         **logs,
     }
-    (out / SCREEN_NAME).write_text(screen_svg(last), encoding="utf-8")
     result = replace(result, files=files)
-    (out / REPORT_NAME).write_text(json.dumps(to_json(result), indent=2) + "\n", encoding="utf-8")
+    write_report(out, to_json(result), screen_svg=screen_svg(last))
     return result

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     from simulator.nucleus.limits import Mode
     from simulator.nucleus.nucleus import ComponentView
     from simulator.probes.verdict_subscriber import SubscriberCounts
-
-_RATE_S: Final = 3.0  # rates are those of so many seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,29 +47,3 @@ class GreengrassSnapshot:
     def pid_changed(self) -> bool:
         """Whether the component is another process than at first, or none."""
         return self.component.pid != self.first_pid or self.component.starts != 1
-
-
-@dataclass(frozen=True, slots=True)
-class _Sample:
-    at_s: float
-    inspected: int
-    published: int
-
-
-class FrameRates:
-    """What happened a second, over the last few seconds."""
-
-    def __init__(self) -> None:
-        """Nothing has happened yet."""
-        self._samples: deque[_Sample] = deque()
-
-    def update(self, at_s: float, *, inspected: int, published: int) -> tuple[float, float]:
-        """Return (judged frames, publishes) a second."""
-        self._samples.append(_Sample(at_s, inspected, published))
-        while len(self._samples) > 2 and at_s - self._samples[0].at_s > _RATE_S:  # noqa: PLR2004 - a difference needs two
-            self._samples.popleft()
-        first, last = self._samples[0], self._samples[-1]
-        span = last.at_s - first.at_s
-        if span <= 0.0:
-            return 0.0, 0.0
-        return (last.inspected - first.inspected) / span, (last.published - first.published) / span

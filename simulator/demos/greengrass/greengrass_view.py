@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from agent.records import CameraState
-from simulator.demos.greengrass.release_catalogue import POLICY_TEXT
-from simulator.demos.line.line_view import (
+from simulator.demos.common.screen_parts import (
+    WIDE,
     count_text,
     framed_panel,
     grade_rows,
@@ -19,6 +19,7 @@ from simulator.demos.line.line_view import (
     latency_rows,
     render_svg,
 )
+from simulator.demos.greengrass.release_catalogue import POLICY_TEXT
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -43,7 +44,6 @@ _STEPS: Final = (
     ("trial", {"trial"}),
     ("commit", {"committed"}),
 )
-_WIDE: Final = 112  # columns from which a tile has room for a remark beside a number
 _EVENTS: Final = 30
 
 
@@ -65,7 +65,7 @@ def screen(moment: GreengrassSnapshot, *, width: int) -> RenderableType:
     layout["tiles"].split_row(
         Layout(framed_panel("Component", _component(moment))),
         Layout(framed_panel("Line", _line(moment))),
-        Layout(framed_panel("Against truth", grade_rows(moment.metrics, roomy=width >= _WIDE))),
+        Layout(framed_panel("Against truth", grade_rows(moment.metrics, roomy=width >= WIDE))),
         Layout(framed_panel("Latency", latency_rows(moment.metrics))),
     )
     layout["state"].split_row(

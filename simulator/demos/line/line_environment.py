@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from agent import app, config, control
 from agent.adapters.mqtt import MqttTransport
 from agent.errors import OperatorError
 from agent.timing.clock import SystemClock
+from simulator.demos.common.run_files import prepare_folder
 from simulator.demos.demo_options import MIN_S
 from simulator.demos.line import release_log
 from simulator.demos.line.release_scenario import FADE, FADE_AT, FADE_SHARE, LIMITS, SITE, ReleaseScenario
@@ -137,7 +137,7 @@ class LineEnvironment:
         """Start broker, network and subscriber, make the line, compose the agent. Raises a KensaError."""
         with ExitStack() as stack:
             self._check_release()
-            self._prepare_folder()
+            prepare_folder(self.options.out, self.options.out / CONFIG_NAME, self.state_dir)
             self._progress("starting the MQTT broker")
             self.broker = open_broker(self.options.broker)
             stack.enter_context(self.broker)
@@ -182,20 +182,6 @@ class LineEnvironment:
             release = self.options.factory.resolve()
             msg = f"there is no release at {release}. Train one (kensa train --help) or give one with --release"
             raise OperatorError(msg)
-
-    def _prepare_folder(self) -> None:
-        """Make the folder, and clear the state of the last demo. Raises OperatorError for a folder that is not ours."""
-        out = self.options.out
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            if self.state_dir.exists():
-                if not (out / CONFIG_NAME).is_file():
-                    msg = f"--out {out} holds a folder {STATE_NAME!r} that no demo made. Give another folder"
-                    raise OperatorError(msg)
-                shutil.rmtree(self.state_dir)
-        except OSError as error:
-            msg = f"--out {out} cannot be used: {error.strerror}. Give a folder that you may write to"
-            raise OperatorError(msg) from error
 
     def _open_camera(self, camera: _Camera) -> SimulatedSource:
         width, height = CAMERAS[camera.model].width, CAMERAS[camera.model].height

@@ -233,7 +233,7 @@ def to_json(chronicle: ReleaseLog) -> dict[str, Any]:
         "p99_ms_elsewhere": chronicle.p99_elsewhere_ms,
         "active": None if chronicle.status.active is None else chronicle.status.active.release_id,
         "problem": chronicle.problem,
-        "worth": release_accuracy.to_json(chronicle.accuracy),
+        "accuracy": release_accuracy.to_json(chronicle.accuracy),
         "releases": [
             {
                 "version": chapter.published.version,

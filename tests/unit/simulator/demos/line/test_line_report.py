@@ -13,9 +13,10 @@ from agent.health.process_usage import ProcessUsage
 from agent.health.snapshot import AgentSnapshot, CameraSnapshot
 from agent.records import CameraState, CameraStatus, Judgement, Origin, Outcome, Verdict
 from agent.wire import OutboxHealth
+from simulator.demos.common.report_parts import histogram
+from simulator.demos.common.screen_parts import sparkline
 from simulator.demos.common.verdict_metrics import Grade, VerdictMetrics, grade_verdict
-from simulator.demos.line.line_report import histogram, verify
-from simulator.demos.line.line_view import sparkline
+from simulator.demos.line.line_report import verify
 from simulator.line import LineConfig, SimulatedLine
 from simulator.probes.verdict_subscriber import CameraCount, SubscriberCounts, VerdictDeduplicator
 
