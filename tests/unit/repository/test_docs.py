@@ -6,6 +6,7 @@ import ast
 import contextlib
 import io
 import re
+import subprocess
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -226,3 +227,18 @@ def test_every_link_to_a_file_leads_to_one(page: Path) -> None:
     links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
 
     assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
+
+
+# --- architecture -----------------------------------------------------------------------------------------------------
+
+
+def test_the_picture_of_the_layers_is_that_of_the_import_contracts() -> None:
+    checked = subprocess.run([ROOT / "scripts" / "layers", "--check"], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_every_path_of_the_architecture_page_exists() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    paths = [path for path in re.findall(r"`([a-z_0-9./]+)`", text) if "/" in path]
+    assert paths, "the page names no path any more"
+    assert [path for path in paths if not (ROOT / path).exists() and not (ROOT / "agent" / path).exists()] == []
