@@ -1,1 +1,1 @@
-"""One vendor per file: cameras, inference runtimes, transports. Adapters never import each other."""
+"""Adapters, one vendor per file: cameras, inference runtimes, transports; none imports another."""

@@ -1,6 +1,6 @@
-"""Many frames on one picture, each with its lines of text: for a person who compares what two models said.
+"""Draws many frames with lines of text on one PNG, for a person who compares two models.
 
-Frames and texts in, the bytes of a PNG out. Frames keep their proportions; what is not ASCII shows as `?`.
+Frames and texts in, the bytes of a PNG out. Frames keep their proportions; characters outside ASCII show as `?`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from agent.records import Pixels
 
 _COLUMNS: Final = 4
-_SIDE: Final = 320  # px: of a tile's picture
+_SIDE: Final = 320  # px: of a tile's image
 _LINE: Final = 20
 _GAP: Final = 12
 _BACK: Final = (32, 28, 26)  # BGR

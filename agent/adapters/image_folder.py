@@ -1,9 +1,9 @@
-"""A folder of pictures as a camera: real images on the line without a camera, paced or as fast as they are judged.
+"""A folder of images as a camera: real images without a camera, paced or as fast as inspected.
 
-Promise: the order is that of `manifest.csv`, or sorted by path where there is none, and the same at every start. Each
-picture is one part whose id is its path inside the folder. A picture that is missing, cut or not what a line takes is a
-FrameError with its name, so that its part is judged `unknown`; only a folder that holds nothing to read is an error.
-Pictures of a kind that is not read, and folders that may not be read, are counted and named by `skipped_files`.
+Promise: the order is that of `manifest.csv`, or by path where there is none, and the same at every start. Each image is
+one part whose id is its path inside the folder. An image that is missing, truncated or not accepted by a line is a
+FrameError with its name, so that its part becomes `unknown`; only a folder without any image is an error. Files of
+other kinds, and folders that may not be read, are counted and named by `skipped_files`.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 _READ: Final = ", ".join(sorted(IMAGE_SUFFIXES))
 MANIFEST: Final = "manifest.csv"
-_NAMED: Final = 3  # of what is left out, and of kinds
+_NAMED: Final = 3  # of skipped files, and of kinds
 _MAX_PICTURES: Final = 1_000_000  # of a folder or manifest; each costs a path in memory
 
 
 class ImageFolderSource:
-    """The pictures under `path`, or those that its `manifest.csv` lists (or `path` itself, when it is a `.csv`).
+    """The images under `path`, or those that its `manifest.csv` lists (or `path` itself, when it is a `.csv`).
 
     `split` keeps the manifest's rows of that split. `fps` None means as fast as they are taken; `loop` starts over at
     the end, else the source is done.
@@ -47,14 +47,14 @@ class ImageFolderSource:
         self._loop = loop
         self._pacer = Pacer(fps=fps, clock=clock)
         self._decoder = ImageDecoder()
-        self._bytes = bytearray()  # of the encoded picture; grows to the largest
+        self._bytes = bytearray()  # of the encoded image; grows to the largest
         self._root = self._path
         self._pictures: list[str] = []
         self._next = 0
-        self.skipped_files: str | None = None  # what the opened folder holds besides, for people
+        self.skipped_files: str | None = None  # other content of the opened folder, for people
 
     def open(self) -> None:
-        """See `FrameSource.open`; lists the pictures and starts at the first."""
+        """See `FrameSource.open`; lists the images and starts at the first."""
         self.skipped_files = None
         try:
             self._pictures = self._list()
@@ -105,7 +105,7 @@ class ImageFolderSource:
         return sorted(found)
 
     def _walk(self) -> tuple[list[str], list[str], list[str]]:
-        """Return the pictures below the folder, those of other kinds, and the folders that may not be read."""
+        """Return the images below the folder, the files of other kinds, and the folders that may not be read."""
         found: list[str] = []
         others: list[str] = []
         closed: list[str] = []
@@ -152,7 +152,7 @@ class ImageFolderSource:
             raise CameraError(f"{manifest} needs the column {', '.join(sorted(missing))}; it has {seen}")
 
     def _inside(self, manifest: Path, name: str, line: int) -> str:
-        """Refuse a path that leads out of the folder: a manifest comes from elsewhere."""
+        """Refuse a path that leads out of the folder: a manifest is untrusted."""
         path = Path(name)
         if not name or path.is_absolute() or ".." in path.parts:
             raise CameraError(f"{manifest} line {line}: path {name!r} must be relative and inside {self._root}")
@@ -174,7 +174,7 @@ class ImageFolderSource:
 
 
 def _describe_skipped(others: Sequence[str], closed: Sequence[str]) -> str | None:
-    """Say in one sentence how many pictures of which kinds are passed over, and which folders; None for none."""
+    """Describe the skipped files and folders in one sentence; None for none."""
     said = []
     if others:
         kinds = Counter(Path(name).suffix.lower() for name in others)

@@ -1,9 +1,9 @@
-"""ONNX Runtime behind the `Model` port: a release folder in, judgements out.
+"""ONNX Runtime behind the `Model` port: loads a release folder and runs inference on batches.
 
-Promise: the bytes that were hashed are the bytes that are loaded (read once, checked against the manifest, handed to
+Promise: the bytes that were hashed are the bytes that are loaded (read once, checked against the manifest, passed to
 the runtime through a memfd, so that loading releases the GIL); the graph must meet the model contract or is refused
-by name. A graph that this machine's runtime optimised before is used in its place when its name and digest fit; it is
-ours, gives the same bits, and loads in less time. One that does not fit is never an error.
+by name. A graph that this machine's runtime optimised before is used in its place when its name and digest fit; it was
+made here, gives the same bits, and loads in less time. One that does not fit is never an error.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 
 def _options() -> ort.SessionOptions:
-    """One thread a call and no spinning: the workers are the parallelism."""
+    """Return the options: one thread a call and no spinning, because the workers are the parallelism."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
@@ -96,12 +96,12 @@ def read_verified(path: Path, entry: manifests.FileEntry) -> bytes:
 
 
 def optimised_file_name(model_sha256: str) -> str:
-    """What the optimised graph of these model bytes is called for this runtime and processor."""
+    """Return the file name of the optimised graph of these model bytes for this runtime and processor."""
     return optimised_files.optimised_graph_name(model_sha256, runtime=_RUNTIME, options=_OPTIONS)
 
 
 def save_optimised(release_dir: Path, into: Path | None = None) -> tuple[Path, str]:
-    """Write the optimised graph of `release_dir` to the folder `into`, or beside its files; its path and sha256.
+    """Write the optimised graph of `release_dir` to the folder `into`, or beside its files; return path and sha256.
 
     Runs the runtime's optimiser on the release's own bytes: for a process apart from the line. The file appears whole
     or not at all. Raises a ReleaseError for the release, OSError when the file cannot be written.
@@ -111,7 +111,7 @@ def save_optimised(release_dir: Path, into: Path | None = None) -> tuple[Path, s
     data = read_verified(source, entry)
     path = (into or release_dir) / optimised_file_name(entry.sha256)
     part = path.with_suffix(".part")
-    part.touch()  # the runtime says less clearly why it could not
+    part.touch()  # its own error is clearer than the runtime's
     try:
         open_session(data, source=str(source), save_to=part)
         with part.open("rb") as file:
@@ -124,7 +124,7 @@ def save_optimised(release_dir: Path, into: Path | None = None) -> tuple[Path, s
 
 
 def _open_optimised(path: Path, sha256: str | None, expected: str) -> ort.InferenceSession | None:
-    """The session of a graph that was optimised here, or None with the reason in the log."""
+    """Return the session of a graph that was optimised here, or None with the reason in the log."""
     if path.name != expected:
         _log.info("%s was made for another runtime, processor or model; loading model.onnx", path)
         return None
@@ -135,7 +135,7 @@ def _open_optimised(path: Path, sha256: str | None, expected: str) -> ort.Infere
         _log.warning("%s cannot be read (%s); loading model.onnx", path, error.strerror)
         return None
     if hashlib.sha256(data).hexdigest() != sha256:
-        _log.warning("%s is not what was written when the release was examined; loading model.onnx", path)
+        _log.warning("%s differs from the file that was written at the self-test; loading model.onnx", path)
         return None
     try:
         return open_session(data, source=str(path), already_optimised=True)
@@ -151,12 +151,12 @@ def read_image_limits(release_dir: Path, manifest: manifests.Manifest) -> ImageL
         data = read_verified(path, manifest.files[manifests.GOLDEN_NAME])
         return plausibility.measure_limits(golden_set.first_images(data, manifest, source=str(path)))
     except ReleaseError as error:
-        _log.warning("no picture is checked for light and contrast: %s", error)
+        _log.warning("no image is checked for brightness and contrast: %s", error)
         return None
 
 
 def warm_up(model: OnnxModel, max_batch: int, *, pause_s: float = WARM_UP_PAUSE_S) -> None:
-    """Run every batch size up to `max_batch` once, so that the line's first batches meet no cold buffers.
+    """Run every batch size up to `max_batch` once, so that the line's first batches find warm buffers.
 
     Sleeps `pause_s` between the runs. Raises InferenceError.
     """
@@ -188,7 +188,7 @@ class OnnxModel:
         self._image_limits = image_limits
         try:
             self._check(session)
-        except UnicodeDecodeError as error:  # the runtime decodes names and dimensions when they are looked at
+        except UnicodeDecodeError as error:  # the runtime decodes names and dimensions on access
             name = f"{self._identity.name} {self._identity.version}"
             raise ContractError(f"model {name} breaks the contract: a name or dimension is no UTF-8 text") from error
 
@@ -253,7 +253,7 @@ class OnnxModel:
         return Scores(results[0], results[1] if len(results) > 1 else None)
 
     def _check(self, session: ort.InferenceSession) -> None:
-        """Compare the graph's interface with the contract of the manifest, then run one grey picture through it."""
+        """Compare the graph's interface with the contract of the manifest, then run one grey image through it."""
         geometry, classes = self._geometry, len(self._rule.classes)
         problems: list[str] = []
         inputs = session.get_inputs()
@@ -275,7 +275,7 @@ class OnnxModel:
             raise ContractError(msg)
 
     def _check_result(self, result: Scores, classes: int) -> list[str]:
-        """What is wrong with the shapes and dtypes of a batch of two."""
+        """Return what is wrong with the shapes and dtypes of a batch of two."""
         problems: list[str] = []
         scores: Any = result.scores
         if scores.dtype != np.float32 or scores.shape != (2, classes):

@@ -1,9 +1,9 @@
 """Cameras through OpenCV: RTSP, V4L2/USB, and video files.
 
 Promise: `open`, `read` and `close` of a live camera return in time although OpenCV's calls block for as long as driver
-or network like: each live camera is opened and read by a process of its own (`agent.video`), which is killed when it
-hangs. It reads all the time and gives the newest picture. FFmpeg hides damaged video behind the last good picture; a
-camera whose pictures must prove themselves speaks MJPEG or GenICam.
+or network do: each live camera is opened and read by a process of its own (`agent.video`), which is killed when it
+hangs. It reads continuously and gives the newest image. FFmpeg conceals damaged video with the last good image; a
+camera whose images must be verifiably intact uses MJPEG or GenICam.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from agent.records import Pixels
     from agent.timing.clock import Clock
 
-_OPEN_WAIT_S: Final = 0.5  # then `read` goes on waiting, in slices, so that stopping takes less than a second
+_OPEN_WAIT_S: Final = 0.5  # then `read` continues the wait, in slices, so that stopping takes less than a second
 
 
 class _LiveOpenCvSource(ABC):
-    """What RTSP and V4L2 have in common; see the module."""
+    """Base of RTSP and V4L2 sources; see the module."""
 
     capture_module: ClassVar[str] = CHILD_MODULE
 
@@ -41,10 +41,10 @@ class _LiveOpenCvSource(ABC):
 
     @abstractmethod
     def _open_request(self) -> OpenRtsp | OpenDevice:
-        """Say what is to be opened. Raises CameraError without the camera's name."""
+        """Return the request to open the camera. Raises CameraError without the camera's name."""
 
     def open(self) -> None:
-        """See `FrameSource.open`; a camera that takes long goes on connecting, and `read` tells."""
+        """See `FrameSource.open`; a slow camera continues to connect, and `read` reports the result."""
         self.close()
         try:
             self._process = CaptureProcess(self._open_request(), module=self.capture_module)
@@ -53,7 +53,7 @@ class _LiveOpenCvSource(ABC):
             raise self._named(error) from None
 
     def read(self, *, timeout_s: float, buffer: Pixels | None) -> Grab | None:
-        """See `FrameSource.read`; the pixels are the source's own, read-only, valid as long as they are held."""
+        """See `FrameSource.read`; the pixels are the source's own, read-only, and valid while a view exists."""
         if self._process is None:
             raise CameraError(f"{self._name} is not open")
         deadline_ns = self._clock.monotonic_ns() + round(timeout_s * NS_PER_S)
@@ -140,7 +140,7 @@ class V4l2Source(_LiveOpenCvSource):
 
 
 class VideoFileSource:
-    """A video file as a camera, at `fps` or its own rate; `loop` starts over at the end, else the source is done."""
+    """A video file as a camera, at `fps` or its own rate; `loop` restarts it at the end, else the source ends."""
 
     def __init__(self, *, path: str | Path, clock: Clock, fps: float | None = None, loop: bool = False) -> None:
         self._path = Path(path)
@@ -158,7 +158,7 @@ class VideoFileSource:
             recorded = self._capture.get(cv2.CAP_PROP_FPS)
             fps = self._fps or (recorded if 0 < recorded < 1_000 else None)  # noqa: PLR2004  # frames/s; else not known
             if fps is None:
-                raise CameraError(f"{self._path} does not say its frame rate: configure `fps`")
+                raise CameraError(f"{self._path} has no frame rate: configure `fps`")
             self._pacer = Pacer(fps=fps, clock=self._clock)
 
     def read(self, *, timeout_s: float, buffer: Pixels | None) -> Grab | None:

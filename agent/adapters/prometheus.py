@@ -1,7 +1,8 @@
-"""Prometheus metrics on 127.0.0.1: one snapshot of the agent for each scrape, nothing on the hot path.
+"""Prometheus metrics on 127.0.0.1: one snapshot of the agent for each scrape.
 
-Promise: the default registry of the client library stays as it was; only this machine can connect; a scrape costs one
-snapshot and the text. Names follow https://prometheus.io/docs/practices/naming/: base units, `_total` on counters.
+Promise: nothing runs on the hot path; the default registry of the client library is not used; only this machine can
+connect; a scrape costs one snapshot and its text. Names follow https://prometheus.io/docs/practices/naming/: base
+units, `_total` on counters.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ class AgentCollector(Collector):
         self._snapshot = snapshot
 
     def collect(self) -> Iterator[Metric]:
-        """All families of one moment."""
+        """Yield all families of one moment."""
         snapshot, identity = self._snapshot(), self._identity
         about = {"version": identity.version, "thing": identity.thing, "line": identity.line}
         yield InfoMetricFamily("kensa_build", "The agent.", value=about)
@@ -132,7 +133,7 @@ class AgentCollector(Collector):
 
 
 def _faults_and_losses(snapshot: AgentSnapshot) -> Iterator[Metric]:
-    """Faults of threads, lines of the log, and what was dropped or refused beside frames and verdicts."""
+    """Yield faults of threads, lines of the log, and losses besides frames and verdicts."""
     faults = CounterMetricFamily("kensa_thread_faults", "Bugs and exhaustion that threads met.", labels=("thread",))
     for thread, count in ({} if snapshot.threads is None else snapshot.threads.faults).items():
         faults.add_metric([thread], count)
@@ -144,7 +145,7 @@ def _faults_and_losses(snapshot: AgentSnapshot) -> Iterator[Metric]:
         for level, count in (("warning", log.warnings), ("error", log.errors), ("repeat", log.repeats)):
             lines.add_metric([level], count)
         yield GaugeMetricFamily(
-            "kensa_active_conditions", "Conditions that last at the moment.", value=log.active_conditions
+            "kensa_active_conditions", "Conditions that are active now.", value=log.active_conditions
         )
     yield from (faults, losses, lines)
 
@@ -214,9 +215,9 @@ def _broker(health: BrokerHealth) -> Iterator[Metric]:
 
 
 def _outcomes(inspections: Sequence[InspectionSnapshot]) -> Iterator[Metric]:
-    """What models said, raw. Bounded: the last four models of an inspection, each with its classes (at most 64)."""
+    """Yield raw results by model. Bounded: the last four models of an inspection, each with at most 64 classes."""
     labels = ("inspection", "model", "version", "sha256")
-    outcomes = CounterMetricFamily("kensa_model_outcomes", "Parts that a model judged.", labels=(*labels, "outcome"))
+    outcomes = CounterMetricFamily("kensa_model_outcomes", "Parts that a model inspected.", labels=(*labels, "outcome"))
     classes = CounterMetricFamily("kensa_model_rejects", "Its defect and unsure parts.", labels=(*labels, "class"))
     charts = StateSetMetricFamily("kensa_reject_chart", "Control chart of the reject rate.", labels=("inspection",))
     recent = GaugeMetricFamily(
@@ -269,7 +270,7 @@ def _each(
 
 
 def buckets(latency: Sequence[tuple[int, int]]) -> list[tuple[str, float]]:
-    """LatencyHistogram.buckets() -> cumulative (`le` in seconds, count), as Prometheus wants them."""
+    """Return LatencyHistogram.buckets() as cumulative (`le` in seconds, count), the form of Prometheus."""
     counts = [0] * (len(_EDGES_US) + 1)
     for upper_us, count in latency:
         # The counters' edges are exclusive and one above the octave's end.
@@ -280,7 +281,7 @@ def buckets(latency: Sequence[tuple[int, int]]) -> list[tuple[str, float]]:
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """One thread for each scrape; a machine that has run out of descriptors or threads is waited for, not hammered."""
+    """One thread for each scrape; when descriptors or threads are exhausted it pauses before the next accept."""
 
     daemon_threads = True
     note: Callable[[Exception], None] = staticmethod(lambda _error: None)
@@ -294,7 +295,7 @@ class _Server(ThreadingMixIn, WSGIServer):
             raise
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Note what ended a scrape; a client that went away is its own business."""
+        """Log the error of a scrape, except when the client went away."""
         error = sys.exc_info()[1]
         if isinstance(error, Exception) and not isinstance(error, ConnectionError):
             self.note(error)

@@ -1,7 +1,7 @@
-"""Draws one judged frame for a person: the frame, the evidence over it, a close-up of the defect, and a caption.
+"""Draws one inspected frame for a person: frame, evidence, a close-up of the defect, and a caption.
 
 Pixels and texts in, the bytes of a PNG out. The evidence is shown as the model gave it: each cell at its place, warm
-where the model saw a defect, transparent where it saw none.
+where the model detected a defect, transparent elsewhere.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Colour = tuple[int, int, int]  # BGR
 
-_PANE: Final = 600  # px: longest width of a picture
+_PANE: Final = 600  # px: largest width of an image
 _TALLEST: Final = 900
 _CLOSE: Final = 0.6  # a cut wider than this share of the frame shows nothing new
 _LEAST: Final = 120  # px: narrowest cut, so that a speck keeps its surroundings
@@ -44,7 +44,7 @@ _OUTCOMES: Final[dict[str, Colour]] = {
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """The texts around the pictures; what is not ASCII shows as `?`."""
+    """The texts around the images; characters outside ASCII show as `?`."""
 
     outcome: str
     title: str
@@ -80,7 +80,7 @@ def draw_verdict(frame: Pixels, *, caption: Caption, box: Box | None, heat: Heat
     canvas = _canvas(panes, caption, colour)
     done, data = cv2.imencode(".png", canvas)
     if not done:
-        raise KensaError("the picture could not be encoded")
+        raise KensaError("the image could not be encoded")
     return data.tobytes()
 
 
@@ -113,7 +113,7 @@ def _fitted(frame: Pixels, size: tuple[int, int]) -> Pixels:
 
 
 def _overlay_heatmap(plain: Pixels, heat: Heatmap, scale: float) -> Pixels:
-    """Lay the evidence over the picture."""
+    """Overlay the evidence on the image."""
     rows, columns = plain.shape[:2]
     level = np.zeros((rows, columns), np.float32)
     for index, cells in enumerate(heat.evidence):

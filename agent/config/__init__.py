@@ -1,8 +1,8 @@
 """The agent's one configuration file: a frozen tree, every key known, units in the names.
 
-Unknown keys and wrong values are refused with the key's path, what was given and what is allowed; there is no silent
-default for a key that was misspelt. `docs/config.example.yaml` documents every key and is parsed by the tests.
-Relative paths are relative to the configuration file.
+Unknown keys and wrong values are refused with the key's path, the given value and the allowed ones; there is no silent
+default for a misspelt key. `docs/config.example.yaml` documents every key and is parsed by the tests. Relative paths
+are relative to the configuration file.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The kinds of cameras."""
+"""The configuration of cameras, by kind."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from agent.config.config_section import ConfigSection, Name, PositiveFps
 
 
 class _CameraConfig(ConfigSection):
-    """What every camera kind has."""
+    """The keys of every camera kind."""
 
     width: int | None = Field(
         default=None, ge=1, le=65_536
@@ -27,7 +27,7 @@ class _CameraConfig(ConfigSection):
         return self
 
 
-# For how long a live camera may repeat one picture, the same in every byte, before its frames are judged `unknown`
+# For how long a live camera may repeat one image, equal in every byte, before its frames become `unknown`
 # (`frozen`): 0 from the third equal frame on, None for ever.
 FrozenAfter = Annotated[float, Field(ge=0.0, le=86_400.0, allow_inf_nan=False)] | None
 
@@ -38,7 +38,7 @@ class FolderCameraConfig(_CameraConfig):
     kind: Literal["folder"]
     path: Path
     split: str | None = None  # only rows of this split, where there is a manifest.csv
-    fps: PositiveFps | None = None  # None: as fast as the line takes them
+    fps: PositiveFps | None = None  # None: as fast as the line accepts them
     loop: bool = False
 
 
@@ -62,7 +62,7 @@ class V4l2CameraConfig(_CameraConfig):
 
 
 class _NetworkCameraConfig(_CameraConfig):
-    """A camera with an address, and maybe a password.
+    """A camera with an address, and possibly a password.
 
     `${NAME}` in `url` and `username` stands for a variable of the environment; the password file is read at each
     opening.
@@ -103,7 +103,7 @@ class PluginCameraConfig(_CameraConfig):
     kind: Literal["plugin"]
     source: Name  # the entry point's name
     options: dict[str, Any] = Field(default_factory=dict, repr=False)  # checked by the plugin
-    frozen_after_s: FrozenAfter = 0.0  # not for a source that says of itself that it may repeat pictures
+    frozen_after_s: FrozenAfter = 0.0  # not for a source that declares that it may repeat images
 
 
 CameraConfig = Annotated[

@@ -1,4 +1,4 @@
-"""The tree of the configuration, but for its cameras."""
+"""The configuration tree: inspections, rollout limits, updates, transport, outbox and the rest."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ from agent.config.config_section import ConfigSection, Fraction, Name, Region, r
 
 
 class IntakeConfig(ConfigSection):
-    """What happens when frames come faster than they are judged."""
+    """Treatment of frames that arrive faster than they are inspected."""
 
     policy: Literal["newest", "wait"] = "newest"  # newest: the oldest waiting frame is dropped and counted (`overrun`)
     capacity: int = Field(default=8, ge=1, le=1_024)  # waiting frames a camera
 
 
 class RolloutLimits(ConfigSection):
-    """What the rollout policy of a signed release may not go beyond: the site has the last word."""
+    """Limits on the rollout policy of a signed release: the site has the last word."""
 
-    min_shadow_parts: int = Field(default=300, ge=0, le=1_000_000)  # live parts watched before any share is given
-    min_trial_parts: int = Field(default=1_000, ge=0, le=1_000_000)  # parts judged by both before it is committed
+    min_shadow_parts: int = Field(
+        default=300, ge=0, le=1_000_000
+    )  # live parts in shadow deployment before it gets a share
+    min_trial_parts: int = Field(default=1_000, ge=0, le=1_000_000)  # parts inspected by both before it is committed
     max_disagreement: Fraction = 0.03  # of shadow outcomes, from which a release is refused
     max_latency_ratio: float = Field(default=2.0, ge=1.0, le=100.0, allow_inf_nan=False)  # to the running model
     max_extra_memory_bytes: int = Field(default=256 * 1024**2, ge=1024**2, le=1024**4)
@@ -45,13 +47,15 @@ class RolloutLimits(ConfigSection):
         1_000.0  # of one-sided disagreement
     )
     max_psi: Annotated[float, Field(ge=0.01, le=1.0, allow_inf_nan=False)] = 0.25  # drift of its scores
-    max_psi_window: int = Field(default=5_000, ge=1_000, le=100_000)  # parts before drift is looked at
+    max_psi_window: int = Field(default=5_000, ge=1_000, le=100_000)  # parts before drift is evaluated
     max_golden_difference: Fraction = 0.1  # of a score on the release's own golden set from its reference
-    min_golden_agreement: Fraction = 0.98  # share of that set that must be judged as where it was made
-    min_golden_recall: Fraction = 0.5  # share of that set's labelled parts that must be judged right
+    min_golden_agreement: Fraction = 0.98  # share of that set with the outcome of the place where it was made
+    min_golden_recall: Fraction = 0.5  # share of that set's labelled parts that must get the right outcome
     allow_reject_more: bool = True  # whether a release may announce it: then only more parts stop, never fewer
-    allow_pass_more: bool = False  # likewise that it passes more; only labelled parts then tell it from a blind one
-    acceptance_recall: Fraction = 1.0  # share of the site's own labelled parts that must be judged as labelled
+    allow_pass_more: bool = (
+        False  # likewise that it passes more; only labelled parts can then distinguish it from a blind model
+    )
+    acceptance_recall: Fraction = 1.0  # share of the site's own labelled parts with the labelled outcome
     max_hours: float = Field(default=24.0, gt=0.0, le=8_760.0, allow_inf_nan=False)  # for shadow and trial together
     probation_s: float = Field(default=600.0, ge=0.0, le=86_400.0)  # the old model stays loaded so long after a commit
     cool_down_s: float = Field(default=600.0, ge=0.0, le=86_400.0)  # after an automatic rollback
@@ -59,7 +63,7 @@ class RolloutLimits(ConfigSection):
 
 
 def _check_repository(repository: str) -> str:
-    """Refuse a relative folder: it would be looked for wherever the fetch child happens to run."""
+    """Refuse a relative folder: it would be relative to the fetch child's working directory."""
     if not repository.startswith(("/", "http://", "https://", "s3://")):
         msg = (
             f"given {redacted(repository)}; write an absolute path such as /media/releases, or a URL: "
@@ -77,24 +81,22 @@ class UpdatesConfig(ConfigSection):
     ]  # absolute folder, http(s)://, s3://bucket/prefix
     root: Path  # 1.root.json, the trust anchor, brought to the device by hand or with the component
     site: Name  # whose delegation this device follows
-    shadow: bool = (
-        True  # follow and report to the named shadow `kensa` over MQTT; else the control socket alone decides
-    )
+    shadow: bool = True  # follow and report to the named shadow `kensa` over MQTT; else only the control socket is used
     max_release_bytes: int = Field(default=512 * 1024**2, ge=1024, le=1024**4)
     fetch_timeout_s: float = Field(default=900.0, ge=1.0, le=86_400.0)
-    check_hours: float = Field(default=6.0, ge=0.1, le=168.0)  # between two looks at what was taken back
+    check_hours: float = Field(default=6.0, ge=0.1, le=168.0)  # between two polls for revocations
     limits: RolloutLimits = RolloutLimits()
 
 
 class InspectionConfig(ConfigSection):
-    """Cameras that are judged by one model."""
+    """Cameras that are inspected by one model."""
 
     release: Path  # a release folder: the factory release where there are updates
     cameras: dict[Name, CameraConfig] = Field(min_length=1, max_length=64)
-    roi: Region | None = None  # [x, y, width, height]; goes before the manifest's own
-    thresholds: dict[Name, Fraction] = Field(default_factory=dict)  # defect class -> score; over the manifest's own
-    unsure_band: Fraction | None = None  # over the manifest's own
-    check_pictures: bool = True  # a picture without light or contrast is `unknown`; measured against the golden set
+    roi: Region | None = None  # [x, y, width, height]; overrides the manifest's
+    thresholds: dict[Name, Fraction] = Field(default_factory=dict)  # defect class -> score; overrides the manifest's
+    unsure_band: Fraction | None = None  # overrides the manifest's
+    check_pictures: bool = True  # an image without light or contrast is `unknown`; compared with the golden set
     intake: IntakeConfig = IntakeConfig()
     # at_once: each verdict in a message of its own, `ok` too, for a machine that waits for it; one commit
     # for each
@@ -105,7 +107,7 @@ class InspectionConfig(ConfigSection):
 
 
 class TlsConfig(ConfigSection):
-    """TLS towards the broker: mutual with a certificate and its key, else only the broker proves who it is."""
+    """TLS towards the broker: mutual with a certificate and its key, else only the broker is authenticated."""
 
     ca: Path
     certificate: Path | None = None
@@ -147,13 +149,13 @@ class MqttConfig(ConfigSection):
 
 
 class NoTransportConfig(ConfigSection):
-    """Verdicts stay in the local outbox: for trying things out."""
+    """Verdicts stay in the local outbox: for experiments."""
 
     kind: Literal["none"]
 
 
 class OutboxConfig(ConfigSection):
-    """How much the device keeps while the broker is away, and after."""
+    """Bounds of the storage for messages, before and after their delivery."""
 
     max_bytes: int = Field(
         default=512 * 1024 * 1024, ge=1024 * 1024, le=1024**4
@@ -193,8 +195,8 @@ class Config(ConfigSection):
     metrics: MetricsConfig | None = None
     heartbeat_s: float = Field(default=10.0, ge=0.5, le=3_600.0)
     workers: int | None = Field(default=None, ge=1, le=64)  # None: one a core that this process may use
-    max_batch: int = Field(default=8, ge=1, le=256)  # most model inputs (frames, or tiles) judged at once
-    drain_s: float = Field(default=5.0, ge=0.1, le=300.0)  # bound on finishing up at stop
+    max_batch: int = Field(default=8, ge=1, le=256)  # largest number of model inputs (frames, or tiles) in one batch
+    drain_s: float = Field(default=5.0, ge=0.1, le=300.0)  # bound of draining at stop
 
     @model_validator(mode="after")
     def _camera_names_are_unique(self) -> Self:

@@ -1,4 +1,4 @@
-"""What every section of the configuration shares: strictness, names, and how a refused value is shown."""
+"""Base of all configuration sections: strict keys, names, and redaction of refused values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from agent.strict import Strict
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-REDACTED: Final = "(not shown)"  # stands for what may hold a secret
+REDACTED: Final = "(not shown)"  # replaces a value that may hold a secret
 _SECRET_KEY: Final = re.compile(r"url|uri|address|user|pass|pwd|secret|token|login|credential|auth", re.IGNORECASE)
 _SECRET_TEXT: Final = re.compile(r"[@=?]")  # as in user:password@host, password=..., ?token
 _SHOWN_CHARACTERS: Final = 80  # of a refused value
@@ -28,18 +28,18 @@ PositiveFps = Annotated[float, Field(gt=0.0, le=10_000.0, allow_inf_nan=False)]
 
 
 class ConfigSection(Strict):
-    """A section: frozen, every key known; what was given is in no exception's own text, which may be logged."""
+    """A section: frozen, every key known; exceptions never contain the given values, because they may be logged."""
 
     model_config = ConfigDict(hide_input_in_errors=True)
 
 
 def is_secret_key(key: object) -> bool:
-    """Whether what stands under this key may be a secret or hold one: an address, a user, a password."""
+    """Whether the value of this key may be or hold a secret: an address, a user, a password."""
     return isinstance(key, str) and _SECRET_KEY.search(key) is not None
 
 
 def redacted(value: Any, *, key: object = None) -> str:
-    """At most one terminal line of JSON, without what may be a secret; what lies beyond is not even looked at."""
+    """Return at most one terminal line of JSON without possible secrets; the rest is not even read."""
     text = ""
     for piece in _json_fragments(value, key):
         text += piece
@@ -49,12 +49,12 @@ def redacted(value: Any, *, key: object = None) -> str:
 
 
 def redacted_key(key: object) -> str:
-    """Return a key for people: what was meant as an address or a password may stand in its place by mistake."""
+    """Return a key for people, redacted where it may be an address or a password put there by mistake."""
     return REDACTED if _SECRET_TEXT.search(str(key)) else str(key)
 
 
 def _json_fragments(value: Any, key: object) -> Iterator[str]:
-    """Yield the JSON of `value`, which stands under `key`, little by little."""
+    """Yield the JSON of `value`, the value of `key`, in small pieces."""
     if isinstance(value, dict):
         for number, (name, item) in enumerate(value.items()):
             yield "{" if number == 0 else ", "

@@ -1,4 +1,4 @@
-"""The file -> the tree: what is wrong is named with its key's path, what was given and what is allowed."""
+"""Loads the configuration file and reports errors with the key's path, the value and what is allowed."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from agent.config.config_schema import Config
 from agent.config.config_section import REDACTED, redacted, redacted_key
 from agent.errors import ConfigError
 
-_QUOTED: Final = re.compile(r"'[^']{2,}'|\"[^\"]{2,}\"")  # but for single characters, which YAML complains about
+_QUOTED: Final = re.compile(r"'[^']{2,}'|\"[^\"]{2,}\"")  # except single characters, which YAML reports
 MAX_CONFIG_BYTES: Final = 1024 * 1024
 MAX_VALUES: Final = 100_000  # with every YAML alias followed: ten lines of aliases can stand for ten thousand million
 
 
 class _InvalidKey(yaml.constructor.ConstructorError):
-    """A key that no section can have."""
+    """An invalid key."""
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice: the second would silently win."""
+    """A safe YAML loader that refuses a key given twice: the second would silently win."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - PyYAML's
         seen: set[Any] = set()
@@ -39,14 +39,14 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
-    """Members of a union (or of Annotated), else of a single type."""
+    """Return the members of a union (or of Annotated), else the single type."""
     if getattr(annotation, "__origin__", None) is dict or isinstance(annotation, type):
         return (annotation,)
     return tuple(a for a in getattr(annotation, "__args__", ()) if a is not type(None))
 
 
 def _tag(member: Any) -> str | None:
-    """Value of the discriminator `kind` by which pydantic names this member of a union in its paths."""
+    """Return the discriminator `kind` by which pydantic names this member of a union in its paths."""
     kind = member.model_fields.get("kind") if isinstance(member, type) and issubclass(member, BaseModel) else None
     return None if kind is None else str(get_args(kind.annotation)[0])
 
@@ -77,7 +77,7 @@ def _allowed_keys(holder: Any) -> list[str]:
 
 
 def _explain(error: Any) -> str:
-    """One line for one of pydantic's complaints."""
+    """Return one line for one of pydantic's errors."""
     keys, holder = _follow(error["loc"])
     path = ".".join(map(redacted_key, keys)) or "(whole file)"
     kind: str = error["type"]
@@ -144,13 +144,13 @@ def load(path: Path) -> Config:
         tree = yaml.load(data, Loader=_UniqueKeyLoader)  # noqa: S506 - a subclass of SafeLoader
     except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as error:
         msg = f"{path} is not valid YAML: {_yaml_problem(error)}"
-        raise ConfigError(msg) from None  # whose own text quotes the line, and with it what may be a password
+        raise ConfigError(msg) from None  # its own text quotes the line, which may hold a password
     _check_size(tree, path)
     return parse(tree, source=str(path), base=path.resolve().parent)
 
 
 def _yaml_problem(error: Exception) -> str:
-    """Say what is wrong and where, without the text that stands there."""
+    """Return what is wrong and where, without the text at that place."""
     if not isinstance(error, yaml.MarkedYAMLError):
         return "it is nested too deep" if isinstance(error, RecursionError) else str(error)
     problem = error.problem or error.context or "it cannot be read"

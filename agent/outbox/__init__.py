@@ -1,4 +1,4 @@
-"""Durable store and forward: verdicts are on disk before they travel, and leave the disk when the broker has them."""
+"""Durable store and forward: messages are on disk until the broker has acknowledged them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What was lost, added up to one gap message for each stream and reason until that message is on its way.
+"""Adds losses up to one gap message for each stream and reason until that message is on its way.
 
-Adding is tentative: `commit` adopts it and `roll_back` forgets it, in step with the log's transaction.
+Adding is tentative: `commit` adopts it and `roll_back` forgets it, in step with the store's transaction.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _US_PER_S: Final = 1_000_000
 
 @dataclass(slots=True)
 class OpenGap:
-    """A gap that still grows. `row` is what the log holds of it."""
+    """A gap that still grows; `row` is its row in the store."""
 
     number: int
     counts: dict[Outcome, int] = field(default_factory=dict)
@@ -29,11 +29,11 @@ class OpenGap:
     row: Row | None = None
 
     def copy(self) -> OpenGap:
-        """Return one that can grow without changing this one."""
+        """Return a copy that can grow without changing this one."""
         return OpenGap(self.number, dict(self.counts), list(self.ranges), self.exact, self.row)
 
     def add(self, loss: Loss) -> None:
-        """Take one loss in."""
+        """Add one loss."""
         self.counts[loss.outcome] = self.counts.get(loss.outcome, 0) + loss.verdicts
         self.exact &= loss.exact
         merged: list[tuple[int, int]] = []
@@ -50,18 +50,18 @@ class OpenGap:
 
 
 class GapTracker:
-    """The open gaps, and those of the transaction that runs. Not thread-safe."""
+    """The open gaps, and those staged in the running transaction. Not thread-safe."""
 
     def __init__(self) -> None:
         self._open: dict[tuple[Stream, GapReason], OpenGap] = {}
         self._staged: dict[tuple[Stream, GapReason], OpenGap] = {}
 
     def add(self, loss: Loss, reason: GapReason, next_id: RowIdSequence) -> None:
-        """Note a loss in the transaction that runs."""
+        """Stage a loss in the running transaction."""
         self._stage(loss.stream, reason, next_id).add(loss)
 
     def add_unknown(self, stream: Stream, reason: GapReason, next_id: RowIdSequence) -> None:
-        """Note that the stream lost nobody knows what."""
+        """Stage a loss of unknown extent in the stream."""
         self._stage(stream, reason, next_id).exact = False
 
     def _stage(self, stream: Stream, reason: GapReason, next_id: RowIdSequence) -> OpenGap:
@@ -76,7 +76,7 @@ class GapTracker:
         return [(self._row(key, gap, utc_ns), gap.row) for key, gap in self._staged.items()]
 
     def commit(self, rows: list[tuple[Row, Row | None]]) -> int:
-        """Adopt what was staged; `rows` are those of `staged_rows`. Returns how many gaps are new."""
+        """Adopt the staged gaps; `rows` are those of `staged_rows`. Returns how many gaps are new."""
         new = 0
         for (key, gap), (row, replaced) in zip(self._staged.items(), rows, strict=True):
             gap.row = row
@@ -86,7 +86,7 @@ class GapTracker:
         return new
 
     def roll_back(self) -> None:
-        """Forget what was staged."""
+        """Forget the staged gaps."""
         self._staged.clear()
 
     def seal(self, number: int) -> None:
@@ -96,7 +96,7 @@ class GapTracker:
                 del self._open[key]
 
     def rows(self) -> list[Row]:
-        """Return what the log should hold of the open gaps."""
+        """Return the rows of the open gaps that the store should hold."""
         return [gap.row for gap in self._open.values() if gap.row is not None]
 
     @staticmethod

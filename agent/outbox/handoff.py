@@ -1,7 +1,7 @@
-"""What writer and sender hand each other: bounded by the number of rows that the transport may hold and the live queue.
+"""The queues between writer and sender, bounded by the transport's limit and the live queue's.
 
-Each deque has one thread that puts and one that takes; deque operations are atomic. A row that was offered is held: it
-is not evicted until it comes back as acknowledged or released.
+Each deque has one thread that puts and one that takes; deque operations are atomic. A row that was offered is with the
+sender: it is not evicted until it comes back as acknowledged or released.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ if TYPE_CHECKING:
 
 
 class WriterSenderQueues:
-    """Two ways: committed rows to the sender, and rows that are done with back to the writer."""
+    """Committed rows to the sender; delivered and released rows back to the writer."""
 
     def __init__(self, *, live_rows: int) -> None:
         """`live_rows` bounds the rows that wait in memory for the transport."""
         self._live_rows = live_rows
-        # Committed a moment ago. A paced transport may need a second for the envelopes of many cameras, and nobody
-        # waits for a good part: all else overtakes them.
+        # Just committed. A paced transport may need a second for the envelopes of many cameras, and nobody waits for
+        # a good part: all other rows overtake them.
         self.live: deque[Row] = deque()
         self.live_ok: deque[Row] = deque()
-        self.backlog: deque[Row] = deque()  # read from the log
+        self.backlog: deque[Row] = deque()  # read from the store
         self.acked: deque[Row] = deque()  # may be deleted
-        self.released: deque[Row] = deque()  # not delivered: belongs to the backlog again
+        self.released: deque[Row] = deque()  # not delivered: returns to the backlog
         self.wake_writer = threading.Event()
         self.wake_sender = threading.Event()
         self.is_connected = False  # set by the sender
-        self.backlog_rows = 0  # set by the writer: rows of the log that nobody offered yet
-        self.held_back: frozenset[str] = frozenset()  # set by the sender: topics whose rows must stay in the log
+        self.backlog_rows = 0  # set by the writer: rows of the store that were not offered yet
+        self.held_back: frozenset[str] = frozenset()  # set by the sender: topics whose rows must stay in the store
         self.wants_backlog = False  # set by the sender, cleared by the writer's answer
 
     def offer_live(self, rows: Sequence[Row]) -> int:
-        """Take the first rows, as many as may travel now, and return how many those are."""
+        """Take the first rows, as many as may be sent now, and return their number."""
         room = self._live_rows - len(self.live) - len(self.live_ok) if self.is_connected else 0
         taken = rows[: max(0, room)]
         if taken:
@@ -55,6 +55,6 @@ class WriterSenderQueues:
         self.wake_sender.set()
 
     def ask_for_backlog(self) -> None:
-        """Ask the writer for rows that wait in the log."""
+        """Request rows of the backlog from the writer."""
         self.wants_backlog = True
         self.wake_writer.set()

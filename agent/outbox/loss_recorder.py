@@ -1,4 +1,4 @@
-"""Records what the outbox loses: evicted and damaged rows become gap messages in the transaction that removes them.
+"""Turns evicted and damaged rows into gap messages, in the transaction that removes the rows.
 
 Invariant: a loss counts, and its gap is kept, only once the transaction in which it was noted is committed. Used from
 the writer's thread only.

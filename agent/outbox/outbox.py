@@ -1,4 +1,4 @@
-"""The outbox as the agent sees it: `append` in, the transport out, nothing lost in between.
+"""The outbox as the agent uses it: takes verdicts by `append` and delivers them over the transport.
 
 Start order: files, then the threads, then the transport. Stop order: commit all, drain while the transport is up, then
 the transport, then the files.
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 
 _POLL_S = 0.01
 _MAX_RESENDS = 256  # messages in memory, about 1 MB
-_MIN_CLOSE_NS = NS_PER_S // 2  # for the transport's good-bye, whatever the deadline
+_MIN_CLOSE_NS = NS_PER_S // 2  # for the transport's disconnect, whatever the deadline
 
 
 class Outbox:
-    """A `ports.VerdictSink` that keeps what it takes until the broker has it."""
+    """A `ports.VerdictSink` that stores verdicts until the broker has acknowledged them."""
 
     def __init__(
         self,
@@ -53,9 +53,14 @@ class Outbox:
     ) -> None:
         """Open the files in `state_dir`, whose lock the caller holds. Raises StateDirError when they cannot be used.
 
-        Without a `transport` everything stays in the outbox. `on_commit(verdicts, monotonic_ns)` is called in the
-        writer's thread after each commit of verdicts that leave alone and at once, with those; it must be quick and
-        not raise.
+        Args:
+            state_dir: folder of the files.
+            transport: the connection to the broker; without one everything stays in the outbox.
+            clock: monotonic and UTC time.
+            limits: bounds and times; the defaults where None.
+            on_commit: called as `on_commit(verdicts, monotonic_ns)` in the writer's thread after each commit of
+                verdicts that are sent alone and at once, with those; it must be quick and not raise.
+            supervisor: runs the threads; one of its own where None.
         """
         self._clock = clock
         self._state_dir = usable_directory(state_dir)
@@ -113,15 +118,15 @@ class Outbox:
         self.writer.intake.set_at_once_inspections(inspections)
 
     def append_report(self, *, thing: str, line: str, inspection: str, boot_epoch: int, payload: bytes) -> None:
-        """Keep the report on an inspection's model until the broker has it; never evicted, never blocks.
+        """Store the report on an inspection's model until the broker has it; never evicted, never blocks.
 
-        Beyond 1,000 reports and gaps that wait, a report is refused with a line in the log.
+        While 1,000 reports and gaps wait, a report is refused with a line in the log.
         """
         stream = Stream.of_reports(thing=thing, line=line, inspection=inspection, boot_epoch=boot_epoch)
         self.writer.intake.append_report(stream, payload)
 
     def resend(self, wanted: ReplayRange, place: ReplayCursor) -> ReplayPage | None:
-        """Send a page of what is kept in the range again; None while too many messages of before still wait.
+        """Send a page of the stored range again; None while too many earlier messages still wait.
 
         Changes nothing in outbox and history. Called from one thread. Raises OutboxError when a file cannot be read, or
         there is no transport.
@@ -140,16 +145,15 @@ class Outbox:
         """Messages of `resend` that the broker has not acknowledged."""
         return 0 if self.sender is None else self.sender.resends_waiting
 
-    def add_connection_listener(self, watcher: Callable[[bool], None]) -> None:
-        """Call `watcher(up)` whenever the transport's connection comes or goes; before `start`. It must not block."""
+    def add_connection_listener(self, listener: Callable[[bool], None]) -> None:
+        """Call `listener(up)` whenever the transport's connection comes or goes; before `start`. It must not block."""
         if self.sender is not None:
-            self.sender.add_connection_listener(watcher)
+            self.sender.add_connection_listener(listener)
 
     def publish_now(self, topic: str, payloads: Sequence[bytes]) -> None:
-        """Publish what only the newest matters of, such as heartbeats: QoS 1, not kept on disk.
+        """Publish messages of which only the newest matters, such as heartbeats: QoS 1, not stored.
 
-        Messages for a topic are replaced by the next call for it while they are unsent; a lost connection takes those
-        that are in flight with it.
+        Unsent messages of a topic are replaced by the next call for it; those in flight are lost with the connection.
         """
         if self.sender is not None:
             self.sender.publish_now(topic, payloads)
@@ -201,7 +205,7 @@ class Outbox:
     def is_drained(self) -> bool:
         """Whether everything that was appended is committed, and acknowledged where the transport is up.
 
-        What waits for a topic that the broker refuses does not count: it stays for the next start.
+        Messages on a topic that the broker refuses do not count: they stay for the next start.
         """
         if self.writer.waiting:
             return False
@@ -211,9 +215,9 @@ class Outbox:
         return is_delivered and self.sender.is_idle
 
     def close(self, deadline_ns: int) -> OutboxStats:
-        """Commit all, deliver what can be delivered until the monotonic `deadline_ns`, stop; return the last counts.
+        """Commit all, deliver as much as possible until the monotonic `deadline_ns`, stop; return the last counts.
 
-        What was not delivered waits for the next start. Raises OutboxError when verdicts could not be committed.
+        Undelivered messages wait for the next start. Raises OutboxError when verdicts could not be committed.
         """
         self.writer.intake.begin_closing()
         pause = threading.Event()
@@ -266,7 +270,7 @@ class Outbox:
         thread.start()
 
     def _on_thread_fault(self, fault: Fault) -> None:
-        """A thread met a fault; after a bug in the writer `append` reports it."""
+        """Handle a fault of a thread; after a bug in the writer `append` reports it."""
         if fault.is_last:
             self._failure = fault.error
-            self.writer.intake.begin_closing()  # whoever waits in `append` goes on, to an error
+            self.writer.intake.begin_closing()  # unblocks callers in `append`, which then raise OutboxError

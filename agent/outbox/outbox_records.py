@@ -1,4 +1,4 @@
-"""The frozen records inside the outbox: limits, rows of the log, losses, statistics."""
+"""Frozen records of the outbox: limits, rows, losses and statistics."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ ROW_OVERHEAD: Final = 128  # bytes of a row beside its body: its columns, its en
 
 
 class Priority(IntEnum):
-    """What a row is worth when room is needed: the lowest goes first, and within a rank the oldest.
+    """The order of eviction when room is needed: the lowest first, within a priority the oldest.
 
-    `unknown` says that nothing was judged: a person can act on its camera, not on its part. `unsure` waits for a
-    person's decision on a part, `defect` stops one. A gap is the only trace of what went before it, and a model report
-    of why a release was refused: neither is ever given up.
+    An `unknown` part was not inspected: a person can act on its camera, not on the part. `unsure` waits for a person's
+    decision on a part, `defect` stops one. A gap is the only trace of the rows lost before it, and a model report of
+    why a release was refused: neither is ever evicted.
     """
 
     OK = 0
@@ -36,16 +36,16 @@ PRIORITY_OF: Final = {
     Outcome.UNSURE: Priority.UNSURE,
     Outcome.DEFECT: Priority.DEFECT,
 }
-OUTCOME_OF_PRIORITY: Final = {rank: outcome for outcome, rank in PRIORITY_OF.items()}
+OUTCOME_OF_PRIORITY: Final = {priority: outcome for outcome, priority in PRIORITY_OF.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class OutboxLimits:
     """Every bound of the outbox; `agent.config.Outbox` sets those that a site may want to change."""
 
-    max_bytes: int = 512 * 1024 * 1024  # of the log's file; its write-ahead log comes on top (4 MiB at most)
+    max_bytes: int = 512 * 1024 * 1024  # of the store's file, without its write-ahead log (4 MiB at most)
     commit_s: float = 0.25  # longest wait of an ok verdict before it is on disk
-    seal_s: float = 2.0  # longest wait of an ok verdict for company before it may travel
+    seal_s: float = 2.0  # longest wait of an ok verdict for others in its envelope
     queue_capacity: int = 4_096  # verdicts between the workers and the writer; `append` blocks beyond
     in_flight: int = 64  # unacknowledged messages; the transport's own bound may be lower
     live_queue: int = 256  # committed messages that wait in memory for the transport
@@ -57,18 +57,18 @@ class OutboxLimits:
 
     @property
     def page_rows(self) -> int:
-        """Rows of the backlog that are read at once; they last while the writer commits, at 5,000 rows/s for 50 ms."""
+        """Rows of the backlog that are read at once: at 5,000 rows/s enough for 50 ms, while the writer commits."""
         return max(64, min(256, self.max_bytes // (64 * 1024)))
 
     @property
     def reserve_bytes(self) -> int:
-        """Disk space set aside, to be freed when the disk is full."""
+        """Disk space that is reserved, to be released when the disk is full."""
         return min(1024 * 1024, self.max_bytes // 8)
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """Where sequence numbers count: one camera in one boot epoch. Without a camera: the reports of an inspection."""
+    """One series of sequence numbers: a camera in a boot epoch. Without a camera: the reports of an inspection."""
 
     thing: str
     line: str
@@ -99,7 +99,7 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One message of the log. `body` is the final payload; that of an envelope is zlib-compressed."""
+    """One message of the store. `body` is the final payload; that of an envelope is zlib-compressed."""
 
     id: int  # never used twice while the agent runs
     priority: Priority
@@ -112,7 +112,7 @@ class Row:
 
     @property
     def size(self) -> int:
-        """What the row takes on disk, about, in bytes."""
+        """Approximate size of the row on disk, in bytes."""
         return len(self.body) + ROW_OVERHEAD
 
     @property
@@ -134,7 +134,7 @@ class RowIdSequence:
         return number
 
     def skip_to(self, number: int) -> None:
-        """Go on at `number`, or later where that is already past."""
+        """Continue at `number`, or later where that is already past."""
         self._next = max(self._next, number)
 
 
@@ -152,7 +152,7 @@ def decompress(body: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Verdicts of one stream and outcome that are gone. With `exact` each number in `ranges` was one of them."""
+    """Lost verdicts of one stream and outcome. With `exact`, each number in `ranges` is one of them."""
 
     stream: Stream
     outcome: Outcome
@@ -174,19 +174,19 @@ class HeldTopicStats:
 
 @dataclass(frozen=True, slots=True)
 class OutboxStats:
-    """A glance at the outbox; counts are since the start."""
+    """State of the outbox; counts are since the start."""
 
-    rows: int  # messages in the log
+    rows: int  # messages in the store
     verdicts: int  # verdicts in them
     bytes: int
     oldest_age_s: float  # how long the oldest of them waits; 0 when there is none
-    uncommitted: int  # verdicts that the writer has not seen yet
+    uncommitted: int  # verdicts that are not committed yet
     in_flight: int
     appended: int
     committed: int
     delivered: int  # verdicts acknowledged and moved to the history
     commits: int  # transactions
-    evicted: int  # verdicts given up because the outbox was full
+    evicted: int  # verdicts removed because the outbox was full
     damaged: int  # verdicts known to be lost with a damaged file
     gaps: int  # gap messages written
     connected: bool
@@ -194,10 +194,10 @@ class OutboxStats:
     storage_error: str | None  # why nothing can be committed now
     held_back: tuple[HeldTopicStats, ...] = ()  # the longest refused first
     rejected: int = 0  # messages that the broker refused by an answer
-    resent: int = 0  # messages of the history that were sent again because a person asked for them
+    resent: int = 0  # messages of the history that were sent again on request
 
     def to_health(self) -> OutboxHealth:
-        """Return what the heartbeat says of the outbox."""
+        """Return the outbox's section of the heartbeat."""
         return OutboxHealth(
             rows=self.rows,
             verdicts=self.verdicts + self.uncommitted,

@@ -1,9 +1,10 @@
-"""Verdicts to rows: ok verdicts of one kind share an envelope, all others leave alone and at once.
+"""Packs verdicts into rows: `ok` verdicts of one kind share an envelope, all others get a row each.
 
-So does every verdict of an inspection in `at_once`, for a machine that waits for an `ok`.
+So does every verdict of an inspection in `at_once_inspections`, for a machine that waits for an `ok`.
 
-An envelope on disk grows with every commit until it is full or old enough to travel, so that ok verdicts are durable
-soon and still travel in company. Nothing is forgotten before `written` says that its row is committed. Not thread-safe.
+An envelope on disk grows with every commit until it is full or old enough to be sent, so that `ok` verdicts are durable
+soon and still share a message. Nothing is forgotten before `urgent_written` or `envelopes_written` reports that its row
+is committed. Not thread-safe.
 """
 
 from __future__ import annotations
@@ -34,26 +35,26 @@ class _OpenPack:
     since_ns: int
     is_sealed: bool = False
     row: Row | None = None  # as committed
-    draft: Row | None = None  # as put in the transaction that runs
+    draft: Row | None = None  # as put in the running transaction
 
 
 @dataclass(frozen=True, slots=True)
 class RowWrite:
-    """A row to put, and its former self on disk."""
+    """A row to put, and the committed row that it replaces."""
 
     row: Row
     replaced: Row | None
 
 
 class VerdictPacker:
-    """Collects verdicts and gives the rows that must be written."""
+    """Collects verdicts and returns the rows that must be written."""
 
     def __init__(
         self, *, next_id: RowIdSequence, seal_s: float, on_unusable: Callable[[str], None] | None = None
     ) -> None:
-        """`next_id` numbers the rows; an envelope travels after `seal_s` seconds at the latest.
+        """`next_id` numbers the rows; an envelope is sent after `seal_s` seconds at the latest.
 
-        `on_unusable` hears why a verdict cannot go on the wire as it is.
+        `on_unusable` is called with the reason when a verdict cannot be encoded as it is.
         """
         self._on_unusable = on_unusable
         self._next_id = next_id
@@ -65,7 +66,7 @@ class VerdictPacker:
         self.at_once_inspections: frozenset[str] = frozenset()  # inspections
 
     def add(self, verdict: Verdict, *, now_ns: int, utc_s: int) -> None:
-        """Take one verdict; one that cannot be put on the wire becomes `unknown`, which is never `ok`."""
+        """Take one verdict; one that cannot be encoded becomes `unknown`, which is never `ok`."""
         try:
             self._add(verdict, now_ns, utc_s)
         except MessageError as error:
@@ -77,9 +78,9 @@ class VerdictPacker:
         key = None if verdict.origin.inspection in self.at_once_inspections else envelope_key(verdict)
         if key is None:
             stream = self._stream(verdict.origin)
-            rank = PRIORITY_OF[verdict.judgement.outcome]
+            priority = PRIORITY_OF[verdict.judgement.outcome]
             body = encode_verdict(verdict)
-            row = Row(self._next_id(), rank, stream, verdict.seq, verdict.seq, 1, utc_s, body)
+            row = Row(self._next_id(), priority, stream, verdict.seq, verdict.seq, 1, utc_s, body)
             self._urgent.append((row, verdict))
             return
         entry = self._open.get(key)
@@ -93,7 +94,7 @@ class VerdictPacker:
         self._open[key] = _OpenPack(pack, self._next_id(), self._stream(verdict.origin), now_ns)
 
     def add_report(self, stream: Stream, body: bytes, *, utc_s: int) -> None:
-        """Take one report on a model: it leaves at once, and is never evicted."""
+        """Take one report on a model: it is sent at once and never evicted."""
         self._urgent.append((Row(self._next_id(), Priority.GAP, stream, -1, -1, 0, utc_s, body), None))
 
     def _stream(self, origin: Origin) -> Stream:
@@ -101,7 +102,7 @@ class VerdictPacker:
         if known is None:
             if len(self._streams) >= _MAX_STREAMS:
                 self._streams.clear()
-            known = self._streams[id(origin)] = (origin, Stream.of(origin))  # the Origin is kept: its id stays taken
+            known = self._streams[id(origin)] = (origin, Stream.of(origin))  # keeping the Origin keeps its id in use
         return known[1]
 
     def _seal(self, key: EnvelopeKey, entry: _OpenPack) -> None:
@@ -110,7 +111,7 @@ class VerdictPacker:
         del self._open[key]
 
     def seal(self, *, now_ns: int, everything: bool) -> None:
-        """Let envelopes grow no more: those that are old enough, or all of them."""
+        """Close envelopes to further verdicts: those that are old enough, or all."""
         for key, entry in list(self._open.items()):
             if everything or now_ns - entry.since_ns >= self._seal_ns:
                 self._seal(key, entry)
@@ -147,7 +148,7 @@ class VerdictPacker:
         return rows, verdicts
 
     def envelopes_written(self) -> list[Row]:
-        """Note that `envelope_changes` are committed; return, and forget, those that may travel now."""
+        """Note that `envelope_changes` are committed; return, and forget, those that may be sent now."""
         ready: list[Row] = []
         for entry in (*self._sealed, *self._open.values()):
             if entry.draft is not None:
@@ -158,7 +159,7 @@ class VerdictPacker:
         return ready
 
     def open_rows(self) -> list[Row]:
-        """Return the committed rows that must not travel yet."""
+        """Return the committed rows that must not be sent yet."""
         return [entry.row for entry in (*self._sealed, *self._open.values()) if entry.row is not None]
 
     def drop(self, number: int) -> None:

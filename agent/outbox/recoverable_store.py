@@ -1,7 +1,7 @@
-"""The outbox's file with an answer to each storage error: wait, use the disk reserve, reopen, or rebuild.
+"""The outbox's file with an answer to each storage error: retry, use the reserve, reopen or rebuild.
 
 Promise: what is not committed stays in memory and is tried again after a second; a damaged file is set aside and a
-new one, complete with gaps for what is lost, takes its place. Used from the writer's thread only.
+new one, complete with gaps for the losses, takes its place. Used from the writer's thread only.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Sending again what is kept: messages of the history, and of what waits, whose verdicts lie in a range of numbers.
+"""Reads stored messages in a range of sequence numbers, from history and backlog, to send them again.
 
-Reads through its own short-lived connections, a page at a time, and changes nothing in either file. What is sent again
-carries the replay mark; an envelope goes as it went before, so that verdicts beside the range may come along: consumers
-drop doubles by the key.
+Uses its own short-lived connections, reads a page at a time, and changes nothing in either file. A message that is sent
+again carries the replay mark. An envelope is sent whole, so verdicts outside the range may come along: consumers drop
+duplicates by the key.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ class ReplayRange:
 
     @property
     def verdicts(self) -> int:
-        """How many numbers these are."""
+        """Number of verdicts in the range."""
         return self.last - self.first + 1
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayCursor:
-    """Where the reading stands: a file of `_FILES`, and the id of its row that was read last."""
+    """Read position: a file of `_FILES`, and the id of its row that was read last."""
 
     file: int = 0
     row: int = 0
@@ -59,10 +59,10 @@ class ReplayCursor:
 
 @dataclass(frozen=True, slots=True)
 class ReplayPage:
-    """Some messages, oldest first, and where to go on; None at the end."""
+    """Some messages, oldest first, and the next read position; None at the end."""
 
     messages: tuple[tuple[str, bytes], ...]  # topic, payload with the replay mark
-    numbers: frozenset[int]  # of the range that are in them
+    numbers: frozenset[int]  # sequence numbers of the range that are in them
     next: ReplayCursor | None
 
 
@@ -89,7 +89,7 @@ def parse_range(state_dir: Path, camera: str, text: str) -> ReplayRange:
 
 
 def newest_epoch_of_camera(state_dir: Path, camera: str) -> int:
-    """Return the camera's newest boot epoch of which something is kept. Raises OutboxError when there is none."""
+    """Return the camera's newest boot epoch with stored verdicts. Raises OutboxError when there is none."""
     known = verdict_lookup.known_ranges(state_dir)
     for found in known:
         if found.camera == camera:

@@ -1,10 +1,10 @@
-"""The sender thread: publishes rows and lets go of them on acknowledgement only.
+"""The sender thread: publishes rows and forgets each only once it is acknowledged.
 
-Promise: what was just committed goes before what waited, which is marked as a replay, and a defect before verdicts that
-are `ok`; at most the smaller of two bounds is in flight; a refused publish is tried again after a jittered, doubling
-wait; without a connection nothing spins and every row goes back to the log. A message may arrive twice, never not at
-all: consumers drop doubles by the verdict's key. A topic that the broker refuses holds back its own messages only; see
-`topics`.
+Promise: a message that was just committed goes before the backlog, which is marked as a replay, and a defect before
+`ok` verdicts; at most the smaller of two bounds is in flight; a refused publish is tried again after a jittered,
+doubling wait; without a connection nothing is polled and every row returns to the backlog. Delivery is at least once:
+consumers drop duplicates by the verdict's key. A topic that the broker refuses holds back its own messages only; see
+`topic_gate`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True, eq=False)
 class _InFlightMessage:
-    """A message with the transport. `row` is None for one that nobody keeps."""
+    """A message with the transport. `row` is None for one that is not stored."""
 
     row: Row | None
     topic: str
@@ -49,7 +49,7 @@ class _InFlightMessage:
     sent_ns: int
     tokens: list[int]  # one for each time it was published; any of them acknowledges it
     is_waiting: bool = False  # to be published again
-    is_resent: bool = False  # asked for by a person, out of the history
+    is_resent: bool = False  # requested by a person, from the history
 
 
 class OutboxSender:
@@ -66,9 +66,16 @@ class OutboxSender:
         conditions: ConditionLog | None = None,
         losses: LossCounters | None = None,
     ) -> None:
-        """`random` spreads the retries of many devices; `conditions` tells people of broker and refused topics.
+        """Send nothing before `start`.
 
-        `losses` counts messages that nobody keeps and that did not arrive.
+        Args:
+            transport: the connection to the broker.
+            queues: the hand-over from and to the writer.
+            clock: monotonic time.
+            limits: bounds and times of the outbox.
+            random: spreads the retries of many devices.
+            conditions: reports a transport that takes nothing, and refused topics.
+            losses: counts messages that are not stored and were not delivered.
         """
         self._losses = losses or LossCounters()
         self._transport = transport
@@ -90,7 +97,7 @@ class OutboxSender:
         self.resent = 0  # messages of `resend` that were acknowledged
         self._connection_listeners: list[Callable[[bool], None]] = []
         self._gate = TopicGate(random=random)
-        self._gate_ns = 0  # when the gate wants to be asked again
+        self._gate_ns = 0  # when the gate's next tick is due
         self._refusals = FailureCounter(Backoff(limits.retry_s, limits.retry_max_s), random)
         self._retry_ns = 0
         self._expire_ns = 0
@@ -104,14 +111,14 @@ class OutboxSender:
         self._transport.start(on_ack=self._on_ack, on_reject=self._on_reject, on_connection=self._on_connection)
 
     def publish_now(self, topic: str, payloads: Sequence[bytes]) -> None:
-        """Publish messages that only their newest version matters of: not kept, and replaced while unsent."""
+        """Publish messages of which only the newest version matters: not stored, and replaced while unsent."""
         if topic in self._newest:
             self._losses.count("unkept_messages_replaced")
         self._newest[topic] = payloads
         self._queues.wake_sender.set()
 
     def resend(self, topic: str, payload: bytes) -> None:
-        """Publish a message of the history again, after everything else that may go; from one thread, not kept."""
+        """Publish a message of the history again, after all other messages; from one thread, not stored."""
         self._resends_taken += 1
         self._resends.append((topic, payload))
         self._queues.wake_sender.set()
@@ -121,9 +128,9 @@ class OutboxSender:
         """Messages of `resend` that are not acknowledged yet."""
         return self._resends_taken - self.resent
 
-    def add_connection_listener(self, watcher: Callable[[bool], None]) -> None:
-        """Call `watcher(up)` on each change, in the sender's thread; before `start`. It must not block."""
-        self._connection_listeners.append(watcher)
+    def add_connection_listener(self, listener: Callable[[bool], None]) -> None:
+        """Call `listener(up)` on each change, in the sender's thread; before `start`. It must not block."""
+        self._connection_listeners.append(listener)
 
     def _on_ack(self, token: int) -> None:
         self._acks.append(token)
@@ -149,14 +156,14 @@ class OutboxSender:
 
     @property
     def is_idle(self) -> bool:
-        """Whether the sender has nothing that the writer gave it."""
+        """Whether the sender holds no row of the writer."""
         queues = self._queues
         return not (self._in_flight or self._retries or queues.live or queues.live_ok or queues.backlog)
 
     # --- the sender's thread ------------------------------------------------------------------------------------------
 
     def step(self) -> float:
-        """Do what is due; return how many seconds may pass until the next step unless the queues wakes the sender."""
+        """Do what is due; return how many seconds may pass until the next step unless the queues wake the sender."""
         now_ns = self._clock.monotonic_ns()
         queues = self._queues
         self._take_acks(now_ns)
@@ -206,7 +213,7 @@ class OutboxSender:
         return flight
 
     def _requeue(self, flight: _InFlightMessage) -> None:
-        """Put what cannot go now where it came from; of `publish_now` only the newest matters."""
+        """Return a message that cannot be sent now to its queue; of `publish_now` only the newest counts."""
         if flight.row is not None:
             self._queues.released.append(flight.row)
             self._queues.wake_writer.set()
@@ -230,11 +237,11 @@ class OutboxSender:
                     self._gate.note_disconnected([flight.topic for flight in oldest_first], self.reason, now_ns)
                 self._queues.is_connected = False
                 self._release()
-            for watcher in self._connection_listeners:
-                watcher(up)
+            for listener in self._connection_listeners:
+                listener(up)
 
     def _update_topic_gate(self, now_ns: int) -> None:
-        """Tell the writer which topics are held back, and people what changed."""
+        """Pass the held topics to the writer, and report changes."""
         gate, queues = self._gate, self._queues
         self._gate_ns = gate.tick(now_ns)
         if queues.held_back is not gate.held_back:
@@ -244,9 +251,9 @@ class OutboxSender:
         while gate.changes:
             self._report_topic_changes(gate.changes.popleft(), now_ns)
 
-    def _report_topic_changes(self, news: TopicChange, now_ns: int) -> None:
-        held = news.held
-        if news.is_over:
+    def _report_topic_changes(self, change: TopicChange, now_ns: int) -> None:
+        held = change.held
+        if change.is_over:
             self._conditions.clear_fault(
                 f"topic {held.topic}", "is taken by the broker again; what waited for it follows,"
             )
@@ -256,7 +263,7 @@ class OutboxSender:
         self._conditions.report_fault(f"topic {held.topic}", text)
 
     def _release(self) -> None:
-        """Give every row back: what is in flight may be lost with the connection, and is then published again."""
+        """Release every row: those in flight may be lost with the connection and are published again."""
         flights = dict.fromkeys([*self._retries, *self._in_flight_by_token.values()])
         self._in_flight_by_token.clear()
         self._retries.clear()
@@ -295,7 +302,7 @@ class OutboxSender:
         gate = self._gate
         for topic in list(self._newest):
             if not gate.may_send(topic):
-                continue  # it waits here, and only the newest version of it
+                continue  # only its newest version waits here
             payloads = self._newest.pop(topic)
             self._unstored = deque([item for item in self._unstored if item[0] != topic])
             self._unstored.extend((topic, payload) for payload in payloads)
@@ -320,9 +327,9 @@ class OutboxSender:
                 self._conditions.clear_fault("transport", "takes messages again")
 
     def _next(self, now_ns: int) -> _InFlightMessage | None:
-        """Return what goes next of the topics that may be sent; rows of the others go back to the log."""
+        """Return the next message of the topics that may be sent; rows of the others return to the backlog."""
         gate = self._gate
-        held: list[tuple[str, bytes]] = []  # resends wait here: nobody else keeps them
+        held: list[tuple[str, bytes]] = []  # resends wait here: they are stored nowhere else
         while (flight := self._first(now_ns)) is not None:
             if gate.is_open or gate.may_send(flight.topic):
                 self._resends.extendleft(reversed(held))
@@ -337,7 +344,7 @@ class OutboxSender:
         return None
 
     def _first(self, now_ns: int) -> _InFlightMessage | None:
-        """Take what is first: the agent's own state, what was not acknowledged, live rows, then the backlog."""
+        """Take the first message: the agent's own state, retries, live rows, the backlog, then resends."""
         if self._unstored:
             topic, payload = self._unstored.popleft()
             return _InFlightMessage(None, topic, payload, now_ns, [])
@@ -358,18 +365,17 @@ class OutboxSender:
         return None
 
     def _delay_retry(self, flight: _InFlightMessage, reason: str, now_ns: int) -> None:
-        """The transport takes nothing now: put the message back to the front and wait, longer each time."""
+        """Return the message to the front and wait, longer each time: the transport takes nothing now."""
         if flight.row is not None:
             flight.is_waiting = True
             self._retries.appendleft(flight)
         elif flight.is_resent:
             self._resends.appendleft((flight.topic, flight.payload))
-        # Of `publish_now` a newer version comes soon, and one that is never taken must not stand before all others.
+        # Of `publish_now` a newer version follows soon, and one that is never taken must not block all others.
         wait_s = self._refusals.next_delay_s()
         self._retry_ns = now_ns + int(wait_s * _NS_PER_S)
-        if (
-            self._refusals.failures > _UNREPORTED_REFUSALS
-        ):  # a connection that just ended, or one place too few, is no news
+        # A connection that just ended, or a full transport, is not worth a report.
+        if self._refusals.failures > _UNREPORTED_REFUSALS:
             self._conditions.report_fault(
                 "transport", f"it takes no message now ({reason}); next try in {wait_s:.1f} s"
             )
@@ -388,7 +394,7 @@ class OutboxSender:
         return max(0.0, min(waits))
 
     def close(self, *, timeout_s: float) -> None:
-        """Disconnect within `timeout_s` seconds and give every row back; the thread that steps has ended."""
+        """Disconnect within `timeout_s` seconds and release every row; the thread that steps has ended."""
         self._transport.close(timeout_s=timeout_s)
         self._take_acks(self._clock.monotonic_ns())
         self._queues.is_connected = False

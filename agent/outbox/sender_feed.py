@@ -1,4 +1,4 @@
-"""The rows that the sender holds, and the choice of the next ones: just committed, or read from the backlog.
+"""Selects the rows that the sender gets, just committed or from the backlog, and keeps those it has.
 
 Invariant: a row in `with_sender` was offered to the sender and has not come back; it is neither evicted nor offered
 twice. Used from the writer's thread only.

@@ -1,14 +1,14 @@
-"""Which topics may be published on: a refused topic holds back its own messages only.
+"""Decides which topics may be published on: a refused topic holds back its own messages only.
 
-Promise: a topic that the broker refuses by an answer is set aside alone. A broker of MQTT 3.1.1, and AWS IoT Core, hang
-up instead; then the guilty topic is found by elimination. Unanswered publishes make their topics suspects, suspects are
-sent one message at a time and one topic at a time, all other topics flow meanwhile, and the suspect whose message was
-alone with the broker when the connection ended is set aside. What is set aside is tried again after a jittered wait
-that grows; an acknowledgement clears it. Nothing is ever discarded here.
+Promise: a topic that the broker refuses by an answer is held back alone. A broker of MQTT 3.1.1, and AWS IoT Core, end
+the connection instead; then the refused topic is found by elimination. Unanswered publishes make their topics suspects;
+suspects are sent one message at a time and one topic at a time, while all other topics flow; and the suspect whose
+message was alone with the broker when the connection ended is held back. A topic that is held back is tried again after
+a jittered wait that grows; an acknowledgement clears it. Nothing is ever discarded here.
 
-Who becomes a suspect when a connection ends: the topics in flight that the broker has never acknowledged, and where
-there are none, the ones that were unanswered at the end before as well (a plain cut of the network makes no suspects
-then). The newest goes first: what was sent behind the guilty message is innocent, and its acknowledgement proves the
+These topics become suspects when a connection ends: the topics in flight that the broker has never acknowledged, or,
+where there are none, those that were unanswered at the previous end as well (a plain network failure makes no suspects
+then). The newest is tried first: a message sent after the refused one is innocent, and its acknowledgement proves the
 connection.
 
 Pure: no I/O, no clock of its own; used from the sender's thread only.
@@ -31,8 +31,8 @@ _REFUSED: Final = Backoff(first_s=1.0, longest_s=300.0)  # an answered refusal c
 # Each attempt on a topic for which the broker closes the connection costs all topics that connection.
 _ENDED: Final = Backoff(first_s=1.0, longest_s=300.0, growth=4.0)
 _UNWITNESSED: Final = replace(_ENDED, longest_s=30.0)  # nothing else was acknowledged: the broker itself may be faulty
-_HANG_UP_NS: Final = 5 * NS_PER_S  # an end later than this after the publish is no answer to it
-_TURN_NS: Final = NS_PER_S // 2  # for a suspect that has nothing to send; then the next one has its turn
+_HANG_UP_NS: Final = 5 * NS_PER_S  # a connection that ends later after the publish did not end because of it
+_TURN_NS: Final = NS_PER_S // 2  # turn of a suspect that has nothing to send
 _IDLE_NS: Final = 3_600 * NS_PER_S
 
 
@@ -49,7 +49,7 @@ class HeldTopic:
 
 @dataclass(frozen=True, slots=True)
 class TopicChange:
-    """A topic was set aside, or taken again where it `is_over`."""
+    """A topic was held back, or is accepted again where it `is_over`."""
 
     held: HeldTopic
     is_over: bool
@@ -61,11 +61,11 @@ class _Probe:
 
     topic: str
     sent_ns: int
-    is_overtaken: bool = False  # something published after it was answered before it
+    is_overtaken: bool = False  # a later message was acknowledged before it
 
 
 class TopicGate:
-    """Told what was sent and answered; says which topics are held back now."""
+    """Learns from messages sent and answered, and decides which topics are held back."""
 
     def __init__(self, *, random: random.Random) -> None:
         """`random` spreads the tries of many devices."""
@@ -103,7 +103,7 @@ class TopicGate:
         """Whether a message on `topic` may be published now."""
         return topic not in self.held_back
 
-    # --- what happens -------------------------------------------------------------------------------------------------
+    # --- events -------------------------------------------------------------------------------------------------------
 
     def note_sent(self, topic: str, now_ns: int) -> None:
         """Note that a message on `topic`, which `may_send` allowed, was published."""
@@ -112,7 +112,7 @@ class TopicGate:
             self._held_back = None
 
     def note_acknowledged(self, topic: str, sent_ns: int, now_ns: int) -> None:
-        """Note an acknowledgement of what was published at `sent_ns`: the broker takes this topic."""
+        """Note an acknowledgement of a message published at `sent_ns`: the broker accepts this topic."""
         self._proven.add(topic)
         self._acked_here.add(topic)
         self._unanswered.discard(topic)
@@ -135,7 +135,7 @@ class TopicGate:
         self._unanswered.discard(topic)
         known = self._refused.get(topic)
         if known is not None and topic not in self._suspects:
-            return  # of what was in flight when it was set aside
+            return  # of a message that was in flight when the topic was held back
         self._end_probe(topic)
         self._hold_back(topic, reason, now_ns, _REFUSED)
 
@@ -145,7 +145,7 @@ class TopicGate:
         self._begin_turn(now_ns)
 
     def note_disconnected(self, unanswered: Iterable[str], reason: str, now_ns: int) -> None:
-        """Note the end of a connection with these topics in flight, the one published first at the front."""
+        """Note the end of a connection with these topics in flight, in the order of publishing."""
         found = list(dict.fromkeys(unanswered))
         probe, self._probe = self._probe, None
         unproven = [topic for topic in found if topic not in self._proven and topic not in self._refused]
@@ -153,7 +153,7 @@ class TopicGate:
             both = [topic for topic in found if topic in self._unanswered]
             self._suspect(reversed(unproven or both))
         elif others := [t for t in unproven if t != probe.topic and t not in self._suspects]:
-            self._suspect(reversed(others))  # it may be one of them: from now on they are not together in flight
+            self._suspect(reversed(others))  # it may be one of them: from now on they are sent one at a time
         elif probe.is_overtaken or now_ns - probe.sent_ns <= _HANG_UP_NS:
             self._hold_back_suspect(probe.topic, reason, now_ns)
         else:
@@ -162,7 +162,7 @@ class TopicGate:
         self._held_back = None
 
     def tick(self, now_ns: int) -> int:
-        """Let set-aside topics have their next try, and a turn end that nobody used; return when to call again."""
+        """Start retries that are due and end an unused turn; return when to call again."""
         if self.is_open:
             return now_ns + _IDLE_NS
         due = [
@@ -199,7 +199,7 @@ class TopicGate:
             self._probe = None
 
     def _hold_back_suspect(self, topic: str, reason: str, now_ns: int) -> None:
-        """Set aside the suspect that was alone with the broker when the connection ended."""
+        """Hold back the suspect that was alone with the broker when the connection ended."""
         backoff = _ENDED if self._acked_here - {topic} else _UNWITNESSED
         text = f"the connection ended while only a message on this topic waited for its acknowledgement ({reason})"
         self._hold_back(topic, text, now_ns, backoff)

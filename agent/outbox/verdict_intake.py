@@ -1,7 +1,7 @@
-"""The way into the outbox: verdicts and reports from any thread, kept in memory until they are packed into rows.
+"""Takes verdicts and reports from any thread and holds them in memory until they are packed.
 
-Promise: `append` blocks while the hand-over is full and never drops a verdict. `append` and its siblings are called
-by the workers, `pack_waiting` by the writer's thread only.
+Promise: `append` blocks while the queue is full and never drops a verdict. `append` and its siblings are called by the
+workers, `pack_waiting` by the writer's thread only.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
 """Live cameras that OpenCV opens (RTSP, V4L2), each in a child process of its own that can be killed.
 
-`process` is the parent's side, `python -m agent.video` the child. See docs/decisions/0041.
+`capture_process` is the parent's side, `python -m agent.video` the child. See docs/decisions/0041.
 """

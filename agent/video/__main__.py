@@ -1,6 +1,7 @@
-"""`python -m agent.video DESCRIPTOR`: one live camera, opened and read for the inspecting process at that socket.
+"""The capture process: opens and reads one live camera for the inspecting process.
 
-It is started by `agent.video.capture_process` alone. numpy and OpenCV are imported once the camera has answered.
+`python -m agent.video DESCRIPTOR`, with the descriptor of the socket to that process, is started by
+`agent.video.capture_process` alone. numpy and OpenCV are imported once the camera has answered.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from agent.video.opencv_cameras import open_camera
 
 
 def main(descriptor: int) -> int:
-    """Serve one order."""
+    """Serve one request."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
     connection = socket.socket(fileno=descriptor)
     received = receive(connection)
@@ -36,10 +37,10 @@ def main(descriptor: int) -> int:
     return 0
 
 
-def _capture(order: OpenRtsp | OpenDevice, mailbox: Mailbox) -> None:
+def _capture(request: OpenRtsp | OpenDevice, mailbox: Mailbox) -> None:
     """Raises CameraError."""
     try:
-        camera = open_camera(order)
+        camera = open_camera(request)
     except CameraError as error:
         raise CameraError(f"cannot be opened: {error}") from error
     try:
@@ -52,4 +53,4 @@ def _capture(order: OpenRtsp | OpenDevice, mailbox: Mailbox) -> None:
 
 if __name__ == "__main__":
     code = main(int(sys.argv[1]))
-    os._exit(code)  # threads of OpenCV and of ours may hang; nothing here has anything left to write
+    os._exit(code)  # threads of OpenCV and of this process may hang; nothing is left to write

@@ -1,7 +1,7 @@
-"""The capture process's loop: grab everything, decode into shared memory what the inspecting process wants.
+"""The capture process's loop: grabs every exposure, decodes the requested ones into shared memory.
 
-Promise: the camera is read all the time; an exposure that nobody wants when it comes is left out and counted in the
-next `Picture.skipped`.
+Promise: the camera is read continuously; an exposure that is not requested when it arrives is skipped and counted in
+the next `FrameReady.skipped`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from agent.video.mailbox import Mailbox
     from agent.video.opencv_cameras import LiveCamera
 
-_GROW_S: Final = 1.0  # for the parent to bring a larger slot
+_GROW_S: Final = 1.0  # for the parent to provide a larger slot
 
 
 def deliver_frames(camera: LiveCamera, mailbox: Mailbox) -> None:
@@ -27,10 +27,10 @@ def deliver_frames(camera: LiveCamera, mailbox: Mailbox) -> None:
     delivery = _FrameDelivery(camera, mailbox)
     while not mailbox.ended.is_set():
         grabbed = camera.grab()
-        delivery.left_out += grabbed.skipped
+        delivery.skipped += grabbed.skipped
         slot = mailbox.wait_requested_slot()
         if slot is None:
-            delivery.left_out += 1
+            delivery.skipped += 1
         else:
             delivery.deliver(slot, grabbed.arrived_ns)
 
@@ -42,10 +42,10 @@ class _FrameDelivery:
         self._camera = camera
         self._mailbox = mailbox
         self._shape: tuple[int, ...] | None = None  # of the last exposure
-        self.left_out = 0
+        self.skipped = 0
 
     def deliver(self, slot: int, arrived_ns: int) -> None:
-        """Decode the exposure that was grabbed into `slot`, or into a larger one that the parent brings."""
+        """Decode the grabbed exposure into `slot`, or into a larger one that the parent provides."""
         room = self._room(slot)
         fits = self._shape is not None and int(np.prod(self._shape)) <= room.size
         target = room[: int(np.prod(self._shape))].reshape(self._shape) if fits and self._shape is not None else None
@@ -57,11 +57,11 @@ class _FrameDelivery:
         if pixels is not target and not np.shares_memory(pixels, room):
             placed = self._placed(slot, pixels)
             if placed is None:
-                self.left_out += 1
+                self.skipped += 1
                 return
             slot = placed
-        self._mailbox.send(FrameReady(slot, pixels.shape, arrived_ns, self.left_out))
-        self.left_out = 0
+        self._mailbox.send(FrameReady(slot, pixels.shape, arrived_ns, self.skipped))
+        self.skipped = 0
 
     def _room(self, slot: int) -> Pixels:
         return np.frombuffer(self._mailbox.slot_memory(slot), np.uint8)
@@ -76,6 +76,6 @@ class _FrameDelivery:
             slot = larger
         room = self._room(slot)
         if room.size < pixels.nbytes:
-            raise CameraError("the inspecting process brings no memory for a picture of this size")
+            raise CameraError("the inspecting process provides no memory for an image of this size")
         room[: pixels.nbytes].reshape(pixels.shape)[...] = pixels
         return slot

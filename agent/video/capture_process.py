@@ -1,7 +1,7 @@
-"""A capture process as the inspecting process holds it, and the memory in which its pictures come.
+"""The inspecting process's side of a capture process, and the memory for its images.
 
-Promise: every call returns in time, whatever camera, driver and FFmpeg do; `close` leaves no process behind. A picture
-is handed over where it was decoded, without a copy; its memory is used again when nobody holds a view of it any more.
+Promise: every call returns in time, whatever camera, driver and FFmpeg do; `close` leaves no process behind. An image
+is used where it was decoded, without a copy; its memory is reused once no view of it exists.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ if TYPE_CHECKING:
     from agent.video.capture_protocol import CaptureMessage, OpenDevice, OpenRtsp
 
 CHILD_MODULE: Final = "agent.video"  # the module that a capture process runs
-_CLOSE_S: Final = 0.25  # for the camera to be let go of; then the process is killed
-_MAX_SLOTS: Final = 256  # pictures on their way; the intake's bounds are far below
+_CLOSE_S: Final = 0.25  # to release the camera; then the process is killed
+_MAX_SLOTS: Final = 256  # images in use; the intake's bounds are far below
 _MAX_BYTES: Final = 3 * MAX_IMAGE_PX
 _PROTOCOL_ERROR: Final = "its capture process says what nobody understands"
 
 
 class _Memory:
-    """An anonymous file for one picture."""
+    """An anonymous file for one image."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.descriptor = os.memfd_create("kensa-picture", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(self.descriptor, size)
-            # A file that shrinks under a mapping kills who reads it.
+            # A file that shrinks under a mapping kills the process that reads it.
             fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
             self._map = mmap.mmap(self.descriptor, size, prot=mmap.PROT_READ)
         except BaseException:
@@ -66,15 +66,15 @@ class _Memory:
         self.address: int = np.frombuffer(self._map, np.uint8).ctypes.data
 
     def close_descriptor(self) -> None:
-        """The child has it now, and the mapping needs none."""
+        """Close the descriptor: the child has its own, and the mapping needs none."""
         os.close(self.descriptor)
 
 
 class _View:
-    """What numpy asks for an array over `memory`; lives as long as any view of the array does."""
+    """The array interface over `memory`; lives as long as any view of the array."""
 
     def __init__(self, memory: _Memory, shape: tuple[int, ...]) -> None:
-        self._memory = memory  # the mapping must live
+        self._memory = memory  # keeps the mapping alive
         self.__array_interface__: dict[str, Any] = {
             "shape": shape,
             "typestr": "|u1",
@@ -86,10 +86,10 @@ class _View:
 class CaptureProcess:
     """One opening of one camera. For one thread."""
 
-    def __init__(self, order: OpenRtsp | OpenDevice, *, module: str = CHILD_MODULE) -> None:
+    def __init__(self, request: OpenRtsp | OpenDevice, *, module: str = CHILD_MODULE) -> None:
         """Start it; `module` is another one only where the driver is simulated. Raises CameraError."""
         self._slots: dict[int, _Memory] = {}
-        self._free: deque[int] = deque()  # a view's end appends from whatever thread
+        self._free: deque[int] = deque()  # appended when a view is freed, by any thread
         self._requested_slot: int | None = None  # the slot that the child fills
         self._is_open = False
         self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -100,14 +100,14 @@ class CaptureProcess:
                     stdin=subprocess.DEVNULL,
                     env=_environment(),
                     cwd="/",
-                    process_group=0,  # deaf to the terminal's Ctrl-C
+                    process_group=0,  # not reached by the terminal's Ctrl-C
                     pass_fds=[theirs.fileno()],
                 )
         except OSError as error:
             self._connection.close()
             raise CameraError(f"its capture process cannot be started ({error.strerror}): check memory") from error
-        with contextlib.suppress(OSError):  # it died: reading says so
-            send(self._connection, order)
+        with contextlib.suppress(OSError):  # it died: reading reports it
+            send(self._connection, request)
 
     @property
     def pid(self) -> int:
@@ -121,7 +121,7 @@ class CaptureProcess:
         return self._is_open
 
     def wait_frame(self, timeout_s: float) -> tuple[Pixels, FrameReady] | None:
-        """Return the newest picture, read-only, once it is there; None after `timeout_s` seconds.
+        """Return the newest image, read-only, once it arrives; None after `timeout_s` seconds.
 
         Raises CameraError when the camera is lost, FrameError for an exposure that cannot be decoded.
         """
@@ -142,7 +142,7 @@ class CaptureProcess:
         return self._view(said), said
 
     def close(self) -> None:
-        """Let the process let go of the camera and end; kill it when that takes long."""
+        """Have the process release the camera and end; kill it when that takes long."""
         self._connection.close()
         try:
             self._process.wait(_CLOSE_S)
@@ -153,7 +153,7 @@ class CaptureProcess:
             except subprocess.TimeoutExpired:  # inside a driver that cannot be interrupted: it dies when that returns
                 threading.Thread(target=self._process.wait, name="capture process's end", daemon=True).start()
 
-    # --- talk ---------------------------------------------------------------------------------------------------------
+    # --- messages -----------------------------------------------------------------------------------------------------
 
     def _receive(self, timeout_s: float) -> CaptureMessage | None:
         """Return the child's next message; None when none comes in time. Raises CameraError when it has ended."""
@@ -164,7 +164,7 @@ class CaptureProcess:
             return None
         except CaptureProtocolError as error:
             raise CameraError(_PROTOCOL_ERROR) from error
-        for descriptor in () if received is None else received[1]:  # nobody sends us any
+        for descriptor in () if received is None else received[1]:  # none are expected
             os.close(descriptor)
         if received is None:
             raise CameraError(f"its capture process {self._exit_reason()}: it is started again")
@@ -182,7 +182,7 @@ class CaptureProcess:
 
     def _request_frame(self, slot: int) -> None:
         self._requested_slot = slot
-        with contextlib.suppress(OSError):  # it died: reading says so
+        with contextlib.suppress(OSError):  # it died: reading reports it
             send(self._connection, FrameRequest(slot))
 
     def _free_slot(self) -> int:
@@ -193,15 +193,15 @@ class CaptureProcess:
 
     def _new_slot(self, size: int) -> int:
         if not 0 < size <= _MAX_BYTES:
-            raise CameraError(f"it sends pictures of {size:,} bytes; at most {_MAX_BYTES:,} are taken")
+            raise CameraError(f"it sends pictures of {size:,} bytes; at most {_MAX_BYTES:,} are accepted")
         if len(self._slots) >= _MAX_SLOTS:
-            raise CameraError(f"{_MAX_SLOTS} of its pictures are in use at once: the line does not give them back")
+            raise CameraError(f"{_MAX_SLOTS} of its images are in use at once: the line does not release them")
         number = len(self._slots)
         try:
             memory = self._slots[number] = _Memory(size)
         except OSError as error:
-            raise CameraError(f"there is no memory for its pictures ({error.strerror})") from error
-        with contextlib.suppress(OSError):  # it died: reading says so
+            raise CameraError(f"there is no memory for its images ({error.strerror})") from error
+        with contextlib.suppress(OSError):  # it died: reading reports it
             send(self._connection, FrameSlot(number, size), descriptors=(memory.descriptor,))
         memory.close_descriptor()
         return number
@@ -218,6 +218,6 @@ class CaptureProcess:
 
 
 def _environment() -> dict[str, str]:
-    """No credentials: the child decodes what a network sends."""
+    """Return the child's environment, without credentials: the child decodes untrusted data."""
     kept = {name: value for name, value in make_environment().items() if not name.startswith("AWS_")}
     return kept | {name: value for name, value in os.environ.items() if name.startswith("OPENCV_")}

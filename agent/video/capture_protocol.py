@@ -1,13 +1,13 @@
-"""What the inspecting process and a capture process say to each other, and the memory that they share.
+"""The messages between the inspecting process and a capture process, and their shared memory.
 
-One message is one packet of JSON on a socket pair; nothing else is on it, and the address with its password goes this
-way only: neither the command line nor the environment shows it. Pixels lie in anonymous files that both have mapped and
-that cannot be made smaller, so that a child which was taken over by what it decodes cannot crash its parent.
+One message is one packet of JSON on a socket pair; nothing else uses it, and the address with its password is sent
+this way only: neither the command line nor the environment shows it. Pixels are in anonymous files that both processes
+have mapped and that cannot be shrunk, so that a child which was compromised by its input cannot crash its parent.
 
-parent -> child: an order first; `Slot` with a file descriptor; `FrameRequest`: the newest picture, into that slot. The
-socket's
-end: let go of the camera and end.
-child -> parent: `Opened`; `SlotTooSmall`: no slot is that large; `Picture`; `DecodeFailed`; `Failed`, the last word.
+Parent to child: first the request to open a camera; `FrameSlot` with a file descriptor; `FrameRequest`: the newest
+image, into that slot. The end of the socket: release the camera and end.
+Child to parent: `CameraOpened`; `SlotTooSmall`: no slot is that large; `FrameReady`; `DecodeFailed`; `CameraFailed`,
+always the last message.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class OpenDevice:
 
 @dataclass(frozen=True, slots=True)
 class FrameSlot:
-    """Memory for a picture: its file descriptor comes with the message."""
+    """Memory for an image: its file descriptor comes with the message."""
 
     slot: int
     bytes: int
@@ -54,7 +54,7 @@ class FrameSlot:
 
 @dataclass(frozen=True, slots=True)
 class FrameRequest:
-    """Put the newest picture into this slot."""
+    """Put the newest image into this slot."""
 
     slot: int
 
@@ -66,19 +66,19 @@ class CameraOpened:
 
 @dataclass(frozen=True, slots=True)
 class SlotTooSmall:
-    """A picture has so many bytes; no slot was large enough."""
+    """An image has so many bytes; no slot was large enough."""
 
     bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class FrameReady:
-    """A picture lies in the slot."""
+    """An image is in the slot."""
 
     slot: int
     shape: tuple[int, ...]  # [H, W] or [H, W, 3]
     arrived_ns: int  # monotonic
-    skipped: int  # exposures that were left out for it
+    skipped: int  # exposures that were skipped before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ _KINDS: Final = {
 
 
 class CaptureProtocolError(ValueError):
-    """The other process said something that nobody understands."""
+    """The other process sent an invalid message."""
 
 
 def encode(message: CaptureMessage) -> bytes:
@@ -144,7 +144,7 @@ def decode(packet: bytes) -> CaptureMessage:
 
 
 def send(connection: socket.socket, message: CaptureMessage, *, descriptors: tuple[int, ...] = ()) -> None:
-    """Say something. Raises OSError when the other one is gone."""
+    """Send a message. Raises OSError when the other process is gone."""
     socket.send_fds(connection, [encode(message)], list(descriptors))
 
 

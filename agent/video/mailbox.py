@@ -1,4 +1,4 @@
-"""What the inspecting process says to a capture process, received beside OpenCV's calls.
+"""Receives the inspecting process's messages in a capture process, beside OpenCV's blocking calls.
 
 Promise: when the socket ends, the process ends within `_EXIT_S`, whatever a call of OpenCV does.
 """
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
     from agent.video.capture_protocol import CaptureMessage
 
-_EXIT_S: Final = 1.0  # for the camera to be let go of
+_EXIT_S: Final = 1.0  # to release the camera
 
 
 class Mailbox(threading.Thread):
-    """What the parent says, received by a thread of its own: the loop may be inside OpenCV for long."""
+    """The parent's messages, received by a thread of its own: the loop may block in OpenCV for long."""
 
     def __init__(self, connection: socket.socket) -> None:
         super().__init__(name="mailbox", daemon=True)
@@ -37,7 +37,7 @@ class Mailbox(threading.Thread):
             while (received := receive(self._connection)) is not None:
                 self._take(*received)
         except CaptureProtocolError:
-            pass  # it is not our parent: end
+            pass  # an invalid message: end
         finally:
             with self._changed:
                 self.ended.set()
@@ -54,7 +54,7 @@ class Mailbox(threading.Thread):
             os.close(descriptor)
 
     def wait_requested_slot(self, timeout_s: float = 0.0) -> int | None:
-        """Return the slot that is wanted to be filled, waiting for that up to `timeout_s`; None when none is."""
+        """Return the slot that is requested within `timeout_s`; None when none is."""
         with self._changed:
             if timeout_s:
                 self._changed.wait_for(lambda: self._want is not None or self.ended.is_set(), timeout_s)
@@ -66,7 +66,7 @@ class Mailbox(threading.Thread):
         return self._slots[slot]
 
     def send(self, message: CaptureMessage) -> None:
-        """Say something to the parent; one that is gone is noticed by `run`."""
+        """Send a message to the parent; `run` notices one that is gone."""
         try:
             send(self._connection, message)
         except OSError:

@@ -1,7 +1,6 @@
-"""The cameras of a capture process as its loop uses them: `grab` waits for an exposure, `retrieve` decodes it.
+"""The cameras of a capture process: `grab` waits for an exposure, `retrieve` decodes it.
 
-OpenCV is imported when a camera is there to be opened: an address where nobody answers costs no more than an
-interpreter.
+OpenCV is imported only when a camera has answered: an address without an answer costs no more than an interpreter.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ if TYPE_CHECKING:
     from agent.records import Pixels
     from agent.video.capture_protocol import OpenDevice
 
-_OPEN_MS: Final = 8_000  # up to the first key picture, which some cameras send every few seconds
-_READ_MS: Final = 600_000  # the inspecting process decides what a stall is, and ends this one
+_OPEN_MS: Final = 8_000  # up to the first key frame, which some cameras send every few seconds
+_READ_MS: Final = 600_000  # the inspecting process detects stalls, and ends this one
 _RELAY_END_S: Final = 1.0
-_DRIVER_LAG_NS: Final = 10_000_000_000  # a driver's time stamp that is older is of another clock
+_DRIVER_LAG_NS: Final = 10_000_000_000  # an older time stamp of a driver is from another clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +47,16 @@ class LiveCamera(Protocol):
         """Decode the exposure, into `into` where it fits; None when it cannot be decoded."""
 
     def release(self) -> None:
-        """Let go of the camera."""
+        """Release the camera."""
 
 
-def open_camera(order: OpenRtsp | OpenDevice) -> LiveCamera:
-    """Open what `order` names; may block for long. Raises CameraError without the camera's name."""
-    return OpenCvRtspCamera(order) if isinstance(order, OpenRtsp) else OpenCvDeviceCamera(order)
+def open_camera(request: OpenRtsp | OpenDevice) -> LiveCamera:
+    """Open what `request` names; may block for long. Raises CameraError without the camera's name."""
+    return OpenCvRtspCamera(request) if isinstance(request, OpenRtsp) else OpenCvDeviceCamera(request)
 
 
 class _BusyTime:
-    """How long the calling thread has not slept: on a CPU or waiting for one.
+    """Measures how long the calling thread has not slept: on a CPU or waiting for one.
 
     The last part of a grab in which it did not sleep began when the exposure arrived.
     """
@@ -76,7 +75,7 @@ class _BusyTime:
 
 
 class _OpenCvCamera:
-    """What both kinds have in common."""
+    """Base of both kinds."""
 
     def __init__(self, capture: cv2.VideoCapture) -> None:
         import cv2  # noqa: PLC0415 - see the module
@@ -86,7 +85,7 @@ class _OpenCvCamera:
         self._busy = _BusyTime()
 
     def _grab(self) -> int:
-        """Grab; return when the exposure arrived, as far as the thread's sleep tells it."""
+        """Grab; return when the exposure arrived, as far as the thread's sleep shows it."""
         began_ns, busy_ns = time.monotonic_ns(), self._busy.read_ns()
         try:
             done = self._capture.grab()
@@ -111,15 +110,15 @@ class _OpenCvCamera:
 
 
 class OpenCvRtspCamera(_OpenCvCamera):
-    """An RTSP stream: our own first words, a relay, and FFmpeg behind it."""
+    """An RTSP stream: our own session setup, a relay, and FFmpeg behind it."""
 
-    def __init__(self, order: OpenRtsp) -> None:
-        begun = rtsp_session.open_session(order)
-        self._relay = RtspRelay(begun, transport=order.transport, path=order.path)
+    def __init__(self, request: OpenRtsp) -> None:
+        begun = rtsp_session.open_session(request)
+        self._relay = RtspRelay(begun, transport=request.transport, path=request.path)
         self._relay.start()
-        self._is_seen = order.transport == "tcp"  # whether the packets go through the relay
+        self._is_seen = request.transport == "tcp"  # whether the packets go through the relay
         try:
-            super().__init__(self._open(order.transport))
+            super().__init__(self._open(request.transport))
         except BaseException:
             self._relay.close()
             raise
@@ -127,7 +126,7 @@ class OpenCvRtspCamera(_OpenCvCamera):
 
     def _open(self, transport: str) -> cv2.VideoCapture:
         # OpenCV takes RTSP's options from the environment only. Without fpsprobesize=0 FFmpeg counts some 20 pictures
-        # to find the frame rate, which nobody asks for: 2 s of a camera with 10 fps.
+        # to find the frame rate, which is not used: 2 s of a camera with 10 fps.
         os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = "|".join(
             (f"rtsp_transport;{transport}", "allowed_media_types;video", "fpsprobesize;0")
         )
@@ -156,8 +155,8 @@ class OpenCvRtspCamera(_OpenCvCamera):
             except CameraError as error:
                 self._relay.join(_RELAY_END_S)
                 raise CameraError(f"it delivers no more frames: {self._relay.error or error}") from error
-            arrived_ns, left_out, is_fresh = self._relay.take_grab_result()
-            total += left_out
+            arrived_ns, skipped, is_fresh = self._relay.take_grab_result()
+            total += skipped
             if is_fresh or not self._is_seen:
                 return Grabbed(arrived_ns if self._is_seen else slept_ns, total)
             total += 1
@@ -170,10 +169,10 @@ class OpenCvRtspCamera(_OpenCvCamera):
 
 
 class OpenCvDeviceCamera(_OpenCvCamera):
-    """A V4L2 device; what was asked of the driver and not granted is refused, since every frame would be."""
+    """A V4L2 device; a size that the driver does not grant is refused, because every frame would be."""
 
-    def __init__(self, order: OpenDevice) -> None:
-        path = Path(order.path)
+    def __init__(self, request: OpenDevice) -> None:
+        path = Path(request.path)
         if not path.is_char_device():
             there = ", ".join(str(path) for path in sorted(Path("/dev").glob("video*"))) or "none"
             raise CameraError(f"it is not a camera device (there: {there}): check `device` and the USB cable")
@@ -184,28 +183,28 @@ class OpenCvDeviceCamera(_OpenCvCamera):
             raise CameraError("it is in use by another program, or it is not a camera")
         super().__init__(capture)
         try:
-            self._configure(order)
+            self._configure(request)
         except BaseException:
             capture.release()
             raise
 
-    def _configure(self, order: OpenDevice) -> None:
+    def _configure(self, request: OpenDevice) -> None:
         import cv2  # noqa: PLC0415 - see the module
 
         wanted = {
-            cv2.CAP_PROP_FOURCC: None if order.fourcc is None else cv2.VideoWriter.fourcc(*order.fourcc),
-            cv2.CAP_PROP_FRAME_WIDTH: order.width,
-            cv2.CAP_PROP_FRAME_HEIGHT: order.height,
-            cv2.CAP_PROP_FPS: order.fps,
+            cv2.CAP_PROP_FOURCC: None if request.fourcc is None else cv2.VideoWriter.fourcc(*request.fourcc),
+            cv2.CAP_PROP_FRAME_WIDTH: request.width,
+            cv2.CAP_PROP_FRAME_HEIGHT: request.height,
+            cv2.CAP_PROP_FPS: request.fps,
         }
         for option, value in wanted.items():
             if value is not None:
                 self._capture.set(option, value)
         granted = [round(self._capture.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)]
-        if [order.width or granted[0], order.height or granted[1]] != granted:
+        if [request.width or granted[0], request.height or granted[1]] != granted:
             raise CameraError(
-                f"it grants {granted[0]}x{granted[1]} px where {order.width}x{order.height} is configured: "
-                f"choose a size that `v4l2-ctl --list-formats-ext -d {order.path}` lists"
+                f"it grants {granted[0]}x{granted[1]} px where {request.width}x{request.height} is configured: "
+                f"choose a size that `v4l2-ctl --list-formats-ext -d {request.path}` lists"
             )
         self._stamp: int = cv2.CAP_PROP_POS_MSEC
 

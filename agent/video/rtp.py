@@ -1,8 +1,8 @@
-"""Pictures in a stream of RTP packets (RFC 3550): where one ends, which can be decoded alone, when the format changes.
+"""Groups RTP packets (RFC 3550) into images and detects key frames and changes of format.
 
-Knows JPEG (RFC 2435), H.264 (RFC 6184), H.265 (RFC 7798) and MPEG-4 part 2 (RFC 6416); of any other codec it sees where
-a picture ends and no more. No I/O. The decoder does not tell all of this: OpenCV scales the pictures of a stream that
-changes its size to the first size, so the change is read where the camera says it.
+Supports JPEG (RFC 2435), H.264 (RFC 6184), H.265 (RFC 7798) and MPEG-4 part 2 (RFC 6416); of any other codec it detects
+only the end of an image. No I/O. The decoder does not report all of this: OpenCV scales the images of a stream that
+changes its size to the first size, so the change is read from the packets.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ if TYPE_CHECKING:
 _HEADER: Final = 12  # bytes without contributing sources
 _JPEG_HEADER: Final = 8
 _H264_AGGREGATE, _H264_FRAGMENT = 24, 28  # STAP-A, FU-A
-_H264_KEYS: Final = range(5, 6)  # IDR pictures
+_H264_KEYS: Final = range(5, 6)  # IDR frames
 _H264_SPS: Final = 7
 _H265_AGGREGATE, _H265_FRAGMENT = 48, 49
-_H265_KEYS: Final = range(16, 22)  # BLA, IDR and CRA pictures
+_H265_KEYS: Final = range(16, 22)  # BLA, IDR and CRA frames
 _H265_SPS: Final = 33
 _MPEG4_LAYER: Final = b"\x00\x00\x01\x20"  # video object layer: the size is in it
 _MPEG4_PICTURE: Final = b"\x00\x00\x01\xb6"  # then two bits of the coding type: 0 is intra
 
 
-# Access unit delimiters. FFmpeg gives a picture out when the next one begins, a period later; or at a delimiter.
+# Access unit delimiters. FFmpeg outputs an image when the next one begins, a period later; or at a delimiter.
 _DELIMITERS: Final = {"H264": b"\x09\xf0", "H265": b"\x46\x01\x50", "HEVC": b"\x46\x01\x50"}
 
 
 @dataclass(slots=True)
 class AccessUnit:
-    """The packets of one picture (an access unit), with all that came between them on the connection."""
+    """The packets of one image (an access unit), and all that came between them on the connection."""
 
     packets: list[bytes] = field(default_factory=list)
     stamp: int = -1  # RTP's, in the codec's clock
     is_key: bool = False  # decoding can begin here
     arrived_ns: int = 0  # of the last packet
-    changed: bool = False  # its format is not the one that the stream had
-    skipped: int = 0  # pictures before it that the decoder does not get
+    changed: bool = False  # its format differs from the stream's
+    skipped: int = 0  # images before it that the decoder does not get
 
 
 class AccessUnitAssembler:
@@ -53,7 +53,7 @@ class AccessUnitAssembler:
         self._last_stamp = -1  # of the unit that ended
 
     def note_opened(self) -> None:
-        """The decoder has been opened: a format that was not seen by now is a change."""
+        """Note that the decoder is open: a format that was not seen by now is a change."""
         self._is_settled = True
 
     @property
@@ -62,7 +62,7 @@ class AccessUnitAssembler:
         return self._unit
 
     def starts_new_unit(self, packet: memoryview) -> bool:
-        """Whether `packet` begins another picture although the last one has not ended: its end was lost."""
+        """Whether `packet` begins another image although the last one has not ended: its end was lost."""
         return self._unit.stamp not in {-1, _stamp(packet)}
 
     def end_unit(self) -> AccessUnit:
@@ -72,7 +72,7 @@ class AccessUnitAssembler:
         return unit
 
     def delimiter(self, unit: AccessUnit) -> bytes | None:
-        """Return a packet to send after the unit, numbered as its last one; None where none helps."""
+        """Return a delimiter to send after the unit, numbered as its last packet; None where none helps."""
         if self._delimiter is None:
             return None
         last = unit.packets[-1]
@@ -81,10 +81,10 @@ class AccessUnitAssembler:
         return last[:2] + (len(header) + len(self._delimiter)).to_bytes(2, "big") + header + self._delimiter
 
     def add(self, packet: memoryview, raw: bytes, now_ns: int) -> bool:
-        """Add a packet (`raw` with its frame) to the current unit; True when the picture ends with it."""
+        """Add a packet (`raw` with its frame) to the current unit; True when the image ends with it."""
         unit = self._unit
         if not unit.packets and _stamp(packet) == self._last_stamp:
-            self._delimiter = None  # the camera marks the end of packets, not of pictures: a delimiter would cut them
+            self._delimiter = None  # the camera marks the end of packets, not of images: a delimiter would split them
         unit.packets.append(raw)
         unit.stamp, unit.arrived_ns = _stamp(packet), now_ns
         payload = _payload(packet)

@@ -1,4 +1,4 @@
-"""Who the agent is to an RTSP server, over many requests that answer one challenge."""
+"""RTSP authentication: answers one challenge of the server over many requests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class RtspAuth:
         self._count = 0
 
     def take(self, challenges: list[str]) -> bool:
-        """Answer these from now on; False when none of them can be answered."""
+        """Answer these challenges from now on; False when none of them can be answered."""
         self._challenges, self._count = challenges, 0
         return self.authorization("OPTIONS", "*") is not None
 

@@ -1,7 +1,7 @@
-"""RTSP 1.0 (RFC 2326) out of a stream of bytes: messages, and the packets that come interleaved with them. No I/O.
+"""Parses a byte stream of RTSP 1.0 (RFC 2326) into messages and interleaved packets; no I/O.
 
-Promise: memory is bounded whatever arrives. Between messages of an established conversation bytes that are neither are
-skipped, as FFmpeg does; before the first message they are an error, because then the peer speaks something else.
+Promise: memory is bounded whatever arrives. Within an established session, bytes between messages that are neither are
+skipped, as FFmpeg does; before the first message they are an error, because then the peer uses another protocol.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _START: Final = re.compile(rb"\$|RTSP/1\.|[A-Z_]{3,20} [!-~]+ RTSP/1\.")
 _LINE_BEGUN: Final = re.compile(rb"[A-Z_]{1,20}[ -~]{0,2048}\Z")
 _STATUS_LINE: Final = re.compile(r"RTSP/1\.\d (\d{3}) ?(.*)")
 _REQUEST_LINE: Final = re.compile(r"([A-Z_]{3,20}) (\S+) RTSP/1\.\d")
-_LONGEST_START: Final = 2_048  # bytes of a request line, after which no start can begin where it was looked for
+_LONGEST_START: Final = 2_048  # bytes of a request line, after which no message can begin at that place
 
 
 class NotRtspError(ValueError):
-    """The peer does not speak RTSP, or breaks a bound; the text says what was seen."""
+    """The peer does not speak RTSP, or exceeds a bound; the text shows what arrived."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class RtspMessage:
 
     @property
     def reason(self) -> str:
-        """The words after the status code, at most 60 printable characters; what a stranger says is only shown so."""
+        """The text after the status code, at most 60 printable characters, because it is untrusted."""
         found = _STATUS_LINE.fullmatch(self.start)
         return "" if found is None else re.sub(r"[^ -~]", "?", found[2])[:60]
 
@@ -60,7 +60,7 @@ class RtspMessage:
         return next(iter(self.get_all(name)), None)
 
     def replaced(self, *, start: str | None = None, **fields: str | None) -> RtspMessage:
-        """Return a copy with another first line and other fields (`cseq="3"`; None takes a field out)."""
+        """Return a copy with another first line and other fields (`cseq="3"`; None removes a field)."""
         kept = tuple((name, value) for name, value in self.fields if name.lower() not in fields)
         new = tuple((name.title(), value) for name, value in fields.items() if value is not None)
         return RtspMessage(self.start if start is None else start, new + kept, self.body)
@@ -85,14 +85,14 @@ class InterleavedPacket:
 
 
 class RtspParser:
-    """Takes bytes, gives whole messages and packets."""
+    """Takes bytes, returns complete messages and packets."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
-        self._strict = True  # nothing was understood yet
+        self._strict = True  # no message was parsed yet
 
     def feed(self, data: bytes) -> list[RtspMessage | InterleavedPacket]:
-        """Take what arrived; return what is whole by now. Raises NotRtspError."""
+        """Take the bytes that arrived; return the items that are complete. Raises NotRtspError."""
         self._buffer += data
         items: list[RtspMessage | InterleavedPacket] = []
         at = 0
@@ -105,7 +105,7 @@ class RtspParser:
         return items
 
     def _next(self, at: int) -> tuple[RtspMessage | InterleavedPacket, int] | None:
-        """Return the item that begins at `at` and where it ends; None when it is not whole."""
+        """Return the item that begins at `at` and its end; None when it is incomplete."""
         buffer = self._buffer
         if at >= len(buffer):
             return None
@@ -138,7 +138,7 @@ class RtspParser:
         return RtspMessage(message.start, fields, bytes(self._buffer[end.end() : stop])), stop
 
     def _can_start(self, at: int) -> bool:
-        """Whether a message begins here. Raises NotRtspError when the peer has said something else at first."""
+        """Whether a message begins here. Raises NotRtspError when the peer's first bytes are something else."""
         begun = bytes(self._buffer[at : at + _LONGEST_START])
         if _START.match(begun):
             return True
@@ -149,10 +149,10 @@ class RtspParser:
         return False
 
     def _skip_noise(self) -> None:
-        """Drop what is neither the start of a message nor of a packet, once the conversation has begun."""
+        """Drop bytes that begin neither a message nor a packet, once the session has begun."""
         if self._strict or not self._buffer or self._buffer[0] == ord("$"):
             return
         if re.match(rb"[A-Z_]", self._buffer) and b"\n" not in self._buffer and len(self._buffer) < _LONGEST_START:
-            return  # a line that is not whole yet
+            return  # an incomplete line
         found = _START.search(self._buffer) or _LINE_BEGUN.search(self._buffer)
         del self._buffer[: len(self._buffer) if found is None else found.start()]

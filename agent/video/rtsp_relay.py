@@ -1,13 +1,13 @@
-"""Between an RTSP camera and FFmpeg: reads the camera all the time, lets FFmpeg have what it can use.
+"""A relay between an RTSP camera and FFmpeg that keeps the stream current.
 
-FFmpeg is given an address on loopback and no password; this thread answers the camera's challenges for it. Over TCP all
-packets of the video pass here, so the time of each picture's arrival is known to the moment, and a change of the
-stream's format is seen before the decoder gets it. When the decoder falls behind, whole pictures are left out up to the
-next one that can be decoded alone, and counted; without that they would pile up in sockets and grow old. Over UDP the
-packets go from camera to FFmpeg directly, and none of this is seen.
+It reads the camera continuously and passes on the images that FFmpeg can use. FFmpeg is given an address on loopback
+and no password; this thread answers the camera's challenges for it. Over TCP all packets of the video pass here, so the
+time of each image's arrival is exact, and a change of the stream's format is detected before the decoder gets it. When
+the decoder falls behind, whole images are skipped up to the next one that can be decoded alone, and counted; otherwise
+they would pile up in sockets and grow old. Over UDP the packets go from camera to FFmpeg directly, and none of this
+applies.
 
-How it is known that the decoder has used up all it was given: nothing waits in its socket, and its thread sleeps inside
-a grab.
+The decoder has used up its input when nothing waits in its socket and its thread sleeps inside a grab.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
     from agent.video.rtsp_session import RtspSession
 
 _READ_BYTES: Final = 256 * 1024
-_POLL_S: Final = 0.02  # how soon the end is noticed, and a decoder that waits
+_POLL_S: Final = 0.02  # how soon the end, or a waiting decoder, is noticed
 _YIELD_S: Final = 0.000_3  # for a thread that waits for the interpreter
-_DECODER_AHEAD: Final = 2  # pictures that the decoder may have before it: the one in work and the next
-_BURST_NS: Final = 60_000_000  # a burst may wait for so long, before a key picture displaces it
-_STALE_NS: Final = 1_000_000_000  # what was held back for so long is left out even before the next key picture
-_OPENING_NS: Final = 2_000_000_000  # after which what FFmpeg took for its opening is used up
-_LONGEST_GAP_NS: Final = 10_000_000_000  # without a key picture (some cameras refresh by stripes) go on all the same
-_MAX_AHEAD: Final = 2_000  # pictures while FFmpeg opens
+_DECODER_AHEAD: Final = 2  # images that the decoder may have: the one in work and the next
+_BURST_NS: Final = 60_000_000  # how long a burst may wait before a key frame replaces it
+_STALE_NS: Final = 1_000_000_000  # held back for longer, an image is skipped even before the next key frame
+_OPENING_NS: Final = 2_000_000_000  # after which FFmpeg has used up the images of its opening
+_LONGEST_GAP_NS: Final = 10_000_000_000  # without a key frame (some cameras refresh by stripes): continue all the same
+_MAX_AHEAD: Final = 2_000  # images while FFmpeg opens
 _MAX_BYTES: Final = 64 * 1024 * 1024  # on their way to FFmpeg
 
 
@@ -68,17 +68,17 @@ class RtspRelay(threading.Thread):
         self._decoder: int | None = None  # the decoding thread's system id, once it is past the opening
         self._decoder_socket: int | None = None  # FFmpeg's end
         self._grabbing = False
-        self._ahead: deque[tuple[int, int]] = deque()  # pictures that the decoder was given and did not return yet:
-        # arrival (ns), and how many were left out before it
-        self._removed = 0  # packets that were left out
-        self._skipped = 0  # pictures before the next one that it is given
-        self._settled_ns: int | None = None  # since when the decoder uses up what FFmpeg took for its opening
+        self._ahead: deque[tuple[int, int]] = deque()  # images that the decoder got and did not return yet:
+        # arrival (ns), and how many were skipped before it
+        self._removed = 0  # packets that were skipped
+        self._skipped = 0  # images skipped before the next one
+        self._settled_ns: int | None = None  # since when the decoder uses up the images of FFmpeg's opening
         self._newest_ns = 0
         self._held: deque[AccessUnit] = deque()
         self._is_held = False  # the unit that arrives now is held back
-        self._gap_since_ns: int | None = None  # nothing but a key picture may follow
+        self._gap_since_ns: int | None = None  # only a key frame may follow
         self._out = bytearray()  # for FFmpeg
-        self.error: str | None = None  # what the camera refused, or why the relay ended
+        self.error: str | None = None  # the camera's refusal, or why the relay ended
         self._closing = False
         self._wake, self._woken = socket.socketpair()
         self._wake.setblocking(False)  # noqa: FBT003 - takes no keyword
@@ -86,34 +86,34 @@ class RtspRelay(threading.Thread):
     # --- for the decoding thread --------------------------------------------------------------------------------------
 
     def note_opened(self) -> None:
-        """FFmpeg has opened the stream: from now on the calling thread grabs, and it may fall behind."""
+        """Note that FFmpeg has opened the stream: from now on the calling thread grabs and may fall behind."""
         with self._lock:
             self._decoder = threading.get_native_id()
             self._settled_ns = time.monotonic_ns()
             self._access_units.note_opened()
 
     def note_grab_started(self) -> None:
-        """A grab begins."""
+        """Note that a grab begins."""
         self._grabbing = True
 
     def take_grab_result(self) -> tuple[int, int, bool]:
-        """A grab gave a picture: when it arrived (monotonic ns), how many were left out before it, whether it is fresh.
+        """Return the grabbed image's arrival (monotonic ns), how many were skipped before it, and whether it is fresh.
 
         One of those that FFmpeg read for its opening is not, as long as newer ones are there.
         """
         self._grabbing = False
         with self._lock:
-            arrived_ns, left_out = self._ahead.popleft() if self._ahead else (self._newest_ns, self._take_skipped())
+            arrived_ns, skipped = self._ahead.popleft() if self._ahead else (self._newest_ns, self._take_skipped())
             if not self._ahead or (self._settled_ns or 0) + _OPENING_NS < time.monotonic_ns():
                 self._settled_ns = None
             if self._held:
                 with contextlib.suppress(OSError):  # enough calls wait, or it has ended
                     self._wake.send(b"!")
-            return arrived_ns or time.monotonic_ns(), left_out, self._settled_ns is None
+            return arrived_ns or time.monotonic_ns(), skipped, self._settled_ns is None
 
     def _take_skipped(self) -> int:
-        left_out, self._skipped = self._skipped, 0
-        return left_out
+        skipped, self._skipped = self._skipped, 0
+        return skipped
 
     @property
     def has_seen_frame(self) -> bool:
@@ -121,7 +121,7 @@ class RtspRelay(threading.Thread):
         return bool(self._newest_ns)
 
     def explain_silence(self) -> str:
-        """Say why FFmpeg could not open the stream, and what to do."""
+        """Return why FFmpeg could not open the stream, and what to do."""
         if self.error is not None:
             return self.error
         for _, request, _ in tuple(self._asked.values()):
@@ -209,7 +209,7 @@ class RtspRelay(threading.Thread):
         return True
 
     def _ask(self, request: RtspMessage, *, again: bool) -> None:
-        """Send a request of FFmpeg's on, under our number, to the camera's address and with our login."""
+        """Forward a request of FFmpeg, with our number, the camera's address and our login."""
         method, uri = request.request or ("", "")
         uri = uri.replace(self._own, self._base, 1)
         self._cseq += 1
@@ -219,7 +219,7 @@ class RtspRelay(threading.Thread):
         self._send_to_camera(sent.encode())
 
     def _send_to_camera(self, data: bytes) -> None:
-        """Requests and reports are short: a camera that does not even take those within a second is gone."""
+        """Send within a second: requests and reports are short, so a camera that does not take them is gone."""
         self._camera.settimeout(1.0)
         try:
             self._camera.sendall(data)
@@ -233,16 +233,16 @@ class RtspRelay(threading.Thread):
             return
         is_refused = message.status == 401 and not again and self._login is not None  # noqa: PLR2004
         if is_refused and self._login is not None and self._login.take(message.get_all("www-authenticate")):
-            self._ask(request, again=True)  # the nonce grew old
+            self._ask(request, again=True)  # the nonce expired
             return
         if message.status >= 300 and (request.request or ("",))[0] in {"DESCRIBE", "SETUP", "PLAY"}:  # noqa: PLR2004
             self.error = explain_refusal(message, transport=self._transport, has_login=self._login is not None)
         self._out += message.replaced(cseq=number).encode()
 
-    # --- pictures -----------------------------------------------------------------------------------------------------
+    # --- images -------------------------------------------------------------------------------------------------------
 
     def _from_camera(self, data: bytes | None) -> bool:
-        """Take what the camera sent; False at its end, and when the stream is not what it was."""
+        """Read the camera's bytes; False at its end, and when the stream's format changed."""
         if data == b"":
             self.error = self.error or "it ended the connection: check its power, and how many clients it allows"
             return False
@@ -275,7 +275,7 @@ class RtspRelay(threading.Thread):
         return True
 
     def _begin(self) -> None:
-        """Decide whether the picture that begins goes to the decoder at once."""
+        """Decide whether the image that begins goes to the decoder at once."""
         if self._is_waiting():
             self._all_returned()
         is_free = self._decoder is None or len(self._ahead) < _DECODER_AHEAD
@@ -298,7 +298,7 @@ class RtspRelay(threading.Thread):
                 return
             self._gap_since_ns = None
         waited_ns = unit.arrived_ns - self._held[0].arrived_ns if self._held else 0
-        if unit.is_key and waited_ns > _BURST_NS:  # all before it can be left out
+        if unit.is_key and waited_ns > _BURST_NS:  # all before it can be skipped
             self._skip_held()
         unit.skipped = self._take_skipped()
         self._held.append(unit)
@@ -307,12 +307,12 @@ class RtspRelay(threading.Thread):
             self._gap_since_ns = unit.arrived_ns
 
     def _forward(self, packet: bytes) -> None:
-        """Send a packet on, numbered as if none had been left out: FFmpeg takes a large gap for a broken stream."""
+        """Forward a packet, numbered as if none were skipped: FFmpeg takes a large gap for a broken stream."""
         number = int.from_bytes(packet[6:8], "big") - self._removed
         self._out += packet[:6] + (number & 0xFFFF).to_bytes(2, "big") + packet[8:]
 
     def _delimit(self, unit: AccessUnit) -> None:
-        """Let FFmpeg give the picture out at once."""
+        """Have FFmpeg output the image at once."""
         delimiter = self._access_units.delimiter(unit)
         if delimiter is not None:
             self._removed -= 1
@@ -327,12 +327,12 @@ class RtspRelay(threading.Thread):
             self._skip(self._held.popleft())
 
     def _all_returned(self) -> None:
-        """The decoder has used up what it was given; what it did not return it could not decode."""
-        self._skipped += sum(left_out for _, left_out in self._ahead)
+        """Note that the decoder used up its input; it could not decode the images that it did not return."""
+        self._skipped += sum(skipped for _, skipped in self._ahead)
         self._ahead.clear()
 
     def _forward_held(self) -> None:
-        """Let the decoder have what was held back, as far as it can use it."""
+        """Pass the images that were held back to the decoder, as far as it can use them."""
         with self._lock:
             if self._held and self._is_waiting():
                 self._all_returned()
@@ -344,7 +344,7 @@ class RtspRelay(threading.Thread):
                 self._ahead.append((unit.arrived_ns, unit.skipped))
 
     def _is_waiting(self) -> bool:
-        """Whether the decoder sleeps inside a grab although it was given something, and nothing is on its way to it."""
+        """Whether the decoder sleeps inside a grab, has images, and nothing is on its way to it."""
         if not self._ahead or not self._sleeps():
             return False
         time.sleep(_YIELD_S)  # it may have waited for the interpreter, which this thread held
@@ -385,7 +385,7 @@ def _unread(descriptor: int | None) -> int:
 
 
 def _received(connection: socket.socket) -> bytes | None:
-    """Return what is there, b"" at the end, None when nothing is."""
+    """Return the bytes that arrived, b"" at the end, None when none did."""
     try:
         data = connection.recv(_READ_BYTES)
         while isinstance(connection, ssl.SSLSocket) and connection.pending():  # which no selector sees

@@ -1,8 +1,8 @@
-"""The first words with an RTSP camera: is it there, does it speak RTSP, does it know us, has it a stream?
+"""Opens an RTSP session and checks reachability, protocol, login and stream before FFmpeg does.
 
-Promise: every way in which that can fail is a CameraError that names it (unreachable, refused, silent, not RTSP, 401,
-404, no video ...) and says what to do; no password is in it. It takes at most `_ANSWER_S` for each answer. FFmpeg would
-need its own time-out for each of these, under a lock of OpenCV, and would say "cannot be opened" for all of them.
+Promise: every failure is a CameraError that names it (unreachable, refused, silent, not RTSP, 401, 404, no video ...)
+and the remedy, without a password. Each answer is awaited for at most `_ANSWER_S`. FFmpeg would need its own time-out
+for each of these, under a lock of OpenCV, and would report "cannot be opened" for all of them.
 """
 
 from __future__ import annotations
@@ -50,18 +50,18 @@ class RtspSession:
     codec: str  # of the video, as the SDP has it, in upper case
 
 
-def open_session(order: OpenRtsp) -> RtspSession:
+def open_session(request: OpenRtsp) -> RtspSession:
     """Connect, ask for the methods and for the description. Raises CameraError without the camera's name."""
-    connection = _connect(order)
+    connection = _connect(request)
     try:
-        return _SessionSetup(order, connection).describe()
+        return _SessionSetup(request, connection).describe()
     except BaseException:
         connection.close()
         raise
 
 
 def explain_refusal(message: RtspMessage, *, transport: str, has_login: bool) -> str:
-    """Say what a refusal means and what to do."""
+    """Return what a refusal means and what to do."""
     status = message.status or 0
     if status == 401:  # noqa: PLR2004
         return (
@@ -75,10 +75,10 @@ def explain_refusal(message: RtspMessage, *, transport: str, has_login: bool) ->
     return remedy.format(transport=transport)
 
 
-def _connect(order: OpenRtsp) -> socket.socket:
-    port = order.port or _PORTS[order.scheme]
+def _connect(request: OpenRtsp) -> socket.socket:
+    port = request.port or _PORTS[request.scheme]
     try:
-        plain = socket.create_connection((order.host, port), _CONNECT_S)
+        plain = socket.create_connection((request.host, port), _CONNECT_S)
     except socket.gaierror as error:
         raise CameraError(f"its name has no address ({error.strerror}): check the address, and DNS") from error
     except ConnectionRefusedError as error:
@@ -90,38 +90,40 @@ def _connect(order: OpenRtsp) -> socket.socket:
     except OSError as error:
         raise CameraError(f"it cannot be reached ({error.strerror}): check address, cable, power") from error
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if order.scheme == "rtsp":
+    if request.scheme == "rtsp":
         return plain
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False  # as FFmpeg: a camera's certificate is its own
+    context.check_hostname = False  # as FFmpeg does: a camera's certificate is self-made
     context.verify_mode = ssl.CERT_NONE
     try:
-        return context.wrap_socket(plain, server_hostname=order.host)
+        return context.wrap_socket(plain, server_hostname=request.host)
     except OSError as error:
         plain.close()
         raise CameraError(f"it does not speak TLS at port {port}: check rtsp or rtsps, and the port") from error
 
 
 class _SessionSetup:
-    """The questions of `begin`."""
+    """The requests of `begin`."""
 
-    def __init__(self, order: OpenRtsp, connection: socket.socket) -> None:
-        self._order = order
+    def __init__(self, request: OpenRtsp, connection: socket.socket) -> None:
+        self._request = request
         self._connection = connection
         self._reader = RtspParser()
-        self._login = None if order.user is None else RtspAuth(CameraCredentials(order.user, order.password or ""))
+        self._login = (
+            None if request.user is None else RtspAuth(CameraCredentials(request.user, request.password or ""))
+        )
         self._cseq = 0
         self._has_answered = False
-        host = f"[{order.host}]" if ":" in order.host else order.host
-        self._base = f"rtsp://{host}" + ("" if order.port is None else f":{order.port}")
+        host = f"[{request.host}]" if ":" in request.host else request.host
+        self._base = f"rtsp://{host}" + ("" if request.port is None else f":{request.port}")
 
     def describe(self) -> RtspSession:
-        uri = self._base + self._order.path
-        self._ask("OPTIONS", uri)  # whatever it answers: some cameras ask for a password even here
+        uri = self._base + self._request.path
+        self._ask("OPTIONS", uri)  # any answer will do: some cameras require a password even here
         answer = self._ask("DESCRIBE", uri, ("Accept", "application/sdp"))
         if answer.status != 200:  # noqa: PLR2004
             raise CameraError(
-                explain_refusal(answer, transport=self._order.transport, has_login=self._order.user is not None)
+                explain_refusal(answer, transport=self._request.transport, has_login=self._request.user is not None)
             )
         codec = video_codec(answer.body.decode("latin-1"))
         if codec is None:
@@ -129,7 +131,7 @@ class _SessionSetup:
         return RtspSession(self._connection, self._reader, self._base, self._login, self._cseq, codec)
 
     def _ask(self, method: str, uri: str, *fields: tuple[str, str]) -> RtspMessage:
-        """Send a request, with an answer to the camera's challenge where it asks for one."""
+        """Send a request, with an answer to the camera's challenge where there is one."""
         answer = self._exchange(method, uri, fields)
         if answer.status == 401 and self._login is not None:  # noqa: PLR2004
             offered = answer.get_all("www-authenticate")

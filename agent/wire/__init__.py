@@ -1,7 +1,8 @@
-"""Every message to bytes and back: the one place that knows verdicts, gaps, heartbeats and so on (docs/schema).
+"""Encodes and decodes every message: verdicts, gaps, heartbeats, reports and so on (docs/schema).
 
-Promise: what is encoded is plain UTF-8 JSON under `MAX_MESSAGE_BYTES`, and decoding it gives the same record back but
-for the rounding that `verdict` and `envelope` state. What arrives is judged as hostile: MessageError or a valid record.
+Promise: an encoded message is plain UTF-8 JSON under `MAX_MESSAGE_BYTES`. Decoding gives the same record back, except
+for the rounding that `verdict_message` and `envelope` state. Arriving bytes are untrusted: the result is a valid record
+or a MessageError.
 """
 
 from __future__ import annotations
@@ -105,20 +106,20 @@ SCHEMAS: Final[dict[str, type[WireModel]]] = {  # the message's `kind` -> its mo
     "model": ModelReport,
     "status": StatusMessage,
     "probe": Probe,
-    "collected": FrameSidecar,  # beside a picture, never on the broker: `collected.decode_collected` reads it
+    "collected": FrameSidecar,  # beside an image, never on the broker: `decode_collected` reads it
 }
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedVerdicts:
-    """The verdicts of one message; `replay` says that it waited in the device's backlog."""
+    """The verdicts of one message; `replay`: it waited in the device's backlog."""
 
     verdicts: tuple[Verdict, ...]
     replay: bool
 
 
 def decode(payload: bytes) -> DecodedVerdicts | Gap | Heartbeat | ModelReport | Probe | StatusMessage:
-    """Return what a message says. Raises MessageError for anything that Kensa would not have written."""
+    """Return the content of a message. Raises MessageError for anything that Kensa would not have written."""
     value = parse_strict_json(payload)
     model = SCHEMAS.get(str(value.get("kind")))
     if model is None:
@@ -141,7 +142,7 @@ def decode(payload: bytes) -> DecodedVerdicts | Gap | Heartbeat | ModelReport | 
 
 
 def sequence_numbers(payload: bytes) -> list[int]:
-    """Return the sequence numbers in a verdict message or envelope of our own, without judging it."""
+    """Return the sequence numbers in a verdict message or envelope of our own, without validating it."""
     value = json.loads(payload)
     seq: int = value["seq"]
     if value["kind"] != "ok":

@@ -1,8 +1,8 @@
-"""What every message has in common: JSON within bounds, and names that fit into topics.
+"""Rules that all messages share: bounded JSON, and names that fit into topics.
 
 Invariants: a message is plain UTF-8 JSON of fewer than `MAX_MESSAGE_BYTES` bytes (one metering unit of IoT Core is
-5 KB; nucleus lite takes at most 4,980 B in and about 6.9 kB out); it never holds NaN or infinity; what arrives is
-refused with a MessageError before anything of it is used.
+5 KB; nucleus lite takes at most 4,980 B in and about 6.9 kB out); it never holds NaN or infinity; arriving bytes are
+refused with a MessageError before anything of them is used.
 """
 
 from __future__ import annotations
@@ -100,18 +100,18 @@ def bounded_json(text: str, limit: int) -> str:
 
 
 def truncate(text: str, limit: int) -> str:
-    """Return `text`, shortened as `bounded` does where its JSON would be longer than `limit` bytes."""
+    """Return `text`, shortened as `bounded_json` does where its JSON would be longer than `limit` bytes."""
     shortened: str = json.loads(bounded_json(text, limit))
     return shortened
 
 
 def mark_replay(payload: bytes) -> bytes:
-    """Return the verdict message `payload` with the mark that says: this waited in the backlog."""
+    """Return the verdict message `payload` marked as one that waited in the backlog."""
     return payload[:-1] + REPLAY_MARK
 
 
 def parse_strict_json(payload: bytes, *, limit: int = MAX_DECODE_BYTES) -> dict[str, Any]:
-    """Parse one hostile message: `limit` bytes at most, UTF-8, one object, no key twice, no NaN.
+    """Parse one untrusted message: `limit` bytes at most, UTF-8, one object, no key twice, no NaN.
 
     Raises MessageError.
     """

@@ -1,10 +1,11 @@
-"""A collected frame's sidecar, and where picture and sidecar lie: in a bucket, or in a folder with the same keys.
+"""The sidecar of a collected frame, and the keys of image and sidecar in a bucket or folder.
 
 `collected/v1/site=S/thing=T/day=YYYY-MM-DD/model=NAME-VERSION/INSPECTION/CAMERA-EPOCH-SEQ.png|jpg` and `.json` beside
-it. The sidecar is written after its picture, so a sidecar always has one. `day` is that of the capture, UTC.
+it. The sidecar is written after its image, so a sidecar always has one. `day` is that of the capture, UTC.
 
-`sample_rate` is there exactly when the frame belongs to the random sample of `ok` parts, which is drawn by the hash of
-the verdict's key: those frames, weighted by 1 / sample_rate, are an unbiased view of what the line calls `ok`.
+`sample_rate` is present exactly when the frame belongs to the random sample of `ok` parts, which is drawn by the hash
+of the verdict's key: those frames, weighted by 1 / sample_rate, are an unbiased view of the parts that the line calls
+`ok`.
 """
 
 from __future__ import annotations
@@ -31,16 +32,16 @@ Pixels = Annotated[int, Field(ge=1, le=65_536)]
 
 
 class CollectReason(StrEnum):
-    """Why a frame was kept; the first that holds, in this order."""
+    """Why a frame was kept; the first that applies, in this order."""
 
     DEFECT = "defect"
     UNSURE = "unsure"
-    DISAGREEMENT = "disagreement"  # champion and challenger differ, in a shadow or a trial
+    DISAGREEMENT = "disagreement"  # champion and challenger differ, in a shadow deployment or a trial
     SAMPLE = "sample"  # a random `ok` part
 
 
 class CollectedImage(WireModel):
-    """The picture beside the sidecar."""
+    """The image beside the sidecar."""
 
     sha256: Sha256  # of the file
     bytes: Annotated[int, Field(ge=1)]
@@ -88,7 +89,7 @@ def encode_collected(
 
 
 def decode_collected(payload: bytes) -> FrameSidecar:
-    """Return what a sidecar says. Raises MessageError for anything that Kensa would not have written."""
+    """Return the content of a sidecar. Raises MessageError for anything that Kensa would not have written."""
     value = parse_strict_json(payload)
     try:
         return FrameSidecar.model_validate_json(to_json(value), strict=True)
@@ -99,10 +100,10 @@ def decode_collected(payload: bytes) -> FrameSidecar:
 
 
 def collected_stem(site: str, verdict: Verdict) -> str:
-    """Return the key of picture and sidecar without the suffix. Raises MessageError for a verdict without a model."""
+    """Return the key of image and sidecar without the suffix. Raises MessageError for a verdict without a model."""
     origin = verdict.origin
     if origin.model is None:
-        raise MessageError(f"{verdict.key} was judged by no model, so there is no place for its frame.")
+        raise MessageError(f"{verdict.key} was inspected by no model, so there is no key for its frame.")
     day = datetime.fromtimestamp(verdict.captured_utc_ns / NS_PER_S, UTC).date().isoformat()
     return "/".join(
         (

@@ -1,13 +1,13 @@
-"""Many ok verdicts as one message: shared fields once, a compact row each.
+"""Many `ok` verdicts as one message: shared fields once, a compact row each.
 
-A `EnvelopeBuilder` grows verdict by verdict and knows its exact length, so that the message it gives never breaks the
-bound and a full pack is seen before it is made. With 64-character names everywhere, part ids of 64 characters and a
-trial's challenger it still holds at least `MIN_ROWS`.
+An `EnvelopeBuilder` grows verdict by verdict and knows its exact length, so that its message never exceeds the bound
+and a full envelope is detected before it is encoded. With 64-character names everywhere, part ids of 64 characters and
+a trial's challenger it still holds at least `MIN_ROWS`.
 
 Rows are arrays whose members `columns` names. `seq` and `us` (capture time, microseconds) are differences from the row
 before (the first row: from the envelope's own `seq` and `captured_utc_us`); scores are integers in ten-thousandths.
-Scores of all classes travel while `MIN_ROWS` of the longest rows would fit beside them; else rows hold only the score
-that was compared.
+Scores of all classes are included while `MIN_ROWS` of the longest rows would fit beside them; else rows hold only the
+score that was compared.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _BASE_COLUMNS: Final = ("seq", "us", "latency_us", "score")
 class EnvelopeKey(NamedTuple):
     """Verdicts with equal keys may share an envelope."""
 
-    origin: int  # id of the Origin, which the pack keeps alive
+    origin: int  # id of the Origin, which the builder keeps alive
     class_name: str | None
     arm: str | None
     challenger_sha256: str | None
@@ -45,7 +45,7 @@ class EnvelopeKey(NamedTuple):
 
 
 def envelope_key(verdict: Verdict) -> EnvelopeKey | None:
-    """Return what decides with which others the verdict may travel; None when it needs a message of its own."""
+    """Return the key of verdicts that may share an envelope; None when it needs a message of its own."""
     judgement = verdict.judgement
     if judgement.outcome is not Outcome.OK or judgement.box or judgement.reason or verdict.image:
         return None
@@ -61,7 +61,7 @@ def envelope_key(verdict: Verdict) -> EnvelopeKey | None:
 
 
 class EnvelopeBuilder:
-    """An envelope in the making; verdicts of one `EnvelopeKey`. Not thread-safe."""
+    """Builds an envelope of verdicts with one `EnvelopeKey`. Not thread-safe."""
 
     __slots__ = (
         "_captured_us", "_has_part", "_has_scores", "_head", "_last_seq", "_length", "_rows", "count", "first_seq",
@@ -109,7 +109,7 @@ class EnvelopeBuilder:
         return f'{head},"columns":[{",".join(map(quote, columns))}],"rows":[', has_scores
 
     def try_add(self, verdict: Verdict) -> bool:
-        """Add one verdict; False when it does not fit, which leaves the pack as it was.
+        """Add one verdict; False when it does not fit, which leaves the envelope as it was.
 
         Raises MessageError for a score outside [0, 1] or a negative number.
         """
@@ -151,7 +151,7 @@ class EnvelopeBuilder:
 
 
 class Envelope(SharedFields):
-    """An envelope as it travels."""
+    """An envelope on the wire."""
 
     kind: Literal["ok"]
     class_: Annotated[Name | None, Field(alias="class")] = None
@@ -163,7 +163,7 @@ class Envelope(SharedFields):
     rows: Annotated[tuple[tuple[int | str, ...], ...], Field(min_length=1)]
 
     def to_verdicts(self) -> Iterator[Verdict]:
-        """Yield the records that the envelope stands for. MessageError for rows that `columns` does not describe."""
+        """Yield the verdicts of the envelope. Raises MessageError for rows that `columns` does not describe."""
         optional = tuple(name for name in ("part_id", "challenger") if name in self.columns)
         expected = (*_BASE_COLUMNS, *optional, *("scores" for _ in self.classes))
         if self.columns != expected:

@@ -1,6 +1,6 @@
 """The gap message: which verdicts of a camera the device lost, so that no loss is silent.
 
-It travels on the camera's verdict topic and is itself kept and acknowledged like a verdict.
+It is sent on the camera's verdict topic and is stored and acknowledged like a verdict.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_RANGES: Final = 64
 class GapReason(StrEnum):
     """Why verdicts were lost."""
 
-    EVICTED = "evicted"  # the outbox was full: the least valuable, oldest first
+    EVICTED = "evicted"  # the outbox was full: lowest priority first, then the oldest
     DAMAGED = "damaged"  # the outbox's file was damaged
 
 

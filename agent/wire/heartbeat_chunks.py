@@ -1,7 +1,7 @@
-"""A heartbeat as messages of a bounded size: as one where it fits, else as chunks that repeat the shared fields.
+"""Encodes a heartbeat as one message, or as chunks that repeat the shared fields.
 
 Invariant: every message stays below `MAX_MESSAGE_BYTES`, whatever happened on the device. Where the shared fields alone
-would take too much, their texts are shortened and their lists and tables cut, the longest first, in the steps of
+would be too long, their texts are shortened and their lists and tables cut, the longest first, in the steps of
 `_REDUCTIONS`; the accounting of frames and verdicts is never cut.
 """
 

@@ -1,7 +1,7 @@
-"""The heartbeat: what the agent says of itself at regular intervals.
+"""The heartbeat message: the agent's health at regular intervals.
 
 Promise: for every camera `captured == inspected + sum(dropped) + pending`; a heartbeat that breaks it cannot be built.
-`agent.wire.heartbeat_chunks` makes messages of it.
+`agent.wire.heartbeat_chunks` encodes it.
 """
 
 from __future__ import annotations
@@ -28,15 +28,13 @@ class CameraHealth(WireModel):
     captured: Count
     inspected: Count  # `unknown` verdicts count
     pending: Count
-    dropped: Mapping[DropReason, Count] = {}  # reasons that never happened may be left out
+    dropped: Mapping[DropReason, Count] = {}  # reasons that never occurred may be omitted
     error: Text | None = None  # the last one, without credentials; kept after recovery
-    outcomes: Mapping[Outcome, Count] = {}  # of `inspected`; outcomes that never occurred may be left out
-    picture_faults: Mapping[
-        ImageFault, Count
-    ] = {}  # of `inspected`: the picture proved nothing, the verdict is `unknown`
-    picture_alarm: Text | None = None  # why its pictures are not judged now
-    image_mismatch: Text | None = None  # in which way they are unlike those that the model was trained on
-    skipped_files: Text | None = None  # what its source passes over: pictures of a kind that is not read
+    outcomes: Mapping[Outcome, Count] = {}  # of `inspected`; outcomes that never occurred may be omitted
+    picture_faults: Mapping[ImageFault, Count] = {}  # of `inspected`: the image was unusable, the verdict is `unknown`
+    picture_alarm: Text | None = None  # why its images are not inspected now
+    image_mismatch: Text | None = None  # how they differ from those that the model was trained on
+    skipped_files: Text | None = None  # files that its source skips: images of a kind that is not read
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
@@ -47,7 +45,7 @@ class CameraHealth(WireModel):
 
 
 class RejectHealth(WireModel):
-    """Rejects (`defect`, `unsure`) of the model that judges, raw, and what their control chart says."""
+    """Raw rejects (`defect`, `unsure`) of the active model, and the state of their control chart."""
 
     state: Literal["learning", "steady", "high", "low", "flood"]
     parts: Count  # the last 500 to 1,000
@@ -56,7 +54,7 @@ class RejectHealth(WireModel):
 
 
 class InspectionHealth(WireModel):
-    """Which model judges an inspection's cameras; all null while there is no usable model."""
+    """The model that inspects an inspection's cameras; all null while there is no usable model."""
 
     inspection: Name
     model: Name | None
@@ -66,10 +64,10 @@ class InspectionHealth(WireModel):
     preprocess_digest: Digest | None
     state: Text | None = None  # of the model's lifecycle (docs/lifecycle.md); null without updates
     candidate: Text | None = None  # `name/version` of the release that is on its way
-    alarm: Text | None = None  # why a person must look at the model
-    unhealthy: Text | None = None  # why its verdicts cannot be relied on now: pictures, reject rate
+    alarm: Text | None = None  # why a person must check the model
+    unhealthy: Text | None = None  # why its verdicts cannot be relied on now: images, reject rate
     rejects: RejectHealth | None = None  # null before the model's first part
-    outcomes: Mapping[Outcome, Count] = {}  # of the model that judges, raw, since the agent's start
+    outcomes: Mapping[Outcome, Count] = {}  # of the active model, raw, since the agent's start
     classes: Mapping[Name, Count] = {}  # of its defect and unsure parts; the most frequent ones
 
 
@@ -88,25 +86,25 @@ class OutboxHealth(WireModel):
     verdicts: Count  # verdicts in them
     bytes: Count
     oldest_age_s: Positive
-    evicted: Count = 0  # verdicts given up because the outbox was full
+    evicted: Count = 0  # verdicts removed because the outbox was full
     damaged: Count = 0  # verdicts known to be lost with a damaged file
     gaps: Count = 0  # gap messages written
     storage_error: Text | None = None  # why nothing can be committed now
     held_back_topics: Count = 0  # topics that the broker refuses
     held_back: tuple[HeldTopicHealth, ...] = ()  # the first of them
     rejected: Count = 0  # messages that the broker refused by an answer; each is sent again
-    resent: Count = 0  # messages of the history that were sent again because a person asked for them
+    resent: Count = 0  # messages of the history that were sent again on request
 
 
 class BrokerHealth(WireModel):
-    """What the transport dropped since the agent's start, and what its broker does not carry."""
+    """Arrivals that the transport dropped since the agent's start, and features that its broker lacks."""
 
     dropped: Mapping[Name, Count] = {}  # `oversized`, `foreign_topic`: arrivals; `wrong_answer`: no PUBACK for QoS 1
     refused: Mapping[Name, Text] = {}  # `shadow`, `status`, `will`, `subscriptions` -> why verdicts go on without it
 
 
 class CollectionHealth(WireModel):
-    """Frames kept for training. Counts since the spool was made, but for `skipped`."""
+    """Frames kept for training. Counts since the spool was created, except `skipped`."""
 
     kept: Mapping[CollectReason, Count] = {}
     dropped: Mapping[Name, Count] = {}  # chosen and lost, by cause: `budget`, `disk_cap`, `disk_full` ...
@@ -114,7 +112,7 @@ class CollectionHealth(WireModel):
     uploaded: Count = 0
     waiting: Count = 0  # frames on this disk
     waiting_bytes: Count = 0
-    set_aside: Count = 0  # of those waiting: the target holds something else under their key, or refused them
+    set_aside: Count = 0  # of those waiting: the target has another object under their key, or refused them
     day_bytes: Count = 0  # kept on this UTC day
     error: Text | None = None  # why nothing is kept or uploaded at the moment
 
@@ -122,21 +120,21 @@ class CollectionHealth(WireModel):
 class ThreadsHealth(WireModel):
     """Faults of the agent's threads since its start; the log has their traces."""
 
-    faults: Mapping[Name, Count] = {}  # by kind of thread; kinds without any are left out
+    faults: Mapping[Name, Count] = {}  # by kind of thread; kinds without any are omitted
     last: Text | None = None  # the newest
 
 
 class LogHealth(WireModel):
-    """What the agent has logged since its start."""
+    """Counts of the agent's log since its start."""
 
     warnings: Count = 0
     errors: Count = 0
-    repeats: Count = 0  # lines that were left out, because they say what the log says already
-    active_conditions: Count = 0  # conditions that last at the moment; `kensa status` names them
+    repeats: Count = 0  # lines that were omitted because they repeat the log
+    active_conditions: Count = 0  # conditions that last now; `kensa status` names them
 
 
 class ConfigurationHealth(WireModel):
-    """Which configuration the agent runs with, and what became of the newest one that it was given."""
+    """The configuration in force, and the state of the newest one that the agent was given."""
 
     digest: Digest  # of the one in force
     refused: Text | None = None  # why the newest one is not: the key's path and what is wrong with it
@@ -153,13 +151,13 @@ class Heartbeat(WireModel):
     boot_epoch: Count
     agent_version: Text
     component_version: Text | None = None  # of the Greengrass component that it runs as
-    configuration: ConfigurationHealth | None = None  # null from agents that do not say it
+    configuration: ConfigurationHealth | None = None  # null from agents that do not report it
     utc_us: Count  # when it was made, microseconds since 1970 UTC
     uptime_s: Positive
     transport: Literal["up", "down", "none"]
     transport_reason: Text | None = None  # why it is down
     broker: BrokerHealth | None = None  # null without a transport
-    latency_p50_us: Count | None  # due time to decision over the last interval; null when nothing was judged
+    latency_p50_us: Count | None  # due time to decision over the last interval; null when nothing was inspected
     latency_p99_us: Count | None
     cpu: Positive  # cores, over the last interval
     rss_bytes: Count
@@ -167,10 +165,10 @@ class Heartbeat(WireModel):
     memory_used: Fraction | None = None  # share of the machine's memory in use
     faults: Count = 0  # batches that the model's runtime failed on
     last_fault: Text | None = None
-    frames_not_recorded: Count = 0  # of defect and unsure parts, because writing them could not follow
+    frames_not_recorded: Count = 0  # of defect and unsure parts, because writing them was too slow
     threads: ThreadsHealth = ThreadsHealth()
     log: LogHealth = LogHealth()
-    losses: Mapping[Name, Count] = {}  # dropped or refused beside frames and verdicts, by what; docs/operations.md
+    losses: Mapping[Name, Count] = {}  # dropped or refused, besides frames and verdicts, by kind; docs/operations.md
     outbox: OutboxHealth
     collection: CollectionHealth | None = None  # null where nothing is collected
     inspections: tuple[InspectionHealth, ...]

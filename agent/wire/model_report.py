@@ -1,8 +1,8 @@
-"""The report on a model: where one inspection's lifecycle stands, sent whenever that changes.
+"""The report on a model: the state of one inspection's lifecycle, sent whenever it changes.
 
-Promise: a report always fits into one message. Figures are finite numbers (infinity becomes the largest number, what is
-not a number is left out); where texts and figures would be too long together they are shortened step by step, and
-`shortened` says so. What `kensa model show` prints on the device is never shortened.
+Promise: a report always fits into one message. Figures are finite numbers (infinity becomes the largest number, NaN is
+omitted); where texts and figures would be too long together they are shortened step by step, and `shortened` is set.
+The output of `kensa model show` on the device is never shortened.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _FIGURE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _LARGEST: Final = 1.7e308
-# (bytes of a text, figures of a kind), from what is wanted to what always fits
+# (bytes of a text, figures of a kind), from the preferred size to one that always fits
 _SHORTENING_STEPS: Final = ((1_000, 64), (1_000, 24), (600, 12), (300, 8), (100, 4))
 
 RELEASE_ID_PATTERN: Final = (
@@ -55,7 +55,7 @@ class ReleaseOnWire(WireModel):
     model_sha256: Digest
 
     def to_record(self) -> ReleaseRef:
-        """Return the record that the message stands for."""
+        """Return the record of the message."""
         return ReleaseRef(self.name, self.version, self.counter, self.digest, self.model_sha256)
 
 
@@ -68,7 +68,7 @@ class DesiredOnWire(WireModel):
     source: Code
 
     def to_record(self) -> DesiredRelease:
-        """Return the record that the message stands for."""
+        """Return the record of the message."""
         return DesiredRelease(self.release, self.mode, self.share, self.source)
 
 
@@ -82,7 +82,7 @@ class RefusalOnWire(WireModel):
     limits: Mapping[FigureName, Figure] = {}
 
     def to_record(self) -> Refusal:
-        """Return the record that the message stands for."""
+        """Return the record of the message."""
         return Refusal(self.gate, self.reason, self.text, dict(self.figures), dict(self.limits))
 
 
@@ -102,16 +102,16 @@ class ModelReport(WireModel):
     previous: ReleaseOnWire | None = None
     candidate: ReleaseOnWire | None = None
     desired: DesiredOnWire | None = None
-    share: Fraction = 0.0  # of the parts that the candidate judges too
+    share: Fraction = 0.0  # of the parts that the candidate inspects too
     progress: Mapping[FigureName, Figure] = {}  # of the present state
     refusal: RefusalOnWire | None = None  # the last one
     refused: ReleaseOnWire | None = None  # and of which release
-    alarm: LongText | None = None  # a person must look
+    alarm: LongText | None = None  # a person must check
     counter_floor: Count = 0
     shortened: bool = False  # texts or figures did not fit
 
     def to_model_status(self) -> ModelStatus:
-        """Return the record that the message stands for."""
+        """Return the record of the message."""
         return ModelStatus(
             inspection=self.inspection,
             state=self.state,
@@ -131,7 +131,7 @@ class ModelReport(WireModel):
 
 @dataclass(frozen=True, slots=True)
 class ReportingAgent:
-    """Who reports: what does not change while the agent runs."""
+    """The reporting agent: fields that do not change while it runs."""
 
     thing: str
     line: str
@@ -160,7 +160,7 @@ def encode_report(status: ModelStatus, *, reporter: ReportingAgent, utc_ns: int)
 
 
 def finite_figures(figures: Mapping[str, float]) -> dict[str, float]:
-    """Return the figures that can travel: by a name of letters, digits, `_`, `.`, `-`, and finite."""
+    """Return the figures that can be encoded: finite, with a name of letters, digits, `_`, `.` and `-`."""
     return {
         name: max(-_LARGEST, min(_LARGEST, float(value)))
         for name, value in figures.items()

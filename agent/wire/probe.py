@@ -1,4 +1,4 @@
-"""What `kensa doctor` publishes on each topic of a line to see whether the broker takes it: consumers pass over it."""
+"""The message by which `kensa doctor` tests whether the broker accepts a topic; consumers ignore it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from agent.wire.codec import Count, Name, Text, WireModel
 
 
 class Probe(WireModel):
-    """The whole message. It says nothing about the line."""
+    """The whole message. It holds nothing about the line."""
 
     v: Literal[1] = 1
     kind: Literal["probe"] = "probe"

@@ -1,15 +1,15 @@
-"""The documents of the device's named shadow `kensa`, as AWS IoT speaks them: what is wanted in, what is so out.
+"""The documents of the device's named shadow `kensa`: desired releases in, reported states out.
 
     {"state": {"desired":  {"inspections": {"surface": {"release": "parts/1.1.0", "mode": "release"}}},
                "reported": {"inspections": {"surface": {"release": "parts/1.0.0", "state": "trial", ...}}}}}
 
 `desired` of an inspection: `release` (`name/version`), `mode` (`release` or `ab`), `share` (above 0 to 1, for `ab`).
-`reported`: `release`, `mode` and `share` are what is so now of what can be desired, so that the shadow's delta is what
-is still to be done; the other members are for people and rules. A member that is null is not there: that is how a
-shadow forgets. Progress is one text, because a shadow would mix the figures of different states.
+`reported`: `release`, `mode` and `share` are the current values of what can be desired, so that the shadow's delta is
+the remaining change; the other members are for people and rules. A null member removes it from the shadow. Progress is
+one text, because a shadow would merge the figures of different states.
 
-Promise: what arrives is judged as hostile; what leaves stays under `MAX_REPORTED_BYTES`, with room for the desired
-part in the 8 KB that a shadow may have. `state`, `release` and the gate of a refusal go last.
+Promise: arriving bytes are untrusted; an update stays under `MAX_REPORTED_BYTES`, with room for the desired section in
+the 8 KB that a shadow may have. `state`, `release` and the gate of a refusal are dropped last.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ if TYPE_CHECKING:
     from agent.release_records import ModelStatus, ReleaseRef
 
 MAX_DELTA_BYTES: Final = 8 * 1024  # of a delta
-MAX_DOCUMENT_BYTES: Final = 32 * 1024  # of a whole document: its metadata is not part of the 8 KB
+MAX_DOCUMENT_BYTES: Final = 32 * 1024  # of a whole document: its metadata does not count for the 8 KB
 MAX_REPORTED_BYTES: Final = 6_000
 _MAX_INSPECTIONS: Final = 256
 _KEYS: Final = frozenset({"release", "mode", "share"})
 _FIGURES: Final = 6
-# (bytes of a text, with progress, with the candidates and the refusal), from what is wanted to the least
+# (bytes of a text, with progress, with the candidates and the refusal), from the preferred to the least
 _SHORTENING_STEPS: Final = ((240, True, True), (80, False, True), (40, False, False))
 Entries = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class ShadowDocument:
-    """What a message of the shadow says. `desired` holds what is wanted in full, or in a delta what differs."""
+    """A message of the shadow. `desired` is complete, or in a delta only the difference."""
 
     version: int
     token: str | None
-    desired: Mapping[str, Mapping[str, Any]]  # inspection -> members, not judged yet
-    reported: frozenset[str] = frozenset()  # inspections that the shadow has a report of
+    desired: Mapping[str, Mapping[str, Any]]  # inspection -> members, not validated yet
+    reported: frozenset[str] = frozenset()  # inspections that the shadow has reported
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def parse_delta(payload: bytes) -> ShadowDocument:
 
 
 def parse_token(payload: bytes) -> str | None:
-    """Return whose request an `update/accepted` answers. Raises MessageError."""
+    """Return the token of the request that an `update/accepted` answers. Raises MessageError."""
     return _token(parse_strict_json(payload, limit=MAX_DOCUMENT_BYTES))
 
 
@@ -91,7 +91,7 @@ def parse_rejected(payload: bytes) -> ShadowRejection:
 
 
 def parse_desired(members: Mapping[str, Any]) -> DesiredRelease:
-    """Judge what is wanted of one inspection. Raises MessageError."""
+    """Validate the desired members of one inspection. Raises MessageError."""
     if unknown := sorted(set(members) - _KEYS):
         raise MessageError(f"{truncate(unknown[0], 40)!r} is unknown; allowed are {', '.join(sorted(_KEYS))}.")
     release, mode, share = members.get("release"), members.get("mode", "release"), members.get("share", 0.5)
@@ -110,7 +110,7 @@ def encode_get(token: str) -> bytes:
 
 
 def encode_reported(statuses: Mapping[str, ModelStatus], *, gone: Collection[str], token: str) -> bytes:
-    """Return the `update` that reports every inspection and forgets those that are `gone`."""
+    """Return the `update` that reports every inspection and removes those that are `gone`."""
     forgotten: dict[str, None] = dict.fromkeys(sorted(gone))
     entries: Entries = {}
     for text_bytes, with_progress, with_details in _SHORTENING_STEPS:
@@ -125,7 +125,7 @@ def encode_reported(statuses: Mapping[str, ModelStatus], *, gone: Collection[str
 
 
 def _fit_reported(statuses: Mapping[str, ModelStatus], entries: Entries, token: str) -> bytes:
-    """Leave inspections out: those first in which nothing is under way."""
+    """Omit inspections, those first that have nothing in progress."""
     order = sorted(entries, key=lambda name: (statuses[name].alarm is None, statuses[name].candidate is None, name))
     kept: Entries = {}
     payload = _update(kept, {}, left_out=len(order), token=token)
@@ -189,7 +189,7 @@ def _member(value: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _inspections(part: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The inspections; one that is no object is passed on as an empty one, which nothing accepts."""
+    """Return the inspections; one that is no object becomes an empty one, which is always refused."""
     found = _member(part, "inspections")
     if len(found) > _MAX_INSPECTIONS:
         raise MessageError(f"A shadow message names {len(found)} inspections, at most {_MAX_INSPECTIONS} are read.")

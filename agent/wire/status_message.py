@@ -1,8 +1,8 @@
-"""The retained message on `kensa/{thing}/status`: whether the device is there, and since when.
+"""The retained message on `kensa/{thing}/status`: whether the device is online, and since when.
 
-The broker keeps the newest one and shows it to whoever subscribes. The one with the reason `connection lost` is the
-last will: the device left it with the broker when it connected, so it cannot say when the connection broke; the time of
-its arrival does.
+The broker keeps the newest one and sends it to each subscriber. The one with the reason `connection lost` is the last
+will: the device left it with the broker when it connected, so it cannot contain the time when the connection broke; the
+time of its arrival shows that.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from agent.wire.codec import Count, Name, Text, WireModel
 
 
 class Presence(StrEnum):
-    """What a status says."""
+    """The two values of a status."""
 
     ONLINE = "online"
     OFFLINE = "offline"
@@ -30,8 +30,8 @@ class StatusMessage(WireModel):
     boot_epoch: Count
     agent_version: Text
     state: Presence
-    since_us: Count | None  # since when it is so, microseconds since 1970 UTC; null in a last will
-    connected_us: Count  # when the connection began that this message was made for
+    since_us: Count | None  # begin of this status, microseconds since 1970 UTC; null in a last will
+    connected_us: Count  # begin of the connection that this message belongs to
     reason: Text  # `connected`, `stopped` or `connection lost`
 
 

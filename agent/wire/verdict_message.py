@@ -1,8 +1,8 @@
-"""One verdict as one message: `defect`, `unsure`, `unknown`, and the rare `ok` that an envelope cannot hold.
+"""One verdict as one message: `defect`, `unsure`, `unknown`, or an `ok` that no envelope can hold.
 
-Encoding is text building by hand, because it runs beside the hot loop; decoding is strict and meant for hostile input.
-Rounding: times to microseconds (down), scores to 1e-6. Where the scores of all classes would make the message too long,
-the highest that fit are kept and `scores_left_out` says how many are not there.
+Encoding builds the text directly, because it runs beside the hot loop; decoding is strict and meant for untrusted
+input. Rounding: times to microseconds (down), scores to 1e-6. Where the scores of all classes would make the message
+too long, the highest that fit are kept and `scores_left_out` counts the others.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 TEXT_LIMIT: Final = 200  # bytes of a reason or an image reference on the wire
-PART_ID_LIMIT: Final = 128  # bytes; a longer part id is cut and keeps a digest, see `codec.bounded`
+PART_ID_LIMIT: Final = 128  # bytes; a longer part id is cut and keeps a digest, see `codec.bounded_json`
 
 
 class ModelOnWire(WireModel):
@@ -34,19 +34,19 @@ class ModelOnWire(WireModel):
     trusted: bool
 
     def to_record(self) -> ModelIdentity:
-        """Return the record that the message stands for."""
+        """Return the record of the message."""
         return ModelIdentity(self.name, self.version, self.sha256, self.counter, self.trusted)
 
 
 class Challenger(WireModel):
-    """What the other model of a trial said about the same part."""
+    """Outcome of the other model of a trial for the same part."""
 
     outcome: Outcome
     sha256: Digest | None = None
 
 
 class SharedFields(WireModel):
-    """`records.Origin` but for its classes: the same in a verdict message and an envelope."""
+    """`records.Origin` without its classes: the same in a verdict message and an envelope."""
 
     v: Literal[1]
     thing: Name
@@ -77,7 +77,7 @@ class SharedFields(WireModel):
 
 
 class VerdictMessage(SharedFields):
-    """A single verdict as it travels."""
+    """A single verdict on the wire."""
 
     kind: Literal["verdict"]
     seq: Count
@@ -95,7 +95,7 @@ class VerdictMessage(SharedFields):
     challenger: Challenger | None = None
 
     def to_verdict(self) -> Verdict:
-        """Return the record that the message stands for."""
+        """Return the record of the message."""
         scores = tuple(self.scores.values())
         challenger = self.challenger
         return Verdict(

@@ -56,7 +56,7 @@ def test_a_broker_that_ends_the_connection_on_the_shadow_gets_the_verdicts_and_t
         parts.append_defect(1)
         assert parts.wait_drained(PATIENCE_S)
         wait_for(lambda: "shadow" in parts.transport.stats.refused, "the reason")
-        assert "while it was asked for the shadow" in parts.transport.stats.refused["shadow"]
+        assert "during the setup step shadow" in parts.transport.stats.refused["shadow"]
     assert "verdicts go on without shadow" in caplog.text
     assert [event.connection for event in broker.record.events if event.what == "acknowledge"][-1] == 3
 
@@ -272,7 +272,7 @@ def test_the_doctor_sees_its_messages_come_back(protocol: str, tmp_path: Path) -
     assert all("came back" in finding.seen for finding in found)
 
 
-# --- the log ---------------------------------------------------------------------------------------------------------
+# --- the log ----------------------------------------------------------------------------------------------------------
 
 
 def test_an_outage_is_told_once_for_each_reason_and_so_is_its_end(caplog: pytest.LogCaptureFixture) -> None:

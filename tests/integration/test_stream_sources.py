@@ -151,7 +151,7 @@ ANSWERS = {
     ),
     "damaged chunks": (
         BOUNDARY[:-2] + b"Transfer-Encoding: chunked\r\n\r\nno size\r\n",
-        "what it sends is not in chunks",
+        "announces chunks, but does not send them",
     ),
     "headers without end": (b"HTTP/1.0 200 OK\r\nX: " + b"x" * 20_000, "do not end within"),
     "an enormous part": (BOUNDARY + b"--b\r\nContent-Length: 99999999999\r\n\r\n", "a part of 99999999999 bytes comes"),

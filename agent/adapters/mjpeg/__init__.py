@@ -1,7 +1,7 @@
-"""MJPEG over HTTP and HTTPS: the network camera that needs no vendor and no codec.
+"""MJPEG over HTTP and HTTPS: a network camera without vendor SDK or video codec.
 
-`http` understands answers, `jpeg` and `pictures` cut a stream into its pictures (neither does I/O), `source` owns the
-connection, `live` reads it all the time: what a line uses.
+`http_response` parses answers; `mjpeg_parser` and `jpeg_end` cut a stream into images (none of them does I/O);
+`mjpeg_source` owns the connection; `live_stream`, which a line uses, reads it continuously.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""HTTPS to a camera: verified always, against the system's authorities or a file that the operator gives.
+"""HTTPS to a camera, always verified: against the system's authorities or a given file.
 
-Promise: a camera that cannot prove who it is gets no request, and so no password; the error says what to do. Many
-cameras carry a certificate of their own making that names no address: given as `ca`, exactly that certificate is
-enough, whatever name it carries.
+Promise: a camera that cannot authenticate itself gets no request, and so no password; the error names the remedy. Many
+cameras carry a self-made certificate that names no address: given as `ca`, exactly that certificate is accepted,
+whatever name it carries.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def connect_tls(connect: Callable[[], socket.socket], *, host: str, ca: Path | N
         raise CameraError(
             f"no TLS with it ({error.reason or 'handshake failed'}): does it offer https there?"
         ) from None
-    # Signed as it should be, for another name: it must be the very certificate that was given.
+    # Signed correctly, for another name: it must be exactly the certificate that was given.
     context.check_hostname = False
     connection = _handshake(context, connect(), host)
     if connection.getpeercert(binary_form=True) in _certificates(ca):
@@ -61,14 +61,14 @@ def _context(ca: Path | None) -> ssl.SSLContext:
     except OSError as error:
         raise CameraError(f"ca {ca} cannot be read ({error.strerror}): check path and rights") from None
     if ca is not None:
-        # What is given may be the camera's own certificate, with whatever extensions it was made.
+        # The file may hold the camera's own certificate, with arbitrary extensions.
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     return context
 
 
 def _certificates(path: Path) -> list[bytes]:
-    """Return the certificates of a file, in DER; `SSLContext.get_ca_certs` leaves out those of no authority."""
+    """Return the certificates of a file, in DER; `SSLContext.get_ca_certs` omits those that are no authority's."""
     blocks = _PEM.findall(path.read_text(encoding="latin-1"))
     return [ssl.PEM_cert_to_DER_cert(block) for block in blocks]
 

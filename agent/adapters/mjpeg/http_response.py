@@ -1,8 +1,8 @@
-"""What a camera's HTTP answer says: its head, and its body without the chunks.
+"""Parses a camera's HTTP answer: its head, and its body without the chunk framing.
 
-Promise: takes what cameras send, whatever the standard says: bare line feeds, ICY status lines, header lines without a
-colon, folded lines, chunks in answer to HTTP/1.0 (RFC 9112, section 7.1). What is no HTTP is a CameraError that never
-quotes the answer at length: a server may echo the request, and with it a password.
+Promise: accepts what cameras send, even against the standard: bare line feeds, ICY status lines, header lines without a
+colon, folded lines, chunks in answer to HTTP/1.0 (RFC 9112, section 7.1). Anything that is not HTTP is a CameraError
+that never quotes the answer at length: a server may echo the request, and with it a password.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 
 from agent.errors import CameraError
 
-MAX_HEAD_BYTES: Final = 16 * 1024  # of the answer's head, and of each part's headers
+MAX_HEAD_BYTES: Final = 16 * 1024  # of the answer's head, and of each multipart section's headers
 
 _HEAD_END: Final = re.compile(rb"\r?\n\r?\n")
 _STATUS: Final = re.compile(r"(?:HTTP/\d(?:\.\d)?|ICY)[ \t]+(\d{3})(?!\d)")
@@ -38,12 +38,12 @@ class ResponseHead:
 
     @property
     def media_type(self) -> str:
-        """Type and subtype of Content-Type in lower case; empty where there is none that is fit to be shown."""
+        """Type and subtype of Content-Type in lower case; empty where there is none that may be shown."""
         return media_type(self.fields.get("content-type", ""))
 
 
 def media_type(value: str) -> str:
-    """Return type and subtype of a Content-Type in lower case; empty where there is none that is fit to be shown."""
+    """Return type and subtype of a Content-Type in lower case; empty where there is none that may be shown."""
     found = _MEDIA_TYPE.match(value.strip().lower())
     return found[0] if found else ""
 
@@ -98,7 +98,7 @@ def parse_head(data: bytes) -> ResponseHead:
         if key == "www-authenticate":
             challenges.append(value)
         elif key == "content-type" and value.lower().startswith("multipart/"):
-            fields[key] = value  # where no boundary separates them, the first part's headers stand here as well
+            fields[key] = value  # without a boundary the headers of the first multipart section are here as well
         else:
             fields.setdefault(key, value)
     return ResponseHead(int(status[1]), fields, tuple(challenges))
@@ -116,20 +116,20 @@ def _unfold(lines: list[str]) -> list[str]:
 
 
 class ChunkDecoder:
-    """Takes the chunks' own lines out of a body, in place; whatever way the bytes are cut on their arrival.
+    """Removes the chunk framing from a body, in place, however the bytes are split on arrival.
 
     A server that announces chunks and sends none is believed by what it sends.
     """
 
     def __init__(self) -> None:
         self._left = 0  # of the current chunk's data
-        self._line = b""  # begun, and not at its end yet
+        self._line = b""  # incomplete
         self._first = True
         self._plain = False
         self.is_ended = False  # the last chunk came
 
     def compact(self, buffer: bytearray, start: int, end: int) -> int:
-        """Move the data among buffer[start:end] to `start`; return where it ends then. Raises CameraError."""
+        """Move the data in buffer[start:end] to `start`; return its new end. Raises CameraError."""
         kept = at = start
         while at < end and not self.is_ended:
             if self._left == 0:
@@ -142,7 +142,7 @@ class ChunkDecoder:
         return kept
 
     def _take_line(self, buffer: bytearray, at: int, end: int) -> int:
-        """Take the line with the next chunk's size, or what is there of it; return where to go on."""
+        """Take the line with the next chunk's size, as far as it arrived; return where to continue."""
         if self._plain:
             self._left = end - at
             return at
@@ -168,4 +168,4 @@ class ChunkDecoder:
         if self._first and not self._line and line[:2] in {b"--", b"\xff\xd8"}:
             self._plain = True
             return at
-        raise CameraError("it announces chunks, and what it sends is not in chunks: check for a proxy between")
+        raise CameraError("it announces chunks, but does not send them: check for a proxy between")

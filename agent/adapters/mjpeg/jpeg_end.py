@@ -1,8 +1,8 @@
-"""Where a JPEG ends, in a buffer that is still being filled.
+"""Finds the end of a JPEG in a buffer that is still being filled.
 
 Promise: the marker structure (ITU-T T.81, annex B) is followed, so that neither a thumbnail inside a segment nor a
-    restart marker is taken for the end, and each byte is looked at once. `agent.images.decode.inspect` decides whether
-    the picture is good; this only finds its end, as soon as its last byte is there.
+restart marker is taken for the end, and each byte is read once. `agent.images.decode.inspect` decides whether the image
+is good; this only finds its end, as soon as its last byte has arrived.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _FILL: Final = 0xFF
 _SOI: Final = 0xD8
 _EOI: Final = 0xD9
 _SOS: Final = 0xDA
-# have no length, and no place between segments
+# markers without a length
 _STANDALONE_MARKERS: Final = frozenset({0x00, 0x01, *range(0xD0, _SOI + 1)})
 _MIN_SEGMENT: Final = 2  # bytes; the length counts itself
 # In coded data FF is followed by 00 (stuffing) or D0..D7 (restart); anything else ends the scan.
@@ -24,10 +24,10 @@ _SCAN_END: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 
 class JpegEndFinder:
-    """Follows one JPEG. `damaged` is set where its structure is broken, and stays so."""
+    """Follows one JPEG. `is_damaged` is set once its structure is broken."""
 
     def __init__(self) -> None:
-        self._at = len(START)  # from the picture's first byte; all before is done with
+        self._at = len(START)  # from the image's first byte; all before is processed
         self._in_scan = False
         self.is_damaged = False
 

@@ -1,4 +1,4 @@
-"""An MJPEG camera on a line: read all the time, decoded when its turn comes."""
+"""An MJPEG camera on a line: read continuously, decoded only when an image is used."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def live_mjpeg_source(
     password_file: Path | None = None,
     ca: Path | None = None,
 ) -> LatestFrameSource:
-    """Return the source of the stream at `url`; see `MjpegSource`. It hands over the newest picture."""
-    decoder = ImageDecoder()  # for the capture thread; the reading threads only copy encoded pictures
+    """Return the source of the stream at `url`; see `MjpegSource`. It gives the newest image."""
+    decoder = ImageDecoder()  # for the capture thread; the reading threads only copy encoded images
 
     def connect() -> _MjpegLiveStream:
         source = MjpegSource(url=url, clock=clock, username=username, password_file=password_file, ca=ca)
@@ -47,7 +47,7 @@ class _MjpegLiveStream:
         picture = self._source.next_image(timeout_s=timeout_s)
         if picture is None:
             return None
-        data, decoder = bytes(picture.data), self._decoder  # the reader's memory is used again
+        data, decoder = bytes(picture.data), self._decoder  # the reader reuses its memory
         return Exposure(picture.arrived_ns, lambda buffer: decoder.decode(data, buffer))
 
     def close(self) -> None:

@@ -1,10 +1,10 @@
-"""Bytes of an answer in, pictures out; does no I/O.
+"""Parses the bytes of an HTTP answer into images; does no I/O.
 
-Promise: the same bytes give the same pictures however they are cut on their arrival; what is kept is bounded. A picture
-ends where its JPEG structure ends, and is given out with its last byte. Boundary and Content-Length, which cameras get
-wrong in every way, only say where a picture begins, where a damaged one ends, and how long a part is that is no JPEG. A
-cut picture is given out as it came, for the decoder to refuse and the line to count, and the stream goes on at the next
-one.
+Promise: the same bytes give the same images however they are split on arrival; memory is bounded. An image ends where
+its JPEG structure ends, and is returned with its last byte. Boundary and Content-Length, which cameras get wrong in
+every way, are used only to find where an image begins, where a damaged one ends, and how long a section is that is no
+JPEG. A truncated image is returned as it came, for the decoder to refuse and the line to count, and the stream
+continues at the next one.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from agent.errors import CameraError
 
 _FIRST_BUFFER_BYTES: Final = 256 * 1024
 _MAX_LINE_BYTES: Final = 300  # of a delimiter; RFC 2046 allows 70 characters
-_MIN_DELIMITER_BYTES: Final = 6  # a shorter delimiter and its line break occur by chance in some thousand pictures
+_MIN_DELIMITER_BYTES: Final = 6  # a shorter delimiter and its line break occur by chance once in some thousand images
 _NOT_BLANK: Final = re.compile(rb"[^\r\n \t\x00]")
-# A line that starts with two dashes: a delimiter where no picture is.
+# A line that starts with two dashes: a delimiter, outside of an image.
 _DASHES: Final = re.compile(rb"--[^\r\n\xff]{0,%d}\r?\n" % _MAX_LINE_BYTES)
 _DASHES_IN_NEW_LINE: Final = re.compile(rb"(?<=[\r\n\x00])" + _DASHES.pattern)
 _AFTER_DELIMITER: Final = re.compile(rb"(--)?[ \t]*\r?\n|(?=[Cc]ontent-)")
@@ -38,49 +38,49 @@ class _Expect(Enum):
 
 
 class MjpegParser:
-    """Cuts one answer into pictures. The view that `next_image` returns is valid until the next call of `space`."""
+    """Cuts one answer into images. The view that `next_image` returns is valid until the next `get_buffer`."""
 
     def __init__(self, *, max_picture_bytes: int) -> None:
         self._max_bytes = max_picture_bytes
         self._buffer = bytearray(_FIRST_BUFFER_BYTES)
-        self._start = self._end = 0  # of what is in the buffer and not used up
-        self._searched = 0  # what is searched for does not begin before this
+        self._start = self._end = 0  # of the unprocessed bytes in the buffer
+        self._searched = 0  # no match begins before this
         self._expect = _Expect.HEAD
         self._chunks: http_response.ChunkDecoder | None = None
         self._type = ""  # media type of the answer
         self._name = b""  # of the announced boundary, without dashes
-        self._delimiter = b""  # as it was seen last, with its dashes
+        self._delimiter = b""  # as it came last, with its dashes
         self._closed = False  # by the delimiter that ends a multipart body
-        self._length: int | None = None  # of the part, as announced
-        self._trusts_length = False  # that of the last picture was right
+        self._length: int | None = None  # of the section, as announced
+        self._trusts_length = False  # that of the last image was right
         self._part_type = ""
         self._has_headers = False
-        self._jpeg: jpeg_end.JpegEndFinder | None = None  # of the part, once it has begun as one
-        self._held = False  # the first picture, until another shows that it is a stream
+        self._jpeg: jpeg_end.JpegEndFinder | None = None  # of the section, once it has begun as a JPEG
+        self._held = False  # the first image, until another proves a stream
         self._given: memoryview | None = None
-        self.head: http_response.ResponseHead | None = None  # of the answer, once it came
+        self.head: http_response.ResponseHead | None = None  # of the answer, once it arrived
 
     # --- bytes in -----------------------------------------------------------------------------------------------------
 
     def get_buffer(self) -> memoryview:
-        """Return where the next bytes go; tell `received` how many came."""
+        """Return the buffer for the next bytes; `buffer_updated` takes their number."""
         if self._start and self._end == len(self._buffer):
             kept = self._end - self._start
             self._buffer[:kept] = self._buffer[self._start : self._end]
             self._searched = max(0, self._searched - self._start)
             self._start, self._end = 0, kept
         if self._end == len(self._buffer):
-            # A new array, not a longer one: a picture's view may still be alive in some error's traceback.
+            # A new array, not a longer one: an image's view may still be alive in an error's traceback.
             self._buffer = self._buffer + bytes(len(self._buffer))
         return memoryview(self._buffer)[self._end :]
 
     def buffer_updated(self, count: int) -> None:
-        """Take `count` bytes that were put into `space`. Raises CameraError for a body whose chunks are damaged."""
+        """Take `count` bytes that were put into the buffer. Raises CameraError for a body whose chunks are damaged."""
         end = self._end + count
         self._end = end if self._chunks is None else self._chunks.compact(self._buffer, self._end, end)
 
     def end_error(self) -> CameraError:
-        """Return what to say when the connection is closed, or the last chunk came."""
+        """Return the error for a closed connection, or the last chunk."""
         if self._expect is _Expect.HEAD and self._end == self._start:
             return CameraError("it closed the connection without an answer")
         if self._held or self._expect is _Expect.KIND:
@@ -94,10 +94,10 @@ class MjpegParser:
         """Whether the body's last chunk came: nothing will follow on this connection."""
         return self._chunks is not None and self._chunks.is_ended
 
-    # --- pictures out -------------------------------------------------------------------------------------------------
+    # --- images out ---------------------------------------------------------------------------------------------------
 
     def next_image(self) -> memoryview | None:
-        """Return the next picture; None when more bytes are needed, and for ever after an answer other than 200.
+        """Return the next image; None when more bytes are needed, and always after an answer other than 200.
 
         Raises CameraError for what is no stream of pictures.
         """
@@ -108,7 +108,7 @@ class MjpegParser:
         return None
 
     def _step(self) -> bool:
-        """Take one thing; False when more bytes are needed for it."""
+        """Take the next element; False when more bytes are needed for it."""
         match self._expect:
             case _Expect.HEAD:
                 return self._take_head()
@@ -172,7 +172,7 @@ class MjpegParser:
         self._held = self._type.startswith("image/")
 
     def _take_kind(self) -> bool:
-        """See whether pictures come, whatever type was announced."""
+        """Check whether images come, whatever type was announced."""
         found = _NOT_BLANK.search(self._buffer, self._start, self._end)
         if found is None or found.start() + 2 > self._end:
             if self._end - self._start > http_response.MAX_HEAD_BYTES:
@@ -183,10 +183,10 @@ class MjpegParser:
         self._advance(found.start(), _Expect.PART)
         return True
 
-    # --- between pictures ---------------------------------------------------------------------------------------------
+    # --- between images -----------------------------------------------------------------------------------------------
 
     def _take_delimiter(self) -> bool:
-        """Go to the next part's headers; or to the next picture, as long as no delimiter was seen."""
+        """Advance to the next section's headers; or to the next image, as long as no delimiter came."""
         found = self._find_delimiter()
         if not self._delimiter:
             stop = self._end if found is None else found[0]
@@ -220,7 +220,7 @@ class MjpegParser:
         return any_line.start(), any_line.start() + len(name) - closing
 
     def _find_announced(self) -> tuple[int, int] | None:
-        """Find the announced boundary after any number of dashes; after none, in a line of its own."""
+        """Find the announced boundary after any number of dashes; without dashes, on a line of its own."""
         at = self._searched
         while self._name and (at := self._buffer.find(self._name, at, self._end)) >= 0:
             first = at
@@ -265,7 +265,7 @@ class MjpegParser:
             raise CameraError(f"a part of {text[:20]} bytes comes; at most {self._max_bytes:,} are taken")
         return int(text)
 
-    # --- a picture ----------------------------------------------------------------------------------------------------
+    # --- an image -----------------------------------------------------------------------------------------------------
 
     def _begin_body(self, at: int, *, length: int | None) -> None:
         self._length = length
@@ -282,7 +282,7 @@ class MjpegParser:
         return self._take_jpeg(self._jpeg)
 
     def _take_jpeg(self, jpeg_end: jpeg_end.JpegEndFinder) -> bool:
-        """Take a JPEG up to where its structure ends; up to the next delimiter if that comes before: then it is cut."""
+        """Take a JPEG to the end of its structure, or to the next delimiter if that comes first (truncated)."""
         end = jpeg_end.find(self._buffer, self._start, self._end)
         cut = self._find_truncation(self._end if end is None else end)
         if cut is not None:
@@ -296,7 +296,7 @@ class MjpegParser:
         return self._emit(end, go_on_at=end)
 
     def _take_announced(self, end: int) -> bool:
-        """Take a JPEG as long as it is said to be, after one whose length was right: without a look at each byte.
+        """Take a JPEG of the announced length, after one whose length was right, without reading each byte.
 
         `agent.images.decode.inspect` looks at them anyway. Where no end marker stands, the length is wrong or the
         picture cut.
@@ -309,7 +309,7 @@ class MjpegParser:
         return True
 
     def _find_content(self) -> bool:
-        """Pass blanks before a JPEG, and follow it from there on."""
+        """Skip blanks before a JPEG, and follow it from there."""
         found = _NOT_BLANK.search(self._buffer, self._start, self._end)
         if found is None or found.start() + 2 > self._end:
             return self._need_more()
@@ -319,7 +319,7 @@ class MjpegParser:
         return True
 
     def _take_other(self) -> bool:
-        """Take a body that is no JPEG: as long as it is said to be, or up to the next delimiter."""
+        """Take a body that is no JPEG: of the announced length, or up to the next delimiter."""
         if self._part_type.startswith("video/"):
             raise CameraError(f"it sends {self._part_type!r}, not JPEG pictures: choose MJPEG in its settings")
         announced = None if self._length is None else self._start + self._length
@@ -327,14 +327,14 @@ class MjpegParser:
         go_on_at = announced if cut is None else cut
         if go_on_at is None or go_on_at > self._end:
             return self._need_more()
-        # Text and sound between pictures is passed over, and so are two delimiters with nothing between them.
+        # Text and audio between images are skipped, and so are two delimiters with nothing between them.
         if self._has_headers and (self._part_type in _PICTURE_TYPES or self._part_type.startswith("image/")):
             return self._emit(go_on_at if cut is None else self._without_newline(cut), go_on_at=go_on_at)
         self._advance(go_on_at, _Expect.PART)
         return True
 
     def _take_damaged(self) -> bool:
-        """Take a JPEG whose structure is broken, when its end shows otherwise."""
+        """Take a JPEG whose structure is broken, once its end is known otherwise."""
         if self._delimiter:
             if self._length is None or self._start + self._length > self._end:
                 return self._need_more()
@@ -343,14 +343,14 @@ class MjpegParser:
         return self._need_more() if found is None else self._emit(found.start(), go_on_at=found.start())
 
     def _find_truncation(self, end: int) -> int | None:
-        """Return where the delimiter that was seen last stands before `end`: the part ends there, whole or not."""
+        """Return where the last known delimiter occurs before `end`: the section ends there, complete or not."""
         at = self._searched
         while self._delimiter and (at := self._buffer.find(self._delimiter, at, end)) >= 0:
             after = at + len(self._delimiter)
             is_long = len(self._delimiter) >= _MIN_DELIMITER_BYTES or self._buffer[at - 1 : at] == b"\n"
             if is_long and _AFTER_DELIMITER.match(self._buffer, after, self._end):
                 return at
-            if after + _MAX_LINE_BYTES > self._end:  # its line may not be whole yet
+            if after + _MAX_LINE_BYTES > self._end:  # its line may be incomplete
                 self._searched = at
                 return None
             at += 1

@@ -1,11 +1,11 @@
-"""The connection to an MJPEG camera: asks, logs in, and reads pictures within given times.
+"""The connection to an MJPEG camera: connects, logs in, and reads images within given times.
 
 Promise: a call returns within its time-out (a new connection for a login or a redirect may take 0.8 s more, and its TLS
-handshake 3 s, which `live` keeps from the line); what arrives is bounded, see `pictures`; each picture carries the time
-of its last byte and is checked before it is decoded, so a cut one is a counted drop. A broken conversation is a
-CameraError; the capture thread reconnects. A redirect is followed on the same host only, and never from https to http:
-the password goes to the configured camera alone. The reader is our own and not OpenCV's because that one neither sees a
-cut picture nor lets a read be bounded.
+handshake 3 s, which `live_stream` keeps from the line); arrivals are bounded, see `mjpeg_parser`; each image carries
+the time of its last byte and is checked before it is decoded, so a truncated one is a counted drop. A protocol error is
+a CameraError; the capture thread reconnects. A redirect is followed on the same host only, and never from https to
+http: the password goes to the configured camera alone. The reader is our own and not OpenCV's because that one neither
+detects a truncated image nor allows a bounded read.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _MAX_REQUESTS: Final = 5  # for one opening: a login and some redirects
 
 @dataclass(frozen=True, slots=True)
 class EncodedImage:
-    """An encoded picture; `data` is valid until the next one is read. `arrived_ns` is the time of its last byte."""
+    """An encoded image; `data` is valid until the next one is read. `arrived_ns` is the time of its last byte."""
 
     data: Encoded
     arrived_ns: int  # monotonic
@@ -53,7 +53,7 @@ class _Request:
 
     target: CameraEndpoint
     authorization: str | None = None
-    version: str = "1.0"  # in answer to which few servers send chunks
+    version: str = "1.0"  # few servers answer it with chunks
 
 
 class MjpegSource:
@@ -88,11 +88,11 @@ class MjpegSource:
 
     @property
     def name(self) -> str:
-        """The camera as errors show it."""
+        """The camera's name in errors."""
         return self._name
 
     def open(self) -> None:
-        """See `FrameSource.open`; connects and asks, the answer is read by `read`."""
+        """See `FrameSource.open`; connects and sends the request; `read` reads the answer."""
         self.close()
         try:
             target = self._address.resolve()
@@ -108,7 +108,7 @@ class MjpegSource:
         return None if picture is None else self.decode(picture, buffer)
 
     def next_image(self, *, timeout_s: float) -> EncodedImage | None:
-        """Return the next encoded picture, or None when none was whole within `timeout_s`. Raises CameraError."""
+        """Return the next encoded image, or None when none was complete within `timeout_s`. Raises CameraError."""
         deadline_ns = self._clock.monotonic_ns() + round(timeout_s * NS_PER_S)
         try:
             if self._must_ask and self._pending_request is not None:
@@ -127,7 +127,7 @@ class MjpegSource:
         return EncodedImage(data, self._received_ns)
 
     def decode(self, picture: EncodedImage, buffer: Pixels | None) -> Grab:
-        """Decode into `buffer` where the size fits. Raises FrameError."""
+        """Decode into `buffer` where its size fits. Raises FrameError."""
         return Grab(pixels=self._decoder.decode(picture.data, buffer), due_ns=picture.arrived_ns)
 
     def close(self) -> None:
@@ -144,12 +144,12 @@ class MjpegSource:
             self._socket.close()
             self._socket = None
 
-    def _send_request(self, question: _Request) -> None:
+    def _send_request(self, request: _Request) -> None:
         """Connect and send the request. Raises CameraError."""
         self._disconnect()
         self._asked += 1
         self._pictures = MjpegParser(max_picture_bytes=self._max_bytes)
-        target = question.target
+        target = request.target
         if target.scheme not in _PORTS:
             raise _malformed()
         try:
@@ -157,11 +157,11 @@ class MjpegSource:
                 self._socket = camera_tls.connect_tls(lambda: _connect(target), host=target.host, ca=self._ca)
             else:
                 self._socket = _connect(target)
-            self._socket.sendall(_encode_request(question))
+            self._socket.sendall(_encode_request(request))
         except OSError as error:
             self._disconnect()
             raise CameraError(f"it cannot be reached ({_reason(error)}): check address, cable, power") from None
-        except UnicodeError:  # a host name that is none, or one that quotes the request with its password
+        except UnicodeError:  # an invalid host name, or an error that quotes the request with its password
             self._disconnect()
             raise _malformed() from None
         except CameraError:
@@ -169,54 +169,56 @@ class MjpegSource:
             raise
 
     def _next_request(self, head: ResponseHead) -> _Request:
-        """Return what to ask after an answer other than 200. Raises CameraError where there is nothing more to try."""
-        question = self._pending_request
-        if question is None or self._asked >= _MAX_REQUESTS:
+        """Return the next request after an answer other than 200. Raises CameraError where nothing is left to try."""
+        request = self._pending_request
+        if request is None or self._asked >= _MAX_REQUESTS:
             raise CameraError(f"it answers HTTP {head.status} again and again: check its address")
-        login = question.target.credentials
+        login = request.target.credentials
         match head.status:
             case 401:
-                return self._with_login(question, head)
-            case 403 if login is not None and question.authorization is None:  # it does not ask, and wants to know
-                return replace(question, authorization=basic_header(login))
+                return self._with_login(request, head)
+            case 403 if (
+                login is not None and request.authorization is None
+            ):  # it requires a login without requesting one
+                return replace(request, authorization=basic_header(login))
             case 301 | 302 | 303 | 307 | 308:
-                return self._follow_redirect(question, head.fields.get("location", ""))
-            case 426 | 505 if question.version == "1.0":
-                return replace(question, version="1.1")
+                return self._follow_redirect(request, head.fields.get("location", ""))
+            case 426 | 505 if request.version == "1.0":
+                return replace(request, version="1.1")
             case 403:
                 raise CameraError("it refuses the user (HTTP 403): put user and password into its address")
             case _:
                 raise CameraError(f"it answers HTTP {head.status}: check the path in its address")
 
-    def _with_login(self, question: _Request, head: ResponseHead) -> _Request:
-        login = question.target.credentials
+    def _with_login(self, request: _Request, head: ResponseHead) -> _Request:
+        login = request.target.credentials
         if login is None:
             raise CameraError(
                 "it asks for a user (HTTP 401): put user and password into its address, or give username and "
                 "password_file"
             )
-        offered = head.challenges or ("Basic",)  # which is what those mean that say nothing
-        answer = authorization_header(offered, login, method="GET", uri=question.target.path)
+        offered = head.challenges or ("Basic",)  # the meaning of no challenge at all
+        answer = authorization_header(offered, login, method="GET", uri=request.target.path)
         if answer is None:
             raise CameraError("it asks for a login that is neither Basic nor Digest with MD5 or SHA-256 (HTTP 401)")
         is_stale = any(_STALE.search(challenge) for challenge in offered)
-        if question.authorization is not None and not is_stale:
+        if request.authorization is not None and not is_stale:
             raise CameraError("it refuses the user (HTTP 401): check user and password")
-        return replace(question, authorization=answer)
+        return replace(request, authorization=answer)
 
-    def _follow_redirect(self, question: _Request, location: str) -> _Request:
-        old = question.target
+    def _follow_redirect(self, request: _Request, location: str) -> _Request:
+        old = request.target
         moved = urljoin(f"{old.scheme}://{old.authority}{old.path}", location)
         try:
             new = CameraAddress(url=moved).resolve({})
         except CameraError:
-            raise CameraError("it moved, and does not say to where: check its address") from None
+            raise CameraError("it moved to an unknown place: check its address") from None
         if new.host.lower() != old.host.lower() or new.scheme not in ("https", old.scheme):
             raise CameraError(f"it moved to {redact(moved)}: give that address")
-        return replace(question, target=replace(new, credentials=old.credentials), authorization=None)
+        return replace(request, target=replace(new, credentials=old.credentials), authorization=None)
 
     def _receive(self, timeout_s: float) -> bool:
-        """Take what is there, waiting for it up to `timeout_s` seconds; False when nothing came."""
+        """Take the bytes that arrive within `timeout_s` seconds; False when none came."""
         if self._socket is None:
             raise CameraError("it is not open")
         if self._pictures.is_ended:
@@ -241,17 +243,17 @@ def _connect(target: CameraEndpoint) -> socket.socket:
     return connection
 
 
-def _encode_request(question: _Request) -> bytes:
-    target = question.target
+def _encode_request(request: _Request) -> bytes:
+    target = request.target
     lines = [
-        f"GET {target.path} HTTP/{question.version}",
+        f"GET {target.path} HTTP/{request.version}",
         f"Host: {target.authority}",
         "Accept: */*",
     ]
-    if question.version == "1.1":
+    if request.version == "1.1":
         lines.append("Connection: close")
-    if question.authorization is not None:
-        lines.append(f"Authorization: {question.authorization}")
+    if request.authorization is not None:
+        lines.append(f"Authorization: {request.authorization}")
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 

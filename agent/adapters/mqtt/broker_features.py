@@ -1,12 +1,12 @@
-"""What a broker does not carry, learnt from how connections end and remembered over restarts.
+"""Learns from the ends of connections what a broker does not support, and remembers it over restarts.
 
-A broker can refuse what is not a verdict in ways that take the verdicts along: rumqttd ends the connection on a
-SUBSCRIBE to a topic that begins with `$`, amqtt drops what follows a PUBLISH to one, AWS IoT Core ends the connection
-where the policy lacks a topic. So each such feature is tried by itself at the beginning of a connection. When the
-connection ends there twice in a row, the third goes without. When that one proves to work, the feature is suspected:
-it is tried once more by the next connection, also after a restart, because a network that breaks at the wrong moments
-looks the same; and when that one ends there too, the feature is left out for a day. Another broker address, user or
-client id is another broker, of which nothing is known.
+A broker can refuse other messages in ways that cost the verdicts too: rumqttd ends the connection on a SUBSCRIBE to a
+topic that begins with `$`, amqtt drops the messages after a PUBLISH to one, AWS IoT Core ends the connection where the
+policy lacks a topic. So each such feature is tried alone at the beginning of a connection. When the connection ends
+there twice in a row, the third does not use the feature. When that one works, the feature is suspected: the next
+connection tries it once more, also after a restart, because a network that fails at the wrong moments looks the same;
+and when that one ends there too, the feature is disabled for a day. Another broker address, user or client id is
+another broker, of which nothing is known.
 
 Promise: no exception leaves; a file that cannot be read or written is named in the log and costs two connections.
 """
@@ -58,7 +58,7 @@ _REMEDIES: Final[Mapping[Feature, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class UnsupportedFeature:
-    """A feature that the broker does not carry."""
+    """A feature that the broker does not support."""
 
     reason: str
     since_utc_s: float
@@ -66,7 +66,7 @@ class UnsupportedFeature:
 
 
 class BrokerFeatures:
-    """What the next connection to one broker may try. The transport's thread decides; `refused` is for any."""
+    """The features that the next connection to one broker may try. For the transport's thread; `disabled` for any."""
 
     def __init__(self, *, broker: str, path: Path | None, clock: Clock) -> None:
         """`broker` names address and identity; `path` is the file, or None to remember nothing."""
@@ -75,12 +75,12 @@ class BrokerFeatures:
         self._clock = clock
         self._lock = threading.Lock()
         self._failures: Counter[Feature] = Counter()
-        self._last: dict[Feature, str] = {}  # how the connection ended at the last strike
-        self._suspects: dict[Feature, str] = {}  # went without once, with success; the reason
+        self._last: dict[Feature, str] = {}  # how the connection ended at the last failure
+        self._suspects: dict[Feature, str] = {}  # a connection without it worked; the reason
         self._refusals: dict[Feature, UnsupportedFeature] = {}
 
     def load(self) -> None:
-        """Read the file, if there is one; once the state directory is ours."""
+        """Read the file, if there is one; once the state directory is locked."""
         if self._path is None:
             return
         try:
@@ -92,14 +92,14 @@ class BrokerFeatures:
         except FileNotFoundError:
             return
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            _log.warning("%s cannot be used (%s); what the broker carries is learnt anew", self._path, error)
+            _log.warning("%s cannot be used (%s); the broker's features are learnt anew", self._path, error)
             return
         with self._lock:
             self._refusals, self._suspects = found, suspects
             self._failures = Counter(dict.fromkeys(suspects, FAILURES_UNTIL_DISABLED - 1))
             self._last.update(suspects)
         for feature, refusal in found.items():
-            _log.warning("%s: goes without %s (%s), known from before", self._broker, feature, refusal.reason)
+            _log.warning("%s: not using %s (%s), known from before", self._broker, feature, refusal.reason)
 
     def _parsed(self, content: Mapping[str, Any]) -> dict[Feature, UnsupportedFeature]:
         return {
@@ -110,33 +110,33 @@ class BrokerFeatures:
         }
 
     def features_to_try(self) -> frozenset[Feature]:
-        """What the connection that begins now shall try."""
+        """Return the features that the next connection tries."""
         now_s = self._clock.utc_ns() / NS_PER_S
         with self._lock:
-            # A clock that was set back by more than it is ahead says nothing: try.
+            # A clock that was set back by more than it is ahead proves nothing: try.
             held = {f for f, r in self._refusals.items() if r.since_utc_s <= now_s < r.until_utc_s}
             suspected = {feature for feature, count in self._failures.items() if count >= FAILURES_UNTIL_DISABLED}
         return frozenset(Feature) - held - suspected
 
     def record_failure(self, feature: Feature, reason: str) -> None:
-        """A connection ended while `feature` was tried, or the broker refused it."""
+        """Note that a connection ended while `feature` was tried, or that the broker refused it."""
         with self._lock:
             self._failures[feature] += 1
             self._last[feature] = reason[:_MAX_REASON]
 
     def record_success(self, feature: Feature) -> None:
-        """The broker answered `feature` well."""
+        """Note that the broker accepted `feature`."""
         with self._lock:
             self._failures.pop(feature, None)
             known = self._refusals.pop(feature, None)
             suspect = self._suspects.pop(feature, None)
         if known is not None:
-            _log.info("%s: carries %s again", self._broker, feature)
+            _log.info("%s: supports %s again", self._broker, feature)
         if known is not None or suspect is not None:
             self._save()
 
     def record_unexplained_end(self, tried: frozenset[Feature]) -> None:
-        """A connection that went without the suspected features ended all the same, and nobody knows on what.
+        """Note that a connection without the suspected features ended too, for an unknown reason.
 
         So they are not to blame. `tried` is what that connection tried.
         """
@@ -147,7 +147,7 @@ class BrokerFeatures:
                 del self._failures[feature]
 
     def record_working_connection(self, tried: frozenset[Feature]) -> None:
-        """A connection works; so the features that it went without are what ended the others, as it seems."""
+        """Note that a connection works: the features that it did not use probably ended the others."""
         with self._lock:
             found = {
                 f: self._last.get(f, "")
@@ -173,7 +173,7 @@ class BrokerFeatures:
             self._save()
 
     def disable(self, feature: Feature, reason: str) -> None:
-        """Go without `feature` for a day, and say so."""
+        """Disable `feature` for a day, and log it."""
         now_s = self._clock.utc_ns() / NS_PER_S
         with self._lock:
             self._failures.pop(feature, None)
@@ -190,13 +190,13 @@ class BrokerFeatures:
         self._save()
 
     def disabled(self) -> dict[str, str]:
-        """Each feature that is left out, or was at the last connection, and why; any thread."""
+        """Each feature that is disabled, or was at the last connection, with the reason; any thread."""
         with self._lock:
             known = {feature: refusal.reason for feature, refusal in self._refusals.items()}
             return {str(feature): reason for feature, reason in {**self._suspects, **known}.items()}
 
     def reason(self, feature: Feature) -> str:
-        """Why a connection goes without `feature`."""
+        """Return why a connection does not use `feature`."""
         with self._lock:
             known = self._refusals.get(feature)
             return known.reason if known is not None else self._last.get(feature, "the broker does not carry it")

@@ -1,7 +1,7 @@
-"""Certificates and passwords.
+"""TLS contexts and passwords for the broker.
 
-They are checked at start, so that a wrong file is named before the line runs, and read again for each connection, so
-that rotated ones are used.
+The files are checked at start, so that a wrong one is named before the line runs, and read again for each connection,
+so that rotated ones are used.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ HTTPS_PORT: Final = 443
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TlsFiles:
-    """PEM files. Without `certificate` and `key` only the broker proves who it is (user and password, for example).
+    """PEM files. Without `certificate` and `key` only the broker is authenticated (user and password, for example).
 
     `key` must not be encrypted. `alpn` None: IoT Core's own with a certificate on port 443, else none.
     """

@@ -1,8 +1,8 @@
-"""What a connection says before messages are taken: its status, its subscriptions, and the shadow, one by one.
+"""The setup of a connection before it takes messages: status, subscriptions and shadow, one by one.
 
-Each is tried alone, so that when the broker ends the connection it is known on what; `step` names it. All of them
-together take `SETUP_TIMEOUT_S` at most from the CONNACK on: what is unanswered then is left to come, and the connection
-is used. Everything here runs in the link's serving thread.
+Each is tried alone, so that it is known which one made the broker end the connection; `step` names it. All of them
+together take `SETUP_TIMEOUT_S` at most from the CONNACK on: answers that are missing then may still come, and the
+connection is used. Everything here runs in the connection's serving thread.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class SetupPlan:
-    """What to say. Empty fields are skipped."""
+    """The messages of the setup. Empty fields are skipped."""
 
     status: tuple[str, Callable[[], bytes]] | None  # topic and maker of the payload, retained
     topics: tuple[str, ...]  # subscriptions to plain topics
@@ -38,14 +38,14 @@ class SetupPlan:
     first_message: (
         Callable[[], tuple[str, bytes]] | None
     )  # the shadow's first request; an arrival on its topics answers it
-    on_refused: Callable[[str], None]  # called with the reason when the shadow is not to be spoken to
+    on_refused: Callable[[str], None]  # called with the reason when the shadow must not be used
 
 
 class ConnectionSetup:
-    """Runs a `Plan` on one connection. `step` is what waits for its answer; None before, between and after."""
+    """Runs a `SetupPlan` on one connection. `step` waits for its answer; None before, between and after steps."""
 
     def __init__(self, *, plan: SetupPlan, client: paho.Client, broker: str, features: BrokerFeatures) -> None:
-        """`broker` names it in texts; `features` is told what the broker carries."""
+        """`broker` names it in texts; `features` records what the broker supports."""
         self.step: Feature | None = None
         self.has_sent_status = False  # the broker may show this device as online
         self._plan = plan
@@ -60,7 +60,7 @@ class ConnectionSetup:
         self._refused = ""  # why the shadow's topics are refused
 
     def begin(self, now_ns: int, *, retains: bool) -> None:
-        """The broker has answered the CONNECT; `retains` is whether it keeps retained messages (MQTT 5)."""
+        """Begin after the broker accepted the CONNECT; `retains`: whether it supports retained messages (MQTT 5)."""
         self._deadline_ns = now_ns + int(SETUP_TIMEOUT_S * NS_PER_S)
         plan = self._plan
         wanted = {
@@ -71,7 +71,7 @@ class ConnectionSetup:
         self._left.extend(feature for feature, is_wanted in wanted.items() if is_wanted)
 
     def advance(self, now_ns: int) -> bool:
-        """Go on as far as the answers allow; whether everything is answered or time is up. Raises OSError."""
+        """Send the next messages; return whether everything is answered or time is up. Raises OSError."""
         if now_ns >= self._deadline_ns:
             self._give_up()
             return True
@@ -79,7 +79,7 @@ class ConnectionSetup:
             self.step = self._left.popleft()
             match self.step:
                 case Feature.STATUS:
-                    assert self._plan.status is not None  # noqa: S101 - `begin` looked
+                    assert self._plan.status is not None  # noqa: S101 - `begin` checked
                     topic, make = self._plan.status
                     self._publish(Feature.STATUS, topic, make(), retain=True)
                     self.has_sent_status = True
@@ -90,33 +90,33 @@ class ConnectionSetup:
         return self.step is None
 
     def _give_up(self) -> None:
-        """Time is up: use the connection without what was not answered."""
+        """Use the connection without the steps that were not answered in time."""
         step, self.step = self.step, None
         left, self._left = tuple(self._left), deque()
         if Feature.SUBSCRIPTIONS in left:
             self._subscribe(Feature.SUBSCRIPTIONS, self._plan.topics)
-        if Feature.SHADOW in left:  # it is asked alone or not at all
+        if Feature.SHADOW in left:  # it is requested alone or not at all
             self._plan.on_refused("the broker was too slow for it on this connection")
         if step is None:
             return
         what = f"did not answer within {SETUP_TIMEOUT_S:g} s"
-        if step is Feature.SHADOW and self._asked:  # the broker carries it, perhaps; only nobody serves the shadow
+        if step is Feature.SHADOW and self._asked:  # the broker may support it, only nobody serves the shadow
             self._features.record_success(step)
-            _log.info("%s: nobody answers on the shadow's topics; verdicts go on", self._broker)
+            _log.info("%s: no answer on the shadow's topics; verdicts go on", self._broker)
         else:
             self._features.record_failure(step, f"the broker {what}")
             if step is Feature.SHADOW:
                 self._plan.on_refused(f"the broker {what}")
             _log.warning("%s %s (%s); verdicts go on", self._broker, what, step)
 
-    # --- what the broker says ---
+    # --- answers of the broker ---
 
     def is_own(self, mid: int) -> bool:
         """Whether the PUBACK `mid` answers a message from here."""
         return mid in self._messages
 
     def on_puback(self, mid: int, refusal: str | None) -> None:
-        """A PUBACK for a message from here; `refusal` says why it was refused."""
+        """Handle a PUBACK for a message from here; `refusal` is the reason where it was refused."""
         feature = self._messages.pop(mid)
         if feature is Feature.SHADOW:
             if refusal is not None:
@@ -125,7 +125,7 @@ class ConnectionSetup:
         self._on_answer(feature, refusal)
 
     def on_suback(self, mid: int, refusals: Sequence[str | None]) -> None:
-        """A SUBACK; each refusal says why, None stands for a subscription that is made."""
+        """Handle a SUBACK; a refusal is a reason, None stands for a subscription that is made."""
         feature, topics = self._requests.pop(mid, (None, ()))
         if feature is None:
             return
@@ -148,7 +148,7 @@ class ConnectionSetup:
             self._on_answer(feature, refused or None)
 
     def on_arrival(self, topic: str) -> None:
-        """A message arrived."""
+        """Handle the arrival of a message."""
         if self._asked and topic in self._plan.shadow_topics:
             self._on_answer(Feature.SHADOW, None)
 
@@ -163,7 +163,7 @@ class ConnectionSetup:
         if self.step is feature:
             self.step = None
 
-    # --- what is said ---
+    # --- messages to the broker ---
 
     def _publish(self, feature: Feature, topic: str, payload: bytes, *, retain: bool) -> None:
         info = self._client.publish(topic, payload, qos=1, retain=retain)

@@ -1,4 +1,4 @@
-"""What AWS IoT Core takes, kept towards every broker: what runs against mosquitto then runs against IoT Core.
+"""The limits of AWS IoT Core, applied to every broker: what runs on mosquitto then runs on IoT Core.
 
 Source of the limits: https://docs.aws.amazon.com/general/latest/gr/iot-core.html
 """
@@ -45,5 +45,5 @@ def check_message(topic: str, payload: bytes, *, thing: str | None = None) -> No
 
 
 def max_inbound_bytes(topic: str) -> int:
-    """How many bytes a message that arrives on `topic` may have."""
+    """Return the bound of a message that arrives on `topic`, in bytes."""
     return MAX_SHADOW_ANSWER_BYTES if topic.startswith("$aws/") else MAX_PAYLOAD_BYTES

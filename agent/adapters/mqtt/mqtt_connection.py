@@ -1,8 +1,8 @@
 """One MQTT connection, from connecting to its end, on a paho client of its own.
 
 Invariants: paho's publish() is called with no lock held that its callbacks take; packets are written by the serving
-thread only; a token is answered once, acknowledged by a PUBACK whose reason is good or refused by one whose is not; a
-link is up only after its setup (`setup.py`); one that ended is never used again.
+thread only; a token is answered once, acknowledged by a PUBACK with a good reason or refused by one with another; a
+connection is up only after its setup (`connection_setup`); one that ended is never used again.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ _REMEDIES: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionCallbacks:
-    """What a link calls, from its serving thread; `on_ack` and `on_reject` also from within `publish`."""
+    """Callbacks of a connection, from its serving thread; `on_ack` and `on_reject` also from within `publish`."""
 
     on_ack: Callable[[int], None]
     on_reject: Callable[[int, str], None]
     on_up: Callable[[str], None]
-    on_proven: Callable[[], None]  # it works: something was acknowledged, or it has stood for a while
+    on_proven: Callable[[], None]  # it works: something was acknowledged, or it was up for a while
     on_message: Callable[[str, bytes], None]
 
 
 class MqttConnection:
-    """One connection; `up` while messages are taken."""
+    """One connection; `up` while it takes messages."""
 
     def __init__(
         self,
@@ -68,12 +68,22 @@ class MqttConnection:
         setup: ConnectionSetup,
         callbacks: ConnectionCallbacks,
     ) -> None:
-        """`broker` names it in texts; `limit` bounds the unacknowledged publishes; `timeout_s` every answer."""
+        """Connect nothing yet.
+
+        Args:
+            client: the paho client, used for this connection only.
+            broker: names the broker in texts.
+            limit: bound of unacknowledged publishes.
+            clock: monotonic time.
+            timeout_s: bound of the wait for each answer.
+            setup: runs before the connection is up.
+            callbacks: where acknowledgements, arrivals and changes go.
+        """
         self.up = False
-        self.connected = False  # the broker took the connection, TLS included
+        self.connected = False  # the TCP connection stands, TLS included
         self.is_accepted = False  # the broker has accepted the CONNECT
         self.has_ack = False  # the broker has answered a message of the sender
-        self.taken_over = False  # the broker said that another client came with this client id
+        self.taken_over = False  # the broker reported another client with this client id
         self.was_idle = False  # nothing was in flight when it ended
         self.proven = False  # it was up and used, or for a while
         self.setup = setup
@@ -82,7 +92,7 @@ class MqttConnection:
         self._limit = limit
         self._clock = clock
         self._timeout_ns = int(timeout_s * NS_PER_S)
-        # A message may wait for as many answers as fit into the bound before its own can come.
+        # A message may wait for as many answers as the bound allows before its own can come.
         self._patience_ns = self._timeout_ns
         self._last_ack_ns = 0
         self._callbacks = callbacks
@@ -93,12 +103,12 @@ class MqttConnection:
         self._lock = threading.Lock()
         self._outstanding = 0
         self._tokens: dict[int, tuple[int, int]] = {}  # paho's message id -> (token, when handed over), oldest first
-        self._early: dict[int, str | None] = {}  # answered before publish() told us the id; why refused, or None
+        self._early: dict[int, str | None] = {}  # answered before publish() returned the id; the refusal, or None
         self._final_message: paho.MQTTMessageInfo | None = None
 
     @property
     def up_s(self) -> float | None:
-        """For how many seconds it was up, once it has ended; None when it never was."""
+        """Seconds that it was up, once it has ended; None when it never was."""
         return self._up_s
 
     # --- the sender's thread ---
@@ -127,7 +137,7 @@ class MqttConnection:
             self._answer(token, refusal)
 
     def disconnect(self, farewell: tuple[str, bytes] | None) -> None:
-        """Wake the serving thread, which sees that it must stop; `farewell` is a retained message that goes first."""
+        """Have the serving thread disconnect; `farewell` is a retained message that is sent first."""
         if farewell is not None and self.setup.has_sent_status:
             info = self._client.publish(*farewell, qos=1, retain=True)
             if info.rc is MQTTErrorCode.MQTT_ERR_SUCCESS:
@@ -138,7 +148,7 @@ class MqttConnection:
     # --- the serving thread ---
 
     def serve(self, *, host: str, port: int, keepalive_s: int, stop: threading.Event) -> str:
-        """Connect and work until the connection ends or `stop` is set; return why it ended, for a person."""
+        """Connect and serve until the connection ends or `stop` is set; return why it ended, for a person."""
         client = self._client
         client.on_socket_open = _no_delay
         client.on_socket_register_write = _leave_to_the_loop
@@ -163,7 +173,7 @@ class MqttConnection:
         if self._end is not None:
             return self._end
         if self.is_accepted:
-            step = "" if self.setup.step is None else f" while it was asked for the {self.setup.step}"
+            step = "" if self.setup.step is None else f" during the setup step {self.setup.step}"
             return f"the broker ended the connection{step}"
         return "the broker closed the connection unanswered. Does it speak this MQTT version, and TLS or not?"
 
@@ -190,13 +200,13 @@ class MqttConnection:
                 return
 
     def _is_final_message_done(self) -> bool:
-        """Whether the broker shows this device as it should once the connection has ended with a DISCONNECT."""
+        """Whether the retained status is right once the connection has ended with a DISCONNECT."""
         if self._final_message is not None:
             return self._final_message.is_published()
         return not self.setup.has_sent_status
 
     def _take_down(self, *, says_goodbye: bool) -> None:
-        """Close the socket, and untie client and link so that both are freed now.
+        """Close the socket, and clear the callbacks so that client and connection are freed now.
 
         A DISCONNECT goes first, as far as the socket takes it, where that leaves nothing wrong: it makes the broker
         forget the last will, so after any other end the will shall be sent.
@@ -211,7 +221,7 @@ class MqttConnection:
         client.on_subscribe = client.on_message = None
 
     def _overdue(self, started_ns: int) -> str | None:
-        """A half-open connection swallows what is sent; keep-alive alone would notice it much later."""
+        """Return why an answer is overdue: on a half-open connection keep-alive alone would notice much later."""
         now = self._clock.monotonic_ns()
         seconds = self._timeout_ns / NS_PER_S
         if not self.is_accepted:
@@ -234,7 +244,7 @@ class MqttConnection:
             self._end = f"the broker refused the connection: {_explain(reason)}"
             return
         self.is_accepted = True
-        # A broker of MQTT 5 closes the connection on a client that sends more than this; paho does not look at it.
+        # A broker of MQTT 5 closes the connection on a client that exceeds this; paho ignores it.
         receive_maximum = getattr(properties, "ReceiveMaximum", self._limit)
         self._client.limit_in_flight(receive_maximum)
         self._patience_ns *= -(-self._limit // receive_maximum)
@@ -277,7 +287,7 @@ class MqttConnection:
             return
         if self._final_message is not None and self._final_message.mid == mid:
             return
-        self.has_ack = True  # a refusal answers too: the connection works
+        self.has_ack = True  # a refusal is an answer too: the connection works
         self._last_ack_ns = self._clock.monotonic_ns()
         with self._lock:
             entry = self._tokens.pop(mid, None)
@@ -288,7 +298,7 @@ class MqttConnection:
         self._answer(entry[0], refusal)
 
     def _answer(self, token: int, refusal: str | None) -> None:
-        """Any thread: the broker acknowledged the publish `token`, or refused it with a reason."""
+        """Report that the broker acknowledged the publish `token`, or refused it; any thread."""
         if refusal is None:
             self._callbacks.on_ack(token)
         else:
@@ -296,12 +306,12 @@ class MqttConnection:
 
 
 def _no_delay(_client: paho.Client, _userdata: object, sock: Any) -> None:
-    """Nagle's algorithm would hold a defect back until the previous message is acknowledged."""
+    """Disable Nagle's algorithm, which would delay a defect until the previous message is acknowledged."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _leave_to_the_loop(_client: paho.Client, _userdata: object, _sock: object) -> None:
-    """Its presence keeps paho from writing in the publisher's thread, where packets could mix with the loop's."""
+    """Do nothing: with this callback set paho does not write in the publisher's thread, beside the loop."""
 
 
 def _explain(reason: ReasonCode) -> str:
@@ -311,7 +321,7 @@ def _explain(reason: ReasonCode) -> str:
 
 
 def _describe_error(error: OSError) -> str:
-    """Turn what connecting raised into a sentence."""
+    """Describe an error of connecting in a sentence."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the broker's certificate is not trusted ({error.verify_message}). Check transport.tls.ca and host"
     if isinstance(error, ssl.SSLError):

@@ -1,8 +1,8 @@
-"""A paho client that counts message ids over connections and takes only a PUBACK for an acknowledgement of QoS 1.
+"""A paho client that counts message ids over connections and accepts only a PUBACK for QoS 1.
 
 paho starts at 1 with each client. A broker that repeats a late PUBACK of an older connection would then acknowledge a
-message that it never saw. paho also takes a PUBCOMP, which belongs to QoS 2, for the end of a QoS 1 message. Its public
-interface has no way to change either, so three private methods are replaced;
+message that it never received. paho also accepts a PUBCOMP, which belongs to QoS 2, as the end of a QoS 1 message. Its
+public interface cannot change either, so three private methods are replaced;
 `tests/unit/agent/adapters/mqtt/test_paho_client.py` fails when a new paho does not call them any more.
 """
 
@@ -22,7 +22,7 @@ _MAX_ID: Final = 65_535
 
 
 def message_ids(rng: random.Random) -> Iterator[int]:
-    """Packet ids 1 to 65,535 in a circle, from a random start: the process before this one had ids of its own."""
+    """Yield packet ids 1 to 65,535 cyclically from a random start: an earlier process used ids of its own."""
     number = rng.randrange(_MAX_ID)
     while True:
         yield number + 1
@@ -30,7 +30,7 @@ def message_ids(rng: random.Random) -> Iterator[int]:
 
 
 class StrictAckClient(paho.Client):
-    """See the module. `ids` goes on from one client to the next; `stray` counts answers that mean nothing at QoS 1."""
+    """See the module. `ids` continues from one client to the next; `stray` counts answers that are invalid at QoS 1."""
 
     def __init__(self, *arguments: Any, ids: Iterator[int], stray: Counter[str], **more: Any) -> None:
         super().__init__(*arguments, **more)
@@ -38,11 +38,11 @@ class StrictAckClient(paho.Client):
         self._stray = stray
 
     def limit_in_flight(self, receive_maximum: int) -> None:
-        """Have at most so many unacknowledged messages on the wire from now on; call before anything is published.
+        """Bound the unacknowledged messages on the wire from now on; call before anything is published.
 
-        What is published beyond waits in the client and goes out with the next PUBACK, without a detour over another
-        thread. paho's own setter refuses on an open connection, because switching the bound on or off there is not
-        tested; here it is on from the start and only becomes smaller.
+        Further messages wait in the client and are sent with the next PUBACK, without a detour over another thread.
+        paho's own setter refuses on an open connection, because switching the bound on or off there is not tested;
+        here it is on from the start and only becomes smaller.
         """
         self._max_inflight_messages = min(self._max_inflight_messages, receive_maximum)
 

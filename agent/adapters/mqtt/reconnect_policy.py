@@ -1,8 +1,8 @@
-"""How long to wait before the next connection, and what a row of ended connections means.
+"""Decides how long to wait before the next connection, and detects two devices with one client id.
 
-MQTT 5 says it when another client took the session over (0x8E). MQTT 3.1.1 only closes the connection, and two devices
-with one client id then throw each other off every half second: connections that all begin well and end within seconds
-with nothing in flight. Both are named, and waited out much longer.
+MQTT 5 reports when another client took the session over (0x8E). MQTT 3.1.1 only closes the connection, and two devices
+with one client id then disconnect each other every half second: connections that all begin well and end within seconds
+with nothing in flight. Both cases are named in the reason, and followed by a much longer wait.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from agent.timing.backoff import Backoff
 if TYPE_CHECKING:
     import random
 
-_SHORT_S: Final = 5.0  # a connection that lived for less counts for a storm
-_LONG_S: Final = 30.0  # one that lived for longer ends it
+_SHORT_S: Final = 5.0  # a shorter connection counts for a storm
+_LONG_S: Final = 30.0  # a longer one ends it
 _TAKEOVER_STREAK: Final = 4  # short connections in a row
 _SUSPECTED_S: Final = 10.0  # longest wait while another device is only suspected: a bad network can look the same
 
@@ -29,7 +29,7 @@ class ConnectionEnd:
     up_s: float | None  # how long it was up; None when it never was
     acked: bool  # whether the broker acknowledged anything
     idle: bool  # whether nothing was in flight at its end
-    taken_over: bool  # the broker said that another client came with this client id
+    taken_over: bool  # the broker reported another client with this client id
 
 
 class ReconnectPolicy:

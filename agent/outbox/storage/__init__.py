@@ -1,1 +1,1 @@
-"""What the outbox keeps on disk: the message log, its recovery, the history, and the disk reserve."""
+"""The outbox's files: the message store and its recovery, the history, and the disk reserve."""

@@ -1,6 +1,7 @@
-"""Opening SQLite files so that what is committed stays, and reading every pragma back.
+"""Opens SQLite files so that committed data stays, and reads every pragma back.
 
-WAL with synchronous=FULL lost nothing in 40 power cuts, NORMAL two thirds. `max_page_count` holds per connection.
+WAL with synchronous=FULL lost nothing in 40 power cuts, NORMAL lost data in two thirds of them. `max_page_count` is a
+setting of the connection.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ STREAM_QUERY: Final = "SELECT id, thing, line, inspection, camera, boot_epoch, c
 
 
 class DamagedFileError(sqlite3.DatabaseError):
-    """Found by Kensa's own check rather than by SQLite."""
+    """Damage found by Kensa's own check rather than by SQLite."""
 
     sqlite_errorcode = sqlite3.SQLITE_CORRUPT
 
@@ -100,7 +101,7 @@ def _set(connection: sqlite3.Connection, path: Path, name: str, value: int | str
     connection.execute(f"PRAGMA {name}={value}")
     kept = connection.execute(f"PRAGMA {name}").fetchone()[0]
     if kept != value:
-        raise OutboxError(f"SQLite keeps {name} of {path} at {kept} where {value} was asked for.")
+        raise OutboxError(f"SQLite keeps {name} of {path} at {kept} where {value} was requested.")
 
 
 def _unusable(path: Path, error: sqlite3.Error) -> StateDirError:
@@ -111,12 +112,12 @@ def _unusable(path: Path, error: sqlite3.Error) -> StateDirError:
 
 
 def stream_crc(stream: Stream) -> int:
-    """CRC-32 over everything that must be right to address the stream's messages."""
+    """CRC-32 over all fields that address the stream's messages."""
     return zlib.crc32(repr(stream).encode("utf-8", "replace"))
 
 
 class Streams:
-    """The table of streams of one file, remembered in both directions."""
+    """The table of streams of one file, cached in both directions."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         """Read the table of an open file."""

@@ -1,4 +1,4 @@
-"""Disk space that the outbox holds back for the day when the disk is full."""
+"""Disk space that the outbox reserves and releases when the disk is full."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ if TYPE_CHECKING:
 
 
 class DiskReserve:
-    """Disk space set aside: freed when the disk is full, so that the outbox can still evict and commit."""
+    """Disk space that is released when the disk is full, so that the outbox can still evict and commit."""
 
     def __init__(self, path: Path, size: int) -> None:
-        """The file is `path`, of `size` bytes."""
+        """Use the file `path`, of `size` bytes."""
         self._path = path
         self._size = size
 
     @property
     def is_reserved(self) -> bool:
-        """Whether the space is set aside now."""
+        """Whether the space is reserved now."""
         return self._path.exists()
 
     def reserve(self) -> bool:
-        """Take the space where it is not taken; False when the disk does not have it."""
+        """Reserve the space where it is not reserved; False when the disk does not have it."""
         try:
             if self._path.exists() and self._path.stat().st_size == self._size:
                 return True
@@ -35,5 +35,5 @@ class DiskReserve:
         return True
 
     def release(self) -> None:
-        """Give the space back."""
+        """Release the space."""
         self._path.unlink(missing_ok=True)

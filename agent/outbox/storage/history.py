@@ -1,10 +1,10 @@
-"""The bounded local history: what was delivered, for `explain`.
+"""The bounded local history of delivered messages, for `kensa explain` and `kensa resend`.
 
-Its own file, in WAL with synchronous=NORMAL: a power cut may take the newest seconds of it, never the file. Oldest
-first out, by age and by bytes, a few rows at a time. A damaged history is set aside and begun anew: nothing waits for
-it.
+It is a file of its own, in WAL with synchronous=NORMAL: a power cut may take its newest seconds, never the file. The
+oldest rows are removed first, by age and by bytes, a few at a time. A damaged history is set aside and begun anew,
+without delaying anything else.
 
-Age is time that the agent has run: the column `utc_s` goes on from the newest row by the monotonic clock. So a clock
+Age is time that the agent has run: the column `utc_s` continues from the newest row by the monotonic clock. So a clock
 that starts in 1970, or jumps to 2036 and back, erases nothing, and neither does a year on the shelf.
 """
 
@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 
 
 class History:
-    """Used from one thread. No method raises for trouble with the file: the history is a comfort, not a duty."""
+    """Used from one thread. No method raises for trouble with the file: the history is optional."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class History:
         conditions: ConditionLog | None = None,
         losses: LossCounters | None = None,
     ) -> None:
-        """Open or create the file; a damaged one is replaced. `losses` counts messages that it could not take."""
+        """Open or create the file; a damaged one is replaced. `losses` counts messages that it could not store."""
         self._conditions = conditions
         self._losses = losses or LossCounters()
         self._path = path
@@ -67,7 +67,7 @@ class History:
         try:
             self._try_open()
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-            _log.warning("The history %s is damaged (%s); it is set aside and begun anew.", self._path, error)
+            _log.warning("The history %s is damaged (%s); it is set aside and a new one begun.", self._path, error)
             self._recreate()
 
     def _try_open(self) -> None:
@@ -91,14 +91,14 @@ class History:
         self._try_open()
 
     def _running_s(self, now_ns: int) -> int:
-        """Seconds of running time: from the newest row on, as far as the monotonic clock went since the first call."""
+        """Seconds of running time: that of the newest row, plus the monotonic time since the first call."""
         if self._anchor is None:
             self._anchor = (self._newest_s, now_ns)
         since_s, since_ns = self._anchor
         return since_s + (now_ns - since_ns) // NS_PER_S
 
     def add(self, rows: Sequence[Row], *, now_ns: int) -> None:
-        """Keep delivered rows, at the monotonic time `now_ns`; gaps are not kept."""
+        """Store rows that were delivered by the monotonic time `now_ns`; gaps are not stored."""
         running_s = self._running_s(now_ns)
         try:
             self._connection.execute("BEGIN IMMEDIATE")

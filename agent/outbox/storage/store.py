@@ -1,8 +1,8 @@
-"""The durable log of messages: one SQLite file, one connection, used from one thread.
+"""The durable message store of the outbox: one SQLite file, one connection, used from one thread.
 
-Promise: what `transaction` committed is there after a power cut. Each row carries a CRC, and an index that covers all
-but the bodies, so that what a damaged page took can still be named. The byte cap stays below SQLite's page cap,
-because at the page cap even evicting fails.
+Promise: a committed `transaction` survives a power cut. Each row carries a CRC, and an index covers all columns but the
+bodies, so that the rows of a damaged page can still be named. The byte cap stays below SQLite's page cap, because at
+the page cap even evicting fails.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _CHECKED_BYTES: Final = 32 * 1024 * 1024  # files up to this are checked as a wh
 
 @dataclass(frozen=True, slots=True)
 class StoreTotals:
-    """What the log holds."""
+    """Sums over the rows of the store."""
 
     rows: int = 0
     verdicts: int = 0
@@ -56,12 +56,12 @@ class StoreTotals:
 
 
 def row_crc(number: int, rank: int, stream: int, first: int, last: int, verdicts: int, body: bytes) -> int:
-    """CRC-32 over everything that must be right to deliver the row."""
+    """CRC-32 over all fields that are needed to deliver the row."""
     return zlib.crc32(body, zlib.crc32(f"{number},{rank},{stream},{first},{last},{verdicts}".encode()))
 
 
 class OutboxStore:
-    """Rows in, rows out, within the cap. Errors of SQLite pass through: the writer decides what they mean."""
+    """Puts, reads and evicts rows within the cap. Errors of SQLite pass through: `RecoverableStore` handles them."""
 
     def __init__(self, path: Path, *, max_bytes: int) -> None:
         """Open or create the file. Raises sqlite3.DatabaseError when it is damaged, StateDirError when not usable."""
@@ -84,7 +84,7 @@ class OutboxStore:
 
     def _check(self, path: Path) -> None:
         if path.stat().st_size > _CHECKED_BYTES:
-            return  # damage shows when the rows are read: by SQLite, or by their CRC
+            return  # damage is found when the rows are read: by SQLite, or by their CRC
         result = self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         counts = self._connection.execute(
             "SELECT (SELECT count(*) FROM message NOT INDEXED), "
@@ -94,7 +94,7 @@ class OutboxStore:
             raise DamagedFileError(f"{path}: {result}; {counts[0]} rows, {counts[1]} in the index")
 
     def read_totals(self) -> StoreTotals:
-        """Return what the file holds, read from its index."""
+        """Return the sums over the file, read from its index."""
         rows, verdicts, size = self._connection.execute(
             "SELECT count(*), coalesce(sum(verdicts), 0), coalesce(sum(size), 0) "
             "FROM message INDEXED BY message_by_value WHERE rank >= 0"
@@ -103,7 +103,7 @@ class OutboxStore:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Commit what the block does, durably; on any error nothing of it remains."""
+        """Commit the changes of the block durably; any error rolls all of them back."""
         before = self.totals
         self._connection.execute("BEGIN IMMEDIATE")
         try:
@@ -117,7 +117,7 @@ class OutboxStore:
             raise
 
     def put(self, row: Row, *, replaced: Row | None) -> None:
-        """Insert the row, or write it over `replaced`, its former self. Inside a transaction."""
+        """Insert the row, or write it over its committed version `replaced`. Inside a transaction."""
         stream = self.streams.id_of(row.stream)
         crc = row_crc(row.id, row.priority, stream, row.first_seq, row.last_seq, row.verdicts, row.body)
         self._connection.execute(
@@ -153,21 +153,21 @@ class OutboxStore:
         return self.totals.bytes > self.cap_bytes or self.pages_used() > self._page_cap
 
     def has_room(self, size: int) -> bool:
-        """Whether rows of `size` bytes fit without evicting, whatever pages they touch."""
+        """Whether rows of `size` bytes fit without evicting, whichever pages they use."""
         pages = self.pages_used() + 2 * (size // PAGE_BYTES) + 8
         return self.totals.bytes + size <= self.cap_bytes and pages <= self._page_cap
 
     def pages_used(self) -> int:
-        """Pages that hold something, the transaction's own included."""
+        """Pages in use, including the transaction's own."""
         pages: int = self._connection.execute("PRAGMA page_count").fetchone()[0]
         free: int = self._connection.execute("PRAGMA freelist_count").fetchone()[0]
         return pages - free
 
     def evict(self, protected: Collection[int], note: Callable[[int, Loss], None], *, below: Priority) -> None:
-        """Remove the least valuable rows, oldest first, until the log is within its caps; inside a transaction.
+        """Remove the rows of lowest priority, oldest first, until the store is within its caps; inside a transaction.
 
-        Rows whose id is in `protected` and those of rank `below` or higher stay. `note` is told the id
-        and the loss of each.
+        Rows whose id is in `protected` and those of priority `below` or higher stay. `note` is called with the id and
+        the loss of each.
         """
         while self.is_over_cap():
             victims = self._connection.execute(
@@ -198,7 +198,7 @@ class OutboxStore:
     ) -> tuple[list[Row], list[int]]:
         """Return up to `limit` rows of `rank` with ids above `number`, ascending, and the ids of unreadable ones.
 
-        `without` passes over the rows of these streams, by their ids; `only` over all others.
+        `without` skips the rows of the streams with these ids; `only` skips all others.
         """
         where, streams = "", tuple(without)
         if only is not None:
@@ -226,7 +226,7 @@ class OutboxStore:
         return int(self._connection.execute(query, (int(Priority.GAP),)).fetchone()[0])
 
     def loss(self, number: int) -> Loss | None:
-        """Return what is lost with an unreadable row, from the index; None for a gap or where it is not there."""
+        """Return the loss of an unreadable row, from the index; None for a gap or an unknown id."""
         found = self._connection.execute(
             "SELECT rank, stream, first_seq, last_seq, verdicts FROM message INDEXED BY message_by_value "
             "WHERE rank IN (0, 1, 2, 3) AND id = ?",
@@ -240,12 +240,12 @@ class OutboxStore:
         )
 
     def oldest_utc_s(self) -> int | None:
-        """Return when the oldest row was committed; None when the log is empty."""
+        """Return when the oldest row was committed; None when the store is empty."""
         found = self._connection.execute("SELECT utc_s FROM message ORDER BY id LIMIT 1").fetchone()
         return found and int(found[0])
 
     def newest_id(self) -> int:
-        """Return the greatest id; 0 when the log is empty."""
+        """Return the greatest id; 0 when the store is empty."""
         return int(self._connection.execute("SELECT coalesce(max(id), 0) FROM message").fetchone()[0])
 
     def _row(self, number: int) -> Row | None:
@@ -253,7 +253,7 @@ class OutboxStore:
         return None if found is None else read_row(found, self.streams)
 
     def handle_disk_full(self, growth: int) -> None:
-        """Answer a full disk: grow by `growth` bytes at most, or shrink where that is 0; reuse the write-ahead log."""
+        """Respond to a full disk: grow by at most `growth` bytes, or shrink if that is 0; reuse the write-ahead log."""
         bound = self.totals.bytes + growth if growth else self.totals.bytes * 9 // 10
         self.cap_bytes = min(self.cap_bytes, bound)
         self._connection.execute("PRAGMA wal_checkpoint(RESTART)")
@@ -268,7 +268,7 @@ def _marks(values: Collection[int]) -> str:
 
 
 def read_row(found: tuple[Any, ...], streams: Streams | Mapping[int, Stream]) -> Row | None:
-    """Return the row of `SELECT COLUMNS`, or None when its CRC is wrong or its stream is not there."""
+    """Return the row of `SELECT COLUMNS`, or None when its CRC is wrong or its stream is unknown."""
     number, rank, stream, first, last, verdicts, utc_s, _size, crc, body = found
     if row_crc(number, rank, stream, first, last, verdicts, body) != crc:
         return None
@@ -279,7 +279,7 @@ def read_row(found: tuple[Any, ...], streams: Streams | Mapping[int, Stream]) ->
 
 
 def loss_of(row: Row) -> Loss:
-    """Return what is lost with a readable row, number by number."""
+    """Return the loss of a readable row, with exact numbers."""
     ranges: list[tuple[int, int]] = []
     for seq in sorted(sequence_numbers(row.payload)):
         if ranges and ranges[-1][1] + 1 == seq:

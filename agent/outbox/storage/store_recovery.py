@@ -1,7 +1,7 @@
-"""A damaged log: set it aside, copy every row that is still whole into a new one, name what is lost, go on.
+"""Recovers a damaged store: copies every intact row into a new one and names the losses.
 
-Rows are read by ranges of ids, narrowing around what cannot be read; each must pass its CRC. The covering index lies
-in other pages than the rows: an id that it knows and that was not saved is a loss with its stream, outcome and numbers.
+Rows are read by ranges of ids, narrowing around what cannot be read; each must pass its CRC. The covering index uses
+other pages than the rows: an id that it has and that was not recovered is a loss with its stream, outcome and numbers.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ _ROWS_A_COMMIT: Final = 512
 
 @dataclass(frozen=True, slots=True)
 class RecoveryResult:
-    """What came of a damaged log."""
+    """Result of the recovery of a damaged store."""
 
-    recovered: frozenset[int]  # ids of the rows that are in the new log
-    losses: Mapping[int, Loss]  # id of the row -> what is lost with it
-    streams: tuple[Stream, ...]  # that the saved rows and the losses name
+    recovered: frozenset[int]  # ids of the rows that are in the new store
+    losses: Mapping[int, Loss]  # by the id of the lost row
+    streams: tuple[Stream, ...]  # of the recovered rows and the losses
     is_complete: bool  # nothing is lost; otherwise `losses` may be too few, since the index may be damaged as well
 
 
 def new_store_path(path: Path) -> Path:
-    """Return where the log is built that will replace the damaged one at `path`, free of what an earlier try left."""
+    """Return the path at which the replacement of the damaged `path` is built, free of leftovers."""
     fresh = _beside(path, _NEW_SUFFIX)
     for suffix in _FILE_SUFFIXES:
         _beside(fresh, suffix).unlink(missing_ok=True)
@@ -48,15 +48,15 @@ def new_store_path(path: Path) -> Path:
 
 
 def replace_damaged(path: Path) -> None:
-    """Set the damaged file aside, over one that was set aside before, and put the fresh one in its place."""
+    """Set the damaged file aside, over an earlier one, and put the new one in its place."""
     path.replace(_beside(path, DAMAGED_SUFFIX))
     finish_replacement(path)
 
 
 def finish_replacement(path: Path) -> None:
-    """Finish what a cut left between the two renames of `swap`; without that, do nothing.
+    """Finish a `replace_damaged` that a power cut interrupted between its two renames; else do nothing.
 
-    The fresh file is complete, because the damaged one is set aside only then.
+    The new file is complete, because the damaged one is set aside only then.
     """
     fresh = _beside(path, _NEW_SUFFIX)
     if path.exists() or not fresh.exists():
@@ -74,17 +74,17 @@ def _beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
-def recover_rows(damaged: Path, log: OutboxStore) -> RecoveryResult:
-    """Copy the whole rows of `damaged` into the new and empty `log`, under the same ids."""
+def recover_rows(damaged: Path, store: OutboxStore) -> RecoveryResult:
+    """Copy the intact rows of `damaged` into the new and empty `store`, under the same ids."""
     reader = _Reader(damaged)
     try:
         rows, is_complete = reader.read()
     finally:
         reader.close()
     for start in range(0, len(rows), _ROWS_A_COMMIT):
-        with log.transaction():
+        with store.transaction():
             for row in rows[start : start + _ROWS_A_COMMIT]:
-                log.put(row, replaced=None)
+                store.put(row, replaced=None)
     saved = {row.id for row in rows}
     losses = {number: loss for number, loss in reader.indexed.items() if number not in saved and loss is not None}
     streams = dict.fromkeys([*(row.stream for row in rows), *(loss.stream for loss in losses.values())])
@@ -92,19 +92,19 @@ def recover_rows(damaged: Path, log: OutboxStore) -> RecoveryResult:
 
 
 class _Reader:
-    """Reads what can be read of one damaged file."""
+    """Reads the intact rows of one damaged file."""
 
     def __init__(self, path: Path) -> None:
         self._connection = sqlite3.connect(path, isolation_level=None)
         self._queries = 0
         self._streams: dict[int, Stream] = {}
-        self.indexed: dict[int, Loss | None] = {}  # id -> what is lost with it; None for a gap
+        self.indexed: dict[int, Loss | None] = {}  # id -> its loss; None for a gap
 
     def close(self) -> None:
         self._connection.close()
 
     def read(self) -> tuple[list[Row], bool]:
-        """Return the whole rows in ascending order, and whether nothing else was there, as far as one can tell."""
+        """Return the intact rows in ascending order, and whether these seem to be all."""
         whole_streams = self._try(STREAM_QUERY, (), self._add_stream)
         found: dict[int, tuple[Any, ...]] = {}
         whole_rows = self._read_range(1, self._newest_id(), lambda row: found.__setitem__(row[0], row))
@@ -114,7 +114,7 @@ class _Reader:
         return rows, whole_streams and whole_index and whole_rows and len(rows) == len(found)
 
     def _try(self, query: str, parameters: tuple[int, ...], take: Callable[[tuple[Any, ...]], object]) -> bool:
-        """Give `take` each row of the query until one cannot be read; True when all could."""
+        """Call `take` with each row of the query until one cannot be read; True when all could."""
         self._queries += 1
         try:
             with closing(self._connection.execute(query, parameters)) as cursor:
@@ -179,7 +179,7 @@ class _Reader:
             self.indexed[number] = loss
 
     def _streams_from_bodies(self, found: dict[int, tuple[Any, ...]]) -> None:
-        """Learn streams whose own row is damaged from messages that are whole."""
+        """Restore streams whose own row is damaged from intact messages."""
         for values in found.values():
             number, rank, stream, first, last, verdicts, utc_s, _size, crc, body = values
             if stream in self._streams or not isinstance(body, bytes):

@@ -1,4 +1,4 @@
-"""Finding one verdict again, in the outbox or in the history; works beside a running agent and without one.
+"""Finds one verdict in the outbox or in the history, beside a running agent or without one.
 
 Reads through its own short-lived connections: the writer's is never shared.
 """
@@ -28,7 +28,7 @@ _TABLES: Final = {STORE_NAME: "message", HISTORY_NAME: "delivered"}
 
 @dataclass(frozen=True, slots=True)
 class StoredVerdict:
-    """A verdict and the message it travels or travelled in."""
+    """A verdict and the message that holds it."""
 
     verdict: Verdict
     payload: bytes
@@ -36,7 +36,7 @@ class StoredVerdict:
 
 
 def find_verdict(state_dir: Path, key: str) -> StoredVerdict | None:
-    """Return the committed verdict with the key `line/camera/boot_epoch/seq`, or None when it is not (or no more) kept.
+    """Return the committed verdict with the key `line/camera/boot_epoch/seq`, or None when it is not stored.
 
     Raises MessageError for a malformed key, OutboxError when a file cannot be read.
     """
@@ -75,7 +75,7 @@ def _verdicts(body: bytes) -> Iterator[tuple[Verdict, bytes]]:
         payload = decompress(body)
         message = decode(payload)
     except (zlib.error, MessageError):
-        return  # a damaged row is not what was looked for
+        return  # a damaged row is not the one that was requested
     if isinstance(message, DecodedVerdicts):
         for verdict in message.verdicts:
             yield verdict, payload
@@ -83,7 +83,7 @@ def _verdicts(body: bytes) -> Iterator[tuple[Verdict, bytes]]:
 
 @dataclass(frozen=True, slots=True)
 class KnownRange:
-    """Keys of one camera and boot epoch between which verdicts are kept; some in between may be gone."""
+    """First and last key of stored verdicts of one camera and boot epoch; some in between may be gone."""
 
     line: str
     camera: str
@@ -93,7 +93,7 @@ class KnownRange:
 
 
 def known_ranges(state_dir: Path) -> tuple[KnownRange, ...]:
-    """Return what `find` could find, newest epoch first. Raises OutboxError when a file cannot be read."""
+    """Return the ranges of stored verdicts, newest epoch first. Raises OutboxError when a file cannot be read."""
     spans: dict[tuple[str, str, int], tuple[int, int]] = {}
     for name, table in _TABLES.items():
         path = state_dir / name
@@ -115,7 +115,7 @@ def known_ranges(state_dir: Path) -> tuple[KnownRange, ...]:
 
 
 def newest_epoch(state_dir: Path) -> int:
-    """Return the greatest boot epoch that outbox and history name; 0 when they name none or cannot be read."""
+    """Return the greatest boot epoch in outbox and history; 0 when there is none or they cannot be read."""
     newest = 0
     for name in _TABLES:
         path = state_dir / name
@@ -125,5 +125,5 @@ def newest_epoch(state_dir: Path) -> int:
             with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5.0)) as connection:
                 newest = max(newest, *(epoch for (epoch,) in connection.execute("SELECT boot_epoch FROM stream")), 0)
         except sqlite3.Error:
-            continue  # the other file may know
+            continue  # the other file may have one
     return newest

@@ -154,7 +154,7 @@ def test_the_example_names_every_key() -> None:
     }
     # What every camera has is shown once, at the first camera.
     everywhere = {"width", "height", "stall_ms"}
-    missing = {m for m in missing if not (m.split(".")[0].endswith("Camera") and m.split(".")[1] in everywhere)}
+    missing = {m for m in missing if not (m.split(".")[0].endswith("CameraConfig") and m.split(".")[1] in everywhere)}
     assert missing == set()
 
 
