@@ -115,10 +115,15 @@ class RtspSource(_LiveOpenCvSource):
 
 
 class V4l2Source(_LiveOpenCvSource):
-    """A USB or built-in camera: `device` is an index or a path such as /dev/video0.
+    """A USB or built-in camera; a driver that grants another size is refused, because every frame would be.
 
-    `width`, `height`, `fps` and `fourcc` (four letters: MJPG, YUYV ...) are asked of the driver; a driver that grants
-    another size is refused, because every frame would be.
+    Args:
+        device: index, or a path such as /dev/video0.
+        clock: monotonic time.
+        width: requested from the driver, px; its own where None.
+        height: likewise.
+        fps: likewise.
+        fourcc: likewise; four letters: MJPG, YUYV ...
     """
 
     def __init__(

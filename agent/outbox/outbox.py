@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Self
 from agent.durable import usable_directory
 from agent.errors import OutboxError
 from agent.outbox.handoff import WriterSenderQueues
-from agent.outbox.outbox_records import HeldTopicStats, OutboxLimits, OutboxStats, Stream
+from agent.outbox.outbox_records import OutboxLimits, OutboxStats, Stream
 from agent.outbox.replay import read_page
 from agent.outbox.sender import OutboxSender
 from agent.outbox.storage import verdict_lookup
 from agent.outbox.writer import OutboxWriter
 from agent.supervision import RESTART, STOP_AGENT, ThreadSupervisor
 from agent.timing.clock import NS_PER_S
+from agent.wire import HeldTopicHealth
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -188,15 +189,11 @@ class Outbox:
             resent=0 if sender is None else sender.resent,
         )
 
-    def _held_back(self, topics: Sequence[HeldTopic]) -> tuple[HeldTopicStats, ...]:
+    def _held_back(self, topics: Sequence[HeldTopic]) -> tuple[HeldTopicHealth, ...]:
         now_ns = self._clock.monotonic_ns()
         return tuple(
-            HeldTopicStats(
-                topic=held.topic,
-                reason=held.reason,
-                for_s=max(0.0, (now_ns - held.since_ns) / NS_PER_S),
-                retry_s=max(0.0, (held.retry_ns - now_ns) / NS_PER_S),
-                tries=held.tries,
+            HeldTopicHealth(
+                topic=held.topic[:256], reason=held.reason[:256], for_s=max(0.0, (now_ns - held.since_ns) / NS_PER_S)
             )
             for held in topics
         )

@@ -162,17 +162,6 @@ class Loss:
 
 
 @dataclass(frozen=True, slots=True)
-class HeldTopicStats:
-    """A topic that the broker refuses; its messages wait while all others go on."""
-
-    topic: str
-    reason: str
-    for_s: float  # since the first refusal
-    retry_s: float  # until the next try
-    tries: int  # refusals so far
-
-
-@dataclass(frozen=True, slots=True)
 class OutboxStats:
     """State of the outbox; counts are since the start."""
 
@@ -192,7 +181,7 @@ class OutboxStats:
     connected: bool
     reason: str  # of the transport's last change
     storage_error: str | None  # why nothing can be committed now
-    held_back: tuple[HeldTopicStats, ...] = ()  # the longest refused first
+    held_back: tuple[HeldTopicHealth, ...] = ()  # the longest refused first
     rejected: int = 0  # messages that the broker refused by an answer
     resent: int = 0  # messages of the history that were sent again on request
 
@@ -208,10 +197,7 @@ class OutboxStats:
             gaps=self.gaps,
             storage_error=self.storage_error and self.storage_error[:256],
             held_back_topics=len(self.held_back),
-            held_back=tuple(
-                HeldTopicHealth(topic=held.topic[:256], reason=held.reason[:256], for_s=held.for_s)
-                for held in self.held_back[:_SHOWN_TOPICS]
-            ),
+            held_back=self.held_back[:_SHOWN_TOPICS],
             rejected=self.rejected,
             resent=self.resent,
         )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from agent.errors import MessageError
 from agent.outbox.outbox_records import PRIORITY_OF, Priority, Row, Stream, compress
 from agent.records import Judgement, Outcome
+from agent.timing.clock import NS_PER_S
 from agent.wire import EnvelopeBuilder, EnvelopeKey, encode_verdict, envelope_key
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from agent.outbox.outbox_records import RowIdSequence
     from agent.records import Origin, Verdict
 
-_NS_PER_S: Final = 1_000_000_000
 _MAX_STREAMS: Final = 1_024  # origins remembered; far more than a device has cameras and models
 
 
@@ -58,7 +58,7 @@ class VerdictPacker:
         """
         self._on_unusable = on_unusable
         self._next_id = next_id
-        self._seal_ns = int(seal_s * _NS_PER_S)
+        self._seal_ns = int(seal_s * NS_PER_S)
         self._open: dict[EnvelopeKey, _OpenPack] = {}
         self._sealed: list[_OpenPack] = []
         self._urgent: list[tuple[Row, Verdict | None]] = []  # None: a report

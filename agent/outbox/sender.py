@@ -12,15 +12,16 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from agent.condition_log import ConditionLog
 from agent.counters import LossCounters
 from agent.errors import TransportError
-from agent.outbox.outbox_records import Priority, Row
+from agent.outbox.in_flight import InFlightMessage, InFlightMessages
+from agent.outbox.outbox_records import Priority
 from agent.outbox.topic_gate import TopicChange, TopicGate
 from agent.timing.backoff import Backoff, FailureCounter
+from agent.timing.clock import NS_PER_S
 from agent.wire import mark_replay
 
 if TYPE_CHECKING:
@@ -33,23 +34,9 @@ if TYPE_CHECKING:
     from agent.ports import Transport
     from agent.timing.clock import Clock
 
-_NS_PER_S: Final = 1_000_000_000
 _IDLE_S: Final = 5.0  # nothing to do: something wakes the sender
 _UNREPORTED_REFUSALS: Final = 3  # in a row, together about a second
 _log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True, eq=False)
-class _InFlightMessage:
-    """A message with the transport. `row` is None for one that is not stored."""
-
-    row: Row | None
-    topic: str
-    payload: bytes
-    sent_ns: int
-    tokens: list[int]  # one for each time it was published; any of them acknowledges it
-    is_waiting: bool = False  # to be published again
-    is_resent: bool = False  # requested by a person, from the history
 
 
 class OutboxSender:
@@ -88,9 +75,7 @@ class OutboxSender:
         self._changes: deque[tuple[bool, str]] = deque()
         self._newest: dict[str, Sequence[bytes]] = {}
         self._tokens = itertools.count(1)
-        self._in_flight_by_token: dict[int, _InFlightMessage] = {}  # by token
-        self._in_flight = 0
-        self._retries: deque[_InFlightMessage] = deque()  # not acknowledged in time
+        self._in_flight = InFlightMessages()
         self._unstored: deque[tuple[str, bytes]] = deque()  # of `publish_now`
         self._resends: deque[tuple[str, bytes]] = deque()
         self._resends_taken = 0
@@ -147,7 +132,7 @@ class OutboxSender:
     @property
     def in_flight(self) -> int:
         """Messages that wait for their acknowledgement."""
-        return self._in_flight
+        return self._in_flight.count
 
     @property
     def rejected(self) -> int:
@@ -158,7 +143,9 @@ class OutboxSender:
     def is_idle(self) -> bool:
         """Whether the sender holds no row of the writer."""
         queues = self._queues
-        return not (self._in_flight or self._retries or queues.live or queues.live_ok or queues.backlog)
+        return not (
+            self._in_flight.count or self._in_flight.has_retries or queues.live or queues.live_ok or queues.backlog
+        )
 
     # --- the sender's thread ------------------------------------------------------------------------------------------
 
@@ -182,45 +169,32 @@ class OutboxSender:
 
     def _take_acks(self, now_ns: int) -> None:
         while self._acks:
-            flight = self._pop_in_flight(self._acks.popleft())
-            if flight is None:
+            message = self._in_flight.pop(self._acks.popleft())
+            if message is None:
                 continue  # of a message that was acknowledged or released before
-            self._gate.note_acknowledged(flight.topic, flight.sent_ns, now_ns)
-            if flight.row is not None:
-                self._queues.acked.append(flight.row)
-            self.resent += flight.is_resent
+            self._gate.note_acknowledged(message.topic, message.sent_ns, now_ns)
+            if message.row is not None:
+                self._queues.acked.append(message.row)
+            self.resent += message.is_resent
 
     def _take_rejections(self, now_ns: int) -> None:
         while self._rejections:
             token, reason = self._rejections.popleft()
-            flight = self._pop_in_flight(token)
-            if flight is None:
+            message = self._in_flight.pop(token)
+            if message is None:
                 continue
-            self._gate.note_refused(flight.topic, reason, now_ns)
-            self._requeue(flight)
+            self._gate.note_refused(message.topic, reason, now_ns)
+            self._requeue(message)
 
-    def _pop_in_flight(self, token: int) -> _InFlightMessage | None:
-        """Take the message with this token out of flight, if it is still there."""
-        flight = self._in_flight_by_token.get(token)
-        if flight is None:
-            return None
-        for number in flight.tokens:
-            self._in_flight_by_token.pop(number, None)
-        if flight.is_waiting:
-            self._retries.remove(flight)
-        else:
-            self._in_flight -= 1
-        return flight
-
-    def _requeue(self, flight: _InFlightMessage) -> None:
+    def _requeue(self, message: InFlightMessage) -> None:
         """Return a message that cannot be sent now to its queue; of `publish_now` only the newest counts."""
-        if flight.row is not None:
-            self._queues.released.append(flight.row)
+        if message.row is not None:
+            self._queues.released.append(message.row)
             self._queues.wake_writer.set()
-        elif flight.is_resent:
-            self._resends.appendleft((flight.topic, flight.payload))
+        elif message.is_resent:
+            self._resends.appendleft((message.topic, message.payload))
         else:
-            self._newest.setdefault(flight.topic, (flight.payload,))
+            self._newest.setdefault(message.topic, (message.payload,))
 
     def _take_changes(self, now_ns: int) -> None:
         while self._changes:
@@ -232,9 +206,7 @@ class OutboxSender:
                 self._retry_ns = 0
             else:
                 if self._queues.is_connected:
-                    flights = dict.fromkeys(self._in_flight_by_token.values())
-                    oldest_first = sorted(flights, key=lambda flight: flight.tokens[0])
-                    self._gate.note_disconnected([flight.topic for flight in oldest_first], self.reason, now_ns)
+                    self._gate.note_disconnected(self._in_flight.topics(), self.reason, now_ns)
                 self._queues.is_connected = False
                 self._release()
             for listener in self._connection_listeners:
@@ -258,21 +230,18 @@ class OutboxSender:
                 f"topic {held.topic}", "is taken by the broker again; what waited for it follows,"
             )
             return
-        wait_s = (held.retry_ns - now_ns) / _NS_PER_S
+        wait_s = (held.retry_ns - now_ns) / NS_PER_S
         text = f"{held.reason}. Its messages wait on disk and all other topics go on; next try in {wait_s:.0f} s"
         self._conditions.report_fault(f"topic {held.topic}", text)
 
     def _release(self) -> None:
         """Release every row: those in flight may be lost with the connection and are published again."""
-        flights = dict.fromkeys([*self._retries, *self._in_flight_by_token.values()])
-        self._in_flight_by_token.clear()
-        self._retries.clear()
-        if unkept := len(self._unstored) + sum(f.row is None and not f.is_resent for f in flights):
+        messages = self._in_flight.clear()
+        if unkept := len(self._unstored) + sum(f.row is None and not f.is_resent for f in messages):
             self._losses.count("unkept_messages_lost", unkept)
         self._unstored.clear()
-        self._in_flight = 0
-        self._resends.extendleft((f.topic, f.payload) for f in reversed(list(flights)) if f.is_resent)
-        rows = [flight.row for flight in flights if flight.row is not None]
+        self._resends.extendleft((f.topic, f.payload) for f in reversed(messages) if f.is_resent)
+        rows = [message.row for message in messages if message.row is not None]
         for queue in (self._queues.live, self._queues.live_ok, self._queues.backlog):
             while queue:
                 rows.append(queue.popleft())
@@ -283,19 +252,10 @@ class OutboxSender:
     def _expire(self, now_ns: int) -> None:
         if now_ns < self._expire_ns:
             return
-        limit_ns = int(self._limits.ack_timeout_s * _NS_PER_S)
+        limit_ns = int(self._limits.ack_timeout_s * NS_PER_S)
         self._expire_ns = now_ns + limit_ns // 8
-        for flight in dict.fromkeys(self._in_flight_by_token.values()):
-            if now_ns - flight.sent_ns < limit_ns or flight.is_waiting:
-                continue
-            self._in_flight -= 1
-            if flight.row is None and not flight.is_resent:
-                self._losses.count("unkept_messages_lost")
-                for token in flight.tokens:
-                    del self._in_flight_by_token[token]
-            else:
-                flight.is_waiting = True
-                self._retries.append(flight)
+        if lost := self._in_flight.expire(now_ns - limit_ns):
+            self._losses.count("unkept_messages_lost", lost)
 
     def _publish_all(self, now_ns: int) -> None:
         bound = max(1, min(self._limits.in_flight, self._transport.max_in_flight))
@@ -306,74 +266,68 @@ class OutboxSender:
             payloads = self._newest.pop(topic)
             self._unstored = deque([item for item in self._unstored if item[0] != topic])
             self._unstored.extend((topic, payload) for payload in payloads)
-        while self._in_flight < bound:
-            flight = self._next(now_ns)
-            if flight is None:
+        while self._in_flight.count < bound:
+            message = self._next(now_ns)
+            if message is None:
                 return
             token = next(self._tokens)
             try:
-                self._transport.publish(token, flight.topic, flight.payload)
+                self._transport.publish(token, message.topic, message.payload)
             except TransportError as error:
-                self._delay_retry(flight, str(error), now_ns)
+                self._delay_retry(message, str(error), now_ns)
                 return
-            gate.note_sent(flight.topic, now_ns)
-            flight.tokens.append(token)
-            flight.sent_ns = now_ns
-            flight.is_waiting = False
-            self._in_flight_by_token[token] = flight
-            self._in_flight += 1
+            gate.note_sent(message.topic, now_ns)
+            self._in_flight.add(message, token, now_ns)
             if self._refusals.failures:
                 self._refusals.reset()
                 self._conditions.clear_fault("transport", "takes messages again")
 
-    def _next(self, now_ns: int) -> _InFlightMessage | None:
+    def _next(self, now_ns: int) -> InFlightMessage | None:
         """Return the next message of the topics that may be sent; rows of the others return to the backlog."""
         gate = self._gate
         held: list[tuple[str, bytes]] = []  # resends wait here: they are stored nowhere else
-        while (flight := self._first(now_ns)) is not None:
-            if gate.is_open or gate.may_send(flight.topic):
+        while (message := self._first(now_ns)) is not None:
+            if gate.is_open or gate.may_send(message.topic):
                 self._resends.extendleft(reversed(held))
-                return flight
-            for token in flight.tokens:
-                self._in_flight_by_token.pop(token, None)
-            if flight.is_resent:
-                held.append((flight.topic, flight.payload))
+                return message
+            self._in_flight.forget(message)
+            if message.is_resent:
+                held.append((message.topic, message.payload))
             else:
-                self._requeue(flight)
+                self._requeue(message)
         self._resends.extend(held)
         return None
 
-    def _first(self, now_ns: int) -> _InFlightMessage | None:
+    def _first(self, now_ns: int) -> InFlightMessage | None:
         """Take the first message: the agent's own state, retries, live rows, the backlog, then resends."""
         if self._unstored:
             topic, payload = self._unstored.popleft()
-            return _InFlightMessage(None, topic, payload, now_ns, [])
-        if self._retries:
-            return self._retries.popleft()
+            return InFlightMessage(None, topic, payload, now_ns, [])
+        if self._in_flight.has_retries:
+            return self._in_flight.next_retry()
         for live in (self._queues.live, self._queues.live_ok):
             if not live:
                 continue
             row = live.popleft()
-            return _InFlightMessage(row, row.stream.topic, row.payload, now_ns, [])
+            return InFlightMessage(row, row.stream.topic, row.payload, now_ns, [])
         if self._queues.backlog:
             row = self._queues.backlog.popleft()
             payload = row.payload if row.priority is Priority.GAP else mark_replay(row.payload)
-            return _InFlightMessage(row, row.stream.topic, payload, now_ns, [])
+            return InFlightMessage(row, row.stream.topic, payload, now_ns, [])
         if self._resends:
             topic, payload = self._resends.popleft()
-            return _InFlightMessage(None, topic, payload, now_ns, [], is_resent=True)
+            return InFlightMessage(None, topic, payload, now_ns, [], is_resent=True)
         return None
 
-    def _delay_retry(self, flight: _InFlightMessage, reason: str, now_ns: int) -> None:
+    def _delay_retry(self, message: InFlightMessage, reason: str, now_ns: int) -> None:
         """Return the message to the front and wait, longer each time: the transport takes nothing now."""
-        if flight.row is not None:
-            flight.is_waiting = True
-            self._retries.appendleft(flight)
-        elif flight.is_resent:
-            self._resends.appendleft((flight.topic, flight.payload))
+        if message.row is not None:
+            self._in_flight.retry_first(message)
+        elif message.is_resent:
+            self._resends.appendleft((message.topic, message.payload))
         # Of `publish_now` a newer version follows soon, and one that is never taken must not block all others.
         wait_s = self._refusals.next_delay_s()
-        self._retry_ns = now_ns + int(wait_s * _NS_PER_S)
+        self._retry_ns = now_ns + int(wait_s * NS_PER_S)
         # A connection that just ended, or a full transport, is not worth a report.
         if self._refusals.failures > _UNREPORTED_REFUSALS:
             self._conditions.report_fault(
@@ -384,13 +338,18 @@ class OutboxSender:
         waits = [_IDLE_S]
         queues = self._queues
         has_work = bool(
-            self._retries or queues.live or queues.live_ok or queues.backlog or self._unstored or self._resends
+            self._in_flight.has_retries
+            or queues.live
+            or queues.live_ok
+            or queues.backlog
+            or self._unstored
+            or self._resends
         )
         if has_work and now_ns < self._retry_ns:
-            waits.append((self._retry_ns - now_ns) / _NS_PER_S)
-        if self._in_flight:
-            waits.append((self._expire_ns - now_ns) / _NS_PER_S)
-        waits.append((self._gate_ns - now_ns) / _NS_PER_S)
+            waits.append((self._retry_ns - now_ns) / NS_PER_S)
+        if self._in_flight.count:
+            waits.append((self._expire_ns - now_ns) / NS_PER_S)
+        waits.append((self._gate_ns - now_ns) / NS_PER_S)
         return max(0.0, min(waits))
 
     def close(self, *, timeout_s: float) -> None:

@@ -1,4 +1,4 @@
-"""Damaged files, a full disk, a cut in the middle of a repair: what is lost is named, and the line goes on."""
+"""Damaged files, a full disk, an interrupted recovery: losses are named and the line continues."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dead, hanging, lying and changing RTSP cameras: each is named, and none holds anything up."""
+"""Dead, hanging, malformed and changing RTSP cameras: each is named, and none blocks anything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Brokers that do not carry everything: verdicts flow, and it is said what does not."""
+"""Brokers that lack features: verdicts flow, and the missing features are reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Device and cloud on a real broker: the outbox, the MQTT transport, the shadow adapter and the simulated service."""
+"""Outbox, MQTT transport, shadow adapter and the simulated shadow service on a real broker."""
 
 from __future__ import annotations
 

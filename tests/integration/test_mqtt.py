@@ -1,4 +1,4 @@
-"""The MQTT transport against real brokers: both protocol versions, mutual TLS, access by certificate name."""
+"""The MQTT transport against real brokers: protocol versions, mutual TLS, access by certificate."""
 
 from __future__ import annotations
 

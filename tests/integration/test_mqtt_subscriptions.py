@@ -1,4 +1,4 @@
-"""What arrives over the MQTT transport: subscriptions that outlive brokers, bounds, refusals."""
+"""Arrivals over the MQTT transport: subscriptions that outlive brokers, bounds, refusals."""
 
 from __future__ import annotations
 

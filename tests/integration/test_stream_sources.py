@@ -1,4 +1,4 @@
-"""Network cameras, video files and USB cameras through the real adapters, against real servers on loopback."""
+"""Network cameras, video files and USB cameras through the adapters, on real loopback servers."""
 
 from __future__ import annotations
 

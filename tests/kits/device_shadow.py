@@ -1,4 +1,4 @@
-"""The shadow adapter and the simulated service in one thread: what is published is answered when a test says so."""
+"""The shadow adapter and the simulated service in one thread; tests decide when answers come."""
 
 from __future__ import annotations
 

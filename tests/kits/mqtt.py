@@ -1,4 +1,4 @@
-"""What the MQTT tests share: a sender that keeps what is not acknowledged, a plain listener, and certificates."""
+"""Helpers of the MQTT tests: a sender that keeps unacknowledged messages, a listener, certificates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A heartbeat stays below one metering unit, whatever has happened on the device, and loses no count of a frame."""
+"""A heartbeat stays below one metering unit, whatever happened, and loses no count of a frame."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A machine that does to the outbox whatever a bad week does, and then asks what the subscriber got.
+"""A state machine that exposes the outbox to faults and then checks the subscriber's messages.
 
 Checked: nothing that was committed is missing unless a gap names it; nothing arrives that was not committed; no defect
 is given up while an ok verdict remains that could have gone instead.

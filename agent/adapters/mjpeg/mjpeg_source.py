@@ -57,10 +57,15 @@ class _Request:
 
 
 class MjpegSource:
-    """The MJPEG stream at `url` (http or https).
+    """The MJPEG stream at `url`.
 
-    `username` and `password_file` take the place of user and password in the address; the file is read at each opening.
-    `ca` is a file of certificates in PEM: the authority that signed the camera's, or the camera's own.
+    Args:
+        url: http or https.
+        clock: monotonic time.
+        username: replaces the user in the address.
+        password_file: replaces the password in the address; read at each opening.
+        ca: certificates in PEM, of the authority that signed the camera's or the camera's own.
+        max_part_bytes: bound of one image.
     """
 
     def __init__(

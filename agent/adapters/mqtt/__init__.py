@@ -1,4 +1,4 @@
-"""MQTT through paho behind the `Transport` port: mosquitto, AWS IoT Core, or any broker of MQTT 3.1.1 or 5."""
+"""MQTT through paho behind the `Transport` port: mosquitto, AWS IoT Core, any MQTT 3.1.1 or 5 broker."""
 
 from agent.adapters.mqtt.broker_features import FEATURES_FILE
 from agent.adapters.mqtt.broker_tls import TlsFiles

@@ -1,4 +1,4 @@
-"""Makes one paho client for each connection; certificates and the password file are read anew each time."""
+"""Makes a paho client for each connection, and reads certificates and password file anew each time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The MQTT transport: one connection to the broker, kept up by the thread `mqtt`, behind the `Transport` port.
+"""The MQTT transport: one broker connection, kept up by a thread, behind the `Transport` port.
 
 Promise: `publish` takes at most `max_in_flight` unacknowledged QoS 1 messages and stores nothing else. A message is
 acknowledged only by the broker's own PUBACK with a good reason; message ids go on counting over connections, so that a

@@ -1,4 +1,4 @@
-"""The named shadow on a virtual clock: what is read, what is told, and what does nothing but count."""
+"""The named shadow on a virtual clock: what is read, what is reported, and what is only counted."""
 
 from __future__ import annotations
 

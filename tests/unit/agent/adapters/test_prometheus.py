@@ -1,4 +1,4 @@
-"""The metrics endpoint: loopback only, conventional names, one snapshot a scrape, and numbers that add up."""
+"""The metrics endpoint: loopback only, standard names, one snapshot a scrape, sums that add up."""
 
 from __future__ import annotations
 

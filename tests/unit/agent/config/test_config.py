@@ -1,4 +1,4 @@
-"""The configuration is taken whole or refused with the key's path, what was given and what is allowed."""
+"""A configuration is accepted whole, or refused with key path, given value and allowed values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reports on models in the outbox: kept until the broker has them, whatever happens to the broker or the agent."""
+"""Reports on models in the outbox are stored until the broker has acknowledged them."""
 
 from __future__ import annotations
 

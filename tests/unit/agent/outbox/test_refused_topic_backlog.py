@@ -1,4 +1,4 @@
-"""One topic that the broker refuses: its rows wait in the log, all others travel, and nothing is lost."""
+"""One refused topic: its rows wait in the store, all others are sent, and nothing is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A range of verdicts is sent again out of what is kept: whole, marked, and nothing in outbox or history changes."""
+"""Resending a stored range of verdicts: complete, marked, and without changes to the files."""
 
 from __future__ import annotations
 

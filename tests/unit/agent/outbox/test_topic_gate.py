@@ -1,4 +1,4 @@
-"""The gate before the broker: whom it holds back, how soon it finds the guilty one, and whom it leaves alone."""
+"""The topic gate: which topics it holds back, how soon it finds a refused one, and which it spares."""
 
 from __future__ import annotations
 

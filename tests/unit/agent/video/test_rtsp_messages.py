@@ -1,4 +1,4 @@
-"""RTSP read from bytes, pictures found in RTP, and the talk with the capture process: bounded whatever arrives."""
+"""RTSP messages, images in RTP, and the capture protocol: parsed within bounds whatever arrives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is learnt of a broker from how connections end, and what of it outlives a restart."""
+"""Learning a broker's features from the ends of connections, and remembering them."""
 
 from __future__ import annotations
 

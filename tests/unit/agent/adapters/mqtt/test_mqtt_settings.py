@@ -1,4 +1,4 @@
-"""What the MQTT transport refuses before it connects: client ids, topics, sizes, certificates."""
+"""Settings that the MQTT transport refuses before it connects: ids, topics, sizes, certificates."""
 
 from __future__ import annotations
 

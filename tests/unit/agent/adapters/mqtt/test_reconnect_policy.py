@@ -1,4 +1,4 @@
-"""How long is waited after a connection, and when another device is named."""
+"""The wait after a connection, and the detection of another device with the same client id."""
 
 from __future__ import annotations
 
