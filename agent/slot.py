@@ -8,6 +8,8 @@ The model wing calls `begin_shadow_deployment`, `begin_trial`, `end_trial`, `swi
 thread; a change of the configuration calls `lay`, from another; the loop calls `lease`, from many. Whatever lease the
 wing brings, the slot lays its own site over it, so a model that was loaded before a change cannot bring old settings
 back.
+
+Here ends the way of a release from fetch to slot (see `agent.lifecycle`).
 """
 
 from __future__ import annotations

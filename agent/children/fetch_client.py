@@ -3,6 +3,8 @@
 Promise: `fetch` returns, or raises one of the two errors of its port, within the site's wall time and soon after
 `stop`; the child is then gone, and so it is soon after this process dies in any way (its standard input ends). What it
 says is read as untrusted: bounded lines of a strict format. See `agent.children.fetch_protocol` for the reasons.
+
+On the way from fetch to slot, the next module is `agent.fetch.download`, the child process.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ Promise: whatever the model does there (crash, hang, fill the memory, flood its 
     process group is gone, and the outcome is an Examination, a ReleaseRefusedError with a reason code, or a FetchError
     where the machine was to blame. The child runs niced, with limits on address space, CPU time, file descriptors and
     file size, without core dumps and without this process's environment, and it dies with its parent.
+
+On the way from fetch to slot, the next module is `agent.selftest.self_test`, the child process.
 """
 
 from __future__ import annotations

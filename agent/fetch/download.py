@@ -1,6 +1,8 @@
 """One fetch from beginning to end: metadata, the signed manifest, space, the files, and the manifest last.
 
 Invariant: `into` holds a `manifest.json` only when every file that it lists lies there too, checked and on the disk.
+
+On the way from fetch to slot, the next module is `agent.fetch.tuf_client`.
 """
 
 from __future__ import annotations

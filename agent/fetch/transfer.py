@@ -4,6 +4,8 @@ Every `CHUNK` bytes must arrive within `stall_s` seconds, and opening likewise: 
 ends in `slow_retrieval`, whatever the library below does about timeouts. The bound is kept by the process's interval
 timer, so this code runs in a main thread only. A failed connection is tried again with growing pauses as long as each
 attempt brings at least one byte, and `attempts` times when none does.
+
+On the way from fetch to slot, the next module is `agent.release.manifest`.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ Promise: what `TufClient` returns was signed by the keys that the configured roo
 The order of checks is the TUF specification's (5.3 to 5.6), done by `tuf.ngclient.Updater`; ours are the bounds on
 bytes and time while reading, the reference time, and the bound on version numbers: a thief of the online keys who signs
 version 2,000,000,000 would otherwise shut out all later honest metadata until those keys are replaced.
+
+On the way from fetch to slot, the next module is `agent.fetch.transfer`.
 """
 
 from __future__ import annotations

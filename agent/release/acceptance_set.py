@@ -1,9 +1,9 @@
-"""The site's own labelled parts: what every release must judge right here, whoever signed it.
+"""The acceptance set: the site's labelled parts that every release must classify correctly, whoever signed it.
 
-Promise: the set lies in `state_dir/acceptance/<inspection>/` and outlives releases; no publisher can change it. A part
-is the picture's own bytes under their digest, with its label, who added it and when, in `index.json`, which is replaced
-as a whole. A part counts as judged right when a person would not have to correct the line: a good part must be `ok`, a
-defect `defect` or `unsure` (a person looks at it), a part labelled with a class must be given that class too.
+Promise: the set is in `state_dir/acceptance/<inspection>/` and outlives releases; no publisher can change it. A part is
+the bytes of its image under their digest, with its label, who added it and when, in `index.json`, which is replaced as
+a whole. A part is classified correctly when a person would not have to correct the line: a good part must be `ok`, a
+defect `defect` or `unsure` (a person checks it), a part labelled with a class must get that class too.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 
 class LabelledPart(Strict):
-    """One labelled picture."""
+    """One labelled image."""
 
-    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]  # of the encoded picture
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]  # of the encoded image
     kind: Literal["png", "jpeg", "bmp"]
     length_bytes: int = Field(gt=0, le=MAX_IMAGE_BYTES)
     label: Label  # `ok`, `defect`, or a class of the model
@@ -58,12 +58,12 @@ class LabelledPart(Strict):
 
     @property
     def file_name(self) -> str:
-        """Beside the index."""
+        """Name of its file beside the index."""
         return f"{self.sha256[:32]}.{self.kind}"
 
     @property
     def short_digest(self) -> str:
-        """What a person calls it by: the digest's start."""
+        """The start of the digest, which people use to name it."""
         return self.sha256[:12]
 
 
@@ -74,7 +74,7 @@ class _Index(Strict):
 
 @dataclass(frozen=True, slots=True)
 class LabelledPartResult:
-    """How a release judges one part of the set."""
+    """How a release classifies one part of the set."""
 
     part: LabelledPart
     judgement: Judgement
@@ -82,7 +82,7 @@ class LabelledPartResult:
 
 
 def acceptance_dir(state_dir: Path, inspection: str) -> Path:
-    """Where the set of one inspection lies."""
+    """Return the folder of the set of one inspection."""
     return state_dir / "acceptance" / inspection
 
 
@@ -93,7 +93,7 @@ class AcceptanceSet:
         self.folder = folder
 
     def parts(self) -> tuple[LabelledPart, ...]:
-        """Every part, oldest first; none where there is no set. Raises OperatorError for an index that is damaged."""
+        """Return every part, oldest first; none without a set. Raises OperatorError for a damaged index."""
         path = self.folder / _INDEX
         try:
             with path.open("rb") as file:
@@ -111,10 +111,10 @@ class AcceptanceSet:
             ) from error
 
     def add(self, data: bytes, *, label: str, by: str, origin: str, now_utc_ns: int) -> tuple[LabelledPart, bool]:
-        """Keep the encoded picture `data` under `label`; the part, and whether it is new.
+        """Store the encoded image `data` under `label`; return the part, and whether it is new.
 
-        The same picture with another label replaces the old one. Raises OperatorError naming `origin` for what is no
-        picture, for a label that is no name, and for a set that is full.
+        The same image with another label replaces the old one. Raises OperatorError naming `origin` if `data` is no
+        image, if `label` is not a name, or if the set is full.
         """
         try:
             kind = inspect_image(data).kind
@@ -122,7 +122,7 @@ class AcceptanceSet:
             decoder.decode(data, None)
             decoder.close()
         except FrameError as error:
-            raise OperatorError(f"{origin} is no picture that the line could take: {error.detail}") from error
+            raise OperatorError(f"{origin} is no image that the line could inspect: {error.detail}") from error
         try:
             part = LabelledPart(
                 sha256=hashlib.sha256(data).hexdigest(),
@@ -144,7 +144,7 @@ class AcceptanceSet:
         return part, len(others) == len(before)
 
     def remove(self, number: str) -> LabelledPart:
-        """Take the part whose digest starts with `number` out. Raises OperatorError when it is not exactly one."""
+        """Remove the part whose digest starts with `number`. Raises OperatorError unless exactly one does."""
         with self._locked():
             before = self.parts()
             found = [p for p in before if number and p.sha256.startswith(number)]
@@ -158,7 +158,7 @@ class AcceptanceSet:
         return found[0]
 
     def read(self, part: LabelledPart) -> bytes:
-        """The picture's bytes, as they were added. Raises OperatorError."""
+        """Return the bytes of the image, as they were added. Raises OperatorError."""
         path = self.folder / part.file_name
         try:
             with path.open("rb") as file:
@@ -169,7 +169,7 @@ class AcceptanceSet:
             ) from error
         if hashlib.sha256(data).hexdigest() != part.sha256:
             raise OperatorError(
-                f"{path} is not the picture that was added: it is damaged or was changed. Restore it, or remove part "
+                f"{path} is not the image that was added: it is damaged or was changed. Restore it, or remove part "
                 f"{part.short_digest} from the set"
             )
         return data
@@ -179,7 +179,7 @@ class AcceptanceSet:
         if len(others) >= MAX_PARTS or size > MAX_SET_BYTES:
             raise OperatorError(
                 f"{self.folder} is full: with this one {len(others) + 1:,} parts of {size / 1e6:,.0f} MB, at most "
-                f"{MAX_PARTS:,} and {MAX_SET_BYTES / 1e6:,.0f} MB are kept. Remove parts that say the same"
+                f"{MAX_PARTS:,} and {MAX_SET_BYTES / 1e6:,.0f} MB are kept. Remove parts that are alike"
             )
 
     @contextmanager
@@ -200,23 +200,23 @@ class AcceptanceSet:
         replace_durably(self.folder / _INDEX, (_Index(parts=parts).model_dump_json(indent=1) + "\n").encode())
 
 
-# --- judging ----------------------------------------------------------------------------------------------------------
+# --- evaluation -------------------------------------------------------------------------------------------------------
 
 
 def is_correct(label: str, judgement: Judgement, rule: DecisionRule) -> bool:
-    """Does the judgement fit the label? See the module's promise."""
-    found = judgement.outcome in {Outcome.DEFECT, Outcome.UNSURE}
+    """Whether the judgement matches the label; see the module's promise."""
+    is_reject = judgement.outcome in {Outcome.DEFECT, Outcome.UNSURE}
     if label == DEFECT:
-        return found
+        return is_reject
     if label == OK:
         return judgement.outcome is Outcome.OK
-    return judgement.class_name == label and (found if label in rule.defects else judgement.outcome is Outcome.OK)
+    return judgement.class_name == label and (is_reject if label in rule.defects else judgement.outcome is Outcome.OK)
 
 
 def inspect_pixels(model: Model, rule: DecisionRule, preprocessor: Preprocessor, pixels: Pixels) -> Judgement:
-    """Judge one picture [H, W] or [H, W, 3] as the line does: preprocessing, inference, decision.
+    """Inspect one image [H, W] or [H, W, 3] as the line does: preprocessing, inference, decision.
 
-    What a model or a frame does wrong becomes `unknown` with the reason.
+    An error of the model or the frame gives `unknown` with the reason.
     """
     try:
         plan = preprocessor.plan_for(pixels)
@@ -237,7 +237,7 @@ def evaluate_set(
     roi: Box | None,
     on_part: Callable[[LabelledPartResult], None] = lambda _: None,
 ) -> list[LabelledPartResult]:
-    """Judge the whole set with `model` by `rule`, the site's settings laid over it. Raises OperatorError."""
+    """Evaluate the whole set with `model` by `rule`, which has the site's settings. Raises OperatorError."""
     preprocessor, decoder = Preprocessor(model.geometry, roi=roi), ImageDecoder()
     results = []
     try:

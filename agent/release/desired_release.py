@@ -1,9 +1,9 @@
-"""Which wish is the newest, where several may say what is wanted: a person at the device, the shadow, a deployment.
+"""Decides which desired release is the newest: a person's, the device shadow's or a deployment's.
 
-The shadow and a deployment's configuration are read again at every start, and what they say has no time that this
-device could trust. So it is remembered on disk, for each of them, which wish was followed before: one that did not
-change since then is older than what someone else asked for meanwhile, and is not followed again. A wish is noted only
-once the lifecycle has it in its journal; a kill in between repeats the wish, which does nothing.
+The device shadow and a deployment's configuration are read again at every start, and their desired release carries no
+time that this device could trust. So for each source the last applied one is remembered on disk: if it has not changed
+since, it is older than what another source requested meanwhile, and is not applied again. It is remembered only once
+the lifecycle has it in its journal; a kill in between repeats the request, which does nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 class DesiredReleaseTracker:
-    """The last wish of each source that was followed, by inspection; from any thread."""
+    """The last applied desired release of each source, by inspection; from any thread."""
 
     def __init__(self, state_dir: Path) -> None:
         """Read `state_dir/followed.json`; a file that cannot be read counts as empty."""
@@ -36,33 +36,33 @@ class DesiredReleaseTracker:
         self._lock = threading.Lock()
         self._applied = _read(self._path)
 
-    def is_newer(self, wish: DesiredRelease, status: ModelStatus) -> bool:
-        """Whether `wish` goes before what the inspection with this `status` is converging on."""
+    def is_newer(self, desired: DesiredRelease, status: ModelStatus) -> bool:
+        """Whether `desired` takes precedence over what the inspection with this `status` is converging on."""
         known = status.desired
         if known is None:
             return True
-        if replace(known, source=wish.source) == wish:
-            self._mark_applied(status.inspection, wish)
+        if replace(known, source=desired.source) == desired:
+            self._mark_applied(status.inspection, desired)
             return False
-        return known.source == wish.source or self._applied.get((status.inspection, wish.source)) != wish
+        return known.source == desired.source or self._applied.get((status.inspection, desired.source)) != desired
 
     def mark_applied(self, status: ModelStatus) -> None:
-        """Remember that the lifecycle follows a wish that is read again and again."""
+        """Remember the desired release that the lifecycle has accepted, unless a person requested it."""
         if status.desired is not None and status.desired.source != "control":
             self._mark_applied(status.inspection, status.desired)
 
-    def _mark_applied(self, inspection: str, wish: DesiredRelease) -> None:
+    def _mark_applied(self, inspection: str, desired: DesiredRelease) -> None:
         with self._lock:
-            if self._applied.get((inspection, wish.source)) == wish:
+            if self._applied.get((inspection, desired.source)) == desired:
                 return
-            self._applied[inspection, wish.source] = wish
+            self._applied[inspection, desired.source] = desired
             content = [
                 {"inspection": name, "release": w.release_id, "mode": w.mode, "share": w.share, "source": w.source}
                 for (name, _), w in self._applied.items()
             ]
             try:
                 replace_durably(self._path, json.dumps(content).encode())
-            except OSError as error:  # then the wish is only repeated at the next start
+            except OSError as error:  # then the request is only repeated at the next start
                 _log.warning("%s cannot be written: %s", self._path, error.strerror)
 
 

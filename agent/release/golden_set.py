@@ -1,7 +1,7 @@
-"""The golden set: pictures with the answers that the release gave where it was made.
+"""The golden set: images with the outputs that the release gave where it was made.
 
 Promise: `golden.npz` is read as hostile bytes (no pickles, bounded before unpacking, shapes as the manifest has them),
-and `compare` says how far this machine's answers are from those. It is pure but for calling the model.
+and `compare_with_golden` measures how far this machine's outputs are from those. Pure, except that it runs the model.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MAX_UNPACKED_BYTES: Final = 512 * 1024 * 1024
 _BATCH: Final = 8
-_FIRST_IMAGES: Final = 64  # and their bytes: what a load may spend on measuring the golden set
+_FIRST_IMAGES: Final = 64  # and their bytes: bounds what a load spends on measuring the golden set
 _FIRST_BYTES: Final = 24 * 1024 * 1024
 _NAMES: Final = frozenset({"images", "scores", "evidence", "labels"})
 
@@ -46,10 +46,10 @@ class GoldenSet:
 
 @dataclass(frozen=True, slots=True)
 class GoldenComparison:
-    """This machine's answers against the golden ones."""
+    """This machine's outputs against the golden ones."""
 
     images: int
-    same_outcome: int  # how many lie on the same side of the threshold
+    same_outcome: int  # images on the same side of the threshold
     largest_difference: float  # of any score
 
 
@@ -72,7 +72,7 @@ def read_golden_set(data: bytes, manifest: Manifest, *, source: str) -> GoldenSe
 
 
 def first_images(data: bytes, manifest: Manifest, *, source: str) -> Pixels:
-    """Unpack the first pictures [n, H, W, C] uint8 of the bytes of `golden.npz`, n >= 1, and nothing behind them.
+    """Unpack the first images [n, H, W, C] uint8 of the bytes of `golden.npz`, n >= 1, and nothing after them.
 
     Raises SelfTestError naming `source`.
     """
@@ -116,7 +116,7 @@ def _check(found: dict[str, Any], manifest: Manifest, source: str) -> None:
 
 
 def compare_with_golden(model: Model, golden: GoldenSet) -> GoldenComparison:
-    """Run the golden pictures. Raises InferenceError, or SelfTestError when the evidence has another shape."""
+    """Run the golden images. Raises InferenceError, or SelfTestError when the evidence has another shape."""
     rule, same, largest = model.rule, 0, 0.0
     for start in range(0, len(golden.images), _BATCH):
         part = slice(start, start + _BATCH)
@@ -127,7 +127,7 @@ def compare_with_golden(model: Model, golden: GoldenSet) -> GoldenComparison:
         ):
             raise SelfTestError("the golden set's evidence has another shape than the model's")
         difference = float(np.abs(result.scores - golden.scores[part]).max())
-        largest = max(largest, math.inf if math.isnan(difference) else difference)  # max() would pass over a NaN
+        largest = max(largest, math.inf if math.isnan(difference) else difference)  # max() would ignore a NaN
         for i in range(len(result.scores)):
             sides = []
             for scores, cells in ((result.scores, result.evidence), (golden.scores[part], evidence)):

@@ -1,10 +1,10 @@
-"""Is this graph one that the runtime may see at all? A static check of untrusted model bytes, before they are loaded.
+"""Graph policy: a static check of untrusted model bytes before the runtime loads them.
 
-Promise: what passes holds no reference to another file, no subgraph (so no loop that hangs for ever), no function, only
+Promise: a model that passes holds no reference to another file, no subgraph (so no endless loop), no function, only
 operators of an allow-list, and at most MAX_NODES of them. The walk reads protobuf's wire format
-(https://protobuf.dev/programming-guides/encoding/) by the field numbers of onnx.proto; it needs no ONNX package, looks
-at no tensor's contents, descends only through the five message types of the table, and gives up after MAX_FIELDS
-fields. A field that the table does not list is refused: what this check skipped, another parser might read.
+(https://protobuf.dev/programming-guides/encoding/) by the field numbers of onnx.proto; it needs no ONNX package, reads
+no tensor's contents, descends only through the five message types of the table, and stops after MAX_FIELDS fields. A
+field that the table does not list is refused: another parser might read what this check skips.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Vision classifiers, float and quantised. Left out on purpose: control flow, sequences, randomness, operators whose
+# Vision classifiers, float and quantised. Deliberately omitted: control flow, sequences, randomness, operators whose
 # output's size comes from values (Expand, Tile, ConstantOfShape, Range, NonZero), and all that reads or writes text.
 OPERATORS: Final = _names(
     "Abs Add AveragePool BatchNormalization Cast Ceil Clip Concat Constant Conv ConvInteger DepthToSpace "
@@ -61,7 +61,7 @@ _FIELDS: Final[dict[str, dict[int, tuple[int, ...]]]] = {
         14: _INT,
     },
 }
-_REFUSED: Final = {  # what the fields above leave out, where a person is helped by its name
+_REFUSED: Final = {  # fields missing above whose name helps a person
     ("model", 20): "training information",
     ("model", 25): "a function of its own; inline it",
     ("graph", 15): "a sparse initializer",
@@ -76,7 +76,7 @@ _REFUSED: Final = {  # what the fields above leave out, where a person is helped
 
 
 class _GraphCheck:
-    """One pass over one model; counts what bounds it."""
+    """One pass over one model, with the counters that bound it."""
 
     def __init__(self, data: bytes, source: str) -> None:
         self._data = data
@@ -134,7 +134,7 @@ class _GraphCheck:
                 self._refuse("a tensor's data_location is external; save the model with its weights inside")
 
     def _fields(self, message: str, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-        """(field number, value of a varint, start and end of the contents) of each field in [position, end)."""
+        """Yield (field number, value of a varint, start and end of the contents) of each field in [position, end)."""
         allowed = _FIELDS[message]
         while position < end:
             self._fields_left -= 1
@@ -160,7 +160,7 @@ class _GraphCheck:
             yield number, value, start, position
 
     def _varint(self, position: int, end: int) -> tuple[int, int]:
-        """Value and position after it."""
+        """Return the value and the position after it."""
         value = shift = 0
         while True:
             if position >= end or shift >= 70:  # noqa: PLR2004 - ten bytes of seven bits

@@ -1,4 +1,4 @@
-"""A release in the store of this device, as the journal names it."""
+"""A release in the store of this device, as the journal refers to it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""`manifest.json`, what a release says of itself: one parser for the pipeline that writes and the device that reads.
+"""The manifest of a release, `manifest.json`: one parser for the pipeline and the device.
 
 A release is a flat folder: `manifest.json`, `model.onnx`, `golden.npz`. The manifest lists length and sha256 of the
-others, so whoever trusts the manifest can trust the bytes. Nothing here loads a model.
+others, so trust in the manifest extends to the bytes. Nothing here loads a model.
+
+On the way from fetch to slot, the next module is `agent.release.release_store`.
 """
 
 from __future__ import annotations
@@ -61,7 +63,7 @@ class GeometrySpec(Strict):
         return self
 
     def to_record(self) -> Geometry:
-        """The frozen record the hot path uses."""
+        """Return the frozen record that the hot path uses."""
         return Geometry(**self.model_dump())
 
 
@@ -76,7 +78,7 @@ class DecisionSpec(Strict):
 
 
 class Lineage(Strict):
-    """Where the bytes come from: enough to make them again."""
+    """Where the bytes come from: enough to reproduce them."""
 
     dataset_sha256: Sha256  # of the sorted list of (path, sha256, class, split)
     code_version: str = Field(max_length=128)
@@ -91,7 +93,7 @@ class Lineage(Strict):
 
 
 class Manifest(Strict):
-    """A whole, validated `manifest.json`."""
+    """A complete, validated `manifest.json`."""
 
     schema_version: Literal[1] = 1
     name: Name
@@ -110,7 +112,7 @@ class Manifest(Strict):
 
     @field_serializer("rollout")
     def _rollout_as_given(self, rollout: RolloutPolicy) -> dict[str, Any]:
-        """Only what was asked for: `{}` stays `{}`, and a default that changes later changes no signed bytes."""
+        """Write only what was given: `{}` stays `{}`, and a default that changes later changes no signed bytes."""
         return rollout.model_dump(mode="json", exclude_unset=True)
 
     @model_validator(mode="after")
@@ -145,7 +147,7 @@ class Manifest(Strict):
         return self
 
     def rule(self) -> DecisionRule:
-        """The decision as the hot path uses it."""
+        """Return the decision rule as the hot path uses it."""
         return DecisionRule(
             classes=self.classes,
             defects=frozenset(self.defects),
@@ -157,16 +159,16 @@ class Manifest(Strict):
         )
 
     def identity(self, *, trusted: bool) -> ModelIdentity:
-        """Name, version and digest for verdicts."""
+        """Return name, version and digest for verdicts."""
         return ModelIdentity(self.name, self.version, self.files[MODEL_NAME].sha256, self.counter, trusted)
 
     def to_json(self) -> bytes:
-        """Canonical bytes: sorted keys, two spaces, newline at the end."""
+        """Return canonical bytes: sorted keys, two spaces, newline at the end."""
         return (json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
 def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """JSON object hook: two equal keys are an attack or a mistake, and parsers disagree on which one counts."""
+    """JSON object hook: duplicate keys are an attack or a mistake, and parsers disagree on which one counts."""
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key in result:

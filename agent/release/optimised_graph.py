@@ -1,7 +1,7 @@
-"""Which optimised graph fits this machine: the name of the file says for what it was made.
+"""Names the optimised graph of a model on this machine; the file's name states what it was made for.
 
 A runtime's optimised graph is specific to the model, the runtime's version, its options and the processor. All four
-are in the file's name, so that a file from before an update of the runtime, or from another machine, is never found.
+are in the file's name, so that a file of an older runtime, or from another machine, is never found.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final
 
 _KEY_CHARACTERS: Final = 32
 _CPUINFO: Final = Path("/proc/cpuinfo")
-_CPUINFO_BYTES: Final = 64 * 1024  # the first processor's part is shorter
+_CPUINFO_BYTES: Final = 64 * 1024  # the first processor's section is shorter
 
 
 def optimised_graph_name(model_sha256: str, *, runtime: str, options: str) -> str:
@@ -36,7 +36,7 @@ def cpu_identity() -> str:
                     break  # the second processor follows
                 found[key.strip()] = value.strip()
     except OSError:
-        pass  # not mounted: the architecture has to do
+        pass  # not mounted: the architecture must suffice
     name = found.get("model name") or found.get("CPU part") or "unknown"
     flags = " ".join(sorted((found.get("flags") or found.get("Features") or "").split()))
     return f"{platform.machine()} {name} {hashlib.sha256(flags.encode()).hexdigest()[:16]}"

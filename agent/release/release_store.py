@@ -1,9 +1,11 @@
-"""The releases on this disk: `models/<inspection>/releases/<digest>/`, each folder named by its manifest's sha256.
+"""The store of releases: `models/<inspection>/releases/<digest>/`, each folder named by its manifest's sha256.
 
-Promise: a folder appears whole and read-only (it is synced, then renamed from `staging`); `verified` reads every byte
-again and compares it with the manifest, and the manifest with the digest that the journal holds, before each load; and
-`sweep` removes nothing that it was told to keep. `staging/` holds what is still being fetched, one folder a release,
-so that a download can be resumed.
+Promise: a folder appears complete and read-only (it is synced, then renamed from `staging`); `verified_dir` reads every
+byte again and compares it with the manifest, and the manifest with the digest that the journal holds, before each load;
+and `sweep` removes nothing that it must keep. `staging/` holds what is still being fetched, one folder a release, so
+that a download can be resumed.
+
+On the way from fetch to slot, the next module is `agent.children.selftest_client`, behind `agent.ports.SelfTester`.
 """
 
 from __future__ import annotations
@@ -36,13 +38,13 @@ _log = logging.getLogger(__name__)
 
 @contextmanager
 def _as_state_dir_error(path: Path) -> Iterator[None]:
-    """Translate what the disk says."""
+    """Translate OSError into StateDirError."""
     try:
         yield
     except OSError as error:
         raise StateDirError(
             f"The store of releases {path} cannot be written: {error.strerror}. Free disk space, or give this user the "
-            "right to write there; until then the line goes on with the model it has."
+            "right to write there; until then the line continues with the model it has."
         ) from error
 
 
@@ -58,21 +60,21 @@ class ReleaseStore:
         self._checkpoint = checkpoint
 
     def staging_dir(self, release_id: str) -> Path:
-        """Return the folder to fetch `release_id` into; it may hold a part. Raises StateDirError."""
+        """Return the folder to fetch `release_id` into; it may hold some of its bytes. Raises StateDirError."""
         path = self._staging / release_id.replace("/", "--")
         with _as_state_dir_error(path):
             path.mkdir(parents=True, exist_ok=True)
         return path
 
     def release_dir(self, ref: ReleaseRef) -> Path:
-        """Return where `ref` lies, or would lie."""
+        """Return the folder of `ref`, which need not exist."""
         return self._releases / ref.digest
 
     def adopt(self, fetched: FetchedRelease) -> None:
-        """Move a fetched release into the store, checked; nothing to do when it is there. Raises IntegrityError.
+        """Verify a fetched release and move it into the store, unless it is there. Raises IntegrityError.
 
-        One rename does it, so that a kill leaves the release in the one place or in the other. Raises StateDirError,
-        and it can be tried again.
+        One rename moves it, so that a kill leaves the release in one place or the other. Raises StateDirError, and it
+        can be tried again.
         """
         ref = fetched.ref
         if self.contains(ref):
@@ -88,7 +90,7 @@ class ReleaseStore:
                     _remove(path)  # what a fetcher needs to resume
             sync_directory(fetched.folder)
             self._checkpoint("store: synced")
-            _remove(final)  # what is there is damaged, or `holds` had said so
+            _remove(final)  # damaged, or `contains` would have found it
             self._releases.mkdir(exist_ok=True)
             fetched.folder.replace(final)
             self._checkpoint("store: moved")
@@ -97,7 +99,7 @@ class ReleaseStore:
             self._checkpoint("store: adopted")
 
     def contains(self, ref: ReleaseRef) -> bool:
-        """Whether `ref` is there, whole."""
+        """Whether `ref` is there and undamaged."""
         try:
             _check(self.release_dir(ref), ref)
         except ReleaseError:
@@ -105,13 +107,13 @@ class ReleaseStore:
         return True
 
     def discard_staging(self, release_id: str) -> None:
-        """Forget what was fetched of `release_id`; the next fetch starts anew."""
+        """Remove what was fetched of `release_id`; the next fetch starts anew."""
         path = self._staging / release_id.replace("/", "--")
         if path.exists():
             _try_remove(path)
 
     def verified_dir(self, ref: ReleaseRef) -> Path:
-        """Return the folder of `ref`, every byte of it compared just now. Raises IntegrityError."""
+        """Return the folder of `ref`, after comparing every byte. Raises IntegrityError."""
         folder = self.release_dir(ref)
         _check(folder, ref)
         return folder
@@ -120,9 +122,9 @@ class ReleaseStore:
         """Return the verified release's manifest. Raises ReleaseError."""
         return manifests.read_manifest(self.verified_dir(ref))
 
-    def add_optimised(self, ref: ReleaseRef, examined: SelfTestResult) -> InstalledRelease:
-        """Take in the graph file that the examination made of `ref`, if it made one. Raises StateDirError."""
-        source, sha256 = examined.optimised, examined.optimised_sha256
+    def add_optimised(self, ref: ReleaseRef, result: SelfTestResult) -> InstalledRelease:
+        """Store the graph file that the self-test made of `ref`, if it made one. Raises StateDirError."""
+        source, sha256 = result.optimised, result.optimised_sha256
         if source is None or sha256 is None:
             return InstalledRelease(ref)
         path = self._optimised / ref.digest / source.name
@@ -135,7 +137,7 @@ class ReleaseStore:
         return InstalledRelease(ref, path.name, sha256)
 
     def find_optimised(self, installed: InstalledRelease) -> Path | None:
-        """Return the graph file that this machine made, whole; None makes the loader do without."""
+        """Return the undamaged graph file that this machine made; without it (None) the loader uses the original."""
         if installed.optimised is None or installed.optimised_sha256 is None:
             return None
         path = self._optimised / installed.ref.digest / installed.optimised
@@ -147,28 +149,28 @@ class ReleaseStore:
     def sweep(self, *, keep: set[str], staging: str | None) -> int:
         """Remove all releases but those whose digest is in `keep`, and all staging but that of `staging`.
 
-        Returns how many were removed. What cannot be removed is left for the next time.
+        Returns how many were removed. A folder that cannot be removed is left for the next sweep.
         """
         removed = 0
         for folder in (self._releases, self._optimised):
             for path in _children(folder):
                 if path.name not in keep:
                     removed += _try_remove(path)
-        wanted = None if staging is None else staging.replace("/", "--")
+        kept = None if staging is None else staging.replace("/", "--")
         for path in _children(self._staging):
-            if path.name != wanted:
+            if path.name != kept:
                 removed += _try_remove(path)
         return removed
 
 
 def matches_manifest(manifest: Manifest, ref: ReleaseRef) -> bool:
-    """Whether the manifest says of the release what the signed metadata said."""
+    """Whether the manifest agrees with the signed metadata of the release."""
     stated = (manifest.name, manifest.version, manifest.counter, manifest.files[manifests.MODEL_NAME].sha256)
     return stated == (ref.name, ref.version, ref.counter, ref.model_sha256)
 
 
 def read_ref(folder: Path) -> ReleaseRef:
-    """Describe the release in `folder`, as it states itself. Raises ReleaseError."""
+    """Return the reference that the release in `folder` states. Raises ReleaseError."""
     manifest = manifests.read_manifest(folder)
     digest = _sha256(folder / manifests.MANIFEST_NAME)
     model = manifest.files[manifests.MODEL_NAME].sha256

@@ -1,7 +1,7 @@
-"""How a release is tried on the line: the signed manifest's `rollout`, within the limits that the site sets.
+"""The rollout policy: the signed manifest's `rollout`, within the limits that the site sets.
 
-A release may ask for a longer or stricter rollout than the site's, never for a shorter or laxer one: `within` lays the
-site's limits over it. Every field has a default, so `{}` is a whole policy.
+A release may ask for a longer or stricter rollout than the site's, never for a shorter or laxer one:
+`apply_site_limits` takes the stricter of both. Every field has a default, so `{}` is a complete policy.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from agent.strict import Strict
 if TYPE_CHECKING:
     from agent.config import RolloutLimits
 
-_MIN_RATE: Final = 1e-4  # of disagreement: below it no shadow of bearable length could accept anything
-_BAD_TO_GOOD: Final = 3.0  # at least: rates that lie closer together are a test that never decides
+_MIN_RATE: Final = 1e-4  # of disagreement: below it no shadow deployment of acceptable length could accept anything
+_BAD_TO_GOOD: Final = 3.0  # at least: with rates closer together the test never decides
 _MAX_E_HOLD: Final = 20.0  # e-value from which nothing is promoted; refused is from `max_e_value`
-_MAX_BAD_ERRORS: Final = 0.05  # no release may ask for more failures or late verdicts than that
+_MAX_BAD_ERRORS: Final = 0.05  # no release may ask for more failures or late verdicts
 
 _Rate = Annotated[float, Field(gt=0.0, lt=1.0, allow_inf_nan=False)]
 _ErrorRate = Annotated[float, Field(ge=1e-6, le=0.1, allow_inf_nan=False)]
@@ -44,12 +44,12 @@ class Rates(Strict):
         return self
 
     def plan(self) -> SprtPlan:
-        """The test of `agent.sequential_tests`."""
+        """Return the test of `agent.sequential_tests`."""
         return SprtPlan(self.good, self.bad, self.alpha, self.beta)
 
 
 class TrialStep(Strict):
-    """A share of the parts goes to the challenger as well, until so many parts were judged by both."""
+    """A share of the parts goes to the challenger as well, until `parts` of them were inspected by both."""
 
     share: float = Field(gt=0.0, le=1.0, allow_inf_nan=False)
     parts: _Parts
@@ -105,7 +105,7 @@ class RolloutPolicy(Strict):
 
 
 def apply_site_limits(policy: RolloutPolicy, limits: RolloutLimits) -> RolloutPolicy:
-    """The policy that holds on this line: the stricter of the release's and the site's, field by field.
+    """Return the policy for this line: the stricter of the release's and the site's, field by field.
 
     A trial that is shorter than the site wants gets the missing parts in its last step. Of every pair of rates `good`
     is lowered to at most a third of `bad`: a publisher who lets them nearly touch would have a test that never refuses.
@@ -140,13 +140,13 @@ def apply_site_limits(policy: RolloutPolicy, limits: RolloutLimits) -> RolloutPo
 
 
 def _cap_rates(rates: Rates, most: float) -> Rates:
-    """Rates that are `bad` from at most `most` on, with room between good and bad."""
+    """Return rates that are `bad` from at most `most` on, with a distance between good and bad."""
     bad = min(rates.bad, most)
     return Rates(good=min(rates.good, bad / _BAD_TO_GOOD), bad=bad, alpha=rates.alpha, beta=rates.beta)
 
 
 def self_test_limits(policy: RolloutPolicy, limits: RolloutLimits) -> SelfTestLimits:
-    """What the examination in the child process may take and must show.
+    """Return what the self-test in the child process may use and must prove.
 
     The child's wall time, CPU time and address space are Kensa's own; the acceptance set's recall is the site's; the
     golden set's limits, latency and memory are the stricter of both.

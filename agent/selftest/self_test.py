@@ -1,4 +1,7 @@
-"""The examination itself: every gate that needs no live frame, in the order of `release_records.Gate`."""
+"""The examination itself: every gate that needs no live frame, in the order of `release_records.Gate`.
+
+On the way from fetch to slot, the next module is `agent.lifecycle.trial_runner`.
+"""
 
 from __future__ import annotations
 

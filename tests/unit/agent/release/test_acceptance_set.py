@@ -96,7 +96,7 @@ def test_a_part_is_removed_by_the_start_of_its_digest(parts: AcceptanceSet) -> N
 def test_a_changed_picture_and_a_damaged_index_are_named(parts: AcceptanceSet) -> None:
     part = add(parts, picture(spot=False))
     (parts.folder / part.file_name).write_bytes(picture(spot=True))
-    with pytest.raises(OperatorError, match="is not the picture that was added"):
+    with pytest.raises(OperatorError, match="is not the image that was added"):
         parts.read(part)
 
     (parts.folder / "index.json").write_text('{"parts": [{"sha256": "../../etc/passwd"}]}')
