@@ -148,7 +148,7 @@ def test_a_refusal_shows_gate_figures_limits_and_what_to_do(site: Site) -> None:
     assert f"refused     {ref.release_id}, by the gate errors" in out
     lines = [line.split() for line in out.splitlines()]
     assert ["figure", "measured", "limit"] in lines
-    assert "what to do  the text says what fails: mend the model or the camera's picture" in out
+    assert "what to do  the text says what fails: correct the model or the camera's image" in out
 
 
 def test_two_releases_under_one_name_and_version_are_told_apart_wherever_they_stand_side_by_side(site: Site) -> None:

@@ -59,7 +59,7 @@ def test_the_same_picture_again_replaces_its_label(parts: AcceptanceSet) -> None
 
 
 def test_what_is_no_picture_is_refused_by_name(parts: AcceptanceSet) -> None:
-    with pytest.raises(OperatorError, match=r"test\.png is no picture"):
+    with pytest.raises(OperatorError, match=r"test\.png is no image"):
         add(parts, b"not a picture")
     assert parts.parts() == ()
 

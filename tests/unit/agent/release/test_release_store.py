@@ -97,7 +97,7 @@ def test_a_full_disk_is_a_clear_error_and_what_was_fetched_stays(tmp_path: Path)
     store = ReleaseStore(tmp_path, checkpoint=BoundaryFault("store", os_errno=errno.ENOSPC))
     staging = write_release(store.staging_dir("stand-in/1.0.0"), version="1.0.0", counter=1)
     fetched = FetchedRelease(read_ref(staging), staging, 0.0)
-    with pytest.raises(StateDirError, match="the line goes on with the model it has"):
+    with pytest.raises(StateDirError, match="the line continues with the model it has"):
         store.adopt(fetched)
     store.adopt(fetched)
     assert store.contains(fetched.ref)

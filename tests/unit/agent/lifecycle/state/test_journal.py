@@ -129,7 +129,7 @@ def test_a_disk_that_refuses_is_a_clear_error_and_the_old_record_stays(
     tmp_path: Path, boundary: str, number: int
 ) -> None:
     journal(tmp_path).save(FULL)
-    with pytest.raises(StateDirError, match="the line goes on with the model it has"):
+    with pytest.raises(StateDirError, match="the line continues with the model it has"):
         journal(tmp_path, BoundaryFault(boundary, os_errno=number)).save(replace(FULL, step=4))
     assert journal(tmp_path).load() == (FULL, None)
 
