@@ -1,4 +1,4 @@
-"""The commands `kensa cloud query` and `kensa cloud ingest`: arguments in, exit code out."""
+"""`kensa cloud query`: runs a query on the tables of a folder or on Athena."""
 
 from __future__ import annotations
 
@@ -9,30 +9,18 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.errors import KensaError, OperatorError, UsageError
+from agent.errors import UsageError
 from pipeline.analytics.duckdb_engine import DuckDbEngine, EngineLimits
 from pipeline.analytics.queries import catalogue, get_query
 from pipeline.analytics.query_result import text_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from pipeline.analytics.query_result import QueryResult
 
 _SHOWN = 200  # rows of a table for people; --csv and --json give all
 _ATHENA_DAYS = 30  # that --athena reads by default, because every byte is billed
-
-
-def run_command(work: Callable[[], int]) -> int:
-    """Call `work`; an expected error becomes its text on standard error and its exit code."""
-    try:
-        return work()
-    except KensaError as error:
-        print(f"kensa: {error}", file=sys.stderr)
-        return error.exit_code
-    except BrokenPipeError:  # `| head`
-        sys.stderr.close()
-        return 0
 
 
 def add_limit_options(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +68,7 @@ def query(argv: Sequence[str]) -> int:
     athena.add_argument("--workgroup", default="primary")
     athena.add_argument("--output", metavar="S3_URI", help="for results, where the workgroup sets none")
     athena.add_argument("--timeout", type=float, default=300.0, metavar="S")
-    return run_command(lambda: _query(parser.parse_args(argv)))
+    return _query(parser.parse_args(argv))
 
 
 def _query(arguments: argparse.Namespace) -> int:
@@ -134,8 +122,8 @@ def _default_athena_days() -> tuple[str, str]:
 
 def _on_duckdb(arguments: argparse.Namespace, given: dict[str, str]) -> QueryResult:
     found = get_query(arguments.name)
-    with open_engine(arguments) as lake:
-        return lake.execute(found, given)
+    with open_engine(arguments) as engine:
+        return engine.execute(found, given)
 
 
 def _on_athena(arguments: argparse.Namespace, given: dict[str, str]) -> QueryResult:
@@ -155,62 +143,3 @@ def _print_table(answer: QueryResult) -> None:
     rest = f"; {left:,} more with --csv or --json" if left > 0 else ""
     asked = ", ".join(f"{name} = {value}" for name, value in answer.parameters.items())
     print(f"{len(answer.rows):,} rows in {answer.seconds:.2f} s{rest}. {asked}", file=sys.stderr)
-
-
-# --- ingest -----------------------------------------------------------------------------------------------------------
-
-
-def ingest(argv: Sequence[str]) -> int:
-    """Run `kensa cloud ingest`; returns the exit code: 4 when a message was refused."""
-    parser = argparse.ArgumentParser(
-        prog="kensa cloud ingest", description="Append messages to the tables in a folder, or refresh the labels."
-    )
-    parser.add_argument("messages", type=Path, nargs="?", help="one JSON object a line; - for standard input")
-    parser.add_argument("--out", required=True, help="folder with the tables; for labels also s3://BUCKET/lake")
-    parser.add_argument("--site", help="the plant that the messages come from")
-    labels = parser.add_argument_group("labels: what came back, beside how the frames were collected")
-    labels.add_argument("--labels", metavar="URI", help="store or file of labels, as kensa cloud labels writes them")
-    labels.add_argument("--collected", metavar="URI", help="folder or bucket of the collected frames")
-    return run_command(lambda: _ingest(parser.parse_args(argv)))
-
-
-def _ingest(arguments: argparse.Namespace) -> int:
-    if (arguments.messages is None) == (arguments.labels is None):
-        raise UsageError("Give a file of messages and --site, or --labels and --collected.")
-    if arguments.labels is not None:
-        return _ingest_labels(arguments)
-    if arguments.site is None:
-        raise UsageError("--site is needed: the plant that the messages come from.")
-    return _ingest_messages(arguments)
-
-
-def _ingest_messages(arguments: argparse.Namespace) -> int:
-    from pipeline.ingest.lake_writer import LakeWriter  # noqa: PLC0415 - only this command
-
-    with LakeWriter(Path(arguments.out), site=arguments.site) as writer:
-        try:
-            with sys.stdin.buffer if str(arguments.messages) == "-" else arguments.messages.open("rb") as lines:
-                for number, line in enumerate(lines, 1):
-                    refused = writer.add_message(line) if line.strip() else None
-                    if refused is not None:
-                        print(f"kensa: line {number}: {refused}", file=sys.stderr)
-        except OSError as error:
-            raise OperatorError(f"{arguments.messages} cannot be read: {error.strerror}.") from error
-    print(f"{arguments.out}: {writer.rows:,} rows; {writer.refused:,} messages refused")
-    return 4 if writer.refused else 0
-
-
-def _ingest_labels(arguments: argparse.Namespace) -> int:
-    from pipeline.cloud.storage import open_storage  # noqa: PLC0415 - only this command
-    from pipeline.datasets.collected_frames import scan_frames  # noqa: PLC0415
-    from pipeline.datasets.label_store import load_labels  # noqa: PLC0415
-    from pipeline.ingest.labels_table import refresh_labels  # noqa: PLC0415
-
-    if arguments.collected is None:
-        raise UsageError("--collected is needed: where the frames lie that were labelled.")
-    found = scan_frames(open_storage(arguments.collected), site=arguments.site)
-    if "://" not in arguments.out:
-        Path(arguments.out).mkdir(parents=True, exist_ok=True)
-    count = refresh_labels(load_labels(arguments.labels), found.frames, open_storage(arguments.out))
-    print(f"{arguments.out}: {count:,} labels of {len(found.frames):,} collected frames")
-    return 0

@@ -11,6 +11,7 @@ from typing import Any, Final
 from pipeline.cloud import aws_clients
 from pipeline.cycle.deployment.publisher import Publisher
 from pipeline.cycle.execution import read_event
+from pipeline.cycle.services import locks_of
 from pipeline.cycle.settings import CycleSettings
 from pipeline.cycle.steps import approval, completion, rollout, training_inputs
 
@@ -19,7 +20,8 @@ StepResult = dict[str, Any]
 
 def begin(event: StepResult, _context: Any) -> StepResult:
     """Take trigger and lock."""
-    return completion.begin(read_event(event))
+    execution = read_event(event)
+    return locks_of(execution).begin(execution)
 
 
 def build_dataset(event: StepResult, _context: Any) -> StepResult:

@@ -55,6 +55,15 @@ class CycleLocks:
                 self._delete_old(wanted, number + 1 - _KEPT)
                 return None
 
+    def begin(self, execution: Execution) -> dict[str, Any]:
+        """The first step: take trigger and lock; returns whether both were free, and the approval time limit."""
+        refusal = self.acquire(execution)
+        return {
+            "accepted": refusal is None,
+            "reason": refusal or "",
+            "approval_s": execution.settings.approval_s,
+        }
+
     def unlock(self, execution: Execution) -> bool:
         """Give the lock back; False where this execution does not hold it."""
         wanted = execution.request

@@ -123,18 +123,6 @@ def _is_true(variable: str, then: str) -> State:
 
 def _training_states() -> dict[str, State]:
     """From the trigger to the models."""
-    one_job = _training_job_task(
-        "$.job",
-        "$.common",
-        ResultSelector={"ok": True, "job.$": "$.TrainingJobName"},
-        Catch=[_catch("States.ALL", "OneFailed")],
-        End=True,
-    )
-    failed = {
-        "Type": "Pass",
-        "Parameters": {"ok": False, "job.$": "$.job.TrainingJobName", "cause.$": "$.error.Cause"},
-        "End": True,
-    }
     return {
         "Begin": _lambda_task("Begin", "begin", "Accepted"),
         "Accepted": _choice(_is_true("$.begin.answer.accepted", "BuildDataset"), otherwise="Ignored"),
@@ -146,20 +134,7 @@ def _training_states() -> dict[str, State]:
             caught={"PoisonedDatasetError": "Poisoned", "NothingNewError": "NothingNew"},
         ),
         "PlanTraining": _lambda_task("PlanTraining", "plan", "Train"),
-        "Train": {
-            "Type": "Map",
-            "ItemsPath": "$.plan.answer.jobs",
-            "ItemSelector": {"job.$": "$$.Map.Item.Value", "common.$": "$.plan.answer.common"},
-            "MaxConcurrency": 8,
-            "ItemProcessor": {
-                "ProcessorConfig": {"Mode": "INLINE"},
-                "StartAt": "TrainOne",
-                "States": {"TrainOne": one_job, "OneFailed": failed},
-            },
-            "ResultPath": "$.trained",
-            "Catch": [_catch("States.ALL", "Broken")],
-            "Next": "CountModels",
-        },
+        "Train": _training_map("CountModels"),
         "CountModels": {
             "Type": "Pass",
             "Parameters": {"any.$": "States.ArrayContains($.trained[*].ok, true)"},
@@ -175,6 +150,36 @@ def _training_states() -> dict[str, State]:
             Catch=[_catch("States.ALL", "Broken")],
             Next="Judge",
         ),
+    }
+
+
+def _training_map(then: str) -> State:
+    """All training jobs, eight at a time; a job that failed becomes an entry with `ok` false."""
+    one_job = _training_job_task(
+        "$.job",
+        "$.common",
+        ResultSelector={"ok": True, "job.$": "$.TrainingJobName"},
+        Catch=[_catch("States.ALL", "OneFailed")],
+        End=True,
+    )
+    failed = {
+        "Type": "Pass",
+        "Parameters": {"ok": False, "job.$": "$.job.TrainingJobName", "cause.$": "$.error.Cause"},
+        "End": True,
+    }
+    return {
+        "Type": "Map",
+        "ItemsPath": "$.plan.answer.jobs",
+        "ItemSelector": {"job.$": "$$.Map.Item.Value", "common.$": "$.plan.answer.common"},
+        "MaxConcurrency": 8,
+        "ItemProcessor": {
+            "ProcessorConfig": {"Mode": "INLINE"},
+            "StartAt": "TrainOne",
+            "States": {"TrainOne": one_job, "OneFailed": failed},
+        },
+        "ResultPath": "$.trained",
+        "Catch": [_catch("States.ALL", "Broken")],
+        "Next": then,
     }
 
 

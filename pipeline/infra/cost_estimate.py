@@ -12,7 +12,7 @@ import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, Self
 
 import yaml
 from pydantic import Field, ValidationError
@@ -117,63 +117,101 @@ def read_prices(path: Path) -> Prices:
         raise OperatorError(f"{path} is refused:\n" + "\n".join(lines)) from error
 
 
-def cost_items(plant: CostInputs, p: Prices) -> list[CostItem]:
+@dataclass(frozen=True, slots=True)
+class _Usage:
+    """What the plant produces in a month, from which the items follow."""
+
+    verdict_messages: float
+    messages: float  # with the heartbeats
+    records: float  # into Firehose: a message on verdicts goes to the streams of verdicts and of gaps
+    images: float
+    images_gb: float
+    rows_gb: float  # as Parquet
+
+    @classmethod
+    def of(cls, plant: CostInputs) -> Self:
+        """Derive the usage from the inputs."""
+        parts = plant.lines * plant.parts_per_day * _DAYS
+        verdicts = parts * plant.defect_share + parts * (1 - plant.defect_share) / _ENVELOPE_ROWS
+        heartbeats = plant.lines * _DAYS * 86_400 / _HEARTBEAT_S
+        kept_mb = plant.lines * plant.kept_mb_per_day * _DAYS
+        return cls(
+            verdict_messages=verdicts,
+            messages=verdicts + heartbeats,
+            records=2 * verdicts + heartbeats,
+            images=kept_mb * 1024 / plant.picture_kb,
+            images_gb=kept_mb / 1024,
+            rows_gb=parts * _ROW_BYTES / 1024**3,
+        )
+
+
+def cost_items(plant: CostInputs, prices: Prices) -> list[CostItem]:
     """The bill of a month."""
-    parts = plant.lines * plant.parts_per_day * _DAYS
-    verdicts = parts * plant.defect_share + parts * (1 - plant.defect_share) / _ENVELOPE_ROWS
-    beats = plant.lines * _DAYS * 86_400 / _HEARTBEAT_S
-    messages = verdicts + beats
-    records = 2 * verdicts + beats  # messages on verdicts go to the streams of verdicts and of gaps
-    stream_gb = records * _FIREHOSE_KB / _KB_PER_GB
-    pictures = plant.lines * plant.kept_mb_per_day * _DAYS * 1024 / plant.picture_kb
-    kept_gb = plant.lines * plant.kept_mb_per_day * _DAYS / 1024
-    rows_gb = parts * _ROW_BYTES / 1024**3
-    found = [
-        CostItem("IoT Core", "messages", messages / 1e6, "million", p.iot_million_messages),
-        CostItem("IoT Core", "rules", messages / 1e6, "million", p.iot_million_rules),
-        CostItem("IoT Core", "actions", records / 1e6, "million", p.iot_million_actions),
-        CostItem(
-            "IoT Core", "connection", plant.lines * _HOURS * 60 / 1e6, "million min", p.iot_million_connection_minutes
-        ),
+    usage = _Usage.of(plant)
+    return [
+        *_ingest_items(plant, usage, prices),
+        *_cycle_items(plant, usage, prices),
+        *_operation_items(plant, usage, prices),
+        *(_live_items(usage, prices) if plant.live else ()),
+    ]
+
+
+def _ingest_items(plant: CostInputs, usage: _Usage, p: Prices) -> list[CostItem]:
+    """From the devices to the tables."""
+    stream_gb = usage.records * _FIREHOSE_KB / _KB_PER_GB
+    json_gb = usage.rows_gb * 10  # as JSON a row is ten times as long
+    connection = plant.lines * _HOURS * 60 / 1e6
+    return [
+        CostItem("IoT Core", "messages", usage.messages / 1e6, "million", p.iot_million_messages),
+        CostItem("IoT Core", "rules", usage.messages / 1e6, "million", p.iot_million_rules),
+        CostItem("IoT Core", "actions", usage.records / 1e6, "million", p.iot_million_actions),
+        CostItem("IoT Core", "connection", connection, "million min", p.iot_million_connection_minutes),
         CostItem("Greengrass", "devices", plant.lines, "devices", p.greengrass_device),
         CostItem("Firehose", "records", stream_gb, "GB", p.firehose_gb),
-        CostItem("Firehose", "Parquet", rows_gb * 10, "GB", p.firehose_conversion_gb),  # as JSON, ten times as long
-        CostItem("Firehose", "partitioning", rows_gb * 10, "GB", p.firehose_partitioning_gb),
-        CostItem("S3", "pictures and rows", (kept_gb + rows_gb) * plant.months, "GB", p.s3_gb),
-        CostItem("S3", "puts", 2 * pictures / 1e3, "thousand", p.s3_thousand_puts),
-        CostItem("S3", "gets", 4 * pictures * plant.cycles / 1e3, "thousand", p.s3_thousand_gets),
-        CostItem("Lambda", "rows", records * 0.02, "GB s", p.lambda_gb_s),
+        CostItem("Firehose", "Parquet", json_gb, "GB", p.firehose_conversion_gb),
+        CostItem("Firehose", "partitioning", json_gb, "GB", p.firehose_partitioning_gb),
+    ]
+
+
+def _cycle_items(plant: CostInputs, usage: _Usage, p: Prices) -> list[CostItem]:
+    """Storage, functions and the improvement cycle."""
+    stored_gb = (usage.images_gb + usage.rows_gb) * plant.months
+    requests = usage.records / 100 + plant.cycles * _ROLLOUT_POLLS
+    transitions = plant.cycles * (_TRANSITIONS + 3 * _ROLLOUT_POLLS)
+    training_hours = plant.cycles * plant.trainings * plant.training_hours
+    return [
+        CostItem("S3", "pictures and rows", stored_gb, "GB", p.s3_gb),
+        CostItem("S3", "puts", 2 * usage.images / 1e3, "thousand", p.s3_thousand_puts),
+        CostItem("S3", "gets", 4 * usage.images * plant.cycles / 1e3, "thousand", p.s3_thousand_gets),
+        CostItem("Lambda", "rows", usage.records * 0.02, "GB s", p.lambda_gb_s),
         CostItem("Lambda", "cycle", plant.cycles * _FUNCTION_GB_S, "GB s", p.lambda_gb_s),
-        CostItem(
-            "Lambda",
-            "requests",
-            (records / 100 + plant.cycles * _ROLLOUT_POLLS) / 1e6,
-            "million",
-            p.lambda_million_requests,
-        ),
-        CostItem(
-            "Step Functions",
-            "transitions",
-            plant.cycles * (_TRANSITIONS + 3 * _ROLLOUT_POLLS) / 1e3,
-            "thousand",
-            p.states_thousand_transitions,
-        ),
-        CostItem("SageMaker", "training", plant.cycles * plant.trainings * plant.training_hours, "h", p.training_hour),
-        CostItem("Athena", "queries", rows_gb * plant.months * _DAYS / 1024, "TB", p.athena_tb),
+        CostItem("Lambda", "requests", requests / 1e6, "million", p.lambda_million_requests),
+        CostItem("Step Functions", "transitions", transitions / 1e3, "thousand", p.states_thousand_transitions),
+        CostItem("SageMaker", "training", training_hours, "h", p.training_hour),
+    ]
+
+
+def _operation_items(plant: CostInputs, usage: _Usage, p: Prices) -> list[CostItem]:
+    """Queries, keys, logs, alarms and the traffic of releases."""
+    kms_requests = (usage.images + usage.records / 1000) / 1e3
+    return [
+        CostItem("Athena", "queries", usage.rows_gb * plant.months * _DAYS / 1024, "TB", p.athena_tb),
         CostItem("KMS", "keys", 2, "keys", p.kms_key),
-        CostItem("KMS", "requests", (pictures + records / 1000) / 1e3, "thousand", p.kms_thousand_requests),
-        CostItem("CloudWatch", "logs", 0.2 + records / 1e6 * 0.05, "GB", p.logs_gb),
+        CostItem("KMS", "requests", kms_requests, "thousand", p.kms_thousand_requests),
+        CostItem("CloudWatch", "logs", 0.2 + usage.records / 1e6 * 0.05, "GB", p.logs_gb),
         CostItem("CloudWatch", "alarms", _ALARMS, "alarms", p.alarm),
         CostItem("Transfer", "releases", plant.lines * plant.cycles * 0.01, "GB", p.transfer_gb),
     ]
-    if plant.live:
-        found += [
-            CostItem("Live view", "stream", _HOURS, "h", p.kinesis_hour),
-            CostItem("Live view", "records", verdicts * _FIREHOSE_KB / _KB_PER_GB, "GB", p.kinesis_gb),
-            CostItem("Live view", "domain", _HOURS, "h", p.opensearch_hour),
-            CostItem("Live view", "disk", 20, "GB", p.opensearch_gb),
-        ]
-    return found
+
+
+def _live_items(usage: _Usage, p: Prices) -> list[CostItem]:
+    """The live view, where it is enabled."""
+    return [
+        CostItem("Live view", "stream", _HOURS, "h", p.kinesis_hour),
+        CostItem("Live view", "records", usage.verdict_messages * _FIREHOSE_KB / _KB_PER_GB, "GB", p.kinesis_gb),
+        CostItem("Live view", "domain", _HOURS, "h", p.opensearch_hour),
+        CostItem("Live view", "disk", 20, "GB", p.opensearch_gb),
+    ]
 
 
 def cost_table(plant: CostInputs, prices: Prices) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.errors import OperatorError
-from pipeline.analytics.analytics_cli import add_limit_options, open_engine, run_command
+from pipeline.analytics.analytics_cli import add_limit_options, open_engine
 from pipeline.report.plant_report.plant_data import collect_plant_data
 from pipeline.report.plant_report.plant_page import render_plant_report
 
@@ -26,7 +26,7 @@ def report(argv: Sequence[str]) -> int:
     parser.add_argument("--from", dest="first", metavar="DAY", help="first day (default: the data's)")
     parser.add_argument("--to", dest="last", metavar="DAY", help="last day (default: the data's)")
     add_limit_options(parser)
-    return run_command(lambda: _report(parser.parse_args(argv)))
+    return _report(parser.parse_args(argv))
 
 
 def _report(arguments: argparse.Namespace) -> int:

@@ -38,6 +38,7 @@ from agent.strict import Strict
 from agent.timing.clock import SystemClock
 from agent.wire.model_report import ReleaseId
 from pipeline.repository.signing_keys import SITE_ROLE, SiteName
+from pipeline.repository.tuf_repository import UTC_FORMAT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,7 +121,7 @@ def export_release(
         )
         copied.run(release, disk, progress)
         until = copied.valid_until()
-        exported = ExportedRelease(site=site, release=release, good_until=until.strftime("%Y-%m-%dT%H:%M:%SZ"))
+        exported = ExportedRelease(site=site, release=release, good_until=until.strftime(UTC_FORMAT))
         others = [e for e in _previous_exports(disk) if (e.site, e.release) != (site, release)]
         kept = tuple(e for e in others if _refresh_earlier_export(e, repository, anchor, disk, clock))
         _verify_disk(disk, anchor, exported, clock)

@@ -45,7 +45,8 @@ _RENEWAL_SHARE: Final = 1 / 3  # of a role's life left: `publish` signs it again
 _ALGORITHM: Final = ["sha256"]
 
 
-def _utc() -> dt.datetime:
+def utc_now() -> dt.datetime:
+    """The present time, with its zone."""
     return dt.datetime.now(dt.UTC)
 
 
@@ -53,7 +54,7 @@ class Repository:
     """One repository and its keys. Methods raise OperatorError and ReleaseError with the remedy in the text."""
 
     def __init__(
-        self, keys: KeyRing, *, now: Callable[[], dt.datetime] = _utc, store: RepositoryStore | None = None
+        self, keys: KeyRing, *, now: Callable[[], dt.datetime] = utc_now, store: RepositoryStore | None = None
     ) -> None:
         """Open what `create` made. `store` writes to the repository in place of the one that its address gives."""
         self.keys = keys

@@ -9,7 +9,6 @@ import pytest
 
 from agent.records import Outcome
 from agent.wire.collected_frame import CollectReason
-from pipeline.analytics.analytics_cli import ingest
 from pipeline.analytics.duckdb_engine import DuckDbEngine
 from pipeline.analytics.queries import get_query
 from pipeline.cloud.cloud_cli import main
@@ -135,5 +134,5 @@ def test_a_scan_for_keys_reads_their_frames_only(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_missing_is_named(arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert ingest(arguments[1:]) == 64
+    assert main(arguments) == 64
     assert complaint in capsys.readouterr().err

@@ -26,7 +26,7 @@ from agent.release.manifest import GOLDEN_NAME, MANIFEST_NAME, MAX_MANIFEST_BYTE
 from pipeline.cloud import aws_clients
 from pipeline.repository.repository_store import open_repository_store
 from pipeline.repository.signing_keys import KeyRing
-from pipeline.repository.tuf_repository import Repository
+from pipeline.repository.tuf_repository import UTC_FORMAT, Repository, utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,7 +40,6 @@ _MAX_STATE_BYTES: Final = 256 * 1024**2
 _STALE_AFTER_S: Final = 20 * 60.0  # a function of Lambda lives 15 minutes
 _KEPT_SNAPSHOTS: Final = 20
 _STAMP: Final = "signed_utc"
-_UTC_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"
 _ROOT_KEYS: Final = "root"
 
 
@@ -87,14 +86,10 @@ class _AnnouncingStore:
         return self._store.has(path, length_bytes)
 
 
-def _utc() -> dt.datetime:
-    return dt.datetime.now(dt.UTC)
-
-
 class Publisher:
     """Changes one repository. Methods raise PublisherBusyError, StorageError, OperatorError, ReleaseError."""
 
-    def __init__(self, storage: Storage, *, now: Callable[[], dt.datetime] = _utc) -> None:
+    def __init__(self, storage: Storage, *, now: Callable[[], dt.datetime] = utc_now) -> None:
         """`storage` holds the private folder and nothing else."""
         self._storage = storage
         self._now = now
@@ -201,17 +196,17 @@ class Publisher:
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:
             archive.extractall(folder, filter="data")
         stamp = folder / _STAMP
-        signed = dt.datetime.strptime(stamp.read_text(encoding="ascii"), _UTC_FORMAT).replace(tzinfo=dt.UTC)
+        signed = dt.datetime.strptime(stamp.read_text(encoding="ascii"), UTC_FORMAT).replace(tzinfo=dt.UTC)
         stamp.unlink()
         if not done and (self._now() - signed).total_seconds() < _STALE_AFTER_S:
-            raise PublisherBusyError(f"the publication {number} began at {signed:{_UTC_FORMAT}} and is not done")
+            raise PublisherBusyError(f"the publication {number} began at {signed:{UTC_FORMAT}} and is not done")
 
     def _pack(self, folder: Path) -> bytes:
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w") as archive:
             for path in _files(folder):
                 archive.add(path, arcname=path.relative_to(folder).as_posix())
-            stamp = self._now().strftime(_UTC_FORMAT).encode()
+            stamp = self._now().strftime(UTC_FORMAT).encode()
             entry = tarfile.TarInfo(_STAMP)
             entry.size = len(stamp)
             archive.addfile(entry, io.BytesIO(stamp))

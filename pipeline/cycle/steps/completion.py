@@ -33,13 +33,6 @@ _RESULT_TEXTS: Final = {
 }
 
 
-def begin(execution: Execution) -> dict[str, Any]:
-    """Take trigger and lock; says what the state machine waits for."""
-    refused = locks_of(execution).acquire(execution)
-    settings = execution.settings
-    return {"accepted": refused is None, "reason": refused or "", "approval_s": settings.approval_s}
-
-
 def notify(execution: Execution) -> dict[str, Any]:
     """Keep the record, and tell the topic."""
     result = str(execution.step_result("outcome")["result"])

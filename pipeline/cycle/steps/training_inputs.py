@@ -22,6 +22,7 @@ import yaml
 
 from agent.errors import KensaError
 from pipeline.cloud import aws_clients
+from pipeline.cloud.folder_copy import download_folder, upload_folder
 from pipeline.cloud.storage import ObjectMissingError
 from pipeline.cycle.deployment.deployments import desired_release
 from pipeline.cycle.execution import safe_key_part, to_json_bytes
@@ -36,7 +37,6 @@ from pipeline.selection.training_plan import next_version
 from pipeline.strict_json import parse_json, validate
 
 if TYPE_CHECKING:
-    from pipeline.cloud.storage import Storage
     from pipeline.cycle.execution import Execution
     from pipeline.datasets.dataset_version import DatasetVersion
     from pipeline.selection.candidate_record import RegistryEntry
@@ -127,25 +127,6 @@ def current_release(execution: Execution) -> RegistryEntry | None:
     """The registry's entry of the newest release that was published and not taken back."""
     entries = registry_of(execution).list(execution.request.model)
     return next((entry for entry in reversed(entries) if entry.status is CandidateStatus.RELEASED), None)
-
-
-def upload_folder(folder: Path, storage: Storage) -> int:
-    """Write a folder's files to a storage, those that are not there yet; returns how many it has."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    for path in files:
-        storage.create(path.relative_to(folder).as_posix(), path.read_bytes())
-    return len(files)
-
-
-def download_folder(storage: Storage, folder: Path, prefix: str = "") -> int:
-    """Write what a storage holds below a prefix to a folder; returns how many files that were."""
-    count = 0
-    for stored in storage.list(prefix):
-        target = folder / stored.key.removeprefix(prefix)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(storage.read(stored.key))
-        count += 1
-    return count
 
 
 # --- inside -----------------------------------------------------------------------------------------------------------

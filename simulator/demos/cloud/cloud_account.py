@@ -19,10 +19,10 @@ import yaml
 
 from agent.errors import OperatorError
 from pipeline.cloud import aws_clients
+from pipeline.cloud.folder_copy import upload_folder
 from pipeline.cycle import handlers
 from pipeline.cycle.deployment.publisher import Publisher
 from pipeline.cycle.settings import CycleSettings
-from pipeline.cycle.steps.training_inputs import upload_folder
 from pipeline.cycle.triggers import labels_trigger
 from pipeline.ingest import firehose
 from pipeline.repository.signing_keys import Expiry, KeyRing
