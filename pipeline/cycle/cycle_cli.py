@@ -63,8 +63,8 @@ def _settings(arguments: argparse.Namespace) -> CycleSettings:
 
 
 def _start(arguments: argparse.Namespace) -> dict[str, Any]:
-    wanted = {name: str(getattr(arguments, name)) for name in ("site", "model", "inspection")}
-    return {"started": operations.start(_settings(arguments), wanted)}
+    request = {name: str(getattr(arguments, name)) for name in ("site", "model", "inspection")}
+    return {"started": operations.start(_settings(arguments), request)}
 
 
 def _status(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -91,11 +91,11 @@ def read_event(event: Mapping[str, Any], settings: CycleSettings | None = None) 
     """Read what the state machine hands to every function. Raises UsageError, CycleConfigError."""
     state = event["state"]
     try:
-        wanted = CycleRequest.model_validate(state)
+        request = CycleRequest.model_validate(state)
     except ValidationError as error:
         lines = [f"  {'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors(include_url=False)]
         raise UsageError("the execution's input is refused:\n" + "\n".join(lines)) from error
-    return Execution(str(event["execution"]), wanted, state, settings or CycleSettings.read())
+    return Execution(str(event["execution"]), request, state, settings or CycleSettings.read())
 
 
 def safe_key_part(text: str) -> str:

@@ -108,7 +108,7 @@ HANDLERS: Final = {  # by the name of the function in the state machine
     "Approve": approve,
     "Release": release,
     "DeployCanary": deploy_canary,
-    "Watch": monitor,
+    "Monitor": monitor,
     "Promote": promote,
     "RollBack": roll_back,
     "Notify": notify,

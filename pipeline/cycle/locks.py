@@ -36,23 +36,23 @@ class CycleLocks:
 
     def acquire(self, execution: Execution) -> str | None:
         """Take the trigger and the lock; returns None, or the sentence that says why not."""
-        wanted = execution.request
-        trigger = f"cycle/v1/triggers/{wanted.site}/{wanted.model}/{safe_key_part(wanted.trigger_id)}.json"
+        request = execution.request
+        trigger = f"cycle/v1/triggers/{request.site}/{request.model}/{safe_key_part(request.trigger_id)}.json"
         mine = to_json_bytes({"execution": execution.arn})
         if not self._storage.create(trigger, mine):
             other = self._holder(trigger)
             if other != execution.arn:
-                return f"the trigger {wanted.trigger} {wanted.trigger_id} was taken already by {other}"
+                return f"the trigger {request.trigger} {request.trigger_id} was taken already by {other}"
         while True:
-            number = self._newest(wanted)
-            if number and not self._storage.exists(_key(wanted, number, "free")):
-                holder = self._holder(_key(wanted, number, "json"))
+            number = self._newest(request)
+            if number and not self._storage.exists(_key(request, number, "free")):
+                holder = self._holder(_key(request, number, "json"))
                 if holder == execution.arn:
                     return None
                 if self._is_running(holder):
-                    return f"{holder} is at work on {wanted.model} of {wanted.site} already"
-            if self._storage.create(_key(wanted, number + 1, "json"), mine):
-                self._delete_old(wanted, number + 1 - _KEPT)
+                    return f"{holder} is at work on {request.model} of {request.site} already"
+            if self._storage.create(_key(request, number + 1, "json"), mine):
+                self._delete_old(request, number + 1 - _KEPT)
                 return None
 
     def begin(self, execution: Execution) -> dict[str, Any]:
@@ -66,37 +66,37 @@ class CycleLocks:
 
     def unlock(self, execution: Execution) -> bool:
         """Give the lock back; False where this execution does not hold it."""
-        wanted = execution.request
-        number = self._newest(wanted)
-        if not number or self._holder(_key(wanted, number, "json")) != execution.arn:
+        request = execution.request
+        number = self._newest(request)
+        if not number or self._holder(_key(request, number, "json")) != execution.arn:
             return False
-        self._storage.create(_key(wanted, number, "free"), b"{}\n")
+        self._storage.create(_key(request, number, "free"), b"{}\n")
         return True
 
-    def holder(self, wanted: CycleRequest) -> str | None:
+    def holder(self, request: CycleRequest) -> str | None:
         """ARN of the execution that holds the lock of this site and model."""
-        number = self._newest(wanted)
-        if not number or self._storage.exists(_key(wanted, number, "free")):
+        number = self._newest(request)
+        if not number or self._storage.exists(_key(request, number, "free")):
             return None
-        return self._holder(_key(wanted, number, "json"))
+        return self._holder(_key(request, number, "json"))
 
     def _holder(self, key: str) -> str:
         tree: dict[str, Any] = json.loads(self._storage.read(key, limit=_MAX_BYTES))
         return str(tree["execution"])
 
-    def _newest(self, wanted: CycleRequest) -> int:
+    def _newest(self, request: CycleRequest) -> int:
         """0 where there was none yet."""
-        keys = [stored.key for stored in self._storage.list(_prefix(wanted)) if stored.key.endswith(".json")]
+        keys = [stored.key for stored in self._storage.list(_prefix(request)) if stored.key.endswith(".json")]
         return int(keys[-1].rpartition("/")[2].partition(".")[0]) if keys else 0
 
-    def _delete_old(self, wanted: CycleRequest, number: int) -> None:
+    def _delete_old(self, request: CycleRequest, number: int) -> None:
         for end in ("json", "free") if number > 0 else ():
-            self._storage.delete(_key(wanted, number, end))
+            self._storage.delete(_key(request, number, end))
 
 
-def _prefix(wanted: CycleRequest) -> str:
-    return f"cycle/v1/locks/{wanted.site}/{wanted.model}/"
+def _prefix(request: CycleRequest) -> str:
+    return f"cycle/v1/locks/{request.site}/{request.model}/"
 
 
-def _key(wanted: CycleRequest, number: int, end: str) -> str:
-    return f"{_prefix(wanted)}{number:08d}.{end}"
+def _key(request: CycleRequest, number: int, end: str) -> str:
+    return f"{_prefix(request)}{number:08d}.{end}"

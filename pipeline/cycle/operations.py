@@ -60,10 +60,10 @@ def stack_environment(stack: str) -> dict[str, str]:
     return {f"KENSA_{name}": outputs[key] for key, name in _OUTPUTS.items()}
 
 
-def start(settings: CycleSettings, wanted: Mapping[str, str]) -> str:
+def start(settings: CycleSettings, request: Mapping[str, str]) -> str:
     """Start an execution by hand; returns its name. Raises UsageError for names that are none."""
     trigger_id = uuid.uuid4().hex
-    tree = {"trigger": "manual", "trigger_id": trigger_id, **wanted}
+    tree = {"trigger": "manual", "trigger_id": trigger_id, **request}
     read_event({"execution": "-", "state": tree}, settings)
     name = f"manual-{trigger_id[:16]}"
     with aws_clients.translate_aws_errors(f"an execution of {settings.state_machine}"):
@@ -123,7 +123,7 @@ def stop(execution: Execution, *, by: str, why: str) -> dict[str, Any]:
             **execution.state,
             "released": {"answer": note["released"]},
             "rollout": {"answer": {"scope": note["scope"]}},
-            "watch": {"answer": {"reason": f"stopped by {by}: {why}", "blame": False}},
+            "monitor": {"answer": {"reason": f"stopped by {by}: {why}", "revoke": False}},
         }
         back = rollout.roll_back(Execution(execution.arn, execution.request, state, execution.settings))
     execution.data.delete(execution.approval_key)

@@ -46,10 +46,10 @@ class CycleSettings(Strict):
     training_spot: bool = False
     training_s: int = Field(default=4 * 3600, ge=60, le=5 * _DAY_S)  # of one job
     training_key: Arn | None = None  # of KMS, for the jobs' volumes and what they write
-    watch_s: int = Field(default=_DAY_S, ge=1, le=30 * _DAY_S)  # until the canary must have committed
+    canary_timeout_s: int = Field(default=_DAY_S, ge=1, le=30 * _DAY_S)  # until the canary must have committed
     soak_s: int = Field(default=4 * 3600, ge=0, le=30 * _DAY_S)  # for which all of it must have stayed committed
-    fleet_s: int = Field(default=7 * _DAY_S, ge=1, le=90 * _DAY_S)  # for which the fleet is watched
-    every_s: int = Field(default=300, ge=1, le=_DAY_S)  # between two looks
+    fleet_timeout_s: int = Field(default=7 * _DAY_S, ge=1, le=90 * _DAY_S)  # for which the fleet is watched
+    poll_interval_s: int = Field(default=300, ge=1, le=_DAY_S)  # between two looks
     canary_quorum: float = Field(default=0.5, gt=0.0, le=1.0)  # share that must have committed; the rest was away
     fleet_tolerance: float = Field(default=0.1, ge=0.0, lt=1.0)  # share of the fleet that may refuse the release
     per_minute: int = Field(default=10, ge=1, le=1000)  # things of the fleet that begin in a minute

@@ -1,13 +1,13 @@
-"""The state machine of the cycle, in the Amazon States Language.
+"""Generates the state machine of the cycle in the Amazon States Language.
 
     python -m pipeline.cycle.state_machine > pipeline/infra/cycle.asl.json       a test compares them
 
-    Begin -> BuildDataset -> PlanTraining -> Train (a map of jobs) -> Choose (a job) -> Judge -> Register -> AskApproval
-    -> Release -> DeployCanary -> Watch ... -> Promote -> WatchFleet ... -> Notify -> End
+    Begin -> BuildDataset -> PlanTraining -> Train (a map of jobs) -> Choose (a job) -> ReadChoice -> Register
+    -> AskApproval -> Release -> DeployCanary -> Monitor ... -> Promote -> MonitorFleet ... -> Notify -> End
 
-Every function gets {"execution", "state"}; its answer lies in the state as STEP.answer. Every task catches
-everything: what is expected has an outcome of its own, what is not is `broken`; from DeployCanary on an error leads to
-RollBack first. All ways but the ignored trigger's pass Notify and End, which frees the lock.
+Every function receives {"execution", "state"}; its result is stored in the state as STEP.answer. Every task catches all
+errors: expected ones have outcomes of their own, all others become `broken`; from DeployCanary on an error leads to
+RollBack first. Every path except that of an ignored trigger passes Notify and End, which releases the lock.
 
 ${...} are the DefinitionSubstitutions of template.yaml: NAMEFunction is a function's ARN, TrainingRole a role's.
 """
@@ -20,7 +20,7 @@ from typing import Any, Final
 
 State = dict[str, Any]
 
-# https://docs.aws.amazon.com/step-functions/latest/dg/sfn-best-practices.html: what to retry of Lambda
+# https://docs.aws.amazon.com/step-functions/latest/dg/sfn-best-practices.html lists the Lambda errors to retry
 _LAMBDA_RETRY: Final = {
     "ErrorEquals": [
         "Lambda.ServiceException",
@@ -35,8 +35,8 @@ _LAMBDA_RETRY: Final = {
     "MaxDelaySeconds": 60,
     "JitterStrategy": "FULL",
 }
-_KENSA_RETRY: Final = {  # what may work in a while: of agent.errors, pipeline.cloud and pipeline.cycle
-    "ErrorEquals": ["StorageError", "AccountError", "PublisherBusyError"],
+_KENSA_RETRY: Final = {  # transient errors, by class name: of pipeline.cloud and pipeline.cycle
+    "ErrorEquals": ["StorageError", "AwsError", "PublisherBusyError"],
     "IntervalSeconds": 2,
     "MaxAttempts": 6,
     "BackoffRate": 2,
@@ -75,7 +75,7 @@ def _catch(error: str, then: str) -> State:
 def _lambda_task(
     name: str, step: str, then: str, *, caught: dict[str, str] | None = None, broken: str = "Broken"
 ) -> State:
-    """A task that calls a function; its answer becomes `$.step.answer`. `caught`: error -> state."""
+    """A task that calls a function; its result becomes `$.step.answer`. `caught`: error -> state."""
     return {
         "Type": "Task",
         "Resource": "arn:aws:states:::lambda:invoke",
@@ -93,7 +93,7 @@ def _lambda_task(
 
 
 def _training_job_task(request: str, common: str, **more: Any) -> State:
-    """A training job, waited for. `request` and `common` are the paths of what pipeline.sagemaker.job_request wrote."""
+    """A task that runs a training job to its end. `request`, `common`: paths of the job request's two halves."""
     shared = ("AlgorithmSpecification", "InputDataConfig", "OutputDataConfig", "ResourceConfig", "StoppingCondition")
     return {
         "Type": "Task",
@@ -109,8 +109,8 @@ def _training_job_task(request: str, common: str, **more: Any) -> State:
     }
 
 
-def _choice(*ways: State, otherwise: str) -> State:
-    return {"Type": "Choice", "Choices": list(ways), "Default": otherwise}
+def _choice(*branches: State, otherwise: str) -> State:
+    return {"Type": "Choice", "Choices": list(branches), "Default": otherwise}
 
 
 def _equals(variable: str, value: str, then: str) -> State:
@@ -148,7 +148,7 @@ def _training_states() -> dict[str, State]:
             ResultSelector={"answer": {"artifacts.$": "$.ModelArtifacts.S3ModelArtifacts"}},
             ResultPath="$.chosen",
             Catch=[_catch("States.ALL", "Broken")],
-            Next="Judge",
+            Next="ReadChoice",
         ),
     }
 
@@ -197,10 +197,10 @@ def _approval_states() -> dict[str, State]:
     }
     del ask["TimeoutSeconds"]
     return {
-        "Judge": _lambda_task("Choose", "choice", "Proposed"),
+        "ReadChoice": _lambda_task("Choose", "choice", "Proposed"),
         "Proposed": _choice(_is_true("$.choice.answer.proposed", "Register"), otherwise="NoneBetter"),
-        "Register": _lambda_task("Register", "registered", "WhoApproves"),
-        "WhoApproves": _choice(_equals("$.choice.answer.approval", "auto", "Approve"), otherwise="AskApproval"),
+        "Register": _lambda_task("Register", "registered", "CheckApprovalPolicy"),
+        "CheckApprovalPolicy": _choice(_equals("$.choice.answer.approval", "auto", "Approve"), otherwise="AskApproval"),
         "Approve": _lambda_task("Approve", "approval", "Release"),
         "AskApproval": ask,
         "Answered": _choice(_is_true("$.approval.answer.approved", "Release"), otherwise="Denied"),
@@ -211,42 +211,42 @@ def _rollout_states() -> dict[str, State]:
     """From the approved candidate to the fleet, or back."""
 
     def pause(then: str) -> State:
-        return {"Type": "Wait", "SecondsPath": "$.rollout.answer.every_s", "Next": then}
+        return {"Type": "Wait", "SecondsPath": "$.rollout.answer.poll_interval_s", "Next": then}
 
     def decided(again: str, then: State) -> State:
-        return _choice(_equals("$.watch.answer.action", "wait", again), then, otherwise="RollBack")
+        return _choice(_equals("$.monitor.answer.action", "wait", again), then, otherwise="RollBack")
 
-    back = _lambda_task("RollBack", "roll_back", "WhyBack", broken="RollBackFailed")
+    back = _lambda_task("RollBack", "roll_back", "CheckRollBackCause", broken="RollBackFailed")
     broken = _choice({"Variable": "$.error", "IsPresent": True, "Next": "Broken"}, otherwise="RolledBack")
     return {
         "Release": _lambda_task("Release", "released", "DeployCanary"),
         "DeployCanary": _lambda_task("DeployCanary", "rollout", "CanaryPause", broken="RollBack"),
-        "CanaryPause": pause("Watch"),
-        "Watch": _lambda_task("Watch", "watch", "CanaryDecided", broken="RollBack"),
-        "CanaryDecided": decided("CanaryPause", _equals("$.watch.answer.action", "promote", "Promote")),
+        "CanaryPause": pause("Monitor"),
+        "Monitor": _lambda_task("Monitor", "monitor", "CanaryDecided", broken="RollBack"),
+        "CanaryDecided": decided("CanaryPause", _equals("$.monitor.answer.action", "promote", "Promote")),
         "Promote": _lambda_task("Promote", "rollout", "FleetPause", broken="RollBack"),
-        "FleetPause": pause("WatchFleet"),
-        "WatchFleet": _lambda_task("Watch", "watch", "FleetDecided", broken="RollBack"),
-        "FleetDecided": decided("FleetPause", _equals("$.watch.answer.action", "done", "Promoted")),
+        "FleetPause": pause("MonitorFleet"),
+        "MonitorFleet": _lambda_task("Monitor", "monitor", "FleetDecided", broken="RollBack"),
+        "FleetDecided": decided("FleetPause", _equals("$.monitor.answer.action", "done", "Promoted")),
         "RollBack": back,
-        "WhyBack": broken,
+        "CheckRollBackCause": broken,
     }
 
 
 def _completion_states() -> dict[str, State]:
-    """What every way but the ignored trigger's passes."""
+    """Outcomes, notification and end, which every path except that of an ignored trigger passes."""
     outcomes = {
         name: {"Type": "Pass", "Result": {"answer": {"result": result}}, "ResultPath": "$.outcome", "Next": "Notify"}
         for name, result in _OUTCOMES.items()
     }
     notify = _lambda_task("Notify", "notified", "End", broken="End")
     notify["Catch"] = [{**_catch("States.ALL", "End"), "ResultPath": "$.notify_error"}]
-    end = _lambda_task("End", "ended", "HowItEnded", broken="Failed")
+    end = _lambda_task("End", "ended", "CheckResult", broken="Failed")
     return {
         **outcomes,
         "Notify": notify,
         "End": end,
-        "HowItEnded": _choice(
+        "CheckResult": _choice(
             _equals("$.outcome.answer.result", "broken", "Failed"),
             _equals("$.outcome.answer.result", "roll_back_failed", "Failed"),
             otherwise="Done",
@@ -263,14 +263,14 @@ def _completion_states() -> dict[str, State]:
 def definition() -> State:
     """The whole machine."""
     return {
-        "Comment": "From a trigger to a model that the fleet runs. Made by python -m pipeline.cycle.state_machine",
+        "Comment": "From a trigger to a model that the fleet runs. Generated by python -m pipeline.cycle.state_machine",
         "StartAt": "Begin",
         "States": {**_training_states(), **_approval_states(), **_rollout_states(), **_completion_states()},
     }
 
 
 def to_text() -> str:
-    """As it lies in pipeline/infra/cycle.asl.json."""
+    """The content of pipeline/infra/cycle.asl.json."""
     return json.dumps(definition(), indent=2) + "\n"
 
 

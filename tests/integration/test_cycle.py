@@ -144,8 +144,8 @@ def test_a_canary_that_refuses_the_release_takes_it_back_before_the_fleet_sees_i
     plant.devices["canary-1"].does = "refuse"
     _, record = plant.run()
     assert record["result"] == "rolled_back"
-    assert record["roll_back"]["blame"]
-    assert "canary-1 (shadow: disagreement" in record["watch"]["reason"]
+    assert record["roll_back"]["revoke"]
+    assert "canary-1 (shadow: disagreement" in record["monitor"]["reason"]
     assert plant.devices["press-1"].wished == [f"{MODEL}/1.0.0"]
     assert plant.devices["canary-1"].wished[-1] == f"{MODEL}/1.0.0"
     assert f"{MODEL}/1.1.0" not in plant.publisher.published(SITE)  # revoked
@@ -169,13 +169,13 @@ def test_a_fleet_that_refuses_the_release_goes_back_to_the_one_before_under_a_ne
 def test_devices_that_are_away_are_not_the_releases_fault(
     aws: LocalAws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plant = make_plant(aws, tmp_path, monkeypatch, watch_s=2)
+    plant = make_plant(aws, tmp_path, monkeypatch, canary_timeout_s=2)
     plant.collect(0, 48)
     aws.greengrass.set_offline("canary-1")
     _, record = plant.run()
     assert record["result"] == "rolled_back"
-    assert not record["roll_back"]["blame"]
-    assert "only 0 of 1 were heard" in record["watch"]["reason"]
+    assert not record["roll_back"]["revoke"]
+    assert "only 0 of 1 reported" in record["monitor"]["reason"]
     assert f"{MODEL}/1.1.0" in plant.publisher.published(SITE)
     aws.greengrass.set_online("canary-1")
     plant.until(lambda: plant.devices["canary-1"].wished[-1] == f"{MODEL}/1.0.0")
@@ -184,24 +184,24 @@ def test_devices_that_are_away_are_not_the_releases_fault(
 def test_a_canary_that_does_not_finish_in_time_is_taken_back_without_blame(
     aws: LocalAws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plant = make_plant(aws, tmp_path, monkeypatch, watch_s=2)
+    plant = make_plant(aws, tmp_path, monkeypatch, canary_timeout_s=2)
     plant.collect(0, 48)
     plant.devices["canary-1"].does = "waver"
     _, record = plant.run()
     assert record["result"] == "rolled_back"
-    assert not record["roll_back"]["blame"]
-    assert "canary-1 (trial) did not finish within 2 s" in record["watch"]["reason"]
+    assert not record["roll_back"]["revoke"]
+    assert "canary-1 (trial) did not finish within 2 s" in record["monitor"]["reason"]
 
 
 def test_a_fleet_device_that_is_away_does_not_hold_the_others_up(
     aws: LocalAws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plant = make_plant(aws, tmp_path, monkeypatch, fleet_s=2)
+    plant = make_plant(aws, tmp_path, monkeypatch, fleet_timeout_s=2)
     plant.collect(0, 48)
     aws.greengrass.set_offline("press-2")
     _, record = plant.run()
     assert record["result"] == "promoted"
-    assert "press-2 (idle) follow when they are back" in record["watch"]["reason"]
+    assert "press-2 (idle) follow when they return" in record["monitor"]["reason"]
 
 
 def test_throttled_calls_are_tried_again(aws: LocalAws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,7 +270,7 @@ def test_a_rollout_that_breaks_is_taken_back(aws: LocalAws, tmp_path: Path, monk
     aws.functions.add("kensa-Promote", breaks)
     ended, record = plant.run()
     assert (ended["status"], record["result"]) == ("FAILED", "broken")
-    assert not record["roll_back"]["blame"]
+    assert not record["roll_back"]["revoke"]
     plant.until(lambda: plant.wished() == {f"{MODEL}/1.0.0"})
     assert plant.is_free()
 

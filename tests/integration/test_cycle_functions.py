@@ -188,8 +188,8 @@ def test_a_rollout_that_is_asked_for_again_is_the_one_that_is_there(
 ) -> None:
     plant = make_plant(aws, tmp_path, monkeypatch)
     published = plant.publisher.publish(spots_release(tmp_path / "new", version="1.1.0"), SITE)
-    wanted = {"trigger": "manual", "trigger_id": "t", "site": SITE, "model": MODEL, "inspection": INSPECTION}
-    state = {**wanted, "released": {"answer": published.to_json()}}
+    request = {"trigger": "manual", "trigger_id": "t", "site": SITE, "model": MODEL, "inspection": INSPECTION}
+    state = {**request, "released": {"answer": published.to_json()}}
     event = {"execution": "arn:aws:states:eu-central-1:1:execution:kensa:run", "state": state}
     first, second = handlers.deploy_canary(event, None), handlers.deploy_canary(event, None)
     assert first["deployment_id"] == second["deployment_id"]
@@ -203,13 +203,13 @@ def test_a_rollout_that_is_asked_for_again_is_the_one_that_is_there(
 def test_a_person_starts_looks_and_stops(
     aws: LocalAws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plant = make_plant(aws, tmp_path, monkeypatch, soak_s=1000, watch_s=1000)
+    plant = make_plant(aws, tmp_path, monkeypatch, soak_s=1000, canary_timeout_s=1000)
     monkeypatch.setenv("KENSA_STATE_MACHINE", plant.machine_arn)
     plant.collect(0, 48)
     assert kensa_cloud(["cycle", "status"]) == 0
     assert capsys.readouterr().out == "no cycle was started yet\n"
-    wanted = ["--site", SITE, "--model", MODEL, "--inspection", INSPECTION]
-    assert kensa_cloud(["cycle", "--json", "start", *wanted]) == 0
+    request = ["--site", SITE, "--model", MODEL, "--inspection", INSPECTION]
+    assert kensa_cloud(["cycle", "--json", "start", *request]) == 0
     name = json.loads(capsys.readouterr().out)["started"]
     canary = plant.devices["canary-1"]
     plant.until(lambda: canary.wished[-1] == f"{MODEL}/1.1.0")

@@ -1,5 +1,5 @@
--- ab_readout: what a trial or an A/B test says: champion and challenger on parts that chance gave them
--- version: 1
+-- ab_readout: champion against challenger in a trial or an A/B test, on randomly assigned parts
+-- version: 2
 -- param first_day day = first: first day, UTC
 -- param last_day day = last: last day, UTC, included
 -- param site name = *: only this site
@@ -7,15 +7,15 @@
 -- param z number(0.1..10) = 1.959963984540054: width of the intervals in standard errors; 1.96 is 95 %
 -- column site: the plant
 -- column line: its line
--- column champion_version: the model that judged
--- column challenger_version: the model that was tried; NULL where no device reported on it
--- column challenger_sha256: and its digest
--- column first_at: first part that both judged, UTC
+-- column champion_version: the active model
+-- column challenger_version: the model under test; NULL where no device reported on it
+-- column challenger_sha256: digest of the model under test
+-- column first_at: first part that both inspected, UTC
 -- column last_at: the last one, UTC
--- column champion_parts: judged by the champion alone while the challenger was on trial on the same line
+-- column champion_parts: inspected by the champion alone while the challenger was on trial on the same line
 -- column champion_rejected: of them defect or unsure
 -- column champion_rate: their share
--- column challenger_parts: judged by both
+-- column challenger_parts: inspected by both
 -- column challenger_rejected: of them defect or unsure to the challenger
 -- column challenger_rate: their share
 -- column difference: challenger minus champion
@@ -23,7 +23,7 @@
 -- column difference_high: likewise
 -- column finding: higher, lower, or alike where the interval holds 0
 -- column let_through: parts that the challenger alone would have let through
--- column let_through_rate: of the parts that both judged
+-- column let_through_rate: of the parts that both inspected
 WITH v AS (
   SELECT site, line, camera, boot_epoch, seq, arbitrary(captured_at) AS captured_at, arbitrary(outcome) AS outcome,
     arbitrary(model_version) AS model_version, arbitrary(arm) AS arm, arbitrary(challenger_outcome) AS other,
@@ -34,7 +34,7 @@ WITH v AS (
     AND captured_at < date_add('day', 1, CAST(:last_day AS timestamp))
     AND (:site = '*' OR site = :site) AND (:line = '*' OR line = :line) AND arm IS NOT NULL
   GROUP BY site, line, camera, boot_epoch, seq
-), both_judged AS (
+), both_inspected AS (
   SELECT site, line, model_version, challenger_sha256, MIN(captured_at) AS first_at, MAX(captured_at) AS last_at,
     COUNT_IF(other <> 'unknown') AS parts, COUNT_IF(other IN ('defect', 'unsure')) AS rejected,
     COUNT_IF(outcome IN ('defect', 'unsure') AND other = 'ok') AS let_through
@@ -44,7 +44,7 @@ WITH v AS (
 ), alone AS (
   SELECT b.site, b.line, b.model_version, b.challenger_sha256, COUNT_IF(v.outcome <> 'unknown') AS parts,
     COUNT_IF(v.outcome IN ('defect', 'unsure')) AS rejected
-  FROM both_judged AS b
+  FROM both_inspected AS b
   JOIN v ON v.site = b.site AND v.line = b.line AND v.model_version = b.model_version AND v.arm = 'champion'
     AND v.captured_at BETWEEN b.first_at AND b.last_at
   GROUP BY b.site, b.line, b.model_version, b.challenger_sha256
@@ -57,7 +57,7 @@ WITH v AS (
   SELECT b.*, named.challenger_version, COALESCE(a.parts, 0) AS champion_parts, COALESCE(a.rejected, 0) AS champion_rejected,
     CAST(COALESCE(a.rejected, 0) AS double) AS k0, CAST(COALESCE(a.parts, 0) AS double) AS n0,
     CAST(b.rejected AS double) AS k1, CAST(b.parts AS double) AS n1, :z * :z AS zz
-  FROM both_judged AS b
+  FROM both_inspected AS b
   LEFT JOIN alone AS a ON a.site = b.site AND a.line = b.line AND a.model_version = b.model_version
     AND a.challenger_sha256 = b.challenger_sha256
   LEFT JOIN named ON named.candidate_sha256 = b.challenger_sha256

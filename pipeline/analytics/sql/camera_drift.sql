@@ -1,24 +1,24 @@
--- camera_drift: whether one camera has moved away from its own past while the others have not
+-- camera_drift: whether the scores of one camera have drifted while those of the others have not
 -- version: 1
 -- param first_day day = first: first day, UTC
 -- param last_day day = last: last day, UTC, included
 -- param site name = *: only this site
 -- param line name = *: only this line
--- param reference_days whole(1..60) = 3: a version's first days on a line, with which its others are compared
+-- param reference_days whole(1..60) = 3: first days of a version on a line: the reference for its later days
 -- param bins whole(2..100) = 10: of equal width over scores from 0 to 1
--- param changed number(0.01..10) = 0.25: from this index on scores have changed
+-- param changed number(0.01..10) = 0.25: index from which on scores count as changed
 -- column site: the plant
 -- column line: its line
--- column thing: the device that the camera is on, at last
+-- column thing: the device of the camera; the newest one where it moved
 -- column camera: the camera
 -- column model_version: the model
 -- column date: UTC day
--- column parts: judged on that day
--- column psi: of the camera's scores against its own reference (population stability index, smoothed by 0.5)
--- column others_psi: mean of that of the line's other cameras with the same model on the same day
+-- column parts: inspected on that day
+-- column psi: population stability index of the camera's scores against its own reference, counts smoothed by 0.5
+-- column others_psi: mean index of the line's other cameras with the same model on the same day
 -- column fps: mean of the camera's heartbeats
--- column not_running_share: of its heartbeats
--- column finding: camera (it alone changed), line (the others too: light, material or model) or steady
+-- column not_running_share: share of its heartbeats with another state than running
+-- column finding: camera (only this one changed), line (the others changed too: light, material or model) or steady
 WITH v AS (
   SELECT site, line, camera, boot_epoch, seq, arbitrary(captured_at) AS captured_at, arbitrary(score) AS score,
     arbitrary(model_version) AS model_version

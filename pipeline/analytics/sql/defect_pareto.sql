@@ -1,5 +1,5 @@
--- defect_pareto: which defects cost most, by line
--- version: 1
+-- defect_pareto: the most frequent defect classes, by line
+-- version: 2
 -- param first_day day = first: first day, UTC
 -- param last_day day = last: last day, UTC, included
 -- param site name = *: only this site
@@ -7,11 +7,11 @@
 -- column site: the plant
 -- column line: its line
 -- column place: 1 for the most frequent class of the line
--- column class: the defect class as it was judged
+-- column class: the defect class of the verdict
 -- column parts: rejected for it
 -- column share: of all rejected parts of the line
 -- column cumulative_share: of this and the classes before it
--- column per_million: rejected for it, of a million judged parts of the line
+-- column per_million: rejected for it, of a million inspected parts of the line
 WITH v AS (
   SELECT site, line, camera, boot_epoch, seq, arbitrary(outcome) AS outcome, arbitrary(class) AS class
   FROM verdicts

@@ -1,4 +1,4 @@
--- escapes: what was let through though bad and rejected though good, estimated from the labels that came back
+-- escapes: bad parts that passed and good parts that were rejected, estimated from labels
 -- version: 1
 -- param first_day day = first: first day, UTC
 -- param last_day day = last: last day, UTC, included
@@ -7,12 +7,12 @@
 -- param z number(0.1..10) = 1.959963984540054: width of the intervals in standard errors; 1.96 is 95 %
 -- column site: the plant
 -- column line: its line
--- column model_version: the model that judged
--- column parts: judged, without unknown
+-- column model_version: the model that inspected them
+-- column parts: inspected, without unknown
 -- column passed: of them ok
 -- column rejected: of them defect
--- column unsure: of them sent to a person
--- column labelled_passed: of the passed, those of the random sample that have a label; no others are used
+-- column unsure: of them sent to manual inspection
+-- column labelled_passed: labelled parts of the random sample of the passed; no other labels are used
 -- column labelled_rejected: of the rejected with a label
 -- column labelled_unsure: of the unsure with a label
 -- column escapes: estimate of bad parts among the passed; the sample is weighted by 1 / its rate
@@ -20,13 +20,13 @@
 -- column escapes_high: likewise
 -- column escape_ppm: escapes of a million passed parts
 -- column escape_rate: escapes of all bad parts
--- column escape_rate_low: with the escapes' interval; the caught parts are taken as known
+-- column escape_rate_low: from the interval of the escapes; the caught parts are taken as known
 -- column escape_rate_high: likewise
 -- column false_rejects: estimate of good parts among the rejected
 -- column false_rejects_low: Wilson's interval, times the rejected
 -- column false_rejects_high: likewise
 -- column false_reject_rate: false rejects of all good parts
--- column false_reject_rate_low: with the false rejects' interval; the good parts are taken as known
+-- column false_reject_rate_low: from the interval of the false rejects; the good parts are taken as known
 -- column false_reject_rate_high: likewise
 WITH v AS (
   SELECT site, line, camera, boot_epoch, seq, arbitrary(outcome) AS outcome,

@@ -1,4 +1,4 @@
--- escapes_by_class: which kinds of defect are caught and which get through, estimated from the labels
+-- escapes_by_class: defects that are caught and that escape, by class, estimated from labels
 -- version: 1
 -- param first_day day = first: first day, UTC
 -- param last_day day = last: last day, UTC, included
@@ -7,12 +7,12 @@
 -- param z number(0.1..10) = 1.959963984540054: width of the intervals in standard errors; 1.96 is 95 %
 -- column site: the plant
 -- column line: its line
--- column label_class: what the parts really are
--- column labelled: parts with this label, among all that were judged
--- column caught: estimate of those rejected or sent to a person
--- column escapes: estimate of those let through
+-- column label_class: the true class of the parts
+-- column labelled: inspected parts with this label
+-- column caught: estimate of those rejected or sent to manual inspection
+-- column escapes: estimate of those that passed
 -- column recall: caught of all
--- column recall_low: with Wilson's interval of the escapes; the caught parts are taken as known
+-- column recall_low: from Wilson's interval of the escapes; the caught parts are taken as known
 -- column recall_high: likewise
 WITH v AS (
   SELECT site, line, camera, boot_epoch, seq, arbitrary(outcome) AS outcome

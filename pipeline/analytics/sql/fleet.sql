@@ -1,4 +1,4 @@
--- fleet: how every camera stood when it was last heard of
+-- fleet: the last known state of every camera
 -- version: 1
 -- param first_day day = first: first day, UTC
 -- param last_day day = last: last day, UTC, included
@@ -14,10 +14,10 @@
 -- column agent_version: of the agent
 -- column model: name/version of the inspection's model
 -- column model_state: of its lifecycle
--- column alarm: why a person must look
+-- column alarm: why the model needs attention
 -- column latency_p99_us: of the device
 -- column temperature_c: of the device
--- column waiting: verdicts in its outbox
+-- column waiting: verdicts in the device's outbox
 WITH placed AS (
   SELECT *, ROW_NUMBER() OVER (PARTITION BY site, line, thing, camera ORDER BY sent_at DESC) AS place
   FROM heartbeats

@@ -1,4 +1,4 @@
--- latency: how long a verdict took, by device and day
+-- latency: latency of verdicts, by device and day
 -- version: 1
 -- param first_day day = first: first day, UTC
 -- param last_day day = last: last day, UTC, included
@@ -9,13 +9,13 @@
 -- column line: its line
 -- column thing: the device
 -- column date: UTC day
--- column parts: judged
+-- column parts: inspected
 -- column p50_us: nearest-rank percentile, rounded up to 0.1 ms
 -- column p95_us: likewise
 -- column p99_us: likewise
 -- column max_us: the longest
 -- column late: parts beyond the limit
--- column late_share: of the judged parts
+-- column late_share: of the inspected parts
 WITH v AS (
   SELECT site, line, camera, boot_epoch, seq, arbitrary(thing) AS thing, arbitrary(captured_at) AS captured_at,
     arbitrary(latency_us) AS latency_us

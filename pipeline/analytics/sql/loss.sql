@@ -1,5 +1,5 @@
--- loss: where frames and verdicts stayed, by camera and run of the agent
--- version: 1
+-- loss: lost frames and verdicts, by camera and run of the agent
+-- version: 2
 -- param first_day day = first: first day, UTC
 -- param last_day day = last: last day, UTC, included
 -- param site name = *: only this site
@@ -14,9 +14,9 @@
 -- column frames: numbers from the first to the last verdict that arrived, both included
 -- column arrived: verdicts here, each once
 -- column missing: frames - arrived
--- column dropped: frames that the device gave up before judging, by its heartbeats
--- column lost: verdicts that the device gave up, by its gap messages
--- column unexplained: missing that neither accounts for; above 0 somebody must look
+-- column dropped: frames that the device dropped before inspection, from its heartbeats
+-- column lost: verdicts that the device lost, from its gap messages
+-- column unexplained: missing verdicts that neither accounts for; investigate anything above 0
 -- column twice: rows that arrived more than once
 -- column missing_share: missing / frames
 WITH raw AS (
@@ -41,14 +41,14 @@ WITH raw AS (
   WHERE day BETWEEN :first_day AND :last_day
     AND (:site = '*' OR site = :site) AND (:line = '*' OR line = :line)
   GROUP BY site, line, thing, camera, boot_epoch
-), told AS (
+), gap_messages AS (
   SELECT DISTINCT site, line, thing, camera, boot_epoch, lost_at, first_seq, last_seq, lost
   FROM gaps
   WHERE day BETWEEN :first_day AND :last_day
     AND (:site = '*' OR site = :site) AND (:line = '*' OR line = :line)
 ), g AS (
   SELECT site, line, thing, camera, boot_epoch, CAST(SUM(lost) AS bigint) AS lost
-  FROM told
+  FROM gap_messages
   GROUP BY site, line, thing, camera, boot_epoch
 )
 SELECT v.site, v.line, v.thing, v.camera, v.boot_epoch, v.first_at, v.last_at, v.frames, v.arrived,

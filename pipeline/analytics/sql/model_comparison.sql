@@ -1,4 +1,4 @@
--- model_comparison: how the model versions judged, each against the one before it on the same line
+-- model_comparison: reject rates of model versions, each against the one before it on the same line
 -- version: 1
 -- param first_day day = first: first day, UTC
 -- param last_day day = last: last day, UTC, included
@@ -11,12 +11,12 @@
 -- column model_version: its version
 -- column first_at: its first verdict, UTC
 -- column last_at: its last verdict, UTC
--- column parts: judged, without unknown
+-- column parts: inspected, without unknown
 -- column rejected: of them defect or unsure
 -- column reject_rate: rejected / parts
 -- column reject_low: Wilson's interval
 -- column reject_high: likewise
--- column unknown: parts without a judgement
+-- column unknown: parts without a decision
 -- column before_version: the version that began before it on this line
 -- column difference: of the reject rates, this version minus the one before
 -- column difference_low: Newcombe's hybrid score interval (1998, method 10)

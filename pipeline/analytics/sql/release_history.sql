@@ -1,5 +1,5 @@
--- release_history: what happened to releases, by device: trials, commits, rollbacks, refusals, first verdicts
--- version: 1
+-- release_history: events of releases, by device: trials, commits, rollbacks, refusals, first verdicts
+-- version: 2
 -- param first_day day = first: first day, UTC
 -- param last_day day = last: last day, UTC, included
 -- param site name = *: only this site
@@ -11,9 +11,9 @@
 -- column at: UTC
 -- column event: a state that the lifecycle reached (docs/lifecycle.md), or `first verdict`
 -- column release: name/version that the event is about
--- column share: of the parts that a candidate judges too
+-- column share: of the parts that a candidate inspects too
 -- column detail: why it was refused
-WITH told AS (
+WITH reported AS (
   SELECT DISTINCT site, line, thing, inspection, reported_at, state, active_name, active_version, candidate_name,
     candidate_version, refused_name, refused_version, refusal_reason, share
   FROM model_reports
@@ -23,7 +23,7 @@ WITH told AS (
   SELECT *,
     LAG(state) OVER (PARTITION BY site, line, thing, inspection ORDER BY reported_at) AS before_state,
     LAG(share) OVER (PARTITION BY site, line, thing, inspection ORDER BY reported_at) AS before_share
-  FROM told
+  FROM reported
 ), reports AS (
   SELECT site, line, thing, inspection, reported_at AS at, state AS event,
     CASE WHEN state = 'rolling_back' THEN COALESCE(concat(refused_name, '/', refused_version),

@@ -1,20 +1,20 @@
--- score_drift: whether a model's scores have moved since its first days on a line
--- version: 1
+-- score_drift: whether a model's scores have drifted since its first days on a line
+-- version: 2
 -- param first_day day = first: first day, UTC
 -- param last_day day = last: last day, UTC, included
 -- param site name = *: only this site
 -- param line name = *: only this line
--- param reference_days whole(1..60) = 3: a version's first days on a line, with which its others are compared
+-- param reference_days whole(1..60) = 3: first days of a version on a line: the reference for its later days
 -- param bins whole(2..100) = 20: of equal width over scores from 0 to 1
 -- column site: the plant
 -- column line: its line
 -- column model_version: the model
 -- column date: UTC day
--- column parts: judged on that day
--- column reference_parts: judged in the reference
+-- column parts: inspected on that day
+-- column reference_parts: inspected in the reference
 -- column mean_score: of that day
 -- column psi: population stability index, counts smoothed by 0.5 as in agent.sequential_tests.psi
--- column finding: steady below 0.1, look below 0.25, else changed
+-- column finding: steady below 0.1, moderate below 0.25, else changed
 WITH v AS (
   SELECT site, line, camera, boot_epoch, seq, arbitrary(captured_at) AS captured_at, arbitrary(score) AS score,
     arbitrary(model_version) AS model_version
@@ -65,6 +65,6 @@ WITH v AS (
 )
 SELECT site, line, model_version, date, CAST(parts AS bigint) AS parts,
   CAST(reference_parts AS bigint) AS reference_parts, mean_score, psi,
-  CASE WHEN psi < 0.1e0 THEN 'steady' WHEN psi < 0.25e0 THEN 'look' ELSE 'changed' END AS finding
+  CASE WHEN psi < 0.1e0 THEN 'steady' WHEN psi < 0.25e0 THEN 'moderate' ELSE 'changed' END AS finding
 FROM found
 ORDER BY site, line, model_version, date

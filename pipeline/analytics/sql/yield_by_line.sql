@@ -1,4 +1,4 @@
--- yield_by_line: how many parts were good, by line and hour
+-- yield_by_line: share of good parts, by line and period
 -- version: 1
 -- param first_day day = first: first day, UTC
 -- param last_day day = last: last day, UTC, included
@@ -9,11 +9,11 @@
 -- column site: the plant
 -- column line: its line
 -- column period: start of the hour, day or week, UTC
--- column parts: judged, each key once
+-- column parts: inspected, each key once
 -- column ok: let through
 -- column defect: rejected
--- column unsure: sent to a person
--- column unknown: no judgement was possible; not in the yield
+-- column unsure: sent to manual inspection
+-- column unknown: no decision was possible; not in the yield
 -- column yield: ok / (parts - unknown)
 -- column yield_low: Wilson's interval
 -- column yield_high: likewise

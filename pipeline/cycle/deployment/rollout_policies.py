@@ -46,15 +46,15 @@ class RolloutPolicies(StrictJson):
 
 def write_rollout_policy(execution: Execution, release: Path) -> None:
     """Write the policy for this cycle into the release folder's manifest. Raises PlanError, StorageError."""
-    wanted = execution.request
-    key = f"config/{wanted.site}/{wanted.model}/rollout.yaml"
+    request = execution.request
+    key = f"config/{request.site}/{request.model}/rollout.yaml"
     try:
         tree = yaml.safe_load(execution.data.read(key, limit=_MAX_BYTES)) or {}
     except ObjectMissingError:
         return
     except yaml.YAMLError as error:
         raise PlanError(f"{key} is no YAML: {error}") from error
-    policy = validate(RolloutPolicies, tree, key).for_trigger(wanted.trigger)
+    policy = validate(RolloutPolicies, tree, key).for_trigger(request.trigger)
     path = release / MANIFEST_NAME
     manifest = json.loads(path.read_bytes()) | {"rollout": policy.model_dump(mode="json", exclude_unset=True)}
     path.write_bytes(parse_manifest(json.dumps(manifest).encode(), source=str(path)).to_json())

@@ -88,16 +88,16 @@ def manual_approval_reasons(choice: CandidateChoice, *, doubtful_labels: int) ->
 
 def register(execution: Execution) -> dict[str, Any]:
     """Keep the proposed candidate in the registry, Pending."""
-    wanted = execution.request
+    request = execution.request
     with tempfile.TemporaryDirectory(prefix="kensa-choice-") as temporary:
         _unpack_choice(execution, Path(temporary))
         entry = keep(
             registry_of(execution),
             Path(temporary),
             by=execution.arn,
-            why=f"proposed by the cycle that {wanted.trigger} {wanted.trigger_id} started",
+            why=f"proposed by the cycle that {request.trigger} {request.trigger_id} started",
             dataset_uri=execution.step_result("dataset")["uri"],
-            trigger=f"{wanted.trigger}:{wanted.trigger_id}",
+            trigger=f"{request.trigger}:{request.trigger_id}",
         )
     if entry is None:
         raise ApprovalError("the choice proposes no candidate: there is nothing to register")
@@ -113,7 +113,7 @@ def ask_approval(execution: Execution, token: str) -> dict[str, Any]:
         "execution": execution.arn,
         "token": token,
         "candidate": candidate,
-        "wanted": execution.request.model_dump(),
+        "request": execution.request.model_dump(),
         "doubts": choice["doubts"],
         "reasons": choice["reasons"],
         "asked_utc_s": time.time(),

@@ -39,26 +39,26 @@ def notify(execution: Execution) -> dict[str, Any]:
     told = result_reasons(execution)
     record = {
         "execution": execution.arn,
-        "wanted": execution.request.model_dump(),
+        "request": execution.request.model_dump(),
         "result": result,
         "why": told,
         "ended_utc_s": time.time(),
         **{
             step: execution.step_result(step)
-            for step in ("dataset", "choice", "registered", "approval", "released", "rollout", "watch", "roll_back")
+            for step in ("dataset", "choice", "registered", "approval", "released", "rollout", "monitor", "roll_back")
             if execution.step_result(step)
         },
     }
     execution.data.write(execution.record_key, to_json_bytes(record))
-    wanted = execution.request
+    request = execution.request
     lines = [
         _RESULT_TEXTS[result],
         *told,
-        f"Model {wanted.model}, inspection {wanted.inspection}, site {wanted.site}; started by {wanted.trigger}.",
+        f"Model {request.model}, inspection {request.inspection}, site {request.site}; started by {request.trigger}.",
         f"Record: {execution.uri(execution.record_key)}",
     ]
     publish_notification(
-        execution.settings, f"Kensa: {wanted.model} at {wanted.site}: {result.replace('_', ' ')}", "\n".join(lines)
+        execution.settings, f"Kensa: {request.model} at {request.site}: {result.replace('_', ' ')}", "\n".join(lines)
     )
     return {"result": result, "why": told}
 
@@ -87,7 +87,7 @@ def result_reasons(execution: Execution) -> list[str]:
     found = [str(reason) for reason in execution.step_result("choice").get("reasons", [])]
     failed = [one for one in execution.state.get("trained") or [] if not one["ok"]]
     found += [f"{one['job']} failed: {_cause_text(str(one['cause']))}" for one in failed[:_SHOWN]]
-    for step in ("approval", "watch", "roll_back"):
+    for step in ("approval", "monitor", "roll_back"):
         text = execution.step_result(step).get("why") or execution.step_result(step).get("reason")
         if text:
             found.append(str(text))

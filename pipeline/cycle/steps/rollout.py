@@ -50,31 +50,31 @@ def publish(execution: Execution) -> dict[str, Any]:
 
 def deploy(execution: Execution, scope: Scope) -> dict[str, Any]:
     """Let the canary, or the fleet, wish for the release; returns what `watch` needs."""
-    settings, deployments, wanted = execution.settings, deployments_of(), execution.request
+    settings, deployments, request = execution.settings, deployments_of(), execution.request
     target = settings.canary_target if scope == "canary" else settings.fleet_target
     released = execution.step_result("released")
     things = deployments.things(target)
-    made = {"scope": scope, "target": target, "things": len(things), "every_s": settings.every_s}
+    made = {"scope": scope, "target": target, "things": len(things), "poll_interval_s": settings.poll_interval_s}
     known = deployments.latest(target)
     if (
         known is not None
         and execution.data.exists(_baseline_key(known))
-        and desired_release(deployments.components(target), wanted.inspection) == released["release_id"]
+        and desired_release(deployments.components(target), request.inspection) == released["release_id"]
     ):  # asked again: it is there already
         return {**made, "deployment_id": known, "began_utc_s": time.time()}
     before = {
-        thing: rollout_decision.report_order(rollout_decision.newest_report(execution.data, thing, wanted.inspection))
+        thing: rollout_decision.report_order(rollout_decision.newest_report(execution.data, thing, request.inspection))
         for thing in things
     }
     # The canary group may have no deployment of its own yet: its devices are part of the fleet, too.
     components = deployments.components(target) or deployments.components(settings.fleet_target)
-    open_rollout = {"scope": scope, "released": released, "wanted": wanted.model_dump()}
+    open_rollout = {"scope": scope, "released": released, "request": request.model_dump()}
     execution.data.write(execution.open_rollout_key, to_json_bytes(open_rollout))
     deployment_id = deployments.create(
         deployment_request(
-            name=f"kensa {wanted.model} {scope}",
+            name=f"kensa {request.model} {scope}",
             target=target,
-            components=with_desired_release(components, wanted.inspection, released["release_id"]),
+            components=with_desired_release(components, request.inspection, released["release_id"]),
             settings=settings,
         )
     )
@@ -88,12 +88,12 @@ def _baseline_key(deployment_id: str) -> str:
 
 def monitor(execution: Execution) -> dict[str, Any]:
     """Look at what the things of the rollout report, and decide."""
-    rollout, settings, wanted = execution.step_result("rollout"), execution.settings, execution.request
+    rollout, settings, request = execution.step_result("rollout"), execution.settings, execution.request
     deployments, data, now = deployments_of(), execution.data, time.time()
     before = rollout_decision.read_baseline(data, rollout["deployment_id"])
     seen = []
     for thing, order in sorted(before.items()):
-        report = rollout_decision.newest_report(data, thing, wanted.inspection)
+        report = rollout_decision.newest_report(data, thing, request.inspection)
         digest = execution.step_result("released")["digest"]
         one = rollout_decision.rollout_status_of(report, thing=thing, digest=digest, before=order, deployment=("", ""))
         if one.status in {rollout_decision.RolloutStatus.PENDING, rollout_decision.RolloutStatus.SILENT}:
@@ -103,7 +103,7 @@ def monitor(execution: Execution) -> dict[str, Any]:
             )
         seen.append(one)
     age_s = now - float(rollout["began_utc_s"])
-    earlier = execution.step_result("watch")
+    earlier = execution.step_result("monitor")
     all_since = None
     if all(one.status is rollout_decision.RolloutStatus.COMMITTED for one in seen):
         known = earlier.get("all_committed_utc_s") if earlier.get("deployment_id") == rollout["deployment_id"] else None
@@ -117,7 +117,7 @@ def monitor(execution: Execution) -> dict[str, Any]:
         "deployment_id": rollout["deployment_id"],
         "action": decision.action,
         "reason": decision.reason[:_MAX_WHY],
-        "blame": decision.revoke,
+        "revoke": decision.revoke,
         "all_committed_utc_s": all_since,
         "counts": rollout_decision.count_by_status(seen),
         "things": rollout_decision.to_json(seen),
@@ -126,23 +126,23 @@ def monitor(execution: Execution) -> dict[str, Any]:
 
 def roll_back(execution: Execution) -> dict[str, Any]:
     """Take the release back wherever it was deployed, and lead to the one before; see the module."""
-    settings, wanted = execution.settings, execution.request
+    settings, request = execution.settings, execution.request
     publisher, deployments = publisher_of(execution), deployments_of()
-    released, rollout, watched = (
+    released, rollout, monitored = (
         execution.step_result("released"),
         execution.step_result("rollout"),
-        execution.step_result("watch"),
+        execution.step_result("monitor"),
     )
     if (error := execution.state.get("error")) is not None:
-        why, blame = f"the rollout broke: {error.get('Error', 'unknown error')}", False
+        why, revoke = f"the rollout broke: {error.get('Error', 'unknown error')}", False
     else:
-        why, blame = str(watched.get("reason", "stopped by a person")), bool(watched.get("blame", False))
+        why, revoke = str(monitored.get("reason", "stopped by a person")), bool(monitored.get("revoke", False))
     release_id, previous = str(released["release_id"]), released.get("previous")
-    if blame:
-        publisher.revoke(release_id, wanted.site, why[:_MAX_WHY])
-    went_past = rollout.get("scope") != "canary" or watched.get("counts", {}).get("committed", 1) > 0
+    if revoke:
+        publisher.revoke(release_id, request.site, why[:_MAX_WHY])
+    went_past = rollout.get("scope") != "canary" or monitored.get("counts", {}).get("committed", 1) > 0
     if previous is not None and went_past:
-        publisher.republish(str(previous), wanted.site)
+        publisher.republish(str(previous), request.site)
     targets = (
         [settings.canary_target]
         if rollout.get("scope") == "canary"
@@ -154,13 +154,13 @@ def roll_back(execution: Execution) -> dict[str, Any]:
     made = []
     for target in dict.fromkeys(targets):
         components = deployments.components(target)
-        if desired_release(components, wanted.inspection) == release_id:
+        if desired_release(components, request.inspection) == release_id:
             made.append(
                 deployments.create(
                     deployment_request(
-                        name=f"kensa {wanted.model} roll-back",
+                        name=f"kensa {request.model} roll-back",
                         target=target,
-                        components=with_desired_release(components, wanted.inspection, previous),
+                        components=with_desired_release(components, request.inspection, previous),
                         settings=settings,
                     )
                 )
@@ -168,7 +168,7 @@ def roll_back(execution: Execution) -> dict[str, Any]:
     name, _, version = release_id.partition("/")
     registry_of(execution).set_status(name, version, CandidateStatus.ROLLED_BACK, by=execution.arn, why=why[:_MAX_WHY])
     clear_open_rollout(execution)
-    return {"reason": why[:_MAX_WHY], "blame": blame, "to": previous, "deployments": made}
+    return {"reason": why[:_MAX_WHY], "revoke": revoke, "to": previous, "deployments": made}
 
 
 def clear_open_rollout(execution: Execution) -> None:

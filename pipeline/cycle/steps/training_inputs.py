@@ -61,8 +61,8 @@ class NothingNewError(KensaError):
 
 def build_dataset(execution: Execution) -> dict[str, Any]:
     """Build and keep the next version of the data set; find out what the search needs to know of it."""
-    wanted, data = execution.request, execution.data
-    place = f"datasets/{wanted.site}/{wanted.model}"
+    request, data = execution.request, execution.data
+    place = f"datasets/{request.site}/{request.model}"
     champion = current_release(execution)
     with tempfile.TemporaryDirectory(prefix="kensa-dataset-") as temporary:
         base = _fetch_base_dataset(execution, champion, Path(temporary) / "base")
@@ -71,12 +71,12 @@ def build_dataset(execution: Execution) -> dict[str, Any]:
             data if next(iter(data.list("labels/v1/")), None) else None,
             base,
             Path(temporary) / "built",
-            name=wanted.model,
-            settings=builder.BuildSettings(site=wanted.site, inspection=wanted.inspection),
+            name=request.model,
+            settings=builder.BuildSettings(site=request.site, inspection=request.inspection),
         )
         _reject_poisoned(version)
         if version.parent is not None and version.digest == version.parent:
-            raise NothingNewError(f"the version {version.digest[:_DIGITS]} of {wanted.model} holds nothing new")
+            raise NothingNewError(f"the version {version.digest[:_DIGITS]} of {request.model} holds nothing new")
         uri = execution.uri(place, version.digest[:_DIGITS])
         upload_folder(Path(temporary) / "built", aws_clients.storage(uri))
         settings = resolve_settings(_search_settings(execution), Path(temporary) / "built")
@@ -96,9 +96,9 @@ def build_dataset(execution: Execution) -> dict[str, Any]:
 
 def plan_training(execution: Execution) -> dict[str, Any]:
     """Write the requests of all trainings, and of the job that chooses between their models."""
-    wanted, data, dataset = execution.request, execution.data, execution.step_result("dataset")
+    request, data, dataset = execution.request, execution.data, execution.step_result("dataset")
     search = parse_json(SearchSettings, data.read(f"{execution.prefix}/search.json"), "search.json")
-    search = search.model_copy(update={"name": wanted.model, "version": _next_version(execution)})
+    search = search.model_copy(update={"name": request.model, "version": _next_version(execution)})
     trained = execution.uri("training", execution.name)
     jobs = [
         training_request(one, _job_settings(execution, trained), data_uri=dataset["uri"], cycle=execution.name)
@@ -136,8 +136,8 @@ def _fetch_base_dataset(execution: Execution, champion: RegistryEntry | None, in
     if champion is not None and champion.record.dataset_uri:
         download_folder(aws_clients.storage(champion.record.dataset_uri), into)
         return into
-    wanted = execution.request
-    found = download_folder(execution.data, into, f"datasets/{wanted.site}/{wanted.model}/base/")
+    request = execution.request
+    found = download_folder(execution.data, into, f"datasets/{request.site}/{request.model}/base/")
     return into if found else None
 
 
@@ -178,18 +178,18 @@ def _next_version(execution: Execution) -> str:
 
 def _export_champion(execution: Execution) -> str | None:
     """Bring the release folder that the fleet runs to where a job can read it; None before the first release."""
-    wanted, publisher = execution.request, publisher_of(execution)
-    published = publisher.published(wanted.site)
-    release_id = desired_release(deployments_of().components(execution.settings.fleet_target), wanted.inspection)
+    request, publisher = execution.request, publisher_of(execution)
+    published = publisher.published(request.site)
+    release_id = desired_release(deployments_of().components(execution.settings.fleet_target), request.inspection)
     if release_id not in published:
-        mine = [one for one in published.values() if one.release_id.startswith(f"{wanted.model}/")]
+        mine = [one for one in published.values() if one.release_id.startswith(f"{request.model}/")]
         newest = max(mine, key=lambda one: one.counter, default=None)
         release_id = None if newest is None else newest.release_id
     if release_id is None:
         return None
     uri = execution.uri(execution.prefix, "champion")
     with tempfile.TemporaryDirectory(prefix="kensa-champion-") as temporary:
-        publisher.fetch(release_id, wanted.site, Path(temporary))
+        publisher.fetch(release_id, request.site, Path(temporary))
         upload_folder(Path(temporary), aws_clients.storage(uri))
     return uri
 

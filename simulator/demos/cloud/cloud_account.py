@@ -65,7 +65,13 @@ _ALARM: Final = "arn:aws:cloudwatch:eu-central-1:123456789012:alarm:kensa-score-
 _NICE: Final = 5  # of trainings: the lines go first
 _FIRST_S: Final = 60.0
 _ASL: Final = ROOT / "pipeline" / "infra" / "cycle.asl.json"
-_FAST: Final[dict[str, Any]] = {"watch_s": 240, "soak_s": 3, "fleet_s": 240, "every_s": 1, "per_minute": 100}
+_FAST: Final[dict[str, Any]] = {
+    "canary_timeout_s": 240,
+    "soak_s": 3,
+    "fleet_timeout_s": 240,
+    "poll_interval_s": 1,
+    "per_minute": 100,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,8 +270,8 @@ class CloudAccount:
             self._start_on(trigger, pattern)
 
     def _start_on(self, trigger: str, pattern: dict[str, Any]) -> None:
-        wanted = {"trigger": trigger, "trigger_id": "<id>", "site": SITE, "model": MODEL, "inspection": INSPECTION}
-        transformer = {"InputPathsMap": {"id": "$.id"}, "InputTemplate": json.dumps(wanted)}
+        request = {"trigger": trigger, "trigger_id": "<id>", "site": SITE, "model": MODEL, "inspection": INSPECTION}
+        transformer = {"InputPathsMap": {"id": "$.id"}, "InputTemplate": json.dumps(request)}
         events = self.aws.client("events")
         events.put_rule(Name=f"kensa-{trigger}", EventPattern=json.dumps(pattern))
         target = {"Id": "cycle", "Arn": self._machine, "RoleArn": _ROLE, "InputTransformer": transformer}

@@ -129,7 +129,7 @@ def to_json(result: CloudResult) -> dict[str, Any]:
         "poisoned_reasons": findings.poisoned.get("why", []),
         "cycle": findings.cycle.get("result"),
         "executions": findings.statuses,
-        "trigger": findings.cycle.get("wanted", {}).get("trigger"),
+        "trigger": findings.cycle.get("request", {}).get("trigger"),
         "score_drift_psi": None if findings.psi is None else round(findings.psi, 3),
         "drift_noticed_s": _rounded(findings.drift_noticed_s),
         "recovery_s": _rounded(findings.recovery_s),

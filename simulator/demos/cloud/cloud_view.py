@@ -27,7 +27,7 @@ STYLES: Final[dict[EventKind, str]] = {
 }
 _FAIR: Final = 0.97  # an accuracy from here on is shown green
 _POOR: Final = 0.9
-_STATES: Final = ("BuildDataset", "Train", "Choose", "Release", "Watch", "WatchFleet", "Notify")
+_STATES: Final = ("BuildDataset", "Train", "Choose", "Release", "Monitor", "MonitorFleet", "Notify")
 _SHORT: Final = ("data", "train", "choose", "release", "canary", "fleet", "told")
 
 

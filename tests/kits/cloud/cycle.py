@@ -98,7 +98,7 @@ class Plant:
 
     def start(self, *, trigger_id: str | None = None, trigger: str = "manual") -> str:
         """Start an execution; returns its ARN."""
-        wanted = {
+        request = {
             "trigger": trigger,
             "trigger_id": trigger_id or str(uuid.uuid4()),
             "site": SITE,
@@ -106,7 +106,7 @@ class Plant:
             "inspection": INSPECTION,
         }
         started = self.aws.client("stepfunctions").start_execution(
-            stateMachineArn=self.machine_arn, name=f"run-{uuid.uuid4().hex[:8]}", input=json.dumps(wanted)
+            stateMachineArn=self.machine_arn, name=f"run-{uuid.uuid4().hex[:8]}", input=json.dumps(request)
         )
         return str(started["executionArn"])
 
@@ -152,8 +152,8 @@ class Plant:
 
     def is_free(self) -> bool:
         """Whether the lock is."""
-        wanted = CycleRequest(trigger="manual", trigger_id="-", site=SITE, model=MODEL, inspection=INSPECTION)
-        return locks_of(Execution("arn:::-", wanted, {}, self.settings)).holder(wanted) is None
+        request = CycleRequest(trigger="manual", trigger_id="-", site=SITE, model=MODEL, inspection=INSPECTION)
+        return locks_of(Execution("arn:::-", request, {}, self.settings)).holder(request) is None
 
     def messages(self) -> list[str]:
         """Subjects of what the topic was told."""
@@ -252,10 +252,10 @@ def make_plant(
         "training_role": ROLE,
         "training_image": "pytorch-training:cpu",
         "training_source": "s3://kensa-data/code/source.tar.gz",
-        "watch_s": 20,
+        "canary_timeout_s": 20,
         "soak_s": 0,
-        "fleet_s": 20,
-        "every_s": 1,
+        "fleet_timeout_s": 20,
+        "poll_interval_s": 1,
         **changes,
     }
     settings = CycleSettings.model_validate(values)

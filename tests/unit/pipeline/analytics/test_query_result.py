@@ -274,7 +274,7 @@ def test_score_drift_is_the_stability_index_of_the_agents_own_statistics(past: P
     for row in answer:
         parts, value = expected[(row["line"], row["model_version"]), row["date"]]
         assert (row["parts"], row["psi"]) == (parts, pytest.approx(value, rel=1e-6))
-        assert row["finding"] == ("steady" if value < 0.1 else "look" if value < 0.25 else "changed")
+        assert row["finding"] == ("steady" if value < 0.1 else "moderate" if value < 0.25 else "changed")
 
 
 def test_a_camera_is_compared_with_its_own_past_and_with_the_others(past: Past, lake: DuckDbEngine) -> None:

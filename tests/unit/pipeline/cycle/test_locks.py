@@ -20,10 +20,10 @@ SETTINGS = settings()
 
 
 def execution(number: int, trigger_id: str | None = None, *, model: str = "spots") -> Execution:
-    wanted = CycleRequest(
+    request = CycleRequest(
         trigger="manual", trigger_id=trigger_id or f"id-{number}", site="a", model=model, inspection="main"
     )
-    return Execution(f"arn:aws:states:eu-central-1:1:execution:kensa:run-{number}", wanted, {}, SETTINGS)
+    return Execution(f"arn:aws:states:eu-central-1:1:execution:kensa:run-{number}", request, {}, SETTINGS)
 
 
 def test_the_lock_is_one_executions_until_it_is_given_back(tmp_path: Path) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import importlib
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
-from agent.errors import OperatorError
+from agent.errors import KensaError, OperatorError
 from agent.wire import encode_verdict, heartbeat_topic, model_topic, verdict_topic
 from pipeline.analytics import lake_schema
 from pipeline.cycle import state_machine
@@ -21,6 +21,9 @@ from pipeline.infra import asl_lint, cost_estimate
 from simulator.aws.iot_rules import select
 from tests.kits.cloud import messages
 from tests.kits.requirements import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 INFRA = ROOT / "pipeline" / "infra"
 
@@ -49,6 +52,21 @@ def template() -> dict[str, Any]:
     return tree
 
 
+def members(tree: Any, name: str) -> Iterator[Any]:
+    """The values of all members `name` at any depth."""
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ():
+        if key == name:
+            yield value
+        yield from members(value, name)
+
+
+def subclasses(base: type) -> Iterator[type]:
+    """All classes below `base` that are loaded."""
+    for found in base.__subclasses__():
+        yield found
+        yield from subclasses(found)
+
+
 def of_type(template: dict[str, Any], kind: str) -> dict[str, dict[str, Any]]:
     return {name: one["Properties"] for name, one in template["Resources"].items() if one["Type"] == kind}
 
@@ -61,6 +79,13 @@ def test_the_state_machine_is_the_one_that_the_code_makes() -> None:
 
 def test_the_state_machine_is_sound() -> None:
     assert asl_lint.find_errors(state_machine.definition()) == []
+
+
+def test_every_error_that_the_state_machine_names_is_a_class_or_of_a_service() -> None:
+    named = {error for found in members(state_machine.definition(), "ErrorEquals") for error in found}
+    ours = {error for error in named if "." not in error}  # those of services have a prefix, as `States.ALL`
+    classes = {one.__name__ for one in subclasses(KensaError)}  # `HANDLERS` has imported every step
+    assert {"AwsError", "StorageError"} <= ours <= classes
 
 
 def test_every_substitution_of_the_state_machine_is_given(template: dict[str, Any]) -> None:
@@ -201,7 +226,7 @@ def test_a_device_brings_frames_below_its_own_name_as_the_recipes_policy_says(te
         (lambda s: s["Done"].update(Type="Sucess"), "the type 'Sucess'"),
         (lambda s: s.update(Lost={"Type": "Succeed"}), "machine.Lost: cannot be reached"),
         (lambda s: s["Train"].pop("Next"), "needs either Next or End"),
-        (lambda s: s["CanaryPause"].update(SecondsPath="rollout.every_s"), "is no path"),
+        (lambda s: s["CanaryPause"].update(SecondsPath="rollout.poll_interval_s"), "is no path"),
         (lambda s: s["CountModels"]["Parameters"].update({"x.$": "States.Sum($.a)"}), "there is no States.Sum"),
         (lambda s: s["Begin"]["Parameters"].update(state="$.x"), "lacks its .$"),
         (lambda s: s["Train"]["ItemProcessor"].update(StartAt="Other"), "is no state of it"),

@@ -36,9 +36,9 @@ def settings(**changes: Any) -> CycleSettings:
         "training_role": "arn:aws:iam::123456789012:role/r",
         "training_image": "image",
         "training_source": "s3://d/code.tar.gz",
-        "watch_s": 100,
+        "canary_timeout_s": 100,
         "soak_s": 10,
-        "fleet_s": 200,
+        "fleet_timeout_s": 200,
         **changes,
     }
     return CycleSettings.model_validate(given)
@@ -52,8 +52,8 @@ def report(*, epoch: int = 1, utc_us: int = 10, **changes: Any) -> ModelReport:
     return decoded
 
 
-def seen(*standings: RolloutStatus) -> list[ThingRollout]:
-    return [ThingRollout(f"t{number}", one) for number, one in enumerate(standings)]
+def seen(*statuses: RolloutStatus) -> list[ThingRollout]:
+    return [ThingRollout(f"t{number}", one) for number, one in enumerate(statuses)]
 
 
 def stands(
@@ -96,7 +96,7 @@ C, R, F, P, S = (
 
 
 @pytest.mark.parametrize(
-    ("standings", "age_s", "committed_s", "action", "blame"),
+    ("statuses", "age_s", "committed_s", "action", "revoke"),
     [
         ((C, C), 20, 10.0, "promote", False),
         ((C, C), 20, 9.0, "wait", False),  # not for long enough
@@ -112,14 +112,14 @@ C, R, F, P, S = (
     ],
 )
 def test_the_canary_decides(
-    standings: tuple[RolloutStatus, ...], age_s: float, committed_s: float | None, action: str, *, blame: bool
+    statuses: tuple[RolloutStatus, ...], age_s: float, committed_s: float | None, action: str, *, revoke: bool
 ) -> None:
-    made = decide_canary(seen(*standings), settings=settings(), age_s=age_s, all_committed_s=committed_s)
-    assert (made.action, made.revoke) == (action, blame), made.reason
+    made = decide_canary(seen(*statuses), settings=settings(), age_s=age_s, all_committed_s=committed_s)
+    assert (made.action, made.revoke) == (action, revoke), made.reason
 
 
 @pytest.mark.parametrize(
-    ("standings", "age_s", "action", "blame"),
+    ("statuses", "age_s", "action", "revoke"),
     [
         ((C, C, C), 0, "done", False),
         ((C, C, S), 0, "wait", False),
@@ -129,9 +129,9 @@ def test_the_canary_decides(
         ((C,) * 10 + (R,), 0, "done", False),  # within the tolerance
     ],
 )
-def test_the_fleet_decides(standings: tuple[RolloutStatus, ...], age_s: float, action: str, *, blame: bool) -> None:
-    made = decide_fleet(seen(*standings), settings=settings(), age_s=age_s)
-    assert (made.action, made.revoke) == (action, blame), made.reason
+def test_the_fleet_decides(statuses: tuple[RolloutStatus, ...], age_s: float, action: str, *, revoke: bool) -> None:
+    made = decide_fleet(seen(*statuses), settings=settings(), age_s=age_s)
+    assert (made.action, made.revoke) == (action, revoke), made.reason
 
 
 def test_a_decision_names_the_things_and_their_reasons() -> None:
@@ -160,15 +160,15 @@ def test_settings_come_back_from_their_own_environment() -> None:
 
 
 def test_a_wrong_variable_is_named() -> None:
-    with pytest.raises(CycleConfigError, match="KENSA_WATCH_S"):
-        CycleSettings.read({**settings().environment(), "KENSA_WATCH_S": "soon"})
+    with pytest.raises(CycleConfigError, match="KENSA_CANARY_TIMEOUT_S"):
+        CycleSettings.read({**settings().environment(), "KENSA_CANARY_TIMEOUT_S": "soon"})
     with pytest.raises(CycleConfigError, match="KENSA_DATA: Field required"):
         CycleSettings.read({})
 
 
-def test_a_standing_travels_as_json() -> None:
+def test_a_status_travels_as_json() -> None:
     from pipeline.cycle.deployment.rollout_decision import count_by_status, to_json  # noqa: PLC0415
 
     found = seen(C, C, S)
     assert count_by_status(found) == {"committed": 2, "rolled_back": 0, "failed": 0, "pending": 0, "silent": 1}
-    assert json.loads(json.dumps(to_json(found)))[-1]["standing"] == "silent"
+    assert json.loads(json.dumps(to_json(found)))[-1]["status"] == "silent"

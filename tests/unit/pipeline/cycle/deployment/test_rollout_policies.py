@@ -33,10 +33,10 @@ def execution(folder: Path, trigger: str) -> Execution:
             "training_source": "s3://code/source.tar.gz",
         }
     )
-    wanted = CycleRequest.model_validate(
+    request = CycleRequest.model_validate(
         {"trigger": trigger, "trigger_id": "1", "site": "plant-a", "model": "spots", "inspection": "surface"}
     )
-    return Execution("arn:aws:states:eu-central-1:1:execution:cycle:one", wanted, {}, settings)
+    return Execution("arn:aws:states:eu-central-1:1:execution:cycle:one", request, {}, settings)
 
 
 def laid(folder: Path, trigger: str, text: str | None) -> manifests.Manifest:

@@ -103,13 +103,13 @@ def moment(**changes: Any) -> CloudSnapshot:
     return replace(
         CloudSnapshot(
             elapsed_s=75.0,
-            note="the state machine is in Watch",
+            note="the state machine is in Monitor",
             light=0.78,
             accuracy=AccuracyShare(60, 120),
             curve=((10.0, 1.0), (12.0, 0.5)),
             psi=1.5,
             events=CHAPTERS,
-            states=("Begin", "BuildDataset", "Train", "Choose", "Release", "Watch"),
+            states=("Begin", "BuildDataset", "Train", "Choose", "Release", "Monitor"),
             devices=(device, replace(device, thing="press-2")),
             delivered=240,
             labels=99,
