@@ -1,4 +1,4 @@
-"""`kensa cloud cycle`: start, watch, approve and stop improvement cycles, and bring the publisher's folder.
+"""`kensa cloud cycle`: start, show, approve and stop improvement cycles; upload the publisher's folder.
 
 Typical: `kensa cloud cycle --stack kensa-plant-a status`, then `... approve NAME --why "the card is good"`.
 """
@@ -28,7 +28,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="kensa cloud cycle", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--stack", help="name of the CloudFormation stack; else KENSA_* of the environment")
+    parser.add_argument("--stack", help="name of the CloudFormation stack (default: KENSA_* of the environment)")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -38,21 +38,21 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     start = command("start", "start a cycle")
     for name in ("site", "model", "inspection"):
         start.add_argument(f"--{name}", required=True)
-    command("status", "the newest executions, and which wait for a decision")
+    command("status", "list the newest executions and those that wait for a decision")
     for name, text in (("approve", "release the candidate"), ("deny", "do not release it")):
-        decision = command(name, f"answer an execution that asks: {text}")
+        decision = command(name, f"answer an approval request: {text}")
         decision.add_argument("execution", help="its name")
         decision.add_argument("--why", required=True, help="one sentence, for the registry")
         decision.add_argument("--by", default=getuser(), help="who decides (default: you)")
-    stop = command("stop", "stop an execution; a rollout that is half way is taken back")
+    stop = command("stop", "stop an execution and roll back a rollout in progress")
     stop.add_argument("execution", help="its name")
     stop.add_argument("--why", required=True, help="one sentence")
     stop.add_argument("--by", default=getuser(), help="who stops it (default: you)")
-    publisher = command("publisher", "bring the private folder that `kensa release init` made, without its root keys")
+    publisher = command("publisher", "upload the private folder of `kensa release init`, without its root keys")
     publisher.add_argument("--push", type=Path, required=True, metavar="FOLDER")
-    bundle = command("bundle", "pack the sources of training jobs; says the bundle's name, which is its content's")
+    bundle = command("bundle", "pack the sources of training jobs; prints the bundle's name, a digest of its content")
     bundle.add_argument(
-        "--to", metavar="URI", help="and bring it there, below code/: a folder, or the stack's s3://bucket"
+        "--to", metavar="URI", help="also upload it there, below code/: a folder, or the stack's s3://bucket"
     )
     return parser.parse_args(argv)
 
@@ -111,7 +111,7 @@ _COMMANDS: Final[dict[str, Callable[[argparse.Namespace], dict[str, Any]]]] = {
 
 
 def main(argv: list[str]) -> int:
-    """Run one command; errors are KensaErrors, which `kensa cloud` prints."""
+    """Run one command. Raises KensaError, which `kensa cloud` prints."""
     arguments = _arguments(argv)
     answer = _COMMANDS[arguments.command](arguments)
     if arguments.json:
@@ -126,7 +126,7 @@ def main(argv: list[str]) -> int:
 
 def _print_executions(lines: list[dict[str, str]]) -> None:
     if not lines:
-        print("no cycle was started yet")
+        print("no cycle has been started yet")
     for line in lines:
         doing = line["state"] or line["result"]
         asks = f"  waits for approval of {line['waits_for']}" if line["waits_for"] else ""

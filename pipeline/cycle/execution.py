@@ -1,6 +1,6 @@
-"""One execution as its steps see it: what started it, what the steps before have found, and where things are kept.
+"""One execution as its steps see it: the request, the results of earlier steps, and the object keys.
 
-{"execution": ARN, "state": {"trigger", ... "inspection", STEP: {"answer": what it returned} ...}}
+{"execution": ARN, "state": {"trigger", ... "inspection", STEP: {"answer": the result of that step} ...}}
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class CycleRequest(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """See the module."""
+    """An execution, its state and its settings; see the module."""
 
     arn: str
     request: CycleRequest
@@ -49,46 +49,46 @@ class Execution:
 
     @property
     def name(self) -> str:
-        """Of the execution, safe in a key."""
+        """The name of the execution, safe in a key."""
         return safe_key_part(self.arn.rpartition(":")[2])
 
     @property
     def prefix(self) -> str:
-        """Where in `data` it keeps what it found."""
+        """Prefix in `data` of what this execution stores."""
         return f"cycle/v1/executions/{self.name}"
 
     @property
     def record_key(self) -> str:
-        """Where in `data` it says what came of it."""
+        """Key in `data` of the record of its result."""
         return f"{self.prefix}/record.json"
 
     @property
     def approval_key(self) -> str:
-        """Where in `data` its question waits."""
+        """Key in `data` of the pending approval request."""
         return f"cycle/v1/approvals/{self.name}.json"
 
     @property
     def open_rollout_key(self) -> str:
-        """Where in `data` its rollout is noted while it is half way."""
+        """Key in `data` of the note on a rollout in progress."""
         return f"cycle/v1/open/{self.name}.json"
 
     @property
     def data(self) -> Storage:
-        """Where the cycle's objects are."""
+        """The storage of the cycle's objects."""
         return aws_clients.storage(self.settings.data)
 
     def uri(self, *parts: str) -> str:
-        """The address of something in `data`."""
+        """URI of an object or prefix in `data`."""
         return "/".join((self.settings.data.rstrip("/"), *parts))
 
     def step_result(self, name: str) -> dict[str, Any]:
-        """What a step before has returned; empty where it did not run."""
+        """The result of an earlier step; empty if it did not run."""
         found: dict[str, Any] = (self.state.get(name) or {}).get("answer") or {}
         return found
 
 
 def read_event(event: Mapping[str, Any], settings: CycleSettings | None = None) -> Execution:
-    """Read what the state machine hands to every function. Raises UsageError, CycleConfigError."""
+    """Read the event that the state machine passes to every function. Raises UsageError, CycleConfigError."""
     state = event["state"]
     try:
         request = CycleRequest.model_validate(state)
@@ -99,7 +99,7 @@ def read_event(event: Mapping[str, Any], settings: CycleSettings | None = None) 
 
 
 def safe_key_part(text: str) -> str:
-    """`text` as one part of a key."""
+    """`text` with all characters replaced that are unsafe in one segment of a key."""
     return _UNSAFE.sub("-", text)[:128] or "-"
 
 

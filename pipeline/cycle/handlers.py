@@ -1,7 +1,8 @@
-"""The Lambda functions of the cycle: an event in, a step's answer out. The same functions are behind the commands.
+"""The Lambda functions of the cycle, one for each task of the state machine.
 
-Settings come from the environment (`pipeline.cycle.settings`), clients from `pipeline.cloud.aws_clients`. An exception
-is the function's error, and its class's name is what the state machine catches it by.
+Each takes an event and returns the result of its step; the commands call the same steps. Settings come from the
+environment (`pipeline.cycle.settings`), clients from `pipeline.cloud.aws_clients`. An exception is the function's
+error; the state machine catches it by the name of its class.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ StepResult = dict[str, Any]
 
 
 def begin(event: StepResult, _context: Any) -> StepResult:
-    """Take trigger and lock."""
+    """Take the trigger and the lock."""
     execution = read_event(event)
     return locks_of(execution).begin(execution)
 
@@ -35,17 +36,17 @@ def plan_training(event: StepResult, _context: Any) -> StepResult:
 
 
 def choose(event: StepResult, _context: Any) -> StepResult:
-    """Read what the choosing job found."""
+    """Read the result of the choosing job."""
     return approval.record_choice(read_event(event))
 
 
 def register(event: StepResult, _context: Any) -> StepResult:
-    """Keep the proposed candidate."""
+    """Register the proposed candidate."""
     return approval.register(read_event(event))
 
 
 def ask_approval(event: StepResult, _context: Any) -> StepResult:
-    """Ask a person; the state machine waits for the token."""
+    """Request approval from a person; the state machine waits for the token."""
     return approval.ask_approval(read_event(event), str(event["token"]))
 
 
@@ -60,32 +61,32 @@ def release(event: StepResult, _context: Any) -> StepResult:
 
 
 def deploy_canary(event: StepResult, _context: Any) -> StepResult:
-    """Let the canary wish for the release."""
+    """Deploy the release to the canary."""
     return rollout.deploy(read_event(event), "canary")
 
 
 def monitor(event: StepResult, _context: Any) -> StepResult:
-    """Look at the reports, and decide."""
+    """Evaluate the reports of the devices and decide."""
     return rollout.monitor(read_event(event))
 
 
 def promote(event: StepResult, _context: Any) -> StepResult:
-    """Let the fleet wish for the release."""
+    """Deploy the release to the fleet."""
     return rollout.deploy(read_event(event), "fleet")
 
 
 def roll_back(event: StepResult, _context: Any) -> StepResult:
-    """Take the release back."""
+    """Roll the release back."""
     return rollout.roll_back(read_event(event))
 
 
 def notify(event: StepResult, _context: Any) -> StepResult:
-    """Keep the record, and tell the topic."""
+    """Write the record and notify the topic."""
     return completion.notify(read_event(event))
 
 
 def end(event: StepResult, _context: Any) -> StepResult:
-    """Settle what is open."""
+    """Settle the candidate, the approval request and the lock."""
     execution = read_event(event)
     if execution.step_result("outcome").get("result") == "promoted":
         rollout.clear_open_rollout(execution)
@@ -93,7 +94,7 @@ def end(event: StepResult, _context: Any) -> StepResult:
 
 
 def refresh(_event: StepResult, _context: Any) -> StepResult:
-    """Keep the repository's signatures fresh; not part of the cycle, a schedule calls it."""
+    """Renew the repository's signatures; called by a schedule, not by the cycle."""
     Publisher(aws_clients.storage(CycleSettings.read().publisher)).refresh()
     return {}
 

@@ -1,4 +1,4 @@
-"""What people do with executions: start, look, decide, stop. The commands are thin shells over these."""
+"""Operations of people on executions: start, show, find and stop; the commands are thin shells over these."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _SHOWN: Final = 20
 
 
 class CycleError(OperatorError):
-    """The cycle cannot do what was asked for; the text says why, and what it can."""
+    """The requested operation is not possible; the text gives the reason and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +44,10 @@ class ExecutionSummary:
 
     name: str
     status: str
-    state: str  # the one that it is in, "" where it has ended
+    state: str  # the current state, "" if it has ended
     started: str
-    waits_for: str  # the release that a person must approve, "" where none
-    result: str  # of its record, "" where there is none
+    waits_for: str  # the release that a person must approve, "" if none
+    result: str  # of its record, "" if there is none
 
 
 def stack_environment(stack: str) -> dict[str, str]:
@@ -56,12 +56,14 @@ def stack_environment(stack: str) -> dict[str, str]:
         described = aws_clients.client("cloudformation").describe_stacks(StackName=stack)["Stacks"][0]
     outputs = {output["OutputKey"]: output["OutputValue"] for output in described.get("Outputs", [])}
     if lacking := sorted(set(_OUTPUTS) - set(outputs)):
-        raise CycleError(f"the stack {stack} has no output {', '.join(lacking)}: it was not made from this template")
+        raise CycleError(
+            f"the stack {stack} lacks the output {', '.join(lacking)}: it was not created from this template"
+        )
     return {f"KENSA_{name}": outputs[key] for key, name in _OUTPUTS.items()}
 
 
 def start(settings: CycleSettings, request: Mapping[str, str]) -> str:
-    """Start an execution by hand; returns its name. Raises UsageError for names that are none."""
+    """Start an execution manually; returns its name. Raises UsageError for invalid names."""
     trigger_id = uuid.uuid4().hex
     tree = {"trigger": "manual", "trigger_id": trigger_id, **request}
     read_event({"execution": "-", "state": tree}, settings)
@@ -74,15 +76,15 @@ def start(settings: CycleSettings, request: Mapping[str, str]) -> str:
 
 
 def find_execution(settings: CycleSettings, name: str) -> Execution:
-    """An execution by its name or ARN. Raises AwsError where there is none."""
+    """An execution by its name or ARN. Raises AwsError if there is none."""
     arn = (
         name
         if name.startswith("arn:")
         else f"{_state_machine_arn(settings).replace(':stateMachine:', ':execution:')}:{name}"
     )
     with aws_clients.translate_aws_errors(f"the execution {name}"):
-        told = aws_clients.client("stepfunctions").describe_execution(executionArn=arn)
-    return read_event({"execution": arn, "state": json.loads(told["input"])}, settings)
+        described = aws_clients.client("stepfunctions").describe_execution(executionArn=arn)
+    return read_event({"execution": arn, "state": json.loads(described["input"])}, settings)
 
 
 def status(settings: CycleSettings, *, limit: int = _SHOWN) -> list[ExecutionSummary]:
@@ -93,7 +95,7 @@ def status(settings: CycleSettings, *, limit: int = _SHOWN) -> list[ExecutionSum
     for entry in sorted(found, key=lambda entry: entry["startDate"], reverse=True):
         execution = find_execution(settings, entry["executionArn"])
         running = entry["status"] == "RUNNING"
-        question = _read_json(execution, execution.approval_key) if running else {}
+        pending = _read_json(execution, execution.approval_key) if running else {}
         record = {} if running else _read_json(execution, execution.record_key)
         lines.append(
             ExecutionSummary(
@@ -101,7 +103,7 @@ def status(settings: CycleSettings, *, limit: int = _SHOWN) -> list[ExecutionSum
                 status=str(entry["status"]),
                 state=_current_state(states, execution.arn) if running else "",
                 started=entry["startDate"].isoformat(timespec="seconds"),
-                waits_for=str(question.get("candidate", {}).get("release_id", "")),
+                waits_for=str(pending.get("candidate", {}).get("release_id", "")),
                 result=str(record.get("result", "")),
             )
         )
@@ -109,9 +111,9 @@ def status(settings: CycleSettings, *, limit: int = _SHOWN) -> list[ExecutionSum
 
 
 def stop(execution: Execution, *, by: str, why: str) -> dict[str, Any]:
-    """Stop an execution; a rollout that is half way is taken back, and the lock is given back."""
+    """Stop an execution, roll back a rollout in progress, and release the lock."""
     if not by.strip() or not why.strip():
-        raise UsageError("say who stops it and why: --by NAME --why SENTENCE.")
+        raise UsageError("name who stops it and why: --by NAME --why SENTENCE.")
     with aws_clients.translate_aws_errors(f"to stop {execution.name}"):
         aws_clients.client("stepfunctions").stop_execution(
             executionArn=execution.arn, error="Stopped", cause=f"{by}: {why}"
@@ -145,7 +147,7 @@ def _read_json(execution: Execution, key: str) -> dict[str, Any]:
 
 
 def _current_state(states: Any, arn: str) -> str:
-    """The state that an execution entered last."""
+    """The state that an execution entered most recently."""
     with aws_clients.translate_aws_errors(f"the history of {arn}"):
         page = states.get_execution_history(executionArn=arn, reverseOrder=True, maxResults=100)["events"]
     entered = [event for event in page if event["type"].endswith("StateEntered")]

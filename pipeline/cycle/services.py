@@ -1,4 +1,4 @@
-"""The services that an execution's steps use, as its settings name them."""
+"""Factories of the services that the steps of an execution use."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from pipeline.cycle.settings import CycleSettings
     from pipeline.selection.registry.model_registry import ModelRegistry
 
-_MAX_SUBJECT: Final = 100  # characters, as SNS has it
+_MAX_SUBJECT: Final = 100  # characters, the limit of SNS
 _ENDED_STATUSES: Final = frozenset({"FAILED", "TIMED_OUT", "ABORTED", "SUCCEEDED"})
 
 
 def registry_of(execution: Execution) -> ModelRegistry:
-    """The registry of candidates."""
+    """The registry of candidates, in the data storage."""
     uri = execution.uri("registry")
     if not uri.startswith("s3://"):
         return open_registry(uri)
@@ -28,12 +28,12 @@ def registry_of(execution: Execution) -> ModelRegistry:
 
 
 def publisher_of(execution: Execution) -> Publisher:
-    """The publisher's folder."""
+    """The publisher on its storage."""
     return Publisher(aws_clients.storage(execution.settings.publisher))
 
 
 def deployments_of() -> Deployments:
-    """Greengrass of this account."""
+    """The Greengrass deployments of this account."""
     return Deployments(greengrass=aws_clients.client("greengrassv2"), iot=aws_clients.client("iot"))
 
 
@@ -43,7 +43,7 @@ def locks_of(execution: Execution) -> CycleLocks:
 
 
 def is_running(execution_arn: str) -> bool:
-    """Whether an execution still runs; one that is not known has ended long ago. Raises AwsError."""
+    """Whether an execution still runs; an unknown one ended long ago. Raises AwsError."""
     states = aws_clients.client("stepfunctions")
     try:
         with aws_clients.translate_aws_errors(f"the execution {execution_arn}"):
@@ -55,7 +55,7 @@ def is_running(execution_arn: str) -> bool:
 
 
 def publish_notification(settings: CycleSettings, subject: str, text: str) -> None:
-    """Tell the topic, if there is one. Raises AwsError."""
+    """Publish a message to the topic, if one is set. Raises AwsError."""
     if settings.topic is None:
         return
     with aws_clients.translate_aws_errors(f"a message to {settings.topic}"):

@@ -222,7 +222,7 @@ def test_a_trigger_counts_once_and_a_second_cycle_waits_for_none(
     plant.collect(0, 48)
     first = plant.start(trigger_id="event-1")
     plant.until_asked(first)
-    for trigger_id, reason in (("event-1", "was taken already"), ("event-2", "is at work")):
+    for trigger_id, reason in (("event-1", "was already taken"), ("event-2", "already works")):
         arn = plant.start(trigger_id=trigger_id)
         ended = aws.wait_for(arn, timeout_s=PATIENCE_S)
         assert ended["status"] == "SUCCEEDED"

@@ -216,7 +216,7 @@ def test_a_person_starts_looks_and_stops(
     assert kensa_cloud(["cycle", "status"]) == 0
     assert "RUNNING" in capsys.readouterr().out
     assert kensa_cloud(["cycle", "approve", name, "--why", "why not"]) == 2
-    assert "waits for no decision" in capsys.readouterr().err
+    assert "does not wait for a decision" in capsys.readouterr().err
     assert kensa_cloud(["cycle", "--json", "stop", name, "--why", "the line moves", "--by", "ann"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["unlocked"]

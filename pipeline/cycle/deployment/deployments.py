@@ -1,8 +1,8 @@
-"""What is asked of Greengrass to let a group of things run a release: pure, and the calls.
+"""Greengrass deployments: the pure functions that build the requests, and the calls.
 
-A release is wished for by the configuration of com.kensa.Inspector (`inspections.NAME.desired`); devices fetch it
-themselves. A new deployment replaces the target's present one whole: all its components and what it merged stay in.
-The numbers of the rollout mean what they mean in scripts/deploy; a test compares the requests.
+The configuration of com.kensa.Inspector names the desired release (`inspections.NAME.desired`); devices fetch it
+themselves. A new deployment replaces the target's current one completely, so it repeats all components and merged
+configuration. The rollout limits mean the same as in scripts/deploy; a test compares the requests.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from pipeline.cycle.settings import CycleSettings
 
 INSPECTOR: Final = "com.kensa.Inspector"
-NO_DESIRED_RELEASE: Final = ""  # as a wish: the inspection keeps what it has
+NO_DESIRED_RELEASE: Final = ""  # the inspection keeps its current release
 
 
 class DeploymentError(OperatorError):
-    """A deployment is not possible as the targets are; the text says what to do."""
+    """The targets do not allow the deployment; the text names the remedy."""
 
 
 def desired_release(components: Mapping[str, Any], inspection: str) -> str | None:
-    """The release that a deployment's components wish for an inspection."""
+    """The desired release of an inspection in a deployment's components; None if there is none."""
     update = components.get(INSPECTOR, {}).get("configurationUpdate", {})
     desired = json.loads(update.get("merge") or "{}").get("inspections", {}).get(inspection, {}).get("desired")
     return str(desired["release"]) if isinstance(desired, dict) and desired.get("release") else None
 
 
 def with_desired_release(components: Mapping[str, Any], inspection: str, release_id: str | None) -> dict[str, Any]:
-    """The same components, with the wish for `release_id`; None: no wish. Raises DeploymentError."""
+    """The same components with `release_id` as desired release; None: no desired release. Raises DeploymentError."""
     if INSPECTOR not in components:
         raise DeploymentError(
             f"{INSPECTOR} is not part of the target's deployment: deploy the agent first (docs/deploy.md)"
@@ -42,10 +42,10 @@ def with_desired_release(components: Mapping[str, Any], inspection: str, release
     inspector = dict(components[INSPECTOR])
     update = dict(inspector.get("configurationUpdate") or {})
     merge = json.loads(update.get("merge") or "{}")
-    wish = NO_DESIRED_RELEASE if release_id is None else {"release": release_id, "mode": "release"}
-    merge.setdefault("inspections", {}).setdefault(inspection, {})["desired"] = wish
+    desired = NO_DESIRED_RELEASE if release_id is None else {"release": release_id, "mode": "release"}
+    merge.setdefault("inspections", {}).setdefault(inspection, {})["desired"] = desired
     update["merge"] = json.dumps(merge, sort_keys=True)
-    update.pop("reset", None)  # done already by the deployment that asked for it
+    update.pop("reset", None)  # already applied by the deployment that requested it
     return {**components, INSPECTOR: {**inspector, "configurationUpdate": update}}
 
 
@@ -85,7 +85,7 @@ class Deployments:
         self._iot = iot
 
     def components(self, target: str) -> dict[str, Any]:
-        """Components of the target's present deployment; empty where it has none."""
+        """Components of the target's current deployment; empty if it has none."""
         deployment_id = self.latest(target)
         if deployment_id is None:
             return {}
@@ -94,18 +94,18 @@ class Deployments:
         return {name: _without_empty(component) for name, component in found.items()}
 
     def latest(self, target: str) -> str | None:
-        """Id of the target's present deployment."""
-        with translate_aws_errors(f"the present deployment of {target}"):
+        """Id of the target's current deployment; None if it has none."""
+        with translate_aws_errors(f"the current deployment of {target}"):
             listed = self._greengrass.list_deployments(targetArn=target, historyFilter="LATEST_ONLY")["deployments"]
         return str(listed[0]["deploymentId"]) if listed else None
 
     def create(self, parameters: Mapping[str, Any]) -> str:
-        """CreateDeployment; returns its id."""
+        """Create a deployment; returns its id."""
         with translate_aws_errors(f"a deployment for {parameters['targetArn']}"):
             return str(self._greengrass.create_deployment(**parameters)["deploymentId"])
 
     def things(self, target: str) -> list[str]:
-        """Names of the things of a target, sorted. Raises DeploymentError where there are none."""
+        """Names of the things of a target, sorted. Raises DeploymentError if there are none."""
         kind, _, name = target.rpartition(":")[2].partition("/")
         if kind == "thing":
             return [name]
@@ -113,11 +113,11 @@ class Deployments:
             pages = self._iot.get_paginator("list_things_in_thing_group").paginate(thingGroupName=name, recursive=True)
             found = sorted(thing for page in pages for thing in page["things"])
         if not found:
-            raise DeploymentError(f"the thing group {name} is empty: add a thing to it, so that a release can be tried")
+            raise DeploymentError(f"the thing group {name} is empty: add the thing on which releases are to be tried")
         return found
 
     def execution_status(self, thing: str, deployment_id: str) -> tuple[str, str]:
-        """What became of a deployment on a thing: status and reason; two empty texts where it did not get there."""
+        """Status and reason of a deployment on a thing; two empty strings if it did not get there."""
         with translate_aws_errors(f"the deployments of {thing}"):
             try:
                 pages = self._greengrass.get_paginator("list_effective_deployments").paginate(coreDeviceThingName=thing)
@@ -125,11 +125,11 @@ class Deployments:
                     for entry in page["effectiveDeployments"]:
                         if entry["deploymentId"] == deployment_id:
                             return str(entry["coreDeviceExecutionStatus"]), str(entry.get("reason", ""))
-            except self._greengrass.exceptions.ResourceNotFoundException:  # a thing that never was a core device
+            except self._greengrass.exceptions.ResourceNotFoundException:  # the thing has never been a core device
                 return "", ""
         return "", ""
 
 
 def _without_empty(component: Mapping[str, Any]) -> dict[str, Any]:
-    """A component as CreateDeployment takes it: GetDeployment adds members that are null."""
+    """A component as CreateDeployment accepts it: GetDeployment adds members that are null."""
     return {key: value for key, value in component.items() if value is not None}

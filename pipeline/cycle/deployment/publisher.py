@@ -1,12 +1,11 @@
-"""The publisher's private folder where no disk stays: in a storage, one whole copy for every change.
+"""Keeps the signing folder in object storage as numbered immutable snapshots, and publishes from it.
 
-    PUBLISHER/00000012.tar    the folder as it was signed, written before the first byte reaches the repository
-    PUBLISHER/00000012.done   the folder afterwards, written when all has reached it
+    PUBLISHER/00000012.tar    the folder as signed, written before the first byte reaches the repository
+    PUBLISHER/00000012.done   the folder afterwards, written once the repository is complete
 
-Promise: of two publishers at once one is told to come back (PublisherBusyError), because a number is created once; what
-one of them signed and did not finish is finished by the next, which finds it staged; metadata never go back to an
-earlier version. The last numbers are kept: they are the folder's backup. Root keys stay with a person: `push` leaves
-them out.
+Promise: of two concurrent publishers one gets PublisherBusyError, because each number is created only once. The next
+publisher completes what an interrupted one signed, because it finds it staged. Metadata never return to an earlier
+version. The newest snapshots are kept as the folder's backup. Root keys stay with a person: `push` leaves them out.
 """
 
 from __future__ import annotations
@@ -37,21 +36,21 @@ if TYPE_CHECKING:
     from pipeline.repository.repository_store import RepositoryStore
 
 _MAX_STATE_BYTES: Final = 256 * 1024**2
-_STALE_AFTER_S: Final = 20 * 60.0  # a function of Lambda lives 15 minutes
+_STALE_AFTER_S: Final = 20 * 60.0  # a Lambda function runs for 15 minutes at most
 _KEPT_SNAPSHOTS: Final = 20
 _STAMP: Final = "signed_utc"
 _ROOT_KEYS: Final = "root"
 
 
 class PublisherBusyError(KensaError):
-    """Another publication is under way; try again in a minute."""
+    """Another publication is in progress; try again in a minute."""
 
     exit_code = 4
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedRelease:
-    """A release as the repository names it now."""
+    """A release as the repository currently lists it."""
 
     release_id: str
     counter: int
@@ -69,7 +68,7 @@ class PublishedRelease:
 
 
 class _AnnouncingStore:
-    """A `Store` that calls `first` before the first byte is written."""
+    """A `RepositoryStore` that calls `first` before the first byte is written."""
 
     def __init__(self, store: RepositoryStore, first: Callable[[], None]) -> None:
         self._store = store
@@ -90,27 +89,27 @@ class Publisher:
     """Changes one repository. Methods raise PublisherBusyError, StorageError, OperatorError, ReleaseError."""
 
     def __init__(self, storage: Storage, *, now: Callable[[], dt.datetime] = utc_now) -> None:
-        """`storage` holds the private folder and nothing else."""
+        """`storage` holds only the private folder."""
         self._storage = storage
         self._now = now
 
     def push(self, folder: Path) -> list[str]:
-        """Bring a private folder that `kensa release init` made, without its root keys; returns what was brought."""
+        """Upload a private folder of `kensa release init` without its root keys; returns the uploaded names."""
         KeyRing.load(folder)
         number = self._newest_number() + 1
         names = sorted(str(path.relative_to(folder)) for path in _files(folder))
         if not self._storage.create(_key(number, "tar"), self._pack(folder)):
-            raise PublisherBusyError("another publication began just now; look at it, and push again")
+            raise PublisherBusyError("another publication has just begun; check it, and push again")
         self._storage.create(_key(number, "done"), self._pack(folder))
         return names
 
     def published(self, site: str) -> dict[str, PublishedRelease]:
-        """Release id -> what is published for a site now; without those that were taken back."""
+        """Release id -> release published for a site, without the revoked ones."""
         with self._open_repository() as repository:
             return _unrevoked(repository, site)
 
     def publish(self, release: Path, site: str) -> PublishedRelease:
-        """Sign and publish a release folder; one that is published with the same model already is left as it is."""
+        """Sign and publish a release folder; does nothing if it is already published with the same model."""
         with self._open_repository() as repository:
             staged = {f"{s.manifest.name}/{s.manifest.version}" for s in repository.staging.all() if s.site == site}
             manifest = parse_manifest((release / MANIFEST_NAME).read_bytes(), source=str(release / MANIFEST_NAME))
@@ -124,7 +123,7 @@ class Publisher:
             return _unrevoked(repository, site)[release_id]
 
     def republish(self, release_id: str, site: str) -> PublishedRelease:
-        """Publish a release's bytes under a new counter, so that devices which have gone past it take it again."""
+        """Publish a release under a new counter, so that devices with a newer release accept it again."""
         with self._open_repository() as repository, tempfile.TemporaryDirectory(prefix="kensa-release-") as temporary:
             known = repository.published(site).get(release_id)
             if known is None:
@@ -138,7 +137,7 @@ class Publisher:
             return _unrevoked(repository, site)[release_id]
 
     def fetch(self, release_id: str, site: str, into: Path) -> None:
-        """Write a published release's files to the folder `into`, each as the signed metadata say. Needs no keys."""
+        """Download a published release to the folder `into`, verified against the signed metadata. Needs no keys."""
         with self._open_repository() as repository:
             known = repository.published(site).get(release_id)
             if known is None:
@@ -146,25 +145,25 @@ class Publisher:
             _download_release(aws_clients.storage(repository.keys.file.repository), site, release_id, known, into)
 
     def refresh(self) -> None:
-        """Sign again what expires soon, timestamp and snapshot in any case; finish what was interrupted."""
+        """Renew timestamp, snapshot and all signatures that expire soon; complete an interrupted publication."""
         with self._open_repository() as repository:
             repository.publish()
 
     def revoke(self, release_id: str, site: str, why: str) -> None:
-        """Take a release back: devices leave it as soon as they look. Once is enough."""
+        """Revoke a release: devices leave it at their next poll. Revoking it twice changes nothing."""
         with self._open_repository() as repository:
             if release_id in _unrevoked(repository, site):
                 repository.revoke(release_id, site, why)
 
-    # --- the folder's way here and back -------------------------------------------------------------------------------
+    # --- snapshots of the folder --------------------------------------------------------------------------------------
 
     @contextmanager
     def _open_repository(self) -> Iterator[Repository]:
-        """The repository on a temporary folder. Any change of it is one publication of its own."""
+        """The repository on a temporary copy of the folder. Each change is a publication of its own."""
         number = self._newest_number()
         if not number:
             raise OperatorError(
-                f"{self._storage.uri} holds no publisher's folder: make one with `kensa release init` and bring it "
+                f"{self._storage.uri} holds no publisher's folder: make one with `kensa release init` and upload it "
                 "with `kensa cloud cycle publisher --push FOLDER`"
             )
         with tempfile.TemporaryDirectory(prefix="kensa-publisher-") as temporary:
@@ -175,7 +174,7 @@ class Publisher:
 
             def announce() -> None:
                 if not self._storage.create(_key(number + 1, "tar"), self._pack(folder)):
-                    raise PublisherBusyError("another publication began just now; try again")
+                    raise PublisherBusyError("another publication has just begun; try again")
                 begun.append(number + 1)
 
             yield Repository(
@@ -214,7 +213,7 @@ class Publisher:
 
 
 def _files(folder: Path) -> list[Path]:
-    """What is part of the private folder, without the root keys."""
+    """The files of the private folder without the root keys."""
     found = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     return [path for path in found if PurePosixPath(path.relative_to(folder)).parts[0] != _ROOT_KEYS]
 
@@ -237,7 +236,7 @@ def _unrevoked(repository: Repository, site: str) -> dict[str, PublishedRelease]
 
 
 def _download_release(store: Storage, site: str, release_id: str, target: TargetFile, into: Path) -> None:
-    """Bring a release's bytes from the repository, each as our own signed metadata say."""
+    """Download a release from the repository and verify each file against the signed metadata."""
     digest = target.hashes["sha256"]
     manifest = _read_verified(
         store, f"targets/{site}/{release_id}/{digest}.{MANIFEST_NAME}", digest, MAX_MANIFEST_BYTES
@@ -253,5 +252,5 @@ def _download_release(store: Storage, site: str, release_id: str, target: Target
 def _read_verified(store: Storage, key: str, sha256: str, limit: int) -> bytes:
     data = store.read(key, limit=limit)
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise IntegrityError(f"{store.uri}/{key} is not the file that was signed: somebody changed the repository")
+        raise IntegrityError(f"{store.uri}/{key} differs from the signed file: the repository was changed")
     return data

@@ -1,11 +1,11 @@
-"""How a release is tried on the line: the `rollout` of its signed manifest, by what started the cycle.
+"""Selects the rollout policy of a release by its trigger and writes it to the signed manifest.
 
-    config/SITE/MODEL/rollout.yaml      may be missing: the recipe's own policy
+    config/SITE/MODEL/rollout.yaml      optional; without it the policy of the recipe applies
       default: {}                       a policy of agent.release.rollout_policy.RolloutPolicy
-      drift: {may_pass_more: true}      instead of it, in a cycle that drift started
+      drift: {may_pass_more: true}      replaces it in a cycle that drift started
 
-After a drift the champion is known to be bad, and a good candidate disagrees with it on many parts. Only a policy can
-say so, and the site's limits have the last word on the device.
+After a drift the champion is known to be bad, so a good candidate disagrees with it on many parts. Only a policy can
+allow for that; the limits of the site still take precedence on the device.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MAX_BYTES: Final = 64 * 1024
 
 
 class RolloutPolicies(StrictJson):
-    """The file. A trigger without a policy of its own has the default one."""
+    """The policy file. A trigger without its own policy uses the default one."""
 
     default: RolloutPolicy = Field(default_factory=RolloutPolicy)
     schedule: RolloutPolicy | None = None
@@ -53,7 +53,7 @@ def write_rollout_policy(execution: Execution, release: Path) -> None:
     except ObjectMissingError:
         return
     except yaml.YAMLError as error:
-        raise PlanError(f"{key} is no YAML: {error}") from error
+        raise PlanError(f"{key} is not YAML: {error}") from error
     policy = validate(RolloutPolicies, tree, key).for_trigger(request.trigger)
     path = release / MANIFEST_NAME
     manifest = json.loads(path.read_bytes()) | {"rollout": policy.model_dump(mode="json", exclude_unset=True)}

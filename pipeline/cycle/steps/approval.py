@@ -1,12 +1,12 @@
-"""Who says that a candidate may be released: the policy where nothing is in doubt, a person otherwise.
+"""Approval of a candidate: by the policy if nothing is in doubt, otherwise by a person.
 
-    cycle/v1/approvals/NAME.json     the question: candidate, why a person is asked, the task's token
+    cycle/v1/approvals/NAME.json     the pending request: candidate, reasons for manual approval, the task's token
 
-A choice is clean when there is a champion that it was compared with, when the candidate is shown to be no worse on all
-parts together, and when no label of the data set contradicts another.
+A choice is clean if the candidate was compared with a champion, was shown to be no worse on all parts together, and if
+no label of the data set contradicts another.
 
-Promise: a decision is written to the registry with who and why before the state machine goes on; an answer that comes
-too late, or twice, is told so and changes nothing.
+Promise: a decision is written to the registry, with its author and reason, before the state machine continues; a late
+or repeated answer is refused and changes nothing.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ from pipeline.comparison.comparison_result import SliceVerdict
 from pipeline.cycle.execution import to_json_bytes
 from pipeline.cycle.services import publish_notification, registry_of
 from pipeline.selection.candidate_record import CandidateStatus
-from pipeline.selection.choice_folder import read_choice
-from pipeline.selection.choice_folder import register_choice as keep
+from pipeline.selection.choice_folder import read_choice, register_choice
 
 if TYPE_CHECKING:
     from pipeline.comparison.comparison_result import CandidateChoice
@@ -40,11 +39,11 @@ _EXPIRED_TOKEN_CODES: Final = frozenset({"TaskDoesNotExist", "TaskTimedOut", "In
 
 
 class ApprovalError(OperatorError):
-    """A decision cannot be taken now; the text says why."""
+    """A decision is not possible now; the text gives the reason."""
 
 
 def record_choice(execution: Execution) -> dict[str, Any]:
-    """Read what the choosing job found, keep what was tried, and say who must approve it."""
+    """Read and store the result of the choosing job; returns it with the kind of approval it needs."""
     with tempfile.TemporaryDirectory(prefix="kensa-choice-") as temporary:
         choice = _unpack_choice(execution, Path(temporary))
     registry_of(execution).record_choice(choice)
@@ -55,7 +54,7 @@ def record_choice(execution: Execution) -> dict[str, Any]:
         else manual_approval_reasons(choice, doubtful_labels=int(execution.step_result("dataset")["doubts"]))
     )
     if execution.settings.approval == "manual":
-        doubts = ["this stack asks a person for every release", *doubts]
+        doubts = ["this stack requires a person for every release", *doubts]
     return {
         "proposed": one is not None,
         "reasons": [*choice.reasons, *(() if one is None else one.reasons)][:_MAX_REASONS],
@@ -70,10 +69,10 @@ def record_choice(execution: Execution) -> dict[str, Any]:
 
 
 def manual_approval_reasons(choice: CandidateChoice, *, doubtful_labels: int) -> list[str]:
-    """Sentences; none for a clean choice."""
+    """Reasons for manual approval; empty for a clean choice."""
     doubts = []
     if choice.champion is None:
-        doubts.append("there is no model yet that it could be compared with")
+        doubts.append("there is no model yet to compare it with")
     one = choice.proposed
     for comparison in () if one is None else one.comparisons:
         doubts += [
@@ -87,11 +86,11 @@ def manual_approval_reasons(choice: CandidateChoice, *, doubtful_labels: int) ->
 
 
 def register(execution: Execution) -> dict[str, Any]:
-    """Keep the proposed candidate in the registry, Pending."""
+    """Add the proposed candidate to the registry as Pending."""
     request = execution.request
     with tempfile.TemporaryDirectory(prefix="kensa-choice-") as temporary:
         _unpack_choice(execution, Path(temporary))
-        entry = keep(
+        entry = register_choice(
             registry_of(execution),
             Path(temporary),
             by=execution.arn,
@@ -107,9 +106,9 @@ def register(execution: Execution) -> dict[str, Any]:
 
 
 def ask_approval(execution: Execution, token: str) -> dict[str, Any]:
-    """Keep the task's token where `decide` finds it, and tell those who decide."""
+    """Store the task's token for `decide`, and notify the people who decide."""
     candidate, choice = execution.step_result("registered"), execution.step_result("choice")
-    question = {
+    pending = {
         "execution": execution.arn,
         "token": token,
         "candidate": candidate,
@@ -118,11 +117,11 @@ def ask_approval(execution: Execution, token: str) -> dict[str, Any]:
         "reasons": choice["reasons"],
         "asked_utc_s": time.time(),
     }
-    execution.data.write(execution.approval_key, to_json_bytes(question))
+    execution.data.write(execution.approval_key, to_json_bytes(pending))
     lines = [
         f"{candidate['release_id']} for {execution.request.inspection} at {execution.request.site} waits for approval.",
         *choice["reasons"],
-        "A person is asked because " + "; ".join(choice["doubts"]) + ".",
+        "A person must decide because " + "; ".join(choice["doubts"]) + ".",
         f"Its card: {candidate['card']}",
         f"kensa cloud cycle approve {execution.name} --why SENTENCE    (or: deny)",
     ]
@@ -131,7 +130,7 @@ def ask_approval(execution: Execution, token: str) -> dict[str, Any]:
 
 
 def approve(execution: Execution) -> dict[str, Any]:
-    """Approve by the policy: the choice is clean and the stack allows it."""
+    """Approve by the policy, for a clean choice on a stack that allows it."""
     candidate = execution.step_result("registered")
     why = "the choice is clean and the policy of this stack approves it"
     registry_of(execution).set_status(
@@ -141,30 +140,30 @@ def approve(execution: Execution) -> dict[str, Any]:
 
 
 def decide(execution: Execution, *, approved: bool, by: str, why: str) -> dict[str, Any]:
-    """A person's answer: into the registry, then to the state machine. Raises ApprovalError where nobody asks."""
+    """Record a person's decision and resume the state machine. Raises ApprovalError if nothing is pending."""
     key = execution.approval_key
     try:
-        question = json.loads(execution.data.read(key, limit=_MAX_QUESTION_BYTES))
+        pending = json.loads(execution.data.read(key, limit=_MAX_QUESTION_BYTES))
     except ObjectMissingError as error:
-        raise ApprovalError(f"{execution.name} waits for no decision; see `kensa cloud cycle status`") from error
-    candidate = question["candidate"]
+        raise ApprovalError(f"{execution.name} does not wait for a decision; see `kensa cloud cycle status`") from error
+    candidate = pending["candidate"]
     status = CandidateStatus.APPROVED if approved else CandidateStatus.REJECTED
     registry_of(execution).set_status(candidate["name"], candidate["version"], status, by=by, why=why)
     answer = {"approved": approved, "by": by, "why": why}
     states = aws_clients.client("stepfunctions")
     try:
         with aws_clients.translate_aws_errors(f"the answer to {execution.name}"):
-            states.send_task_success(taskToken=question["token"], output=json.dumps(answer))
+            states.send_task_success(taskToken=pending["token"], output=json.dumps(answer))
     except aws_clients.AwsError as error:
         if error.code in _EXPIRED_TOKEN_CODES:
-            raise ApprovalError(f"{execution.name} does not wait any more: the answer came too late") from error
+            raise ApprovalError(f"{execution.name} no longer waits: the answer came too late") from error
         raise
     execution.data.delete(key)
     return {"release_id": candidate["release_id"], **answer}
 
 
 def _unpack_choice(execution: Execution, into: Path) -> CandidateChoice:
-    """What the choosing job gave. Raises OperatorError for an archive that is no result."""
+    """Unpack the result of the choosing job. Raises OperatorError for an invalid archive."""
     uri = str(execution.step_result("chosen")["artifacts"])
     place, _, name = uri.rpartition("/")
     try:

@@ -1,6 +1,6 @@
-"""How a cycle ends: everybody is told, the record is kept, the lock is free, no candidate is left half way.
+"""The end of a cycle: write the record, notify people, settle the candidate, release the lock.
 
-cycle/v1/executions/NAME/record.json    what came of it
+cycle/v1/executions/NAME/record.json    the result and its reasons
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ _MAX_CAUSE: Final = 1_000
 _SHOWN: Final = 5  # failed trainings
 
 _RESULT_TEXTS: Final = {
-    "poisoned": "The labels were refused: they contradict what is known.",
+    "poisoned": "The labels were refused: they contradict known labels.",
     "nothing_new": "There is nothing new to train on.",
-    "training_failed": "No training gave a model.",
+    "training_failed": "No training produced a model.",
     "none_better": "No candidate is better than the running model.",
     "denied": "The candidate was denied.",
     "approval_timed_out": "Nobody answered in time: the candidate counts as denied.",
-    "rolled_back": "The release was taken back.",
+    "rolled_back": "The release was rolled back.",
     "promoted": "The fleet runs a new model.",
-    "broken": "The cycle broke: a person must look.",
-    "roll_back_failed": "The release could NOT be taken back: a person must act now.",
+    "broken": "The cycle failed unexpectedly: a person must investigate.",
+    "roll_back_failed": "The release could NOT be rolled back: a person must act now.",
 }
 
 
 def notify(execution: Execution) -> dict[str, Any]:
-    """Keep the record, and tell the topic."""
+    """Write the record and notify the topic."""
     result = str(execution.step_result("outcome")["result"])
-    told = result_reasons(execution)
+    reasons = result_reasons(execution)
     record = {
         "execution": execution.arn,
         "request": execution.request.model_dump(),
         "result": result,
-        "why": told,
+        "why": reasons,
         "ended_utc_s": time.time(),
         **{
             step: execution.step_result(step)
@@ -53,18 +53,18 @@ def notify(execution: Execution) -> dict[str, Any]:
     request = execution.request
     lines = [
         _RESULT_TEXTS[result],
-        *told,
+        *reasons,
         f"Model {request.model}, inspection {request.inspection}, site {request.site}; started by {request.trigger}.",
         f"Record: {execution.uri(execution.record_key)}",
     ]
     publish_notification(
         execution.settings, f"Kensa: {request.model} at {request.site}: {result.replace('_', ' ')}", "\n".join(lines)
     )
-    return {"result": result, "why": told}
+    return {"result": result, "why": reasons}
 
 
 def end(execution: Execution) -> dict[str, Any]:
-    """Settle what is open: the candidate's status, the question, the lock."""
+    """Settle the candidate's status, delete the pending approval request, release the lock."""
     candidate = execution.step_result("registered")
     result = str(execution.step_result("outcome").get("result", "broken"))
     if candidate:
@@ -83,7 +83,7 @@ def end(execution: Execution) -> dict[str, Any]:
 
 
 def result_reasons(execution: Execution) -> list[str]:
-    """What the steps found, as sentences."""
+    """The reasons that the steps recorded, as sentences."""
     found = [str(reason) for reason in execution.step_result("choice").get("reasons", [])]
     failed = [one for one in execution.state.get("trained") or [] if not one["ok"]]
     found += [f"{one['job']} failed: {_cause_text(str(one['cause']))}" for one in failed[:_SHOWN]]
@@ -97,7 +97,7 @@ def result_reasons(execution: Execution) -> list[str]:
 
 
 def _cause_text(text: str) -> str:
-    """The sentence in what Step Functions calls the cause."""
+    """The message inside the cause that Step Functions reports."""
     try:
         tree = json.loads(text)
     except ValueError:

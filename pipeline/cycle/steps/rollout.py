@@ -1,8 +1,8 @@
-"""From an approved candidate to a release that the fleet runs, or that was taken back: release, deploy, watch, end.
+"""The rollout of an approved candidate: publish, deploy, monitor, and roll back.
 
-Promise: each step may be asked again and does nothing twice; what the fleet runs is remembered before anything is
-deployed, and is what a roll-back leads to. A roll-back revokes a release that is to blame, publishes the one before
-under a new counter where a device has gone past it (devices take nothing below their floor), and wishes for that one.
+Promise: each step is idempotent. The release that the fleet runs is recorded before anything is deployed; a roll-back
+restores it. A roll-back revokes the release if it is at fault, publishes the previous one under a new counter if a
+device has committed a newer one (devices accept nothing below their version floor), and deploys the previous one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Scope = Literal["canary", "fleet"]
 
 
 def publish(execution: Execution) -> dict[str, Any]:
-    """Sign and publish the approved candidate; say what the fleet runs before."""
+    """Sign and publish the approved candidate; returns it with the release that the fleet ran before."""
     candidate = execution.step_result("registered")
     name, version = str(candidate["name"]), str(candidate["version"])
     site, inspection = execution.request.site, execution.request.inspection
@@ -49,7 +49,7 @@ def publish(execution: Execution) -> dict[str, Any]:
 
 
 def deploy(execution: Execution, scope: Scope) -> dict[str, Any]:
-    """Let the canary, or the fleet, wish for the release; returns what `watch` needs."""
+    """Deploy the release to the canary or the fleet; returns the input of `monitor`."""
     settings, deployments, request = execution.settings, deployments_of(), execution.request
     target = settings.canary_target if scope == "canary" else settings.fleet_target
     released = execution.step_result("released")
@@ -60,13 +60,13 @@ def deploy(execution: Execution, scope: Scope) -> dict[str, Any]:
         known is not None
         and execution.data.exists(_baseline_key(known))
         and desired_release(deployments.components(target), request.inspection) == released["release_id"]
-    ):  # asked again: it is there already
+    ):  # a retry: it is already deployed
         return {**made, "deployment_id": known, "began_utc_s": time.time()}
     before = {
         thing: rollout_decision.report_order(rollout_decision.newest_report(execution.data, thing, request.inspection))
         for thing in things
     }
-    # The canary group may have no deployment of its own yet: its devices are part of the fleet, too.
+    # The canary group may not have a deployment of its own yet; its devices belong to the fleet, too.
     components = deployments.components(target) or deployments.components(settings.fleet_target)
     open_rollout = {"scope": scope, "released": released, "request": request.model_dump()}
     execution.data.write(execution.open_rollout_key, to_json_bytes(open_rollout))
@@ -87,7 +87,7 @@ def _baseline_key(deployment_id: str) -> str:
 
 
 def monitor(execution: Execution) -> dict[str, Any]:
-    """Look at what the things of the rollout report, and decide."""
+    """Evaluate the reports of the things in the rollout, and decide."""
     rollout, settings, request = execution.step_result("rollout"), execution.settings, execution.request
     deployments, data, now = deployments_of(), execution.data, time.time()
     before = rollout_decision.read_baseline(data, rollout["deployment_id"])
@@ -125,7 +125,7 @@ def monitor(execution: Execution) -> dict[str, Any]:
 
 
 def roll_back(execution: Execution) -> dict[str, Any]:
-    """Take the release back wherever it was deployed, and lead to the one before; see the module."""
+    """Roll the release back wherever it was deployed, and restore the previous one; see the module."""
     settings, request = execution.settings, execution.request
     publisher, deployments = publisher_of(execution), deployments_of()
     released, rollout, monitored = (
@@ -134,14 +134,14 @@ def roll_back(execution: Execution) -> dict[str, Any]:
         execution.step_result("monitor"),
     )
     if (error := execution.state.get("error")) is not None:
-        why, revoke = f"the rollout broke: {error.get('Error', 'unknown error')}", False
+        why, revoke = f"the rollout failed: {error.get('Error', 'unknown error')}", False
     else:
         why, revoke = str(monitored.get("reason", "stopped by a person")), bool(monitored.get("revoke", False))
     release_id, previous = str(released["release_id"]), released.get("previous")
     if revoke:
         publisher.revoke(release_id, request.site, why[:_MAX_WHY])
-    went_past = rollout.get("scope") != "canary" or monitored.get("counts", {}).get("committed", 1) > 0
-    if previous is not None and went_past:
+    has_newer = rollout.get("scope") != "canary" or monitored.get("counts", {}).get("committed", 1) > 0
+    if previous is not None and has_newer:
         publisher.republish(str(previous), request.site)
     targets = (
         [settings.canary_target]
@@ -172,5 +172,5 @@ def roll_back(execution: Execution) -> dict[str, Any]:
 
 
 def clear_open_rollout(execution: Execution) -> None:
-    """Nothing of this execution is half way any more."""
+    """Delete the note on a rollout in progress."""
     execution.data.delete(execution.open_rollout_key)

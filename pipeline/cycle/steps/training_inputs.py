@@ -1,15 +1,15 @@
-"""What a cycle trains on, and which trainings it asks for.
+"""Inputs of a training: the next data set version, and the requests of the training jobs.
 
-    config/SITE/MODEL/search.yaml            the search file; without one the default search
-    datasets/SITE/MODEL/base/                what to begin with, before there is a released model; may be missing
-    datasets/SITE/MODEL/DIGEST16/            every version that a cycle built
-    cycle/v1/executions/NAME/                what this execution found: search.json, champion/
+    config/SITE/MODEL/search.yaml            the search file; the default search applies without one
+    datasets/SITE/MODEL/base/                the base before there is a released model; optional
+    datasets/SITE/MODEL/DIGEST16/            each version that a cycle built
+    cycle/v1/executions/NAME/                of this execution: search.json, champion/
 
-The base of a version is what the running release was trained on: a version that led to nothing is never built upon, so
-that bad labels do not creep in. That version is also the anchor on which candidates are compared once more.
+The base of a version is the data set of the running release. A version that led to no release is never a base, so bad
+labels do not spread. The base is also the anchor: a second data set on which candidates are compared.
 
-Promise: labels that contradict what is known are refused (PoisonedDatasetError), and a version that holds nothing new
-ends the cycle (NothingNewError), before anything is paid for.
+Promise: labels that contradict known ones are refused (PoisonedDatasetError), and a version without new samples ends
+the cycle (NothingNewError), before any cost arises.
 """
 
 from __future__ import annotations
@@ -44,23 +44,23 @@ if TYPE_CHECKING:
 _SHOWN: Final = 5
 _DIGITS: Final = 16
 _MAX_SEARCH_BYTES: Final = 256 * 1024
-_JOB_NAME: Final = 60  # characters; SageMaker takes 63, and a number of the attempt follows
+_JOB_NAME: Final = 60  # characters; SageMaker allows 63, and the attempt's number follows
 
 
 class PoisonedDatasetError(KensaError):
-    """The new labels contradict what is known: a person must look at them before anything is trained."""
+    """The new labels contradict known ones: a person must check them before anything is trained."""
 
     exit_code = 3
 
 
 class NothingNewError(KensaError):
-    """No sample has come since the last version: there is nothing to train on."""
+    """There are no new samples since the last version: there is nothing to train on."""
 
     exit_code = 5
 
 
 def build_dataset(execution: Execution) -> dict[str, Any]:
-    """Build and keep the next version of the data set; find out what the search needs to know of it."""
+    """Build and store the next version of the data set, and resolve the settings of the search."""
     request, data = execution.request, execution.data
     place = f"datasets/{request.site}/{request.model}"
     champion = current_release(execution)
@@ -95,7 +95,7 @@ def build_dataset(execution: Execution) -> dict[str, Any]:
 
 
 def plan_training(execution: Execution) -> dict[str, Any]:
-    """Write the requests of all trainings, and of the job that chooses between their models."""
+    """Build the requests of all training jobs and of the job that chooses among their models."""
     request, data, dataset = execution.request, execution.data, execution.step_result("dataset")
     search = parse_json(SearchSettings, data.read(f"{execution.prefix}/search.json"), "search.json")
     search = search.model_copy(update={"name": request.model, "version": _next_version(execution)})
@@ -117,19 +117,21 @@ def plan_training(execution: Execution) -> dict[str, Any]:
     own = ("TrainingJobName", "HyperParameters")
     return {
         "jobs": [{key: job[key] for key in own} for job in map(_with_job_name, jobs)],
-        "common": {key: value for key, value in jobs[0].items() if key not in own},  # an execution's state is small
+        "common": {
+            key: value for key, value in jobs[0].items() if key not in own
+        },  # the size of an execution's state is limited
         "choice": _with_job_name(choice),
         "champion": champion,
     }
 
 
 def current_release(execution: Execution) -> RegistryEntry | None:
-    """The registry's entry of the newest release that was published and not taken back."""
+    """The registry's entry of the newest release that was published and not rolled back."""
     entries = registry_of(execution).list(execution.request.model)
     return next((entry for entry in reversed(entries) if entry.status is CandidateStatus.RELEASED), None)
 
 
-# --- inside -----------------------------------------------------------------------------------------------------------
+# --- helpers ----------------------------------------------------------------------------------------------------------
 
 
 def _fetch_base_dataset(execution: Execution, champion: RegistryEntry | None, into: Path) -> Path | None:
@@ -146,8 +148,8 @@ def _reject_poisoned(version: DatasetVersion) -> None:
         return
     found = [f"{one.source}: {' '.join(one.reasons)}" for one in version.quality.suspicions if one.reasons]
     raise PoisonedDatasetError(
-        "The labels contradict what is known, and nothing is trained on them. " + " ".join(found[:_SHOWN]) + " Look at "
-        "them with `kensa cloud labels conflicts`; a person's label of the source `review` settles what is in doubt."
+        "The labels contradict known ones, so nothing is trained on them. " + " ".join(found[:_SHOWN]) + " "
+        "`kensa cloud labels conflicts` lists them; a person's label of the source `review` settles each."
     )
 
 
@@ -160,11 +162,11 @@ def _search_settings(execution: Execution) -> SearchSettings:
     try:
         return validate(SearchSettings, yaml.safe_load(text) or {}, key)
     except yaml.YAMLError as error:
-        raise DatasetError(f"{key} is no YAML: {error}") from error
+        raise DatasetError(f"{key} is not YAML: {error}") from error
 
 
 def _next_version(execution: Execution) -> str:
-    """The version after all that are registered or published under the model's name."""
+    """The version that follows all versions registered or published under the model's name."""
     model = execution.request.model
     known = [entry.record.version for entry in registry_of(execution).list(model)]
     known += [
@@ -177,7 +179,7 @@ def _next_version(execution: Execution) -> str:
 
 
 def _export_champion(execution: Execution) -> str | None:
-    """Bring the release folder that the fleet runs to where a job can read it; None before the first release."""
+    """Upload the release that the fleet runs for the jobs; returns its URI, None before the first release."""
     request, publisher = execution.request, publisher_of(execution)
     published = publisher.published(request.site)
     release_id = desired_release(deployments_of().components(execution.settings.fleet_target), request.inspection)
@@ -211,6 +213,6 @@ def _job_settings(execution: Execution, output_uri: str) -> JobSettings:
 
 
 def _with_job_name(request: dict[str, Any]) -> dict[str, Any]:
-    """The request with room for the attempt's number in its name."""
+    """The request with a job name short enough to append the attempt's number."""
     name = request["TrainingJobName"][-_JOB_NAME:].strip("-")
     return {**request, "TrainingJobName": safe_key_part(name)}

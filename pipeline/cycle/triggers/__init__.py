@@ -1,1 +1,1 @@
-"""What starts an improvement cycle."""
+"""Scheduled functions that trigger an improvement cycle."""

@@ -1,7 +1,8 @@
-"""How far the scores of a plant have moved, as a metric that an alarm watches: the trigger `drift` of the cycle.
+"""Daily Lambda: publishes the score drift of a plant as the metric of the drift alarm.
 
-Once a day the query `score_drift` (pipeline/analytics/sql) is asked on Athena; the metric is the largest population
-stability index of the newest day that has parts, over lines and models: below 0.1 steady, above 0.25 changed.
+It runs the query `score_drift` (pipeline/analytics/sql) on Athena. The metric is the largest population stability index
+of the newest day that has parts, over lines and models: below 0.1 steady, above 0.25 changed. The alarm is the trigger
+`drift` of the cycle.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
 NAMESPACE: Final = "Kensa"
 METRIC_NAME: Final = "ScoreDrift"
 _QUERY: Final = "score_drift"
-_DAYS: Final = 45  # a reference of days, and what has come since
+_DAYS: Final = 45  # the reference days and the days since
 
 
 def largest_psi(records: Iterable[Mapping[str, Any]]) -> float | None:
-    """The largest index of each line's newest day; None where nothing can be compared yet."""
+    """The largest index over the newest day of each line; None while nothing can be compared."""
     newest: dict[str, tuple[Any, float]] = {}
     for record in records:
         line, date, psi = str(record["line"]), record["date"], float(record["psi"])
@@ -36,20 +37,20 @@ def largest_psi(records: Iterable[Mapping[str, Any]]) -> float | None:
 
 
 def handler(_event: object, _context: object) -> dict[str, Any]:
-    """Ask, and put the metric. KENSA_SITE, KENSA_DATABASE and KENSA_WORKGROUP say where."""
+    """Run the query and publish the metric. KENSA_SITE, KENSA_DATABASE and KENSA_WORKGROUP set where."""
     names = ("KENSA_SITE", "KENSA_DATABASE", "KENSA_WORKGROUP")
     site, database, workgroup = (os.environ.get(name, "") for name in names)
     if not (site and database and workgroup):
-        raise OperatorError(f"{', '.join(names)} must be set: they say whose scores are asked for, and where.")
+        raise OperatorError(f"{', '.join(names)} must be set: they select the plant and the tables.")
     today = datetime.now(UTC).date()
     athena = AthenaEngine(aws_clients.client("athena"), AthenaSettings(database, workgroup=workgroup))
-    answer = athena.execute(
+    result = athena.execute(
         get_query(_QUERY),
         {"site": site},
         first_day=(today - timedelta(days=_DAYS)).isoformat(),
         last_day=(today - timedelta(days=1)).isoformat(),
     )
-    psi = largest_psi(answer.records())
+    psi = largest_psi(result.records())
     if psi is not None:
         with aws_clients.translate_aws_errors("cloudwatch:PutMetricData"):
             aws_clients.client("cloudwatch").put_metric_data(

@@ -1,10 +1,10 @@
-"""When labels have come: into the lake, and enough of them are the trigger `labels` of the cycle. Once a day.
+"""Daily Lambda: refreshes the labels table; starts a cycle when enough labels are new.
 
-    cycle/v1/labels/SITE/MODEL.json     how many there were when a cycle was last asked for
-    lake/labels/                        the table `labels`, for the estimates of escapes and false rejects
+    cycle/v1/labels/SITE/MODEL.json     number of labels at the last trigger
+    lake/labels/                        the table `labels`, from which escapes and false rejects are estimated
 
-Promise: labels are counted towards one cycle only, whatever came of it, so that a cycle that led to nothing is not
-repeated every day. What cannot be read is left out of the table and told in the log.
+Promise: each label counts towards one cycle only, whatever its result, so a cycle without a result is not repeated
+every day. Unreadable labels are left out of the table and logged.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ _log = logging.getLogger(__name__)
 
 
 def handler(_event: object, _context: object) -> dict[str, Any]:
-    """Count, ask for a cycle where `KENSA_LABEL_COUNT` labels or more are new, and write the lake's table anew."""
+    """Count labels, trigger a cycle if `KENSA_LABEL_COUNT` or more are new, and rewrite the table."""
     data_uri, site, model, least = (os.environ.get(name, "") for name in _VARIABLES)
     if not (data_uri and site and model and least.isdecimal()):
         raise OperatorError(
-            f"{', '.join(_VARIABLES)} must be set: they say whose labels are counted, and how many suffice."
+            f"{', '.join(_VARIABLES)} must be set: they select the labels and the number that triggers a cycle."
         )
     data = aws_clients.storage(data_uri)
     book = LabelStore(data).load()
     key = f"cycle/v1/labels/{site}/{model}.json"
-    there = sum(1 for _ in book.all())
-    new = there - _previous_count(data, key)
-    asked = new >= int(least)
-    if asked:
+    count = sum(1 for _ in book.all())
+    new = count - _previous_count(data, key)
+    is_triggered = new >= int(least)
+    if is_triggered:
         _put_trigger_event(json.dumps({"site": site, "model": model, "new": new}))
-        data.write(key, to_json_bytes({"labels": there}))
-    return {"new": new, "asked": asked, "rows": _refresh_labels_table(book, data, site)}
+        data.write(key, to_json_bytes({"labels": count}))
+    return {"new": new, "asked": is_triggered, "rows": _refresh_labels_table(book, data, site)}
 
 
 def _put_trigger_event(detail: str) -> None:
@@ -57,7 +57,7 @@ def _put_trigger_event(detail: str) -> None:
             Entries=[{"Source": SOURCE, "DetailType": DETAIL_TYPE, "Detail": detail}]
         )
     if answer["FailedEntryCount"]:
-        raise aws_clients.AwsError(f"events:PutEvents refused the event: {answer['Entries']}. It can be tried again.")
+        raise aws_clients.AwsError(f"events:PutEvents refused the event: {answer['Entries']}. Try again.")
 
 
 def _refresh_labels_table(book: LabelHistory, data: Storage, site: str) -> int:
