@@ -29,7 +29,7 @@ COMMANDS: Final[dict[str, _Command]] = {
     "query": _Command(
         "pipeline.analytics.analytics_cli:query", "ask the verdicts one of the questions of pipeline/analytics/sql"
     ),
-    "ingest": _Command("pipeline.ingest.ingest_cli:ingest", "append messages to the tables in a folder"),
+    "ingest": _Command("pipeline.ingest.ingest_cli:main", "append messages to the tables in a folder"),
     "report": _Command("pipeline.report.report_cli:report", "write the plant's report page"),
     "collected": _Command("pipeline.datasets.dataset_cli:collected", "carry collected frames on a disk"),
     "labels": _Command("pipeline.datasets.dataset_cli:labels", "import, export and compare labels"),

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def ingest(argv: Sequence[str]) -> int:
-    """Run `kensa cloud ingest`; returns the exit code: 4 when a message was refused."""
+def main(argv: Sequence[str]) -> int:
+    """Run `kensa cloud ingest`; returns the exit code: 4 if a message was refused."""
     parser = argparse.ArgumentParser(
         prog="kensa cloud ingest", description="Append messages to the tables in a folder, or refresh the labels."
     )
