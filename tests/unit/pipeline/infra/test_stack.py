@@ -62,7 +62,8 @@ def members(tree: Any, name: str) -> Iterator[Any]:
 
 def subclasses(base: type) -> Iterator[type]:
     """All classes below `base` that are loaded."""
-    for found in base.__subclasses__():
+    below: list[type] = base.__subclasses__()
+    for found in below:
         yield found
         yield from subclasses(found)
 
