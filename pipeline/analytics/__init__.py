@@ -1,1 +1,1 @@
-"""Judging the judges: the questions that are asked of the verdicts, in one SQL for Athena and for a laptop."""
+"""Queries on the verdicts, in one SQL text for Athena and for DuckDB on a laptop."""

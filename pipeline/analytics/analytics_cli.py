@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
     from pipeline.analytics.query_result import QueryResult
 
-_SHOWN = 200  # rows of a table for people; --csv and --json give all
-_ATHENA_DAYS = 30  # that --athena reads by default, because every byte is billed
+_SHOWN = 200  # rows of a printed table; --csv and --json print all
+_ATHENA_DAYS = 30  # read by --athena by default, because every byte is billed
 
 
 def add_limit_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that bound DuckDB."""
-    group = parser.add_argument_group("what DuckDB may use")
+    group = parser.add_argument_group("limits of DuckDB")
     default = EngineLimits()
     group.add_argument("--threads", type=int, default=default.threads)
     group.add_argument("--memory-mb", type=int, default=default.memory_mb)
@@ -36,7 +36,7 @@ def open_engine(arguments: argparse.Namespace) -> DuckDbEngine:
     """The engine over the folder `--data`. Raises UsageError."""
     for name in ("threads", "memory_mb", "spill_mb"):
         if getattr(arguments, name) < 1:
-            raise UsageError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: a number above 0 is needed.")
+            raise UsageError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: must be above 0.")
     if arguments.data is None:
         raise UsageError("--data DIR is needed: the folder that holds verdicts/site=.../line=.../day=...")
     return DuckDbEngine(
@@ -51,22 +51,22 @@ def open_engine(arguments: argparse.Namespace) -> DuckDbEngine:
 def query(argv: Sequence[str]) -> int:
     """Run `kensa cloud query`; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="kensa cloud query", description="Ask the tables one of the questions of pipeline/analytics/sql."
+        prog="kensa cloud query", description="Run one of the queries of pipeline/analytics/sql on the tables."
     )
-    parser.add_argument("name", nargs="?", help="which; without it all are listed")
+    parser.add_argument("name", nargs="?", help="name of the query; without it all are listed")
     parser.add_argument("--data", type=Path, help="folder with the tables")
-    parser.add_argument("--param", action="append", default=[], metavar="K=V", help="may be given again")
-    parser.add_argument("--describe", action="store_true", help="show parameters and columns instead of asking")
+    parser.add_argument("--param", action="append", default=[], metavar="K=V", help="repeatable")
+    parser.add_argument("--describe", action="store_true", help="show parameters and columns instead of running it")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON object")
     form.add_argument("--csv", action="store_true", help="print CSV")
     form.add_argument("--sql", choices=("athena", "duckdb"), help="print the statement instead of running it")
     add_limit_options(parser)
     athena = parser.add_argument_group("on Athena")
-    athena.add_argument("--athena", action="store_true", help="run there; by default over the last 30 days")
+    athena.add_argument("--athena", action="store_true", help="run it on Athena, by default over the last 30 days")
     athena.add_argument("--database", default="kensa", help="of the Glue catalogue (default: kensa)")
     athena.add_argument("--workgroup", default="primary")
-    athena.add_argument("--output", metavar="S3_URI", help="for results, where the workgroup sets none")
+    athena.add_argument("--output", metavar="S3_URI", help="location of results, if the workgroup sets none")
     athena.add_argument("--timeout", type=float, default=300.0, metavar="S")
     return _query(parser.parse_args(argv))
 
@@ -110,7 +110,7 @@ def _parameters(texts: Sequence[str]) -> dict[str, str]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or name in given:
-            raise UsageError(f"--param {text[:80]!r}: NAME=VALUE is needed, each name once.")
+            raise UsageError(f"--param {text[:80]!r}: write NAME=VALUE, each name once.")
         given[name] = value
     return given
 
@@ -131,8 +131,8 @@ def _on_athena(arguments: argparse.Namespace, given: dict[str, str]) -> QueryRes
     from pipeline.cloud.aws_clients import client  # noqa: PLC0415
 
     first, last = _default_athena_days()
-    place = AthenaSettings(arguments.database, arguments.workgroup, arguments.output, arguments.timeout)
-    return AthenaEngine(client("athena"), place).execute(
+    settings = AthenaSettings(arguments.database, arguments.workgroup, arguments.output, arguments.timeout)
+    return AthenaEngine(client("athena"), settings).execute(
         get_query(arguments.name), given, first_day=first, last_day=last
     )
 

@@ -1,8 +1,8 @@
-"""The same queries on Athena.
+"""Runs the queries on Athena.
 
-Promise: one query is one execution, found or started, watched until it ends or its deadline passes (then it is stopped,
-for Athena bills what it reads), and read page by page. Values come back with the types that Athena names. What Athena
-refuses is an AthenaError with its own words.
+Promise: one query is one execution, which is polled until it ends or its deadline passes (then it is stopped, because
+Athena bills what it reads), and read page by page. Values have the types that Athena reports. A refusal by Athena is an
+AthenaError with Athena's reason.
 """
 
 from __future__ import annotations
@@ -35,60 +35,60 @@ _READERS: Final[dict[str, Callable[[str], Value]]] = {
 
 
 class AthenaError(KensaError):
-    """Athena refused a query, or did not finish it in time."""
+    """Athena refused a query or did not finish it in time."""
 
     exit_code = 4
 
 
 class AthenaClient(Protocol):
-    """What is used of boto3's Athena client."""
+    """The methods of boto3's Athena client that are used."""
 
     def start_query_execution(self, **request: Any) -> Any:
-        """Start."""
+        """Start a query."""
         ...
 
     def get_query_execution(self, **request: Any) -> Any:
-        """Look."""
+        """Read the status of a query."""
         ...
 
     def get_query_results(self, **request: Any) -> Any:
-        """Read one page."""
+        """Read one page of results."""
         ...
 
     def stop_query_execution(self, **request: Any) -> Any:
-        """Stop."""
+        """Stop a query."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class AthenaSettings:
-    """Where queries run."""
+    """Where queries run, and for how long."""
 
     database: str  # of the Glue catalogue
     workgroup: str = "primary"
-    output: str | None = None  # s3:// for results; None where the workgroup has one
+    output: str | None = None  # s3:// for results; None if the workgroup sets one
     timeout_s: float = 300.0
 
 
 class AthenaEngine:
-    """Asks queries; `sleep` and `monotonic` may be those of a test."""
+    """Runs queries; tests may pass their own `sleep` and `monotonic`."""
 
     def __init__(
         self,
         client: AthenaClient,
-        workplace: AthenaSettings,
+        settings: AthenaSettings,
         *,
         sleep: Callable[[float], None] = time.sleep,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Nothing is started yet."""
         self._client = client
-        self._settings = workplace
+        self._settings = settings
         self._sleep = sleep
         self._monotonic = monotonic
 
     def execute(self, query: Query, given: Mapping[str, str], *, first_day: str, last_day: str) -> QueryResult:
-        """Answer `query`; the days are the defaults of its parameters. Raises UsageError, AwsError, AthenaError."""
+        """Run `query`; the days are the defaults of its parameters. Raises UsageError, AwsError, AthenaError."""
         values = query.bind(given, first_day=first_day, last_day=last_day)
         begin = self._monotonic()
         execution = self._start(query.sql(values, "athena"))
@@ -97,14 +97,14 @@ class AthenaEngine:
         return QueryResult(query, values, rows, self._monotonic() - begin)
 
     def _start(self, text: str) -> str:
-        place = self._settings
+        settings = self._settings
         request: dict[str, Any] = {
             "QueryString": text,
-            "QueryExecutionContext": {"Database": place.database},
-            "WorkGroup": place.workgroup,
+            "QueryExecutionContext": {"Database": settings.database},
+            "WorkGroup": settings.workgroup,
         }
-        if place.output is not None:
-            request["ResultConfiguration"] = {"OutputLocation": place.output}
+        if settings.output is not None:
+            request["ResultConfiguration"] = {"OutputLocation": settings.output}
         with translate_aws_errors("athena:StartQueryExecution"):
             return str(self._client.start_query_execution(**request)["QueryExecutionId"])
 
@@ -123,7 +123,7 @@ class AthenaEngine:
                 with translate_aws_errors("athena:StopQueryExecution"):
                     self._client.stop_query_execution(QueryExecutionId=execution)
                 raise AthenaError(
-                    f"{query.name} was stopped after {self._settings.timeout_s:g} s on Athena ({execution}): ask for "
+                    f"{query.name} was stopped after {self._settings.timeout_s:g} s on Athena ({execution}): query "
                     "fewer days, or raise --timeout."
                 )
             self._sleep(pause)
@@ -139,10 +139,10 @@ class AthenaEngine:
             columns = page["ResultSet"]["ResultSetMetadata"]["ColumnInfo"]
             names = tuple(column["Name"] for column in columns)
             if names != tuple(column.name for column in query.columns):
-                raise AthenaError(f"{query.name} answered with the columns {', '.join(names)} on Athena ({execution}).")
+                raise AthenaError(f"{query.name} returned the columns {', '.join(names)} on Athena ({execution}).")
             types = [str(column["Type"]) for column in columns]
             rows = page["ResultSet"]["Rows"]
-            for row in rows[1:] if first else rows:  # the first page begins with the names
+            for row in rows[1:] if first else rows:  # the first page starts with a row of names
                 yield tuple(
                     _value(cell.get("VarCharValue"), kind) for cell, kind in zip(row["Data"], types, strict=True)
                 )
@@ -153,6 +153,6 @@ class AthenaEngine:
 
 
 def _value(text: str | None, kind: str) -> Value:
-    """A cell as Athena writes it, as the value that it stands for."""
+    """Convert a cell from Athena's text form to a value."""
     reader = _READERS.get(kind.partition("(")[0])
     return text if text is None or reader is None else reader(text)

@@ -1,7 +1,7 @@
-"""A folder of tables, asked with DuckDB.
+"""Runs the queries on a folder of tables with DuckDB.
 
-Promise: the files are only read. Threads, memory and the space for spilling are bounded and the spill folder is gone
-afterwards; a query that needs more fails with a sentence. DuckDB loads no extension and reaches no network.
+Promise: the files are only read. Threads, memory and spill space are bounded, and the spill folder is removed
+afterwards; a query that needs more fails with a clear error. DuckDB loads no extension and uses no network.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ _DAY: Final = re.compile(r"day=([0-9]{4}-[0-9]{2}-[0-9]{2})")
 
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
-    """What a query may use."""
+    """Limits of a query."""
 
     threads: int = 2
     memory_mb: int = 2_000
-    spill_mb: int = 8_000  # on disk, beside the data or where `DuckDbEngine` is told
+    spill_mb: int = 8_000  # of temporary files, see `spill` of DuckDbEngine
 
 
 class DuckDbEngine:
-    """The tables of one folder; a context manager. Not for several threads at once."""
+    """The tables of one folder; a context manager. Not thread-safe."""
 
     def __init__(self, folder: Path, *, limits: EngineLimits | None = None, spill: Path | None = None) -> None:
-        """Open `folder`; `spill` is where temporary data may lie (default: the system's). Raises OperatorError."""
+        """Open `folder`; `spill` holds temporary data (default: the system's folder). Raises OperatorError."""
         if not folder.is_dir():
             raise OperatorError(f"{folder} is not a folder. Give the one that holds verdicts/site=.../line=.../day=...")
         self.folder = folder
@@ -72,16 +72,16 @@ class DuckDbEngine:
             raise OperatorError(f"The tables in {folder} cannot be read: {error}") from error
 
     def __enter__(self) -> Self:
-        """Return the lake."""
+        """Return the engine."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close it and give the space for spilling back."""
+        """Close the connection and delete the spill folder."""
         self._connection.close()
         shutil.rmtree(self._spill, ignore_errors=True)
 
     def day_range(self) -> tuple[str, str] | None:
-        """First and last day that any table holds, YYYY-MM-DD; None for an empty folder."""
+        """First and last day of all tables, YYYY-MM-DD; None for an empty folder."""
         found = sorted(
             match[1]
             for table in TABLES
@@ -91,7 +91,7 @@ class DuckDbEngine:
         return (found[0], found[-1]) if found else None
 
     def execute(self, query: Query, given: Mapping[str, str] | None = None) -> QueryResult:
-        """Answer `query` with the parameters `given`, by default over all days. Raises UsageError, QueryError."""
+        """Run `query` with the parameters `given`, by default over all days. Raises UsageError, QueryError."""
         first, last = self.day_range() or ("1970-01-01", "1970-01-01")
         values = query.bind(given or {}, first_day=first, last_day=last)
         text = query.sql(values, "duckdb")
@@ -102,7 +102,7 @@ class DuckDbEngine:
             limits = self._limits
             raise QueryError(
                 f"{query.name} needs more than {limits.memory_mb} MB of memory and {limits.spill_mb} MB of disk: "
-                "ask for fewer days, or raise --memory-mb."
+                "query fewer days, or raise --memory-mb."
             ) from error
         except duckdb.Error as error:
             raise QueryError(f"{query.name} failed on {self.folder}: {error}") from error
@@ -113,11 +113,13 @@ class DuckDbEngine:
 
 
 def _view(folder: Path, table: Table) -> str:
-    """A SELECT with all columns of `table`, whether files lack some or there are none."""
+    """A SELECT with all columns of `table`, even if files lack some or there are no files."""
     columns = (*table.columns, *PARTITIONS)
     typed = ", ".join(f'CAST(NULL AS {column.type}) AS "{column.name}"' for column in columns)
     empty = f"SELECT {typed} WHERE false"
-    if not list(folder.glob(f"{table.name}/site=*/line=*/day=*/*.parquet")):  # all: a half-read glob stays open
+    if not list(
+        folder.glob(f"{table.name}/site=*/line=*/day=*/*.parquet")
+    ):  # a list, because a half-read glob stays open
         return empty
     pattern = str(folder.resolve() / table.name / "site=*" / "line=*" / "day=*" / "*.parquet")
     files = "'" + pattern.replace("'", "''") + "'"

@@ -1,12 +1,12 @@
-"""The tables of the data lake: names, types and meaning of their columns, and how they lie in folders.
+"""The tables of the data lake: names, types and meanings of their columns, and their partitions.
 
-Promise: this is the one list. The rows of pipeline/ingest, the Glue tables of pipeline/infra, the views that DuckDB
-reads and the documentation come from it; a test compares them. Columns are only ever added, at the end: files that
-lack one read as NULL.
+Promise: this is the only list. The rows of pipeline/ingest, the Glue tables of pipeline/infra, the views of DuckDB and
+the documentation derive from it; a test compares them. Columns are only added, at the end: files without a column read
+as NULL.
 
-A table lies in `{table}/site=.../line=.../day=YYYY-MM-DD/*.parquet`. `day` is that of the message: the UTC day of its
-earliest row. An envelope that spans midnight is not torn, so a row's own day is its partition's or the one after.
-Firehose delivers at least once: a row may be there twice, and every query takes each key once.
+A table is stored in `{table}/site=.../line=.../day=YYYY-MM-DD/*.parquet`. `day` is the UTC day of the message's
+earliest row. An envelope that spans midnight is not split, so a row's own day is that of its partition or the next.
+Firehose delivers at least once: a row may be present twice, and every query counts each key once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _GLUE: Final[dict[ColumnType, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column; every one may be NULL. TIMESTAMP is UTC, to the microsecond."""
+    """One column, which may be NULL. TIMESTAMP is UTC, to the microsecond."""
 
     name: str
     type: ColumnType
@@ -42,7 +42,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One table. `columns` are without the partitions, which are the same for all."""
+    """One table. `columns` excludes the partitions, which are the same for all tables."""
 
     name: str
     meaning: str
@@ -55,7 +55,7 @@ class Table:
 
 
 def _columns(text: str) -> tuple[Column, ...]:
-    """Read `name TYPE meaning` lines."""
+    """Parse lines of the form `name TYPE meaning`."""
     found = []
     for line in text.strip().splitlines():
         name, kind, meaning = line.split(maxsplit=2)
@@ -75,32 +75,32 @@ _VERDICTS: Final = _columns("""
 thing               VARCHAR    the device
 camera              VARCHAR    its camera
 inspection          VARCHAR    the inspection that the camera belongs to
-boot_epoch          BIGINT     names one start of the agent for good
-seq                 BIGINT     counts a camera's frames from the agent's start
-key                 VARCHAR    line/camera/boot_epoch/seq; names the verdict for good
+boot_epoch          BIGINT     identifies one start of the agent, never reused
+seq                 BIGINT     number of the camera's frame since the agent's start
+key                 VARCHAR    line/camera/boot_epoch/seq; identifies the verdict, never reused
 captured_at         TIMESTAMP  when the frame was taken
 outcome             VARCHAR    ok, defect, unsure or unknown
 class               VARCHAR    the defect class for defect and unsure
-score               DOUBLE     the number that was compared with the threshold, 0 to 1
+score               DOUBLE     the number compared with the threshold, 0 to 1
 latency_us          BIGINT     from the frame's due time to the decision
 model_name          VARCHAR    the champion; NULL where there was no usable model
 model_version       VARCHAR    its semantic version
 model_sha256        VARCHAR    digest of model.onnx
 model_counter       BIGINT     its release counter; 0 for an unsigned local release
-model_trusted       BOOLEAN    whether it came through the trust chain
+model_trusted       BOOLEAN    whether its signatures were verified
 part_id             VARCHAR    of a triggered part
 arm                 VARCHAR    champion or challenger, in a trial or an A/B test
-challenger_outcome  VARCHAR    the challenger's own outcome; `outcome` is the stricter one then
-challenger_sha256   VARCHAR    and its model
-replay              BOOLEAN    whether the message waited in the device's backlog
-image               VARCHAR    reference of the kept frame on the device
-reason              VARCHAR    why no judgement was possible
-box_x               BIGINT     where the defect is, pixels of the frame
+challenger_outcome  VARCHAR    the challenger's own outcome; `outcome` is then the stricter one
+challenger_sha256   VARCHAR    digest of the challenger's model.onnx
+replay              BOOLEAN    whether the message was sent from the device's backlog
+image               VARCHAR    reference of the stored frame on the device
+reason              VARCHAR    why no decision was possible
+box_x               BIGINT     position of the defect, pixels of the frame
 box_y               BIGINT     likewise
 box_width           BIGINT     likewise
 box_height          BIGINT     likewise
-preprocess_digest   VARCHAR    which preprocessing
-config_digest       VARCHAR    which configuration
+preprocess_digest   VARCHAR    digest of the preprocessing
+config_digest       VARCHAR    digest of the configuration
 """)
 
 _GAPS: Final = _columns("""
@@ -110,18 +110,18 @@ inspection  VARCHAR    the inspection that the camera belongs to
 boot_epoch  BIGINT     of the lost verdicts
 lost_at     TIMESTAMP  when the loss was noticed
 reason      VARCHAR    evicted (outbox full) or damaged (file)
-lost        BIGINT     verdicts that will not arrive
+lost        BIGINT     number of verdicts that will not arrive
 first_seq   BIGINT     the first of them
 last_seq    BIGINT     the last of them
-exact       BOOLEAN    whether the message named exactly the lost ones
+exact       BOOLEAN    whether the message listed exactly the lost ones
 """)
 
 _HEARTBEATS: Final = _columns("""
 thing             VARCHAR    the device
 camera            VARCHAR    the camera that the row is about
 inspection        VARCHAR    the inspection that it belongs to
-boot_epoch        BIGINT     names one start of the agent for good
-sent_at           TIMESTAMP  when the heartbeat was made
+boot_epoch        BIGINT     identifies one start of the agent, never reused
+sent_at           TIMESTAMP  when the heartbeat was created
 uptime_s          DOUBLE     of the agent
 agent_version     VARCHAR    of the agent
 transport         VARCHAR    up, down or none
@@ -130,67 +130,67 @@ fps               DOUBLE     of the camera, smoothed
 captured          BIGINT     frames since the agent's start
 inspected         BIGINT     of them with a verdict; captured = inspected + dropped + pending
 pending           BIGINT     of them not finished yet
-dropped           BIGINT     of them given up, all reasons
+dropped           BIGINT     of them dropped, all reasons
 dropped_overrun   BIGINT     of `dropped`: a newer frame displaced it
 dropped_corrupt   BIGINT     of `dropped`: could not be decoded
 dropped_incomplete BIGINT    of `dropped`: data was missing
 dropped_size      BIGINT     of `dropped`: unexpected size
 dropped_channels  BIGINT     of `dropped`: unexpected channels
 dropped_shutdown  BIGINT     of `dropped`: still waiting when the agent stopped
-error             VARCHAR    the camera's last one
-model_name        VARCHAR    the inspection's model; NULL where another part of the heartbeat says it
+error             VARCHAR    the camera's last error
+model_name        VARCHAR    the inspection's model; NULL where the heartbeat lists it elsewhere
 model_version     VARCHAR    likewise
 model_sha256      VARCHAR    likewise
 model_trusted     BOOLEAN    likewise
 model_state       VARCHAR    of its lifecycle
-candidate         VARCHAR    name/version of the release on its way
-alarm             VARCHAR    why a person must look at the model
+candidate         VARCHAR    name/version of the candidate release
+alarm             VARCHAR    why the model needs attention
 latency_p50_us    BIGINT     of the device, over the last interval
 latency_p99_us    BIGINT     likewise
 cpu               DOUBLE     cores in use
 rss_bytes         BIGINT     memory of the agent
 temperature_c     DOUBLE     of the device
-faults            BIGINT     batches that the model's runtime failed on, since the start
+faults            BIGINT     batches that failed in the model's runtime, since the start
 frames_not_recorded BIGINT   defect and unsure frames that could not be written, since the start
 outbox_rows       BIGINT     messages waiting for the broker
 outbox_verdicts   BIGINT     verdicts in them
 outbox_oldest_age_s DOUBLE   age of the oldest of them
-outbox_evicted    BIGINT     verdicts of the device given up because the outbox was full, since the start
+outbox_evicted    BIGINT     verdicts of the device evicted because the outbox was full, since the start
 outbox_damaged    BIGINT     verdicts of the device lost with a damaged file, since the start
 """)
 
 _MODEL_REPORTS: Final = _columns("""
 thing              VARCHAR    the device
-inspection         VARCHAR    whose model this is about
-boot_epoch         BIGINT     names one start of the agent for good
-reported_at        TIMESTAMP  when the report was made
+inspection         VARCHAR    the inspection of the model
+boot_epoch         BIGINT     identifies one start of the agent, never reused
+reported_at        TIMESTAMP  when the report was created
 state              VARCHAR    of the lifecycle
 since_at           TIMESTAMP  of that state
-active_name        VARCHAR    the model that judges; NULL: the factory release, or none
+active_name        VARCHAR    the active model; NULL: the factory release, or none
 active_version     VARCHAR    its semantic version
 active_counter     BIGINT     its release counter
 active_digest      VARCHAR    of its manifest
 active_sha256      VARCHAR    of its model.onnx
-previous_name      VARCHAR    the one to go back to
+previous_name      VARCHAR    the release of a rollback
 previous_version   VARCHAR    likewise
 previous_sha256    VARCHAR    likewise
-candidate_name     VARCHAR    the one on its way
+candidate_name     VARCHAR    the candidate
 candidate_version  VARCHAR    likewise
 candidate_counter  BIGINT     likewise
 candidate_digest   VARCHAR    likewise
 candidate_sha256   VARCHAR    likewise
-desired_release    VARCHAR    name/version that is wanted
+desired_release    VARCHAR    name/version of the desired release
 desired_mode       VARCHAR    release or ab
-desired_source     VARCHAR    who wants it
-share              DOUBLE     of the parts that the candidate judges too
-refusal_gate       VARCHAR    which gate refused last
+desired_source     VARCHAR    source of the desired release
+share              DOUBLE     of the parts that the candidate inspects too
+refusal_gate       VARCHAR    the gate of the last refusal
 refusal_reason     VARCHAR    a stable code
-refusal_text       VARCHAR    for a person
-refused_name       VARCHAR    and which release
+refusal_text       VARCHAR    explanation for people
+refused_name       VARCHAR    the refused release
 refused_version    VARCHAR    likewise
 refused_digest     VARCHAR    likewise
-alarm              VARCHAR    a person must look
-progress           VARCHAR    figures of the present state, as a JSON object
+alarm              VARCHAR    why the model needs attention
+progress           VARCHAR    figures of the current state, as a JSON object
 """)
 
 _LABELS: Final = _columns("""
@@ -198,22 +198,22 @@ key          VARCHAR    of the verdict
 camera       VARCHAR    from the key
 boot_epoch   BIGINT     from the key
 seq          BIGINT     from the key
-label_class  VARCHAR    what the part really is
-is_defect    BOOLEAN    whether that is a defect
-source       VARCHAR    who says so: a person, a job, a test station
-labelled_at  TIMESTAMP  when; of several labels of a key the latest counts
+label_class  VARCHAR    true class of the part
+is_defect    BOOLEAN    whether that class is a defect
+source       VARCHAR    source of the label: a person, a job, a test station
+labelled_at  TIMESTAMP  time of the label; the latest label of a key counts
 reason       VARCHAR    why the frame was collected: defect, unsure, disagreement or sample
-sample_rate  DOUBLE     for `sample`: with which probability this frame was drawn
+sample_rate  DOUBLE     for `sample`: probability with which this frame was drawn
 """)
 
 TABLES: Final[dict[str, Table]] = {
     table.name: table
     for table in (
-        Table("verdicts", "one row a judged frame", _VERDICTS),
-        Table("gaps", "verdicts that a device lost, one row a gap message", _GAPS),
-        Table("heartbeats", "one row a camera and heartbeat", _HEARTBEATS),
-        Table("model_reports", "one row a report of a model's lifecycle", _MODEL_REPORTS),
-        Table("labels", "what collected frames really showed; `day` is that of the verdict", _LABELS),
+        Table("verdicts", "one row for each inspected frame", _VERDICTS),
+        Table("gaps", "verdicts that a device lost, one row for each gap message", _GAPS),
+        Table("heartbeats", "one row for each camera and heartbeat", _HEARTBEATS),
+        Table("model_reports", "one row for each report of a model's lifecycle", _MODEL_REPORTS),
+        Table("labels", "true classes of collected frames; `day` is that of the verdict", _LABELS),
     )
 }
 

@@ -1,9 +1,9 @@
-"""The questions of pipeline/analytics/sql: their documentation, their parameters, and their text for either engine.
+"""Reads the queries of pipeline/analytics/sql, checks them, and binds their parameters.
 
 Promise: a file is one SELECT in Athena's dialect. Its head documents it: `name: summary`, `version`, one `param` line
-for each `:name` in it and one `column` line for each column of the answer, in order; a file whose head and body
-disagree is refused. A parameter's value is checked against its kind and becomes a literal of the parsed statement: no
-text of a caller is ever put into SQL by hand. The version grows with every change of the body; a test keeps the
+for each `:name` in it and one `column` line for each column of the result, in order; a file whose head and body
+disagree is refused. A parameter's value is checked against its kind and becomes a literal of the parsed statement:
+a caller's text is never concatenated into SQL. The version grows with every change of the body; a test keeps the
 digests.
 """
 
@@ -40,7 +40,7 @@ _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 class QueryError(OperatorError):
-    """A query file is not what it must be, or an engine refused it; the text names the file or the query."""
+    """A query file is invalid, or an engine refused the query; the text names the file or the query."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +49,12 @@ class Parameter:
 
     name: str
     kind: str  # day, name, number(low..high), whole(low..high), or choices with | between
-    default: str  # `first` and `last` of a day: what the runner knows of the data
+    default: str  # `first` and `last` of a day: the range of the engine's data
     meaning: str
 
     @property
     def describe_allowed(self) -> str:
-        """What a value may be, for a person."""
+        """The allowed values, as text for people."""
         if self.kind == "day":
             return "a day as YYYY-MM-DD"
         if self.kind == "name":
@@ -65,7 +65,7 @@ class Parameter:
         return f"a {'whole ' if found[1] == 'whole' else ''}number from {found[2]} to {found[3]}"
 
     def literal(self, value: str) -> exp.Expression:
-        """Return `value` as a literal. Raises UsageError for one that its kind does not allow."""
+        """Return `value` as a literal. Raises UsageError if its kind does not allow it."""
         found = _RANGE.fullmatch(self.kind)
         if found is not None:
             number = _number(value, whole=found[1] == "whole")
@@ -102,7 +102,7 @@ def _is_day(value: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ColumnNote:
-    """One column of the answer."""
+    """One column of the result."""
 
     name: str
     meaning: str
@@ -110,14 +110,14 @@ class ColumnNote:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One question."""
+    """One query with its documentation."""
 
     name: str
     summary: str
     version: int
     parameters: tuple[Parameter, ...]
     columns: tuple[ColumnNote, ...]
-    body: str  # Athena's dialect, with `:name` where a parameter belongs
+    body: str  # Athena's dialect, with `:name` for parameters
 
     @property
     def digest(self) -> str:
@@ -125,9 +125,9 @@ class Query:
         return hashlib.sha256(self.body.encode()).hexdigest()
 
     def bind(self, given: Mapping[str, str], *, first_day: str, last_day: str) -> Mapping[str, str]:
-        """Return the value of every parameter: as given, or its default. Raises UsageError for a name it lacks.
+        """Return the value of every parameter, given or default. Raises UsageError for an unknown name.
 
-        `first_day` and `last_day` (YYYY-MM-DD) are what the engine's data begins and ends with.
+        `first_day` and `last_day` (YYYY-MM-DD) are the first and last day of the engine's data.
         """
         known = {parameter.name for parameter in self.parameters}
         unknown = sorted(set(given) - known)
@@ -167,7 +167,7 @@ def _parsed(name: str, body: str) -> exp.Query:
 
 
 def read_query(path: Path) -> Query:
-    """Read one file. Raises QueryError where head and body disagree."""
+    """Read one file. Raises QueryError if head and body disagree."""
     text = path.read_text(encoding="utf-8")
     lines = text.splitlines()
     head = [line for line in lines if line.startswith("--")]
@@ -190,7 +190,7 @@ def read_query(path: Path) -> Query:
     if used != {parameter.name for parameter in parameters}:
         raise QueryError(f"{path.name} uses the parameters {sorted(used)} and documents others.")
     if tuple(tree.named_selects) != tuple(column.name for column in columns):
-        raise QueryError(f"{path.name} answers with {tree.named_selects} and documents others.")
+        raise QueryError(f"{path.name} returns {tree.named_selects} and documents others.")
     return query
 
 

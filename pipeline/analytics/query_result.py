@@ -1,4 +1,4 @@
-"""What an engine answers: one table, and how it is written for people and machines."""
+"""The result of a query, and its forms as JSON, CSV and text."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class QueryResult:
     query: Query
     parameters: Mapping[str, str]
     rows: tuple[tuple[Value, ...], ...]
-    seconds: float  # that the engine took
+    seconds: float  # time that the engine took
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -37,7 +37,7 @@ class QueryResult:
             yield dict(zip(self.columns, row, strict=True))
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values for `json.dumps`."""
+        """Return the result as values for `json.dumps`."""
         return {
             "query": self.query.name,
             "version": self.query.version,
@@ -47,7 +47,7 @@ class QueryResult:
         }
 
     def to_csv(self) -> str:
-        """Return the rows with one line of names."""
+        """Return the rows as CSV below a line of names."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(self.columns)
@@ -56,12 +56,12 @@ class QueryResult:
 
 
 def to_json_value(value: Value) -> str | int | float | bool | None:
-    """Return `value` as JSON has it: times as ISO 8601."""
+    """Return `value` as a JSON value: times in ISO 8601."""
     return value.isoformat() if isinstance(value, date) else value
 
 
 def from_engine_value(value: object) -> Value:
-    """Return an engine's value as one of ours: decimals and huge integers as numbers."""
+    """Convert a value of an engine: decimals become numbers, unknown types become text."""
     if isinstance(value, Decimal):
         return int(value) if value == value.to_integral_value() else float(value)
     if value is None or isinstance(value, (str, int, float, bool, datetime, date)):
@@ -70,7 +70,7 @@ def from_engine_value(value: object) -> Value:
 
 
 def text_table(columns: Sequence[str], rows: Sequence[Sequence[Value]]) -> str:
-    """Return aligned columns for a terminal; numbers to four significant digits."""
+    """Format rows as aligned columns for a terminal; numbers to four significant digits."""
     cells = [[*columns], *([_cell(value) for value in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
     right = [all(row[i] is None or isinstance(row[i], (int, float)) for row in rows) for i in range(len(columns))]

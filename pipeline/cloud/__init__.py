@@ -1,1 +1,1 @@
-"""What the commands of the cloud side share: how they are found, and how they reach an account."""
+"""Shared by the commands of the cloud side: dispatch, AWS clients and object storage."""

@@ -1,7 +1,7 @@
-"""`kensa cloud`: the cloud side's commands, one a step of the improvement cycle.
+"""`kensa cloud`: dispatches the commands of the cloud side, one for each step of the cycle.
 
-The Lambda handlers of pipeline/cycle call the same functions: what they do can be done by hand from here.
-A command's module is loaded when it is asked for: `kensa cloud query` needs no torch, `kensa cloud dataset` no DuckDB.
+The Lambda handlers of pipeline/cycle call the same functions, so their work can also be done by hand.
+A command's module is imported on demand: `kensa cloud query` needs no torch, `kensa cloud dataset` no DuckDB.
 """
 
 from __future__ import annotations
@@ -21,28 +21,26 @@ _USAGE_EXIT: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class _Command:
-    target: str  # module:function; called with the arguments after the command's name, returns the exit code
+    target: str  # module:function; takes the arguments after the command's name, returns the exit code
     summary: str
 
 
 COMMANDS: Final[dict[str, _Command]] = {
-    "query": _Command(
-        "pipeline.analytics.analytics_cli:query", "ask the verdicts one of the questions of pipeline/analytics/sql"
-    ),
-    "ingest": _Command("pipeline.ingest.ingest_cli:main", "append messages to the tables in a folder"),
-    "report": _Command("pipeline.report.report_cli:report", "write the plant's report page"),
+    "query": _Command("pipeline.analytics.analytics_cli:query", "run one of the queries of pipeline/analytics/sql"),
+    "ingest": _Command("pipeline.ingest.ingest_cli:main", "append messages to the tables, or refresh the labels"),
+    "report": _Command("pipeline.report.report_cli:report", "write the report page of a plant"),
     "collected": _Command("pipeline.datasets.dataset_cli:collected", "carry collected frames on a disk"),
     "labels": _Command("pipeline.datasets.dataset_cli:labels", "import, export and compare labels"),
     "dataset": _Command("pipeline.datasets.dataset_cli:dataset", "build, compare and show data set versions"),
     "registry": _Command("pipeline.selection.selection_cli:registry", "list, approve and reject candidates"),
     "reproduce": _Command("pipeline.selection.selection_cli:reproduce", "train a registered version again and compare"),
-    "cycle": _Command("pipeline.cycle.cycle_cli:main", "start, watch, approve and stop improvement cycles"),
-    "cost": _Command("pipeline.infra.cost_estimate:main", "what a plant's stack costs a month"),
+    "cycle": _Command("pipeline.cycle.cycle_cli:main", "start, show, approve and stop improvement cycles"),
+    "cost": _Command("pipeline.infra.cost_estimate:main", "estimate the monthly cost of a plant's stack"),
 }
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run `kensa cloud COMMAND ...`; returns the exit code. Expected errors are told on standard error."""
+    """Run `kensa cloud COMMAND ...`; returns the exit code. Expected errors go to standard error."""
     name = argv[0] if argv else "--help"
     if name in {"-h", "--help"}:
         print("usage: kensa cloud COMMAND [ARGUMENTS]\n\ncommands:")

@@ -1,4 +1,4 @@
-"""Copies whole folders to and from a storage."""
+"""Copies folders to and from a storage."""
 
 from __future__ import annotations
 

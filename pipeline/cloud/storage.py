@@ -1,13 +1,13 @@
-"""Objects by key, in a folder or below a prefix of an S3 bucket: the one way of the cloud side to its files.
+"""Object storage in a folder or below a prefix of an S3 bucket, for all files of the cloud side.
 
     storage = open_storage("s3://plant-data/kensa")      # or open_storage("/srv/kensa")
     for stored in storage.list("collected/v1/"): data = storage.read(stored.key)
 
-Promise: both places behave alike. Keys are relative, with `/`, and never lead out of the place; a listing comes in the
-order of the keys' UTF-8 bytes, page by page; a read is bounded before and while it happens; a reader sees an object's
-old content or its new one, never a part; `create` lets exactly one of several writers win. Every failure that can be
-expected is a StorageError that names the object and the remedy. Credentials, region and endpoint (AWS_ENDPOINT_URL)
-come from the environment, as for every AWS tool; throttled and failed calls are tried again by botocore.
+Promise: both kinds behave alike. Keys are relative, with `/`, and never leave the storage; a listing is in the order of
+the keys' UTF-8 bytes, page by page; a read is bounded before and during the transfer; a reader sees an object's old or
+new content, never a mixture; `create` succeeds for exactly one of several writers. Every expected failure is a
+StorageError that names the object and the remedy. Credentials, region and endpoint (AWS_ENDPOINT_URL) come from the
+environment, as for all AWS tools; botocore retries throttled and failed calls.
 """
 
 from __future__ import annotations
@@ -27,42 +27,42 @@ from agent.errors import KensaError, MissingExtraError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MAX_OBJECT_BYTES: Final = 256 * 1024**2  # of one read, unless the caller says less
+MAX_OBJECT_BYTES: Final = 256 * 1024**2  # of one read, unless the caller sets another limit
 MAX_KEY_BYTES: Final = 1_024  # S3's limit
 _MAX_PART_BYTES: Final = 255  # a file name's limit
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
-_WRITING: Final = ".writing-"  # files in the making; never listed
-_BODY_ATTEMPTS: Final = 3  # botocore tries again until the headers are there, not after
+_WRITING: Final = ".writing-"  # temporary files; never listed
+_BODY_ATTEMPTS: Final = 3  # botocore retries only until the headers have arrived
 _MISSING: Final = frozenset({"NoSuchKey", "404"})
 _KEY_EXISTS_CODES: Final = frozenset({"PreconditionFailed", "412"})
-_CONFLICT: Final = frozenset({"ConditionalRequestConflict", "409"})  # two at once, and S3 wants it asked again
+_CONFLICT: Final = frozenset({"ConditionalRequestConflict", "409"})  # concurrent writers: S3 requires a retry
 _CONFLICTS: Final = 4
 _REMEDIES: Final = {
-    "NoSuchBucket": "There is no such bucket: correct the address, or make it (docs/cloud.md)",
-    "AccessDenied": "The role lacks the right: see its policy in pipeline/infra",
-    "403": "The role lacks the right: see its policy in pipeline/infra",
+    "NoSuchBucket": "There is no such bucket: correct the address, or create it (docs/cloud.md)",
+    "AccessDenied": "The role lacks the permission: see its policy in pipeline/infra",
+    "403": "The role lacks the permission: see its policy in pipeline/infra",
     "ExpiredToken": "The credentials have expired: sign in again",
     "InvalidAccessKeyId": "The access key is unknown: sign in again",
 }
 
 
 class StorageError(KensaError):
-    """A folder or bucket cannot be used now; the text names the object and the remedy. Another try may help."""
+    """A folder or bucket cannot be used now; the text names the object and the remedy. A retry may help."""
 
     exit_code = 4
 
 
 class ObjectMissingError(StorageError):
-    """There is no object with that key."""
+    """No object has that key."""
 
 
 class ObjectTooLargeError(StorageError):
-    """The object is longer than what the caller reads; nothing of it was returned."""
+    """The object is longer than the caller's limit; nothing was returned."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """One line of a listing."""
+    """One entry of a listing."""
 
     key: str  # relative to the storage
     length_bytes: int
@@ -71,29 +71,29 @@ class StoredObject:
 class Storage(Protocol):
     """A folder or a bucket's prefix. Methods raise StorageError; those with a key raise UsageError for a wrong one."""
 
-    uri: str  # as a person writes it
+    uri: str  # as the user wrote it
 
     def list(self, prefix: str = "") -> Iterator[StoredObject]:
-        """All objects whose key begins with `prefix`, in the order of their keys' bytes."""
+        """All objects whose keys start with `prefix`, in the order of the keys' bytes."""
 
     def read(self, key: str, *, limit: int = MAX_OBJECT_BYTES) -> bytes:
         """The whole object. Raises ObjectMissingError; ObjectTooLargeError when it has more than `limit` bytes."""
 
     def write(self, key: str, data: bytes) -> None:
-        """Write the object whole, in place of an older one."""
+        """Write or replace the whole object."""
 
     def create(self, key: str, data: bytes) -> bool:
-        """Write the object unless the key is taken; False when it is. Of several writers at once one gets True."""
+        """Write the object unless the key exists; returns False if it does. One of several writers gets True."""
 
     def exists(self, key: str) -> bool:
-        """Is there an object with that very key?"""
+        """Whether an object has exactly that key."""
 
     def delete(self, key: str) -> None:
-        """Remove the object; no error where there is none."""
+        """Delete the object; no error if there is none."""
 
 
 def validate_key(key: str) -> str:
-    """`key`, if it is relative and stays below the storage. Raises UsageError."""
+    """Return `key` if it is relative and stays below the storage. Raises UsageError."""
     parts = key.split("/")
     if (
         not key
@@ -107,14 +107,14 @@ def validate_key(key: str) -> str:
         )
     ):
         raise UsageError(
-            f"{key[:200]!r} is no key of an object: it must be relative, of printable parts between single slashes, "
+            f"{key[:200]!r} is not a key: it must be relative, of printable segments between single slashes, "
             f"without . and .., with at most {MAX_KEY_BYTES} bytes."
         )
     return key
 
 
 class FolderStorage:
-    """Objects as files below a folder, which is made when the first one is written. Links are not followed out."""
+    """Objects as files below a folder, which the first write creates. Links out of it are not followed."""
 
     def __init__(self, folder: Path) -> None:
         """Nothing is opened yet."""
@@ -142,14 +142,14 @@ class FolderStorage:
                         found.append((os.fsencode(key), key, False, entry.stat(follow_symlinks=False).st_size))
         except OSError as error:
             raise self._error(at or ".", error) from error
-        for _, key, is_folder, length in sorted(found):  # a folder's slash takes part in the order, as it does on S3
+        for _, key, is_folder, length in sorted(found):  # a folder's slash counts in the order, as on S3
             if is_folder:
                 yield from self._below(key, prefix)
             elif key.startswith(prefix):
                 yield StoredObject(key, length)
 
     def read(self, key: str, *, limit: int = MAX_OBJECT_BYTES) -> bytes:
-        """See `Storage.read`. What is not a regular file counts as missing."""
+        """See `Storage.read`. Anything but a regular file counts as missing."""
         path = self._path(key)
         try:
             with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
@@ -163,13 +163,13 @@ class FolderStorage:
         return _bounded(data, limit, str(path))
 
     def write(self, key: str, data: bytes) -> None:
-        """See `Storage.write`: a file of its own, made durable, then renamed."""
+        """See `Storage.write`: a temporary file, synced, then renamed."""
         path = self._path(key)
         with self._written(key, path, data) as made:
             made.replace(path)
 
     def create(self, key: str, data: bytes) -> bool:
-        """See `Storage.create`: the link to the finished file is what one writer gets."""
+        """See `Storage.create`: only one writer can link its finished file to the key."""
         path = self._path(key)
         try:
             with self._written(key, path, data) as made:
@@ -178,7 +178,7 @@ class FolderStorage:
                 except OSError as error:
                     if error.errno not in _NO_LINKS:
                         raise
-                    # A stick's file system: the name is what one writer gets, and readers may see it empty at first.
+                    # The file system has no links: one writer creates the name, and readers may see it empty at first.
                     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666))
                     made.replace(path)
         except StorageError as error:
@@ -194,7 +194,7 @@ class FolderStorage:
             path.parent.mkdir(parents=True, exist_ok=True)
             made = path.with_name(f"{_WRITING}{secrets.token_hex(8)}")
             try:
-                with made.open("xb") as file:  # not mkstemp: its mode 0600 cannot be changed on every stick
+                with made.open("xb") as file:  # not mkstemp: not every file system can change its mode 0600
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
@@ -231,11 +231,15 @@ class FolderStorage:
     def _path(self, key: str) -> Path:
         path = self._folder / validate_key(key)
         if not path.parent.resolve().is_relative_to(self._folder.resolve()):
-            raise StorageError(f"{path} leads out of {self._folder} by a link. Remove the link.")
+            raise StorageError(f"{path} leaves {self._folder} through a link. Remove the link.")
         return path
 
     def _error(self, key: str, error: OSError) -> StorageError:
-        remedy = "Make room on that disk" if error.errno in {errno.ENOSPC, errno.EDQUOT} else "Look at owner and rights"
+        remedy = (
+            "Free some space on that disk"
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}
+            else "Check owner and permissions"
+        )
         return StorageError(f"{self._folder / key}: {error.strerror or error}. {remedy}.")
 
 
@@ -243,7 +247,7 @@ class S3Storage:
     """Objects below a prefix of a bucket; needs s3:ListBucket, GetObject, PutObject and DeleteObject there."""
 
     def __init__(self, bucket: str, prefix: str, *, client: Any = None) -> None:
-        """`client` is a boto3 client of S3; by default one from the environment."""
+        """`client` is a boto3 client of S3; the default comes from the environment."""
         self._bucket, self._prefix = bucket, f"{prefix}/" if prefix else ""
         self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
         try:
@@ -266,7 +270,7 @@ class S3Storage:
             raise StorageError(f"{self.uri}: S3 cannot be used: {error}") from error
 
     def list(self, prefix: str = "") -> Iterator[StoredObject]:
-        """See `Storage.list`: a request for every 1,000 objects."""
+        """See `Storage.list`: one request for each 1,000 objects."""
         with self._translate_errors(prefix):
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket, Prefix=self._prefix + prefix
@@ -278,7 +282,7 @@ class S3Storage:
             if page is None:
                 return
             for item in page.get("Contents", ()):
-                if not item["Key"].endswith("/"):  # what consoles make to show an empty folder
+                if not item["Key"].endswith("/"):  # consoles create these for empty folders
                     yield StoredObject(item["Key"].removeprefix(self._prefix), int(item["Size"]))
 
     def read(self, key: str, *, limit: int = MAX_OBJECT_BYTES) -> bytes:
@@ -293,7 +297,7 @@ class S3Storage:
                     self._translate_errors(key) if attempt + 1 == _BODY_ATTEMPTS else contextlib.suppress(*self._errors)
                 ):
                     data = body.read(limit + 1)
-                    if len(data) < length:  # with a limit, botocore does not look
+                    if len(data) < length:  # with a limit, botocore does not check
                         raise EOFError(f"the answer ended after {len(data):,} of {length:,} bytes")
                     return _bounded(data, limit, f"{self.uri}/{key}")
         raise AssertionError("the last attempt returns or raises")
@@ -342,9 +346,9 @@ class S3Storage:
             code = _code(error)
             if code in _MISSING:
                 raise ObjectMissingError(f"{where} does not exist.") from error
-            raise StorageError(f"{where}: {error}. {_REMEDIES.get(code, 'It can be tried again')}.") from error
+            raise StorageError(f"{where}: {error}. {_REMEDIES.get(code, 'Try again')}.") from error
         except self._errors as error:
-            raise StorageError(f"{where}: {error}. Look at network, region and credentials.") from error
+            raise StorageError(f"{where}: {error}. Check network, region and credentials.") from error
 
 
 def _code(error: BaseException | None) -> str:
@@ -354,9 +358,7 @@ def _code(error: BaseException | None) -> str:
 
 def _bounded(data: bytes, limit: int, where: str, *, length: int = 0) -> bytes:
     if max(len(data), length) > limit:
-        raise ObjectTooLargeError(
-            f"{where} has more than {limit:,} bytes, which is all that is read of such an object."
-        )
+        raise ObjectTooLargeError(f"{where} has more than {limit:,} bytes, the limit for such an object.")
     return data
 
 
@@ -367,5 +369,5 @@ def open_storage(uri: str | Path, *, client: Any = None) -> Storage:
         return FolderStorage(Path(text))
     parts = urlsplit(text)
     if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment:
-        raise UsageError(f"{text!r} is no storage: give a folder, or s3://bucket/prefix.")
+        raise UsageError(f"{text!r} is not a storage: give a folder or s3://bucket/prefix.")
     return S3Storage(parts.netloc, parts.path.strip("/"), client=client)

@@ -1,1 +1,1 @@
-"""The stack (template.yaml), its state machine (cycle.asl.json), and what scripts/check asks of them."""
+"""The CloudFormation stack, its state machine, its checks and its costs."""

@@ -1,9 +1,10 @@
-"""Is a state machine sound? What neither cfn-lint nor CloudFormation looks at before the first execution.
+"""Checks a state machine for errors that cfn-lint and CloudFormation do not detect.
 
     python -m pipeline.infra.asl_lint pipeline/infra/cycle.asl.json
 
-Every target of Next, Default and Catch exists and every state is reachable; every way ends; a Choice has a Default; a
-Task catches everything and retries what its service throttles; paths are JSONPath, and intrinsic functions are known.
+Every target of Next, Default and Catch exists and every state is reachable; the machine can end; a Choice has a
+Default; a Task catches all errors and retries its service's throttling; paths are JSONPath, and intrinsic functions are
+known.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 _TYPES: Final = frozenset({"Task", "Pass", "Choice", "Wait", "Succeed", "Fail", "Parallel", "Map"})
 _ENDS: Final = frozenset({"Succeed", "Fail"})
-# What a throttled call is called by each service's integration.
+# The error of a throttled call in each service's integration.
 _THROTTLED: Final = {"lambda": "Lambda.TooManyRequestsException", "sagemaker": "SageMaker.AmazonSageMakerException"}
 _PATH: Final = re.compile(r"\$\$?(\.[A-Za-z_][\w-]*|\[(\d+|\*)\])*")
 _INTRINSIC: Final = re.compile(r"States\.(\w+)\((.*)\)", re.DOTALL)
@@ -49,10 +50,10 @@ _PATHS_OF_STATES: Final = ("InputPath", "OutputPath", "ItemsPath", "ResultPath",
 
 
 def find_errors(machine: dict[str, Any], where: str = "machine") -> list[str]:
-    """Everything that is wrong, a line each; empty when all is well."""
+    """All errors, one line each; empty for a sound machine."""
     states = machine.get("States")
     if not isinstance(states, dict) or machine.get("StartAt") not in states:
-        return [f"{where}: StartAt {machine.get('StartAt')!r} is no state of it"]
+        return [f"{where}: StartAt {machine.get('StartAt')!r} is not one of its states"]
     found: list[str] = []
     for name, state in states.items():
         found += [f"{where}.{name}: {fault}" for fault in _check_state(state, states)]
@@ -61,7 +62,7 @@ def find_errors(machine: dict[str, Any], where: str = "machine") -> list[str]:
     reached = _reached(machine["StartAt"], states)
     found += [f"{where}.{name}: cannot be reached" for name in states if name not in reached]
     if not any(_ends(states[name]) for name in reached):
-        found.append(f"{where}: no way ends")
+        found.append(f"{where}: no path ends")
     return found
 
 
@@ -98,10 +99,10 @@ def _check_state(state: dict[str, Any], states: dict[str, Any]) -> Iterator[str]
     if kind not in _TYPES:
         yield f"the type {kind!r} is none of {', '.join(sorted(_TYPES))}"
         return
-    yield from (f"{target!r} is no state" for target in _targets(state) if target not in states)
+    yield from (f"{target!r} is not a state" for target in _targets(state) if target not in states)
     if kind == "Choice":
         if "Default" not in state:
-            yield "has no Default: an execution that fits no choice fails"
+            yield "has no Default: an execution that matches no choice fails"
         yield from ("a choice has no Next" for choice in state.get("Choices", []) if "Next" not in choice)
     elif kind not in _ENDS and ("Next" in state) == bool(state.get("End")):
         yield "needs either Next or End"
@@ -119,13 +120,13 @@ def _check_state(state: dict[str, Any], states: dict[str, Any]) -> Iterator[str]
 def _check_task(state: dict[str, Any]) -> Iterator[str]:
     resource = str(state.get("Resource", ""))
     if not resource.startswith("arn:"):
-        yield f"the resource {resource!r} is no ARN"
+        yield f"the resource {resource!r} is not an ARN"
     caught = {error for catch in state.get("Catch", []) for error in catch["ErrorEquals"]}
     if "States.ALL" not in caught:
         yield "does not catch States.ALL"
     for catch in state.get("Catch", [])[:-1]:
         if "States.ALL" in catch["ErrorEquals"]:
-            yield "catches States.ALL before others, which are never caught then"
+            yield "catches States.ALL before other errors, which then are never caught"
     service = resource.removeprefix("arn:aws:states:::").partition(":")[0]
     retried = {error for retry in state.get("Retry", []) for error in retry["ErrorEquals"]}
     if service in _THROTTLED and _THROTTLED[service] not in retried:
@@ -133,7 +134,7 @@ def _check_task(state: dict[str, Any]) -> Iterator[str]:
 
 
 def _check_template(tree: Any, key: str) -> Iterator[str]:
-    """`name.$` holds a path or an intrinsic function; `name` does not."""
+    """Check that exactly the members `name.$` hold a path or an intrinsic function."""
     if isinstance(tree, list):
         for entry in tree:
             yield from _check_template(entry, key)
@@ -143,7 +144,7 @@ def _check_template(tree: Any, key: str) -> Iterator[str]:
         if name.endswith(".$"):
             yield from _check_path(value, f"{key}.{name}")
         elif isinstance(value, str) and value.startswith(("$.", "$$.", "States.")):
-            yield f"{key}.{name} is {value!r} as it stands: the name lacks its .$"
+            yield f"{key}.{name} is {value!r} literally: the name lacks its .$"
         else:
             yield from _check_template(value, f"{key}.{name}")
 
@@ -156,11 +157,11 @@ def _check_path(text: str, key: str) -> Iterator[str]:
             if argument.startswith("$"):
                 yield from _check_path(argument.strip(), key)
     elif not _PATH.fullmatch(text):
-        yield f"{key}: {text!r} is no path"
+        yield f"{key}: {text!r} is not a path"
 
 
 def main(argv: list[str]) -> int:
-    """Print what is wrong with the files; 1 where anything is."""
+    """Print the errors of the files; returns 1 if there are any."""
     found = [fault for name in argv for fault in find_errors(json.loads(Path(name).read_text(encoding="utf-8")), name)]
     sys.stdout.writelines(f"{fault}\n" for fault in found)
     return 1 if found else 0

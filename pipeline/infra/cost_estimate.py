@@ -1,9 +1,9 @@
-"""`kensa cloud cost`: what a plant's stack costs a month, from its lines, their parts, and prices that you can check.
+"""`kensa cloud cost`: estimates the monthly cost of a plant's stack.
 
     kensa cloud cost --lines 4 --parts-per-day 50000 --prices pipeline/infra/prices.yaml
 
-Every amount is a product of a usage that is printed and a price of the file. Left out: free tiers, taxes, support, what
-S3 keeps beyond the first month (give --months), and traffic of people.
+Every amount is the product of a printed usage and a price from the file. Not included: free tiers, taxes, support,
+storage beyond the first month (give --months), and traffic of people.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ PRICES_PATH: Final = Path(__file__).parent / "prices.yaml"
 _DAYS: Final = 30.4
 _HOURS: Final = 24 * _DAYS
 _HEARTBEAT_S: Final = 10.0  # as the component's default configuration has it
-_ENVELOPE_ROWS: Final = 32  # ok verdicts in a message, at least, where parts come fast enough to fill one
-_FIREHOSE_KB: Final = 5.0  # what a record counts as, at least
+_ENVELOPE_ROWS: Final = 32  # ok verdicts in a message, at least, on lines fast enough to fill one
+_FIREHOSE_KB: Final = 5.0  # billed minimum of a record
 _ROW_BYTES: Final = 25.0  # of a verdict in Parquet with its share of the other tables, of generated months
 _KB_PER_GB: Final = 1024.0**2
-_TRANSITIONS: Final = 60  # of an execution, without the watch
-_ROLLOUT_POLLS: Final = 600  # looks of an execution: a day of canary, two of the fleet, every 5 minutes
+_TRANSITIONS: Final = 60  # of an execution, without the monitoring
+_ROLLOUT_POLLS: Final = 600  # of an execution: every 5 minutes for a day of canary and two of the fleet
 _FUNCTION_GB_S: Final = 900.0  # of an execution: the data set's function takes most of it
 _ALARMS: Final = 9
 
@@ -74,17 +74,31 @@ class Prices(Strict):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostInputs:
-    """What there is to pay for. A line has one device."""
+    """The billed quantities of a plant. A line has one device.
+
+    Args:
+        lines: production lines.
+        parts_per_day: of one line.
+        defect_share: share of defect and unsure parts; each is a message of its own.
+        kept_mb_per_day: collected frames of one line, the collector's budget.
+        picture_kb: size of a collected frame.
+        cycles: improvement cycles in a month.
+        trainings: of one cycle.
+        training_hours: of one training.
+        months: of rows and frames that S3 stores.
+        live: whether the live view is enabled.
+
+    """
 
     lines: int = 1
-    parts_per_day: float = 50_000.0  # a line
-    defect_share: float = 0.01  # of parts, with the unsure ones: each is a message of its own
-    kept_mb_per_day: float = 200.0  # a line: the collector's budget
+    parts_per_day: float = 50_000.0
+    defect_share: float = 0.01
+    kept_mb_per_day: float = 200.0
     picture_kb: float = 150.0
     cycles: float = 4.0  # a month
     trainings: int = 6  # a cycle
     training_hours: float = 1.0  # of each
-    months: float = 1.0  # of rows and pictures that lie in S3
+    months: float = 1.0
     live: bool = False
 
 
@@ -111,7 +125,7 @@ def read_prices(path: Path) -> Prices:
     except OSError as error:
         raise OperatorError(f"{path}: {error.strerror}") from error
     except yaml.YAMLError as error:
-        raise OperatorError(f"{path} is no YAML: {error}") from error
+        raise OperatorError(f"{path} is not YAML: {error}") from error
     except ValidationError as error:
         lines = [f"  {e['loc'][0] if e['loc'] else '(whole)'}: {e['msg']}" for e in error.errors(include_url=False)]
         raise OperatorError(f"{path} is refused:\n" + "\n".join(lines)) from error
@@ -146,7 +160,7 @@ class _Usage:
 
 
 def cost_items(plant: CostInputs, prices: Prices) -> list[CostItem]:
-    """The bill of a month."""
+    """The items of a month's bill."""
     usage = _Usage.of(plant)
     return [
         *_ingest_items(plant, usage, prices),
@@ -180,7 +194,7 @@ def _cycle_items(plant: CostInputs, usage: _Usage, p: Prices) -> list[CostItem]:
     transitions = plant.cycles * (_TRANSITIONS + 3 * _ROLLOUT_POLLS)
     training_hours = plant.cycles * plant.trainings * plant.training_hours
     return [
-        CostItem("S3", "pictures and rows", stored_gb, "GB", p.s3_gb),
+        CostItem("S3", "frames and rows", stored_gb, "GB", p.s3_gb),
         CostItem("S3", "puts", 2 * usage.images / 1e3, "thousand", p.s3_thousand_puts),
         CostItem("S3", "gets", 4 * usage.images * plant.cycles / 1e3, "thousand", p.s3_thousand_gets),
         CostItem("Lambda", "rows", usage.records * 0.02, "GB s", p.lambda_gb_s),
@@ -215,7 +229,7 @@ def _live_items(usage: _Usage, p: Prices) -> list[CostItem]:
 
 
 def cost_table(plant: CostInputs, prices: Prices) -> str:
-    """The bill as Markdown."""
+    """The bill as a Markdown table."""
     bill = cost_items(plant, prices)
     total = sum(item.amount for item in bill)
     rows = [
@@ -240,7 +254,7 @@ def main(argv: Sequence[str]) -> int:
         prog="kensa cloud cost", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--prices", type=Path, default=PRICES_PATH, help="YAML; default: the examples that come with Kensa"
+        "--prices", type=Path, default=PRICES_PATH, help="YAML (default: the examples that come with Kensa)"
     )
     parser.add_argument("--lines", type=int, default=default.lines)
     parser.add_argument("--parts-per-day", type=float, default=default.parts_per_day, help="a line")
@@ -250,7 +264,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--cycles", type=float, default=default.cycles, help="a month")
     parser.add_argument("--trainings", type=int, default=default.trainings, help="a cycle")
     parser.add_argument("--training-hours", type=float, default=default.training_hours, help="of each")
-    parser.add_argument("--months", type=float, default=default.months, help="of pictures and rows that are kept")
+    parser.add_argument("--months", type=float, default=default.months, help="of stored frames and rows")
     parser.add_argument("--live", action="store_true", help="with the live view")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     given = vars(parser.parse_args(argv))

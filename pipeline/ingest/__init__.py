@@ -1,1 +1,1 @@
-"""From messages to tables: what the line sends becomes flat rows, in Firehose or in a folder."""
+"""Converts messages of the lines to table rows, in Firehose or in a folder."""

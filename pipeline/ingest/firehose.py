@@ -1,12 +1,12 @@
-"""The transformation function of the Firehose streams: messages in, rows out, one stream for each table.
+"""The transformation function of the Firehose streams: messages to rows, one stream for each table.
 
-Promise: every record that comes in goes out under its own id, whatever the others are. What is no message of Kensa is
-`ProcessingFailed` with the reason in its metadata and the log, and Firehose keeps the original under its error prefix;
-what belongs to another table is `Dropped`, so that all streams may be fed by one rule. An answer stays under the
-6 MB that Lambda may return: an envelope grows about twenty-fold, so what does not fit is put back into the stream
-(`Dropped` here, transformed with a later batch). Ask Firehose for batches of 0.2 MB, and that stays the exception.
+Promise: every record is returned under its own id, whatever the others are. A record that is not a message of Kensa is
+`ProcessingFailed` with the reason in its metadata and the log, and Firehose keeps the original under its error prefix.
+A record of another table is `Dropped`, so one rule may feed all streams. A response stays under the 6 MB that Lambda
+may return: an envelope grows about twenty-fold, so records that do not fit are requeued into the stream (`Dropped`
+here, transformed with a later batch). With Firehose batches of 0.2 MB that remains the exception.
 
-The stream is named `...-{table}`, or `...-live-verdicts` for the live view, which gets one document a record
+The stream is named `...-{table}`, or `...-live-verdicts` for the live view, which receives one document for each record
 (pipeline/ingest/live_documents.py). KENSA_SITE names the plant.
 """
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 LIVE_STREAM: Final = "live-verdicts"
 MAX_ANSWER_BYTES: Final = 5_500_000  # Lambda returns 6 MB at most
-_RECORD_BYTES: Final = 300  # of an answer's record beside its data
+_RECORD_BYTES: Final = 300  # of a returned record without its data
 _PUT_RECORDS: Final = 500  # limits of PutRecordBatch
 _PUT_BYTES: Final = 3_500_000
 _PUT_TRIES: Final = 4
@@ -47,14 +47,14 @@ class FirehoseClient(Protocol):
 
 
 class IngestError(KensaError):
-    """Firehose did not take records back; the whole batch is tried again by Firehose."""
+    """Firehose did not accept requeued records; Firehose retries the whole batch."""
 
     exit_code = 4
 
 
 @dataclass(frozen=True, slots=True)
 class TransformedRecord:
-    """One record's way out."""
+    """The result of one record."""
 
     record_id: str
     result: str  # Ok, Dropped or ProcessingFailed
@@ -63,7 +63,7 @@ class TransformedRecord:
     reason: str = ""
 
     def to_firehose(self) -> dict[str, Any]:
-        """Return the record as Firehose reads it."""
+        """Return the record in the form that Firehose reads."""
         found: dict[str, Any] = {"recordId": self.record_id, "result": self.result}
         if self.result == "Ok":
             found["data"] = base64.b64encode(self.data).decode()
@@ -75,7 +75,7 @@ class TransformedRecord:
 
 
 def transform(record_id: str, data: bytes, *, table: str, site: str) -> TransformedRecord:
-    """Return one record's rows for `table`, one JSON document a line; its one document for the live view."""
+    """Convert one record to the rows of `table`, one JSON document a line; for the live view to one document."""
     try:
         if table == LIVE_STREAM:
             shown = live_document(data, site=site)
@@ -90,14 +90,14 @@ def transform(record_id: str, data: bytes, *, table: str, site: str) -> Transfor
 
 
 def handler(event: Mapping[str, Any], _context: object, *, putter: FirehoseClient | None = None) -> dict[str, Any]:
-    """Answer Firehose. Raises OperatorError for a wrong deployment, IngestError where records could not go back."""
+    """Transform a batch. Raises OperatorError for a wrong deployment, IngestError if requeueing fails."""
     stream = str(event.get("deliveryStreamArn", "")).rpartition("/")[2]
     table = LIVE_STREAM if stream.endswith(f"-{LIVE_STREAM}") else stream.rpartition("-")[2]
     if table not in (*TABLES, LIVE_STREAM):
         raise OperatorError(f"The stream {stream!r} must be named after its table: ...-{', ...-'.join(TABLES)}.")
     site = os.environ.get("KENSA_SITE", "")
     if not site:
-        raise OperatorError("KENSA_SITE is not set: it names the plant whose messages these are.")
+        raise OperatorError("KENSA_SITE is not set: it names the plant of the messages.")
     answers, again, size, failed = [], [], 0, 0
     for record in event["records"]:
         found = _transform_record(record, table=table, site=site)
@@ -113,7 +113,7 @@ def handler(event: Mapping[str, Any], _context: object, *, putter: FirehoseClien
         answers.append(found.to_firehose())
     if again:
         _requeue(stream, again, putter or _client())
-    _log.info("%s: %d records, %d refused, %d put back", stream, len(answers), failed, len(again))
+    _log.info("%s: %d records, %d refused, %d requeued", stream, len(answers), failed, len(again))
     return {"records": answers}
 
 
@@ -127,7 +127,7 @@ def _transform_record(record: Mapping[str, Any], *, table: str, site: str) -> Tr
 
 
 def _requeue(stream: str, records: Sequence[bytes], putter: FirehoseClient) -> None:
-    """Put `records` into `stream` again, in batches that it takes. Raises IngestError."""
+    """Put `records` into `stream` again, in batches within its limits. Raises IngestError."""
     waiting = list(records)
     for attempt in range(_PUT_TRIES):
         refused: list[bytes] = []
@@ -139,7 +139,7 @@ def _requeue(stream: str, records: Sequence[bytes], putter: FirehoseClient) -> N
             return
         waiting = refused
         time.sleep(0.1 * 2**attempt)
-    raise IngestError(f"{stream} did not take {len(waiting)} records back after {_PUT_TRIES} tries.")
+    raise IngestError(f"{stream} did not accept {len(waiting)} requeued records after {_PUT_TRIES} tries.")
 
 
 def _batches(records: Sequence[bytes]) -> list[list[bytes]]:

@@ -25,9 +25,9 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("messages", type=Path, nargs="?", help="one JSON object a line; - for standard input")
     parser.add_argument("--out", required=True, help="folder with the tables; for labels also s3://BUCKET/lake")
-    parser.add_argument("--site", help="the plant that the messages come from")
-    labels = parser.add_argument_group("labels: what came back, beside how the frames were collected")
-    labels.add_argument("--labels", metavar="URI", help="store or file of labels, as kensa cloud labels writes them")
+    parser.add_argument("--site", help="the plant of the messages")
+    labels = parser.add_argument_group("labels of collected frames")
+    labels.add_argument("--labels", metavar="URI", help="store or file of labels, as written by kensa cloud labels")
     labels.add_argument("--collected", metavar="URI", help="folder or bucket of the collected frames")
     return _ingest(parser.parse_args(argv))
 
@@ -38,7 +38,7 @@ def _ingest(arguments: argparse.Namespace) -> int:
     if arguments.labels is not None:
         return _ingest_labels(arguments)
     if arguments.site is None:
-        raise UsageError("--site is needed: the plant that the messages come from.")
+        raise UsageError("--site is needed: the plant of the messages.")
     return _ingest_messages(arguments)
 
 
@@ -58,7 +58,7 @@ def _ingest_messages(arguments: argparse.Namespace) -> int:
 
 def _ingest_labels(arguments: argparse.Namespace) -> int:
     if arguments.collected is None:
-        raise UsageError("--collected is needed: where the frames lie that were labelled.")
+        raise UsageError("--collected is needed: the location of the labelled frames.")
     found = scan_frames(open_storage(arguments.collected), site=arguments.site)
     if "://" not in arguments.out:
         Path(arguments.out).mkdir(parents=True, exist_ok=True)

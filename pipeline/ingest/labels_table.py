@@ -1,8 +1,8 @@
-"""The table `labels`: what people said, beside how the frame came to be collected.
+"""Writes the table `labels`: the label of each collected frame with the reason of its collection.
 
-Promise: a refresh writes the one file of each site, line and day anew, with the label that holds for each key: done
-twice it changes nothing, and a corrected label replaces the old one. The day is that of the verdict, so that queries
-find both in the same partition.
+Promise: a refresh rewrites the single file of each site, line and day with the latest label of each key, so repeating
+it changes nothing and a corrected label replaces the old one. The day is that of the verdict, so queries find both in
+the same partition.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ if TYPE_CHECKING:
 
 
 def refresh_labels(book: LabelHistory, kept: Iterable[CollectedFrame], lake: Storage) -> int:
-    """Write the labels of the collected frames `kept` into `lake`; returns how many rows. Raises StorageError.
+    """Write the labels of the collected frames `kept` to `lake`; returns the number of rows. Raises StorageError.
 
-    Labels of other keys are left out: without the frame nothing says with which chance it was drawn.
+    Labels of other keys are left out: without the frame its sampling probability is unknown.
     """
-    places: dict[Partition, list[Row]] = {}
+    partitions: dict[Partition, list[Row]] = {}
     for frame in kept:
         label = book.latest(frame.key)
         if label is not None:
             found = label_row(label, frame)
-            places.setdefault(found.partition, []).append(found)
+            partitions.setdefault(found.partition, []).append(found)
     with tempfile.TemporaryDirectory(prefix="kensa-labels-") as name:
-        for number, (place, rows) in enumerate(places.items()):
+        for number, (partition, rows) in enumerate(partitions.items()):
             for path in write_parquet(
-                "labels", [r.to_json_line(with_place=True) for r in rows], Path(name) / str(number)
+                "labels", [r.to_json_line(with_partition=True) for r in rows], Path(name) / str(number)
             ):
-                folder = "/".join(("labels", *(f"{key}={value}" for key, value in place.partition_keys.items())))
+                folder = "/".join(("labels", *(f"{key}={value}" for key, value in partition.partition_keys.items())))
                 lake.write(f"{folder}/labels.parquet", path.read_bytes())
-    return sum(map(len, places.values()))
+    return sum(map(len, partitions.values()))
 
 
 def label_row(label: Label, frame: CollectedFrame) -> Row:
-    """Return the row of one label of a collected frame."""
+    """Return the row for the label of a collected frame."""
     verdict, sidecar = frame.verdict, frame.sidecar
     labelled = datetime.fromisoformat(label.labelled_at)
     return make_row(

@@ -1,7 +1,8 @@
-"""The data lake in a folder: rows are gathered and written as Parquet, partitioned by site, line and day.
+"""Buffers rows and appends them to a folder as Parquet, partitioned by site, line and day.
 
-Promise: a reader never sees half a file (files are written aside and renamed), a flush that fails leaves its rows for
-the next one, and what was flushed stays. Like Firehose it knows no keys: what comes twice is written twice.
+Promise: a reader never sees a partial file (files are written to a temporary folder and renamed); a failed flush keeps
+its rows for the next one, and flushed rows stay. Like Firehose it does not deduplicate: repeated rows are written
+twice.
 """
 
 from __future__ import annotations
@@ -31,29 +32,29 @@ _OUT: Final = "out"
 
 
 class LakeWriter:
-    """Appends to the tables under one folder. Thread-safe; a context manager that flushes at its end."""
+    """Appends to the tables under one folder. Thread-safe; a context manager that flushes on exit."""
 
     def __init__(self, folder: Path, *, site: str, flush_rows: int = FLUSH_ROWS) -> None:
-        """Write under `folder`, which is made; messages come from devices of `site`."""
+        """Write under `folder`, which is created; messages come from devices of `site`."""
         self._folder = folder
         self._site = site
         self._flush_rows = flush_rows
         self._lock = threading.Lock()
         self._pending: dict[str, list[str]] = {}
         self._count = 0
-        self.rows = 0  # taken
-        self.refused = 0  # messages that were none of Kensa's
+        self.rows = 0  # accepted
+        self.refused = 0  # messages that are not Kensa's
 
     def __enter__(self) -> Self:
         """Return the writer."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Write what is left."""
+        """Write the remaining rows."""
         self.flush()
 
     def add_message(self, payload: bytes) -> str | None:
-        """Take one message; returns why it was refused, None when it was not. Raises OperatorError (disk)."""
+        """Add one message; returns the reason of a refusal, else None. Raises OperatorError (disk)."""
         try:
             rows = message_to_rows(payload, site=self._site)
         except MessageError as error:
@@ -64,17 +65,17 @@ class LakeWriter:
         return None
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Take rows; writes when enough have come together. Raises OperatorError (disk)."""
+        """Add rows; writes them once `flush_rows` are pending. Raises OperatorError (disk)."""
         with self._lock:
             for row in rows:
-                self._pending.setdefault(row.partition.table, []).append(row.to_json_line(with_place=True))
+                self._pending.setdefault(row.partition.table, []).append(row.to_json_line(with_partition=True))
                 self._count += 1
                 self.rows += 1
             if self._count >= self._flush_rows:
                 self._flush()
 
     def flush(self) -> None:
-        """Write everything that waits. Raises OperatorError, and keeps the rows then."""
+        """Write all pending rows. Raises OperatorError and keeps the rows on failure."""
         with self._lock:
             self._flush()
 
@@ -100,9 +101,9 @@ class LakeWriter:
 
 
 def write_parquet(table: str, lines: Iterable[str], aside: Path) -> list[Path]:
-    """Rewrite rows, as JSON with their places, as Parquet below `aside`, which is made; returns the files.
+    """Convert rows, as JSON with their partitions, to Parquet below `aside`, which is created; returns the files.
 
-    They lie in `out/site=.../line=.../day=.../`. Raises OSError, duckdb.Error.
+    The files are in `out/site=.../line=.../day=.../`. Raises OSError, duckdb.Error.
     """
     aside.mkdir(parents=True)
     source = aside / "rows.jsonl"
@@ -112,7 +113,7 @@ def write_parquet(table: str, lines: Iterable[str], aside: Path) -> list[Path]:
 
 
 def _convert(table: str, source: Path, out: Path) -> None:
-    """Rewrite JSON lines as partitioned Parquet."""
+    """Convert JSON lines to partitioned Parquet."""
     columns = (*TABLES[table].columns, *PARTITIONS)
     types = ", ".join(f"'{column.name}': '{column.type}'" for column in columns)
     names = ", ".join(column.name for column in PARTITIONS)

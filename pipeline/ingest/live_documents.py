@@ -1,7 +1,7 @@
-"""The live view's documents: one for each message, because Firehose puts one document a record into OpenSearch.
+"""Documents of the live view, one for each message: Firehose writes one for each record.
 
-An envelope of `ok` verdicts becomes one document that stands for all of them: `parts` says how many, and every chart
-sums `parts`. Numbers to decide by come from the tables, which take each key once; this is what happens now.
+An envelope of `ok` verdicts becomes one document for all of them: `parts` holds their number, and every chart sums
+`parts`. Decisions rely on the tables, which count each key once; the live view shows the present.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FieldType = Literal["boolean", "date", "double", "keyword", "long"]
 
 @dataclass(frozen=True, slots=True)
 class LiveField:
-    """A field of a document, by its type in OpenSearch."""
+    """A field of a document and its type in OpenSearch."""
 
     name: str
     type: FieldType
@@ -40,9 +40,9 @@ FIELDS: Final = tuple(LiveField(name, kind) for kind, names in _NAMES.items() fo
 
 
 def live_document(message: bytes, *, site: str) -> bytes | None:
-    """Return one JSON document, or None for what the live view does not show. Raises MessageError.
+    """Return one JSON document, or None for a message that the live view does not show. Raises MessageError.
 
-    Of an envelope: time and key of its last verdict, the longest latency, the highest score.
+    An envelope gives the time and key of its last verdict, its longest latency and its highest score.
     """
     checked_name("site", site)
     found = wire.decode(message)
@@ -53,7 +53,7 @@ def live_document(message: bytes, *, site: str) -> bytes | None:
     try:
         captured_at = format_timestamp(last.captured_utc_ns // 1_000).replace(" ", "T") + "Z"
     except (OverflowError, ValueError) as error:
-        raise MessageError(f"{last.key} has a time beyond the calendar.") from error
+        raise MessageError(f"{last.key} has a time outside the calendar.") from error
     values: dict[str, Value] = {
         "site": site,
         "line": origin.line,

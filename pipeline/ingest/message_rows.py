@@ -1,7 +1,8 @@
-"""A message of the line -> flat rows: one for each verdict of an envelope, one for each camera of a heartbeat.
+"""Converts a message to flat rows: one for each verdict of an envelope or camera of a heartbeat.
 
-Pure. What arrives is judged as hostile by `agent.wire`: MessageError, or rows that the tables can hold. A message's
-rows share one place, whose day is that of the earliest: so the rows of an envelope stay together across midnight.
+Pure. `agent.wire` validates every message as hostile input: the result is MessageError, or rows that the tables can
+hold. The rows of a message share one partition, whose day is that of the earliest row, so the rows of an envelope stay
+together across midnight.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ if TYPE_CHECKING:
     from agent.wire import CameraHealth, Gap, Heartbeat, InspectionHealth, ModelReport
     from agent.wire.model_report import ReleaseOnWire
 
-_LATEST_US: Final = 4_102_444_800_000_000  # 2100: a device whose clock says more is wrong
+_LATEST_US: Final = 4_102_444_800_000_000  # 2100: a device with a later clock is wrong
 _EARLIEST_US: Final = 1_420_070_400_000_000  # 2015
 
 
 def message_to_rows(message: bytes, *, site: str) -> tuple[Row, ...]:
-    """Return the rows of one message from a device of `site`. Raises MessageError for what the tables cannot hold."""
+    """Return the rows of one message from a device of `site`. Raises MessageError for an invalid message."""
     checked_name("site", site)
     found = wire.decode(message)
     match found:
@@ -38,7 +39,7 @@ def message_to_rows(message: bytes, *, site: str) -> tuple[Row, ...]:
         case wire.ModelReport():
             return (_report(found, site),)
         case wire.StatusMessage() | wire.Probe():
-            return ()  # the newest status is on the broker, and a probe says nothing of the line
+            return ()  # the broker holds the newest status, and a probe carries no data of the line
 
 
 def _partition(table: str, site: str, line: str, utc_us: int) -> Partition:
@@ -50,12 +51,12 @@ def _partition(table: str, site: str, line: str, utc_us: int) -> Partition:
 def _verdicts(delivery: wire.DecodedVerdicts, site: str) -> tuple[Row, ...]:
     times = [verdict.captured_utc_ns // 1_000 for verdict in delivery.verdicts]
     line = delivery.verdicts[0].origin.line
-    place = _partition("verdicts", site, line, min(times))
+    partition = _partition("verdicts", site, line, min(times))
     _partition("verdicts", site, line, max(times))
-    return tuple(_verdict(place, verdict, replay=delivery.replay) for verdict in delivery.verdicts)
+    return tuple(_verdict(partition, verdict, replay=delivery.replay) for verdict in delivery.verdicts)
 
 
-def _verdict(place: Partition, verdict: Verdict, *, replay: bool) -> Row:
+def _verdict(partition: Partition, verdict: Verdict, *, replay: bool) -> Row:
     origin, judgement, model = verdict.origin, verdict.judgement, verdict.origin.model
     named: dict[str, Value] = {
         "thing": origin.thing,
@@ -89,11 +90,11 @@ def _verdict(place: Partition, verdict: Verdict, *, replay: bool) -> Row:
         }
     if judgement.box is not None:
         named |= dict(zip(("box_x", "box_y", "box_width", "box_height"), judgement.box, strict=True))
-    return make_row(place, named)
+    return make_row(partition, named)
 
 
 def _gap(gap: Gap, site: str) -> Row:
-    place = _partition("gaps", site, gap.line, gap.lost_utc_us)
+    partition = _partition("gaps", site, gap.line, gap.lost_utc_us)
     edges = [edge for pair in gap.ranges for edge in pair]
     named: dict[str, Value] = {
         "thing": gap.thing,
@@ -107,11 +108,11 @@ def _gap(gap: Gap, site: str) -> Row:
         "last_seq": edges[-1] if edges else None,
         "exact": gap.exact,
     }
-    return make_row(place, named)
+    return make_row(partition, named)
 
 
 def _heartbeat(heartbeat: Heartbeat, site: str) -> tuple[Row, ...]:
-    place = _partition("heartbeats", site, heartbeat.line, heartbeat.utc_us)
+    partition = _partition("heartbeats", site, heartbeat.line, heartbeat.utc_us)
     models = {health.inspection: health for health in heartbeat.inspections}
     shared: dict[str, Value] = {
         "thing": heartbeat.thing,
@@ -134,7 +135,7 @@ def _heartbeat(heartbeat: Heartbeat, site: str) -> tuple[Row, ...]:
         "outbox_damaged": heartbeat.outbox.damaged,
     }
     return tuple(
-        make_row(place, shared | _camera(camera) | _model(models.get(camera.inspection)))
+        make_row(partition, shared | _camera(camera) | _model(models.get(camera.inspection)))
         for camera in heartbeat.cameras
     )
 
@@ -169,7 +170,7 @@ def _model(health: InspectionHealth | None) -> dict[str, Value]:
 
 
 def _report(report: ModelReport, site: str) -> Row:
-    place = _partition("model_reports", site, report.line, report.utc_us)
+    partition = _partition("model_reports", site, report.line, report.utc_us)
     in_range = _EARLIEST_US <= report.since_utc_us < _LATEST_US
     named: dict[str, Value] = {
         "thing": report.thing,
@@ -198,7 +199,7 @@ def _report(report: ModelReport, site: str) -> Row:
             "refusal_reason": report.refusal.reason,
             "refusal_text": report.refusal.text,
         }
-    return make_row(place, named)
+    return make_row(partition, named)
 
 
 def _release(prefix: str, release: ReleaseOnWire | None, *fields: str) -> dict[str, Value]:

@@ -1,7 +1,7 @@
-"""Rows of the data lake's tables, as one line of JSON each: what Firehose converts and DuckDB reads.
+"""Rows of the data lake's tables, each as one line of JSON for Firehose and DuckDB.
 
 Invariants: a row's values are in its table's order; times are UTC as `YYYY-MM-DD HH:MM:SS.ffffff`, a form that the
-OpenX JSON SerDe of Firehose knows; what is not known is left out of the line, which reads as NULL.
+OpenX JSON SerDe of Firehose reads; unknown values are omitted from the line, which reads as NULL.
 """
 
 from __future__ import annotations
@@ -21,52 +21,52 @@ Value = str | int | float | bool | None
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """The partition that a row lies in."""
+    """The partition of a row."""
 
-    table: str  # a key of `schema.TABLES`
+    table: str  # a key of `lake_schema.TABLES`
     site: str
     line: str
     day: str  # UTC, YYYY-MM-DD, of the message
 
     @property
     def partition_keys(self) -> dict[str, str]:
-        """The partition's keys by name, as Firehose's dynamic partitioning takes them."""
+        """The partition's keys by name, in the form of Firehose's dynamic partitioning."""
         return dict(zip((column.name for column in PARTITIONS), (self.site, self.line, self.day), strict=True))
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row."""
+    """One row of a table."""
 
     partition: Partition
     values: tuple[Value, ...]
 
-    def to_json_line(self, *, with_place: bool = False) -> str:
-        """The row as JSON on one line, without its end; `with_place` adds site, line and day."""
+    def to_json_line(self, *, with_partition: bool = False) -> str:
+        """The row as one line of JSON without a newline; `with_partition` adds site, line and day."""
         named: dict[str, Value] = {
             name: value
             for name, value in zip(TABLES[self.partition.table].column_names, self.values, strict=True)
             if value is not None
         }
-        if with_place:
+        if with_partition:
             named |= self.partition.partition_keys
         return json.dumps(named, separators=(",", ":"))
 
 
-def make_row(place: Partition, named: Mapping[str, Value]) -> Row:
-    """Return the row with the values of `named`; columns that it lacks are NULL. Raises KeyError for another name."""
-    names = TABLES[place.table].column_names
+def make_row(partition: Partition, named: Mapping[str, Value]) -> Row:
+    """Return the row with the values of `named`; missing columns are NULL. Raises KeyError for an unknown name."""
+    names = TABLES[partition.table].column_names
     if unknown := set(named) - set(names):
-        raise KeyError(f"{place.table} has no column {', '.join(sorted(unknown))}")
-    return Row(place, tuple(named.get(name) for name in names))
+        raise KeyError(f"{partition.table} has no column {', '.join(sorted(unknown))}")
+    return Row(partition, tuple(named.get(name) for name in names))
 
 
 def format_timestamp(utc_us: int) -> str:
-    """Microseconds since 1970 UTC as a row has them. Raises OverflowError or ValueError for times beyond 9999."""
+    """Format microseconds since 1970 UTC for a row. Raises OverflowError or ValueError for times after 9999."""
     seconds, micros = divmod(utc_us, 1_000_000)
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}.{micros:06d}"
 
 
 def utc_day(utc_us: int) -> str:
-    """The UTC day of a time in microseconds, YYYY-MM-DD; raises as `timestamp`."""
+    """The UTC day of a time in microseconds, YYYY-MM-DD; raises like `format_timestamp`."""
     return f"{datetime.fromtimestamp(utc_us // 1_000_000, UTC):%Y-%m-%d}"

@@ -1,8 +1,8 @@
-"""`kensa release`: keep a repository of signed releases, from which devices take theirs.
+"""`kensa release`: maintain a repository of signed releases for devices.
 
-Typical: `init /srv/releases --keys ~/release-keys --site plant-a`, bring metadata/1.root.json to each device, then for
+Typical: `init /srv/releases --keys ~/release-keys --site plant-a`, copy metadata/1.root.json to each device, then for
 every release `add releases/surface-1.2.0 --site plant-a` and `publish`; run `publish --refresh` twice a day.
-A site without a way out gets its releases on a disk: `export` here, `import` there (docs/datasets.md).
+An air-gapped site gets its releases on a disk: `export` here, `import` there (docs/datasets.md).
 """
 
 from __future__ import annotations
@@ -39,38 +39,36 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         made.add_argument("--json", action="store_true", help="one JSON object on standard output")
         return made
 
-    signer = "ROLE=URI: a key elsewhere, such as targets=awskms:alias/kensa-targets; may be repeated"
-    init = command("init", "make a repository, or add sites to one")
+    signer = "ROLE=URI: an external key, such as targets=awskms:alias/kensa-targets; repeatable"
+    init = command("init", "create a repository, or add sites to one")
     init.add_argument("repository", help="a folder, or s3://bucket/prefix")
-    init.add_argument("--site", action="append", default=[], help="site or line with a key of its own; may be repeated")
+    init.add_argument("--site", action="append", default=[], help="site or line with its own key; repeatable")
     init.add_argument("--signer", action="append", default=[], metavar="ROLE=URI", help=signer)
     for role, days in (("root", 365), ("targets", 90), ("snapshot", 7), ("timestamp", 1)):
-        init.add_argument(f"--{role}-days", type=float, default=days, help=f"life of a signature (default {days})")
+        init.add_argument(f"--{role}-days", type=float, default=days, help=f"lifetime of a signature (default {days})")
     add = command("add", "check a release and stage it for a site")
-    add.add_argument("release", type=Path, help="release folder, as kensa train writes it")
+    add.add_argument("release", type=Path, help="release folder of kensa train")
     add.add_argument("--site", required=True)
-    publish = command("publish", "sign and write what is staged, and what expires soon")
-    publish.add_argument("--refresh", action="store_true", help="sign timestamp and snapshot again, nothing else")
-    revoke = command("revoke", "take a release back, at once")
+    publish = command("publish", "sign and write staged releases and expiring metadata")
+    publish.add_argument("--refresh", action="store_true", help="renew only the signatures of timestamp and snapshot")
+    revoke = command("revoke", "revoke a release at once")
     revoke.add_argument("release_id", help="NAME/VERSION")
     revoke.add_argument("--site", required=True)
-    revoke.add_argument("--why", required=True, help="one sentence for those who run it")
+    revoke.add_argument("--why", required=True, help="one sentence for the people who run it")
     rotate = command("rotate-keys", "replace the keys of roles, at once")
     rotate.add_argument("role", nargs="+", help="root, targets, snapshot, timestamp, or a site's name")
     rotate.add_argument("--signer", action="append", default=[], metavar="ROLE=URI", help=signer)
     command("show", "roles, keys, sites and releases")
-    export = command("export", "write a release to a disk, for a site without a way out; needs no keys")
-    export.add_argument("release_id", nargs="?", help="NAME/VERSION; without it only what was taken back")
+    export = command("export", "write a release to a disk for an air-gapped site; needs no keys")
+    export.add_argument("release_id", nargs="?", help="NAME/VERSION; without it only the list of revoked releases")
     export.add_argument("--to", type=Path, required=True, metavar="DISK", help="a folder on the disk")
     export.add_argument("--site", required=True)
     export.add_argument("--from", dest="repository", help="folder, http(s):// or s3:// (default: that of --keys)")
-    export.add_argument(
-        "--root", type=Path, help="1.root.json to judge by (default: the one that the repository shows)"
-    )
-    bring = command("import", "copy what is on a disk to the folder that the site's devices read; needs no keys")
+    export.add_argument("--root", type=Path, help="trusted 1.root.json (default: that of the repository)")
+    bring = command("import", "copy the releases on a disk to the folder that the site's devices read; needs no keys")
     bring.add_argument("--from", dest="disk", type=Path, required=True, metavar="DISK", help="a folder on the disk")
     bring.add_argument("--to", type=Path, required=True, metavar="MIRROR", help="the devices' updates.repository")
-    bring.add_argument("--root", type=Path, required=True, help="the 1.root.json that the devices have")
+    bring.add_argument("--root", type=Path, required=True, help="the 1.root.json of the devices")
     return parser.parse_args(argv)
 
 
@@ -107,7 +105,7 @@ def _init(arguments: argparse.Namespace) -> dict[str, Any]:
     keys, uris = _keys_folder(arguments.keys), _uris(arguments.signer)
     where = arguments.repository if "://" in arguments.repository else str(Path(arguments.repository).absolute())
     if "://" not in where and keys.resolve().is_relative_to(Path(where).resolve()):
-        raise UsageError(f"the private folder {keys} lies inside the repository {where}, where everybody reads it")
+        raise UsageError(f"the private folder {keys} is inside the repository {where}, which everybody can read")
     try:
         names: list[str] = TypeAdapter(list[SiteName]).validate_python(arguments.site)
         expiry = Expiry(
@@ -117,11 +115,11 @@ def _init(arguments: argparse.Namespace) -> dict[str, Any]:
             timestamp=arguments.timestamp_days,
         )
     except ValidationError as error:
-        raise UsageError(f"sites match [A-Za-z0-9_-]{{1,64}}, lives are 0 to 3650 days: {error}") from error
+        raise UsageError(f"sites match [A-Za-z0-9_-]{{1,64}}, lifetimes are 0 to 3650 days: {error}") from error
     if (keys / "keys.json").exists():
         ring = KeyRing.load(keys)
         if ring.file.repository != where:
-            raise OperatorError(f"{keys} holds the keys of {ring.file.repository}; {where} needs a folder of its own")
+            raise OperatorError(f"{keys} holds the keys of {ring.file.repository}; {where} needs its own folder")
         repository = Repository(ring)
         added = repository.add_sites(names, uris)
         return {"repository": where, "added_sites": added, "sites": ring.sites()}
@@ -148,7 +146,7 @@ def _publish(arguments: argparse.Namespace) -> dict[str, Any]:
     days = repository.root_days_left()
     answer: dict[str, Any] = {"published": published, "root_days_left": round(days, 1)}
     if days < _ROOT_WARNING_DAYS:
-        answer["warning"] = f"the root expires in {days:.0f} days: bring the root keys and run rotate-keys root"
+        answer["warning"] = f"the root expires in {days:.0f} days: insert the root keys and run rotate-keys root"
     return answer
 
 
@@ -207,7 +205,7 @@ def _export(arguments: argparse.Namespace) -> dict[str, Any]:
         )
     answer = {"disk": str(arguments.to), **exported.model_dump(mode="json")}
     if release_transfer.expires_soon(exported, SystemClock()):
-        answer["warning"] = "devices take nothing from this disk after good_until: bring it there before"
+        answer["warning"] = "devices accept nothing from this disk after good_until: deliver it before"
     return answer
 
 
@@ -225,7 +223,7 @@ def _import(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _print(value: Any, indent: str = "") -> None:
-    """Plain indented lines of what `--json` prints."""
+    """Print the content of `--json` as indented lines."""
     for key, entry in value.items() if isinstance(value, dict) else ((None, item) for item in value):
         name = f"{key}:" if key is not None else "-"
         if isinstance(entry, dict | list):
@@ -248,13 +246,13 @@ _COMMANDS: Final[dict[str, Callable[[argparse.Namespace], dict[str, Any]]]] = {
 
 
 def main(argv: list[str]) -> int:
-    """Run one command; errors are KensaErrors, which `agent.cli` prints."""
+    """Run one command. Raises KensaError, which `agent.cli` prints."""
     arguments = _arguments(argv)
     try:
         answer = _COMMANDS[arguments.command](arguments)
     except ModuleNotFoundError as error:
         raise MissingExtraError(
-            f"kensa release needs the package {error.name!r}: install Kensa again, with its requirements"
+            f"kensa release needs the package {error.name!r}: reinstall Kensa with its requirements"
         ) from error
     if arguments.json:
         print(json.dumps(answer))

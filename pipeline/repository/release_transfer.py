@@ -1,15 +1,15 @@
-"""Releases for a site without a way out: carried on a disk, with the same trust as over a network.
+"""Carries releases to an air-gapped site on a disk, with the same trust as over a network.
 
     export   REPOSITORY -> DISK     what one site's devices read for one release: every root, the newest metadata, the
-                                    site's list of what was taken back, the signed manifest and the files
-    bring    DISK -> MIRROR         a folder at the site that its devices have as updates.repository, or a web server
-                                    shows them
+                                    site's list of revoked releases, the signed manifest and the files
+    import   DISK -> MIRROR         a folder at the site that its devices have as updates.repository, or that a web
+                                    server serves
 
-Promise: both directions are fetched by the device's own fetch child (`agent.fetch`), so that nothing is copied that a
-device would refuse, and each refusal has the device's reasons. The disk is a repository of its own: it is read again
-after it was written, from `1.root.json` on, and `kensa-disk.json` appears last. The mirror remembers what it accepted:
-an older disk than the last one is refused. An interrupted copy goes on where it stopped; nobody reads half a release,
-because files come before the metadata that name them and timestamp.json last.
+Promise: in both directions the device's own fetch child (`agent.fetch`) fetches, so nothing is copied that a device
+would refuse, and each refusal has the device's reasons. The disk is a repository of its own: it is verified after
+writing, from `1.root.json` on, and `kensa-disk.json` is written last. The mirror remembers what it accepted and refuses
+an older disk. An interrupted copy resumes; nobody reads a partial release, because files come before the metadata that
+name them, and timestamp.json last.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ if TYPE_CHECKING:
 
     from agent.timing.clock import Clock
 
-INDEX_NAME: Final = "kensa-disk.json"  # on the disk, last
-_STATE: Final = ".kensa-import"  # in the mirror: what it accepted, and what is half there
-_INCOMING: Final = ".kensa-incoming"  # on the disk: what is half there
+INDEX_NAME: Final = "kensa-disk.json"  # on the disk, written last
+_STATE: Final = ".kensa-import"  # in the mirror: accepted metadata and partial files
+_INCOMING: Final = ".kensa-incoming"  # on the disk: partial files
 _MAX_RELEASE_BYTES: Final = 2 * 1024**3
 _MAX_EXPORTED: Final = 64  # on one disk
 _MAX_SMALL_BYTES: Final = 4 * 1024**2
@@ -56,27 +56,27 @@ _SHORT_LIFE_DAYS: Final = 7.0
 _LIMITS: Final = FetchLimits(stall_s=30.0)
 _REMEDY: Final = {
     FetchReason.METADATA_EXPIRED: (
-        "Export again after `kensa release publish`. Where a disk travels for longer than the metadata live, give them "
-        "a longer life (`kensa release init --timestamp-days`, `--snapshot-days`)."
+        "Export again after `kensa release publish`. If a disk travels for longer than the metadata's lifetime, give "
+        "them a longer one (`kensa release init --timestamp-days`, `--snapshot-days`)."
     ),
-    FetchReason.METADATA_ROLLBACK: "The disk is older than what was brought here before: export again.",
-    FetchReason.MISSING_FILE: "The disk is not whole: run `kensa release export` again, it goes on where it stopped.",
-    FetchReason.UNREACHABLE: "The disk is not whole or cannot be read: run `kensa release export` again.",
-    FetchReason.NO_SPACE: "Make room there; it goes on where it stopped.",
-    FetchReason.ROOT_UNUSABLE: "Give the 1.root.json that the site's devices have with --root.",
+    FetchReason.METADATA_ROLLBACK: "The disk is older than an earlier import: export again.",
+    FetchReason.MISSING_FILE: "The disk is incomplete: run `kensa release export` again, which resumes.",
+    FetchReason.UNREACHABLE: "The disk is incomplete or unreadable: run `kensa release export` again.",
+    FetchReason.NO_SPACE: "Free some space there; the copy then resumes.",
+    FetchReason.ROOT_UNUSABLE: "Give the 1.root.json of the site's devices with --root.",
 }
 
 
 class ReleaseTransferError(OperatorError):
-    """What is on the disk, or on the way to it, is refused; the text names the thing and the remedy."""
+    """A transfer is refused; the text names the file and the remedy."""
 
 
 class ExportedRelease(Strict):
-    """One release on the disk. A hint: what may be used follows from the signed metadata."""
+    """One release on the disk. Only a hint: the signed metadata decide."""
 
     site: SiteName
-    release: ReleaseId | None  # None: only the list of what was taken back
-    good_until: str  # devices refuse the disk from then on
+    release: ReleaseId | None  # None: only the list of revoked releases
+    good_until: str  # devices refuse the disk afterwards
 
 
 class _Index(Strict):
@@ -86,7 +86,7 @@ class _Index(Strict):
 
 @dataclass(frozen=True, slots=True)
 class ImportedRelease:
-    """What lies in the mirror now."""
+    """One release in the mirror."""
 
     site: str
     release: str | None
@@ -107,9 +107,9 @@ def export_release(
     clock: Clock | None = None,
     progress: Callable[[int, int], None] = _no_progress,
 ) -> ExportedRelease:
-    """Write what the site needs for `release` (None: what was taken back) to `disk`. Raises ReleaseTransferError.
+    """Write the files for `release` (None: the revoked releases) to `disk`. Raises ReleaseTransferError.
 
-    `repository` is a folder, http(s):// or s3://; `root` its 1.root.json, by default the one that it shows.
+    `repository` is a folder, http(s):// or s3://; `root` its 1.root.json, by default its own copy.
     """
     clock = clock or SystemClock()
     _make_folder(disk)
@@ -134,7 +134,7 @@ def _previous_exports(disk: Path) -> tuple[ExportedRelease, ...]:
 
 
 def _verify_disk(disk: Path, anchor: Path, exported: ExportedRelease, clock: Clock) -> None:
-    """Read the disk as a device does that knows nothing but the root."""
+    """Read the disk like a device that knows only the root."""
     with tempfile.TemporaryDirectory(prefix="kensa-export-") as temporary:
         state = Path(temporary)
         reader = _SiteCopy(str(disk), anchor, exported.site, trust=state / "trust", state=state / "into", clock=clock)
@@ -142,7 +142,7 @@ def _verify_disk(disk: Path, anchor: Path, exported: ExportedRelease, clock: Clo
 
 
 def _refresh_earlier_export(exported: ExportedRelease, repository: str, anchor: Path, disk: Path, clock: Clock) -> bool:
-    """Bring what an earlier export left up to date with the new metadata; False when it was taken back since."""
+    """Update an earlier export with the new metadata; returns False if it has been revoked."""
     with tempfile.TemporaryDirectory(prefix="kensa-export-") as temporary:
         state = Path(temporary)
         copied = _SiteCopy(repository, anchor, exported.site, trust=state / "trust", state=state / "into", clock=clock)
@@ -155,7 +155,7 @@ def _refresh_earlier_export(exported: ExportedRelease, repository: str, anchor: 
 
 
 def expires_soon(exported: ExportedRelease, clock: Clock) -> bool:
-    """Whether the disk has to arrive within a week."""
+    """Whether the disk must arrive within a week."""
     left = datetime.fromisoformat(exported.good_until).timestamp() - clock.utc_ns() / 1e9
     return left < _SHORT_LIFE_DAYS * 86_400
 
@@ -168,9 +168,9 @@ def import_releases(
     clock: Clock | None = None,
     progress: Callable[[int, int], None] = _no_progress,
 ) -> tuple[ImportedRelease, ...]:
-    """Copy everything on `disk` to the folder `mirror`. Raises ReleaseTransferError; what is there then stays usable.
+    """Copy all releases on `disk` to the folder `mirror`. Raises ReleaseTransferError; the mirror stays usable.
 
-    `root` is the 1.root.json that the site's devices have: it came to the site by another way than the disk.
+    `root` is the 1.root.json of the site's devices: it must not come from the disk.
     """
     clock = clock or SystemClock()
     if not disk.is_dir():
@@ -186,15 +186,15 @@ def import_releases(
 
 
 def read_index(disk: Path) -> tuple[ExportedRelease, ...]:
-    """What the disk says that it holds. Raises ReleaseTransferError."""
+    """Read the index of the disk. Raises ReleaseTransferError."""
     path = disk / INDEX_NAME
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_SMALL_BYTES + 1)
     except OSError as error:
         raise ReleaseTransferError(
-            f"{path}: {error.strerror}. Either this is no disk for releases, or its export was not finished: run "
-            "`kensa release export` again, it goes on where it stopped."
+            f"{path}: {error.strerror}. Either this is not a disk for releases, or its export is incomplete: run "
+            "`kensa release export` again, which resumes."
         ) from error
     try:
         return _Index.model_validate_json(data).exported
@@ -205,9 +205,20 @@ def read_index(disk: Path) -> tuple[ExportedRelease, ...]:
 
 
 class _SiteCopy:
-    """One site's way from a repository to a folder that becomes one, through the device's fetch child."""
+    """Copies one site's files from a repository to a folder, through the device's fetch child."""
 
     def __init__(self, repository: str, root: Path, site: str, *, trust: Path, state: Path, clock: Clock) -> None:
+        """Nothing is read yet.
+
+        Args:
+            repository: a folder, http(s):// or s3://.
+            root: its trusted 1.root.json.
+            site: whose releases are copied.
+            trust: folder of the accepted metadata.
+            state: folder of partial files.
+            clock: for the expiry of metadata.
+
+        """
         self._repository, self._site = repository, site
         self._trust, self._state = trust, state
         self._fetcher = FetchClient(
@@ -222,7 +233,7 @@ class _SiteCopy:
         )
 
     def run(self, release: str | None, to: Path, progress: Callable[[int, int], None]) -> str | None:
-        """Fetch, then write in the order in which nobody sees half of it; returns the manifest's digest."""
+        """Fetch, then write in an order that hides partial releases; returns the manifest's digest."""
         folder, digest = self.fetch(release, progress)
         revoked = self._revoked()
         if folder is not None:
@@ -234,7 +245,7 @@ class _SiteCopy:
         return digest
 
     def fetch(self, release: str | None, progress: Callable[[int, int], None]) -> tuple[Path | None, str | None]:
-        """Let the child check everything; returns the release's folder and digest, where one is asked for."""
+        """Fetch and verify in the child; returns the folder and digest of the release, if one is requested."""
         stop = threading.Event()
         try:
             if release is None:
@@ -253,17 +264,17 @@ class _SiteCopy:
             raise ReleaseTransferError(f"{self._repository}: {error} ({error.reason})") from error
         except OSError as error:
             raise ReleaseTransferError(
-                f"{self._state}: {error.strerror}. Look at owner, rights and room there."
+                f"{self._state}: {error.strerror}. Check owner, rights and free space there."
             ) from error
         return fetched.folder, fetched.ref.digest
 
     def valid_until(self) -> datetime:
-        """When the first of the metadata expires that devices look at."""
+        """The earliest expiry of the metadata that devices check."""
         roles = ("root", "timestamp", "snapshot", "targets", SITE_ROLE + self._site)
         return min(self._role(role).signed.expires for role in roles)
 
     def _name(self, release: str | None) -> str:
-        return f"{self._site}-{(release or 'look').replace('/', '-')}"
+        return f"{self._site}-{(release or 'revoked').replace('/', '-')}"
 
     def _role(self, role: str) -> Metadata[Any]:
         try:
@@ -275,7 +286,7 @@ class _SiteCopy:
         return found
 
     def _metadata(self) -> list[tuple[str, bytes]]:
-        """What the child accepted, under the names of a repository, timestamp.json last."""
+        """The metadata that the child accepted, by repository path, timestamp.json last."""
         roots = sorted((self._trust / "root_history").glob("*.root.json"))
         found = [(f"metadata/{path.name}", path.read_bytes()) for path in roots]
         for role in (SITE_ROLE + self._site, "targets", "snapshot"):
@@ -284,12 +295,12 @@ class _SiteCopy:
         return [*found, ("metadata/timestamp.json", (self._trust / "timestamp.json").read_bytes())]
 
     def _revoked(self) -> bytes:
-        """The list that the signed metadata name; the child has looked at it and does not keep it."""
+        """The list of revoked releases; the child has checked it but does not keep it."""
         target = self._role(SITE_ROLE + self._site).signed.targets[f"{self._site}/revoked.json"]
         sha256 = str(target.hashes["sha256"])
         data = _read_small(self._repository, f"targets/{self._site}/{sha256}.revoked.json")
         if hashlib.sha256(data).hexdigest() != sha256:
-            raise ReleaseTransferError(f"{self._repository} was changed while it was read: run it again.")
+            raise ReleaseTransferError(f"{self._repository} changed during the read: run it again.")
         return data
 
     def _place_release(self, folder: Path, release: str, digest: str, to: Path) -> None:
@@ -302,7 +313,7 @@ class _SiteCopy:
                 sync_file(to / "files" / entry.sha256)
         except OSError as error:
             raise ReleaseTransferError(
-                f"{to / 'files'}: {error.strerror}. Look at owner, rights and room there."
+                f"{to / 'files'}: {error.strerror}. Check owner, rights and free space there."
             ) from error
         _write_durably(to, f"targets/{self._site}/{release}/{digest}.{MANIFEST_NAME}", data)
 
@@ -322,11 +333,11 @@ def _write_durably(base: Path, path: str, data: bytes) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         replace_durably(target, data)
     except OSError as error:
-        raise ReleaseTransferError(f"{target}: {error.strerror}. Look at owner, rights and room there.") from error
+        raise ReleaseTransferError(f"{target}: {error.strerror}. Check owner, rights and free space there.") from error
 
 
 def _read_small(repository: str, path: str) -> bytes:
-    """A small file of the repository, unchecked. Raises ReleaseTransferError."""
+    """Read a small file of the repository without verification. Raises ReleaseTransferError."""
     try:
         source = open_repository(repository, timeout_s=_LIMITS.stall_s)
         try:
@@ -349,7 +360,7 @@ def _fetch_first_root(repository: str, to: Path) -> Path:
 
 
 def _check_same_repository(disk: Path, anchor: Path) -> None:
-    """A disk holds one repository: metadata of two do not go together."""
+    """Refuse a disk with another repository: a disk holds only one."""
     there = disk / "metadata" / "1.root.json"
     try:
         if there.is_file() and there.read_bytes() != anchor.read_bytes():

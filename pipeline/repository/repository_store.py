@@ -1,4 +1,8 @@
-"""Where a repository lies: a folder, or a prefix of an S3 bucket. Written only; see the package's docstring."""
+"""Write-only stores of a repository: a folder or a prefix of an S3 bucket.
+
+They differ from `pipeline.cloud.storage`: objects get a Cache-Control header, files mode 0644 for a web server, and S3
+needs no s3:ListBucket.
+"""
 
 from __future__ import annotations
 
@@ -14,24 +18,24 @@ _NEVER_CACHED: Final = "timestamp.json"
 
 
 class RepositoryStore(Protocol):
-    """A repository's files by their path relative to its base."""
+    """The files of a repository, by path relative to its base."""
 
     def put(self, path: str, data: bytes) -> None:
-        """Write the whole file, so that a reader sees the old or the new one. Raises OperatorError."""
+        """Write the whole file; a reader sees the old or the new one. Raises OperatorError."""
 
     def has(self, path: str, length_bytes: int) -> bool:
-        """Is there a file of that length? For files named by their digest. Raises OperatorError."""
+        """Whether a file of that length exists; for files named by their digest. Raises OperatorError."""
 
 
 class FolderRepositoryStore:
-    """A folder: to be served by a web server, or carried on a stick."""
+    """A folder, for a web server or a removable disk."""
 
     def __init__(self, folder: Path) -> None:
-        """Made when the first file is written."""
+        """The folder is created with the first file."""
         self._folder = folder
 
     def put(self, path: str, data: bytes) -> None:
-        """See `Store.put`: a file of its own, made durable, then renamed."""
+        """See `RepositoryStore.put`: a temporary file, synced, then renamed."""
         target = self._folder / path
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -49,7 +53,7 @@ class FolderRepositoryStore:
             raise OperatorError(f"the repository cannot be written: {target}: {error.strerror}") from error
 
     def has(self, path: str, length_bytes: int) -> bool:
-        """See `Store.has`."""
+        """See `RepositoryStore.has`."""
         target = self._folder / path
         return target.is_file() and target.stat().st_size == length_bytes
 
@@ -58,7 +62,7 @@ class S3RepositoryStore:
     """A prefix of a bucket; needs s3:PutObject and s3:GetObject there."""
 
     def __init__(self, bucket: str, prefix: str) -> None:
-        """Credentials, region and endpoint come from the environment, as for every AWS tool."""
+        """Credentials, region and endpoint come from the environment, as for all AWS tools."""
         try:
             import boto3  # noqa: PLC0415 - optional
             import botocore.exceptions  # noqa: PLC0415
@@ -74,7 +78,7 @@ class S3RepositoryStore:
             raise OperatorError(f"S3 cannot be used: {error}") from error
 
     def put(self, path: str, data: bytes) -> None:
-        """See `Store.put`; S3 replaces objects whole."""
+        """See `RepositoryStore.put`; S3 replaces objects whole."""
         cache = "no-cache" if path.endswith(_NEVER_CACHED) else "public, max-age=31536000, immutable"
         try:
             self._client.put_object(Bucket=self._bucket, Key=self._prefix + path, Body=data, CacheControl=cache)
@@ -84,7 +88,7 @@ class S3RepositoryStore:
             ) from error
 
     def has(self, path: str, length_bytes: int) -> bool:
-        """See `Store.has`."""
+        """See `RepositoryStore.has`."""
         try:
             answer = self._client.head_object(Bucket=self._bucket, Key=self._prefix + path)
         except self._errors as error:
@@ -109,7 +113,7 @@ def open_repository_store(repository: str) -> RepositoryStore:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write a file that only its owner may read, whole or not at all. Raises OperatorError."""
+    """Write a file atomically, readable by its owner only. Raises OperatorError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-")  # mode 0600

@@ -1,12 +1,12 @@
-"""The publisher's private folder: `keys.json` says which keys sign for which role, and where their private halves are.
+"""The signing keys of a repository, as `keys.json` of the publisher's private folder lists them.
 
-    KEYS/keys.json            roles, public keys, and a securesystemslib signer URI for each private one
-    KEYS/root/*.pem           2 of these 3 sign a new root; keep them offline and bring them for `rotate-keys`
-    KEYS/*.pem                online keys, one a role and site (mode 0600); none where the URI is awskms:..., hsm:...
-    KEYS/metadata/            the truth about what was published
-    KEYS/staged/              releases that the next `publish` signs
+    KEYS/keys.json            roles, public keys, and a securesystemslib signer URI for each private key
+    KEYS/root/*.pem           2 of these 3 sign a new root; keep them offline except for `rotate-keys`
+    KEYS/*.pem                online keys, one for each role and site (mode 0600); none for awskms:..., hsm:... URIs
+    KEYS/metadata/            the authoritative metadata
+    KEYS/staged/              releases for the next `publish`
 
-A `file2:` URI is relative to KEYS. Private keys are never written anywhere else.
+A `file2:` URI is relative to KEYS. Private keys are written nowhere else.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SiteName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 
 class Expiry(Strict):
-    """For how long a signature holds, in days. The shorter, the sooner a device notices that news are held back."""
+    """Lifetime of signatures in days. The shorter, the sooner a device notices that updates are withheld."""
 
     root: Days = 365
     targets: Days = 90  # and the sites' delegations
@@ -49,22 +49,22 @@ class Expiry(Strict):
 
 
 class KeyEntry(Strict):
-    """One key."""
+    """One key of a role."""
 
-    uri: str  # of the private half, for securesystemslib
+    uri: str  # of the private key, for securesystemslib
     keyid: str
     public: dict[str, Any]
 
 
 class RoleKeys(Strict):
-    """Who signs for a role."""
+    """The keys of a role and how many of them must sign."""
 
     threshold: int = Field(ge=1)
     keys: list[KeyEntry] = Field(min_length=1)
 
 
 class KeyFile(Strict):
-    """`keys.json`."""
+    """The content of `keys.json`."""
 
     schema_version: Literal[1] = 1
     repository: str
@@ -73,7 +73,7 @@ class KeyFile(Strict):
 
 
 def signer_errors() -> tuple[type[Exception], ...]:
-    """What signers raise: theirs, and those of boto3 where it is installed."""
+    """The exceptions of signers, with those of boto3 if it is installed."""
     errors: tuple[type[Exception], ...] = (OSError, ValueError, TypeError, SigningError, UnsupportedLibraryError)
     with contextlib.suppress(ModuleNotFoundError):
         import botocore.exceptions  # noqa: PLC0415 - optional
@@ -86,15 +86,15 @@ class KeyRing:
     """The keys of one repository. Methods raise OperatorError, naming the key and the remedy."""
 
     def __init__(self, folder: Path, file: KeyFile) -> None:
-        """Use `load` or `create`."""
+        """Call `load` or `create` instead."""
         self.folder = folder
         self.file = file
 
     @classmethod
     def create(cls, folder: Path, *, repository: str, expiry: Expiry) -> KeyRing:
-        """Begin one; nothing is written before `save`."""
+        """Create a key ring; nothing is written before `save`."""
         if (folder / "keys.json").exists():
-            raise OperatorError(f"{folder} already holds keys.json; another repository needs another folder")
+            raise OperatorError(f"{folder} already holds keys.json; use another folder for another repository")
         return cls(folder, KeyFile(repository=repository, expiry_days=expiry))
 
     @classmethod
@@ -105,7 +105,7 @@ class KeyRing:
             return cls(folder, KeyFile.model_validate_json(path.read_bytes()))
         except OSError as error:
             raise OperatorError(
-                f"{path}: {error.strerror}. Give the folder that `kensa release init` made with --keys, or set "
+                f"{path}: {error.strerror}. Give the folder of `kensa release init` with --keys, or set "
                 "KENSA_RELEASE_KEYS"
             ) from error
         except ValidationError as error:
@@ -116,11 +116,11 @@ class KeyRing:
         write_private(self.folder / "keys.json", (self.file.model_dump_json(indent=2) + "\n").encode())
 
     def sites(self) -> list[str]:
-        """Names, sorted."""
+        """Names of the sites, sorted."""
         return sorted(role.removeprefix(SITE_ROLE) for role in self.file.roles if role.startswith(SITE_ROLE))
 
     def renew(self, role: str, *, uris: list[str] | None = None) -> None:
-        """Give the role new keys: 3 files with a threshold of 2 for the root, else one; or those that `uris` name."""
+        """Give the role the keys at `uris`, or new ones: 3 files with a threshold of 2 for the root, else one."""
         entries = [self._imported(uri) for uri in uris or []]
         if not entries:
             entries = [self._generated(role) for _ in range(3 if role == "root" else 1)]
@@ -139,7 +139,7 @@ class KeyRing:
         scheme, _, name = uri.partition(":")
         if scheme != AWSSigner.SCHEME:
             raise OperatorError(
-                f"{uri!r} cannot be imported: awskms:KEY-ID can. For other signers of securesystemslib write the uri "
+                f"{uri!r} cannot be imported, only awskms:KEY-ID. For other signers of securesystemslib write the uri "
                 f"and the public key into {self.folder / 'keys.json'}"
             )
         try:
@@ -156,11 +156,11 @@ class KeyRing:
         return [Key.from_dict(entry.keyid, dict(entry.public)) for entry in self._role(role).keys]
 
     def threshold(self, role: str) -> int:
-        """How many of them must sign."""
+        """Number of the role's keys that must sign."""
         return self._role(role).threshold
 
     def signers(self, role: str) -> list[Signer]:
-        """As many as are at hand, at least the threshold."""
+        """The available signers, at least the threshold."""
         found, missing = [], []
         for entry in self._role(role).keys:
             try:
@@ -170,13 +170,13 @@ class KeyRing:
                 missing.append(f"{entry.uri}: {error}")
         if len(found) < self.threshold(role):
             raise OperatorError(
-                f"{self.threshold(role)} keys must sign for {role}, and {len(found)} are at hand in {self.folder}. "
-                "Bring the offline medium, or mend:\n  " + "\n  ".join(missing)
+                f"{self.threshold(role)} keys must sign for {role}, and {len(found)} are available in {self.folder}. "
+                "Insert the offline medium, or fix:\n  " + "\n  ".join(missing)
             )
         return found
 
     def authorise(self, root: Root, role: str) -> None:
-        """Let the keys, and no others, sign for a top-level role."""
+        """Authorise exactly the role's keys to sign for a top-level role."""
         for keyid in list(root.roles[role].keyids):
             root.revoke_key(keyid, role)
         for key in self.public(role):

@@ -1,4 +1,4 @@
-"""Releases on their way into the repository: checked as a device checks them, numbered, kept until `publish`."""
+"""Staged releases: checked as a device checks them, numbered, and kept until `publish`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class StagedRelease:
     site: str
     folder: Path
     manifest: Manifest
-    data: bytes  # of the manifest, as it will be signed
+    data: bytes  # of the manifest, in the form to be signed
 
     @property
     def release_id(self) -> str:
@@ -47,7 +47,7 @@ class StagedRelease:
 
 
 def check_release(folder: Path) -> Manifest:
-    """Look at a release folder as a device does, short of running the model. Raises ReleaseError."""
+    """Check a release folder as a device does, except for running the model. Raises ReleaseError."""
     manifest = read_manifest(folder)
     found: dict[str, bytes] = {}
     for name in FILES:
@@ -58,7 +58,7 @@ def check_release(folder: Path) -> Manifest:
             raise ManifestError(f"{folder / name}: {error.strerror}") from error
         if len(data) != entry.length_bytes or hashlib.sha256(data).hexdigest() != entry.sha256:
             raise IntegrityError(
-                f"{folder / name} is not the file that {MANIFEST_NAME} lists (length or sha256 differ); export the "
+                f"{folder / name} is not the file listed in {MANIFEST_NAME} (length or sha256 differ); export the "
                 "release again"
             )
         found[name] = data
@@ -68,14 +68,14 @@ def check_release(folder: Path) -> Manifest:
 
 
 class Staging:
-    """`KEYS/staged`."""
+    """The staged releases in `KEYS/staged`."""
 
     def __init__(self, folder: Path) -> None:
-        """`folder` is made when something is staged."""
+        """`folder` is created with the first staged release."""
         self._folder = folder
 
     def add(self, source: Path, manifest: Manifest, *, site: str, counter: int) -> StagedRelease:
-        """Copy a checked release, its manifest with the counter. Raises OperatorError, ManifestError."""
+        """Copy a checked release and set the counter in its manifest. Raises OperatorError, ManifestError."""
         numbered = manifest.model_copy(update={"counter": counter})
         data = numbered.to_json()
         if len(data) > MAX_MANIFEST_BYTES:
@@ -87,11 +87,11 @@ class Staging:
             )
         for name in FILES:
             write_private(folder / name, (source / name).read_bytes())
-        write_private(folder / MANIFEST_NAME, data)  # last: what has one is complete
+        write_private(folder / MANIFEST_NAME, data)  # last: a folder with a manifest is complete
         return StagedRelease(site, folder, numbered, data)
 
     def all(self) -> list[StagedRelease]:
-        """Everything that is staged, in the order of the counters."""
+        """All staged releases, ordered by site and counter."""
         found = []
         for path in sorted(self._folder.glob(f"*/*/*/{MANIFEST_NAME}")):
             data = path.read_bytes()
@@ -100,5 +100,5 @@ class Staging:
         return sorted(found, key=lambda staged: (staged.site, staged.manifest.counter))
 
     def remove(self, staged: StagedRelease) -> None:
-        """Forget one that is published."""
+        """Delete a staged release after its publication."""
         shutil.rmtree(staged.folder)

@@ -1,8 +1,8 @@
-"""A publisher's view of the repository: the metadata of every role, changed, signed and written in a safe order.
+"""Changes the metadata of all roles, signs them, and writes them to the repository in a safe order.
 
-Promise: a device that reads in the middle of a `publish` sees the state before or after it, because files are written
-before the metadata that name them, and `timestamp.json` last. What was signed is kept in the private folder before the
-first byte leaves, so an interrupted publish is finished by the next one, with higher versions.
+Promise: a device that reads during a `publish` sees the state before or after it, because files are written before the
+metadata that name them, and `timestamp.json` last. Signed metadata are saved in the private folder before the first
+upload, so the next publish completes an interrupted one, with higher versions.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ if TYPE_CHECKING:
     from pipeline.repository.staging import StagedRelease
 
 UTC_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"  # as agent.fetch.tuf_client reads signed_utc
-_RENEWAL_SHARE: Final = 1 / 3  # of a role's life left: `publish` signs it again
+_RENEWAL_SHARE: Final = 1 / 3  # of a role's lifetime: with less left, `publish` renews its signature
 _ALGORITHM: Final = ["sha256"]
 
 
 def utc_now() -> dt.datetime:
-    """The present time, with its zone."""
+    """The current time in UTC."""
     return dt.datetime.now(dt.UTC)
 
 
 class Repository:
-    """One repository and its keys. Methods raise OperatorError and ReleaseError with the remedy in the text."""
+    """One repository and its keys. Methods raise OperatorError and ReleaseError that name the remedy."""
 
     def __init__(
         self, keys: KeyRing, *, now: Callable[[], dt.datetime] = utc_now, store: RepositoryStore | None = None
     ) -> None:
-        """Open what `create` made. `store` writes to the repository in place of the one that its address gives."""
+        """Open the repository of `keys`. `store` replaces the store that the repository's address selects."""
         self.keys = keys
         self._now = now
         self._store = store or open_repository_store(keys.file.repository)
@@ -65,23 +65,23 @@ class Repository:
         self._loaded: dict[str, Metadata[Any]] = {}
         self._changed: list[str] = []
 
-    # --- what there is ------------------------------------------------------------------------------------------------
+    # --- queries ------------------------------------------------------------------------------------------------------
 
     def role(self, name: str) -> Metadata[Any]:
-        """The newest metadata of a role, to be changed in place and then `_sign`ed."""
+        """The newest metadata of a role, which may be changed in place and then `_sign`ed."""
         if name not in self._loaded:
             path = self._folder / f"{name}.json"
             try:
                 self._loaded[name] = Metadata.from_bytes(path.read_bytes())
             except (OSError, RepositoryError) as error:
                 raise OperatorError(
-                    f"{path} cannot be read: {error}. It is part of the private folder: restore it from its backup"
+                    f"{path} cannot be read: {error}. It belongs to the private folder: restore it from a backup"
                 ) from error
         return self._loaded[name]
 
     def _site(self, site: str) -> Targets:
         role = SITE_ROLE + site
-        self.keys.public(role)  # names the sites that there are when this one is unknown
+        self.keys.public(role)  # the error for an unknown site lists the known ones
         signed: Targets = self.role(role).signed
         return signed
 
@@ -95,7 +95,7 @@ class Repository:
         }
 
     def revoked(self, site: str) -> list[dict[str, str]]:
-        """What was taken back: release_id, digest, why, utc."""
+        """The revoked releases: release_id, digest, why, utc."""
         path = self._folder / f"{site}.revoked.json"
         try:
             entries: list[dict[str, str]] = json.loads(path.read_bytes())["revoked"]
@@ -105,10 +105,10 @@ class Repository:
             ) from error
         return entries
 
-    # --- what changes it ----------------------------------------------------------------------------------------------
+    # --- changes ------------------------------------------------------------------------------------------------------
 
     def create(self, sites: Iterable[str], uris: dict[str, list[str]]) -> None:
-        """Make keys for every role, sign the first metadata and write them. `uris` names signers outside by role."""
+        """Create keys for every role, sign the first metadata and write them. `uris`: external signers by role."""
         if (self._folder / "root.json").exists():
             raise OperatorError(f"{self._folder} already holds a repository")
         for role in TOP_ROLES:
@@ -126,7 +126,7 @@ class Repository:
         self._write([])
 
     def add_sites(self, sites: Iterable[str], uris: dict[str, list[str]]) -> list[str]:
-        """Add delegations for the sites that there are not yet; returns their names."""
+        """Add delegations for new sites; returns their names."""
         new = [site for site in sites if site not in self.keys.sites()]
         if new:
             self._add_sites(new, uris)
@@ -145,11 +145,11 @@ class Repository:
             self._sign(role)
 
     def _add_role(self, role: str, signed: Root | Targets | Snapshot | Timestamp) -> None:
-        signed.version = 0  # signing makes it 1
+        signed.version = 0  # signing increments it to 1
         self._loaded[role] = Metadata(signed)
 
     def _delegate(self, site: str) -> None:
-        """Let the site's present keys, and no others, sign for its paths."""
+        """Authorise exactly the site's current keys to sign for its paths."""
         role = SITE_ROLE + site
         targets: Targets = self.role("targets").signed
         if targets.delegations is None or targets.delegations.roles is None:
@@ -163,7 +163,7 @@ class Repository:
             targets.add_key(key, role)
 
     def add(self, release: Path, site: str) -> StagedRelease:
-        """Check a release folder, give it the site's next counter, and stage it."""
+        """Check a release folder, assign the site's next counter, and stage it."""
         manifest = check_release(release)
         published = self.published(site)
         release_id = f"{manifest.name}/{manifest.version}"
@@ -182,7 +182,7 @@ class Repository:
     def publish(
         self, *, refresh: bool = False, say: Callable[[str, int, int], None] | None = None
     ) -> list[StagedRelease]:
-        """Sign and write what is staged, and what expires soon; `refresh` signs timestamp and snapshot only."""
+        """Sign and write staged releases and expiring metadata; `refresh` signs only timestamp and snapshot."""
         staged = [] if refresh else self.staging.all()
         for release in staged:
             self._add_target(release)
@@ -211,7 +211,7 @@ class Repository:
         targets[path] = target
 
     def revoke(self, release_id: str, site: str, why: str) -> list[str]:
-        """Take a release back, at once; returns the digests. Devices leave it as soon as they look."""
+        """Revoke a release at once; returns its digests. Devices leave it at their next poll."""
         target = self.published(site).get(release_id)
         if target is None:
             raise OperatorError(
@@ -238,10 +238,10 @@ class Repository:
         self._site(site).targets[path] = TargetFile.from_data(path, data, _ALGORITHM)
 
     def rotate(self, roles: Iterable[str], uris: dict[str, list[str]]) -> None:
-        """Replace all keys of top-level roles or sites, and sign with the new ones. A stolen key is worth nothing then.
+        """Replace all keys of top-level roles or sites and sign with the new ones, which invalidates stolen keys.
 
-        The new root is signed by the old root keys too, so that devices follow. Rotating `snapshot` and `timestamp`
-        together also frees devices from version numbers that a thief drove up.
+        The old root keys sign the new root, too, so that devices accept it. Rotating `snapshot` and `timestamp`
+        together also resets version numbers that an attacker raised.
         """
         roles = list(dict.fromkeys(roles))
         old_root = self.keys.signers("root") if set(roles) & set(TOP_ROLES) else []
@@ -273,7 +273,7 @@ class Repository:
         return left < self._lifetime(role) * _RENEWAL_SHARE
 
     def root_days_left(self) -> float:
-        """Until the root expires and devices take nothing new any more."""
+        """Days until the root expires, after which devices accept no updates."""
         left: dt.timedelta = self.role("root").signed.expires - self._now()
         return left / dt.timedelta(days=1)
 
@@ -291,7 +291,7 @@ class Repository:
             self._changed.append(role)
 
     def _write(self, staged: list[StagedRelease], *, say: Callable[[str, int, int], None] | None = None) -> None:
-        """Sign snapshot and timestamp, remember everything, then write: files, targets, snapshot, timestamp."""
+        """Sign snapshot and timestamp, save all metadata, then write: files, targets, snapshot, timestamp."""
         targets = ["targets", *(SITE_ROLE + site for site in self.keys.sites())]
         snapshot: Snapshot = self.role("snapshot").signed
         for role in targets:
@@ -310,7 +310,7 @@ class Repository:
         self._changed.clear()
 
     def _plan(self, staged: list[StagedRelease], targets: list[str]) -> list[tuple[str, bytes | Path]]:
-        """Everything in the order of writing. Metadata that are there already are written again: they may be lost."""
+        """All files in writing order. Existing metadata are written again, because they may have been lost."""
         plan: list[tuple[str, bytes | Path]] = []
         for release in staged:
             for name in FILES:
@@ -343,6 +343,6 @@ class Repository:
 
 
 def _custom(target: TargetFile) -> dict[str, Any]:
-    """What `_add_target` wrote beside the digest."""
+    """The fields that `_add_target` adds to a target."""
     custom: dict[str, Any] = target.custom
     return custom

@@ -1,1 +1,1 @@
-"""The live view in OpenSearch: index template and dashboard, as files that its API imports."""
+"""The index template and the dashboard of the live view, as files for the API of OpenSearch."""

@@ -1,9 +1,9 @@
-"""Makes `verdicts-template.json` and `live.ndjson`.
+"""Generates `verdicts-template.json` and `live.ndjson`, the files of the live view.
 
-`python -m pipeline.infra.dashboards.live_dashboard`; a test compares them.
+`python -m pipeline.infra.dashboards.live_dashboard`; a test compares them with the code.
 
-Import with `PUT _index_template/verdicts` and with Dashboards' `POST api/saved_objects/_import`. Identifiers are fixed:
-importing again replaces, it does not add. Charts sum `parts`, for a document may stand for a whole envelope.
+Import with `PUT _index_template/verdicts` and with Dashboards' `POST api/saved_objects/_import`. Identifiers are fixed,
+so a second import replaces the first. Charts sum `parts`, because a document may represent a whole envelope.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ INDEX_TEMPLATE_PATH: Final = FOLDER / "verdicts-template.json"
 DASHBOARD_PATH: Final = FOLDER / "live.ndjson"
 INDEX_PATTERN_ID: Final = "kensa-verdicts"
 TIME_FIELD: Final = "captured_at"
-_SHARDS: Final = 1  # a day of a plant's messages is far below what one shard holds
+_SHARDS: Final = 1  # a day of a plant's messages is far below the capacity of one shard
 
 
 def index_template() -> dict[str, Any]:
-    """The index template: every field typed, none guessed."""
+    """The index template, with an explicit type for every field."""
     properties: dict[str, Any] = {field.name: {"type": field.type} for field in FIELDS}
     properties[TIME_FIELD]["format"] = "strict_date_optional_time"
     return {
@@ -38,7 +38,7 @@ def index_template() -> dict[str, Any]:
 
 
 def saved_objects() -> list[dict[str, Any]]:
-    """Index pattern, charts, the list of the latest rejects, and the dashboard that holds them."""
+    """Index pattern, charts, the list of the latest rejects, and their dashboard."""
     panels = [*_charts(), _latest()]
     return [_pattern(), *panels, _dashboard(panels)]
 
@@ -145,7 +145,7 @@ def _dashboard(panels: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def rendered_files() -> dict[Path, str]:
-    """What the files must hold."""
+    """The content of the files, by path."""
     lines = "".join(json.dumps(found) + "\n" for found in saved_objects())
     return {INDEX_TEMPLATE_PATH: json.dumps(index_template(), indent=1) + "\n", DASHBOARD_PATH: lines}
 

@@ -30,7 +30,7 @@ def test_the_lock_is_one_executions_until_it_is_given_back(tmp_path: Path) -> No
     locks = CycleLocks(FolderStorage(tmp_path), is_running=lambda _: True)
     first, second = execution(1), execution(2)
     assert locks.acquire(first) is None
-    assert "is at work" in str(locks.acquire(second))
+    assert "already works" in str(locks.acquire(second))
     assert locks.acquire(execution(9, model="other")) is None  # another model
     assert not locks.unlock(second)
     assert locks.unlock(first)
@@ -48,7 +48,7 @@ def test_a_trigger_that_was_taken_counts_no_more(tmp_path: Path) -> None:
     locks = CycleLocks(FolderStorage(tmp_path), is_running=lambda _: False)
     assert locks.acquire(execution(1, "event")) is None
     locks.unlock(execution(1, "event"))
-    assert "was taken already" in str(locks.acquire(execution(2, "event")))
+    assert "was already taken" in str(locks.acquire(execution(2, "event")))
 
 
 def test_the_lock_of_an_execution_that_ended_is_taken_over(tmp_path: Path) -> None:

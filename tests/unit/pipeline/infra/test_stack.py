@@ -227,10 +227,10 @@ def test_a_device_brings_frames_below_its_own_name_as_the_recipes_policy_says(te
         (lambda s: s["Done"].update(Type="Sucess"), "the type 'Sucess'"),
         (lambda s: s.update(Lost={"Type": "Succeed"}), "machine.Lost: cannot be reached"),
         (lambda s: s["Train"].pop("Next"), "needs either Next or End"),
-        (lambda s: s["CanaryPause"].update(SecondsPath="rollout.poll_interval_s"), "is no path"),
+        (lambda s: s["CanaryPause"].update(SecondsPath="rollout.poll_interval_s"), "is not a path"),
         (lambda s: s["CountModels"]["Parameters"].update({"x.$": "States.Sum($.a)"}), "there is no States.Sum"),
         (lambda s: s["Begin"]["Parameters"].update(state="$.x"), "lacks its .$"),
-        (lambda s: s["Train"]["ItemProcessor"].update(StartAt="Other"), "is no state of it"),
+        (lambda s: s["Train"]["ItemProcessor"].update(StartAt="Other"), "is not one of its states"),
     ],
 )
 def test_a_broken_state_machine_is_found_out(change: Any, fault: str) -> None:

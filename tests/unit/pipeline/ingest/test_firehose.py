@@ -98,7 +98,7 @@ def test_when_the_stream_takes_nothing_back_the_whole_batch_fails_and_firehose_t
 ) -> None:
     monkeypatch.setattr("time.sleep", lambda _: None)
     made = [kit.full_envelope(first)[0] for first in range(0, 30_000, 200)]
-    with pytest.raises(firehose.IngestError, match="did not take"):
+    with pytest.raises(firehose.IngestError, match="did not accept"):
         firehose.handler(event(made), None, putter=Stream(refusals=99))
 
 

@@ -137,6 +137,6 @@ def test_a_row_with_a_column_that_its_table_lacks_is_a_bug() -> None:
 def test_a_line_leaves_out_what_is_not_known_and_gives_its_place_when_asked() -> None:
     (found,) = message_to_rows(kit.gap(), site=kit.SITE)
     assert "site" not in json.loads(found.to_json_line())
-    assert json.loads(found.to_json_line(with_place=True))["day"] == "2026-03-02"
+    assert json.loads(found.to_json_line(with_partition=True))["day"] == "2026-03-02"
     (verdict,) = message_to_rows(wire.encode_verdict(kit.ok(1)), site=kit.SITE)
     assert "box_x" not in json.loads(verdict.to_json_line())

@@ -240,7 +240,7 @@ def test_the_commands_in_a_row(
     [
         (["show"], UsageError, "KENSA_RELEASE_KEYS"),
         (["show", "--keys", "nowhere"], OperatorError, "kensa release init"),
-        (["init", "repo", "--keys", "repo/keys"], UsageError, "everybody reads it"),
+        (["init", "repo", "--keys", "repo/keys"], UsageError, "everybody can read"),
         (["init", "repo", "--keys", "k", "--site", "a/b"], UsageError, "A-Za-z0-9"),
         (["init", "repo", "--keys", "k", "--timestamp-days", "0"], UsageError, "0 to 3650"),
         (["init", "repo", "--keys", "k", "--signer", "targets"], UsageError, "ROLE=URI"),
