@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 LOCK: Final = ROOT / "requirements" / "greengrass.txt"
 INSTALLER: Final = Path(__file__).with_name("component.py")
-_DATE: Final = "1580601600"  # 2020-02-02, hatchling's own; of the files in our wheel
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +93,7 @@ class BuildResult:
 def build_kensa_wheel(folder: Path) -> Wheel:
     """Build the device wheel of this checkout into `folder`. Raises PackagingError."""
     command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
-    environment = {**os.environ, "SOURCE_DATE_EPOCH": _DATE}
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": str(int(sbom.BUILD_DATE.timestamp()))}
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     built = list(folder.glob("kensa-*.whl"))
     if ended.returncode or len(built) != 1:

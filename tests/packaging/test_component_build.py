@@ -5,11 +5,16 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import zipfile
 from typing import TYPE_CHECKING
 
 import pytest
 import yaml
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 from packaging.utils import parse_wheel_filename
 
 from greengrass.packaging import archive, build, checks, contents, import_closure, recipe, size_report
@@ -149,7 +154,9 @@ def test_recipe_bill_and_digests_speak_of_the_same_files(tmp_path: Path) -> None
     assert made.Manifests[0].Artifacts[0].Uri == f"s3://BUCKET_NAME/com.kensa.Model/{VERSION}/component.py"
     assert made.ComponentConfiguration.DefaultConfiguration["release"] == "parts/7.8.9"
 
-    bill = json.loads(built.sbom.read_bytes())
+    text = built.sbom.read_text(encoding="utf-8")
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    bill = json.loads(text)
     assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
     listed = {part["name"]: part for part in bill["components"]}
     assert set(listed) == {*(build.MODEL.packages or ()), "kensa"}
@@ -157,7 +164,31 @@ def test_recipe_bill_and_digests_speak_of_the_same_files(tmp_path: Path) -> None
     assert {h["content"] for part in bill["components"] for h in part["hashes"]} == {
         wheel.sha256 for wheel in built.wheels[HERE.archive]
     }
-    assert set(bill["dependencies"][0]["dependsOn"]) == {part["bom-ref"] for part in bill["components"]}
+    (depends_on,) = (entry["dependsOn"] for entry in bill["dependencies"] if "dependsOn" in entry)
+    assert set(depends_on) == {part["bom-ref"] for part in bill["components"]}
+    assert bill["metadata"]["component"]["bom-ref"] == f"pkg:generic/com.kensa.Model@{VERSION}"
+
+
+def test_the_bill_of_materials_has_the_same_bytes_in_any_order_and_with_any_hash_seed() -> None:
+    program = (
+        "from greengrass.packaging import sbom\n"
+        "files = {{'release/model.onnx': 'a' * 64, 'release/golden.npz': 'b' * 64, '1.root.json': 'c' * 64}}\n"
+        "order = {order}(files.items())\n"
+        "print(sbom.render(component='com.kensa.Model', version='1.2.3', wheels={{}}, files=dict(order)))"
+    )
+    bills = {
+        subprocess.run(
+            [sys.executable, "-c", program.format(order=order)],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed, order in (("1", "sorted"), ("2", "list"))
+    }
+
+    (bill,) = bills
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(bill.decode()) is None
 
 
 @pytest.mark.slow
