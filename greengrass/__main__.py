@@ -1,13 +1,12 @@
-"""`python -m greengrass`: the agent as the component com.kensa.Inspector, started by the nucleus.
+"""`python -m greengrass` runs the agent as the component com.kensa.Inspector, started by the nucleus.
 
-It needs nothing but the environment of a component; KENSA_COMPONENT_DIR is the folder of the unpacked artifact, where
-relative paths of the configuration begin, KENSA_WORK_DIR the component's work folder (default: the current one). Exit
+It needs only the environment of a component. KENSA_COMPONENT_DIR is the folder of the unpacked artifact, to which
+paths in the configuration are relative; KENSA_WORK_DIR is the component's work folder (default: the current one). Exit
 codes are those of the command `kensa`.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 from agent.errors import KensaError
 from agent.health.open_files import raise_open_file_limit
 from agent.timing.clock import SystemClock
-from greengrass.environment import Environment, set_default_region
+from greengrass.environment import Environment, configure_logging, set_default_region
 from greengrass.inspector_component import InspectorComponent
 
 if TYPE_CHECKING:
@@ -26,20 +25,17 @@ if TYPE_CHECKING:
 
 def main() -> int:
     """Run until SIGTERM."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(levelname)s %(message)s")
-    logging.getLogger("awsiot.eventstreamrpc").setLevel(
-        logging.CRITICAL
-    )  # what it says, greengrass.ipc.connection says
+    configure_logging()
     try:
         set_default_region(os.environ)
         raise_open_file_limit()
         component = InspectorComponent(environment=Environment.read(os.environ, work=Path.cwd()), clock=SystemClock())
 
-        def ask_stop(_number: int, _frame: FrameType | None) -> None:
+        def request_stop(_number: int, _frame: FrameType | None) -> None:
             component.request_stop()
 
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, ask_stop)
+            signal.signal(number, request_stop)
         return component.run()
     except KensaError as error:
         print(f"kensa: {error}", file=sys.stderr)

@@ -1,8 +1,10 @@
-"""What the nucleus and the start script tell a component by its environment."""
+"""Environment of a component: the variables that the nucleus and the start script set."""
 
 from __future__ import annotations
 
+import logging
 import socket
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,8 @@ if TYPE_CHECKING:
 
 INSPECTOR_NAME: Final = "com.kensa.Inspector"
 MODEL_NAME: Final = "com.kensa.Model"
-# What follows the program in the startup script of com.kensa.Model. Nucleus lite appends `systemd-notify --ready` and
+NUCLEUS_KEYS: Final = frozenset({"accessControl"})  # of a component's configuration; the nucleus reads them itself
+# Follows the program in the startup script of com.kensa.Model. Nucleus lite appends `systemd-notify --ready` and
 # `--stopping`; systemd before 253 does not know the second, and the component would be BROKEN after its success.
 MODEL_STARTUP_SUFFIX: Final = '|| exit 1; test -z "$NOTIFY_SOCKET" || systemd-notify --ready; exit 0'
 _SOCKET: Final = "AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT"
@@ -24,7 +27,7 @@ _TOKEN: Final = "SVCUID"  # noqa: S105 - a variable's name
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """Where this component runs."""
+    """Environment of this component."""
 
     socket_path: str
     token: str
@@ -33,7 +36,7 @@ class Environment:
     base: Path  # the unpacked artifact: relative paths of the configuration begin here
     work: Path  # survives updates
     notify_socket: str | None = None  # of systemd, on lite
-    component_version: str | None = None  # the start script's word; None from a checkout
+    component_version: str | None = None  # set by the start script; None from a checkout
 
     @classmethod
     def read(cls, variables: Mapping[str, str], *, work: Path) -> Environment:
@@ -56,9 +59,9 @@ class Environment:
         )
 
     def notify_ready(self) -> None:
-        """Say READY=1 where systemd waits for it: on lite `startup` is a unit of Type=notify.
+        """Send READY=1 where systemd waits for it: on lite `startup` is a unit of Type=notify.
 
-        The health daemon says it on a component's behalf after UpdateState. Saying it twice does no harm, and where
+        The health daemon sends it on a component's behalf after UpdateState. Sending it twice does no harm, and where
         that daemon does not run the unit would wait until the time-out of `startup`. See sd_notify(3).
         """
         if self.notify_socket is None:
@@ -68,10 +71,17 @@ class Environment:
             to_systemd.sendto(b"READY=1", address)
 
 
-def set_default_region(variables: MutableMapping[str, str]) -> None:
-    """Name the region as boto3 reads it: the nucleus sets AWS_REGION only.
+def configure_logging() -> None:
+    """Log to standard output, which the nucleus collects."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(levelname)s %(message)s")
+    # The SDK logs what greengrass.ipc.connection logs.
+    logging.getLogger("awsiot.eventstreamrpc").setLevel(logging.CRITICAL)
 
-    The fetch child inherits all of AWS_*, the address and the token of TokenExchangeService (AWS_CONTAINER_*) too.
+
+def set_default_region(variables: MutableMapping[str, str]) -> None:
+    """Set the variable that boto3 reads the region from: the nucleus sets AWS_REGION only.
+
+    The fetch child inherits all of AWS_*, including address and token of TokenExchangeService (AWS_CONTAINER_*).
     """
     if region := variables.get("AWS_REGION"):
         variables.setdefault("AWS_DEFAULT_REGION", region)

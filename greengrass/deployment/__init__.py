@@ -1,1 +1,1 @@
-"""What happens around a deployment: configuration changes, validation, preflight, and deferral."""
+"""Handling of deployments: configuration changes, validation, preflight, and deferral."""

@@ -1,17 +1,17 @@
-"""Component configuration -> the agent's configuration, what is desired of the models, and this package's settings.
+"""Parses a component's configuration into the agent's configuration, desired releases, and own settings.
 
 The component's configuration is the agent's own tree (docs/config.example.yaml) with these differences:
 
     thing       may be left out: the name of the core device
     state_dir   may be left out: `state` in the component's work folder, which survives updates
     transport   must be left out: Greengrass is the transport
-    inspections.<name>.desired: {release: parts/1.1.0, mode: release, share: 0.5}   what the deployment wants to run
-    greengrass  this package's own settings, see `Settings`
-    accessControl is the nucleus's own and passed over
+    inspections.<name>.desired: {release: parts/1.1.0, mode: release, share: 0.5}   the release that is to run
+    greengrass  this package's own settings, see `GreengrassSettings`
+    accessControl belongs to the nucleus and is ignored
 
 Nucleus lite delivers the scalars of a YAML recipe as strings ("0.5", "8", "true") and classic may deliver 8 as 8.0: the
-agent's model coerces both, and nothing else is guessed. Only the free options of a plugin camera have no types; a text
-there that YAML reads as a number or a boolean becomes one.
+agent's model coerces both, and nothing else is guessed. Only the free options of a plugin camera have no types; a
+string there that YAML reads as a number or a boolean is converted.
 
 Promise: `read` returns a whole configuration or raises ConfigError with the path of every refused key; it does no I/O.
 """
@@ -31,6 +31,7 @@ from agent.config.config_section import redacted, redacted_key
 from agent.errors import ConfigError, MessageError
 from agent.strict import Strict
 from agent.wire.shadow_documents import parse_desired
+from greengrass.environment import NUCLEUS_KEYS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,8 +39,7 @@ if TYPE_CHECKING:
 
     from agent.release_records import DesiredRelease
 
-SOURCE: Final = "deployment"  # of what the component's configuration desires
-_NUCLEUS_KEYS: Final = frozenset({"accessControl"})
+SOURCE: Final = "deployment"  # of a release that the component's configuration requests
 _SHIFT: Final = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
 _MAX_DEPTH: Final = 16  # nucleus lite nests 11 deep at most
 
@@ -60,7 +60,7 @@ class GreengrassSettings(Strict):
     # may lose what is in flight when a connection ends (docs/decisions).
     confirm: Literal["echo", "call"] = "echo"
     shifts: tuple[Annotated[str, AfterValidator(_is_shift)], ...] = Field(default=(), max_length=16)
-    defer_s: float = Field(default=3_600.0, ge=0.0, le=86_400.0)  # longest that shift or trial hold an update back
+    defer_s: float = Field(default=3_600.0, ge=0.0, le=86_400.0)  # longest that a shift or a trial defers an update
     validate_s: float = Field(default=25.0, ge=1.0, le=3_600.0)  # below configurationValidationPolicy's time-out
 
     def in_shift(self, now: time) -> bool:
@@ -75,11 +75,11 @@ def _is_in_shift(shift: str, now: time) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ComponentConfig:
-    """What a component's configuration says. `config.transport` is `none`: the component brings its own."""
+    """A component's configuration. `config.transport` is `none`: the component provides its own."""
 
     config: configuration.Config
     settings: GreengrassSettings
-    desired_releases: Mapping[str, DesiredRelease]  # inspection -> what the deployment wants
+    desired_releases: Mapping[str, DesiredRelease]  # by inspection
 
 
 def read(tree: object, *, thing: str | None, work: Path, base: Path, source: str = "configuration") -> ComponentConfig:
@@ -91,7 +91,7 @@ def read(tree: object, *, thing: str | None, work: Path, base: Path, source: str
         raise ConfigError(f"{source}: expected a mapping of keys at the top, got {type(tree).__name__}.")
     if _depth(tree) > _MAX_DEPTH:
         raise ConfigError(f"{source}: nested deeper than {_MAX_DEPTH} levels; this is no configuration of Kensa.")
-    rest = {key: value for key, value in tree.items() if key not in _NUCLEUS_KEYS}
+    rest = {key: value for key, value in tree.items() if key not in NUCLEUS_KEYS}
     complaints: list[str] = []
     settings = _settings(rest.pop("greengrass", None), complaints)
     if "transport" in rest:
@@ -100,11 +100,11 @@ def read(tree: object, *, thing: str | None, work: Path, base: Path, source: str
     rest.setdefault("state_dir", str(work / "state"))
     if thing is not None:
         rest.setdefault("thing", thing)
-    wishes, rest["inspections"] = _split_desired(rest.get("inspections"), complaints)
+    desired, rest["inspections"] = _split_desired(rest.get("inspections"), complaints)
     if rest["inspections"] is None:
         del rest["inspections"]
-    if wishes and not rest.get("updates"):
-        first = min(wishes)
+    if desired and not rest.get("updates"):
+        first = min(desired)
         complaints.append(f"inspections.{first}.desired: needs `updates`, which says where releases come from")
     config: configuration.Config | None = None
     try:
@@ -113,7 +113,7 @@ def read(tree: object, *, thing: str | None, work: Path, base: Path, source: str
         complaints += [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
     if complaints or config is None:
         raise ConfigError(f"{source} is refused:\n" + "\n".join(f"  {line}" for line in complaints))
-    return ComponentConfig(config, settings, wishes)
+    return ComponentConfig(config, settings, desired)
 
 
 def _settings(given: object, complaints: list[str]) -> GreengrassSettings:
@@ -134,10 +134,10 @@ def _settings(given: object, complaints: list[str]) -> GreengrassSettings:
 
 
 def _split_desired(given: object, complaints: list[str]) -> tuple[dict[str, DesiredRelease], object]:
-    """Return what is desired of each inspection, and the inspections as the agent knows them."""
+    """Return the desired release of each inspection, and the inspections in the agent's own form."""
     if not isinstance(given, dict):
         return {}, given
-    wishes: dict[str, DesiredRelease] = {}
+    desired: dict[str, DesiredRelease] = {}
     rest: dict[Any, Any] = {}
     for name, members in given.items():
         if not isinstance(members, dict):
@@ -147,14 +147,14 @@ def _split_desired(given: object, complaints: list[str]) -> tuple[dict[str, Desi
         if members.get("desired") in (None, "", {}):
             continue
         try:
-            wishes[name] = _parse_desired(members["desired"])
+            desired[name] = _parse_desired(members["desired"])
         except MessageError as error:
             complaints.append(f"inspections.{name}.desired: {error}")
-    return wishes, rest
+    return desired, rest
 
 
 def _parse_desired(given: object) -> DesiredRelease:
-    """Judge one wish. Raises MessageError."""
+    """Parse one desired release. Raises MessageError."""
     if not isinstance(given, dict):
         raise MessageError(f"given {given!r:.80}, expected release, mode and share, such as {{release: parts/1.1.0}}.")
     members = {key: _typed(value) if key == "share" else value for key, value in given.items()}
@@ -176,7 +176,7 @@ def _typed_options(inspection: dict[Any, Any]) -> dict[Any, Any]:
 
 
 def _typed(value: object) -> object:
-    """A text that YAML reads as a number or a boolean becomes one; everything else stays."""
+    """Convert a string that YAML reads as a number or a boolean; return everything else unchanged."""
     if isinstance(value, list):
         return [_typed(item) for item in value]
     if isinstance(value, dict):
@@ -191,15 +191,15 @@ def _typed(value: object) -> object:
 
 
 def _depth(value: object) -> int:
-    """How deep `value` is nested, without recursion."""
-    deepest, waiting = 0, [(value, 1)]
-    while waiting:
-        item, level = waiting.pop()
+    """Return how deep `value` is nested, without recursion."""
+    deepest, pending = 0, [(value, 1)]
+    while pending:
+        item, level = pending.pop()
         deepest = max(deepest, level)
         if level > _MAX_DEPTH:
             return level
         if isinstance(item, dict):
-            waiting += [(inner, level + 1) for inner in item.values()]
+            pending += [(inner, level + 1) for inner in item.values()]
         elif isinstance(item, list):
-            waiting += [(inner, level + 1) for inner in item]
+            pending += [(inner, level + 1) for inner in item]
     return deepest

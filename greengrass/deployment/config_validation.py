@@ -1,12 +1,12 @@
-"""The best gate of a classic nucleus: refuse a deployment before it changes anything.
+"""Validates a deployment's configuration before it changes anything, on a classic nucleus.
 
-The nucleus shows the configuration that a deployment would give this component and waits for a verdict. It is read as
-at a start, and where it desires a release that this agent neither runs nor is after, that release is fetched, verified
-and put through its self-test here and now; only then the answer is ACCEPTED. A refusal carries the reason, and the
-deployment ends as FAILED_NO_STATE_CHANGE.
+The nucleus sends the configuration that a deployment would give this component and waits for the result. The
+configuration is read as at a start, and a desired release that this agent neither runs nor is fetching is fetched,
+verified and self-tested now; only then the answer is ACCEPTED. A refusal carries the reason, and the deployment ends as
+FAILED_NO_STATE_CHANGE.
 
-Promise: an answer goes out within `greengrass.validate_s`; what could not be finished by then is refused with the
-words to that effect, because a deployment that is tried again costs less than a model nobody has looked at.
+Promise: an answer goes out within `greengrass.validate_s`; what could not be finished by then is refused with that
+reason, because a second deployment costs less than an untested model.
 """
 
 from __future__ import annotations
@@ -39,58 +39,66 @@ _log = logging.getLogger(__name__)
 
 
 class ConfigurationValidator:
-    """Answers each proposed configuration, in the thread `validation`."""
+    """Accepts or refuses each proposed configuration, in the thread `validation`."""
 
     def __init__(
         self,
         *,
         connection: Connection,
         read: Callable[[object], ComponentConfig],
-        rehearse: Callable[[str, DesiredRelease, threading.Event], None],
+        preflight: Callable[[str, DesiredRelease, threading.Event], None],
         validate_s: Callable[[], float],
         clock: Clock,
     ) -> None:
-        """`read` raises ConfigError; `rehearse(inspection, wish, stop)` a KensaError for a release that cannot be."""
+        """Nothing is subscribed yet.
+
+        Args:
+            connection: To the nucleus.
+            read: Parses a configuration; raises ConfigError.
+            preflight: Called with (inspection, desired, stop); raises KensaError for a release that must not run.
+            validate_s: Longest time until an answer, at this moment.
+            clock: Source of monotonic time.
+        """
         self._connection = connection
         self._read = read
-        self._preflight = rehearse
+        self._preflight = preflight
         self._validate_s = validate_s
         self._clock = clock
         self._requests: queue.Queue[tuple[str, object] | None] = queue.Queue(_MAX_QUEUED)
-        self._cancel = threading.Event()  # ends a rehearsal that takes too long, and the last one
+        self._cancel = threading.Event()  # ends a preflight that takes too long, and the last one
         self._closing = threading.Event()
         supervisor = connection.supervisor
         self._thread = supervisor.thread(self._run, kind="validation", name="validation", stop=self._closing)
-        # No answer would hold the deployment up.
+        # Without an answer the deployment would wait.
         self._boundary = ErrorBoundary(
             supervisor, kind="validation", what="validating a configuration", make=OperatorError
         )
-        self.results: list[str] = []  # the newest, for the log of a test and of a person
+        self.results: list[str] = []  # the newest
 
     def start(self) -> None:
-        """Listen from now on."""
+        """Subscribe to proposed configurations."""
         self._thread.start()
         self._connection.subscribe(
             "subscribe_to_validate_configuration_updates",
             model.SubscribeToValidateConfigurationUpdatesRequest(),
             self._on_event,
-            describe="SubscribeToValidateConfigurationUpdates",
+            description="SubscribeToValidateConfigurationUpdates",
             is_optional=True,
         )
 
     def request_close(self) -> None:
-        """Let what is under way end soon, without waiting for it."""
+        """Cancel the current validation, without waiting for it."""
         self._closing.set()
         self._cancel.set()
 
     def close(self) -> None:
-        """End what is under way."""
+        """Cancel the current validation and stop."""
         self.request_close()
         try:
             self._requests.put_nowait(None)
         except queue.Full:
             self._connection.supervisor.losses.count("deployments_unanswered", self._requests.qsize())
-            _log.warning("proposed configurations are left without an answer")
+            _log.warning("proposed configurations remain without an answer")
         if self._thread.is_alive():
             self._thread.join(_CLOSE_S)
 
@@ -105,13 +113,13 @@ class ConfigurationValidator:
             self._report(proposed.deployment_id, "too many deployments at once; try again")
 
     def _run(self) -> None:
-        while (asked := self._requests.get()) is not None and not self._closing.is_set():
-            deployment, tree = asked
+        while (request := self._requests.get()) is not None and not self._closing.is_set():
+            deployment, tree = request
             try:
                 with self._boundary:
                     reason = self.validate(tree)
             except KensaError as error:
-                reason = f"the agent met a bug while it looked at this configuration; see its log ({error})"
+                reason = f"the agent met a bug while it validated this configuration; see its log ({error})"
             self._report(deployment, reason)
 
     def validate(self, tree: object) -> str | None:
@@ -122,35 +130,35 @@ class ConfigurationValidator:
             return str(error)
         return self._check_desired_releases(proposed.desired_releases)
 
-    def _check_desired_releases(self, wishes: Mapping[str, DesiredRelease]) -> str | None:
+    def _check_desired_releases(self, desired: Mapping[str, DesiredRelease]) -> str | None:
         limit_s = self._validate_s()
         self._cancel.clear()
         if self._closing.is_set():
-            return "the agent stops; try again"
+            return "the agent is stopping; try again"
         deadline_ns = self._clock.monotonic_ns() + round(limit_s * NS_PER_S)
         timer = threading.Timer(limit_s, self._cancel.set)
         timer.daemon = True
         timer.start()
         try:
-            for inspection, wish in wishes.items():
-                if reason := self._check_desired_release(inspection, wish, deadline_ns):
+            for inspection, release in desired.items():
+                if reason := self._check_desired_release(inspection, release, deadline_ns):
                     return reason
         finally:
             timer.cancel()
         return None
 
-    def _check_desired_release(self, inspection: str, wish: DesiredRelease, deadline_ns: int) -> str | None:
+    def _check_desired_release(self, inspection: str, desired: DesiredRelease, deadline_ns: int) -> str | None:
         try:
-            self._preflight(inspection, wish, self._cancel)
+            self._preflight(inspection, desired, self._cancel)
         except FetchError as error:
             if self._clock.monotonic_ns() >= deadline_ns:
                 return (
-                    f"{wish.release_id} could not be fetched and tested in time; what has arrived is kept for the next "
-                    "try. Raise greengrass.validate_s and the deployment's configurationValidationPolicy"
+                    f"{desired.release_id} could not be fetched and tested in time; what has arrived is kept for the "
+                    "next try. Raise greengrass.validate_s and the deployment's configurationValidationPolicy"
                 )
-            return f"{wish.release_id} cannot be fetched or tested now: {error}"
+            return f"{desired.release_id} cannot be fetched or tested now: {error}"
         except KensaError as error:
-            return f"{wish.release_id} is refused for {inspection}: {error}"
+            return f"{desired.release_id} is refused for {inspection}: {error}"
         return None
 
     def _report(self, deployment: str, reason: str | None) -> None:
@@ -167,4 +175,4 @@ class ConfigurationValidator:
         try:
             self._connection.call("send_configuration_validity_report", request)
         except IpcError as error:
-            _log.warning("the nucleus does not hear the verdict on its configuration: %s", error)
+            _log.warning("the result cannot be sent to the nucleus: %s", error)

@@ -1,10 +1,10 @@
-"""Following the component's configuration while the agent runs: look, when something may have changed.
+"""Reads the component's configuration again whenever it may have changed.
 
-The nucleus sends one event for each leaf that changed, after all of them were written, and none when keys are taken
-away (RESET on lite); on an update the new version's configuration reaches the old process. So an event only says
-"look": after a moment of silence the whole configuration is read, and every minute without any event.
+The nucleus sends one event for each leaf that changed, after all of them were written, and none when keys are removed
+(RESET on lite); on an update the new version's configuration reaches the old process. So an event is only a trigger:
+after a moment without events the whole configuration is read, and every minute when there are none.
 
-Promise: what does not differ from what was read last does nothing; what cannot be read, or is refused, changes nothing.
+Promise: a configuration equal to the last one has no effect; one that cannot be read, or is refused, changes nothing.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class ConfigurationWatcher:
     """Calls `on_change(tree)` for each configuration that differs from the one before; thread `configuration`."""
 
     def __init__(self, *, connection: Connection, known: Any, on_change: Callable[[Any], None], clock: Clock) -> None:
-        """`known` is what was read at start."""
+        """`known` is the configuration that was read at the start."""
         self._connection = connection
         self._known = known
         self._on_change = on_change
@@ -50,18 +50,18 @@ class ConfigurationWatcher:
         )
 
     def start(self) -> None:
-        """Listen from now on."""
+        """Subscribe to changes, and start the thread."""
         self._connection.subscribe(
             "subscribe_to_configuration_update",
             model.SubscribeToConfigurationUpdateRequest(key_path=[]),
             lambda _event: self._wake.set(),
-            describe="SubscribeToConfigurationUpdate",
+            description="SubscribeToConfigurationUpdate",
         )
         self._connection.add_listener(lambda up, _reason: self._wake.set() if up else None)
         self._thread.start()
 
     def close(self) -> None:
-        """End; safe to call before `start`."""
+        """Stop; safe to call before `start`."""
         self._stop.set()
         self._wake.set()
         if self._thread.is_alive():
@@ -78,7 +78,7 @@ class ConfigurationWatcher:
             self.poll()
 
     def poll(self) -> None:
-        """Read once."""
+        """Read the configuration once."""
         try:
             tree = read_configuration(self._connection)
         except IpcError as error:

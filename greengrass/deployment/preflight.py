@@ -1,8 +1,8 @@
-"""Fetching and testing a release before anyone has decided for it: what a deployment is judged by.
+"""Fetches and self-tests a release before a deployment is accepted.
 
-The rehearsal leaves the lifecycle alone: it has a folder and an examiner of its own, and shares only the fetcher, whose
-turns are taken one after the other. What was fetched is kept until the next rehearsal of that inspection, so that a
-deployment that ran out of time need not begin anew.
+The preflight does not touch the lifecycle: it has a folder and a self-test of its own, and shares only the fetcher,
+which serves one fetch at a time. The files are kept until the next preflight of that inspection, so that a deployment
+that ran out of time need not start again.
 """
 
 from __future__ import annotations
@@ -29,32 +29,32 @@ if TYPE_CHECKING:
     from agent.release_records import DesiredRelease, FetchedRelease, ModelStatus
     from agent.timing.clock import Clock
 
-FOLDER: Final = "rehearsal"  # in the state directory
+FOLDER: Final = "preflight"  # in the state directory
 
 
 @dataclass(frozen=True, slots=True)
 class Preflight:
-    """Whether a release could be taken, without taking it."""
+    """Checks whether a release could be deployed, without deploying it."""
 
     config: Callable[[], Config]  # in force
     lifecycles: Mapping[str, Lifecycle]
     fetcher: ReleaseFetcher
     clock: Clock
 
-    def check(self, inspection: str, wish: DesiredRelease, stop: threading.Event) -> None:
-        """Return when `wish` is what runs, what is under way, or has passed. Raises ReleaseRefusedError, FetchError.
+    def check(self, inspection: str, desired: DesiredRelease, stop: threading.Event) -> None:
+        """Return when `desired` is active, in progress, or has passed. Raises ReleaseRefusedError, FetchError.
 
         `stop` ends it soon, with FetchError.
         """
         lifecycle = self.lifecycles.get(inspection)
         if lifecycle is None:
-            return  # an inspection that a restart will make: its first wish goes the usual way
+            return  # an inspection that exists after a restart only: its lifecycle will check the release
         status = lifecycle.status()
-        if _is_known(status, wish):
+        if _is_known(status, desired):
             return
-        _check_deny_list(lifecycle.deny_list(), wish.release_id)
-        fetched = self._fetch(inspection, wish.release_id, lifecycle.trusted_utc_s(), stop)
-        refusal = lifecycle.check_release(fetched, release_id=wish.release_id)
+        _check_deny_list(lifecycle.deny_list(), desired.release_id)
+        fetched = self._fetch(inspection, desired.release_id, lifecycle.trusted_utc_s(), stop)
+        refusal = lifecycle.check_release(fetched, release_id=desired.release_id)
         if refusal is not None:
             raise ReleaseRefusedError(refusal.gate, refusal.reason, refusal.text)
         self._self_test(inspection, status, fetched, stop)
@@ -104,10 +104,10 @@ class Preflight:
         return folder if folder.is_dir() else None
 
 
-def _is_known(status: ModelStatus, wish: DesiredRelease) -> bool:
-    """Whether it runs, or the lifecycle is after it already."""
+def _is_known(status: ModelStatus, desired: DesiredRelease) -> bool:
+    """Whether the release is active, or the lifecycle processes it already."""
     known = [ref.release_id for ref in (status.active, status.candidate) if ref is not None]
-    return wish.release_id in known
+    return desired.release_id in known
 
 
 def _check_deny_list(deny_list: list[dict[str, Any]], release_id: str) -> None:

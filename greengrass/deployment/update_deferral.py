@@ -1,52 +1,73 @@
-"""Holding a component update back while it would hurt: DeferComponentUpdate, on nuclei that ask first.
+"""Defers component updates during trials and shifts: DeferComponentUpdate, on nuclei that ask first.
 
-The nucleus says that an update is about to stop components, ours perhaps among them (it names none), and goes on when
-nobody answers within 60 s. While a rollout or a shift runs the answer is "ask again", for `greengrass.defer_s` at most,
-so that a fleet can be updated even if no trial ever ends; else it is "go" at once.
+The nucleus announces that an update is about to stop components, perhaps this one (it names none), and continues when
+no answer arrives within 60 s. While a rollout or a shift runs the answer is "ask again", for `greengrass.defer_s` at
+most, so that a fleet can be updated even if no trial ever ends; otherwise it is "go" at once.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from awsiot.greengrasscoreipc import model
 
+from agent.lifecycle.state.transitions import LifecycleState
 from agent.timing.clock import NS_PER_S
 from greengrass.ipc.errors import IpcError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
+    from agent.lifecycle.lifecycle import Lifecycle
     from agent.timing.clock import Clock
+    from greengrass.deployment.component_config import GreengrassSettings
     from greengrass.ipc.connection import Connection
 
-_RECHECK_MS: Final = 30_000  # below the 60 s in which silence means "go"
+_RECHECK_MS: Final = 30_000  # below the 60 s after which the nucleus continues without an answer
 _MAX_DEPLOYMENTS: Final = 16
+_UNINTERRUPTIBLE: Final = frozenset({LifecycleState.SELFTEST, LifecycleState.SHADOW, LifecycleState.TRIAL})
 _log = logging.getLogger(__name__)
 
 
+def busy_reason(settings: GreengrassSettings, lifecycles: Mapping[str, Lifecycle]) -> str | None:
+    """Return what an update would interrupt now, or None."""
+    if settings.in_shift(datetime.now().astimezone().time()):
+        return "a shift runs"
+    for name, lifecycle in lifecycles.items():
+        state = lifecycle.status().state
+        if state in _UNINTERRUPTIBLE:
+            return f"{name} is in {state}"
+    return None
+
+
 class UpdateDeferral:
-    """Answers what the nucleus asks before it updates components."""
+    """Answers the nucleus before it updates components."""
 
     def __init__(
-        self, *, connection: Connection, busy: Callable[[], str | None], defer_s: Callable[[], float], clock: Clock
+        self,
+        *,
+        connection: Connection,
+        busy_reason: Callable[[], str | None],
+        defer_s: Callable[[], float],
+        clock: Clock,
     ) -> None:
-        """`busy` says what must not be interrupted now, or None; `defer_s` the longest that it may hold back."""
+        """`busy_reason` returns what must not be interrupted now, or None; `defer_s` the longest deferral."""
         self._connection = connection
-        self._busy_reason = busy
+        self._busy_reason = busy_reason
         self._defer_s = defer_s
         self._clock = clock
-        self._deferred_since_ns: OrderedDict[str, int] = OrderedDict()  # deployment -> when it was first held back
+        self._deferred_since_ns: OrderedDict[str, int] = OrderedDict()  # deployment -> when it was first deferred
 
     def start(self) -> None:
-        """Listen from now on."""
+        """Subscribe to announced updates."""
         self._connection.subscribe(
             "subscribe_to_component_updates",
             model.SubscribeToComponentUpdatesRequest(),
             self._on_event,
-            describe="SubscribeToComponentUpdates",
+            description="SubscribeToComponentUpdates",
             is_optional=True,
         )
 
@@ -62,13 +83,13 @@ class UpdateDeferral:
         try:
             self._connection.call("defer_component_update", request)
         except IpcError as error:
-            _log.warning("the nucleus does not hear about an update: %s", error)
+            _log.warning("the answer to an update cannot be sent to the nucleus: %s", error)
             return
         if wait_ms:
-            _log.info("an update is held back for %d s: %s", wait_ms // 1_000, why)
+            _log.info("an update is deferred for %d s: %s", wait_ms // 1_000, why)
 
     def decide(self, deployment: str) -> tuple[int, str]:
-        """Return after how many ms to ask again (0: go), and why."""
+        """Return after how many ms the nucleus is to ask again (0: go), and why."""
         why = self._busy_reason()
         now_ns = self._clock.monotonic_ns()
         if why is None:
@@ -79,5 +100,5 @@ class UpdateDeferral:
             self._deferred_since_ns.popitem(last=False)
         left_ms = round((first_ns - now_ns) / 1_000_000 + self._defer_s() * 1_000)
         if left_ms <= 0:
-            return 0, f"{why}, but it was held back for {(now_ns - first_ns) // NS_PER_S} s already"
+            return 0, f"{why}, but it was deferred for {(now_ns - first_ns) // NS_PER_S} s already"
         return min(_RECHECK_MS, left_ms), why

@@ -1,1 +1,1 @@
-"""The IPC connection to the nucleus, and the transport of verdicts over it."""
+"""IPC with the nucleus: the connection, and the transport of verdicts and shadow documents over it."""

@@ -1,7 +1,7 @@
-"""Opens one client of the Greengrass SDK on a connection of its own, known by its token or by its component's name.
+"""Opens a client of the Greengrass SDK that authenticates by token or by the component's name.
 
-A component comes with the token that the nucleus gave it (`SVCUID`). Nucleus lite keeps tokens in the memory of its
-IPC daemon, `ggipcd`, and knows none of them after that has restarted; it then answers a component that gives its name
+A component presents the token that the nucleus gave it (`SVCUID`). Nucleus lite keeps tokens in the memory of its
+IPC daemon, `ggipcd`, and recognises none of them after that daemon restarts; it then accepts the component's name
 instead, provided that the process belongs to that component's systemd unit (`modules/ggipcd/src/ipc_server.c`).
 Measured on 2.6.0. The SDK's own `connect` can send a token only.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a component shows to the nucleus: its token at first, its name where the token is not known any more."""
+    """Credentials of a component: its token, and its name for when the token is no longer recognised."""
 
     token: str
     component: str | None = None
@@ -35,7 +35,7 @@ class Credentials:
 
 
 def open_client(*, socket_path: str, message: Mapping[str, str], handler: Any, timeout_s: float) -> Any:
-    """Connect and return the SDK's client. `handler` is a LifecycleHandler in all but its class.
+    """Connect and return the SDK's client. `handler` has the methods of the SDK's LifecycleHandler.
 
     Raises the SDK's own exceptions, `concurrent.futures.TimeoutError` among them after `timeout_s` seconds.
     """

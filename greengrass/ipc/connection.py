@@ -1,13 +1,13 @@
-"""The life of the IPC connection to the nucleus: connect, subscribe, notice the end, and begin again with a new client.
+"""Keeps an IPC connection to the nucleus: connects, subscribes, and reconnects with a new client.
 
 The SDK's clients do not reconnect, and nucleus lite ends the whole connection over one message that is too large; so a
-client is used for one connection and thrown away. Everything that was listened to is listened to again on the next.
-When the nucleus answers and does not know the token any more, the next attempts use the component's name and the token
-in turn: lite forgets its tokens whenever its IPC daemon restarts.
+client serves one connection and is discarded. All subscriptions are renewed on the next one. When the nucleus answers
+but no longer recognises the token, the next attempts use the component's name and the token in turn: lite forgets its
+tokens whenever its IPC daemon restarts.
 
-Promise: the SDK's own thread does nothing but put events to a bounded queue; handlers run one after the other, in the
-order of arrival, in the thread `ipc-events`, and may call the nucleus. No vendor's exception leaves this module: what
-goes wrong is an `IpcError`, classified by its class alone, because the text of an error does not arrive on lite.
+Promise: the SDK's own thread only puts events into a bounded queue; handlers run one after the other, in the order of
+arrival, in the thread `ipc-events`, and may call the nucleus. No exception of the SDK leaves this module: errors are
+`IpcError`s, classified by the class alone, because the text of an error does not arrive on lite.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _MAX_QUEUED_EVENTS: Final = 1_000  # events between the SDK's thread and ours
 _CLOSE_S: Final = 1.0
-_STABLE_NS: Final = 10 * NS_PER_S  # a connection that lived so long starts the back-off anew
+_STABLE_NS: Final = 10 * NS_PER_S  # a connection that lasted so long resets the back-off
 _SUBSCRIBE_BACKOFF: Final = Backoff(first_s=1.0, longest_s=30.0)  # before a subscription is tried again
 _NUCLEUS: Final = "the connection to the nucleus"
 _log = logging.getLogger(__name__)
@@ -46,12 +46,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Response:
-    operation: Any  # the SDK's operation; of a subscription it lives as long as that
+    operation: Any  # the SDK's operation; for a subscription it stays open
     response: Any
 
 
 class Connection:
-    """Connects in the thread `ipc` for as long as it is open. `call` and `listen` from any thread but the SDK's."""
+    """Stays connected in the thread `ipc` until closed. `call` and `subscribe` from any thread but the SDK's."""
 
     def __init__(
         self,
@@ -66,8 +66,14 @@ class Connection:
     ) -> None:
         """Prepare; nothing is connected yet.
 
-        `socket_path` and `token` are what the nucleus gave this process, `component` is the name of the component that
-        it belongs to; without it only the token is tried.
+        Args:
+            socket_path: Of the nucleus, from this process's environment.
+            token: From this process's environment.
+            clock: Source of monotonic time and waits.
+            component: Name of this process's component; without it only the token is tried.
+            timeout_s: Bound of connecting and of one operation.
+            backoff_s: Shortest and longest pause before a new attempt.
+            supervisor: Runs the threads; by default one of its own.
         """
         self._socket_path = socket_path
         self._credentials = Credentials(token, component)
@@ -97,7 +103,7 @@ class Connection:
         )
         self._threads: list[SupervisedThread] = []
         self._conditions = self.supervisor.condition_log(_log)
-        self._rejected_since_ns: int | None = None  # since when the nucleus answers and does not know this component
+        self._rejected_since_ns: int | None = None  # since when the nucleus answers without recognising this component
         self.connects = 0
 
     # --- any thread ---------------------------------------------------------------------------------------------------
@@ -110,7 +116,7 @@ class Connection:
             self._threads.append(thread)
 
     def wait_connected(self, timeout_s: float) -> bool:
-        """Wait until connected and everything that was listened to by then is listened to."""
+        """Wait until connected and every subscription made so far has been requested."""
         return self._clock.wait(self._connected, timeout_s)
 
     @property
@@ -120,33 +126,47 @@ class Connection:
 
     @property
     def unrecognised_s(self) -> float:
-        """For how long the nucleus has answered and not known this component: after its own restart on lite."""
+        """How long the nucleus has answered without recognising this component: after its own restart on lite."""
         since_ns = self._rejected_since_ns
         return 0.0 if since_ns is None else (self._clock.monotonic_ns() - since_ns) / NS_PER_S
 
-    def add_listener(self, watcher: Callable[[bool, str], None]) -> None:
-        """Call `watcher(up, reason)` on each change, from the thread `ipc`, and now if it is up. It must not block."""
-        self._listeners.append(watcher)
+    def add_listener(self, listener: Callable[[bool, str], None]) -> None:
+        """Call `listener(up, reason)` on each change, in the thread `ipc`, and now if it is up. It must not block."""
+        self._listeners.append(listener)
         if self.is_connected:
-            watcher(True, "connected to the nucleus")  # noqa: FBT003 - as on a change
+            listener(True, "connected to the nucleus")  # noqa: FBT003 - as on a change
 
     def subscribe(
-        self, operation: str, request: Any, on_event: Callable[[Any], None], *, describe: str, is_optional: bool = False
+        self,
+        operation: str,
+        request: Any,
+        on_event: Callable[[Any], None],
+        *,
+        description: str,
+        is_optional: bool = False,
     ) -> Subscription:
-        """Deliver the events of `operation` (such as `subscribe_to_topic`) from now on, over every connection."""
-        subscription = Subscription(operation, request, on_event, is_optional=is_optional, describe=describe)
+        """Deliver the events of `operation` (such as `subscribe_to_topic`) from now on, over every connection.
+
+        Args:
+            operation: Name of the SDK's operation.
+            request: The SDK's request.
+            on_event: Called in the thread `ipc-events`.
+            description: Names the subscription in the log.
+            is_optional: Whether a nucleus may lack the operation; then it is tried once.
+        """
+        subscription = Subscription(operation, request, on_event, is_optional=is_optional, description=description)
         self._subscriptions.append(subscription)
         self._wake.set()
         return subscription
 
     def resubscribe(self, operation: str) -> None:
-        """Make every subscription of `operation` anew: they exist, but nothing seems to arrive."""
+        """Renew every subscription of `operation`: they exist, but no events seem to arrive."""
         for subscription in list(self._subscriptions):
             if subscription.operation == operation and (stream := subscription.stream) is not None:
                 stream.close()
 
     def call(self, operation: str, request: Any, *, timeout_s: float | None = None) -> Any:
-        """Do one operation (such as `publish_to_iot_core`) and return its response. Raises IpcError."""
+        """Call an operation (such as `publish_to_iot_core`) and return its response. Raises IpcError."""
         client = self._client
         if client is None:
             raise IpcError(IpcErrorKind.CLOSED, f"{operation}: not connected to the nucleus")
@@ -155,20 +175,20 @@ class Connection:
         ).response
 
     def probe(self, operation: str, request: Any, *, timeout_s: float) -> None:
-        """Try `operation` once and listen to nothing that may follow. Raises IpcError."""
+        """Try `operation` once and ignore the events that may follow. Raises IpcError."""
         client = self._client
         if client is None:
             raise IpcError(IpcErrorKind.CLOSED, f"{operation}: not connected to the nucleus")
         is_stream = operation.startswith("subscribe_")
         stream = StreamHandler(
-            Subscription(operation, request, _ignore_event, describe=operation), _ignore_stream, _ignore_stream
+            Subscription(operation, request, _ignore_event, description=operation), _ignore_stream, _ignore_stream
         )
         answer = self._request(client, operation, request, stream if is_stream else None, timeout_s)
         if is_stream:
             answer.operation.close()
 
     def call_soon(self, job: Callable[[Any], None], argument: Any) -> None:
-        """Do `job(argument)` in the thread `ipc-events`, after the events that have arrived; never blocks."""
+        """Call `job(argument)` in the thread `ipc-events`, after the events that have arrived; never blocks."""
         self._enqueue(job, argument)
 
     def _enqueue(self, job: Callable[[Any], None], argument: Any) -> None:
@@ -226,13 +246,13 @@ class Connection:
                 return
 
     def _serve_connection(self) -> str:
-        """One connection, to its end; return why it ended. Raises IpcError when there is none."""
-        watcher = ConnectionHandler(self._wake)
+        """Serve one connection to its end; return why it ended. Raises IpcError when there is none."""
+        handler = ConnectionHandler(self._wake)
         try:
             client = open_client(
                 socket_path=self._socket_path,
                 message=self._credentials.connect_message(self._auth_method),
-                handler=watcher,
+                handler=handler,
                 timeout_s=self._timeout_s,
             )
         except (FutureTimeoutError, *SDK_ERRORS) as error:
@@ -240,7 +260,7 @@ class Connection:
             raise IpcError(IpcErrorKind.CLOSED, f"{self._socket_path}: {type(error).__name__}") from error
         self.connects += 1
         self._rejected_since_ns = None
-        self._conditions.clear_fault(_NUCLEUS, f"stands again, by this component's {self._auth_method},")
+        self._conditions.clear_fault(_NUCLEUS, f"is up again, by this component's {self._auth_method},")
         try:
             self._client = client
             for subscription in self._subscriptions:
@@ -249,20 +269,20 @@ class Connection:
                 subscription.retry_at_ns, subscription.failures = (None if is_absent else 0), 0
             self._open_due_subscriptions(client)
             self._notify_listeners(up=True, reason="connected to the nucleus")
-            while watcher.end_reason is None and not self._stop.is_set():
+            while handler.end_reason is None and not self._stop.is_set():
                 self._clock.wait(self._wake, self._wait_s())
                 self._wake.clear()
                 self._drain_closed_streams()
-                if watcher.end_reason is None:
+                if handler.end_reason is None:
                     self._open_due_subscriptions(client)
         finally:
             self._client = None
             self._connected.clear()
             _wait_closed(client.close())
-        return watcher.end_reason or "closed here"
+        return handler.end_reason or "closed here"
 
     def _record_rejection(self) -> None:
-        """A wrong token is answered by an end without a word: tell it from a nucleus that is not there."""
+        """Distinguish a rejected token, which the nucleus answers by closing, from a nucleus that is not running."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(self._timeout_s)
             try:
@@ -278,8 +298,8 @@ class Connection:
     def _notify_listeners(self, *, up: bool, reason: str) -> None:
         if up:
             self._connected.set()
-        for watcher in self._listeners:
-            watcher(up, reason)
+        for listener in self._listeners:
+            listener(up, reason)
 
     def _drain_closed_streams(self) -> None:
         while not self._closed_streams.empty():
@@ -307,7 +327,7 @@ class Connection:
         except IpcError as error:
             subscription.error_kind = error.kind
             if error.kind is IpcErrorKind.UNAUTHORIZED:
-                _log.error("%s is not allowed: add it to accessControl of the component", subscription.description)
+                _log.error("%s is not allowed: add it to the component's accessControl", subscription.description)
             elif not subscription.is_optional and error.kind is not IpcErrorKind.CLOSED:
                 subscription.failures += 1
                 wait_s = _SUBSCRIBE_BACKOFF.ceiling_s(subscription.failures)
@@ -320,16 +340,16 @@ class Connection:
     def _request(
         client: Any, operation: str, request: Any, stream: StreamHandler | None, timeout_s: float
     ) -> _Response:
-        """Ask and wait for the response. Raises IpcError."""
-        asked = None
+        """Send the request and wait for the response. Raises IpcError."""
+        started = None
         try:
             new = getattr(client, f"new_{operation}")
-            asked = new() if stream is None else new(stream)
-            asked.activate(request).result(timeout_s)
-            return _Response(asked, asked.get_response().result(timeout_s))
+            started = new() if stream is None else new(stream)
+            started.activate(request).result(timeout_s)
+            return _Response(started, started.get_response().result(timeout_s))
         except FutureTimeoutError as error:
-            if asked is not None:
-                asked.close()
+            if started is not None:
+                started.close()
             raise from_sdk_error(error, operation) from error
         except SDK_ERRORS as error:
             raise from_sdk_error(error, operation) from error
@@ -348,15 +368,15 @@ class Connection:
 
 
 def _ignore_event(_event: Any) -> None:
-    """Nobody listens."""
+    """Do nothing."""
 
 
 def _ignore_stream(_subscription: Subscription, _what: Any) -> None:
-    """Nobody listens."""
+    """Do nothing."""
 
 
 def _wait_closed(closing: Future[None]) -> None:
-    """Wait for the SDK to close; how it ended does not matter any more."""
+    """Wait for the SDK to close; the outcome no longer matters."""
     try:
         closing.exception(_CLOSE_S)
     except FutureTimeoutError:

@@ -1,4 +1,4 @@
-"""What can go wrong between a component and its nucleus, classified by the class of the SDK's error alone.
+"""Errors of IPC with the nucleus, classified by the class of the SDK's error alone.
 
 The text of an error does not arrive on lite: its key on the wire is not the one that the SDK reads.
 """
@@ -17,10 +17,10 @@ from agent.errors import TransportError
 
 
 class IpcErrorKind(StrEnum):
-    """What an IPC call met."""
+    """Kind of an IPC error."""
 
-    SERVICE = "service"  # lite: also an operation that it does not have, a broker that is away, ten in flight
-    UNAUTHORIZED = "unauthorized"  # accessControl of the recipe lacks it
+    SERVICE = "service"  # lite: also an unsupported operation, an unreachable broker, ten in flight
+    UNAUTHORIZED = "unauthorized"  # accessControl of the recipe does not allow it
     NOT_FOUND = "not_found"
     CONFLICT = "conflict"
     INVALID = "invalid"
@@ -29,12 +29,12 @@ class IpcErrorKind(StrEnum):
 
 
 class IpcError(TransportError):
-    """The nucleus could not or would not do it now."""
+    """The nucleus refused the operation or could not do it."""
 
-    def __init__(self, fault: IpcErrorKind, text: str) -> None:
-        """`fault` is all that a program may go by."""
+    def __init__(self, kind: IpcErrorKind, text: str) -> None:
+        """Programs decide by `kind` alone."""
         super().__init__(text)
-        self.kind = fault
+        self.kind = kind
 
 
 _KINDS: Final = (
@@ -43,17 +43,17 @@ _KINDS: Final = (
     (model.ConflictError, IpcErrorKind.CONFLICT),
     (model.InvalidArgumentsError, IpcErrorKind.INVALID),
 )
-# What the SDK raises of its own accord, when connecting, writing or reading; all its own errors are RuntimeErrors.
+# Raised by the SDK when it connects, writes or reads; all errors of its own are RuntimeErrors.
 SDK_ERRORS: Final = (RuntimeError, OSError, AwsCrtError, ValueError)
 
 
 def from_sdk_error(error: Exception, operation: str) -> IpcError:
-    """Return what an error of the SDK means."""
+    """Classify an error of the SDK."""
     if isinstance(error, FutureTimeoutError):
         return IpcError(IpcErrorKind.TIMEOUT, f"{operation}: the nucleus did not answer in time")
-    for kind, fault in _KINDS:
-        if isinstance(error, kind):
-            return IpcError(fault, f"{operation}: the nucleus says {fault.replace('_', ' ')}")
+    for error_class, kind in _KINDS:
+        if isinstance(error, error_class):
+            return IpcError(kind, f"{operation}: the nucleus answers {kind.replace('_', ' ')}")
     if isinstance(error, EventStreamOperationError):
-        return IpcError(IpcErrorKind.SERVICE, f"{operation}: the nucleus says {type(error).__name__}")
+        return IpcError(IpcErrorKind.SERVICE, f"{operation}: the nucleus answers {type(error).__name__}")
     return IpcError(IpcErrorKind.CLOSED, f"{operation}: the connection to the nucleus ended ({type(error).__name__})")

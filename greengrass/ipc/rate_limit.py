@@ -1,8 +1,8 @@
-"""How fast QoS 1 messages may go to the nucleus: lite keeps 10 unacknowledged ones of 15 kB together, and refuses more.
+"""Rate limit of QoS 1 messages to the nucleus: lite holds 10 unacknowledged ones of 15 kB, and refuses more.
 
-A message takes its place for about 0.13 s at least (80 a second with 10 places, as measured; 50 a second were clean).
-So two token buckets are kept by everything in the component that publishes: in 0.13 s at most 10 messages and 15 kB
-leave, and in any second at most `BURST + PER_S` (38) messages, which the network may still bunch.
+A message occupies its slot for about 0.13 s at least (80 a second with 10 slots, as measured; 50 a second had no
+errors). So every publisher of the component shares two token buckets: in 0.13 s at most 10 messages and 15 kB leave,
+and in any second at most `BURST + PER_S` (38) messages, which the network may still bunch.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ PER_S: Final = 34
 BURST: Final = 4
 BYTES_PER_S: Final = 50_000
 BURST_BYTES: Final = 6_600  # one message of the largest size
-PACKET_BYTES: Final = 64  # of a message beside its payload: topic and header, about
+PACKET_BYTES: Final = 64  # approximate size of topic and header, beside the payload
 
 
 class PublishRateLimiter:
-    """Two token buckets that every sender of one component shares."""
+    """Two token buckets that every publisher of one component shares."""
 
     def __init__(self, *, clock: Clock) -> None:
         """The buckets are full at first."""
@@ -34,7 +34,7 @@ class PublishRateLimiter:
         self._bytes = RateLimit(per_s=BYTES_PER_S, burst=BURST_BYTES)
 
     def reserve(self, payload_bytes: int) -> float:
-        """Take the next place for a message of `payload_bytes`; return the seconds to wait until it may be used."""
+        """Reserve a slot for a message of `payload_bytes`; return the seconds to wait before sending it."""
         with self._lock:
             now_ns = self._clock.monotonic_ns()
             messages_ns = self._messages.take_with_delay(now_ns, 1)
@@ -42,6 +42,6 @@ class PublishRateLimiter:
             return max(messages_ns, bytes_ns) / NS_PER_S
 
     def wait(self, payload_bytes: int, stop: threading.Event) -> None:
-        """Wait for the next place, at most until `stop`."""
+        """Wait for the next slot, at most until `stop`."""
         if (wait_s := self.reserve(payload_bytes)) > 0.0:
             self._clock.wait(stop, wait_s)

@@ -1,18 +1,16 @@
-"""The named shadow through the nucleus, for `agent.adapters.device_shadow`.
+"""Transports of the named shadow through the nucleus, for `agent.adapters.device_shadow`.
 
-By its topics, or by shadow operations over IPC.
-
-That adapter speaks the shadow's topics and asks for a way to subscribe, to publish and to hear of the connection. Both
-classes here are that way. `MqttShadowTransport` takes the topics to IoT Core through the nucleus (lite, and classic
-without the shadow manager). `IpcShadowTransport` turns `get` and `update` into GetThingShadow and UpdateThingShadow,
-which work while the cloud is away, and the answers back into messages on the topics; deltas come by local
+That adapter uses the shadow's MQTT topics and needs a transport that subscribes, publishes and reports the state of the
+connection. There are two. `MqttShadowTransport` sends to the topics of IoT Core through the nucleus (lite, and classic
+without the shadow manager). `IpcShadowTransport` converts `get` and `update` into GetThingShadow and UpdateThingShadow,
+which work without the cloud, and their responses into messages on the topics; deltas arrive by local
 publish/subscribe, where the shadow manager publishes them.
 
-A document that lite delivers has 4,980 B at most, and one that is larger vanishes: the adapter then sees no answer and
-asks again, ever more seldom. About four inspections fit.
+Lite delivers documents of 4,980 B at most and drops larger ones: the adapter then gets no answer and asks again with a
+growing pause. About four inspections fit.
 
-Promise: `publish_now` is called from the shadow's own thread and waits for the nucleus's reply, seconds at most; what
-the nucleus does not take is lost, and the adapter asks again by itself.
+Promise: `publish_now` is called from the shadow's own thread and waits for the nucleus's reply, seconds at most; a
+message that the nucleus does not accept is lost, and the adapter asks again.
 """
 
 from __future__ import annotations
@@ -29,6 +27,7 @@ from agent.wire.codec import parse_strict_json
 from agent.wire.shadow_documents import MAX_DOCUMENT_BYTES
 from greengrass.capabilities import SHADOW_NAME
 from greengrass.ipc.errors import IpcError, IpcErrorKind
+from greengrass.ipc.topics import subscribe_iot_core
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,41 +47,35 @@ _log = logging.getLogger(__name__)
 
 
 class MqttShadowTransport:
-    """The shadow's topics through PublishToIoTCore and SubscribeToIoTCore."""
+    """The shadow's MQTT topics through PublishToIoTCore and SubscribeToIoTCore."""
 
-    def __init__(self, *, connection: Connection, pace: PublishRateLimiter, stop: Any) -> None:
-        """`stop` is an event that ends the waiting for the pace."""
+    def __init__(self, *, connection: Connection, rate_limiter: PublishRateLimiter, stop: Any) -> None:
+        """`stop` is an event that ends the wait for the rate limiter."""
         self._connection = connection
-        self._rate_limiter = pace
+        self._rate_limiter = rate_limiter
         self._stop = stop
 
     def subscribe(self, topic: str, on_message: Callable[[str, bytes], None]) -> None:
         """Deliver what arrives on `topic`."""
-
-        def take(event: Any) -> None:
-            if event.message is not None and event.message.topic_name is not None:
-                on_message(event.message.topic_name, event.message.payload or b"")
-
-        request = model.SubscribeToIoTCoreRequest(topic_name=topic, qos=model.QOS.AT_LEAST_ONCE)
-        self._connection.subscribe("subscribe_to_iot_core", request, take, describe=f"SubscribeToIoTCore on {topic}")
+        subscribe_iot_core(self._connection, topic, on_message)
 
     def publish_now(self, topic: str, payloads: Sequence[bytes]) -> None:
-        """Publish; what is not taken is lost."""
+        """Publish; a message that the nucleus does not accept is lost."""
         for payload in payloads:
             self._rate_limiter.wait(len(payload), self._stop)
             request = model.PublishToIoTCoreRequest(topic_name=topic, qos=model.QOS.AT_LEAST_ONCE, payload=payload)
             try:
                 self._connection.call("publish_to_iot_core", request, timeout_s=_REPLY_TIMEOUT_S)
             except TransportError as error:
-                _log.debug("the shadow cannot be spoken to now: %s", error)
+                _log.debug("the shadow cannot be reached now: %s", error)
 
-    def add_connection_listener(self, watcher: Callable[[bool], None]) -> None:
-        """Call `watcher(up)` as the connection to the nucleus comes and goes; the cloud shows by its answers."""
-        self._connection.add_listener(lambda up, _reason: watcher(up))
+    def add_connection_listener(self, listener: Callable[[bool], None]) -> None:
+        """Call `listener(up)` when the connection to the nucleus comes and goes; only answers prove the cloud."""
+        self._connection.add_listener(lambda up, _reason: listener(up))
 
 
 class IpcShadowTransport:
-    """GetThingShadow and UpdateThingShadow of the shadow manager."""
+    """The shadow through GetThingShadow and UpdateThingShadow of the shadow manager."""
 
     def __init__(self, *, connection: Connection, thing: str) -> None:
         """For the shadow `kensa` of `thing`."""
@@ -92,28 +85,28 @@ class IpcShadowTransport:
         self._delta = shadow_topic(thing, "update/delta")
 
     def subscribe(self, topic: str, on_message: Callable[[str, bytes], None]) -> None:
-        """Deliver what arrives on `topic`: the delta comes by itself, the others are answers of operations."""
+        """Deliver what arrives on `topic`: the delta is pushed, the others answer operations."""
         self._handlers[topic] = on_message
         if topic != self._delta:
             return
 
-        def take(event: Any) -> None:
+        def on_event(event: Any) -> None:
             if event.binary_message is not None:
                 on_message(topic, event.binary_message.message or b"")
             elif event.json_message is not None:
                 on_message(topic, json.dumps(event.json_message.message).encode())
 
         request = model.SubscribeToTopicRequest(topic=topic)
-        self._connection.subscribe("subscribe_to_topic", request, take, describe=f"SubscribeToTopic on {topic}")
+        self._connection.subscribe("subscribe_to_topic", request, on_event, description=f"SubscribeToTopic on {topic}")
 
     def publish_now(self, topic: str, payloads: Sequence[bytes]) -> None:
-        """Ask, and deliver the answers."""
+        """Call the operation of `topic`, and deliver the responses."""
         for payload in payloads:
             self._request(topic, payload)
 
-    def add_connection_listener(self, watcher: Callable[[bool], None]) -> None:
-        """Call `watcher(up)` as the connection to the nucleus comes and goes."""
-        self._connection.add_listener(lambda up, _reason: watcher(up))
+    def add_connection_listener(self, listener: Callable[[bool], None]) -> None:
+        """Call `listener(up)` when the connection to the nucleus comes and goes."""
+        self._connection.add_listener(lambda up, _reason: listener(up))
 
     def _request(self, topic: str, payload: bytes) -> None:
         token = parse_strict_json(payload, limit=MAX_DOCUMENT_BYTES).get("clientToken")
@@ -121,7 +114,7 @@ class IpcShadowTransport:
             answer = self._call(topic, payload)
         except IpcError as error:
             if error.kind in {IpcErrorKind.CLOSED, IpcErrorKind.TIMEOUT}:
-                return  # no answer, as when the broker is away
+                return  # no answer, as when the broker is unreachable
             refused = {
                 "code": _REJECTED_CODES.get(error.kind, _OTHER_ERROR_CODE),
                 "message": str(error),
@@ -148,5 +141,5 @@ class IpcShadowTransport:
         return found
 
     def _deliver(self, topic: str, payload: bytes) -> None:
-        if (taker := self._handlers.get(topic)) is not None:
-            taker(topic, payload)
+        if (handler := self._handlers.get(topic)) is not None:
+            handler(topic, payload)

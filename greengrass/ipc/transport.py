@@ -1,15 +1,16 @@
-"""Verdicts through PublishToIoTCore behind the `Transport` port, confirmed by their echo.
+"""Publishes verdicts through the nucleus (PublishToIoTCore), confirmed by their echo from the broker.
 
-What the nucleus answers is no acknowledgement: on lite the reply comes before the broker's PUBACK, and what is in
-flight when the connection to the cloud ends is gone; on classic it means "in a spooler in memory", which drops the
-oldest. So the component subscribes to the topics of its own verdicts and reports, and a message is acknowledged towards
-the outbox when the broker has sent it back: then it is there, on either nucleus. Messages that only their newest
-version matters of (heartbeats) are acknowledged by the reply. With `confirm="call"`, or where accessControl does not
-allow the subscription, all are, and a cut may lose up to `max_in_flight` messages.
+The nucleus's reply is no acknowledgement: on lite it comes before the broker's PUBACK, and what is in flight when the
+connection to the cloud ends is lost; on classic it means "in a spooler in memory", which drops the oldest. So the
+component subscribes to the topics of its own verdicts and reports, and a message is acknowledged to the outbox when the
+broker has sent it back: then the broker has it, with either nucleus. Messages of which only the newest matters
+(heartbeats) are acknowledged by the reply. With `confirm="call"`, or where accessControl does not allow the
+subscription, all messages are, and a lost connection may lose up to `max_in_flight` of them.
 
-The same way it is found out whether the cloud can be reached: a ping of our own must come back. It is up from then on
-until a message does not come back in time, the nucleus refuses one while none is on its way (lite without a broker), or
-the IPC connection ends; then the outbox takes everything back, and pings go out with a growing pause.
+A ping that must come back shows in the same way whether the cloud can be reached. The transport is up from then on
+until a message does not come back in time, the nucleus refuses one while none is in flight (lite without a broker), or
+the IPC connection ends; then the outbox sends everything unconfirmed again later, and pings go out with a growing
+pause.
 
 Promise: at most `max_in_flight` messages of `MAX_UNCONFIRMED_BYTES` together are unconfirmed, at most 40 leave in a
 second, and none is larger than `MAX_PAYLOAD_BYTES`: nucleus lite closes the whole connection over one of about 6.9 kB.
@@ -22,7 +23,7 @@ import random
 import secrets
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from awsiot.greengrasscoreipc import model
 
@@ -33,6 +34,7 @@ from agent.timing.clock import NS_PER_S
 from agent.wire import model_topic, verdict_topic
 from greengrass.ipc.errors import IpcError, IpcErrorKind
 from greengrass.ipc.rate_limit import PACKET_BYTES
+from greengrass.ipc.topics import SUBSCRIBE_IOT_CORE, subscribe_iot_core
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,13 +55,12 @@ _ECHO_TIMEOUT_NS: Final = 5 * NS_PER_S  # after that a message counts as lost wi
 _PING_TIMEOUT_NS: Final = 2 * NS_PER_S  # after that a ping counts as lost
 _PING_BACKOFF: Final = Backoff(first_s=0.25, longest_s=5.0)  # between two pings
 _CHECK_INTERVAL_NS: Final = NS_PER_S // 2
-# Pings that the nucleus took and that were not sent back: the subscriptions are made anew, and a person is told. Fewer
-# are enough where echoes did arrive before: then no policy forbids them, and on lite iotcored has restarted (measured:
-# its streams stay open and are deaf).
+# Pings that the nucleus accepted and that did not come back: the subscriptions are renewed, with a line in the log.
+# Fewer are enough where echoes arrived before: then no policy forbids them, and on lite iotcored has restarted
+# (measured: its streams stay open and deliver nothing).
 _RESUBSCRIBE_AFTER_PINGS: Final = 5
 _RESUBSCRIBE_AFTER_PINGS_ONCE_UP: Final = 2
-_SUBSCRIBE: Final = "subscribe_to_iot_core"
-_SLOT_TIMEOUT_S: Final = 0.25  # longest wait for a place
+_SLOT_TIMEOUT_S: Final = 0.25  # longest wait for room
 _REPLY_TIMEOUT_S: Final = 2.0
 _CLOUD: Final = "AWS IoT Core through the nucleus"
 _log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _InFlight:
-    """A message that the nucleus has taken and the broker has not sent back."""
+    """A message that the nucleus has accepted and the broker has not sent back."""
 
     token: int
     topic: str
@@ -76,7 +77,7 @@ class _InFlight:
 
 
 def echo_topic(thing: str) -> str:
-    """Return the topic of the pings, `kensa-echo/{thing}`: apart from `kensa/#`, which consumers subscribe to."""
+    """Return the topic of the pings, `kensa-echo/{thing}`: outside of `kensa/#`, which consumers subscribe to."""
     return f"kensa-echo/{thing}"
 
 
@@ -87,7 +88,7 @@ def check_message(topic: str, payload: bytes) -> None:
         slashes = topic.count("/")
         msg = f"topic {topic[:80]!r}: {size} bytes and {slashes} slashes, allowed are {MAX_TOPIC_BYTES} and 7"
     elif topic.startswith("$") or any(c in topic for c in "\0+#"):
-        # Lite takes a publish to a topic with a wildcard, and the broker then ends the device's connection.
+        # Lite accepts a publish to a topic with a wildcard, and the broker then ends the device's connection.
         msg = f"topic {topic!r} starts with '$' or holds '+', '#' or NUL, which publishers may not use"
     elif len(payload) > MAX_PAYLOAD_BYTES:
         msg = f"message on {topic} has {len(payload)} bytes, allowed are {MAX_PAYLOAD_BYTES}"
@@ -97,23 +98,32 @@ def check_message(topic: str, payload: bytes) -> None:
 
 
 class IpcTransport:
-    """A `ports.Transport` over the nucleus. It watches the connection, so it is made before that starts."""
+    """A `ports.Transport` over the nucleus."""
 
     def __init__(
         self,
         *,
         connection: Connection,
         thing: str,
-        pace: PublishRateLimiter,
+        rate_limiter: PublishRateLimiter,
         clock: Clock,
         confirm: bool = True,
         max_in_flight: int = MAX_IN_FLIGHT["lite"],
     ) -> None:
-        """`confirm`: wait for the echo of verdicts and reports."""
+        """Prepare; nothing is subscribed yet.
+
+        Args:
+            connection: To the nucleus.
+            thing: Name of the core device, part of every topic.
+            rate_limiter: Shared by all publishers of the component.
+            clock: Source of monotonic time and waits.
+            confirm: Whether to wait for the echo of verdicts and reports.
+            max_in_flight: Most unconfirmed messages.
+        """
         self._connection = connection
         self._conditions = connection.supervisor.condition_log(_log)
         self._thing = thing
-        self._rate_limiter = pace
+        self._rate_limiter = rate_limiter
         self._clock = clock
         self._confirm = confirm
         self._max_in_flight = max_in_flight
@@ -129,15 +139,15 @@ class IpcTransport:
         self._in_flight: dict[int, _InFlight] = {}  # by token, oldest first
         self._is_up = False
         self._reason = "not started"
-        self._ping_payload = b""  # the one that may come back
+        self._ping_payload = b""  # the newest one; others are ignored when they come back
         self._ping_returned = threading.Event()
-        self._pings_since_up = 0  # since it was up
-        self._was_up = False  # at any time since the start: echoes are allowed then
+        self._pings_since_up = 0
+        self._was_up = False  # at any time since the start, so that echoes are allowed
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread: SupervisedThread | None = None
-        self.sent = 0  # QoS 1 publishes that the nucleus took
-        self.dropped = 0  # messages that arrived and were too large
+        self.sent = 0  # QoS 1 publishes that the nucleus accepted
+        self.dropped = 0  # received messages that were too large
 
     @property
     def max_in_flight(self) -> int:
@@ -146,7 +156,7 @@ class IpcTransport:
 
     @property
     def stats(self) -> TransportStats:
-        """See `Transport.figures`."""
+        """See `Transport.stats`."""
         return TransportStats({"oversized": self.dropped} if self.dropped else {}, {})
 
     @property
@@ -180,15 +190,15 @@ class IpcTransport:
         self._subscribe(topic, on_message)
 
     def publish(self, token: int, topic: str, payload: bytes) -> None:
-        """See `Transport.publish`; waits for room and pace, 0.25 s at most each, and for the nucleus's reply."""
+        """See `Transport.publish`; waits for room (0.25 s at most), the rate limiter and the nucleus's reply."""
         check_message(topic, payload)
         with self._lock:
             self._lock.wait_for(lambda: not self._is_up or self._has_room(payload), _SLOT_TIMEOUT_S)
             if not self._is_up:
                 raise TransportError(f"AWS IoT Core cannot be reached through the nucleus: {self._reason}")
             if not self._has_room(payload):
-                raise TransportError(f"{len(self._in_flight)} messages are unconfirmed, no more are taken now")
-            # Before the call: the echo may be faster than the reply.
+                raise TransportError(f"{len(self._in_flight)} messages are unconfirmed, no more are accepted now")
+            # Before the call: the echo may arrive before the reply.
             flight = self._in_flight[token] = _InFlight(token, topic, payload, self._clock.monotonic_ns())
         self._rate_limiter.wait(len(payload), self._stop)
         try:
@@ -198,18 +208,18 @@ class IpcTransport:
                 self._in_flight.pop(token, None)
                 is_alone = not self._in_flight
                 self._lock.notify_all()
-            if error.kind is IpcErrorKind.UNAUTHORIZED:  # accessControl lacks this topic; others may go on
+            if error.kind is IpcErrorKind.UNAUTHORIZED:  # accessControl does not allow this topic; others may be sent
                 self._on_reject(token, f"{error}. Allow {topic} in accessControl of the component's recipe")
                 return
             if error.kind is IpcErrorKind.SERVICE and is_alone:
-                self._mark_down("the nucleus takes no message; it is not connected")
+                self._mark_down("the nucleus accepts no message; it is not connected")
             raise
         self.sent += 1
         if not (self._confirm and self._needs_echo(topic)):
             self._acknowledge(flight)
 
     def close(self, *, timeout_s: float) -> None:
-        """See `Transport.close`. The connection to the nucleus stays: it is not ours."""
+        """See `Transport.close`. The connection to the nucleus stays open: its owner closes it."""
         self._stop.set()
         self._wake.set()
         self._ping_returned.set()
@@ -221,26 +231,20 @@ class IpcTransport:
         fits = waiting + len(payload) + PACKET_BYTES <= MAX_UNCONFIRMED_BYTES
         return not self._in_flight or (fits and len(self._in_flight) < self._max_in_flight)
 
-    # --- what arrives: the thread ipc-events --------------------------------------------------------------------------
+    # --- received messages: the thread ipc-events ---------------------------------------------------------------------
 
     def _subscribe(self, topic: str, on_message: Callable[[str, bytes], None]) -> Subscription:
-        def take(event: Any) -> None:
-            message = event.message
-            if message is None or message.topic_name is None:
-                return
-            payload = message.payload or b""
+        def deliver(topic_name: str, payload: bytes) -> None:
             if len(payload) > MAX_ARRIVAL_BYTES:
                 self.dropped += 1
                 self._connection.supervisor.losses.count("ipc_arrivals_oversized")
                 return
-            on_message(message.topic_name, payload)
+            on_message(topic_name, payload)
 
-        request = model.SubscribeToIoTCoreRequest(topic_name=topic, qos=model.QOS.AT_LEAST_ONCE)
-        describe = f"SubscribeToIoTCore on {topic}"
-        return self._connection.subscribe(_SUBSCRIBE, request, take, describe=describe)
+        return subscribe_iot_core(self._connection, topic, deliver)
 
     def _on_echo(self, topic: str, payload: bytes) -> None:
-        """A message of this device came back: the broker has it."""
+        """Acknowledge a message of this device that came back: the broker has it."""
         if topic == self._ping_topic:
             if payload == self._ping_payload:
                 self._ping_returned.set()
@@ -277,13 +281,15 @@ class IpcTransport:
                 self._clock.wait(self._stop, failures.next_delay_s())
 
     def _probe_cloud(self) -> bool:
-        """Ping once; whether the cloud can be reached."""
+        """Ping once; return whether the cloud can be reached."""
         if not self._connection.is_connected:
             self._reason = "no connection to the nucleus"
             return False
         if self._confirm and any(echo.error_kind is IpcErrorKind.UNAUTHORIZED for echo in self._echo_subscriptions):
             self._confirm = False
-            _log.error("verdicts cannot be confirmed by their echo: a cut may lose some. See accessControl above")
+            _log.error(
+                "verdicts cannot be confirmed by their echo: a lost connection may lose some. See accessControl above"
+            )
         if self._confirm and not all(echo.is_active for echo in self._echo_subscriptions):
             self._reason = "the nucleus does not subscribe; it is not connected"
             return False
@@ -305,25 +311,25 @@ class IpcTransport:
         return False
 
     def _resubscribe(self) -> None:
-        """Subscribe anew to everything, the shadow's topics too, and say why."""
+        """Renew all subscriptions, those of the shadow too, and log the reason."""
         if self._was_up:
             _log.warning(
-                "%d pings on %s were taken and not sent back, which they were before: the nucleus's MQTT daemon has "
-                "restarted or the way back is cut. All subscriptions are made anew",
+                "%d pings on %s were accepted and did not come back, which they did before: the nucleus's MQTT daemon "
+                "has restarted or the return path is cut. All subscriptions are renewed",
                 self._pings_since_up,
                 self._ping_topic,
             )
         else:
             _log.warning(
-                "%d pings on %s were taken and none was ever sent back. If the device is online, allow iot:Subscribe "
+                "%d pings on %s were accepted and none ever came back. If the device is online, allow iot:Subscribe "
                 "and iot:Receive on kensa/ and kensa-echo/ in its policy, or set greengrass.confirm to call",
                 self._pings_since_up,
                 self._ping_topic,
             )
-        self._connection.resubscribe(_SUBSCRIBE)
+        self._connection.resubscribe(SUBSCRIBE_IOT_CORE)
 
     def _mark_up(self) -> None:
-        self._conditions.clear_fault(_CLOUD, "is reached again")
+        self._conditions.clear_fault(_CLOUD, "can be reached again")
         with self._lock:
             self._is_up, self._pings_since_up = True, 0
         self._was_up = True
@@ -340,7 +346,7 @@ class IpcTransport:
             self._mark_down(f"a message did not come back within {_ECHO_TIMEOUT_NS // NS_PER_S} s")
 
     def _mark_down(self, reason: str) -> None:
-        """Any thread: what is unconfirmed goes back to the outbox, which sends it again."""
+        """Any thread: return what is unconfirmed to the outbox, which sends it again."""
         with self._lock:
             if not self._is_up:
                 return

@@ -1,1 +1,1 @@
-"""Where a component learns of releases: its configuration, model components, and the named shadow."""
+"""Sources of releases in a component: its configuration, model components, and the named shadow."""

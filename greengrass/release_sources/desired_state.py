@@ -1,7 +1,7 @@
-"""Where wishes come from in a component: its configuration, model components on this device, the named shadow.
+"""Sources of desired releases in a component: its configuration, model components, and the named shadow.
 
-Promise: a wish of a deployment is delivered once for each change, however many events told of it; the agent remembers
-which wish of which source it followed, so that an old one is no news. None has authority.
+Promise: a release that a deployment requests is delivered once for each change, however many events announced it; the
+agent remembers which request of which source it followed, so that an old one has no effect. None has authority.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 class DeploymentDesiredState:
-    """A `ports.DesiredState`: what the component's configuration desires. It is told nothing; others are."""
+    """A `ports.DesiredState` of the releases in the component's configuration. It ignores reports."""
 
-    def __init__(self, wishes: Mapping[str, DesiredRelease]) -> None:
-        """`wishes` as the configuration has them at start."""
+    def __init__(self, desired: Mapping[str, DesiredRelease]) -> None:
+        """`desired` by inspection, as in the configuration at the start."""
         self._lock = threading.Lock()
-        self._desired = dict(wishes)
+        self._desired = dict(desired)
         self._delivered: dict[str, DesiredRelease] = {}
         self._on_desired: Callable[[str, DesiredRelease], None] | None = None
 
@@ -31,15 +31,15 @@ class DeploymentDesiredState:
         self._on_desired = on_desired
         self._deliver()
 
-    def is_desired(self, inspection: str, wish: DesiredRelease) -> bool:
-        """Whether the configuration in force desires this already."""
+    def is_desired(self, inspection: str, desired: DesiredRelease) -> bool:
+        """Whether the configuration in force requests this already."""
         with self._lock:
-            return self._desired.get(inspection) == wish
+            return self._desired.get(inspection) == desired
 
-    def update(self, wishes: Mapping[str, DesiredRelease]) -> None:
-        """Take in what the configuration desires now; any thread."""
+    def update(self, desired: Mapping[str, DesiredRelease]) -> None:
+        """Replace the desired releases by those of the configuration now; any thread."""
         with self._lock:
-            self._desired = dict(wishes)
+            self._desired = dict(desired)
         self._deliver()
 
     def report(self, status: ModelStatus) -> None:
@@ -54,17 +54,17 @@ class DeploymentDesiredState:
             on_desired = self._on_desired
             if on_desired is None:
                 return
-            news = {name: wish for name, wish in self._desired.items() if self._delivered.get(name) != wish}
-            self._delivered.update(news)
-        for inspection, wish in news.items():
-            on_desired(inspection, wish)
+            changed = {name: desired for name, desired in self._desired.items() if self._delivered.get(name) != desired}
+            self._delivered.update(changed)
+        for inspection, desired in changed.items():
+            on_desired(inspection, desired)
 
 
 class CompositeDesiredState:
-    """Several sources of wishes as one `ports.DesiredState`."""
+    """Several sources of desired releases as one `ports.DesiredState`."""
 
     def __init__(self, sources: Sequence[DesiredState]) -> None:
-        """They are started in this order."""
+        """The sources are started in this order."""
         self._sources = tuple(sources)
 
     def start(self, *, on_desired: Callable[[str, DesiredRelease], None]) -> None:

@@ -1,4 +1,4 @@
-"""Where a component's releases come from: the repository, a folder that a component brings, and the named shadow."""
+"""Opens a component's release sources: the repository, a folder that a component brings, and the named shadow."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from agent.adapters.device_shadow import ShadowDesiredState
 from agent.children.fetch_client import FetchClient
-from greengrass.release_sources.release_hints import FallbackFetcher
+from greengrass.release_sources.fallback_fetcher import FallbackFetcher
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,15 +38,18 @@ def open_fetcher(config: Config, updates: UpdatesConfig, clock: Clock) -> Fallba
 
 
 def open_shadow(
-    config: Config, way: IpcShadowTransport | MqttShadowTransport, clock: Clock, supervisor: ThreadSupervisor
+    config: Config,
+    shadow_transport: IpcShadowTransport | MqttShadowTransport,
+    clock: Clock,
+    supervisor: ThreadSupervisor,
 ) -> ShadowDesiredState:
     """Return the named shadow `kensa`, reached by operations of the nucleus or by its MQTT topics."""
     return ShadowDesiredState(
         thing=config.thing,
         inspections=config.inspections,
-        transport=way,
-        publish_now=way.publish_now,
-        add_connection_listener=way.add_connection_listener,
+        transport=shadow_transport,
+        publish_now=shadow_transport.publish_now,
+        add_connection_listener=shadow_transport.add_connection_listener,
         clock=clock,
         supervisor=supervisor,
     )

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 MODEL: Final = "com.kensa.Model"
 PATIENCE_S: Final = 90.0
-KNOWN_BY_NAME: Final = "the connection to the nucleus stands again, by this component's name,"
+KNOWN_BY_NAME: Final = "the connection to the nucleus is up again, by this component's name,"
 POLICY: Final = {
     "trial": [{"share": 0.5, "parts": 40}, {"share": 1.0, "parts": 80}],
     "latency_ratio": 50.0,
@@ -130,7 +130,7 @@ class Site:
         shutil.copytree(self.folder / "repository", artifact / "repository")
         script = f"KENSA_COMPONENT_DIR={artifact} {sys.executable} -m greengrass.model_component {MODEL_STARTUP_SUFFIX}"
         access = {"aws.greengrass.ipc.pubsub": ACCESS["aws.greengrass.ipc.pubsub"]}
-        configuration = {"accessControl": access, "inspection": "spots", "release": release, "patience_s": "60"}
+        configuration = {"accessControl": access, "inspection": "spots", "release": release, "timeout_s": "60"}
         self.write_recipe(MODEL, script, configuration)
 
     def deploy(
@@ -351,7 +351,7 @@ def test_classic_holds_an_update_back_while_a_trial_runs(tmp_path: Path, capsys:
         until(lambda: shown(found, capsys)["state"] == "shadow", lambda: found.log)
         found.write_recipe(COMPONENT, f"exec {sys.executable} -m greengrass", found.configuration(), version="1.0.1")
         assert found.deploy(version="1.0.1").succeeded, found.log
-        assert "an update is held back for" in found.log
+        assert "an update is deferred for" in found.log
         assert "spots is in shadow" in found.log
 
 
@@ -394,7 +394,7 @@ def test_a_process_that_the_nucleus_knows_by_nothing_ends_to_be_started_anew(tmp
         nucleus = found.plant.nucleus
         given = nucleus.add_client(COMPONENT, found.configuration())  # no process of the nucleus: no name helps it
         environment = Environment.read({**given, "KENSA_WORK_DIR": str(tmp_path)}, work=tmp_path)
-        component = InspectorComponent(environment=environment, clock=SystemClock(), disowned_s=1.0)
+        component = InspectorComponent(environment=environment, clock=SystemClock(), max_unrecognised_s=1.0)
         codes: list[int] = []
         runs = threading.Thread(target=lambda: codes.append(component.run()))
         runs.start()

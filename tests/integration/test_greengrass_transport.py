@@ -30,7 +30,7 @@ def transport_over(connection: Connection, mode: Mode = "lite", *, confirm: bool
     return IpcTransport(
         connection=connection,
         thing="thing-1",
-        pace=PublishRateLimiter(clock=clock),
+        rate_limiter=PublishRateLimiter(clock=clock),
         clock=clock,
         confirm=confirm,
         max_in_flight=MAX_IN_FLIGHT[mode],

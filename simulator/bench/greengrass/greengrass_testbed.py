@@ -208,7 +208,7 @@ class GreengrassTestbed:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(entry.content)
         script = f"KENSA_COMPONENT_DIR={folder} {sys.executable} -m greengrass.model_component {MODEL_STARTUP_SUFFIX}"
-        keys = {"inspection": INSPECTION, "release": release, "patience_s": "240"}
+        keys = {"inspection": INSPECTION, "release": release, "timeout_s": "240"}
         self._write_recipe(MODEL_NAME, script, keys, version=version)
 
     def deploy(

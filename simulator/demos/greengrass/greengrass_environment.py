@@ -136,7 +136,7 @@ class GreengrassEnvironment:
             packer.pack(INSPECTOR, VERSION, [*contents.factory_release(FIRST_RELEASE), catalogue.trust_anchor()])
             for offer in offers:
                 if offer.method == "component":
-                    configuration = {"release": catalogue.id_of(offer), "patience_s": _TIMEOUT_S}
+                    configuration = {"release": catalogue.id_of(offer), "timeout_s": _TIMEOUT_S}
                     packer.pack(MODEL, offer.version, catalogue.component_files(offer), configuration)
 
     def _open_nucleus(self) -> Nucleus:
