@@ -67,6 +67,24 @@ class StateDir:
             self._fd = -1
 
 
+def running_agent(state_dir: Path) -> int | None:
+    """Return the process id of the agent that locks `state_dir`; 0 when it cannot be read, None without one."""
+    try:
+        fd = os.open(state_dir / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(fd, 32, 0).strip()
+        return int(holder) if holder.isdigit() else 0
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    return None
+
+
 @contextmanager
 def _short_path(directory: Path) -> Iterator[str]:
     """A path to the socket that fits into the 108 bytes of `sockaddr_un`, however deep `directory` lies."""

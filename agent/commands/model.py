@@ -18,8 +18,7 @@ from agent import config as configuration
 from agent import control
 from agent.adapters import contact_sheet
 from agent.commands import acceptance, model_text
-from agent.commands.doctor.checks.releases import verify_release
-from agent.commands.doctor.checks.state_dir import running_agent
+from agent.commands.release_verification import verify_release
 from agent.errors import ControlError, FrameError, KensaError, ReleaseError, UsageError
 from agent.images.decode import MAX_IMAGE_BYTES, ImageDecoder
 from agent.lifecycle import control_handlers
@@ -72,7 +71,7 @@ def _show(arguments: argparse.Namespace) -> int:
 def _status_from_journals(arguments: argparse.Namespace, error: ControlError) -> dict[str, Any]:
     """What the journals say, where no agent runs. Raises `error` where one does, or where there are no journals."""
     config = configuration.load(arguments.config)
-    if config.updates is None or running_agent(config.state_dir) is not None:
+    if config.updates is None or control.running_agent(config.state_dir) is not None:
         raise error
     names = sorted(config.inspections) if arguments.inspection is None else [arguments.inspection]
     shown = {}

@@ -16,7 +16,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from agent import config, wire
 from agent.adapters.mqtt import FEATURES_FILE, TlsFiles
 from agent.commands.doctor.check_result import CheckStatus
-from agent.commands.doctor.checks import broker_topics
+from agent.commands.doctor.checks.line import broker_topics
 from agent.outbox import OutboxLimits
 from simulator.campaigns.connectivity.messaging_stack import THING, MessagingStack
 from simulator.doubles.network.mqtt_broker import MosquittoBroker
@@ -251,7 +251,7 @@ def line_config(tmp_path: Path, port: int, protocol: str) -> config.Config:
 def test_the_doctor_says_topic_by_topic_what_is_allowed(protocol: str, tmp_path: Path) -> None:
     with FaultyBroker(forbidden=[f"kensa/{THING}/verdicts/cam-2"]) as broker:
         found = {
-            f.check: f for f in broker_topics.run_checks(line_config(tmp_path, broker.port, protocol), running=True)
+            f.check: f for f in broker_topics.check_topics(line_config(tmp_path, broker.port, protocol), running=True)
         }
     assert found[f"topic kensa/{THING}/verdicts/cam-2"].status is CheckStatus.FAIL
     allowed = CheckStatus.OK if protocol == "5" else CheckStatus.WARN  # 3.1.1: an acknowledged message may be dropped
@@ -267,7 +267,7 @@ def test_the_doctor_says_topic_by_topic_what_is_allowed(protocol: str, tmp_path:
 def test_the_doctor_sees_its_messages_come_back(protocol: str, tmp_path: Path) -> None:
     require_mosquitto()
     with MosquittoBroker() as broker:
-        found = list(broker_topics.run_checks(line_config(tmp_path, broker.port, protocol), running=False))
+        found = list(broker_topics.check_topics(line_config(tmp_path, broker.port, protocol), running=False))
     assert [finding.status for finding in found] == [CheckStatus.OK] * 4
     assert all("came back" in finding.seen for finding in found)
 

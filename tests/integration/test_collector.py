@@ -20,8 +20,9 @@ from agent import app, cli, config
 from agent.children.collect_client import check_target
 from agent.collection import Collector
 from agent.collection.collector import SHARED_FRAMES
+from agent.commands.doctor.check_context import CheckContext
 from agent.commands.doctor.check_result import CheckStatus
-from agent.commands.doctor.checks import collection_target as collecting_findings
+from agent.commands.doctor.checks import collection_target
 from agent.errors import RestartNeededError
 from agent.records import Frame, Outcome
 from agent.timing.clock import SystemClock
@@ -346,6 +347,6 @@ def test_an_agent_collects_from_its_line_to_the_disk(tmp_path: Path, capsys: pyt
         with pytest.raises(RestartNeededError, match="collect"):
             agent.apply(fewer.model_copy(update={"collect": None}))
         assert f"{collector.taken} uploaded" in capsys.readouterr().out
-    found = {finding.check: finding for finding in collecting_findings.run_checks(agent.config)}
+    found = {finding.check: finding for finding in collection_target.run_checks(CheckContext(agent.config))}
     assert (found["collect target"].status, "GB free" in found["collect target"].seen) == (CheckStatus.OK, True)
     assert len([key for key in objects(folder(tmp_path)) if key.endswith(".json")]) == collector.taken

@@ -1,1 +1,1 @@
-"""`kensa doctor`: the command and its checks."""
+"""The command `kensa doctor` and its checks."""

@@ -1,4 +1,4 @@
-"""One answer of the doctor."""
+"""Result of one check of `kensa doctor`."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from enum import StrEnum
 
 
 class CheckStatus(StrEnum):
-    """How bad it is."""
+    """Severity of a result."""
 
     OK = "ok"
-    WARN = "warn"  # the line runs, but somebody should know
-    FAIL = "fail"  # the line does not run, or runs blind
+    WARN = "warn"  # the line runs, but a person should know
+    FAIL = "fail"  # the line does not run, or nobody sees its results
 
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What was looked at, what was seen, and what to do about it (nothing when it is OK)."""
+    """What was checked, what was found, and the remedy (None when it is OK)."""
 
     check: str
     status: CheckStatus
@@ -25,15 +25,15 @@ class CheckResult:
 
 
 def ok(check: str, seen: str) -> CheckResult:
-    """Return a finding that needs nobody."""
+    """Return a result that needs no action."""
     return CheckResult(check, CheckStatus.OK, seen)
 
 
 def warn(check: str, seen: str, remedy: str) -> CheckResult:
-    """Return a finding that somebody should know."""
+    """Return a result that a person should know."""
     return CheckResult(check, CheckStatus.WARN, seen, remedy)
 
 
 def fail(check: str, seen: str, remedy: str) -> CheckResult:
-    """Return a finding that keeps the line from running."""
+    """Return a result that keeps the line from running."""
     return CheckResult(check, CheckStatus.FAIL, seen, remedy)

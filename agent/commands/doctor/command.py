@@ -1,7 +1,7 @@
-"""`kensa doctor [CONFIG]`: look at everything that a line needs, and say what to do about what is missing.
+"""`kensa doctor [CONFIG]` checks everything that a line needs, and prints a remedy for each problem.
 
-Without a configuration only the machine is looked at. 0: the line can run (warnings included), 2: something must be
-mended first.
+Without a configuration only the machine is checked. Exit code 0: the line can run, perhaps with warnings; 2: a problem
+must be fixed first.
 """
 
 from __future__ import annotations
@@ -15,19 +15,10 @@ from typing import TYPE_CHECKING, Final
 
 from agent import config as configuration
 from agent import control
+from agent.commands.doctor.check_context import CheckContext
 from agent.commands.doctor.check_result import CheckResult, CheckStatus, fail, ok
-from agent.commands.doctor.checks import (
-    broker_topics,
-    camera_passwords,
-    collection_target,
-    connectivity,
-    greengrass_component,
-    machine,
-    releases,
-    state_dir,
-    update_source,
-)
-from agent.errors import ConfigError, ControlError
+from agent.commands.doctor.check_table import MACHINE_CHECKS, SITE_CHECKS
+from agent.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,8 +30,8 @@ _WIDTH: Final = 118
 
 
 def run_checks(path: Path | None) -> Iterator[CheckResult]:
-    """Every finding, in the order in which things need each other."""
-    yield from machine.run_checks()
+    """Run every check, in the order in which they depend on each other."""
+    yield from (run_check() for run_check in MACHINE_CHECKS)
     if path is None:
         return
     try:
@@ -51,69 +42,49 @@ def run_checks(path: Path | None) -> Iterator[CheckResult]:
     cameras = sum(len(inspection.cameras) for inspection in config.inspections.values())
     seen = f"{path}: {len(config.inspections)} inspection(s), {cameras} camera(s), digest {config.digest()[:12]}"
     yield ok("configuration", seen)
-    holder = state_dir.running_agent(config.state_dir)
-    yield from state_dir.run_checks(config, running=holder is not None)
-    yield from greengrass_component.run_checks(config.state_dir)
-    yield from releases.run_checks(config)
-    yield from update_source.run_checks(config, running=holder is not None)
-    yield from collection_target.run_checks(config)
-    yield from connectivity.check_certificates(config)
-    yield from camera_passwords.run_checks(config)
-    if holder is None:
-        yield from connectivity.check_cameras(config)
-        broker = connectivity.check_broker(config)
-        yield broker
-        if broker.status is CheckStatus.OK:
-            yield from broker_topics.run_checks(config, running=False)
-    else:
-        yield from _check_running_agent(config, holder)
-        yield from broker_topics.run_checks(config, running=True)
-
-
-def _check_running_agent(config: configuration.Config, holder: int) -> Iterator[CheckResult]:
-    yield ok("agent", f"runs on this state directory as process {holder}")
-    try:
-        yield from connectivity.results_from_agent(control.request(config.state_dir, "status"))
-    except ControlError as error:
-        yield fail("agent answers", str(error), "ask as the user who runs it; if it hangs, restart it")
+    context = CheckContext(config, control.running_agent(config.state_dir))
+    for run_check in SITE_CHECKS:
+        for result in run_check(context):
+            context.results.append(result)
+            yield result
 
 
 def main(argv: list[str]) -> int:
-    """Print the findings, for people or with --json for machines."""
+    """Print the results, for people or with --json for machines."""
     parser = argparse.ArgumentParser(prog="kensa doctor", description=__doc__)
     parser.add_argument("config", type=Path, metavar="CONFIG", nargs="?", help="see docs/config.example.yaml")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     arguments = parser.parse_args(argv)
-    findings = []
-    for finding in run_checks(arguments.config):
-        findings.append(finding)
-        if not arguments.json:  # as they come: a camera may take ten seconds
-            print(as_text(finding, colour=sys.stdout.isatty()), flush=True)
-    failed = sum(finding.status is CheckStatus.FAIL for finding in findings)
-    warned = sum(finding.status is CheckStatus.WARN for finding in findings)
+    results = []
+    for result in run_checks(arguments.config):
+        results.append(result)
+        if not arguments.json:  # one by one: a camera may take ten seconds
+            print(as_text(result, colour=sys.stdout.isatty()), flush=True)
+    failed = sum(result.status is CheckStatus.FAIL for result in results)
+    warned = sum(result.status is CheckStatus.WARN for result in results)
     if arguments.json:
-        print(json.dumps({"ok": not failed, "findings": [_as_dict(finding) for finding in findings]}))
+        print(json.dumps({"ok": not failed, "findings": [_as_dict(result) for result in results]}))
     else:
-        verdict = f"{failed} to mend before the line can run" if failed else "the line can run"
-        print(f"\n{len(findings)} checks: {verdict}, {warned} warning(s)")
+        summary = f"{failed} to fix before the line can run" if failed else "the line can run"
+        print(f"\n{len(results)} checks: {summary}, {warned} warning(s)")
     return EXIT_NOT_READY if failed else 0
 
 
-def _as_dict(finding: CheckResult) -> dict[str, str | None]:
-    return {"check": finding.check, "status": finding.status, "seen": finding.seen, "remedy": finding.remedy}
+def _as_dict(result: CheckResult) -> dict[str, str | None]:
+    return {"check": result.check, "status": result.status, "seen": result.seen, "remedy": result.remedy}
 
 
-def as_text(finding: CheckResult, *, colour: bool) -> str:
-    """One finding in aligned lines, the remedy below what was seen."""
-    mark = f"{_MARKS[finding.status]:<4}"
+def as_text(result: CheckResult, *, colour: bool) -> str:
+    """Format one result in aligned lines, the remedy below what was found."""
+    mark = f"{_MARKS[result.status]:<4}"
     if colour:
-        mark = f"\x1b[{_COLOURS[finding.status]}m{mark}\x1b[0m"
+        mark = f"\x1b[{_COLOURS[result.status]}m{mark}\x1b[0m"
     indent = " " * 6
-    head = f"{finding.check}: "
+    head = f"{result.check}: "
     lines = []
-    for number, text in enumerate(finding.seen.splitlines() or [""]):
+    for number, text in enumerate(result.seen.splitlines() or [""]):
         start = head if number == 0 else "  "
         lines += textwrap.wrap(start + text, _WIDTH - 6, subsequent_indent="  ", break_on_hyphens=False)
-    if finding.remedy:
-        lines += textwrap.wrap(f"-> {finding.remedy}", _WIDTH - 6, subsequent_indent="   ", break_on_hyphens=False)
+    if result.remedy:
+        lines += textwrap.wrap(f"-> {result.remedy}", _WIDTH - 6, subsequent_indent="   ", break_on_hyphens=False)
     return f"{mark}  " + f"\n{indent}".join(lines)

@@ -1,1 +1,1 @@
-"""What `kensa doctor` looks at, one module for each part of a site."""
+"""Checks of `kensa doctor`, one module each; `check_table` lists them."""

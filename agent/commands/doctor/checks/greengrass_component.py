@@ -9,14 +9,15 @@ from agent.wire.component_status import STATUS_FILE_NAME, ComponentStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+    from agent.commands.doctor.check_context import CheckContext
 
 _MAX_BYTES: Final = 64 * 1024
 
 
-def run_checks(state_dir: Path) -> Iterator[CheckResult]:
-    """Yield nothing where no component has run on `state_dir`."""
-    path = state_dir / STATUS_FILE_NAME
+def run_checks(context: CheckContext) -> Iterator[CheckResult]:
+    """Yield nothing where no component has run on this state directory."""
+    path = context.config.state_dir / STATUS_FILE_NAME
     try:
         with path.open("rb") as file:
             status = ComponentStatus.model_validate_json(file.read(_MAX_BYTES))

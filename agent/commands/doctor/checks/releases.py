@@ -1,4 +1,4 @@
-"""The releases: manifest, digests, graph, contract, golden set, thresholds of the site, speed."""
+"""Checks each inspection's release: manifest, digests, graph, golden set, site thresholds, speed."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from agent.adapters.onnx import OnnxModel, read_verified
+from agent.adapters.onnx import OnnxModel
 from agent.app.factories import make_site_lease
 from agent.commands.doctor.check_result import CheckResult, fail, ok, warn
-from agent.commands.doctor.checks.machine import own_processor_has_dot_product
-from agent.errors import ConfigError, InferenceError, ReleaseError, SelfTestError
-from agent.release import golden_set
-from agent.release.manifest import GOLDEN_NAME
-from agent.release_records import SelfTestLimits
+from agent.commands.doctor.checks.machine.processor import own_processor_has_dot_product
+from agent.commands.release_verification import compare_golden, describe_agreement
+from agent.errors import ConfigError, InferenceError, ReleaseError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from agent.config import Config, InspectionConfig
+    from agent.commands.doctor.check_context import CheckContext
+    from agent.config import InspectionConfig
 
-_ROUNDS: Final = 15  # short: the exact figure is the bench's business
+_ROUNDS: Final = 15  # short: `kensa bench` measures exactly
 # difference of a score between two CPU types; int8 rounds differently at single steps
 _MAX_GOLDEN_DIFFERENCE: Final = 0.05
 _REMEDY: Final = "fetch or export the release again; the line keeps its last good one"
 
 
-def run_checks(config: Config) -> Iterator[CheckResult]:
-    """Each inspection's release; one that two inspections share is loaded once."""
+def run_checks(context: CheckContext) -> Iterator[CheckResult]:
+    """Check each inspection's release; one that two inspections share is loaded once."""
+    config = context.config
     loaded: dict[Path, OnnxModel | None] = {}
     for name, inspection in config.inspections.items():
         path = inspection.release.resolve()
@@ -43,29 +43,6 @@ def run_checks(config: Config) -> Iterator[CheckResult]:
         model = loaded[path]
         if model is not None:
             yield from _release(name, path, model, inspection, is_factory=config.updates is not None)
-
-
-def verify_release(folder: Path) -> str:
-    """Check bytes, contract and golden set of the release in `folder`; return what was seen. Raises ReleaseError."""
-    model = OnnxModel.load(folder)
-    source, limits = folder / GOLDEN_NAME, SelfTestLimits()
-    data = read_verified(source, model.manifest.files[GOLDEN_NAME])
-    try:
-        result = golden_set.compare_with_golden(
-            model, golden_set.read_golden_set(data, model.manifest, source=str(source))
-        )
-    except InferenceError as error:
-        raise SelfTestError(f"{folder}: the golden pictures cannot be judged: {error}") from error
-    identity = model.identity
-    seen = (
-        f"{identity.name} {identity.version}, sha256 {identity.sha256[:12]}...: every byte as the manifest says; "
-        f"{result.same_outcome} of {result.images} golden pictures judged as where it was made, scores within "
-        f"{result.largest_difference:.4f} (allowed {limits.golden_difference})"
-    )
-    enough = result.same_outcome >= limits.golden_agreement * result.images
-    if not enough or result.largest_difference > limits.golden_difference:
-        raise SelfTestError(f"{seen}. This CPU or runtime computes something else: retrain with --target-cpu any")
-    return seen
 
 
 def _release(
@@ -95,7 +72,7 @@ def _release(
 
 
 def _milliseconds(model: OnnxModel) -> float:
-    """Median of one input, on one thread."""
+    """Return the median time of one input, on one thread."""
     geometry, times = model.geometry, []
     grey = np.full((1, geometry.height, geometry.width, geometry.channels), 128, np.uint8)
     for _ in range(_ROUNDS):
@@ -107,20 +84,14 @@ def _milliseconds(model: OnnxModel) -> float:
 
 def _golden(check: str, path: Path, model: OnnxModel) -> CheckResult:
     try:
-        data = read_verified(path / GOLDEN_NAME, model.manifest.files[GOLDEN_NAME])
-        result = golden_set.compare_with_golden(
-            model, golden_set.read_golden_set(data, model.manifest, source=str(path / GOLDEN_NAME))
-        )
+        result = compare_golden(path, model)
     except (ReleaseError, InferenceError) as error:
         return fail(check, str(error), _REMEDY)
-    seen = (
-        f"{result.same_outcome} of {result.images} golden pictures judged as where it was made, "
-        f"scores within {result.largest_difference:.4f}"
-    )
+    seen = describe_agreement(result)
     if result.same_outcome < result.images:
         return fail(
-            check, seen, "this CPU or runtime computes something else: retrain with --target-cpu any, or report it"
+            check, seen, "this CPU or runtime computes other results: retrain with --target-cpu any, or report it"
         )
     if result.largest_difference > _MAX_GOLDEN_DIFFERENCE:
-        return warn(check, seen, "another CPU type rounds int8 differently: watch the margins to the thresholds")
+        return warn(check, seen, "another CPU type rounds int8 differently: check the margins to the thresholds")
     return ok(check, seen)

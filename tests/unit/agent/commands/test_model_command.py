@@ -429,7 +429,7 @@ def test_the_installed_release_is_verified(site: Site) -> None:
     code, out = site.kensa("verify")
     assert code == 0
     assert out.startswith("ok      top (")
-    assert "golden pictures judged as where it was made" in out
+    assert "golden images classified as where the release was made" in out
     folder = site.config.parent / "installed"
     assert cli.main(["model", "verify", "--release", str(folder), "--json"]) == 0
 

@@ -1,4 +1,4 @@
-"""`kensa doctor` finds what keeps a line from running, says what to do, and never shows a traceback."""
+"""`kensa doctor` finds what keeps a line from running, names the remedy, and never shows a traceback."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ import numpy as np
 import pytest
 import yaml
 
-from agent import app, cli, config
+from agent import app, cli, config, control
 from agent.adapters.onnx import OnnxModel
 from agent.commands.doctor import command
+from agent.commands.doctor.check_context import CheckContext
 from agent.commands.doctor.check_result import CheckResult, CheckStatus
-from agent.commands.doctor.checks import certificates, connectivity, machine, releases, state_dir
+from agent.commands.doctor.checks import releases
+from agent.commands.doctor.checks.line import certificates, running_agent
+from agent.commands.doctor.checks.machine import processor
+from agent.commands.doctor.checks.storage import file_system
 from agent.lifecycle.state.journal import Journal, LifecycleRecord
 from agent.release import golden_set
 from agent.release.manifest import GOLDEN_NAME
@@ -78,7 +82,7 @@ def test_a_healthy_site_can_run(tmp_path: Path, site: dict[str, Any], capsys: py
 
     assert code == 0, out
     assert "OK    camera cam: 64x64 px mono, first frame after" in out
-    assert "8 of 8 golden pictures judged as where it was made" in out
+    assert "8 of 8 golden images classified as where the release was made" in out
     assert "WARN  release top: spots 1.0.0" in out
     assert "untrusted" in out
     assert "the line can run" in out
@@ -163,7 +167,7 @@ def test_a_site_with_updates_is_looked_at_without_touching_it(tmp_path: Path, up
     }
     assert "1.root.json: version 1, expires 20" in found["updates root"].seen
     assert f"the metadata of {SITE} verify, signed" in found["updates repository"].seen
-    assert "0 releases were taken back" in found["updates repository"].seen
+    assert "0 releases are revoked" in found["updates repository"].seen
     assert found["release top"].status is CheckStatus.OK
     assert "the factory release, which no signature vouches for" in found["release top"].seen
     assert "idle, active the factory release, desired nothing" in found["model top"].seen
@@ -233,7 +237,7 @@ def test_a_model_that_waits_for_a_person_is_a_warning(tmp_path: Path, updating: 
     ],
 )
 def test_the_processor_is_told_in_terms_of_int8(cpuinfo: str, status: CheckStatus, says: str) -> None:
-    finding = machine.processor(cpuinfo, "arch")
+    finding = processor.check_processor(cpuinfo, "arch")
 
     assert finding.status is status
     assert says in finding.seen
@@ -255,7 +259,7 @@ def test_the_file_system_is_the_innermost_mount(path: str, kind: str) -> None:
 nonsense
 """
 
-    assert state_dir.file_system_type(mountinfo, Path(path)) == kind
+    assert file_system.file_system_type(mountinfo, Path(path)) == kind
 
 
 def test_a_directory_that_cannot_be_made_is_a_failure(tmp_path: Path, site: dict[str, Any]) -> None:
@@ -313,7 +317,7 @@ def test_nothing_is_left_behind_and_nothing_is_made(tmp_path: Path, site: dict[s
 
 def release_findings(folder: Path, tree: Mapping[str, Any]) -> dict[str, CheckResult]:
     loaded = config.load(written(folder, tree))
-    return {finding.check: finding for finding in releases.run_checks(loaded)}
+    return {finding.check: finding for finding in releases.run_checks(CheckContext(loaded))}
 
 
 def test_a_release_that_is_refused_is_named_with_the_reason(tmp_path: Path, site: dict[str, Any]) -> None:
@@ -335,7 +339,7 @@ def golden_bytes(folder: Path, arrays: Mapping[str, Any]) -> bytes:
     [
         (lambda a: a, CheckStatus.OK, "scores within 0.0000"),
         (lambda a: {k: a[k] for k in ("images", "scores", "evidence")}, CheckStatus.OK, "8 of 8"),
-        (lambda a: {**a, "scores": 1 - a["scores"]}, CheckStatus.FAIL, "0 of 8 golden pictures"),
+        (lambda a: {**a, "scores": 1 - a["scores"]}, CheckStatus.FAIL, "0 of 8 golden images"),
         (lambda a: {**a, "scores": a["scores"] - np.float32(0.06)}, CheckStatus.WARN, "8 of 8"),
         (lambda a: {**a, "images": a["images"][:, :16]}, CheckStatus.FAIL, "images is uint8 [8, 16, 32, 1], expected"),
         (lambda a: {**a, "scores": a["scores"][:4]}, CheckStatus.FAIL, "scores is float32 [4, 2], expected float32"),
@@ -499,7 +503,7 @@ def test_a_running_agent_is_asked_instead_of_its_cameras(tmp_path: Path, site: d
     assert found["agent"].seen == f"runs on this state directory as process {os.getpid()}"
     assert "says the running agent" in found["camera cam"].seen
     assert found["broker"].status is CheckStatus.WARN
-    assert state_dir.running_agent(tmp_path / "state") is None
+    assert control.running_agent(tmp_path / "state") is None
 
 
 def test_what_the_agent_says_of_cameras_and_broker_is_passed_on() -> None:
@@ -509,7 +513,7 @@ def test_what_the_agent_says_of_cameras_and_broker_is_passed_on() -> None:
         "transport_reason": "not authorised",
     }
 
-    camera, broker = connectivity.results_from_agent({"heartbeat": beat})
+    camera, broker = running_agent.results_from_agent({"heartbeat": beat})
 
     assert (camera.status, broker.status) == (CheckStatus.FAIL, CheckStatus.FAIL)
     assert "no route" in camera.seen
@@ -520,7 +524,7 @@ def test_a_topic_that_the_broker_refuses_is_a_failure_with_its_reason() -> None:
     held = {"topic": "kensa/t/verdicts/c", "reason": "Not authorized", "for_s": 90.0}
     beat = {"cameras": [], "transport": "up", "outbox": {"held_back": [held]}}
 
-    topic, broker = connectivity.results_from_agent({"heartbeat": beat})
+    topic, broker = running_agent.results_from_agent({"heartbeat": beat})
 
     assert (topic.status, broker.status) == (CheckStatus.FAIL, CheckStatus.OK)
     assert topic.check == "topic kensa/t/verdicts/c"

@@ -1,4 +1,4 @@
-"""The cameras' passwords: there, for this user only, and not written into the configuration."""
+"""Checks that cameras' passwords exist, are private to this user, and are not in the configuration."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from agent.commands.doctor.check_context import CheckContext
+
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
-def run_checks(config: configuration.Config) -> Iterator[CheckResult]:
-    """Look at each network camera's address and password file; nothing is opened but the file."""
-    for inspection in config.inspections.values():
+def run_checks(context: CheckContext) -> Iterator[CheckResult]:
+    """Check each network camera's address and password file; only the file is opened."""
+    for inspection in context.config.inspections.values():
         for name, camera in inspection.cameras.items():
             if isinstance(camera, configuration.RtspCameraConfig | configuration.MjpegCameraConfig):
                 yield from _camera(f"password {name}", camera)
@@ -36,12 +38,12 @@ def _camera(
     elif camera.password_file is not None:
         yield check_private_file(check, camera.password_file)
     elif has_password(camera.url):
-        seen = f"the configuration itself holds the password for {redact(camera.url)}"
+        seen = f"the configuration itself contains the password for {redact(camera.url)}"
         yield warn(check, seen, "give username and password_file, or write ${NAME} for a variable of the environment")
 
 
 def check_private_file(check: str, path: Path) -> CheckResult:
-    """Whether a file with a secret can be read, and by this user only."""
+    """Check that a file with a secret can be read, and by this user only."""
     try:
         with path.open("rb") as file:
             mode = file.read(1) and stat.S_IMODE(path.stat().st_mode)

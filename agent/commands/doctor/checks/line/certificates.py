@@ -1,6 +1,6 @@
-"""How long a certificate is good for, read from its PEM without a cryptography package.
+"""Checks the validity of the broker's CA and of the device's certificate.
 
-Only the validity is read; whether anybody trusts it is the handshake's business.
+The dates are read from the PEM without a cryptography package; trust is left to the TLS handshake.
 """
 
 from __future__ import annotations
@@ -11,9 +11,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from agent.commands.doctor.check_result import CheckResult, fail, ok, warn
+from agent.config import MqttConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from agent.commands.doctor.check_context import CheckContext
 
 _SOON_DAYS: Final = 30
 _MAX_BYTES: Final = 1024 * 1024
@@ -21,9 +25,18 @@ _PEM: Final = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE---
 _SEQUENCE, _VERSION, _UTC_TIME = 0x30, 0xA0, 0x17  # DER tags
 
 
+def run_checks(context: CheckContext) -> Iterator[CheckResult]:
+    """Check the certificates of an MQTT transport with TLS."""
+    chosen = context.config.transport
+    if isinstance(chosen, MqttConfig) and chosen.tls is not None:
+        yield check_certificate("certificate ca", chosen.tls.ca)
+        if chosen.tls.certificate is not None:
+            yield check_certificate("certificate device", chosen.tls.certificate)
+
+
 def check_certificate(check: str, path: Path) -> CheckResult:
-    """Look at the first certificate of a PEM file; its readability is checked by the transport."""
-    remedy = "renew it and put the new file in its place"
+    """Check the dates of the first certificate in a PEM file."""
+    remedy = "renew it and replace the file"
     try:
         with path.open("rb") as file:
             text = file.read(_MAX_BYTES).decode("ascii", "replace")
@@ -46,7 +59,7 @@ def validity(pem: str) -> tuple[datetime, datetime]:
     """Return (not before, not after) of the first certificate in `pem`. Raises ValueError."""
     found = _PEM.search(pem)
     if found is None:
-        raise ValueError("it holds no PEM certificate")
+        raise ValueError("it contains no PEM certificate")
     der = ssl.PEM_cert_to_DER_cert(found[0])
     try:
         _, start, _ = _element(der, 0)  # Certificate
@@ -66,7 +79,7 @@ def validity(pem: str) -> tuple[datetime, datetime]:
 
 
 def _element(der: bytes, position: int) -> tuple[int, int, int]:
-    """Tag, start and end of the contents of the DER element at `position`."""
+    """Return tag, start and end of the contents of the DER element at `position`."""
     tag, length, start = der[position], der[position + 1], position + 2
     if length & 0x80:
         count = length & 0x7F

@@ -1,8 +1,8 @@
-"""Every topic that the line will use: one message of the kind `probe` on each, which consumers pass over.
+"""Checks every topic that the line uses, with one message of the kind `probe` on each, which consumers ignore.
 
-Each topic has a connection of its own, because a broker may end the connection on one that it forbids. The client id
-has `-doctor` behind it, so that a running agent keeps its connection; a policy that binds the client id (AWS IoT Core:
-allow `client/THING_NAME*`) may forbid that one, and then the agent's own is used, where no agent runs.
+Each topic has a connection of its own, because a broker may end the connection on a forbidden one. The client id ends
+with `-doctor`, so that a running agent keeps its connection; a policy that fixes the client id (AWS IoT Core: allow
+`client/THING_NAME*`) may forbid that one, and then the agent's own is used, where no agent runs.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from agent.wire.shadow_documents import encode_get
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from agent.commands.doctor.check_context import CheckContext
     from agent.config import Config
 
 _UP_S: Final = 10.0
@@ -34,7 +35,7 @@ _ANSWERS: Final = ("get/accepted", "get/rejected", "update/accepted", "update/re
 
 
 def published_topics(config: Config) -> list[str]:
-    """What the line publishes to, the shadow aside."""
+    """Return the topics that the line publishes to, except those of the shadow."""
     thing = config.thing
     cameras = [camera for inspection in config.inspections.values() for camera in inspection.cameras]
     topics = [verdict_topic(thing, camera) for camera in cameras]
@@ -42,14 +43,20 @@ def published_topics(config: Config) -> list[str]:
     return topics if config.updates is None else [*topics, model_topic(thing)]
 
 
-def run_checks(config: Config, *, running: bool) -> Iterator[CheckResult]:
-    """Say topic by topic what is allowed; nothing where there is no broker. `running`: an agent is connected."""
+def run_checks(context: CheckContext) -> Iterator[CheckResult]:
+    """Check each topic, where an agent runs or the broker accepted a connection."""
+    if context.agent_pid is not None or context.has_passed("broker"):
+        yield from check_topics(context.config, running=context.agent_pid is not None)
+
+
+def check_topics(config: Config, *, running: bool) -> Iterator[CheckResult]:
+    """Report topic by topic what is allowed; nothing where there is no broker. `running`: an agent is connected."""
     chosen = config.transport
     if isinstance(chosen, configuration.NoTransportConfig):
         return
     log = logging.getLogger("agent.adapters.mqtt")
     before = log.level
-    log.setLevel(logging.ERROR)  # what ends these connections is in the findings
+    log.setLevel(logging.ERROR)  # the results report why connections end
     try:
         yield from _topics(config, chosen.client_id or config.thing, running=running)
     finally:
@@ -62,7 +69,7 @@ def _topics(config: Config, own: str, *, running: bool) -> Iterator[CheckResult]
         if (refused := _ProbeConnection(config, client_id).connect()) is not None and not running:
             client_id, refused = own, _ProbeConnection(config, own).connect()
         if refused is not None:
-            remedy = "allow this client id (AWS IoT Core: client/THING_NAME*), or look at the log for refused topics"
+            remedy = "allow this client id (AWS IoT Core: client/THING_NAME*), or read the log for refused topics"
             yield warn("topics", f"not tested: {client_id}: {refused}", remedy)
             return
         for topic in published_topics(config):
@@ -70,25 +77,25 @@ def _topics(config: Config, own: str, *, running: bool) -> Iterator[CheckResult]
         if config.updates is not None and config.updates.shadow:
             yield _ProbeConnection(config, client_id).probe_shadow()
     except KensaError as error:
-        yield warn("topics", f"not tested: {error}", "mend what the broker's own line says")
+        yield warn("topics", f"not tested: {error}", "correct what the check of the broker reports")
 
 
 class _ProbeConnection:
-    """One connection."""
+    """One connection that probes one topic."""
 
     def __init__(self, config: Config, client_id: str) -> None:
         """Raises ConfigError."""
-        assert isinstance(config.transport, configuration.MqttConfig)  # noqa: S101 - `examine` looked
+        assert isinstance(config.transport, configuration.MqttConfig)  # noqa: S101 - checked by `check_topics`
         self._config = config
-        self._is_five = config.transport.protocol == "5"
+        self._is_mqtt5 = config.transport.protocol == "5"
         self._transport = make_mqtt_transport(
             config, config.transport, SystemClock(), client_id=client_id, state_dir=None
         )
         self._events: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
-        self._seen: set[str] = set()  # kinds of news so far
+        self._seen: set[str] = set()  # kinds of events so far
 
     def connect(self) -> str | None:
-        """Why it cannot connect, or None."""
+        """Return why it cannot connect, or None."""
         try:
             self._start()
             what, reason = self._next_event(_UP_S)
@@ -97,7 +104,7 @@ class _ProbeConnection:
             self._transport.close(timeout_s=2.0)
 
     def probe_topic(self, topic: str) -> CheckResult:
-        """Publish a probe and see what becomes of it."""
+        """Publish a probe and report the outcome."""
         check = f"topic {topic}"
         self._transport.subscribe(topic, lambda _topic, _payload: self._events.put(("echo", "")))
         try:
@@ -113,7 +120,7 @@ class _ProbeConnection:
             if what == "down":
                 return fail(check, f"the broker ends the connection on a message to it: {reason}", _ALLOW)
             if what != "acked":
-                return fail(check, f"not acknowledged within {_ANSWER_S:.0f} s", "look at the broker's log")
+                return fail(check, f"not acknowledged within {_ANSWER_S:.0f} s", "read the broker's log")
             return self._arrived(check)
         except TransportError as error:
             return fail(check, str(error), _ALLOW)
@@ -124,13 +131,13 @@ class _ProbeConnection:
         if "echo" in self._seen or self._next_event(_ECHO_S, until={"echo"})[0] == "echo":
             return ok(check, "publishing is allowed; the message came back to a subscription")
         seen = "the broker acknowledges messages; none came back to a subscription"
-        if self._is_five:  # a refusal would have been told in the PUBACK
+        if self._is_mqtt5:  # a refusal would have been reported in the PUBACK
             return ok(check, f"{seen}, which the access rules may forbid")
-        remedy = "MQTT 3.1.1 cannot refuse a message: see whether a consumer gets it, or use transport.protocol '5'"
+        remedy = "MQTT 3.1.1 cannot refuse a message: check whether a consumer gets it, or use transport.protocol '5'"
         return warn(check, f"{seen}: it may drop them", remedy)
 
     def probe_shadow(self) -> CheckResult:
-        """Ask for the shadow's document."""
+        """Request the shadow's document."""
         thing = self._config.thing
         check = f"topic {shadow_topic(thing, 'get')}"
         for answer in _ANSWERS:
@@ -151,18 +158,18 @@ class _ProbeConnection:
         remedy = "allow the shadow's topics, or set updates.shadow: false where the broker has no shadows"
         if what == "up":
             return warn(check, "nobody answers on the shadow's topics", remedy)
-        return warn(check, f"{reason or 'no answer'}; verdicts go on without it", remedy)
+        return warn(check, f"{reason or 'no answer'}; verdicts continue without it", remedy)
 
     def _start(self) -> None:
-        news = self._events
+        events = self._events
         self._transport.start(
-            on_ack=lambda _token: news.put(("acked", "")),
-            on_reject=lambda _token, reason: news.put(("rejected", reason)),
-            on_connection=lambda up, reason: news.put(("up" if up else "down", reason)),
+            on_ack=lambda _token: events.put(("acked", "")),
+            on_reject=lambda _token, reason: events.put(("rejected", reason)),
+            on_connection=lambda up, reason: events.put(("up" if up else "down", reason)),
         )
 
     def _next_event(self, timeout_s: float, *, until: set[str] | None = None) -> tuple[str, str]:
-        """The next news, or the next of a kind in `until`; `late` and the last reason when none came in time."""
+        """Return the next event, or the next of a kind in `until`; `late` and the last reason after `timeout_s`."""
         deadline, last = time.monotonic() + timeout_s, ""
         while (left := deadline - time.monotonic()) > 0:
             try:

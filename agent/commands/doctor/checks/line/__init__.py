@@ -1,0 +1,1 @@
+"""Checks of cameras, broker and ports, or of the agent that uses them."""

@@ -1,0 +1,1 @@
+"""Checks of the source of new releases."""
