@@ -25,12 +25,12 @@ _ARGPARSE_USAGE: Final = 2  # argparse ends with this; in Kensa 2 means that the
 # Those of the device wheel; modules are imported when they are asked for, which keeps `kensa run` quick to start.
 _OWN: Final = {
     "run": ("agent.commands.run", "inspect a line: kensa run CONFIG"),
-    "doctor": ("agent.commands.doctor.command", "check camera, broker, model, disk and clock, and say what to do"),
-    "explain": ("agent.commands.explain", "show why a part was judged as it was: kensa explain VERDICT_KEY"),
-    "resend": ("agent.commands.resend", "send out of the history what a consumer misses: kensa resend CAMERA FROM-TO"),
+    "doctor": ("agent.commands.doctor.command", "check camera, broker, model, disk and clock, and name remedies"),
+    "explain": ("agent.commands.explain", "show why a part got its verdict: kensa explain VERDICT_KEY"),
+    "resend": ("agent.commands.resend", "send verdicts of the history again: kensa resend CAMERA FROM-TO"),
     "apply": ("agent.commands.apply", "change a running agent's configuration: kensa apply CONFIG"),
-    "status": ("agent.commands.status", "what a running agent says of itself"),
-    "model": ("agent.commands.model", "what judges, what is on its way, roll back, compare: kensa model show CONFIG"),
+    "status": ("agent.commands.status", "show the state of a running agent"),
+    "model": ("agent.commands.model", "show, request, roll back and compare releases: kensa model show CONFIG"),
 }
 # Those that run from a checkout, found through the entry-point group `kensa.commands`.
 _OTHERS: Final = {

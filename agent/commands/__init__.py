@@ -1,1 +1,1 @@
-"""The subcommands of the device wheel; each module has `main(argv) -> exit code`."""
+"""Subcommands of `kensa` in the device wheel; each module has `main(argv) -> exit code`."""

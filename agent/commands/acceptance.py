@@ -1,7 +1,8 @@
-"""`kensa model acceptance add|list|remove|run`: the site's labelled parts, which every release must judge right.
+"""`kensa model acceptance add|list|remove|run` manages the site's labelled parts.
 
-The set of an inspection lies in its state directory and outlives releases. `run` judges it with the running release, or
-with another one, by the site's own thresholds and ROI, and prints which parts are judged wrong. 0: all right, 3: not.
+Every release must classify them right. The set of an inspection is in its state directory and outlives releases. `run`
+classifies it with the running release, or with another one, by the site's own thresholds and ROI, and prints the parts
+that are classified wrong. Exit code 0: all right, 3: not.
 """
 
 from __future__ import annotations
@@ -31,19 +32,19 @@ if TYPE_CHECKING:
     from agent.release.acceptance_set import LabelledPart, LabelledPartResult
 
 _KEY_PARTS: Final = 4  # line/camera/boot_epoch/seq
-_SLOW_PARTS: Final = 50  # from so many on a terminal sees how far it is
+_SLOW_PARTS: Final = 50  # from so many on a terminal shows the progress
 
 
-def _inspection(config: Config, asked: str | None) -> str:
-    """The inspection meant. Raises OperatorError."""
+def _inspection(config: Config, given: str | None) -> str:
+    """Return the inspection that is meant. Raises OperatorError."""
     names = sorted(config.inspections)
-    if asked is None and len(names) == 1:
+    if given is None and len(names) == 1:
         return names[0]
-    if asked is None:
+    if given is None:
         raise OperatorError(f"give --inspection: the configuration has {', '.join(names)}")
-    if asked not in config.inspections:
-        raise OperatorError(f"there is no inspection {asked!r}; the configuration has {', '.join(names)}")
-    return asked
+    if given not in config.inspections:
+        raise OperatorError(f"there is no inspection {given!r}; the configuration has {', '.join(names)}")
+    return given
 
 
 def _acceptance_set(config: Config, name: str) -> AcceptanceSet:
@@ -51,7 +52,7 @@ def _acceptance_set(config: Config, name: str) -> AcceptanceSet:
 
 
 def running_release(config: Config, name: str) -> Path:
-    """Folder of the release that judges `name`: the journal's active one, else the configuration's."""
+    """Return the folder of the active release of `name`: the journal's, else the configuration's."""
     folder = lifecycle_dir(config.state_dir, name)
     record, _ = load_read_only(folder)
     if record.active is None:
@@ -62,28 +63,28 @@ def running_release(config: Config, name: str) -> Path:
 # --- the four commands ------------------------------------------------------------------------------------------------
 
 
-def _load_picture(config: Config, name: str, asked: str) -> tuple[bytes, str]:
-    """Bytes and origin of a picture file, or of the kept frame of a verdict key. Raises KensaError."""
-    path, origin = Path(asked), asked
-    if not path.exists() and len(asked.split("/")) == _KEY_PARTS and not path.suffix:
-        told = explain.build_explanation(config.state_dir, config, asked)
-        inspected = told.verdict.origin.inspection
-        if inspected != name:
-            raise OperatorError(f"{asked} was judged by the inspection {inspected}, not by {name}")
-        if told.frame is None:
-            raise OperatorError(f"the frame of {asked} is not there: {told.frame_note}")
-        path, origin = told.frame, f"verdict {asked}"
+def _load_picture(config: Config, name: str, given: str) -> tuple[bytes, str]:
+    """Return bytes and origin of an image file, or of the kept frame of a verdict key. Raises KensaError."""
+    path, origin = Path(given), given
+    if not path.exists() and len(given.split("/")) == _KEY_PARTS and not path.suffix:
+        explanation = explain.build_explanation(config.state_dir, config, given)
+        inspection = explanation.verdict.origin.inspection
+        if inspection != name:
+            raise OperatorError(f"{given} belongs to the inspection {inspection}, not to {name}")
+        if explanation.frame is None:
+            raise OperatorError(f"there is no frame of {given}: {explanation.frame_note}")
+        path, origin = explanation.frame, f"verdict {given}"
     try:
         with path.open("rb") as file:
             return file.read(MAX_IMAGE_BYTES + 1), origin
     except OSError as error:
         raise OperatorError(
-            f"{asked}: {error.strerror}. Give a picture (PNG, JPEG, BMP) or a verdict key line/camera/boot_epoch/seq"
+            f"{given}: {error.strerror}. Give a picture (PNG, JPEG, BMP) or a verdict key line/camera/boot_epoch/seq"
         ) from error
 
 
 def _check_label(config: Config, name: str, label: str) -> None:
-    """A class must be one of the running release's. Raises OperatorError."""
+    """Check that a class is one of the running release's. Raises OperatorError."""
     if label in {acceptance_set.OK, acceptance_set.DEFECT}:
         return
     try:
@@ -96,7 +97,7 @@ def _check_label(config: Config, name: str, label: str) -> None:
 
 def _add(config: Config, name: str, arguments: argparse.Namespace) -> int:
     _check_label(config, name, arguments.label)
-    pictures = [_load_picture(config, name, asked) for asked in arguments.images]  # all are there before one is added
+    pictures = [_load_picture(config, name, given) for given in arguments.images]  # all of them before one is added
     parts, by = _acceptance_set(config, name), arguments.by or getpass.getuser()
     for data, origin in pictures:
         now_ns = SystemClock().utc_ns()
@@ -145,24 +146,24 @@ def _run(config: Config, name: str, arguments: argparse.Namespace) -> int:
     right = count - len(wrong)
     identity = model.identity
     if arguments.json:
-        told = {"inspection": name, "release": f"{identity.name}/{identity.version}", "sha256": identity.sha256}
-        print(json.dumps({**told, "parts": count, "wrong": [_as_dict(result) for result in wrong]}))
+        summary = {"inspection": name, "release": f"{identity.name}/{identity.version}", "sha256": identity.sha256}
+        print(json.dumps({**summary, "parts": count, "wrong": [_as_dict(result) for result in wrong]}))
     else:
         for result in wrong:
             print(f"WRONG  {describe_part(result.part)}  {_result_text(result)}")
-        print(f"{identity.name} {identity.version}: {right} of {count} labelled parts of {name} judged right")
+        print(f"{identity.name} {identity.version}: {right} of {count} labelled parts of {name} classified right")
     return ReleaseError.exit_code if wrong else 0
 
 
 def describe_part(part: LabelledPart) -> str:
-    """Number, label and where it came from."""
+    """Describe a part by number, label and origin."""
     return f"{part.short_digest}  labelled {part.label} by {part.by}, {part.origin}"
 
 
 def _result_text(result: LabelledPartResult) -> str:
     judgement = result.judgement
     why = judgement.reason or f"{judgement.class_name or 'no class'} {judgement.score:.3f}"
-    return f"judged {judgement.outcome}: {why}"
+    return f"classified {judgement.outcome}: {why}"
 
 
 def _as_dict(result: LabelledPartResult) -> dict[str, Any]:
@@ -184,9 +185,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     helps = {
         "add": "keep labelled pictures, or frames of verdicts",
-        "list": "show what is kept",
-        "remove": "take parts out",
-        "run": "judge the set and show what is judged wrong",
+        "list": "show the set",
+        "remove": "remove parts",
+        "run": "classify the set and show the parts that are wrong",
     }
     made = {}
     for command, text in helps.items():
@@ -194,17 +195,17 @@ def _parser() -> argparse.ArgumentParser:
         made[command].add_argument("config", type=Path, metavar="CONFIG")
         made[command].add_argument("--inspection", metavar="NAME", help="not needed where there is one only")
     made["add"].add_argument("--label", required=True, help="ok, defect, or a class of the model")
-    made["add"].add_argument("--by", help="who says so; default: the user's name")
+    made["add"].add_argument("--by", help="who labelled them; default: the user's name")
     made["add"].add_argument("images", nargs="+", metavar="IMAGE", help="file, or line/camera/boot_epoch/seq")
-    made["remove"].add_argument("numbers", nargs="+", metavar="NUMBER", help="as list shows it")
-    made["run"].add_argument("--release", type=Path, metavar="DIR", help="default: the release that judges now")
+    made["remove"].add_argument("numbers", nargs="+", metavar="NUMBER", help="as shown by list")
+    made["run"].add_argument("--release", type=Path, metavar="DIR", help="default: the active release")
     for command in ("list", "run"):
         made[command].add_argument("--json", action="store_true", help="one JSON value")
     return parser
 
 
 def main(argv: list[str]) -> int:
-    """Run one of the four."""
+    """Run one of the four subcommands."""
     arguments = _parser().parse_args(argv)
     config = configuration.load(arguments.config)
     name = _inspection(config, arguments.inspection)

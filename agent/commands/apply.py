@@ -1,8 +1,8 @@
-"""`kensa apply CONFIG`: let the running agent go on with this configuration, without a restart.
+"""`kensa apply CONFIG` changes the configuration of the running agent, without a restart.
 
-All or nothing: what is wrong, or needs a restart, is named with the key's path, and nothing was changed then. 0: the
-agent runs with this configuration. 2: the configuration is wrong. 5: no agent runs on its state directory, or a key
-needs a restart.
+All or nothing: a key that is wrong, or needs a restart, is named with its path, and then nothing is changed. Exit code
+0: the agent runs with this configuration. 2: the configuration is wrong. 5: no agent runs on its state directory, or a
+key needs a restart.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from agent.errors import ConfigError, RestartNeededError
 
 
 def main(argv: list[str]) -> int:
-    """Read, ask, print."""
+    """Send the configuration to the agent and print the answer."""
     parser = argparse.ArgumentParser(
         prog="kensa apply", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("config", type=Path, metavar="CONFIG", help="the changed configuration")
-    parser.add_argument("--dry-run", action="store_true", help="only say what it would do")
+    parser.add_argument("--dry-run", action="store_true", help="only print what it would do")
     parser.add_argument("--json", action="store_true", help="one JSON object: changed, reopened, digest")
     arguments = parser.parse_args(argv)
     config = configuration.load(arguments.config)

@@ -1,6 +1,6 @@
-"""`kensa explain VERDICT_KEY`: why a part was judged as it was.
+"""`kensa explain VERDICT_KEY` shows why a part got its verdict.
 
-The running agent is asked; without one its state directory is read, and nothing there is changed. Prints the verdict
+It asks the running agent; without one it reads the state directory, and changes nothing there. It prints the verdict
 with model, digests and timings, and draws the kept frame with the evidence over it.
 """
 
@@ -37,24 +37,24 @@ _DIGEST_SHOWN: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """A verdict and what this machine still knows about it."""
+    """A verdict, and what is still stored about it on this machine."""
 
     verdict: Verdict
-    threshold: float | None  # None where no defect class has one, or the release is not at hand
+    threshold: float | None  # None where no defect class has one, or the release is not available
     unsure_band: float
     frame: Path | None
     frame_note: str | None  # why there is no frame
 
 
-# --- finding ----------------------------------------------------------------------------------------------------------
+# --- lookup -----------------------------------------------------------------------------------------------------------
 
 
 def find_verdict(state_dir: Path, key: str) -> Verdict:
-    """Ask the running agent, or read its files. Raises KensaError with the keys that are known."""
+    """Ask the running agent, or read its files. Raises KensaError with the known keys."""
     if len(key.split("/")) != 4:  # noqa: PLR2004 - the key's parts
         raise KensaError(f"{key[:200]!r} is not a verdict key: use line/camera/boot_epoch/seq, such as l1/cam/3/1042")
     if not state_dir.is_dir():
-        raise KensaError(f"{state_dir} is no directory: give the state_dir of the agent that judged")
+        raise KensaError(f"{state_dir} is no directory: give the state_dir of the agent that inspected the part")
     verdict = _from_agent(state_dir, key)
     if verdict is None:
         found = verdict_lookup.find_verdict(state_dir, key)
@@ -65,14 +65,14 @@ def find_verdict(state_dir: Path, key: str) -> Verdict:
 
 
 def _from_agent(state_dir: Path, key: str) -> Verdict | None:
-    """The agent knows verdicts that are not on disk yet."""
+    """Ask the agent, which has verdicts that are not on disk yet."""
     try:
-        told = control.request(state_dir, "explain", key=key).get("verdict")
-    except ControlError:  # none runs here; the files are the same
+        answer = control.request(state_dir, "explain", key=key).get("verdict")
+    except ControlError:  # none runs here; the files have the same verdicts
         return None
-    if told is None:
+    if answer is None:
         return None
-    message = wire.decode(json.dumps(told).encode())
+    message = wire.decode(json.dumps(answer).encode())
     return message.verdicts[0] if isinstance(message, wire.DecodedVerdicts) else None
 
 
@@ -92,7 +92,7 @@ def _known_keys_text(state_dir: Path, key: str) -> str:
 
 
 def build_explanation(state_dir: Path, config: Config | None, key: str) -> Explanation:
-    """Everything about one verdict. Raises KensaError."""
+    """Collect everything about one verdict. Raises KensaError."""
     verdict = find_verdict(state_dir, key)
     threshold, band = _threshold(config, verdict)
     frame, note = _frame(state_dir, verdict)
@@ -100,7 +100,7 @@ def build_explanation(state_dir: Path, config: Config | None, key: str) -> Expla
 
 
 def _threshold(config: Config | None, verdict: Verdict) -> tuple[float | None, float]:
-    """Threshold of the verdict's class, when the configuration still names the very model that judged."""
+    """Return threshold and band of the verdict's class, if the configuration still names the model that decided it."""
     origin, name = verdict.origin, verdict.judgement.class_name
     inspection = config.inspections.get(origin.inspection) if config else None
     if inspection is None or origin.model is None:
@@ -124,12 +124,12 @@ def _frame(state_dir: Path, verdict: Verdict) -> tuple[Path | None, str | None]:
             case Outcome.OK:
                 return None, "frames of ok parts are not kept"
             case Outcome.UNKNOWN:
-                return None, "there was no judgement, so no frame was kept"
+                return None, "the part was not classified, so no frame was kept"
             case _:
                 return None, "more came at once than keep.max_per_s allows, or keep.frames is 0"
     path = (state_dir / verdict.image).resolve()
     if not path.is_relative_to(state_dir.resolve()):
-        return None, f"its reference {verdict.image!r} leads out of the state directory"
+        return None, f"its reference {verdict.image!r} points outside of the state directory"
     if not path.is_file():
         return None, "newer frames have displaced it (keep.frames, keep.max_bytes)"
     return path, None
@@ -139,7 +139,7 @@ def _frame(state_dir: Path, verdict: Verdict) -> tuple[Path | None, str | None]:
 
 
 def render_image(explanation: Explanation) -> bytes | None:
-    """PNG of the kept frame; None when there is none. Raises KensaError when it cannot be read."""
+    """Return a PNG of the kept frame; None when there is none. Raises KensaError when it cannot be read."""
     if explanation.frame is None:
         return None
     frame = _read_frame(explanation.frame)
@@ -163,7 +163,7 @@ def _read_frame(path: Path) -> Pixels:
 
 
 def _load_heatmap(path: Path) -> Heatmap | None:
-    """What the keeper wrote beside the frame; None for a model without evidence, or a damaged file."""
+    """Return the evidence recorded beside the frame; None for a model without evidence, or a damaged file."""
     try:
         with np.load(path, allow_pickle=False) as data:
             evidence = data["evidence"].astype(np.float32) / np.float32(255)
@@ -179,14 +179,14 @@ def _load_heatmap(path: Path) -> Heatmap | None:
     return Heatmap(evidence, InputPlan(roi, 0, size, tiles, scale_x, scale_y, size))
 
 
-# --- words ------------------------------------------------------------------------------------------------------------
+# --- text -------------------------------------------------------------------------------------------------------------
 
 
 def headline(explanation: Explanation) -> str:
-    """Class, score and what it was compared with."""
+    """Return class, score and the threshold that the score was compared with."""
     judgement = explanation.verdict.judgement
     if judgement.outcome is Outcome.UNKNOWN:
-        return judgement.reason or "no judgement"
+        return judgement.reason or "not classified"
     text = f"{judgement.class_name or ''}  score {judgement.score:.3f}".strip()
     if explanation.threshold is None:
         return text
@@ -196,7 +196,7 @@ def headline(explanation: Explanation) -> str:
 
 
 def rows(explanation: Explanation) -> list[tuple[str, str]]:
-    """(name, value) of everything else, in the order in which a person asks."""
+    """Return (name, value) of everything else, the most important first."""
     verdict = explanation.verdict
     origin, judgement, model = verdict.origin, verdict.judgement, verdict.origin.model
     captured = datetime.fromtimestamp(verdict.captured_utc_ns / 1e9, UTC)
@@ -204,7 +204,7 @@ def rows(explanation: Explanation) -> list[tuple[str, str]]:
     if verdict.part_id is not None:
         found.append(("part", verdict.part_id))
     found.append(
-        ("captured", f"{captured:%Y-%m-%d %H:%M:%S.%f} UTC, judged {verdict.latency_us / 1_000:.2f} ms after due")
+        ("captured", f"{captured:%Y-%m-%d %H:%M:%S.%f} UTC, verdict {verdict.latency_us / 1_000:.2f} ms after due")
     )
     found.append(("inspection", f"{origin.inspection} of {origin.thing}"))
     if model is None:
@@ -248,7 +248,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="kensa explain", description=__doc__)
     parser.add_argument("key", metavar="VERDICT_KEY", help="line/camera/boot_epoch/seq")
     place = parser.add_mutually_exclusive_group(required=True)
-    place.add_argument("--config", type=Path, help="the configuration that the agent runs with: names thresholds, too")
+    place.add_argument("--config", type=Path, help="the configuration that the agent runs with; adds thresholds")
     place.add_argument("--state-dir", type=Path, help="the agent's state directory")
     parser.add_argument("--out", type=Path, metavar="FILE.png", help="default: explain-CAMERA-EPOCH-SEQ.png, here")
     parser.add_argument("--json", action="store_true", help="one JSON object")

@@ -1,9 +1,9 @@
-"""`kensa model ...`: what judges, what is on its way, why something was refused, and what a person can do about it.
+"""`kensa model ...` shows the active and the candidate release, explains refusals, and takes commands.
 
 show, history · desire, rollback, retry, continue · ab start|stop|promote|report · verify · acceptance ...
 
-All but `verify` and `acceptance` ask the running agent; without one `show` reads the journals. 0: done. 3: a release is
-refused (verify), or parts are misjudged. 5: no agent runs, or it cannot do that now.
+All but `verify` and `acceptance` ask the running agent; without one `show` reads the journals. Exit code 0: done. 3: a
+release is refused (verify), or parts are classified wrong. 5: no agent runs, or it cannot do that now.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _release(text: str) -> str:
     return text
 
 
-# --- looking ----------------------------------------------------------------------------------------------------------
+# --- showing ----------------------------------------------------------------------------------------------------------
 
 
 def _show(arguments: argparse.Namespace) -> int:
@@ -60,7 +60,7 @@ def _show(arguments: argparse.Namespace) -> int:
         print(json.dumps({"running": is_running, "inspections": inspections}))
         return 0
     if not is_running:
-        print("No agent runs here. This is what the last one wrote down; the next start goes on from it.\n")
+        print("No agent runs here. This is the state that the last one recorded; the next start continues from it.\n")
     now_utc_s = SystemClock().utc_ns() / NS_PER_S
     print(
         "\n\n".join("\n".join(model_text.format_status(values, now_utc_s=now_utc_s)) for values in inspections.values())
@@ -69,7 +69,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _status_from_journals(arguments: argparse.Namespace, error: ControlError) -> dict[str, Any]:
-    """What the journals say, where no agent runs. Raises `error` where one does, or where there are no journals."""
+    """Return the state in the journals, where no agent runs. Raises `error` where one does, or without journals."""
     config = configuration.load(arguments.config)
     if config.updates is None or control.running_agent(config.state_dir) is not None:
         raise error
@@ -98,31 +98,33 @@ def _history(arguments: argparse.Namespace) -> int:
     return 0
 
 
-# --- acting -----------------------------------------------------------------------------------------------------------
+# --- commands ---------------------------------------------------------------------------------------------------------
 
 
 def _desire(arguments: argparse.Namespace) -> int:
     answer = _request(arguments, "model.desire", release=_release(arguments.release))
-    print(f"{answer['inspection']}: {answer['desired']} is wanted. `kensa model show` tells how far it is")
+    print(f"{answer['inspection']}: {answer['desired']} is requested. `kensa model show` shows its progress")
     return 0
 
 
 def _rollback(arguments: argparse.Namespace) -> int:
     answer = _request(arguments, "model.rollback", why=arguments.why[:_WHY_BYTES] or None)
-    print(f"{answer['inspection']}: going back to the model before. `kensa model show` tells which judges now")
+    print(f"{answer['inspection']}: going back to the previous model. `kensa model show` shows the active one")
     return 0
 
 
 def _retry(arguments: argparse.Namespace) -> int:
     answer = _request(arguments, "model.retry", which=arguments.which)
-    what = answer["which"] or "what is desired"
-    print(f"{answer['inspection']}: {what} may be tried again. Ask for it with `kensa model desire` if nobody does")
+    what = answer["which"] or "the desired release"
+    print(f"{answer['inspection']}: {what} may be tried again. Request it with `kensa model desire` if nobody does")
     return 0
 
 
 def _continue(arguments: argparse.Namespace) -> int:
     answer = _request(arguments, "model.continue")
-    print(f"{answer['inspection']}: the release goes on, its tests begin anew. `kensa model show` tells how far it is")
+    print(
+        f"{answer['inspection']}: the release continues, its tests start again. `kensa model show` shows its progress"
+    )
     return 0
 
 
@@ -130,15 +132,15 @@ def _ab_start(arguments: argparse.Namespace) -> int:
     share = arguments.share / 100.0
     answer = _request(arguments, "model.desire", release=_release(arguments.release), mode="ab", share=share)
     print(
-        f"{answer['inspection']}: {answer['desired']} is to judge {share:.0%} of the parts beside the active release, "
-        "once it has passed the gates. `kensa model ab report` compares them"
+        f"{answer['inspection']}: {answer['desired']} is to inspect {share:.0%} of the parts beside the active "
+        "release, once it has passed the gates. `kensa model ab report` compares them"
     )
     return 0
 
 
 def _ab_stop(arguments: argparse.Namespace) -> int:
     answer = _request(arguments, "model.stop_ab")
-    print(f"{answer['inspection']}: the A/B test ends; the active release judges alone")
+    print(f"{answer['inspection']}: the A/B test ends; the active release inspects alone")
     return 0
 
 
@@ -158,7 +160,7 @@ def _ab_report(arguments: argparse.Namespace) -> int:
         pictures = str(arguments.pictures) if drawn else None
         print(json.dumps({"inspection": answer["inspection"], "report": report, "pictures": pictures}))
     elif report is None:
-        print(f"{answer['inspection']}: no A/B test has run since the agent started. `kensa model ab start` begins one")
+        print(f"{answer['inspection']}: no A/B test has run since the agent started. `kensa model ab start` starts one")
     else:
         print("\n".join(model_text.format_comparison(report)))
         if drawn:
@@ -175,7 +177,7 @@ def _why_no_comparison(report: dict[str, Any]) -> str:
 
 
 def _draw(state_dir: Path, report: dict[str, Any], out: Path) -> int:
-    """Draw the newest disagreements whose frames are kept; how many those are (0: nothing is drawn).
+    """Draw the newest disagreements whose frames are kept; return how many those are (0: nothing is drawn).
 
     Raises KensaError.
     """
@@ -195,7 +197,7 @@ def _draw(state_dir: Path, report: dict[str, Any], out: Path) -> int:
 
 
 def _frame(state_dir: Path, reference: str) -> Pixels | None:
-    """A kept frame; None when newer ones have displaced it, or it is not where frames are."""
+    """Return a kept frame; None when newer ones have displaced it, or it lies outside the state directory."""
     path = (state_dir / reference).resolve()
     if not path.is_relative_to(state_dir.resolve()):
         return None
@@ -252,45 +254,49 @@ def _parser() -> argparse.ArgumentParser:
         prog="kensa model", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    show = _add(commands, "show", _show, "what judges, what is on its way, and why something was refused")
-    history = _add(commands, "history", _history, "what happened, oldest first")
-    desire = _add(commands, "desire", _desire, "want a release: it is fetched, tested, tried and, if it passes, kept")
+    show = _add(commands, "show", _show, "show the active and the candidate release, and the last refusal")
+    history = _add(commands, "history", _history, "show the transitions, oldest first")
+    desire = _add(
+        commands, "desire", _desire, "request a release: it is fetched, tested, tried and, if it passes, kept"
+    )
     desire.add_argument("release", metavar="RELEASE_ID", help="name/version, such as surface/1.2.0")
-    rollback = _add(commands, "rollback", _rollback, "end what is being tried, or go back to the model before")
-    rollback.add_argument("--why", default="", metavar="TEXT", help="kept in the history and told to the cloud")
-    retry = _add(commands, "retry", _retry, "allow a refused release again, and go on after too many rollbacks")
-    retry.add_argument("which", nargs="?", metavar="DIGEST|RELEASE_ID", help="left out: only go on")
-    _add(commands, "continue", _continue, "let a release go on that is held, after a look at the parts")
-    verify = commands.add_parser("verify", help="bytes, contract and golden set of the release that judges, or of DIR")
+    rollback = _add(commands, "rollback", _rollback, "end the current trial, or go back to the previous model")
+    rollback.add_argument("--why", default="", metavar="TEXT", help="recorded in the history and reported to the cloud")
+    retry = _add(commands, "retry", _retry, "allow a refused release again, and resume after too many rollbacks")
+    retry.add_argument("which", nargs="?", metavar="DIGEST|RELEASE_ID", help="default: only resume")
+    _add(commands, "continue", _continue, "let a held release continue, after somebody has checked the parts")
+    verify = commands.add_parser(
+        "verify", help="verify bytes, contract and golden set of the active release, or of DIR"
+    )
     verify.set_defaults(run=_verify)
     verify.add_argument("config", type=Path, nargs="?", metavar="CONFIG")
-    verify.add_argument("--inspection", metavar="NAME", help="left out: all of them")
+    verify.add_argument("--inspection", metavar="NAME", help="default: all of them")
     verify.add_argument("--release", type=Path, metavar="DIR", help="a release folder, without any configuration")
     ab = commands.add_parser("ab", help="compare two releases on live parts for as long as you like")
     tests = ab.add_subparsers(metavar="COMMAND", required=True)
-    start = _add(tests, "start", _ab_start, "let a release judge a share of the parts beside the active one")
+    start = _add(tests, "start", _ab_start, "let a release inspect a share of the parts beside the active one")
     start.add_argument("release", metavar="RELEASE_ID", help="name/version, such as surface/1.2.0")
     start.add_argument("--share", type=_share, default=50.0, metavar="PERCENT", help="default: 50")
-    _add(tests, "stop", _ab_stop, "end the test; nothing is held against the challenger")
+    _add(tests, "stop", _ab_stop, "end the test; the challenger is not refused")
     _add(tests, "promote", _ab_promote, "make the challenger the active release")
-    report = _add(tests, "report", _ab_report, "the paired comparison so far")
+    report = _add(tests, "report", _ab_report, "show the paired comparison so far")
     report.add_argument("--pictures", type=Path, metavar="FILE.png", help="draw the parts that they disagree on")
-    for asked in (show, history, verify, report):
-        asked.add_argument("--json", action="store_true", help="one JSON value")
+    for command in (show, history, verify, report):
+        command.add_argument("--json", action="store_true", help="one JSON value")
     commands.add_parser("acceptance", help="the site's own labelled parts: add, list, remove, run", add_help=False)
     return parser
 
 
 def _add(commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-    made: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
-    made.set_defaults(run=run)
-    made.add_argument("config", type=Path, metavar="CONFIG", help="the configuration that the agent runs with")
-    made.add_argument("--inspection", metavar="NAME", help="not needed where there is one only")
-    return made
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    parser.set_defaults(run=run)
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="the configuration that the agent runs with")
+    parser.add_argument("--inspection", metavar="NAME", help="not needed where there is one only")
+    return parser
 
 
 def main(argv: list[str]) -> int:
-    """Run one of them."""
+    """Run one subcommand."""
     if argv[:1] == ["acceptance"]:
         return acceptance.main(argv[1:])
     arguments = _parser().parse_args(argv)

@@ -1,4 +1,4 @@
-"""The words of `kensa model`: plain values of the control socket in, lines for a person at three in the morning out."""
+"""Formats the answers of `kensa model` and `kensa status` as text for operators."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FIGURES_A_LINE: Final = 4
 
 
 def format_status(values: Values, *, now_utc_s: float) -> list[str]:
-    """Everything about one inspection's model."""
+    """Format everything about one inspection's model."""
     state = values["state"]
     since_s = values["since_utc_s"]
     since = (
@@ -36,33 +36,33 @@ def format_status(values: Values, *, now_utc_s: float) -> list[str]:
         _row("", f"{_state_meaning(state)}."),
     ]
     active = values["active"]
-    standing = "none can be loaded" if state == LifecycleState.NO_MODEL else "the factory release"
-    lines.append(_row("active", format_release(active) if active else standing))
+    fallback = "none can be loaded" if state == LifecycleState.NO_MODEL else "the factory release"
+    lines.append(_row("active", format_release(active) if active else fallback))
     if values["previous"]:
         lines.append(_row("before", f"{format_release(values['previous'])}; {_rollback_target(values)}"))
     if values["candidate"]:
         lines.append(_row("candidate", format_release(values["candidate"])))
     if values["share"]:
-        lines.append(_row("", f"judges {values['share']:.0%} of the parts beside the active one"))
+        lines.append(_row("", f"inspects {values['share']:.0%} of the parts beside the active one"))
     if values["desired"]:
         lines.append(_row("desired", _desired(values)))
     if values["progress"]:
         lines += _figures("progress", values["progress"])
-    if failed := values.get("last_try"):  # an older agent does not say
+    if failed := values.get("last_try"):  # an older agent does not report it
         lines += _wrapped("last try", f"{failed['reason']}: {failed['text']}")
         if what_to_do := remedy("", failed["reason"]):
             lines += _wrapped("", f"what to do: {what_to_do}")
     lines += format_refusal(values)
     if values["deny_list"]:
         named = ", ".join(f"{bad['release']} ({_blocked_releases(bad)})" for bad in values["deny_list"][-5:])
-        lines += _wrapped("not again", f"{named}; `kensa model retry` takes one off this list")
+        lines += _wrapped("not again", f"{named}; `kensa model retry` removes one from this list")
     if values["alarm"]:
         lines += _wrapped("ALARM", values["alarm"])
     return lines
 
 
 def format_refusal(values: Values) -> list[str]:
-    """The last refusal with its figures and limits side by side, and what to do."""
+    """Format the last refusal with its figures and limits side by side, and the remedy."""
     refused = values["refusal"]
     if not refused:
         return []
@@ -84,22 +84,23 @@ def format_refusal(values: Values) -> list[str]:
 
 
 def format_history(entries: Iterable[Values]) -> list[str]:
-    """One line for each transition, oldest first."""
+    """Format one line for each transition, oldest first."""
     rows: Rows = [("when (UTC)", "release", "from", "to", "why")]
     for entry in entries:
-        said = entry["note"] or _event_text(entry["event"])
+        reason = entry["note"] or _event_text(entry["event"])
         rows.append(
-            (format_utc(entry["utc_s"]), entry["release_id"] or "-", str(entry["state"]), str(entry["after"]), said)
+            (format_utc(entry["utc_s"]), entry["release_id"] or "-", str(entry["state"]), str(entry["after"]), reason)
         )
-    return format_table(rows) if len(rows) > 1 else ["nothing has happened yet: the factory release judges"]
+    return format_table(rows) if len(rows) > 1 else ["nothing has happened yet: the factory release is active"]
 
 
 def format_comparison(report: Values) -> list[str]:
-    """The paired comparison of an A/B test."""
+    """Format the paired comparison of an A/B test."""
     differ = report["let_through"] + report["rejected"]
     interval = f"95 % interval {report['disagreement_low']:.2%} to {report['disagreement_high']:.2%}"
+    pairs = f"{report['pairs']} parts inspected by both"
     lines = [
-        f"{report['pairs']} parts judged by both; they disagree on {differ} ({report['disagreement']:.2%}, {interval})",
+        f"{pairs}; they disagree on {differ} ({report['disagreement']:.2%}, {interval})",
         "",
         *format_table(
             [
@@ -110,8 +111,8 @@ def format_comparison(report: Values) -> list[str]:
         ),
         "",
         "evidence that the disagreements lean to one side:",
-        f"  e-value    {format_number(report['e_value'])}  (may be looked at any time; 20 is some, 1000 is strong)",
-        f"  McNemar p  {report['mcnemar_p']:.4g}  (holds for one look, at the end)",
+        f"  e-value    {format_number(report['e_value'])}  (valid at any time; 20 is some, 1000 is strong)",
+        f"  McNemar p  {report['mcnemar_p']:.4g}  (valid once, at the end)",
         "",
     ]
     rows: Rows = [("", "ok", "defect", "unsure", "unknown", "p50 ms", "p99 ms")]
@@ -135,7 +136,7 @@ def format_comparison(report: Values) -> list[str]:
 
 
 def format_summary(values: Values) -> str:
-    """One line for `kensa status`, and one more each for an alarm and for why a release was refused."""
+    """Format one line for `kensa status`, and one more each for an alarm and for a refusal."""
     active = _named(values, "active") if values["active"] else "factory release"
     text = f"model {values['inspection']}: {values['state']}, {active}"
     if values["candidate"]:
@@ -153,23 +154,23 @@ def _blocked_releases(bad: Values) -> str:
 
 
 def _named(values: Values, role: str) -> str:
-    """`name/version` of a release; with its digest where another one here has the same and other bytes."""
+    """Return `name/version` of a release; with its digest where another one here has the same but other bytes."""
     ref = values[role]
     others = [values[other] for other in ("active", "previous", "candidate", "refused") if values[other]]
     alike = any(other["release"] == ref["release"] and other["digest"] != ref["digest"] for other in others)
     return f"{ref['release']} (manifest {ref['digest'][:_DIGEST]})" if alike else str(ref["release"])
 
 
-# --- small things -----------------------------------------------------------------------------------------------------
+# --- values -------------------------------------------------------------------------------------------------------
 
 
 def format_release(ref: Values) -> str:
-    """A release as people compare it."""
+    """Format a release with its counter and digest."""
     return f"{ref['release']}  counter {ref['counter']}, manifest {ref['digest'][:_DIGEST]}"
 
 
 def format_utc(utc_s: float) -> str:
-    """A time, to the second, UTC."""
+    """Format a time, to the second, UTC."""
     try:
         return datetime.fromtimestamp(utc_s, UTC).strftime("%Y-%m-%d %H:%M:%S")
     except (OverflowError, ValueError, OSError):
@@ -177,7 +178,7 @@ def format_utc(utc_s: float) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """A duration as one would say it."""
+    """Format a duration in its natural unit."""
     if seconds < _MINUTE_S:
         return f"{max(0.0, seconds):.0f} s"
     if seconds < _HOUR_S:
@@ -186,19 +187,19 @@ def format_duration(seconds: float) -> str:
 
 
 def format_number(value: float | None) -> str:
-    """A figure in as few digits as tell it."""
+    """Format a figure in few digits; `-` for none."""
     if value is None:
         return "-"
     return f"{value:.0f}" if float(value).is_integer() and abs(value) < 1e9 else f"{value:.4g}"  # noqa: PLR2004
 
 
 def format_milliseconds(microseconds: int | None) -> str:
-    """A latency; `-` without parts."""
+    """Format a latency; `-` without parts."""
     return "-" if microseconds is None else f"{microseconds / 1_000:.2f}"
 
 
 def format_table(rows: Rows) -> list[str]:
-    """Aligned columns below the first row, their heads: numbers to the right, words to the left."""
+    """Align columns below the first row, their heads: numbers to the right, text to the left."""
     columns = []
     for column in zip(*rows, strict=True):
         width = max(map(len, column))
@@ -217,20 +218,20 @@ def _wrapped(label: str, text: str) -> list[str]:
 
 
 def _figures(label: str, figures: Values) -> list[str]:
-    told = [f"{name} {format_number(value)}" for name, value in figures.items()]
-    starts = range(0, len(told), _FIGURES_A_LINE)
-    return [_row("" if start else label, ", ".join(told[start : start + _FIGURES_A_LINE])) for start in starts]
+    shown = [f"{name} {format_number(value)}" for name, value in figures.items()]
+    starts = range(0, len(shown), _FIGURES_A_LINE)
+    return [_row("" if start else label, ", ".join(shown[start : start + _FIGURES_A_LINE])) for start in starts]
 
 
 def _desired(values: Values) -> str:
     desired, active = values["desired"], values["active"]
     mode = f", in an A/B test with {desired['share']:.0%} of the parts" if desired["mode"] == "ab" else ""
     reached = active is not None and active["release"] == desired["release_id"] and desired["mode"] == "release"
-    return f"{desired['release_id']}{mode}, said {desired['source']}{' (reached)' if reached else ''}"
+    return f"{desired['release_id']}{mode}, requested by {desired['source']}{' (reached)' if reached else ''}"
 
 
 def _rollback_target(values: Values) -> str:
-    """Where a rollback leads: not to what is on the deny list."""
+    """Describe where a rollback leads: never to a release on the deny list."""
     if all(bad["digest"] != values["previous"]["digest"] for bad in values["deny_list"]):
         return "`kensa model rollback` goes back to it"
     return "refused, so a rollback leads to the factory release" if values["active"] else "refused"
@@ -240,7 +241,7 @@ def _state_meaning(state: str) -> str:
     try:
         return STATE_MEANING[LifecycleState(state)]
     except ValueError:
-        return "This command is older than the agent and does not know that state"
+        return "This command is older than the agent and does not know this state"
 
 
 def _event_text(event: str) -> str:

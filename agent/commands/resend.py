@@ -1,10 +1,11 @@
-"""`kensa resend CAMERA FROM-TO`: send out of the local history what a consumer misses, marked as a replay.
+"""`kensa resend CAMERA FROM-TO` sends verdicts of the local history again, marked as a replay.
 
-FROM-TO are sequence numbers of the camera's newest start; EPOCH/FROM-TO those of an earlier one, and a verdict's key
-with -TO behind it (line-1/cam/695784715526231/100-250) will do. Through the agent that runs, or alone where none does.
-Nothing in outbox or history changes, and a consumer drops what it has already by the key.
+FROM-TO are sequence numbers of the camera's newest start; EPOCH/FROM-TO those of an earlier one; a verdict's key with
+-TO appended (line-1/cam/695784715526231/100-250) works, too. The running agent sends them, or this command where none
+runs. Nothing in outbox or history changes, and a consumer drops verdicts that it has already by their keys.
 
-0: sent. 1: nothing of the range is kept. 2: a file cannot be read. 4: the broker did not take it in time. 64: no range.
+Exit code 0: sent. 1: nothing of the range is kept. 2: a file cannot be read. 4: the broker did not accept the messages
+in time. 64: no range.
 """
 
 from __future__ import annotations
@@ -44,29 +45,29 @@ _FIRST: Final = ReplayCursor()
 
 
 class _ReplayChannel(Protocol):
-    """How messages reach the broker."""
+    """Way of the messages to the broker."""
 
-    def page(self, wanted: ReplayRange, place: ReplayCursor) -> tuple[ReplayCursor | None, set[int], int] | None:
-        """Send a page: where to go on, the numbers in it, its messages; None while it takes no more."""
+    def page(self, requested: ReplayRange, place: ReplayCursor) -> tuple[ReplayCursor | None, set[int], int] | None:
+        """Send a page; return the next cursor, the sequence numbers, the count of messages; None while it is full."""
 
     def waiting(self) -> int:
-        """Messages that the broker has not acknowledged."""
+        """Return how many messages the broker has not acknowledged."""
 
 
 class _AgentChannel:
-    """The agent that runs on the state directory."""
+    """Sends through the agent that runs on the state directory."""
 
     def __init__(self, state_dir: Path) -> None:
         self._state_dir = state_dir
 
-    def page(self, wanted: ReplayRange, place: ReplayCursor) -> tuple[ReplayCursor | None, set[int], int] | None:
+    def page(self, requested: ReplayRange, place: ReplayCursor) -> tuple[ReplayCursor | None, set[int], int] | None:
         answer = control.request(
             self._state_dir,
             "outbox.resend",
-            camera=wanted.camera,
-            boot_epoch=wanted.boot_epoch,
-            first=wanted.first,
-            last=wanted.last,
+            camera=requested.camera,
+            boot_epoch=requested.boot_epoch,
+            first=requested.first,
+            last=requested.last,
             place=[place.file, place.row],
         )
         if answer.get("busy"):
@@ -80,7 +81,7 @@ class _AgentChannel:
 
 
 class _StandaloneChannel:
-    """A connection of our own, while no agent runs; use as a context manager, with the state directory locked."""
+    """Sends over its own connection, while no agent runs; a context manager, with the state directory locked."""
 
     def __init__(self, config: Config) -> None:
         clock = SystemClock()
@@ -114,8 +115,8 @@ class _StandaloneChannel:
             self._queues.wake_sender.clear()
             self._queues.wake_sender.wait(self._sender.step())
 
-    def page(self, wanted: ReplayRange, place: ReplayCursor) -> tuple[ReplayCursor | None, set[int], int] | None:
-        page = read_page(self._state_dir, wanted, place)
+    def page(self, requested: ReplayRange, place: ReplayCursor) -> tuple[ReplayCursor | None, set[int], int] | None:
+        page = read_page(self._state_dir, requested, place)
         for topic, payload in page.messages:
             self._sender.resend(topic, payload)
         return page.next, set(page.numbers), len(page.messages)
@@ -124,69 +125,71 @@ class _StandaloneChannel:
         return self._sender.resends_waiting
 
 
-def _send(way: _ReplayChannel, wanted: ReplayRange) -> tuple[set[int], int]:
-    """Send all of the range and wait for the broker; return the numbers that were found, and the messages."""
+def _send(channel: _ReplayChannel, requested: ReplayRange) -> tuple[set[int], int]:
+    """Send the whole range and wait for the broker; return the sequence numbers found, and the count of messages."""
     numbers: set[int] = set()
     place: ReplayCursor | None = _FIRST
     messages = waiting = 0
-    began = told = moved = time.monotonic()
+    began = printed = moved = time.monotonic()
     while place is not None or waiting:
-        page = None if place is None or waiting > _MAX_WAITING else way.page(wanted, place)
+        page = None if place is None or waiting > _MAX_WAITING else channel.page(requested, place)
         if page is not None:
             place, found, count = page
             numbers |= found
             messages += count
-        before, waiting = waiting, way.waiting()
+        before, waiting = waiting, channel.waiting()
         now = time.monotonic()
         if page is not None or waiting < before:
             moved = now
         if now - moved > _STALLED_S:
             raise TransportError(
-                f"the broker took none of the last {waiting} messages within {_STALLED_S:.0f} s; "
+                f"the broker acknowledged none of the last {waiting} messages within {_STALLED_S:.0f} s; "
                 "see `kensa status`, or `kensa doctor` where no agent runs"
             )
-        if now - told >= _PROGRESS_S:
-            told = now
-            text = f"{messages - waiting} messages sent, {len(numbers)} of {wanted.verdicts} verdicts found"
+        if now - printed >= _PROGRESS_S:
+            printed = now
+            text = f"{messages - waiting} messages sent, {len(numbers)} of {requested.verdicts} verdicts found"
             print(f"resend: {text}, {now - began:.0f} s", file=sys.stderr, flush=True)
         if page is None:
             time.sleep(_POLL_S)
     return numbers, messages
 
 
-def _resend_range(config: Config, wanted: ReplayRange) -> tuple[set[int], int]:
+def _resend_range(config: Config, requested: ReplayRange) -> tuple[set[int], int]:
     try:
         control.request(config.state_dir, "outbox.resends")
     except ControlError:
         with control.StateDir(config.state_dir), _StandaloneChannel(config) as alone:
-            return _send(alone, wanted)
-    return _send(_AgentChannel(config.state_dir), wanted)
+            return _send(alone, requested)
+    return _send(_AgentChannel(config.state_dir), requested)
 
 
 def main(argv: list[str]) -> int:
-    """Read the range, send, say what became of it."""
+    """Send the range and print a summary."""
     parser = argparse.ArgumentParser(
         prog="kensa resend", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("camera", metavar="CAMERA", help="as the configuration names it")
+    parser.add_argument("camera", metavar="CAMERA", help="its name in the configuration")
     parser.add_argument("range", metavar="FROM-TO", help="sequence numbers, both included; EPOCH/FROM-TO; or KEY-TO")
     parser.add_argument("--config", type=Path, required=True, help="the configuration that the agent runs with")
     parser.add_argument("--json", action="store_true", help="one JSON object: sent, messages, not_kept, ...")
     arguments = parser.parse_args(argv)
     config = configuration.load(arguments.config)
-    wanted = parse_range(config.state_dir, arguments.camera, arguments.range)
-    numbers, messages = _resend_range(config, wanted)
-    missing = ranges_of(set(range(wanted.first, wanted.last + 1)) - numbers)
-    not_kept = wanted.verdicts - len(numbers)
+    requested = parse_range(config.state_dir, arguments.camera, arguments.range)
+    numbers, messages = _resend_range(config, requested)
+    missing = ranges_of(set(range(requested.first, requested.last + 1)) - numbers)
+    not_kept = requested.verdicts - len(numbers)
     if arguments.json:
         counts = {"sent": len(numbers), "messages": messages, "not_kept": not_kept, "missing": missing}
-        print(json.dumps({**asdict(wanted), **counts}))
+        print(json.dumps({**asdict(requested), **counts}))
     else:
-        print(f"{len(numbers)} of {wanted.verdicts} verdicts sent again, in {messages} messages")
+        print(f"{len(numbers)} of {requested.verdicts} verdicts sent again, in {messages} messages")
         if missing:
             shown = ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in missing[:_SHOWN])
             more = f" and {len(missing) - _SHOWN} more ranges" if len(missing) > _SHOWN else ""
-            print(f"{not_kept} are not kept: {shown}{more}. They left the history, or were dropped and never judged")
+            print(f"{not_kept} are not kept: {shown}{more}. They left the history, or were dropped and never inspected")
     if not numbers:
-        raise KensaError(f"nothing of {wanted.camera} {wanted.boot_epoch}/{wanted.first}-{wanted.last} is kept")
+        raise KensaError(
+            f"nothing of {requested.camera} {requested.boot_epoch}/{requested.first}-{requested.last} is kept"
+        )
     return 0

@@ -1,7 +1,7 @@
-"""`kensa run CONFIG`: inspect until told to stop, or until every finite camera has ended; then say what it gave.
+"""`kensa run CONFIG` inspects until stopped, or until every finite camera has ended, and prints a summary.
 
-SIGTERM and SIGINT drain and end, and so does a terminal that is closed; any other SIGHUP reads CONFIG again and goes on
-with it, as `kensa apply` does.
+SIGTERM and SIGINT drain and end, and so does closing the terminal; any other SIGHUP reads CONFIG again and applies it,
+as `kensa apply` does.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
     from agent.records import DroppedFrames, Verdict
 
-_STABLE_S: Final = 5.0  # by then the first parts are judged and what only the start needed is known
-_RETRY_S: Final = 600.0  # a model that was exchanged and paths that are rarely taken leave memory behind as well
-_POLL_S: Final = 1.0  # how soon SIGHUP is seen
+_STABLE_S: Final = 5.0  # by then the first parts are inspected, and memory that only the start needed is free
+_RETRY_S: Final = 600.0  # a replaced model and rare code paths leave free memory behind, too
+_POLL_S: Final = 1.0  # how soon SIGHUP is handled
 _STDERR: Final = 2
 _log = logging.getLogger(__name__)
 
@@ -38,9 +38,9 @@ _log = logging.getLogger(__name__)
 def main(argv: list[str]) -> int:
     """Run an agent.
 
-    0 when all that was captured is judged or counted, whether every finite camera ended or somebody stopped it; 1 when
-    the drain had to abandon something; 2 when verdicts could not be committed to the disk, or rows of --results are
-    missing; 70 after a bug without which the agent cannot go on.
+    Returns 0 when every captured frame was inspected or counted, whether all finite cameras ended or it was stopped; 1
+    when the drain had to abandon something; 2 when verdicts could not be committed to the disk, or rows of --results
+    are missing; 70 after a bug without which the agent cannot go on.
     """
     parser = argparse.ArgumentParser(prog="kensa run", description=__doc__)
     parser.add_argument("config", type=Path, metavar="CONFIG", help="see docs/config.example.yaml")
@@ -75,7 +75,7 @@ def main(argv: list[str]) -> int:
 
 
 class _RunResults:
-    """What a run gave: the table that is printed at its end, and the rows of --results."""
+    """Results of a run: the table that is printed at its end, and the rows of --results."""
 
     def __init__(self, given: config.Config, path: Path | None) -> None:
         """Make the file. Raises UsageError and OperatorError."""
@@ -86,19 +86,19 @@ class _RunResults:
         self._problem: OperatorError | None = None
 
     def verdicts(self, verdicts: Sequence[Verdict]) -> None:
-        """Take verdicts; workers' threads."""
+        """Add verdicts; workers' threads."""
         self._tally.add_verdicts(verdicts)
         if self._results is not None:
             self._results.add_verdicts(verdicts)
 
     def dropped(self, dropped: DroppedFrames) -> None:
-        """Take frames without a verdict; any thread."""
+        """Add frames without a verdict; any thread."""
         self._tally.add_dropped(dropped)
         if self._results is not None:
             self._results.add_dropped(dropped)
 
     def discard(self) -> None:
-        """The agent did not start: leave no empty file behind."""
+        """Delete the empty file of an agent that did not start."""
         if self._results is not None:
             self._results.close()
             self._results.path.unlink(missing_ok=True)
@@ -124,21 +124,21 @@ class _RunResults:
 def _install_signal_handlers(agent: app.Agent, reread: threading.Event) -> None:
     has_terminal = os.isatty(_STDERR)
 
-    def ask_stop(_number: int, _frame: FrameType | None) -> None:
+    def request_stop(_number: int, _frame: FrameType | None) -> None:
         agent.request_stop()
 
-    def ask_reread(_number: int, _frame: FrameType | None) -> None:
-        if has_terminal and not os.isatty(_STDERR):  # it hung up
+    def request_reread(_number: int, _frame: FrameType | None) -> None:
+        if has_terminal and not os.isatty(_STDERR):  # the terminal was closed
             agent.request_stop()
         reread.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, ask_stop)
-    signal.signal(signal.SIGHUP, ask_reread)
+        signal.signal(number, request_stop)
+    signal.signal(signal.SIGHUP, request_reread)
 
 
 def _wait_for_end(agent: app.Agent, reread: threading.Event, path: Path) -> app.StopReason:
-    """Wait for the end, and do meanwhile what is due. Raises InternalError."""
+    """Wait for the end; reread the configuration and trim memory meanwhile. Raises InternalError."""
     due_ns = agent.clock.monotonic_ns() + round(_STABLE_S * NS_PER_S)
     while (end := agent.wait(_POLL_S)) is None:
         if reread.is_set():
@@ -151,15 +151,15 @@ def _wait_for_end(agent: app.Agent, reread: threading.Event, path: Path) -> app.
 
 
 def _reread(agent: app.Agent, path: Path) -> None:
-    """Apply the file as it is now; what is wrong with it is a line in the log, and the agent goes on as it was."""
+    """Apply the file as it is now; an error is a line in the log, and the agent continues unchanged."""
     try:
-        wanted = config.load(path)
+        changed = config.load(path)
     except KensaError as error:
         agent.note_configuration(refused=str(error))
         _log.error("%s is not applied: %s", path, error)
         return
     try:
-        if not agent.apply(wanted).changed:
+        if not agent.apply(changed).changed:
             _log.info("%s has not changed", path)
     except KensaError as error:
         _log.error("%s is not applied: %s", path, error)

@@ -1,4 +1,4 @@
-"""`kensa status`: what a running agent says of itself, from its control socket."""
+"""`kensa status` prints the state of a running agent, from its control socket."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def main(argv: list[str]) -> int:
     """Print the running agent's heartbeat and its models' state, for people or with --json for machines."""
     parser = argparse.ArgumentParser(prog="kensa status", description=__doc__)
     parser.add_argument("config", type=Path, metavar="CONFIG", help="the configuration that the agent runs with")
-    reset = "take the reject rate of this inspection from now on as its baseline, once somebody has checked"
+    reset = "learn this inspection's usual reject rate again from now on, once somebody has checked the parts"
     parser.add_argument("--reset-baseline", metavar="INSPECTION", help=reset)
     parser.add_argument("--json", action="store_true", help="one JSON object")
     arguments = parser.parse_args(argv)
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
 
 
 def _models(state_dir: Path) -> dict[str, Any]:
-    """Each inspection's lifecycle; empty for an agent that takes no updates."""
+    """Return each inspection's lifecycle; empty for an agent without updates."""
     try:
         inspections: dict[str, Any] = control.request(state_dir, "model.show")["inspections"]
     except ControlError:
@@ -89,7 +89,7 @@ def _text(beat: dict[str, Any], active_conditions: list[dict[str, Any]]) -> str:
 
 
 def _storage(outbox: dict[str, Any]) -> list[str]:
-    """What the disk of the outbox does not do, and what was lost with it; nothing while all is kept."""
+    """Describe storage errors of the outbox, and the verdicts lost by them; nothing while all are kept."""
     lines = [] if outbox["storage_error"] is None else [f"NOT COMMITTED: {outbox['storage_error']}"]
     lost = {"given up because the outbox was full": outbox["evicted"], "damaged on disk": outbox["damaged"]}
     lines += [f"{count} verdicts lost: {why}; gap messages name them" for why, count in lost.items() if count]
@@ -97,7 +97,7 @@ def _storage(outbox: dict[str, Any]) -> list[str]:
 
 
 def _faults_text(beat: dict[str, Any]) -> list[str]:
-    """What has gone wrong since the agent's start beside frames and verdicts; nothing where nothing has."""
+    """Describe what has failed since the agent's start, apart from frames and verdicts."""
     lines = []
     if beat["faults"]:
         lines.append(f"the model runtime failed on {beat['faults']} batches: {beat['last_fault']}")
@@ -109,12 +109,12 @@ def _faults_text(beat: dict[str, Any]) -> list[str]:
         lines.append(f"dropped or refused beside frames: {_counts(beat['losses'])}")
     log = beat["log"]
     if log["warnings"] or log["errors"]:
-        lines.append(f"log: {log['warnings']} warnings, {log['errors']} errors, {log['repeats']} repeats left out")
+        lines.append(f"log: {log['warnings']} warnings, {log['errors']} errors, {log['repeats']} repeats suppressed")
     return lines
 
 
 def _configuration(figures: dict[str, Any]) -> list[str]:
-    """Nothing while the newest configuration is in force."""
+    """Describe a configuration that is not in force; nothing while the newest one is."""
     lines = []
     if figures["refused"] is not None:
         lines.append(f"the newest configuration is refused, the one before it is in force: {figures['refused']}")
@@ -124,21 +124,21 @@ def _configuration(figures: dict[str, Any]) -> list[str]:
 
 
 def _broker(figures: dict[str, Any]) -> list[str]:
-    lines = [f"broker does not carry {feature}: {reason}" for feature, reason in figures["refused"].items()]
+    lines = [f"broker does not support {feature}: {reason}" for feature, reason in figures["refused"].items()]
     if figures["dropped"]:
         lines.append(f"broker sent what was dropped: {_counts(figures['dropped'])}")
     return lines
 
 
 def _inspection(figures: dict[str, Any]) -> list[str]:
-    """What judges, what it said, and what is wrong with it."""
+    """Describe an inspection's model, its outcomes, and its problems."""
     untrusted = "" if figures["trusted"] else " (untrusted)"
     lines = [f"inspection {figures['inspection']}: {figures['model']} {figures['version']}{untrusted}"]
     if figures["unhealthy"] is not None:
         lines.append(f"  NOT HEALTHY: {figures['unhealthy']}")
     if figures["outcomes"]:
         classes = f" ({_counts(figures['classes'])})" if figures["classes"] else ""
-        lines.append(f"  judged by this model: {_counts(figures['outcomes'])}{classes}")
+        lines.append(f"  inspected by this model: {_counts(figures['outcomes'])}{classes}")
     if figures["rejects"] is not None:
         lines.append(f"  {_rejects(figures['rejects'])}")
     return lines
@@ -161,10 +161,10 @@ def _rejects(figures: dict[str, Any]) -> str:
 
 
 def _pictures(camera: dict[str, Any]) -> list[str]:
-    """What is wrong with a camera's pictures, one line each; none while they are well."""
+    """Describe problems of a camera's images, one line each."""
     lines = []
     if camera["picture_alarm"] is not None:
-        lines.append(f"  NOT JUDGED: its pictures are {camera['picture_alarm']}")
+        lines.append(f"  NOT INSPECTED: its pictures are {camera['picture_alarm']}")
     if camera["picture_faults"]:
         lines.append(f"  unknown because of the picture: {_counts(camera['picture_faults'])}")
     if camera["image_mismatch"] is not None:

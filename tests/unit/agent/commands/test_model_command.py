@@ -114,13 +114,13 @@ def test_a_wanted_release_comes_to_the_line_and_a_rollback_goes_back(site: Site)
     first, second = site.plant.publish(), site.plant.publish()
     for ref in (first, second):
         code, out = site.kensa("desire", ref.release_id)
-        assert (code, "is wanted" in out) == (0, True)
+        assert (code, "is requested" in out) == (0, True)
         site.plant.step_until_idle()
     code, out = site.kensa("show")
     assert f"active      {second.release_id}  counter 2" in out
     assert f"before      {first.release_id}" in out
     assert "`kensa model rollback` goes back to it" in out
-    assert "said control (reached)" in out
+    assert "requested by control (reached)" in out
     assert site.kensa("rollback", "--why", "the old one was better")[0] == 0
     site.plant.step_until_idle()
     assert site.plant.active_version() == first.version
@@ -240,7 +240,7 @@ def test_without_an_agent_the_journal_is_shown_and_left_alone(site: Site) -> Non
     before = sorted(site.models.rglob("*"))
     code, out = site.kensa("show")
     assert code == 0
-    assert out.startswith("No agent runs here. This is what the last one wrote down")
+    assert out.startswith("No agent runs here. This is the state that the last one recorded")
     assert f"active      {ref.release_id}" in out
     assert "ALARM       The journal was damaged; the one before it counts." in out
     assert site.json("show")["running"] is False
@@ -256,7 +256,7 @@ def test_a_rollout_shows_its_share_and_its_figures(site: Site) -> None:
     code, out = site.kensa("show")
     assert code == 0
     assert f"candidate   {ref.release_id}" in out
-    assert "judges 50% of the parts beside the active one" in out
+    assert "inspects 50% of the parts beside the active one" in out
     assert "progress    " in out
     assert site.json("history")["history"][-1]["after"] == "trial"
 
@@ -274,7 +274,7 @@ def test_an_ab_test_is_started_compared_and_promoted(site: Site) -> None:
     for _ in range(3):
         site.plant.step(blind=True)
     code, out = site.kensa("ab", "report")
-    assert "parts judged by both" in out
+    assert "parts inspected by both" in out
     assert "McNemar p" in out
     assert "the last disagreements:" in out
     assert site.json("ab", "report")["report"]["let_through"] > 0

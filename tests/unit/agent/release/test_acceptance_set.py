@@ -163,7 +163,7 @@ def test_added_parts_are_judged_by_the_running_release(site: Path, capsys: pytes
     assert kensa("add", site, "--label", "ok", site.parent / "good.png") == 0
     assert kensa("add", site, "--inspection", "top", "--label", "spot", "--by", "qa", site.parent / "bad.png") == 0
     assert kensa("run", site) == 0
-    assert "spots 1.0.0: 2 of 2 labelled parts of top judged right" in capsys.readouterr().out
+    assert "spots 1.0.0: 2 of 2 labelled parts of top classified right" in capsys.readouterr().out
 
 
 def test_a_part_that_is_judged_wrong_is_named_and_ends_with_3(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
