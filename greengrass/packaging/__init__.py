@@ -1,5 +1,5 @@
-"""Greengrass components from this checkout: recipes checked, wheels collected, archives written, versions deployed.
+"""Builds and deploys Greengrass components: checks recipes, collects wheels, writes archives, deploys.
 
-Runs where components are built and deployed, never on a device: the wheel leaves this package out. Only `component.py`
-travels, as an artifact of its own.
+Runs where components are built and deployed, never on a device: the wheel excludes this package. Only `component.py`
+is shipped, as an artifact of its own.
 """

@@ -1,4 +1,4 @@
-"""`python -m greengrass.packaging inspector|model|check`, behind scripts/build-component and scripts/check."""
+"""`python -m greengrass.packaging inspector|model|check`: command line of scripts/build-component."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _VERSION: Final = re.compile(r"\d+\.\d+\.\d+")
 def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/build-component", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("check", help="judge recipes, GDK projects and policies")
+    commands.add_parser("check", help="check recipes, GDK projects and policies")
     inspector = commands.add_parser("inspector", help="com.kensa.Inspector: the agent, in the version of this checkout")
     inspector.add_argument("--release", type=Path, default=ROOT / "releases" / "default", help="the factory release")
     inspector.add_argument("--root", type=Path, help="the release repository's metadata/1.root.json")
@@ -33,7 +33,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     model.add_argument("--repository", type=Path, help="the release repository, a folder")
     model.add_argument("--site")
     model.add_argument("--release", metavar="NAME/VERSION")
-    model.add_argument("--inspection", default="main", help="who runs it (default: main)")
+    model.add_argument("--inspection", default="main", help="inspection that runs it (default: main)")
     for command in (inspector, model):
         command.add_argument("--version", help="of the component (default: the code's, or the release's)")
         command.add_argument(
@@ -41,9 +41,11 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         )
         command.add_argument("--python", action="append", choices=PYTHONS, help="may be repeated; default: all")
         command.add_argument("--out", type=Path, default=Path("build/components"))
-        command.add_argument("--bucket", help="S3 bucket of the artifacts; else scripts/deploy or the GDK fills it in")
-        command.add_argument("--gdk", action="store_true", help="write where `gdk component publish` looks")
-        command.add_argument("--report", action="store_true", help="print what weighs what")
+        command.add_argument(
+            "--bucket", help="S3 bucket of the artifacts; default: filled in by scripts/deploy or the GDK"
+        )
+        command.add_argument("--gdk", action="store_true", help="write where `gdk component publish` reads")
+        command.add_argument("--report", action="store_true", help="print the size of each package")
     return parser.parse_args(argv)
 
 
@@ -75,10 +77,10 @@ def _model(arguments: argparse.Namespace, targets: tuple[BuildTarget, ...]) -> B
     return BuildPlan(MODEL, version, tuple(entries), targets, configuration=configuration)
 
 
-def _print(built: BuildResult, out: Path, *, weights: bool) -> None:
+def _print(built: BuildResult, out: Path, *, sizes: bool) -> None:
     for path in (built.recipe, *built.artifacts, built.sbom, built.digests):
         print(f"{path.stat().st_size:>12,}  {path.relative_to(out)}")
-    if weights:
+    if sizes:
         print(size_report.table([path for path in built.artifacts if path.suffix == ".zip"]))
 
 
@@ -99,8 +101,8 @@ def _build(arguments: argparse.Namespace) -> int:
     if arguments.gdk:
         out, recipe_name = ROOT / "greengrass" / plan.kind.name / "greengrass-build", "recipe.yaml"
     plan = replace(plan, bucket=arguments.bucket, recipe_name=recipe_name)
-    built = build(plan, out, say=lambda text: print(text, file=sys.stderr))
-    _print(built, out, weights=arguments.report)
+    built = build(plan, out, on_progress=lambda text: print(text, file=sys.stderr))
+    _print(built, out, sizes=arguments.report)
     return 0
 
 
@@ -112,7 +114,7 @@ def _check() -> int:
 
 
 def main(argv: list[str]) -> int:
-    """Exit code: 0 done, 1 a check failed, else the error's."""
+    """Run one command; return 0 when done, 1 when a check failed, else the error's exit code."""
     arguments = _arguments(argv)
     try:
         return _check() if arguments.command == "check" else _build(arguments)

@@ -1,8 +1,8 @@
-"""Archives with the same bytes for the same content: sorted names, one date, one mode.
+"""Writes reproducible zip archives: sorted names, one date, one mode.
 
 Nothing is compressed: wheels and models are already, and compressors differ between machines.
 
-Promise: `write` makes the same file on every machine and day; nothing of a half-written one is left.
+Promise: `write` makes the same file on every machine and day, and leaves no partial file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_DATE: Final = (1980, 1, 1, 0, 0, 0)  # the earliest that the format has
+_DATE: Final = (1980, 1, 1, 0, 0, 0)  # the earliest date of the format
 _MODE: Final = 0o100644 << 16  # a plain file, readable by the component's user
 _UNIX: Final = 3
 
@@ -30,19 +30,19 @@ class ArchiveEntry:
 
 
 def write(path: Path, entries: Iterable[ArchiveEntry]) -> None:
-    """Write a zip, through a file beside it that is renamed when whole."""
+    """Write a zip, through a temporary file beside it that is renamed when complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".zip-", delete=False) as file:
-        part = Path(file.name)
+        temporary = Path(file.name)
     try:
-        with zipfile.ZipFile(part, "w") as archive:
+        with zipfile.ZipFile(temporary, "w") as archive:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 info = zipfile.ZipInfo(entry.name, _DATE)
                 info.external_attr = _MODE
                 info.create_system = _UNIX
                 info.compress_type = zipfile.ZIP_STORED
                 archive.writestr(info, entry.content)
-        part.chmod(0o644)
-        part.replace(path)
+        temporary.chmod(0o644)
+        temporary.replace(path)
     finally:
-        part.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)

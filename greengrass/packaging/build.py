@@ -1,4 +1,4 @@
-"""Build a component version: archives for every kind of device, the recipe, the bill of materials, the digests.
+"""Builds a component version: archives for each kind of device, recipe, bill of materials, digests.
 
 The result has the layout that `gdk component publish`, local deployments and scripts/deploy read:
 
@@ -40,7 +40,7 @@ class ComponentKind:
 
     name: str
     packages: frozenset[str] | None  # of the lock; None: all that a device imports
-    imports: tuple[str, ...]  # modules that must load for an installation to count
+    imports: tuple[str, ...]  # modules that must load after an installation
 
 
 INSPECTOR: Final = ComponentKind(
@@ -67,11 +67,11 @@ MODEL: Final = ComponentKind(
 
 @dataclass(frozen=True, slots=True)
 class BuildPlan:
-    """A component version that is to be built."""
+    """Description of a component version to build."""
 
     kind: ComponentKind
     version: str
-    contents: tuple[ArchiveEntry, ...]  # of every archive, beside the wheels
+    contents: tuple[ArchiveEntry, ...]  # of every archive, besides the wheels
     targets: tuple[BuildTarget, ...]
     configuration: Mapping[str, Any] = field(default_factory=dict)  # top-level keys over the recipe's
     bucket: str | None = None
@@ -81,11 +81,11 @@ class BuildPlan:
 
 @dataclass(frozen=True, slots=True)
 class BuildResult:
-    """What was written."""
+    """The files that were written."""
 
     recipe: Path
     artifacts: tuple[Path, ...]
-    wheels: dict[str, list[Wheel]]  # archive's name -> what it carries
+    wheels: dict[str, list[Wheel]]  # by name of the archive
     sbom: Path
     digests: Path
 
@@ -101,17 +101,17 @@ def build_kensa_wheel(folder: Path) -> Wheel:
     return Wheel("kensa", __version__, built[0], sha256_of(built[0]))
 
 
-def build(plan: BuildPlan, out: Path, *, say: Callable[[str], None] = lambda _text: None) -> BuildResult:
-    """Write the whole version below `out`. Raises PackagingError or RecipeError; then no recipe was written."""
+def build(plan: BuildPlan, out: Path, *, on_progress: Callable[[str], None] = lambda _text: None) -> BuildResult:
+    """Write the whole version below `out`. Raises PackagingError or RecipeError, before any recipe is written."""
     source = RECIPES / f"{plan.kind.name}.yaml"
     defaults = checks.DEFAULTS_CHECKS[plan.kind.name]
-    inspected = recipe.parse(source.read_text(encoding="utf-8"), source=source.name, defaults=defaults)
+    parsed = recipe.parse(source.read_text(encoding="utf-8"), source=source.name, defaults=defaults)
     artifacts = out / "artifacts" / plan.kind.name / plan.version
     with tempfile.TemporaryDirectory(prefix="kensa-wheel-") as folder:
         own = build_kensa_wheel(Path(folder))
         wheels: dict[str, list[Wheel]] = {}
         for target in plan.targets:
-            say(f"{target.archive}: collecting wheels")
+            on_progress(f"{target.archive}: collecting wheels")
             wheels[target.archive] = [
                 *collect_wheels(component_pins(LOCK, target, plan.kind.packages), target, plan.store),
                 own,
@@ -128,14 +128,14 @@ def build(plan: BuildPlan, out: Path, *, say: Callable[[str], None] = lambda _te
         if any(target.machine == machine for target in plan.targets)
     }
     stem = f"{plan.kind.name}-{plan.version}"
-    made = recipe.render(
-        inspected, version=plan.version, artifacts=by_architecture, configuration=plan.configuration, bucket=plan.bucket
+    rendered = recipe.render(
+        parsed, version=plan.version, artifacts=by_architecture, configuration=plan.configuration, bucket=plan.bucket
     )
-    recipe.parse(made, source=stem, defaults=defaults)
+    recipe.parse(rendered, source=stem, defaults=defaults)
     paths = out / "recipes" / (plan.recipe_name or f"{stem}.yaml"), out / f"{stem}.cdx.json", out / f"{stem}.sha256"
     paths[0].parent.mkdir(parents=True, exist_ok=True)
     paths[1].write_text(materials, encoding="utf-8")
-    paths[0].write_text(made, encoding="utf-8")
+    paths[0].write_text(rendered, encoding="utf-8")
     listed = sorted([*written, *paths[:2]])
     paths[2].write_text("".join(f"{sha256_of(path)}  {path.relative_to(out)}\n" for path in listed), encoding="utf-8")
     return BuildResult(paths[0], tuple(written), wheels, paths[1], paths[2])

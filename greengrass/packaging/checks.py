@@ -1,4 +1,4 @@
-"""What scripts/check asks of recipes, GDK projects and policies: that they agree with each other and with the agent."""
+"""Checks that recipes, GDK projects and policies agree with each other and with the agent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _PROJECTS: Final = ROOT / "greengrass"
 _POLICIES: Final = RECIPES / "policies"
-# Of the data plane of core devices; AWS IoT knows no narrower resource for them.
+# Of the data plane of core devices; AWS IoT has no narrower resource for them.
 _WITHOUT_RESOURCE: Final = frozenset(
     f"greengrass:{action}"
     for action in (
@@ -37,12 +37,12 @@ def check_inspector_defaults(tree: dict[str, Any]) -> None:
 
 
 def check_model_defaults(tree: dict[str, Any]) -> None:
-    """Parse DefaultConfiguration as the component does, and look at the topics. Raises ConfigError."""
+    """Parse DefaultConfiguration as the component does, and check the topics. Raises ConfigError."""
     inspection = read_model_config(tree).inspection
     policies = tree.get("accessControl", {}).get("aws.greengrass.ipc.pubsub", {}).values()
     topics = {resource for policy in policies for resource in policy["resources"]}
-    if topics != (wanted := {hint_topic(inspection), status_topic(inspection)}):
-        raise ConfigError(f"accessControl: must name {', '.join(sorted(wanted))}")
+    if topics != (required := {hint_topic(inspection), status_topic(inspection)}):
+        raise ConfigError(f"accessControl: must name {', '.join(sorted(required))}")
 
 
 DEFAULTS_CHECKS: Final[Mapping[str, Callable[[dict[str, Any]], None]]] = {
@@ -52,7 +52,7 @@ DEFAULTS_CHECKS: Final[Mapping[str, Callable[[dict[str, Any]], None]]] = {
 
 
 def find_problems() -> list[str]:
-    """Everything that is wrong, a line each; empty when all is well."""
+    """Return all problems, a line each; empty when there are none."""
     found: list[str] = []
     for name, defaults in DEFAULTS_CHECKS.items():
         path = RECIPES / f"{name}.yaml"
@@ -79,7 +79,7 @@ def _project_problems(name: str, source: Path) -> list[str]:
 
 
 def policy_problems(document: Mapping[str, Any]) -> list[str]:
-    """What is too wide in an IAM or IoT policy: every action and resource names what it is for."""
+    """Return the actions and resources of an IAM or IoT policy that are too wide."""
     found = []
     for statement in document["Statement"]:
         where = statement.get("Sid", "a statement")

@@ -1,11 +1,11 @@
-"""Install and start a Kensa component on a device: `component.py install|start ARTIFACTS WORK [MODULE]`.
+"""Installs and starts a component on a device: `component.py install|start ARTIFACTS WORK [MODULE]`.
 
-An artifact of its own beside the archives, so that it works where the nucleus did not unpack them. Knows only the
-standard library and reads on any Python from 3.7 on: it is what refuses an unfit interpreter by name.
+It is a separate artifact beside the archives, so that it works where the nucleus did not unpack them. It uses only the
+standard library and runs on any Python from 3.7 on: it names an unsuitable interpreter in its refusal.
 
-Promise: `install` makes WORK/VERSION whole or exits 1 with a sentence on standard error; it takes nothing from the
-network and needs no rights beyond WORK. The running version stays as it is: a nucleus installs the next one beside it;
-what ran before that is removed. `start` becomes `python -m MODULE`, keeping its process id.
+Promise: `install` makes WORK/VERSION complete or exits 1 with a sentence on standard error; it uses no network and
+needs no rights beyond WORK. The running version is left unchanged: a nucleus installs the next one beside it; versions
+before that are removed. `start` becomes `python -m MODULE`, keeping its process id.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ PROBE = (
 
 
 class UnsupportedError(Exception):
-    """The component cannot be installed or started here; the text says why and what to do."""
+    """The component cannot be installed or started here; the text gives the reason and the remedy."""
 
 
 def archives(folder: Path) -> dict[str, Path]:
-    """Archives for this machine's architecture by the CPython that they are for ("3.11"). Raises UnsupportedError."""
+    """Return the archives for this machine's architecture, by version of CPython ("3.11"). Raises UnsupportedError."""
     machine = platform.machine()
     found = {}
     others = set()
@@ -50,7 +50,7 @@ def archives(folder: Path) -> dict[str, Path]:
 
 
 def probe_interpreter(program: str) -> str | None:
-    """What a program says it is: "cpython 3.11", or None where it is absent or no Python."""
+    """Return what a program is, such as "cpython 3.11"; None where it is absent or no Python."""
     try:
         answer = subprocess.run(
             [program, "-I", "-c", PROBE], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=60, check=True
@@ -61,21 +61,21 @@ def probe_interpreter(program: str) -> str | None:
 
 
 def choose_interpreter(folder: Path, candidates: tuple[str, ...] = CANDIDATES) -> tuple[str, Path]:
-    """Return the first interpreter that an archive is for, and that archive.
+    """Return the first interpreter that has an archive, and that archive.
 
-    Raises UnsupportedError naming what there is.
+    Raises UnsupportedError with the interpreters found.
     """
     found = archives(folder)
     seen = []
     for candidate in candidates:
         program = shutil.which(candidate)
-        said = program and probe_interpreter(program)
-        if not program or not said:
+        identity = program and probe_interpreter(program)
+        if not program or not identity:
             continue
-        name, _, version = said.partition(" ")
+        name, _, version = identity.partition(" ")
         if name == "cpython" and version in found:
             return program, found[version]
-        seen.append(f"{program} is {said}")
+        seen.append(f"{program} is {identity}")
     fit = next(iter(found))
     raise UnsupportedError(
         f"the component is for CPython {', '.join(found)}, and {'; '.join(seen) or 'no python3 is on PATH'}. "
@@ -84,12 +84,12 @@ def choose_interpreter(folder: Path, candidates: tuple[str, ...] = CANDIDATES) -
 
 
 def archive_signature(archive: Path) -> str:
-    """What the marker says of an installed archive."""
+    """Return the marker's text for an installed archive."""
     return f"{archive.name} {archive.stat().st_size}\n"
 
 
 def run(command: list[str], why: str) -> None:
-    """Run a step of the installation. Raises UnsupportedError with `why` and the last lines that it wrote."""
+    """Run a step of the installation. Raises UnsupportedError with `why` and its last lines of output."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("PIP_", "PYTHON", "VIRTUAL_ENV"))}
     clean["PIP_CONFIG_FILE"] = os.devnull
     clean["ORT_DISABLE_TELEMETRY"] = "1"  # as agent/__init__.py: the last step imports onnxruntime alone
@@ -121,7 +121,7 @@ def install(folder: Path, work: Path) -> None:
     python = str(environment / "bin" / "python")
     requirements = str(home / "requirements.txt")
     wheels = home / "wheels"
-    # The list is complete and names every digest: nothing is resolved, and a damaged file is refused.
+    # The list is complete and has every digest: nothing is resolved, and a damaged file is refused.
     run(
         [
             python,
@@ -154,9 +154,9 @@ def install(folder: Path, work: Path) -> None:
 
 
 def remove_old_versions(home: Path) -> None:
-    """Keep this version and the one that was started last, which runs now; nothing else that we installed.
+    """Remove all versions but this one and the one that was started last, which runs now.
 
-    Part of the installation, beside the running version: thousands of files would hold a start up for seconds.
+    This belongs to the installation: deleting thousands of files would delay a start by seconds.
     """
     others = [path for path in home.parent.iterdir() if path != home and (path / MARKER).is_file()]
     others.sort(key=lambda path: (path / MARKER).stat().st_mtime)
@@ -170,7 +170,7 @@ def start(folder: Path, work: Path, module: str) -> None:
     python = str(home / "venv" / "bin" / "python")
     if not (home / MARKER).is_file():
         install(folder, work)  # the work folder was cleared
-    os.utime(str(home / MARKER))  # started last: see `prune`
+    os.utime(str(home / MARKER))  # started last: see `remove_old_versions`
     environment = dict(
         os.environ,
         KENSA_COMPONENT_DIR=str(home),
@@ -179,11 +179,11 @@ def start(folder: Path, work: Path, module: str) -> None:
         ORT_DISABLE_TELEMETRY="1",
     )
     os.chdir(str(home))
-    os.execve(python, [python, "-P", "-s", "-m", module], environment)  # noqa: S606 - becomes it: no shell between
+    os.execve(python, [python, "-P", "-s", "-m", module], environment)  # noqa: S606 - replaces this process, without a shell
 
 
 def main(arguments: list[str]) -> int:
-    """0 done, 1 refused: one line on standard error says why."""
+    """Return 0 when done, 1 when refused, with the reason in one line on standard error."""
     command, *rest = arguments or [""]
     if ARGUMENT_COUNTS.get(command) != len(rest):
         sys.stderr.write("usage: component.py install ARTIFACTS WORK | component.py start ARTIFACTS WORK MODULE\n")

@@ -1,8 +1,8 @@
-"""What an archive holds beside the wheels: a factory release and the trust anchor, or one release with its metadata.
+"""Collects an archive's content besides the wheels: a factory release with trust anchor, or a signed release.
 
-Everything is read once, when the plan is made, so that all archives of a version hold the same. Nothing is judged but
-that the files are there, so that a build fails instead of a deployment: a device trusts nothing because it came with a
-component.
+Everything is read once, when the plan is made, so that all archives of a version have the same content. Only the
+presence of the files is checked, so that a build fails instead of a deployment: a device does not trust content because
+it came with a component.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MIN_VALIDITY: Final = dt.timedelta(hours=1)
 
 
 def factory_release(folder: Path) -> list[ArchiveEntry]:
-    """The files of a release folder that its manifest lists, below `release/`. Raises PackagingError."""
+    """Return the files of a release folder that its manifest lists, below `release/`. Raises PackagingError."""
     try:
         listed = manifest.read_manifest(folder).files
     except ReleaseError as error:
@@ -37,14 +37,14 @@ def factory_release(folder: Path) -> list[ArchiveEntry]:
 
 
 def trust_anchor(path: Path) -> ArchiveEntry:
-    """A repository's 1.root.json. Raises PackagingError."""
+    """Return a repository's 1.root.json. Raises PackagingError."""
     if _read_signed(path).get("_type") != "root":
         raise PackagingError(f"{path} is no root metadata; give the repository's metadata/1.root.json")
     return ArchiveEntry("1.root.json", path.read_bytes())
 
 
 def signed_release(repository: Path, *, site: str, release_id: str, now: dt.datetime) -> list[ArchiveEntry]:
-    """A repository of one release below `repository/`: what a device needs to fetch and judge `release_id` of `site`.
+    """Return what a device needs to fetch and verify `release_id` of `site`, below `repository/`.
 
     Raises PackagingError where a file is missing, or where a signature expires within an hour of `now`.
     """
@@ -59,14 +59,16 @@ def signed_release(repository: Path, *, site: str, release_id: str, now: dt.date
     versions = {name: f"{snapshot['meta'][name]['version']}.{name}" for name in ("targets.json", role_name)}
     _read_unexpired(metadata / versions["targets.json"], now)
     targets = _read_unexpired(metadata / versions[role_name], now)["targets"]
-    wanted = f"{site}/{release_id}/{manifest.MANIFEST_NAME}"
-    if wanted not in targets:
+    manifest_path = f"{site}/{release_id}/{manifest.MANIFEST_NAME}"
+    if manifest_path not in targets:
         known = ", ".join(sorted(t.split("/", 1)[1].rpartition("/")[0] for t in targets if t.count("/") > 1))
         raise PackagingError(f"{repository} has no release {release_id} for {site}; there are: {known or 'none'}")
     taken += ["timestamp.json", snapshot_name, *versions.values()]
     paths = [f"metadata/{name}" for name in taken]
-    paths += [_target_path(path, targets[path]) for path in (wanted, f"{site}/revoked.json") if path in targets]
-    listed = manifest.parse_manifest((repository / _target_path(wanted, targets[wanted])).read_bytes()).files
+    paths += [_target_path(path, targets[path]) for path in (manifest_path, f"{site}/revoked.json") if path in targets]
+    listed = manifest.parse_manifest(
+        (repository / _target_path(manifest_path, targets[manifest_path])).read_bytes()
+    ).files
     paths += [f"files/{entry.sha256}" for entry in listed.values()]
     return [_read(repository, path, below="repository") for path in paths]
 

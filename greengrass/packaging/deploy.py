@@ -1,10 +1,12 @@
-"""`python -m greengrass.packaging.deploy`, behind scripts/deploy: upload, register and deploy component versions.
+"""`python -m greengrass.packaging.deploy` uploads, registers and deploys component versions.
 
     scripts/deploy --bucket B --group line-3 --component com.kensa.Inspector --configuration recipes/deployments/x.yaml
     scripts/deploy --bucket B --group line-3 --remove com.kensa.Model
-    scripts/deploy ... --dry-run --account 123456789012        print the requests, speak to nobody
+    scripts/deploy ... --dry-run --account 123456789012        print the requests, send nothing
 
-Promise: artifacts of a version never change once they are there, and a version that exists is used as it is.
+The command line of scripts/deploy.
+
+Promise: artifacts of a version never change once uploaded, and a version that exists is used as it is.
 """
 
 from __future__ import annotations
@@ -42,39 +44,39 @@ _POLL_S: Final = 2.0
 
 
 def s3_checksum(path: Path) -> str:
-    """SHA-256 of a file as S3 writes it, in base64."""
+    """Return the SHA-256 of a file in base64, as S3 writes it."""
     return base64.b64encode(bytes.fromhex(sha256_of(path))).decode()
 
 
 class GreengrassCloud:
-    """The three services; every parameter is judged before it is sent."""
+    """Amazon S3 and Greengrass; every parameter is validated before it is sent."""
 
     def __init__(self, *, s3: Any, greengrass: Any, clock: Clock) -> None:
-        """Clients of boto3."""
+        """Wrap clients of boto3."""
         self._s3 = s3
         self._greengrass = greengrass
         self._clock = clock
         self._never = threading.Event()
 
     def validate_parameters(self, operation: str, parameters: Mapping[str, Any]) -> None:
-        """Judge the parameters of an operation of Greengrass as botocore does. Raises DeployError."""
+        """Validate the parameters of an operation of Greengrass with botocore. Raises DeployError."""
         shape = self._greengrass.meta.service_model.operation_model(operation).input_shape
         report = ParamValidator().validate(parameters, shape)
         if report.has_errors():
             raise DeployError(f"{operation} would be refused: {report.generate_report()}")
 
     def upload(self, version: ComponentVersion) -> list[str]:
-        """Bring the artifacts that are not there yet; returns their keys. Raises DeployError."""
+        """Upload the artifacts that are missing; return their keys. Raises DeployError."""
         uploaded = []
         for path in version.artifacts:
             key = version.artifact_key(path)
             digest = s3_checksum(path)
-            present = self._checksum(version.bucket, key)
-            if present == digest:
+            existing = self._checksum(version.bucket, key)
+            if existing == digest:
                 continue
-            if present is not None:
+            if existing is not None:
                 raise DeployError(
-                    f"s3://{version.bucket}/{key} is there with other bytes, which devices would refuse: give the "
+                    f"s3://{version.bucket}/{key} exists with other bytes, which devices would refuse: give the "
                     "component a new version"
                 )
             with path.open("rb") as file:
@@ -83,7 +85,7 @@ class GreengrassCloud:
         return uploaded
 
     def _checksum(self, bucket: str, key: str) -> str | None:
-        """SHA-256 (base64) of an object, "" where S3 knows none, None where there is no object."""
+        """Return the SHA-256 (base64) of an object, "" where S3 has none, None where there is no object."""
         try:
             head = self._s3.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
         except ClientError as error:
@@ -93,7 +95,7 @@ class GreengrassCloud:
         return str(head.get("ChecksumSHA256", ""))
 
     def register(self, version: ComponentVersion) -> str:
-        """Create the version, and wait until it can be deployed; returns its ARN, or "" for one that was there."""
+        """Create the version, and wait until it can be deployed; return its ARN, or "" for one that exists."""
         try:
             answer = self._greengrass.create_component_version(**version.creation_parameters())
         except ClientError as error:
@@ -111,7 +113,7 @@ class GreengrassCloud:
             self._clock.wait(self._never, _POLL_S)
 
     def current_components(self, target_arn: str) -> dict[str, Any]:
-        """Components of the target's present deployment."""
+        """Return the components of the target's current deployment."""
         listed = self._greengrass.list_deployments(targetArn=target_arn, historyFilter="LATEST_ONLY")["deployments"]
         if not listed:
             return {}
@@ -121,13 +123,13 @@ class GreengrassCloud:
         return components
 
     def broken_components(self, thing: str) -> dict[str, str]:
-        """Components that are BROKEN on a core device, with what it says of them; empty where nothing is known."""
+        """Return the BROKEN components of a core device, with its details; empty where nothing is known."""
         try:
             pages = self._greengrass.get_paginator("list_installed_components").paginate(coreDeviceThingName=thing)
             installed = [component for page in pages for component in page["installedComponents"]]
         except ClientError as error:
             if error.response["Error"]["Code"] in {"ResourceNotFoundException", "AccessDeniedException"}:
-                return {}  # it never reported, or this user may not ask: the deployment goes on
+                return {}  # it never reported, or this user may not ask: the deployment continues
             raise
         return {
             component["componentName"]: str(component.get("lifecycleStateDetails") or "no details")
@@ -136,7 +138,7 @@ class GreengrassCloud:
         }
 
     def deploy(self, parameters: Mapping[str, Any]) -> str:
-        """CreateDeployment; returns its id."""
+        """Create the deployment; return its id."""
         return str(self._greengrass.create_deployment(**parameters)["deploymentId"])
 
 
@@ -151,7 +153,7 @@ def run(
     dry_run: bool,
     remove: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Do it, or with `dry_run` only say what would be sent; returns what `--json` prints. Raises KensaError."""
+    """Deploy, or with `dry_run` only return the requests; return what is printed. Raises KensaError."""
     for component, change in changes.items():
         deployment_request.validate_update(component, change)
     for version in versions:
@@ -161,7 +163,7 @@ def run(
         target_arn=target_arn,
         components={version.name: version.version for version in versions},
         changes=changes,
-        present={name: {} for name in remove} if dry_run else cloud.current_components(target_arn),
+        current={name: {} for name in remove} if dry_run else cloud.current_components(target_arn),
         rollout=rollout,
         remove=remove,
     )
@@ -180,13 +182,13 @@ def run(
 
 
 def _warnings(cloud: GreengrassCloud, target_arn: str, *, kept: AbstractSet[str]) -> list[str]:
-    """What a person should know of a single device before its next deployment."""
+    """Return warnings about a single device before its next deployment."""
     _, _, thing = target_arn.partition(":thing/")
     if not thing:
         return []
     return [
         f"{name} is BROKEN on {thing} ({details}) and stays part of the deployment. Nucleus lite tries it again with "
-        f"every deployment, and fails that as long as it is BROKEN: take it off with --remove {name}, or deploy a "
+        f"every deployment, and fails that as long as it is BROKEN: remove it with --remove {name}, or deploy a "
         "version that starts"
         for name, details in sorted(cloud.broken_components(thing).items())
         if name in kept
@@ -206,7 +208,11 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         "--component", action="append", default=[], metavar="NAME[=VERSION]", help="built version; may be repeated"
     )
     parser.add_argument(
-        "--remove", action="append", default=[], metavar="NAME", help="take a component off the target; may be repeated"
+        "--remove",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="remove a component from the target; may be repeated",
     )
     parser.add_argument("--configuration", type=Path, help="YAML, see recipes/deployments")
     parser.add_argument(
@@ -221,9 +227,9 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         "--abort-after", type=int, default=rollout.abort_after, help="things, before the percentage counts"
     )
     parser.add_argument("--timeout-min", type=int, default=rollout.timeout_min, help="of one thing")
-    parser.add_argument("--notify-s", type=int, default=rollout.notify_s, help="a component may defer so long")
-    parser.add_argument("--validate-s", type=int, default=rollout.validate_s, help="to judge a configuration")
-    parser.add_argument("--dry-run", action="store_true", help="print the requests, speak to nobody")
+    parser.add_argument("--notify-s", type=int, default=rollout.notify_s, help="how long a component may defer")
+    parser.add_argument("--validate-s", type=int, default=rollout.validate_s, help="to validate a configuration")
+    parser.add_argument("--dry-run", action="store_true", help="print the requests, send nothing")
     return parser.parse_args(argv)
 
 
@@ -234,7 +240,7 @@ def _target_arn(arguments: argparse.Namespace, session: Any) -> str:
     account = arguments.account
     if account is None:
         if arguments.dry_run:
-            raise UsageError("a dry run speaks to nobody; give --account")
+            raise UsageError("a dry run sends nothing; give --account")
         account = session.client("sts", region_name=region).get_caller_identity()["Account"]
     target = (
         DeploymentTarget("thinggroup", arguments.group)
@@ -279,7 +285,7 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(argv: list[str]) -> int:
-    """Exit code: 0 done, else the error's; 4 for what the cloud refused."""
+    """Deploy; return 0 when done, else the error's exit code; 4 when the cloud refused."""
     arguments = _arguments(argv)
     try:
         done = _run(arguments)

@@ -1,6 +1,6 @@
-"""What is asked of the cloud to bring component versions to things: pure, so that it can be shown before it is done.
+"""Composes the requests that deploy component versions to things, without sending them.
 
-Promise: every request was judged by botocore's own parameter validation, and every configuration by the agent's model,
+Promise: every request is checked by botocore's own parameter validation, and every configuration by the agent's model,
 before the first one is sent.
 """
 
@@ -22,7 +22,7 @@ BUCKET_PLACEHOLDER: Final = "BUCKET_NAME"
 
 
 class DeployError(OperatorError):
-    """A deployment is not possible as it was asked for; the text says what to do."""
+    """A deployment is not possible as requested; the text names the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,35 +36,35 @@ class ComponentVersion:
     bucket: str
 
     def artifact_key(self, artifact: Path) -> str:
-        """Where an artifact lies in the bucket."""
+        """Return the key of an artifact in the bucket."""
         return f"{self.name}/{self.version}/{artifact.name}"
 
     def creation_parameters(self) -> dict[str, Any]:
-        """Parameters of CreateComponentVersion."""
+        """Return the parameters of CreateComponentVersion."""
         return {"inlineRecipe": self.recipe.encode()}
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigurationUpdate:
-    """What a deployment does to one component's configuration."""
+    """Change of one component's configuration by a deployment."""
 
     merge: Mapping[str, Any]
-    reset: tuple[str, ...]  # JSON pointers; done first
+    reset: tuple[str, ...]  # JSON pointers; applied first
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutConfig:
-    """How fast, and when to stop. The defaults suit a line: ten things a minute, stop when one in ten fails."""
+    """Speed of a rollout, and when it stops. By default ten things a minute, until one in ten fails."""
 
     per_minute: int = 10
     abort_percent: float = 10.0  # of failed, timed out or refused things
-    abort_after: int = 5  # things that must have ended before that counts
+    abort_after: int = 5  # things that must have ended before that applies
     timeout_min: int = 90  # of one thing; installing on a small device takes minutes
-    notify_s: int = 60  # a component that answers nothing is updated after this
-    validate_s: int = 60  # to fetch, verify and examine; above the component's own `validate_s`
+    notify_s: int = 60  # a component that does not answer is updated after this
+    validate_s: int = 60  # to fetch, verify and self-test; above the component's own `validate_s`
 
     def deployment_policies(self) -> dict[str, Any]:
-        """Parameter deploymentPolicies."""
+        """Return the parameter deploymentPolicies."""
         return {
             "failureHandlingPolicy": "ROLLBACK",
             "componentUpdatePolicy": {"action": "NOTIFY_COMPONENTS", "timeoutInSeconds": self.notify_s},
@@ -72,7 +72,7 @@ class RolloutConfig:
         }
 
     def job_configuration(self, *, group: bool) -> dict[str, Any]:
-        """Parameter iotJobConfiguration; a rate and a limit make sense for a group only."""
+        """Return the parameter iotJobConfiguration; rate and limit apply to a group only."""
         job: dict[str, Any] = {"timeoutConfig": {"inProgressTimeoutInMinutes": self.timeout_min}}
         if group:
             job["jobExecutionsRolloutConfig"] = {"maximumPerMinute": self.per_minute}
@@ -97,7 +97,7 @@ class DeploymentTarget:
     name: str
 
     def arn(self, *, partition: str, region: str, account: str) -> str:
-        """Its ARN."""
+        """Return its ARN."""
         return f"arn:{partition}:iot:{region}:{account}:{self.kind}/{self.name}"
 
 
@@ -108,14 +108,14 @@ def read_version(out: Path, name: str, version: str | None, *, bucket: str) -> C
         there = ", ".join(path.stem for path in sorted((out / "recipes").glob("*.yaml"))) or "nothing"
         raise DeployError(f"{out} has {there}; build {name} with scripts/build-component, or name the version")
     text = found[0].read_text(encoding="utf-8").replace(f"s3://{BUCKET_PLACEHOLDER}/", f"s3://{bucket}/")
-    inspected = recipe.parse(text, source=found[0].name, defaults=checks.DEFAULTS_CHECKS[name])
-    folder = out / "artifacts" / name / inspected.ComponentVersion
-    paths = tuple(folder / artifact for artifact in inspected.artifacts())
+    parsed = recipe.parse(text, source=found[0].name, defaults=checks.DEFAULTS_CHECKS[name])
+    folder = out / "artifacts" / name / parsed.ComponentVersion
+    paths = tuple(folder / artifact for artifact in parsed.artifacts())
     if missing := [str(path) for path in paths if not path.is_file()]:
         raise DeployError(f"{', '.join(missing)} is missing: build the component again")
     if f"s3://{bucket}/" not in text:
         raise DeployError(f"{found[0]} was built for another bucket; build it without --bucket, or with this one")
-    return ComponentVersion(name, inspected.ComponentVersion, text, paths, bucket)
+    return ComponentVersion(name, parsed.ComponentVersion, text, paths, bucket)
 
 
 def read_configuration_updates(path: Path) -> dict[str, ConfigurationUpdate]:
@@ -137,17 +137,15 @@ def read_configuration_updates(path: Path) -> dict[str, ConfigurationUpdate]:
 
 
 def validate_update(name: str, change: ConfigurationUpdate) -> None:
-    """Let the agent's model judge what the recipe's defaults become. Raises DeployError.
+    """Validate the recipe's defaults, merged with `change`, by the agent's model. Raises DeployError.
 
-    What earlier deployments merged on a device is not known here: the device judges the whole again.
+    Changes by earlier deployments on a device are not known here: the device validates the whole again.
     """
     if name not in checks.DEFAULTS_CHECKS:
         return
     source = ROOT / "recipes" / f"{name}.yaml"
-    inspected = recipe.parse(
-        source.read_text(encoding="utf-8"), source=source.name, defaults=checks.DEFAULTS_CHECKS[name]
-    )
-    merged = merge_configuration(inspected.ComponentConfiguration.DefaultConfiguration, change.merge)
+    parsed = recipe.parse(source.read_text(encoding="utf-8"), source=source.name, defaults=checks.DEFAULTS_CHECKS[name])
+    merged = merge_configuration(parsed.ComponentConfiguration.DefaultConfiguration, change.merge)
     try:
         checks.DEFAULTS_CHECKS[name](merged)
     except OperatorError as error:
@@ -155,7 +153,7 @@ def validate_update(name: str, change: ConfigurationUpdate) -> None:
 
 
 def merge_configuration(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """What a nucleus makes of MERGE: maps are merged, everything else is replaced."""
+    """Merge as a nucleus does for MERGE: maps are merged, everything else is replaced."""
     merged = dict(base)
     for key, value in change.items():
         old = merged.get(key)
@@ -169,44 +167,54 @@ def create_deployment_request(
     target_arn: str,
     components: Mapping[str, str],
     changes: Mapping[str, ConfigurationUpdate],
-    present: Mapping[str, Any],
+    current: Mapping[str, Any],
     rollout: RolloutConfig,
     remove: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Parameters of CreateDeployment.
+    """Return the parameters of CreateDeployment.
 
-    `components`: name -> version. `present` is the target's present deployment: a new one replaces it whole, so that
-    its other components and their configuration must stay in, but for those in `remove`. What it merged is merged again
-    unless something is reset. Raises DeployError for what is removed and wanted at once, and for what is not there.
+    Raises DeployError for a component that is removed and deployed at once, and for one that is unknown.
+
+    Args:
+        name: Name of the deployment.
+        target_arn: A thing or a thing group.
+        components: Version by name.
+        changes: Configuration updates by name; earlier merges are kept unless something is reset.
+        current: Components of the target's current deployment. A new deployment replaces it completely, so that its
+            other components and their configuration are included again.
+        rollout: Speed and limits.
+        remove: Components that are not included again.
     """
-    wanted: dict[str, Any] = {component: dict(entry) for component, entry in present.items()}
+    requested: dict[str, Any] = {component: dict(entry) for component, entry in current.items()}
     for component in remove:
         if component in components or component in changes:
             raise DeployError(f"{component} is to be removed and to be deployed or configured: leave one of them out")
-        if component not in wanted:
-            there = ", ".join(sorted(wanted)) or "nothing"
-            raise DeployError(f"{component} is not part of the present deployment, which has {there}")
-        del wanted[component]
+        if component not in requested:
+            there = ", ".join(sorted(requested)) or "nothing"
+            raise DeployError(f"{component} is not part of the current deployment, which has {there}")
+        del requested[component]
     for component, version in components.items():
-        wanted[component] = {**wanted.get(component, {}), "componentVersion": version}
+        requested[component] = {**requested.get(component, {}), "componentVersion": version}
     for component, change in changes.items():
-        if component not in wanted:
+        if component not in requested:
             raise DeployError(
-                f"{component} is configured, but neither deployed here nor part of the present deployment"
+                f"{component} is configured, but neither deployed here nor part of the current deployment"
             )
         update: dict[str, Any] = {}
         if change.merge:
             before = (
-                {} if change.reset else json.loads(wanted[component].get("configurationUpdate", {}).get("merge", "{}"))
+                {}
+                if change.reset
+                else json.loads(requested[component].get("configurationUpdate", {}).get("merge", "{}"))
             )
             update["merge"] = json.dumps(merge_configuration(before, change.merge), sort_keys=True)
         if change.reset:
             update["reset"] = list(change.reset)
-        wanted[component]["configurationUpdate"] = update
+        requested[component]["configurationUpdate"] = update
     return {
         "targetArn": target_arn,
         "deploymentName": name,
-        "components": dict(sorted(wanted.items())),
+        "components": dict(sorted(requested.items())),
         "iotJobConfiguration": rollout.job_configuration(group=":thinggroup/" in target_arn),
         "deploymentPolicies": rollout.deployment_policies(),
     }

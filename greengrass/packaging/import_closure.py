@@ -1,6 +1,6 @@
-"""Which packages of the lock a component imports: every module is loaded in a fresh interpreter, and looked at.
+"""Finds the locked packages that a component imports, by loading all of its modules in a fresh interpreter.
 
-What a device imports only when it needs it (boto3, psutil) is asked for by name. Runs where the packages are installed,
+Packages that a device imports on demand (boto3, psutil) are imported by name. Runs where the packages are installed,
 with scripts/build-component's own interpreter.
 """
 
@@ -43,7 +43,7 @@ print(json.dumps(sorted({d for name in loaded for d in known.get(name, [])})))
 
 
 def imported_packages(kind: ComponentKind) -> set[str]:
-    """Canonical names of the locked packages of which `kind` loads at least one module. Raises PackagingError."""
+    """Return the canonical names of the locked packages that `kind` loads modules of. Raises PackagingError."""
     middle = _IMPORT_ALL if kind.packages is None else "".join(f"import {name}\n" for name in kind.imports)
     ended = subprocess.run(
         [sys.executable, "-c", _PROLOGUE + middle + _EPILOGUE],

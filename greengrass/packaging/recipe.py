@@ -1,10 +1,10 @@
-"""Component recipes: the project's own schema, stricter than the cloud's, and the making of one for a version.
+"""Parses and renders component recipes, with a schema that is stricter than the cloud's.
 
-The cloud takes misspelt keys, policies that are too wide, and scripts that one of the two nuclei cannot run; all that
-is refused here, with the path of the key. Limits and quirks were measured on nucleus lite 2.6.0 or read in the classic
-nucleus: a recipe that passes means the same on both.
+The cloud accepts misspelt keys, policies that are too wide, and scripts that one of the two nuclei cannot run; all of
+them are refused here, with the path of the key. Limits and quirks were measured on nucleus lite 2.6.0 or read in the
+source of the classic nucleus: a recipe that passes means the same on both.
 
-Promise: `check` returns the parsed recipe or raises RecipeError that names every fault it found; it does no I/O.
+Promise: `parse` returns the parsed recipe or raises RecipeError with every problem that it found; it does no I/O.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ MAX_BYTES: Final = 16_000
 MAX_TEXT_BYTES: Final = 1_022  # of one value on nucleus lite
 MAX_KEYS: Final = 99  # of one map on nucleus lite
 MAX_DEPTH: Final = 11
-VERSION_PLACEHOLDER: Final = "{COMPONENT_VERSION}"  # the GDK's own names for what is filled in
+VERSION_PLACEHOLDER: Final = "{COMPONENT_VERSION}"  # the GDK's placeholder
 ARTIFACT_BASE: Final = "s3://BUCKET_NAME/COMPONENT_NAME/COMPONENT_VERSION/"
-VARIABLES: Final = frozenset({"artifacts:path", "work:path"})  # known to both nuclei, and all that our scripts need
+VARIABLES: Final = frozenset({"artifacts:path", "work:path"})  # known to both nuclei, and sufficient for our scripts
 _VARIABLE: Final = re.compile(r"\{([^}]*)\}?")
 _THING: Final = "{iot:thingName}"
 
-# What each service lets a component ask for, of what we use, and whether `+` stands for one level of a topic there.
+# Operations that we use of each service, and whether `+` stands for one level of a topic there.
 _SERVICES: Final[Mapping[str, tuple[frozenset[str], bool]]] = {
     "aws.greengrass.ipc.mqttproxy": (
         frozenset({"aws.greengrass#PublishToIoTCore", "aws.greengrass#SubscribeToIoTCore"}),
@@ -52,7 +52,7 @@ _SERVICES: Final[Mapping[str, tuple[frozenset[str], bool]]] = {
 
 
 class RecipeError(OperatorError):
-    """A recipe is refused: the text gives each key's path and what is allowed."""
+    """A recipe is refused; the text gives each key's path and the allowed values."""
 
 
 class _RecipeModel(Strict):
@@ -60,7 +60,7 @@ class _RecipeModel(Strict):
 
 
 class Platform(_RecipeModel):
-    """One of the two that there are wheels for. `runtime` must be there, or nucleus lite passes the manifest over."""
+    """One of the two platforms with wheels. Without `runtime` nucleus lite ignores the manifest."""
 
     os: Literal["linux"]
     architecture: Literal["amd64", "aarch64"]
@@ -68,7 +68,7 @@ class Platform(_RecipeModel):
 
 
 def _is_plain(script: str) -> None:
-    """Raise ValueError for what one of the two nuclei would not run as it reads."""
+    """Raise ValueError for a script that one of the two nuclei would run differently."""
     if "${" in script:
         raise ValueError("`${...}` is a recipe variable to nucleus lite; write $NAME, or put the logic into a file")
     for match in _VARIABLE.finditer(script):
@@ -83,7 +83,7 @@ def _is_plain(script: str) -> None:
 
 
 class Step(_RecipeModel):
-    """A script of the lifecycle. It never runs with privileges."""
+    """A script of the lifecycle; it never runs with privileges."""
 
     Script: Annotated[str, StringConstraints(min_length=1, max_length=200)]
     Timeout: Annotated[int, Field(ge=1, le=3_600)]  # s
@@ -95,21 +95,21 @@ class Step(_RecipeModel):
 
 
 class Lifecycle(_RecipeModel):
-    """The steps that both nuclei know, in the lower case that nucleus lite insists on."""
+    """The steps that both nuclei know, in the lower case that nucleus lite requires."""
 
     install: Step
     startup: Step
 
 
 class Artifact(_RecipeModel):
-    """A file of the version. It is not unpacked by the nucleus: lite does not do it in local deployments."""
+    """A file of the version. The nucleus does not unpack it: lite does not in local deployments."""
 
     Uri: Annotated[str, StringConstraints(pattern=r"^s3://[A-Za-z0-9._-]+/[A-Za-z0-9._/-]+$")]
     Unarchive: Literal["NONE"]
 
 
 class Manifest(_RecipeModel):
-    """What one platform gets."""
+    """Steps and artifacts of one platform."""
 
     Name: str
     Platform: Platform
@@ -118,14 +118,14 @@ class Manifest(_RecipeModel):
 
 
 class Dependency(_RecipeModel):
-    """SOFT only: a HARD one restarts us when the other component changes."""
+    """A SOFT dependency: a HARD one restarts this component when the other one changes."""
 
     VersionRequirement: str
     DependencyType: Literal["SOFT"]
 
 
 class ComponentConfiguration(_RecipeModel):
-    """What a deployment merges into."""
+    """The configuration that a deployment merges into."""
 
     DefaultConfiguration: dict[str, Any]
 
@@ -144,20 +144,20 @@ class Recipe(_RecipeModel):
     Manifests: Annotated[tuple[Manifest, ...], Field(min_length=1, strict=False)]
 
     def artifacts(self) -> list[str]:
-        """File names of all manifests, each once."""
+        """Return the file names of all manifests, each once."""
         return sorted(
             {artifact.Uri.rpartition("/")[2] for manifest in self.Manifests for artifact in manifest.Artifacts}
         )
 
 
 def parse(text: str, *, source: str, defaults: Callable[[dict[str, Any]], object]) -> Recipe:
-    """Judge a recipe's text. `defaults` is given DefaultConfiguration and raises KensaError where it does not parse.
+    """Parse and check a recipe. `defaults` receives DefaultConfiguration and raises KensaError if it does not parse.
 
     Raises RecipeError.
     """
     tree = load_yaml(text, source=source)
     faults = (
-        [] if len(text.encode()) <= MAX_BYTES else [f"has {len(text.encode())} bytes, at most {MAX_BYTES} are taken"]
+        [] if len(text.encode()) <= MAX_BYTES else [f"has {len(text.encode())} bytes, at most {MAX_BYTES} are accepted"]
     )
     try:
         recipe = Recipe.model_validate(tree)
@@ -204,9 +204,9 @@ def render(
     configuration: Mapping[str, Any],
     bucket: str | None,
 ) -> str:
-    """Write the recipe of one version as YAML. `artifacts`: architecture -> files; only those platforms stay.
+    """Return the recipe of one version as YAML. `artifacts`: architecture -> files; other platforms are dropped.
 
-    `configuration` replaces top-level keys of DefaultConfiguration. Without a bucket the GDK's BUCKET_NAME is left for
+    `configuration` replaces top-level keys of DefaultConfiguration. Without a bucket the GDK's BUCKET_NAME remains for
     `gdk component publish` or scripts/deploy.
     """
     tree = recipe.model_dump(mode="json")
@@ -223,7 +223,7 @@ def render(
     return yaml.safe_dump(tree, sort_keys=False, width=1_000, allow_unicode=True)
 
 
-# --- faults -----------------------------------------------------------------------------------------------------------
+# --- problems ---------------------------------------------------------------------------------------------------------
 
 
 def _recipe_error(source: str, faults: Sequence[str]) -> RecipeError:
@@ -245,7 +245,7 @@ def _explain(problem: Any) -> str:
 
 
 def _leaves(value: object, path: str = "DefaultConfiguration", depth: int = 1) -> Iterator[tuple[str, object, int]]:
-    """Every value that is not a map, and every map, with its path and how deep it lies."""
+    """Yield every value, maps included, with its path and its depth."""
     yield path, value, depth
     if isinstance(value, dict):
         for key, item in value.items():

@@ -1,4 +1,4 @@
-"""What weighs what: the sizes of what archives carry, as a table in Markdown."""
+"""Reports the sizes of the packages in archives, as a table in Markdown."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MB: Final = 1e6
-_SMALL_BYTES: Final = 500_000  # packages below are one row
+_SMALL_BYTES: Final = 500_000  # smaller packages share one row
 
 
 def table(archives: Sequence[Path]) -> str:
-    """Rows: packages, heaviest first; columns: archives, in MB of 10^6 bytes."""
+    """Return the table. Rows: packages, largest first; columns: archives, in MB of 10^6 bytes."""
     sizes: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for path in archives:
         with zipfile.ZipFile(path) as archive:
@@ -36,7 +36,7 @@ def table(archives: Sequence[Path]) -> str:
 
 
 def package_sizes(archive: Path) -> dict[str, int]:
-    """Bytes of one archive by package, or by what else is in it; heaviest first."""
+    """Return the bytes of one archive by package, or by folder of other files; largest first."""
     sizes: dict[str, int] = defaultdict(int)
     with zipfile.ZipFile(archive) as opened:
         for info in opened.infolist():

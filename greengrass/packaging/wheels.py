@@ -1,7 +1,7 @@
-"""Wheels for a kind of device, each checked against the lock: from the folder of an earlier build, else through pip.
+"""Collects wheels for a kind of device, from the folder of an earlier build, else through pip.
 
-pip is asked as this machine has it configured (index, mirror, proxy, certificates); no address is written here.
-Promise: a wheel that is returned has a digest that the lock names and a tag that fits the target.
+pip is used as configured on this machine (index, mirror, proxy, certificates); no address is written here.
+Promise: each wheel has a digest of the lock and a tag that fits the target.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _DOWNLOAD_TIMEOUT_S: Final = 1_800.0
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """A package's file on this disk."""
+    """A wheel file on this disk."""
 
     name: str  # canonical
     version: str
@@ -39,15 +39,15 @@ class Wheel:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 (hex) of a file."""
+    """Return the SHA-256 (hex) of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def collect_wheels(pins: Sequence[Pin], target: BuildTarget, store: Path) -> list[Wheel]:
-    """The best wheel of each pin for `target`, by name; what `store` lacks is downloaded into it.
+    """Return the best wheel of each pin for `target`; wheels that `store` lacks are downloaded into it.
 
-    Raises PackagingError naming the packages that have no such wheel, or pip's own words.
+    Raises PackagingError with the packages that have no such wheel, or with pip's own message.
     """
     store.mkdir(parents=True, exist_ok=True)
     found = _find_wheels(pins, target, store)
@@ -63,7 +63,7 @@ def collect_wheels(pins: Sequence[Pin], target: BuildTarget, store: Path) -> lis
 
 def _find_wheels(pins: Sequence[Pin], target: BuildTarget, store: Path) -> Mapping[str, Wheel]:
     tags = target.tags()
-    wanted = {(pin.name, pin.version): pin for pin in pins}
+    by_version = {(pin.name, pin.version): pin for pin in pins}
     fitting: dict[str, list[tuple[int, str, Path]]] = defaultdict(list)
     for path in store.glob("*.whl"):
         try:
@@ -71,7 +71,7 @@ def _find_wheels(pins: Sequence[Pin], target: BuildTarget, store: Path) -> Mappi
         except InvalidWheelFilename:
             continue
         ranks = [tags[tag] for tag in its_tags if tag in tags]
-        if ranks and (str(name), str(version)) in wanted:
+        if ranks and (str(name), str(version)) in by_version:
             fitting[str(name)].append((min(ranks), path.name, path))
     found = {}
     for pin in pins:
@@ -84,7 +84,7 @@ def _find_wheels(pins: Sequence[Pin], target: BuildTarget, store: Path) -> Mappi
 
 
 def _download_wheels(pins: Sequence[Pin], target: BuildTarget, store: Path) -> None:
-    """Let pip bring wheels; it refuses a file that has not one of the pin's digests. Raises PackagingError."""
+    """Download wheels with pip, which refuses a file without one of the pin's digests. Raises PackagingError."""
     with tempfile.TemporaryDirectory(dir=store, prefix=".pip-") as folder:
         requirements = Path(folder) / "requirements.txt"
         requirements.write_text(
@@ -115,16 +115,16 @@ def _download_wheels(pins: Sequence[Pin], target: BuildTarget, store: Path) -> N
         if ended.returncode:
             lines = [line for line in ended.stderr.splitlines() if line.startswith("ERROR")] or [ended.stderr[-500:]]
             raise PackagingError(
-                f"pip could not bring wheels for CPython {target.python} on {target.machine}: {lines[-1]}"
+                f"pip could not download wheels for CPython {target.python} on {target.machine}: {lines[-1]}"
             )
         for path in Path(folder).glob("*.whl"):
             path.replace(store / path.name)
 
 
 def _pip() -> list[str]:
-    """The command of pip in this environment; one that uv made has none until it is needed. Raises PackagingError."""
+    """Return the command of pip; installs pip into an environment that uv made. Raises PackagingError."""
     if importlib.util.find_spec("pip") is None:
         command = [sys.executable, "-m", "ensurepip", "--default-pip"]
         if subprocess.run(command, capture_output=True, check=False).returncode:
-            raise PackagingError(f"{sys.executable} has neither pip nor ensurepip: make .venv anew with scripts/test")
+            raise PackagingError(f"{sys.executable} has neither pip nor ensurepip: delete .venv and run scripts/test")
     return [sys.executable, "-m", "pip"]

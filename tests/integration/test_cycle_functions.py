@@ -160,7 +160,7 @@ def test_a_deployment_asks_for_what_scripts_deploy_asks_for() -> None:
         target_arn="arn:aws:iot:r:1:thinggroup/g",
         components={},
         changes={},
-        present=COMPONENTS,
+        current=COMPONENTS,
         rollout=packaging.RolloutConfig(),
     )
     assert made == theirs

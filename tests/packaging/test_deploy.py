@@ -81,7 +81,7 @@ def asked(version: ComponentVersion, **given: Any) -> dict[str, Any]:
         "target_arn": GROUP_ARN,
         "components": {version.name: version.version},
         "changes": {},
-        "present": {},
+        "current": {},
         "rollout": RolloutConfig(),
     }
     return deployment_request.create_deployment_request(**{**parameters, **given})
@@ -121,7 +121,7 @@ def test_what_the_target_has_besides_stays_as_it_is(version: ComponentVersion) -
 
     request = asked(
         version,
-        present={"com.example.Other": other, INSPECTOR.name: before},
+        current={"com.example.Other": other, INSPECTOR.name: before},
         changes={INSPECTOR.name: ConfigurationUpdate({"keep": {"max_per_s": "2"}}, ())},
     )
 
@@ -135,7 +135,7 @@ def test_a_reset_drops_what_was_merged_before(version: ComponentVersion) -> None
     before = {"componentVersion": "7.8.8", "configurationUpdate": {"merge": '{"line":"press3"}'}}
 
     request = asked(
-        version, present={INSPECTOR.name: before}, changes={INSPECTOR.name: ConfigurationUpdate({}, ("/line",))}
+        version, current={INSPECTOR.name: before}, changes={INSPECTOR.name: ConfigurationUpdate({}, ("/line",))}
     )
 
     assert request["components"][INSPECTOR.name]["configurationUpdate"] == {"reset": ["/line"]}
@@ -143,14 +143,14 @@ def test_a_reset_drops_what_was_merged_before(version: ComponentVersion) -> None
 
 def test_what_is_removed_leaves_and_the_rest_stays(version: ComponentVersion) -> None:
     present = {MODEL_NAME: {"componentVersion": "1.0.0"}, INSPECTOR.name: {"componentVersion": "1.0.0"}}
-    request = asked(version, components={}, present=present, remove=[MODEL_NAME])
+    request = asked(version, components={}, current=present, remove=[MODEL_NAME])
     assert request["components"] == {INSPECTOR.name: {"componentVersion": "1.0.0"}}
 
 
 @pytest.mark.parametrize(("remove", "said"), [(MODEL_NAME, "not part of"), (INSPECTOR.name, "leave one of them out")])
 def test_what_cannot_be_removed_is_refused(version: ComponentVersion, remove: str, said: str) -> None:
     with pytest.raises(DeployError, match=said):
-        asked(version, present={}, remove=[remove])
+        asked(version, current={}, remove=[remove])
 
 
 def test_a_component_that_is_broken_on_the_device_and_stays_is_named_with_the_way_out(greengrass: Any) -> None:
@@ -260,7 +260,7 @@ def test_artifacts_are_uploaded_where_the_recipe_says(store: Any, greengrass: An
 def test_artifacts_of_a_version_never_change(store: Any, greengrass: Any, version: ComponentVersion) -> None:
     with Stubber(store) as stubber:
         stubber.add_response("head_object", {"ChecksumSHA256": "b3RoZXI="})
-        with pytest.raises(DeployError, match="is there with other bytes"):
+        with pytest.raises(DeployError, match="exists with other bytes"):
             cloud(store, greengrass[0]).upload(version)
 
 

@@ -107,7 +107,7 @@ def test_a_new_line_shows_the_factory_release(site: Site) -> None:
     assert code == 0
     assert out.startswith("top: IDLE since it was set up\n")
     assert "active      the factory release" in out
-    assert site.kensa("history") == (0, "nothing has happened yet: the factory release judges\n")
+    assert site.kensa("history") == (0, "nothing has happened yet: the factory release is active\n")
 
 
 def test_a_wanted_release_comes_to_the_line_and_a_rollback_goes_back(site: Site) -> None:
@@ -193,7 +193,7 @@ def test_a_person_lets_a_held_release_go_on(site: Site) -> None:
     code, out = site.kensa("continue")
     site.plant.step()
 
-    assert (code, "goes on, its tests begin anew" in out) == (0, True)
+    assert (code, "continues, its tests start again" in out) == (0, True)
     assert "a person let it continue: The candidate gave no judgement on" in site.kensa("history")[1]
 
 
