@@ -1,4 +1,4 @@
-"""Composes the agent of a component: transport, release sources and fetcher over the connection to the nucleus."""
+"""Composes a component's agent: transport, release sources and fetcher over the IPC connection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs the agent as the Greengrass component com.kensa.Inspector, from the connection to the last drain.
+"""Runs the agent as the component com.kensa.Inspector, from the first connection to the last drain.
 
 Start: connection, configuration, capabilities, agent; then the subscriptions to deployments. A configuration that is
 refused, or with which the agent does not start, is replaced by the last one that an agent ran with here. Stop is the

@@ -1,4 +1,4 @@
-"""`kensa model ...` shows the active and the candidate release, explains refusals, and takes commands.
+"""`kensa model ...` shows active and candidate releases, explains refusals, and takes commands.
 
 show, history · desire, rollback, retry, continue · ab start|stop|promote|report · verify · acceptance ...
 

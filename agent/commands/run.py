@@ -1,4 +1,4 @@
-"""`kensa run CONFIG` inspects until stopped, or until every finite camera has ended, and prints a summary.
+"""`kensa run CONFIG` inspects until stopped, or until all finite cameras have ended.
 
 SIGTERM and SIGINT drain and end, and so does closing the terminal; any other SIGHUP reads CONFIG again and applies it,
 as `kensa apply` does.

@@ -1,4 +1,4 @@
-"""Parses a component's configuration into the agent's configuration, desired releases, and own settings.
+"""Parses a component's configuration: the agent's own, desired releases, and this package's settings.
 
 The component's configuration is the agent's own tree (docs/config.example.yaml) with these differences:
 

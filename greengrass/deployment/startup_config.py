@@ -1,4 +1,4 @@
-"""Chooses the configuration that a component starts with: the nucleus's, else the last one that an agent ran with."""
+"""Chooses the configuration of a start: the nucleus's, else the last one that an agent ran with."""
 
 from __future__ import annotations
 

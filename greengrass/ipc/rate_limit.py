@@ -1,4 +1,4 @@
-"""Rate limit of QoS 1 messages to the nucleus: lite holds 10 unacknowledged ones of 15 kB, and refuses more.
+"""Limits the rate of QoS 1 messages: lite holds 10 unacknowledged ones of 15 kB, and refuses more.
 
 A message occupies its slot for about 0.13 s at least (80 a second with 10 slots, as measured; 50 a second had no
 errors). So every publisher of the component shares two token buckets: in 0.13 s at most 10 messages and 15 kB leave,

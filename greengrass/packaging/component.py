@@ -119,29 +119,11 @@ def install(folder: Path, work: Path) -> None:
         f"no virtual environment could be made; apt-get install {Path(program).name}-venv may help",
     )
     python = str(environment / "bin" / "python")
-    requirements = str(home / "requirements.txt")
     wheels = home / "wheels"
     # The list is complete and has every digest: nothing is resolved, and a damaged file is refused.
-    run(
-        [
-            python,
-            "-I",
-            "-m",
-            "pip",
-            "install",
-            "--no-index",
-            "--find-links",
-            str(wheels),
-            "--no-deps",
-            "--require-hashes",
-            "--no-cache-dir",
-            "--disable-pip-version-check",
-            "--quiet",
-            "-r",
-            requirements,
-        ],
-        "the packages could not be installed",
-    )
+    pip = [python, "-I", "-m", "pip", "install", "--no-index", "--find-links", str(wheels), "--no-deps"]
+    pip += ["--require-hashes", "--no-cache-dir", "--disable-pip-version-check", "--quiet"]
+    run([*pip, "-r", str(home / "requirements.txt")], "the packages could not be installed")
     shutil.rmtree(str(wheels))
     imports = (home / "imports.txt").read_text().split()
     run(

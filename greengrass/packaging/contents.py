@@ -1,4 +1,4 @@
-"""Collects an archive's content besides the wheels: a factory release with trust anchor, or a signed release.
+"""Collects an archive's content besides the wheels: a factory release, or a signed release.
 
 Everything is read once, when the plan is made, so that all archives of a version have the same content. Only the
 presence of the files is checked, so that a build fails instead of a deployment: a device does not trust content because

@@ -1,4 +1,4 @@
-"""Finds the locked packages that a component imports, by loading all of its modules in a fresh interpreter.
+"""Finds the locked packages that a component imports, by loading its modules in a new interpreter.
 
 Packages that a device imports on demand (boto3, psutil) are imported by name. Runs where the packages are installed,
 with scripts/build-component's own interpreter.

@@ -1,4 +1,4 @@
-"""Sources of desired releases in a component: its configuration, model components, and the named shadow.
+"""Sources of desired releases in a component: its configuration, and several sources combined.
 
 Promise: a release that a deployment requests is delivered once for each change, however many events announced it; the
 agent remembers which request of which source it followed, so that an old one has no effect. None has authority.

@@ -1,4 +1,4 @@
-"""Opens a component's release sources: the repository, a folder that a component brings, and the named shadow."""
+"""Opens a component's release sources: repository, folders of com.kensa.Model, and the named shadow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Receives release hints on this device, and publishes the state of the inspection to whoever sent one.
+"""Receives release hints on this device, and publishes the inspection's status to their senders.
 
 Thread `ipc-events`, except `start`, `report` and `close`.
 """

@@ -1,4 +1,4 @@
-"""Messages between the model component and the agent: release hints, and the status that answers them.
+"""Messages between model component and agent: release hints, and the status that answers them.
 
     kensa/model/<inspection>          {"release": "parts/1.1.0", "folder": "/folder/of/its/TUF/repository"}
     kensa/model/<inspection>/status   {"state", "active", "candidate", "desired", "refused", "reason", "text"}

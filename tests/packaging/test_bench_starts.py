@@ -1,4 +1,4 @@
-"""`kensa bench` with the packages that scripts/bench installs for a benchmark, and no others."""
+"""`kensa bench` starts with the packages that scripts/bench installs, and no others."""
 
 from __future__ import annotations
 

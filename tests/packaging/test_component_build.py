@@ -1,4 +1,4 @@
-"""What scripts/build-component writes: wheels of the lock and nothing else, the same bytes twice, a bill."""
+"""scripts/build-component packs only locked wheels, the same bytes twice, with a bill of materials."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_lock_without_versions_or_hashes_is_refused(tmp_path: Path, line: str)
         read_pins(tmp_path / "lock.txt", HERE)
 
 
-def test_a_marker_is_judged_for_the_device_and_not_for_this_machine(tmp_path: Path) -> None:
+def test_a_marker_is_evaluated_for_the_device_and_not_for_this_machine(tmp_path: Path) -> None:
     digest = "--hash=sha256:" + "0" * 64
     lines = f"old==1 ; python_version < '3.12' \\\n    {digest}\narm==1 ; platform_machine == 'aarch64' {digest}\n"
     (tmp_path / "lock.txt").write_text(lines, encoding="utf-8")
@@ -138,7 +138,7 @@ def test_a_built_version_is_whole_and_built_twice_the_same(tmp_path: Path) -> No
 
 
 @pytest.mark.timeout(600)
-def test_recipe_bill_and_digests_speak_of_the_same_files(tmp_path: Path) -> None:
+def test_recipe_bill_and_digests_list_the_same_files(tmp_path: Path) -> None:
     built = build.build(model_plan(), tmp_path)
 
     digests = dict(line.split("  ")[::-1] for line in built.digests.read_text(encoding="utf-8").splitlines())
@@ -245,7 +245,7 @@ def test_a_signed_release_travels_with_the_metadata_that_a_device_asks_for(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("site", "release", "later", "said"),
+    ("site", "release", "later", "message"),
     [
         ("elsewhere", RELEASE, 0.0, "has no site 'elsewhere'"),
         (SITE, "spots/9.9.9", 0.0, r"there are: spots/1\.0\.0"),
@@ -253,19 +253,19 @@ def test_a_signed_release_travels_with_the_metadata_that_a_device_asks_for(tmp_p
     ],
 )
 def test_a_release_that_devices_would_refuse_is_not_packed(
-    tmp_path: Path, site: str, release: str, later: float, said: str
+    tmp_path: Path, site: str, release: str, later: float, message: str
 ) -> None:
     publisher = Publisher.start(tmp_path)
     publisher.release()
 
-    with pytest.raises(PackagingError, match=said):
+    with pytest.raises(PackagingError, match=message):
         contents.signed_release(publisher.repository, site=site, release_id=release, now=NOW + dt.timedelta(days=later))
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_missing_is_said_without_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_argument_is_named_without_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["model"]) == 64
     assert "give --repository, --site and --release" in capsys.readouterr().err
     assert main(["inspector", "--release", str(tmp_path)]) == 2
@@ -274,6 +274,6 @@ def test_what_is_missing_is_said_without_a_traceback(tmp_path: Path, capsys: pyt
     assert "three numbers" in capsys.readouterr().err
 
 
-def test_the_check_of_recipes_is_quiet_when_all_is_well(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_check_of_recipes_prints_nothing_without_problems(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check"]) == 0
     assert capsys.readouterr().out == ""

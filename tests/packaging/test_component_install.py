@@ -1,4 +1,4 @@
-"""component.py on a device: installs without network and rights, refuses what does not fit by name, and starts."""
+"""component.py installs without network and rights, refuses an unsuitable machine, and starts."""
 
 from __future__ import annotations
 

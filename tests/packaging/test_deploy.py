@@ -1,4 +1,4 @@
-"""scripts/deploy: what it would send, what it refuses to send, what it does with S3 and the answers of the cloud."""
+"""scripts/deploy: the requests it sends, those it refuses to send, and its use of S3 and Greengrass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""requirements/ and pyproject.toml agree: what scripts install is what the project declares."""
+"""requirements/ and pyproject.toml agree: the scripts install what the project declares."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recipes, GDK projects and policies: what is in the checkout passes, and what a person could get wrong is named."""
+"""Recipes, GDK projects and policies of the checkout pass their checks; typical mistakes are named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scripts' set-up: what it says where something is missing, and that it never speaks on standard output."""
+"""The scripts' set-up names what is missing, and never writes to standard output."""
 
 from __future__ import annotations
 

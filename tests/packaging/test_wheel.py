@@ -1,4 +1,4 @@
-"""The device wheel: what it holds, what it needs, what it answers where simulator and pipeline are absent."""
+"""The device wheel: its content, its dependencies, its answers without simulator and pipeline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Components built from this checkout for the interpreter that runs the tests, with wheels kept in build/wheels."""
+"""Components built from this checkout for the tests' own interpreter, with wheels in build/wheels."""
 
 from __future__ import annotations
 

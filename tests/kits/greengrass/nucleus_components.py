@@ -1,4 +1,4 @@
-"""What the tests of the simulated nucleus share: small components in a folder, and a nucleus in a hurry."""
+"""Small components in a folder, and a simulated nucleus with short time-outs."""
 
 from __future__ import annotations
 

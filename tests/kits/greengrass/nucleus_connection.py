@@ -1,4 +1,4 @@
-"""What the Greengrass tests share: a simulated nucleus on a real broker, and a connection of the real SDK to it."""
+"""A simulated nucleus on a real broker, and a connection of the real SDK to it."""
 
 from __future__ import annotations
 
@@ -74,11 +74,11 @@ class Plant:
 def plant(mode: Mode, root: Path, **settings: Any) -> Iterator[Plant]:
     """A nucleus that reaches its broker; impatient to come back to it."""
     require_mosquitto()
-    patience = {"reconnect_s": (0.1, 0.5), "thing": THING, **settings}
+    timeouts = {"reconnect_s": (0.1, 0.5), "thing": THING, **settings}
     with (
         MosquittoBroker() as broker,
         TcpProxy(port=broker.port) as network,
-        Nucleus(mode, root=root, broker=(network.host, network.port), **patience) as nucleus,
+        Nucleus(mode, root=root, broker=(network.host, network.port), **timeouts) as nucleus,
     ):
         nucleus.wait_online()
         yield Plant(nucleus, broker, network)

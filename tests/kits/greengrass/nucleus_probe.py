@@ -1,4 +1,4 @@
-"""Asks a nucleus everything a component can ask, with the real SDK, and prints one line for each answer.
+"""Calls every operation of a nucleus with the real SDK, and prints one line for each answer.
 
 Run as a component (`python -m tests.kits.greengrass.nucleus_probe PORT`, in its environment; PORT is the broker's).
 What the real nucleus lite 2.6.0 answered to the same calls is in tests/recorded; times and addresses are left out here.

@@ -1,4 +1,4 @@
-"""Checks the Greengrass component's own status, `greengrass.json` in the state directory, where there is one."""
+"""Checks the status that the Greengrass component wrote to `greengrass.json` in the state directory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kensa explain` finds a verdict again and shows why, or says what is known instead."""
+"""`kensa explain` finds a verdict and shows its reasons, or lists the known keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a deployment configures: strings for everything, or nonsense."""
+"""A component's configuration is parsed from strings; invalid ones are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks every topic that the line uses, with one message of the kind `probe` on each, which consumers ignore.
+"""Checks every topic that the line uses, with one `probe` message on each, which consumers ignore.
 
 Each topic has a connection of its own, because a broker may end the connection on a forbidden one. The client id ends
 with `-doctor`, so that a running agent keeps its connection; a policy that fixes the client id (AWS IoT Core: allow

@@ -1,4 +1,4 @@
-"""Checks that the file system of the state directory survives a power loss and honours fsync and locks."""
+"""Checks that the state directory's file system survives a power loss and honours fsync and locks."""
 
 from __future__ import annotations
 
