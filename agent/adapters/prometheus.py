@@ -54,8 +54,8 @@ _CAMERA_COUNTERS: Final[tuple[tuple[str, str, Callable[[CameraSnapshot], float]]
 )
 _CHART_STATES: Final = tuple(map(str, ChartState))
 _CAMERA_GAUGES: Final[tuple[tuple[str, str, Callable[[CameraSnapshot], float]], ...]] = (
-    ("kensa_frames_pending", "Captured, and neither judged nor dropped yet.", lambda c: c.accounting.pending),
-    ("kensa_camera_picture_alarm", "1 while its pictures are not judged.", lambda c: c.picture_alarm is not None),
+    ("kensa_frames_pending", "Captured, and neither inspected nor dropped yet.", lambda c: c.accounting.pending),
+    ("kensa_camera_picture_alarm", "1 while its images are not inspected.", lambda c: c.picture_alarm is not None),
     (
         "kensa_camera_image_mismatch",
         "1 while they are unlike the golden set.",
@@ -70,7 +70,7 @@ _INSPECTION_COUNTERS: Final[tuple[tuple[str, str, Callable[[InspectionSnapshot],
 _INSPECTION_GAUGES: Final[tuple[tuple[str, str, Callable[[InspectionSnapshot], float]], ...]] = (
     (
         "kensa_inspection_healthy",
-        "0 while its verdicts cannot be relied on: pictures, reject rate.",
+        "0 while its verdicts cannot be relied on: images, reject rate.",
         lambda i: i.unhealthy is None,
     ),
 )
@@ -155,10 +155,10 @@ def _cameras(cameras: Sequence[CameraSnapshot]) -> Iterator[Metric]:
         yield _each(CounterMetricFamily(name, text, labels=_CAMERA), cameras, value)
     for name, text, value in _CAMERA_GAUGES:
         yield _each(GaugeMetricFamily(name, text, labels=_CAMERA), cameras, value)
-    verdicts = CounterMetricFamily("kensa_verdicts", "Judged frames.", labels=(*_CAMERA, "outcome"))
+    verdicts = CounterMetricFamily("kensa_verdicts", "Inspected frames.", labels=(*_CAMERA, "outcome"))
     dropped = CounterMetricFamily("kensa_frames_dropped", "Frames without a verdict.", labels=(*_CAMERA, "reason"))
     pictures = CounterMetricFamily(
-        "kensa_unusable_pictures", "Verdicts `unknown` because of the picture.", labels=(*_CAMERA, "fault")
+        "kensa_unusable_pictures", "Verdicts `unknown` because of the image.", labels=(*_CAMERA, "fault")
     )
     states = StateSetMetricFamily("kensa_camera_state", "Where the camera stands.", labels=_CAMERA)
     latency = HistogramMetricFamily("kensa_verdict_latency_seconds", "From due time to decision.", labels=_CAMERA)
@@ -187,7 +187,7 @@ def _inspections(inspections: Sequence[InspectionSnapshot]) -> Iterator[Metric]:
             gauge.add_metric([inspection.inspection], float(value(inspection)))
         yield gauge
     yield from _outcomes(inspections)
-    models = InfoMetricFamily("kensa_model", "The model that judges.", labels=("inspection",))
+    models = InfoMetricFamily("kensa_model", "The active model.", labels=("inspection",))
     for inspection in inspections:
         if (model := inspection.model) is not None:
             trusted = "true" if model.trusted else "false"

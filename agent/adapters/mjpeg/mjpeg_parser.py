@@ -256,7 +256,7 @@ class MjpegParser:
         return True
 
     def _announced_length(self, fields: dict[str, str]) -> int | None:
-        """Return Content-Length; None for what is no number. Raises CameraError for one that cannot be."""
+        """Return Content-Length; None when it is no number. Raises CameraError for an impossible one."""
         found = re.match(r"-?[0-9]+", fields.get("content-length", ""))
         if found is None:
             return None
@@ -298,8 +298,8 @@ class MjpegParser:
     def _take_announced(self, end: int) -> bool:
         """Take a JPEG of the announced length, after one whose length was right, without reading each byte.
 
-        `agent.images.decode.inspect` looks at them anyway. Where no end marker stands, the length is wrong or the
-        picture cut.
+        `agent.images.decode.inspect` reads them anyway. Where there is no end marker, the length is wrong or the
+        image truncated.
         """
         if end > self._end:
             return self._need_more()
