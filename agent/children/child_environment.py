@@ -1,4 +1,4 @@
-"""What a child process of the agent gets: this very Kensa, and no more of the environment than it needs."""
+"""Environments of the agent's child processes: this very Kensa, and no more variables than they need."""
 
 from __future__ import annotations
 
@@ -15,8 +15,23 @@ _PASSED_ON: Final = frozenset(
 )
 
 
+_SELF_TEST: Final = frozenset({"PATH", "LD_LIBRARY_PATH"})
+# Every thread's stack counts as address space, and the line needs the cores.
+_ONE_THREAD: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
+
 def make_environment() -> dict[str, str]:
-    """For a child that reaches out: credentials and proxies as here, and one thread for number crunching."""
+    """Return the environment of a child that uses the network: credentials and proxies as here."""
     kept = {name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith("AWS_")}
-    here = str(Path(agent.__file__).resolve().parent.parent)
-    return {**kept, "PYTHONPATH": here, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    return {**kept, **_ONE_THREAD, "PYTHONPATH": _root()}
+
+
+def make_isolated_environment() -> dict[str, str]:
+    """Return the environment of a child that reads files only: no credentials, no proxies, no home."""
+    kept = {name: os.environ[name] for name in _SELF_TEST if name in os.environ}
+    return {**kept, **_ONE_THREAD, "PYTHONPATH": _root(), "PYTHONDONTWRITEBYTECODE": "1", "LC_ALL": "C.UTF-8"}
+
+
+def _root() -> str:
+    """Return the folder of this very Kensa, installed or a checkout."""
+    return str(Path(agent.__file__).resolve().parent.parent)

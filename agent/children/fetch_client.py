@@ -9,17 +9,12 @@ On the way from fetch to slot, the next module is `agent.fetch.download`, the ch
 
 from __future__ import annotations
 
-import contextlib
-import os
-import selectors
-import signal
-import subprocess
-import sys
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
 from agent.children.child_environment import make_environment
+from agent.children.child_process import ChildProcess, LineBuffer, LineTooLongError
 from agent.children.fetch_protocol import (
     MAX_EVENT_BYTES,
     FetchDone,
@@ -48,7 +43,6 @@ if TYPE_CHECKING:
 _POLL_S: Final = 0.1  # how soon `stop` and the deadline are seen
 _REFRESH_S: Final = 60.0  # for metadata alone
 _END_S: Final = 5.0  # for a child that has given its answer
-_READ_BYTES: Final = 64 * 1024
 _TAIL_BYTES: Final = 2_000  # of what a crashing child says on standard error
 
 
@@ -168,87 +162,45 @@ class _FetchProcess:
 
     def __init__(self, request: FetchRequest | RefreshRequest) -> None:
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "agent.fetch"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=make_environment(),
-                cwd="/",
-                start_new_session=True,  # a group of its own: killed as a whole, deaf to the terminal's Ctrl-C
+            self._process = ChildProcess(
+                "agent.fetch", environment=make_environment(), stderr_tail_bytes=_TAIL_BYTES, has_own_session=True
             )
         except OSError as error:
             raise FetchError(FetchReason.CRASHED, f"the fetch child cannot be started: {error}") from error
-        self._line = bytearray()
-        self._tail = bytearray()
-        with contextlib.suppress(BrokenPipeError):  # it died at once; reading says so
-            _pipe(self._process.stdin).write(FetchRequestLine(body=request).model_dump_json().encode() + b"\n")
-            _pipe(self._process.stdin).flush()
+        self._lines = LineBuffer(MAX_EVENT_BYTES)
+        self._process.send(FetchRequestLine(body=request).model_dump_json().encode() + b"\n")
 
     def answer(
         self, *, deadline_ns: int, clock: Clock, on_progress: Callable[[int, int], None], stop: threading.Event
     ) -> FetchDone | RefreshDone | FetchFailed:
         """Read events until the last one. Raises FetchError `stopped`, `timeout` or `fetcher_crashed`."""
-        with selectors.DefaultSelector() as selector:
-            selector.register(_pipe(self._process.stdout), selectors.EVENT_READ, "out")
-            selector.register(_pipe(self._process.stderr), selectors.EVENT_READ, "err")
-            while True:
-                if stop.is_set():
-                    raise FetchError(
-                        FetchReason.STOPPED, "the fetch was stopped; what has arrived is kept for the next one"
-                    )
-                if clock.monotonic_ns() >= deadline_ns:
-                    raise FetchError(
-                        FetchReason.TIMEOUT,
-                        "it took longer than allowed (a fetch: updates.fetch_timeout_s); what has arrived is kept for "
-                        "the next one",
-                    )
-                for key, _ in selector.select(_POLL_S):
-                    data = os.read(key.fd, _READ_BYTES)
-                    if key.data == "err":
-                        self._tail = (self._tail + data)[-_TAIL_BYTES:]
-                        if not data:
-                            selector.unregister(key.fileobj)
-                    elif not data:
-                        raise self._crashed()
-                    else:
-                        for event in self._events(data):
-                            if not isinstance(event, FetchProgress):
-                                return event
-                            on_progress(event.done, event.total)
+        while not stop.is_set():
+            if clock.monotonic_ns() >= deadline_ns:
+                text = "it took longer than allowed (a fetch: updates.fetch_timeout_s)"
+                raise FetchError(FetchReason.TIMEOUT, f"{text}; what has arrived is kept for the next one")
+            for event in self._events(self._process.poll(_POLL_S)):
+                if not isinstance(event, FetchProgress):
+                    return event
+                on_progress(event.done, event.total)
+            if not self._process.is_answering:
+                raise self._crashed()
+        raise FetchError(FetchReason.STOPPED, "the fetch was stopped; what has arrived is kept for the next one")
 
     def _events(self, data: bytes) -> list[FetchProgress | FetchDone | RefreshDone | FetchFailed]:
-        self._line += data
-        *lines, rest = bytes(self._line).split(b"\n")
-        self._line = bytearray(rest)
-        if len(rest) > MAX_EVENT_BYTES:
-            raise FetchError(FetchReason.CRASHED, f"the fetch child sent a line of more than {MAX_EVENT_BYTES:,} bytes")
         try:
-            return [FetchEventLine.model_validate_json(line).body for line in lines]
+            return [FetchEventLine.model_validate_json(line).body for line in self._lines.feed(data)]
+        except LineTooLongError as error:
+            raise FetchError(FetchReason.CRASHED, f"the fetch child sent {error}") from error
         except ValidationError as error:
             raise FetchError(FetchReason.CRASHED, "the fetch child sent something that is no event") from error
 
     def _crashed(self) -> FetchError:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_END_S)
-        code = self._process.returncode
-        how = "was killed by " + signal.Signals(-code).name if code is not None and code < 0 else f"ended with {code}"
-        said = bytes(self._tail).decode(errors="replace").strip()
+        how = self._process.describe_exit(wait_s=_END_S)
+        said = self._process.stderr_tail.decode(errors="replace").strip()
         return FetchError(
             FetchReason.CRASHED, f"the fetch child {how} without an answer" + (f": {said}" if said else "")
         )
 
     def close(self) -> None:
-        """Let no part of it live on."""
-        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
-            with contextlib.suppress(BrokenPipeError):
-                _pipe(pipe).close()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-
-
-def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
-    if pipe is None:
-        raise RuntimeError("the child was started with all three pipes")
-    return pipe
+        """Kill it and everything that it started."""
+        self._process.close()

@@ -11,21 +11,18 @@ On the way from fetch to slot, the next module is `agent.selftest.self_test`, th
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import selectors
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final
 
-import agent
+from agent.children.child_environment import make_isolated_environment
+from agent.children.child_process import ChildProcess, LineBuffer, signal_name
 from agent.children.selftest_protocol import (
     MAX_ANSWER_BYTES,
     SelfTestInconclusive,
@@ -54,12 +51,6 @@ _LAST_POLL_S: Final = 0.005  # both pipes are closed: it ends at once, or it pla
 _FREE_BYTES: Final = 192 * 1024**2  # what a child with a small model needs beside the line
 _KEPT_STDERR_BYTES: Final = 8 * 1024
 _MAX_WALL_FACTOR: Final = 4  # times the wall limit, at most, for a child that waits for a processor most of the time
-_ENVIRONMENT: Final = {  # one thread: the line needs the cores, and every thread's stack counts as address space
-    "OPENBLAS_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-    "PYTHONDONTWRITEBYTECODE": "1",
-    "LC_ALL": "C.UTF-8",
-}
 _CRASH_SIGNALS: Final = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGSYS}
 _log = logging.getLogger(__name__)
 
@@ -69,10 +60,9 @@ class _ChildOutput:
     """What the child has said so far."""
 
     lines: list[SelfTestStage | SelfTestPassed | SelfTestRefused | SelfTestInconclusive] = field(default_factory=list)
-    pending: bytes = b""
+    buffer: LineBuffer = field(default_factory=lambda: LineBuffer(MAX_ANSWER_BYTES))
     answer_bytes: int = 0
     is_malformed: bool = False
-    stderr: bytes = b""
 
     def stage(self) -> str:
         """Where it is, or was."""
@@ -91,12 +81,11 @@ class _ChildOutput:
     def feed(self, data: bytes) -> None:
         """Take bytes of its standard output."""
         self.answer_bytes += len(data)
-        *lines, self.pending = (self.pending + data).split(b"\n")
-        for line in lines:
-            try:
+        try:
+            for line in self.buffer.feed(data):
                 self.lines.append(parse_answer(line))
-            except ValueError:
-                self.is_malformed = True
+        except ValueError:
+            self.is_malformed = True
 
 
 class SelfTestClient:
@@ -148,9 +137,9 @@ class SelfTestClient:
         try:
             waited = self._communicate(child, request, heard, job.stop)
         finally:
-            _end(child)
+            child.close()
         spent_s = (self._clock.monotonic_ns() - began_ns) / NS_PER_S
-        return _outcome_of(request.scratch, heard, child.returncode, limits=job.limits, waited=waited, spent_s=spent_s)
+        return _outcome_of(request.scratch, heard, child, limits=job.limits, waited=waited, spent_s=spent_s)
 
     def _clean_scratch(self) -> Path:
         """The scratch folder, empty of graphs. Raises FetchError."""
@@ -169,79 +158,34 @@ class SelfTestClient:
         return folder.resolve()
 
     def _communicate(
-        self, child: subprocess.Popen[bytes], request: SelfTestRequest, heard: _ChildOutput, stop: threading.Event
+        self, child: ChildProcess, request: SelfTestRequest, heard: _ChildOutput, stop: threading.Event
     ) -> float | None:
-        """Talk to the child until it ends. Returns None, or at its wall limit the seconds without a processor."""
-        assert child.stdin is not None  # noqa: S101 - asked for by _start
-        with contextlib.suppress(BrokenPipeError), child.stdin:  # a child that is gone already is seen below
-            child.stdin.write(request.to_json())
+        """Exchange lines with the child until it ends. Returns None, or at its wall limit the seconds without a CPU."""
+        child.send(request.to_json())
+        child.close_input()
         deadline_ns = self._clock.monotonic_ns() + int(request.limits.wall_s * NS_PER_S)
-        with selectors.DefaultSelector() as selector:
-            for stream in (child.stdout, child.stderr):
-                assert stream is not None  # noqa: S101 - asked for by _start
-                os.set_blocking(stream.fileno(), False)
-                selector.register(stream, selectors.EVENT_READ, data=stream)
-            waited_s = 0.0
-            while heard.is_well_formed() and (selector.get_map() or not _has_ended(child.pid)):
-                if stop.is_set():
-                    raise FetchError("stopped", "the examination was stopped")
-                if self._clock.monotonic_ns() >= deadline_ns:
-                    before_s, waited_s = (
-                        waited_s,
-                        min(_cpu_wait_s(child.pid), (_MAX_WALL_FACTOR - 1) * request.limits.wall_s),
-                    )
-                    if waited_s - before_s < _POLL_S:
-                        return waited_s
-                    deadline_ns += int((waited_s - before_s) * NS_PER_S)  # that time was the line's, not the model's
-                for key, _ in selector.select(_POLL_S if selector.get_map() else _LAST_POLL_S):
-                    if not _read(key.data, heard, is_answer=key.data is child.stdout):
-                        selector.unregister(key.data)
+        waited_s = 0.0
+        while heard.is_well_formed() and not child.has_exited():
+            if stop.is_set():
+                raise FetchError("stopped", "the self-test was stopped")
+            if self._clock.monotonic_ns() >= deadline_ns:
+                longest_s = (_MAX_WALL_FACTOR - 1) * request.limits.wall_s
+                before_s, waited_s = waited_s, min(_cpu_wait_s(child.pid), longest_s)
+                if waited_s - before_s < _POLL_S:
+                    return waited_s
+                deadline_ns += int((waited_s - before_s) * NS_PER_S)  # the line used that time, not the model
+            heard.feed(child.poll(_POLL_S if child.has_output else _LAST_POLL_S))
         return None
 
 
-def _start() -> subprocess.Popen[bytes]:
+def _start() -> ChildProcess:
     """Start the child in a process group of its own. Raises FetchError."""
-    environment = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
-    environment |= _ENVIRONMENT
-    environment["PYTHONPATH"] = str(Path(agent.__file__).parent.parent)  # this very Kensa, installed or a checkout
     try:
-        return subprocess.Popen(
-            [sys.executable, "-P", "-m", "agent.selftest"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            cwd="/",
-            env=environment,
-            process_group=0,
+        return ChildProcess(
+            "agent.selftest", environment=make_isolated_environment(), stderr_tail_bytes=_KEPT_STDERR_BYTES
         )
     except OSError as error:
-        raise FetchError("examiner_start", f"the examining process cannot be started: {error.strerror}") from error
-
-
-def _has_ended(pid: int) -> bool:
-    """Has it ended? It is not collected: until `_end` does that, its number belongs to it."""
-    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """Kill the child's whole group, its own children too, and collect it. One that has ended keeps its exit status."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
-    for stream in (child.stdout, child.stderr):
-        if stream is not None:
-            stream.close()
-
-
-def _read(stream: IO[bytes], heard: _ChildOutput, *, is_answer: bool) -> bool:
-    """Take what is there; False at the end."""
-    data = stream.read(MAX_ANSWER_BYTES)
-    if is_answer and data:
-        heard.feed(data)
-    elif data:
-        heard.stderr = (heard.stderr + data)[-_KEPT_STDERR_BYTES:]
-    return data != b""
+        raise FetchError("self_test_start", f"the self-test process cannot be started: {error.strerror}") from error
 
 
 def _cpu_wait_s(pid: int) -> float:
@@ -271,9 +215,15 @@ def _check_free_memory() -> None:
 
 
 def _outcome_of(
-    scratch: Path, heard: _ChildOutput, code: int, *, limits: SelfTestLimits, waited: float | None, spent_s: float
+    scratch: Path,
+    heard: _ChildOutput,
+    child: ChildProcess,
+    *,
+    limits: SelfTestLimits,
+    waited: float | None,
+    spent_s: float,
 ) -> SelfTestResult:
-    result = heard.result()
+    result, code = heard.result(), child.returncode
     if code == 0 and heard.is_well_formed() and result is not None:
         if result.kind == "refused":
             raise ReleaseRefusedError(
@@ -286,7 +236,7 @@ def _outcome_of(
     if stage in {"start", "champion"}:  # no byte of the candidate had been read
         if waited is not None:
             raise FetchError("examiner_timeout", f"{limits.wall_s:g} s passed during {stage}, before the examination")
-        raise _machine_fault(heard, code, stage)
+        raise _machine_fault(child, stage)
     if waited is not None:
         _refuse_timeout(stage, waited, limits)
     if not heard.is_well_formed():
@@ -296,7 +246,7 @@ def _outcome_of(
             f"during {stage} the model wrote over its examiner's answer; do not use it",
         )
     _refuse_death(stage, code, limits)
-    raise _machine_fault(heard, code, stage)
+    raise _machine_fault(child, stage)
 
 
 def _result_of(scratch: Path, passed: SelfTestPassed, spent_s: float) -> SelfTestResult:
@@ -334,23 +284,22 @@ def _refuse_death(stage: str, code: int, limits: SelfTestLimits) -> None:
             limits={"cpu_s": limits.cpu_s},
         )
     if -code in _CRASH_SIGNALS:
-        name = signal.Signals(-code).name
         raise ReleaseRefusedError(
             Gate.SELF_TEST,
             "crash",
-            f"during {stage} the model crashed the process that examined it ({name}); on the line it would have "
+            f"during {stage} the model crashed the self-test process ({signal_name(code)}); on the line it would have "
             "stopped the inspection",
             figures={"signal": -code},
         )
 
 
-def _machine_fault(heard: _ChildOutput, code: int, stage: str) -> FetchError:
+def _machine_fault(child: ChildProcess, stage: str) -> FetchError:
     """The child died of something that the candidate did not do."""
-    said = heard.stderr.decode("utf-8", "replace").strip().splitlines()
+    code = child.returncode
+    said = child.stderr_tail.decode("utf-8", "replace").strip().splitlines()
     why = said[-1][:300] if said else "it said nothing"
     if code < 0:
-        name = signal.Signals(-code).name if -code in signal.valid_signals() else str(-code)
-        text = f"the examining process was ended by {name} during {stage}"
+        text = f"the self-test process was ended by {signal_name(code)} during {stage}"
         return FetchError("examiner_champion" if stage == "champion" else "examiner_killed", text)
-    _log.warning("the examining process failed with exit code %d during %s: %s", code, stage, why)
-    return FetchError("examiner_failed", f"the examining process failed during {stage}: {why}")
+    _log.warning("the self-test process failed with exit code %d during %s: %s", code, stage, why)
+    return FetchError("examiner_failed", f"the self-test process failed during {stage}: {why}")
