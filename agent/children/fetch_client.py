@@ -92,7 +92,9 @@ class FetchClient:
         try:
             request = RefreshRequest(**self._common_fields(trusted_utc_s))
         except ValidationError as error:
-            raise FetchError(FetchReason.REQUEST, f"updates cannot be looked at: {_invalid_fields(error)}") from None
+            raise FetchError(
+                FetchReason.REQUEST, f"the repository metadata cannot be refreshed: {_invalid_fields(error)}"
+            ) from None
         timeout_s = min(self._timeout_s, _REFRESH_S)
         answer = self._run_child(request, timeout_s=timeout_s, on_progress=lambda _done, _total: None, stop=stop)
         if not isinstance(answer, RefreshDone):

@@ -99,7 +99,7 @@ class FetchRequest(_RepositoryRequest):
 class RefreshRequest(_RepositoryRequest):
     """Bring the metadata up to date, and say what was taken back."""
 
-    kind: Literal["look"] = "look"
+    kind: Literal["refresh"] = "refresh"
 
 
 class FetchRequestLine(Strict):
@@ -132,7 +132,7 @@ class FetchDone(Strict):
 class RefreshDone(Strict):
     """The metadata are up to date."""
 
-    event: Literal["seen"] = "seen"
+    event: Literal["refreshed"] = "refreshed"
     signed_utc_s: float
     root_expires_utc_s: float
     revoked: Annotated[tuple[Sha256, ...], Field(max_length=MAX_REVOKED)] = ()

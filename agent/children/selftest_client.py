@@ -153,7 +153,7 @@ class SelfTestClient:
                 left.unlink()
         except OSError as error:
             raise FetchError(
-                "examiner_scratch", f"the scratch folder of the examination cannot be used: {error.strerror}"
+                "self_test_scratch", f"the scratch folder of the self-test cannot be used: {error.strerror}"
             ) from error
         return folder.resolve()
 
@@ -205,7 +205,7 @@ def _check_free_memory() -> None:
         return  # the child finds out
     if free < _FREE_BYTES:
         raise FetchError(
-            "examiner_memory",
+            "self_test_memory",
             f"{free / 1e6:.0f} MB of memory are free, examining a release takes {_FREE_BYTES / 1e6:.0f} MB; "
             "it is tried again later",
         )
@@ -229,13 +229,13 @@ def _outcome_of(
             raise ReleaseRefusedError(
                 result.gate, result.reason, result.text, figures=result.figures, limits=result.limits
             )
-        if result.kind == "could_not":
+        if result.kind == "inconclusive":
             raise FetchError(result.reason, result.text)
         return _result_of(scratch, result, spent_s)
     stage = heard.stage()
     if stage in {"start", "champion"}:  # no byte of the candidate had been read
         if waited is not None:
-            raise FetchError("examiner_timeout", f"{limits.wall_s:g} s passed during {stage}, before the examination")
+            raise FetchError("self_test_timeout", f"{limits.wall_s:g} s passed during {stage}, before the self-test")
         raise _machine_fault(child, stage)
     if waited is not None:
         _refuse_timeout(stage, waited, limits)
@@ -257,7 +257,7 @@ def _result_of(scratch: Path, passed: SelfTestPassed, spent_s: float) -> SelfTes
 def _refuse_timeout(stage: str, waited: float, limits: SelfTestLimits) -> None:
     if waited >= (_MAX_WALL_FACTOR - 1) * limits.wall_s:
         raise FetchError(
-            "examiner_starved",
+            "self_test_no_cpu_time",
             f"during {stage} {_MAX_WALL_FACTOR * limits.wall_s:g} s passed, {waited:.0f} s of them waiting "
             f"for a processor: "
             "the machine is too busy to examine a release now",
@@ -300,6 +300,6 @@ def _machine_fault(child: ChildProcess, stage: str) -> FetchError:
     why = said[-1][:300] if said else "it said nothing"
     if code < 0:
         text = f"the self-test process was ended by {signal_name(code)} during {stage}"
-        return FetchError("examiner_champion" if stage == "champion" else "examiner_killed", text)
+        return FetchError("self_test_champion" if stage == "champion" else "self_test_killed", text)
     _log.warning("the self-test process failed with exit code %d during %s: %s", code, stage, why)
-    return FetchError("examiner_failed", f"the self-test process failed during {stage}: {why}")
+    return FetchError("self_test_failed", f"the self-test process failed during {stage}: {why}")

@@ -93,7 +93,7 @@ class SelfTestRefused(Strict):
 class SelfTestInconclusive(Strict):
     """This machine or its other files stood in the way, not the release: `errors.FetchError`."""
 
-    kind: Literal["could_not"] = "could_not"
+    kind: Literal["inconclusive"] = "inconclusive"
     reason: _Code
     text: _Text
 

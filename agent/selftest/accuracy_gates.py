@@ -196,7 +196,7 @@ def check_acceptance(
     try:
         results = acceptance_set.evaluate_set(parts, model, rule, roi=roi)
     except OperatorError as error:
-        raise FetchError("examiner_acceptance", f"the site's acceptance set cannot be judged: {error}") from error
+        raise FetchError("self_test_acceptance", f"the site's acceptance set cannot be judged: {error}") from error
     figures: Figures = {}
     for reason, what, chosen in (
         ("misses_defects", "defects", [r for r in results if not _is_good(r, rule)]),

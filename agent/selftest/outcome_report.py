@@ -1,4 +1,4 @@
-"""Whatever happens in the examination, exactly one answer: passed, refused by a gate, or not possible here."""
+"""Turns whatever happens in a self-test into exactly one answer: passed, refused by a gate, or inconclusive."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _refusal_from(error: ReleaseRefusedError) -> SelfTestRefused:
 
 
 def _memory_refusal(detail: str) -> SelfTestRefused:
-    text = f"the model took more memory than the examination allows: {detail}"
+    text = f"the model took more memory than the self-test allows: {detail}"
     return SelfTestRefused(gate=Gate.SELF_TEST, reason="memory", text=text[:_MAX_TEXT], figures={}, limits={})
 
 

@@ -101,7 +101,7 @@ def _load_champion(request: SelfTestRequest, folder: Path) -> _Loaded:
         return _Loaded(model, _site_rule(model, request), measurement.resident_bytes() - before)
     except (ReleaseError, InferenceError, MemoryError) as error:
         raise FetchError(
-            "examiner_champion", f"the running release cannot be loaded beside the new one: {error}"
+            "self_test_champion", f"the running release cannot be loaded beside the new one: {error}"
         ) from error
 
 
@@ -175,7 +175,7 @@ def _read_champion_golden(folder: Path, champion: _Loaded) -> GoldenSet:
     try:
         return _read_golden(folder, champion.model)
     except ReleaseRefusedError as error:
-        raise FetchError("examiner_champion", f"the running release's golden set cannot be used: {error}") from error
+        raise FetchError("self_test_champion", f"the running release's golden set cannot be used: {error}") from error
 
 
 # --- latency, memory, optimised file ----------------------------------------------------------------------------------

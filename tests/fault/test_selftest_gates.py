@@ -225,14 +225,14 @@ def test_a_damaged_acceptance_set_is_no_fault_of_the_release(good: Path) -> None
     part, _ = site.add(encoded(spot=True), label="defect", by="me", origin="test", now_utc_ns=0)
     (site.folder / part.file_name).write_bytes(b"x")
 
-    assert not_now(lambda: examine(good, acceptance=site.folder)).reason == "examiner_acceptance"
+    assert not_now(lambda: examine(good, acceptance=site.folder)).reason == "self_test_acceptance"
 
 
 def test_a_damaged_champion_is_no_fault_of_the_release(good: Path) -> None:
     champion = labelled_release(good.parent / "champion")
     (champion / "model.onnx").write_bytes(b"x")
 
-    assert not_now(lambda: examine(good, champion=champion)).reason == "examiner_champion"
+    assert not_now(lambda: examine(good, champion=champion)).reason == "self_test_champion"
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -271,7 +271,7 @@ def test_a_model_that_does_not_end_is_killed_at_the_wall_limit(endless: Path) ->
     except ReleaseRefusedError as error:
         assert (error.gate, error.reason) == ("self_test", "timeout")  # noqa: PT017 - either is right
     except FetchError as error:
-        assert error.reason == "examiner_starved"  # noqa: PT017 - the machine had no time for it
+        assert error.reason == "self_test_no_cpu_time"  # noqa: PT017 - the machine had no time for it
 
     assert time.monotonic() - began < 30
     assert not [c for c in psutil.Process().children() if is_examining(c)]
@@ -291,7 +291,7 @@ def test_a_child_that_someone_else_kills_is_tried_again_later(endless: Path) -> 
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(not_now, lambda: examine(endless))
         child_of_this_process().kill()
-        assert running.result(timeout=120).reason == "examiner_killed"
+        assert running.result(timeout=120).reason == "self_test_killed"
 
 
 def test_the_child_is_niced_limited_and_knows_no_secret(endless: Path, monkeypatch: pytest.MonkeyPatch) -> None:
