@@ -1,10 +1,11 @@
-"""Writes files that must survive a power cut: the rules of fsync, in one place.
+"""Writes files that must survive a power cut (the rules of fsync, in one place), and computes digests of files.
 
 A replaced file needs fsync(file), rename, fsync(directory): without the last, a power cut can bring the old one back.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -31,6 +32,12 @@ def usable_directory(path: Path) -> Path:
             "Give this user the right to write there, free disk space, or set another state directory."
         ) from error
     return path
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, lower-case hex. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync_directory(path: Path) -> None:

@@ -6,42 +6,22 @@ input does: an agent that is killed leaves no child behind. Exit code 0 whenever
 
 from __future__ import annotations
 
-import os
 import resource
 import sys
 from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
+from agent.children.child_limits import exit_with_input, limit_process
 from agent.children.fetch_protocol import FetchEventLine, FetchFailed, FetchReason, FetchRequestLine, RefreshRequest
 from agent.supervision import ThreadSupervisor
 
 if TYPE_CHECKING:
-    from agent.children.fetch_protocol import FetchDone, FetchLimits, FetchProgress, RefreshDone
+    from agent.children.fetch_protocol import FetchDone, FetchProgress, RefreshDone
 
 _MAX_REQUEST_BYTES: Final = 64 * 1024
 _NICE: Final = 10
-_ORPHANED_EXIT_CODE: Final = 3  # exit code
 _SLACK_BYTES: Final = 16 * 1024**2  # over the release's size: metadata
-
-
-def _limit_process(limits: FetchLimits, max_release_bytes: int) -> None:
-    os.nice(_NICE)
-    for what, value in (
-        (resource.RLIMIT_AS, limits.memory_bytes),
-        (resource.RLIMIT_CPU, limits.cpu_s),
-        (resource.RLIMIT_FSIZE, max_release_bytes + _SLACK_BYTES),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        _, hard = resource.getrlimit(what)
-        allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(what, (allowed, allowed))
-
-
-def _exit_with_parent() -> None:
-    """Its end of the pipe stays open for as long as it lives; nothing more is ever sent."""
-    os.read(sys.stdin.fileno(), 1)  # not through sys.stdin, whose lock would disturb the exit
-    os._exit(_ORPHANED_EXIT_CODE)
 
 
 def _write_event(body: FetchProgress | FetchDone | RefreshDone | FetchFailed) -> None:
@@ -58,8 +38,15 @@ def main() -> int:
             FetchFailed(reason=FetchReason.REQUEST, text=f"the request cannot be read: {error.error_count()} errors")
         )
         return 0
-    _limit_process(request.limits, request.max_release_bytes)
-    ThreadSupervisor().thread(_exit_with_parent, kind="parent-watch").start()
+    limit_process(
+        nice=_NICE,
+        limits={
+            resource.RLIMIT_AS: request.limits.memory_bytes,
+            resource.RLIMIT_CPU: request.limits.cpu_s,
+            resource.RLIMIT_FSIZE: request.max_release_bytes + _SLACK_BYTES,
+        },
+    )
+    ThreadSupervisor().thread(exit_with_input, kind="parent-watch").start()
     try:
         from agent.fetch.download import fetch_release, refresh  # noqa: PLC0415 - under the limits, and where a missing tuf is an answer
     except ModuleNotFoundError as error:

@@ -20,9 +20,11 @@ from agent.children.fetch_protocol import (
     RefreshRequest,
     shorten,
 )
+from agent.durable import sha256_of
 from agent.errors import FetchError, ManifestError
-from agent.fetch.repository_sources import SourceMissingError, open_repository
-from agent.fetch.transfer import ReleaseFile, Transfer, sha256_of, storage_error
+from agent.fetch.repository_sources import SourceMissingError
+from agent.fetch.source_factory import open_repository
+from agent.fetch.transfer import ReleaseFile, Transfer, storage_error
 from agent.fetch.tuf_client import TufClient, target_sha256
 from agent.release.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, MODEL_NAME, Manifest, parse_manifest
 

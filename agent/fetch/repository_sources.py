@@ -1,8 +1,8 @@
-"""Where a repository's files come from: a folder (disk, USB stick, network share), HTTP(S), or S3 (see `s3.py`).
+"""Sources of a repository's files: a folder (disk, USB stick, network share) or HTTP(S); S3 is in `s3_repository`.
 
-Promise: a source opens regular files below its base only, follows no path upwards, and says what happened in two words
-that the caller can act on: SourceMissingError (there is no such file) and SourceDownError (try again). It does not
-bound bytes or time: `transfer` does, for all of them alike.
+Promise: a source opens regular files below its base only, follows no path upwards, and reports failures as one of two
+errors that the caller can act on: SourceMissingError (there is no such file) and SourceDownError (try again). It does
+not bound bytes or time: `transfer` does that for all sources.
 """
 
 from __future__ import annotations
@@ -15,16 +15,12 @@ import stat
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
-from urllib.parse import quote, urlsplit
-
-from agent.cameras.camera_url import redact
-from agent.children.fetch_protocol import FetchReason
-from agent.errors import FetchError
+from urllib.parse import quote
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 _SAFE_PART: Final = re.compile(r"[A-Za-z0-9_.%~+-]{1,255}")
 _MISSING: Final = frozenset({403, 404, 410})  # a bucket that may not be listed answers 403 for what it lacks
@@ -49,11 +45,11 @@ class RemoteFile:
     start: int  # of the first byte; 0 where the source cannot start further on
 
     def __enter__(self) -> Self:
-        """Use it as it is."""
+        """Return itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close it; what goes wrong then is of no interest any more."""
+        """Close it; errors of closing are ignored."""
         with contextlib.suppress(Exception):
             self.close()
 
@@ -61,7 +57,7 @@ class RemoteFile:
 class RepositorySource(Protocol):
     """A repository's files by their path relative to its base."""
 
-    errors: tuple[type[Exception], ...]  # what `Opened.read` may raise when the source fails in the middle
+    errors: tuple[type[Exception], ...]  # what `RemoteFile.read` may raise when the source fails in the middle
 
     def open(self, path: str, *, start: int = 0) -> RemoteFile:
         """Open `path`, from byte `start` on if the source can. Raises SourceMissingError or SourceDownError."""
@@ -127,7 +123,7 @@ class HttpRepository:
     def open(self, path: str, *, start: int = 0) -> RemoteFile:
         """See `RepositorySource.open`."""
         url = f"{self._base}/{quote(checked_path(path), safe='/')}"
-        request = urllib.request.Request(url, headers={"Accept-Encoding": "identity"})  # noqa: S310 - choose() looked
+        request = urllib.request.Request(url, headers={"Accept-Encoding": "identity"})  # noqa: S310 - open_repository() checked the scheme
         if start:
             request.add_header("Range", f"bytes={start}-")
         try:
@@ -148,13 +144,13 @@ class HttpRepository:
         if begin != start:
             response.close()
             if not start:
-                raise SourceDownError(f"{url} answered with a part of the file that was not asked for")
+                raise SourceDownError(f"{url} answered with a range of the file that was not requested")
             return self.open(path)
         return RemoteFile(_read_whole(response), response.close, begin)
 
 
 def _read_whole(response: http.client.HTTPResponse) -> Callable[[int], bytes]:
-    """A `read` that notices when fewer bytes arrive than the server announced."""
+    """Return a `read` that raises IncompleteRead when fewer bytes arrive than the server announced."""
 
     def read(count: int) -> bytes:
         data = response.read(count)
@@ -166,30 +162,8 @@ def _read_whole(response: http.client.HTTPResponse) -> Callable[[int], bytes]:
 
 
 def first_byte_offset(status: int, content_range: Any) -> int:
-    """Offset of the first byte that an answer carries; -1 when it does not say so properly."""
+    """Offset of the first byte that an answer carries; -1 when the answer does not say."""
     if status != _PARTIAL:
         return 0
     found = re.match(r"bytes (\d{1,15})-", str(content_range))
     return int(found[1]) if found else -1
-
-
-def open_repository(repository: str, *, timeout_s: float) -> RepositorySource:
-    """Return the source for a folder, an http(s):// or an s3:// address. Raises FetchError."""
-    parts = urlsplit(repository)
-    if parts.scheme in {"http", "https"} and parts.hostname:
-        if "@" in repository or parts.query or parts.fragment:  # and none of it is quoted: it may be a password
-            raise FetchError(
-                FetchReason.REQUEST, "updates.repository must be a plain address: no user name, no query, no fragment"
-            )
-        return HttpRepository(repository, timeout_s=timeout_s)
-    if parts.scheme == "s3" and parts.netloc:
-        from agent.fetch.s3_repository import S3Repository  # noqa: PLC0415 - boto3 is 41 MB and optional
-
-        return S3Repository(parts.netloc, parts.path.strip("/"), timeout_s=timeout_s)
-    if "://" in repository:
-        raise FetchError(
-            FetchReason.REQUEST,
-            f"updates.repository is {redact(repository)}; it can be a folder, http://..., https://... or "
-            "s3://bucket/prefix",
-        )
-    return FolderRepository(Path(repository))

@@ -11,7 +11,6 @@ On the way from fetch to slot, the next module is `agent.release.manifest`.
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import signal
 import threading
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from agent.children.fetch_protocol import FetchLimits, FetchReason
+from agent.durable import sha256_of
 from agent.errors import FetchError
 from agent.fetch.repository_sources import SourceDownError
 from agent.timing.backoff import Backoff
@@ -219,9 +219,3 @@ def storage_error(error: OSError) -> FetchError:
     return FetchError(
         FetchReason.STORAGE, f"the state directory cannot be used: {error}. Look at its owner, its rights and its disk"
     )
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, lower-case hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,13 +10,12 @@ On the way from fetch to slot, the next module is `agent.children.selftest_clien
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import shutil
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
-from agent.durable import sync_directory, sync_file
+from agent.durable import sha256_of, sync_directory, sync_file
 from agent.errors import IntegrityError, ReleaseError, StateDirError
 from agent.release import manifest as manifests
 from agent.release.installed_release import InstalledRelease
@@ -142,7 +141,7 @@ class ReleaseStore:
             return None
         path = self._optimised / installed.ref.digest / installed.optimised
         try:
-            return path if _sha256(path) == installed.optimised_sha256 else None
+            return path if sha256_of(path) == installed.optimised_sha256 else None
         except OSError:
             return None
 
@@ -172,7 +171,7 @@ def matches_manifest(manifest: Manifest, ref: ReleaseRef) -> bool:
 def read_ref(folder: Path) -> ReleaseRef:
     """Return the reference that the release in `folder` states. Raises ReleaseError."""
     manifest = manifests.read_manifest(folder)
-    digest = _sha256(folder / manifests.MANIFEST_NAME)
+    digest = sha256_of(folder / manifests.MANIFEST_NAME)
     model = manifest.files[manifests.MODEL_NAME].sha256
     return ReleaseRef(manifest.name, manifest.version, manifest.counter, digest, model)
 
@@ -180,22 +179,17 @@ def read_ref(folder: Path) -> ReleaseRef:
 def _check(folder: Path, ref: ReleaseRef) -> None:
     """Compare every byte in `folder` with `ref`. Raises IntegrityError."""
     try:
-        if _sha256(folder / manifests.MANIFEST_NAME) != ref.digest:
+        if sha256_of(folder / manifests.MANIFEST_NAME) != ref.digest:
             raise IntegrityError(f"{folder}: manifest.json is not the one that was signed; fetch the release again")
         manifest = manifests.read_manifest(folder)
         if not matches_manifest(manifest, ref):
             raise IntegrityError(f"{folder}: manifest.json describes another release than {ref.release_id}")
         for name, entry in manifest.files.items():
             path = folder / name
-            if path.is_symlink() or path.stat().st_size != entry.length_bytes or _sha256(path) != entry.sha256:
+            if path.is_symlink() or path.stat().st_size != entry.length_bytes or sha256_of(path) != entry.sha256:
                 raise IntegrityError(f"{path} is not the file that the manifest names; fetch the release again")
     except OSError as error:
         raise IntegrityError(f"{folder}: {error.strerror}; the release is incomplete, fetch it again") from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _children(folder: Path) -> list[Path]:

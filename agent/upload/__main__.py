@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import signal
 import sqlite3
 import sys
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
+from agent.children.child_limits import limit_process
 from agent.children.collect_protocol import (
     MAX_LINE_BYTES,
     MAX_REQUEST_BYTES,
@@ -34,7 +34,7 @@ from agent.collection.spool_opening import open_spool
 from agent.errors import KensaError, UploadError
 from agent.timing.clock import SystemClock
 from agent.upload.frame_encoder import encode_and_store
-from agent.upload.upload_targets import open_target
+from agent.upload.target_factory import open_target
 from agent.upload.uploader import Uploader
 
 if TYPE_CHECKING:
@@ -49,8 +49,7 @@ def _lower_priority() -> None:
     """Let the workers have the machine, and the terminal and the service manager speak with the agent alone."""
     with contextlib.suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    os.nice(_NICE)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit_process(nice=_NICE, limits={})
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 

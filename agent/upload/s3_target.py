@@ -58,7 +58,7 @@ T = TypeVar("T")
 
 
 class S3Target:
-    """A prefix of a bucket; see `targets.Target`."""
+    """A prefix of a bucket; see `upload_targets.UploadTarget`."""
 
     def __init__(self, bucket: str, prefix: str, *, throttle: Throttle) -> None:
         """Make a session of its own: it reads credentials anew. Raises UploadError where boto3 is not installed."""
@@ -97,7 +97,7 @@ class S3Target:
         self._client.meta.events.register("before-send.s3", _arm_throttle)
 
     def put_image(self, item: SpoolItem, spool: Spool) -> None:
-        """See `Target.put_image`."""
+        """See `UploadTarget.put_image`."""
         sha256 = bytes.fromhex(checked_digest(item))
         with item.path.open("rb") as file:
             if item.size > PART_BYTES:
@@ -107,11 +107,11 @@ class S3Target:
             self._put(item.key, body, sha256, _TYPES[item.path.suffix])
 
     def put_sidecar(self, item: SpoolItem) -> None:
-        """See `Target.put_sidecar`."""
+        """See `UploadTarget.put_sidecar`."""
         self._put(item.stem + ".json", item.sidecar, hashlib.sha256(item.sidecar).digest(), "application/json")
 
     def check(self, site: str, thing: str) -> TargetCheckResult:
-        """See `Target.check`. Without the right to list, S3 says 403 for a key that is not there: then it is unsure."""
+        """See `UploadTarget.check`. Without s3:ListBucket, S3 answers 403 for an absent key: then it is uncertain."""
         key = self._key(f"{ROOT}/site={site}/thing={thing}/none")
         where = f"s3://{self._bucket}/{key}"
         try:

@@ -1,25 +1,26 @@
-"""Where collected frames go: S3, or a folder with the same keys for a site without a way out.
+"""Upload targets of collected frames: their interface, and a folder with the keys of S3 for an air-gapped site.
 
-Promise of both: what `put` returned from lies at the target, whole and durable, under its key; doing it again changes
-nothing; another object that has the key already is never overwritten. Everything else is an UploadError.
+Promise of every target: once `put_*` returns, the object is complete and durable under its key; a repetition changes
+nothing; another object under the same key is never overwritten. Every failure is an UploadError.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from agent.children.collect_protocol import TargetCheckResult
-from agent.durable import sync_directory
+from agent.durable import sha256_of, sync_directory
 from agent.errors import UploadError
-from agent.upload.throttle import Throttle, ThrottledFile
+from agent.upload.throttle import ThrottledFile
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from agent.collection.spool import Spool
     from agent.collection.spool_items import SpoolItem
-    from agent.config import CollectionConfig
+    from agent.upload.throttle import Throttle
 
 _CHUNK_BYTES: Final = 1024 * 1024
 
@@ -57,28 +58,13 @@ class UploadTarget(Protocol):
         """Say whether the target can be used, without changing it."""
 
 
-def open_target(settings: CollectionConfig) -> UploadTarget | None:
-    """Return the configured target; None where frames stay on the device. Raises UploadError."""
-    target = settings.target
-    if target is None:
-        return None
-    throttle = Throttle(settings.max_upload_bytes_per_s)
-    if target.startswith("s3://"):
-        from agent.upload.s3_target import S3Target  # noqa: PLC0415 - boto3 takes 40 MB
-
-        bucket, _, prefix = target.removeprefix("s3://").partition("/")
-        return S3Target(bucket, prefix, throttle=throttle)
-    return FolderTarget(Path(target), throttle=throttle)
-
-
 def checked_digest(item: SpoolItem) -> str:
     """Return the picture's SHA-256 (hex) as it lies on the disk.
 
     Raises SpooledImageChangedError when it is another than was kept.
     """
     try:
-        with item.path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = sha256_of(item.path)
     except OSError as error:
         raise SpooledImageChangedError(item.path) from error
     _is_identical(found, item.sha256, item.path)
@@ -99,7 +85,7 @@ class FolderTarget:
         self._synced: set[Path] = set()  # folders whose own names are durable; one a day and model
 
     def put_image(self, item: SpoolItem, spool: Spool) -> None:
-        """See `Target.put_image`."""
+        """See `UploadTarget.put_image`."""
         try:
             with item.path.open("rb") as file:
                 body = ThrottledFile(file, start=0, length=item.size, throttle=self._throttle)
@@ -113,14 +99,14 @@ class FolderTarget:
             raise self._failed(error) from error
 
     def put_sidecar(self, item: SpoolItem) -> None:
-        """See `Target.put_sidecar`."""
+        """See `UploadTarget.put_sidecar`."""
         try:
             self._put(item.stem + ".json", _BytesReader(item.sidecar), hashlib.sha256(item.sidecar).hexdigest())
         except OSError as error:
             raise self._failed(error) from error
 
     def check(self, site: str, thing: str) -> TargetCheckResult:
-        """See `Target.check`."""
+        """See `UploadTarget.check`."""
         if not self._root.is_dir():
             return TargetCheckResult(
                 usable=False, text=f"{self._root} is not there; mount the disk and make the folder"
@@ -137,9 +123,8 @@ class FolderTarget:
             raise UploadError("no_target", f"{self._root} is not there; mount the disk and make the folder")
         path = self._root / key
         if path.exists():
-            with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                    raise ConflictError(key)
+            if sha256_of(path) != sha256:
+                raise ConflictError(key)
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".part")

@@ -17,7 +17,8 @@ from agent.collection.spool_items import UploadState
 from agent.errors import UploadError
 from agent.supervision import ThreadSupervisor
 from agent.timing.backoff import Backoff, FailureCounter
-from agent.upload.upload_targets import ConflictError, SpooledImageChangedError, open_target
+from agent.upload.target_factory import open_target
+from agent.upload.upload_targets import ConflictError, SpooledImageChangedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from agent import __version__
+from agent.durable import sha256_of
 from greengrass.packaging import archive, checks, recipe, sbom
 from greengrass.packaging.archive import ArchiveEntry
 from greengrass.packaging.lock import ARCHITECTURES, BuildTarget, PackagingError, component_pins
 from greengrass.packaging.recipe import RECIPES, ROOT
-from greengrass.packaging.wheels import Wheel, collect_wheels, sha256_of
+from greengrass.packaging.wheels import Wheel, collect_wheels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

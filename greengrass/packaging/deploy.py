@@ -23,6 +23,7 @@ import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.validate import ParamValidator
 
+from agent.durable import sha256_of
 from agent.errors import KensaError, UsageError
 from agent.timing.clock import NS_PER_S, Clock, SystemClock
 from greengrass.packaging import deployment_request
@@ -33,7 +34,6 @@ from greengrass.packaging.deployment_request import (
     DeploymentTarget,
     RolloutConfig,
 )
-from greengrass.packaging.wheels import sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -6,7 +6,6 @@ Promise: each wheel has a digest of the lock and a tag that fits the target.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
+from agent.durable import sha256_of
 from greengrass.packaging.lock import PackagingError
 
 if TYPE_CHECKING:
@@ -36,12 +36,6 @@ class Wheel:
     version: str
     path: Path
     sha256: str  # hex
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 (hex) of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def collect_wheels(pins: Sequence[Pin], target: BuildTarget, store: Path) -> list[Wheel]:

@@ -31,7 +31,8 @@ from agent.children.fetch_client import FetchClient
 from agent.children.fetch_protocol import FetchLimits, FetchReason
 from agent.durable import replace_durably, sync_file
 from agent.errors import FetchError, OperatorError, ReleaseRefusedError
-from agent.fetch.repository_sources import SourceDownError, SourceMissingError, open_repository
+from agent.fetch.repository_sources import SourceDownError, SourceMissingError
+from agent.fetch.source_factory import open_repository
 from agent.ports import FetchJob
 from agent.release.manifest import MANIFEST_NAME, parse_manifest
 from agent.strict import Strict

@@ -24,7 +24,7 @@ from agent import app, cli, config, control
 from agent.app import last_good_config
 from agent.commands.doctor import command
 from agent.errors import ConfigError, FetchError
-from agent.fetch.repository_sources import open_repository
+from agent.fetch.source_factory import open_repository
 from greengrass.deployment.component_config import read
 from simulator.doubles.cameras.mjpeg_servers import PASSWORD, SERVER_BEHAVIOURS, USER, serve_behaviour
 from simulator.doubles.network.memory_transport import MemoryTransport

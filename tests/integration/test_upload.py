@@ -14,8 +14,9 @@ from moto.server import ThreadedMotoServer
 
 from agent.errors import UploadError
 from agent.upload.s3_target import S3Target
+from agent.upload.target_factory import open_target
 from agent.upload.throttle import Throttle
-from agent.upload.upload_targets import ConflictError, FolderTarget, SpooledImageChangedError, open_target
+from agent.upload.upload_targets import ConflictError, FolderTarget, SpooledImageChangedError
 from simulator.doubles.servers.s3_server import S3Server
 from tests.kits.collection import new_item, objects, settings, spool_in
 from tests.kits.requirements import require

@@ -18,13 +18,14 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from agent.durable import sha256_of
 from agent.errors import MissingExtraError, OperatorError
 from greengrass.packaging import archive, checks, recipe
 from greengrass.packaging.archive import ArchiveEntry
 from greengrass.packaging.build import INSTALLER, ComponentKind, build_kensa_wheel
 from greengrass.packaging.lock import ARCHITECTURES, BuildTarget
 from greengrass.packaging.recipe import RECIPES
-from greengrass.packaging.wheels import Wheel, sha256_of
+from greengrass.packaging.wheels import Wheel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
