@@ -1,1 +1,1 @@
-"""The parent side of every child process: its environment, its protocol, its client."""
+"""Child processes: how they are run, their clients and their protocols; the limits that they set."""

@@ -1,4 +1,4 @@
-"""Environments of the agent's child processes: this very Kensa, and no more variables than they need."""
+"""Environment variables of the agent's child processes: this Kensa, and no more than they need."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits that a child process sets on itself before it touches anything from outside; the kernel keeps them."""
+"""Limits that a child process sets on itself before it reads anything from outside."""
 
 from __future__ import annotations
 

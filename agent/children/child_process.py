@@ -1,4 +1,4 @@
-"""A supervised child process: this Kensa's `python -m MODULE`, which answers on its standard output.
+"""A supervised child process: `python -m MODULE` of this Kensa, with pipes and bounded waits.
 
 Promises: nothing here blocks longer than asked; the child is in a process group of its own, and `close` leaves no
 process of that group alive. Its standard input stays open until `close_input` or `close`, and ends when this process

@@ -1,8 +1,8 @@
-"""What the inspecting process and the child that keeps and uploads say to each other: JSON, one line each.
+"""Messages between the agent and the collecting child, one line of JSON each.
 
 The pixels travel in shared memory: `slots` are the file descriptors, inherited by the child, of anonymous files. A slot
-belongs to the child from the `Job` that names it until the `JobDone` that gives it back. A child that died is followed
-by another one, which gets all jobs without an answer again, in their order; the numbers tell it which it has done.
+belongs to the child from the `CollectJob` that names it until its `JobDone`. After a child has died the next one
+gets all unanswered jobs again, in their order; the numbers show which are done already.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_REQUEST_BYTES: Final = 256 * 1024  # the first line: the configuration's dic
 
 
 class CollectSetup(Strict):
-    """The first line: keep the spool in `folder` until standard input ends."""
+    """The first line: run the spool in `folder` until standard input ends."""
 
     kind: Literal["setup"] = "setup"
     folder: Path
@@ -42,7 +42,7 @@ class TargetCheck(Strict):
 
 
 class CollectStart(Strict):
-    """The first line as a whole."""
+    """The envelope of the first line."""
 
     body: Annotated[CollectSetup | TargetCheck, Field(discriminator="kind")]
 
@@ -64,7 +64,7 @@ class CollectJob(Strict):
 
 
 class SettingsUpdate(Strict):
-    """Go on with these settings."""
+    """Use these settings from now on."""
 
     kind: Literal["change"] = "change"
     settings: CollectionConfig
@@ -80,10 +80,10 @@ class CollectOrder(Strict):
 
 
 class SpoolStatus(Strict):
-    """Where the spool stands; counts since the spool was made."""
+    """State of the spool; counts since it was created."""
 
     kept: dict[CollectReason, int] = Field(default_factory=dict)  # CollectReason -> frames
-    dropped: dict[str, int] = Field(default_factory=dict)  # Dropped -> frames that were chosen and are lost
+    dropped: dict[str, int] = Field(default_factory=dict)  # CollectDropReason -> frames that were selected and are lost
     uploaded: int = 0
     waiting: int = 0  # frames on this disk
     waiting_bytes: int = 0
@@ -93,7 +93,7 @@ class SpoolStatus(Strict):
 
 
 class JobDone(Strict):
-    """The job is done, for good: kept, or dropped and counted. Its slot is free."""
+    """The job is finished: the frame is kept, or dropped and counted. Its slot is free."""
 
     kind: Literal["taken"] = "taken"
     number: int
@@ -101,14 +101,14 @@ class JobDone(Strict):
 
 
 class StatusUpdate(Strict):
-    """Figures that changed by themselves: uploads, errors. Also the answer to `CollectSetup`."""
+    """The status changed without a job: uploads, errors. Also the answer to `CollectSetup`."""
 
     kind: Literal["moved"] = "moved"
     figures: SpoolStatus
 
 
 class TargetCheckResult(Strict):
-    """What a `Check` saw."""
+    """The result of a `TargetCheck`."""
 
     kind: Literal["checked"] = "checked"
     usable: bool
@@ -117,7 +117,7 @@ class TargetCheckResult(Strict):
 
 
 class CollectFailed(Strict):
-    """The child cannot work at all, and ends."""
+    """The child cannot work, and exits."""
 
     kind: Literal["unable"] = "unable"
     text: str

@@ -1,8 +1,8 @@
-"""`ReleaseFetcher` through a child process: tuf, boto3 and every byte from outside stay out of the inspecting process.
+"""`ports.ReleaseFetcher` by a child process, which alone loads tuf, boto3 and bytes from outside.
 
 Promise: `fetch` returns, or raises one of the two errors of its port, within the site's wall time and soon after
-`stop`; the child is then gone, and so it is soon after this process dies in any way (its standard input ends). What it
-says is read as untrusted: bounded lines of a strict format. See `agent.children.fetch_protocol` for the reasons.
+`stop`; the child is then gone, and so it is soon after this process dies in any way (its standard input ends). Its
+output is untrusted: bounded lines of a strict format. See `agent.children.fetch_protocol` for the reasons.
 
 On the way from fetch to slot, the next module is `agent.fetch.download`, the child process.
 """
@@ -102,7 +102,7 @@ class FetchClient:
         return RepositoryStatus(answer.signed_utc_s, frozenset(answer.revoked), answer.root_expires_utc_s)
 
     def _common_fields(self, trusted_utc_s: float) -> dict[str, Any]:
-        """What every request says."""
+        """Return the fields that every request has."""
         return {
             "repository": self._repository,
             "root": self._root.absolute(),
@@ -142,7 +142,7 @@ def _unexpected_answer(answer: FetchDone | RefreshDone) -> FetchError:
 
 
 def _invalid_fields(error: ValidationError) -> str:
-    """Say which fields are wrong, without what they hold: an address may have a password."""
+    """Name the wrong fields without their values: an address may hold a password."""
     return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_input=False))
 
 

@@ -1,4 +1,4 @@
-"""What the agent and its fetch child say to each other: one request line in, event lines out, and the reasons.
+"""Messages between the agent and its fetch child: a request, events, and reason codes.
 
 Which errors a fetch ends in, and what follows from each:
 
@@ -36,7 +36,7 @@ class FetchReason(StrEnum):
     # this machine
     STOPPED = "stopped"  # by request
     TIMEOUT = "timeout"  # the whole fetch took longer than the site allows
-    NO_SPACE = "no_space"  # the disk has not enough room, looked at before the first byte
+    NO_SPACE = "no_space"  # the disk has not enough room, checked before the first byte
     STORAGE = "storage"  # the state directory cannot be read or written
     BUSY = "busy"  # another fetch holds the trust folder
     ROOT_UNUSABLE = "root_unusable"  # 1.root.json of the configuration cannot be read, or is none
@@ -58,7 +58,7 @@ class FetchReason(StrEnum):
     SLOW_RETRIEVAL = "slow_retrieval"  # bytes arrive slower than the bound
     METADATA_INVALID = "metadata_invalid"  # not metadata at all
     # the release itself
-    TARGET_REVOKED = "target_revoked"  # its publisher took it back (gate `revoked`)
+    TARGET_REVOKED = "target_revoked"  # its publisher revoked it (gate `revoked`)
     TOO_LARGE = "too_large"  # more bytes than the site allows (gate `fetch`)
     MANIFEST_REFUSED = "manifest_refused"  # signed, but this Kensa cannot use it (gate `contract`)
     NAME_DIFFERS = "name_differs"  # the manifest names another release (gate `contract`)
@@ -66,7 +66,7 @@ class FetchReason(StrEnum):
 
 
 class FetchLimits(Strict):
-    """What a fetch may take beyond the site's `max_release_bytes` and wall time."""
+    """Limits of a fetch besides the site's `max_release_bytes` and wall time."""
 
     stall_s: float = Field(default=10.0, gt=0, le=600)  # for each 16 KiB: at least 1.6 KB/s
     attempts: int = Field(default=4, ge=1, le=20)  # in a row without a byte of progress
@@ -77,13 +77,13 @@ class FetchLimits(Strict):
 
 
 class _RepositoryRequest(Strict):
-    """Which repository, for which site, believed from what on."""
+    """The repository, the site and the trust anchor."""
 
     repository: str = Field(min_length=1, max_length=1024)  # folder, http(s)://, s3://bucket/prefix
     root: Path
     site: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
     trust_dir: Path
-    reference_utc_s: float  # the time that expiry is judged by
+    reference_utc_s: float  # expiry is checked at this time
     max_release_bytes: int = Field(ge=1)
     limits: FetchLimits = FetchLimits()
 
@@ -97,7 +97,7 @@ class FetchRequest(_RepositoryRequest):
 
 
 class RefreshRequest(_RepositoryRequest):
-    """Bring the metadata up to date, and say what was taken back."""
+    """Refresh the metadata and report revocations."""
 
     kind: Literal["refresh"] = "refresh"
 
@@ -139,7 +139,7 @@ class RefreshDone(Strict):
 
 
 class FetchFailed(Strict):
-    """Why not. With a `gate` the release is refused for good, else the fetch is tried again."""
+    """Why the fetch failed. With a `gate` the release is refused for good, else the fetch is tried again."""
 
     event: Literal["failed"] = "failed"
     reason: FetchReason
@@ -157,5 +157,5 @@ class FetchEventLine(Strict):
 
 
 def shorten(text: str) -> str:
-    """`text` as it may travel in an event."""
+    """Shorten `text` to what an event may hold."""
     return text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 3] + "..."

@@ -1,4 +1,4 @@
-"""`SelfTestClient`: a release is loaded for the first time in a process of its own, never in the inspecting one.
+"""`ports.SelfTester` by a child process: a release is never first loaded in the inspecting process.
 
 Promise: whatever the model does there (crash, hang, fill the memory, flood its output), `examine` ends within the wall
     limit and a moment (time in which the line left it no processor is added, up to three times the limit), the whole
@@ -57,7 +57,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _ChildOutput:
-    """What the child has said so far."""
+    """The child's output so far."""
 
     lines: list[SelfTestStage | SelfTestPassed | SelfTestRefused | SelfTestInconclusive] = field(default_factory=list)
     buffer: LineBuffer = field(default_factory=lambda: LineBuffer(MAX_ANSWER_BYTES))
@@ -65,17 +65,17 @@ class _ChildOutput:
     is_malformed: bool = False
 
     def stage(self) -> str:
-        """Where it is, or was."""
+        """Return the last stage that began."""
         stages = [line.stage for line in self.lines if line.kind == "stage"]
         return stages[-1] if stages else "start"
 
     def result(self) -> SelfTestPassed | SelfTestRefused | SelfTestInconclusive | None:
-        """The answer, once it is there."""
+        """Return the answer; None before it arrived."""
         last = self.lines[-1] if self.lines else None
         return None if last is None or last.kind == "stage" else last
 
     def is_well_formed(self) -> bool:
-        """Is it still an examiner of ours that speaks?"""
+        """Whether the output is still that of our self-test process."""
         return not self.is_malformed and self.answer_bytes <= MAX_ANSWER_BYTES
 
     def feed(self, data: bytes) -> None:
@@ -103,8 +103,8 @@ class SelfTestClient:
     ) -> None:
         """`roi`, `thresholds` and `unsure_band` are the inspection's own settings, which lie over a release's.
 
-        `scratch` is the folder for the optimised graph, which the caller moves away; None: a temporary one, which goes
-        with this object. What an earlier examination left there is removed.
+        `scratch` is the folder for the optimised graph, which the caller moves away; None: a temporary one, which is
+        removed with this object. Files of an earlier self-test are removed there.
         """
         self._settings = (roi, dict(thresholds or {}), unsure_band)  # one reference: taken whole
         self._max_batch = max_batch
@@ -112,7 +112,7 @@ class SelfTestClient:
         self._scratch = scratch
 
     def set_site(self, site: SiteOverrides) -> None:
-        """Examine under these settings from the next examination on; from any thread."""
+        """Use these overrides from the next self-test on; from any thread."""
         self._settings = (site.roi, dict(site.thresholds), site.unsure_band)
 
     def run_self_test(self, job: SelfTestJob) -> SelfTestResult:
@@ -142,7 +142,7 @@ class SelfTestClient:
         return _outcome_of(request.scratch, heard, child, limits=job.limits, waited=waited, spent_s=spent_s)
 
     def _clean_scratch(self) -> Path:
-        """The scratch folder, empty of graphs. Raises FetchError."""
+        """Return the scratch folder without old graphs. Raises FetchError."""
         try:
             if self._scratch is None:
                 self._scratch = Path(tempfile.mkdtemp(prefix="kensa-examine-"))
@@ -189,7 +189,7 @@ def _start() -> ChildProcess:
 
 
 def _cpu_wait_s(pid: int) -> float:
-    """Seconds in which the process was ready to run and got no processor; 0 where the kernel does not say."""
+    """Return the seconds in which the process waited for a processor; 0 where the kernel does not report it."""
     try:
         return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[1]) / NS_PER_S
     except (OSError, IndexError, ValueError):
@@ -197,21 +197,21 @@ def _cpu_wait_s(pid: int) -> float:
 
 
 def _check_free_memory() -> None:
-    """Raises FetchError when the machine has no room for a child: the line goes first."""
+    """Raise FetchError when the machine has no memory for a child: the line comes first."""
     try:
         text = Path("/proc/meminfo").read_text(encoding="ascii")
         free = next(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("MemAvailable:"))
     except (OSError, ValueError, StopIteration):
-        return  # the child finds out
+        return  # the child fails then
     if free < _FREE_BYTES:
         raise FetchError(
             "self_test_memory",
-            f"{free / 1e6:.0f} MB of memory are free, examining a release takes {_FREE_BYTES / 1e6:.0f} MB; "
+            f"{free / 1e6:.0f} MB of memory are free, a self-test needs {_FREE_BYTES / 1e6:.0f} MB; "
             "it is tried again later",
         )
 
 
-# --- what the end means -----------------------------------------------------------------------------------------------
+# --- the outcome of the child's end -----------------------------------------------------------------------------------
 
 
 def _outcome_of(
@@ -243,7 +243,7 @@ def _outcome_of(
         raise ReleaseRefusedError(
             Gate.SELF_TEST,
             "output",
-            f"during {stage} the model wrote over its examiner's answer; do not use it",
+            f"during {stage} the model overwrote the self-test's answer; do not use it",
         )
     _refuse_death(stage, code, limits)
     raise _machine_fault(child, stage)
@@ -260,7 +260,7 @@ def _refuse_timeout(stage: str, waited: float, limits: SelfTestLimits) -> None:
             "self_test_no_cpu_time",
             f"during {stage} {_MAX_WALL_FACTOR * limits.wall_s:g} s passed, {waited:.0f} s of them waiting "
             f"for a processor: "
-            "the machine is too busy to examine a release now",
+            "the machine is too busy for a self-test now",
         )
     raise ReleaseRefusedError(
         Gate.SELF_TEST,
@@ -272,7 +272,7 @@ def _refuse_timeout(stage: str, waited: float, limits: SelfTestLimits) -> None:
 
 
 def _refuse_death(stage: str, code: int, limits: SelfTestLimits) -> None:
-    """Raises ReleaseRefusedError when the way it died is the model's own doing."""
+    """Raise ReleaseRefusedError when the model caused the process's death."""
     if code >= 0:
         return
     if -code == signal.SIGXCPU:
@@ -294,10 +294,10 @@ def _refuse_death(stage: str, code: int, limits: SelfTestLimits) -> None:
 
 
 def _machine_fault(child: ChildProcess, stage: str) -> FetchError:
-    """The child died of something that the candidate did not do."""
+    """Return the error for a death that the candidate did not cause."""
     code = child.returncode
     said = child.stderr_tail.decode("utf-8", "replace").strip().splitlines()
-    why = said[-1][:300] if said else "it said nothing"
+    why = said[-1][:300] if said else "it wrote nothing"
     if code < 0:
         text = f"the self-test process was ended by {signal_name(code)} during {stage}"
         return FetchError("self_test_champion" if stage == "champion" else "self_test_killed", text)

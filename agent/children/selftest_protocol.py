@@ -1,6 +1,6 @@
-"""What goes to the examining child process and what it may answer: JSON, and both sides parse it here.
+"""Messages between the agent and the self-test child, in JSON; both sides parse them here.
 
-The answer comes from a process that has loaded hostile bytes, so `parse_answer` believes nothing beyond its shape.
+The answer comes from a process that has loaded hostile bytes: `parse_answer` trusts nothing beyond its shape.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _Text = Annotated[str, StringConstraints(max_length=4_000)]
 
 @dataclass(frozen=True, slots=True)
 class SelfTestRequest:
-    """One examination; the site's own settings lie over the release's, as they would on the line."""
+    """One self-test; the site's settings override the release's, as on the line."""
 
     candidate: Path
     champion: Path | None
@@ -46,7 +46,7 @@ class SelfTestRequest:
     max_batch: int = 8
 
     def to_json(self) -> bytes:
-        """One JSON object."""
+        """Return one JSON object."""
         tree = asdict(self)
         for key in ("candidate", "champion", "acceptance", "scratch"):
             tree[key] = None if tree[key] is None else str(tree[key])
@@ -54,7 +54,7 @@ class SelfTestRequest:
 
     @classmethod
     def from_json(cls, data: bytes) -> SelfTestRequest:
-        """The child's side; the bytes come from the agent itself."""
+        """Parse it, in the child; the bytes come from the agent itself."""
         tree: dict[str, Any] = json.loads(data)
         for key in ("candidate", "champion", "acceptance", "scratch"):
             tree[key] = None if tree[key] is None else Path(tree[key])
@@ -64,7 +64,7 @@ class SelfTestRequest:
 
 
 class SelfTestStage(Strict):
-    """The child begins this part of the examination; the last one says where it died."""
+    """A stage begins; the last one shows where the child died."""
 
     kind: Literal["stage"] = "stage"
     stage: Literal["start", "champion", "load", "golden", "acceptance", "latency", "optimise"]
@@ -91,7 +91,7 @@ class SelfTestRefused(Strict):
 
 
 class SelfTestInconclusive(Strict):
-    """This machine or its other files stood in the way, not the release: `errors.FetchError`."""
+    """This machine or its other files prevented the self-test, not the release: `errors.FetchError`."""
 
     kind: Literal["inconclusive"] = "inconclusive"
     reason: _Code
@@ -107,5 +107,5 @@ _adapter: TypeAdapter[SelfTestStage | SelfTestPassed | SelfTestRefused | SelfTes
 
 
 def parse_answer(line: bytes) -> SelfTestStage | SelfTestPassed | SelfTestRefused | SelfTestInconclusive:
-    """One line of the child's. Raises ValueError."""
+    """Parse one line of the child's output. Raises ValueError."""
     return _adapter.validate_json(line)

@@ -1,7 +1,7 @@
-"""Collecting frames for the next model: which, how many, and how they get to the disk without holding up the line.
+"""Collects frames for training the next model, without holding up the line.
 
-`Collector` is the inspecting process's side: it chooses and copies. The child process (`agent.upload`) encodes, keeps
-`Spool` and brings it to the target; nothing of that happens here.
+`Collector` runs in the inspecting process: it selects and copies. The child process (`agent.upload`) encodes, keeps the
+`Spool` and uploads it.
 """
 
 from __future__ import annotations

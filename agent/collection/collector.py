@@ -1,12 +1,12 @@
-"""The inspecting process's side of collecting: choose, copy, and hand over to the child; the loop never waits.
+"""Selects frames for collection and hands copies to the collecting child; the loop never waits.
 
 `offer` decides by the verdict alone (a hash for an `ok` part: a microsecond) and, for a frame that is kept, copies it
 into a free slot of shared memory: half a millisecond for 1080p, at most `max_per_s` times a second. When no slot is
-free the frame is left out and counted. Encoding, disk and network happen in a niced child process, not in a thread:
+free the frame is skipped and counted. Encoding, disk and network happen in a niced child process, not in a thread:
 a thread of low priority that holds the interpreter's lock would hold up the workers as soon as the machine is busy.
 
-A child that dies is started again and gets the frames that it had not answered for; nothing that was copied is lost by
-that, and nothing is kept twice. Frames in slots die with this process, as a verdict does that is not committed yet.
+A child that dies is started again and gets the unanswered frames again; no copied frame is lost by that, and none
+is kept twice. Frames in slots are lost with this process, as are verdicts that are not committed yet.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class _Pending:
     tries: int = field(default=0)
 
     def job(self) -> CollectJob:
-        """What the child is told."""
+        """Return the order for the child."""
         return CollectJob(
             number=self.number,
             slot=self.shared_frame.index,
@@ -89,7 +89,7 @@ class _Pending:
 
 
 class Collector:
-    """Takes judged frames from the workers; see the module. One for an agent."""
+    """Takes inspected frames from the workers; see the module. One for an agent."""
 
     def __init__(
         self,
@@ -128,14 +128,14 @@ class Collector:
     # --- the workers' side --------------------------------------------------------------------------------------------
 
     def offer(self, frame: Frame, verdict: Verdict, roi: Box) -> None:
-        """Copy the frame if it is worth keeping; `roi` is the region that was judged. From any thread, never waits."""
+        """Copy the frame if it is worth keeping; `roi` is the inspected region. From any thread, never waits."""
         settings = self._settings
         choice = select_frame(verdict, settings)
         if choice is not None:
             self._take(frame, verdict, roi, choice, settings)
 
     def offer_disagreement(self, frame: Frame, verdict: Verdict, roi: Box) -> None:
-        """Likewise, for a frame that was offered before and on which the challenger of a shadow differs."""
+        """Likewise, for a frame offered before on which the challenger of a shadow deployment disagrees."""
         settings = self._settings
         choice = select_frame(verdict, settings)
         if choice is not None and select_frame(replace(verdict, challenger_outcome=None), settings) is None:
@@ -162,7 +162,7 @@ class Collector:
             self._wake_up()
 
     def _wake_up(self) -> None:
-        """Call with the lock."""
+        """Wake the thread; call with the lock held."""
         if not self._is_closed:
             os.eventfd_write(self._wake, 1)
 
@@ -173,7 +173,7 @@ class Collector:
         self._thread.start()
 
     def set_settings(self, settings: CollectionConfig) -> None:
-        """Go on with `settings`; from any thread."""
+        """Use `settings` from now on; from any thread."""
         with self._lock:
             self._settings = settings
             self._rate.set_limit(per_s=settings.max_per_s, burst=_BURST)
@@ -182,7 +182,7 @@ class Collector:
             self._wake_up()
 
     def health(self) -> CollectionHealth:
-        """Where collecting stands."""
+        """Return the state of collecting, for the heartbeat."""
         figures = self._spool_status
         with self._lock:
             skipped = dict(self._skipped)
@@ -206,7 +206,7 @@ class Collector:
 
     @property
     def settled(self) -> int:
-        """The first so many of them are kept, or dropped and counted."""
+        """How many of them, in order, are kept or dropped and counted."""
         with self._lock:
             return self._pending[0].number - 1 if self._pending else self._number
 
@@ -217,7 +217,7 @@ class Collector:
         return None if child is None else child.pid
 
     def close(self, timeout_s: float) -> None:
-        """Take no more frames, let those that were taken be kept, end the child; within `timeout_s` seconds."""
+        """Take no more frames, let the child keep the accepted ones, and end it; within `timeout_s` seconds."""
         with self._lock:
             self._closing = True
             self._wake_up()
@@ -236,7 +236,7 @@ class Collector:
                 return
             self._is_closed = True
             os.close(self._wake)
-            for slot in self._free:  # the others are still being filled by somebody who does not stop
+            for slot in self._free:  # the others are still being filled by a worker that does not stop
                 slot.close()
 
     # --- the thread ---------------------------------------------------------------------------------------------------
@@ -261,7 +261,7 @@ class Collector:
         self._child_error = f"collecting met a bug and begins again ({fault.text}); the log has its trace"
 
     def _run_child(self) -> None:
-        """Start a child and work with it until it is time to stop. Raises UploadError when it ends before."""
+        """Start a child and work with it until collecting stops. Raises UploadError when the child ends before."""
         setup = CollectSetup(
             folder=self._folder.absolute(),
             settings=self._settings,
@@ -293,7 +293,7 @@ class Collector:
         for pending in unsent:
             try:
                 child.send(pending.job())
-            except MessageError as error:  # such a verdict cannot be published either
+            except MessageError as error:  # such a verdict cannot be published, either
                 _log.warning("a frame is not kept: %s", error)
                 with self._lock:
                     self._pending.remove(pending)
@@ -316,7 +316,7 @@ class Collector:
             case CollectFailed():
                 raise UploadError("unable", said.text)
             case _:
-                raise UploadError("crashed", "the collecting child answered what nobody asked")
+                raise UploadError("crashed", "the collecting child sent a reply that was not requested")
 
     def _clear_child_error(self) -> None:
         if self._child_error is not None:
@@ -324,7 +324,7 @@ class Collector:
             self._conditions.clear_fault("collecting", "goes on")
 
     def _handle_child_failure(self, text: str) -> None:
-        """Say it; give up on a frame with which the child died again and again."""
+        """Report it; give up on a frame with which the child died `_TRIES` times."""
         self._conditions.report_fault("collecting", f"{text}; it goes on as soon as it can")
         self._child_error = text
         with self._lock:

@@ -1,7 +1,7 @@
-"""Which frames are worth keeping. Pure: a verdict gives the same answer on every machine and at every time.
+"""Decides which frames are collected; pure: the same verdict gives the same decision everywhere.
 
-The random sample is drawn by the hash of the verdict's key, so it depends neither on the time of day nor on how busy
-the device is, and anyone who has the verdict stream can say which parts belong to it.
+The random sample is drawn by the hash of the verdict's key, so it depends neither on the time of day nor on the load
+of the device, and can be recomputed from the verdict stream.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def is_in_sample(key: str, share: float) -> bool:
 
 
 def select_frame(verdict: Verdict, settings: CollectionConfig) -> Selection | None:
-    """Return why the frame of `verdict` is kept; None when it is not, as for every part that no model judged."""
+    """Return why the frame of `verdict` is kept; None when it is not, as for every part that no model inspected."""
     outcome, other = verdict.judgement.outcome, verdict.challenger_outcome
     rate: float | None = None
     if outcome is Outcome.OK and settings.ok_share > 0.0 and is_in_sample(verdict.key, settings.ok_share):

@@ -1,4 +1,4 @@
-"""Copies of frames in memory that a child process can read: nothing of a frame's size is sent through a pipe."""
+"""Copies of frames in shared memory for a child process; no pixels are sent through a pipe."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class SharedFrame:
-    """Room for one frame in an anonymous file; it grows to the largest frame that it held."""
+    """Memory for one frame in an anonymous file; it grows to the largest frame so far."""
 
     def __init__(self, index: int) -> None:
         """Take no memory yet. Raises OSError where the system has no anonymous files."""
@@ -22,7 +22,7 @@ class SharedFrame:
         self._map: mmap.mmap | None = None
 
     def fill(self, pixels: Pixels) -> None:
-        """Copy [H, W] or [H, W, 3] uint8, a part of a frame included."""
+        """Copy [H, W] or [H, W, 3] uint8, a region of a frame included."""
         if self._map is None or pixels.nbytes > len(self._map):
             os.ftruncate(self.fd, pixels.nbytes)
             self._map = mmap.mmap(self.fd, pixels.nbytes)
@@ -30,12 +30,12 @@ class SharedFrame:
         np.copyto(room.reshape(pixels.shape), pixels)
 
     def close(self) -> None:
-        """Give the memory back once nobody looks at it any more."""
+        """Free the memory once no view of it is left."""
         os.close(self.fd)
         self._map = None
 
 
 def view_shared_frame(fd: int, shape: tuple[int, ...]) -> Pixels:
-    """Return what a slot holds, read-only, in the process that inherited `fd`."""
+    """Return a slot's pixels, read-only, in the process that inherited `fd`."""
     size = int(np.prod(shape))
     return np.frombuffer(mmap.mmap(fd, size, prot=mmap.PROT_READ), np.uint8).reshape(shape)

@@ -1,12 +1,12 @@
-"""The spool: collected frames on this disk, from the moment they are kept until the target has acknowledged them.
+"""The spool: collected frames on this disk until the target has acknowledged them.
 
-`images/CAMERA-EPOCH-SEQ.png|jpg` holds the pictures, `spool.db` (SQLite, WAL, synchronous=FULL) everything else:
-sidecars, counts, the day's budget, uploads. Order of writing: picture (fsync, rename, fsync of the folder), then one
-transaction that makes it a kept frame and books its bytes; on the way out one transaction that makes it an uploaded
-one, then the picture goes. So after kill -9 or a power cut at any point a picture without a row is no frame and is
-removed at the next start, no row is without its picture, and every count is that of the rows.
+`images/CAMERA-EPOCH-SEQ.png|jpg` holds the images, `spool.db` (SQLite, WAL, synchronous=FULL) everything else:
+sidecars, counts, the day's budget, uploads. Order of writing: image (fsync, rename, fsync of the folder), then one
+transaction that records it as a kept frame and adds its bytes to the day; after the upload one transaction that records
+it as uploaded, then the image is removed. So after kill -9 or a power cut at any point, an image without a row is
+removed at the next start, no row lacks its image, and every count equals that of the rows.
 
-Budgets are checked in the transaction that books: they are never exceeded. The cap on the disk drops kept frames: the
+Budgets are checked in the transaction that adds: they are never exceeded. The cap on the disk drops kept frames: the
 random sample first, then disagreement, unsure, defects; within each the oldest; never the one that is being uploaded.
 
 Used from two threads of one process, which holds the folder's lock.
@@ -44,7 +44,7 @@ _EVICTION_ORDER: Final = ("sample", "disagreement", "unsure", "defect")  # when 
 
 @dataclass(slots=True)
 class _Totals:
-    """What the rows add up to; changed only after a commit."""
+    """Sums over the rows; changed only after a commit."""
 
     waiting: int = 0
     waiting_bytes: int = 0
@@ -64,13 +64,13 @@ class Spool:
         self._clock = clock
         self._lock = threading.RLock()
         self._uploading: int | None = None
-        self._uncommitted_counts = Counter[tuple[str, str]]()  # what the disk refused to write down
+        self._uncommitted_counts = Counter[tuple[str, str]]()  # that the disk refused to write
         self._totals = _Totals()
         self.added = threading.Event()  # there may be something to upload
         self._recover()
 
     def close(self) -> None:
-        """Let the files and the lock go."""
+        """Close the database and release the lock."""
         with self._lock:
             self._db.close()
             os.close(self._lock_fd)
@@ -78,7 +78,7 @@ class Spool:
     # --- in -----------------------------------------------------------------------------------------------------------
 
     def is_known_job(self, boot_epoch: int, number: int) -> bool:
-        """Whether this job was kept or dropped before: by a child that died before it could say so."""
+        """Whether this job was kept or dropped before: by a child that died before it could report it."""
         with self._lock:
             row = self._db.execute("SELECT boot_epoch, number FROM job").fetchone()
         return row is not None and row[0] == boot_epoch and number <= row[1]
@@ -86,7 +86,7 @@ class Spool:
     def has_room(
         self, reason: CollectReason, class_name: str | None, settings: CollectionConfig, *, need: int = 1
     ) -> bool:
-        """Whether the day's budgets allow `need` more bytes; asked before the work of encoding, and again after it."""
+        """Whether the day's budgets allow `need` more bytes; checked before encoding and again after it."""
         day = self._today()
         with self._lock:
             days = self._totals.days
@@ -108,7 +108,7 @@ class Spool:
                 return
 
     def add(self, item: NewSpoolItem, *, settings: CollectionConfig, job: tuple[int, int]) -> CollectDropReason | None:
-        """Keep a frame, or say why not; counted either way, once for a `job` (boot epoch, number)."""
+        """Keep a frame, or return why not; counted either way, once per `job` (boot epoch, number)."""
         size = len(item.image)
         cause: CollectDropReason | None = None
         if self._has_stem(item.stem):
@@ -187,7 +187,7 @@ class Spool:
                 sums.days[day, kind, name] += size
 
     def _enforce_cap(self, max_bytes: int) -> None:
-        """Drop what must leave, in the order of `_LEAVING`; its counts and the rows in one transaction."""
+        """Drop the excess in `_EVICTION_ORDER`; counts and rows change in one transaction."""
         excess = self._totals.waiting_bytes - max_bytes
         if excess <= 0:
             return
@@ -210,7 +210,7 @@ class Spool:
     # --- out ----------------------------------------------------------------------------------------------------------
 
     def set_target(self, target: str) -> None:
-        """Begin every upload anew, those set aside too, where `target` is another one than before."""
+        """Restart every upload, those set aside too, when `target` is not the one before."""
         with self._lock:
             if self._db.execute("SELECT 1 FROM target WHERE name = ?", (target,)).fetchone() is not None:
                 return
@@ -221,7 +221,7 @@ class Spool:
             self._totals.set_aside = 0
 
     def next_item(self) -> SpoolItem | None:
-        """The oldest frame that waits, which is safe from the cap until `done`, `set_aside` or `put_back`."""
+        """Return the oldest waiting frame; the cap spares it until `complete`, `set_aside` or `release_item`."""
         with self._lock:
             row = self._db.execute(
                 "SELECT id, stem, file, bytes, sha256, sidecar, state, upload_id FROM item WHERE state <> 'aside' "
@@ -245,28 +245,28 @@ class Spool:
             )
 
     def release_item(self) -> None:
-        """Nothing is being uploaded at the moment."""
+        """Note that no frame is being uploaded."""
         with self._lock:
             self._uploading = None
 
     def begin_multipart(self, item: SpoolItem, upload_id: str | None) -> None:
-        """Remember the multipart upload of the picture; None: there is none any more, its parts are void."""
+        """Record the multipart upload of the image; None: it is gone, and its chunks are void."""
         with self._lock, self._transaction():
             self._db.execute("DELETE FROM part WHERE item = ?", (item.id,))
             self._db.execute("UPDATE item SET upload_id = ? WHERE id = ?", (upload_id, item.id))
 
     def record_chunk(self, item: SpoolItem, part: UploadedChunk) -> None:
-        """Remember a part that was acknowledged."""
+        """Record an acknowledged chunk."""
         with self._lock, self._transaction():
             self._db.execute("INSERT INTO part VALUES(?, ?, ?, ?)", (item.id, part.number, part.etag, part.sha256))
 
     def mark_image_uploaded(self, item: SpoolItem) -> None:
-        """The picture is at the target; its sidecar comes next."""
+        """Record that the image is at the target; its sidecar comes next."""
         with self._lock, self._transaction():
             self._db.execute("UPDATE item SET state = 'sidecar' WHERE id = ?", (item.id,))
 
     def complete(self, item: SpoolItem) -> None:
-        """Picture and sidecar are at the target: the frame leaves this disk."""
+        """Record that image and sidecar are at the target, and remove the frame from this disk."""
         with self._lock:
             with self._transaction():
                 self._db.execute("DELETE FROM item WHERE id = ?", (item.id,))
@@ -276,7 +276,7 @@ class Spool:
             self._remove_row(item.path.name, item.size, item.state)
 
     def mark_missing(self, item: SpoolItem) -> None:
-        """The picture is not what was kept: somebody removed or changed it."""
+        """Record that the image was removed or changed by another program."""
         with self._lock:
             with self._transaction():
                 self._db.execute("DELETE FROM item WHERE id = ?", (item.id,))
@@ -286,7 +286,7 @@ class Spool:
             self._remove_row(item.path.name, item.size, item.state)
 
     def set_aside(self, item: SpoolItem) -> None:
-        """The target will not have it: nothing is overwritten there, nothing deleted here, and the others go on."""
+        """Set aside a frame that the target refuses: nothing is overwritten there or deleted here; the others go on."""
         with self._lock:
             with self._transaction():
                 self._db.execute("UPDATE item SET state = 'aside' WHERE id = ?", (item.id,))
@@ -294,7 +294,7 @@ class Spool:
             self._uploading = None
 
     def status(self, *, error: str | None = None) -> SpoolStatus:
-        """Where the spool stands."""
+        """Return the status of the spool."""
         day = self._today()
         with self._lock:
             sums = self._totals

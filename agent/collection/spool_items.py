@@ -1,4 +1,4 @@
-"""Collected frames as the spool and the upload see them."""
+"""Records of collected frames in the spool and during upload."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 class CollectDropReason(StrEnum):
-    """Why a frame that was chosen is not there."""
+    """Why a selected frame was lost."""
 
     BUDGET = "budget"  # of the day: all, of its reason or of its class
     DISK_CAP = "disk_cap"  # kept, and gone again before it was uploaded
     DISK_FULL = "disk_full"  # or another refusal of the disk
     UNREADABLE = "unreadable"  # no format holds such pixels
     REPEATED = "repeated"  # a frame of that name waits already
-    MISSING = "missing"  # its picture was removed or changed by somebody else
+    MISSING = "missing"  # its image was removed or changed by another program
 
 
 class UploadState(StrEnum):
@@ -28,12 +28,12 @@ class UploadState(StrEnum):
 
     WAITING = "waiting"
     SIDECAR = "sidecar"  # the picture is there, acknowledged; its sidecar is not
-    ASIDE = "aside"  # the target holds something else under this key, or refused it: a person must look
+    ASIDE = "aside"  # the target holds something else under this key, or refused it: a person must decide
 
 
 @dataclass(frozen=True, slots=True)
 class NewSpoolItem:
-    """A frame that shall be kept, encoded."""
+    """An encoded frame to be kept."""
 
     stem: str
     suffix: str  # "jpg" or "png"
@@ -46,7 +46,7 @@ class NewSpoolItem:
 
 @dataclass(frozen=True, slots=True)
 class UploadedChunk:
-    """A part of a multipart upload that was acknowledged."""
+    """An acknowledged chunk of a multipart upload."""
 
     number: int  # from 1
     etag: str
@@ -55,7 +55,7 @@ class UploadedChunk:
 
 @dataclass(frozen=True, slots=True)
 class SpoolItem:
-    """A kept frame on its way."""
+    """A kept frame that waits for its upload."""
 
     id: int
     stem: str

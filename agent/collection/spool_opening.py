@@ -1,4 +1,4 @@
-"""Opening the spool: its folder, the lock on it, its database; a damaged one is put aside."""
+"""Opens the spool: its folder, lock and database; a damaged database is set aside."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CREATE TABLE IF NOT EXISTS job(one INTEGER PRIMARY KEY CHECK(one = 1), boot_epoc
 def open_spool(folder: Path, *, clock: Clock) -> Spool:
     """Open, and where needed make, the spool in `folder`. Raises StateDirError with the remedy.
 
-    A spool database that is damaged is put aside with its name changed; pictures that it knew are removed.
+    A spool database that is damaged is renamed; the images that it listed are removed.
     """
     try:
         (folder / IMAGES_FOLDER).mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _lock_folder(folder: Path) -> int:
-    """Hold the folder's lock; the child of a killed agent lets it go within a moment. Raises OSError."""
+    """Take the folder's lock; the child of a killed agent releases it within a moment. Raises OSError."""
     descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     deadline = time.monotonic() + _LOCK_WAIT_S
     while True:

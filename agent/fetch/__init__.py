@@ -1,5 +1,6 @@
-"""The fetch child: `python -m agent.fetch` brings one release to the disk; only here does `agent` import tuf and boto3.
+"""The fetch child process, `python -m agent.fetch`: downloads and verifies one release.
 
-Nothing else in `agent` imports this package; `agent.children.fetch_client.FetchClient` starts it as a process of its
-own and speaks `agent.children.fetch_protocol` with it.
+Of all packages of `agent` only this one imports tuf, and only it and `agent.upload` import boto3. No other package of
+`agent` imports it: `agent.children.fetch_client.FetchClient` starts it as a process and exchanges the messages of
+`agent.children.fetch_protocol` with it.
 """

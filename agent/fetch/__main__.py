@@ -1,7 +1,7 @@
-"""`python -m agent.fetch`: one request line on standard input, event lines on standard output, then exit.
+"""Entry point of the fetch child: one request line in, event lines out, then exit.
 
-The child puts limits on itself before it looks at anything that came from outside, and ends as soon as its standard
-input does: an agent that is killed leaves no child behind. Exit code 0 whenever an answer was given.
+The child sets its own limits before it reads anything from outside, and exits as soon as its standard input ends: an
+agent that is killed leaves no child behind. Exit code 0 whenever an answer was given.
 """
 
 from __future__ import annotations

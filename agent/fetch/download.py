@@ -1,6 +1,6 @@
-"""One fetch from beginning to end: metadata, the signed manifest, space, the files, and the manifest last.
+"""Downloads one release: metadata, signed manifest, disk space, files, and the manifest last.
 
-Invariant: `into` holds a `manifest.json` only when every file that it lists lies there too, checked and on the disk.
+Invariant: `into` holds a `manifest.json` only when every file that it lists is there too, verified and durable.
 
 On the way from fetch to slot, the next module is `agent.fetch.tuf_client`.
 """
@@ -20,7 +20,7 @@ from agent.children.fetch_protocol import (
     RefreshRequest,
     shorten,
 )
-from agent.durable import sha256_of
+from agent.durable import sha256_of, sync_directory
 from agent.errors import FetchError, ManifestError
 from agent.fetch.repository_sources import SourceMissingError
 from agent.fetch.source_factory import open_repository
@@ -40,7 +40,7 @@ _PROGRESS_BYTES: Final = 256 * 1024
 
 
 class _Refused(Exception):  # noqa: N818 - it carries an answer, not a failure of ours
-    """The release itself is bad."""
+    """The release itself is refused."""
 
     def __init__(self, failed: FetchFailed) -> None:
         super().__init__(failed.text)
@@ -53,7 +53,7 @@ def fetch_release(request: FetchRequest, emit: Callable[[FetchProgress], None]) 
 
 
 def refresh(request: RefreshRequest) -> RefreshDone | FetchFailed:
-    """Bring the metadata up to date; likewise."""
+    """Refresh the metadata; failures are answers as well."""
     return _catch_failures(lambda: _refresh(request))
 
 
@@ -117,7 +117,7 @@ class _ReleaseDownload:
             name = target_sha256(target)
             if name in revoked:
                 self._refuse(
-                    "revoked", FetchReason.TARGET_REVOKED, name, f"{request.release_id} was taken back by its publisher"
+                    "revoked", FetchReason.TARGET_REVOKED, name, f"{request.release_id} was revoked by its publisher"
                 )
             if target.length > MAX_MANIFEST_BYTES:
                 text = f"the manifest has {target.length:,} bytes, at most {MAX_MANIFEST_BYTES:,} are allowed"
@@ -180,12 +180,12 @@ class _ReleaseDownload:
         _write_manifest(into, data)
 
     def _download_file(self, file: ReleaseFile, part: Path, before: int, total: int) -> None:
-        told = -_PROGRESS_BYTES
+        reported = -_PROGRESS_BYTES
 
         def progress(size: int) -> None:
-            nonlocal told
-            if size - told >= _PROGRESS_BYTES or size < told:
-                told = size
+            nonlocal reported
+            if size - reported >= _PROGRESS_BYTES or size < reported:
+                reported = size
                 self._emit(FetchProgress(done=before + size, total=total))
 
         try:
@@ -233,20 +233,12 @@ def _size(part: Path) -> int:
 
 
 def _write_manifest(into: Path, data: bytes) -> None:
-    """Last, and durable with all that came before."""
+    """Write the manifest last, durable together with the files."""
     part = into / f"{MANIFEST_NAME}.part"
     with part.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    _sync(into)  # the files' names before the manifest's
+    sync_directory(into)  # the files' names before the manifest's
     part.replace(into / MANIFEST_NAME)
-    _sync(into)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_directory(into)

@@ -1,4 +1,4 @@
-"""Sources of a repository's files: a folder (disk, USB stick, network share) or HTTP(S); S3 is in `s3_repository`.
+"""Sources of a repository's files: a folder (disk, USB stick, network share) or HTTP(S).
 
 Promise: a source opens regular files below its base only, follows no path upwards, and reports failures as one of two
 errors that the caller can act on: SourceMissingError (there is no such file) and SourceDownError (try again). It does

@@ -1,4 +1,7 @@
-"""A repository below a prefix of an S3 bucket, read with boto3; credentials and endpoint come from the environment."""
+"""Reads a repository below a prefix of an S3 bucket, with boto3.
+
+Credentials and endpoint come from the environment.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Bytes from a source, bounded in number and in time while they are read.
+"""Reads bytes from a source, bounded in number and in time while they arrive.
 
-Every `CHUNK` bytes must arrive within `stall_s` seconds, and opening likewise: a server that drips bytes or headers
-ends in `slow_retrieval`, whatever the library below does about timeouts. The bound is kept by the process's interval
-timer, so this code runs in a main thread only. A failed connection is tried again with growing pauses as long as each
+Every `CHUNK_BYTES` must arrive within `stall_s` seconds, and opening takes no longer either: a server that drips bytes
+or headers ends in `slow_retrieval`, whatever timeouts the library below has. The process's interval timer enforces the
+bound, so this code runs in the main thread only. A failed connection is retried with growing delays as long as each
 attempt brings at least one byte, and `attempts` times when none does.
 
 On the way from fetch to slot, the next module is `agent.release.manifest`.
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 class _TimerError(BaseException):
-    """Raised by the timer in the middle of a library; no `except Exception` of theirs swallows it."""
+    """Raised by the timer inside a library; an `except Exception` there does not catch it."""
 
 
 def _on_timer(_number: int, _frame: FrameType | None) -> None:
@@ -58,7 +58,7 @@ def call_within(seconds: float, call: Callable[[], T], *, what: str) -> T:
     except _TimerError:
         raise FetchError(
             FetchReason.SLOW_RETRIEVAL,
-            f"{what} is too slow: no {CHUNK_BYTES // 1024} KiB within {seconds:g} s. Look at the network; it "
+            f"{what} is too slow: no {CHUNK_BYTES // 1024} KiB within {seconds:g} s. Check the network; it "
             f"is tried again",
         ) from None
     finally:
@@ -81,12 +81,12 @@ class Transfer:
     def __init__(self, source: RepositorySource, limits: FetchLimits) -> None:
         """Use `source` from the main thread."""
         if threading.current_thread() is not threading.main_thread():
-            raise RuntimeError("a transfer needs the main thread, where the timer rings")
+            raise RuntimeError("a transfer needs the main thread, which the timer interrupts")
         self._source = source
         self._limits = limits
 
     def read_bytes(self, path: str, limit: int) -> bytes:
-        """The whole file, of at most `limit` bytes. Raises SourceMissingError, FetchError."""
+        """Return the whole file, of at most `limit` bytes. Raises SourceMissingError, FetchError."""
         data = bytearray()
 
         def take(chunk: bytes) -> None:
@@ -103,7 +103,7 @@ class Transfer:
     def resume_file(self, file: ReleaseFile, part: Path, progress: Callable[[int], None]) -> None:
         """Complete `part`, which may hold the beginning from an earlier try, and check it.
 
-        Bytes that are there are not asked for again. `progress(n)` gets the size so far. Raises SourceMissingError,
+        Bytes that are there are not requested again. `progress(n)` receives the size so far. Raises SourceMissingError,
         FetchError; after `arbitrary_software` and `endless_data` the part is gone.
         """
         resumed = self._fill(file, part, progress)
@@ -187,7 +187,7 @@ class Transfer:
                 take(chunk)
 
     def _retry(self, attempt: Callable[[], int], position: Callable[[], int] = lambda: 0) -> None:
-        """Attempt again after SourceDownError, as the limits say."""
+        """Retry after SourceDownError, within the limits."""
         left, failures = self._limits.attempts, 0
         backoff = Backoff(self._limits.backoff_s, _MAX_BACKOFF_S)
         while True:
@@ -213,9 +213,9 @@ def write_durably(put: Callable[[bytes], int], data: bytes) -> None:
 
 
 def storage_error(error: OSError) -> FetchError:
-    """What an error of the state directory's disk means."""
+    """Return the FetchError for an error of the state directory's disk."""
     if error.errno in _FULL_DISK:
         return FetchError(FetchReason.NO_SPACE, f"the disk is full: {error}. Make room in the state directory")
     return FetchError(
-        FetchReason.STORAGE, f"the state directory cannot be used: {error}. Look at its owner, its rights and its disk"
+        FetchReason.STORAGE, f"the state directory cannot be used: {error}. Check its owner, its rights and its disk"
     )

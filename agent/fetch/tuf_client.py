@@ -1,8 +1,8 @@
-"""The Update Framework on the device: which releases the publisher vouches for, judged from `1.root.json` alone.
+"""The Update Framework on the device: verifies metadata and targets, starting from `1.root.json`.
 
-Promise: what `TufClient` returns was signed by the keys that the configured root names (directly or through the chain
-    of newer roots), is not older than what this device has accepted, has not expired at the reference time, and belongs
-    together. Each attack on the way ends in a FetchError with a reason of its own; see `agent.children.fetch_protocol`.
+Promise: everything that `TufClient` returns was signed by the keys that the configured root names (directly or through
+the chain of newer roots), is not older than the metadata this device has accepted, has not expired at the reference
+time, and is consistent. Each attack ends in a FetchError with a reason of its own; see `agent.children.fetch_protocol`.
 
 The order of checks is the TUF specification's (5.3 to 5.6), done by `tuf.ngclient.Updater`; ours are the bounds on
 bytes and time while reading, the reference time, and the bound on version numbers: a thief of the online keys who signs
@@ -59,7 +59,7 @@ UTC_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"
 
 
 class _Fetcher(FetcherInterface):
-    """tuf's way to our transfer; remembers what it was reading when something went wrong."""
+    """Lets tuf read through `Transfer`; remembers the last read for the error's reason."""
 
     def __init__(self, transfer: Transfer, known: dict[str, int]) -> None:
         self._transfer = transfer
@@ -88,23 +88,23 @@ class _Fetcher(FetcherInterface):
             found = {last_read.path.rpartition("/")[2].lstrip("0123456789."): signed["version"]}
             found |= {name: entry["version"] for name, entry in signed.get("meta", {}).items()}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            return  # no metadata: tuf says so in its own words
+            return  # no metadata: tuf reports that itself
         for name, version in found.items():
             last = self._known.get(name, 0)
             if isinstance(version, int) and version > last + MAX_VERSION_STEP:
                 raise FetchError(
                     FetchReason.FAST_FORWARD,
                     f"{last_read.path} names version {version:,} of {name}, {version - last:,} after the last; at most "
-                    f"{MAX_VERSION_STEP:,} are believed. Somebody may hold a signing key: look, and rotate the keys "
+                    f"{MAX_VERSION_STEP:,} are accepted. Somebody may hold a signing key: check, and rotate the keys "
                     "of timestamp and snapshot",
                 )
 
 
 class TufClient:
-    """The repository's metadata as this device believes them; a context manager that holds the trust folder's lock."""
+    """The repository's trusted metadata; a context manager that holds the trust folder's lock."""
 
     def __init__(self, *, root: Path, trust_dir: Path, transfer: Transfer, reference_utc_s: float) -> None:
-        """`root` is 1.root.json, `trust_dir` keeps what was accepted, `reference_utc_s` is the time to judge by."""
+        """`root` is 1.root.json, `trust_dir` keeps accepted metadata, expiry is checked at `reference_utc_s`."""
         self._root, self._dir, self._transfer = root, trust_dir, transfer
         self._reference_utc_s = dt.datetime.fromtimestamp(reference_utc_s, dt.UTC)
         self._lock: int | None = None
@@ -112,7 +112,7 @@ class TufClient:
         self._fetcher = _Fetcher(transfer, {})
 
     def __enter__(self) -> Self:
-        """Take the lock and bring the metadata up to date. Raises FetchError."""
+        """Take the lock and refresh the metadata. Raises FetchError."""
         self._dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = os.open(self._dir / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -190,12 +190,12 @@ class TufClient:
         return known
 
     def target_info(self, path: str) -> TargetFile | None:
-        """What the site's delegation says of `path`; None when it says nothing. Raises FetchError."""
+        """Return the entry of `path` in the site's delegation; None without one. Raises FetchError."""
         with translate_tuf_errors(self._fetcher.last):
             return self._updater.get_targetinfo(path)
 
     def read_target(self, target: TargetFile, limit: int) -> bytes:
-        """The target's checked bytes; `limit` is ours. Raises FetchError."""
+        """Return the target's verified bytes, at most `limit`. Raises FetchError."""
         folder, _, name = target.path.rpartition("/")
         sha256 = target_sha256(target)
         path = f"targets/{folder}/{sha256}.{name}"
@@ -214,11 +214,11 @@ class TufClient:
         return data
 
     def has_site(self, site: str) -> bool:
-        """Whether the repository has the site: each has a list of what was taken back. Raises FetchError."""
+        """Whether the repository has the site: each has a list of revocations. Raises FetchError."""
         return self.target_info(_revocation_path(site)) is not None
 
     def revoked_digests(self, site: str) -> tuple[str, ...]:
-        """Digests of the manifests that the site's publisher took back, sorted. Raises FetchError."""
+        """Digests of the manifests that the site's publisher revoked, sorted. Raises FetchError."""
         target = self.target_info(_revocation_path(site))
         if target is None:
             return ()
@@ -238,7 +238,7 @@ class TufClient:
         return tuple(digests)
 
     def signed_utc_s(self) -> float:
-        """When the accepted timestamp was signed; never later than the end of what offline keys vouch for."""
+        """Return when the accepted timestamp was signed; never later than the expiry of timestamp and root."""
         timestamp = Metadata[Timestamp].from_bytes((self._dir / "timestamp.json").read_bytes()).signed
         root = self._newest_root()
         text = timestamp.unrecognized_fields.get(SIGNED_UTC_FIELD)
@@ -249,7 +249,7 @@ class TufClient:
         return min(signed, timestamp.expires, root.expires).timestamp()
 
     def root_expires_utc_s(self) -> float:
-        """When the newest root expires: a new one must be signed before."""
+        """Return when the newest root expires; a new one must be signed before."""
         return self._newest_root().expires.timestamp()
 
     def _newest_root(self) -> Root:

@@ -1,4 +1,4 @@
-"""Which attack a refusal of tuf stands for: told by the exception's type and by what was being read."""
+"""Maps errors of tuf to the attack they indicate, by exception type and the file being read."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class LastRead:
     data: bytes = b""
 
     def claimed_version(self) -> str | None:
-        """What it says of its own version; None when it is not even metadata."""
+        """Return the version that it claims; None when it is no metadata."""
         try:
             return str(int(json.loads(self.data)["signed"]["version"]))
         except (ValueError, KeyError, TypeError, RecursionError):
@@ -65,7 +65,7 @@ class LastRead:
 
 
 def fetch_reason(error: RepositoryError | DownloadError, last: LastRead) -> FetchReason:
-    """Name the attack."""
+    """Return the reason code of the attack."""
     for kind, reason in _BY_TYPE:
         if isinstance(error, kind):
             return reason

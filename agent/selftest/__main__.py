@@ -1,4 +1,4 @@
-"""Entry of the child process."""
+"""Entry point of the self-test process: reads one request, writes stages and one answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from agent.selftest.self_test import run_self_test
 
 
 def main() -> int:
-    """Read the request, answer it."""
+    """Answer one request."""
     request = SelfTestRequest.from_json(sys.stdin.buffer.read())
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what a library prints must not look like an answer

@@ -1,4 +1,4 @@
-"""The gates on labelled pictures.
+"""Accuracy gates of the self-test: golden sets and labelled parts.
 
 Each function returns its figures, or raises ReleaseRefusedError naming gate and reason.
 """
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from agent.release_records import SelfTestLimits
     from agent.selftest.model_outputs import LabelledErrors
 
-# So likely is it that an equally good model is refused on the champion's golden set. With 66 clear defects in it, a
+# Probability that an equally good model is refused on the champion's golden set. With 66 clear defects in it, a
 # model that misses one defect in ten is refused at 97 %, with 88 at 99 %.
 SIGN_TEST_ALPHA: Final = 0.005  # by all errors: weak defects, on which two good models differ, add noise to both sides
 REVERSAL_ALPHA: Final = 0.015  # by clear parts, hardly ever turned round by a good model: 3 of up to 100 suffice
@@ -196,7 +196,7 @@ def check_acceptance(
     try:
         results = acceptance_set.evaluate_set(parts, model, rule, roi=roi)
     except OperatorError as error:
-        raise FetchError("self_test_acceptance", f"the site's acceptance set cannot be judged: {error}") from error
+        raise FetchError("self_test_acceptance", f"the site's acceptance set cannot be evaluated: {error}") from error
     figures: Figures = {}
     for reason, what, chosen in (
         ("misses_defects", "defects", [r for r in results if not _is_good(r, rule)]),

@@ -1,4 +1,4 @@
-"""Latency side by side, and resident memory: measured so that a busy line beside it does not decide the outcome."""
+"""Measures latency side by side, and resident memory; a busy line must not decide the outcome."""
 
 from __future__ import annotations
 

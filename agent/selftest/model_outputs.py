@@ -1,4 +1,4 @@
-"""The answers of one model on golden pictures, and the pure questions that the golden gates ask of them."""
+"""Outputs of a model on golden images, and the pure statistics that the accuracy gates need."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def run_model(model: Model, images: Pixels) -> ModelOutputs:
 
 @dataclass(frozen=True, slots=True)
 class LabelledErrors:
-    """How labelled inputs were judged: `wrong[i]` for input i, which is a defect where `defect[i]`."""
+    """How labelled inputs were classified: `wrong[i]` for input i, which is a defect where `defect[i]`."""
 
     defect: tuple[bool, ...]
     wrong: tuple[bool, ...]
@@ -104,7 +104,7 @@ class LabelledErrors:
 
 
 def compare_with_labels(judgements: list[Judgement], defect: tuple[bool, ...]) -> LabelledErrors:
-    """A defect is missed when it is judged neither `defect` nor `unsure`; a good part must be judged `ok`."""
+    """A defect is missed when its outcome is neither `defect` nor `unsure`; a good part must be `ok`."""
     caught = {Outcome.DEFECT, Outcome.UNSURE}
     wrong = tuple(
         (j.outcome not in caught) if d else (j.outcome is not Outcome.OK)
@@ -114,7 +114,7 @@ def compare_with_labels(judgements: list[Judgement], defect: tuple[bool, ...]) -
 
 
 def allowed_errors(count: int, recall: float) -> int:
-    """How many of `count` labelled parts may be judged wrong at a limit of `recall`; one of a small set of 4 to 9."""
+    """Return how many of `count` labelled parts may be wrong at a limit of `recall`; one of a small set of 4 to 9."""
     few = 4
     return max(math.floor((1.0 - recall) * count + 1e-9), 1 if recall < 1.0 and count >= few else 0)
 
@@ -127,7 +127,7 @@ class PairedErrors:
     only_champion: int
 
     def p_worse(self) -> float:
-        """One-sided exact sign test (McNemar): how likely so many errors of the candidate's own are by chance."""
+        """One-sided exact sign test (McNemar): probability of so many errors of the candidate's own by chance."""
         n = self.only_candidate + self.only_champion
         ways = sum(math.comb(n, k) for k in range(self.only_candidate, n + 1))
         return math.ldexp(ways, -n)
@@ -141,13 +141,13 @@ def count_paired_errors(candidate: LabelledErrors, champion: LabelledErrors, *, 
 
 @dataclass(frozen=True, slots=True)
 class Reversals:
-    """Parts that the champion judges right and clearly so, and how many of them the candidate clearly does not."""
+    """Parts that the champion clearly classifies correctly, and how many the candidate clearly does not."""
 
     clear: int
     reversed_parts: int
 
     def p_equal(self) -> float:
-        """How likely so many reversals are of a model that is as good: binomial tail at REVERSAL_RATE."""
+        """Probability of so many reversals for an equally good model: binomial tail at REVERSAL_RATE."""
         n, p = self.clear, REVERSAL_RATE
         below = sum(math.comb(n, k) * p**k * (1.0 - p) ** (n - k) for k in range(self.reversed_parts))
         return max(0.0, 1.0 - below)

@@ -1,4 +1,4 @@
-"""Turns whatever happens in a self-test into exactly one answer: passed, refused by a gate, or inconclusive."""
+"""Turns every end of a self-test into one answer: passed, refused by a gate, or inconclusive."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MAX_TEXT: Final = 4_000
 
 
 def _finite(figures: Mapping[str, float]) -> dict[str, float]:
-    """JSON has no infinity; a figure that is not a number was named in the text."""
+    """Drop infinite figures, which JSON cannot hold; the text names them."""
     return {name: float(value) for name, value in figures.items() if abs(float(value)) < float("inf")}
 
 
@@ -62,6 +62,6 @@ def run_and_report(examination: Callable[[Callable[[str], None]], SelfTestResult
         if _OUT_OF_MEMORY.search(str(error)):
             result = _memory_refusal(str(error))
         else:
-            text = f"the model failed while it was examined: {error}"[:_MAX_TEXT]
+            text = f"the model failed during the self-test: {error}"[:_MAX_TEXT]
             result = SelfTestRefused(gate=Gate.SELF_TEST, reason="inference_failed", text=text, figures={}, limits={})
     return result.model_dump_json().encode() + b"\n"

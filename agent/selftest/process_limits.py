@@ -1,4 +1,4 @@
-"""Limits of the self-test process: CPU time, memory and files, set before it touches the candidate."""
+"""Limits of the self-test process: CPU time, memory and files, set before it reads the candidate."""
 
 from __future__ import annotations
 

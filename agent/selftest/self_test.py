@@ -1,4 +1,4 @@
-"""The examination itself: every gate that needs no live frame, in the order of `release_records.Gate`.
+"""The self-test: every gate that needs no live frame, in the order of `release_records.Gate`.
 
 On the way from fetch to slot, the next module is `agent.lifecycle.trial_runner`.
 """
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from agent.selftest.accuracy_gates import Figures
 
 _FILES: Final = (manifests.MANIFEST_NAME, manifests.MODEL_NAME, manifests.GOLDEN_NAME)
-_TIMER_NOISE_MS: Final = 0.1  # a difference so small is the measurement's, whatever the ratio
+_TIMER_NOISE_MS: Final = 0.1  # a difference of this size is measurement noise, whatever the ratio
 _log = logging.getLogger(__name__)
 
 
@@ -54,9 +54,9 @@ class _Loaded:
 
 
 def run_self_test(request: SelfTestRequest, announce: Callable[[str], None]) -> SelfTestResult:
-    """Run every gate; `announce` is told each stage as it begins.
+    """Run every gate; `announce` is called with each stage as it begins.
 
-    Raises ReleaseRefusedError and FetchError; an InferenceError or ReleaseError that comes through is the candidate's.
+    Raises ReleaseRefusedError and FetchError; other InferenceErrors and ReleaseErrors are the candidate's fault.
     """
     limits = request.limits
     champion = None
@@ -93,7 +93,7 @@ def run_self_test(request: SelfTestRequest, announce: Callable[[str], None]) -> 
 
 
 def _load_champion(request: SelfTestRequest, folder: Path) -> _Loaded:
-    """The running model. Raises FetchError: what is wrong with it is not the candidate's fault."""
+    """Load the running model. Raises FetchError: its faults are not the candidate's."""
     try:
         model = OnnxModel.load(folder)
         before = measurement.resident_bytes()
@@ -124,7 +124,7 @@ def _load_candidate(request: SelfTestRequest) -> _Loaded:
         model = OnnxModel.load(folder)
     except ContractError as error:
         if "allocat" in str(error):
-            raise  # out of memory; `verdict` names it so
+            raise  # out of memory; `run_and_report` reports it so
         raise ReleaseRefusedError(Gate.CONTRACT, "interface", str(error)) from error
     rule = _site_rule(model, request)
     measurement.warm_up(model, request.max_batch)
@@ -132,7 +132,7 @@ def _load_candidate(request: SelfTestRequest) -> _Loaded:
 
 
 def _check_files(folder: Path) -> None:
-    """A link could show other bytes tomorrow than those that were examined today. Raises ReleaseRefusedError."""
+    """Refuse links, whose bytes could change after the self-test. Raises ReleaseRefusedError."""
     for name in _FILES:
         try:
             mode = (folder / name).lstat().st_mode
@@ -145,7 +145,7 @@ def _check_files(folder: Path) -> None:
 
 
 def _site_rule(model: OnnxModel, request: SelfTestRequest) -> DecisionRule:
-    """The model's rule with the site's settings over it, as `kensa run` lays them. Raises ReleaseRefusedError."""
+    """Return the model's rule with the site's overrides, as `kensa run` applies them. Raises ReleaseRefusedError."""
     rule = model.rule
     if unknown := sorted(set(request.thresholds) - rule.defects):
         raise ReleaseRefusedError(
@@ -159,7 +159,7 @@ def _site_rule(model: OnnxModel, request: SelfTestRequest) -> DecisionRule:
 
 
 def _read_golden(folder: Path, model: OnnxModel) -> GoldenSet:
-    """The candidate's golden set. Raises ReleaseRefusedError."""
+    """Read the candidate's golden set. Raises ReleaseRefusedError."""
     path = folder / manifests.GOLDEN_NAME
     try:
         data = read_verified(path, model.manifest.files[manifests.GOLDEN_NAME])
@@ -171,7 +171,7 @@ def _read_golden(folder: Path, model: OnnxModel) -> GoldenSet:
 
 
 def _read_champion_golden(folder: Path, champion: _Loaded) -> GoldenSet:
-    """The running release's golden set. Raises FetchError."""
+    """Read the running release's golden set. Raises FetchError."""
     try:
         return _read_golden(folder, champion.model)
     except ReleaseRefusedError as error:
@@ -218,7 +218,7 @@ def _check_memory(candidate: _Loaded, limits: SelfTestLimits) -> Figures:
 
 
 def _optimise(request: SelfTestRequest, model: OnnxModel) -> tuple[Path, str] | tuple[None, None]:
-    """Write the optimised graph and see that it gives the same bits; without it the release loads as it is."""
+    """Write the optimised graph and check that its scores are bit-identical; without one the release loads as it is."""
     picture = np.full((1, model.geometry.height, model.geometry.width, model.geometry.channels), 100, np.uint8)
     try:
         path, digest = save_optimised(request.candidate, request.scratch)

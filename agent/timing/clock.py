@@ -1,4 +1,4 @@
-"""Time as a parameter: monotonic for durations and deadlines, UTC only for what goes on the wire."""
+"""The clock interface: monotonic time for durations and deadlines, UTC only on the wire."""
 
 from __future__ import annotations
 

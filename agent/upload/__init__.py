@@ -1,5 +1,5 @@
-"""The collecting child: `python -m agent.upload` encodes frames, keeps the spool, and brings it to the target.
+"""The collecting child process, `python -m agent.upload`: encodes frames, spools and uploads them.
 
-Nothing else in `agent` imports this package; `agent.collection.Collector` starts it as a process of its own and speaks
-`agent.children.collect_protocol` with it. Only here does collecting import boto3, and only for a target on S3.
+Nothing else in `agent` imports this package; `agent.collection.Collector` starts it as a process and exchanges the
+messages of `agent.children.collect_protocol` with it. It imports boto3 only for a target on S3.
 """

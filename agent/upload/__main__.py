@@ -1,7 +1,7 @@
-"""`python -m agent.upload`: a line says what to do, then come jobs until standard input ends; answers go to the output.
+"""Entry point of the collecting child: a first line, then jobs until its input ends; replies go out.
 
-The child gives way to everything else on the machine. It ends with its standard input, which an agent that is killed
-closes too; signals to stop are the agent's business. Whatever it is doing then, the spool is whole.
+The child runs at the lowest priority. It exits when its standard input ends, which an agent that is killed closes too;
+it ignores signals to stop, which the agent handles. The spool is consistent whenever the child ends.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _output_lock = threading.Lock()
 
 
 def _lower_priority() -> None:
-    """Let the workers have the machine, and the terminal and the service manager speak with the agent alone."""
+    """Run only when the machine is idle, and leave signals of terminal and service manager to the agent."""
     with contextlib.suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     limit_process(nice=_NICE, limits={})
@@ -55,7 +55,7 @@ def _lower_priority() -> None:
 
 
 def _report_figures(figures: SpoolStatus) -> None:
-    with contextlib.suppress(BrokenPipeError):  # the agent is gone, and with it the reader; the main thread sees that
+    with contextlib.suppress(BrokenPipeError):  # the agent is gone; the main thread notices
         _write_answer(StatusUpdate(figures=figures))
 
 
@@ -93,7 +93,7 @@ def _work(setup: CollectSetup) -> None:
 
 
 def main() -> int:
-    """Answer one line."""
+    """Serve one agent."""
     _lower_priority()
     try:
         begin = CollectStart.model_validate_json(sys.stdin.buffer.readline(MAX_REQUEST_BYTES)).body

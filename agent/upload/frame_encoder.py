@@ -1,4 +1,4 @@
-"""A frame in shared memory -> a kept frame in the spool."""
+"""Encodes a frame from shared memory and adds it to the spool."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def encode_and_store(job: CollectJob, *, spool: Spool, settings: CollectionConfig, fd: int, boot_epoch: int) -> None:
-    """Encode and keep the frame, or drop and count it; once, however often the job is given."""
+    """Encode and keep the frame, or drop and count it; a repeated job changes nothing."""
     number = (boot_epoch, job.number)
     if spool.is_known_job(*number):
         return

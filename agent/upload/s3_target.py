@@ -1,12 +1,13 @@
-"""Collected frames -> S3, with boto3; credentials, region and endpoint come from the environment.
+"""Uploads collected frames to S3, with boto3.
 
-Every object is written with `If-None-Match: *` and its SHA-256, which S3 compares with what arrived. An object that is
-there already is compared by that checksum: the same one is what an earlier try left. A picture of more than
-`PART_BYTES` goes up in parts; the spool remembers the upload and its parts, so a cut costs one part at most.
+Credentials, region and endpoint come from the environment. Every object is written with `If-None-Match: *` and its
+SHA-256, which S3 compares with the bytes that arrived. An existing object is compared by that checksum: the same one is
+from an earlier attempt. An image of more than `PART_BYTES` is uploaded in chunks; the spool records the upload and its
+chunks, so an interruption costs one chunk at most.
 
 Permissions: s3:PutObject on the prefix, s3:GetObject for the comparison. Without s3:ListBucket, S3 answers 403 where
-nothing is there; `If-None-Match` makes it safe to send again what cannot be compared. An upload in parts that is never
-finished (the device was destroyed) is the bucket's to clean up: its life-cycle rule AbortIncompleteMultipartUpload.
+nothing is there; `If-None-Match` makes it safe to send again an object that cannot be compared. The bucket's life-cycle
+rule AbortIncompleteMultipartUpload removes multipart uploads that are never finished (the device was destroyed).
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _REFUSALS: Final = frozenset(
     {"EntityTooLarge", "EntityTooSmall", "InvalidArgument", "InvalidRequest", "KeyTooLongError", "MethodNotAllowed"}
 )
 _MISSING: Final = frozenset({"NoSuchKey", "NotFound", "404"})
-_FORBIDDEN: Final = "403"  # of a look, whose answer has no body
+_FORBIDDEN: Final = "403"  # of a HEAD request, whose answer has no body
 _CREDENTIALS: Final = frozenset(
     {
         "AccessDenied",
@@ -130,7 +131,7 @@ class S3Target:
         return self._prefix + key
 
     def _put(self, key: str, body: ThrottledFile | bytes, sha256: bytes, content_type: str) -> None:
-        """Write one object, or see that it is there."""
+        """Write one object, unless it is there already."""
         try:
             self._call(
                 lambda: self._client.put_object(
@@ -147,7 +148,7 @@ class S3Target:
             self._compare_existing(key, sha256, {_text(sha256)})
 
     def _put_parts(self, item: SpoolItem, file: IO[bytes], spool: Spool) -> None:
-        """Go on with the upload that the spool remembers, or begin one."""
+        """Continue the upload that the spool remembers, or begin one."""
         parts, upload_id = list(item.chunks), item.upload_id
         if upload_id is None:
             parts, upload_id = [], self._begin_multipart(item, spool)
@@ -167,12 +168,12 @@ class S3Target:
                 )
             )
         except (_ObjectExistsError, _NoSuchUploadError) as error:
-            # Finished by a try that could not say so any more, or gone: S3 cleans up uploads that take too long.
+            # Finished by an attempt that could not record it, or gone: S3 cleans up uploads that take too long.
             try:
                 self._compare_existing(item.key, bytes.fromhex(item.sha256), _composites(parts))
             except (_ObjectMissingError, _ForbiddenError) as unseen:
                 if isinstance(unseen, _ForbiddenError) and isinstance(error, _ObjectExistsError):
-                    raise  # it is there, and must not be looked at
+                    raise  # it is there, and must not be read
                 spool.begin_multipart(item, None)
                 raise UploadError("restarted", f"the upload of {item.key} begins again: {error}") from error
 
@@ -204,7 +205,7 @@ class S3Target:
     def _compare_existing(self, key: str, sha256: bytes, checksums: set[str]) -> None:
         """Return when the object is the one that should be there.
 
-        Raises ConflictError, _NotThereError, _HiddenError.
+        Raises ConflictError, _ObjectMissingError, _ForbiddenError.
         """
         found = self._call(
             lambda: self._client.head_object(Bucket=self._bucket, Key=self._key(key), ChecksumMode="ENABLED")

@@ -1,4 +1,4 @@
-"""A file that is read no faster than the site allows, so that an upload leaves the line's uplink to the verdicts."""
+"""Limits the speed of uploads, so that they leave the line's uplink to the verdicts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Upload targets of collected frames: their interface, and a folder with the keys of S3 for an air-gapped site.
+"""Upload targets of collected frames: the interface, and a folder for an air-gapped site.
 
 Promise of every target: once `put_*` returns, the object is complete and durable under its key; a repetition changes
 nothing; another object under the same key is never overwritten. Every failure is an UploadError.
@@ -36,7 +36,7 @@ class ConflictError(UploadError):
 
 
 class SpooledImageChangedError(UploadError):
-    """The picture on this disk is not what was kept."""
+    """The image on this disk is not the one that was spooled."""
 
     def __init__(self, path: Path) -> None:
         super().__init__("lost", f"{path} was removed or changed by somebody else")
@@ -46,22 +46,22 @@ class UploadTarget(Protocol):
     """S3 and folders; for one thread. Every method may raise UploadError."""
 
     def put_image(self, item: SpoolItem, spool: Spool) -> None:
-        """Bring the picture; `spool` remembers how far a large one is.
+        """Upload the image; `spool` remembers the progress of a large one.
 
         Raises ConflictError, SpooledImageChangedError.
         """
 
     def put_sidecar(self, item: SpoolItem) -> None:
-        """Bring the sidecar. Raises ConflictError."""
+        """Upload the sidecar. Raises ConflictError."""
 
     def check(self, site: str, thing: str) -> TargetCheckResult:
-        """Say whether the target can be used, without changing it."""
+        """Check whether the target can be used, without changing it."""
 
 
 def checked_digest(item: SpoolItem) -> str:
-    """Return the picture's SHA-256 (hex) as it lies on the disk.
+    """Return the SHA-256 (hex) of the image on the disk.
 
-    Raises SpooledImageChangedError when it is another than was kept.
+    Raises SpooledImageChangedError when it is not the one that was spooled.
     """
     try:
         found = sha256_of(item.path)
@@ -77,7 +77,7 @@ def _is_identical(found: str, kept: str, path: Path) -> None:
 
 
 class FolderTarget:
-    """A folder that is there: of a disk that is carried away, or of another machine."""
+    """An existing folder: on a removable disk, or of another machine."""
 
     def __init__(self, root: Path, *, throttle: Throttle) -> None:
         self._root = root

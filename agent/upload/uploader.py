@@ -1,8 +1,8 @@
-"""The thread that brings the spool to the target, one frame after the other, the oldest first, for as long as it takes.
+"""The thread that uploads the spool to the target, the oldest frame first.
 
 A failure is followed by a pause that doubles, up to two minutes, with a third of jitter so that the devices of a plant
-do not come back all at once; credentials are looked for anew each time. Nothing leaves the spool before the target has
-acknowledged it, and whatever is done twice after a kill changes nothing there.
+do not come back all at once; credentials are read anew each time. Nothing leaves the spool before the target has
+acknowledged it, and a step that is repeated after a kill changes nothing there.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Uploader:
     def __init__(
         self, *, spool: Spool, settings: CollectionConfig, clock: Clock, moved: Callable[[SpoolStatus], None]
     ) -> None:
-        """`moved` hears of figures that changed, on the sender's thread."""
+        """`moved` is called with a changed status, on the uploader's thread."""
         self._spool = spool
         self._settings = settings
         self._clock = clock
@@ -57,17 +57,17 @@ class Uploader:
         self._thread = supervisor.thread(self._run, kind="upload", on_fault=self._failed)
 
     def start(self) -> None:
-        """Begin; it ends with the process."""
+        """Start; the thread ends with the process."""
         self._thread.start()
 
     def reconfigure(self, settings: CollectionConfig) -> None:
-        """Go on with `settings`, after the frame that is under way."""
+        """Use `settings`, after the frame that is being uploaded."""
         self._settings = settings
         self._changed.set()
         self._spool.added.set()
 
     def figures(self) -> SpoolStatus:
-        """Where the spool and this thread stand."""
+        """Return the status of the spool and of this thread."""
         return self._spool.status(error=self._error)
 
     def _run(self) -> None:
@@ -86,7 +86,7 @@ class Uploader:
                     continue
                 self._upload(item, target)
             except (UploadError, OSError, sqlite3.Error) as error:
-                target = None  # the next one looks for credentials anew
+                target = None  # the next one reads credentials anew
                 self._spool.release_item()
                 self._wait(str(error))
             else:
@@ -97,7 +97,7 @@ class Uploader:
                 self._on_figures(self.figures())
 
     def _failed(self, fault: Fault) -> None:
-        """Uploading met a bug: what was kept stays kept, and it begins again."""
+        """Uploading met a bug: the spool keeps its frames, and the thread starts again."""
         self._spool.release_item()
         self._error = f"uploading met a bug and begins again ({fault.text}); the log has its trace"
         self._on_figures(self.figures())
