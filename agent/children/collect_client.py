@@ -92,9 +92,9 @@ def check_target(settings: CollectionConfig, *, thing: str, timeout_s: float, cl
     deadline_ns = clock.monotonic_ns() + round(timeout_s * NS_PER_S)
     try:
         while (left_ns := deadline_ns - clock.monotonic_ns()) > 0:
-            for said in child.poll(left_ns / NS_PER_S):
-                if isinstance(said, TargetCheckResult):
-                    return said
+            for reply in child.poll(left_ns / NS_PER_S):
+                if isinstance(reply, TargetCheckResult):
+                    return reply
     finally:
         child.kill()
         child.close()

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 _POLL_S: Final = 0.1  # how soon `stop` and the deadline are seen
 _REFRESH_S: Final = 60.0  # for metadata alone
 _END_S: Final = 5.0  # for a child that has given its answer
-_TAIL_BYTES: Final = 2_000  # of what a crashing child says on standard error
+_TAIL_BYTES: Final = 2_000  # of a crashing child's standard error
 
 
 class FetchClient:
@@ -138,7 +138,7 @@ class FetchClient:
 
 
 def _unexpected_answer(answer: FetchDone | RefreshDone) -> FetchError:
-    return FetchError(FetchReason.CRASHED, f"the fetch child answered {answer.event!r}, which nobody asked")
+    return FetchError(FetchReason.CRASHED, f"the fetch child answered {answer.event!r}, which was not requested")
 
 
 def _invalid_fields(error: ValidationError) -> str:
@@ -198,9 +198,9 @@ class _FetchProcess:
 
     def _crashed(self) -> FetchError:
         how = self._process.describe_exit(wait_s=_END_S)
-        said = self._process.stderr_tail.decode(errors="replace").strip()
+        tail = self._process.stderr_tail.decode(errors="replace").strip()
         return FetchError(
-            FetchReason.CRASHED, f"the fetch child {how} without an answer" + (f": {said}" if said else "")
+            FetchReason.CRASHED, f"the fetch child {how} without an answer" + (f": {tail}" if tail else "")
         )
 
     def close(self) -> None:

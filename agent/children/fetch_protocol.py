@@ -2,7 +2,7 @@
 
 Which errors a fetch ends in, and what follows from each:
 
-ReleaseRefusedError  The named release itself is bad, whoever serves it: it was taken back, its signed manifest cannot
+ReleaseRefusedError  The named release itself is bad, whoever serves it: it was revoked, its signed manifest cannot
 be used
               here, or it is larger than the site allows. It goes on the deny list.
 FetchError    Everything else, tried again later. That holds for attacks on the repository too: an altered file, old or

@@ -133,13 +133,13 @@ class SelfTestClient:
         )
         began_ns = self._clock.monotonic_ns()
         child = _start()
-        heard = _ChildOutput()
+        output = _ChildOutput()
         try:
-            waited = self._communicate(child, request, heard, job.stop)
+            waited = self._communicate(child, request, output, job.stop)
         finally:
             child.close()
         spent_s = (self._clock.monotonic_ns() - began_ns) / NS_PER_S
-        return _outcome_of(request.scratch, heard, child, limits=job.limits, waited=waited, spent_s=spent_s)
+        return _outcome_of(request.scratch, output, child, limits=job.limits, waited=waited, spent_s=spent_s)
 
     def _clean_scratch(self) -> Path:
         """Return the scratch folder without old graphs. Raises FetchError."""
@@ -158,14 +158,14 @@ class SelfTestClient:
         return folder.resolve()
 
     def _communicate(
-        self, child: ChildProcess, request: SelfTestRequest, heard: _ChildOutput, stop: threading.Event
+        self, child: ChildProcess, request: SelfTestRequest, output: _ChildOutput, stop: threading.Event
     ) -> float | None:
         """Exchange lines with the child until it ends. Returns None, or at its wall limit the seconds without a CPU."""
         child.send(request.to_json())
         child.close_input()
         deadline_ns = self._clock.monotonic_ns() + int(request.limits.wall_s * NS_PER_S)
         waited_s = 0.0
-        while heard.is_well_formed() and not child.has_exited():
+        while output.is_well_formed() and not child.has_exited():
             if stop.is_set():
                 raise FetchError("stopped", "the self-test was stopped")
             if self._clock.monotonic_ns() >= deadline_ns:
@@ -174,7 +174,7 @@ class SelfTestClient:
                 if waited_s - before_s < _POLL_S:
                     return waited_s
                 deadline_ns += int((waited_s - before_s) * NS_PER_S)  # the line used that time, not the model
-            heard.feed(child.poll(_POLL_S if child.has_output else _LAST_POLL_S))
+            output.feed(child.poll(_POLL_S if child.has_output else _LAST_POLL_S))
         return None
 
 
@@ -216,15 +216,15 @@ def _check_free_memory() -> None:
 
 def _outcome_of(
     scratch: Path,
-    heard: _ChildOutput,
+    output: _ChildOutput,
     child: ChildProcess,
     *,
     limits: SelfTestLimits,
     waited: float | None,
     spent_s: float,
 ) -> SelfTestResult:
-    result, code = heard.result(), child.returncode
-    if code == 0 and heard.is_well_formed() and result is not None:
+    result, code = output.result(), child.returncode
+    if code == 0 and output.is_well_formed() and result is not None:
         if result.kind == "refused":
             raise ReleaseRefusedError(
                 result.gate, result.reason, result.text, figures=result.figures, limits=result.limits
@@ -232,14 +232,14 @@ def _outcome_of(
         if result.kind == "inconclusive":
             raise FetchError(result.reason, result.text)
         return _result_of(scratch, result, spent_s)
-    stage = heard.stage()
+    stage = output.stage()
     if stage in {"start", "champion"}:  # no byte of the candidate had been read
         if waited is not None:
             raise FetchError("self_test_timeout", f"{limits.wall_s:g} s passed during {stage}, before the self-test")
         raise _machine_fault(child, stage)
     if waited is not None:
         _refuse_timeout(stage, waited, limits)
-    if not heard.is_well_formed():
+    if not output.is_well_formed():
         raise ReleaseRefusedError(
             Gate.SELF_TEST,
             "output",
@@ -296,8 +296,8 @@ def _refuse_death(stage: str, code: int, limits: SelfTestLimits) -> None:
 def _machine_fault(child: ChildProcess, stage: str) -> FetchError:
     """Return the error for a death that the candidate did not cause."""
     code = child.returncode
-    said = child.stderr_tail.decode("utf-8", "replace").strip().splitlines()
-    why = said[-1][:300] if said else "it wrote nothing"
+    lines = child.stderr_tail.decode("utf-8", "replace").strip().splitlines()
+    why = lines[-1][:300] if lines else "it wrote nothing"
     if code < 0:
         text = f"the self-test process was ended by {signal_name(code)} during {stage}"
         return FetchError("self_test_champion" if stage == "champion" else "self_test_killed", text)

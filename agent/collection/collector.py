@@ -275,8 +275,8 @@ class Collector:
                     pending.is_sent = False
             child.register(self._wake)
             while not (self._closing and not self._pending):
-                for said in child.poll(_IDLE_S):
-                    self._handle_reply(said)
+                for reply in child.poll(_IDLE_S):
+                    self._handle_reply(reply)
                 self._send_pending(child)
         finally:
             child.close()
@@ -302,19 +302,19 @@ class Collector:
             else:
                 pending.is_sent = True
 
-    def _handle_reply(self, said: object) -> None:
-        match said:
+    def _handle_reply(self, reply: object) -> None:
+        match reply:
             case JobDone():
-                self._spool_status = said.figures
+                self._spool_status = reply.figures
                 self._clear_child_error()
                 with self._lock:
-                    while self._pending and self._pending[0].number <= said.number:
+                    while self._pending and self._pending[0].number <= reply.number:
                         self._free.append(self._pending.popleft().shared_frame)
             case StatusUpdate():
-                self._spool_status = said.figures
+                self._spool_status = reply.figures
                 self._clear_child_error()
             case CollectFailed():
-                raise UploadError("unable", said.text)
+                raise UploadError("unable", reply.text)
             case _:
                 raise UploadError("crashed", "the collecting child sent a reply that was not requested")
 

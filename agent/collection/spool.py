@@ -344,7 +344,7 @@ class Spool:
         self._uncommitted_counts -= late
 
     def _recover(self) -> None:
-        """Make rows and pictures agree, then read what they add up to."""
+        """Remove rows without images and images without rows, then compute the sums."""
         rows = self._db.execute("SELECT id, file, bytes FROM item").fetchall()
         lost = [(number,) for number, file, size in rows if _size(self._images / file) != size]
         if lost:

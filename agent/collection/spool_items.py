@@ -27,7 +27,7 @@ class UploadState(StrEnum):
     """How far an upload is."""
 
     WAITING = "waiting"
-    SIDECAR = "sidecar"  # the picture is there, acknowledged; its sidecar is not
+    SIDECAR = "sidecar"  # the image is uploaded and acknowledged, its sidecar is not
     ASIDE = "aside"  # the target holds something else under this key, or refused it: a person must decide
 
 
@@ -59,9 +59,9 @@ class SpoolItem:
 
     id: int
     stem: str
-    path: Path  # of the picture
-    size: int  # of the picture, bytes
-    sha256: str  # hex, of the picture
+    path: Path  # of the image
+    size: int  # of the image, bytes
+    sha256: str  # hex, of the image
     sidecar: bytes
     state: UploadState
     upload_id: str | None = None
@@ -69,5 +69,5 @@ class SpoolItem:
 
     @property
     def key(self) -> str:
-        """Key of the picture at the target."""
+        """Key of the image at the target."""
         return self.stem + self.path.suffix

@@ -17,7 +17,7 @@ from agent.fetch.repository_sources import (
     first_byte_offset,
 )
 
-_MISSING: Final = frozenset({"NoSuchKey", "404", "403", "AccessDenied"})  # without ListBucket S3 says 403
+_MISSING: Final = frozenset({"NoSuchKey", "404", "403", "AccessDenied"})  # without ListBucket S3 answers 403
 _NO_SUCH_RANGE: Final = "InvalidRange"
 
 

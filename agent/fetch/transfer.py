@@ -116,7 +116,7 @@ class Transfer:
             raise FetchError(
                 FetchReason.ARBITRARY_SOFTWARE,
                 f"{file.path} of the repository is not the {file.name} that was signed; somebody or something altered "
-                "it. Nothing of it is used. Publish it again, and look at who can write there",
+                "it. Nothing of it is used. Publish it again, and check who can write there",
             )
 
     def _fill(self, file: ReleaseFile, part: Path, progress: Callable[[int], None]) -> bool:

@@ -128,7 +128,7 @@ class TufClient:
     def __exit__(
         self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        """Make what was accepted durable: a power cut must not bring back the belief in older metadata."""
+        """Make the accepted metadata durable: after a power cut the device must not trust older ones."""
         if self._lock is None:
             return
         for path in (self._dir, *self._dir.glob("*.json"), *self._dir.glob("root_history/*.json")):
@@ -209,7 +209,7 @@ class TufClient:
             raise FetchError(
                 FetchReason.ARBITRARY_SOFTWARE,
                 f"{path} of the repository is not the file that was signed: {error}. Nothing of it is used. Publish it "
-                "again, and look at who can write there",
+                "again, and check who can write there",
             ) from error
         return data
 

@@ -15,7 +15,7 @@ def main() -> int:
     """Answer one request."""
     request = SelfTestRequest.from_json(sys.stdin.buffer.read())
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # what a library prints must not look like an answer
+    os.dup2(2, 1)  # output printed by a library must not pass for an answer
     limit_process(request.limits, parent=request.parent)
     answers.write(run_and_report(lambda stage: run_self_test(request, stage), answers))
     return 0

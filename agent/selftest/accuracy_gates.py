@@ -62,7 +62,7 @@ def check_own_golden(model: OnnxModel, golden: GoldenSet, limits: SelfTestLimits
         _refuse(
             Gate.GOLDEN,
             "not_finite",
-            f"{bad} of the model's numbers on its golden pictures are no numbers (NaN or infinite)",
+            f"{bad} of the model's results on its golden images are not finite (NaN or infinite)",
             {"golden_not_finite": bad},
             {"golden_not_finite": 0},
         )
@@ -89,7 +89,7 @@ def _check_reference(rule: DecisionRule, answers: ModelOutputs, golden: GoldenSe
         _refuse(
             Gate.GOLDEN,
             "scores_differ",
-            f"on its golden pictures the model's scores differ by up to {difference:.4f} from where it was made, at "
+            f"on its golden images the model's scores differ by up to {difference:.4f} from its reference, at "
             f"most {limits.golden_difference:g} is allowed: this processor or runtime computes something else than the "
             "one that made the release (a library or CPU mismatch between training and line), or the release holds "
             "the wrong model",
@@ -103,7 +103,7 @@ def _check_reference(rule: DecisionRule, answers: ModelOutputs, golden: GoldenSe
         _refuse(
             Gate.GOLDEN,
             "outcomes_differ",
-            f"{len(same) - sum(same)} of {len(same)} golden pictures fall on the other side of "
+            f"{len(same) - sum(same)} of {len(same)} golden images fall on the other side of "
             f"the threshold than where the release was made; {limits.golden_agreement:.1%} must agree",
             figures,
             {"golden_agreement": limits.golden_agreement},
@@ -114,8 +114,8 @@ def _check_reference(rule: DecisionRule, answers: ModelOutputs, golden: GoldenSe
 def _check_labels(labelled: LabelledErrors, recall: float) -> Figures:
     figures: Figures = {}
     for defect, reason, what, told in (
-        (True, "misses_defects", "defects", "judges as ok"),
-        (False, "rejects_good_parts", "good_parts", "does not judge as ok"),
+        (True, "misses_defects", "defects", "classifies as ok"),
+        (False, "rejects_good_parts", "good_parts", "does not classify as ok"),
     ):
         count, wrong = labelled.count(defect=defect), labelled.errors(defect=defect)
         allowed = allowed_errors(count, recall)
@@ -125,7 +125,7 @@ def _check_labels(labelled: LabelledErrors, recall: float) -> Figures:
                 Gate.GOLDEN,
                 reason,
                 f"the model {told} {wrong} of the {count} labelled {what.replace('_', ' ')} of its own golden set; at "
-                f"most {allowed} may be judged so (limit {recall:g})",
+                f"most {allowed} may be so (limit {recall:g})",
                 figures,
                 {f"golden_{what}_wrong": allowed},
             )
@@ -138,9 +138,9 @@ def _check_labels(labelled: LabelledErrors, recall: float) -> Figures:
 def check_champion_golden(
     candidate: OnnxModel, rule: DecisionRule, champion: OnnxModel, champion_rule: DecisionRule, golden: GoldenSet
 ) -> Figures:
-    """On the running model's labelled pictures the candidate must not be clearly worse: its labels are not his own.
+    """Check that the candidate is not clearly worse on the champion's labelled golden images.
 
-    Both judge by the site's thresholds. This finds a model whose own golden set was made to fit it. Needs equal
+    Both use the site's thresholds. This finds a model whose own golden set was made to fit it. Needs equal
     preprocessing; without it, or without labels, there are no figures. Raises InferenceError.
     """
     defects = _defects(golden, champion_rule)
@@ -179,7 +179,7 @@ def check_champion_golden(
                 f""
                 f"{their_labels.errors(defect=defect)}; of {clear.clear} clear ones it turns "
                 f"{clear.reversed_parts} round. "
-                f"An equally good model looks so by chance with {both.p_worse():.2g} and {clear.p_equal():.2g}",
+                f"The probability of this for an equally good model is {both.p_worse():.2g} and {clear.p_equal():.2g}",
                 now,
                 {f"{what}_chance": SIGN_TEST_ALPHA, f"clear_{what}_chance": REVERSAL_ALPHA},
             )
@@ -211,7 +211,7 @@ def check_acceptance(
             _refuse(
                 Gate.ACCEPTANCE,
                 reason,
-                f"{len(wrong)} of the site's {len(chosen)} labelled {what.replace('_', ' ')} are judged wrong, at most "
+                f"{len(wrong)} of the site's {len(chosen)} labelled {what.replace('_', ' ')} are wrong, at most "
                 f"{allowed} may be: {shown}{more}",
                 figures,
                 {f"acceptance_{what}_wrong": allowed},
@@ -227,5 +227,5 @@ def _is_good(result: LabelledPartResult, rule: DecisionRule) -> bool:
 def describe(result: LabelledPartResult) -> str:
     """One part's failure in a few words."""
     judgement = result.judgement
-    said = judgement.reason or f"{judgement.class_name or 'no class'} {judgement.score:.3f}"
-    return f"{result.part.short_digest} ({result.part.label}) is judged {judgement.outcome}: {said}"
+    detail = judgement.reason or f"{judgement.class_name or 'no class'} {judgement.score:.3f}"
+    return f"{result.part.short_digest} ({result.part.label}) is classified {judgement.outcome}: {detail}"

@@ -46,17 +46,17 @@ def warm_up(model: Model, max_batch: int) -> None:
         model.infer(_grey_images(model.geometry, count))
 
 
-def _once_s(model: Model, picture: Pixels) -> float:
+def _once_s(model: Model, image: Pixels) -> float:
     """Processor time of one inference. It runs on this thread alone, so waiting for a processor does not count."""
     began = time.thread_time()
-    model.infer(picture)
+    model.infer(image)
     return time.thread_time() - began
 
 
 def latency_ms(model: Model) -> float:
     """Median milliseconds of one input."""
-    picture = _grey_images(model.geometry, 1)
-    return statistics.median(_once_s(model, picture) for _ in range(_ROUNDS)) * 1_000
+    image = _grey_images(model.geometry, 1)
+    return statistics.median(_once_s(model, image) for _ in range(_ROUNDS)) * 1_000
 
 
 def compare_latency(candidate: Model, champion: Model, *, enough: float) -> Latency:

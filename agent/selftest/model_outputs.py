@@ -83,7 +83,7 @@ def run_model(model: Model, images: Pixels) -> ModelOutputs:
     except ValueError as error:
         raise InferenceError(f"the model's results change their shape from batch to batch: {error}") from error
     if len(scores) != len(images) or (evidence is not None and len(evidence) != len(images)):
-        raise InferenceError(f"{len(images)} pictures gave {len(scores)} rows of scores")
+        raise InferenceError(f"{len(images)} images gave {len(scores)} rows of scores")
     return ModelOutputs(scores, evidence)
 
 

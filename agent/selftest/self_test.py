@@ -219,11 +219,11 @@ def _check_memory(candidate: _Loaded, limits: SelfTestLimits) -> Figures:
 
 def _optimise(request: SelfTestRequest, model: OnnxModel) -> tuple[Path, str] | tuple[None, None]:
     """Write the optimised graph and check that its scores are bit-identical; without one the release loads as it is."""
-    picture = np.full((1, model.geometry.height, model.geometry.width, model.geometry.channels), 100, np.uint8)
+    image = np.full((1, model.geometry.height, model.geometry.width, model.geometry.channels), 100, np.uint8)
     try:
         path, digest = save_optimised(request.candidate, request.scratch)
         quick = OnnxModel.load(request.candidate, optimised=path, optimised_sha256=digest)
-        before, now = model.infer(picture), quick.infer(picture)
+        before, now = model.infer(image), quick.infer(image)
     except (ReleaseError, InferenceError, OSError) as error:
         _log.warning("no optimised graph: %s", error)
         return None, None

@@ -228,16 +228,16 @@ class S3Target:
             if code in _UPLOAD_GONE:
                 raise _NoSuchUploadError("no_upload", f"s3://{self._bucket} knows no such upload") from error
             if code in _MISSING:
-                raise _ObjectMissingError("missing", f"s3://{self._bucket} says {code}") from error
+                raise _ObjectMissingError("missing", f"s3://{self._bucket} answered {code}") from error
             if code in _CREDENTIALS:
                 kind = _ForbiddenError if code == _FORBIDDEN else UploadError
                 raise kind(
                     "credentials",
-                    f"s3://{self._bucket} says {code}: renew the credentials, or allow s3:PutObject and "
+                    f"s3://{self._bucket} answered {code}: renew the credentials, or allow s3:PutObject and "
                     f"s3:GetObject on {self._prefix}{ROOT}. It is tried again",
                 ) from error
             reason = "refused" if code in _REFUSALS else "unreachable"
-            raise UploadError(reason, f"s3://{self._bucket} says {code}. It is tried again") from error
+            raise UploadError(reason, f"s3://{self._bucket} answered {code}. It is tried again") from error
         except self._errors as error:
             raise self._unreachable(error) from error
 

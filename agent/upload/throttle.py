@@ -32,7 +32,7 @@ class Throttle:
 class ThrottledFile:
     """Part of a file as an HTTP client reads it: `length` bytes from `start` on.
 
-    A client reads a body more than once when it signs it; only what is read after `arm` goes out, and is held back.
+    A client reads a body more than once when it signs it; only reads after `arm` are sent, and throttled.
     """
 
     def __init__(self, file: IO[bytes], *, start: int, length: int, throttle: Throttle) -> None:
@@ -45,7 +45,7 @@ class ThrottledFile:
         self._armed = threading.Event()
 
     def arm(self) -> None:
-        """From now on what is read is sent."""
+        """Throttle from now on: the bytes read are sent."""
         self._armed.set()
 
     def read(self, size: int = -1) -> bytes:

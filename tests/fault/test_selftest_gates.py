@@ -138,7 +138,7 @@ def test_a_model_that_knows_the_golden_pictures_is_caught_by_the_sites_own_parts
     error = refused(lambda: examine(bad, champion=good, acceptance=site.folder))
 
     assert (error.gate, error.reason) in {("acceptance", "misses_defects"), ("acceptance", "rejects_good_parts")}
-    assert "is judged" in str(error)
+    assert "is classified" in str(error)
 
 
 def test_the_share_of_hidden_misses_is_one_in_ten(good: Path) -> None:
