@@ -21,6 +21,7 @@ from agent.errors import InferenceError
 from agent.inspection.challenger import ModelResult, TrialPart, run_challenger
 from agent.inspection.worker_state import CameraContext, InspectionContext, WorkerState
 from agent.records import DropReason, Outcome, Verdict
+from agent.slot import OfferedFrame
 from agent.supervision import STOP_AGENT
 
 if TYPE_CHECKING:
@@ -304,9 +305,7 @@ class Worker:
             camera = state.cameras[frame.camera]
             camera.counters.count_inspected(verdict.judgement.outcome, verdict.latency_us)
             release = camera.pool.release
-            if tap is None or not tap.offer(
-                frame, verdict=verdict, champion_us=part_us, site=state.site, release=release
-            ):
+            if tap is None or not tap.offer(OfferedFrame(frame, verdict, part_us, state.site, release)):
                 release(frame.buffer)
 
 

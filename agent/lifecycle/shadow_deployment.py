@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent.records import Box, Frame, Judgement, Pixels, Verdict
-    from agent.slot import Lease, SiteOverrides
+    from agent.slot import Lease, OfferedFrame
     from agent.supervision import Fault
     from agent.timing.clock import Clock
 
@@ -41,12 +41,8 @@ _JITTER: Final = 0.5  # of the mean interval, to either side
 class _ClaimedFrame:
     """A frame that the shadow deployment owns until it has called `release`."""
 
-    frame: Frame
-    verdict: Verdict  # the champion's
-    champion_us: int
+    offered: OfferedFrame
     latency_us: int
-    site: SiteOverrides
-    release: Callable[[int], None]
 
 
 class ShadowDeployment:
@@ -106,15 +102,7 @@ class ShadowDeployment:
         """Frames held at most: those that wait and the one being inspected."""
         return self._capacity + 1
 
-    def offer(
-        self,
-        frame: Frame,
-        *,
-        verdict: Verdict,
-        champion_us: int,
-        site: SiteOverrides,
-        release: Callable[[int], None],
-    ) -> bool:
+    def offer(self, offered: OfferedFrame) -> bool:
         """See `slot.FrameTap`."""
         now = self._clock.monotonic_ns()
         if now < self._next_ns or not self._has_frames.acquire(blocking=False):
@@ -123,8 +111,8 @@ class ShadowDeployment:
             if self._closed or now < self._next_ns or len(self._waiting) >= self._capacity:
                 return False
             self._next_ns = now + round(self._interval_ns * self._random.uniform(1 - _JITTER, 1 + _JITTER))
-            latency_us = (now - frame.due_ns) // 1_000
-            self._waiting.append(_ClaimedFrame(frame, verdict, champion_us, latency_us, site, release))
+            latency_us = (now - offered.frame.due_ns) // 1_000
+            self._waiting.append(_ClaimedFrame(offered, latency_us))
             self._has_frames.notify()
         finally:
             self._has_frames.release()
@@ -142,7 +130,7 @@ class ShadowDeployment:
             self._waiting.clear()
             self._has_frames.notify()
         for claimed in waiting:
-            claimed.release(claimed.frame.buffer)
+            claimed.offered.release(claimed.offered.frame.buffer)
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout_s)
         return not self._thread.is_alive()
@@ -153,15 +141,15 @@ class ShadowDeployment:
                 challenger, challenger_us = self._inspect(claimed)
                 self._report_difference(claimed, challenger)
             finally:
-                claimed.release(claimed.frame.buffer)
+                claimed.offered.release(claimed.offered.frame.buffer)
             if not self._closed:
                 self._observe(
                     Observation(
-                        key=claimed.verdict.key,
-                        camera=claimed.frame.camera,
-                        champion=claimed.verdict.judgement,
+                        key=claimed.offered.verdict.key,
+                        camera=claimed.offered.frame.camera,
+                        champion=claimed.offered.verdict.judgement,
                         challenger=challenger,
-                        champion_us=claimed.champion_us,
+                        champion_us=claimed.offered.champion_us,
                         challenger_us=challenger_us,
                         latency_us=claimed.latency_us,
                     )
@@ -181,26 +169,26 @@ class ShadowDeployment:
     def _inspect(self, claimed: _ClaimedFrame) -> tuple[Judgement, int]:
         """Return the challenger's judgement and how long it took in microseconds."""
         began = self._clock.monotonic_ns()
-        if claimed.site is not self._challenger.site:
-            self._challenger = self._challenger.with_site(claimed.site)
+        if claimed.offered.site is not self._challenger.site:
+            self._challenger = self._challenger.with_site(claimed.offered.site)
             self._preprocessors.clear()
         try:
-            judgement = self._judgement(claimed.frame)
+            judgement = self._judgement(claimed.offered.frame)
         except (FrameError, InferenceError) as error:
             judgement = unknown_judgement(str(error))
         return judgement, (self._clock.monotonic_ns() - began) // 1_000
 
     def _report_difference(self, claimed: _ClaimedFrame, challenger: Judgement) -> None:
-        outcomes = {claimed.verdict.judgement.outcome, challenger.outcome}
+        outcomes = {claimed.offered.verdict.judgement.outcome, challenger.outcome}
         if self._on_difference is None or len(outcomes) == 1 or Outcome.UNKNOWN in outcomes:
             return
         verdict = replace(
-            claimed.verdict,
+            claimed.offered.verdict,
             challenger_outcome=challenger.outcome,
             challenger_sha256=self._challenger.model.identity.sha256,
         )
-        plan = self._preprocessors[claimed.frame.camera].plan_for(claimed.frame.pixels)
-        self._on_difference(claimed.frame, verdict, plan.roi)
+        plan = self._preprocessors[claimed.offered.frame.camera].plan_for(claimed.offered.frame.pixels)
+        self._on_difference(claimed.offered.frame, verdict, plan.roi)
 
     def _judgement(self, frame: Frame) -> Judgement:
         model = self._challenger.model

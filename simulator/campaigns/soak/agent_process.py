@@ -44,9 +44,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.ports import FetchJob
-    from agent.records import Frame, Observation, Pixels, Verdict
+    from agent.records import Observation, Pixels, Verdict
     from agent.release_records import FetchedRelease, ModelStatus
-    from agent.slot import Lease, SiteOverrides
+    from agent.slot import Lease, OfferedFrame
     from simulator.doubles.clocks.lockstep_clock import LockstepClock, SteppedThread
 
 CAMERAS: Final = ("free", "triggered")
@@ -180,20 +180,12 @@ class _SynchronousShadow:
         self._observe(seen)
         self._seen.set()
 
-    def offer(
-        self,
-        frame: Frame,
-        *,
-        verdict: Verdict,
-        champion_us: int,
-        site: SiteOverrides,
-        release: Callable[[int], None],
-    ) -> bool:
+    def offer(self, offered: OfferedFrame) -> bool:
         """See `slot.FrameTap`."""
         self._seen.clear()
-        taken = self.runner.offer(frame, verdict=verdict, champion_us=champion_us, site=site, release=release)
+        taken = self.runner.offer(offered)
         if taken and not self._seen.wait(_JOIN_TIMEOUT_S):
-            raise RuntimeError("the shadow did not judge")
+            raise RuntimeError("the shadow deployment did not inspect")
         return taken
 
     def close(self) -> bool:

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
     from agent.images.plausibility import ImageLimits
     from agent.lifecycle.active_release import LoadRequest
-    from agent.records import DecisionRule, Frame, ModelIdentity, Pixels, Verdict
+    from agent.records import DecisionRule, ModelIdentity, Pixels
     from agent.release.manifest import Manifest
-    from agent.slot import ModelSlot, SiteOverrides
+    from agent.slot import ModelSlot, OfferedFrame
 
 _GEOMETRY: Final = Geometry(mode="whole", height=32, width=32, channels=1)
 SHORT_POLICY: Final[dict[str, Any]] = {  # a rollout of about a hundred parts that agree
@@ -142,15 +142,7 @@ class NullTap:
         self.observe = observe
         self.is_closed = False
 
-    def offer(
-        self,
-        frame: Frame,
-        *,
-        verdict: Verdict,
-        champion_us: int,
-        site: SiteOverrides,
-        release: Callable[[int], None],
-    ) -> bool:
+    def offer(self, offered: OfferedFrame) -> bool:
         """See `slot.FrameTap`."""
         return False
 

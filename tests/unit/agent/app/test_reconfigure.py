@@ -23,7 +23,7 @@ from agent.inspection.frame_pool import FramePool
 from agent.inspection.intake import IntakeHub
 from agent.lifecycle.shadow_deployment import ShadowDeployment
 from agent.records import CameraState, Frame, Observation, Outcome
-from agent.slot import NO_OVERRIDES, ModelSlot, SiteOverrides, Trial
+from agent.slot import NO_OVERRIDES, ModelSlot, OfferedFrame, SiteOverrides, Trial
 from agent.timing.backoff import Backoff
 from agent.timing.clock import SystemClock
 from agent.wire import Heartbeat, OutboxHealth
@@ -157,7 +157,7 @@ def test_a_shadow_judges_a_part_with_the_settings_that_the_champion_had_for_it()
 
     def offer(seq: int, site: SiteOverrides) -> bool:
         frame = Frame("cam", seq, CLOCK.monotonic_ns(), 0, np.full((8, 8), 100, np.uint8))
-        return runner.offer(frame, verdict=make_verdict(seq), champion_us=1, site=site, release=lambda _: None)
+        return runner.offer(OfferedFrame(frame, make_verdict(seq), 1, site, lambda _: None))
 
     for seq, site in enumerate((NO_OVERRIDES, STRICT, NO_OVERRIDES)):
         until(partial(offer, seq, site))

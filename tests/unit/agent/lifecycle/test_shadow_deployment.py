@@ -13,7 +13,7 @@ import pytest
 from agent.errors import InferenceError
 from agent.lifecycle.shadow_deployment import ShadowDeployment
 from agent.records import Frame, Geometry, Judgement, Observation, Outcome, Scores
-from agent.slot import NO_OVERRIDES
+from agent.slot import NO_OVERRIDES, OfferedFrame
 from agent.timing.clock import SystemClock
 from tests.kits.outbox import make_origin, make_verdict
 from tests.kits.python_models import TINY, Line, PlainModel, lease_of, saying
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent.records import Box, Pixels, Verdict
-    from agent.slot import SiteOverrides
 
 OK_BY_CHAMPION = Judgement(Outcome.OK, "ok", 0.1, (0.0, 0.1))
 PATIENCE_S = 120.0
@@ -49,9 +48,7 @@ class Watched:
 
     def offer(self, seq: int) -> bool:
         frame = Frame("cam", seq, time.monotonic_ns(), 0, np.full((8, 8), 100, np.uint8), buffer=seq)
-        return self.runner.offer(
-            frame, verdict=verdict_of(seq), champion_us=7, site=NO_OVERRIDES, release=self.released.append
-        )  # fmt: skip
+        return self.runner.offer(OfferedFrame(frame, verdict_of(seq), 7, NO_OVERRIDES, self.released.append))
 
     def running(self) -> bool:
         return self.runner._thread.is_alive()
@@ -158,7 +155,7 @@ def test_the_rate_is_bounded_and_uneven() -> None:
         while not runner._has_frames.acquire(blocking=True):
             pass
         runner._has_frames.release()
-        if runner.offer(frame, verdict=verdict_of(step), champion_us=1, site=NO_OVERRIDES, release=lambda _: None):
+        if runner.offer(OfferedFrame(frame, verdict_of(step), 1, NO_OVERRIDES, lambda _: None)):
             taken.append(step)
         line.clock.advance(0.01)
     runner.close()
@@ -187,18 +184,11 @@ def test_the_loop_offers_every_verdict_and_releases_what_is_refused() -> None:
     class Tap:
         offered = 0
 
-        def offer(
-            self,
-            frame: Frame,
-            *,
-            verdict: Verdict,
-            champion_us: int,
-            site: SiteOverrides,
-            release: Callable[[int], None],
-        ) -> bool:
-            assert verdict.key == f"line/cam/1/{frame.seq}"
-            assert verdict.judgement.outcome is Outcome.DEFECT
-            assert champion_us >= 0
+        def offer(self, offered: OfferedFrame) -> bool:
+            frame = offered.frame
+            assert offered.verdict.key == f"line/cam/1/{frame.seq}"
+            assert offered.verdict.judgement.outcome is Outcome.DEFECT
+            assert offered.champion_us >= 0
             self.offered += 1
             if frame.seq % 2:
                 kept.append(frame.buffer)
