@@ -61,7 +61,18 @@ class FetchClient:
         clock: Clock,
         limits: FetchLimits | None = None,
     ) -> None:
-        """`root` is 1.root.json, `trust_dir` (made when missing) keeps the metadata that were accepted."""
+        """Start nothing yet.
+
+        Args:
+            repository: folder, http(s):// or s3:// address.
+            root: 1.root.json, the trust anchor.
+            site: name of the site in the repository.
+            trust_dir: keeps the accepted metadata; created when missing.
+            max_release_bytes: larger releases are refused.
+            timeout_s: wall time of one fetch.
+            clock: for deadlines and expiry.
+            limits: further limits of a fetch.
+        """
         self._repository = repository
         self._root = root
         self._site = site

@@ -101,10 +101,16 @@ class SelfTestClient:
         scratch: Path | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """`roi`, `thresholds` and `unsure_band` are the inspection's own settings, which lie over a release's.
+        """Start nothing yet.
 
-        `scratch` is the folder for the optimised graph, which the caller moves away; None: a temporary one, which is
-        removed with this object. Files of an earlier self-test are removed there.
+        Args:
+            roi: the inspection's region; overrides the release's.
+            thresholds: the inspection's thresholds by class; override the release's.
+            unsure_band: the inspection's unsure band; overrides the release's.
+            max_batch: largest batch on the line.
+            scratch: folder for the optimised graph, which the caller moves away; None: a temporary one, which is
+                removed with this object. Files of an earlier self-test are removed there.
+            clock: for the wall limit.
         """
         self._settings = (roi, dict(thresholds or {}), unsure_band)  # one reference: taken whole
         self._max_batch = max_batch

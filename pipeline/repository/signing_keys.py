@@ -15,7 +15,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import ConfigDict, Field, StringConstraints, ValidationError
 from securesystemslib.exceptions import Error as SigningError
 from securesystemslib.exceptions import UnsupportedLibraryError
 from securesystemslib.signer import AWSSigner, CryptoSigner, Key, Signer
@@ -65,6 +65,8 @@ class RoleKeys(Strict):
 
 class KeyFile(Strict):
     """The content of `keys.json`."""
+
+    model_config = ConfigDict(frozen=False)  # the state of a KeyRing
 
     schema_version: Literal[1] = 1
     repository: str
