@@ -1,4 +1,4 @@
-"""Labelled pictures on disk -> validated samples; the one reader of data sets.
+"""Reads and validates labelled images on disk; the only reader of data sets.
 
 Two layouts are read. With `manifest.csv` in the root: columns `path`, `split`, `class` are needed; `sha256`, `group`,
 `binary` (ok | defect), `mask`, `weight`, `kind`, `difficulty`, `surface` are used where they exist. Without it:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MANIFEST: Final = "manifest.csv"
 SPLITS: Final = ("train", "val", "test")
-GOOD_CLASSES: Final = frozenset({"ok", "good", "normal"})  # what a class of good parts may be called without `binary`
+GOOD_CLASSES: Final = frozenset({"ok", "good", "normal"})  # names of classes of good parts, where `binary` is absent
 MAX_SAMPLES: Final = 1_000_000
 MAX_WEIGHT: Final = 1_000.0
 _log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ _NAME: Final = re.compile(r"^[A-Za-z0-9_-]{1,64}$")
 
 
 class DatasetError(OperatorError):
-    """The data set cannot be used: the text names the file and row, what was seen, what is allowed."""
+    """The data set cannot be used: the text names the file and row, the value, and what is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +47,14 @@ class Sample:
     name: str  # relative to the root, with `/`
     class_name: str
     split: str
-    group: str  # pictures of one group never straddle splits
+    group: str  # images of one group never straddle splits
     sha256: str  # of the file, lower-case hex
     is_defect: bool
     mask_path: Path | None = None
     kind: str | None = None  # simulated parts only, as are the next two
     difficulty: str | None = None
     surface: str | None = None
-    weight: float = 1.0  # how often to draw it in training, against others
+    weight: float = 1.0  # relative frequency in training
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Dataset:
     def load(cls, root: Path, *, verify: bool = True) -> Dataset:
         """Read the data set under `root`. Raises DatasetError.
 
-        `verify` reads every picture and compares its digest; without it the manifest's digests are believed.
+        `verify` reads every image and compares its digest; without it the manifest's digests are trusted.
         """
         if not root.is_dir():
             raise DatasetError(f"{root} is not a folder. Give the folder that holds {MANIFEST} or split/class/*.png.")
@@ -101,7 +101,7 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One row before its files are looked at; `where` names it in errors."""
+    """One row before its files are checked; `where` names it in errors."""
 
     where: str
     fields: Mapping[str, str]
@@ -139,11 +139,11 @@ def _folder_rows(root: Path) -> Iterator[_Row]:
                 yield _Row(str(path), {"path": name, "split": split, "class": path.parent.name})
     if others:
         shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")  # noqa: PLR2004
-        _log.warning("%s: pictures of other kinds passed over: %d (%s)", root, len(others), shown)
+        _log.warning("%s: images of unsupported kinds ignored: %d (%s)", root, len(others), shown)
     if not found:
         raise DatasetError(
-            f"{root} holds neither {MANIFEST} nor pictures as split/class/NAME.png with split one of "
-            f"{', '.join(SPLITS)}; pictures end in {', '.join(sorted(IMAGE_SUFFIXES))}."
+            f"{root} holds neither {MANIFEST} nor images as split/class/NAME.png with split one of "
+            f"{', '.join(SPLITS)}; images end in {', '.join(sorted(IMAGE_SUFFIXES))}."
         )
 
 
@@ -165,7 +165,7 @@ def _sample(root: Path, row: _Row, *, verify: bool) -> Sample:
     if split not in SPLITS:
         raise DatasetError(f"{where}: split {split!r} must be one of {', '.join(SPLITS)}.")
     if not path.is_file():
-        raise DatasetError(f"{where}: {path} does not exist. Restore the file or take its row out.")
+        raise DatasetError(f"{where}: {path} does not exist. Restore the file or remove its row.")
     stated = fields.get("sha256", "").lower()
     digest = stated
     if verify or not stated:
@@ -210,7 +210,7 @@ def _weight(given: str, where: str) -> float:
 
 
 def _check_consistent(root: Path, samples: tuple[Sample, ...]) -> None:
-    """What one row cannot show: repeated paths, classes that are both good and defective, groups in two splits."""
+    """Check the rows together: repeated paths, classes that are both good and defective, groups in two splits."""
     if not samples:
         raise DatasetError(f"{root / MANIFEST} has no rows.")
     defective: dict[str, bool] = {}
@@ -225,7 +225,7 @@ def _check_consistent(root: Path, samples: tuple[Sample, ...]) -> None:
         if split_of.setdefault(sample.group, sample.split) != sample.split:
             raise DatasetError(
                 f"{root}: group {sample.group} of {sample.name} is in the splits {split_of[sample.group]} and "
-                f"{sample.split}: results would be too good. Keep pictures of one group in one split."
+                f"{sample.split}: results would be too optimistic. Keep images of one group in one split."
             )
 
 

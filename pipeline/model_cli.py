@@ -1,4 +1,4 @@
-"""`kensa train` and `kensa evaluate`: arguments in, exit code out.
+"""The commands `kensa train` and `kensa evaluate`: arguments in, exit code out.
 
 Expected failures print one or more sentences on standard error and give the error's exit code; results go to standard
 output, progress to standard error. Heavy imports wait until the arguments are known to be good.
@@ -30,7 +30,7 @@ _NETWORK_NAMES = (
     "small",
     "medium",
     "large",
-)  # of pipeline.training.network.BODIES, which needs torch; a test keeps them equal
+)  # of pipeline.training.network.BACKBONES, which needs torch; a test keeps them equal
 
 
 def _exit_code_of(work: Callable[[], int]) -> int:
@@ -64,7 +64,7 @@ def _search(argv: Sequence[str]) -> int:
 
 def _train_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="kensa train", description="Train a network on labelled pictures, quantise it and write a release folder."
+        prog="kensa train", description="Train a network on labelled images, quantise it and write a release folder."
     )
     add = parser.add_argument
     add("--data", type=Path, required=True, help="folder with manifest.csv, or with split/class/*.png")
@@ -73,7 +73,7 @@ def _train_parser() -> argparse.ArgumentParser:
     add("--net", choices=_NETWORK_NAMES, default="small", help="size of the network (default: small)")
     add("--geometry", help="whole:HxW[xC] or tiles:HxW[xC][:rREDUCTION][:oOVERLAP] (default: follows from the data)")
     add("--head", choices=("classifier", "evidence"), help="default: evidence where there are masks and good parts")
-    add("--epochs", type=int, help="default: what suits the head")
+    add("--epochs", type=int, help="default: depends on the head")
     add("--batch", type=int, default=32)
     add("--learning-rate", type=float, help="peak of the one cycle")
     add("--top-fraction", type=float, help="evidence head: share of the cells whose mean is the part's score")
@@ -91,12 +91,12 @@ def _train_parser() -> argparse.ArgumentParser:
         "--threads",
         type=int,
         default=min(2, os.cpu_count() or 1),
-        help="of the training; part of what makes bytes equal",
+        help="of the training; equal bytes need an equal number",
     )
     add("--name", help="the release's model name (default: the data folder's)")
     add("--version", default="0.1.0", help="semantic version of the release")
     add("--compare-to", type=Path, metavar="RELEASE_DIR", help="report how the new release differs from that one")
-    add("--json", action="store_true", help="print the figures as one JSON object")
+    add("--json", action="store_true", help="print the metrics as one JSON object")
     add("--search", action="store_true", help="train several and choose one: see kensa train --search --help")
     return parser
 
@@ -146,14 +146,15 @@ def _request(arguments: argparse.Namespace) -> TrainingRequest:
 def _train(arguments: argparse.Namespace) -> int:
     _check_positive(arguments)
     require_extra("train", "torch", "onnx")
-    # libgomp reads this when torch is loaded. Waiting threads must sleep: spinning halves a shared machine's speed.
+    # libgomp reads this when torch is loaded. Waiting threads must sleep: spinning halves the speed of a shared
+    # machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from agent.release import manifest as manifests  # noqa: PLC0415
     from pipeline import release_writer  # noqa: PLC0415
     from pipeline.progress import ProgressDisplay  # noqa: PLC0415
     from pipeline.training.release_builder import build_release  # noqa: PLC0415
 
-    # before training: it may be wrong
+    # before training: the folder may be unreadable
     older = manifests.read_manifest(arguments.compare_to) if arguments.compare_to else None
     release_writer.check_output_folder(arguments.out)
     with ProgressDisplay() as progress:
@@ -173,7 +174,7 @@ def _train(arguments: argparse.Namespace) -> int:
     )
     for precision in ("fp32", "int8"):
         print(f"{precision:>5}  {_summary(metrics[precision])}")
-    print(f"int8 agrees with fp32 on {100 * metrics['int8_agreement']:.2f} % of the validation pictures")
+    print(f"int8 agrees with fp32 on {100 * metrics['int8_agreement']:.2f} % of the validation images")
     print("\n".join([*comparison, f"report: {arguments.out / release_writer.REPORT_NAME}"]))
     print(f"{files.manifest.lineage.duration_s:.0f} s, {time.process_time():.0f} s of CPU time")
     return 0
@@ -200,11 +201,11 @@ def _summary(figures: dict[str, Any]) -> str:
 
 def evaluate(argv: Sequence[str]) -> int:
     """Run `kensa evaluate`; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="kensa evaluate", description="Judge labelled pictures with a release.")
+    parser = argparse.ArgumentParser(prog="kensa evaluate", description="Evaluate a release on labelled images.")
     parser.add_argument("--release", type=Path, required=True, help="folder with manifest.json, model.onnx, golden.npz")
     parser.add_argument("--data", type=Path, required=True, help="folder with manifest.csv, or with split/class/*.png")
     parser.add_argument("--split", default="val", help="train, val or test (default: val)")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the figures as a page")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the metrics as a page")
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write the full report")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args(argv)
@@ -235,7 +236,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         "int8_agreement " + (f"{agreement:.4f}" if agreement is not None else f"not known: {figures['float_missing']}")
     )
     for name, value in figures["recall"].items():
-        print(f"  recall {name}: " + ("no pictures" if value is None else f"{value:.4f}"))
+        print(f"  recall {name}: " + ("no images" if value is None else f"{value:.4f}"))
     for kind, levels in figures.get("recall_by_kind", {}).items():
         print(
             f"  {kind}: "

@@ -1,7 +1,7 @@
-"""Pictures and masks -> the very bytes the device would feed its model.
+"""Turns images and masks into the exact bytes that a device feeds its model.
 
 Promise: every input comes out of `agent.preprocess.Preprocessor`; training, calibration, golden set and evaluation use
-these functions and no other way to read a picture.
+these functions and no other way to read an image.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelInputs:
-    """The model inputs of several pictures, concatenated. Row i comes from picture `owner[i]`."""
+    """The model inputs of several images, concatenated. Row i comes from image `sample_index[i]`."""
 
     pixels: Pixels  # [N, H, W, C]
     sample_index: npt.NDArray[np.int64]  # [N], index into the samples, not decreasing
-    plans: tuple[InputPlan, ...]  # one for each picture
+    plans: tuple[InputPlan, ...]  # one for each image
 
 
 def read_image(path: Path) -> Pixels:
@@ -44,18 +44,18 @@ def read_image(path: Path) -> Pixels:
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror}.") from error
     except FrameError as error:
-        raise DatasetError(f"{path}: {error.detail}. Mend the picture or take it out of the data set.") from error
+        raise DatasetError(f"{path}: {error.detail}. Repair the image or remove it from the data set.") from error
     finally:
         decoder.close()
 
 
 def is_greyscale(pixels: Pixels) -> bool:
-    """Whether the picture has no colour, however it is stored."""
+    """Whether the image has no colour, however it is stored."""
     return pixels.ndim == 2 or bool((pixels == pixels[:, :, :1]).all())  # noqa: PLR2004 - mono
 
 
 def prepare(preprocessor: Preprocessor, pixels: Pixels) -> tuple[Pixels, InputPlan]:
-    """Return the inputs [tiles, H, W, C] of one picture and where they lie."""
+    """Return the inputs [tiles, H, W, C] of one image and where they lie."""
     geometry = preprocessor.geometry
     plan = preprocessor.plan_for(pixels)
     out = np.empty((len(plan.tiles), geometry.height, geometry.width, geometry.channels), np.uint8)
@@ -64,7 +64,7 @@ def prepare(preprocessor: Preprocessor, pixels: Pixels) -> tuple[Pixels, InputPl
 
 
 def load_inputs(samples: Sequence[Sample], geometry: Geometry) -> ModelInputs:
-    """Read and preprocess all `samples`. Raises DatasetError for a picture that cannot be read."""
+    """Read and preprocess all `samples`. Raises DatasetError for an image that cannot be read."""
     preprocessor = Preprocessor(geometry)
     parts, plans = [], []
     for sample in samples:
@@ -91,7 +91,7 @@ def read_mask(sample: Sample) -> Pixels | None:
 def load_masks(samples: Sequence[Sample], geometry: Geometry) -> Pixels:
     """Return the masks of all model inputs, [N, H, W] uint8: the share of each pixel that is defect, 255 for all of it.
 
-    Row i belongs to row i of `load_inputs(samples, geometry)`. Pictures without a mask give zeros.
+    Row i belongs to row i of `load_inputs(samples, geometry)`. Images without a mask give zeros.
     """
     preprocessor = Preprocessor(
         Geometry(

@@ -1,4 +1,4 @@
-"""Progress of long steps: the callback's protocol, a callback that ignores it, and a display for commands.
+"""Progress of long steps: the callback's protocol, a no-op, and a display for commands.
 
 The display writes to standard error: a bar on a terminal where rich is installed, otherwise a line every few seconds.
 """

@@ -1,7 +1,9 @@
-"""Writes the release folder: model.onnx, golden.npz, manifest.json; beside them float.onnx and report.html, which stay.
+"""Writes the release folder: the files of a device, and beside them float.onnx and report.html.
+
+model.onnx, golden.npz and manifest.json go to devices; float.onnx and report.html stay.
 
 Promise: equal inputs give equal bytes. `golden.npz` has fixed zip dates; the manifest is canonical JSON and differs
-only in `lineage.created_utc` and `lineage.duration_s`. The folder is written aside and renamed: it is never half there.
+only in `lineage.created_utc` and `lineage.duration_s`. The folder is written aside and renamed: it is never incomplete.
 """
 
 from __future__ import annotations
@@ -32,13 +34,13 @@ if TYPE_CHECKING:
     from agent.release.manifest import Manifest
     from pipeline.dataset_reader import Sample
 
-FLOAT_NAME: Final = "float.onnx"  # the reference for agreement; not part of what a device gets
+FLOAT_NAME: Final = "float.onnx"  # the reference for agreement; devices do not get it
 REPORT_NAME: Final = "report.html"
-# 100 defects among six classes: 45 already catch a model that misses one in ten at 99 % (0.9 ** 45 < .01).
+# 100 defects among six classes: 45 already detect a model that misses one in ten at 99 % (0.9 ** 45 < .01).
 MAX_GOLDEN_IMAGES: Final = 120
 MAX_GOLDEN_BYTES: Final = 18_200_000  # of pixels, before compression: 120 colour inputs of 224 x 224
 _ZIP_DATE: Final = (1980, 1, 1, 0, 0, 0)
-_SOURCES: Final = (  # what a training's bytes depend on, beside _TRAINING_SOURCES
+_SOURCES: Final = (  # the bytes of a training depend on these and on _TRAINING_SOURCES
     "agent/decision.py",
     "agent/images/decode.py",
     "agent/preprocess.py",
@@ -65,7 +67,7 @@ class ReleaseFiles:
 
 
 def choose_golden_rows(labels: npt.NDArray[np.int64], input_bytes: int) -> npt.NDArray[np.int64]:
-    """Choose rows for the golden set: classes in turn, so that each is there, bounded in number and bytes."""
+    """Choose rows for the golden set: classes in turn, so that each is represented, bounded in number and bytes."""
     limit = min(MAX_GOLDEN_IMAGES, max(1, MAX_GOLDEN_BYTES // input_bytes), len(labels))
     rank = np.zeros(len(labels), np.int64)
     for name in np.unique(labels):
@@ -96,7 +98,7 @@ def sha256(data: bytes) -> str:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of what the result depends on; a library that is not installed was not used."""
+    """Versions of the libraries that affect the result; one that is not installed was not used."""
     found = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:
@@ -109,7 +111,7 @@ def library_versions() -> dict[str, str]:
 def cpu_type() -> str:
     """The CPU's name, generation and the widest instruction sets that matter here: equal bytes need an equal CPU type.
 
-    Virtual machines shorten the name ("AMD EPYC"); family and model tell the generations apart.
+    Virtual machines shorten the name ("AMD EPYC"); family and model distinguish the generations.
     """
     info = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").is_file() else ""
     fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in info.splitlines())}
@@ -122,7 +124,7 @@ def cpu_type() -> str:
 
 
 def code_version() -> str:
-    """The package's version and a digest of the sources that training depends on, so that it needs no git."""
+    """The package's version and a digest of the sources that training depends on, so that no git is needed."""
     root = Path(agent.__file__).parent.parent
     digest = hashlib.sha256()
     for name in (*_SOURCES, *sorted(path.relative_to(root).as_posix() for path in root.glob(_TRAINING_SOURCES))):
@@ -131,7 +133,7 @@ def code_version() -> str:
 
 
 def labels_sha256(samples: Sequence[Sample]) -> str:
-    """SHA-256 over what the data set's own digest leaves out, in the order of names: group, defect or not, mask."""
+    """SHA-256 over the properties that the data set's digest omits, in the order of names: group, defect, mask."""
     digest = hashlib.sha256()
     for sample in samples:
         mask = sha256(sample.mask_path.read_bytes()) if sample.mask_path is not None else ""
@@ -169,7 +171,7 @@ def write_release(out: Path, files: ReleaseFiles) -> None:
 
 
 def compare_release(new: ReleaseFiles, old_dir: Path, old: Manifest) -> Sequence[str]:
-    """Say, line by line, whether the release in `old_dir` has the same bytes, and if not, how far its figures are."""
+    """Report line by line whether the release in `old_dir` has the same bytes, and how its metrics differ."""
     lines = []
     digests = (
         (MODEL_NAME, old.files[MODEL_NAME].sha256, sha256(new.model)),

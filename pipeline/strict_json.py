@@ -28,7 +28,7 @@ T = TypeVar("T", bound=StrictJson)
 
 
 def json_or_text(text: str) -> Any:
-    """The JSON value of a hyperparameter, or the text itself: consoles let people write either."""
+    """The JSON value of a hyperparameter, or the text itself: people may write either in a console."""
     try:
         return json.loads(text)
     except ValueError:
@@ -49,7 +49,7 @@ def parse_json(kind: type[T], data: bytes | str, source: str) -> T:
     try:
         tree = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise PlanError(f"{source} is no JSON: {error}.") from error
+        raise PlanError(f"{source} is not JSON: {error}.") from error
     return validate(kind, tree, source)
 
 

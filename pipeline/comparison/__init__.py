@@ -1,1 +1,1 @@
-"""Comparing candidates with the champion on the same pictures."""
+"""Compares candidates with the champion on the same images."""

@@ -1,4 +1,4 @@
-"""Results of comparisons as JSON records: slices, releases, candidates, and the choice among the candidates.
+"""Results of comparisons as JSON records: slices, releases, candidates, and the final choice.
 
 A `CandidateChoice` holds every candidate's assessment, those of the refused candidates too.
 """
@@ -17,7 +17,7 @@ Outcomes = Literal["defects", "good", "all"]
 
 
 class SliceVerdict(StrEnum):
-    """What a slice's parts say of a candidate."""
+    """The result of the test of a candidate on a slice."""
 
     BETTER = "better"  # the interval lies above 0
     NOT_WORSE = "not worse"  # it lies above -margin
@@ -31,23 +31,23 @@ class SliceResult(StrictJson):
 
     slice: str  # such as "all", "class scratch", "line 2"
     of: Outcomes  # which of its parts: the defective ones (right: found) or the good ones (right: passed)
-    parts: int  # groups of pictures that can be told apart; pictures of one part count once
+    parts: int  # effective number of parts: images of one group count less than independent ones
     pictures: int
-    candidate: float  # share judged right
+    candidate: float  # share classified correctly
     champion: float
-    gained: int  # pictures that only the candidate judges right
-    lost: int  # pictures that only the champion judges right
+    gained: int  # images that only the candidate classifies correctly
+    lost: int  # images that only the champion classifies correctly
     difference: float  # candidate - champion
     low: float  # interval of the difference, see `pipeline.comparison.paired_interval`
     high: float
     margin: float  # how much worse it may be
-    p_value: float  # exact McNemar test, two-sided, for the reader: it decides nothing
+    p_value: float  # exact McNemar test, two-sided, for information only: it decides nothing
     verdict: SliceVerdict
     passed: bool
 
 
 class MetricComparison(StrictJson):
-    """A figure of merit of both models on all parts, with the paired bootstrap interval of the difference."""
+    """A metric of both models on all parts, with the paired bootstrap interval of the difference."""
 
     name: str
     candidate: float | None
@@ -72,9 +72,9 @@ class ReleaseComparison(StrictJson):
 
 
 class CandidateAssessment(StrictJson):
-    """One candidate: its figures, comparisons, and whether it may be proposed."""
+    """One candidate: its metrics, comparisons, and whether it may be proposed."""
 
-    release: str  # folder, relative to the search's where it lies there
+    release: str  # folder, relative to the search's where it is below it
     name: Name
     version: SemVer
     model_sha256: Sha256
@@ -83,8 +83,8 @@ class CandidateAssessment(StrictJson):
     proposable: bool
     reasons: tuple[str, ...]  # sentences: why not, or why
     comparisons: tuple[ReleaseComparison, ...] = ()
-    figures: dict[str, Any] = Field(default_factory=dict)  # as `kensa evaluate --json`; of the one shown
-    lineage: Lineage | None = None  # enough to make it again, also where it is refused; None in results of old
+    figures: dict[str, Any] = Field(default_factory=dict)  # as `kensa evaluate --json`; of the one on the card
+    lineage: Lineage | None = None  # enough to reproduce it, even when it is refused; None in older results
 
 
 class CandidateChoice(StrictJson):

@@ -1,7 +1,7 @@
-"""Two models on the same pictures: the difference of their shares, with an interval that small samples do not break.
+"""Confidence interval of the difference of two models' shares on the same images.
 
 Pure: numbers in, numbers out. Outcomes use the score interval for paired proportions, which holds its level with few
-pairs and with none that differ, where a bootstrap gives an interval of width 0. Figures that are no shares (AUROC) use
+pairs and with none that differ, where a bootstrap gives an interval of width 0. Metrics that are not shares (AUROC) use
 the paired bootstrap over groups, `pipeline.evaluation.metrics.group_interval`.
 """
 
@@ -21,7 +21,8 @@ _HALVINGS: Final = 50  # of [-1, 1]: to 2e-15
 def difference_interval(gained: float, lost: float, pairs: float, *, z: float) -> tuple[float, float]:
     """(low, high) of the difference (gained - lost) / pairs: where the score test reaches +-z.
 
-    `gained` pairs only the first model judges right, `lost` only the second; they need not be whole (see `effective`).
+    Only the first model is right on `gained` pairs, only the second on `lost`; both may be fractions (see
+    `effective_sample_size`).
     Source: T. Tango, Equivalence test and confidence interval for the difference in proportions for the paired-sample
     design, Statistics in Medicine 17 (1998), equations 3 and 5; found by bisection. (-1.0, 1.0) without pairs. Raises
     ValueError on counts that are negative or exceed the pairs, and for z <= 0.
@@ -59,10 +60,10 @@ def _score_statistic(gained: float, lost: float, pairs: float, difference: float
 
 
 def effective_sample_size(groups: Sequence[str]) -> float:
-    """How many parts' worth of evidence the pictures of these groups are: n^2 / sum of squared group sizes.
+    """The number of independent parts that the images of these groups are worth: n^2 / sum of squared group sizes.
 
     Counts are divided by the design effect n / effective before a test (J. N. K. Rao and A. J. Scott, Biometrics 48
-    (1992)), taken at its largest: as if the pictures of a group always agreed. Groups of one picture count as they are.
+    (1992)), taken at its largest: as if the images of a group always agreed. Groups of one image count in full.
     """
     _, sizes = np.unique(np.asarray(groups, dtype=np.str_), return_counts=True)
     total = float(sizes.sum())

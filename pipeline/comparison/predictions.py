@@ -1,7 +1,8 @@
-"""What releases say of a data set's pictures, through the agent's own loading, preprocessing and decision.
+"""Runs releases on a data set with the agent's own loading, preprocessing and decision.
 
-Models of several geometries and with other classes are compared on outcomes: a defective part is judged right when it
-is not passed as ok, a good one when it is. A class that a model does not know counts as a wrong name, not as an error.
+Models of several geometries and with other classes are compared on outcomes: a defective part is classified
+correctly when it is not passed as ok, a good one when it is. A class that a model does not know counts as a wrong name,
+not as an error.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EvaluationSplit:
-    """One split of a data set with its marks."""
+    """One split of a data set with the attributes of its images."""
 
     dataset: Dataset
     split: str
@@ -76,25 +77,25 @@ class ReleasePredictions:
         return f"{self.manifest.name} {self.manifest.version}"
 
     def metric(self, name: Objective, rows: npt.NDArray[np.int64] | None = None) -> float | None:
-        """An objective on some of the pictures, all by default; None where it cannot be had."""
+        """An objective on some of the images, all by default; None where it is undefined."""
         chosen = slice(None) if rows is None else rows
         if name == "accuracy":
             return float(self.is_class_right[chosen].mean())
         if name == "auroc":
             return metrics.auroc(self.scores[chosen], self.is_defect[chosen])
         right, defect = self.is_outcome_right[chosen], self.is_defect[chosen]
-        shares = [float(part.mean()) for part in (right[defect], right[~defect]) if part.size]
+        shares = [float(rows.mean()) for rows in (right[defect], right[~defect]) if rows.size]
         return sum(shares) / len(shares) if shares else None
 
     def metrics(self) -> dict[str, Any]:
-        """Those of `kensa evaluate --json`; {} where the data have classes that the release lacks. Reads the masks."""
+        """The metrics of `kensa evaluate --json`; {} where the release lacks a class of the data. Reads the masks."""
         if not {s.class_name for s in self.samples} <= set(self.rule.classes):
             return {}
         return evaluation.evaluate(self.raw_outputs, self.samples, self.rule).figures
 
 
 def predict(release: Path, pictures: EvaluationSplit, *, progress: Progress) -> ReleasePredictions:
-    """Run a release on the pictures. Raises ReleaseError when a device would refuse it."""
+    """Run a release on the images. Raises ReleaseError when a device would refuse it."""
     (result,) = predict_all([release], pictures, progress=progress)
     if isinstance(result, KensaError):
         raise result
@@ -104,7 +105,7 @@ def predict(release: Path, pictures: EvaluationSplit, *, progress: Progress) -> 
 def predict_all(
     releases: Sequence[Path], pictures: EvaluationSplit, *, progress: Progress
 ) -> list[ReleasePredictions | KensaError]:
-    """Run releases on the pictures, each read once for all of one geometry; the error of a release that cannot run."""
+    """Run releases on the images, each image read once per geometry; a release that cannot run gives its error."""
     results: dict[int, ReleasePredictions | KensaError] = {}
     models: dict[Geometry, list[tuple[int, OnnxModel]]] = {}
     for number, release in enumerate(releases):

@@ -1,6 +1,7 @@
-"""Candidate against champion, slice by slice: which pictures were gained and lost, and whether that is too many.
+"""Compares candidate and champion slice by slice: images gained, lost, and whether that passes.
 
-Each slice is judged by itself: what happens on one never helps another. See `policy` for the test.
+Each slice is decided by itself: a gain on one never makes up for a loss on another. See `selection_policy` for the
+test.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _FIGURES: tuple[Objective, ...] = ("balanced", "accuracy", "auroc")
 def compare_predictions(
     candidate: ReleasePredictions, champion: ReleasePredictions, pictures: EvaluationSplit, policy: SelectionPolicy
 ) -> ReleaseComparison:
-    """All slices and figures of one data set."""
+    """All slices and metrics of one data set."""
     slices = make_slices(pictures.samples, pictures.attributes, policy.protected)
     return ReleaseComparison(
         data=pictures.dataset.root.name,
@@ -43,29 +44,29 @@ def compare_predictions(
 
 
 def _compare_rows(
-    part: Slice,
+    slice_: Slice,
     candidate: ReleasePredictions,
     champion: ReleasePredictions,
     pictures: EvaluationSplit,
     policy: SelectionPolicy,
 ) -> SliceResult:
-    new, old = candidate.is_outcome_right[part.rows], champion.is_outcome_right[part.rows]
+    new, old = candidate.is_outcome_right[slice_.rows], champion.is_outcome_right[slice_.rows]
     return compare_slice(
-        part.name,
-        part,
+        slice_.name,
+        slice_,
         gained=int((new & ~old).sum()),
         lost=int((old & ~new).sum()),
         both=int((new & old).sum()),
-        parts=paired_interval.effective_sample_size([pictures.samples[i].group for i in part.rows]),
+        parts=paired_interval.effective_sample_size([pictures.samples[i].group for i in slice_.rows]),
         policy=policy,
     )
 
 
 def compare_slice(
-    name: str, part: Slice, *, gained: int, lost: int, both: int, parts: float, policy: SelectionPolicy
+    name: str, slice_: Slice, *, gained: int, lost: int, both: int, parts: float, policy: SelectionPolicy
 ) -> SliceResult:
-    """Decide on one slice from its counts of pictures; `parts` is what they are worth, see `paired.effective`."""
-    pictures = len(part.rows)
+    """Decide on one slice from its counts of images; `parts` is their `paired_interval.effective_sample_size`."""
+    pictures = len(slice_.rows)
     scale = parts / pictures
     low, high = paired_interval.difference_interval(gained * scale, lost * scale, parts, z=policy.z)
     margin = policy.slice_margin(parts, (pictures - both - lost) * scale)
@@ -73,7 +74,7 @@ def compare_slice(
     passed = lost - gained <= policy.slack if few else low >= -margin
     return SliceResult(
         slice=name,
-        of=part.of,
+        of=slice_.of,
         parts=round(parts),
         pictures=pictures,
         candidate=(both + gained) / pictures,

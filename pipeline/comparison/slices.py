@@ -1,12 +1,13 @@
-"""Which parts belong to which slice: what a candidate must hold on.
+"""Divides the images of a data set into slices on which a candidate must not be worse.
 
-A picture's marks are its class; kind, difficulty and surface of simulated parts; and what the data set's version says
-of it in `dataset.json` (line, camera, exposure bucket, origin ...). Each mark is a slice, split into its defective and
-its good parts, because found defects must not pay for rejected good parts. Marks with the very same pictures are one
-slice with both names; one that holds all pictures is `all`.
+An image's attributes are its class; kind, difficulty and surface of simulated parts; and the entries of the data set's
+version in `dataset.json` (line, camera, exposure bucket, origin ...). Each value of an attribute is a slice, split into
+its defective and its good parts, because defects found must not make up for good parts rejected. Slices with the same
+images are one slice with both names; one that holds all images is `all`.
 
-What a model's own verdict decided (why a frame was kept, which model judged it) is no slice unless asked for: among the
-frames that the champion called defective it is never wrong about a defect, and every equal model loses there.
+Attributes that a model's own verdict decided (why a frame was kept, which model inspected it) are no slices unless the
+policy names them: the champion is never wrong about a defect among the frames that it called defective, so every equal
+model loses there.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ if TYPE_CHECKING:
 VERSION_NAME: Final = "dataset.json"
 MAX_VERSION_BYTES: Final = 1 << 30
 ALL: Final = "all"
-_VERDICT_ATTRIBUTES: Final = frozenset({"reason", "judged_by"})
+_VERDICT_ATTRIBUTES: Final = frozenset({"reason", "model"})
 _SAMPLE_ATTRIBUTES: Final = ("kind", "difficulty", "surface")
 _MAX_TEXT: Final = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Slice:
-    """Some of the pictures."""
+    """Some of the images."""
 
     name: str  # such as "all", or "class scratch"
     of: Outcomes
@@ -46,7 +47,7 @@ class Slice:
 
 
 def read_attributes(root: Path) -> dict[str, dict[str, str]]:
-    """What `dataset.json` says of each picture, by path; {} without that file. Raises DatasetError."""
+    """The attributes of each image in `dataset.json`, by path; {} without that file. Raises DatasetError."""
     path = root / VERSION_NAME
     if not path.is_file():
         return {}
@@ -63,11 +64,11 @@ def _checked_attributes(given: Mapping[str, Any]) -> dict[str, str]:
 
 
 def make_slices(
-    samples: Sequence[Sample], marks: Mapping[str, Mapping[str, str]], protected: Sequence[str] | None
+    samples: Sequence[Sample], attributes: Mapping[str, Mapping[str, str]], protected: Sequence[str] | None
 ) -> tuple[Slice, ...]:
-    """All slices of the samples: the whole first, then by key and value.
+    """All slices of the samples: the slice of all first, then by key and value.
 
-    `protected` names the keys to use; None: all but those that a verdict decided.
+    `protected` names the keys to use; None: all except those that a verdict decided.
     """
     defect = np.array([s.is_defect for s in samples], np.bool_)
     members: dict[tuple[str, str], list[int]] = {}
@@ -76,7 +77,7 @@ def make_slices(
             "class": sample.class_name,
             **{key: getattr(sample, key) for key in _SAMPLE_ATTRIBUTES if getattr(sample, key)},
         }
-        for key, value in {**own, **marks.get(sample.name, {})}.items():
+        for key, value in {**own, **attributes.get(sample.name, {})}.items():
             if key not in _VERDICT_ATTRIBUTES if protected is None else key in protected:
                 members.setdefault((key, value), []).append(row)
     found: dict[bytes, Slice] = {}

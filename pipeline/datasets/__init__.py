@@ -1,1 +1,1 @@
-"""Data sets that grow: what the line collected and people labelled becomes versions that training reads."""
+"""Builds versioned data sets from the frames that a line collected and the labels for them."""

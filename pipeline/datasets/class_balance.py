@@ -1,7 +1,10 @@
-"""How much of each class goes into training: limits on what is added, and weights for drawing batches. Pure.
+"""Balances the classes of a training set: limits on added samples, and sampling weights.
 
-Only new training samples are limited: what a base version had stays, and validation and test keep the line's own mix.
-Which of too many are kept follows from a hash of seed and group, whole groups first: not from the order of arrival.
+Pure: entries in, samples and weights out.
+
+Only new training samples are limited: samples of the base version stay, and validation and test keep the line's own
+mix. A hash of seed and group decides which of too many are kept, whole groups first; the order of arrival does not
+matter.
 """
 
 from __future__ import annotations
@@ -57,7 +60,7 @@ def _rank(seed: int, sample: SampleEntry) -> tuple[bytes, str]:
 def sample_weights(samples: Iterable[SampleEntry], *, max_weight: float) -> dict[str, float]:
     """SHA-256 -> how often to draw a training sample, 1 on average: classes are drawn equally often.
 
-    Bounded to 1 / max_weight .. max_weight, so that a class of three pictures does not fill every batch. Samples of
+    Bounded to 1 / max_weight .. max_weight, so that a class of three images does not fill every batch. Samples of
     other splits have 1.
     """
     everything = list(samples)

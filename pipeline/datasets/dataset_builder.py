@@ -1,11 +1,11 @@
-"""Collected frames, labels and a base version -> the next version of a data set.
+"""Builds the next version of a data set from collected frames, labels and a base version.
 
 Promise: equal inputs (base, labels, collected objects, parameters) give a version with the same digest, in whatever
-order they are listed; what the base version had stays in its split; what cannot be trusted is left out and told in the
-version's `quality`. The folder appears whole or not at all: it is built beside its place and renamed, and a build that
-was interrupted goes on with the pictures that it had. To build again what is there already changes nothing.
+order they are listed; samples of the base version keep their splits; untrusted images are left out and reported in the
+version's `quality`. The folder appears complete or not at all: it is built beside its place and renamed, and an
+interrupted build resumes with the images that it had. Building an existing version again changes nothing.
 
-Training sees the pixels that the line judged: a collected picture is the region of the frame that the model was given
+Training sees the pixels that the line inspected: a collected image is the region of the frame that the model was given
 (`crop`), so it is fed whole, with a geometry without ROI, and a PNG gives the model's input bit for bit. The release is
 then run with the same region in the site's configuration (docs/datasets.md).
 """
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from pipeline.datasets.collected_frames import CollectedFrame, FrameScan
+    from pipeline.datasets.collected_frames import FrameScan
     from pipeline.datasets.label_store import LabelHistory
     from pipeline.datasets.split_assignment import SplitAssignment
     from pipeline.progress import Progress
@@ -56,19 +56,19 @@ _MAX_WEIGHT: Final = 1_000.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildSettings:
-    """What a person may set; goes into the version as it is."""
+    """The settings of a build; they are recorded in the version."""
 
     site: str | None = None  # collected at this site only; None: all
-    inspection: str | None = None  # collected for this inspection only: a model is of one view; None: all
+    inspection: str | None = None  # collected for this inspection only: a model belongs to one view; None: all
     shares: SplitShares = field(default_factory=SplitShares)
-    neighbour_s: float = 1.0  # frames of a camera this close together show the same part; 0: no such rule
+    neighbour_s: float = 1.0  # frames of a camera this close together show the same part; 0: rule off
     max_per_class: int | None = None  # training samples of a class
     max_good_per_defect: float | None = None  # in training
-    max_weight: float = 10.0  # of a sample, and the reciprocal of the least
+    max_weight: float = 10.0  # of a sample, and the reciprocal of the smallest
     guard: LabelQualityLimits = field(default_factory=LabelQualityLimits)
 
     def check(self) -> None:
-        """Raise DatasetError for what makes no sense."""
+        """Raise DatasetError for settings out of range."""
         shares = self.shares
         wrong = []
         if not (0 < shares.train <= 1 and 0 < shares.val < 1 and 0 <= shares.test < 1):
@@ -111,7 +111,7 @@ def build_dataset(
     if not is_name(name):
         raise DatasetError(f"The name {name!r} must be 1 to 64 of A-Z, a-z, 0-9, _ and -; give one with name.")
     if out.exists() and not (out / VERSION_NAME).is_file():
-        raise DatasetError(f"{out} is there and holds no finished version. Give another folder, or remove it.")
+        raise DatasetError(f"{out} exists and holds no finished version. Give another folder, or remove it.")
     aside = out.with_name(f".{out.name}.building")
     storage = None if collected is None else _as_storage(collected)
     work = _DatasetBuild(
@@ -148,13 +148,13 @@ def _publish(version: DatasetVersion, aside: Path, out: Path) -> None:
         aside.replace(out)
     except OSError as error:
         raise DatasetError(
-            f"{out} cannot be written: {error.strerror}. Make room there, or give another folder."
+            f"{out} cannot be written: {error.strerror}. Free space there, or give another folder."
         ) from error
 
 
 @dataclass(frozen=True, slots=True)
 class _AddedImage:
-    """A new picture that lies in the version's folder."""
+    """A new image that is in the version's folder."""
 
     sample: LabelledFrame
     path: str
@@ -169,25 +169,36 @@ class _DatasetBuild:
         self,
         storage: Storage | None,
         base: Path | None,
-        pictures: VersionImages,
+        images: VersionImages,
         *,
         name: str,
         seed: int,
         settings: BuildSettings,
         progress: Progress,
     ) -> None:
-        self._storage, self._images, self._progress = storage, pictures, progress
+        """Prepare the build.
+
+        Args:
+            storage: of the collected frames; None builds from the base alone.
+            base: folder of the base version; None starts a new data set.
+            images: files of the version.
+            name: of the data set.
+            seed: of the splits and the class balance.
+            settings: of the build.
+            progress: receives the number of images.
+        """
+        self._storage, self._images, self._progress = storage, images, progress
         self._name, self._seed, self._settings = name, seed, settings
         self._base = base
 
-    def run(self, book: LabelHistory | None, created_utc: str) -> DatasetVersion:
+    def run(self, label_history: LabelHistory | None, created_utc: str) -> DatasetVersion:
         parent, old, retired = self._load_base()
         found = (
             None
             if self._storage is None
             else scan_frames(self._storage, site=self._settings.site, inspection=self._settings.inspection)
         )
-        choice = select_samples(found, book, old)
+        choice = select_samples(found, label_history, old)
         taken, problems = self._add_images(choice.new)
         class_of = {**{s.sha256: s.class_name for s in (*choice.old, *choice.retired, *retired)},
                     **{t.sample.sha256: t.sample.label.label for t in taken}}  # fmt: skip
@@ -214,7 +225,7 @@ class _DatasetBuild:
                 **_read_quality(found, problems),
                 **_split_quality(arrangement, samples, class_of),
                 "over_limit": len(dropped),
-                "suspicions": self._suspicions(choice.newly_labelled, book, old),
+                "suspicions": self._suspicions(choice.newly_labelled, label_history, old),
             }
         )
         self._images.remove_others({s.path for s in samples} | {s.mask for s in samples if s.mask})
@@ -222,7 +233,7 @@ class _DatasetBuild:
             name=self._name,
             digest=digest_of(samples),
             parent=parent,
-            label_digest=None if book is None else book.digest,
+            label_digest=None if label_history is None else label_history.digest,
             parameters=self._parameters(),
             created_utc=created_utc,
             samples=samples,
@@ -249,7 +260,7 @@ class _DatasetBuild:
         return parent.digest, parent.samples, parent.retired
 
     def _add_images(self, new: tuple[LabelledFrame, ...]) -> tuple[list[_AddedImage], list[str]]:
-        """Bring the new pictures; what cannot be used is told."""
+        """Add the new images; unusable ones are reported in the quality."""
         taken: list[_AddedImage] = []
         problems: list[str] = []
         for number, found in enumerate(map_concurrently(self._add_image, new), start=1):
@@ -261,28 +272,28 @@ class _DatasetBuild:
         return taken, problems
 
     def _add_image(self, chosen: LabelledFrame) -> _AddedImage | str:
-        assert self._storage is not None  # noqa: S101 - only what was scanned is chosen
+        assert self._storage is not None  # noqa: S101 - only scanned frames are selected
         path = object_path(chosen.sha256, f".{chosen.frame.sidecar.image.format}")
         try:
             if not self._images.has(path, chosen.sha256):
                 self._images.write(path, fetch_image(self._storage, chosen.frame))
-            look = extract_features(read_image(self._images.folder / path))
+            features = extract_features(read_image(self._images.folder / path))
             marked = fetch_mask(self._storage, chosen.frame) if chosen.label.is_defect else None
         except ObjectMissingError as error:
             return str(error)
         except DatasetError as error:
             if isinstance(error.__cause__, OSError):
-                raise  # this machine's disk, not the picture
+                raise  # this machine's disk, not the image
             return str(error)
         mask_path = None if marked is None else f"masks/{chosen.sha256}.png"
         if marked is not None and mask_path is not None:
             self._images.write(mask_path, marked)
-        return _AddedImage(chosen, path, mask_path, look)
+        return _AddedImage(chosen, path, mask_path, features)
 
     def _sample_entry(self, taken: _AddedImage, arrangement: SplitAssignment) -> SampleEntry:
-        kept, label, place = taken.sample.frame, taken.sample.label, arrangement.places[taken.sample.sha256]
-        sidecar = kept.sidecar
-        origin = kept.verdict.origin
+        frame, label, place = taken.sample.frame, taken.sample.label, arrangement.places[taken.sample.sha256]
+        sidecar = frame.sidecar
+        origin = frame.verdict.origin
         model = sidecar.verdict.model
         slices = {
             "site": sidecar.site,
@@ -293,7 +304,7 @@ class _DatasetBuild:
             "exposure": taken.features.exposure,
         }
         if model is not None:
-            slices["judged_by"] = f"{model.name}-{model.version}"
+            slices["model"] = f"{model.name}-{model.version}"
         return SampleEntry.model_validate(
             {
                 "path": taken.path,
@@ -303,12 +314,12 @@ class _DatasetBuild:
                 "is_defect": label.is_defect,
                 "split": place.split,
                 "group": place.group,
-                "key": kept.key,
-                "source": kept.image_path,
+                "key": frame.key,
+                "source": frame.image_path,
                 "label_source": label.source,
                 "crop": sidecar.crop,
-                "view": _view(kept),
-                "part": _part_key(kept),
+                "view": frame.view,
+                "part": frame.part_key,
                 "captured_utc_us": sidecar.verdict.captured_utc_us,
                 "fingerprint": taken.features.fingerprint.hex(),
                 "sample_rate": sidecar.sample_rate,
@@ -327,34 +338,22 @@ class _DatasetBuild:
         return tuple(sorted(entries, key=lambda s: s.path))
 
     def _suspicions(
-        self, news: tuple[LabelledFrame, ...], book: LabelHistory | None, old: tuple[SampleEntry, ...]
+        self, news: tuple[LabelledFrame, ...], label_history: LabelHistory | None, old: tuple[SampleEntry, ...]
     ) -> Any:
-        if book is None:
+        if label_history is None:
             return ()
         established = {s.key: s.class_name for s in old if s.key is not None}
-        return check_labels([(c.label, c.frame) for c in news], book, established, self._settings.guard)
-
-
-def _view(kept: CollectedFrame) -> str:
-    origin = kept.verdict.origin
-    return f"{kept.sidecar.site}/{origin.line}/{origin.camera}"
-
-
-def _part_key(kept: CollectedFrame) -> str | None:
-    part = kept.verdict.part_id
-    return (
-        None if not part or not part.isprintable() else f"{kept.sidecar.site}/{kept.verdict.origin.line}/{part}"[:256]
-    )
+        return check_labels([(c.label, c.frame) for c in news], label_history, established, self._settings.guard)
 
 
 def _member_of_new(taken: _AddedImage) -> Member:
-    kept = taken.sample.frame
+    frame = taken.sample.frame
     return Member(
         sha256=taken.sample.sha256,
         class_name=taken.sample.label.label,
-        view=_view(kept),
-        part=_part_key(kept),
-        captured_utc_us=kept.sidecar.verdict.captured_utc_us,
+        view=frame.view,
+        part=frame.part_key,
+        captured_utc_us=frame.sidecar.verdict.captured_utc_us,
         fingerprint=taken.features.fingerprint,
     )
 
@@ -373,8 +372,7 @@ def _member_of_base(sample: SampleEntry, class_name: str) -> Member:
 
 
 def _read_quality(found: FrameScan | None, problems: list[str]) -> dict[str, Any]:
-    told = [*problems, *(found.problems if found is not None else ())]
-    return {"unreadable": Examples.of(told)}
+    return {"unreadable": Examples.of([*problems, *(found.problems if found is not None else ())])}
 
 
 def _split_quality(

@@ -1,4 +1,4 @@
-"""`kensa cloud labels`, `kensa cloud dataset` and `kensa cloud collected`."""
+"""The commands `kensa cloud labels`, `kensa cloud dataset` and `kensa cloud collected`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from pipeline.datasets.collected_frames import FrameScan
 
-_SUSPICIOUS_EXIT: Final = 3  # built, but the labels are not to be believed
+_SUSPICIOUS_EXIT: Final = 3  # built, but the labels are suspicious
 _MAX_SHOWN: Final = 20
 
 
@@ -44,7 +44,7 @@ def _print_result(arguments: argparse.Namespace, tree: dict[str, Any], lines: Se
 
 
 def _problem_lines(problems: Sequence[str]) -> list[str]:
-    """Problems for a person, the first ones."""
+    """The first problems as lines of text, and how many more there are."""
     left = len(problems) - _MAX_SHOWN
     return [*(f"  {p}" for p in problems[:_MAX_SHOWN]), *([f"  and {left} more"] if left > 0 else [])]
 
@@ -59,29 +59,29 @@ def labels(argv: list[str]) -> int:
     add.add_argument("what", help="a manifest of Ground Truth, a .csv, a .jsonl, or a folder of CLASS/PICTURE")
     add.add_argument("--format", choices=("groundtruth", "csv", "jsonl", "folder"), help="default: from the name")
     add.add_argument("--to", required=True, help="label store: a folder, or s3://bucket/prefix")
-    add.add_argument("--collected", help="collected frames, to look pictures up: a folder, or s3://bucket/prefix")
+    add.add_argument("--collected", help="collected frames, to find images: a folder, or s3://bucket/prefix")
     add.add_argument("--source", help="name of this batch; `review` settles conflicts")
-    add.add_argument("--labeller", help="who labelled, where the file does not say")
+    add.add_argument("--labeller", help="who labelled, where the file does not state it")
     add.add_argument("--good", action="append", default=[], metavar="CLASS", help="a class that is no defect")
     add.add_argument("--min-confidence", type=float, default=0.0, help="of Ground Truth's consolidation")
-    add.add_argument("--machine", action="store_true", help="also what Ground Truth labelled by itself")
+    add.add_argument("--machine", action="store_true", help="also labels that Ground Truth made by itself")
     add.add_argument("--attribute", help="label attribute of a Ground Truth manifest that has several")
-    out = command("export", "write labels, or pictures that somebody should label")
+    out = command("export", "write labels, or images that need a label")
     out.add_argument("--labels", required=True, help="label store, .csv or .jsonl")
     out.add_argument("--to", type=Path, required=True, help="file or, for `folder`, folder to write")
     out.add_argument(
         "--format",
         choices=("csv", "jsonl", "groundtruth", "input", "folder"),
         required=True,
-        help="labels as csv, jsonl or Ground Truth output; pictures to label as Ground Truth input or as a folder",
+        help="labels as csv, jsonl or Ground Truth output; images to label as Ground Truth input or as a folder",
     )
     out.add_argument("--collected", help="collected frames: a folder, or s3://bucket/prefix")
     out.add_argument("--history", action="store_true", help="csv, jsonl: every label, not only those that hold")
-    out.add_argument("--conflicts", action="store_true", help="input, folder: pictures labellers disagree about")
-    out.add_argument("--limit", type=int, help="input, folder: at most so many pictures")
+    out.add_argument("--conflicts", action="store_true", help="input, folder: images labellers disagree about")
+    out.add_argument("--limit", type=int, help="input, folder: at most so many images")
     compare = command("conflicts", "show labels that cannot all be right")
     compare.add_argument("--labels", required=True, help="label store, .csv or .jsonl")
-    compare.add_argument("--collected", help="also compare labels of equal pictures")
+    compare.add_argument("--collected", help="also compare labels of equal images")
     arguments = parser.parse_args(argv)
     return {"import": _import, "export": _export, "conflicts": _conflicts}[arguments.command](arguments)
 
@@ -123,7 +123,7 @@ def _format_of(what: Path) -> str:
         return "folder"
     kind = {".csv": "csv", ".jsonl": "jsonl", ".manifest": "groundtruth"}.get(what.suffix)
     if kind is None:
-        raise UsageError(f"{what} may be anything: say with --format what it is")
+        raise UsageError(f"the format of {what} is ambiguous: give --format")
     return kind
 
 
@@ -149,55 +149,61 @@ def _content(what: str) -> bytes:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    book = load_labels(arguments.labels)
+    label_history = load_labels(arguments.labels)
     found = _scan(arguments.collected)
     to: Path = arguments.to
     if arguments.format in {"csv", "jsonl"}:
-        chosen = list(book.all()) if arguments.history else [history[-1] for history in book.by_key.values()]
+        chosen = (
+            list(label_history.all())
+            if arguments.history
+            else [history[-1] for history in label_history.by_key.values()]
+        )
         text = to_csv(chosen) if arguments.format == "csv" else "".join(x.line() + "\n" for x in chosen).encode()
         count = len(chosen)
     elif arguments.format == "folder":
-        return _export_folder(arguments, _require_scan(found, "a folder of pictures"), book)
+        return _export_folder(arguments, _require_scan(found, "a folder of images"), label_history)
     else:
         usable = _require_scan(found, "a manifest")
         uri = open_storage(arguments.collected).uri
         if arguments.format == "groundtruth":
-            lines = list(label_formats.to_ground_truth(book, usable, uri))
+            lines = list(label_formats.to_ground_truth(label_history, usable, uri))
         else:
-            wanted = label_formats.frames_to_label(usable, book, conflicts=arguments.conflicts, limit=arguments.limit)
-            lines = [json.dumps({"source-ref": f"{uri}/{kept.image_path}"}, separators=(",", ":")) for kept in wanted]
+            wanted = label_formats.frames_to_label(
+                usable, label_history, conflicts=arguments.conflicts, limit=arguments.limit
+            )
+            lines = [json.dumps({"source-ref": f"{uri}/{frame.image_path}"}, separators=(",", ":")) for frame in wanted]
         text, count = "".join(line + "\n" for line in lines).encode(), len(lines)
     open_storage(to.parent).write(to.name, text)
     _print_result(arguments, {"written": str(to), "entries": count}, [f"{count} entries written to {to}"])
     return 0
 
 
-def _export_folder(arguments: argparse.Namespace, found: FrameScan, book: LabelHistory) -> int:
+def _export_folder(arguments: argparse.Namespace, found: FrameScan, label_history: LabelHistory) -> int:
     source, target = open_storage(arguments.collected), open_storage(arguments.to)
-    wanted = label_formats.frames_to_label(found, book, conflicts=arguments.conflicts, limit=arguments.limit)
+    wanted = label_formats.frames_to_label(found, label_history, conflicts=arguments.conflicts, limit=arguments.limit)
     with ProgressDisplay(quiet=arguments.json) as display:
-        for number, kept in enumerate(wanted, start=1):
-            name = f"{kept.sidecar.image.sha256[:12]}-{kept.image_path.rpartition('/')[2]}"
-            target.write(f"{label_formats.suggested_class(kept, book)}/{name}", fetch_image(source, kept))
-            display("pictures", number, len(wanted))
-    lines = [f"{len(wanted)} pictures written to {arguments.to}: sort them into CLASS folders and import the folder"]
+        for number, frame in enumerate(wanted, start=1):
+            name = f"{frame.sidecar.image.sha256[:12]}-{frame.image_path.rpartition('/')[2]}"
+            target.write(f"{label_formats.suggested_class(frame, label_history)}/{name}", fetch_image(source, frame))
+            display("images", number, len(wanted))
+    lines = [f"{len(wanted)} images written to {arguments.to}: sort them into CLASS folders and import the folder"]
     _print_result(arguments, {"written": str(arguments.to), "entries": len(wanted)}, lines)
     return 0
 
 
 def _conflicts(arguments: argparse.Namespace) -> int:
-    book = load_labels(arguments.labels)
+    label_history = load_labels(arguments.labels)
     found = _scan(arguments.collected)
-    pairs = [(k.sidecar.image.sha256, x) for k in (found.frames if found else ()) if (x := book.latest(k.key))]
+    pairs = [(k.sidecar.image.sha256, x) for k in (found.frames if found else ()) if (x := label_history.latest(k.key))]
     kinds = {
-        "disagreements": sorted(find_disagreements(book).values()),
-        "changes": find_revisions(book),
+        "disagreements": sorted(find_disagreements(label_history).values()),
+        "changes": find_revisions(label_history),
         "equal_pictures": sorted(find_duplicate_conflicts(pairs).values()),
     }
     lines = []
     for name, items in kinds.items():
         lines += [f"{len(items)} {name.replace('_', ' ')}", *_problem_lines([str(item) for item in items])]
-    tree = {name: [{"keys": item.keys, "said": item.labels} for item in items] for name, items in kinds.items()}
+    tree = {name: [{"keys": item.keys, "labels": item.labels} for item in items] for name, items in kinds.items()}
     _print_result(arguments, tree, lines)
     return 0
 
@@ -219,15 +225,15 @@ def dataset(argv: list[str]) -> int:
     make.add_argument("--inspection", help="frames of this inspection only: a model is of one view")
     make.add_argument("--shares", default="0.7,0.15,0.15", metavar="TRAIN,VAL,TEST")
     make.add_argument("--neighbour-s", type=float, default=BuildSettings().neighbour_s, help="see docs/datasets.md")
-    make.add_argument("--max-per-class", type=int, help="training pictures of a class")
-    make.add_argument("--max-good-per-defect", type=float, help="good training pictures for each defective one")
+    make.add_argument("--max-per-class", type=int, help="training images of a class")
+    make.add_argument("--max-good-per-defect", type=float, help="good training images for each defective one")
     make.add_argument(
         "--max-contradicted", type=float, default=LabelQualityLimits().max_contradicted, help="see docs/datasets.md"
     )
     make.add_argument(
         "--max-rejected", type=float, default=LabelQualityLimits().max_rejected, help="see docs/datasets.md"
     )
-    compare = command("diff", "what leads from one version to another")
+    compare = command("diff", "the differences of two versions")
     compare.add_argument("old", type=Path)
     compare.add_argument("new", type=Path)
     shown = command("show", "what a version holds, and what to know before training on it")
@@ -260,7 +266,7 @@ def _build(arguments: argparse.Namespace) -> int:
         )
     _print_result(arguments, version_summary.summary(built), list(version_summary.describe_version(built)))
     if built.quality.is_suspicious:
-        print("kensa: the labels are suspicious; look at them before training on this version.", file=sys.stderr)
+        print("kensa: the labels are suspicious; check them before training on this version.", file=sys.stderr)
         return _SUSPICIOUS_EXIT
     return 0
 
@@ -310,6 +316,6 @@ def collected(argv: list[str]) -> int:
     tree = {"frames": copied.frames, "new": copied.new, "problems": list(copied.problems)}
     lines = [f"{copied.frames} frames, {copied.new} of them new"]
     if copied.problems:
-        lines += [f"{len(copied.problems)} were left behind:", *_problem_lines(copied.problems)]
+        lines += [f"{len(copied.problems)} were not copied:", *_problem_lines(copied.problems)]
     _print_result(arguments, tree, lines)
     return 0 if not copied.problems else DatasetError.exit_code

@@ -1,13 +1,13 @@
-"""A data set version: a manifest of digests, and the pictures under the names of theirs.
+"""A data set version: a manifest of digests, and images stored under their digests.
 
     FOLDER/dataset.json             the version: samples, parent, parameters, quality; written last
     FOLDER/manifest.csv             the same samples for `pipeline.dataset_reader.Dataset.load` and `kensa train`
-    FOLDER/objects/AB/ABCD....png   the pictures (.png, .jpg or .bmp, as they were taken), by SHA-256
+    FOLDER/objects/AB/ABCD....png   the images (.png, .jpg or .bmp, as they were captured), by SHA-256
     FOLDER/masks/ABCD....png        masks, where the base version had some
 
 Invariants: `digest` is the SHA-256 of the canonical JSON of the samples, sorted by path, and of nothing else, so that
 equal contents have equal digests whenever and wherever they were built; no group is in two splits; a sample that was
-ever in a split of a version's line of parents is in no other one (`retired` remembers those that are not used now).
+ever in a split of a version or its parents is in no other one (`retired` lists those that are no longer used).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 
 
 class SampleEntry(WireModel):
-    """One picture of a version. `class` is called `class_name` here."""
+    """One image of a version. `class` is called `class_name` here."""
 
     path: Annotated[str, StringConstraints(pattern=r"^objects/[0-9a-f]{2}/[0-9a-f]{64}\.(png|jpg|bmp)$")]
     sha256: Sha256
@@ -49,14 +49,14 @@ class SampleEntry(WireModel):
     is_defect: bool
     split: Split
     group: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
-    key: Text | None = None  # of the verdict; None for pictures that no line collected
-    source: Text | None = None  # where the picture was collected, relative to its storage
+    key: Text | None = None  # of the verdict; None for images that no line collected
+    source: Text | None = None  # where the image was collected, relative to its storage
     label_source: Text | None = None
-    crop: tuple[Count, Count, Count, Count] | None = None  # region of the camera's frame that the picture is
+    crop: tuple[Count, Count, Count, Count] | None = None  # region of the camera's frame that the image shows
     view: Annotated[str, StringConstraints(max_length=256)] = ""  # site/line/camera
     part: Text | None = None  # site/line/part id
     captured_utc_us: Count | None = None
-    fingerprint: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]  # lookalikes.fingerprint
+    fingerprint: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]  # near_duplicates.fingerprint
     sample_rate: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     weight: Annotated[float, Field(gt=0.0, le=1_000.0)] = 1.0  # for drawing training batches
     mask: Annotated[str, StringConstraints(pattern=r"^masks/[0-9a-f]{64}\.png$")] | None = None
@@ -71,7 +71,7 @@ class SampleEntry(WireModel):
 
 
 class Examples(WireModel):
-    """How many there are, and the first of them."""
+    """A count, and the first examples."""
 
     count: Count = 0
     first: tuple[str, ...] = ()
@@ -84,7 +84,7 @@ class Examples(WireModel):
 
 
 class LabelSuspicion(WireModel):
-    """How far a batch of labels contradicts what is known; see `pipeline.datasets.label_quality`."""
+    """How far a batch of labels contradicts verdicts and earlier labels; see `pipeline.datasets.label_quality`."""
 
     source: Text  # of the labels; "all" for all new ones
     labels: Count
@@ -93,31 +93,31 @@ class LabelSuspicion(WireModel):
     contradicted_low: Share  # lower end of the confidence interval
     passed_low: Share  # of confident `ok` verdicts labelled as defects, lower end
     rejected_low: Share  # of confident `defect` verdicts labelled as good, lower end
-    overlap: Count  # labels of pictures that were labelled before
+    overlap: Count  # labels of images that were labelled before
     overlap_contradicted_low: Share
     reasons: tuple[str, ...] = ()  # empty: nothing suspicious
 
 
 class DatasetQuality(WireModel):
-    """What a person, or the cycle, should know before training on the version."""
+    """The quality of a version, for the person or the cycle that trains on it."""
 
     unreadable: Examples = Examples()  # collected objects that were left out
     unlabelled: Count = 0  # collected frames without a label
-    orphans: Count = 0  # labels whose picture was not collected
+    orphans: Count = 0  # labels whose image was not collected
     excluded: Count = 0  # labelled EXCLUDE
-    conflicts: Examples = Examples()  # left out until somebody reviews them
+    conflicts: Examples = Examples()  # left out until they are reviewed
     same_picture: Examples = Examples()  # equal bytes with different labels, left out
     duplicates: Count = 0  # equal bytes with equal labels, used once
     near_duplicates: Count = 0  # pairs that were put into one group
     near_conflicts: Examples = Examples()  # near-duplicates with different labels; used
-    straddling: Examples = Examples()  # new pictures that would tie two splits together, left out
-    over_limit: Count = 0  # new training pictures beyond the class limits
+    straddling: Examples = Examples()  # new images that would connect two splits, left out
+    over_limit: Count = 0  # new training images beyond the class limits
     largest_group: Share = 0.0  # of the samples
     suspicions: tuple[LabelSuspicion, ...] = ()
 
     @property
     def is_suspicious(self) -> bool:
-        """Whether the cycle should refuse to train on it."""
+        """Whether the cycle should refuse to train on the version."""
         return any(suspicion.reasons for suspicion in self.suspicions)
 
 
@@ -132,7 +132,7 @@ class DatasetVersion(WireModel):
     parameters: dict[str, Any] = Field(default_factory=dict)
     created_utc: Text
     samples: tuple[SampleEntry, ...]
-    retired: tuple[SampleEntry, ...] = ()  # once used, not now; they keep their split
+    retired: tuple[SampleEntry, ...] = ()  # no longer used; they keep their split
     quality: DatasetQuality = DatasetQuality()
 
     @model_validator(mode="after")
@@ -143,7 +143,7 @@ class DatasetVersion(WireModel):
             raise ValueError(f"{len(self.samples)} samples; 1 to {MAX_SAMPLES} are allowed")
         paths = [sample.path for sample in self.samples]
         if paths != sorted(set(paths)):
-            raise ValueError("the samples are not sorted, or one is there twice")
+            raise ValueError("the samples are not sorted, or one is listed twice")
         split_of: dict[str, str] = {}
         for sample in self.samples:
             if split_of.setdefault(sample.group, sample.split) != sample.split:

@@ -1,12 +1,12 @@
-"""Collected frames on a disk: out of a site without a way out, and into the storage that data sets are built from.
+"""Carries collected frames on a disk from an air-gapped site into the data sets' storage.
 
-    DISK/collected/v1/...           pictures and sidecars under the same keys as everywhere
+    DISK/collected/v1/...           images and sidecars under the same keys as everywhere
     DISK/kensa-collected.json       every file with length and SHA-256; written last
 
-Promise: only frames that are whole leave a site, each file is compared with the index before it enters the storage, its
-sidecar after its picture, and what is there already is not copied again, however often disks go back and forth. An
-interrupted copy goes on where it stopped. The index finds accidents, not forgers: who can change the disk can change
-it, too. What the frames are used for is guarded elsewhere (labels, `pipeline.datasets.label_quality`).
+Promise: only complete frames leave a site; each file is verified against the index before it enters the storage, the
+sidecar after its image; existing files are not copied again, however often disks go back and forth. An interrupted copy
+resumes. The index detects accidents, not forgery: whoever can change the disk can change the index too. Other checks
+guard the use of the frames (labels, `pipeline.datasets.label_quality`).
 """
 
 from __future__ import annotations
@@ -68,25 +68,25 @@ class _Index(WireModel):
 
 @dataclass(frozen=True, slots=True)
 class TransferResult:
-    """What a copy did."""
+    """The result of a transfer."""
 
     frames: int  # on the disk, or named by it
     new: int  # of these, copied now
-    problems: tuple[str, ...]  # what was left behind, and why
+    problems: tuple[str, ...]  # why frames were not copied
 
 
 def export_frames(storage: Storage, disk: Path, *, site: str | None, progress: Progress) -> TransferResult:
-    """Copy all whole frames, of one site or of all, to the folder `disk`. Raises StorageError, DatasetError."""
+    """Copy all complete frames, of one site or of all, to the folder `disk`. Raises StorageError, DatasetError."""
     found = scan_frames(storage, site=site)
     target = FolderStorage(disk)
     disk.mkdir(parents=True, exist_ok=True)
-    target.delete(INDEX)  # what is half there must not look whole
+    target.delete(INDEX)  # an incomplete export must not look complete
     there = {stored.key: stored.length_bytes for stored in target.list(ROOT)}
     _check_space(disk, [k for k in found.frames if there.get(k.image_path) != k.sidecar.image.bytes])
     files: list[_File] = []
     problems = list(found.problems)
     new = 0
-    done = map_concurrently(lambda kept: _export_frame(storage, target, kept, there), found.frames)
+    done = map_concurrently(lambda frame: _export_frame(storage, target, frame, there), found.frames)
     for number, one in enumerate(done, start=1):
         if isinstance(one, str):
             problems.append(one)
@@ -106,32 +106,32 @@ class _FramePair:
 
 
 def _export_frame(
-    storage: Storage, target: FolderStorage, kept: CollectedFrame, there: dict[str, int]
+    storage: Storage, target: FolderStorage, frame: CollectedFrame, there: dict[str, int]
 ) -> _FramePair | str:
-    side = kept.image_path.rpartition(".")[0] + SIDECAR
-    image = kept.sidecar.image
+    side = frame.image_path.rpartition(".")[0] + SIDECAR
+    image = frame.sidecar.image
     try:
         sidecar = storage.read(side, limit=MAX_SIDECAR_BYTES)
         is_new = not (
-            there.get(kept.image_path) == image.bytes
-            and _digest(target.read(kept.image_path, limit=image.bytes)) == image.sha256
+            there.get(frame.image_path) == image.bytes
+            and _digest(target.read(frame.image_path, limit=image.bytes)) == image.sha256
             and there.get(side) == len(sidecar)
             and target.read(side, limit=MAX_SIDECAR_BYTES) == sidecar
         )
         if is_new:
-            target.write(kept.image_path, fetch_image(storage, kept))
+            target.write(frame.image_path, fetch_image(storage, frame))
             target.write(side, sidecar)
     except (DatasetError, ObjectMissingError, ObjectTooLargeError) as error:
         return str(error)
     files = (
-        _File(key=kept.image_path, sha256=image.sha256, length_bytes=image.bytes),
+        _File(key=frame.image_path, sha256=image.sha256, length_bytes=image.bytes),
         _File(key=side, sha256=_digest(sidecar), length_bytes=len(sidecar)),
     )
     return _FramePair(files, is_new)
 
 
 def _check_space(disk: Path, missing: Sequence[CollectedFrame]) -> None:
-    needed = sum(kept.sidecar.image.bytes + MAX_SIDECAR_BYTES for kept in missing)
+    needed = sum(frame.sidecar.image.bytes + MAX_SIDECAR_BYTES for frame in missing)
     free = shutil.disk_usage(disk).free
     if free < needed + RESERVE_BYTES:
         raise DatasetError(
@@ -143,7 +143,8 @@ def _check_space(disk: Path, missing: Sequence[CollectedFrame]) -> None:
 def import_frames(disk: Path, storage: Storage, *, progress: Progress) -> TransferResult:
     """Copy the frames that the disk's index names into the storage. Raises StorageError, DatasetError.
 
-    A frame whose files differ from the index, or that the storage holds with other content, stays behind and is told.
+    A frame whose files differ from the index, or that the storage holds with other content, is not copied and is
+    reported.
     """
     source = FolderStorage(disk)
     index = _read_index(source, disk)
@@ -156,7 +157,7 @@ def import_frames(disk: Path, storage: Storage, *, progress: Progress) -> Transf
         stem = key.removesuffix(SIDECAR)
         image = files.get(f"{stem}.png") or files.get(f"{stem}.jpg")
         if image is None:
-            problems.append(f"{key} has no picture in {INDEX}")
+            problems.append(f"{key} has no image in {INDEX}")
         else:
             frames.append((image, file))
     new = 0
@@ -175,7 +176,7 @@ def _read_index(source: FolderStorage, disk: Path) -> _Index:
         return _Index.model_validate_json(source.read(INDEX, limit=_MAX_INDEX_BYTES), strict=True)
     except ObjectMissingError as error:
         raise DatasetError(
-            f"{disk} has no {INDEX}: no disk with collected frames, or its export was not finished. Run `kensa cloud "
+            f"{disk} has no {INDEX}: it holds no collected frames, or the export was interrupted. Run `kensa cloud "
             "collected export` again; it goes on where it stopped."
         ) from error
     except ValidationError as error:
@@ -185,7 +186,7 @@ def _read_index(source: FolderStorage, disk: Path) -> _Index:
 
 
 def _import_frame(source: FolderStorage, storage: Storage, image: _File, sidecar: _File) -> bool | str:
-    """True when it was copied, False when it was there; else why not."""
+    """True when it was copied, False when it existed; otherwise the reason against it."""
     try:
         data = _read_verified(source, sidecar)
         if isinstance(data, str):
@@ -193,7 +194,7 @@ def _import_frame(source: FolderStorage, storage: Storage, image: _File, sidecar
         if storage.exists(sidecar.key):
             if storage.read(sidecar.key, limit=MAX_SIDECAR_BYTES) == data:
                 return False
-            return f"{sidecar.key} is in {storage.uri} with other content: two devices write under one name"
+            return f"{sidecar.key} is in {storage.uri} with other content: two devices use one name"
         pixels = _read_verified(source, image)
         if isinstance(pixels, str):
             return pixels
@@ -208,7 +209,7 @@ def _read_verified(source: FolderStorage, file: _File) -> bytes | str:
     data = source.read(file.key, limit=file.length_bytes)
     if len(data) == file.length_bytes and _digest(data) == file.sha256:
         return data
-    return f"{source.uri}/{file.key} is not what was exported (length or sha256 differ): the disk is damaged"
+    return f"{source.uri}/{file.key} differs from the export (length or sha256): the disk is damaged"
 
 
 def _digest(data: bytes) -> str:

@@ -1,7 +1,7 @@
-"""Labels that cannot all be right: between labellers, in time, and between pictures that are the same.
+"""Finds labels that contradict each other: between labellers, over time, and between duplicates.
 
-`disagreements` are open until somebody settles them with a label whose source is `review`, and keep their pictures out
-of data sets. That one labeller changed a label is told, and the later label holds.
+Disagreements stay open until a label with the source `review` resolves them, and keep their images out of data sets. A
+revision by one labeller is reported, and the later label holds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, order=True)
 class LabelConflict:
-    """One picture, or several that are the same, and what was said of it."""
+    """One image, or several that are the same, with the contradicting labels."""
 
     keys: tuple[str, ...]
     labels: tuple[str, ...]  # "class (labeller, source, time)"
@@ -29,20 +29,20 @@ class LabelConflict:
         return f"{' = '.join(self.keys)}: {', '.join(self.labels)}"
 
 
-def find_disagreements(book: LabelHistory) -> dict[str, LabelConflict]:
-    """Key -> what labellers disagree about, since the last review of the key."""
+def find_disagreements(label_history: LabelHistory) -> dict[str, LabelConflict]:
+    """Key -> disagreement of its labellers since the last review of the key."""
     found = {}
-    for key, history in book.by_key.items():
+    for key, history in label_history.by_key.items():
         last = _last_of_each(_since_review(history))
         if len({label.label for label in last}) > 1:
             found[key] = _conflict(last)
     return found
 
 
-def find_revisions(book: LabelHistory) -> list[LabelConflict]:
-    """Where a labeller contradicted an earlier label of his own; the later one holds."""
+def find_revisions(label_history: LabelHistory) -> list[LabelConflict]:
+    """Keys whose labeller changed an earlier label; the later one holds."""
     found = []
-    for history in book.by_key.values():
+    for history in label_history.by_key.values():
         by_labeller: defaultdict[str, list[Label]] = defaultdict(list)
         for label in history:
             by_labeller[label.labeller].append(label)
@@ -51,7 +51,7 @@ def find_revisions(book: LabelHistory) -> list[LabelConflict]:
 
 
 def find_duplicate_conflicts(labels: Iterable[tuple[str, Label]]) -> dict[str, LabelConflict]:
-    """SHA-256 of a picture -> its labels, where pictures of equal bytes have different ones."""
+    """SHA-256 of an image -> its labels, where images of equal bytes have different ones."""
     by_picture: defaultdict[str, list[Label]] = defaultdict(list)
     for sha256, label in labels:
         by_picture[sha256].append(label)

@@ -1,11 +1,13 @@
-"""Labels as other tools write them: SageMaker Ground Truth, CSV, and a folder of class names; and pictures for them.
+"""Reads and writes labels of other tools: SageMaker Ground Truth, CSV and class folders.
 
-Whatever names a picture is looked up among the collected frames: a place (s3://.../collected/v1/...), a file's name, or
-its very bytes. What cannot be found or used is told, and the rest is imported.
+Also exports images for labelling.
+
+An image may be named by its location (s3://.../collected/v1/...), by its file name or by its bytes; it is looked up
+among the collected frames. Entries that cannot be found or used are reported, and the rest is imported.
 
 Ground Truth writes one JSON object a line (an output manifest): `source-ref`, the label attribute, and
 `ATTRIBUTE-metadata` with `type`, `class-name` or `class-map`, `confidence`, `human-annotated`, `creation-date` and
-`job-name`. The label is the one consolidated from its workers. Read are image classification, multi-label
+`job-name`. The label is the consolidated one of its workers. Supported are image classification, multi-label
 classification with one class, and object detection (no box: ok; else the class of the largest box).
 """
 
@@ -35,19 +37,19 @@ if TYPE_CHECKING:
     from pipeline.datasets.collected_frames import CollectedFrame, FrameScan
     from pipeline.datasets.label_store import LabelHistory
 
-ATTRIBUTE: Final = "kensa"  # what our own manifests call the label
-GOOD: Final = "ok"  # the class of a picture in which no box was drawn
+ATTRIBUTE: Final = "kensa"  # name of the label in our own manifests
+GOOD: Final = "ok"  # the class of an image in which no box was drawn
 _META: Final = "-metadata"
 _MAX_LINE_BYTES: Final = 256 * 1024  # a manifest's line with boxes
 _MAX_PICTURE_BYTES: Final = 64 * 1024**2
 _TYPE: Final = "groundtruth/"
-# What a person should look at first.
+# What a person should label first.
 _URGENCY: Final = (CollectReason.UNSURE, CollectReason.DISAGREEMENT, CollectReason.DEFECT, CollectReason.SAMPLE)
 
 
 @dataclass(frozen=True, slots=True)
 class LabelImport:
-    """Labels, and what could not be used."""
+    """Imported labels, and why other entries gave none."""
 
     labels: tuple[Label, ...]
     problems: tuple[str, ...]
@@ -55,29 +57,29 @@ class LabelImport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportOptions:
-    """What a file does not say of its labels."""
+    """Fields that a file of labels leaves open."""
 
     now: datetime
     source: str | None = None  # None: what the format suggests
     labeller: str | None = None
-    good: tuple[str, ...] = ()  # classes that are no defects, beside ok, good and normal
+    good: tuple[str, ...] = ()  # classes that are not defects, besides ok, good and normal
     min_confidence: float = 0.0  # of Ground Truth's consolidation
-    machine: bool = False  # take what Ground Truth labelled by itself, too
+    machine: bool = False  # also use labels that Ground Truth made by itself
     attribute: str | None = None  # of Ground Truth, where a manifest has several
 
 
 class FrameIndex:
-    """Collected frames by whatever may name them."""
+    """Collected frames by location, file name and digest."""
 
     def __init__(self, found: FrameScan) -> None:
-        self._by_path = {kept.image_path: kept for kept in found.frames}
-        self._by_sha = {kept.sidecar.image.sha256: kept for kept in reversed(found.frames)}
+        self._by_path = {frame.image_path: frame for frame in found.frames}
+        self._by_sha = {frame.sidecar.image.sha256: frame for frame in reversed(found.frames)}
         self._by_stem: defaultdict[str, list[CollectedFrame]] = defaultdict(list)
-        for kept in found.frames:
-            self._by_stem[kept.stem].append(kept)
+        for frame in found.frames:
+            self._by_stem[frame.stem].append(frame)
 
     def by_name(self, name: str) -> CollectedFrame | str:
-        """The frame that a place or file name means, or why there is none."""
+        """The frame with a location or file name, or why there is none."""
         at = name.find(f"{ROOT}/")
         if at >= 0 and name[at:] in self._by_path:
             return self._by_path[name[at:]]
@@ -87,7 +89,7 @@ class FrameIndex:
         return f"{name[:200]} is {'the name of several collected frames' if found else 'no collected frame'}"
 
     def by_content(self, path: Path) -> CollectedFrame | str:
-        """The frame with the very bytes of a file, else the one with its name."""
+        """The frame with the bytes of a file, otherwise the one with its name."""
         try:
             if path.stat().st_size > _MAX_PICTURE_BYTES:
                 return f"{path} is longer than any collected frame"
@@ -101,7 +103,7 @@ class FrameIndex:
 
 
 def read_ground_truth(data: bytes, where: str, index: FrameIndex, defaults: ImportOptions) -> LabelImport:
-    """Read an output manifest. Raises DatasetError for a line that is no JSON or has no label attribute to choose."""
+    """Read an output manifest. Raises DatasetError for a line that is not JSON or has no unique label attribute."""
     labels: list[Label] = []
     problems: list[str] = []
     for number, line in enumerate(data.splitlines(), start=1):
@@ -121,7 +123,7 @@ def read_ground_truth(data: bytes, where: str, index: FrameIndex, defaults: Impo
 
 
 class _UnusableError(Exception):
-    """One entry of a manifest gives no label; the text says why."""
+    """An entry of a manifest gives no label; the text states why."""
 
 
 def _label_of_entry(entry: dict[str, Any], attribute: str, index: FrameIndex, defaults: ImportOptions) -> Label:
@@ -129,18 +131,18 @@ def _label_of_entry(entry: dict[str, Any], attribute: str, index: FrameIndex, de
     if not isinstance(meta, dict) or not isinstance(reference, str):
         raise _UnusableError(f"source-ref or {attribute}{_META} is missing")
     if "failure-reason" in meta:
-        raise _UnusableError(f"nobody could label it: {str(meta['failure-reason'])[:200]}")
+        raise _UnusableError(f"it could not be labelled: {str(meta['failure-reason'])[:200]}")
     if meta.get("human-annotated") != "yes" and not defaults.machine:
         raise _UnusableError("it was labelled by a machine; import those with --machine")
     class_name, confidence = _class_of(meta, entry.get(attribute))
     if confidence < defaults.min_confidence:
         raise _UnusableError(f"the labellers' confidence is {confidence:.2f}")
-    kept = index.by_name(reference)
-    if isinstance(kept, str):
-        raise _UnusableError(kept)
+    frame = index.by_name(reference)
+    if isinstance(frame, str):
+        raise _UnusableError(frame)
     job = str(meta.get("job-name", attribute))
     values = {
-        "key": kept.key,
+        "key": frame.key,
         "label": class_name,
         "is_defect": is_defect_class(class_name, defaults.good),
         "source": defaults.source or f"groundtruth:{job}"[:128],
@@ -180,7 +182,7 @@ def _class_of(meta: Mapping[str, Any], value: Any) -> tuple[str, float]:
         largest = max(boxes, key=lambda box: _number(box.get("width")) * _number(box.get("height")))
         return _checked_class(_object(meta, "class-map").get(str(largest.get("class_id"))), 1.0)
     raise _UnusableError(
-        f"labels of type {str(meta.get('type'))[:80]!r} are not read; image-classification, "
+        f"labels of type {str(meta.get('type'))[:80]!r} are not supported; image-classification, "
         "image-classification-multilabel and object-detection are"
     )
 
@@ -227,21 +229,21 @@ def read_csv(data: bytes, where: str, index: FrameIndex | None, defaults: Import
 
 
 def read_folder(folder: Path, index: FrameIndex, defaults: ImportOptions) -> LabelImport:
-    """Read CLASS/PICTURE files, as `write_folder` lays them out and a person sorted them. Raises DatasetError."""
+    """Read CLASS/IMAGE files, as an export to a folder writes them and a person sorted them. Raises DatasetError."""
     labels: list[Label] = []
     problems: list[str] = []
     for path in sorted(folder.glob("*/*")):
         if path.suffix.lower() in UNSUPPORTED_KINDS:
-            problems.append(f"{path}: a picture of this kind is not read; save it as PNG, JPEG or BMP")
+            problems.append(f"{path}: this kind of image is not supported; save it as PNG, JPEG or BMP")
         if path.suffix.lower() not in IMAGE_SUFFIXES or not path.is_file():
             continue
-        kept = index.by_content(path)
-        if isinstance(kept, str):
-            problems.append(kept)
+        frame = index.by_content(path)
+        if isinstance(frame, str):
+            problems.append(frame)
             continue
         class_name = path.parent.name
         values = {
-            "key": kept.key,
+            "key": frame.key,
             "label": class_name,
             "is_defect": is_defect_class(class_name, defaults.good),
             "source": defaults.source or f"folder:{folder.name}"[:128],
@@ -251,7 +253,7 @@ def read_folder(folder: Path, index: FrameIndex, defaults: ImportOptions) -> Lab
         labels.append(validate_label(values, str(path), now=defaults.now))
     if not labels and not problems:
         raise DatasetError(
-            f"{folder} holds no pictures as CLASS/NAME.png; endings are {', '.join(sorted(IMAGE_SUFFIXES))}."
+            f"{folder} holds no images as CLASS/NAME.png; endings are {', '.join(sorted(IMAGE_SUFFIXES))}."
         )
     return LabelImport(tuple(labels), tuple(problems))
 
@@ -259,11 +261,11 @@ def read_folder(folder: Path, index: FrameIndex, defaults: ImportOptions) -> Lab
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-def to_ground_truth(book: LabelHistory, found: FrameScan, uri: str) -> Iterator[str]:
-    """The labels that hold, as lines of an output manifest whose attribute is `kensa`."""
-    classes = sorted({history[-1].label for history in book.by_key.values()})
-    for kept in found.frames:
-        label = book.latest(kept.key)
+def to_ground_truth(label_history: LabelHistory, found: FrameScan, uri: str) -> Iterator[str]:
+    """The current labels, as lines of an output manifest whose attribute is `kensa`."""
+    classes = sorted({history[-1].label for history in label_history.by_key.values()})
+    for frame in found.frames:
+        label = label_history.latest(frame.key)
         if label is not None and label.label != EXCLUDE:
             meta = {
                 "class-name": label.label,
@@ -274,7 +276,7 @@ def to_ground_truth(book: LabelHistory, found: FrameScan, uri: str) -> Iterator[
                 "type": f"{_TYPE}image-classification",
             }
             line = {
-                "source-ref": f"{uri}/{kept.image_path}",
+                "source-ref": f"{uri}/{frame.image_path}",
                 ATTRIBUTE: classes.index(label.label),
                 ATTRIBUTE + _META: meta,
             }
@@ -282,15 +284,15 @@ def to_ground_truth(book: LabelHistory, found: FrameScan, uri: str) -> Iterator[
 
 
 def frames_to_label(
-    found: FrameScan, book: LabelHistory, *, conflicts: bool, limit: int | None
+    found: FrameScan, label_history: LabelHistory, *, conflicts: bool, limit: int | None
 ) -> Sequence[CollectedFrame]:
-    """Frames that somebody should look at: without a label, or in conflict; the most telling ones first."""
-    open_ones = find_disagreements(book)
-    wanted = [k for k in found.frames if (k.key in open_ones if conflicts else k.key not in book.by_key)]
+    """Frames to be labelled: without a label or in conflict; the most informative ones first."""
+    open_ones = find_disagreements(label_history)
+    wanted = [k for k in found.frames if (k.key in open_ones if conflicts else k.key not in label_history.by_key)]
     return sorted(wanted, key=lambda k: (_URGENCY.index(k.sidecar.reason), k.image_path))[:limit]
 
 
-def suggested_class(kept: CollectedFrame, book: LabelHistory) -> str:
-    """The class folder in which a person finds the picture: its label's, else what the model said."""
-    label = book.latest(kept.key)
-    return label.label if label is not None else kept.verdict.judgement.class_name or GOOD
+def suggested_class(frame: CollectedFrame, label_history: LabelHistory) -> str:
+    """The class folder in which an image is exported: its label, otherwise the class of the verdict."""
+    label = label_history.latest(frame.key)
+    return label.label if label is not None else frame.verdict.judgement.class_name or GOOD

@@ -1,16 +1,16 @@
-"""Is a batch of labels to be believed? It is compared with what the champion said and with what was labelled before.
+"""Checks a batch of labels against the champion's verdicts and against earlier labels.
 
 A batch of swapped or invented labels would train a model that passes bad parts, and spoil the validation data that
-should notice. Each source of new labels is held against
+would detect this. Each source of new labels is compared with
 
-- the champion's confident verdicts. The sample of `ok` parts counts by 1 / its rate, so that the figure estimates on
-  which share of all parts the champion would have been confidently wrong: a working model is not wrong on half of them,
-  even when the light has changed. Confidently passed and confidently rejected parts are judged by themselves, too,
-  because a batch that lies in one direction only hides in the sum;
-- earlier labels of the same pictures (the base version's, or an earlier source's), but for reviews.
+- the champion's confident verdicts. The sample of `ok` parts counts by 1 / its rate, so that the value estimates the
+  share of all parts on which the champion would have been confidently wrong: a working model is not wrong on half of
+  them, even when the light has changed. Confidently passed and confidently rejected parts are also checked separately,
+  because errors in one direction only may hide in the sum;
+- earlier labels of the same images (of the base version or an earlier source), except reviews.
 
-Shares are judged by the lower end of their 95 % confidence interval (Wilson), and from `min_evidence` labels on: a few
-honest corrections are what labels are for, and are never suspicious.
+The lower end of the 95 % confidence interval (Wilson) of a share decides, from `min_evidence` labels on: a few
+corrections are the purpose of labels, and are never suspicious.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ ALL: Final = "all"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelQualityLimits:
-    """From where on a batch of labels is suspicious; shares in [0, 1]."""
+    """Limits beyond which a batch of labels is suspicious; shares in [0, 1]."""
 
     confident: float = 0.8  # a defect's score from here on, and an ok part's up to 1 - this, is a confident verdict
     max_contradicted: float = 0.5  # of the line's parts
     max_passed: float = 0.5  # of the parts that were confidently passed
     max_rejected: float = 0.9  # of those confidently rejected: after a change of light most of them may be good
-    max_overlap: float = 0.2  # of the pictures labelled before
+    max_overlap: float = 0.2  # of the images labelled before
     min_evidence: int = 20
 
 
@@ -75,16 +75,16 @@ class _WeightedShare:
 
 def check_labels(
     labels: Iterable[tuple[Label, CollectedFrame]],
-    book: LabelHistory,
+    label_history: LabelHistory,
     established: Mapping[str, str],
     guard: LabelQualityLimits,
 ) -> tuple[LabelSuspicion, ...]:
-    """Judge every source of the new `labels`, and all together; `established` is key -> class in the base version."""
+    """Check every source of the new `labels`, and all together; `established` is key -> class in the base version."""
     by_source: defaultdict[str, list[tuple[Label, CollectedFrame]]] = defaultdict(list)
-    for label, kept in sorted(labels, key=lambda pair: pair[0]):
-        by_source[label.source].append((label, kept))
-        by_source[ALL].append((label, kept))
-    overlaps = _overlaps(book, established)
+    for label, frame in sorted(labels, key=lambda pair: pair[0]):
+        by_source[label.source].append((label, frame))
+        by_source[ALL].append((label, frame))
+    overlaps = _overlaps(label_history, established)
     return tuple(_check_source(name, found, overlaps[name], guard) for name, found in sorted(by_source.items()))
 
 
@@ -92,21 +92,21 @@ def _check_source(
     source: str, labels: list[tuple[Label, CollectedFrame]], overlap: _WeightedShare, guard: LabelQualityLimits
 ) -> LabelSuspicion:
     everything, passed, rejected = _WeightedShare(), _WeightedShare(), _WeightedShare()
-    for label, kept in labels:
-        said = _confident_outcome(kept, guard)
-        if said is None or label.label == EXCLUDE:
+    for label, frame in labels:
+        outcome = _confident_outcome(frame, guard)
+        if outcome is None or label.label == EXCLUDE:
             continue
-        against = label.is_defect != (said is Outcome.DEFECT)
-        everything.add(1.0 / (kept.sidecar.sample_rate or 1.0), against=against)
-        (rejected if said is Outcome.DEFECT else passed).add(1.0, against=against)
+        against = label.is_defect != (outcome is Outcome.DEFECT)
+        everything.add(1.0 / (frame.sidecar.sample_rate or 1.0), against=against)
+        (rejected if outcome is Outcome.DEFECT else passed).add(1.0, against=against)
     checks = (
         (everything, guard.max_contradicted, "the champion was confidently wrong on {:.0%} of the line's parts"),
         (passed, guard.max_passed, "{:.0%} of the parts that it confidently passed are defects"),
         (rejected, guard.max_rejected, "{:.0%} of the parts that it confidently rejected are good"),
-        (overlap, guard.max_overlap, "{:.0%} of the pictures labelled before were labelled wrongly"),
+        (overlap, guard.max_overlap, "{:.0%} of the images labelled before were labelled wrongly"),
     )
     reasons = tuple(
-        f"if these labels hold, {text.format(tally.share)} (at least {tally.low:.0%}; up to {limit:.0%} is believed)"
+        f"if these labels hold, {text.format(tally.share)} (at least {tally.low:.0%}; up to {limit:.0%} is accepted)"
         for tally, limit, text in checks
         if tally.count >= guard.min_evidence and tally.low > limit
     )
@@ -124,8 +124,8 @@ def _check_source(
     )
 
 
-def _confident_outcome(kept: CollectedFrame, guard: LabelQualityLimits) -> Outcome | None:
-    judgement = kept.verdict.judgement
+def _confident_outcome(frame: CollectedFrame, guard: LabelQualityLimits) -> Outcome | None:
+    judgement = frame.verdict.judgement
     if judgement.outcome is Outcome.DEFECT and judgement.score >= guard.confident:
         return Outcome.DEFECT
     if judgement.outcome is Outcome.OK and judgement.score <= 1 - guard.confident:
@@ -133,10 +133,10 @@ def _confident_outcome(kept: CollectedFrame, guard: LabelQualityLimits) -> Outco
     return None
 
 
-def _overlaps(book: LabelHistory, established: Mapping[str, str]) -> defaultdict[str, _WeightedShare]:
-    """Source -> how its labels agree with what was said before of the same pictures."""
+def _overlaps(label_history: LabelHistory, established: Mapping[str, str]) -> defaultdict[str, _WeightedShare]:
+    """Source -> agreement of its labels with earlier ones of the same images."""
     tallies: defaultdict[str, _WeightedShare] = defaultdict(_WeightedShare)
-    for key, history in book.by_key.items():
+    for key, history in label_history.by_key.items():
         first = history[0]
         known = established.get(key, first.label)
         last = {label.source: label for label in history if label.source != REVIEW}

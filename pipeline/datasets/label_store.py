@@ -1,10 +1,10 @@
-"""What people said of pictures: labels by the verdict's key, in a store that only grows.
+"""Stores labels by the key of the verdict; the store only grows.
 
     STORE/labels/v1/SHA256.jsonl     one batch of labels each, one JSON object a line; never changed, never removed
 
-Promise: a label that was stored stays, the latest one (by `labelled_at`) of a key holds, equal labels are stored once
-however often they are imported, and what holds does not depend on the order of the imports. Everything read is judged
-as hostile: a DatasetError names file, line and what is allowed, or the label is valid.
+Promise: a stored label stays, the latest one (by `labelled_at`) of a key holds, equal labels are stored once however
+often they are imported, and the current label does not depend on the order of the imports. All input is treated as
+hostile: either a label is valid, or a DatasetError names file, line and what is allowed.
 """
 
 from __future__ import annotations
@@ -29,31 +29,31 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
 ROOT: Final = "labels/v1/"
-EXCLUDE: Final = "exclude"  # the label that takes a picture out of data sets: no part in it, out of focus, a hand
-REVIEW: Final = "review"  # the source whose label settles what labellers disagree about
+EXCLUDE: Final = "exclude"  # the label that keeps an image out of data sets: no part in it, out of focus, a hand
+REVIEW: Final = "review"  # the source whose label resolves a disagreement
 MAX_LABELS: Final = 2_000_000
 _MAX_LINE_BYTES: Final = 4_096
 _MAX_TEXT: Final = 128
 _KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,64}/[A-Za-z0-9_-]{1,64}/(0|[1-9][0-9]{0,15})/(0|[1-9][0-9]{0,15})")
 _EARLIEST: Final = datetime(2015, 1, 1, tzinfo=UTC)
-_CLOCKS_APART: Final = timedelta(days=1)  # a label from further ahead would hold against all honest ones
+_CLOCKS_APART: Final = timedelta(days=1)  # a label from further ahead would override all later ones
 
 
 def utc_now() -> datetime:
-    """The time by which labels from the future are refused."""
+    """The current time; labels from the future are refused by it."""
     return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Label:
-    """What one labeller said of one picture."""
+    """One labeller's label of one image."""
 
     key: str  # of the verdict: line/camera/boot_epoch/seq
     labelled_at: str  # UTC, 2026-01-31T12:00:00Z: texts sort as times
     label: str  # class, or EXCLUDE
     is_defect: bool
     source: str  # where it came from: a labelling job, a file, REVIEW
-    labeller: str  # a person or a team, by a name of your own
+    labeller: str  # a person or a team, by any name
 
     def line(self) -> str:
         """The label as one line of canonical JSON."""
@@ -64,7 +64,7 @@ COLUMNS: Final = tuple(field.name for field in fields(Label))
 
 
 def validate_label(values: Mapping[str, Any], where: str, *, now: datetime) -> Label:
-    """Return the label that `values` stand for. Raises DatasetError, which begins with `where`."""
+    """Return the label with these fields. Raises DatasetError, which begins with `where`."""
     unknown, missing = set(values) - set(COLUMNS), set(COLUMNS) - set(values)
     if unknown or missing:
         raise DatasetError(f"{where}: the fields are {', '.join(COLUMNS)}; {sorted(unknown | missing)} differ.")
@@ -75,13 +75,13 @@ def validate_label(values: Mapping[str, Any], where: str, *, now: datetime) -> L
     if not isinstance(values["is_defect"], bool):
         raise DatasetError(f"{where}: is_defect is {values['is_defect']!r}; true or false is needed.")
     if not is_key(texts["key"]):
-        raise DatasetError(f"{where}: key {texts['key']!r} is no verdict's key, line/camera/boot_epoch/seq.")
+        raise DatasetError(f"{where}: key {texts['key']!r} is not the key of a verdict, line/camera/boot_epoch/seq.")
     if not is_name(texts["label"]):
         raise DatasetError(f"{where}: label {texts['label']!r} must be 1 to 64 of A-Z, a-z, 0-9, _ and -.")
     if max(len(texts["source"]), len(texts["labeller"])) > _MAX_TEXT:
         raise DatasetError(f"{where}: source and labeller have at most {_MAX_TEXT} characters.")
     if texts["label"] == EXCLUDE and values["is_defect"]:
-        raise DatasetError(f"{where}: {EXCLUDE!r} is no defect; it takes a picture out.")
+        raise DatasetError(f"{where}: {EXCLUDE!r} is not a defect; it keeps an image out of data sets.")
     texts["labelled_at"] = canonical_time(texts["labelled_at"], where, now=now)
     return Label(**texts, is_defect=values["is_defect"])
 
@@ -98,7 +98,7 @@ def canonical_time(text: str, where: str, *, now: datetime) -> str:
         given = datetime.fromisoformat(text)
         utc = given.replace(tzinfo=UTC) if given.tzinfo is None else given.astimezone(UTC)
     except (ValueError, OverflowError) as error:
-        raise DatasetError(f"{where}: {text!r} is no time such as 2026-01-31T12:00:00Z.") from error
+        raise DatasetError(f"{where}: {text!r} is not a time such as 2026-01-31T12:00:00Z.") from error
     if not _EARLIEST <= utc <= now + _CLOCKS_APART:
         raise DatasetError(
             f"{where}: the time {text!r} is before {_EARLIEST.year} or in the future: a label from the future would "
@@ -108,31 +108,31 @@ def canonical_time(text: str, where: str, *, now: datetime) -> str:
 
 
 def is_defect_class(class_name: str, good: Iterable[str] = ()) -> bool:
-    """Whether a class is a defect, where nothing says so: not when it is called ok, good or normal, or is in `good`."""
+    """Whether a class is a defect by its name: all are except ok, good, normal and those in `good`."""
     return class_name != EXCLUDE and class_name not in GOOD_CLASSES and class_name not in set(good)
 
 
 @dataclass(frozen=True, slots=True)
 class LabelHistory:
-    """All labels of all keys; of each key sorted, the one that holds last."""
+    """All labels by key; those of a key are sorted, the current one last."""
 
     by_key: Mapping[str, tuple[Label, ...]]
 
     @classmethod
     def from_labels(cls, labels: Iterable[Label]) -> LabelHistory:
-        """The book of these labels; their order and repetition do not matter."""
+        """The history of these labels; their order and repetition do not matter."""
         by_key: defaultdict[str, set[Label]] = defaultdict(set)
         for label in labels:
             by_key[label.key].add(label)
         return cls({key: tuple(sorted(by_key[key])) for key in sorted(by_key)})
 
     def latest(self, key: str) -> Label | None:
-        """The label that holds."""
+        """The current label of a key."""
         history = self.by_key.get(key)
         return history[-1] if history else None
 
     def is_repeat(self, label: Label) -> bool:
-        """Whether the last that this labeller said of the picture, in this source, is the same."""
+        """Whether this labeller's last label of the image in this source is the same."""
         own = [x for x in self.by_key.get(label.key, ()) if x.labeller == label.labeller]
         return bool(own) and replace(own[-1], labelled_at=label.labelled_at) == label
 
@@ -154,20 +154,20 @@ class LabelStore:
     """Batches of labels in a storage. Methods raise StorageError and DatasetError."""
 
     def __init__(self, storage: Storage, *, now: Callable[[], datetime] = utc_now) -> None:
-        """Nothing is read yet."""
+        """Open the store; nothing is read yet."""
         self._storage = storage
         self._now = now
 
     def append(self, labels: Iterable[Label], *, repeats: bool = True) -> int:
-        """Store the labels that are not there yet, as one batch; returns how many these were.
+        """Store the labels that are new, as one batch; returns their number.
 
-        Without `repeats` a label that says again what its labeller said last is left out: a file without times says
+        Without `repeats` a label that repeats the last one of its labeller is left out: a file without times gives
         the same with a new one at each import.
         """
-        book = self.load() if self._has_labels() else LabelHistory.from_labels(())
-        new = sorted(set(labels) - set(book.all()))
+        label_history = self.load() if self._has_labels() else LabelHistory.from_labels(())
+        new = sorted(set(labels) - set(label_history.all()))
         if not repeats:
-            new = [label for label in new if not book.is_repeat(label)]
+            new = [label for label in new if not label_history.is_repeat(label)]
         if new:
             data = "".join(label.line() + "\n" for label in new).encode()
             self._storage.create(f"{ROOT}{hashlib.sha256(data).hexdigest()}.jsonl", data)
@@ -180,8 +180,8 @@ class LabelStore:
             data = self._storage.read(stored.key)
             if stored.key != f"{ROOT}{hashlib.sha256(data).hexdigest()}.jsonl":
                 raise DatasetError(
-                    f"{self._storage.uri}/{stored.key} is not called after its content: it was changed after it was "
-                    "written. Restore it, or remove it and import its labels again."
+                    f"{self._storage.uri}/{stored.key} does not have the name of its content: it was changed after "
+                    "it was written. Restore it, or remove it and import its labels again."
                 )
             found.extend(read_lines(data, f"{self._storage.uri}/{stored.key}", now=self._now()))
             if len(found) > MAX_LABELS:
@@ -192,7 +192,7 @@ class LabelStore:
         try:
             return next(iter(self._storage.list(ROOT)), None) is not None
         except StorageError:
-            return False  # a folder that the first batch makes
+            return False  # a folder that the first batch creates
 
 
 def read_lines(data: bytes, where: str, *, now: datetime) -> Iterator[Label]:
@@ -215,7 +215,7 @@ def read_table(
     good: Iterable[str] = (),
     key_of: Callable[[Mapping[str, str]], str | None] | None = None,
 ) -> Iterator[Label]:
-    """Yield the labels of a CSV file with a header; `defaults` stand for columns that it lacks. Raises DatasetError.
+    """Yield the labels of a CSV file with a header; `defaults` fill columns that it lacks. Raises DatasetError.
 
     `is_defect` is true or false, 1 or 0, or empty: then the class name decides, and the classes in `good` are none.
     `key_of` finds the key of a row (None: leave it out); without it the column `key` is needed. Further columns are

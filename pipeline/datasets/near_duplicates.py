@@ -1,18 +1,18 @@
-"""Near-duplicates: which pictures show the same thing, found by a perceptual hash, without comparing all with all.
+"""Finds near-duplicate images with a perceptual hash, without comparing every pair.
 
-The hash has 256 bits: bit (y, x) says whether cell x of row y is brighter than the mean of its two neighbours, on a
-16 x 18 grid of area means. Second differences see neither the light's level nor a slope of it, which first differences
-do: on plain surfaces these find slopes alike. JPEG, blur, a resize and a shift of a pixel change few of the bits.
+The hash has 256 bits: bit (y, x) is set when cell x of row y is brighter than the mean of its two neighbours, on a
+16 x 18 grid of area means. Second differences ignore the level of the light and a slope of it. First differences do
+not: on plain surfaces they only compare slopes. JPEG, blur, a resize and a shift of a pixel change few of the bits.
 
-A camera on a line always looks at the same scene, so most bits may say the same of every part, and pictures of
-different parts would count as near. Hence only those bits are compared that differ from part to part: of each view (a
-camera of a line) the bits that are neither nearly always set nor nearly never. Two pictures are near-duplicates when
-at most `MAX_SHARE` of these bits differ. A view in which fewer than `MIN_BITS` bits say anything is left alone: there
-the hash cannot tell parts apart, and equal bytes, part ids and capture times must do.
+A camera on a line always sees the same scene, so most bits may be equal for every part, and images of different parts
+would count as near. Hence only bits that differ from part to part are compared: of each view (a camera of a line) the
+bits that are neither nearly always set nor nearly never. Two images are near-duplicates when
+at most `MAX_SHARE` of these bits differ. A view with fewer than `MIN_BITS` informative bits is left out: the
+hash cannot distinguish its parts, and equal bytes, part ids and capture times have to suffice.
 
-Candidates are the pictures of a view that agree in one of `BANDS` bands of the compared bits (locality-sensitive
-hashing); each candidate pair is then compared. A bucket larger than `_BUCKET` is compared with its first picture and
-along its order only, which keeps the work linear and finds true copies all the same.
+Candidates are the images of a view that agree in one of `BANDS` bands of the compared bits (locality-sensitive
+hashing); each candidate pair is then compared. A bucket larger than `_BUCKET` is compared with its first image and
+along its order only, which keeps the work linear and still finds true copies.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ if TYPE_CHECKING:
 
 SIDE: Final = 16  # SIDE * SIDE bits
 HASH_BYTES: Final = SIDE * SIDE // 8
-MAX_SHARE: Final = 0.16  # of the compared bits that may differ; docs/decisions/0028 has what was measured
-MIN_BITS: Final = 64  # compared bits; of fewer, chance agrees too often (comb(64, <= 10) / 2**64 is 1e-8)
-_INFORMATIVE: Final = 0.1  # a bit speaks when between this share and the rest of a view's pictures have it set
-_MIN_PICTURES: Final = 16  # of a view, to know which bits speak; below, all do
+MAX_SHARE: Final = 0.16  # of the compared bits that may differ; measured in docs/decisions/0028
+MIN_BITS: Final = 64  # compared bits; fewer agree by chance too often (comb(64, <= 10) / 2**64 is 1e-8)
+_INFORMATIVE: Final = 0.1  # a bit is informative when this share to 1 - this share of a view's images have it set
+_MIN_PICTURES: Final = 16  # of a view, to select informative bits; with fewer, all are used
 BANDS: Final = 16
-_BAND_BITS: Final = (8, 16)  # fewest and most: narrow bands miss less, and make larger buckets
-_BUCKET_BITS: Final = 4  # about 2**4 pictures in a bucket
+_BAND_BITS: Final = (8, 16)  # fewest and most: narrow bands miss less but make larger buckets
+_BUCKET_BITS: Final = 4  # about 2**4 images in a bucket
 _BUCKET: Final = 128
 
 
 def fingerprint(pixels: Pixels) -> bytes:
-    """Return the hash, HASH_BYTES bytes, of a picture [H, W] or [H, W, 3] BGR uint8."""
+    """Return the hash, HASH_BYTES bytes, of an image [H, W] or [H, W, 3] BGR uint8."""
     grey = pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)  # noqa: PLR2004 - mono
-    # In float: the differences of a smooth surface are below one grey level. Small pictures are enlarged first.
+    # In float: the differences of a smooth surface are below one grey level. Small images are enlarged first.
     cells = cv2.resize(grey.astype(np.float32), (SIDE + 2, SIDE), interpolation=cv2.INTER_AREA)
     return np.packbits(2 * cells[:, 1:-1] > cells[:, :-2] + cells[:, 2:]).tobytes()
 
@@ -56,7 +56,7 @@ def fingerprint(pixels: Pixels) -> bytes:
 def find_near_duplicates(fingerprints: Sequence[bytes], views: Sequence[str]) -> list[tuple[int, int]]:
     """Return pairs (i, j), i < j, of near-duplicates that connect every group of them; sorted.
 
-    `views[i]` is the camera that took picture i. The order of the pictures may decide which pairs stand for a large
+    `views[i]` is the camera that took image i. The order of the images may decide which pairs stand for a large
     group; give them in an order of their own, such as that of their digests, to get the same groups always.
     """
     by_view: dict[str, list[int]] = {}
@@ -98,7 +98,7 @@ def _matching_pairs(bits: Bits) -> set[tuple[int, int]]:
 def _buckets(bits: Bits) -> Iterator[Rows]:
     """Row numbers, ascending, of those that agree in a band."""
     count = bits.shape[1]
-    # Neighbouring bits are alike: a band takes bits from all over the picture.
+    # Neighbouring bits are alike: a band takes bits from all over the image.
     fewest, most = _BAND_BITS
     width = min(count // BANDS, most, max(fewest, len(bits).bit_length() - _BUCKET_BITS))
     for band in range(BANDS):

@@ -1,7 +1,14 @@
-"""Which pictures a version has, and with which label. Pure: what was collected, labels and base in, a choice out.
+"""Selects the images of a data set version and their labels, by rules in a fixed order.
 
-A picture is used once, whatever its names. It is left out while labellers disagree about it, when its label is
-`exclude`, when equal bytes have different labels, and when its class is said to be a defect here and good elsewhere.
+Pure: collected frames, labels and the base version in, a selection out. The rules:
+
+1. An image whose labellers disagree is left out.
+2. An image whose class is called a defect here and good elsewhere is left out.
+3. An image with the label `exclude` is left out.
+4. Images with equal bytes and different labels are left out.
+5. The base version keeps its samples, with the labels that hold now, except those that the rules above leave out.
+6. A new label that contradicts the base version's for the same image is reported and not used.
+7. An image is new when the base version does not have it; it is used once, whatever its names.
 """
 
 from __future__ import annotations
@@ -15,7 +22,7 @@ from pipeline.datasets.label_conflicts import find_disagreements, find_duplicate
 from pipeline.datasets.label_store import EXCLUDE, LabelHistory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
     from pipeline.datasets.collected_frames import CollectedFrame, FrameScan
     from pipeline.datasets.dataset_version import SampleEntry
@@ -24,97 +31,73 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LabelledFrame:
-    """A collected picture with the label that holds."""
+    """A collected image with its current label."""
 
     frame: CollectedFrame
     label: Label
 
     @property
     def sha256(self) -> str:
-        """Of the picture."""
+        """Of the image."""
         return self.frame.sidecar.image.sha256
 
 
 @dataclass(frozen=True, slots=True)
 class SampleSelection:
-    """`old` has the labels that hold now; weights and splits of `new` are still to be found."""
+    """The result of the rules. `old` has the current labels; weights and splits of `new` are assigned later."""
 
     old: tuple[SampleEntry, ...]
-    retired: tuple[SampleEntry, ...]  # of the base, not used any more
+    retired: tuple[SampleEntry, ...]  # of the base, no longer used
     new: tuple[LabelledFrame, ...]
-    # new ones, and those of the base with another label: what is to be judged
-    newly_labelled: tuple[LabelledFrame, ...]
-    quality: DatasetQuality  # what is known so far
+    newly_labelled: tuple[LabelledFrame, ...]  # new ones, and those of the base with another label: to be checked
+    quality: DatasetQuality  # what is known at this point
 
 
 def select_samples(
-    found: FrameScan | None, book: LabelHistory | None, base: tuple[SampleEntry, ...]
+    scan: FrameScan | None, history: LabelHistory | None, base: tuple[SampleEntry, ...]
 ) -> SampleSelection:
-    """Choose; without labels the base stays as it is."""
-    book = book or LabelHistory.from_labels(())
-    kept = {k.key: k for k in found.frames} if found is not None else {}
-    doubts = {key: str(conflict) for key, conflict in find_disagreements(book).items()}
-    labels = {key: label for key in book.by_key if (label := book.latest(key)) is not None}
-    doubts |= _ambiguous_classes(labels.values(), base)
-    usable = {key: x for key, x in labels.items() if key not in doubts and x.label != EXCLUDE}
-    candidates = [LabelledFrame(kept[key], label) for key, label in usable.items() if key in kept]
-    same = find_duplicate_conflicts((c.sha256, c.label) for c in candidates)
-    by_sha = {s.sha256: s for s in base}
-    old, retired = _relabel_base(base, labels, usable, set(same))
-    mine = {s.sha256: s for s in old}
-    new: dict[str, LabelledFrame] = {}
-    apart = {sha256: str(conflict) for sha256, conflict in same.items()}
-    for chosen in sorted(candidates, key=lambda c: c.frame.image_path):
-        known = mine.get(chosen.sha256)
-        if known is not None and known.class_name != chosen.label.label:
-            apart.setdefault(
-                chosen.sha256,
-                f"{chosen.frame.image_path}: {chosen.label.label}, in the base version {known.class_name}",
-            )
-        elif chosen.sha256 not in same and chosen.sha256 not in by_sha:
-            new.setdefault(chosen.sha256, chosen)
-    relabelled = {s.key for s in old if s.key is not None and by_sha[s.sha256] != s}
-    news = [*new.values(), *(c for c in candidates if c.frame.key in relabelled)]
-    pictures = {c.sha256 for c in candidates}
-    known_keys = {s.key for s in base}
+    """Apply the rules of the module; without labels the base stays as it is."""
+    history = history or LabelHistory.from_labels(())
+    frames = {frame.key: frame for frame in scan.frames} if scan is not None else {}
+    labels = {key: label for key in history.by_key if (label := history.latest(key)) is not None}
+    doubts = {**_disputed_images(history), **_ambiguous_classes(labels.values(), base)}
+    usable = _without_excluded({key: label for key, label in labels.items() if key not in doubts})
+    candidates = sorted(
+        (LabelledFrame(frames[key], label) for key, label in usable.items() if key in frames),
+        key=lambda candidate: candidate.frame.image_path,
+    )
+    duplicates = _conflicting_duplicates(candidates)
+    old, retired = _relabel_base(base, labels, usable, duplicates)
+    contradictions = _contradictions_of_base(candidates, old)
+    new = _new_images(candidates, duplicates, base)
     return SampleSelection(
         old=old,
         retired=retired,
-        new=tuple(new.values()),
-        newly_labelled=tuple(sorted(news, key=lambda c: c.frame.image_path)),
+        new=new,
+        newly_labelled=_newly_labelled(candidates, new, old, base),
         quality=DatasetQuality(
-            unlabelled=sum(key not in labels for key in kept),
-            orphans=sum(key not in kept and key not in known_keys for key in labels),
+            unlabelled=sum(key not in labels for key in frames),
+            orphans=len(labels.keys() - frames.keys() - {sample.key for sample in base}),
             excluded=sum(label.label == EXCLUDE for label in labels.values()),
             conflicts=Examples.of(doubts.values()),
-            same_picture=Examples.of(apart.values()),
-            duplicates=len(candidates) - len(pictures),
+            same_picture=Examples.of([*duplicates.values(), *contradictions.values()]),
+            duplicates=len(candidates) - len({candidate.sha256 for candidate in candidates}),
         ),
     )
 
 
-def _relabel_base(
-    base: tuple[SampleEntry, ...], labels: dict[str, Label], usable: dict[str, Label], same: set[str]
-) -> tuple[tuple[SampleEntry, ...], tuple[SampleEntry, ...]]:
-    """The base's samples with the labels that hold now, and those that are in doubt now."""
-    old, retired = [], []
-    for sample in base:
-        if sample.sha256 in same or (sample.key in labels and sample.key not in usable):
-            retired.append(sample)
-            continue
-        label = usable.get(sample.key) if sample.key is not None else None
-        if label is not None and label.label != sample.class_name:
-            changes = {"class_name": label.label, "is_defect": label.is_defect, "label_source": label.source}
-            old.append(sample.model_copy(update=changes if label.is_defect else {**changes, "mask": None}))
-        else:
-            old.append(sample)
-    return tuple(old), tuple(retired)
+# --- the rules, in their order ----------------------------------------------------------------------------------------
+
+
+def _disputed_images(history: LabelHistory) -> dict[str, str]:
+    """Rule 1: keys whose labellers disagree, with the reason."""
+    return {key: str(conflict) for key, conflict in find_disagreements(history).items()}
 
 
 def _ambiguous_classes(labels: Iterable[Label], base: tuple[SampleEntry, ...]) -> dict[str, str]:
-    """Keys whose label calls a class a defect that is good elsewhere, or the other way round.
+    """Rule 2: keys whose label calls a class a defect that is good elsewhere, or the other way round.
 
-    What the base version says of a class holds; of other classes, what the most labels say, and the earlier of equals.
+    The base version decides for its classes; for other classes the majority of labels, the earliest one in a tie.
     """
     kinds = {s.class_name: s.is_defect for s in base}
     votes: defaultdict[str, list[Label]] = defaultdict(list)
@@ -127,6 +110,77 @@ def _ambiguous_classes(labels: Iterable[Label], base: tuple[SampleEntry, ...]) -
         kind = kinds.get(name, first if 2 * defects == len(given) else 2 * defects > len(given))
         for label in given:
             if label.is_defect != kind:
-                said, elsewhere = ("a defect", "good") if label.is_defect else ("good", "a defect")
-                doubts[label.key] = f"{label.key}: {name} is {said} for {label.labeller}, {elsewhere} for the rest"
+                kind_here, elsewhere = ("a defect", "good") if label.is_defect else ("good", "a defect")
+                doubts[label.key] = f"{label.key}: {name} is {kind_here} for {label.labeller}, {elsewhere} for the rest"
     return doubts
+
+
+def _without_excluded(labels: Mapping[str, Label]) -> dict[str, Label]:
+    """Rule 3: labels other than `exclude`."""
+    return {key: label for key, label in labels.items() if label.label != EXCLUDE}
+
+
+def _conflicting_duplicates(candidates: Iterable[LabelledFrame]) -> dict[str, str]:
+    """Rule 4: digests of images that have several labels, with the reason."""
+    conflicts = find_duplicate_conflicts((candidate.sha256, candidate.label) for candidate in candidates)
+    return {sha256: str(conflict) for sha256, conflict in conflicts.items()}
+
+
+def _relabel_base(
+    base: tuple[SampleEntry, ...],
+    labels: Mapping[str, Label],
+    usable: Mapping[str, Label],
+    duplicates: Mapping[str, str],
+) -> tuple[tuple[SampleEntry, ...], tuple[SampleEntry, ...]]:
+    """Rule 5: the base's samples with their current labels, and those that the rules leave out."""
+    old, retired = [], []
+    for sample in base:
+        if sample.sha256 in duplicates or (sample.key in labels and sample.key not in usable):
+            retired.append(sample)
+            continue
+        label = usable.get(sample.key) if sample.key is not None else None
+        if label is not None and label.label != sample.class_name:
+            changes = {"class_name": label.label, "is_defect": label.is_defect, "label_source": label.source}
+            old.append(sample.model_copy(update=changes if label.is_defect else {**changes, "mask": None}))
+        else:
+            old.append(sample)
+    return tuple(old), tuple(retired)
+
+
+def _contradictions_of_base(candidates: Iterable[LabelledFrame], old: Iterable[SampleEntry]) -> dict[str, str]:
+    """Rule 6: digests of images that have another label in the base version, with the reason of the first one."""
+    classes = {sample.sha256: sample.class_name for sample in old}
+    found: dict[str, str] = {}
+    for candidate in candidates:
+        name, in_base = candidate.label.label, classes.get(candidate.sha256)
+        if in_base is not None and in_base != name:
+            found.setdefault(candidate.sha256, f"{candidate.frame.image_path}: {name}, in the base version {in_base}")
+    return found
+
+
+def _new_images(
+    candidates: Iterable[LabelledFrame], duplicates: Mapping[str, str], base: Iterable[SampleEntry]
+) -> tuple[LabelledFrame, ...]:
+    """Rule 7: images that the base version does not have, each under the first of its names."""
+    known = {sample.sha256 for sample in base}
+    new: dict[str, LabelledFrame] = {}
+    for candidate in candidates:
+        if candidate.sha256 not in duplicates and candidate.sha256 not in known:
+            new.setdefault(candidate.sha256, candidate)
+    return tuple(new.values())
+
+
+# --- what follows from them -------------------------------------------------------------------------------------------
+
+
+def _newly_labelled(
+    candidates: Iterable[LabelledFrame],
+    new: Sequence[LabelledFrame],
+    old: Iterable[SampleEntry],
+    base: Iterable[SampleEntry],
+) -> tuple[LabelledFrame, ...]:
+    """New images and relabelled ones of the base, in the order of their paths."""
+    before = {sample.sha256: sample for sample in base}
+    relabelled = {sample.key for sample in old if sample.key is not None and before[sample.sha256] != sample}
+    found = [*new, *(candidate for candidate in candidates if candidate.frame.key in relabelled)]
+    return tuple(sorted(found, key=lambda candidate: candidate.frame.image_path))

@@ -1,12 +1,14 @@
-"""Which pictures belong together, and which split a group goes to. Pure: entries in, splits out.
+"""Groups images that belong together and assigns the groups to splits.
 
-Pictures belong together when they show the same part (part id), when they are near-duplicates, and when the same camera
+Pure: entries in, splits out.
+
+Images belong together when they show the same part (part id), when they are near-duplicates, and when the same camera
 took them within a few seconds of each other, unless both have part ids that differ: then they show different parts.
-Belonging together is passed on: a chain is one group. A group never straddles splits.
+The relation is transitive: a chain is one group. A group never straddles splits.
 
-What has a split keeps it. A new picture goes where its group is; one that would tie two splits together is left out;
-a group of new pictures only goes where its classes are missing most, groups being dealt in the order of a hash of seed
-and group. Nothing depends on the order of the entries.
+An image that has a split keeps it. A new image goes to the split of its group; one that would connect two splits is
+left out; a group of new images only goes to the split that lacks its classes most, in the order of a hash of seed and
+group. Nothing depends on the order of the entries.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ _US_PER_S: Final = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """What decides where a picture belongs."""
+    """The properties of an image that decide its group and split."""
 
     sha256: str
     class_name: str
@@ -43,7 +45,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class SplitShares:
-    """Of the pictures that each split should get."""
+    """The share of the images that each split should get."""
 
     train: float = 0.7
     val: float = 0.15
@@ -56,7 +58,7 @@ class SplitShares:
 
 @dataclass(frozen=True, slots=True)
 class SplitPlace:
-    """Where a picture goes."""
+    """The split and group of an image."""
 
     group: str
     split: Split
@@ -64,10 +66,10 @@ class SplitPlace:
 
 @dataclass(frozen=True, slots=True)
 class SplitAssignment:
-    """By sha256; what is in neither is not there."""
+    """The assignment by sha256; images left out are in `straddling`."""
 
     places: Mapping[str, SplitPlace]
-    straddling: tuple[str, ...]  # new pictures that are left out
+    straddling: tuple[str, ...]  # new images that are left out
     near_duplicates: tuple[tuple[str, str], ...]  # near-duplicates
 
 
@@ -89,7 +91,7 @@ class _UnionFind:
 
 
 def assign_splits(members: Iterable[Member], *, seed: int, neighbour_s: float, shares: SplitShares) -> SplitAssignment:
-    """Place all members. Each sha256 is there once; `neighbour_s` seconds make two pictures of a camera neighbours."""
+    """Place all members. Each sha256 is there once; `neighbour_s` seconds make two images of a camera neighbours."""
     ordered = sorted(members, key=lambda m: m.sha256)
     union = _UnionFind(len(ordered))
     _join_equal(union, [m.part for m in ordered])
@@ -181,7 +183,7 @@ def _assign_new_groups(
 
         split = max((s for s in SPLITS if shares.of(s) > 0), key=lack)
         name = group[0].sha256[:16]
-        while name in taken:  # an older group may be called so
+        while name in taken:  # an older group may have this name
             name += "."
         taken.add(name)
         for member in group:

@@ -1,4 +1,7 @@
-"""Pictures and masks of a version, under the names of their digests; and what a version without one is taken for."""
+"""Stores images and masks of a version under their digests, and imports plain folders.
+
+An imported folder is treated as a version without a parent.
+"""
 
 from __future__ import annotations
 
@@ -22,43 +25,43 @@ if TYPE_CHECKING:
 EXPOSURE_STEP: Final = 32  # grey levels of a bucket
 _SUFFIXES: Final = {".jpeg": ".jpg"}
 _LEVELS: Final = 256
-# Where the same bytes are in two splits of a data set that was given: what judges models keeps them.
+# When an imported data set has the same bytes in two splits, the split that evaluates models keeps them.
 _SPLIT_ORDER: Final = {"test": 0, "val": 1, "train": 2}
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFeatures:
-    """What a picture's pixels say."""
+    """Features of an image's pixels."""
 
     fingerprint: bytes
     exposure: str  # bucket of the mean grey level, such as 096-127
 
 
 def extract_features(pixels: Pixels) -> ImageFeatures:
-    """Measure a picture [H, W] or [H, W, 3] BGR uint8."""
+    """Measure an image [H, W] or [H, W, 3] BGR uint8."""
     low = int(pixels.mean()) // EXPOSURE_STEP * EXPOSURE_STEP
     return ImageFeatures(fingerprint(pixels), f"{low:03}-{min(low + EXPOSURE_STEP, _LEVELS) - 1:03}")
 
 
 def object_path(sha256: str, suffix: str) -> str:
-    """Where the picture lies in a version's folder; `suffix` is such as `.png`."""
+    """The path of the image in a version's folder; `suffix` is such as `.png`."""
     return f"objects/{sha256[:2]}/{sha256}{_SUFFIXES.get(suffix, suffix)}"
 
 
 class VersionImages:
-    """The files of a version in the making. For several threads. Methods raise DatasetError."""
+    """The files of a version that is being built. Thread-safe. Methods raise DatasetError."""
 
     def __init__(self, folder: Path) -> None:
-        """`folder` may hold what an interrupted build left."""
+        """`folder` may hold the files of an interrupted build."""
         self.folder = folder
 
     def has(self, path: str, sha256: str) -> bool:
-        """Whether an earlier attempt brought that very picture."""
+        """Whether an earlier attempt added that image."""
         file = self.folder / path
         return file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == sha256
 
     def write(self, path: str, data: bytes) -> None:
-        """Write a picture, whole or not at all."""
+        """Write an image, completely or not at all."""
         target = self.folder / path
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +72,7 @@ class VersionImages:
             raise _write_error(target, error) from error
 
     def link(self, source: Path, path: str) -> None:
-        """Link a picture of another version, or copy it where links are not possible."""
+        """Link an image of another version, or copy it where links are not possible."""
         target = self.folder / path
         if target.exists():
             return
@@ -83,24 +86,24 @@ class VersionImages:
                 shutil.copyfile(source, target)
         except FileNotFoundError as error:
             raise DatasetError(
-                f"{source} is missing: the base version is not whole. Restore it or build it again."
+                f"{source} is missing: the base version is incomplete. Restore it or build it again."
             ) from error
         except OSError as error:
             raise _write_error(target, error) from error
 
     def remove_others(self, paths: set[str]) -> None:
-        """Remove what an interrupted build with other inputs left."""
+        """Remove files that an interrupted build with other inputs left."""
         for file in [*self.folder.glob("objects/*/*"), *self.folder.glob("masks/*")]:
             if file.relative_to(self.folder).as_posix() not in paths:
                 file.unlink()
 
 
 def _write_error(path: Path, error: OSError) -> DatasetError:
-    return DatasetError(f"{path} cannot be written: {error.strerror}. Make room there, or look at owner and rights.")
+    return DatasetError(f"{path} cannot be written: {error.strerror}. Free space, or check owner and permissions.")
 
 
 def import_folder(root: Path, into: VersionImages) -> tuple[str, tuple[SampleEntry, ...]]:
-    """Take over a folder that `Dataset.load` reads: its digest, and its samples with their splits. Raises DatasetError.
+    """Import a folder that `Dataset.load` reads: its digest, and its samples with their splits. Raises DatasetError.
 
     Of equal bytes one sample is kept: that of test before that of val before that of train.
     """
@@ -118,7 +121,7 @@ def _import_sample(sample: Sample, into: VersionImages) -> SampleEntry:
     if sample.mask_path is not None:
         mask = f"masks/{sample.sha256}.png"
         into.link(sample.mask_path, mask)
-    look = extract_features(read_image(sample.path))
+    features = extract_features(read_image(sample.path))
     known = {"kind": sample.kind, "difficulty": sample.difficulty, "surface": sample.surface}
     slices = {name: value for name, value in known.items() if value is not None}
     return SampleEntry.model_validate(
@@ -129,13 +132,13 @@ def _import_sample(sample: Sample, into: VersionImages) -> SampleEntry:
             "is_defect": sample.is_defect,
             "split": sample.split,
             "group": _group_id(sample.group),
-            "fingerprint": look.fingerprint.hex(),
+            "fingerprint": features.fingerprint.hex(),
             "mask": mask,
-            "slices": {**slices, "exposure": look.exposure},
+            "slices": {**slices, "exposure": features.exposure},
         }
     )
 
 
 def _group_id(name: str) -> str:
-    """Any group's name as one that a version may use."""
+    """The name of any group as one that a version accepts."""
     return "g-" + hashlib.sha256(name.encode()).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""Versions and differences of versions in words and as plain trees: what `kensa cloud dataset show|diff` prints."""
+"""Formats versions and their differences for `kensa cloud dataset show` and `diff`."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class VersionDiff:
-    """What leads from version `old` to version `new`. By SHA-256, sorted; swapping the versions inverts it."""
+    """The differences of two versions, by SHA-256, sorted; swapping the versions inverts them."""
 
     old: str  # digests
     new: str
-    added: tuple[tuple[str, str], ...]  # picture, class
+    added: tuple[tuple[str, str], ...]  # image, class
     removed: tuple[tuple[str, str], ...]
-    relabelled: tuple[tuple[str, str, str], ...]  # picture, class before, class after
-    moved: tuple[tuple[str, str, str], ...]  # picture, split before, split after
+    relabelled: tuple[tuple[str, str, str], ...]  # image, class before, class after
+    moved: tuple[tuple[str, str, str], ...]  # image, split before, split after
 
     @property
     def is_empty(self) -> bool:
-        """Whether the same pictures have the same classes in the same splits."""
+        """Whether the same images have the same classes in the same splits."""
         return not (self.added or self.removed or self.relabelled or self.moved)
 
     def to_dict(self) -> dict[str, Any]:
@@ -48,10 +48,10 @@ class VersionDiff:
         }
 
     def to_lines(self) -> Iterator[str]:
-        """For a person."""
+        """Lines of text."""
         yield f"{self.old[:12]} -> {self.new[:12]}"
         if self.is_empty:
-            yield "the same pictures, classes and splits"
+            yield "the same images, classes and splits"
         for what, counts in (
             ("added", _count(c for _, c in self.added)),
             ("removed", _count(c for _, c in self.removed)),
@@ -64,7 +64,7 @@ class VersionDiff:
 
 
 def diff_versions(old: DatasetVersion, new: DatasetVersion) -> VersionDiff:
-    """Compare two versions by the digests of their pictures."""
+    """Compare two versions by the digests of their images."""
     before = {s.sha256: s for s in old.samples}
     after = {s.sha256: s for s in new.samples}
     both = sorted(before.keys() & after.keys())
@@ -106,16 +106,16 @@ def summary(version: DatasetVersion) -> dict[str, Any]:
 
 
 def describe_version(version: DatasetVersion) -> Iterator[str]:
-    """A version for a person: what it holds, and what to look at before training on it."""
+    """A version as lines of text: its content, and what to check before training on it."""
     parent = version.parent[:12] if version.parent else "none"
     yield f"{version.name}  {version.digest[:12]}  parent {parent}  {version.created_utc}"
     yield f"{'class':<24}" + "".join(f"{split:>8}" for split in SPLITS)
     for name, row in version.counts().items():
         yield f"{name:<24}" + "".join(f"{row[split]:>8}" for split in SPLITS)
     groups = len({s.group for s in version.samples})
-    yield f"{len(version.samples)} pictures in {groups} groups, the largest has {version.quality.largest_group:.1%}"
+    yield f"{len(version.samples)} images in {groups} groups, the largest has {version.quality.largest_group:.1%}"
     if version.retired:
-        yield f"{len(version.retired)} pictures of earlier versions are not used now"
+        yield f"{len(version.retired)} images of earlier versions are no longer used"
     yield from _quality(version.quality)
 
 
@@ -123,19 +123,19 @@ def _quality(quality: DatasetQuality) -> Iterator[str]:
     for text, count in (
         ("collected frames have no label", quality.unlabelled),
         ("labels have no collected frame", quality.orphans),
-        ("pictures are labelled `exclude`", quality.excluded),
-        ("pictures are copies of another one, and used once", quality.duplicates),
+        ("images are labelled `exclude`", quality.excluded),
+        ("images are copies of another one, and used once", quality.duplicates),
         ("pairs of near-duplicates share a group", quality.near_duplicates),
-        ("new training pictures are beyond the limits", quality.over_limit),
+        ("new training images are beyond the limits", quality.over_limit),
     ):
         if count:
             yield f"{count} {text}"
     for text, examples in (
         ("left out, labellers disagree (settle with labels of source `review`)", quality.conflicts),
-        ("left out, equal pictures have different labels", quality.same_picture),
+        ("left out, equal images have different labels", quality.same_picture),
         ("left out, would tie two splits together", quality.straddling),
         ("left out, cannot be used", quality.unreadable),
-        ("near-duplicates with different labels; look at them", quality.near_conflicts),
+        ("near-duplicates with different labels; check them", quality.near_conflicts),
     ):
         if examples.count:
             yield f"{examples.count} {text}:"

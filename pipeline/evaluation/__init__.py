@@ -1,1 +1,1 @@
-"""How good a model is on labelled pictures, in figures and on a page."""
+"""Evaluates models on labelled images."""

@@ -1,4 +1,4 @@
-"""Figures of merit from labels and judgements: pure functions on arrays, no pictures, no model."""
+"""Metrics from labels and verdicts: pure functions on arrays, without images or a model."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ INTERVAL: Final = (2.5, 97.5)  # percentiles: a 95 % interval
 
 
 def confusion(truth: Labels, predicted: Labels, classes: int) -> Labels:
-    """[classes, classes + 1] counts: rows are the truth, columns the prediction, the last one no judgement (-1)."""
+    """[classes, classes + 1] counts: rows are the truth, columns the prediction, the last one no verdict (-1)."""
     table = np.zeros((classes, classes + 1), np.int64)
     np.add.at(table, (truth, np.where(predicted < 0, classes, predicted)), 1)
     return table
 
 
 def accuracy(truth: Labels, predicted: Labels) -> float:
-    """Share of right class names; no judgement is wrong."""
+    """Share of correct class names; no verdict counts as wrong."""
     return float((truth == predicted).mean())
 
 
@@ -90,8 +90,8 @@ def group_interval(
 ) -> tuple[float, float] | None:
     """95 % bootstrap interval of `statistic(indices)`, drawing whole groups with replacement.
 
-    Pictures of one group show the same part: to draw them one by one would make the interval too narrow. None when the
-    statistic cannot be had from any draw.
+    Images of one group show the same part: drawing them one by one would make the interval too narrow. None when the
+    statistic is undefined for every draw.
     """
     rng = np.random.default_rng(seed)
     names, inverse = np.unique(np.asarray(groups), return_inverse=True)

@@ -1,7 +1,7 @@
-"""How good a model is on labelled pictures: run it, decide as the line decides, count.
+"""Evaluates a model on labelled images with the decision rule of the line.
 
-Every picture goes through the agent's preprocessing and `agent.decision.decide`. The float reference and the int8 model
-are judged at the same thresholds. The unsure band is left out here: a class name is right or wrong.
+Every image goes through the agent's preprocessing and `agent.decision.decide`. The float reference and the int8 model
+are evaluated at the same thresholds. The unsure band is left out here: a class name is right or wrong.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from pipeline.dataset_reader import Sample
     from pipeline.evaluation.model_runner import RawOutput
 
-LOCALISATION_HIT_PX: Final = 16.0  # an evidence peak this near to the mask, in original pixels, has found the defect
+LOCALISATION_HIT_PX: Final = 16.0  # an evidence peak this near to the mask, in original pixels, counts as a hit
 
 
 def decide_all(raws: Sequence[RawOutput], rule: DecisionRule) -> tuple[Judgement, ...]:
-    """Decide on every picture, without an unsure band."""
+    """Decide on every image, without an unsure band."""
     sharp = replace(rule, unsure_band=0.0)
     return tuple(decide(sharp, raw.plan, raw.scores, raw.evidence) for raw in raws)
 
@@ -38,7 +38,7 @@ def decide_all(raws: Sequence[RawOutput], rule: DecisionRule) -> tuple[Judgement
 def choose_threshold(
     raws: Sequence[RawOutput], samples: Sequence[Sample], rule: DecisionRule, *, false_rejects: float | None
 ) -> float:
-    """Return the one threshold for all defect classes; 0 where there are no good parts to tell them from."""
+    """Return the one threshold for all defect classes; 0 without both good and defective parts."""
     defect = np.array([s.is_defect for s in samples])
     if defect.all() or not defect.any():
         return 0.0
@@ -64,7 +64,7 @@ def peak_distance(raw: RawOutput, sample: Sample) -> float | None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
-    """Samples with what a model said of them, and the figures."""
+    """Samples with the judgements of a model, and the metrics."""
 
     samples: tuple[Sample, ...]
     judgements: tuple[Judgement, ...]
@@ -80,13 +80,13 @@ def true_classes(samples: Sequence[Sample], rule: DecisionRule) -> npt.NDArray[n
 
 
 def predicted_classes(judgements: Sequence[Judgement], rule: DecisionRule) -> npt.NDArray[np.int64]:
-    """Class indices of the verdicts; -1 for no judgement."""
+    """Class indices of the verdicts; -1 for no verdict."""
     index = {name: i for i, name in enumerate(rule.classes)}
     return np.array([-1 if j.class_name is None else index[j.class_name] for j in judgements], np.int64)
 
 
 def evaluate(raws: Sequence[RawOutput], samples: Sequence[Sample], rule: DecisionRule) -> Evaluation:
-    """Judge raw results and compute the figures; accuracy and AUROC with 95 % intervals by group bootstrap."""
+    """Decide on raw results and compute the metrics; accuracy and AUROC with 95 % intervals by group bootstrap."""
     judgements = decide_all(raws, rule)
     truth, predicted = true_classes(samples, rule), predicted_classes(judgements, rule)
     scores = np.array([j.score for j in judgements])
@@ -125,7 +125,7 @@ def _by_class(values: npt.NDArray[np.float64], rule: DecisionRule) -> dict[str, 
 def recall_by_kind(
     samples: Sequence[Sample], judgements: Sequence[Judgement]
 ) -> dict[str, dict[str, dict[str, float | int]]]:
-    """Return kind -> difficulty -> found share and count of defective parts, for data that tell kind and difficulty."""
+    """Return kind -> difficulty -> found share and count of defective parts, for data with kind and difficulty."""
     found: dict[str, dict[str, list[bool]]] = {}
     for sample, judgement in zip(samples, judgements, strict=True):
         if sample.is_defect and sample.kind and sample.difficulty:
@@ -140,7 +140,7 @@ def recall_by_kind(
 
 
 def int8_agreement(first: Evaluation, second: Evaluation) -> dict[str, Any]:
-    """Share of pictures that both models give the same outcome and class, and the same outcome; intervals by group."""
+    """Share of images that both models give the same outcome and class, and the same outcome; intervals by group."""
     pairs = list(zip(first.judgements, second.judgements, strict=True))
     outcome = np.array([a.outcome == b.outcome for a, b in pairs])
     both = outcome & np.array([a.class_name == b.class_name for a, b in pairs])

@@ -1,4 +1,4 @@
-"""Runs models on labelled images: the float export, int8 bytes without a manifest, or a loaded release.
+"""Runs models on labelled images: float exports, int8 bytes without a manifest, releases.
 
 Every image goes through the agent's preprocessing once, whatever the number of models. Sessions use one thread: results
 do not depend on the number of cores.
@@ -33,7 +33,7 @@ INPUT_ZERO: Final = 128
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RawOutput:
-    """One picture's raw result: rows are its tiles."""
+    """The raw outputs for one image; rows are its tiles."""
 
     scores: Floats  # [tiles, classes]
     evidence: Floats | None  # [tiles, h, w]
@@ -64,7 +64,7 @@ def _make_infer(model: bytes, *, evidence: bool, name: str, convert: Callable[[P
 def run_models(
     infers: Sequence[Infer], samples: Sequence[Sample], geometry: Geometry, *, progress: Progress
 ) -> tuple[tuple[RawOutput, ...], ...]:
-    """Run each model on all samples; one tuple for each model. A picture is read and preprocessed once."""
+    """Run each model on all samples; one tuple for each model. An image is read and preprocessed once."""
     preprocessor = Preprocessor(geometry)
     raws: list[list[RawOutput]] = [[] for _ in infers]
     for number, sample in enumerate(samples, start=1):
@@ -77,7 +77,7 @@ def run_models(
 
 
 def to_float_input(pixels: Pixels) -> Floats:
-    """uint8 [N, H, W, C] -> what the float export takes: float32 [N, C, H, W], (byte - 128) / 128."""
+    """uint8 [N, H, W, C] -> input of the float export: float32 [N, C, H, W], (byte - 128) / 128."""
     result: Floats = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).astype(np.float32)
     result -= INPUT_ZERO
     result *= np.float32(INPUT_SCALE)

@@ -1,4 +1,4 @@
-"""Evaluates a finished release on a data set, through the agent's own loading of it."""
+"""Evaluates a finished release on a data set; the agent's own code loads the release."""
 
 from __future__ import annotations
 

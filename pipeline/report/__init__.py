@@ -1,1 +1,1 @@
-"""Pages about models, choices and the plant: self-contained HTML and Markdown from one set of templates and charts."""
+"""Reports on releases, candidates and the plant, from one set of templates and charts."""

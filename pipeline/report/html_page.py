@@ -1,4 +1,4 @@
-"""Renders the templates of the reports: HTML with every text escaped, Markdown with cells that cannot break a table.
+"""Renders the templates of the reports as HTML or Markdown, with outside text escaped.
 
 Promise: equal contexts give equal bytes; a name that the context lacks is an error. A page loads nothing: style, charts
 and images are part of it. The only markup that enters a page unescaped are the charts of `pipeline.report.charts`.

@@ -1,4 +1,6 @@
-"""Renders report.html: one self-contained page on a release, for the person who decides whether to trust it.
+"""Renders report.html: one self-contained page with the metrics and mistakes of a release.
+
+It is for the person who decides whether to trust the release.
 
 No script, no address: inline SVG and base64 images. Every text from outside is escaped.
 """

@@ -1,11 +1,12 @@
-"""What runs in a training job: `python -m pipeline.sagemaker.job_entry`, on the folders of `layout`.
+"""The program of a training job: `python -m pipeline.sagemaker.job_entry`.
 
 step=train trains the plan in the hyperparameters and leaves `release/`. step=choose compares the candidates (releases,
 or the model.tar.gz of trainings, anywhere below their channel) with the champion's and leaves `choice.json`, the model
 card and the proposed candidate as `release/`, if there is one.
 
-Promise: a job that fails says why in output/failure, in sentences, and ends with another code than 0; a training that
-was interrupted after its end and is started again does not train twice. Local searches run this same program.
+It works on the folders of `job_layout`. Promise: a job that fails writes the reason to output/failure, in sentences,
+and exits with a code other than 0; a job that was interrupted after its training and is started again does not train
+twice. Local searches run the same program.
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ def _train(layout: JobLayout, given: Mapping[str, str]) -> None:
 
 def _choose(layout: JobLayout, given: Mapping[str, str]) -> None:
     tree: Any = json_or_text(given.get("policy", "null"))
-    wanted = selection_policy.read_policy(tree, "the hyperparameter policy")
+    policy = selection_policy.read_policy(tree, "the hyperparameter policy")
     with tempfile.TemporaryDirectory(prefix="kensa-candidates-") as folder:
         room = Path(folder)
         candidates = _find_releases(layout.channel(CANDIDATES_CHANNEL), room / "candidates")
@@ -135,7 +136,7 @@ def _choose(layout: JobLayout, given: Mapping[str, str]) -> None:
             candidates,
             champions[0] if champions else None,
             layout.channel(TRAINING_CHANNEL),
-            wanted,
+            policy,
             anchors=layout.channels_with_prefix(ANCHOR_PREFIX),
             progress=log_progress,
         )
@@ -145,7 +146,7 @@ def _choose(layout: JobLayout, given: Mapping[str, str]) -> None:
 
 
 def _find_releases(folder: Path, room: Path) -> list[Path]:
-    """Every release folder below `folder`, archives unpacked below `room`, in the order of their paths."""
+    """Every release folder below `folder`, with archives unpacked below `room`, in the order of their paths."""
     room.mkdir(parents=True, exist_ok=True)
     for number, archive in enumerate(sorted(folder.rglob("*.tar.gz"))):
         _unpack(archive, room / f"{number:04d}-{archive.parent.name}")
@@ -156,7 +157,7 @@ def _find_releases(folder: Path, room: Path) -> list[Path]:
 
 
 def _unpack(archive: Path, into: Path) -> None:
-    """Unpack plain files and folders only. Raises PlanError for what is damaged, too large or leads outside."""
+    """Unpack plain files and folders only. Raises PlanError for damaged, too large or escaping archives."""
     try:
         with tarfile.open(archive, "r:gz") as packed:
             members = packed.getmembers()

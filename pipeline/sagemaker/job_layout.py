@@ -1,10 +1,10 @@
-"""The folders of a SageMaker training job, or of a training anywhere that is laid out like one.
+"""The folders of a SageMaker training job, or of a local training with the same layout.
 
 input/config/hyperparameters.json    {name: text}
-input/data/CHANNEL/                  one folder a channel
-model/                               what the job gives: SageMaker packs it as model.tar.gz
+input/data/CHANNEL/                  one folder per channel
+model/                               the results: SageMaker packs them as model.tar.gz
 output/failure                       why it failed: the beginning becomes the job's FailureReason
-checkpoints/                         kept over interruptions of spot machines
+checkpoints/                         survives interruptions of spot machines
 """
 
 from __future__ import annotations
@@ -34,33 +34,33 @@ _MAX_HYPERPARAMETER_BYTES: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class JobLayout:
-    """See the module."""
+    """The folders of one job; see the module."""
 
     root: Path
 
     @classmethod
     def from_environment(cls) -> JobLayout:
-        """The job's own: SM_ROOT, or /opt/ml."""
+        """The layout of the current job: SM_ROOT, or /opt/ml."""
         return cls(Path(os.environ.get(ROOT_VARIABLE, DEFAULT_ROOT)))
 
     @property
     def model_folder(self) -> Path:
-        """What the job gives."""
+        """The folder of the results."""
         return self.root / "model"
 
     @property
     def release_folder(self) -> Path:
-        """The release folder in it."""
+        """The release folder among the results."""
         return self.model_folder / RELEASE
 
     @property
     def failure_file(self) -> Path:
-        """The file that says why the job failed."""
+        """The file with the reason of a failure."""
         return self.root / "output" / "failure"
 
     @property
     def checkpoints_folder(self) -> Path:
-        """Kept over interruptions, where the job has them."""
+        """The folder that survives interruptions, if the job has one."""
         return self.root / "checkpoints"
 
     def channel(self, name: str) -> Path:
@@ -72,11 +72,11 @@ class JobLayout:
         return folder
 
     def channels_with_prefix(self, prefix: str) -> list[Path]:
-        """All channels whose names begin so, in order."""
+        """The folders of all channels with this prefix, in order."""
         return sorted((self.root / "input" / "data").glob(f"{prefix}*"))
 
     def hyperparameters(self) -> dict[str, str]:
-        """The job's. Raises PlanError."""
+        """The hyperparameters of the job. Raises PlanError."""
         path = self._hyperparameters
         try:
             with path.open("rb") as file:
@@ -84,13 +84,13 @@ class JobLayout:
         except OSError as error:
             raise PlanError(f"{path} cannot be read: {error.strerror}.") from error
         except ValueError as error:
-            raise PlanError(f"{path} is no JSON: {error}.") from error
+            raise PlanError(f"{path} is not JSON: {error}.") from error
         if not isinstance(tree, dict) or not all(isinstance(value, str) for value in tree.values()):
-            raise PlanError(f"{path} must be one object of texts.")
+            raise PlanError(f"{path} must be one object whose values are texts.")
         return tree
 
     def prepare(self, hyperparameters: Mapping[str, str], channels: Mapping[str, Path]) -> None:
-        """Lay out a job on this machine; channels are links."""
+        """Create the folders of a job on this machine; channels are links."""
         data = self.root / "input" / "data"
         data.mkdir(parents=True, exist_ok=True)
         self._hyperparameters.parent.mkdir(parents=True, exist_ok=True)

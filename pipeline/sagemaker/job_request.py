@@ -1,7 +1,7 @@
-"""Requests of sagemaker:CreateTrainingJob: from a plan and the account's settings to the call's parameters.
+"""Builds requests for sagemaker:CreateTrainingJob from a plan and the account's settings.
 
 The same dict goes to boto3 and to the state machine's `sagemaker:createTrainingJob.sync`, whose names are equal. Equal
-inputs give equal job names: a state machine that asks twice gets one job (SageMaker refuses the second by name).
+inputs give equal job names: a state machine that repeats a request gets one job (SageMaker refuses the second by name).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _DIGITS: Final = 16
 
 
 class JobSettings(StrictJson):
-    """What an account gives to a job."""
+    """Settings of an account for its jobs."""
 
     role_arn: str = Field(pattern=r"^arn:[a-z0-9-]+:iam::\d{12}:role/.+$")
     image_uri: str  # a stock PyTorch training image of the region
@@ -51,7 +51,7 @@ class JobSettings(StrictJson):
     volume_gb: int = Field(default=30, ge=1, le=16_384)
     max_runtime_s: int = Field(default=4 * 3600, ge=60, le=432_000)
     spot: bool = False
-    max_wait_s: int | None = Field(default=None, ge=60, le=432_000)  # of a spot job, with the waiting for a machine
+    max_wait_s: int | None = Field(default=None, ge=60, le=432_000)  # of a spot job, including the wait for a machine
     kms_key: str | None = None  # for volume and output
     subnets: tuple[str, ...] = ()
     security_groups: tuple[str, ...] = ()
@@ -65,7 +65,7 @@ class JobSettings(StrictJson):
 
 
 def training_request(plan: TrainingPlan, settings: JobSettings, *, data_uri: str, cycle: str = "") -> dict[str, Any]:
-    """A job that trains one plan on the data set version at `data_uri`; `cycle` names the execution that wants it."""
+    """A job that trains one plan on the data set version at `data_uri`; `cycle` names the requesting execution."""
     return _request(
         f"kensa-train-{plan.name}",
         plan.digest + cycle,
@@ -85,7 +85,7 @@ def choice_request(
     anchor_uris: Sequence[str] = (),
     cycle: str = "",
 ) -> dict[str, Any]:
-    """A job that chooses among the model.tar.gz below `candidates_uri`."""
+    """A job that chooses among the candidates in the model.tar.gz below `candidates_uri`."""
     channels = {TRAINING_CHANNEL: data_uri, CANDIDATES_CHANNEL: candidates_uri}
     if champion_uri:
         channels[CHAMPION_CHANNEL] = champion_uri
@@ -111,7 +111,7 @@ def _request(
         },
         "HyperParameters": {
             **hyperparameters,
-            # Of script mode: the image unpacks the bundle, installs its requirements.txt and runs the program.
+            # For script mode: the image unpacks the bundle, installs its requirements.txt and runs the program.
             "sagemaker_program": PROGRAM_NAME,
             "sagemaker_submit_directory": settings.source_uri,
             "sagemaker_region": settings.region,
@@ -143,5 +143,5 @@ def _channel(name: str, uri: str) -> dict[str, Any]:
 
 
 def metric_definitions() -> list[dict[str, str]]:
-    """What SageMaker reads from the log."""
+    """The metrics that SageMaker reads from the log."""
     return [{"Name": f"val:{name}", "Regex": f"{METRIC_PREFIX} {name}=([-+0-9.eE]+)"} for name in REPORTED_METRICS]

@@ -1,8 +1,8 @@
-"""The source bundle of a training job: sources, the device's lock and the program, as one tar with equal bytes.
+"""Packs the source bundle of a training job: sources, the lock and the program, as one tar.
 
 Promise: equal files give equal bytes (sorted names, no times, no owners), so that the bundle's digest names the code.
-What is installed in the job is what a device has: `requirements.txt` is the lock of the extra `train`, which holds the
-device's versions; torch is the image's.
+A job installs the versions of a device: `requirements.txt` is the lock of the extra `train`, which contains them; torch
+comes with the image.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def checkout_root() -> Path:
 
 
 def make_bundle(root: Path | None = None) -> bytes:
-    """The bundle's bytes, tar.gz. Raises OperatorError where the lock is not there: it is made from a checkout."""
+    """The bundle's bytes, tar.gz. Raises OperatorError without the lock: bundles are made from a checkout."""
     root = root or checkout_root()
     lock = root / "requirements" / f"{_LOCK}.txt"
     if not lock.is_file():
@@ -52,7 +52,7 @@ def make_bundle(root: Path | None = None) -> bytes:
 
 
 def bundle_name(data: bytes) -> str:
-    """A name that says which code it is: kensa-source-DIGEST.tar.gz."""
+    """A name that identifies the code: kensa-source-DIGEST.tar.gz."""
     return f"kensa-source-{hashlib.sha256(data).hexdigest()[:16]}.tar.gz"
 
 

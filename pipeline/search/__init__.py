@@ -1,1 +1,1 @@
-"""Which trainings to run, and running them."""
+"""Searches over training configurations: plans the trainings and runs them on this machine."""

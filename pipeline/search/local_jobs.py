@@ -1,7 +1,9 @@
-"""Trainings as child processes on this machine, each laid out like a SageMaker job, a bounded number at a time.
+"""Runs trainings as child processes on this machine, a bounded number at a time.
 
-Promise: a training that finished is found again by its plan's digest and not run twice, unless the code has changed
-since; one that fails is told and does not stop the others; no child outlives the call. What a child printed lies in
+Each is laid out like a SageMaker job.
+
+Promise: a finished training is found by the digest of its plan and not run again, unless the code has changed since; a
+failure is reported and does not stop the others; no child outlives the call. The output of a child is in
 TRAININGS/LABEL/output/log.
 """
 
@@ -31,28 +33,28 @@ if TYPE_CHECKING:
     from pipeline.selection.training_plan import TrainingPlan
 
 _ENTRY: Final = "pipeline.sagemaker.job_entry"
-_POLL_S: Final = 0.1  # between two looks at a child
+_POLL_S: Final = 0.1  # between two checks of a child
 _TERMINATE_TIMEOUT_S: Final = 10.0  # for a child to end when asked to
 _TAIL_CHARS: Final = 600  # of a log, in a failure's text
 
 
 @dataclass(frozen=True, slots=True)
 class JobResult:
-    """One training's end: a release, or why there is none."""
+    """The result of a training: a release, or the reason why there is none."""
 
     plan: TrainingPlan
     folder: Path | None
     manifest: Manifest | None
     failure: str = ""
     duration_s: float = 0.0
-    is_reused: bool = False  # it was there already
+    is_reused: bool = False  # of an earlier search
 
 
 class LocalTrainingJobs:
-    """The folder of a search's trainings."""
+    """Runs the trainings of a search in one folder."""
 
     def __init__(self, folder: Path, data: Path, *, workers: int, timeout_s: float) -> None:
-        """`workers` run at once; one that takes longer than `timeout_s` is ended and has failed."""
+        """`workers` run at once; one that takes longer than `timeout_s` is terminated and counts as failed."""
         self._folder = folder
         self._data = data
         self._workers = workers
@@ -65,7 +67,7 @@ class LocalTrainingJobs:
             try:
                 for done in as_completed([pool.submit(self._run_job, plan, stop) for plan in plans]):
                     yield done.result()
-            finally:  # also when the caller stops listening: by Ctrl-C, or an error
+            finally:  # also when the caller stops early: by Ctrl-C, or an error
                 stop.set()
                 pool.shutdown(cancel_futures=True)
 
@@ -132,4 +134,4 @@ def _failure_text(layout: JobLayout, log: Path, code: int) -> str:
         text = path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
         if text:
             return text[-_TAIL_CHARS:]
-    return f"it ended with code {code} and said nothing"
+    return f"it exited with code {code} and printed nothing"

@@ -36,16 +36,23 @@ def search(argv: Sequence[str]) -> int:
     add = parser.add_argument
     add("--search-file", type=Path, metavar="FILE.yaml", help="what to vary (default: learning rates and seeds)")
     add("--data", type=Path, required=True, help="folder with manifest.csv, or with split/class/*.png")
-    add("--out", type=Path, required=True, help="folder of the search; one that was stopped goes on there")
+    add("--out", type=Path, required=True, help="folder of the search; an interrupted search resumes there")
     add("--champion", type=Path, metavar="RELEASE_DIR", help="the running release, to be compared with")
-    add("--anchor", type=Path, action="append", default=[], metavar="DATA", help="further data to hold on; repeatable")
+    add(
+        "--anchor",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DATA",
+        help="further data to compare on; repeatable",
+    )
     add("--name", help="model name (default: the champion's, the file's, or the data folder's)")
     add("--version", help="semantic version (default: the file's, or the champion's next minor one)")
     add("--net", help="size of the network, unless the file varies it")
-    add("--epochs", type=int, help="of a whole training")
-    add("--threads", type=int, help="of each training; part of what makes bytes equal")
+    add("--epochs", type=int, help="of a full training")
+    add("--threads", type=int, help="of each training; equal bytes need an equal number")
     add("--workers", type=int, help="trainings at once")
-    add("--registry", help="register what is proposed: a folder, or s3://bucket/prefix")
+    add("--registry", help="register the proposed candidate: a folder, or s3://bucket/prefix")
     add("--json", action="store_true", help="print the result as one JSON object")
     arguments = parser.parse_args(argv)
     require_extra("train", "torch", "onnx")
@@ -57,7 +64,7 @@ def search(argv: Sequence[str]) -> int:
         with ProgressDisplay() as progress:
             choice, report = run_search(settings, *places, anchors=arguments.anchor, progress=progress)
     except KeyboardInterrupt:
-        print("kensa: stopped. The same command goes on where it was.", file=sys.stderr)
+        print("kensa: stopped. Run the same command to resume.", file=sys.stderr)
         return _INTERRUPTED
     entry = None
     if arguments.registry:

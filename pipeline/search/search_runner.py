@@ -1,11 +1,11 @@
-"""A whole search on this machine: rounds of trainings, the finalists compared with the champion, the result on disk.
+"""Runs a whole search on this machine: rounds of trainings, comparison, result on disk.
 
-    OUT/trainings/LABEL/     one a training, laid out like a SageMaker job
-    OUT/search.json          what was trained, and how each did
-    OUT/choice.json, card.md, card.html, release/    see `result`
+    OUT/trainings/LABEL/     one per training, laid out like a SageMaker job
+    OUT/search.json          the trainings and their results
+    OUT/choice.json, card.md, card.html, release/    see `pipeline.selection.choice_folder`
 
-Promise: equal settings, data, code, CPU type and libraries give the same choice; a search that was stopped goes on
-where it was; a failed training costs itself only.
+Promise: equal settings, data, code, CPU type and libraries give the same choice; an interrupted search resumes;
+a failed training does not affect the others.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ TRAININGS_FOLDER: Final = "trainings"
 
 
 class SearchError(OperatorError):
-    """No training of a round succeeded; the text says why the first one failed."""
+    """No training of a round succeeded; the text gives the reason of the first failure."""
 
 
 class TrainingOutcome(StrictJson):
-    """One line of the search's report."""
+    """One training in the report of a search."""
 
     round: int
     label: str  # folder below trainings/
@@ -50,7 +50,7 @@ class TrainingOutcome(StrictJson):
     objective: float | None = None
     failure: str = ""
     duration_s: float = 0.0
-    found: bool = False  # from an earlier search
+    reused: bool = False  # from an earlier search
     survived: bool = False
 
 
@@ -61,12 +61,12 @@ class SearchReport(StrictJson):
 
     @property
     def failed(self) -> tuple[TrainingOutcome, ...]:
-        """Those that gave no release."""
+        """The trainings without a release."""
         return tuple(one for one in self.trainings if one.failure)
 
 
 def resolve_settings(settings: SearchSettings, data: Path) -> SearchSettings:
-    """The settings with what they leave open filled in from the data: its digest, head and epochs."""
+    """The settings, completed from the data: digest, head and epochs."""
     dataset = Dataset.load(data)
     if settings.dataset_digest not in {None, dataset.digest}:
         raise OperatorError(
@@ -78,7 +78,7 @@ def resolve_settings(settings: SearchSettings, data: Path) -> SearchSettings:
 
 
 def objective_value(metrics: Mapping[str, Any], objective: Objective) -> float:
-    """The objective from a manifest's int8 figures; what cannot be had counts as 0."""
+    """The objective from a manifest's int8 metrics; an undefined one counts as 0."""
     figures = metrics.get("int8", {})
     if objective != "balanced":
         return float(figures.get(objective) or 0.0)
@@ -99,7 +99,7 @@ def run_search(
     """Search and choose. Raises OperatorError, SearchError, DatasetError, ReleaseError for the champion."""
     settings = resolve_settings(settings, data)
     out.mkdir(parents=True, exist_ok=True)
-    (out / CHOICE_NAME).unlink(missing_ok=True)  # of an earlier search: this one has not chosen yet
+    (out / CHOICE_NAME).unlink(missing_ok=True)  # of an earlier search
     trainings = LocalTrainingJobs(out / TRAININGS_FOLDER, data, workers=settings.workers, timeout_s=settings.timeout_s)
     survivors = plan_trainings(settings)
     rounds = halving_rungs(len(survivors), settings.halving)
@@ -124,7 +124,7 @@ def run_search(
 def _run_round(
     trainings: LocalTrainingJobs, plans: Sequence[TrainingPlan], rung: Rung, name: str, progress: Progress
 ) -> list[tuple[TrainingPlan, JobResult]]:
-    """Train; pairs of the whole plan and what became of its shortened one, in the plans' order."""
+    """Train; pairs of the full plan and the result of its shortened one, in the order of the plans."""
     short = {rung.shorten(whole).digest: whole for whole in plans}
     finished: dict[str, JobResult] = {}
     for count, one in enumerate(trainings.run([rung.shorten(whole) for whole in short.values()]), start=1):
@@ -136,7 +136,7 @@ def _run_round(
 def _ranked(
     found: Sequence[tuple[TrainingPlan, JobResult]], objective: Objective
 ) -> list[tuple[TrainingPlan, JobResult]]:
-    """The successful ones, the best first; ties by digest."""
+    """The successful trainings, the best first; ties by digest."""
     good = [(whole, one) for whole, one in found if one.manifest is not None]
     return sorted(
         good,
@@ -152,6 +152,6 @@ def _training_outcome(number: int, one: JobResult, objective: Objective, kept: s
         objective=None if one.manifest is None else objective_value(one.manifest.metrics, objective),
         failure=one.failure,
         duration_s=round(one.duration_s, 1),
-        found=one.is_reused,
+        reused=one.is_reused,
         survived=one.plan.digest in kept,
     )

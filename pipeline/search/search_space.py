@@ -1,12 +1,12 @@
-"""Which trainings to run: configurations times seeds, and how successive halving spends the epochs.
+"""Plans the trainings of a search: configurations times seeds, with successive halving.
 
 The grid of `vary` times `seeds` on top of `base`, in a fixed order. Halving (K. Jamieson and A. Talwalkar,
 Non-stochastic Best Arm Identification and Hyperparameter Optimization, AISTATS 2016) trains all of them for few epochs,
 keeps the best 1 / eta by the objective on the validation split, trains those eta times longer, and so on up to all
-epochs. A learning rate's one cycle has the length of its training and cannot be gone on with: each round trains anew,
-every round costs about as much as the last one, and a survivor is an ordinary training.
+epochs. The learning rate's one cycle has the length of the training and cannot be extended: each round trains anew,
+costs about as much as the last one, and a survivor is an ordinary training.
 
-In the cloud all trainings run at once on machines of their own: `plan` gives every one of them at full length.
+In the cloud all trainings run at once on machines of their own: `plan_trainings` gives all of them at full length.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ MAX_FILE_BYTES: Final = 256 * 1024
 
 
 class HalvingSettings(StrictJson):
-    """How a local search saves time."""
+    """Settings of successive halving, which shortens a local search."""
 
     eta: int = Field(default=3, ge=2, le=10)
-    finalists: int = Field(default=2, ge=1, le=64)  # at least so many are trained for all epochs
-    least_epochs: int = Field(default=2, ge=1)
+    finalists: int = Field(default=2, ge=1, le=64)  # at least this many are trained for all epochs
+    min_epochs: int = Field(default=2, ge=1)
 
 
 class SearchSettings(StrictJson):
-    """A search file. Parameters are those of `pipeline.training.recipe.Parameters`."""
+    """A search file. Parameters are those of `pipeline.training.recipe.TrainingParameters`."""
 
     name: Name = "model"
     version: SemVer = "0.1.0"
@@ -74,7 +74,7 @@ class SearchSettings(StrictJson):
                 raise ValueError(f"vary.{name} has no values")
             count *= len(values)
         if count > MAX_TRAININGS:
-            raise ValueError(f"{count} trainings are asked for; at most {MAX_TRAININGS} are allowed")
+            raise ValueError(f"{count} trainings are requested; at most {MAX_TRAININGS} are allowed")
         return self
 
     @property
@@ -84,7 +84,7 @@ class SearchSettings(StrictJson):
 
 
 def read_settings(path: Path) -> SearchSettings:
-    """Read a search file, YAML. Raises PlanError naming the key, what was given and what is allowed."""
+    """Read a search file, YAML. Raises PlanError naming the key, its value and what is allowed."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
@@ -94,11 +94,11 @@ def read_settings(path: Path) -> SearchSettings:
     except OSError as error:
         raise PlanError(f"{path} cannot be read: {error.strerror}.") from error
     except yaml.YAMLError as error:
-        raise PlanError(f"{path} is no YAML: {error}") from error
+        raise PlanError(f"{path} is not YAML: {error}") from error
 
 
 def default_settings() -> SearchSettings:
-    """What is searched without a file: three learning rates, two seeds each."""
+    """The search without a file: three learning rates, two seeds each."""
     return SearchSettings(vary={"learning_rate": (2e-3, 4e-3, 8e-3)}, seeds=(0, 1))
 
 
@@ -140,11 +140,11 @@ class Rung:
 
 
 def halving_rungs(trainings: int, halving: HalvingSettings | None) -> tuple[Rung, ...]:
-    """The rounds for so many trainings; the last one has all epochs. One round without halving."""
+    """The rounds for a number of trainings; the last one has all epochs. One round without halving."""
     if halving is None:
         return (Rung(trainings, 1.0, 1),)
     counts = [trainings]
     while counts[-1] > halving.finalists:
         counts.append(max(halving.finalists, -(-counts[-1] // halving.eta)))
     last = len(counts) - 1
-    return tuple(Rung(n, halving.eta ** float(i - last), halving.least_epochs) for i, n in enumerate(counts))
+    return tuple(Rung(n, halving.eta ** float(i - last), halving.min_epochs) for i, n in enumerate(counts))

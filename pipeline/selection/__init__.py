@@ -1,5 +1,6 @@
-"""From many trainings to one candidate: search, comparison with the champion, choice, registry, reproduction.
+"""Selects one candidate of many trainings, registers it, and can reproduce it.
 
-The order: `search` trains, `choose` compares and chooses, `registry` keeps what was chosen with its `record`,
-`reproduce` makes it again. What crosses a process or a machine (plans, choices, records) is strict JSON.
+`trainer` trains a plan, `candidate_choice` compares the candidates and chooses, `choice_folder` writes the result,
+`registry` stores it, `reproduction` trains it again. Plans, choices and records that cross a process or a machine are
+strict JSON.
 """

@@ -1,12 +1,12 @@
-"""Compare candidates with the champion on the same pictures, and propose one of them, or none.
+"""Compares candidates with the champion on the same images and proposes one of them, or none.
 
 A candidate is proposable when (a) it is a release that a device would take, (b) it passes on every protected slice of
-the validation split and of every anchor (`policy` says what that means), (c) it gains on the objective, (d) it keeps
+the validation split and of every anchor (see `selection_policy`), (c) it gains on the objective, (d) it keeps
 the policy's floors. Of the proposable ones the best by the objective is chosen; ties go to the better AUROC, then to
 the smaller model, then to the smaller digest: the order of the candidates never matters. Every refusal is a sentence.
 
-Anchors are data sets that no new label has touched, such as the version before: where a batch of wrong labels came into
-training and validation alike, the candidate looks good on them together and fails on an anchor.
+Anchors are data sets without new labels, such as the version before. When a batch of wrong labels entered training and
+validation alike, the candidate looks good on both and fails on an anchor.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
     from pipeline.comparison.predictions import ReleasePredictions
     from pipeline.progress import Progress
 
-_MAX_NAMED_SLICES = 5  # slices named in a reason; all are in the comparison
+_MAX_NAMED_SLICES = 5  # slices named in a reason; the comparison holds all of them
 
 
 class ChoiceError(OperatorError):
-    """There is nothing to choose from; the text says what became of each candidate."""
+    """There is nothing to choose from; the text gives the reason for each candidate."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Candidate:
-    """A release that can be judged."""
+    """A release that can be evaluated."""
 
     folder: Path
     predictions: ReleasePredictions
@@ -59,15 +59,15 @@ def choose_candidate(
     """Choose among release folders. `champion` is the running one's release folder; None before the first.
 
     Every data set needs the policy's split. Raises DatasetError, ReleaseError for the champion, ChoiceError when no
-    candidate can be judged at all.
+    candidate can be evaluated at all.
     """
     policy = policy or SelectionPolicy()
-    pictures = EvaluationSplit.load(dataset, policy.split)
+    main = EvaluationSplit.load(dataset, policy.split)
     others = [EvaluationSplit.load(anchor, policy.split) for anchor in anchors]
-    champions = [predict(champion, p, progress=progress) for p in (pictures, *others)] if champion else []
-    broken, found = _evaluate_candidates(candidates, pictures, policy, progress)
+    champions = [predict(champion, p, progress=progress) for p in (main, *others)] if champion else []
+    broken, found = _evaluate_candidates(candidates, main, policy, progress)
     if not found:
-        raise ChoiceError("no candidate can be judged: " + " ".join(broken or ["none was given."]))
+        raise ChoiceError("no candidate can be evaluated: " + " ".join(broken or ["none was given."]))
     found.sort(key=lambda one: one.rank)
     compared = found[: policy.candidates] if champion else []
     elsewhere = [predict_all([one.folder for one in compared], p, progress=progress) for p in others]
@@ -79,18 +79,18 @@ def choose_candidate(
             assessments.append(_not_compared(one, policy))
         else:
             inspected = [one.predictions, *(_raise_if_failed(results[place]) for results in elsewhere)]
-            triples = zip(inspected, champions, (pictures, *others), strict=True)
+            triples = zip(inspected, champions, (main, *others), strict=True)
             comparisons = [compare_predictions(new, old, p, policy) for new, old, p in triples]
             assessments.append(_assess(one, comparisons, champions[0].metric(policy.objective), policy))
     chosen = next((i for i, assessment in enumerate(assessments) if assessment.proposable), None)
-    shown = chosen or 0  # all figures take their time: the card has those of one
+    shown = chosen or 0  # computing all metrics takes time: the card has those of one
     assessments[shown] = assessments[shown].model_copy(update={"figures": found[shown].predictions.metrics()})
     return CandidateChoice(
         objective=policy.objective,
         champion=champions[0].title if champions else None,
         champion_sha256=champions[0].manifest.files[MODEL_NAME].sha256 if champions else None,
         champion_objective=champions[0].metric(policy.objective) if champions else None,
-        dataset_digest=pictures.dataset.digest,
+        dataset_digest=main.dataset.digest,
         chosen=chosen,
         reasons=(_summary(assessments, chosen), *broken),
         assessments=tuple(assessments),
@@ -99,27 +99,29 @@ def choose_candidate(
 
 
 def _raise_if_failed(result: ReleasePredictions | KensaError) -> ReleasePredictions:
-    """What ran on the data runs on an anchor; if not, nothing can be said at all."""
+    """A release that ran on the data must run on an anchor; otherwise no comparison is possible."""
     if isinstance(result, KensaError):
         raise result
     return result
 
 
 def _evaluate_candidates(
-    candidates: Sequence[Path], pictures: EvaluationSplit, policy: SelectionPolicy, progress: Progress
+    candidates: Sequence[Path], split: EvaluationSplit, policy: SelectionPolicy, progress: Progress
 ) -> tuple[list[str], list[_Candidate]]:
-    """What cannot be judged, as sentences, and what can; of equal models with equal thresholds the first."""
+    """Why candidates cannot be evaluated, and the others; of equal models with equal thresholds the first."""
     broken: list[str] = []
     found: dict[str, _Candidate] = {}
-    results = predict_all(candidates, pictures, progress=progress)
+    results = predict_all(candidates, split, progress=progress)
     for folder, inspected in zip(candidates, results, strict=True):
         if isinstance(inspected, KensaError):
-            broken.append(f"{folder.name} cannot be judged: {inspected}")
+            broken.append(f"{folder.name} cannot be evaluated: {inspected}")
             continue
         entry = inspected.manifest.files[MODEL_NAME]
         objective = inspected.metric(policy.objective)
         if objective is None:
-            broken.append(f"{folder.name} cannot be judged: the objective {policy.objective} needs good and bad parts.")
+            broken.append(
+                f"{folder.name} cannot be evaluated: the objective {policy.objective} needs good and bad parts."
+            )
             continue
         rank = (-objective, -(inspected.metric("auroc") or 0.0), entry.length_bytes, entry.sha256)
         decision = inspected.manifest.decision.model_dump_json()
@@ -179,12 +181,12 @@ def _assessment(
 
 def _check_floors(inspected: ReleasePredictions, policy: SelectionPolicy) -> list[str]:
     shares = (
-        ("finds", "defective", inspected.is_defect, policy.least_found),
-        ("passes", "good", ~inspected.is_defect, policy.least_passed),
+        ("finds", "defective", inspected.is_defect, policy.min_defects_found),
+        ("passes", "good", ~inspected.is_defect, policy.min_good_passed),
     )
     return [
         f"It {verb} {100 * inspected.is_outcome_right[rows].mean():.1f} % of the {kind} parts; at least "
-        f"{100 * least:g} % are asked."
+        f"{100 * least:g} % are required."
         for verb, kind, rows, least in shares
         if rows.any() and inspected.is_outcome_right[rows].mean() < least
     ]

@@ -1,8 +1,7 @@
-"""What is known of a candidate, as JSON: how it did against the champion, whether it is proposed, and its status.
+"""Records of candidates in a registry, as JSON: content, decision, status and history.
 
-A `Choice` is the result of a comparison, with every candidate's assessment. A `Record` is one candidate in a registry:
-written once, never changed. What happens to it later is its history, a list of `Change`s that only grows; its status is
-the last one's. `ALLOWED` is the table of changes.
+A `CandidateRecord` is written once and never changed. Later events are its history, a list of `StatusChange`s that only
+grows; the status of the last one is the candidate's. `STATUS_TRANSITIONS` is the table of allowed changes.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ class CandidateStatus(StrEnum):
 STATUS_TRANSITIONS: Final[dict[CandidateStatus, frozenset[CandidateStatus]]] = {
     CandidateStatus.PENDING: frozenset({CandidateStatus.APPROVED, CandidateStatus.REJECTED}),
     CandidateStatus.APPROVED: frozenset({CandidateStatus.RELEASED, CandidateStatus.REJECTED}),
-    CandidateStatus.REJECTED: frozenset({CandidateStatus.APPROVED}),  # a person may think again
+    CandidateStatus.REJECTED: frozenset({CandidateStatus.APPROVED}),  # a person may reconsider
     CandidateStatus.RELEASED: frozenset({CandidateStatus.ROLLED_BACK}),
-    CandidateStatus.ROLLED_BACK: frozenset({CandidateStatus.APPROVED}),  # and try it again, once the cause is known
+    CandidateStatus.ROLLED_BACK: frozenset({CandidateStatus.APPROVED}),  # and release it again, once the cause is known
 }
 
 
@@ -51,14 +50,14 @@ class ReleaseArtifact(StrictJson):
 
 
 class CandidateRecord(StrictJson):
-    """A candidate in a registry; see the module."""
+    """A candidate in a registry, with what made it and how it compared; see the module."""
 
     schema_version: Literal[1] = 1
     name: Name
     version: SemVer
     model_sha256: Sha256
-    dataset_digest: Sha256  # of what it was trained on: the lineage's
-    dataset_uri: str | None = None  # where that data set version lies
+    dataset_digest: Sha256  # of the training data: the lineage's
+    dataset_uri: str | None = None  # where that data set version is stored
     parameters: dict[str, Any]
     seed: int
     metrics: dict[str, Any]  # the manifest's
@@ -69,7 +68,7 @@ class CandidateRecord(StrictJson):
     artifacts: dict[str, ReleaseArtifact]  # the release folder's files
     artifacts_uri: str = ""  # of the folder that holds them; the registry sets it
     created_utc: str
-    trigger: str | None = None  # what started the cycle that made it
+    trigger: str | None = None  # what started the cycle that trained it
 
     @property
     def release_id(self) -> str:
@@ -81,7 +80,7 @@ class StatusChange(StrictJson):
     """One line of a candidate's history."""
 
     status: CandidateStatus
-    by: str = Field(min_length=1, max_length=256)  # who: a person, or the cycle's execution
+    by: str = Field(min_length=1, max_length=256)  # a person, or the execution of the cycle
     why: str = Field(min_length=1, max_length=1024)
     at_utc: str
 
@@ -94,5 +93,5 @@ class RegistryEntry(StrictJson):
 
     @property
     def status(self) -> CandidateStatus:
-        """What it is now."""
+        """The current status."""
         return self.history[-1].status

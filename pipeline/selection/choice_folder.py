@@ -1,4 +1,7 @@
-"""A finished choice on disk: `choice.json`, `card.md`, `card.html`, and `release/` when a candidate is proposed."""
+"""Writes, reads and registers a finished choice: `choice.json`, the model card and the release.
+
+The folder holds `choice.json`, `card.md`, `card.html`, and `release/` when a candidate is proposed.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ RELEASE_FOLDER: Final = "release"
 
 
 def write_choice(choice: CandidateChoice, folder: Path) -> CandidateChoice:
-    """Write the choice below `folder`; what is returned and written names releases by where they lie from there."""
+    """Write the choice below `folder`; returns it as written, with releases named relative to the folder."""
     release = folder / RELEASE_FOLDER
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +51,7 @@ def write_choice(choice: CandidateChoice, folder: Path) -> CandidateChoice:
         )
         (folder / CARD_MARKDOWN).write_text(render_card_markdown(kept, manifest), encoding="utf-8")
         (folder / CARD_HTML).write_text(render_card_html(kept, manifest), encoding="utf-8")
-        (folder / CHOICE_NAME).write_bytes(to_json(kept))  # last: with it the result is there
+        (folder / CHOICE_NAME).write_bytes(to_json(kept))  # last: it marks the result as complete
     except OSError as error:
         raise OperatorError(f"{folder} cannot be written: {error.strerror}.") from error
     return kept
@@ -87,7 +90,7 @@ def make_candidate_record(
     """
     assessment, manifest = choice.assessments[index], read_manifest(release)
     if manifest.files[MODEL_NAME].sha256 != assessment.model_sha256:
-        raise OperatorError(f"{release} does not hold the model {assessment.model_sha256[:12]} that was judged.")
+        raise OperatorError(f"{release} does not hold the model {assessment.model_sha256[:12]} that was evaluated.")
     return CandidateRecord(
         name=manifest.name,
         version=manifest.version,
@@ -119,9 +122,9 @@ def register_choice(
     dataset_uri: str | None = None,
     trigger: str | None = None,
 ) -> RegistryEntry | None:
-    """Keep the proposed candidate of the result in `folder`, Pending, with its card; None when none is proposed.
+    """Register the proposed candidate of the result in `folder`, Pending, with its card; None when none is proposed.
 
-    What was tried is kept in any case. To register the same result again changes nothing. Raises RegistryError,
+    The choice itself is recorded in any case. Registering the same result again changes nothing. Raises RegistryError,
     IntegrityError, StorageError.
     """
     choice = read_choice(folder)

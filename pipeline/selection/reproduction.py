@@ -1,9 +1,9 @@
-"""Make a release again from its lineage, and say whether the bytes are the same.
+"""Trains a release again from its lineage and reports whether the bytes are the same.
 
-Promise: nothing is trained on other data than the lineage names. Equal digests of model.onnx and golden.npz:
-reproduced. Different ones on the same CPU type, threads, libraries and code: not reproduced. Different ones elsewhere
-are to be expected, because products are summed in another order there: then the figures on the validation split decide,
-each within `tolerance` of the lineage's.
+Promise: the training uses exactly the data that the lineage names. Equal digests of model.onnx and golden.npz:
+reproduced. Different ones on the same CPU type, threads, libraries and code: not reproduced. Elsewhere different ones
+are expected, because products are summed in another order: then the metrics on the validation split decide, each within
+`tolerance` of the lineage's.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Outcome = Literal["identical", "close", "different"]
 
 @dataclass(frozen=True, slots=True)
 class ReproductionDifference:
-    """One thing that is not as it was."""
+    """One value that differs from the lineage."""
 
     what: str
     before: str
@@ -40,12 +40,12 @@ class ReproductionDifference:
 
 @dataclass(frozen=True, slots=True)
 class Reproduction:
-    """How it went."""
+    """The result of a reproduction."""
 
     outcome: Outcome
     release_id: str
     digests: tuple[ReproductionDifference, ...]  # files whose bytes differ
-    environment: tuple[ReproductionDifference, ...]  # what differs between that training's place and this one
+    environment: tuple[ReproductionDifference, ...]  # of that training against this one
     metrics: tuple[tuple[str, float, float], ...]  # name, before, now
     tolerance: float
     files: release_writer.ReleaseFiles
@@ -62,7 +62,7 @@ class Reproduction:
             lines.append(f"{self.release_id}: {MODEL_NAME} and {GOLDEN_NAME} are identical, byte for byte.")
         elif self.is_reproduced:
             lines.append(
-                f"{self.release_id}: not the same bytes, as is to be expected here; every figure is within "
+                f"{self.release_id}: the bytes differ, as expected in another environment; every metric is within "
                 f"{100 * self.tolerance:g} points."
             )
         elif not self.environment:
@@ -71,7 +71,7 @@ class Reproduction:
                 "bytes differ."
             )
         else:
-            lines.append(f"{self.release_id} is NOT reproduced: a figure differs by more than the tolerance.")
+            lines.append(f"{self.release_id} is NOT reproduced: a metric differs by more than the tolerance.")
         lines += [f"  {one.what}: {one.before} -> {one.now}" for one in (*self.digests, *self.environment)]
         if self.outcome != "identical":
             lines += [f"  {name}: {old:.4f} -> {new:.4f} ({new - old:+.4f})" for name, old, new in self.metrics]
@@ -98,7 +98,7 @@ def reproduce(release_dir: Path, data: Path, *, tolerance: float = TOLERANCE, pr
     labels = manifest.lineage.parameters.get("labels_sha256")
     if labels not in {None, release_writer.labels_sha256(dataset.samples)}:
         raise DatasetError(
-            f"{data} has the pictures that {manifest.name} {manifest.version} was trained on, but other masks or "
+            f"{data} has the images that {manifest.name} {manifest.version} was trained on, but other masks or "
             "groups. Restore the data set version."
         )
     files = train_plan(plan, data, progress=progress)
@@ -106,7 +106,7 @@ def reproduce(release_dir: Path, data: Path, *, tolerance: float = TOLERANCE, pr
 
 
 def compare_with_lineage(old: Manifest, files: release_writer.ReleaseFiles, *, tolerance: float) -> Reproduction:
-    """What became of the second training."""
+    """Compare the second training with the lineage of the first."""
     new = files.manifest
     digests = tuple(
         ReproductionDifference(name, old.files[name].sha256[:12], new.files[name].sha256[:12])
@@ -132,7 +132,7 @@ def compare_with_lineage(old: Manifest, files: release_writer.ReleaseFiles, *, t
 
 
 def environment_differences(old: Lineage, new: Lineage) -> tuple[ReproductionDifference, ...]:
-    """What bytes may depend on and is not as it was."""
+    """The differences on which the bytes may depend."""
     pairs = [(name, getattr(old, name), getattr(new, name)) for name in ("cpu", "threads", "code_version")]
     names = sorted({*old.libraries, *new.libraries})
     pairs += [(name, old.libraries.get(name, "none"), new.libraries.get(name, "none")) for name in names]
@@ -140,7 +140,7 @@ def environment_differences(old: Lineage, new: Lineage) -> tuple[ReproductionDif
 
 
 def fetch_dataset(uri: str, into: Path) -> Path:
-    """A data set version's folder on this machine: itself, or what lies below s3://..., copied to `into`."""
+    """A data set version's folder on this machine: itself, or a copy of s3://... in `into`."""
     if "://" not in uri:
         return Path(uri)
     storage = open_storage(uri)

@@ -46,7 +46,7 @@ def registry(argv: Sequence[str]) -> int:
 
     command("list", "all candidates, or those of one model").add_argument("name", nargs="?")
     command("show", "one candidate with its comparison and history").add_argument("version", help="NAME/VERSION")
-    command("tried", "every candidate that was compared, with its reasons").add_argument("name")
+    command("choices", "every candidate that was compared, with its reasons").add_argument("name")
     for name, text in (("approve", "let a candidate be released"), ("reject", "never release it")):
         made = command(name, text)
         made.add_argument("version", help="NAME/VERSION")
@@ -54,7 +54,7 @@ def registry(argv: Sequence[str]) -> int:
         made.add_argument("--by", default=getpass.getuser(), help="who decides (default: you)")
     made = command("add", "register what a search or a job proposes")
     made.add_argument("result", type=Path, help="folder with choice.json")
-    made.add_argument("--data", help="where the data set version lies: a folder, or s3://bucket/prefix")
+    made.add_argument("--data", help="location of the data set version: a folder, or s3://bucket/prefix")
     made.add_argument("--by", default=getpass.getuser())
     made.add_argument("--why", default="proposed by a comparison")
     made = command("fetch", "write a candidate's release folder")
@@ -99,7 +99,7 @@ def _list_choices(kept: ModelRegistry, arguments: argparse.Namespace) -> int:
         for one in choice.assessments:
             print(f"  {candidate_line(one)}")
     if not choices:
-        print("nothing was tried")
+        print("no candidates were compared")
     return 0
 
 
@@ -155,7 +155,7 @@ def _entry_dict(entry: RegistryEntry) -> dict[str, Any]:
 
 _COMMANDS: Final[dict[str, Callable[[ModelRegistry, argparse.Namespace], int]]] = {
     "list": _list,
-    "tried": _list_choices,
+    "choices": _list_choices,
     "show": _show,
     "approve": _status_command(CandidateStatus.APPROVED),
     "reject": _status_command(CandidateStatus.REJECTED),

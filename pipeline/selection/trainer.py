@@ -1,4 +1,4 @@
-"""A plan and a data set in, a release out: the one training of searches, jobs and reproductions.
+"""Trains the release of a plan; shared by searches, jobs and reproductions.
 
 Needs torch. The head and the epochs that a plan leaves open follow from the data, as for `kensa train`.
 """
@@ -29,14 +29,15 @@ def load_planned_dataset(plan: TrainingPlan, data: Path) -> Dataset:
     if plan.dataset_digest not in {None, dataset.digest}:
         raise DatasetError(
             f"{data} has the digest {dataset.digest[:12]}, the plan was made for {str(plan.dataset_digest)[:12]}. Give "
-            "the data set version that the plan names, or plan again."
+            "the data set version that the plan names, or make a new plan."
         )
     return dataset
 
 
 def train_plan(plan: TrainingPlan, data: Path, *, progress: Progress, training_job: str | None = None) -> ReleaseFiles:
     """Train. Raises DatasetError, PlanError, OperatorError."""
-    # libgomp reads this when torch is loaded. Waiting threads must sleep: spinning halves a shared machine's speed.
+    # libgomp reads this when torch is loaded. Waiting threads must sleep: spinning halves the speed of a shared
+    # machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     dataset = load_planned_dataset(plan, data)
     from pipeline.training.release_builder import TrainingRequest, build_release  # noqa: PLC0415 - loads torch, which takes seconds
@@ -70,7 +71,7 @@ def plan_from_manifest(manifest: Manifest) -> TrainingPlan:
     if lacking:
         raise PlanError(
             f"the lineage of {manifest.name} {manifest.version} lacks {', '.join(lacking)}: it was not made by "
-            "`kensa train` and cannot be made again."
+            "`kensa train` and cannot be reproduced."
         )
     given = lineage.parameters
     return TrainingPlan(

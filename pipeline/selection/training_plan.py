@@ -1,8 +1,8 @@
-"""A training as data: what a search plans, a training job reads, and a registry's record holds.
+"""A training as data: planned by a search, read by a job, kept in a registry's record.
 
-Promise: equal plans have equal digests, on every machine; a plan holds all that a training is told. Hyperparameters of
-SageMaker are strings with at most 2,500 characters each: a plan's fields are written there one by one, as JSON, so that
-its console shows and sorts them.
+Promise: equal plans have equal digests, on every machine; a plan holds every input of a training. Hyperparameters of
+SageMaker are strings with at most 2,500 characters each: each field of a plan is written there as JSON of its own, so
+that the console shows and sorts them.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _DIGITS: Final = 16  # of a digest, where it names a folder or a job
 
 
 class TrainingPlan(StrictJson):
-    """One training. `parameters` are those of `pipeline.training.recipe.Parameters`; absent ones have its defaults."""
+    """One training. `parameters` are `pipeline.training.recipe.TrainingParameters`; absent ones have its defaults."""
 
     name: Name  # of the release's model
     version: SemVer  # of the release
-    dataset_digest: Sha256 | None = None  # of the data set's samples; None: whatever the folder holds
+    dataset_digest: Sha256 | None = None  # of the data set's samples; None: any
     parameters: dict[str, Scalar] = Field(default_factory=dict)
     geometry: str | None = None  # as `kensa train --geometry`; None: follows from the data, as do the next two
     head: Literal["classifier", "evidence"] | None = None
@@ -52,12 +52,12 @@ class TrainingPlan(StrictJson):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the canonical JSON: by it a finished training is found again."""
+        """SHA-256 of the canonical JSON; finished trainings are found by it."""
         return hashlib.sha256(self.canonical()).hexdigest()
 
     @property
     def label(self) -> str:
-        """The digest's beginning: names folders."""
+        """The beginning of the digest, which names folders."""
         return self.digest[:_DIGITS]
 
     @property
@@ -70,7 +70,7 @@ class TrainingPlan(StrictJson):
         return TrainingParameters(**self.parameters)  # type: ignore[arg-type] # checked above, and by the recipe
 
     def hyperparameters(self) -> dict[str, str]:
-        """As SageMaker carries them: each field and each parameter a JSON text of its own."""
+        """The hyperparameters of SageMaker: each field and each parameter as a JSON text."""
         own = self.model_dump(mode="json", exclude={"parameters"})
         return {key: json.dumps(value) for key, value in sorted({**own, **self.parameters}.items())}
 
@@ -84,6 +84,6 @@ class TrainingPlan(StrictJson):
 
 
 def next_version(version: str) -> str:
-    """The next minor version: 1.2.3 -> 1.3.0, 1.3.0-rc -> 1.4.0. What a retrained model is called unless told."""
+    """The next minor version: 1.2.3 -> 1.3.0, 1.3.0-rc -> 1.4.0. The default version of a retrained model."""
     major, minor, _ = version.split("-", 1)[0].split(".")
     return f"{major}.{int(minor) + 1}.0"

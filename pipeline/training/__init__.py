@@ -1,1 +1,4 @@
-"""Labelled pictures in, the files of a release out: recipes, network, export, quantisation. Only this needs torch."""
+"""Trains a network and exports it: recipes, network, ONNX export, quantisation.
+
+Labelled images in, the files of a release out. Only this package needs torch.
+"""

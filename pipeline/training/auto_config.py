@@ -1,11 +1,11 @@
-"""What follows from the data when the user names neither geometry nor head.
+"""Chooses geometry and head from the data when the user names neither.
 
 Geometry:
-1. pictures of one size with sides up to 256 px: whole, at their size rounded up to a multiple of 16;
+1. images of one size with sides up to 256 px: whole, at their size rounded up to a multiple of 16;
 2. else, with masks: tiles, so that small defects stay visible;
 3. else: whole, 224 x 224.
-One channel when none of the pictures looked at has colour, else three. Head: an evidence map when there are masks and
-good pictures to tell defects from, else class scores.
+One channel when none of the sampled images has colour, else three. Head: an evidence map when there are masks and good
+images to distinguish defects from, else class scores.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from pipeline.dataset_reader import Dataset, Sample
 
 Head = Literal["classifier", "evidence"]
-SMALL_PX: Final = 256  # up to here a picture is fed at its own size
-WHOLE_PX: Final = 224  # side for pictures that have to be reduced
+SMALL_PX: Final = 256  # up to here an image is fed at its own size
+WHOLE_PX: Final = 224  # side for images that have to be reduced
 TILE_PX: Final = 128
 TILE_REDUCTION: Final = 2
 TILE_OVERLAP_PX: Final = 32
-STRIDE_PX: Final = 16  # what a side must be a multiple of: the coarsest network's stride
+STRIDE_PX: Final = 16  # sides are multiples of it: the coarsest network's stride
 DEFAULT_EPOCHS: Final[dict[Head, int]] = {"classifier": 40, "evidence": 24}
-SAMPLED_IMAGES: Final = 200  # pictures, evenly spread over the training split
+SAMPLED_IMAGES: Final = 200  # images, evenly spread over the training split
 
 _GEOMETRY: Final = re.compile(
     r"^(?P<mode>whole|tiles):(?P<h>\d{2,4})x(?P<w>\d{2,4})(x(?P<c>[13]))?(:r(?P<r>[124]))?(:o(?P<o>\d{1,4}))?$"
@@ -41,13 +41,13 @@ GEOMETRY_HELP: Final = (
 
 
 def choose_head(dataset: Dataset) -> Head:
-    """See the module's rule."""
+    """Choose the head by the rule of the module."""
     has_good = len(dataset.classes) > len(dataset.defects)
     return "evidence" if dataset.has_masks and has_good else "classifier"
 
 
 def choose_geometry(dataset: Dataset, samples: Sequence[Sample]) -> Geometry:
-    """Apply the module's rule to the training `samples`."""
+    """Choose the geometry by the rule of the module, from the training `samples`."""
     sizes, channels = _image_shapes(samples)
     if len(sizes) == 1:
         height, width = next(iter(sizes))
@@ -59,10 +59,10 @@ def choose_geometry(dataset: Dataset, samples: Sequence[Sample]) -> Geometry:
 
 
 def parse_geometry(text: str, samples: Sequence[Sample]) -> Geometry:
-    """Read the user's --geometry; without C the channels follow from the pictures. Raises OperatorError."""
+    """Read the user's --geometry; without C the channels follow from the images. Raises OperatorError."""
     match = _GEOMETRY.match(text)
     if match is None or (match["mode"] == "whole" and (match["r"] or match["o"])):
-        raise OperatorError(f"--geometry {text!r} is not understood; write {GEOMETRY_HELP}.")
+        raise OperatorError(f"--geometry {text!r} is invalid; write {GEOMETRY_HELP}.")
     height, width, overlap = int(match["h"]), int(match["w"]), int(match["o"] or 0)
     if height % STRIDE_PX or width % STRIDE_PX or not STRIDE_PX <= min(height, width) <= max(height, width) <= 2048:  # noqa: PLR2004
         raise OperatorError(
@@ -88,7 +88,7 @@ def _round_up_to_stride(side: int) -> int:
 
 
 def _image_shapes(samples: Sequence[Sample]) -> tuple[set[tuple[int, int]], Literal[1, 3]]:
-    """Sizes (height, width) and channels of a spread of the pictures."""
+    """Sizes (height, width) and channels of evenly spread images."""
     sizes: set[tuple[int, int]] = set()
     grey = True
     for sample in samples[:: max(1, len(samples) // SAMPLED_IMAGES)]:

@@ -1,11 +1,11 @@
-"""Random training crops for the evidence-map recipe: real pictures, pasted defects, other light, noise.
+"""Random training crops for the evidence-map recipe: pasted defects, changed light, noise.
 
-Promise: batch i of a `CropSampler` depends on its pictures, settings, seed and i only, so batches can be made ahead, in
+Promise: batch i of a `CropSampler` depends on its images, settings, seed and i only, so batches can be made ahead, in
 any order and on any thread. Pixels stay uint8 as the device would see them: a crop is cut from what
 `agent.preprocess` wrote, and the result is clipped to bytes again.
 
-Why defects are pasted: real defect pictures are few and each shows one place on one part. A cut-out laid on a good
-crop at another place, angle, size and light teaches what the defect is instead of which part it was on.
+Why defects are pasted: real defect images are few and each shows one place on one part. A cut-out pasted on a
+good crop at another place, angle, size and light teaches the defect instead of the part it was on.
 """
 
 from __future__ import annotations
@@ -26,44 +26,44 @@ if TYPE_CHECKING:
 _NOISE_SIDE: Final = 1024  # of the bank that noise is cut from, px
 _CUTOUT_MARGIN: Final = 6  # of surroundings kept around a defect, px
 _INSIDE: Final = 0.4  # share of a turned mask's pixel from which it counts
-_MIN_DEFECT_PX: Final = 4  # smaller specks of a mask are neither cut out nor call a crop defective, px
+_MIN_DEFECT_PX: Final = 4  # smaller specks of a mask are neither cut out nor make a crop defective, px
 
 
 @dataclass(frozen=True, slots=True)
 class AugmentationSettings:
     """How crops are drawn and altered. Ranges are symmetric around no change, drawn evenly."""
 
-    good_share: float = 0.5  # of crops cut from good pictures, before pasting
+    good_share: float = 0.5  # of crops cut from good images, before pasting
     paste_share: float = 0.5  # of those that get a defect pasted
-    hit_share: float = 0.8  # of the crops of defective pictures that are placed on the defect
+    hit_share: float = 0.8  # of the crops of defective images that are placed on the defect
     gain: float = 0.35  # log of the factor on all grey levels
     bias: float = 8.0  # grey levels
     gamma: float = 0.2  # log of the exponent
     noise: float = 1.5  # largest standard deviation, grey levels
     paste_size: float = 0.35  # log of the pasted defect's scale
     paste_aspect: float = 0.15  # log of its stretch along x
-    paste_angle: float = 12.0  # degrees; every third one is turned at will
+    paste_angle: float = 12.0  # degrees; every third one has any angle
     paste_contrast: float = 0.4  # log of the factor on the defect's contrast
-    paste_largest: float = 0.15  # of the crop's area; larger cut-outs have lost the contrast to what lay around them
+    paste_largest: float = 0.15  # of the crop's area; larger cut-outs have lost the contrast to their surroundings
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingImage:
-    """One training picture after preprocessing, at least as large as a crop."""
+    """One training image after preprocessing, at least as large as a crop."""
 
     pixels: Pixels  # [H, W, C]
-    mask: Pixels | None  # [H, W], 1 where the defect is; None when the picture is defective and nobody marked where
+    mask: Pixels | None  # [H, W], 1 where the defect is; None when the image is defective without a mask
     label: int  # 0 for good parts, 1 + i for the i-th defect class
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AugmentedBatch:
-    """Crops and what is known of them."""
+    """Crops with their masks and labels."""
 
     pixels: Pixels  # [N, H, W, C]
     masks: Pixels  # [N, H, W], 1 where the defect is
     labels: npt.NDArray[np.int64]  # [N], 0 or 1 + i: the class of the defect in the crop
-    has_mask: Floats  # [N], 1 where the mask is to be believed, else 0
+    has_mask: Floats  # [N], 1 where the mask is known, else 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,7 +77,7 @@ class _Cutout:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _PastePlacement:
-    """The window of the crop that a cut-out comes to lie in, px, and the affine map [2, 3] from the cut-out into it."""
+    """The window of the crop that receives a cut-out, px, and the affine map [2, 3] from the cut-out into it."""
 
     x: int
     y: int
@@ -108,7 +108,7 @@ def _cutouts(pictures: Sequence[TrainingImage]) -> list[_Cutout]:
 
 
 def _offset(size: int, room: int, random: np.random.Generator) -> int:
-    """Where a crop of `size` starts in 0 .. room: as if it could hang over by a half, and were then pushed back.
+    """Where a crop of `size` starts in 0 .. room: drawn as if it could overhang by a half, then clipped.
 
     Drawn evenly over 0 .. room, borders would hardly ever be seen, and the network would take them for defects.
     """
@@ -178,7 +178,7 @@ class CropSampler:
         return crop, mask, 0 if missed else label
 
     def _cut(self, picture: TrainingImage, random: np.random.Generator) -> tuple[Pixels, Pixels | None]:
-        """Cut at a random place; mostly so that a defect, where there is one, lies in the crop."""
+        """Cut at a random place; mostly so that an existing defect is in the crop."""
         rows, columns = picture.pixels.shape[0] - self._height, picture.pixels.shape[1] - self._width
         y, x = _offset(self._height, rows, random), _offset(self._width, columns, random)
         places = self._places.get(id(picture))
@@ -191,7 +191,7 @@ class CropSampler:
         return picture.pixels[window], None if picture.mask is None else picture.mask[window]
 
     def _paste(self, crop: Pixels, cutout: _Cutout, random: np.random.Generator) -> tuple[Pixels, Pixels, int]:
-        """Lay a defect on a good crop: turned, scaled, feathered, as bright as the place it comes to."""
+        """Paste a defect on a good crop: turned, scaled, feathered, and as bright as its new surroundings."""
         place = self._random_placement(cutout, random)
         x0, y0 = place.x, place.y
         x1, y1, size, matrix = x0 + place.width, y0 + place.height, (place.width, place.height), place.matrix
@@ -216,7 +216,7 @@ class CropSampler:
         return result, mask, cutout.label
 
     def _random_placement(self, cutout: _Cutout, random: np.random.Generator) -> _PastePlacement:
-        """Choose where and how a cut-out lies."""
+        """Choose the place, angle and scale of a cut-out."""
         settings = self._settings
         h, w = cutout.mask.shape
         scale = float(np.exp(random.uniform(-settings.paste_size, settings.paste_size)))

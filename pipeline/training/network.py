@@ -1,4 +1,4 @@
-"""The family of networks: a 4x4 stem of stride 4, then 3x3 convolutions with ReLU, and one of two heads.
+"""The family of networks: a stem of stride 4, 3x3 convolutions with ReLU, and one of two heads.
 
 Only what stays in int8 and runs fast on a CPU: no depthwise convolution, no residual, no squeeze. Batch normalisation
 exists in training only and is folded into the convolutions by `to_weights`. Inputs of `Net` are float [N, C, H, W],
@@ -36,7 +36,7 @@ class Backbone:
         return STEM << (len(self.widths) - 1)
 
 
-# A new width must be a multiple of 16, better of 32: other channel counts leave vector lanes empty.
+# A new width must be a multiple of 16, preferably of 32: other channel counts leave vector lanes empty.
 BACKBONES: Final[dict[str, Backbone]] = {
     "tiny": Backbone((32, 48, 64), (1, 1, 1)),
     "slim": Backbone((32, 48, 64), (1, 2, 2)),
@@ -63,6 +63,14 @@ class Net(nn.Module):
         """Weights come from torch's global generator: seed it first.
 
         The evidence head's channel 0 is "some defect here"; the others are the defect classes, ordered as `classes`.
+
+        Args:
+            body: widths and depths of the stages.
+            head: class scores, or an evidence map.
+            channels: of the input.
+            classes: of the scores, in their order.
+            defects: those among the classes.
+            activation: of the scores, from logits.
         """
         super().__init__()
         self.body, self.head_kind, self.activation = body, head, activation
@@ -95,7 +103,7 @@ class Net(nn.Module):
 
     @torch.no_grad()
     def to_weights(self, geometry: Geometry) -> NetworkWeights:
-        """Fold batch normalisation and hand the weights over as arrays, for export without torch."""
+        """Fold batch normalisation and return the weights as arrays, for export without torch."""
         convs = []
         for conv, norm, _ in self.layers:
             gain = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)

@@ -1,4 +1,7 @@
-"""A trained network as plain arrays: what export and quantisation read. Needs neither torch nor ONNX."""
+"""A trained network as plain arrays, which export and quantisation read.
+
+Needs neither torch nor ONNX.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Plain arrays -> ONNX graphs, node by node, so that equal weights give equal bytes.
+"""Builds ONNX graphs from plain arrays, node by node: equal weights give equal bytes.
 
-`build_float_model` is the float export: input `input` float32 [N, C, H, W], (byte - 128) / 128, as public samples feed
-their networks. It is the reference for the quantised model and never leaves for a device. The heads are written once,
-in `add_head`, and are float in both models: they are too small to gain by int8.
+`build_float_model` is the float export: input `input` float32 [N, C, H, W], (byte - 128) / 128, as is usual for
+public networks. It is the reference for the quantised model and is never sent to a device. `add_classifier_head` and
+`add_evidence_head` write the heads of both models in float: they are too small to gain from int8.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def add_evidence_head(graph: GraphBuilder, plain: NetworkWeights, logits: str, m
 
 
 def build_float_model(plain: NetworkWeights, *, taps: bool = False) -> ModelProto:
-    """Build the float graph. With `taps` the maps that quantisation must know the range of are outputs, too.
+    """Build the float graph. With `taps` the maps whose ranges quantisation needs are outputs too.
 
     The taps are `relu0`, `relu1` ..., then `means` or `logit_map`.
     """

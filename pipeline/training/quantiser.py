@@ -1,8 +1,8 @@
-"""Float network -> the int8 graph of the model contract.
+"""Quantises the float network to the int8 graph of the model contract.
 
 QDQ form, activations uint8, weights int8 per output channel, ranges by minimum and maximum over a calibration set.
 The graph is written directly rather than by onnxruntime.quantization: the family is a chain, and this way the bytes
-depend on nothing but weights and ranges, the input's scale is exact, the two pools have ranges of their own, and the
+depend only on weights and ranges, the input's scale is exact, the two pools have ranges of their own, and the
 small heads stay float.
 
 The contract's input is uint8 [N, H, W, C]; the bytes are the quantised tensor, with scale 1/128 and zero point 128.
@@ -55,14 +55,14 @@ _BATCH: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class ActivationRanges:
-    """What calibration saw: the largest value after each ReLU, and the span of `means` or `logit_map`."""
+    """Ranges from the calibration: the largest value after each ReLU, and the span of `means` or `logit_map`."""
 
     relu: tuple[float, ...]
     head: tuple[float, float]
 
 
 def calibrate_ranges(plain: NetworkWeights, pixels: Pixels) -> ActivationRanges:
-    """Run `pixels` [N, H, W, C] uint8 through the float network and note minima and maxima."""
+    """Run `pixels` [N, H, W, C] uint8 through the float network and return the ranges of its maps."""
     session = single_thread_session(to_bytes(build_float_model(plain, taps=True)))
     names = [f"relu{i}" for i in range(len(plain.convs))]
     names.append("means" if isinstance(plain.head, ClassifierHead) else "logit_map")
@@ -182,7 +182,7 @@ def _evidence_head(
 
 
 def count_optimised_operators(model: bytes) -> Counter[str]:
-    """Count the operators of the graph that ONNX Runtime really runs here."""
+    """Count the operators of the graph after the optimisation by ONNX Runtime on this machine."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimised.onnx"
         options = ort.SessionOptions()
@@ -193,7 +193,7 @@ def count_optimised_operators(model: bytes) -> Counter[str]:
 
 
 def check_optimised(model: bytes, plain: NetworkWeights) -> Counter[str]:
-    """Prove that every convolution runs in int8. Raises ContractError naming the operators that were found."""
+    """Check that every convolution runs in int8. Raises ContractError naming the operators that were found."""
     operators = count_optimised_operators(model)
     expected = len(plain.convs) + (0 if isinstance(plain.head, ClassifierHead) else 1)
     if operators["Conv"] or operators["FusedConv"] or operators["QLinearConv"] != expected:

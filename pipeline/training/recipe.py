@@ -1,8 +1,8 @@
-"""What a training recipe gets and gives: the seam between data, training and export.
+"""Inputs and outputs of a training recipe: the seam between data, training and export.
 
-Two recipes exist: `pipeline.training.train_classifier` (class scores only) and `pipeline.dense.train_tiled_evidence`
-(evidence map). Both take a `Task` and return a `TrainedNetwork` network; export, quantisation, threshold and evaluation
-are shared. Nothing here needs torch.
+Three recipes exist: `training_loop.train_classifier` (class scores only), `tiled_evidence.train_tiled_evidence` and
+`whole_evidence.train_whole_evidence` (evidence maps). Each takes a `TrainingTask` and returns a `TrainedNetwork`;
+export, quantisation, threshold and evaluation are shared. Nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TrainingParameters:
-    """What a user may set; goes into the lineage as it is. A recipe's own constants belong to its code version."""
+    """The user's settings, recorded in the lineage. A recipe's own constants belong to its code version."""
 
-    net: str = "small"  # a name in pipeline.network.BODIES
+    net: str = "small"  # a name in pipeline.training.network.BACKBONES
     epochs: int = 40
     batch: int = 32
     learning_rate: float = 4e-3  # peak of the one cycle
@@ -29,15 +29,15 @@ class TrainingParameters:
     top_fraction: float | None = None  # of the evidence cells whose mean is the part's score; None: the recipe's own
     teachers: int | None = None  # evidence map on tiles: networks trained first to teach it; None: the recipe's own
     seed: int = 0
-    threads: int = 2  # of torch; part of what makes results equal
+    threads: int = 2  # of torch; equal results need an equal number
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingTask:
-    """What to learn. `classes` is the order of the model's scores; the good classes come first."""
+    """The task of a training. `classes` is the order of the model's scores; the good classes come first."""
 
     train: tuple[Sample, ...]
-    val: tuple[Sample, ...]  # to report progress on; never to learn from
+    val: tuple[Sample, ...]  # to report progress; never to learn from
     classes: tuple[str, ...]
     defects: frozenset[str]
     geometry: Geometry
@@ -46,9 +46,9 @@ class TrainingTask:
 
 @dataclass(frozen=True, slots=True)
 class TrainedNetwork:
-    """A trained network and how its outputs are to be read."""
+    """A trained network and how its outputs are interpreted."""
 
-    net: Any  # pipeline.network.Net in eval mode, with the weights to export
+    net: Any  # pipeline.training.network.Net in eval mode, with the weights to export
     score: Literal["classes", "evidence"] = "classes"
     aggregation: Literal["max", "top_mean"] = "max"
     top_fraction: float = 0.2

@@ -1,6 +1,6 @@
-"""From a data set to a release: the order of the steps, and nothing of how each is done.
+"""Builds a release from a data set: the order of the steps, without their details.
 
-read, choose geometry and head, train, export, quantise, check the graph, set the threshold, evaluate, golden set,
+Read, choose geometry and head, train, export, quantise, check the graph, set the threshold, evaluate, golden set,
 manifest, report. One threshold is chosen on the int8 scores of the validation split and used for fp32 and int8 alike.
 """
 
@@ -49,7 +49,7 @@ NEEDED_SPLITS: Final = ("train", "val")
 
 @dataclass(frozen=True, slots=True)
 class TrainingRequest:
-    """What the user asked for; None lets the data decide."""
+    """The user's request; None lets the data decide."""
 
     data: Path
     name: str
@@ -62,7 +62,7 @@ class TrainingRequest:
 
 
 def build_release(request: TrainingRequest, *, progress: Progress) -> release_writer.ReleaseFiles:
-    """Train and make everything that the release folder holds. Raises OperatorError for data that do not suit."""
+    """Train and build all files of the release folder. Raises OperatorError for unsuitable data."""
     started, created = time.monotonic(), datetime.now(UTC)
     task, dataset, head = _task(request)
     trained = _recipe(head, task.geometry)(task, progress=progress)
@@ -92,15 +92,15 @@ def _task(request: TrainingRequest) -> tuple[TrainingTask, Dataset, Head]:
     train, val = (dataset.split(name) for name in NEEDED_SPLITS)
     missing = set(dataset.classes) - {s.class_name for s in train}
     if missing:
-        raise DatasetError(f"{dataset.root}: the classes {', '.join(sorted(missing))} have no training pictures.")
+        raise DatasetError(f"{dataset.root}: the classes {', '.join(sorted(missing))} have no training images.")
     if len(dataset.classes) < 2:  # noqa: PLR2004 - one class cannot be told from another
-        raise DatasetError(f"{dataset.root}: only the class {dataset.classes[0]} is there; at least two are needed.")
+        raise DatasetError(f"{dataset.root}: the only class is {dataset.classes[0]}; at least two are needed.")
     geometry = parse_geometry(request.geometry, train) if request.geometry else choose_geometry(dataset, train)
     head = request.head or choose_head(dataset)
     if request.parameters.teachers and (head == "classifier" or geometry.mode == "whole"):
         raise OperatorError(
             f"--teachers {request.parameters.teachers}: only an evidence map on tiles learns from teachers, this is "
-            f"{'a classifier' if head == 'classifier' else 'a map of whole pictures'}; leave --teachers out."
+            f"{'a classifier' if head == 'classifier' else 'a map of whole images'}; leave --teachers out."
         )
     return TrainingTask(train, val, dataset.classes, dataset.defects, geometry, request.parameters), dataset, head
 
@@ -142,14 +142,14 @@ def _evaluate(
         aggregation=trained.aggregation,
         top_fraction=trained.top_fraction,
     )
-    # Six digits: what the manifest states is what was used here.
+    # Six digits: the manifest states exactly the value that is used here.
     threshold = round(evaluation.choose_threshold(raw_int8, task.val, rule, false_rejects=false_rejects), 6)
     rule = replace(rule, thresholds=dict.fromkeys(sorted(task.defects), threshold))
     return evaluation.evaluate(raw_float, task.val, rule), evaluation.evaluate(raw_int8, task.val, rule)
 
 
 def _golden(task: TrainingTask, plain: NetworkWeights, model: bytes) -> bytes:
-    """One input of each of a few validation pictures: of tiles the one that looks most defective to the int8 model."""
+    """One input of each of a few validation images: of tiles the one with the highest int8 defect score."""
     index = {name: i for i, name in enumerate(task.classes)}
     truth = np.array([index[s.class_name] for s in task.val], np.int64)
     rows = release_writer.choose_golden_rows(truth, plain.height * plain.width * plain.channels)

@@ -1,17 +1,17 @@
-"""The recipe for data with masks: learn an evidence map, cell by cell.
+"""The recipe for tiles with masks: learns an evidence map, cell by cell.
 
 Each crop teaches three things. Its cells: defect or not, from the mask. The whole crop: the mean of its strongest
-cells says whether a defect lies in it; this also uses defective pictures that nobody marked. The class channels:
+cells shows whether it contains a defect; this also uses defective images without a mask. The class channels:
 which defect, in the cells of the mask and in the crop.
 
-Where pictures are few, networks of different seeds disagree about what looks odd, and their mean is better than each.
-So TEACHERS networks are trained first, and the one that is exported learns their mean map besides the masks: it gets
-most of what the mean wins and costs the device nothing.
+Where images are few, networks of different seeds disagree about anomalies, and their mean is better than each of them.
+So `teachers` networks are trained first, and the exported one learns their mean map besides the masks: it gets most of
+the gain of the mean at no cost for the device.
 
-Crops are cut from the whole preprocessed picture, so tiles' borders fall anywhere; good crops get defects pasted
-(`pipeline.dense_augment`). They are made ahead by one thread; since a batch depends on seed and number only, the
-weights do not depend on its pace. The constants were chosen by looking at the validation split of the magnetic tiles:
-figures on that split are slightly too good.
+Crops are cut from the whole preprocessed image, so tiles' borders fall anywhere; good crops get defects pasted
+(`crop_augmentation`). They are made ahead by one thread; since a batch depends on seed and number only, the
+weights do not depend on its speed. The constants were tuned on the validation split of the magnetic tiles: metrics on
+that split are slightly optimistic.
 """
 
 from __future__ import annotations
@@ -41,30 +41,30 @@ if TYPE_CHECKING:
     from pipeline.training.network import Net
     from pipeline.training.recipe import TrainingTask
 
-    Tell = Callable[[int, int, str], None]  # steps done, steps in all, note
+    StepProgress = Callable[[int, int, str], None]  # steps done, steps in all, note
 
 TOP_FRACTION: Final = 0.02  # of the part's cells: their mean is its score; unless the parameters say another
 CROP_FRACTION: Final = 0.2  # of a crop's cells: their mean learns whether the crop is defective
-EMA_DECAY: Final = 0.998  # pictures are few: a long average is steadier
+EMA_DECAY: Final = 0.998  # images are few: a long average is steadier
 CLEAR_PX: Final = 8.0  # of a cell's pixels on the defect call the cell defective,
 CLEAR_SHARE: Final = 0.7  # or this share of the most that any cell of a small defect has
 MIN_DEFECT_SHARE: Final = 0.1  # of a crop's cell loss goes to its defect, however small that is
 CLASS_WEIGHT: Final = 0.5  # of the class channels' loss
 _COLOUR_AXES: Final = np.array([[1, 1, 1], [1, 0, -1], [-1, 2, -1]]) / np.sqrt([[3], [2], [6]])  # lightness, two hues
-_COLOUR_RANK: Final = 2  # hues count as so many frequencies higher than lightness
+_COLOUR_RANK: Final = 2  # hues count as this many frequencies above lightness
 CROP_PX: Final = 160  # longest side of a training crop
 PASTE_SHARE: Final = 0.5  # of the good crops get a defect pasted
-FEW_DEFECTS: Final = 250  # marked pictures; with more of them less is pasted
+FEW_DEFECTS: Final = 250  # marked images; with more of them less is pasted
 DEFAULT_TEACHERS: Final = 2  # networks trained first; unless the parameters say another number
 MASKS_WEIGHT: Final = 0.3  # of the masks' loss where there are teachers
 DISTILLATION_WEIGHT: Final = 2.0  # of theirs
-DISTILLATION_FRACTION: Final = 0.05  # of a crop's cells: their mean is to be as high as the teachers'
-SEED_STEP: Final = 1 << 20  # from a network's seed to that of its teachers: further than anybody counts
+DISTILLATION_FRACTION: Final = 0.05  # of a crop's cells: their mean should be as high as the teachers'
+SEED_STEP: Final = 1 << 20  # from a network's seed to that of its teachers: beyond any seed in use
 REPORT_EVERY: Final = 20  # steps between two calls of `progress`
 
 
 def whole_geometry(geometry: Geometry, height: int, width: int) -> Geometry:
-    """Return the geometry whose only tile is the whole reduced picture of a `height` x `width` px frame.
+    """Return the geometry whose only tile is the whole reduced image of a `height` x `width` px frame.
 
     Its bytes are those that the tiles of `geometry` are cut from.
     """
@@ -100,7 +100,7 @@ def _mask(sample: Sample, whole: Geometry, shape: tuple[int, ...]) -> Pixels | N
         return None
     if mask.shape != shape:
         raise OperatorError(
-            f"{sample.mask_path}: mask of {mask.shape[1]}x{mask.shape[0]} px, picture of {shape[1]}x{shape[0]} px; "
+            f"{sample.mask_path}: mask of {mask.shape[1]}x{mask.shape[0]} px, image of {shape[1]}x{shape[0]} px; "
             "give both the same size."
         )
     share = prepare(Preprocessor(replace(whole, channels=1)), mask)[0][0, :, :, 0]
@@ -114,7 +114,7 @@ def top_mean(cells: torch.Tensor, fraction: float) -> torch.Tensor:
 
 
 def marked_cells(masks: torch.Tensor, cells: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Masks [N, H, W] of 0 and 1 -> two [N, 1, h, w]: 1 in the cells at the defect; 1 in those that are clear cases.
+    """Masks [N, H, W] of 0 and 1 -> two [N, 1, h, w]: 1 in the cells at the defect; 1 in the unambiguous ones.
 
     A cell is at the defect when CLEAR_PX of it lie there, or nearly as much as in the cell with most of a small one.
     Cells that are merely grazed are no clear case: to call either name would be wrong.
@@ -180,7 +180,7 @@ def init_stem_with_cosines(weight: torch.Tensor) -> None:
     )
     half = np.resize(kernels, ((count + 1) // 2, *kernels.shape[1:]))
     both = torch.from_numpy(np.concatenate([half, -half])[:count])
-    weight.copy_(both + 0.02 * torch.randn(both.shape))  # equal kernels must be able to part
+    weight.copy_(both + 0.02 * torch.randn(both.shape))  # equal kernels must be able to diverge
 
 
 def crop_shape(geometry: Geometry) -> tuple[int, int]:
@@ -189,25 +189,25 @@ def crop_shape(geometry: Geometry) -> tuple[int, int]:
 
 
 def step_count(task: TrainingTask, pictures: list[TrainingImage]) -> int:
-    """Steps in which crops cover the area of all pictures `epochs` times."""
+    """Steps in which crops cover the area of all images `epochs` times."""
     area = sum(p.pixels.shape[0] * p.pixels.shape[1] for p in pictures)
     height, width = crop_shape(task.geometry)
     return max(1, round(task.parameters.epochs * area / (height * width) / task.parameters.batch))
 
 
 def _augmentation_settings(pictures: list[TrainingImage]) -> AugmentationSettings:
-    """Paste as much as real defects are scarce."""
+    """Paste the more, the scarcer real defects are."""
     marked = sum(p.label > 0 and p.mask is not None for p in pictures)
     return AugmentationSettings(paste_share=PASTE_SHARE * min(1.0, FEW_DEFECTS / marked))
 
 
 @deterministic
 def train_tiled_evidence(task: TrainingTask, *, progress: Progress) -> TrainedNetwork:
-    """Learn the evidence map. See `recipe.Recipe`. Raises OperatorError without good or without marked pictures."""
+    """Learn the evidence map. See `recipe.Recipe`. Raises OperatorError without good or without marked images."""
     pictures = load_training_images(task)
     if not any(p.label == 0 for p in pictures) or not any(p.label and p.mask is not None for p in pictures):
         raise OperatorError(
-            "the evidence map needs good pictures and defective ones with masks in the training split; "
+            "the evidence map needs good images and defective ones with masks in the training split; "
             "add them or train the classifier with --head classifier."
         )
     count = DEFAULT_TEACHERS if task.parameters.teachers is None else task.parameters.teachers
@@ -215,26 +215,32 @@ def train_tiled_evidence(task: TrainingTask, *, progress: Progress) -> TrainedNe
     for number in range(count):
         seed = task.parameters.seed + SEED_STEP * (number + 1)
         teachers.append(
-            _train_network(task, pictures, seed=seed, teachers=(), tell=_network_progress(progress, number, count + 1))
+            _train_network(
+                task, pictures, seed=seed, teachers=(), report=_network_progress(progress, number, count + 1)
+            )
         )
     net = _train_network(
-        task, pictures, seed=task.parameters.seed, teachers=teachers, tell=_network_progress(progress, count, count + 1)
+        task,
+        pictures,
+        seed=task.parameters.seed,
+        teachers=teachers,
+        report=_network_progress(progress, count, count + 1),
     )
     fraction = task.parameters.top_fraction or TOP_FRACTION
     return TrainedNetwork(net, score="evidence", aggregation="top_mean", top_fraction=fraction)
 
 
-def _network_progress(progress: Progress, number: int, networks: int) -> Tell:
-    """Report network `number` of several as a part of all steps."""
+def _network_progress(progress: Progress, number: int, networks: int) -> StepProgress:
+    """Report the steps of network `number` of several as a share of all steps."""
 
-    def tell(done: int, steps: int, note: str) -> None:
+    def report(done: int, steps: int, note: str) -> None:
         progress("train", number * steps + done, networks * steps, note)
 
-    return tell
+    return report
 
 
 def _train_network(
-    task: TrainingTask, pictures: list[TrainingImage], *, seed: int, teachers: Sequence[Net], tell: Tell
+    task: TrainingTask, pictures: list[TrainingImage], *, seed: int, teachers: Sequence[Net], report: StepProgress
 ) -> Net:
     """Train one network on crops that follow from `seed`; returns its averaged weights."""
     parameters = task.parameters
@@ -261,6 +267,6 @@ def _train_network(
         optimiser.step(loss)
         total += loss.item()
         if number % REPORT_EVERY == 0 or number == steps:
-            tell(number, steps, f"loss {total / ((number - 1) % REPORT_EVERY + 1):.3f}")
+            report(number, steps, f"loss {total / ((number - 1) % REPORT_EVERY + 1):.3f}")
             total = 0.0
     return optimiser.average.net

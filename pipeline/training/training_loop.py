@@ -1,4 +1,4 @@
-"""The training loop's parts that every recipe shares, and the recipe for class scores.
+"""The parts of the training loop that all recipes share, and the recipe for class scores.
 
 AdamW, one learning-rate cycle, an exponential moving average of all weights, label smoothing; flips, small shifts,
 brightness, contrast and noise on the bytes that the device's preprocessing wrote. Deterministic: a recipe's decorator
@@ -36,12 +36,12 @@ CONTRAST: Final = 0.2  # largest relative change
 BRIGHTNESS: Final = 0.15  # largest shift, of half a byte's range
 NOISE: Final = 0.015  # largest standard deviation, likewise
 NOISE_BANK: Final = 1 << 22  # numbers
-SHIFT: Final = 1 / 16  # largest shift of the picture, of its side
+SHIFT: Final = 1 / 16  # largest shift of the image, of its side
 PREFETCH_BATCHES: Final = 4  # batches made before they are needed
 
 
 def deterministic(recipe: Recipe) -> Recipe:
-    """Make a recipe repeatable: fixed seed, threads and algorithms while it runs; earlier settings come back after."""
+    """Make a recipe repeatable: fixed seed, threads and algorithms while it runs; earlier settings are restored."""
 
     @functools.wraps(recipe)
     def run(task: TrainingTask, *, progress: Progress) -> TrainedNetwork:
@@ -86,17 +86,17 @@ def make_net(task: TrainingTask, *, head: str) -> Net:
 
 
 class WeightAverage:
-    """The exponential moving average of a network, which is what gets exported."""
+    """The exponential moving average of a network, which is exported."""
 
     def __init__(self, net: Net, *, decay: float = EMA_DECAY) -> None:
-        """Start from the weights of `net`; `decay` is what stays of the average at a step."""
+        """Start from the weights of `net`; `decay` is the share of the average that a step keeps."""
         self.net = copy.deepcopy(net).eval()
         self._decay = decay
         self._steps = 0
 
     @torch.no_grad()
     def update(self, net: Net) -> None:
-        """Take one step towards `net`; the first steps are larger, so that the start is forgotten."""
+        """Take one step towards `net`; the first steps are larger, so that the initial weights lose their influence."""
         self._steps += 1
         decay = min(self._decay, self._steps / (self._steps + 10))
         for mine, new in zip(self.net.state_dict().values(), net.state_dict().values(), strict=True):
@@ -108,7 +108,7 @@ class WeightAverage:
 
 @torch.no_grad()
 def recalibrate_batch_norm(net: Net, batches_of: Iterable[torch.Tensor]) -> None:
-    """Measure the batch norms' statistics anew on inputs [N, C, H, W]: averaged weights never ran with the old ones."""
+    """Recompute the batch norms' statistics on inputs [N, C, H, W]: the old ones do not fit averaged weights."""
     norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.reset_running_stats()
@@ -123,7 +123,7 @@ class Optimiser:
     """AdamW under a one-cycle schedule; `step` does backward, update and average."""
 
     def __init__(self, net: Net, parameters: TrainingParameters, *, steps: int, decay: float = EMA_DECAY) -> None:
-        """`steps` is the number of calls to come. Biases and norms do not decay."""
+        """`steps` is the total number of calls. Biases and norms do not decay."""
         decayed = [p for p in net.parameters() if p.ndim > 1]
         others = [p for p in net.parameters() if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": parameters.weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -146,7 +146,7 @@ class Optimiser:
 def index_batches(weights: torch.Tensor, size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
     """Yield index batches of one epoch in random order; a short last one is left out when there are others.
 
-    `weights` [count] says how often each input is drawn; where all are equal, each is drawn once.
+    `weights` [count] are the relative frequencies of the inputs; where all are equal, each is drawn once.
     """
     count = len(weights)
     if bool((weights == weights[0]).all()):
@@ -158,7 +158,7 @@ def index_batches(weights: torch.Tensor, size: int, generator: torch.Generator) 
 
 
 def prefetch(make: Callable[[int], T], numbers: Sequence[int]) -> Iterator[T]:
-    """Yield `make(number)` for each of `numbers`, made by one thread up to AHEAD of the caller, in order.
+    """Yield `make(number)` for each of `numbers`, in order; one thread makes up to PREFETCH_BATCHES ahead.
 
     Where `make` depends on its number alone, the results do not depend on the threads' pace.
     """
@@ -196,7 +196,7 @@ def prefetch(make: Callable[[int], T], numbers: Sequence[int]) -> Iterator[T]:
 
 
 def random_uniform(count: int, low: float, high: float, generator: torch.Generator) -> torch.Tensor:
-    """[count, 1, 1, 1] numbers, one for each picture of a batch."""
+    """[count, 1, 1, 1] numbers, one for each image of a batch."""
     return torch.empty(count, 1, 1, 1).uniform_(low, high, generator=generator)
 
 
@@ -217,7 +217,7 @@ class PhotometricAugmentation:
         return pixels.clamp(-1.0, 127.0 / 128.0)
 
     def _noise(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Cut one stretch for each picture from the bank; they may overlap."""
+        """Cut one stretch for each image from the bank; they may overlap."""
         size = pixels[0].numel()
         last = max(1, len(self._bank) - size)
         starts = torch.randint(last, (len(pixels),), generator=self._generator).tolist()
@@ -229,7 +229,7 @@ class PhotometricAugmentation:
 
 
 def random_flip(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Flip each picture [N, C, H, W] along height and width by chance."""
+    """Flip each image [N, C, H, W] along height and width at random."""
     for axis in (-1, -2):
         chosen = torch.rand(len(pixels), generator=generator) < 0.5  # noqa: PLR2004 - a fair coin
         pixels = torch.where(chosen.view(-1, 1, 1, 1), pixels.flip(axis), pixels)
@@ -237,7 +237,7 @@ def random_flip(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tenso
 
 
 def random_shift(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Move each picture [N, C, H, W] by up to SHIFT of its side; its border is replicated."""
+    """Move each image [N, C, H, W] by up to SHIFT of its side; its border is replicated."""
     for axis in (2, 3):
         side = pixels.shape[axis]
         reach = int(side * SHIFT)
@@ -251,7 +251,7 @@ def random_shift(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tens
 
 @deterministic
 def train_classifier(task: TrainingTask, *, progress: Progress) -> TrainedNetwork:
-    """Learn class scores for whole pictures or tiles; a tile carries its picture's class. See `recipe.Recipe`."""
+    """Learn class scores for whole images or tiles; a tile carries its image's class. See `recipe.Recipe`."""
     parameters = task.parameters
     generator = make_generator(parameters)
     inputs = load_inputs(task.train, task.geometry)

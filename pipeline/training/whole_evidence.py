@@ -1,10 +1,10 @@
-"""The recipe for whole parts with masks: an evidence map over a picture that shows all of the part.
+"""The recipe for whole parts with masks: an evidence map over an image of the entire part.
 
-A defect covers a few of tens of thousands of pixels, so learning looks where it is: most crops of a batch lie around
-marked defects, the rest on good parts, and cells that a defect touches weigh more. Nothing is pasted: what is normal at
-a hole or an edge must be learnt where it is. Crops are small, because many defects a step teach more than much of what
-surrounds one. The part's score is its strongest cell. For crops of larger pictures with few defects see
-`pipeline.dense`.
+A defect covers a few of tens of thousands of pixels, so training concentrates on defects: most crops of a batch lie
+around marked defects, the rest on good parts, and cells that a defect touches weigh more. Nothing is pasted: the normal
+appearance of a hole or an edge must be learnt in place. Crops are small, because many defects in a step teach more than
+a large surrounding of one. The part's score is its strongest cell. For crops of larger images with few defects see
+`tiled_evidence`.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ TOUCHED: Final = 16  # least mask of a pixel, of 255, that counts as marked
 CLEAR_PX: Final = 2.0  # of a cell's pixels on the defect call the cell defective,
 CLEAR_SHARE: Final = 0.7  # or this share of the most that any cell of a small defect has
 TOUCHED_WEIGHT: Final = 8.0  # of such a cell's loss; a good one's is 1
-PART_WEIGHT: Final = 0.01  # of the strongest cell's loss: what the decision reads, but a poor teacher
+PART_WEIGHT: Final = 0.01  # of the strongest cell's loss: it decides, but teaches little
 EMA_DECAY: Final = 0.998
 CROP_PX: Final = 96  # side of a training crop
 MARGIN_PX: Final = 8  # least distance of the marked pixel that a crop is cut around from the crop's border
 MARKED_SHARE: Final = 0.6  # of a batch
-FEW_PICTURES: Final = 4000  # with fewer, crops are flipped; a part lies and is lit as it is, so flips cost the network
+FEW_PICTURES: Final = 4000  # with fewer, crops are flipped; pose and light of a part are fixed, so flips cost accuracy
 CONTRAST: Final = 0.15  # largest relative change
 BRIGHTNESS: Final = 8.0  # largest shift, grey levels
-NOISE: Final = 0.8  # largest standard deviation, grey levels: half a pixel of a thin scratch must outlive it
+NOISE: Final = 0.8  # largest standard deviation, grey levels: half a pixel of a thin scratch must stay visible
 NOISE_SIDE_PX: Final = 512  # of the bank that noise is cut from
-GREY_SHARE: Final = 0.2  # of the crops of colour pictures lose their colour, so that a release serves mono cameras too
+GREY_SHARE: Final = 0.2  # of the crops of colour images lose their colour, so that a release serves mono cameras too
 _BGR_TO_GREY: Final = np.array([0.114, 0.587, 0.299], np.float32)  # ITU-R BT.601, as the preprocessing does it
 BATCH_NORM_BATCHES: Final = 64
 REPORT_EVERY: Final = 100  # steps between two calls of `progress`
 
 
 def cell_targets(masks: torch.Tensor, cells: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Masks [N, H, W] uint8 -> what cells [N, h, w] are to say, 1.0 at a defect, and how much that weighs.
+    """Masks [N, H, W] uint8 -> targets of the cells [N, h, w], 1.0 at a defect, and their weights.
 
     A cell is at the defect when CLEAR_PX of it lie there, or nearly as much as in the cell with most of a small one.
     Cells that are merely grazed weigh nothing: to call either name would be wrong.
@@ -85,7 +85,7 @@ def whole_evidence_loss(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CropBatch:
-    """Crops as the network sees them, and what is known of them."""
+    """Crops as the network sees them, with their masks and labels."""
 
     pixels: Pixels  # [n, h, w, C]
     masks: Pixels  # [n, h, w], the share of each pixel that is defect, of 255
@@ -99,7 +99,7 @@ class CropDataset:
     pixels: Pixels  # [N, H, W, C]
     masks: Pixels  # [N, H, W]
     labels: npt.NDArray[np.int64]  # [N]
-    defect_pixels: dict[int, npt.NDArray[np.int64]]  # picture with a marked defect -> its marked pixels [K, 2]
+    defect_pixels: dict[int, npt.NDArray[np.int64]]  # image with a marked defect -> its marked pixels [K, 2]
     noise: Floats  # [NOISE_SIDE_PX, NOISE_SIDE_PX, C], standard normal
     size: int  # crops in a batch
     seed: int
@@ -149,7 +149,7 @@ class CropDataset:
 
 
 def _load(samples: Sequence[Sample], geometry: Geometry) -> tuple[Pixels, Pixels]:
-    """Read and preprocess pictures [N, H, W, C] and masks [N, H, W]; decoding leaves Python to other threads."""
+    """Read and preprocess images [N, H, W, C] and masks [N, H, W]; decoding runs in parallel threads."""
     pixels = np.empty((len(samples), geometry.height, geometry.width, geometry.channels), np.uint8)
     masks = np.zeros(pixels.shape[:3], np.uint8)
 
@@ -166,16 +166,16 @@ def _load(samples: Sequence[Sample], geometry: Geometry) -> tuple[Pixels, Pixels
 
 
 def load_crops(task: TrainingTask) -> CropDataset:
-    """Read the training split. Raises OperatorError when there are no good or no marked pictures."""
+    """Read the training split. Raises OperatorError when there are no good or no marked images."""
     pixels, masks = _load(task.train, task.geometry)
     defects = [name for name in task.classes if name in task.defects]
     labels = np.array([defects.index(s.class_name) + 1 if s.is_defect else 0 for s in task.train], np.int64)
-    # A defect that nobody marked would teach its cells that it is sound: such pictures are left alone.
+    # A defect without a mask would teach its cells to be sound: such images are left out.
     found = {int(i): np.argwhere(masks[i] >= TOUCHED) for i in np.flatnonzero(labels)}
     spots = {i: where for i, where in found.items() if len(where)}
     if not spots or labels.all():
         raise OperatorError(
-            "an evidence map needs good pictures and defective ones with masks in the training split; add them or "
+            "an evidence map needs good images and defective ones with masks in the training split; add them or "
             "train with --head classifier."
         )
     seed = task.parameters.seed
@@ -186,7 +186,7 @@ def load_crops(task: TrainingTask) -> CropDataset:
 
 @deterministic
 def train_whole_evidence(task: TrainingTask, *, progress: Progress) -> TrainedNetwork:
-    """Learn the evidence map. See `recipe.Recipe`. Raises OperatorError when no training picture has a mask."""
+    """Learn the evidence map. See `recipe.Recipe`. Raises OperatorError when no training image has a mask."""
     parameters = task.parameters
     crops = load_crops(task)
     net = make_net(task, head="evidence").train()

@@ -101,7 +101,7 @@ def test_the_report_is_one_page_that_loads_nothing_and_tells_the_story(past: Pas
     page = out.read_text(encoding="utf-8")
     assert not re.search(r"""(src|href)\s*=|url\(|@import|<script""", page)
     assert page.count("<svg") >= 6
-    for text in ("surface/1.2.0 was taken back", "press-1 1.3.0", "prefers-color-scheme", "1.3.0, press-1 + press-2"):
+    for text in ("surface/1.2.0 was rolled back", "press-1 1.3.0", "prefers-color-scheme", "1.3.0, press-1 + press-2"):
         assert text in page
     for tag in ("section", "table", "svg", "ul"):
         assert page.count(f"<{tag}") == page.count(f"</{tag}>")

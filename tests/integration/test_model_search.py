@@ -1,4 +1,4 @@
-"""A search end to end: trainings in child processes, one choice, a registry, and the same bytes once more."""
+"""A search end to end: child processes, one choice, a registry, and the same bytes again."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ def test_a_search_proposes_a_candidate_goes_on_where_it_was_and_can_be_reproduce
     result = json.loads(capsys.readouterr().out)
     report = json.loads((out / "search.json").read_text())["trainings"]
     assert [(line["round"], line["plan"]["parameters"]["epochs"]) for line in report] == [(1, 2), (1, 2), (2, 6)]
-    assert not any(line["found"] for line in report)
+    assert not any(line["reused"] for line in report)
     assert result["chosen"] == 0
     assert manifests.read_manifest(out / "release").version == "0.2.0"  # the champion's next minor one
 
     (out / "trainings" / report[2]["label"] / "model" / "release" / "manifest.json").unlink()  # as if stopped there
     assert model_cli.train(words) == 0
     again = json.loads((out / "search.json").read_text())["trainings"]
-    assert [line["found"] for line in again] == [True, True, False]
+    assert [line["reused"] for line in again] == [True, True, False]
     assert _but_for_times(json.loads(capsys.readouterr().out)) == _but_for_times(result)
 
     assert selection_cli.reproduce(["parts/0.2.0", "--registry", registry, "--json"]) == 0

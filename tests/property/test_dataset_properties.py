@@ -38,7 +38,7 @@ SHARES = SplitShares()
 
 @st.composite
 def members(draw: st.DrawFn, max_size: int = 40) -> list[Member]:
-    """Pictures of two cameras, some triggered, close together and far apart."""
+    """Images of two cameras, some triggered, close together and far apart."""
     count = draw(st.integers(1, max_size))
     return [
         Member(

@@ -59,7 +59,7 @@ def test_the_interval_holds_the_difference_and_exchanging_the_models_mirrors_it(
 def test_one_more_lost_picture_never_turns_refused_into_passed(table: tuple[int, int, int, int]) -> None:
     gained, lost, both, neither = table
     before = inspected(gained, lost, both, neither)
-    if both:  # a picture that both judged right
+    if both:  # an image that both judged right
         assert not inspected(gained, lost + 1, both - 1, neither).passed or before.passed
     if gained:  # one that only the candidate judged right
         assert not inspected(gained - 1, lost, both, neither + 1).passed or before.passed

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from pipeline.report.plant_report.plant_data import PlantData, Record
 
-Level = Literal["bad", "look", "good"]
+Level = Literal["bad", "warning", "good"]
 
 MAX_FINDINGS: Final = 5  # sentences; the cards below them show the rest
 _YIELD_DROP: Final = 0.005  # of yield, last week against the best one: half a point is worth a sentence
@@ -35,7 +35,7 @@ _MIN_VERDICTS: Final = 1_000  # for shares of a thousandth: missing and late ver
 MIN_LABELS: Final = 50  # of the random sample, or of the rejected
 _GOOD_YIELD: Final = 0.9  # below it a steady yield is no good news
 _FEW_ESCAPES: Final = 1_000.0  # of a million: with the interval's upper end below it escapes are good news
-_ORDER: Final[dict[Level, int]] = {"bad": 0, "look": 1, "good": 2}
+_ORDER: Final[dict[Level, int]] = {"bad": 0, "warning": 1, "good": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +102,12 @@ def _yields(plant: PlantData) -> list[Finding]:
             when = best[0]["period"]
             since = f"{when:%d %b}" if isinstance(when, datetime) else str(when)
             fell = percentage_points(_yield_share(last) - _yield_share(best))
-            found.append(Finding("look", f"{text}, {fell} against the week of {since}."))
+            found.append(Finding("warning", f"{text}, {fell} against the week of {since}."))
         elif _yield_share(last) < _GOOD_YIELD:
             stopped = (
                 f"of {count_with_noun(_inspected_count(last), 'part')} {_stopped_count(last):,.0f} were not let through"
             )
-            found.append(Finding("look", f"{text}: {stopped}. Check what is rejected."))
+            found.append(Finding("warning", f"{text}: {stopped}. Check what is rejected."))
         else:
             steady.append(text + (", close to its best" if len(enough) > 1 else ""))
     return [*found, *([Finding("good", "; ".join(steady) + ".")] if steady else [])]
@@ -128,7 +128,7 @@ def _implausible_yield(line: str, last: list[Record], whole: list[Record]) -> Fi
     if _inspected_count(whole) >= _MIN_PASSED_PARTS and _yield_share(whole) == 1.0:
         count = count_with_noun(_inspected_count(whole), "part")
         text = f"{line}: every one of {count} was let through. Run a bad part past it: is it found?"
-        return Finding("look", text)
+        return Finding("warning", text)
     return None
 
 
@@ -205,7 +205,7 @@ def _drift_finding(where: str, stood_out: Sequence[Record], latest: str, *, has_
         f"{count_with_noun(len(stood_out), 'day')} (index up to "
         f"{worst:.2f}): it {state}. {remedy}."
     )
-    return Finding("look" if over else "bad", text)
+    return Finding("warning" if over else "bad", text)
 
 
 # --- escapes ----------------------------------------------------------------------------------------------------------
@@ -232,7 +232,7 @@ def escapes(plant: PlantData) -> tuple[float, float, float] | None:
 def _escapes(plant: PlantData) -> list[Finding]:
     rows = _labelled(plant)
     if not rows:
-        return [Finding("look", "Escapes are not known: no labels of the random sample have come back.")]
+        return [Finding("warning", "Escapes are not known: no labels of the random sample have come back.")]
     known = escapes(plant)
     if known is None:
         return []
@@ -246,7 +246,7 @@ def _escapes(plant: PlantData) -> list[Finding]:
     worst = max(rows, key=lambda row: number(row, "escape_ppm"))
     if len(rows) > 1 and number(worst, "labelled_passed") >= MIN_LABELS and number(worst, "escape_ppm") > estimate:
         text += f"; the most with {worst['model_version']} on {worst['line']}"
-    return [Finding("good" if high <= _FEW_ESCAPES else "look", text + ".")]
+    return [Finding("good" if high <= _FEW_ESCAPES else "warning", text + ".")]
 
 
 # --- releases, losses, time -------------------------------------------------------------------------------------------
@@ -258,7 +258,9 @@ def _rollbacks(plant: PlantData) -> list[Finding]:
         if row["event"] == "rolling_back":
             seen.setdefault((_line(row), str(row["release"])), row)
     return [
-        Finding("look", f"{line}: {release} was taken back on {str(row['at'])[:10]} ({_reason_text(row['detail'])}).")
+        Finding(
+            "warning", f"{line}: {release} was rolled back on {str(row['at'])[:10]} ({_reason_text(row['detail'])})."
+        )
         for (line, release), row in seen.items()
     ]
 
@@ -291,4 +293,4 @@ def _latency(plant: PlantData) -> list[Finding]:
     share = (
         f"{1e6 * late / parts:,.0f} of a million verdicts" if late else f"None of {count_with_noun(parts, 'verdict')}"
     )
-    return [Finding("look" if late / parts > _LATE_SHARE else "good", f"{share} took longer than {limit:g} ms.")]
+    return [Finding("warning" if late / parts > _LATE_SHARE else "good", f"{share} took longer than {limit:g} ms.")]

@@ -32,7 +32,7 @@ _MAX_CLASSES_BY_LINE: Final = 4  # the vital few
 _MAX_HISTORY: Final = 60  # rows, the latest ones
 _PERCENT: Final = charts.ValueFormat(100.0, 1, " %")
 _MILLISECONDS: Final = charts.ValueFormat(0.001, 1, " ms")
-_EVENTS: Final = {"committed": "committed", "rolling_back": "taken back"}
+_EVENTS: Final = {"committed": "committed", "rolling_back": "rolled back"}
 
 
 def render_plant_report(plant: PlantData) -> str:

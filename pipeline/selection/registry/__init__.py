@@ -1,1 +1,1 @@
-"""Where candidates are kept."""
+"""Stores candidates with their history."""

@@ -1,13 +1,16 @@
-"""Where candidates are kept: a folder or a bucket, the same files in both; SageMaker's registry mirrors the status.
+"""Stores candidates in a folder or a bucket, with the same files in both.
+
+SageMaker's registry mirrors the status.
 
     NAME/VERSION/release/...            the release folder, written first
     NAME/VERSION/card.md, card.html     for people
-    NAME/VERSION/record.json            written once; with it the candidate is there
-    NAME/VERSION/history/000001.json    one file a change, made exclusively: of two at once one is told to look again
-    NAME/tried/DIGEST.json              a choice with every candidate's lineage and reasons, the refused ones' too
+    NAME/VERSION/record.json            written once; it marks the candidate as complete
+    NAME/VERSION/history/000001.json    one file a change, created exclusively: of two writers one gets an error
+    NAME/choices/DIGEST.json            a choice with the lineage and reasons of every candidate
 
-Promise: nothing is ever changed in place or removed; a status changes along `record.ALLOWED` only, with who, when and
-why; what a choice refused cannot be approved; a candidate that is there is whole, and to add it again changes nothing.
+Promise: nothing is ever changed in place or removed; a status changes along `STATUS_TRANSITIONS` only, with who, when
+and why; a candidate that a choice refused cannot be approved; a registered candidate is complete, and registering it
+again changes nothing.
 """
 
 from __future__ import annotations
@@ -40,12 +43,12 @@ RECORD_NAME: Final = "record.json"
 CARD_MARKDOWN: Final = "card.md"
 CARD_HTML: Final = "card.html"
 _RELEASE: Final = "release"
-_CHOICES: Final = "tried"  # no version: those are numbers
+_CHOICES: Final = "choices"  # not a version: those begin with a number
 _MAX_RECORD_BYTES: Final = 4 * 1024 * 1024
 
 
 class RegistryError(KensaError):
-    """The registry refuses: there is no such candidate, another one has its name, or its status forbids the change."""
+    """The registry refuses: no such candidate, its name is taken, or its status forbids the change."""
 
     exit_code = 5
 
@@ -56,7 +59,7 @@ class ModelRegistry(Protocol):
     def register(
         self, record: CandidateRecord, release: Path, *, by: str, why: str, cards: dict[str, str] | None = None
     ) -> RegistryEntry:
-        """Keep a candidate with its release folder, Pending; the same one again is the entry that is there.
+        """Store a candidate with its release folder, Pending; registering it again returns the existing entry.
 
         `cards` are pages for people, by file name. Raises IntegrityError when the folder does not hold what the record
         lists.
@@ -69,16 +72,16 @@ class ModelRegistry(Protocol):
         """One candidate."""
 
     def set_status(self, name: str, version: str, status: CandidateStatus, *, by: str, why: str) -> RegistryEntry:
-        """Append to the history. The status that it has already changes nothing."""
+        """Append to the history. Setting the current status changes nothing."""
 
     def record_choice(self, choice: CandidateChoice) -> None:
-        """Keep what was tried, whatever came of it; the same one again changes nothing."""
+        """Store a choice, whatever its outcome; the same one again changes nothing."""
 
     def list_choices(self, name: str) -> tuple[CandidateChoice, ...]:
         """All choices of one model, the latest last."""
 
     def download(self, name: str, version: str, into: Path) -> Path:
-        """Write the release folder as `into`, checked file by file; returns it. Raises IntegrityError."""
+        """Write the release folder as `into`, with every file verified; returns it. Raises IntegrityError."""
 
 
 def utc_now() -> str:
@@ -87,7 +90,7 @@ def utc_now() -> str:
 
 
 def list_artifacts(release: Path) -> dict[str, ReleaseArtifact]:
-    """What the files of a release folder are."""
+    """Digest and length of each file of a release folder."""
     found = {}
     for path in sorted(release.iterdir()):
         if path.is_file() and not path.name.startswith("."):
@@ -106,14 +109,14 @@ class StorageRegistry:
     """A `ModelRegistry` in a storage."""
 
     def __init__(self, storage: Storage, *, now: Callable[[], str] = utc_now) -> None:
-        """`now` gives times of changes, for people."""
+        """`now` gives the times of changes, which people read."""
         self._storage = storage
         self._now = now
 
     def register(
         self, record: CandidateRecord, release: Path, *, by: str, why: str, cards: dict[str, str] | None = None
     ) -> RegistryEntry:
-        """See `ModelRegistry.add`."""
+        """See `ModelRegistry.register`."""
         base = _candidate_prefix(record.name, record.version)
         kept = record.model_copy(update={"artifacts_uri": f"{self._storage.uri}/{base}/{_RELEASE}"})
         older = self._record(base)
@@ -129,7 +132,7 @@ class StorageRegistry:
                 f"{record.release_id} is registered already, with model.onnx {older.model_sha256[:12]}, not "
                 f"{record.model_sha256[:12]}. Give the new one another version."
             )
-        # Also when a process died between the two: who adds again makes up for it.
+        # Repairs a registration that was interrupted before this line.
         self._storage.create(_history_key(base, 1), to_json(self._status_change(CandidateStatus.PENDING, by, why)))
         return self.get(record.name, record.version)
 
@@ -152,7 +155,7 @@ class StorageRegistry:
             parse_json(StatusChange, self._storage.read(stored.key, limit=_MAX_RECORD_BYTES), stored.key)
             for stored in self._storage.list(f"{base}/history/")
         )
-        if not history:  # whoever added it died just before: it is as if it had been added now
+        if not history:  # the process that registered it died just before
             history = (
                 self._status_change(
                     CandidateStatus.PENDING, "registry", "registered; the first line of its history was lost"
@@ -161,7 +164,7 @@ class StorageRegistry:
         return RegistryEntry(record=record, history=history)
 
     def set_status(self, name: str, version: str, status: CandidateStatus, *, by: str, why: str) -> RegistryEntry:
-        """See `ModelRegistry.change`."""
+        """See `ModelRegistry.set_status`."""
         entry = self.get(name, version)
         if entry.status is status:
             return entry
@@ -175,7 +178,9 @@ class StorageRegistry:
             raise RegistryError(f"{entry.record.release_id} was refused and cannot be approved: {reasons}")
         place = _history_key(_candidate_prefix(name, version), len(entry.history) + 1)
         if not self._storage.create(place, to_json(self._status_change(status, by, why))):
-            raise RegistryError(f"{entry.record.release_id} was changed by someone else just now. Look at it again.")
+            raise RegistryError(
+                f"{entry.record.release_id} was changed by someone else just now. Read it again and retry."
+            )
         return self.get(name, version)
 
     def record_choice(self, choice: CandidateChoice) -> None:
@@ -184,7 +189,7 @@ class StorageRegistry:
         self._storage.create(f"{choice.assessments[0].name}/{_CHOICES}/{hashlib.sha256(data).hexdigest()}.json", data)
 
     def list_choices(self, name: str) -> tuple[CandidateChoice, ...]:
-        """See `ModelRegistry.tried`."""
+        """See `ModelRegistry.list_choices`."""
         found = [
             parse_json(CandidateChoice, self._storage.read(stored.key, limit=_MAX_RECORD_BYTES), stored.key)
             for stored in self._storage.list(f"{name}/{_CHOICES}/")
@@ -192,7 +197,7 @@ class StorageRegistry:
         return tuple(sorted(found, key=_trained_utc))
 
     def download(self, name: str, version: str, into: Path) -> Path:
-        """See `ModelRegistry.fetch`."""
+        """See `ModelRegistry.download`."""
         if into.exists():
             raise RegistryError(f"{into} exists. Name a folder that does not, or remove it.")
         record = self.get(name, version).record
@@ -218,7 +223,7 @@ class StorageRegistry:
 
     def _status_change(self, status: CandidateStatus, by: str, why: str) -> StatusChange:
         if not by.strip() or not why.strip():
-            raise UsageError("say who changes the status and why: --by NAME --why SENTENCE.")
+            raise UsageError("state who changes the status and why: --by NAME --why SENTENCE.")
         return StatusChange(status=status, by=by[:256], why=why[:1024], at_utc=self._now())
 
 

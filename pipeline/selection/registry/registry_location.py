@@ -1,4 +1,7 @@
-"""Opens the registry at a location: a folder, or s3://bucket/prefix with SageMaker's registry as its mirror."""
+"""Opens the registry at a location: a folder, or s3://bucket/prefix.
+
+In S3 SageMaker's model registry mirrors the status.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class LocalRegistry(StorageRegistry):
-    """A registry in a folder, which is made with the first candidate."""
+    """A registry in a folder, which the first candidate creates."""
 
     def __init__(self, folder: Path, *, now: Callable[[], str] = utc_now) -> None:
         """See `StorageRegistry`."""
@@ -27,11 +30,11 @@ class LocalRegistry(StorageRegistry):
         self._folder = folder
 
     def list(self, name: str | None = None) -> list[RegistryEntry]:
-        """See `ModelRegistry.list`; a folder that was not made yet is empty."""
+        """See `ModelRegistry.list`; a folder that does not exist yet is empty."""
         return super().list(name) if self._folder.is_dir() else []
 
     def list_choices(self, name: str) -> tuple[CandidateChoice, ...]:
-        """See `ModelRegistry.tried`; likewise."""
+        """See `ModelRegistry.list_choices`; likewise."""
         return super().list_choices(name) if self._folder.is_dir() else ()
 
 

@@ -1,9 +1,9 @@
-"""SageMaker's model registry as the mirror of one that lies in S3.
+"""A registry in S3 that is mirrored to SageMaker's model registry.
 
-The record and the history in the bucket decide; the model package shows them where people of the cloud look, and its
-approval status follows. SageMaker numbers its packages 1, 2, 3 ...: `package.json` beside the record holds the ARN.
+The record and the history in the bucket are authoritative; the model package shows them in the SageMaker console, and
+its approval status follows. SageMaker numbers its packages 1, 2, 3 ...: `package.json` beside the record holds the ARN.
 
-A package must name an inference container. Nobody deploys this one to an endpoint: devices take signed releases.
+A package must name an inference container. This one is never deployed to an endpoint: devices take signed releases.
 """
 
 from __future__ import annotations
@@ -53,10 +53,19 @@ class SageMakerRegistry(StorageRegistry):
         image: str = _IMAGE,
         now: Callable[[], str] = utc_now,
     ) -> None:
-        """`sagemaker` and `s3` are boto3 clients; None makes them from the environment."""
+        """Open the registry.
+
+        Args:
+            sagemaker: boto3 client; None makes one from the environment.
+            bucket: of the records and release folders.
+            prefix: of their keys.
+            s3: boto3 client; None makes one from the environment.
+            image: inference container that the packages name.
+            now: gives the times of changes.
+        """
         self._files = S3Storage(bucket, prefix.strip("/"), client=s3)
         super().__init__(self._files, now=now)
-        import boto3  # noqa: PLC0415 - S3Storage has told if it is missing
+        import boto3  # noqa: PLC0415 - S3Storage has reported it if it is missing
         import botocore.exceptions  # noqa: PLC0415
 
         self._errors = (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError)
@@ -67,13 +76,13 @@ class SageMakerRegistry(StorageRegistry):
     def register(
         self, record: CandidateRecord, release: Path, *, by: str, why: str, cards: dict[str, str] | None = None
     ) -> RegistryEntry:
-        """See `ModelRegistry.add`."""
+        """See `ModelRegistry.register`."""
         entry = super().register(record, release, by=by, why=why, cards=cards)
         self._mirror(entry)
         return entry
 
     def set_status(self, name: str, version: str, status: CandidateStatus, *, by: str, why: str) -> RegistryEntry:
-        """See `ModelRegistry.change`. The mirror follows, also when it was left behind by a failure before."""
+        """See `ModelRegistry.set_status`. The mirror follows, even when an earlier failure left it behind."""
         entry = super().set_status(name, version, status, by=by, why=why)
         self._mirror(entry)
         return entry
@@ -121,7 +130,7 @@ class SageMakerRegistry(StorageRegistry):
                     "decision": record.decision.outcome,
                     "record": f"{self._files.uri}/{record.release_id}/record.json",
                 },
-                ClientToken=record.model_sha256[:36],  # asked twice, made once
+                ClientToken=record.model_sha256[:36],  # a repeated request creates one package
             )
         return str(made["ModelPackageArn"])
 
@@ -140,4 +149,4 @@ class SageMakerRegistry(StorageRegistry):
         try:
             yield
         except self._errors as error:
-            raise StorageError(f"{what}: {error}. Look at region, credentials and the role's rights.") from error
+            raise StorageError(f"{what}: {error}. Check region, credentials and the role's permissions.") from error

@@ -1,4 +1,4 @@
-"""Releases that find bright spots, and pictures whose spots they find or miss: candidates without any training.
+"""Candidates without training: releases that find bright spots, and images with such spots.
 
 A release's threshold says which spots it sees: a spot of brightness 255 * t scores t. `Part`s are written as a data set
 with or without a version's `dataset.json`.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One picture: `score` is what the spot model gives it."""
+    """One image: `score` is what the spot model gives it."""
 
     class_name: str
     score: float
@@ -34,7 +34,7 @@ class Part:
 
 
 def write_parts(root: Path, parts: Iterable[Part]) -> Path:
-    """Write manifest.csv, the pictures, and dataset.json where a part has marks; returns `root`."""
+    """Write manifest.csv, the images, and dataset.json where a part has marks; returns `root`."""
     rows, samples = [], []
     (root / "pictures").mkdir(parents=True)
     for number, part in enumerate(parts):

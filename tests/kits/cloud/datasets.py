@@ -1,4 +1,4 @@
-"""A line that keeps frames: pictures and sidecars as an agent writes them, and people who label them."""
+"""Collected frames as an agent writes them, and labels for them."""
 
 from __future__ import annotations
 

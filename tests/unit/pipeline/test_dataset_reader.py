@@ -16,7 +16,7 @@ HEADER = "path,split,class,sha256,group,binary,mask\n"
 
 
 def picture(root: Path, name: str, grey: int = 90) -> str:
-    """Write one picture and return its digest."""
+    """Write one image and return its digest."""
     path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), np.full((16, 16), grey, np.uint8))
@@ -63,7 +63,7 @@ def test_pictures_of_kinds_that_are_not_read_are_counted_and_named(
     two_parts(tmp_path)
     (tmp_path / "train" / "ok" / "b.tif").write_bytes(b"II*")
     assert len(Dataset.load(tmp_path).samples) == 2
-    assert "pictures of other kinds passed over: 1 (train/ok/b.tif)" in caplog.text
+    assert "images of unsupported kinds ignored: 1 (train/ok/b.tif)" in caplog.text
 
 
 def test_the_digest_depends_on_contents_and_not_on_place_or_row_order(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def test_the_command_offers_every_network() -> None:
         (["--learning-rate", "-1"], "--learning-rate -1.0: a number above 0"),
         (["--teachers", "-1"], "--teachers -1: 0 or more"),
         (["--false-rejects", "2"], "--false-rejects 2.0: a share"),
-        (["--geometry", "huge"], "--geometry 'huge' is not understood"),
+        (["--geometry", "huge"], "--geometry 'huge' is invalid"),
         (["--compare-to", "nowhere"], "A release is a folder with manifest.json"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Versions of data sets: what the line collected and people labelled, in splits that never leak."""
+"""Versions of data sets: collected frames and labels, in splits that never leak."""
 
 from __future__ import annotations
 
@@ -374,9 +374,9 @@ def test_limits_hold_for_new_training_samples_only(storage: Storage, tmp_path: P
 def test_a_damaged_picture_and_a_foreign_sidecar_are_left_out_and_told(storage: Storage, tmp_path: Path) -> None:
     line = alternating(storage, 20)
     for key, wrong in (
-        (line.keep(60, sha256="0" * 64), "not the picture"),
+        (line.keep(60, sha256="0" * 64), "not the image"),
         (line.keep(61, bytes=10), "longer than the 10 bytes"),
-        (line.keep(62, width=47), "its sidecar says"),
+        (line.keep(62, width=47), "its sidecar states"),
     ):
         store(storage, label(key, "spot"))
         assert wrong
@@ -390,9 +390,9 @@ def test_a_damaged_picture_and_a_foreign_sidecar_are_left_out_and_told(storage: 
     told = "\n".join(version.quality.unreadable.first)
     assert version.quality.unreadable.count == 6
     for text in (
-        "not the picture",
+        "not the image",
         "longer than the 10 bytes",
-        "its sidecar says",
+        "its sidecar states",
         "of another place",
         "NaN",
         "16,384",
@@ -410,7 +410,7 @@ def test_masks_that_people_drew_come_along_and_wrong_ones_are_told(storage: Stor
         (2, encoded(drawn)),  # of a good part: of no use
         (3, encoded(drawn[:40])),
         (5, encoded(drawn, "jpg")),
-        (7, b"no picture"),
+        (7, b"no image"),
     ):
         storage.write(f"{MASKS}/{line.keys[number]}.png", data)
 
@@ -424,8 +424,8 @@ def test_masks_that_people_drew_come_along_and_wrong_ones_are_told(storage: Stor
     assert [s.key for s in version.samples if s.mask] == [line.keys[1]]
     told = version.quality.unreadable
     assert told.count == 3
-    assert "is no mask" in "\n".join(told.first)
-    assert "is no PNG of the size of its picture, 48x48 px" in "\n".join(told.first)
+    assert "is not a mask" in "\n".join(told.first)
+    assert "is not a PNG of the size of its image, 48x48 px" in "\n".join(told.first)
 
 
 def test_a_picture_without_its_sidecar_is_still_on_its_way(storage: Storage, tmp_path: Path) -> None:
@@ -564,7 +564,7 @@ def test_a_base_that_lacks_a_picture_is_named(storage: Storage, tmp_path: Path) 
     alternating(storage, 10)
     first = build(storage, storage, None, tmp_path / "v1")
     (tmp_path / "v1" / first.samples[3].path).unlink()
-    with pytest.raises(DatasetError, match="the base version is not whole"):
+    with pytest.raises(DatasetError, match="the base version is incomplete"):
         build(storage, storage, tmp_path / "v1", tmp_path / "v2")
 
 

@@ -1,4 +1,4 @@
-"""Collected frames leave a site on a disk: whole, once, and nothing that was damaged on the way."""
+"""Collected frames on a disk arrive whole and once; damaged ones do not leave the site."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_what_is_not_whole_stays_behind_and_is_told(plant: Storage, cloud_side: 
     line.keep(2, sha256="0" * 64)
     copied = export(plant, stick)
     assert copied.frames == 1
-    assert "not the picture that its sidecar names" in copied.problems[0]
+    assert "not the image that its sidecar names" in copied.problems[0]
     assert bring(stick, cloud_side).frames == 1
 
 
@@ -138,7 +138,7 @@ def test_a_disk_that_is_pulled_out_has_no_index_and_goes_on(plant: Storage, clou
 
     with pytest.raises(StorageError):
         frame_transfer.export_frames(plant, stick, site=None, progress=pulled_out)
-    with pytest.raises(DatasetError, match="export was not finished"):
+    with pytest.raises(DatasetError, match="export was interrupted"):
         bring(stick, cloud_side)
     assert export(plant, stick) == frame_transfer.TransferResult(7, 0, ())
     assert bring(stick, cloud_side).new == 7
@@ -203,10 +203,10 @@ def test_the_command_and_what_follows_from_it(
     labels.write_text("".join(label(key, "spot" if i % 2 else "ok").line() + "\n" for i, key in enumerate(line.keys)))
     build = ["dataset", "build", "--collected", cloud_side.uri, "--labels", str(labels)]
     assert cloud([*build, "--out", str(tmp_path / "v1"), "--shares", "0.5,0.25,0.25"]) == 0
-    assert "12 pictures in 12 groups" in capsys.readouterr().out
+    assert "12 images in 12 groups" in capsys.readouterr().out
     assert cloud([*build, "--out", str(tmp_path / "v2"), "--base", str(tmp_path / "v1"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["samples"] == 12
     assert cloud(["dataset", "diff", str(tmp_path / "v1"), str(tmp_path / "v2")]) == 0
-    assert "the same pictures, classes and splits" in capsys.readouterr().out
+    assert "the same images, classes and splits" in capsys.readouterr().out
     assert cloud(["dataset", "show", str(tmp_path / "v2")]) == 0
     assert "spot" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Labels: what people said, read as hostile, stored once, never lost; and what contradicts itself."""
+"""Labels: hostile input is refused, each label is stored once and never lost, conflicts are found."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_batch_that_was_changed_is_refused(storage: Storage) -> None:
     (stored,) = storage.list()
     storage.write(stored.key, label(KEY, "ok").line().encode())
 
-    with pytest.raises(DatasetError, match="not called after its content"):
+    with pytest.raises(DatasetError, match="does not have the name of its content"):
         store_of(storage).load()
 
 
@@ -99,19 +99,19 @@ def test_the_book_does_not_depend_on_the_order_of_imports(order: list[int], cut:
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"key": "../../x"}, "no verdict's key"),
-        ({"key": "l/c/1"}, "no verdict's key"),
-        ({"key": "l/c/01/2"}, "no verdict's key"),
-        ({"key": f"l/c/1/{'9' * 30}"}, "no verdict's key"),
+        ({"key": "../../x"}, "not the key of a verdict"),
+        ({"key": "l/c/1"}, "not the key of a verdict"),
+        ({"key": "l/c/01/2"}, "not the key of a verdict"),
+        ({"key": f"l/c/1/{'9' * 30}"}, "not the key of a verdict"),
         ({"label": "a b"}, "label 'a b'"),
         ({"label": ""}, "printable"),
         ({"label": 3}, "printable"),
-        ({"label": "exclude", "is_defect": True}, "no defect"),
+        ({"label": "exclude", "is_defect": True}, "not a defect"),
         ({"is_defect": "yes"}, "true or false"),
         ({"is_defect": None}, "true or false"),
         ({"labelled_at": "9999-01-01T00:00:00Z"}, "in the future"),
-        ({"labelled_at": "0001-01-01T00:00:00+23:59"}, "no time|before"),
-        ({"labelled_at": "yesterday"}, "no time"),
+        ({"labelled_at": "0001-01-01T00:00:00+23:59"}, "not a time|before"),
+        ({"labelled_at": "yesterday"}, "not a time"),
         ({"source": "x" * 129}, "at most 128"),
         ({"labeller": "a\nb"}, "printable"),
         ({"more": 1}, "differ"),
@@ -250,16 +250,16 @@ def test_boxes_and_several_classes_are_read_as_classes(storage: Storage) -> None
 @pytest.mark.parametrize(
     ("meta", "text"),
     [
-        ({"failure-reason": "unreadable"}, "nobody could label it: unreadable"),
+        ({"failure-reason": "unreadable"}, "it could not be labelled: unreadable"),
         ({"human-annotated": "no"}, "by a machine"),
         ({"confidence": 0.4}, "confidence is 0.40"),
         ({"confidence": "NaN"}, "confidence is 0.00"),
         ({"class-name": 7}, "the class has no name"),
         ({"class-name": "../.."}, "must be 1 to 64"),
-        ({"type": "groundtruth/semantic-segmentation"}, "are not read"),
-        ({"type": "groundtruth/image-classification-multilabel", "class-map": []}, "are not read"),
+        ({"type": "groundtruth/semantic-segmentation"}, "are not supported"),
+        ({"type": "groundtruth/image-classification-multilabel", "class-map": []}, "are not supported"),
         ({"creation-date": "2999-01-01T00:00:00"}, "in the future"),
-        ({"creation-date": None}, "no time"),
+        ({"creation-date": None}, "not a time"),
     ],
 )
 def test_an_entry_that_gives_no_label_is_told(storage: Storage, meta: dict[str, Any], text: str) -> None:
@@ -390,7 +390,7 @@ def test_labels_leave_as_a_table_and_conflicts_are_shown(
     ("arguments", "text"),
     [
         (("labels", "import", "x.manifest", "--to", "store"), "give them with --collected"),
-        (("labels", "import", "x", "--to", "store"), "say with --format"),
+        (("labels", "import", "x", "--to", "store"), "give --format"),
         (("labels", "import", "gone.csv", "--to", "store"), "gone.csv does not exist"),
         (("labels", "conflicts", "--labels", "nowhere"), "is not a folder"),
         (("dataset", "show", "nowhere"), "nowhere cannot be read"),

@@ -1,4 +1,4 @@
-"""Near-duplicates: copies of a picture are found through what happens to copies, different parts are kept apart."""
+"""Near-duplicates: altered copies of an image are found, different parts are not."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_two_pictures_alone_are_compared_too() -> None:
 
 
 def scene(part: Pixels) -> Pixels:
-    """A fixture that every picture shows, and a part that is on it; 6 grey levels of the part's own texture."""
+    """A fixture that every image shows, and a part that is on it; 6 grey levels of the part's own texture."""
     frame = np.zeros((SIDE, SIDE), np.uint8)
     cv2.rectangle(frame, (10, 10), (150, 150), 200, -1)
     cv2.circle(frame, (40, 40), 20, 30, -1)

@@ -1,4 +1,4 @@
-"""The pages of a release and of a choice: self-contained, escaped, with equal bytes from equal inputs."""
+"""The pages of a release and a choice: self-contained, escaped, equal bytes for equal inputs."""
 
 from __future__ import annotations
 

@@ -180,8 +180,8 @@ def test_a_failed_training_says_why_where_sagemaker_looks(layout: JobLayout, dat
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("nonsense", "is no JSON"),
-        ("[]", "must be one object of texts"),
+        ("nonsense", "is not JSON"),
+        ("[]", "must be one object whose values are texts"),
         ('{"step": "train", "name": "m", "version": "one"}', "version: String should match"),
         ('{"step": "train", "name": "m", "version": "1.0.0", "epoch": "3"}', "there is no parameter epoch"),
     ],

@@ -63,7 +63,7 @@ def test_a_candidate_that_is_worse_on_one_line_only_is_refused_and_the_line_name
 
 
 def test_what_the_champions_verdict_decided_is_no_slice_unless_asked_for(tmp_path: Path) -> None:
-    kept = parts(10, 0, 20, marks={"reason": "defect", "judged_by": "spots-1.0.0", "exposure": "dark"})
+    kept = parts(10, 0, 20, marks={"reason": "defect", "model": "spots-1.0.0", "exposure": "dark"})
     data = write_parts(tmp_path / "data", [*parts(30, 10, 20), *kept])
     champion, candidate = write_spotter(tmp_path / "champion", SURE), write_spotter(tmp_path / "candidate", MIDDLE)
     for policy, expected in (
@@ -107,8 +107,8 @@ def test_a_broken_candidate_is_told_and_the_others_are_judged(tmp_path: Path) ->
     choice = choose_candidate([corrupt, tmp_path / "missing", good], champion, data)
     assert choice.proposed is not None
     assert len(choice.reasons) == 3
-    assert choice.reasons[1].startswith("corrupt cannot be judged: ")
-    with pytest.raises(ChoiceError, match="no candidate can be judged: corrupt cannot be judged"):
+    assert choice.reasons[1].startswith("corrupt cannot be evaluated: ")
+    with pytest.raises(ChoiceError, match="no candidate can be evaluated: corrupt cannot be evaluated"):
         choose_candidate([corrupt], champion, data)
     with pytest.raises(ChoiceError, match="none was given"):
         choose_candidate([], champion, data)
@@ -140,9 +140,9 @@ def test_without_a_champion_the_floors_decide(tmp_path: Path) -> None:
     data = write_parts(tmp_path / "data", parts(40, 20, 20))
     first = write_spotter(tmp_path / "first", SURE)
     assert choose_candidate([first], None, data).proposed is not None
-    choice = choose_candidate([first], None, data, SelectionPolicy(least_found=0.8))
+    choice = choose_candidate([first], None, data, SelectionPolicy(min_defects_found=0.8))
     assert choice.proposed is None
-    assert choice.assessments[0].reasons == ("It finds 50.0 % of the defective parts; at least 80 % are asked.",)
+    assert choice.assessments[0].reasons == ("It finds 50.0 % of the defective parts; at least 80 % are required.",)
 
 
 def test_a_champion_that_lacks_a_new_class_is_compared_by_outcomes(tmp_path: Path) -> None:

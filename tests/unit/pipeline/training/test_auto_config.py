@@ -72,10 +72,10 @@ def test_a_named_geometry_is_read_and_written_alike(tmp_path: Path, text: str, e
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("224", "is not understood"),
-        ("whole:224x224x2", "is not understood"),
-        ("whole:224x224:r2", "is not understood"),
-        ("tiles:96x96:r3", "is not understood"),
+        ("224", "is invalid"),
+        ("whole:224x224x2", "is invalid"),
+        ("whole:224x224:r2", "is invalid"),
+        ("tiles:96x96:r3", "is invalid"),
         ("whole:100x224", "multiples of 16"),
         ("whole:4096x224", "multiples of 16"),
         ("tiles:96x96:o96", "overlap must be less"),

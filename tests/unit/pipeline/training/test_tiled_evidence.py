@@ -119,7 +119,7 @@ def test_a_mask_of_another_size_is_refused_by_name(parts: Path) -> None:
 def test_training_without_good_pictures_is_refused_with_the_remedy(tmp_path: Path) -> None:
     for number in range(3):
         write_part(tmp_path, "train", "spot", number)
-    with pytest.raises(OperatorError, match="good pictures"):
+    with pytest.raises(OperatorError, match="good images"):
         train_tiled_evidence(make_task(tmp_path), progress=silent)
 
 

@@ -98,7 +98,7 @@ def test_a_defective_part_that_nobody_marked_is_left_alone(parts: Path) -> None:
 def test_training_without_good_parts_is_refused_with_the_remedy(tmp_path: Path) -> None:
     for number in range(3):
         write_part(tmp_path, "spot", number)
-    with pytest.raises(OperatorError, match="good pictures"):
+    with pytest.raises(OperatorError, match="good images"):
         train_whole_evidence(make_task(tmp_path), progress=silent)
 
 

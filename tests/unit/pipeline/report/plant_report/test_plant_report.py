@@ -1,4 +1,4 @@
-"""What the plant's report says and draws, from answers written by hand."""
+"""The findings and charts of the plant's report, from query results written by hand."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def texts(of: PlantData, level: str) -> str:
 
 
 def test_a_yield_that_fell_is_told_with_the_week_it_was_best() -> None:
-    found = texts(plant(yield_by_line=days([990] * 7 + [980] * 7 + [950] * 7)), "look")
+    found = texts(plant(yield_by_line=days([990] * 7 + [980] * 7 + [950] * 7)), "warning")
     assert "press-1: yield is 95.00 % in the last week, -4.00 points against the week of 02 Mar." in found
 
 
@@ -68,7 +68,7 @@ def test_a_camera_that_stands_out_today_is_the_first_thing_to_know() -> None:
 
 def test_a_camera_that_stood_out_is_history_and_a_single_day_is_chance() -> None:
     over = plant(yield_by_line=days([990]), camera_drift=camera(["camera", "camera", "camera", "steady"]))
-    assert "it is over" in texts(over, "look")
+    assert "it is over" in texts(over, "warning")
     once = plant(yield_by_line=days([990]), camera_drift=camera(["steady", "camera", "steady"]))
     assert "No camera has moved away" in texts(once, "good")
 
@@ -83,7 +83,7 @@ def test_missing_verdicts_without_a_reason_are_bad_and_explained_ones_are_not() 
 def test_escapes_without_labels_are_said_to_be_unknown_and_never_zero() -> None:
     row = {"line": "press-1", "model_version": "1.0.0", "passed": 1_000, "escapes": None, "escapes_high": None}
     of = plant(yield_by_line=days([990]), escapes=[row])
-    assert "Escapes are not known" in texts(of, "look")
+    assert "Escapes are not known" in texts(of, "warning")
     assert "not known" in render_plant_report(of)
 
 
@@ -112,12 +112,12 @@ def test_a_line_whose_parts_are_all_unknown_or_all_passed_is_no_good_news_either
     assert "none of the last 300 parts could be inspected" in texts(unknown, "bad")
 
     passed = plant(yield_by_line=of_day(20_000, 20_000))
-    assert "every one of 20,000 parts was let through" in texts(passed, "look")
+    assert "every one of 20,000 parts was let through" in texts(passed, "warning")
     assert "yield" not in texts(passed, "good")
 
 
 def test_a_steady_low_yield_is_not_green() -> None:
-    assert "yield is 60.00 % in the last week" in texts(plant(yield_by_line=days([600] * 14)), "look")
+    assert "yield is 60.00 % in the last week" in texts(plant(yield_by_line=days([600] * 14)), "warning")
 
 
 def test_twelve_parts_make_no_finding_and_the_page_says_what_lacks_data() -> None:
@@ -142,7 +142,7 @@ def test_twelve_parts_make_no_finding_and_the_page_says_what_lacks_data() -> Non
 def test_a_fall_of_yield_within_chance_is_none() -> None:
     small = [{**day, "parts": 30, "ok": ok} for day, ok in zip(days([30] * 14), [30] * 7 + [29] * 7, strict=True)]
 
-    assert "against the week" not in texts(plant(yield_by_line=small), "look")
+    assert "against the week" not in texts(plant(yield_by_line=small), "warning")
 
 
 def test_no_escape_among_the_labels_stands_with_its_interval() -> None:
@@ -150,7 +150,9 @@ def test_no_escape_among_the_labels_stands_with_its_interval() -> None:
            "escapes_low": 0.0, "escapes_high": 392.0, "escape_ppm": 0.0}  # fmt: skip
     of = plant(yield_by_line=days([990]), escapes=[row])
 
-    assert "None of 400 labels of parts that were let through is bad: of a million at most 9,492" in texts(of, "look")
+    assert "None of 400 labels of parts that were let through is bad: of a million at most 9,492" in texts(
+        of, "warning"
+    )
     assert "<b>0 to 9,492</b>" in render_plant_report(of)
 
 

@@ -108,10 +108,10 @@ def test_what_was_tried_is_kept_with_lineage_also_where_it_was_refused(
     assert not refused.proposable
     assert refused.lineage == proposal.refused.lineage
     if isinstance(kept, LocalRegistry):
-        assert selection_cli.registry(["tried", "spots", "--registry", str(tmp_path / "registry")]) == 0
+        assert selection_cli.registry(["choices", "spots", "--registry", str(tmp_path / "registry")]) == 0
         assert all(reason in capsys.readouterr().out for reason in refused.reasons[:1])
-        assert selection_cli.registry(["tried", "others", "--registry", str(tmp_path / "registry")]) == 0
-        assert capsys.readouterr().out == "nothing was tried\n"
+        assert selection_cli.registry(["choices", "others", "--registry", str(tmp_path / "registry")]) == 0
+        assert capsys.readouterr().out == "no candidates were compared\n"
 
 
 def test_registering_the_same_result_again_changes_nothing(kept: ModelRegistry, proposal: Proposal) -> None:
@@ -164,7 +164,7 @@ def test_what_the_comparison_refused_cannot_be_approved(kept: ModelRegistry, pro
 def test_a_change_without_a_name_or_a_reason_is_refused(kept: ModelRegistry, proposal: Proposal) -> None:
     register_choice(kept, proposal.result, by="search", why="proposed")
     for by, why in (("", "because"), ("ann", "  ")):
-        with pytest.raises(UsageError, match="say who changes the status and why"):
+        with pytest.raises(UsageError, match="state who changes the status and why"):
             kept.set_status("spots", "1.1.0", CandidateStatus.APPROVED, by=by, why=why)
 
 
