@@ -1,4 +1,6 @@
-"""A plant and a cloud on one machine: parts with ground truth, cameras, broker and cloud, for people without a factory.
+"""A simulated plant and cloud on one machine.
+
+Parts with ground truth, cameras, a broker and AWS services, for development and tests without a factory.
 
 Runs from a checkout; nothing imports it, and the device wheel does not hold it.
 """

@@ -1,4 +1,4 @@
-"""What the simulator adds to the `kensa` command."""
+"""The subcommands that the simulator adds to `kensa`."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The cloud on a laptop: moto's services in this process, with what moto leaves out filled in. See `local.LocalAws`."""
+"""AWS services in this process: moto, and what moto leaves out. See `local_aws.LocalAws`."""

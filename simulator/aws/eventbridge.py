@@ -1,4 +1,4 @@
-"""EventBridge: the targets that moto does not know (state machines, functions), and schedules that strike on order."""
+"""EventBridge: targets that moto lacks (state machines, functions), and schedules fired on demand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong on order: calls that are throttled, devices that are away."""
+"""Faults to order: calls that are throttled or refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Data Firehose with its transformation function: records wait until `deliver`, as they wait for a full buffer there.
+"""Data Firehose with its transformation function.
+
+Records wait until `deliver`, as they wait in AWS until a buffer is full.
 
 Promise: what the function says `Ok` to arrives in `Delivery.rows`; what it drops is gone, what it fails is kept apart,
 as Firehose keeps it under its error prefix; nothing else happens to a record.

@@ -1,4 +1,6 @@
-"""Greengrass V2 in the cloud: component versions, deployments, and devices that take them one after the other.
+"""The cloud side of Greengrass V2: component versions, deployments, and core devices.
+
+Devices carry out a deployment one after the other.
 
 Promise: a deployment replaces the target's earlier one; each thing of the target gets it in the order of the group, as
 soon as it is there (`away` holds those that are not), and `on_deployment` is what the device does with it. What that

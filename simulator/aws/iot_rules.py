@@ -1,4 +1,4 @@
-"""IoT Core's rules engine: a message that a device published goes where the account's topic rules send it.
+"""IoT Core's rules engine: applies the account's topic rules to each published message.
 
 Rules are those that were made with CreateTopicRule. Of their SQL this much is understood, and the rest is refused with
 what is: `SELECT * [, topic(N) AS name, timestamp() AS name ...] FROM 'filter' [WHERE condition [AND ...]]`, where a

@@ -1,4 +1,4 @@
-"""KMS: signatures of a digest, which moto does not know and securesystemslib's AWSSigner asks for."""
+"""KMS: signs digests for securesystemslib's AWSSigner, which moto does not."""
 
 from __future__ import annotations
 

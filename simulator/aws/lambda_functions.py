@@ -1,4 +1,4 @@
-"""Lambda: the project's handlers, called in this process as Lambda calls them, their errors told as Lambda tells them.
+"""Lambda: calls the project's handlers in this process and reports their errors as Lambda does.
 
 Promise: an event and an answer pass through JSON as they do in the cloud, so that what cannot travel fails here too; a
 handler's exception becomes the function error that Step Functions sees (`errorType` is the class's name). Handlers

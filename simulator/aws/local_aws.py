@@ -1,4 +1,4 @@
-"""The cloud on a laptop: moto's services on a port of their own, with the project's own code where AWS would run it.
+"""moto's services on a port of their own, with the project's code where AWS would run it.
 
     with LocalAws() as aws:
         os.environ |= aws.environment()           # AWS_ENDPOINT_URL and credentials that mean nothing

@@ -1,4 +1,4 @@
-"""What moto's Step Functions leave out: `sagemaker:createTrainingJob.sync`, and the port of a server of our own.
+"""Step Functions as moto lacks them: `sagemaker:createTrainingJob.sync`, a configurable server port.
 
 Used as `with patched():` around the whole life of the server; afterwards moto is as it was.
 """

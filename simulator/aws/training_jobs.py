@@ -1,4 +1,4 @@
-"""SageMaker training jobs that really run: the entry point in a child process, on the folders that a container has.
+"""SageMaker training jobs: run the entry point in a child process on a container's folders.
 
     root/input/config/hyperparameters.json   as CreateTrainingJob gave them, every value a text
     root/input/data/CHANNEL/...              the objects of the channel's S3 prefix

@@ -1,4 +1,6 @@
-"""The options of `kensa bench`. The standard library is enough: `scripts/bench --help` must install nothing.
+"""The options of `kensa bench`, and the module of each benchmark.
+
+The standard library is enough: `scripts/bench --help` must install nothing.
 
 python -m simulator.bench.bench_options --help
 """

@@ -1,4 +1,4 @@
-"""`kensa bench demo`: the demo again and again, as newcomers start it, and what its two releases are worth on its line.
+"""`kensa bench demo`: runs the demo many times, and measures the error rates of its two releases.
 
 Each run is a process of its own, `kensa demo --json`, over each broker that may be chosen; "without mosquitto" means
 that the broker is named. A run counts when it ends with 0 and the subscriber has every verdict. Runs side by side share

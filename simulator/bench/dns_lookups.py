@@ -1,4 +1,6 @@
-"""Whom does a running line ask the network for? `python -m simulator.bench.dns_lookups [--seconds 60]`.
+"""Records the DNS names that a running line looks up.
+
+python -m simulator.bench.dns_lookups [--seconds 60]
 
 `kensa run` inspects a folder of pictures in a network namespace of its own (`simulator.doubles.network.dns_recorder`)
 while everything that starts a child process happens: a release is fetched, examined, and tried, and frames are

@@ -1,4 +1,6 @@
-"""`kensa bench faults`: every campaign of faults, counted. One entry in `CAMPAIGNS` each; the tests run a seeded tenth.
+"""`kensa bench faults`: runs and counts every fault campaign.
+
+Each has one entry in `CAMPAIGNS`; the tests run a seeded tenth.
 
 Each campaign says what it did (`count` of something), what must come of it, and what came of it in this run.
 """

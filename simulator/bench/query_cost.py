@@ -1,4 +1,4 @@
-"""`kensa bench analytics`: what each question of pipeline/analytics costs on a history of many verdicts.
+"""`kensa bench analytics`: time and memory of each analytics query on a large history.
 
 Each query runs in a process of its own, with DuckDB's threads and memory as they are given, so that its peak memory is
 its own; the figure of a query is the median over the rounds. The history is written first unless one is given.

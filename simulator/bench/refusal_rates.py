@@ -1,4 +1,4 @@
-"""`kensa bench trials`: which releases a rollout refuses when disagreements come in runs, and when they do not."""
+"""`kensa bench trials`: how often rollouts refuse releases whose disagreements come in runs."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Killing the agent's parts and cutting their power, to see whether what they promised is still there."""
+"""Campaigns that inject faults and check that what the agent promised still holds."""

@@ -1,4 +1,6 @@
-"""The options of `kensa demo`. The standard library is enough: `scripts/demo --help` must install nothing.
+"""The options of `kensa demo`.
+
+The standard library is enough: `scripts/demo --help` must install nothing.
 
 python -m simulator.demos.demo_options --help
 """

@@ -1,4 +1,4 @@
-"""An MQTT broker of 3.1.1 and 5 that misbehaves in one chosen way and writes down what really happened.
+"""An MQTT 3.1.1 and 5 broker that misbehaves in one chosen way and records what happened.
 
     python -m simulator.faulty_broker --list
     python -m simulator.faulty_broker --behaviour half-ack --port 1883 --record record.jsonl

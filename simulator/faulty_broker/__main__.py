@@ -1,4 +1,4 @@
-"""`python -m simulator.faulty_broker`: run one behaviour until Ctrl-C, and say what happened."""
+"""`python -m simulator.faulty_broker`: runs one behaviour until Ctrl-C and reports what happened."""
 
 from __future__ import annotations
 

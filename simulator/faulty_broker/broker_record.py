@@ -1,4 +1,6 @@
-"""What a nasty broker saw and said, written by the broker: nobody needs to believe the client under test.
+"""The faulty broker's own record of what it received and sent.
+
+No check has to rely on the client under test.
 
 Promise: a PUBLISH counts as acknowledged only when a whole PUBACK with a good reason and its own packet id left on its
 own connection after it had arrived, once. Everything else that the broker answered is a false acknowledgement.

@@ -1,4 +1,4 @@
-"""The listening side: one thread that accepts, one for each connection."""
+"""The listening side of the broker: one thread that accepts, one for each connection."""
 
 from __future__ import annotations
 

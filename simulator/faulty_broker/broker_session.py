@@ -1,4 +1,7 @@
-"""One connection of a broker that keeps every promise of MQTT at QoS 0 and 1: what each behaviour departs from."""
+"""One connection of a broker that keeps every promise of MQTT at QoS 0 and 1.
+
+Each behaviour overrides parts of it.
+"""
 
 from __future__ import annotations
 

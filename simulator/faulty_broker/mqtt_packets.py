@@ -1,4 +1,4 @@
-"""The few MQTT packets that a broker reads and writes, for 3.1.1 and 5 (OASIS MQTT 3.1.1 and 5.0, chapter 3).
+"""The MQTT packets that a broker reads and writes (OASIS MQTT 3.1.1 and 5.0, chapter 3).
 
 Promise: `read_packet` returns one whole packet or None at the end of the connection; what a client must not send raises
 ProtocolError. Properties of MQTT 5 are skipped, not understood.

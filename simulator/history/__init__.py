@@ -1,1 +1,1 @@
-"""A plant's past: months of verdicts with their ground truth, as tables."""
+"""A plant's history: months of verdicts with their ground truth, as tables."""

@@ -1,4 +1,4 @@
-"""`python -m simulator.history --out DIR`: write a plant's past as the tables of the data lake."""
+"""`python -m simulator.history --out DIR`: writes a plant's history as tables of the data lake."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A line's day as SQL: parts, what they are, and what the models said of them.
+"""A line's day as SQL: parts, their truth, and the models' verdicts.
 
 All chance is the hash of a part's number, counted from a start of its own for each day and stream: rows do not depend
 on threads or on other days. (DuckDB's hash of two values is no chance: for two streams it differs by the same bits.)

@@ -1,4 +1,4 @@
-"""What else a line's day leaves behind: heartbeats, gaps and the reports of releases, as SQL over the table `parts`."""
+"""Heartbeats, gaps and release reports of a line's day, as SQL over the table `parts`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happened in the plant, day by day: the story that `generate` writes down as tables.
+"""The events of the plant, day by day, which `generate` writes as tables.
 
 Pure: settings in, one `LineDay` for each line and day out. Every number that shapes the verdicts of a day is here; only
 chance is left to SQL. The story, in shares of the whole time: 1.0.0 judges from the start; 1.1.0 comes to the canary

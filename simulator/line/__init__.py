@@ -1,4 +1,4 @@
-"""The simulated line: parts with known truth pass a camera; seeded, replayable, fast enough to feed the loop."""
+"""The simulated line: parts with known truth pass a camera; seeded, replayable and fast."""
 
 from __future__ import annotations
 

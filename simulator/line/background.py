@@ -1,4 +1,4 @@
-"""The place: a rubber belt between aluminium rails, with sensors, a light bar and a reject nozzle at its border.
+"""The scene: a rubber belt between aluminium rails, with sensors, light bar and reject nozzle.
 
 Everything is measured in part pixels from the optical centre and drawn once per line; only the belt moves. Static parts
 stay outside the ROI, so that a ROI needs the belt alone.

@@ -1,4 +1,6 @@
-"""What a simulated line is made of, as one frozen record; two lines with equal records show the same pixels.
+"""The configuration of a simulated line, as one frozen record.
+
+Two lines with equal records show the same pixels.
 
 Invariants: all lengths are in part pixels, which are the pixels of the colour camera's 896x896 ROI (the mono camera has
 twice the resolution, so one part pixel is 2x2 of its pixels). All periods count parts, not seconds, so that a line is

@@ -1,4 +1,6 @@
-"""Parts with their truth as a folder of images: `manifest.csv`, `SPLIT/CLASS/NAME.png` and `masks/NAME.png`.
+"""Writes parts with their truth as a folder of images.
+
+The folder holds `manifest.csv`, `SPLIT/CLASS/NAME.png` and `masks/NAME.png`.
 
 Invariants: images are the camera's ROI; equal (configuration, split, number) give equal files; each part is its own
 group, so that no split leaks into another; writing one split again replaces it and leaves the others alone; the

@@ -1,4 +1,6 @@
-"""What lamps, lenses and cameras do to a line's pictures: dark, black, white, flat, frozen. For the checks of pictures.
+"""Image faults of lamps, lenses and cameras: dark, black, white, flat, frozen.
+
+For the checks of images.
 
 Every spoilt picture but the frozen one has sensor noise of its own, as a living camera's has; equal seeds give equal
 pictures.

@@ -1,4 +1,4 @@
-"""Which part comes when: a pure function of (configuration, index), cheap enough to ask for every verdict.
+"""The sequence of parts: a pure function of (configuration, index), cheap enough for every verdict.
 
 Invariants: planning never draws a pixel; two readers with the same `LineConfig` agree on every part of the line, in any
 order of asking; with a pool, parts that share a picture share its recipe and differ in part id and index only; on a

@@ -1,4 +1,4 @@
-"""Sample sheets: what the line looks like, for the README and for a person who judges the grades of difficulty."""
+"""Sample sheets of the line, for the README and for a person who grades difficulty."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A line on which every part is its own, made fast enough for a camera: from blank parts that are rendered beforehand.
+"""A line on which every part differs, made from pre-rendered blank parts at camera speed.
 
 A blank part is a good part of one surface without texture and without noise: form, outline, rotation, belt, shadow,
 tone, tilt of the light and blur. Each exposure takes one and gives it what differs from part to part: a place, the

@@ -1,4 +1,4 @@
-"""A simulated Greengrass nucleus, lite or classic, for the real SDK and real components; see `Nucleus`."""
+"""A simulated Greengrass nucleus, lite or classic, for the real SDK and components. See `Nucleus`."""
 
 from __future__ import annotations
 

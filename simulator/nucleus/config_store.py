@@ -1,4 +1,4 @@
-"""The configuration of all components: trees whose leaves know when they were written. Pure.
+"""The configuration of all components: trees whose leaves carry their write time. Pure.
 
 A leaf is anything but a map. An older write loses against a newer one, leaf by leaf; what changed is returned as the
 paths of the leaves, after everything is written. Default configuration is older than everything else.

@@ -1,4 +1,4 @@
-"""What the two nuclei bear: every limit in one place.
+"""The limits and behaviour of the two nuclei, in one place.
 
 Those of lite were measured on nucleus lite 2.6.0 or, where it says so, read in its source; those of classic are of its
 documentation.

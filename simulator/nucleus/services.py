@@ -1,4 +1,4 @@
-"""What a nucleus is made of, on its event loop: settings, services, IPC server, and the bridge to the broker."""
+"""The services of a nucleus on its event loop: settings, IPC server, bridge to the broker."""
 
 from __future__ import annotations
 

@@ -1,1 +1,4 @@
-"""Independent observers of a line: what reached the broker, what is missing, what a slow consumer sees."""
+"""Independent observers of a line.
+
+They report what reached the broker, what is missing, and what a slow consumer receives.
+"""

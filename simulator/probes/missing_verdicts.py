@@ -1,4 +1,6 @@
-"""Which verdicts a demo's subscriber did not get, by key: the device's outbox and history against what arrived.
+"""Names the verdicts that a demo's subscriber did not receive.
+
+Compares the device's outbox and history with what arrived.
 
 Numbers that the agent dropped have no verdict and are none; what became of those is in the loss accounting.
 """

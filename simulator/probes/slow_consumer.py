@@ -1,4 +1,4 @@
-"""A line that is slower than its camera: capture thread and intake of the agent, and a worker that takes its time.
+"""A line slower than its camera: the agent's capture thread and intake, and a slow worker.
 
 The worker reads the clock in each picture (`simulator.doubles.cameras.frame_stamp`) and then sleeps for as long as
 judging takes, so what it sees is what a model would judge, and how old that is when the verdict is there.

@@ -1,4 +1,6 @@
-"""An independent consumer of verdicts: its own process and MQTT client, nothing shared with the agent but the wire.
+"""An independent consumer of verdicts, in its own process with its own MQTT client.
+
+It shares nothing with the agent but the wire format.
 
     python -m simulator.probes.verdict_subscriber --port 1883
 

@@ -1,4 +1,4 @@
-"""A whole agent whose process is squeezed while parts pass, and let go again; a child of `test_exhaustion`.
+"""A whole agent that runs out of resources while parts pass; a child of `test_exhaustion`.
 
 `python exhausted_victim.py FOLDER LIMIT SECONDS` prints one JSON object on what became of it.
 """

@@ -1,4 +1,4 @@
-"""Bad models made from the bundled release, through the real gates: some of what `kensa bench faults` runs."""
+"""Bad models made from the bundled release do not pass the real gates."""
 
 from __future__ import annotations
 

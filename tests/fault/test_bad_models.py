@@ -1,4 +1,4 @@
-"""Model files as an attacker or a bad disk leaves them: always a release error that names the file, never a crash."""
+"""A damaged or hostile model file is always a release error that names the file, never a crash."""
 
 from __future__ import annotations
 

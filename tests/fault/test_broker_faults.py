@@ -1,4 +1,4 @@
-"""Brokers and networks that fail: whatever happens, every message that a sender keeps arrives at least once."""
+"""Every message that a sender keeps arrives at least once, whatever brokers and networks do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Outbox, transport and broker together: whatever the network does, every verdict arrives, once when de-duplicated."""
+"""Outbox, transport and broker together: every verdict arrives, once when de-duplicated."""
 
 from __future__ import annotations
 

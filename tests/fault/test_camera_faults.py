@@ -1,4 +1,4 @@
-"""A whole capture thread against cameras on the network that fail: killed, hung, damaged, changed."""
+"""A whole capture thread against network cameras that die, hang, send damage or change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Collected frames survive kills, cuts, expired credentials and a full disk: nothing lost, nothing twice."""
+"""Collected frames survive kills, cuts, expired credentials and a full disk, each exactly once."""
 
 from __future__ import annotations
 

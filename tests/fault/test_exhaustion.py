@@ -1,4 +1,4 @@
-"""Out of file descriptors, memory, threads or disk: nothing dies for good, and nothing is lost without a count."""
+"""Without descriptors, memory, threads or disk nothing stops for good or is lost uncounted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Transport, outbox and shadow before a broker that misbehaves by choice: nothing is lost, nothing stalls."""
+"""Transport, outbox and shadow at a broker that misbehaves: nothing is lost, nothing stalls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A broker that forbids one topic of six: by an answer (MQTT 5) and by hanging up (3.1.1)."""
+"""A broker that denies one topic of six: by an answer (MQTT 5) and by hanging up (3.1.1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A line that is slower than its camera judges fresh pictures and accounts for the others: they carry a clock."""
+"""A line slower than its camera inspects fresh frames and accounts for all others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a repository's server or folder may try besides wrong bytes: to lead the fetch somewhere else."""
+"""A repository's server or folder cannot lead the fetch anywhere else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every state of the lifecycle, and whatever can happen to it there: the line keeps a verified model."""
+"""In every state of the lifecycle, whatever happens, the line keeps a verified model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""kill -9 in the middle of rollouts: the next start finds a verified model, and nothing was forgotten."""
+"""After SIGKILL in the middle of rollouts the next start finds a verified model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models come and go under real cameras and workers: no frame is lost, no buffer is shared, no batch mixes versions."""
+"""Model swaps under real cameras lose no frame, share no buffer and mix no versions in a batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Damaged metadata: each ends in an answer, and none is believed."""
+"""Damaged metadata always ends in an answer and is never accepted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Seeded damage to model files: digests stop it on the disk, policy and self-test stop it when it is signed."""
+"""Digests stop damaged model files; policy and self-test stop signed ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every attack of the Uptane list, by somebody on the way to the device or with stolen keys; each has its reason."""
+"""Every attack of the Uptane list, from the network or with stolen keys, is refused with its reason."""
 
 from __future__ import annotations
 

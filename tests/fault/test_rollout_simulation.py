@@ -1,4 +1,4 @@
-"""Whole simulated rollouts: bad models leave early, good ones stay, and the blind spot is where we say it is.
+"""Simulated rollouts: bad models leave early, good ones stay, the blind spot is the stated one.
 
 A seeded tenth of what `kensa bench faults` runs; the whole 200 releases are marked slow.
 """

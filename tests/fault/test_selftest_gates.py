@@ -1,4 +1,4 @@
-"""A release in the examining child: good ones pass with figures, every bad one ends at its gate, nothing comes out."""
+"""Self-test in its child process: good releases pass, every bad one ends at its gate."""
 
 from __future__ import annotations
 

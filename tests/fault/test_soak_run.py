@@ -1,4 +1,4 @@
-"""A few hours of line time with everything going wrong, and proof that the day would notice a breach.
+"""A few hours of line time with faults, and proof that the soak run notices a breach.
 
 A seeded slice of what `kensa bench faults --only soak` runs for 24 hours.
 """

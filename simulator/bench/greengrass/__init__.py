@@ -1,4 +1,4 @@
-"""`kensa bench greengrass`: every row of what the component must reach, measured against the simulated nucleus.
+"""`kensa bench greengrass`: measures the component's requirements on the simulated nucleus.
 
 The nucleus is `simulator.nucleus`, everything else is real: the SDK, the component's processes, a mosquitto.
 """

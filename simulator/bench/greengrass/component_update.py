@@ -1,4 +1,4 @@
-"""Rows `update` and `sizes`: the built component is replaced by its next version on lite; what it weighs.
+"""Rows `update` and `sizes`: updates the built component on lite, and measures its artifacts.
 
 The artifacts are those of scripts/build-component for this machine, installed by the nucleus into environments of their
 own. The gap is that between the last frame that the old version judged and the first of the new one, as the device

@@ -1,4 +1,7 @@
-"""Row `restarts`: the IPC daemon of nucleus lite restarts ten times, and forgets every token each time."""
+"""Row `restarts`: restarts the IPC daemon of nucleus lite ten times.
+
+The daemon forgets every token each time.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows `cuts` and `rate`: verdicts through nucleus lite while broker and nucleus fail, and at sixteen cameras."""
+"""Rows `cuts` and `rate`: delivery through nucleus lite under failures, and at sixteen cameras."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A factory for the Greengrass rows: nucleus, broker, the network between, a publisher of releases, a line of pictures.
+"""The testbed of the Greengrass rows: nucleus, broker, network, release publisher and line.
 
 The components are real processes with the project's own recipes: where no artifacts are built, the recipe's lifecycle
 is replaced by this interpreter, and everything else of it stays. The line is folders of uncompressed pictures of the

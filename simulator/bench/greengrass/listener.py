@@ -1,4 +1,4 @@
-"""What reached the broker, and when: an MQTT client of its own that counts frames against the device's own numbers.
+"""An MQTT client that counts what reached the broker against the device's own frame numbers.
 
 Promise: a verdict counts once by its key, however often it comes. A frame is lost when the device captured it and no
 verdict came: numbers below the highest that are missing, and those that the last heartbeat of a start counts beyond. A

@@ -1,4 +1,4 @@
-"""Rows `models` and `refusals`: releases that come by configuration, by the model component and by the shadow.
+"""Rows `models` and `refusals`: releases by configuration, by model component and by shadow.
 
 Each nucleus has one inspector that is never restarted, and the ways come one after the other, so that the one process
 must live through all of them while its line goes on.

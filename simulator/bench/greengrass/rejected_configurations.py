@@ -1,4 +1,6 @@
-"""Row `configurations`: bad configurations by deployment, each refused by the path of its key, the last good one kept.
+"""Row `configurations`: deploys bad configurations, each of which must be refused.
+
+The refusal names the path of the key, and the last good configuration stays.
 
 The same cases are the unit tests' of `greengrass.deployment.component_config`; those that a deployment cannot bring,
 because merging never takes a key away, are left to them.

@@ -1,4 +1,4 @@
-"""One row of the table: what was asked, what was seen."""
+"""One row of the table of requirements: its target and what was measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kensa bench collect`: what the line pays for collecting one frame in fifty, and whether the budget holds.
+"""`kensa bench collect`: the cost of collecting one frame in fifty, and whether the budget holds.
 
 Two agents, the same but for the section `collect`, in interleaved rounds; a round's loss is taken inside the round, the
 medians are reported. Saturated: frames come as fast as they are taken, so whatever collecting costs shows. Offered 480

@@ -1,4 +1,4 @@
-"""Frames for benchmarks: rendered once, handed over by reference, on a fixed grid or as fast as they are taken."""
+"""Frame sources for benchmarks: rendered once, passed by reference, paced or as fast as taken."""
 
 from __future__ import annotations
 

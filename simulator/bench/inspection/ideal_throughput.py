@@ -1,4 +1,4 @@
-"""What no loop can beat: inference alone and preprocessing alone, each on every core, over the same frames."""
+"""Upper bounds of throughput: inference alone and preprocessing alone on every core."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kensa bench mjpeg`: the agent's MJPEG reader beside OpenCV's (FFmpeg), on every behaviour that servers show."""
+"""`kensa bench mjpeg`: compares the agent's MJPEG reader with OpenCV's on known server behaviours."""
 
 from __future__ import annotations
 

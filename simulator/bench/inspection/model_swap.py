@@ -1,4 +1,4 @@
-"""`kensa bench swap`: what the line notices when models come and go under it.
+"""`kensa bench swap`: latency and losses while models are loaded, switched and rolled back.
 
 The product, composed by `app.build`, inspects paced cameras of 30 fps each. A thread like the lifecycle's loads the
 other release (its optimised graph, through a memfd), warms it up, switches, and lets the old one go: all of it within

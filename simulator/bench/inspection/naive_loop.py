@@ -1,4 +1,6 @@
-"""The loop of the public samples, as they have it, to compare with: one thread, float model, a publish for each frame.
+"""The loop of the public samples, for comparison.
+
+One thread, a float model, one publish for each frame.
 
 cvtColor, bilinear resize of the whole frame, numpy normalisation, an ONNX Runtime session with default options,
 `json.dumps`, one QoS 1 publish. The model is the float export of the very release that Kensa runs.

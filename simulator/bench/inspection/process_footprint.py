@@ -1,4 +1,4 @@
-"""`kensa run` as a process of its own: its memory, its time to the first verdict, and what it must not import."""
+"""Memory, start time and imports of `kensa run` in a process of its own."""
 
 from __future__ import annotations
 

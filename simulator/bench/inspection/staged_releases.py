@@ -1,4 +1,4 @@
-"""Releases for the swap benchmark: copies of one under other versions, optimised as the self-test would."""
+"""Releases for the swap benchmark: copies under other versions, optimised as by the self-test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kensa bench loop`: the whole agent against its floors, the samples' loop, and the clock.
+"""`kensa bench loop`: compares the agent with its upper bounds, the samples' loop and the clock.
 
 Throughput: per round, interleaved in one run: inference alone, preprocessing alone, the agent (full frame), the agent
 (ROI), the samples' loop; the ratios are taken inside the round, their medians are reported. The agent is the product,

@@ -1,1 +1,1 @@
-"""Benchmarks of the way from a verdict to the broker."""
+"""Benchmarks of the path from a verdict to the broker."""

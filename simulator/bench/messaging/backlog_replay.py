@@ -1,4 +1,4 @@
-"""`kensa bench replay`: how fast a backlog leaves for a mosquitto that allows few unacknowledged messages.
+"""`kensa bench replay`: how fast a backlog is sent to a mosquitto with few messages in flight.
 
 5,000 rows of one defect each wait on disk, as after a night without a network. For each bound (`max_inflight_messages`
 of mosquitto, which MQTT 5 clients are told as the Receive Maximum) the agent's outbox and transport send them, and a

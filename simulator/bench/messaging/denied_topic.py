@@ -1,4 +1,4 @@
-"""`kensa bench forbidden`: one topic of six is forbidden; how much later do the others arrive?
+"""`kensa bench denied-topic`: the delay on allowed topics while one topic of six is denied.
 
 Outbox and transport of the agent publish a defect of each of six cameras ten times a second to the nasty broker, on
 MQTT 5 (the broker answers with 0x87) and 3.1.1 (it hangs up). Each camera is the forbidden one in turn. The age of a

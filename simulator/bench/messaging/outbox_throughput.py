@@ -1,4 +1,4 @@
-"""`kensa bench outbox`: how many ok verdicts a second reach the disk and the broker, and what one costs.
+"""`kensa bench outbox`: verdicts a second through disk and broker, and the cost of each.
 
 Sustained: verdicts are handed over as fast as `append` takes them, one defect in two hundred, on a real file with
 synchronous=FULL, delivered to a broker in memory that acknowledges at once, until all are acknowledged. Paced: at a

@@ -1,4 +1,4 @@
-"""`kensa bench publish`: how old a verdict is when a subscriber has it, packed and with `publish: at_once`.
+"""`kensa bench publish`: age of a verdict at a subscriber, packed and published at once.
 
 The whole agent inspects paced frames of the simulated line with the bundled release, one in ten with a defect, and
 publishes to a broker of its own on the loopback; a subscriber in the same process notes when each message arrives. The

@@ -1,4 +1,4 @@
-"""The chart of the reject rate, simulated: false alarms over shifts, and how soon a change is found.
+"""Simulates the reject-rate chart: false alarms over shifts, and the delay until a change is found.
 
 Every figure comes from the product's own `RejectChart`, learning included: a shift begins with the model's first part.
 Seeds of published figures begin at 20,000; the chart's constants were chosen with seeds below 1,000.

@@ -1,4 +1,6 @@
-"""Pictures that prove nothing, through the whole agent: no `ok` from the third on; good pictures: no false alarm.
+"""Runs unusable images through the whole agent, and counts false alarms on good ones.
+
+None of the unusable images gets `ok` from the third on.
 
 Spoilt pictures and frozen sources go through the product as `app.build` composes it, with the bundled release. Good
 pictures are counted at the check itself, which is what alone could refuse them: each rendered part is exposed many

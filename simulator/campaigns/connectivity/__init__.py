@@ -1,1 +1,1 @@
-"""Bad brokers and bad networks."""
+"""Campaigns with faulty brokers and networks."""

@@ -1,4 +1,4 @@
-"""A campaign: agents that start again and again before real brokers, and cuts of the network, while defects come.
+"""Restarts the agent's messaging at real brokers, with network cuts, while defects arrive.
 
 Each start is a new agent with an empty state directory, so that it has to find out anew what the broker carries:
 outbox, transport, device shadow and status against mosquitto (with a shadow service), iotcore (rumqttd) and amqtt.

@@ -1,4 +1,4 @@
-"""A campaign: the agent's parts before every behaviour of the nasty broker, in MQTT 3.1.1 and 5, and a forbidden topic.
+"""Runs the agent's messaging against every behaviour of the faulty broker, in MQTT 3.1.1 and 5.
 
 For each case defects come at a line's rate on an allowed and on another topic. At the end every verdict is either
 still on the device's disk or has its own acknowledgement in the broker's record; anything else was deleted without

@@ -1,4 +1,4 @@
-"""What of an agent speaks to the broker, composed as `agent.app` composes it, without cameras and models."""
+"""The messaging parts of an agent, composed as `agent.app` does, without cameras and models."""
 
 from __future__ import annotations
 

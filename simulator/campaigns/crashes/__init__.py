@@ -1,1 +1,1 @@
-"""kill -9 and power cuts, and what must survive them."""
+"""SIGKILL and power cuts, and what must survive them."""

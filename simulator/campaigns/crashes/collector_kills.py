@@ -1,4 +1,4 @@
-"""kill -9 of the agent and of its collecting child, on a network that cuts and forgets, with credentials that end.
+"""Kills the agent and its collecting child on a faulty network with expiring credentials.
 
 Every frame for which the collector has answered must be at the target in the end: whole, with its sidecar, and written
 there exactly once; and the spool's own account must be what an outsider counts.

@@ -1,4 +1,4 @@
-"""The process that is killed: it collects frames, and says which ones the collector has answered for, until it dies.
+"""A process that collects frames and reports which are acknowledged, until it is killed.
 
 Frames are noise that follows from boot epoch and number, so that whoever finds one can tell whether it is whole; every
 tenth is large enough to go up in parts.

@@ -1,4 +1,4 @@
-"""What was promised against what is there."""
+"""Compares the verdicts that were reported as committed with those on disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""kill -9 at random moments of the model lifecycle, again and again on the same disk.
+"""Kills the model lifecycle at random moments, again and again on the same disk.
 
 After every kill the disk is looked at, and a start is tried in this process: the model in the slot must be one that was
 published (or the factory's), the floor no lower than any that was reported or seen, and the active and the previous

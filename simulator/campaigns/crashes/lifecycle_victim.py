@@ -1,4 +1,4 @@
-"""The process that is killed: it takes releases to the line and back, one after the other, until it dies.
+"""A process that rolls releases out and back until it is killed.
 
 It says what it sees in one line of text after each step: what the slot holds, and the floor and the active release that
 the journal has promised. Time is compressed: waiting costs nothing, and parts pass in between.

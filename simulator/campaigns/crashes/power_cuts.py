@@ -1,4 +1,4 @@
-"""Power cuts: a file system on a loop device, and a copy of its backing file while a process commits on it.
+"""Power cuts: copies the backing file of a loop device while a process commits on it.
 
 What the copy lacks is what a power cut would have lost: everything that the kernel had not yet written to the device.
 Needs root, a loop device and mkfs.ext4.

@@ -1,4 +1,4 @@
-"""Seeded damage to JSON files: bytes that rot, and values that somebody chose to hurt a parser."""
+"""Seeded damage to JSON files: flipped bytes, and values chosen to hurt a parser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mutated metadata against the device's fetch: does it ever crash, hang, or believe anything that was altered?
+"""Mutated metadata against the device's fetch: it must not crash, hang or accept altered content.
 
 A repository with two roots, two releases and a revocation is damaged one file at a time, and fetched from by the code
 of the fetch child, in a process of its own that is replaced when it dies; some cases also go through the real child.

@@ -1,4 +1,4 @@
-"""Mutated model files against the gates: does the inspecting process ever crash, or load one of them?
+"""Mutated model files against the gates: the inspecting process must not crash or load one.
 
 Two attackers. One changes files on the disk: the digest of the manifest must stop every one, in the process that
 inspects. The other also signs what he changed, so that only policy, self-test and golden sets stand in his way; those

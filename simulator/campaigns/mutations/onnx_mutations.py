@@ -1,4 +1,4 @@
-"""Seeded damage to ONNX files: bytes that rot, and graphs that somebody rearranged to hurt a runtime."""
+"""Seeded damage to ONNX files: flipped bytes, and graphs rearranged to hurt a runtime."""
 
 from __future__ import annotations
 

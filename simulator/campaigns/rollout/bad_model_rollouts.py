@@ -1,4 +1,4 @@
-"""Every kind of bad model, released from a copy of a real release through the real gates, up to live parts.
+"""Rolls out every kind of bad model through the real gates, up to live parts.
 
 Each kind goes through a lifecycle of its own: fetched, stored, examined in the real child beside the running model and
 its golden set, and, if it gets that far, shown to live parts. Those are rendered parts of the simulated line, drawn

@@ -1,4 +1,4 @@
-"""Whole rollouts of releases whose quality is known, judged by `RolloutEvaluator` as the line would judge them.
+"""Simulates whole rollouts of releases of known quality with the real `RolloutEvaluator`.
 
 Promise: pure and seeded; equal arguments give equal counts. A candidate is described by how often it differs from the
 running model, so that the rates are exact; its scores come from another seed: another calibration and noise of its own.

@@ -1,4 +1,4 @@
-"""Simulated rollouts of releases whose disagreement comes in runs of parts, as glare or a smeared part makes it.
+"""Simulates rollouts whose disagreements come in runs of parts, as glare or smears cause.
 
 Promise: pure and seeded; equal arguments give equal counts. Every rollout goes through the phases of the default policy
 within the default limits of a site, and its last phase goes on up to `parts`: a release that would have been committed

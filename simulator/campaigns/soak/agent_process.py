@@ -1,4 +1,4 @@
-"""One agent on the line, in lock-step: real capture, intake, worker, outbox and lifecycle on a disk that outlives it.
+"""One agent in lock-step: real capture, intake, worker, outbox and lifecycle on a lasting disk.
 
 `Site` is what stays when the process ends: the disk, the clock, the cloud, the broker, the weather, and the book of
 what was promised. `AgentProcess` is one process on it, made by `start`, ended by `kill` or `close`.

@@ -1,4 +1,7 @@
-"""What must hold all day: looked at whenever the lifecycle moves, every minute on the line, and after every kill."""
+"""The invariants of a soak run.
+
+They are checked whenever the lifecycle moves, every minute on the line, and after every kill.
+"""
 
 from __future__ import annotations
 

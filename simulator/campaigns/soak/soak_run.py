@@ -1,4 +1,4 @@
-"""A day of line time in minutes: releases every hour, everything goes wrong now and then, and nothing may break.
+"""A day of line time in minutes: hourly releases and every kind of fault, without a broken invariant.
 
 A real line (`simulator.campaigns.soak.agent_process`) runs in lock-step on a virtual clock. Every hour a release is
 wished for: good ones, equally good ones, and bad ones. Meanwhile fetches fail and hang, examinations end, the disk

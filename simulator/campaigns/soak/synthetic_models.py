@@ -1,4 +1,4 @@
-"""Releases of known quality for a day on the line, and parts that say what they are.
+"""Releases of known quality for a soak run, and parts that carry their own truth.
 
 A part's picture carries its truth in one pixel and eight random bytes of its own; a model reads the truth, and errs as
 its kind says, each release in its own way: what it does with a part is a hash of the part and the release. So rates

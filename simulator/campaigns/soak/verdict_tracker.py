@@ -1,4 +1,7 @@
-"""What was promised, and what the broker got: every verdict arrives once after de-duplication, or is told lost."""
+"""Compares committed verdicts with those that the broker received.
+
+Every verdict arrives once after de-duplication, or is reported lost.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,4 @@
-"""The improvement cycle on one machine: a lamp fades, the model fails, a better one comes from what the line saw."""
+"""The demo of the improvement cycle.
+
+A lamp fades, the model fails, and a better one is trained from what the line collected.
+"""

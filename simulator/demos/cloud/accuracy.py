@@ -1,4 +1,4 @@
-"""How many parts are judged right, over time, at the independent subscriber. Pure bookkeeping.
+"""Share of parts classified correctly over time, at the independent subscriber. Pure.
 
 A part counts as right when a good one passes and a defective one is rejected; what is unsure or not judged does not.
 Times are seconds of the story, of the exposure.

@@ -1,4 +1,4 @@
-"""Accuracy over time with what happened, as an SVG that loads nothing: for the report, and for the README. Pure."""
+"""Accuracy over time with the events, as a self-contained SVG. Pure."""
 
 from __future__ import annotations
 

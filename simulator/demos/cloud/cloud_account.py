@@ -1,4 +1,4 @@
-"""The plant's account in the simulated cloud: what the stack of pipeline/infra makes, on one machine.
+"""The plant's account in the simulated cloud: what the stack of pipeline/infra creates.
 
 Buckets, a signed repository whose keys are KMS's, things in two groups, the state machine from cycle.asl.json, rules of
 IoT Core and EventBridge as template.yaml has them. Devices get deployments through a hook that does what the nucleus

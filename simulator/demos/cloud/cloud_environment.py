@@ -1,4 +1,4 @@
-"""Everything, composed: broker, account, devices on their lines, the independent subscriber, the story.
+"""Composes the demo: broker, account, devices on their lines, independent subscriber, scenario.
 
 Start order: broker, subscriber, account, first model, devices; the way out is the same backwards.
 """

@@ -1,4 +1,4 @@
-"""What the story takes place on: two lines with one kind of part, and the model that knows them in good light.
+"""Two lines with one kind of part, and the model that knows it in good light.
 
 The parts are the simulated line's cast ones, half of them stained: few parts then say much about a model. The cameras
 read the part's square with 2 x 2 pixels binned.

@@ -1,4 +1,6 @@
-"""What happens, in its order: the light fades, drift is noticed, frames are labelled, the cycle brings a model, poison.
+"""The scenario: the light fades, drift is noticed, frames are labelled, the cycle delivers a model.
+
+At the end wrong labels arrive, which must be refused.
 
 Runs on a thread of its own and tells `Chapter`s; everything that it waits for has a limit, and what did not come within
 it ends the story with a sentence.

@@ -1,4 +1,4 @@
-"""The live view: one moment of the story as a screen that fits 80x24. Pure: a `Moment` in, a screen out."""
+"""The live view of the cloud demo: a screen that fits 80x24. Pure."""
 
 from __future__ import annotations
 

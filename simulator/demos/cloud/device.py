@@ -1,4 +1,7 @@
-"""A device of the plant: the real agent on a line of its own, with MQTT, signed releases and collected frames."""
+"""A device of the plant: the real agent on a line of its own.
+
+It has MQTT, signed releases and collected frames.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""People who label collected frames, from the simulator's truth: a Ground Truth output manifest, and masks beside it.
+"""Labels collected frames from the simulator's truth, as people would.
+
+Writes a Ground Truth output manifest, with masks beside it.
 
 Their work goes the way of any labelling job's: the manifest is read by `pipeline.datasets.label_formats`, and the
 labels go into the store. A `wrong` batch says the opposite of the truth, as a hurried or a hostile labeller may.

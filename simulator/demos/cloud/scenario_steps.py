@@ -1,4 +1,4 @@
-"""The steps of the story: what each does, how long it takes on two free cores, and when it is too slow.
+"""The steps of the scenario, and how long each takes on two free cores.
 
 Times are those of docs/benchmarks.md (a run of 454 s). Pure bookkeeping; seconds are those of the story.
 """

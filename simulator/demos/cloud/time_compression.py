@@ -1,4 +1,4 @@
-"""The plant's data lake, in a lapse of time: ten seconds of the line are a day of the lake, and days are compared.
+"""The plant's data lake in compressed time: ten seconds of the line are a day of the lake.
 
 Messages come through IoT rules, Firehose and its transformation; only where rows are written their times are stretched.
 Nothing else of them is changed, and the queries are the plant's own.

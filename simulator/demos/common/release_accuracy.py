@@ -1,4 +1,4 @@
-"""What each release is worth on the line: escapes and false rejects, by release and by light, with intervals.
+"""Escapes and false rejects of each release, by lamp state, with confidence intervals.
 
 Promise: every figure is of one release by itself, in one light. A part that a trial showed to two models counts for the
 challenger, whose own answer the verdict carries; what the champion said of it cannot be told from the verdict (the

@@ -1,4 +1,7 @@
-"""Commands as a person can type them where the demo was started: no PATH, no activated environment is assumed."""
+"""Shell commands that can be typed where the demo was started.
+
+No PATH and no activated environment is assumed.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish to end in good order."""
+"""Ctrl-C and SIGTERM as a request for an orderly stop."""
 
 from __future__ import annotations
 

@@ -1,1 +1,4 @@
-"""The demo as a Greengrass deployment: the real component under the simulated nucleus, updated in three ways."""
+"""The demo as a Greengrass deployment: the real component under the simulated nucleus.
+
+Its model is updated in three ways.
+"""

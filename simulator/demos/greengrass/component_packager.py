@@ -1,4 +1,4 @@
-"""The two components as scripts/build-component makes them, but for one thing: they carry no libraries of others.
+"""Packs the two components as scripts/build-component does, but without third-party libraries.
 
 A vendored archive takes minutes and a package index; the demo's archives carry the project's own wheel, built from this
 checkout, and a wheel of one line that lets the component's virtual environment find the libraries of the one that the

@@ -1,4 +1,4 @@
-"""What the component says of itself, through the control socket in its work folder: what `kensa status` shows."""
+"""The component's status from the control socket in its work folder, as `kensa status` shows it."""
 
 from __future__ import annotations
 

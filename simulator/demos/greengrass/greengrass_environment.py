@@ -1,4 +1,4 @@
-"""Everything around the component, composed: broker, subscriber, camera, releases, nucleus, and what is deployed.
+"""Composes the component's surroundings: broker, subscriber, camera, releases and nucleus.
 
 Start order: broker, subscriber, camera, repository, components, nucleus; the deployment last. The way out is the same
 backwards. What is deployed is the project's own recipe; the first deployment's configuration is written beside the

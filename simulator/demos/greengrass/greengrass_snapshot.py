@@ -1,4 +1,4 @@
-"""One moment of the demo, as the live view and the plain lines show it; the last one is what the report is made of."""
+"""The state of the demo at one moment, for view, plain lines and report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The live view: a screen that fits 80x24 and uses what is more. Pure: a `Moment` in, something rich can print out."""
+"""The live view of the Greengrass demo: a screen that fits 80x24 and uses more. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The releases that the demo deploys: signed into a repository of their own and served, and one inside a component.
+"""The releases that the demo deploys: a signed, served repository, and one inside a component.
 
 The better model comes by three ways under three versions, and a damaged one by the first. Everything is published
 before the start: what a device may run is decided by deployments and the shadow, not by what lies in a repository.

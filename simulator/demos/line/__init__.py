@@ -1,1 +1,1 @@
-"""The demo: a simulated line is inspected, its verdicts travel over MQTT, and everything is compared with the truth."""
+"""The demo: inspects a simulated line and compares the verdicts over MQTT with the truth."""

@@ -1,4 +1,4 @@
-"""The contact sheet: what was found, where, and whether that was right, as one picture that a person can judge.
+"""The contact sheet: findings, their place and whether they were right, as one image.
 
 Each card shows the spot enlarged with the evidence as a glow and the box the verdict names, the whole part in the
 corner, and under it class and score beside the truth. Mistakes come first, then as many kinds of defects as there are.

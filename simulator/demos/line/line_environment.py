@@ -1,4 +1,4 @@
-"""Everything around the agent, composed: broker, a bad network on request, independent subscriber, cameras on a line.
+"""Composes the agent's surroundings: broker, optional bad network, subscriber, cameras on a line.
 
 Start order: broker, network, subscriber, line, and the agent last, so that the first verdict already has a reader. The
 way out is the same backwards. The configuration is written beside the report: it is what a person would write by hand.

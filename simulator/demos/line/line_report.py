@@ -1,4 +1,4 @@
-"""The closing report: what happened, for a plant manager, and the same as one JSON object for machines.
+"""The closing report, for a plant manager and as one JSON object for machines.
 
 `verify` is the demo's own verdict: it lists what is missing, and an empty list is the only success.
 """

@@ -1,4 +1,4 @@
-"""What became of the releases that the story brought, from the agent's own history: for the view and for the report.
+"""The outcome of each release of the scenario, from the agent's own history.
 
 Pure but for reading the lifecycle's status: no clock, no threads.
 """

@@ -1,4 +1,4 @@
-"""A clock in the picture: number and time of an exposure, drawn as bars that survive JPEG and scaling.
+"""Number and time of an exposure, drawn into the image as bars that survive JPEG and scaling.
 
 Who reads it from the pixels that reach a worker knows how old the picture is and which ones are missing, whatever the
 agent believes.

@@ -1,4 +1,6 @@
-"""An RTSP camera on loopback in plain Python: enough of RTSP (RFC 2326) and RTP/JPEG (RFC 2435) for a real client.
+"""An RTSP camera on the loopback in plain Python.
+
+Enough of RTSP (RFC 2326) and RTP/JPEG (RFC 2435) for a real client.
 
 Interleaved over TCP only: a client that asks for UDP gets 461, as behind many firewalls. Pictures are baseline JPEGs
 with the standard Huffman tables (what OpenCV and libjpeg write by default), sides multiples of 8 and at most 2040 px;

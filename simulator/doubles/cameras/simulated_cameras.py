@@ -1,4 +1,4 @@
-"""Cameras that are not there: pictures in memory, a real MJPEG server on loopback, and the faults that cameras have.
+"""Simulated cameras: images in memory, a real MJPEG server on the loopback, and camera faults.
 
 The servers speak the real protocols on real sockets, so the agent's adapters meet what a camera in a plant would send.
 They can be held (connections stay open and nothing comes: what a hung camera does), killed and started again.

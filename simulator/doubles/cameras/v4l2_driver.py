@@ -1,4 +1,4 @@
-"""The child of `simulator.doubles.cameras.v4l2_camera`: the agent's capture process with a driver that is simulated.
+"""The agent's capture process with a simulated driver: the child of `v4l2_camera`.
 
 The driver behaves like V4L2: a queue of four buffers that the camera fills at its rate, oldest first, and that loses
 exposures while it is full.

@@ -1,4 +1,6 @@
-"""Threads in lock-step on a clock that stands still: hours pass in seconds, and the order of events is exact.
+"""Threads in lock-step on a virtual clock.
+
+Hours pass in seconds, and the order of events is exact.
 
 Promise: of the threads that were begun here one runs at a time, until it waits for the clock or ends; time moves only
 when all of them wait, to the next moment that one of them waits for. Threads that never wait for this clock are

@@ -1,4 +1,4 @@
-"""A repertoire of bad releases, made from any good one: what a broken pipeline or a hostile publisher could sign.
+"""Bad releases made from any good one, as a broken pipeline or a hostile publisher could sign.
 
 Promise: manifest and digests of each are correct, so that only the gates can stop it. `KINDS` says which gate must.
 The models that forge their golden set (its scores and its labels are what the bad model says) show that a release's own

@@ -1,4 +1,4 @@
-"""A cloud in this process: releases in folders, a fetcher and an examiner of the real ports, faults on order.
+"""A repository in this process: releases in folders, fetcher and examiner ports, faults to order.
 
 Nothing here is signed; the bytes are: a release is copied in pieces, resumed where a copy stopped, compared with its
 manifest, and described as it states itself. What goes wrong is ordered beforehand with `Cloud.order` and happens once.

@@ -1,4 +1,6 @@
-"""One inspection's lifecycle on a disk of its own, driven step by step on a manual clock, and killed at will.
+"""One inspection's lifecycle on its own disk, driven step by step on a manual clock.
+
+It can be killed at any step.
 
 `Plant` is what a device is to these tests: the folder survives, everything else is made anew by `start`. `faults`
 counts what must never be: see there.

@@ -1,4 +1,4 @@
-"""How a server of asyncio streams ends without leaving a socket behind."""
+"""Closes servers of asyncio streams without leaving a socket behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A program run where every DNS look-up is answered and written down by us: what does it ask the world for?
+"""Runs a program where every DNS look-up is answered and recorded.
 
     python -m simulator.doubles.network.dns_recorder kensa run line.yaml        # prints each name that was asked for,
     and how often

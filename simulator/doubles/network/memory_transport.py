@@ -1,4 +1,4 @@
-"""A broker in memory: the transport port, with trouble by plan, for tests and benchmarks.
+"""A broker in memory: the transport port with planned faults, for tests and benchmarks.
 
 It acknowledges, loses, delays, doubles and reorders as a seeded plan says, and can be connected and disconnected at any
 moment. What it delivered is what a subscriber would have seen; `send` is what somebody else publishes to the agent.

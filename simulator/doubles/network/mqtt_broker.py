@@ -1,4 +1,4 @@
-"""A real MQTT broker of one's own on the loopback: mosquitto where it is installed, else one that pip brings.
+"""A real MQTT broker on the loopback: mosquitto where installed, else one that pip installs.
 
     with open_broker() as broker:
         print(broker.kind, broker.host, broker.port)

@@ -1,4 +1,6 @@
-"""A TCP proxy on the loopback that is as bad as a factory network: late, cut, silent, reset, or slow to close.
+"""A TCP proxy on the loopback with a factory network's faults.
+
+Connections are late, cut, silent, reset, or slow to close.
 
     with Proxy(port=broker.port) as proxy:
         connect_to(proxy.host, proxy.port)

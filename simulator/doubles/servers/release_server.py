@@ -1,4 +1,4 @@
-"""A web server over a repository folder, on the loopback, that can be as bad as the internet or as an attacker.
+"""A web server over a repository folder on the loopback, with the faults of networks and attackers.
 
     with ReleaseServer(folder) as server:
         fetch_from(server.url)                               # the folder is read anew for every request

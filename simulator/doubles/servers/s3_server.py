@@ -1,4 +1,4 @@
-"""A stand-in for S3 on the loopback: enough of its protocol for boto3 to get, put, look at and list objects.
+"""An S3 server on the loopback: enough of the protocol for boto3 to get, put, head and list.
 
     with S3Server(folder) as server:                      # folder/BUCKET/KEY
         os.environ |= server.environment()                # endpoint, region, credentials that mean nothing

@@ -1,4 +1,4 @@
-"""The cloud's device-shadow service on a broker of one's own: named shadows as AWS IoT Core speaks them over MQTT.
+"""AWS IoT's device-shadow service on a local broker: named shadows over MQTT.
 
     with open_broker() as broker, ShadowService(host=broker.host, port=broker.port) as shadows:
         shadows.desire("thing-1", "surface", "parts/1.1.0")

@@ -1,4 +1,6 @@
-"""One component's processes: install, then startup or run, restarted a few times and no more, stopped in two steps.
+"""The processes of one component: install, then startup or run.
+
+They are restarted a limited number of times and stopped in two steps.
 
 Promise: a script runs in a session of its own in the component's work folder, its output goes to the component's log,
 and after `stop` nothing of that session lives. Three starts within an hour are all there are (then BROKEN), until the

@@ -1,4 +1,6 @@
-"""Carries out deployments, one at a time: resolve, ask (classic), configure, install, restart, wait, clean up.
+"""Carries out deployments one at a time.
+
+The steps are resolve, ask (classic), configure, install, restart, wait and clean up.
 
 The order of an update is the nucleus's own. Lite: the new defaults are merged while the old version runs, which hears
 of them; the `install` scripts of all new versions run at once, beside the old ones and in the same work folders; then

@@ -1,4 +1,4 @@
-"""What is to run on the device: the document of a deployment, and what came of it."""
+"""The document of a deployment, its component store, and its result."""
 
 from __future__ import annotations
 

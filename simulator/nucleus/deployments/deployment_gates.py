@@ -1,4 +1,6 @@
-"""What only classic asks its components before a deployment: is the configuration good, and is now a good time.
+"""The consent that only classic asks of its components before a deployment.
+
+It asks whether the configuration is valid, and whether the update may begin now.
 
 Configuration: who subscribed gets the whole tree that it would have, and must accept it in time; a refusal or silence
 ends the deployment with nothing changed. Time: every subscriber is told that components will restart and may put it

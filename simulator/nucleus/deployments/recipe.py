@@ -1,4 +1,4 @@
-"""Component recipes as the two nuclei read them: YAML or JSON, the manifest of this machine, variables. No process yet.
+"""Component recipes as the two nuclei read them: YAML or JSON, manifest of this machine, variables.
 
 Each nucleus has its ways, which a component that works on both must survive: on lite a YAML scalar is text whatever it
 looks like, `Platform.runtime` must be `"*"`, lifecycle keys have one spelling, and every `{...}` of a script is a

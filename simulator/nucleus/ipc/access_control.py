@@ -1,4 +1,4 @@
-"""What a component may do: its accessControl, matched as the nuclei match it. Pure."""
+"""A component's accessControl, matched as the nuclei match it. Pure."""
 
 from __future__ import annotations
 

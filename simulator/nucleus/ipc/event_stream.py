@@ -1,4 +1,4 @@
-"""Frames of the event-stream protocol that Greengrass components and their nucleus speak; bytes in, bytes out, no I/O.
+"""Messages of the event-stream protocol between components and nucleus. Bytes in, bytes out, no I/O.
 
 A frame is: total length and length of the headers (u32, big endian), CRC-32 of these eight bytes, headers, payload,
 CRC-32 of everything before. A header is its name (u8 length), its type and its value; the protocol uses i32 and string.

@@ -1,4 +1,4 @@
-"""How an operation of the nucleus says no: the error classes of the IPC that a component can tell apart."""
+"""The IPC error classes that a component can distinguish."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading the fields of a request: what is missing or of another type is refused by name. Pure."""
+"""Reads the fields of a request; a missing or mistyped field is refused by name. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""GetConfiguration, UpdateConfiguration and SubscribeToConfigurationUpdate, each nucleus with its quirks."""
+"""The IPC operations on configuration, each nucleus with its quirks.
+
+GetConfiguration, UpdateConfiguration and SubscribeToConfigurationUpdate.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The nucleus's bridge to IoT Core: one MQTT connection for the device, with what each nucleus does when it is gone.
+"""The nucleus's bridge to IoT Core: one MQTT connection for the device.
+
+It reproduces what each nucleus does when the connection is lost.
 
 Lite hands a publish straight to the connection and forgets it: 10 unanswered at most, nothing is kept while the broker
 is away, and what was on the way when the connection broke is lost although its publisher was told that all is well (its

@@ -1,4 +1,4 @@
-"""Classic's shadow manager: named shadows kept on the device, answered without the cloud, and kept in step with it.
+"""Classic's shadow manager: named shadows kept on the device and synchronised with the cloud.
 
 A component's update counts at once, is told on the local bus under the shadow's own topics, and goes to the cloud when
 there is a connection. What the cloud wants (`desired`) replaces what the device has of it; what the device reports

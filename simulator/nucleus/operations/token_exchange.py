@@ -1,4 +1,4 @@
-"""TokenExchangeService: an HTTP endpoint on the loopback where a component gets AWS credentials for its token.
+"""TokenExchangeService: a loopback HTTP endpoint that exchanges a component's token for credentials.
 
 The credentials mean nothing; a stand-in for S3 takes them. Who shows no token of the nucleus gets nothing.
 """

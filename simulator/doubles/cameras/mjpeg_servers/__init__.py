@@ -1,4 +1,4 @@
-"""How MJPEG servers behave: a table of what cameras are reported to send, and a server on loopback for each row.
+"""Behaviours of MJPEG servers: a table of reported ones, and a loopback server for each row.
 
 Each row gives the bytes of one answer, or of several where the client must ask again. Where no camera is named, the
 behaviour is the standard's, or one of the servers that people write themselves. `kensa bench mjpeg` compares the agent

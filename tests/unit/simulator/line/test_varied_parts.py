@@ -1,4 +1,4 @@
-"""A line that varies: no two parts are alike, the truth goes with the pixels, and a camera is kept up with."""
+"""A varied line: no two parts are alike, the truth matches the pixels, a camera is kept up with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the Greengrass benchmark counts: by the device's own numbers, and not by what it would like to see."""
+"""The Greengrass benchmark counts by the device's own numbers."""
 
 from __future__ import annotations
 

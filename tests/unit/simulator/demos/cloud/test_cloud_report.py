@@ -1,4 +1,4 @@
-"""The pure parts of the demo of the improvement cycle: accuracy, the plot, the screen, the report's own verdict."""
+"""Accuracy, plot, screen and report of the cloud demo."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_the_screen_fits_and_says_where_things_stand(width: int, height: int) ->
     for text in ("press-1", "press-2", "50.0%", "78%", "canary"):
         assert text in drawn.replace("&#160;", " ")
     assert "50.0%" in plain_line(moment())
-    screen_svg(moment(states=(), chapters=(), curve=(), psi=None), width=width, height=height)
+    screen_svg(moment(states=(), events=(), curve=(), psi=None), width=width, height=height)
 
 
 def test_a_chart_has_a_bar_for_each_value_or_as_many_as_fit() -> None:
@@ -154,8 +154,8 @@ def result(**changes: Any) -> CloudResult:
     values: dict[str, Any] = {
         "seconds": 200.0,
         "prepared_s": 50.0,
-        "findings": FINDINGS,
-        "chapters": CHAPTERS,
+        "outcome": FINDINGS,
+        "events": CHAPTERS,
         "devices": (end,),
         "counts": SubscriberCounts({"cam-1": CameraCount(100, 1, 0)}),
         "broker": "mosquitto",
@@ -178,11 +178,11 @@ def test_a_story_that_came_to_its_end_has_no_problem() -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"findings": replace(FINDINGS, after=AccuracyShare(988, 1_000))}, "98.8% of 1000 parts after"),
-        ({"findings": replace(FINDINGS, after=None)}, "not measured"),
-        ({"findings": replace(FINDINGS, poisoned={"result": "promoted"})}, "must be refused"),
-        ({"findings": replace(FINDINGS, models_untouched=False)}, "must be refused"),
-        ({"findings": replace(FINDINGS, statuses=["FAILED"])}, "two must succeed"),
+        ({"outcome": replace(FINDINGS, after=AccuracyShare(988, 1_000))}, "98.8% of 1000 parts after"),
+        ({"outcome": replace(FINDINGS, after=None)}, "not measured"),
+        ({"outcome": replace(FINDINGS, poisoned={"result": "promoted"})}, "must be refused"),
+        ({"outcome": replace(FINDINGS, models_untouched=False)}, "must be refused"),
+        ({"outcome": replace(FINDINGS, statuses=["FAILED"])}, "two must succeed"),
         ({"counts": SubscriberCounts({"cam-1": CameraCount(99, 0, 0)})}, "1 parts passed a camera"),
         ({"problem": "it was ended early"}, "ended early"),
     ],
@@ -193,7 +193,7 @@ def test_whatever_is_missing_is_said_and_fails(changes: dict[str, Any], sentence
 
 def test_a_step_that_was_not_reached_is_said_to_be_so_and_not_to_have_failed() -> None:
     early = replace(FINDINGS, after=None, poisoned={}, poisoned_labels=0, statuses=[], models_untouched=False, cycle={})
-    ended = result(findings=replace(early, recovery_s=None, drift_noticed_s=None), problem="it was ended early")
+    ended = result(outcome=replace(early, recovery_s=None, drift_noticed_s=None), problem="it was ended early")
     assert any("wrong labels was not reached" in problem for problem in verify(ended))
     assert to_json(ended)["poisoned_refused"] is None
     console = Console(file=io.StringIO(), width=100)
@@ -201,7 +201,7 @@ def test_a_step_that_was_not_reached_is_said_to_be_so_and_not_to_have_failed() -
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "NOT refused" not in shown
     assert shown.count("not reached") >= 4
-    told = result(findings=replace(early, poisoned_labels=60))
+    told = result(outcome=replace(early, poisoned_labels=60))
     assert told.poisoned_text == "not decided before the end"
 
 

@@ -1,4 +1,4 @@
-"""What a release is worth: its own answers only, in one light at a time."""
+"""A release's accuracy counts its own verdicts only, in one lamp state at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo's own judgement: what a verdict is worth, what is missing, what the pictures show."""
+"""The line demo's report: grades of verdicts, missing verdicts, histograms."""
 
 from __future__ import annotations
 
