@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
         known: tuple[str, ...] = getattr(module, "SECTIONS", ())
         if unknown := [name for name in arguments.only or () if name not in known]:
             parser.error(f"--only {unknown[0]}: {arguments.what} has {', '.join(known) or 'no such parts'}")
-        report: BenchReport = module.run_command(arguments, say=_report_progress)
+        report: BenchReport = module.run_command(arguments, report=_report_progress)
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"kensa bench {arguments.what} cannot run here: the package {error.name!r} is missing. "

@@ -111,7 +111,7 @@ class DemoBenchResult:
         }
 
 
-def run_command(arguments: argparse.Namespace, *, say: Callable[[str], None]) -> BenchReport:
+def run_command(arguments: argparse.Namespace, *, report: Callable[[str], None]) -> BenchReport:
     """`kensa bench demo`."""
     settings = DemoBenchSettings(
         runs=1 if arguments.quick else arguments.runs,
@@ -121,7 +121,7 @@ def run_command(arguments: argparse.Namespace, *, say: Callable[[str], None]) ->
         parts=200 if arguments.quick else arguments.parts,
         brokers=tuple(arguments.broker or ()),
     )
-    result = run_demos(settings, say=say)
+    result = run_demos(settings, report=report)
     table = ResultTable(f"kensa bench demo · {settings.seconds:g} s a run, {settings.burn} cores burned", "counted")
     for broker in dict.fromkeys(one.broker for one in result.runs):
         ran = [one for one in result.runs if one.broker == broker]
@@ -138,15 +138,15 @@ def run_command(arguments: argparse.Namespace, *, say: Callable[[str], None]) ->
     return BenchReport(table, result.to_json())
 
 
-def run_demos(settings: DemoBenchSettings, *, say: Callable[[str], None]) -> DemoBenchResult:
-    """Compare the releases, then run the demos. `say` hears of each run as it ends."""
-    valued = tuple(_measure_releases(settings.parts, say)) if settings.parts else ()
+def run_demos(settings: DemoBenchSettings, *, report: Callable[[str], None]) -> DemoBenchResult:
+    """Compare the releases, then run the demos. `report` receives a line for each run as it ends."""
+    valued = tuple(_measure_releases(settings.parts, report)) if settings.parts else ()
     here = {"mosquitto": mosquitto_program() is not None, "iotcore": has_iotcore(), "amqtt": True}
     asked = settings.brokers or BROKERS
     brokers = [broker for broker in asked if here[broker]]
     jobs = [(number, broker) for number in range(settings.runs) for broker in brokers]
     with _keep_cores_busy(settings.burn), ThreadPoolExecutor(settings.parallel, thread_name_prefix="demo") as threads:
-        ran = tuple(threads.map(lambda job: _run(job, settings, say), jobs))
+        ran = tuple(threads.map(lambda job: _run(job, settings, report), jobs))
     return DemoBenchResult(settings, ran, valued, tuple(broker for broker in asked if not here[broker]))
 
 
@@ -161,7 +161,7 @@ def _keep_cores_busy(cores: int) -> Iterator[None]:
             process.wait()
 
 
-def _run(job: tuple[int, str], settings: DemoBenchSettings, say: Callable[[str], None]) -> DemoRun:
+def _run(job: tuple[int, str], settings: DemoBenchSettings, report: Callable[[str], None]) -> DemoRun:
     number, broker = job
     with tempfile.TemporaryDirectory(prefix="kensa-demo-") as folder:
         options = ("--seconds", str(settings.seconds), "--broker", broker, "--out", folder)
@@ -178,7 +178,7 @@ def _run(job: tuple[int, str], settings: DemoBenchSettings, say: Callable[[str],
         else:
             ran = _parse_report(broker, done)
     fate = "complete" if ran.is_complete else f"NOT complete: {'; '.join(ran.problems) or f'exit code {ran.code}'}"
-    say(f"run {number + 1} on {broker}: {ran.delivered} of {ran.inspected} verdicts, {fate}")
+    report(f"run {number + 1} on {broker}: {ran.delivered} of {ran.inspected} verdicts, {fate}")
     return ran
 
 
@@ -200,10 +200,10 @@ def _parse_report(broker: str, done: subprocess.CompletedProcess[str]) -> DemoRu
 # --- what the releases are worth --------------------------------------------------------------------------------------
 
 
-def _measure_releases(parts: int, say: Callable[[str], None]) -> Iterator[ReleaseErrors]:
+def _measure_releases(parts: int, report: Callable[[str], None]) -> Iterator[ReleaseErrors]:
     releases = ((FIRST_RELEASE, None), (DEFAULT_RELEASE, THRESHOLD))
     for light, fade in (("good light", 0.0), ("faded lamp", FADE)):
-        say(f"making {parts} parts in {light}")
+        report(f"making {parts} parts in {light}")
         inputs, defective = _inputs(parts, fade)
         for folder, threshold in releases:
             rejected = _rejected(folder, threshold, inputs)

@@ -107,7 +107,7 @@ def _mutated_models(count: int, seed: int) -> CampaignOutcome:
     found = run_mutated_models(
         release=DEFAULT_RELEASE, files=count - signed, signed=signed - children, children=children, seed=seed
     )
-    text = f"{found.loaded} loaded of {found.files:,}; signed: {found.different} passed and judge otherwise"
+    text = f"{found.loaded} loaded of {found.files:,}; signed: {found.different} passed and classify otherwise"
     return CampaignOutcome(text, found.is_clean, asdict(found) | {"is_clean": found.is_clean})
 
 
@@ -311,35 +311,35 @@ def run_faults(
     only: Sequence[str] = SECTIONS,
     share: float = 1.0,
     seed: int = 0,
-    say: Callable[[str], None] = lambda _text: None,
+    report: Callable[[str], None] = lambda _text: None,
 ) -> FaultsResult:
     """Run the campaigns in `only`, each with `share` of its count; every count in the result is measured in this run.
 
-    `say` hears of each campaign as it begins and ends.
+    `report` receives a line for each campaign as it begins and ends.
     """
     began = time.monotonic()
-    results = [_run(c, max(1, round(c.count * share)), seed, say) for c in CAMPAIGNS if c.name in only]
+    results = [_run(c, max(1, round(c.count * share)), seed, report) for c in CAMPAIGNS if c.name in only]
     return FaultsResult(tuple(results), seed, round(time.monotonic() - began, 1))
 
 
-def _run(campaign: Campaign, count: int, seed: int, say: Callable[[str], None]) -> CampaignResult:
+def _run(campaign: Campaign, count: int, seed: int, report: Callable[[str], None]) -> CampaignResult:
     began = time.monotonic()
     what, missing = campaign.what.format(count=count), campaign.unavailable_reason()
     counted = None
     if missing is None:
-        say(f"{campaign.name}: {what}")
+        report(f"{campaign.name}: {what}")
         counted = campaign.run(count, seed)
     seconds = round(time.monotonic() - began, 1)
     ended = f"not done: {missing}" if counted is None else f"{counted.text} ({'met' if counted.met else 'not met'})"
-    say(f"{campaign.name}: {ended}, {seconds:.0f} s")
+    report(f"{campaign.name}: {ended}, {seconds:.0f} s")
     return CampaignResult(campaign.name, what, campaign.target, count, counted, missing, seconds)
 
 
-def run_command(arguments: argparse.Namespace, *, say: Callable[[str], None]) -> BenchReport:
+def run_command(arguments: argparse.Namespace, *, report: Callable[[str], None]) -> BenchReport:
     """`kensa bench faults`."""
     share = _QUICK_SHARE if arguments.quick else 1.0
     with silenced("agent"):
-        result = run_faults(only=arguments.only or SECTIONS, share=share, seed=arguments.seed, say=say)
+        result = run_faults(only=arguments.only or SECTIONS, share=share, seed=arguments.seed, report=report)
     table = ResultTable("kensa bench faults", "counted")
     for campaign in result.campaigns:
         if campaign.outcome is None:

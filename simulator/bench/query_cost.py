@@ -74,22 +74,22 @@ class AnalyticsResult:
         return asdict(self)
 
 
-def run_analytics(settings: AnalyticsSettings, *, say: Callable[[str], None]) -> AnalyticsResult:
+def run_analytics(settings: AnalyticsSettings, *, report: Callable[[str], None]) -> AnalyticsResult:
     """Measure all queries. Raises KensaError where one fails."""
     if settings.data is not None:
-        return _measure(settings.data, None, settings, say)
+        return _measure(settings.data, None, settings, report)
     with tempfile.TemporaryDirectory(prefix="kensa-bench-") as name:
         folder = Path(name)
-        say(f"writing {settings.rows:,} verdicts of {settings.days} days")
+        report(f"writing {settings.rows:,} verdicts of {settings.days} days")
         begin = time.perf_counter()
         generate_history(
             folder, HistorySettings(rows=settings.rows, days=settings.days), threads=settings.limits.threads
         )
-        return _measure(folder, time.perf_counter() - begin, settings, say)
+        return _measure(folder, time.perf_counter() - begin, settings, report)
 
 
 def _measure(
-    folder: Path, generate_s: float | None, settings: AnalyticsSettings, say: Callable[[str], None]
+    folder: Path, generate_s: float | None, settings: AnalyticsSettings, report: Callable[[str], None]
 ) -> AnalyticsResult:
     files = list((folder / "verdicts").rglob("*.parquet"))
     costs = []
@@ -102,7 +102,7 @@ def _measure(
             cpu_s=round(statistics.median(r.cpu_s for r in rounds), 3),
             peak_mb=round(statistics.median(r.peak_mb for r in rounds), 1),
         )
-        say(f"{name}: {cost.seconds:.2f} s, {cost.peak_mb:,.0f} MB")
+        report(f"{name}: {cost.seconds:.2f} s, {cost.peak_mb:,.0f} MB")
         costs.append(cost)
     return AnalyticsResult(
         rows=_count_verdicts(folder),
@@ -151,7 +151,7 @@ def _run_query(order: dict[str, Any]) -> QueryCost:
     return QueryCost(order["query"], len(answer.rows), answer.seconds, cpu, peak_kb / 1e3)
 
 
-def run_command(arguments: argparse.Namespace, *, say: Callable[[str], None]) -> BenchReport:
+def run_command(arguments: argparse.Namespace, *, report: Callable[[str], None]) -> BenchReport:
     """`kensa bench analytics`."""
     settings = AnalyticsSettings(
         rows=arguments.rows // 100 if arguments.quick else arguments.rows,
@@ -160,7 +160,7 @@ def run_command(arguments: argparse.Namespace, *, say: Callable[[str], None]) ->
         limits=EngineLimits(threads=arguments.threads, memory_mb=arguments.memory_mb),
         data=arguments.data,
     )
-    result = run_analytics(settings, say=say)
+    result = run_analytics(settings, report=report)
     title = f"kensa bench analytics · {result.rows:,} verdicts, {result.threads} threads, {result.memory_limit_mb} MB"
     table = ResultTable(title, "median", what="query")
     for cost in result.queries:

@@ -38,13 +38,13 @@ class TrialRow:
 
 
 def run_refusal_rates(
-    *, rollouts: int = 3_000, seed: int = 0, processes: int = 2, say: Callable[[str], None] = lambda _text: None
+    *, rollouts: int = 3_000, seed: int = 0, processes: int = 2, report: Callable[[str], None] = lambda _text: None
 ) -> list[TrialRow]:
-    """Simulate `rollouts` of every kind; `say` hears of each as it ends."""
+    """Simulate `rollouts` of every kind; `report` receives a line for each as it ends."""
     rows = []
     for kind in KINDS:
         row = _evaluate(kind, run_trials(kind, rollouts=rollouts, seed=seed, processes=processes))
-        say(f"{row.counts.kind}: {row.figure}")
+        report(f"{row.counts.kind}: {row.figure}")
         rows.append(row)
     return rows
 
@@ -66,10 +66,10 @@ def _evaluate(kind: DisagreementProfile, counts: TrialCounts) -> TrialRow:
     return TrialRow(counts, f"median <= {_MEDIAN_PARTS} parts", at is not None and at <= _MEDIAN_PARTS)
 
 
-def run_command(arguments: argparse.Namespace, *, say: Callable[[str], None]) -> BenchReport:
+def run_command(arguments: argparse.Namespace, *, report: Callable[[str], None]) -> BenchReport:
     """`kensa bench trials`."""
     rollouts = arguments.rollouts // 10 if arguments.quick else arguments.rollouts
-    rows = run_refusal_rates(rollouts=rollouts, seed=arguments.seed, processes=arguments.processes, say=say)
+    rows = run_refusal_rates(rollouts=rollouts, seed=arguments.seed, processes=arguments.processes, report=report)
     title = f"kensa bench trials · {rollouts:,} rollouts a kind, {rows[0].counts.parts:,} parts each"
     table = ResultTable(title, "counted", what="true disagreement")
     for row in rows:

@@ -1,4 +1,4 @@
-"""Child processes of the campaigns: forked in milliseconds from a server that has imported everything."""
+"""Child processes of the campaigns, forked in milliseconds from a preloaded server."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class FaultyBroker:
             raise OperatorError(f"port {self.port} cannot be used: {error.strerror}") from error
         self._socket.settimeout(0.05)
         self.port = self._socket.getsockname()[1]
-        self._accepting = threading.Thread(target=self._accept, name="nasty-broker", daemon=True)
+        self._accepting = threading.Thread(target=self._accept, name="faulty-broker", daemon=True)
         self._accepting.start()
         return self
 
@@ -78,6 +78,6 @@ class FaultyBroker:
                 connection, _ = self._socket.accept()
                 number += 1
                 session = self._session(connection, number=number, broker=self)
-                thread = threading.Thread(target=session.run, name=f"nasty-broker-{number}", daemon=True)
+                thread = threading.Thread(target=session.run, name=f"faulty-broker-{number}", daemon=True)
                 self._threads.append(thread)
                 thread.start()

@@ -116,7 +116,7 @@ class _StateReport:
     """A change of state that a device reports."""
 
     state: str
-    model: ModelVersion  # that judges
+    model: ModelVersion  # that inspects
     candidate: ModelVersion | None = None
     share: float = 0.0
     refusal: str | None = None  # a stable code

@@ -1,7 +1,7 @@
 """The events of the plant, day by day, which `generate` writes as tables.
 
 Pure: settings in, one `LineDay` for each line and day out. Every number that shapes the verdicts of a day is here; only
-chance is left to SQL. The story, in shares of the whole time: 1.0.0 judges from the start; 1.1.0 comes to the canary
+chance is left to SQL. The story, in shares of the whole time: 1.0.0 inspects from the start; 1.1.0 comes to the canary
 line at 20 % and to the others at 25 %; 1.2.0 is tried on the canary at 40 % and rolled back; from 50 % on the light of
 one camera fades until 1.3.0, trained on what it saw, comes at 75 %, again to the canary first.
 """
@@ -45,7 +45,7 @@ CANARY: Final = LINES[2]
 
 @dataclass(frozen=True, slots=True)
 class ModelVersion:
-    """A version and how well it judges."""
+    """A version and how well it classifies."""
 
     version: str
     counter: int
@@ -78,7 +78,7 @@ class HistorySettings:
     labelled: float = 0.9  # share of collected frames that have a label
     duplicates: float = 0.001  # share of rows that arrive twice
     lost: float = 0.0002  # share of verdicts that a device gives up
-    dropped: float = 0.0005  # share of frames that a device does not judge
+    dropped: float = 0.0005  # share of frames that a device does not inspect
     lines: tuple[ProductionLine, ...] = field(default=LINES)
 
     def __post_init__(self) -> None:
@@ -121,7 +121,7 @@ def day_at(settings: HistorySettings, share: float) -> int:
 
 
 def release_day(settings: HistorySettings, line: ProductionLine, model: ModelVersion) -> int:
-    """The index of the day from which `model` judges `line`; its trial lies before. `BAD` never judges: its trial."""
+    """The index of the day from which `model` inspects `line`, after its trial; for `BAD`, that of its trial."""
     canary = line.name == CANARY.name
     shares = {
         FIRST.version: 0.0,
@@ -133,7 +133,7 @@ def release_day(settings: HistorySettings, line: ProductionLine, model: ModelVer
 
 
 def models_on(settings: HistorySettings, line: ProductionLine, index: int) -> tuple[ModelVersion, ModelVersion | None]:
-    """The model that judges on day `index`, and the one that is tried beside it."""
+    """The model that inspects on day `index`, and the one that is tried beside it."""
     model = max(
         (m for m in (FIRST, BETTER, ROBUST) if release_day(settings, line, m) <= index), key=lambda m: m.counter
     )

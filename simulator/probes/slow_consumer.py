@@ -1,7 +1,7 @@
 """A line slower than its camera: the agent's capture thread and intake, and a slow worker.
 
 The worker reads the clock in each picture (`simulator.doubles.cameras.frame_stamp`) and then sleeps for as long as
-judging takes, so what it sees is what a model would judge, and how old that is when the verdict is there.
+the inspection takes, so what it sees is what a model would inspect, and how old that is when the verdict is there.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class InspectedFrame:
 
 
 class SlowConsumer:
-    """One camera `source`, judged in `judging_s` seconds a frame."""
+    """One camera `source`, inspected in `inspection_s` seconds a frame."""
 
-    def __init__(self, source: FrameSource, *, judging_s: float) -> None:
-        self._inspection_s = judging_s
+    def __init__(self, source: FrameSource, *, inspection_s: float) -> None:
+        self._inspection_s = inspection_s
         self._counters = CameraCounters()
         self._pool = FramePool(buffers=_CAPACITY * 2)
         self._hub = IntakeHub(workers=1, max_batch=1)
@@ -73,7 +73,7 @@ class SlowConsumer:
         return self._counters.snapshot()
 
     def run(self, seconds: float) -> list[InspectedFrame]:
-        """Judge for `seconds` from the first frame on, then stop and judge what waits. Raises KensaError."""
+        """Inspect for `seconds` from the first frame on, then stop and inspect what waits. Raises KensaError."""
         self._capture.start()
         start, until, inspected = time.monotonic(), None, []
         while until is None or time.monotonic() < until:

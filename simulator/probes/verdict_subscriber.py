@@ -6,7 +6,7 @@ It shares nothing with the agent but the wire format.
 
 prints `{"kind":"ready"}` once it listens, then each message it understood as a line of JSON: every verdict once, as a
 single verdict message even if it came in an envelope, gaps and heartbeats as they came; and, as it changes, a line
-`{"kind":"ledger",...}` with unique verdicts, duplicates and missing numbers by camera. It ends when its input ends.
+`{"kind":"counts",...}` with unique verdicts, duplicates and missing numbers by camera. It ends when its input ends.
 
 Promise: a verdict is reported once, by its key, however often it arrives; what cannot be decoded is counted and
 skipped. It asks the broker to keep its session while its connection is broken. Whether that loses nothing is up to the
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 TOPIC: Final = "kensa/#"
 _START_S: Final = 15.0
 _STOP_S: Final = 5.0
-_REPORT_PERIOD_S: Final = 0.2  # how often the ledger is printed while it changes
+_REPORT_PERIOD_S: Final = 0.2  # how often the counts are printed while it changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +98,12 @@ class VerdictDeduplicator:
         return counts
 
     def to_json_line(self) -> str:
-        """Return the ledger as the line of JSON that is printed."""
+        """Return the counts as the line of JSON that is printed."""
         cameras = {
             name: {"unique": c.unique, "duplicates": c.duplicates, "missing": c.missing}
             for name, c in self.cameras().items()
         }
-        news = {"kind": "ledger", "refused": self.refused, "gaps": self.gaps, "replayed": self.replayed}
+        news = {"kind": "counts", "refused": self.refused, "gaps": self.gaps, "replayed": self.replayed}
         return json.dumps({**news, "cameras": cameras})
 
 
@@ -111,11 +111,11 @@ class VerdictDeduplicator:
 
 
 class _Consumer:
-    """Messages are taken on paho's thread, the ledger is printed by the main thread."""
+    """Messages are taken on paho's thread, the counts are printed by the main thread."""
 
     def __init__(self, *, host: str, port: int, client_id: str) -> None:
         self._deduplicator = VerdictDeduplicator()
-        self._lock = threading.Lock()  # of the ledger and of standard output
+        self._lock = threading.Lock()  # of the counts and of standard output
         self._client = paho.Client(CallbackAPIVersion.VERSION2, client_id=client_id, clean_session=False)
         self._client.reconnect_delay_set(1, 2)
         self._client.on_connect = lambda client, *_: client.subscribe(TOPIC, qos=1)
@@ -167,7 +167,7 @@ class _Consumer:
 
 @dataclass(frozen=True, slots=True)
 class SubscriberCounts:
-    """The subscriber's ledger as its owner sees it."""
+    """The subscriber's counts as its owner sees them."""
 
     cameras: dict[str, CameraCount] = field(default_factory=dict)
     refused: int = 0
@@ -227,7 +227,7 @@ class VerdictSubscriber:
         self.close()
 
     def close(self) -> None:
-        """End the process; its last ledger is read. Safe to call twice."""
+        """End the process; its last counts are read. Safe to call twice."""
         process, thread = self._process, self._thread
         if process is None or thread is None:
             return

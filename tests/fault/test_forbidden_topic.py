@@ -15,5 +15,5 @@ def test_every_other_topic_arrives_and_nothing_is_lost(protocol: Protocol, forbi
     assert result.waiting == result.appended, "what is forbidden waits on disk, whole"
     assert result.held_back == (f"kensa/bench/verdicts/{forbidden}",)
     assert result.connections <= (1 if protocol == "5" else 8)
-    # `kensa bench forbidden` holds this to 2 s on a quiet machine.
+    # `kensa bench denied-topic` holds this to 2 s on a quiet machine.
     assert result.longest_s < 20.0

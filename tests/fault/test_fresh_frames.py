@@ -77,7 +77,7 @@ def source_of(kind: str, stack: ExitStack) -> FrameSource:
 @pytest.mark.parametrize("kind", KINDS)
 def test_pictures_stay_fresh_and_every_exposure_is_accounted_for(kind: str) -> None:
     with ExitStack() as stack:
-        line = SlowConsumer(source_of(kind, stack), judging_s=3 / FPS)
+        line = SlowConsumer(source_of(kind, stack), inspection_s=3 / FPS)
         inspected = line.run(RUN_S)
     counted = line.accounting
     assert line.status.state is CameraState.STOPPED

@@ -105,7 +105,7 @@ def test_a_release_folder_that_nobody_may_write_to_is_examined_all_the_same(good
     assert examine(good).optimised is not None
 
 
-# --- the repertoire ---------------------------------------------------------------------------------------------------
+# --- the bad models ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", EXAMINED)

@@ -160,6 +160,6 @@ def test_the_book_finds_what_is_missing_doubled_or_changed() -> None:
     assert book.duplicates == 1
     assert book.count_states() == {"in_memory": 0, "on_disk": 1, "uncertain": 2, "arrived": 2, "reported_lost": 1}
     assert [text.split(" ", 1)[1] for text in book.problems] == [
-        "arrived as defect, which nobody judged",
+        "arrived as defect, which the line did not decide",
         "verdicts are missing: 1/cam1/3",
     ]

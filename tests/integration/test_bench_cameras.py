@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 def test_dead_cameras_hold_up_neither_the_good_ones_nor_the_stop() -> None:
     said: list[str] = []
-    result = run_dead_cameras(release=DEFAULT_RELEASE, rounds=1, seconds=10.0, say=said.append)
+    result = run_dead_cameras(release=DEFAULT_RELEASE, rounds=1, seconds=10.0, report=said.append)
     [only] = result.rounds
     assert set(only.shares) == {"rtsp", "mjpeg", "v4l2", "folder", "video", "plugin"}
     assert result.worst_share > 0.5, "a generous bound: this machine may be busy"
@@ -28,7 +28,7 @@ def test_dead_cameras_hold_up_neither_the_good_ones_nor_the_stop() -> None:
 
 
 def test_each_kind_is_accounted_for_to_the_frame() -> None:
-    results = run_frame_age(seconds=3.0, say=lambda _: None)
+    results = run_frame_age(seconds=3.0, report=lambda _: None)
     assert [result.kind for result in results] == list(KINDS)
     for result in results:
         assert result.inspected > 10

@@ -26,7 +26,8 @@ PATIENCE_S = 100.0
 COMMAND = [sys.executable, "-c", "import sys; from agent.cli import main; sys.exit(main())", "demo", "--json"]
 # The same on a machine that lacks brokers: what is not installed there is not found.
 LACKING = (
-    "import sys; from simulator.doubles.network import mqtt_broker as broker; from agent.cli import main; broker.mosquitto_program = lambda: None; {}"
+    "import sys; from simulator.doubles.network import mqtt_broker as broker; from agent.cli import main; "
+    "broker.mosquitto_program = lambda: None; {}"
     "sys.exit(main())"
 )
 BROKERS = ("mosquitto", "iotcore", "amqtt")

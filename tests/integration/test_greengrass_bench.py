@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 def rows(name: str, *, seconds: float | None = None) -> list[RequirementRow]:
     require_mosquitto()
     return run_greengrass(
-        only=[name], settings=GreengrassBenchSettings(seconds=seconds, repeats=1), say=lambda _text: None
+        only=[name], settings=GreengrassBenchSettings(seconds=seconds, repeats=1), report=lambda _text: None
     )
 
 

@@ -35,21 +35,21 @@ SECTIONS: Final = tuple(ROWS)
 
 
 def run_greengrass(
-    *, only: Sequence[str], settings: GreengrassBenchSettings, say: Callable[[str], None]
+    *, only: Sequence[str], settings: GreengrassBenchSettings, report: Callable[[str], None]
 ) -> list[RequirementRow]:
     """Measure the rows named, all of them where none is. Raises a KensaError where something cannot be set up."""
     rows: list[RequirementRow] = []
     for name in only or ROWS:
-        say(f"row {name}")
-        rows += ROWS[name](settings, say)
+        report(f"row {name}")
+        rows += ROWS[name](settings, report)
     return rows
 
 
-def run_command(arguments: argparse.Namespace, *, say: Callable[[str], None]) -> BenchReport:
+def run_command(arguments: argparse.Namespace, *, report: Callable[[str], None]) -> BenchReport:
     """`kensa bench greengrass`."""
     settings = GreengrassBenchSettings(seconds=arguments.seconds, repeats=arguments.updates)
     with silenced():
-        rows = run_greengrass(only=arguments.only or (), settings=settings, say=say)
+        rows = run_greengrass(only=arguments.only or (), settings=settings, report=report)
     table = ResultTable("kensa bench greengrass · simulated nucleus, real SDK, processes and mosquitto")
     for row in rows:
         table.add_result(row.what, row.target, row.figure, met=row.met)

@@ -1,7 +1,7 @@
 """Rows `update` and `sizes`: updates the built component on lite, and measures its artifacts.
 
 The artifacts are those of scripts/build-component for this machine, installed by the nucleus into environments of their
-own. The gap is that between the last frame that the old version judged and the first of the new one, as the device
+own. The gap is that between the last frame that the old version inspected and the first of the new one, as the device
 dates them, so that it is a property of the line and not of the network.
 """
 
@@ -57,16 +57,16 @@ class _UpdateGap:
         return self.whole - self.nucleus
 
 
-def measure_update(settings: GreengrassBenchSettings, say: Callable[[str], None]) -> list[RequirementRow]:
+def measure_update(settings: GreengrassBenchSettings, report: Callable[[str], None]) -> list[RequirementRow]:
     """Deploy the built component, change its model, then its version, the last time without a network."""
     changes: list[tuple[ComponentEvent, ...]] = []
     with GreengrassTestbed("lite", updates=True) as site:
-        say("building the component")
+        report("building the component")
         store = site.folder / "store"
         plan = _plan(site)
         for number in range(settings.repeats + 1):
             build(replace(plan, version=_version(number)), store)
-        say("installing")
+        report("installing")
         outcomes = [_deploy(site, _version(0), store)]
         release = site.publish("1.1.0")
         wish = {"inspections": {INSPECTION: {"desired": {"release": release}}}}
@@ -80,7 +80,7 @@ def measure_update(settings: GreengrassBenchSettings, say: Callable[[str], None]
             if is_last:
                 site.network.cut()
                 listener.wait_for_more(_CUT_AHEAD, _CUT_AHEAD / 30)  # none arrives; they wait
-            say(f"update {number} of {settings.repeats}{' without a network' if is_last else ''}")
+            report(f"update {number} of {settings.repeats}{' without a network' if is_last else ''}")
             before = len(site.nucleus.events())
             outcomes.append(_deploy(site, _version(number), store))
             if is_last:
@@ -168,7 +168,7 @@ def _gap(site: GreengrassTestbed, number: int, events: tuple[ComponentEvent, ...
     return _UpdateGap(whole, tail, stopping, nucleus, whole - tail - nucleus - stopping)
 
 
-def measure_sizes(_settings: GreengrassBenchSettings, say: Callable[[str], None]) -> list[RequirementRow]:
+def measure_sizes(_settings: GreengrassBenchSettings, report: Callable[[str], None]) -> list[RequirementRow]:
     """Build both components for this machine, weigh them, and compare what they carry with what they import."""
     with GreengrassTestbed("lite", updates=True) as site:
         release = site.publish("1.1.0")
@@ -181,7 +181,7 @@ def measure_sizes(_settings: GreengrassBenchSettings, say: Callable[[str], None]
         ]
         rows = []
         for plan in (_plan(site), BuildPlan(MODEL_KIND, "1.1.0", tuple(bundle), (THIS_TARGET,), {"release": release})):
-            say(f"building {plan.kind.name}")
+            report(f"building {plan.kind.name}")
             built = build(plan, site.folder / "weighed")
             archive = built.artifacts[1]
             idle = {

@@ -20,14 +20,14 @@ _SETTLED_S: Final = 90.0
 _FPS: Final = 30.0
 
 
-def measure_restarts(settings: GreengrassBenchSettings, say: Callable[[str], None]) -> list[RequirementRow]:
+def measure_restarts(settings: GreengrassBenchSettings, report: Callable[[str], None]) -> list[RequirementRow]:
     """Restart the daemon at regular intervals, and count exits, starts and frames."""
     seconds = settings.seconds or _SECONDS
     with GreengrassTestbed("lite", fps=_FPS) as site:
         site.write_inspector()
         outcome = site.deploy()
         pid = site.pid
-        say(f"{_FPS:g} frames/s for {seconds:g} s, {_RESTARTS} restarts of ggipcd")
+        report(f"{_FPS:g} frames/s for {seconds:g} s, {_RESTARTS} restarts of ggipcd")
         began = time.monotonic()
         for number in range(1, _RESTARTS + 1):
             time.sleep(max(0.0, began + number * seconds / (_RESTARTS + 1) - time.monotonic()))

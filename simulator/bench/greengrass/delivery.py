@@ -27,7 +27,7 @@ _MOST_MS: Final = 250.0
 _NS_PER_S: Final = 1_000_000_000
 
 
-def measure_cuts(settings: GreengrassBenchSettings, say: Callable[[str], None]) -> list[RequirementRow]:
+def measure_cuts(settings: GreengrassBenchSettings, report: Callable[[str], None]) -> list[RequirementRow]:
     """Cut the broker off three times, restart the nucleus, and count what arrived."""
     seconds = settings.seconds or _CUTS_S
     cut_s = min(_LONGEST_CUT_S, 0.05 * seconds)
@@ -35,8 +35,8 @@ def measure_cuts(settings: GreengrassBenchSettings, say: Callable[[str], None]) 
         site.write_inspector()
         site.network.latency_s = _LATENCY_S
         outcome = site.deploy()
-        say(f"30 frames/s for {seconds:g} s, three cuts of {cut_s:g} s, one restart of the nucleus")
-        _disturb(site, seconds, cut_s, say)
+        report(f"30 frames/s for {seconds:g} s, three cuts of {cut_s:g} s, one restart of the nucleus")
+        _disturb(site, seconds, cut_s, report)
         is_back = site.listener.wait(site.is_drained, _SETTLED_S)
         site.remove_components()
         listener = site.listener
@@ -71,18 +71,18 @@ def measure_cuts(settings: GreengrassBenchSettings, say: Callable[[str], None]) 
     ]
 
 
-def _disturb(site: GreengrassTestbed, seconds: float, cut_s: float, say: Callable[[str], None]) -> None:
+def _disturb(site: GreengrassTestbed, seconds: float, cut_s: float, report: Callable[[str], None]) -> None:
     """Let `seconds` pass, with three cuts of the broker and one restart of the nucleus."""
     began = time.monotonic()
     for number, share in enumerate(_CUTS_AT, 1):
         _until(began + share * seconds)
-        say(f"cut {number}")
+        report(f"cut {number}")
         site.network.reset()  # what is on the way is lost
         site.network.cut()
         time.sleep(cut_s)
         site.network.restore()
     _until(began + _RESTART_AT * seconds)
-    say("restart of the nucleus")
+    report("restart of the nucleus")
     site.nucleus.restart()
     _until(began + seconds)
 
@@ -91,13 +91,13 @@ def _until(moment: float) -> None:
     time.sleep(max(0.0, moment - time.monotonic()))
 
 
-def measure_rate(settings: GreengrassBenchSettings, say: Callable[[str], None]) -> list[RequirementRow]:
+def measure_rate(settings: GreengrassBenchSettings, report: Callable[[str], None]) -> list[RequirementRow]:
     """Let sixteen cameras deliver, and look at the broker's side."""
     seconds = settings.seconds or _RATE_S
     with GreengrassTestbed("lite", cameras=16) as site:
         site.write_inspector()
         outcome = site.deploy()
-        say(f"16 cameras of 30 frames/s for {seconds:g} s")
+        report(f"16 cameras of 30 frames/s for {seconds:g} s")
         time.sleep(_WARM_S)
         began_ns, published = time.time_ns(), site.nucleus.published
         time.sleep(seconds)

@@ -138,7 +138,7 @@ class VerdictListener:
 
     @property
     def dropped(self) -> int:
-        """Frames that the device itself says it did not judge."""
+        """Frames that the device itself says it did not inspect."""
         return sum(stream.dropped for stream in self.streams.values())
 
     @property

@@ -53,12 +53,12 @@ class _RefusalResult:
     met: bool
 
 
-def measure_models(_settings: GreengrassBenchSettings, say: Callable[[str], None]) -> list[RequirementRow]:
+def measure_models(_settings: GreengrassBenchSettings, report: Callable[[str], None]) -> list[RequirementRow]:
     """Bring three releases to each nucleus, each in another way."""
-    return [_models(mode, say) for mode in _MODES]
+    return [_models(mode, report) for mode in _MODES]
 
 
-def _models(mode: Mode, say: Callable[[str], None]) -> RequirementRow:
+def _models(mode: Mode, report: Callable[[str], None]) -> RequirementRow:
     ways: list[_UpdateResult] = []
     with GreengrassTestbed(mode, fps=_FPS, updates=True, shadow=True) as site:
         site.write_inspector()
@@ -71,14 +71,14 @@ def _models(mode: Mode, say: Callable[[str], None]) -> RequirementRow:
             listener.wait_for_more(60, _SETTLED_S)
             ways.append(_UpdateResult(mode, way, "" if outcome is None else outcome.status, runs, site.pid == pid))
 
-        say(f"{mode}: a release by configuration")
+        report(f"{mode}: a release by configuration")
         release = site.publish("1.1.0")
         note("configuration deployment", release, site.set_desired_release(release))
-        say(f"{mode}: a release by the model component")
+        report(f"{mode}: a release by the model component")
         release = site.publish("1.2.0")
         site.write_model(release, version="1.2.0")
         note("model component", release, site.deploy(model="1.2.0"))
-        say(f"{mode}: a release by the shadow")
+        report(f"{mode}: a release by the shadow")
         release = site.publish("1.3.0")
         if site.shadows is not None:
             site.shadows.desire(THING, INSPECTION, release)
@@ -106,16 +106,16 @@ def _models(mode: Mode, say: Callable[[str], None]) -> RequirementRow:
     )
 
 
-def measure_refusals(_settings: GreengrassBenchSettings, say: Callable[[str], None]) -> list[RequirementRow]:
+def measure_refusals(_settings: GreengrassBenchSettings, report: Callable[[str], None]) -> list[RequirementRow]:
     """Bring a release that scores otherwise here than at its publisher, in each way."""
     refusals: list[_RefusalResult] = []
     for mode in _MODES:
         with GreengrassTestbed(mode, fps=_FPS, updates=True) as site:
             site.write_inspector()
             site.deploy()
-            say(f"{mode}: a bad release by configuration")
+            report(f"{mode}: a bad release by configuration")
             refusals.append(_by_configuration(site))
-            say(f"{mode}: a bad release by the model component")
+            report(f"{mode}: a bad release by the model component")
             refusals.append(_by_component(site))
     met = sum(refusal.met for refusal in refusals)
     said = "; ".join(f"{refusal.mode}, {refusal.way}: {refusal.status} ({refusal.reason})" for refusal in refusals)

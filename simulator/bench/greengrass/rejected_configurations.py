@@ -67,12 +67,12 @@ BAD_CONFIGURATIONS: Final[list[tuple[str, object, str]]] = [
 ]
 
 
-def measure_configurations(_settings: GreengrassBenchSettings, say: Callable[[str], None]) -> list[RequirementRow]:
+def measure_configurations(_settings: GreengrassBenchSettings, report: Callable[[str], None]) -> list[RequirementRow]:
     """Deploy each to lite, which asks nobody, and to classic, which asks the component first."""
-    return [_configurations("lite", say), _configurations("classic", say)]
+    return [_configurations("lite", report), _configurations("classic", report)]
 
 
-def _configurations(mode: Mode, say: Callable[[str], None]) -> RequirementRow:
+def _configurations(mode: Mode, report: Callable[[str], None]) -> RequirementRow:
     cases = [
         (_localise(path), value, _localise(named))
         for path, value, named in BAD_CONFIGURATIONS
@@ -84,7 +84,7 @@ def _configurations(mode: Mode, say: Callable[[str], None]) -> RequirementRow:
         site.deploy()
         site.listener.wait_for_more(30, _REFUSAL_TIMEOUT_S)
         pid, good = site.pid, site.component_status().get("configuration")
-        say(f"{mode}: {len(cases)} bad configurations")
+        report(f"{mode}: {len(cases)} bad configurations")
         for path, value, named in cases:
             if not _is_refused(site, path, value, named) or site.component_status().get("configuration") != good:
                 failed.append(f"{path}={value!r}")

@@ -1,4 +1,4 @@
-"""Agents for benchmarks: the product's own composition, with cameras and rates that the benchmark controls."""
+"""The product's own composition with cameras and rates that a benchmark controls."""
 
 from __future__ import annotations
 

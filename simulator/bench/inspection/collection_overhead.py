@@ -61,7 +61,7 @@ class CollectSettings:
 class PacedCollectionRun:
     """One paced run."""
 
-    fps: float  # judged
+    fps: float  # inspected
     dropped: int
     p99_ms: float
     cpu_cores: float  # of the inspecting process
@@ -234,10 +234,10 @@ def _budget(settings: CollectSettings, *, frames: list[Pixels], broker: LocalBro
     )
 
 
-def run_collect(settings: CollectSettings, *, say: Callable[[str], None]) -> CollectResult:
+def run_collect(settings: CollectSettings, *, report: Callable[[str], None]) -> CollectResult:
     """Measure everything; some minutes. Raises a KensaError when the release or a broker is missing."""
     cv2.setNumThreads(1)  # as the agent does: the workers are the parallelism
-    say("rendering frames")
+    report("rendering frames")
     frames = mix_defects(render_pool(), render_defect())
     rounds: list[CollectionRound] = []
     with open_broker() as broker, tempfile.TemporaryDirectory(prefix="kensa-bench-") as target:
@@ -255,12 +255,12 @@ def run_collect(settings: CollectSettings, *, say: Callable[[str], None]) -> Col
                     for collects in sections
                 ]
                 rounds.append(CollectionRound(runs[0], runs[1], saturated, saturated_collecting))
-                say(f"round {number} of {settings.rounds}" if number else "warmed up")
+                report(f"round {number} of {settings.rounds}" if number else "warmed up")
             saturation = collecting.collection()
         finally:
             plain.close()
             collecting.close()
-        say("a budget that is used up")
+        report("a budget that is used up")
         budget = _budget(settings, frames=frames, broker=broker)
         kind = broker.kind
     if saturation is None:
@@ -276,12 +276,12 @@ def run_collect(settings: CollectSettings, *, say: Callable[[str], None]) -> Col
     )
 
 
-def run_command(arguments: argparse.Namespace, *, say: Callable[[str], None]) -> BenchReport:
+def run_command(arguments: argparse.Namespace, *, report: Callable[[str], None]) -> BenchReport:
     """`kensa bench collect`."""
     settings = CollectSettings(release=arguments.release, rounds=arguments.rounds, format=arguments.format)
     if arguments.quick:
         settings = CollectSettings(release=arguments.release, rounds=1, calls=300, paced_s=1.5, format=arguments.format)
-    figures = run_collect(settings, say=say).summary()
+    figures = run_collect(settings, report=report).summary()
     table = ResultTable(
         f"kensa bench collect · {figures['cpu']}, {figures['cores']} cores · {figures['format']}", "median"
     )

@@ -88,7 +88,7 @@ class DeadCameraResult:
         return sum(result.stop_s <= DRAIN_S + 1.0 and result.code == 0 for result in self.rounds)
 
 
-def run_dead_cameras(*, release: Path, rounds: int, seconds: float, say: Callable[[str], None]) -> DeadCameraResult:
+def run_dead_cameras(*, release: Path, rounds: int, seconds: float, report: Callable[[str], None]) -> DeadCameraResult:
     """Run the agent `rounds` times, counting for `seconds` each. Raises KensaError."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kensa-bench-")))
@@ -97,7 +97,7 @@ def run_dead_cameras(*, release: Path, rounds: int, seconds: float, say: Callabl
         for number in range(rounds):
             results.append(_round(folder / f"round-{number}", cameras, release, seconds))
             worst = min(results[-1].shares.items(), key=lambda item: item[1])
-            say(f"round {number + 1} of {rounds}: least {worst[0]} {worst[1]:.1%}, stop {results[-1].stop_s:.2f} s")
+            report(f"round {number + 1} of {rounds}: least {worst[0]} {worst[1]:.1%}, stop {results[-1].stop_s:.2f} s")
     return DeadCameraResult(tuple(results))
 
 

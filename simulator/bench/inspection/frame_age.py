@@ -1,4 +1,4 @@
-"""`kensa bench cameras`, section `frame_age`: how old a frame is when a line slower than its camera inspects it.
+"""`kensa bench cameras`, section `frame_age`: age of frames on a line slower than its camera.
 
 Each live kind of camera runs at 30 frames/s before a line that needs three periods for a frame. Each image carries a
 time stamp, so its age at the verdict is known, and so is whether each exposure is accounted for. The USB camera's
@@ -41,7 +41,7 @@ class FrameAgeResult:
     inspected: int
     captured: int
     dropped: Mapping[str, int]
-    unaccounted: int  # exposures between the first and the last judged frame that have no number
+    unaccounted: int  # exposures between the first and the last inspected frame that have no number
     age_p50_ms: float
     age_p99_ms: float
     age_max_ms: float
@@ -55,13 +55,13 @@ class FrameAgeResult:
         return self.captured == self.inspected + sum(self.dropped.values()) and self.unaccounted == 0
 
 
-def run_frame_age(*, seconds: float, say: Callable[[str], None]) -> list[FrameAgeResult]:
+def run_frame_age(*, seconds: float, report: Callable[[str], None]) -> list[FrameAgeResult]:
     """Run each kind for `seconds`. Raises KensaError."""
     results = []
     for kind in KINDS:
-        say(f"{kind}: {FRAME_AGE_FPS:.0f} frames/s, {FRAME_AGE_FPS / SLOWDOWN:.0f} judged, {seconds:.0f} s")
+        report(f"{kind}: {FRAME_AGE_FPS:.0f} frames/s, {FRAME_AGE_FPS / SLOWDOWN:.0f} inspected, {seconds:.0f} s")
         with ExitStack() as stack:
-            line = SlowConsumer(_source(kind, stack), judging_s=SLOWDOWN / FRAME_AGE_FPS)
+            line = SlowConsumer(_source(kind, stack), inspection_s=SLOWDOWN / FRAME_AGE_FPS)
             inspected = line.run(seconds)
             results.append(_frame_age_result(kind, line, inspected))
     return results

@@ -30,14 +30,14 @@ def to_json(dead: DeadCameraResult | None, frame_age: list[FrameAgeResult]) -> d
     return figures
 
 
-def run_command(arguments: argparse.Namespace, *, say: Callable[[str], None]) -> BenchReport:
+def run_command(arguments: argparse.Namespace, *, report: Callable[[str], None]) -> BenchReport:
     """`kensa bench cameras`."""
     chosen = arguments.only or SECTIONS
     table = ResultTable("kensa bench cameras")
     dead, frame_age = None, []
     if "dead" in chosen:
         rounds, seconds = (2, 4.0) if arguments.quick else (arguments.stops, 10.0)
-        dead = run_dead_cameras(release=arguments.release, rounds=rounds, seconds=seconds, say=say)
+        dead = run_dead_cameras(release=arguments.release, rounds=rounds, seconds=seconds, report=report)
         name = "8 dead RTSP addresses beside a good camera of every kind: the good ones' frames from 5 s on, least"
         met = dead.worst_share >= _LEAST_SHARE
         table.add_result(name, f">= {100 * _LEAST_SHARE:.0f} %", f"{dead.worst_share:.1%}", met=met)
@@ -45,7 +45,7 @@ def run_command(arguments: argparse.Namespace, *, say: Callable[[str], None]) ->
         figure, met = f"{dead.clean_stops} of {rounds}", dead.clean_stops == rounds
         table.add_result(name, f"{rounds} of {rounds}", figure, met=met)
     if "frame_age" in chosen:
-        frame_age = run_frame_age(seconds=5.0 if arguments.quick else arguments.seconds or 60.0, say=say)
+        frame_age = run_frame_age(seconds=5.0 if arguments.quick else arguments.seconds or 60.0, report=report)
     for result in frame_age:
         _add_frame_age(table, result)
     return BenchReport(table, to_json(dead, frame_age))

@@ -99,16 +99,16 @@ def measure(name: str, sent: Sequence[bytes]) -> ReaderComparison:
     return ReaderComparison(name, behaviour.reported_by, good, opencv, said)
 
 
-def run_mjpeg(*, say: Callable[[str], None]) -> MjpegResult:
+def run_mjpeg(*, report: Callable[[str], None]) -> MjpegResult:
     """Measure every row of the table."""
-    say(f"{len(SERVER_BEHAVIOURS)} behaviours of servers, {PICTURES} pictures each")
+    report(f"{len(SERVER_BEHAVIOURS)} behaviours of servers, {PICTURES} pictures each")
     sent = jpegs(PICTURES)
     return MjpegResult(tuple(measure(name, sent) for name in SERVER_BEHAVIOURS))
 
 
-def run_command(arguments: argparse.Namespace, *, say: Callable[[str], None]) -> BenchReport:  # noqa: ARG001 - no options
+def run_command(arguments: argparse.Namespace, *, report: Callable[[str], None]) -> BenchReport:  # noqa: ARG001 - no options
     """`kensa bench mjpeg`."""
-    result = run_mjpeg(say=say)
+    result = run_mjpeg(report=report)
     title = f"kensa bench mjpeg · images delivered of {PICTURES}"
     table = Table("a server that sends", "as do", "OpenCV", "Kensa", "or reports", title=title)
     for row in result.rows:

@@ -74,7 +74,7 @@ class RateResult:
     near_ms: tuple[float, float]  # p50, p99 of frames near a switch
     other_ms: tuple[float, float]
     shadow_ms: tuple[float, float]
-    shadowed: int  # frames that the shadow judged
+    shadowed: int  # frames that the shadow inspected
     trial_quarter_ms: tuple[float, float]
     trial_all_ms: tuple[float, float]
     load_ms: float  # median time to load and warm up
@@ -221,10 +221,10 @@ def _within(due_ns: _Integers, span: TimeSpan) -> _Flags:
     return found
 
 
-def run_swap(settings: SwapSettings, *, say: Callable[[str], None]) -> SwapResult:
+def run_swap(settings: SwapSettings, *, report: Callable[[str], None]) -> SwapResult:
     """Measure all rates; about four minutes each. Raises a KensaError when the release or a broker is missing."""
     cv2.setNumThreads(1)  # as the agent does: the workers are the parallelism
-    say("rendering frames")
+    report("rendering frames")
     frames = [*render_pool(), render_defect()]
     rates = []
     with tempfile.TemporaryDirectory(prefix="kensa-bench-") as name, open_broker() as broker:
@@ -233,20 +233,20 @@ def run_swap(settings: SwapSettings, *, say: Callable[[str], None]) -> SwapResul
         ]
         for fps in RATES:
             minutes = (settings.swaps * settings.cycle_s + 3 * settings.phase_s + settings.rollbacks * 1.5) / 60
-            say(f"{fps} frames/s, {settings.swaps} swaps, a shadow, trials and rollbacks: {minutes:.1f} minutes")
+            report(f"{fps} frames/s, {settings.swaps} swaps, a shadow, trials and rollbacks: {minutes:.1f} minutes")
             rates.append(run_rate(settings, fps=fps, staged=staged, frames=frames, broker=broker))
-        say("a process of its own: memory of a second model")
+        report("a process of its own: memory of a second model")
         second_mb = measure_second_model(staged)
     cores = len(psutil.Process().cpu_affinity())
     return SwapResult(cpu=cpu_name(), cores=cores, second_model_mb=second_mb, rates=tuple(rates))
 
 
-def run_command(arguments: argparse.Namespace, *, say: Callable[[str], None]) -> BenchReport:
+def run_command(arguments: argparse.Namespace, *, report: Callable[[str], None]) -> BenchReport:
     """`kensa bench swap`."""
     settings = SwapSettings(release=arguments.release, swaps=arguments.swaps)
     if arguments.quick:
         settings = SwapSettings(release=arguments.release, swaps=2, cycle_s=1.2, window_s=0.5, phase_s=1.0, rollbacks=2)
-    result = run_swap(settings, say=say)
+    result = run_swap(settings, report=report)
     table = ResultTable(f"kensa bench swap · {result.cpu}, {result.cores} cores")
     for rate in result.rates:
         _add_rate(table, rate)

@@ -1,4 +1,4 @@
-"""An agent whose model is switched, shadowed, tried and rolled back while it inspects, and what its observer saw."""
+"""An agent whose model is switched, shadowed, tried and rolled back while it inspects."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class TimeSpan:
 
 @dataclass(frozen=True, slots=True)
 class RollbackLatency:
-    """From the decision until the first verdict without the model that was taken back."""
+    """From the decision until the first verdict without the model that was rolled back."""
 
     batches: int  # verdicts' batches in between that still knew it: those in work at that moment
     ms: float
@@ -111,7 +111,7 @@ class SwappedAgent:
         return TimeSpan(begin, time.monotonic_ns())
 
     def trial(self, seconds: float, *, share: float) -> TimeSpan:
-        """Let the other release judge `share` of the parts for `seconds`."""
+        """Let the other release inspect `share` of the parts for `seconds`."""
         trial = Trial(challenger=self.load(), share=share, salt="bench", observe=self.spans.append)
         begin = time.monotonic_ns()
         self._slot.begin_trial(trial)
@@ -139,10 +139,10 @@ class SwappedAgent:
         time.sleep(0.3)
         return self._after(decided, lambda batch: batch[2])
 
-    def _after(self, decided_ns: int, is_taken_back: Callable[[tuple[int, str, bool]], bool]) -> RollbackLatency:
+    def _after(self, decided_ns: int, is_rolled_back: Callable[[tuple[int, str, bool]], bool]) -> RollbackLatency:
         later = sorted(batch for batch in self._log.batches if batch[0] > decided_ns)
-        still = sum(map(is_taken_back, later))
-        first = next((batch[0] for batch in later if not is_taken_back(batch)), time.monotonic_ns())
+        still = sum(map(is_rolled_back, later))
+        first = next((batch[0] for batch in later if not is_rolled_back(batch)), time.monotonic_ns())
         return RollbackLatency(still, (first - decided_ns) / 1e6)
 
 

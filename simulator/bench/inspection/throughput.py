@@ -3,7 +3,7 @@
 Throughput: per round, interleaved in one run: inference alone, preprocessing alone, the agent (full frame), the agent
 (ROI), the samples' loop; the ratios are taken inside the round, their medians are reported. The agent is the product,
 composed by `app.build`: capture thread, intake, workers, decision, outbox on disk, QoS 1 to the broker. Its rate is
-that of frames judged while outbox and sender work beside it; between rounds it drains. Paced: cameras on a fixed
+that of frames inspected while outbox and sender work beside it; between rounds it drains. Paced: cameras on a fixed
 grid, evenly staggered; latency is exact, from due time to decision.
 """
 
@@ -134,7 +134,12 @@ class LoopResult:
 
 
 def run_rounds(
-    settings: LoopSettings, *, model: OnnxModel, frames: list[Pixels], broker: LocalBroker, say: Callable[[str], None]
+    settings: LoopSettings,
+    *,
+    model: OnnxModel,
+    frames: list[Pixels],
+    broker: LocalBroker,
+    report: Callable[[str], None],
 ) -> tuple[ThroughputRound, ...]:
     """Measure all rounds, interleaved; the first, which warms everything up, does not count."""
     threads = len(psutil.Process().cpu_affinity())
@@ -165,7 +170,7 @@ def run_rounds(
                     naive=naive.run(frames, settings.naive_calls if number else 50),
                 )
             )
-            say(f"round {number} of {settings.rounds}" if number else "warmed up")
+            report(f"round {number} of {settings.rounds}" if number else "warmed up")
     finally:
         naive.close()
         full.close()
@@ -215,20 +220,20 @@ def run_paced(
     )
 
 
-def run_loop(settings: LoopSettings, *, say: Callable[[str], None]) -> LoopResult:
+def run_loop(settings: LoopSettings, *, report: Callable[[str], None]) -> LoopResult:
     """Measure everything; several minutes. Raises a KensaError when the release or a broker is missing."""
     cv2.setNumThreads(1)  # as the agent does: the workers are the parallelism
     model = OnnxModel.load(settings.release)
-    say("rendering frames")
+    report("rendering frames")
     frames = render_pool()
     with open_broker() as broker:
-        rounds = run_rounds(settings, model=model, frames=frames, broker=broker, say=say)
+        rounds = run_rounds(settings, model=model, frames=frames, broker=broker, report=report)
         paced = []
         mixed = [*frames, render_defect()]
         for cameras, fps in ((1, 30.0), (16, 30.0)):
-            say(f"paced: {cameras} camera(s) x {fps:.0f} fps for {settings.paced_s:.0f} s")
+            report(f"paced: {cameras} camera(s) x {fps:.0f} fps for {settings.paced_s:.0f} s")
             paced.append(run_paced(settings, frames=mixed, broker=broker, cameras=cameras, fps=fps))
-        say("a process of its own: memory and first verdict")
+        report("a process of its own: memory and first verdict")
         process = measure_process(settings.release, frames=frames[:8], broker=broker, roi=settings.roi)
         kind = broker.kind
     return LoopResult(
@@ -247,12 +252,12 @@ def run_loop(settings: LoopSettings, *, say: Callable[[str], None]) -> LoopResul
     )
 
 
-def run_command(arguments: argparse.Namespace, *, say: Callable[[str], None]) -> BenchReport:
+def run_command(arguments: argparse.Namespace, *, report: Callable[[str], None]) -> BenchReport:
     """`kensa bench loop`."""
     settings = LoopSettings(
         release=arguments.release, rounds=arguments.rounds, calls=arguments.calls, paced_s=arguments.paced_seconds
     )
-    result = run_loop(settings, say=say)
+    result = run_loop(settings, report=report)
     title = f"kensa bench loop · {result.model} · {result.cpu}, {result.cores} cores · {result.broker}"
     table = ResultTable(title, "median")
     _add_throughput(table, result)

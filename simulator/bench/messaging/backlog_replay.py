@@ -169,7 +169,7 @@ def _acquire(room: threading.Semaphore) -> None:
         raise TimeoutError("mosquitto does not acknowledge")
 
 
-def run_replay(*, rounds: int, rows: int = ROWS, say: Callable[[str], None]) -> ReplayResult:
+def run_replay(*, rounds: int, rows: int = ROWS, report: Callable[[str], None]) -> ReplayResult:
     """Measure `rounds` rounds with each bound, agent and paho in turns. Raises MissingExtraError without mosquitto."""
     results = []
     with tempfile.TemporaryDirectory(prefix="kensa-bench-") as folder:
@@ -185,15 +185,15 @@ def run_replay(*, rounds: int, rows: int = ROWS, say: Callable[[str], None]) -> 
                 for number in range(rounds):
                     ours.append(_agent(broker.port, filled, rows))
                     plain.append(_paho(broker.port, bound, rows))
-                    say(f"bound {bound}, round {number + 1}: agent {ours[-1]:,.0f}/s, paho {plain[-1]:,.0f}/s")
+                    report(f"bound {bound}, round {number + 1}: agent {ours[-1]:,.0f}/s, paho {plain[-1]:,.0f}/s")
             results.append(BoundResult(bound, tuple(ours), tuple(plain), warnings.count))
     return ReplayResult(rows, tuple(results))
 
 
-def run_command(arguments: argparse.Namespace, *, say: Callable[[str], None]) -> BenchReport:
+def run_command(arguments: argparse.Namespace, *, report: Callable[[str], None]) -> BenchReport:
     """`kensa bench replay`."""
     rows = ROWS // 10 if arguments.quick else ROWS
-    result = run_replay(rounds=arguments.rounds, rows=rows, say=say)
+    result = run_replay(rounds=arguments.rounds, rows=rows, report=report)
     table = ResultTable(f"kensa bench replay · {rows:,} rows to mosquitto")
     for bound in result.bounds:
         ours, plain = statistics.median(bound.agent_per_s), statistics.median(bound.paho_per_s)

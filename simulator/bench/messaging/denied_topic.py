@@ -1,6 +1,6 @@
 """`kensa bench denied-topic`: the delay on allowed topics while one topic of six is denied.
 
-Outbox and transport of the agent publish a defect of each of six cameras ten times a second to the nasty broker, on
+Outbox and transport of the agent publish a defect of each of six cameras ten times a second to the faulty broker, on
 MQTT 5 (the broker answers with 0x87) and 3.1.1 (it hangs up). Each camera is the forbidden one in turn. The age of a
 verdict runs from `append` to the broker's own record of its acknowledgement; what a quiet broker would add is in it.
 """
@@ -56,7 +56,7 @@ class DeniedTopicResult:
 
 
 def run_denied_topic(
-    *, seconds: float, cameras: Sequence[str] = CAMERAS, say: Callable[[str], None]
+    *, seconds: float, cameras: Sequence[str] = CAMERAS, report: Callable[[str], None]
 ) -> tuple[DeniedTopicResult, ...]:
     """Run each protocol with each of `cameras` forbidden, for `seconds` each."""
     results = []
@@ -64,7 +64,7 @@ def run_denied_topic(
         for forbidden in cameras:
             result = run_protocol(protocol, forbidden, seconds=seconds)
             text = f"{result.longest_s:.2f} s at most, {result.lost} lost, {result.connections} connections"
-            say(f"MQTT {protocol}, {forbidden} forbidden: {text}")
+            report(f"MQTT {protocol}, {forbidden} forbidden: {text}")
             results.append(result)
     return tuple(results)
 
@@ -127,11 +127,11 @@ def _first_acknowledgements(broker: FaultyBroker) -> dict[str, float]:
     return found
 
 
-def run_command(arguments: argparse.Namespace, *, say: Callable[[str], None]) -> BenchReport:
+def run_command(arguments: argparse.Namespace, *, report: Callable[[str], None]) -> BenchReport:
     """`kensa bench denied-topic`."""
     cameras = CAMERAS[:1] if arguments.quick else CAMERAS
     with silenced("agent"):
-        results = run_denied_topic(seconds=5.0 if arguments.quick else 20.0, cameras=cameras, say=say)
+        results = run_denied_topic(seconds=5.0 if arguments.quick else 20.0, cameras=cameras, report=report)
     table = ResultTable(
         "kensa bench denied-topic · one topic of six", "the slowest", what="age of verdicts on the five allowed topics"
     )

@@ -134,9 +134,9 @@ def _round(count: int, per_s: float | None, work_dir: Path | None) -> OutboxRoun
     )
 
 
-def run_command(arguments: argparse.Namespace, *, say: Callable[[str], None]) -> BenchReport:
+def run_command(arguments: argparse.Namespace, *, report: Callable[[str], None]) -> BenchReport:
     """`kensa bench outbox`."""
-    say("ok verdicts with a few defects, SQLite with synchronous=FULL, a broker in memory")
+    report("ok verdicts with a few defects, SQLite with synchronous=FULL, a broker in memory")
     result = run_outbox(rounds=arguments.rounds)
     table = ResultTable("kensa bench outbox", "median")
     name, met = "sustained verdicts/s, committed and delivered", result.verdicts_per_s >= _LEAST_PER_S

@@ -2,8 +2,8 @@
 
 The whole agent inspects paced frames of the simulated line with the bundled release, one in ten with a defect, and
 publishes to a broker of its own on the loopback; a subscriber in the same process notes when each message arrives. The
-age runs from the exposure (`captured_utc_us`) to the subscriber's callback, both by the same clock: judging, the commit
-to disk with fsync, and the way through the broker are in it. Verdicts that the warm-up made do not count.
+age runs from the exposure (`captured_utc_us`) to the subscriber's callback, both by the same clock: inspection, the
+commit to disk with fsync, and the way through the broker are in it. Verdicts that the warm-up made do not count.
 """
 
 from __future__ import annotations
@@ -102,16 +102,16 @@ class _Subscriber:
 
 
 def run_publish(
-    *, release: Path, fps: float = 30.0, seconds: float = 60.0, say: Callable[[str], None]
+    *, release: Path, fps: float = 30.0, seconds: float = 60.0, report: Callable[[str], None]
 ) -> PublishResult:
     """Measure both ways for `seconds` each. Raises a KensaError when the release or a broker is missing."""
-    say("rendering frames")
+    report("rendering frames")
     settings = LoopSettings(release=release)
     frames = [*render_pool()[:_GOOD_FRAMES], render_defect()]
     rows: list[PublishLatency] = []
     with open_broker() as broker:
         for publish in _PUBLISH_MODES:
-            say(f"publish: {publish}, {fps:g} frames/s for {seconds:g} s")
+            report(f"publish: {publish}, {fps:g} frames/s for {seconds:g} s")
             source = PacedSource(frames, fps=fps, phase=0.0)
             rows += _measure_latency(settings, source, broker=broker, publish=publish, seconds=seconds)
         kind = broker.kind
@@ -150,9 +150,9 @@ def _measure_latency(
     ]
 
 
-def run_command(arguments: argparse.Namespace, *, say: Callable[[str], None]) -> BenchReport:
+def run_command(arguments: argparse.Namespace, *, report: Callable[[str], None]) -> BenchReport:
     """`kensa bench publish`."""
-    result = run_publish(release=arguments.release, seconds=6.0 if arguments.quick else 60.0, say=say)
+    result = run_publish(release=arguments.release, seconds=6.0 if arguments.quick else 60.0, report=report)
     title = f"kensa bench publish · {result.fps:g} frames/s, {result.broker} on the loopback"
     table = ResultTable(title, "p99", what="from exposure to subscriber")
     for age in result.ages:

@@ -65,7 +65,7 @@ def _seqs(messages: Iterable[tuple[str, bytes]], camera: str) -> set[int]:
 
 def _case(behaviour: str, protocol: Literal["3.1.1", "5"], verdicts: int) -> tuple[int, bool]:
     """How many were deleted without their own acknowledgement, and whether the case came to its end."""
-    with tempfile.TemporaryDirectory(prefix="kensa-nasty-") as folder, FaultyBroker(behaviour) as broker:
+    with tempfile.TemporaryDirectory(prefix="kensa-faulty-broker-") as folder, FaultyBroker(behaviour) as broker:
         with _open_stack(broker, Path(folder), protocol) as parts:
             parts.append_defects(range(verdicts), per_s=_PER_S)
             done = parts.wait_drained(_CASE_S)
@@ -78,7 +78,7 @@ def _denied_topic(protocol: Literal["3.1.1", "5"], verdicts: int) -> float:
     """Longest wait of an allowed verdict, in seconds; infinite when one did not arrive."""
     appended: dict[int, float] = {}
     with (
-        tempfile.TemporaryDirectory(prefix="kensa-nasty-") as folder,
+        tempfile.TemporaryDirectory(prefix="kensa-faulty-broker-") as folder,
         FaultyBroker(forbidden=[_DENIED]) as broker,
         _open_stack(broker, Path(folder), protocol) as parts,
     ):

@@ -4,7 +4,7 @@ Two attackers. One changes files on the disk: the digest of the manifest must st
 inspects. The other also signs what he changed, so that only policy, self-test and golden sets stand in his way; those
 cases run the examination's own code in limited worker processes that are replaced when they die, and some of them go
 through the real examining child. A mutated model may pass when the change means nothing (a name, an unused byte): it
-counts as `harmless` if it judges fresh pictures as the honest model does, and as `different` if not.
+counts as `harmless` if it classifies fresh images as the honest model does, and as `different` if not.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class ModelMutations:
     loaded: int  # of them: must be 0
     signed: int  # changed, with a manifest to fit
     refused: int
-    harmless: int  # passed and judge as before
-    different: int  # passed the examination and judge otherwise: the live gates' business
+    harmless: int  # passed and classify as before
+    different: int  # passed the self-test and classify otherwise: the live gates' business
     crashed: int  # worker processes that died: refused as `self_test/crash` on a device
     hung: int  # likewise, as `self_test/timeout`
     through_the_child: int

@@ -2,8 +2,8 @@
 
 Each kind goes through a lifecycle of its own: fetched, stored, examined in the real child beside the running model and
 its golden set, and, if it gets that far, shown to live parts. Those are rendered parts of the simulated line, drawn
-with 2 % defects; running model and candidate both really judge them. A copy of the good release goes first: it must be
-committed, or the gates would prove nothing.
+with 2 % defects; running model and candidate both really inspect them. A copy of the good release goes first: it must
+be committed, or the gates would prove nothing.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class PartBank:
         self._defective = np.array([line.truth(index).is_defective for index in range(parts)])
 
     def evaluate(self, lease: Lease) -> list[Judgement]:
-        """Let a model judge every part."""
+        """Let a model inspect every part."""
         return [self._judgement(lease, inputs, plan) for inputs, plan in zip(self._inputs, self._plans, strict=True)]
 
     @staticmethod

@@ -61,7 +61,7 @@ class RolloutOutcome:
     action: RolloutAction  # PASS: committed; HOLD: its time was up while light or camera had moved
     gate: str | None  # that refused it
     phase: str  # it ended in
-    parts: int  # judged by both models
+    parts: int  # inspected by both models
     frames: int  # of the line, from the beginning of the shadow
 
 
@@ -97,21 +97,21 @@ def evaluate_rollout(
 ) -> RolloutOutcome:
     """Judge what was seen as `simulate` does; `rng` says how many frames pass between two parts that are assigned."""
     policy = apply_site_limits(RolloutPolicy(), RolloutLimits())
-    judge = RolloutEvaluator(policy)
+    evaluator = RolloutEvaluator(policy)
     steps = [("shadow", policy.shadow_parts, 1.0), *(("trial", step.parts, step.share) for step in policy.trial)]
     parts = frames = 0
     phase, call, gate = "", RolloutAction.CONTINUE, None
     for name, wanted, share in steps:
         phase = f"{name} {share:.0%}" if name == "trial" else name
-        judge.begin_phase("trial" if name == "trial" else "shadow", parts=wanted, share=share)
+        evaluator.begin_phase("trial" if name == "trial" else "shadow", parts=wanted, share=share)
         call = RolloutAction.CONTINUE
         overdue = False
         while call in {RolloutAction.CONTINUE, RolloutAction.HOLD} and not overdue:
-            judge.observe(next(seen))
+            evaluator.observe(next(seen))
             parts += 1
             frames += int(rng.geometric(share))  # the frames between two parts that are assigned
             overdue = frames >= max_frames
-            decision = judge.decide(overdue=overdue)
+            decision = evaluator.decide(overdue=overdue)
             call, gate = decision.action, None if decision.refusal is None else decision.refusal.gate.value
         if call is not RolloutAction.PASS:
             break

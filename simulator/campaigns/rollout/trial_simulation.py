@@ -90,27 +90,27 @@ KINDS: Final = (
 
 
 def simulate_trial(kind: DisagreementProfile, *, parts: int, seed: int) -> TrialOutcome:
-    """Run one rollout, from its shadow on, over `parts` parts that both models judge."""
+    """Run one rollout, from its shadow on, over `parts` parts that both models inspect."""
     rng = np.random.default_rng(seed)
     events = np.stack([_draw_events(kind, parts // kind.cameras + 1, rng) for _ in range(kind.cameras)], axis=1).ravel()
     rejected = rng.random(parts) < 0.02  # noqa: PLR2004 - parts that both reject, so that the shadow can pass
     seen = _observations(kind.cameras)
     policy = apply_site_limits(RolloutPolicy(), RolloutLimits())
-    judge = RolloutEvaluator(policy)
+    evaluator = RolloutEvaluator(policy)
     steps = iter(policy.trial)
-    judge.begin_phase("shadow", parts=policy.shadow_parts)
+    evaluator.begin_phase("shadow", parts=policy.shadow_parts)
     passed_at, held = None, 0
     for part in range(parts):
-        judge.observe(seen[part % kind.cameras][int(events[part])][int(rejected[part])])
-        if judge.is_refused:
+        evaluator.observe(seen[part % kind.cameras][int(events[part])][int(rejected[part])])
+        if evaluator.is_refused:
             return TrialOutcome(part + 1, passed_at, held)
-        held += judge.is_in_doubt
-        if part % _EVALUATE_EVERY == 0 and passed_at is None and judge.decide().action is RolloutAction.PASS:
+        held += evaluator.is_in_doubt
+        if part % _EVALUATE_EVERY == 0 and passed_at is None and evaluator.decide().action is RolloutAction.PASS:
             step = next(steps, None)
             if step is None:
                 passed_at = part + 1
             else:
-                judge.begin_phase("trial", parts=step.parts, share=step.share)
+                evaluator.begin_phase("trial", parts=step.parts, share=step.share)
     return TrialOutcome(None, passed_at, held)
 
 

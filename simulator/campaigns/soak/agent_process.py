@@ -94,7 +94,7 @@ class SoakEnvironment:
     boundary_fault: Callable[[str], None] = no_boundary_fault
 
     def checkpoint(self, name: str) -> None:
-        """Be between persisting and acting; see `simulator.doubles.lifecycle.lifecycle_harness.Trap`."""
+        """Be between persisting and acting; see `simulator.doubles.lifecycle.lifecycle_harness.BoundaryFault`."""
         self.boundary_fault(name)
 
 
@@ -207,7 +207,7 @@ class _TrackingSink:
 
 
 class AgentProcess:
-    """One process. `work` judges what waits; `keep` moves the outbox; both belong between two steps of the clock."""
+    """One process. `work` inspects what waits; `keep` moves the outbox; both belong between two steps of the clock."""
 
     def __init__(self, site: SoakEnvironment, on_status: Callable[[ModelStatus], None]) -> None:
         """`on_status` hears of the lifecycle, on its thread."""
@@ -255,7 +255,7 @@ class AgentProcess:
             self.outbox.sender.start()
         for capture in self.captures.values():
             self._start_thread(capture.start, capture.request_stop, partial(capture.stop, timeout_s=_JOIN_TIMEOUT_S))
-        thread = threading.Thread(target=self._run_lifecycle, name="day-lifecycle", daemon=True)
+        thread = threading.Thread(target=self._run_lifecycle, name="soak-lifecycle", daemon=True)
         self._start_thread(thread.start, self._wake.set, partial(thread.join, _JOIN_TIMEOUT_S))
 
     def _start_thread(self, start: Callable[[], None], ask: Callable[[], object], join: Callable[[], object]) -> None:

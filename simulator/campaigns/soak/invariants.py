@@ -65,20 +65,20 @@ class InvariantChecker:
             self._compare(self.journal(), fresh=fresh)
 
     def check_line(self, boot: AgentProcess) -> None:
-        """Captured = inspected + dropped + pending, every buffer is where it should be, and only good models judged."""
+        """Captured = inspected + dropped + pending, every buffer is accounted for, only good models inspected."""
         pending = sum(counters.snapshot().pending for counters in boot.counters.values())
         held_up = self._site.clock.now_ns < self._site.faults.worker_stalled_until
         waiting = boot.hub.pending
         if pending < waiting or (pending and not held_up):
-            self._problem(f"{pending} exposures are neither judged nor dropped, {waiting} wait")
+            self._problem(f"{pending} exposures are neither inspected nor dropped, {waiting} wait")
         if not waiting <= boot.pool.held <= waiting + len(CAMERAS) or boot.pool.misses:
             self._problem(f"{boot.pool.held} buffers are held for {waiting} frames")
         for sha256, version in self._site.tracker.models.items():
             ref = self._refs.get(version)
             if ref is None or ref.model_sha256 != sha256:
-                self._problem(f"a model judged that nobody published: {version} {sha256}")
+                self._problem(f"a model inspected that nobody published: {version} {sha256}")
             elif self.kinds[version] in BAD_PROFILES:
-                self._problem(f"{version} judged as the champion, and it is of the kind {self.kinds[version]}")
+                self._problem(f"{version} inspected as the champion, and it is of the kind {self.kinds[version]}")
         self._site.tracker.models.clear()
 
     def check_disk(self) -> None:

@@ -269,7 +269,7 @@ class SoakRun:
             _ScheduledFault("broker away", 3 * hour, self._disconnect_broker),
             _ScheduledFault("UTC is set", 4 * hour, self._set_utc),
             _ScheduledFault("worker held up", 6 * hour, self._stall_worker),
-            _ScheduledFault("release taken back", 8 * hour, self._revoke_release),
+            _ScheduledFault("release revoked", 8 * hour, self._revoke_release),
         ]
 
     def _draw_next_ns(self, mean_s: float) -> int:

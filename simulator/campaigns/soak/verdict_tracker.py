@@ -55,7 +55,7 @@ class VerdictTracker:
     streams_by_camera: dict[tuple[int, str], _CameraVerdicts] = field(default_factory=dict)
     uncommitted: list[tuple[_CameraVerdicts, int]] = field(default_factory=list)
     verdicts: Counter[str] = field(default_factory=Counter)  # by outcome
-    models: dict[str, str] = field(default_factory=dict)  # sha256 of those that judged -> version
+    models: dict[str, str] = field(default_factory=dict)  # sha256 of those that inspected -> version
     duplicates: int = 0
     problems: list[str] = field(default_factory=list)
     last_origin: object = None
@@ -113,7 +113,7 @@ class VerdictTracker:
         stream = self._stream(origin.boot_epoch, origin.camera)
         stream.grow_to(verdict.seq)
         if stream.outcomes[verdict.seq] != _OUTCOMES[verdict.judgement.outcome]:
-            self.problems.append(f"{verdict.key} arrived as {verdict.judgement.outcome}, which nobody judged")
+            self.problems.append(f"{verdict.key} arrived as {verdict.judgement.outcome}, which the line did not decide")
         self.duplicates += stream.states[verdict.seq] == _VerdictState.ARRIVED
         stream.states[verdict.seq] = _VerdictState.ARRIVED
 

@@ -1,6 +1,6 @@
 """Share of parts classified correctly over time, at the independent subscriber. Pure.
 
-A part counts as right when a good one passes and a defective one is rejected; what is unsure or not judged does not.
+A part counts as right when a good one passes and a defective one is rejected; what is unsure or not inspected does not.
 Times are seconds of the story, of the exposure.
 """
 

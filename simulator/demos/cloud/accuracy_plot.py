@@ -31,7 +31,7 @@ _CHARACTER_PX: Final = 6.3  # of a text of 11.5 px, on average
 
 def render_accuracy_plot(
     curve: Sequence[tuple[float, float]],
-    chapters: Sequence[ScenarioEvent],
+    events: Sequence[ScenarioEvent],
     *,
     dark: tuple[float, float] | None,
     title: str,
@@ -68,7 +68,7 @@ def render_accuracy_plot(
         f'<text x="{x(second):.1f}" y="{axis}" text-anchor="middle" fill="#475569">{second} s</text>'
         for second in range(0, int(span) + 1, step)
     ]
-    parts += _events(chapters, x, y)
+    parts += _events(events, x, y)
     points = " ".join(f"{x(at):.1f},{y(share):.1f}" for at, share in curve)
     parts.append(
         f'<polyline points="{points}" fill="none" stroke="#1d4ed8" stroke-width="2.2" stroke-linejoin="round"/>'
@@ -100,13 +100,13 @@ def _light(x: Scale, y: Scale, dark: tuple[float, float], span: float) -> list[s
     ]
 
 
-def _events(chapters: Sequence[ScenarioEvent], x: Scale, y: Scale) -> list[str]:
+def _events(events: Sequence[ScenarioEvent], x: Scale, y: Scale) -> list[str]:
     """A line down to the axis for each event, its text in the first row in which there is room."""
     found: list[str] = []
     free = [0.0] * _ROWS  # px from which a row is empty
-    for chapter in chapters:
-        at, colour = x(chapter.at_s), _COLOURS[chapter.kind]
-        width = len(chapter.text) * _CHARACTER_PX + 14
+    for event in events:
+        at, colour = x(event.at_s), _COLOURS[event.kind]
+        width = len(event.text) * _CHARACTER_PX + 14
         start = min(at, WIDTH - _RIGHT - width)
         row = next((i for i, end in enumerate(free) if end <= start), _ROWS - 1)
         free[row] = start + width
@@ -116,6 +116,6 @@ def _events(chapters: Sequence[ScenarioEvent], x: Scale, y: Scale) -> list[str]:
             'stroke-opacity="0.45" stroke-dasharray="3 3"/>'
             f'<circle cx="{at:.1f}" cy="{y(0.0):.1f}" r="3" fill="{colour}"/>'
             f'<text x="{start + 4:.1f}" y="{text_y}" fill="{colour}" stroke="#ffffff" stroke-width="4" '
-            f'paint-order="stroke">{escape(chapter.text)}</text>'
+            f'paint-order="stroke">{escape(event.text)}</text>'
         )
     return found

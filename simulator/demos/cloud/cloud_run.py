@@ -104,7 +104,7 @@ def _run_scenario(environment: CloudEnvironment, display: _Display) -> CloudResu
         wait_for_arrival(
             display.receive, lambda: len(environment.accuracy.evaluated), inspected=inspected, timeout_s=_ARRIVAL_S
         )
-    environment.subscriber.close()  # its last word is the whole ledger
+    environment.subscriber.close()  # reports the final counts
     display.receive()
     environment.lake.deliver()
     scenario = environment.scenario

@@ -46,7 +46,7 @@ _EVENT_STATES: Final[dict[str, tuple[str, EventKind]]] = {  # states of the mach
     "Release": ("approved, signed", "cycle"),
     "DeployCanary": ("deployed to the canary", "cycle"),
     "Promote": ("deployed to the fleet", "cycle"),
-    "RollBack": ("taken back", "bad"),
+    "RollBack": ("rolled back", "bad"),
 }
 
 

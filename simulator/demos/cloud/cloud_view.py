@@ -36,7 +36,7 @@ class DeviceSnapshot:
     """One device."""
 
     thing: str
-    model: str  # that judges
+    model: str  # that inspects
     state: str  # of its lifecycle
     progress: str
     captured: int
@@ -78,7 +78,7 @@ def screen(moment: CloudSnapshot, *, width: int) -> RenderableType:
         Layout(_accuracy(moment, width=width), size=4),
         Layout(name="middle", size=6),
         Layout(_machine(moment), size=3),
-        Layout(_event_panel(moment), name="chapters"),
+        Layout(_event_panel(moment), name="events"),
         Layout(Text(" Ctrl-C ends the demo early and writes the report", "grey50"), size=1),
     )
     layout["middle"].split_row(*(Layout(_device(device)) for device in moment.devices), Layout(_lines(moment)))
@@ -99,9 +99,9 @@ def plain_line(moment: CloudSnapshot) -> str:
     )
 
 
-def event_line(chapter: ScenarioEvent) -> str:
+def event_line(event: ScenarioEvent) -> str:
     """Return one line for an event."""
-    return f"{chapter.at_s:5.0f} s  * {chapter.text}"
+    return f"{event.at_s:5.0f} s  * {event.text}"
 
 
 def _style(share: float) -> str:
@@ -174,9 +174,9 @@ def _machine(moment: CloudSnapshot) -> RenderableType:
 
 def _event_panel(moment: CloudSnapshot) -> RenderableType:
     rows = [
-        Text(f"{chapter.at_s:5.0f} s  ", "grey62", no_wrap=True, overflow="ellipsis").append(
-            chapter.text, STYLES[chapter.kind]
+        Text(f"{event.at_s:5.0f} s  ", "grey62", no_wrap=True, overflow="ellipsis").append(
+            event.text, STYLES[event.kind]
         )
-        for chapter in moment.events[::-1]
+        for event in moment.events[::-1]
     ]
     return framed_panel("What happened", Group(*rows) if rows else Text("two lines begin to work", "grey62"))

@@ -129,7 +129,7 @@ class Device:
 
     @property
     def active(self) -> str:
-        """The release that judges."""
+        """The release that inspects."""
         models = self.agent.lifecycle_manager
         found = None if models is None else models.lifecycles[INSPECTION].status().active
         return "" if found is None else found.release_id

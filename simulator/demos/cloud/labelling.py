@@ -30,7 +30,7 @@ _CLASSES: Final = ("ok", "stain")
 
 
 def count_collected(data: Storage, *, version: str = "") -> int:
-    """How many frames have arrived (that the model's `version` judged)."""
+    """How many frames have arrived (that the model's `version` inspected)."""
     keys = (one.key for one in data.list(f"collected/v1/site={SITE}/") if one.key.endswith(".json"))
     return sum(not version or f"/model={MODEL}-{version}/" in key for key in keys)
 
@@ -38,7 +38,7 @@ def count_collected(data: Storage, *, version: str = "") -> int:
 def label_frames(
     data: Storage, lines: Mapping[str, SimulatedLine], *, job: str, version: str = "", wrong: bool = False
 ) -> int:
-    """Label every frame (that the model's `version` judged) that has no label yet; returns how many were stored.
+    """Label every frame (that the model's `version` inspected) that has no label yet; returns how many were stored.
 
     `lines` by camera.
     """

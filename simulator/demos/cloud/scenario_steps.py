@@ -26,7 +26,7 @@ STEPS: Final = (
     ScenarioStep("labels", "people label what the lines collected", 40.0),
     ScenarioStep("cycle", "the cycle trains, chooses, signs and deploys a model", 210.0),
     ScenarioStep("new model", "the lines run with the new model", 30.0),
-    ScenarioStep("wrong labels", "a batch of wrong labels arrives and is judged", 60.0),
+    ScenarioStep("wrong labels", "a batch of wrong labels arrives and is evaluated", 60.0),
 )
 PREPARED_S: Final = 50.0  # usual, before the first step
 

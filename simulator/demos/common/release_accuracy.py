@@ -42,7 +42,7 @@ def lamp_state(truth: PartTruth, config: LineConfig) -> LampState:
 
 @dataclass(slots=True)
 class ErrorCounts:
-    """Counts of one release in one light; parts that a model set aside or could not judge count as neither mistake."""
+    """Counts of one release in one light; parts that were `unsure` or `unknown` count as neither mistake."""
 
     defective: int = 0
     escapes: int = 0

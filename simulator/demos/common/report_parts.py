@@ -1,4 +1,4 @@
-"""Parts of the demos' closing reports: values about verdicts, tables, and the frame around it all. Pure."""
+"""Parts of the demos' closing reports: values about verdicts, tables, and the frame. Pure."""
 
 from __future__ import annotations
 

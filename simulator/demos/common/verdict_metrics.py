@@ -34,7 +34,7 @@ class Grade(StrEnum):
     ESCAPE = "escape"  # defective, and said to be good
     FALSE_REJECT = "false reject"  # good, and said to be defective
     REVIEW = "to a person"  # unsure: nobody decided
-    NOT_INSPECTED = "not judged"  # unknown: nothing could be said
+    NOT_INSPECTED = "not inspected"  # unknown: nothing could be said
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ class VerdictMetrics:
         return [float(np.quantile(latencies, 0.99)) / 1_000.0 for _, latencies in self._seconds]
 
     def detection_counts(self, difficulty: str | None = None) -> tuple[int, int]:
-        """Return (found or set aside, all) defective parts that were judged, of one difficulty or of all."""
+        """Return (found or set aside, all) defective parts that were inspected, of one difficulty or of all."""
         counts: Counter[Grade] = Counter()
         for (of, finding), number in self.by_difficulty.items():
             if difficulty in {None, of}:

@@ -26,7 +26,7 @@ class ComponentStatus:
     state: str  # of the model's lifecycle
     active: str | None  # release; None: the factory's
     candidate: str | None
-    share: float  # of the parts that the candidate judges as well
+    share: float  # of the parts that the candidate inspects as well
     progress: Mapping[str, float]
     refused: str | None  # the release that was refused last
     refusal: str | None  # why

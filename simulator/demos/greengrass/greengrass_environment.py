@@ -117,7 +117,7 @@ class GreengrassEnvironment:
         return self._root / "work" / INSPECTOR.name / "state"
 
     def deploy(self) -> DeploymentResult:
-        """Deploy com.kensa.Inspector; returns when it judges, or cannot."""
+        """Deploy com.kensa.Inspector; returns when it inspects, or cannot."""
         return self.nucleus.deploy(self._deployment({INSPECTOR.name: VERSION}, self._configure()), self._store)
 
     def component_status(self) -> ComponentStatus | None:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GreengrassResult:
-    """A demo that has ended: `moment` was taken when the last part was judged, `counts` after the drain."""
+    """A demo that has ended: `moment` was taken when the last part was inspected, `counts` after the drain."""
 
     seconds: float  # that parts came
     install_s: float  # what the first deployment took
@@ -97,7 +97,7 @@ def _delivery_problems(result: GreengrassResult) -> Iterator[str]:
     if result.captured != moment.sent:
         yield f"the camera took {moment.sent} pictures, and the component captured {result.captured}"
     if result.captured != result.inspected + result.dropped:
-        yield f"{result.captured} frames captured, but {result.inspected} judged and {result.dropped} dropped"
+        yield f"{result.captured} frames captured, but {result.inspected} inspected and {result.dropped} dropped"
     if counts.unique != result.inspected:
         yield f"{result.inspected} verdicts were given, and {counts.unique} arrived"
     if moment.metrics.delivered != counts.unique:
@@ -189,17 +189,17 @@ def _summary(result: GreengrassResult) -> RenderableType:
     found, defective = tally.detection_counts()
     rate = moment.published / result.seconds if result.seconds else 0.0
     p50, p99 = tally.latency_ms(0.50), tally.latency_ms(0.99)
-    speed = "nothing was judged"
+    speed = "nothing was inspected"
     if p50 is not None and p99 is not None:
         speed = f"half of the decisions within {p50:.1f} ms of the picture's arrival, 99 of 100 within {p99:.1f} ms"
     name = f"{INSPECTOR.name} {moment.component.version} on {NUCLEUS_TEXT[moment.mode]}, simulated"
     process = f"process {moment.first_pid} from start to end"
     if moment.pid_changed:
         process = f"process {moment.first_pid} at first, {moment.component.pid} at the end"
-    parts = f"{moment.sent:,} taken by the camera, {result.inspected:,} judged, {result.dropped} dropped"
+    parts = f"{moment.sent:,} taken by the camera, {result.inspected:,} inspected, {result.dropped} dropped"
     arrived = f"{result.counts.unique:,} verdicts over IPC and MQTT ({moment.broker}), {result.counts.duplicates} twice"
     rows: list[tuple[str, RenderableType]] = [
-        ("Component", f"{name}; installed and judging after {result.install_s:.0f} s; {process}"),
+        ("Component", f"{name}; installed and inspecting after {result.install_s:.0f} s; {process}"),
         ("Replaced", SIMPLIFICATIONS),
         ("Parts", f"{parts}, {result.lost} lost, in {result.seconds:.0f} s"),
         ("Delivery", f"{arrived}, in {moment.published:,} publishes: {rate:.1f} a second"),

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 LOG_NAME: Final = "demo.log"
 _REFRESH_S: Final = 0.25
 _LINE_EVERY_S: Final = 5.0  # where there is no terminal
-_SETTLE_S: Final = 20.0  # after the last part: until it is judged, and until its verdict is with the subscriber
+_SETTLE_S: Final = 20.0  # after the last part: until it is inspected, and until its verdict is with the subscriber
 _LOG_LINES: Final = 12  # of a component that does not start
 
 
@@ -57,7 +57,7 @@ class _Display:
 
     @property
     def elapsed_s(self) -> float:
-        """Since the component judged its first part."""
+        """Since the component inspected its first part."""
         return time.monotonic() - self._began_s
 
     @property
@@ -160,7 +160,7 @@ def _inspect(
         site.remove_component()
         inspected = 0 if last.status is None else last.status.camera.inspected
         wait_for_arrival(display.receive, lambda: display.delivered, inspected=inspected, timeout_s=_SETTLE_S)
-    site.subscriber.close()  # its last word is the whole ledger
+    site.subscriber.close()  # reports the final counts
     display.receive()
     result = GreengrassResult(
         seconds=seconds,

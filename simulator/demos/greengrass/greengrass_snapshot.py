@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class GreengrassSnapshot:
     """Everything that is shown."""
 
-    elapsed_s: float  # since the component judged its first part
+    elapsed_s: float  # since the component inspected its first part
     seconds: float  # planned
     mode: Mode
     note: str  # what is going on, in a few words

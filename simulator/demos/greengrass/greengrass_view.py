@@ -88,7 +88,7 @@ def plain_line(moment: GreengrassSnapshot) -> str:
     counts = "does not answer"
     if reading is not None:
         camera = reading.camera
-        counts = f"captured {camera.captured}  judged {camera.inspected}  dropped {reading.dropped}"
+        counts = f"captured {camera.captured}  inspected {camera.inspected}  dropped {reading.dropped}"
     pid = f"pid {moment.component.pid}" + ("  PID CHANGED" if moment.pid_changed else "")
     return (
         f"{moment.elapsed_s:5.0f} s  {moment.component.state} {pid}  {moment.frames_per_s:.1f} frames/s  "

@@ -2,7 +2,7 @@
 
 The component takes its pictures as from any camera in a plant; nothing of the simulator is in its process. Because the
 stream loses nothing on the way, the n-th picture of the one connection is the frame with number n, and the camera's own
-count of pictures is what captured, judged and dropped frames are compared with.
+count of pictures is what captured, inspected and dropped frames are compared with.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ _FINDING: Final[Mapping[Grade, Colour]] = {
 
 @dataclass(frozen=True, slots=True)
 class _InspectedFrame:
-    """A frame as it was judged, and the evidence on it."""
+    """A frame as it was inspected, and the evidence on it."""
 
     pixels: Pixels  # [H, W, 3] BGR
     heat: Floats | None  # evidence on the ROI, one value for `_HEAT_STEP` x `_HEAT_STEP` frame pixels

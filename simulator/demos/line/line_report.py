@@ -56,7 +56,7 @@ class LineResult:
 
     @property
     def model(self) -> ModelIdentity | None:
-        """What judged at the end."""
+        """What inspected at the end."""
         return next((i.model for i in self.snapshot.inspections if i.model is not None), None)
 
     @property
@@ -83,8 +83,8 @@ def verify(snapshot: AgentSnapshot, tally: VerdictMetrics, counts: SubscriberCou
         unique = arrived.unique if arrived is not None else 0
         if accounting.pending:
             problems.append(
-                f"camera {camera.camera}: {accounting.captured} frames captured, but {accounting.inspected} judged and "
-                f"{accounting.dropped_total} dropped: {accounting.pending} unaccounted for"
+                f"camera {camera.camera}: {accounting.captured} frames captured, but {accounting.inspected} inspected "
+                f"and {accounting.dropped_total} dropped: {accounting.pending} unaccounted for"
             )
         if unique < accounting.inspected:
             problems.append(
@@ -93,7 +93,7 @@ def verify(snapshot: AgentSnapshot, tally: VerdictMetrics, counts: SubscriberCou
             )
         elif unique > accounting.inspected:
             problems.append(
-                f"camera {camera.camera}: {unique} verdicts arrived, only {accounting.inspected} were judged"
+                f"camera {camera.camera}: {unique} verdicts arrived, only {accounting.inspected} were inspected"
             )
     if counts.refused:
         problems.append(f"{counts.refused} messages could not be decoded by the subscriber")
@@ -153,7 +153,7 @@ def headline(result: LineResult) -> str:
     model = result.model
     name = f"{model.name} {model.version}" if model is not None else "no model"
     if result.release_log is not None:
-        name += " at the end"  # others judged before it, and beside it in trials
+        name += " at the end"  # others inspected before it, and beside it in trials
     return (
         f"{result.inspected:,} parts inspected by {name}: {found} of {defective} defective parts found, "
         f"{escapes} escaped, {rejects} good parts rejected"
@@ -209,7 +209,7 @@ def _summary(result: LineResult) -> RenderableType:
 def _speed(result: LineResult) -> str:
     p50, p99 = result.metrics.latency_ms(0.50), result.metrics.latency_ms(0.99)
     if p50 is None or p99 is None:
-        return "nothing was judged"
+        return "nothing was inspected"
     return f"half of the decisions within {p50:.1f} ms of the exposure, 99 of 100 within {p99:.1f} ms"
 
 

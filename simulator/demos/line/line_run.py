@@ -140,7 +140,7 @@ def _inspect(environment: LineEnvironment, display: _Display) -> LineResult:
             )
     finally:
         agent.stop()
-    environment.subscriber.close()  # its last word is the whole ledger
+    environment.subscriber.close()  # reports the final counts
     display.receive()
     counts = environment.subscriber.counts
     problems = verify(snapshot, display.metrics, counts)

@@ -1,6 +1,6 @@
 """The live view: one moment of the demo as a screen that fits 80x24 and uses what is more.
 
-Pure: a `Moment` in, something rich can print out. Nothing here reads a clock or the agent.
+Pure: a snapshot in, something rich can print out. Nothing here reads a clock or the agent.
 """
 
 from __future__ import annotations
@@ -109,8 +109,8 @@ def screen_svg(moment: LineSnapshot, *, width: int = 100, height: int = 30) -> s
     return render_svg(screen(moment, width=width), title="kensa demo", width=width, height=height)
 
 
-def _releases(chronicle: ReleaseLog) -> Panel:
-    return framed_panel(f"Releases for {chronicle.status.inspection}", release_panel(chronicle))
+def _releases(log: ReleaseLog) -> Panel:
+    return framed_panel(f"Releases for {log.status.inspection}", release_panel(log))
 
 
 def _footer() -> Text:
@@ -228,5 +228,5 @@ def plain_line(moment: LineSnapshot) -> str:
 def _releases_text(moment: LineSnapshot) -> str:
     if moment.release_log is None or not moment.release_log.outcomes:
         return ""
-    chapter = moment.release_log.outcomes[-1]
-    return f"  release {chapter.published.version} {chapter.result}"
+    outcome = moment.release_log.outcomes[-1]
+    return f"  release {outcome.published.version} {outcome.result}"

@@ -41,7 +41,7 @@ _STEPS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class ModelSwitch:
-    """One moment at which other models began to judge."""
+    """One moment at which other models began to inspect."""
 
     what: str
     utc_ns: int
@@ -110,7 +110,7 @@ def _p99_ms(latencies_us: np.ndarray[Any, Any]) -> float | None:
 
 
 def _switches(own: Sequence[dict[str, Any]]) -> list[tuple[str, float]]:
-    """When the models that judge changed: trial, wider trial, commit, rollback."""
+    """When the models that inspect changed: trial, wider trial, commit, rollback."""
     found, step = [], 0
     for line in own:
         if line["after"] == LifecycleState.TRIAL:
@@ -139,30 +139,30 @@ def _result(own: Sequence[dict[str, Any]], is_bad: bool) -> str:  # noqa: FBT001
 # --- for a person -----------------------------------------------------------------------------------------------------
 
 
-def release_panel(chronicle: ReleaseLog) -> Group:
+def release_panel(log: ReleaseLog) -> Group:
     """Four lines for the live view."""
-    status = chronicle.status
-    rows: list[RenderableType] = [Text(chronicle.policy, "grey50", no_wrap=True, overflow="ellipsis")]
-    last = chronicle.outcomes[-1:]
-    rows += [_progress_line(chapter, status, is_last=chapter in last) for chapter in chronicle.outcomes[-2:]]
-    if not chronicle.outcomes:
+    status = log.status
+    rows: list[RenderableType] = [Text(log.policy, "grey50", no_wrap=True, overflow="ellipsis")]
+    last = log.outcomes[-1:]
+    rows += [_progress_line(outcome, status, is_last=outcome in last) for outcome in log.outcomes[-2:]]
+    if not log.outcomes:
         rows.append(Text("a new release will arrive soon", "grey62"))
-    if status.alarm or chronicle.problem:
-        rows.append(Text(f"! {status.alarm or chronicle.problem}", "yellow", no_wrap=True, overflow="ellipsis"))
-    elif chronicle.outcomes and (refusal := chronicle.outcomes[-1].refusal) is not None:
+    if status.alarm or log.problem:
+        rows.append(Text(f"! {status.alarm or log.problem}", "yellow", no_wrap=True, overflow="ellipsis"))
+    elif log.outcomes and (refusal := log.outcomes[-1].refusal) is not None:
         rows.append(Text(refusal.text, "red", no_wrap=True, overflow="ellipsis"))
     return Group(*rows)
 
 
-def _progress_line(chapter: ReleaseOutcome, status: ModelStatus, *, is_last: bool) -> Text:
-    text = Text(f"{chapter.published.version} ", "bold", no_wrap=True, overflow="ellipsis")
-    if chapter.result == "committed":
+def _progress_line(outcome: ReleaseOutcome, status: ModelStatus, *, is_last: bool) -> Text:
+    text = Text(f"{outcome.published.version} ", "bold", no_wrap=True, overflow="ellipsis")
+    if outcome.result == "committed":
         return text.append("✓ fetched, passed every gate, tried on the line, committed", "green")
-    if chapter.result in {"rolled back", "refused"}:
-        gate = f" by the gate `{chapter.refusal.gate}`" if chapter.refusal else ""
-        return text.append(f"✗ {chapter.result}{gate}", "bold red")
+    if outcome.result in {"rolled back", "refused"}:
+        gate = f" by the gate `{outcome.refusal.gate}`" if outcome.refusal else ""
+        return text.append(f"✗ {outcome.result}{gate}", "bold red")
     if not is_last or status.candidate is None:
-        return text.append("● " + chapter.result.removeprefix("still in "), "cyan")
+        return text.append("● " + outcome.result.removeprefix("still in "), "cyan")
     now = next((i for i, (_, states) in enumerate(_STEPS) if status.state in states), 0)
     for index, (name, _) in enumerate(_STEPS):
         if index < now:
@@ -180,39 +180,39 @@ def _progress(status: ModelStatus) -> str:
     return share if done is None or not wanted else f"{share}, {done:.0f} of {wanted:.0f} parts"
 
 
-def release_table(chronicle: ReleaseLog) -> Table:
+def release_table(log: ReleaseLog) -> Table:
     """What the closing report says."""
     rows = Table.grid(padding=(0, 2))
     rows.add_column(style="grey62", no_wrap=True)
     rows.add_column()
-    for chapter in chronicle.outcomes:
-        good = chapter.result == "committed"
-        text = Text(f"{chapter.published.what}: ").append(chapter.result, "green" if good else "bold red")
-        if chapter.refusal is not None:
-            text.append(f" at the gate `{chapter.refusal.gate}`. {chapter.refusal.text}")
-        rows.add_row(f"Release {chapter.published.version}", text)
-        if chapter.switches:
-            around = ", ".join(f"{s.what} {s.p99_ms:.1f}" for s in chapter.switches if s.p99_ms is not None)
+    for outcome in log.outcomes:
+        good = outcome.result == "committed"
+        text = Text(f"{outcome.published.what}: ").append(outcome.result, "green" if good else "bold red")
+        if outcome.refusal is not None:
+            text.append(f" at the gate `{outcome.refusal.gate}`. {outcome.refusal.text}")
+        rows.add_row(f"Release {outcome.published.version}", text)
+        if outcome.switches:
+            around = ", ".join(f"{s.what} {s.p99_ms:.1f}" for s in outcome.switches if s.p99_ms is not None)
             rows.add_row("", Text(f"p99 in ms within a second of: {around}", "grey62"))
-    if chronicle.p99_around_ms is not None and chronicle.p99_elsewhere_ms is not None:
+    if log.p99_around_ms is not None and log.p99_elsewhere_ms is not None:
         rows.add_row(
             "Switching",
-            f"99 of 100 decisions within {chronicle.p99_around_ms:.1f} ms around the switches, "
-            f"{chronicle.p99_elsewhere_ms:.1f} ms the rest of the time",
+            f"99 of 100 decisions within {log.p99_around_ms:.1f} ms around the switches, "
+            f"{log.p99_elsewhere_ms:.1f} ms the rest of the time",
         )
-    if chronicle.problem:
-        rows.add_row("", Text(chronicle.problem, "bold red"))
+    if log.problem:
+        rows.add_row("", Text(log.problem, "bold red"))
     return rows
 
 
-def accuracy_table(chronicle: ReleaseLog) -> Table:
-    """Escapes and false rejects by release, light by light: releases that judged in different light do not compare."""
+def accuracy_table(log: ReleaseLog) -> Table:
+    """Escapes and false rejects by release, light by light: releases under different light do not compare."""
     rows = Table.grid(padding=(0, 1))
     for _ in range(3):
         rows.add_column(no_wrap=True)
     rows.add_row(*(Text(head, "bold") for head in ("Release", "Defects that escaped", "Good parts rejected")))
     light = None
-    for row in chronicle.accuracy:
+    for row in log.accuracy:
         if row.lamp is not light:
             rows.add_row(Text(row.lamp, "grey62"), *([Text("(95 % interval)", "grey62")] * 2 if light is None else []))
             light = row.lamp
@@ -225,32 +225,32 @@ def accuracy_table(chronicle: ReleaseLog) -> Table:
     return rows
 
 
-def to_json(chronicle: ReleaseLog) -> dict[str, Any]:
+def to_json(log: ReleaseLog) -> dict[str, Any]:
     """The same for machines."""
     return {
-        "policy": chronicle.policy,
-        "p99_ms_around_switches": chronicle.p99_around_ms,
-        "p99_ms_elsewhere": chronicle.p99_elsewhere_ms,
-        "active": None if chronicle.status.active is None else chronicle.status.active.release_id,
-        "problem": chronicle.problem,
-        "accuracy": release_accuracy.to_json(chronicle.accuracy),
+        "policy": log.policy,
+        "p99_ms_around_switches": log.p99_around_ms,
+        "p99_ms_elsewhere": log.p99_elsewhere_ms,
+        "active": None if log.status.active is None else log.status.active.release_id,
+        "problem": log.problem,
+        "accuracy": release_accuracy.to_json(log.accuracy),
         "releases": [
             {
-                "version": chapter.published.version,
-                "what": chapter.published.what,
-                "published_s": round(chapter.published.at_s, 2),
-                "result": chapter.result,
-                "switches": [{"what": s.what, "p99_ms": s.p99_ms} for s in chapter.switches],
+                "version": outcome.published.version,
+                "what": outcome.published.what,
+                "published_s": round(outcome.published.at_s, 2),
+                "result": outcome.result,
+                "switches": [{"what": s.what, "p99_ms": s.p99_ms} for s in outcome.switches],
                 "refusal": None
-                if chapter.refusal is None
+                if outcome.refusal is None
                 else {
-                    "gate": str(chapter.refusal.gate),
-                    "reason": chapter.refusal.reason,
-                    "text": chapter.refusal.text,
-                    "figures": dict(chapter.refusal.figures),
-                    "limits": dict(chapter.refusal.limits),
+                    "gate": str(outcome.refusal.gate),
+                    "reason": outcome.refusal.reason,
+                    "text": outcome.refusal.text,
+                    "figures": dict(outcome.refusal.figures),
+                    "limits": dict(outcome.refusal.limits),
                 },
             }
-            for chapter in chronicle.outcomes
+            for outcome in log.outcomes
         ],
     }

@@ -47,7 +47,7 @@ class RepositoryFault(StrEnum):
 
 @dataclass(slots=True)
 class FakeRepository:
-    """What is published, what was taken back, and what goes wrong next. `signed_utc_s` is stamped on every answer."""
+    """What is published, what was revoked, and what goes wrong next. `signed_utc_s` is stamped on every answer."""
 
     releases: dict[str, Path] = field(default_factory=dict)  # by name/version
     revoked: set[str] = field(default_factory=set)  # digests

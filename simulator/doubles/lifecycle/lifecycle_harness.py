@@ -194,7 +194,7 @@ class LifecycleHarness:
         return Journal(self.models_dir, checkpoint=ignore_boundary).load()[0]
 
     def active_version(self) -> str | None:
-        """Version of the model that judges the next batch."""
+        """Version of the model that inspects the next batch."""
         lease = self.slot.lease()
         return None if lease is None else lease.model.identity.version
 

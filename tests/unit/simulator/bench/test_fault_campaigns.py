@@ -48,7 +48,7 @@ def test_every_fault_of_the_table_has_a_campaign_with_its_full_count() -> None:
 def test_the_campaigns_asked_for_run_with_their_share_and_are_told_as_they_go() -> None:
     said: list[str] = []
 
-    found = run_faults(only=["always_ok", "always_defect"], share=0.1, seed=3, say=said.append)
+    found = run_faults(only=["always_ok", "always_defect"], share=0.1, seed=3, report=said.append)
 
     assert [campaign.count for campaign in found.campaigns] == [2, 2]
     assert found.is_clean

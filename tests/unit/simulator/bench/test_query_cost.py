@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def test_every_query_is_measured_in_a_process_of_its_own_and_stays_within_its_memory(tmp_path: Path) -> None:
     generate_history(tmp_path, HistorySettings(rows=100_000, days=12))
     told: list[str] = []
-    result = run_analytics(AnalyticsSettings(rounds=1, data=tmp_path), say=told.append)
+    result = run_analytics(AnalyticsSettings(rounds=1, data=tmp_path), report=told.append)
     figures = json.loads(json.dumps(result.to_json()))
     assert [cost["query"] for cost in figures["queries"]] == list(catalogue())
     assert 99_000 < result.rows < 100_000
