@@ -16,7 +16,7 @@ class FaultInjector:
     """Ordered beforehand, in order; each happens once. Any thread."""
 
     def __init__(self) -> None:
-        """Nothing goes wrong."""
+        """Nothing fails."""
         self._lock = threading.Lock()
         self._pending: dict[tuple[str, str], deque[AwsResponse]] = {}
         self.injected: list[tuple[str, str]] = []  # (service, operation) of those that happened
@@ -39,7 +39,7 @@ class FaultInjector:
             self.injected.clear()
 
     def take_fault(self, call: AwsRequest) -> AwsResponse | None:
-        """What goes wrong with this call."""
+        """What fails with this call."""
         with self._lock:
             waiting = self._pending.get((call.service, call.operation))
             if not waiting:

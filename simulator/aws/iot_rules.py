@@ -118,7 +118,7 @@ class IotRules:
                 taken += 1
                 for action in rule.actions:
                     self._act(action, _Message(topic, selected))
-            except Exception:  # noqa: BLE001 - whatever goes wrong is counted, as the rules engine does
+            except Exception:  # noqa: BLE001 - whatever fails is counted, as the rules engine does
                 self.failures[rule.rule_name] += 1
                 _log.exception("the rule %s", rule.rule_name)
         return taken

@@ -2,7 +2,7 @@
 
 python -m simulator.bench.dns_lookups [--seconds 60]
 
-`kensa run` inspects a folder of pictures in a network namespace of its own (`simulator.doubles.network.dns_recorder`)
+`kensa run` inspects a folder of images in a network namespace of its own (`simulator.doubles.network.dns_recorder`)
 while everything that starts a child process happens: a release is fetched, examined, and tried, and frames are
 collected and uploaded. Names that the configuration holds may be looked up (none of them exists); any other name is a
 finding. Exit code 1 then.
@@ -84,7 +84,7 @@ def _configuration(folder: Path) -> dict[str, Any]:
 
 
 def _prepare(folder: Path) -> tuple[Path, str]:
-    """Write pictures, a repository with one release, and the configuration; return that and the release's id."""
+    """Write images, a repository with one release, and the configuration; return that and the release's id."""
     (folder / "images").mkdir()
     noise = np.random.default_rng(0)
     for index in range(8):

@@ -70,7 +70,7 @@ class LineConfig(Strict):
     defect_rate: Rate = 0.03
     kinds: Annotated[tuple[DefectKind, ...], Field(min_length=1)] = DEFECT_KINDS
     weak_share: Rate = 0.2  # of the defects; medium and strong share the rest evenly
-    pool: Annotated[int, Field(ge=0, le=4096)] = 0  # pictures that the line cycles through; 0: every part is new
+    pool: Annotated[int, Field(ge=0, le=4096)] = 0  # images that the line cycles through; 0: every part is new
     vary: bool = False  # make each part anew from one of the pool's blank parts: see `simulator.line.varied_parts`
     pool_defect_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.4  # of the pool; not the rate on the line
 

@@ -117,7 +117,7 @@ def _write_parts(jobs: list[_Job], workers: int) -> Iterator[ManifestRow]:
     if workers == 1:
         yield from map(_write_part, jobs)
         return
-    # A process per core, each with one OpenCV thread, renders faster than one picture on all cores.
+    # A process per core, each with one OpenCV thread, renders faster than one image on all cores.
     context = multiprocessing.get_context("spawn")
     with context.Pool(workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         yield from pool.imap(_write_part, jobs, chunksize=8)

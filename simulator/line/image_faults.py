@@ -2,8 +2,8 @@
 
 For the checks of images.
 
-Every spoilt picture but the frozen one has sensor noise of its own, as a living camera's has; equal seeds give equal
-pictures.
+Every degraded image but the frozen one has sensor noise of its own, as a living camera's has; equal seeds give equal
+images.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ _SPARE_PX: Final = 64  # by how much larger the bank of noise is than a frame
 
 
 class InjectedFault(StrEnum):
-    """What is wrong with the picture."""
+    """What is wrong with the image."""
 
     DARK_LAMP = "dark_lamp"  # ten times too dark
     LENS_CAP = "lens_cap"  # black
     WHITE_OUT = "white_out"  # every pixel saturated
     FLAT = "flat"  # an even grey with dark corners: a covered lens in the light, a sheet before the part
-    FROZEN = "frozen"  # the last picture again and again
+    FROZEN = "frozen"  # the last image again and again
 
 
 class ImageFaultInjector:
-    """Spoils pictures of one camera, one after the other; not safe for threads."""
+    """Spoils images of one camera, one after the other; not safe for threads."""
 
     def __init__(self, *, seed: int = 0) -> None:
-        """Nothing is made before the first picture."""
+        """Nothing is made before the first image."""
         self._rng = np.random.default_rng(seed)
         self._noise: np.ndarray[tuple[int, ...], np.dtype[np.float32]] | None = None
         self._last: Pixels | None = None
 
-    def apply(self, pixels: Pixels, spoil: InjectedFault) -> Pixels:
-        """Return the picture [H, W] or [H, W, 3] uint8 with that fault; `pixels` itself stays as it is."""
-        if spoil is InjectedFault.FROZEN:
+    def apply(self, pixels: Pixels, fault: InjectedFault) -> Pixels:
+        """Return the image [H, W] or [H, W, 3] uint8 with that fault; `pixels` itself stays as it is."""
+        if fault is InjectedFault.FROZEN:
             if self._last is None or self._last.shape != pixels.shape:
                 self._last = pixels.copy()
             return self._last
         self._last = None
-        match spoil:
+        match fault:
             case InjectedFault.WHITE_OUT:
                 return np.full_like(pixels, 255)
             case InjectedFault.DARK_LAMP:
@@ -63,7 +63,7 @@ class ImageFaultInjector:
         return noisy
 
     def note_good_picture(self) -> None:
-        """A picture passed that was not spoilt: a later freeze has another one."""
+        """An image passed that was not spoilt: a later freeze has another one."""
         self._last = None
 
     def _fresh_noise(self, shape: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:

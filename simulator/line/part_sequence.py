@@ -1,8 +1,8 @@
 """The sequence of parts: a pure function of (configuration, index), cheap enough for every verdict.
 
 Invariants: planning never draws a pixel; two readers with the same `LineConfig` agree on every part of the line, in any
-order of asking; with a pool, parts that share a picture share its recipe and differ in part id and index only; on a
-line that varies no two parts share a picture.
+order of asking; with a pool, parts that share an image share its recipe and differ in part id and index only; on a
+line that varies no two parts share an image.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Pose:
 
 @dataclass(frozen=True, slots=True)
 class Lighting:
-    """The state of the lamp and the exposure for one picture."""
+    """The state of the lamp and the exposure for one image."""
 
     drift: float  # the lamp's level by slow drift; 1 is nominal
     exposure: float  # the exposure's level by steps; 1 is nominal
@@ -44,9 +44,9 @@ class Lighting:
 
 @dataclass(frozen=True, slots=True)
 class RenderRecipe:
-    """All that a picture is rendered from, besides the random stream `picture`."""
+    """All that an image is rendered from, besides the random stream `picture`."""
 
-    picture: int  # number of the picture; equals the part's index on a line without a pool
+    picture: int  # number of the image; equals the part's index on a line without a pool
     surface: Surface
     kind: Kind
     difficulty: Difficulty
@@ -89,12 +89,12 @@ def exposure_at(config: LineConfig, index: int) -> float:
 
 
 def pool_levels(config: LineConfig) -> int:
-    """Return how many light levels the pool holds (0 without a pool); pictures are spread evenly over them."""
+    """Return how many light levels the pool holds (0 without a pool); images are spread evenly over them."""
     return min(_POOL_LEVELS, max(1, config.pool // 8)) if config.pool else 0
 
 
 def _pool_defects(config: LineConfig, level: int) -> tuple[int, int]:
-    """Return (pictures, defective pictures) of the pool at one light level."""
+    """Return (images, defective images) of the pool at one light level."""
     pictures = len(range(level, config.pool, pool_levels(config)))
     return pictures, min(max(1, round(pictures * config.pool_defect_share)), pictures - 1) if pictures > 1 else 0
 
@@ -111,9 +111,9 @@ def _level_light(config: LineConfig, level: int) -> float:
 
 
 def picture_of(config: LineConfig, index: int) -> int:
-    """Return the number of the picture that part `index` shows.
+    """Return the number of the image that part `index` shows.
 
-    With a pool the part's class is drawn at the line's defect rate, and its picture among those of the pool that have
+    With a pool the part's class is drawn at the line's defect rate, and its image among those of the pool that have
     that class and the light level that is nearest to the drift at this moment. Exposure steps are left to lines without
     a pool.
     """
@@ -175,7 +175,7 @@ def _varied(config: LineConfig, index: int) -> RenderRecipe:
 
 
 def recipe_of(config: LineConfig, picture: int) -> RenderRecipe:
-    """Return what picture number `picture` of the line shows."""
+    """Return what image number `picture` of the line shows."""
     if config.vary:
         return _varied(config, picture)
     rng = stream(config.seed, _RECIPE, picture)

@@ -148,7 +148,7 @@ class SimulatedLine:
         return self._expose(self._recipe(index), (0, 0, self._camera.width, self._camera.height))
 
     def render_picture(self, picture: int) -> Pixels:
-        """Return the whole frame of a picture by its number (see `PartTruth.picture`)."""
+        """Return the whole frame of an image by its number (see `PartTruth.picture`)."""
         if self.config.vary:
             return self.varied.frame(picture)
         recipe = part_sequence.recipe_of(self.config, picture)

@@ -1,6 +1,6 @@
 """The simulated line as a camera: one exposure per part, triggered, handed over by reference.
 
-Invariants: the pictures of a pooled line are rendered before the first exposure and never copied or changed after it;
+Invariants: the images of a pooled line are rendered before the first exposure and never copied or changed after it;
 on a line that varies each exposure is made from a blank part, in the reader's buffer, before it is due;
 part ids are unique within a source, also over a reconnection; `SimulatedLine(config).truth(part_id)` anywhere tells
 the truth of every exposure.
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from agent.records import Pixels
     from agent.timing.clock import Clock
 
-DEFAULT_POOL = 32  # pictures; 0.2 GB of 1080p frames
+DEFAULT_POOL = 32  # images; 0.2 GB of 1080p frames
 _DRAWN_AHEAD = 64  # parts; a defect takes up to 0.1 s to draw, which is 12 parts of a fast line
 
 
@@ -44,13 +44,13 @@ class SimulatedCameraOptions(LineConfig):
     parts: Annotated[int, Field(ge=1)] | None = None  # null: without end
     first_part: Annotated[int, Field(ge=0)] = 0
     cache_dir: Path | None = None  # where rendered pools are kept between runs; of no use to a line that varies
-    spoil: InjectedFault | None = None  # what is wrong with some of the pictures
-    spoil_after_parts: Annotated[int, Field(ge=0)] = 0  # good ones before
-    spoil_parts: Annotated[int, Field(ge=1)] | None = None  # null: without end
+    image_fault: InjectedFault | None = None  # what is wrong with some of the images
+    image_fault_after_parts: Annotated[int, Field(ge=0)] = 0  # good ones before
+    image_fault_parts: Annotated[int, Field(ge=1)] | None = None  # null: without end
 
     @model_validator(mode="after")
     def _frozen_needs_varying_pictures(self) -> Self:
-        if self.spoil is InjectedFault.FROZEN and self.pool and not self.vary:
+        if self.image_fault is InjectedFault.FROZEN and self.pool and not self.vary:
             msg = "frozen needs pool: 0, or vary: true, because the pictures of a pool repeat by themselves"
             raise ValueError(msg)
         return self
@@ -78,9 +78,9 @@ def from_config(options: Mapping[str, object], *, clock: Clock) -> SimulatedSour
         parts=checked.parts,
         first_part=checked.first_part,
         cache_dir=checked.cache_dir,
-        spoil=None
-        if checked.spoil is None
-        else ImageFaultWindow(checked.spoil, checked.spoil_after_parts, checked.spoil_parts),
+        image_fault=None
+        if checked.image_fault is None
+        else ImageFaultWindow(checked.image_fault, checked.image_fault_after_parts, checked.image_fault_parts),
     )
 
 
@@ -92,14 +92,14 @@ def _allowed(kind: str, message: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ImageFaultWindow:
-    """Which parts' pictures are spoilt, and how: `parts` of them (None: without end) after the first `after`."""
+    """Which parts' images are spoilt, and how: `parts` of them (None: without end) after the first `after`."""
 
     kind: InjectedFault
     after: int = 0
     parts: int | None = None
 
     def covers(self, number: int) -> bool:
-        """Whether it spoils the picture of part `number`, counted from the first one that the source shows."""
+        """Whether it spoils the image of part `number`, counted from the first one that the source shows."""
         return self.after <= number and (self.parts is None or number < self.after + self.parts)
 
 
@@ -115,15 +115,26 @@ class SimulatedSource:
         parts: int | None = None,
         first_part: int = 0,
         cache_dir: Path | None = None,
-        spoil: ImageFaultWindow | None = None,
+        image_fault: ImageFaultWindow | None = None,
     ) -> None:
-        """Expose `parts` parts (None: without end) at `fps` a second (None: as fast as they are taken)."""
+        """Nothing is rendered yet.
+
+        Args:
+            line: The line that passes.
+            clock: Paces the exposures.
+            fps: Parts a second; None: as fast as they are taken.
+            parts: How many parts pass; None: without end.
+            first_part: Index of the first part.
+            cache_dir: Where rendered pools are kept between runs; None: nowhere.
+            image_fault: What is wrong with some of the images; None: nothing.
+
+        """
         self._line = line
         self._clock = clock
         self._pacer = Pacer(fps=fps, clock=clock)
         self._end = None if parts is None else first_part + parts
         self._first = self._index = first_part
-        self._fault_window = spoil
+        self._fault_window = image_fault
         self._fault_injector = ImageFaultInjector(seed=line.config.seed)
         self._cache_dir = cache_dir
         self._pool: Sequence[Pixels] = ()
@@ -133,7 +144,7 @@ class SimulatedSource:
 
     @property
     def may_repeat(self) -> bool:
-        """Whether equal frames in a row are no fault: a pool is drawn from, so a picture may follow itself."""
+        """Whether equal frames in a row are no fault: a pool is drawn from, so an image may follow itself."""
         return bool(self._line.config.pool) and not self._line.config.vary
 
     @property

@@ -62,12 +62,19 @@ class Nucleus:
         thing: str = "line1-cam",
         region: str = "us-west-2",
         reconnect_s: tuple[float, float] = LITE_RECONNECT_S,
-        habits: NucleusBehaviour = MEASURED_BEHAVIOUR,
+        behaviour: NucleusBehaviour = MEASURED_BEHAVIOUR,
     ) -> None:
-        """Prepare.
+        """Prepare; nothing runs yet.
 
-        `root` is the nucleus's own folder, which it keeps; `region` is what components are told; `reconnect_s`: first
-        and longest wait before the broker is tried again.
+        Args:
+            mode: Nucleus lite or classic.
+            root: The nucleus's own folder, which is kept.
+            broker: Host and port of the broker that plays IoT Core.
+            thing: Name of the thing.
+            region: AWS region that components are given.
+            reconnect_s: First and longest wait before the broker is tried again.
+            behaviour: Measured timing and quirks of the nucleus.
+
         """
         self.mode: Mode = mode
         self._services = NucleusServices(
@@ -77,7 +84,7 @@ class Nucleus:
             thing=thing,
             region=region,
             reconnect_s=reconnect_s,
-            habits=habits,
+            behaviour=behaviour,
         )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="nucleus", daemon=True)

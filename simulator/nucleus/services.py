@@ -57,13 +57,24 @@ class NucleusServices:
         thing: str,
         region: str,
         reconnect_s: tuple[float, float],
-        habits: NucleusBehaviour,
+        behaviour: NucleusBehaviour,
     ) -> None:
-        """See `Nucleus`."""
+        """Compose the services.
+
+        Args:
+            mode: Nucleus lite or classic.
+            root: The nucleus's own folder, resolved.
+            broker: Host and port.
+            thing: Name of the thing.
+            region: AWS region that components are given.
+            reconnect_s: First and longest wait before the broker is tried again.
+            behaviour: Timing and quirks of the nucleus.
+
+        """
         self.mode: Mode = mode
         self.root, self.thing, self.region = root, thing, region
         self.lite = mode == "lite"
-        self._health = habits.health
+        self._health = behaviour.health
         self._tasks: set[asyncio.Task[object]] = set()
         limits = LIMITS[mode]
         self._folder = Path(tempfile.mkdtemp(prefix="kensa-gg-"))  # the path of a socket has 107 bytes at most
@@ -76,7 +87,7 @@ class NucleusServices:
         )
         if not self.lite:
             self.shadows = ShadowManager(
-                thing=thing, allow=self._allow, bus=self.bus, bridge=self.bridge, synced=habits.synced_shadows
+                thing=thing, allow=self._allow, bus=self.bus, bridge=self.bridge, synced=behaviour.synced_shadows
             )
         self.states: dict[str, str] = {}  # what components said of themselves, by name
         self.gates = DeploymentGates()
@@ -92,7 +103,7 @@ class NucleusServices:
                 environment=self.environment,
                 credentials=lambda name: self.credentials.environment(self.register(name)),
                 lite=self.lite,
-                behaviour=habits,
+                behaviour=behaviour,
             )
         )
         self.server = IpcServer(

@@ -1,6 +1,6 @@
 """A line slower than its camera: the agent's capture thread and intake, and a slow worker.
 
-The worker reads the clock in each picture (`simulator.doubles.cameras.frame_stamp`) and then sleeps for as long as
+The worker reads the clock in each image (`simulator.doubles.cameras.frame_stamp`) and then sleeps for as long as
 the inspection takes, so what it sees is what a model would inspect, and how old that is when the verdict is there.
 """
 
@@ -36,7 +36,7 @@ class InspectedFrame:
     """One frame at the end of its judgement."""
 
     seq: int
-    number: int  # of the exposure, as the picture says
+    number: int  # of the exposure, as the image says
     arrival_ms: float  # from the exposure to the time that the agent took for its arrival
     age_ms: float  # from the exposure to the judgement
 

@@ -166,7 +166,7 @@ def test_a_store_that_cannot_be_written_is_an_alarm_and_is_tried_again(folder: P
         RepositoryFault.HANG,
     ],
 )
-@pytest.mark.parametrize("port", ["fetch", "examine"])
+@pytest.mark.parametrize("port", ["fetch", "run_self_test"])
 @pytest.mark.parametrize("state", list(LifecycleState))
 def test_whatever_the_ports_do_in_any_state_the_line_keeps_a_verified_model(
     folder: Path, state: LifecycleState, port: str, fault: RepositoryFault

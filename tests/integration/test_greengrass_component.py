@@ -230,7 +230,7 @@ def test_a_configuration_deployment_changes_thresholds_and_model_without_a_resta
 
 
 def test_lite_without_its_health_daemon_learns_from_the_component_itself_that_it_serves(tmp_path: Path) -> None:
-    with site("lite", tmp_path, habits=NucleusBehaviour(health=False)) as found:
+    with site("lite", tmp_path, behaviour=NucleusBehaviour(health=False)) as found:
         assert found.deploy().succeeded, found.log
         assert found.plant.nucleus.component(COMPONENT).state == "RUNNING"
 

@@ -25,7 +25,9 @@ def test_every_answer_is_the_one_that_nucleus_lite_2_6_0_gave(tmp_path: Path) ->
     with (
         MosquittoBroker() as broker,
         # the health daemon did not run when the answers were recorded
-        Nucleus("lite", root=tmp_path, broker=(broker.host, broker.port), thing=THING, habits=AS_RECORDED) as nucleus,
+        Nucleus(
+            "lite", root=tmp_path, broker=(broker.host, broker.port), thing=THING, behaviour=AS_RECORDED
+        ) as nucleus,
     ):
         environment = nucleus.add_client(COMPONENT, CONFIGURATION)
         nucleus.wait_online()

@@ -215,7 +215,7 @@ def test_what_is_no_longer_deployed_is_stopped_and_forgotten(mode: Mode, tmp_pat
 
 
 def test_who_ignores_sigterm_is_killed(tmp_path: Path) -> None:
-    with device("lite", tmp_path, habits=NucleusBehaviour(kill_after_s=0.3, update_gap_s=0.0)) as site:
+    with device("lite", tmp_path, behaviour=NucleusBehaviour(kill_after_s=0.3, update_gap_s=0.0)) as site:
         script = "trap '' TERM\ntouch ready\nwhile true; do sleep 0.05; done"
         site.deploy(site.shop.offer("1.0.0", {"run": script}))
         wait_until(site.work("ready").exists, "the trap")
@@ -256,7 +256,7 @@ PROVEN = f"true {MODEL_STARTUP_SUFFIX}"
 def test_what_lite_appends_to_a_startup_script_breaks_it_on_an_old_systemd(
     systemd: int, script: str, ends: str, tmp_path: Path
 ) -> None:
-    with device("lite", tmp_path, habits=replace(QUICK, systemd=systemd)) as site:
+    with device("lite", tmp_path, behaviour=replace(QUICK, systemd=systemd)) as site:
         site.deploy(site.shop.offer("1.0.0", {"startup": script}))
         wait_until(lambda: site.nucleus.component(NAME).exit_codes, "the script's end")
         wait_until(lambda: site.nucleus.component(NAME).state == ends, ends)

@@ -50,7 +50,9 @@ def broker() -> Iterator[MosquittoBroker]:
 
 @contextmanager
 def nucleus_on(broker: MosquittoBroker, mode: Mode, root: Path, *, online: bool = True) -> Iterator[Nucleus]:
-    with Nucleus(mode, root=root, broker=(broker.host, broker.port), reconnect_s=(0.05, 0.2), habits=QUICK) as nucleus:
+    with Nucleus(
+        mode, root=root, broker=(broker.host, broker.port), reconnect_s=(0.05, 0.2), behaviour=QUICK
+    ) as nucleus:
         if online:
             nucleus.wait_online()
         yield nucleus

@@ -112,7 +112,7 @@ class Life(RuleBasedStateMachine):
         self.plant.boundary_fault = BoundaryFault(where, after=after)
 
     @rule(
-        port=st.sampled_from(["fetch", "examine"]),
+        port=st.sampled_from(["fetch", "run_self_test"]),
         fault=st.sampled_from([f for f in RepositoryFault if f is not RepositoryFault.HANG]),
     )
     def order(self, port: str, fault: RepositoryFault) -> None:

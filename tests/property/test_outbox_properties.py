@@ -40,9 +40,9 @@ class OutboxMachine(RuleBasedStateMachine):
         self.outcomes: dict[int, Outcome] = {}  # of everything that was appended
         self.start(connected=True)
 
-    def start(self, *, connected: bool, trouble: DeliveryFaults = TROUBLE, auto_ack: bool = False) -> None:
+    def start(self, *, connected: bool, faults: DeliveryFaults = TROUBLE, auto_ack: bool = False) -> None:
         self.transport = MemoryTransport(
-            max_in_flight=6, auto_ack=auto_ack, connected=connected, trouble=trouble, seed=self.seed
+            max_in_flight=6, auto_ack=auto_ack, connected=connected, faults=faults, seed=self.seed
         )
         self.transports.append(self.transport)
         self.outbox = Outbox(state_dir=self.dir, transport=self.transport, clock=self.clock, limits=LIMITS)
@@ -143,7 +143,7 @@ class OutboxMachine(RuleBasedStateMachine):
             return
         self.outbox.close(self.clock.monotonic_ns())
         self.committed.update((seq, verdict.judgement.outcome) for seq, verdict in self.pending.items())
-        self.start(connected=True, trouble=DeliveryFaults(), auto_ack=True)
+        self.start(connected=True, faults=DeliveryFaults(), auto_ack=True)
         for _ in range(2_000):
             self.clock.advance(0.25)
             self.outbox.writer.step()

@@ -1,9 +1,9 @@
 """The testbed of the Greengrass rows: nucleus, broker, network, release publisher and line.
 
 The components are real processes with the project's own recipes: where no artifacts are built, the recipe's lifecycle
-is replaced by this interpreter, and everything else of it stays. The line is folders of uncompressed pictures of the
+is replaced by this interpreter, and everything else of it stays. The line is folders of uncompressed images of the
 model's own size, two in a hundred defective at random places, so that delivery is measured and not the reading of
-pictures; picture `n` of a camera is part `n` of its folder, which is how a frame that was counted twice would show.
+images; image `n` of a camera is part `n` of its folder, which is how a frame that was counted twice would show.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def render_pictures() -> tuple[Pixels, ...]:
 
 
 def part_name(part: int) -> str:
-    """Name of a part's picture; its place in the folder's order."""
+    """Name of a part's image; its place in the folder's order."""
     return f"{part:03d}.bmp"
 
 
@@ -118,7 +118,17 @@ class GreengrassTestbed:
         shadow: bool = False,
         reconnect_s: tuple[float, float] = LITE_RECONNECT_S,
     ) -> None:
-        """`fps` is that of each camera; with `updates` releases can be published, with `shadow` the cloud has one."""
+        """Nothing is started yet.
+
+        Args:
+            mode: Nucleus lite or classic.
+            cameras: Number of cameras.
+            fps: Frame rate of each camera.
+            updates: Whether releases can be published.
+            shadow: Whether the cloud has a shadow service.
+            reconnect_s: First and longest wait of the nucleus before it tries the broker again.
+
+        """
         self.mode: Mode = mode
         self._cameras = [f"cam{number}" for number in range(1, cameras + 1)]
         self._fps = fps
@@ -280,7 +290,7 @@ class GreengrassTestbed:
     # --- pieces -------------------------------------------------------------------------------------------------------
 
     def _write_pictures(self) -> None:
-        """A folder for each camera; the parts are links to a few pictures."""
+        """A folder for each camera; the parts are links to a few images."""
         drawn = self.folder / "drawn"
         drawn.mkdir()
         for index, picture in enumerate(render_pictures()):

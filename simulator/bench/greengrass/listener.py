@@ -78,7 +78,7 @@ class VerdictListener:
     """Subscribes to everything of Kensa; use as a context manager. `look` decodes what came since the last look."""
 
     def __init__(self, *, host: str, port: int, parts: Sequence[str]) -> None:
-        """`parts` are the pictures of a camera's folder in their order."""
+        """`parts` are the images of a camera's folder in their order."""
         self._place = {part: index for index, part in enumerate(parts)}
         self._address = (host, port)
         self._ready = threading.Event()

@@ -66,7 +66,7 @@ class PacedCollectionRun:
     p99_ms: float
     cpu_cores: float  # of the inspecting process
     collection: CollectionHealth | None
-    picture_bytes: int  # of every picture in the spool or at the target
+    picture_bytes: int  # of every image in the spool or at the target
 
     @property
     def frames_kept(self) -> int:
@@ -98,7 +98,7 @@ class BudgetResult:
 
     limit_bytes: int
     booked_bytes: int  # as the spool says
-    counted_bytes: int  # of every picture that there is, at the target or waiting
+    counted_bytes: int  # of every image that there is, at the target or waiting
     frames: int
     refused: int
 

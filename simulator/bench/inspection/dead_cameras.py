@@ -114,7 +114,7 @@ def _good_cameras(stack: ExitStack, folder: Path) -> dict[str, dict[str, Any]]:
         video.write(pixels)
     video.release()
     options = {"pool": 8, "fps": _GOOD_FPS, "cache_dir": str(folder / "pool")}
-    from_config(options, clock=SystemClock()).open()  # renders the pictures: that is not what is measured
+    from_config(options, clock=SystemClock()).open()  # renders the images: that is not what is measured
     return {
         "rtsp": {"kind": "rtsp", "url": rtsp.url},
         "mjpeg": {"kind": "mjpeg", "url": mjpeg.url},

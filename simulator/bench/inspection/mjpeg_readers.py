@@ -27,7 +27,7 @@ _TIMEOUT_S: Final = 20.0
 
 @dataclass(frozen=True, slots=True)
 class ReaderComparison:
-    """One behaviour: how many of the pictures each reader delivered, the agent's byte by byte as they were sent."""
+    """One behaviour: how many of the images each reader delivered, the agent's byte by byte as they were sent."""
 
     name: str
     example: str  # of servers that behave so
@@ -37,7 +37,7 @@ class ReaderComparison:
 
     @property
     def is_refused(self) -> bool:
-        """Whether the agent takes no picture of it, on purpose."""
+        """Whether the agent takes no image of it, on purpose."""
         return SERVER_BEHAVIOURS[self.name].expected_error is not None
 
 
@@ -53,13 +53,13 @@ class MjpegResult:
 
 
 def jpegs(count: int) -> list[bytes]:
-    """Return small pictures of noise: their coded data holds every kind of byte."""
+    """Return small images of noise: their coded data holds every kind of byte."""
     rng = np.random.default_rng(1)
     return [cv2.imencode(".jpg", rng.integers(0, 256, (48, 64, 3), np.uint8))[1].tobytes() for _ in range(count)]
 
 
 def read_with_agent(url: str) -> tuple[list[bytes], str]:
-    """Read until the source gives up: the pictures as they came, and what it said. Raises TimeoutError."""
+    """Read until the source gives up: the images as they came, and what it said. Raises TimeoutError."""
     source = MjpegSource(url=url, clock=SystemClock(), max_part_bytes=50_000)
     pictures: list[bytes] = []
     deadline = time.monotonic() + _TIMEOUT_S
@@ -76,7 +76,7 @@ def read_with_agent(url: str) -> tuple[list[bytes], str]:
 
 
 def read_with_opencv(url: str, most: int) -> int:
-    """Return how many pictures OpenCV's reader delivers, `most` at most."""
+    """Return how many images OpenCV's reader delivers, `most` at most."""
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _WAIT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _WAIT_MS]
     capture = cv2.VideoCapture(url, cv2.CAP_FFMPEG, limits)
     try:

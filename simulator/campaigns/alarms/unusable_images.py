@@ -2,10 +2,10 @@
 
 None of the unusable images gets `ok` from the third on.
 
-Spoilt pictures and frozen sources go through the product as `app.build` composes it, with the bundled release. Good
-pictures are counted at the check itself, which is what alone could refuse them: each rendered part is exposed many
+Spoilt images and frozen sources go through the product as `app.build` composes it, with the bundled release. Good
+images are counted at the check itself, which is what alone could refuse them: each rendered part is exposed many
 times (gain within what the shipped lines' lamps and exposures do, sensor noise, position), because drawing 100,000
-parts takes hours; the real pictures are each measured once, against a golden set drawn from their training split.
+parts takes hours; the real images are each measured once, against a golden set drawn from their training split.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ if TYPE_CHECKING:
 
 EXPOSURES: Final = 50  # of each rendered part
 REAL_SETS: Final = ("xsdd", "magtile")
-_BASE: Final = 3  # parts that spoilt pictures are made from
-_DEGRADATIONS: Final = 12  # spoilt pictures that a camera shows in turn
+_BASE: Final = 3  # parts that degraded images are made from
+_DEGRADATIONS: Final = 12  # degraded images that a camera shows in turn
 _CHUNK: Final = 20  # rendered parts of one seed
 _MJPEG_FPS: Final = 400.0
 _STILL_S: Final = 120.0
-_GOLDEN: Final = 120  # pictures of a real set's stand-in for a golden set
+_GOLDEN: Final = 120  # images of a real set's stand-in for a golden set
 _REAL_GEOMETRY: Final = Geometry(mode="whole", height=224, width=224, channels=1)
 _LINES: Final = (  # the light of the lines that this repository ships
     LineConfig(defect_rate=0.0),
@@ -57,7 +57,7 @@ _LINES: Final = (  # the light of the lines that this repository ships
 )
 
 
-# --- spoilt pictures and frozen sources -------------------------------------------------------------------------------
+# --- degraded images and frozen sources -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class _ReplaySource:
 def run_unusable_images(
     *, release: Path, count: int, seed: int, kinds: Iterable[str] | None = None
 ) -> list[UnusableImageCount]:
-    """Let `count` pictures of each kind pass an agent; a frozen source is read raw, and over MJPEG."""
+    """Let `count` images of each kind pass an agent; a frozen source is read raw, and over MJPEG."""
     line = SimulatedLine(LineConfig(seed=seed + 100, defect_rate=0.1))
     found = []
     for kind in kinds or (*InjectedFault, "frozen_mjpeg"):
@@ -152,16 +152,16 @@ def _inspect_kind(
     return UnusableImageCount(kind, {str(k): v for k, v in Counter(in_order).items()}, late_ok, alarm)
 
 
-# --- good pictures ----------------------------------------------------------------------------------------------------
+# --- good images ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
 class GoodImageCount:
-    """Good pictures, and those that the check would have refused."""
+    """Good images, and those that the check would have refused."""
 
     pictures: int = 0
     refused: Counter[str] = field(default_factory=Counter)
-    nearest: dict[str, float] = field(default_factory=dict)  # how near the nearest picture came to a limit; above 1: in
+    nearest: dict[str, float] = field(default_factory=dict)  # how near the nearest image came to a limit; above 1: in
 
     def merge(self, other: GoodImageCount) -> None:
         """Take another chunk in."""
@@ -234,7 +234,7 @@ def _expose(plain: np.ndarray[Any, np.dtype[np.float32]], noise: Any, rng: np.ra
 
 
 def run_real_images(folder: Path, *, seed: int) -> GoodImageCount:
-    """Measure every picture of a real set against a golden set drawn from its training split, classes in turn."""
+    """Measure every image of a real set against a golden set drawn from its training split, classes in turn."""
     with (folder / "manifest.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     preprocessor, inputs = Preprocessor(_REAL_GEOMETRY), np.empty((len(rows), 224, 224, 1), np.uint8)

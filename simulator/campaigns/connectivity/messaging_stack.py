@@ -38,7 +38,18 @@ class MessagingStack:
         limits: OutboxLimits | None = None,
         **transport: Any,
     ) -> None:
-        """`port` is the broker's on the loopback. `status` is told to the shadow; `transport` goes to MqttTransport."""
+        """Compose the parts; nothing is connected yet.
+
+        Args:
+            port: Of the broker on the loopback.
+            state_dir: Of the outbox.
+            protocol: Version of MQTT.
+            boot_epoch: Of the verdicts; also the seed of the back-off's jitter.
+            status: Reported to the shadow; None: nothing is reported.
+            limits: Of the outbox; None: the default.
+            **transport: Further arguments of MqttTransport.
+
+        """
         self.clock = SystemClock()
         self.transport = MqttTransport(
             host="127.0.0.1",

@@ -52,7 +52,7 @@ class CollectorKills:
     faults: dict[str, int] = field(default_factory=dict)  # of the network and the credentials, by kind
     acknowledged: int = 0  # frames for which the collector had answered
     arrived: int = 0
-    lost: int = 0  # answered for, and not there with picture and sidecar
+    lost: int = 0  # answered for, and not there with image and sidecar
     damaged: int = 0  # other pixels than were collected, or a sidecar that does not fit
     duplicated: int = 0  # written at the target more than once
     accounting_errors: int = 0  # disks whose account is not what is there
@@ -211,7 +211,7 @@ class _CollectorDisk:
 
 
 def _matches_frame(image: Path, sidecar: Path, key: tuple[int, int]) -> bool:
-    """Whether picture and sidecar are those of the frame `key` (boot epoch, sequence number)."""
+    """Whether image and sidecar are those of the frame `key` (boot epoch, sequence number)."""
     told = decode_collected(sidecar.read_bytes())
     data = image.read_bytes()
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)

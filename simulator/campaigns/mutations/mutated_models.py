@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 _CASES_PER_WORKER: Final = 40
 _CASE_S: Final = 30.0  # a case that takes longer hangs
 _LIMITS: Final = SelfTestLimits(cpu_s=120.0)  # of a whole worker
-_FRESH: Final = 32  # pictures on which a model that passed is compared with the honest one
+_FRESH: Final = 32  # images on which a model that passed is compared with the honest one
 _NOISE: Final = 25  # grey levels
 
 
@@ -175,7 +175,7 @@ def _run_selftest(release: Path, candidate: Path, honest: OnnxModel, fresh: Pixe
 
 
 def _unseen_images(honest: OnnxModel, release: Path, seed: int) -> Pixels:
-    """Pictures like the golden ones, which the examination does not know."""
+    """Images like the golden ones, which the examination does not know."""
     data = (release / manifests.GOLDEN_NAME).read_bytes()
     images = golden_set.read_golden_set(data, honest.manifest, source=str(release)).images[:_FRESH].astype(np.int16)
     noise = np.random.default_rng(seed).integers(-_NOISE, _NOISE + 1, images.shape, np.int16)

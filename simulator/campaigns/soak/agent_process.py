@@ -229,7 +229,7 @@ class AgentProcess:
         draw = random.Random(site.clock.now_ns).randrange
         self.epoch = next_boot_epoch(state_dir, utc_s=site.clock.utc_ns() / NS_PER_S, draw=draw)
         self.transport = MemoryTransport(
-            connected=site.faults.broker_is_up, trouble=_TROUBLE, seed=site.random.getrandbits(32)
+            connected=site.faults.broker_is_up, faults=_TROUBLE, seed=site.random.getrandbits(32)
         )
         self.outbox = Outbox(state_dir=state_dir, transport=self.transport, clock=site.clock, limits=_OUTBOX_LIMITS)
         self.slot = ModelSlot()

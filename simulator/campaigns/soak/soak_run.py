@@ -242,7 +242,7 @@ class SoakRun:
         self._process.lifecycle.retry(None)
         self._invariants.clear_halt()
 
-    # --- what goes wrong ----------------------------------------------------------------------------------------------
+    # --- what fails ----------------------------------------------------------------------------------------------
 
     def _schedule(self) -> list[_ScheduledFault]:
         cloud, chance = self._environment.repository, self._random
@@ -260,7 +260,7 @@ class SoakRun:
                 "fetch fails", hour, lambda: cloud.inject("fetch", *chance.choices(fetch, k=chance.randint(1, 3)))
             ),
             _ScheduledFault("fetch hangs", 3 * hour, self._hang_fetch),
-            _ScheduledFault("examination fails", 2 * hour, lambda: cloud.inject("examine", chance.choice(exam))),
+            _ScheduledFault("self-test fails", 2 * hour, lambda: cloud.inject("run_self_test", chance.choice(exam))),
             _ScheduledFault("disk full or read-only", 2 * hour, self._fail_disk),
             _ScheduledFault("kill at a boundary", 2 * hour, self._arm_kill),
             _ScheduledFault("kill anywhere", 2 * hour, self._kill_and_restart),

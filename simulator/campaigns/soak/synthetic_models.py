@@ -1,6 +1,6 @@
 """Releases of known quality for a soak run, and parts that carry their own truth.
 
-A part's picture carries its truth in one pixel and eight random bytes of its own; a model reads the truth, and errs as
+A part's image carries its truth in one pixel and eight random bytes of its own; a model reads the truth, and errs as
 its kind says, each release in its own way: what it does with a part is a hash of the part and the release. So rates
 and disagreements are those of independent models, and no runtime is needed.
 """
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from agent.release.manifest import Manifest
 
 SIDE: Final = 32
-_MARKS: Final = 8  # random bytes at the beginning of a picture
+_MARKS: Final = 8  # random bytes at the beginning of an image
 _HALF: Final = 128
 
 
@@ -55,7 +55,7 @@ ERROR_PROFILES: Final = GOOD_PROFILES | BAD_PROFILES
 
 
 def draw_part(pixels: Pixels, *, defective: bool, source: random.Random) -> None:
-    """Make `pixels` [SIDE, SIDE] the picture of a new part."""
+    """Make `pixels` [SIDE, SIDE] the image of a new part."""
     pixels[:2] = 0
     pixels[0, :_MARKS] = np.frombuffer(source.randbytes(_MARKS), np.uint8)
     pixels[1, 0] = 255 if defective else 0

@@ -37,7 +37,7 @@ def render_accuracy_plot(
     title: str,
     seconds: float,
 ) -> str:
-    """Return the picture. `curve`: (second, accuracy); `dark`: from when to when the lamp fades, None: it does not."""
+    """Return the image. `curve`: (second, accuracy); `dark`: from when to when the lamp fades, None: it does not."""
     span = max(seconds, 1.0)
 
     def x(at_s: float) -> float:

@@ -35,7 +35,7 @@ FACTORY: Final = "1.0.0"  # the version that the lines start with
 GEOMETRY: Final = "whole:112x112x3"
 NET: Final = "slim"
 EPOCHS: Final = 30
-SIDE_PX: Final = 448  # of a picture
+SIDE_PX: Final = 448  # of an image
 DEFECT_RATE: Final = 0.5
 FADED_LIGHT: Final = 0.22  # of the lamp's light, in the end
 _SPLITS: Final = {"train": (11, 320), "val": (12, 60)}  # of what the first model learns: seed of the line, parts
@@ -60,7 +60,7 @@ def make_line(seed: int, **light: Any) -> SimulatedLine:
 
 
 def bin_pixels(pixels: Pixels) -> Pixels:
-    """The camera's picture of the part's square: [SIDE_PX, SIDE_PX, 3] or [SIDE_PX, SIDE_PX] uint8."""
+    """The camera's image of the part's square: [SIDE_PX, SIDE_PX, 3] or [SIDE_PX, SIDE_PX] uint8."""
     return np.asarray(cv2.resize(pixels, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA), np.uint8)
 
 
@@ -102,7 +102,7 @@ class BinnedLineCamera:
 
 
 def write_base_dataset(folder: Path) -> int:
-    """Write the labelled pictures in good light, with masks, as `SPLIT/CLASS/NAME.png`; returns how many."""
+    """Write the labelled images in good light, with masks, as `SPLIT/CLASS/NAME.png`; returns how many."""
     total = 0
     with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="parts") as threads:
         for split, (seed, parts) in _SPLITS.items():

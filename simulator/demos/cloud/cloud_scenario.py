@@ -91,7 +91,17 @@ class CloudScenario:
         light: tuple[int, int],
         began_s: float,
     ) -> None:
-        """`light`: part at which each lamp begins to fade, and parts that it takes; `began_s`: second 0, monotonic."""
+        """Nothing has happened yet.
+
+        Args:
+            account: The simulated account.
+            lake: The plant's data lake.
+            devices: Of the plant.
+            accuracy: Of the verdicts at the subscriber.
+            light: Part at which each lamp begins to fade, and parts that the fading takes.
+            began_s: Second 0, monotonic.
+
+        """
         self.events: list[ScenarioEvent] = []
         self.outcome = ScenarioOutcome()
         self.problem: str | None = None
@@ -102,7 +112,7 @@ class CloudScenario:
         self._light = light
         self._began_s = began_s
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="story", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="scenario", daemon=True)
         self._polled_s = 0.0
 
     @property

@@ -78,7 +78,19 @@ class Device:
         fps: float,
         clock: Clock,
     ) -> None:
-        """`light`: part at which the lamp begins to fade, and parts that it takes."""
+        """Compose the agent; it is not started yet.
+
+        Args:
+            place: Thing, line and camera.
+            folder: Of the device's state.
+            factory: The release that it starts with.
+            root: Trusted root metadata of the release repository.
+            broker: To publish to.
+            light: Part at which the lamp begins to fade, and parts that the fading takes.
+            fps: Parts a second.
+            clock: Of camera and agent.
+
+        """
         after, period = light
         self.placement = place
         self.line: SimulatedLine = make_line(

@@ -145,7 +145,7 @@ class GreengrassEnvironment:
             root=self._root,
             broker=(self.broker.host, self.broker.port),
             thing=THING,
-            habits=NucleusBehaviour(
+            behaviour=NucleusBehaviour(
                 # python3 of the components is the one whose libraries they borrow
                 environment={"PATH": _path_of_this_python()},
                 synced_shadows=("kensa",) if self.broker.carries_shadows else (),

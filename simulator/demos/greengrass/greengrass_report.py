@@ -69,7 +69,7 @@ class GreengrassResult:
 
     @property
     def lost(self) -> int:
-        """Pictures that the camera took and that nobody accounts for."""
+        """Images that the camera took and that nobody accounts for."""
         return self.snapshot.sent - self.dropped - self.counts.unique
 
 

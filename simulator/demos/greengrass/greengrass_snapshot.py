@@ -32,7 +32,7 @@ class GreengrassSnapshot:
     component: ComponentView
     first_pid: int | None  # of the component, when it was deployed
     status: ComponentStatus | None  # None while the component does not answer
-    sent: int  # pictures of the camera
+    sent: int  # images of the camera
     published: int  # messages of QoS 1 that the broker took from the nucleus
     frames_per_s: float
     publishes_per_s: float

@@ -1,8 +1,8 @@
 """The simulated line as a network camera: MJPEG over HTTP on the loopback, each part in its turn.
 
-The component takes its pictures as from any camera in a plant; nothing of the simulator is in its process. Because the
-stream loses nothing on the way, the n-th picture of the one connection is the frame with number n, and the camera's own
-count of pictures is what captured, inspected and dropped frames are compared with.
+The component takes its images as from any camera in a plant; nothing of the simulator is in its process. Because the
+stream loses nothing on the way, the n-th image of the one connection is the frame with number n, and the camera's own
+count of images is what captured, inspected and dropped frames are compared with.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from simulator.line import LineConfig, SimulatedLine, part_sequence
 if TYPE_CHECKING:
     from agent.records import Box
 
-_POOL: Final = 64  # pictures that are rendered before the start
+_POOL: Final = 64  # images that are rendered before the start
 _DEFECT_RATE: Final = 0.04  # a bad day, as in the other demo
 _QUALITY: Final = 95
 
@@ -27,12 +27,12 @@ class MjpegLineCamera:
     """Use as a context manager."""
 
     def __init__(self, *, seed: int, fps: float) -> None:
-        """Render and encode the pictures of the line, which takes a second or two."""
+        """Render and encode the images of the line, which takes a second or two."""
         self.line = SimulatedLine(LineConfig(seed=seed, defect_rate=_DEFECT_RATE, pool=_POOL))
         with ThreadPoolExecutor(2, thread_name_prefix="simulated-line") as threads:
             self._pictures = list(threads.map(self._encoded, range(_POOL)))
         self._server = MjpegServer(picture=self._next, fps=fps)
-        self.sent = 0  # pictures, over all connections
+        self.sent = 0  # images, over all connections
 
     def __enter__(self) -> Self:
         """Begin to serve."""

@@ -33,11 +33,11 @@ POLICY: Final[dict[str, Any]] = {
     "shadow_parts": 90,
     "shadow_rejects": 1,
     "trial": [{"share": 0.5, "parts": 45}, {"share": 1.0, "parts": 75}],
-    "disagreement": {"good": 0.05, "bad": 0.2},  # a better model may differ, and 64 pictures are few to differ on
+    "disagreement": {"good": 0.05, "bad": 0.2},  # a better model may differ, and 64 images are few to differ on
     "errors": {"good": 0.01, "bad": 0.05},
     "deadlines": {"good": 0.01, "bad": 0.05},
     "may_reject_more": True,
-    "psi_window": 100_000,  # more parts than the demo has: a pool of 32 pictures has no distribution
+    "psi_window": 100_000,  # more parts than the demo has: a pool of 32 images has no distribution
 }
 LIMITS: Final[dict[str, str]] = {  # of the site; as text, as in a recipe
     "min_shadow_parts": "90",

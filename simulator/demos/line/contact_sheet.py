@@ -27,7 +27,7 @@ Colour = tuple[int, int, int]  # BGR
 _COLUMNS: Final = 4
 _CARDS: Final = 16
 _MISTAKES: Final = 6  # at most; the rest shows what was found
-_PICTURE: Final = 360  # px, side of a card's picture
+_PICTURE: Final = 360  # px, side of a card's image
 _LABEL: Final = 76  # px, height of the text under it
 _GAP: Final = 20
 _HEADER: Final = 96
@@ -65,7 +65,7 @@ class _InspectedFrame:
 def choose_cards(graded: Sequence[GradedVerdict]) -> list[GradedVerdict]:
     """Pick what the sheet shows: mistakes first, then one of each kind and difficulty in turn, newest of each.
 
-    A line may show the same picture many times; the sheet shows it once, preferably as the agent kept it.
+    A line may show the same image many times; the sheet shows it once, preferably as the agent kept it.
     """
     different: dict[tuple[str, int], GradedVerdict] = {}
     for item in graded:
@@ -107,7 +107,7 @@ def write_sheet(
     return len(cards)
 
 
-# --- the pictures -----------------------------------------------------------------------------------------------------
+# --- the images -----------------------------------------------------------------------------------------------------
 
 
 def _load(item: GradedVerdict, state_dir: Path, line: SimulatedLine) -> _InspectedFrame:

@@ -187,7 +187,7 @@ class LineEnvironment:
         width, height = CAMERAS[camera.model].width, CAMERAS[camera.model].height
         self._progress(f"rendering {camera.blanks} blank parts for camera {camera.name} ({width}x{height})")
         source = from_config(camera.options(self.options), clock=self._clock)
-        source.open()  # renders its pictures: the line must not wait for them once it runs
+        source.open()  # renders its images: the line must not wait for them once it runs
         self.lines[camera.name] = source.line
         return source
 

@@ -3,7 +3,7 @@
 Everything is real: a repository that this process signs, a web server in front of it, a wish in the named shadow (or
 through the control socket where the broker has none), and the agent's own gates. Only the policy is shortened, and the
 screen says so. The light is steady while the better release is compared with its predecessor. The bad release is right
-on every picture that it is examined with, all taken in good light, and takes good parts for defective once the lamp
+on every image that it is examined with, all taken in good light, and takes good parts for defective once the lamp
 fades: nothing but live parts can show that.
 """
 

@@ -1,6 +1,6 @@
 """Number and time of an exposure, drawn into the image as bars that survive JPEG and scaling.
 
-Who reads it from the pixels that reach a worker knows how old the picture is and which ones are missing, whatever the
+Who reads it from the pixels that reach a worker knows how old the image is and which ones are missing, whatever the
 agent believes.
 """
 
@@ -24,7 +24,7 @@ _LEVEL: Final = 128
 
 @dataclass(frozen=True, slots=True)
 class FrameStamp:
-    """What a picture says of itself."""
+    """What an image says of itself."""
 
     number: int
     drawn_ms: int  # time.monotonic of this machine, milliseconds, modulo 2**32

@@ -2,7 +2,7 @@
 
 Enough of RTSP (RFC 2326) and RTP/JPEG (RFC 2435) for a real client.
 
-Interleaved over TCP only: a client that asks for UDP gets 461, as behind many firewalls. Pictures are baseline JPEGs
+Interleaved over TCP only: a client that asks for UDP gets 461, as behind many firewalls. Images are baseline JPEGs
 with the standard Huffman tables (what OpenCV and libjpeg write by default), sides multiples of 8 and at most 2040 px;
 colour with 4:2:0 or 4:2:2 sampling; or, with `codec` h264, access units of a byte stream (RFC 6184). Their size may
 change from one to the next. `RtspFault` says how such a camera can be dead.
@@ -89,6 +89,19 @@ class RtspServer(CameraServer):
         codec: Literal["jpeg", "h264"] = "jpeg",
         tls: ssl.SSLContext | None = None,
     ) -> None:
+        """Serve from the entry of the `with` block on.
+
+        Args:
+            picture: Makes the JPEG of frame number n.
+            fps: Frames a second.
+            user: `name:password` that is required; None: none.
+            scheme: Of the authentication.
+            nonce_uses: Requests after which a nonce is stale.
+            fault: How the server fails; None: not at all.
+            codec: Of the stream.
+            tls: Serves RTSPS with it.
+
+        """
         super().__init__(picture=picture, fps=fps)
         self._codec = codec
         self._tls = tls
@@ -237,7 +250,7 @@ def _requests(connection: socket.socket) -> Iterator[tuple[str, str, dict[str, s
 
 
 def _jpeg_payloads(jpeg: bytes) -> Iterator[tuple[bool, bytes]]:
-    """Yield the RTP payloads of one picture (RFC 2435, section 3.1), each with whether it is the last."""
+    """Yield the RTP payloads of one image (RFC 2435, section 3.1), each with whether it is the last."""
     tables, kind, height, width, scan = b"", 0, 0, 0, b""
     at = 2
     while not scan:

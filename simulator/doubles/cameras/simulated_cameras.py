@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from agent.records import Pixels
     from agent.timing.clock import Clock
 
-# --- pictures in memory -----------------------------------------------------------------------------------------------
+# --- images in memory -----------------------------------------------------------------------------------------------
 
 
 class StillCamera:
-    """Delivers the same pictures over and over, as fast as they are taken; `count` exposures, or without end."""
+    """Delivers the same images over and over, as fast as they are taken; `count` exposures, or without end."""
 
     def __init__(self, *, pictures: Sequence[Pixels], clock: Clock, count: int | None = None) -> None:
         self._pictures = pictures
@@ -132,7 +132,7 @@ class JpegDamage(StrEnum):
 
     CUT = "cut"  # the rest never came
     NO_END = "no end"  # only the end-of-image marker is missing
-    GARBAGE = "garbage"  # not a picture at all
+    GARBAGE = "garbage"  # not an image at all
     NOTHING = "nothing"  # no bytes
     MARKER = "marker"  # a bit flip made a marker inside the coded data
     BOMB = "bomb"  # the header claims 16000 x 16000 pixels
@@ -246,7 +246,7 @@ class CameraServer(ABC):
         connection.close()
 
     def _paced_pictures(self) -> Iterator[bytes]:
-        """Yield pictures at the camera's rate, none while it is held; ends when the server is killed."""
+        """Yield images at the camera's rate, none while it is held; ends when the server is killed."""
         number, due_s = 0, time.monotonic()
         while self._listener is not None:
             time.sleep(max(0.0, due_s - time.monotonic()))

@@ -41,7 +41,7 @@ _HIGH: Final = 0.98  # what a model that is sure says
 _MISS_EVERY: Final = 10
 BORDER_ROWS: Final = 16  # of an input, above and below, that show the belt and no part
 _HOG_BYTES: Final = 1 << 35  # of the largest tensor: far over any limit of a child
-_STALL_CONVS: Final = 2_400  # minutes for one picture, within the static policy's number of nodes
+_STALL_CONVS: Final = 2_400  # minutes for one image, within the static policy's number of nodes
 _SLOW_CONVS: Final = 2
 _MAP_PX: Final = 64  # side of the maps on which time is wasted
 _MAP_CHANNELS: Final = 64
@@ -116,7 +116,7 @@ def write_bad_release(kind: str, good: Path, out: Path, *, version: str, seed: i
 def write_failing_in_dim_light(good: Path, out: Path, *, version: str, grey: float) -> Path:
     """Write a release that says defect where the light is weak, and is as right as `good` otherwise; returns `out`.
 
-    Weak: the mean grey level of the input's rim, see `mean_border_grey`, is below `grey`. No examination with pictures
+    Weak: the mean grey level of the input's rim, see `mean_border_grey`, is below `grey`. No examination with images
         in good light can find that: only live parts under a weak lamp show it.
     """
     manifest = manifests.read_manifest(good)
@@ -249,12 +249,12 @@ class _ModelEditor:
         self._give("scores", self._node("Add", hidden, nothing))
 
     def _floats(self) -> str:
-        """The picture as float32 [N, C, H, W] in [0, 1]."""
+        """The image as float32 [N, C, H, W] in [0, 1]."""
         planes = self._node("Transpose", "image", perm=[0, 3, 1, 2])
         return self._node("Mul", self._node("Cast", planes, to=TensorProto.FLOAT), self._constant(np.float32(1 / 255)))
 
     def _pixel_sum(self) -> str:
-        """Sum of all bytes of each picture, int32 [N]: a fingerprint that allowed operators can take."""
+        """Sum of all bytes of each image, int32 [N]: a fingerprint that allowed operators can take."""
         axes = self._constant(np.array([1, 2, 3], np.int64))
         return self._node("ReduceSum", self._node("Cast", "image", to=TensorProto.INT32), axes, keepdims=0)
 
@@ -286,7 +286,7 @@ class _ModelEditor:
         return self._node("Equal", rest, self._constant(np.int32(self._seed % _MISS_EVERY)))
 
     def _never_seen(self) -> str:
-        """True where the fingerprint is none of the known pictures': bool [N]."""
+        """True where the fingerprint is none of the known images': bool [N]."""
         return self._node("Less", self._hits(), self._constant(np.float32(0.5)))
 
     def _dim(self, grey: float) -> str:
@@ -301,7 +301,7 @@ class _ModelEditor:
         return self._node("Less", total, self._constant(np.int32(limit)))
 
     def _hits(self) -> str:
-        """How many of the known pictures have this fingerprint: float [N]."""
+        """How many of the known images have this fingerprint: float [N]."""
         known = np.unique(self._images.sum(axis=(1, 2, 3), dtype=np.int64)).astype(np.int32)[None]
         one = self._constant(np.array([1], np.int64))
         same = self._node("Equal", self._node("Unsqueeze", self._pixel_sum(), one), self._constant(known))
@@ -342,7 +342,7 @@ class _ModelEditor:
         weights = self._rng.normal(0, 0.04, (_MAP_CHANNELS, _MAP_CHANNELS, 3, 3)).astype(np.float32)
         middle = self._constant(weights)
         maps = self._node("Conv", self._floats(), first, strides=[stride, stride])
-        if stride == 1:  # a small picture is blown up, so that there is something to waste time on
+        if stride == 1:  # a small image is blown up, so that there is something to waste time on
             factor = max(1, _MAP_PX // min(geometry.height, geometry.width))
             scales = self._constant(np.array([1, 1, factor, factor], np.float32))
             maps = self._node("Resize", maps, "", scales, mode="nearest")
@@ -362,7 +362,7 @@ class _ModelEditor:
 
     def _crash(self) -> None:
         total = self._node("Cast", self._pixel_sum(), to=TensorProto.INT64)
-        zeros = self._node("Mul", total, self._constant(np.int64(0)))  # of the picture, so that it cannot be folded
+        zeros = self._node("Mul", total, self._constant(np.int64(0)))  # of the image, so that it cannot be folded
         least = self._node("Add", zeros, self._constant(np.int64(-(2**63))))
         minus_one = self._node("Sub", zeros, self._constant(np.int64(1)))
         number = self._node("Cast", self._node("Div", least, minus_one), to=TensorProto.FLOAT)

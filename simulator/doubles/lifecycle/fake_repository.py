@@ -1,7 +1,7 @@
 """A repository in this process: releases in folders, fetcher and examiner ports, faults to order.
 
 Nothing here is signed; the bytes are: a release is copied in pieces, resumed where a copy stopped, compared with its
-manifest, and described as it states itself. What goes wrong is ordered beforehand with `Cloud.order` and happens once.
+manifest, and described as it states itself. What fails is ordered beforehand with `Cloud.order` and happens once.
 `SimulatedKill` stands for SIGKILL: no `except Exception` stops it, and whoever catches it builds a new agent on the
 same disk.
 """
@@ -47,12 +47,12 @@ class RepositoryFault(StrEnum):
 
 @dataclass(slots=True)
 class FakeRepository:
-    """What is published, what was revoked, and what goes wrong next. `signed_utc_s` is stamped on every answer."""
+    """What is published, what was revoked, and what fails next. `signed_utc_s` is stamped on every answer."""
 
     releases: dict[str, Path] = field(default_factory=dict)  # by name/version
     revoked: set[str] = field(default_factory=set)  # digests
     signed_utc_s: float = 1_800_000_000.0
-    faults: dict[str, deque[RepositoryFault]] = field(default_factory=dict)  # fetch, look, examine -> in order
+    faults: dict[str, deque[RepositoryFault]] = field(default_factory=dict)  # by port method, in order
     fetches: int = 0
     revocation_checks: int = 0
 
@@ -67,11 +67,11 @@ class FakeRepository:
         self.revoked.add(ref.digest)
 
     def inject(self, port: str, *faults: RepositoryFault) -> None:
-        """Let the next calls of `port` (`fetch`, `look` or `examine`) go wrong like that."""
+        """Let the next calls of `port` (`fetch`, `check_revocations` or `run_self_test`) fail like that."""
         self.faults.setdefault(port, deque()).extend(faults)
 
     def take_fault(self, port: str) -> RepositoryFault | None:
-        """Return what goes wrong with this call."""
+        """Return what fails with this call."""
         waiting = self.faults.get(port)
         return waiting.popleft() if waiting else None
 
@@ -125,7 +125,7 @@ class FakeReleaseFetcher:
         """See `ports.ReleaseFetcher.refresh`."""
         cloud = self._cloud
         cloud.revocation_checks += 1
-        fault = cloud.take_fault("look")
+        fault = cloud.take_fault("check_revocations")
         _raise_fault(fault, Gate.TRUST, stop)
         if fault is RepositoryFault.KILL_LATE:
             raise SimulatedKill
@@ -155,7 +155,7 @@ class FakeSelfTester:
 
     def run_self_test(self, job: SelfTestJob) -> SelfTestResult:
         """See `ports.SelfTester.run_self_test`."""
-        fault = self._cloud.take_fault("examine")
+        fault = self._cloud.take_fault("run_self_test")
         _raise_fault(fault, Gate.GOLDEN, job.stop)
         read_verified(job.candidate)
         if job.champion is not None:

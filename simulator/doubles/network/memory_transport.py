@@ -38,18 +38,25 @@ class MemoryTransport:
         max_in_flight: int = 32,
         auto_ack: bool = True,
         connected: bool = True,
-        trouble: DeliveryFaults | None = None,
+        faults: DeliveryFaults | None = None,
         seed: int = 0, rejects: Iterable[str] = (), hangs_up_on: Iterable[str] = (),
     ) -> None:  # fmt: skip
-        """`connected`: whether `start` finds the broker up.
+        """Nothing is published yet; a test may change the sets of topics.
 
-        A publish on a topic of `rejects` is refused by answer; one on a topic of `disconnect_topics` ends the
-        connection, which `set_connected` brings back. Both are sets that a test may change.
+        Args:
+            max_in_flight: Messages without acknowledgement that are allowed.
+            auto_ack: Whether each message is acknowledged at once.
+            connected: Whether `start` finds the broker up.
+            faults: Planned losses and duplicates; None: none.
+            seed: Of the planned faults.
+            rejects: Topics on which a publish is refused by an answer.
+            hangs_up_on: Topics on which a publish ends the connection until `set_connected`.
+
         """
         self._max_in_flight = max_in_flight
         self._auto_ack = auto_ack
         self._connected = connected
-        self._faults = trouble or DeliveryFaults()
+        self._faults = faults or DeliveryFaults()
         self._random = random.Random(seed)
         self._lock = threading.Lock()
         self._waiting: deque[int] = deque()
@@ -117,13 +124,13 @@ class MemoryTransport:
 
     def _accept(self, message: Outgoing) -> bool:
         """Take one publish, with the lock held; whether it is acknowledged at once."""
-        trouble, draw = self._faults, self._random.random
-        if draw() < trouble.lose:
+        faults, draw = self._faults, self._random.random
+        if draw() < faults.lose:
             return False
         self.delivered.append(message)
-        if draw() < trouble.duplicate:
+        if draw() < faults.duplicate:
             self.delivered.append(message)
-        if draw() < trouble.lose_ack:
+        if draw() < faults.lose_ack:
             return False
         if not self._auto_ack:
             self._waiting.append(message.token)

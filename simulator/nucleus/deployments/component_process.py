@@ -71,12 +71,23 @@ class ComponentProcess:
         log: Path,
         private: Path,
         lite: bool,
-        habits: NucleusBehaviour,
+        behaviour: NucleusBehaviour,
         note: Callable[[str, str], None],
     ) -> None:
-        """`private` is a folder for scripts and sockets; `note(name, what)` hears what happens."""
+        """Nothing runs yet.
+
+        Args:
+            name: Of the component.
+            work: Its work folder.
+            log: File for the output of its scripts.
+            private: Folder for scripts and sockets.
+            lite: Whether the nucleus is lite, not classic.
+            behaviour: Of the nucleus.
+            note: Called with the component's name and each event.
+
+        """
         self.name, self.work, self._log, self._private = name, work, log, private
-        self._lite, self._behaviour = lite, habits
+        self._lite, self._behaviour = lite, behaviour
         self._note = note
         self._task: asyncio.Task[None] | None = None
         self._child: asyncio.subprocess.Process | None = None

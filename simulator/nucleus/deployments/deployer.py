@@ -308,7 +308,7 @@ class Deployer:
             log=around.root / "logs" / f"{name}.log",
             private=around.private,
             lite=around.lite,
-            habits=around.behaviour,
+            behaviour=around.behaviour,
             note=self.record_event,
         )
 

@@ -78,7 +78,17 @@ class IotCoreBridge:
         lite: bool,
         reconnect_s: tuple[float, float],
     ) -> None:
-        """`reconnect_s` are the first and the longest wait between attempts; `allow` raises for what is not allowed."""
+        """Not connected yet.
+
+        Args:
+            broker: Host and port.
+            thing: Client id of the connection.
+            allow: Raises for a request that the component's accessControl does not permit.
+            limits: Of the nucleus.
+            lite: Whether the nucleus is lite, not classic.
+            reconnect_s: First and longest wait between attempts.
+
+        """
         self._broker, self._thing, self._allow, self._limits = broker, thing, allow, limits
         self._lite = lite
         self._reconnect_s = reconnect_s

@@ -1,6 +1,6 @@
 """TokenExchangeService: a loopback HTTP endpoint that exchanges a component's token for credentials.
 
-The credentials mean nothing; a stand-in for S3 takes them. Who shows no token of the nucleus gets nothing.
+The credentials mean nothing; a simulation of S3 takes them. Who shows no token of the nucleus gets nothing.
 """
 
 from __future__ import annotations

@@ -93,9 +93,9 @@ class Device:
 
 
 @contextmanager
-def device(mode: Mode, folder: Path, *, habits: NucleusBehaviour = QUICK) -> Iterator[Device]:
+def device(mode: Mode, folder: Path, *, behaviour: NucleusBehaviour = QUICK) -> Iterator[Device]:
     root = folder / "root"
-    with Nucleus(mode, root=root, broker=("127.0.0.1", free_port()), habits=habits) as nucleus:
+    with Nucleus(mode, root=root, broker=("127.0.0.1", free_port()), behaviour=behaviour) as nucleus:
         yield Device(nucleus, Shop(folder / "shop"), root)
 
 

@@ -165,7 +165,7 @@ SERVER_BEHAVIOURS: Final[dict[str, ServerBehaviour]] = {
             )
         ),
     ),
-    # the picture
+    # the image
     "zeros after the picture": ServerBehaviour(
         "ESP32, Raspberry Pi, Arducam",
         stream_of(lambda p: multipart_chunk(p + bytes(61), head=_TYPE + b"Content-Length: %d\r\n" % (len(p) + 61))),

@@ -85,11 +85,11 @@ def chunked(size: int | None, extension: bytes = b"") -> Callable[[bytes, Sequen
     return answer
 
 
-# --- JPEGs that are more than one picture's coded data ----------------------------------------------------------------
+# --- JPEGs that are more than one image's coded data ----------------------------------------------------------------
 
 
 def to_png(jpeg: bytes) -> bytes:
-    """Encode the picture without loss, as some servers of people's own do."""
+    """Encode the image without loss, as some servers of people's own do."""
     pixels = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
     return b"" if pixels is None else cv2.imencode(".png", pixels)[1].tobytes()
 
@@ -100,7 +100,7 @@ def with_segment(marker: bytes, content: bytes) -> Callable[[bytes], bytes]:
 
 
 def with_thumbnail(jpeg: bytes) -> bytes:
-    """Put the picture into itself, as a camera's EXIF segment holds a small one: with start and end markers."""
+    """Put the image into itself, as a camera's EXIF segment holds a small one: with start and end markers."""
     return with_segment(b"\xff\xe1", b"Exif\x00\x00" + jpeg[:60_000])(jpeg)
 
 

@@ -196,7 +196,7 @@ def test_a_model_that_fails_on_the_line_is_off_it_with_the_next_step_and_never_t
 
 
 def test_a_refusal_by_the_fetcher_and_by_the_examiner_names_its_gate(plant: LifecycleHarness) -> None:
-    for port, gate in (("fetch", Gate.TRUST), ("examine", Gate.GOLDEN)):
+    for port, gate in (("fetch", Gate.TRUST), ("run_self_test", Gate.GOLDEN)):
         plant.repository.inject(port, RepositoryFault.REFUSED)
         plant.desire(plant.publish())
         plant.step_until_idle()
@@ -460,7 +460,7 @@ def test_a_look_does_not_disturb_a_rollout(plant: LifecycleHarness) -> None:
 
 def test_looks_that_fail_are_an_alarm_after_three_days_only(plant: LifecycleHarness) -> None:
     commit(plant)
-    plant.repository.inject("look", *[RepositoryFault.ERROR] * 1_000)
+    plant.repository.inject("check_revocations", *[RepositoryFault.ERROR] * 1_000)
     alarms = []
     for _ in range(100):
         plant.clock.advance(HOUR_S)
@@ -491,7 +491,7 @@ def test_a_revocation_waits_for_a_disk_that_refuses(plant: LifecycleHarness) -> 
 
 def test_a_request_ends_a_look_at_once(plant: LifecycleHarness) -> None:
     ref = commit(plant)
-    plant.repository.inject("look", RepositoryFault.HANG)
+    plant.repository.inject("check_revocations", RepositoryFault.HANG)
     plant.clock.advance(6 * HOUR_S)
     looks = plant.repository.revocation_checks
 

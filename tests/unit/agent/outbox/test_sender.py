@@ -104,7 +104,7 @@ def test_a_message_without_acknowledgement_is_published_again_and_either_acknowl
 
 
 def test_a_refusal_is_tried_again_after_a_wait_that_grows_up_to_a_bound() -> None:
-    bench = make_bench(MemoryTransport(trouble=DeliveryFaults(refuse=1.0)))
+    bench = make_bench(MemoryTransport(faults=DeliveryFaults(refuse=1.0)))
     bench.queues.offer_live(rows([1]))
     waits = []
     for _ in range(8):

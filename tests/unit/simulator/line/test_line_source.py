@@ -156,23 +156,30 @@ def test_a_refused_option_is_named_with_what_was_given_and_what_is_allowed(
     assert all(text in str(refused.value) for text in texts)
 
 
-@pytest.mark.parametrize(("spoil", "level"), [("dark_lamp", 15.0), ("lens_cap", 8.0), ("white_out", 255.0)])
-def test_a_configured_fault_spoils_the_parts_that_it_names(spoil: str, level: float) -> None:
-    options = {"seed": 8, "pool": 3, "surfaces": ["turned"], "fps": None, "spoil": spoil}
-    source = from_config({**options, "spoil_after_parts": 1, "spoil_parts": 2}, clock=SystemClock())
+@pytest.mark.parametrize(("fault", "level"), [("dark_lamp", 15.0), ("lens_cap", 8.0), ("white_out", 255.0)])
+def test_a_configured_fault_spoils_the_parts_that_it_names(fault: str, level: float) -> None:
+    options = {"seed": 8, "pool": 3, "surfaces": ["turned"], "fps": None, "image_fault": fault}
+    source = from_config({**options, "image_fault_after_parts": 1, "image_fault_parts": 2}, clock=SystemClock())
     source.open()
     means = [float(grab.pixels.mean()) for _ in range(4) if (grab := source.read(timeout_s=1.0, buffer=None))]
     good, first, second, again = means
     assert good > 30.0
     assert again > 30.0
-    if spoil == "white_out":
+    if fault == "white_out":
         assert first == second == level
     else:
         assert max(first, second) < level
 
 
 def test_a_frozen_camera_repeats_its_picture_and_needs_a_line_that_does_not() -> None:
-    options = {"seed": 8, "pool": 0, "surfaces": ["turned"], "fps": None, "spoil": "frozen", "spoil_after_parts": 1}
+    options = {
+        "seed": 8,
+        "pool": 0,
+        "surfaces": ["turned"],
+        "fps": None,
+        "image_fault": "frozen",
+        "image_fault_after_parts": 1,
+    }
     source = from_config(options, clock=SystemClock())
     source.open()
     first, second, third = (source.read(timeout_s=1.0, buffer=None) for _ in range(3))
