@@ -141,7 +141,7 @@ def test_a_whole_run_lacks_nothing() -> None:
         ({"component": ComponentView("1.0.0", "ERRORED", None, 1, (1,))}, "was process 7 and is None"),
         ({"connections": 2}, "connected 2 times to the camera"),
         ({"refused_by_nucleus": 1}, "the nucleus closed 1 connections"),
-        ({"reading": None}, "the component does not answer"),
+        ({"status": None}, "the component does not answer"),
         ({"waiting": ((SHADOW, 50.0),)}, "1 updates were never begun"),
         ({"updates": (ModelUpdate(BAD, "parts/1.2.0", 5.0, None, 9.0, "serving"),)}, "serving, expected refused"),
     ],
