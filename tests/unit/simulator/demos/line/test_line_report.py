@@ -92,7 +92,7 @@ def test_nothing_is_missing_when_every_judged_frame_arrived_once(line: Simulated
     [
         (replace(GOOD, captured=12), CameraCount(9, 0, 0), "2 unaccounted for"),
         (GOOD, CameraCount(8, 0, 0), "1 of 9 verdicts did not arrive"),
-        (GOOD, CameraCount(11, 0, 0), "11 verdicts arrived, only 9 were judged"),
+        (GOOD, CameraCount(11, 0, 0), "11 verdicts arrived, only 9 were inspected"),
     ],
 )
 def test_what_is_missing_is_said(
