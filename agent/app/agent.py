@@ -53,8 +53,8 @@ _SWITCH_S: Final = 0.0005
 _LOGGERS: Final = ("agent", "greengrass", "kensa")  # whose warnings and errors the heartbeat counts
 _CAPTURE_STOP_S: Final = 1.0  # the cameras' drivers get this long to return
 _CLIENT_S: Final = 0.5  # and a client of the control socket, or a heartbeat that is being sent
-_COMMIT_S: Final = 1.0  # of `drain_s` for what comes after the last batch, or a fifth of it where that is less
-_CLOSE_RESERVE_S: Final = 0.8  # and for what the transport and the process take beyond their deadline
+_COMMIT_S: Final = 1.0  # of `drain_s` for the steps after the last batch, or a fifth of it where that is less
+_CLOSE_RESERVE_S: Final = 0.8  # and for the time that transport and process take beyond their deadline
 
 
 class StopReason(StrEnum):
@@ -81,7 +81,7 @@ class Agent:
         self._stop_deadline_ns: int | None = None
         dependencies.supervisor.on_failure(self._stop_requested.set)
 
-    # --- what others may read -----------------------------------------------------------------------------------------
+    # --- state -------------------------------------------------------------------------------------------------------
 
     @property
     def config(self) -> configuration.Config:
@@ -144,7 +144,7 @@ class Agent:
     # --- life ---------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start everything, in order. Raises a KensaError; what was started by then is stopped again."""
+        """Start everything, in order. Raises a KensaError; components started by then are stopped again."""
         try:
             self._start()
         except BaseException:

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from agent.supervision import ThreadSupervisor
     from agent.timing.clock import Clock
 
-SHADOW_DEPLOYMENT_FRAMES: Final = 3  # frames that a shadow may hold at once: two that wait and the one it judges
+SHADOW_DEPLOYMENT_FRAMES: Final = 3  # frames that a shadow deployment may hold: two that wait and one in work
 
 
 def make_transport(
     config: configuration.Config, clock: Clock, supervisor: ThreadSupervisor | None = None
 ) -> Transport | None:
-    """The configured way to the broker; None for `kind: none`. Raises ConfigError for certificates that cannot work."""
+    """Return the configured transport; None for `kind: none`. Raises ConfigError for invalid certificates."""
     chosen = config.transport
     if isinstance(chosen, configuration.NoTransportConfig):
         return None
@@ -52,7 +52,7 @@ def make_mqtt_transport(
     state_dir: Path | None,
     supervisor: ThreadSupervisor | None = None,
 ) -> MqttTransport:
-    """A transport to the broker `chosen`. Raises ConfigError for certificates that cannot work."""
+    """Return a transport to the broker `chosen`. Raises ConfigError for invalid certificates."""
     from agent.adapters.mqtt import MqttTransport, TlsFiles  # noqa: PLC0415 - paho only where it is used
 
     tls = chosen.tls
@@ -74,7 +74,7 @@ def make_mqtt_transport(
 
 
 def make_source(camera: configuration.CameraConfig, clock: Clock) -> FrameSource:
-    """The adapter for a camera's kind. Raises MissingExtraError when a plugin is not installed."""
+    """Return the adapter for a camera's kind. Raises MissingExtraError when a plugin is not installed."""
     match camera:
         case configuration.FolderCameraConfig():
             from agent.adapters.image_folder import ImageFolderSource  # noqa: PLC0415 - only what the line uses is loaded
@@ -99,7 +99,7 @@ def make_source(camera: configuration.CameraConfig, clock: Clock) -> FrameSource
 
 
 def address_problem(camera: configuration.CameraConfig) -> str | None:
-    """Name the key of a camera's address that no trying again would mend, and why; None where there is none."""
+    """Return the key of a camera's address that no retry would fix, and why; None where there is none."""
     if not isinstance(camera, configuration.MjpegCameraConfig | configuration.RtspCameraConfig):
         return None
     for key, text in (("url", camera.url), ("username", camera.username or "")):
@@ -157,12 +157,12 @@ def _make_plugin(camera: configuration.PluginCameraConfig, clock: Clock) -> Fram
 
 
 def is_live(source: FrameSource) -> bool:
-    """Whether it is a live camera, see `FrameSource`: read all the time, and its silence is a stall."""
+    """Return whether it is a live camera (see `FrameSource`): read all the time, and its silence is a stall."""
     return getattr(source, "live", False) is True
 
 
 def site_overrides(inspection: configuration.InspectionConfig, *, digest: str = "") -> SiteOverrides:
-    """What the configuration with this `digest` lays over the models of an inspection."""
+    """Return what the configuration with this `digest` overrides in the models of an inspection."""
     return SiteOverrides(
         inspection.roi, inspection.thresholds, inspection.unsure_band, inspection.check_pictures, digest
     )
@@ -179,11 +179,11 @@ def check_classes(model: Model, thresholds: Mapping[str, float], *, name: str) -
 
 
 def make_lease(model: Model, site: SiteOverrides, *, name: str) -> Lease:
-    """Lay the site's settings over the model's own. Raises ConfigError for a class that the model does not have."""
+    """Apply the site's overrides to the model. Raises ConfigError for a class that the model does not have."""
     check_classes(model, site.thresholds, name=name)
     return Lease(model, model.rule).with_site(site)
 
 
 def make_site_lease(model: Model, inspection: configuration.InspectionConfig, *, name: str) -> Lease:
-    """Lay the settings of `inspection` over the model's own: `make_lease` for commands."""
+    """Apply the settings of `inspection` to the model: `make_lease` for commands."""
     return make_lease(model, site_overrides(inspection), name=name)

@@ -1,9 +1,9 @@
-"""The last good configuration: what an agent ran with, kept so that it can come back to it after a restart.
+"""Saves and loads the last configuration that an agent ran with, as a fallback after a restart.
 
-Promise: `config.good.json` holds no password. What is written into the configuration itself and may be a secret (a
-camera's address with a password or a query, a repository's with a user) stands in a file of its own beside it, mode
-0600, and `config.good.json` names that file in its place. A configuration without such values makes no such file; and
-a reference (`password_file`, `${NAME}`) is kept as the reference it is. A power cut leaves the old pair or the new one.
+Promise: `config.good.json` holds no password. Values in the configuration itself that may be secrets (a camera's
+address with a password or a query, a repository's with a user) are written to a separate file beside it, mode 0600, and
+`config.good.json` refers to that file. A configuration without such values has no such file; a reference
+(`password_file`, `${NAME}`) is saved as a reference. A power cut leaves the old pair or the new one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 def save_last_good(config: configuration.Config) -> None:
-    """Keep `config` in its state directory as one that an agent ran with. Raises StateDirError."""
+    """Save `config` in its state directory as one that an agent ran with. Raises StateDirError."""
     path = config.state_dir / LAST_GOOD_NAME
     secrets_path = config.state_dir / _SECRETS_NAME.format(config.digest()[:16])
     secrets: dict[str, str] = {}
@@ -87,7 +87,7 @@ def _may_be_secret(key: str, value: str) -> bool:
 
 
 def _map_texts(value: Any, change: Callable[[str, str, str], str], place: str = "", key: str = "") -> Any:
-    """Return a copy of a tree of JSON in which each text is what `change(place, key, text)` gives."""
+    """Return a copy of a JSON tree in which each text is replaced by `change(place, key, text)`."""
     match value:
         case dict():
             return {name: _map_texts(item, change, f"{place}.{name}", name) for name, item in value.items()}
@@ -108,9 +108,9 @@ def _read_bounded(path: Path) -> bytes:
 
 
 def _write_private(path: Path, content: bytes) -> None:
-    """Write a file that nobody but this user can read, not even while it is written."""
+    """Write a file that only this user can read, even while it is being written."""
     beside = path.with_name(path.name + ".new")
-    beside.unlink(missing_ok=True)  # one with another mode would keep it
+    beside.unlink(missing_ok=True)  # an existing file would keep its mode
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from agent.wire import ReportingAgent
 
 _LOCK_POLL_S: Final = 0.1
-_MAX_LOCK_POLLS: Final = 100  # until it counts as busy
+_MAX_LOCK_POLLS: Final = 100  # then the repository counts as busy
 _FRESH_S: Final = 60.0
 _log = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ class LeaseLoader:
                 self._models[key] = model
         try:
             return make_lease(model, site, name=inspection)
-        except ConfigError as error:  # a class that the site has a threshold for is gone
+        except ConfigError as error:  # the model lacks a class that the site has a threshold for
             raise ReleaseRefusedError(Gate.CONTRACT, "site_thresholds", str(error)) from error
 
 

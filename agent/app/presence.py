@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class PresenceAnnouncer(Protocol):
-    """A transport that can leave a last will with its broker; Greengrass has none."""
+    """A transport that can register a last will with its broker; that of Greengrass cannot."""
 
     def announce(
         self, *, topic: str, online: Callable[[], bytes], will: Callable[[], bytes], stopped: Callable[[], bytes]
     ) -> None:
-        """Keep a retained message on `topic`; the payloads are made when they are needed."""
+        """Maintain a retained message on `topic`; the payloads are built when they are needed."""
 
 
 def announce_presence(transport: object, *, thing: str, line: str, boot_epoch: int, clock: Clock) -> None:
-    """Let `transport` keep the status of `thing`, where it can. Call before it starts."""
+    """Let `transport` maintain the status of `thing`, where it can. Call before it starts."""
     if not isinstance(transport, PresenceAnnouncer):
         return
     connected_us = 0

@@ -1,9 +1,9 @@
 """Writes every verdict and every dropped frame as a row of a file: `kensa run --results FILE`.
 
-Promise: the file is new (an existing one is refused, never overwritten or continued); each row is whole; what was
-judged a moment ago is in the file, for whoever reads along; memory is bounded. The disk of the file never stops the
-line: a disk that refuses ends the file after its last whole row, one that hangs holds the workers up once for
-`_PATIENCE_S`; rows that are not in the file are counted, and `problem` says why.
+Promise: the file is new (an existing one is refused, never overwritten or continued); each row is whole; recent
+verdicts are in the file at once, for a process that reads it meanwhile; memory is bounded. The disk of the file never
+stops the line: a write error ends the file after its last whole row, a disk that hangs blocks the workers once for
+`_FULL_WAIT_S`; rows that are not in the file are counted, and `error` is the reason.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def verdict_row(verdict: Verdict) -> dict[str, Any]:
 
 
 def drop_row(dropped: DroppedFrames, *, inspection: str) -> dict[str, Any]:
-    """Return the columns of `count` frames without a verdict; `part_id` is the picture's name where it has one."""
+    """Return the columns of `count` frames without a verdict; `part_id` is the image's name where it has one."""
     reason = str(dropped.reason) if dropped.detail is None else f"{dropped.reason}: {dropped.detail}"
     known = {
         "inspection": inspection,
@@ -102,10 +102,10 @@ class ResultsFile:
     """Takes verdicts and drops from any thread and writes them in one of its own, `kensa-results`."""
 
     def __init__(self, path: Path, *, inspections: Mapping[str, str], supervisor: ThreadSupervisor) -> None:
-        """Make the file; `inspections` maps each camera to its inspection.
+        """Create the file; `inspections` maps each camera to its inspection.
 
         Raises UsageError for a name that does not end in .csv or .jsonl, OperatorError for a file that exists or cannot
-        be made.
+        be created.
         """
         self.path: Final = path
         self.rows = 0  # in the file
@@ -123,14 +123,14 @@ class ResultsFile:
         except FileExistsError as error:
             raise OperatorError(f"--results {path}: it exists already. Give another name, or move it away") from error
         except OSError as error:
-            raise OperatorError(f"--results {path}: it cannot be made: {error.strerror}") from error
+            raise OperatorError(f"--results {path}: it cannot be created: {error.strerror}") from error
         self._size = 0
         self._write(head, 0)
         self._thread = supervisor.thread(self._run, kind="results", on_fault=lambda fault: self._fail(fault.text))
         self._thread.start()
 
     def add_verdicts(self, verdicts: Sequence[Verdict]) -> None:
-        """Take verdicts; an observer of the agent's."""
+        """Take verdicts, as the agent's observer."""
         self._put(verdicts, len(verdicts))
 
     def add_dropped(self, dropped: DroppedFrames) -> None:
@@ -187,7 +187,7 @@ class ResultsFile:
         return [verdict_row(verdict) for verdict in item]
 
     def _write(self, text: str, rows: int) -> None:
-        """Write whole rows, or none of them and no more ever."""
+        """Write all rows; after an error none of them, and none ever again."""
         if self._file < 0:
             self._lose(rows, self.error or "it is closed")
             return
@@ -198,7 +198,7 @@ class ResultsFile:
                 data = data[os.write(self._file, data) :]
         except OSError as error:
             self._lose(rows, f"the disk refuses it: {error.strerror}")
-            with contextlib.suppress(OSError):  # the half row is the reader's trouble where even this fails
+            with contextlib.suppress(OSError):  # where even this fails a partial row remains
                 os.ftruncate(self._file, self._size)
             os.close(self._file)
             self._file = -1

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from agent.records import DroppedFrames, Verdict
 
 _ORDER: Final = (*map(str, (Outcome.OK, Outcome.DEFECT, Outcome.UNSURE, Outcome.UNKNOWN)), "dropped")
-_MAX_REASONS: Final = 24  # of one camera that are told apart
+_MAX_REASONS: Final = 24  # of one camera that are counted separately
 _REASON_CHARS: Final = 40
 _OTHER: Final = "other reasons"
 
@@ -29,7 +29,7 @@ class RunSummary:
         self._counts: dict[str, Counter[tuple[str, str]]] = {camera: Counter() for camera in inspections}
 
     def add_verdicts(self, verdicts: Sequence[Verdict]) -> None:
-        """Count verdicts; an observer of the agent's."""
+        """Count verdicts, as the agent's observer."""
         with self._lock:
             for verdict in verdicts:
                 judgement = verdict.judgement
@@ -44,7 +44,7 @@ class RunSummary:
 
     @staticmethod
     def _kind(counts: Counter[tuple[str, str]], outcome: str, reason: str | None) -> str:
-        """Return the reason without its particulars."""
+        """Return the reason without its details."""
         kind = (reason or "").split(":", 1)[0][:_REASON_CHARS]
         return kind if (outcome, kind) in counts or len(counts) < _MAX_REASONS else _OTHER
 

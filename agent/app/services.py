@@ -27,10 +27,10 @@ _log = logging.getLogger(__name__)
 
 
 class AgentServices:
-    """Started last but for the cameras, and stopped first; `heartbeat` may publish before `start`."""
+    """Started before the cameras only, and stopped after them; `heartbeat` may publish before `start`."""
 
     def __init__(self, components: AgentComponents) -> None:
-        """Compose; the port of the metrics is not bound yet."""
+        """Compose; the metrics port is not bound yet."""
         self._components = components
         config, supervisor = components.config.current, components.supervisor
         snapshot = partial(build_snapshot, components)
@@ -69,7 +69,7 @@ class AgentServices:
         self.heartbeat.start()
 
     def close(self, timeout_s: float) -> None:
-        """End; each of the three within `timeout_s` seconds. Safe to call twice, and after a failed `start`."""
+        """Stop each of the three within `timeout_s` seconds. Safe to call twice, and after a failed `start`."""
         self.heartbeat.close(timeout_s=timeout_s)
         self._control.close(timeout_s=timeout_s)
         for monitor in self._components.monitors.values():
@@ -93,7 +93,7 @@ class AgentServices:
         return {"heartbeat": self.heartbeat.preview().model_dump(mode="json"), "active_conditions": active_conditions}
 
     def _reset_baseline(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Begin an inspection's chart of the reject rate anew."""
+        """Reset the baseline of an inspection's reject rate."""
         name = request.get("inspection")
         monitor = self._components.monitors.get(name) if isinstance(name, str) else None
         if monitor is None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def build_snapshot(components: AgentComponents) -> AgentSnapshot:
-    """Return everything at this moment; from any thread."""
+    """Return the state of all components at this moment; from any thread."""
     stats, faults = components.outbox.stats(), components.supervisor.faults()
     state: Literal["up", "down", "none"] = "none"
     if components.transport is not None:

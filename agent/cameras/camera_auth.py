@@ -1,8 +1,7 @@
 """Authentication to cameras: Basic and Digest, as HTTP and RTSP use them.
 
-Promise: the strongest scheme that camera and Kensa share is taken; with Digest the password itself does not go over the
-network. RFC 7616 (Digest with SHA-256 and MD5, `-sess`, `qop=auth`), RFC 2069 (without qop, as old cameras), RFC 7617
-(Basic).
+Promise: the strongest scheme that camera and Kensa share is used; with Digest the password itself is never sent. RFC
+7616 (Digest with SHA-256 and MD5, `-sess`, `qop=auth`), RFC 2069 (without qop, as old cameras), RFC 7617 (Basic).
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ _ITEM: Final = re.compile(r'([A-Za-z0-9_-]+)(\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s
 
 
 def _md5(text: str) -> str:
-    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()  # what the cameras ask for
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()  # the hash that the cameras use
 
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-_HASHES: Final[dict[str, Callable[[str], str]]] = {"SHA-256": _sha256, "MD5": _md5}  # the strongest first
+_HASHES: Final[dict[str, Callable[[str], str]]] = {"SHA-256": _sha256, "MD5": _md5}  # strongest first
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +61,7 @@ def basic_header(login: CameraCredentials) -> str:
 def authorization_header(
     challenges: Iterable[str], login: CameraCredentials, *, method: str, uri: str, count: int = 1
 ) -> str | None:
-    """Answer a refusal (401): the value of `Authorization`, or None where no challenge can be answered.
+    """Return the value of `Authorization` that answers a 401; None where no challenge can be answered.
 
     `challenges` are the values of WWW-Authenticate, `uri` is the target as the request line has it. `count` numbers the
     requests that answer the same challenge (RFC 7616, `nc`): a server may refuse one that does not grow.

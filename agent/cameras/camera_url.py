@@ -1,8 +1,8 @@
 """Camera addresses: where to connect, with which credentials, and how to show one without them.
 
-Promise: whatever an error, a log line, a report or a page shows of an address went through `redact`, which shows scheme
-and host only. A password may stand anywhere else: before the `@`, in the query, in the path (`user=..._password=...`),
-and with characters that a URL does not allow there. Where host and password cannot be told apart, neither is shown.
+Promise: errors, log lines, reports and pages show an address only after `redact`, which leaves scheme and host. A
+password may be anywhere else: before the `@`, in the query, in the path (`user=..._password=...`), and with characters
+that a URL does not allow there. Where host and password cannot be distinguished, neither is shown.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ UNREADABLE: Final = "<unreadable address>"
 HIDDEN_HOST: Final = "***"  # shown in place of a host that may be part of a password
 
 _MAX_PORT: Final = 65_535
-_MAX_SECRET_BYTES: Final = 4_096  # of a password file; what is longer is no password
+_MAX_SECRET_BYTES: Final = 4_096  # of a password file; anything longer is no password
 _VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _NAMED_PASSWORD: Final = re.compile(r"(?:pass|pwd|token|secret)\w*=(?!\$\{|&|$)", re.IGNORECASE)
 # `=` with a value; or, in a query, a word without one; or a fragment or an `@`, which have no business in an address
@@ -42,7 +42,7 @@ _HOST_AND_PORT: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class CameraEndpoint:
-    """Where to connect now, and as whom."""
+    """Where to connect now, and with which credentials."""
 
     scheme: str
     host: str  # without brackets
@@ -52,13 +52,13 @@ class CameraEndpoint:
 
     @property
     def authority(self) -> str:
-        """Host and port as a URL and the header `Host` have them."""
+        """Host and port as in a URL and in the header `Host`."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port is None else f"{host}:{self.port}"
 
     @property
     def url(self) -> str:
-        """The whole address, user and password in it escaped: for libraries that take nothing else."""
+        """The whole address with escaped user and password, for libraries that accept nothing else."""
         user = (
             ""
             if self.credentials is None
@@ -77,7 +77,7 @@ class CameraAddress:
 
     @property
     def redacted(self) -> str:
-        """For people: scheme and host."""
+        """Scheme and host, for people."""
         return redact(self.url)
 
     def resolve(self, environ: Mapping[str, str] | None = None) -> CameraEndpoint:
@@ -86,7 +86,7 @@ class CameraAddress:
         variables: Mapping[str, str] | None = environ
         url = self.url.strip()
         if _VARIABLE.fullmatch(url):
-            url, variables = _expand_variables(url, environ), None  # what comes out of a variable is taken as it is
+            url, variables = _expand_variables(url, environ), None  # the value of a variable is used unchanged
         parts = _split(url) or _split_at_last(url)
         if parts is None:
             raise CameraError("its address is malformed: one like scheme://host:port/path is needed")
@@ -118,7 +118,7 @@ class _UrlParts:
     rest: str  # path, query, fragment
 
     def credentials(self, variables: Mapping[str, str] | None) -> CameraCredentials | None:
-        """User and password, unescaped before variables are put in: their values are taken as they are."""
+        """User and password, unescaped before variables are expanded: their values are used unchanged."""
         if self.user is None:
             return None
         name, _, password = self.user.partition(":")
@@ -135,7 +135,7 @@ def _make_parts(scheme: str, user: str | None, place: str, rest: str) -> _UrlPar
 
 
 def _split(url: str) -> _UrlParts | None:
-    """Split as RFC 3986 says; None where that gives no host."""
+    """Split by RFC 3986; None where that gives no host."""
     scheme = _SCHEME.match(url)
     if scheme is None:
         return None
@@ -157,12 +157,12 @@ def _split_at_last(url: str) -> _UrlParts | None:
 
 
 def _absolute_path(path: str) -> str:
-    """Return the path as a request needs it: from the root on, in ASCII and without blanks."""
+    """Return the path as a request needs it: absolute, in ASCII and without blanks."""
     return quote(path if path.startswith("/") else f"/{path}", safe="/%:@!$&'()*+,;=?[]~|{}^`\"<>\\")
 
 
 def _expand_variables(text: str, variables: Mapping[str, str] | None) -> str:
-    """Put the values of variables in; None: leave `text` as it is. Raises CameraError for one that is not set."""
+    """Expand the variables; None leaves `text` unchanged. Raises CameraError for a variable that is not set."""
     if variables is None:
         return text
 
@@ -190,18 +190,18 @@ def _read_secret(path: Path) -> str:
 
 
 def missing_variables(text: str, environ: Mapping[str, str] | None = None) -> list[str]:
-    """Return the names of `${NAME}` in `text` that the environment does not have."""
+    """Return the names of `${NAME}` in `text` that are not set in the environment."""
     environ = os.environ if environ is None else environ
     return sorted({name for name in _VARIABLE.findall(text) if name not in environ})
 
 
 def is_connectable(url: str) -> bool:
-    """Whether one can connect to it, once its variables are known."""
+    """Return whether a connection is possible, once its variables are known."""
     return _VARIABLE.fullmatch(url) is not None or (_split(url) or _split_at_last(url)) is not None
 
 
 def has_secret(url: str) -> bool:
-    """Whether a secret may be written in it: a password, a value in the path, or a query that is no reference."""
+    """Return whether it may contain a secret: a password, a value in the path, or a query that is no reference."""
     parts = _split(url) or _split_at_last(url)
     if parts is None:
         return True
@@ -211,7 +211,7 @@ def has_secret(url: str) -> bool:
 
 
 def has_password(url: str) -> bool:
-    """Whether a password is written in it for sure, and not as a variable: before the `@`, or under such a name."""
+    """Return whether it certainly contains a literal password: before the `@`, or under such a name."""
     parts = _split(url) or _split_at_last(url)
     if parts is None:
         return False
@@ -220,7 +220,7 @@ def has_password(url: str) -> bool:
 
 
 def redact(url: str) -> str:
-    """Return scheme, host and port of `url`; what cannot be parsed for sure is not shown."""
+    """Return scheme, host and port of `url`; anything that cannot be parsed with certainty is hidden."""
     if _VARIABLE.fullmatch(url):
         return url
     plain = _split(url)
@@ -236,12 +236,12 @@ def redact(url: str) -> str:
 
 
 def redact_location(place: str) -> str:
-    """Return a folder, or an address in which no secret can stand, as it is; any other address as `redact` does."""
+    """Return a folder, or an address that cannot contain a secret, unchanged; redact any other address."""
     return redact(place) if "://" in place and has_secret(place) else place
 
 
 def has_ambiguous_host(url: str) -> bool:
-    """Whether an `@` stands after what reads as the host: it may belong to a password that is not escaped."""
+    """Return whether an `@` follows the apparent host: it may belong to a password that is not escaped."""
     parts = _split(url)
     return parts is None or "@" in parts.rest
 

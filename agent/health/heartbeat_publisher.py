@@ -1,7 +1,7 @@
 """Builds and publishes the heartbeat, the agent's report on itself every `heartbeat_s`.
 
-Promise: `build` is pure, so a heartbeat can be replayed from two snapshots; the thread never touches the hot path,
-keeps to absolute deadlines, skips the beats it missed instead of sending them late, and outlives a sink that refuses.
+Promise: `build_heartbeat` is pure, so a heartbeat can be replayed from two snapshots; the thread never touches the hot
+path, keeps absolute deadlines, skips missed heartbeats instead of sending them late, and survives a sink that fails.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from agent.health.snapshot import AgentIdentity, AgentSnapshot, CameraSnapshot, InspectionSnapshot
     from agent.timing.clock import Clock
 
-_FIRST_S: Final = 1.0  # the first beat waits until cameras and transport had time to connect
-_KEYS: Final = 4  # of a configuration that waits for a restart
+_FIRST_S: Final = 1.0  # the first heartbeat waits until cameras and transport had time to connect
+_KEYS: Final = 4  # of a configuration that needs a restart
 _TEXT_BYTES: Final = 240  # of an error as JSON, so that the three of them leave room for everything else
 _CLASSES: Final = 8
 _log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ def _outbox(outbox: OutboxHealth) -> OutboxHealth:
 
 
 def _configuration(configuration: ConfigurationHealth | None) -> ConfigurationHealth | None:
-    """Shorten what is refused, and name a few of the keys that wait."""
+    """Truncate the reason of a refusal, and name only a few of the keys that need a restart."""
     if configuration is None:
         return None
     waiting = [_text(path) or "" for path in configuration.needs_restart[:_KEYS]]
@@ -136,7 +136,7 @@ def _rejects(rate: RejectRate) -> RejectHealth:
 
 
 def _most_frequent(classes: Mapping[str, int]) -> dict[str, int]:
-    """As many as a message has room for beside everything else."""
+    """Return as many classes as a message has room for beside everything else."""
     return dict(Counter(classes).most_common(_CLASSES))
 
 
@@ -161,7 +161,7 @@ def _camera(camera: CameraSnapshot) -> CameraHealth:
 
 
 def _interval_latency(previous: AgentSnapshot | None, current: AgentSnapshot) -> list[tuple[int, int]]:
-    """Buckets of all cameras together, counted since `previous`."""
+    """Return the buckets of all cameras together, counted since `previous`."""
     counts = Counter[int]()
     for camera in current.cameras:
         counts.update(dict(camera.latency))
@@ -186,7 +186,7 @@ def _text(text: str | None) -> str | None:
 
 
 class HeartbeatPublisher:
-    """Builds a heartbeat every `period_s` from `snapshot()` and gives it to `sink`."""
+    """Builds a heartbeat every `period_s` from `snapshot()` and passes it to `sink`."""
 
     def __init__(
         self,
@@ -198,13 +198,13 @@ class HeartbeatPublisher:
         period_s: float,
         supervisor: ThreadSupervisor | None = None,
     ) -> None:
-        """`snapshot` and `sink` are called from the heartbeat's thread, and from whoever calls `beat`."""
+        """`snapshot` and `sink` are called from the heartbeat's thread, and from the callers of `publish`."""
         self._identity = identity
         self._snapshot = snapshot
         self._sink = sink
         self._clock = clock
         self._period_ns = round(period_s * NS_PER_S)
-        self._wake = threading.Event()  # to stop, or to count anew
+        self._wake = threading.Event()  # to stop, or to apply a new period
         self._previous: AgentSnapshot | None = None
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -214,11 +214,11 @@ class HeartbeatPublisher:
         self._thread = supervisor.thread(self._run, kind="heartbeat", stop=self._stop, wake=self._wake)
 
     def start(self) -> None:
-        """Begin; the first beat comes after a second, or after the period where that is shorter."""
+        """Start; the first heartbeat follows after a second, or after the period where that is shorter."""
         self._thread.start()
 
     def publish(self) -> None:
-        """Send one now: for the last word after a drain. Raises what the sink raises."""
+        """Send one now, as after a drain. Raises whatever the sink raises."""
         with self._lock:
             current = self._snapshot()
             heartbeat = build_heartbeat(self._identity, previous=self._previous, current=current)
@@ -226,12 +226,12 @@ class HeartbeatPublisher:
         self._sink(heartbeat)
 
     def preview(self) -> Heartbeat:
-        """Build one for `status` without sending it; its interval is the one since the last beat."""
+        """Build one for `status` without sending it; its interval begins at the last heartbeat."""
         with self._lock:
             return build_heartbeat(self._identity, previous=self._previous, current=self._snapshot())
 
     def set_period(self, *, period_s: float) -> None:
-        """Beat every `period_s` from now on; from any thread."""
+        """Publish every `period_s` from now on; from any thread."""
         self._period_ns = round(period_s * NS_PER_S)
         self._wake.set()
 

@@ -2,10 +2,10 @@
 
 Three quarters of the libraries' mapped pages (numpy, OpenCV, ONNX Runtime: 40 of 60 MB with one camera) are touched by
 imports, kernel registration and graph optimisation, and never again. Promise: only clean pages of read-only, private
-file mappings are unmapped. Nothing is lost: one that is needed after all comes back from the page cache or the file at
-its next use, as at its first. They stay in the page cache until the kernel wants the memory, so this lowers what the
-process holds on to (`RssFile`), not what it needs to start. Heap pages that are free go back as well (`malloc_trim`):
-5 MB where Python had to compile its modules, and what an old model leaves behind.
+file mappings are unmapped. Nothing is lost: a page that is needed again is read from the page cache or the file, as at
+its first use. The pages stay in the page cache until the kernel needs the memory, so this lowers the resident memory of
+the process (`RssFile`), not what it needs to start. Free heap pages are returned as well (`malloc_trim`): 5 MB where
+Python had to compile its modules, and the memory of an old model.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 def trim_memory() -> int:
-    """Unmap what can be read again and trim the heap; returns by how many bytes the clean file pages shrank at most.
+    """Unmap pages that can be read again and trim the heap; return the most bytes by which file pages shrank.
 
     Takes some milliseconds, most of them without the interpreter's lock. Without /proc or glibc it does less.
     """
@@ -43,14 +43,14 @@ def trim_memory() -> int:
     for start, length, resident in clean_mappings(text):
         if libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), _MADV_DONTNEED) == 0:
             given += resident
-    _log.debug("%.1f MB of clean pages were given back", given / 1e6)
+    _log.debug("%.1f MB of clean pages were returned", given / 1e6)
     return given
 
 
 def clean_mappings(smaps: str) -> Iterator[tuple[int, int, int]]:
-    """Yield (address, length, resident) in bytes of the mappings in `smaps` that hold nothing but their file's bytes.
+    """Yield (address, length, resident) in bytes of the mappings in `smaps` that hold only their file's bytes.
 
-    One that holds an anonymous page is left out even when it is read-only: its relocated pointers are in no file.
+    A mapping with an anonymous page is skipped even when it is read-only: its relocated pointers are in no file.
     """
     start = length = resident = 0
     for line in smaps.splitlines():

@@ -1,7 +1,7 @@
 """Measures the CPU time and memory of this process, and the temperature of the machine.
 
-Promise: reading never raises; what a machine does not tell is None. Reading sensors can take milliseconds: never call
-this on the hot path.
+Promise: reading never raises; a value that a machine does not provide is None. Reading sensors can take milliseconds:
+never call this on the hot path.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import psutil
 
-# Drivers that measure the processor, most precise first; without one of them the hottest sensor of all counts.
+# Drivers that measure the processor, most precise first; without any of them the hottest sensor counts.
 _CPU_CHIPS: Final = ("coretemp", "k10temp", "zenpower", "cpu_thermal", "cpu-thermal", "soc_thermal", "acpitz")
 _PLAUSIBLE_C: Final = (-40.0, 150.0)  # sensors without a chip behind them report 0 K, 255 and worse
 
@@ -29,7 +29,7 @@ class ProcessUsage:
 
     cpu_s: float  # processor time since the process began, all threads
     rss_bytes: int
-    temperature_c: float | None = None  # of the processor, or the hottest part that tells
+    temperature_c: float | None = None  # of the processor, or of the hottest sensor
     memory_used: float | None = None  # share of the machine's memory in use, 0..1
 
 
@@ -48,14 +48,14 @@ def hottest_c(sensors: Mapping[str, Sequence[float]]) -> float | None:
 
 
 class ProcessMeter:
-    """Reads this process. psutil takes 40 ms to import, so that waits for the first reading: the line starts sooner."""
+    """Reads this process. psutil is imported at the first reading, because that takes 40 ms."""
 
     def __init__(self) -> None:
         """Prepare; nothing is read yet."""
         self._process: psutil.Process | None = None
 
     def read(self) -> ProcessUsage:
-        """Return the usage now."""
+        """Return the present usage."""
         import psutil  # noqa: PLC0415 - see the class
 
         process = self._process = self._process or psutil.Process()
@@ -64,7 +64,7 @@ class ProcessMeter:
             rss = process.memory_info().rss
         try:
             sensors = psutil.sensors_temperatures()
-        except (OSError, ValueError):  # a driver that went away, or wrote what is no number
+        except (OSError, ValueError):  # a driver that disappeared, or wrote something that is no number
             sensors = {}
         return ProcessUsage(
             cpu_s=times.user + times.system,
@@ -75,7 +75,7 @@ class ProcessMeter:
 
 
 def process_age_s() -> float:
-    """Seconds since this process began, the interpreter's own start included; resolution 10 ms (proc(5), starttime)."""
+    """Return the seconds since this process began, the interpreter's start included, to 10 ms (proc(5), starttime)."""
     after_name = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
     began_s = int(after_name[19]) / os.sysconf(
         "SC_CLK_TCK"

@@ -1,6 +1,6 @@
 """The state of the agent at one moment, as heartbeat, metrics and `status` read it.
 
-`app` fills it from counters, cameras, slots and the outbox when somebody asks; the hot path knows nothing of it.
+`app` fills it from counters, cameras, slots and the outbox on request; the hot path does not know it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class AgentIdentity:
-    """What does not change while the agent runs."""
+    """The identity of a running agent; it never changes."""
 
     thing: str
     line: str
@@ -39,9 +39,9 @@ class CameraSnapshot:
     accounting: Accounting
     latency: tuple[tuple[int, int], ...]  # LatencyHistogram.buckets(): (upper edge in us, count)
     latency_total_us: int
-    picture_faults: Mapping[str, int] = field(default_factory=dict)  # ImageFault value -> pictures that prove nothing
-    picture_alarm: str | None = None  # why its pictures are not judged now
-    image_mismatch: str | None = None  # in which way they are unlike those that the model was trained on
+    picture_faults: Mapping[str, int] = field(default_factory=dict)  # ImageFault value -> images that prove nothing
+    picture_alarm: str | None = None  # why its images are not inspected now
+    image_mismatch: str | None = None  # how they differ from those that the model was trained on
 
     @property
     def camera(self) -> str:
@@ -57,18 +57,18 @@ class InspectionSnapshot:
     model: ModelIdentity | None
     preprocess_digest: str | None
     pool_misses: int = 0  # frames for which no buffer was free
-    frames_not_recorded: int = 0  # of defect and unsure parts, because writing them could not follow
+    frames_not_recorded: int = 0  # of defect and unsure parts, because writing could not keep up
     state: str | None = None  # of the model's lifecycle; None without updates
-    candidate: str | None = None  # `name/version` of the release that is on its way
-    alarm: str | None = None  # why a person must look at the model
-    unhealthy: str | None = None  # why its verdicts cannot be relied on now: pictures, reject rate
-    rejects: RejectRate | None = None  # of the model that judges; None before its first part
-    models: tuple[ModelCounts, ...] = ()  # what the last models said
+    candidate: str | None = None  # `name/version` of the release that is being rolled out
+    alarm: str | None = None  # why a person must check the model
+    unhealthy: str | None = None  # why its verdicts cannot be relied on now: images, reject rate
+    rejects: RejectRate | None = None  # of the active model; None before its first part
+    models: tuple[ModelCounts, ...] = ()  # counts of the last models
 
 
 @dataclass(frozen=True, slots=True)
 class AgentSnapshot:
-    """Everything at one moment."""
+    """The state of an agent at one moment."""
 
     monotonic_ns: int
     utc_ns: int
@@ -84,5 +84,7 @@ class AgentSnapshot:
     collection: CollectionHealth | None = None
     threads: ThreadsHealth | None = None
     log: LogHealth | None = None
-    losses: Mapping[str, int] = field(default_factory=dict)  # dropped or refused beside frames and verdicts
+    losses: Mapping[str, int] = field(
+        default_factory=dict
+    )  # items other than frames and verdicts that were dropped or refused
     configuration: ConfigurationHealth | None = None

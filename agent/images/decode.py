@@ -1,11 +1,11 @@
 """Decodes images (PNG, JPEG, BMP) within bounds, for the line and for training alike.
 
-Promise: what comes out is a whole picture, uint8, [H, W] mono or [H, W, 3] BGR; everything else is a FrameError that
-says what was seen. The size is read from the header and bounded before a row is decoded. A cut or damaged file is
-refused as far as its format lets one see: every PNG chunk by its CRC, a JPEG by its marker structure down to the
-end-of-image marker, a BMP by its length. Flipped bits inside a JPEG's coded data cannot be seen; files and TCP have
-checksums of their own. Nothing is converted behind the user's back: 16-bit, alpha and CMYK pictures are refused, and a
-rotation noted in EXIF is ignored, because a camera on a line does not turn.
+Promise: the result is a whole image, uint8, [H, W] mono or [H, W, 3] BGR; everything else is a FrameError that
+describes the problem. The size is read from the header and bounded before a row is decoded. A truncated or damaged file
+is refused as far as its format allows: every PNG chunk by its CRC, a JPEG by its marker structure down to the
+end-of-image marker, a BMP by its length. Flipped bits inside a JPEG's coded data cannot be detected; files and TCP have
+checksums of their own. Nothing is converted silently: 16-bit, alpha and CMYK images are refused, and a rotation in EXIF
+is ignored, because a camera on a line does not turn.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from agent.records import Pixels
 
 MAX_IMAGE_PX: Final = 1 << 26  # 8192 x 8192; the same limit is set for OpenCV in agent/__init__.py
-MAX_IMAGE_BYTES: Final = 1 << 26  # of the encoded picture
+MAX_IMAGE_BYTES: Final = 1 << 26  # of the encoded image
 
 Encoded = bytes | bytearray | memoryview
 
@@ -38,14 +38,14 @@ _JPEG_OTHER_FRAMES: Final = frozenset({0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB,
 # In coded data FF is followed by 00 (stuffing) or D0..D7 (restart); anything else ends the scan.
 _JPEG_SCAN_END: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _JPEG_RESTART: Final = re.compile(rb"\xff[\xd0-\xd7]")
-_JPEG_MAX_SCANS: Final = 100  # encoders write about 10; each one costs a pass over the whole picture
+_JPEG_MAX_SCANS: Final = 100  # encoders write about 10; each one costs a pass over the whole image
 _SOF_MIN: Final = 6  # bytes, without the components
 _BMP_HEADER: Final = 40  # bytes
 
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:
-    """What the decoded picture will be: `shape` is [H, W] or [H, W, 3]."""
+    """The format of the decoded image: `shape` is [H, W] or [H, W, 3]."""
 
     kind: str
     width: int
@@ -59,10 +59,10 @@ class ImageHeader:
 
 
 def validate_encoded(data: Encoded) -> ImageHeader:
-    """Read the header of a whole encoded picture and check that none of it is missing.
+    """Read the header of a whole encoded image and check that none of it is missing.
 
-    Raises FrameError: `corrupt` for what is no such picture or is damaged, `channels` for one that is neither mono nor
-    BGR with 8 bits, `size` for one without pixels or with more than MAX_IMAGE_PX.
+    Raises FrameError: `corrupt` for data that is no such image or is damaged, `channels` for one that is neither mono
+    nor BGR with 8 bits, `size` for one without pixels or with more than MAX_IMAGE_PX.
     """
     if len(data) > MAX_IMAGE_BYTES:
         raise FrameError(DropReason.SIZE, f"{len(data):,} encoded bytes; at most {MAX_IMAGE_BYTES:,} are read")
@@ -76,7 +76,7 @@ def validate_encoded(data: Encoded) -> ImageHeader:
         if start[:2] == b"BM":
             return _bmp(view)
     except (struct.error, IndexError):
-        raise _corrupt(f"the picture ends after {len(data):,} bytes, inside its headers") from None
+        raise _corrupt(f"the image ends after {len(data):,} bytes, inside its headers") from None
     raise _corrupt(f"it is neither PNG, JPEG nor BMP (it starts with {start.hex(' ') or 'nothing'})")
 
 
@@ -92,7 +92,7 @@ class ImageDecoder:
         self._sentinel: Pixels = np.empty((0,), np.uint8)
 
     def decode(self, data: Encoded, buffer: Pixels | None) -> Pixels:
-        """Return the picture; in `buffer` when its shape fits, else in an array of its own.
+        """Return the image; in `buffer` when its shape fits, else in an array of its own.
 
         Raises FrameError, see `inspect`.
         """
@@ -112,7 +112,7 @@ class ImageDecoder:
         return pixels
 
     def close(self) -> None:
-        """Give the memory file back; the next `decode` makes a new one."""
+        """Release the memory file; the next `decode` makes a new one."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
@@ -123,8 +123,8 @@ class ImageDecoder:
         os.pwrite(self._file, data, 0)
         os.ftruncate(self._file, len(data))
 
-    # A decoder that gives up leaves the buffer's old picture and OpenCV returns it as if it were new. So the first and
-    # the last row (pictures are stored from either end) hold random bytes before, which no decoded picture equals.
+    # A decoder that gives up leaves the buffer's old image and OpenCV returns it as if it were new. So the first and
+    # the last row (images are stored from either end) hold random bytes before, which no decoded image equals.
     def _write_sentinels(self, pixels: Pixels) -> None:
         if self._sentinel.shape != pixels.shape[1:]:
             # Not from numpy.random: importing it costs 2.4 MB, and nothing else on the line needs it.
@@ -144,7 +144,7 @@ def _corrupt(detail: str) -> FrameError:
 
 def _header(kind: str, width: int, height: int, channels: int) -> ImageHeader:
     if width < 1 or height < 1:
-        raise FrameError(DropReason.SIZE, f"the {kind.upper()} header gives {width}x{height} px: there is no picture")
+        raise FrameError(DropReason.SIZE, f"the {kind.upper()} header gives {width}x{height} px: there is no image")
     if width * height > MAX_IMAGE_PX:
         raise FrameError(
             DropReason.SIZE,
@@ -217,7 +217,7 @@ def _jpeg(view: memoryview) -> ImageHeader:
 
 
 def _jpeg_marker(view: memoryview, at: int) -> tuple[int, int]:
-    """Return where the segment's length stands, and its marker."""
+    """Return the position of the segment's length, and its marker."""
     if view[at] != 0xFF:  # noqa: PLR2004
         raise _corrupt(f"the JPEG has {view[at]:02x} at byte {at} where a marker must be")
     while view[at] == 0xFF:  # noqa: PLR2004  # fill bytes
@@ -272,9 +272,9 @@ def encode_jpeg(pixels: Pixels, quality: int) -> bytes:
     try:
         done, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
     except cv2.error as error:
-        raise ValueError(f"a picture of shape {pixels.shape} cannot be a JPEG") from error
+        raise ValueError(f"an image of shape {pixels.shape} cannot be a JPEG") from error
     if not done:
-        raise ValueError(f"a picture of shape {pixels.shape} cannot be a JPEG")
+        raise ValueError(f"an image of shape {pixels.shape} cannot be a JPEG")
     return bytes(data)
 
 
@@ -283,7 +283,7 @@ def encode_png(pixels: Pixels) -> bytes:
     try:
         done, data = cv2.imencode(".png", pixels)
     except cv2.error as error:
-        raise ValueError(f"a picture of shape {pixels.shape} cannot be a PNG") from error
+        raise ValueError(f"an image of shape {pixels.shape} cannot be a PNG") from error
     if not done:
-        raise ValueError(f"a picture of shape {pixels.shape} cannot be a PNG")
+        raise ValueError(f"an image of shape {pixels.shape} cannot be a PNG")
     return bytes(data)

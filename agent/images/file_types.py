@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 IMAGE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp"})  # what agent.images.decode decodes
-# Kinds that a person may take for pictures that are read. What else lies in a folder is no picture.
+# Kinds that a person may expect to be read. Other files in a folder are no images.
 UNSUPPORTED_KINDS: Final = frozenset({
     ".apng", ".arw", ".avif", ".cr2", ".cr3", ".dib", ".dng", ".exr", ".gif", ".hdr", ".heic", ".heif", ".j2k", ".jfif",
     ".jp2", ".jpe", ".jxl", ".nef", ".npy", ".orf", ".pbm", ".pgm", ".pnm", ".ppm", ".psd", ".raf", ".raw", ".rw2",

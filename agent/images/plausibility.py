@@ -2,11 +2,10 @@
 
 It compares brightness and contrast with those of the golden set.
 
-Promise: `measure` reads what preprocessing has written for the model, a few thousand bytes of it, in about 15 us; it
-    never looks at the frame again. The limits come from the release's own golden set, which are model inputs, too, so
-    both sides are measured in the same way. A picture beyond the limits of `find_fault` gets the outcome `unknown`;
-    `describe_mismatch` is narrower and only warns. A release whose golden set cannot be read has no limits, and nothing
-    is checked.
+Promise: `measure` reads a few thousand bytes of the model's preprocessed input, in about 15 us; it never reads the
+frame again. The limits come from the release's own golden set, whose images are model inputs, too, so both sides are
+measured in the same way. An image beyond the limits of `find_fault` gets the outcome `unknown`; `describe_mismatch` is
+narrower and only warns. A release whose golden set cannot be read has no limits, and nothing is checked.
 
 Contrast is the RMS difference of neighbouring cells, means of 8 input pixels in every 16th row. Vignetting and uneven
 light change it little, sensor noise is averaged out: a flat field stays near 0, also where its corners are dark.
@@ -34,7 +33,7 @@ _BRIGHT: Final = 0.2  # of what the golden set's highest level leaves up to whit
 _FLAT: Final = 0.25  # of the golden set's low contrast
 _FLATTEST: Final = 0.8  # grey levels: sensor noise of sigma 1.6 at the model's scale gives less
 _WHITE: Final = 255.0
-_LOW_QUANTILE: Final = 0.05  # of the golden set's contrast: a single odd picture does not open the limit
+_LOW_QUANTILE: Final = 0.05  # of the golden set's contrast: a single odd image does not widen the limit
 _WARN_LEVEL: Final = (
     0.75  # `describe_mismatch`: share of the lowest level, and of the distance of the highest from black and white
 )
@@ -44,7 +43,7 @@ _WARN_CONTRAST: Final = (0.6, 1.7)  # of the low, and of the highest contrast
 
 @dataclass(frozen=True, slots=True)
 class ImageStatistics:
-    """One part's picture, as the model gets it; grey levels 0 to 255."""
+    """Statistics of one part's image, as the model gets it; grey levels 0 to 255."""
 
     level: float  # mean
     contrast: float  # RMS difference of neighbouring cells; of the tile with the most
@@ -52,7 +51,7 @@ class ImageStatistics:
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """What the golden set spans; grey levels."""
+    """The range of the golden set; grey levels."""
 
     level_low: float
     level_high: float
@@ -61,17 +60,17 @@ class ImageLimits:
 
     @property
     def darkest(self) -> float:
-        """Below this level a picture is dark."""
+        """Below this level an image is dark."""
         return _DARK * self.level_low
 
     @property
     def brightest(self) -> float:
-        """Above this level a picture is bright."""
+        """Above this level an image is bright."""
         return _WHITE - _BRIGHT * (_WHITE - self.level_high)
 
     @property
     def flattest(self) -> float:
-        """Below this contrast a picture is flat; 0 where the golden set has flat pictures itself."""
+        """Below this contrast an image is flat; 0 where the golden set has flat images itself."""
         return max(_FLATTEST, _FLAT * self.contrast_low) if self.contrast_low > _FLATTEST else 0.0
 
 
@@ -94,7 +93,7 @@ def _measure_one(tile: Pixels) -> ImageStatistics:
 
 
 def measure_limits(images: Pixels) -> ImageLimits:
-    """Return what golden pictures [N, H, W, C] uint8 span, N >= 1."""
+    """Return the range of golden images [N, H, W, C] uint8, N >= 1."""
     found = [_measure_one(image) for image in images]
     levels, contrasts = sorted(s.level for s in found), sorted(s.contrast for s in found)
     low = contrasts[int(_LOW_QUANTILE * (len(contrasts) - 1))]
@@ -102,7 +101,7 @@ def measure_limits(images: Pixels) -> ImageLimits:
 
 
 def find_fault(seen: ImageStatistics, limits: ImageLimits) -> ImageFault | None:
-    """Say why the picture proves nothing; None when it can be judged. Black and white are named before flat."""
+    """Return why the image proves nothing; None when it can be inspected. Dark and bright go before flat."""
     if seen.level < limits.darkest:
         return ImageFault.DARK
     if seen.level > limits.brightest:
@@ -111,29 +110,29 @@ def find_fault(seen: ImageStatistics, limits: ImageLimits) -> ImageFault | None:
 
 
 def describe_fault(fault: ImageFault, seen: ImageStatistics, limits: ImageLimits) -> str:
-    """Word a fault with its figures and its remedy, for the verdict."""
+    """Describe a fault with its measurements and its remedy, for the verdict."""
     match fault:
         case ImageFault.DARK:
             return (
-                f"dark: brightness {seen.level:.0f} of 255, the model's pictures have {_span(limits)}, at least "
-                f"{limits.darkest:.0f} is judged; check lamp, lens cap and exposure"
+                f"dark: brightness {seen.level:.0f} of 255, the model's images have {_span(limits)}, at least "
+                f"{limits.darkest:.0f} is needed; check lamp, lens cap and exposure"
             )
         case ImageFault.BRIGHT:
             return (
-                f"bright: brightness {seen.level:.0f} of 255, the model's pictures have {_span(limits)}, at most "
-                f"{limits.brightest:.0f} is judged; check exposure, gain and stray light"
+                f"bright: brightness {seen.level:.0f} of 255, the model's images have {_span(limits)}, at most "
+                f"{limits.brightest:.0f} is allowed; check exposure, gain and stray light"
             )
         case _:
             return (
-                f"flat: contrast {seen.contrast:.1f}, at least {limits.flattest:.1f} is judged; is the lens covered or "
+                f"flat: contrast {seen.contrast:.1f}, at least {limits.flattest:.1f} is needed; is the lens covered or "
                 "out of focus, or is there no part in view?"
             )
 
 
 def describe_mismatch(seen: ImageStatistics, limits: ImageLimits) -> str | None:
-    """Say in which way a picture that can be judged is unlike those that the model was trained on; None if it is not.
+    """Describe how a usable image differs from those that the model was trained on; None if it does not.
 
-    For a warning: a model may well judge such pictures, and may as well reject or pass all of them.
+    For a warning: a model may classify such images correctly, or may reject or pass all of them.
     """
     problems = []
     brightest = min(limits.level_high / _WARN_LEVEL, _WHITE - _WARN_LEVEL * (_WHITE - limits.level_high))
@@ -151,11 +150,11 @@ def _span(limits: ImageLimits) -> str:
 
 
 def describe_shape_mismatch(geometry: Geometry, *, region: tuple[int, int], has_roi: bool) -> str | None:
-    """Say that a region (width, height in px) is squeezed or padded on its way into the model; None if it is not."""
+    """Describe how a region (width, height in px) is squeezed or padded for the model; None if it is not."""
     width, height = region
     if width < geometry.width or height < geometry.height:
         return (
-            f"the picture is smaller than the model's input: {width}x{height} px against "
+            f"the image is smaller than the model's input: {width}x{height} px against "
             f"{geometry.width}x{geometry.height}, so its border is repeated; use a larger roi, or more "
             "pixels of the camera"
         )
@@ -164,6 +163,6 @@ def describe_shape_mismatch(geometry: Geometry, *, region: tuple[int, int], has_
         return None
     remedy = "correct the inspection's roi" if has_roi else "set the inspection's roi"
     return (
-        f"the picture has another aspect than trained: {width}x{height} px are {seen:.2f} wide to high, the model's "
+        f"the image has another aspect than trained: {width}x{height} px are {seen:.2f} wide to high, the model's "
         f"input is {trained:.2f}, so parts look squeezed to it: {remedy}"
     )

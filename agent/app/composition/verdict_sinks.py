@@ -18,10 +18,12 @@ _log = logging.getLogger(__name__)
 
 
 class FirstVerdictLogger:
-    """Passes verdicts on; says once how long the first one took, which is what a person waits for after a restart."""
+    """Passes verdicts on, and logs once how long after the start of the process the first one was made."""
 
     def __init__(self, sink: VerdictSink) -> None:
-        self.append = self._first  # the instance's own: after the first verdict nothing stands in between
+        self.append = (
+            self._first
+        )  # an instance attribute: replaced after the first verdict, so that later ones cost nothing
         self._sink = sink
         self._lock = threading.Lock()
 
@@ -34,7 +36,7 @@ class FirstVerdictLogger:
 
 
 class ObservedSink:
-    """Shows verdicts to an observer on their way to the outbox."""
+    """Passes verdicts to the outbox and then to an observer."""
 
     def __init__(self, sink: VerdictSink, observe: Callable[[Sequence[Verdict]], None]) -> None:
         self._sink = sink

@@ -190,9 +190,7 @@ def test_a_dark_part_is_unknown_whatever_the_model_would_say_and_its_neighbours_
     line, monitor = light_line(model)
     found = line.judge(4, greys=[90, 5, 95, 255])
     assert [v.judgement.outcome for v in found] == [Outcome.OK, Outcome.UNKNOWN, Outcome.OK, Outcome.UNKNOWN]
-    assert (found[1].judgement.reason or "").startswith(
-        "dark: brightness 5 of 255, the model's pictures have 80 to 105"
-    )
+    assert (found[1].judgement.reason or "").startswith("dark: brightness 5 of 255, the model's images have 80 to 105")
     assert monitor.image_health("cam").faults == {"dark": 1, "bright": 1}
     assert line.counters.snapshot().pending == 0
     assert line.pool.held == 0
