@@ -25,37 +25,37 @@ if TYPE_CHECKING:
 REPEAT_S: Final = 3_600.0
 MAX_EPISODES: Final = 4  # of one condition in `repeat_s` that are logged one by one
 _MAX_REASONS: Final = 8
-_MAX_EVENTS: Final = 32  # of one part of the agent in `repeat_s`
+_MAX_EVENTS: Final = 32  # of one component of the agent in `repeat_s`
 _NUMBERS: Final = re.compile(r"\d+(?:[.,:]\d+)*")
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Something that is not well at the moment."""
+    """A fault that lasts at the moment."""
 
     what: str
-    reason: str  # the newest
+    reason: str  # the latest
     since_ns: int  # monotonic
 
 
 @dataclass(slots=True)
 class _ConditionState:
-    """What is remembered of one condition."""
+    """The state of one condition."""
 
-    since_ns: int | None = None  # None while it is well
+    since_ns: int | None = None  # None while there is no fault
     reason: str = ""
     logged_ns: dict[str, int] = field(default_factory=dict)  # reason without its numbers -> when it was logged
     episodes: deque[int] = field(default_factory=deque)  # when the last ones began
     is_muted: bool = False  # this episode is counted only
-    muted_ns: int | None = None  # when the line on its coming and going was logged
+    muted_ns: int | None = None  # when it was logged that it comes and goes
     suppressed: int = 0  # since the last line
 
 
 class LogCounter(logging.Handler):
-    """Counts what is logged at WARNING and above by a logger that it is attached to, or one below that."""
+    """Counts records at WARNING and above of the loggers that it is attached to, and of their children."""
 
     def __init__(self) -> None:
-        """Nothing was logged yet."""
+        """Start at zero."""
         super().__init__(logging.WARNING)
         self.warnings = 0
         self.errors = 0
@@ -69,7 +69,7 @@ class LogCounter(logging.Handler):
 
 
 class ConditionLog:
-    """The conditions of one part of the agent; `what` names each in a text for a person, such as `camera left`."""
+    """The conditions of one component; `what` names each in a text for a person, such as `camera left`."""
 
     def __init__(self, logger: logging.Logger, clock: Clock, *, repeat_s: float = REPEAT_S) -> None:
         """Log through `logger`; time is `clock`'s monotonic one."""
@@ -78,14 +78,14 @@ class ConditionLog:
         self._repeat_ns = round(repeat_s * NS_PER_S)
         self._lock = threading.Lock()
         self._states: dict[str, _ConditionState] = {}
-        self._events: dict[str, int] = {}  # what happened, without its numbers -> when it was logged
-        self.faults = 0  # times that something broke
-        self.suppressed = 0  # lines that were left out because they said what the log says already
+        self._events: dict[str, int] = {}  # event, without its numbers -> when it was logged
+        self.faults = 0  # times that a condition began
+        self.suppressed = 0  # lines that were left out as repetitions
 
     def report_fault(
         self, what: str, reason: str, *, level: int = logging.WARNING, trace: BaseException | None = None
     ) -> bool:
-        """Note that `what` does not work, and why; whether a line was logged. `trace` goes with that line."""
+        """Record that `what` does not work, and why; return whether it was logged. `trace` goes with that line."""
         now_ns = self._clock.monotonic_ns()
         with self._lock:
             state = self._states.setdefault(what, _ConditionState())
@@ -105,7 +105,7 @@ class ConditionLog:
         return True
 
     def clear_fault(self, what: str, text: str = "is well again") -> bool:
-        """Note that `what` works; whether it did not before."""
+        """Record that `what` works; return whether it did not before."""
         with self._lock:
             state = self._states.get(what)
             if state is None or state.since_ns is None:
@@ -121,7 +121,7 @@ class ConditionLog:
         return True
 
     def report_event(self, what: str, text: str, *, level: int = logging.WARNING) -> bool:
-        """Note something that happened and does not last; whether a line was logged.
+        """Record an event that does not last; return whether it was logged.
 
         The same text (numbers aside) is logged once in `repeat_s`, and `_MAX_EVENTS` different ones at most.
         """
@@ -136,7 +136,7 @@ class ConditionLog:
         return True
 
     def conditions(self) -> tuple[Condition, ...]:
-        """What is not well now, the oldest first."""
+        """Return the present faults, the oldest first."""
         with self._lock:
             found = [
                 Condition(what, state.reason, state.since_ns)
@@ -146,7 +146,7 @@ class ConditionLog:
         return tuple(sorted(found, key=lambda condition: condition.since_ns))
 
     def forget(self, what: str) -> None:
-        """`what` is no more: it is neither broken nor well."""
+        """Forget `what`: it no longer exists."""
         with self._lock:
             self._states.pop(what, None)
 
@@ -159,7 +159,7 @@ class ConditionLog:
         state.episodes.append(now_ns)
 
     def _line(self, state: _ConditionState, what: str, reason: str, now_ns: int, *, is_new: bool) -> str | None:
-        """Return what to log, or None when the log says it already."""
+        """Return what to log, or None for a repetition."""
         if state.is_muted and (state.muted_ns is None or now_ns - state.muted_ns >= self._repeat_ns):
             state.muted_ns = now_ns
             return f"{what} comes and goes: {reason}; what follows is counted, and logged again once an hour"
@@ -176,7 +176,7 @@ class ConditionLog:
 
 
 def duration(seconds: float) -> str:
-    """`seconds` for a person: `0.4 s`, `12 s`, `5 min`, `3.5 h`, `2.1 days`."""
+    """Return `seconds` for a person: `0.4 s`, `12 s`, `5 min`, `3.5 h`, `2.1 days`."""
     minute, hour, day = 60.0, 3_600.0, 86_400.0
     if seconds < 10.0:  # noqa: PLR2004 - a digit after the point is worth reading
         return f"{seconds:.1f} s"

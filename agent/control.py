@@ -1,8 +1,8 @@
 """The lock on the state directory, and the control socket through which commands reach the agent.
 
-One agent at a time uses a state directory. `control.sock` (mode 0600: who may read the state may ask) speaks one
+One agent at a time uses a state directory. `control.sock` (mode 0600: only the owner may connect) carries one
 bounded JSON object a line: `{"cmd": "status"}` -> `{"ok": true, ...}` or `{"ok": false, "error": "..."}`. Handlers
-run on the control thread, one request at a time; a client that is slow or silent is cut off.
+run on the control thread, one request at a time; a slow or silent client is disconnected.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ CLIENT_TIMEOUT_S: Final = 5.0
 
 
 class StateDir:
-    """The locked state directory. Use as a context manager; the kernel frees the lock when the process dies."""
+    """The locked state directory. Use as a context manager; the kernel releases the lock when the process dies."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._fd = -1
 
     def __enter__(self) -> Self:
-        """Make the directory (0700) and take the lock. Raises StateDirError with the remedy."""
+        """Create the directory (0700) and take the lock. Raises StateDirError with the remedy."""
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._fd = os.open(self.path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -61,7 +61,7 @@ class StateDir:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Free the lock."""
+        """Release the lock."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -87,7 +87,7 @@ def running_agent(state_dir: Path) -> int | None:
 
 @contextmanager
 def _short_path(directory: Path) -> Iterator[str]:
-    """A path to the socket that fits into the 108 bytes of `sockaddr_un`, however deep `directory` lies."""
+    """Yield a path to the socket that fits into the 108 bytes of `sockaddr_un`, however long `directory` is."""
     fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{fd}/{SOCKET_NAME}"
@@ -118,8 +118,8 @@ class ControlServer:
         self._losses = supervisor.losses
 
     def start(self) -> None:
-        """Bind and serve. Raises StateDirError when the socket cannot be made."""
-        (self._dir / SOCKET_NAME).unlink(missing_ok=True)  # left by an agent that was killed; the lock says it is gone
+        """Bind and serve. Raises StateDirError when the socket cannot be created."""
+        (self._dir / SOCKET_NAME).unlink(missing_ok=True)  # left by an agent that was killed: we hold its lock
         before = os.umask(0o177)  # the socket must never exist with wider rights
         try:
             with _short_path(self._dir) as path:
@@ -139,7 +139,7 @@ class ControlServer:
         self._closing.set()
         if self._thread.is_alive():
             with suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)  # which ends `accept` at once; closing alone does not
+                self._socket.shutdown(socket.SHUT_RDWR)  # ends `accept` at once; closing alone does not
             self._thread.join(timeout_s)
             (self._dir / SOCKET_NAME).unlink(missing_ok=True)
         self._socket.close()
@@ -151,12 +151,12 @@ class ControlServer:
             except OSError:
                 if self._closing.is_set():
                     return
-                raise  # out of descriptors, say: the supervisor lets this begin again
+                raise  # out of descriptors, for example: the supervisor restarts this
             with client:
                 try:
                     client.settimeout(CLIENT_TIMEOUT_S)
                     client.sendall(self._respond(_read_line(client, MAX_REQUEST_BYTES)))
-                except OSError:  # a client that goes away is its own business
+                except OSError:  # the client disconnected
                     self._losses.count("control_clients")
 
     def _handle(self, request: object) -> Mapping[str, Any]:
@@ -200,7 +200,7 @@ def _read_line(connection: socket.socket, limit: int) -> bytes:
 
 
 def request(state_dir: Path, command: str, **arguments: object) -> dict[str, Any]:
-    """Ask the agent that runs on `state_dir`. Raises ControlError when none does, or when it refuses."""
+    """Send a request to the agent on `state_dir`. Raises ControlError when none runs, or when it refuses."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(CLIENT_TIMEOUT_S)
         try:

@@ -26,18 +26,18 @@ class Accounting:
     """A consistent snapshot of one camera's counters."""
 
     captured: int
-    inspected: int  # verdicts of every outcome, `unknown` included
+    inspected: int  # verdicts of every outcome, including `unknown`
     dropped: dict[str, int]  # by DropReason value, only reasons that occurred
     outcomes: dict[str, int]  # by Outcome value, only outcomes that occurred
 
     @property
     def dropped_total(self) -> int:
-        """All drops."""
+        """Dropped frames of all reasons."""
         return sum(self.dropped.values())
 
     @property
     def pending(self) -> int:
-        """Captured and neither judged nor dropped yet; 0 after a drain."""
+        """Captured and neither inspected nor dropped yet; 0 after a drain."""
         return self.captured - self.inspected - self.dropped_total
 
 
@@ -61,24 +61,24 @@ class LatencyHistogram:
             self._total_us += value
 
     def buckets(self) -> list[tuple[int, int]]:
-        """(upper edge in microseconds, count) of every bucket that is not empty, ascending."""
+        """Return (upper edge in microseconds, count) of every bucket that is not empty, ascending."""
         with self._lock:
             counts = self._counts.copy()
         return [(self.upper_us(i), n) for i, n in enumerate(counts) if n]
 
     def total_us(self) -> int:
-        """Sum of all recorded latencies."""
+        """Return the sum of all recorded latencies."""
         return self._total_us
 
     @staticmethod
     def upper_us(index: int) -> int:
-        """Exclusive upper edge of bucket `index`, microseconds."""
+        """Return the exclusive upper edge of bucket `index`, microseconds."""
         octave, step = divmod(index, _STEPS)
         return ((_STEPS + step + 1) << octave) // _STEPS + 1
 
 
 def quantile_us(buckets: Sequence[tuple[int, int]], share: float) -> int | None:
-    """Upper edge (us) of the bucket in which quantile `share` (0..1) lies; None without data."""
+    """Return the upper edge (us) of the bucket of quantile `share` (0..1); None without data."""
     total = sum(n for _, n in buckets)
     if not total:
         return None
@@ -91,20 +91,20 @@ def quantile_us(buckets: Sequence[tuple[int, int]], share: float) -> int | None:
 
 
 class LossCounters:
-    """What was dropped or refused beside frames and verdicts, by a stable snake_case name; from any thread."""
+    """Counts dropped or refused items that are no frames or verdicts, by a snake_case name; from any thread."""
 
     def __init__(self) -> None:
-        """Nothing was."""
+        """Start at zero."""
         self._lock = threading.Lock()
         self._counts: dict[str, int] = {}
 
     def count(self, name: str, count: int = 1) -> None:
-        """Count what was lost under `name`."""
+        """Count a loss under `name`."""
         with self._lock:
             self._counts[name] = self._counts.get(name, 0) + count
 
     def snapshot(self) -> dict[str, int]:
-        """All counts of one moment; only names that occurred, in their order."""
+        """Return all counts of one moment; only names that occurred, in their order."""
         with self._lock:
             return dict(sorted(self._counts.items()))
 
@@ -113,7 +113,7 @@ class CameraCounters:
     """One camera's counters; methods may be called from any thread."""
 
     def __init__(self, *, camera: str = "", on_drop: Callable[[DroppedFrames], None] | None = None) -> None:
-        """Start at zero. `on_drop` hears of every frame without a verdict, in the thread that drops it."""
+        """Start at zero. `on_drop` is called with every frame without a verdict, in the thread that drops it."""
         self._camera = camera
         self._on_drop = on_drop
         self._lock = threading.Lock()
@@ -136,7 +136,7 @@ class CameraCounters:
         detail: str | None = None,
         name: str | None = None,
     ) -> None:
-        """Count frames that will get no verdict; see `records.Dropped`."""
+        """Count frames that will get no verdict; see `records.DroppedFrames`."""
         with self._lock:
             self._dropped[reason] = self._dropped.get(reason, 0) + count
         if self._on_drop is not None:
@@ -149,7 +149,7 @@ class CameraCounters:
         self.latency.record(latency_us)
 
     def snapshot(self) -> Accounting:
-        """All counters of one moment."""
+        """Return all counters of one moment."""
         with self._lock:
             return Accounting(
                 captured=self._captured,

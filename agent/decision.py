@@ -1,6 +1,6 @@
 """Turns scores into an outcome, purely: class thresholds, unsure band, tiles to part, defect box.
 
-The same function judges on the line, in evaluation and in `explain`. Nothing here knows time, files or cameras.
+The line, evaluation and `explain` use the same function. Nothing here depends on time, files or cameras.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ def _good_indices(classes: tuple[str, ...], defects: frozenset[str]) -> tuple[in
 
 
 def unknown_judgement(reason: str) -> Judgement:
-    """No judgement was possible, and why."""
+    """Return the judgement `unknown` with its reason."""
     return Judgement(Outcome.UNKNOWN, None, 0.0, (), None, reason)
 
 
 def evidence_score(evidence: Floats, rule: DecisionRule) -> float:
-    """One defect score in [0, 1] from the cells [tiles, h, w] of a part, by the rule's aggregation."""
+    """Return one defect score in [0, 1] from the cells [tiles, h, w] of a part, by the rule's aggregation."""
     top = 1 if rule.aggregation == "max" else max(1, round(evidence.size * rule.top_fraction))
     if top == 1:
-        return float(evidence.item(evidence.argmax()))  # a NaN wins, as it does with `max`; a third of its time
+        return float(evidence.item(evidence.argmax()))  # a NaN wins, as with `max`, in a third of the time
     cells = evidence.flatten()
     cells.partition(cells.size - top)
-    return float(np.add.reduce(cells[cells.size - top :]) / top)  # bit for bit what `mean` gives, in half its time
+    return float(np.add.reduce(cells[cells.size - top :]) / top)  # bit for bit equal to `mean`, in half its time
 
 
 def part_score(rule: DecisionRule, scores: Floats, evidence: Floats | None) -> tuple[float, int, list[float]]:
@@ -62,7 +62,7 @@ def part_score(rule: DecisionRule, scores: Floats, evidence: Floats | None) -> t
 
 
 def decide(rule: DecisionRule, plan: InputPlan, scores: Floats, evidence: Floats | None) -> Judgement:
-    """Judge one part from its tiles' raw results.
+    """Decide one part from its tiles' raw results.
 
     `scores` float32 [tiles, classes] in [0, 1]; `evidence` float32 [tiles, h, w] in [0, 1] or None. `plan` places
     the tiles on the frame, for the box. Scores that are not finite give `unknown`, never a verdict.
@@ -80,16 +80,16 @@ def decide(rule: DecisionRule, plan: InputPlan, scores: Floats, evidence: Floats
     elif good:
         name = rule.classes[max(good, key=part.__getitem__)]
         return Judgement(Outcome.OK, name, value, tuple(part))
-    else:  # every class is a defect and none is likely: a person must look
+    else:  # every class is a defect and none is likely: a person must check
         outcome = Outcome.UNSURE
     box = locate(plan, evidence) if evidence is not None else None
     return Judgement(outcome, rule.classes[index], value, tuple(part), box)
 
 
 def decide_challenger(rule: DecisionRule, plan: InputPlan, result: Scores, *, start: int, inputs: int) -> Judgement:
-    """Judge one part by a model that is on trial: its tiles are the rows from `start` on of a batch of `inputs`.
+    """Decide one part by a model on trial: its tiles are the rows from `start` on of a batch of `inputs`.
 
-    Whatever the model returned, this is a judgement that can go on the wire, or `unknown` with the reason.
+    Whatever the model returned, the result is a judgement that can be encoded, or `unknown` with the reason.
     """
     scores, evidence, stop = result.scores, result.evidence, start + len(plan.tiles)
     if scores.shape != (inputs, len(rule.classes)):
@@ -103,13 +103,13 @@ def decide_challenger(rule: DecisionRule, plan: InputPlan, result: Scores, *, st
 
 
 def peak(evidence: Floats) -> tuple[int, int, int]:
-    """(tile, row, column) of the strongest cell of [tiles, h, w]."""
+    """Return (tile, row, column) of the strongest cell of [tiles, h, w]."""
     tile, row, column = np.unravel_index(int(evidence.argmax()), evidence.shape)
     return int(tile), int(row), int(column)
 
 
 def locate(plan: InputPlan, evidence: Floats) -> Box:
-    """Box (x, y, w, h), original pixels, around the connected strong cells of the tile with the strongest one."""
+    """Return the box (x, y, w, h), original pixels, around the connected strong cells at the strongest one."""
     tile, row, column = peak(evidence)
     cells = evidence[tile]
     h, w = cells.shape

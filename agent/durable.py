@@ -19,7 +19,7 @@ Checkpoint = Callable[[str], None]  # called at each boundary between persisting
 
 
 def usable_directory(path: Path) -> Path:
-    """Create `path` where needed and prove that it can be written. Raises StateDirError with the remedy."""
+    """Create `path` where needed and check that it can be written. Raises StateDirError with the remedy."""
     probe = path / f".probe-{os.getpid()}"
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def replace_durably(path: Path, content: bytes) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Make the content of a file that lies there durable."""
+    """Make the content of an existing file durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,7 +1,7 @@
 """Every error that Kensa raises on purpose, grouped by who must act.
 
-A vendor's exception never leaves its adapter: it is translated to one of these, with the thing that failed and the
-remedy in its text. What is not one of these is a bug and may show a traceback.
+A vendor's exception never leaves its adapter: it is translated to one of these, whose text names the failure and the
+remedy. Any other exception is a bug and may show a traceback.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ class KensaError(Exception):
 
 
 class OperatorError(KensaError):
-    """Something at the site is wrong and a person there can mend it."""
+    """Something at the site is wrong and a person there can fix it."""
 
     exit_code = 2
 
 
 class ConfigError(OperatorError):
-    """The configuration is refused: the text gives each key's path, what was given and what is allowed."""
+    """The configuration is refused: the text gives each key's path, the given and the allowed value."""
 
 
 class RestartNeededError(ConfigError):
-    """The configuration is good, but a running agent cannot take all of it; nothing was changed."""
+    """The configuration is good, but a running agent cannot apply all of it; nothing was changed."""
 
     exit_code = 5  # the running agent refuses it
 
@@ -48,7 +48,7 @@ class StateDirError(OperatorError):
 
 
 class ThreadLimitError(OperatorError):
-    """The machine allows no more threads; tried again by whoever can wait."""
+    """The machine allows no more threads; callers that can wait retry."""
 
 
 class CameraError(OperatorError):
@@ -56,13 +56,13 @@ class CameraError(OperatorError):
 
 
 class FrameError(KensaError):
-    """One frame cannot be judged (corrupt, wrong size, wrong channels); it becomes a counted drop, never a crash."""
+    """One frame cannot be inspected (corrupt, wrong size, wrong channels); it becomes a counted drop, never a crash."""
 
     def __init__(self, reason: str, detail: str, *, name: str | None = None, part_id: str | None = None) -> None:
-        """`reason` is a `release_records.DropReason` value; `detail` says what was seen and what was expected.
+        """`reason` is a `records.DropReason` value; `detail` describes the problem and the expectation.
 
-        `name` is what the source calls the picture (a path inside its folder), where it has a name; `part_id` is the
-        part that the picture shows, where the source knows it: such a part must get a verdict, `unknown`.
+        `name` is the source's name of the image (a path inside its folder), where it has one; `part_id` is the part
+        in the image, where the source knows it: such a part must get a verdict, `unknown`.
         """
         super().__init__(f"{reason}: {detail}" if name is None else f"{reason}: {name}: {detail}")
         self.reason = reason
@@ -129,13 +129,13 @@ class ReleaseRefusedError(ReleaseError):
 
 
 class TransportError(KensaError):
-    """The message could not be handed to the broker now; the outbox keeps it and the sender retries."""
+    """The message could not be passed to the broker now; the outbox keeps it and the sender retries."""
 
     exit_code = 4
 
 
 class FetchError(KensaError):
-    """A release could not be fetched now: no network, no space, a slow server. Tried again; nothing was activated."""
+    """A release could not be fetched now: no network, no space, a slow server. It is retried; nothing was activated."""
 
     exit_code = 4
 
@@ -146,7 +146,7 @@ class FetchError(KensaError):
 
 
 class UploadError(KensaError):
-    """A collected frame could not be brought to its target now; it stays on this disk and is tried again."""
+    """A collected frame could not be uploaded now; it stays on this disk and is retried."""
 
     exit_code = 4
 
@@ -173,17 +173,17 @@ class InferenceError(KensaError):
 
 
 class LifecycleError(KensaError):
-    """The model lifecycle cannot do what was asked for in the state that it is in; the text says what it can."""
+    """The model lifecycle cannot do this in its present state; the text names what it can do."""
 
     exit_code = 5
 
 
 class IllegalTransitionError(KensaError):
-    """A bug: an event that its state does not know. Nothing was changed."""
+    """A bug: an event that is illegal in the present state. Nothing was changed."""
 
 
 class InternalError(KensaError):
-    """A bug ended a thread without which the agent cannot keep its word, and so the agent; its trace is in the log."""
+    """A bug ended a thread that the agent cannot do without, and so the agent; its trace is in the log."""
 
     exit_code = 70  # sysexits.h EX_SOFTWARE
 
@@ -192,7 +192,7 @@ class InternalError(KensaError):
 
 
 class UsageError(KensaError):
-    """A command was called in a way that it does not know."""
+    """A command was called with wrong arguments."""
 
     exit_code = 64  # sysexits.h EX_USAGE
 

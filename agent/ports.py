@@ -32,12 +32,12 @@ class FrameSource(Protocol):
     """One camera. Used from one capture thread only; that thread does the retries, the source only reports.
 
     Triggered sources set `part_id` in each Grab. `read` may block up to `timeout_s`; it must never block longer. A live
-    camera's source hands over the newest exposure, stamped with its arrival, and says how many older ones it `skipped`
-    for it: a picture must not age in a queue that nobody counts (`agent.inspection.latest_frames` does it for any
-    source). A source of another package says that it is live by an attribute `live` that is True. A finite source that
-    passes something over (pictures of a kind that is not read) says so by an attribute `skipped_files`, one sentence or
-    None, once it is open. A camera that repeats a picture is judged frozen, unless its source has an attribute
-    `may_repeat` that is True, as one that replays pictures has.
+    camera's source returns the newest exposure, stamped with its arrival, and reports how many older ones it `skipped`
+    for it: an image must not age in a queue without being counted (`agent.inspection.latest_frames` does this for any
+    source). A source of another package is live if it has an attribute `live` that is True. A finite source that skips
+    files (images of a kind that is not read) describes them in an attribute `skipped_files`, one sentence or None, once
+    it is open. A camera that repeats an image is classified as frozen, unless its source has an attribute `may_repeat`
+    that is True, such as a source that replays images.
     """
 
     def open(self) -> None:
@@ -61,7 +61,7 @@ class Model(Protocol):
 
     @property
     def identity(self) -> ModelIdentity:
-        """Which bytes these are."""
+        """The identity of its bytes."""
 
     @property
     def geometry(self) -> Geometry:
@@ -77,25 +77,25 @@ class Model(Protocol):
 
     @property
     def image_limits(self) -> ImageLimits | None:
-        """What its golden set's pictures span; None where they are not known: no picture is checked then."""
+        """The range of its golden set's images; None where it is not known: no image is checked then."""
 
     def infer(self, batch: Pixels) -> Scores:
-        """Judge `batch` [N, H, W, C] uint8, N >= 1. Raises InferenceError when the runtime fails."""
+        """Run the model on `batch` [N, H, W, C] uint8, N >= 1. Raises InferenceError when the runtime fails."""
 
 
 class Transport(Protocol):
-    """A way to the broker. The outbox stays in charge: nothing is queued here beyond the in-flight bound."""
+    """A connection to the broker. The outbox owns the queue: nothing is queued here beyond the in-flight bound."""
 
     @property
     def max_in_flight(self) -> int:
-        """How many unacknowledged publishes it accepts at once.
+        """The number of unacknowledged publishes that it accepts at once.
 
         It may change with each connection, down to the broker's Receive Maximum: read it each time, from any thread.
         """
 
     @property
     def stats(self) -> TransportStats:
-        """What was dropped and what the broker does not carry; from any thread."""
+        """What was dropped and what the broker does not support; from any thread."""
 
     def start(
         self,
@@ -107,7 +107,7 @@ class Transport(Protocol):
         """Connect in the background and keep reconnecting with jittered back-off.
 
         `on_ack(token)` is called once a publish is acknowledged; `on_reject(token, reason)` when the broker refused
-        that one message while the connection stays: the token is done with, as after an acknowledgement;
+        that one message while the connection stays: the token is finished, as after an acknowledgement;
         `on_connection(up, reason)` on every change. All are called from the transport's own threads (`on_ack` and
         `on_reject` also from within `publish`), may only put to a queue, and never block.
         """
@@ -115,19 +115,19 @@ class Transport(Protocol):
     def subscribe(self, topic: str, on_message: Callable[[str, bytes], None]) -> None:
         """Deliver what arrives on `topic` (no wildcards) to `on_message(topic, payload)`. Call before `start`.
 
-        Subscriptions are made again on every connection, before `on_connection(True, ...)`. `on_message` is called from
+        Subscriptions are renewed on every connection, before `on_connection(True, ...)`. `on_message` is called from
         the transport's own thread and never blocks; a payload over the transport's limit is dropped and counted.
         """
 
     def publish(self, token: int, topic: str, payload: bytes) -> None:
-        """Hand over one QoS 1 message without waiting. Raises TransportError when it cannot be taken now."""
+        """Publish one QoS 1 message without waiting. Raises TransportError when it cannot be accepted now."""
 
     def close(self, *, timeout_s: float) -> None:
         """Disconnect cleanly within `timeout_s` seconds; safe to call twice."""
 
 
 class VerdictSink(Protocol):
-    """Where the hot loop puts verdicts. Called from worker threads; must return in microseconds and never drop."""
+    """Takes verdicts from the hot loop. Called from worker threads; must return in microseconds and never drop."""
 
     def append(self, verdicts: Sequence[Verdict]) -> None:
         """Take ownership of the verdicts; blocks only when the bounded hand-over is full."""
@@ -168,12 +168,12 @@ class SelfTestJob:
 
 
 class ReleaseFetcher(Protocol):
-    """Brings a release to this disk, every byte checked against metadata that `1.root.json` vouches for."""
+    """Fetches a release to this disk, every byte verified against metadata signed under `1.root.json`."""
 
     def fetch(self, job: FetchJob) -> FetchedRelease:
         """Fetch the release of `job`.
 
-        Raises ReleaseRefusedError (gate `fetch`, `contract` or `revoked`: do not try again), FetchError (try again
+        Raises ReleaseRefusedError (gate `fetch`, `contract` or `revoked`: do not retry), FetchError (retry
         later), and ends with FetchError `stopped` soon after `job.stop` is set.
         """
 
@@ -185,7 +185,7 @@ class ReleaseFetcher(Protocol):
 
 
 class SelfTester(Protocol):
-    """Runs a fetched release apart from the line, under limits, before it may see a live frame."""
+    """Tests a fetched release apart from the line, under limits, before it may inspect a live frame."""
 
     def run_self_test(self, job: SelfTestJob) -> SelfTestResult:
         """Test the candidate of `job` on its golden set, the site's labelled parts and against the champion.
@@ -196,13 +196,13 @@ class SelfTester(Protocol):
 
 
 class DesiredState(Protocol):
-    """Where wishes come from and where the state is told. Hints have no authority; duplicates are harmless."""
+    """Receives desired releases and reports the state. Hints have no authority; duplicates are harmless."""
 
     def start(self, *, on_desired: Callable[[str, DesiredRelease], None]) -> None:
-        """Begin; `on_desired(inspection, desired)` is called from any thread, and never blocks."""
+        """Start; `on_desired(inspection, desired)` is called from any thread, and never blocks."""
 
     def report(self, status: ModelStatus) -> None:
-        """Tell the world; never blocks, the newest status of an inspection wins."""
+        """Report a status; never blocks, the newest status of an inspection wins."""
 
     def close(self) -> None:
-        """End; safe to call twice."""
+        """Stop; safe to call twice."""

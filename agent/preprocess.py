@@ -23,14 +23,14 @@ from agent.records import DropReason
 if TYPE_CHECKING:
     from agent.records import Box, Geometry, Pixels
 
-MAX_TILES: Final = 1_024  # of one frame: bounds the batch buffer whatever a manifest asks for
-cv2.setNumThreads(1)  # the workers are the parallelism; OpenCV's own threads would fight them for the cores
+MAX_TILES: Final = 1_024  # of one frame: bounds the batch buffer for any manifest
+cv2.setNumThreads(1)  # the workers are the parallelism; OpenCV's own threads would compete for the cores
 
-VERSION: Final = 1  # raise it when the same geometry would give other bytes: it is part of `digest`
+VERSION: Final = 1  # raise it when the same geometry gives other bytes: it is part of the digest
 
 
 def digest(geometry: Geometry) -> str:
-    """SHA-256 (hex) of geometry and `VERSION`; equal digests mean equal bytes from equal frames."""
+    """Return the SHA-256 (hex) of geometry and `VERSION`; equal digests mean equal bytes from equal frames."""
     canonical = {
         "version": VERSION,
         "mode": geometry.mode,
@@ -54,7 +54,7 @@ class InputTile:
 
 @dataclass(frozen=True, slots=True)
 class InputPlan:
-    """The placement for one frame shape: everything that `into` and the decision's box need to know."""
+    """The placement for one frame shape: everything that `write_to` and the decision's box need."""
 
     roi: Box  # clipped to the frame, original pixels
     halvings: int  # number of 2x2 area steps
@@ -89,7 +89,7 @@ def _offsets(length: int, tile: int, overlap: int) -> list[int]:
 def plan_inputs(geometry: Geometry, *, height: int, width: int, roi: Box | None = None) -> InputPlan:
     """Place the model inputs on a frame of `height` x `width` pixels; pure.
 
-    `roi` (x, y, w, h) goes before the geometry's own; both default to the whole frame. Raises FrameError (`size`) when
+    `roi` (x, y, w, h) overrides the geometry's own; both default to the whole frame. Raises FrameError (`size`) when
     the ROI does not lie within the frame, is narrower than the reduction, or gives more than MAX_TILES tiles.
     """
     x, y, w, h = roi or geometry.roi or (0, 0, width, height)
@@ -124,7 +124,7 @@ def plan_inputs(geometry: Geometry, *, height: int, width: int, roi: Box | None 
     if len(rows) * len(columns) > MAX_TILES:
         raise FrameError(
             DropReason.SIZE,
-            f"{w}x{h} px give {len(rows) * len(columns):,} tiles, at most {MAX_TILES:,} are judged: "
+            f"{w}x{h} px give {len(rows) * len(columns):,} tiles, at most {MAX_TILES:,} are allowed: "
             "set a ROI, a larger reduction or less overlap",
         )
     tiles = tuple(InputTile(tx, ty) for ty in rows for tx in columns)
@@ -135,7 +135,7 @@ def plan_inputs(geometry: Geometry, *, height: int, width: int, roi: Box | None 
 
 
 def check_pixels(pixels: Pixels) -> None:
-    """Refuse what cannot be a frame. Raises FrameError (`channels` or `size`)."""
+    """Check that `pixels` can be a frame. Raises FrameError (`channels` or `size`)."""
     if pixels.dtype != np.uint8:
         raise FrameError(DropReason.CHANNELS, f"pixels are {pixels.dtype}, expected uint8")
     if pixels.ndim not in {2, 3} or (pixels.ndim == 3 and pixels.shape[2] != 3):  # noqa: PLR2004 - BGR
@@ -145,7 +145,7 @@ def check_pixels(pixels: Pixels) -> None:
 
 
 class Preprocessor:
-    """Writes frames into batch slots; keeps the plan and work buffers of the frame shape it saw last."""
+    """Writes frames into batch slots; keeps the plan and work buffers of the last frame shape."""
 
     def __init__(self, geometry: Geometry, *, roi: Box | None = None) -> None:
         """Serve `geometry`; `roi` (x, y, w, h) overrides the manifest's."""
@@ -158,7 +158,7 @@ class Preprocessor:
         self._converted: Pixels | None = None
 
     def plan_for(self, pixels: Pixels) -> InputPlan:
-        """Return the plan for frames of this shape, made once. Raises FrameError for what cannot be placed."""
+        """Return the plan for frames of this shape, made once. Raises FrameError for a shape that cannot be placed."""
         if self._plan is None or pixels.shape != self._shape:
             self._prepare(pixels)
         assert self._plan is not None  # noqa: S101 - set by _prepare
@@ -189,7 +189,7 @@ class Preprocessor:
             slot[...] = cut if cut.ndim == slot.ndim else cut[:, :, None]
 
     def _finish_whole(self, work: Pixels, slot: Pixels) -> None:
-        """Bilinear step (when sizes differ) and channel conversion, the latter on the smaller picture."""
+        """Bilinear step (when sizes differ) and channel conversion, the latter on the smaller image."""
         height, width = self.geometry.height, self.geometry.width
         same_channels = (work.ndim == 3) == (self.geometry.channels == 3)  # noqa: PLR2004 - BGR
         target = slot if self.geometry.channels == 3 else slot[:, :, 0]  # noqa: PLR2004
@@ -207,7 +207,7 @@ class Preprocessor:
         cv2.cvtColor(self._converted, self._conversion(work), dst=target)
 
     def _convert(self, work: Pixels) -> Pixels:
-        """Give the reduced picture the model's channels (tiles mode)."""
+        """Give the reduced image the model's channels (tiles mode)."""
         if self._converted is None:
             return work
         cv2.cvtColor(work, self._conversion(work), dst=self._converted)

@@ -24,7 +24,7 @@ Box = tuple[int, int, int, int]
 
 
 class Outcome(StrEnum):
-    """What a part is judged to be. `UNKNOWN` means no judgement was possible and is never treated as `OK`."""
+    """The outcome for a part. `UNKNOWN` means no judgement was possible and is never treated as `OK`."""
 
     OK = "ok"
     DEFECT = "defect"
@@ -33,23 +33,23 @@ class Outcome(StrEnum):
 
 
 class DropReason(StrEnum):
-    """Why a captured frame was not judged; every drop is counted under exactly one of these."""
+    """Why a captured frame was not inspected; every drop is counted under exactly one of these."""
 
-    OVERRUN = "overrun"  # the line is slower than the camera: a newer one took its place
+    OVERRUN = "overrun"  # the line is slower than the camera: a newer frame replaced it
     CORRUPT = "corrupt"  # could not be decoded
-    INCOMPLETE = "incomplete"  # the transport said that data is missing
+    INCOMPLETE = "incomplete"  # the transport reported missing data
     SIZE = "size"  # outside what camera or geometry declares
     CHANNELS = "channels"  # neither mono nor BGR uint8
     SHUTDOWN = "shutdown"  # still waiting when the drain's deadline passed
 
 
 class ImageFault(StrEnum):
-    """Why a picture proves nothing about the part that it shows: the verdict is `unknown`, no model is asked."""
+    """Why an image proves nothing about its part: the verdict is `unknown`, without any model."""
 
     DARK = "dark"  # far below the golden set's brightness: lamp, lens cap, exposure
     BRIGHT = "bright"  # far above it: exposure, gain, stray light
     FLAT = "flat"  # no contrast: covered, far out of focus, or nothing in view
-    FROZEN = "frozen"  # a live camera repeats one picture
+    FROZEN = "frozen"  # a live camera repeats one image
 
 
 # --- capture ----------------------------------------------------------------------------------------------------------
@@ -57,14 +57,14 @@ class ImageFault(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Grab:
-    """One exposure as a `FrameSource` hands it over; valid until the source's next `read` into the same buffer."""
+    """One exposure as a `FrameSource` returns it; valid until the source's next `read` into the same buffer."""
 
     pixels: Pixels
     due_ns: int  # monotonic: when the exposure was due (paced and triggered sources) or arrived
     part_id: str | None = None  # set by triggered sources only
-    incomplete: bool = False  # the transport lost part of the picture
+    incomplete: bool = False  # the transport lost data of the image
     hardware_ns: int | None = None  # the camera's own timestamp, where it has one
-    skipped: int = 0  # older exposures that arrived since the last one handed over, and were left out for this one
+    skipped: int = 0  # older exposures that arrived since the last one returned, and were skipped for this one
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +79,8 @@ class Frame:
     part_id: str | None = None
     hardware_ns: int | None = None
     buffer: int = -1  # index of the pool buffer that holds the pixels; -1 when the source owns them
-    is_frozen: bool = False  # a live camera has repeated this picture for longer than its kind may
-    refused: str | None = None  # why it cannot be judged; it has no pixels then, and its part gets `unknown`
+    is_frozen: bool = False  # a live camera has repeated this image for longer than its kind may
+    refused: str | None = None  # why it cannot be inspected; it has no pixels then, and its part gets `unknown`
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,24 +91,24 @@ class DroppedFrames:
     reason: DropReason
     seq: int | None = None  # None where it is not known, or of several
     count: int = 1
-    detail: str | None = None  # what was seen and what was expected
-    name: str | None = None  # what the source calls the picture
+    detail: str | None = None  # the problem and what was expected
+    name: str | None = None  # the source's name of the image
 
 
 class CameraState(StrEnum):
-    """Where a camera's capture thread stands; the heartbeat shows it."""
+    """The state of a camera's capture thread; the heartbeat reports it."""
 
-    CONNECTING = "connecting"  # first frame not seen yet
+    CONNECTING = "connecting"  # no frame yet
     RUNNING = "running"  # exposures arrive, usable or not
     STALLED = "stalled"  # open, but nothing arrived for longer than its limit; reopening follows
     RECONNECTING = "reconnecting"  # lost; waiting for or trying the next opening
-    ENDED = "ended"  # a finite source is done
+    ENDED = "ended"  # a finite source has ended
     STOPPED = "stopped"  # by request, or by a bug that the log shows
 
 
 @dataclass(frozen=True, slots=True)
 class CameraStatus:
-    """What the heartbeat says of one camera; replaced as a whole, never changed."""
+    """The heartbeat's data on one camera; replaced as a whole, never changed."""
 
     camera: str
     state: CameraState
@@ -118,7 +118,7 @@ class CameraStatus:
     stalls: int = 0
     reopenings: int = 0  # times the camera was lost or stalled
     last_error: str | None = None  # without credentials; kept after recovery
-    skipped_files: str | None = None  # what the source passes over, such as pictures of a kind that is not read
+    skipped_files: str | None = None  # files that the source skips, such as images of a kind that is not read
 
 
 # --- model ------------------------------------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ class Geometry:
     `whole`: the ROI is reduced by the largest power of two (2x2 area steps) that leaves it no smaller than the input,
     then at most one bilinear step to `height` x `width`. `tiles`: the ROI is reduced by `reduction` (1, 2 or 4) and cut
     into evenly spaced tiles of `height` x `width` that overlap by at least `overlap_px` reduced pixels.
-    A picture smaller than the geometry is padded at the right and bottom by replicating its border.
+    An image smaller than the geometry is padded at the right and bottom by replicating its border.
     """
 
     mode: Literal["whole", "tiles"]
@@ -140,12 +140,12 @@ class Geometry:
     channels: Literal[1, 3]
     reduction: Literal[1, 2, 4] = 1  # tiles only
     overlap_px: int = 0  # tiles only
-    roi: Box | None = None  # default region of the frame; an inspection's own `roi` goes first
+    roi: Box | None = None  # default region of the frame; an inspection's own `roi` overrides it
 
 
 @dataclass(frozen=True, slots=True)
 class ModelIdentity:
-    """Which bytes judged: goes into every verdict."""
+    """The model bytes that decided; part of every verdict."""
 
     name: str
     version: str
@@ -156,9 +156,9 @@ class ModelIdentity:
 
 @dataclass(frozen=True, slots=True)
 class DecisionRule:
-    """How scores become an outcome; from the manifest, with the site's own thresholds laid over it.
+    """How scores become an outcome; from the manifest, with the site's own thresholds applied.
 
-    `score` says which number is compared with the thresholds: `classes` takes each defect class's own score (the
+    `score` selects the number that is compared with the thresholds: `classes` takes each defect class's own score (the
     largest over tiles); `evidence` takes one defect score from the evidence cells of all tiles, aggregated as
     `aggregation` says, and the class scores only name the defect.
     """
@@ -212,7 +212,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One judged frame. The key `line/camera/boot_epoch/seq` de-duplicates it downstream."""
+    """The verdict on one frame. The key `line/camera/boot_epoch/seq` de-duplicates it downstream."""
 
     origin: Origin
     seq: int

@@ -33,8 +33,8 @@ class SprtPlan:
 
     good: float  # share of events, in (0, 1)
     bad: float  # likewise, above `good`
-    alpha: float = 1e-3  # probability of refusing what is good
-    beta: float = 1e-2  # probability of accepting what is bad
+    alpha: float = 1e-3  # probability of refusing a good rate
+    beta: float = 1e-2  # probability of accepting a bad rate
 
     def __post_init__(self) -> None:
         """Raises ValueError unless 0 < good < bad < 1, and alpha and beta are in (0, 0.5)."""
@@ -69,8 +69,8 @@ class Sprt:
     Page, Continuous Inspection Schemes, Biometrika 41 (1954), with upper - lower as its decision interval). A good
     rate must climb the whole interval to be refused then: about alpha * beta for each excursion. Refusing is for good.
 
-    What decides is therefore the stretch since log L last lay at the lower bound (or since the start), and its counts
-    are what a person must be told: the rate since the start may look harmless when the last nine parts do not.
+    The decision therefore rests on the stretch since log L was last at the lower bound (or since the start), and its
+    counts are reported to people: the rate since the start may seem harmless when the last nine parts do not.
     """
 
     def __init__(self, plan: SprtPlan) -> None:
@@ -81,13 +81,13 @@ class Sprt:
         self.log_ratio = 0.0
         self.trials = 0
         self.events = 0
-        self.stretch_trials = 0  # since log L last lay at the lower bound
+        self.stretch_trials = 0  # since log L was last at the lower bound
         self.stretch_events = 0
         self.accepted = False  # the lower bound was reached
         self.refused = False  # the upper bound was reached
 
     def add(self, *, event: bool) -> None:
-        """Take one trial into account."""
+        """Record one trial."""
         self.trials += 1
         self.events += event
         self.stretch_trials += 1
@@ -101,7 +101,7 @@ class Sprt:
             self.accepted = True
 
     def resume_after_refusal(self) -> None:
-        """Go on after a refusal that the caller does not act on: from the upper bound, and accept anew."""
+        """Continue after a refusal that the caller does not act on: from the upper bound, able to accept again."""
         self.log_ratio = min(self.log_ratio, self._upper)
         self.refused = self.accepted = False
 
@@ -116,7 +116,7 @@ def log_e_value(left: int, right: int) -> float:
 
     The likelihood under a Beta(1/2, 1/2) mixture over the share of `left`, divided by that under 1/2:
     E = 2^n B(left + 1/2, right + 1/2) / pi with n = left + right. Under the null E is a martingale that starts at 1, so
-    P(it ever reaches 1 / a) <= a, whenever one looks and stops. It depends on the counts, not on their order.
+    P(it ever reaches 1 / a) <= a, whenever it is read and stopped. It depends on the counts, not on their order.
     Source: J. Ville, Étude critique de la notion de collectif (1939); mixture: R. Krichevsky and V. Trofimov, IEEE
     Trans. Inf. Theory 27 (1981); its use on discordant pairs: Ramdas et al., Game-Theoretic Statistics and Safe
     Anytime-Valid Inference, Statistical Science 38 (2023). Raises ValueError on a negative count.
@@ -136,7 +136,7 @@ def e_value(left: int, right: int) -> float:
 def mcnemar_p(left: int, right: int) -> float:
     """Two-sided exact p-value of McNemar's test on `left` and `right` discordant pairs, in (0, 1]; 1.0 without any.
 
-    p = min(1, 2 sum_{i <= min(left, right)} C(n, i) / 2^n). Valid for one look only: for the end of an A/B test, not
+    p = min(1, 2 sum_{i <= min(left, right)} C(n, i) / 2^n). Valid for one reading only: for the end of an A/B test, not
     for stopping it. Source: Q. McNemar, Psychometrika 12 (1947); A. Agresti, Categorical Data Analysis, 3rd ed.,
     11.1.4. Raises ValueError on a negative count.
     """
@@ -187,7 +187,7 @@ def psi(
     sum over bins of (q - p) ln(q / p), with p and q the shares (count + smoothing) / (total + bins * smoothing), so
     that an empty bin stays finite. `quantile` cuts at the reference's own quantiles (a value that fills whole quantiles
     gets a bin of its own), `fixed` cuts [0, 1] evenly. Between two samples of one distribution about
-    (bins - 1) (1/n + 1/m) is expected: windows of 1,000 give 0.02. The customary limits are 0.1 (look) and 0.25
+    (bins - 1) (1/n + 1/m) is expected: windows of 1,000 give 0.02. The customary limits are 0.1 (check) and 0.25
     (changed).
     Source: S. Kullback, Information Theory and Statistics (1959), the symmetric divergence J; N. Siddiqi, Credit Risk
     Scorecards (2006), as PSI. Raises ValueError without data, on values that are not finite, and with fewer than 2 bins

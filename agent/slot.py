@@ -4,9 +4,9 @@ A worker takes a lease once per batch, before preprocessing: session, geometry, 
 of the configuration of the whole batch come from that lease, so no batch mixes versions, and a swap is one reference
 store between two batches. CPython stores and loads a reference atomically; no lock is taken on the hot path.
 
-The model wing calls `begin_shadow_deployment`, `begin_trial`, `end_trial`, `switch`, `revert` and `settle`, from one
-thread; a change of the configuration calls `lay`, from another; the loop calls `lease`, from many. Whatever lease the
-wing brings, the slot lays its own site over it, so a model that was loaded before a change cannot bring old settings
+The lifecycle calls `begin_shadow_deployment`, `begin_trial`, `end_trial`, `switch`, `revert` and `drop_previous`, from
+one thread; a change of the configuration calls `set_site`, from another; the loop calls `lease`, from many. The slot
+applies its own site overrides to every lease, so a model that was loaded before a change cannot bring old settings
 back.
 
 Here ends the way of a release from fetch to slot (see `agent.lifecycle`).
@@ -31,16 +31,16 @@ _HASH_RANGE: Final = float(1 << (8 * _HASH_BYTES))
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SiteOverrides:
-    """What the site's configuration lays over whichever model judges an inspection."""
+    """The overrides of the site's configuration for any model of an inspection."""
 
-    roi: Box | None = None  # goes before the model's own
+    roi: Box | None = None  # overrides the model's own
     thresholds: Mapping[str, float] = field(default_factory=dict)  # defect class -> score, over the model's own
     unsure_band: float | None = None  # over the model's own
-    check_pictures: bool = True  # whether a picture without light or contrast is `unknown`
+    check_pictures: bool = True  # whether an image without light or contrast is `unknown`
     config_digest: str = ""  # of the whole configuration that these are from; part of every verdict
 
     def apply_to_rule(self, model: Model) -> DecisionRule:
-        """Lay the settings over the model's own rule; a threshold for a class that it does not have means nothing."""
+        """Apply the overrides to the model's rule; a threshold for a class that it does not have is ignored."""
         own = model.rule
         known = {name: score for name, score in self.thresholds.items() if name in own.defects}
         band = own.unsure_band if self.unsure_band is None else self.unsure_band
@@ -50,42 +50,41 @@ class SiteOverrides:
 NO_OVERRIDES: Final = SiteOverrides()
 
 
-@dataclass(frozen=True, slots=True)
-class OfferedFrame:
-    """An inspected frame for a shadow deployment; who accepts it calls `release(frame.buffer)` once it is done."""
-
-    frame: Frame
-    verdict: Verdict  # the champion's
-    champion_us: int
-    site: SiteOverrides  # that the champion inspected the frame with
-    release: Callable[[int], None]
-
-
 class FrameTap(Protocol):
-    """Receives inspected frames for a model that does not decide. Made by the lifecycle."""
+    """Takes frames for a shadow deployment; made by the lifecycle."""
 
-    def offer(self, offered: OfferedFrame) -> bool:
-        """Take a reference to the frame, or refuse; never blocks, never copies.
+    def offer(
+        self,
+        frame: Frame,
+        *,
+        verdict: Verdict,
+        champion_us: int,
+        site: SiteOverrides,
+        release: Callable[[int], None],
+    ) -> bool:
+        """Take a reference to the frame with the champion's verdict, or refuse; never blocks, never copies.
 
-        True: the tap owns `frame.buffer` from now on and releases it once it is done with the pixels. False: the
-        caller keeps it.
+        `site` is what the champion inspected the frame with.
+
+        True: the tap owns `frame.buffer` from now on and calls `release(frame.buffer)` once it is done with the pixels.
+        False: the caller keeps it.
         """
 
 
 @dataclass(slots=True, eq=False)
 class TrialControl:
-    """What the evaluator of a trial tells the workers: plain attributes, read for every batch without a lock.
+    """The switches of a trial, set by its evaluator: plain attributes, read for every batch without a lock.
 
     They may change while a batch is in work; they are read right before its verdicts are made.
     """
 
-    is_binding: bool = True  # False: the trial is held; both models judge, the champion's outcome is the verdict
-    has_ended: bool = False  # the challenger is refused, or gone: it is not asked any more
+    is_binding: bool = True  # False: the trial is paused; both models run, the champion's outcome is the verdict
+    has_ended: bool = False  # the challenger is refused or removed: it is not run any more
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A challenger that judges a share of the parts beside the champion; the stricter of the two outcomes counts.
+    """A challenger that inspects a share of the parts beside the champion; the stricter of the two outcomes counts.
 
     `observe` gets every part of the inspection, assigned or not; it is called on the workers' threads and must neither
     block nor raise. The assignment is a hash of the part, so it can be replayed, and a part that is in at some share
@@ -99,14 +98,14 @@ class Trial:
     control: TrialControl = field(default_factory=TrialControl)
 
     def is_assigned(self, part: str) -> bool:
-        """Does this part (its part id, or its verdict's key) go to the challenger too?"""
+        """Return whether this part (its part id, or its verdict's key) goes to the challenger too."""
         digest = hashlib.blake2b(f"{self.salt}/{part}".encode(), digest_size=_HASH_BYTES).digest()
         return int.from_bytes(digest, "big") < self.share * _HASH_RANGE
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lease:
-    """What one batch is judged with. `rule` is the model's own with the site's thresholds laid over it."""
+    """Everything that one batch is inspected with. `rule` is the model's own with the site's thresholds applied."""
 
     model: Model
     rule: DecisionRule
@@ -136,15 +135,15 @@ class ModelSlot:
 
     @property
     def site(self) -> SiteOverrides:
-        """What is laid over every model here; a batch takes it from its lease, and from here in NO_MODEL."""
+        """The overrides of every model here; a batch takes it from its lease, and from here in NO_MODEL."""
         return self._site
 
     def lease(self) -> Lease | None:
-        """The current lease; it stays valid for as long as the caller holds it."""
+        """Return the current lease; it stays valid for as long as the caller holds it."""
         return self._lease
 
     def set_site(self, site: SiteOverrides) -> None:
-        """Judge with the settings of `site` from the next batch on: the same models, a challenger's too."""
+        """Use the settings of `site` from the next batch on, for the same models and a challenger."""
         with self._write_lock:
             self._site = site
             self._previous = None if self._previous is None else self._previous.with_site(site)
@@ -157,22 +156,22 @@ class ModelSlot:
                 self._lease = replace(self._lease, frame_tap=tap, trial=None)
 
     def begin_trial(self, trial: Trial) -> None:
-        """Let `trial.challenger` judge its share beside the champion from the next batch on; also widens a share."""
+        """Let `trial.challenger` inspect its share beside the champion from the next batch on; also widens a share."""
         with self._write_lock:
             if self._lease is not None:
                 trial = replace(trial, challenger=trial.challenger.with_site(self._site))
                 self._lease = replace(self._lease, frame_tap=None, trial=trial)
 
     def end_trial(self) -> None:
-        """From the next batch on the champion judges alone: the end of a shadow, and the rollback of a trial."""
+        """Use the champion alone from the next batch on: the end of a shadow deployment, the rollback of a trial."""
         with self._write_lock:
             if self._lease is not None:
                 self._lease = replace(self._lease, frame_tap=None, trial=None)
 
     def switch(self, lease: Lease | None) -> None:
-        """Let the next batch be judged with `lease`; batches already leased finish with theirs.
+        """Use `lease` from the next batch on; batches already leased finish with theirs.
 
-        The champion until now stays loaded for `revert`, until `settle`.
+        The previous champion stays loaded for `revert`, until `drop_previous`.
         """
         with self._write_lock:
             kept = self._lease
@@ -188,6 +187,6 @@ class ModelSlot:
             return True
 
     def drop_previous(self) -> None:
-        """Let the lease before the last `switch` go: its session is freed."""
+        """Release the lease before the last `switch`: its session is freed."""
         with self._write_lock:
             self._previous = None

@@ -3,7 +3,7 @@
 Every thread is a `SupervisedThread` with a named policy. `RESTART`: its work begins again after a jittered delay that
 doubles up to a minute, for as long as the agent runs. `STOP`: the agent stops, and its process ends with
 `InternalError.exit_code`, because without this thread verdicts would be lost or wrong; the service manager starts it
-anew. `END`: the thread ends and its owner is told, where the owner can do without it. A machine that has run out of
+anew. `END`: the thread ends and its owner is notified, where the owner can do without it. A machine that has run out of
 file descriptors, memory, threads or disk is no bug: that ends no thread and no agent, whatever the policy, and the work
 begins again after the delay.
 
@@ -82,7 +82,7 @@ END_THREAD: Final = RestartPolicy("end", ends=True)
 
 
 def is_exhausted(error: BaseException) -> bool:
-    """Whether `error` says that the machine has run out of something: descriptors, memory, threads, disk."""
+    """Return whether `error` means that the machine ran out of descriptors, memory, threads or disk."""
     if isinstance(error, OSError):
         return error.errno in _EXHAUSTED
     return isinstance(error, MemoryError | ThreadLimitError) or (
@@ -91,7 +91,7 @@ def is_exhausted(error: BaseException) -> bool:
 
 
 def remedy(error: BaseException | None) -> str | None:
-    """What a person can do where `error`, or what caused it, says that the machine has run out of something."""
+    """Return what a person can do where `error`, or its cause, means that the machine ran out of something."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _REMEDIES:
             return _REMEDIES[error.errno]
@@ -107,7 +107,7 @@ def remedy(error: BaseException | None) -> str | None:
 
 
 def describe(error: BaseException) -> str:
-    """One line on an unexpected exception."""
+    """Return one line on an unexpected exception."""
     text = str(error).strip().split("\n", 1)[0][:200]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
@@ -117,7 +117,7 @@ class ThreadFaults:
     """Faults of all threads since the agent's start."""
 
     by_kind: Mapping[str, int]  # kind of thread -> faults; kinds without any are left out
-    last: str | None = None  # the newest
+    last: str | None = None  # the latest
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class Fault:
 
 
 class ThreadSupervisor:
-    """Makes an agent's threads and keeps count of their faults; one for an agent, shared by its parts."""
+    """Makes an agent's threads and counts their faults; one for an agent, shared by its components."""
 
     def __init__(self, *, clock: Clock | None = None, chance: random.Random | None = None) -> None:
         """`chance` spreads the delays of many threads."""
@@ -141,7 +141,7 @@ class ThreadSupervisor:
         self._last: str | None = None
         self._logs: list[ConditionLog] = []
         self._conditions = self.condition_log(_log)
-        self.losses = LossCounters()  # counted by all parts of the agent
+        self.losses = LossCounters()  # counted by all components of the agent
         self._failing: dict[str, int | None] = {}  # what failed -> since when (ns) it works again; None while it waits
         self._on_failure: list[Callable[[], None]] = []
         self.failure: KensaError | None = None  # why the agent has to stop
@@ -160,9 +160,9 @@ class ThreadSupervisor:
         """Return a daemon thread that runs `run`, not started yet.
 
         `kind` (a name as in topics) is what faults are counted by; `name` the thread's own, `kensa-<kind>` by default.
-        `run` returns when it is to end; after an exception it is called again, so it must be able to begin anew.
+        `run` returns when it is to end; after an exception it is called again, so it must be able to start again.
         `stop` ends the wait between two runs, `wake` only shortens it (whoever sets `stop` sets it as well).
-        `on_fault` is called in the thread after each fault, before the wait: to put in order what `run` left behind.
+        `on_fault` is called in the thread after each fault, before the wait, to clean up after `run`.
         """
         return SupervisedThread(
             self,
@@ -176,20 +176,20 @@ class ThreadSupervisor:
         )
 
     def condition_log(self, logger: logging.Logger) -> ConditionLog:
-        """Return a new log of conditions for one part of the agent; `conditions` and `repeats` are over all of them."""
+        """Return a new log of conditions for one component; `conditions` and `suppressed_lines` cover all of them."""
         made = ConditionLog(logger, self._clock)
         self._logs.append(made)
         return made
 
     def conditions(self) -> tuple[Condition, ...]:
-        """What is not well now in any part, the oldest first."""
+        """Return the present faults of all components, the oldest first."""
         self.faults()
         found = [condition for log in self._logs for condition in log.conditions()]
         return tuple(sorted(found, key=lambda condition: condition.since_ns))
 
     @property
     def suppressed_lines(self) -> int:
-        """Lines that were not logged because they repeat what the log says already."""
+        """The number of lines that were not logged because they are repetitions."""
         return sum(log.suppressed for log in self._logs)
 
     def on_failure(self, callback: Callable[[], None]) -> None:
@@ -217,7 +217,7 @@ class ThreadSupervisor:
             callback()
 
     def faults(self) -> ThreadFaults:
-        """Return the counts of this moment; a thread that has lived for a minute since its fault is well again."""
+        """Return the counts of this moment; a thread that has run for a minute since its fault counts as recovered."""
         now_ns = self._clock.monotonic_ns()
         with self._lock:
             settled = [
@@ -251,13 +251,13 @@ class ThreadSupervisor:
                 return
 
     def _set_working_since(self, thread: SupervisedThread, since_ns: int | None) -> None:
-        """A thread that failed works again since then, or waits."""
+        """Record since when a thread that failed works again, or that it waits."""
         with self._lock:
             if thread.label in self._failing:
                 self._failing[thread.label] = since_ns
 
     def _wait_for_retry(self, thread: SupervisedThread, delay_s: float) -> bool:
-        """Wait for the next run; True when there is none."""
+        """Wait for the next run; return True when there is none."""
         if thread.wake is None:
             return self._clock.wait(thread.stop, delay_s)
         thread.wake.clear()
@@ -266,7 +266,7 @@ class ThreadSupervisor:
         return thread.stop.is_set()
 
     def _handle_fault(self, thread: SupervisedThread, error: Exception, failures: int) -> float | None:
-        """Answer a fault; return the delay until the next run, or None when there is none."""
+        """Handle a fault; return the delay until the next run, or None when there is none."""
         policy = thread.policy
         delay_s = policy.backoff.delay_s(failures, self._chance)
         is_bug = not is_exhausted(error)
@@ -278,7 +278,7 @@ class ThreadSupervisor:
         if thread.on_fault is not None:
             try:
                 thread.on_fault(Fault(error, describe(error), is_last=stops or ends))
-            except Exception as second:  # noqa: BLE001 - putting in order may meet what the work met
+            except Exception as second:  # noqa: BLE001 - the clean-up may fail as the work did
                 self.record_fault(thread.kind, thread.label, second)
         if not stops:
             return None if ends else delay_s
@@ -330,33 +330,33 @@ class SupervisedThread(threading.Thread):
             ) from error
 
     def run(self) -> None:
-        """Work under the supervisor."""
+        """Run the work under the supervisor."""
         self._supervisor.run_supervised(self)
 
 
 class ErrorBoundary:
     """A context manager around a call into code that is not ours: what it raises becomes `make(text)`.
 
-    A KensaError, and what is no Exception (a signal's KeyboardInterrupt), passes as it is.
+    A KensaError, and anything that is no Exception (a signal's KeyboardInterrupt), passes unchanged.
     """
 
     def __init__(
         self, supervisor: ThreadSupervisor | None, *, kind: str, what: str, make: Callable[[str], KensaError]
     ) -> None:
-        """Faults are counted by `supervisor` under `kind`, but for those of a machine that has run out of something."""
+        """Count faults under `kind`, except those of a machine that ran out of something."""
         self._supervisor = supervisor
         self._kind = kind
         self._what = what
         self._make = make
 
     def __enter__(self) -> Self:
-        """Nothing happens."""
+        """Enter; has no effect."""
         return self
 
     def __exit__(
         self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        """Translate."""
+        """Translate an exception."""
         if error is None or isinstance(error, KensaError) or not isinstance(error, Exception):
             return
         if self._supervisor is not None and not isinstance(error, OSError) and not is_exhausted(error):

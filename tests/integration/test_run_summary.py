@@ -130,21 +130,21 @@ def test_a_stop_leaves_a_complete_file_of_what_was_judged(line: Path) -> None:
 _FORTY_ROWS = """
 import json, resource, sys
 from pathlib import Path
-from agent.app.results_file import Results
+from agent.app.results_file import ResultsFile
 from agent.errors import OperatorError
-from agent.supervision import Supervisor
+from agent.supervision import ThreadSupervisor
 from tests.integration.test_run_summary import verdict
 limit, path = int(sys.argv[1]), Path(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-supervisor = Supervisor()
-results, error = Results(path, inspections={"cam": "spots"}, supervisor=supervisor), ""
+supervisor = ThreadSupervisor()
+results, error = ResultsFile(path, inspections={"cam": "spots"}, supervisor=supervisor), ""
 for seq in range(40):
-    results.verdicts([verdict(seq)])
+    results.add_verdicts([verdict(seq)])
 try:
     results.close()
 except OperatorError as problem:
     error = str(problem)
-print(json.dumps([results.problem, results.rows, results.lost, supervisor.losses.snapshot(), error]))
+print(json.dumps([results.error, results.rows, results.lost, supervisor.losses.snapshot(), error]))
 """
 
 

@@ -212,7 +212,7 @@ def test_a_frame_narrower_than_the_reduction_is_refused(size: tuple[int, int]) -
 
 
 def test_a_manifest_cannot_ask_for_tiles_without_end() -> None:
-    with pytest.raises(FrameError, match="72,361 tiles, at most 1,024 are judged"):
+    with pytest.raises(FrameError, match="72,361 tiles, at most 1,024 are allowed"):
         run(tiles(overlap=31), texture(300, 300, channels=1))
 
 
