@@ -50,24 +50,25 @@ class SiteOverrides:
 NO_OVERRIDES: Final = SiteOverrides()
 
 
+@dataclass(frozen=True, slots=True)
+class OfferedFrame:
+    """An inspected frame for a shadow deployment; who accepts it calls `release(frame.buffer)` once it is done."""
+
+    frame: Frame
+    verdict: Verdict  # the champion's
+    champion_us: int
+    site: SiteOverrides  # that the champion inspected the frame with
+    release: Callable[[int], None]
+
+
 class FrameTap(Protocol):
-    """Takes frames for a shadow deployment; made by the lifecycle."""
+    """Receives inspected frames for a model that does not decide. Made by the lifecycle."""
 
-    def offer(
-        self,
-        frame: Frame,
-        *,
-        verdict: Verdict,
-        champion_us: int,
-        site: SiteOverrides,
-        release: Callable[[int], None],
-    ) -> bool:
-        """Take a reference to the frame with the champion's verdict, or refuse; never blocks, never copies.
+    def offer(self, offered: OfferedFrame) -> bool:
+        """Take a reference to the frame, or refuse; never blocks, never copies.
 
-        `site` is what the champion inspected the frame with.
-
-        True: the tap owns `frame.buffer` from now on and calls `release(frame.buffer)` once it is done with the pixels.
-        False: the caller keeps it.
+        True: the tap owns `frame.buffer` from now on and releases it once it is done with the pixels. False: the
+        caller keeps it.
         """
 
 
