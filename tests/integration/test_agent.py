@@ -1,4 +1,4 @@
-"""The composed agent: frames in, verdicts out, every frame accounted for, whatever goes wrong on the way."""
+"""The composed agent accounts for every frame, whatever fails."""
 
 from __future__ import annotations
 

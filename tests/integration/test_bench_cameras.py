@@ -1,4 +1,4 @@
-"""`kensa bench cameras`, short: dead cameras beside good ones, and fresh pictures; the figures are the benchmark's."""
+"""A short run of `kensa bench cameras` counts correctly."""
 
 from __future__ import annotations
 

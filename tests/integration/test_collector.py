@@ -1,4 +1,4 @@
-"""The collector with its real child: from the worker's call to the target, through kills, stops and changes."""
+"""The collector with its real child, from the worker to the target, through kills and stops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What scripts/build-component writes, deployed as it is to the simulated nucleus: it installs, judges, is updated."""
+"""The built component installs, inspects and updates on the simulated nucleus."""
 
 from __future__ import annotations
 

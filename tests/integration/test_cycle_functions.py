@@ -1,4 +1,4 @@
-"""The parts of the cycle against the simulated account: publisher, deployments, commands, daily functions."""
+"""The functions of the cycle against the simulated account."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The documented command that makes the bundled release, run for real: an hour and a half on two busy cores."""
+"""The documented command makes the bundled release; it takes an hour and a half."""
 
 from __future__ import annotations
 

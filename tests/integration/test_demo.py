@@ -1,4 +1,4 @@
-"""`kensa demo` as a person starts it: it ends with a report, and every frame and verdict is accounted for."""
+"""`kensa demo` ends with a report that accounts for every frame and verdict."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kensa demo --cloud` as a person starts it: the whole improvement cycle, and an early end that loses nothing."""
+"""`kensa demo --cloud` runs the whole improvement cycle; an early end loses nothing."""
 
 from __future__ import annotations
 

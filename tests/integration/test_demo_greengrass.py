@@ -1,4 +1,4 @@
-"""`kensa demo --greengrass` as a person starts it: a deployed component, updated while it runs, and nothing is lost."""
+"""`kensa demo --greengrass` deploys and updates a component without loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A wish from the cloud's shadow and one from a person at the device, through a composed agent on a real broker."""
+"""Desired releases from the device shadow and from a person, through a real broker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rows of `kensa bench greengrass`, short: what they count must be right; what they time is the benchmark's."""
+"""Short rows of `kensa bench greengrass` count correctly."""
 
 from __future__ import annotations
 

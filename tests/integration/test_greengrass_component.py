@@ -1,4 +1,4 @@
-"""com.kensa.Inspector and com.kensa.Model as real processes under a simulated nucleus, with signed releases."""
+"""Both components as real processes under a simulated nucleus, with signed releases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verdicts through a simulated nucleus and a real broker: what was acknowledged has arrived, whatever breaks."""
+"""Verdicts acknowledged through a simulated nucleus have reached the real broker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Firehose on the laptop hands its function as much as it does in the cloud, and takes back what has no room."""
+"""The local Firehose passes as much to its function as AWS does, and takes back the rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What MJPEG servers are reported to do: pictures come byte by byte as they were sent, or the error names the cause."""
+"""The MJPEG reader decodes every known server behaviour, or its error names the cause."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signed releases through the composed agent: a real repository, both child processes, live parts, a restart."""
+"""Signed releases through the composed agent, with both child processes and a restart."""
 
 from __future__ import annotations
 

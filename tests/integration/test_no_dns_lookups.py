@@ -1,4 +1,4 @@
-"""A running line asks the network for nothing that its configuration does not name: no vendor's telemetry host."""
+"""A running line resolves only the hosts of its configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real Python components with the real SDK on the simulated nucleus: tokens, restarts, updates, hand-overs."""
+"""Real components with the real SDK on the simulated nucleus."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A part with an id ends in a verdict whatever is wrong with its picture; the reasons are rows of a table."""
+"""A part with an id always ends in a verdict, whatever is wrong with its image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A running agent takes another configuration: between two batches, without losing a frame, whole or not at all."""
+"""A running agent takes a new configuration between two batches without losing a frame."""
 
 from __future__ import annotations
 

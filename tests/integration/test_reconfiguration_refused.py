@@ -1,4 +1,4 @@
-"""What a running agent does not take: named by the key's path, nothing changed, no frame lost. One agent meets all."""
+"""A refused configuration is named by its key, and changes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A device fetches a published release from a folder, over HTTP and from S3, through the real child process."""
+"""A device fetches a release from a folder, over HTTP and from S3 through the real child."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Releases travel on a disk to a site without a way out: what its devices trust there is what they would anywhere."""
+"""Releases on a disk for an air-gapped site are trusted as they are over a network."""
 
 from __future__ import annotations
 

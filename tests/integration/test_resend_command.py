@@ -1,4 +1,4 @@
-"""`kensa resend` with a real broker, through the running agent and alone: a subscriber's hole is filled."""
+"""`kensa resend` fills the gap of a subscriber, through a running agent and alone."""
 
 from __future__ import annotations
 

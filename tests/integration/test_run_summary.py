@@ -1,4 +1,4 @@
-"""`kensa run` says what it gave: a table at the end of finite cameras, and every verdict in the file of --results."""
+"""`kensa run` prints a table at the end and writes every verdict to --results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Passwords of cameras stay where they were written: nothing that an agent says, shows or keeps holds one."""
+"""Camera passwords never appear in logs, messages or state files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The simulator's servers end while strangers connect, wait, talk and go: every socket is closed all the same."""
+"""The simulator's servers close every socket when they end, whatever clients do."""
 
 from __future__ import annotations
 

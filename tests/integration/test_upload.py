@@ -1,4 +1,4 @@
-"""Collected frames at their target: whole, once, resumed after a cut; never over something else, nor too fast."""
+"""Uploads are complete, happen once, resume after a cut, and keep the rate limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tests of collecting share: settings, sidecars, a spool on a clock that stands still, frames for a collector."""
+"""Settings, sidecars, a spool on a manual clock, and frames for tests of collection."""
 
 from __future__ import annotations
 

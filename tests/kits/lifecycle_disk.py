@@ -1,4 +1,4 @@
-"""A disk for lifecycles that need not be waited for: what fsync promises is tested elsewhere, by cutting the power."""
+"""A disk for lifecycles that skips fsync; power cuts are tested elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models written in Python, behind the `Model` port: what they answer is a function, so that tests need no training."""
+"""Models behind the `Model` port whose answers are a Python function."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A line whose configuration changes while parts pass: two inspections, three cameras that show pictures in a loop."""
+"""A running line with two inspections and three looping cameras to reconfigure."""
 
 from __future__ import annotations
 

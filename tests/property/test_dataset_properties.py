@@ -1,4 +1,4 @@
-"""Whatever arrives in whatever order: no group straddles splits, nothing moves, equal contents are equal versions."""
+"""Data sets in any order: no group straddles splits, and equal contents are equal versions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever people, the cloud, the disk and the power do to a lifecycle, in any order: the line has a verified model."""
+"""Whatever people, cloud, disk and power do, the line has a verified model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The MJPEG reader as a machine of bytes: how they are cut does not matter, and no bytes make it grow or fail."""
+"""The MJPEG parser gives the same images however the bytes are cut, within bounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A plant in the simulated account: buckets, keys, a fleet of devices that do as they are told, and the state machine.
+"""A plant in the simulated account: buckets, keys, a fleet, and the state machine.
 
 Jobs that train copy a prepared release (the trainings of `Plant.trains`); the job that chooses really compares.
 """

@@ -1,4 +1,4 @@
-"""A simulated cloud, empty for each test. Import `aws`, and `aws_server`, which it stands on: one for each module."""
+"""Fixtures for a simulated AWS account that is empty for each test."""
 
 from __future__ import annotations
 

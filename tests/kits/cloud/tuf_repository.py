@@ -1,4 +1,4 @@
-"""A publisher with keys and a repository, a device that fetches from it, and a thief who got hold of some keys."""
+"""A publisher with keys and a repository, a device, and a thief with stolen keys."""
 
 from __future__ import annotations
 

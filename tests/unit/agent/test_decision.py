@@ -1,4 +1,4 @@
-"""Scores become outcomes by the manifest's rule, and nothing that is not a number ever becomes a verdict."""
+"""Scores become outcomes by the decision rule; a non-finite score never becomes a verdict."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every frame shape, ROI and geometry ends in the right bytes at the right place, or in a counted drop."""
+"""Every frame shape, ROI and geometry ends in the right bytes, or in a counted drop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a bug does to a thread, by its policy; threads are real, the clock is a manual one that does not sleep."""
+"""What a bug does to a supervised thread, by its policy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The other packages import only what `[tool.kensa.agent_surface]` names of `agent`, and no private name."""
+"""The other packages import only the named surface of `agent`, and no private name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The import rules bite: every one is broken on purpose in a copy of the packages; scripts/check sees them hold."""
+"""Every import contract fails when it is broken on purpose in a copy of the packages."""
 
 from __future__ import annotations
 

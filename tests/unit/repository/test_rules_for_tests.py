@@ -1,4 +1,4 @@
-"""The rules in tests/conftest.py, tried on a small suite: what may be skipped here is a failure with CI=true."""
+"""The rules of tests/conftest.py: a skip is a failure with CI=true."""
 
 from __future__ import annotations
 

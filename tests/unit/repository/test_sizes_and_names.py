@@ -1,4 +1,4 @@
-"""What keeps the code readable by name and in one sitting: sizes, unique names, first sentences. See docs/decisions."""
+"""Limits of size, unique names, and first sentences of module docstrings."""
 
 from __future__ import annotations
 

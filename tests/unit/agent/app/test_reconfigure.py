@@ -1,4 +1,4 @@
-"""The parts that change while they work: slot, camera, keeper, heartbeat; and the comparison of two configurations."""
+"""Reconfiguring slot, camera, recorder and heartbeat, and comparing configurations."""
 
 from __future__ import annotations
 

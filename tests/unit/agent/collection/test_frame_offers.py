@@ -1,4 +1,4 @@
-"""What the loop gives the collector: every judged frame with its verdict, and nothing that no model saw."""
+"""The loop offers the collector every inspected frame, and nothing that no model saw."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The spool: budgets that are never exceeded, a cap that drops in a stated order, counts that survive everything."""
+"""The spool: budgets are never exceeded, drops are ordered, counts survive."""
 
 from __future__ import annotations
 

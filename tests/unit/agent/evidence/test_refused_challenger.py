@@ -1,4 +1,4 @@
-"""A refused challenger decides nothing from the next batch on, and a held one nothing while it is held."""
+"""A refused challenger decides nothing from the next batch on; a held one while held."""
 
 from __future__ import annotations
 

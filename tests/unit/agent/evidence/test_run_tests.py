@@ -1,4 +1,4 @@
-"""A test of a rate refuses what happens to separate parts, and takes a run of parts for the one event it may be."""
+"""A test of a rate refuses separate events and counts a run of parts as one event."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tests of a rollout keep the error rates that their docstrings promise, and refuse senseless arguments."""
+"""Sequential tests keep their promised error rates and refuse invalid arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Encoded pictures: what is read, what is refused, and that a refused one never leaves an old picture behind."""
+"""Which encoded images are read or refused; a refused one leaves no old pixels behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A trial in the loop: whose word counts, what verdicts and statistics say, and what a broken challenger can do."""
+"""A trial in the loop: which result counts, and what a broken challenger can do."""
 
 from __future__ import annotations
 

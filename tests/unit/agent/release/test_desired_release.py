@@ -1,4 +1,4 @@
-"""A wish of the cloud's shadow that did not change is older than what a person asked for at the device."""
+"""An unchanged desired release of the shadow is older than a request at the device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The graph policy lets our kind of model pass and names what is wrong with others, before any runtime sees them."""
+"""The graph policy accepts the model contract and names the fault of other graphs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The graph that this machine's runtime optimised: used where it fits, never trusted where it does not."""
+"""The optimised graph of this machine is used where it fits and never trusted otherwise."""
 
 from __future__ import annotations
 

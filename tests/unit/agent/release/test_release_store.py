@@ -1,4 +1,4 @@
-"""The store of releases: whole, read-only, compared at each load, and never emptied of what is needed."""
+"""Releases in the store are complete, read-only and compared at each load."""
 
 from __future__ import annotations
 

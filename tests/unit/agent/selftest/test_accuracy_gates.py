@@ -1,4 +1,4 @@
-"""The pure questions of the golden gates, against brute force and the figures that the documents state."""
+"""The accuracy gates against brute force and the documented figures."""
 
 from __future__ import annotations
 

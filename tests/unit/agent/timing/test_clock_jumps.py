@@ -1,4 +1,4 @@
-"""A clock that starts in 1970, or jumps to 2036 and back, erases no history, no evidence and no protection."""
+"""A clock that jumps by decades erases no history, evidence or protection."""
 
 from __future__ import annotations
 

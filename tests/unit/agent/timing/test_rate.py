@@ -1,4 +1,4 @@
-"""The bound on how often something may happen: a burst at once, then the sustained rate, never more in any window."""
+"""The rate limit allows a burst, then the sustained rate, in every window."""
 
 from __future__ import annotations
 

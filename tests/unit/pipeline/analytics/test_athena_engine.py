@@ -1,4 +1,4 @@
-"""Asking Athena: start, wait, stop, read page by page. The engine is a stand-in; the statements are the real ones."""
+"""Athena queries: start, wait, stop and read pages, against a double of the engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Objects in a folder and in a bucket: the same promise kept by both, and what goes wrong told with its remedy."""
+"""Objects in a folder and in a bucket keep the same promises and errors."""
 
 from __future__ import annotations
 

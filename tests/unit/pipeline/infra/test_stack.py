@@ -1,4 +1,4 @@
-"""The stack says what the code says: functions, tables, state machine; and its state machine is sound."""
+"""The stack matches the code: functions, tables, and a sound state machine."""
 
 from __future__ import annotations
 

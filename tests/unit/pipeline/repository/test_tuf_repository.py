@@ -1,4 +1,4 @@
-"""The publisher's side: keys, counters, the order of writing, revocations, rotations and the commands."""
+"""The publisher: keys, counters, write order, revocations, rotations and commands."""
 
 from __future__ import annotations
 

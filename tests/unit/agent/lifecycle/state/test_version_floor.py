@@ -1,4 +1,4 @@
-"""What a fetched release is refused for before its bytes are used: one table for lifecycle and rehearsal."""
+"""Reasons to refuse a fetched release before its bytes are used."""
 
 from __future__ import annotations
 
