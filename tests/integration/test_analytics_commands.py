@@ -47,7 +47,7 @@ def test_json_csv_and_the_table_give_the_same_rows(past: Past, capsys: pytest.Ca
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert main(asked) == 0
     table = capsys.readouterr().out.splitlines()
-    assert (found["query"], found["version"], found["parameters"]["line"]) == ("defect_pareto", 1, "press-2")
+    assert (found["query"], found["version"], found["parameters"]["line"]) == ("defect_pareto", 2, "press-2")
     assert [row["class"] for row in found["rows"]] == [row["class"] for row in rows]
     assert [float(row["share"]) for row in rows] == [row["share"] for row in found["rows"]]
     assert len(table) == len(rows) + 1

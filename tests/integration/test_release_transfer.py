@@ -193,7 +193,7 @@ def test_an_export_that_was_cut_leaves_no_index_and_goes_on_where_it_stopped(
         with pytest.raises(ReleaseTransferError, match="answered 503"):
             export_release(server.url, stick, SITE, "spots/2.0.0")
         server.clear_faults()
-        with pytest.raises(ReleaseTransferError, match="export was not finished"):
+        with pytest.raises(ReleaseTransferError, match="export is incomplete"):
             import_releases(stick, mirror, publisher.root)
         before = server.sent("/files/*")
         export_release(server.url, stick, SITE, "spots/2.0.0")
@@ -216,7 +216,7 @@ def test_an_older_disk_than_the_last_is_refused(
     import_releases(stick, mirror, publisher.root)
     before = contents(mirror)
 
-    with pytest.raises(ReleaseTransferError, match="older than what was brought here before"):
+    with pytest.raises(ReleaseTransferError, match="older than an earlier import"):
         import_releases(old, mirror, publisher.root)
     assert contents(mirror) == before
 
@@ -256,7 +256,7 @@ def test_a_full_disk_is_told_and_the_next_try_goes_on(
 ) -> None:
     limits = release_transfer._LIMITS.model_copy(update={"reserve_bytes": 2**60})
     monkeypatch.setattr(release_transfer, "_LIMITS", limits)
-    with pytest.raises(ReleaseTransferError, match="Make room there"):
+    with pytest.raises(ReleaseTransferError, match="Free some space there"):
         export_release(str(publisher.repository), stick, SITE, RELEASE)
     monkeypatch.undo()
     export_release(str(publisher.repository), stick, SITE, RELEASE)
@@ -274,7 +274,7 @@ def test_a_disk_that_fails_while_it_is_written_is_told(
     with pytest.raises(ReleaseTransferError, match=r"timestamp\.json: Input/output error"):
         export_release(str(publisher.repository), stick, SITE, RELEASE)
     monkeypatch.undo()
-    with pytest.raises(ReleaseTransferError, match="not finished"):
+    with pytest.raises(ReleaseTransferError, match="is incomplete"):
         import_releases(stick, mirror, publisher.root)
 
 
@@ -341,7 +341,7 @@ def test_the_commands_export_and_import(
     assert release_cli.main(["export", RELEASE, "--to", str(stick), "--site", SITE, *keys]) == 0
     exported = json.loads(capsys.readouterr().out)
     assert exported["release"] == RELEASE
-    assert "bring it there before" in exported["warning"]  # the timestamp lives for a day
+    assert "deliver it before" in exported["warning"]  # the timestamp lives for a day
     to = ["--from", str(stick), "--to", str(mirror), "--root", str(publisher.root), "--json"]
     assert release_cli.main(["import", *to]) == 0
     (brought,) = json.loads(capsys.readouterr().out)["brought"]

@@ -129,5 +129,5 @@ def test_what_athena_refuses_is_told_in_its_words(state: str) -> None:
 
 
 def test_an_answer_with_other_columns_is_refused() -> None:
-    with pytest.raises(AthenaError, match="answered with the columns a, b"):
+    with pytest.raises(AthenaError, match="returned the columns a, b"):
         athena(Engine(["SUCCEEDED"], [[]], names=("a", "b")), Time()).execute(QUERY, {}, **DAYS)

@@ -12,7 +12,7 @@ from securesystemslib.signer import CryptoSigner
 
 from agent.errors import IntegrityError, KensaError, OperatorError, UsageError
 from pipeline.repository.release_cli import main
-from pipeline.repository.signing_keys import KeyRing
+from pipeline.repository.signing_keys import KeyEntry, KeyRing
 from pipeline.repository.tuf_repository import Repository
 from simulator.doubles.servers.s3_server import S3Server
 from tests.kits.cloud.tuf_repository import SITE, Publisher
@@ -168,7 +168,7 @@ def test_without_the_offline_keys_publishing_works_and_rotating_says_what_to_bri
     (publisher.keys / "root").rename(publisher.base / "in the safe")
 
     publisher.release()
-    with pytest.raises(OperatorError, match="Bring the offline medium"):
+    with pytest.raises(OperatorError, match="Insert the offline medium"):
         publisher.open().rotate(["timestamp"], {})
 
     assert publisher.version("root") == 1
@@ -188,12 +188,10 @@ def test_a_key_may_lie_elsewhere_by_its_uri(publisher: Publisher, tmp_path: Path
     signer = CryptoSigner.generate_ed25519()
     (medium / "site.pem").write_bytes(signer.private_bytes)
     ring = KeyRing.load(publisher.keys)
-    entry = ring.file.roles[f"site-{SITE}"].keys[0]
-    entry.uri, entry.keyid, entry.public = (
-        f"file2:{medium / 'site.pem'}",
-        signer.public_key.keyid,
-        signer.public_key.to_dict(),
+    entry = KeyEntry(
+        uri=f"file2:{medium / 'site.pem'}", keyid=signer.public_key.keyid, public=signer.public_key.to_dict()
     )
+    ring.file.roles[f"site-{SITE}"].keys[0] = entry
     ring.save()
 
     assert [s.public_key.keyid for s in KeyRing.load(publisher.keys).signers(f"site-{SITE}")] == [entry.keyid]
