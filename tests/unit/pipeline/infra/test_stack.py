@@ -218,12 +218,12 @@ def test_a_device_brings_frames_below_its_own_name_as_the_recipes_policy_says(te
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        (lambda s: s["Begin"].update(Next="Nowhere"), "'Nowhere' is no state"),
+        (lambda s: s["Begin"].update(Next="Nowhere"), "'Nowhere' is not a state"),
         (lambda s: s["Accepted"].pop("Default"), "has no Default"),
         (lambda s: s["Begin"].pop("Catch"), "does not catch States.ALL"),
         (lambda s: s["Begin"].pop("Retry"), "does not retry Lambda.TooManyRequestsException"),
         (lambda s: s["Choose"].pop("Retry"), "does not retry SageMaker.AmazonSageMakerException"),
-        (lambda s: s["Begin"]["Catch"].reverse() or s["BuildDataset"]["Catch"].reverse(), "before others"),
+        (lambda s: s["Begin"]["Catch"].reverse() or s["BuildDataset"]["Catch"].reverse(), "before other errors"),
         (lambda s: s["Done"].update(Type="Sucess"), "the type 'Sucess'"),
         (lambda s: s.update(Lost={"Type": "Succeed"}), "machine.Lost: cannot be reached"),
         (lambda s: s["Train"].pop("Next"), "needs either Next or End"),
