@@ -1,1 +1,1 @@
-"""Pure decisions on live parts: sequential tests, rollout gates, drift, and the reject chart; no I/O, no threads."""
+"""Pure decisions on live parts: sequential tests, rollout gates, drift and the reject chart."""

@@ -1,4 +1,4 @@
-"""The paired test of two models on the same parts: evidence of a trial and report of an A/B test. Pure.
+"""The paired test of two models on the same parts, for trials and A/B tests. Pure.
 
 A part is a pair when both models classified it. The comparison is "would this part be let through": `ok` or not ok.
 `unsure` is not ok, because such a part goes to a person and not to the customer. `unknown` of either model makes no

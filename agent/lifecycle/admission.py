@@ -1,4 +1,4 @@
-"""Admission of a release: fetched, moved into the store, verified and self-tested before it sees a part.
+"""Admission of a release: fetch, store, verification and self-test, before it sees a part.
 
 Every step does one thing and returns the seconds to wait; each may raise StateDirError, and then nothing has changed.
 

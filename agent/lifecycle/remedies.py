@@ -1,8 +1,9 @@
-"""What a person should do about a refusal, by its reason; the line always continues with the model it had.
+"""Remedies: what a person should do about a refusal, by its reason.
 
-A gate says where a release was stopped and a reason says why, and only the reason determines what helps: the golden set
-stops a model that misses defects as well as one that another processor computes differently. `remedy` is complete: a
-test compares it with every reason in the code. An unknown reason, of another version, gets the remedy of its gate.
+The line always continues with the model it had. A gate says where a release was stopped and a reason says why, and only
+the reason determines what helps: the golden set stops a model that misses defects as well as one that another processor
+computes differently. `remedy` is complete: a test compares it with every reason in the code. An unknown reason, of
+another version, gets the remedy of its gate.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Requests of people and the cloud: checked on any thread, remembered, served one by one by the lifecycle's thread.
+"""Requests of people and the cloud: checked on any thread, served one by one.
 
-A request sets `stop`, so that a fetch or self-test under way ends soon, and wakes the lifecycle's thread. Hints that
-repeat what is known do nothing. A request stays remembered until it was served without StateDirError.
+The lifecycle's thread serves them. A request sets `stop`, so that a fetch or self-test under way ends soon, and
+wakes that thread. Hints that repeat what is known do nothing. A request stays remembered until it was served without
+StateDirError.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Small objects that own the state which the steps of a rollout share; nobody else writes their attributes.
+"""Small objects that own the state which the steps of a rollout share.
 
-The lifecycle's thread changes them; `Alarms.texts`, `RolloutProgress` and `SiteLimits` may be read from any thread.
+Nobody else writes their attributes. The lifecycle's thread changes them; `Alarms.texts`, `RolloutProgress` and
+`SiteLimits` may be read from any thread.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A shadow deployment: the challenger inspects live frames on a thread of its own, and nobody waits for it.
+"""A shadow deployment: the challenger inspects live frames on a thread of its own.
 
 The loop offers frames; those that are accepted wait in a bounded queue for the thread, which preprocesses, infers,
 decides and observes. The loop is never delayed: `offer` never blocks on a lock, and refuses when the queue is full,

@@ -1,4 +1,6 @@
-"""Serialises one candidate's evaluator between the workers, which observe, and the lifecycle's thread, which decides.
+"""Serialises one candidate's evaluator between the workers and the lifecycle's thread.
+
+The workers add observations; the lifecycle's thread asks for decisions.
 
 Promise: no thread that adds an observation ever waits, and it is evaluated at once: by the thread that adds it, or, if
 another thread holds the evaluator just then, by that one before it leaves. So a refusal is known when the batch that

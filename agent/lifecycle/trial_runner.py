@@ -1,4 +1,4 @@
-"""Runs a candidate on live parts: opens and closes the shadow deployment and the trial, and collects the evidence.
+"""Runs a candidate on live parts: shadow deployment and trial, and collects the evidence.
 
 Observations come on the workers' threads and are evaluated there (`agent.lifecycle.thread_safe_evaluator`), so that a
 refusal ends a trial for the next batch; the lifecycle's thread asks for decisions.

@@ -1,1 +1,1 @@
-"""The contents of a release: manifest, golden set, graph policy, rollout policy; and where releases are stored."""
+"""The contents of a release: manifest, golden set, graph and rollout policy; and their store."""

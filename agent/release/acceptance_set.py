@@ -1,4 +1,4 @@
-"""The acceptance set: the site's labelled parts that every release must classify correctly, whoever signed it.
+"""The acceptance set: the site's labelled parts that every release must classify correctly.
 
 Promise: the set is in `state_dir/acceptance/<inspection>/` and outlives releases; no publisher can change it. A part is
 the bytes of its image under their digest, with its label, who added it and when, in `index.json`, which is replaced as

@@ -1,4 +1,4 @@
-"""The store of releases: `models/<inspection>/releases/<digest>/`, each folder named by its manifest's sha256.
+"""The store of releases: `models/<inspection>/releases/<sha256 of the manifest>/`.
 
 Promise: a folder appears complete and read-only (it is synced, then renamed from `staging`); `verified_dir` reads every
 byte again and compares it with the manifest, and the manifest with the digest that the journal holds, before each load;

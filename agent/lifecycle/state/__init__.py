@@ -1,1 +1,1 @@
-"""State of the lifecycle: transitions, the journal and its record, and the pure rules that change the record."""
+"""State of the lifecycle: transitions, journal and record, and the pure rules that change it."""

@@ -1,7 +1,7 @@
-"""The deny list: refused releases that are not tried again until a person allows it. Pure functions of the record.
+"""The deny list: refused releases that are not tried again until a person allows it.
 
-A release is found on the list by its digest, and also by `name/version`: after a refusal nothing is fetched again under
-that name.
+Pure functions of the record. A release is found on the list by its digest, and also by `name/version`: after a refusal
+nothing is fetched again under that name.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The journal: the state of one inspection's lifecycle on disk, one frozen record that is replaced as a whole.
+"""The journal: one inspection's lifecycle on disk, one frozen record that is replaced as a whole.
 
 Promise: `save` returns once the record would survive a power cut (fsync file, rename, fsync directory), and until then
 the one before it does. `load` never fails: a record carries its checksum; if it is damaged the one before it counts, if

@@ -1,4 +1,4 @@
-"""A write-through record: every change is on disk before it becomes visible. The rules of change are elsewhere.
+"""A write-through record: every change is on disk before it becomes visible.
 
 See `deny_list`, `record_changes` and `version_floor`, which are pure functions of the record.
 """

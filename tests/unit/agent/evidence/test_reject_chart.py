@@ -1,4 +1,4 @@
-"""The chart of the reject rate: seldom wrong, soon there, bounded, and the same after a restart."""
+"""The chart of the reject rate: few false alarms, fast, bounded, the same after a restart."""
 
 from __future__ import annotations
 

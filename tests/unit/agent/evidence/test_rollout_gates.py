@@ -1,4 +1,4 @@
-"""A candidate passes its phases by what it does beside the running model, and every refusal says why."""
+"""A candidate passes its phases by evidence beside the running model; refusals give reasons."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A shadow takes what it can carry, holds up nobody, and gives back every buffer."""
+"""A shadow deployment accepts what it can process, delays nobody, and releases every buffer."""
 
 from __future__ import annotations
 

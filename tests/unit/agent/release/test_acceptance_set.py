@@ -1,4 +1,4 @@
-"""The site's own labelled parts: kept, bounded, found again, and judged as the line judges."""
+"""The acceptance set: stored, bounded, found again, and evaluated as the line inspects."""
 
 from __future__ import annotations
 
