@@ -267,14 +267,13 @@ class RejectChart:
         seen = f"{rejects} of the last {parts} parts ({rejects / parts:.1%}) are rejected" if parts else ""
         match self.state:
             case ChartState.FLOOD:
-                return f"{seen}: check the picture, the roi, the thresholds and the model before the parts"
+                return f"{seen}: check the image, the roi, the thresholds and the model before the parts"
             case ChartState.HIGH:
-                return f"{seen}, usual are runs of rejects on {self.baseline or 0.0:.2%}: look at the rejected parts"
+                return f"{seen}, usual are runs of rejects on {self.baseline or 0.0:.2%}: check the rejected parts"
             case ChartState.LOW:
                 return (
                     f"{seen}, usual are runs of rejects on {self.baseline or 0.0:.2%}: let a known defective part "
-                    f"pass, "
-                    "and check focus, light and the model"
+                    "pass, and check focus, light and the model"
                 )
             case _:
                 return None

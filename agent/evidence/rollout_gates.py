@@ -259,7 +259,7 @@ class RolloutEvaluator:
             Gate.TIME,
             f"{self._phase}_not_passed",
             f"The {self._phase} did not pass in its time: {lacking}. Give the rollout more time (limits.max_hours), or "
-            "look at the parts on which the models disagree.",
+            "check the parts on which the models disagree.",
             figures=self.progress(),
             limits={"phase_pairs": float(self._phase_pairs_wanted), "e_value": self._policy.e_hold},
         )
@@ -284,7 +284,7 @@ class RolloutEvaluator:
         champion, challenger = drift.champion or 0.0, drift.challenger or 0.0
         figures = f"PSI {champion:.2f} of the running model, {challenger:.2f} of the candidate, warning from {warn:g}"
         if champion >= warn:
-            return f"The scores have moved: look at light and camera, the models are not at fault ({figures})."
+            return f"The scores have moved: check light and camera, the models are not at fault ({figures})."
         if challenger >= warn:
             return f"The scores of the candidate alone have moved ({figures})."
         return None
@@ -307,7 +307,7 @@ class RolloutEvaluator:
     def _find_refusal(self, observation: Observation) -> Refusal | None:
         if self._errors.is_refused:
             why = observation.challenger.reason or "no reason given"
-            text = f"gave no judgement ({why}) {describe_stretch(self._errors)} that the running model judged"
+            text = f"gave no judgement ({why}) {describe_stretch(self._errors)} that the running model classified"
             return sequential_test_refusal(Gate.ERRORS, "gives_no_judgement", text, self._errors, self._policy.errors)
         if self._deadlines.is_refused:
             text = (

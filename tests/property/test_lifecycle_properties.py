@@ -28,7 +28,7 @@ BOUNDARIES = ["", "journal", "journal: between", "journal: after", "store", "slo
 
 
 class Life(RuleBasedStateMachine):
-    """One device from its first start on."""
+    """One device, from its first start."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Life(RuleBasedStateMachine):
         self.plant.publish()
 
     def survive(self, act: Callable[[], object]) -> None:
-        """Do it; a kill means a new process on the same disk."""
+        """Call `act`; a kill starts a new process on the same disk."""
         try:
             act()
         except SimulatedKill:

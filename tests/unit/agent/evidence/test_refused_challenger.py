@@ -121,7 +121,7 @@ def test_what_a_worker_still_says_about_the_phase_before_reaches_nobody() -> Non
 
 
 def test_no_part_waits_for_another_to_be_judged() -> None:
-    """Threads that bring parts while others do: when all are done, every part has been judged."""
+    """Several threads add parts at once: when all are done, every part has been evaluated."""
     judging = evaluator()
     observe = judging.begin_phase(begin)
     start = threading.Barrier(5)

@@ -55,7 +55,7 @@ def test_a_line_that_rejects_everything_from_its_first_part_on_is_an_alarm_after
     for number in range(1, 40):
         chart.add("cam", rejected=True)
         assert (chart.state is ChartState.FLOOD) == (number >= 31)
-    assert (chart.alarm() or "").startswith("39 of the last 39 parts (100.0%) are rejected: check the picture, the roi")
+    assert (chart.alarm() or "").startswith("39 of the last 39 parts (100.0%) are rejected: check the image, the roi")
 
 
 def test_a_run_of_rejects_is_one_event_and_no_alarm() -> None:

@@ -371,7 +371,7 @@ def test_a_phase_that_passes_in_the_last_moment_passes() -> None:
 
 
 def scored(count: int, *, champion: float = 0.0, challenger: float = 0.0, seed: int = 5) -> list[Observation]:
-    """Parts whose scores scatter by themselves and are moved by so much; every outcome stays as it is."""
+    """Parts whose scores scatter and are shifted by so much; every outcome stays as it is."""
     rng = np.random.default_rng(seed)
     base, own = rng.beta(2, 12, count), rng.normal(0.0, 0.04, count)
     return [
@@ -402,7 +402,7 @@ def test_if_both_drift_it_is_light_or_camera_and_the_candidate_is_held_but_never
         decision = judge.decide(overdue=overdue)
         assert decision.action is RolloutAction.HOLD
         assert decision.alarm is not None
-        assert "look at light and camera" in decision.alarm
+        assert "check light and camera" in decision.alarm
 
 
 def test_if_the_candidate_drifts_alone_it_is_held_and_in_the_end_refused() -> None:
