@@ -67,7 +67,7 @@ def bring_to(plant: LifecycleHarness, state: LifecycleState) -> ReleaseRef:
 
 
 def go_on(plant: LifecycleHarness, *, steps: int = 60) -> None:
-    """Step until rest, an A/B test, or a kill; no invariant is violated after any step."""
+    """Step until rest, a comparison that stays, or a kill; nothing that must not be is there after any step."""
     compared = 0
     for _ in range(steps):
         plant.step()
@@ -79,13 +79,13 @@ def go_on(plant: LifecycleHarness, *, steps: int = 60) -> None:
 
 
 def keep_stopping(plant: LifecycleHarness, done: threading.Event) -> None:
-    """End a hanging fetch, as every request and the end of the agent do."""
+    """End what hangs, as every request does, and the end of the agent."""
     while not done.wait(0.02):
         plant.lifecycle._deps.stop.set()
 
 
 def finish(plant: LifecycleHarness, candidate: ReleaseRef) -> None:
-    """Without further faults the rollout ends, and the line has a model."""
+    """Without faults it ends, and the line has a model."""
     plant.boundary_fault = ignore_boundary
     go_on(plant, steps=400)
     if plant.lifecycle.status().state is LifecycleState.AB:

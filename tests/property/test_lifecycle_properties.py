@@ -28,7 +28,7 @@ BOUNDARIES = ["", "journal", "journal: between", "journal: after", "store", "slo
 
 
 class Life(RuleBasedStateMachine):
-    """One device, from its first start."""
+    """One device from its first start on."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Life(RuleBasedStateMachine):
         self.plant.publish()
 
     def survive(self, act: Callable[[], object]) -> None:
-        """Call `act`; a kill starts a new process on the same disk."""
+        """Do it; a kill means a new process on the same disk."""
         try:
             act()
         except SimulatedKill:

@@ -1,4 +1,4 @@
-"""The lifecycle step by step: it converges on the desired release, or reports why not."""
+"""The lifecycle step by step: it converges on what is wanted, or says why not."""
 
 from __future__ import annotations
 

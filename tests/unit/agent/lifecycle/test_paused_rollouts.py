@@ -1,4 +1,4 @@
-"""A rollout pauses while the line is not healthy: its verdicts prove nothing about a candidate."""
+"""A rollout waits while the line is not healthy: verdicts that prove nothing judge no candidate."""
 
 from __future__ import annotations
 

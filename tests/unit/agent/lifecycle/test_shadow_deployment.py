@@ -1,4 +1,4 @@
-"""A shadow deployment accepts what it can process, delays nobody, and releases every buffer."""
+"""A shadow takes what it can carry, holds up nobody, and gives back every buffer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def verdict_of(seq: int) -> Verdict:
 
 
 class Watched:
-    """A shadow deployment, with what it observed and what it released."""
+    """A shadow, what it observed and what it released."""
 
     def __init__(
         self, model: PlainModel, *, observe: Callable[[Observation], None] | None = None, capacity: int = 2
@@ -61,7 +61,7 @@ class Watched:
 
 
 class Stuck:
-    """A model that does not answer before `go` is set."""
+    """An answer that does not come before `go` is set."""
 
     def __init__(self) -> None:
         self.go, self.began = threading.Event(), threading.Event()
@@ -143,7 +143,7 @@ def test_a_frame_on_which_the_challenger_differs_is_told_with_both_outcomes(scor
 
 
 def test_the_rate_is_bounded_and_uneven() -> None:
-    line = Line(None)  # only for its clock, which stands still until it is advanced
+    line = Line(None)  # only for its clock, which stands still until it is told to go on
     seen: list[Observation] = []
     runner = ShadowDeployment(
         challenger=lease_of(PlainModel("2", saying(0.1))), observe=seen.append, max_fps=10.0,

@@ -1,4 +1,4 @@
-"""The acceptance set: stored, bounded, found again, and evaluated as the line inspects."""
+"""The site's own labelled parts: kept, bounded, found again, and judged as the line judges."""
 
 from __future__ import annotations
 

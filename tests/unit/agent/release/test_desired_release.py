@@ -37,7 +37,7 @@ def test_an_old_wish_of_the_cloud_does_not_undo_a_persons_after_a_restart(tmp_pa
     again = DesiredReleaseTracker(tmp_path)
     assert not again.is_newer(CLOUD, wants(PERSON))
     assert again.is_newer(DesiredRelease("parts/1.3.0", source="shadow"), wants(PERSON))
-    assert again.is_newer(CLOUD, wants(None))  # the journal was lost: better an old request than none
+    assert again.is_newer(CLOUD, wants(None))  # the journal was lost: better an old wish than none
 
 
 def test_a_wish_that_a_person_had_first_counts_as_followed(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_each_source_is_remembered_by_itself(tmp_path: Path) -> None:
     wishes.mark_applied(wants(deployment))
     assert wishes.is_newer(CLOUD, wants(deployment))
     wishes.mark_applied(wants(CLOUD))
-    again = DesiredReleaseTracker(tmp_path)  # at the next start both sources repeat their request
+    again = DesiredReleaseTracker(tmp_path)  # at the next start both say again what they said before
     assert not again.is_newer(deployment, wants(CLOUD))
     assert not again.is_newer(CLOUD, wants(CLOUD))
     assert again.is_newer(DesiredRelease("parts/1.0.6", source="deployment"), wants(CLOUD))

@@ -1,4 +1,4 @@
-"""A manifest is accepted as a whole, or refused with the key, the value and what is allowed."""
+"""A manifest is taken whole or refused with the key, what was given and what is allowed."""
 
 from __future__ import annotations
 

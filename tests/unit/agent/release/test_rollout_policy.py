@@ -1,4 +1,4 @@
-"""A release states its rollout policy; the site's limits take precedence."""
+"""A release says how it wants to be tried; the site has the last word."""
 
 from __future__ import annotations
 

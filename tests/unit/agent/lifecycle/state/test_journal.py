@@ -1,4 +1,4 @@
-"""The journal: what was written is read back, whatever happens to the file."""
+"""The journal: what was written is what is read, whatever happens to the file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of the lifecycle is complete and closed, and the diagram shows it."""
+"""The table of the lifecycle: whole, closed, and drawn as it is."""
 
 from __future__ import annotations
 
