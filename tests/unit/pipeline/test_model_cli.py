@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def test_the_command_offers_every_network() -> None:
     network = pytest.importorskip("pipeline.training.network", reason="needs the extra `train`")
-    assert tuple(network.BODIES) == model_cli._NETWORK_NAMES
+    assert tuple(network.BACKBONES) == model_cli._NETWORK_NAMES
 
 
 @pytest.mark.parametrize(
